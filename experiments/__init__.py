@@ -1,0 +1,1 @@
+"""The binaries: absl flags in, a run folder out."""

@@ -1,0 +1,273 @@
+"""From a config to the library's objects; what a flag cannot mean is refused here."""
+
+from typing import Any, TypeVar
+
+import numpy as np
+
+from experiments.flags import Config
+from fedjax_norm import models, norm
+from fedjax_norm.algorithms.fedavg import FedAvgConfig
+from fedjax_norm.data import partition, sources
+from fedjax_norm.data.examples import Source
+from fedjax_norm.data.partition import Partition
+from fedjax_norm.data.preprocess import Preprocess
+from fedjax_norm.errors import UserError
+from fedjax_norm.local import LocalConfig
+from fedjax_norm.norm import NormSpec, Renorm
+from fedjax_norm.training.fedavg import FreezeConfig
+from fedjax_norm.training.loop import LoopConfig
+from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.task import Task, make_task
+
+T = TypeVar("T")
+
+
+def _or(value: T | None, default: T) -> T:
+  return default if value is None else value
+
+
+def _refuse(config: Config, names: tuple[str, ...], needs: str) -> None:
+  """Refuses flags that were given and would do nothing."""
+  for name in names:
+    if getattr(config, name) not in (None, False):
+      raise UserError(f"--{name} does nothing here: it needs {needs}; drop it or add that.")
+
+
+def _at_least(config: Config, least: float, *names: str) -> None:
+  for name in names:
+    value = getattr(config, name)
+    if value is not None and value < least:
+      raise UserError(f"--{name} is {value}; it must be at least {least:g}.")
+
+
+def _numbers(config: Config, name: str, kind: type) -> tuple:
+  value = getattr(config, name)
+  try:
+    return tuple(kind(item) for item in value.split(","))
+  except ValueError:
+    raise UserError(
+      f"--{name} is {value!r}; give {kind.__name__} numbers separated by commas."
+    ) from None
+
+
+def make_source(config: Config) -> Source:
+  """Loads the data."""
+  _at_least(config, 1, "image_size")
+  builtin = config.data in sources.BUILT_IN or config.data.startswith(
+    ("synthetic:", "npz:", "folder:")
+  )
+  if builtin:
+    _refuse(config, ("data_dir",), "a prepared TFDS set as --data")
+  return sources.load(config.data, config.data_dir, image_size=config.image_size)
+
+
+_PARTITION_FLAGS = (
+  "classes_per_client",
+  "ratio",
+  "fraction",
+  "dominant_share",
+  "alpha",
+  "exponent",
+  "min_size",
+)
+
+
+def make_partition(config: Config, source: Source, seed: int) -> Partition:
+  """Divides the training examples over the clients."""
+  known = partition.OPTIONS[config.partition]
+  others = tuple(name for name in _PARTITION_FLAGS if name not in known)
+  _refuse(config, others, "another --partition")
+  options: dict[str, Any] = {
+    name: getattr(config, name)
+    for name in _PARTITION_FLAGS
+    if name in known and getattr(config, name) is not None
+  }
+  clients = _or(config.clients, 10)
+  if config.partition == "classes":
+    options.setdefault("classes_per_client", 1)
+  if config.partition == "natural":
+    if source.train.clients is None:
+      raise UserError(
+        f"--partition=natural needs data that says whose each example is; {config.data!r} does not."
+      )
+    options["clients"] = source.train.clients
+    clients = config.clients or 0
+  return partition.make(config.partition, source.train.labels, clients, seed, **options)
+
+
+def make_norm(config: Config, steps: int) -> NormSpec:
+  """The norm's spec.
+
+  Args:
+    config: the flags.
+    steps: local steps of the whole run, for batch renormalization's ramps.
+  """
+  ramps = ("brn_r_max", "brn_d_max", "brn_ramp")
+  options: dict[str, Any] = {"groups": config.groups, "group_size": config.group_size}
+  if config.norm == "gn" and config.groups is None and config.group_size is None:
+    options |= models.entry(config.model).groups
+  if config.norm == "brn":
+    start, d_end, r_end = (0.04, 0.2, 0.3)
+    if config.brn_ramp is not None:
+      fractions = _numbers(config, "brn_ramp", float)
+      if len(fractions) != 3 or not all(0 <= f <= 1 for f in fractions):
+        raise UserError("--brn_ramp takes three fractions from 0 to 1: start, end of d, end of r.")
+      start, d_end, r_end = fractions
+      if start > min(d_end, r_end):
+        raise UserError("--brn_ramp begins with the start, which cannot come after the ends.")
+    options["renorm"] = Renorm(
+      _or(config.brn_r_max, 3.0),
+      _or(config.brn_d_max, 5.0),
+      *(round(fraction * steps) for fraction in (start, r_end, d_end)),
+    )
+  else:
+    _refuse(config, ramps, "--norm=brn")
+  spec = norm.create(
+    config.norm,
+    **options,
+    mean_only_bn=config.mean_only_bn,
+    decay=_or(config.norm_decay, 0.9),
+    epsilon=_or(config.norm_epsilon, 1e-5),
+  )
+  if not spec.has_running_statistics:
+    _refuse(config, ("norm_decay",), "a norm with running statistics")
+  if not spec.normalizes or not spec.scale:
+    _refuse(config, ("norm_epsilon",), "a norm that divides by a deviation")
+  return spec
+
+
+def make_task_of(config: Config, source: Source, seed: int) -> Task:
+  """The task of one seed."""
+  division = make_partition(config, source, seed)
+  shift = None
+  if config.partition == "feature":
+    shift = config.feature_shift or "noise"
+  else:
+    _refuse(config, ("feature_shift", "feature_scale"), "--partition=feature")
+  _at_least(config, 1, "batch_size")
+  sizes = np.diff(division.offsets)
+  longest = int(sizes.max())
+  epochs = _or(config.local_epochs, 0) * -(-longest // config.batch_size)
+  steps = config.rounds * (epochs or _or(config.local_steps, 1))
+  return make_task(
+    source,
+    division,
+    make_norm(config, steps),
+    config.model,
+    preprocess=Preprocess(config.standardise, config.augment, shift),
+    feature_scale=_or(config.feature_scale, 1.0),
+    stem=config.stem,
+  )
+
+
+def make_algorithm(config: Config) -> FedAvgConfig:
+  """FedAvg's options."""
+  _at_least(config, 0, "weight_decay", "clip_norm", "prox")
+  _at_least(config, 1, "local_steps", "local_epochs", "batch_size")
+  if not 0 <= config.momentum < 1:
+    raise UserError(f"--momentum is {config.momentum}; it must be from 0 to below 1.")
+  if not config.server_lr > 0:
+    raise UserError(f"--server_lr is {config.server_lr}; it must be positive.")
+  if not config.momentum:
+    _refuse(config, ("nesterov", "client_momentum"), "--momentum above 0")
+  if config.server_optimizer != "momentum":
+    _refuse(config, ("server_momentum",), "--server_optimizer=momentum")
+  server_momentum = _or(config.server_momentum, 0.9)
+  if not 0 < server_momentum < 1:
+    raise UserError(f"--server_momentum is {server_momentum}; it must be above 0 and below 1.")
+  if config.local_steps and config.local_epochs:
+    raise UserError("--local_steps and --local_epochs exclude each other; give one of them.")
+  if config.fedbn and config.batch_stats not in (None, "local"):
+    raise UserError(
+      f"--fedbn keeps the statistics on the client, which --batch_stats={config.batch_stats} "
+      "denies; drop one of them."
+    )
+  return FedAvgConfig(
+    local=LocalConfig(
+      batch_size=config.batch_size,
+      momentum=config.momentum,
+      nesterov=config.nesterov,
+      weight_decay=config.weight_decay,
+      clip_norm=config.clip_norm,
+      prox=config.prox,
+    ),
+    local_steps=0 if config.local_epochs else _or(config.local_steps, 1),
+    local_epochs=_or(config.local_epochs, 0),
+    weighting=config.weighting,
+    client_momentum=config.client_momentum or ("local" if config.momentum else "reset"),
+    server_optimizer=config.server_optimizer,
+    server_rate=config.server_lr,
+    server_momentum=server_momentum,
+    batch_stats=config.batch_stats or ("local" if config.fedbn else "mean"),
+    fedbn=config.fedbn,
+  )
+
+
+def make_loop(config: Config, seed: int) -> LoopConfig:
+  """The run's length and one of its seeds."""
+  _at_least(config, 1, "cohort", "clients")
+  return LoopConfig(config.rounds, config.eval_every, _or(config.cohort, 0), seed)
+
+
+def make_schedule(config: Config) -> Schedule:
+  """The learning rate over rounds."""
+  kind = config.lr_schedule
+  if kind not in ("step", "exponential"):
+    _refuse(config, ("lr_factor",), "--lr_schedule=step or exponential")
+  if kind != "polynomial":
+    _refuse(config, ("lr_power",), "--lr_schedule=polynomial")
+  if kind != "step":
+    _refuse(config, ("lr_boundaries",), "--lr_schedule=step")
+  boundaries = _numbers(config, "lr_boundaries", int) if config.lr_boundaries else ()
+  if boundaries and max(boundaries) >= config.rounds:
+    raise UserError(
+      f"--lr_boundaries has round {max(boundaries)}, which a run of {config.rounds} rounds never "
+      "reaches."
+    )
+  if config.lr_warmup_rounds > config.rounds:
+    raise UserError("--lr_warmup_rounds is longer than the run; shorten it.")
+  return Schedule(
+    config.lr,
+    kind,
+    config.lr_warmup_rounds,
+    boundaries,
+    _or(config.lr_factor, 0.1),
+    _or(config.lr_power, 1.0),
+  )
+
+
+_FREEZE_FLAGS = (
+  "freeze_round",
+  "freeze_lr_factor",
+  "freeze_clip_norm",
+  "freeze_affine",
+  "freeze_tolerance",
+)
+
+
+def make_freeze(config: Config) -> FreezeConfig | None:
+  """FixBN's second stage, or None for other norms."""
+  if config.norm != "fixbn":
+    _refuse(config, _FREEZE_FLAGS, "--norm=fixbn")
+    return None
+  text = _or(config.freeze_round, "half")
+  at: int | str = text
+  if text not in ("half", "auto"):
+    try:
+      at = int(text)
+    except ValueError:
+      raise UserError(f"--freeze_round is {text!r}; give a round, half or auto.") from None
+  if at != "auto":
+    _refuse(config, ("freeze_tolerance",), "--freeze_round=auto")
+  for name in ("freeze_lr_factor", "freeze_tolerance"):
+    value = getattr(config, name)
+    if value is not None and value <= 0:
+      raise UserError(f"--{name} is {value}; it must be positive.")
+  _at_least(config, 0, "freeze_clip_norm")
+  return FreezeConfig(
+    at,
+    _or(config.freeze_lr_factor, 0.2),
+    _or(config.freeze_clip_norm, 1.0),
+    config.freeze_affine,
+    _or(config.freeze_tolerance, 0.1),
+  )

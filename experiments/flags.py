@@ -1,0 +1,195 @@
+"""The flags of the binaries, as one frozen dataclass.
+
+A flag that is not given is None where its default depends on others, so that one that is given and
+would do nothing can be refused.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from fedjax_norm import norm
+from fedjax_norm.algorithms import fedavg
+from fedjax_norm.algorithms.statistics import POLICIES
+from fedjax_norm.data.augment import SHIFT_KINDS
+from fedjax_norm.data.partition import OPTIONS
+from fedjax_norm.errors import UserError
+from fedjax_norm.models import MODELS
+from fedjax_norm.nodes import BACKENDS
+from fedjax_norm.training.schedule import SCHEDULES
+
+
+def _flag(define: Callable[..., Any], default: Any, text: str, **options: Any) -> Any:
+  """A dataclass field that knows how to define its flag."""
+  return dataclasses.field(default=default, metadata={"define": define, "help": text, **options})
+
+
+def _integer(default, text, **options):
+  return _flag(flags.DEFINE_integer, default, text, **options)
+
+
+def _float(default, text):
+  return _flag(flags.DEFINE_float, default, text)
+
+
+def _boolean(default, text):
+  return _flag(flags.DEFINE_boolean, default, text)
+
+
+def _string(default, text):
+  return _flag(flags.DEFINE_string, default, text)
+
+
+def _choice(default, choices: Sequence[str], text):
+  return _flag(flags.DEFINE_enum, default, text, enum_values=list(choices))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What a run of FedAvg is told; a field a flag, in the groups of ``--help``."""
+
+  # What is learnt, and who holds it.
+  data: str = _string(
+    "digits",
+    "digits, synthetic[:key=value,...], npz:PATH, folder:PATH, or a prepared TFDS set (mnist, "
+    "cifar10, cifar100, tiny_imagenet, ...; needs --data_dir).",
+  )
+  data_dir: str | None = _string(None, "The folder of prepared TFDS sets.")
+  image_size: int | None = _integer(None, "Resizes images to this many pixels square.")
+  standardise: bool = _boolean(True, "Whether channels get mean 0 and deviation 1.")
+  augment: bool = _boolean(False, "Whether training images are cropped and flipped at random.")
+  clients: int | None = _integer(
+    None, "Clients in the federation; 10 by default, or those of a natural partition."
+  )
+  partition: str = _choice("classes", tuple(OPTIONS), "How examples are divided over clients.")
+  classes_per_client: int | None = _integer(
+    None, "Classes a client holds, for --partition=classes; 1 by default."
+  )
+  ratio: float | None = _float(None, "R of paper 000, 0 to 0.5 and more, for --partition=ratio.")
+  fraction: float | None = _float(None, "What is divided by label, for --partition=skew.")
+  dominant_share: float | None = _float(None, "Of the main class, for --partition=dominant.")
+  alpha: float | None = _float(None, "Concentration, for --partition=dirichlet or quantity.")
+  exponent: float | None = _float(None, "Of the power law of sizes, for --partition=quantity.")
+  min_size: int | None = _integer(None, "Least examples a client, for dirichlet and quantity.")
+  feature_shift: str | None = _choice(
+    None, SHIFT_KINDS, "What differs between clients, for --partition=feature; noise by default."
+  )
+  feature_scale: float | None = _float(None, "The largest feature shift; 1 by default.")
+
+  # The model and its norm.
+  model: str = _choice("tiny", tuple(MODELS), "The model.")
+  stem: str = _choice("auto", ("auto", "cifar", "imagenet"), "Of ResNets; auto by image size.")
+  norm: str = _choice("bn", norm.NAMES, "The normalization after each convolution.")
+  groups: int | None = _integer(None, "Groups of gn; the model's own default if not given.")
+  group_size: int | None = _integer(None, "Channels of a group of gn.")
+  mean_only_bn: bool = _boolean(False, "Whether wn also centres with mean-only BN.")
+  norm_decay: float | None = _float(None, "What running statistics keep a step; 0.9 by default.")
+  norm_epsilon: float | None = _float(None, "Added to variances; 1e-5 by default.")
+  brn_r_max: float | None = _float(None, "Batch renormalization's final r_max; 3 by default.")
+  brn_d_max: float | None = _float(None, "Batch renormalization's final d_max; 5 by default.")
+  brn_ramp: str | None = _string(
+    None,
+    "Batch renormalization's ramps as three fractions of all local steps: their start, the end of "
+    "d_max's, the end of r_max's; Ioffe's 0.04,0.2,0.3 by default.",
+  )
+
+  # The algorithm.
+  rounds: int = _integer(600, "Rounds of communication.")
+  cohort: int | None = _integer(None, "Clients a round; all by default.")
+  local_steps: int | None = _integer(None, "Local steps a round; 1 by default.")
+  local_epochs: int | None = _integer(None, "Passes over a client's data a round, instead.")
+  batch_size: int = _integer(32, "Examples of a local step.")
+  lr: float = _float(0.05, "The clients' learning rate.")
+  lr_schedule: str = _choice("constant", SCHEDULES, "The learning rate over rounds.")
+  lr_warmup_rounds: int = _integer(0, "Rounds of linear warm-up.")
+  lr_boundaries: str | None = _string(
+    None, "Rounds at which --lr_schedule=step multiplies the rate."
+  )
+  lr_factor: float | None = _float(
+    None, "Of step at a boundary, of exponential over the run; 0.1 by default."
+  )
+  lr_power: float | None = _float(None, "Of --lr_schedule=polynomial; 1 by default.")
+  momentum: float = _float(0.9, "Of the clients' SGD.")
+  nesterov: bool = _boolean(False, "Whether the clients' momentum looks ahead.")
+  client_momentum: str | None = _choice(
+    None,
+    fedavg.MOMENTA,
+    "What becomes of the clients' momentum after a round; local by default.",
+  )
+  weight_decay: float = _float(5e-4, "Of the clients' SGD.")
+  clip_norm: float = _float(0.0, "The greatest norm of a client's gradient; 0 for no clipping.")
+  prox: float = _float(0.0, "mu of FedProx.")
+  weighting: str = _choice("examples", fedavg.WEIGHTINGS, "Of clients in the average.")
+  server_optimizer: str = _choice("sgd", fedavg.SERVER_OPTIMIZERS, "Of the averaged change.")
+  server_lr: float = _float(1.0, "The server's learning rate.")
+  server_momentum: float | None = _float(None, "Of --server_optimizer=momentum; 0.9 by default.")
+  batch_stats: str | None = _choice(
+    None,
+    POLICIES,
+    "How running statistics are combined: mean (default), moments (keeps the variance between "
+    "clients), local (SiloBN), recalibrate.",
+  )
+  fedbn: bool = _boolean(False, "FedBN: norm parameters and statistics stay on the client.")
+
+  # FixBN's second stage.
+  freeze_round: str | None = _string(None, "FixBN's T*: a round, half (default) or auto.")
+  freeze_lr_factor: float | None = _float(None, "Of the rate after the freeze; 0.2 by default.")
+  freeze_clip_norm: float | None = _float(
+    None, "Clips gradients after the freeze; 1 by default, 0 for no clipping."
+  )
+  freeze_affine: bool = _boolean(False, "Whether gamma and beta freeze too.")
+  freeze_tolerance: float | None = _float(
+    None, "--freeze_round=auto: the movement, in deviations, that counts as rest; 0.1 by default."
+  )
+
+  # The run.
+  seed: int = _integer(0, "Of everything random.")
+  seeds: int = _integer(1, "Runs with as many seeds, from --seed on; mean and deviation are told.")
+  eval_every: int = _integer(50, "Rounds between evaluations.")
+  eval_batch_size: int = _integer(256, "Test examples a batch.")
+  evaluate_clients: int = _integer(0, "Clients evaluated on their own mix of labels.")
+  workdir: str | None = _string(None, "The run's folder; a new one under runs/ by default.")
+  resume: bool = _boolean(True, "Whether to go on with a run that --workdir holds.")
+  progress: bool = _boolean(True, "Whether to draw a progress bar.")
+
+  # The machine.
+  backend: str = _choice("auto", BACKENDS, "How clients are mapped.")
+  chunk: int | None = _integer(None, "Clients of a device at once; 0 for all.")
+  host_devices: int | None = _integer(
+    None, "CPU devices to divide clients over; the cores, up to the cohort, by default."
+  )
+
+  def saved(self) -> dict[str, Any]:
+    """What identifies a run, as in ``config.json``: all but where and how it is shown."""
+    apart = ("workdir", "resume", "progress", "seeds")
+    return {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
+
+
+def define(config: type = Config, **defaults: Any) -> None:
+  """Defines the flags of a config's fields.
+
+  Args:
+    config: the dataclass.
+    **defaults: other defaults than the class's, for a binary of its own.
+  """
+  for field in dataclasses.fields(config):
+    options = dict(field.metadata)
+    definer, text = options.pop("define"), options.pop("help")
+    positional = (options.pop("enum_values"),) if "enum_values" in options else ()
+    definer(field.name, defaults.get(field.name, field.default), *positional, text, **options)
+
+
+def parse(config: type = Config, values: flags.FlagValues = flags.FLAGS) -> Any:
+  """The config that the parsed flags make.
+
+  Raises:
+    UserError: a number that is not finite.
+  """
+  given = {field.name: values[field.name].value for field in dataclasses.fields(config)}
+  for name, value in given.items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f"--{name} is {value}; it must be a finite number.")
+  return config(**given)

@@ -1,0 +1,91 @@
+"""What a run shows: its start, its pictures and its end."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.flags import Config
+from fedjax_norm import trees
+from fedjax_norm.training import plots
+from fedjax_norm.training.loop import Outcome, Program
+from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.table import columns_table, human_bytes, human_seconds, summary_table
+from fedjax_norm.training.task import Task
+from fedjax_norm.typing import Variables
+
+
+def announce(config: Config, task: Task, program: Program, variables: Variables) -> None:
+  """Prints what is about to run."""
+  sizes = np.asarray(task.data.sizes)
+  cost = next(iter(program.phases.values())).algorithm.cost
+  pairs = [
+    ("data", f"{config.data}: {sizes.sum():,} training, {len(task.source.test.labels):,} test"),
+    (
+      "clients",
+      f"{len(sizes):,} by {config.partition}, {sizes.min():,} to {sizes.max():,} examples each",
+    ),
+    ("model", f"{config.model}, {config.norm}, {trees.size(variables['params']):,} parameters"),
+    ("a round", f"{human_bytes(cost.up)} up and {human_bytes(cost.down)} down a client"),
+    ("mapping", program.nodes.describe()),
+  ]
+  print(summary_table("fedavg", pairs), flush=True)
+
+
+def draw_start(folder: RunFolder, task: Task, title: str) -> None:
+  """Draws who holds what."""
+  plots.partition(task.counts, task.source.class_names, folder.path / "partition.png", title)
+
+
+def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:
+  """Draws what was learnt."""
+  path = folder.path / "learning_curves.png"
+  plots.learning_curves(outcome.rows, path, title, outcome.frozen_at)
+  if outcome.client_accuracies is not None:
+    plots.client_accuracy(outcome.client_accuracies, folder.path / "clients.png", title)
+
+
+def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
+  """Prints the figures of one run."""
+  pairs = [
+    ("top-1", f"{summary['top1']:.2%}"),
+    ("top-5", f"{summary['top5']:.2%}"),
+    ("test loss", f"{summary['loss']:.4f}"),
+    ("rounds", f"{summary['rounds']:,}"),
+  ]
+  if "frozen_at" in summary:
+    pairs.append(("frozen at round", f"{summary['frozen_at']:,}"))
+  if "clients_top1" in summary:
+    mean, least = summary["clients_top1"], summary["clients_top1_min"]
+    pairs.append(("own labels, top-1", f"mean {mean:.2%}, least {least:.2%}"))
+  pairs += [
+    ("sent up, down", f"{human_bytes(summary['bytes_up'])}, {human_bytes(summary['bytes_down'])}"),
+    ("round trips", f"{summary['round_trips']:,}"),
+    ("time", human_seconds(summary["seconds"])),
+    ("folder", str(folder.path)),
+  ]
+  print(summary_table("result", pairs), flush=True)
+
+
+def summarize_seeds(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+  """Mean and standard deviation (n - 1) over seeds, and the sums of what was sent."""
+  result: dict[str, Any] = {"seeds": len(summaries), "rounds": summaries[0]["rounds"]}
+  for name in ("top1", "top5", "loss"):
+    values = [summary[name] for summary in summaries]
+    result[name] = float(np.mean(values))
+    result[f"{name}_std"] = float(np.std(values, ddof=1))
+  for name in ("bytes_up", "bytes_down", "round_trips", "seconds"):
+    result[name] = sum(summary[name] for summary in summaries)
+  return result
+
+
+def print_seeds(summaries: dict[int, dict[str, Any]], result: dict[str, Any]) -> None:
+  """Prints the seeds and their mean."""
+  rows = [
+    [str(seed), f"{s['top1']:.2%}", f"{s['top5']:.2%}", f"{s['loss']:.4f}"]
+    for seed, s in summaries.items()
+  ]
+  rows.append(["mean", f"{result['top1']:.2%}", f"{result['top5']:.2%}", f"{result['loss']:.4f}"])
+  rows.append(
+    ["std", f"{result['top1_std']:.2%}", f"{result['top5_std']:.2%}", f"{result['loss_std']:.4f}"]
+  )
+  print(columns_table(["seed", "top-1", "top-5", "test loss"], rows), flush=True)

@@ -1,0 +1,47 @@
+"""Federated learning on one machine: which norm, which algorithm, how much communication.
+
+The names that a script needs; see the README for a run in fifteen lines.
+"""
+
+from fedjax_norm import data, models, nodes, norm
+from fedjax_norm.algorithms.fedavg import FedAvgConfig
+from fedjax_norm.data.partition import make as make_partition
+from fedjax_norm.data.preprocess import Preprocess
+from fedjax_norm.data.sources import load as load_source
+from fedjax_norm.errors import DivergedError, UserError
+from fedjax_norm.local import LocalConfig
+from fedjax_norm.nodes import use_host_devices
+from fedjax_norm.norm import NormSpec
+from fedjax_norm.norm import create as make_norm
+from fedjax_norm.training.fedavg import FreezeConfig, make_fedavg, run_fedavg
+from fedjax_norm.training.loop import LoopConfig, Outcome, summary
+from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.task import Task, make_task
+
+__all__ = [
+  "DivergedError",
+  "FedAvgConfig",
+  "FreezeConfig",
+  "LocalConfig",
+  "LoopConfig",
+  "NormSpec",
+  "Outcome",
+  "Preprocess",
+  "RunFolder",
+  "Schedule",
+  "Task",
+  "UserError",
+  "data",
+  "load_source",
+  "make_fedavg",
+  "make_norm",
+  "make_partition",
+  "make_task",
+  "models",
+  "nodes",
+  "norm",
+  "run_fedavg",
+  "summary",
+  "use_host_devices",
+]

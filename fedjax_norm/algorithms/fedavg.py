@@ -1,0 +1,295 @@
+"""Federated averaging, with the ways to keep momentum and batch statistics between rounds."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from fedjax_norm import comm, models, trees
+from fedjax_norm.algorithms.base import Algorithm, Context
+from fedjax_norm.algorithms.statistics import POLICIES, combiner
+from fedjax_norm.data.federated import Transform, draw, steps_per_epoch
+from fedjax_norm.errors import UserError
+from fedjax_norm.local import LocalConfig, make_client_update, optimizer
+from fedjax_norm.nodes import Nodes
+from fedjax_norm.typing import Array, PyTree, Variables
+
+WEIGHTINGS = ("examples", "processed", "uniform")
+MOMENTA = ("reset", "local", "global")
+SERVER_OPTIMIZERS = ("sgd", "momentum", "adam", "yogi", "adagrad")
+
+
+@dataclasses.dataclass(frozen=True)
+class FedAvgConfig:
+  """What FedAvg does; everything here is compiled in.
+
+  Attributes:
+    local: how a client takes a step.
+    local_steps: steps a round; exactly one of it and ``local_epochs`` is positive.
+    local_epochs: passes over the client's data a round.
+    weighting: of a client in the average: by its ``examples``, by those it ``processed`` in the
+      round, or ``uniform``.
+    client_momentum: what becomes of the clients' momentum after a round: ``reset`` to zero, kept on
+      the client (``local``; paper 004 Alg. 2), or averaged by the server and sent back (``global``;
+      paper 002).
+    server_optimizer: of ``SERVER_OPTIMIZERS``, applied to the negated mean change; SGD at rate 1 is
+      plain averaging.
+    server_rate: its learning rate.
+    server_momentum: of the ``momentum`` optimizer.
+    batch_stats: how running statistics are combined: ``mean``, ``moments``, ``local`` (SiloBN) or
+      ``recalibrate``.
+    fedbn: whether the norms' parameters stay on the client too (FedBN).
+  """
+
+  local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
+  local_steps: int = 1
+  local_epochs: int = 0
+  weighting: str = "examples"
+  client_momentum: str = "reset"
+  server_optimizer: str = "sgd"
+  server_rate: float = 1.0
+  server_momentum: float = 0.9
+  batch_stats: str = "mean"
+  fedbn: bool = False
+
+  def __post_init__(self):
+    for field, choices in (
+      ("weighting", WEIGHTINGS),
+      ("client_momentum", MOMENTA),
+      ("server_optimizer", SERVER_OPTIMIZERS),
+      ("batch_stats", POLICIES),
+    ):
+      value = getattr(self, field)
+      if value not in choices:
+        raise UserError(f"unknown {field} {value!r}; choose one of {', '.join(choices)}.")
+    if (self.local_steps > 0) == (self.local_epochs > 0):
+      raise UserError(
+        "choose either local_steps or local_epochs, a positive number of one of them."
+      )
+    if self.client_momentum != "reset" and not self.local.momentum:
+      raise UserError(
+        f"client_momentum={self.client_momentum} keeps a momentum that is 0; set momentum too."
+      )
+    if self.fedbn and self.batch_stats != "local":
+      raise UserError("FedBN keeps the statistics on the client; set batch_stats=local with it.")
+    if self.fedbn and self.client_momentum == "global":
+      raise UserError(
+        "FedBN keeps norm parameters on the client, so their momentum cannot be averaged; use "
+        "client_momentum=local or reset."
+      )
+
+
+class ServerState(NamedTuple):
+  """What the server holds.
+
+  Attributes:
+    variables: the global model.
+    opt_state: the server optimizer's state.
+    momentum: the clients' averaged optimizer state under ``client_momentum='global'``, else ().
+  """
+
+  variables: Variables
+  opt_state: PyTree
+  momentum: PyTree
+
+
+class ClientState(NamedTuple):
+  """What a client holds between rounds; each is empty unless an option asks for it.
+
+  Attributes:
+    momentum: its optimizer's state.
+    params: its own norm parameters, by path.
+    batch_stats: its own running statistics.
+  """
+
+  momentum: PyTree = ()
+  params: PyTree = ()
+  batch_stats: PyTree = ()
+
+
+def make_server_optimizer(config: FedAvgConfig) -> optax.GradientTransformation:
+  """The server's optimizer; Adam, Yogi and Adagrad have tau = 1e-3 (Reddi et al. 2021)."""
+  rate = config.server_rate
+  match config.server_optimizer:
+    case "sgd":
+      return optax.sgd(rate)
+    case "momentum":
+      return optax.sgd(rate, config.server_momentum)
+    case "adam":
+      return optax.adam(rate, b1=0.9, b2=0.99, eps=1e-3)
+    case "yogi":
+      return optax.yogi(rate, b1=0.9, b2=0.99, eps=1e-3)
+    case _:
+      return optax.adagrad(rate, initial_accumulator_value=0.0, eps=1e-3)
+
+
+def fedavg(
+  model: nn.Module,
+  config: FedAvgConfig,
+  nodes: Nodes,
+  transform: Transform,
+  image_shape: tuple[int, int, int],
+) -> Algorithm:
+  """Federated averaging (McMahan et al. 2017; paper 004, Alg. 2).
+
+  A round, for the clients k of the cohort: take the server's w, run local steps from it to w_k, and
+
+    w <- w + server_optimizer(sum_k p_k (w_k - w)),  p_k = weight_k / sum of weights.
+
+  Args:
+    model: the model; its norm's source decides whether statistics move (``frozen`` does not).
+    config: the options.
+    nodes: how the cohort is mapped.
+    transform: makes training images of stored ones.
+    image_shape: (H, W, C).
+
+  Raises:
+    UserError: options that the model's norm cannot honour.
+  """
+  spec = model.norm
+  norms = models.norm_modules(model, image_shape)
+  local_stats = spec.has_running_statistics and config.batch_stats == "local"
+  if not spec.has_running_statistics and config.batch_stats != "mean":
+    raise UserError(
+      f"norm {spec.name!r} keeps no running statistics, so batch_stats={config.batch_stats} would "
+      "do nothing; use bn, sync_bn, fixbn or brn, or drop it."
+    )
+  if spec.settles and config.batch_stats == "local":
+    raise UserError(
+      "FixBN freezes the global statistics, which batch_stats=local and FedBN never make; choose "
+      "mean, moments or recalibrate."
+    )
+  if spec.source == "corrected" and config.batch_stats == "recalibrate":
+    raise UserError(
+      "batch renormalization trains with the running statistics, which recalibrate makes only at "
+      "evaluations; choose mean, moments or local."
+    )
+  model = model.clone(norm=spec.bind(nodes.axis_names))
+  update = make_client_update(model, config.local, model.norm.axis_names)
+  client_optimizer = optimizer(config.local)
+  server_optimizer = make_server_optimizer(config)
+  stats_policy = combiner(config.batch_stats if spec.updates_running_statistics else "frozen")
+
+  def personal_paths(params: PyTree) -> frozenset[str]:
+    if not config.fedbn:
+      return frozenset()
+    return frozenset(p for p in trees.flatten(params) if p.rpartition("/")[0] in norms)
+
+  def shared_params(params: PyTree) -> dict[str, Array]:
+    flat, personal = trees.flatten(params), personal_paths(params)
+    return {path: leaf for path, leaf in flat.items() if path not in personal}
+
+  def init(variables: Variables) -> ServerState:
+    opt_state = server_optimizer.init(shared_params(variables["params"]))
+    momentum = ()
+    if config.client_momentum == "global":
+      momentum = client_optimizer.init(variables["params"])
+    return ServerState(variables, opt_state, momentum)
+
+  def init_client(server: ServerState) -> ClientState:
+    params = server.variables["params"]
+    return ClientState(
+      client_optimizer.init(params) if config.client_momentum == "local" else (),
+      trees.pick(params, personal_paths(params)) if config.fedbn else (),
+      server.variables["batch_stats"] if local_stats else (),
+    )
+
+  def client_variables(server: ServerState, client: ClientState) -> Variables:
+    params = trees.put(server.variables["params"], client.params) if config.fedbn else None
+    return {
+      **server.variables,
+      **({"params": params} if config.fedbn else {}),
+      **({"batch_stats": client.batch_stats} if local_stats else {}),
+    }
+
+  def local_steps(sizes: Array) -> Array:
+    if config.local_steps:
+      return 0 * sizes + config.local_steps
+    return config.local_epochs * steps_per_epoch(sizes, config.local.batch_size)
+
+  def node(shared, item):
+    (server, context), (client, state) = shared, item
+    variables = client_variables(server, state)
+    momentum = {
+      "local": lambda: state.momentum,
+      "global": lambda: server.momentum,
+      "reset": lambda: client_optimizer.init(variables["params"]),
+    }[config.client_momentum]()
+    steps = local_steps(context.data.sizes[client])
+    out = update(
+      variables,
+      momentum,
+      lambda step: draw(
+        context.data, client, step, config.local.batch_size, transform, context.key
+      ),
+      context.round * steps,
+      steps,
+      context.rate,
+      jax.random.fold_in(jax.random.fold_in(context.key, context.round), client),
+    )
+    weight = {
+      "examples": context.data.sizes[client],
+      "processed": out.metrics.examples,
+      "uniform": jnp.int32(1),
+    }[config.weighting].astype(jnp.float32)
+    change = trees.subtract(
+      shared_params(out.variables["params"]), shared_params(server.variables["params"])
+    )
+    stats = out.variables.get("batch_stats", {})
+    sums = {
+      "weight": weight,
+      "change": trees.scale(change, weight),
+      "momentum": trees.scale(out.opt_state, weight) if config.client_momentum == "global" else (),
+      "stats": stats_policy.to_sums(stats, weight, server.variables.get("batch_stats", {})),
+      "metrics": out.metrics,
+    }
+    kept = ClientState(
+      out.opt_state if config.client_momentum == "local" else (),
+      trees.pick(out.variables["params"], state.params) if config.fedbn else (),
+      stats if local_stats else (),
+    )
+    return sums, kept
+
+  def round_(server: ServerState, clients: ClientState, cohort: Array, context: Context):
+    sums, clients = nodes.map_reduce(node, (server, context), (cohort, clients))
+    mean = 1 / sums["weight"]
+    params = shared_params(server.variables["params"])
+    negated = trees.scale(sums["change"], -mean)
+    updates, opt_state = server_optimizer.update(negated, server.opt_state, params)
+    params = trees.put(server.variables["params"], optax.apply_updates(params, updates))
+    variables = {**server.variables, "params": params}
+    if "batch_stats" in variables:
+      variables["batch_stats"] = stats_policy.from_sums(
+        sums["stats"], sums["weight"], variables["batch_stats"]
+      )
+    server = ServerState(variables, opt_state, trees.scale(sums["momentum"], mean))
+    return server, clients, sums["metrics"]
+
+  def cost() -> comm.Cost:
+    variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), image_shape))
+    up = comm.model_bytes(variables, personal_paths(variables["params"]))
+    down = up
+    stats = trees.num_bytes(variables.get("batch_stats", {}))
+    if config.batch_stats in ("mean", "moments"):
+      up += stats if spec.updates_running_statistics else 0
+      down += stats  # a client gets the whole model, frozen statistics too
+    elif config.batch_stats == "recalibrate" and not spec.updates_running_statistics:
+      down += stats
+    if config.client_momentum == "global":
+      momentum = trees.num_bytes(variables["params"])
+      up, down = up + momentum, down + momentum
+    step = comm.lockstep_cost(spec, list(norms.values()))
+    return comm.Cost(up, down, *step)
+
+  return Algorithm(
+    init=init,
+    init_client=init_client,
+    round=round_,
+    variables=lambda server: server.variables,
+    client_variables=client_variables if local_stats else None,
+    local_steps=local_steps,
+    cost=cost(),
+  )

@@ -1,0 +1,133 @@
+"""How the server combines the clients' running statistics."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from fedjax_norm import trees
+from fedjax_norm.data.federated import FederatedData, Transform, draw, steps_per_epoch
+from fedjax_norm.nodes import Nodes
+from fedjax_norm.norm import Mode
+from fedjax_norm.norm.moments import Moments, from_sums, to_sums
+from fedjax_norm.typing import Array, Key, PyTree, Variables
+
+POLICIES = ("mean", "moments", "local", "recalibrate")
+
+
+class Combiner(NamedTuple):
+  """A policy in two halves, around the sum over clients.
+
+  Attributes:
+    to_sums: (a client's statistics, its weight, the server's statistics) -> what is summed.
+    from_sums: (sums, total weight, the server's statistics) -> the server's new statistics.
+  """
+
+  to_sums: Callable[[PyTree, Array, PyTree], PyTree]
+  from_sums: Callable[[PyTree, Array, PyTree], PyTree]
+
+
+def combiner(policy: str) -> Combiner:
+  """The combiner of a policy.
+
+  ``mean`` averages means and variances, the usual FedAvg. ``moments`` is the law of total variance:
+  it keeps the variance between clients, var = sum p_i (var_i + (mean_i - mean)^2). ``local`` and
+  ``recalibrate`` send nothing in a round (and so do frozen statistics): the server's stay.
+  """
+  match policy:
+    case "mean":
+      return Combiner(
+        lambda stats, weight, server: trees.scale(stats, weight),
+        lambda sums, total, server: trees.scale(sums, 1 / total),
+      )
+    case "moments":
+      return Combiner(_moment_sums, _from_moment_sums)
+    case _:
+      return Combiner(lambda stats, weight, server: (), lambda sums, total, server: server)
+
+
+def _layers(stats: PyTree) -> dict[str, dict[str, Array]]:
+  """The statistics of each layer by the layer's path."""
+  layers: dict[str, dict[str, Array]] = {}
+  for path, leaf in trees.flatten(stats).items():
+    layer, _, name = path.rpartition("/")
+    layers.setdefault(layer, {})[name] = leaf
+  return layers
+
+
+def _moment_sums(stats, weight, server):
+  shifts = _layers(server)
+  sums = {}
+  for layer, leaves in _layers(stats).items():
+    mean = leaves["mean"]
+    moments = Moments(weight, mean, weight * leaves.get("var", jnp.zeros_like(mean)))
+    sums[layer] = to_sums(moments, shifts[layer]["mean"])
+  return sums
+
+
+def _from_moment_sums(sums, total, server):
+  del total  # the weights are the moments' counts
+  flat = {}
+  for layer, leaves in _layers(server).items():
+    moments = from_sums(sums[layer], leaves["mean"])
+    flat[f"{layer}/mean"] = moments.mean
+    if "var" in leaves:
+      flat[f"{layer}/var"] = moments.m2 / moments.count
+  return trees.unflatten(flat)
+
+
+def make_recalibrate(
+  model: nn.Module, nodes: Nodes, batch_size: int, transform: Transform
+) -> Callable[[Variables, FederatedData, Key], PyTree]:
+  """Recomputes running statistics with the aggregated weights, in one pass over all clients' data.
+
+  Every client goes once through its examples in training mode (without dropout) and sends the
+  moments of each norm's input, which the server merges by the law of total variance.
+
+  Args:
+    model: a model whose norms have running statistics and take them from the batch.
+    nodes: how clients are mapped.
+    batch_size: of the pass.
+    transform: of the images, without augmentation.
+
+  Returns:
+    (variables, data, key) -> batch_stats, to be compiled by the caller.
+  """
+
+  def node(shared, client):
+    variables, data, key = shared
+    shift = {layer: leaves["mean"] for layer, leaves in _layers(variables["batch_stats"]).items()}
+
+    def moments(step):
+      batch = draw(data, client, step, batch_size, transform, key)
+      mode = Mode(train=True, dropout=False, mask=batch.mask, step=jnp.int32(0))
+      _, out = model.apply(variables, batch.images, mode, mutable=["moments"])
+      layers = {}
+      for layer in shift:
+        node = out["moments"]
+        for name in layer.split("/"):
+          node = node[name]
+        layers[layer] = to_sums(node["batch"], shift[layer])
+      return layers
+
+    steps = steps_per_epoch(data.sizes[client], batch_size)
+    shapes = jax.eval_shape(moments, jnp.int32(0))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    sums = lax.fori_loop(0, steps, lambda i, total: trees.add(total, moments(i)), zeros)
+    return sums, ()
+
+  def recalibrate(variables: Variables, data: FederatedData, key: Key) -> PyTree:
+    clients = jnp.arange(data.num_clients, dtype=jnp.int32)
+    sums, _ = nodes.map_reduce(node, (variables, data, key), clients)
+    flat = {}
+    for layer, leaves in _layers(variables["batch_stats"]).items():
+      merged = from_sums(sums[layer], leaves["mean"])
+      flat[f"{layer}/mean"] = merged.mean
+      if "var" in leaves:
+        flat[f"{layer}/var"] = merged.unbiased_variance
+    return trees.unflatten(flat)
+
+  return recalibrate

@@ -1,0 +1,1 @@
+"""Data sources, partitions over clients, and how a client draws its batches."""

@@ -1,0 +1,157 @@
+"""Images on the device: scaling, random crops and flips, and shifts that differ by client.
+
+All but the two host functions are pure and can be jitted and vmapped. Where something is random, an
+example's result depends on the key and on its own place or id alone, not on the other examples.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.typing import Array, Key
+
+SHIFT_KINDS = ("noise", "brightness")
+"""What `feature_shift` can do to the images of a client."""
+
+_STD_FLOOR = 1e-3
+_CHUNK = 1000
+
+
+def to_float(images: Array) -> Array:
+  """Converts images to float32: uint8 is divided by 255, floating values stay as they are."""
+  if images.dtype == jnp.uint8:
+    return images.astype(jnp.float32) / 255.0
+  return images.astype(jnp.float32)
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Computes the mean and standard deviation of each channel, on the scale of `to_float`; on host.
+
+  Args:
+    images: [N, H, W, C] uint8 or float32, not empty.
+
+  Returns:
+    The means and the biased standard deviations, [C] float32 each; a deviation is at least 0.001,
+    so that a constant channel can be divided by it.
+
+  Raises:
+    UserError: there are no images, or they are not [N, H, W, C].
+  """
+  if images.ndim != 4 or not images.size:
+    raise UserError(f"Channel statistics need images [N, H, W, C], not shape {images.shape}.")
+  scale = 255.0 if images.dtype == np.uint8 else 1.0
+  # In float64 and by chunks: a copy of a whole set at eight bytes a value may not fit in memory.
+  chunks = range(0, len(images), _CHUNK)
+  count = images.size // images.shape[-1]
+  axes = (0, 1, 2)
+  mean = sum(images[i : i + _CHUNK].sum(axes, np.float64) for i in chunks) / count
+  second = sum(
+    np.square(images[i : i + _CHUNK].astype(np.float64) - mean).sum(axes) for i in chunks
+  )
+  std = np.sqrt(second / count)
+  return (mean / scale).astype(np.float32), np.maximum(std / scale, _STD_FLOOR).astype(np.float32)
+
+
+def standardise(images: Array, mean: Array, std: Array) -> Array:
+  """Computes (images - mean) / std by channel.
+
+  Args:
+    images: [..., C] float32.
+    mean: [C].
+    std: [C], positive.
+  """
+  by_channel = (1,) * (images.ndim - 1) + (-1,)
+  return (images - jnp.reshape(mean, by_channel)) / jnp.reshape(std, by_channel)
+
+
+def crop_flip(key: Key, images: Array, pad: int = 4, flip: bool = True) -> Array:
+  """Shifts each image at random by up to `pad` pixels each way and mirrors half of them.
+
+  The image is padded with zeros on every side and cropped to its size again at a uniform offset,
+  then mirrored left to right with probability one half. Zeros are the mean colour if the images
+  are standardised first.
+
+  Args:
+    key: the source of chance; example i draws from fold_in(key, i).
+    images: [B, H, W, C] float32.
+    pad: pixels, static, at least 0; 0 does not crop.
+    flip: static; False does not mirror, for images that mean something else mirrored.
+
+  Returns:
+    [B, H, W, C].
+
+  Raises:
+    UserError: `pad` is negative.
+  """
+  if pad < 0:
+    raise UserError(f"The padding of random crops must be at least 0, not {pad}.")
+
+  def one(index, image):
+    crop_key, flip_key = jax.random.split(jax.random.fold_in(key, index))
+    if pad:
+      top, left = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1)
+      padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+      image = jax.lax.dynamic_slice(padded, (top, left, jnp.zeros_like(top)), image.shape)
+    if flip:
+      image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+    return image
+
+  return jax.vmap(one)(jnp.arange(images.shape[0], dtype=jnp.uint32), images)
+
+
+def feature_shift(images: Array, kind: str, strength: Array, example_ids: Array, key: Key) -> Array:
+  """Shifts the features of one client's images, so that clients differ at equal labels.
+
+  `noise` adds strength * z with z ~ N(0, 1), drawn for each example id from fold_in(key, id): an
+  example has the same noise in every epoch. `brightness` adds the strength itself. Nothing is
+  clipped (paper 004, app. K: same label, different features).
+
+  Args:
+    images: [B, H, W, C] float32.
+    kind: one of `SHIFT_KINDS`, static.
+    strength: float32 scalar, this client's, in units of the images; 0 changes nothing.
+    example_ids: [B] int32, at least 0.
+    key: the same for all clients and rounds of a run.
+
+  Returns:
+    [B, H, W, C] float32.
+
+  Raises:
+    UserError: there is no such kind.
+  """
+  _check_kind(kind)
+  if kind == "brightness":
+    return images + strength
+  shape = images.shape[1:]
+  noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, images.dtype))
+  return images + strength * noise(example_ids)
+
+
+def client_strengths(kind: str, num_clients: int, scale: float) -> np.ndarray:
+  """Spaces the strengths of the clients evenly; on the host.
+
+  Args:
+    kind: one of `SHIFT_KINDS`; `noise` goes from 0 to `scale`, `brightness` from -scale to scale.
+    num_clients: K, at least 1; a single client is not shifted.
+    scale: the largest strength, finite and at least 0.
+
+  Returns:
+    [K] float32.
+
+  Raises:
+    UserError: there is no such kind, or a number is out of range.
+  """
+  _check_kind(kind)
+  if num_clients < 1:
+    raise UserError(f"The number of clients must be at least 1, not {num_clients}.")
+  if not (np.isfinite(scale) and scale >= 0):
+    raise UserError(f"The scale of the feature shift must be at least 0, not {scale}.")
+  if num_clients == 1:
+    return np.zeros(1, np.float32)
+  return np.linspace(0 if kind == "noise" else -scale, scale, num_clients, dtype=np.float32)
+
+
+def _check_kind(kind: str) -> None:
+  if kind not in SHIFT_KINDS:
+    raise UserError(f"There is no feature shift {kind!r}; choose one of {', '.join(SHIFT_KINDS)}.")

@@ -1,0 +1,123 @@
+"""Decoding and resizing of images on the host, with Pillow."""
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from fedjax_norm.errors import UserError
+
+Stream = str | os.PathLike | BinaryIO
+
+_GRAY = ("1", "L", "LA")
+_DEEP = ("I", "F")  # and the "I;16" family: more than 8 bits a channel
+
+
+def _open(stream: Stream, where: str) -> Image.Image:
+  try:
+    # A large photograph is what the user asked for, not an attack.
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+      return Image.open(stream)
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    raise UserError(f"{where} is not an image that can be read; replace or remove it.") from error
+
+
+def header(stream: Stream, where: str) -> tuple[int, int, int]:
+  """Reads the height, width and channels (1 or 3) of an image without decoding its pixels.
+
+  Raises:
+    UserError: it is no image, or it has more than 8 bits a channel.
+  """
+  with _open(stream, where) as image:
+    if image.mode.split(";")[0] in _DEEP:
+      raise UserError(f"{where} has more than 8 bits a channel; convert it to 8-bit pixels.")
+    return image.height, image.width, 1 if image.mode in _GRAY else 3
+
+
+def decode(stream: Stream, where: str, channels: int, size: int | None = None) -> np.ndarray:
+  """Decodes one image as uint8.
+
+  Args:
+    stream: a path or an open file with an encoded image.
+    where: what an error calls it.
+    channels: 1 (luminance) or 3 (RGB); an alpha channel is dropped.
+    size: the side to resize to, whatever the aspect ratio; None keeps the size.
+
+  Returns:
+    [H, W, channels] uint8.
+
+  Raises:
+    UserError: the image is damaged.
+  """
+  with _open(stream, where) as image:
+    try:
+      if "transparency" in image.info:
+        image = image.convert("RGBA")  # else Pillow warns that it drops the transparency
+      image = image.convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+      raise UserError(f"{where} is a damaged image; replace or remove it.") from error
+    if size is not None and image.size != (size, size):
+      image = image.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+  return pixels[..., None] if channels == 1 else pixels
+
+
+def stack(
+  streams: Iterator[Stream],
+  count: int,
+  where: Callable[[int], str],
+  channels: int,
+  size: int | None = None,
+) -> np.ndarray:
+  """Decodes images into one array.
+
+  Args:
+    streams: `count` encoded images.
+    count: how many, at least 1.
+    where: the name of image i, for errors.
+    channels: 1 or 3.
+    size: as in `decode`.
+
+  Returns:
+    [count, H, W, channels] uint8.
+
+  Raises:
+    UserError: an image is damaged or has another size than the first.
+  """
+  first = decode(next(streams), where(0), channels, size)
+  result = np.empty((count, *first.shape), np.uint8)
+  result[0] = first
+  for i, stream in enumerate(streams, 1):
+    pixels = decode(stream, where(i), channels, size)
+    if pixels.shape != result.shape[1:]:
+      height, width = result.shape[1:3]
+      raise UserError(
+        f"{where(i)} has {pixels.shape[0]}x{pixels.shape[1]} pixels where {where(0)} has"
+        f" {height}x{width}; give an image size to resize them all to."
+      )
+    result[i] = pixels
+  return result
+
+
+def streams_of(encoded: Sequence[bytes]) -> Iterator[BinaryIO]:
+  """Wraps encoded images as files."""
+  return (io.BytesIO(data) for data in encoded)
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+  """Resizes [N, H, W, C] images to [N, size, size, C], bilinearly, keeping uint8 or float32."""
+  if images.shape[1:3] == (size, size):
+    return images
+  count, _, _, channels = images.shape
+  result = np.empty((count, size, size, channels), images.dtype)
+  for i in range(count):
+    for c in range(channels):
+      # Channel by channel: Pillow has no float image of several channels.
+      plane = Image.fromarray(np.ascontiguousarray(images[i, :, :, c]))
+      result[i, :, :, c] = plane.resize((size, size), Image.Resampling.BILINEAR)
+  return result

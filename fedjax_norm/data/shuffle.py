@@ -1,0 +1,45 @@
+"""A shuffle that computes any position of a permutation of any size, without making it whole.
+
+Swap-or-not (Hoang, Morris, Rogaway 2012): in each of a number of passes, position x is paired with
+K - x mod n for a random K, and one random bit a pair says whether the two change places. Every pass
+is a permutation, so the whole is one, exactly, whatever the quality of the bits. It costs O(1) a
+position and n may be traced, so that a client draws a batch, or the server a cohort, at a cost that
+depends neither on the client's number of examples nor on the population.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_norm.typing import Array, Key
+
+# Enough for a few thousand clients or examples to be well mixed: 2 log2 n and more.
+_PASSES = 24
+
+
+def permuted(key: Key, positions: Array, n: Array | int) -> Array:
+  """Where a random permutation of 0 ... n - 1 sends some positions.
+
+  Args:
+    key: chooses the permutation.
+    positions: int32, any shape; those outside [0, n) give values without meaning.
+    n: the size, int32 scalar, at least 1, below 2^31.
+
+  Returns:
+    int32 of the positions' shape.
+  """
+  n = jnp.asarray(n, jnp.uint32)
+  secrets = jax.random.bits(key, (_PASSES, 2), jnp.uint32)
+  x = positions.astype(jnp.uint32)
+  for pivot, salt in secrets:
+    pivot %= n
+    partner = jnp.where(x > pivot, n + pivot - x, pivot - x)
+    swap = _mix(jnp.maximum(x, partner) ^ salt) & 1
+    x = jnp.where(swap == 1, partner, x)
+  return x.astype(jnp.int32)
+
+
+def _mix(x: Array) -> Array:
+  """An integer hash with good avalanche (the finalizer of MurmurHash3)."""
+  x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+  x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+  return x ^ (x >> 16)

@@ -1,0 +1,103 @@
+"""A seeded artificial data set of any shape: smooth class prototypes under noise."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedjax_norm.data.examples import Examples, Source
+from fedjax_norm.errors import UserError
+
+
+class Options(NamedTuple):
+  """What can be chosen about the synthetic data.
+
+  Attributes:
+    classes: the number of classes, at least 2.
+    train: the number of training images, at least one a class.
+    test: the number of test images, at least 1.
+    size: the side of an image in pixels.
+    channels: the channels of an image.
+    noise: the standard deviation of the pixel noise before clipping to [0, 1].
+    clients: the number of natural clients that share the training images evenly, 0 for none.
+  """
+
+  classes: int = 10
+  train: int = 2000
+  test: int = 500
+  size: int = 8
+  channels: int = 1
+  noise: float = 0.2
+  clients: int = 0
+
+
+def parse(text: str) -> Options:
+  """Reads options such as `classes=4,noise=0.1`.
+
+  Raises:
+    UserError: an unknown or repeated option, a value of the wrong kind or out of range.
+  """
+  values: dict[str, Any] = {}
+  for item in filter(None, (part.strip() for part in text.split(","))):
+    key, equals, value = item.partition("=")
+    if key not in Options._fields or not equals:
+      raise UserError(
+        f"Synthetic data have no option {item!r}; write key=value with a key among"
+        f" {', '.join(Options._fields)}."
+      )
+    if key in values:
+      raise UserError(f"The synthetic option {key!r} is given twice; give it once.")
+    kind = float if key == "noise" else int
+    try:
+      values[key] = kind(value)
+    except ValueError as error:
+      wanted = "number" if kind is float else "whole number"
+      raise UserError(f"The synthetic option {key} must be a {wanted}, not {value!r}.") from error
+  return _checked(Options(**values))
+
+
+def _checked(options: Options) -> Options:
+  lowest = {"classes": 2, "train": options.classes, "test": 1, "size": 1, "channels": 1}
+  for key, low in lowest.items():
+    if getattr(options, key) < low:
+      raise UserError(
+        f"The synthetic option {key} must be at least {low}, not {getattr(options, key)}."
+      )
+  if not (math.isfinite(options.noise) and options.noise >= 0):
+    raise UserError(f"The synthetic option noise must be at least 0, not {options.noise}.")
+  if not 0 <= options.clients <= options.train:
+    raise UserError(
+      f"The synthetic option clients must be between 0 and the {options.train} training images,"
+      f" not {options.clients}."
+    )
+  return options
+
+
+def load(options: Options, seed: int) -> Source:
+  """Draws the data: image = clip(prototype of its class + noise, 0, 1), classes balanced.
+
+  Args:
+    options: sizes and noise.
+    seed: the only source of chance, at least 0.
+  """
+  rng = np.random.default_rng(seed)
+  # Blocks of two pixels, so that a pooling network can tell the classes apart.
+  coarse = -(-options.size // 2)
+  blocks = rng.uniform(0.2, 0.8, (options.classes, coarse, coarse, options.channels))
+  prototypes = blocks.repeat(2, axis=1).repeat(2, axis=2)[:, : options.size, : options.size]
+
+  def draw(count):
+    labels = rng.permutation(np.arange(count, dtype=np.int32) % options.classes)
+    images = rng.standard_normal((count, *prototypes.shape[1:]), np.float32)
+    images = images * np.float32(options.noise) + prototypes[labels].astype(np.float32)
+    return Examples(np.clip(images, 0, 1), labels)
+
+  train, test = draw(options.train), draw(options.test)
+  client_names = None
+  if options.clients:
+    owners = rng.permutation(np.arange(options.train, dtype=np.int32) % options.clients)
+    train = train._replace(clients=owners)
+    client_names = tuple(f"client{k}" for k in range(options.clients))
+  return Source(
+    "synthetic", train, test, tuple(f"class{c}" for c in range(options.classes)), client_names
+  )

@@ -1,0 +1,107 @@
+"""Convolution and dense layers, with weight normalization as a form of their kernels."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fedjax_norm.models.conv import conv
+from fedjax_norm.norm import Mode, NormSpec
+from fedjax_norm.typing import Array
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+# U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): what the small networks of FL benchmarks start from.
+benchmark_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class _Linear(nn.Module):
+  """What convolution and dense layers share: the kernel's parameterization and the bias.
+
+  Weight normalization (Salimans and Kingma 2016, eq. 2): kernel = g v / |v| for every output
+  channel. Without data-dependent initialization g starts as |v|, so that the kernel starts as v.
+  With it (eq. 5-6), the pre-activations t = v . x / |v| of one batch give g = 1 / std(t) and
+  b = -mean(t) / std(t).
+  """
+
+  def weighted(
+    self,
+    x: Array,
+    shape: tuple[int, ...],
+    linear: Callable[[Array, Array], Array],
+    spec: NormSpec,
+    kernel_init: nn.initializers.Initializer,
+    use_bias: bool,
+    mode: Mode,
+  ) -> Array:
+    v = self.param("kernel", kernel_init, shape)
+    bias = self.param("bias", nn.initializers.zeros, (shape[-1],)) if use_bias else None
+    if not spec.weight_norm:
+      y = linear(x, v)
+      return y if bias is None else y + bias
+    length = jnp.sqrt((v**2).sum(range(v.ndim - 1)))
+    g = self.param("kernel_scale", lambda _: length)
+    if mode.data_init and not self.is_initializing():
+      t = linear(x, v / length)
+      examples = tuple(range(t.ndim - 1))
+      # A unit that this batch leaves constant keeps its scale.
+      std = t.std(examples)
+      g = jnp.where(std > 0, 1 / jnp.where(std > 0, std, 1.0), g)
+      self.put_variable("params", "kernel_scale", g)
+      if bias is not None:
+        bias = -t.mean(examples) * g
+        self.put_variable("params", "bias", bias)
+    y = linear(x, v * (g / length))
+    return y if bias is None else y + bias
+
+
+class Conv(_Linear):
+  """A convolution; it has a bias of its own unless a norm follows that brings one.
+
+  Attributes:
+    features: output channels.
+    kernel_size: rows, columns.
+    spec: the model's norm.
+    strides: rows, columns.
+    padding: ``'SAME'``, ``'VALID'`` or explicit pads.
+    kernel_init: of the kernel, or of v under weight normalization.
+    use_bias: overrides whether there is a bias.
+  """
+
+  features: int
+  kernel_size: tuple[int, int]
+  spec: NormSpec
+  strides: tuple[int, int] = (1, 1)
+  padding: str | tuple[tuple[int, int], tuple[int, int]] = "SAME"
+  kernel_init: nn.initializers.Initializer = benchmark_uniform
+  use_bias: bool | None = None
+
+  @nn.compact
+  def __call__(self, x: Array, mode: Mode) -> Array:
+    """[N, H, W, I] -> [N, H', W', features]."""
+    use_bias = not self.spec.normalizes if self.use_bias is None else self.use_bias
+
+    def linear(x: Array, kernel: Array) -> Array:
+      return conv(x, kernel, self.strides, self.padding)
+
+    shape = (*self.kernel_size, x.shape[-1], self.features)
+    return self.weighted(x, shape, linear, self.spec, self.kernel_init, use_bias, mode)
+
+
+class Dense(_Linear):
+  """A dense layer with a bias; no norm of activations follows it in these models.
+
+  Attributes:
+    features: output units.
+    spec: the model's norm.
+    kernel_init: of the kernel, or of v under weight normalization.
+  """
+
+  features: int
+  spec: NormSpec
+  kernel_init: nn.initializers.Initializer = benchmark_uniform
+
+  @nn.compact
+  def __call__(self, x: Array, mode: Mode) -> Array:
+    """[N, I] -> [N, features]."""
+    shape = (x.shape[-1], self.features)
+    return self.weighted(x, shape, jnp.matmul, self.spec, self.kernel_init, True, mode)

@@ -1,0 +1,163 @@
+"""The models by name."""
+
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.models.resnet import ResNet
+from fedjax_norm.models.small import CNN, LeNet, Tiny
+from fedjax_norm.norm import Mode, Norm, NormSpec
+from fedjax_norm.typing import Key, Variables
+
+
+class Entry(NamedTuple):
+  """What is known of a model.
+
+  Attributes:
+    build: (norm, num_classes, ...) -> module.
+    min_size: the least height and width of an image, in pixels.
+    groups: the default groups of ``gn``: ``groups`` or ``group_size`` by number.
+    residual: whether it is a ResNet, so that Fixup exists for it.
+    stems: whether the stem can be chosen.
+  """
+
+  build: Callable[..., nn.Module]
+  min_size: int
+  groups: Mapping[str, int]
+  residual: bool = False
+  stems: bool = False
+
+
+def _resnet(stages, **fields) -> Callable[..., nn.Module]:
+  return functools.partial(ResNet, stages, **{"features": 64, **fields})
+
+
+_EIGHT = MappingProxyType({"groups": 8})
+_THIRTY_TWO = MappingProxyType({"groups": 32})  # paper 000, sec. 6.2
+
+MODELS: Mapping[str, Entry] = MappingProxyType(
+  {
+    "tiny": Entry(Tiny, 3, _EIGHT),
+    "lenet": Entry(LeNet, 8, MappingProxyType({"group_size": 2})),  # paper 004, sec. 5.2
+    "cnn": Entry(CNN, 6, _EIGHT),
+    "resnet20": Entry(_resnet((3, 3, 3), features=16, projection=False), 8, _EIGHT, residual=True),
+    "resnet10": Entry(_resnet((1, 1, 1, 1)), 8, _THIRTY_TWO, residual=True, stems=True),
+    "resnet18": Entry(_resnet((2, 2, 2, 2)), 8, _THIRTY_TWO, residual=True, stems=True),
+    "resnet50": Entry(
+      _resnet((3, 4, 6, 3), bottleneck=True), 8, _THIRTY_TWO, residual=True, stems=True
+    ),
+  }
+)
+
+# From this many pixels on, an ImageNet stem is the default.
+_IMAGENET_SIZE = 128
+
+
+def entry(name: str) -> Entry:
+  """What is known of a model.
+
+  Raises:
+    UserError: an unknown name.
+  """
+  if name not in MODELS:
+    raise UserError(f"unknown model {name!r}; choose one of {', '.join(MODELS)}.")
+  return MODELS[name]
+
+
+def create(
+  name: str,
+  norm: NormSpec,
+  num_classes: int,
+  image_shape: tuple[int, int, int],
+  stem: str = "auto",
+) -> nn.Module:
+  """A model, checked against the images it will see.
+
+  Args:
+    name: a key of ``MODELS``.
+    norm: the norm after its convolutions.
+    num_classes: outputs.
+    image_shape: (H, W, C).
+    stem: ``'cifar'``, ``'imagenet'`` or ``'auto'`` (by the image's size), for ResNets that have
+      both.
+
+  Raises:
+    UserError: an unknown model or stem, images too small, Fixup on a model that is no ResNet, or a
+      norm that does not fit a layer.
+  """
+  known = entry(name)
+  if stem not in ("auto", "cifar", "imagenet"):
+    raise UserError(f"unknown stem {stem!r}; choose auto, cifar or imagenet.")
+  if stem != "auto" and not known.stems:
+    raise UserError(f"model {name!r} has a single stem; drop the stem {stem!r}.")
+  if norm.fixup and not known.residual:
+    residual = ", ".join(name for name, entry in MODELS.items() if entry.residual)
+    raise UserError(f"Fixup needs residual branches, which {name!r} lacks; choose {residual}.")
+  if num_classes < 2:
+    raise UserError(f"a classifier needs at least 2 classes; the data has {num_classes}.")
+  if stem == "auto" and known.stems:
+    stem = "imagenet" if min(image_shape[:2]) >= _IMAGENET_SIZE else "cifar"
+  min_size = 32 if stem == "imagenet" else known.min_size
+  if min(image_shape[:2]) < min_size:
+    raise UserError(
+      f"model {name!r} needs images of at least {min_size}x{min_size} pixels; "
+      f"these are {image_shape[0]}x{image_shape[1]}."
+    )
+  fields = {"stem": stem} if known.stems else {}
+  model = known.build(norm=norm, num_classes=num_classes, **fields)
+  _trace(model, image_shape)
+  return model
+
+
+def init(model: nn.Module, key: Key, image_shape: tuple[int, int, int]) -> Variables:
+  """The initial variables: ``params`` and, for norms with running statistics, ``batch_stats``."""
+  return jax.jit(lambda key: model.init(key, _image(image_shape), Mode()))(key)
+
+
+def data_init(model: nn.Module, variables: Variables, images: jax.Array) -> Variables:
+  """Weight normalization's data-dependent initialization from one batch.
+
+  Salimans and Kingma 2016, sec. 3: layer by layer, the batch's pre-activations get mean 0 and
+  standard deviation 1.
+
+  Args:
+    model: a model of a weight-normalized spec.
+    variables: its initial variables.
+    images: [N, H, W, C], a batch that all clients have in common.
+  """
+
+  def run(variables, images):
+    mode = Mode(train=True, dropout=False, data_init=True)
+    _, changed = model.apply(variables, images, mode, mutable=["params", "batch_stats"])
+    return {**variables, "params": changed["params"]}
+
+  return jax.jit(run)(variables, images)
+
+
+def norm_modules(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
+  """The paths of a model's norm modules, as 'a/b', with the number of channels of each."""
+  return _trace(model, image_shape)
+
+
+def _image(image_shape: tuple[int, int, int]) -> jax.Array:
+  return jnp.zeros((1, *image_shape), jnp.float32)
+
+
+def _trace(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
+  """Runs the model on shapes alone, so that what does not fit is refused, and notes its norms."""
+  norms: dict[str, int] = {}
+
+  def note(call, args, kwargs, context):
+    if isinstance(context.module, Norm) and context.module.spec.normalizes:
+      norms["/".join(context.module.path)] = args[0].shape[-1]
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    jax.eval_shape(lambda: model.init(jax.random.key(0), _image(image_shape), Mode()))
+  return norms

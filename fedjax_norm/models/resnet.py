@@ -1,0 +1,161 @@
+"""ResNets for CIFAR and ImageNet (He et al. 2016), plain and as Fixup (Zhang et al. 2019)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fedjax_norm.models.layers import Conv, Dense, he_normal
+from fedjax_norm.models.pool import max_pool
+from fedjax_norm.norm import Mode, Norm, NormSpec
+from fedjax_norm.typing import Array
+
+
+class Scalar(nn.Module):
+  """One learnt number, added to the input or multiplied with it (Fixup's rule 3)."""
+
+  multiply: bool = False
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Any shape -> the same."""
+    if self.multiply:
+      return x * self.param("multiplier", nn.initializers.ones, ())
+    return x + self.param("offset", nn.initializers.zeros, ())
+
+
+def _fixup_init(num_branches: int, layers_in_branch: int) -> nn.initializers.Initializer:
+  """He's normal initialization scaled by L^(-1 / (2m - 2)) (Fixup's rule 2)."""
+  scale = num_branches ** (-2.0 / (2 * layers_in_branch - 2))  # of the variance
+  return nn.initializers.variance_scaling(2.0 * scale, "fan_in", "truncated_normal")
+
+
+class Block(nn.Module):
+  """A residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1 with 4x the channels.
+
+  With ``norm.fixup``, a scalar bias stands before every convolution and activation, a scalar
+  multiplier at the end of the branch, and the branch's last convolution starts at zero.
+
+  Attributes:
+    features: channels of the 3x3 convolutions.
+    stride: of the block.
+    norm: the model's norm.
+    bottleneck: which of the two forms.
+    projection: whether a shortcut that changes shape is a 1x1 convolution, or strided with zero
+      channels added (option A of the CIFAR networks).
+    num_branches: L, the number of residual branches of the network.
+  """
+
+  features: int
+  stride: int
+  norm: NormSpec
+  bottleneck: bool
+  projection: bool
+  num_branches: int
+
+  @nn.compact
+  def __call__(self, x: Array, mode: Mode) -> Array:
+    """[N, H, W, I] -> [N, H', W', features or 4 features]."""
+    fixup, stride = self.norm.fixup, (self.stride, self.stride)
+    one = (1, 1)
+    if self.bottleneck:
+      layers = [(self.features, one, one), (self.features, (3, 3), stride)]
+      layers.append((4 * self.features, one, one))
+    else:
+      layers = [(self.features, (3, 3), stride), (self.features, (3, 3), one)]
+    init = _fixup_init(self.num_branches, len(layers)) if fixup else he_normal
+
+    x_in = Scalar()(x) if fixup else x
+    y = x_in
+    for index, (features, kernel, strides) in enumerate(layers):
+      last = index == len(layers) - 1
+      if fixup and index > 0:
+        y = Scalar()(y)
+      y = Conv(
+        features,
+        kernel,
+        self.norm,
+        strides=strides,
+        kernel_init=nn.initializers.zeros if fixup and last else init,
+        use_bias=False if fixup else None,
+      )(y, mode)
+      y = Norm(self.norm)(y, mode)
+      if last:
+        y = Scalar()(Scalar(multiply=True)(y)) if fixup else y
+      else:
+        y = jax.nn.relu(Scalar()(y) if fixup else y)
+
+    if x.shape != y.shape:
+      if self.projection:
+        shortcut = Conv(
+          y.shape[-1],
+          (1, 1),
+          self.norm,
+          strides=stride,
+          padding="VALID",
+          kernel_init=he_normal,
+          use_bias=False if fixup else None,
+          name="shortcut",
+        )(x_in, mode)
+        x = Norm(self.norm, name="shortcut_norm")(shortcut, mode)
+      else:
+        x = x[:, :: self.stride, :: self.stride]
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1])))
+    return jax.nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+  """A residual network.
+
+  Attributes:
+    stages: the number of blocks of each stage; every stage but the first halves the image.
+    features: channels of the first stage; each stage doubles them.
+    norm: the norm after every convolution; with ``norm.fixup``, Fixup.
+    num_classes: outputs.
+    bottleneck: which block.
+    projection: which shortcut (see :class:`Block`).
+    stem: ``'cifar'`` (3x3) or ``'imagenet'`` (7x7 at stride 2 and a max pool).
+  """
+
+  stages: Sequence[int]
+  features: int
+  norm: NormSpec
+  num_classes: int
+  bottleneck: bool = False
+  projection: bool = True
+  stem: str = "cifar"
+
+  @nn.compact
+  def __call__(self, x: Array, mode: Mode) -> Array:
+    """[N, H, W, I] -> logits [N, num_classes]."""
+    fixup = self.norm.fixup
+    large = self.stem == "imagenet"
+    x = Conv(
+      self.features,
+      (7, 7) if large else (3, 3),
+      self.norm,
+      strides=(2, 2) if large else (1, 1),
+      padding=((3, 3), (3, 3)) if large else "SAME",
+      kernel_init=he_normal,
+      use_bias=False if fixup else None,
+    )(x, mode)
+    x = Norm(self.norm)(x, mode)
+    x = jax.nn.relu(Scalar()(x) if fixup else x)
+    if large:
+      x = max_pool(x, 3, 2, ((1, 1), (1, 1)))
+    for stage, blocks in enumerate(self.stages):
+      for block in range(blocks):
+        x = Block(
+          self.features * 2**stage,
+          2 if stage > 0 and block == 0 else 1,
+          self.norm,
+          self.bottleneck,
+          self.projection,
+          sum(self.stages),
+        )(x, mode)
+    x = x.mean((1, 2))
+    if not fixup:
+      return Dense(self.num_classes, self.norm)(x, mode)
+    # Fixup's rule 1: the classifier starts at zero.
+    return Dense(self.num_classes, self.norm, nn.initializers.zeros)(Scalar()(x), mode)

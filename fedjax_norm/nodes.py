@@ -1,0 +1,208 @@
+"""How a pure per-node function is mapped over nodes: vmap, scan, pmap or shard_map."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fedjax_norm import trees
+from fedjax_norm.errors import UserError
+from fedjax_norm.typing import PyTree
+
+BACKENDS = ("auto", "vmap", "scan", "pmap", "shard_map")
+DEVICES, NODES = "devices", "nodes"
+
+NodeFn = Callable[[Any, Any], tuple[PyTree, PyTree]]
+"""(shared, one node's item) -> (what is summed over nodes, what each node keeps)."""
+
+
+class Nodes(NamedTuple):
+  """A choice of mapping.
+
+  Attributes:
+    backend: ``'vmap'`` or ``'scan'`` on one device; ``'pmap'`` or ``'shard_map'`` over devices.
+    chunk: how many nodes of a device run at once under vmap: 0 all, 1 one after another (a scan).
+    mesh: the devices, with the one axis ``DEVICES``; None on a single device.
+  """
+
+  backend: str
+  chunk: int
+  mesh: Mesh | None = None
+
+  @property
+  def num_devices(self) -> int:
+    """The devices that the nodes are divided over."""
+    return self.mesh.size if self.mesh else 1
+
+  @property
+  def axis_names(self) -> tuple[str, ...]:
+    """The axis names that are bound inside a node; none unless all nodes run in lock-step."""
+    if self.chunk != 0:
+      return ()
+    return (DEVICES, NODES) if self.mesh else (NODES,)
+
+  @property
+  def sharding(self) -> NamedSharding | None:
+    """Where arrays belong that every node reads."""
+    return NamedSharding(self.mesh, P()) if self.mesh else None
+
+  def describe(self) -> str:
+    """One line for the start of a run."""
+    inner = {0: "vmap", 1: "scan"}.get(self.chunk, f"vmap in chunks of {self.chunk}")
+    platform = jax.default_backend()
+    if self.mesh is None:
+      return f"{inner} on one {platform} device"
+    return f"{self.backend} over {self.num_devices} {platform} devices, {inner} in each"
+
+  def map_reduce(self, fn: NodeFn, shared: PyTree, items: PyTree) -> tuple[PyTree, PyTree]:
+    """Runs a function on every node, sums one of its results and stacks the other.
+
+    Args:
+      fn: (shared, item) -> (sums, kept), pure.
+      shared: read by every node.
+      items: a pytree of arrays [n, ...], a node a row.
+
+    Returns:
+      (sums over nodes, kept [n, ...]). Memory for the summed results is that of one chunk.
+    """
+    count = jax.tree.leaves(items)[0].shape[0]
+    if self.mesh is None:
+      return self._on_one_device(fn, shared, items)
+    lacking = -count % self.num_devices
+    present = jnp.arange(count + lacking) < count
+    items = jax.tree.map(lambda a: jnp.concatenate([a, a[:1].repeat(lacking, 0)]), items)
+
+    def part(shared, present, items):
+      def masked(shared, item):
+        here, item = item
+        sums, kept = fn(shared, item)
+        return trees.select(here, sums, jax.tree.map(jnp.zeros_like, sums)), kept
+
+      sums, kept = self._on_one_device(masked, shared, (present, items))
+      return jax.lax.psum(sums, DEVICES), kept
+
+    if self.backend == "pmap":
+      fold = functools.partial(
+        jax.tree.map, lambda a: a.reshape(self.num_devices, -1, *a.shape[1:])
+      )
+      run = jax.pmap(part, DEVICES, in_axes=(None, 0, 0), devices=list(self.mesh.devices.flat))
+      sums, kept = run(shared, fold(present), fold(items))
+      sums = jax.tree.map(lambda a: a[0], sums)
+      kept = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), kept)
+    else:
+      # check_vma cannot type a psum over a vmapped name beside a mesh axis.
+      run = jax.shard_map(
+        part,
+        mesh=self.mesh,
+        in_specs=(P(), P(DEVICES), P(DEVICES)),
+        out_specs=(P(), P(DEVICES)),
+        check_vma=False,
+      )
+      sums, kept = run(shared, present, items)
+    return sums, jax.tree.map(lambda a: a[:count], kept)
+
+  def _on_one_device(self, fn, shared, items):
+    count = jax.tree.leaves(items)[0].shape[0]
+    if self.chunk == 0:
+      sums, kept = jax.vmap(fn, (None, 0), axis_name=NODES)(shared, items)
+      return jax.tree.map(lambda a: a.sum(0), sums), kept
+    whole = count // self.chunk * self.chunk
+
+    def many(items):
+      if self.chunk == 1:
+        return fn(shared, jax.tree.map(lambda a: a[0], items))
+      sums, kept = jax.vmap(fn, (None, 0))(shared, items)
+      return jax.tree.map(lambda a: a.sum(0), sums), kept
+
+    def body(total, items):
+      sums, kept = many(items)
+      return trees.add(total, sums), kept
+
+    chunks = jax.tree.map(lambda a: a[:whole].reshape(-1, self.chunk, *a.shape[1:]), items)
+    zeros = jax.tree.map(
+      lambda a: jnp.zeros(a.shape, a.dtype),
+      jax.eval_shape(many, jax.tree.map(lambda a: a[: self.chunk], items))[0],
+    )
+    sums, kept = jax.lax.scan(body, zeros, chunks)
+    if self.chunk > 1:
+      kept = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), kept)
+    if whole < count:  # the nodes that do not fill a chunk
+      rest, more = jax.vmap(fn, (None, 0))(shared, jax.tree.map(lambda a: a[whole:], items))
+      sums = jax.tree.map(lambda a, b: a + b.sum(0), sums, rest)
+      kept = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), kept, more)
+    return sums, kept
+
+
+def create(
+  backend: str = "auto",
+  *,
+  num_nodes: int,
+  chunk: int | None = None,
+  lockstep: bool = False,
+  devices: list[jax.Device] | None = None,
+) -> Nodes:
+  """Chooses a mapping.
+
+  ``auto`` divides the nodes over the devices when there are several (shard_map), and otherwise
+  uses vmap on an accelerator and scan on a CPU, where per-client kernels make a vmapped convolution
+  slow. Within a device, a CPU runs one node after another and an accelerator all at once, unless
+  the nodes must run in lock-step or ``chunk`` says otherwise.
+
+  Args:
+    backend: one of ``BACKENDS``.
+    num_nodes: how many nodes there are to map.
+    chunk: nodes of a device at once; 0 all of them; None chooses.
+    lockstep: whether a norm looks across nodes, so that all must run at once.
+    devices: what to use; all local ones by default.
+
+  Raises:
+    UserError: an unknown backend, a chunk that cannot be, or a lock-step that the choice denies.
+  """
+  if backend not in BACKENDS:
+    raise UserError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
+  if chunk is not None and chunk < 0:
+    raise UserError(f"chunk is {chunk}; it must be 0 (all nodes at once) or more.")
+  if lockstep and (backend == "scan" or chunk):
+    raise UserError(
+      "a norm that looks across nodes needs all of them in lock-step, which "
+      f"{'--backend=scan' if backend == 'scan' else '--chunk'} denies; use --backend=vmap, pmap or "
+      "shard_map without --chunk."
+    )
+  if backend == "scan" and chunk not in (None, 1):
+    raise UserError(f"--backend=scan runs one node at a time; drop --chunk={chunk} or use vmap.")
+  devices = devices or jax.devices()
+  devices = devices[: max(1, min(len(devices), num_nodes))]
+  one_by_one = devices[0].platform == "cpu" and not lockstep
+  if backend == "auto":
+    if len(devices) > 1:
+      backend = "shard_map"
+    else:
+      backend = "scan" if one_by_one and not chunk else "vmap"
+  if backend in ("vmap", "scan"):
+    return Nodes(backend, 1 if backend == "scan" else chunk or 0)
+  if chunk is None:
+    chunk = 1 if one_by_one else 0
+  mesh = jax.make_mesh((len(devices),), (DEVICES,), axis_types=(AxisType.Auto,), devices=devices)
+  return Nodes(backend, chunk, mesh)
+
+
+def use_host_devices(count: int) -> None:
+  """Makes JAX see this many single-threaded CPU devices; call it before anything uses JAX.
+
+  Raises:
+    UserError: fewer than one, or JAX has started already with another number.
+  """
+  if count < 1:
+    raise UserError(f"host_devices is {count}; it must be at least 1.")
+  try:
+    jax.config.update("jax_num_cpu_devices", count)
+  except RuntimeError:
+    if len(jax.devices("cpu")) != count:
+      raise UserError(
+        f"JAX has already started with {len(jax.devices('cpu'))} host devices; call "
+        f"use_host_devices({count}) first, before any array is made."
+      ) from None

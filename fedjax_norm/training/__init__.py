@@ -1,0 +1,1 @@
+"""Everything with a side effect: the loop, evaluation, checkpoints, writers and pictures."""

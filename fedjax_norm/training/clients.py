@@ -1,0 +1,46 @@
+"""The clients' lasting states: on the host for the population, on the device for an interval."""
+
+import jax
+import numpy as np
+
+from fedjax_norm.typing import PyTree
+
+
+class ClientStore:
+  """One state per client, as host arrays [K, ...]; empty when clients keep nothing."""
+
+  def __init__(self, one: PyTree, num_clients: int):
+    """Starts every client with the same state.
+
+    Args:
+      one: one client's state.
+      num_clients: K.
+    """
+
+    def repeat(leaf):
+      leaf = np.asarray(leaf)
+      # Zeroed memory is not touched before a client is, so that momenta of a large population cost
+      # what the clients seen so far do.
+      stacked = np.zeros((num_clients, *leaf.shape), leaf.dtype)
+      if leaf.any():
+        stacked[:] = leaf
+      return stacked
+
+    self.arrays = jax.tree.map(repeat, one)
+
+  @property
+  def client_bytes(self) -> int:
+    """The bytes of one client's state."""
+    return sum(a[0].nbytes for a in jax.tree.leaves(self.arrays))
+
+  def gather(self, ids: np.ndarray) -> PyTree:
+    """The states of some clients, [len(ids), ...]."""
+    return jax.tree.map(lambda a: a[ids], self.arrays)
+
+  def scatter(self, ids: np.ndarray, states: PyTree) -> None:
+    """Takes back the states of some clients (distinct ids)."""
+
+    def put(array, rows):
+      array[ids] = np.asarray(rows)[: len(ids)]
+
+    jax.tree.map(put, self.arrays, states)

@@ -1,0 +1,137 @@
+"""Evaluation on the test set: of the global model, and of every client's."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from fedjax_norm.data.examples import Examples
+from fedjax_norm.nodes import Nodes
+from fedjax_norm.norm import Mode
+from fedjax_norm.typing import Array, Batch, PyTree, Variables
+
+
+class Scores(NamedTuple):
+  """Sums over the test set by class, so that adding merges them.
+
+  Attributes:
+    loss: [C] of the cross-entropies.
+    top1: [C] examples whose label is the first guess.
+    top5: [C] examples whose label is among the first five (or all, of fewer classes).
+    examples: [C] how many.
+  """
+
+  loss: Array
+  top1: Array
+  top5: Array
+  examples: Array
+
+
+def stack_batches(test: Examples, batch_size: int, multiple: int = 1) -> Batch:
+  """The test set as stacked batches [T, B, ...] of raw images, padded and masked.
+
+  Args:
+    test: the examples.
+    batch_size: B at the most.
+    multiple: T becomes a multiple of this (the number of devices).
+  """
+  n = len(test.labels)
+  count = -(-n // batch_size)
+  count = -(-count // multiple) * multiple
+  size = -(-n // count)
+  ids = np.arange(count * size).reshape(count, size)
+  mask = (ids < n).astype(np.float32)
+  ids = np.minimum(ids, n - 1)
+  return Batch(test.images[ids], test.labels[ids].astype(np.int32), mask)
+
+
+def make_scores(
+  model: nn.Module, num_classes: int, transform: Callable[[Array], Array]
+) -> Callable[[Variables, Batch], Scores]:
+  """(variables, one batch of raw images) -> its scores; a padded example counts nothing."""
+
+  def scores(variables: Variables, batch: Batch) -> Scores:
+    logits: Array = model.apply(variables, transform(batch.images), Mode())
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+    own = jnp.take_along_axis(logits, batch.labels[:, None], -1)
+    # The rank counts a tie, and a logit that is not a number, against the model.
+    rank = num_classes - 1 - (own > logits).sum(-1)
+    real = batch.mask > 0
+
+    def by_class(values: Array) -> Array:
+      kept = jnp.where(real, values, 0).astype(jnp.float32)
+      return jnp.zeros(num_classes, jnp.float32).at[batch.labels].add(kept)
+
+    return Scores(by_class(losses), by_class(rank < 1), by_class(rank < 5), by_class(real))
+
+  return scores
+
+
+def make_evaluate(scores, nodes: Nodes) -> Callable[[Variables, Batch], Scores]:
+  """(variables, stacked batches) -> scores of the whole set; batches are mapped as nodes are."""
+
+  @jax.jit
+  def evaluate(variables: Variables, batches: Batch) -> Scores:
+    def node(variables, batch):
+      return scores(variables, batch), ()
+
+    return nodes.map_reduce(node, variables, batches)[0]
+
+  return evaluate
+
+
+def make_evaluate_clients(
+  scores, nodes: Nodes, client_variables: Callable[[PyTree, PyTree], Variables]
+) -> Callable[[PyTree, PyTree, Batch], Scores]:
+  """(server's state, clients' states [k, ...], stacked batches) -> scores [k, C] of each client."""
+
+  @jax.jit
+  def evaluate(server: PyTree, clients: PyTree, batches: Batch) -> Scores:
+    def node(shared, client):
+      server, batches = shared
+      variables = client_variables(server, client)
+
+      def body(total, batch):
+        return jax.tree.map(jnp.add, total, scores(variables, batch)), None
+
+      one = jax.eval_shape(lambda: scores(variables, jax.tree.map(lambda a: a[0], batches)))
+      zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), one)
+      return (), jax.lax.scan(body, zeros, batches)[0]
+
+    return nodes.map_reduce(node, (server, batches), clients)[1]
+
+  return evaluate
+
+
+def summarize(scores: Scores) -> dict[str, float]:
+  """Loss, top-1 and top-5 as means over examples (and over models, for scores [k, C])."""
+  total = np.asarray(scores.examples, np.float64).sum()
+  return {
+    name: float(np.asarray(getattr(scores, name), np.float64).sum() / total)
+    for name in ("loss", "top1", "top5")
+  }
+
+
+def by_label_share(scores: Scores, counts: np.ndarray) -> np.ndarray:
+  """Each client's expected accuracy on test examples with its own mix of labels.
+
+  accuracy_k = sum_c p_k(c) accuracy(c), with p_k(c) the share of class c among the client's
+  training examples; classes without a test example are left out.
+
+  Args:
+    scores: of the global model [C], or of each client's [K, C].
+    counts: [K, C] training examples of each client and class.
+
+  Returns:
+    [K]; not a number for a client none of whose classes is tested.
+  """
+  top1, count = np.asarray(scores.top1, np.float64), np.asarray(scores.examples, np.float64)
+  accuracy = np.divide(top1, count, out=np.zeros_like(top1), where=count > 0)
+  share = counts * (count > 0)
+  total = share.sum(-1)
+  seen = np.where(total > 0, total, 1)
+  return np.where(total > 0, (share * accuracy).sum(-1) / seen, np.nan)

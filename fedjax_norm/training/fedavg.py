@@ -1,0 +1,238 @@
+"""FedAvg as a program for the loop: its phases, its evaluation and its initial model."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_norm import comm, models, nodes
+from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
+from fedjax_norm.algorithms.statistics import make_recalibrate
+from fedjax_norm.control.freeze import CALIBRATE, EXPLORE, Freeze
+from fedjax_norm.data.federated import label_counts
+from fedjax_norm.errors import UserError
+from fedjax_norm.training import evaluation
+from fedjax_norm.training.loop import LoopConfig, Outcome, Phase, Program, make_program, train
+from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.task import Task
+from fedjax_norm.typing import Variables
+
+# Where clients keep a part of the model, a run reports the mean over at most so many of their
+# models.
+_MODELS_EVALUATED = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeConfig:
+  """FixBN's second stage (paper 002).
+
+  Attributes:
+    round: T*: a round, ``'half'`` of them, or ``'auto'``: once the statistics are at rest, and at
+      three quarters of the rounds at the latest.
+    rate_factor: multiplies the learning rate after the freeze.
+    clip_norm: the greatest norm of a gradient after the freeze; 0 for none. A client setting that
+      clips below this stays.
+    affine: whether gamma and beta freeze too.
+    tolerance: of ``'auto'``, in standard deviations (see ``control.Freeze``).
+  """
+
+  round: int | str = "half"
+  rate_factor: float = 0.2
+  clip_norm: float = 1.0
+  affine: bool = False
+  tolerance: float = 0.1
+
+  def policy(self, rounds: int) -> Freeze:
+    """The policy of a run of this many rounds.
+
+    Raises:
+      UserError: a round outside the run.
+    """
+    if self.round == "auto":
+      return Freeze(None, latest=max(1, rounds * 3 // 4), tolerance=self.tolerance)
+    at = max(1, rounds // 2) if self.round == "half" else self.round
+    if not isinstance(at, int) or not 1 <= at < max(rounds, 2):
+      raise UserError(
+        f"the freeze at round {at!r} must lie inside the run: 1 to {rounds - 1}, 'half' or 'auto'."
+      )
+    return Freeze(at)
+
+
+def make_fedavg(
+  task: Task,
+  config: FedAvgConfig,
+  loop: LoopConfig,
+  schedule: Schedule,
+  *,
+  freeze: FreezeConfig | None = None,
+  backend: str = "auto",
+  chunk: int | None = None,
+  eval_batch_size: int = 256,
+  evaluate_clients: int = 0,
+) -> Program:
+  """FedAvg on a task.
+
+  Args:
+    task: the federation and the model.
+    config: the algorithm.
+    loop: the run's length.
+    schedule: the clients' learning rate.
+    freeze: FixBN's second stage; its defaults when None and the norm is FixBN.
+    backend: how clients are mapped (see ``nodes.create``).
+    chunk: how many clients of a device run at once.
+    eval_batch_size: test examples a batch.
+    evaluate_clients: how many clients are evaluated on their own mix of labels; 0 for none.
+
+  Raises:
+    UserError: options that do not fit together.
+  """
+  model, data = task.model, task.data
+  spec = model.norm
+  if freeze and not spec.settles:
+    raise UserError(f"a freeze belongs to norm 'fixbn', not to {spec.name!r}; drop it.")
+  if not 0 <= evaluate_clients <= data.num_clients:
+    raise UserError(
+      f"evaluate_clients is {evaluate_clients}; it must lie between 0 and the {data.num_clients} "
+      "clients."
+    )
+  if eval_batch_size < 1:
+    raise UserError(f"eval_batch_size is {eval_batch_size}; it must be at least 1.")
+  cohort = loop.cohort or data.num_clients
+  mapping = nodes.create(backend, num_nodes=cohort, chunk=chunk, lockstep=spec.across_nodes)
+  every = nodes.create("auto", num_nodes=data.num_clients)
+
+  refresh, refresh_cost = None, comm.Traffic()
+  if config.batch_stats == "recalibrate" and spec.updates_running_statistics:
+    refresh = jax.jit(
+      make_recalibrate(model, every, config.local.batch_size, task.plain_transform),
+      out_shardings=mapping.sharding,
+    )
+    variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), task.image_shape))
+    # Count, mean and m2 of every channel come back.
+    norms = models.norm_modules(model, task.image_shape)
+    refresh_cost = comm.Traffic(
+      data.num_clients * 4 * sum(2 * channels + 1 for channels in norms.values()),
+      data.num_clients * comm.model_bytes(variables),
+      1,
+    )
+
+  def phase(model, config, rate_factor=1.0, refresh=None) -> Phase:
+    algorithm = fedavg(model, config, mapping, task.transform, task.image_shape)
+    return Phase(algorithm, rate_factor, refresh, refresh_cost)
+
+  phases = {EXPLORE: phase(model, config, refresh=refresh)}
+  policy = None
+  if spec.settles:
+    freeze = freeze or FreezeConfig()
+    policy = freeze.policy(loop.rounds)
+    phases[CALIBRATE] = phase(
+      model.clone(norm=spec.frozen()), _calibrating(task, config, freeze), freeze.rate_factor
+    )
+  evaluate = _make_evaluate(task, eval_batch_size, evaluate_clients)
+  return make_program(phases, mapping, evaluate, schedule.rates(loop.rounds), policy)
+
+
+def _calibrating(task: Task, config: FedAvgConfig, freeze: FreezeConfig) -> FedAvgConfig:
+  """The client's settings after the freeze."""
+  local = config.local
+  if freeze.clip_norm:
+    clip = min(freeze.clip_norm, local.clip_norm or freeze.clip_norm)
+    local = dataclasses.replace(local, clip_norm=clip)
+  if freeze.affine:
+    layers = models.norm_modules(task.model, task.image_shape)
+    frozen = frozenset(f"{layer}/{name}" for layer in layers for name in ("scale", "bias"))
+    local = dataclasses.replace(local, frozen_paths=frozen)
+  return dataclasses.replace(config, local=local)
+
+
+def _make_evaluate(task: Task, batch_size: int, evaluate_clients: int):
+  """The loop's ``Evaluate`` on a task's test set; of the task's federation it keeps nothing."""
+  test = task.source.test
+  batches = -(-len(test.labels) // batch_size)
+  mapping = nodes.create("auto", num_nodes=batches)
+  stacked = evaluation.stack_batches(test, batch_size, mapping.num_devices)
+  place = jnp.asarray if mapping.sharding is None else lambda a: jax.device_put(a, mapping.sharding)
+  stacked = jax.tree.map(place, stacked)
+  scores = evaluation.make_scores(task.model, task.num_classes, task.eval_transform)
+  global_scores = evaluation.make_evaluate(scores, mapping)
+  own_scores: dict[Any, Any] = {}
+
+  def evaluate(algorithm, server, store, data):
+    if algorithm.client_variables is None:
+      result = global_scores(algorithm.variables(server), stacked)
+      ids = _evenly(data.num_clients, evaluate_clients)
+    else:
+      ids = _evenly(data.num_clients, max(evaluate_clients, _MODELS_EVALUATED))
+      own = nodes.create("auto", num_nodes=len(ids))
+      if algorithm not in own_scores:
+        own_scores[algorithm] = evaluation.make_evaluate_clients(
+          scores, own, algorithm.client_variables
+        )
+      result = own_scores[algorithm](server, store.gather(ids), stacked)
+    columns = evaluation.summarize(result)
+    if not evaluate_clients:
+      return columns, None
+    accuracies = evaluation.by_label_share(result, label_counts(data, ids, task.num_classes))
+    columns |= {
+      "clients_top1": float(np.nanmean(accuracies)),
+      "clients_top1_min": float(np.nanmin(accuracies)),
+    }
+    return columns, accuracies
+
+  return evaluate
+
+
+def _evenly(total: int, count: int) -> np.ndarray:
+  """At most ``count`` ids spread evenly over 0 ... total - 1."""
+  return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int32))
+
+
+def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables:
+  """The model before the first round, the same for all clients.
+
+  With weight normalization its scales and biases come from one batch of training examples, drawn
+  from all clients' data by the seed (Salimans and Kingma 2016, sec. 3).
+
+  Args:
+    task: the task.
+    seed: of the run.
+    batch_size: of the common batch.
+  """
+  init_key, batch_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
+  variables = models.init(task.model, init_key, task.image_shape)
+  if task.model.norm.weight_norm:
+    labels = task.source.train.labels
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(batch_key)))
+    ids = rng.choice(len(labels), min(batch_size, len(labels)), replace=False)
+    images = task.eval_transform(jnp.asarray(task.source.train.images[np.sort(ids)]))
+    variables = models.data_init(task.model, variables, images)
+  return variables
+
+
+def run_fedavg(
+  task: Task,
+  config: FedAvgConfig,
+  loop: LoopConfig,
+  schedule: Schedule,
+  *,
+  folder: RunFolder | None = None,
+  show_progress: bool = False,
+  **options: Any,
+) -> Outcome:
+  """Trains a task by FedAvg: :func:`make_fedavg` and ``loop.train`` in one call.
+
+  Args:
+    task: the federation and the model.
+    config: the algorithm.
+    loop: the run's length and seed.
+    schedule: the clients' learning rate.
+    folder: where metrics and checkpoints go; None writes nothing.
+    show_progress: whether to draw a progress bar.
+    **options: further ones of :func:`make_fedavg`.
+  """
+  program = make_fedavg(task, config, loop, schedule, **options)
+  variables = initial_variables(task, loop.seed)
+  return train(program, loop, task.data, variables, folder, show_progress)

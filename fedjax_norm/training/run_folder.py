@@ -1,0 +1,343 @@
+"""The folder of one run: its configuration, its rows of metrics and its summary."""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+
+from fedjax_norm.errors import UserError
+
+Row = dict[str, Any]
+"""Column name to an int, a float or a str; ``round`` is an int."""
+
+_CONFIG = "config.json"
+_METRICS = "metrics.csv"
+_SUMMARY = "summary.json"
+_EVENTS = "tensorboard"
+# Marks the event files that are ours to delete when a run is cut back.
+_EVENTS_SUFFIX = ".fedjax_norm"
+_INTEGER = re.compile(r"-?[0-9]+")
+_FLOAT = re.compile(r"-?([0-9]+\.[0-9]*(e[+-]?[0-9]+)?|[0-9]+e[+-]?[0-9]+|inf)|nan")
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+  """Replaces a file's content so that a kill leaves either the old or the new one.
+
+  Args:
+    path: the file; its folder exists.
+    data: the whole new content.
+  """
+  temporary = path.with_name(path.name + ".tmp")
+  with open(temporary, "wb") as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+  # The rename itself lives in the folder, which has to reach the disk too.
+  folder = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(folder)
+  finally:
+    os.close(folder)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+  """Writes a dict of JSON types, whole or not at all."""
+  write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+class RunFolder:
+  """One run's files: ``config.json``, ``metrics.csv``, ``summary.json``, ``tensorboard/``.
+
+  Made by ``RunFolder.open``; a context manager. ``metrics.csv`` is the record, the TensorBoard
+  events are derived from it.
+
+  Attributes:
+    path: the folder.
+    resumed: whether the folder already held this run when it was opened.
+  """
+
+  def __init__(self, path: Path, resumed: bool):
+    self.path = path
+    self.resumed = resumed
+    self._writer: EventsWriter | None = None
+    rows, torn = _read_rows(self._metrics)
+    if torn:
+      _write_rows(self._metrics, rows)
+    self._columns = tuple(rows[0]) if rows else None
+    self._last_round = rows[-1]["round"] if rows else None
+
+  @classmethod
+  def open(
+    cls, path: str | os.PathLike, config: dict[str, Any], resume: bool = True
+  ) -> "RunFolder":
+    """Opens a new run's folder, or that of a run to go on with.
+
+    Args:
+      path: the folder, created with its parents where absent.
+      config: flag name to value, JSON types (tuples count as lists).
+      resume: whether the folder may already hold a run of the same config.
+
+    Returns:
+      The open folder. A last line of metrics torn by a kill is already dropped.
+
+    Raises:
+      UserError: the path is no usable folder, holds something other than a run, holds a run of
+        another config, or holds any run while ``resume`` is False.
+    """
+    path = Path(path).expanduser().absolute()
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    try:
+      path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+      raise UserError(
+        f"{path} cannot be a run folder because it, or a part of it, is a file; pass another "
+        "--workdir."
+      ) from error
+    except OSError as error:
+      raise UserError(
+        f"The run folder {path} cannot be created ({error.strerror}); pass a --workdir where you "
+        "may write."
+      ) from error
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+      raise UserError(
+        f"The run folder {path} is not writable; change its permissions or pass another --workdir."
+      )
+    file = path / _CONFIG
+    resumed = file.exists()
+    if resumed:
+      saved = _read_json(file)
+      if not resume:
+        raise UserError(
+          f"{path} already holds a run, and a run is never overwritten; resume it or pass another "
+          "--workdir."
+        )
+      differences = _differences(saved, json.loads(text))
+      if differences:
+        raise UserError(
+          f"{path} holds a run with other flags: {'; '.join(differences)}; pass the same flags or "
+          "another --workdir."
+        )
+    else:
+      # A kill while the very first file was written leaves only this, which is still a new run.
+      if any(entry.name != _CONFIG + ".tmp" for entry in path.iterdir()):
+        raise UserError(
+          f"{path} is not empty and holds no {_CONFIG}, so it is no run folder; pass an empty or "
+          "new --workdir."
+        )
+      try:
+        write_atomic(file, text.encode())
+      except OSError as error:
+        raise UserError(
+          f"{file} cannot be written ({error.strerror}); free some space or pass another --workdir."
+        ) from error
+    return cls(path, resumed)
+
+  @property
+  def _metrics(self) -> Path:
+    return self.path / _METRICS
+
+  def append(self, row: dict[str, Any]) -> None:
+    """Adds one evaluation to ``metrics.csv``, on the disk on return, and to TensorBoard.
+
+    Args:
+      row: column name to a scalar: int, float, str, or a zero-dimensional array. ``round`` is an
+        int above that of the row before. The columns are those of the first row, in any order.
+
+    Raises:
+      ValueError: the columns differ, ``round`` is missing or not increasing, or a text would not
+        read back as itself.
+      TypeError: a value is not a scalar of those types.
+    """
+    row = {name: _scalar(name, value) for name, value in row.items()}
+    if not isinstance(row.get("round"), int):
+      raise ValueError('A row of metrics needs an integer column "round".')
+    if self._last_round is not None and row["round"] <= self._last_round:
+      raise ValueError(
+        f"Round {row['round']} is not after round {self._last_round}, the last one written."
+      )
+    if self._columns is not None and set(row) != set(self._columns):
+      raise ValueError(
+        f"A row has the columns {sorted(row)}, and the first one had {sorted(self._columns)}."
+      )
+    columns = self._columns or tuple(row)
+    text = _lines([row], columns, header=self._columns is None)
+    with open(self._metrics, "ab") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    self._columns = columns
+    self._last_round = row["round"]
+    self._emit([row])
+
+  def rows(self) -> list[Row]:
+    """The rows of ``metrics.csv`` in order: ints, floats to the last bit, and strings.
+
+    Raises:
+      UserError: a line other than a torn last one does not read as a row.
+    """
+    return _read_rows(self._metrics)[0]
+
+  def cut_back(self, round: int) -> None:
+    """Forgets the rows after a round, so that a resumed run repeats none of them.
+
+    The events of TensorBoard are written anew from the rows that remain.
+
+    Args:
+      round: the last round to keep, that of the checkpoint the run goes on from.
+    """
+    kept = [row for row in self.rows() if row["round"] <= round]
+    if self._metrics.exists():
+      _write_rows(self._metrics, kept)
+    self._columns = tuple(kept[0]) if kept else None
+    self._last_round = kept[-1]["round"] if kept else None
+    self.close()
+    for file in (self.path / _EVENTS).glob(f"events.out.tfevents.*{_EVENTS_SUFFIX}"):
+      file.unlink()
+    if kept:
+      self._emit(kept)
+
+  def write_summary(self, summary: dict[str, Any]) -> None:
+    """Writes ``summary.json``, whole or not at all.
+
+    Args:
+      summary: JSON types.
+    """
+    write_json(self.path / _SUMMARY, summary)
+
+  def read_summary(self) -> dict[str, Any] | None:
+    """The content of ``summary.json``, or None where there is none yet.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    file = self.path / _SUMMARY
+    return _read_json(file) if file.exists() else None
+
+  def close(self) -> None:
+    """Closes the TensorBoard events; a later ``append`` opens new ones."""
+    if self._writer is not None:
+      self._writer.close()
+      self._writer = None
+
+  def __enter__(self) -> "RunFolder":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def _emit(self, rows: list[Row]) -> None:
+    if self._writer is None:
+      folder = self.path / _EVENTS
+      folder.mkdir(exist_ok=True)
+      # A name is made of the second alone, and two files of one second must not meet.
+      number = sum(1 for _ in folder.iterdir())
+      # The writer below SummaryWriter: it has no queue, so that a flush misses no event.
+      self._writer = EventsWriter(str(folder / "events"), f".{number}{_EVENTS_SUFFIX}")
+    for row in rows:
+      values = [
+        Summary.Value(tag=name, simple_value=value)
+        for name, value in row.items()
+        if name != "round" and not isinstance(value, str)
+      ]
+      self._writer.write_event(
+        Event(wall_time=time.time(), step=row["round"], summary=Summary(value=values))
+      )
+    self._writer.flush()
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+  try:
+    content = json.loads(file.read_text(encoding="utf-8"))
+  except OSError as error:
+    raise UserError(
+      f"{file} cannot be read ({error.strerror}); change its permissions or pass another --workdir."
+    ) from error
+  except ValueError as error:
+    raise UserError(
+      f"{file} is damaged and does not read as JSON; restore it or pass another --workdir."
+    ) from error
+  if not isinstance(content, dict):
+    raise UserError(
+      f"{file} is damaged and holds no JSON object; restore it or pass another --workdir."
+    )
+  return content
+
+
+def _differences(saved: dict[str, Any], new: dict[str, Any]) -> list[str]:
+  # Compared as JSON text: NaN equals itself there, and True does not equal 1.
+  def describe(config, name):
+    return json.dumps(config[name], sort_keys=True) if name in config else "absent"
+
+  pairs = ((name, describe(saved, name), describe(new, name)) for name in sorted({*saved, *new}))
+  return [f"--{n} was {old} in this folder and is {now} now" for n, old, now in pairs if old != now]
+
+
+def _scalar(name: str, value: Any) -> int | float | str:
+  if getattr(value, "shape", None) == () and hasattr(value, "item"):
+    value = value.item()
+  if isinstance(value, str):
+    if "\n" in value or "\r" in value or not isinstance(_parse(value), str):
+      raise ValueError(f"The text {value!r} in column {name!r} would not read back as itself.")
+    return value
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    raise TypeError(f"Column {name!r} holds {value!r}; a metric is an int, a float or a str.")
+  return value
+
+
+def _parse(text: str) -> int | float | str:
+  if _INTEGER.fullmatch(text):
+    return int(text)
+  return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def _format(value: int | float | str) -> str:
+  if isinstance(value, float) and math.isnan(value):
+    return "nan"
+  return value if isinstance(value, str) else repr(value)
+
+
+def _lines(rows: list[Row], columns: tuple[str, ...], header: bool) -> bytes:
+  buffer = io.StringIO()
+  writer = csv.writer(buffer, lineterminator="\n")
+  if header:
+    writer.writerow(columns)
+  writer.writerows([_format(row[name]) for name in columns] for row in rows)
+  return buffer.getvalue().encode()
+
+
+def _write_rows(path: Path, rows: list[Row]) -> None:
+  write_atomic(path, _lines(rows, tuple(rows[0]), header=True) if rows else b"")
+
+
+def _read_rows(path: Path) -> tuple[list[Row], bool]:
+  """The complete rows of a file, and whether an incomplete last line was left out."""
+  if not path.exists():
+    return [], False
+  # A line is written with its end in one go, so that one without an end is torn.
+  whole, _, tail = path.read_bytes().rpartition(b"\n")
+  try:
+    header, *lines = csv.reader(io.StringIO(whole.decode(), newline="")) if whole else [[]]
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise UserError(
+      f"{path} is damaged and does not read as CSV text; restore it or pass another --workdir."
+    ) from error
+  rows = []
+  for number, line in enumerate(lines, start=2):
+    row = dict(zip(header, map(_parse, line), strict=False))
+    if len(line) != len(header) or not isinstance(row.get("round"), int):
+      raise UserError(
+        f"Line {number} of {path} is damaged; repair the line or pass another --workdir."
+      )
+    rows.append(row)
+  # A header alone, its row torn off, is as good as nothing: the next row writes it again.
+  return rows, bool(tail) or (bool(whole) and not rows)

@@ -1,0 +1,69 @@
+"""Learning rates over rounds."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fedjax_norm.errors import UserError
+
+SCHEDULES = ("constant", "cosine", "step", "polynomial", "exponential")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """The client's learning rate by round.
+
+  Attributes:
+    rate: the base rate.
+    kind: of ``SCHEDULES``.
+    warmup_rounds: rounds of linear warm-up to the base rate; the schedule goes on underneath.
+    boundaries: the rounds at which ``step`` multiplies the rate by ``factor``.
+    factor: of ``step`` at each boundary; of ``exponential`` over the whole run.
+    power: of ``polynomial``: rate (1 - round / rounds)^power (paper 004, tables 3 and 5).
+  """
+
+  rate: float
+  kind: str = "constant"
+  warmup_rounds: int = 0
+  boundaries: tuple[int, ...] = ()
+  factor: float = 0.1
+  power: float = 1.0
+
+  def __post_init__(self):
+    if self.kind not in SCHEDULES:
+      raise UserError(f"unknown schedule {self.kind!r}; choose one of {', '.join(SCHEDULES)}.")
+    if not (np.isfinite(self.rate) and self.rate > 0):
+      raise UserError(f"the learning rate is {self.rate}; it must be a positive number.")
+    if self.warmup_rounds < 0:
+      raise UserError(f"the warm-up takes {self.warmup_rounds} rounds; it must be 0 or more.")
+    if (self.kind == "step") != bool(self.boundaries):
+      raise UserError("the step schedule and its boundaries go together; give both or neither.")
+    if any(b <= 0 for b in self.boundaries) or list(self.boundaries) != sorted(
+      set(self.boundaries)
+    ):
+      raise UserError(f"the boundaries {self.boundaries} must be positive and rising.")
+    if not self.factor > 0 or not self.power > 0:
+      raise UserError("a schedule's factor and power must be positive.")
+
+  def rates(self, rounds: int) -> np.ndarray:
+    """The rate of every round: [rounds] float32."""
+    match self.kind:
+      case "constant":
+        schedule = optax.constant_schedule(self.rate)
+      case "cosine":
+        schedule = optax.cosine_decay_schedule(self.rate, rounds)
+      case "step":
+        scales = dict.fromkeys(self.boundaries, self.factor)
+        schedule = optax.piecewise_constant_schedule(self.rate, scales)
+      case "polynomial":
+        schedule = optax.polynomial_schedule(self.rate, 0.0, self.power, rounds)
+      case _:
+        schedule = optax.exponential_decay(self.rate, rounds, self.factor)
+    index = jnp.arange(rounds)
+    rates = jnp.broadcast_to(jax.vmap(schedule)(index), (rounds,))
+    if self.warmup_rounds:
+      rates *= jnp.minimum(1.0, (index + 1) / self.warmup_rounds)
+    return np.asarray(rates, np.float32)

@@ -1,0 +1,95 @@
+"""What is to be learnt: a source, its partition over clients, a model and the preprocessing."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from flax import linen as nn
+
+from fedjax_norm import models
+from fedjax_norm.data import partition as partitions
+from fedjax_norm.data.augment import client_strengths
+from fedjax_norm.data.examples import Source
+from fedjax_norm.data.federated import FederatedData, Transform, federate
+from fedjax_norm.data.partition import Partition
+from fedjax_norm.data.preprocess import Preprocess, make_transforms
+from fedjax_norm.errors import UserError
+from fedjax_norm.norm import NormSpec
+from fedjax_norm.typing import Array
+
+
+class Task(NamedTuple):
+  """A federation and its model.
+
+  Attributes:
+    model: the model, unbound to any axis.
+    source: the data it came from.
+    data: the federation, host arrays.
+    counts: [K, C] training examples by client and class.
+    transform: of training images.
+    plain_transform: of training images, without augmentation.
+    eval_transform: of test images.
+  """
+
+  model: nn.Module
+  source: Source
+  data: FederatedData
+  counts: np.ndarray
+  transform: Transform
+  plain_transform: Transform
+  eval_transform: Callable[[Array], Array]
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C)."""
+    return self.source.train.images.shape[1:]
+
+  @property
+  def num_classes(self) -> int:
+    """C."""
+    return len(self.source.class_names)
+
+
+def make_task(
+  source: Source,
+  partition: Partition,
+  norm: NormSpec,
+  model: str = "tiny",
+  *,
+  preprocess: Preprocess | None = None,
+  feature_scale: float = 1.0,
+  stem: str = "auto",
+) -> Task:
+  """Puts a task together.
+
+  Args:
+    source: the data.
+    partition: of its training examples over clients.
+    norm: after each convolution.
+    model: a key of ``models.MODELS``.
+    preprocess: of the images.
+    feature_scale: the largest strength of the feature shift, if the preprocessing has one.
+    stem: of ResNets.
+
+  Raises:
+    UserError: a model that does not fit the images or the norm.
+  """
+  preprocess = preprocess or Preprocess()
+  train = source.train
+  if len(partition.order) != len(train.labels):
+    raise UserError(
+      f"the partition divides {len(partition.order)} examples and the source has "
+      f"{len(train.labels)}; make it from this source's labels."
+    )
+  num_classes = len(source.class_names)
+  strengths = None
+  if preprocess.feature_shift:
+    num_clients = len(partition.offsets) - 1
+    strengths = client_strengths(preprocess.feature_shift, num_clients, feature_scale)
+  return Task(
+    models.create(model, norm, num_classes, train.images.shape[1:], stem),
+    source,
+    federate(train, partition, strengths),
+    partitions.counts(partition, train.labels, num_classes),
+    *make_transforms(preprocess, train.images),
+  )

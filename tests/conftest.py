@@ -1,0 +1,64 @@
+"""Two host devices for every test, and the small things that many tests share."""
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from fedjax_norm import nodes
+from fedjax_norm.data.examples import Examples, Source
+from fedjax_norm.models.layers import Conv, Dense
+from fedjax_norm.norm import Mode, Norm, NormSpec
+
+nodes.use_host_devices(2)  # the imports above have not started JAX
+
+
+class TinyNet(nn.Module):
+  """A 3x3 convolution of 8 channels, the norm, mean pool and a dense layer."""
+
+  norm: NormSpec
+  num_classes: int = 4
+  stride: int = 1
+  dropout: float = 0.0
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mode: Mode) -> jax.Array:
+    x = Conv(8, (3, 3), self.norm, strides=(self.stride, self.stride))(x, mode)
+    x = jax.nn.relu(Norm(self.norm)(x, mode)).mean((1, 2))
+    if self.dropout:
+      x = nn.Dropout(self.dropout, deterministic=not (mode.train and mode.dropout))(x)
+    return Dense(self.num_classes, self.norm)(x, mode)
+
+
+def make_tiny_source(
+  num_train: int = 60, num_test: int = 21, size: int = 6, classes: int = 4, seed: int = 0
+) -> Source:
+  """Images of one channel: a bright row per class on noise, so that the classes can be learnt."""
+  rng = np.random.default_rng(seed)
+
+  def examples(count: int) -> Examples:
+    labels = (np.arange(count) % classes).astype(np.int32)
+    images = rng.uniform(0, 0.6, (count, size, size, 1)).astype(np.float32)
+    images[np.arange(count), labels % size] += 0.4
+    return Examples(images, labels)
+
+  names = tuple(f"class {c}" for c in range(classes))
+  return Source("rows", examples(num_train), examples(num_test), names)
+
+
+@pytest.fixture(scope="session")
+def tiny_source() -> Source:
+  """60 training and 21 test images, 6x6x1, of 4 classes."""
+  return make_tiny_source()
+
+
+@pytest.fixture(scope="session")
+def make_source():
+  """Makes a source like ``tiny_source`` of other sizes: see ``make_tiny_source``."""
+  return make_tiny_source
+
+
+@pytest.fixture(scope="session")
+def tiny_net() -> type[TinyNet]:
+  """The class of the small model: ``tiny_net(norm=spec)``."""
+  return TinyNet

@@ -1,0 +1,161 @@
+"""Augmentation against NumPy, and that examples do not depend on each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_norm.data import augment
+from fedjax_norm.errors import UserError
+
+IMAGES = np.random.default_rng(0).random((64, 6, 5, 3), np.float32) + 0.1
+
+
+def test_uint8_is_divided_by_255_and_floats_are_kept():
+  np.testing.assert_allclose(
+    augment.to_float(jnp.asarray([0, 51, 255], jnp.uint8)), [0, 0.2, 1], rtol=1e-6
+  )
+  halves = augment.to_float(jnp.asarray([0.5, 2.0], jnp.float16))
+  assert halves.dtype == jnp.float32
+  np.testing.assert_array_equal(halves, [0.5, 2.0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_statistics_standardise_to_zero_mean_and_unit_deviation(dtype):
+  rng = np.random.default_rng(1)
+  images = rng.random((1500, 4, 4, 3)) * [0.5, 1.0, 0.2]  # more than one chunk
+  images = (images * 255).astype(np.uint8) if dtype == np.uint8 else images.astype(np.float32)
+  mean, std = augment.channel_statistics(images)
+  reference = images / 255.0 if dtype == np.uint8 else images.astype(np.float64)
+  np.testing.assert_allclose(mean, reference.mean((0, 1, 2)), rtol=1e-5)
+  np.testing.assert_allclose(std, reference.std((0, 1, 2)), rtol=1e-5)
+  result = np.asarray(augment.standardise(augment.to_float(jnp.asarray(images)), mean, std))
+  np.testing.assert_allclose(result.mean((0, 1, 2)), 0, atol=1e-4)
+  np.testing.assert_allclose(result.std((0, 1, 2)), 1, atol=1e-4)
+
+
+def test_a_constant_channel_stays_finite():
+  mean, std = augment.channel_statistics(np.full((3, 2, 2, 1), 0.25, np.float32))
+  assert mean == np.float32(0.25)
+  assert std == np.float32(0.001)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 2, 1), (4, 2, 2)])
+def test_statistics_of_no_images_are_refused(shape):
+  with pytest.raises(UserError, match="Channel statistics"):
+    augment.channel_statistics(np.zeros(shape, np.float32))
+
+
+def windows(image, pad, flip):
+  """Every result a random crop may have, with its offsets and whether it is mirrored."""
+  padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+  height, width, _ = image.shape
+  for top in range(2 * pad + 1):
+    for left in range(2 * pad + 1):
+      crop = padded[top : top + height, left : left + width]
+      yield (top, left, False), crop
+      if flip:
+        yield (top, left, True), crop[:, ::-1]
+
+
+@pytest.mark.parametrize(("pad", "flip"), [(2, True), (1, False), (0, True)])
+def test_each_result_is_one_window_and_all_kinds_occur(pad, flip):
+  results = np.asarray(
+    jax.jit(augment.crop_flip, static_argnums=(2, 3))(jax.random.key(3), IMAGES, pad, flip)
+  )
+  seen = []
+  for image, result in zip(IMAGES, results, strict=True):
+    matches = [what for what, crop in windows(image, pad, flip) if np.array_equal(crop, result)]
+    assert len(matches) == 1
+    seen += matches
+  tops, lefts, flips = zip(*seen, strict=True)
+  assert set(tops) == set(lefts) == set(range(2 * pad + 1))
+  assert set(flips) == ({False, True} if flip else {False})
+
+
+def test_no_crop_and_no_flip_is_the_identity():
+  np.testing.assert_array_equal(augment.crop_flip(jax.random.key(0), IMAGES, 0, False), IMAGES)
+
+
+def test_an_example_is_cropped_alike_in_any_company():
+  key = jax.random.key(5)
+  whole = augment.crop_flip(key, IMAGES)
+  np.testing.assert_array_equal(augment.crop_flip(key, IMAGES[:7]), whole[:7])
+  others = IMAGES.copy()
+  others[1:] = 0
+  np.testing.assert_array_equal(augment.crop_flip(key, others)[0], whole[0])
+
+
+def test_crops_differ_by_key_and_work_under_vmap():
+  keys = jax.random.split(jax.random.key(0), 2)
+  batches = jnp.stack([IMAGES, IMAGES])
+  both = jax.vmap(augment.crop_flip)(keys, batches)
+  np.testing.assert_array_equal(both[1], augment.crop_flip(keys[1], IMAGES))
+  assert not np.array_equal(both[0], both[1])
+
+
+def test_negative_padding_is_refused():
+  with pytest.raises(UserError, match="at least 0"):
+    augment.crop_flip(jax.random.key(0), IMAGES, -1)
+
+
+def test_noise_belongs_to_the_example_and_scales_with_the_strength():
+  key = jax.random.key(1)
+  ids = jnp.arange(64) + 10
+  once = augment.feature_shift(IMAGES, "noise", 0.5, ids, key)
+  order = np.random.default_rng(2).permutation(64)
+  again = augment.feature_shift(IMAGES[order], "noise", 0.5, ids[order], key)
+  np.testing.assert_array_equal(again, once[order])
+  noise = np.asarray(once - IMAGES) / 0.5
+  assert abs(noise.mean()) < 0.05
+  assert abs(noise.std() - 1) < 0.05
+  assert not np.allclose(noise[0], noise[1])
+  twice = augment.feature_shift(IMAGES, "noise", 1.0, ids, key)
+  np.testing.assert_allclose(twice - IMAGES, 2 * (once - IMAGES), atol=1e-5)
+
+
+def test_brightness_adds_the_strength_and_zero_does_nothing():
+  ids = jnp.arange(64)
+  key = jax.random.key(1)
+  brighter = augment.feature_shift(IMAGES, "brightness", -0.25, ids, key)
+  np.testing.assert_allclose(brighter, IMAGES - 0.25, rtol=1e-6)
+  for kind in augment.SHIFT_KINDS:
+    np.testing.assert_array_equal(augment.feature_shift(IMAGES, kind, 0.0, ids, key), IMAGES)
+
+
+def test_shifts_can_be_mapped_over_clients():
+  strengths = jnp.asarray(augment.client_strengths("noise", 3, 0.3))
+  batches = jnp.stack([IMAGES[:4]] * 3)
+  ids = jnp.arange(12).reshape(3, 4)
+  key = jax.random.key(0)
+  mapped = jax.jit(jax.vmap(lambda x, s, i: augment.feature_shift(x, "noise", s, i, key)))(
+    batches, strengths, ids
+  )
+  for k in range(3):
+    alone = augment.feature_shift(batches[k], "noise", strengths[k], ids[k], key)
+    np.testing.assert_allclose(mapped[k], alone, atol=1e-6)
+
+
+def test_strengths_are_evenly_spaced():
+  np.testing.assert_allclose(augment.client_strengths("noise", 5, 1.0), [0, 0.25, 0.5, 0.75, 1])
+  np.testing.assert_allclose(augment.client_strengths("brightness", 3, 0.2), [-0.2, 0, 0.2])
+  np.testing.assert_array_equal(augment.client_strengths("brightness", 1, 0.2), [0])
+
+
+@pytest.mark.parametrize(
+  ("kind", "clients", "scale", "words"),
+  [
+    ("blur", 2, 1.0, "noise, brightness"),
+    ("noise", 0, 1.0, "number of clients"),
+    ("noise", 2, -1.0, "scale"),
+    ("noise", 2, float("nan"), "scale"),
+  ],
+)
+def test_bad_strengths_are_refused(kind, clients, scale, words):
+  with pytest.raises(UserError, match=words):
+    augment.client_strengths(kind, clients, scale)
+
+
+def test_an_unknown_shift_is_refused():
+  with pytest.raises(UserError, match="blur"):
+    augment.feature_shift(IMAGES, "blur", 1.0, jnp.arange(64), jax.random.key(0))
