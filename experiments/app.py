@@ -5,53 +5,73 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import jax
 from absl import app, flags, logging
 
-from experiments.flags import Config, parse
+from experiments.flags import Config, define, parse
 from fedjax_norm import nodes
 from fedjax_norm.errors import DivergedError, UserError
 
 
-def run(main: Callable[[Config], None]) -> None:
-  """Parses the flags and runs a binary; an error a user can act on is one sentence.
+def run(main: Callable[[Any], None], config: type = Config, **defaults: Any) -> None:
+  """Runs a binary on the command line's flags and exits.
 
-  Exits with 2 for bad input, 1 for a run that failed, 130 when interrupted.
+  Args:
+    main: the binary's own work.
+    config: the dataclass of its flags.
+    **defaults: of flags, other than the class's.
   """
+  define(config, **defaults)
 
   def guarded(argv: Sequence[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that it does not find
+    sys.exit(execute(main, config, flags.FLAGS, argv[1:]))
+
+  def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
-      if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
-      config = parse()
-      _start_devices(config)
-      main(config)
-    except DivergedError as error:
-      _fail(error, 1)
-    except UserError as error:
-      _fail(error, 2)
-    except OSError as error:
-      _fail(error, 1)
-    except KeyboardInterrupt:
-      _fail("interrupted; what was saved stays, and the same --workdir goes on from it.", 130)
+      return flags.FLAGS(list(argv))
+    except flags.Error as error:
+      sys.exit(_say(error, 2))
 
-  app.run(guarded, flags_parser=_parse)
+  app.run(guarded, flags_parser=parse_flags)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def execute(
+  main: Callable[[Any], None], config: type, values: flags.FlagValues, rest: Sequence[str] = ()
+) -> int:
+  """Runs a binary on parsed flags; an error a user can act on is one sentence.
+
+  Args:
+    main: the binary's own work.
+    config: the dataclass of its flags.
+    values: the parsed flags.
+    rest: what the command line holds besides.
+
+  Returns:
+    The exit code: 0, 2 for bad input, 1 for a run that failed, 130 when interrupted.
+  """
   try:
-    return flags.FLAGS(list(argv))
-  except flags.Error as error:
-    _fail(" ".join(str(error).split()), 2)
-    raise
+    if rest:
+      raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value.")
+    parsed = parse(config, values)
+    _start_devices(parsed)
+    main(parsed)
+  except DivergedError as error:
+    return _say(error, 1)
+  except UserError as error:
+    return _say(error, 2)
+  except OSError as error:
+    return _say(error, 1)
+  except KeyboardInterrupt:
+    return _say("interrupted; what was saved stays, and the same --workdir goes on from it.", 130)
+  return 0
 
 
-def _fail(message: object, code: int) -> None:
-  print(f"error: {message}", file=sys.stderr)
-  sys.exit(code)
+def _say(message: object, code: int) -> int:
+  print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+  return code
 
 
 def _start_devices(config: Config) -> None:
@@ -76,9 +96,3 @@ def new_folder(config: Config, name: str) -> Path:
   while path.exists():
     path, number = base.with_name(f"{base.name}-{number}"), number + 1
   return path
-
-
-def describe_machine() -> str:
-  """The devices in use, for the start of a run."""
-  devices = jax.devices()
-  return f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"

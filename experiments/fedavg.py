@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import app, build, report
-from experiments.flags import Config, define
+from experiments.flags import Config
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.fedavg import initial_variables, make_fedavg
 from fedjax_norm.training.loop import Program, summary, train
@@ -60,5 +60,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-  define()
   app.run(main)

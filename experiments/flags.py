@@ -168,18 +168,20 @@ class Config:
     return {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
 
 
-def define(config: type = Config, **defaults: Any) -> None:
+def define(config: type = Config, values: flags.FlagValues = flags.FLAGS, **defaults: Any) -> None:
   """Defines the flags of a config's fields.
 
   Args:
     config: the dataclass.
+    values: where the flags are defined.
     **defaults: other defaults than the class's, for a binary of its own.
   """
   for field in dataclasses.fields(config):
     options = dict(field.metadata)
     definer, text = options.pop("define"), options.pop("help")
     positional = (options.pop("enum_values"),) if "enum_values" in options else ()
-    definer(field.name, defaults.get(field.name, field.default), *positional, text, **options)
+    default = defaults.get(field.name, field.default)
+    definer(field.name, default, *positional, text, flag_values=values, **options)
 
 
 def parse(config: type = Config, values: flags.FlagValues = flags.FLAGS) -> Any:

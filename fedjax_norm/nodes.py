@@ -150,7 +150,8 @@ def create(
   ``auto`` divides the nodes over the devices when there are several (shard_map), and otherwise
   uses vmap on an accelerator and scan on a CPU, where per-client kernels make a vmapped convolution
   slow. Within a device, a CPU runs one node after another and an accelerator all at once, unless
-  the nodes must run in lock-step or ``chunk`` says otherwise.
+  the nodes must run in lock-step or ``chunk`` says otherwise. In lock-step no node may fill up a
+  device, for the others would hear it: as many devices are used as divide the nodes.
 
   Args:
     backend: one of ``BACKENDS``.
@@ -176,12 +177,14 @@ def create(
     raise UserError(f"--backend=scan runs one node at a time; drop --chunk={chunk} or use vmap.")
   devices = devices or jax.devices()
   devices = devices[: max(1, min(len(devices), num_nodes))]
+  while lockstep and num_nodes % len(devices):
+    devices = devices[:-1]
   one_by_one = devices[0].platform == "cpu" and not lockstep
   if backend == "auto":
     if len(devices) > 1:
       backend = "shard_map"
     else:
-      backend = "scan" if one_by_one and not chunk else "vmap"
+      backend = "scan" if one_by_one and chunk is None else "vmap"
   if backend in ("vmap", "scan"):
     return Nodes(backend, 1 if backend == "scan" else chunk or 0)
   if chunk is None:

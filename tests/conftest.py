@@ -1,5 +1,7 @@
 """Two host devices for every test, and the small things that many tests share."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,25 @@ from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.norm import Mode, Norm, NormSpec
 
 nodes.use_host_devices(2)  # the imports above have not started JAX
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compilation_cache(tmp_path_factory):
+  """Compiles a program once a session, however many tests (and processes of theirs) run it."""
+  base = tmp_path_factory.getbasetemp()
+  folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compilation_cache"
+  settings = {
+    "JAX_COMPILATION_CACHE_DIR": str(folder),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+  }
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in settings.items():
+      patch.setenv(name, value)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    yield
 
 
 class TinyNet(nn.Module):

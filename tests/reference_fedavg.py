@@ -24,7 +24,7 @@ Flat = dict[str, np.ndarray]
 
 
 def flat(tree: Any) -> Flat:
-  """A nested dict as float64 arrays by path."""
+  """A nested dict, or a flat one, as float64 arrays by path."""
   return {k: np.asarray(v, np.float64) for k, v in flatten_dict(tree, sep="/").items()}
 
 
@@ -35,7 +35,7 @@ def nested(leaves: Flat) -> Any:
 
 @functools.cache
 def gradient(model) -> Callable:
-  """(variables, images, labels, mask, step, key) -> (gradient, new batch_stats) of the mean loss."""
+  """(variables, *batch, step, key) -> (gradient of the mean loss, new batch_stats)."""
 
   @jax.jit
   def run(variables, images, labels, mask, step, key):
@@ -64,10 +64,17 @@ def batch_gradient(model, params, stats, batch, step=0, key=None) -> tuple[Flat,
   return flat(grads), flat(stats)
 
 
+@functools.cache
+def _draw(batch_size: int, transform) -> Callable:
+  return jax.jit(
+    lambda data, client, step, key: draw(data, client, step, batch_size, transform, key)
+  )
+
+
 def batch_drawer(data: FederatedData, batch_size: int, transform, key) -> Callable:
   """(client, step) -> that batch, by the library's own ``draw``."""
-  run = jax.jit(lambda client, step: draw(data, client, step, batch_size, transform, key))
-  return lambda client, step: run(jnp.int32(client), jnp.int32(step))
+  data, run = jax.tree.map(jnp.asarray, data), _draw(batch_size, transform)
+  return lambda client, step: run(data, jnp.int32(client), jnp.int32(step), key)
 
 
 def sgd_step(config, params: Flat, trace: Flat, grads: Flat, anchor: Flat, rate: float):

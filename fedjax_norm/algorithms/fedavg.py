@@ -111,7 +111,10 @@ class ClientState(NamedTuple):
 
 
 def make_server_optimizer(config: FedAvgConfig) -> optax.GradientTransformation:
-  """The server's optimizer; Adam, Yogi and Adagrad have tau = 1e-3 (Reddi et al. 2021)."""
+  """The server's optimizer; Adam, Yogi and Adagrad have tau = 1e-3 (Reddi et al. 2021).
+
+  Adagrad's stands under the root, as tau^2.
+  """
   rate = config.server_rate
   match config.server_optimizer:
     case "sgd":
@@ -123,7 +126,7 @@ def make_server_optimizer(config: FedAvgConfig) -> optax.GradientTransformation:
     case "yogi":
       return optax.yogi(rate, b1=0.9, b2=0.99, eps=1e-3)
     case _:
-      return optax.adagrad(rate, initial_accumulator_value=0.0, eps=1e-3)
+      return optax.adagrad(rate, initial_accumulator_value=0.0, eps=1e-6)
 
 
 def fedavg(

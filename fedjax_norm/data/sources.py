@@ -51,8 +51,8 @@ def _prepared(name: str, data_dir: str | None, image_size: int | None) -> Source
   known = f"the sources are {', '.join(BUILT_IN)}"
   if data_dir is None:
     raise UserError(
-      f"There is no data source {name!r} without a data folder; {known}, and with a data folder the"
-      " TFDS sets prepared there."
+      f"There is no data source {name!r} without a folder of TFDS sets; {known}, and with data_dir"
+      " the sets prepared there."
     )
   available = tfds_source.prepared(data_dir)
   if name not in available:

@@ -38,7 +38,7 @@ class _Linear(nn.Module):
     if not spec.weight_norm:
       y = linear(x, v)
       return y if bias is None else y + bias
-    length = jnp.sqrt((v**2).sum(range(v.ndim - 1)))
+    length = jnp.sqrt((v**2).sum(tuple(range(v.ndim - 1))))
     g = self.param("kernel_scale", lambda _: length)
     if mode.data_init and not self.is_initializing():
       t = linear(x, v / length)

@@ -26,7 +26,8 @@ def ceil_pads(shape: tuple[int, int], size: int, stride: int) -> Pads:
   """Pads after the last row and column, so that windows cover all of the image (Caffe's rule)."""
 
   def after(extent: int) -> int:
-    positions = max(-(-(extent - size) // stride), 0) + 1
+    # The last window begins inside the image, also where the stride exceeds the size.
+    positions = max(min(-(-(extent - size) // stride), (extent - 1) // stride), 0) + 1
     return max((positions - 1) * stride + size - extent, 0)
 
   return (0, after(shape[0])), (0, after(shape[1]))

@@ -100,8 +100,12 @@ def make_fedavg(
     )
   if eval_batch_size < 1:
     raise UserError(f"eval_batch_size is {eval_batch_size}; it must be at least 1.")
-  cohort = loop.cohort or data.num_clients
-  mapping = nodes.create(backend, num_nodes=cohort, chunk=chunk, lockstep=spec.across_nodes)
+  mapping = nodes.create(
+    backend,
+    num_nodes=loop.cohort_of(data.num_clients),
+    chunk=chunk,
+    lockstep=spec.across_nodes,
+  )
   every = nodes.create("auto", num_nodes=data.num_clients)
 
   refresh, refresh_cost = None, comm.Traffic()

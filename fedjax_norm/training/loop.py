@@ -52,6 +52,16 @@ class LoopConfig:
       if getattr(self, field) < 0:
         raise UserError(f"{field} is {getattr(self, field)}; it must be 0 or more.")
 
+  def cohort_of(self, num_clients: int) -> int:
+    """The number of clients a round in a population.
+
+    Raises:
+      UserError: the cohort is larger than the population.
+    """
+    if self.cohort > num_clients:
+      raise UserError(f"a cohort of {self.cohort} cannot be drawn from {num_clients} clients.")
+    return self.cohort or num_clients
+
 
 class Phase(NamedTuple):
   """A stretch of training with one static spec: one compiled program.
@@ -184,9 +194,7 @@ def train(
     DivergedError: a loss is not finite; what was saved before stays.
   """
   num_clients = data.num_clients
-  cohort = config.cohort or num_clients
-  if cohort > num_clients:
-    raise UserError(f"a cohort of {cohort} cannot be drawn from {num_clients} clients.")
+  cohort = config.cohort_of(num_clients)
   place = _placer(program.nodes)
   key = place(jax.random.key(config.seed))
   sizes = np.asarray(data.sizes)

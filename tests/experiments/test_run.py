@@ -1,0 +1,191 @@
+"""``experiments.fedavg`` as a user runs it."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from experiments_helpers import SMALL
+
+from fedjax_norm.training.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared"
+
+
+def read(folder: Path) -> list[dict[str, str]]:
+  """The rows of metrics.csv without what a clock decides."""
+  with open(folder / "metrics.csv", newline="") as file:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def parameters(folder: Path) -> dict[str, bytes]:
+  """The bits of the last checkpoint, but for the clock."""
+  newest = max((f for f in (folder / "checkpoints").iterdir() if f.name.isdigit()), key=_round)
+  import orbax.checkpoint as ocp
+
+  with ocp.StandardCheckpointer() as reader:
+    tree = reader.restore((newest / "arrays").absolute())
+  return {k: np.asarray(v).tobytes() for k, v in tree.items() if "seconds" not in k}
+
+
+def _round(folder: Path) -> int:
+  return int(folder.name)
+
+
+def test_a_run_writes_its_folder_and_says_so(fedavg_run):
+  result = fedavg_run("--norm=fixbn", "--workdir=run", "--evaluate_clients=4")
+  assert result.code == 0, result.err
+  folder = Path("run")
+  names = {path.name for path in folder.iterdir()}
+  pictures = {"partition.png", "learning_curves.png", "clients.png"}
+  assert names >= pictures | {"metrics.csv", "config.json", "summary.json", "tensorboard"}
+  rows, summary = read(folder), json.loads((folder / "summary.json").read_text())
+  assert [row["round"] for row in rows] == ["2", "4"]
+  assert [row["phase"] for row in rows] == ["explore", "calibrate"]
+  wanted = {"top1", "top5", "loss", "rounds", "bytes_up", "bytes_down", "round_trips", "seconds"}
+  assert summary.keys() >= wanted
+  assert summary["top1"] == float(rows[-1]["top1"])
+  assert summary["frozen_at"] == 2
+  assert summary["round_trips"] == 4
+  # 4 clients send the model (tiny with 4 classes: 56,164 parameters) in each of 4 rounds, and the
+  # statistics (160 means and variances) in the two before the freeze.
+  assert summary["bytes_up"] == 4 * 4 * (4 * 56_164 + 4 * 320 // 2)
+  assert summary["bytes_down"] == 4 * 4 * 4 * (56_164 + 320)
+  for text in (f"{summary['top1']:.2%}", "shard_map over 2 cpu devices", "56,164 parameters"):
+    assert text in result.out
+
+
+def test_the_same_flags_give_the_same_bits_and_another_seed_does_not(fedavg_run):
+  arguments = ("--norm=bn", "--cohort=3", "--augment")
+  for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+    assert fedavg_run(*arguments, f"--workdir={folder}", f"--seed={seed}").code == 0
+  assert read(Path("a")) == read(Path("b"))
+  assert parameters(Path("a")) == parameters(Path("b"))
+  assert parameters(Path("a")) != parameters(Path("c"))
+
+
+def test_seeds_repeat_a_run(fedavg_run):
+  result = fedavg_run("--norm=gn", "--seeds=3", "--seed=5", "--workdir=run")
+  assert result.code == 0, result.err
+  losses = []
+  for seed in (5, 6, 7):
+    folder = Path("run") / f"seed_{seed}"
+    losses.append(json.loads((folder / "summary.json").read_text())["loss"])
+    assert json.loads((folder / "config.json").read_text())["seed"] == seed
+  total = json.loads((Path("run") / "summary.json").read_text())
+  np.testing.assert_allclose(total["loss"], np.mean(losses))
+  np.testing.assert_allclose(total["loss_std"], np.std(losses, ddof=1))
+  # A seed of several is the run of that seed alone, although the program is shared.
+  assert fedavg_run("--norm=gn", "--seed=6", "--workdir=alone").code == 0
+  assert parameters(Path("alone")) == parameters(Path("run") / "seed_6")
+
+
+def test_a_finished_run_is_not_run_again(fedavg_run):
+  fedavg_run("--workdir=run")
+  before = (Path("run") / "metrics.csv").read_bytes()
+  result = fedavg_run("--workdir=run")
+  assert result.code == 0
+  assert (Path("run") / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    ("--norm=fixbn", "--freeze_round=7", "--cohort=3"),
+    ("--norm=fixbn", "--freeze_round=auto", "--client_momentum=global"),
+    ("--norm=bn", "--fedbn", "--cohort=3"),
+  ],
+)
+def test_a_killed_run_goes_on_to_the_same_bits(fedavg_run, options, tmp_path):
+  """SIGKILL at random moments, then the same command: the bits of an undisturbed run."""
+  options = ("--rounds=24", "--eval_every=4", *options)
+  assert fedavg_run(*options, "--workdir=whole").code == 0
+  command = [sys.executable, "-m", "experiments.fedavg", *SMALL, *options]
+  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+  chance = random.Random(str(options))
+  metrics = tmp_path / "killed" / "metrics.csv"
+  with subprocess.Popen([*command, "--workdir=killed"], env=environment, cwd=tmp_path) as run:
+    while not metrics.exists() and run.poll() is None:
+      time.sleep(0.01)
+    time.sleep(chance.uniform(0, 0.3))
+    run.send_signal(signal.SIGKILL)
+  # A kill can tear the row that is being written.
+  with open(metrics, "a") as file:
+    file.write("21,expl")
+  checkpoint = Checkpoints(tmp_path / "killed" / "checkpoints").latest()
+  assert checkpoint is None or 0 < checkpoint <= 24
+  result = fedavg_run(*options, "--workdir=killed")
+  assert result.code == 0, result.err
+  assert read(Path("killed")) == read(Path("whole"))
+  assert parameters(Path("killed")) == parameters(Path("whole"))
+
+
+def test_more_checkpoints_than_rows_or_rows_than_checkpoints(fedavg_run):
+  """A kill between the row and its checkpoint: the row is cut and written again, once."""
+  fedavg_run("--workdir=whole", "--norm=bn")
+  fedavg_run("--workdir=killed", "--norm=bn")
+  newest = Path("killed") / "checkpoints" / "4"
+  newest.rename(Path("aside"))
+  assert fedavg_run("--workdir=killed", "--norm=bn").code == 0
+  assert read(Path("killed")) == read(Path("whole"))
+  assert parameters(Path("killed")) == parameters(Path("whole"))
+
+
+def test_a_natural_partition_from_a_file(fedavg_run):
+  rng = np.random.default_rng(0)
+  labels = np.arange(40) % 4
+  images = rng.uniform(0, 1, (40, 6, 6, 1)).astype(np.float32)
+  clients = np.repeat([0, 1, 2], [5, 15, 20])
+  np.savez(
+    "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels, client_train=clients
+  )
+  result = fedavg_run("--data=npz:own.npz", "--partition=natural", "--norm=gn", "--clients=3")
+  assert result.code == 0, result.err
+  assert "3 by natural, 5 to 20 examples each" in result.out
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_real_data(fedavg_run, name):
+  if not (SHARED / "tfds" / name).exists():
+    pytest.skip(f"the prepared {name} is not beside the repository (../shared/tfds)")
+  result = fedavg_run(
+    f"--data={name}",
+    f"--data_dir={SHARED / 'tfds'}",
+    "--partition=iid",
+    "--norm=gn",
+    "--rounds=2",
+    "--eval_batch_size=1000",
+    "--augment",
+  )
+  assert result.code == 0, result.err
+  count = {"mnist": "60,000 training, 10,000", "cifar10": "50,000 training, 10,000"}[name]
+  assert count in result.out
+
+
+def test_library_use_gives_the_numbers_of_the_command(fedavg_run):
+  """The README's library example, and the same by flags."""
+  import fedjax_norm as fn
+
+  fedavg_run("--norm=fixbn", "--workdir=run", "--freeze_round=3")
+  source = fn.load_source("synthetic:classes=4,train=64,test=32,size=6")
+  partition = fn.make_partition("classes", source.train.labels, 4, 0, classes_per_client=1)
+  task = fn.make_task(source, partition, fn.make_norm("fixbn"), "tiny")
+  outcome = fn.run_fedavg(
+    task,
+    fn.FedAvgConfig(
+      fn.LocalConfig(batch_size=8, momentum=0.9, weight_decay=5e-4), client_momentum="local"
+    ),
+    fn.LoopConfig(rounds=4, eval_every=2),
+    fn.Schedule(0.05),
+    freeze=fn.FreezeConfig(round=3),
+  )
+  shown = [{k: str(v) for k, v in row.items() if k != "seconds"} for row in outcome.rows]
+  assert shown == read(Path("run"))

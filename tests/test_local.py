@@ -1,0 +1,164 @@
+"""The client's SGD against PyTorch's, and what its options do to one step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+from fedjax_norm import models, norm
+from fedjax_norm.local import LocalConfig, cross_entropy, make_client_update, optimizer
+from fedjax_norm.typing import Batch
+
+SHAPE = (6, 6, 1)
+
+
+def tree(rng):
+  return {
+    "a": {"kernel": rng.standard_normal((3, 2)).astype(np.float32)},
+    "b": rng.standard_normal(4).astype(np.float32),
+  }
+
+
+@pytest.mark.parametrize(
+  ("momentum", "nesterov", "decay"),
+  [(0, False, 0), (0, False, 0.1), (0.9, False, 0), (0.9, False, 0.1), (0.8, True, 0.1)],
+)
+def test_sgd_equals_pytorch_step_by_step(momentum, nesterov, decay):
+  rng = np.random.default_rng(0)
+  params, gradients = tree(rng), [tree(rng) for _ in range(5)]
+  rates = [0.1, 0.3, 0.05, 0.2, 0.1]
+  theirs = [torch.tensor(leaf) for leaf in jax.tree.leaves(params)]
+  sgd = torch.optim.SGD(theirs, 1.0, momentum, weight_decay=decay, nesterov=nesterov)
+  transform = optimizer(LocalConfig(momentum=momentum, nesterov=nesterov, weight_decay=decay))
+  state = transform.init(params)
+  for rate, gradient in zip(rates, gradients, strict=True):
+    updates, state = transform.update(gradient, state, params)
+    params = jax.tree.map(lambda w, u, rate=rate: w - rate * u, params, updates)
+    sgd.param_groups[0]["lr"] = rate
+    for leaf, g in zip(theirs, jax.tree.leaves(gradient), strict=True):
+      leaf.grad = torch.tensor(g)
+    sgd.step()
+    for mine, leaf in zip(jax.tree.leaves(params), theirs, strict=True):
+      np.testing.assert_allclose(mine, leaf, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [0.5, 100.0])
+def test_clipping_equals_pytorch_and_comes_before_decay(limit):
+  rng = np.random.default_rng(1)
+  params, gradient = tree(rng), tree(rng)
+  config = LocalConfig(clip_norm=limit, weight_decay=0.1)
+  updates, _ = optimizer(config).update(gradient, optimizer(config).init(params), params)
+  theirs = [torch.tensor(leaf, requires_grad=True) for leaf in jax.tree.leaves(params)]
+  for leaf, g in zip(theirs, jax.tree.leaves(gradient), strict=True):
+    leaf.grad = torch.tensor(g)
+  norm = torch.nn.utils.clip_grad_norm_(theirs, limit)
+  assert (norm > limit) == (limit == 0.5)
+  for update, leaf in zip(jax.tree.leaves(updates), theirs, strict=True):
+    np.testing.assert_allclose(update, leaf.grad + 0.1 * leaf.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_freezing_stops_updates_whatever_else_is_on():
+  rng = np.random.default_rng(2)
+  params, gradient = tree(rng), tree(rng)
+  config = LocalConfig(
+    momentum=0.9, weight_decay=0.1, clip_norm=0.5, frozen_paths=frozenset({"a/kernel"})
+  )
+  updates, _ = optimizer(config).update(gradient, optimizer(config).init(params), params)
+  assert not np.any(updates["a"]["kernel"])
+  assert np.all(updates["b"] != 0)
+
+
+def test_the_state_keeps_its_structure_over_phases():
+  params = tree(np.random.default_rng(3))
+  before = optimizer(LocalConfig(momentum=0.9)).init(params)
+  after = LocalConfig(momentum=0.9, clip_norm=1.0, frozen_paths=frozenset({"b"}))
+  assert jax.tree.structure(before) == jax.tree.structure(optimizer(after).init(params))
+
+
+def test_cross_entropy_counts_real_examples_only():
+  rng = np.random.default_rng(4)
+  logits = rng.standard_normal((6, 3)).astype(np.float32)
+  labels = np.array([0, 1, 2, 0, 1, 2])
+  mask = np.array([1, 1, 0, 1, 0, 1], np.float32)
+  loss, metrics = cross_entropy(logits, Batch(None, jnp.asarray(labels), jnp.asarray(mask)))
+  real = mask > 0
+  expected = torch.nn.functional.cross_entropy(
+    torch.tensor(logits[real]), torch.tensor(labels[real])
+  )
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+  np.testing.assert_allclose(metrics.loss, 4 * expected, rtol=1e-6)
+  assert metrics.correct == (logits[real].argmax(1) == labels[real]).sum()
+  assert metrics.examples == 4
+  # Padding that is not a number harms neither the loss nor the gradient.
+  logits[~real] = np.nan
+  batch = Batch(None, jnp.asarray(labels), jnp.asarray(mask))
+  again, gradient = jax.value_and_grad(lambda x: cross_entropy(x, batch)[0])(jnp.asarray(logits))
+  assert again == loss
+  assert np.isfinite(gradient[real]).all()
+
+
+@pytest.fixture(scope="module")
+def client(tiny_net, tiny_source):
+  """(config) -> (variables, run), where run(steps, rate) is the client's update."""
+  model = tiny_net(norm=norm.create("bn"))
+  variables = models.init(model, jax.random.key(0), SHAPE)
+  images, labels = tiny_source.train.images[:40], tiny_source.train.labels[:40]
+
+  def draw(step):
+    rows = step * 4 + jnp.arange(4)
+    return Batch(jnp.asarray(images)[rows], jnp.asarray(labels)[rows], jnp.ones(4))
+
+  def make(config):
+    update = make_client_update(model, config)
+    state = optimizer(config).init(variables["params"])
+
+    @jax.jit
+    def run(first, steps, rate):
+      return update(variables, state, draw, first, steps, rate, jax.random.key(1))
+
+    return lambda steps, rate=0.1, first=0: run(
+      jnp.int32(first), jnp.int32(steps), jnp.float32(rate)
+    )
+
+  return variables, make
+
+
+def test_no_steps_change_nothing_and_steps_go_on_where_they_stopped(client):
+  variables, make = client
+  config = LocalConfig(batch_size=4, momentum=0.9, weight_decay=0.1)
+  run = make(config)
+  out = run(0)
+  assert jax.tree.structure(out.variables) == jax.tree.structure(variables)
+  for a, b in zip(jax.tree.leaves(out.variables), jax.tree.leaves(variables), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(out.opt_state))
+  assert tuple(out.metrics) == (0, 0, 0)
+  # From the second batch on, the same client meets other examples.
+  one, other = run(1), run(1, first=3)
+  assert one.metrics.examples == other.metrics.examples == 4
+  assert one.metrics.loss != other.metrics.loss
+  assert run(3).metrics.examples == 12
+  moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True)]
+  assert max(moved) > 1e-3
+
+
+def test_the_proximal_term_pulls_back_to_the_start(client):
+  # Two steps by two clients that differ in mu alone: the first steps are equal, and the second
+  # differ by -rate mu (w_1 - w_0).
+  variables, make = client
+  mu, rate = 0.5, 0.2
+  plain, prox = make(LocalConfig(batch_size=4)), make(LocalConfig(batch_size=4, prox=mu))
+  start = variables["params"]
+  first = plain(1, rate).variables["params"]
+  for a, b in zip(*map(jax.tree.leaves, (first, prox(1, rate).variables["params"])), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+  pulled = jax.tree.map(
+    lambda w2, w1, w0: w2 - rate * mu * (w1 - w0), plain(2, rate).variables["params"], first, start
+  )
+  actual = prox(2, rate).variables["params"]
+  for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(pulled), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  pull = optax.tree.norm(jax.tree.map(jnp.subtract, first, start)) * rate * mu
+  assert pull > 1e-3  # far above the tolerance

@@ -1,0 +1,159 @@
+"""Every mapping is a Python loop over the nodes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_norm import nodes
+from fedjax_norm.errors import UserError
+from fedjax_norm.nodes import DEVICES, NODES
+
+ONE = jax.devices()[:1]
+CHOICES = [
+  ("scan", None),
+  ("vmap", None),
+  ("vmap", 1),
+  ("vmap", 2),
+  ("vmap", 3),
+  ("vmap", 9),
+  ("pmap", None),
+  ("pmap", 0),
+  ("shard_map", None),
+  ("shard_map", 0),
+  ("shard_map", 2),
+]
+
+
+def work(shared, item):
+  """Not linear in the node, and of several dtypes and shapes."""
+  weights, offset = shared
+  number, state = item
+  value = jnp.tanh(weights * number) + state["v"]
+  sums = {"value": value, "count": jnp.int32(1), "square": (offset + number) ** 2}
+  return sums, (number + 1, {"v": value + state["v"], "at": number > 3})
+
+
+def inputs(count):
+  rng = np.random.default_rng(count)
+  shared = (rng.standard_normal((2, 3)).astype(np.float32), np.float32(0.3))
+  state = {"v": rng.standard_normal((count, 2, 3)).astype(np.float32)}
+  return shared, (np.arange(count, dtype=np.float32) - 1, state)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 7])
+@pytest.mark.parametrize(("backend", "chunk"), CHOICES)
+def test_map_reduce_is_a_loop(backend, chunk, count):
+  mapping = nodes.create(backend, num_nodes=count, chunk=chunk)
+  shared, items = inputs(count)
+  results = [work(shared, jax.tree.map(lambda a, k=k: a[k], items)) for k in range(count)]
+  expected_sums = jax.tree.map(lambda *a: sum(a), *(r[0] for r in results))
+  expected_kept = jax.tree.map(lambda *a: np.stack(a), *(r[1] for r in results))
+  sums, kept = jax.jit(lambda s, i: mapping.map_reduce(work, s, i))(shared, items)
+  for actual, expected in ((sums, expected_sums), (kept, expected_kept)):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+      assert (a.shape, a.dtype) == (b.shape, b.dtype)
+      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  assert sums["count"] == count
+
+
+def test_what_fills_up_a_device_may_be_anything():
+  # Five nodes on two devices: the sixth is a copy of the first, and would be infinite twice.
+  mapping = nodes.create("shard_map", num_nodes=5)
+
+  def fn(shared, item):
+    return jnp.where(item == 0, jnp.inf, item), ()
+
+  total, _ = mapping.map_reduce(fn, (), jnp.arange(1.0, 6.0))
+  assert total == 15
+  total, _ = mapping.map_reduce(lambda shared, item: (1 / item, ()), (), jnp.ones(5))
+  assert total == 5
+
+
+@pytest.mark.parametrize(
+  ("backend", "count"), [("vmap", 3), ("shard_map", 4), ("shard_map", 3), ("pmap", 6), ("auto", 5)]
+)
+def test_all_nodes_hear_each_other_in_lockstep(backend, count):
+  mapping = nodes.create(backend, num_nodes=count, lockstep=True)
+  assert count % mapping.num_devices == 0  # a node that fills up would be heard too
+
+  def fn(shared, item):
+    return item, jax.lax.psum(item, mapping.axis_names) - item
+
+  values = jnp.arange(1.0, count + 1)
+  total, others = mapping.map_reduce(fn, (), values)
+  assert total == values.sum()
+  np.testing.assert_allclose(others, values.sum() - values)
+
+
+def test_axis_names_are_those_that_are_bound():
+  def names(backend, chunk=None, **options):
+    return nodes.create(backend, num_nodes=4, chunk=chunk, **options).axis_names
+
+  assert names("vmap") == (NODES,)
+  assert names("shard_map", 0) == names("pmap", lockstep=True) == (DEVICES, NODES)
+  for backend, chunk in (("scan", None), ("vmap", 2), ("shard_map", None), ("pmap", 1)):
+    assert names(backend, chunk) == ()
+
+
+def test_auto_chooses_by_devices_chunk_and_lockstep():
+  def choice(num_nodes=4, **options):
+    mapping = nodes.create("auto", num_nodes=num_nodes, **options)
+    return mapping.backend, mapping.chunk, mapping.num_devices
+
+  assert choice(devices=ONE) == ("scan", 1, 1)
+  assert choice(devices=ONE, lockstep=True) == ("vmap", 0, 1)
+  assert choice(devices=ONE, chunk=2) == ("vmap", 2, 1)
+  assert choice(devices=ONE, chunk=0) == ("vmap", 0, 1)
+  assert choice() == ("shard_map", 1, 2)
+  assert choice(chunk=3) == ("shard_map", 3, 2)
+  assert choice(lockstep=True) == ("shard_map", 0, 2)
+  assert choice(num_nodes=1) == ("scan", 1, 1)
+  assert choice(num_nodes=3, lockstep=True) == ("vmap", 0, 1)
+
+
+def test_describe_says_what_runs():
+  platform = jax.default_backend()
+  assert (
+    nodes.create("auto", num_nodes=4, devices=ONE).describe() == f"scan on one {platform} device"
+  )
+  lockstep = nodes.create("pmap", num_nodes=4, lockstep=True)
+  assert lockstep.describe() == f"pmap over 2 {platform} devices, vmap in each"
+  chunked = nodes.create("vmap", num_nodes=4, chunk=2)
+  assert chunked.describe() == f"vmap in chunks of 2 on one {platform} device"
+
+
+def test_shared_arrays_belong_on_all_devices():
+  mapping = nodes.create("shard_map", num_nodes=4)
+  placed = jax.device_put(jnp.arange(3), mapping.sharding)
+  assert placed.is_fully_replicated
+  assert len(placed.devices()) == 2
+  assert nodes.create("vmap", num_nodes=4).sharding is None
+
+
+@pytest.mark.parametrize(
+  ("options", "words"),
+  [
+    ({"backend": "mpi"}, "unknown backend 'mpi'"),
+    ({"backend": "vmap", "chunk": -1}, "chunk is -1"),
+    ({"backend": "scan", "lockstep": True}, "--backend=scan denies"),
+    ({"backend": "vmap", "chunk": 2, "lockstep": True}, "--chunk denies"),
+    ({"backend": "auto", "chunk": 1, "lockstep": True}, "--chunk denies"),
+    ({"backend": "scan", "chunk": 2}, "one node at a time"),
+    ({"backend": "scan", "chunk": 0}, "one node at a time"),
+  ],
+)
+def test_what_cannot_be_is_refused(options, words):
+  with pytest.raises(UserError, match=words):
+    nodes.create(num_nodes=4, **options)
+
+
+def test_host_devices_are_fixed_once_jax_has_started():
+  assert len(jax.devices("cpu")) == 2
+  nodes.use_host_devices(2)  # what there is already
+  with pytest.raises(UserError, match="already started with 2 host devices; call use_host_devices"):
+    nodes.use_host_devices(3)
+  with pytest.raises(UserError, match="at least 1"):
+    nodes.use_host_devices(0)
+  assert len(jax.devices("cpu")) == 2
