@@ -72,7 +72,7 @@ class ClientOutput(NamedTuple):
 
 
 def optimizer(config: LocalConfig) -> optax.GradientTransformation:
-  """The client's SGD at rate 1: clip, decay, momentum, freeze (the rate multiplies the result).
+  """The client's SGD at rate 1: clip, decay, momentum (the rate multiplies the result).
 
   Its state has one structure whether or not a step clips or freezes, so that momentum survives a
   change of phase.
@@ -84,11 +84,13 @@ def optimizer(config: LocalConfig) -> optax.GradientTransformation:
       updates, jax.tree.map(jnp.zeros_like, trees.pick(updates, config.frozen_paths))
     )
 
+  frozen = optax.stateless(freeze) if config.frozen_paths else optax.identity()
   return optax.chain(
+    frozen,  # so that what does not move does not count towards the norm that is clipped
     optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
     optax.add_decayed_weights(config.weight_decay) if config.weight_decay else optax.identity(),
     optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity(),
-    optax.stateless(freeze) if config.frozen_paths else optax.identity(),
+    frozen,  # and so that neither decay nor an older momentum moves it
   )
 
 

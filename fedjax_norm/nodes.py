@@ -27,11 +27,13 @@ class Nodes(NamedTuple):
     backend: ``'vmap'`` or ``'scan'`` on one device; ``'pmap'`` or ``'shard_map'`` over devices.
     chunk: how many nodes of a device run at once under vmap: 0 all, 1 one after another (a scan).
     mesh: the devices, with the one axis ``DEVICES``; None on a single device.
+    lockstep: whether nodes hear each other, so that none may be added to fill up a device.
   """
 
   backend: str
   chunk: int
   mesh: Mesh | None = None
+  lockstep: bool = False
 
   @property
   def num_devices(self) -> int:
@@ -73,6 +75,8 @@ class Nodes(NamedTuple):
     if self.mesh is None:
       return self._on_one_device(fn, shared, items)
     lacking = -count % self.num_devices
+    if lacking and self.lockstep:
+      raise ValueError(f"{count} nodes in lock-step cannot be divided over {self.num_devices}.")
     present = jnp.arange(count + lacking) < count
     items = jax.tree.map(lambda a: jnp.concatenate([a, a[:1].repeat(lacking, 0)]), items)
 
@@ -186,11 +190,11 @@ def create(
     else:
       backend = "scan" if one_by_one and chunk is None else "vmap"
   if backend in ("vmap", "scan"):
-    return Nodes(backend, 1 if backend == "scan" else chunk or 0)
+    return Nodes(backend, 1 if backend == "scan" else chunk or 0, None, lockstep)
   if chunk is None:
     chunk = 1 if one_by_one else 0
   mesh = jax.make_mesh((len(devices),), (DEVICES,), axis_types=(AxisType.Auto,), devices=devices)
-  return Nodes(backend, chunk, mesh)
+  return Nodes(backend, chunk, mesh, lockstep)
 
 
 def use_host_devices(count: int) -> None:

@@ -85,7 +85,8 @@ def draw(
 ) -> Batch:
   """The batch of a client at one of its steps.
 
-  A client goes through its examples in epochs, each in a new order; the last batch of an epoch
+  A client's steps are counted whether or not it takes part in a round. Step by step it goes through
+  its examples in epochs, each in a new order; the last batch of an epoch
   holds what is left, padded and masked. The batch is a function of the client, the step and the key
   alone.
 

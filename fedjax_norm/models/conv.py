@@ -46,11 +46,13 @@ def conv(
   if isinstance(padding, str):
     rows, columns = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     padding = ((rows[0], rows[1]), (columns[0], columns[1]))
-  if lowering is None:
-    lowering = "canonical" if jax.default_backend() == "cpu" else "xla"
-  if lowering == "canonical":
-    return _conv(strides, padding, x, kernel)
-  return _plain(x, kernel, strides, padding)
+  match lowering or ("canonical" if jax.default_backend() == "cpu" else "xla"):
+    case "canonical":
+      return _conv(strides, padding, x, kernel)
+    case "xla":
+      return _plain(x, kernel, strides, padding)
+    case unknown:
+      raise ValueError(f"unknown lowering {unknown!r}; choose 'canonical' or 'xla'.")
 
 
 def _plain(x, kernel, strides=(1, 1), padding=((0, 0), (0, 0)), rhs_dilation=(1, 1)):

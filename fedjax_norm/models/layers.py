@@ -43,12 +43,13 @@ class _Linear(nn.Module):
     if mode.data_init and not self.is_initializing():
       t = linear(x, v / length)
       examples = tuple(range(t.ndim - 1))
-      # A unit that this batch leaves constant keeps its scale.
-      std = t.std(examples)
-      g = jnp.where(std > 0, 1 / jnp.where(std > 0, std, 1.0), g)
+      mean, std = t.mean(examples), t.std(examples)
+      # A unit that this batch leaves constant, up to rounding, keeps its scale.
+      varies = std > 1e-5 * jnp.abs(mean)
+      g = jnp.where(varies, 1 / jnp.where(varies, std, 1.0), g)
       self.put_variable("params", "kernel_scale", g)
       if bias is not None:
-        bias = -t.mean(examples) * g
+        bias = -mean * g
         self.put_variable("params", "bias", bias)
     y = linear(x, v * (g / length))
     return y if bias is None else y + bias
