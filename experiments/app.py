@@ -29,13 +29,15 @@ def run(main: Callable[[Any], None], config: type = Config, **defaults: Any) -> 
       logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that it does not find
     sys.exit(execute(main, config, flags.FLAGS, argv[1:]))
 
-  def parse_flags(argv: Sequence[str]) -> list[str]:
-    try:
-      return flags.FLAGS(list(argv))
-    except flags.Error as error:
-      sys.exit(_say(error, 2))
-
   app.run(guarded, flags_parser=parse_flags)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses the command line; a wrong flag is one sentence and exit code 2."""
+  try:
+    return flags.FLAGS(list(argv))
+  except flags.Error as error:
+    sys.exit(_say(error, 2))
 
 
 def execute(
@@ -50,14 +52,27 @@ def execute(
     rest: what the command line holds besides.
 
   Returns:
-    The exit code: 0, 2 for bad input, 1 for a run that failed, 130 when interrupted.
+    The exit code, as of :func:`guard`.
   """
-  try:
+
+  def work() -> None:
     if rest:
       raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value.")
     parsed = parse(config, values)
     _start_devices(parsed)
     main(parsed)
+
+  return guard(work)
+
+
+def guard(work: Callable[[], None]) -> int:
+  """Runs some work; an error that a user can act on becomes one sentence.
+
+  Returns:
+    The exit code: 0, 2 for bad input, 1 for a run that failed, 130 when interrupted.
+  """
+  try:
+    work()
   except DivergedError as error:
     return _say(error, 1)
   except UserError as error:

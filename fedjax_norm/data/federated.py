@@ -85,10 +85,9 @@ def draw(
 ) -> Batch:
   """The batch of a client at one of its steps.
 
-  A client's steps are counted whether or not it takes part in a round. Step by step it goes through
-  its examples in epochs, each in a new order; the last batch of an epoch
-  holds what is left, padded and masked. The batch is a function of the client, the step and the key
-  alone.
+  Step by step a client goes through its examples in epochs, each in a new order; the last batch of
+  an epoch holds what is left, padded and masked. The batch is a function of the client, the step
+  and the key alone, so steps are counted whether or not the client takes part in a round.
 
   Args:
     data: the federation.

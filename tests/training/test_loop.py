@@ -1,0 +1,157 @@
+"""The loop: intervals, phases, lasting client states, divergence."""
+
+import jax
+import numpy as np
+import pytest
+
+from fedjax_norm.algorithms.fedavg import FedAvgConfig
+from fedjax_norm.data import partition
+from fedjax_norm.errors import DivergedError, UserError
+from fedjax_norm.local import LocalConfig
+from fedjax_norm.norm import create
+from fedjax_norm.training import loop
+from fedjax_norm.training.checkpoint import Checkpoints
+from fedjax_norm.training.clients import ClientStore
+from fedjax_norm.training.fedavg import FreezeConfig, initial_variables, make_fedavg
+from fedjax_norm.training.loop import LoopConfig, train
+from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.task import make_task
+
+CONFIG = FedAvgConfig(LocalConfig(batch_size=8, momentum=0.9), client_momentum="local")
+
+
+@pytest.fixture(scope="module")
+def task(tiny_source):
+  division = partition.make("iid", tiny_source.train.labels, 5, 0)
+  return make_task(tiny_source, division, create("fixbn"))
+
+
+def run(task, config, folder=None, rate=0.05, **options):
+  program = make_fedavg(task, CONFIG, config, Schedule(rate), **options)
+  outcome = train(program, config, task.data, initial_variables(task, config.seed), folder)
+  return program, outcome
+
+
+def leaves(tree):
+  return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.fixture(scope="module")
+def whole(task):
+  return run(task, LoopConfig(11, 4, cohort=2), freeze=FreezeConfig(6))
+
+
+def test_a_phase_change_ends_an_interval(whole):
+  _, outcome = whole
+  assert [(row["round"], row["phase"]) for row in outcome.rows] == [
+    (4, "explore"),
+    (6, "explore"),
+    (8, "calibrate"),
+    (11, "calibrate"),
+  ]
+  assert outcome.frozen_at == 6
+
+
+def test_one_program_a_phase(whole):
+  """Intervals of 4, 2, 2 and 3 rounds and two cohorts of clients compile twice: once a phase."""
+  program, _ = whole
+  assert {name: f._cache_size() for name, f in program.intervals.items()} == {
+    "explore": 1,
+    "calibrate": 1,
+  }
+
+
+def test_another_seed_runs_the_same_program(task, whole):
+  program, outcome = whole
+  config = LoopConfig(11, 4, cohort=2, seed=1)
+  other = train(program, config, task.data, initial_variables(task, 1))
+  assert all(f._cache_size() == 1 for f in program.intervals.values())
+  assert other.rows[-1]["loss"] != outcome.rows[-1]["loss"]
+
+
+def test_an_interval_in_pieces_is_the_same_run(task, whole, monkeypatch):
+  """With little memory for clients' states an interval runs round by round, to the same bits."""
+  monkeypatch.setattr(loop, "_STATE_BUDGET", 1)
+  _, pieces = run(task, LoopConfig(11, 4, cohort=2), freeze=FreezeConfig(6))
+  for a, b in zip(leaves(pieces.variables), leaves(whole[1].variables), strict=True):
+    np.testing.assert_array_equal(a, b)
+  for a, b in zip(leaves(pieces.clients.arrays), leaves(whole[1].clients.arrays), strict=True):
+    np.testing.assert_array_equal(a, b)
+  for row, other in zip(pieces.rows, whole[1].rows, strict=True):
+    apart = {"seconds", "train_loss"}  # a sum of sums in another order
+    assert {k: v for k, v in row.items() if k not in apart} == {
+      k: v for k, v in other.items() if k not in apart
+    }
+
+
+def test_statistics_stay_once_frozen(task):
+  config = LoopConfig(6, 2)
+  _, early = run(task, config, freeze=FreezeConfig(2))
+  stopped = run(task, LoopConfig(3, 2), freeze=FreezeConfig(2))[1]
+  for a, b in zip(
+    leaves(early.variables["batch_stats"]), leaves(stopped.variables["batch_stats"]), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  assert any(
+    (a != b).any()
+    for a, b in zip(
+      leaves(early.variables["params"]), leaves(stopped.variables["params"]), strict=True
+    )
+  )
+
+
+def test_affine_parameters_freeze_on_request(task):
+  config = LoopConfig(4, 2)
+  _, before = run(task, LoopConfig(3, 2), freeze=FreezeConfig(2, affine=True))
+  _, after = run(task, config, freeze=FreezeConfig(2, affine=True))
+  _, trained = run(task, config, freeze=FreezeConfig(2))
+  norm = "Norm_0"
+  for name in ("scale", "bias"):
+    frozen = [o.variables["params"][norm][name] for o in (before, after)]
+    np.testing.assert_array_equal(*frozen)
+    assert (trained.variables["params"][norm][name] != frozen[0]).any()
+
+
+def test_the_freeze_can_wait_for_the_statistics(task):
+  """A generous tolerance freezes after two calm evaluations, a strict one at three quarters."""
+  config = LoopConfig(12, 2)
+  _, calm = run(task, config, freeze=FreezeConfig("auto", tolerance=1e6))
+  _, late = run(task, config, freeze=FreezeConfig("auto", tolerance=1e-9))
+  assert (calm.frozen_at, late.frozen_at) == (4, 9)
+
+
+def test_divergence_keeps_what_was_saved(task, tmp_path):
+  """Round 3 blows up; the checkpoint and the row of round 2 stay."""
+  config = LoopConfig(4, 2)
+  program = make_fedavg(task, CONFIG, config, Schedule(0.05))
+  rates = np.array([0.05, 0.05, 1e30, 1e30], np.float32)
+  variables = initial_variables(task, 0)
+  with RunFolder.open(tmp_path / "run", {}) as folder:
+    with pytest.raises(DivergedError, match="between rounds 2 and 4; the checkpoint of round 2"):
+      train(program._replace(rates=rates), config, task.data, variables, folder)
+    assert [row["round"] for row in folder.rows()] == [2]
+  assert Checkpoints(tmp_path / "run" / "checkpoints").latest() == 2
+
+
+def test_a_cohort_larger_than_the_population(task):
+  with pytest.raises(UserError, match="cohort of 6"):
+    run(task, LoopConfig(1, 1, cohort=6))
+
+
+def test_a_freeze_needs_fixbn(tiny_source):
+  division = partition.make("iid", tiny_source.train.labels, 5, 0)
+  task = make_task(tiny_source, division, create("bn"))
+  with pytest.raises(UserError, match="fixbn"):
+    make_fedavg(task, CONFIG, LoopConfig(2, 2), Schedule(0.1), freeze=FreezeConfig())
+
+
+def test_the_store_gathers_and_scatters():
+  store = ClientStore({"a": np.arange(3.0), "zero": np.zeros(2)}, 6)
+  ids = np.array([4, 1])
+  states = store.gather(ids)
+  np.testing.assert_array_equal(states["a"], [[0, 1, 2], [0, 1, 2]])
+  store.scatter(ids, {"a": np.array([[7.0] * 3, [8.0] * 3, [9.0] * 3]), "zero": np.ones((3, 2))})
+  np.testing.assert_array_equal(store.arrays["a"][[4, 1, 0]], [[7] * 3, [8] * 3, [0, 1, 2]])
+  np.testing.assert_array_equal(store.arrays["zero"].sum(1), [0, 2, 0, 0, 2, 0])
+  assert store.client_bytes == 5 * 8

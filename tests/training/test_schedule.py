@@ -1,0 +1,46 @@
+"""Learning rates against their formulas."""
+
+import numpy as np
+import pytest
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.training.schedule import Schedule
+
+ROUNDS = np.arange(10)
+
+
+@pytest.mark.parametrize(
+  ("schedule", "expected"),
+  [
+    (Schedule(0.1), np.full(10, 0.1)),
+    (Schedule(0.1, "cosine"), 0.05 * (1 + np.cos(np.pi * ROUNDS / 10))),
+    (
+      Schedule(0.1, "step", boundaries=(4, 8), factor=0.5),
+      0.1 * 0.5 ** np.searchsorted([4, 8], ROUNDS, side="right"),
+    ),
+    (Schedule(0.1, "polynomial", power=0.5), 0.1 * (1 - ROUNDS / 10) ** 0.5),
+    (Schedule(0.1, "exponential", factor=0.01), 0.1 * 0.01 ** (ROUNDS / 10)),
+    (Schedule(0.1, warmup_rounds=4), 0.1 * np.minimum(1, (ROUNDS + 1) / 4)),
+  ],
+  ids=lambda value: value.kind if isinstance(value, Schedule) else "",
+)
+def test_formula(schedule, expected):
+  np.testing.assert_allclose(schedule.rates(10), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    {"rate": 0.0},
+    {"rate": float("nan")},
+    {"rate": 0.1, "kind": "linear"},
+    {"rate": 0.1, "kind": "step"},
+    {"rate": 0.1, "boundaries": (3,)},
+    {"rate": 0.1, "kind": "step", "boundaries": (3, 3)},
+    {"rate": 0.1, "warmup_rounds": -1},
+    {"rate": 0.1, "factor": 0.0},
+  ],
+)
+def test_refusals(wrong):
+  with pytest.raises(UserError):
+    Schedule(**wrong)
