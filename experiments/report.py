@@ -40,8 +40,9 @@ def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:
   """Draws what was learnt."""
   path = folder.path / "learning_curves.png"
   plots.learning_curves(outcome.rows, path, title, outcome.frozen_at)
-  if outcome.client_accuracies is not None:
-    plots.client_accuracy(outcome.client_accuracies, folder.path / "clients.png", title)
+  if outcome.client_accuracies:
+    ids, accuracies = map(np.array, zip(*outcome.client_accuracies.items(), strict=True))
+    plots.client_accuracy(accuracies, folder.path / "clients.png", title, ids)
 
 
 def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:

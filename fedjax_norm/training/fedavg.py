@@ -178,13 +178,13 @@ def _make_evaluate(task: Task, batch_size: int, evaluate_clients: int):
       result = own_scores[algorithm](server, store.gather(ids), stacked)
     columns = evaluation.summarize(result)
     if not evaluate_clients:
-      return columns, None
+      return columns, {}
     accuracies = evaluation.by_label_share(result, label_counts(data, ids, task.num_classes))
     columns |= {
       "clients_top1": float(np.nanmean(accuracies)),
       "clients_top1_min": float(np.nanmin(accuracies)),
     }
-    return columns, accuracies
+    return columns, dict(zip(ids.tolist(), accuracies.tolist(), strict=True))
 
   return evaluate
 

@@ -81,7 +81,7 @@ class Phase(NamedTuple):
 
 
 Evaluate = Callable[
-  [Algorithm, PyTree, ClientStore, FederatedData], tuple[dict[str, float], np.ndarray | None]
+  [Algorithm, PyTree, ClientStore, FederatedData], tuple[dict[str, float], dict[int, float]]
 ]
 
 
@@ -92,7 +92,7 @@ class Program(NamedTuple):
     phases: by name.
     nodes: the mapping.
     evaluate: (algorithm, the server's state, the clients' store, the federation on the host) -> (a
-      row's test columns, the accuracies of the clients that were evaluated [k] or None).
+      row's test columns, the accuracies of the clients that were evaluated by id).
     freeze: when the phase changes.
     rates: [rounds] the schedule's learning rates.
     intervals: the compiled interval of each phase, filled by :func:`make_program`.
@@ -114,14 +114,15 @@ class Outcome(NamedTuple):
     clients: the clients' lasting states.
     rows: one a evaluation, as in ``metrics.csv``.
     frozen_at: the round of the freeze, or None.
-    client_accuracies: [k] of the clients evaluated on their own mix of labels, or None.
+    client_accuracies: the accuracy on its own mix of labels of each client that was evaluated, by
+      its id; empty unless asked for.
   """
 
   variables: Variables
   clients: ClientStore
   rows: list[dict[str, Any]]
   frozen_at: int | None
-  client_accuracies: np.ndarray | None
+  client_accuracies: dict[int, float]
 
 
 class _State(NamedTuple):
@@ -216,7 +217,7 @@ def train(
   server, control, round_ = state.server, state.freeze, int(state.round)
   traffic, seconds = Traffic(*map(int, state.traffic)), float(state.seconds)
   resident, server = place(data), place(server)
-  accuracies = None
+  accuracies: dict[int, float] = {}
 
   pieces = _piece(config.eval_every, cohort, num_clients, store.client_bytes)
   draw_cohorts = jax.jit(

@@ -63,9 +63,11 @@ def partition(
   save(partition_figure(counts, class_names, title), path)
 
 
-def client_accuracy(accuracies: np.ndarray, path: str | os.PathLike, title: str) -> None:
+def client_accuracy(
+  accuracies: np.ndarray, path: str | os.PathLike, title: str, ids: np.ndarray | None = None
+) -> None:
   """Saves ``client_accuracy_figure``."""
-  save(client_accuracy_figure(accuracies, title), path)
+  save(client_accuracy_figure(accuracies, title, ids), path)
 
 
 def learning_curves_figure(rows: Rows, title: str, phase_change: int | None = None) -> Figure:
@@ -234,12 +236,15 @@ def partition_figure(counts: np.ndarray, class_names: Sequence[str], title: str)
   return figure
 
 
-def client_accuracy_figure(accuracies: np.ndarray, title: str) -> Figure:
+def client_accuracy_figure(
+  accuracies: np.ndarray, title: str, ids: np.ndarray | None = None
+) -> Figure:
   """The clients' test accuracies: sorted bars, or a histogram of more than 100 clients.
 
   Args:
     accuracies: [K], 0 to 1; a client without test examples has NaN and is left out.
     title: one line.
+    ids: [K] what the clients are called; 0 to K - 1 by default.
 
   Raises:
     ValueError: the accuracies are no vector.
@@ -250,6 +255,7 @@ def client_accuracy_figure(accuracies: np.ndarray, title: str) -> Figure:
   clients = np.flatnonzero(np.isfinite(accuracies))
   clients = clients[np.argsort(accuracies[clients], kind="stable")]
   values = accuracies[clients]
+  called = clients if ids is None else np.asarray(ids)[clients]
   figure, (axes,) = _figure(title, (7.5, 4.0), 1)
   omitted = len(accuracies) - len(values)
   note = f", {omitted:,} without test examples left out" if omitted else ""
@@ -272,7 +278,7 @@ def client_accuracy_figure(accuracies: np.ndarray, title: str) -> Figure:
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(percent)
     if len(values) <= 20:
-      axes.set_xticks(np.arange(len(values)), [str(client) for client in clients])
+      axes.set_xticks(np.arange(len(values)), [str(client) for client in called])
       axes.set_xlabel(f"client, sorted by accuracy{note}")
     else:
       axes.set_xticks([])
@@ -297,7 +303,7 @@ def _figure(title: str, size: tuple[float, float], panels: int) -> tuple[Figure,
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
   return figure, panes
 
 

@@ -136,6 +136,8 @@ def test_partition_refuses_what_is_no_table_of_counts(counts):
 
 
 def test_client_accuracy_bars_are_sorted_and_the_mean_leaves_out_missing_clients():
+  named = plots.client_accuracy_figure([0.9, 0.1], "c", np.array([7, 3])).axes[0]
+  assert [tick.get_text() for tick in named.get_xticklabels()] == ["3", "7"]
   axes = plots.client_accuracy_figure([0.9, float("nan"), 0.1, 0.5], "c").axes[0]
   assert [bar.get_height() for bar in axes.patches] == [0.1, 0.5, 0.9]
   assert [t.get_text() for t in axes.get_xticklabels()] == ["2", "3", "0"]
