@@ -1,5 +1,6 @@
 """What every binary does around its own work: flags, devices, folders, errors, the report."""
 
+import dataclasses
 import datetime
 import os
 import sys
@@ -59,8 +60,10 @@ def execute(
     if rest:
       raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value.")
     parsed = parse(config, values)
-    _start_devices(parsed)
-    main(parsed)
+    count = _host_devices(parsed)
+    nodes.use_host_devices(count)
+    # What a run's bits depend on belongs to its configuration.
+    main(dataclasses.replace(parsed, host_devices=count))
 
   return guard(work)
 
@@ -89,15 +92,17 @@ def _say(message: object, code: int) -> int:
   return code
 
 
-def _start_devices(config: Config) -> None:
+def _host_devices(config: Config) -> int:
   """Several single-threaded CPU devices use the cores better than one with several threads."""
-  count = config.host_devices
-  if count is None:
+  single = config.backend in ("vmap", "scan")
+  if config.host_devices is None:
     cohort = config.cohort or config.clients or 10
-    count = max(1, min(len(os.sched_getaffinity(0)), cohort))
-    if config.backend in ("vmap", "scan"):
-      count = 1
-  nodes.use_host_devices(count)
+    return 1 if single else max(1, min(len(os.sched_getaffinity(0)), cohort))
+  if single and config.host_devices > 1:
+    raise UserError(
+      f"--backend={config.backend} runs on one device; drop --host_devices or use shard_map."
+    )
+  return config.host_devices
 
 
 def new_folder(config: Config, name: str) -> Path:

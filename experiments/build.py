@@ -2,8 +2,6 @@
 
 from typing import Any, TypeVar
 
-import numpy as np
-
 from experiments.flags import Config
 from fedjax_norm import models, norm
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
@@ -95,13 +93,8 @@ def make_partition(config: Config, source: Source, seed: int) -> Partition:
   return partition.make(config.partition, source.train.labels, clients, seed, **options)
 
 
-def make_norm(config: Config, steps: int) -> NormSpec:
-  """The norm's spec.
-
-  Args:
-    config: the flags.
-    steps: local steps of the whole run, for batch renormalization's ramps.
-  """
+def make_norm(config: Config) -> NormSpec:
+  """The norm's spec; the ramps of batch renormalization are in rounds."""
   ramps = ("brn_r_max", "brn_d_max", "brn_ramp")
   options: dict[str, Any] = {"groups": config.groups, "group_size": config.group_size}
   if config.norm == "gn" and config.groups is None and config.group_size is None:
@@ -118,7 +111,7 @@ def make_norm(config: Config, steps: int) -> NormSpec:
     options["renorm"] = Renorm(
       _or(config.brn_r_max, 3.0),
       _or(config.brn_d_max, 5.0),
-      *(round(fraction * steps) for fraction in (start, r_end, d_end)),
+      *(fraction * config.rounds for fraction in (start, r_end, d_end)),
     )
   else:
     _refuse(config, ramps, "--norm=brn")
@@ -129,8 +122,8 @@ def make_norm(config: Config, steps: int) -> NormSpec:
     decay=_or(config.norm_decay, 0.9),
     epsilon=_or(config.norm_epsilon, 1e-5),
   )
-  if not spec.has_running_statistics:
-    _refuse(config, ("norm_decay",), "a norm with running statistics")
+  if not spec.has_running_statistics or config.batch_stats == "recalibrate":
+    _refuse(config, ("norm_decay",), "running statistics that are moving averages")
   if not spec.normalizes or not spec.scale:
     _refuse(config, ("norm_epsilon",), "a norm that divides by a deviation")
   return spec
@@ -144,15 +137,10 @@ def make_task_of(config: Config, source: Source, seed: int) -> Task:
     shift = config.feature_shift or "noise"
   else:
     _refuse(config, ("feature_shift", "feature_scale"), "--partition=feature")
-  _at_least(config, 1, "batch_size")
-  sizes = np.diff(division.offsets)
-  longest = int(sizes.max())
-  epochs = _or(config.local_epochs, 0) * -(-longest // config.batch_size)
-  steps = config.rounds * (epochs or _or(config.local_steps, 1))
   return make_task(
     source,
     division,
-    make_norm(config, steps),
+    make_norm(config),
     config.model,
     preprocess=Preprocess(config.standardise, config.augment, shift),
     feature_scale=_or(config.feature_scale, 1.0),
@@ -160,23 +148,17 @@ def make_task_of(config: Config, source: Source, seed: int) -> Task:
   )
 
 
+def _kept(config: Config) -> str:
+  """Momentum stays with the clients where all of them take part, as one state each is kept."""
+  return "local" if config.momentum and config.cohort is None else "reset"
+
+
 def make_algorithm(config: Config) -> FedAvgConfig:
   """FedAvg's options."""
-  _at_least(config, 0, "weight_decay", "clip_norm", "prox")
-  _at_least(config, 1, "local_steps", "local_epochs", "batch_size")
-  if not 0 <= config.momentum < 1:
-    raise UserError(f"--momentum is {config.momentum}; it must be from 0 to below 1.")
-  if not config.server_lr > 0:
-    raise UserError(f"--server_lr is {config.server_lr}; it must be positive.")
   if not config.momentum:
     _refuse(config, ("nesterov", "client_momentum"), "--momentum above 0")
   if config.server_optimizer != "momentum":
     _refuse(config, ("server_momentum",), "--server_optimizer=momentum")
-  server_momentum = _or(config.server_momentum, 0.9)
-  if not 0 < server_momentum < 1:
-    raise UserError(f"--server_momentum is {server_momentum}; it must be above 0 and below 1.")
-  if config.local_steps and config.local_epochs:
-    raise UserError("--local_steps and --local_epochs exclude each other; give one of them.")
   if config.fedbn and config.batch_stats not in (None, "local"):
     raise UserError(
       f"--fedbn keeps the statistics on the client, which --batch_stats={config.batch_stats} "
@@ -191,13 +173,13 @@ def make_algorithm(config: Config) -> FedAvgConfig:
       clip_norm=config.clip_norm,
       prox=config.prox,
     ),
-    local_steps=0 if config.local_epochs else _or(config.local_steps, 1),
-    local_epochs=_or(config.local_epochs, 0),
+    local_steps=config.local_steps,
+    local_epochs=config.local_epochs,
     weighting=config.weighting,
-    client_momentum=config.client_momentum or ("local" if config.momentum else "reset"),
+    client_momentum=config.client_momentum or _kept(config),
     server_optimizer=config.server_optimizer,
     server_rate=config.server_lr,
-    server_momentum=server_momentum,
+    server_momentum=_or(config.server_momentum, 0.9),
     batch_stats=config.batch_stats or ("local" if config.fedbn else "mean"),
     fedbn=config.fedbn,
   )
@@ -259,15 +241,10 @@ def make_freeze(config: Config) -> FreezeConfig | None:
       raise UserError(f"--freeze_round is {text!r}; give a round, half or auto.") from None
   if at != "auto":
     _refuse(config, ("freeze_tolerance",), "--freeze_round=auto")
-  for name in ("freeze_lr_factor", "freeze_tolerance"):
-    value = getattr(config, name)
-    if value is not None and value <= 0:
-      raise UserError(f"--{name} is {value}; it must be positive.")
-  _at_least(config, 0, "freeze_clip_norm")
   return FreezeConfig(
     at,
     _or(config.freeze_lr_factor, 0.2),
-    _or(config.freeze_clip_norm, 1.0),
+    config.freeze_clip_norm,
     config.freeze_affine,
     _or(config.freeze_tolerance, 0.1),
   )

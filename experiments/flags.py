@@ -5,6 +5,7 @@ would do nothing can be refused.
 """
 
 import dataclasses
+import importlib.metadata
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from fedjax_norm.algorithms import fedavg
 from fedjax_norm.algorithms.statistics import POLICIES
 from fedjax_norm.data.augment import SHIFT_KINDS
 from fedjax_norm.data.partition import OPTIONS
+from fedjax_norm.data.preprocess import AUGMENTATIONS
 from fedjax_norm.errors import UserError
 from fedjax_norm.models import MODELS
 from fedjax_norm.nodes import BACKENDS
@@ -60,7 +62,9 @@ class Config:
   data_dir: str | None = _string(None, "The folder of prepared TFDS sets.")
   image_size: int | None = _integer(None, "Resizes images to this many pixels square.")
   standardise: bool = _boolean(True, "Whether channels get mean 0 and deviation 1.")
-  augment: bool = _boolean(False, "Whether training images are cropped and flipped at random.")
+  augment: str = _choice(
+    "none", AUGMENTATIONS, "Whether training images are cropped, and mirrored, at random."
+  )
   clients: int | None = _integer(
     None, "Clients in the federation; 10 by default, or those of a natural partition."
   )
@@ -92,7 +96,7 @@ class Config:
   brn_d_max: float | None = _float(None, "Batch renormalization's final d_max; 5 by default.")
   brn_ramp: str | None = _string(
     None,
-    "Batch renormalization's ramps as three fractions of all local steps: their start, the end of "
+    "Batch renormalization's ramps as three fractions of all rounds: their start, the end of "
     "d_max's, the end of r_max's; Ioffe's 0.04,0.2,0.3 by default.",
   )
 
@@ -117,7 +121,8 @@ class Config:
   client_momentum: str | None = _choice(
     None,
     fedavg.MOMENTA,
-    "What becomes of the clients' momentum after a round; local by default.",
+    "What becomes of the clients' momentum after a round; local by default if all take part, else "
+    "reset.",
   )
   weight_decay: float = _float(5e-4, "Of the clients' SGD.")
   clip_norm: float = _float(0.0, "The greatest norm of a client's gradient; 0 for no clipping.")
@@ -138,7 +143,8 @@ class Config:
   freeze_round: str | None = _string(None, "FixBN's T*: a round, half (default) or auto.")
   freeze_lr_factor: float | None = _float(None, "Of the rate after the freeze; 0.2 by default.")
   freeze_clip_norm: float | None = _float(
-    None, "Clips gradients after the freeze; 1 by default, 0 for no clipping."
+    None,
+    "Clips gradients after the freeze, 0 for no clipping; 1 or a tighter --clip_norm by default.",
   )
   freeze_affine: bool = _boolean(False, "Whether gamma and beta freeze too.")
   freeze_tolerance: float | None = _float(
@@ -163,9 +169,17 @@ class Config:
   )
 
   def saved(self) -> dict[str, Any]:
-    """What identifies a run, as in ``config.json``: all but where and how it is shown."""
-    apart = ("workdir", "resume", "progress", "seeds")
-    return {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
+    """What identifies a run, as in ``config.json``: all but where and how it is shown.
+
+    The package's version is among it, for defaults can change.
+    """
+    apart = ("workdir", "resume", "progress", *(() if self.seeds > 1 else ("seeds",)))
+    given = {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
+    try:
+      version = importlib.metadata.version("fedjax_norm")
+    except importlib.metadata.PackageNotFoundError:  # run from its sources, without an install
+      version = "unknown"
+    return {**given, "version": version}
 
 
 def define(config: type = Config, values: flags.FlagValues = flags.FLAGS, **defaults: Any) -> None:

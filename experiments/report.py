@@ -2,21 +2,22 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.flags import Config
-from fedjax_norm import trees
+from fedjax_norm import models, trees
 from fedjax_norm.training import plots
 from fedjax_norm.training.loop import Outcome, Program
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import columns_table, human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
-from fedjax_norm.typing import Variables
 
 
-def announce(config: Config, task: Task, program: Program, variables: Variables) -> None:
+def announce(config: Config, task: Task, program: Program) -> None:
   """Prints what is about to run."""
   sizes = np.asarray(task.data.sizes)
+  variables = jax.eval_shape(lambda: models.init(task.model, jax.random.key(0), task.image_shape))
   cost = next(iter(program.phases.values())).algorithm.cost
   pairs = [
     ("data", f"{config.data}: {sizes.sum():,} training, {len(task.source.test.labels):,} test"),
@@ -68,14 +69,12 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
 
 
 def summarize_seeds(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-  """Mean and standard deviation (n - 1) over seeds, and the sums of what was sent."""
-  result: dict[str, Any] = {"seeds": len(summaries), "rounds": summaries[0]["rounds"]}
-  for name in ("top1", "top5", "loss"):
+  """Mean and standard deviation (n - 1) over seeds of every figure of a run's summary."""
+  result: dict[str, Any] = {"seeds": len(summaries)}
+  for name in summaries[0]:
     values = [summary[name] for summary in summaries]
-    result[name] = float(np.mean(values))
+    result[name] = values[0] if len(set(values)) == 1 else float(np.mean(values))
     result[f"{name}_std"] = float(np.std(values, ddof=1))
-  for name in ("bytes_up", "bytes_down", "round_trips", "seconds"):
-    result[name] = sum(summary[name] for summary in summaries)
   return result
 
 

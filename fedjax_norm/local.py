@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax import lax
 
 from fedjax_norm import trees
+from fedjax_norm.errors import UserError
 from fedjax_norm.norm import Mode
 from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
@@ -36,6 +37,17 @@ class LocalConfig:
   clip_norm: float = 0.0
   prox: float = 0.0
   frozen_paths: frozenset[str] = frozenset()
+
+  def __post_init__(self):
+    if self.batch_size < 1:
+      raise UserError(f"batch_size is {self.batch_size}; it must be at least 1.")
+    if not 0 <= self.momentum < 1:
+      raise UserError(f"momentum is {self.momentum}; it must be from 0 to below 1.")
+    if self.nesterov and not self.momentum:
+      raise UserError("nesterov does nothing without momentum; set both or neither.")
+    for field in ("weight_decay", "clip_norm", "prox"):
+      if not getattr(self, field) >= 0:
+        raise UserError(f"{field} is {getattr(self, field)}; it must be 0 or more.")
 
 
 class Metrics(NamedTuple):
@@ -118,7 +130,8 @@ def make_client_update(
   Returns:
     ``update(variables, opt_state, draw, first_step, steps, rate, key) -> ClientOutput``, where
     ``draw(step)`` is the client's batch, ``steps`` the number of local steps (traced) and ``rate``
-    the learning rate. Step ``i`` derives its dropout from ``fold_in(key, i)``.
+    the learning rate. Step ``i`` derives its dropout from ``fold_in(key, i)``. Norms are told the
+    time as ``step / steps``: the round and the fraction of it, the same for clients of all sizes.
   """
   transform = optimizer(config)
 
@@ -158,7 +171,7 @@ def make_client_update(
         share = count / jnp.maximum(lax.psum(count, axis_names), 1.0)
       grad_fn = jax.grad(loss_fn, has_aux=True)
       grads, (new_stats, more) = grad_fn(
-        params, batch_stats, batch, step, jax.random.fold_in(key, index), anchor, share
+        params, batch_stats, batch, step / steps, jax.random.fold_in(key, index), anchor, share
       )
       if axis_names:
         grads = trees.scale(grads, 1 / jnp.where(share > 0, share, 1.0))

@@ -52,6 +52,10 @@ class Nodes(NamedTuple):
     """Where arrays belong that every node reads."""
     return NamedSharding(self.mesh, P()) if self.mesh else None
 
+  def one_by_one(self) -> "Nodes":
+    """The same devices, each with one node after another: memory of one node a device."""
+    return Nodes("shard_map" if self.mesh else "scan", 1, self.mesh)
+
   def describe(self) -> str:
     """One line for the start of a run."""
     inner = {0: "vmap", 1: "scan"}.get(self.chunk, f"vmap in chunks of {self.chunk}")

@@ -57,7 +57,7 @@ def unflatten(flat: dict[str, Array]) -> PyTree:
 
 def pick(tree: PyTree, paths: Collection[str]) -> dict[str, Array]:
   """The leaves at some paths, as a flat dict."""
-  flat = flatten(tree)
+  flat = flatten(tree) if paths else {}
   return {path: flat[path] for path in paths}
 
 

@@ -13,6 +13,7 @@ from fedjax_norm.algorithms.base import Algorithm, Context
 from fedjax_norm.algorithms.statistics import POLICIES, combiner
 from fedjax_norm.data.federated import Transform, draw, steps_per_epoch
 from fedjax_norm.errors import UserError
+from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import LocalConfig, make_client_update, optimizer
 from fedjax_norm.nodes import Nodes
 from fedjax_norm.typing import Array, PyTree, Variables
@@ -28,8 +29,8 @@ class FedAvgConfig:
 
   Attributes:
     local: how a client takes a step.
-    local_steps: steps a round; exactly one of it and ``local_epochs`` is positive.
-    local_epochs: passes over the client's data a round.
+    local_steps: steps a round; 1 when ``local_epochs`` is not given either.
+    local_epochs: passes over the client's data a round, instead.
     weighting: of a client in the average: by its ``examples``, by those it ``processed`` in the
       round, or ``uniform``.
     client_momentum: what becomes of the clients' momentum after a round: ``reset`` to zero, kept on
@@ -45,8 +46,8 @@ class FedAvgConfig:
   """
 
   local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
-  local_steps: int = 1
-  local_epochs: int = 0
+  local_steps: int | None = None
+  local_epochs: int | None = None
   weighting: str = "examples"
   client_momentum: str = "reset"
   server_optimizer: str = "sgd"
@@ -65,10 +66,21 @@ class FedAvgConfig:
       value = getattr(self, field)
       if value not in choices:
         raise UserError(f"unknown {field} {value!r}; choose one of {', '.join(choices)}.")
-    if (self.local_steps > 0) == (self.local_epochs > 0):
+    if self.local_steps is not None and self.local_epochs is not None:
+      raise UserError("local_steps and local_epochs exclude each other; give one of them.")
+    for field in ("local_steps", "local_epochs"):
+      value = getattr(self, field)
+      if value is not None and value < 1:
+        raise UserError(f"{field} is {value}; it must be at least 1.")
+    if self.local.prox and self.local_epochs is None and self.local_steps in (None, 1):
       raise UserError(
-        "choose either local_steps or local_epochs, a positive number of one of them."
+        "prox pulls a client back to where its round began, which a single local step never "
+        "leaves; take more local_steps or drop it."
       )
+    if not self.server_rate > 0:
+      raise UserError(f"the server's rate is {self.server_rate}; server_lr must be positive.")
+    if not 0 < self.server_momentum < 1:
+      raise UserError(f"server_momentum is {self.server_momentum}; it must be between 0 and 1.")
     if self.client_momentum != "reset" and not self.local.momentum:
       raise UserError(
         f"client_momentum={self.client_momentum} keeps a momentum that is 0; set momentum too."
@@ -155,6 +167,8 @@ def fedavg(
   spec = model.norm
   norms = models.norm_modules(model, image_shape)
   local_stats = spec.has_running_statistics and config.batch_stats == "local"
+  if config.fedbn and not spec.has_running_statistics:
+    raise UserError(f"FedBN keeps batch normalization on the client; norm {spec.name!r} is none.")
   if not spec.has_running_statistics and config.batch_stats != "mean":
     raise UserError(
       f"norm {spec.name!r} keeps no running statistics, so batch_stats={config.batch_stats} would "
@@ -164,6 +178,11 @@ def fedavg(
     raise UserError(
       "FixBN freezes the global statistics, which batch_stats=local and FedBN never make; choose "
       "mean, moments or recalibrate."
+    )
+  if spec.across_nodes and config.batch_stats == "recalibrate":
+    raise UserError(
+      f"norm {spec.name!r} merges the clients' batches, which a pass of each client alone cannot "
+      "recalibrate; choose mean or moments."
     )
   if spec.source == "corrected" and config.batch_stats == "recalibrate":
     raise UserError(
@@ -209,8 +228,8 @@ def fedavg(
     }
 
   def local_steps(sizes: Array) -> Array:
-    if config.local_steps:
-      return 0 * sizes + config.local_steps
+    if config.local_epochs is None:
+      return 0 * sizes + (config.local_steps or 1)
     return config.local_epochs * steps_per_epoch(sizes, config.local.batch_size)
 
   def node(shared, item):
@@ -222,6 +241,7 @@ def fedavg(
       "reset": lambda: client_optimizer.init(variables["params"]),
     }[config.client_momentum]()
     steps = local_steps(context.data.sizes[client])
+    dropout_key = stream(context.key, Stream.DROPOUT)
     out = update(
       variables,
       momentum,
@@ -231,7 +251,7 @@ def fedavg(
       context.round * steps,
       steps,
       context.rate,
-      jax.random.fold_in(jax.random.fold_in(context.key, context.round), client),
+      jax.random.fold_in(jax.random.fold_in(dropout_key, context.round), client),
     )
     weight = {
       "examples": context.data.sizes[client],
@@ -262,6 +282,9 @@ def fedavg(
     params = shared_params(server.variables["params"])
     negated = trees.scale(sums["change"], -mean)
     updates, opt_state = server_optimizer.update(negated, server.opt_state, params)
+    # A server optimizer with a memory would go on moving what clients no longer move.
+    frozen = jax.tree.map(jnp.zeros_like, trees.pick(updates, config.local.frozen_paths))
+    updates = {**updates, **frozen}
     params = trees.put(server.variables["params"], optax.apply_updates(params, updates))
     variables = {**server.variables, "params": params}
     if "batch_stats" in variables:
@@ -273,8 +296,9 @@ def fedavg(
 
   def cost() -> comm.Cost:
     variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), image_shape))
-    up = comm.model_bytes(variables, personal_paths(variables["params"]))
-    down = up
+    personal = personal_paths(variables["params"])
+    up = comm.model_bytes(variables, personal | config.local.frozen_paths)
+    down = comm.model_bytes(variables, personal)
     stats = trees.num_bytes(variables.get("batch_stats", {}))
     if config.batch_stats in ("mean", "moments"):
       up += stats if spec.updates_running_statistics else 0

@@ -15,12 +15,14 @@ class FreezeState(NamedTuple):
 
   Attributes:
     frozen_at: the round of the freeze, or -1 before it.
-    calm: how many evaluations in a row found the statistics at rest.
-    movement: how far they moved last, in standard deviations; infinite before two evaluations.
-    last: the statistics of the last evaluation.
+    looked_at: the round of the last look at the statistics, or -1 before the first.
+    calm: how many looks in a row found them at rest.
+    movement: how far they moved last, in standard deviations; infinite before two looks.
+    last: the statistics of the last look.
   """
 
   frozen_at: np.int32
+  looked_at: np.int32
   calm: np.int32
   movement: np.float32
   last: PyTree
@@ -29,29 +31,33 @@ class FreezeState(NamedTuple):
 class Freeze(NamedTuple):
   """The policy: at a fixed round, or when the global statistics have stopped moving.
 
-  Movement between two evaluations is, over all channels c of all norms, the root mean square of
-  (mean_c - mean'_c) / std_c and of log(std_c / std'_c) together. With ``round`` None the freeze
-  comes at the evaluation that finds it below ``tolerance`` for the ``patience``-th time in a row,
-  and at the latest at ``latest``.
+  Movement between two looks is, over all channels c of all norms, the root mean square of
+  (mean_c - mean'_c) / std_c and of log(std_c / std'_c) together. A look is an evaluation at least
+  ``window`` rounds after the last: the statistics are moving averages, which between closer looks
+  cannot move far whatever the network does. With ``round`` None the freeze comes at the look that
+  finds the movement below ``tolerance`` for the ``patience``-th time in a row, and at the latest at
+  ``latest``.
 
   Attributes:
     round: T*, or None to decide from the statistics.
     latest: the last round at which to freeze when ``round`` is None.
     tolerance: the movement below which the statistics are at rest.
-    patience: evaluations in a row.
+    patience: looks in a row.
+    window: the least number of rounds between two looks.
   """
 
   round: int | None
   latest: int = 0
   tolerance: float = 0.1
   patience: int = 2
+  window: int = 1
 
   def init(self, batch_stats: PyTree) -> FreezeState:
     """The state before the first round."""
     if self.round is not None:
       batch_stats = {}
     last = {path: np.asarray(leaf) for path, leaf in trees.flatten(batch_stats).items()}
-    return FreezeState(np.int32(-1), np.int32(0), np.float32(np.inf), last)
+    return FreezeState(np.int32(-1), np.int32(-1), np.int32(0), np.float32(np.inf), last)
 
   def phase(self, state: FreezeState, round: int) -> str:
     """The phase of the interval that starts at a round."""
@@ -67,11 +73,12 @@ class Freeze(NamedTuple):
     """The state after an interval that ended before ``round``."""
     if state.frozen_at >= 0:
       return state
-    if self.round is None:
+    if self.round is None and round - max(int(state.looked_at), 0) >= self.window:
       stats = {path: np.asarray(leaf) for path, leaf in trees.flatten(batch_stats).items()}
-      moved = np.float32(movement(state.last, stats))
+      first = state.looked_at < 0
+      moved = np.float32(np.inf if first else movement(state.last, stats))
       calm = np.int32(state.calm + 1 if moved < self.tolerance else 0)
-      state = FreezeState(state.frozen_at, calm, moved, stats)
+      state = FreezeState(state.frozen_at, np.int32(round), calm, moved, stats)
     if self._due(state, round):
       return state._replace(frozen_at=np.int32(round))
     return state

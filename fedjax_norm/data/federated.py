@@ -10,11 +10,12 @@ import numpy as np
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.shuffle import permuted
+from fedjax_norm.keys import Stream, stream
 from fedjax_norm.typing import Array, Batch, Key
 
 Transform = Callable[[Array, Array, Array, Key, Key], Array]
-"""(stored images [B, H, W, C], example ids [B], the client's feature strength, the run's key, the
-step's key) -> float images [B, H, W, C]; see ``preprocess.py``."""
+"""(stored images [B, H, W, C], example ids [B], the client's feature strength, the key of its
+noise, the step's key) -> float images [B, H, W, C]; see ``preprocess.py``."""
 
 
 class FederatedData(NamedTuple):
@@ -97,7 +98,8 @@ def draw(
     transform: makes float images of the stored ones.
     key: of the run; order and augmentation derive from it, the client and the step.
   """
-  shuffle_key, transform_key = jax.random.split(jax.random.fold_in(key, client))
+  client_key = jax.random.fold_in(stream(key, Stream.DATA), client)
+  shuffle_key, transform_key = jax.random.split(client_key)
   size = data.sizes[client]
   epoch, index = jnp.divmod(step, steps_per_epoch(size, batch_size))
   positions = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
@@ -105,7 +107,8 @@ def draw(
   places = permuted(jax.random.fold_in(shuffle_key, epoch), positions, size)
   ids = data.order[data.offsets[client] + jnp.where(mask, places, 0)]
   step_key = jax.random.fold_in(transform_key, step)
-  images = transform(data.images[ids], ids, data.strengths[client], key, step_key)
+  noise_key = stream(key, Stream.NOISE)
+  images = transform(data.images[ids], ids, data.strengths[client], noise_key, step_key)
   return Batch(images, data.labels[ids], mask.astype(jnp.float32))
 
 
@@ -126,7 +129,9 @@ def cohorts(key: Key, first_round: Array, rounds: int, num_clients: int, size: i
   if size == num_clients:
     return jnp.broadcast_to(ids, (rounds, size))
 
+  cohort_key = stream(key, Stream.COHORT)
+
   def one(index: Array) -> Array:
-    return permuted(jax.random.fold_in(key, first_round + index), ids, num_clients)
+    return permuted(jax.random.fold_in(cohort_key, first_round + index), ids, num_clients)
 
   return jax.vmap(one)(jnp.arange(rounds, dtype=jnp.int32))

@@ -83,7 +83,7 @@ def normalize(
     running: the running statistics of a spec that has them.
     train: whether the statistics are training's (``spec.source``) or evaluation's.
     mask: [N], 0 for padded examples.
-    step: optimizer steps so far, a scalar; the ramps of batch renormalization read it.
+    step: the time on the ramps of batch renormalization, a scalar.
 
   Returns:
     (y, the batch's moments when they were taken across the batch, else None).
@@ -134,8 +134,8 @@ def _spread(values: Array, channels: int) -> Array:
 def _bounds(ramp: Renorm, step: Array) -> tuple[Array, Array]:
   """(r_max, d_max) at a step."""
 
-  def progress(end: int) -> Array:
-    return jnp.clip((step - ramp.start) / max(end - ramp.start, 1), 0.0, 1.0)
+  def progress(end: float) -> Array:
+    return jnp.clip((step - ramp.start) / max(end - ramp.start, 1e-9), 0.0, 1.0)
 
   return 1 + (ramp.r_max - 1) * progress(ramp.r_end), ramp.d_max * progress(ramp.d_end)
 

@@ -17,7 +17,7 @@ class Mode(NamedTuple):
     train: training's statistics and dropout, or evaluation's.
     dropout: whether training drops units; statistics are recalibrated without.
     mask: [N], 0 for padded examples.
-    step: optimizer steps so far, for batch renormalization's ramps.
+    step: the time so far, for batch renormalization's ramps.
     data_init: whether weight-normalized layers set their scale and bias from this batch.
   """
 

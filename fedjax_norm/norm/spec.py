@@ -13,24 +13,25 @@ NAMES = ("bn", "sync_bn", "fixbn", "brn", "gn", "ln", "in", "cn", "wn", "fixup",
 
 
 class Renorm(NamedTuple):
-  """The ramps of batch renormalization (Ioffe 2017, sec. 3): r_max and d_max by optimizer step.
+  """The ramps of batch renormalization (Ioffe 2017, sec. 3): r_max and d_max over time.
 
-  Both bounds stay at batch normalization's (1 and 0) until ``start``, then rise linearly. The
-  default steps are Ioffe's, for a training of 130,000 steps.
+  Both bounds stay at batch normalization's (1 and 0) until ``start``, then rise linearly. Times are
+  in the unit of the ``step`` that the layer is given; FedAvg gives rounds and fractions of them.
+  The defaults are Ioffe's optimizer steps, for a training of 130,000.
 
   Attributes:
     r_max: the final bound of the scale correction r, at least 1.
     d_max: the final bound of the shift correction d, at least 0.
-    start: the step at which the ramps begin.
-    r_end: the step at which r_max is reached.
-    d_end: the step at which d_max is reached.
+    start: when the ramps begin.
+    r_end: when r_max is reached.
+    d_end: when d_max is reached.
   """
 
   r_max: float = 3.0
   d_max: float = 5.0
-  start: int = 5_000
-  r_end: int = 40_000
-  d_end: int = 25_000
+  start: float = 5_000
+  r_end: float = 40_000
+  d_end: float = 25_000
 
 
 @dataclasses.dataclass(frozen=True)

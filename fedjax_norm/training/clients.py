@@ -7,7 +7,12 @@ from fedjax_norm.typing import PyTree
 
 
 class ClientStore:
-  """One state per client, as host arrays [K, ...]; empty when clients keep nothing."""
+  """One state per client, as host arrays; empty when clients keep nothing.
+
+  Attributes:
+    arrays: a client's state with a leading axis, [K, ...].
+    seen: [K] bool, who has taken part.
+  """
 
   def __init__(self, one: PyTree, num_clients: int):
     """Starts every client with the same state.
@@ -27,6 +32,7 @@ class ClientStore:
       return stacked
 
     self.arrays = jax.tree.map(repeat, one)
+    self.seen = np.zeros(num_clients, bool)
 
   @property
   def client_bytes(self) -> int:
@@ -44,3 +50,4 @@ class ClientStore:
       array[ids] = np.asarray(rows)[: len(ids)]
 
     jax.tree.map(put, self.arrays, states)
+    self.seen[ids] = True

@@ -10,6 +10,7 @@ import optax
 from flax import linen as nn
 
 from fedjax_norm.data.examples import Examples
+from fedjax_norm.data.preprocess import EvalTransform
 from fedjax_norm.nodes import Nodes
 from fedjax_norm.norm import Mode
 from fedjax_norm.typing import Array, Batch, PyTree, Variables
@@ -31,7 +32,19 @@ class Scores(NamedTuple):
   examples: Array
 
 
-def stack_batches(test: Examples, batch_size: int, multiple: int = 1) -> Batch:
+class HeldOut(NamedTuple):
+  """Test examples as they are stored.
+
+  Attributes:
+    batch: raw images, labels and mask, [B, ...] (or [T, B, ...] when stacked).
+    ids: [B] int32, the examples' ids.
+  """
+
+  batch: Batch
+  ids: Array
+
+
+def stack_batches(test: Examples, batch_size: int, multiple: int = 1) -> HeldOut:
   """The test set as stacked batches [T, B, ...] of raw images, padded and masked.
 
   Args:
@@ -46,16 +59,21 @@ def stack_batches(test: Examples, batch_size: int, multiple: int = 1) -> Batch:
   ids = np.arange(count * size).reshape(count, size)
   mask = (ids < n).astype(np.float32)
   ids = np.minimum(ids, n - 1)
-  return Batch(test.images[ids], test.labels[ids].astype(np.int32), mask)
+  ids = ids.astype(np.int32)
+  return HeldOut(Batch(test.images[ids], test.labels[ids].astype(np.int32), mask), ids)
 
 
 def make_scores(
-  model: nn.Module, num_classes: int, transform: Callable[[Array], Array]
-) -> Callable[[Variables, Batch], Scores]:
-  """(variables, one batch of raw images) -> its scores; a padded example counts nothing."""
+  model: nn.Module, num_classes: int, transform: EvalTransform
+) -> Callable[..., Scores]:
+  """(variables, one test batch, a client's feature strength or None) -> its scores.
 
-  def scores(variables: Variables, batch: Batch) -> Scores:
-    logits: Array = model.apply(variables, transform(batch.images), Mode())
+  A padded example counts nothing.
+  """
+
+  def scores(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Scores:
+    batch, ids = examples
+    logits: Array = model.apply(variables, transform(batch.images, ids, strength), Mode())
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     own = jnp.take_along_axis(logits, batch.labels[:, None], -1)
     # The rank counts a tie, and a logit that is not a number, against the model.
@@ -71,11 +89,11 @@ def make_scores(
   return scores
 
 
-def make_evaluate(scores, nodes: Nodes) -> Callable[[Variables, Batch], Scores]:
+def make_evaluate(scores, nodes: Nodes) -> Callable[[Variables, HeldOut], Scores]:
   """(variables, stacked batches) -> scores of the whole set; batches are mapped as nodes are."""
 
   @jax.jit
-  def evaluate(variables: Variables, batches: Batch) -> Scores:
+  def evaluate(variables: Variables, batches: HeldOut) -> Scores:
     def node(variables, batch):
       return scores(variables, batch), ()
 
@@ -86,23 +104,30 @@ def make_evaluate(scores, nodes: Nodes) -> Callable[[Variables, Batch], Scores]:
 
 def make_evaluate_clients(
   scores, nodes: Nodes, client_variables: Callable[[PyTree, PyTree], Variables]
-) -> Callable[[PyTree, PyTree, Batch], Scores]:
-  """(server's state, clients' states [k, ...], stacked batches) -> scores [k, C] of each client."""
+) -> Callable[[PyTree, PyTree, Array, HeldOut], Scores]:
+  """Each client's model on the test set as that client would see it.
+
+  Returns:
+    (server's state, clients' states [k, ...], their feature strengths [k], stacked batches) ->
+    scores [k, C].
+  """
 
   @jax.jit
-  def evaluate(server: PyTree, clients: PyTree, batches: Batch) -> Scores:
-    def node(shared, client):
-      server, batches = shared
+  def evaluate(server: PyTree, clients: PyTree, strengths: Array, batches: HeldOut) -> Scores:
+    def node(shared, item):
+      (server, batches), (client, strength) = shared, item
       variables = client_variables(server, client)
 
       def body(total, batch):
-        return jax.tree.map(jnp.add, total, scores(variables, batch)), None
+        return jax.tree.map(jnp.add, total, scores(variables, batch, strength)), None
 
-      one = jax.eval_shape(lambda: scores(variables, jax.tree.map(lambda a: a[0], batches)))
+      one = jax.eval_shape(
+        lambda: scores(variables, jax.tree.map(lambda a: a[0], batches), strength)
+      )
       zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), one)
       return (), jax.lax.scan(body, zeros, batches)[0]
 
-    return nodes.map_reduce(node, (server, batches), clients)[1]
+    return nodes.map_reduce(node, (server, batches), (clients, strengths))[1]
 
   return evaluate
 

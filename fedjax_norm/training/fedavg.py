@@ -1,6 +1,7 @@
 """FedAvg as a program for the loop: its phases, its evaluation and its initial model."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from fedjax_norm.algorithms.statistics import make_recalibrate
 from fedjax_norm.control.freeze import CALIBRATE, EXPLORE, Freeze
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.errors import UserError
+from fedjax_norm.keys import Stream, stream
 from fedjax_norm.training import evaluation
 from fedjax_norm.training.loop import LoopConfig, Outcome, Phase, Program, make_program, train
 from fedjax_norm.training.run_folder import RunFolder
@@ -33,28 +35,40 @@ class FreezeConfig:
     round: T*: a round, ``'half'`` of them, or ``'auto'``: once the statistics are at rest, and at
       three quarters of the rounds at the latest.
     rate_factor: multiplies the learning rate after the freeze.
-    clip_norm: the greatest norm of a gradient after the freeze; 0 for none. A client setting that
-      clips below this stays.
+    clip_norm: the greatest norm of a gradient after the freeze, 0 for none; None is 1, or the
+      client's own if that is tighter.
     affine: whether gamma and beta freeze too.
     tolerance: of ``'auto'``, in standard deviations (see ``control.Freeze``).
   """
 
   round: int | str = "half"
   rate_factor: float = 0.2
-  clip_norm: float = 1.0
+  clip_norm: float | None = None
   affine: bool = False
   tolerance: float = 0.1
 
-  def policy(self, rounds: int) -> Freeze:
-    """The policy of a run of this many rounds.
+  def __post_init__(self):
+    if not self.rate_factor > 0 or not self.tolerance > 0:
+      raise UserError("the freeze's rate factor and tolerance must be positive.")
+    if self.clip_norm is not None and not self.clip_norm >= 0:
+      raise UserError(f"the freeze's clip_norm is {self.clip_norm}; it must be 0 or more.")
+
+  def policy(self, rounds: int, window: int) -> Freeze:
+    """The policy of a run.
+
+    Args:
+      rounds: of the run.
+      window: rounds between two looks at the statistics, for ``'auto'``.
 
     Raises:
       UserError: a round outside the run.
     """
+    if rounds < 2:
+      raise UserError("FixBN needs a round before the freeze and one after; run at least 2 rounds.")
     if self.round == "auto":
-      return Freeze(None, latest=max(1, rounds * 3 // 4), tolerance=self.tolerance)
-    at = max(1, rounds // 2) if self.round == "half" else self.round
-    if not isinstance(at, int) or not 1 <= at < max(rounds, 2):
+      return Freeze(None, max(1, rounds * 3 // 4), self.tolerance, window=window)
+    at = rounds // 2 if self.round == "half" else self.round
+    if not isinstance(at, int) or not 1 <= at < rounds:
       raise UserError(
         f"the freeze at round {at!r} must lie inside the run: 1 to {rounds - 1}, 'half' or 'auto'."
       )
@@ -84,7 +98,9 @@ def make_fedavg(
     backend: how clients are mapped (see ``nodes.create``).
     chunk: how many clients of a device run at once.
     eval_batch_size: test examples a batch.
-    evaluate_clients: how many clients are evaluated on their own mix of labels; 0 for none.
+    evaluate_clients: how many clients are evaluated on their own mix of labels (and features); 0
+      for none. Where clients keep a part of the model, it is also how many of their models the test
+      accuracy is the mean of, among those that have taken part (10 for 0).
 
   Raises:
     UserError: options that do not fit together.
@@ -106,12 +122,12 @@ def make_fedavg(
     chunk=chunk,
     lockstep=spec.across_nodes,
   )
-  every = nodes.create("auto", num_nodes=data.num_clients)
+  one_by_one = mapping.one_by_one()
 
   refresh, refresh_cost = None, comm.Traffic()
   if config.batch_stats == "recalibrate" and spec.updates_running_statistics:
     refresh = jax.jit(
-      make_recalibrate(model, every, config.local.batch_size, task.plain_transform),
+      make_recalibrate(model, one_by_one, config.local.batch_size, task.plain_transform),
       out_shardings=mapping.sharding,
     )
     variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), task.image_shape))
@@ -131,20 +147,21 @@ def make_fedavg(
   policy = None
   if spec.settles:
     freeze = freeze or FreezeConfig()
-    policy = freeze.policy(loop.rounds)
+    steps = int(np.min(phases[EXPLORE].algorithm.local_steps(np.asarray(data.sizes))))
+    # After so many local steps a running statistic has forgotten 95% of what it was.
+    policy = freeze.policy(loop.rounds, math.ceil(3 / (1 - spec.decay) / steps))
     phases[CALIBRATE] = phase(
       model.clone(norm=spec.frozen()), _calibrating(task, config, freeze), freeze.rate_factor
     )
-  evaluate = _make_evaluate(task, eval_batch_size, evaluate_clients)
+  evaluate = _make_evaluate(task, one_by_one, eval_batch_size, evaluate_clients)
   return make_program(phases, mapping, evaluate, schedule.rates(loop.rounds), policy)
 
 
 def _calibrating(task: Task, config: FedAvgConfig, freeze: FreezeConfig) -> FedAvgConfig:
   """The client's settings after the freeze."""
   local = config.local
-  if freeze.clip_norm:
-    clip = min(freeze.clip_norm, local.clip_norm or freeze.clip_norm)
-    local = dataclasses.replace(local, clip_norm=clip)
+  clip = min(1.0, local.clip_norm or 1.0) if freeze.clip_norm is None else freeze.clip_norm
+  local = dataclasses.replace(local, clip_norm=clip)
   if freeze.affine:
     layers = models.norm_modules(task.model, task.image_shape)
     frozen = frozenset(f"{layer}/{name}" for layer in layers for name in ("scale", "bias"))
@@ -152,31 +169,33 @@ def _calibrating(task: Task, config: FedAvgConfig, freeze: FreezeConfig) -> FedA
   return dataclasses.replace(config, local=local)
 
 
-def _make_evaluate(task: Task, batch_size: int, evaluate_clients: int):
+def _make_evaluate(task: Task, mapping: nodes.Nodes, batch_size: int, evaluate_clients: int):
   """The loop's ``Evaluate`` on a task's test set; of the task's federation it keeps nothing."""
-  test = task.source.test
-  batches = -(-len(test.labels) // batch_size)
-  mapping = nodes.create("auto", num_nodes=batches)
-  stacked = evaluation.stack_batches(test, batch_size, mapping.num_devices)
+  stacked = evaluation.stack_batches(task.source.test, batch_size, mapping.num_devices)
   place = jnp.asarray if mapping.sharding is None else lambda a: jax.device_put(a, mapping.sharding)
   stacked = jax.tree.map(place, stacked)
   scores = evaluation.make_scores(task.model, task.num_classes, task.eval_transform)
   global_scores = evaluation.make_evaluate(scores, mapping)
   own_scores: dict[Any, Any] = {}
 
+  def of_clients(algorithm, server, store, data, ids):
+    if algorithm not in own_scores:
+      model_of = algorithm.client_variables or (lambda server, _: algorithm.variables(server))
+      own_scores[algorithm] = evaluation.make_evaluate_clients(scores, mapping, model_of)
+    strengths = np.asarray(data.strengths)[ids]
+    return own_scores[algorithm](server, store.gather(ids), strengths, stacked)
+
   def evaluate(algorithm, server, store, data):
     if algorithm.client_variables is None:
+      ids = _evenly(np.arange(data.num_clients), evaluate_clients)
       result = global_scores(algorithm.variables(server), stacked)
-      ids = _evenly(data.num_clients, evaluate_clients)
+      columns = evaluation.summarize(result)
+      if evaluate_clients and np.any(data.strengths):  # clients see the test images otherwise
+        result = of_clients(algorithm, server, store, data, ids)
     else:
-      ids = _evenly(data.num_clients, max(evaluate_clients, _MODELS_EVALUATED))
-      own = nodes.create("auto", num_nodes=len(ids))
-      if algorithm not in own_scores:
-        own_scores[algorithm] = evaluation.make_evaluate_clients(
-          scores, own, algorithm.client_variables
-        )
-      result = own_scores[algorithm](server, store.gather(ids), stacked)
-    columns = evaluation.summarize(result)
+      ids = _evenly(np.flatnonzero(store.seen), evaluate_clients or _MODELS_EVALUATED)
+      result = of_clients(algorithm, server, store, data, ids)
+      columns = evaluation.summarize(result)
     if not evaluate_clients:
       return columns, {}
     accuracies = evaluation.by_label_share(result, label_counts(data, ids, task.num_classes))
@@ -189,9 +208,9 @@ def _make_evaluate(task: Task, batch_size: int, evaluate_clients: int):
   return evaluate
 
 
-def _evenly(total: int, count: int) -> np.ndarray:
-  """At most ``count`` ids spread evenly over 0 ... total - 1."""
-  return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int32))
+def _evenly(ids: np.ndarray, count: int) -> np.ndarray:
+  """At most ``count`` of some ids, spread evenly over them."""
+  return ids[np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)]
 
 
 def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables:
@@ -205,7 +224,7 @@ def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables
     seed: of the run.
     batch_size: of the common batch.
   """
-  init_key, batch_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
+  init_key, batch_key = jax.random.split(stream(jax.random.key(seed), Stream.INIT))
   variables = models.init(task.model, init_key, task.image_shape)
   if task.model.norm.weight_norm:
     labels = task.source.train.labels

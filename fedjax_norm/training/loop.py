@@ -1,5 +1,6 @@
 """The loop of every run: intervals of compiled rounds, and between them the world outside."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -36,7 +37,7 @@ class LoopConfig:
     rounds: of the whole run.
     eval_every: rounds between two evaluations.
     cohort: clients a round; 0 is all of them.
-    seed: of everything random in the run.
+    seed: of everything random in the run, below 2^32.
   """
 
   rounds: int
@@ -51,6 +52,9 @@ class LoopConfig:
     for field in ("cohort", "seed"):
       if getattr(self, field) < 0:
         raise UserError(f"{field} is {getattr(self, field)}; it must be 0 or more.")
+
+    if self.seed >= 2**32:
+      raise UserError(f"seed is {self.seed}; it must be below 2^32.")
 
   def cohort_of(self, num_clients: int) -> int:
     """The number of clients a round in a population.
@@ -186,124 +190,188 @@ def train(
     program: what to run.
     config: its length and seed.
     data: the federation, host arrays.
-    variables: the initial model.
+    variables: the initial model; it stays as it is.
     folder: where rows and checkpoints go; nothing is written without one.
     show_progress: whether to draw a progress bar.
 
   Raises:
-    UserError: a cohort larger than the population.
+    UserError: a cohort larger than the population, or a folder that has lost a part of its run.
     DivergedError: a loss is not finite; what was saved before stays.
   """
-  num_clients = data.num_clients
-  cohort = config.cohort_of(num_clients)
-  place = _placer(program.nodes)
-  key = place(jax.random.key(config.seed))
-  sizes = np.asarray(data.sizes)
-  phases, freeze = program.phases, program.freeze
-  first_algorithm = next(iter(phases.values())).algorithm
-
-  server = first_algorithm.init(variables)
-  store = ClientStore(first_algorithm.init_client(server), num_clients)
-  control = freeze.init(variables.get("batch_stats", {})) if freeze else None
-  checkpoints = Checkpoints(folder.path / "checkpoints") if folder else None
-  state = _State(server, store.arrays, control, np.int64(0), np.zeros(3, np.int64), np.float64(0))
-  rows: list[dict[str, Any]] = []
-  if folder and checkpoints and folder.resumed:
-    if checkpoints.latest() is not None:
-      state = checkpoints.restore(state)
-    folder.cut_back(int(state.round))
-    rows = folder.rows()
-  store.arrays = jax.tree.map(np.array, state.clients)
-  server, control, round_ = state.server, state.freeze, int(state.round)
-  traffic, seconds = Traffic(*map(int, state.traffic)), float(state.seconds)
-  resident, server = place(data), place(server)
-  accuracies: dict[int, float] = {}
-
-  pieces = _piece(config.eval_every, cohort, num_clients, store.client_bytes)
-  draw_cohorts = jax.jit(
-    lambda first: cohorts(jax.random.fold_in(key, 0), first, pieces, num_clients, cohort)
+  algorithm, freeze = next(iter(program.phases.values())).algorithm, program.freeze
+  # A copy, for the programs take over the memory of the states they are given.
+  server = algorithm.init(jax.tree.map(jnp.array, variables))
+  store = ClientStore(algorithm.init_client(server), data.num_clients)
+  state = _State(
+    server,
+    (store.arrays, store.seen),
+    freeze.init(variables["batch_stats"]) if freeze else None,
+    np.int64(0),
+    np.zeros(3, np.int64),
+    np.float64(0),
   )
-  bar = Progress(config.rounds, round_, show_progress)
-  while round_ < config.rounds:
-    started, start_round = time.perf_counter(), round_
-    name = freeze.phase(control, round_) if freeze and control else next(iter(phases))
-    phase = phases[name]
-    stop = min(config.rounds, round_ + config.eval_every - round_ % config.eval_every)
-    change = freeze.next_change(control, round_) if freeze and control else None
-    if change is not None:
-      stop = min(stop, change)
-    total = jax.tree.map(np.asarray, Metrics.zeros())
-    while round_ < stop:
-      count = min(pieces, stop - round_)
-      ids = np.asarray(draw_cohorts(jnp.int32(round_)))
-      present, slots = _slots(ids, count)
-      # Every interval has room for as many clients, so that none of them compiles anew.
-      room = np.resize(present, min(num_clients, pieces * cohort))
-      rates = np.zeros(pieces, np.float32)
-      rates[:count] = program.rates[round_ : round_ + count] * np.float32(phase.rate_factor)
-      server, gathered, metrics = program.intervals[name](
-        server,
-        place(store.gather(room)),
-        place(ids),
-        place(slots),
-        place(rates),
-        place(np.int32(round_)),
-        place(np.int32(count)),
-        resident,
-        key,
-      )
-      store.scatter(present, gathered)
-      total = jax.tree.map(np.add, total, jax.tree.map(np.asarray, metrics))
-      for chosen in ids[:count]:
-        steps = np.asarray(phase.algorithm.local_steps(sizes[chosen]))
-        traffic += phase.algorithm.cost.of_round(steps.tolist())
-      round_ += count
-    if not np.isfinite(total.loss):
-      _diverged(start_round, round_, folder)
-    if phase.refresh:
-      model = phase.algorithm.variables(server)
-      stats = phase.refresh(model, resident, key)
-      server = server._replace(variables={**model, "batch_stats": stats})
-      traffic += phase.refresh_cost
-    scores, accuracies = program.evaluate(phase.algorithm, server, store, data)
-    if not np.isfinite(scores["loss"]):
-      _diverged(start_round, round_, folder)
-    if freeze and control:
-      stats = phase.algorithm.variables(server)["batch_stats"]
-      control = freeze.observe(control, stats, round_)
-    elapsed = time.perf_counter() - started
-    seconds += elapsed
-    row = {
-      "round": round_,
-      "phase": name,
-      "train_loss": float(total.loss / total.examples),
-      "train_top1": float(total.correct / total.examples),
-      **scores,
-      "rate": float(program.rates[round_ - 1] * np.float32(phase.rate_factor)),
-      "examples": int(total.examples),
-      **traffic._asdict(),
-      "seconds": seconds,
-    }
-    rows.append(row)
-    if folder and checkpoints:
-      # The row first: a kill in between leaves one row too many, which resuming cuts off.
-      folder.append(row)
-      state = _State(
-        jax.tree.map(np.asarray, server),
-        store.arrays,
-        control,
-        np.int64(round_),
-        np.array(traffic, np.int64),
-        np.float64(seconds),
-      )
-      checkpoints.save(round_, state)
-    bar.update(round_, row["train_loss"], row["top1"], total.examples / elapsed)
-  bar.close()
-  if checkpoints:
-    checkpoints.close()
+  rows: list[dict[str, Any]] = []
+  with contextlib.ExitStack() as stack:
+    checkpoints = None
+    if folder:
+      checkpoints = stack.enter_context(Checkpoints(folder.path / "checkpoints"))
+      if folder.resumed:
+        state, rows = _resume(folder, checkpoints, state)
+    store.arrays, store.seen = jax.tree.map(np.array, state.clients)
+    run = _Run.of(program, config, data, store)
+    server, control, round_ = run.place(state.server), state.freeze, int(state.round)
+    traffic, seconds = Traffic(*map(int, state.traffic)), float(state.seconds)
+    accuracies: dict[int, float] = {}
+
+    bar = stack.enter_context(Progress(config.rounds, round_, show_progress))
+    while round_ < config.rounds:
+      started, first = time.perf_counter(), round_
+      name, round_ = _next_interval(program, config, control, first)
+      phase = program.phases[name]
+      server, total, sent = _run_interval(run, name, server, first, round_)
+      if not np.isfinite(total.loss):
+        _diverged(first, round_, folder)
+      if phase.refresh:
+        model = phase.algorithm.variables(server)
+        stats = phase.refresh(model, run.resident, run.key)
+        server = server._replace(variables={**model, "batch_stats": stats})
+        sent += phase.refresh_cost
+      scores, accuracies = program.evaluate(phase.algorithm, server, store, data)
+      if not np.isfinite(scores["loss"]):
+        _diverged(first, round_, folder)
+      if freeze and control:
+        stats = phase.algorithm.variables(server)["batch_stats"]
+        control = freeze.observe(control, stats, round_)
+      elapsed = time.perf_counter() - started
+      traffic, seconds = traffic + sent, seconds + elapsed
+      row = {
+        "round": round_,
+        "phase": name,
+        "train_loss": float(total.loss / total.examples),
+        "train_top1": float(total.correct / total.examples),
+        **scores,
+        "rate": float(_rate(program, phase, round_ - 1)),
+        "examples": int(total.examples),
+        **traffic._asdict(),
+        "seconds": seconds,
+      }
+      rows.append(row)
+      if folder and checkpoints:
+        # The row first: a kill in between leaves one row too many, which resuming cuts off.
+        folder.append(row)
+        state = _State(
+          jax.tree.map(np.asarray, server),
+          (store.arrays, store.seen),
+          control,
+          np.int64(round_),
+          np.array(traffic, np.int64),
+          np.float64(seconds),
+        )
+        checkpoints.save(round_, state)
+      bar.update(round_, row["train_loss"], row["top1"], total.examples / elapsed)
   frozen_at = int(control.frozen_at) if control and control.frozen_at >= 0 else None
-  model = jax.tree.map(np.asarray, first_algorithm.variables(server))
+  model = jax.tree.map(np.asarray, algorithm.variables(server))
   return Outcome(model, store, rows, frozen_at, accuracies)
+
+
+def _resume(
+  folder: RunFolder, checkpoints: Checkpoints, fresh: _State
+) -> tuple[_State, list[dict[str, Any]]]:
+  """The state of the last checkpoint, and the rows up to it."""
+  state = fresh if checkpoints.latest() is None else checkpoints.restore(fresh)
+  round_ = int(state.round)
+  folder.cut_back(round_)
+  rows = folder.rows()
+  if (rows[-1]["round"] if rows else 0) != round_:
+    raise UserError(
+      f"{folder.path} has a checkpoint of round {round_}, but its metrics.csv ends before; put the "
+      "file back or pass another --workdir."
+    )
+  return state, rows
+
+
+def _next_interval(
+  program: Program, config: LoopConfig, control: FreezeState | None, round_: int
+) -> tuple[str, int]:
+  """(the phase of the interval that starts at a round, the round before which it ends)."""
+  stop = min(config.rounds, round_ + config.eval_every - round_ % config.eval_every)
+  if program.freeze is None or control is None:
+    return next(iter(program.phases)), stop
+  change = program.freeze.next_change(control, round_)
+  return program.freeze.phase(control, round_), stop if change is None else min(stop, change)
+
+
+def _rate(program: Program, phase: Phase, rounds: int | slice) -> np.ndarray:
+  return program.rates[rounds] * np.float32(phase.rate_factor)
+
+
+class _Run(NamedTuple):
+  """What an interval needs beside the server's state.
+
+  Attributes:
+    program: what is run.
+    store: the clients' states.
+    sizes: [K], host.
+    resident: the federation on the device.
+    key: of the run, on the device.
+    place: puts a tree where the program wants it.
+    pieces: rounds at once.
+    cohorts: first round -> [pieces, m] client ids.
+  """
+
+  program: Program
+  store: ClientStore
+  sizes: np.ndarray
+  resident: FederatedData
+  key: Key
+  place: Callable[[PyTree], PyTree]
+  pieces: int
+  cohorts: Callable[[Any], Any]
+
+  @classmethod
+  def of(
+    cls, program: Program, config: LoopConfig, data: FederatedData, store: ClientStore
+  ) -> "_Run":
+    num_clients = data.num_clients
+    cohort, place = config.cohort_of(num_clients), _placer(program.nodes)
+    key = place(jax.random.key(config.seed))
+    longest = min(config.eval_every, config.rounds)
+    pieces = _piece(longest, cohort, num_clients, store.client_bytes)
+    draw = jax.jit(lambda first: cohorts(key, first, pieces, num_clients, cohort))
+    return cls(program, store, np.asarray(data.sizes), place(data), key, place, pieces, draw)
+
+
+def _run_interval(
+  run: _Run, name: str, server: PyTree, first: int, stop: int
+) -> tuple[PyTree, Metrics, Traffic]:
+  """Runs the rounds from first to before stop, in pieces of at most ``run.pieces``."""
+  phase, place, pieces = run.program.phases[name], run.place, run.pieces
+  total, traffic = jax.tree.map(np.asarray, Metrics.zeros()), Traffic()
+  for start in range(first, stop, pieces):
+    count = min(pieces, stop - start)
+    ids = np.asarray(run.cohorts(np.int32(start)))
+    present, slots = _slots(ids, count)
+    # Every piece has room for as many clients, so that none of them compiles anew.
+    room = np.resize(present, min(len(run.sizes), ids.size))
+    rates = np.zeros(pieces, np.float32)
+    rates[:count] = _rate(run.program, phase, slice(start, start + count))
+    server, gathered, metrics = run.program.intervals[name](
+      server,
+      place(run.store.gather(room)),
+      place(ids),
+      place(slots),
+      place(rates),
+      place(np.int32(start)),
+      place(np.int32(count)),
+      run.resident,
+      run.key,
+    )
+    run.store.scatter(present, gathered)
+    total = jax.tree.map(np.add, total, jax.tree.map(np.asarray, metrics))
+    for chosen in ids[:count]:
+      steps = np.asarray(phase.algorithm.local_steps(run.sizes[chosen]))
+      traffic += phase.algorithm.cost.of_round(steps.tolist())
+  return server, total, traffic
 
 
 def _placer(nodes: Nodes) -> Callable[[PyTree], PyTree]:
@@ -313,11 +381,11 @@ def _placer(nodes: Nodes) -> Callable[[PyTree], PyTree]:
   return lambda tree: jax.device_put(tree, nodes.sharding)
 
 
-def _piece(eval_every: int, cohort: int, num_clients: int, client_bytes: int) -> int:
+def _piece(longest: int, cohort: int, num_clients: int, client_bytes: int) -> int:
   """How many rounds run at once, by the memory of the states of the clients they touch."""
   if num_clients * client_bytes <= _STATE_BUDGET:
-    return eval_every
-  return max(1, min(eval_every, _STATE_BUDGET // (cohort * client_bytes)))
+    return longest
+  return max(1, min(longest, _STATE_BUDGET // (cohort * client_bytes)))
 
 
 def _slots(ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -335,8 +403,8 @@ def _slots(ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 def _diverged(first: int, last: int, folder: RunFolder | None) -> None:
   kept = f"; the checkpoint of round {first} is kept in {folder.path}" if folder and first else ""
   raise DivergedError(
-    f"the loss became infinite or not a number between rounds {first} and {last}{kept}; "
-    "lower --lr or set --clip_norm (after a FixBN freeze, --freeze_lr_factor, --freeze_clip_norm)."
+    f"the loss became infinite or not a number between rounds {first} and {last}{kept}; lower the "
+    "learning rate or clip gradients (after a FixBN freeze, by its own settings)."
   )
 
 

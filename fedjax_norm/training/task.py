@@ -1,6 +1,5 @@
 """What is to be learnt: a source, its partition over clients, a model and the preprocessing."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +11,9 @@ from fedjax_norm.data.augment import client_strengths
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.federated import FederatedData, Transform, federate
 from fedjax_norm.data.partition import Partition
-from fedjax_norm.data.preprocess import Preprocess, make_transforms
+from fedjax_norm.data.preprocess import EvalTransform, Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import NormSpec
-from fedjax_norm.typing import Array
 
 
 class Task(NamedTuple):
@@ -37,7 +35,7 @@ class Task(NamedTuple):
   counts: np.ndarray
   transform: Transform
   plain_transform: Transform
-  eval_transform: Callable[[Array], Array]
+  eval_transform: EvalTransform
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
