@@ -173,7 +173,7 @@ def make_algorithm(config: Config) -> FedAvgConfig:
       clip_norm=config.clip_norm,
       prox=config.prox,
     ),
-    local_steps=config.local_steps,
+    local_steps=_or(config.local_steps, None if config.local_epochs else 1),
     local_epochs=config.local_epochs,
     weighting=config.weighting,
     client_momentum=config.client_momentum or _kept(config),

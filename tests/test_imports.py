@@ -15,7 +15,7 @@ MODULES = sorted(
 # A module may import its own layer and those above it in this list, not its neighbours in a row.
 LAYERS = (
   ("typing", "errors"),
-  ("trees",),
+  ("trees", "keys"),
   ("norm",),
   ("models",),
   ("data", "comm", "nodes"),

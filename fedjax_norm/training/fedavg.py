@@ -49,7 +49,7 @@ class FreezeConfig:
 
   def __post_init__(self):
     if not self.rate_factor > 0 or not self.tolerance > 0:
-      raise UserError("the freeze's rate factor and tolerance must be positive.")
+      raise UserError("the freeze's rate_factor and tolerance must be positive.")
     if self.clip_norm is not None and not self.clip_norm >= 0:
       raise UserError(f"the freeze's clip_norm is {self.clip_norm}; it must be 0 or more.")
 

@@ -186,10 +186,10 @@ def local(**fields):
 
 OPTIONS = {
   "uniform": FedAvgConfig(FOUR, local_steps=2, weighting="uniform"),
-  "momentum reset, epochs": FedAvgConfig(HEAVY, local_steps=0, local_epochs=1),
+  "momentum reset, epochs": FedAvgConfig(HEAVY, local_epochs=1),
   "momentum local": FedAvgConfig(HEAVY, local_steps=2, client_momentum="local"),
   "momentum global, processed": FedAvgConfig(
-    HEAVY, local_steps=0, local_epochs=1, weighting="processed", client_momentum="global"
+    HEAVY, local_epochs=1, weighting="processed", client_momentum="global"
   ),
   "nesterov, clip": FedAvgConfig(
     local(momentum=0.8, nesterov=True, clip_norm=0.3), local_steps=2, client_momentum="local"
@@ -342,7 +342,7 @@ def joint_gradients(params, batches):
 
 def test_sync_bn_with_clients_that_finish_early(world):
   # Two steps for client 0 and three for client 1: client 1's last batch is normalized alone.
-  config = FedAvgConfig(FOUR, local_steps=0, local_epochs=1, weighting="processed")
+  config = FedAvgConfig(FOUR, local_epochs=1, weighting="processed")
   mapping = nodes.create("shard_map", num_nodes=2, lockstep=True)
   fast = world.fast("sync_bn", config, mapping, sizes=(5, 9))
   server, _, metrics = fast.run([[0, 1]], [0.2])
@@ -682,8 +682,11 @@ def test_an_interval_of_fewer_rounds_is_the_start_of_a_longer_one(world):
     ("bn", {"fedbn": True}, "batch_stats=local"),
     ("bn", {"fedbn": True, "batch_stats": "local", "client_momentum": "global"}, "averaged"),
     ("bn", {"local": FOUR, "client_momentum": "local"}, "momentum that is 0"),
-    ("bn", {"local_epochs": 1}, "either local_steps or local_epochs"),
-    ("bn", {"local_steps": 0}, "either local_steps or local_epochs"),
+    ("bn", {"local_steps": 1, "local_epochs": 1}, "exclude each other"),
+    ("bn", {"local_steps": 0}, "at least 1"),
+    ("bn", {"server_rate": 0.0}, "positive"),
+    ("bn", {"local": LocalConfig(prox=0.1)}, "prox"),
+    ("sync_bn", {"batch_stats": "recalibrate"}, "recalibrate"),
     ("bn", {"weighting": "size"}, "unknown weighting 'size'"),
   ],
 )

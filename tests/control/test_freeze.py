@@ -19,8 +19,13 @@ def stats(mean, var):
 
 
 def drive(policy, trajectory, start=None):
-  """The states after observing each of the statistics, a round apart."""
+  """The states after observing each of the statistics, a round apart, from round 1 on.
+
+  Before them, at round 0, it saw statistics of mean 0 and variance 1.
+  """
   state, states = policy.init(start or stats(0.0, 1.0)), []
+  if policy.round is None:
+    state = state._replace(looked_at=np.int32(0))
   for round_, values in enumerate(trajectory, start=1):
     state = policy.observe(state, values, round_)
     states.append(state)
@@ -116,9 +121,26 @@ def test_auto_freezes_at_the_latest_round_in_any_case():
   assert frozen_at(drive(policy, restless)) == [-1, -1, 3, 3]
 
 
-def test_movement_is_infinite_before_it_was_measured():
-  state = Freeze(None, latest=9).init(stats(0.0, 1.0))
+def test_the_initial_statistics_are_no_measurement():
+  """A first look that finds them as they began does not count as rest."""
+  policy = Freeze(None, latest=9, patience=1)
+  state = policy.init(stats(0.0, 1.0))
   assert np.isinf(state.movement)
+  state = policy.observe(state, stats(0.0, 1.0), 1)
+  assert np.isinf(state.movement)
+  assert state.frozen_at == -1
+  assert policy.observe(state, stats(0.0, 1.0), 2).frozen_at == 2
+
+
+@pytest.mark.parametrize("every", [1, 2, 5, 10])
+def test_how_often_it_is_shown_the_statistics_hardly_matters(every):
+  """Statistics that settle exponentially: looks are at least a window apart, so that close ones
+  do not pass slowness for rest."""
+  policy = Freeze(None, latest=1000, tolerance=0.1, patience=2, window=10)
+  state = policy.init(stats(0.0, 1.0))
+  for round_ in range(every, 300, every):
+    state = policy.observe(state, stats(5 * (1 - math.exp(-round_ / 30)), 1.0), round_)
+  assert state.frozen_at == 130
 
 
 @pytest.mark.parametrize("policy", [Freeze(4), Freeze(None, latest=9)])

@@ -64,7 +64,7 @@ def test_a_run_writes_its_folder_and_says_so(fedavg_run):
 
 
 def test_the_same_flags_give_the_same_bits_and_another_seed_does_not(fedavg_run):
-  arguments = ("--norm=bn", "--cohort=3", "--augment")
+  arguments = ("--norm=bn", "--cohort=3", "--augment=crop_flip")
   for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
     assert fedavg_run(*arguments, f"--workdir={folder}", f"--seed={seed}").code == 0
   assert read(Path("a")) == read(Path("b"))
@@ -81,11 +81,72 @@ def test_seeds_repeat_a_run(fedavg_run):
     losses.append(json.loads((folder / "summary.json").read_text())["loss"])
     assert json.loads((folder / "config.json").read_text())["seed"] == seed
   total = json.loads((Path("run") / "summary.json").read_text())
+  alone = json.loads((Path("run") / "seed_5" / "summary.json").read_text())
+  assert total["bytes_up"] == alone["bytes_up"]  # a run's, not the sum
   np.testing.assert_allclose(total["loss"], np.mean(losses))
   np.testing.assert_allclose(total["loss_std"], np.std(losses, ddof=1))
   # A seed of several is the run of that seed alone, although the program is shared.
   assert fedavg_run("--norm=gn", "--seed=6", "--workdir=alone").code == 0
   assert parameters(Path("alone")) == parameters(Path("run") / "seed_6")
+
+
+def test_a_sweep_and_a_run_do_not_share_a_folder(fedavg_run):
+  assert fedavg_run("--workdir=run").code == 0
+  before = (Path("run") / "summary.json").read_bytes()
+  result = fedavg_run("--workdir=run", "--seeds=2")
+  assert result.code == 2
+  assert "seeds" in result.err
+  assert (Path("run") / "summary.json").read_bytes() == before
+
+
+def test_a_seed_of_a_ramp_is_the_run_of_that_seed(fedavg_run):
+  """Unequal clients, whose numbers of steps differ between seeds, and ramps by time."""
+  options = ("--norm=brn", "--partition=dirichlet", "--alpha=0.5", "--local_epochs=1")
+  options += ("--batch_size=2", "--brn_ramp=0,0.5,0.5")
+  assert fedavg_run(*options, "--seeds=2", "--workdir=sweep").code == 0
+  assert fedavg_run(*options, "--seed=1", "--workdir=alone").code == 0
+  assert parameters(Path("alone")) == parameters(Path("sweep") / "seed_1")
+
+
+def test_a_lost_record_is_no_traceback(fedavg_run):
+  fedavg_run("--workdir=run")
+  (Path("run") / "metrics.csv").unlink()
+  result = fedavg_run("--workdir=run")
+  assert result.code == 2
+  assert "metrics.csv" in result.err
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    ("--norm=gn",),
+    ("--norm=bn", "--batch_stats=recalibrate", "--cohort=2"),
+    ("--norm=bn", "--fedbn", "--eval_batch_size=16", "--evaluate_clients=3"),
+  ],
+)
+def test_more_devices_than_there_is_work_for(options, tmp_path):
+  """Four devices for a cohort of two, or a single batch of test examples."""
+  command = [sys.executable, "-m", "experiments.fedavg", *SMALL, *options, "--rounds=2"]
+  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+  done = subprocess.run(
+    [*command, "--host_devices=4", "--workdir=run"],
+    env=environment,
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+
+
+def test_fedbn_is_judged_on_each_clients_own_features(fedavg_run):
+  """Clients whose images are brighter by up to 3: their own models are tested on such images."""
+  options = ("--partition=feature", "--feature_shift=brightness", "--feature_scale=3", "--fedbn")
+  options += ("--norm=bn", "--rounds=30", "--eval_every=30", "--lr=0.1", "--batch_size=16")
+  assert fedavg_run(*options, "--workdir=run", "--evaluate_clients=4").code == 0
+  summary = json.loads((Path("run") / "summary.json").read_text())
+  assert summary["top1"] > 0.7
+  assert summary["clients_top1_min"] > 0.6
 
 
 def test_a_finished_run_is_not_run_again(fedavg_run):
@@ -163,7 +224,7 @@ def test_real_data(fedavg_run, name):
     "--norm=gn",
     "--rounds=2",
     "--eval_batch_size=1000",
-    "--augment",
+    "--augment=crop_flip",
   )
   assert result.code == 0, result.err
   count = {"mnist": "60,000 training, 10,000", "cifar10": "50,000 training, 10,000"}[name]

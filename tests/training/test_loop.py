@@ -1,5 +1,7 @@
 """The loop: intervals, phases, lasting client states, divergence."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -113,12 +115,51 @@ def test_affine_parameters_freeze_on_request(task):
     assert (trained.variables["params"][norm][name] != frozen[0]).any()
 
 
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_a_server_with_a_memory_does_not_move_what_is_frozen(task, name):
+  config = dataclasses.replace(CONFIG, server_optimizer=name, server_rate=0.1)
+  ends = []
+  for rounds in (3, 5):
+    loop_config = LoopConfig(rounds, 2)
+    program = make_fedavg(
+      task, config, loop_config, Schedule(0.05), freeze=FreezeConfig(2, affine=True)
+    )
+    ends.append(train(program, loop_config, task.data, initial_variables(task, 0)).variables)
+  for leaf in ("scale", "bias"):
+    np.testing.assert_array_equal(*(end["params"]["Norm_0"][leaf] for end in ends))
+
+
+def test_the_initial_model_stays_the_callers(task):
+  variables, config = initial_variables(task, 0), LoopConfig(2, 2)
+  program = make_fedavg(task, CONFIG, config, Schedule(0.05))
+  before = leaves(jax.tree.map(np.array, variables))
+  first = train(program, config, task.data, variables)
+  second = train(program, config, task.data, variables)
+  for a, b in zip(leaves(variables), before, strict=True):
+    np.testing.assert_array_equal(a, b)
+  for a, b in zip(leaves(first.variables), leaves(second.variables), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_an_evaluation_at_the_end_alone_costs_no_memory(task):
+  """An interval is as long as the run at the most, whatever it is told."""
+  _, outcome = run(task, LoopConfig(2, 3_000_000_000))
+  assert [row["round"] for row in outcome.rows] == [1, 2]
+
+
 def test_the_freeze_can_wait_for_the_statistics(task):
-  """A generous tolerance freezes after two calm evaluations, a strict one at three quarters."""
+  """A generous tolerance freezes at the third look, a strict one at three quarters."""
   config = LoopConfig(12, 2)
   _, calm = run(task, config, freeze=FreezeConfig("auto", tolerance=1e6))
   _, late = run(task, config, freeze=FreezeConfig("auto", tolerance=1e-9))
-  assert (calm.frozen_at, late.frozen_at) == (4, 9)
+  # Looks are 30 local steps apart at a decay of 0.9, which this run never comes to.
+  assert (calm.frozen_at, late.frozen_at) == (9, 9)
+  config = LoopConfig(12, 2)
+  steps = dataclasses.replace(CONFIG, local_steps=15)
+  program = make_fedavg(
+    task, steps, config, Schedule(0.01), freeze=FreezeConfig("auto", tolerance=1e6)
+  )
+  assert train(program, config, task.data, initial_variables(task, 0)).frozen_at == 6
 
 
 def test_divergence_keeps_what_was_saved(task, tmp_path):
