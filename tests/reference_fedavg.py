@@ -18,6 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fedjax_norm.data.federated import FederatedData, draw
+from fedjax_norm.keys import Stream, stream
 from fedjax_norm.norm import Mode
 
 Flat = dict[str, np.ndarray]
@@ -80,6 +81,8 @@ def batch_drawer(data: FederatedData, batch_size: int, transform, key) -> Callab
 def sgd_step(config, params: Flat, trace: Flat, grads: Flat, anchor: Flat, rate: float):
   """One step of SGD as ``LocalConfig`` describes it: (params, trace) after it."""
   grads = {k: g + config.prox * (params[k] - anchor[k]) for k, g in grads.items()}
+  still = config.frozen_paths
+  grads = {k: np.zeros_like(g) if k in still else g for k, g in grads.items()}
   if config.clip_norm:
     norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
     grads = {k: g * min(1.0, config.clip_norm / norm) for k, g in grads.items()}
@@ -88,7 +91,6 @@ def sgd_step(config, params: Flat, trace: Flat, grads: Flat, anchor: Flat, rate:
   moves = trace
   if config.nesterov:
     moves = {k: g + config.momentum * trace[k] for k, g in grads.items()}
-  still = config.frozen_paths
   return {k: w if k in still else w - rate * moves[k] for k, w in params.items()}, trace
 
 
@@ -170,7 +172,7 @@ def fedavg(
   )
   moving = model.norm.source != "running"
   for round_, (cohort, rate) in enumerate(zip(cohorts, rates, strict=True)):
-    round_key = jax.random.fold_in(key, round_)
+    round_key = jax.random.fold_in(stream(key, Stream.DROPOUT), round_)
     models, all_stats, traces, weights = [], [], [], []
     for k in cohort:
       client = run.clients[k]

@@ -84,7 +84,9 @@ class World:
 @pytest.fixture(scope="module")
 def world(tiny_source, tiny_net):
   transforms = {
-    augment: make_transforms(Preprocess(augment=augment), tiny_source.train.images)[0]
+    augment: make_transforms(
+      Preprocess(augment="crop_flip" if augment else "none"), tiny_source.train.images
+    )[0]
     for augment in (False, True)
   }
   return World(tiny_source, tiny_net, transforms, {})
@@ -685,7 +687,7 @@ def test_an_interval_of_fewer_rounds_is_the_start_of_a_longer_one(world):
     ("bn", {"local_steps": 1, "local_epochs": 1}, "exclude each other"),
     ("bn", {"local_steps": 0}, "at least 1"),
     ("bn", {"server_rate": 0.0}, "positive"),
-    ("bn", {"local": LocalConfig(prox=0.1)}, "prox"),
+    ("bn", {"local": LocalConfig(prox=0.1), "local_steps": 1}, "prox"),
     ("sync_bn", {"batch_stats": "recalibrate"}, "recalibrate"),
     ("bn", {"weighting": "size"}, "unknown weighting 'size'"),
   ],
