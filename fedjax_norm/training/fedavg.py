@@ -1,7 +1,6 @@
 """FedAvg as a program for the loop: its phases, its evaluation and its initial model."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -149,7 +148,7 @@ def make_fedavg(
     freeze = freeze or FreezeConfig()
     steps = int(np.min(phases[EXPLORE].algorithm.local_steps(np.asarray(data.sizes))))
     # After so many local steps a running statistic has forgotten 95% of what it was.
-    policy = freeze.policy(loop.rounds, math.ceil(3 / (1 - spec.decay) / steps))
+    policy = freeze.policy(loop.rounds, max(1, round(3 / (1 - spec.decay) / steps)))
     phases[CALIBRATE] = phase(
       model.clone(norm=spec.frozen()), _calibrating(task, config, freeze), freeze.rate_factor
     )

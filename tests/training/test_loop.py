@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -76,10 +77,8 @@ def test_an_interval_in_pieces_is_the_same_run(task, whole, monkeypatch):
   """With little memory for clients' states an interval runs round by round, to the same bits."""
   monkeypatch.setattr(loop, "_STATE_BUDGET", 1)
   _, pieces = run(task, LoopConfig(11, 4, cohort=2), freeze=FreezeConfig(6))
-  for a, b in zip(leaves(pieces.variables), leaves(whole[1].variables), strict=True):
-    np.testing.assert_array_equal(a, b)
-  for a, b in zip(leaves(pieces.clients.arrays), leaves(whole[1].clients.arrays), strict=True):
-    np.testing.assert_array_equal(a, b)
+  chex.assert_trees_all_equal(pieces.variables, whole[1].variables)
+  chex.assert_trees_all_equal(pieces.clients.arrays, whole[1].clients.arrays)
   for row, other in zip(pieces.rows, whole[1].rows, strict=True):
     apart = {"seconds", "train_loss"}  # a sum of sums in another order
     assert {k: v for k, v in row.items() if k not in apart} == {
@@ -91,10 +90,7 @@ def test_statistics_stay_once_frozen(task):
   config = LoopConfig(6, 2)
   _, early = run(task, config, freeze=FreezeConfig(2))
   stopped = run(task, LoopConfig(3, 2), freeze=FreezeConfig(2))[1]
-  for a, b in zip(
-    leaves(early.variables["batch_stats"]), leaves(stopped.variables["batch_stats"]), strict=True
-  ):
-    np.testing.assert_array_equal(a, b)
+  chex.assert_trees_all_equal(early.variables["batch_stats"], stopped.variables["batch_stats"])
   assert any(
     (a != b).any()
     for a, b in zip(
@@ -132,13 +128,11 @@ def test_a_server_with_a_memory_does_not_move_what_is_frozen(task, name):
 def test_the_initial_model_stays_the_callers(task):
   variables, config = initial_variables(task, 0), LoopConfig(2, 2)
   program = make_fedavg(task, CONFIG, config, Schedule(0.05))
-  before = leaves(jax.tree.map(np.array, variables))
+  before = jax.tree.map(np.array, variables)
   first = train(program, config, task.data, variables)
   second = train(program, config, task.data, variables)
-  for a, b in zip(leaves(variables), before, strict=True):
-    np.testing.assert_array_equal(a, b)
-  for a, b in zip(leaves(first.variables), leaves(second.variables), strict=True):
-    np.testing.assert_array_equal(a, b)
+  chex.assert_trees_all_equal(variables, before)
+  chex.assert_trees_all_equal(first.variables, second.variables)
 
 
 def test_an_evaluation_at_the_end_alone_costs_no_memory(task):
