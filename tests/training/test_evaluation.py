@@ -46,10 +46,10 @@ def by_hand(logits, labels):
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
 def test_equals_counting_by_hand_whatever_the_batches(case, batch_size):
   model, logits, test = case
-  scores = evaluation.make_scores(model, CLASSES, lambda images: images)
+  scores = evaluation.make_scores(model, CLASSES, lambda images, ids, strength: images)
   mapping = nodes.create("auto", num_nodes=2)
   batches = evaluation.stack_batches(test, batch_size, mapping.num_devices)
-  assert batches.mask.sum() == 23
+  assert batches.batch.mask.sum() == 23
   result = evaluation.make_evaluate(scores, mapping)({}, jax.tree.map(jnp.asarray, batches))
   summary = evaluation.summarize(result)
   loss, top1, top5 = by_hand(logits, test.labels)
@@ -62,7 +62,7 @@ def test_a_model_without_an_opinion_scores_nothing():
   """Equal logits and logits that are no numbers earn no accuracy."""
   for value in (0.0, float("nan")):
     model = Table(((value,) * CLASSES,))
-    scores = evaluation.make_scores(model, CLASSES, lambda images: images)
+    scores = evaluation.make_scores(model, CLASSES, lambda images, ids, strength: images)
     batch = evaluation.stack_batches(
       Examples(np.zeros((4, 1, 1, 1), np.float32), np.arange(4, dtype=np.int32)), 4
     )
@@ -81,12 +81,12 @@ def test_each_clients_own_model(case):
       return model(x, mode) + self.param("shift", nn.initializers.zeros, (CLASSES,))
 
   shifts = np.random.default_rng(1).normal(size=(3, CLASSES)).astype(np.float32)
-  scores = evaluation.make_scores(Shifted(), CLASSES, lambda images: images)
+  scores = evaluation.make_scores(Shifted(), CLASSES, lambda images, ids, strength: images)
   evaluate = evaluation.make_evaluate_clients(
     scores, nodes.create("auto", num_nodes=3), lambda server, own: {"params": {"shift": own}}
   )
   batches = jax.tree.map(jnp.asarray, evaluation.stack_batches(test, 5))
-  result = evaluate((), jnp.asarray(shifts), batches)
+  result = evaluate((), jnp.asarray(shifts), np.zeros(3, np.float32), batches)
   for k in range(3):
     one = jax.tree.map(lambda a, k=k: a[k], result)
     expected = by_hand(logits + shifts[k], test.labels)
