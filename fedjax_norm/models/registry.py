@@ -111,7 +111,7 @@ def create(
     )
   fields = {"stem": stem} if known.stems else {}
   model = known.build(norm=norm, num_classes=num_classes, **fields)
-  _trace(model, image_shape)
+  norm_modules(model, image_shape)
   return model
 
 
@@ -140,17 +140,15 @@ def data_init(model: nn.Module, variables: Variables, images: jax.Array) -> Vari
   return jax.jit(run)(variables, images)
 
 
-def norm_modules(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-  """The paths of a model's norm modules, as 'a/b', with the number of channels of each."""
-  return _trace(model, image_shape)
-
-
 def _image(image_shape: tuple[int, int, int]) -> jax.Array:
   return jnp.zeros((1, *image_shape), jnp.float32)
 
 
-def _trace(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-  """Runs the model on shapes alone, so that what does not fit is refused, and notes its norms."""
+def norm_modules(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
+  """The paths of a model's norm modules, as 'a/b', with the number of channels of each.
+
+  It runs the model on shapes alone, so that a norm or an image that does not fit is refused.
+  """
   norms: dict[str, int] = {}
 
   def note(call, args, kwargs, context):
