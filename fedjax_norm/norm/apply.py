@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -57,7 +58,10 @@ def batch_moments(x: Array, spec: NormSpec, mask: Array | None = None) -> Moment
 
   divisor = jnp.maximum(count, 1.0)
   mean = total(x) / divisor
-  m2 = total((x - _spread(mean, channels)) ** 2) if spec.scale else jnp.zeros_like(mean)
+  m2 = jnp.zeros_like(mean)
+  if spec.scale:
+    # Deviations from a mean sum to 0, so that to first order m2 does not change with it.
+    m2 = total((x - lax.stop_gradient(_spread(mean, channels))) ** 2)
   local = Moments(count, mean, m2)
   return merge_over_axes(local, spec.axis_names) if spec.axis_names else local
 
@@ -99,15 +103,43 @@ def normalize(
   else:
     moments = batch_moments(x, spec, mask)
     mean, var = moments.mean, moments.variance
-  y = x - _spread(mean, channels)
-  if spec.scale:
-    y = y * _spread(lax.rsqrt(var + spec.epsilon), channels)
+  scale, shift = lax.rsqrt(var + spec.epsilon) if spec.scale else jnp.ones_like(mean), beta
   if moments is not None and running is not None and spec.renorm is not None:
     r, d = _corrections(moments, running, spec.renorm, spec.epsilon, step)
-    y = y * _spread(r, channels) + _spread(d, channels)
+    scale, shift = scale * r, _spread(d, channels) * gamma + beta
+  scale = _spread(scale, channels)
   if gamma is not None:
-    y = y * gamma
-  return y + beta, moments if "N" in spec.reduce else None
+    scale = scale * gamma
+  mean = _spread(mean, channels)
+  shape = (1,) * (x.ndim - mean.ndim) + mean.shape
+  y = _affine(x, *(jnp.broadcast_to(a, shape) for a in (mean, scale, shift)))
+  return y, moments if "N" in spec.reduce else None
+
+
+@jax.custom_vjp
+def _affine(x: Array, mean: Array, scale: Array, shift: Array) -> Array:
+  """(x - mean) scale + shift, with a backward pass that reads x and dy twice and no more.
+
+  Args:
+    x: [N, *S, C].
+    mean: of x's rank, with 1 for what it has in common.
+    scale: of the same shape.
+    shift: of the same shape.
+  """
+  return (x - mean) * scale + shift
+
+
+def _affine_bwd(residuals, dy):
+  x, mean, scale = residuals
+  axes = tuple(axis for axis, size in enumerate(mean.shape) if size == 1)
+  dshift = dy.sum(axes, keepdims=True)
+  dscale = (dy * (x - mean)).sum(axes, keepdims=True)
+  return dy * scale, -scale * dshift, dscale, dshift
+
+
+_affine.defvjp(
+  lambda x, mean, scale, shift: (_affine(x, mean, scale, shift), (x, mean, scale)), _affine_bwd
+)
 
 
 def updated(running: Running, batch: Moments, decay: float) -> Running:

@@ -15,13 +15,14 @@ from fedjax_norm.models.conv import conv
 
 
 class Case(NamedTuple):
-  """x is [2, *size, features[0]]."""
+  """x is [2, *size, features[0] * groups], the kernel [*kernel, *features] of features[1]."""
 
   size: tuple[int, int]
   kernel: tuple[int, int]
   strides: tuple[int, int]
   padding: str | tuple[tuple[int, int], tuple[int, int]]
   features: tuple[int, int]
+  groups: int = 1
 
 
 CASES = {
@@ -38,6 +39,10 @@ CASES = {
   "pads beyond the kernel": Case((3, 4), (2, 1), (1, 2), ((3, 0), (2, 3)), (5, 2)),
   "one position": Case((3, 3), (3, 3), (2, 2), "VALID", (6, 6)),
   "kernel above the image": Case((2, 1), (5, 5), (1, 1), "SAME", (5, 2)),
+  "as many channels as are folded": Case((4, 7), (3, 3), (1, 1), "SAME", (16, 16)),
+  "more channels than are folded": Case((4, 5), (3, 3), (2, 2), "SAME", (17, 5)),
+  "two groups": Case((5, 6), (3, 3), (2, 2), "SAME", (3, 4), 2),
+  "a group a channel": Case((4, 5), (3, 3), (1, 1), "SAME", (1, 6), 3),
 }
 # How the map over a second axis of the arguments is written.
 ALONE, BOTH, IMAGES, SCAN = "alone", "vmap", "vmap over images", "scan"
@@ -47,7 +52,7 @@ LOWERINGS = ("canonical", "xla")
 def gradients(lowering, case, x, kernel, dy):
   """(y, dx, dkernel)."""
   y, pullback = jax.vjp(
-    lambda x, kernel: conv(x, kernel, case.strides, case.padding, lowering), x, kernel
+    lambda x, kernel: conv(x, kernel, case.strides, case.padding, case.groups, lowering), x, kernel
   )
   return y, *pullback(dy)
 
@@ -84,7 +89,7 @@ def torchs(case: Case, x, kernel, dy):
   x = torch.tensor(x.transpose(0, 3, 1, 2).copy(), requires_grad=True)
   kernel = torch.tensor(kernel.transpose(3, 2, 0, 1).copy(), requires_grad=True)
   (top, bottom), (left, right) = pads_of(case)
-  y = F.conv2d(F.pad(x, (left, right, top, bottom)), kernel, stride=case.strides)
+  y = F.conv2d(F.pad(x, (left, right, top, bottom)), kernel, None, case.strides, 0, 1, case.groups)
   y.backward(torch.tensor(dy.transpose(0, 3, 1, 2).copy()))
   images = (a.detach().permute(0, 2, 3, 1).numpy() for a in (y, x.grad))
   return *images, kernel.grad.permute(2, 3, 1, 0).numpy()
@@ -93,7 +98,8 @@ def torchs(case: Case, x, kernel, dy):
 def arguments(case: Case):
   """Two of each: (x, kernel, dy)."""
   rng = np.random.default_rng(0)
-  x = rng.standard_normal((2, 2, *case.size, case.features[0])).astype(np.float32)
+  channels = case.features[0] * case.groups
+  x = rng.standard_normal((2, 2, *case.size, channels)).astype(np.float32)
   kernel = rng.standard_normal((2, *case.kernel, *case.features)).astype(np.float32)
   out = [
     (size + sum(pad) - taps) // stride + 1
@@ -153,8 +159,9 @@ def cases(draw):
       around = 0 if padding == "VALID" else sum(padding[axis])
       least = max(1, kernel[axis] - around)
     size.append(draw(st.integers(least, least + 6)))
-  strides, features = draw(pair(st.integers(1, 3))), draw(pair(st.integers(1, 6)))
-  return Case(tuple(size), kernel, strides, padding, features)
+  strides, groups = draw(pair(st.integers(1, 3))), draw(st.integers(1, 2))
+  features = draw(st.integers(1, 18)), draw(st.integers(1, 9)) * groups
+  return Case(tuple(size), kernel, strides, padding, features, groups)
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
@@ -177,3 +184,22 @@ def test_the_canonical_lowering_has_no_grouped_or_dilated_convolution_under_vmap
     assert canonical.count(parameter) == found
   assert "feature_group_count=2" in text["xla"]  # as a plain convolution would have
   assert text[None] == text["canonical" if jax.default_backend() == "cpu" else "xla"]
+
+
+def test_the_three_convolutions_are_functions_of_their_own():
+  # Inlined, their reads would be fused with the layers around them, which a CPU then runs slowly.
+  case = CASES["same"]
+  args = arguments(case)
+  text = mapped.lower("canonical", SCAN, case, *args).compile().as_text()
+  calls = [line for line in text.splitlines() if " call(" in line and 'inlineable="false"' in line]
+  assert len(calls) == 3
+  for name in ("forward", "input_gradient", "kernel_gradient"):
+    assert any(name in line for line in calls)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_groups_that_do_not_fit_are_refused(lowering):
+  x, kernel = np.zeros((1, 3, 3, 6), np.float32), np.zeros((3, 3, 2, 4), np.float32)
+  for groups in (1, 2, 3):  # 3 divide the input's channels, but not the output's
+    with pytest.raises(ValueError, match="do not fit 6 channels"):
+      conv(x, kernel, groups=groups, lowering=lowering)

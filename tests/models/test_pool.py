@@ -71,3 +71,12 @@ def test_an_image_smaller_than_its_window_is_one_window():
   x = np.array([[4.0], [2.0]], np.float32).reshape(1, 2, 1, 1)
   assert max_pool(x, 3, 2, ceil_pads((2, 1), 3, 2)).item() == 4
   assert avg_pool(x, 3, 2, ceil_pads((2, 1), 3, 2)).item() == 3
+
+
+def test_the_first_of_equal_maxima_gets_the_gradient():
+  # As in torch; after a ReLU, windows of nothing but zeros are common.
+  x, dy = np.zeros((1, 5, 5, 1), np.float32), np.arange(4, dtype=np.float32) + 1
+  _, dx = pooled("max", x, dy.reshape(1, 2, 2, 1), 3, 2, ((0, 0), (0, 0)))
+  expected = np.zeros((5, 5), np.float32)
+  expected[0, 0], expected[0, 2], expected[2, 0], expected[2, 2] = dy
+  np.testing.assert_array_equal(dx[0, :, :, 0], expected)
