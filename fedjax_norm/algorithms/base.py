@@ -13,7 +13,7 @@ class Context(NamedTuple):
   """What a round reads and does not change; all of it is data, so none of it recompiles.
 
   Attributes:
-    data: the federation.
+    data: the federation, or the part of it that the round's clients need.
     round: the round's index, int32.
     rate: the clients' learning rate, float32.
     key: of the run; whatever is random derives from it, the round and the client's id.
@@ -33,7 +33,7 @@ class Algorithm(NamedTuple):
     init_client: the server's state -> one client's state, a pytree that outlives rounds; ``()``
       when clients keep nothing.
     round: (server, clients' states [m, ...], cohort [m], context) -> (server, clients' states,
-      metrics). The cohort is an array of client ids.
+      metrics). The cohort is an array of rows in the context's data.
     variables: the server's state -> the global model.
     client_variables: (server's state, one client's state) -> that client's model; None when all
       clients use the global one.

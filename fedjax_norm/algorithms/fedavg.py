@@ -233,28 +233,26 @@ def fedavg(
     return config.local_epochs * steps_per_epoch(sizes, config.local.batch_size)
 
   def node(shared, item):
-    (server, context), (client, state) = shared, item
+    (server, context), (row, state) = shared, item
     variables = client_variables(server, state)
     momentum = {
       "local": lambda: state.momentum,
       "global": lambda: server.momentum,
       "reset": lambda: client_optimizer.init(variables["params"]),
     }[config.client_momentum]()
-    steps = local_steps(context.data.sizes[client])
+    steps = local_steps(context.data.sizes[row])
     dropout_key = stream(context.key, Stream.DROPOUT)
     out = update(
       variables,
       momentum,
-      lambda step: draw(
-        context.data, client, step, config.local.batch_size, transform, context.key
-      ),
+      lambda step: draw(context.data, row, step, config.local.batch_size, transform, context.key),
       context.round * steps,
       steps,
       context.rate,
-      jax.random.fold_in(jax.random.fold_in(dropout_key, context.round), client),
+      jax.random.fold_in(jax.random.fold_in(dropout_key, context.round), context.data.clients[row]),
     )
     weight = {
-      "examples": context.data.sizes[client],
+      "examples": context.data.sizes[row],
       "processed": out.metrics.examples,
       "uniform": jnp.int32(1),
     }[config.weighting].astype(jnp.float32)

@@ -1,6 +1,6 @@
 """How the server combines the clients' running statistics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -16,6 +16,18 @@ from fedjax_norm.norm.moments import Moments, from_sums, to_sums
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 POLICIES = ("mean", "moments", "local", "recalibrate")
+
+
+class Part(NamedTuple):
+  """Some clients' data and who goes through them.
+
+  Attributes:
+    data: their examples.
+    rows: [D, n] int32, the rows of ``data`` that each device takes, one after another; -1 is none.
+  """
+
+  data: FederatedData
+  rows: Array
 
 
 class Combiner(NamedTuple):
@@ -81,7 +93,7 @@ def _from_moment_sums(sums, total, server):
 
 def make_recalibrate(
   model: nn.Module, nodes: Nodes, batch_size: int, transform: Transform
-) -> Callable[[Variables, FederatedData, Key], PyTree]:
+) -> Callable[[Variables, Iterable[Part], Key], PyTree]:
   """Recomputes running statistics with the aggregated weights, in one pass over all clients' data.
 
   Every client goes once through its examples in training mode (without dropout) and sends the
@@ -89,20 +101,20 @@ def make_recalibrate(
 
   Args:
     model: a model whose norms have running statistics and take them from the batch.
-    nodes: how clients are mapped.
+    nodes: how clients are mapped; a device takes one after another.
     batch_size: of the pass.
     transform: of the images, without augmentation.
 
   Returns:
-    (variables, data, key) -> batch_stats, to be compiled by the caller.
+    (variables, the clients' data in parts, key) -> batch_stats. The parts are summed device by
+    device, so that the result does not depend on where they are cut.
   """
 
-  def node(shared, client):
-    variables, data, key = shared
+  def client_sums(variables, data, row, key):
     shift = {layer: leaves["mean"] for layer, leaves in _layers(variables["batch_stats"]).items()}
 
     def moments(step):
-      batch = draw(data, client, step, batch_size, transform, key)
+      batch = draw(data, row, step, batch_size, transform, key)
       mode = Mode(train=True, dropout=False, mask=batch.mask, step=jnp.int32(0))
       _, out = model.apply(variables, batch.images, mode, mutable=["moments"])
       layers = {}
@@ -113,15 +125,33 @@ def make_recalibrate(
         layers[layer] = to_sums(node["batch"], shift[layer])
       return layers
 
-    steps = steps_per_epoch(data.sizes[client], batch_size)
+    steps = jnp.where(row < 0, 0, steps_per_epoch(data.sizes[row], batch_size))
     shapes = jax.eval_shape(moments, jnp.int32(0))
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    sums = lax.fori_loop(0, steps, lambda i, total: trees.add(total, moments(i)), zeros)
-    return sums, ()
+    return lax.fori_loop(0, steps, lambda i, total: trees.add(total, moments(i)), zeros)
 
-  def recalibrate(variables: Variables, data: FederatedData, key: Key) -> PyTree:
-    clients = jnp.arange(data.num_clients, dtype=jnp.int32)
-    sums, _ = nodes.map_reduce(node, (variables, data, key), clients)
+  def device(shared, item):
+    variables, data, key = shared
+    total, rows = item
+
+    def body(i, total):
+      return trees.add(total, client_sums(variables, data, rows[i], key))
+
+    return (), lax.fori_loop(0, rows.shape[0], body, total)
+
+  def begin(variables: Variables) -> PyTree:
+    """A zero for each device, layer and sum: count [D], and two of [D, C]."""
+    zeros = {}
+    for layer, leaves in _layers(variables["batch_stats"]).items():
+      by_channel = jnp.zeros((nodes.num_devices, *leaves["mean"].shape), jnp.float32)
+      zeros[layer] = (jnp.zeros(nodes.num_devices, jnp.float32), by_channel, by_channel)
+    return zeros
+
+  def add(totals: PyTree, variables: Variables, part: Part, key: Key) -> PyTree:
+    return nodes.map_reduce(device, (variables, part.data, key), (totals, part.rows))[1]
+
+  def finish(totals: PyTree, variables: Variables) -> PyTree:
+    sums, _ = nodes.map_reduce(lambda shared, total: (total, ()), (), totals)
     flat = {}
     for layer, leaves in _layers(variables["batch_stats"]).items():
       merged = from_sums(sums[layer], leaves["mean"])
@@ -129,5 +159,15 @@ def make_recalibrate(
       if "var" in leaves:
         flat[f"{layer}/var"] = merged.unbiased_variance
     return trees.unflatten(flat)
+
+  compiled_begin, compiled_add, compiled_finish = (
+    jax.jit(function, out_shardings=nodes.sharding) for function in (begin, add, finish)
+  )
+
+  def recalibrate(variables: Variables, parts: Iterable[Part], key: Key) -> PyTree:
+    totals = compiled_begin(variables)
+    for part in parts:
+      totals = compiled_add(totals, variables, part, key)
+    return compiled_finish(totals, variables)
 
   return recalibrate

@@ -1,4 +1,4 @@
-"""The partitioned data on the device, and how a client draws its batches from it."""
+"""The partitioned data, the part of it that some clients need, and how a client draws batches."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,35 +18,50 @@ Transform = Callable[[Array, Array, Array, Key, Key], Array]
 noise, the step's key) -> float images [B, H, W, C]; see ``preprocess.py``."""
 
 
+TABLE = ("clients", "offsets", "sizes", "strengths")
+"""The fields of a ``FederatedData`` that have a row a client."""
+
+
 class FederatedData(NamedTuple):
-  """All clients' training data: one copy of the examples and one permutation of their ids.
+  """Clients and their training data: M examples once, and a table with a row a client.
+
+  On the host this is the whole federation: all N examples in their source's order, so that a memory
+  map stays one, and client k in row k. What a program reads on the device may be a part of it: the
+  rows of some clients, in any order (:func:`rows`), and with them their examples alone
+  (:func:`gather`).
 
   Attributes:
-    images: [N, H, W, C], as stored.
-    labels: [N] int32.
-    order: [N] int32, example ids, client after client.
-    offsets: [K] int32, where each client's ids begin.
-    sizes: [K] int32, each client's number of examples.
-    strengths: [K] float32, how far each client's features are shifted; 0 is not at all.
+    images: [M, H, W, C], as stored.
+    labels: [M] int32.
+    ids: [M] int32, what the examples are called in the whole federation.
+    order: [M] int32, places of the examples, client after client.
+    clients: [R] int32, the client of each row.
+    offsets: [R] int32, where in ``order`` each row's examples begin.
+    sizes: [R] int32, how many they are.
+    strengths: [R] float32, how far each client's features are shifted; 0 is not at all.
   """
 
   images: Array
   labels: Array
+  ids: Array
   order: Array
+  clients: Array
   offsets: Array
   sizes: Array
   strengths: Array
 
   @property
   def num_clients(self) -> int:
-    """K."""
+    """R; of a whole federation, K."""
     return self.sizes.shape[0]
 
 
 def federate(
   examples: Examples, partition: Partition, strengths: np.ndarray | None = None
 ) -> FederatedData:
-  """Puts examples and their partition together, as host arrays; the caller places them.
+  """Puts examples and their partition together, as host arrays.
+
+  The images are not copied if they lie row after row, as those of a file do.
 
   Args:
     examples: of all clients.
@@ -54,13 +69,63 @@ def federate(
     strengths: [K] of the feature shift, if there is one.
   """
   sizes = np.diff(partition.offsets).astype(np.int32)
+  num_clients = len(sizes)
   return FederatedData(
-    images=examples.images,
+    images=np.ascontiguousarray(examples.images),
     labels=examples.labels.astype(np.int32),
+    ids=np.arange(len(examples.labels), dtype=np.int32),
     order=partition.order.astype(np.int32),
+    clients=np.arange(num_clients, dtype=np.int32),
     offsets=partition.offsets[:-1].astype(np.int32),
     sizes=sizes,
-    strengths=np.zeros(len(sizes), np.float32) if strengths is None else strengths,
+    strengths=np.zeros(num_clients, np.float32) if strengths is None else strengths,
+  )
+
+
+def rows(data: FederatedData, index: np.ndarray) -> FederatedData:
+  """The same examples under a table of some of the rows.
+
+  Args:
+    data: host arrays.
+    index: [R] of the rows, repeats allowed.
+  """
+  return data._replace(**{name: getattr(data, name)[index] for name in TABLE})
+
+
+def gather(data: FederatedData, index: np.ndarray, capacity: int) -> FederatedData:
+  """Some rows with their examples alone, copied out of the whole.
+
+  Args:
+    data: host arrays; of the images only what belongs to these rows is read.
+    index: [R] distinct rows.
+    capacity: how many examples the result has room for; what is left over is zero.
+
+  Returns:
+    Host arrays of R rows and ``capacity`` examples.
+  """
+  part = rows(data, index)
+  ends = np.cumsum(part.sizes, dtype=np.int64)
+  starts = ends - part.sizes
+  total = int(ends[-1])
+  owned = data.order[np.repeat(part.offsets - starts, part.sizes) + np.arange(total)]
+  # In the source's order, so that a file is read from front to back.
+  order = np.argsort(owned, kind="stable")
+  places = owned[order]
+
+  def taken(values: np.ndarray) -> np.ndarray:
+    out = np.zeros((capacity, *values.shape[1:]), values.dtype)
+    # The places are sound; numpy is fast, and makes no copy between, only where it need not check.
+    values.take(places, 0, out[:total], "clip")
+    return out
+
+  rank = np.zeros(capacity, np.int32)
+  rank[order] = np.arange(total, dtype=np.int32)
+  return part._replace(
+    images=taken(data.images),
+    labels=taken(data.labels),
+    ids=taken(data.ids),
+    order=rank,
+    offsets=starts.astype(np.int32),
   )
 
 
@@ -78,7 +143,7 @@ def steps_per_epoch(sizes: Array, batch_size: int) -> Array:
 
 def draw(
   data: FederatedData,
-  client: Array,
+  row: Array,
   step: Array,
   batch_size: int,
   transform: Transform,
@@ -91,25 +156,27 @@ def draw(
   and the key alone, so steps are counted whether or not the client takes part in a round.
 
   Args:
-    data: the federation.
-    client: its id, int32 scalar.
+    data: the federation, or a part of it.
+    row: the client's row in it, int32 scalar.
     step: the client's step, counted from the start of training, int32 scalar.
     batch_size: static.
     transform: makes float images of the stored ones.
     key: of the run; order and augmentation derive from it, the client and the step.
   """
-  client_key = jax.random.fold_in(stream(key, Stream.DATA), client)
+  client_key = jax.random.fold_in(stream(key, Stream.DATA), data.clients[row])
   shuffle_key, transform_key = jax.random.split(client_key)
-  size = data.sizes[client]
+  size = data.sizes[row]
   epoch, index = jnp.divmod(step, steps_per_epoch(size, batch_size))
   positions = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
   mask = positions < size
   places = permuted(jax.random.fold_in(shuffle_key, epoch), positions, size)
-  ids = data.order[data.offsets[client] + jnp.where(mask, places, 0)]
+  places = data.order[data.offsets[row] + jnp.where(mask, places, 0)]
   step_key = jax.random.fold_in(transform_key, step)
   noise_key = stream(key, Stream.NOISE)
-  images = transform(data.images[ids], ids, data.strengths[client], noise_key, step_key)
-  return Batch(images, data.labels[ids], mask.astype(jnp.float32))
+  images = transform(
+    data.images[places], data.ids[places], data.strengths[row], noise_key, step_key
+  )
+  return Batch(images, data.labels[places], mask.astype(jnp.float32))
 
 
 def cohorts(key: Key, first_round: Array, rounds: int, num_clients: int, size: int) -> Array:

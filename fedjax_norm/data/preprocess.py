@@ -25,6 +25,7 @@ EvalTransform = Callable[..., Array]
 _TEST_NOISE_SEED = 0
 
 AUGMENTATIONS = ("none", "crop", "crop_flip")
+COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +38,23 @@ class Preprocess:
       or ``'crop_flip'`` (and mirrored at random).
     feature_shift: ``'noise'``, ``'brightness'`` or None: what differs between clients at equal
       labels.
+    compute_dtype: of ``COMPUTE_DTYPES``, what the images become in the end. Layers compute in the
+      dtype of what they are given; parameters, statistics and sums are float32 in any case.
   """
 
   standardise: bool = True
   augment: str = "none"
   feature_shift: str | None = None
+  compute_dtype: str = "float32"
 
   def __post_init__(self):
     if self.augment not in AUGMENTATIONS:
       raise UserError(
         f"unknown augmentation {self.augment!r}; choose one of {', '.join(AUGMENTATIONS)}."
+      )
+    if self.compute_dtype not in COMPUTE_DTYPES:
+      raise UserError(
+        f"unknown compute_dtype {self.compute_dtype!r}; choose one of {', '.join(COMPUTE_DTYPES)}."
       )
 
 
@@ -66,22 +74,24 @@ def make_transforms(
   if config.standardise:
     mean, std = channel_statistics(train_images)
 
-  def plain(images, ids, strength, noise_key, step_key):
-    del step_key
+  def shifted(images, ids, strength, noise_key):
     images = to_float(images)
-    if config.feature_shift:
+    if config.feature_shift and strength is not None:
       images = feature_shift(images, config.feature_shift, strength, ids, noise_key)
     return standardise(images, jnp.asarray(mean), jnp.asarray(std))
 
+  def plain(images, ids, strength, noise_key, step_key):
+    del step_key
+    return shifted(images, ids, strength, noise_key).astype(config.compute_dtype)
+
   def evaluation(images, ids=None, strength=None):
-    if strength is None or not config.feature_shift:
-      return standardise(to_float(images), jnp.asarray(mean), jnp.asarray(std))
-    return plain(images, ids, strength, jax.random.key(_TEST_NOISE_SEED), None)
+    noise_key = jax.random.key(_TEST_NOISE_SEED)
+    return shifted(images, ids, strength, noise_key).astype(config.compute_dtype)
 
   def training(images, ids, strength, noise_key, step_key):
-    images = plain(images, ids, strength, noise_key, step_key)
-    if config.augment == "none":
-      return images
-    return crop_flip(step_key, images, flip=config.augment == "crop_flip")
+    images = shifted(images, ids, strength, noise_key)
+    if config.augment != "none":
+      images = crop_flip(step_key, images, flip=config.augment == "crop_flip")
+    return images.astype(config.compute_dtype)
 
   return training, plain, evaluation

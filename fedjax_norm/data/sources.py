@@ -1,10 +1,10 @@
 """One entry to every data source, by name."""
 
-from fedjax_norm.data import digits, folders, images, npz, synthetic, tfds_source
+from fedjax_norm.data import digits, folders, images, npy, npz, synthetic, tfds_source
 from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
 
-BUILT_IN = ("digits", "synthetic[:key=value,...]", "npz:PATH", "folder:PATH")
+BUILT_IN = ("digits", "synthetic[:key=value,...]", "npy:PATH", "npz:PATH", "folder:PATH")
 """How the sources are written that need no prepared TFDS set."""
 
 
@@ -19,12 +19,12 @@ def load(
 
   Args:
     name: `digits`; `synthetic` with options as in `synthetic.Options`, as in
-      `synthetic:classes=4,noise=0.1`; `npz:PATH`; `folder:PATH`; or a TFDS image classification set
-      that `data_dir` holds prepared, such as `cifar10`.
+      `synthetic:classes=4,noise=0.1`; `npy:PATH`; `npz:PATH`; `folder:PATH`; or a TFDS image
+      classification set that `data_dir` holds prepared, such as `cifar10`.
     data_dir: where TFDS has prepared its sets; only those need it.
     seed: the chance in `synthetic` and in the split of a `folder`; the others have none.
     image_size: the side in pixels to resize the images to, whatever their aspect ratio; None keeps
-      their size.
+      their size, and images that stay on the disk (`npy`) keep theirs always.
 
   Raises:
     UserError: there is no such source, or it cannot be read; the sentence says why.
@@ -36,6 +36,13 @@ def load(
   kind, _, argument = name.partition(":")
   if kind == "folder" and argument:
     return folders.load(argument, seed, image_size)
+  if kind == "npy" and argument:
+    if image_size is not None:
+      raise UserError(
+        "The images of npy: stay in their file, so they are not resized; write them in the size you"
+        " want, or use npz:."
+      )
+    return npy.load(argument)
   if name == "digits":
     source = digits.load()
   elif kind == "synthetic":

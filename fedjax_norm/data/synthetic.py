@@ -85,12 +85,15 @@ def load(options: Options, seed: int) -> Source:
   coarse = -(-options.size // 2)
   blocks = rng.uniform(0.2, 0.8, (options.classes, coarse, coarse, options.channels))
   prototypes = blocks.repeat(2, axis=1).repeat(2, axis=2)[:, : options.size, : options.size]
+  prototypes = prototypes.astype(np.float32)
 
   def draw(count):
     labels = rng.permutation(np.arange(count, dtype=np.int32) % options.classes)
     images = rng.standard_normal((count, *prototypes.shape[1:]), np.float32)
-    images = images * np.float32(options.noise) + prototypes[labels].astype(np.float32)
-    return Examples(np.clip(images, 0, 1), labels)
+    # In place, for a large set fits in memory hardly more than once.
+    images *= np.float32(options.noise)
+    images += prototypes[labels]
+    return Examples(np.clip(images, 0, 1, out=images), labels)
 
   train, test = draw(options.train), draw(options.test)
   client_names = None

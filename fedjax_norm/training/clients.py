@@ -44,10 +44,9 @@ class ClientStore:
     return jax.tree.map(lambda a: a[ids], self.arrays)
 
   def scatter(self, ids: np.ndarray, states: PyTree) -> None:
-    """Takes back the states of some clients (distinct ids)."""
+    """Takes back the states of some clients (distinct ids); who took part the caller notes."""
 
     def put(array, rows):
       array[ids] = np.asarray(rows)[: len(ids)]
 
     jax.tree.map(put, self.arrays, states)
-    self.seen[ids] = True

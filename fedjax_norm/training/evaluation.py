@@ -74,6 +74,7 @@ def make_scores(
   def scores(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Scores:
     batch, ids = examples
     logits: Array = model.apply(variables, transform(batch.images, ids, strength), Mode())
+    logits = logits.astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     own = jnp.take_along_axis(logits, batch.labels[:, None], -1)
     # The rank counts a tie, and a logit that is not a number, against the model.

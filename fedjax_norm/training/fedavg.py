@@ -14,7 +14,9 @@ from fedjax_norm.control.freeze import CALIBRATE, EXPLORE, Freeze
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
+from fedjax_norm.local import step_bytes
 from fedjax_norm.training import evaluation
+from fedjax_norm.training.feed import choose
 from fedjax_norm.training.loop import LoopConfig, Outcome, Phase, Program, make_program, train
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
@@ -85,6 +87,7 @@ def make_fedavg(
   chunk: int | None = None,
   eval_batch_size: int = 256,
   evaluate_clients: int = 0,
+  data_on: str = "auto",
 ) -> Program:
   """FedAvg on a task.
 
@@ -100,6 +103,7 @@ def make_fedavg(
     evaluate_clients: how many clients are evaluated on their own mix of labels (and features); 0
       for none. Where clients keep a part of the model, it is also how many of their models the test
       accuracy is the mean of, among those that have taken part (10 for 0).
+    data_on: where the training data stays (see ``feed.choose``); it changes no result.
 
   Raises:
     UserError: options that do not fit together.
@@ -120,15 +124,13 @@ def make_fedavg(
     num_nodes=loop.cohort_of(data.num_clients),
     chunk=chunk,
     lockstep=spec.across_nodes,
+    node_bytes=lambda: step_bytes(model, config.local, _images(task)),
   )
   one_by_one = mapping.one_by_one()
 
   refresh, refresh_cost = None, comm.Traffic()
   if config.batch_stats == "recalibrate" and spec.updates_running_statistics:
-    refresh = jax.jit(
-      make_recalibrate(model, one_by_one, config.local.batch_size, task.plain_transform),
-      out_shardings=mapping.sharding,
-    )
+    refresh = make_recalibrate(model, one_by_one, config.local.batch_size, task.plain_transform)
     variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), task.image_shape))
     # Count, mean and m2 of every channel come back.
     norms = models.norm_modules(model, task.image_shape)
@@ -153,7 +155,15 @@ def make_fedavg(
       model.clone(norm=spec.frozen()), _calibrating(task, config, freeze), freeze.rate_factor
     )
   evaluate = _make_evaluate(task, one_by_one, eval_batch_size, evaluate_clients)
-  return make_program(phases, mapping, evaluate, schedule.rates(loop.rounds), policy)
+  on = choose(data_on, data, mapping)
+  return make_program(phases, mapping, evaluate, schedule.rates(loop.rounds), policy, on)
+
+
+def _images(task: Task) -> jax.ShapeDtypeStruct:
+  """The shape of an image and the dtype that it comes to the model in."""
+  stored = task.source.train.images[:1]
+  batch = jax.eval_shape(task.eval_transform, jax.ShapeDtypeStruct(stored.shape, stored.dtype))
+  return jax.ShapeDtypeStruct(task.image_shape, batch.dtype)
 
 
 def _calibrating(task: Task, config: FedAvgConfig, freeze: FreezeConfig) -> FedAvgConfig:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,20 +12,21 @@ import numpy as np
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.base import Algorithm, Context
+from fedjax_norm.algorithms.statistics import Part
 from fedjax_norm.comm import Traffic
 from fedjax_norm.control.freeze import Freeze, FreezeState
-from fedjax_norm.data.federated import FederatedData, cohorts
+from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.local import Metrics
 from fedjax_norm.nodes import Nodes
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.clients import ClientStore
+from fedjax_norm.training.feed import Feed, placer
 from fedjax_norm.training.progress import Progress
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.typing import Key, PyTree, Variables
 
-# The most memory that the states of an interval's clients may take on the device; a longer interval
-# runs in pieces.
+# The most memory that the states of the clients of a window of rounds may take on the device.
 _STATE_BUDGET = 2**30
 
 
@@ -73,14 +74,14 @@ class Phase(NamedTuple):
   Attributes:
     algorithm: the algorithm as it is in this phase.
     rate_factor: multiplies the schedule's learning rate.
-    refresh: (variables, data, key) -> batch_stats, run before an evaluation when the statistics are
-      recalibrated; None otherwise.
+    refresh: (variables, all clients' data in parts, key) -> batch_stats, run before an evaluation
+      when the statistics are recalibrated; None otherwise.
     refresh_cost: its traffic.
   """
 
   algorithm: Algorithm
   rate_factor: float = 1.0
-  refresh: Callable[[Variables, FederatedData, Key], PyTree] | None = None
+  refresh: Callable[[Variables, Iterable[Part], Key], PyTree] | None = None
   refresh_cost: Traffic = Traffic()
 
 
@@ -99,6 +100,7 @@ class Program(NamedTuple):
       row's test columns, the accuracies of the clients that were evaluated by id).
     freeze: when the phase changes.
     rates: [rounds] the schedule's learning rates.
+    data_on: ``'device'`` if all the data stays there, ``'host'`` if it comes in windows.
     intervals: the compiled interval of each phase, filled by :func:`make_program`.
   """
 
@@ -107,6 +109,7 @@ class Program(NamedTuple):
   evaluate: Evaluate
   freeze: Freeze | None
   rates: np.ndarray
+  data_on: str
   intervals: dict[str, Callable[..., Any]]
 
 
@@ -141,25 +144,25 @@ class _State(NamedTuple):
 
 
 def make_interval(algorithm: Algorithm, nodes: Nodes) -> Callable[..., Any]:
-  """One program for any number of rounds of a phase.
+  """One program for any rounds of a window in a phase.
 
   Returns:
-    (server, clients [U, ...], cohorts [R, m], slots [R, m], rates [R], first round, rounds, data,
-    key) -> (server, clients, metrics summed over rounds). Only the first ``rounds`` of the R are
-    run; ``slots`` says where in ``clients`` the state of each of a cohort is. The states are
-    donated.
+    (server, clients [U, ...], metrics so far, slots [R, m], rates [R], first, begin, end, data,
+    key) -> (server, clients, metrics). Of the R rounds, the first of which is the run's round
+    ``first``, those from ``begin`` to before ``end`` are run. ``slots`` says where in ``clients``,
+    and in the rows of ``data``, each of a cohort is. The states are donated.
   """
 
-  def interval(server, clients, cohort_ids, slots, rates, first, rounds, data, key):
+  def interval(server, clients, metrics, slots, rates, first, begin, end, data, key):
     def body(index, carry):
       server, clients, total = carry
       chosen = jax.tree.map(lambda a: a[slots[index]], clients)
       context = Context(data, first + index, rates[index], key)
-      server, chosen, metrics = algorithm.round(server, chosen, cohort_ids[index], context)
+      server, chosen, metrics = algorithm.round(server, chosen, slots[index], context)
       clients = jax.tree.map(lambda a, b: a.at[slots[index]].set(b), clients, chosen)
       return server, clients, trees.add(total, metrics)
 
-    return jax.lax.fori_loop(0, rounds, body, (server, clients, Metrics.zeros()))
+    return jax.lax.fori_loop(begin, end, body, (server, clients, metrics))
 
   return jax.jit(interval, donate_argnums=(0, 1), out_shardings=nodes.sharding)
 
@@ -170,10 +173,11 @@ def make_program(
   evaluate: Evaluate,
   rates: np.ndarray,
   freeze: Freeze | None = None,
+  data_on: str = "device",
 ) -> Program:
   """The program of a run; its intervals compile when they are first reached."""
   intervals = {name: make_interval(phase.algorithm, nodes) for name, phase in phases.items()}
-  return Program(phases, nodes, evaluate, freeze, rates, intervals)
+  return Program(phases, nodes, evaluate, freeze, rates, data_on, intervals)
 
 
 def train(
@@ -195,7 +199,8 @@ def train(
     show_progress: whether to draw a progress bar.
 
   Raises:
-    UserError: a cohort larger than the population, or a folder that has lost a part of its run.
+    UserError: a cohort larger than the population, data that cannot be read or fits no memory, or
+      a folder that has lost a part of its run.
     DivergedError: a loss is not finite; what was saved before stays.
   """
   algorithm, freeze = next(iter(program.phases.values())).algorithm, program.freeze
@@ -218,8 +223,9 @@ def train(
       if folder.resumed:
         state, rows = _resume(folder, checkpoints, state)
     store.arrays, store.seen = jax.tree.map(np.array, state.clients)
-    run = _Run.of(program, config, data, store)
-    server, control, round_ = run.place(state.server), state.freeze, int(state.round)
+    server, control, round_ = placer(program.nodes)(state.server), state.freeze, int(state.round)
+    run = _Run.of(program, config, data, store, round_)
+    stack.enter_context(run.feed)
     traffic, seconds = Traffic(*map(int, state.traffic)), float(state.seconds)
     accuracies: dict[int, float] = {}
 
@@ -233,7 +239,7 @@ def train(
         _diverged(first, round_, folder)
       if phase.refresh:
         model = phase.algorithm.variables(server)
-        stats = phase.refresh(model, run.resident, run.key)
+        stats = phase.refresh(model, run.feed.everyone(), run.key)
         server = server._replace(variables={**model, "batch_stats": stats})
         sent += phase.refresh_cost
       scores, accuracies = program.evaluate(phase.algorithm, server, store, data)
@@ -312,92 +318,77 @@ class _Run(NamedTuple):
     program: what is run.
     store: the clients' states.
     sizes: [K], host.
-    resident: the federation on the device.
+    feed: the data as rounds need it.
     key: of the run, on the device.
     place: puts a tree where the program wants it.
-    pieces: rounds at once.
-    cohorts: first round -> [pieces, m] client ids.
   """
 
   program: Program
   store: ClientStore
   sizes: np.ndarray
-  resident: FederatedData
+  feed: Feed
   key: Key
   place: Callable[[PyTree], PyTree]
-  pieces: int
-  cohorts: Callable[[Any], Any]
 
   @classmethod
   def of(
-    cls, program: Program, config: LoopConfig, data: FederatedData, store: ClientStore
+    cls, program: Program, config: LoopConfig, data: FederatedData, store: ClientStore, start: int
   ) -> "_Run":
-    num_clients = data.num_clients
-    cohort, place = config.cohort_of(num_clients), _placer(program.nodes)
+    cohort, place = config.cohort_of(data.num_clients), placer(program.nodes)
     key = place(jax.random.key(config.seed))
     longest = min(config.eval_every, config.rounds)
-    pieces = _piece(longest, cohort, num_clients, store.client_bytes)
-    draw = jax.jit(lambda first: cohorts(key, first, pieces, num_clients, cohort))
-    return cls(program, store, np.asarray(data.sizes), place(data), key, place, pieces, draw)
+    feed = Feed(
+      data,
+      program.nodes,
+      key,
+      on_host=program.data_on == "host",
+      rounds=config.rounds,
+      start=start,
+      cohort=cohort,
+      longest=_most_rounds(longest, cohort, data.num_clients, store.client_bytes),
+    )
+    return cls(program, store, np.asarray(data.sizes), feed, key, place)
 
 
 def _run_interval(
   run: _Run, name: str, server: PyTree, first: int, stop: int
 ) -> tuple[PyTree, Metrics, Traffic]:
-  """Runs the rounds from first to before stop, in pieces of at most ``run.pieces``."""
-  phase, place, pieces = run.program.phases[name], run.place, run.pieces
-  total, traffic = jax.tree.map(np.asarray, Metrics.zeros()), Traffic()
-  for start in range(first, stop, pieces):
-    count = min(pieces, stop - start)
-    ids = np.asarray(run.cohorts(np.int32(start)))
-    present, slots = _slots(ids, count)
-    # Every piece has room for as many clients, so that none of them compiles anew.
-    room = np.resize(present, min(len(run.sizes), ids.size))
-    rates = np.zeros(pieces, np.float32)
-    rates[:count] = _rate(run.program, phase, slice(start, start + count))
-    server, gathered, metrics = run.program.intervals[name](
+  """Runs the rounds from first to before stop, window by window."""
+  phase, place = run.program.phases[name], run.place
+  total, traffic = place(Metrics.zeros()), Traffic()
+  while first < stop:
+    window = run.feed.window(first)
+    begin, end = first - window.first, min(stop, window.end) - window.first
+    rates = np.zeros(len(window.slots), np.float32)
+    rates[begin:end] = _rate(run.program, phase, slice(first, window.first + end))
+    room = np.resize(window.clients, window.data.num_clients)
+    server, states, total = run.program.intervals[name](
       server,
       place(run.store.gather(room)),
-      place(ids),
-      place(slots),
+      total,
+      window.slots,
       place(rates),
-      place(np.int32(start)),
-      place(np.int32(count)),
-      run.resident,
+      place(np.int32(window.first)),
+      place(np.int32(begin)),
+      place(np.int32(end)),
+      window.data,
       run.key,
     )
-    run.store.scatter(present, gathered)
-    total = jax.tree.map(np.add, total, jax.tree.map(np.asarray, metrics))
-    for chosen in ids[:count]:
+    ran = window.cohorts[begin:end]
+    run.store.scatter(window.clients, states)
+    run.store.seen[ran] = True
+    for chosen in ran:
       steps = np.asarray(phase.algorithm.local_steps(run.sizes[chosen]))
       traffic += phase.algorithm.cost.of_round(steps.tolist())
-  return server, total, traffic
+    first = window.first + end
+  return server, jax.tree.map(np.asarray, total), traffic
 
 
-def _placer(nodes: Nodes) -> Callable[[PyTree], PyTree]:
-  """Puts a tree where the program wants it, so that fresh and restored arrays run one program."""
-  if nodes.sharding is None:
-    return lambda tree: jax.tree.map(jnp.asarray, tree)
-  return lambda tree: jax.device_put(tree, nodes.sharding)
-
-
-def _piece(longest: int, cohort: int, num_clients: int, client_bytes: int) -> int:
-  """How many rounds run at once, by the memory of the states of the clients they touch."""
+def _most_rounds(longest: int, cohort: int, num_clients: int, client_bytes: int) -> int:
+  """The rounds of a window at the most, by the memory of the states of the clients they touch."""
   if num_clients * client_bytes <= _STATE_BUDGET:
     return longest
   return max(1, min(longest, _STATE_BUDGET // (cohort * client_bytes)))
-
-
-def _slots(ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-  """Which clients' states the first rounds need, and where each of a cohort finds its own.
-
-  Returns:
-    (the distinct client ids of the first ``count`` rounds, [R, m] int32 indices into them).
-  """
-  present, inverse = np.unique(ids[:count], return_inverse=True)
-  slots = np.zeros(ids.shape, np.int32)
-  slots[:count] = inverse.reshape(count, -1)
-  return present, slots
 
 
 def _diverged(first: int, last: int, folder: RunFolder | None) -> None:

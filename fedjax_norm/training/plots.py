@@ -57,10 +57,14 @@ def compare(runs: Mapping[str, Rows], path: str | os.PathLike, title: str) -> No
 
 
 def partition(
-  counts: np.ndarray, class_names: Sequence[str], path: str | os.PathLike, title: str
+  counts: np.ndarray,
+  class_names: Sequence[str],
+  path: str | os.PathLike,
+  title: str,
+  population: int | None = None,
 ) -> None:
   """Saves ``partition_figure``."""
-  save(partition_figure(counts, class_names, title), path)
+  save(partition_figure(counts, class_names, title, population), path)
 
 
 def client_accuracy(
@@ -157,7 +161,14 @@ def compare_figure(runs: Mapping[str, Rows], title: str) -> Figure:
   return figure
 
 
-def partition_figure(counts: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
+def shown_clients(population: int) -> np.ndarray:
+  """The clients that ``partition_figure`` shows of a population: all, or the same 100 each time."""
+  return _sample(population, _MOST_BARS)
+
+
+def partition_figure(
+  counts: np.ndarray, class_names: Sequence[str], title: str, population: int | None = None
+) -> Figure:
   """Bars of the clients' examples, stacked by class.
 
   Above 100 clients, a sample of 100 is drawn, the same each time, and the picture says so.
@@ -166,6 +177,7 @@ def partition_figure(counts: np.ndarray, class_names: Sequence[str], title: str)
     counts: [K, C] ints, examples of each class at each client.
     class_names: C names; up to 20 stand in a legend, more become a colour bar.
     title: one line.
+    population: K, where the counts are of its ``shown_clients`` alone.
 
   Raises:
     ValueError: the shapes do not go together, or a count is negative.
@@ -177,10 +189,10 @@ def partition_figure(counts: np.ndarray, class_names: Sequence[str], title: str)
     )
   if (counts < 0).any():
     raise ValueError("A count of examples is negative.")
-  clients, classes = counts.shape
-  shown = _sample(clients, _MOST_BARS)
+  clients, classes = population or len(counts), counts.shape[1]
+  shown = shown_clients(clients)
   figure, (axes,) = _figure(title, (9.0 if classes <= _MOST_NAMED_CLASSES else 8.0, 4.2), 1)
-  counts = counts[shown]
+  counts = counts if population else counts[shown]
   tops = np.cumsum(counts, axis=1)
   colours = _class_colours(classes)
   # A collection a class: a patch a bar would take seconds for hundreds of classes.

@@ -2,11 +2,9 @@
 
 from typing import NamedTuple
 
-import numpy as np
 from flax import linen as nn
 
 from fedjax_norm import models
-from fedjax_norm.data import partition as partitions
 from fedjax_norm.data.augment import client_strengths
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.federated import FederatedData, Transform, federate
@@ -23,7 +21,6 @@ class Task(NamedTuple):
     model: the model, unbound to any axis.
     source: the data it came from.
     data: the federation, host arrays.
-    counts: [K, C] training examples by client and class.
     transform: of training images.
     plain_transform: of training images, without augmentation.
     eval_transform: of test images.
@@ -32,7 +29,6 @@ class Task(NamedTuple):
   model: nn.Module
   source: Source
   data: FederatedData
-  counts: np.ndarray
   transform: Transform
   plain_transform: Transform
   eval_transform: EvalTransform
@@ -88,6 +84,5 @@ def make_task(
     models.create(model, norm, num_classes, train.images.shape[1:], stem),
     source,
     federate(train, partition, strengths),
-    partitions.counts(partition, train.labels, num_classes),
     *make_transforms(preprocess, train.images),
   )

@@ -14,16 +14,17 @@ from reference_fedavg import flat
 
 from fedjax_norm import models, nodes, norm, trees
 from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
-from fedjax_norm.algorithms.statistics import make_recalibrate
+from fedjax_norm.algorithms.statistics import Part, make_recalibrate
 from fedjax_norm.comm import Traffic
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
+from fedjax_norm.local import LocalConfig, Metrics
 from fedjax_norm.models.resnet import ResNet
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.fedavg import make_fedavg
+from fedjax_norm.training.feed import placer
 from fedjax_norm.training.loop import LoopConfig, make_interval
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task
@@ -108,12 +109,6 @@ def random_variables(model):
   return trees.unflatten({path: fill(path, s) for path, s in trees.flatten(shapes).items()})
 
 
-def placer(mapping):
-  if mapping.sharding is None:
-    return lambda tree: jax.tree.map(jnp.asarray, tree)
-  return lambda tree: jax.device_put(tree, mapping.sharding)
-
-
 @dataclasses.dataclass
 class Fast:
   """The library's way through the same rounds, in one compiled interval."""
@@ -134,11 +129,11 @@ class Fast:
     store = ClientStore(self.algorithm.init_client(server), self.data.num_clients)
     return jax.tree.map(np.asarray, server), store.arrays
 
-  def arguments(self, cohorts, rates, first=0, rounds=None):
-    """What the interval takes after the states; a client's state is at its own id."""
+  def arguments(self, cohorts, rates, first=0, begin=0, end=None):
+    """What the interval takes after the states; a client is in the row of its own id."""
     cohorts = np.asarray(cohorts, np.int32)
-    rounds = len(cohorts) if rounds is None else rounds
-    values = (cohorts, cohorts, np.float32(rates), np.int32(first), np.int32(rounds), self.data)
+    bounds = np.int32(first), np.int32(begin), np.int32(len(cohorts) if end is None else end)
+    values = (Metrics.zeros(), cohorts, np.float32(rates), *bounds, self.data)
     place = placer(self.mapping)
     return (*map(place, values), place(KEY))
 
@@ -559,8 +554,11 @@ def test_recalibration_takes_the_moments_of_all_data(world):
   model, data, transform = world.model("bn"), world.data(), world.transform()
   variables = random_variables(model)
   mapping = nodes.create("shard_map", num_nodes=len(SIZES))
-  recalibrate = jax.jit(make_recalibrate(model, mapping, 4, transform))
-  stats = recalibrate(variables, data, KEY)
+  recalibrate = make_recalibrate(model, mapping, 4, transform)
+  place = placer(mapping)
+  # Two devices, a part in which each has a client and one in which the second has none.
+  parts = [Part(place(data), place(np.int32(rows))) for rows in ([[1], [0]], [[3, 2], [-1, -1]])]
+  stats = recalibrate(place(variables), parts, place(KEY))
   images = transform(jnp.asarray(data.images[data.order]), None, None, None, None)
   kernel = variables["params"]["Conv_0"]["kernel"]
   inputs = jax.lax.conv_general_dilated(
@@ -647,9 +645,9 @@ def test_intervals_neither_recompile_nor_touch_the_host(world, backend):
   compiled = fast.interval._cache_size()  # by other tests
   states = tuple(map(placer(mapping), fast.begin()))
   calls = [
-    fast.arguments(SOME, RATES, 0, 3),
-    fast.arguments(SOME[::-1], [0.01] * 3, 3, 2),
-    fast.arguments([[0, 1]] * 3, [0.5] * 3, 5, 1),
+    fast.arguments(SOME, RATES, 0),
+    fast.arguments(SOME[::-1], [0.01] * 3, 3, 1, 3),
+    fast.arguments([[0, 1]] * 3, [0.5] * 3, 5, 0, 1),
   ]
   for arguments in calls:
     with jax.transfer_guard("disallow"):
@@ -658,20 +656,17 @@ def test_intervals_neither_recompile_nor_touch_the_host(world, backend):
   assert fast.interval._cache_size() <= compiled + 1
   # The guard would have seen a number that comes from the host.
   with jax.transfer_guard("disallow"), pytest.raises(Exception, match="isallowed"):
-    fast.interval(*states, *calls[0][:3], 0, *calls[0][4:])
+    fast.interval(*states, *calls[0][:4], 0, *calls[0][5:])
 
 
-def test_an_interval_of_fewer_rounds_is_the_start_of_a_longer_one(world):
+def test_an_interval_runs_any_rounds_of_its_window(world):
   fast = world.fast("bn", OPTIONS["momentum local"])
   whole = fast.run()
+  # The window of rounds 0 to 2 as far as round 1, then one of the rounds 1 to 3 from its second on.
   states = tuple(map(placer(SCAN), fast.begin()))
-  metrics = []
-  for first, rounds in ((0, 2), (2, 1)):
-    cohorts, rates = SOME[first:] + SOME[:first], RATES[first:] + RATES[:first]
-    *states, more = fast.interval(*states, *fast.arguments(cohorts, rates, first, rounds))
-    metrics.append(more)
-  same_bits(jax.tree.map(np.asarray, tuple(states)), whole[:2])
-  assert sum(m.examples for m in metrics) == whole[2].examples
+  *states, metrics = fast.interval(*states, *fast.arguments(SOME, RATES, 0, 0, 2))
+  _, *later = fast.arguments([SOME[1], SOME[2], SOME[0]], [9.0, RATES[2], 9.0], 1, 1, 2)
+  same_bits(jax.tree.map(np.asarray, fast.interval(*states, metrics, *later)), whole)
 
 
 @pytest.mark.parametrize(

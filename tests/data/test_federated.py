@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_norm.data.examples import Examples
-from fedjax_norm.data.federated import cohorts, draw, federate, steps_per_epoch
+from fedjax_norm.data.federated import (
+  cohorts,
+  draw,
+  federate,
+  gather,
+  rows,
+  steps_per_epoch,
+)
 from fedjax_norm.data.partition import Partition
 
 TOTAL = 60
@@ -98,6 +105,24 @@ def test_epochs_clients_and_keys_have_orders_of_their_own():
   assert (first[0] != first[1]).sum() > 12  # another epoch
   assert (first != places(1)).sum() > 24  # another client
   assert (first != places(0, jax.random.key(12))).sum() > 24  # another run
+
+
+@given(sizes=client_sizes(), chosen=st.permutations(range(CLIENTS)), count=st.integers(1, CLIENTS))
+@settings(max_examples=15, deadline=None)
+def test_a_gathered_part_draws_the_batches_of_the_whole(sizes, chosen, count):
+  """Rows in any order, repeated, with their own examples alone and room left over."""
+  data = federation(sizes)
+  index = np.array(chosen[:count])
+  host = jax.tree.map(np.asarray, data)
+  room = TOTAL + 3
+  part = rows(gather(host, index, room), np.resize(np.arange(count), CLIENTS))
+  total = int(host.sizes[index].sum())
+  assert part.images.shape == (room, 1, 1, 1)
+  np.testing.assert_array_equal(part.ids[:total], np.unique(part.ids[:total]))  # as a file is read
+  assert not part.images[total:].any()
+  for row, client in enumerate(np.resize(index, CLIENTS)):
+    for a, b in zip(batches(part, row, 8), batches(data, client, 8), strict=True):
+      np.testing.assert_array_equal(a, b)
 
 
 def test_the_keys_of_a_transform_differ_by_step_and_client():

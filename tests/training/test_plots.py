@@ -127,6 +127,11 @@ def test_partition_samples_many_clients_and_says_so():
   assert (drawn.sum(1) == 7).all()
   assert (drawn.sum(0) > 0).all()
   assert "100 of 100,000" in figure.axes[0].get_xlabel()
+  # The same picture from the counts of those clients alone.
+  shown = plots.shown_clients(100_000)
+  alone = plots.partition_figure(counts[shown], [str(i) for i in range(10)], "p", 100_000)
+  np.testing.assert_array_equal(stacks(alone), drawn)
+  assert alone.axes[0].get_xlabel() == figure.axes[0].get_xlabel()
 
 
 @pytest.mark.parametrize("counts", [np.zeros(3), np.zeros((2, 4)), np.full((2, 3), -1)])
