@@ -8,11 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 
 from experiments.flags import Config, define, parse
 from fedjax_norm import nodes
 from fedjax_norm.errors import DivergedError, UserError
+
+# Of the compilation cache: the least recently used programs go first.
+_CACHE_BYTES = 2**30
 
 
 def run(main: Callable[[Any], None], config: type = Config, **defaults: Any) -> None:
@@ -62,6 +66,7 @@ def execute(
     parsed = parse(config, values)
     count = _host_devices(parsed)
     nodes.use_host_devices(count)
+    _keep_compiled(parsed.compilation_cache)
     # What a run's bits depend on belongs to its configuration.
     main(dataclasses.replace(parsed, host_devices=count))
 
@@ -90,6 +95,22 @@ def guard(work: Callable[[], None]) -> int:
 def _say(message: object, code: int) -> int:
   print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
   return code
+
+
+def _keep_compiled(keep: bool) -> None:
+  """Lets JAX keep compiled programs in a folder, or not; one that the environment names stays."""
+  jax.config.update("jax_enable_compilation_cache", keep)
+  if not keep or jax.config.jax_compilation_cache_dir:
+    return
+  folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedjax_norm"
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    print(f"note: compiled programs are not kept, for {folder} cannot be made ({error.strerror}).")
+    return
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small ones add up too
 
 
 def _host_devices(config: Config) -> int:

@@ -52,7 +52,7 @@ def make_source(config: Config) -> Source:
   """Loads the data."""
   _at_least(config, 1, "image_size")
   builtin = config.data in sources.BUILT_IN or config.data.startswith(
-    ("synthetic:", "npz:", "folder:")
+    ("synthetic:", "npy:", "npz:", "folder:")
   )
   if builtin:
     _refuse(config, ("data_dir",), "a prepared TFDS set as --data")
@@ -142,7 +142,7 @@ def make_task_of(config: Config, source: Source, seed: int) -> Task:
     division,
     make_norm(config),
     config.model,
-    preprocess=Preprocess(config.standardise, config.augment, shift),
+    preprocess=Preprocess(config.standardise, config.augment, shift, config.compute_dtype),
     feature_scale=_or(config.feature_scale, 1.0),
     stem=config.stem,
   )

@@ -36,6 +36,7 @@ def main(config: Config) -> None:
     chunk=config.chunk,
     eval_batch_size=config.eval_batch_size,
     evaluate_clients=config.evaluate_clients,
+    data_on=config.data_on,
   )
   report.announce(config, task, program)
   path = app.new_folder(config, "fedavg")

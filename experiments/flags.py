@@ -17,10 +17,11 @@ from fedjax_norm.algorithms import fedavg
 from fedjax_norm.algorithms.statistics import POLICIES
 from fedjax_norm.data.augment import SHIFT_KINDS
 from fedjax_norm.data.partition import OPTIONS
-from fedjax_norm.data.preprocess import AUGMENTATIONS
+from fedjax_norm.data.preprocess import AUGMENTATIONS, COMPUTE_DTYPES
 from fedjax_norm.errors import UserError
 from fedjax_norm.models import MODELS
 from fedjax_norm.nodes import BACKENDS
+from fedjax_norm.training.feed import DATA_ON
 from fedjax_norm.training.schedule import SCHEDULES
 
 
@@ -56,8 +57,8 @@ class Config:
   # What is learnt, and who holds it.
   data: str = _string(
     "digits",
-    "digits, synthetic[:key=value,...], npz:PATH, folder:PATH, or a prepared TFDS set (mnist, "
-    "cifar10, cifar100, tiny_imagenet, ...; needs --data_dir).",
+    "digits, synthetic[:key=value,...], npy:PATH, npz:PATH, folder:PATH, or a prepared TFDS set "
+    "(mnist, cifar10, cifar100, tiny_imagenet, ...; needs --data_dir).",
   )
   data_dir: str | None = _string(None, "The folder of prepared TFDS sets.")
   image_size: int | None = _integer(None, "Resizes images to this many pixels square.")
@@ -162,18 +163,42 @@ class Config:
   progress: bool = _boolean(True, "Whether to draw a progress bar.")
 
   # The machine.
+  compute_dtype: str = _choice(
+    "float32",
+    COMPUTE_DTYPES,
+    "What activations are computed in; parameters, statistics and sums stay float32. bfloat16 is "
+    "for accelerators.",
+  )
+  compilation_cache: bool = _boolean(
+    True,
+    "Whether compiled programs are kept for the next start, in the user's cache folder or the one "
+    "that JAX_COMPILATION_CACHE_DIR names.",
+  )
   backend: str = _choice("auto", BACKENDS, "How clients are mapped.")
   chunk: int | None = _integer(None, "Clients of a device at once; 0 for all.")
+  data_on: str = _choice(
+    "auto",
+    DATA_ON,
+    "Where training images stay: on the device, or on the host, from where those of the next "
+    "rounds' clients are fetched ahead; auto by the memory. Changes no result.",
+  )
   host_devices: int | None = _integer(
     None, "CPU devices to divide clients over; the cores, up to the cohort, by default."
   )
 
   def saved(self) -> dict[str, Any]:
-    """What identifies a run, as in ``config.json``: all but where and how it is shown.
+    """What identifies a run, as in ``config.json``: all but what changes no result.
 
     The package's version is among it, for defaults can change.
     """
-    apart = ("workdir", "resume", "progress", *(() if self.seeds > 1 else ("seeds",)))
+    apart = (
+      "workdir",
+      "resume",
+      "progress",
+      "data_on",
+      "compilation_cache",
+      *(() if self.seeds > 1 else ("seeds",)),
+    )
     given = {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
     try:
       version = importlib.metadata.version("fedjax_norm")

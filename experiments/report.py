@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.flags import Config
 from fedjax_norm import models, trees
+from fedjax_norm.data.federated import label_counts
 from fedjax_norm.training import plots
 from fedjax_norm.training.loop import Outcome, Program
 from fedjax_norm.training.run_folder import RunFolder
@@ -28,13 +29,17 @@ def announce(config: Config, task: Task, program: Program) -> None:
     ("model", f"{config.model}, {config.norm}, {trees.size(variables['params']):,} parameters"),
     ("a round", f"{human_bytes(cost.up)} up and {human_bytes(cost.down)} down a client"),
     ("mapping", program.nodes.describe()),
+    ("images", f"{human_bytes(task.data.images.nbytes)}, kept on the {program.data_on}"),
   ]
   print(summary_table("fedavg", pairs), flush=True)
 
 
 def draw_start(folder: RunFolder, task: Task, title: str) -> None:
   """Draws who holds what."""
-  plots.partition(task.counts, task.source.class_names, folder.path / "partition.png", title)
+  population = task.data.num_clients
+  counts = label_counts(task.data, plots.shown_clients(population), task.num_classes)
+  path = folder.path / "partition.png"
+  plots.partition(counts, task.source.class_names, path, title, population)
 
 
 def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:

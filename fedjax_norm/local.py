@@ -108,12 +108,44 @@ def optimizer(config: LocalConfig) -> optax.GradientTransformation:
 
 def cross_entropy(logits: Array, batch: Batch) -> tuple[Array, Metrics]:
   """The mean cross-entropy over a batch's examples, and its sums."""
+  logits = logits.astype(jnp.float32)
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
   real = batch.mask > 0
   count = real.sum(dtype=jnp.int32)
   total = jnp.where(real, losses, 0.0).sum()
   correct = (real & (logits.argmax(-1) == batch.labels)).sum(dtype=jnp.int32)
   return total / jnp.maximum(count, 1), Metrics(total, correct, count)
+
+
+def step_bytes(model: nn.Module, config: LocalConfig, images: jax.ShapeDtypeStruct) -> int:
+  """The bytes that a client's step takes: its model, three more of that size, and what it keeps.
+
+  The three are the gradient, the update and the momentum. What the backward pass keeps of the
+  forward pass is counted as autodiff has it, before the compiler does away with some of it.
+
+  Args:
+    model: its norm bound to no axis.
+    config: the client's settings.
+    images: one image's shape and the dtype that the model computes in.
+  """
+  key = jax.random.key(0)
+  variables = jax.eval_shape(
+    lambda: model.init(key, jnp.zeros((1, *images.shape), images.dtype), Mode())
+  )
+
+  def backward(variables, batch):
+    def logits(params):
+      mode = Mode(train=True, step=jnp.int32(0))
+      changed = ["batch_stats"]
+      return model.apply(
+        {**variables, "params": params}, batch, mode, mutable=changed, rngs={"dropout": key}
+      )
+
+    return jax.vjp(logits, variables["params"])[1]
+
+  batch = jax.ShapeDtypeStruct((config.batch_size, *images.shape), images.dtype)
+  kept = jax.eval_shape(backward, variables, batch)
+  return 4 * trees.num_bytes(variables) + trees.num_bytes(kept)
 
 
 def make_client_update(

@@ -1,6 +1,7 @@
 """How a pure per-node function is mapped over nodes: vmap, scan, pmap or shard_map."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ class Nodes(NamedTuple):
 
   @property
   def num_devices(self) -> int:
-    """The devices that the nodes are divided over."""
+    """How many devices the nodes are divided over."""
     return self.mesh.size if self.mesh else 1
 
   @property
@@ -46,6 +47,11 @@ class Nodes(NamedTuple):
     if self.chunk != 0:
       return ()
     return (DEVICES, NODES) if self.mesh else (NODES,)
+
+  @property
+  def devices(self) -> list[jax.Device]:
+    """The devices that the nodes are divided over."""
+    return list(self.mesh.devices.flat) if self.mesh else jax.devices()[:1]
 
   @property
   def sharding(self) -> NamedSharding | None:
@@ -97,7 +103,7 @@ class Nodes(NamedTuple):
       fold = functools.partial(
         jax.tree.map, lambda a: a.reshape(self.num_devices, -1, *a.shape[1:])
       )
-      run = jax.pmap(part, DEVICES, in_axes=(None, 0, 0), devices=list(self.mesh.devices.flat))
+      run = jax.pmap(part, DEVICES, in_axes=(None, 0, 0), devices=self.devices)
       sums, kept = run(shared, fold(present), fold(items))
       sums = jax.tree.map(lambda a: a[0], sums)
       kept = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), kept)
@@ -145,27 +151,47 @@ class Nodes(NamedTuple):
     return sums, kept
 
 
+_AUTO = {
+  # (platform, several devices, lock-step): (backend, nodes of a device at once: 0 all, None as many
+  # as fit). Measured on CPUs: benchmarks/README.md.
+  ("cpu", False, False): ("scan", 1),
+  ("cpu", False, True): ("vmap", 0),
+  ("cpu", True, False): ("shard_map", 1),
+  ("cpu", True, True): ("shard_map", 0),
+  ("accelerator", False, False): ("vmap", None),
+  ("accelerator", False, True): ("vmap", 0),
+  ("accelerator", True, False): ("shard_map", None),
+  ("accelerator", True, True): ("shard_map", 0),
+}
+
+# The share of an accelerator's memory that nodes may take which run at once.
+_NODES_SHARE = 0.5
+
+
 def create(
   backend: str = "auto",
   *,
   num_nodes: int,
   chunk: int | None = None,
   lockstep: bool = False,
+  node_bytes: Callable[[], int] | None = None,
   devices: list[jax.Device] | None = None,
 ) -> Nodes:
   """Chooses a mapping.
 
-  ``auto`` divides the nodes over the devices when there are several (shard_map), and otherwise
-  uses vmap on an accelerator and scan on a CPU, where per-client kernels make a vmapped convolution
-  slow. Within a device, a CPU runs one node after another and an accelerator all at once, unless
-  the nodes must run in lock-step or ``chunk`` says otherwise. In lock-step no node may fill up a
-  device, for the others would hear it: as many devices are used as divide the nodes.
+  ``auto`` divides the nodes over the devices when there are several (shard_map). Within a device, a
+  CPU runs one node after another (scan), for nodes at once make it no faster and take more memory;
+  an accelerator runs as many at once (vmap) as fit its memory. Nodes in lock-step all run at once,
+  and none may fill up a device, for the others would hear it: as many devices are used as divide
+  them.
 
   Args:
     backend: one of ``BACKENDS``.
     num_nodes: how many nodes there are to map.
     chunk: nodes of a device at once; 0 all of them; None chooses.
     lockstep: whether a norm looks across nodes, so that all must run at once.
+    node_bytes: () -> the bytes that a running node needs, asked for on an accelerator; None takes
+      it that all nodes fit.
     devices: what to use; all local ones by default.
 
   Raises:
@@ -187,18 +213,40 @@ def create(
   devices = devices[: max(1, min(len(devices), num_nodes))]
   while lockstep and num_nodes % len(devices):
     devices = devices[:-1]
-  one_by_one = devices[0].platform == "cpu" and not lockstep
+  platform = "cpu" if devices[0].platform == "cpu" else "accelerator"
+  usual, at_once = _AUTO[platform, len(devices) > 1, lockstep]
   if backend == "auto":
-    if len(devices) > 1:
-      backend = "shard_map"
-    else:
-      backend = "scan" if one_by_one and chunk is None else "vmap"
+    backend = "vmap" if usual == "scan" and chunk is not None else usual
+  if backend == "scan":
+    chunk = 1
+  elif chunk is None:
+    # On one device vmap means what it says.
+    chunk = 0 if backend == "vmap" and at_once == 1 else at_once
   if backend in ("vmap", "scan"):
-    return Nodes(backend, 1 if backend == "scan" else chunk or 0, None, lockstep)
+    devices = devices[:1]
   if chunk is None:
-    chunk = 1 if one_by_one else 0
-  mesh = jax.make_mesh((len(devices),), (DEVICES,), axis_types=(AxisType.Auto,), devices=devices)
+    chunk = _fitting(-(-num_nodes // len(devices)), node_bytes, devices)
+  mesh = None
+  if backend in ("pmap", "shard_map"):
+    mesh = jax.make_mesh((len(devices),), (DEVICES,), axis_types=(AxisType.Auto,), devices=devices)
   return Nodes(backend, chunk, mesh, lockstep)
+
+
+def _fitting(
+  num_nodes: int, node_bytes: Callable[[], int] | None, devices: list[jax.Device]
+) -> int:
+  """How many of a device's nodes may run at once; 0 is all of them."""
+  if node_bytes is None:
+    return 0
+  most = int(_NODES_SHARE * device_memory(devices) // node_bytes())
+  return 0 if most >= num_nodes else max(1, most)
+
+
+def device_memory(devices: list[jax.Device]) -> int:
+  """The bytes of a device's memory; host devices have a part each of the machine's."""
+  stats = devices[0].memory_stats() or {}
+  physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  return stats.get("bytes_limit", physical // len(devices))
 
 
 def use_host_devices(count: int) -> None:

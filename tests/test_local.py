@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from fedjax_norm import models, norm
-from fedjax_norm.local import LocalConfig, cross_entropy, make_client_update, optimizer
+from fedjax_norm.local import (
+  LocalConfig,
+  cross_entropy,
+  make_client_update,
+  optimizer,
+  step_bytes,
+)
 from fedjax_norm.typing import Batch
 
 SHAPE = (6, 6, 1)
@@ -162,3 +168,19 @@ def test_the_proximal_term_pulls_back_to_the_start(client):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
   pull = optax.tree.norm(jax.tree.map(jnp.subtract, first, start)) * rate * mu
   assert pull > 1e-3  # far above the tolerance
+
+
+def test_the_bytes_of_a_step_are_four_models_and_what_each_example_leaves(tiny_net):
+  def total(batch_size, dtype=jnp.float32):
+    config = LocalConfig(batch_size=batch_size)
+    model = tiny_net(norm=norm.create("gn", groups=2))
+    return step_bytes(model, config, jax.ShapeDtypeStruct((6, 6, 1), dtype))
+
+  # conv 3x3x1x8, the norm's scale and bias, dense 8x4 with a bias
+  four_models = 4 * 4 * (72 + 16 + 36)
+  example = total(3) - total(2)
+  assert total(9) - total(8) == example
+  # At the least: the image, the norm's and the ReLU's input of 6x6x8, and the pooled features.
+  assert 4 * (36 + 2 * 288 + 8) <= example <= 4 * (36 + 5 * 288 + 8) + 200
+  assert four_models <= total(1) - example <= four_models + 4 * (72 + 36) + 200
+  assert total(3, jnp.bfloat16) - total(2, jnp.bfloat16) < example

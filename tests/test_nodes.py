@@ -157,3 +157,39 @@ def test_host_devices_are_fixed_once_jax_has_started():
   with pytest.raises(UserError, match="at least 1"):
     nodes.use_host_devices(0)
   assert len(jax.devices("cpu")) == 2
+
+
+class Accelerator:
+  """A device of 1,000 bytes."""
+
+  platform = "gpu"
+
+  def memory_stats(self):
+    return {"bytes_limit": 1000}
+
+
+def test_an_accelerator_runs_as_many_nodes_at_once_as_fit_half_of_it():
+  def chunk(num_nodes, node_bytes, **options):
+    def asked():
+      assert node_bytes, "nobody needs to know"
+      return node_bytes
+
+    mapping = nodes.create(
+      num_nodes=num_nodes, node_bytes=asked, devices=[Accelerator()], **options
+    )
+    assert mapping.backend == "vmap"
+    return mapping.chunk
+
+  assert chunk(5, 100) == 0
+  assert chunk(6, 100) == 5
+  assert chunk(6, 800) == 1
+  assert chunk(6, None, chunk=2) == 2
+  assert chunk(6, None, lockstep=True) == 0
+  assert nodes.create(num_nodes=6, devices=[Accelerator()]).chunk == 0
+
+
+def test_host_devices_share_the_machines_memory():
+  one, two = nodes.device_memory(ONE), nodes.device_memory(jax.devices())
+  assert two == one // 2
+  assert one > 2**28
+  assert nodes.device_memory([Accelerator()]) == 1000

@@ -1,4 +1,7 @@
-"""Convolution and dense layers, with weight normalization as a form of their kernels."""
+"""Convolution and dense layers, with weight normalization as a form of their kernels.
+
+Parameters are float32; a layer computes in the dtype of the activation it is given.
+"""
 
 from collections.abc import Callable
 
@@ -35,13 +38,18 @@ class _Linear(nn.Module):
   ) -> Array:
     v = self.param("kernel", kernel_init, shape)
     bias = self.param("bias", nn.initializers.zeros, (shape[-1],)) if use_bias else None
+
+    def affine(kernel: Array, bias: Array | None) -> Array:
+      y = linear(x, kernel.astype(x.dtype))
+      # Added in float32, for the bias's gradient is a sum over the batch.
+      return y if bias is None else (y.astype(bias.dtype) + bias).astype(x.dtype)
+
     if not spec.weight_norm:
-      y = linear(x, v)
-      return y if bias is None else y + bias
+      return affine(v, bias)
     length = jnp.sqrt((v**2).sum(tuple(range(v.ndim - 1))))
     g = self.param("kernel_scale", lambda _: length)
     if mode.data_init and not self.is_initializing():
-      t = linear(x, v / length)
+      t = affine(v / length, None).astype(length.dtype)
       examples = tuple(range(t.ndim - 1))
       mean, std = t.mean(examples), t.std(examples)
       # A unit that this batch leaves constant, up to rounding, keeps its scale.
@@ -51,8 +59,7 @@ class _Linear(nn.Module):
       if bias is not None:
         bias = -mean * g
         self.put_variable("params", "bias", bias)
-    y = linear(x, v * (g / length))
-    return y if bias is None else y + bias
+    return affine(v * (g / length), bias)
 
 
 class Conv(_Linear):

@@ -41,7 +41,8 @@ def avg_pool(x: Array, size: int, stride: int, pads: Pads = ((0, 0), (0, 0))) ->
     )
 
   counts = np.outer(inside(x.shape[1], pads[0]), inside(x.shape[2], pads[1]))
-  return _sum_pool(size, stride, pads, x) / counts[None, :, :, None].astype(x.dtype)
+  total = _sum_pool(size, stride, pads, x.astype(jnp.float32))
+  return (total / counts[None, :, :, None]).astype(x.dtype)
 
 
 def _windows(x: Array, size: int, stride: int, pads: Pads, fill: float) -> list[Array]:

@@ -21,8 +21,8 @@ class Scalar(nn.Module):
   def __call__(self, x: Array) -> Array:
     """Any shape -> the same."""
     if self.multiply:
-      return x * self.param("multiplier", nn.initializers.ones, ())
-    return x + self.param("offset", nn.initializers.zeros, ())
+      return (x * self.param("multiplier", nn.initializers.ones, ())).astype(x.dtype)
+    return (x + self.param("offset", nn.initializers.zeros, ())).astype(x.dtype)
 
 
 def _fixup_init(num_branches: int, layers_in_branch: int) -> nn.initializers.Initializer:

@@ -80,7 +80,7 @@ def normalize(
   """Normalizes an activation: y = gamma (x - mean) / sqrt(var + epsilon) + beta.
 
   Args:
-    x: [N, *S, C].
+    x: [N, *S, C]; statistics are float32 whatever its dtype.
     spec: a spec that normalizes.
     gamma: [C], or None for a norm that only centres.
     beta: [C].
@@ -96,7 +96,8 @@ def normalize(
     UserError: the reduction would hold a single element, so that the output would be beta alone.
   """
   _refuse_single_element(x, spec, train)
-  channels = x.shape[-1]
+  channels, dtype = x.shape[-1], x.dtype
+  x = x.astype(jnp.float32)
   moments = None
   if running is not None and (not train or spec.source == "running"):
     mean, var = running
@@ -113,7 +114,7 @@ def normalize(
   mean = _spread(mean, channels)
   shape = (1,) * (x.ndim - mean.ndim) + mean.shape
   y = _affine(x, *(jnp.broadcast_to(a, shape) for a in (mean, scale, shift)))
-  return y, moments if "N" in spec.reduce else None
+  return y.astype(dtype), moments if "N" in spec.reduce else None
 
 
 @jax.custom_vjp

@@ -16,6 +16,7 @@ TABLE = [
   ("--model=vgg", "resnet20"),
   ("--partition=random", "dirichlet"),
   ("--backend=tpu", "shard_map"),
+  ("--data_on=disk", "host"),
   ("extra", "--name=value"),
   # numbers out of range
   ("--rounds=0", "rounds"),
@@ -112,6 +113,8 @@ TABLE = [
   ("--data=synthetic:classes=1", "classes"),
   ("--data=synthetic:colour=red", "colour"),
   ("--data=npz:missing.npz", "missing.npz"),
+  ("--data=npy:missing", "missing"),
+  ("--data=npy:. --image_size=8", "not resized"),
   ("--data=folder:missing", "missing"),
   # schedules and phases
   ("--lr_schedule=step", "boundaries"),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from experiments_helpers import SMALL
 
+from fedjax_norm.training import feed
 from fedjax_norm.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,21 @@ def test_the_same_flags_give_the_same_bits_and_another_seed_does_not(fedavg_run)
   assert read(Path("a")) == read(Path("b"))
   assert parameters(Path("a")) == parameters(Path("b"))
   assert parameters(Path("a")) != parameters(Path("c"))
+
+
+def test_where_the_data_stays_changes_nothing(fedavg_run, monkeypatch):
+  """From the host in windows of a round and more; a run may go on with either."""
+  options = ("--norm=gn", "--cohort=3", "--partition=feature")
+  assert fedavg_run(*options, "--workdir=device", "--data_on=device").code == 0
+  monkeypatch.setattr(feed, "_WINDOW_BUDGET", 1)
+  result = fedavg_run(*options, "--workdir=host", "--data_on=host")
+  assert result.code == 0, result.err
+  assert "kept on the host" in result.out
+  assert read(Path("host")) == read(Path("device"))
+  assert parameters(Path("host")) == parameters(Path("device"))
+  result = fedavg_run(*options, "--workdir=host")
+  assert result.code == 0, result.err
+  assert "kept on the device" in result.out
 
 
 def test_seeds_repeat_a_run(fedavg_run):
@@ -137,6 +153,42 @@ def test_more_devices_than_there_is_work_for(options, tmp_path):
     check=False,
   )
   assert done.returncode == 0, done.stderr
+
+
+def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
+  """In the user's cache folder unless the environment names one; the numbers are the same."""
+
+  def run(name, *options, **variables):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment |= {"PYTHONPATH": str(ROOT), **{k: str(v) for k, v in variables.items()}}
+    command = [sys.executable, "-m", "experiments.fedavg", *SMALL, "--rounds=2", *options]
+    done = subprocess.run(
+      [*command, f"--workdir={name}"],
+      env=environment,
+      cwd=tmp_path,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+  def kept():
+    return sorted(f.name for f in (tmp_path / "user").rglob("*") if f.name.endswith("-cache"))
+
+  run("off", "--nocompilation_cache", XDG_CACHE_HOME=tmp_path / "user")
+  assert not kept()
+  run("first", XDG_CACHE_HOME=tmp_path / "user")
+  programs = kept()
+  assert any(name.startswith("jit_interval-") for name in programs)
+  run("second", XDG_CACHE_HOME=tmp_path / "user")
+  assert kept() == programs  # nothing was compiled anew
+  assert read(tmp_path / "off") == read(tmp_path / "first") == read(tmp_path / "second")
+
+  (tmp_path / "file").write_text("")
+  assert "note: compiled programs are not kept, for" in run(
+    "no folder", XDG_CACHE_HOME=tmp_path / "file"
+  )
 
 
 def test_fedbn_is_judged_on_each_clients_own_features(fedavg_run):
