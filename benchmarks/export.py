@@ -1,0 +1,151 @@
+"""The arrays that every system reads: data, partition, initial weights, and the order of batches.
+
+As a command, ``python -m benchmarks.export WORKLOAD FOLDER [DATA_DIR]`` writes those of a workload,
+given as JSON, in a process of its own, so that the measuring one never starts JAX.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from benchmarks.workloads import Data, Workload
+from fedjax_norm import nodes
+from fedjax_norm.data import sources
+from fedjax_norm.data.examples import Examples, Source
+from fedjax_norm.data.federated import FederatedData, cohorts, draw
+from fedjax_norm.data.partition import Partition
+from fedjax_norm.data.partition import make as make_partition
+from fedjax_norm.data.preprocess import Preprocess
+from fedjax_norm.norm import create as make_norm
+from fedjax_norm.training.fedavg import initial_variables
+from fedjax_norm.training.task import Task, make_task
+
+# Enough for the library's loop, which looks up at the end of an interval, to look at.
+_TEST_IMAGES = 10
+
+
+def make_source(data: Data, clients: int, data_dir: str | None) -> Source:
+  """The images of a workload: real ones where they are at hand, for speed does not depend on them.
+
+  Args:
+    data: what is asked for.
+    clients: among how many it is divided evenly.
+    data_dir: of prepared TFDS sets, for CIFAR-10.
+  """
+  count = clients * data.examples
+  if data.name == "digits" or (data.name == "cifar10" and data_dir):
+    source = sources.load(data.name, data_dir)
+    train, test = source.train, source.test
+    train = Examples(train.images[:count], train.labels[:count])
+    test = Examples(test.images[:_TEST_IMAGES], test.labels[:_TEST_IMAGES])
+  else:
+    rng = np.random.default_rng(0)
+
+    def examples(number: int) -> Examples:
+      images = rng.integers(0, 256, (number, *data.image_shape), np.uint8)
+      return Examples(images, rng.integers(0, 10, number, np.int32))
+
+    train, test = examples(count), examples(_TEST_IMAGES)
+  return Source(data.name, train, test, tuple(map(str, range(10))))
+
+
+def make_benchmark_task(
+  source: Source, partition: Partition, model: str, groups: int, dtype: str = "float32"
+) -> Task:
+  """A task as every system has it: images from 0 to 1, GN or no norm."""
+  norm = make_norm("gn", groups=groups) if groups else make_norm("none")
+  preprocess = Preprocess(standardise=False, compute_dtype=dtype)
+  return make_task(source, partition, norm, model, preprocess=preprocess)
+
+
+def batch_ids(
+  data: FederatedData, seed: int, rounds: int, cohort: int, batch_size: int, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The examples that the library draws.
+
+  Args:
+    data: the federation.
+    seed: of the run.
+    rounds: how many.
+    cohort: clients a round.
+    batch_size: of each draw, which divides the clients' sizes.
+    steps: local steps of a round.
+
+  Returns:
+    ([rounds, cohort] client ids, [rounds, cohort, steps, batch] example ids).
+  """
+  key = jax.random.key(seed)
+  # Ids alone are wanted, and not the images that are drawn with them.
+  data = data._replace(images=np.zeros((len(data.labels), 1, 1, 1), np.uint8))
+
+  def ids_of(images, ids, strength, noise_key, step_key):
+    return ids
+
+  @jax.jit
+  def ids(data):
+    chosen = cohorts(key, jnp.int32(0), rounds, data.num_clients, cohort)
+
+    def one(round_, client, step):
+      return draw(data, client, round_ * steps + step, batch_size, ids_of, key).images
+
+    over_steps = jax.vmap(one, (None, None, 0))
+    over_clients = jax.vmap(over_steps, (None, 0, None))
+    over_rounds = jax.vmap(over_clients, (0, 0, None))
+    return chosen, over_rounds(jnp.arange(rounds), chosen, jnp.arange(steps))
+
+  chosen, drawn = ids(data)
+  return np.asarray(chosen), np.asarray(drawn)
+
+
+def export(workload: Workload, folder: Path, data_dir: str | None = None) -> None:
+  """Writes a workload's arrays.
+
+  ``data/``: the source as the library's ``npy:`` reads it. ``order``, ``offsets``: of the
+  partition. ``cohorts``, ``batches``: as of :func:`batch_ids`. ``weights.npz``: the initial
+  parameters by path.
+
+  Args:
+    workload: what for.
+    folder: an existing one.
+    data_dir: of prepared TFDS sets.
+  """
+  source = make_source(workload.data, workload.clients, data_dir)
+  partition = make_partition("iid", source.train.labels, workload.clients, seed=0)
+  task = make_benchmark_task(source, partition, workload.model, workload.groups)
+  job = workload.job(str(folder), threads=1)
+  chosen, drawn = batch_ids(
+    task.data, job.seed, job.rounds, job.cohort, job.batch_size, job.local_steps
+  )
+  arrays = {
+    "data/x_train": source.train.images,
+    "data/y_train": source.train.labels,
+    "data/x_test": source.test.images,
+    "data/y_test": source.test.labels,
+    "data/class_names": np.array(source.class_names),
+    "order": partition.order,
+    "offsets": partition.offsets,
+    "cohorts": chosen,
+    "batches": drawn,
+  }
+  (folder / "data").mkdir()
+  for name, values in arrays.items():
+    np.save(folder / f"{name}.npy", values)
+  variables = initial_variables(task, job.seed)
+  np.savez(folder / "weights.npz", **flatten_dict(variables["params"], sep="/"))
+
+
+def main() -> None:
+  """Writes the arrays of the workload on the command line."""
+  nodes.use_host_devices(1)
+  fields = json.loads(sys.argv[1])
+  workload = Workload(**{**fields, "data": Data(*fields["data"])})
+  export(workload, Path(sys.argv[2]), *sys.argv[3:])
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,60 @@
+"""How many floating-point operations training takes, counted by hand from the models' shapes."""
+
+from benchmarks.workloads import Workload
+
+
+def per_round(workload: Workload) -> float:
+  """The operations of a round's local training: those of convolutions and dense layers alone."""
+  height, width, channels = workload.data.image_shape
+  macs, stem = forward_macs(workload.model, height, width, channels)
+  examples = workload.cohort * workload.local_steps * workload.batch_size
+  # Forward, kernel gradient and input gradient cost the same; of the stem's input there is none.
+  return 2.0 * (3 * macs - stem) * examples
+
+
+def forward_macs(model: str, height: int, width: int, channels: int) -> tuple[int, int]:
+  """An image's multiply-adds on the way forward: (all of them, the first convolution's).
+
+  Args:
+    model: of the benchmarks' models, with ten classes.
+    height: of an image, in pixels; as even as the model's strides want it.
+    width: likewise.
+    channels: of an image.
+
+  Raises:
+    ValueError: there is no such model.
+  """
+  match model:
+    case "tiny":
+      layers = [_conv(height, width, channels, 32)]
+      layers += [_conv(height // 2, width // 2, 32, 64), _conv(height // 2, width // 2, 64, 64)]
+      layers += [64 * 10]
+    case "cnn":
+      layers = [_conv(height - 2, width - 2, channels, 32), _conv(height - 4, width - 4, 32, 64)]
+      layers += [(height - 4) // 2 * ((width - 4) // 2) * 64 * 128, 128 * 10]
+    case "resnet20":
+      layers = _resnet(height, width, channels, (3, 3, 3), 16, projection=False)
+    case "resnet18":
+      layers = _resnet(height, width, channels, (2, 2, 2, 2), 64, projection=True)
+    case unknown:
+      raise ValueError(f"there is no model {unknown!r}.")
+  return sum(layers), layers[0]
+
+
+def _conv(height: int, width: int, inputs: int, outputs: int, size: int = 3) -> int:
+  """Of a convolution whose output is of this height and width."""
+  return height * width * size * size * inputs * outputs
+
+
+def _resnet(height, width, channels, stages, features, projection) -> list[int]:
+  layers, inputs = [_conv(height, width, channels, features)], features
+  for stage, blocks in enumerate(stages):
+    outputs = features * 2**stage
+    for block in range(blocks):
+      if stage and not block:
+        height, width = height // 2, width // 2
+      layers += [_conv(height, width, inputs, outputs), _conv(height, width, outputs, outputs)]
+      if projection and inputs != outputs:
+        layers.append(_conv(height, width, inputs, outputs, 1))
+      inputs = outputs
+  return [*layers, inputs * 10]

@@ -1,0 +1,49 @@
+"""What Flower's clients do, in a module that its worker processes can import."""
+
+import functools
+import itertools
+
+import torch
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.peers import job as jobs
+from benchmarks.peers import torch_models
+from benchmarks.peers.job import Job
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@functools.cache
+def _loaded(job: Job):
+  """The arrays of a job, read once a process."""
+  labels = torch.from_numpy(jobs.array(job, "data/y_train")).long()
+  return jobs.array(job, "data/x_train"), labels, jobs.client_ids(job), jobs.weights(job)
+
+
+def build(job: Job) -> torch.nn.Module:
+  """The model with the exported parameters."""
+  images, _, _, weights = _loaded(job)
+  return torch_models.build(job, images.shape[1:], weights)
+
+
+def load(job: Job, client: int) -> DataLoader:
+  """A client's batches."""
+  images, labels, clients, _ = _loaded(job)
+  ids = clients[client]
+  data = TensorDataset(torch_models.to_images(images[ids]), labels[ids])
+  return DataLoader(data, job.batch_size, shuffle=True)
+
+
+def train(job: Job, model: torch.nn.Module, batches: DataLoader) -> float:
+  """Takes the local steps of a round; their mean loss."""
+  model.train()
+  optimizer = torch.optim.SGD(model.parameters(), job.rate, job.momentum)
+  total = 0.0
+  for images, labels in itertools.islice(itertools.cycle(batches), job.local_steps):
+    optimizer.zero_grad()
+    loss = functional.cross_entropy(model(images.to(DEVICE)), labels.to(DEVICE))
+    loss.backward()
+    optimizer.step()
+    total += loss.item()
+  return total / job.local_steps

@@ -1,0 +1,66 @@
+"""The library itself, as its users call it.
+
+Variants: where the training data stays, ``device`` or ``host`` (memory-mapped); '' lets the library
+choose.
+"""
+
+import time
+
+import jax
+from flax.traverse_util import unflatten_dict
+
+import fedjax_norm as fn
+from benchmarks.export import make_benchmark_task
+from benchmarks.peers import job as jobs
+from benchmarks.peers.jax_compile import CompileClock
+from benchmarks.peers.job import Job, Result
+from fedjax_norm.data.partition import Partition
+from fedjax_norm.training.loop import train
+
+
+def measure(job: Job) -> Result:
+  """Times the training loop by its rows; each is an interval and an evaluation of ten images."""
+  return run(job)[1]
+
+
+def run(job: Job) -> tuple[fn.Outcome, Result]:
+  """Trains as the job says, and times it."""
+  clock = CompileClock()
+  source = fn.load_source(f"npy:{job.folder}/data")
+  partition = Partition(jobs.array(job, "order"), jobs.array(job, "offsets"))
+  task = make_benchmark_task(source, partition, job.model, job.groups, job.dtype)
+  loop = fn.LoopConfig(job.rounds, job.rounds_per_sample, job.cohort, job.seed)
+  config = fn.FedAvgConfig(
+    fn.LocalConfig(job.batch_size, job.momentum), local_steps=job.local_steps
+  )
+  program = fn.make_fedavg(
+    task,
+    config,
+    loop,
+    fn.Schedule(job.rate),
+    eval_batch_size=len(source.test.labels),
+    data_on=job.variant or "auto",
+  )
+  variables = {"params": unflatten_dict(jobs.weights(job), sep="/")}
+  begun = time.perf_counter()
+  outcome = train(program, loop, task.data, variables)
+  end = time.perf_counter()
+  # What the loop does before its first round belongs to the first call.
+  seconds = [row["seconds"] for row in outcome.rows]
+  result = jobs.result(job, begun, [end - seconds[-1] + s for s in seconds])
+  result.compile = clock.seconds(begun)
+  result.first -= result.compile / job.rounds_per_sample
+  result.losses = [row["train_loss"] for row in outcome.rows]
+  result.device = jax.default_backend()
+  result.detail = {"mapping": program.nodes.describe(), "data": program.data_on}
+  return outcome, result
+
+
+def main(job: Job) -> Result:
+  """Gives JAX the cores and measures."""
+  fn.use_host_devices(max(1, min(job.threads, job.cohort)))
+  return measure(job)
+
+
+if __name__ == "__main__":
+  jobs.main(main)

@@ -1,0 +1,254 @@
+"""What a run of the benchmarks leaves: a table to read, every measurement, and what it ran on."""
+
+import csv
+import io
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks import flops
+from benchmarks.measure import Measurement
+from benchmarks.systems import OURS, SYSTEMS
+from benchmarks.workloads import Workload
+
+TITLES = {system.name: system.title for system in SYSTEMS}
+
+
+class Summary(NamedTuple):
+  """One system, in one variant, on one workload; times in seconds.
+
+  Attributes:
+    system: its name.
+    variant: of the system.
+    dtype: what was computed in.
+    median: of the steady rounds of all turns.
+    low: the least of them.
+    high: the greatest of them.
+    samples: how many there were.
+    start: the median start.
+    compile: the median compilation; None where nothing is compiled.
+    first: the median first round.
+    peak_mb: the greatest peak of memory; None where it is not known.
+    private_mb: the same without mapped files.
+    device: what did the work.
+    reason: why there are no figures; '' when there are.
+  """
+
+  system: str
+  variant: str
+  dtype: str
+  median: float = 0.0
+  low: float = 0.0
+  high: float = 0.0
+  samples: int = 0
+  start: float = 0.0
+  compile: float | None = None
+  first: float = 0.0
+  peak_mb: float | None = None
+  private_mb: float | None = None
+  device: str = "cpu"
+  reason: str = ""
+
+  @property
+  def title(self) -> str:
+    """Its name in tables."""
+    dtype = "" if self.dtype == "float32" else self.dtype
+    device = "" if self.device == "cpu" else self.device
+    parts = (TITLES[self.system], self.variant.replace("_", " "), dtype, device)
+    return ", ".join(filter(None, parts))
+
+
+def summarize(measurements: Sequence[Measurement]) -> list[Summary]:
+  """One workload's measurements by system, variant and dtype, in the order they came."""
+  grouped: dict[tuple[str, str, str], list[Measurement]] = {}
+  for one in measurements:
+    grouped.setdefault((one.system, one.variant, one.dtype), []).append(one)
+  return [_summary(*who, those) for who, those in grouped.items()]
+
+
+def _summary(system: str, variant: str, dtype: str, those: Sequence[Measurement]) -> Summary:
+  results = [one.result for one in those if one.result]
+  if len(results) < len(those):
+    return Summary(system, variant, dtype, reason=next(one.reason for one in those if one.reason))
+  samples = [seconds for result in results for seconds in result.samples]
+  compiled = [result.compile for result in results if result.compile is not None]
+  peaks = [result.peak_mb for result in results if result.peak_mb is not None]
+  private = [result.private_mb for result in results if result.private_mb is not None]
+  return Summary(
+    system,
+    variant,
+    dtype,
+    statistics.median(samples),
+    min(samples),
+    max(samples),
+    len(samples),
+    statistics.median(result.start for result in results),
+    statistics.median(compiled) if compiled else None,
+    statistics.median(result.first for result in results),
+    max(peaks, default=None),
+    max(private, default=None),
+    results[0].device,
+  )
+
+
+def best(summaries: Sequence[Summary], system: str, dtype: str = "float32") -> Summary | None:
+  """The fastest variant of a system that has figures."""
+  able = [s for s in summaries if s.system == system and s.dtype == dtype and not s.reason]
+  return min(able, key=lambda s: s.median, default=None)
+
+
+def markdown(
+  workloads: Sequence[Workload],
+  measurements: Sequence[Measurement],
+  machine: Mapping[str, Any],
+  split: bool,
+) -> str:
+  """The whole report.
+
+  Args:
+    workloads: what was measured.
+    measurements: what came out.
+    machine: as ``run.py`` writes it.
+    split: whether to tell compilation, first round and steady round apart (workload e).
+  """
+  by_key = {
+    one.key: summarize([m for m in measurements if m.workload == one.key]) for one in workloads
+  }
+  parts = ["# Benchmark results\n", *_machine(machine)]
+  for one in workloads:
+    if one.key[0] != "f":
+      parts += _speed(one, by_key[one.key], machine["ceiling"])
+  if split:
+    parts += _split([w for w in workloads if w.key in "abc"], by_key)
+  populations = [one for one in workloads if one.key[0] == "f"]
+  if populations:
+    parts += _population(populations, by_key)
+  return "\n".join(parts)
+
+
+def _machine(machine: Mapping[str, Any]) -> Iterator[str]:
+  yield f"{machine['processor']}, cores used: {machine['threads']}, {machine['memory_gb']:.0f} GB,"
+  yield f"{machine['system']}, Python {machine['python']}; {machine['date']}."
+  if machine["ceiling"]["platform"] != "cpu":
+    yield f"Accelerator: {machine['ceiling']['device']}; what ran on it says so."
+  rates = (f"{rate:,.0f} GFLOP/s {name}" for name, rate in machine["ceiling"]["gflops"].items())
+  yield f"A dense matrix product reaches {', '.join(rates)}.\n"
+  for name, versions in machine["versions"].items():
+    listed = versions if isinstance(versions, str) else ", ".join(map(" ".join, versions.items()))
+    yield f"- {TITLES[name]}: {listed}"
+  yield ""
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+  yield f"| {' | '.join(header)} |"
+  yield f"|{' --- |' * len(header)}"
+  for row in rows:
+    yield f"| {' | '.join(row)} |"
+  yield ""
+
+
+def number(value: float) -> str:
+  """Three digits, and never a power of ten."""
+  return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _failed(summary: Summary, columns: int) -> list[str]:
+  return [summary.title, f"not measured: {summary.reason}", *[""] * (columns - 2)]
+
+
+def _speed(one: Workload, summaries: list[Summary], ceiling: Mapping[str, Any]) -> Iterator[str]:
+  yield f"## ({one.key}) {one.title}\n"
+  operations = flops.per_round(one)
+  yield f"{operations / 1e9:,.2f} GFLOP a round.\n"
+  header = ["system", f"{one.unit}, median", "least to greatest", "samples", "GFLOP/s"]
+  header += ["of the ceiling", "times ours"]
+  rows = []
+  for s in summaries:
+    if s.reason:
+      rows.append(_failed(s, len(header)))
+      continue
+    ours = best(summaries, OURS, s.dtype)
+    rate = operations / s.median / 1e9
+    rows.append(
+      [
+        s.title,
+        number(one.shown(s.median)),
+        f"{number(one.shown(s.low))} to {number(one.shown(s.high))}",
+        str(s.samples),
+        number(rate),
+        f"{rate / ceiling['gflops'][s.dtype]:.1%}",
+        f"{s.median / ours.median:.2f}" if ours else "",
+      ]
+    )
+  yield from _table(header, rows)
+
+
+def _split(workloads: Sequence[Workload], by_key: Mapping[str, list[Summary]]) -> Iterator[str]:
+  yield "## (e) Start, compilation, first round, steady round\n"
+  header = ["workload", "system", "start, s", "compile, s", "first round, s", "steady round, s"]
+  rows = []
+  for one in workloads:
+    for s in by_key[one.key]:
+      if s.reason:
+        rows.append([one.key, *_failed(s, len(header) - 1)])
+        continue
+      compiled = "-" if s.compile is None else number(s.compile)
+      rows.append([one.key, s.title, number(s.start), compiled, number(s.first), number(s.median)])
+  yield from _table(header, rows)
+
+
+def _population(
+  workloads: Sequence[Workload], by_key: Mapping[str, list[Summary]]
+) -> Iterator[str]:
+  yield f"## (f) Population, {workloads[0].cohort} clients a round\n"
+  header = ["system", "clients", f"{workloads[0].unit}, median", "least to greatest", "start, s"]
+  header += ["first call, s", "peak memory, MB", "of it private, MB"]
+  rows = []
+  for who in dict.fromkeys((s.system, s.variant) for w in workloads for s in by_key[w.key]):
+    for one in workloads:
+      for s in by_key[one.key]:
+        if (s.system, s.variant) != who:
+          continue
+        clients = f"{one.clients:,}"
+        if s.reason:
+          title, why, *rest = _failed(s, len(header) - 1)
+          rows.append([title, clients, why, *rest])
+          continue
+        rows.append(
+          [
+            s.title,
+            clients,
+            number(one.shown(s.median)),
+            f"{number(one.shown(s.low))} to {number(one.shown(s.high))}",
+            number(s.start),
+            number(s.first * one.rounds_per_sample + (s.compile or 0)),
+            *("-" if mb is None else f"{mb:,.0f}" for mb in (s.peak_mb, s.private_mb)),
+          ]
+        )
+  yield from _table(header, rows)
+
+
+def all_as_csv(workloads: Sequence[Workload], measurements: Sequence[Measurement]) -> str:
+  """Every figure of every process, one a line."""
+  clients = {one.key: one.clients for one in workloads}
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(
+    ["workload", "clients", "system", "variant", "dtype", "repeat", "what", "value", "note"]
+  )
+  for one in measurements:
+    who = [one.workload, clients[one.workload], one.system, one.variant, one.dtype, one.repeat]
+    if one.result is None:
+      writer.writerow([*who, "failed", "", one.reason])
+      continue
+    figures: list[tuple[str, float | None]] = []
+    figures += [("start_s", one.result.start), ("first_round_s", one.result.first)]
+    figures += [("compile_s", one.result.compile), ("peak_mb", one.result.peak_mb)]
+    figures += [("private_mb", one.result.private_mb)]
+    figures += [("round_s", seconds) for seconds in one.result.samples]
+    figures += [("loss", loss) for loss in one.result.losses]
+    note = "; ".join(f"{name}: {value}" for name, value in one.result.detail.items())
+    for what, value in figures:
+      if value is not None:
+        writer.writerow([*who, what, value, note])
+  return text.getvalue()

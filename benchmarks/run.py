@@ -1,0 +1,239 @@
+"""Measures the library and its peers side by side: ``python -m benchmarks.run``; see the README."""
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from benchmarks import measure, picture, report, systems
+from benchmarks.measure import Contender, Measurement
+from benchmarks.systems import OURS, SYSTEMS, System, Unavailable
+from benchmarks.workloads import LETTERS, Workload, table
+from experiments.app import guard, parse_flags
+from fedjax_norm.errors import UserError
+from fedjax_norm.training import plots
+
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+_PEERS = tuple(system.name for system in SYSTEMS if system.name != OURS)
+# The longest that a process may take, in seconds, and the turns of every system.
+_TIMEOUT = {"full": 900.0, "smoke": 300.0}
+_REPEATS = {"full": 2, "smoke": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The command's flags.
+
+  Attributes:
+    workloads: some of ``LETTERS``.
+    peers: whom to compare with.
+    repeats: turns of every system; None for as many as the scale has.
+    scale: ``full`` or ``smoke``.
+    output: the folder of the report.
+    env_dir: the folder of the peers' environments and of the logs.
+    data_dir: of prepared TFDS sets, or None.
+  """
+
+  workloads: Sequence[str] = tuple(LETTERS)
+  peers: Sequence[str] = _PEERS
+  repeats: int | None = None
+  scale: str = "full"
+  output: str = "benchmarks/results"
+  env_dir: str = str(_CACHE / "fedjax_norm" / "benchmarks")
+  data_dir: str | None = None
+
+
+def define_flags() -> None:
+  """Makes the options flags of the command line."""
+  default = Options()
+  letters = "; ".join(f"{letter}: {what}" for letter, what in LETTERS.items())
+  flags.DEFINE_list("workloads", list(default.workloads), letters)
+  flags.DEFINE_list("peers", list(default.peers), "Whom to compare with; empty for nobody.")
+  flags.DEFINE_integer("repeats", default.repeats, "Turns of every system; 2, or 1 for smoke.")
+  flags.DEFINE_enum("scale", default.scale, list(_TIMEOUT), "smoke only shows that all works.")
+  flags.DEFINE_string("output", default.output, "The folder of the report.")
+  flags.DEFINE_string("env_dir", default.env_dir, "The folder of the peers' environments and logs.")
+  flags.DEFINE_string(
+    "data_dir", default.data_dir, "Prepared TFDS sets with CIFAR-10; else images are artificial."
+  )
+
+
+def say(line: str) -> None:
+  """Tells a line at once."""
+  print(line, flush=True)
+
+
+def main(options: Options) -> None:
+  """Installs, exports, measures and reports.
+
+  Raises:
+    UserError: an unknown workload or peer, or a number of turns that cannot be.
+  """
+  for given, known in ((options.workloads, LETTERS), (options.peers, _PEERS)):
+    unknown = [name for name in given if name not in known]
+    if unknown:
+      raise UserError(f"there is no {unknown[0]!r}; choose among {', '.join(known)}.")
+  repeats = _REPEATS[options.scale] if options.repeats is None else options.repeats
+  if repeats < 1 or not options.workloads:
+    raise UserError("there is nothing to measure; give a workload and at least one repeat.")
+  output, env_dir = Path(options.output), Path(options.env_dir).expanduser().absolute()
+  logs = env_dir / "logs"
+  for folder in (output, logs):
+    folder.mkdir(parents=True, exist_ok=True)
+
+  machine = describe_machine()
+  rates = machine["ceiling"]["gflops"].items()
+  say(f"dense matrix products: {', '.join(f'{name} {rate:.0f} GFLOP/s' for name, rate in rates)}")
+  wanted = [system for system in SYSTEMS if system.name in (OURS, *options.peers)]
+  pythons = install(wanted, env_dir, logs, machine)
+  letters = "".join(options.workloads)
+  workloads = table(letters, options.scale, machine["ceiling"]["platform"] != "cpu")
+  measurements: list[Measurement] = []
+  with tempfile.TemporaryDirectory() as temporary:
+    for done, one in enumerate(workloads, 1):
+      say(f"({one.key}) {one.title}")
+      folder = Path(temporary) / one.key
+      folder.mkdir()
+      export(one, folder, options.data_dir, Path(temporary) / "compiled")
+      measurements += measure.in_turn(
+        one.key,
+        one.job(str(folder), machine["threads"]),
+        one.dtypes,
+        contenders(one, pythons),
+        repeats,
+        _TIMEOUT[options.scale],
+        logs,
+        say,
+      )
+      shutil.rmtree(folder)
+      write(output, workloads[:done], measurements, machine, "e" in letters)
+  draw(output, workloads, measurements)
+  say(f"written to {output}; what the processes printed is in {logs}")
+
+
+def describe_machine() -> dict[str, Any]:
+  """What everything runs on, and how fast it multiplies matrices."""
+  threads = len(os.sched_getaffinity(0))
+  ceiling = _ceiling({})
+  if ceiling["platform"] == "cpu" and threads > 1:
+    ceiling["gflops"]["float32, one thread"] = _ceiling({"OMP_NUM_THREADS": "1"})["gflops"][
+      "float32"
+    ]
+  return {
+    "date": datetime.date.today().isoformat(),
+    "processor": _processor(),
+    "threads": threads,
+    "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
+    "system": f"{platform.system()} {platform.release()}",
+    "python": platform.python_version(),
+    "ceiling": ceiling,
+    "versions": {},
+  }
+
+
+def _ceiling(variables: dict[str, str]) -> dict[str, Any]:
+  command = [sys.executable, "-m", "benchmarks.ceiling"]
+  environment = {**measure.environment_variables(), **variables}
+  done = subprocess.run(
+    command, env=environment, cwd=measure.ROOT, stdout=subprocess.PIPE, text=True, check=True
+  )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def _processor() -> str:
+  for line in Path("/proc/cpuinfo").read_text().splitlines():
+    if line.startswith("model name"):
+      return line.partition(":")[2].strip()
+  return platform.machine()
+
+
+def install(
+  wanted: Sequence[System], env_dir: Path, logs: Path, machine: dict[str, Any]
+) -> dict[str, Path | Unavailable]:
+  """The interpreter of every system, or why there is none; versions go into ``machine``."""
+  pythons: dict[str, Path | Unavailable] = {}
+  for system in wanted:
+    say(f"environment of {system.name}")
+    try:
+      python = systems.environment(system, env_dir, logs / f"install_{system.name}.log")
+      pythons[system.name] = python
+      machine["versions"][system.name] = systems.versions(system, python)
+    except Unavailable as error:
+      pythons[system.name] = error
+      machine["versions"][system.name] = str(error)
+      say(f"{system.name} {error}")
+  return pythons
+
+
+def contenders(one: Workload, pythons: dict[str, Path | Unavailable]) -> list[Contender]:
+  """Who takes part in a workload, each in its variants."""
+  found = []
+  for system in SYSTEMS:
+    python = pythons.get(system.name)
+    if python is None:
+      continue
+    own = tuple(variant for name, variant in one.contenders if name == system.name)
+    for variant in own if one.contenders else system.variants:
+      if isinstance(python, Unavailable):
+        found.append(Contender(system, variant, None, str(python)))
+      else:
+        found.append(Contender(system, variant, python))
+  return found
+
+
+def export(one: Workload, folder: Path, data_dir: str | None, compiled: Path) -> None:
+  """Writes a workload's arrays, in a process of its own; programs are kept in ``compiled``."""
+  command = [sys.executable, "-m", "benchmarks.export", json.dumps(one._asdict()), str(folder)]
+  command += [str(Path(data_dir).absolute())] if data_dir else []
+  environment = {
+    **os.environ,
+    "PYTHONPATH": str(measure.ROOT),
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(compiled),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+  subprocess.run(command, env=environment, cwd=measure.ROOT, check=True)
+
+
+def write(
+  output: Path,
+  workloads: Sequence[Workload],
+  measurements: Sequence[Measurement],
+  machine: dict[str, Any],
+  split: bool,
+) -> None:
+  """Writes the tables of what has been measured so far."""
+  (output / "results.md").write_text(report.markdown(workloads, measurements, machine, split))
+  (output / "results.csv").write_text(report.all_as_csv(workloads, measurements))
+  (output / "machine.json").write_text(json.dumps(machine, indent=2) + "\n")
+
+
+def draw(output: Path, workloads: Sequence[Workload], measurements: Sequence[Measurement]) -> None:
+  """Saves the picture."""
+  by_key = {
+    one.key: report.summarize([m for m in measurements if m.workload == one.key])
+    for one in workloads
+  }
+  plots.save(picture.draw(workloads, by_key), output / "results.png")
+
+
+def _from_flags(argv: Sequence[str]) -> None:
+  del argv
+  names = [field.name for field in dataclasses.fields(Options)]
+  values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
+  sys.exit(guard(lambda: main(Options(**values))))
+
+
+if __name__ == "__main__":
+  define_flags()
+  app.run(_from_flags, flags_parser=parse_flags)

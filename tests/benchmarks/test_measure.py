@@ -1,0 +1,120 @@
+"""Systems are run in turn; one that fails is told and not run again."""
+
+import dataclasses
+import json
+import subprocess
+
+import pytest
+
+from benchmarks import measure, run, systems, workloads
+from benchmarks.measure import Contender
+from benchmarks.peers.job import Result
+from benchmarks.systems import System, Unavailable
+
+RESULT = Result(1.0, 2.0, [0.5, 0.25], compile=3.0, losses=[2.3], peak_mb=100.0)
+(WORKLOAD,) = workloads.table("c", "full", accelerator=False)
+
+
+@pytest.fixture
+def contender(tmp_path):
+  """Makes a system of a shell script in place of a Python interpreter; each call is noted."""
+
+  def make(name: str, script: str) -> Contender:
+    python = tmp_path / name
+    python.write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/calls\n{script}\n")
+    python.chmod(0o755)
+    return Contender(System(name, name, "torch_loop", ("",), ()), "", python)
+
+  return make
+
+
+def in_turn(contenders, tmp_path, repeats=2, timeout=60.0):
+  said: list[str] = []
+  job = WORKLOAD.job("nowhere", 1)
+  found = measure.in_turn(
+    "c", job, ("float32",), contenders, repeats, timeout, tmp_path, said.append
+  )
+  return found, said
+
+
+def test_systems_alternate_and_results_come_back_whole(contender, tmp_path):
+  answer = f"echo noise; echo 'RESULT {json.dumps(dataclasses.asdict(RESULT))}'; echo more"
+  found, _ = in_turn([contender("one", answer), contender("two", answer)], tmp_path)
+  assert (tmp_path / "calls").read_text().split() == ["one", "two", "one", "two"]
+  assert [(m.system, m.repeat) for m in found] == [("one", 0), ("two", 0), ("one", 1), ("two", 1)]
+  assert all(m.result == RESULT for m in found)
+
+
+def test_each_process_is_told_its_job(contender, tmp_path):
+  asked = contender("asked", f"cat $3 > {tmp_path}/job; exit 1")
+  in_turn([asked._replace(variant="channels_last")], tmp_path)
+  job = json.loads((tmp_path / "job").read_text())
+  assert (job["variant"], job["model"], job["local_steps"]) == ("channels_last", "tiny", 2)
+  assert job["started"] > 0
+
+
+@pytest.mark.parametrize(
+  ("script", "reason"),
+  [
+    ("echo 'ValueError: no luck' >&2; exit 3", "failed: ValueError: no luck"),
+    ("true", "failed: it said nothing"),
+    ("sleep 60", "took longer than 0 s"),
+  ],
+)
+def test_a_failure_is_told_once_with_its_reason(script, reason, contender, tmp_path):
+  found, said = in_turn([contender("bad", script)], tmp_path, timeout=0.3)
+  assert [(m.result, m.reason) for m in found] == [(None, reason)]
+  assert said == [f"c_bad_float32_0: {reason}"]
+  assert (tmp_path / "calls").read_text().split() == ["bad"]
+  assert (tmp_path / "c_bad_float32_0.log").exists()
+
+
+def test_a_peer_that_cannot_be_installed_takes_part_with_its_reason(tmp_path, monkeypatch):
+  def refuse(command, stdout, stderr):
+    stdout.write("Collecting torch\nERROR: no matching distribution\n")
+    return subprocess.CompletedProcess(command, 1)
+
+  monkeypatch.setattr(systems.subprocess, "run", refuse)
+  monkeypatch.setattr(run, "say", lambda line: None)
+  peer = next(system for system in systems.SYSTEMS if system.name == "torch_loop")
+  machine = {"versions": {}}
+  pythons = run.install([peer], tmp_path, tmp_path, machine)
+  reason = "cannot be installed: ERROR: no matching distribution"
+  assert str(pythons["torch_loop"]) == reason
+  assert machine["versions"] == {"torch_loop": reason}
+  found, _ = in_turn(run.contenders(WORKLOAD, pythons), tmp_path)
+  assert [(m.variant, m.reason) for m in found] == [("nchw", reason), ("channels_last", reason)]
+
+
+def test_an_environment_is_made_again_only_for_other_requirements(tmp_path, monkeypatch):
+  commands = []
+
+  def note(command, stdout, stderr):
+    commands.append(command)
+    (tmp_path / "peer").mkdir(exist_ok=True)
+    return subprocess.CompletedProcess(command, 0)
+
+  monkeypatch.setattr(systems.subprocess, "run", note)
+  peer = System("peer", "Peer", "torch_loop", ("",), (), (("torch==1",), ("late==2", "torch==1")))
+  python = systems.environment(peer, tmp_path, tmp_path / "log")
+  assert [command[3:] for command in commands[1:]] == [
+    ["install", "torch==1"],
+    ["install", "late==2", "torch==1"],
+  ]
+  assert python.is_relative_to(tmp_path / "peer")
+  systems.environment(peer, tmp_path, tmp_path / "log")
+  assert len(commands) == 3
+  systems.environment(peer._replace(requirements=(("torch==2",),)), tmp_path, tmp_path / "log")
+  assert len(commands) == 5
+
+
+def test_a_failed_installation_is_tried_again(tmp_path, monkeypatch):
+  def fail(command, stdout, stderr):
+    (tmp_path / "peer").mkdir(exist_ok=True)
+    return subprocess.CompletedProcess(command, 1)
+
+  monkeypatch.setattr(systems.subprocess, "run", fail)
+  peer = System("peer", "Peer", "torch_loop", ("",), (), (("torch==1",),))
+  for _ in range(2):
+    with pytest.raises(Unavailable, match="cannot be installed"):
+      systems.environment(peer, tmp_path, tmp_path / "log")

@@ -1,0 +1,130 @@
+"""The tables, the list of measurements and the picture say what was measured and what was not."""
+
+import csv
+import io
+
+import pytest
+
+from benchmarks import flops, picture, report, workloads
+from benchmarks.measure import Measurement
+from benchmarks.peers.job import Result
+
+A, B, C, *POPULATIONS = workloads.table("abcf", "full", accelerator=False)
+MACHINE = {
+  "date": "2026-01-01",
+  "processor": "a processor",
+  "threads": 2,
+  "memory_gb": 16.0,
+  "system": "Linux",
+  "python": "3.11",
+  "ceiling": {"platform": "cpu", "device": "cpu", "gflops": {"float32": 100.0}},
+  "versions": {"ours": {"jax": "1.2"}, "flower": "cannot be installed: no ray"},
+}
+
+
+def measured(key, system, samples, variant="", repeat=0, **fields):
+  result = Result(fields.pop("start", 1.0), fields.pop("first", 9.0), samples, **fields)
+  return Measurement(key, system, variant, "float32", repeat, result)
+
+
+def failed(key, system, reason, variant=""):
+  return Measurement(key, system, variant, "float32", 0, None, reason)
+
+
+MEASUREMENTS = [
+  measured("a", "ours", [2.0, 4.0], compile=5.0),
+  measured("a", "torch_loop", [9.0], "nchw"),
+  measured("a", "torch_loop", [6.0], "channels_last"),
+  failed("a", "flower", "cannot be installed: no ray"),
+  measured("a", "ours", [3.0, 30.0], repeat=1, compile=7.0),
+]
+
+
+def row(text, *beginning):
+  """The cells of the only row that begins so."""
+  rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+  (found,) = [cells for cells in rows if cells[: len(beginning)] == list(beginning)]
+  return found
+
+
+def test_samples_of_all_turns_are_pooled():
+  ours = report.summarize(MEASUREMENTS)[0]
+  assert (ours.median, ours.low, ours.high, ours.samples) == (3.5, 2.0, 30.0, 4)
+  assert (ours.start, ours.compile, ours.first) == (1.0, 6.0, 9.0)
+
+
+def test_a_system_that_failed_in_one_turn_has_no_figures():
+  late = [measured("a", "pfl", [1.0]), failed("a", "pfl", "took longer than 900 s")]
+  (summary,) = report.summarize(late)
+  assert summary.reason == "took longer than 900 s"
+
+
+def test_the_table_compares_with_ours_and_with_the_ceiling():
+  text = report.markdown([A], MEASUREMENTS, MACHINE, split=True)
+  rate = flops.per_round(A) / 3.5 / 1e9
+  expected = ["fedjax_norm", "3.5", "2 to 30", "4", report.number(rate), f"{rate:.1f}%", "1.00"]
+  assert row(text, "fedjax_norm") == expected
+  assert row(text, "PyTorch loop, channels last")[-1] == "1.71"
+  assert row(text, "PyTorch loop, nchw")[-1] == "2.57"
+  assert row(text, "a", "fedjax_norm") == ["a", "fedjax_norm", "1", "6", "9", "3.5"]
+  assert row(text, "a", "PyTorch loop, nchw")[3] == "-"
+
+
+def test_a_failed_peer_stands_in_every_table_with_its_reason():
+  one = POPULATIONS[0]
+  population = [measured(one.key, "ours", [0.5]), failed(one.key, "pfl", "ran out of memory")]
+  text = report.markdown([A, one], [*MEASUREMENTS, *population], MACHINE, split=True)
+  reason = "not measured: cannot be installed: no ray"
+  assert row(text, "Flower")[1] == reason
+  assert row(text, "a", "Flower")[2] == reason
+  assert row(text, "pfl-research", "1,000")[2] == "not measured: ran out of memory"
+  assert "- Flower: cannot be installed: no ray" in text
+  assert "- fedjax_norm: jax 1.2" in text
+  widths = {line.count("|") for line in text.splitlines() if line.startswith("| Flower")}
+  assert widths == {8}
+
+
+def test_units():
+  assert [one.shown(0.5) for one in (A, B, C)] == [0.5, 100.0, 500.0]  # s; ms of 5 steps; ms
+
+
+def test_the_fastest_variant_is_the_best_of_a_system():
+  summaries = report.summarize(MEASUREMENTS)
+  assert report.best(summaries, "torch_loop").variant == "channels_last"
+  assert report.best(summaries, "flower") is None
+
+
+def test_every_figure_is_in_the_csv():
+  rows = list(csv.DictReader(io.StringIO(report.all_as_csv([A], MEASUREMENTS))))
+  ours = [r for r in rows if r["system"] == "ours" and r["what"] == "round_s"]
+  assert [(r["repeat"], float(r["value"])) for r in ours] == [
+    ("0", 2.0),
+    ("0", 4.0),
+    ("1", 3.0),
+    ("1", 30.0),
+  ]
+  (flower,) = [r for r in rows if r["system"] == "flower"]
+  assert (flower["what"], flower["note"]) == ("failed", "cannot be installed: no ray")
+
+
+def test_the_picture_has_a_bar_for_each_system_with_figures_and_a_line_over_populations():
+  grown = [
+    measured(one.key, "ours", [0.1 * i], private_mb=10.0 * i)
+    for i, one in enumerate(POPULATIONS, 1)
+  ]
+  chosen = [A, *POPULATIONS]
+  summaries = {
+    one.key: report.summarize([m for m in MEASUREMENTS + grown if m.workload == one.key])
+    for one in chosen
+  }
+  bars, times, memory = picture.draw(chosen, summaries).axes
+  assert [label.get_text() for label in bars.get_yticklabels()] == [
+    "fedjax_norm",
+    "PyTorch loop, nchw",
+    "PyTorch loop, channels last",
+  ]
+  assert [patch.get_width() for patch in bars.patches] == [3.5, 9.0, 6.0]
+  (line,) = times.lines
+  assert list(line.get_xdata()) == [1_000, 10_000, 100_000]
+  assert line.get_ydata() == pytest.approx([100.0, 200.0, 300.0])  # ms
+  assert list(memory.lines[0].get_ydata()) == [10.0, 20.0, 30.0]

@@ -1,0 +1,83 @@
+"""The command from its options to its files, with systems that answer at once."""
+
+import dataclasses
+import json
+
+import pytest
+
+from benchmarks import run
+from benchmarks.peers.job import Result
+from benchmarks.run import Options
+from benchmarks.systems import Unavailable
+from fedjax_norm.errors import UserError
+
+MACHINE = {
+  "date": "2026-01-01",
+  "processor": "a processor",
+  "threads": 2,
+  "memory_gb": 16.0,
+  "system": "Linux",
+  "python": "3.11",
+  "ceiling": {"platform": "cpu", "device": "cpu", "gflops": {"float32": 100.0}},
+}
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+  """Runs the command; ours answers, every peer cannot be installed."""
+  python = tmp_path / "python"
+  answer = json.dumps(dataclasses.asdict(Result(1.0, 2.0, [0.5, 0.25], compile=3.0, peak_mb=9.0)))
+  python.write_text(f"#!/bin/sh\necho 'RESULT {answer}'\n")
+  python.chmod(0o755)
+  exported = []
+
+  def install(wanted, env_dir, logs, machine):
+    for system in wanted:
+      machine["versions"][system.name] = {"package": "1.0"}
+    return {s.name: python if s.name == "ours" else Unavailable("no network") for s in wanted}
+
+  monkeypatch.setattr(run, "describe_machine", lambda: {**MACHINE, "versions": {}})
+  monkeypatch.setattr(run, "install", install)
+  monkeypatch.setattr(run, "export", lambda one, *rest: exported.append(one.key))
+  monkeypatch.setattr(run, "say", lambda line: None)
+
+  def call(**options):
+    run.main(Options(output=str(tmp_path / "out"), env_dir=str(tmp_path / "env"), **options))
+    return tmp_path / "out", exported
+
+  return call
+
+
+def test_every_workload_and_every_peer_is_in_the_report(quick):
+  folder, exported = quick(scale="smoke")
+  assert exported == ["a", "b", "c", "d", "f1000", "f10000", "f100000"]
+  text = (folder / "results.md").read_text()
+  for heading in ("(a)", "(b)", "(c)", "(d)", "(e)", "(f)"):
+    assert f"## {heading} " in text
+  # Two tables for each of a, b and c, with two variants of two peers; one for d; f has three sizes.
+  assert text.count("| not measured: no network |") == 6 * 7 + 3 * 3
+  assert json.loads((folder / "machine.json").read_text())["threads"] == 2
+  assert (folder / "results.csv").read_text().count(",round_s,") == 2 * (4 + 3 * 2)
+  assert (folder / "results.png").stat().st_size > 1000
+
+
+def test_repeats_and_peers_are_chosen(quick):
+  folder, _ = quick(workloads=("c",), peers=(), repeats=3)
+  rows = (folder / "results.csv").read_text()
+  assert rows.count(",round_s,") == 3 * 2
+  assert "torch_loop" not in rows
+  assert "## (e)" not in (folder / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+  ("options", "sentence"),
+  [
+    ({"workloads": ("g",)}, "there is no 'g'; choose among a, b, c, d, e, f"),
+    ({"peers": ("tff",)}, "there is no 'tff'; choose among torch_loop, pfl, fedjax, flower"),
+    ({"repeats": 0}, "nothing to measure"),
+    ({"workloads": ()}, "nothing to measure"),
+  ],
+)
+def test_bad_options_are_one_sentence(options, sentence, quick):
+  with pytest.raises(UserError, match=sentence):
+    quick(**options)
