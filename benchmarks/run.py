@@ -124,28 +124,31 @@ def main(options: Options) -> None:
 def describe_machine() -> dict[str, Any]:
   """What everything runs on, and how fast it multiplies matrices."""
   threads = len(os.sched_getaffinity(0))
-  ceiling = _ceiling({})
+  ceiling = _ceiling(threads)
   if ceiling["platform"] == "cpu" and threads > 1:
-    ceiling["gflops"]["float32, one thread"] = _ceiling({"OMP_NUM_THREADS": "1"})["gflops"][
-      "float32"
-    ]
+    ceiling["gflops"]["float32, one thread"] = _ceiling(1)["gflops"]["float32"]
   return {
     "date": datetime.date.today().isoformat(),
     "processor": _processor(),
     "threads": threads,
     "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
-    "system": f"{platform.system()} {platform.release()}",
+    "system": platform.system(),
     "python": platform.python_version(),
     "ceiling": ceiling,
     "versions": {},
   }
 
 
-def _ceiling(variables: dict[str, str]) -> dict[str, Any]:
-  command = [sys.executable, "-m", "benchmarks.ceiling"]
-  environment = {**measure.environment_variables(), **variables}
+def _ceiling(threads: int) -> dict[str, Any]:
+  cores = set(sorted(os.sched_getaffinity(0))[:threads])
   done = subprocess.run(
-    command, env=environment, cwd=measure.ROOT, stdout=subprocess.PIPE, text=True, check=True
+    [sys.executable, "-m", "benchmarks.ceiling"],
+    env=measure.environment_variables(),
+    cwd=measure.ROOT,
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+    preexec_fn=lambda: os.sched_setaffinity(0, cores),
   )
   return json.loads(done.stdout.splitlines()[-1])
 

@@ -16,6 +16,9 @@ from jax import lax
 from fedjax_norm.models.lowering import Pads, apart, on_cpu, pad_or_crop
 from fedjax_norm.typing import Array
 
+# A kernel gradient whose dy has at least so many bytes goes through it in parts of at most so many.
+_LARGE, _CACHED = 2**22, 2**19
+
 
 def conv(
   x: Array,
@@ -186,6 +189,30 @@ def _kernel_gradient(strides, padding, kernel_size, x, dy):
     x, rows, columns = pad_or_crop((rows, columns), x), (0, 0), (0, 0)
     h, w = x.shape[1:3]
   by_column = x.reshape(n, h * w * i).T.reshape(1, h, w * i, n)
-  pads = (rows, (columns[0] * i, columns[1] * i))
-  dk = _plain(by_column, dy.transpose(1, 2, 0, 3), padding=pads, rhs_dilation=(sh, sw * i))
+  dy = dy.transpose(1, 2, 0, 3)
+  sideways = (columns[0] * i, columns[1] * i)
+
+  def gradient(by_column, dy, rows):
+    return _plain(by_column, dy, padding=(rows, sideways), rhs_dilation=(sh, sw * i))
+
+  count = _rows_at_once(oh, ow * n * o * dy.dtype.itemsize)
+  if count == oh:
+    dk = gradient(by_column, dy, rows)
+  else:
+    padded = jnp.pad(by_column, ((0, 0), rows, (0, 0), (0, 0)))
+
+    def add(index, dk):
+      first = index * count
+      some = lax.dynamic_slice_in_dim(padded, first * sh, (count - 1) * sh + kh, 1)
+      return dk + gradient(some, lax.dynamic_slice_in_dim(dy, first, count, 0), (0, 0))
+
+    dk = lax.fori_loop(0, oh // count, add, jnp.zeros((1, kh, kw * i, o), dy.dtype))
   return dk.reshape(kh, kw, i, o)
+
+
+def _rows_at_once(rows: int, row_bytes: int) -> int:
+  """How many rows of dy to go through at once: all, or of a large one what stays in the cache."""
+  if rows * row_bytes < _LARGE:
+    return rows
+  fitting = (n for n in range(2, rows) if rows % n == 0 and n * row_bytes <= _CACHED)
+  return max(fitting, default=1)

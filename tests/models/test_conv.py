@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedjax_norm.models import conv as conv_module
 from fedjax_norm.models.conv import conv
 
 
@@ -142,6 +143,23 @@ def test_maps_are_the_same_in_both_lowerings(name, how):
   check(case, how)
   ours, xlas = (mapped(lowering, how, case, *arguments(case)) for lowering in LOWERINGS)
   assert_same(ours, xlas)
+
+
+@pytest.mark.parametrize(
+  ("case", "parts"),
+  [
+    (Case((7, 5), (3, 3), (1, 1), "SAME", (5, 4)), 7),  # seven rows, a prime number
+    (Case((12, 5), (3, 2), (2, 1), "SAME", (5, 4)), 3),  # two of six rows at a time
+    (Case((9, 6), (2, 2), (2, 3), "VALID", (5, 3)), 2),  # rows of x that no window reaches
+  ],
+)
+def test_a_large_gradient_goes_through_its_rows_in_parts(case, parts, monkeypatch):
+  dy = arguments(case)[2]
+  row = dy[0, :, 0].nbytes
+  monkeypatch.setattr(conv_module, "_LARGE", 1)
+  monkeypatch.setattr(conv_module, "_CACHED", 2 * row)
+  assert conv_module._rows_at_once(dy.shape[2], row) * parts == dy.shape[2]
+  check(case, ALONE)
 
 
 @st.composite
