@@ -99,10 +99,12 @@ def _say(message: object, code: int) -> int:
 
 def _keep_compiled(keep: bool) -> None:
   """Lets JAX keep compiled programs in a folder, or not; one that the environment names stays."""
-  jax.config.update("jax_enable_compilation_cache", keep)
-  if not keep or jax.config.jax_compilation_cache_dir:
+  if not keep:
+    jax.config.update("jax_enable_compilation_cache", False)
+  if not keep or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     return
-  folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedjax_norm"
+  cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+  folder = cache / "fedjax_norm" / "compiled"
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:

@@ -153,7 +153,7 @@ class Nodes(NamedTuple):
 
 _AUTO = {
   # (platform, several devices, lock-step): (backend, nodes of a device at once: 0 all, None as many
-  # as fit). Measured on CPUs: benchmarks/README.md.
+  # as fit). Measured on a CPU (benchmarks/README.md); for accelerators reasoned, not measured.
   ("cpu", False, False): ("scan", 1),
   ("cpu", False, True): ("vmap", 0),
   ("cpu", True, False): ("shard_map", 1),
@@ -164,8 +164,8 @@ _AUTO = {
   ("accelerator", True, True): ("shard_map", 0),
 }
 
-# The share of an accelerator's memory that nodes may take which run at once.
-_NODES_SHARE = 0.5
+# The share of an accelerator's memory for the nodes that run at once; the data may take half of it.
+_NODES_SHARE = 0.3
 
 
 def create(
@@ -181,7 +181,8 @@ def create(
 
   ``auto`` divides the nodes over the devices when there are several (shard_map). Within a device, a
   CPU runs one node after another (scan), for nodes at once make it no faster and take more memory;
-  an accelerator runs as many at once (vmap) as fit its memory. Nodes in lock-step all run at once,
+  an accelerator runs as many at once (vmap) as fit its memory, all of them for as many steps as the
+  longest among them takes. Nodes in lock-step all run at once,
   and none may fill up a device, for the others would hear it: as many devices are used as divide
   them.
 

@@ -167,7 +167,8 @@ def make_recalibrate(
   def recalibrate(variables: Variables, parts: Iterable[Part], key: Key) -> PyTree:
     totals = compiled_begin(variables)
     for part in parts:
-      totals = compiled_add(totals, variables, part, key)
+      # One part after the other, or all that are read ahead of the work would wait in memory.
+      totals = jax.block_until_ready(compiled_add(totals, variables, part, key))
     return compiled_finish(totals, variables)
 
   return recalibrate

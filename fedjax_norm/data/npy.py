@@ -46,5 +46,9 @@ def load(folder: str) -> Source:
 def _map(path: str) -> np.ndarray:
   try:
     return np.lib.format.open_memmap(path, mode="r")
-  except (OSError, ValueError, EOFError) as error:
-    raise UserError(f"{path} is no plain array; write it with numpy.save.") from error
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+  except (ValueError, EOFError) as error:
+    raise UserError(
+      f"{path} is no plain array or is cut short ({error}); write it with numpy.save."
+    ) from error

@@ -8,6 +8,8 @@ import numpy as np
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.errors import UserError
 
+_CHUNK = 10_000  # images
+
 
 class Options(NamedTuple):
   """What can be chosen about the synthetic data.
@@ -90,9 +92,10 @@ def load(options: Options, seed: int) -> Source:
   def draw(count):
     labels = rng.permutation(np.arange(count, dtype=np.int32) % options.classes)
     images = rng.standard_normal((count, *prototypes.shape[1:]), np.float32)
-    # In place, for a large set fits in memory hardly more than once.
+    # In place and by parts, for a large set fits in memory hardly more than once.
     images *= np.float32(options.noise)
-    images += prototypes[labels]
+    for start in range(0, count, _CHUNK):
+      images[start : start + _CHUNK] += prototypes[labels[start : start + _CHUNK]]
     return Examples(np.clip(images, 0, 1, out=images), labels)
 
   train, test = draw(options.train), draw(options.test)

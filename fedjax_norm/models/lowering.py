@@ -20,6 +20,7 @@ def on_cpu() -> bool:
   return jax.default_backend() == "cpu"
 
 
+@functools.cache
 def apart(function: Callable[..., Array], *static) -> Callable[..., Array]:
   """A function of arrays; on a CPU it runs apart from what surrounds it, one client at a time.
 

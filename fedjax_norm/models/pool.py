@@ -1,4 +1,7 @@
-"""Pooling as strided shifts of the input: fast under vmap and scan, forwards and backwards."""
+"""Pooling as strided shifts of the input: fast under vmap and scan, forwards and backwards.
+
+There is no forward-mode derivative.
+"""
 
 import functools
 from collections.abc import Callable
@@ -82,7 +85,7 @@ def _receive(
   n, out_rows, out_columns, channels = arrays[0].shape
   reach = -(-size // stride)  # windows over one element, along a side
   around = ((reach - 1, rows - out_rows), (reach - 1, columns - out_columns))
-  # A pad that were fused into what reads it would check its bounds at every element.
+  # A pad fused into what reads it would check its bounds at every element.
   padded = [apart(pad_or_crop, around)(array) for array in arrays]
   total: Array | float = 0.0
   for u in range(reach):

@@ -185,6 +185,7 @@ def _make_evaluate(task: Task, mapping: nodes.Nodes, batch_size: int, evaluate_c
   stacked = jax.tree.map(place, stacked)
   scores = evaluation.make_scores(task.model, task.num_classes, task.eval_transform)
   global_scores = evaluation.make_evaluate(scores, mapping)
+  num_classes = task.num_classes
   own_scores: dict[Any, Any] = {}
 
   def of_clients(algorithm, server, store, data, ids):
@@ -207,7 +208,7 @@ def _make_evaluate(task: Task, mapping: nodes.Nodes, batch_size: int, evaluate_c
       columns = evaluation.summarize(result)
     if not evaluate_clients:
       return columns, {}
-    accuracies = evaluation.by_label_share(result, label_counts(data, ids, task.num_classes))
+    accuracies = evaluation.by_label_share(result, label_counts(data, ids, num_classes))
     columns |= {
       "clients_top1": float(np.nanmean(accuracies)),
       "clients_top1_min": float(np.nanmin(accuracies)),

@@ -8,8 +8,8 @@ are cut changes no result.
 
 import itertools
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -148,23 +148,15 @@ class Feed:
     self._thread.shutdown(cancel_futures=True)
 
   def window(self, round_: int) -> Window:
-    """The window that holds a round; rounds are asked for in rising order, from the start on.
-
-    Raises:
-      UserError: the data cannot be read.
-    """
+    """The window that holds a round; rounds are asked for in rising order, from the start on."""
     if self._window is None or round_ == self._window.end:
-      self._window = _result(self._next)
+      self._window = self._next.result()
       if self._window.end < self._rounds:
         self._prepare(self._window.end)
     return self._window
 
   def everyone(self) -> Iterator[Part]:
-    """All clients' data in parts, the clients divided over the devices in the order of their ids.
-
-    Raises:
-      UserError: the data cannot be read.
-    """
+    """All clients' data in parts, divided over the devices in the order of the clients' ids."""
     sizes, num_clients = self._data.sizes, self._data.num_clients
     devices = self._nodes.num_devices
     grid = np.arange(-(-num_clients // devices) * devices).reshape(devices, -1)
@@ -186,9 +178,9 @@ class Feed:
     blocks = itertools.pairwise(cuts)
     ahead = self._thread.submit(read, *next(blocks))
     for block in blocks:
-      part, ahead = _result(ahead), self._thread.submit(read, *block)
+      part, ahead = ahead.result(), self._thread.submit(read, *block)
       yield part
-    yield _result(ahead)
+    yield ahead.result()
 
   def _prepare(self, first: int) -> None:
     """Starts on the window of the rounds from ``first`` on."""
@@ -216,13 +208,3 @@ class Feed:
     table = rows(self._data, clients[repeated])
     placed = self._place({name: getattr(table, name) for name in TABLE})
     return self._resident._replace(**placed)
-
-
-def _result(future: "Future[Any]") -> Any:
-  try:
-    return future.result()
-  except OSError as error:
-    raise UserError(
-      f"the training data cannot be read ({error.strerror or error}); see to its file and start "
-      "again."
-    ) from error

@@ -199,8 +199,8 @@ def train(
     show_progress: whether to draw a progress bar.
 
   Raises:
-    UserError: a cohort larger than the population, data that cannot be read or fits no memory, or
-      a folder that has lost a part of its run.
+    UserError: a cohort larger than the population, data that fits no memory, or a folder that has
+      lost a part of its run.
     DivergedError: a loss is not finite; what was saved before stays.
   """
   algorithm, freeze = next(iter(program.phases.values())).algorithm, program.freeze
@@ -374,6 +374,8 @@ def _run_interval(
       window.data,
       run.key,
     )
+    # Or the windows that are read ahead of the work would wait in memory.
+    jax.block_until_ready(total)
     ran = window.cohorts[begin:end]
     run.store.scatter(window.clients, states)
     run.store.seen[ran] = True

@@ -25,8 +25,7 @@ def pooled(kind, x, dy, size, stride, pads):
 
 def check(kind, shape, size, stride, pads, theirs):
   rng = np.random.default_rng(0)
-  # No two alike, for torch and JAX share a maximum's gradient differently; and below zero, so that
-  # a padding of zeros would win.
+  # No two alike; and below zero, so that a padding of zeros would win.
   x = (rng.permutation(np.prod(shape)).reshape(shape) - np.prod(shape)).astype(np.float32) / 8
   theirs_x = torch.tensor(x.transpose(0, 3, 1, 2).copy(), requires_grad=True)
   expected = theirs(theirs_x)
@@ -80,3 +79,22 @@ def test_the_first_of_equal_maxima_gets_the_gradient():
   expected = np.zeros((5, 5), np.float32)
   expected[0, 0], expected[0, 2], expected[2, 0], expected[2, 2] = dy
   np.testing.assert_array_equal(dx[0, :, :, 0], expected)
+
+
+@pytest.mark.parametrize("kind", OURS)
+@pytest.mark.parametrize("how", ["vmap", "scan"])
+def test_maps_are_loops(kind, how):
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((3, 2, 6, 5, 2)).astype(np.float32)
+  dy = rng.standard_normal((3, 2, 3, 3, 2)).astype(np.float32)
+
+  def one(x, dy):
+    return pooled(kind, x, dy, 3, 2, ((1, 0), (1, 1)))
+
+  if how == "vmap":
+    together = jax.jit(jax.vmap(one))(x, dy)
+  else:
+    together = jax.lax.scan(lambda carry, args: (carry, one(*args)), None, (x, dy))[1]
+  for i in range(3):
+    for ours, alone in zip(together, one(x[i], dy[i]), strict=True):
+      np.testing.assert_allclose(ours[i], alone, rtol=1e-6)
