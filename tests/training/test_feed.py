@@ -302,7 +302,8 @@ def test_the_choice_goes_by_the_memory(monkeypatch):
   assert feed.choose("device", data, mapping) == "device"
   monkeypatch.undo()
   assert feed.choose("host", data, mapping) == "host"
-  # Host devices share the machine's memory.
+  with pytest.raises(UserError, match="auto, device, host"):
+    feed.choose("disk", data, mapping)
 
 
 def test_a_round_that_no_memory_holds_is_refused(monkeypatch):
