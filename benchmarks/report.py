@@ -169,6 +169,8 @@ def _speed(one: Workload, summaries: list[Summary], ceiling: Mapping[str, Any]) 
       continue
     ours = best(summaries, OURS, s.dtype)
     rate = operations / s.median / 1e9
+    # An accelerator has several names: "gpu" in JAX is "cuda" in PyTorch.
+    same_device = (s.device == "cpu") == (ceiling["platform"] == "cpu")
     rows.append(
       [
         s.title,
@@ -176,7 +178,7 @@ def _speed(one: Workload, summaries: list[Summary], ceiling: Mapping[str, Any]) 
         f"{number(one.shown(s.low))} to {number(one.shown(s.high))}",
         str(s.samples),
         number(rate),
-        f"{rate / ceiling['gflops'][s.dtype]:.1%}",
+        f"{rate / ceiling['gflops'][s.dtype]:.1%}" if same_device else "",
         f"{s.median / ours.median:.2f}" if ours else "",
       ]
     )

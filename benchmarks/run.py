@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from benchmarks.measure import Contender, Measurement
 from benchmarks.systems import OURS, SYSTEMS, System, Unavailable
 from benchmarks.workloads import LETTERS, Workload, table
 from experiments.app import guard, parse_flags
+from fedjax_norm.data import tfds_source
 from fedjax_norm.errors import UserError
 from fedjax_norm.training import plots
 
@@ -77,7 +78,8 @@ def main(options: Options) -> None:
   """Installs, exports, measures and reports.
 
   Raises:
-    UserError: an unknown workload or peer, or a number of turns that cannot be.
+    UserError: an unknown workload or peer, a number of turns that cannot be, a data folder without
+      CIFAR-10, or a step before the measurements failed.
   """
   for given, known in ((options.workloads, LETTERS), (options.peers, _PEERS)):
     unknown = [name for name in given if name not in known]
@@ -86,6 +88,10 @@ def main(options: Options) -> None:
   repeats = _REPEATS[options.scale] if options.repeats is None else options.repeats
   if repeats < 1 or not options.workloads:
     raise UserError("there is nothing to measure; give a workload and at least one repeat.")
+  if options.data_dir and "cifar10" not in tfds_source.prepared(options.data_dir):
+    raise UserError(
+      f"{options.data_dir!r} holds no prepared cifar10; prepare it there or drop --data_dir."
+    )
   output, env_dir = Path(options.output), Path(options.env_dir).expanduser().absolute()
   logs = env_dir / "logs"
   for folder in (output, logs):
@@ -141,16 +147,33 @@ def describe_machine() -> dict[str, Any]:
 
 def _ceiling(threads: int) -> dict[str, Any]:
   cores = set(sorted(os.sched_getaffinity(0))[:threads])
-  done = subprocess.run(
-    [sys.executable, "-m", "benchmarks.ceiling"],
-    env=measure.environment_variables(),
-    cwd=measure.ROOT,
-    stdout=subprocess.PIPE,
-    text=True,
-    check=True,
+  printed = _run_module(
+    ["benchmarks.ceiling"],
+    measure.environment_variables(),
+    "the machine's speed cannot be measured",
     preexec_fn=lambda: os.sched_setaffinity(0, cores),
   )
-  return json.loads(done.stdout.splitlines()[-1])
+  return json.loads(printed.splitlines()[-1])
+
+
+def _run_module(
+  command: Sequence[str],
+  variables: Mapping[str, str],
+  failure: str,
+  preexec_fn: Callable[[], None] | None = None,
+) -> str:
+  """What a module of this repository prints; if it fails, a UserError with its last line."""
+  done = subprocess.run(
+    [sys.executable, "-m", *command],
+    env=variables,
+    cwd=measure.ROOT,
+    capture_output=True,
+    text=True,
+    preexec_fn=preexec_fn,
+  )
+  if done.returncode:
+    raise UserError(f"{failure}: {systems.last_line(done.stderr)}")
+  return done.stdout
 
 
 def _processor() -> str:
@@ -196,7 +219,7 @@ def contenders(one: Workload, pythons: dict[str, Path | Unavailable]) -> list[Co
 
 def export(one: Workload, folder: Path, data_dir: str | None, compiled: Path) -> None:
   """Writes a workload's arrays, in a process of its own; programs are kept in ``compiled``."""
-  command = [sys.executable, "-m", "benchmarks.export", json.dumps(one._asdict()), str(folder)]
+  command = ["benchmarks.export", json.dumps(one._asdict()), str(folder)]
   command += [str(Path(data_dir).absolute())] if data_dir else []
   environment = {
     **os.environ,
@@ -205,7 +228,7 @@ def export(one: Workload, folder: Path, data_dir: str | None, compiled: Path) ->
     "JAX_COMPILATION_CACHE_DIR": str(compiled),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
-  subprocess.run(command, env=environment, cwd=measure.ROOT, check=True)
+  _run_module(command, environment, f"the data of ({one.key}) cannot be exported")
 
 
 def write(

@@ -110,24 +110,42 @@ def environment(system: System, folder: Path, log: Path) -> Path:
   if mark.exists() and mark.read_text() == wanted:
     return python
   commands = [[sys.executable, "-m", "venv", str(home)]]
-  commands += [[str(python), "-m", "pip", "install", *names] for names in system.requirements]
+  install = [str(python), "-m", "pip", "--disable-pip-version-check", "install"]
+  commands += [[*install, *names] for names in system.requirements]
   with log.open("w") as output:
     for command in commands:
       if subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode:
         output.flush()
-        raise Unavailable(f"cannot be installed: {last_line(log.read_text())}")
+        raise Unavailable(f"cannot be installed: {_pip_reason(log.read_text())}")
   mark.write_text(wanted)
   return python
 
 
+def _pip_reason(text: str) -> str:
+  """Why pip failed: its last error, for it may go on with advice."""
+  errors = [line for line in text.splitlines() if line.startswith("ERROR:")]
+  return last_line("\n".join(errors) or text)
+
+
 def versions(system: System, python: Path) -> dict[str, str]:
-  """The versions of a system's packages in its environment."""
+  """The versions of a system's packages in its environment.
+
+  Raises:
+    Unavailable: the environment is damaged.
+  """
   code = (
     "import importlib.metadata, json, sys;"
     "print(json.dumps({name: importlib.metadata.version(name) for name in sys.argv[1:]}))"
   )
   command = [str(python), "-c", code, *system.packages]
-  return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+  damaged = f"has a damaged environment in {python.parents[1]}"
+  try:
+    done = subprocess.run(command, capture_output=True, text=True)
+  except OSError as error:
+    raise Unavailable(f"{damaged}: {error.strerror}") from error
+  if done.returncode:
+    raise Unavailable(f"{damaged}: {last_line(done.stderr)}")
+  return json.loads(done.stdout)
 
 
 def last_line(text: str) -> str:

@@ -161,6 +161,7 @@ _F = Workload(
     ("ours", "host"),
     ("torch_loop", "nchw"),
     ("pfl", "threads"),
+    ("pfl", "processes"),
     ("fedjax", ""),
   ),
 )

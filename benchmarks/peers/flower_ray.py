@@ -15,6 +15,7 @@ from flwr.simulation import run_simulation
 
 from benchmarks.peers import flower_task as task
 from benchmarks.peers import job as jobs
+from benchmarks.peers import torch_models
 from benchmarks.peers.job import Job, Result
 
 
@@ -25,7 +26,7 @@ def make_client_app(job: Job) -> ClientApp:
   @app.train()
   def train(message: Message, context: Context) -> Message:
     torch.set_num_threads(1)
-    model = task.build(job)
+    model = task.network(job)
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     model.to(task.DEVICE)
     batches = task.load(job, int(context.node_config["partition-id"]))
@@ -55,7 +56,9 @@ def measure(job: Job) -> Result:
       min_train_nodes=job.cohort,
       min_available_nodes=job.clients,
     )
-    arrays = ArrayRecord(task.build(job).state_dict())
+    image_shape = jobs.array(job, "data/x_train", mapped=True).shape[1:]
+    model = torch_models.build(job, image_shape, jobs.weights(job))
+    arrays = ArrayRecord(model.state_dict())
     outcome = strategy.start(grid, arrays, job.rounds, evaluate_fn=note)
     metrics = outcome.train_metrics_clientapp
     losses.extend(float(metrics[r]["train_loss"]) for r in sorted(metrics))

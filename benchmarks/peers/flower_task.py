@@ -17,21 +17,21 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 @functools.cache
 def _loaded(job: Job):
   """The arrays of a job, read once a process."""
+  images, image_shape = torch_models.load_images(job)
   labels = torch.from_numpy(jobs.array(job, "data/y_train")).long()
-  return jobs.array(job, "data/x_train"), labels, jobs.client_ids(job), jobs.weights(job)
+  return images, image_shape, labels, jobs.client_ids(job)
 
 
-def build(job: Job) -> torch.nn.Module:
-  """The model with the exported parameters."""
-  images, _, _, weights = _loaded(job)
-  return torch_models.build(job, images.shape[1:], weights)
+def network(job: Job) -> torch.nn.Module:
+  """The model, whose parameters come with the server's message."""
+  return torch_models.network(job, _loaded(job)[1])
 
 
 def load(job: Job, client: int) -> DataLoader:
   """A client's batches."""
-  images, labels, clients, _ = _loaded(job)
+  images, _, labels, clients = _loaded(job)
   ids = clients[client]
-  data = TensorDataset(torch_models.to_images(images[ids]), labels[ids])
+  data = TensorDataset(torch_models.to_float(images[ids]), labels[ids])
   return DataLoader(data, job.batch_size, shuffle=True)
 
 

@@ -92,9 +92,9 @@ class Result:
   detail: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def array(job: Job, name: str) -> np.ndarray:
-  """One of the exported arrays: see ``export.py``."""
-  return np.load(Path(job.folder) / f"{name}.npy")
+def array(job: Job, name: str, mapped: bool = False) -> np.ndarray:
+  """One of the exported arrays: see ``export.py``; in memory, or mapped from its file."""
+  return np.load(Path(job.folder) / f"{name}.npy", mmap_mode="r" if mapped else None)
 
 
 def weights(job: Job) -> dict[str, np.ndarray]:

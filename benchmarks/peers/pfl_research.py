@@ -65,15 +65,16 @@ def measure(job: Job) -> Result:
   from pfl.metrics import Metrics
   from pfl.model.pytorch import PyTorchModel
 
-  images, clients = jobs.array(job, "data/x_train"), jobs.client_ids(job)
+  images, image_shape = torch_models.load_images(job)
+  clients = jobs.client_ids(job)
   labels = torch.from_numpy(jobs.array(job, "data/y_train")).long()
 
   def make_dataset(client: int) -> Dataset:
     ids = clients[client]
-    return Dataset((torch_models.to_images(images[ids]), labels[ids]), user_id=str(client))
+    return Dataset((torch_models.to_float(images[ids]), labels[ids]), user_id=str(client))
 
   users = FederatedDataset(make_dataset, get_user_sampler("minimize_reuse", range(job.clients)))
-  network = torch_models.build(job, images.shape[1:], jobs.weights(job)).train()
+  network = torch_models.build(job, image_shape, jobs.weights(job)).train()
   classifier = Classifier(network)
   model = PyTorchModel(
     classifier,

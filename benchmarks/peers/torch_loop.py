@@ -3,7 +3,6 @@
 import contextlib
 import time
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -22,13 +21,13 @@ class Loop:
 
   def __init__(self, job: Job, device: str = "cpu"):
     self.job, self.device = job, device
-    images, labels = jobs.array(job, "data/x_train"), jobs.array(job, "data/y_train")
-    self.batches = jobs.array(job, "batches")
+    self.images, image_shape = torch_models.load_images(job)
+    self.labels = torch.from_numpy(jobs.array(job, "data/y_train")).long()
+    self.batches = torch.from_numpy(jobs.array(job, "batches")).long()
     self.memory_format = (
       torch.channels_last if job.variant == "channels_last" else torch.contiguous_format
     )
-    self.images, self.labels = images, torch.from_numpy(labels).long()
-    model = torch_models.build(job, images.shape[1:], jobs.weights(job))
+    model = torch_models.build(job, image_shape, jobs.weights(job))
     model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
     self.model = model.to(device).train()
     self.server = [p.detach().clone() for p in self.model.parameters()]
@@ -45,7 +44,7 @@ class Loop:
     self.server = total
     self.losses += torch.stack(losses).mean(0).unbind()
 
-  def _train_client(self, batches: np.ndarray) -> Tensor:
+  def _train_client(self, batches: Tensor) -> Tensor:
     """Takes a client's local steps on the batches [steps, batch]; the loss of each."""
     job = self.job
     with torch.no_grad():
@@ -55,7 +54,7 @@ class Loop:
     losses = []
     # A client's images are made ready once a round, as with a data set of its own.
     ids = batches.reshape(-1)
-    images = torch_models.to_images(self.images[ids])
+    images = torch_models.to_float(self.images[ids])
     images = images.to(self.device, memory_format=self.memory_format)
     labels = self.labels[ids].to(self.device)
     for x, y in zip(images.split(job.batch_size), labels.split(job.batch_size), strict=True):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.peers import job as jobs
 from benchmarks.peers.job import Job
 
 
@@ -173,7 +174,17 @@ def _exported(
   return torch.tensor(np.ascontiguousarray(values)).reshape(parameter.shape)
 
 
-def to_images(stored: np.ndarray) -> Tensor:
-  """[N, H, W, C] as stored -> [N, C, H, W] float32, mirrored; uint8 is divided by 255."""
-  images = torch.from_numpy(np.ascontiguousarray(stored[:, ::-1, ::-1].transpose(0, 3, 1, 2)))
-  return images.float() / 255 if stored.dtype == np.uint8 else images
+def load_images(job: Job) -> tuple[Tensor, tuple[int, ...]]:
+  """All training images of a job, as of :func:`mirrored`, and the shape (H, W, C) of one."""
+  stored = jobs.array(job, "data/x_train", mapped=True)  # it is copied, and not held twice
+  return mirrored(stored), stored.shape[1:]
+
+
+def mirrored(stored: np.ndarray) -> Tensor:
+  """[N, H, W, C] as stored -> [N, C, H, W] of the same type, mirrored."""
+  return torch.from_numpy(np.ascontiguousarray(stored[:, ::-1, ::-1].transpose(0, 3, 1, 2)))
+
+
+def to_float(images: Tensor) -> Tensor:
+  """Images as a model reads them: float32; uint8 is divided by 255."""
+  return images.float() / 255 if images.dtype == torch.uint8 else images

@@ -71,7 +71,7 @@ def test_a_failure_is_told_once_with_its_reason(script, reason, contender, tmp_p
 
 def test_a_peer_that_cannot_be_installed_takes_part_with_its_reason(tmp_path, monkeypatch):
   def refuse(command, stdout, stderr):
-    stdout.write("Collecting torch\nERROR: no matching distribution\n")
+    stdout.write("Collecting torch\nERROR: no matching distribution\n[notice] A new pip\n")
     return subprocess.CompletedProcess(command, 1)
 
   monkeypatch.setattr(systems.subprocess, "run", refuse)
@@ -97,7 +97,7 @@ def test_an_environment_is_made_again_only_for_other_requirements(tmp_path, monk
   monkeypatch.setattr(systems.subprocess, "run", note)
   peer = System("peer", "Peer", "torch_loop", ("",), (), (("torch==1",), ("late==2", "torch==1")))
   python = systems.environment(peer, tmp_path, tmp_path / "log")
-  assert [command[3:] for command in commands[1:]] == [
+  assert [command[4:] for command in commands[1:]] == [
     ["install", "torch==1"],
     ["install", "late==2", "torch==1"],
   ]
@@ -118,3 +118,21 @@ def test_a_failed_installation_is_tried_again(tmp_path, monkeypatch):
   for _ in range(2):
     with pytest.raises(Unavailable, match="cannot be installed"):
       systems.environment(peer, tmp_path, tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+  ("script", "reason"),
+  [(None, "No such file"), ("#!/bin/sh\necho 'No package jax' >&2; exit 1\n", "No package jax")],
+)
+def test_a_damaged_environment_is_told(script, reason, tmp_path, monkeypatch):
+  python = tmp_path / "bin" / "python"
+  python.parent.mkdir()
+  if script:
+    python.write_text(script)
+    python.chmod(0o755)
+  monkeypatch.setattr(run, "say", lambda line: None)
+  monkeypatch.setattr(run.systems, "environment", lambda *_: python)
+  machine = {"versions": {}}
+  pythons = run.install([systems.SYSTEMS[1]], tmp_path, tmp_path, machine)
+  assert isinstance(pythons["torch_loop"], Unavailable)
+  assert reason in machine["versions"]["torch_loop"]

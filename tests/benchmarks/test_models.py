@@ -33,6 +33,7 @@ def test_the_same_weights_give_the_same_logits(key, shape):
   variables = {"params": unflatten_dict(weights, sep="/")}
   apply = jax.jit(lambda variables, x: model.apply(variables, x, Mode()))
   ours = apply(variables, jnp.asarray(stored, jnp.float32) / 255)
-  theirs = torch_models.build(job, shape, weights).eval()(torch_models.to_images(stored))
+  images = torch_models.to_float(torch_models.mirrored(stored))
+  theirs = torch_models.build(job, shape, weights).eval()(images)
   assert np.ptp(ours) > 0.1
   np.testing.assert_allclose(theirs.detach(), ours, rtol=1e-4, atol=1e-5)

@@ -70,6 +70,14 @@ def test_the_table_compares_with_ours_and_with_the_ceiling():
   assert row(text, "a", "PyTorch loop, nchw")[3] == "-"
 
 
+def test_the_share_of_the_ceiling_is_of_the_system_s_own_device():
+  ceiling = {"platform": "gpu", "device": "some GPU", "gflops": {"float32": 1000.0}}
+  those = [measured("a", "fedjax", [1.0]), measured("a", "torch_loop", [1.0], device="cuda")]
+  text = report.markdown([A], those, {**MACHINE, "ceiling": ceiling}, split=False)
+  assert row(text, "FedJAX")[5] == ""
+  assert row(text, "PyTorch loop, cuda")[5] == f"{flops.per_round(A) / 1e12:.1%}"
+
+
 def test_a_failed_peer_stands_in_every_table_with_its_reason():
   one = POPULATIONS[0]
   population = [measured(one.key, "ours", [0.5]), failed(one.key, "pfl", "ran out of memory")]

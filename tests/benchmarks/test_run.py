@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from benchmarks import run
+from benchmarks import run, workloads
 from benchmarks.peers.job import Result
 from benchmarks.run import Options
 from benchmarks.systems import Unavailable
@@ -55,7 +55,7 @@ def test_every_workload_and_every_peer_is_in_the_report(quick):
   for heading in ("(a)", "(b)", "(c)", "(d)", "(e)", "(f)"):
     assert f"## {heading} " in text
   # Two tables for each of a, b and c, with two variants of two peers; one for d; f has three sizes.
-  assert text.count("| not measured: no network |") == 6 * 7 + 3 * 3
+  assert text.count("| not measured: no network |") == 6 * 7 + 3 * 4
   assert json.loads((folder / "machine.json").read_text())["threads"] == 2
   assert (folder / "results.csv").read_text().count(",round_s,") == 2 * (4 + 3 * 2)
   assert (folder / "results.png").stat().st_size > 1000
@@ -76,8 +76,23 @@ def test_repeats_and_peers_are_chosen(quick):
     ({"peers": ("tff",)}, "there is no 'tff'; choose among torch_loop, pfl, fedjax, flower"),
     ({"repeats": 0}, "nothing to measure"),
     ({"workloads": ()}, "nothing to measure"),
+    ({"data_dir": "/nowhere"}, "There is no folder '/nowhere'"),
+    ({"data_dir": "."}, "'.' holds no prepared cifar10"),
   ],
 )
 def test_bad_options_are_one_sentence(options, sentence, quick):
   with pytest.raises(UserError, match=sentence):
     quick(**options)
+
+
+def test_a_failing_export_is_one_sentence(tmp_path):
+  (one,) = workloads.table("a", "smoke", accelerator=False)
+  missing = str(tmp_path / "missing")
+  with pytest.raises(UserError, match=rf"^the data of \(a\) cannot be exported: .*{missing}"):
+    run.export(one, tmp_path, missing, tmp_path / "compiled")
+
+
+def test_a_failing_ceiling_is_one_sentence(monkeypatch):
+  monkeypatch.setenv("JAX_PLATFORMS", "abacus")
+  with pytest.raises(UserError, match=r"^the machine's speed cannot be measured: .*abacus"):
+    run.describe_machine()
