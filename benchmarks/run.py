@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,30 +146,20 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _ceiling(threads: int) -> dict[str, Any]:
-  cores = set(sorted(os.sched_getaffinity(0))[:threads])
-  printed = _run_module(
-    ["benchmarks.ceiling"],
-    measure.environment_variables(),
-    "the machine's speed cannot be measured",
-    preexec_fn=lambda: os.sched_setaffinity(0, cores),
+  # Before NumPy and JAX are imported, which count the cores then.
+  cores = sorted(os.sched_getaffinity(0))[:threads]
+  code = f"import os, runpy; os.sched_setaffinity(0, {cores}); "
+  code += "runpy.run_module('benchmarks.ceiling', run_name='__main__')"
+  printed = _run(
+    ["-c", code], measure.environment_variables(), "the machine's speed cannot be measured"
   )
   return json.loads(printed.splitlines()[-1])
 
 
-def _run_module(
-  command: Sequence[str],
-  variables: Mapping[str, str],
-  failure: str,
-  preexec_fn: Callable[[], None] | None = None,
-) -> str:
-  """What a module of this repository prints; if it fails, a UserError with its last line."""
+def _run(arguments: Sequence[str], variables: Mapping[str, str], failure: str) -> str:
+  """What Python prints from the repository's root; if it fails, a UserError with its last line."""
   done = subprocess.run(
-    [sys.executable, "-m", *command],
-    env=variables,
-    cwd=measure.ROOT,
-    capture_output=True,
-    text=True,
-    preexec_fn=preexec_fn,
+    [sys.executable, *arguments], env=variables, cwd=measure.ROOT, capture_output=True, text=True
   )
   if done.returncode:
     raise UserError(f"{failure}: {systems.last_line(done.stderr)}")
@@ -219,7 +209,7 @@ def contenders(one: Workload, pythons: dict[str, Path | Unavailable]) -> list[Co
 
 def export(one: Workload, folder: Path, data_dir: str | None, compiled: Path) -> None:
   """Writes a workload's arrays, in a process of its own; programs are kept in ``compiled``."""
-  command = ["benchmarks.export", json.dumps(one._asdict()), str(folder)]
+  command = ["-m", "benchmarks.export", json.dumps(one._asdict()), str(folder)]
   command += [str(Path(data_dir).absolute())] if data_dir else []
   environment = {
     **os.environ,
@@ -228,7 +218,7 @@ def export(one: Workload, folder: Path, data_dir: str | None, compiled: Path) ->
     "JAX_COMPILATION_CACHE_DIR": str(compiled),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
-  _run_module(command, environment, f"the data of ({one.key}) cannot be exported")
+  _run(command, environment, f"the data of ({one.key}) cannot be exported")
 
 
 def write(
