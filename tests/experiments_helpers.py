@@ -1,5 +1,13 @@
 """What the tests of the binaries share."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
 # Four classes that `tiny` learns in seconds.
 SMALL = (
   "--data=synthetic:classes=4,train=64,test=32,size=6",
@@ -10,3 +18,17 @@ SMALL = (
   "--noprogress",
   "--host_devices=2",
 )
+
+
+def run_process(folder: Path, *options: str, environment: Mapping[str, str] = os.environ) -> str:
+  """What ``experiments.fedavg`` prints in a process of its own, with ``SMALL`` and these flags."""
+  done = subprocess.run(
+    [sys.executable, "-m", "experiments.fedavg", *SMALL, *options],
+    env={**environment, "PYTHONPATH": str(ROOT)},
+    cwd=folder,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout

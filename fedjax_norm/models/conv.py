@@ -206,8 +206,9 @@ def _kernel_gradient(strides, padding, kernel_size, x, dy):
       some = lax.dynamic_slice_in_dim(padded, first * sh, (count - 1) * sh + kh, 1)
       return dk + gradient(some, lax.dynamic_slice_in_dim(dy, first, count, 0), (0, 0))
 
-    dk = lax.fori_loop(0, oh // count, add, jnp.zeros((1, kh, kw * i, o), dy.dtype))
-  return dk.reshape(kh, kw, i, o)
+    # A sum of many parts: in float32, whatever is multiplied.
+    dk = lax.fori_loop(0, oh // count, add, jnp.zeros((1, kh, kw * i, o), jnp.float32))
+  return dk.astype(dy.dtype).reshape(kh, kw, i, o)
 
 
 def _rows_at_once(rows: int, row_bytes: int) -> int:

@@ -3,6 +3,7 @@
 import csv
 import io
 
+import benchmarks_helpers
 import pytest
 
 from benchmarks import flops, picture, report, workloads
@@ -11,13 +12,7 @@ from benchmarks.peers.job import Result
 
 A, B, C, *POPULATIONS = workloads.table("abcf", "full", accelerator=False)
 MACHINE = {
-  "date": "2026-01-01",
-  "processor": "a processor",
-  "threads": 2,
-  "memory_gb": 16.0,
-  "system": "Linux",
-  "python": "3.11",
-  "ceiling": {"platform": "cpu", "device": "cpu", "gflops": {"float32": 100.0}},
+  **benchmarks_helpers.MACHINE,
   "versions": {"ours": {"jax": "1.2"}, "flower": "cannot be installed: no ray"},
 }
 

@@ -4,22 +4,13 @@ import dataclasses
 import json
 
 import pytest
+from benchmarks_helpers import MACHINE
 
 from benchmarks import run, workloads
 from benchmarks.peers.job import Result
 from benchmarks.run import Options
 from benchmarks.systems import Unavailable
 from fedjax_norm.errors import UserError
-
-MACHINE = {
-  "date": "2026-01-01",
-  "processor": "a processor",
-  "threads": 2,
-  "memory_gb": 16.0,
-  "system": "Linux",
-  "python": "3.11",
-  "ceiling": {"platform": "cpu", "device": "cpu", "gflops": {"float32": 100.0}},
-}
 
 
 @pytest.fixture

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments_helpers import SMALL
+from experiments_helpers import ROOT, SMALL, run_process
 
 from fedjax_norm.training import feed
 from fedjax_norm.training.checkpoint import Checkpoints
 
-ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
 
 
@@ -142,17 +141,7 @@ def test_a_lost_record_is_no_traceback(fedavg_run):
 )
 def test_more_devices_than_there_is_work_for(options, tmp_path):
   """Four devices for a cohort of two, or a single batch of test examples."""
-  command = [sys.executable, "-m", "experiments.fedavg", *SMALL, *options, "--rounds=2"]
-  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-  done = subprocess.run(
-    [*command, "--host_devices=4", "--workdir=run"],
-    env=environment,
-    cwd=tmp_path,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
+  run_process(tmp_path, *options, "--rounds=2", "--host_devices=4", "--workdir=run")
 
 
 def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
@@ -160,18 +149,9 @@ def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
 
   def run(name, *options, **variables):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
-    environment |= {"PYTHONPATH": str(ROOT), **{k: str(v) for k, v in variables.items()}}
-    command = [sys.executable, "-m", "experiments.fedavg", *SMALL, "--rounds=2", *options]
-    done = subprocess.run(
-      [*command, f"--workdir={name}"],
-      env=environment,
-      cwd=tmp_path,
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    environment |= {k: str(v) for k, v in variables.items()}
+    options = (*options, "--rounds=2", f"--workdir={name}")
+    return run_process(tmp_path, *options, environment=environment)
 
   def kept():
     return sorted(f.name for f in (tmp_path / "user").rglob("*") if f.name.endswith("-cache"))

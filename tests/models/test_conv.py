@@ -4,6 +4,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -154,12 +155,20 @@ def test_maps_are_the_same_in_both_lowerings(name, how):
   ],
 )
 def test_a_large_gradient_goes_through_its_rows_in_parts(case, parts, monkeypatch):
-  dy = arguments(case)[2]
+  x, kernel, dy = arguments(case)
   row = dy[0, :, 0].nbytes
   monkeypatch.setattr(conv_module, "_LARGE", 1)
   monkeypatch.setattr(conv_module, "_CACHED", 2 * row)
   assert conv_module._rows_at_once(dy.shape[2], row) * parts == dy.shape[2]
   check(case, ALONE)
+
+  static = case.strides, pads_of(case), kernel.shape[1:3]
+  gradient = functools.partial(conv_module._kernel_gradient, *static)
+  assert "dynamic_slice" in str(jax.make_jaxpr(gradient)(x[0], dy[0]))
+  half = gradient(x[0].astype(jnp.bfloat16), dy[0].astype(jnp.bfloat16))
+  exact = torchs(case, x[0], kernel[0], dy[0])[2]
+  assert half.dtype == jnp.bfloat16  # of a sum in float32
+  np.testing.assert_allclose(half.astype(np.float32), exact, rtol=0.02, atol=0.02 * exact.max())
 
 
 @st.composite
