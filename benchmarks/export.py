@@ -22,7 +22,7 @@ from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.partition import make as make_partition
 from fedjax_norm.data.preprocess import Preprocess
 from fedjax_norm.norm import create as make_norm
-from fedjax_norm.training.fedavg import initial_variables
+from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.task import Task, make_task
 
 # Enough for the library's loop, which looks up at the end of an interval, to look at.

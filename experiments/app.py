@@ -1,5 +1,6 @@
 """What every binary does around its own work: flags, devices, folders, errors, the report."""
 
+import contextlib
 import dataclasses
 import datetime
 import os
@@ -11,9 +12,11 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
+from experiments import processes
 from experiments.flags import Config, define, parse
 from fedjax_norm import nodes
-from fedjax_norm.errors import DivergedError, UserError
+from fedjax_norm.errors import DivergedError, LostError, UserError
+from fedjax_norm.training import distributed
 
 # Of the compilation cache: the least recently used programs go first.
 _CACHE_BYTES = 2**30
@@ -59,29 +62,39 @@ def execute(
   Returns:
     The exit code, as of :func:`guard`.
   """
+  child = processes.is_child()
 
-  def work() -> None:
+  def work() -> int | None:
     if rest:
       raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value.")
     parsed = parse(config, values)
+    place = processes.place_of(parsed)
+    if place and not child:
+      return processes.supervise(place, parsed.workdir)
     count = _host_devices(parsed)
     nodes.use_host_devices(count)
     _keep_compiled(parsed.compilation_cache)
     # What a run's bits depend on belongs to its configuration.
-    main(dataclasses.replace(parsed, host_devices=count))
+    parsed = dataclasses.replace(parsed, host_devices=count)
+    with distributed.joined(place) if place else contextlib.nullcontext():
+      if place:
+        distributed.check_alike(parsed.saved())
+      main(parsed)
+    return None
 
-  return guard(work)
+  return processes.as_child(lambda: guard(work)) if child else guard(work)
 
 
-def guard(work: Callable[[], None]) -> int:
+def guard(work: Callable[[], int | None]) -> int:
   """Runs some work; an error that a user can act on becomes one sentence.
 
   Returns:
-    The exit code: 0, 2 for bad input, 1 for a run that failed, 130 when interrupted.
+    The exit code: what the work returns, 0 for None, 2 for bad input, 1 for a run that failed, 130
+    when interrupted.
   """
   try:
-    work()
-  except DivergedError as error:
+    return work() or 0
+  except (DivergedError, LostError) as error:
     return _say(error, 1)
   except UserError as error:
     return _say(error, 2)
@@ -89,7 +102,6 @@ def guard(work: Callable[[], None]) -> int:
     return _say(error, 1)
   except KeyboardInterrupt:
     return _say("interrupted; what was saved stays, and the same --workdir goes on from it.", 130)
-  return 0
 
 
 def _say(message: object, code: int) -> int:
@@ -119,7 +131,7 @@ def _host_devices(config: Config) -> int:
   """Several single-threaded CPU devices use the cores better than one with several threads."""
   single = config.backend in ("vmap", "scan")
   if config.host_devices is None:
-    cohort = config.cohort or config.clients or 10
+    cohort = getattr(config, "cohort", None) or config.clients or 10
     return 1 if single else max(1, min(len(os.sched_getaffinity(0)), cohort))
   if single and config.host_devices > 1:
     raise UserError(

@@ -1,10 +1,17 @@
 """From a config to the library's objects; what a flag cannot mean is refused here."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from experiments.flags import Config
+import numpy as np
+
+from experiments.flags import AsgdFlags, Config, FedAvgFlags, SsgdFlags, StepwiseFlags
 from fedjax_norm import models, norm
+from fedjax_norm.algorithms.asgd import AsgdConfig
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
+from fedjax_norm.algorithms.ssgd import SsgdConfig
+from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.data import partition, sources
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.partition import Partition
@@ -12,12 +19,13 @@ from fedjax_norm.data.preprocess import Preprocess
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import NormSpec, Renorm
-from fedjax_norm.training.fedavg import FreezeConfig
 from fedjax_norm.training.loop import LoopConfig
+from fedjax_norm.training.programs import FreezeConfig
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import Task, make_task
 
 T = TypeVar("T")
+Mine = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
 
 def _or(value: T | None, default: T) -> T:
@@ -48,15 +56,20 @@ def _numbers(config: Config, name: str, kind: type) -> tuple:
     ) from None
 
 
-def make_source(config: Config) -> Source:
-  """Loads the data."""
+def make_source(config: Config, mine: Mine | None = None) -> Source:
+  """Loads the data.
+
+  Args:
+    config: the flags.
+    mine: (labels, natural clients) -> the ids of the training examples to read; None is all.
+  """
   _at_least(config, 1, "image_size")
   builtin = config.data in sources.BUILT_IN or config.data.startswith(
     ("synthetic:", "npy:", "npz:", "folder:")
   )
   if builtin:
     _refuse(config, ("data_dir",), "a prepared TFDS set as --data")
-  return sources.load(config.data, config.data_dir, image_size=config.image_size)
+  return sources.load(config.data, config.data_dir, image_size=config.image_size, mine=mine)
 
 
 _PARTITION_FLAGS = (
@@ -70,8 +83,17 @@ _PARTITION_FLAGS = (
 )
 
 
-def make_partition(config: Config, source: Source, seed: int) -> Partition:
-  """Divides the training examples over the clients."""
+def make_partition(
+  config: Config, labels: np.ndarray, owners: np.ndarray | None, seed: int
+) -> Partition:
+  """Divides the training examples over the clients.
+
+  Args:
+    config: the flags.
+    labels: [N] of the examples.
+    owners: [N] whose each is by itself, where the data says.
+    seed: of what is random.
+  """
   known = partition.OPTIONS[config.partition]
   others = tuple(name for name in _PARTITION_FLAGS if name not in known)
   _refuse(config, others, "another --partition")
@@ -84,13 +106,13 @@ def make_partition(config: Config, source: Source, seed: int) -> Partition:
   if config.partition == "classes":
     options.setdefault("classes_per_client", 1)
   if config.partition == "natural":
-    if source.train.clients is None:
+    if owners is None:
       raise UserError(
         f"--partition=natural needs data that says whose each example is; {config.data!r} does not."
       )
-    options["clients"] = source.train.clients
+    options["clients"] = owners
     clients = config.clients or 0
-  return partition.make(config.partition, source.train.labels, clients, seed, **options)
+  return partition.make(config.partition, labels, clients, seed, **options)
 
 
 def make_norm(config: Config) -> NormSpec:
@@ -129,9 +151,55 @@ def make_norm(config: Config) -> NormSpec:
   return spec
 
 
-def make_task_of(config: Config, source: Source, seed: int) -> Task:
-  """The task of one seed."""
-  division = make_partition(config, source, seed)
+def in_rounds(config: Config, clients: int, examples: int) -> Config:
+  """The config with its length and rate as numbers, in rounds.
+
+  An epoch is as many rounds as all training examples last.
+
+  Args:
+    config: the flags.
+    clients: how many.
+    examples: all of theirs.
+
+  Raises:
+    UserError: a length given in epochs and in rounds.
+  """
+  rounds, every = config.rounds, config.eval_every
+  for name in ("rounds", "eval_every"):
+    if getattr(config, name) < 0:
+      raise UserError(f"--{name} is {getattr(config, name)}; it must be at least 1.")
+  if not isinstance(config, StepwiseFlags):
+    return dataclasses.replace(config, rounds=rounds or 600, eval_every=every or 50)
+  at_once = config.batch_size * (1 if isinstance(config, AsgdFlags) else clients)
+  rate, start = config.lr, config.lr_warmup_from
+  if config.scale_lr_from is not None:
+    _at_least(config, 1, "scale_lr_from")
+    rate *= at_once / config.scale_lr_from
+    if start is None and (config.lr_warmup_rounds or config.lr_warmup_epochs):
+      start = config.lr
+  config = dataclasses.replace(config, lr=rate, lr_warmup_from=start)
+  if config.epochs is None:
+    _refuse(config, ("lr_warmup_epochs",), "--epochs")
+    return dataclasses.replace(config, rounds=rounds or 600, eval_every=every or 50)
+  _at_least(config, 1, "epochs", "lr_warmup_epochs")
+  if rounds or (config.lr_warmup_rounds and config.lr_warmup_epochs):
+    raise UserError("give lengths in epochs or in rounds, not the same one in both.")
+  epoch = -(-examples // at_once)
+  return dataclasses.replace(
+    config,
+    rounds=config.epochs * epoch,
+    eval_every=(every or 1) * epoch,
+    lr_warmup_rounds=config.lr_warmup_rounds or _or(config.lr_warmup_epochs, 0) * epoch,
+  )
+
+
+def make_task_of(
+  config: Config,
+  source: Source,
+  division: Partition,
+  statistics: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Task:
+  """The task of one seed (see ``task.make_task``)."""
   shift = None
   if config.partition == "feature":
     shift = config.feature_shift or "noise"
@@ -145,18 +213,52 @@ def make_task_of(config: Config, source: Source, seed: int) -> Task:
     preprocess=Preprocess(config.standardise, config.augment, shift, config.compute_dtype),
     feature_scale=_or(config.feature_scale, 1.0),
     stem=config.stem,
+    statistics=statistics,
   )
 
 
-def _kept(config: Config) -> str:
+def make_local(config: Config, prox: float = 0.0) -> LocalConfig:
+  """A client's batch, and the SGD of FedAvg's clients or of SSGD's master."""
+  if not config.momentum:
+    _refuse(config, ("nesterov",), "--momentum above 0")
+  return LocalConfig(
+    batch_size=config.batch_size,
+    momentum=config.momentum,
+    nesterov=config.nesterov,
+    weight_decay=config.weight_decay,
+    clip_norm=config.clip_norm,
+    prox=prox,
+    accumulate=config.accumulate,
+  )
+
+
+def make_ssgd_config(config: SsgdFlags) -> SsgdConfig:
+  """SSGD's options."""
+  return SsgdConfig(
+    make_local(config), config.weighting, config.batch_split, config.batch_stats or "mean"
+  )
+
+
+def make_asgd_config(config: AsgdFlags) -> AsgdConfig:
+  """Asynchronous SGD's options."""
+  return AsgdConfig(
+    make_local(config),
+    config.delay_compensation,
+    config.delay_lambda,
+    config.delay_decay,
+    config.batch_stats or "mean",
+  )
+
+
+def _kept(config: FedAvgFlags) -> str:
   """Momentum stays with the clients where all of them take part, as one state each is kept."""
   return "local" if config.momentum and config.cohort is None else "reset"
 
 
-def make_algorithm(config: Config) -> FedAvgConfig:
+def make_fedavg_config(config: FedAvgFlags) -> FedAvgConfig:
   """FedAvg's options."""
   if not config.momentum:
-    _refuse(config, ("nesterov", "client_momentum"), "--momentum above 0")
+    _refuse(config, ("client_momentum",), "--momentum above 0")
   if config.server_optimizer != "momentum":
     _refuse(config, ("server_momentum",), "--server_optimizer=momentum")
   if config.fedbn and config.batch_stats not in (None, "local"):
@@ -165,14 +267,7 @@ def make_algorithm(config: Config) -> FedAvgConfig:
       "denies; drop one of them."
     )
   return FedAvgConfig(
-    local=LocalConfig(
-      batch_size=config.batch_size,
-      momentum=config.momentum,
-      nesterov=config.nesterov,
-      weight_decay=config.weight_decay,
-      clip_norm=config.clip_norm,
-      prox=config.prox,
-    ),
+    local=make_local(config, config.prox),
     local_steps=_or(config.local_steps, None if config.local_epochs else 1),
     local_epochs=config.local_epochs,
     weighting=config.weighting,
@@ -187,15 +282,20 @@ def make_algorithm(config: Config) -> FedAvgConfig:
 
 def make_loop(config: Config, seed: int) -> LoopConfig:
   """The run's length and one of its seeds."""
-  _at_least(config, 1, "cohort", "clients")
-  return LoopConfig(config.rounds, config.eval_every, _or(config.cohort, 0), seed)
+  cohort = config.cohort if isinstance(config, FedAvgFlags) else None
+  for name, value in (("cohort", cohort), ("clients", config.clients)):
+    if value is not None and value < 1:
+      raise UserError(f"--{name} is {value}; it must be at least 1.")
+  return LoopConfig(config.rounds, config.eval_every, _or(cohort, 0), seed)
 
 
 def make_schedule(config: Config) -> Schedule:
   """The learning rate over rounds."""
   kind = config.lr_schedule
-  if kind not in ("step", "exponential"):
-    _refuse(config, ("lr_factor",), "--lr_schedule=step or exponential")
+  if kind not in ("step", "exponential", "plateau"):
+    _refuse(config, ("lr_factor",), "--lr_schedule=step, exponential or plateau")
+  if not config.lr_warmup_rounds:
+    _refuse(config, ("lr_warmup_from",), "a warm-up")
   if kind != "polynomial":
     _refuse(config, ("lr_power",), "--lr_schedule=polynomial")
   if kind != "step":
@@ -210,12 +310,24 @@ def make_schedule(config: Config) -> Schedule:
     raise UserError("--lr_warmup_rounds is longer than the run; shorten it.")
   return Schedule(
     config.lr,
-    kind,
+    "constant" if kind == "plateau" else kind,
     config.lr_warmup_rounds,
     boundaries,
     _or(config.lr_factor, 0.1),
     _or(config.lr_power, 1.0),
+    _or(config.lr_warmup_from, 0.0),
   )
+
+
+def make_plateau(config: Config) -> Plateau | None:
+  """The policy of ``--lr_schedule=plateau``, or None for other schedules."""
+  if config.lr_schedule != "plateau":
+    _refuse(config, ("lr_patience",), "--lr_schedule=plateau")
+    return None
+  plateau = Plateau(
+    _or(config.lr_factor, 0.1), _or(config.lr_patience, 3), start=config.lr_warmup_rounds
+  )
+  return plateau.check()
 
 
 _FREEZE_FLAGS = (
@@ -248,3 +360,20 @@ def make_freeze(config: Config) -> FreezeConfig | None:
     config.freeze_affine,
     _or(config.freeze_tolerance, 0.1),
   )
+
+
+def make_options(config: Config) -> dict[str, Any]:
+  """What the program of every algorithm takes (see ``programs.assemble``)."""
+  return {
+    "freeze": make_freeze(config),
+    "plateau": make_plateau(config),
+    "eval_batch_size": config.eval_batch_size,
+    "evaluate_clients": config.evaluate_clients,
+    "data_on": config.data_on,
+    **({"network": config.network} if config.network else {}),
+  }
+
+
+def make_mapping(config: Config) -> dict[str, Any]:
+  """How nodes are mapped, for algorithms of which several compute at a time."""
+  return {"backend": config.backend, "chunk": config.chunk}

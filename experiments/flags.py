@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from fedjax_norm import norm
-from fedjax_norm.algorithms import fedavg
+from fedjax_norm.algorithms import asgd, fedavg, ssgd
 from fedjax_norm.algorithms.statistics import POLICIES
 from fedjax_norm.data.augment import SHIFT_KINDS
 from fedjax_norm.data.partition import OPTIONS
@@ -52,7 +52,7 @@ def _choice(default, choices: Sequence[str], text):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """What a run of FedAvg is told; a field a flag, in the groups of ``--help``."""
+  """What every run is told; a field a flag."""
 
   # What is learnt, and who holds it.
   data: str = _string(
@@ -101,44 +101,44 @@ class Config:
     "d_max's, the end of r_max's; Ioffe's 0.04,0.2,0.3 by default.",
   )
 
-  # The algorithm.
-  rounds: int = _integer(600, "Rounds of communication.")
-  cohort: int | None = _integer(None, "Clients a round; all by default.")
-  local_steps: int | None = _integer(None, "Local steps a round; 1 by default.")
-  local_epochs: int | None = _integer(None, "Passes over a client's data a round, instead.")
-  batch_size: int = _integer(32, "Examples of a local step.")
-  lr: float = _float(0.05, "The clients' learning rate.")
-  lr_schedule: str = _choice("constant", SCHEDULES, "The learning rate over rounds.")
+  # Training.
+  rounds: int = _integer(
+    0, "Rounds of communication, 600 by default; of SSGD steps of all workers, of ASGD arrivals."
+  )
+  batch_size: int = _integer(32, "Examples of a client's step.")
+  accumulate: int = _integer(
+    1, "Parts in which a batch goes through the model, one after another; gradients add up."
+  )
+  lr: float = _float(0.05, "The learning rate.")
+  lr_schedule: str = _choice(
+    "constant",
+    (*SCHEDULES, "plateau"),
+    "The learning rate over rounds; plateau lowers it when the training loss stops falling.",
+  )
   lr_warmup_rounds: int = _integer(0, "Rounds of linear warm-up.")
+  lr_warmup_from: float | None = _float(
+    None, "The rate that the warm-up rises from; 0 by default, or --lr before --scale_lr_from."
+  )
   lr_boundaries: str | None = _string(
     None, "Rounds at which --lr_schedule=step multiplies the rate."
   )
   lr_factor: float | None = _float(
-    None, "Of step at a boundary, of exponential over the run; 0.1 by default."
+    None, "Of step at a boundary, of exponential over the run, of plateau; 0.1 by default."
+  )
+  lr_patience: int | None = _integer(
+    None, "Evaluations in a row without a fall before plateau acts; 3 by default."
   )
   lr_power: float | None = _float(None, "Of --lr_schedule=polynomial; 1 by default.")
-  momentum: float = _float(0.9, "Of the clients' SGD.")
-  nesterov: bool = _boolean(False, "Whether the clients' momentum looks ahead.")
-  client_momentum: str | None = _choice(
-    None,
-    fedavg.MOMENTA,
-    "What becomes of the clients' momentum after a round; local by default if all take part, else "
-    "reset.",
-  )
-  weight_decay: float = _float(5e-4, "Of the clients' SGD.")
-  clip_norm: float = _float(0.0, "The greatest norm of a client's gradient; 0 for no clipping.")
-  prox: float = _float(0.0, "mu of FedProx.")
-  weighting: str = _choice("examples", fedavg.WEIGHTINGS, "Of clients in the average.")
-  server_optimizer: str = _choice("sgd", fedavg.SERVER_OPTIMIZERS, "Of the averaged change.")
-  server_lr: float = _float(1.0, "The server's learning rate.")
-  server_momentum: float | None = _float(None, "Of --server_optimizer=momentum; 0.9 by default.")
+  momentum: float = _float(0.9, "Of SGD: the clients' of FedAvg, the master's of SSGD.")
+  nesterov: bool = _boolean(False, "Whether the momentum looks ahead.")
+  weight_decay: float = _float(5e-4, "Of the same SGD.")
+  clip_norm: float = _float(0.0, "The greatest norm of a gradient; 0 for no clipping.")
   batch_stats: str | None = _choice(
     None,
     POLICIES,
     "How running statistics are combined: mean (default), moments (keeps the variance between "
     "clients), local (SiloBN), recalibrate.",
   )
-  fedbn: bool = _boolean(False, "FedBN: norm parameters and statistics stay on the client.")
 
   # FixBN's second stage.
   freeze_round: str | None = _string(None, "FixBN's T*: a round, half (default) or auto.")
@@ -155,7 +155,9 @@ class Config:
   # The run.
   seed: int = _integer(0, "Of everything random.")
   seeds: int = _integer(1, "Runs with as many seeds, from --seed on; mean and deviation are told.")
-  eval_every: int = _integer(50, "Rounds between evaluations.")
+  eval_every: int = _integer(
+    0, "Rounds between evaluations, 50 by default; with --epochs, epochs, 1 by default."
+  )
   eval_batch_size: int = _integer(256, "Test examples a batch.")
   evaluate_clients: int = _integer(0, "Clients evaluated on their own mix of labels.")
   workdir: str | None = _string(None, "The run's folder; a new one under runs/ by default.")
@@ -186,6 +188,18 @@ class Config:
     None, "CPU devices to divide clients over; the cores, up to the cohort, by default."
   )
 
+  # Several processes, one a host.
+  coordinator_address: str | None = _string(
+    None, "HOST:PORT of process 0, for a run of several processes."
+  )
+  num_processes: int | None = _integer(None, "How many processes the run has.")
+  process_id: int | None = _integer(None, "Which of them this is, from 0.")
+
+  # The simulated network.
+  network: str | None = _string(
+    None, "Tells what a run would take under lan, wan, mobile, or the profile of a CSV file."
+  )
+
   def saved(self) -> dict[str, Any]:
     """What identifies a run, as in ``config.json``: all but what changes no result.
 
@@ -197,6 +211,8 @@ class Config:
       "progress",
       "data_on",
       "compilation_cache",
+      "coordinator_address",
+      "process_id",
       *(() if self.seeds > 1 else ("seeds",)),
     )
     given = {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
@@ -205,6 +221,71 @@ class Config:
     except importlib.metadata.PackageNotFoundError:  # run from its sources, without an install
       version = "unknown"
     return {**given, "version": version}
+
+
+@dataclasses.dataclass(frozen=True)
+class FedAvgFlags(Config):
+  """What a run of FedAvg is told besides."""
+
+  cohort: int | None = _integer(None, "Clients a round; all by default.")
+  local_steps: int | None = _integer(None, "Local steps a round; 1 by default.")
+  local_epochs: int | None = _integer(None, "Passes over a client's data a round, instead.")
+  client_momentum: str | None = _choice(
+    None,
+    fedavg.MOMENTA,
+    "What becomes of the clients' momentum after a round; local by default if all take part, else "
+    "reset.",
+  )
+  prox: float = _float(0.0, "mu of FedProx.")
+  weighting: str = _choice("examples", fedavg.WEIGHTINGS, "Of clients in the average.")
+  server_optimizer: str = _choice("sgd", fedavg.SERVER_OPTIMIZERS, "Of the averaged change.")
+  server_lr: float = _float(1.0, "The server's learning rate.")
+  server_momentum: float | None = _float(None, "Of --server_optimizer=momentum; 0.9 by default.")
+  fedbn: bool = _boolean(False, "FedBN: norm parameters and statistics stay on the client.")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepwiseFlags(Config):
+  """What a run is told besides whose rounds are steps of the joint model."""
+
+  epochs: int | None = _integer(
+    None, "Passes over all the data, instead of --rounds; --eval_every counts them too then."
+  )
+  lr_warmup_epochs: int | None = _integer(None, "Epochs of warm-up, instead of rounds.")
+  scale_lr_from: int | None = _integer(
+    None, "Linear scaling: --lr is for a joint batch of this size and grows with the real one."
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class SsgdFlags(StepwiseFlags):
+  """What a run of SSGD is told besides."""
+
+  weighting: str = _choice(
+    "examples", ssgd.WEIGHTINGS, "Of gradients in the average: examples (eq. 8) or uniform (eq. 5)."
+  )
+  batch_split: str = _choice(
+    "equal",
+    ssgd.BATCH_SPLITS,
+    "How the joint batch is divided: --batch_size each, or proportional to the workers' data.",
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class AsgdFlags(StepwiseFlags):
+  """What a run of asynchronous SGD is told besides."""
+
+  delay_compensation: str = _choice(
+    "none",
+    asgd.COMPENSATIONS,
+    "Of a late gradient g: g + lambda g g (w - w_bak), lambda constant or adaptive.",
+  )
+  delay_lambda: float | None = _float(
+    None, "lambda_0; 0.04 for constant and 2 for adaptive by default."
+  )
+  delay_decay: float | None = _float(
+    None, "What adaptive's mean square of gradients keeps a step; 0.95 by default."
+  )
 
 
 def define(config: type = Config, values: flags.FlagValues = flags.FLAGS, **defaults: Any) -> None:

@@ -10,12 +10,12 @@ from fedjax_norm import models, trees
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.training import plots
 from fedjax_norm.training.loop import Outcome, Program
-from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.run_folder import Follower, RunFolder
 from fedjax_norm.training.table import columns_table, human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
 
 
-def announce(config: Config, task: Task, program: Program) -> None:
+def announce(config: Config, task: Task, program: Program, name: str) -> None:
   """Prints what is about to run."""
   sizes = np.asarray(task.data.sizes)
   variables = jax.eval_shape(lambda: models.init(task.model, jax.random.key(0), task.image_shape))
@@ -31,11 +31,13 @@ def announce(config: Config, task: Task, program: Program) -> None:
     ("mapping", program.nodes.describe()),
     ("images", f"{human_bytes(task.data.images.nbytes)}, kept on the {program.data_on}"),
   ]
-  print(summary_table("fedavg", pairs), flush=True)
+  print(summary_table(name, pairs), flush=True)
 
 
 def draw_start(folder: RunFolder, task: Task, title: str) -> None:
   """Draws who holds what."""
+  if isinstance(folder, Follower):
+    return
   population = task.data.num_clients
   counts = label_counts(task.data, plots.shown_clients(population), task.num_classes)
   path = folder.path / "partition.png"
@@ -44,6 +46,8 @@ def draw_start(folder: RunFolder, task: Task, title: str) -> None:
 
 def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:
   """Draws what was learnt."""
+  if isinstance(folder, Follower):
+    return
   path = folder.path / "learning_curves.png"
   plots.learning_curves(outcome.rows, path, title, outcome.frozen_at)
   if outcome.client_accuracies:

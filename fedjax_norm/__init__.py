@@ -13,8 +13,8 @@ from fedjax_norm.local import LocalConfig
 from fedjax_norm.nodes import use_host_devices
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.norm import create as make_norm
-from fedjax_norm.training.fedavg import FreezeConfig, make_fedavg, run_fedavg
 from fedjax_norm.training.loop import LoopConfig, Outcome, summary
+from fedjax_norm.training.programs import FreezeConfig, make_fedavg, run_fedavg
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import Task, make_task

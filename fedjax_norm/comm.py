@@ -58,14 +58,25 @@ def lockstep_cost(spec: NormSpec, norm_channels: list[int]) -> tuple[int, int, i
   """(bytes up, bytes down, round trips) a step of a norm that merges its moments across nodes.
 
   A layer of C channels sends its count, mean and m2 forward (2 C + 1 numbers) and, for the exact
-  gradient, the sums of dy and dy * xhat backward (2 C); each comes back merged. Paper 000 (sec.
-  4.2) counts two round trips for the forward pass (the variance after the mean) and forgets the
-  backward.
+  gradient, the sums of dy and dy * xhat backward (2 C); each comes back merged
+  (``moments.merge_over_axes``).
   """
   if not spec.across_nodes or not spec.updates_running_statistics:
     return 0, 0, 0
   one_way = sum(_FLOAT_BYTES * (2 * c + 1 + 2 * c) for c in norm_channels)
   return one_way, one_way, 2 * len(norm_channels)
+
+
+def paper_cost(cost: Cost, spec: NormSpec, norm_channels: list[int]) -> Cost:
+  """A cost with distributed BN counted as paper 000 does (sec. 4.2): 2 n + 1 round trips a step.
+
+  The mean goes up and comes back, then the variance, C numbers each; the exchange that the exact
+  gradient needs is left out.
+  """
+  if not spec.across_nodes or not spec.updates_running_statistics:
+    return cost
+  one_way = sum(_FLOAT_BYTES * 2 * c for c in norm_channels)
+  return cost._replace(step_up=one_way, step_down=one_way, step_trips=2 * len(norm_channels))
 
 
 def model_bytes(variables: Variables, without: frozenset[str] = frozenset()) -> int:

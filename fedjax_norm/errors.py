@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class DivergedError(UserError):
   """Training produced a loss that is not finite."""
+
+
+class LostError(UserError):
+  """Another process of the run died or cannot be reached."""

@@ -27,6 +27,8 @@ class LocalConfig:
     weight_decay: added to the gradient as weight_decay * w, for every parameter.
     clip_norm: the greatest global norm of a gradient, before weight decay; 0 for no clipping.
     prox: mu of FedProx (Li et al. 2020): mu / 2 |w - w_round|^2 is added to the loss.
+    accumulate: the parts in which a batch goes through the model, one after another; their
+      gradients add up.
     frozen_paths: parameters that stay as they are.
   """
 
@@ -36,6 +38,7 @@ class LocalConfig:
   weight_decay: float = 0.0
   clip_norm: float = 0.0
   prox: float = 0.0
+  accumulate: int = 1
   frozen_paths: frozenset[str] = frozenset()
 
   def __post_init__(self):
@@ -48,6 +51,11 @@ class LocalConfig:
     for field in ("weight_decay", "clip_norm", "prox"):
       if not getattr(self, field) >= 0:
         raise UserError(f"{field} is {getattr(self, field)}; it must be 0 or more.")
+    if self.accumulate < 1 or self.batch_size % self.accumulate:
+      raise UserError(
+        f"a batch of {self.batch_size} cannot be taken in {self.accumulate} equal parts; choose an "
+        "accumulate that divides the batch_size."
+      )
 
 
 class Metrics(NamedTuple):
@@ -106,15 +114,15 @@ def optimizer(config: LocalConfig) -> optax.GradientTransformation:
   )
 
 
-def cross_entropy(logits: Array, batch: Batch) -> tuple[Array, Metrics]:
-  """The mean cross-entropy over a batch's examples, and its sums."""
+def cross_entropy(logits: Array, batch: Batch) -> Metrics:
+  """The sums of the cross-entropy and of the right answers over a batch's examples."""
   logits = logits.astype(jnp.float32)
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
   real = batch.mask > 0
   count = real.sum(dtype=jnp.int32)
   total = jnp.where(real, losses, 0.0).sum()
   correct = (real & (logits.argmax(-1) == batch.labels)).sum(dtype=jnp.int32)
-  return total / jnp.maximum(count, 1), Metrics(total, correct, count)
+  return Metrics(total, correct, count)
 
 
 def step_bytes(model: nn.Module, config: LocalConfig, images: jax.ShapeDtypeStruct) -> int:
@@ -143,9 +151,79 @@ def step_bytes(model: nn.Module, config: LocalConfig, images: jax.ShapeDtypeStru
 
     return jax.vjp(logits, variables["params"])[1]
 
-  batch = jax.ShapeDtypeStruct((config.batch_size, *images.shape), images.dtype)
+  batch = jax.ShapeDtypeStruct(
+    (config.batch_size // config.accumulate, *images.shape), images.dtype
+  )
   kept = jax.eval_shape(backward, variables, batch)
   return 4 * trees.num_bytes(variables) + trees.num_bytes(kept)
+
+
+def make_gradient(
+  model: nn.Module, config: LocalConfig, axis_names: tuple[str, ...] = ()
+) -> Callable[..., tuple[PyTree, PyTree, Metrics]]:
+  """The gradient of a batch's mean loss.
+
+  A batch is taken in ``config.accumulate`` parts, one after another, whose gradients add up to that
+  of the whole: memory is that of a part. Norms that look across the batch see a part at a time, and
+  running statistics move once a part.
+
+  Args:
+    model: the model, its norm bound to ``axis_names``.
+    config: the client's settings.
+    axis_names: the mapped axes over which the model's norms merge statistics; empty when nodes do
+      not look at each other.
+
+  Returns:
+    ``gradient(params, batch_stats, batch, time, key) -> (gradient, batch_stats, metrics)``: of the
+    mean over this node's own examples (zero of none). ``time`` is what norms are told, and dropout
+    derives from ``key``.
+
+  Raises:
+    UserError: parts of a batch under a norm that is to see the joint batch.
+  """
+  parts = config.accumulate
+  if parts > 1 and model.norm.across_nodes:
+    raise UserError(
+      f"norm {model.norm.name!r} is to see the joint batch of all nodes, and accumulate={parts} "
+      "shows it a part at a time; drop one of them."
+    )
+
+  def loss_fn(params, batch_stats, batch, time, key, count):
+    variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
+    mode = Mode(train=True, mask=batch.mask, step=time)
+    logits, changed = model.apply(
+      variables, batch.images, mode, mutable=["batch_stats"], rngs={"dropout": key}
+    )
+    metrics = cross_entropy(logits, batch)
+    return metrics.loss / jnp.maximum(count, 1), (changed.get("batch_stats", {}), metrics)
+
+  grad_fn = jax.grad(loss_fn, has_aux=True)
+
+  def gradient(params, batch_stats, batch: Batch, time, key):
+    own = count = batch.mask.sum()
+    if axis_names:
+      # The backward pass through merged statistics adds the other nodes' losses to this node's
+      # gradient, so each loss must come in its share of the joint batch.
+      count = lax.psum(count, axis_names)
+    if parts == 1:
+      grads, (batch_stats, metrics) = grad_fn(params, batch_stats, batch, time, key, count)
+    else:
+
+      def body(carry, item):
+        total, batch_stats, metrics = carry
+        index, part = item
+        part_key = jax.random.fold_in(key, index)
+        grads, (batch_stats, more) = grad_fn(params, batch_stats, part, time, part_key, count)
+        return (trees.add(total, grads), batch_stats, trees.add(metrics, more)), None
+
+      divided = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
+      start = (jax.tree.map(jnp.zeros_like, params), batch_stats, Metrics.zeros())
+      (grads, batch_stats, metrics), _ = lax.scan(body, start, (jnp.arange(parts), divided))
+    if axis_names:
+      grads = trees.scale(grads, count / jnp.maximum(own, 1.0))
+    return grads, batch_stats, metrics
+
+  return gradient
 
 
 def make_client_update(
@@ -166,17 +244,7 @@ def make_client_update(
     time as ``step / steps``: the round and the fraction of it, the same for clients of all sizes.
   """
   transform = optimizer(config)
-
-  def loss_fn(params, batch_stats, batch, step, key, anchor, share):
-    variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
-    mode = Mode(train=True, mask=batch.mask, step=step)
-    logits, changed = model.apply(
-      variables, batch.images, mode, mutable=["batch_stats"], rngs={"dropout": key}
-    )
-    loss, metrics = cross_entropy(logits, batch)
-    if config.prox:
-      loss += config.prox / 2 * trees.squared_norm(trees.subtract(params, anchor))
-    return loss * share, (changed.get("batch_stats", {}), metrics)
+  gradient = make_gradient(model, config, axis_names)
 
   def update(
     variables: Variables,
@@ -193,24 +261,18 @@ def make_client_update(
       params, batch_stats, opt_state, metrics = carry
       step = first_step + index
       batch = draw(step)
-      share = jnp.float32(1)
       if axis_names:
-        # In lock-step, a client that is done keeps the others company with an empty batch. The
-        # backward pass through merged statistics adds the other clients' losses to this client's
-        # gradient, so each loss must come in its share of the joint batch.
+        # In lock-step, a client that is done keeps the others company with an empty batch.
         batch = batch._replace(mask=batch.mask * (index < steps))
-        count = batch.mask.sum()
-        share = count / jnp.maximum(lax.psum(count, axis_names), 1.0)
-      grad_fn = jax.grad(loss_fn, has_aux=True)
-      grads, (new_stats, more) = grad_fn(
-        params, batch_stats, batch, step / steps, jax.random.fold_in(key, index), anchor, share
+      grads, new_stats, more = gradient(
+        params, batch_stats, batch, step / steps, jax.random.fold_in(key, index)
       )
-      if axis_names:
-        grads = trees.scale(grads, 1 / jnp.where(share > 0, share, 1.0))
+      if config.prox:
+        grads = trees.add(grads, trees.scale(trees.subtract(params, anchor), config.prox))
       updates, new_opt_state = transform.update(grads, opt_state, params)
       new_params = optax.apply_updates(params, trees.scale(updates, -rate))
       after = (new_params, new_stats, new_opt_state, trees.add(metrics, more))
-      return trees.select(share > 0, after, carry) if axis_names else after
+      return trees.select(batch.mask.any(), after, carry) if axis_names else after
 
     start = (anchor, variables.get("batch_stats", {}), opt_state, Metrics.zeros())
     bound = lax.pmax(steps, axis_names) if axis_names else steps

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from fedjax_norm import trees
 from fedjax_norm.errors import UserError
-from fedjax_norm.typing import PyTree
+from fedjax_norm.typing import Array, PyTree
 
 BACKENDS = ("auto", "vmap", "scan", "pmap", "shard_map")
 DEVICES, NODES = "devices", "nodes"
@@ -58,6 +58,51 @@ class Nodes(NamedTuple):
     """Where arrays belong that every node reads."""
     return NamedSharding(self.mesh, P()) if self.mesh else None
 
+  @property
+  def apart(self) -> bool:
+    """Whether the devices are those of several processes, each with its own data alone."""
+    return self.mesh is not None and self.mesh.is_multi_process
+
+  @property
+  def held_sharding(self) -> NamedSharding | None:
+    """Where arrays belong of which, of several processes, each device has its own rows."""
+    return NamedSharding(self.mesh, self._spec(True)) if self.mesh else None
+
+  def _spec(self, held: bool) -> P:
+    return P(DEVICES) if held and self.apart else P()
+
+  def take(self, states: PyTree, rows: Array) -> PyTree:
+    """Some rows of nodes' states [U, ...]; of held ones each device takes its own.
+
+    Args:
+      states: a row a node; of several processes, held.
+      rows: [n] int32; of several processes, each device's own share counts its own rows, and -1 is
+        nobody's.
+    """
+
+    def of_device(states, rows):
+      return jax.tree.map(lambda a: a[rows], states)
+
+    return self._by_device(of_device, states, rows)
+
+  def put(self, states: PyTree, rows: Array, new: PyTree) -> PyTree:
+    """The states with some rows replaced: the inverse of :meth:`take`."""
+
+    def of_device(states, rows, new):
+      def replaced(a, b):
+        return a.at[jnp.where(rows < 0, a.shape[0], rows)].set(b, mode="drop")
+
+      return jax.tree.map(replaced, states, new)
+
+    return self._by_device(of_device, states, rows, new)
+
+  def _by_device(self, fn: Callable[..., PyTree], *arrays: PyTree) -> PyTree:
+    if not self.apart:
+      return fn(*arrays)
+    return jax.shard_map(
+      fn, mesh=self.mesh, in_specs=P(DEVICES), out_specs=P(DEVICES), check_vma=False
+    )(*arrays)
+
   def one_by_one(self) -> "Nodes":
     """The same devices, each with one node after another: memory of one node a device."""
     return Nodes("shard_map" if self.mesh else "scan", 1, self.mesh)
@@ -70,13 +115,17 @@ class Nodes(NamedTuple):
       return f"{inner} on one {platform} device"
     return f"{self.backend} over {self.num_devices} {platform} devices, {inner} in each"
 
-  def map_reduce(self, fn: NodeFn, shared: PyTree, items: PyTree) -> tuple[PyTree, PyTree]:
+  def map_reduce(
+    self, fn: NodeFn, shared: PyTree, items: PyTree, held: PyTree = False
+  ) -> tuple[PyTree, PyTree]:
     """Runs a function on every node, sums one of its results and stacks the other.
 
     Args:
       fn: (shared, item) -> (sums, kept), pure.
       shared: read by every node.
       items: a pytree of arrays [n, ...], a node a row.
+      held: a prefix of ``shared``'s structure, True where, of several processes, each device has a
+        part of its own.
 
     Returns:
       (sums over nodes, kept [n, ...]). Memory for the summed results is that of one chunk.
@@ -112,7 +161,7 @@ class Nodes(NamedTuple):
       run = jax.shard_map(
         part,
         mesh=self.mesh,
-        in_specs=(P(), P(DEVICES), P(DEVICES)),
+        in_specs=(jax.tree.map(self._spec, held), P(DEVICES), P(DEVICES)),
         out_specs=(P(), P(DEVICES)),
         check_vma=False,
       )
@@ -211,11 +260,18 @@ def create(
   if backend == "scan" and chunk not in (None, 1):
     raise UserError(f"--backend=scan runs one node at a time; drop --chunk={chunk} or use vmap.")
   devices = devices or jax.devices()
-  devices = devices[: max(1, min(len(devices), num_nodes))]
-  while lockstep and num_nodes % len(devices):
-    devices = devices[:-1]
+  if apart := jax.process_count() > 1:
+    # Every process takes part with all of its devices, and nobody's nodes fill them up.
+    if backend in ("vmap", "scan", "pmap"):
+      raise UserError(
+        f"--backend={backend} is for one process; use shard_map (or auto) with several."
+      )
+  else:
+    devices = devices[: max(1, min(len(devices), num_nodes))]
+    while lockstep and num_nodes % len(devices):
+      devices = devices[:-1]
   platform = "cpu" if devices[0].platform == "cpu" else "accelerator"
-  usual, at_once = _AUTO[platform, len(devices) > 1, lockstep]
+  usual, at_once = _AUTO[platform, apart or len(devices) > 1, lockstep]
   if backend == "auto":
     backend = "vmap" if usual == "scan" and chunk is not None else usual
   if backend == "scan":
@@ -245,9 +301,10 @@ def _fitting(
 
 def device_memory(devices: list[jax.Device]) -> int:
   """The bytes of a device's memory; host devices have a part each of the machine's."""
-  stats = devices[0].memory_stats() or {}
+  mine = [device for device in devices if device.process_index == jax.process_index()]
+  stats = mine[0].memory_stats() or {}
   physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  return stats.get("bytes_limit", physical // len(devices))
+  return stats.get("bytes_limit", physical // len(mine))
 
 
 def use_host_devices(count: int) -> None:

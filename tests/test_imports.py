@@ -19,7 +19,7 @@ LAYERS = (
   ("norm",),
   ("models",),
   ("data", "comm", "nodes"),
-  ("local",),
+  ("local", "clock"),
   ("algorithms",),
   ("control", "diagnostics"),
   ("training",),

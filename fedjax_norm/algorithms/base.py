@@ -3,6 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
+from flax import linen as nn
+
+from fedjax_norm import comm, models, trees
 from fedjax_norm.comm import Cost
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.local import Metrics
@@ -25,6 +29,10 @@ class Context(NamedTuple):
   key: Key
 
 
+HELD = Context(*[name == "data" for name in Context._fields])  # type: ignore[arg-type]
+"""What of a context each device holds a part of its own of (see ``Nodes.map_reduce``)."""
+
+
 class Algorithm(NamedTuple):
   """A federated algorithm as pure functions.
 
@@ -33,12 +41,15 @@ class Algorithm(NamedTuple):
     init_client: the server's state -> one client's state, a pytree that outlives rounds; ``()``
       when clients keep nothing.
     round: (server, clients' states [m, ...], cohort [m], context) -> (server, clients' states,
-      metrics). The cohort is an array of rows in the context's data.
+      metrics). The cohort is an array of rows in the context's data; -1 is nobody.
     variables: the server's state -> the global model.
     client_variables: (server's state, one client's state) -> that client's model; None when all
       clients use the global one.
-    local_steps: (clients' sizes, host) -> the number of their local steps a round.
+    local_steps: (clients' sizes, host) -> the numbers of local steps a round, of each of them that
+      a round hears.
     cost: what a client sends a round.
+    columns: the server's state -> further columns of a row of metrics, scalars by name; they are
+      read at evaluations.
   """
 
   init: Callable[[Variables], PyTree]
@@ -48,3 +59,39 @@ class Algorithm(NamedTuple):
   client_variables: Callable[[PyTree, PyTree], Variables] | None
   local_steps: Callable[[Array], Array]
   cost: Cost
+  columns: Callable[[PyTree], dict[str, Array]] = lambda server: {}
+
+
+def round_cost(
+  model: nn.Module,
+  image_shape: tuple[int, int, int],
+  batch_stats: str,
+  frozen: frozenset[str] = frozenset(),
+  personal: frozenset[str] = frozenset(),
+  momentum: bool = False,
+) -> Cost:
+  """What a client sends and receives in a round that exchanges a model (or its gradient).
+
+  Args:
+    model: the model.
+    image_shape: (H, W, C).
+    batch_stats: the policy for running statistics.
+    frozen: paths of parameters that come down and do not go up.
+    personal: paths of parameters that do neither.
+    momentum: whether the optimizer's momentum travels too, of the size of the parameters.
+  """
+  spec = model.norm
+  variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), image_shape))
+  up = comm.model_bytes(variables, personal | frozen)
+  down = comm.model_bytes(variables, personal)
+  stats = trees.num_bytes(variables.get("batch_stats", {}))
+  if batch_stats in ("mean", "moments"):
+    up += stats if spec.updates_running_statistics else 0
+    down += stats  # a client gets the whole model, frozen statistics too
+  elif batch_stats == "recalibrate" and not spec.updates_running_statistics:
+    down += stats
+  if momentum:
+    size = trees.num_bytes(variables["params"])
+    up, down = up + size, down + size
+  norms = models.norm_modules(model, image_shape)
+  return Cost(up, down, *comm.lockstep_cost(spec, list(norms.values())))

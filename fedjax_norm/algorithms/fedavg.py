@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from fedjax_norm import comm, models, trees
-from fedjax_norm.algorithms.base import Algorithm, Context
-from fedjax_norm.algorithms.statistics import POLICIES, combiner
+from fedjax_norm import models, trees
+from fedjax_norm.algorithms.base import HELD, Algorithm, Context, round_cost
+from fedjax_norm.algorithms.statistics import POLICIES, check_policy, combiner
 from fedjax_norm.data.federated import Transform, draw, steps_per_epoch
 from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
@@ -169,26 +169,7 @@ def fedavg(
   local_stats = spec.has_running_statistics and config.batch_stats == "local"
   if config.fedbn and not spec.has_running_statistics:
     raise UserError(f"FedBN keeps batch normalization on the client; norm {spec.name!r} is none.")
-  if not spec.has_running_statistics and config.batch_stats != "mean":
-    raise UserError(
-      f"norm {spec.name!r} keeps no running statistics, so batch_stats={config.batch_stats} would "
-      "do nothing; use bn, sync_bn, fixbn or brn, or drop it."
-    )
-  if spec.settles and config.batch_stats == "local":
-    raise UserError(
-      "FixBN freezes the global statistics, which batch_stats=local and FedBN never make; choose "
-      "mean, moments or recalibrate."
-    )
-  if spec.across_nodes and config.batch_stats == "recalibrate":
-    raise UserError(
-      f"norm {spec.name!r} merges the clients' batches, which a pass of each client alone cannot "
-      "recalibrate; choose mean or moments."
-    )
-  if spec.source == "corrected" and config.batch_stats == "recalibrate":
-    raise UserError(
-      "batch renormalization trains with the running statistics, which recalibrate makes only at "
-      "evaluations; choose mean, moments or local."
-    )
+  check_policy(config.batch_stats, spec)
   model = model.clone(norm=spec.bind(nodes.axis_names))
   update = make_client_update(model, config.local, model.norm.axis_names)
   client_optimizer = optimizer(config.local)
@@ -240,7 +221,8 @@ def fedavg(
       "global": lambda: server.momentum,
       "reset": lambda: client_optimizer.init(variables["params"]),
     }[config.client_momentum]()
-    steps = local_steps(context.data.sizes[row])
+    here = row >= 0  # what fills up the devices takes no step and counts nothing
+    steps = jnp.where(here, local_steps(context.data.sizes[row]), 0)
     dropout_key = stream(context.key, Stream.DROPOUT)
     out = update(
       variables,
@@ -256,6 +238,7 @@ def fedavg(
       "processed": out.metrics.examples,
       "uniform": jnp.int32(1),
     }[config.weighting].astype(jnp.float32)
+    weight = jnp.where(here, weight, 0.0)
     change = trees.subtract(
       shared_params(out.variables["params"]), shared_params(server.variables["params"])
     )
@@ -275,7 +258,7 @@ def fedavg(
     return sums, kept
 
   def round_(server: ServerState, clients: ClientState, cohort: Array, context: Context):
-    sums, clients = nodes.map_reduce(node, (server, context), (cohort, clients))
+    sums, clients = nodes.map_reduce(node, (server, context), (cohort, clients), (False, HELD))
     mean = 1 / sums["weight"]
     params = shared_params(server.variables["params"])
     negated = trees.scale(sums["change"], -mean)
@@ -292,23 +275,7 @@ def fedavg(
     server = ServerState(variables, opt_state, trees.scale(sums["momentum"], mean))
     return server, clients, sums["metrics"]
 
-  def cost() -> comm.Cost:
-    variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), image_shape))
-    personal = personal_paths(variables["params"])
-    up = comm.model_bytes(variables, personal | config.local.frozen_paths)
-    down = comm.model_bytes(variables, personal)
-    stats = trees.num_bytes(variables.get("batch_stats", {}))
-    if config.batch_stats in ("mean", "moments"):
-      up += stats if spec.updates_running_statistics else 0
-      down += stats  # a client gets the whole model, frozen statistics too
-    elif config.batch_stats == "recalibrate" and not spec.updates_running_statistics:
-      down += stats
-    if config.client_momentum == "global":
-      momentum = trees.num_bytes(variables["params"])
-      up, down = up + momentum, down + momentum
-    step = comm.lockstep_cost(spec, list(norms.values()))
-    return comm.Cost(up, down, *step)
-
+  shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0), image_shape))
   return Algorithm(
     init=init,
     init_client=init_client,
@@ -316,5 +283,12 @@ def fedavg(
     variables=lambda server: server.variables,
     client_variables=client_variables if local_stats else None,
     local_steps=local_steps,
-    cost=cost(),
+    cost=round_cost(
+      model,
+      image_shape,
+      config.batch_stats,
+      config.local.frozen_paths,
+      personal_paths(shapes["params"]),
+      config.client_momentum == "global",
+    ),
   )

@@ -10,8 +10,9 @@ from jax import lax
 
 from fedjax_norm import trees
 from fedjax_norm.data.federated import FederatedData, Transform, draw, steps_per_epoch
+from fedjax_norm.errors import UserError
 from fedjax_norm.nodes import Nodes
-from fedjax_norm.norm import Mode
+from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.norm.moments import Moments, from_sums, to_sums
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
@@ -40,6 +41,34 @@ class Combiner(NamedTuple):
 
   to_sums: Callable[[PyTree, Array, PyTree], PyTree]
   from_sums: Callable[[PyTree, Array, PyTree], PyTree]
+
+
+def check_policy(policy: str, spec: NormSpec) -> None:
+  """Refuses a policy that a norm denies.
+
+  Raises:
+    UserError: statistics that the norm does not keep, or needs in training and would not have.
+  """
+  if not spec.has_running_statistics and policy != "mean":
+    raise UserError(
+      f"norm {spec.name!r} keeps no running statistics, so batch_stats={policy} would "
+      "do nothing; use bn, sync_bn, fixbn or brn, or drop it."
+    )
+  if spec.settles and policy == "local":
+    raise UserError(
+      "FixBN freezes the global statistics, which batch_stats=local and FedBN never make; choose "
+      "mean, moments or recalibrate."
+    )
+  if spec.across_nodes and policy == "recalibrate":
+    raise UserError(
+      f"norm {spec.name!r} merges the clients' batches, which a pass of each client alone cannot "
+      "recalibrate; choose mean or moments."
+    )
+  if spec.source == "corrected" and policy == "recalibrate":
+    raise UserError(
+      "batch renormalization trains with the running statistics, which recalibrate makes only at "
+      "evaluations; choose mean, moments or local."
+    )
 
 
 def combiner(policy: str) -> Combiner:
@@ -148,7 +177,8 @@ def make_recalibrate(
     return zeros
 
   def add(totals: PyTree, variables: Variables, part: Part, key: Key) -> PyTree:
-    return nodes.map_reduce(device, (variables, part.data, key), (totals, part.rows))[1]
+    held = (False, True, False)
+    return nodes.map_reduce(device, (variables, part.data, key), (totals, part.rows), held)[1]
 
   def finish(totals: PyTree, variables: Variables) -> PyTree:
     sums, _ = nodes.map_reduce(lambda shared, total: (total, ()), (), totals)

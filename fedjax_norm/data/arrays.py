@@ -1,10 +1,11 @@
 """A data source made of named NumPy arrays, wherever they come from."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from fedjax_norm.data.examples import Examples, Source
+from fedjax_norm.data import own
+from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
@@ -14,8 +15,6 @@ integers from 0."""
 OPTIONAL = ("client_train", "class_names")
 """`client_train`: [N] integers from 0, the natural client of each training example; `class_names`:
 [number of classes] strings."""
-
-_CHUNK = 1024
 
 
 def check_names(path: str, names: Collection[str]) -> None:
@@ -35,30 +34,38 @@ def check_names(path: str, names: Collection[str]) -> None:
     )
 
 
-def make_source(kind: str, path: str, arrays: Mapping[str, np.ndarray]) -> Source:
+def make_source(
+  kind: str,
+  path: str,
+  arrays: Mapping[str, np.ndarray],
+  reader: Callable[[np.ndarray], own.Read],
+  mine: own.Mine | None,
+) -> Source:
   """Makes a source; images are not copied unless they are floating and not float32.
 
   Args:
     kind: the source's name.
     path: where the arrays come from, for errors.
     arrays: those of `REQUIRED`, and any of `OPTIONAL`.
+    reader: how images [N, H, W, C] are read.
+    mine: which training images are read; None reads all. The others may hold anything.
 
   Raises:
     UserError: an array has the wrong shape, dtype, length or content.
   """
-  train = _examples(path, arrays, "train")
-  test = _examples(path, arrays, "test")
-  if train.images.shape[1:] != test.images.shape[1:]:
+  train, test = (_images(path, arrays, split) for split in ("train", "test"))
+  if train.shape[1:] != test.shape[1:]:
     raise UserError(
-      f"{path}: images of x_train have shape {train.images.shape[1:]} but those of x_test"
-      f" {test.images.shape[1:]}; make them the same."
+      f"{path}: images of x_train have shape {train.shape[1:]} but those of x_test"
+      f" {test.shape[1:]}; make them the same."
     )
-  if train.images.dtype != test.images.dtype:
+  if train.dtype != test.dtype:
     raise UserError(
-      f"{path}: x_train is {train.images.dtype} but x_test is {test.images.dtype}; make them the"
-      " same."
+      f"{path}: x_train is {train.dtype} but x_test is {test.dtype}; make them the same."
     )
-  num_classes = 1 + int(max(train.labels.max(), test.labels.max()))
+  labels = _ids(path, "y_train", arrays["y_train"], len(train))
+  test_labels = _ids(path, "y_test", arrays["y_test"], len(test))
+  num_classes = 1 + int(max(labels.max(), test_labels.max()))
   class_names = tuple(str(c) for c in range(num_classes))
   if "class_names" in arrays:
     names = arrays["class_names"]
@@ -67,16 +74,34 @@ def make_source(kind: str, path: str, arrays: Mapping[str, np.ndarray]) -> Sourc
         f"{path}: class_names must be a list of at least {num_classes} strings, one for each label."
       )
     class_names = tuple(str(name) for name in names)
-  client_names = None
+  clients, client_names = None, None
   if "client_train" in arrays:
-    ids = _ids(path, "client_train", arrays["client_train"], len(train.labels))
-    present, clients = np.unique(ids, return_inverse=True)
-    train = train._replace(clients=clients.astype(np.int32))
+    ids = _ids(path, "client_train", arrays["client_train"], len(train))
+    present, places = np.unique(ids, return_inverse=True)
+    clients = places.astype(np.int32)
     client_names = tuple(str(k) for k in present)
-  return Source(kind, train, test, class_names, client_names)
+
+  def checked(name: str, images: np.ndarray) -> own.Read:
+    read = reader(images)
+
+    def check_and_read(ids: np.ndarray | None) -> np.ndarray:
+      blocks = own.blocks(images, ids) if images.dtype.kind == "f" else ()
+      if not all(np.isfinite(block).all() for block in blocks):
+        raise UserError(f"{path}: {name} holds values that are not finite; clean it.")
+      return read(ids)
+
+    return check_and_read
+
+  return Source(
+    kind,
+    own.examples(labels, clients, checked("x_train", train), mine),
+    own.examples(test_labels, None, checked("x_test", test), None),
+    class_names,
+    client_names,
+  )
 
 
-def _examples(path: str, arrays: Mapping[str, np.ndarray], split: str) -> Examples:
+def _images(path: str, arrays: Mapping[str, np.ndarray], split: str) -> np.ndarray:
   images = arrays[f"x_{split}"]
   if images.ndim == 3:
     images = images[..., None]
@@ -86,16 +111,12 @@ def _examples(path: str, arrays: Mapping[str, np.ndarray], split: str) -> Exampl
       " [N, H, W] and not empty."
     )
   if images.dtype.kind == "f":
-    images = images.astype(np.float32, copy=False)
-    # By chunks: a truth value a pixel of a whole set may not fit in memory.
-    chunks = range(0, len(images), _CHUNK)
-    if not all(np.isfinite(images[i : i + _CHUNK]).all() for i in chunks):
-      raise UserError(f"{path}: x_{split} holds values that are not finite; clean it.")
-  elif images.dtype != np.uint8:
+    return images.astype(np.float32, copy=False)
+  if images.dtype != np.uint8:
     raise UserError(
       f"{path}: x_{split} is {images.dtype}; it must be uint8 (0 to 255) or floating (0 to 1)."
     )
-  return Examples(images, _ids(path, f"y_{split}", arrays[f"y_{split}"], len(images)))
+  return images
 
 
 def _ids(path: str, name: str, values: np.ndarray, count: int) -> np.ndarray:

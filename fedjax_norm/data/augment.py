@@ -1,21 +1,25 @@
 """Images on the device: scaling, random crops and flips, and shifts that differ by client.
 
-All but the two host functions are pure and can be jitted and vmapped. Where something is random, an
+All but the host functions are pure and can be jitted and vmapped. Where something is random, an
 example's result depends on the key and on its own place or id alone, not on the other examples.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_norm.data import own
 from fedjax_norm.errors import UserError
+from fedjax_norm.norm import moments as moments_lib
+from fedjax_norm.norm.moments import Moments
 from fedjax_norm.typing import Array, Key
 
 SHIFT_KINDS = ("noise", "brightness")
 """What `feature_shift` can do to the images of a client."""
 
 _STD_FLOOR = 1e-3
-_CHUNK = 1000
 
 
 def to_float(images: Array) -> Array:
@@ -25,32 +29,61 @@ def to_float(images: Array) -> Array:
   return images.astype(jnp.float32)
 
 
-def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Computes the mean and standard deviation of each channel, on the scale of `to_float`; on host.
+def channel_moments(images: np.ndarray, ids: np.ndarray | None = None) -> Moments:
+  """Computes the moments of each channel, on the scale of `to_float`; on the host, in float64.
 
   Args:
-    images: [N, H, W, C] uint8 or float32, not empty.
+    images: [N, H, W, C] uint8 or float32.
+    ids: of the images that count, which alone are read; None is all of them.
 
   Returns:
-    The means and the biased standard deviations, [C] float32 each; a deviation is at least 0.001,
-    so that a constant channel can be divided by it.
+    Count, a scalar, and mean and m2, [C] float64 each.
 
   Raises:
     UserError: there are no images, or they are not [N, H, W, C].
   """
-  if images.ndim != 4 or not images.size:
-    raise UserError(f"Channel statistics need images [N, H, W, C], not shape {images.shape}.")
+  number = len(images) if ids is None else len(ids)
+  if images.ndim != 4 or not images.size or not number:
+    raise UserError(
+      f"Channel statistics need images [N, H, W, C], not {number} of shape {images.shape}."
+    )
   scale = 255.0 if images.dtype == np.uint8 else 1.0
-  # In float64 and by chunks: a copy of a whole set at eight bytes a value may not fit in memory.
-  chunks = range(0, len(images), _CHUNK)
-  count = images.size // images.shape[-1]
+  count = np.float64(number * images.shape[1] * images.shape[2])
   axes = (0, 1, 2)
-  mean = sum(images[i : i + _CHUNK].sum(axes, np.float64) for i in chunks) / count
-  second = sum(
-    np.square(images[i : i + _CHUNK].astype(np.float64) - mean).sum(axes) for i in chunks
+  mean = sum(block.sum(axes, np.float64) for block in own.blocks(images, ids)) / count
+  m2 = sum(
+    np.square(block.astype(np.float64) - mean).sum(axes) for block in own.blocks(images, ids)
   )
-  std = np.sqrt(second / count)
-  return (mean / scale).astype(np.float32), np.maximum(std / scale, _STD_FLOOR).astype(np.float32)
+  return Moments(count, mean / scale, m2 / scale**2)
+
+
+def merge_channel_moments(parts: Sequence[Moments]) -> Moments:
+  """Merges the moments of parts of the images, such as those of several processes.
+
+  Args:
+    parts: as `channel_moments` makes them, at least one.
+
+  Returns:
+    The same for all the images together.
+  """
+  stacked = Moments(*(np.stack(values) for values in zip(*parts, strict=True)))
+  with jax.enable_x64(True):
+    merged = moments_lib.merge(stacked._replace(count=stacked.count[:, None]))
+    return Moments(np.asarray(merged.count)[0], np.asarray(merged.mean), np.asarray(merged.m2))
+
+
+def channel_statistics(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+  """Gives the mean and standard deviation of each channel.
+
+  Args:
+    moments: of all the images, as `channel_moments` makes them.
+
+  Returns:
+    The means and the biased standard deviations, [C] float32 each; a deviation is at least 0.001,
+    so that a constant channel can be divided by it.
+  """
+  std = np.sqrt(moments.m2 / moments.count)
+  return moments.mean.astype(np.float32), np.maximum(std, _STD_FLOOR).astype(np.float32)
 
 
 def standardise(images: Array, mean: Array, std: Array) -> Array:

@@ -148,6 +148,7 @@ def draw(
   batch_size: int,
   transform: Transform,
   key: Key,
+  take: Array | None = None,
 ) -> Batch:
   """The batch of a client at one of its steps.
 
@@ -162,13 +163,16 @@ def draw(
     batch_size: static.
     transform: makes float images of the stored ones.
     key: of the run; order and augmentation derive from it, the client and the step.
+    take: how many places of a batch are filled, int32 scalar; None is all of them.
   """
+  take = batch_size if take is None else take
   client_key = jax.random.fold_in(stream(key, Stream.DATA), data.clients[row])
   shuffle_key, transform_key = jax.random.split(client_key)
   size = data.sizes[row]
-  epoch, index = jnp.divmod(step, steps_per_epoch(size, batch_size))
-  positions = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
-  mask = positions < size
+  epoch, index = jnp.divmod(step, steps_per_epoch(size, take))
+  place = jnp.arange(batch_size, dtype=jnp.int32)
+  positions = index * take + place
+  mask = (positions < size) & (place < take)
   places = permuted(jax.random.fold_in(shuffle_key, epoch), positions, size)
   places = data.order[data.offsets[row] + jnp.where(mask, places, 0)]
   step_key = jax.random.fold_in(transform_key, step)

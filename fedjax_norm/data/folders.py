@@ -1,12 +1,12 @@
 """Data from a folder of image files."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fedjax_norm.data import images as images_lib
+from fedjax_norm.data import own
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.data.splits import stratified_split
 from fedjax_norm.errors import UserError
@@ -23,7 +23,9 @@ class _File(NamedTuple):
   client: str | None
 
 
-def load(path: str, seed: int, image_size: int | None = None) -> Source:
+def load(
+  path: str, seed: int, image_size: int | None = None, mine: own.Mine | None = None
+) -> Source:
   """Loads the images of a folder as uint8.
 
   Three layouts are understood: `CLASS/image`; `CLIENT/CLASS/image`, where the clients are a natural
@@ -35,6 +37,8 @@ def load(path: str, seed: int, image_size: int | None = None) -> Source:
     path: the folder.
     seed: the chance in the split.
     image_size: the side to resize every image to; None demands that all have one size.
+    mine: which training images are decoded; of the others only the headers are read, which tell
+      size and colour. None decodes all.
 
   Raises:
     UserError: the folder is missing or empty, has another layout, or holds a damaged image or
@@ -61,8 +65,8 @@ def load(path: str, seed: int, image_size: int | None = None) -> Source:
     client_names = tuple(sorted({file.client for file in train if file.client is not None}))
   return Source(
     "folder",
-    _decode(train, class_names, client_names, channels, image_size),
-    _decode(test, class_names, None, channels, image_size),
+    _decode(train, class_names, client_names, channels, image_size, mine),
+    _decode(test, class_names, None, channels, image_size, None),
     class_names,
     client_names,
   )
@@ -124,15 +128,18 @@ def _decode(
   client_names: tuple[str, ...] | None,
   channels: int,
   image_size: int | None,
+  mine: own.Mine | None,
 ) -> Examples:
   paths = [file.path for file in files]
-  images = images_lib.stack(
-    iter(paths), len(paths), lambda i: os.fspath(paths[i]), channels, image_size
-  )
   label_of = {name: label for label, name in enumerate(class_names)}
   labels = np.asarray([label_of[file.label] for file in files], np.int32)
   clients = None
   if client_names is not None:
     client_of = {name: client for client, name in enumerate(client_names)}
     clients = np.asarray([client_of[file.client] for file in files if file.client], np.int32)
-  return Examples(images, labels, clients)
+
+  def read(ids: np.ndarray | None) -> np.ndarray:
+    wanted = paths if ids is None else [paths[i] for i in ids]
+    return images_lib.stack(wanted, len(paths), paths.__getitem__, channels, image_size, ids)
+
+  return own.examples(labels, clients, read, mine)

@@ -1,14 +1,14 @@
 """Decoding and resizing of images on the host, with Pillow."""
 
-import io
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from fedjax_norm.data import own
 from fedjax_norm.errors import UserError
 
 Stream = str | os.PathLike | BinaryIO
@@ -68,45 +68,45 @@ def decode(stream: Stream, where: str, channels: int, size: int | None = None) -
 
 
 def stack(
-  streams: Iterator[Stream],
+  streams: Iterable[Stream],
   count: int,
   where: Callable[[int], str],
   channels: int,
   size: int | None = None,
+  ids: np.ndarray | None = None,
 ) -> np.ndarray:
   """Decodes images into one array.
 
   Args:
-    streams: `count` encoded images.
-    count: how many, at least 1.
+    streams: the encoded images, at least 1.
+    count: how many images the array has room for.
     where: the name of image i, for errors.
     channels: 1 or 3.
     size: as in `decode`.
+    ids: where in the array the images belong; None means that there are `count` of them.
 
   Returns:
-    [count, H, W, channels] uint8.
+    [count, H, W, channels] uint8, zero where no image belongs.
 
   Raises:
     UserError: an image is damaged or has another size than the first.
   """
-  first = decode(next(streams), where(0), channels, size)
-  result = np.empty((count, *first.shape), np.uint8)
-  result[0] = first
-  for i, stream in enumerate(streams, 1):
+  placed = zip(range(count) if ids is None else ids, streams, strict=True)
+  first, stream = next(placed)
+  pixels = decode(stream, where(first), channels, size)
+  shape = (count, *pixels.shape)
+  result = np.empty(shape, np.uint8) if ids is None else own.blank(shape, pixels.dtype)
+  result[first] = pixels
+  for i, stream in placed:
     pixels = decode(stream, where(i), channels, size)
     if pixels.shape != result.shape[1:]:
       height, width = result.shape[1:3]
       raise UserError(
-        f"{where(i)} has {pixels.shape[0]}x{pixels.shape[1]} pixels where {where(0)} has"
+        f"{where(i)} has {pixels.shape[0]}x{pixels.shape[1]} pixels where {where(first)} has"
         f" {height}x{width}; give an image size to resize them all to."
       )
     result[i] = pixels
   return result
-
-
-def streams_of(encoded: Sequence[bytes]) -> Iterator[BinaryIO]:
-  """Wraps encoded images as files."""
-  return (io.BytesIO(data) for data in encoded)
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
@@ -121,3 +121,21 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
       plane = Image.fromarray(np.ascontiguousarray(images[i, :, :, c]))
       result[i, :, :, c] = plane.resize((size, size), Image.Resampling.BILINEAR)
   return result
+
+
+def reader(images: np.ndarray, size: int | None) -> own.Read:
+  """Reads from images that are in memory, resized to `size` unless that is None.
+
+  What it reads for some ids is a copy, so that the whole set can leave the memory.
+  """
+
+  def read(ids: np.ndarray | None) -> np.ndarray:
+    rows = images if ids is None else images[ids]
+    rows = rows if size is None else resize(rows, size)
+    if ids is None:
+      return rows
+    result = own.blank((len(images), *rows.shape[1:]), rows.dtype)
+    result[ids] = rows
+    return result
+
+  return read

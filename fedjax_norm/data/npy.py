@@ -4,12 +4,13 @@ import os
 
 import numpy as np
 
+from fedjax_norm.data import own
 from fedjax_norm.data.arrays import check_names, make_source
 from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
 
 
-def load(folder: str) -> Source:
+def load(folder: str, mine: own.Mine | None = None) -> Source:
   """Maps a folder of .npy files into memory: a file for each array in `arrays.REQUIRED`.
 
   Those in `arrays.OPTIONAL` may be there too, and so may files of other kinds. Images are uint8 or
@@ -17,6 +18,8 @@ def load(folder: str) -> Source:
 
   Args:
     folder: of the files `x_train.npy`, `y_train.npy`, ...
+    mine: which training images are checked; the others are mapped like them, but nothing of them is
+      read here. None checks all.
 
   Raises:
     UserError: there is no such folder, a file is no plain array, or an array is missing,
@@ -40,7 +43,7 @@ def load(folder: str) -> Source:
       raise UserError(
         f"{folder}: {name} lies column after column; write numpy.ascontiguousarray of it."
       )
-  return make_source("npy", folder, arrays)
+  return make_source("npy", folder, arrays, lambda images: lambda ids: images, mine)
 
 
 def _map(path: str) -> np.ndarray:

@@ -5,22 +5,30 @@ import zipfile
 
 import numpy as np
 
+from fedjax_norm.data import images as images_lib
+from fedjax_norm.data import own
 from fedjax_norm.data.arrays import check_names, make_source
 from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
 
 
-def load(path: str) -> Source:
+def load(path: str, image_size: int | None = None, mine: own.Mine | None = None) -> Source:
   """Loads an .npz archive of the arrays in `arrays.REQUIRED` and, if it likes, `arrays.OPTIONAL`.
 
   Args:
     path: the file.
+    image_size: the side to resize every image to; None keeps the size.
+    mine: which training images are kept; None keeps all.
 
   Raises:
     UserError: the file is missing or is no such archive, or an array is missing, superfluous, or
       of the wrong shape, dtype, length or content.
   """
-  return make_source("npz", path, _read(path))
+  # A member of an archive is a stream and is read whole; what is not this process's own leaves the
+  # memory when this function ends. `npy:` reads nothing of it.
+  return make_source(
+    "npz", path, _read(path), lambda images: images_lib.reader(images, image_size), mine
+  )
 
 
 def _read(path: str) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_norm.data.augment import (
+  channel_moments,
   channel_statistics,
   crop_flip,
   feature_shift,
@@ -59,7 +60,10 @@ class Preprocess:
 
 
 def make_transforms(
-  config: Preprocess, train_images: np.ndarray
+  config: Preprocess,
+  train_images: np.ndarray | None = None,
+  *,
+  statistics: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Transform, Transform, EvalTransform]:
   """The transforms of training images, of training images without augmentation, and of test images.
 
@@ -67,12 +71,22 @@ def make_transforms(
 
   Args:
     config: the steps.
-    train_images: [N, H, W, C], for the channels' statistics.
+    train_images: [N, H, W, C], for the channels' statistics where they are not given.
+    statistics: mean and standard deviation of each channel over the training images of all
+      processes, [C] float32 each, as ``augment.channel_statistics`` gives them.
+
+  Raises:
+    UserError: channels are to be standardised and neither images nor statistics are given.
   """
-  channels = train_images.shape[-1]
-  mean, std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
-  if config.standardise:
-    mean, std = channel_statistics(train_images)
+  if not config.standardise:
+    statistics = np.zeros(1, np.float32), np.ones(1, np.float32)
+  elif statistics is None:
+    if train_images is None:
+      raise UserError(
+        "Standardising needs the training images or the statistics of their channels."
+      )
+    statistics = channel_statistics(channel_moments(train_images))
+  mean, std = statistics
 
   def shifted(images, ids, strength, noise_key):
     images = to_float(images)

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_norm.data.examples import Examples, Source
+from fedjax_norm.data import images as images_lib
+from fedjax_norm.data import own
+from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
 
 _CHUNK = 10_000  # images
@@ -75,12 +77,16 @@ def _checked(options: Options) -> Options:
   return options
 
 
-def load(options: Options, seed: int) -> Source:
+def load(
+  options: Options, seed: int, image_size: int | None = None, mine: own.Mine | None = None
+) -> Source:
   """Draws the data: image = clip(prototype of its class + noise, 0, 1), classes balanced.
 
   Args:
     options: sizes and noise.
     seed: the only source of chance, at least 0.
+    image_size: the side to resize every image to; None keeps the size.
+    mine: which training images are kept, the same as among all; None keeps all.
   """
   rng = np.random.default_rng(seed)
   # Blocks of two pixels, so that a pooling network can tell the classes apart.
@@ -96,14 +102,18 @@ def load(options: Options, seed: int) -> Source:
     images *= np.float32(options.noise)
     for start in range(0, count, _CHUNK):
       images[start : start + _CHUNK] += prototypes[labels[start : start + _CHUNK]]
-    return Examples(np.clip(images, 0, 1, out=images), labels)
+    return np.clip(images, 0, 1, out=images), labels
 
-  train, test = draw(options.train), draw(options.test)
-  client_names = None
+  images, labels = draw(options.train)
+  test_images, test_labels = draw(options.test)
+  clients, client_names = None, None
   if options.clients:
-    owners = rng.permutation(np.arange(options.train, dtype=np.int32) % options.clients)
-    train = train._replace(clients=owners)
+    clients = rng.permutation(np.arange(options.train, dtype=np.int32) % options.clients)
     client_names = tuple(f"client{k}" for k in range(options.clients))
   return Source(
-    "synthetic", train, test, tuple(f"class{c}" for c in range(options.classes)), client_names
+    "synthetic",
+    own.examples(labels, clients, images_lib.reader(images, image_size), mine),
+    own.examples(test_labels, None, images_lib.reader(test_images, image_size), None),
+    tuple(f"class{c}" for c in range(options.classes)),
+    client_names,
   )

@@ -1,5 +1,6 @@
 """Data sets that TFDS has prepared, read without TensorFlow."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_norm.data import images as images_lib
+from fedjax_norm.data import own
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.errors import UserError
 
@@ -27,7 +29,9 @@ def prepared(data_dir: str) -> list[str]:
   return sorted(folder.relative_to(root).as_posix() for folder in versions)
 
 
-def load(name: str, data_dir: str, image_size: int | None = None) -> Source:
+def load(
+  name: str, data_dir: str, image_size: int | None = None, mine: own.Mine | None = None
+) -> Source:
   """Loads a prepared image classification set as uint8, the newest version of it.
 
   The test examples are the split `test`, or `validation` where there is none.
@@ -36,6 +40,8 @@ def load(name: str, data_dir: str, image_size: int | None = None) -> Source:
     name: `dataset` or `dataset/config`, one of `prepared(data_dir)`.
     data_dir: the folder that TFDS prepared it in.
     image_size: the side to resize every image to; None demands that all have one size.
+    mine: which training images are decoded; of the other records only the label is used. None
+      decodes all.
 
   Raises:
     UserError: it was prepared in a file format that needs TensorFlow, lacks a split, is not made of
@@ -61,7 +67,7 @@ def load(name: str, data_dir: str, image_size: int | None = None) -> Source:
       " 'validation' are needed."
     )
 
-  def read(split):
+  def read(split: str, mine: own.Mine | None = None) -> Examples:
     # Left encoded, the records come ten times faster, and TFDS looks for no image library.
     decoders = {image_key: tfds.decode.SkipDecoding()}
     try:
@@ -74,21 +80,27 @@ def load(name: str, data_dir: str, image_size: int | None = None) -> Source:
       ) from error
     if not count:
       raise UserError(f"The split {split!r} of {name} is empty; prepare it again.")
-    labels = np.empty(count, np.int32)
+    labels, everything = np.empty(count, np.int32), np.arange(count)
 
-    def streams() -> Iterator[Any]:
-      for start in range(0, count, _CHUNK):
-        ids = range(start, min(start + _CHUNK, count))
-        chunk = _fetch(records, list(ids), f"{name}/{split}", folder)
-        labels[ids.start : ids.stop] = [record[label_key] for record in chunk]
-        yield from images_lib.streams_of([record[image_key] for record in chunk])
+    def encoded(ids: np.ndarray) -> Iterator[bytes]:
+      for start in range(0, len(ids), _CHUNK):
+        places = ids[start : start + _CHUNK]
+        chunk = _fetch(records, places.tolist(), f"{name}/{split}", folder)
+        labels[places] = [record[label_key] for record in chunk]
+        yield from (record[image_key] for record in chunk)
 
-    images = images_lib.stack(
-      streams(), count, lambda i: f"Image {i} of {name}/{split}", channels, image_size
-    )
-    return Examples(images, labels)
+    def read_images(ids: np.ndarray | None) -> np.ndarray:
+      streams = map(io.BytesIO, encoded(everything if ids is None else ids))
+      return images_lib.stack(
+        streams, count, lambda i: f"Image {i} of {name}/{split}", channels, image_size, ids
+      )
 
-  return Source(name, read("train"), read(test_split), tuple(features[label_key].names))
+    if mine is not None:
+      for _ in encoded(everything):
+        pass  # the labels, which else come along with the images, are needed before them
+    return own.examples(labels, None, read_images, mine)
+
+  return Source(name, read("train", mine), read(test_split), tuple(features[label_key].names))
 
 
 def _fetch(records: Any, ids: list[int], what: str, folder: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
 """Counts, means and squared deviations, and how they merge (the law of total variance)."""
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -44,13 +46,43 @@ def merge(parts: Moments, axis: int = 0) -> Moments:
   return Moments(total, mean, (parts.m2 + count * spread**2).sum(axis))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def merge_over_axes(local: Moments, axis_names: tuple[str, ...]) -> Moments:
-  """The same merge over mapped axes: two exchanges forward, and autodiff adds the backward's."""
-  count = lax.psum(local.count, axis_names)
-  mean = lax.psum(local.count * local.mean, axis_names) / jnp.maximum(count, 1.0)
-  return Moments(
-    count, mean, lax.psum(local.m2 + local.count * (local.mean - mean) ** 2, axis_names)
-  )
+  """The same merge over mapped axes: one exchange forward and one backward.
+
+  Forward, every node sends its count, mean and m2 in one message. Backward, with the sums over
+  nodes of the derivatives by the merged mean and m2 in one message (for normalization these are the
+  sums of dy and dy * xhat up to factors), and with mean_i and n_i of a node,
+
+    d mean_i = n_i / n d mean + 2 n_i (mean_i - mean) d m2,  d m2_i = d m2.
+
+  Args:
+    local: a node's own; the count a scalar.
+    axis_names: the mapped axes, the outermost first.
+  """
+  shape = local.mean.shape
+  for name in reversed(axis_names):
+    message = jnp.concatenate([local.count.reshape(1), local.mean.ravel(), local.m2.ravel()])
+    messages = lax.all_gather(message, name)
+    mean, m2 = jnp.split(messages[:, 1:], 2, axis=1)
+    merged = merge(Moments(messages[:, :1], mean, m2))
+    local = Moments(merged.count[0], merged.mean, merged.m2)
+  return Moments(local.count, local.mean.reshape(shape), local.m2.reshape(shape))
+
+
+def _merge_fwd(local, axis_names):
+  merged = merge_over_axes(local, axis_names)
+  return merged, (local.count, local.mean - merged.mean, merged.count)
+
+
+def _merge_bwd(axis_names, residuals, derivative):
+  own, offset, count = residuals
+  dmean, dm2 = lax.psum(jnp.stack([derivative.mean, derivative.m2]), axis_names)
+  dmean = own / jnp.maximum(count, 1.0) * dmean + 2 * own * offset * dm2
+  return (Moments(jnp.zeros_like(own), dmean, dm2),)
+
+
+merge_over_axes.defvjp(_merge_fwd, _merge_bwd)
 
 
 def to_sums(moments: Moments, shift: Array) -> tuple[Array, Array, Array]:

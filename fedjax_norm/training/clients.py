@@ -50,3 +50,19 @@ class ClientStore:
       array[ids] = np.asarray(rows)[: len(ids)]
 
     jax.tree.map(put, self.arrays, states)
+
+  def saved(self) -> PyTree:
+    """What a checkpoint holds."""
+    return self.arrays, self.seen
+
+  def restore(self, saved: PyTree) -> None:
+    """Takes back what :meth:`saved` gave."""
+    self.arrays, self.seen = jax.tree.map(np.array, saved)
+
+  def models(self, ids: np.ndarray) -> tuple[PyTree, np.ndarray]:
+    """What the models of some clients are made of, in an order that suits the devices.
+
+    Returns:
+      (their states [n, ...], the position in ``ids`` of each, or -1 for a row that is nobody's).
+    """
+    return self.gather(ids), np.arange(len(ids))

@@ -1,5 +1,6 @@
 """Evaluation on the test set: of the global model, and of every client's."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -113,7 +114,7 @@ def make_evaluate_clients(
     scores [k, C].
   """
 
-  @jax.jit
+  @functools.partial(jax.jit, out_shardings=nodes.sharding)
   def evaluate(server: PyTree, clients: PyTree, strengths: Array, batches: HeldOut) -> Scores:
     def node(shared, item):
       (server, batches), (client, strength) = shared, item

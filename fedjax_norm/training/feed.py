@@ -6,6 +6,7 @@ key and the round alone, so a window holds whatever happens between its rounds, 
 are cut changes no result.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from fedjax_norm.algorithms.statistics import Part
 from fedjax_norm.data.federated import TABLE, FederatedData, cohorts, gather, rows
 from fedjax_norm.errors import UserError
 from fedjax_norm.nodes import Nodes, device_memory
+from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.typing import Array, Key, PyTree
 
 DATA_ON = ("auto", "device", "host")
@@ -56,9 +59,20 @@ class Window(NamedTuple):
 
 def placer(nodes: Nodes) -> Callable[[PyTree], PyTree]:
   """Puts a tree where programs want it, so that fresh and restored arrays run one program."""
-  if nodes.sharding is None:
+  sharding = nodes.sharding
+  if sharding is None:
     return lambda tree: jax.tree.map(jnp.asarray, tree)
-  return lambda tree: jax.device_put(tree, nodes.sharding)
+  if nodes.apart:
+    return lambda tree: jax.tree.map(functools.partial(_everywhere, sharding), tree)
+  return lambda tree: jax.device_put(tree, sharding)
+
+
+def _everywhere(sharding: NamedSharding, leaf: Array) -> Array:
+  """The same array on the devices of all processes, each of which has it already."""
+  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    return jax.random.wrap_key_data(_everywhere(sharding, jax.random.key_data(leaf)))
+  host = np.asarray(leaf)
+  return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def choose(data_on: str, data: FederatedData, nodes: Nodes) -> str:
@@ -70,10 +84,16 @@ def choose(data_on: str, data: FederatedData, nodes: Nodes) -> str:
     nodes: the mapping, each of whose devices would hold a copy.
 
   Raises:
-    UserError: an unknown choice.
+    UserError: an unknown choice, or one that several processes cannot honour.
   """
   if data_on not in DATA_ON:
     raise UserError(f"unknown data_on {data_on!r}; choose one of {', '.join(DATA_ON)}.")
+  if nodes.apart:
+    if data_on == "host":
+      raise UserError(
+        "with several processes each device holds its own clients' data; drop --data_on=host."
+      )
+    return "device"
   if data_on != "auto":
     return data_on
   size = sum(getattr(data, name).nbytes for name in data._fields if name not in TABLE)
@@ -181,6 +201,15 @@ class Feed:
       part, ahead = ahead.result(), self._thread.submit(read, *block)
       yield part
     yield ahead.result()
+
+  def states(self, store: ClientStore, window: Window) -> PyTree:
+    """The states of a window's clients, in the order of its rows, on the device."""
+    room = np.resize(window.clients, window.data.num_clients)
+    return self._place(store.gather(room))
+
+  def keep(self, store: ClientStore, window: Window, states: PyTree) -> None:
+    """Takes back what the rounds of a window left."""
+    store.scatter(window.clients, states)
 
   def _prepare(self, first: int) -> None:
     """Starts on the window of the rounds from ``first`` on."""

@@ -13,8 +13,10 @@ import numpy as np
 from fedjax_norm import trees
 from fedjax_norm.algorithms.base import Algorithm, Context
 from fedjax_norm.algorithms.statistics import Part
+from fedjax_norm.clock import Clock
 from fedjax_norm.comm import Traffic
 from fedjax_norm.control.freeze import Freeze, FreezeState
+from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.local import Metrics
@@ -22,8 +24,9 @@ from fedjax_norm.nodes import Nodes
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.feed import Feed, placer
+from fedjax_norm.training.homes import HomeFeed, Homes, HomeStore
 from fedjax_norm.training.progress import Progress
-from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.run_folder import Follower, RunFolder
 from fedjax_norm.typing import Key, PyTree, Variables
 
 # The most memory that the states of the clients of a window of rounds may take on the device.
@@ -99,6 +102,8 @@ class Program(NamedTuple):
     evaluate: (algorithm, the server's state, the clients' store, the federation on the host) -> (a
       row's test columns, the accuracies of the clients that were evaluated by id).
     freeze: when the phase changes.
+    plateau: when the rate is lowered.
+    clock: what a round would take; None tells no simulated time.
     rates: [rounds] the schedule's learning rates.
     data_on: ``'device'`` if all the data stays there, ``'host'`` if it comes in windows.
     intervals: the compiled interval of each phase, filled by :func:`make_program`.
@@ -108,6 +113,8 @@ class Program(NamedTuple):
   nodes: Nodes
   evaluate: Evaluate
   freeze: Freeze | None
+  plateau: Plateau | None
+  clock: Clock | None
   rates: np.ndarray
   data_on: str
   intervals: dict[str, Callable[..., Any]]
@@ -138,9 +145,11 @@ class _State(NamedTuple):
   server: PyTree
   clients: PyTree
   freeze: FreezeState | None
+  plateau: PyTree
   round: np.int64
   traffic: np.ndarray
   seconds: np.float64
+  simulated: np.float64
 
 
 def make_interval(algorithm: Algorithm, nodes: Nodes) -> Callable[..., Any]:
@@ -156,15 +165,16 @@ def make_interval(algorithm: Algorithm, nodes: Nodes) -> Callable[..., Any]:
   def interval(server, clients, metrics, slots, rates, first, begin, end, data, key):
     def body(index, carry):
       server, clients, total = carry
-      chosen = jax.tree.map(lambda a: a[slots[index]], clients)
+      chosen = nodes.take(clients, slots[index])
       context = Context(data, first + index, rates[index], key)
       server, chosen, metrics = algorithm.round(server, chosen, slots[index], context)
-      clients = jax.tree.map(lambda a, b: a.at[slots[index]].set(b), clients, chosen)
+      clients = nodes.put(clients, slots[index], chosen)
       return server, clients, trees.add(total, metrics)
 
     return jax.lax.fori_loop(begin, end, body, (server, clients, metrics))
 
-  return jax.jit(interval, donate_argnums=(0, 1), out_shardings=nodes.sharding)
+  shardings = (nodes.sharding, nodes.held_sharding, nodes.sharding)
+  return jax.jit(interval, donate_argnums=(0, 1), out_shardings=shardings)
 
 
 def make_program(
@@ -174,10 +184,12 @@ def make_program(
   rates: np.ndarray,
   freeze: Freeze | None = None,
   data_on: str = "device",
+  plateau: Plateau | None = None,
+  clock: Clock | None = None,
 ) -> Program:
   """The program of a run; its intervals compile when they are first reached."""
   intervals = {name: make_interval(phase.algorithm, nodes) for name, phase in phases.items()}
-  return Program(phases, nodes, evaluate, freeze, rates, data_on, intervals)
+  return Program(phases, nodes, evaluate, freeze, plateau, clock, rates, data_on, intervals)
 
 
 def train(
@@ -203,16 +215,19 @@ def train(
       lost a part of its run.
     DivergedError: a loss is not finite; what was saved before stays.
   """
-  algorithm, freeze = next(iter(program.phases.values())).algorithm, program.freeze
+  algorithm = next(iter(program.phases.values())).algorithm
+  freeze, plateau = program.freeze, program.plateau
   # A copy, for the programs take over the memory of the states they are given.
   server = algorithm.init(jax.tree.map(jnp.array, variables))
-  store = ClientStore(algorithm.init_client(server), data.num_clients)
+  store = _make_store(program.nodes, algorithm.init_client(server), data.num_clients)
   state = _State(
     server,
-    (store.arrays, store.seen),
+    store.saved(),
     freeze.init(variables["batch_stats"]) if freeze else None,
+    plateau.init() if plateau else None,
     np.int64(0),
     np.zeros(3, np.int64),
+    np.float64(0),
     np.float64(0),
   )
   rows: list[dict[str, Any]] = []
@@ -222,11 +237,12 @@ def train(
       checkpoints = stack.enter_context(Checkpoints(folder.path / "checkpoints"))
       if folder.resumed:
         state, rows = _resume(folder, checkpoints, state)
-    store.arrays, store.seen = jax.tree.map(np.array, state.clients)
+    store.restore(state.clients)
     server, control, round_ = placer(program.nodes)(state.server), state.freeze, int(state.round)
     run = _Run.of(program, config, data, store, round_)
     stack.enter_context(run.feed)
     traffic, seconds = Traffic(*map(int, state.traffic)), float(state.seconds)
+    slope, simulated = state.plateau, float(state.simulated)
     accuracies: dict[int, float] = {}
 
     bar = stack.enter_context(Progress(config.rounds, round_, show_progress))
@@ -234,7 +250,9 @@ def train(
       started, first = time.perf_counter(), round_
       name, round_ = _next_interval(program, config, control, first)
       phase = program.phases[name]
-      server, total, sent = _run_interval(run, name, server, first, round_)
+      factor = phase.rate_factor * (plateau.factor_of(slope) if plateau else np.float32(1))
+      rates = program.rates[first:round_] * np.float32(factor)
+      server, total, sent, took = _run_interval(run, name, server, first, rates)
       if not np.isfinite(total.loss):
         _diverged(first, round_, folder)
       if phase.refresh:
@@ -248,18 +266,23 @@ def train(
       if freeze and control:
         stats = phase.algorithm.variables(server)["batch_stats"]
         control = freeze.observe(control, stats, round_)
+      train_loss = float(total.loss / total.examples)
+      if plateau:
+        slope = plateau.observe(slope, train_loss, round_)
       elapsed = time.perf_counter() - started
-      traffic, seconds = traffic + sent, seconds + elapsed
+      traffic, seconds, simulated = traffic + sent, seconds + elapsed, simulated + took
       row = {
         "round": round_,
         "phase": name,
-        "train_loss": float(total.loss / total.examples),
+        "train_loss": train_loss,
         "train_top1": float(total.correct / total.examples),
         **scores,
-        "rate": float(_rate(program, phase, round_ - 1)),
+        "rate": float(rates[-1]),
         "examples": int(total.examples),
         **traffic._asdict(),
         "seconds": seconds,
+        **({"simulated_seconds": simulated} if program.clock else {}),
+        **{name: np.asarray(value).item() for name, value in algorithm.columns(server).items()},
       }
       rows.append(row)
       if folder and checkpoints:
@@ -267,17 +290,25 @@ def train(
         folder.append(row)
         state = _State(
           jax.tree.map(np.asarray, server),
-          (store.arrays, store.seen),
+          store.saved(),
           control,
+          slope,
           np.int64(round_),
           np.array(traffic, np.int64),
           np.float64(seconds),
+          np.float64(simulated),
         )
         checkpoints.save(round_, state)
       bar.update(round_, row["train_loss"], row["top1"], total.examples / elapsed)
   frozen_at = int(control.frozen_at) if control and control.frozen_at >= 0 else None
   model = jax.tree.map(np.asarray, algorithm.variables(server))
   return Outcome(model, store, rows, frozen_at, accuracies)
+
+
+def _make_store(nodes: Nodes, one: PyTree, num_clients: int) -> ClientStore:
+  if nodes.apart:
+    return HomeStore(one, nodes, Homes(num_clients, nodes.num_devices), num_clients)
+  return ClientStore(one, num_clients)
 
 
 def _resume(
@@ -288,7 +319,7 @@ def _resume(
   round_ = int(state.round)
   folder.cut_back(round_)
   rows = folder.rows()
-  if (rows[-1]["round"] if rows else 0) != round_:
+  if (rows[-1]["round"] if rows else 0) != round_ and not isinstance(folder, Follower):
     raise UserError(
       f"{folder.path} has a checkpoint of round {round_}, but its metrics.csv ends before; put the "
       "file back or pass another --workdir."
@@ -307,10 +338,6 @@ def _next_interval(
   return program.freeze.phase(control, round_), stop if change is None else min(stop, change)
 
 
-def _rate(program: Program, phase: Phase, rounds: int | slice) -> np.ndarray:
-  return program.rates[rounds] * np.float32(phase.rate_factor)
-
-
 class _Run(NamedTuple):
   """What an interval needs beside the server's state.
 
@@ -326,7 +353,7 @@ class _Run(NamedTuple):
   program: Program
   store: ClientStore
   sizes: np.ndarray
-  feed: Feed
+  feed: Feed | HomeFeed
   key: Key
   place: Callable[[PyTree], PyTree]
 
@@ -337,6 +364,12 @@ class _Run(NamedTuple):
     cohort, place = config.cohort_of(data.num_clients), placer(program.nodes)
     key = place(jax.random.key(config.seed))
     longest = min(config.eval_every, config.rounds)
+    feed: Feed | HomeFeed
+    if program.nodes.apart:
+      feed = HomeFeed(
+        data, program.nodes, key, rounds=config.rounds, cohort=cohort, longest=longest
+      )
+      return cls(program, store, np.asarray(data.sizes), feed, key, place)
     feed = Feed(
       data,
       program.nodes,
@@ -351,23 +384,27 @@ class _Run(NamedTuple):
 
 
 def _run_interval(
-  run: _Run, name: str, server: PyTree, first: int, stop: int
-) -> tuple[PyTree, Metrics, Traffic]:
-  """Runs the rounds from first to before stop, window by window."""
-  phase, place = run.program.phases[name], run.place
-  total, traffic = place(Metrics.zeros()), Traffic()
+  run: _Run, name: str, server: PyTree, first: int, rates: np.ndarray
+) -> tuple[PyTree, Metrics, Traffic, float]:
+  """Runs a round for each of the rates from the first on, window by window.
+
+  Returns:
+    (the server's state, metrics, traffic, the seconds that it would have taken).
+  """
+  algorithm, clock, place = run.program.phases[name].algorithm, run.program.clock, run.place
+  total, traffic, simulated = place(Metrics.zeros()), Traffic(), 0.0
+  stop = first + len(rates)
   while first < stop:
     window = run.feed.window(first)
     begin, end = first - window.first, min(stop, window.end) - window.first
-    rates = np.zeros(len(window.slots), np.float32)
-    rates[begin:end] = _rate(run.program, phase, slice(first, window.first + end))
-    room = np.resize(window.clients, window.data.num_clients)
+    padded = np.zeros(len(window.slots), np.float32)
+    padded[begin:end] = rates[: end - begin]
     server, states, total = run.program.intervals[name](
       server,
-      place(run.store.gather(room)),
+      run.feed.states(run.store, window),
       total,
       window.slots,
-      place(rates),
+      place(padded),
       place(np.int32(window.first)),
       place(np.int32(begin)),
       place(np.int32(end)),
@@ -377,13 +414,15 @@ def _run_interval(
     # Or the windows that are read ahead of the work would wait in memory.
     jax.block_until_ready(total)
     ran = window.cohorts[begin:end]
-    run.store.scatter(window.clients, states)
+    run.feed.keep(run.store, window, states)
     run.store.seen[ran] = True
     for chosen in ran:
-      steps = np.asarray(phase.algorithm.local_steps(run.sizes[chosen]))
-      traffic += phase.algorithm.cost.of_round(steps.tolist())
-    first = window.first + end
-  return server, jax.tree.map(np.asarray, total), traffic
+      steps = np.asarray(algorithm.local_steps(run.sizes[chosen]))
+      traffic += algorithm.cost.of_round(steps.tolist())
+      if clock:
+        simulated += clock.round_seconds(algorithm.cost, chosen, steps)
+    first, rates = window.first + end, rates[end - begin :]
+  return server, jax.tree.map(np.asarray, total), traffic, simulated
 
 
 def _most_rounds(longest: int, cohort: int, num_clients: int, client_bytes: int) -> int:
@@ -404,7 +443,8 @@ def _diverged(first: int, last: int, folder: RunFolder | None) -> None:
 def summary(outcome: Outcome) -> dict[str, Any]:
   """The figures of a run's end, as in ``summary.json``."""
   last = outcome.rows[-1]
-  names = ("loss", "top1", "top5", "bytes_up", "bytes_down", "round_trips", "seconds")
+  names = ["loss", "top1", "top5", "bytes_up", "bytes_down", "round_trips", "seconds"]
+  names += [n for n in ("simulated_seconds", "staleness_mean", "staleness_max") if n in last]
   return {
     "rounds": last["round"],
     **{name: last[name] for name in names},

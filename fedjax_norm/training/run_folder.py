@@ -255,6 +255,35 @@ class RunFolder:
     self._writer.flush()
 
 
+class Follower(RunFolder):
+  """A run's folder as all but the first of several processes see it: they write nothing to it."""
+
+  def __init__(self, path: str | os.PathLike):
+    """Follows what the first process does.
+
+    Args:
+      path: the folder, which the first process has opened.
+    """
+    self.path = Path(path).expanduser().absolute()
+    self.resumed = True
+
+  def append(self, row: dict[str, Any]) -> None:
+    """Leaves it to the first process."""
+
+  def rows(self) -> list[Row]:
+    """None: what was measured is the first process's to tell."""
+    return []
+
+  def cut_back(self, round: int) -> None:
+    """Leaves it to the first process."""
+
+  def write_summary(self, summary: dict[str, Any]) -> None:
+    """Leaves it to the first process."""
+
+  def close(self) -> None:
+    """Nothing is open."""
+
+
 def _read_json(file: Path) -> dict[str, Any]:
   try:
     content = json.loads(file.read_text(encoding="utf-8"))

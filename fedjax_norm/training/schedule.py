@@ -19,10 +19,12 @@ class Schedule:
   Attributes:
     rate: the base rate.
     kind: of ``SCHEDULES``.
-    warmup_rounds: rounds of linear warm-up to the base rate; the schedule goes on underneath.
+    warmup_rounds: rounds of linear warm-up, from ``warmup_from`` to the base rate; the schedule
+      goes on underneath.
     boundaries: the rounds at which ``step`` multiplies the rate by ``factor``.
     factor: of ``step`` at each boundary; of ``exponential`` over the whole run.
     power: of ``polynomial``: rate (1 - round / rounds)^power (paper 004, tables 3 and 5).
+    warmup_from: the rate that the warm-up rises from.
   """
 
   rate: float
@@ -31,6 +33,7 @@ class Schedule:
   boundaries: tuple[int, ...] = ()
   factor: float = 0.1
   power: float = 1.0
+  warmup_from: float = 0.0
 
   def __post_init__(self):
     if self.kind not in SCHEDULES:
@@ -47,6 +50,11 @@ class Schedule:
       raise UserError(f"the boundaries {self.boundaries} must be positive and rising.")
     if not self.factor > 0 or not self.power > 0:
       raise UserError("a schedule's factor and power must be positive.")
+    if not 0 <= self.warmup_from < self.rate:
+      raise UserError(
+        f"the warm-up rises from {self.warmup_from} to {self.rate}; it must begin at 0 or more and "
+        "below the rate."
+      )
 
   def rates(self, rounds: int) -> np.ndarray:
     """The rate of every round: [rounds] float32."""
@@ -65,5 +73,6 @@ class Schedule:
     index = jnp.arange(rounds)
     rates = jnp.broadcast_to(jax.vmap(schedule)(index), (rounds,))
     if self.warmup_rounds:
-      rates *= jnp.minimum(1.0, (index + 1) / self.warmup_rounds)
+      share, least = (index + 1) / self.warmup_rounds, self.warmup_from / self.rate
+      rates *= jnp.minimum(1.0, least + (1 - least) * share)
     return np.asarray(rates, np.float32)

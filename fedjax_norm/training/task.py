@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 from flax import linen as nn
 
 from fedjax_norm import models
@@ -53,6 +54,7 @@ def make_task(
   preprocess: Preprocess | None = None,
   feature_scale: float = 1.0,
   stem: str = "auto",
+  statistics: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Task:
   """Puts a task together.
 
@@ -64,6 +66,7 @@ def make_task(
     preprocess: of the images.
     feature_scale: the largest strength of the feature shift, if the preprocessing has one.
     stem: of ResNets.
+    statistics: the channels' mean and deviation; None takes those of the source's images.
 
   Raises:
     UserError: a model that does not fit the images or the norm.
@@ -84,5 +87,5 @@ def make_task(
     models.create(model, norm, num_classes, train.images.shape[1:], stem),
     source,
     federate(train, partition, strengths),
-    *make_transforms(preprocess, train.images),
+    *make_transforms(preprocess, train.images, statistics=statistics),
   )

@@ -217,7 +217,20 @@ def test_folders_and_files_that_hold_no_arrays_are_refused(tmp_path):
     ({"x_train": np.zeros((6, 4), np.uint8)}, "N, H, W, C"),
     ({"x_test": np.zeros((0, 4, 4, 3), np.uint8), "y_test": np.zeros(0, int)}, "not empty"),
     ({"x_train": np.zeros((6, 4, 4, 3), np.int64)}, "uint8"),
-    ({"x_train": np.full((6, 4, 4, 3), np.nan, np.float32)}, "not finite"),
+    (
+      {
+        "x_train": np.full((6, 4, 4, 3), np.nan, np.float32),
+        "x_test": np.zeros((2, 4, 4, 3), np.float32),
+      },
+      "x_train holds values that are not finite",
+    ),
+    (
+      {
+        "x_train": np.zeros((6, 4, 4, 3), np.float32),
+        "x_test": np.full((2, 4, 4, 3), np.inf, np.float32),
+      },
+      "x_test holds values that are not finite",
+    ),
     ({"x_train": np.zeros((6, 5, 5, 3), np.uint8)}, "make them the same"),
     ({"x_train": np.zeros((6, 4, 4, 3), np.float32)}, "make them the same"),
     ({"y_train": np.zeros(5, int)}, r"must be \(6,\)"),

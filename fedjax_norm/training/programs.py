@@ -1,22 +1,32 @@
-"""FedAvg as a program for the loop: its phases, its evaluation and its initial model."""
+"""Algorithms as programs for the loop: their phases, evaluation and initial model."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from fedjax_norm import comm, models, nodes
+from fedjax_norm.algorithms.asgd import AsgdConfig, asgd
+from fedjax_norm.algorithms.base import Algorithm, round_cost
 from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
+from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
 from fedjax_norm.algorithms.statistics import make_recalibrate
+from fedjax_norm.clock import Clock
+from fedjax_norm.clock import make as make_clock
 from fedjax_norm.control.freeze import CALIBRATE, EXPLORE, Freeze
+from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import step_bytes
+from fedjax_norm.models.flops import training_flops
 from fedjax_norm.training import evaluation
-from fedjax_norm.training.feed import choose
+from fedjax_norm.training.feed import choose, placer
 from fedjax_norm.training.loop import LoopConfig, Outcome, Phase, Program, make_program, train
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
@@ -81,13 +91,8 @@ def make_fedavg(
   config: FedAvgConfig,
   loop: LoopConfig,
   schedule: Schedule,
-  *,
-  freeze: FreezeConfig | None = None,
-  backend: str = "auto",
-  chunk: int | None = None,
-  eval_batch_size: int = 256,
-  evaluate_clients: int = 0,
-  data_on: str = "auto",
+  network: str | None = None,
+  **options: Any,
 ) -> Program:
   """FedAvg on a task.
 
@@ -96,7 +101,122 @@ def make_fedavg(
     config: the algorithm.
     loop: the run's length.
     schedule: the clients' learning rate.
+    network: the profile of a simulated clock (see ``clock.make``); None tells no simulated time.
+    **options: of :func:`assemble`.
+
+  Raises:
+    UserError: options that do not fit together.
+  """
+
+  def build(model: nn.Module, config: FedAvgConfig, mapping: nodes.Nodes) -> Algorithm:
+    return fedavg(model, config, mapping, task.transform, task.image_shape)
+
+  clock = _clock(task, network, config.local.batch_size) if network else None
+  return assemble(task, config, build, loop, schedule, clock=clock, **options)
+
+
+def make_ssgd(
+  task: Task,
+  config: SsgdConfig,
+  loop: LoopConfig,
+  schedule: Schedule,
+  network: str | None = None,
+  **options: Any,
+) -> Program:
+  """SSGD on a task, its clients being the workers; a round is a step of all of them.
+
+  Args:
+    task: the federation and the model.
+    config: the algorithm.
+    loop: the run's length, without a cohort.
+    schedule: the master's learning rate.
+    network: the profile of a simulated clock (see ``clock.make``); None tells no simulated time.
+    **options: of :func:`assemble`.
+
+  Raises:
+    UserError: options that do not fit together.
+  """
+  _everyone(task, loop, "SSGD")
+  sizes = np.asarray(task.data.sizes)
+
+  def build(model: nn.Module, config: SsgdConfig, mapping: nodes.Nodes) -> Algorithm:
+    return ssgd(model, config, mapping, task.transform, task.image_shape, sizes)
+
+  clock = _clock(task, network, config.batches(sizes)) if network else None
+  return assemble(task, config, build, loop, schedule, clock=clock, **options)
+
+
+def make_asgd(
+  task: Task,
+  config: AsgdConfig,
+  loop: LoopConfig,
+  schedule: Schedule,
+  network: str = "lan",
+  **options: Any,
+) -> Program:
+  """Asynchronous SGD on a task, its clients being the workers; a round is one worker's arrival.
+
+  Args:
+    task: the federation and the model.
+    config: the algorithm.
+    loop: the run's length, without a cohort.
+    schedule: the master's learning rate.
+    network: the profile of the simulated clock, which says who arrives when (see ``clock.make``).
+    **options: of :func:`assemble`, but for the mapping: one worker computes at a time.
+
+  Raises:
+    UserError: options that do not fit together.
+  """
+  _everyone(task, loop, "asynchronous SGD")
+  if jax.process_count() > 1:
+    raise UserError("asynchronous SGD is simulated in one process; drop --num_processes.")
+  clock = _clock(task, network, config.local.batch_size)
+
+  def build(model: nn.Module, config: AsgdConfig, mapping: nodes.Nodes) -> Algorithm:
+    cost = round_cost(model, task.image_shape, config.batch_stats, config.local.frozen_paths)
+    events = clock.event_seconds(cost)
+    return asgd(model, config, task.transform, task.image_shape, events)
+
+  return assemble(task, config, build, loop, schedule, backend="scan", **options)
+
+
+def _clock(task: Task, network: str, batches: int | np.ndarray) -> Clock:
+  step_flops = training_flops(task.model, task.image_shape) * batches
+  return make_clock(network, task.data.num_clients, step_flops)
+
+
+def _everyone(task: Task, loop: LoopConfig, name: str) -> None:
+  if loop.cohort_of(task.data.num_clients) != task.data.num_clients:
+    raise UserError(f"every worker takes part in each step of {name}; drop the cohort.")
+
+
+def assemble(
+  task: Task,
+  config: Any,
+  build: Callable[[nn.Module, Any, nodes.Nodes], Algorithm],
+  loop: LoopConfig,
+  schedule: Schedule,
+  *,
+  freeze: FreezeConfig | None = None,
+  plateau: Plateau | None = None,
+  clock: Clock | None = None,
+  backend: str = "auto",
+  chunk: int | None = None,
+  eval_batch_size: int = 256,
+  evaluate_clients: int = 0,
+  data_on: str = "auto",
+) -> Program:
+  """An algorithm on a task: its phases, its mapping and its evaluation.
+
+  Args:
+    task: the federation and the model.
+    config: the algorithm's, with a ``local`` and a policy for ``batch_stats``.
+    build: (model, config, mapping) -> the algorithm.
+    loop: the run's length.
+    schedule: the learning rate.
     freeze: FixBN's second stage; its defaults when None and the norm is FixBN.
+    plateau: lowers the rate when the training loss stops falling; None leaves the schedule alone.
+    clock: a simulated clock, for the algorithms that have none of their own.
     backend: how clients are mapped (see ``nodes.create``).
     chunk: how many clients of a device run at once.
     eval_batch_size: test examples a batch.
@@ -141,8 +261,7 @@ def make_fedavg(
     )
 
   def phase(model, config, rate_factor=1.0, refresh=None) -> Phase:
-    algorithm = fedavg(model, config, mapping, task.transform, task.image_shape)
-    return Phase(algorithm, rate_factor, refresh, refresh_cost)
+    return Phase(build(model, config, mapping), rate_factor, refresh, refresh_cost)
 
   phases = {EXPLORE: phase(model, config, refresh=refresh)}
   policy = None
@@ -156,7 +275,8 @@ def make_fedavg(
     )
   evaluate = _make_evaluate(task, one_by_one, eval_batch_size, evaluate_clients)
   on = choose(data_on, data, mapping)
-  return make_program(phases, mapping, evaluate, schedule.rates(loop.rounds), policy, on)
+  rates = schedule.rates(loop.rounds)
+  return make_program(phases, mapping, evaluate, rates, policy, on, plateau, clock)
 
 
 def _images(task: Task) -> jax.ShapeDtypeStruct:
@@ -166,7 +286,7 @@ def _images(task: Task) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(task.image_shape, batch.dtype)
 
 
-def _calibrating(task: Task, config: FedAvgConfig, freeze: FreezeConfig) -> FedAvgConfig:
+def _calibrating(task: Task, config: Any, freeze: FreezeConfig) -> Any:
   """The client's settings after the freeze."""
   local = config.local
   clip = min(1.0, local.clip_norm or 1.0) if freeze.clip_norm is None else freeze.clip_norm
@@ -181,8 +301,7 @@ def _calibrating(task: Task, config: FedAvgConfig, freeze: FreezeConfig) -> FedA
 def _make_evaluate(task: Task, mapping: nodes.Nodes, batch_size: int, evaluate_clients: int):
   """The loop's ``Evaluate`` on a task's test set; of the task's federation it keeps nothing."""
   stacked = evaluation.stack_batches(task.source.test, batch_size, mapping.num_devices)
-  place = jnp.asarray if mapping.sharding is None else lambda a: jax.device_put(a, mapping.sharding)
-  stacked = jax.tree.map(place, stacked)
+  stacked = placer(mapping)(stacked)
   scores = evaluation.make_scores(task.model, task.num_classes, task.eval_transform)
   global_scores = evaluation.make_evaluate(scores, mapping)
   num_classes = task.num_classes
@@ -192,8 +311,11 @@ def _make_evaluate(task: Task, mapping: nodes.Nodes, batch_size: int, evaluate_c
     if algorithm not in own_scores:
       model_of = algorithm.client_variables or (lambda server, _: algorithm.variables(server))
       own_scores[algorithm] = evaluation.make_evaluate_clients(scores, mapping, model_of)
-    strengths = np.asarray(data.strengths)[ids]
-    return own_scores[algorithm](server, store.gather(ids), strengths, stacked)
+    states, positions = store.models(ids)
+    strengths = np.asarray(data.strengths)[ids][positions]
+    result = own_scores[algorithm](server, states, strengths, stacked)
+    places = np.argsort(positions)[-len(ids) :]
+    return jax.tree.map(lambda a: np.asarray(a)[places], result)
 
   def evaluate(algorithm, server, store, data):
     if algorithm.client_variables is None:
@@ -233,7 +355,15 @@ def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables
     task: the task.
     seed: of the run.
     batch_size: of the common batch.
+
+  Raises:
+    UserError: weight normalization in one of several processes.
   """
+  if task.model.norm.weight_norm and jax.process_count() > 1:
+    raise UserError(
+      "weight normalization starts from a batch of all clients' examples, which no process of "
+      "several holds; run it in one process or choose another norm."
+    )
   init_key, batch_key = jax.random.split(stream(jax.random.key(seed), Stream.INIT))
   variables = models.init(task.model, init_key, task.image_shape)
   if task.model.norm.weight_norm:
@@ -245,9 +375,10 @@ def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables
   return variables
 
 
-def run_fedavg(
+def run(
+  make: Callable[..., Program],
   task: Task,
-  config: FedAvgConfig,
+  config: Any,
   loop: LoopConfig,
   schedule: Schedule,
   *,
@@ -255,17 +386,23 @@ def run_fedavg(
   show_progress: bool = False,
   **options: Any,
 ) -> Outcome:
-  """Trains a task by FedAvg: :func:`make_fedavg` and ``loop.train`` in one call.
+  """Trains a task: a program and ``loop.train`` in one call.
 
   Args:
+    make: of the algorithm, such as :func:`make_fedavg`.
     task: the federation and the model.
     config: the algorithm.
     loop: the run's length and seed.
-    schedule: the clients' learning rate.
+    schedule: the learning rate.
     folder: where metrics and checkpoints go; None writes nothing.
     show_progress: whether to draw a progress bar.
-    **options: further ones of :func:`make_fedavg`.
+    **options: further ones of ``make``.
   """
-  program = make_fedavg(task, config, loop, schedule, **options)
+  program = make(task, config, loop, schedule, **options)
   variables = initial_variables(task, loop.seed)
   return train(program, loop, task.data, variables, folder, show_progress)
+
+
+run_fedavg = functools.partial(run, make_fedavg)
+run_ssgd = functools.partial(run, make_ssgd)
+run_asgd = functools.partial(run, make_asgd)

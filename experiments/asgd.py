@@ -1,0 +1,37 @@
+"""Asynchronous SGD on a simulated clock: ``python -m experiments.asgd --network=wan --clients=10``.
+
+Workers of unequal speed send gradients whenever they are ready, and the master makes a step with
+each; a round is one arrival. ``--delay_compensation`` corrects late gradients (Zheng et al. 2017).
+"""
+
+import functools
+from collections.abc import Callable
+
+from experiments import app, build, training
+from experiments.flags import AsgdFlags
+from fedjax_norm.errors import UserError
+from fedjax_norm.training.loop import Program
+from fedjax_norm.training.programs import make_asgd
+from fedjax_norm.training.task import Task
+
+
+def prepare(config: AsgdFlags) -> Callable[[Task], Program]:
+  """Asynchronous SGD as the flags say."""
+  if config.backend not in ("auto", "scan") or config.chunk is not None:
+    raise UserError("one worker of asynchronous SGD computes at a time; drop --backend, --chunk.")
+  return functools.partial(
+    make_asgd,
+    config=build.make_asgd_config(config),
+    loop=build.make_loop(config, config.seed),
+    schedule=build.make_schedule(config),
+    **build.make_options(config),
+  )
+
+
+def main(config: AsgdFlags) -> None:
+  """Runs asynchronous SGD with one seed or several."""
+  training.run(config, "asgd", prepare)
+
+
+if __name__ == "__main__":
+  app.run(main, AsgdFlags, backend="scan", network="lan", momentum=0.0, rounds=3000, eval_every=250)

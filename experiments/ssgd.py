@@ -1,0 +1,36 @@
+"""Synchronous SGD over isolated nodes: ``python -m experiments.ssgd --norm=sync_bn --clients=10``.
+
+Algorithm 1 of paper 000: in every round each worker sends the gradient of one batch, and the master
+takes one step. ``--help`` lists the flags; ``--flagfile=experiments/presets/NAME.flags`` is a
+preset.
+"""
+
+import functools
+from collections.abc import Callable
+
+from experiments import app, build, training
+from experiments.flags import SsgdFlags
+from fedjax_norm.training.loop import Program
+from fedjax_norm.training.programs import make_ssgd
+from fedjax_norm.training.task import Task
+
+
+def prepare(config: SsgdFlags) -> Callable[[Task], Program]:
+  """SSGD as the flags say."""
+  return functools.partial(
+    make_ssgd,
+    config=build.make_ssgd_config(config),
+    loop=build.make_loop(config, config.seed),
+    schedule=build.make_schedule(config),
+    **build.make_options(config),
+    **build.make_mapping(config),
+  )
+
+
+def main(config: SsgdFlags) -> None:
+  """Runs SSGD with one seed or several."""
+  training.run(config, "ssgd", prepare)
+
+
+if __name__ == "__main__":
+  app.run(main, SsgdFlags)

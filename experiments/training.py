@@ -1,0 +1,110 @@
+"""What the binaries that train have in common: seeds, folders, the report."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from experiments import app, build, report
+from experiments.flags import Config
+from fedjax_norm.data.examples import Source
+from fedjax_norm.data.partition import Partition
+from fedjax_norm.errors import UserError
+from fedjax_norm.training.distributed import is_main
+from fedjax_norm.training.homes import common_statistics, own_examples
+from fedjax_norm.training.loop import Program, summary, train
+from fedjax_norm.training.programs import initial_variables
+from fedjax_norm.training.run_folder import Follower, RunFolder
+from fedjax_norm.training.task import Task
+
+Prepare = Callable[[Any], Callable[[Task], Program]]
+"""(the flags, lengths in rounds) -> (the task of a seed) -> the program of its algorithm."""
+
+Settle = Callable[[Config], tuple[Config, Task]]
+"""The flags, of one seed -> (the same with lengths in rounds, the task)."""
+
+
+def run(config: Config, name: str, prepare: Prepare) -> None:
+  """Trains with one seed or several.
+
+  Args:
+    config: the flags.
+    name: of the algorithm, for the folder and the report.
+    prepare: checks the flags and makes the algorithm's program.
+  """
+  if config.seeds < 1:
+    raise UserError(f"--seeds is {config.seeds}; it must be at least 1.")
+  # What is wrong with the flags alone is told before the data is read, whose size is a guess here.
+  last = dataclasses.replace(config, seed=config.seed + config.seeds - 1)
+  prepare(build.in_rounds(last, config.clients or 10, 10**6))
+  settle = _settle_apart if jax.process_count() > 1 else _settler(build.make_source(config))
+  settled, task = settle(config)
+  program = prepare(settled)(task)
+  report.announce(settled, task, program, name)
+  path = app.new_folder(config, name)
+  if config.seeds == 1:
+    run_seed(settled, task, program, path)
+    return
+  summaries: dict[int, dict[str, Any]] = {}
+  with open_folder(path, settled) as folder:
+    for seed in range(config.seed, config.seed + config.seeds):
+      # Another seed runs the same compiled program on other data.
+      one, task = settle(dataclasses.replace(config, seed=seed, seeds=1))
+      summaries[seed] = run_seed(one, task, program, path / f"seed_{seed}")
+    result = report.summarize_seeds(list(summaries.values()))
+    folder.write_summary(result)
+    report.print_seeds(summaries, result)
+
+
+def _settler(source: Source) -> Settle:
+  def settle(config: Config) -> tuple[Config, Task]:
+    train = source.train
+    division = build.make_partition(config, train.labels, train.clients, config.seed)
+    config = build.in_rounds(config, len(division.offsets) - 1, len(division.order))
+    return config, build.make_task_of(config, source, division)
+
+  return settle
+
+
+def _settle_apart(config: Config) -> tuple[Config, Task]:
+  """In one of several processes, which reads the images of its own clients alone."""
+  found: list[tuple[Partition, np.ndarray]] = []
+
+  def mine(labels: np.ndarray, owners: np.ndarray | None) -> np.ndarray:
+    division = build.make_partition(config, labels, owners, config.seed)
+    found.append((division, own_examples(division)))
+    return found[-1][1]
+
+  source = build.make_source(config, mine)
+  division, own = found[-1]
+  config = build.in_rounds(config, len(division.offsets) - 1, len(division.order))
+  statistics = common_statistics(source.train.images, own) if config.standardise else None
+  return config, build.make_task_of(config, source, division, statistics)
+
+
+def open_folder(path: Path, config: Config) -> RunFolder:
+  """The run's folder; of several processes the first alone writes to it."""
+  if jax.process_count() == 1:
+    return RunFolder.open(path, config.saved(), config.resume)
+  folder = RunFolder.open(path, config.saved(), config.resume) if is_main() else None
+  multihost_utils.sync_global_devices("folder")  # or others would look before it is there
+  return folder or Follower(path)
+
+
+def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[str, Any]:
+  """Runs one seed in its own folder, shows it and gives its summary."""
+  variables = initial_variables(task, config.seed)
+  title = f"{config.data}, {config.model}, {config.norm}, {task.data.num_clients} clients"
+  with open_folder(path, config) as folder:
+    report.draw_start(folder, task, f"{title} by {config.partition}")
+    loop = build.make_loop(config, config.seed)
+    outcome = train(program, loop, task.data, variables, folder, config.progress)
+    result = summary(outcome)
+    folder.write_summary(result)
+    report.draw_end(folder, outcome, title)
+    report.print_end(folder, result)
+  return result

@@ -1,0 +1,64 @@
+"""When the learning rate is lowered because the loss has stopped falling (paper 001)."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from optax import contrib
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.typing import PyTree
+
+
+class Plateau(NamedTuple):
+  """The policy of ``optax.contrib.reduce_on_plateau``, asked once an evaluation.
+
+  Attributes:
+    factor: multiplies the rate when the loss has not fallen for ``patience`` looks in a row.
+    patience: looks.
+    tolerance: the least fall that counts, as a share of the best loss.
+    start: the round up to which looks are left out, the end of the warm-up.
+  """
+
+  factor: float = 0.1
+  patience: int = 3
+  tolerance: float = 1e-3
+  start: int = 0
+
+  def check(self) -> "Plateau":
+    """Itself.
+
+    Raises:
+      UserError: a setting that cannot be.
+    """
+    if not 0 < self.factor < 1:
+      raise UserError(f"the plateau's factor is {self.factor}; it must be between 0 and 1.")
+    if self.patience < 1:
+      raise UserError(f"the plateau's patience is {self.patience}; it must be at least 1.")
+    if not 0 < self.tolerance < 1:
+      raise UserError(f"the plateau's tolerance is {self.tolerance}; it must be between 0 and 1.")
+    return self
+
+  def init(self) -> PyTree:
+    """The state before the first look, host arrays."""
+    return jax.tree.map(np.asarray, self._transform().init(np.float32(0)))
+
+  def observe(self, state: PyTree, loss: float, round: int) -> PyTree:
+    """The state after a look.
+
+    Args:
+      state: before it.
+      loss: the training loss since the last look.
+      round: the round before which the look is taken.
+    """
+    if round <= self.start:
+      return state
+    _, state = self._transform().update(np.float32(0), state, value=loss)
+    return jax.tree.map(np.asarray, state)
+
+  def factor_of(self, state: PyTree) -> np.float32:
+    """What multiplies the schedule's rate."""
+    return np.float32(state.scale)
+
+  def _transform(self):
+    return contrib.reduce_on_plateau(self.factor, self.patience, self.tolerance)
