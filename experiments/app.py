@@ -140,13 +140,13 @@ def _host_devices(config: Config) -> int:
   return config.host_devices
 
 
-def new_folder(config: Config, name: str) -> Path:
+def new_folder(config: Config) -> Path:
   """The run's folder: ``--workdir``, or a new one named after the time and the run."""
   if config.workdir:
     return Path(config.workdir)
   time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
   data = config.data.partition(":")[0]
-  base = Path("runs") / f"{time}-{name}-{data}-{config.model}-{config.norm}"
+  base = Path("runs") / f"{time}-{config.algorithm}-{data}-{config.model}-{config.norm}"
   path, number = base, 2
   while path.exists():
     path, number = base.with_name(f"{base.name}-{number}"), number + 1

@@ -30,7 +30,7 @@ def prepare(config: AsgdFlags) -> Callable[[Task], Program]:
 
 def main(config: AsgdFlags) -> None:
   """Runs asynchronous SGD with one seed or several."""
-  training.run(config, "asgd", prepare)
+  training.run(config, prepare)
 
 
 if __name__ == "__main__":

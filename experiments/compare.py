@@ -17,40 +17,69 @@ from experiments.app import guard, parse_flags
 from fedjax_norm.errors import UserError
 from fedjax_norm.training import plots
 from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.training.table import columns_table, human_bytes
+from fedjax_norm.training.table import columns_table, human_bytes, human_seconds
 
 _OUTPUT = flags.DEFINE_string("output", "compare.png", "Where the picture goes.")
+_TARGET = flags.DEFINE_float(
+  "target", None, "A test accuracy, such as 0.9: what each run needed to reach it is told too."
+)
 _TITLE = flags.DEFINE_string("title", "Test accuracy", "Its title.")
 
 
+# What hardly names a run: flags of the machine, of looking on, and the seed.
+_QUIET = ("backend", "chunk", "eval_batch_size", "eval_every", "host_devices", "seed", "version")
+
+
 def names(configs: list[dict[str, Any]]) -> list[str]:
-  """Names runs by the flags in which they differ, leaving out seeds where others do.
+  """Names runs by the flags in which they differ, with as few of them as tell the runs apart.
 
   Raises:
     UserError: two runs do not differ at all.
   """
   keys = sorted({key for config in configs for key in config})
   apart = [key for key in keys if any(c.get(key) != configs[0].get(key) for c in configs)]
-  if apart == ["norm"]:
-    result = [str(config["norm"]) for config in configs]
-  else:
-    result = [" ".join(f"{key}={config.get(key)}" for key in apart) for config in configs]
-  if len(set(result)) < len(result):
-    raise UserError("two of these runs have the same flags; name each run once.")
-  return result
+  shared = [key for key in apart if all(key in config for config in configs)]
+  loud = [key for key in shared if key not in _QUIET]
+  for chosen in (loud, shared, apart):
+    labels = [" ".join(_label(key, config) for key in chosen) for config in configs]
+    if len(set(labels)) == len(labels):
+      return labels
+  raise UserError("two of these runs have the same flags; name each run once.")
 
 
-def compare(folders: Sequence[str], output: str, title: str) -> str:
+def _label(key: str, config: dict[str, Any]) -> str:
+  value = config.get(key)
+  return str(value) if key in ("algorithm", "norm") else f"{key}={value}"
+
+
+def to_reach(rows: Sequence[dict[str, Any]], target: float) -> list[str]:
+  """What a run had used at the first evaluation with a test accuracy: rounds, bytes, time.
+
+  Args:
+    rows: of its evaluations.
+    target: the top-1 accuracy, from 0 to 1.
+  """
+  row = next((row for row in rows if row["top1"] >= target), None)
+  if row is None:
+    return ["-", "-", "-"]
+  time = human_seconds(row["simulated_seconds"]) if "simulated_seconds" in row else "-"
+  return [f"{row['round']:,}", human_bytes(row["bytes_up"] + row["bytes_down"]), time]
+
+
+def compare(folders: Sequence[str], output: str, title: str, target: float | None = None) -> str:
   """Draws the picture and gives the table.
 
   Args:
     folders: of at least two runs with summaries.
     output: the picture's path.
     title: of the picture.
+    target: a test accuracy; the table tells what each run needed to reach it.
 
   Raises:
-    UserError: fewer than two folders, or one that holds no finished run.
+    UserError: a target that is no share, fewer than two folders, or one that holds no finished run.
   """
+  if target is not None and not 0 < target <= 1:
+    raise UserError(f"--target is {target}; give an accuracy above 0 and up to 1, such as 0.9.")
   if len(folders) < 2:
     raise UserError("name at least two run folders to compare.")
   configs, runs, summaries = [], [], []
@@ -72,17 +101,22 @@ def compare(folders: Sequence[str], output: str, title: str) -> str:
       f"{s['loss']:.4f}",
       human_bytes(s["bytes_up"] + s["bytes_down"]),
       f"{s['round_trips']:,}",
+      human_seconds(s["simulated_seconds"]) if "simulated_seconds" in s else "-",
+      *(to_reach(rows, target) if target is not None else []),
     ]
-    for label, s in zip(labels, summaries, strict=True)
+    for label, s, rows in zip(labels, summaries, runs, strict=True)
   ]
-  return columns_table(["run", "top-1", "test loss", "sent", "round trips"], table)
+  head = ["run", "top-1", "test loss", "sent", "round trips", "simulated time"]
+  if target is not None:
+    head += [f"{what} to {target:.0%}" for what in ("rounds", "sent", "time")]
+  return columns_table(head, table)
 
 
 def main(argv: Sequence[str]) -> None:
   """Compares the runs named on the command line."""
 
   def work() -> None:
-    print(compare(argv[1:], _OUTPUT.value, _TITLE.value))
+    print(compare(argv[1:], _OUTPUT.value, _TITLE.value, _TARGET.value))
     print(f"picture: {_OUTPUT.value}")
 
   sys.exit(guard(work))

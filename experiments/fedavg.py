@@ -28,7 +28,7 @@ def prepare(config: FedAvgFlags) -> Callable[[Task], Program]:
 
 def main(config: FedAvgFlags) -> None:
   """Runs FedAvg with one seed or several."""
-  training.run(config, "fedavg", prepare)
+  training.run(config, prepare)
 
 
 if __name__ == "__main__":

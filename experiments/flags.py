@@ -7,7 +7,9 @@ would do nothing can be refused.
 import dataclasses
 import importlib.metadata
 import math
+import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -53,6 +55,8 @@ def _choice(default, choices: Sequence[str], text):
 @dataclasses.dataclass(frozen=True)
 class Config:
   """What every run is told; a field a flag."""
+
+  algorithm = ""  # what trains; not a flag
 
   # What is learnt, and who holds it.
   data: str = _string(
@@ -216,16 +220,20 @@ class Config:
       *(() if self.seeds > 1 else ("seeds",)),
     )
     given = {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
+    if self.network and Path(self.network).is_file():
+      given["network"] = f"{self.network} {zlib.crc32(Path(self.network).read_bytes()):08x}"
     try:
       version = importlib.metadata.version("fedjax_norm")
     except importlib.metadata.PackageNotFoundError:  # run from its sources, without an install
       version = "unknown"
-    return {**given, "version": version}
+    return {**given, "algorithm": self.algorithm, "version": version}
 
 
 @dataclasses.dataclass(frozen=True)
 class FedAvgFlags(Config):
   """What a run of FedAvg is told besides."""
+
+  algorithm = "fedavg"
 
   cohort: int | None = _integer(None, "Clients a round; all by default.")
   local_steps: int | None = _integer(None, "Local steps a round; 1 by default.")
@@ -261,6 +269,8 @@ class StepwiseFlags(Config):
 class SsgdFlags(StepwiseFlags):
   """What a run of SSGD is told besides."""
 
+  algorithm = "ssgd"
+
   weighting: str = _choice(
     "examples", ssgd.WEIGHTINGS, "Of gradients in the average: examples (eq. 8) or uniform (eq. 5)."
   )
@@ -274,6 +284,8 @@ class SsgdFlags(StepwiseFlags):
 @dataclasses.dataclass(frozen=True)
 class AsgdFlags(StepwiseFlags):
   """What a run of asynchronous SGD is told besides."""
+
+  algorithm = "asgd"
 
   delay_compensation: str = _choice(
     "none",

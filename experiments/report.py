@@ -8,14 +8,14 @@ import numpy as np
 from experiments.flags import Config
 from fedjax_norm import models, trees
 from fedjax_norm.data.federated import label_counts
-from fedjax_norm.training import plots
+from fedjax_norm.training import communication, plots
 from fedjax_norm.training.loop import Outcome, Program
 from fedjax_norm.training.run_folder import Follower, RunFolder
 from fedjax_norm.training.table import columns_table, human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
 
 
-def announce(config: Config, task: Task, program: Program, name: str) -> None:
+def announce(config: Config, task: Task, program: Program) -> None:
   """Prints what is about to run."""
   sizes = np.asarray(task.data.sizes)
   variables = jax.eval_shape(lambda: models.init(task.model, jax.random.key(0), task.image_shape))
@@ -30,8 +30,9 @@ def announce(config: Config, task: Task, program: Program, name: str) -> None:
     ("a round", f"{human_bytes(cost.up)} up and {human_bytes(cost.down)} down a client"),
     ("mapping", program.nodes.describe()),
     ("images", f"{human_bytes(task.data.images.nbytes)}, kept on the {program.data_on}"),
+    *([("simulated network", config.network)] if config.network else []),
   ]
-  print(summary_table(name, pairs), flush=True)
+  print(summary_table(config.algorithm, pairs), flush=True)
 
 
 def draw_start(folder: RunFolder, task: Task, title: str) -> None:
@@ -42,6 +43,19 @@ def draw_start(folder: RunFolder, task: Task, title: str) -> None:
   counts = label_counts(task.data, plots.shown_clients(population), task.num_classes)
   path = folder.path / "partition.png"
   plots.partition(counts, task.source.class_names, path, title, population)
+
+
+def tell_communication(folder: RunFolder, config: Config, task: Task) -> None:
+  """Prints, and keeps, what an epoch of the model would send under each norm."""
+  if isinstance(folder, Follower):
+    return
+  workers = task.data.num_clients
+  steps = -(-int(task.data.sizes.sum()) // (workers * config.batch_size))
+  entries = communication.epoch_table(
+    config.model, task.image_shape, task.num_classes, workers, steps, config.stem
+  )
+  communication.write(entries, folder.path / "communication.csv")
+  print(communication.table(entries), flush=True)
 
 
 def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:
@@ -72,9 +86,20 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
     ("sent up, down", f"{human_bytes(summary['bytes_up'])}, {human_bytes(summary['bytes_down'])}"),
     ("round trips", f"{summary['round_trips']:,}"),
     ("time", human_seconds(summary["seconds"])),
+    *_simulated(summary),
     ("folder", str(folder.path)),
   ]
   print(summary_table("result", pairs), flush=True)
+
+
+def _simulated(summary: dict[str, Any]) -> list[tuple[str, str]]:
+  pairs = []
+  if "simulated_seconds" in summary:
+    pairs.append(("simulated time", human_seconds(summary["simulated_seconds"])))
+  if "staleness_mean" in summary:
+    mean, most = summary["staleness_mean"], summary["staleness_max"]
+    pairs.append(("staleness", f"mean {mean:.1f} updates, most {most}"))
+  return pairs
 
 
 def summarize_seeds(summaries: list[dict[str, Any]]) -> dict[str, Any]:

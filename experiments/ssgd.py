@@ -29,7 +29,7 @@ def prepare(config: SsgdFlags) -> Callable[[Task], Program]:
 
 def main(config: SsgdFlags) -> None:
   """Runs SSGD with one seed or several."""
-  training.run(config, "ssgd", prepare)
+  training.run(config, prepare)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from experiments import app, build, report
-from experiments.flags import Config
+from experiments.flags import Config, SsgdFlags
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
@@ -28,12 +28,11 @@ Settle = Callable[[Config], tuple[Config, Task]]
 """The flags, of one seed -> (the same with lengths in rounds, the task)."""
 
 
-def run(config: Config, name: str, prepare: Prepare) -> None:
+def run(config: Config, prepare: Prepare) -> None:
   """Trains with one seed or several.
 
   Args:
     config: the flags.
-    name: of the algorithm, for the folder and the report.
     prepare: checks the flags and makes the algorithm's program.
   """
   if config.seeds < 1:
@@ -44,8 +43,8 @@ def run(config: Config, name: str, prepare: Prepare) -> None:
   settle = _settle_apart if jax.process_count() > 1 else _settler(build.make_source(config))
   settled, task = settle(config)
   program = prepare(settled)(task)
-  report.announce(settled, task, program, name)
-  path = app.new_folder(config, name)
+  report.announce(settled, task, program)
+  path = app.new_folder(config)
   if config.seeds == 1:
     run_seed(settled, task, program, path)
     return
@@ -101,6 +100,8 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
   title = f"{config.data}, {config.model}, {config.norm}, {task.data.num_clients} clients"
   with open_folder(path, config) as folder:
     report.draw_start(folder, task, f"{title} by {config.partition}")
+    if isinstance(config, SsgdFlags):
+      report.tell_communication(folder, config, task)
     loop = build.make_loop(config, config.seed)
     outcome = train(program, loop, task.data, variables, folder, config.progress)
     result = summary(outcome)

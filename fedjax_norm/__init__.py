@@ -4,7 +4,10 @@ The names that a script needs; see the README for a run in fifteen lines.
 """
 
 from fedjax_norm import data, models, nodes, norm
+from fedjax_norm.algorithms.asgd import AsgdConfig
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
+from fedjax_norm.algorithms.ssgd import SsgdConfig
+from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.data.partition import make as make_partition
 from fedjax_norm.data.preprocess import Preprocess
 from fedjax_norm.data.sources import load as load_source
@@ -14,12 +17,21 @@ from fedjax_norm.nodes import use_host_devices
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.norm import create as make_norm
 from fedjax_norm.training.loop import LoopConfig, Outcome, summary
-from fedjax_norm.training.programs import FreezeConfig, make_fedavg, run_fedavg
+from fedjax_norm.training.programs import (
+  FreezeConfig,
+  make_asgd,
+  make_fedavg,
+  make_ssgd,
+  run_asgd,
+  run_fedavg,
+  run_ssgd,
+)
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import Task, make_task
 
 __all__ = [
+  "AsgdConfig",
   "DivergedError",
   "FedAvgConfig",
   "FreezeConfig",
@@ -27,21 +39,27 @@ __all__ = [
   "LoopConfig",
   "NormSpec",
   "Outcome",
+  "Plateau",
   "Preprocess",
   "RunFolder",
   "Schedule",
+  "SsgdConfig",
   "Task",
   "UserError",
   "data",
   "load_source",
+  "make_asgd",
   "make_fedavg",
   "make_norm",
   "make_partition",
+  "make_ssgd",
   "make_task",
   "models",
   "nodes",
   "norm",
+  "run_asgd",
   "run_fedavg",
+  "run_ssgd",
   "summary",
   "use_host_devices",
 ]

@@ -6,11 +6,7 @@ What it does besides is in the environment: ACT names one of ``ACTS``, done befo
 import functools
 import os
 import signal
-import sys
 import time
-
-# The writer of TensorBoard's events imports it where it is there, for seconds.
-sys.modules["torch"] = None  # type: ignore[assignment]
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +33,10 @@ def kill(pid: int, number: signal.Signals) -> None:
 
 ACTS = {
   "well": lambda: None,
-  "fail": lambda: {}["bug"],
   "refuse": refuse,
   "kill": lambda: kill(os.getpid(), signal.SIGKILL),
   "kill_parent": lambda: kill(os.getppid(), signal.SIGKILL),
   "term_parent": lambda: kill(os.getppid(), signal.SIGTERM),
-  "interrupt_parent": lambda: kill(os.getppid(), signal.SIGINT),
 }
 
 

@@ -9,6 +9,7 @@ arrays by path.
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from fedjax_norm import models
 from fedjax_norm.data.federated import FederatedData, draw
 from fedjax_norm.keys import Stream, stream
 from fedjax_norm.norm import Mode
@@ -32,6 +34,22 @@ def flat(tree: Any) -> Flat:
 def nested(leaves: Flat) -> Any:
   """The inverse, in float32."""
   return unflatten_dict({k: np.asarray(v, np.float32) for k, v in leaves.items()}, sep="/")
+
+
+def random_variables(model, image_shape: tuple[int, int, int]) -> Any:
+  """Host arrays in which nothing is at a special value (no zero bias, no unit scale)."""
+
+  def fill(path, shape):
+    rng = np.random.default_rng(zlib.crc32(path.encode()))
+    values = rng.standard_normal(shape.shape) / np.sqrt(max(np.prod(shape.shape[:-1]), 4))
+    if path.endswith(("scale", "multiplier")):
+      values = 1 + 0.3 * values
+    if path.endswith("var"):
+      values = np.abs(1 + 0.3 * values)
+    return values.astype(np.float32)
+
+  shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0), image_shape))
+  return unflatten_dict({k: fill(k, s) for k, s in flatten_dict(shapes, sep="/").items()}, sep="/")
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """The pictures of a run: each has a pure function that builds the figure, and one that saves it.
 
 Rows are those of ``RunFolder.rows``, with the columns ``round``, ``top1`` and, where there are
-any, ``top5``, ``train_loss`` and ``loss``.
+any, ``top5``, ``train_loss``, ``loss`` and ``simulated_seconds``.
 """
 
 import os
@@ -18,7 +18,15 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+  FuncFormatter,
+  MaxNLocator,
+  MultipleLocator,
+  PercentFormatter,
+  StrMethodFormatter,
+)
+
+from fedjax_norm.training.table import human_seconds
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -28,6 +36,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 _MOST_BARS = 100
+_TIME = "simulated_seconds"
 _MOST_NAMED_CLASSES = 20
 
 
@@ -75,22 +84,25 @@ def client_accuracy(
 
 
 def learning_curves_figure(rows: Rows, title: str, phase_change: int | None = None) -> Figure:
-  """Test accuracy and losses against the round, in two panels.
+  """Test accuracy and losses against the round; where there is one, against simulated time too.
 
   Args:
     rows: the run's rows; a column that is absent is not drawn.
     title: one line.
     phase_change: the round at which the statistics were frozen, or None.
   """
-  figure, (left, right) = _figure(title, (9.0, 3.8), 2)
+  timed = _timed(rows)
+  figure, (left, right, *more) = _figure(title, (9.0 + 4.5 * timed, 3.8), 2 + timed)
   _curves(left, rows, {"top1": "top-1", "top5": "top-5"})
+  for axes in more:
+    _curves(axes, rows, {"top1": "top-1", "top5": "top-5"}, _TIME)
+    _accuracy_axis(axes)
+    _time_axis(axes)
   _curves(right, rows, {"train_loss": "train", "loss": "test"})
-  left.set_ylabel("test accuracy")
-  left.set_ylim(0, 1.02)
-  left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+  _accuracy_axis(left)
   right.set_ylabel("loss")
-  for axes in (left, right):
-    if phase_change is not None:
+  for axes in (left, right, *more):
+    if phase_change is not None and axes not in more:
       axes.axvline(phase_change, color="0.45", linestyle=":", linewidth=1.2, zorder=1)
       axes.annotate(
         "freeze",
@@ -111,26 +123,38 @@ def learning_curves_figure(rows: Rows, title: str, phase_change: int | None = No
 def compare_figure(runs: Mapping[str, Rows], title: str) -> Figure:
   """Top-1 test accuracy of several runs against the round, each named at the end of its line.
 
-  Runs differ in colour, line and marker, so that the picture also reads in grey.
+  Runs differ in colour, line and marker, so that the picture also reads in grey. Where all of them
+  tell simulated time, a second panel has that.
 
   Args:
     runs: name to rows, in the order of the colours.
     title: one line.
   """
-  figure, (axes,) = _figure(title, (7.5, 4.5), 1)
+  timed = all(map(_timed, runs.values()))
+  names = 0.07 * max(0, max(map(len, runs), default=0) - 20)  # inches that long ones want beside
+  figure, panes = _figure(title, (7.5 + 4.5 * timed + names, 4.5), 1 + timed)
+  for axes, column in zip(panes, ("round", _TIME), strict=False):
+    for i, (name, rows) in enumerate(runs.items()):
+      places, values = _column(rows, "top1", column)
+      axes.plot(places, values, label=name, **_style(i), **_sparse(places, i))
+    _accuracy_axis(axes)
+  panes[0].set_ylabel("top-1 test accuracy")
+  if timed:
+    _time_axis(panes[-1])
+  _name_ends(panes[-1], runs, _TIME if timed else "round")
+  return figure
+
+
+def _name_ends(axes: Axes, runs: Mapping[str, Rows], column: str) -> None:
+  """Writes each run's name and last accuracy to the right of its line's end."""
   ends = []
   for i, (name, rows) in enumerate(runs.items()):
-    style = _style(i)
-    rounds, values = _column(rows, "top1")
-    axes.plot(rounds, values, label=name, **style, **_sparse(rounds, i))
+    places, values = _column(rows, "top1", column)
     finite = np.flatnonzero(np.isfinite(values))
     if finite.size:
-      ends.append((name, rounds[finite[-1]], values[finite[-1]], style))
-  axes.set_ylim(0, 1.02)
-  axes.set_ylabel("top-1 test accuracy")
-  axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+      ends.append((name, places[finite[-1]], values[finite[-1]], _style(i)))
   heights = _apart([value / 1.02 for _, _, value, _ in ends], min(0.052, 1 / max(len(ends), 1)))
-  for (name, round, value, style), height in zip(ends, heights, strict=True):
+  for (name, place, value, style), height in zip(ends, heights, strict=True):
     # A piece of the line beside the name tells runs of one colour apart, and runs in grey.
     axes.plot(
       [1.05, 1.085, 1.12],
@@ -143,7 +167,7 @@ def compare_figure(runs: Mapping[str, Rows], title: str) -> Figure:
     )
     axes.annotate(
       "",
-      (round, value),
+      (place, value),
       xytext=(1.05, height),
       textcoords="axes fraction",
       arrowprops={
@@ -158,7 +182,6 @@ def compare_figure(runs: Mapping[str, Rows], title: str) -> Figure:
     axes.text(
       1.135, height, f"{name} {value:.1%}", transform=axes.transAxes, fontsize=9, va="center"
     )
-  return figure
 
 
 def shown_clients(population: int) -> np.ndarray:
@@ -319,17 +342,37 @@ def _figure(title: str, size: tuple[float, float], panels: int) -> tuple[Figure,
   return figure, panes
 
 
-def _column(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
-  pairs = [(row["round"], row[name]) for row in rows if name in row]
-  rounds, values = zip(*pairs, strict=True) if pairs else ((), ())
-  return np.asarray(rounds, dtype=np.int64), np.asarray(values, dtype=np.float64)
+def _column(rows: Rows, name: str, against: str = "round") -> tuple[np.ndarray, np.ndarray]:
+  """(where, what): the values of a column against another's."""
+  pairs = [(row[against], row[name]) for row in rows if name in row]
+  places, values = zip(*pairs, strict=True) if pairs else ((), ())
+  return np.asarray(places), np.asarray(values, dtype=np.float64)
 
 
-def _curves(axes: Axes, rows: Rows, names: Mapping[str, str]) -> None:
+def _curves(axes: Axes, rows: Rows, names: Mapping[str, str], against: str = "round") -> None:
   for i, (name, label) in enumerate(names.items()):
-    rounds, values = _column(rows, name)
-    if rounds.size:
-      axes.plot(rounds, values, label=label, **_style(i), **_sparse(rounds, i))
+    places, values = _column(rows, name, against)
+    if places.size:
+      axes.plot(places, values, label=label, **_style(i), **_sparse(places, i))
+
+
+def _timed(rows: Rows) -> bool:
+  return bool(rows) and all(_TIME in row for row in rows)
+
+
+def _accuracy_axis(axes: Axes) -> None:
+  axes.set_ylabel("test accuracy")
+  axes.set_ylim(0, 1.02)
+  axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _time_axis(axes: Axes) -> None:
+  axes.set_xlabel("simulated time")
+  axes.xaxis.set_major_locator(MaxNLocator(6))
+  axes.set_xlim(left=0)
+  axes.xaxis.set_major_formatter(
+    FuncFormatter(lambda seconds, _: human_seconds(seconds) if seconds > 0 else "0")
+  )
 
 
 def _style(i: int) -> dict[str, Any]:

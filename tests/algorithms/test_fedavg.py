@@ -23,9 +23,9 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig, Metrics
 from fedjax_norm.models.resnet import ResNet
 from fedjax_norm.training.clients import ClientStore
-from fedjax_norm.training.programs import make_fedavg
 from fedjax_norm.training.feed import placer
 from fedjax_norm.training.loop import LoopConfig, make_interval
+from fedjax_norm.training.programs import make_fedavg
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task
 

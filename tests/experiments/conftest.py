@@ -1,13 +1,14 @@
 """Binaries run inside the test's process, and what they printed."""
 
+import functools
 from typing import NamedTuple
 
 import pytest
 from absl import flags
 from experiments_helpers import SMALL
 
-from experiments import app, fedavg
-from experiments.flags import Config, define
+from experiments import app, asgd, fedavg, ssgd
+from experiments.flags import AsgdFlags, FedAvgFlags, SsgdFlags, define
 
 
 class Result(NamedTuple):
@@ -17,17 +18,35 @@ class Result(NamedTuple):
 
 
 @pytest.fixture
-def fedavg_run(capsys, tmp_path, monkeypatch):
-  """(*flags) -> Result of ``experiments.fedavg`` with ``SMALL`` and these flags."""
+def _run(capsys, tmp_path, monkeypatch):
+  """(main, its flags, other defaults, *flags) -> Result of a binary with ``SMALL`` and these."""
   monkeypatch.chdir(tmp_path)
 
-  def run(*arguments: str) -> Result:
+  def run(main, config: type, defaults: dict, *arguments: str) -> Result:
     values = flags.FlagValues()
-    define(Config, values)
+    define(config, values, **defaults)
     try:
-      rest = values(["fedavg", *SMALL, *arguments])[1:]
+      rest = values(["binary", *SMALL, *arguments])[1:]
     except flags.Error as error:
       return Result(app._say(error, 2), *capsys.readouterr())
-    return Result(app.execute(fedavg.main, Config, values, rest), *capsys.readouterr())
+    return Result(app.execute(main, config, values, rest), *capsys.readouterr())
 
   return run
+
+
+@pytest.fixture
+def fedavg_run(_run):
+  """(*flags) -> Result of ``experiments.fedavg`` with ``SMALL`` and these flags."""
+  return functools.partial(_run, fedavg.main, FedAvgFlags, {})
+
+
+@pytest.fixture
+def ssgd_run(_run):
+  """(*flags) -> Result of ``experiments.ssgd`` with ``SMALL`` and these flags."""
+  return functools.partial(_run, ssgd.main, SsgdFlags, {})
+
+
+@pytest.fixture
+def asgd_run(_run):
+  """(*flags) -> Result of ``experiments.asgd`` with ``SMALL`` and these flags."""
+  return functools.partial(_run, asgd.main, AsgdFlags, {"backend": "scan", "network": "lan"})

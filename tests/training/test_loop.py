@@ -15,8 +15,8 @@ from fedjax_norm.norm import create
 from fedjax_norm.training import loop
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.clients import ClientStore
-from fedjax_norm.training.programs import FreezeConfig, initial_variables, make_fedavg
 from fedjax_norm.training.loop import LoopConfig, train
+from fedjax_norm.training.programs import FreezeConfig, initial_variables, make_fedavg
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task

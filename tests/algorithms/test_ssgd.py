@@ -1,0 +1,342 @@
+"""SSGD against one worker with the joint batch, a loop over workers, and itself on other mappings.
+
+Sums in float32 are taken in another order than in the references, whose SGD is in float64; 20 steps
+with momentum 0.9 let that grow to 1e-5 of a parameter (measured), so 1e-4 is asserted.
+"""
+
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference_fedavg
+import reference_ssgd as reference
+from jax import lax
+from mapping_steps import MAPPINGS
+from mapping_steps import SPECS as SPECS_MAPPED
+from reference_fedavg import flat
+
+from fedjax_norm import nodes, norm
+from fedjax_norm.algorithms.base import Context
+from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
+from fedjax_norm.data.federated import federate
+from fedjax_norm.data.partition import Partition
+from fedjax_norm.data.preprocess import Preprocess, make_transforms
+from fedjax_norm.errors import UserError
+from fedjax_norm.local import LocalConfig
+from fedjax_norm.models.resnet import ResNet
+
+SHAPE = (6, 6, 1)
+SIZES = (5, 9, 12, 4)  # with batches of 4, those of the first two are padded at times
+KEY = jax.random.key(7)
+random_variables = functools.partial(reference_fedavg.random_variables, image_shape=SHAPE)
+STEPS = 20
+RATES = np.linspace(0.1, 0.2, STEPS, dtype=np.float32)
+HEAVY = LocalConfig(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0)
+VMAP = nodes.create("vmap", num_nodes=len(SIZES))
+SPECS = {
+  **{name: norm.create(name) for name in ("bn", "sync_bn", "ln", "in", "cn", "wn", "none")},
+  "gn": norm.create("gn", groups=2),
+  "fixup": norm.create("fixup"),
+  "frozen": norm.create("fixbn").frozen(),
+  "brn": norm.create("brn", renorm=norm.Renorm(r_max=1.5, d_max=0.5, start=0, r_end=4, d_end=4)),
+}
+
+
+class World:
+  """A federation of the tiny images and the models for it."""
+
+  def __init__(self, source, net):
+    self.source, self.net = source, net
+    self.transform = make_transforms(Preprocess(augment="none"), source.train.images)[0]
+    ids = np.argsort(source.train.labels, kind="stable")[::2]  # each has other classes
+    self.data = federate(source.train, Partition(ids, np.concatenate([[0], np.cumsum(SIZES)])))
+
+  def model(self, name):
+    if name == "fixup":
+      return ResNet((1,), 4, SPECS[name], 4)
+    return self.net(norm=SPECS[name])
+
+  def algorithm(self, name, config, mapping=VMAP):
+    sizes = np.array(SIZES)
+    return ssgd(self.model(name), config, mapping, self.transform, SHAPE, sizes)
+
+  def batches(self, takes):
+    return reference.batches_of(self.data, takes, self.transform, KEY)
+
+  def run(self, name, config, workers=(0, 1, 2, 3)):
+    """(the master after every step, the workers' states after every step, metrics of each)."""
+    algorithm, rows = self.algorithm(name, config), jnp.array(workers)
+
+    # Compiling is what takes time here, and the half of it is optimization.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def run(carry, data):
+      def step(carry, item):
+        index, rate = item
+        context = Context(data, index, rate, KEY)
+        master, states, metrics = algorithm.round(*carry, rows, context)
+        return (master, states), (master, states, metrics)
+
+      return lax.scan(step, carry, (jnp.arange(STEPS), RATES))[1]
+
+    master = algorithm.init(random_variables(self.model(name)))
+    one = algorithm.init_client(master)
+    states = jax.tree.map(lambda a: jnp.repeat(a[None], len(workers), 0), one)
+    return jax.tree.map(np.asarray, run((master, states), self.data))
+
+
+@pytest.fixture(scope="module")
+def world(tiny_source, tiny_net):
+  return World(tiny_source, tiny_net)
+
+
+def at(tree, step):
+  return jax.tree.map(lambda a: a[step], tree)
+
+
+def close(actual, expected, step):
+  actual, expected = flat(actual), flat(expected)
+  assert actual.keys() == expected.keys()
+  for path in expected:
+    message = f"{path} after step {step}"
+    np.testing.assert_allclose(
+      actual[path], expected[path], rtol=1e-4, atol=3e-5, err_msg=message
+    )
+
+
+def close_steps(masters, expected):
+  """Asserts that parameters, statistics and momentum are the same after every step."""
+  count = 0
+  for step, state in enumerate(expected):
+    master = at(masters, step)
+    close(master.variables["params"], state.params, step)
+    close(master.variables.get("batch_stats", {}), state.stats, step)
+    close(optax.tree.get(master.opt_state, "trace"), state.trace, step)
+    count += 1
+  assert count == STEPS
+
+
+def distance(a, b):
+  a, b = flat(a), flat(b)
+  return max(np.abs(a[path] - b[path]).max() for path in a)
+
+
+def parts(count):
+  return dataclasses.replace(HEAVY, accumulate=count)
+
+
+PROPORTIONAL = [3, 5, 6, 2]  # of 16 examples in proportion to 5, 9, 12 and 4
+ALONE = ("gn", "ln", "in", "cn", "wn", "none", "fixup", "frozen")
+JOINT = {
+  **{name: (name, SsgdConfig(HEAVY), [4] * 4) for name in (*ALONE, "sync_bn")},
+  # Six places become eight in parts of two, most of which have padding and some nothing else.
+  "gn, proportional, in parts": (
+    "gn",
+    SsgdConfig(parts(4), batch_split="proportional"),
+    PROPORTIONAL,
+  ),
+  "sync_bn, proportional": (
+    "sync_bn",
+    SsgdConfig(HEAVY, batch_split="proportional", batch_stats="moments"),
+    PROPORTIONAL,
+  ),
+}
+
+
+@pytest.mark.parametrize("case", JOINT)
+def test_workers_are_one_with_the_joint_batch(world, case):
+  """For norms that do not look across the batch and for sync_bn, which is bn of the joint batch."""
+  name, config, takes = JOINT[case]
+  masters, _, metrics = world.run(name, config)
+  model = world.model("bn" if name == "sync_bn" else name)
+  variables, batches = random_variables(model), world.batches(takes)
+  states = list(reference.joint_steps(model, HEAVY, batches, variables, RATES))
+  close_steps(masters, states)
+  assert distance(states[-1].params, variables["params"]) > 0.1
+  counts = [len(reference.real(batches(step)).labels) for step in range(STEPS)]
+  assert len(set(counts)) > 1  # the joint batch is not always full
+  assert metrics.examples.tolist() == counts
+
+
+WORKERS = {
+  "bn": ("bn", {}, {}),
+  "bn, uniform moments": (
+    "bn",
+    {"weighting": "uniform", "batch_stats": "moments"},
+    {"uniform": True, "policy": "moments"},
+  ),
+  "bn, local": ("bn", {"batch_stats": "local"}, {"policy": "local"}),
+  "brn": ("brn", {}, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def bn_runs(world):
+  """(case) -> (the library's run, the reference's states) of ``WORKERS``, each made once."""
+  made = {}
+
+  def run(case):
+    if case not in made:
+      name, options, others = WORKERS[case]
+      model = world.model(name)
+      slow = reference.worker_steps(
+        model, HEAVY, world.batches([4] * 4), random_variables(model), RATES, **others
+      )
+      made[case] = world.run(name, SsgdConfig(HEAVY, **options)), list(slow)
+    return made[case]
+
+  return run
+
+
+@pytest.mark.parametrize("case", WORKERS)
+def test_each_worker_normalizes_by_itself(bn_runs, case):
+  """Local BN: the average of the workers' gradients, by examples or (eq. 5) uniformly."""
+  (masters, workers, _), states = bn_runs(case)
+  close_steps(masters, states)
+  if "local" in case:
+    for step, state in enumerate(states):
+      for worker, own in enumerate(state.own_stats):
+        close(at(at(workers["Norm_0"], step), worker), {p[7:]: v for p, v in own.items()}, step)
+  else:
+    assert workers == ()
+
+
+def test_the_options_of_local_bn_do_something(world, bn_runs):
+  """By the reference alone, which the test above binds the library to."""
+  (_, plain), (_, other), (_, local) = map(bn_runs, list(WORKERS)[:3])
+  assert distance(plain[-1].params, other[-1].params) > 1e-2
+  assert distance(plain[-1].own_stats[0], local[-1].own_stats[0]) > 1e-2
+  model = world.model("bn")
+  uniform_mean = reference.worker_steps(
+    model, HEAVY, world.batches([4] * 4), random_variables(model), RATES[:1], uniform=True
+  )
+  assert distance(next(uniform_mean).stats, other[0].stats) > 1e-3
+
+
+def test_local_bn_is_not_bn_of_the_joint_batch(world, bn_runs):
+  model = world.model("bn")
+  slow = reference.joint_steps(
+    model, HEAVY, world.batches([4] * 4), random_variables(model), RATES
+  )
+  (masters, _, _), _ = bn_runs("bn")
+  away = [distance(at(masters, i).variables["params"], s.params) for i, s in enumerate(slow)]
+  assert away[0] > 1e-3
+  assert away[-1] > 0.1
+
+
+def test_parts_change_local_bn(world, bn_runs):
+  masters, _, _ = world.run("bn", SsgdConfig(parts(2)))
+  whole = bn_runs("bn")[0][0]
+  assert distance(at(masters, 0).variables, at(whole, 0).variables) > 1e-3
+
+
+def test_nobody_changes_nothing(world, bn_runs):
+  """A row of -1, which fills up a device of several processes, counts in no average."""
+  case = "bn, uniform moments"
+  name, options, _ = WORKERS[case]
+  masters, _, metrics = world.run(name, SsgdConfig(HEAVY, **options), (0, 1, -1, 2, 3))
+  expected, _, expected_metrics = bn_runs(case)[0]
+  for step in (0, STEPS - 1):
+    close(at(masters.variables, step), at(expected.variables, step), step)
+  assert metrics.examples.tolist() == expected_metrics.examples.tolist()
+
+
+def test_frozen_statistics_stay_bit_by_bit(world):
+  before = random_variables(world.model("frozen"))["batch_stats"]["Norm_0"]
+  masters, _, _ = world.run("frozen", SsgdConfig(HEAVY))
+  for name, value in before.items():
+    np.testing.assert_array_equal(masters.variables["batch_stats"]["Norm_0"][name][-1], value)
+
+
+def test_a_joint_batch_in_proportion():
+  config = SsgdConfig(LocalConfig(batch_size=4), batch_split="proportional")
+  assert config.batches(np.array(SIZES)).tolist() == PROPORTIONAL
+  # An epoch is then as long for everybody (up to rounding), but for those with less than a part.
+  takes = config.batches(np.array([400, 100, 200, 300]))
+  assert takes.tolist() == [6, 2, 3, 5]
+  assert config.batches(np.array([1000, 1])).tolist() == [8, 1]
+  assert SsgdConfig(LocalConfig(batch_size=4)).batches(np.array(SIZES)).tolist() == [4] * 4
+
+
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory):
+  """The files of ``mapping_steps.py`` in a process of eight devices."""
+  tests = Path(__file__).parents[1]
+  folder = tmp_path_factory.mktemp("mapped")
+  done = subprocess.run(
+    [sys.executable, str(tests / "mapping_steps.py"), str(folder)],
+    env={**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  return folder
+
+
+@pytest.mark.parametrize("name", SPECS_MAPPED)
+def test_mappings_agree(mapped, name):
+  """16 unequal workers on one device, and on eight with two on each."""
+  runs = {path.stem: dict(np.load(path)) for path in mapped.glob(f"{name}_*.npz")}
+  assert runs.keys() == {f"{name}_{m}" for m in MAPPINGS} - {"sync_bn_scan"}
+  for mapping, run in runs.items():
+    assert run.pop("devices") == (1 if mapping.endswith(("vmap", "scan")) else 8)
+  expected = runs.pop(f"{name}_vmap")
+  for mapping, run in runs.items():
+    assert run.keys() == expected.keys()
+    for path in expected:
+      np.testing.assert_allclose(
+        run[path], expected[path], rtol=1e-4, atol=1e-5, err_msg=f"{mapping}: {path}"
+      )
+
+
+# The tiny network: a 3x3x1x8 kernel, gamma and beta of 8, an 8x4 kernel and 4 biases; statistics of
+# 2 x 8.
+PARAMS = 4 * (72 + 16 + 36)
+STATS = 4 * 16
+
+
+@pytest.mark.parametrize(
+  ("name", "options", "up", "trips"),
+  [
+    ("gn", {}, PARAMS, 1),
+    ("bn", {}, PARAMS + STATS, 1),
+    ("bn", {"batch_stats": "local"}, PARAMS, 1),
+    # Count, 8 means and 8 m2 forward, 2 x 8 sums backward, for the one norm layer.
+    ("sync_bn", {}, PARAMS + STATS + 4 * 17 + 4 * 16, 3),
+  ],
+)
+def test_ledger_by_hand(world, name, options, up, trips):
+  algorithm = world.algorithm(name, SsgdConfig(HEAVY, **options))
+  steps = algorithm.local_steps(np.array(SIZES))
+  assert steps.tolist() == [1] * 4
+  assert tuple(algorithm.cost.of_round(steps.tolist())) == (4 * up, 4 * up, trips)
+
+
+@pytest.mark.parametrize(
+  ("name", "options", "words"),
+  [
+    ("gn", {"batch_stats": "moments"}, "keeps no running statistics"),
+    ("sync_bn", {"batch_stats": "recalibrate"}, "recalibrate"),
+    ("sync_bn", {"local": parts(2)}, "accumulate=2 shows it a part at a time"),
+    ("bn", {"weighting": "processed"}, "unknown weighting 'processed'"),
+    ("bn", {"batch_split": "half"}, "unknown batch_split 'half'"),
+    ("bn", {"batch_stats": "sum"}, "unknown batch_stats 'sum'"),
+    ("bn", {"local": LocalConfig(prox=0.1)}, "prox pulls a client back"),
+  ],
+)
+def test_what_does_not_fit_together_is_refused(world, name, options, words):
+  with pytest.raises(UserError, match=words):
+    world.algorithm(name, SsgdConfig(**{"local": HEAVY, **options}))
+
+
+def test_sync_bn_needs_lockstep(world):
+  with pytest.raises(UserError, match="lock-step"):
+    world.algorithm("sync_bn", SsgdConfig(HEAVY), nodes.create("scan", num_nodes=4))

@@ -1,0 +1,65 @@
+"""SSGD of 16 unequal workers by every mapping, on eight devices; a file a run in the folder."""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from conftest import TinyNet, make_tiny_source
+from reference_fedavg import random_variables
+
+from fedjax_norm import nodes, norm
+from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
+from fedjax_norm.data.federated import federate
+from fedjax_norm.data.partition import Partition
+from fedjax_norm.data.preprocess import Preprocess, make_transforms
+from fedjax_norm.local import LocalConfig, Metrics
+from fedjax_norm.training.feed import placer
+from fedjax_norm.training.loop import make_interval
+
+MAPPINGS = ("scan", "vmap", "pmap", "shard_map")
+SPECS = {
+  "gn": norm.create("gn", groups=2),
+  "bn": norm.create("bn"),
+  "sync_bn": norm.create("sync_bn"),
+}
+SHAPE = (6, 6, 1)
+WORKERS, STEPS = 16, 5
+SIZES = 1 + np.arange(WORKERS) * 5 % 7  # 1 to 7 examples: of batches of 4 many are padded
+CONFIG = SsgdConfig(LocalConfig(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0))
+
+
+def run(name: str, backend: str) -> dict[str, np.ndarray]:
+  """What the steps leave, by path, and ``devices``, how many ran them."""
+  spec, source = SPECS[name], make_tiny_source(int(SIZES.sum()))
+  mapping = nodes.create(
+    backend,
+    num_nodes=WORKERS,
+    lockstep=spec.across_nodes,
+    chunk=0 if backend in ("pmap", "shard_map") else None,  # a vmap in each device
+  )
+  model = TinyNet(norm=spec)
+  transform = make_transforms(Preprocess(augment="none"), source.train.images)[0]
+  algorithm = ssgd(model, CONFIG, mapping, transform, SHAPE, SIZES)
+  offsets = np.concatenate([[0], np.cumsum(SIZES)])
+  data = federate(source.train, Partition(np.arange(offsets[-1]), offsets))
+  master = algorithm.init(random_variables(model, SHAPE))
+  slots = np.tile(np.arange(WORKERS, dtype=np.int32), (STEPS, 1))
+  rates = np.full(STEPS, 0.2, np.float32)
+  bounds = np.int32(0), np.int32(0), np.int32(STEPS)
+  arguments = (master, (), Metrics.zeros(), slots, rates, *bounds, data, jax.random.key(0))
+  out = make_interval(algorithm, mapping)(*map(placer(mapping), arguments))
+  leaves = {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(out)
+  }
+  return {**leaves, "devices": np.array(mapping.num_devices)}
+
+
+if __name__ == "__main__":
+  nodes.use_host_devices(8)
+  for spec_name in SPECS:
+    for mapping_name in MAPPINGS:
+      if (spec_name, mapping_name) != ("sync_bn", "scan"):  # binds no axis
+        path = Path(sys.argv[1]) / f"{spec_name}_{mapping_name}.npz"
+        np.savez(path, **run(spec_name, mapping_name))
