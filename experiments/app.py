@@ -5,7 +5,7 @@ import dataclasses
 import datetime
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,21 @@ def execute(
     with distributed.joined(place) if place else contextlib.nullcontext():
       if place:
         distributed.check_alike(parsed.saved())
-      main(parsed)
+      with _speaking(not place or distributed.is_main()) as progress:
+        main(dataclasses.replace(parsed, progress=parsed.progress and progress))
     return None
 
   return processes.as_child(lambda: guard(work)) if child else guard(work)
+
+
+@contextlib.contextmanager
+def _speaking(aloud: bool) -> Iterator[bool]:
+  """Of several processes the first speaks for all; what goes wrong each of them says."""
+  if aloud:
+    yield True
+    return
+  with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
+    yield False
 
 
 def guard(work: Callable[[], int | None]) -> int:

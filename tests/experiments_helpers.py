@@ -1,6 +1,7 @@
 """What the tests of the binaries share."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -32,3 +33,9 @@ def run_process(folder: Path, *options: str, environment: Mapping[str, str] = os
   )
   assert done.returncode == 0, done.stderr
   return done.stdout
+
+
+def free_port() -> int:
+  """A port of this machine that nobody listens at."""
+  with socket.create_server(("127.0.0.1", 0)) as server:
+    return server.getsockname()[1]

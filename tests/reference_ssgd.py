@@ -1,8 +1,8 @@
 """SSGD as one would write it on paper: a Python loop, float64 arithmetic, two ways.
 
 ``joint_steps`` knows no workers: it trains one model on the joint batch. ``worker_steps`` averages
-the gradients of workers that do not look at each other. Both leave padding out before the model
-sees a batch, and share with the library what ``reference_fedavg`` does.
+the gradients of workers that do not look at each other. A norm that looks across the batch never
+sees padding here. Both share with the library what ``reference_fedavg`` does.
 """
 
 import functools
@@ -34,9 +34,11 @@ def _draw(largest: int, transform) -> Callable:
   )
 
 
-def real(batches: Sequence[Batch]) -> Batch:
-  """The examples of some batches in one, without padding."""
+def joint_batch(model, batches: Sequence[Batch]) -> Batch:
+  """Some batches in one; without its padding for a norm that would have to leave it out."""
   joint = Batch(*(np.concatenate(field) for field in zip(*batches, strict=True)))
+  if not model.norm.updates_running_statistics:
+    return joint  # of one size, so that it compiles once
   return Batch(*(field[joint.mask > 0] for field in joint))
 
 
@@ -60,7 +62,7 @@ def joint_steps(model, local, batches: Callable, variables, rates) -> Iterator[S
   """SGD of one model on all workers' examples at once; its state after every step."""
   state = _start(variables)
   for step, rate in enumerate(rates):
-    batch = real(batches(step))
+    batch = joint_batch(model, batches(step))
     grads, stats = batch_gradient(model, state.params, state.stats, batch, step)
     params, trace = sgd_step(local, state.params, state.trace, grads, state.params, rate)
     state = State(params, stats, trace, [])
@@ -88,7 +90,7 @@ def worker_steps(
     all_grads, all_stats, weights = [], [], []
     for batch, own in zip(batches(step), state.own_stats, strict=True):
       stats = own if policy == "local" else state.stats
-      grads, stats = batch_gradient(model, state.params, stats, real([batch]), step)
+      grads, stats = batch_gradient(model, state.params, stats, joint_batch(model, [batch]), step)
       all_grads.append(grads)
       all_stats.append(stats)
       weights.append(1 if uniform else batch.mask.sum())

@@ -6,12 +6,15 @@ import numpy as np
 import optax
 import pytest
 import torch
+from reference_fedavg import random_variables
 
 from fedjax_norm import models, norm
+from fedjax_norm.errors import UserError
 from fedjax_norm.local import (
   LocalConfig,
   cross_entropy,
   make_client_update,
+  make_gradient,
   optimizer,
   step_bytes,
 )
@@ -183,3 +186,67 @@ def test_the_bytes_of_a_step_are_four_models_and_what_each_example_leaves(tiny_n
   assert 4 * (36 + 2 * 288 + 8) <= example <= 4 * (36 + 5 * 288 + 8) + 200
   assert four_models <= total(1) - example <= four_models + 4 * (72 + 36) + 200
   assert total(3, jnp.bfloat16) - total(2, jnp.bfloat16) < example
+
+
+def test_parts_must_be_equal():
+  for wrong in (0, -1, 3, 8):
+    with pytest.raises(UserError, match="cannot be taken in"):
+      LocalConfig(batch_size=4, accumulate=wrong)
+
+
+@pytest.fixture(scope="module")
+def padded(tiny_net, tiny_source):
+  """(norm, parts, steps) -> the client after its steps, of whose batches of 8 most are padded."""
+  images, labels = tiny_source.train.images, tiny_source.train.labels
+  counts = jnp.array([8, 3, 1, 6])
+
+  def draw(step):
+    rows = step * 8 + jnp.arange(8)
+    mask = (jnp.arange(8) < counts[step]).astype(jnp.float32)
+    return Batch(jnp.asarray(images)[rows], jnp.asarray(labels)[rows], mask)
+
+  def make(spec, parts, **fields):
+    model = tiny_net(norm=spec, **fields)
+    variables = random_variables(model, SHAPE)
+    config = LocalConfig(
+      batch_size=8, momentum=0.9, weight_decay=0.1, clip_norm=1.0, accumulate=parts
+    )
+    update, state = make_client_update(model, config), optimizer(config).init(variables["params"])
+
+    @jax.jit
+    def run(variables):
+      bounds = jnp.int32(0), jnp.int32(4)
+      return update(variables, state, draw, *bounds, jnp.float32(0.3), jax.random.key(1))
+
+    return run(variables)
+
+  return make
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_parts_are_the_whole_unless_the_norm_looks_across_the_batch(padded, parts):
+  """Of eight parts of one example, up to seven are padding alone."""
+  gn, bn = norm.create("gn", groups=2), norm.create("bn")
+  whole, divided = padded(gn, 1), padded(gn, parts)
+  assert divided.metrics.examples == whole.metrics.examples == 18
+  for a, b in zip(jax.tree.leaves(divided), jax.tree.leaves(whole), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  if parts == 2:
+    apart = [padded(bn, k).variables["params"]["Conv_0"]["kernel"] for k in (1, parts)]
+    assert np.abs(apart[0] - apart[1]).max() > 1e-2
+
+
+def test_parts_drop_other_units(padded):
+  """Each part has a key of its own: four parts of one and the same drop would be its mean."""
+  spec = norm.create("none")
+  kept = padded(spec, 8, dropout=0.5).variables["params"]["Dense_0"]["kernel"]
+  assert np.abs(kept - padded(spec, 8).variables["params"]["Dense_0"]["kernel"]).max() > 1e-2
+
+
+def test_a_norm_over_the_joint_batch_takes_no_parts(tiny_net):
+  config = LocalConfig(batch_size=4, accumulate=2)
+  model = tiny_net(norm=norm.create("sync_bn"))
+  with pytest.raises(UserError, match="accumulate=2 shows it a part at a time"):
+    make_gradient(model, config, ("nodes",))
+  with pytest.raises(UserError, match="accumulate=2"):
+    make_client_update(model, config, ("nodes",))

@@ -111,7 +111,8 @@ def ssgd(
   master = optimizer(config.local)
   stats_policy = combiner(config.batch_stats if spec.updates_running_statistics else "frozen")
   takes = config.batches(sizes)
-  largest, equal = int(takes.max()), config.batch_split == "equal"
+  parts, equal = config.local.accumulate, config.batch_split == "equal"
+  largest = -(-int(takes.max()) // parts) * parts  # parts are equal; what is over is padding
 
   def init(variables: Variables) -> Master:
     return Master(variables, master.init(variables["params"]))

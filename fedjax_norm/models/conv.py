@@ -101,6 +101,8 @@ def _forward(strides, padding, x, kernel):
   wider stride has one shifted copy of the kernel for each of them.
   """
   kh, kw, i, o = kernel.shape
+  if kh * kw > x.shape[1] * x.shape[2]:
+    return _by_taps(strides, padding, x, kernel)
   fold = _fold(kw, i, o)
   if fold == 1:
     return _plain(x, kernel, strides, padding)
@@ -119,6 +121,27 @@ def _forward(strides, padding, x, kernel):
     x, right = x[:, :, :right], 0
   y = _plain(x, wide, (strides[0], fold * stride), (padding[0], (left, right)))
   return y.reshape(n, y.shape[1], count * fold, o)[:, :, :columns]
+
+
+def _by_taps(strides, padding, x, kernel):
+  """A convolution as one matrix product a tap, for images smaller than the kernel.
+
+  XLA would take the kernel for the image and the image for the kernel, in loops 100 times slower.
+  """
+  (kh, kw), (sh, sw) = kernel.shape[:2], strides
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  down, right = x.shape[1] - kh + 1, x.shape[2] - kw + 1
+  taps = (
+    # A sum of many parts: in float32, whatever is multiplied.
+    jnp.matmul(
+      x[:, r : r + down : sh, c : c + right : sw],
+      kernel[r, c],
+      preferred_element_type=jnp.float32,
+    )
+    for r in range(kh)
+    for c in range(kw)
+  )
+  return sum(taps).astype(x.dtype)
 
 
 def _fold(columns: int, inputs: int, outputs: int) -> int:

@@ -91,6 +91,38 @@ def test_an_epoch_holds_every_example_of_the_client_exactly_once(sizes, batch_si
       assert np.isin(images[..., 1], ids).all()
 
 
+@functools.cache
+def taker(batch_size):
+  """(data, client, take) -> the client's first ``STEPS`` batches of so many places, stacked."""
+
+  def one(data, client, step, take):
+    return draw(data, client, step, batch_size, echo, KEY, take)
+
+  return jax.jit(lambda *args: jax.vmap(one, (None, None, 0, None))(*args[:2], STEP, args[2]))
+
+
+STEP = jnp.arange(STEPS)
+
+
+@given(sizes=client_sizes(), take=st.integers(1, 8))
+@settings(max_examples=20, deadline=None)
+def test_a_batch_of_fewer_places_is_the_smaller_batch_and_padding(sizes, take):
+  """The first ``take`` of 8 places are the batch of size ``take``, whose epochs are longer."""
+  data = federation(sizes)
+  owned = np.split(np.asarray(data.order), np.cumsum(sizes)[:-1])
+  for client, ids in enumerate(owned):
+    drawn = jax.tree.map(np.asarray, taker(8)(data, client, take))
+    assert not drawn.mask[:, take:].any()
+    epoch = min(-(-len(ids) // take), STEPS)
+    held = drawn.images[:epoch, :, 1][drawn.mask[:epoch] > 0]
+    if epoch * take >= len(ids):
+      np.testing.assert_array_equal(np.sort(held), np.sort(ids))
+    assert len(np.unique(held)) == len(held)
+    if take in (1, 8):  # a batch size of its own is a program of its own
+      for a, b in zip(drawn, batches(data, client, take), strict=True):
+        np.testing.assert_array_equal(a[:, :take], b)
+
+
 def test_epochs_clients_and_keys_have_orders_of_their_own():
   data = federation((20, 20, 10, 10))
   order = np.asarray(data.order)

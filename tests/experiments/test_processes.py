@@ -187,7 +187,7 @@ def test_a_process_that_ends_by_itself_ends_the_other(tmp_path, victim, act, cod
     death = number("acts at", ended[victim].out)
     assert ended[victim].code == code
     assert ended[victim].err.startswith(said)
-    assert ended[victim].at - death < HEARTBEAT  # it does not wait for the other
+    assert ended[victim].at - death < BOUND  # it does not wait for the other
     check_lost(run, ended, (1 - victim,), death)
 
 

@@ -21,6 +21,16 @@ ROUNDS = np.arange(10)
     (Schedule(0.1, "polynomial", power=0.5), 0.1 * (1 - ROUNDS / 10) ** 0.5),
     (Schedule(0.1, "exponential", factor=0.01), 0.1 * 0.01 ** (ROUNDS / 10)),
     (Schedule(0.1, warmup_rounds=4), 0.1 * np.minimum(1, (ROUNDS + 1) / 4)),
+    (
+      Schedule(0.8, warmup_rounds=4, warmup_from=0.1),
+      [0.275, 0.45, 0.625, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8],
+    ),
+    # The schedule goes on underneath: at half of its rate after five rounds of ten.
+    (
+      Schedule(0.8, "polynomial", warmup_rounds=5, warmup_from=0.2),
+      0.8 * (1 - ROUNDS / 10) * np.minimum(1, 0.25 + 0.75 * (ROUNDS + 1) / 5),
+    ),
+    (Schedule(0.8, warmup_from=0.2), np.full(10, 0.8)),
   ],
   ids=lambda value: value.kind if isinstance(value, Schedule) else "",
 )
@@ -39,6 +49,9 @@ def test_formula(schedule, expected):
     {"rate": 0.1, "kind": "step", "boundaries": (3, 3)},
     {"rate": 0.1, "warmup_rounds": -1},
     {"rate": 0.1, "factor": 0.0},
+    {"rate": 0.1, "warmup_rounds": 2, "warmup_from": 0.1},
+    {"rate": 0.1, "warmup_rounds": 2, "warmup_from": -0.1},
+    {"rate": 0.1, "warmup_rounds": 2, "warmup_from": float("nan")},
   ],
 )
 def test_refusals(wrong):
