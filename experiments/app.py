@@ -73,7 +73,7 @@ def execute(
       return processes.supervise(place, parsed.workdir)
     count = _host_devices(parsed)
     nodes.use_host_devices(count)
-    _keep_compiled(parsed.compilation_cache)
+    keep_compiled(parsed.compilation_cache)
     # What a run's bits depend on belongs to its configuration.
     parsed = dataclasses.replace(parsed, host_devices=count)
     with distributed.joined(place) if place else contextlib.nullcontext():
@@ -120,7 +120,7 @@ def _say(message: object, code: int) -> int:
   return code
 
 
-def _keep_compiled(keep: bool) -> None:
+def keep_compiled(keep: bool) -> None:
   """Lets JAX keep compiled programs in a folder, or not; one that the environment names stays."""
   if not keep:
     jax.config.update("jax_enable_compilation_cache", False)

@@ -14,6 +14,9 @@ from fedjax_norm.training.loop import Program
 from fedjax_norm.training.programs import make_asgd
 from fedjax_norm.training.task import Task
 
+DEFAULTS = {"backend": "scan", "network": "lan", "momentum": 0.0}
+"""Of flags, other than the class's."""
+
 
 def prepare(config: AsgdFlags) -> Callable[[Task], Program]:
   """Asynchronous SGD as the flags say."""
@@ -34,4 +37,4 @@ def main(config: AsgdFlags) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, AsgdFlags, backend="scan", network="lan", momentum=0.0, rounds=3000, eval_every=250)
+  app.run(main, AsgdFlags, **DEFAULTS)

@@ -46,6 +46,12 @@ def _at_least(config: Config, least: float, *names: str) -> None:
       raise UserError(f"--{name} is {value}; it must be at least {least:g}.")
 
 
+def _lengths(config: Config) -> tuple[int, int]:
+  """The rounds of a run and those between its evaluations, the usual ones if not given."""
+  rounds, every = config.usual
+  return _or(config.rounds, rounds), _or(config.eval_every, every)
+
+
 def _numbers(config: Config, name: str, kind: type) -> tuple:
   value = getattr(config, name)
   try:
@@ -133,7 +139,7 @@ def make_norm(config: Config) -> NormSpec:
     options["renorm"] = Renorm(
       _or(config.brn_r_max, 3.0),
       _or(config.brn_d_max, 5.0),
-      *(fraction * config.rounds for fraction in (start, r_end, d_end)),
+      *(fraction * _lengths(config)[0] for fraction in (start, r_end, d_end)),
     )
   else:
     _refuse(config, ramps, "--norm=brn")
@@ -164,31 +170,29 @@ def in_rounds(config: Config, clients: int, examples: int) -> Config:
   Raises:
     UserError: a length given in epochs and in rounds.
   """
-  rounds, every = config.rounds, config.eval_every
-  for name in ("rounds", "eval_every"):
-    if getattr(config, name) < 0:
-      raise UserError(f"--{name} is {getattr(config, name)}; it must be at least 1.")
+  _at_least(config, 1, "rounds", "eval_every")
+  rounds, every = _lengths(config)
   if not isinstance(config, StepwiseFlags):
-    return dataclasses.replace(config, rounds=rounds or 600, eval_every=every or 50)
+    return dataclasses.replace(config, rounds=rounds, eval_every=every)
   at_once = config.batch_size * (1 if isinstance(config, AsgdFlags) else clients)
   rate, start = config.lr, config.lr_warmup_from
   if config.scale_lr_from is not None:
     _at_least(config, 1, "scale_lr_from")
     rate *= at_once / config.scale_lr_from
-    if start is None and (config.lr_warmup_rounds or config.lr_warmup_epochs):
+    if start is None and rate > config.lr and (config.lr_warmup_rounds or config.lr_warmup_epochs):
       start = config.lr
   config = dataclasses.replace(config, lr=rate, lr_warmup_from=start)
   if config.epochs is None:
     _refuse(config, ("lr_warmup_epochs",), "--epochs")
-    return dataclasses.replace(config, rounds=rounds or 600, eval_every=every or 50)
+    return dataclasses.replace(config, rounds=rounds, eval_every=every)
   _at_least(config, 1, "epochs", "lr_warmup_epochs")
-  if rounds or (config.lr_warmup_rounds and config.lr_warmup_epochs):
+  if config.rounds or (config.lr_warmup_rounds and config.lr_warmup_epochs):
     raise UserError("give lengths in epochs or in rounds, not the same one in both.")
   epoch = -(-examples // at_once)
   return dataclasses.replace(
     config,
     rounds=config.epochs * epoch,
-    eval_every=(every or 1) * epoch,
+    eval_every=_or(config.eval_every, 1) * epoch,
     lr_warmup_rounds=config.lr_warmup_rounds or _or(config.lr_warmup_epochs, 0) * epoch,
   )
 
@@ -286,7 +290,7 @@ def make_loop(config: Config, seed: int) -> LoopConfig:
   for name, value in (("cohort", cohort), ("clients", config.clients)):
     if value is not None and value < 1:
       raise UserError(f"--{name} is {value}; it must be at least 1.")
-  return LoopConfig(config.rounds, config.eval_every, _or(cohort, 0), seed)
+  return LoopConfig(*_lengths(config), _or(cohort, 0), seed)
 
 
 def make_schedule(config: Config) -> Schedule:
@@ -301,12 +305,13 @@ def make_schedule(config: Config) -> Schedule:
   if kind != "step":
     _refuse(config, ("lr_boundaries",), "--lr_schedule=step")
   boundaries = _numbers(config, "lr_boundaries", int) if config.lr_boundaries else ()
-  if boundaries and max(boundaries) >= config.rounds:
+  rounds, _ = _lengths(config)
+  if boundaries and max(boundaries) >= rounds:
     raise UserError(
-      f"--lr_boundaries has round {max(boundaries)}, which a run of {config.rounds} rounds never "
+      f"--lr_boundaries has round {max(boundaries)}, which a run of {rounds} rounds never "
       "reaches."
     )
-  if config.lr_warmup_rounds > config.rounds:
+  if config.lr_warmup_rounds > rounds:
     raise UserError("--lr_warmup_rounds is longer than the run; shorten it.")
   return Schedule(
     config.lr,

@@ -56,7 +56,9 @@ def _choice(default, choices: Sequence[str], text):
 class Config:
   """What every run is told; a field a flag."""
 
-  algorithm = ""  # what trains; not a flag
+  # Not flags: what trains, and its usual rounds in all and between evaluations.
+  algorithm = ""
+  usual = (600, 50)
 
   # What is learnt, and who holds it.
   data: str = _string(
@@ -106,8 +108,10 @@ class Config:
   )
 
   # Training.
-  rounds: int = _integer(
-    0, "Rounds of communication, 600 by default; of SSGD steps of all workers, of ASGD arrivals."
+  rounds: int | None = _integer(
+    None,
+    "Rounds of communication, 600 by default; of SSGD steps of all workers, of ASGD arrivals, 3000 "
+    "by default.",
   )
   batch_size: int = _integer(32, "Examples of a client's step.")
   accumulate: int = _integer(
@@ -159,8 +163,9 @@ class Config:
   # The run.
   seed: int = _integer(0, "Of everything random.")
   seeds: int = _integer(1, "Runs with as many seeds, from --seed on; mean and deviation are told.")
-  eval_every: int = _integer(
-    0, "Rounds between evaluations, 50 by default; with --epochs, epochs, 1 by default."
+  eval_every: int | None = _integer(
+    None,
+    "Rounds between evaluations, 50 by default, of ASGD 250; with --epochs, epochs, 1 by default.",
   )
   eval_batch_size: int = _integer(256, "Test examples a batch.")
   evaluate_clients: int = _integer(0, "Clients evaluated on their own mix of labels.")
@@ -286,6 +291,7 @@ class AsgdFlags(StepwiseFlags):
   """What a run of asynchronous SGD is told besides."""
 
   algorithm = "asgd"
+  usual = (3000, 250)
 
   delay_compensation: str = _choice(
     "none",
@@ -298,6 +304,23 @@ class AsgdFlags(StepwiseFlags):
   delay_decay: float | None = _float(
     None, "What adaptive's mean square of gradients keeps a step; 0.95 by default."
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperFlags:
+  """What the runner of the papers' tables is told."""
+
+  tables: str = _string("all", "Which, with commas between: 000.1, 001.5, ...; all by default.")
+  scale: str = _choice(
+    "smoke",
+    ("smoke", "small", "full"),
+    "smoke: seconds, on digits; small: minutes, on CIFAR-10; full: the papers' setting, for a GPU.",
+  )
+  data_dir: str | None = _string(None, "The folder of prepared TFDS sets, for small and full.")
+  workdir: str | None = _string(None, "Where runs and results go; runs/paper-SCALE by default.")
+  seed: int = _integer(0, "Of everything random, in every run.")
+  progress: bool = _boolean(True, "Whether to draw a progress bar of each run.")
+  compilation_cache: bool = _boolean(True, "Whether compiled programs are kept for the next start.")
 
 
 def define(config: type = Config, values: flags.FlagValues = flags.FLAGS, **defaults: Any) -> None:

@@ -40,7 +40,7 @@ def run(config: Config, prepare: Prepare) -> None:
   # What is wrong with the flags alone is told before the data is read, whose size is a guess here.
   last = dataclasses.replace(config, seed=config.seed + config.seeds - 1)
   prepare(build.in_rounds(last, config.clients or 10, 10**6))
-  settle = _settle_apart if jax.process_count() > 1 else _settler(build.make_source(config))
+  settle = _settle_apart if jax.process_count() > 1 else settler(build.make_source(config))
   settled, task = settle(config)
   program = prepare(settled)(task)
   report.announce(settled, task, program)
@@ -59,7 +59,9 @@ def run(config: Config, prepare: Prepare) -> None:
     report.print_seeds(summaries, result)
 
 
-def _settler(source: Source) -> Settle:
+def settler(source: Source) -> Settle:
+  """Settles the flags of runs on the same data."""
+
   def settle(config: Config) -> tuple[Config, Task]:
     train = source.train
     division = build.make_partition(config, train.labels, train.clients, config.seed)

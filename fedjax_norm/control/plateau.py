@@ -1,5 +1,6 @@
 """When the learning rate is lowered because the loss has stopped falling (paper 001)."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 from optax import contrib
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.typing import PyTree
+from fedjax_norm.typing import Array, PyTree
 
 
 class Plateau(NamedTuple):
@@ -53,8 +54,7 @@ class Plateau(NamedTuple):
     """
     if round <= self.start:
       return state
-    _, state = self._transform().update(np.float32(0), state, value=loss)
-    return jax.tree.map(np.asarray, state)
+    return jax.tree.map(np.asarray, _look(self, state, np.float32(loss)))
 
   def factor_of(self, state: PyTree) -> np.float32:
     """What multiplies the schedule's rate."""
@@ -62,3 +62,8 @@ class Plateau(NamedTuple):
 
   def _transform(self):
     return contrib.reduce_on_plateau(self.factor, self.patience, self.tolerance)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # or each look would compile anew
+def _look(plateau: Plateau, state: PyTree, loss: Array) -> PyTree:
+  return plateau._transform().update(np.float32(0), state, value=loss)[1]

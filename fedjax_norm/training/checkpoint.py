@@ -135,8 +135,8 @@ class Checkpoints:
     for round in rounds:
       try:
         return self._restore(round, template)
-      except (UserError, MemoryError):
-        raise
+      except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+        raise  # the last is another process's death
       except PermissionError as error:
         raise UserError(
           f"The checkpoint of round {round} in {self.path} may not be read; change its permissions."

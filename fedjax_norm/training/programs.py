@@ -177,6 +177,7 @@ def make_asgd(
     events = clock.event_seconds(cost)
     return asgd(model, config, task.transform, task.image_shape, events)
 
+  build(task.model, config, nodes.create("scan", num_nodes=1))  # refuses what it cannot honour
   return assemble(task, config, build, loop, schedule, backend="scan", **options)
 
 

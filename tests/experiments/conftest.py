@@ -9,6 +9,7 @@ from experiments_helpers import SMALL
 
 from experiments import app, asgd, fedavg, ssgd
 from experiments.flags import AsgdFlags, FedAvgFlags, SsgdFlags, define
+from fedjax_norm import nodes
 
 
 class Result(NamedTuple):
@@ -19,14 +20,20 @@ class Result(NamedTuple):
 
 @pytest.fixture
 def _run(capsys, tmp_path, monkeypatch):
-  """(main, its flags, other defaults, *flags) -> Result of a binary with ``SMALL`` and these."""
+  """(main, its flags, other defaults, *flags) -> Result of a binary with ``SMALL`` and these.
+
+  With ``--epochs`` among them, the lengths in rounds of ``SMALL`` are left out.
+  """
   monkeypatch.chdir(tmp_path)
 
   def run(main, config: type, defaults: dict, *arguments: str) -> Result:
     values = flags.FlagValues()
     define(config, values, **defaults)
+    in_epochs = any(argument.startswith("--epochs") for argument in arguments)
+    lengths = ("--rounds", "--eval_every") if in_epochs else ()
+    small = [flag for flag in SMALL if not flag.startswith(lengths)]
     try:
-      rest = values(["binary", *SMALL, *arguments])[1:]
+      rest = values(["binary", *small, *arguments])[1:]
     except flags.Error as error:
       return Result(app._say(error, 2), *capsys.readouterr())
     return Result(app.execute(main, config, values, rest), *capsys.readouterr())
@@ -47,6 +54,7 @@ def ssgd_run(_run):
 
 
 @pytest.fixture
-def asgd_run(_run):
+def asgd_run(_run, monkeypatch):
   """(*flags) -> Result of ``experiments.asgd`` with ``SMALL`` and these flags."""
-  return functools.partial(_run, asgd.main, AsgdFlags, {"backend": "scan", "network": "lan"})
+  monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
+  return functools.partial(_run, asgd.main, AsgdFlags, asgd.DEFAULTS, "--host_devices=1")

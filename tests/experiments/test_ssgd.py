@@ -1,0 +1,168 @@
+"""``experiments.ssgd`` and ``experiments.asgd`` as a user runs them, and lengths in epochs."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.build import in_rounds, make_schedule
+from experiments.flags import AsgdFlags, FedAvgFlags, SsgdFlags
+from fedjax_norm.errors import UserError
+
+
+def read(folder: str) -> list[dict[str, str]]:
+  """The rows of metrics.csv without what a clock decides."""
+  with open(Path(folder) / "metrics.csv", newline="") as file:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_ssgd_by_epochs(ssgd_run):
+  """Two epochs of 64 examples in joint batches of 32: four rounds."""
+  result = ssgd_run(
+    "--norm=sync_bn",
+    "--epochs=2",
+    "--lr_warmup_epochs=2",
+    "--scale_lr_from=8",
+    "--lr_schedule=plateau",
+    "--batch_split=proportional",
+    "--network=wan",
+    "--workdir=run",
+  )
+  assert result.code == 0, result.err
+  rows, summary = read("run"), json.loads(Path("run/summary.json").read_text())
+  assert [row["round"] for row in rows] == ["2", "4"]
+  assert [row["examples"] for row in rows] == ["64", "64"]
+  # From 0.05 to four times that.
+  assert [float(row["rate"]) for row in rows] == pytest.approx([0.125, 0.2])
+  # Each step the gradient and two exchanges for each of three norm layers.
+  assert summary["round_trips"] == 4 * (2 * 3 + 1)
+  layers = sum(4 * (2 * c + 1 + 2 * c) for c in (32, 64, 64))
+  assert summary["bytes_up"] == 4 * 4 * (4 * (56_164 + 320) + layers)
+  times = [float(row["simulated_seconds"]) for row in rows]
+  assert times[1] == pytest.approx(2 * times[0])
+  # 28 exchanges there and back over 75 ms each way, at the least.
+  assert times[1] > 28 * 0.15
+
+
+@pytest.mark.parametrize("algorithm", ["ssgd", "asgd"])
+def test_a_run_goes_on_from_its_last_checkpoint(request, algorithm):
+  """As if killed after the row of round 4, before its checkpoint."""
+  run = request.getfixturevalue(f"{algorithm}_run")
+  options = {
+    "ssgd": ("--norm=bn", "--batch_stats=local", "--accumulate=2", "--batch_split=proportional"),
+    "asgd": ("--norm=bn", "--delay_compensation=adaptive", "--network=mobile"),
+  }[algorithm]
+  options += ("--lr_schedule=plateau", "--lr_patience=1", "--workdir=run")
+  result = run(*options)
+  assert result.code == 0, result.err
+  rows = read("run")
+  Path("run/checkpoints/4").rename("aside")
+  assert run(*options).code == 0
+  assert read("run") == rows
+  assert [row["round"] for row in rows] == ["2", "4"]
+  if algorithm == "asgd":
+    assert float(rows[1]["simulated_seconds"]) > float(rows[0]["simulated_seconds"]) > 0
+    assert float(rows[1]["staleness_max"]) >= float(rows[1]["staleness_mean"]) > 0
+    # A round is one worker's: the model there and its gradient back, statistics included.
+    assert rows[1]["bytes_up"] == rows[1]["bytes_down"] == str(4 * 4 * (56_164 + 320))
+
+
+SSGD = [
+  ("--cohort=2", "cohort"),
+  ("--local_steps=2", "local_steps"),
+  ("--prox=1", "prox"),
+  ("--delay_lambda=1", "delay_lambda"),
+  ("--weighting=processed", "uniform"),
+  ("--batch_split=half", "proportional"),
+  ("--rounds=0", "rounds"),
+  ("--eval_every=0", "eval_every"),
+  ("--accumulate=3", "accumulate"),
+  ("--accumulate=0", "accumulate"),
+  ("--norm=sync_bn --accumulate=2", "a part at a time"),
+  ("--norm=sync_bn --chunk=1", "lock-step"),
+  ("--norm=gn --batch_stats=moments", "running statistics"),
+  ("--epochs=0", "epochs"),
+  ("--epochs=2 --rounds=4", "in epochs or in rounds"),
+  ("--epochs=2 --lr_warmup_epochs=1 --lr_warmup_rounds=1", "in epochs or in rounds"),
+  ("--epochs=2 --lr_warmup_epochs=0", "lr_warmup_epochs"),
+  ("--epochs=2 --lr_warmup_epochs=3", "longer than the run"),
+  ("--lr_warmup_epochs=1", "needs --epochs"),
+  ("--scale_lr_from=0", "scale_lr_from"),
+  ("--lr_warmup_from=0.01", "a warm-up"),
+  ("--lr_warmup_rounds=2 --lr_warmup_from=0.05", "below the rate"),
+  ("--lr_patience=2", "plateau"),
+  ("--lr_schedule=plateau --lr_patience=0", "patience"),
+  ("--lr_schedule=plateau --lr_factor=1", "factor"),
+  ("--lr_schedule=plateau --lr_boundaries=2", "step"),
+  ("--network=5g", "lan, wan, mobile"),
+]
+ASGD = [
+  ("--weighting=uniform", "weighting"),
+  ("--norm=sync_bn", "never have"),
+  ("--backend=vmap", "drop --backend"),
+  ("--chunk=1", "--chunk"),
+  ("--delay_compensation=some", "adaptive"),
+  ("--delay_lambda=1", "without compensation"),
+  ("--delay_compensation=constant --delay_lambda=0", "delay_lambda"),
+  ("--delay_compensation=constant --delay_decay=0.5", "adaptive"),
+  ("--delay_compensation=adaptive --delay_decay=1", "delay_decay"),
+  ("--batch_stats=local", "heard together"),
+  ("--network=5g", "lan, wan, mobile"),
+]
+TABLE = [("ssgd", *row) for row in SSGD] + [("asgd", *row) for row in ASGD]
+
+
+@pytest.mark.parametrize(("algorithm", "arguments", "mentions"), TABLE)
+def test_bad_flags(request, algorithm, arguments, mentions, tmp_path):
+  result = request.getfixturevalue(f"{algorithm}_run")(*arguments.split())
+  assert result.code == 2
+  assert result.err.startswith("error: ")
+  assert result.err.count("\n") == 1
+  assert re.search(mentions, result.err), result.err
+  assert not (tmp_path / "runs").exists()
+
+
+def lengths(config, clients, examples):
+  settled = in_rounds(config, clients, examples)
+  return settled.rounds, settled.eval_every, settled.lr_warmup_rounds
+
+
+def test_an_epoch_is_as_many_rounds_as_the_examples_last():
+  config = SsgdFlags(batch_size=8, epochs=3, lr_warmup_epochs=2)
+  assert lengths(config, 4, 64) == (6, 2, 4)
+  assert lengths(config, 4, 65) == (9, 3, 6)  # the last batch of an epoch may be smaller
+  assert lengths(config, 5, 64) == (6, 2, 4)
+  evaluated = SsgdFlags(batch_size=8, epochs=6, eval_every=2, lr_warmup_rounds=5)
+  assert lengths(evaluated, 4, 65) == (18, 6, 5)
+  # An arrival of asynchronous SGD is one worker's batch.
+  assert lengths(AsgdFlags(batch_size=8, epochs=3), 4, 65) == (27, 9, 0)
+
+
+def test_lengths_in_rounds_stay():
+  assert lengths(SsgdFlags(), 4, 64) == lengths(FedAvgFlags(), 4, 64) == (600, 50, 0)
+  assert lengths(AsgdFlags(), 4, 64) == (3000, 250, 0)
+  assert lengths(SsgdFlags(rounds=7, eval_every=3, lr_warmup_rounds=2), 4, 64) == (7, 3, 2)
+  # What is settled stays as it is.
+  once = in_rounds(FedAvgFlags(rounds=7), 4, 64)
+  assert in_rounds(once, 4, 64) == once
+  with pytest.raises(UserError, match="in epochs or in rounds"):
+    in_rounds(SsgdFlags(rounds=600, epochs=2), 4, 64)
+
+
+def test_the_rate_grows_with_the_joint_batch():
+  def rates(config, clients):
+    return make_schedule(in_rounds(config, clients, 64)).rates(4).tolist()
+
+  plain = {"batch_size": 8, "lr": 0.1, "scale_lr_from": 16, "rounds": 4}
+  assert rates(SsgdFlags(**plain), 4) == pytest.approx([0.2] * 4)
+  assert rates(SsgdFlags(**plain), 1) == pytest.approx([0.05] * 4)
+  assert rates(AsgdFlags(**plain), 4) == pytest.approx([0.05] * 4)  # one worker's batch
+  # The warm-up rises from the unscaled rate (Goyal et al. 2017), unless told otherwise.
+  warm = {**plain, "lr_warmup_rounds": 4}
+  assert rates(SsgdFlags(**warm), 4) == pytest.approx([0.125, 0.15, 0.175, 0.2])
+  assert rates(SsgdFlags(**warm, lr_warmup_from=0.0), 4) == pytest.approx([0.05, 0.1, 0.15, 0.2])
+  # From 0 where the rate has not grown.
+  assert rates(SsgdFlags(**warm), 2) == pytest.approx([0.025, 0.05, 0.075, 0.1])
+  assert rates(SsgdFlags(**warm), 1) == pytest.approx([0.0125, 0.025, 0.0375, 0.05])

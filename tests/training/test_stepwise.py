@@ -1,0 +1,123 @@
+"""Runs of SSGD and of asynchronous SGD: one program, rates on a plateau, the bits of a resumed run."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from fedjax_norm.algorithms.asgd import AsgdConfig
+from fedjax_norm.algorithms.ssgd import SsgdConfig
+from fedjax_norm.control.plateau import Plateau
+from fedjax_norm.data import partition
+from fedjax_norm.errors import UserError
+from fedjax_norm.local import LocalConfig
+from fedjax_norm.norm import create
+from fedjax_norm.training.loop import LoopConfig, train
+from fedjax_norm.training.programs import (
+  FreezeConfig,
+  initial_variables,
+  make_asgd,
+  make_ssgd,
+)
+from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.task import make_task
+
+LOCAL = LocalConfig(batch_size=4, momentum=0.5)
+LOOP = LoopConfig(11, 3)
+WARM_UP = 4
+# Nothing falls by 90% of itself at once, so that each look after the first is one too many.
+PLATEAU = Plateau(factor=0.5, patience=1, tolerance=0.9, start=WARM_UP)
+
+
+def make(name, source, net, clients=5):
+  """(the task, the program of a run that lowers its rate and, SSGD, freezes)."""
+  spec = create("fixbn" if name == "ssgd" else "bn")
+  division = partition.make("dirichlet", source.train.labels, clients, 0, alpha=1.0)
+  task = make_task(source, division, spec)._replace(model=net(norm=spec))
+  schedule = Schedule(0.1, warmup_rounds=WARM_UP)
+  if name == "ssgd":
+    config = SsgdConfig(LOCAL, batch_stats="local" if spec.name == "bn" else "mean")
+    freeze = FreezeConfig(6, rate_factor=0.5)
+    return task, make_ssgd(task, config, LOOP, schedule, plateau=PLATEAU, freeze=freeze)
+  config = AsgdConfig(LOCAL, delay_compensation="adaptive")
+  return task, make_asgd(task, config, LOOP, schedule, plateau=PLATEAU, network="mobile")
+
+
+@pytest.fixture(scope="module", params=["ssgd", "asgd"])
+def whole(request, tiny_source, tiny_net):
+  """(name, task, program, outcome) of an undisturbed run."""
+  task, program = make(request.param, tiny_source, tiny_net)
+  outcome = train(program, LOOP, task.data, initial_variables(task, 0))
+  return request.param, task, program, outcome
+
+
+def test_one_program_a_phase(whole):
+  """Intervals of 3 and of 2 rounds, rates that fall, and another seed compile nothing anew."""
+  name, task, program, outcome = whole
+  other = train(
+    program, LoopConfig(11, 3, seed=1), task.data, initial_variables(task, 1)
+  )
+  assert {key: f._cache_size() for key, f in program.intervals.items()} == (
+    {"explore": 1, "calibrate": 1} if name == "ssgd" else {"explore": 1}
+  )
+  assert other.rows[-1]["loss"] != outcome.rows[-1]["loss"]
+
+
+def test_the_rate_falls_once_the_warm_up_is_over(whole):
+  name, _, _, outcome = whole
+  assert [row["round"] for row in outcome.rows] == [3, 6, 9, 11]
+  # Round 3 is in the warm-up, the look at round 6 is the first, and each later one halves the rate;
+  # the freeze at round 6 halves it besides.
+  expected = np.array([0.1 * 3 / 4, 0.1, 0.1, 0.05]) * ([1, 1, 0.5, 0.5] if name == "ssgd" else 1)
+  np.testing.assert_allclose([row["rate"] for row in outcome.rows], expected, rtol=1e-6)
+
+
+def test_the_rates_of_a_row_are_those_of_the_rounds(whole):
+  """The last rounds once more, from the middle, at a rate of nothing: nothing moves."""
+  name, task, program, _ = whole
+  still = program._replace(rates=np.where(np.arange(11) < 3, program.rates, 0).astype(np.float32))
+  ends = [
+    train(still, LoopConfig(rounds, 3), task.data, initial_variables(task, 0)).variables["params"]
+    for rounds in (3, 11)
+  ]
+  chex.assert_trees_all_equal(*ends)
+
+
+@pytest.mark.parametrize("stop", [3, 9])
+def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path, stop):
+  _, task, program, outcome = whole
+  variables = initial_variables(task, 0)
+  with RunFolder.open(tmp_path / "run", {}) as folder:
+    train(program, LoopConfig(stop, 3), task.data, variables, folder)
+  with RunFolder.open(tmp_path / "run", {}) as folder:
+    resumed = train(program, LOOP, task.data, variables, folder)
+    written = folder.rows()
+  chex.assert_trees_all_equal(resumed.variables, outcome.variables)
+  assert [row["round"] for row in written] == [3, 6, 9, 11]
+  for row, other in zip(resumed.rows, outcome.rows, strict=True):
+    assert {**row, "seconds": 0} == {**other, "seconds": 0}
+  assert all(f._cache_size() == 1 for f in program.intervals.values())
+
+
+def test_workers_keep_their_own_statistics_over_an_interruption(tiny_source, tiny_net, tmp_path):
+  task, _ = make("asgd", tiny_source, tiny_net)  # a task with bn
+  program = make_ssgd(task, SsgdConfig(LOCAL, batch_stats="local"), LOOP, Schedule(0.1))
+  variables = initial_variables(task, 0)
+  outcome = train(program, LOOP, task.data, variables)
+  with RunFolder.open(tmp_path / "run", {}) as folder:
+    train(program, LoopConfig(6, 3), task.data, variables, folder)
+  with RunFolder.open(tmp_path / "run", {}) as folder:
+    resumed = train(program, LOOP, task.data, variables, folder)
+  chex.assert_trees_all_equal(resumed.clients.arrays, outcome.clients.arrays)
+  means = jax.tree.leaves(outcome.clients.arrays)[0]
+  assert len(np.unique(means.round(6), axis=0)) == 5
+  chex.assert_trees_all_equal(outcome.variables["batch_stats"], variables["batch_stats"])
+
+
+@pytest.mark.parametrize("maker", [make_ssgd, make_asgd])
+def test_all_workers_take_part(maker, tiny_source, tiny_net):
+  task, _ = make("asgd", tiny_source, tiny_net)
+  config = SsgdConfig(LOCAL) if maker is make_ssgd else AsgdConfig(LOCAL)
+  with pytest.raises(UserError, match="every worker takes part"):
+    maker(task, config, LoopConfig(2, 2, cohort=3), Schedule(0.1))
