@@ -308,8 +308,7 @@ def make_schedule(config: Config) -> Schedule:
   rounds, _ = _lengths(config)
   if boundaries and max(boundaries) >= rounds:
     raise UserError(
-      f"--lr_boundaries has round {max(boundaries)}, which a run of {rounds} rounds never "
-      "reaches."
+      f"--lr_boundaries has round {max(boundaries)}, which a run of {rounds} rounds never reaches."
     )
   if config.lr_warmup_rounds > rounds:
     raise UserError("--lr_warmup_rounds is longer than the run; shorten it.")

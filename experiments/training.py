@@ -51,8 +51,11 @@ def run(config: Config, prepare: Prepare) -> None:
   summaries: dict[int, dict[str, Any]] = {}
   with open_folder(path, settled) as folder:
     for seed in range(config.seed, config.seed + config.seeds):
-      # Another seed runs the same compiled program on other data.
       one, task = settle(dataclasses.replace(config, seed=seed, seeds=1))
+      # Another seed runs the same compiled program on other data, unless the sizes of the workers'
+      # batches are compiled in.
+      if isinstance(config, SsgdFlags) and config.batch_split == "proportional":
+        program = prepare(one)(task)
       summaries[seed] = run_seed(one, task, program, path / f"seed_{seed}")
     result = report.summarize_seeds(list(summaries.values()))
     folder.write_summary(result)

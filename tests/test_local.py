@@ -247,7 +247,9 @@ def test_each_part_drops_other_units(tiny_net, tiny_source):
 
   def of(batch, parts, key):
     config = LocalConfig(batch_size=parts, accumulate=parts)
-    return make_gradient(model, config)(params, {}, batch, jnp.int32(0), key)[0]["Dense_0"]["kernel"]
+    return make_gradient(model, config)(params, {}, batch, jnp.int32(0), key)[0]["Dense_0"][
+      "kernel"
+    ]
 
   eight = jax.tree.map(lambda a: a.repeat(8, 0), example)
   whole = jax.jit(lambda key: of(eight, 8, key))(key)

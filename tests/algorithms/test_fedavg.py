@@ -1,7 +1,7 @@
 """FedAvg against a slow reference, against centralised SGD, against PyTorch and against itself."""
 
 import dataclasses
-import zlib
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import reference_fedavg as reference
 import torch
 from reference_fedavg import flat
 
-from fedjax_norm import models, nodes, norm, trees
+from fedjax_norm import nodes, norm, trees
 from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
 from fedjax_norm.algorithms.statistics import Part, make_recalibrate
 from fedjax_norm.comm import Traffic
@@ -35,6 +35,7 @@ ALL = [list(range(len(SIZES)))] * 3
 SOME = [[2, 0], [3, 1], [1, 2]]
 RATES = [0.2, 0.1, 0.3]
 KEY = jax.random.key(7)
+random_variables = functools.partial(reference.random_variables, image_shape=SHAPE)
 NORMS = ["Norm_0"]
 SPECS = {
   **{name: norm.create(name) for name in ("bn", "sync_bn", "ln", "in", "cn", "wn", "none")},
@@ -91,22 +92,6 @@ def world(tiny_source, tiny_net):
     for augment in (False, True)
   }
   return World(tiny_source, tiny_net, transforms, {})
-
-
-def random_variables(model):
-  """Host arrays in which nothing is at a special value (no zero bias, no unit scale)."""
-
-  def fill(path, shape):
-    rng = np.random.default_rng(zlib.crc32(path.encode()))
-    values = rng.standard_normal(shape.shape) / np.sqrt(max(np.prod(shape.shape[:-1]), 4))
-    if path.endswith(("scale", "multiplier")):
-      values = 1 + 0.3 * values
-    if path.endswith("var"):
-      values = np.abs(1 + 0.3 * values)
-    return values.astype(np.float32)
-
-  shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0), SHAPE))
-  return trees.unflatten({path: fill(path, s) for path, s in trees.flatten(shapes).items()})
 
 
 @dataclasses.dataclass

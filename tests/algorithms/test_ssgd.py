@@ -1,7 +1,8 @@
 """SSGD against one worker with the joint batch, a loop over workers, and itself on other mappings.
 
-Sums in float32 are taken in another order than in the references, whose SGD is in float64; 20 steps
-with momentum 0.9 let that grow to 1e-5 of a parameter (measured), so 1e-4 is asserted.
+Sums in float32 are taken in another order than in the references, whose SGD is in float64. A first
+step differs by 6e-8, and 20 steps with momentum 0.9 let that grow to 4e-7 in the tiny network and
+to 2e-6 with Fixup, of parameters around 1 (measured): 1e-5 is asserted.
 """
 
 import dataclasses
@@ -20,7 +21,6 @@ import reference_fedavg
 import reference_ssgd as reference
 from jax import lax
 from mapping_steps import MAPPINGS
-from mapping_steps import SPECS as SPECS_MAPPED
 from reference_fedavg import flat
 
 from fedjax_norm import nodes, norm
@@ -108,9 +108,7 @@ def close(actual, expected, step):
   assert actual.keys() == expected.keys()
   for path in expected:
     message = f"{path} after step {step}"
-    np.testing.assert_allclose(
-      actual[path], expected[path], rtol=1e-4, atol=3e-5, err_msg=message
-    )
+    np.testing.assert_allclose(actual[path], expected[path], rtol=1e-5, atol=1e-5, err_msg=message)
 
 
 def close_steps(masters, expected):
@@ -224,9 +222,7 @@ def test_the_options_of_local_bn_do_something(world, bn_runs):
 
 def test_local_bn_is_not_bn_of_the_joint_batch(world, bn_runs):
   model = world.model("bn")
-  slow = reference.joint_steps(
-    model, HEAVY, world.batches([4] * 4), random_variables(model), RATES
-  )
+  slow = reference.joint_steps(model, HEAVY, world.batches([4] * 4), random_variables(model), RATES)
   (masters, _, _), _ = bn_runs("bn")
   away = [distance(at(masters, i).variables["params"], s.params) for i, s in enumerate(slow)]
   assert away[0] > 1e-3
@@ -274,7 +270,11 @@ def mapped(tmp_path_factory):
   folder = tmp_path_factory.mktemp("mapped")
   done = subprocess.run(
     [sys.executable, str(tests / "mapping_steps.py"), str(folder)],
-    env={**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"},
+    env={
+      **os.environ,
+      "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}",
+      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    },
     capture_output=True,
     text=True,
     check=False,
@@ -283,11 +283,11 @@ def mapped(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize("name", SPECS_MAPPED)
+@pytest.mark.parametrize("name", MAPPINGS)
 def test_mappings_agree(mapped, name):
   """16 unequal workers on one device, and on eight with two on each."""
   runs = {path.stem: dict(np.load(path)) for path in mapped.glob(f"{name}_*.npz")}
-  assert runs.keys() == {f"{name}_{m}" for m in MAPPINGS} - {"sync_bn_scan"}
+  assert runs.keys() == {f"{name}_{mapping}" for mapping in MAPPINGS[name]}
   for mapping, run in runs.items():
     assert run.pop("devices") == (1 if mapping.endswith(("vmap", "scan")) else 8)
   expected = runs.pop(f"{name}_vmap")
@@ -295,7 +295,7 @@ def test_mappings_agree(mapped, name):
     assert run.keys() == expected.keys()
     for path in expected:
       np.testing.assert_allclose(
-        run[path], expected[path], rtol=1e-4, atol=1e-5, err_msg=f"{mapping}: {path}"
+        run[path], expected[path], rtol=1e-5, atol=1e-5, err_msg=f"{mapping}: {path}"
       )
 
 

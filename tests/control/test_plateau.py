@@ -34,7 +34,9 @@ def pytorchs(factor, patience, tolerance, losses):
 
 # A loss is one of a few values apart by more than the tolerance, so that float32 decides as float64
 # does.
-LOSSES = st.lists(st.sampled_from([0.125, 0.25, 0.5, 0.96, 0.99, 1.0, 2.0]), min_size=8, max_size=24)
+LOSSES = st.lists(
+  st.sampled_from([0.125, 0.25, 0.5, 0.96, 0.99, 1.0, 2.0]), min_size=8, max_size=24
+)
 
 
 @given(LOSSES, st.sampled_from([1, 2, 4]), st.sampled_from([(0.02, 0.1), (0.3, 0.5)]))
