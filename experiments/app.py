@@ -69,6 +69,8 @@ def execute(
       raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value.")
     parsed = parse(config, values)
     place = processes.place_of(parsed)
+    if place and not parsed.several_processes:
+      raise UserError(f"{parsed.algorithm} runs in one process; drop --num_processes and its like.")
     if place and not child:
       return processes.supervise(place, parsed.workdir)
     count = _host_devices(parsed)
@@ -78,7 +80,7 @@ def execute(
     parsed = dataclasses.replace(parsed, host_devices=count)
     with distributed.joined(place) if place else contextlib.nullcontext():
       if place:
-        distributed.check_alike(parsed.saved())
+        distributed.check_alike({**parsed.saved(), "resume": parsed.resume})
       with _speaking(not place or distributed.is_main()) as progress:
         main(dataclasses.replace(parsed, progress=parsed.progress and progress))
     return None

@@ -160,7 +160,8 @@ def make_norm(config: Config) -> NormSpec:
 def in_rounds(config: Config, clients: int, examples: int) -> Config:
   """The config with its length and rate as numbers, in rounds.
 
-  An epoch is as many rounds as all training examples last.
+  An epoch is as many rounds as all training examples last. What was used up is left out of the
+  result, so that the same again changes nothing.
 
   Args:
     config: the flags.
@@ -170,7 +171,7 @@ def in_rounds(config: Config, clients: int, examples: int) -> Config:
   Raises:
     UserError: a length given in epochs and in rounds.
   """
-  _at_least(config, 1, "rounds", "eval_every")
+  _at_least(config, 1, "rounds", "eval_every", "batch_size")
   rounds, every = _lengths(config)
   if not isinstance(config, StepwiseFlags):
     return dataclasses.replace(config, rounds=rounds, eval_every=every)
@@ -181,7 +182,7 @@ def in_rounds(config: Config, clients: int, examples: int) -> Config:
     rate *= at_once / config.scale_lr_from
     if start is None and rate > config.lr and (config.lr_warmup_rounds or config.lr_warmup_epochs):
       start = config.lr
-  config = dataclasses.replace(config, lr=rate, lr_warmup_from=start)
+  config = dataclasses.replace(config, lr=rate, lr_warmup_from=start, scale_lr_from=None)
   if config.epochs is None:
     _refuse(config, ("lr_warmup_epochs",), "--epochs")
     return dataclasses.replace(config, rounds=rounds, eval_every=every)
@@ -194,6 +195,8 @@ def in_rounds(config: Config, clients: int, examples: int) -> Config:
     rounds=config.epochs * epoch,
     eval_every=_or(config.eval_every, 1) * epoch,
     lr_warmup_rounds=config.lr_warmup_rounds or _or(config.lr_warmup_epochs, 0) * epoch,
+    epochs=None,
+    lr_warmup_epochs=None,
   )
 
 
@@ -381,3 +384,12 @@ def make_options(config: Config) -> dict[str, Any]:
 def make_mapping(config: Config) -> dict[str, Any]:
   """How nodes are mapped, for algorithms of which several compute at a time."""
   return {"backend": config.backend, "chunk": config.chunk}
+
+
+def sizes_are_compiled(config: Config) -> bool:
+  """Whether a program is for clients of certain sizes, so that another seed's needs its own."""
+  if isinstance(config, SsgdFlags):
+    return config.batch_split == "proportional"
+  if isinstance(config, FedAvgFlags):
+    return config.freeze_round == "auto" and config.local_epochs is not None
+  return False

@@ -56,8 +56,10 @@ def _choice(default, choices: Sequence[str], text):
 class Config:
   """What every run is told; a field a flag."""
 
-  # Not flags: what trains, and its usual rounds in all and between evaluations.
+  # Not flags: what trains, whether over several processes, and its usual rounds in all and between
+  # evaluations.
   algorithm = ""
+  several_processes = True
   usual = (600, 50)
 
   # What is learnt, and who holds it.
@@ -291,6 +293,7 @@ class AsgdFlags(StepwiseFlags):
   """What a run of asynchronous SGD is told besides."""
 
   algorithm = "asgd"
+  several_processes = False
   usual = (3000, 250)
 
   delay_compensation: str = _choice(

@@ -7,10 +7,11 @@ import numpy as np
 
 from experiments.flags import Config
 from fedjax_norm import models, trees
+from fedjax_norm.comm import Cost
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.training import communication, plots
 from fedjax_norm.training.loop import Outcome, Program
-from fedjax_norm.training.run_folder import Follower, RunFolder
+from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import columns_table, human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
 
@@ -28,6 +29,7 @@ def announce(config: Config, task: Task, program: Program) -> None:
     ),
     ("model", f"{config.model}, {config.norm}, {trees.size(variables['params']):,} parameters"),
     ("a round", f"{human_bytes(cost.up)} up and {human_bytes(cost.down)} down a client"),
+    *_lockstep(cost),
     ("mapping", program.nodes.describe()),
     ("images", f"{human_bytes(task.data.images.nbytes)}, kept on the {program.data_on}"),
     *([("simulated network", config.network)] if config.network else []),
@@ -37,8 +39,6 @@ def announce(config: Config, task: Task, program: Program) -> None:
 
 def draw_start(folder: RunFolder, task: Task, title: str) -> None:
   """Draws who holds what."""
-  if isinstance(folder, Follower):
-    return
   population = task.data.num_clients
   counts = label_counts(task.data, plots.shown_clients(population), task.num_classes)
   path = folder.path / "partition.png"
@@ -47,8 +47,6 @@ def draw_start(folder: RunFolder, task: Task, title: str) -> None:
 
 def tell_communication(folder: RunFolder, config: Config, task: Task) -> None:
   """Prints, and keeps, what an epoch of the model would send under each norm."""
-  if isinstance(folder, Follower):
-    return
   workers = task.data.num_clients
   steps = -(-int(task.data.sizes.sum()) // (workers * config.batch_size))
   entries = communication.epoch_table(
@@ -60,8 +58,6 @@ def tell_communication(folder: RunFolder, config: Config, task: Task) -> None:
 
 def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:
   """Draws what was learnt."""
-  if isinstance(folder, Follower):
-    return
   path = folder.path / "learning_curves.png"
   plots.learning_curves(outcome.rows, path, title, outcome.frozen_at)
   if outcome.client_accuracies:
@@ -90,6 +86,13 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
     ("folder", str(folder.path)),
   ]
   print(summary_table("result", pairs), flush=True)
+
+
+def _lockstep(cost: Cost) -> list[tuple[str, str]]:
+  if not cost.step_trips:
+    return []
+  up, down = human_bytes(cost.step_up), human_bytes(cost.step_down)
+  return [("a step besides", f"{up} up and {down} down a client, {cost.step_trips} round trips")]
 
 
 def _simulated(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,6 +1,8 @@
 """What the binaries that train have in common: seeds, folders, the report."""
 
 import dataclasses
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from experiments import app, build, report
-from experiments.flags import Config, SsgdFlags
+from experiments.flags import Config, SsgdFlags, StepwiseFlags
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
@@ -18,8 +20,11 @@ from fedjax_norm.training.distributed import is_main
 from fedjax_norm.training.homes import common_statistics, own_examples
 from fedjax_norm.training.loop import Program, summary, train
 from fedjax_norm.training.programs import initial_variables
-from fedjax_norm.training.run_folder import Follower, RunFolder
+from fedjax_norm.training.run_folder import Follower, RunFolder, write_atomic
 from fedjax_norm.training.task import Task
+
+# What the first of several processes writes, and the others have to find, in the run's folder.
+_TOKEN, _TOKEN_SECONDS = "shared.token", 20
 
 Prepare = Callable[[Any], Callable[[Task], Program]]
 """(the flags, lengths in rounds) -> (the task of a seed) -> the program of its algorithm."""
@@ -37,9 +42,10 @@ def run(config: Config, prepare: Prepare) -> None:
   """
   if config.seeds < 1:
     raise UserError(f"--seeds is {config.seeds}; it must be at least 1.")
-  # What is wrong with the flags alone is told before the data is read, whose size is a guess here.
-  last = dataclasses.replace(config, seed=config.seed + config.seeds - 1)
-  prepare(build.in_rounds(last, config.clients or 10, 10**6))
+  if not isinstance(config, StepwiseFlags) or (config.epochs or config.scale_lr_from) is None:
+    # What is wrong with the flags alone is told before the data is read, if it does not need it.
+    last = dataclasses.replace(config, seed=config.seed + config.seeds - 1)
+    prepare(build.in_rounds(last, 1, 1))
   settle = _settle_apart if jax.process_count() > 1 else settler(build.make_source(config))
   settled, task = settle(config)
   program = prepare(settled)(task)
@@ -52,9 +58,8 @@ def run(config: Config, prepare: Prepare) -> None:
   with open_folder(path, settled) as folder:
     for seed in range(config.seed, config.seed + config.seeds):
       one, task = settle(dataclasses.replace(config, seed=seed, seeds=1))
-      # Another seed runs the same compiled program on other data, unless the sizes of the workers'
-      # batches are compiled in.
-      if isinstance(config, SsgdFlags) and config.batch_split == "proportional":
+      # Another seed mostly runs the same compiled program on other data.
+      if build.sizes_are_compiled(config):
         program = prepare(one)(task)
       summaries[seed] = run_seed(one, task, program, path / f"seed_{seed}")
     result = report.summarize_seeds(list(summaries.values()))
@@ -91,12 +96,28 @@ def _settle_apart(config: Config) -> tuple[Config, Task]:
 
 
 def open_folder(path: Path, config: Config) -> RunFolder:
-  """The run's folder; of several processes the first alone writes to it."""
+  """The run's folder; of several processes the first alone writes to it.
+
+  Raises:
+    UserError: it cannot be used, or a process does not see what the first one wrote to it.
+  """
   if jax.process_count() == 1:
     return RunFolder.open(path, config.saved(), config.resume)
   folder = RunFolder.open(path, config.saved(), config.resume) if is_main() else None
-  multihost_utils.sync_global_devices("folder")  # or others would look before it is there
-  return folder or Follower(path)
+  token = np.frombuffer(os.urandom(8), np.uint32)
+  if folder:
+    write_atomic(folder.path / _TOKEN, token.tobytes())
+  token = np.asarray(multihost_utils.broadcast_one_to_all(token))
+  if folder:
+    return folder
+  for _ in range(_TOKEN_SECONDS):  # a network's file system may take its time
+    if (path / _TOKEN).is_file() and (path / _TOKEN).read_bytes() == token.tobytes():
+      return Follower(path)
+    time.sleep(1)
+  raise UserError(
+    f"process {jax.process_index()} does not see in {path.absolute()} what process 0 wrote to its "
+    "--workdir; give all processes one folder that all of them can reach."
+  )
 
 
 def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[str, Any]:
@@ -104,13 +125,15 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
   variables = initial_variables(task, config.seed)
   title = f"{config.data}, {config.model}, {config.norm}, {task.data.num_clients} clients"
   with open_folder(path, config) as folder:
-    report.draw_start(folder, task, f"{title} by {config.partition}")
-    if isinstance(config, SsgdFlags):
-      report.tell_communication(folder, config, task)
+    if is_main():
+      report.draw_start(folder, task, f"{title} by {config.partition}")
+      if isinstance(config, SsgdFlags):
+        report.tell_communication(folder, config, task)
     loop = build.make_loop(config, config.seed)
     outcome = train(program, loop, task.data, variables, folder, config.progress)
     result = summary(outcome)
     folder.write_summary(result)
-    report.draw_end(folder, outcome, title)
-    report.print_end(folder, result)
+    if is_main():
+      report.draw_end(folder, outcome, title)
+      report.print_end(folder, result)
   return result

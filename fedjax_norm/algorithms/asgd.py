@@ -111,6 +111,7 @@ def asgd(
   transform: Transform,
   image_shape: tuple[int, int, int],
   event_seconds: np.ndarray,
+  longest: float | None = None,
 ) -> Algorithm:
   """Asynchronous SGD; a round is one arrival.
 
@@ -139,6 +140,8 @@ def asgd(
     transform: of the workers' images.
     image_shape: (H, W, C).
     event_seconds: [n] of each worker's pull, step and push, host (``Clock.event_seconds``).
+    longest: the seconds of 2^30 ticks, at least those of each event and the same in all phases of a
+      run; None is the longest event's.
 
   Raises:
     UserError: a norm that looks across nodes.
@@ -151,7 +154,7 @@ def asgd(
     )
   gradient = make_gradient(model, config.local)
   master = optimizer(config.local)
-  num_workers, longest = len(event_seconds), float(np.max(event_seconds))
+  num_workers, longest = len(event_seconds), float(longest or np.max(event_seconds))
   ticks = np.maximum(np.rint(np.asarray(event_seconds) / longest * _TICKS), 1).astype(np.int32)
   adaptive = config.delay_compensation == "adaptive"
   strength = config.delay_lambda or _LAMBDAS.get(config.delay_compensation, 0.0)

@@ -106,6 +106,11 @@ def ssgd(
   spec = model.norm
   local_stats = config.batch_stats == "local"
   check_policy(config.batch_stats, spec)
+  if spec.across_nodes and config.weighting != "examples":
+    raise UserError(
+      f"norm {spec.name!r} gives the gradient of the joint batch, in which every example counts "
+      "alike; use weighting=examples."
+    )
   model = model.clone(norm=spec.bind(nodes.axis_names))
   gradient = make_gradient(model, config.local, model.norm.axis_names)
   master = optimizer(config.local)

@@ -56,16 +56,21 @@ def epoch_table(
     workers: how many send in a step.
     steps: of an epoch.
     stem: of ResNets.
+
+  Raises:
+    UserError: an unknown model, or one that no norm makes fit these images.
   """
-  entries = []
+  models.entry(model)  # refuses an unknown one
+  entries, refused = [], None
   for name in norm.NAMES:
     try:
       groups = dict(models.entry(model).groups) if name == "gn" else {}
       spec = norm.create(name, groups=groups.get("groups"), group_size=groups.get("group_size"))
       net = models.create(model, spec, num_classes, image_shape, stem)
       channels = list(models.norm_modules(net, image_shape).values())
-    except UserError:
-      continue  # this model, at this size, does not come with this norm
+    except UserError as error:
+      refused = error  # this model, at this size, does not come with this norm
+      continue
     cost = round_cost(net, image_shape, "mean")
     ours = cost.of_round([1] * workers)
     papers = paper_cost(cost, spec, channels).of_round([1] * workers)
@@ -82,6 +87,8 @@ def epoch_table(
         paper_round_trips=steps * papers.round_trips,
       )
     )
+  if refused and not entries:
+    raise refused
   return entries
 
 

@@ -18,7 +18,7 @@ from fedjax_norm.data.augment import channel_moments, channel_statistics, merge_
 from fedjax_norm.data.federated import FederatedData, cohorts, gather, rows
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
-from fedjax_norm.nodes import DEVICES, Nodes
+from fedjax_norm.nodes import DEVICES, Nodes, device_memory
 from fedjax_norm.norm.moments import Moments
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.feed import Window, placer
@@ -153,7 +153,7 @@ class HomeStore(ClientStore):
 
   def __init__(self, one: PyTree, nodes: Nodes, homes: Homes, num_clients: int):
     """Starts every client with the same state."""
-    self._nodes, self._homes = nodes, homes
+    self._nodes, self._homes, self._take = nodes, homes, jax.jit(nodes.take)
     super().__init__(one, len(own_devices(nodes)) * homes.most)
     self.seen = np.zeros(num_clients, bool)
 
@@ -168,10 +168,9 @@ class HomeStore(ClientStore):
 
   def models(self, ids: np.ndarray) -> tuple[PyTree, np.ndarray]:
     """The states of some clients where they live, and whose each is (see ``ClientStore``)."""
-    width = int(self._homes.counts(ids[None]).max())
-    slots, positions = self._homes.layout(ids, width)
-    take = jax.jit(self._nodes.take)
-    return take(hold(self._nodes, self.arrays), held_slots(self._nodes, slots)), positions
+    slots, positions = self._homes.layout(ids, min(self._homes.most, len(ids)))
+    states = hold(self._nodes, self.arrays)
+    return self._take(states, held_slots(self._nodes, slots)), positions
 
 
 def held_slots(nodes: Nodes, slots: np.ndarray) -> Array:
@@ -193,6 +192,7 @@ class HomeFeed:
     rounds: int,
     cohort: int,
     longest: int,
+    client_bytes: int,
   ):
     """Puts each client's examples on its device.
 
@@ -203,7 +203,12 @@ class HomeFeed:
       rounds: of the run.
       cohort: clients a round.
       longest: the rounds of a window at the most.
+      client_bytes: of a client's lasting state, of which each device holds its clients' too.
+
+    Raises:
+      UserError: a device's memory does not hold its clients.
     """
+    assert nodes.devices == jax.devices(), "own_examples takes the devices in their own order"
     self._nodes, self._rounds, self._cohort = nodes, rounds, cohort
     self._longest = longest
     self._homes = Homes(data.num_clients, nodes.num_devices)
@@ -217,6 +222,12 @@ class HomeFeed:
 
     every = [self._homes.clients(device) for device in range(nodes.num_devices)]
     capacity = max(int(data.sizes[ids].sum()) for ids in every)
+    needed = capacity * data.images[0].nbytes + 2 * self._homes.most * client_bytes
+    if needed > device_memory(nodes.devices):
+      raise UserError(
+        f"the clients of one device hold {needed / 1e9:.1f} GB, which do not fit its memory; use "
+        "more processes or devices, for with several processes all data stays on them."
+      )
 
     def part(device: int) -> FederatedData:
       own = gather(data, every[device], capacity)

@@ -14,7 +14,7 @@ from fedjax_norm import trees
 from fedjax_norm.algorithms.base import Algorithm, Context
 from fedjax_norm.algorithms.statistics import Part
 from fedjax_norm.clock import Clock
-from fedjax_norm.comm import Traffic
+from fedjax_norm.comm import Cost, Traffic
 from fedjax_norm.control.freeze import Freeze, FreezeState
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.data.federated import FederatedData
@@ -26,7 +26,7 @@ from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.feed import Feed, placer
 from fedjax_norm.training.homes import HomeFeed, Homes, HomeStore
 from fedjax_norm.training.progress import Progress
-from fedjax_norm.training.run_folder import Follower, RunFolder
+from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.typing import Key, PyTree, Variables
 
 # The most memory that the states of the clients of a window of rounds may take on the device.
@@ -79,13 +79,15 @@ class Phase(NamedTuple):
     rate_factor: multiplies the schedule's learning rate.
     refresh: (variables, all clients' data in parts, key) -> batch_stats, run before an evaluation
       when the statistics are recalibrated; None otherwise.
-    refresh_cost: its traffic.
+    refresh_cost: what a client sends and receives then.
+    refresh_steps: [K] the time that it takes each client, in training steps.
   """
 
   algorithm: Algorithm
   rate_factor: float = 1.0
   refresh: Callable[[Variables, Iterable[Part], Key], PyTree] | None = None
-  refresh_cost: Traffic = Traffic()
+  refresh_cost: Cost = Cost(0, 0)
+  refresh_steps: np.ndarray = np.zeros(0)
 
 
 Evaluate = Callable[
@@ -259,7 +261,10 @@ def train(
         model = phase.algorithm.variables(server)
         stats = phase.refresh(model, run.feed.everyone(), run.key)
         server = server._replace(variables={**model, "batch_stats": stats})
-        sent += phase.refresh_cost
+        sent += phase.refresh_cost.of_round([0] * data.num_clients)
+        if program.clock:
+          everyone = np.arange(data.num_clients)
+          took += program.clock.round_seconds(phase.refresh_cost, everyone, phase.refresh_steps)
       scores, accuracies = program.evaluate(phase.algorithm, server, store, data)
       if not np.isfinite(scores["loss"]):
         _diverged(first, round_, folder)
@@ -318,8 +323,8 @@ def _resume(
   state = fresh if checkpoints.latest() is None else checkpoints.restore(fresh)
   round_ = int(state.round)
   folder.cut_back(round_)
-  rows = folder.rows()
-  if (rows[-1]["round"] if rows else 0) != round_ and not isinstance(folder, Follower):
+  rows = [row for row in folder.rows() if row["round"] <= round_]
+  if (rows[-1]["round"] if rows else 0) != round_:
     raise UserError(
       f"{folder.path} has a checkpoint of round {round_}, but its metrics.csv ends before; put the "
       "file back or pass another --workdir."
@@ -367,7 +372,13 @@ class _Run(NamedTuple):
     feed: Feed | HomeFeed
     if program.nodes.apart:
       feed = HomeFeed(
-        data, program.nodes, key, rounds=config.rounds, cohort=cohort, longest=longest
+        data,
+        program.nodes,
+        key,
+        rounds=config.rounds,
+        cohort=cohort,
+        longest=longest,
+        client_bytes=store.client_bytes,
       )
       return cls(program, store, np.asarray(data.sizes), feed, key, place)
     feed = Feed(

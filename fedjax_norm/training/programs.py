@@ -20,7 +20,7 @@ from fedjax_norm.clock import Clock
 from fedjax_norm.clock import make as make_clock
 from fedjax_norm.control.freeze import CALIBRATE, EXPLORE, Freeze
 from fedjax_norm.control.plateau import Plateau
-from fedjax_norm.data.federated import label_counts
+from fedjax_norm.data.federated import label_counts, steps_per_epoch
 from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import step_bytes
@@ -171,11 +171,13 @@ def make_asgd(
   if jax.process_count() > 1:
     raise UserError("asynchronous SGD is simulated in one process; drop --num_processes.")
   clock = _clock(task, network, config.local.batch_size)
+  # No later phase sends more than the first.
+  longest = clock.event_seconds(round_cost(task.model, task.image_shape, "mean")).max()
 
   def build(model: nn.Module, config: AsgdConfig, mapping: nodes.Nodes) -> Algorithm:
     cost = round_cost(model, task.image_shape, config.batch_stats, config.local.frozen_paths)
     events = clock.event_seconds(cost)
-    return asgd(model, config, task.transform, task.image_shape, events)
+    return asgd(model, config, task.transform, task.image_shape, events, longest)
 
   build(task.model, config, nodes.create("scan", num_nodes=1))  # refuses what it cannot honour
   return assemble(task, config, build, loop, schedule, backend="scan", **options)
@@ -249,20 +251,21 @@ def assemble(
   )
   one_by_one = mapping.one_by_one()
 
-  refresh, refresh_cost = None, comm.Traffic()
+  refresh, refresh_cost = None, comm.Cost(0, 0)
   if config.batch_stats == "recalibrate" and spec.updates_running_statistics:
     refresh = make_recalibrate(model, one_by_one, config.local.batch_size, task.plain_transform)
     variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), task.image_shape))
     # Count, mean and m2 of every channel come back.
     norms = models.norm_modules(model, task.image_shape)
-    refresh_cost = comm.Traffic(
-      data.num_clients * 4 * sum(2 * channels + 1 for channels in norms.values()),
-      data.num_clients * comm.model_bytes(variables),
-      1,
+    refresh_cost = comm.Cost(
+      4 * sum(2 * channels + 1 for channels in norms.values()), comm.model_bytes(variables)
     )
+  # Of the three parts of a step, forward and two gradients, a pass over the data has one.
+  refresh_steps = steps_per_epoch(np.asarray(data.sizes), config.local.batch_size) / 3
 
   def phase(model, config, rate_factor=1.0, refresh=None) -> Phase:
-    return Phase(build(model, config, mapping), rate_factor, refresh, refresh_cost)
+    algorithm = build(model, config, mapping)
+    return Phase(algorithm, rate_factor, refresh, refresh_cost, refresh_steps)
 
   phases = {EXPLORE: phase(model, config, refresh=refresh)}
   policy = None

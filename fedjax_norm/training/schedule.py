@@ -14,7 +14,7 @@ SCHEDULES = ("constant", "cosine", "step", "polynomial", "exponential")
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """The client's learning rate by round.
+  """The learning rate by round, of FedAvg's clients or of the master.
 
   Attributes:
     rate: the base rate.

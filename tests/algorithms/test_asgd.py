@@ -336,3 +336,19 @@ def test_options_that_are_refused(options, message):
 def test_a_norm_across_workers_is_refused(world):
   with pytest.raises(UserError, match="'sync_bn' merges the batches of all nodes"):
     world.algorithm("sync_bn", PLAIN)
+
+
+def test_phases_with_cheaper_events_count_in_the_same_ticks(world):
+  """As when FixBN's second phase sends less: one worker, first at 2 s an event, then at 1 s."""
+  context = Context(world.data((7,)), jnp.int32(0), jnp.float32(RATE), KEY)
+  algorithms = [
+    asgd(world.net(norm=norm.create("none")), PLAIN, world.transform, SHAPE, np.array([s]), 2.0)
+    for s in (2.0, 1.0)
+  ]
+  server = algorithms[0].init(models.init(world.net(norm=norm.create("none")), KEY, SHAPE))
+  for algorithm, events in zip(algorithms, (3, 4), strict=True):
+    step = jax.jit(algorithm.round)
+    for _ in range(events):
+      server, _, _ = step(server, (), jnp.zeros(1, jnp.int32), context)
+  # The event that was under way at the change lasts as long as it was to.
+  assert algorithms[0].columns(server)["simulated_seconds"] == 4 * 2.0 + 3 * 1.0

@@ -5,8 +5,11 @@ import json
 import re
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+from experiments import training
 from experiments.build import in_rounds, make_schedule
 from experiments.flags import AsgdFlags, FedAvgFlags, SsgdFlags
 from fedjax_norm.errors import UserError
@@ -74,6 +77,8 @@ SSGD = [
   ("--local_steps=2", "local_steps"),
   ("--prox=1", "prox"),
   ("--delay_lambda=1", "delay_lambda"),
+  ("--weighting=uniform --norm=sync_bn", "weighting=examples"),
+  ("--epochs=1 --batch_size=0", "batch_size"),
   ("--weighting=processed", "uniform"),
   ("--batch_split=half", "proportional"),
   ("--rounds=0", "rounds"),
@@ -100,6 +105,10 @@ SSGD = [
 ]
 ASGD = [
   ("--weighting=uniform", "weighting"),
+  (
+    "--coordinator_address=localhost:2 --num_processes=2 --process_id=0 --workdir=x",
+    "one process",
+  ),
   ("--norm=sync_bn", "never have"),
   ("--backend=vmap", "drop --backend"),
   ("--chunk=1", "--chunk"),
@@ -166,3 +175,27 @@ def test_the_rate_grows_with_the_joint_batch():
   # From 0 where the rate has not grown.
   assert rates(SsgdFlags(**warm), 2) == pytest.approx([0.025, 0.05, 0.075, 0.1])
   assert rates(SsgdFlags(**warm), 1) == pytest.approx([0.0125, 0.025, 0.0375, 0.05])
+
+
+def test_the_start_tells_what_distributed_bn_sends_in_a_step(ssgd_run):
+  result = ssgd_run("--norm=sync_bn", "--rounds=1", "--eval_every=1")
+  # Three norms of 32, 64 and 64 channels: 4 C + 1 numbers of four bytes each way, two trips each.
+  assert "2.57 kB up and 2.57 kB down a client, 6 round trips" in result.out
+  assert result.code == 0
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_process_looks_for_what_the_first_one_wrote(tmp_path, monkeypatch, shared):
+  token = np.array([7, 8], np.uint32)
+  if shared:
+    (tmp_path / "shared.token").write_bytes(token.tobytes())
+  monkeypatch.setattr(training, "_TOKEN_SECONDS", 1)
+  monkeypatch.setattr(training, "is_main", lambda: False)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(training.multihost_utils, "broadcast_one_to_all", lambda _: token)
+  if shared:
+    (tmp_path / "metrics.csv").write_text("round,loss\n2,0.5\n4,0.25\n")
+    assert [row["round"] for row in training.open_folder(tmp_path, SsgdFlags()).rows()] == [2, 4]
+  else:
+    with pytest.raises(UserError, match="does not see"):
+      training.open_folder(tmp_path, SsgdFlags())

@@ -1,0 +1,48 @@
+"""What an epoch sends, against numbers by hand."""
+
+import csv
+import dataclasses
+
+import pytest
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.training.communication import epoch_table, table, write
+
+# tiny: convolutions of 1 x 32, 32 x 64 and 64 x 64 with 9 places each, a dense layer of 64 x 4 + 4.
+PARAMETERS = 9 * (32 + 32 * 64 + 64 * 64) + 64 * 4 + 4
+CHANNELS = (32, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def entries():
+  return epoch_table("tiny", (8, 8, 1), 4, workers=3, steps=5)
+
+
+def test_an_epoch_of_tiny(entries):
+  by_norm = {entry.norm: entry for entry in entries}
+  affine = 2 * sum(CHANNELS)
+  gn, bn, sync = (by_norm[name] for name in ("gn", "bn", "sync_bn"))
+  assert gn.bytes_up == gn.bytes_down == 4 * 3 * 5 * (PARAMETERS + affine)
+  assert bn.bytes_up == gn.bytes_up + 4 * 3 * 5 * affine  # and the running statistics
+  moments = sum(4 * c + 1 for c in CHANNELS)
+  assert sync.bytes_up - bn.bytes_up == 4 * 3 * 5 * moments
+  assert sync.paper_bytes_up - bn.bytes_up == 4 * 3 * 5 * sum(2 * c for c in CHANNELS)
+  assert sync.round_trips == sync.paper_round_trips == 5 * (2 * 3 + 1)
+  assert gn.round_trips == gn.paper_round_trips == 5
+  assert gn.paper_bytes_up == gn.bytes_up
+  assert "fixup" not in by_norm  # of ResNets alone
+
+
+def test_it_is_kept_and_shown(entries, tmp_path):
+  write(entries, tmp_path / "communication.csv")
+  with open(tmp_path / "communication.csv", newline="") as file:
+    rows = list(csv.DictReader(file))
+  assert rows == [{k: str(v) for k, v in dataclasses.asdict(e).items()} for e in entries]
+  lines = table(entries).splitlines()
+  assert len(lines) == 2 + len(entries)
+
+
+@pytest.mark.parametrize(("model", "size"), [("foo", 8), ("lenet", 1)])
+def test_what_no_norm_can_have_is_refused(model, size):
+  with pytest.raises(UserError, match=f"{model}|images"):
+    epoch_table(model, (size, size, 1), 4, workers=3, steps=5)
