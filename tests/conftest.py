@@ -12,6 +12,8 @@ from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.norm import Mode, Norm, NormSpec
 
+# Programs of tests run for moments and are compiled for seconds, here and in processes of theirs.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 nodes.use_host_devices(2)  # the imports above have not started JAX
 
 

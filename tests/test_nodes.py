@@ -163,6 +163,7 @@ class Accelerator:
   """A device of 1,000 bytes."""
 
   platform = "gpu"
+  process_index = 0
 
   def memory_stats(self):
     return {"bytes_limit": 1000}

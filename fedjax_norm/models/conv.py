@@ -133,11 +133,7 @@ def _by_taps(strides, padding, x, kernel):
   down, right = x.shape[1] - kh + 1, x.shape[2] - kw + 1
   taps = (
     # A sum of many parts: in float32, whatever is multiplied.
-    jnp.matmul(
-      x[:, r : r + down : sh, c : c + right : sw],
-      kernel[r, c],
-      preferred_element_type=jnp.float32,
-    )
+    (x[:, r : r + down : sh, c : c + right : sw] @ kernel[r, c]).astype(jnp.float32)
     for r in range(kh)
     for c in range(kw)
   )

@@ -102,11 +102,17 @@ def test_distributed_bn_over_two_processes_of_four_devices(
   tmp_path, tiny_source, folders, ssgd_run
 ):
   flags = ("--norm=sync_bn", "--evaluate_clients=3", "--momentum=0.9", "--network=wan")
-  said = run_all(folders(2, 4), "ssgd", tmp_path / "many", *flags, "--host_devices=4")
+  hosts = folders(2, 4)
+  said = run_all(hosts, "ssgd", tmp_path / "many", *flags, "--host_devices=4")
   write_data(tmp_path / "whole", tiny_source, slice(None))
   one = ssgd_run("--data=npz:whole/data.npz", *TRAIN, *flags, "--workdir=one")
   assert one.code == 0, one.err
   assert_same_numbers(tmp_path / "many", tmp_path / "one")
+  # As if both had been killed before the last checkpoint: what follows has the same bits.
+  before = rows(tmp_path / "many")
+  shutil.rmtree(tmp_path / "many" / "checkpoints" / "6")
+  run_all(hosts, "ssgd", tmp_path / "many", *flags, "--host_devices=4")
+  assert rows(tmp_path / "many") == before
   # The first process speaks for all of them.
   assert "top-1" in said[0][0]
   assert said[1][0] == ""
@@ -117,22 +123,14 @@ def test_distributed_bn_over_two_processes_of_four_devices(
   assert json.loads((tmp_path / "many/config.json").read_text())["num_processes"] == 2
 
 
-def test_cohorts_and_kept_states_over_three_processes_that_start_again(
-  tmp_path, tiny_source, folders, fedavg_run
-):
+def test_cohorts_and_kept_states_over_three_processes(tmp_path, tiny_source, folders, fedavg_run):
   flags = ("--norm=bn", "--batch_stats=local", "--client_momentum=local", "--cohort=5")
   flags = (*flags, "--local_steps=2", "--evaluate_clients=4")
-  hosts, workdir = folders(3, 1), tmp_path / "many"
-  run_all(hosts, "fedavg", workdir, *flags, "--host_devices=1")
+  run_all(folders(3, 1), "fedavg", tmp_path / "many", *flags, "--host_devices=1")
   write_data(tmp_path / "whole", tiny_source, slice(None))
   one = fedavg_run("--data=npz:whole/data.npz", *TRAIN, *flags, "--workdir=one")
   assert one.code == 0, one.err
-  assert_same_numbers(workdir, tmp_path / "one")
-  # As if all had been killed before the last checkpoint: what follows has the same bits.
-  before = rows(workdir)
-  shutil.rmtree(workdir / "checkpoints" / "6")
-  run_all(hosts, "fedavg", workdir, *flags, "--host_devices=1")
-  assert rows(workdir) == before
+  assert_same_numbers(tmp_path / "many", tmp_path / "one")
 
 
 def test_clients_live_on_devices_in_turn():
