@@ -144,7 +144,10 @@ def _host_devices(config: Config) -> int:
   """Several single-threaded CPU devices use the cores better than one with several threads."""
   single = config.backend in ("vmap", "scan")
   if config.host_devices is None:
-    cohort = getattr(config, "cohort", None) or config.clients or 10
+    # Of several processes each has its share of the clients.
+    cohort = (getattr(config, "cohort", None) or config.clients or 10) // (
+      config.num_processes or 1
+    )
     return 1 if single else max(1, min(len(os.sched_getaffinity(0)), cohort))
   if single and config.host_devices > 1:
     raise UserError(
@@ -156,7 +159,7 @@ def _host_devices(config: Config) -> int:
 def new_folder(config: Config) -> Path:
   """The run's folder: ``--workdir``, or a new one named after the time and the run."""
   if config.workdir:
-    return Path(config.workdir)
+    return Path(config.workdir).expanduser()
   time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
   data = config.data.partition(":")[0]
   base = Path("runs") / f"{time}-{config.algorithm}-{data}-{config.model}-{config.norm}"

@@ -388,6 +388,8 @@ def make_mapping(config: Config) -> dict[str, Any]:
 
 def sizes_are_compiled(config: Config) -> bool:
   """Whether a program is for clients of certain sizes, so that another seed's needs its own."""
+  if config.network and config.batch_stats == "recalibrate":
+    return True
   if isinstance(config, SsgdFlags):
     return config.batch_split == "proportional"
   if isinstance(config, FedAvgFlags):

@@ -317,7 +317,8 @@ class PaperFlags:
   scale: str = _choice(
     "smoke",
     ("smoke", "small", "full"),
-    "smoke: seconds, on digits; small: minutes, on CIFAR-10; full: the papers' setting, for a GPU.",
+    "smoke: on digits, two minutes in all; small: on CIFAR-10, about a minute a run; full: the "
+    "papers' settings, for a GPU.",
   )
   data_dir: str | None = _string(None, "The folder of prepared TFDS sets, for small and full.")
   workdir: str | None = _string(None, "Where runs and results go; runs/paper-SCALE by default.")

@@ -189,7 +189,7 @@ def main(options: PaperFlags) -> None:
   for name, config in configs.items():  # a wrong seed, before data is read
     cells[name].prepare(build.in_rounds(config, config.clients or 10, 10**6))
   sources: dict[Any, Source] = {}
-  folder = Path(options.workdir or f"runs/paper-{options.scale}")
+  folder = Path(options.workdir or f"runs/paper-{options.scale}").expanduser()
   results: dict[str, Result] = {}
   for number, (name, config) in enumerate(configs.items(), 1):
     data = config.data, config.image_size

@@ -20,7 +20,7 @@ from fedjax_norm.clock import Clock
 from fedjax_norm.clock import make as make_clock
 from fedjax_norm.control.freeze import CALIBRATE, EXPLORE, Freeze
 from fedjax_norm.control.plateau import Plateau
-from fedjax_norm.data.federated import label_counts, steps_per_epoch
+from fedjax_norm.data.federated import label_counts
 from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import step_bytes
@@ -142,8 +142,10 @@ def make_ssgd(
   def build(model: nn.Module, config: SsgdConfig, mapping: nodes.Nodes) -> Algorithm:
     return ssgd(model, config, mapping, task.transform, task.image_shape, sizes)
 
-  clock = _clock(task, network, config.batches(sizes)) if network else None
-  return assemble(task, config, build, loop, schedule, clock=clock, **options)
+  batches = config.batches(sizes)
+  clock = _clock(task, network, batches) if network else None
+  options = {"clock": clock, "step_examples": batches, **options}
+  return assemble(task, config, build, loop, schedule, **options)
 
 
 def make_asgd(
@@ -203,6 +205,7 @@ def assemble(
   freeze: FreezeConfig | None = None,
   plateau: Plateau | None = None,
   clock: Clock | None = None,
+  step_examples: int | np.ndarray | None = None,
   backend: str = "auto",
   chunk: int | None = None,
   eval_batch_size: int = 256,
@@ -220,6 +223,7 @@ def assemble(
     freeze: FixBN's second stage; its defaults when None and the norm is FixBN.
     plateau: lowers the rate when the training loss stops falling; None leaves the schedule alone.
     clock: a simulated clock, for the algorithms that have none of their own.
+    step_examples: of a step of each client as the clock counts it; None is the batch size.
     backend: how clients are mapped (see ``nodes.create``).
     chunk: how many clients of a device run at once.
     eval_batch_size: test examples a batch.
@@ -261,7 +265,8 @@ def assemble(
       4 * sum(2 * channels + 1 for channels in norms.values()), comm.model_bytes(variables)
     )
   # Of the three parts of a step, forward and two gradients, a pass over the data has one.
-  refresh_steps = steps_per_epoch(np.asarray(data.sizes), config.local.batch_size) / 3
+  at_once = config.local.batch_size if step_examples is None else step_examples
+  refresh_steps = np.asarray(data.sizes) / at_once / 3
 
   def phase(model, config, rate_factor=1.0, refresh=None) -> Phase:
     algorithm = build(model, config, mapping)

@@ -621,7 +621,7 @@ def test_ledger_of_recalibration(world):
   (phase,) = program.phases.values()
   # A pass over all three clients: the model down, count, mean and m2 of 8 channels up.
   assert phase.refresh_cost.of_round([0, 0, 0]) == Traffic(3 * 4 * 17, 3 * PARAMS, 1)
-  # In time, a pass of five batches of four is a third of five training steps.
+  # In time, a pass over five batches of four is a third of five training steps.
   np.testing.assert_allclose(phase.refresh_steps, [5 / 3] * 3)
 
 

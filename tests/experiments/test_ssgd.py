@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
@@ -9,10 +10,18 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import training
+from experiments import app, training
 from experiments.build import in_rounds, make_schedule
 from experiments.flags import AsgdFlags, FedAvgFlags, SsgdFlags
+from fedjax_norm import norm
+from fedjax_norm.algorithms.ssgd import SsgdConfig
+from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
+from fedjax_norm.local import LocalConfig
+from fedjax_norm.training.loop import LoopConfig
+from fedjax_norm.training.programs import make_ssgd
+from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.task import make_task
 
 
 def read(folder: str) -> list[dict[str, str]]:
@@ -199,3 +208,25 @@ def test_a_process_looks_for_what_the_first_one_wrote(tmp_path, monkeypatch, sha
   else:
     with pytest.raises(UserError, match="does not see"):
       training.open_folder(tmp_path, SsgdFlags())
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(None, 10), (3, 3), (20, 1)])
+def test_processes_share_the_clients_of_their_devices(monkeypatch, processes, devices):
+  monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
+  assert app._host_devices(SsgdFlags(num_processes=processes)) == devices
+
+
+def test_a_home_folder_is_one_in_a_flag(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert app.new_folder(SsgdFlags(workdir="~/run")) == tmp_path / "run"
+
+
+def test_recalibration_takes_workers_with_larger_batches_as_long(tiny_source):
+  """A pass over 10 and 50 examples, in batches of 2 and 10 as the clock has them."""
+  division = Partition(np.arange(60), np.array([0, 10, 60]))
+  task = make_task(tiny_source, division, norm.create("bn"))
+  local = LocalConfig(batch_size=6)
+  config = SsgdConfig(local, batch_split="proportional", batch_stats="recalibrate")
+  program = make_ssgd(task, config, LoopConfig(2, 1), Schedule(0.1), network="lan")
+  (phase,) = program.phases.values()
+  np.testing.assert_allclose(phase.refresh_steps, [5 / 3, 5 / 3])
