@@ -145,10 +145,9 @@ def _host_devices(config: Config) -> int:
   single = config.backend in ("vmap", "scan")
   if config.host_devices is None:
     # Of several processes each has its share of the clients.
-    cohort = (getattr(config, "cohort", None) or config.clients or 10) // (
-      config.num_processes or 1
-    )
-    return 1 if single else max(1, min(len(os.sched_getaffinity(0)), cohort))
+    cohort = getattr(config, "cohort", None) or config.clients or 10
+    own = cohort // (config.num_processes or 1)
+    return 1 if single else max(1, min(len(os.sched_getaffinity(0)), own))
   if single and config.host_devices > 1:
     raise UserError(
       f"--backend={config.backend} runs on one device; drop --host_devices or use shard_map."
