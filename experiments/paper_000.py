@@ -94,7 +94,7 @@ TABLES = (
     (
       "The paper prints the row R = 0.1 as top-1 99.80 and top-5 94.93, which cannot be, for top-5 "
       "includes top-1: it is read here the other way round. Read so, 94.93 lies above the 94.25 of "
-      "R = 0.3: from there to R = 0.1 the paper's own figures rise; at the other two steps they fall.",
+      "R = 0.3: from there to R = 0.1 the paper's own figures rise, and they fall at both others.",
       "The top-5 of BN at R = 0 is 99.87 here and 99.80 in table 2.",
       _OPEN,
     ),
