@@ -4,7 +4,6 @@ Workers of unequal speed send gradients whenever they are ready, and the master 
 each; a round is one arrival. ``--delay_compensation`` corrects late gradients (Zheng et al. 2017).
 """
 
-import functools
 from collections.abc import Callable
 
 from experiments import app, build, training
@@ -22,13 +21,7 @@ def prepare(config: AsgdFlags) -> Callable[[Task], Program]:
   """Asynchronous SGD as the flags say."""
   if config.backend not in ("auto", "scan") or config.chunk is not None:
     raise UserError("one worker of asynchronous SGD computes at a time; drop --backend, --chunk.")
-  return functools.partial(
-    make_asgd,
-    config=build.make_asgd_config(config),
-    loop=build.make_loop(config, config.seed),
-    schedule=build.make_schedule(config),
-    **build.make_options(config),
-  )
+  return build.program(make_asgd, build.make_asgd_config(config), config)
 
 
 def main(config: AsgdFlags) -> None:

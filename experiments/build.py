@@ -1,6 +1,7 @@
 """From a config to the library's objects; what a flag cannot mean is refused here."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from fedjax_norm.data.preprocess import Preprocess
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import NormSpec, Renorm
-from fedjax_norm.training.loop import LoopConfig
+from fedjax_norm.training.loop import LoopConfig, Program
 from fedjax_norm.training.programs import FreezeConfig
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import Task, make_task
@@ -384,6 +385,27 @@ def make_options(config: Config) -> dict[str, Any]:
 def make_mapping(config: Config) -> dict[str, Any]:
   """How nodes are mapped, for algorithms of which several compute at a time."""
   return {"backend": config.backend, "chunk": config.chunk}
+
+
+def program(
+  make: Callable[..., Program], algorithm: Any, config: Config, **options: Any
+) -> Callable[[Task], Program]:
+  """An algorithm's program as the flags say, but for the task.
+
+  Args:
+    make: of ``training/programs.py``.
+    algorithm: its own options.
+    config: the flags, lengths in rounds.
+    **options: further ones of ``make``.
+  """
+  return functools.partial(
+    make,
+    config=algorithm,
+    loop=make_loop(config, config.seed),
+    schedule=make_schedule(config),
+    **make_options(config),
+    **options,
+  )
 
 
 def sizes_are_compiled(config: Config) -> bool:

@@ -4,7 +4,6 @@ The defaults are the hardest case: digits, ten clients that hold one class each,
 SGD a round. ``--help`` lists the flags; ``--flagfile=experiments/presets/NAME.flags`` is a preset.
 """
 
-import functools
 from collections.abc import Callable
 
 from experiments import app, build, training
@@ -16,13 +15,8 @@ from fedjax_norm.training.task import Task
 
 def prepare(config: FedAvgFlags) -> Callable[[Task], Program]:
   """FedAvg as the flags say."""
-  return functools.partial(
-    make_fedavg,
-    config=build.make_fedavg_config(config),
-    loop=build.make_loop(config, config.seed),
-    schedule=build.make_schedule(config),
-    **build.make_options(config),
-    **build.make_mapping(config),
+  return build.program(
+    make_fedavg, build.make_fedavg_config(config), config, **build.make_mapping(config)
   )
 
 

@@ -317,7 +317,7 @@ class PaperFlags:
   scale: str = _choice(
     "smoke",
     ("smoke", "small", "full"),
-    "smoke: on digits, two minutes in all; small: on CIFAR-10, minutes a run; full: the "
+    "smoke: on digits, minutes in all; small: on CIFAR-10, minutes a run; full: the "
     "papers' settings, for a GPU.",
   )
   data_dir: str | None = _string(None, "The folder of prepared TFDS sets, for small and full.")

@@ -5,7 +5,6 @@ takes one step. ``--help`` lists the flags; ``--flagfile=experiments/presets/NAM
 preset.
 """
 
-import functools
 from collections.abc import Callable
 
 from experiments import app, build, training
@@ -17,13 +16,8 @@ from fedjax_norm.training.task import Task
 
 def prepare(config: SsgdFlags) -> Callable[[Task], Program]:
   """SSGD as the flags say."""
-  return functools.partial(
-    make_ssgd,
-    config=build.make_ssgd_config(config),
-    loop=build.make_loop(config, config.seed),
-    schedule=build.make_schedule(config),
-    **build.make_options(config),
-    **build.make_mapping(config),
+  return build.program(
+    make_ssgd, build.make_ssgd_config(config), config, **build.make_mapping(config)
   )
 
 

@@ -230,3 +230,16 @@ def test_groups_that_do_not_fit_are_refused(lowering):
   for groups in (1, 2, 3):  # 3 divide the input's channels, but not the output's
     with pytest.raises(ValueError, match="do not fit 6 channels"):
       conv(x, kernel, groups=groups, lowering=lowering)
+
+
+def test_an_image_smaller_than_the_kernel_is_left_to_matrix_products():
+  """XLA would exchange the two, and take 100 times as long."""
+
+  def primitives(size):
+    x, kernel = jnp.ones((2, size, size, 8)), jnp.ones((3, 3, 8, 4))
+    forward = functools.partial(conv_module._forward, (1, 1), ((1, 1), (1, 1)))
+    return {eqn.primitive.name for eqn in jax.make_jaxpr(forward)(x, kernel).eqns}
+
+  assert "conv_general_dilated" not in primitives(2)
+  assert "dot_general" in primitives(2)
+  assert "dot_general" not in primitives(8)
