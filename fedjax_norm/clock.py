@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_norm.comm import Cost
+from fedjax_norm.comm import Cost, Traffic
 from fedjax_norm.errors import UserError
 
 COLUMNS = (
@@ -105,6 +105,29 @@ _ROOT = 1.32471795724474602596
 _STEPS = (1 / _ROOT, 1 / _ROOT**2)
 
 
+class Share(NamedTuple):
+  """A client's part in a round's traffic, on average over rounds.
+
+  Attributes:
+    up: bytes to the server.
+    down: bytes from it.
+    trips: round trips.
+  """
+
+  up: float
+  down: float
+  trips: float
+
+  @classmethod
+  def of(cls, traffic: Traffic, clients: int, rounds: int) -> "Share":
+    """Of the traffic of some rounds, in which so many clients took part in all."""
+    up, down, trips = traffic
+    return cls(up / clients, down / clients, trips / rounds)
+
+
+NOTHING = Share(0.0, 0.0, 0.0)
+
+
 class Clock(NamedTuple):
   """The times of n nodes, host arrays.
 
@@ -124,7 +147,9 @@ class Clock(NamedTuple):
     """What each node needs to pull the model, take one step and push: [n] float64."""
     return self._alone(cost, np.ones(len(self.latency)))
 
-  def round_seconds(self, cost: Cost, clients: np.ndarray, steps: np.ndarray) -> float:
+  def round_seconds(
+    self, cost: Cost, clients: np.ndarray, steps: np.ndarray, share: Share = NOTHING
+  ) -> float:
     """How long a synchronous round lasts: until its slowest client has been heard.
 
     In lock-step (``cost.step_trips`` > 0) the exchanges of a step are spread evenly over it, each
@@ -135,15 +160,17 @@ class Clock(NamedTuple):
       cost: what a client sends and receives.
       clients: [m] ids.
       steps: [m] local steps of each, at least 1.
+      share: what else each sends and receives in the round.
     """
     own = Clock(*(array[clients] for array in self))
+    more = 2 * own.latency * share.trips + share.up / own.up + share.down / own.down
     if not cost.step_trips:
-      return float(own._alone(cost, steps).max())
+      return float((own._alone(cost, steps) + more).max())
     there, back = 2 * own.latency + own.step_seconds / cost.step_trips, 2 * own.latency
     there = there + cost.step_up / cost.step_trips / own.up
     received = cost.step_down / cost.step_trips / own.down
     between = there + received  # from one merged exchange to this node's part in the next
-    last = back + received + cost.up / own.up
+    last = back + received + cost.up / own.up + more
     # The first exchange waits for the model in the place of an exchange's result.
     reached, ends = float((there + cost.down / own.down).max() - between.max()), []
     before = 0
@@ -157,7 +184,7 @@ class Clock(NamedTuple):
   def _alone(self, cost: Cost, steps: np.ndarray) -> np.ndarray:
     """The model down, some steps that wait for nobody, and the result up: [n]."""
     step = self.step_seconds + cost.step_up / self.up + cost.step_down / self.down
-    return 2 * self.latency + cost.down / self.down + steps * step + cost.up / self.up
+    return 2 * self.latency * cost.trips + cost.down / self.down + steps * step + cost.up / self.up
 
 
 def make(profile: str, num_nodes: int, step_flops: float | np.ndarray) -> Clock:

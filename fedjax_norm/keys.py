@@ -15,6 +15,9 @@ class Stream(enum.IntEnum):
   DATA = 2
   DROPOUT = 3
   NOISE = 4
+  SELECTION = 5
+  TRAVEL = 6
+  FINE_TUNE = 7
 
 
 def stream(key: Key, purpose: Stream) -> Key:

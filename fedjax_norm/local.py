@@ -161,7 +161,10 @@ def step_bytes(model: nn.Module, config: LocalConfig, images: jax.ShapeDtypeStru
 def make_gradient(
   model: nn.Module, config: LocalConfig, axis_names: tuple[str, ...] = ()
 ) -> Callable[..., tuple[PyTree, PyTree, Metrics]]:
-  """The gradient of a batch's mean loss.
+  """The gradient of a batch's mean loss: the cross-entropy, and what the model adds to it.
+
+  A model adds losses of its own (auxiliary classifiers, the centre loss) by sowing each one's sum
+  over the batch's real examples into the collection ``losses``, in training alone.
 
   A batch is taken in ``config.accumulate`` parts, one after another, whose gradients add up to that
   of the whole: memory is that of a part. Norms that look across the batch see a part at a time, and
@@ -190,12 +193,14 @@ def make_gradient(
 
   def loss_fn(params, batch_stats, batch, time, key, count):
     variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
-    mode = Mode(train=True, mask=batch.mask, step=time)
+    mode = Mode(train=True, mask=batch.mask, step=time, labels=batch.labels)
+    changing = ["batch_stats", "losses"]
     logits, changed = model.apply(
-      variables, batch.images, mode, mutable=["batch_stats"], rngs={"dropout": key}
+      variables, batch.images, mode, mutable=changing, rngs={"dropout": key}
     )
     metrics = cross_entropy(logits, batch)
-    return metrics.loss / jnp.maximum(count, 1), (changed.get("batch_stats", {}), metrics)
+    own = sum(jax.tree.leaves(changed.get("losses", {})), metrics.loss)
+    return own / jnp.maximum(count, 1), (changed.get("batch_stats", {}), metrics)
 
   grad_fn = jax.grad(loss_fn, has_aux=True)
 

@@ -7,7 +7,7 @@ import jax
 from flax import linen as nn
 
 from fedjax_norm import comm, models, trees
-from fedjax_norm.comm import Cost
+from fedjax_norm.comm import Cost, Traffic
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.local import Metrics
 from fedjax_norm.typing import Array, Key, PyTree, Variables
@@ -21,12 +21,15 @@ class Context(NamedTuple):
     round: the round's index, int32.
     rate: the clients' learning rate, float32.
     key: of the run; whatever is random derives from it, the round and the client's id.
+    theta: what sets how much the algorithm communicates (paper 004), float32: Gaia's threshold T_t,
+      FedAvg's local steps Iter_Local, the sparsity s; 0 for algorithms without.
   """
 
   data: FederatedData
   round: Array
   rate: Array
   key: Key
+  theta: Array = 0.0
 
 
 HELD = Context(*[name == "data" for name in Context._fields])  # type: ignore[arg-type]
@@ -45,9 +48,17 @@ class Algorithm(NamedTuple):
     variables: the server's state -> the global model.
     client_variables: (server's state, one client's state) -> that client's model; None when all
       clients use the global one.
+    global_view: whether the global model is tested where clients have their own, as what they would
+      make together.
     local_steps: (clients' sizes, host) -> the numbers of local steps a round, of each of them that
       a round hears.
-    cost: what a client sends a round.
+    cost: what a client sends a round, whatever it has learnt.
+    sent: the server's state -> what else has been sent since the start, where that depends on what
+      was learnt; None where it does not.
+    local_variables: (server's state, one client's state) -> the model that travels to other clients
+      to be tested there (paper 004, sec. 7); None is the global one.
+    residual: (server's state, one client's state) -> what the client has accumulated and not yet
+      sent, of the parameters' structure; None for algorithms that hold nothing back.
     columns: the server's state -> further columns of a row of metrics, scalars by name; they are
       read at evaluations.
   """
@@ -59,6 +70,10 @@ class Algorithm(NamedTuple):
   client_variables: Callable[[PyTree, PyTree], Variables] | None
   local_steps: Callable[[Array], Array]
   cost: Cost
+  global_view: bool = False
+  sent: Callable[[PyTree], Traffic] | None = None
+  local_variables: Callable[[PyTree, PyTree], Variables] | None = None
+  residual: Callable[[PyTree, PyTree], PyTree] | None = None
   columns: Callable[[PyTree], dict[str, Array]] = lambda server: {}
 
 
@@ -69,6 +84,7 @@ def round_cost(
   frozen: frozenset[str] = frozenset(),
   personal: frozenset[str] = frozenset(),
   momentum: bool = False,
+  parameters: bool = True,
 ) -> Cost:
   """What a client sends and receives in a round that exchanges a model (or its gradient).
 
@@ -79,11 +95,12 @@ def round_cost(
     frozen: paths of parameters that come down and do not go up.
     personal: paths of parameters that do neither.
     momentum: whether the optimizer's momentum travels too, of the size of the parameters.
+    parameters: whether the model's parameters (or their gradients) travel in full.
   """
   spec = model.norm
   variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), image_shape))
-  up = comm.model_bytes(variables, personal | frozen)
-  down = comm.model_bytes(variables, personal)
+  up = comm.model_bytes(variables, personal | frozen) if parameters else 0
+  down = comm.model_bytes(variables, personal) if parameters else 0
   stats = trees.num_bytes(variables.get("batch_stats", {}))
   if batch_stats in ("mean", "moments"):
     up += stats if spec.updates_running_statistics else 0

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,15 +10,16 @@ from flax import linen as nn
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.base import HELD, Algorithm, Context, round_cost
-from fedjax_norm.algorithms.statistics import POLICIES, check_policy, combiner
-from fedjax_norm.data.federated import Transform, draw
+from fedjax_norm.algorithms.statistics import check_policy, combiner
+from fedjax_norm.algorithms.worker import check_steps, make_step_gradient
+from fedjax_norm.data.federated import Transform
 from fedjax_norm.errors import UserError
-from fedjax_norm.keys import Stream, stream
-from fedjax_norm.local import LocalConfig, make_gradient, optimizer
+from fedjax_norm.local import LocalConfig, optimizer
 from fedjax_norm.nodes import Nodes
 from fedjax_norm.typing import Array, PyTree, Variables
 
 WEIGHTINGS = ("examples", "uniform")
+REDUCTIONS = ("mean", "sum")
 BATCH_SPLITS = ("equal", "proportional")
 
 
@@ -32,6 +32,9 @@ class SsgdConfig:
       averaged gradient.
     weighting: of a worker's gradient in the average: by the ``examples`` of its batch, which makes
       it the gradient of the joint batch (eq. 8), or ``uniform`` (eq. 5 as it stands).
+    reduction: whether the master steps with the ``mean`` of the workers' gradients, or with their
+      ``sum`` as paper 004 adds up its partitions' updates: n times the mean, each with its own
+      weight decay, so that the rate counts n times.
     batch_split: how the joint batch is divided: every worker has ``local.batch_size`` examples
       (``equal``), or ``proportional`` to its data, so that all go through theirs in the same time.
     batch_stats: how running statistics are combined: ``mean``, ``moments``, ``local`` or
@@ -40,23 +43,20 @@ class SsgdConfig:
 
   local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
   weighting: str = "examples"
+  reduction: str = "mean"
   batch_split: str = "equal"
   batch_stats: str = "mean"
 
   def __post_init__(self):
     for field, choices in (
       ("weighting", WEIGHTINGS),
+      ("reduction", REDUCTIONS),
       ("batch_split", BATCH_SPLITS),
-      ("batch_stats", POLICIES),
     ):
       value = getattr(self, field)
       if value not in choices:
         raise UserError(f"unknown {field} {value!r}; choose one of {', '.join(choices)}.")
-    if self.local.prox:
-      raise UserError(
-        "prox pulls a client back to where its round began, which a step of SSGD never leaves; "
-        "drop it."
-      )
+    check_steps(self.local, self.batch_stats)
 
   def batches(self, sizes: np.ndarray) -> np.ndarray:
     """The examples of every worker's batch: [n] int32.
@@ -112,12 +112,12 @@ def ssgd(
       "alike; use weighting=examples."
     )
   model = model.clone(norm=spec.bind(nodes.axis_names))
-  gradient = make_gradient(model, config.local, model.norm.axis_names)
   master = optimizer(config.local)
   stats_policy = combiner(config.batch_stats if spec.updates_running_statistics else "frozen")
-  takes = config.batches(sizes)
+  takes, times = config.batches(sizes), len(sizes) if config.reduction == "sum" else 1
   parts, equal = config.local.accumulate, config.batch_split == "equal"
   largest = -(-int(takes.max()) // parts) * parts  # parts are equal; what is over is padding
+  gradient = make_step_gradient(model, config.local, transform, largest)
 
   def init(variables: Variables) -> Master:
     return Master(variables, master.init(variables["params"]))
@@ -130,17 +130,11 @@ def ssgd(
 
   def worker(shared, item):
     (server, context), (row, own) = shared, item
-    client = context.data.clients[row]
     variables = worker_variables(server, own)
-    take = None if equal else jnp.asarray(takes)[client]
-    batch = draw(context.data, row, context.round, largest, transform, context.key, take)
-    here = (row >= 0).astype(jnp.float32)  # what fills up the devices is an empty batch
-    batch = batch._replace(mask=batch.mask * here)
-    key = stream(context.key, Stream.DROPOUT)
-    key = jax.random.fold_in(jax.random.fold_in(key, context.round), client)
-    stats = variables.get("batch_stats", {})
-    grads, stats, metrics = gradient(variables["params"], stats, batch, context.round, key)
-    weight = batch.mask.sum() if config.weighting == "examples" else here
+    take = None if equal else jnp.asarray(takes)[context.data.clients[row]]
+    grads, stats, examples, metrics = gradient(context, row, variables, take)
+    here = (row >= 0).astype(jnp.float32)
+    weight = examples if config.weighting == "examples" else here
     sums = {
       "weight": weight,
       "gradient": trees.scale(grads, weight),
@@ -154,7 +148,7 @@ def ssgd(
     params = server.variables["params"]
     average = trees.scale(sums["gradient"], 1 / sums["weight"])
     updates, opt_state = master.update(average, server.opt_state, params)
-    params = optax.apply_updates(params, trees.scale(updates, -context.rate))
+    params = optax.apply_updates(params, trees.scale(updates, -context.rate * times))
     variables = {**server.variables, "params": params}
     if "batch_stats" in variables:
       variables["batch_stats"] = stats_policy.from_sums(

@@ -19,6 +19,8 @@ class Mode(NamedTuple):
     mask: [N], 0 for padded examples.
     step: the time so far, for batch renormalization's ramps.
     data_init: whether weight-normalized layers set their scale and bias from this batch.
+    labels: [N] int32 in training, for the models that have losses of their own (see
+      ``local.make_gradient``).
   """
 
   train: bool = False
@@ -26,6 +28,7 @@ class Mode(NamedTuple):
   mask: Array | None = None
   step: Array | None = None
   data_init: bool = False
+  labels: Array | None = None
 
 
 class Norm(nn.Module):

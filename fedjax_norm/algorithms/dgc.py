@@ -1,0 +1,147 @@
+"""Deep gradient compression (Lin et al. 2018; paper 004, Alg. 3): only the largest updates go."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from fedjax_norm.algorithms.base import Algorithm
+from fedjax_norm.algorithms.residual import residual_algorithm
+from fedjax_norm.algorithms.worker import check_steps
+from fedjax_norm.data.federated import Transform
+from fedjax_norm.errors import UserError
+from fedjax_norm.local import LocalConfig
+from fedjax_norm.nodes import Nodes
+from fedjax_norm.typing import Array, Key
+
+SELECTIONS = ("exact", "sampled")
+
+STAGES = (0.75, 0.9375, 0.984375, 0.996, 0.999)
+"""The sparsities of the warm-up (Lin et al. 2018, sec. 3.3), E_warm epochs each."""
+
+# The original's: the share of a tensor that is sampled, of no fewer elements than this, and by how
+# much more than asked for a sampled threshold may let through before it is made exact.
+_SAMPLED, _LEAST_SAMPLE, _EXCESS = 0.01, 256, 1.3
+
+
+@dataclasses.dataclass(frozen=True)
+class DgcConfig:
+  """What DGC does; the sparsity is data (``Context.theta``).
+
+  Attributes:
+    local: a partition's batch and its SGD. With K partitions each clips its gradient to
+      clip_norm / sqrt(K) (Lin et al. 2018, sec. 3.2), so that their sum has the norm clip_norm if
+      they are of one size and independent.
+    batch_stats: how running statistics are combined.
+    selection: whether the threshold of a tensor is ``exact``, or that of a sample (``sampled``).
+    momentum_masking: whether the momentum of what is sent is cleared (momentum factor masking).
+  """
+
+  local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
+  batch_stats: str = "mean"
+  selection: str = "exact"
+  momentum_masking: bool = True
+
+  def __post_init__(self):
+    check_steps(self.local, self.batch_stats)
+    if self.selection not in SELECTIONS:
+      raise UserError(
+        f"unknown selection {self.selection!r}; choose one of {', '.join(SELECTIONS)}."
+      )
+
+
+def kept(size: int, sparsity: Array) -> Array:
+  """How many elements of a tensor a sparsity lets through: k = round((1 - s) size), at least 1."""
+  count = jnp.round((1 - jnp.float32(sparsity)) * size).astype(jnp.int32)
+  return jnp.where(sparsity <= 0, size, jnp.clip(count, 1, size))
+
+
+def _bits(magnitudes: Array) -> Array:
+  """Floats of 0 or more as integers in the same order."""
+  return lax.bitcast_convert_type(magnitudes.astype(jnp.float32), jnp.uint32)
+
+
+def _threshold(bits: Array, count: Array) -> Array:
+  """The count-th largest integer, found bit by bit from the highest on."""
+
+  def body(index, found):
+    candidate = found | (jnp.uint32(1) << (30 - index).astype(jnp.uint32))
+    return jnp.where((bits >= candidate).sum(dtype=jnp.int32) >= count, candidate, found)
+
+  return lax.fori_loop(0, 31, body, jnp.uint32(0))
+
+
+def largest(v: Array, w: Array, sparsity: Array, key: Key | None = None) -> Array:
+  """Which elements are the k largest by magnitude, or as large as the k-th (see :func:`kept`)."""
+  del w, key
+  bits = _bits(jnp.abs(v))
+  return bits >= _threshold(bits, kept(v.size, sparsity))
+
+
+def roughly_largest(v: Array, w: Array, sparsity: Array, key: Key) -> Array:
+  """The same by the threshold of a hundredth of the elements (Lin et al. 2018, app. B).
+
+  The sample is every so manieth element from a random one on. A threshold that lets through more
+  than 1.3 k elements is made exact. One that lets through too few stands, so that there may be
+  fewer than k; at sparsity 0 all are chosen.
+  """
+  stride = min(int(1 / _SAMPLED), max(1, v.size // _LEAST_SAMPLE))
+  if stride == 1:
+    return largest(v, w, sparsity)
+  bits = _bits(jnp.abs(v)).ravel()
+  count, sampled = kept(v.size, sparsity), v.size // stride
+  first = jax.random.randint(key, (), 0, stride)
+  sample = lax.dynamic_slice_in_dim(
+    bits[: sampled * stride].reshape(sampled, stride), first, 1, axis=1
+  )
+  rough = jnp.where(sparsity <= 0, 0, _threshold(sample, kept(sampled, sparsity)))
+  found = (bits >= rough).sum(dtype=jnp.int32)
+  threshold = lax.cond(
+    found > _EXCESS * count, lambda: _threshold(bits, count), lambda: rough.astype(jnp.uint32)
+  )
+  return (bits >= threshold).reshape(v.shape)
+
+
+def dgc(
+  model: nn.Module,
+  config: DgcConfig,
+  nodes: Nodes,
+  transform: Transform,
+  image_shape: tuple[int, int, int],
+  num_partitions: int,
+) -> Algorithm:
+  """DGC; a round is one step of every partition k, all of which share the weights w:
+
+    g <- clip(-eta grad f(w, b))
+    u_k <- m u_k + g;  v_k <- v_k + u_k             (momentum correction)
+    S <- |v_k| is among the largest of its tensor, the share 1 - s of them
+    send v_k S;  v_k <- v_k not S;  u_k <- u_k not S   (momentum factor masking)
+    w <- w + what all partitions sent
+
+  ``Context.theta`` is s. Weight decay is added to the clipped gradient.
+
+  Args:
+    model: the model, unbound to any axis.
+    config: what it does.
+    nodes: how partitions are mapped.
+    transform: of their images.
+    image_shape: (H, W, C).
+    num_partitions: K.
+
+  Raises:
+    UserError: options that the model's norm denies.
+  """
+  clip_norm = config.local.clip_norm / num_partitions**0.5
+  return residual_algorithm(
+    model,
+    dataclasses.replace(config.local, clip_norm=clip_norm),
+    config.batch_stats,
+    nodes,
+    transform,
+    image_shape,
+    largest if config.selection == "exact" else roughly_largest,
+    own_models=False,
+    clears_momentum=config.momentum_masking and config.local.momentum > 0,
+  )

@@ -1,0 +1,180 @@
+"""FedAvg step by step (paper 004, Alg. 2): models are averaged every so many steps.
+
+``fedavg.py`` has a round in which each client takes its local steps. Here a round is one step of
+every partition, so that Iter_Local is data and may change between any two rounds; with all clients
+in every round the two are the same algorithm.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from fedjax_norm import trees
+from fedjax_norm.algorithms.base import HELD, Algorithm, Context, round_cost
+from fedjax_norm.algorithms.statistics import check_policy, combiner
+from fedjax_norm.algorithms.worker import check_steps, make_step_gradient
+from fedjax_norm.comm import Counter, Sent
+from fedjax_norm.data.federated import Transform
+from fedjax_norm.errors import UserError
+from fedjax_norm.local import LocalConfig, optimizer
+from fedjax_norm.nodes import Nodes
+from fedjax_norm.typing import Array, PyTree, Variables
+
+MOMENTA = ("local", "reset")
+
+
+@dataclasses.dataclass(frozen=True)
+class PeriodicConfig:
+  """What periodic averaging does; Iter_Local is data (``Context.theta``).
+
+  Attributes:
+    local: a partition's batch and its SGD.
+    client_momentum: whether a partition keeps its momentum over an average (``local``, as in
+      Alg. 2) or starts anew (``reset``).
+    batch_stats: how running statistics are combined at an average; ``local`` leaves them with the
+      partition, and the global model has their mean.
+  """
+
+  local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
+  client_momentum: str = "local"
+  batch_stats: str = "mean"
+
+  def __post_init__(self):
+    check_steps(self.local, self.batch_stats)
+    if self.client_momentum not in MOMENTA:
+      raise UserError(
+        f"unknown client_momentum {self.client_momentum!r}; choose one of {', '.join(MOMENTA)}."
+      )
+
+
+class Partition(NamedTuple):
+  """What a partition k holds.
+
+  Attributes:
+    momentum: u_k, as its optimizer's state.
+    variables: its model w_k, with its running statistics.
+  """
+
+  momentum: PyTree
+  variables: Variables
+
+
+class Average(NamedTuple):
+  """What the server knows.
+
+  Attributes:
+    variables: the mean of the partitions' models.
+    since: int32, steps since the partitions last took it over.
+    due: whether they take it over before their next step.
+    sent: the traffic since the start.
+  """
+
+  variables: Variables
+  since: Array
+  due: Array
+  sent: Sent
+
+
+def periodic(
+  model: nn.Module,
+  config: PeriodicConfig,
+  nodes: Nodes,
+  transform: Transform,
+  image_shape: tuple[int, int, int],
+) -> Algorithm:
+  """FedAvg of all partitions; a round is one step of each:
+
+    if Iter_Local steps have passed:  w_k <- mean of all w_k
+    u_k <- m u_k - eta grad f(w_k, b);  w_k <- w_k + u_k
+
+  The average comes before a step, so that between two rounds a partition still has its local model,
+  and the mean of those is the global one. ``Context.theta`` is Iter_Local. An average is charged to
+  the last of its steps.
+
+  Args:
+    model: the model, unbound to any axis.
+    config: what it does.
+    nodes: how partitions are mapped.
+    transform: of their images.
+    image_shape: (H, W, C).
+
+  Raises:
+    UserError: options that the model's norm denies.
+  """
+  spec = model.norm
+  check_policy(config.batch_stats, spec)
+  local_stats, moving = config.batch_stats == "local", spec.updates_running_statistics
+  model = model.clone(norm=spec.bind(nodes.axis_names))
+  gradient, sgd = make_step_gradient(model, config.local, transform), optimizer(config.local)
+  mean = "mean" if local_stats else config.batch_stats
+  stats_policy = combiner(mean if moving else "frozen")
+  cost = round_cost(model, image_shape, config.batch_stats, config.local.frozen_paths)
+
+  def init(variables: Variables) -> Average:
+    return Average(variables, jnp.int32(0), jnp.bool(False), Sent.zeros())
+
+  def init_partition(server: Average) -> Partition:
+    return Partition(sgd.init(server.variables["params"]), server.variables)
+
+  def partition(shared, item):
+    (server, context), (row, own) = shared, item
+    average, variables, momentum = server.variables, own.variables, own.momentum
+    taken = trees.select(server.due, average, variables)
+    if local_stats:
+      taken["batch_stats"] = variables["batch_stats"]
+    elif not moving and "batch_stats" in average:
+      taken["batch_stats"] = average["batch_stats"]
+    if config.client_momentum == "reset":
+      momentum = trees.select(server.due, jax.tree.map(jnp.zeros_like, momentum), momentum)
+
+    grads, stats, _, metrics = gradient(context, row, taken)
+    updates, momentum = sgd.update(grads, momentum, taken["params"])
+    params = optax.apply_updates(taken["params"], trees.scale(updates, -context.rate))
+    here = (row >= 0).astype(jnp.float32)
+    sums = {
+      "params": trees.scale(params, here),
+      "count": here,
+      "stats": stats_policy.to_sums(stats, here, average.get("batch_stats", {})),
+      "metrics": metrics,
+    }
+    return sums, Partition(momentum, {**taken, "params": params, **_stats(stats)})
+
+  def step(server: Average, partitions: Partition, rows: Array, context: Context):
+    sums, partitions = nodes.map_reduce(
+      partition, (server, context), (rows, partitions), (False, HELD)
+    )
+    variables = {**server.variables, "params": trees.scale(sums["params"], 1 / sums["count"])}
+    if "batch_stats" in variables:
+      variables["batch_stats"] = stats_policy.from_sums(
+        sums["stats"], sums["count"], variables["batch_stats"]
+      )
+    since = jnp.where(server.due, 0, server.since) + 1
+    due = since >= context.theta
+    sent = server.sent.add(
+      *(Counter.of(n).times(due) for n in (len(rows) * cost.up, len(rows) * cost.down, 1))
+    )
+    return Average(variables, since, due, sent), partitions, sums["metrics"]
+
+  def own_variables(server: Average, own: Partition) -> Variables:
+    return own.variables
+
+  return Algorithm(
+    init=init,
+    init_client=init_partition,
+    round=step,
+    variables=lambda server: server.variables,
+    client_variables=own_variables,
+    local_steps=lambda sizes: 0 * sizes + 1,
+    cost=cost._replace(up=0, down=0, trips=0),  # what is left are the norms' messages in a step
+    global_view=True,
+    sent=lambda server: server.sent.traffic(),
+    local_variables=own_variables,
+  )
+
+
+def _stats(stats: PyTree) -> Variables:
+  return {"batch_stats": stats} if stats else {}

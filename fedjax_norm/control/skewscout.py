@@ -1,0 +1,180 @@
+"""SkewScout (paper 004, sec. 7): how much to communicate, by how far models have drifted apart."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.typing import Array
+
+SEARCHES = ("hill", "stochastic", "annealing")
+
+GRIDS = {
+  "gaia": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+  "fedavg": (5.0, 10.0, 20.0, 50.0, 200.0, 500.0, 1000.0),
+  "dgc": (0.75, 0.9375, 0.984375, 0.996, 0.999),
+}
+"""The thetas of tables 6 and 7: T_0 and Iter_Local. Table 8 varies how long DGC's warm-up lasts;
+here its theta is the sparsity itself, of the warm-up's stages."""
+
+
+class ScoutState(NamedTuple):
+  """What has been found out, host arrays.
+
+  Attributes:
+    index: int64, the theta in use, counted in the grid.
+    losses: [G] float64, AL of each theta when it was last in use; NaN before.
+    costs: [G] float64, C / CM of each likewise.
+    looks: int64, how many there have been.
+    next_look: int64, the round before which the next one is.
+    sent: int64, bytes in both directions up to the last look.
+    since: int64, the round of the last look.
+  """
+
+  index: Array
+  losses: Array
+  costs: Array
+  looks: Array
+  next_look: Array
+  sent: Array
+  since: Array
+
+
+class SkewScout(NamedTuple):
+  """The controller: after each look it chooses the theta that eq. 1 wants,
+
+    argmin over theta of  lambda_AL max(0, AL(theta) - sigma_AL) + lambda_C C(theta) / CM.
+
+  AL is a share between 0 and 1. C is what the algorithm sends and receives a mini-batch, CM what
+  sending and receiving the whole model would take, so that C / CM of BSP is 1.
+
+  Of a theta that has been in use, the last AL and C count. Of one that has not, the paper says
+  nothing; here it is taken at its best. Its AL is the greatest of the tighter ones that were in
+  use (0 without any), for communicating less does not lose less. Its C is that of the nearest in
+  use, in proportion to 1 / T_0, 1 / Iter_Local or 1 - s, and at most 1.
+
+  The searches look at the neighbours of the theta in use alone. ``hill`` goes to the best of the
+  three. ``stochastic`` goes to one of the better ones by chance, in proportion to how much better
+  it is. ``annealing`` picks a neighbour by chance and goes there if it is better, or else with
+  probability exp(-loss / temperature), where the temperature falls from look to look.
+
+  Attributes:
+    grid: thetas in rising order, from the most communication to the least.
+    per_density: whether C is in proportion to 1 - theta (DGC), or else to 1 / theta.
+    search: of ``SEARCHES``; None keeps theta and measures only.
+    start: the theta to begin with, counted in the grid.
+    every: mini-batches between looks.
+    whole: whether theta counts local steps, of which a look waits for the last (FedAvg).
+    lambda_al: the weight of the accuracy loss.
+    lambda_c: the weight of communication.
+    sigma_al: the accuracy loss that is tolerated.
+    temperature: of annealing, at the first look.
+    cooling: what multiplies it from look to look.
+    seed: of the searches' chance.
+  """
+
+  grid: tuple[float, ...]
+  per_density: bool = False
+  search: str | None = "hill"
+  start: int = 0
+  every: int = 500
+  whole: bool = False
+  lambda_al: float = 50.0
+  lambda_c: float = 1.0
+  sigma_al: float = 0.05
+  temperature: float = 0.5
+  cooling: float = 0.9
+  seed: int = 0
+
+  def check(self) -> "SkewScout":
+    """Itself.
+
+    Raises:
+      UserError: a setting that cannot be.
+    """
+    if self.search is not None and self.search not in SEARCHES:
+      raise UserError(f"unknown search {self.search!r}; choose one of {', '.join(SEARCHES)}.")
+    if not self.grid or list(self.grid) != sorted(set(self.grid)):
+      raise UserError(f"SkewScout's thetas are {self.grid}; give different ones in rising order.")
+    if not 0 <= self.start < len(self.grid):
+      raise UserError(
+        f"SkewScout starts with theta number {self.start}, of {len(self.grid)}; count from 0."
+      )
+    if self.every < 1:
+      raise UserError(f"SkewScout looks every {self.every} mini-batches; it must be at least 1.")
+    for field in ("lambda_al", "lambda_c", "sigma_al"):
+      if not getattr(self, field) >= 0:
+        raise UserError(f"SkewScout's {field} is {getattr(self, field)}; it must be 0 or more.")
+    if not self.temperature > 0 or not 0 < self.cooling <= 1:
+      raise UserError("SkewScout's temperature must be above 0, and its cooling up to 1.")
+    return self
+
+  def init(self) -> ScoutState:
+    """The state before the first round."""
+    unknown, zero = np.full(len(self.grid), np.nan), np.int64(0)
+    start = np.int64(self.start)
+    return ScoutState(start, unknown, unknown, zero, self._next(0, self.start), zero, zero)
+
+  def theta(self, state: ScoutState) -> float:
+    """The theta in use."""
+    return self.grid[int(state.index)]
+
+  def observe(self, state: ScoutState, loss: float, cost: float, round: int) -> ScoutState:
+    """The state after a look, but for what has been sent.
+
+    Args:
+      state: before it.
+      loss: AL, as a share.
+      cost: C / CM since the last look.
+      round: the round before which the look is.
+    """
+    index, losses, costs = int(state.index), state.losses.copy(), state.costs.copy()
+    losses[index], costs[index] = loss, cost
+    state = state._replace(losses=losses, costs=costs)
+    if self.search is not None:
+      index = self._choose(index, self.objective(state), int(state.looks))
+    return state._replace(
+      index=np.int64(index),
+      looks=state.looks + 1,
+      next_look=self._next(round, index),
+      since=np.int64(round),
+    )
+
+  def objective(self, state: ScoutState) -> np.ndarray:
+    """Eq. 1's of every theta, with the estimates of those that have not been in use: [G]."""
+    losses, costs = self._estimates(state)
+    return self.lambda_al * np.maximum(0, losses - self.sigma_al) + self.lambda_c * costs
+
+  def _estimates(self, state: ScoutState) -> tuple[np.ndarray, np.ndarray]:
+    grid = np.asarray(self.grid)
+    proportion = 1 - grid if self.per_density else 1 / np.maximum(grid, 1e-12)
+    tried = np.flatnonzero(np.isfinite(state.losses))
+    losses, costs = state.losses.copy(), state.costs.copy()
+    for i in np.flatnonzero(~np.isfinite(state.losses)):
+      tighter = state.losses[tried[tried < i]]
+      losses[i] = tighter.max() if tighter.size else 0.0
+      nearest = tried[np.abs(tried - i).argmin()]
+      costs[i] = min(1.0, state.costs[nearest] * proportion[i] / proportion[nearest])
+    return losses, costs
+
+  def _choose(self, index: int, objective: np.ndarray, looks: int) -> int:
+    near = [i for i in (index - 1, index + 1) if 0 <= i < len(self.grid)]
+    chance = np.random.default_rng([self.seed, looks])
+    match self.search:
+      case "hill":
+        return min([index, *near], key=lambda i: objective[i])
+      case "stochastic":
+        better = [i for i in near if objective[i] < objective[index]]
+        gains = np.array([objective[index] - objective[i] for i in better])
+        return int(chance.choice(better, p=gains / gains.sum())) if better else index
+      case _:
+        if not near:
+          return index
+        other = int(chance.choice(near))
+        worse = max(0.0, objective[other] - objective[index])
+        temperature = self.temperature * self.cooling**looks
+        return other if chance.random() < np.exp(-worse / temperature) else index
+
+  def _next(self, round: int, index: int) -> np.int64:
+    theta = int(self.grid[index]) if self.whole else 1
+    return np.int64(round + -(-self.every // theta) * theta)

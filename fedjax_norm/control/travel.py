@@ -1,0 +1,73 @@
+"""Model travelling (paper 004, sec. 7.1): how well a client's model does on another's data."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from fedjax_norm.algorithms.base import Algorithm
+from fedjax_norm.data.federated import FederatedData, Transform, draw
+from fedjax_norm.keys import Stream, stream
+from fedjax_norm.local import cross_entropy
+from fedjax_norm.nodes import Nodes
+from fedjax_norm.norm import Mode
+from fedjax_norm.typing import Array, Key, PyTree
+
+Travel = Callable[[PyTree, PyTree, FederatedData, int, Key], tuple[Array, Array]]
+"""(server's state, clients' states [K, ...], the federation on the device, which journey this is,
+key of the run) -> (each model's accuracy at home [K], where it travelled to [K])."""
+
+
+def hosts(key: Key, journey: Array, num_clients: int) -> Array:
+  """Where each client's model travels: [K] int32, nobody's to its own client.
+
+  All go the same random number of places on, so that everyone is visited once.
+  """
+  key = jax.random.fold_in(stream(key, Stream.TRAVEL), journey)
+  shift = jax.random.randint(key, (), 1, num_clients)
+  return (jnp.arange(num_clients, dtype=jnp.int32) + shift) % num_clients
+
+
+def make_travel(
+  model: nn.Module, algorithm: Algorithm, nodes: Nodes, transform: Transform, examples: int
+) -> Travel:
+  """Evaluates every client's model on a sample of its own training data and of another's.
+
+  A sample is the client's next ``examples`` examples, without augmentation, in an order of their
+  own; home and host have a sample each, of the same size where they hold as many.
+
+  Args:
+    model: the model, unbound to any axis.
+    algorithm: whose ``local_variables`` travel, or its global model.
+    nodes: how clients are mapped.
+    transform: of training images, without augmentation.
+    examples: of a sample.
+  """
+  local = algorithm.local_variables or (lambda server, client: algorithm.variables(server))
+
+  def node(shared, item):
+    (server, data, journey, key), (row, other, client) = shared, item
+    variables = local(server, client)
+
+    def accuracy(row: Array) -> Array:
+      sample_key = stream(key, Stream.TRAVEL)
+      batch = draw(data, row, journey, examples, transform, sample_key)
+      metrics = cross_entropy(model.apply(variables, batch.images, Mode()), batch)
+      return metrics.correct / metrics.examples
+
+    return (), (accuracy(row), accuracy(other))
+
+  @jax.jit
+  def travel(server, clients, data, journey, key):
+    rows = jnp.arange(data.num_clients, dtype=jnp.int32)
+    items = (rows, hosts(key, journey, data.num_clients), clients)
+    return nodes.map_reduce(node, (server, data, journey, key), items)[1]
+
+  return travel
+
+
+def accuracy_loss(home: Array, away: Array) -> float:
+  """AL: by how much models do worse abroad than at home, on average; a share."""
+  return float(np.mean(np.asarray(home, np.float64) - np.asarray(away, np.float64)))

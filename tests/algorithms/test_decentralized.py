@@ -1,0 +1,334 @@
+"""Gaia, FedAvg step by step and DGC against their pseudo-code, BSP, and what must be conserved."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference_decentralized as reference
+import reference_fedavg
+import reference_ssgd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_fedavg import flat
+from step_world import KEY, at, run_rounds, skewed
+
+from fedjax_norm import comm, nodes, norm
+from fedjax_norm.algorithms.dgc import DgcConfig, dgc, kept, largest, roughly_largest
+from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
+from fedjax_norm.algorithms.gaia import GaiaConfig, gaia, significant
+from fedjax_norm.algorithms.periodic import PeriodicConfig, periodic
+from fedjax_norm.algorithms.residual import divide
+from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
+from fedjax_norm.data.preprocess import Preprocess, make_transforms
+from fedjax_norm.errors import UserError
+from fedjax_norm.local import LocalConfig
+
+SHAPE = (6, 6, 1)
+SIZES = (5, 9, 12, 4)
+STEPS, RATE = 20, 0.05
+RATES = np.full(STEPS, RATE, np.float32)
+FALLING = np.linspace(0.1, 0.02, STEPS, dtype=np.float32)
+PLAIN = LocalConfig(batch_size=4, momentum=0.9)
+HEAVY = LocalConfig(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0)
+NO_MOMENTUM = LocalConfig(batch_size=4)
+VMAP = nodes.create("vmap", num_nodes=len(SIZES))
+SCAN = nodes.create("scan", num_nodes=len(SIZES))
+random_variables = functools.partial(reference_fedavg.random_variables, image_shape=SHAPE)
+
+
+class World:
+  """A federation of the tiny images, and every algorithm in it."""
+
+  def __init__(self, source, net):
+    self.net = net
+    self.transform = make_transforms(Preprocess(augment="none"), source.train.images)[0]
+    self.data = skewed(source, SIZES)
+
+  def model(self, name="none", **options):
+    return self.net(norm=norm.create(name, **options))
+
+  def run(self, make, config, *more, model=None, rates=RATES, thetas=None, mapping=VMAP):
+    model = model or self.model()
+    algorithm = make(model, config, mapping, self.transform, SHAPE, *more)
+    states = run_rounds(algorithm, random_variables(model), self.data, rates, thetas)
+    return algorithm, *states
+
+  def batches(self):
+    takes = [4] * len(SIZES)
+    return reference_ssgd.batches_of(self.data, takes, self.transform, KEY)
+
+
+@pytest.fixture(scope="module")
+def world(tiny_source, tiny_net):
+  return World(tiny_source, tiny_net)
+
+
+def close(actual, expected, message, tolerance=2e-5):
+  actual, expected = flat(actual), flat(expected)
+  assert actual.keys() == expected.keys()
+  for path in expected:
+    difference = np.abs(actual[path] - expected[path]).max()
+    assert difference < tolerance, f"{path} {message}: {difference}"
+
+
+def sent(algorithm, server, step):
+  return algorithm.sent(at(server, step))
+
+
+# --- each algorithm against its pseudo-code ---
+
+
+@pytest.mark.parametrize("name", ["none", "bn"])
+def test_gaia_is_algorithm_1(world, name):
+  model = world.model(name, decay=0.5) if name == "bn" else world.model()
+  thresholds = np.linspace(0.3, 0.05, STEPS, dtype=np.float32)  # T_t falls
+  stats = "local" if name == "bn" else "mean"
+  algorithm, server, parts, _ = world.run(
+    gaia, GaiaConfig(HEAVY, stats), model=model, thetas=thresholds
+  )
+  variables = random_variables(model)
+  expected = reference.gaia(model, HEAVY, world.batches(), variables, RATE, thresholds)
+  mean_sent = []
+  for step, state in enumerate(expected):
+    for k in range(len(SIZES)):
+      own = at(at(parts, step), k)
+      got = algorithm.client_variables(at(server, step), own)
+      close(got["params"], state.weights[k], f"of node {k} after step {step}")
+      close(own.residual, state.residuals[k], f"held by node {k} after step {step}")
+      if name == "bn":
+        close(got["batch_stats"], state.stats[k], f"of node {k} after step {step}")
+    mean = reference_fedavg.weighted_mean(state.weights, [1] * len(SIZES))
+    close(algorithm.variables(at(server, step))["params"], mean, f"on average after step {step}")
+    traffic = sent(algorithm, server, step)
+    assert (traffic.bytes_up, traffic.bytes_down) == (state.up, state.down)
+    mean_sent.append(np.mean([(state.residuals[k]["Conv_0/kernel"] == 0).mean() for k in range(4)]))
+  assert 0.05 < np.mean(mean_sent) < 0.95  # the threshold divides
+
+
+@pytest.mark.parametrize("masking", [True, False])
+def test_dgc_is_algorithm_3(world, masking):
+  sparsities = np.repeat([0.5, 0.75, 0.9, 0.97], 5).astype(np.float32)
+  config = DgcConfig(HEAVY, momentum_masking=masking)
+  algorithm, server, parts, _ = world.run(dgc, config, len(SIZES), thetas=sparsities)
+  model = world.model()
+  variables = random_variables(model)
+  expected = reference.dgc(model, HEAVY, world.batches(), variables, RATE, sparsities, masking)
+  for step, state in enumerate(expected):
+    close(at(server, step).variables["params"], state.weights[0], f"after step {step}")
+    for k in range(len(SIZES)):
+      close(at(at(parts, step), k).residual, state.residuals[k], f"of {k} after step {step}")
+    traffic = sent(algorithm, server, step)
+    assert (traffic.bytes_up, traffic.bytes_down) == (state.up, state.down)
+
+
+@pytest.mark.parametrize("local_steps", [1, 5])
+def test_periodic_averaging_is_algorithm_2(world, local_steps):
+  config = PeriodicConfig(HEAVY)
+  algorithm, server, parts, _ = world.run(periodic, config, thetas=np.full(STEPS, local_steps))
+  model = world.model()
+  expected = reference.fedavg(
+    model, HEAVY, world.batches(), random_variables(model), RATE, STEPS // local_steps, local_steps
+  )
+  for index, (average, own) in enumerate(expected):
+    step = (index + 1) * local_steps - 1
+    close(algorithm.variables(at(server, step))["params"], average, f"after step {step}")
+    for k in range(len(SIZES)):
+      got = algorithm.local_variables(at(server, step), at(at(parts, step), k))
+      close(got["params"], own[k], f"of node {k} just before the average")
+  traffic = sent(algorithm, server, STEPS - 1)
+  size = comm.model_bytes(random_variables(model))
+  averages = STEPS // local_steps
+  assert traffic == (averages * 4 * size, averages * 4 * size, averages)
+
+
+@pytest.mark.parametrize("momentum", ["local", "reset"])
+def test_periodic_averaging_is_fedavg_round_by_round(world, momentum):
+  """With running statistics too, which both combine at an average."""
+  model = world.model("bn", decay=0.5)
+  config = PeriodicConfig(PLAIN, momentum)
+  algorithm, server, _, _ = world.run(periodic, config, model=model, thetas=np.full(STEPS, 5))
+  other = FedAvgConfig(PLAIN, local_steps=5, weighting="uniform", client_momentum=momentum)
+  _, expected, _, _ = world.run(fedavg, other, model=model, rates=RATES[:4])
+  for index in range(4):
+    got = algorithm.variables(at(server, 5 * index + 4))
+    close(got["params"], at(expected, index).variables["params"], f"in round {index}")
+    close(got["batch_stats"], at(expected, index).variables["batch_stats"], f"in round {index}")
+
+
+def test_the_number_of_local_steps_may_change_between_rounds(world):
+  """2, 2, then 3 steps: averages after steps 2, 4 and 7, as three runs in a row would have."""
+  thetas = np.array([2, 2, 2, 2, 3, 3, 3, 3])
+  algorithm, server, _, _ = world.run(
+    periodic, PeriodicConfig(PLAIN), rates=RATES[:8], thetas=thetas
+  )
+  trips = [sent(algorithm, server, step).round_trips for step in range(8)]
+  assert trips == [0, 1, 1, 2, 2, 2, 3, 3]
+
+
+# --- against BSP ---
+
+
+def bsp(world, local, reduction, rates=FALLING, model=None):
+  config = SsgdConfig(local, weighting="uniform", reduction=reduction)
+  return world.run(ssgd, config, np.array(SIZES), model=model, rates=rates)[1].variables
+
+
+@pytest.mark.parametrize("name", ["none", "bn"])
+def test_gaia_without_a_threshold_is_bsp(world, name):
+  """Also while the rate falls, and with running statistics that all combine each step."""
+  model = world.model(name, decay=0.5) if name == "bn" else world.model()
+  local = dataclasses.replace(HEAVY, clip_norm=0.0)
+  _, server, parts, _ = world.run(gaia, GaiaConfig(local), model=model, rates=FALLING)
+  expected = bsp(world, local, "sum", model=model)
+  for step in range(STEPS):
+    close(at(server, step).variables["params"], at(expected, step)["params"], f"after {step}")
+    if name == "bn":
+      stats = at(server, step).variables["batch_stats"]
+      close(stats, at(expected, step)["batch_stats"], f"after {step}")
+  assert not any(leaf.any() for leaf in jax.tree.leaves(parts.residual))
+
+
+@pytest.mark.parametrize("masking", [True, False])
+def test_dgc_that_sends_all_is_bsp(world, masking):
+  """Without momentum where what is sent loses its own, with it otherwise."""
+  local = dataclasses.replace(PLAIN, weight_decay=5e-3)
+  config = DgcConfig(local, momentum_masking=masking)
+  _, server, _, _ = world.run(dgc, config, len(SIZES), rates=FALLING)
+  like = dataclasses.replace(local, momentum=0.0) if masking else local
+  expected = bsp(world, like, "sum")
+  for step in range(STEPS):
+    close(at(server, step).variables["params"], at(expected, step)["params"], f"after {step}")
+
+
+@pytest.mark.parametrize("momentum", ["local", "reset"])
+def test_fedavg_of_single_steps_is_mean_bsp(world, momentum):
+  expected = bsp(world, PLAIN if momentum == "local" else NO_MOMENTUM, "mean")
+  config = FedAvgConfig(PLAIN, weighting="uniform", client_momentum=momentum)
+  _, server, _, _ = world.run(fedavg, config, rates=FALLING)
+  _, stepwise, _, _ = world.run(
+    periodic, PeriodicConfig(PLAIN, momentum), rates=FALLING, thetas=np.ones(STEPS)
+  )
+  for step in range(STEPS):
+    close(at(server, step).variables["params"], at(expected, step)["params"], f"after {step}")
+    close(at(stepwise, step).variables["params"], at(expected, step)["params"], f"after {step}")
+
+
+def test_sum_and_mean_differ_by_the_number_of_partitions(world):
+  total = bsp(world, HEAVY, "sum", FALLING)
+  mean = bsp(world, HEAVY, "mean", FALLING * len(SIZES))
+  close(at(total, -1), at(mean, -1), "at the end")
+  assert np.abs(flat(at(total, -1)["params"])["Conv_0/kernel"]).max() > 0
+
+
+@pytest.mark.parametrize(("make", "config"), [(gaia, GaiaConfig(HEAVY)), (dgc, DgcConfig(HEAVY))])
+def test_mappings_agree(world, make, config):
+  more = (len(SIZES),) if make is dgc else ()
+  thetas = np.full(STEPS, 0.2 if make is gaia else 0.9)
+  results = [
+    world.run(make, config, *more, thetas=thetas, mapping=mapping)[1:3]
+    for mapping in (VMAP, SCAN, nodes.create("shard_map", num_nodes=len(SIZES)))
+  ]
+  for server, parts in results[1:]:
+    close(at(server, -1).weights, at(results[0][0], -1).weights, "on another mapping")
+    assert jax.tree.map(int, at(server, -1).sent) == jax.tree.map(int, at(results[0][0], -1).sent)
+    residual = flat(at(results[0][1], -1).residual)
+    for path, leaf in flat(at(parts, -1).residual).items():
+      np.testing.assert_allclose(leaf, residual[path], atol=1e-5)
+
+
+# --- what is conserved ---
+
+vectors = st.integers(1, 70).flatmap(
+  lambda n: st.tuples(*(st.lists(st.floats(-4, 4, width=16), min_size=n, max_size=n),) * 2)
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(vectors, st.floats(0, 2, width=32))
+def test_what_is_sent_and_what_stays_add_up(vector, theta):
+  v, w = (np.array(values, np.float32) for values in vector)
+  for chosen in (significant(v, w, theta), largest(v, w, min(theta, 1.0))):
+    share, rest = divide(v, chosen)
+    assert not np.any((share != 0) & (rest != 0))
+    np.testing.assert_array_equal(np.where(chosen, share, rest), v)
+    np.testing.assert_array_equal(share + rest, v)
+
+
+@settings(max_examples=40, deadline=None)
+@given(vectors, st.sampled_from([0.0, 0.25, 0.75, 0.9375, 0.999]))
+def test_the_largest_are_chosen_with_their_ties(vector, sparsity):
+  v = np.array(vector[0], np.float32)
+  chosen = np.asarray(largest(v, v, sparsity))
+  count = int(kept(v.size, sparsity))
+  assert count == (v.size if sparsity == 0 else max(1, round((1 - sparsity) * v.size)))
+  order = np.sort(np.abs(v))[::-1]
+  np.testing.assert_array_equal(chosen, np.abs(v) >= order[count - 1])
+  assert chosen.sum() >= count
+
+
+def test_a_weight_of_zero_is_significant():
+  v, w = np.array([0.1, 0.1, 0.0, 0.3], np.float32), np.array([0, 1, 0, -1], np.float32)
+  np.testing.assert_array_equal(significant(v, w, 0.2), [True, False, True, True])
+  np.testing.assert_array_equal(significant(v, w, 0.0), [True, True, True, True])
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.9, 0.99])
+def test_a_sampled_threshold_is_close(sparsity):
+  """It lets through about the wanted share of 20,000 normal numbers, and never many more."""
+  v = jax.random.normal(jax.random.key(1), (200, 100))
+  exact = np.asarray(largest(v, v, sparsity))
+  rough = np.asarray(roughly_largest(v, v, sparsity, jax.random.key(2)))
+  assert 0.5 * exact.sum() <= rough.sum() <= 1.3 * exact.sum()
+  smaller, larger = sorted((rough, exact), key=np.sum)
+  assert not np.any(smaller & ~larger)  # both take from the top
+  if sparsity == 0.9:
+    other = np.asarray(roughly_largest(v, v, sparsity, jax.random.key(3)))
+    assert rough.sum() != exact.sum() or other.sum() != exact.sum()  # it is a sample's
+  # All equal: the sample's threshold lets everything through, and so does the exact one.
+  assert np.all(roughly_largest(jnp.ones(30000), v, sparsity, jax.random.key(2)))
+  # A sample of small ones would let too much through, were it not made exact.
+  spikes = jnp.zeros(20000).at[::2].set(jnp.arange(10000.0) + 1)
+  assert roughly_largest(spikes, v, 0.9, jax.random.key(2)).sum() <= 2600
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(vectors, min_size=1, max_size=3), st.floats(0, 3))
+def test_the_ledger_counts_the_bytes_of_a_message(pairs, threshold):
+  update = {
+    f"t{i}": np.where(np.abs(v) > threshold, v, 0).astype(np.float32)
+    for i, (v, _) in enumerate(pairs)
+  }
+  message = reference.encode(update)
+  assert int(comm.update_bytes(update)) == len(message)
+  back = reference.decode(message, {name: value.shape for name, value in update.items()})
+  for name, value in update.items():
+    np.testing.assert_array_equal(back[name], value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 2**31 - 1), max_size=6), st.integers(1, 4095))
+def test_counters_do_not_overflow(counts, factor):
+  total, expected = comm.Counter.of(0), 0
+  for count in counts:
+    total = total.add(comm.Counter.of(jnp.uint32(count)).times(factor))
+    expected += count * factor
+  assert total.value() == expected
+  assert comm.Counter.of(expected).value() == expected
+
+
+@pytest.mark.parametrize(
+  ("config", "told"),
+  [
+    (lambda: GaiaConfig(LocalConfig(prox=0.1)), "prox"),
+    (lambda: GaiaConfig(batch_stats="all"), "batch_stats"),
+    (lambda: DgcConfig(selection="best"), "selection"),
+    (lambda: PeriodicConfig(client_momentum="global"), "client_momentum"),
+    (lambda: SsgdConfig(reduction="median"), "reduction"),
+  ],
+)
+def test_wrong_settings_are_refused(config, told):
+  with pytest.raises(UserError, match=told):
+    config()

@@ -1,0 +1,145 @@
+"""SkewScout's searches on toy objectives, its estimates by hand, and the schedules of theta."""
+
+import numpy as np
+import pytest
+
+from fedjax_norm.algorithms.dgc import STAGES
+from fedjax_norm.control.dial import Dial, stages
+from fedjax_norm.control.skewscout import GRIDS, SkewScout
+from fedjax_norm.errors import UserError
+
+GRID = GRIDS["gaia"]
+
+
+def settle(scout, losses, costs, looks):
+  """The thetas of some looks, where each theta always has the same AL and C."""
+  state, seen = scout.init(), []
+  for look in range(looks):
+    index = int(state.index)
+    seen.append(index)
+    state = scout.observe(state, losses[index], costs[index], 500 * (look + 1))
+  return seen, state
+
+
+@pytest.mark.parametrize("best", range(len(GRID)))
+@pytest.mark.parametrize("start", [0, 3, 6])
+def test_hill_climbing_finds_the_best_theta(best, start):
+  """AL stays below the tolerance up to the best theta and rises steeply from there on."""
+  losses = np.where(np.arange(len(GRID)) <= best, 0.04, 0.2 + 0.1 * np.arange(len(GRID)))
+  costs = 0.02 / np.array(GRID)
+  scout = SkewScout(GRID, start=start).check()
+  seen, state = settle(scout, losses, costs, 20)
+  assert seen[-1] == best
+  wanted = 50 * np.maximum(0, losses - 0.05) + costs
+  assert best == wanted.argmin()
+  tried = np.isfinite(state.losses)
+  np.testing.assert_allclose(scout.objective(state)[tried], wanted[tried])
+
+
+@pytest.mark.parametrize("search", ["stochastic", "annealing"])
+def test_searches_by_chance_find_it_too(search):
+  losses = np.array([0.01, 0.02, 0.04, 0.3, 0.5, 0.6, 0.7])
+  costs = np.array([0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05])
+  for seed in range(5):
+    scout = SkewScout(GRID, search=search, start=6, seed=seed)
+    seen, _ = settle(scout, losses, costs, 60)
+    assert np.bincount(seen[-15:], minlength=7).argmax() == 2
+    assert seen == settle(scout, losses, costs, 60)[0]  # the same seed, the same walk
+
+
+def test_stochastic_climbing_prefers_what_is_better_by_far():
+  """The gains are 0.3 and 0.1: three times in four it goes to the first neighbour."""
+  chosen = []
+  for seed in range(200):
+    scout = SkewScout((1.0, 2.0, 3.0), search="stochastic", start=1, seed=seed)
+    known = scout.init()._replace(losses=np.zeros(3), costs=np.array([0.2, 0.5, 0.4]))
+    chosen.append(int(scout.observe(known, 0.0, 0.5, 500).index))
+  assert set(chosen) == {0, 2}
+  assert 0.65 < np.mean(np.array(chosen) == 0) < 0.85
+
+
+def test_annealing_leaves_a_local_minimum_while_it_is_warm():
+  losses, costs = np.zeros(3), np.array([0.3, 0.5, 0.1])  # the climb to the best leads over a hill
+  hill = SkewScout((1.0, 2.0, 3.0))
+  known = hill.init()._replace(losses=losses, costs=costs)
+  assert int(hill.observe(known, 0.0, 0.3, 500).index) == 0
+  warm = SkewScout((1.0, 2.0, 3.0), search="annealing", temperature=10.0, cooling=1.0)
+  cold = warm._replace(temperature=1e-6)
+  assert 2 in settle(warm, losses, costs, 40)[0]
+  assert int(cold.observe(known, 0.0, 0.3, 500).index) == 0
+
+
+def test_estimates_of_what_was_not_tried():
+  scout = SkewScout((0.1, 0.2, 0.4, 0.8), start=1)
+  state = scout.observe(scout.init(), 0.3, 0.5, 500)
+  # Tighter: no AL, twice the cost (at most all). Looser: the same AL, half the cost, a quarter.
+  np.testing.assert_allclose(
+    scout.objective(state),
+    [1.0, 50 * 0.25 + 0.5, 50 * 0.25 + 0.25, 50 * 0.25 + 0.125],
+  )
+  assert int(state.index) == 0
+  dense = SkewScout((0.5, 0.75, 0.999), per_density=True, start=1)
+  state = dense.observe(dense.init(), 0.0, 0.4, 500)
+  np.testing.assert_allclose(dense.objective(state), [0.8, 0.4, 0.4 * 0.001 / 0.25], rtol=1e-6)
+  assert int(state.index) == 2
+
+
+def test_the_newest_value_counts():
+  scout = SkewScout((1.0, 2.0))
+  state = scout.observe(scout.init(), 0.5, 0.9, 500)
+  state = scout.observe(state._replace(index=np.int64(0)), 0.1, 0.8, 1000)
+  assert (state.losses[0], state.costs[0]) == (0.1, 0.8)
+
+
+def test_a_look_waits_for_the_last_local_step():
+  scout = SkewScout((5.0, 200.0, 1000.0), whole=True, every=500)
+  state = scout.init()
+  assert int(state.next_look) == 500
+  assert int(scout._replace(start=1).init().next_look) == 600
+  state = scout.observe(state, 0.0, 0.2, 500)
+  assert (int(state.index), int(state.next_look), int(state.since)) == (1, 1100, 500)
+  assert int(SkewScout((5.0, 200.0), start=1).init().next_look) == 500
+
+
+def test_without_a_search_theta_stays():
+  scout = SkewScout(GRID, search=None, start=2)
+  seen, state = settle(scout, np.linspace(0, 1, 7), np.linspace(1, 0, 7), 4)
+  assert seen == [2] * 4
+  assert state.losses[2] == pytest.approx(2 / 6)
+
+
+@pytest.mark.parametrize(
+  ("change", "told"),
+  [
+    ({"search": "best"}, "search"),
+    ({"grid": ()}, "thetas"),
+    ({"grid": (2.0, 1.0)}, "rising"),
+    ({"start": 9}, "starts"),
+    ({"every": 0}, "every"),
+    ({"sigma_al": -1.0}, "sigma_al"),
+    ({"temperature": 0.0}, "temperature"),
+  ],
+)
+def test_wrong_settings_are_refused(change, told):
+  with pytest.raises(UserError, match=told):
+    SkewScout(GRID)._replace(**change).check()
+
+
+def test_gaias_threshold_falls_with_the_rate_and_not_in_the_warm_up():
+  dial = Dial(np.full(6, 0.1, np.float32), follows_rate=True)
+  rates = np.array([0.5, 1, 1, 0.1, 0.1, 0.05], np.float32)
+  peaks = np.maximum.accumulate(rates)
+  thetas = dial.of(0, rates, peaks, None)
+  np.testing.assert_allclose(thetas, [0.1, 0.1, 0.1, 0.01, 0.01, 0.005], rtol=1e-6)
+  np.testing.assert_allclose(dial.of(3, rates[3:], peaks[3:], None), thetas[3:])
+  scout = SkewScout(GRID, start=4)
+  scouted = dial._replace(scout=scout).of(3, rates[3:], peaks[3:], scout.init())
+  np.testing.assert_allclose(scouted, [0.03, 0.03, 0.015], rtol=1e-6)
+
+
+def test_the_sparsity_rises_in_the_papers_stages():
+  values = stages(24, STAGES, 4, 0.999)
+  np.testing.assert_allclose(values[::4], [0.75, 0.9375, 0.984375, 0.996, 0.999, 0.999], rtol=1e-6)
+  np.testing.assert_allclose(values[3], 0.75)
+  np.testing.assert_allclose(stages(3, STAGES, 0, 0.9), [0.9] * 3, rtol=1e-6)
+  np.testing.assert_allclose(stages(8, STAGES, 1, 0.9), [0.75] + [0.9] * 7, rtol=1e-6)
