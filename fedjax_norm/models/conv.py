@@ -129,15 +129,22 @@ def _by_taps(strides, padding, x, kernel):
   XLA would take the kernel for the image and the image for the kernel, in loops 100 times slower.
   """
   (kh, kw), (sh, sw) = kernel.shape[:2], strides
+  n, h, w, _ = x.shape
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   down, right = x.shape[1] - kh + 1, x.shape[2] - kw + 1
-  taps = (
-    # A sum of many parts: in float32, whatever is multiplied.
-    (x[:, r : r + down : sh, c : c + right : sw] @ kernel[r, c]).astype(jnp.float32)
-    for r in range(kh)
-    for c in range(kw)
-  )
-  return sum(taps).astype(x.dtype)
+  # A sum of many parts: in float32, whatever is multiplied.
+  y = jnp.zeros((n, -(-down // sh), -(-right // sw), kernel.shape[3]), jnp.float32)
+  for r in _meeting(kh, range(0, down, sh), padding[0][0], h):
+    for c in _meeting(kw, range(0, right, sw), padding[1][0], w):
+      y += (x[:, r : r + down : sh, c : c + right : sw] @ kernel[r, c]).astype(jnp.float32)
+  return y.astype(x.dtype)
+
+
+def _meeting(taps: int, windows: range, before: int, size: int) -> list[int]:
+  """The taps that meet the image in any window; of a 3x3 kernel on one pixel, it is the middle."""
+  return [
+    tap for tap in range(taps) if any(before <= first + tap < before + size for first in windows)
+  ]
 
 
 def _fold(columns: int, inputs: int, outputs: int) -> int:

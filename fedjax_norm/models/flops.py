@@ -1,7 +1,8 @@
 """How many floating-point operations a model takes, counted from its layers' shapes.
 
 Counted are convolutions and dense layers, as is usual; a multiply-add is two operations. The layers
-are asked for their shapes, so the count is the same however a platform lowers them.
+are asked for their shapes, so the count is the same however a platform lowers them. Auxiliary
+classifiers, which training alone runs, are counted.
 """
 
 import math

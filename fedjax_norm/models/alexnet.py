@@ -1,0 +1,58 @@
+"""AlexNet (Krizhevsky et al. 2012), and the form of it that paper 004 trains on CIFAR-10."""
+
+import jax
+from flax import linen as nn
+
+from fedjax_norm.models.blocks import Unit, dropout, halve
+from fedjax_norm.models.layers import Dense, he_normal
+from fedjax_norm.models.pool import max_pool
+from fedjax_norm.norm import Mode, NormSpec
+from fedjax_norm.typing import Array
+
+# Channels of the five convolutions, units of the hidden dense layers.
+_CIFAR = (24, 64, 96, 96, 64), (512,)
+_IMAGENET = (96, 256, 384, 384, 256), (4096, 4096)
+
+
+class AlexNet(nn.Module):
+  """Five convolutions, a 3x3 max pool at stride 2 after the first, second and fifth, dense layers.
+
+  ``'cifar'`` (765,738 parameters on CIFAR-10) is the network that the authors of paper 004
+  published with their code: 7x7-24, 5x5-64, 3x3-96, 3x3-96, 3x3-64, all at stride 1 and padded to
+  keep the size, pools rounded up, dense 512 and the output. ``'imagenet'`` (62,378,344 parameters
+  with 1000 classes) is the original as one column, its convolutions without groups: 11x11-96 at
+  stride 4 with a pad of 2, 5x5-256, 3x3-384, 3x3-384, 3x3-256, pools rounded down, dense 4096
+  twice and the output. Hidden dense layers end in a ReLU and dropout 0.5.
+
+  Both are without local response normalization: the authors' CIFAR form has none, and on images of
+  unit scale its factor (1 + 1e-4 / 5 * a sum of 5 squares)^-0.75 is close to 1. A norm stands after
+  each convolution, before its ReLU. Kernels begin as He et al. propose.
+
+  Attributes:
+    norm: the norm after every convolution.
+    num_classes: outputs.
+    stem: ``'cifar'`` or ``'imagenet'``: which of the two forms.
+  """
+
+  norm: NormSpec
+  num_classes: int
+  stem: str = "cifar"
+
+  @nn.compact
+  def __call__(self, x: Array, mode: Mode) -> Array:
+    """[N, H, W, I] -> logits [N, num_classes]."""
+    large = self.stem == "imagenet"
+    channels, hidden = _IMAGENET if large else _CIFAR
+    for index, features in enumerate(channels):
+      if index == 0 and large:
+        x = Unit(features, (11, 11), self.norm, 4, ((2, 2), (2, 2)))(x, mode)
+      else:
+        side = (7, 5, 3, 3, 3)[index]
+        x = Unit(features, (side, side), self.norm)(x, mode)
+      if index in (0, 1, 4):
+        x = max_pool(x, 3, 2) if large else halve(x)
+    x = x.reshape(len(x), -1)
+    for features in hidden:
+      x = jax.nn.relu(Dense(features, self.norm, he_normal)(x, mode))
+      x = dropout(x, 0.5, mode)
+    return Dense(self.num_classes, self.norm)(x, mode)

@@ -1,0 +1,72 @@
+"""What the networks of paper 004 share: a convolution with its norm, dropout, auxiliary losses."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from fedjax_norm.models.layers import Conv, he_normal
+from fedjax_norm.models.lowering import Pads
+from fedjax_norm.models.pool import ceil_pads, max_pool
+from fedjax_norm.norm import Mode, Norm, NormSpec
+from fedjax_norm.typing import Array
+
+
+class Unit(nn.Module):
+  """A convolution, the norm and a ReLU.
+
+  Attributes:
+    features: output channels.
+    kernel_size: rows, columns.
+    norm: the model's norm.
+    stride: of rows and columns.
+    padding: ``'SAME'``, ``'VALID'`` or explicit pads.
+  """
+
+  features: int
+  kernel_size: tuple[int, int]
+  norm: NormSpec
+  stride: int = 1
+  padding: str | Pads = "SAME"
+
+  @nn.compact
+  def __call__(self, x: Array, mode: Mode) -> Array:
+    """[N, H, W, I] -> [N, H', W', features]."""
+    x = Conv(
+      self.features,
+      self.kernel_size,
+      self.norm,
+      strides=(self.stride, self.stride),
+      padding=self.padding,
+      kernel_init=he_normal,
+    )(x, mode)
+    return jax.nn.relu(Norm(self.norm)(x, mode))
+
+
+def halve(x: Array) -> Array:
+  """The 3x3 max pool at stride 2 whose windows cover the whole image, as Caffe rounds."""
+  return max_pool(x, 3, 2, ceil_pads(x.shape[1:3], 3, 2))
+
+
+def dropout(x: Array, rate: float, mode: Mode) -> Array:
+  """Drops units in training; to be called within a compact module."""
+  return nn.Dropout(rate, deterministic=not (mode.train and mode.dropout))(x)
+
+
+def sow_cross_entropy(module: nn.Module, logits: Array, weight: float, mode: Mode) -> None:
+  """Adds an auxiliary classifier's loss to the model's: weight * sum of its cross-entropies.
+
+  Without labels, as when statistics are computed anew, there is no loss.
+
+  Args:
+    module: the classifier, which sows into ``losses``.
+    logits: [N, classes].
+    weight: of the loss.
+    mode: of the pass, with the labels and the mask of the batch.
+  """
+  if mode.labels is None:
+    return
+  logits = logits.astype(jnp.float32)
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, mode.labels)
+  real = True if mode.mask is None else mode.mask > 0
+  module.sow("losses", "cross_entropy", weight * jnp.where(real, losses, 0.0).sum())

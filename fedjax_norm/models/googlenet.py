@@ -1,0 +1,138 @@
+"""GoogLeNet (Szegedy et al. 2015, table 1), with and without a norm."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fedjax_norm.models.blocks import Unit, dropout, halve, sow_cross_entropy
+from fedjax_norm.models.layers import Dense, he_normal
+from fedjax_norm.models.pool import avg_pool, max_pool
+from fedjax_norm.norm import Mode, NormSpec
+from fedjax_norm.typing import Array
+
+
+class Widths(NamedTuple):
+  """The channels of an inception module, as the columns of table 1 have them."""
+
+  one: int
+  three_reduce: int
+  three: int
+  five_reduce: int
+  five: int
+  pool_proj: int
+
+
+MODULES = (
+  ("3a", Widths(64, 96, 128, 16, 32, 32)),
+  ("3b", Widths(128, 128, 192, 32, 96, 64)),
+  ("4a", Widths(192, 96, 208, 16, 48, 64)),
+  ("4b", Widths(160, 112, 224, 24, 64, 64)),
+  ("4c", Widths(128, 128, 256, 24, 64, 64)),
+  ("4d", Widths(112, 144, 288, 32, 64, 64)),
+  ("4e", Widths(256, 160, 320, 32, 128, 128)),
+  ("5a", Widths(256, 160, 320, 32, 128, 128)),
+  ("5b", Widths(384, 192, 384, 48, 128, 128)),
+)
+
+
+class Inception(nn.Module):
+  """Four ways side by side: 1x1; 1x1 and 3x3; 1x1 and 5x5; a 3x3 max pool and 1x1 (fig. 2b).
+
+  Attributes:
+    widths: the channels of its convolutions.
+    norm: the norm after every convolution.
+  """
+
+  widths: Widths
+  norm: NormSpec
+
+  @nn.compact
+  def __call__(self, x: Array, mode: Mode) -> Array:
+    """[N, H, W, I] -> [N, H, W, one + three + five + pool_proj]."""
+    widths = self.widths
+
+    def unit(name: str, features: int, side: int, x: Array) -> Array:
+      return Unit(features, (side, side), self.norm, name=name)(x, mode)
+
+    ways = [
+      unit("1x1", widths.one, 1, x),
+      unit("3x3", widths.three, 3, unit("3x3_reduce", widths.three_reduce, 1, x)),
+      unit("5x5", widths.five, 5, unit("5x5_reduce", widths.five_reduce, 1, x)),
+      unit("pool_proj", widths.pool_proj, 1, max_pool(x, 3, 1, ((1, 1), (1, 1)))),
+    ]
+    return jnp.concatenate(ways, -1)
+
+
+class Auxiliary(nn.Module):
+  """A classifier on the side, for its loss alone (sec. 5).
+
+  A 5x5 mean pool at stride 3, 1x1-128, dense 1024, dropout 0.7 and the output. An image smaller
+  than the pool's window is one window of its lesser side, as in paper 004's network for CIFAR-10.
+
+  Attributes:
+    num_classes: outputs.
+    weight: of its cross-entropy.
+    norm: the norm after the convolution.
+  """
+
+  num_classes: int
+  weight: float
+  norm: NormSpec
+
+  @nn.compact
+  def __call__(self, x: Array, mode: Mode) -> None:
+    """Sows the loss of [N, H, W, I]."""
+    x = avg_pool(x, min(5, *x.shape[1:3]), 3)
+    x = Unit(128, (1, 1), self.norm)(x, mode)
+    x = jax.nn.relu(Dense(1024, self.norm, he_normal)(x.reshape(len(x), -1), mode))
+    logits = Dense(self.num_classes, self.norm)(dropout(x, 0.7, mode), mode)
+    sow_cross_entropy(self, logits, self.weight, mode)
+
+
+class GoogLeNet(nn.Module):
+  """The stem, nine inception modules, a mean pool, dropout 0.4 and the output.
+
+  Without a norm it is the original less its two local response normalizations, which on images of
+  unit scale hardly differ from the identity; otherwise the norm stands after every convolution,
+  those of the auxiliary classifiers included. All 3x3 max pools at stride 2 are rounded up. Kernels
+  begin as He et al. propose.
+
+  In training, both stems have the two auxiliary classifiers, after modules 4a and 4d; evaluation
+  does without. Of images of 32x32 pixels they see a single position, so that ``in``, which would
+  normalize single elements there, is refused.
+
+  Attributes:
+    norm: the norm after every convolution.
+    num_classes: outputs.
+    stem: ``'imagenet'``, whose first convolution is 7x7 at stride 2, or ``'cifar'``, where it is
+      3x3 at stride 1, so that images stay twice as large. Paper 004's authors published their
+      network for CIFAR-10 with the first, which takes 32x32 pixels to 1x1 (and without dropout
+      0.4).
+    auxiliary: the weight of each auxiliary classifier's cross-entropy; 0 leaves them out.
+  """
+
+  norm: NormSpec
+  num_classes: int
+  stem: str = "cifar"
+  auxiliary: float = 0.3
+
+  @nn.compact
+  def __call__(self, x: Array, mode: Mode) -> Array:
+    """[N, H, W, I] -> logits [N, num_classes]."""
+    if self.stem == "imagenet":
+      x = Unit(64, (7, 7), self.norm, 2, ((3, 3), (3, 3)))(x, mode)
+    else:
+      x = Unit(64, (3, 3), self.norm)(x, mode)
+    x = Unit(64, (1, 1), self.norm)(halve(x), mode)
+    x = halve(Unit(192, (3, 3), self.norm)(x, mode))
+    on_the_side = self.auxiliary and (mode.train or self.is_initializing())
+    for name, widths in MODULES:
+      x = Inception(widths, self.norm, name=f"inception_{name}")(x, mode)
+      if name in ("4a", "4d") and on_the_side:
+        head = Auxiliary(self.num_classes, self.auxiliary, self.norm, name=f"auxiliary_{name}")
+        head(x, mode)
+      if name in ("3b", "4e"):
+        x = halve(x)
+    return Dense(self.num_classes, self.norm)(dropout(x.mean((1, 2)), 0.4, mode), mode)

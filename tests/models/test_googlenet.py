@@ -1,0 +1,194 @@
+"""GoogLeNet against torch with the same weights, published sizes, and its auxiliary losses."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from flax import linen as nn
+from torch_units import (
+  KEY,
+  assert_close,
+  channels_first,
+  count,
+  dense,
+  flat,
+  images,
+  noted,
+  randomized,
+  shapes,
+  unit,
+)
+
+from fedjax_norm import models
+from fedjax_norm.local import LocalConfig, make_gradient
+from fedjax_norm.models import layers
+from fedjax_norm.models.conv import conv
+from fedjax_norm.models.flops import layer_macs
+from fedjax_norm.models.googlenet import Auxiliary, GoogLeNet, Inception
+from fedjax_norm.models.layers import Dense
+from fedjax_norm.norm import Mode, NormSpec, create
+from fedjax_norm.typing import Batch
+
+NONE, BN = create("none"), create("bn")
+LARGE = (224, 224, 3)
+
+
+def torch_inception(x, params):
+  ways = [
+    unit(x, params["1x1"]),
+    unit(unit(x, params["3x3_reduce"]), params["3x3"]),
+    unit(unit(x, params["5x5_reduce"]), params["5x5"]),
+    unit(F.max_pool2d(x, 3, 1, 1), params["pool_proj"]),
+  ]
+  return torch.cat(ways, 1)
+
+
+def torch_auxiliary(x, params):
+  x = unit(F.avg_pool2d(x, min(5, *x.shape[2:]), 3), params["Unit_0"])
+  return dense(F.relu(dense(flat(x), params["Dense_0"])), params["Dense_1"])
+
+
+def torch_googlenet(stem, variables, x):
+  """The logits, and those of the two auxiliary classifiers."""
+  params, x = variables["params"], channels_first(x)
+  pool = functools.partial(F.max_pool2d, kernel_size=3, stride=2, ceil_mode=True)
+  x = pool(unit(x, params["Unit_0"], 2 if stem == "imagenet" else 1))
+  x = pool(unit(unit(x, params["Unit_1"]), params["Unit_2"]))
+  for name in ("3a", "3b"):
+    x = torch_inception(x, params[f"inception_{name}"])
+  x = first = torch_inception(pool(x), params["inception_4a"])
+  for name in ("4b", "4c", "4d"):
+    x = torch_inception(x, params[f"inception_{name}"])
+  second = x
+  x = pool(torch_inception(x, params["inception_4e"]))
+  for name in ("5a", "5b"):
+    x = torch_inception(x, params[f"inception_{name}"])
+  heads = [
+    torch_auxiliary(x, params[f"auxiliary_{name}"]) for name, x in (("4a", first), ("4d", second))
+  ]
+  return dense(x.mean((2, 3)), params["Dense_0"]), heads
+
+
+def test_it_is_torchs_with_its_auxiliary_losses(monkeypatch):
+  # The lowering of convolutions has tests of its own; XLA's compiles faster.
+  monkeypatch.setattr(layers, "conv", functools.partial(conv, lowering="xla"))
+  size = (33, 40, 3)
+  model = GoogLeNet(NONE, 5, "imagenet")
+  variables, x = randomized(shapes(model, size)), images(3, *size)
+  labels, mask = np.array([4, 0, 2]), np.array([1.0, 1.0, 0.0])
+  mode = Mode(train=True, dropout=False, mask=jnp.asarray(mask), labels=jnp.asarray(labels))
+  logits, changed = jax.jit(lambda v, x: model.apply(v, x, mode, mutable=["losses"]))(variables, x)
+  expected, heads = torch_googlenet("imagenet", variables, x)
+  assert_close(logits, expected)
+  for name, head in zip(("4a", "4d"), heads, strict=True):
+    (loss,) = changed["losses"].pop(f"auxiliary_{name}")["cross_entropy"]
+    real = torch.tensor(labels[:2])  # the third example is padding
+    assert_close(loss, 0.3 * F.cross_entropy(head[:2], real, reduction="sum"))
+  assert not changed["losses"]
+
+
+def test_a_module_with_batch_norm_is_torchs():
+  module, x = Inception(dict(models.googlenet.MODULES)["4b"], BN), images(2, 4, 3, 8)
+  mode = Mode(train=True)
+  variables = randomized(jax.eval_shape(lambda: module.init(KEY, x, mode)))
+  y, _ = jax.jit(lambda v: module.apply(v, x, mode, mutable=["batch_stats"]))(variables)
+  assert_close(np.moveaxis(y, -1, 1), torch_inception(channels_first(x), variables["params"]))
+
+
+@pytest.mark.parametrize(
+  ("norm", "auxiliary", "expected"),
+  [
+    (NONE, 0.0, 6_998_552),  # as Caffe's has
+    (NONE, 0.3, 13_378_280),
+    # torchvision's has 6,624,904, but 3x3 where the paper has 5x5
+    (BN, 0.0, 6_624_904 + (5 * 5 - 3 * 3) * (
+      16 * 32 + 32 * 96 + 16 * 48 + 2 * 24 * 64 + 32 * 64 + 2 * 32 * 128 + 48 * 128
+    )),
+  ],
+)  # fmt: skip
+def test_parameter_counts(norm, auxiliary, expected):
+  assert count(GoogLeNet(norm, 1000, "imagenet", auxiliary), LARGE) == expected
+
+
+def test_the_operations_are_those_of_table_1():
+  # "1.5 billion multiply-adds", by table 1's own sums of each row
+  macs = layer_macs(GoogLeNet(NONE, 1000, "imagenet", 0.0), LARGE)
+  assert sum(macs.values()) == pytest.approx(1.58e9, rel=0.01)
+
+
+def test_only_training_has_auxiliary_classifiers():
+  model = models.create("googlenet", NONE, 5, (32, 32, 3), "cifar")
+  called = functools.partial(noted, model, (32, 32, 3))
+  labels = jnp.zeros(2, jnp.int32)
+
+  calls, changed = called(Mode(labels=labels), Auxiliary, nn.Dropout)
+  assert [type(module) for module, *_ in calls] == [nn.Dropout]
+  assert calls[0][0].deterministic
+  assert not changed
+
+  calls, changed = called(Mode(train=True), Auxiliary, nn.Dropout)  # as a memory estimate does
+  assert [m.rate for m, *_ in calls if isinstance(m, nn.Dropout)] == [0.7, 0.7, 0.4]
+  assert [m.name for m, *_ in calls if isinstance(m, Auxiliary)] == ["auxiliary_4a", "auxiliary_4d"]
+  assert not changed
+
+  model = GoogLeNet(NONE, 5, auxiliary=0)
+  assert noted(model, (32, 32, 3), Mode(train=True, labels=labels), Auxiliary) == ([], {})
+
+
+class WithHead(nn.Module):
+  """A linear classifier of images, and an auxiliary one beside it."""
+
+  norm: NormSpec
+  weight: float
+
+  @nn.compact
+  def __call__(self, x, mode):
+    x = jnp.tanh(Dense(12, self.norm)(x.reshape(len(x), -1), mode))
+    if self.weight and (mode.train or self.is_initializing()):
+      Auxiliary(4, self.weight, self.norm)(x.reshape(-1, 2, 2, 3), mode)
+    return Dense(4, self.norm)(x, mode)
+
+
+def test_the_gradient_is_that_of_the_losses_sum(monkeypatch):
+  monkeypatch.setattr(layers, "conv", functools.partial(conv, lowering="xla"))
+  x, labels = jnp.asarray(images(4, 2, 2, 3)), jnp.array([3, 1, 0, 2], jnp.int32)
+  mask = jnp.array([1.0, 1.0, 0.0, 1.0])
+  model = WithHead(NONE, 0.3)
+  variables = model.init(KEY, x, Mode())
+  assert set(variables) == {"params"}
+  params = variables["params"]
+
+  def loss(params, weight):
+    """By hand: the mean over the three real examples, the classifiers' logits as they pass by."""
+    logits = {}
+
+    def note(call, args, kwargs, context):
+      out = call(*args, **kwargs)
+      if isinstance(context.module, Dense):
+        logits["/".join(context.module.path)] = out
+      return out
+
+    with nn.intercept_methods(note):
+      model.apply({"params": params}, x, Mode(train=True), rngs={"dropout": KEY})
+    chosen = [
+      jnp.take_along_axis(jax.nn.log_softmax(logits[name]), labels[:, None], 1)[:, 0]
+      for name in ("Dense_1", "Auxiliary_0/Dense_1")
+    ]
+    main, auxiliary = (-(c * mask).sum() / 3 for c in chosen)
+    return main + weight * auxiliary, main
+
+  by_hand = jax.jit(jax.grad(loss, has_aux=True))
+  expected, main = by_hand(params, 0.3)
+  without, _ = by_hand(params, 0.0)
+  gradient = jax.jit(make_gradient(model, LocalConfig(4)))
+  grads, stats, metrics = gradient(params, {}, Batch(x, labels, mask), jnp.float32(0), KEY)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+  jax.tree.map(close, grads, expected)
+  assert stats == {}
+  close(metrics.loss, 3 * main)  # the metrics are of the main classifier alone
+  # Without it, the layers below it would move otherwise.
+  assert np.abs(grads["Dense_0"]["kernel"] - without["Dense_0"]["kernel"]).max() > 1e-3
