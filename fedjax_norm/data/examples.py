@@ -27,8 +27,11 @@ class Source(NamedTuple):
     name: the name it was loaded by.
     train: what is partitioned over the clients.
     test: what the global model is evaluated on.
-    class_names: one name for each label.
+    class_names: one name for each label, of the test examples too unless they have other classes.
     client_names: one name for each natural client, or None without natural clients.
+    notes: what a run should tell about the data, such as what was left out; a sentence each.
+    test_names: one name for each label of the test examples where their classes are others than the
+      training ones, as identities to verify are; else None.
   """
 
   name: str
@@ -36,3 +39,5 @@ class Source(NamedTuple):
   test: Examples
   class_names: tuple[str, ...]
   client_names: tuple[str, ...] | None = None
+  notes: tuple[str, ...] = ()
+  test_names: tuple[str, ...] | None = None

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_norm.data.examples import Examples
+from fedjax_norm.data.order import Order, arrange
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.shuffle import permuted
 from fedjax_norm.keys import Stream, stream
@@ -18,7 +19,7 @@ Transform = Callable[[Array, Array, Array, Key, Key], Array]
 noise, the step's key) -> float images [B, H, W, C]; see ``preprocess.py``."""
 
 
-TABLE = ("clients", "offsets", "sizes", "strengths")
+TABLE = ("clients", "offsets", "sizes", "strengths", "blocks", "stretches", "spans")
 """The fields of a ``FederatedData`` that have a row a client."""
 
 
@@ -39,6 +40,10 @@ class FederatedData(NamedTuple):
     offsets: [R] int32, where in ``order`` each row's examples begin.
     sizes: [R] int32, how many they are.
     strengths: [R] float32, how far each client's features are shifted; 0 is not at all.
+    blocks: [R] int32, examples that stay together in an epoch; 1 shuffles them all (``order.py``).
+    stretches: [R] int32, the parts of a client's examples that it draws from in turn; 1 is no
+      drift.
+    spans: [R] int32, the steps that each part lasts.
   """
 
   images: Array
@@ -49,6 +54,9 @@ class FederatedData(NamedTuple):
   offsets: Array
   sizes: Array
   strengths: Array
+  blocks: Array
+  stretches: Array
+  spans: Array
 
   @property
   def num_clients(self) -> int:
@@ -57,7 +65,10 @@ class FederatedData(NamedTuple):
 
 
 def federate(
-  examples: Examples, partition: Partition, strengths: np.ndarray | None = None
+  examples: Examples,
+  partition: Partition,
+  strengths: np.ndarray | None = None,
+  order: Order | None = None,
 ) -> FederatedData:
   """Puts examples and their partition together, as host arrays.
 
@@ -67,19 +78,29 @@ def federate(
     examples: of all clients.
     partition: of their ids.
     strengths: [K] of the feature shift, if there is one.
+    order: how each client goes through its examples; None is at random.
   """
   sizes = np.diff(partition.offsets).astype(np.int32)
   num_clients = len(sizes)
+  arranged = arrange(partition, examples.labels, order or Order())
   return FederatedData(
     images=np.ascontiguousarray(examples.images),
     labels=examples.labels.astype(np.int32),
     ids=np.arange(len(examples.labels), dtype=np.int32),
-    order=partition.order.astype(np.int32),
+    order=arranged.order,
     clients=np.arange(num_clients, dtype=np.int32),
     offsets=partition.offsets[:-1].astype(np.int32),
     sizes=sizes,
     strengths=np.zeros(num_clients, np.float32) if strengths is None else strengths,
+    blocks=arranged.blocks,
+    stretches=arranged.stretches,
+    spans=arranged.spans,
   )
+
+
+def steady(data: FederatedData) -> FederatedData:
+  """The same without drift: what is drawn is all of a client's data, whatever the step."""
+  return data._replace(stretches=0 * data.stretches + 1)
 
 
 def rows(data: FederatedData, index: np.ndarray) -> FederatedData:
@@ -156,6 +177,10 @@ def draw(
   an epoch holds what is left, padded and masked. The batch is a function of the client, the step
   and the key alone, so steps are counted whether or not the client takes part in a round.
 
+  In blocks of b examples, whole blocks are shuffled and those of a block stay in line. With drift,
+  step t belongs to stretch floor(t / span) mod the number of stretches, whose epochs go on where
+  they were when the client comes back to it.
+
   Args:
     data: the federation, or a part of it.
     row: the client's row in it, int32 scalar.
@@ -168,13 +193,20 @@ def draw(
   take = batch_size if take is None else take
   client_key = jax.random.fold_in(stream(key, Stream.DATA), data.clients[row])
   shuffle_key, transform_key = jax.random.split(client_key)
-  size = data.sizes[row]
-  epoch, index = jnp.divmod(step, steps_per_epoch(size, take))
+  visit, step_of_visit = jnp.divmod(step, data.spans[row])
+  earlier, stretch = jnp.divmod(visit, data.stretches[row])
+  base, longer = jnp.divmod(data.sizes[row], data.stretches[row])
+  begin, size = stretch * base + jnp.minimum(stretch, longer), base + (stretch < longer)
+  epoch, index = jnp.divmod(earlier * data.spans[row] + step_of_visit, steps_per_epoch(size, take))
   place = jnp.arange(batch_size, dtype=jnp.int32)
   positions = index * take + place
   mask = (positions < size) & (place < take)
-  places = permuted(jax.random.fold_in(shuffle_key, epoch), positions, size)
-  places = data.order[data.offsets[row] + jnp.where(mask, places, 0)]
+  epoch_key = jax.random.fold_in(shuffle_key, epoch * data.stretches[row] + stretch)
+  blocks = jnp.maximum(size // data.blocks[row], 1)
+  block, within = jnp.divmod(positions, data.blocks[row])
+  block = jnp.where(block < blocks, permuted(epoch_key, block, blocks), block)
+  places = begin + jnp.where(mask, block * data.blocks[row] + within, 0)
+  places = data.order[data.offsets[row] + places]
   step_key = jax.random.fold_in(transform_key, step)
   noise_key = stream(key, Stream.NOISE)
   images = transform(

@@ -1,10 +1,29 @@
 """One entry to every data source, by name."""
 
-from fedjax_norm.data import digits, folders, npy, npz, own, synthetic, tfds_source
+from fedjax_norm.data import (
+  csv_index,
+  digits,
+  files,
+  folders,
+  identities,
+  npy,
+  npz,
+  own,
+  synthetic,
+  tfds_source,
+)
 from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
 
-BUILT_IN = ("digits", "synthetic[:key=value,...]", "npy:PATH", "npz:PATH", "folder:PATH")
+BUILT_IN = (
+  "digits",
+  "synthetic[:key=value,...]",
+  "identities[:key=value,...]",
+  "npy:PATH",
+  "npz:PATH",
+  "folder:PATH",
+  "csv:PATH",
+)
 """How the sources are written that need no prepared TFDS set."""
 
 
@@ -15,21 +34,30 @@ def load(
   seed: int = 0,
   image_size: int | None = None,
   mine: own.Mine | None = None,
+  region: str | None = None,
+  min_region_size: int = 0,
+  open_set: bool = False,
 ) -> Source:
   """Loads a data source, or of its training images those that one of several processes needs.
 
   Args:
     name: `digits`; `synthetic` with options as in `synthetic.Options`, as in
-      `synthetic:classes=4,noise=0.1`; `npy:PATH`; `npz:PATH`; `folder:PATH`; or a TFDS image
-      classification set that `data_dir` holds prepared, such as `cifar10`.
+      `synthetic:classes=4,noise=0.1`; `identities` with those of `identities.Options`; `npy:PATH`;
+      `npz:PATH`; `folder:PATH`; `csv:PATH`; or a TFDS image classification set that `data_dir`
+      holds prepared, such as `cifar10`.
     data_dir: where TFDS has prepared its sets; only those need it.
-    seed: the chance in `synthetic` and in the split of a `folder`; the others have none.
+    seed: the chance in `synthetic`, in `identities` and in the split of a `folder` or a `csv`
+      index; the others have none.
     image_size: the side in pixels to resize the images to, whatever their aspect ratio; None keeps
       their size, and images that stay on the disk (`npy`) keep theirs always.
     mine: chooses the training examples whose images are this process's own; None is all of them.
       The arrays have their whole length in any case, and own rows are the same bits. The images
       of other rows are zero and take no memory, or stay unread in their file (`npy`). Labels,
       natural clients and the test set are whole.
+    region: what a natural client of a `csv` index is (see ``csv_index.scan``).
+    min_region_size: the least images of a region of a `csv` index.
+    open_set: whether the test classes of a `folder` or a `csv` index may be others than the
+      training ones, as identities that are to be verified; those of `identities` always are.
 
   Raises:
     UserError: there is no such source, or it cannot be read, or `mine` chooses no example; the
@@ -39,9 +67,10 @@ def load(
     raise UserError(f"The data seed must be at least 0, not {seed}.")
   if image_size is not None and image_size < 1:
     raise UserError(f"The image size must be at least 1 pixel, not {image_size}.")
+  listing = _listing(name, seed, region, min_region_size)
   kind, _, argument = name.partition(":")
-  if kind == "folder" and argument:
-    return folders.load(argument, seed, image_size, mine)
+  if listing:
+    return files.load(listing, argument, image_size, mine, open_set)
   if kind == "npy" and argument:
     if image_size is not None:
       raise UserError(
@@ -53,9 +82,51 @@ def load(
     return digits.load(image_size, mine)
   if kind == "synthetic":
     return synthetic.load(synthetic.parse(argument), seed, image_size, mine)
+  if kind == "identities":
+    return identities.load(identities.parse(argument), seed, image_size, mine)
   if kind == "npz" and argument:
     return npz.load(argument, image_size, mine)
   return _prepared(name, data_dir, image_size, mine)
+
+
+def load_labels(
+  name: str,
+  data_dir: str | None = None,
+  *,
+  seed: int = 0,
+  region: str | None = None,
+  min_region_size: int = 0,
+) -> files.Labels:
+  """The labels and natural clients of the training examples; opens no image file of a data set.
+
+  Args:
+    name: as of :func:`load`, as the others are.
+    data_dir: where TFDS has prepared its sets.
+    seed: the chance in the split.
+    region: what a natural client of a `csv` index is.
+    min_region_size: the least images of a region of a `csv` index.
+
+  Raises:
+    UserError: as of :func:`load`.
+  """
+  listing = _listing(name, seed, region, min_region_size)
+  if listing:
+    return files.labels(listing, name.partition(":")[2])
+  source = load(name, data_dir, seed=seed)
+  train, notes = source.train, source.notes
+  return files.Labels(train.labels, train.clients, source.class_names, source.client_names, notes)
+
+
+def _listing(
+  name: str, seed: int, region: str | None, min_region_size: int
+) -> files.Listing | None:
+  """The files of a source that consists of image files; None for other sources."""
+  kind, _, argument = name.partition(":")
+  if kind == "csv" and argument:
+    return csv_index.scan(argument, seed, region, min_region_size)
+  if region is not None or min_region_size:
+    raise UserError(f"Only a csv: index has regions, and {name!r} is none; leave the region out.")
+  return folders.scan(argument, seed) if kind == "folder" and argument else None
 
 
 def _prepared(

@@ -1,12 +1,12 @@
 """A seeded artificial data set of any shape: smooth class prototypes under noise."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fedjax_norm.data import images as images_lib
-from fedjax_norm.data import own
+from fedjax_norm.data import option_text, own
 from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
 
@@ -41,23 +41,7 @@ def parse(text: str) -> Options:
   Raises:
     UserError: an unknown or repeated option, a value of the wrong kind or out of range.
   """
-  values: dict[str, Any] = {}
-  for item in filter(None, (part.strip() for part in text.split(","))):
-    key, equals, value = item.partition("=")
-    if key not in Options._fields or not equals:
-      raise UserError(
-        f"Synthetic data have no option {item!r}; write key=value with a key among"
-        f" {', '.join(Options._fields)}."
-      )
-    if key in values:
-      raise UserError(f"The synthetic option {key!r} is given twice; give it once.")
-    kind = float if key == "noise" else int
-    try:
-      values[key] = kind(value)
-    except ValueError as error:
-      wanted = "number" if kind is float else "whole number"
-      raise UserError(f"The synthetic option {key} must be a {wanted}, not {value!r}.") from error
-  return _checked(Options(**values))
+  return _checked(option_text.read(text, Options, "synthetic"))
 
 
 def _checked(options: Options) -> Options:

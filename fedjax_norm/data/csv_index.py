@@ -1,0 +1,189 @@
+"""Data from a CSV index of image files: their classes, and where in the world they are from."""
+
+import csv
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from fedjax_norm.data.files import File, Listing, split
+from fedjax_norm.data.m49 import Place, place
+from fedjax_norm.errors import UserError
+
+REGIONS = ("continent", "subcontinent", "country", "column")
+"""What a natural client may be: a region of M49, a country, or what the column `region` says."""
+
+_COLUMNS = {
+  "path": ("path", "image", "file"),
+  "label": ("label", "class"),
+  "country": ("country", "country_code", "iso"),
+  "region": ("region",),
+  "split": ("split",),
+}
+_TRAIN, _TEST = ("train",), ("test", "val")
+
+# The share that paper 004 validates on (fig. 2 and 20).
+_TEST_SHARE = 0.05
+
+Row = dict[str, str]
+"""By the keys of ``_COLUMNS``, those that the index has; and its ``line``, for errors."""
+
+
+def scan(path: str, seed: int, region: str | None = None, min_region_size: int = 0) -> Listing:
+  """Reads an index of images, as of the pictures of paper 004 (sec. 2.2 and app. B).
+
+  The first line names the columns: `path` (or `image`, `file`), relative to the index's folder or
+  absolute; `label` (or `class`); and if there are any `country` (or `country_code`, `iso`), an ISO
+  3166 alpha-2 or alpha-3 code; `region`, any text; and `split`, which is train, test or val.
+  Without `split` a seeded twentieth of the images, stratified by class, is the test set: it does
+  not depend on what a region is, so that partitions at several levels are tested on the same.
+
+  Images without a region (Antarctica, and empty fields) are left out, as in app. B.2, and so are
+  those of small regions, as in app. B.3, whatever the partition; ``notes`` tells how many.
+
+  Args:
+    path: of the index.
+    seed: the chance in the split.
+    region: of ``REGIONS``, what a natural client is; None is `continent` for an index with
+      countries, else `column` if there is one.
+    min_region_size: a region with fewer images, training and test together, is left out.
+
+  Raises:
+    UserError: the index is missing or damaged, lacks a column, or names an unknown country; or no
+      image remains.
+  """
+  if min_region_size < 0:
+    raise UserError(f"The least size of a region must be at least 0, not {min_region_size}.")
+  rows = _rows(path)
+  region = _checked(path, rows[0], region, min_region_size)
+  regions = [_region(path, row, region) for row in rows]
+  kept, notes = _kept(path, regions, min_region_size) if region else ({None}, ())
+  root = Path(path).parent
+  files, splits = [], []
+  for row, name in zip(rows, regions, strict=True):
+    if name in kept:
+      files.append(File(os.path.join(root, row["path"]), row["label"], name))
+      splits.append(row.get("split"))
+  if "split" not in rows[0]:
+    parts = split(files, [file.label for file in files], _TEST_SHARE, seed, path)
+  else:
+    parts = _of_split(files, splits, _TRAIN, path), _of_split(files, splits, _TEST, path)
+  return Listing("csv", *parts, notes)
+
+
+def _of_split(
+  files: list[File], splits: list[str | None], names: tuple[str, ...], path: str
+) -> list[File]:
+  found = [file for file, name in zip(files, splits, strict=True) if name in names]
+  if not found:
+    raise UserError(
+      f"{path} has no image whose split is {' or '.join(names)}; add some or drop the column."
+    )
+  return found
+
+
+def _rows(path: str) -> list[Row]:
+  """The rows of an index, at least one, checked one by one."""
+  try:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+      lines = csv.reader(file, strict=True)
+      columns = _columns(path, next(lines, []))
+      # The csv module gives an empty list for an empty line.
+      rows = [_row(path, lines.line_num, cells, columns) for cells in lines if cells]
+  except FileNotFoundError:
+    raise UserError(f"There is no file {path!r}; give the path of a CSV index of images.") from None
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise UserError(f"{path} cannot be read as CSV ({error}); save it as UTF-8 text.") from error
+  if not rows:
+    raise UserError(f"{path} names no image; add a row an image.")
+  return rows
+
+
+def _columns(path: str, header: list[str]) -> list[str | None]:
+  """What each column of the file is; None for columns of no interest."""
+  kinds = {name: kind for kind, names in _COLUMNS.items() for name in names}
+  columns = [kinds.get(name.strip().lower()) for name in header]
+  for kind, names in _COLUMNS.items():
+    if columns.count(kind) > 1:
+      raise UserError(f"{path} has several columns for the {kind}; keep one of {', '.join(names)}.")
+    if kind in ("path", "label") and kind not in columns:
+      found = ", ".join(header) or "nothing"
+      raise UserError(
+        f"{path} has no column for the {kind}; name one {' or '.join(names)} in its first line,"
+        f" which has {found}."
+      )
+  return columns
+
+
+def _row(path: str, line: int, cells: list[str], columns: list[str | None]) -> Row:
+  if len(cells) != len(columns):
+    raise UserError(
+      f"{path}, line {line} has {len(cells)} fields where the first line names {len(columns)};"
+      " mend the row or remove it."
+    )
+  row = {kind: cell.strip() for kind, cell in zip(columns, cells, strict=True) if kind}
+  for kind in ("path", "label"):
+    if not row[kind]:
+      raise UserError(f"{path}, line {line} has no {kind}; fill it in or remove the row.")
+  if "split" in row:
+    row["split"] = row["split"].lower()
+    if row["split"] not in (*_TRAIN, *_TEST):
+      raise UserError(
+        f"{path}, line {line} has the split {row['split']!r}; it must be train, test or val."
+      )
+  return {**row, "line": str(line)}
+
+
+def _checked(path: str, row: Row, region: str | None, min_region_size: int) -> str | None:
+  """What a region is, or None for an index that does not tell any."""
+  if region is None:
+    region = "continent" if "country" in row else "column" if "region" in row else None
+    if region is None and min_region_size:
+      raise UserError(f"{path} tells no regions; add a column country or region.")
+    return region
+  if region not in REGIONS:
+    raise UserError(f"There is no region {region!r}; choose one of {', '.join(REGIONS)}.")
+  needed = "region" if region == "column" else "country"
+  if needed not in row:
+    raise UserError(f"{path} has no column {needed}, which the region {region!r} needs; add it.")
+  return region
+
+
+def _region(path: str, row: Row, region: str | None) -> str | None:
+  """The name of a row's region; None if it has none."""
+  if region is None:
+    return None
+  if region == "column":
+    return row["region"] or None
+  if not row["country"]:
+    return None
+  found: Place | None = place(row["country"])
+  if found is None:
+    raise UserError(
+      f"{path}, line {row['line']} has the country {row['country']!r}, which is no ISO 3166 alpha-2"
+      " or alpha-3 code; mend it, or leave it empty to leave the image out."
+    )
+  return getattr(found, region)
+
+
+def _kept(
+  path: str, regions: list[str | None], min_region_size: int
+) -> tuple[set[Any], tuple[str, ...]]:
+  """The regions that are large enough, and what to tell about the others."""
+  sizes = Counter(name for name in regions if name is not None)
+  nowhere = len(regions) - sizes.total()
+  small = sorted(name for name, size in sizes.items() if size < min_region_size)
+  notes = []
+  if nowhere:
+    notes.append(f"left out {nowhere:,} of {len(regions):,} images, which have no region")
+  if small:
+    notes.append(
+      f"left out {sum(sizes[name] for name in small):,} of {len(regions):,} images, of regions with"
+      f" fewer than {min_region_size:,}: {', '.join(small)}"
+    )
+  kept = set(sizes).difference(small)
+  if not kept:
+    raise UserError(
+      f"{path}: no region has {max(min_region_size, 1):,} images or more; lower the least size."
+    )
+  return kept, tuple(notes)

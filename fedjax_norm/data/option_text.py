@@ -1,0 +1,39 @@
+"""The options of generated data, as they stand after the source's name."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fedjax_norm.errors import UserError
+
+T = TypeVar("T")
+
+
+def read(text: str, options: Callable[..., T], kind: str) -> T:
+  """Reads options such as `classes=4,noise=0.1`.
+
+  Args:
+    text: key=value pairs with commas between.
+    options: a NamedTuple of their default values, each of which says by its type what it takes.
+    kind: what an error calls the data.
+
+  Raises:
+    UserError: an unknown or repeated option, or a value of the wrong kind.
+  """
+  defaults: dict[str, Any] = options()._asdict()  # type: ignore[attr-defined]
+  values: dict[str, Any] = {}
+  for item in filter(None, (part.strip() for part in text.split(","))):
+    key, equals, value = item.partition("=")
+    if key not in defaults or not equals:
+      raise UserError(
+        f"{kind.capitalize()} data have no option {item!r}; write key=value with a key among"
+        f" {', '.join(defaults)}."
+      )
+    if key in values:
+      raise UserError(f"The {kind} option {key!r} is given twice; give it once.")
+    number = type(defaults[key])
+    try:
+      values[key] = number(value)
+    except ValueError as error:
+      wanted = "number" if number is float else "whole number"
+      raise UserError(f"The {kind} option {key} must be a {wanted}, not {value!r}.") from error
+  return options(**values)

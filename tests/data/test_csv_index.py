@@ -1,0 +1,220 @@
+"""Indexes of images that the tests write."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedjax_norm.data import partition, sources
+from fedjax_norm.errors import UserError
+
+# Codes of both kinds; Namibia, which a careless reader takes for a missing value.
+COUNTRIES = ("NA", "ZAF", "us", "BRA", "CN", "DE", "GB", "AU", "FJI", "AQ", "")
+CONTINENTS = dict(
+  zip(
+    COUNTRIES,
+    ["Africa"] * 2 + ["Americas"] * 2 + ["Asia"] + ["Europe"] * 2 + ["Oceania"] * 2 + [None] * 2,
+    strict=True,
+  )
+)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+  """A folder of 220 images of 2x2 pixels; the value of image i is i."""
+  folder = tmp_path_factory.mktemp("pictures")
+  for i in range(220):
+    Image.fromarray(np.full((2, 2), i, np.uint8)).save(folder / f"{i}.png")
+  return folder
+
+
+def label(i):
+  return ("cat", "emu", "zebra")[i % 3]
+
+
+def write(folder, rows, header="path,label,country", name="index.csv"):
+  text = "\n".join([header, *rows]) + "\n"
+  (folder / name).write_text(text, encoding="utf-8")
+  return f"csv:{folder / name}"
+
+
+def world(folder, count=220, **options):
+  """Images of all the countries in turn."""
+  rows = [f"{i}.png,{label(i)},{COUNTRIES[i % 11]}" for i in range(count)]
+  return sources.load(write(folder, rows), **options)
+
+
+def values(examples):
+  return examples.images[:, 0, 0, 0].astype(int)
+
+
+def named(source):
+  return [source.client_names[k] for k in source.train.clients]
+
+
+def test_continents_are_the_natural_clients(pictures):
+  source = world(pictures)
+  assert source.name == "csv"
+  assert source.class_names == ("cat", "emu", "zebra")
+  assert source.client_names == ("Africa", "Americas", "Asia", "Europe", "Oceania")
+  train, test = values(source.train), values(source.test)
+  both = sorted([*train, *test])
+  assert both == [i for i in range(220) if CONTINENTS[COUNTRIES[i % 11]]]
+  assert len(test) == round(0.05 * len(both))
+  assert np.ptp(np.bincount(source.test.labels)) <= 1  # 60 images each
+  assert named(source) == [CONTINENTS[COUNTRIES[i % 11]] for i in train]
+  for examples in (source.train, source.test):
+    assert [source.class_names[c] for c in examples.labels] == [label(i) for i in values(examples)]
+    assert examples.images.shape[1:] == (2, 2, 1)
+  assert source.notes == ("left out 40 of 220 images, which have no region",)
+  owners = partition.make("natural", source.train.labels, None, 0, clients=source.train.clients)
+  assert partition.sizes(owners).tolist() == np.bincount(source.train.clients).tolist()
+
+
+def test_other_levels_keep_the_test_set(pictures):
+  continents = world(pictures)
+  finer = world(pictures, region="subcontinent")
+  assert len(finer.client_names) == 8
+  assert finer.client_names[0] == "Australia and New Zealand"
+  countries = world(pictures, region="country")
+  # Antarctica is a country without a region, and has a code of one kind whatever is written.
+  assert countries.client_names == ("AQ", "AU", "BR", "CN", "DE", "FJ", "GB", "NA", "US", "ZA")
+  np.testing.assert_array_equal(values(finer.test), values(continents.test))
+  np.testing.assert_array_equal(values(finer.train), values(continents.train))
+  assert not np.array_equal(values(world(pictures, seed=1).test), values(continents.test))
+
+
+def test_small_regions_are_left_out_and_told(pictures):
+  rows = [f"{i}.png,{label(i)},{'FR' if i < 20 else 'JP' if i < 29 else 'TV'}" for i in range(37)]
+  name = write(pictures, rows)
+  source = sources.load(name, region="subcontinent", min_region_size=9)
+  assert source.client_names == ("Eastern Asia", "Western Europe")
+  assert sorted([*values(source.train), *values(source.test)]) == list(range(29))
+  assert source.notes == ("left out 8 of 37 images, of regions with fewer than 9: Polynesia",)
+  assert sources.load(name).notes == ()
+  with pytest.raises(UserError, match="no region has 21 images"):
+    sources.load(name, min_region_size=21)
+
+
+def test_regions_and_splits_of_ones_own(pictures):
+  header = "Split, CLASS ,file,when,region"
+  rows = [
+    f"train,{label(0)},0.png,x,north",
+    f"Train,{label(1)},{pictures / '1.png'},x,south",
+    f"val,{label(1)},4.png,x,south",
+    f"test,{label(0)},3.png,x,north",
+    "",
+    f'train,{label(1)},7.png,"x, y",north',
+    f"train,{label(1)},10.png,x,",
+  ]
+  name = write(pictures, rows, header)
+  source = sources.load(name)
+  assert values(source.train).tolist() == [0, 1, 7]
+  assert values(source.test).tolist() == [4, 3]
+  assert source.client_names == ("north", "south")
+  assert source.train.clients.tolist() == [0, 1, 0]
+  assert sources.load(name, min_region_size=3).client_names == ("north",)
+  with pytest.raises(UserError, match="no column country"):
+    sources.load(name, region="continent")
+
+
+def test_an_index_without_places_has_no_natural_clients(pictures):
+  name = write(pictures, [f"{i}.png,{label(i)}" for i in range(12)], "image,label")
+  source = sources.load(name)
+  assert source.client_names is None
+  assert source.train.clients is None
+  assert len(source.train.labels) == 11
+  with pytest.raises(UserError, match="tells no regions"):
+    sources.load(name, min_region_size=1)
+
+
+def test_a_process_reads_its_own_images_alone(pictures):
+  whole = world(pictures)
+  told = {}
+
+  def mine(labels, clients):
+    told.update(labels=labels, clients=clients)
+    return clients == 2
+
+  own = world(pictures, mine=mine)
+  np.testing.assert_array_equal(told["labels"], whole.train.labels)
+  np.testing.assert_array_equal(told["clients"], whole.train.clients)
+  asian = whole.train.clients == 2
+  np.testing.assert_array_equal(own.train.images[asian], whole.train.images[asian])
+  assert not own.train.images[~asian].any()
+  np.testing.assert_array_equal(own.test.images, whole.test.images)
+
+
+def test_images_are_resized_and_colour_wins_over_gray(tmp_path):
+  Image.fromarray(np.full((4, 6), 9, np.uint8)).save(tmp_path / "gray.png")
+  Image.fromarray(np.full((4, 4, 3), 9, np.uint8)).save(tmp_path / "colour.png")
+  rows = ["gray.png,a,train", "colour.png,a,test"]
+  name = write(tmp_path, rows, "path,label,split")
+  assert sources.load(name, image_size=4).train.images.shape == (1, 4, 4, 3)
+  with pytest.raises(UserError, match="give an image size"):
+    sources.load(name)
+
+
+def test_labels_are_known_without_the_images(tmp_path):
+  rows = [f"{i}.png,{label(i)},{COUNTRIES[i % 9]}" for i in range(220)]
+  known = sources.load_labels(write(tmp_path, rows))  # no image is there
+  assert len(known.labels) == 209
+  assert known.client_names == ("Africa", "Americas", "Asia", "Europe", "Oceania")
+  with pytest.raises(UserError, match="which is not there"):
+    sources.load(write(tmp_path, rows))
+
+
+def test_labels_of_other_sources_are_those_of_their_examples():
+  name = "synthetic:classes=3,train=31,test=7,size=5,clients=4"
+  known, source = sources.load_labels(name), sources.load(name)
+  np.testing.assert_array_equal(known.labels, source.train.labels)
+  np.testing.assert_array_equal(known.clients, source.train.clients)
+  assert known.class_names == source.class_names
+
+
+GOOD = [f"{i}.png,{label(i)},US" for i in range(6)]
+
+
+@pytest.mark.parametrize(
+  ("rows", "header", "words"),
+  [
+    (GOOD, "picture,label,country", "no column for the path"),
+    (GOOD, "path,kind,country", "no column for the label"),
+    (GOOD, "path,image,label", "several columns for the path"),
+    (["1.png,cat,US,north"], "path,label,country", "line 2 has 4 fields"),
+    (["1.png,cat"], "path,label,country", "line 2 has 2 fields"),
+    ([*GOOD, ",cat,US"], "path,label,country", "line 8 has no path"),
+    ([*GOOD, "1.png,,US"], "path,label,country", "line 8 has no label"),
+    ([*GOOD, "1.png,cat,Utopia"], "path,label,country", "line 8 has the country 'Utopia'"),
+    ([*GOOD, '1.png,"cat,US'], "path,label,country", "cannot be read as CSV"),
+    (GOOD, "path,label,split", "line 2 has the split 'us'"),
+    ([f"{i}.png,cat,train" for i in range(3)], "path,label,split", "no image whose split is test"),
+    (["1.png,cat,test"], "path,label,split", "no image whose split is train"),
+    (["1.png,cat,train", "2.png,emu,test"], "path,label,split", "'emu' has test images"),
+    ([], "path,label", "names no image"),
+    (["1.png,cat", "2.png,emu"], "path,label", "one image a class"),
+    ([*GOOD, "absent.png,cat,US"], "path,label,country", "absent.png, which is not there"),
+    ([*GOOD, "index.csv,cat,US"], "path,label,country", "is not an image"),
+    (["1.png,cat,"] * 3, "path,label,country", "no region has 1 images"),
+  ],
+)
+def test_bad_indexes_are_refused(pictures, rows, header, words):
+  with pytest.raises(UserError, match=words):
+    sources.load(write(pictures, rows, header))
+
+
+def test_what_is_no_index_is_refused(tmp_path):
+  with pytest.raises(UserError, match="no file"):
+    sources.load(f"csv:{tmp_path / 'absent.csv'}")
+  (tmp_path / "empty.csv").write_text("")
+  with pytest.raises(UserError, match="no column for the path"):
+    sources.load(f"csv:{tmp_path / 'empty.csv'}")
+  (tmp_path / "binary.csv").write_bytes(b"path,label\n\xff\xfe\x00,a\n")
+  with pytest.raises(UserError, match="cannot be read as CSV"):
+    sources.load(f"csv:{tmp_path / 'binary.csv'}")
+  with pytest.raises(UserError, match="at least 0"):
+    sources.load(f"csv:{tmp_path / 'binary.csv'}", min_region_size=-1)
+  with pytest.raises(UserError, match="no region 'planet'"):
+    sources.load(write(tmp_path, GOOD), region="planet")
+  for options in ({"region": "country"}, {"min_region_size": 3}):
+    with pytest.raises(UserError, match="Only a csv: index"):
+      sources.load("digits", **options)

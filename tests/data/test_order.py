@@ -1,0 +1,173 @@
+"""Correlated and drifting orders of a client's examples, against lists and by hand."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjax_norm.data.examples import Examples
+from fedjax_norm.data.federated import draw, federate, gather, rows, steady
+from fedjax_norm.data.order import Order, arrange
+from fedjax_norm.data.partition import Partition
+from fedjax_norm.errors import UserError
+
+TOTAL, STEPS, BATCH = 50, 40, 4
+LABELS = (np.arange(TOTAL) * 7 % 5).astype(np.int32)  # example i has label 2 i mod 5
+
+
+def divide(sizes):
+  order = np.random.default_rng(1).permutation(TOTAL).astype(np.int32)
+  return Partition(order, np.concatenate([[0], np.cumsum(sizes)]))
+
+
+def federation(sizes, order):
+  examples = Examples(np.zeros((TOTAL, 1, 1, 1), np.float32), LABELS)
+  return federate(examples, divide(sizes), order=order)
+
+
+@functools.cache
+def drawer():
+  """(data, client) -> the ids of its first batches [STEPS, BATCH], -1 for an empty place."""
+
+  def one(data, client, step):
+    def ids_of(images, ids, *_):
+      return ids
+
+    batch = draw(data, client, step, BATCH, ids_of, jax.random.key(5))
+    return jnp.where(batch.mask > 0, batch.images, -1)
+
+  return jax.jit(jax.vmap(one, (None, None, 0)))
+
+
+def drawn(data, client=0):
+  """The ids of each of the client's first batches."""
+  data = jax.tree.map(jnp.asarray, data)
+  ids = np.asarray(drawer()(data, jnp.int32(client), jnp.arange(STEPS, dtype=jnp.int32)))
+  return [row[row >= 0].tolist() for row in ids]
+
+
+def epochs(batches, size):
+  """The batches of a client of so many examples, epoch by epoch, each joined."""
+  length = -(-size // BATCH)
+  whole = range(0, len(batches) - length + 1, length)
+  return [joined(batches[start : start + length]) for start in whole]
+
+
+def joined(batches):
+  return list(itertools.chain(*batches))
+
+
+def test_without_an_order_the_partition_stays_as_it_is():
+  division = divide((30, 20))
+  arranged = arrange(division, LABELS, Order())
+  np.testing.assert_array_equal(arranged.order, division.order)
+  assert (arranged.blocks.tolist(), arranged.stretches.tolist()) == ([1, 1], [1, 1])
+
+
+@pytest.mark.parametrize("by", ["label", "source"])
+def test_sorted_batches_go_the_same_way_every_epoch(by):
+  data = federation((27, 23), Order(by))
+  for client, size in enumerate((27, 23)):
+    own = np.split(divide((27, 23)).order, [27])[client]
+    first, *others = epochs(drawn(data, client), size)
+    assert sorted(first) == sorted(own)
+    keys = LABELS[first] if by == "label" else first
+    assert (np.diff(keys) >= 0).all()
+    assert all(epoch == first for epoch in others)
+
+
+@given(block=st.integers(1, 30), size=st.integers(5, 45))
+@settings(max_examples=25, deadline=None)
+def test_blocks_stay_together_and_move_as_one(block, size):
+  data = federation((size, TOTAL - size), Order("label", block))
+  line = data.order[:size].tolist()  # by label
+  assert (np.diff(LABELS[line]) >= 0).all()
+  cut = size // min(block, size) * min(block, size)
+  blocks = [line[i : i + block] for i in range(0, cut, block)]
+  seen = epochs(drawn(data), size)
+  for epoch in seen:
+    assert epoch[cut:] == line[cut:]  # what fills no block
+    found = [epoch[i : i + block] for i in range(0, cut, block)]
+    assert sorted(found) == sorted(blocks)
+  if len(blocks) > 5:
+    assert seen[0] != seen[1]
+
+
+@given(stretches=st.integers(2, 9), span=st.integers(1, 12), size=st.integers(1, 45))
+@settings(max_examples=40, deadline=None)
+def test_drifting_clients_draw_from_one_stretch_at_a_time(stretches, span, size):
+  data = federation((size, TOTAL - size), Order(drift="label", stretches=stretches, span=span))
+  parts = np.array_split(data.order[:size], min(stretches, size))
+  assert (np.diff(LABELS[data.order[:size]]) >= 0).all()
+  streams = [[] for _ in parts]
+  for step, batch in enumerate(drawn(data)):
+    stretch = step // span % len(parts)
+    assert set(batch) <= set(parts[stretch].tolist())
+    streams[stretch].append(batch)
+  for part, batches in zip(parts, streams, strict=True):  # epochs of each stretch by itself
+    for epoch in epochs(batches, len(part)):
+      assert sorted(epoch) == sorted(part.tolist())
+
+
+def test_the_classes_of_a_drifting_client_by_hand():
+  """A client with ten examples of each class sees two classes, the next two, the last, again."""
+  order = Order(drift="label", stretches=5, span=3)
+  labels = [sorted(set(LABELS[batch])) for batch in drawn(federation((TOTAL,), order))[:18]]
+  assert labels == [[c] for c in (0, 1, 2, 3, 4, 0) for _ in range(3)]
+  # Of three stretches the first two have 17 examples: 10 of a class and 7 of the next.
+  data = federation((TOTAL,), Order(drift="label", stretches=3, span=5))
+  seen = drawn(data)
+  assert [sorted(set(LABELS[joined(seen[i : i + 5])])) for i in (0, 5, 10)] == [
+    [0, 1],
+    [1, 2, 3],
+    [3, 4],
+  ]
+
+
+def test_drift_and_correlation_together():
+  """Frames in a row of one stretch of labels after the other."""
+  data = federation((TOTAL,), Order("source", drift="label", stretches=5, span=3))
+  for c in range(5):
+    ids = [i for i in range(TOTAL) if LABELS[i] == c]
+    assert joined(drawn(data)[3 * c : 3 * c + 3]) == ids
+
+
+def test_clients_may_drift_at_their_own_pace():
+  order = Order(drift="label", stretches=2, span=np.array([2, 4]))
+  data = federation((20, 30), order)
+  for client, (size, span) in enumerate(((20, 2), (30, 4))):
+    start = 20 * client
+    halves = np.array_split(data.order[start : start + size], 2)
+    for step, batch in enumerate(drawn(data, client)[:12]):
+      assert set(batch) <= set(halves[step // span % 2].tolist())
+
+
+def test_a_part_of_the_data_keeps_the_order_and_steady_data_forget_the_drift():
+  order = Order("label", 3, "source", 3, 4)
+  data = federation((21, 29), order)
+  part = rows(gather(data, np.array([1]), 40), np.zeros(2, int))
+  assert drawn(part, 1) == drawn(data, 1)
+  first = epochs(drawn(steady(data), 1), 29)[0]
+  assert sorted(first) == sorted(data.order[21:].tolist())
+
+
+@pytest.mark.parametrize(
+  ("options", "words"),
+  [
+    ({"batches": "random"}, "random"),
+    ({"drift": "time"}, "time"),
+    ({"block": 3}, "block"),
+    ({"batches": "label", "block": 0}, "block"),
+    ({"drift": "label"}, "2 or more"),
+    ({"stretches": 2}, "drift"),
+    ({"drift": "label", "stretches": 2, "span": 0}, "at least 1"),
+  ],
+)
+def test_orders_that_mean_nothing_are_refused(options, words):
+  with pytest.raises(UserError, match=words):
+    Order(**options)
