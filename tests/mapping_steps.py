@@ -52,7 +52,8 @@ def run(name: str, backend: str) -> dict[str, np.ndarray]:
   slots = np.tile(np.arange(WORKERS, dtype=np.int32), (STEPS, 1))
   rates = np.full(STEPS, 0.2, np.float32)
   bounds = np.int32(0), np.int32(0), np.int32(STEPS)
-  arguments = (master, (), Metrics.zeros(), slots, rates, *bounds, data, jax.random.key(0))
+  thetas, key = np.zeros_like(rates), jax.random.key(0)
+  arguments = (master, (), Metrics.zeros(), slots, rates, thetas, *bounds, data, key)
   out = make_interval(algorithm, mapping)(*map(placer(mapping), arguments))
   leaves = {
     jax.tree_util.keystr(path): np.asarray(leaf)

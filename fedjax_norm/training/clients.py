@@ -6,6 +6,11 @@ import numpy as np
 from fedjax_norm.typing import PyTree
 
 
+def evenly(ids: np.ndarray, count: int) -> np.ndarray:
+  """At most ``count`` of some ids, spread evenly over them."""
+  return ids[np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)]
+
+
 class ClientStore:
   """One state per client, as host arrays; empty when clients keep nothing.
 

@@ -57,7 +57,11 @@ class Window(NamedTuple):
     return self.first + len(self.cohorts)
 
 
-def placer(nodes: Nodes) -> Callable[[PyTree], PyTree]:
+Place = Callable[[PyTree], PyTree]
+"""Puts a tree where programs want it."""
+
+
+def placer(nodes: Nodes) -> Place:
   """Puts a tree where programs want it, so that fresh and restored arrays run one program."""
   sharding = nodes.sharding
   if sharding is None:

@@ -13,20 +13,24 @@ import numpy as np
 from fedjax_norm import trees
 from fedjax_norm.algorithms.base import Algorithm, Context
 from fedjax_norm.algorithms.statistics import Part
-from fedjax_norm.clock import Clock
+from fedjax_norm.clock import Clock, Share
 from fedjax_norm.comm import Cost, Traffic
+from fedjax_norm.control.dial import Dial
 from fedjax_norm.control.freeze import Freeze, FreezeState
 from fedjax_norm.control.plateau import Plateau
+from fedjax_norm.control.skewscout import ScoutState
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.local import Metrics
 from fedjax_norm.nodes import Nodes
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.clients import ClientStore
+from fedjax_norm.training.diagnose import Diagnose
 from fedjax_norm.training.feed import Feed, placer
 from fedjax_norm.training.homes import HomeFeed, Homes, HomeStore
 from fedjax_norm.training.progress import Progress
 from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.scouting import Scouting
 from fedjax_norm.typing import Key, PyTree, Variables
 
 # The most memory that the states of the clients of a window of rounds may take on the device.
@@ -109,6 +113,9 @@ class Program(NamedTuple):
     rates: [rounds] the schedule's learning rates.
     data_on: ``'device'`` if all the data stays there, ``'host'`` if it comes in windows.
     intervals: the compiled interval of each phase, filled by :func:`make_program`.
+    diagnose: measures how clients differ at evaluations; None does not.
+    dial: what sets theta; None for algorithms without.
+    scouting: SkewScout's looks; None for none.
   """
 
   phases: dict[str, Phase]
@@ -120,6 +127,9 @@ class Program(NamedTuple):
   rates: np.ndarray
   data_on: str
   intervals: dict[str, Callable[..., Any]]
+  diagnose: Diagnose | None = None
+  dial: Dial | None = None
+  scouting: Scouting | None = None
 
 
 class Outcome(NamedTuple):
@@ -132,6 +142,7 @@ class Outcome(NamedTuple):
     frozen_at: the round of the freeze, or None.
     client_accuracies: the accuracy on its own mix of labels of each client that was evaluated, by
       its id; empty unless asked for.
+    diagnostics: the rows of all evaluations, as in ``diagnostics.csv``; empty unless asked for.
   """
 
   variables: Variables
@@ -139,6 +150,7 @@ class Outcome(NamedTuple):
   rows: list[dict[str, Any]]
   frozen_at: int | None
   client_accuracies: dict[int, float]
+  diagnostics: list[dict[str, Any]]
 
 
 class _State(NamedTuple):
@@ -152,23 +164,24 @@ class _State(NamedTuple):
   traffic: np.ndarray
   seconds: np.float64
   simulated: np.float64
+  scout: ScoutState | None
 
 
 def make_interval(algorithm: Algorithm, nodes: Nodes) -> Callable[..., Any]:
   """One program for any rounds of a window in a phase.
 
   Returns:
-    (server, clients [U, ...], metrics so far, slots [R, m], rates [R], first, begin, end, data,
-    key) -> (server, clients, metrics). Of the R rounds, the first of which is the run's round
-    ``first``, those from ``begin`` to before ``end`` are run. ``slots`` says where in ``clients``,
-    and in the rows of ``data``, each of a cohort is. The states are donated.
+    (server, clients [U, ...], metrics so far, slots [R, m], rates [R], thetas [R], first, begin,
+    end, data, key) -> (server, clients, metrics). Of the R rounds, the first of which is the run's
+    round ``first``, those from ``begin`` to before ``end`` are run. ``slots`` says where in
+    ``clients``, and in the rows of ``data``, each of a cohort is. The states are donated.
   """
 
-  def interval(server, clients, metrics, slots, rates, first, begin, end, data, key):
+  def interval(server, clients, metrics, slots, rates, thetas, first, begin, end, data, key):
     def body(index, carry):
       server, clients, total = carry
       chosen = nodes.take(clients, slots[index])
-      context = Context(data, first + index, rates[index], key)
+      context = Context(data, first + index, rates[index], key, thetas[index])
       server, chosen, metrics = algorithm.round(server, chosen, slots[index], context)
       clients = nodes.put(clients, slots[index], chosen)
       return server, clients, trees.add(total, metrics)
@@ -188,10 +201,26 @@ def make_program(
   data_on: str = "device",
   plateau: Plateau | None = None,
   clock: Clock | None = None,
+  diagnose: Diagnose | None = None,
+  dial: Dial | None = None,
+  scouting: Scouting | None = None,
 ) -> Program:
   """The program of a run; its intervals compile when they are first reached."""
   intervals = {name: make_interval(phase.algorithm, nodes) for name, phase in phases.items()}
-  return Program(phases, nodes, evaluate, freeze, plateau, clock, rates, data_on, intervals)
+  return Program(
+    phases,
+    nodes,
+    evaluate,
+    freeze,
+    plateau,
+    clock,
+    rates,
+    data_on,
+    intervals,
+    diagnose,
+    dial,
+    scouting,
+  )
 
 
 def train(
@@ -218,7 +247,7 @@ def train(
     DivergedError: a loss is not finite; what was saved before stays.
   """
   algorithm = next(iter(program.phases.values())).algorithm
-  freeze, plateau = program.freeze, program.plateau
+  freeze, plateau, scouting = program.freeze, program.plateau, program.scouting
   # A copy, for the programs take over the memory of the states they are given.
   server = algorithm.init(jax.tree.map(jnp.array, variables))
   store = _make_store(program.nodes, algorithm.init_client(server), data.num_clients)
@@ -231,30 +260,38 @@ def train(
     np.zeros(3, np.int64),
     np.float64(0),
     np.float64(0),
+    scouting.scout.init() if scouting else None,
   )
   rows: list[dict[str, Any]] = []
+  diagnosed: list[dict[str, Any]] = []
   with contextlib.ExitStack() as stack:
     checkpoints = None
     if folder:
       checkpoints = stack.enter_context(Checkpoints(folder.path / "checkpoints"))
       if folder.resumed:
         state, rows = _resume(folder, checkpoints, state)
+        diagnosed = folder.diagnostics()
     store.restore(state.clients)
     server, control, round_ = placer(program.nodes)(state.server), state.freeze, int(state.round)
     run = _Run.of(program, config, data, store, round_)
     stack.enter_context(run.feed)
     traffic, seconds = Traffic(*map(int, state.traffic)), float(state.seconds)
-    slope, simulated = state.plateau, float(state.simulated)
+    slope, simulated, scouted = state.plateau, float(state.simulated), state.scout
+    accuracy_loss = rows[-1]["accuracy_loss"] if scouting and rows else float("nan")
+    peaks = np.maximum.accumulate(program.rates)
     accuracies: dict[int, float] = {}
 
     bar = stack.enter_context(Progress(config.rounds, round_, show_progress))
     while round_ < config.rounds:
       started, first = time.perf_counter(), round_
-      name, round_ = _next_interval(program, config, control, first)
+      name, round_ = _next_interval(program, config, control, scouted, first)
       phase = program.phases[name]
       factor = phase.rate_factor * (plateau.factor_of(slope) if plateau else np.float32(1))
       rates = program.rates[first:round_] * np.float32(factor)
-      server, total, sent, took = _run_interval(run, name, server, first, rates)
+      thetas = np.zeros_like(rates)
+      if program.dial:
+        thetas = program.dial.of(first, rates, peaks[first:round_], scouted)
+      server, total, sent, took = _run_interval(run, name, server, first, rates, thetas)
       if not np.isfinite(total.loss):
         _diverged(first, round_, folder)
       if phase.refresh:
@@ -274,8 +311,19 @@ def train(
       train_loss = float(total.loss / total.examples)
       if plateau:
         slope = plateau.observe(slope, train_loss, round_)
+      traffic, simulated = traffic + sent, simulated + took
+      if scouting and scouted and round_ == scouted.next_look:
+        here = run.feed.window(round_ - 1).data
+        scouted, accuracy_loss, journey = scouting.look(
+          scouted, name, phase.algorithm, server, store, here, run.place, run.key, round_, traffic
+        )
+        nothing = np.zeros(data.num_clients, int)
+        traffic += journey.of_round(nothing.tolist())
+        if program.clock:
+          everyone = np.arange(data.num_clients)
+          simulated += program.clock.round_seconds(journey, everyone, nothing)
       elapsed = time.perf_counter() - started
-      traffic, seconds, simulated = traffic + sent, seconds + elapsed, simulated + took
+      seconds += elapsed
       row = {
         "round": round_,
         "phase": name,
@@ -283,6 +331,8 @@ def train(
         "train_top1": float(total.correct / total.examples),
         **scores,
         "rate": float(rates[-1]),
+        **({"theta": float(thetas[-1])} if program.dial else {}),
+        **({"accuracy_loss": accuracy_loss} if scouting else {}),
         "examples": int(total.examples),
         **traffic._asdict(),
         "seconds": seconds,
@@ -290,6 +340,12 @@ def train(
         **{name: np.asarray(value).item() for name, value in algorithm.columns(server).items()},
       }
       rows.append(row)
+      if program.diagnose:
+        key = jax.random.key(config.seed)
+        more = program.diagnose(name, phase.algorithm, server, store, data, round_, key)
+        diagnosed += more
+        if folder:
+          folder.append_diagnostics(more)
       if folder and checkpoints:
         # The row first: a kill in between leaves one row too many, which resuming cuts off.
         folder.append(row)
@@ -302,12 +358,13 @@ def train(
           np.array(traffic, np.int64),
           np.float64(seconds),
           np.float64(simulated),
+          scouted,
         )
         checkpoints.save(round_, state)
       bar.update(round_, row["train_loss"], row["top1"], total.examples / elapsed)
   frozen_at = int(control.frozen_at) if control and control.frozen_at >= 0 else None
   model = jax.tree.map(np.asarray, algorithm.variables(server))
-  return Outcome(model, store, rows, frozen_at, accuracies)
+  return Outcome(model, store, rows, frozen_at, accuracies, diagnosed)
 
 
 def _make_store(nodes: Nodes, one: PyTree, num_clients: int) -> ClientStore:
@@ -333,10 +390,16 @@ def _resume(
 
 
 def _next_interval(
-  program: Program, config: LoopConfig, control: FreezeState | None, round_: int
+  program: Program,
+  config: LoopConfig,
+  control: FreezeState | None,
+  scouted: ScoutState | None,
+  round_: int,
 ) -> tuple[str, int]:
   """(the phase of the interval that starts at a round, the round before which it ends)."""
   stop = min(config.rounds, round_ + config.eval_every - round_ % config.eval_every)
+  if scouted:
+    stop = min(stop, int(scouted.next_look))
   if program.freeze is None or control is None:
     return next(iter(program.phases)), stop
   change = program.freeze.next_change(control, round_)
@@ -395,27 +458,30 @@ class _Run(NamedTuple):
 
 
 def _run_interval(
-  run: _Run, name: str, server: PyTree, first: int, rates: np.ndarray
+  run: _Run, name: str, server: PyTree, first: int, rates: np.ndarray, thetas: np.ndarray
 ) -> tuple[PyTree, Metrics, Traffic, float]:
-  """Runs a round for each of the rates from the first on, window by window.
+  """Runs a round for each of the rates (and thetas) from the first on, window by window.
+
+  Where traffic depends on what was learnt, the clock takes each of the rounds for their mean.
 
   Returns:
     (the server's state, metrics, traffic, the seconds that it would have taken).
   """
   algorithm, clock, place = run.program.phases[name].algorithm, run.program.clock, run.place
   total, traffic, simulated = place(Metrics.zeros()), Traffic(), 0.0
-  stop = first + len(rates)
+  before = algorithm.sent(server) if algorithm.sent else Traffic()
+  start, stop, ran = first, first + len(rates), []
   while first < stop:
     window = run.feed.window(first)
     begin, end = first - window.first, min(stop, window.end) - window.first
-    padded = np.zeros(len(window.slots), np.float32)
-    padded[begin:end] = rates[: end - begin]
+    padded = np.zeros((2, len(window.slots)), np.float32)
+    padded[:, begin:end] = [values[first - start :][: end - begin] for values in (rates, thetas)]
     server, states, total = run.program.intervals[name](
       server,
       run.feed.states(run.store, window),
       total,
       window.slots,
-      place(padded),
+      *place(tuple(padded)),
       place(np.int32(window.first)),
       place(np.int32(begin)),
       place(np.int32(end)),
@@ -424,16 +490,18 @@ def _run_interval(
     )
     # Or the windows that are read ahead of the work would wait in memory.
     jax.block_until_ready(total)
-    ran = window.cohorts[begin:end]
+    ran += list(window.cohorts[begin:end])
     run.feed.keep(run.store, window, states)
-    run.store.seen[ran] = True
-    for chosen in ran:
-      steps = np.asarray(algorithm.local_steps(run.sizes[chosen]))
-      traffic += algorithm.cost.of_round(steps.tolist())
-      if clock:
-        simulated += clock.round_seconds(algorithm.cost, chosen, steps)
-    first, rates = window.first + end, rates[end - begin :]
-  return server, jax.tree.map(np.asarray, total), traffic, simulated
+    run.store.seen[window.cohorts[begin:end]] = True
+    first = window.first + end
+  sent = algorithm.sent(server).minus(before) if algorithm.sent else Traffic()
+  share = Share.of(sent, sum(map(len, ran)), len(ran))
+  for chosen in ran:
+    steps = np.asarray(algorithm.local_steps(run.sizes[chosen]))
+    traffic += algorithm.cost.of_round(steps.tolist())
+    if clock:
+      simulated += clock.round_seconds(algorithm.cost, chosen, steps, share)
+  return server, jax.tree.map(np.asarray, total), traffic + sent, simulated
 
 
 def _most_rounds(longest: int, cohort: int, num_clients: int, client_bytes: int) -> int:
@@ -454,11 +522,12 @@ def _diverged(first: int, last: int, folder: RunFolder | None) -> None:
 def summary(outcome: Outcome) -> dict[str, Any]:
   """The figures of a run's end, as in ``summary.json``."""
   last = outcome.rows[-1]
-  names = ["loss", "top1", "top5", "bytes_up", "bytes_down", "round_trips", "seconds"]
-  names += [n for n in ("simulated_seconds", "staleness_mean", "staleness_max") if n in last]
+  names = ["loss", "top1", "top5", "threshold", "verification_error"]
+  names += ["bytes_up", "bytes_down", "round_trips", "seconds"]
+  names += ["simulated_seconds", "staleness_mean", "staleness_max", "theta", "accuracy_loss"]
   return {
     "rounds": last["round"],
-    **{name: last[name] for name in names},
-    **{name: value for name, value in last.items() if name.startswith("clients_")},
+    **{name: last[name] for name in names if name in last},
+    **{name: last[name] for name in last if name.startswith(("clients_", "models_", "personal_"))},
     **({"frozen_at": outcome.frozen_at} if outcome.frozen_at is not None else {}),
   }

@@ -93,9 +93,12 @@ def learning_curves_figure(rows: Rows, title: str, phase_change: int | None = No
   """
   timed = _timed(rows)
   figure, (left, right, *more) = _figure(title, (9.0 + 4.5 * timed, 3.8), 2 + timed)
-  _curves(left, rows, {"top1": "top-1", "top5": "top-5"})
+  accuracies = {"top1": "top-1", "top5": "top-5"}
+  if any("threshold" in row for row in rows):
+    accuracies = {"top1": "pairs told right"}
+  _curves(left, rows, accuracies)
   for axes in more:
-    _curves(axes, rows, {"top1": "top-1", "top5": "top-5"}, _TIME)
+    _curves(axes, rows, accuracies, _TIME)
     _accuracy_axis(axes)
     _time_axis(axes)
   _curves(right, rows, {"train_loss": "train", "loss": "test"})
@@ -217,7 +220,7 @@ def partition_figure(
   figure, (axes,) = _figure(title, (9.0 if classes <= _MOST_NAMED_CLASSES else 8.0, 4.2), 1)
   counts = counts if population else counts[shown]
   tops = np.cumsum(counts, axis=1)
-  colours = _class_colours(classes)
+  colours = category_colours(classes)
   # A collection a class: a patch a bar would take seconds for hundreds of classes.
   for i in range(classes):
     low, high = tops[:, i] - counts[:, i], tops[:, i]
@@ -432,7 +435,8 @@ def _every(total: int, most: int) -> np.ndarray:
   return np.arange(0, total, -(-total // most))
 
 
-def _class_colours(classes: int) -> list[Any]:
+def category_colours(classes: int) -> list[Any]:
+  """Colours for so many classes or regions, as distinct as there are."""
   if classes <= len(COLOURS):
     return list(COLOURS[:classes])
   if classes <= 10:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +18,23 @@ from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
 from fedjax_norm.algorithms.statistics import make_recalibrate
 from fedjax_norm.clock import Clock
 from fedjax_norm.clock import make as make_clock
+from fedjax_norm.control.dial import Dial
 from fedjax_norm.control.freeze import CALIBRATE, EXPLORE, Freeze
 from fedjax_norm.control.plateau import Plateau
+from fedjax_norm.control.travel import make_travel
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
-from fedjax_norm.local import step_bytes
+from fedjax_norm.local import LocalConfig, step_bytes
 from fedjax_norm.models.flops import training_flops
-from fedjax_norm.training import evaluation
+from fedjax_norm.training import evaluation, verification
+from fedjax_norm.training.clients import evenly
+from fedjax_norm.training.diagnose import DiagnosticsConfig, make_diagnose
 from fedjax_norm.training.feed import choose, placer
 from fedjax_norm.training.loop import LoopConfig, Outcome, Phase, Program, make_program, train
+from fedjax_norm.training.personalise import FineTune, Personalise, make_personalise
 from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.scouting import Scouting
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import Task
 from fedjax_norm.typing import Variables
@@ -111,7 +117,7 @@ def make_fedavg(
   def build(model: nn.Module, config: FedAvgConfig, mapping: nodes.Nodes) -> Algorithm:
     return fedavg(model, config, mapping, task.transform, task.image_shape)
 
-  clock = _clock(task, network, config.local.batch_size) if network else None
+  clock = clock_of(task, network, config.local.batch_size) if network else None
   return assemble(task, config, build, loop, schedule, clock=clock, **options)
 
 
@@ -136,14 +142,14 @@ def make_ssgd(
   Raises:
     UserError: options that do not fit together.
   """
-  _everyone(task, loop, "SSGD")
+  take_all(task, loop, "SSGD")
   sizes = np.asarray(task.data.sizes)
 
   def build(model: nn.Module, config: SsgdConfig, mapping: nodes.Nodes) -> Algorithm:
     return ssgd(model, config, mapping, task.transform, task.image_shape, sizes)
 
   batches = config.batches(sizes)
-  clock = _clock(task, network, batches) if network else None
+  clock = clock_of(task, network, batches) if network else None
   options = {"clock": clock, "step_examples": batches, **options}
   return assemble(task, config, build, loop, schedule, **options)
 
@@ -169,10 +175,10 @@ def make_asgd(
   Raises:
     UserError: options that do not fit together.
   """
-  _everyone(task, loop, "asynchronous SGD")
+  take_all(task, loop, "asynchronous SGD")
   if jax.process_count() > 1:
     raise UserError("asynchronous SGD is simulated in one process; drop --num_processes.")
-  clock = _clock(task, network, config.local.batch_size)
+  clock = clock_of(task, network, config.local.batch_size)
   # No later phase sends more than the first.
   longest = clock.event_seconds(round_cost(task.model, task.image_shape, "mean")).max()
 
@@ -185,12 +191,18 @@ def make_asgd(
   return assemble(task, config, build, loop, schedule, backend="scan", **options)
 
 
-def _clock(task: Task, network: str, batches: int | np.ndarray) -> Clock:
+def clock_of(task: Task, network: str, batches: int | np.ndarray) -> Clock:
+  """The simulated clock of a task's clients, whose steps have so many examples."""
   step_flops = training_flops(task.model, task.image_shape) * batches
   return make_clock(network, task.data.num_clients, step_flops)
 
 
-def _everyone(task: Task, loop: LoopConfig, name: str) -> None:
+def take_all(task: Task, loop: LoopConfig, name: str) -> None:
+  """Refuses a cohort for an algorithm in whose rounds everyone takes part.
+
+  Raises:
+    UserError: a cohort smaller than the population.
+  """
   if loop.cohort_of(task.data.num_clients) != task.data.num_clients:
     raise UserError(f"every worker takes part in each step of {name}; drop the cohort.")
 
@@ -211,6 +223,10 @@ def assemble(
   eval_batch_size: int = 256,
   evaluate_clients: int = 0,
   data_on: str = "auto",
+  diagnostics: DiagnosticsConfig | None = None,
+  fine_tune: FineTune | None = None,
+  dial: Dial | None = None,
+  travel_examples: int = 256,
 ) -> Program:
   """An algorithm on a task: its phases, its mapping and its evaluation.
 
@@ -231,6 +247,11 @@ def assemble(
       for none. Where clients keep a part of the model, it is also how many of their models the test
       accuracy is the mean of, among those that have taken part (10 for 0).
     data_on: where the training data stays (see ``feed.choose``); it changes no result.
+    diagnostics: what is measured of the clients' differences at evaluations; None is nothing.
+    fine_tune: what the clients that are evaluated (10 for 0) do with the model first, beside what
+      it is without; None is nothing.
+    dial: what sets theta, and SkewScout with it; None for algorithms without.
+    travel_examples: the sample of a client's training data that SkewScout tests a model on.
 
   Raises:
     UserError: options that do not fit together.
@@ -268,8 +289,11 @@ def assemble(
   at_once = config.local.batch_size if step_examples is None else step_examples
   refresh_steps = np.asarray(data.sizes) / at_once / 3
 
+  trained: dict[Algorithm, tuple[nn.Module, LocalConfig]] = {}
+
   def phase(model, config, rate_factor=1.0, refresh=None) -> Phase:
     algorithm = build(model, config, mapping)
+    trained[algorithm] = model, config.local
     return Phase(algorithm, rate_factor, refresh, refresh_cost, refresh_steps)
 
   phases = {EXPLORE: phase(model, config, refresh=refresh)}
@@ -282,10 +306,42 @@ def assemble(
     phases[CALIBRATE] = phase(
       model.clone(norm=spec.frozen()), _calibrating(task, config, freeze), freeze.rate_factor
     )
-  evaluate = _make_evaluate(task, one_by_one, eval_batch_size, evaluate_clients)
+  personalise = None
+  if fine_tune:
+    personalise = make_personalise(task, trained, fine_tune, one_by_one)
+    evaluate_clients = evaluate_clients or min(_MODELS_EVALUATED, data.num_clients)
+  evaluate = _make_evaluate(task, one_by_one, eval_batch_size, evaluate_clients, personalise)
   on = choose(data_on, data, mapping)
   rates = schedule.rates(loop.rounds)
-  return make_program(phases, mapping, evaluate, rates, policy, on, plateau, clock)
+  diagnose = None
+  if diagnostics:
+    frozen = {CALIBRATE: model.clone(norm=spec.frozen())} if spec.settles else {}
+    diagnose = make_diagnose(
+      task,
+      {EXPLORE: model, **frozen},
+      diagnostics,
+      batch_size=config.local.batch_size,
+      eval_batch_size=eval_batch_size,
+      mapping=one_by_one,
+    )
+  scouting = None
+  if dial and dial.scout:
+    if data.num_clients < 2:
+      raise UserError("SkewScout lets models travel between clients, and there is one; take more.")
+    if travel_examples < 1:
+      raise UserError(f"SkewScout tests on {travel_examples} examples; it must be at least 1.")
+    scouting = Scouting(
+      dial.scout,
+      {
+        name: make_travel(
+          model, phase.algorithm, one_by_one, task.plain_transform, travel_examples
+        )
+        for name, phase in phases.items()
+      },
+    )
+  return make_program(
+    phases, mapping, evaluate, rates, policy, on, plateau, clock, diagnose, dial, scouting
+  )
 
 
 def _images(task: Task) -> jax.ShapeDtypeStruct:
@@ -307,19 +363,58 @@ def _calibrating(task: Task, config: Any, freeze: FreezeConfig) -> Any:
   return dataclasses.replace(config, local=local)
 
 
-def _make_evaluate(task: Task, mapping: nodes.Nodes, batch_size: int, evaluate_clients: int):
+class _Test(NamedTuple):
+  """How models are tested.
+
+  Attributes:
+    of_model: (variables, stacked batches) -> a result.
+    of_clients: (server's state, one client's state) -> that client's model -> the function that
+      gives the results of clients (see ``evaluation.make_evaluate_clients``).
+    summarize: of a result, or of several -> a row's test columns.
+  """
+
+  of_model: Callable[..., Any]
+  of_clients: Callable[..., Any]
+  summarize: Callable[..., dict[str, float]]
+
+
+def _make_test(task: Task, mapping: nodes.Nodes) -> _Test:
+  """Of verification where the task has pairs, else of classification."""
+  if task.pairs is None:
+    scores = evaluation.make_scores(task.model, task.num_classes, task.eval_transform)
+    return _Test(
+      evaluation.make_evaluate(scores, mapping),
+      functools.partial(evaluation.make_evaluate_clients, scores, mapping),
+      evaluation.summarize,
+    )
+  embed = verification.make_embed(task.model, task.eval_transform)
+  return _Test(
+    verification.make_evaluate(embed, task.pairs, mapping),
+    functools.partial(verification.make_evaluate_clients, embed, task.pairs, mapping),
+    functools.partial(verification.summarize, pairs=task.pairs),
+  )
+
+
+def _make_evaluate(
+  task: Task,
+  mapping: nodes.Nodes,
+  batch_size: int,
+  evaluate_clients: int,
+  personalise: Personalise | None = None,
+):
   """The loop's ``Evaluate`` on a task's test set; of the task's federation it keeps nothing."""
   stacked = evaluation.stack_batches(task.source.test, batch_size, mapping.num_devices)
   stacked = placer(mapping)(stacked)
-  scores = evaluation.make_scores(task.model, task.num_classes, task.eval_transform)
-  global_scores = evaluation.make_evaluate(scores, mapping)
+  test = _make_test(task, mapping)
+  if task.pairs is not None and evaluate_clients:
+    raise UserError("verification knows no client's own mix of labels; drop evaluate_clients.")
   num_classes = task.num_classes
   own_scores: dict[Any, Any] = {}
 
   def of_clients(algorithm, server, store, data, ids):
     if algorithm not in own_scores:
       model_of = algorithm.client_variables or (lambda server, _: algorithm.variables(server))
-      own_scores[algorithm] = evaluation.make_evaluate_clients(scores, mapping, model_of)
+      own_scores[algorithm] = test.of_clients(model_of)
     states, positions = store.models(ids)
     strengths = np.asarray(data.strengths)[ids][positions]
     result = own_scores[algorithm](server, states, strengths, stacked)
@@ -328,15 +423,20 @@ def _make_evaluate(task: Task, mapping: nodes.Nodes, batch_size: int, evaluate_c
 
   def evaluate(algorithm, server, store, data):
     if algorithm.client_variables is None:
-      ids = _evenly(np.arange(data.num_clients), evaluate_clients)
-      result = global_scores(algorithm.variables(server), stacked)
-      columns = evaluation.summarize(result)
+      ids = evenly(np.arange(data.num_clients), evaluate_clients)
+      result = test.of_model(algorithm.variables(server), stacked)
+      columns = test.summarize(result)
       if evaluate_clients and np.any(data.strengths):  # clients see the test images otherwise
         result = of_clients(algorithm, server, store, data, ids)
     else:
-      ids = _evenly(np.flatnonzero(store.seen), evaluate_clients or _MODELS_EVALUATED)
+      ids = evenly(np.flatnonzero(store.seen), evaluate_clients or _MODELS_EVALUATED)
       result = of_clients(algorithm, server, store, data, ids)
-      columns = evaluation.summarize(result)
+      columns = test.summarize(result)
+      if algorithm.global_view:
+        each = [test.summarize(jax.tree.map(lambda a, i=i: a[i], result)) for i in range(len(ids))]
+        own = [columns["top1"] for columns in each]
+        columns = test.summarize(test.of_model(algorithm.variables(server), stacked))
+        columns |= {"models_top1": float(np.mean(own)), "models_top1_min": min(own)}
     if not evaluate_clients:
       return columns, {}
     accuracies = evaluation.by_label_share(result, label_counts(data, ids, num_classes))
@@ -344,14 +444,11 @@ def _make_evaluate(task: Task, mapping: nodes.Nodes, batch_size: int, evaluate_c
       "clients_top1": float(np.nanmean(accuracies)),
       "clients_top1_min": float(np.nanmin(accuracies)),
     }
+    if personalise:
+      columns |= personalise(algorithm, server, store, data, ids, stacked)
     return columns, dict(zip(ids.tolist(), accuracies.tolist(), strict=True))
 
   return evaluate
-
-
-def _evenly(ids: np.ndarray, count: int) -> np.ndarray:
-  """At most ``count`` of some ids, spread evenly over them."""
-  return ids[np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)]
 
 
 def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables:

@@ -21,6 +21,8 @@ Row = dict[str, Any]
 
 _CONFIG = "config.json"
 _METRICS = "metrics.csv"
+_DIAGNOSTICS = "diagnostics.csv"
+_DIAGNOSTICS_COLUMNS = ("round", "quantity", "place", "value")
 _SUMMARY = "summary.json"
 _EVENTS = "tensorboard"
 # Marks the event files that are ours to delete when a run is cut back.
@@ -58,8 +60,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 class RunFolder:
   """One run's files: ``config.json``, ``metrics.csv``, ``summary.json``, ``tensorboard/``.
 
-  Made by ``RunFolder.open``; a context manager. ``metrics.csv`` is the record, the TensorBoard
-  events are derived from it.
+  And ``diagnostics.csv``, of a run that was asked for it. Made by ``RunFolder.open``; a context
+  manager. ``metrics.csv`` is the record, the TensorBoard events are derived from it.
 
   Attributes:
     path: the folder.
@@ -171,10 +173,7 @@ class RunFolder:
       )
     columns = self._columns or tuple(row)
     text = _lines([row], columns, header=self._columns is None)
-    with open(self._metrics, "ab") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
+    _append(self._metrics, text)
     self._columns = columns
     self._last_round = row["round"]
     self._emit([row])
@@ -187,6 +186,20 @@ class RunFolder:
     """
     return _read_rows(self._metrics)[0]
 
+  def append_diagnostics(self, rows: list[Row]) -> None:
+    """Adds one evaluation's diagnostics to ``diagnostics.csv``, on the disk on return.
+
+    Args:
+      rows: each a ``round``, a ``quantity``, a ``place`` and a ``value`` (see ``diagnose``).
+    """
+    file = self.path / _DIAGNOSTICS
+    header = not file.exists() or file.stat().st_size == 0
+    _append(file, _lines(rows, _DIAGNOSTICS_COLUMNS, header))
+
+  def diagnostics(self) -> list[Row]:
+    """The rows of ``diagnostics.csv``; none of a run without."""
+    return _read_rows(self.path / _DIAGNOSTICS)[0]
+
   def cut_back(self, round: int) -> None:
     """Forgets the rows after a round, so that a resumed run repeats none of them.
 
@@ -198,6 +211,10 @@ class RunFolder:
     kept = [row for row in self.rows() if row["round"] <= round]
     if self._metrics.exists():
       _write_rows(self._metrics, kept)
+    if (self.path / _DIAGNOSTICS).exists():
+      _write_rows(
+        self.path / _DIAGNOSTICS, [row for row in self.diagnostics() if row["round"] <= round]
+      )
     self._columns = tuple(kept[0]) if kept else None
     self._last_round = kept[-1]["round"] if kept else None
     self.close()
@@ -342,6 +359,13 @@ def _lines(rows: list[Row], columns: tuple[str, ...], header: bool) -> bytes:
     writer.writerow(columns)
   writer.writerows([_format(row[name]) for name in columns] for row in rows)
   return buffer.getvalue().encode()
+
+
+def _append(path: Path, text: bytes) -> None:
+  with open(path, "ab") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _write_rows(path: Path, rows: list[Row]) -> None:

@@ -118,7 +118,8 @@ class Fast:
     """What the interval takes after the states; a client is in the row of its own id."""
     cohorts = np.asarray(cohorts, np.int32)
     bounds = np.int32(first), np.int32(begin), np.int32(len(cohorts) if end is None else end)
-    values = (Metrics.zeros(), cohorts, np.float32(rates), *bounds, self.data)
+    rates = np.float32(rates)
+    values = (Metrics.zeros(), cohorts, rates, np.zeros_like(rates), *bounds, self.data)
     place = placer(self.mapping)
     return (*map(place, values), place(KEY))
 
@@ -643,7 +644,7 @@ def test_intervals_neither_recompile_nor_touch_the_host(world, backend):
   assert fast.interval._cache_size() <= compiled + 1
   # The guard would have seen a number that comes from the host.
   with jax.transfer_guard("disallow"), pytest.raises(Exception, match="isallowed"):
-    fast.interval(*states, *calls[0][:4], 0, *calls[0][5:])
+    fast.interval(*states, *calls[0][:5], 0, *calls[0][6:])
 
 
 def test_an_interval_runs_any_rounds_of_its_window(world):

@@ -12,22 +12,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import reference_fedavg
 import reference_ssgd as reference
-from jax import lax
 from mapping_steps import MAPPINGS
 from reference_fedavg import flat
+from step_world import KEY, at, run_rounds, skewed
 
 from fedjax_norm import nodes, norm
-from fedjax_norm.algorithms.base import Context
 from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
-from fedjax_norm.data.federated import federate
-from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
@@ -35,7 +30,6 @@ from fedjax_norm.models.resnet import ResNet
 
 SHAPE = (6, 6, 1)
 SIZES = (5, 9, 12, 4)  # with batches of 4, those of the first two are padded at times
-KEY = jax.random.key(7)
 random_variables = functools.partial(reference_fedavg.random_variables, image_shape=SHAPE)
 STEPS = 20
 RATES = np.linspace(0.1, 0.2, STEPS, dtype=np.float32)
@@ -58,8 +52,7 @@ class World:
   def __init__(self, source, net):
     self.source, self.net = source, net
     self.transform = make_transforms(Preprocess(augment="none"), source.train.images)[0]
-    ids = np.argsort(source.train.labels, kind="stable")[::2]  # each has other classes
-    self.data = federate(source.train, Partition(ids, np.concatenate([[0], np.cumsum(SIZES)])))
+    self.data = skewed(source, SIZES)
 
   def model(self, name):
     if name == "fixup":
@@ -75,32 +68,13 @@ class World:
 
   def run(self, name, config, workers=(0, 1, 2, 3)):
     """(the master after every step, the workers' states after every step, metrics of each)."""
-    algorithm, rows = self.algorithm(name, config), jnp.array(workers)
-
-    # Compiling is what takes time here, and the half of it is optimization.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def run(carry, data):
-      def step(carry, item):
-        index, rate = item
-        context = Context(data, index, rate, KEY)
-        master, states, metrics = algorithm.round(*carry, rows, context)
-        return (master, states), (master, states, metrics)
-
-      return lax.scan(step, carry, (jnp.arange(STEPS), RATES))[1]
-
-    master = algorithm.init(random_variables(self.model(name)))
-    one = algorithm.init_client(master)
-    states = jax.tree.map(lambda a: jnp.repeat(a[None], len(workers), 0), one)
-    return jax.tree.map(np.asarray, run((master, states), self.data))
+    variables = random_variables(self.model(name))
+    return run_rounds(self.algorithm(name, config), variables, self.data, RATES, clients=workers)
 
 
 @pytest.fixture(scope="module")
 def world(tiny_source, tiny_net):
   return World(tiny_source, tiny_net)
-
-
-def at(tree, step):
-  return jax.tree.map(lambda a: a[step], tree)
 
 
 def close(actual, expected, step):

@@ -1,0 +1,168 @@
+"""Runs of Gaia, FedAvg by steps and DGC: one program for every theta, SkewScout, resumed runs."""
+
+import chex
+import numpy as np
+import pytest
+
+from fedjax_norm import comm
+from fedjax_norm.algorithms.dgc import DgcConfig
+from fedjax_norm.algorithms.gaia import GaiaConfig
+from fedjax_norm.algorithms.periodic import PeriodicConfig
+from fedjax_norm.algorithms.ssgd import SsgdConfig
+from fedjax_norm.control.dial import Dial, stages
+from fedjax_norm.control.skewscout import SkewScout
+from fedjax_norm.data import partition
+from fedjax_norm.errors import UserError
+from fedjax_norm.local import LocalConfig
+from fedjax_norm.norm import create
+from fedjax_norm.training.decentralized import make_dgc, make_gaia, make_periodic
+from fedjax_norm.training.loop import LoopConfig, summary, train
+from fedjax_norm.training.programs import initial_variables, make_ssgd
+from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.task import make_task
+
+LOCAL = LocalConfig(batch_size=4, momentum=0.5)
+LOOP = LoopConfig(12, 4)
+SCHEDULE = Schedule(0.1, "step", boundaries=(6,), factor=0.1)
+ONES = np.ones(LOOP.rounds, np.float32)
+CLIENTS = 4
+SCOUTS = {
+  "gaia": SkewScout((0.01, 0.05, 0.3), every=3),
+  "fedavg": SkewScout((1.0, 2.0, 5.0), every=3, whole=True),
+  "dgc": SkewScout((0.5, 0.9), per_density=True, search="annealing", every=3),
+}
+
+
+def make_dial(name, scout):
+  values = {
+    "gaia": 0.1 * ONES,
+    "fedavg": 3 * ONES,
+    "dgc": stages(LOOP.rounds, (0.25, 0.5), 2, 0.9),
+  }[name]
+  return Dial(values, follows_rate=name == "gaia", scout=SCOUTS[name] if scout else None)
+
+
+def make(name, source, net, *, scout=True, **options):
+  spec = create("bn")
+  division = partition.make("classes", source.train.labels, CLIENTS, 0, classes_per_client=1)
+  task = make_task(source, division, spec)._replace(model=net(norm=spec))
+  maker, config = {
+    "gaia": (make_gaia, GaiaConfig(LOCAL, "local")),
+    "fedavg": (make_periodic, PeriodicConfig(LOCAL)),
+    "dgc": (make_dgc, DgcConfig(LOCAL)),
+  }[name]
+  options = {"dial": make_dial(name, scout), "travel_examples": 8, **options}
+  return task, maker(task, config, LOOP, SCHEDULE, **options)
+
+
+@pytest.fixture(scope="module", params=["gaia", "fedavg", "dgc"])
+def whole(request, tiny_source, tiny_net):
+  """(name, task, program, outcome) of an undisturbed run with SkewScout."""
+  task, program = make(request.param, tiny_source, tiny_net, network="wan")
+  outcome = train(program, LOOP, task.data, initial_variables(task, 0))
+  return request.param, task, program, outcome
+
+
+def test_theta_changes_and_nothing_is_compiled_for_it(whole):
+  """Looks every three mini-batches, or at the end of FedAvg's local steps, end intervals too."""
+  name, task, program, outcome = whole
+  thetas = [row["theta"] for row in outcome.rows]
+  assert len(set(thetas)) > 1
+  assert [f._cache_size() for f in program.intervals.values()] == [1]
+  fixed = program._replace(dial=make_dial(name, False), scouting=None)
+  train(fixed, LOOP, task.data, initial_variables(task, 0))
+  assert [f._cache_size() for f in program.intervals.values()] == [1]
+  if name != "fedavg":
+    assert [row["round"] for row in outcome.rows] == [3, 4, 6, 8, 9, 12]
+  losses = [row["accuracy_loss"] for row in outcome.rows]
+  assert all(-1 <= loss <= 1 for loss in losses)
+  assert any(losses)
+
+
+def test_a_look_is_charged(whole):
+  """Every model goes up and to its host, at an accuracy's price back."""
+  name, task, program, outcome = whole
+  fixed = program._replace(dial=make_dial(name, False), scouting=None)
+  only_first = fixed._replace(
+    dial=Dial(np.full(LOOP.rounds, SCOUTS[name].grid[0], np.float32), follows_rate=name == "gaia")
+  )
+  plain = train(only_first, LoopConfig(3, 3), task.data, initial_variables(task, 0)).rows[0]
+  first = outcome.rows[0]
+  assert first["round"] == plain["round"] == 3
+  assert first["train_loss"] == plain["train_loss"]
+  variables = initial_variables(task, 0)
+  model = comm.model_bytes(variables) + 4 * 2 * 8  # with its running statistics
+  assert first["bytes_up"] - plain["bytes_up"] == CLIENTS * (model + 4)
+  assert first["bytes_down"] - plain["bytes_down"] == CLIENTS * (model + 4)
+  assert first["round_trips"] - plain["round_trips"] == 2
+  assert first["simulated_seconds"] > plain["simulated_seconds"]
+  assert summary(outcome)["theta"] == outcome.rows[-1]["theta"]
+
+
+@pytest.mark.parametrize("whole", ["fedavg"], indirect=True)
+def test_what_is_sent_costs_simulated_time(whole):
+  """FedAvg's averages every 3 steps take a third of the trips of averages every step."""
+  _, task, program, _ = whole
+  seconds = []
+  for theta in (1, 3):
+    fixed = program._replace(dial=Dial(theta * ONES), scouting=None)
+    rows = train(fixed, LoopConfig(12, 12), task.data, initial_variables(task, 0)).rows
+    seconds.append(rows[0]["simulated_seconds"])
+    assert rows[0]["round_trips"] == 12 // theta
+  assert 2.5 < seconds[0] / seconds[1] <= 3.01
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path):
+  _, task, program, outcome = whole
+  stop = outcome.rows[2]["round"]
+  variables = initial_variables(task, 0)
+  with RunFolder.open(tmp_path / "run", {}) as folder:
+    train(program, LoopConfig(stop, 4), task.data, variables, folder)
+  with RunFolder.open(tmp_path / "run", {}) as folder:
+    resumed = train(program, LOOP, task.data, variables, folder)
+  chex.assert_trees_all_equal(resumed.variables, outcome.variables)
+  for row, other in zip(resumed.rows, outcome.rows, strict=True):
+    assert {**row, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_partitions_models_are_tested_beside_their_mean(whole):
+  name, _, _, outcome = whole
+  last = outcome.rows[-1]
+  assert ("models_top1" in last) == (name != "dgc")
+  if name != "dgc":
+    assert last["models_top1_min"] <= last["models_top1"]
+    # Four models of one class each: on average they know less than together, or no more.
+    assert last["models_top1"] != last["top1"]
+
+
+def test_the_accuracy_loss_of_bsp_is_measured_for_free(tiny_source, tiny_net):
+  task, _ = make("gaia", tiny_source, tiny_net)
+  scout = SkewScout((0.0,), search=None, every=4)
+  options = {"dial": Dial(0 * ONES, scout=scout), "travel_examples": 8}
+  config = SsgdConfig(LOCAL, "uniform", reduction="sum")
+  rows = []
+  for more in (options, {}):
+    program = make_ssgd(task, config, LOOP, SCHEDULE, **more)
+    rows.append(train(program, LOOP, task.data, initial_variables(task, 0)).rows)
+  watched, plain = rows
+  assert np.isfinite([row["accuracy_loss"] for row in watched]).all()
+  for row, other in zip(watched, plain, strict=True):
+    more = {"accuracy_loss", "theta", "seconds"}
+    assert {k: v for k, v in row.items() if k not in more} == {
+      k: v for k, v in other.items() if k != "seconds"
+    }
+
+
+def test_what_cannot_be_is_refused(tiny_source, tiny_net):
+  with pytest.raises(UserError, match="one for each"):
+    make("gaia", tiny_source, tiny_net, dial=Dial(ONES[:3]))
+  with pytest.raises(UserError, match="at least 1"):
+    make("gaia", tiny_source, tiny_net, travel_examples=0)
+  task, _ = make("gaia", tiny_source, tiny_net)
+  alone = task._replace(data=task.data._replace(sizes=task.data.sizes[:1]))
+  with pytest.raises(UserError, match="take more"):
+    make_gaia(alone, GaiaConfig(LOCAL), LOOP, SCHEDULE, dial=make_dial("gaia", True))
+  dial = make_dial("gaia", False)
+  with pytest.raises(UserError, match="a decentralized algorithm"):
+    make_gaia(task, GaiaConfig(LOCAL), LoopConfig(12, 4, cohort=2), SCHEDULE, dial=dial)
