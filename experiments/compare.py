@@ -106,7 +106,8 @@ def compare(folders: Sequence[str], output: str, title: str, target: float | Non
     ]
     for label, s, rows in zip(labels, summaries, runs, strict=True)
   ]
-  head = ["run", "top-1", "test loss", "sent", "round trips", "simulated time"]
+  told = "pairs told right" if all("threshold" in s for s in summaries) else "top-1"
+  head = ["run", told, "test loss", "sent", "round trips", "simulated time"]
   if target is not None:
     head += [f"{what} to {target:.0%}" for what in ("rounds", "sent", "time")]
   return columns_table(head, table)

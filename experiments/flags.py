@@ -15,9 +15,12 @@ from typing import Any
 from absl import flags
 
 from fedjax_norm import norm
-from fedjax_norm.algorithms import asgd, fedavg, ssgd
+from fedjax_norm.algorithms import asgd, dgc, fedavg, periodic, ssgd
 from fedjax_norm.algorithms.statistics import POLICIES
+from fedjax_norm.control.skewscout import SEARCHES
 from fedjax_norm.data.augment import SHIFT_KINDS
+from fedjax_norm.data.csv_index import REGIONS
+from fedjax_norm.data.order import BATCH_ORDERS, DRIFTS
 from fedjax_norm.data.partition import OPTIONS
 from fedjax_norm.data.preprocess import AUGMENTATIONS, COMPUTE_DTYPES
 from fedjax_norm.errors import UserError
@@ -25,6 +28,9 @@ from fedjax_norm.models import MODELS
 from fedjax_norm.nodes import BACKENDS
 from fedjax_norm.training.feed import DATA_ON
 from fedjax_norm.training.schedule import SCHEDULES
+
+ALGORITHMS = ("bsp", "gaia", "fedavg", "dgc")
+"""Of ``experiments.decentralized``."""
 
 
 def _flag(define: Callable[..., Any], default: Any, text: str, **options: Any) -> Any:
@@ -53,7 +59,43 @@ def _choice(default, choices: Sequence[str], text):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class DataFlags:
+  """What is learnt, and who holds it; a field a flag."""
+
+  data: str = _string(
+    "digits",
+    "digits, synthetic[:key=value,...], identities[:key=value,...], npy:PATH, npz:PATH, "
+    "folder:PATH, csv:PATH, or a prepared TFDS set (mnist, cifar10, cifar100, tiny_imagenet, ...; "
+    "needs --data_dir).",
+  )
+  data_dir: str | None = _string(None, "The folder of prepared TFDS sets.")
+  region: str | None = _choice(
+    None,
+    REGIONS,
+    "A natural client of a csv: index: a continent or subcontinent (M49), a country, or what its "
+    "column region says; the continent by default, or the column where there are no countries.",
+  )
+  min_region_size: int = _integer(
+    0, "Regions of a csv: index with fewer images are left out, whatever the partition."
+  )
+  clients: int | None = _integer(
+    None, "Clients in the federation; 10 by default, or those of a natural partition."
+  )
+  partition: str = _choice("classes", tuple(OPTIONS), "How examples are divided over clients.")
+  classes_per_client: int | None = _integer(
+    None,
+    "Classes a client holds, for --partition=classes; as few as make all of them held by default.",
+  )
+  ratio: float | None = _float(None, "R of paper 000, 0 to 0.5 and more, for --partition=ratio.")
+  fraction: float | None = _float(None, "What is divided by label, for --partition=skew.")
+  dominant_share: float | None = _float(None, "Of the main class, for --partition=dominant.")
+  alpha: float | None = _float(None, "Concentration, for --partition=dirichlet or quantity.")
+  exponent: float | None = _float(None, "Of the power law of sizes, for --partition=quantity.")
+  min_size: int | None = _integer(None, "Least examples a client, for dirichlet and quantity.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(DataFlags):
   """What every run is told; a field a flag."""
 
   # Not flags: what trains, whether over several processes, and its usual rounds in all and between
@@ -62,35 +104,45 @@ class Config:
   several_processes = True
   usual = (600, 50)
 
-  # What is learnt, and who holds it.
-  data: str = _string(
-    "digits",
-    "digits, synthetic[:key=value,...], npy:PATH, npz:PATH, folder:PATH, or a prepared TFDS set "
-    "(mnist, cifar10, cifar100, tiny_imagenet, ...; needs --data_dir).",
+  # What is learnt, how it is shown, and what else differs between clients.
+  task: str = _choice(
+    "classification",
+    ("classification", "verification"),
+    "What test images are put to: classes, or pairs of the same and of different identities, told "
+    "apart by their embeddings.",
   )
-  data_dir: str | None = _string(None, "The folder of prepared TFDS sets.")
   image_size: int | None = _integer(None, "Resizes images to this many pixels square.")
   standardise: bool = _boolean(True, "Whether channels get mean 0 and deviation 1.")
   augment: str = _choice(
     "none", AUGMENTATIONS, "Whether training images are cropped, and mirrored, at random."
   )
-  clients: int | None = _integer(
-    None, "Clients in the federation; 10 by default, or those of a natural partition."
-  )
-  partition: str = _choice("classes", tuple(OPTIONS), "How examples are divided over clients.")
-  classes_per_client: int | None = _integer(
-    None, "Classes a client holds, for --partition=classes; 1 by default."
-  )
-  ratio: float | None = _float(None, "R of paper 000, 0 to 0.5 and more, for --partition=ratio.")
-  fraction: float | None = _float(None, "What is divided by label, for --partition=skew.")
-  dominant_share: float | None = _float(None, "Of the main class, for --partition=dominant.")
-  alpha: float | None = _float(None, "Concentration, for --partition=dirichlet or quantity.")
-  exponent: float | None = _float(None, "Of the power law of sizes, for --partition=quantity.")
-  min_size: int | None = _integer(None, "Least examples a client, for dirichlet and quantity.")
   feature_shift: str | None = _choice(
     None, SHIFT_KINDS, "What differs between clients, for --partition=feature; noise by default."
   )
   feature_scale: float | None = _float(None, "The largest feature shift; 1 by default.")
+  batch_order: str = _choice(
+    "shuffled",
+    BATCH_ORDERS,
+    "How a client goes through an epoch: at random, by label, or as its examples lie in the "
+    "source, so that what a batch holds is alike.",
+  )
+  order_block: int | None = _integer(
+    None,
+    "Examples in a row that --batch_order keeps together, in blocks at random; all by default.",
+  )
+  drift: str = _choice(
+    "none",
+    DRIFTS,
+    "What a client draws from changes over the rounds: its examples, by label or as they lie in "
+    "the source, are divided into stretches that take turns.",
+  )
+  drift_stretches: int | None = _integer(None, "How many --drift has; 2 by default.")
+  drift_rounds: int | None = _integer(
+    None, "Rounds that each lasts; as long as makes a run go through them once by default."
+  )
+  relabelled: float | None = _float(
+    None, "The share of clients that call every class another one; the test set does not."
+  )
 
   # The model and its norm.
   model: str = _choice("tiny", tuple(MODELS), "The model.")
@@ -130,7 +182,8 @@ class Config:
     None, "The rate that the warm-up rises from; 0 by default, or --lr before --scale_lr_from."
   )
   lr_boundaries: str | None = _string(
-    None, "Rounds at which --lr_schedule=step multiplies the rate."
+    None,
+    "Rounds at which --lr_schedule=step multiplies the rate; with --epochs, epochs.",
   )
   lr_factor: float | None = _float(
     None, "Of step at a boundary, of exponential over the run, of plateau; 0.1 by default."
@@ -170,7 +223,26 @@ class Config:
     "Rounds between evaluations, 50 by default, of ASGD 250; with --epochs, epochs, 1 by default.",
   )
   eval_batch_size: int = _integer(256, "Test examples a batch.")
-  evaluate_clients: int = _integer(0, "Clients evaluated on their own mix of labels.")
+  evaluate_clients: int = _integer(
+    0, "Clients evaluated on their own mix of labels; up to 10 with --fine_tune_steps."
+  )
+  fine_tune_steps: int | None = _integer(
+    None,
+    "Local steps that each of them fine-tunes the model for on its own data, to be tested beside "
+    "the model as it is.",
+  )
+  fine_tune_lr: float | None = _float(None, "The rate of --fine_tune_steps; --lr by default.")
+  diagnostics: bool = _boolean(
+    False,
+    "Whether evaluations also measure how the clients' data, models and updates are apart (paper "
+    "004): diagnostics.csv and a picture.",
+  )
+  diagnostics_layer: str | None = _string(
+    None, "The norm position whose channels --diagnostics tells one by one; the first by default."
+  )
+  diagnostics_batches: int | None = _integer(
+    None, "Minibatches of a client that --diagnostics takes moments of; 100 by default."
+  )
   workdir: str | None = _string(None, "The run's folder; a new one under runs/ by default.")
   resume: bool = _boolean(True, "Whether to go on with a run that --workdir holds.")
   progress: bool = _boolean(True, "Whether to draw a progress bar.")
@@ -289,6 +361,78 @@ class SsgdFlags(StepwiseFlags):
 
 
 @dataclasses.dataclass(frozen=True)
+class DecentralizedFlags(StepwiseFlags):
+  """What a run of paper 004's algorithms is told besides."""
+
+  several_processes = False
+
+  algorithm: str = _choice(
+    "bsp",
+    ALGORITHMS,
+    "bsp sends all, gaia what is significant, fedavg averages models now and "
+    "then, dgc sends the largest updates.",
+  )
+  reduction: str | None = _choice(
+    None,
+    ssgd.REDUCTIONS,
+    "Of bsp: the sum of the partitions' updates, as gaia and dgc add them up (default), or their "
+    "mean, as fedavg has it.",
+  )
+  threshold: float | None = _float(
+    None,
+    "Gaia's T_0: updates above this share of a weight are sent; 0.1 by default. It falls "
+    "with the learning rate.",
+  )
+  local_steps: int | None = _integer(None, "FedAvg's Iter_Local, 20 by default.")
+  client_momentum: str | None = _choice(
+    None, periodic.MOMENTA, "Of fedavg after an average: local (default) or reset."
+  )
+  sparsity: float | None = _float(
+    None, "DGC's final s: the share of a tensor that is not sent; 0.999 by default."
+  )
+  sparsity_warmup_epochs: int | None = _integer(
+    None, "E_warm: epochs of each of DGC's stages 75, 93.75, 98.4375, 99.6 and 99.9%."
+  )
+  sparsity_warmup_rounds: int | None = _integer(None, "The same in rounds; 0 by default.")
+  selection: str | None = _choice(
+    None, dgc.SELECTIONS, "DGC's threshold: exact (default), or that of a sample."
+  )
+  momentum_masking: bool | None = _boolean(
+    None, "Whether what DGC sends loses its momentum; true by default."
+  )
+
+  # SkewScout.
+  skewscout: str = _choice(
+    "off",
+    ("off", "measure", *SEARCHES),
+    "Whether models travel to be tested elsewhere, and theta is chosen by how they do: with hill "
+    "climbing, stochastic hill climbing or simulated annealing; measure leaves theta alone.",
+  )
+  scout_every: int | None = _integer(None, "Mini-batches between looks; 500 by default.")
+  scout_examples: int | None = _integer(None, "Training examples a model is tested on; 256.")
+  scout_grid: str | None = _string(
+    None, "The thetas to choose from, with commas; those of tables 6 to 8 by default."
+  )
+  scout_start: float | None = _float(None, "The theta to begin with; the first of the grid.")
+  scout_lambda_al: float | None = _float(None, "The weight of the accuracy loss; 50 by default.")
+  scout_lambda_c: float | None = _float(None, "The weight of communication; 1 by default.")
+  scout_sigma_al: float | None = _float(None, "The accuracy loss tolerated; 0.05 by default.")
+  scout_temperature: float | None = _float(
+    None, "Of annealing at the first look; 0.5 by default, and 0.9 of it at every further look."
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class OracleFlags(DecentralizedFlags):
+  """What the Oracle of paper 004 is told besides."""
+
+  oracle_tolerance: float = _float(1.0, "Points of accuracy below BSP's that count as equal.")
+  oracle_fractions: str = _string(
+    "0.2,0.6,1.0", "Degrees of skew: the shares of the data that are divided by label."
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class AsgdFlags(StepwiseFlags):
   """What a run of asynchronous SGD is told besides."""
 
@@ -307,6 +451,15 @@ class AsgdFlags(StepwiseFlags):
   delay_decay: float | None = _float(
     None, "What adaptive's mean square of gradients keeps a step; 0.95 by default."
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionsFlags(DataFlags):
+  """What the table of the classes by region is told besides."""
+
+  top: int = _integer(5, "Classes a region in the table.")
+  seed: int = _integer(0, "Of a partition that is drawn.")
+  output: str = _string("regions", "The folder of the CSV files and pictures.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,32 +9,47 @@ from experiments.flags import Config
 from fedjax_norm import models, trees
 from fedjax_norm.comm import Cost
 from fedjax_norm.data.federated import label_counts
-from fedjax_norm.training import communication, plots
+from fedjax_norm.training import communication, diagnostic_plots, plots
 from fedjax_norm.training.loop import Outcome, Program
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import columns_table, human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
+
+# Natural clients that are named at a run's start, at the most.
+_MOST_NAMES = 20
 
 
 def announce(config: Config, task: Task, program: Program) -> None:
   """Prints what is about to run."""
   sizes = np.asarray(task.data.sizes)
   variables = jax.eval_shape(lambda: models.init(task.model, jax.random.key(0), task.image_shape))
-  cost = next(iter(program.phases.values())).algorithm.cost
+  algorithm = next(iter(program.phases.values())).algorithm
+  cost = algorithm.cost
   pairs = [
     ("data", f"{config.data}: {sizes.sum():,} training, {len(task.source.test.labels):,} test"),
     (
       "clients",
       f"{len(sizes):,} by {config.partition}, {sizes.min():,} to {sizes.max():,} examples each",
     ),
+    *_regions(config, task),
     ("model", f"{config.model}, {config.norm}, {trees.size(variables['params']):,} parameters"),
-    ("a round", f"{human_bytes(cost.up)} up and {human_bytes(cost.down)} down a client"),
+    *_round(cost, by_need=algorithm.sent is not None),
     *_lockstep(cost),
+    *_theta(program),
     ("mapping", program.nodes.describe()),
     ("images", f"{human_bytes(task.data.images.nbytes)}, kept on the {program.data_on}"),
     *([("simulated network", config.network)] if config.network else []),
   ]
   print(summary_table(config.algorithm, pairs), flush=True)
+
+
+def _regions(config: Config, task: Task) -> list[tuple[str, str]]:
+  """Who the natural clients of a few are, and what was left out of the data."""
+  names = task.source.client_names
+  pairs = [("note", note) for note in task.source.notes]
+  if config.partition != "natural" or names is None or len(names) > _MOST_NAMES:
+    return pairs
+  return [("who", ", ".join(names)), *pairs]
 
 
 def draw_start(folder: RunFolder, task: Task, title: str) -> None:
@@ -60,6 +75,9 @@ def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:
   """Draws what was learnt."""
   path = folder.path / "learning_curves.png"
   plots.learning_curves(outcome.rows, path, title, outcome.frozen_at)
+  diagnostic_plots.diagnostics(
+    outcome.diagnostics, outcome.rows, folder.path / "diagnostics.png", title
+  )
   if outcome.client_accuracies:
     ids, accuracies = map(np.array, zip(*outcome.client_accuracies.items(), strict=True))
     plots.client_accuracy(accuracies, folder.path / "clients.png", title, ids)
@@ -68,16 +86,25 @@ def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:
 def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
   """Prints the figures of one run."""
   pairs = [
-    ("top-1", f"{summary['top1']:.2%}"),
-    ("top-5", f"{summary['top5']:.2%}"),
+    *_accuracy(summary),
     ("test loss", f"{summary['loss']:.4f}"),
     ("rounds", f"{summary['rounds']:,}"),
   ]
   if "frozen_at" in summary:
     pairs.append(("frozen at round", f"{summary['frozen_at']:,}"))
+  if "models_top1" in summary:
+    mean, least = summary["models_top1"], summary["models_top1_min"]
+    pairs.append(("own models, top-1", f"mean {mean:.2%}, least {least:.2%}"))
+  if "accuracy_loss" in summary:
+    pairs.append(("accuracy loss", f"{summary['accuracy_loss']:.2%} at the last look"))
+  if "theta" in summary:
+    pairs.append(("theta at the end", f"{summary['theta']:g}"))
   if "clients_top1" in summary:
     mean, least = summary["clients_top1"], summary["clients_top1_min"]
     pairs.append(("own labels, top-1", f"mean {mean:.2%}, least {least:.2%}"))
+  if "personal_top1" in summary:
+    mean, least = summary["personal_top1"], summary["personal_top1_min"]
+    pairs.append(("fine-tuned", f"mean {mean:.2%}, least {least:.2%}"))
   pairs += [
     ("sent up, down", f"{human_bytes(summary['bytes_up'])}, {human_bytes(summary['bytes_down'])}"),
     ("round trips", f"{summary['round_trips']:,}"),
@@ -86,6 +113,37 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
     ("folder", str(folder.path)),
   ]
   print(summary_table("result", pairs), flush=True)
+
+
+def _accuracy(summary: dict[str, Any]) -> list[tuple[str, str]]:
+  """Of classification, or of verification, which knows no five first guesses."""
+  if "threshold" not in summary:
+    return [("top-1", f"{summary['top1']:.2%}"), ("top-5", f"{summary['top5']:.2%}")]
+  told = f"{summary['top1']:.2%} ± {summary['verification_error']:.2%}"
+  return [("pairs told right", told), ("threshold", f"{summary['threshold']:.4f}")]
+
+
+def _round(cost: Cost, by_need: bool) -> list[tuple[str, str]]:
+  """What a client sends and receives, where it does not depend on what it learns."""
+  sent = f"{human_bytes(cost.up)} up and {human_bytes(cost.down)} down a client"
+  if not by_need:
+    return [("a round", sent)]
+  also = f", and {sent}" if cost.up or cost.down else ""
+  return [("a round", f"what the algorithm shares{also}")]
+
+
+def _theta(program: Program) -> list[tuple[str, str]]:
+  dial = program.dial
+  if dial is None:
+    return []
+  if scout := dial.scout:
+    if scout.search:
+      grid = ", ".join(f"{theta:g}" for theta in scout.grid)
+      return [("theta", f"SkewScout's ({scout.search}), of {grid}; a look every {scout.every}")]
+    return [("accuracy loss", f"measured every {scout.every} rounds")]
+  first, last = dial.values[0], dial.values[-1]
+  text = f"{first:g}" if first == last else f"{first:g} to {last:g}"
+  return [("theta", f"{text}{', falling with the rate' if dial.follows_rate else ''}")]
 
 
 def _lockstep(cost: Cost) -> list[tuple[str, str]]:
@@ -117,12 +175,14 @@ def summarize_seeds(summaries: list[dict[str, Any]]) -> dict[str, Any]:
 
 def print_seeds(summaries: dict[int, dict[str, Any]], result: dict[str, Any]) -> None:
   """Prints the seeds and their mean."""
-  rows = [
-    [str(seed), f"{s['top1']:.2%}", f"{s['top5']:.2%}", f"{s['loss']:.4f}"]
-    for seed, s in summaries.items()
-  ]
-  rows.append(["mean", f"{result['top1']:.2%}", f"{result['top5']:.2%}", f"{result['loss']:.4f}"])
-  rows.append(
-    ["std", f"{result['top1_std']:.2%}", f"{result['top5_std']:.2%}", f"{result['loss_std']:.4f}"]
-  )
-  print(columns_table(["seed", "top-1", "top-5", "test loss"], rows), flush=True)
+  names = {"top1": "top-1", "top5": "top-5"}
+  if "threshold" in result:
+    names = {"top1": "pairs told right"}
+
+  def row(label: str, figures: dict[str, Any], kind: str = "") -> list[str]:
+    shares = (f"{figures[name + kind]:.2%}" for name in names)
+    return [label, *shares, f"{figures['loss' + kind]:.4f}"]
+
+  rows = [row(str(seed), figures) for seed, figures in summaries.items()]
+  rows += [row("mean", result), row("std", result, "_std")]
+  print(columns_table(["seed", *names.values(), "test loss"], rows), flush=True)

@@ -7,8 +7,8 @@ import pytest
 from absl import flags
 from experiments_helpers import SMALL
 
-from experiments import app, asgd, fedavg, ssgd
-from experiments.flags import AsgdFlags, FedAvgFlags, SsgdFlags, define
+from experiments import app, asgd, decentralized, fedavg, ssgd
+from experiments.flags import AsgdFlags, DecentralizedFlags, FedAvgFlags, SsgdFlags, define
 from fedjax_norm import nodes
 
 
@@ -51,6 +51,12 @@ def fedavg_run(_run):
 def ssgd_run(_run):
   """(*flags) -> Result of ``experiments.ssgd`` with ``SMALL`` and these flags."""
   return functools.partial(_run, ssgd.main, SsgdFlags, {})
+
+
+@pytest.fixture
+def decentralized_run(_run):
+  """(*flags) -> Result of ``experiments.decentralized`` with ``SMALL`` and these flags."""
+  return functools.partial(_run, decentralized.main, DecentralizedFlags, decentralized.DEFAULTS)
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ TABLE = [
   ("--clients=100", "100"),
   ("--classes_per_client=9", "9"),
   ("--classes_per_client=0", "0"),
-  ("--clients=3", "class"),
+  ("--clients=3 --classes_per_client=1", "class"),
   ("--partition=dirichlet --alpha=0", "alpha"),
   ("--partition=dirichlet --alpha=0.5 --min_size=60", "min_size|examples"),
   ("--partition=ratio --ratio=1.5", "ratio"),

@@ -1,0 +1,46 @@
+"""Communication-saving learning: ``python -m experiments.decentralized --algorithm=gaia``.
+
+BSP, Gaia, FedAvg and DGC as paper 004 compares them, a round being a mini-batch of every partition.
+``--skewscout=hill`` lets SkewScout choose how much they communicate. Gaia, DGC and BSP add up the
+partitions' updates, FedAvg averages models: at one ``--lr`` the first three take steps as many
+times as large as there are partitions.
+"""
+
+from collections.abc import Callable
+
+from experiments import app, build, training
+from experiments.flags import DecentralizedFlags
+from fedjax_norm.training.decentralized import make_dgc, make_gaia, make_periodic
+from fedjax_norm.training.loop import Program
+from fedjax_norm.training.programs import make_ssgd
+from fedjax_norm.training.task import Task
+
+DEFAULTS = {"lr": 0.01}
+"""Of flags, other than the class's."""
+
+_MAKE: dict[str, Callable[..., Program]] = {
+  "bsp": make_ssgd,
+  "gaia": make_gaia,
+  "fedavg": make_periodic,
+  "dgc": make_dgc,
+}
+
+
+def prepare(config: DecentralizedFlags) -> Callable[[Task], Program]:
+  """The algorithm as the flags say."""
+  options = build.make_mapping(config)
+  if dial := build.make_dial(config):
+    options["dial"] = dial
+  if config.scout_examples is not None:
+    options["travel_examples"] = config.scout_examples
+  algorithm = build.make_decentralized_config(config)
+  return build.program(_MAKE[config.algorithm], algorithm, config, **options)
+
+
+def main(config: DecentralizedFlags) -> None:
+  """Runs the algorithm with one seed or several."""
+  training.run(config, prepare)
+
+
+if __name__ == "__main__":
+  app.run(main, DecentralizedFlags, **DEFAULTS)

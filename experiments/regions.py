@@ -1,0 +1,112 @@
+"""Which classes are where: ``python -m experiments.regions --data=csv:index.csv``.
+
+Prints the top classes of each region with their shares in the world, every region scaled to the
+same number of examples (paper 004, table 1), and writes what app. B draws: the training examples by
+class and by region, and the share of each class that each region holds, raw and normalized.
+Regions are the clients of any partition: ``--region=subcontinent`` for the second level of M49,
+``--partition=dirichlet --alpha=0.1`` for what that would do to the same labels.
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app as absl_app
+from absl import flags
+
+from experiments import build
+from experiments.app import guard, parse_flags
+from experiments.flags import RegionsFlags, define, parse
+from fedjax_norm.data import label_share, partition
+from fedjax_norm.errors import UserError
+from fedjax_norm.training import plots, region_plots
+from fedjax_norm.training.run_folder import write_atomic
+from fedjax_norm.training.table import columns_table
+
+# A table on the terminal has a line for each of at most so many regions; the files have all.
+_MOST_PRINTED = 40
+
+
+def run(config: RegionsFlags) -> None:
+  """Prints the table and writes the files."""
+  if config.top < 1:
+    raise UserError(f"--top is {config.top}; it must be at least 1.")
+  known = build.make_labels(config)
+  division = build.make_partition(config, known.labels, known.clients, config.seed)
+  counts = partition.counts(division, known.labels, len(known.class_names))
+  names = [f"client {k}" for k in range(len(counts))]
+  if config.partition == "natural" and known.clients is not None and known.client_names:
+    # Client k of the partition is the k-th natural one that has a training example.
+    names = [known.client_names[k] for k in np.unique(known.clients)]
+  shares = {"raw": label_share.raw(counts), "normalized": label_share.normalized(counts)}
+  for note in known.notes:
+    print(f"note: {note}")
+  tops = label_share.top(shares["normalized"], config.top)
+  width = max(map(len, tops))
+  rows = [
+    [name, f"{size:,}", *_cells(own, share, known.class_names, width)]
+    for name, size, own, share in zip(names, counts.sum(1), tops, shares["normalized"], strict=True)
+  ]
+  head = ["region", "examples", *(f"top {i + 1}" for i in range(width))]
+  print(columns_table(head, rows[:_MOST_PRINTED]))
+  if len(rows) > _MOST_PRINTED:
+    print(f"and {len(rows) - _MOST_PRINTED:,} more regions, which are in the files")
+  without = label_share.regions_without(shares["raw"])
+  print(f"on average {without:.1f} of {len(names):,} regions hold less than 1% of a class")
+  folder = Path(config.output).expanduser()
+  folder.mkdir(parents=True, exist_ok=True)
+  _write(folder, counts, shares, names, known.class_names)
+  print(f"written: {folder}")
+
+
+def _cells(own: list[int], share: np.ndarray, class_names: Sequence[str], width: int) -> list[str]:
+  return [f"{class_names[c]} ({share[c]:.0%})" for c in own] + [""] * (width - len(own))
+
+
+def _write(
+  folder: Path,
+  counts: np.ndarray,
+  shares: dict[str, np.ndarray],
+  names: Sequence[str],
+  class_names: Sequence[str],
+) -> None:
+  """Writes the numbers, a row a region, and the pictures."""
+  for kind, values in {"counts": counts, **shares}.items():
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["region", *class_names])
+    for name, row in zip(names, values.tolist(), strict=True):
+      writer.writerow([name, *(f"{v:.6g}" if isinstance(v, float) else v for v in row)])
+    stem = kind if kind == "counts" else f"share_{kind}"
+    write_atomic(folder / f"{stem}.csv", text.getvalue().encode())
+  figures = {
+    "classes": region_plots.amounts_figure(counts.sum(0), class_names, "Examples by class"),
+    "regions": region_plots.amounts_figure(counts.sum(1), names, "Examples by region"),
+    **{
+      f"share_{kind}": region_plots.share_figure(
+        share, class_names, names, f"Share of each class by region, {kind}"
+      )
+      for kind, share in shares.items()
+    },
+  }
+  for name, figure in figures.items():
+    plots.save(figure, folder / f"{name}.png")
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs on the parsed flags."""
+
+  def work() -> None:
+    if argv[1:]:
+      raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
+    run(parse(RegionsFlags, flags.FLAGS))
+
+  sys.exit(guard(work))
+
+
+if __name__ == "__main__":
+  define(RegionsFlags, partition="natural")
+  absl_app.run(main, flags_parser=parse_flags)

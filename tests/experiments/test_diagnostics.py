@@ -1,0 +1,41 @@
+"""``--diagnostics`` of a whole run."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+
+def test_a_run_leaves_a_table_and_a_picture(fedavg_run):
+  flags = ("--diagnostics", "--diagnostics_layer=Norm_1", "--diagnostics_batches=2")
+  result = fedavg_run(*flags, "--workdir=run")
+  assert result.code == 0, result.err
+  rows = list(csv.DictReader(Path("run/diagnostics.csv").read_text().splitlines()))
+  assert {row["round"] for row in rows} == {"2", "4"}
+  last = {(row["quantity"], row["place"]): float(row["value"]) for row in rows[len(rows) // 2 :]}
+  assert sum(place.startswith("Norm_1:") for _, place in last) == 2 * 64
+  assert {place for name, place in last if name == "mean_divergence_median"} == {
+    f"Norm_{i}" for i in range(3)
+  }
+  # FedAvg round by round has no models of the clients' own to tell apart, and one class each.
+  assert {place for name, place in last if name == "accuracy"} == {
+    f"global on {k}" for k in range(4)
+  }
+  assert "local_update_delta" not in {name for name, _ in last}
+  assert min(imread("run/diagnostics.png").shape[:2]) > 400
+
+
+@pytest.mark.parametrize(
+  ("flags", "sentence"),
+  [
+    (("--diagnostics_batches=5",), "it needs --diagnostics"),
+    (("--diagnostics", "--diagnostics_layer=Norm_9"), "no norm position 'Norm_9'"),
+    (("--diagnostics", "--clients=1", "--classes_per_client=4"), "there is only one"),
+    (("--diagnostics", "--diagnostics_batches=0"), "batches are 0"),
+  ],
+)
+def test_flags_that_cannot_be_honoured(fedavg_run, flags, sentence):
+  result = fedavg_run(*flags)
+  assert result.code == 2
+  assert sentence in result.err

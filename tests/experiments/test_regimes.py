@@ -1,0 +1,85 @@
+"""The flags of the regimes of paper 004, app. K: what they mean in steps, and what they refuse."""
+
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments import build
+from experiments.flags import AsgdFlags, FedAvgFlags, SsgdFlags, define, parse
+from fedjax_norm.data import partition
+from fedjax_norm.data.order import Order
+from fedjax_norm.errors import UserError
+
+SIZES = np.array([31, 64, 65])
+
+
+def config(arguments, kind=FedAvgFlags):
+  values = flags.FlagValues()
+  define(kind, values)
+  values(["binary", *arguments.split()])
+  return parse(kind, values)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "kind", "stretches", "span"),
+  [
+    ("--drift=label --rounds=10", SsgdFlags, 2, 5),
+    ("--drift=label --rounds=10 --drift_stretches=4", SsgdFlags, 4, 3),
+    ("--drift=source --drift_rounds=7 --local_steps=3", FedAvgFlags, 2, 21),
+    ("--drift=label --drift_rounds=7", FedAvgFlags, 2, 7),
+    # Batches of 32: one, two and three steps an epoch.
+    ("--drift=label --drift_rounds=7 --local_epochs=2", FedAvgFlags, 2, [14, 28, 42]),
+  ],
+)
+def test_drift_is_told_in_rounds_and_happens_in_steps(arguments, kind, stretches, span):
+  order = build.make_order(config(arguments, kind), SIZES)
+  assert order.stretches == stretches
+  np.testing.assert_array_equal(order.span, span)
+
+
+def test_orders_and_labels_reach_the_task(tiny_source):
+  division = partition.make("iid", tiny_source.train.labels, 3, 0)
+  given = config("--batch_order=label --order_block=5 --norm=gn --relabelled=0.4")
+  task = build.make_task_of(given, tiny_source, division)
+  assert task.data.blocks.tolist() == [5, 5, 5]
+  changed = [
+    (task.data.labels != tiny_source.train.labels)[partition.client(division, k)] for k in range(3)
+  ]
+  assert sorted((c.all(), c.any()) for c in changed) == [(False, False)] * 2 + [(True, True)]
+  np.testing.assert_array_equal(task.source.test.labels, tiny_source.test.labels)
+  # An epoch goes by the labels that the client gives.
+  for k in range(3):
+    own = task.data.order[task.data.offsets[k] :][: task.data.sizes[k]]
+    assert (np.diff(task.data.labels[own]) >= 0).all()
+  assert build.make_order(config(""), SIZES) == Order()
+
+
+def test_fine_tuning_takes_the_rate_of_the_run():
+  assert build.make_fine_tune(config("")) is None
+  tuned = build.make_fine_tune(config("--fine_tune_steps=3 --lr=0.02"))
+  assert (tuned.steps, tuned.rate) == (3, 0.02)
+  assert build.make_fine_tune(config("--fine_tune_steps=3 --fine_tune_lr=0.4")).rate == 0.4
+
+
+@pytest.mark.parametrize(
+  ("arguments", "kind", "words"),
+  [
+    ("--order_block=3", FedAvgFlags, "order_block"),
+    ("--batch_order=label --order_block=0", FedAvgFlags, "block"),
+    ("--drift_rounds=3", FedAvgFlags, "drift_rounds"),
+    ("--drift_stretches=3", FedAvgFlags, "drift_stretches"),
+    ("--drift=label --drift_stretches=1", FedAvgFlags, "drift_stretches"),
+    ("--drift=label --drift_rounds=0", FedAvgFlags, "drift_rounds"),
+    ("--drift=label", AsgdFlags, "asgd"),
+    ("--fine_tune_lr=0.1", FedAvgFlags, "fine_tune_steps"),
+    ("--fine_tune_steps=0", FedAvgFlags, "fine_tune_steps"),
+  ],
+)
+def test_what_would_do_nothing_is_refused(arguments, kind, words):
+  given = config(arguments, kind)
+
+  def make():
+    return build.make_order(given, SIZES), build.make_fine_tune(given)
+
+  with pytest.raises(UserError, match=words):
+    make()

@@ -1,0 +1,82 @@
+"""The binary that tells which classes are where."""
+
+import csv
+
+import pytest
+from absl import flags
+
+from experiments import regions
+from experiments.flags import RegionsFlags, define, parse
+from fedjax_norm.errors import UserError
+
+
+def run(folder, *options):
+  values = flags.FlagValues()
+  define(RegionsFlags, values, partition="natural")
+  values(["regions", f"--output={folder / 'out'}", *options])
+  regions.run(parse(RegionsFlags, values))
+
+
+@pytest.fixture
+def index(tmp_path):
+  """100 zebras and 20 cats, most of both in Africa; two cats nowhere. No image is there."""
+  where = ["KE"] * 75 + ["US"] * 25 + ["ZA"] * 15 + ["DE"] * 3 + [""] * 2
+  rows = [
+    f"{i}.png,{'zebra' if i < 100 else 'cat'},{code},{'test' if i % 5 == 4 else 'train'}"
+    for i, code in enumerate(where)
+  ]
+  (tmp_path / "index.csv").write_text("\n".join(["path,label,country,split", *rows]))
+  return f"--data=csv:{tmp_path / 'index.csv'}"
+
+
+def test_table_and_files_tell_the_shares(tmp_path, capsys, index):
+  run(tmp_path, index, "--top=1")
+  out = capsys.readouterr().out
+  assert "note: left out 2 of 120 images, which have no region\n" in out
+  lines = [line.split() for line in out.splitlines()]
+  # Training images: Africa 60 zebras and 12 cats, Americas 20 zebras, Europe 3 cats. Of zebras the
+  # Americas have 1 / (1 + 5 / 6), of cats Europe has 1 / (1 + 1 / 6).
+  table = {line[0]: line[1:] for line in lines if line[0] in ("Africa", "Americas", "Europe")}
+  assert table == {
+    "Africa": ["72", "zebra", "(45%)"],
+    "Americas": ["20", "zebra", "(55%)"],
+    "Europe": ["3", "cat", "(86%)"],
+  }
+  with open(tmp_path / "out" / "counts.csv") as file:
+    assert list(csv.reader(file)) == [
+      ["region", "cat", "zebra"],
+      ["Africa", "12", "60"],
+      ["Americas", "0", "20"],
+      ["Europe", "3", "0"],
+    ]
+  with open(tmp_path / "out" / "share_raw.csv") as file:
+    assert [row[1] for row in csv.reader(file)] == ["cat", "0.8", "0", "0.2"]
+  names = {path.name for path in (tmp_path / "out").glob("*.png")}
+  assert names == {"classes.png", "regions.png", "share_raw.png", "share_normalized.png"}
+
+
+def test_any_partition_has_regions(tmp_path, capsys):
+  run(
+    tmp_path,
+    "--data=synthetic:classes=4,train=80,test=8,size=3",
+    "--partition=classes",
+    "--clients=4",
+  )
+  out = capsys.readouterr().out
+  assert out.count("(100%)") == 4  # a class each
+  assert "on average 3.0 of 4 regions hold less than 1% of a class" in out
+
+
+@pytest.mark.parametrize(
+  ("options", "words"),
+  [
+    (["--top=0"], "top"),
+    (["--data=digits"], "natural"),
+    (["--data=digits", "--region=country"], "csv"),
+    (["--partition=iid", "--region=country"], "min_region_size"),
+    (["--min_region_size=-1"], "min_region_size"),
+  ],
+)
+def test_what_cannot_be_is_one_sentence(tmp_path, index, options, words):
+  with pytest.raises(UserError, match=words):
+    run(tmp_path, index, *options)

@@ -1,0 +1,70 @@
+"""``--task=verification`` as a user runs it."""
+
+import csv
+import functools
+import json
+import types
+from pathlib import Path
+
+import pytest
+
+from experiments import compare
+from fedjax_norm.models import registry
+from fedjax_norm.models.face import Face
+
+FLAGS = (
+  "--data=identities:identities=48,images=4,size=8",
+  "--task=verification",
+  "--model=face",
+)
+
+
+@pytest.fixture(autouse=True)
+def _small_face(monkeypatch):
+  """The model ``face`` with two convolutions, for images of 8 pixels."""
+  build = functools.partial(Face, blocks=(0,), channels=(8,), embedding=8)
+  entry = registry.MODELS["face"]._replace(build=build, min_size=8)
+  models = {**registry.MODELS, "face": entry}
+  monkeypatch.setattr(registry, "MODELS", types.MappingProxyType(models))
+
+
+def rows(folder):
+  with open(Path(folder) / "metrics.csv", newline="") as file:
+    return list(csv.DictReader(file))
+
+
+def test_a_run_tells_pairs_apart(fedavg_run):
+  """With clients that keep a part of the model, so that each has a threshold of its own."""
+  result = fedavg_run(*FLAGS, "--fedbn", "--rounds=2", "--seeds=2", "--workdir=run")
+  assert result.code == 0, result.err
+  last, ends = rows("run/seed_0")[-1], result.out.split("result\n")
+  assert "pairs told right  " in ends[1]
+  assert " ± " in ends[1]
+  assert "seed  pairs told right  test loss" in ends[2]
+  assert not any("top-" in end for end in ends[1:])
+  summary = json.loads(Path("run/seed_0/summary.json").read_text())
+  for name in ("top1", "threshold", "verification_error", "loss"):
+    assert float(last[name]) == summary[name]
+  assert "top5" not in last
+  assert 0.5 <= summary["top1"] <= 1
+  assert summary["verification_error"] > 0
+  assert "top1_std" in json.loads(Path("run/summary.json").read_text())
+  table = compare.compare(["run/seed_0", "run/seed_1"], "both.png", "title")
+  assert "pairs told right" in table
+
+
+@pytest.mark.parametrize(
+  ("options", "words"),
+  [
+    (("--evaluate_clients=2",), "drop evaluate_clients"),
+    (("--model=tiny",), "no embedding"),
+    (("--task=classification",), "choose the task verification"),
+    (("--data=identities:identities=3",), "at least 4"),
+    (("--data_dir=x",), "data_dir"),
+  ],
+)
+def test_what_does_not_fit_is_one_sentence(fedavg_run, options, words):
+  result = fedavg_run(*FLAGS, *options)
+  assert result.code == 2
+  assert words in result.err
+  assert result.err.count("\n") == 1
