@@ -32,20 +32,20 @@ class SsgdConfig:
       averaged gradient.
     weighting: of a worker's gradient in the average: by the ``examples`` of its batch, which makes
       it the gradient of the joint batch (eq. 8), or ``uniform`` (eq. 5 as it stands).
-    reduction: whether the master steps with the ``mean`` of the workers' gradients, or with their
-      ``sum`` as paper 004 adds up its partitions' updates: n times the mean, each with its own
-      weight decay, so that the rate counts n times.
     batch_split: how the joint batch is divided: every worker has ``local.batch_size`` examples
       (``equal``), or ``proportional`` to its data, so that all go through theirs in the same time.
     batch_stats: how running statistics are combined: ``mean``, ``moments``, ``local`` or
       ``recalibrate``.
+    reduction: whether the master steps with the ``mean`` of the workers' gradients, or with their
+      ``sum`` as paper 004 adds up its partitions' updates: n times the mean, each with its own
+      weight decay, so that the rate counts n times.
   """
 
   local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
   weighting: str = "examples"
-  reduction: str = "mean"
   batch_split: str = "equal"
   batch_stats: str = "mean"
+  reduction: str = "mean"
 
   def __post_init__(self):
     for field, choices in (
