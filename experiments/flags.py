@@ -466,7 +466,10 @@ class RegionsFlags(DataFlags):
 class PaperFlags:
   """What the runner of the papers' tables is told."""
 
-  tables: str = _string("all", "Which, with commas between: 000.1, 001.5, ...; all by default.")
+  tables: str = _string(
+    "all",
+    "Which, with commas between: 000.1, 004.fig5, or 004.6 for all that begin so; all by default.",
+  )
   scale: str = _choice(
     "smoke",
     ("smoke", "small", "full"),

@@ -1,118 +1,97 @@
-"""The tables and figures of papers 000 and 001: ``python -m experiments.paper --scale=small``.
+"""The tables and figures of papers 000, 001 and 004: ``python -m experiments.paper --scale=small``.
 
-Every cell is a run of SSGD or FedAvg in a folder of its own below ``--workdir``; equal cells of
-several tables are one run, and a runner that was stopped goes on where it was. At the end the
-paper's accuracy stands beside ours, with what the paper claims and whether it held, in
-``results.md``, ``results.csv`` and a picture for each figure.
+Every cell is a run in a folder of its own below ``--workdir``; equal cells of several tables are
+one run, and a runner that was stopped goes on where it was. At the end the paper's accuracy stands
+beside ours, with what the paper claims and whether it held, in ``results.md``, ``results.csv`` and
+a picture for each figure.
 """
 
-import contextlib
 import csv
+import dataclasses
 import io
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from absl import app as absl_app
 from absl import flags, logging
+from matplotlib.figure import Figure
 
-from experiments import app, build, paper_000, paper_001, training
+from experiments import app, build, paper_000, paper_001, paper_004, savings
+from experiments.cells import Result, Results, load_sources, run_cell
 from experiments.flags import Config, PaperFlags, define, parse
-from experiments.tables import Cell, Claim, Table
+from experiments.tables import Claim, Table
 from fedjax_norm import nodes
-from fedjax_norm.data.examples import Source
-from fedjax_norm.errors import DivergedError, UserError
-from fedjax_norm.training import plots
-from fedjax_norm.training.run_folder import Row, RunFolder, write_atomic
+from fedjax_norm.errors import UserError
+from fedjax_norm.training import bar_plots, plots
+from fedjax_norm.training.run_folder import RunFolder, write_atomic
 from fedjax_norm.training.table import human_seconds
 
-TABLES = {table.name: table for table in (*paper_000.TABLES, *paper_001.TABLES)}
+TABLES = {table.name: table for table in (*paper_000.TABLES, *paper_001.TABLES, *paper_004.TABLES)}
 
 # Some runs have two clients; one number for all, so that their bits do not depend on the machine.
 _HOST_DEVICES = 2
 
 
-class Result(NamedTuple):
-  """What a run ended with.
-
-  Attributes:
-    summary: as in ``summary.json``; None if it diverged.
-    rows: its evaluations.
-    tested: images that its accuracy is a mean over.
-  """
-
-  summary: dict[str, Any] | None
-  rows: list[Row]
-  tested: int
-
-  def percent(self, name: str) -> float:
-    """An accuracy in percent, NaN if the run diverged."""
-    return 100 * self.summary[name] if self.summary else math.nan
-
-
-Results = Mapping[str, Result]
-"""Of cells, by their names."""
-
-
 def choose(names: str) -> list[Table]:
-  """The tables that ``--tables`` names.
+  """The tables that ``--tables`` names, each by its name or by what that begins with.
 
   Raises:
     UserError: an unknown one.
   """
-  chosen = list(TABLES) if names == "all" else names.split(",")
-  for name in chosen:
-    if name not in TABLES:
-      raise UserError(f"--tables has {name!r}; choose from {', '.join(TABLES)}, or all.")
+  chosen: list[str] = []
+  for name in names.split(","):
+    parts = [known for known in TABLES if name == "all" or f"{known}.".startswith(f"{name}.")]
+    if not parts:
+      raise UserError(
+        f"--tables has {name!r}; choose from {', '.join(TABLES)}, what these begin with, or all."
+      )
+    chosen += parts
   return [TABLES[name] for name in dict.fromkeys(chosen)]
 
 
-def run_cell(cell: Cell, config: Config, source: Source, path: Path) -> Result:
-  """Runs a cell, goes on with it, or reads what it ended with.
-
-  Args:
-    cell: the cell.
-    config: its flags.
-    source: the data they name.
-    path: of its folder.
-
-  Raises:
-    UserError: the folder holds another run.
-  """
-  settled, task = training.settler(source)(config)
-  tested = len(source.test.labels)
-  if not (path / "summary.json").exists():
-    program = cell.prepare(settled)(task)
-    try:
-      with contextlib.redirect_stdout(io.StringIO()):  # a line a cell is enough
-        training.run_seed(settled, task, program, path)
-    except DivergedError as error:
-      print(f"{cell.name}: {error}", file=sys.stderr)
-  with training.open_folder(path, settled) as folder:
-    return Result(folder.read_summary(), folder.rows(), tested)
-
-
-def judge(claim: Claim, accuracies: Mapping[str, float], tested: int = 0) -> str:
+def judge(claim: Claim, figures: Mapping[str, float], tested: int = 0) -> str:
   """Whether a claim holds, and by how much.
 
   Args:
     claim: the claim.
-    accuracies: top-1 in percent by label; NaN for a run that diverged.
+    figures: of its measure, by label; NaN for a run that diverged.
     tested: images that each is a mean over; 0 tells nothing of chance.
   """
-  values = [accuracies[label] for label in claim.labels]
+  if not set(claim.labels) <= figures.keys():
+    return "not in the text"
+  values = [figures[label] for label in claim.labels]
+  saving = claim.measure == "saving"
   if not all(map(math.isfinite, values)):
-    return "cannot be told, for a run diverged"
+    return f"cannot be told, for {'accuracy is lost' if saving else 'a run diverged'}"
   margin = claim.margin(*values)
-  verdict = f"{'held' if margin > 0 else 'did not hold'} by {abs(margin):.2f} points"
+  verdict = f"{'held' if margin > 0 else 'did not hold'} by {abs(margin):.2f}"
+  verdict += " times" if saving else " points"
   share = np.mean(values) / 100
   # Of a difference of two accuracies, by the choice of test images alone.
-  if tested and abs(margin) < 200 * math.sqrt(2 * share * (1 - share) / tested):
+  if (
+    tested
+    and claim.measure == "top1"
+    and abs(margin) < 200 * math.sqrt(2 * share * (1 - share) / tested)
+  ):
     verdict += ", less than two standard errors of the test set"
   return verdict
+
+
+def figures_of(table: Table, results: Results, measure: str) -> dict[str, float]:
+  """Our figures of a measure (see ``Claim``) by label."""
+  top1 = {cell.label: results[cell.name].percent("top1") for cell in table.cells}
+  match measure:
+    case "top1":
+      return top1
+    case "loss":
+      return {c.label: top1[c.base] - top1[c.label] for c in table.cells if c.base}
+    case _:
+      found = [savings.measure(degree, results, table.tolerance) for degree in table.degrees]
+      pairs = {f"{s.label}, SkewScout": s.scout for s in found}
+      return pairs | {f"{s.label}, Oracle": s.oracle for s in found}
 
 
 def render(table: Table, scale: str, results: Results) -> str:
@@ -120,21 +99,36 @@ def render(table: Table, scale: str, results: Results) -> str:
   lines = [f"## {table.title} ({table.name})", ""]
   if scale in table.settings:
     lines += [f"Scale `{scale}`: {table.settings[scale]}", ""]
+  lines += _losses(table, results) if any(c.base for c in table.cells) else _top5(table, results)
+  if table.degrees:
+    lines += ["", savings.render(table.degrees, results, table.tolerance)]
+  tested = results[table.cells[0].name].tested
+  lines += ["", _line(["claim", "ours", "the paper's own figures"]), _line(["---"] * 3)]
+  for claim in table.claims:
+    ours = judge(claim, figures_of(table, results, claim.measure), tested)
+    lines.append(_line([claim.text, ours, judge(claim, table.papers(claim.measure))]))
+  return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)])
+
+
+def _top5(table: Table, results: Results) -> list[str]:
   head = ["cell", "top-1, paper", "top-1, ours", "top-5, paper", "top-5, ours"]
-  lines += [_line(head), _line(["---", *["---:"] * 4])]
+  lines = [_line(head), _line(["---", *["---:"] * 4])]
   for cell in table.cells:
     ours = results[cell.name]
     papers = cell.paper or (math.nan, math.nan)
     figures = [papers[0], ours.percent("top1"), papers[1], ours.percent("top5")]
     lines.append(_line([cell.label, *map(_figure, figures)]))
-  ours_top1 = {cell.label: results[cell.name].percent("top1") for cell in table.cells}
-  papers_top1 = {cell.label: cell.paper[0] for cell in table.cells if cell.paper}
-  tested = results[table.cells[0].name].tested
-  lines += ["", _line(["claim", "ours", "the paper's own figures"]), _line(["---"] * 3)]
-  for claim in table.claims:
-    theirs = judge(claim, papers_top1) if papers_top1 else "not in the text"
-    lines.append(_line([claim.text, judge(claim, ours_top1, tested), theirs]))
-  return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)])
+  return lines
+
+
+def _losses(table: Table, results: Results) -> list[str]:
+  head = ["cell", "top-1, paper", "top-1, ours", "loss, paper", "loss, ours"]
+  lines = [_line(head), _line(["---", *["---:"] * 4])]
+  pairs = [(table.papers(m), figures_of(table, results, m)) for m in ("top1", "loss")]
+  for cell in table.cells:
+    figures = [side.get(cell.label, math.nan) for pair in pairs for side in pair]
+    lines.append(_line([cell.label, *map(_figure, figures)]))
+  return lines
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -146,7 +140,18 @@ def _figure(value: float) -> str:
 
 
 def draw(table: Table, results: Results, folder: Path) -> None:
-  """Draws a figure's learning curves over the images that were seen, not over unequal rounds."""
+  """Draws what the table says is a figure."""
+  path = folder / f"{table.name}.png"
+  if table.degrees:
+    plots.save(savings.draw(table.degrees, results, table.tolerance, table.title), path)
+  elif table.figure == "curves":
+    plots.save(_curves(table, results), path)
+  elif table.figure == "bars":
+    plots.save(_bars(table, results), path)
+
+
+def _curves(table: Table, results: Results) -> Figure:
+  """Learning curves over the images that were seen, not over unequal rounds."""
   runs = {}
   for cell in table.cells:
     rows = results[cell.name].rows
@@ -154,7 +159,15 @@ def draw(table: Table, results: Results, folder: Path) -> None:
     runs[cell.label] = [{**row, "round": n} for row, n in zip(rows, seen, strict=True)]
   figure = plots.compare_figure(runs, table.title)
   figure.axes[0].set_xlabel("training images seen")
-  plots.save(figure, folder / f"{table.name}.png")
+  return figure
+
+
+def _bars(table: Table, results: Results) -> Figure:
+  heights = figures_of(table, results, "top1")
+  parts = [label.rpartition(", ")[::2] for label in heights]
+  groups, names = (list(dict.fromkeys(part)) for part in zip(*parts, strict=True))
+  series = {n: [heights.get(f"{g}, {n}", math.nan) for g in groups] for n in names}
+  return bar_plots.bars_figure(groups, series, table.title, "top-1 in %")
 
 
 def as_csv(tables: Sequence[Table], results: Results) -> str:
@@ -162,17 +175,32 @@ def as_csv(tables: Sequence[Table], results: Results) -> str:
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
   head = ["table", "cell", "paper_top1", "paper_top5", "top1", "top5", "loss", "rounds", "seconds"]
-  writer.writerow([*head, "folder"])
+  writer.writerow([*head, "bytes", "folder"])
   for table in tables:
     for cell in table.cells:
       result = results[cell.name]
       summary = result.summary or {}
-      ours = [result.percent(name) for name in ("top1", "top5")] if summary else ["", ""]
+      figures = [*(cell.paper or ()), *(result.percent(name) for name in ("top1", "top5"))]
+      figures = [math.nan] * (4 - len(figures)) + figures
+      told = [figure if math.isfinite(figure) else "" for figure in (*figures, result.sent)]
       others = [summary.get(name, "") for name in ("loss", "rounds", "seconds")]
-      writer.writerow(
-        [table.name, cell.label, *(cell.paper or ("", "")), *ours, *others, cell.name]
-      )
+      writer.writerow([table.name, cell.label, *told[:4], *others, told[4], cell.name])
   return out.getvalue()
+
+
+def place(config: Config, data_dir: str | None) -> Config:
+  """A cell's flags with ``--data_dir`` where its data needs it: files are looked for below it.
+
+  Raises:
+    UserError: there is no folder for the files.
+  """
+  kind, _, path = config.data.partition(":")
+  if kind in ("folder", "csv"):
+    if data_dir is None:
+      raise UserError(f"{config.data!r} is looked for below --data_dir; give that folder.")
+    return dataclasses.replace(config, data=f"{kind}:{Path(data_dir).expanduser() / path}")
+  made = kind in ("digits", "identities")
+  return config if made else dataclasses.replace(config, data_dir=data_dir)
 
 
 def main(options: PaperFlags) -> None:
@@ -181,31 +209,32 @@ def main(options: PaperFlags) -> None:
   cells = {cell.name: cell for table in tables for cell in table.cells}
   nodes.use_host_devices(_HOST_DEVICES)
   app.keep_compiled(options.compilation_cache)
-  common = {"seed": options.seed, "data_dir": options.data_dir, "progress": options.progress}
   configs = {
-    name: cell.config(options.scale, host_devices=_HOST_DEVICES, **common)
+    name: cell.config(
+      options.scale, host_devices=_HOST_DEVICES, seed=options.seed, progress=options.progress
+    )
     for name, cell in cells.items()
   }
   for name, config in configs.items():  # a wrong seed, before data is read
     cells[name].prepare(build.in_rounds(config, config.clients or 10, 10**6))
-  sources: dict[Any, Source] = {}
+  placed = {name: place(config, options.data_dir) for name, config in configs.items()}
+  if options.data_dir is not None and placed == configs:
+    raise UserError("--data_dir does nothing here, where all data is generated; drop it.")
+  sources = load_sources(placed)
   folder = Path(options.workdir or f"runs/paper-{options.scale}").expanduser()
+  # After what can be wrong with the data.
+  RunFolder.open(folder, {"scale": options.scale, "seed": options.seed}).close()
   results: dict[str, Result] = {}
-  for number, (name, config) in enumerate(configs.items(), 1):
-    data = config.data, config.image_size
-    if data not in sources:
-      sources[data] = build.make_source(config)
-    if not results:  # after what can be wrong with the data
-      RunFolder.open(folder, {"scale": options.scale, "seed": options.seed}).close()
-    results[name] = run_cell(cells[name], config, sources[data], folder / name)
-    _tell(f"{number}/{len(configs)}", tables, name, results[name])
+  for number, (name, config) in enumerate(placed.items(), 1):
+    prepare, path = cells[name].prepare, folder / name
+    results[name] = run_cell(name, prepare, config, sources[name], path)
+    _tell(f"{number}/{len(placed)}", tables, name, results[name])
   text = "\n\n".join(render(table, options.scale, results) for table in tables)
   print(f"\n{text}\n\nwritten: {folder}/results.md and results.csv")
   write_atomic(folder / "results.md", f"{text}\n".encode())
   write_atomic(folder / "results.csv", as_csv(tables, results).encode())
   for table in tables:
-    if table.figure:
-      draw(table, results, folder)
+    draw(table, results, folder)
 
 
 def _tell(progress: str, tables: Sequence[Table], name: str, result: Result) -> None:

@@ -195,7 +195,7 @@ TABLES = (
     ),
     (_NO_FIGURES, _LARGE_OPEN, _EPOCHS),
     _LARGE_SETTINGS,
-    figure=False,
+    figure="",
   ),
   Table(
     "001.5",

@@ -5,20 +5,31 @@ setting stands; a smaller scale changes some flags more.
 """
 
 import dataclasses
+import functools
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import fedavg, ssgd
-from experiments.flags import Config, FedAvgFlags, SsgdFlags, define, parse
+from experiments import decentralized, fedavg, ssgd
+from experiments.flags import (
+  Config,
+  DecentralizedFlags,
+  FedAvgFlags,
+  SsgdFlags,
+  define,
+  parse,
+)
+from experiments.savings import Degree
 from experiments.training import Prepare
 
 BINARIES: dict[str, tuple[type, Prepare]] = {
   "fedavg": (FedAvgFlags, fedavg.prepare),
   "ssgd": (SsgdFlags, ssgd.prepare),
+  "decentralized": (DecentralizedFlags, decentralized.prepare),
 }
 """The flags and the program of a preset, by the word that its name begins with."""
 
@@ -33,7 +44,9 @@ class Cell(NamedTuple):
     preset: the name of a file in ``presets``, without its ending.
     options: flag to value, changed in the preset; None is a flag that is not given.
     scales: what a scale changes besides, by its name.
-    paper: top-1 and top-5 in percent, or None where the paper prints none.
+    paper: top-1 and top-5 in percent, NaN for one that the paper does not print; None for both.
+    base: the label of the cell that its loss of accuracy is counted from.
+    paper_loss: that loss in points, where the paper prints it.
   """
 
   label: str
@@ -41,6 +54,8 @@ class Cell(NamedTuple):
   options: Mapping[str, Any]
   scales: Mapping[str, Mapping[str, Any]]
   paper: tuple[float, float] | None = None
+  base: str | None = None
+  paper_loss: float | None = None
 
   @property
   def name(self) -> str:
@@ -55,27 +70,34 @@ class Cell(NamedTuple):
 
   def config(self, scale: str, **options: Any) -> Config:
     """Its flags at a scale, with some more options."""
-    kind, _ = BINARIES[self.preset.partition("_")[0]]
-    values = flags.FlagValues()
-    define(kind, values)
-    values([self.preset, f"--flagfile={_PRESETS / self.preset}.flags"])
     changed = {**self.options, **self.scales.get(scale, {}), **options}
-    return dataclasses.replace(parse(kind, values), **changed)
+    return dataclasses.replace(_preset(self.preset), **changed)
+
+
+@functools.cache
+def _preset(name: str) -> Config:
+  kind, _ = BINARIES[name.partition("_")[0]]
+  values = flags.FlagValues()
+  define(kind, values)
+  values([name, f"--flagfile={_PRESETS / name}.flags"])
+  return parse(kind, values)
 
 
 class Claim(NamedTuple):
-  """Something that a paper says of a table's top-1 accuracies.
+  """Something that a paper says of a table's figures.
 
   Attributes:
     text: one line.
-    labels: the cells it is about.
-    margin: their accuracies in percent, in that order -> by how many points it holds; negative
-      where it does not.
+    labels: the cells it is about; for savings those of ``savings``.
+    margin: their figures, in that order -> by how much it holds; negative where it does not.
+    measure: which figures: ``top1`` in percent, ``loss`` in points of it below the cells' bases, or
+      ``saving``, how many times less is sent than by BSP.
   """
 
   text: str
   labels: tuple[str, ...]
   margin: Callable[..., float]
+  measure: str = "top1"
 
 
 class Table(NamedTuple):
@@ -88,7 +110,11 @@ class Table(NamedTuple):
     claims: the paper's.
     notes: what is odd in it, and what the paper leaves open.
     settings: scale to how it differs there from the paper's setting.
-    figure: whether its learning curves are a figure of the paper.
+    figure: what is drawn: ``curves`` of learning, ``bars`` of accuracy, or nothing. Bars are
+      grouped by what a label has before its last comma.
+    degrees: of skew, with runs of BSP, of all thetas and of SkewScout; what they save is told too,
+      and drawn.
+    tolerance: points of accuracy that count as equal then.
   """
 
   name: str
@@ -97,12 +123,38 @@ class Table(NamedTuple):
   claims: tuple[Claim, ...]
   notes: tuple[str, ...]
   settings: Mapping[str, str]
-  figure: bool = True
+  figure: str = "curves"
+  degrees: tuple[Degree, ...] = ()
+  tolerance: float = 1.0
+
+  def papers(self, measure: str) -> dict[str, float]:
+    """The paper's own figures by label, of the cells that it prints one for."""
+    cells = {cell.label: cell for cell in self.cells}
+    top1 = {label: cell.paper[0] for label, cell in cells.items() if cell.paper}
+    if measure == "top1":
+      return top1
+    losses = {}
+    for label, cell in cells.items() if measure == "loss" else ():
+      loss = top1.get(cell.base or "", math.nan) - top1.get(label, math.nan)
+      loss = loss if cell.paper_loss is None else cell.paper_loss
+      if math.isfinite(loss):
+        losses[label] = loss
+    return losses
 
 
 def rising(*accuracies: float) -> float:
   """The least step from one to the next: each is above the one before it."""
   return min(b - a for a, b in itertools.pairwise(accuracies))
+
+
+def falling(*accuracies: float) -> float:
+  """The least step down from one to the next."""
+  return rising(*accuracies[::-1])
+
+
+def least(points: float) -> Callable[..., float]:
+  """The least of all is above so many points."""
+  return lambda *losses: min(losses) - points
 
 
 def best(first: float, *others: float) -> float:
@@ -123,3 +175,8 @@ def below(points: float) -> Callable[[float], float]:
 def near(points: float) -> Callable[..., float]:
   """The first is less than so many points below each of the others."""
   return lambda first, *others: points - (max(others) - first)
+
+
+def all_near(points: float) -> Callable[..., float]:
+  """Each of the others is less than so many points below the first."""
+  return lambda first, *others: points - (first - min(others))

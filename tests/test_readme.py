@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from experiments import asgd, build, fedavg, ssgd
-from experiments.flags import AsgdFlags, FedAvgFlags, SsgdFlags, define, parse
+from experiments import asgd, build, decentralized, fedavg, ssgd
+from experiments.flags import (
+  AsgdFlags,
+  DecentralizedFlags,
+  FedAvgFlags,
+  SsgdFlags,
+  define,
+  parse,
+)
 from fedjax_norm import norm
 from fedjax_norm.data.partition import OPTIONS
 from fedjax_norm.models import MODELS
@@ -18,6 +25,7 @@ BINARIES = {
   "fedavg": (FedAvgFlags, fedavg.prepare),
   "ssgd": (SsgdFlags, ssgd.prepare),
   "asgd": (AsgdFlags, asgd.prepare),
+  "decentralized": (DecentralizedFlags, decentralized.prepare),
 }
 PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,26 +22,20 @@ from fedjax_norm.control.dial import Dial
 from fedjax_norm.control.freeze import CALIBRATE, EXPLORE, Freeze
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.control.travel import make_travel
-from fedjax_norm.data.federated import label_counts
 from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import LocalConfig, step_bytes
 from fedjax_norm.models.flops import training_flops
-from fedjax_norm.training import evaluation, verification
-from fedjax_norm.training.clients import evenly
 from fedjax_norm.training.diagnose import DiagnosticsConfig, make_diagnose
-from fedjax_norm.training.feed import choose, placer
+from fedjax_norm.training.feed import choose
 from fedjax_norm.training.loop import LoopConfig, Outcome, Phase, Program, make_program, train
-from fedjax_norm.training.personalise import FineTune, Personalise, make_personalise
+from fedjax_norm.training.personalise import FineTune, make_personalise
 from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.training.scouting import Scouting
 from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.scouting import Scouting
 from fedjax_norm.training.task import Task
+from fedjax_norm.training.testing import MODELS_EVALUATED, make_evaluate
 from fedjax_norm.typing import Variables
-
-# Where clients keep a part of the model, a run reports the mean over at most so many of their
-# models.
-_MODELS_EVALUATED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,8 +303,8 @@ def assemble(
   personalise = None
   if fine_tune:
     personalise = make_personalise(task, trained, fine_tune, one_by_one)
-    evaluate_clients = evaluate_clients or min(_MODELS_EVALUATED, data.num_clients)
-  evaluate = _make_evaluate(task, one_by_one, eval_batch_size, evaluate_clients, personalise)
+    evaluate_clients = evaluate_clients or min(MODELS_EVALUATED, data.num_clients)
+  evaluate = make_evaluate(task, one_by_one, eval_batch_size, evaluate_clients, personalise)
   on = choose(data_on, data, mapping)
   rates = schedule.rates(loop.rounds)
   diagnose = None
@@ -333,9 +327,7 @@ def assemble(
     scouting = Scouting(
       dial.scout,
       {
-        name: make_travel(
-          model, phase.algorithm, one_by_one, task.plain_transform, travel_examples
-        )
+        name: make_travel(model, phase.algorithm, one_by_one, task.plain_transform, travel_examples)
         for name, phase in phases.items()
       },
     )
@@ -361,94 +353,6 @@ def _calibrating(task: Task, config: Any, freeze: FreezeConfig) -> Any:
     frozen = frozenset(f"{layer}/{name}" for layer in layers for name in ("scale", "bias"))
     local = dataclasses.replace(local, frozen_paths=frozen)
   return dataclasses.replace(config, local=local)
-
-
-class _Test(NamedTuple):
-  """How models are tested.
-
-  Attributes:
-    of_model: (variables, stacked batches) -> a result.
-    of_clients: (server's state, one client's state) -> that client's model -> the function that
-      gives the results of clients (see ``evaluation.make_evaluate_clients``).
-    summarize: of a result, or of several -> a row's test columns.
-  """
-
-  of_model: Callable[..., Any]
-  of_clients: Callable[..., Any]
-  summarize: Callable[..., dict[str, float]]
-
-
-def _make_test(task: Task, mapping: nodes.Nodes) -> _Test:
-  """Of verification where the task has pairs, else of classification."""
-  if task.pairs is None:
-    scores = evaluation.make_scores(task.model, task.num_classes, task.eval_transform)
-    return _Test(
-      evaluation.make_evaluate(scores, mapping),
-      functools.partial(evaluation.make_evaluate_clients, scores, mapping),
-      evaluation.summarize,
-    )
-  embed = verification.make_embed(task.model, task.eval_transform)
-  return _Test(
-    verification.make_evaluate(embed, task.pairs, mapping),
-    functools.partial(verification.make_evaluate_clients, embed, task.pairs, mapping),
-    functools.partial(verification.summarize, pairs=task.pairs),
-  )
-
-
-def _make_evaluate(
-  task: Task,
-  mapping: nodes.Nodes,
-  batch_size: int,
-  evaluate_clients: int,
-  personalise: Personalise | None = None,
-):
-  """The loop's ``Evaluate`` on a task's test set; of the task's federation it keeps nothing."""
-  stacked = evaluation.stack_batches(task.source.test, batch_size, mapping.num_devices)
-  stacked = placer(mapping)(stacked)
-  test = _make_test(task, mapping)
-  if task.pairs is not None and evaluate_clients:
-    raise UserError("verification knows no client's own mix of labels; drop evaluate_clients.")
-  num_classes = task.num_classes
-  own_scores: dict[Any, Any] = {}
-
-  def of_clients(algorithm, server, store, data, ids):
-    if algorithm not in own_scores:
-      model_of = algorithm.client_variables or (lambda server, _: algorithm.variables(server))
-      own_scores[algorithm] = test.of_clients(model_of)
-    states, positions = store.models(ids)
-    strengths = np.asarray(data.strengths)[ids][positions]
-    result = own_scores[algorithm](server, states, strengths, stacked)
-    places = np.argsort(positions)[-len(ids) :]
-    return jax.tree.map(lambda a: np.asarray(a)[places], result)
-
-  def evaluate(algorithm, server, store, data):
-    if algorithm.client_variables is None:
-      ids = evenly(np.arange(data.num_clients), evaluate_clients)
-      result = test.of_model(algorithm.variables(server), stacked)
-      columns = test.summarize(result)
-      if evaluate_clients and np.any(data.strengths):  # clients see the test images otherwise
-        result = of_clients(algorithm, server, store, data, ids)
-    else:
-      ids = evenly(np.flatnonzero(store.seen), evaluate_clients or _MODELS_EVALUATED)
-      result = of_clients(algorithm, server, store, data, ids)
-      columns = test.summarize(result)
-      if algorithm.global_view:
-        each = [test.summarize(jax.tree.map(lambda a, i=i: a[i], result)) for i in range(len(ids))]
-        own = [columns["top1"] for columns in each]
-        columns = test.summarize(test.of_model(algorithm.variables(server), stacked))
-        columns |= {"models_top1": float(np.mean(own)), "models_top1_min": min(own)}
-    if not evaluate_clients:
-      return columns, {}
-    accuracies = evaluation.by_label_share(result, label_counts(data, ids, num_classes))
-    columns |= {
-      "clients_top1": float(np.nanmean(accuracies)),
-      "clients_top1_min": float(np.nanmin(accuracies)),
-    }
-    if personalise:
-      columns |= personalise(algorithm, server, store, data, ids, stacked)
-    return columns, dict(zip(ids.tolist(), accuracies.tolist(), strict=True))
-
-  return evaluate
 
 
 def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables:

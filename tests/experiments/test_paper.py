@@ -14,20 +14,25 @@ import pytest
 from absl import flags
 from experiments_helpers import ROOT
 
-from experiments import app, build, paper, ssgd, tables, training
+from experiments import app, build, paper, paper_004_thetas, ssgd, tables, training
 from experiments.flags import PaperFlags, SsgdFlags, define
 from fedjax_norm import models
+from fedjax_norm.errors import UserError
 
 PAPERS = ROOT.parent / "shared" / "papers"
 SCALES = ("smoke", "small", "full")
 CELLS = {cell.name: cell for table in paper.TABLES.values() for cell in table.cells}
-SIZES = {"digits": 1437, "cifar10": 50_000}
-CHANNELS = {"digits": 1, "cifar10": 3}
+SIZES = {"digits": 1437, "cifar10": 50_000, "tiny_imagenet": 100_000}
+CHANNELS = {"digits": 1, "identities": 1}
 
 
 def settled(cell: tables.Cell, scale: str):
   config = cell.config(scale)
-  return build.in_rounds(config, config.clients, SIZES[config.data])
+  return build.in_rounds(config, config.clients, SIZES.get(config.data, 10_000))
+
+
+def of_papers(*papers: str) -> list[tables.Table]:
+  return [table for name, table in paper.TABLES.items() if name[:3] in papers]
 
 
 def by_label(name: str) -> dict[str, tables.Cell]:
@@ -66,16 +71,21 @@ def test_every_cell_is_a_run(scale):
     key = (config.model, config.norm, config.groups)
     if scale != "full" and key not in seen:
       seen.add(key)
-      side, channels = config.image_size or 8, CHANNELS[config.data]
+      channels = CHANNELS.get(config.data.partition(":")[0], 3)
+      side = config.image_size or (16 if config.task == "verification" else 8)
       models.create(config.model, build.make_norm(config), 10, (side, side, channels))
 
 
 def test_a_name_is_a_run():
   """Cells with the same flags are one run, with other flags another."""
-  rows = [cell for table in paper.TABLES.values() for cell in table.cells]
-  runs = {(cell.name, settled(cell, "full")) for cell in rows}
-  assert len(rows) == 36
-  assert len(runs) == len({name for name, _ in runs}) == len({run for _, run in runs}) == 28
+  for papers, count, different in ((("000", "001"), 36, 28), (("004",), 332, 259)):
+    rows = [cell for table in of_papers(*papers) for cell in table.cells]
+    runs = {(cell.name, settled(cell, "full")) for cell in rows}
+    assert len(rows) == count
+    assert len(runs) == len({name for name, _ in runs}) == len({run for _, run in runs})
+    assert len(runs) == different
+    for scale in SCALES:  # a folder has one run
+      assert len({(cell.name, settled(cell, scale)) for cell in rows}) == different
   shared = by_label("000.2")
   assert shared["GN"].name == by_label("000.3")["P = 32"].name
   assert shared["BN"].name == by_label("000.1")["R = 0.0"].name
@@ -85,9 +95,17 @@ def test_a_name_is_a_run():
 def test_every_claim_is_about_its_table():
   for name, table in paper.TABLES.items():
     assert table.claims
+    cells = by_label(name)
+    assert len(cells) == len(table.cells)
+    assert all(cell.base is None or cell.base in cells for cell in table.cells)
+    known = {
+      "top1": cells.keys(),
+      "loss": {label for label, cell in cells.items() if cell.base},
+      "saving": {f"{d.label}, {who}" for d in table.degrees for who in ("SkewScout", "Oracle")},
+    }
     for claim in table.claims:
-      assert set(claim.labels) <= by_label(name).keys()
-      assert isinstance(claim.margin(*map(float, range(len(claim.labels)))), float)
+      assert set(claim.labels) <= known[claim.measure]
+      assert isinstance(claim.margin(*map(float, range(1, len(claim.labels) + 1))), float)
 
 
 def test_paper_001s_setting():
@@ -124,7 +142,7 @@ def test_paper_001s_setting():
 
 def test_scales_change_the_setting_alike():
   """At small scale the cells of a figure see the same number of images, at the same three times."""
-  for table in paper.TABLES.values():
+  for table in of_papers("000", "001"):
     seen = set()
     for cell in table.cells:
       config = settled(cell, "small")
@@ -134,6 +152,105 @@ def test_scales_change_the_setting_alike():
       if steps < 100:  # two rounds of it are all
         assert config.rounds == 3 * config.eval_every
     assert seen == {19_200}
+
+
+@pytest.mark.skipif(not PAPERS.is_dir(), reason="needs the paper's text in ../shared/papers")
+def test_paper_004_is_copied_rightly():
+  text = next(PAPERS.glob("004_*.txt")).read_text()
+  for number, sign in ((6, r"T_0"), (7, r"Iter_\{Local\}"), (8, r"E_\{warm\}")):
+    body = text[: text.index(f"\nTable {number}. CIFAR-10")].rpartition("Configuration\t")[2]
+    found = re.findall(rf"^(BSP|\$?{sign} = [^\t]*)\t(.*)$", body, re.MULTILINE)
+    printed = [[float(share[:-1]) for share in row.split("\t")] for _, row in found]
+    assert len(printed) == (6 if number == 8 else 8)
+    values = [float(re.sub(r"[^\d]", "", name.partition("=")[2])) for name, _ in found[1:]]
+    for place, model in enumerate(paper_004_thetas.MODELS):
+      cells = paper.TABLES[f"004.{number}.{model}"].cells
+      assert [c.paper[0] for c in cells] == [
+        top1 for row in printed for top1 in row[2 * place : 2 * place + 2]
+      ]
+      configs = [settled(cell, "full") for cell in cells[2::2]]
+      got = {
+        6: [100 * c.threshold for c in configs if number == 6],
+        7: [c.local_steps for c in configs],
+        8: [c.sparsity_warmup_rounds and c.sparsity_warmup_rounds / 500 for c in configs],
+      }[number]
+      assert got == pytest.approx(values)
+  last = text[text.index("BatchNorm\t\tBatchReNorm") : text.index("\nTable 9.")]
+  assert [cell.paper[0] for cell in paper.TABLES["004.9"].cells] == [
+    float(share) for share in re.findall(r"([\d.]+)%", last)
+  ]
+
+
+def test_paper_004s_setting():
+  """The numbers of its tables 2 to 5, at full scale."""
+  expected = {  # batch, rate, decay, epochs, where the rate falls, power
+    "cifar10_alexnet": (20, 0.0002, 5e-4, 128, (64, 96), None),
+    "cifar10_googlenet": (20, 0.002, 5e-4, 128, (64, 96), None),
+    "cifar10_lenet": (20, 0.002, 5e-4, 128, (64, 96), None),
+    "cifar10_resnet20": (20, 0.002, 5e-4, 128, (64, 96), None),
+    "imagenet_googlenet": (32, 0.0025, 2e-4, 60, None, 0.5),
+    "imagenet_resnet10": (32, 0.00125, 1e-4, 64, None, 1.0),
+    "face": (64, 0.025, 5e-4, 7, (4, 6), None),
+    "flickr_5": (32, 0.004, 2e-4, 55, None, 0.5),
+    "flickr_13": (32, 0.004, 2e-4, 55, None, 0.5),
+  }
+  seen = set()
+  for table in of_papers("004"):
+    for cell in table.cells:
+      config = settled(cell, "full")
+      preset = cell.preset.removeprefix("decentralized_")
+      seen.add(preset)
+      epoch = -(-SIZES.get(config.data, 10_000) // (config.clients * config.batch_size))
+      falls = config.lr_boundaries and tuple(
+        int(at) / epoch for at in config.lr_boundaries.split(",")
+      )
+      shown = config.batch_size, config.lr, config.weight_decay, config.rounds / epoch
+      assert (*shown, falls, config.lr_power) == expected[preset]
+      assert config.momentum == 0.9
+      column = cell.label.rpartition(", ")[2]
+      if column in ("IID", "non-IID"):
+        assert (config.partition == "iid") == (column == "IID")
+  assert seen == expected.keys()
+  thetas = {
+    "004.fig1.lenet": (0.1, 20, 8),
+    "004.fig5": (0.1, 20, 8),
+    "004.fig6": (0.1, 20, 8),
+    "004.fig19": (0.1, 20, 8),
+    "004.fig2": (0.1, 20, None),
+    "004.fig20": (0.1, 20, None),
+    "004.fig3": (0.2, 50, None),
+    "004.fig18.resnet10": (0.4, 200, 4),
+  }
+  for name, (threshold, steps, warm) in thetas.items():
+    given = [cell.config("full") for cell in paper.TABLES[name].cells]
+    flags_of = ("threshold", "local_steps", "sparsity_warmup_epochs")
+    found = [{getattr(c, f) for c in given} - {None} for f in flags_of]
+    assert found == [{threshold}, {steps}, {warm} - {None}]
+  sizes = {config.clients for config in (c.config("full") for c in paper.TABLES["004.fig19"].cells)}
+  assert sizes == {5, 10}
+  fractions = {
+    f"{cell.config('full').fraction or 1:.0%}": cell.label.rpartition(", ")[2]
+    for cell in paper.TABLES["004.fig6"].cells[1:]
+  }
+  assert fractions == {share: share for share in ("20%", "40%", "60%", "80%", "100%")}
+
+
+def test_paper_004_at_small_scale_takes_joint_steps_alike():
+  """What adds up the partitions' updates has a K-th of the rate of what averages models."""
+  for table in of_papers("004"):
+    by_preset: dict[str, set] = {}
+    for cell in table.cells:
+      config = settled(cell, "small")
+      joint = config.lr * (1 if config.algorithm == "fedavg" else config.clients)
+      shown = round(joint, 9), config.rounds, config.model, config.data, config.image_size
+      by_preset.setdefault(cell.preset, set()).add(shown)
+      if config.lr_boundaries:
+        full = settled(cell, "full")
+        for ours, theirs in zip(
+          config.lr_boundaries.split(","), full.lr_boundaries.split(","), strict=True
+        ):
+          assert int(ours) / config.rounds == pytest.approx(int(theirs) / full.rounds, abs=0.01)
+    assert all(len(shown) == 1 for shown in by_preset.values())
 
 
 # Claims.
@@ -152,6 +269,12 @@ def test_scales_change_the_setting_alike():
     (tables.near(5.0), (88, 90), 3),
     (tables.near(5.0), (80, 90), -5),
     (tables.near(5.0), (95, 90), 10),
+    (tables.falling, (15, 12, 10), 2),
+    (tables.falling, (15, 10, 12), -2),
+    (tables.least(2.0), (5, 3, 9), 1),
+    (tables.least(2.0), (5, 1, 9), -1),
+    (tables.all_near(2.0), (90, 95, 89), 1),
+    (tables.all_near(2.0), (90, 95, 80), -8),
   ],
 )
 def test_margins(margin, accuracies, points):
@@ -166,19 +289,46 @@ def test_verdicts():
   # Two standard errors of a difference at 50% on 10,000 images are 200 sqrt(2 / 4 / 10,000) = 1.41.
   assert paper.judge(claim, {"a": 49.3, "b": 50.7}, 10_000).endswith("errors of the test set")
   assert paper.judge(claim, {"a": 49.29, "b": 50.71}, 10_000) == "held by 1.42 points"
+  assert paper.judge(claim, {"a": 49.3}) == "not in the text"
+  saving = claim._replace(measure="saving")
+  assert paper.judge(saving, {"a": 4.0, "b": 5.5}, 10_000) == "held by 1.50 times"
+  assert "accuracy is lost" in paper.judge(saving, {"a": math.nan, "b": 5.5})
 
 
 def test_what_is_odd_in_the_paper_is_seen():
   """By the paper's own figures: BN does not fall at every step of R, and the rest holds."""
   verdicts = {
     claim.text: paper.judge(claim, {cell.label: cell.paper[0] for cell in table.cells})
-    for name, table in paper.TABLES.items()
-    if name.startswith("000")
+    for table in of_papers("000")
     for claim in table.claims
   }
   failed = {text for text, verdict in verdicts.items() if not verdict.startswith("held")}
   assert failed == {"local BN's accuracy falls at every step of R from 0.5 to 0"}
   assert len(verdicts) == 10
+
+
+def test_what_paper_004s_own_figures_say():
+  """Of the claims about figure 1, those that its own numbers do not bear out; and losses."""
+  failed = {
+    (table.name.rpartition(".")[2], claim.text)
+    for table in of_papers("004")
+    if table.name.startswith("004.fig1.")
+    for claim in table.claims
+    if not paper.judge(claim, table.papers(claim.measure)).startswith("held")
+  }
+  keeps = "{} keeps BSP's accuracy on IID data".format
+  assert failed == {
+    ("googlenet", keeps("FedAvg")),
+    ("resnet20", keeps("FedAvg")),
+    ("resnet20", keeps("DGC")),
+  }
+  losses = paper.TABLES["004.fig5"].papers("loss")
+  assert losses["BN, DGC, non-IID"] == pytest.approx(68.9)
+  assert paper.TABLES["004.9"].papers("loss") == pytest.approx(
+    {"BN, non-IID": 13.4, "BatchReNorm, non-IID": 2.8}
+  )
+  # A printed loss comes before one that follows from printed accuracies.
+  assert paper.TABLES["004.fig19"].papers("loss")["K = 5, FedAvg, non-IID"] == 17.0
 
 
 # The runner.
@@ -296,11 +446,82 @@ def test_a_picture_counts_images(tmp_path, monkeypatch):
   assert path == tmp_path / "001.4.png"
 
 
+def test_losses_savings_and_bars(tmp_path, monkeypatch):
+  """A table of paper 004 from results that are made up, told and drawn."""
+  table = paper.TABLES["004.fig1.lenet"]
+  top1 = {cell.label: 70.0 - i for i, cell in enumerate(table.cells)}
+  results = {cell.name: ended(top1[cell.label], 10) for cell in table.cells}
+  told = paper.render(table, "small", results)
+  assert "| BSP, IID | 77.40 | 70.00 | - | - |" in told
+  assert "| Gaia, non-IID | 10.00 | 67.00 | 67.40 | 3.00 |" in told
+  assert "| Gaia loses on non-IID data | held by 1.00 points | held by 65.40 points |" in told
+  drawn = {}
+  monkeypatch.setattr(paper.plots, "save", lambda figure, path: drawn.update({path.name: figure}))
+  results[table.cells[3].name] = paper.Result(None, [], 10)
+  paper.draw(table, results, tmp_path)
+  (axes,) = drawn.pop(f"{table.name}.png").axes
+  assert [text.get_text() for text in axes.get_xticklabels()] == ["BSP", "Gaia", "FedAvg", "DGC"]
+  heights = [bar.get_height() for bar in axes.patches]
+  assert heights == [70, 68, 66, 64, 69, 0, 65, 63]
+
+  table = paper.TABLES["004.fig8"]
+  sent = {"BSP": 1200, "SkewScout": 60, "T_0 = 50%": 30}
+  results = {}
+  for cell in table.cells:
+    degree, _, run = cell.label.partition(", ")
+    lost = 20 if degree == "100%" and run == "T_0 = 50%" else 0
+    results[cell.name] = ended(70.0 - lost, sent.get(run, 300))
+  figures = paper.figures_of(table, results, "saving")
+  assert figures["20%, SkewScout"] == 20.0
+  assert figures["20%, Oracle"] == 40.0
+  assert figures["100%, Oracle"] == 4.0
+  told = paper.render(table, "small", results)
+  assert "| 60% | 70.00 | 1.20 kB | 40.0x (T_0 = 50%) | 70.00 | 20.0x | 2.0x of Oracle |" in told
+  assert (
+    "at most 1.5 times what Oracle does | did not hold by 0.50 times | not in the text |" in told
+  )
+  paper.draw(table, results, tmp_path)
+  (axes,) = drawn[f"{table.name}.png"].axes
+  assert [bar.get_height() for bar in axes.patches] == [20, 20, 20, 40, 40, 4]
+
+
+def ended(top1: float, sent: int) -> paper.Result:
+  return paper.Result({"top1": top1 / 100, "bytes_up": 0, "bytes_down": sent}, [], 10_000)
+
+
+def test_a_name_chooses_what_it_begins():
+  def names(text):
+    return [table.name for table in paper.choose(text)]
+
+  models = ["alexnet", "googlenet", "lenet", "resnet20"]
+  assert names("004.6") == [f"004.6.{model}" for model in models]
+  assert names("004.fig1,000.1") == [*(f"004.fig1.{model}" for model in models), "000.1"]
+  assert names("004.8.lenet") == ["004.8.lenet"]
+  assert names("all") == list(paper.TABLES)
+  assert names("001") == [table.name for table in of_papers("001")]
+  assert names("004.fig1.lenet,004.fig1")[0] == "004.fig1.lenet"
+
+
+def test_files_are_looked_for_below_the_data():
+  cells = {name: paper.TABLES[name].cells[0] for name in ("000.1", "004.fig3", "004.fig2")}
+  placed = {name: paper.place(cell.config("full"), "/there") for name, cell in cells.items()}
+  shown = {name: (config.data, config.data_dir) for name, config in placed.items()}
+  assert shown == {
+    "000.1": ("cifar10", "/there"),
+    "004.fig3": ("folder:/there/faces", None),
+    "004.fig2": ("csv:/there/flickr_mammal.csv", None),
+  }
+  for name in ("004.fig3", "004.fig2"):
+    with pytest.raises(UserError, match="data_dir"):
+      paper.place(cells[name].config("full"), None)
+
+
 @pytest.mark.parametrize(
   ("options", "mentions"),
   [
     ({"tables": "000.9"}, "000.9.*001.5"),
     ({"tables": ""}, "tables"),
+    ({"tables": "004.fig"}, "004.fig"),
     ({"scale": "small"}, "data_dir"),
     ({"scale": "full", "data_dir": "nowhere"}, "nowhere"),
     ({"data_dir": "."}, "data_dir"),

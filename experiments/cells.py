@@ -1,0 +1,86 @@
+"""Runs that belong together, each in a folder of its own, and what they ended with."""
+
+import contextlib
+import io
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import build, training
+from experiments.flags import Config
+from experiments.training import Prepare
+from fedjax_norm.data.examples import Source
+from fedjax_norm.errors import DivergedError
+from fedjax_norm.training.run_folder import Row
+
+
+class Result(NamedTuple):
+  """What a run ended with.
+
+  Attributes:
+    summary: as in ``summary.json``; None if it diverged.
+    rows: its evaluations.
+    tested: images that its accuracy is a mean over; 0 if it is one over pairs of them.
+  """
+
+  summary: dict[str, Any] | None
+  rows: list[Row]
+  tested: int
+
+  def percent(self, name: str) -> float:
+    """An accuracy in percent, NaN if the run diverged or does not measure it."""
+    return 100 * (self.summary or {}).get(name, math.nan)
+
+  @property
+  def sent(self) -> float:
+    """Bytes in both directions of the whole run, NaN if it diverged."""
+    summary = self.summary
+    return float(summary["bytes_up"] + summary["bytes_down"]) if summary else math.nan
+
+
+Results = Mapping[str, Result]
+"""Of runs, by their names."""
+
+
+def run_cell(name: str, prepare: Prepare, config: Config, source: Source, path: Path) -> Result:
+  """Runs one, goes on with it, or reads what it ended with.
+
+  Args:
+    name: what it is called where it diverges.
+    prepare: makes its program.
+    config: its flags.
+    source: the data they name.
+    path: of its folder.
+
+  Raises:
+    UserError: the folder holds another run.
+  """
+  settled, task = training.settler(source)(config)
+  if not (path / "summary.json").exists():
+    program = prepare(settled)(task)
+    try:
+      with contextlib.redirect_stdout(io.StringIO()):  # a line a run is enough
+        training.run_seed(settled, task, program, path)
+    except DivergedError as error:
+      print(f"{name}: {error}", file=sys.stderr)
+  with training.open_folder(path, settled) as folder:
+    tested = 0 if config.task == "verification" else len(source.test.labels)
+    return Result(folder.read_summary(), folder.rows(), tested)
+
+
+def load_sources(configs: Mapping[str, Config]) -> dict[str, Source]:
+  """The data of each run, by its name; what several have in common is read once.
+
+  Raises:
+    UserError: some of it cannot be read.
+  """
+  sources: dict[Any, Source] = {}
+  named = {}
+  for name, config in configs.items():
+    data = config.data, config.image_size, config.task, config.region, config.min_region_size
+    if data not in sources:
+      sources[data] = build.make_source(config)
+    named[name] = sources[data]
+  return named

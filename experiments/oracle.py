@@ -1,0 +1,110 @@
+"""What communication could be saved: ``python -m experiments.oracle --algorithm=gaia``.
+
+The Oracle of paper 004 (sec. 7.3 and fig. 8). For each degree of skew this runs BSP, every theta of
+the algorithm's grid (``--scout_grid``) and SkewScout, each in a folder of its own below
+``--workdir``; one that was stopped goes on where it was. At the end it tells and draws what Oracle
+and SkewScout save over BSP without losing its accuracy: ``oracle.md``, ``oracle.csv`` and
+``oracle.png``. Communication is what a whole run sends, in both directions.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from experiments import app, build, decentralized, savings
+from experiments.cells import Result, load_sources, run_cell
+from experiments.flags import DecentralizedFlags, OracleFlags
+from experiments.training import Prepare
+from fedjax_norm.errors import UserError
+from fedjax_norm.training import plots
+from fedjax_norm.training.run_folder import RunFolder, write_atomic
+
+DEFAULTS = {
+  **decentralized.DEFAULTS,
+  "algorithm": "gaia",
+  "partition": "skew",
+  "skewscout": "hill",
+}
+"""Of flags, other than the class's."""
+
+_PREPARE: Prepare = decentralized.prepare
+_THETA = {"gaia": "threshold", "fedavg": "local_steps", "dgc": "sparsity"}
+
+
+def runs(
+  config: OracleFlags,
+) -> tuple[dict[str, DecentralizedFlags], tuple[savings.Degree, ...]]:
+  """The flags of every run by its folder's name, and which runs belong to a degree of skew.
+
+  Raises:
+    UserError: flags that do not go together here.
+  """
+  if config.algorithm not in _THETA:
+    raise UserError(f"{config.algorithm} has no theta to choose; use gaia, fedavg or dgc.")
+  if config.partition != "skew" or config.fraction is not None:
+    raise UserError(
+      "the degrees of skew are those of --oracle_fractions, for --partition=skew; drop --partition "
+      "and --fraction."
+    )
+  if config.seeds != 1:
+    raise UserError("one seed at a time is compared; drop --seeds and give --seed.")
+  if not config.oracle_tolerance >= 0:
+    raise UserError(f"--oracle_tolerance is {config.oracle_tolerance}; it must be 0 or more.")
+  own = [field.name for field in dataclasses.fields(DecentralizedFlags)]
+  scout = DecentralizedFlags(**{name: getattr(config, name) for name in own})
+  dial = build.make_dial(scout)
+  if not (dial and dial.scout and dial.scout.search):
+    raise UserError(
+      f"--skewscout={config.skewscout} chooses nothing to compare; name a search, such as hill."
+    )
+  grid = dial.scout.grid
+  off: dict[str, Any] = {name: None for name in own if name.startswith("scout_")}
+  off["skewscout"] = "off"
+  bsp: dict[str, Any] = {name: None for names in build.OWN_FLAGS.values() for name in names}
+  configs: dict[str, DecentralizedFlags] = {}
+  degrees = []
+  for fraction in dict.fromkeys(build.numbers(config, "oracle_fractions", float)):
+    label = f"{100 * fraction:g}%"
+    degree = savings.Degree(
+      label,
+      f"{fraction:g}-bsp",
+      {f"{theta:g}": f"{fraction:g}-{theta:g}" for theta in grid},
+      f"{fraction:g}-skewscout",
+    )
+    skewed = dataclasses.replace(scout, fraction=fraction)
+    configs[degree.bsp] = dataclasses.replace(skewed, **off, **bsp, algorithm="bsp")
+    for theta, name in zip(grid, degree.thetas.values(), strict=True):
+      value = int(theta) if config.algorithm == "fedavg" else theta
+      chosen: dict[str, Any] = {**off, _THETA[config.algorithm]: value}
+      configs[name] = dataclasses.replace(skewed, **chosen)
+    configs[degree.scout] = skewed
+    degrees.append(degree)
+  return configs, tuple(degrees)
+
+
+def main(config: OracleFlags) -> None:
+  """Runs everything and writes what was saved."""
+  configs, degrees = runs(config)
+  for each in configs.values():  # what is wrong with the flags, before data is read
+    _PREPARE(build.in_rounds(each, each.clients or 10, 10**6))
+  sources = load_sources(configs)
+  folder = app.new_folder(config)
+  apart = ("oracle_tolerance", "oracle_fractions")
+  saved = {key: value for key, value in config.saved().items() if key not in apart}
+  RunFolder.open(folder, saved, config.resume).close()
+  results: dict[str, Result] = {}
+  for number, (name, each) in enumerate(configs.items(), 1):
+    results[name] = run_cell(name, _PREPARE, each, sources[name], folder / name)
+    top1 = results[name].percent("top1")
+    print(f"{number}/{len(configs)} {name}: {top1:.2f}", flush=True)
+  tolerance = config.oracle_tolerance
+  text = savings.render(degrees, results, tolerance)
+  print(f"\n{text}\n\nwritten: {folder}")
+  write_atomic(folder / "oracle.md", f"{text}\n".encode())
+  write_atomic(folder / "oracle.csv", savings.as_csv(degrees, results, tolerance).encode())
+  title = f"Communication saved at BSP's accuracy: {config.algorithm}, {config.model}"
+  plots.save(savings.draw(degrees, results, tolerance, title), Path(folder) / "oracle.png")
+
+
+if __name__ == "__main__":
+  app.run(main, OracleFlags, **DEFAULTS)

@@ -1,0 +1,140 @@
+"""What the tables and figures of paper 004 have in common: its cells and their scales."""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from experiments.tables import Cell
+
+Options = Mapping[str, Any]
+
+IID: Options = MappingProxyType({"partition": "iid"})
+PARTITIONS: Mapping[str, Options] = MappingProxyType({"IID": IID, "non-IID": MappingProxyType({})})
+"""What the columns are called; the presets are non-IID by themselves, each class in one place."""
+
+_THETAS = {"Gaia": "threshold", "FedAvg": "local_steps", "DGC": "sparsity_warmup_epochs"}
+
+
+class Setting(NamedTuple):
+  """How a preset is made smaller.
+
+  Attributes:
+    epochs: of the preset.
+    steps: where its rate falls, as shares of the run; none of a polynomial.
+    rounds: of the scale ``small``.
+    rate: there, of a step with the mean of the partitions' gradients. What adds them up has a K-th.
+    clients: of the preset.
+    small: its other flags there.
+    smoke: its flags at ``smoke``.
+  """
+
+  epochs: int
+  steps: tuple[float, ...]
+  rounds: int
+  rate: float
+  clients: int
+  small: Options
+  smoke: Options
+
+
+_DIGITS = {"data": "digits", "model": "tiny", "image_size": None, "batch_size": 4}
+_HALVES = (1 / 2, 3 / 4)
+_FLICKR = {
+  "data": "cifar10",
+  "model": "lenet",
+  "image_size": 16,
+  "region": None,
+  "min_region_size": 0,
+  "batch_size": 20,
+}
+_FLICKR_SMOKE = {**_DIGITS, "region": None, "min_region_size": 0}
+_FACE = {
+  "data": "identities:identities=80,images=20,size=16",
+  "image_size": None,
+  "batch_size": 16,
+}
+_FACE_SMOKE = {**_FACE, "data": "identities:identities=40,images=4,size=16", "batch_size": 4}
+_SIXTEEN = {"image_size": 16}
+
+_SETTINGS = {
+  "cifar10_lenet": Setting(128, _HALVES, 1024, 0.05, 5, _SIXTEEN, _DIGITS),
+  "cifar10_alexnet": Setting(128, _HALVES, 512, 0.02, 5, _SIXTEEN, _DIGITS),
+  "cifar10_googlenet": Setting(128, _HALVES, 256, 0.02, 5, _SIXTEEN, _DIGITS),
+  "cifar10_resnet20": Setting(128, _HALVES, 512, 0.1, 5, _SIXTEEN, _DIGITS),
+  "imagenet_googlenet": Setting(60, (), 256, 0.02, 2, _SIXTEEN, _DIGITS),
+  "imagenet_resnet10": Setting(64, (), 256, 0.1, 2, _SIXTEEN, _DIGITS),
+  "face": Setting(7, (4 / 7, 6 / 7), 256, 0.02, 2, _FACE, _FACE_SMOKE),
+  "flickr_5": Setting(55, (), 1024, 0.05, 5, _FLICKR, _FLICKR_SMOKE),
+  "flickr_13": Setting(55, (), 392, 0.05, 13, _FLICKR, _FLICKR_SMOKE),
+}
+_SMOKE_ROUNDS = 4
+
+SMOKE = "the smallest network on digits, a few rounds: only that it runs."
+
+
+def theta(algorithm: str, value: float | None = None) -> dict[str, Any]:
+  """The flags of an algorithm, by its name in the paper, and of its theta (none of BSP)."""
+  if algorithm == "BSP":
+    return {}
+  return {"algorithm": algorithm.lower(), _THETAS[algorithm]: value}
+
+
+def cell(
+  label: str,
+  preset: str,
+  options: Options,
+  top1: float = math.nan,
+  base: str | None = None,
+  loss: float | None = None,
+  small: Options = MappingProxyType({}),
+  smoke: Options = MappingProxyType({}),
+) -> Cell:
+  """A run of the paper.
+
+  Args:
+    label: of the cell.
+    preset: of table 2 to 5, by the end of its name.
+    options: flags besides the preset's.
+    top1: the paper's, NaN if it prints none.
+    base: whose accuracy its loss is counted from.
+    loss: the paper's, where it prints that alone.
+    small: more flags at the scale ``small``.
+    smoke: more flags at the scale ``smoke``.
+  """
+  known = _SETTINGS[preset]
+  clients = options.get("clients", known.clients)
+  share = 1 if options.get("algorithm") == "fedavg" else clients
+  scales = {
+    "small": {
+      **known.small,
+      **_lengths(known, options, known.rounds),
+      "lr": known.rate / share,
+      **small,
+    },
+    "smoke": {**known.smoke, **_lengths(known, options, _SMOKE_ROUNDS), **smoke},
+  }
+  paper = (top1, math.nan) if math.isfinite(top1) else None
+  return Cell(label, f"decentralized_{preset}", options, scales, paper, base, loss)
+
+
+def _lengths(known: Setting, options: Options, rounds: int) -> dict[str, Any]:
+  """The flags of a run's length, and of what happens after shares of it."""
+  at = [str(round(share * rounds)) for share in known.steps]
+  lengths: dict[str, Any] = {"epochs": None, "rounds": rounds, "eval_every": rounds // 4}
+  lengths["lr_boundaries"] = ",".join(at) or None
+  warmup = options.get("sparsity_warmup_epochs")
+  if warmup is not None:
+    each = max(1, round(warmup * rounds / known.epochs))
+    lengths |= {"sparsity_warmup_epochs": None, "sparsity_warmup_rounds": each}
+  return lengths
+
+
+def small_words(preset: str, data: str = "images of 16 pixels") -> str:
+  """What the scale ``small`` of a preset is, in words."""
+  known = _SETTINGS[preset]
+  return (
+    f"{data}; {known.rounds:,} rounds stand for the {known.epochs} epochs, what happens in between "
+    f"keeps its place in the run. The rate is {known.rate:g} for FedAvg and a K-th of that for the "
+    "others, which add up what FedAvg averages."
+  )

@@ -1,0 +1,122 @@
+"""How a run's models are tested: the global one, the clients' own, and each on its own labels."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedjax_norm import nodes
+from fedjax_norm.data.federated import label_counts
+from fedjax_norm.errors import UserError
+from fedjax_norm.training import evaluation, verification
+from fedjax_norm.training.clients import evenly
+from fedjax_norm.training.feed import placer
+from fedjax_norm.training.loop import Evaluate
+from fedjax_norm.training.personalise import Personalise
+from fedjax_norm.training.task import Task
+
+MODELS_EVALUATED = 10
+"""Where clients keep a part of the model, a run reports the mean over at most so many of their
+models."""
+
+
+class Test(NamedTuple):
+  """How models are tested.
+
+  Attributes:
+    of_model: (variables, stacked batches) -> a result.
+    of_clients: (server's state, one client's state) -> that client's model -> the function that
+      gives the results of clients (see ``evaluation.make_evaluate_clients``).
+    summarize: of a result, or of several -> a row's test columns.
+  """
+
+  of_model: Callable[..., Any]
+  of_clients: Callable[..., Any]
+  summarize: Callable[..., dict[str, float]]
+
+
+def make_test(task: Task, mapping: nodes.Nodes) -> Test:
+  """Of verification where the task has pairs, else of classification."""
+  if task.pairs is None:
+    scores = evaluation.make_scores(task.model, task.num_classes, task.eval_transform)
+    return Test(
+      evaluation.make_evaluate(scores, mapping),
+      functools.partial(evaluation.make_evaluate_clients, scores, mapping),
+      evaluation.summarize,
+    )
+  embed = verification.make_embed(task.model, task.eval_transform)
+  return Test(
+    verification.make_evaluate(embed, task.pairs, mapping),
+    functools.partial(verification.make_evaluate_clients, embed, task.pairs, mapping),
+    functools.partial(verification.summarize, pairs=task.pairs),
+  )
+
+
+def make_evaluate(
+  task: Task,
+  mapping: nodes.Nodes,
+  batch_size: int,
+  evaluate_clients: int,
+  personalise: Personalise | None = None,
+) -> Evaluate:
+  """The loop's ``Evaluate`` on a task's test set; of the task's federation it keeps nothing.
+
+  Args:
+    task: the federation and the model.
+    mapping: the devices, one node after another on each.
+    batch_size: test examples a batch.
+    evaluate_clients: how many clients are evaluated on their own mix of labels (see
+      ``programs.assemble``).
+    personalise: what they do with the model first, beside what it is without.
+
+  Raises:
+    UserError: clients' own mixes of labels in verification.
+  """
+  stacked = evaluation.stack_batches(task.source.test, batch_size, mapping.num_devices)
+  stacked = placer(mapping)(stacked)
+  test = make_test(task, mapping)
+  if task.pairs is not None and evaluate_clients:
+    raise UserError("verification knows no client's own mix of labels; drop evaluate_clients.")
+  num_classes = task.num_classes
+  own_scores: dict[Any, Any] = {}
+
+  def of_clients(algorithm, server, store, data, ids):
+    if algorithm not in own_scores:
+      model_of = algorithm.client_variables or (lambda server, _: algorithm.variables(server))
+      own_scores[algorithm] = test.of_clients(model_of)
+    states, positions = store.models(ids)
+    strengths = np.asarray(data.strengths)[ids][positions]
+    result = own_scores[algorithm](server, states, strengths, stacked)
+    places = np.argsort(positions)[-len(ids) :]
+    return jax.tree.map(lambda a: np.asarray(a)[places], result)
+
+  def evaluate(algorithm, server, store, data):
+    if algorithm.client_variables is None:
+      ids = evenly(np.arange(data.num_clients), evaluate_clients)
+      result = test.of_model(algorithm.variables(server), stacked)
+      columns = test.summarize(result)
+      if evaluate_clients and np.any(data.strengths):  # clients see the test images otherwise
+        result = of_clients(algorithm, server, store, data, ids)
+    else:
+      ids = evenly(np.flatnonzero(store.seen), evaluate_clients or MODELS_EVALUATED)
+      result = of_clients(algorithm, server, store, data, ids)
+      columns = test.summarize(result)
+      if algorithm.global_view:
+        each = [test.summarize(jax.tree.map(lambda a, i=i: a[i], result)) for i in range(len(ids))]
+        own = [columns["top1"] for columns in each]
+        columns = test.summarize(test.of_model(algorithm.variables(server), stacked))
+        columns |= {"models_top1": float(np.mean(own)), "models_top1_min": min(own)}
+    if not evaluate_clients:
+      return columns, {}
+    accuracies = evaluation.by_label_share(result, label_counts(data, ids, num_classes))
+    columns |= {
+      "clients_top1": float(np.nanmean(accuracies)),
+      "clients_top1_min": float(np.nanmin(accuracies)),
+    }
+    if personalise:
+      columns |= personalise(algorithm, server, store, data, ids, stacked)
+    return columns, dict(zip(ids.tolist(), accuracies.tolist(), strict=True))
+
+  return evaluate

@@ -1,0 +1,221 @@
+"""The Oracle of paper 004: what could be saved, and the binary that finds it out."""
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+import math
+import re
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import app, oracle, savings, training
+from experiments.cells import Result
+from experiments.flags import DecentralizedFlags, OracleFlags
+from fedjax_norm import nodes
+from fedjax_norm.models import registry
+
+
+def result(top1: float | None, sent: int = 0) -> Result:
+  """A run with this accuracy in percent that sent so many bytes; None has diverged."""
+  up = sent // 3
+  summary = {"top1": (top1 or 0) / 100, "bytes_up": up, "bytes_down": sent - up}
+  return Result(None if top1 is None else summary, [], 100)
+
+
+DEGREE = savings.Degree("60%", "bsp", {"0.1": "a", "0.2": "b", "0.5": "c"}, "scout")
+
+
+def measured(**results: Result) -> savings.Saving:
+  return savings.measure(DEGREE, results, 1.0)
+
+
+def test_the_oracle_is_the_cheapest_that_keeps_the_accuracy():
+  found = measured(
+    bsp=result(80.0, 1200),
+    a=result(80.5, 300),
+    b=result(79.2, 60),  # within a point
+    c=result(78.9, 12),  # not
+    scout=result(79.0, 120),
+  )
+  assert found == savings.Saving("60%", 80.0, "0.2", 20.0, 10.0)
+  assert found.overhead == 2.0
+
+
+def test_nothing_is_saved_where_accuracy_is_lost():
+  found = measured(
+    bsp=result(80.0, 1200), a=result(70, 3), b=result(None), c=result(10, 1), scout=result(78, 9)
+  )
+  assert found.best is None
+  assert math.isnan(found.oracle)
+  assert math.isnan(found.scout)
+  # Without BSP there is nothing to keep.
+  found = measured(
+    bsp=result(None), a=result(70, 3), b=result(9, 1), c=result(9, 1), scout=result(78, 9)
+  )
+  assert found.best is None
+  assert math.isnan(found.scout)
+
+
+@given(
+  st.lists(
+    st.tuples(st.none() | st.integers(0, 100).map(float), st.integers(1, 10**6)),
+    min_size=3,
+    max_size=3,
+  ),
+  st.integers(0, 100).map(float),
+  st.integers(0, 20).map(float),
+)
+def test_no_theta_that_keeps_the_accuracy_saves_more(thetas, accuracy, tolerance):
+  runs = dict(zip(DEGREE.thetas.values(), (result(*run) for run in thetas), strict=True))
+  results = {"bsp": result(accuracy, 10**6), "scout": result(0, 1), **runs}
+  found = savings.measure(DEGREE, results, tolerance)
+  least = min(
+    (sent for top1, sent in thetas if top1 is not None and accuracy - top1 <= tolerance - 1e-9),
+    default=None,
+  )
+  if least is not None:
+    assert found.oracle >= 10**6 / least * (1 - 1e-12)
+  if found.best is not None:
+    top1, sent = thetas[list(DEGREE.thetas).index(found.best)]
+    assert top1 >= accuracy - tolerance - 1e-9
+    assert found.oracle == pytest.approx(10**6 / sent)
+
+
+def test_savings_are_told_and_drawn():
+  results = {
+    "bsp": result(80.0, 1200),
+    "a": result(80.5, 300),
+    "b": result(10.0, 60),
+    "c": result(None),
+    "scout": result(70.0, 120),
+  }
+  table = savings.render([DEGREE], results, 1.0)
+  assert "| 60% | 80.00 | 1.20 kB | 4.0x (0.1) | 70.00 | none | - |" in table
+  lines = list(csv.DictReader(io.StringIO(savings.as_csv([DEGREE], results, 1.0))))
+  told = {line["run"]: (line["saved"], line["kept"], line["oracle"]) for line in lines}
+  assert told == {
+    "BSP": ("1.0", "1", "0"),
+    "0.1": ("4.0", "1", "1"),
+    "0.2": ("20.0", "0", "0"),
+    "0.5": ("", "0", "0"),
+    "SkewScout": ("10.0", "0", "0"),
+  }
+  (axes,) = savings.draw([DEGREE], results, 1.0, "title").axes
+  assert [bar.get_height() for bar in axes.patches] == [0, 4.0]
+  assert {text.get_text() for text in axes.texts} == {"none", "4.0x"}
+
+
+# The binary.
+
+FLAGS = (
+  "--backend=scan",
+  "--host_devices=1",
+  "--clients=2",
+  "--partition=skew",
+  "--scout_grid=0.05,0.5",
+  "--scout_every=2",
+  "--scout_examples=8",
+  "--oracle_fractions=1",
+  "--workdir=work",
+)
+
+
+@pytest.fixture
+def run(_run, monkeypatch, tiny_net):
+  """(*flags) -> Result of ``experiments.oracle``; ``run.started`` are the runs that it began."""
+  monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
+  entry = registry.MODELS["tiny"]._replace(build=tiny_net)  # one convolution
+  monkeypatch.setattr(registry, "MODELS", MappingProxyType({**registry.MODELS, "tiny": entry}))
+  started = []
+
+  def run_seed(config, task, program, path):
+    started.append(path.name)
+    return seed(config, task, program, path)
+
+  seed = training.run_seed
+  monkeypatch.setattr(training, "run_seed", run_seed)
+  start = functools.partial(_run, oracle.main, OracleFlags, oracle.DEFAULTS)
+  start.started = started
+  return start
+
+
+def test_everything_is_run_told_and_gone_on_with(run):
+  done = run(*FLAGS)
+  assert done.code == 0, done.err
+  names = ["1-bsp", "1-0.05", "1-0.5", "1-skewscout"]
+  assert run.started == names
+  summaries = {n: json.loads(Path("work", n, "summary.json").read_text()) for n in names}
+  sent = {n: s["bytes_up"] + s["bytes_down"] for n, s in summaries.items()}
+  with open("work/oracle.csv", newline="") as file:
+    rows = {row["folder"]: row for row in csv.DictReader(file)}
+  assert list(rows) == names
+  for name, row in rows.items():
+    assert float(row["bytes"]) == sent[name]
+    assert float(row["top1"]) == 100 * summaries[name]["top1"]
+    assert float(row["saved"]) == sent["1-bsp"] / sent[name]
+  # SkewScout's own traffic is in what it sent.
+  assert sent["1-0.5"] < sent["1-0.05"] < sent["1-skewscout"]
+  assert Path("work/oracle.md").read_text().strip() in done.out
+  assert Path("work/oracle.png").read_bytes()[1:4] == b"PNG"
+
+  # Another start runs nothing that is finished, whatever counts as equal now.
+  run.started.clear()
+  assert run(*FLAGS, "--oracle_tolerance=100").code == 0
+  assert not run.started
+  assert "(0.5)" in Path("work/oracle.md").read_text()
+
+
+def test_the_runs_of_each_algorithm():
+  for name, theta in (("gaia", "threshold"), ("fedavg", "local_steps"), ("dgc", "sparsity")):
+    config = OracleFlags(
+      algorithm=name, partition="skew", skewscout="hill", scout_every=7, oracle_fractions="0.2,1,1"
+    )
+    configs, degrees = oracle.runs(config)
+    assert [degree.label for degree in degrees] == ["20%", "100%"]
+    for degree, fraction in zip(degrees, (0.2, 1.0), strict=True):
+      bsp, scout = configs[degree.bsp], configs[degree.scout]
+      assert (bsp.algorithm, bsp.skewscout, bsp.scout_every) == ("bsp", "off", None)
+      assert (scout.algorithm, scout.skewscout, scout.scout_every) == (name, "hill", 7)
+      thetas = [getattr(configs[run], theta) for run in degree.thetas.values()]
+      assert [f"{value:g}" for value in thetas] == list(degree.thetas)
+      assert len(thetas) == (5 if name == "dgc" else 7)
+      assert {type(value) for value in thetas} == {int if name == "fedavg" else float}
+      runs = [bsp, scout, *(configs[run] for run in degree.thetas.values())]
+      assert {run.fraction for run in runs} == {fraction}
+      assert {type(run) for run in runs} == {DecentralizedFlags}
+      # A run is that of the binary with its flags written out.
+      written = {"algorithm": name, "partition": "skew", "fraction": fraction, theta: thetas[1]}
+      assert runs[3] == DecentralizedFlags(**written)
+
+
+@pytest.mark.parametrize(
+  ("options", "mentions"),
+  [
+    ({"algorithm": "bsp"}, "bsp has no theta"),
+    ({"skewscout": "off"}, "skewscout=off"),
+    ({"skewscout": "measure"}, "skewscout=measure"),
+    ({"partition": "iid"}, "oracle_fractions"),
+    ({"fraction": 0.5}, "oracle_fractions"),
+    ({"seeds": 2}, "seed"),
+    ({"threshold": 0.1}, "threshold"),
+    ({"oracle_tolerance": -1.0}, "oracle_tolerance"),
+    ({"oracle_fractions": "much"}, "oracle_fractions"),
+    ({"oracle_fractions": "2"}, "fraction"),
+    ({"scout_grid": "0.5,0.1"}, "rising"),
+  ],
+)
+def test_bad_input_is_one_sentence(options, mentions, capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = dataclasses.replace(
+    OracleFlags(**{**oracle.DEFAULTS, "data": "synthetic", "workdir": "work"}), **options
+  )
+  assert app.guard(lambda: oracle.main(config)) == 2
+  err = capsys.readouterr().err
+  assert err.count("\n") == 1
+  assert re.search(mentions, err), err
