@@ -8,7 +8,7 @@ times as large as there are partitions.
 
 from collections.abc import Callable
 
-from experiments import app, build, training
+from experiments import app, build, build_decentralized, training
 from experiments.flags import DecentralizedFlags
 from fedjax_norm.training.decentralized import make_dgc, make_gaia, make_periodic
 from fedjax_norm.training.loop import Program
@@ -29,11 +29,11 @@ _MAKE: dict[str, Callable[..., Program]] = {
 def prepare(config: DecentralizedFlags) -> Callable[[Task], Program]:
   """The algorithm as the flags say."""
   options = build.make_mapping(config)
-  if dial := build.make_dial(config):
+  if dial := build_decentralized.make_dial(config):
     options["dial"] = dial
   if config.scout_examples is not None:
     options["travel_examples"] = config.scout_examples
-  algorithm = build.make_decentralized_config(config)
+  algorithm = build_decentralized.make_decentralized_config(config)
   return build.program(_MAKE[config.algorithm], algorithm, config, **options)
 
 

@@ -11,8 +11,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from experiments import app, build, decentralized, savings
+from experiments import app, build, build_decentralized, decentralized, savings
 from experiments.cells import Result, load_sources, run_cell
+from experiments.checks import numbers
 from experiments.flags import DecentralizedFlags, OracleFlags
 from experiments.training import Prepare
 from fedjax_norm.errors import UserError
@@ -52,7 +53,7 @@ def runs(
     raise UserError(f"--oracle_tolerance is {config.oracle_tolerance}; it must be 0 or more.")
   own = [field.name for field in dataclasses.fields(DecentralizedFlags)]
   scout = DecentralizedFlags(**{name: getattr(config, name) for name in own})
-  dial = build.make_dial(scout)
+  dial = build_decentralized.make_dial(scout)
   if not (dial and dial.scout and dial.scout.search):
     raise UserError(
       f"--skewscout={config.skewscout} chooses nothing to compare; name a search, such as hill."
@@ -60,10 +61,12 @@ def runs(
   grid = dial.scout.grid
   off: dict[str, Any] = {name: None for name in own if name.startswith("scout_")}
   off["skewscout"] = "off"
-  bsp: dict[str, Any] = {name: None for names in build.OWN_FLAGS.values() for name in names}
+  bsp: dict[str, Any] = {
+    name: None for names in build_decentralized.OWN_FLAGS.values() for name in names
+  }
   configs: dict[str, DecentralizedFlags] = {}
   degrees = []
-  for fraction in dict.fromkeys(build.numbers(config, "oracle_fractions", float)):
+  for fraction in dict.fromkeys(numbers(config, "oracle_fractions", float)):
     label = f"{100 * fraction:g}%"
     degree = savings.Degree(
       label,

@@ -8,6 +8,7 @@ from absl import flags
 
 from experiments import asgd, build, decentralized, fedavg, ssgd
 from experiments.flags import (
+  ALGORITHMS,
   AsgdFlags,
   DecentralizedFlags,
   FedAvgFlags,
@@ -45,7 +46,8 @@ def test_the_library_example_runs(capsys):
 
 
 def test_the_tables_are_complete():
-  assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == set(norm.NAMES)
+  rows = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+  assert rows == {*norm.NAMES, *ALGORITHMS}
   for name in (*OPTIONS, *MODELS):
     assert f"`{name}`" in README or f"={name}`" in README
 
