@@ -1,0 +1,62 @@
+"""What every module that reads flags asks of them."""
+
+from typing import TypeVar
+
+from experiments.flags import Config, DataFlags
+from fedjax_norm.errors import UserError
+
+T = TypeVar("T")
+
+
+def given(value: T | None, default: T) -> T:
+  """A flag's value, or what stands for one that is not given."""
+  return default if value is None else value
+
+
+def refuse(config: DataFlags, names: tuple[str, ...], needs: str) -> None:
+  """Refuses flags that were given and would do nothing.
+
+  Args:
+    config: the flags.
+    names: which.
+    needs: what they would need.
+
+  Raises:
+    UserError: one was given.
+  """
+  for name in names:
+    if getattr(config, name) not in (None, False):
+      raise UserError(f"--{name} does nothing here: it needs {needs}; drop it or add that.")
+
+
+def at_least(config: DataFlags, least: float, *names: str) -> None:
+  """Refuses flags that are too small.
+
+  Raises:
+    UserError: one is.
+  """
+  for name in names:
+    value = getattr(config, name)
+    if value is not None and value < least:
+      raise UserError(f"--{name} is {value}; it must be at least {least:g}.")
+
+
+def lengths(config: Config) -> tuple[int, int]:
+  """The rounds of a run and those between its evaluations, the usual ones if not given."""
+  rounds, every = config.usual
+  return given(config.rounds, rounds), given(config.eval_every, every)
+
+
+def numbers(config: Config, name: str, kind: type) -> tuple:
+  """The numbers of a flag that has them with commas between.
+
+  Raises:
+    UserError: something else is among them.
+  """
+  value = getattr(config, name)
+  try:
+    return tuple(kind(item) for item in value.split(","))
+  except ValueError:
+    raise UserError(
+      f"--{name} is {value!r}; give {kind.__name__} numbers separated by commas."
+    ) from None
