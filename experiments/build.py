@@ -72,8 +72,6 @@ def _data_options(config: DataFlags) -> dict[str, Any]:
   if builtin:
     refuse(config, ("data_dir",), "a prepared TFDS set as --data")
   at_least(config, 0, "min_region_size")
-  if config.partition != "natural" and not config.min_region_size:
-    refuse(config, ("region",), "--partition=natural or a --min_region_size")
   return {
     "data_dir": config.data_dir,
     "region": config.region,
@@ -227,6 +225,11 @@ def make_task_of(
   else:
     refuse(config, ("feature_shift", "feature_scale"), "--partition=feature")
   if config.relabelled is not None:
+    if config.evaluate_clients or config.fine_tune_steps or config.diagnostics:
+      raise UserError(
+        "--relabelled leaves test labels as they are, so clients cannot be tested by their own; "
+        "drop it, or --evaluate_clients, --fine_tune_steps and --diagnostics."
+      )
     train, classes = source.train, len(source.class_names)
     named = relabel(train.labels, division, classes, config.relabelled, config.seed)
     source = source._replace(train=train._replace(labels=named))
@@ -261,7 +264,8 @@ def make_order(config: Config, sizes: np.ndarray) -> Order:
   stretches = given(config.drift_stretches, 2)
   at_least(config, 2, "drift_stretches")
   at_least(config, 1, "drift_rounds")
-  rounds = given(config.drift_rounds, -(-lengths(config)[0] // stretches))
+  whole = lengths(config)[0]
+  rounds = min(given(config.drift_rounds, -(-whole // stretches)), whole)
   steps: int | np.ndarray = 1
   if isinstance(config, FedAvgFlags):
     epochs = config.local_epochs

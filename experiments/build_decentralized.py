@@ -106,7 +106,7 @@ def _make_scout(config: DecentralizedFlags) -> SkewScout | None:
   every = given(config.scout_every, 500)
   if config.skewscout == "measure":
     refuse(config, _SCOUT_FLAGS, "a search as --skewscout")
-    return SkewScout((_theta(config),), search=None, every=every, whole=whole).check()
+    return _in_time(config, SkewScout((_theta(config),), search=None, every=every, whole=whole))
   if name == "bsp":
     raise UserError(
       f"bsp always sends everything, so --skewscout={config.skewscout} has nothing to choose; use "
@@ -124,7 +124,7 @@ def _make_scout(config: DecentralizedFlags) -> SkewScout | None:
   start = given(config.scout_start, grid[0])
   if start not in grid:
     raise UserError(f"--scout_start is {start:g}, which the grid {grid} lacks.")
-  return SkewScout(
+  scout = SkewScout(
     grid,
     name == "dgc",
     config.skewscout,
@@ -135,5 +135,15 @@ def _make_scout(config: DecentralizedFlags) -> SkewScout | None:
     given(config.scout_lambda_c, 1.0),
     given(config.scout_sigma_al, 0.05),
     given(config.scout_temperature, 0.5),
-    seed=config.seed,
-  ).check()
+  )
+  return _in_time(config, scout)
+
+
+def _in_time(config: DecentralizedFlags, scout: SkewScout) -> SkewScout:
+  first, (rounds, _) = scout.check().init().next_look, lengths(config)
+  if first > rounds:
+    raise UserError(
+      f"SkewScout first looks after {first} rounds, which a run of {rounds} never reaches; lower "
+      "--scout_every."
+    )
+  return scout

@@ -25,7 +25,8 @@ def refuse(config: DataFlags, names: tuple[str, ...], needs: str) -> None:
     UserError: one was given.
   """
   for name in names:
-    if getattr(config, name) not in (None, False):
+    value = getattr(config, name)
+    if value is not None and value is not False:  # 0 was given
       raise UserError(f"--{name} does nothing here: it needs {needs}; drop it or add that.")
 
 

@@ -146,7 +146,11 @@ class Config(DataFlags):
 
   # The model and its norm.
   model: str = _choice("tiny", tuple(MODELS), "The model.")
-  stem: str = _choice("auto", ("auto", "cifar", "imagenet"), "Of ResNets; auto by image size.")
+  stem: str = _choice(
+    "auto",
+    ("auto", "cifar", "imagenet"),
+    "Of ResNets, alexnet, googlenet and inception_v3; auto by image size.",
+  )
   norm: str = _choice("bn", norm.NAMES, "The normalization after each convolution.")
   groups: int | None = _integer(None, "Groups of gn; the model's own default if not given.")
   group_size: int | None = _integer(None, "Channels of a group of gn.")

@@ -61,9 +61,10 @@ def runs(
   grid = dial.scout.grid
   off: dict[str, Any] = {name: None for name in own if name.startswith("scout_")}
   off["skewscout"] = "off"
-  bsp: dict[str, Any] = {
-    name: None for names in build_decentralized.OWN_FLAGS.values() for name in names
-  }
+  owned = build_decentralized.OWN_FLAGS.values()
+  bsp: dict[str, Any] = {name: None for names in owned for name in names}
+  if config.algorithm == "fedavg":
+    bsp["reduction"] = "mean"  # of which one rate makes steps of one size
   configs: dict[str, DecentralizedFlags] = {}
   degrees = []
   for fraction in dict.fromkeys(numbers(config, "oracle_fractions", float)):

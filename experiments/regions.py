@@ -41,6 +41,7 @@ def run(config: RegionsFlags) -> None:
   if config.partition == "natural" and known.clients is not None and known.client_names:
     # Client k of the partition is the k-th natural one that has a training example.
     names = [known.client_names[k] for k in np.unique(known.clients)]
+  folder = _folder(config.output)
   shares = {"raw": label_share.raw(counts), "normalized": label_share.normalized(counts)}
   for note in known.notes:
     print(f"note: {note}")
@@ -56,10 +57,18 @@ def run(config: RegionsFlags) -> None:
     print(f"and {len(rows) - _MOST_PRINTED:,} more regions, which are in the files")
   without = label_share.regions_without(shares["raw"])
   print(f"on average {without:.1f} of {len(names):,} regions hold less than 1% of a class")
-  folder = Path(config.output).expanduser()
-  folder.mkdir(parents=True, exist_ok=True)
   _write(folder, counts, shares, names, known.class_names)
   print(f"written: {folder}")
+
+
+def _folder(output: str) -> Path:
+  folder = Path(output).expanduser()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    reason = f"cannot be made a folder: {error.strerror}"
+    raise UserError(f"--output={output} {reason}; name another one.") from error
+  return folder
 
 
 def _cells(own: list[int], share: np.ndarray, class_names: Sequence[str], width: int) -> list[str]:

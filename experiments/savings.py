@@ -59,8 +59,8 @@ class Saving(NamedTuple):
 
 
 def saved(bsp: Result, other: Result) -> float:
-  """BSP's bytes by another run's."""
-  return bsp.sent / other.sent
+  """BSP's bytes by another run's; NaN if that sent nothing, and nobody learnt of the others."""
+  return bsp.sent / other.sent if other.sent else math.nan
 
 
 def keeps(bsp: Result, other: Result, tolerance: float) -> bool:
@@ -80,7 +80,7 @@ def measure(degree: Degree, results: Results, tolerance: float) -> Saving:
   kept = {
     theta: saved(bsp, results[name])
     for theta, name in degree.thetas.items()
-    if keeps(bsp, results[name], tolerance)
+    if keeps(bsp, results[name], tolerance) and results[name].sent
   }
   best = max(kept, key=lambda theta: kept[theta], default=None)
   return Saving(

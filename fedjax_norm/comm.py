@@ -12,6 +12,8 @@ from fedjax_norm.typing import Array, PyTree, Variables
 _FLOAT_BYTES = 4
 _LOW_BITS = 20
 _LOW = 2**_LOW_BITS - 1
+MOST_SENDERS = 2 ** (32 - _LOW_BITS)
+"""Fewer senders than this can be counted at once (see :class:`Counter`)."""
 
 
 class Traffic(NamedTuple):
@@ -130,7 +132,9 @@ class Sent(NamedTuple):
 
 
 def update_bytes(update: PyTree) -> Array:
-  """The bytes of an update of which zeros are not sent, uint32; it has fewer than 2^30 elements.
+  """The bytes of an update of which zeros are not sent, uint32.
+
+  No tensor may have 2^29 elements or more.
 
   Every tensor is a message of its own: four bytes that hold the number of values that are not zero
   and which of three forms follows, whichever is the shortest:

@@ -18,6 +18,7 @@ class Stream(enum.IntEnum):
   SELECTION = 5
   TRAVEL = 6
   FINE_TUNE = 7
+  SAMPLE = 8
 
 
 def stream(key: Key, purpose: Stream) -> Key:

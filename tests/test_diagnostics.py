@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from reference_fedavg import batch_drawer
 
 from fedjax_norm import diagnostics, models
 from fedjax_norm.data import partition
-from fedjax_norm.data.federated import draw, federate
+from fedjax_norm.data.federated import federate
 from fedjax_norm.norm import create
 
 IMAGE = (6, 6, 1)
@@ -139,8 +140,9 @@ def test_minibatch_moments_are_those_of_the_batches_one_by_one(federation, tiny_
   kernel = np.asarray(variables["params"]["Conv_0"]["kernel"], np.float64)
   bias = np.asarray(variables["params"]["Conv_0"].get("bias", np.zeros(8)), np.float64)
   means, variances = [], []
+  drawn = batch_drawer(federation, 8, plain, key)
   for step in range(batches):
-    batch = jax.tree.map(np.asarray, draw(federation, 0, step, 8, plain, key))
+    batch = jax.tree.map(np.asarray, drawn(0, step))
     images = batch.images[batch.mask > 0].astype(np.float64)
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     out = bias + sum(
@@ -180,6 +182,9 @@ def test_small_changes_of_weights_can_be_large_changes_of_neurons(tiny_net):
   moved = jax.tree.map(np.copy, variables)
   moved["params"]["Conv_0"]["kernel"][1, 1] *= 1.02  # now +0.015
   images = jnp.ones((1, *IMAGE), jnp.float32)
-  neurons = diagnostics.neuron_difference(model, ("Norm_0",), variables, moved, images)["Norm_0"]
+  compare = jax.jit(
+    lambda a, b: diagnostics.neuron_difference(model, ("Norm_0",), a, b, images)["Norm_0"]
+  )
+  neurons = compare(variables, moved)
   weights = diagnostics.weight_difference([variables["params"], moved["params"]])
   assert float(neurons) > 1 > 0.01 > weights > 0

@@ -114,13 +114,14 @@ def dgc(
 ) -> Algorithm:
   """DGC; a round is one step of every partition k, all of which share the weights w:
 
-    g <- clip(-eta grad f(w, b))
+    g <- -eta clip(grad f(w, b))
     u_k <- m u_k + g;  v_k <- v_k + u_k             (momentum correction)
     S <- |v_k| is among the largest of its tensor, the share 1 - s of them
     send v_k S;  v_k <- v_k not S;  u_k <- u_k not S   (momentum factor masking)
     w <- w + what all partitions sent
 
-  ``Context.theta`` is s. Weight decay is added to the clipped gradient.
+  ``Context.theta`` is s. It is the gradient that is clipped, as by Lin et al.; in line 5 of the
+  paper the rate is in it already. Weight decay is added to the clipped gradient.
 
   Args:
     model: the model, unbound to any axis.

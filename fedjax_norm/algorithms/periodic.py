@@ -93,7 +93,8 @@ def periodic(
 
   The average comes before a step, so that between two rounds a partition still has its local model,
   and the mean of those is the global one. ``Context.theta`` is Iter_Local. An average is charged to
-  the last of its steps.
+  the last of its steps. Where running statistics no longer move (FixBN's second stage), partitions
+  have the server's from the first step on, for which nothing is charged.
 
   Args:
     model: the model, unbound to any axis.

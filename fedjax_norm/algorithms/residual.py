@@ -139,6 +139,9 @@ def residual_algorithm(
     key = jax.random.fold_in(stream(context.key, Stream.SELECTION), context.round)
     key = jax.random.fold_in(key, context.data.clients[row])
     chosen = jax.tree.map(lambda v, w: choose(v, w, context.theta, key), residual, weights)
+    # What is frozen stays as it is: not even what was held back before moves it.
+    frozen = trees.pick(chosen, local.frozen_paths)
+    chosen = trees.put(chosen, jax.tree.map(jnp.zeros_like, frozen))
     share, rest = divide(residual, chosen)
     if clears_momentum:
       momentum = optax.tree.map_params(sgd, lambda u, s: jnp.where(s, 0, u), momentum, chosen)

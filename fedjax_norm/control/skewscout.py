@@ -27,7 +27,7 @@ class ScoutState(NamedTuple):
     costs: [G] float64, C / CM of each likewise.
     looks: int64, how many there have been.
     next_look: int64, the round before which the next one is.
-    sent: int64, bytes in both directions up to the last look.
+    sent: int64, what the rounds since the last look have sent, bytes in both directions.
     since: int64, the round of the last look.
   """
 
@@ -70,7 +70,6 @@ class SkewScout(NamedTuple):
     sigma_al: the accuracy loss that is tolerated.
     temperature: of annealing, at the first look.
     cooling: what multiplies it from look to look.
-    seed: of the searches' chance.
   """
 
   grid: tuple[float, ...]
@@ -84,7 +83,6 @@ class SkewScout(NamedTuple):
   sigma_al: float = 0.05
   temperature: float = 0.5
   cooling: float = 0.9
-  seed: int = 0
 
   def check(self) -> "SkewScout":
     """Itself.
@@ -119,24 +117,28 @@ class SkewScout(NamedTuple):
     """The theta in use."""
     return self.grid[int(state.index)]
 
-  def observe(self, state: ScoutState, loss: float, cost: float, round: int) -> ScoutState:
-    """The state after a look, but for what has been sent.
+  def observe(
+    self, state: ScoutState, loss: float, cost: float, round: int, seed: int = 0
+  ) -> ScoutState:
+    """The state after a look.
 
     Args:
       state: before it.
       loss: AL, as a share.
       cost: C / CM since the last look.
       round: the round before which the look is.
+      seed: of the searches' chance.
     """
     index, losses, costs = int(state.index), state.losses.copy(), state.costs.copy()
     losses[index], costs[index] = loss, cost
     state = state._replace(losses=losses, costs=costs)
     if self.search is not None:
-      index = self._choose(index, self.objective(state), int(state.looks))
+      index = self._choose(index, self.objective(state), int(state.looks), seed)
     return state._replace(
       index=np.int64(index),
       looks=state.looks + 1,
       next_look=self._next(round, index),
+      sent=np.int64(0),
       since=np.int64(round),
     )
 
@@ -157,9 +159,9 @@ class SkewScout(NamedTuple):
       costs[i] = min(1.0, state.costs[nearest] * proportion[i] / proportion[nearest])
     return losses, costs
 
-  def _choose(self, index: int, objective: np.ndarray, looks: int) -> int:
+  def _choose(self, index: int, objective: np.ndarray, looks: int, seed: int) -> int:
     near = [i for i in (index - 1, index + 1) if 0 <= i < len(self.grid)]
-    chance = np.random.default_rng([self.seed, looks])
+    chance = np.random.default_rng([seed, looks])
     match self.search:
       case "hill":
         return min([index, *near], key=lambda i: objective[i])

@@ -8,24 +8,24 @@ import numpy as np
 from flax import linen as nn
 
 from fedjax_norm.algorithms.base import Algorithm
-from fedjax_norm.data.federated import FederatedData, Transform, draw
+from fedjax_norm.data.federated import FederatedData, Transform, sample
 from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import cross_entropy
 from fedjax_norm.nodes import Nodes
 from fedjax_norm.norm import Mode
-from fedjax_norm.typing import Array, Key, PyTree
+from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 Travel = Callable[[PyTree, PyTree, FederatedData, int, Key], tuple[Array, Array]]
-"""(server's state, clients' states [K, ...], the federation on the device, which journey this is,
-key of the run) -> (each model's accuracy at home [K], where it travelled to [K])."""
+"""(server's state, clients' states [K, ...], the federation on the device, the round before which
+it is, key of the run) -> (each model's accuracy at home [K], where it travelled to [K])."""
 
 
-def hosts(key: Key, journey: Array, num_clients: int) -> Array:
+def hosts(key: Key, round: Array, num_clients: int) -> Array:
   """Where each client's model travels: [K] int32, nobody's to its own client.
 
   All go the same random number of places on, so that everyone is visited once.
   """
-  key = jax.random.fold_in(stream(key, Stream.TRAVEL), journey)
+  key = jax.random.fold_in(stream(key, Stream.TRAVEL), round)
   shift = jax.random.randint(key, (), 1, num_clients)
   return (jnp.arange(num_clients, dtype=jnp.int32) + shift) % num_clients
 
@@ -35,8 +35,8 @@ def make_travel(
 ) -> Travel:
   """Evaluates every client's model on a sample of its own training data and of another's.
 
-  A sample is the client's next ``examples`` examples, without augmentation, in an order of their
-  own; home and host have a sample each, of the same size where they hold as many.
+  A sample is ``examples`` of a client's at random (all of them where it holds fewer), without
+  augmentation, of what it trains on at that time; home and host have one each.
 
   Args:
     model: the model, unbound to any axis.
@@ -45,25 +45,27 @@ def make_travel(
     transform: of training images, without augmentation.
     examples: of a sample.
   """
-  local = algorithm.local_variables or (lambda server, client: algorithm.variables(server))
+
+  def own(server: PyTree, client: PyTree) -> Variables:
+    model_of = algorithm.local_variables or algorithm.client_variables
+    return model_of(server, client) if model_of else algorithm.variables(server)
 
   def node(shared, item):
-    (server, data, journey, key), (row, other, client) = shared, item
-    variables = local(server, client)
+    (server, data, round_, key), (row, other, client) = shared, item
+    variables = own(server, client)
 
     def accuracy(row: Array) -> Array:
-      sample_key = stream(key, Stream.TRAVEL)
-      batch = draw(data, row, journey, examples, transform, sample_key)
+      batch = sample(data, row, round_, examples, transform, key)
       metrics = cross_entropy(model.apply(variables, batch.images, Mode()), batch)
       return metrics.correct / metrics.examples
 
     return (), (accuracy(row), accuracy(other))
 
   @jax.jit
-  def travel(server, clients, data, journey, key):
+  def travel(server, clients, data, round_, key):
     rows = jnp.arange(data.num_clients, dtype=jnp.int32)
-    items = (rows, hosts(key, journey, data.num_clients), clients)
-    return nodes.map_reduce(node, (server, data, journey, key), items)[1]
+    items = (rows, hosts(key, round_, data.num_clients), clients)
+    return nodes.map_reduce(node, (server, data, round_, key), items)[1]
 
   return travel
 

@@ -3,7 +3,6 @@
 import csv
 import os
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from fedjax_norm.data.files import File, Listing, split
@@ -20,7 +19,7 @@ _COLUMNS = {
   "region": ("region",),
   "split": ("split",),
 }
-_TRAIN, _TEST = ("train",), ("test", "val")
+_SPLITS = ("train", "test", "val")
 
 # The share that paper 004 validates on (fig. 2 and 20).
 _TEST_SHARE = 0.05
@@ -34,12 +33,14 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
 
   The first line names the columns: `path` (or `image`, `file`), relative to the index's folder or
   absolute; `label` (or `class`); and if there are any `country` (or `country_code`, `iso`), an ISO
-  3166 alpha-2 or alpha-3 code; `region`, any text; and `split`, which is train, test or val.
-  Without `split` a seeded twentieth of the images, stratified by class, is the test set: it does
-  not depend on what a region is, so that partitions at several levels are tested on the same.
+  3166 alpha-2 or alpha-3 code; `region`, any text; and `split`, which is train, test or val; val is
+  the test set where there is no test, and is ignored where there is one. Without `split` a seeded
+  twentieth of all images, stratified by class, is the test set.
 
-  Images without a region (Antarctica, and empty fields) are left out, as in app. B.2, and so are
-  those of small regions, as in app. B.3, whatever the partition; ``notes`` tells how many.
+  After that images without a region (Antarctica, and empty fields) are left out, as in app. B.2,
+  and so are those of small regions, as in app. B.3, whatever the partition, and test images of a
+  class that loses all its training images by it; ``notes`` tells how many. So no image is trained
+  on at one level of regions and tested on at another.
 
   Args:
     path: of the index.
@@ -49,37 +50,47 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
     min_region_size: a region with fewer images, training and test together, is left out.
 
   Raises:
-    UserError: the index is missing or damaged, lacks a column, or names an unknown country; or no
-      image remains.
+    UserError: the index is missing or damaged, lacks a column, names an image twice or an unknown
+      country; or no image remains to train or to test on.
   """
   if min_region_size < 0:
     raise UserError(f"The least size of a region must be at least 0, not {min_region_size}.")
   rows = _rows(path)
+  if any(row.get("split") == "test" for row in rows):
+    rows = [row for row in rows if row["split"] != "val"]
   region = _checked(path, rows[0], region, min_region_size)
   regions = [_region(path, row, region) for row in rows]
   kept, notes = _kept(path, regions, min_region_size) if region else ({None}, ())
-  root = Path(path).parent
-  files, splits = [], []
-  for row, name in zip(rows, regions, strict=True):
-    if name in kept:
-      files.append(File(os.path.join(root, row["path"]), row["label"], name))
-      splits.append(row.get("split"))
+  files = [File(row["path"], row["label"], name) for row, name in zip(rows, regions, strict=True)]
   if "split" not in rows[0]:
     parts = split(files, [file.label for file in files], _TEST_SHARE, seed, path)
   else:
-    parts = _of_split(files, splits, _TRAIN, path), _of_split(files, splits, _TEST, path)
-  return Listing("csv", *parts, notes)
-
-
-def _of_split(
-  files: list[File], splits: list[str | None], names: tuple[str, ...], path: str
-) -> list[File]:
-  found = [file for file, name in zip(files, splits, strict=True) if name in names]
-  if not found:
+    parts = _by_split(path, files, [row["split"] == "train" for row in rows])
+  train, test = ([file for file in part if file.client in kept] for part in parts)
+  lost = {file.label for file in parts[0]}.difference(file.label for file in train)
+  if gone := [file.label for file in test if file.label in lost]:
+    names = ", ".join(sorted(set(gone)))
+    notes += (f"left out {len(gone):,} test images, of classes without a training image: {names}",)
+    test = [file for file in test if file.label not in lost]
+  if not (train and test):
+    purpose = "test" if train else "train"
     raise UserError(
-      f"{path} has no image whose split is {' or '.join(names)}; add some or drop the column."
+      f"{path}: no image to {purpose} on is of a region that is kept; lower the least size or add"
+      " images."
     )
-  return found
+  return Listing("csv", train, test, notes)
+
+
+def _by_split(path: str, files: list[File], trains: list[bool]) -> tuple[list[File], list[File]]:
+  """The training and the test images, at least one each."""
+  train, test = (
+    [file for file, trained in zip(files, trains, strict=True) if trained == wanted]
+    for wanted in (True, False)
+  )
+  if not (train and test):
+    missing = "test or val" if train else "train"
+    raise UserError(f"{path} has no image whose split is {missing}; add some or drop the column.")
+  return train, test
 
 
 def _rows(path: str) -> list[Row]:
@@ -96,6 +107,14 @@ def _rows(path: str) -> list[Row]:
     raise UserError(f"{path} cannot be read as CSV ({error}); save it as UTF-8 text.") from error
   if not rows:
     raise UserError(f"{path} names no image; add a row an image.")
+  lines_of: dict[str, str] = {}
+  for row in rows:
+    first = lines_of.setdefault(row["path"], row["line"])
+    if first != row["line"]:
+      raise UserError(
+        f"{path}, lines {first} and {row['line']} name one image, {row['path']}, which could be"
+        " both trained and tested on; remove one of them."
+      )
   return rows
 
 
@@ -125,9 +144,10 @@ def _row(path: str, line: int, cells: list[str], columns: list[str | None]) -> R
   for kind in ("path", "label"):
     if not row[kind]:
       raise UserError(f"{path}, line {line} has no {kind}; fill it in or remove the row.")
+  row["path"] = os.path.normpath(os.path.join(os.path.dirname(path), row["path"]))
   if "split" in row:
     row["split"] = row["split"].lower()
-    if row["split"] not in (*_TRAIN, *_TEST):
+    if row["split"] not in _SPLITS:
       raise UserError(
         f"{path}, line {line} has the split {row['split']!r}; it must be train, test or val."
       )
@@ -181,9 +201,11 @@ def _kept(
       f"left out {sum(sizes[name] for name in small):,} of {len(regions):,} images, of regions with"
       f" fewer than {min_region_size:,}: {', '.join(small)}"
     )
+  if not sizes:
+    raise UserError(f"{path}: no image has a region; fill in the column country or region.")
   kept = set(sizes).difference(small)
   if not kept:
     raise UserError(
-      f"{path}: no region has {max(min_region_size, 1):,} images or more; lower the least size."
+      f"{path}: no region has {min_region_size:,} images or more; lower the least size."
     )
   return kept, tuple(notes)

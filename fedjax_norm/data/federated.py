@@ -194,9 +194,7 @@ def draw(
   client_key = jax.random.fold_in(stream(key, Stream.DATA), data.clients[row])
   shuffle_key, transform_key = jax.random.split(client_key)
   visit, step_of_visit = jnp.divmod(step, data.spans[row])
-  earlier, stretch = jnp.divmod(visit, data.stretches[row])
-  base, longer = jnp.divmod(data.sizes[row], data.stretches[row])
-  begin, size = stretch * base + jnp.minimum(stretch, longer), base + (stretch < longer)
+  earlier, stretch, begin, size = _stretch(data, row, visit)
   epoch, index = jnp.divmod(earlier * data.spans[row] + step_of_visit, steps_per_epoch(size, take))
   place = jnp.arange(batch_size, dtype=jnp.int32)
   positions = index * take + place
@@ -206,11 +204,47 @@ def draw(
   block, within = jnp.divmod(positions, data.blocks[row])
   block = jnp.where(block < blocks, permuted(epoch_key, block, blocks), block)
   places = begin + jnp.where(mask, block * data.blocks[row] + within, 0)
+  return _batch(data, row, places, mask, transform, key, jax.random.fold_in(transform_key, step))
+
+
+def sample(
+  data: FederatedData, row: Array, step: Array, count: int, transform: Transform, key: Key
+) -> Batch:
+  """Some of what a client draws from at one of its steps, at random and without replacement.
+
+  Args:
+    data: the federation, or a part of it.
+    row: the client's row in it, int32 scalar.
+    step: the client's step, int32 scalar; each has a sample of its own.
+    count: how many examples, static; what the client lacks is padding.
+    transform: makes float images of the stored ones.
+    key: of the run.
+  """
+  _, _, begin, size = _stretch(data, row, step // data.spans[row])
+  sample_key = jax.random.fold_in(stream(key, Stream.SAMPLE), data.clients[row])
+  sample_key = jax.random.fold_in(sample_key, step)
+  positions = jnp.arange(count, dtype=jnp.int32)
+  mask = positions < size
+  places = begin + jnp.where(mask, permuted(sample_key, positions, size), 0)
+  return _batch(data, row, places, mask, transform, key, sample_key)
+
+
+def _stretch(data: FederatedData, row: Array, visit: Array) -> tuple[Array, Array, Array, Array]:
+  """(earlier visits to the same stretch, which it is, its first place, its examples)."""
+  earlier, stretch = jnp.divmod(visit, data.stretches[row])
+  base, longer = jnp.divmod(data.sizes[row], data.stretches[row])
+  return earlier, stretch, stretch * base + jnp.minimum(stretch, longer), base + (stretch < longer)
+
+
+def _batch(data, row, places, mask, transform: Transform, key: Key, step_key: Key) -> Batch:
+  """The examples at some places of a client's."""
   places = data.order[data.offsets[row] + places]
-  step_key = jax.random.fold_in(transform_key, step)
-  noise_key = stream(key, Stream.NOISE)
   images = transform(
-    data.images[places], data.ids[places], data.strengths[row], noise_key, step_key
+    data.images[places],
+    data.ids[places],
+    data.strengths[row],
+    stream(key, Stream.NOISE),
+    step_key,
   )
   return Batch(images, data.labels[places], mask.astype(jnp.float32))
 

@@ -109,5 +109,6 @@ def arrange(partition: Partition, labels: np.ndarray, config: Order) -> Arranged
     blocks = np.ones_like(sizes)
   else:
     blocks = sizes if config.block is None else np.minimum(config.block, sizes)
-  spans = np.broadcast_to(config.span, sizes.shape).astype(np.int32)
+  spans = np.minimum(np.asarray(config.span, np.float64), _FOREVER).astype(np.int32)
+  spans = np.broadcast_to(spans, sizes.shape)
   return Arranged(order, blocks.astype(np.int32), stretches, spans)

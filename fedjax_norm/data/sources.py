@@ -99,6 +99,8 @@ def load_labels(
 ) -> files.Labels:
   """The labels and natural clients of the training examples; opens no image file of a data set.
 
+  What the test examples are of does not matter.
+
   Args:
     name: as of :func:`load`, as the others are.
     data_dir: where TFDS has prepared its sets.
@@ -111,7 +113,7 @@ def load_labels(
   """
   listing = _listing(name, seed, region, min_region_size)
   if listing:
-    return files.labels(listing, name.partition(":")[2])
+    return files.labels(listing, name.partition(":")[2], open_set=True)
   source = load(name, data_dir, seed=seed)
   train, notes = source.train, source.notes
   return files.Labels(train.labels, train.clients, source.class_names, source.client_names, notes)

@@ -55,7 +55,7 @@ def epoch_table(
     num_classes: outputs.
     workers: how many send in a step.
     steps: of an epoch.
-    stem: of ResNets.
+    stem: of the models that have several (see ``models.create``).
 
   Raises:
     UserError: an unknown model, or one that no norm makes fit these images.

@@ -6,6 +6,7 @@ Theta, which says how much they communicate, is data: no value of it compiles an
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from flax import linen as nn
 
@@ -14,6 +15,7 @@ from fedjax_norm.algorithms.base import Algorithm
 from fedjax_norm.algorithms.dgc import DgcConfig, dgc
 from fedjax_norm.algorithms.gaia import GaiaConfig, gaia
 from fedjax_norm.algorithms.periodic import PeriodicConfig, periodic
+from fedjax_norm.comm import MOST_SENDERS
 from fedjax_norm.control.dial import Dial
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.loop import LoopConfig, Program
@@ -101,6 +103,15 @@ def _make(
   **options: Any,
 ) -> Program:
   take_all(task, loop, "a decentralized algorithm")
+  if jax.process_count() > 1:
+    raise UserError(
+      "partitions that keep models are simulated in one process; drop --num_processes."
+    )
+  if task.data.num_clients >= MOST_SENDERS:
+    raise UserError(
+      f"the ledger of updates counts fewer than {MOST_SENDERS:,} partitions, and there are "
+      f"{task.data.num_clients:,}; take fewer --clients."
+    )
   if len(dial.values) != loop.rounds or not np.all(np.isfinite(dial.values)):
     raise UserError(f"the dial has {len(dial.values)} thetas; give one for each of the rounds.")
   clock = clock_of(task, network, config.local.batch_size) if network else None

@@ -85,16 +85,17 @@ def make_diagnose(
 
   Each client is measured with its own model as it stands between rounds, if the algorithm has such
   (``local_variables``, else ``client_variables``), among those that have taken part; else all are
-  with the global model. What FedAvg's clients hold step by step is the paper's local update (just
-  before averaging) where ``eval_every`` is a multiple of the local steps, else what they have so
-  far. The quantities, and what their places are:
+  with the global model. The quantities, and what their places are:
 
   - ``mean_divergence``, ``variance_divergence``: of a layer's channels, 'layer:channel';
   - ``mean_divergence_median``, ``variance_divergence_median``: over the channels of every layer;
   - ``accuracy``: 'i on j', the model of client i (or 'global') on the classes of client j, of tasks
     that classify;
-  - ``local_update_delta``, ``weight_difference``, ``neuron_difference`` (a mean over layers) and
+  - ``weight_difference``, ``neuron_difference`` (a mean over layers) and
     ``neuron_difference_by_layer``: of algorithms that have ``local_variables``;
+  - ``local_update_delta``: of the same; where models are averaged every so many steps
+    (``periodic.py``), only just before they are, as the paper has it, so that evaluations where it
+    is told are of local training equally long;
   - ``residual_update_delta``: of algorithms that have a ``residual``.
 
   Args:
@@ -152,7 +153,6 @@ def make_diagnose(
     pairs = [neurons(a, b, shown) for i, a in enumerate(own) for b in own[i + 1 :]]
     by_layer = {p: float(np.mean([pair[p] for pair in pairs])) for p in positions}
     return {
-      ("local_update_delta", ""): diagnostics.local_update_delta(params, shared["params"]),
       ("weight_difference", ""): diagnostics.weight_difference(params),
       ("neuron_difference", ""): float(np.mean(list(by_layer.values()))),
       **{("neuron_difference_by_layer", p): value for p, value in by_layer.items()},
@@ -179,6 +179,10 @@ def make_diagnose(
       found |= divergences(phase, own, data, ids, round_, key)
       if algorithm.local_variables:
         found |= differences(own, shared)
+        if getattr(server, "due", True):
+          params = [model["params"] for model in own]
+          delta = diagnostics.local_update_delta(params, shared["params"])
+          found["local_update_delta", ""] = delta
     if algorithm.residual:
       unsent = _each(algorithm.residual, server, store, ids)
       delta = diagnostics.residual_update_delta(unsent, shared["params"])

@@ -122,9 +122,8 @@ def _draw_accuracies(axes: Axes, accuracies: Mapping[str, float]) -> None:
   axes.imshow(table, vmin=0, vmax=1, cmap="cividis", aspect="auto")
   for (i, j), value in np.ndenumerate(table):
     text = f"{100 * value:.0f}" if np.isfinite(value) else "-"
-    axes.text(
-      j, i, text, ha="center", va="center", fontsize=8, color="black" if value > 0.5 else "white"
-    )
+    colour = "white" if value <= 0.5 else "black"  # nothing is drawn where there is no number
+    axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
   axes.grid(False)
   axes.spines[:].set_visible(False)
   axes.tick_params(length=0)

@@ -95,7 +95,7 @@ class Phase(NamedTuple):
 
 
 Evaluate = Callable[
-  [Algorithm, PyTree, ClientStore, FederatedData], tuple[dict[str, float], dict[int, float]]
+  [Algorithm, PyTree, ClientStore, FederatedData, Key], tuple[dict[str, float], dict[int, float]]
 ]
 
 
@@ -105,8 +105,8 @@ class Program(NamedTuple):
   Attributes:
     phases: by name.
     nodes: the mapping.
-    evaluate: (algorithm, the server's state, the clients' store, the federation on the host) -> (a
-      row's test columns, the accuracies of the clients that were evaluated by id).
+    evaluate: (algorithm, the server's state, the clients' store, the federation on the host, the
+      run's key) -> (a row's test columns, the accuracies of the clients that were evaluated by id).
     freeze: when the phase changes.
     plateau: when the rate is lowered.
     clock: what a round would take; None tells no simulated time.
@@ -292,6 +292,8 @@ def train(
       if program.dial:
         thetas = program.dial.of(first, rates, peaks[first:round_], scouted)
       server, total, sent, took = _run_interval(run, name, server, first, rates, thetas)
+      if scouted:
+        scouted = scouted._replace(sent=scouted.sent + sent.bytes_up + sent.bytes_down)
       if not np.isfinite(total.loss):
         _diverged(first, round_, folder)
       if phase.refresh:
@@ -302,20 +304,29 @@ def train(
         if program.clock:
           everyone = np.arange(data.num_clients)
           took += program.clock.round_seconds(phase.refresh_cost, everyone, phase.refresh_steps)
-      scores, accuracies = program.evaluate(phase.algorithm, server, store, data)
+      scores, accuracies = program.evaluate(phase.algorithm, server, store, data, run.key)
       if not np.isfinite(scores["loss"]):
         _diverged(first, round_, folder)
       if freeze and control:
         stats = phase.algorithm.variables(server)["batch_stats"]
         control = freeze.observe(control, stats, round_)
       train_loss = float(total.loss / total.examples)
-      if plateau:
+      if plateau and not (scouted and round_ % config.eval_every and round_ < config.rounds):
         slope = plateau.observe(slope, train_loss, round_)
       traffic, simulated = traffic + sent, simulated + took
       if scouting and scouted and round_ == scouted.next_look:
         here = run.feed.window(round_ - 1).data
         scouted, accuracy_loss, journey = scouting.look(
-          scouted, name, phase.algorithm, server, store, here, run.place, run.key, round_, traffic
+          scouted,
+          name,
+          phase.algorithm,
+          server,
+          store,
+          here,
+          run.place,
+          run.key,
+          round_,
+          config.seed,
         )
         nothing = np.zeros(data.num_clients, int)
         traffic += journey.of_round(nothing.tolist())
@@ -519,6 +530,10 @@ def _diverged(first: int, last: int, folder: RunFolder | None) -> None:
   )
 
 
+def _unknown(value: Any) -> bool:
+  return isinstance(value, float) and value != value
+
+
 def summary(outcome: Outcome) -> dict[str, Any]:
   """The figures of a run's end, as in ``summary.json``."""
   last = outcome.rows[-1]
@@ -527,7 +542,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
   names += ["simulated_seconds", "staleness_mean", "staleness_max", "theta", "accuracy_loss"]
   return {
     "rounds": last["round"],
-    **{name: last[name] for name in names if name in last},
+    **{name: last[name] for name in names if name in last and not _unknown(last[name])},
     **{name: last[name] for name in last if name.startswith(("clients_", "models_", "personal_"))},
     **({"frozen_at": outcome.frozen_at} if outcome.frozen_at is not None else {}),
   }

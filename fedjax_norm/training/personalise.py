@@ -30,17 +30,14 @@ from fedjax_norm.training import evaluation
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.feed import placer
 from fedjax_norm.training.task import Task
-from fedjax_norm.typing import Array, PyTree, Variables
+from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 Personalise = Callable[
-  [Algorithm, PyTree, ClientStore, FederatedData, np.ndarray, evaluation.HeldOut], dict[str, float]
+  [Algorithm, PyTree, ClientStore, FederatedData, Key, np.ndarray, evaluation.HeldOut],
+  dict[str, float],
 ]
-"""(algorithm, the server's state, the clients' store, the federation on the host, the clients' ids,
-stacked test batches) -> columns of a row."""
-
-# Fine-tuning takes the same batches at every evaluation and in every run, as the test set is the
-# same: what changes from one to the next is the model.
-_SEED = 0
+"""(algorithm, the server's state, the clients' store, the federation on the host, the run's key,
+the clients' ids, stacked test batches) -> columns of a row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +68,11 @@ def make_fine_tuned(
 ) -> Callable[[Any, Any], Variables]:
   """A client's model after steps on its own data, from the model that it has now.
 
-  The optimizer starts afresh. Batches are those of a client's first steps (``federated.draw``). A
-  norm that looks across nodes sees this client alone, and batch renormalization is where its ramps
-  begin. Where clients drift, they fine-tune on all of their data.
+  The optimizer starts afresh, and nothing holds the model back (no ``prox``). Batches are those of
+  a client's first steps (``federated.draw``), features shifted as in training, at every evaluation:
+  what changes from one to the next is the model. A norm that looks across nodes sees this client
+  alone, and batch renormalization is where its ramps begin. Where clients drift, they fine-tune on
+  all of their data.
 
   Args:
     model: the model, unbound to any axis.
@@ -83,15 +82,17 @@ def make_fine_tuned(
     client_variables: (server's state, client's state) -> the model to start from.
 
   Returns:
-    ((server's state, data), (client's state, its row in the data)) -> variables.
+    ((server's state, data, the run's key), (client's state, its row in the data)) -> variables.
   """
+  local = dataclasses.replace(local, prox=0.0)
   update, transformation = make_client_update(model, local), optimizer(local)
 
-  def fine_tuned(shared: tuple[PyTree, FederatedData], item: tuple[PyTree, Array]) -> Variables:
-    (server, data), (state, row) = shared, item
+  def fine_tuned(
+    shared: tuple[PyTree, FederatedData, Key], item: tuple[PyTree, Array]
+  ) -> Variables:
+    (server, data, key), (state, row) = shared, item
     variables = client_variables(server, state)
-    key = stream(jax.random.key(_SEED), Stream.FINE_TUNE)
-    dropout_key = jax.random.fold_in(stream(key, Stream.DROPOUT), data.clients[row])
+    dropout_key = jax.random.fold_in(stream(key, Stream.FINE_TUNE), data.clients[row])
     return update(
       variables,
       transformation.init(variables["params"]),
@@ -138,7 +139,7 @@ def make_personalise(
     fine_tuned = make_fine_tuned(*trained[algorithm], config, transform, model_of)
     return evaluation.make_evaluate_clients(scores, mapping, fine_tuned)
 
-  def personalise(algorithm, server, store, data, ids, stacked):
+  def personalise(algorithm, server, store, data, key, ids, stacked):
     if algorithm not in compiled:
       compiled[algorithm] = compile(algorithm)
     # Room for any so many clients, so that others next time run the same program.
@@ -147,7 +148,7 @@ def make_personalise(
     states = place(store.gather(ids))
     rows = place(np.arange(len(ids), dtype=np.int32))
     strengths = np.asarray(data.strengths)[ids]
-    result = compiled[algorithm]((server, part), (states, rows), strengths, stacked)
+    result = compiled[algorithm]((server, part, key), (states, rows), strengths, stacked)
     result = jax.tree.map(np.asarray, result)
     accuracies = evaluation.by_label_share(result, label_counts(data, ids, num_classes))
     return {

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.base import Algorithm
-from fedjax_norm.comm import Cost, Traffic
+from fedjax_norm.comm import Cost
 from fedjax_norm.control.skewscout import ScoutState, SkewScout
 from fedjax_norm.control.travel import Travel, accuracy_loss
 from fedjax_norm.data.federated import FederatedData
@@ -40,7 +40,7 @@ class Scouting(NamedTuple):
     place: Place,
     key: Key,
     round: int,
-    traffic: Traffic,
+    seed: int,
   ) -> tuple[ScoutState, float, Cost]:
     """Lets models travel and chooses the next theta.
 
@@ -57,20 +57,18 @@ class Scouting(NamedTuple):
       place: puts a tree where programs want it.
       key: of the run.
       round: the round before which the look is.
-      traffic: since the start of the run.
+      seed: of the run.
 
     Returns:
       (the controller's state, AL, what the journey costs a client).
     """
-    ids = np.arange(data.num_clients)
-    states, journey = place(store.gather(ids)), place(np.int32(state.looks))
-    loss = accuracy_loss(*self.travels[phase](server, states, data, journey, key))
+    count = data.num_clients
+    states, when = place(store.gather(np.arange(count))), place(np.int32(round))
+    loss = accuracy_loss(*self.travels[phase](server, states, data, when, key))
     variables: Variables = algorithm.variables(server)
     steps, model = round - int(state.since), trees.num_bytes(variables)
-    total = traffic.bytes_up + traffic.bytes_down
-    bsp = 2 * len(ids) * trees.num_bytes(variables["params"]) * steps
+    bsp = 2 * count * trees.num_bytes(variables["params"]) * steps
     cost = Cost(model + _ANSWER_BYTES, model + _ANSWER_BYTES, trips=2)
     if not self.scout.search:
       cost = Cost(0, 0, trips=0)
-    state = self.scout.observe(state, loss, (total - int(state.sent)) / bsp, round)
-    return state._replace(sent=np.int64(total + len(ids) * (cost.up + cost.down))), loss, cost
+    return self.scout.observe(state, loss, int(state.sent) / bsp, round, seed), loss, cost

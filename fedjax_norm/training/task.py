@@ -71,7 +71,7 @@ def make_task(
     model: a key of ``models.MODELS``.
     preprocess: of the images.
     feature_scale: the largest strength of the feature shift, if the preprocessing has one.
-    stem: of ResNets.
+    stem: of the models that have several (see ``models.create``).
     statistics: the channels' mean and deviation; None takes those of the source's images.
     verification: whether the test is to tell identities apart by their embeddings, on the same
       pairs of test images in every run.

@@ -92,7 +92,7 @@ def make_evaluate(
     places = np.argsort(positions)[-len(ids) :]
     return jax.tree.map(lambda a: np.asarray(a)[places], result)
 
-  def evaluate(algorithm, server, store, data):
+  def evaluate(algorithm, server, store, data, key):
     if algorithm.client_variables is None:
       ids = evenly(np.arange(data.num_clients), evaluate_clients)
       result = test.of_model(algorithm.variables(server), stacked)
@@ -116,7 +116,7 @@ def make_evaluate(
       "clients_top1_min": float(np.nanmin(accuracies)),
     }
     if personalise:
-      columns |= personalise(algorithm, server, store, data, ids, stacked)
+      columns |= personalise(algorithm, server, store, data, key, ids, stacked)
     return columns, dict(zip(ids.tolist(), accuracies.tolist(), strict=True))
 
   return evaluate

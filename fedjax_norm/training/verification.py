@@ -201,16 +201,17 @@ def judge(distances: np.ndarray, pairs: Pairs) -> Verdict:
 def best_threshold(distances: np.ndarray, same: np.ndarray) -> float:
   """The threshold under which most pairs are told right, the least of several that are best.
 
-  It lies halfway between the last distance that it takes for one identity and the next.
+  It lies halfway between the last distance that it takes for one identity and the next; one that
+  takes none is a half below the least.
 
   Args:
     distances: [P] float64.
     same: [P] bool.
   """
   order = np.argsort(distances)
-  values = distances[order]
-  # Of the pairs up to the k-th, less what is wrong among them: right in all, but for a constant.
-  gain = np.where(same[order], 1, -1).cumsum()
+  values = np.append(distances.min() - 1, distances[order])  # a place before all pairs
+  # Of the first k pairs, less what is wrong among them: right in all, but for a constant.
+  gain = np.append(0, np.where(same[order], 1, -1).cumsum())
   last = np.append(values[1:] > values[:-1], True)  # equal distances are on one side
   k = int(np.flatnonzero(last)[gain[last].argmax()])
   return float(values[k : k + 2].mean())

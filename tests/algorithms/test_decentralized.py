@@ -239,6 +239,24 @@ def test_mappings_agree(world, make, config):
       np.testing.assert_allclose(leaf, residual[path], atol=1e-5)
 
 
+@pytest.mark.parametrize(("make", "config"), [(gaia, GaiaConfig), (dgc, DgcConfig)])
+def test_what_is_frozen_does_not_move(world, make, config):
+  """Not even by what partitions held back before: the residual at frozen paths stays."""
+  paths = frozenset({"Conv_0/kernel"})
+  more = (len(SIZES),) if make is dgc else ()
+  config = config(dataclasses.replace(PLAIN, frozen_paths=paths))
+  algorithm = make(world.model(), config, SCAN, world.transform, SHAPE, *more)
+  variables = random_variables(world.model())
+  held = algorithm.init_client(algorithm.init(variables))
+  held = held._replace(residual=jax.tree.map(jnp.ones_like, held.residual))
+  algorithm = algorithm._replace(init_client=lambda server: held)
+  server, parts, _ = run_rounds(algorithm, variables, world.data, RATES[:2], np.zeros(2))
+  after, before = flat(at(server, -1).weights), flat(variables["params"])
+  np.testing.assert_array_equal(after["Conv_0/kernel"], before["Conv_0/kernel"])
+  assert np.abs(after["Dense_0/kernel"] - before["Dense_0/kernel"]).min() > 1
+  assert np.all(at(parts, -1).residual["Conv_0"]["kernel"] == 1)
+
+
 # --- what is conserved ---
 
 vectors = st.integers(1, 70).flatmap(

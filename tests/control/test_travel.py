@@ -13,6 +13,9 @@ from fedjax_norm.algorithms.residual import Partition, Shared
 from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
 from fedjax_norm.comm import Sent
 from fedjax_norm.control.travel import accuracy_loss, hosts, make_travel
+from fedjax_norm.data.federated import federate, sample
+from fedjax_norm.data.order import Order
+from fedjax_norm.data.partition import Partition as Division
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import Mode
@@ -29,6 +32,29 @@ def test_everyone_travels_and_everyone_is_visited():
     seen.add(int(there[0]))
   assert seen == {1, 2, 3, 4}
   np.testing.assert_array_equal(hosts(KEY, 3, 2), [1, 0])
+
+
+def test_samples_are_whole_and_new_at_every_look(tiny_source):
+  """Ten of a client's twelve, others each time; and of its stretch where its data drifts."""
+
+  def ids(data, row, step):
+    data = jax.tree.map(jnp.asarray, data)
+    batch = sample(data, row, jnp.int32(step), 10, lambda images, ids, *_: ids, KEY)
+    return np.asarray(batch.images)[np.asarray(batch.mask) > 0]
+
+  data = skewed(tiny_source, SIZES)
+  own = data.order[data.offsets[2] : data.offsets[2] + 12]
+  drawn = [ids(data, 2, step) for step in range(6)]
+  for one in drawn:
+    assert len(set(one)) == 10
+    assert set(one) <= set(own)
+  assert len({tuple(sorted(one)) for one in drawn}) > 1
+  assert set(ids(data, 3, 1)) == set(data.order[data.offsets[3] :][:4])  # all that there are
+  division = Division(data.order, np.append(data.offsets, data.offsets[-1] + data.sizes[-1]))
+  order = Order(drift="source", stretches=2, span=5)
+  drifting = federate(tiny_source.train, division, order=order)
+  assert set(ids(drifting, 2, 4)) == set(np.sort(own)[:6])
+  assert set(ids(drifting, 2, 5)) == set(np.sort(own)[6:])
 
 
 @pytest.mark.parametrize("own_models", [True, False])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_norm.data import partition, sources
+from fedjax_norm.data import csv_index, partition, sources
 from fedjax_norm.errors import UserError
 
 # Codes of both kinds; Namibia, which a careless reader takes for a missing value.
@@ -59,8 +59,6 @@ def test_continents_are_the_natural_clients(pictures):
   train, test = values(source.train), values(source.test)
   both = sorted([*train, *test])
   assert both == [i for i in range(220) if CONTINENTS[COUNTRIES[i % 11]]]
-  assert len(test) == round(0.05 * len(both))
-  assert np.ptp(np.bincount(source.test.labels)) <= 1  # 60 images each
   assert named(source) == [CONTINENTS[COUNTRIES[i % 11]] for i in train]
   for examples in (source.train, source.test):
     assert [source.class_names[c] for c in examples.labels] == [label(i) for i in values(examples)]
@@ -68,6 +66,47 @@ def test_continents_are_the_natural_clients(pictures):
   assert source.notes == ("left out 40 of 220 images, which have no region",)
   owners = partition.make("natural", source.train.labels, None, 0, clients=source.train.clients)
   assert partition.sizes(owners).tolist() == np.bincount(source.train.clients).tolist()
+
+
+def test_a_twentieth_of_every_class_is_tested_on(pictures):
+  source = sources.load(write(pictures, [f"{i}.png,{label(i)}" for i in range(220)], "path,label"))
+  train, test = values(source.train), values(source.test)
+  assert sorted([*train, *test]) == list(range(220))
+  assert len(test) == round(0.05 * 220)
+  assert np.ptp(np.bincount(source.test.labels)) <= 1  # 73 or 74 images each
+
+
+def test_no_level_trains_on_what_another_tests_on(pictures):
+  """Whatever the levels leave out: Antarctica, which is a country, and small regions."""
+  levels = {
+    "continent": world(pictures),
+    "subcontinent": world(pictures, region="subcontinent"),
+    "country": world(pictures, region="country"),
+    "large": world(pictures, min_region_size=40),
+  }
+  sizes = {}
+  for name, source in levels.items():
+    sizes[name] = len(source.train.labels) + len(source.test.labels)
+    for other in levels.values():
+      assert not set(values(source.train)) & set(values(other.test))
+  assert sizes == {"continent": 180, "subcontinent": 180, "country": 200, "large": 160}
+
+
+def test_a_class_without_a_training_image_is_not_tested(tmp_path):
+  rows = [
+    "0.png,cat,NA,train",
+    "1.png,emu,AU,train",
+    "2.png,cat,NA,test",
+    "3.png,emu,NA,test",
+    "4.png,cat,AQ,test",
+  ]
+  where = write(tmp_path, rows, "path,label,country,split").removeprefix("csv:")
+  listing = csv_index.scan(where, 0, min_region_size=2)
+  assert [file.label for file in listing.train] == ["cat"]
+  assert [(file.label, file.client) for file in listing.test] == [("cat", "Africa")]
+  assert listing.notes[-1] == "left out 1 test images, of classes without a training image: emu"
+  with pytest.raises(UserError, match="no image to test on is of a region that is kept"):
+    csv_index.scan(write(tmp_path, rows[:2] + rows[4:], "path,label,country,split")[4:], 0)
 
 
 def test_other_levels_keep_the_test_set(pictures):
@@ -91,7 +130,7 @@ def test_small_regions_are_left_out_and_told(pictures):
   assert sorted([*values(source.train), *values(source.test)]) == list(range(29))
   assert source.notes == ("left out 8 of 37 images, of regions with fewer than 9: Polynesia",)
   assert sources.load(name).notes == ()
-  with pytest.raises(UserError, match="no region has 21 images"):
+  with pytest.raises(UserError, match="no region has 21 images or more; lower the least size"):
     sources.load(name, min_region_size=21)
 
 
@@ -109,10 +148,13 @@ def test_regions_and_splits_of_ones_own(pictures):
   name = write(pictures, rows, header)
   source = sources.load(name)
   assert values(source.train).tolist() == [0, 1, 7]
-  assert values(source.test).tolist() == [4, 3]
+  assert values(source.test).tolist() == [3]  # where there is a test set, val is none
+  without = write(pictures, [row for row in rows if "test" not in row], header)
+  assert values(sources.load(without).test).tolist() == [4]
+  name = write(pictures, rows, header)
   assert source.client_names == ("north", "south")
   assert source.train.clients.tolist() == [0, 1, 0]
-  assert sources.load(name, min_region_size=3).client_names == ("north",)
+  assert sources.load(name, min_region_size=2).client_names == ("north",)
   with pytest.raises(UserError, match="no column country"):
     sources.load(name, region="continent")
 
@@ -158,6 +200,8 @@ def test_labels_are_known_without_the_images(tmp_path):
   rows = [f"{i}.png,{label(i)},{COUNTRIES[i % 9]}" for i in range(220)]
   known = sources.load_labels(write(tmp_path, rows))  # no image is there
   assert len(known.labels) == 209
+  opened = write(tmp_path, ["0.png,cat,train", "1.png,emu,test"], "path,label,split")
+  assert sources.load_labels(opened).class_names == ("cat",)  # emu is to be verified
   assert known.client_names == ("Africa", "Americas", "Asia", "Europe", "Oceania")
   with pytest.raises(UserError, match="which is not there"):
     sources.load(write(tmp_path, rows))
@@ -184,7 +228,7 @@ GOOD = [f"{i}.png,{label(i)},US" for i in range(6)]
     (["1.png,cat"], "path,label,country", "line 2 has 2 fields"),
     ([*GOOD, ",cat,US"], "path,label,country", "line 8 has no path"),
     ([*GOOD, "1.png,,US"], "path,label,country", "line 8 has no label"),
-    ([*GOOD, "1.png,cat,Utopia"], "path,label,country", "line 8 has the country 'Utopia'"),
+    ([*GOOD, "8.png,cat,Utopia"], "path,label,country", "line 8 has the country 'Utopia'"),
     ([*GOOD, '1.png,"cat,US'], "path,label,country", "cannot be read as CSV"),
     (GOOD, "path,label,split", "line 2 has the split 'us'"),
     ([f"{i}.png,cat,train" for i in range(3)], "path,label,split", "no image whose split is test"),
@@ -194,7 +238,8 @@ GOOD = [f"{i}.png,{label(i)},US" for i in range(6)]
     (["1.png,cat", "2.png,emu"], "path,label", "one image a class"),
     ([*GOOD, "absent.png,cat,US"], "path,label,country", "absent.png, which is not there"),
     ([*GOOD, "index.csv,cat,US"], "path,label,country", "is not an image"),
-    (["1.png,cat,"] * 3, "path,label,country", "no region has 1 images"),
+    (["1.png,cat,", "2.png,cat,"], "path,label,country", "no image has a region; fill in"),
+    ([*GOOD, "./x/../3.png,emu,DE"], "path,label,country", "lines 5 and 8 name one image"),
   ],
 )
 def test_bad_indexes_are_refused(pictures, rows, header, words):

@@ -129,6 +129,12 @@ def test_the_classes_of_a_drifting_client_by_hand():
   ]
 
 
+@pytest.mark.parametrize("span", [2**31, 10**30, np.array([2**40])])
+def test_a_stretch_may_last_longer_than_any_run(span):
+  data = federation((TOTAL,), Order(drift="label", stretches=5, span=span))
+  assert set(LABELS[joined(drawn(data))]) == {0}
+
+
 def test_drift_and_correlation_together():
   """Frames in a row of one stretch of labels after the other."""
   data = federation((TOTAL,), Order("source", drift="label", stretches=5, span=3))

@@ -94,7 +94,7 @@ def test_warm_up_and_boundaries_in_epochs():
 
 def test_the_grids_are_the_papers():
   for name, grid in GRIDS.items():
-    config = DecentralizedFlags(algorithm=name, skewscout="hill")
+    config = DecentralizedFlags(algorithm=name, skewscout="hill", rounds=500)
     scout = make_dial(config).scout
     assert (scout.grid, scout.every, scout.start) == (grid, 500, 0)
     assert (scout.lambda_al, scout.lambda_c, scout.sigma_al) == (50, 1, 0.05)
@@ -124,6 +124,10 @@ def test_the_grids_are_the_papers():
     ("--algorithm=fedavg --skewscout=hill --scout_grid=0.5,2", "a theta of fedavg"),
     ("--algorithm=dgc --skewscout=hill --scout_grid=0.5,2", "a theta of dgc"),
     ("--algorithm=gaia --skewscout=hill --scout_every=0", "at least 1"),
+    ("--algorithm=gaia --skewscout=hill", "never reaches"),
+    ("--algorithm=fedavg --local_steps=3 --skewscout=measure --scout_every=4", "never reaches"),
+    ("--algorithm=gaia --skewscout=hill --threshold=0", "--skewscout=off"),
+    ("--scout_every=0", "--skewscout"),
     ("--algorithm=gaia --skewscout=hill --scout_sigma_al=-1", "0 or more"),
     ("--algorithm=gaia --cohort=2", "cohort"),
     ("--algorithm=sgd", "bsp"),

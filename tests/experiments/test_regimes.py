@@ -27,6 +27,7 @@ def config(arguments, kind=FedAvgFlags):
     ("--drift=label --rounds=10 --drift_stretches=4", SsgdFlags, 4, 3),
     ("--drift=source --drift_rounds=7 --local_steps=3", FedAvgFlags, 2, 21),
     ("--drift=label --drift_rounds=7", FedAvgFlags, 2, 7),
+    (f"--drift=label --drift_rounds={10**30} --local_epochs=1", FedAvgFlags, 2, [600, 1200, 1800]),
     # Batches of 32: one, two and three steps an epoch.
     ("--drift=label --drift_rounds=7 --local_epochs=2", FedAvgFlags, 2, [14, 28, 42]),
   ],
@@ -52,6 +53,13 @@ def test_orders_and_labels_reach_the_task(tiny_source):
     own = task.data.order[task.data.offsets[k] :][: task.data.sizes[k]]
     assert (np.diff(task.data.labels[own]) >= 0).all()
   assert build.make_order(config(""), SIZES) == Order()
+
+
+@pytest.mark.parametrize("flag", ["--evaluate_clients=2", "--fine_tune_steps=1", "--diagnostics"])
+def test_clients_that_label_otherwise_are_not_tested_by_their_labels(tiny_source, flag):
+  division = partition.make("iid", tiny_source.train.labels, 3, 0)
+  with pytest.raises(UserError, match="--relabelled leaves test labels as they are"):
+    build.make_task_of(config(f"--relabelled=0.4 {flag}"), tiny_source, division)
 
 
 def test_fine_tuning_takes_the_rate_of_the_run():

@@ -13,7 +13,7 @@ from fedjax_norm.errors import UserError
 def run(folder, *options):
   values = flags.FlagValues()
   define(RegionsFlags, values, partition="natural")
-  values(["regions", f"--output={folder / 'out'}", *options])
+  values(["regions", f"--output={folder / 'out'}", *options])  # the last of several counts
   regions.run(parse(RegionsFlags, values))
 
 
@@ -67,14 +67,31 @@ def test_any_partition_has_regions(tmp_path, capsys):
   assert "on average 3.0 of 4 regions hold less than 1% of a class" in out
 
 
+def test_regions_choose_the_images_of_any_partition(tmp_path, capsys, index):
+  run(tmp_path, index, "--partition=iid", "--clients=5", "--region=continent")
+  out = capsys.readouterr().out
+  assert "left out 2 of 120 images" in out
+  assert out.count("client ") == 5
+
+
+def test_identities_to_be_verified_have_a_table(tmp_path, capsys):
+  """A folder whose test classes are others than its training classes."""
+  for place in ("train/anna/a.png", "train/ben/b.png", "test/carl/c.png"):
+    (tmp_path / "faces" / place).parent.mkdir(parents=True)
+    (tmp_path / "faces" / place).touch()
+  run(tmp_path, f"--data=folder:{tmp_path / 'faces'}", "--partition=iid", "--clients=2")
+  assert "carl" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
   ("options", "words"),
   [
     (["--top=0"], "top"),
     (["--data=digits"], "natural"),
     (["--data=digits", "--region=country"], "csv"),
-    (["--partition=iid", "--region=country"], "min_region_size"),
     (["--min_region_size=-1"], "min_region_size"),
+    (["--output=/dev/null"], "another one"),
+    (["--output=/dev/null/regions"], "another one"),
   ],
 )
 def test_what_cannot_be_is_one_sentence(tmp_path, index, options, words):

@@ -21,8 +21,9 @@ from torch_units import (
 
 from fedjax_norm import models
 from fedjax_norm.errors import UserError
-from fedjax_norm.models import registry
+from fedjax_norm.models import layers, registry
 from fedjax_norm.models.alexnet import AlexNet
+from fedjax_norm.models.conv import conv
 from fedjax_norm.norm import NAMES, Mode, create
 
 NONE, BN = create("none"), create("bn")
@@ -46,7 +47,9 @@ def torchs(stem, variables, x):
 @pytest.mark.parametrize(
   ("stem", "norm", "size"), [("cifar", BN, (18, 13, 3)), ("imagenet", NONE, (63, 79, 2))]
 )
-def test_it_is_torchs(stem, norm, size):
+def test_it_is_torchs(stem, norm, size, monkeypatch):
+  # The lowering of convolutions has tests of its own; XLA's compiles faster.
+  monkeypatch.setattr(layers, "conv", functools.partial(conv, lowering="xla"))
   model = AlexNet(norm, 5, stem)
   variables, x = randomized(shapes(model, size)), images(3, *size)
   mode = Mode(train=True, dropout=False)

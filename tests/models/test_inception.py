@@ -38,6 +38,7 @@ from fedjax_norm.norm import Mode, create
 
 NONE, BN = create("none"), create("bn")
 LARGE = (299, 299, 3)
+LABELS = np.zeros(2, np.int32)
 MODULES = (ModuleA, ModuleB, ModuleC, ModuleD, ModuleE)
 
 
@@ -129,7 +130,17 @@ def multiply_adds(call):
   [("imagenet", 299, (35, 17, 8), 5.713e9), ("cifar", 32, (8, 4, 2), None)],
 )
 def test_the_modules_and_what_they_cost(stem, size, sides, macs):
-  calls, _ = noted(InceptionV3(NONE, 1000, stem), (size, size, 3), Mode(), *MODULES, Conv, Dense)
+  calls, changed = noted(
+    InceptionV3(NONE, 1000, stem),
+    (size, size, 3),
+    Mode(labels=LABELS),
+    Auxiliary,
+    *MODULES,
+    Conv,
+    Dense,
+  )
+  assert not any(isinstance(module, Auxiliary) for module, *_ in calls)  # outside of training
+  assert not changed
   if macs:
     linear = [call for call in calls if isinstance(call[0], Conv | Dense)]
     assert sum(map(multiply_adds, linear)) == pytest.approx(macs, rel=1e-3)
@@ -160,14 +171,9 @@ def test_the_auxiliary_loss_is_torchs(size):
   assert_close(loss, 0.4 * F.cross_entropy(logits, torch.tensor(labels), reduction="sum"))
 
 
-def test_only_training_has_the_auxiliary_classifier():
-  model, size = InceptionV3(NONE, 5), (32, 32, 3)
-  labels = jnp.zeros(2, jnp.int32)
-  kinds = (Auxiliary, ModuleC, ModuleD, nn.Dropout)
-  calls, changed = noted(model, size, Mode(labels=labels), *kinds)
-  assert not any(isinstance(module, Auxiliary) for module, *_ in calls)
-  assert not changed
-  calls, changed = noted(model, size, Mode(train=True, labels=labels), *kinds)
+def test_training_has_the_auxiliary_classifier():
+  model, kinds = InceptionV3(NONE, 1000, "cifar"), (Auxiliary, ModuleC, ModuleD, nn.Dropout)
+  calls, changed = noted(model, (32, 32, 3), Mode(train=True, labels=LABELS), *kinds)
   names = [type(module).__name__ for module, *_ in calls]
   assert names == [*["ModuleC"] * 4, "Auxiliary", "ModuleD", "Dropout"]
   assert calls[-1][0].rate == 0.5

@@ -8,7 +8,10 @@ import pytest
 
 from fedjax_norm import diagnostics, trees
 from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
+from fedjax_norm.algorithms.periodic import Average
+from fedjax_norm.comm import Sent
 from fedjax_norm.data import digits, partition
+from fedjax_norm.data.federated import federate
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import create
@@ -101,6 +104,19 @@ def test_what_is_recorded_is_what_the_clients_hold(task, whole):
   assert places == {f"{i} on {j}" for i in range(3) for j in range(3)}
 
 
+def test_local_updates_of_averaging_now_and_then_are_told_just_before_it(task, whole):
+  program, _, outcome = whole
+  algorithm = program.phases["explore"].algorithm
+  told = []
+  for due in (True, False):
+    server = Average(outcome.variables, np.int32(3), np.bool_(due), Sent.zeros())
+    rows = program.diagnose(
+      "explore", algorithm, server, outcome.clients, task.data, 4, jax.random.key(0)
+    )
+    told.append({row["quantity"] for row in rows})
+  assert told[0] - told[1] == {"local_update_delta"}
+
+
 def test_recording_changes_no_bit_of_the_run(task, whole):
   plain = train(make(task, None), LOOP, task.data, initial_variables(task, 0))
   chex.assert_trees_all_equal(plain.variables, whole[2].variables)
@@ -132,25 +148,25 @@ def test_a_resumed_run_records_each_evaluation_once(task, whole, tmp_path, monke
 
 def test_skewed_labels_diverge_more_than_iid_ones(tiny_net):
   """Paper 004, fig. 4, at the size of a test: what enters the first norm, digits, five clients."""
-  source, spec, medians = digits.load(), create("fixbn"), {}
-  for name, options in (("classes", {"classes_per_client": 2}), ("iid", {})):
-    division = partition.make(name, source.train.labels, 5, 0, **options)
-    task = make_task(source, division, spec)._replace(model=tiny_net(norm=spec, num_classes=10))
-    fed = FedAvgConfig(LocalConfig(batch_size=64))
-    few = DiagnosticsConfig(batches=10)
-    program = make_fedavg(task, fed, LOOP, Schedule(0.05), diagnostics=few)
-    algorithm = program.phases["explore"].algorithm
-    server = algorithm.init(initial_variables(task, 0))
-    store = ClientStore(algorithm.init_client(server), 5)
-    for phase in ("explore", "calibrate") if name == "iid" else ("explore",):
-      rows = program.diagnose(phase, algorithm, server, store, task.data, 1, jax.random.key(0))
-      found = {(row["quantity"], row["place"]): row["value"] for row in rows}
-      for moment in ("mean", "variance"):
-        medians[name, moment, phase] = found[f"{moment}_divergence_median", "Norm_0"]
-  assert medians["classes", "mean", "explore"] > 3 * medians["iid", "mean", "explore"]
-  assert medians["classes", "variance", "explore"] > 2 * medians["iid", "variance", "explore"]
-  # FixBN's frozen statistics come after what enters the first norm.
-  assert medians["iid", "mean", "calibrate"] == medians["iid", "mean", "explore"]
+  source, spec, medians = digits.load(), create("none"), {}
+  iid, skewed = (
+    partition.make(name, source.train.labels, 5, 0, **options)
+    for name, options in (("iid", {}), ("classes", {"classes_per_client": 2}))
+  )
+  task = make_task(source, iid, spec)._replace(model=tiny_net(norm=spec, num_classes=10))
+  fed = FedAvgConfig(LocalConfig(batch_size=64))
+  few = DiagnosticsConfig(batches=4)  # less than a pass, so that all samples have one size
+  program = make_fedavg(task, fed, LOOP, Schedule(0.05), diagnostics=few)
+  algorithm = program.phases["explore"].algorithm
+  server = algorithm.init(initial_variables(task, 0))
+  store = ClientStore(algorithm.init_client(server), 5)
+  for name, data in (("iid", task.data), ("classes", federate(source.train, skewed))):
+    rows = program.diagnose("explore", algorithm, server, store, data, 1, jax.random.key(0))
+    found = {(row["quantity"], row["place"]): row["value"] for row in rows}
+    for moment in ("mean", "variance"):
+      medians[name, moment] = found[f"{moment}_divergence_median", "Norm_0"]
+  assert medians["classes", "mean"] > 3 * medians["iid", "mean"]
+  assert medians["classes", "variance"] > 2 * medians["iid", "variance"]
 
 
 def test_a_sample_is_of_one_clients_examples_without_repeats(task):

@@ -45,6 +45,15 @@ def test_every_panel_draws_what_was_recorded():
   assert losses.lines[0].get_xydata().tolist() == [[2, 0.1], [4, 0.3]]
 
 
+def test_what_is_written_can_be_read_on_its_colour():
+  """Bright letters on dark fields; where nothing is known there is the white of the paper."""
+  cells = {"0 on 0": 0.2, "0 on 1": 0.8, "0 on 2": float("nan")}
+  rows = [row(1, "accuracy", place, value) for place, value in cells.items()]
+  (table,) = diagnostic_plots.diagnostics_figure(rows, [], "a run").axes
+  written = {text.get_text(): text.get_color() for text in table.texts}
+  assert written == {"20": "white", "80": "black", "-": "black"}
+
+
 @pytest.mark.parametrize(
   ("rows", "metrics", "panels"),
   [
