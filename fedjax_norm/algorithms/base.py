@@ -59,6 +59,8 @@ class Algorithm(NamedTuple):
       to be tested there (paper 004, sec. 7); None is the global one.
     residual: (server's state, one client's state) -> what the client has accumulated and not yet
       sent, of the parameters' structure; None for algorithms that hold nothing back.
+    averages_next: the server's state -> whether clients' models are averaged before their next
+      step; None where that has no meaning.
     columns: the server's state -> further columns of a row of metrics, scalars by name; they are
       read at evaluations.
   """
@@ -74,6 +76,7 @@ class Algorithm(NamedTuple):
   sent: Callable[[PyTree], Traffic] | None = None
   local_variables: Callable[[PyTree, PyTree], Variables] | None = None
   residual: Callable[[PyTree, PyTree], PyTree] | None = None
+  averages_next: Callable[[PyTree], Array] | None = None
   columns: Callable[[PyTree], dict[str, Array]] = lambda server: {}
 
 

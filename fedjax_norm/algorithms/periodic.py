@@ -174,6 +174,7 @@ def periodic(
     global_view=True,
     sent=lambda server: server.sent.traffic(),
     local_variables=own_variables,
+    averages_next=lambda server: server.due,
   )
 
 

@@ -179,7 +179,7 @@ def make_diagnose(
       found |= divergences(phase, own, data, ids, round_, key)
       if algorithm.local_variables:
         found |= differences(own, shared)
-        if getattr(server, "due", True):
+        if algorithm.averages_next is None or algorithm.averages_next(server):
           params = [model["params"] for model in own]
           delta = diagnostics.local_update_delta(params, shared["params"])
           found["local_update_delta", ""] = delta

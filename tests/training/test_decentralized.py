@@ -110,6 +110,10 @@ def test_what_is_sent_costs_simulated_time(whole):
     rows = train(fixed, LoopConfig(12, 12), task.data, initial_variables(task, 0)).rows
     seconds.append(rows[0]["simulated_seconds"])
     assert rows[0]["round_trips"] == 12 // theta
+  algorithm = program.phases["explore"].algorithm
+  state = algorithm.init(initial_variables(task, 0))
+  assert not algorithm.averages_next(state)
+  assert algorithm.averages_next(state._replace(due=True))
   assert 2.5 < seconds[0] / seconds[1] <= 3.01
 
 

@@ -107,6 +107,7 @@ def test_what_is_recorded_is_what_the_clients_hold(task, whole):
 def test_local_updates_of_averaging_now_and_then_are_told_just_before_it(task, whole):
   program, _, outcome = whole
   algorithm = program.phases["explore"].algorithm
+  algorithm = algorithm._replace(averages_next=lambda server: server.due)
   told = []
   for due in (True, False):
     server = Average(outcome.variables, np.int32(3), np.bool_(due), Sent.zeros())
