@@ -144,13 +144,12 @@ def test_periodic_averaging_is_algorithm_2(world, local_steps):
   assert traffic == (averages * 4 * size, averages * 4 * size, averages)
 
 
-@pytest.mark.parametrize("momentum", ["local", "reset"])
-def test_periodic_averaging_is_fedavg_round_by_round(world, momentum):
-  """With running statistics too, which both combine at an average."""
+def test_periodic_averaging_is_fedavg_round_by_round(world):
+  """With running statistics too, which both combine at an average, and a momentum that ends."""
   model = world.model("bn", decay=0.5)
-  config = PeriodicConfig(PLAIN, momentum)
+  config = PeriodicConfig(PLAIN, "reset")
   algorithm, server, _, _ = world.run(periodic, config, model=model, thetas=np.full(STEPS, 5))
-  other = FedAvgConfig(PLAIN, local_steps=5, weighting="uniform", client_momentum=momentum)
+  other = FedAvgConfig(PLAIN, local_steps=5, weighting="uniform", client_momentum="reset")
   _, expected, _, _ = world.run(fedavg, other, model=model, rates=RATES[:4])
   for index in range(4):
     got = algorithm.variables(at(server, 5 * index + 4))
@@ -176,18 +175,16 @@ def bsp(world, local, reduction, rates=FALLING, model=None):
   return world.run(ssgd, config, np.array(SIZES), model=model, rates=rates)[1].variables
 
 
-@pytest.mark.parametrize("name", ["none", "bn"])
-def test_gaia_without_a_threshold_is_bsp(world, name):
+def test_gaia_without_a_threshold_is_bsp(world):
   """Also while the rate falls, and with running statistics that all combine each step."""
-  model = world.model(name, decay=0.5) if name == "bn" else world.model()
+  model = world.model("bn", decay=0.5)
   local = dataclasses.replace(HEAVY, clip_norm=0.0)
   _, server, parts, _ = world.run(gaia, GaiaConfig(local), model=model, rates=FALLING)
   expected = bsp(world, local, "sum", model=model)
   for step in range(STEPS):
     close(at(server, step).variables["params"], at(expected, step)["params"], f"after {step}")
-    if name == "bn":
-      stats = at(server, step).variables["batch_stats"]
-      close(stats, at(expected, step)["batch_stats"], f"after {step}")
+    stats = at(server, step).variables["batch_stats"]
+    close(stats, at(expected, step)["batch_stats"], f"after {step}")
   assert not any(leaf.any() for leaf in jax.tree.leaves(parts.residual))
 
 
@@ -208,28 +205,15 @@ def test_fedavg_of_single_steps_is_mean_bsp(world, momentum):
   expected = bsp(world, PLAIN if momentum == "local" else NO_MOMENTUM, "mean")
   config = FedAvgConfig(PLAIN, weighting="uniform", client_momentum=momentum)
   _, server, _, _ = world.run(fedavg, config, rates=FALLING)
-  _, stepwise, _, _ = world.run(
-    periodic, PeriodicConfig(PLAIN, momentum), rates=FALLING, thetas=np.ones(STEPS)
-  )
   for step in range(STEPS):
     close(at(server, step).variables["params"], at(expected, step)["params"], f"after {step}")
-    close(at(stepwise, step).variables["params"], at(expected, step)["params"], f"after {step}")
 
 
-def test_sum_and_mean_differ_by_the_number_of_partitions(world):
-  total = bsp(world, HEAVY, "sum", FALLING)
-  mean = bsp(world, HEAVY, "mean", FALLING * len(SIZES))
-  close(at(total, -1), at(mean, -1), "at the end")
-  assert np.abs(flat(at(total, -1)["params"])["Conv_0/kernel"]).max() > 0
-
-
-@pytest.mark.parametrize(("make", "config"), [(gaia, GaiaConfig(HEAVY)), (dgc, DgcConfig(HEAVY))])
-def test_mappings_agree(world, make, config):
-  more = (len(SIZES),) if make is dgc else ()
-  thetas = np.full(STEPS, 0.2 if make is gaia else 0.9)
+def test_mappings_agree(world):
+  thetas = np.full(STEPS, 0.2)
   results = [
-    world.run(make, config, *more, thetas=thetas, mapping=mapping)[1:3]
-    for mapping in (VMAP, SCAN, nodes.create("shard_map", num_nodes=len(SIZES)))
+    world.run(gaia, GaiaConfig(HEAVY), thetas=thetas, mapping=mapping)[1:3]
+    for mapping in (VMAP, nodes.create("shard_map", num_nodes=len(SIZES)))
   ]
   for server, parts in results[1:]:
     close(at(server, -1).weights, at(results[0][0], -1).weights, "on another mapping")
@@ -259,7 +243,8 @@ def test_what_is_frozen_does_not_move(world, make, config):
 
 # --- what is conserved ---
 
-vectors = st.integers(1, 70).flatmap(
+# Few lengths, for each compiles anew.
+vectors = st.sampled_from([1, 9, 70]).flatmap(
   lambda n: st.tuples(*(st.lists(st.floats(-4, 4, width=16), min_size=n, max_size=n),) * 2)
 )
 
