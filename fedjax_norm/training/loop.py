@@ -530,10 +530,6 @@ def _diverged(first: int, last: int, folder: RunFolder | None) -> None:
   )
 
 
-def _unknown(value: Any) -> bool:
-  return isinstance(value, float) and value != value
-
-
 def summary(outcome: Outcome) -> dict[str, Any]:
   """The figures of a run's end, as in ``summary.json``."""
   last = outcome.rows[-1]
@@ -542,7 +538,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
   names += ["simulated_seconds", "staleness_mean", "staleness_max", "theta", "accuracy_loss"]
   return {
     "rounds": last["round"],
-    **{name: last[name] for name in names if name in last and not _unknown(last[name])},
+    **{name: last[name] for name in names if name in last and not np.isnan(last[name])},
     **{name: last[name] for name in last if name.startswith(("clients_", "models_", "personal_"))},
     **({"frozen_at": outcome.frozen_at} if outcome.frozen_at is not None else {}),
   }

@@ -102,12 +102,13 @@ def make_evaluate(
     else:
       ids = evenly(np.flatnonzero(store.seen), evaluate_clients or MODELS_EVALUATED)
       result = of_clients(algorithm, server, store, data, ids)
-      columns = test.summarize(result)
       if algorithm.global_view:
-        each = [test.summarize(jax.tree.map(lambda a, i=i: a[i], result)) for i in range(len(ids))]
-        own = [columns["top1"] for columns in each]
+        each = [jax.tree.map(lambda a, i=i: a[i], result) for i in range(len(ids))]
+        own = [test.summarize(one)["top1"] for one in each]
         columns = test.summarize(test.of_model(algorithm.variables(server), stacked))
         columns |= {"models_top1": float(np.mean(own)), "models_top1_min": min(own)}
+      else:
+        columns = test.summarize(result)
     if not evaluate_clients:
       return columns, {}
     accuracies = evaluation.by_label_share(result, label_counts(data, ids, num_classes))
