@@ -1,27 +1,38 @@
 """The small networks: ``tiny`` (digits), ``lenet`` (paper 004) and ``cnn`` (FL benchmarks)."""
 
+from collections.abc import Sequence
+
 import jax
 from flax import linen as nn
 
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.models.pool import avg_pool, ceil_pads, max_pool
+from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, Norm, NormSpec
 from fedjax_norm.typing import Array
 
 
-class Tiny(nn.Module):
+class Tiny(Staged):
   """Three 3x3 convolutions (32, 64 at stride 2, 64), mean pool, dense."""
 
   norm: NormSpec
   num_classes: int
 
-  @nn.compact
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> logits [N, num_classes]."""
-    for features, stride in ((32, 1), (64, 2), (64, 1)):
-      x = Conv(features, (3, 3), self.norm, strides=(stride, stride))(x, mode)
-      x = jax.nn.relu(Norm(self.norm)(x, mode))
-    return Dense(self.num_classes, self.norm)(x.mean((1, 2)), mode)
+  def stages(self) -> Sequence[Stage]:
+    """conv1, conv2, conv3, head."""
+
+    def unit(index: int, features: int, stride: int) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        strides = (stride, stride)
+        x = Conv(features, (3, 3), self.norm, strides=strides, name=f"Conv_{index}")(x, mode)
+        return jax.nn.relu(Norm(self.norm, name=f"Norm_{index}")(x, mode))
+
+      return f"conv{index + 1}", run
+
+    def head(x: Array, mode: Mode) -> Array:
+      return Dense(self.num_classes, self.norm, name="Dense_0")(x.mean((1, 2)), mode)
+
+    return (unit(0, 32, 1), unit(1, 64, 2), unit(2, 64, 1), ("head", head))
 
 
 class LeNet(nn.Module):
