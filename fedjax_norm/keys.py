@@ -19,6 +19,8 @@ class Stream(enum.IntEnum):
   TRAVEL = 6
   FINE_TUNE = 7
   SAMPLE = 8
+  TURN = 9
+  DECODER = 10
 
 
 def stream(key: Key, purpose: Stream) -> Key:

@@ -1,0 +1,118 @@
+"""The flags of ``experiments.split``, and what its options are made of."""
+
+import dataclasses
+
+from experiments.build import make_local
+from experiments.checks import refuse
+from experiments.fields import boolean, choice, integer, number, string
+from experiments.flags import Config
+from fedjax_norm.algorithms import split_config
+from fedjax_norm.algorithms.split_config import SplitConfig
+from fedjax_norm.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFlags(Config):
+  """What a run of split learning is told besides."""
+
+  several_processes = False
+
+  algorithm: str = choice(
+    "split",
+    split_config.VARIANTS,
+    "split: clients take turns (paper 003, Alg. 2); splitfed_v1: side by side, the client and "
+    "server parts averaged after a round; splitfed_v2: in turns, the client parts averaged.",
+  )
+  cut: str | None = string(
+    None,
+    "The last stage of the model that a client holds, the first with parameters by default; python "
+    "-m experiments.stages lists them.",
+  )
+  tail: str | None = string(
+    None,
+    "The U-shape without label sharing: the last stage of the server; those after it are the "
+    "client's again.",
+  )
+  relays: str | None = string(
+    None, "Two or more relays between client and server: the last stage of each, with commas."
+  )
+  cohort: int | None = integer(None, "Clients a round; all by default.")
+  local_steps: int | None = integer(None, "Steps of a client's turn; 1 by default.")
+  local_epochs: int | None = integer(None, "Passes over a client's data in a turn, instead.")
+  turn_order: str = choice("fixed", split_config.TURN_ORDERS, "Of the clients in a round.")
+  hand_over: str | None = choice(
+    None,
+    split_config.HAND_OVERS,
+    "How a client gets the weights of the one before: through the server (centralised, default) or "
+    "from it (peer).",
+  )
+  handed_over: str | None = choice(
+    None,
+    split_config.HANDED_OVER,
+    "What it gets: the weights (default), or updates of those that a seed gives (sec. 3.4).",
+  )
+  client_momentum: str | None = choice(
+    None,
+    split_config.MOMENTA,
+    "Of parts that are averaged in SplitFed; local by default if all take part, else reset.",
+  )
+  autoencoder: float | None = number(
+    None, "Semi-supervised learning (Alg. 3): alpha, the weight of the clients' autoencoder."
+  )
+  labelled: float | None = number(
+    None, "With --autoencoder: the share of the training examples whose labels are known; 1 by default."
+  )
+  step_by_step: bool = boolean(
+    False,
+    "Whether every party is compiled by itself and each message is an object: slower, and listed "
+    "in messages.csv.",
+  )
+
+  @property
+  def one_device(self) -> bool:  # type: ignore[override]
+    """Whether clients run one after another."""
+    return self.step_by_step or self.algorithm != "splitfed_v1"
+
+
+_AVERAGED, _HANDED = ("client_momentum",), ("hand_over", "handed_over")
+
+
+def make_split_config(config: SplitFlags) -> SplitConfig:
+  """The options of split learning.
+
+  Raises:
+    UserError: a flag that would do nothing, or that means nothing here.
+  """
+  for name in ("fine_tune_steps", "network", "num_processes"):
+    if getattr(config, name) is not None:
+      reason = {
+        "fine_tune_steps": "no client of split learning holds the whole model",
+        "network": "the simulated clock knows clients that work at the same time alone",
+        "num_processes": "split learning is simulated in one process",
+      }[name]
+      raise UserError(f"--{name} cannot be: {reason}; drop it.")
+  if config.algorithm == "split":
+    refuse(config, _AVERAGED, "--algorithm=splitfed_v1 or splitfed_v2")
+  else:
+    refuse(config, _HANDED, "--algorithm=split")
+    if not config.momentum:
+      refuse(config, _AVERAGED, "--momentum above 0")
+  if config.autoencoder is None:
+    refuse(config, ("labelled",), "--autoencoder")
+  kept = "local" if config.momentum and config.cohort is None else "reset"
+  momentum = config.client_momentum or ("reset" if config.algorithm == "split" else kept)
+  return SplitConfig(
+    local=make_local(config),
+    cut=config.cut,
+    tail=config.tail,
+    relays=tuple(config.relays.split(",")) if config.relays is not None else (),
+    variant=config.algorithm,
+    local_steps=config.local_steps,
+    local_epochs=config.local_epochs,
+    turn_order=config.turn_order,
+    hand_over=config.hand_over or "centralised",
+    handed_over=config.handed_over or "weights",
+    client_momentum=momentum,
+    batch_stats=config.batch_stats or "mean",
+    alpha=config.autoencoder,
+  )

@@ -1,0 +1,127 @@
+"""Split learning (paper 003, Alg. 1 to 3, sec. 3.6), and SplitFed, whose client parts average."""
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_norm import trees
+from fedjax_norm.algorithms.base import HELD, Algorithm, Context
+from fedjax_norm.algorithms.split_config import SplitConfig
+from fedjax_norm.algorithms.split_rules import ClientState, Rules, SplitState
+from fedjax_norm.comm import Cost, Sent
+from fedjax_norm.data.federated import Transform, draw
+from fedjax_norm.keys import Stream, stream
+from fedjax_norm.local import Metrics
+from fedjax_norm.nodes import Nodes
+from fedjax_norm.split.exchange import carry, step
+from fedjax_norm.split.parties import Part
+from fedjax_norm.split.tally import Tally
+from fedjax_norm.typing import Array, Key
+
+
+def split(rules: Rules, config: SplitConfig, nodes: Nodes, transform: Transform) -> Algorithm:
+  """Split learning; a round is one turn of every client of the cohort.
+
+    for each Alice_j in turn:
+      F_a,j <- F_a,o of the last Alice_o
+      for each of her steps:  X <- F_a,j(data);  Bob: F_b', gradient' <- F_b^T(G'(F_b(X), label))
+                              F_a,j' <- F_a,j^T(gradient')
+
+  all of it in one program, in which messages are values. In SplitFed parts of a round's start are
+  averaged at its end, weighted by the clients' examples; v1 runs the clients side by side.
+
+  Args:
+    rules: what each party does (see ``make_rules``).
+    config: the options.
+    nodes: how clients are mapped in ``splitfed_v1``.
+    transform: of their images.
+  """
+  batch_size = config.local.batch_size
+
+  def turn(parts: tuple[Part, ...], row: Array, context: Context):
+    steps = rules.steps(context.data.sizes[row])
+    key = turn_key(context, row)
+
+    def body(index, state):
+      parts, metrics, tally, _ = state
+      place = context.round * steps + index
+      batch = draw(context.data, row, place, batch_size, transform, context.key)
+      done = step(
+        rules.plan,
+        rules.parties,
+        rules.loss_gradient,
+        rules.autoencoder,
+        carry,
+        parts,
+        batch,
+        place / steps,
+        jax.random.fold_in(key, index),
+        context.rate,
+      )
+      tally = tally.add(rules.step_tally(done.examples, done.exchanged))
+      return done.parts, trees.add(metrics, done.metrics), tally, done.reconstruction
+
+    start = (parts, Metrics.zeros(), Tally.zeros(), jnp.float32(0))
+    return jax.lax.fori_loop(0, steps, body, start)
+
+  def node(state: SplitState, client: ClientState, row: Array, context: Context):
+    parts, metrics, tally, reconstruction = turn(rules.begin(state, client), row, context)
+    state, client, sums = rules.end(state, client, row, context, parts, tally, reconstruction)
+    return state, client, {"metrics": metrics, **sums}
+
+  def in_turns(state: SplitState, clients: ClientState, cohort: Array, context: Context):
+    order = rules.order(context, len(cohort))
+
+    def body(index, carried):
+      state, clients, total = carried
+      place = order[index]
+      client = jax.tree.map(lambda a: a[place], clients)
+      state, client, sums = node(state, client, cohort[place], context)
+      clients = jax.tree.map(lambda a, b: a.at[place].set(b), clients, client)
+      return state, clients, trees.add(total, sums)
+
+    first = jax.tree.map(lambda a: a[0], clients)
+    shapes = jax.eval_shape(node, state, first, cohort[0], context)[2]
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    return jax.lax.fori_loop(0, len(cohort), body, (state, clients, zeros))
+
+  def side_by_side(state: SplitState, clients: ClientState, cohort: Array, context: Context):
+    def one(shared, item):
+      (state, context), (row, client) = shared, item
+      _, client, sums = node(state, client, row, context)
+      return sums, client
+
+    sums, clients = nodes.map_reduce(one, (state, context), (cohort, clients), (False, HELD))
+    return state, clients, sums
+
+  def round_(state: SplitState, clients: ClientState, cohort: Array, context: Context):
+    run = in_turns if config.in_turns else side_by_side
+    state, clients, sums = run(state, clients, cohort, context)
+    return rules.close(state, sums), clients, sums["metrics"]
+
+  # Clients that average do so at once; those side by side wait for the one with the most steps.
+  links = 0 if config.in_turns else len(rules.plan.segments) - 1
+  trips = 0 if config.variant == "split" else 1
+  return Algorithm(
+    init=rules.init,
+    init_client=rules.init_client,
+    round=round_,
+    variables=lambda state: state.variables,
+    client_variables=rules.client_variables,
+    local_steps=rules.steps,
+    cost=Cost(0, 0, step_trips=links, trips=trips),
+    sent=lambda state: Sent(state.tally.up, state.tally.down, state.tally.trips).traffic(),
+    columns=rules.columns,
+    client_columns=rules.client_columns,
+    told=rules.told,
+  )
+
+
+def turn_key(context: Context, row: Array) -> Array:
+  """What the dropout of a client's turn derives from."""
+  return key_of_turn(context.key, context.round, context.data.clients[row])
+
+
+def key_of_turn(key: Key, round: Array | int, client: Array | int) -> Key:
+  """The same, from the run's key, for a party that has no table of clients."""
+  key = jax.random.fold_in(stream(key, Stream.DROPOUT), round)
+  return jax.random.fold_in(key, client)

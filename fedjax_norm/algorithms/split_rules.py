@@ -1,0 +1,375 @@
+"""Split learning apart from who runs it: what each party holds and what joins the turns."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_norm import trees
+from fedjax_norm.algorithms.base import Context
+from fedjax_norm.algorithms.split_config import SplitConfig
+from fedjax_norm.algorithms.statistics import check_policy, combiner
+from fedjax_norm.comm import Cost, Counter
+from fedjax_norm.data.federated import steps_per_epoch
+from fedjax_norm.data.shuffle import permuted
+from fedjax_norm.errors import UserError
+from fedjax_norm.keys import Stream, stream
+from fedjax_norm.local import Metrics
+from fedjax_norm.models.stages import Staged
+from fedjax_norm.split.autoencoder import Autoencoder, make_autoencoder
+from fedjax_norm.split.effort import party_flops
+from fedjax_norm.split.parties import Part, Party, check_own_losses, loss_gradient, make_parties
+from fedjax_norm.split.plan import (
+  ALICE,
+  Plan,
+  describe,
+  divide,
+  join,
+  make_plan,
+  segment_shapes,
+)
+from fedjax_norm.split.tally import Tally, make_step_tally, pass_cost
+from fedjax_norm.typing import Array, Batch, PyTree, Variables
+
+SEED_BYTES = 8
+"""Of the seed that gives the initial weights."""
+
+
+class SplitState(NamedTuple):
+  """What all parties hold together.
+
+  Attributes:
+    variables: of the whole model.
+    opt_states: of each segment, and of the decoder; of averaged ones under
+      ``client_momentum='global'`` alone, else ().
+    decoder: Alice's decoder's variables, or ().
+    last: the client that trained last, -1 at the start, int32.
+    tally: since the start.
+    reconstruction: the autoencoder's loss on the last minibatch.
+  """
+
+  variables: Variables
+  opt_states: tuple[PyTree, ...]
+  decoder: PyTree
+  last: Array
+  tally: Tally
+  reconstruction: Array
+
+
+class ClientState(NamedTuple):
+  """What a client keeps between turns.
+
+  Attributes:
+    batch_stats: of its segments, under ``batch_stats='local'``, else ().
+    opt_states: of averaged segments under ``client_momentum='local'``, else ().
+    turns: how many it has had, int32.
+    tally: of its own.
+  """
+
+  batch_stats: tuple[PyTree, ...]
+  opt_states: tuple[PyTree, ...]
+  turns: Array
+  tally: Tally
+
+
+class Rules(NamedTuple):
+  """Split learning apart from who runs it: the parties' computations, and what joins turns.
+
+  Attributes:
+    plan: who holds what.
+    parties: of the segments.
+    autoencoder: Alice's, or None.
+    loss_gradient: (outputs, batch) -> (G', metrics).
+    init: variables -> :class:`SplitState`.
+    init_client: the state -> :class:`ClientState`.
+    begin: (state, client's state) -> the parts that its turn starts from.
+    end: (state, client's state, row, context, parts, tally, reconstruction) -> (state, client's
+      state, sums): what is carried on, and what is averaged after the round.
+    close: (state, sums) -> state, after a round.
+    steps: (client's size) -> the steps of its turn.
+    order: (context, number of turns) -> who of the cohort comes when, [m].
+    step_tally: (examples, exchanged) -> :class:`Tally` of one step.
+    client_variables: (state, client's state) -> its model; None when all use one.
+    columns: the state -> further columns of a row of metrics.
+    client_columns: one client's state -> its row of ``clients.csv``.
+    told: () -> what the start of a run tells of who holds what.
+    pass_cost: of a pass over a client's data for statistics alone.
+  """
+
+  plan: Plan
+  parties: tuple[Party, ...]
+  autoencoder: Autoencoder | None
+  loss_gradient: Callable[[PyTree, Batch], tuple[PyTree, Metrics]]
+  init: Callable[[Variables], SplitState]
+  init_client: Callable[[SplitState], ClientState]
+  begin: Callable[[SplitState, ClientState], tuple[Part, ...]]
+  end: Callable[..., tuple[SplitState, ClientState, PyTree]]
+  close: Callable[[SplitState, PyTree], SplitState]
+  steps: Callable[[Array], Array]
+  order: Callable[[Context, int], Array]
+  step_tally: Callable[[Array, Array], Tally]
+  client_variables: Callable[[SplitState, ClientState], Variables] | None
+  columns: Callable[[SplitState], dict[str, float]]
+  client_columns: Callable[[ClientState], dict[str, float]]
+  told: Callable[[], list[tuple[str, str]]]
+  pass_cost: Cost
+
+
+def make_rules(
+  model: Staged,
+  config: SplitConfig,
+  image: jax.ShapeDtypeStruct,
+  label: jax.ShapeDtypeStruct,
+  seed: int = 0,
+) -> Rules:
+  """What each party does, and what joins the turns.
+
+  Args:
+    model: the whole, its norm bound to no axis.
+    config: the options.
+    image: (H, W, C) and the dtype that the model computes in.
+    label: of one example.
+    seed: of the decoder's initial weights; those of the model come with ``init``.
+
+  Raises:
+    UserError: options that the model or its norm denies.
+  """
+  spec = model.norm
+  if spec.across_nodes:
+    raise UserError(
+      f"norm {spec.name!r} merges the batches of clients that step together, and across a cut each "
+      "batch is alone with Bob; choose bn or another norm."
+    )
+  check_policy(config.batch_stats, spec)
+  plan = make_plan(model, image.shape, config.cut, config.tail, config.relays)
+  shapes, outputs = segment_shapes(model, plan, image)
+  check_own_losses(model, plan, image, outputs, labelled=config.alpha is None)
+  parties = make_parties(model, plan, config.local, shapes)
+  autoencoder = None
+  if config.alpha is not None:
+    if len(jax.tree.leaves(outputs[0])) > 1:
+      raise UserError("the decoder reads one tensor, and several cross this cut; drop alpha.")
+    autoencoder = make_autoencoder(outputs[0], image.shape, config.local, config.alpha)
+  batch_size = config.local.batch_size
+  owners = [segment.owner for segment in plan.segments] + [ALICE] * bool(autoencoder)
+  own = tuple(index for index, owner in enumerate(owners) if owner == ALICE)
+  mean = tuple(config.averaged(owner) for owner in owners)
+  local_stats = config.batch_stats == "local" and spec.has_running_statistics
+  shared_stats = "mean" if config.batch_stats == "local" else config.batch_stats
+  shared = combiner(shared_stats if spec.updates_running_statistics else "frozen")
+  policies = [combiner("local") if local_stats and o == ALICE else shared for o in owners]
+
+  def hold(variables: Sequence[Variables], decoder: Variables | None) -> tuple[Part, ...]:
+    parts = [party.init(part) for party, part in zip(parties, variables, strict=True)]
+    if autoencoder:
+      key = stream(jax.random.key(seed), Stream.DECODER)
+      parts.append(autoencoder.hold(decoder or autoencoder.init(key)))
+    return tuple(parts)
+
+  step_tally = make_step_tally(plan, outputs, label, batch_size, trips=config.in_turns)
+  blank = [jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), part) for part in shapes]
+  held = jax.eval_shape(lambda: hold(blank, None))
+  size = sum(trees.num_bytes(travelling(held[index], config)) for index in own)
+
+  def init(variables: Variables) -> SplitState:
+    parts = hold(divide(variables, shapes), None)
+    keeps = config.client_momentum == "global"
+    opt_states = [
+      part.opt_state if keeps or not averaged else ()
+      for part, averaged in zip(parts, mean, strict=True)
+    ]
+    decoder = parts[-1].variables if autoencoder else ()
+    return SplitState(
+      variables, tuple(opt_states), decoder, jnp.int32(-1), Tally.zeros(), jnp.float32(0)
+    )
+
+  def init_client(state: SplitState) -> ClientState:
+    parts = hold(divide(state.variables, shapes), state.decoder)
+    keeps = config.client_momentum == "local"
+    return ClientState(
+      tuple(_stats(parts[index]) if local_stats else () for index in own),
+      tuple(
+        part.opt_state if keeps and averaged else ()
+        for part, averaged in zip(parts, mean, strict=True)
+      ),
+      jnp.int32(0),
+      Tally.zeros(),
+    )
+
+  def begin(state: SplitState, client: ClientState) -> tuple[Part, ...]:
+    parts = list(hold(divide(state.variables, shapes), state.decoder))
+    for index, averaged in enumerate(mean):
+      if not averaged or config.client_momentum == "global":
+        parts[index] = parts[index]._replace(opt_state=state.opt_states[index])
+      elif config.client_momentum == "local":
+        parts[index] = parts[index]._replace(opt_state=client.opt_states[index])
+    if local_stats:
+      for index, stats in zip(own, client.batch_stats, strict=True):
+        parts[index] = _with_stats(parts[index], stats)
+    return tuple(parts)
+
+  def end(state, client, row, context: Context, parts, tally: Tally, reconstruction):
+    before = hold(divide(state.variables, shapes), state.decoder)
+    weight = context.data.sizes[row].astype(jnp.float32)
+    identity = context.data.clients[row]
+    if config.variant == "split":
+      handed = (state.last >= 0) & (state.last != identity)
+      amount = Counter.of(size).times(handed)
+      # Once to put or to ask for it, and once to get it.
+      trips = Counter.of(2).times(handed)
+      if config.handed_over == "updates":  # the seed, to everyone but the first
+        new = (client.turns == 0) & (state.last >= 0)
+        amount = amount.add(Counter.of(SEED_BYTES).times(new))
+    else:
+      amount, trips = Counter.of(size), Counter.of(0)
+    nothing = Counter.of(0)
+    tally = tally.add(Tally(amount, amount, nothing, trips, nothing, nothing))
+    carried = [
+      old if averaged else new for old, new, averaged in zip(before, parts, mean, strict=True)
+    ]
+    sums = {
+      "weight": weight,
+      "tally": tally,
+      "averaged": [
+        {
+          "params": trees.scale(trees.subtract(_params(new), _params(old)), weight),
+          "stats": policy.to_sums(_stats(new), weight, _stats(old)),
+          "momentum": trees.scale(new.opt_state, weight)
+          if config.client_momentum == "global"
+          else (),
+        }
+        if averaged
+        else ()
+        for old, new, averaged, policy in zip(before, parts, mean, policies, strict=True)
+      ],
+    }
+    kept = ClientState(
+      tuple(_stats(parts[index]) if local_stats else () for index in own),
+      tuple(
+        part.opt_state if stored != () else ()
+        for part, stored in zip(parts, client.opt_states, strict=True)
+      ),
+      client.turns + 1,
+      client.tally.add(tally),
+    )
+    if local_stats:  # what the federation holds of them stays as it began
+      for index in own:
+        carried[index] = _with_stats(carried[index], _stats(before[index]))
+    state = put(state, carried)._replace(last=identity, reconstruction=reconstruction)
+    return state, kept, sums
+
+  def put(state: SplitState, parts: Sequence[Part]) -> SplitState:
+    variables = join([part.variables for part in parts[: len(plan.segments)]])
+    opt_states = tuple(
+      () if averaged and config.client_momentum != "global" else part.opt_state
+      for part, averaged in zip(parts, mean, strict=True)
+    )
+    decoder = parts[-1].variables if autoencoder else ()
+    return state._replace(variables=variables, opt_states=opt_states, decoder=decoder)
+
+  def close(state: SplitState, sums: PyTree) -> SplitState:
+    parts = list(hold(divide(state.variables, shapes), state.decoder))
+    for index, (averaged, policy) in enumerate(zip(mean, policies, strict=True)):
+      part = parts[index]._replace(opt_state=state.opt_states[index])
+      if averaged:
+        mine = sums["averaged"][index]
+        variables = dict(part.variables)
+        if "params" in variables:
+          change = trees.scale(mine["params"], 1 / sums["weight"])
+          variables["params"] = trees.add(variables["params"], change)
+        if "batch_stats" in variables:
+          variables["batch_stats"] = policy.from_sums(
+            mine["stats"], sums["weight"], variables["batch_stats"]
+          )
+        part = Part(variables, trees.scale(mine["momentum"], 1 / sums["weight"]))
+      parts[index] = part
+    return put(state, parts)._replace(tally=state.tally.add(sums["tally"]))
+
+  def steps(examples: Array) -> Array:
+    if config.local_epochs is None:
+      return 0 * examples + (config.local_steps or 1)
+    return config.local_epochs * steps_per_epoch(examples, batch_size)
+
+  def order(context: Context, turns: int) -> Array:
+    places = jnp.arange(turns, dtype=jnp.int32)
+    if config.turn_order == "fixed":
+      return places
+    key = jax.random.fold_in(stream(context.key, Stream.TURN), context.round)
+    return permuted(key, places, turns)
+
+  def client_variables(state: SplitState, client: ClientState) -> Variables:
+    parts = list(divide(state.variables, shapes))
+    for index, stats in zip(own, client.batch_stats, strict=True):
+      parts[index] = _with_stats(Part(parts[index], ()), stats).variables
+    return join(parts)
+
+  flops = functools.cache(lambda: party_flops(model, plan, image, batch_size, autoencoder))
+
+  def columns(state: SplitState) -> dict[str, float]:
+    tally, each = state.tally, flops()
+    every, crossed = tally.examples.value(), tally.exchanged.value()
+    return {
+      "client_flops": each.client * every + each.client_crossing * crossed,
+      "server_flops": each.server * crossed,
+      **({"relay_flops": each.relays * crossed} if config.relays else {}),
+      **({"relay_bytes": tally.relayed.value()} if config.relays else {}),
+      **({"reconstruction": float(state.reconstruction)} if autoencoder else {}),
+    }
+
+  def client_columns(client: ClientState) -> dict[str, float]:
+    every, crossed = client.tally.examples.value(), client.tally.exchanged.value()
+    return {
+      "turns": int(client.turns),
+      "examples": every,
+      "bytes_up": client.tally.up.value(),
+      "bytes_down": client.tally.down.value(),
+      "flops": flops().client * every + flops().client_crossing * crossed,
+    }
+
+  return Rules(
+    plan,
+    parties,
+    autoencoder,
+    functools.partial(loss_gradient, config.local),
+    init,
+    init_client,
+    begin,
+    end,
+    close,
+    steps,
+    order,
+    step_tally,
+    client_variables if local_stats else None,
+    columns,
+    client_columns,
+    lambda: describe(model, plan, shapes, outputs),
+    pass_cost(plan, shapes, outputs),
+  )
+
+
+def _params(part: Part) -> PyTree:
+  return part.variables.get("params", {})
+
+
+def _stats(part: Part) -> PyTree:
+  return part.variables.get("batch_stats", {})
+
+
+def _with_stats(part: Part, stats: PyTree) -> Part:
+  return part._replace(variables={**part.variables, "batch_stats": stats}) if stats else part
+
+
+def travelling(part: Part, config: SplitConfig) -> dict[str, PyTree]:
+  """What of a part of Alice's goes from client to client, or to and from who averages.
+
+  Its parameters; its statistics where they are neither the client's own nor made anew; its
+  optimizer's state where it goes on.
+  """
+  kept = {"params": _params(part)}
+  if config.batch_stats in ("mean", "moments"):
+    kept["batch_stats"] = _stats(part)
+  if not config.averaged(ALICE) or config.client_momentum == "global":
+    kept["opt_state"] = part.opt_state
+  return kept

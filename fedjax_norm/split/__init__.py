@@ -1,0 +1,1 @@
+"""Split learning (paper 003): who holds which stages, and what crosses between them."""

@@ -1,0 +1,25 @@
+"""How many messages of each kind went from whom to whom, and of how many bytes."""
+
+import collections
+
+from fedjax_norm.split.messages import Message
+
+
+class MessageLog:
+  """Counts messages; it keeps none of them."""
+
+  def __init__(self) -> None:
+    """Nothing has been sent."""
+    self._counts: dict[tuple[str, ...], list[int]] = collections.defaultdict(lambda: [0, 0])
+
+  def observe(self, message: Message) -> None:
+    """Counts a message."""
+    reader = message.reader or message.receiver
+    count = self._counts[message.kind, message.sender, message.receiver, reader]
+    count[0] += 1
+    count[1] += message.num_bytes
+
+  def rows(self) -> list[dict[str, str | int]]:
+    """The rows of a table, in the order in which they first came up."""
+    names = ("kind", "sender", "receiver", "reader", "messages", "bytes")
+    return [dict(zip(names, (*key, *count), strict=True)) for key, count in self._counts.items()]
