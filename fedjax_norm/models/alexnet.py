@@ -1,11 +1,13 @@
 """AlexNet (Krizhevsky et al. 2012), and the form of it that paper 004 trains on CIFAR-10."""
 
+from collections.abc import Sequence
+
 import jax
-from flax import linen as nn
 
 from fedjax_norm.models.blocks import Unit, dropout, halve
 from fedjax_norm.models.layers import Dense, he_normal
 from fedjax_norm.models.pool import max_pool
+from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.typing import Array
 
@@ -14,7 +16,7 @@ _CIFAR = (24, 64, 96, 96, 64), (512,)
 _IMAGENET = (96, 256, 384, 384, 256), (4096, 4096)
 
 
-class AlexNet(nn.Module):
+class AlexNet(Staged):
   """Five convolutions, a 3x3 max pool at stride 2 after the first, second and fifth, dense layers.
 
   ``'cifar'`` (765,738 parameters on CIFAR-10) is the network that the authors of paper 004
@@ -38,21 +40,36 @@ class AlexNet(nn.Module):
   num_classes: int
   stem: str = "cifar"
 
-  @nn.compact
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> logits [N, num_classes]."""
+  def stages(self) -> Sequence[Stage]:
+    """conv1 to conv5, dense1 (and dense2), head."""
     large = self.stem == "imagenet"
     channels, hidden = _IMAGENET if large else _CIFAR
-    for index, features in enumerate(channels):
-      if index == 0 and large:
-        x = Unit(features, (11, 11), self.norm, 4, ((2, 2), (2, 2)))(x, mode)
-      else:
-        side = (7, 5, 3, 3, 3)[index]
-        x = Unit(features, (side, side), self.norm)(x, mode)
-      if index in (0, 1, 4):
-        x = max_pool(x, 3, 2) if large else halve(x)
-    x = x.reshape(len(x), -1)
-    for features in hidden:
-      x = jax.nn.relu(Dense(features, self.norm, he_normal)(x, mode))
-      x = dropout(x, 0.5, mode)
-    return Dense(self.num_classes, self.norm)(x, mode)
+
+    def conv(index: int, features: int) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        name = f"Unit_{index}"
+        if index == 0 and large:
+          x = Unit(features, (11, 11), self.norm, 4, ((2, 2), (2, 2)), name=name)(x, mode)
+        else:
+          side = (7, 5, 3, 3, 3)[index]
+          x = Unit(features, (side, side), self.norm, name=name)(x, mode)
+        if index in (0, 1, 4):
+          x = max_pool(x, 3, 2) if large else halve(x)
+        return x
+
+      return f"conv{index + 1}", run
+
+    def dense(index: int, features: int) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        layer = Dense(features, self.norm, he_normal, name=f"Dense_{index}")
+        x = jax.nn.relu(layer(x.reshape(len(x), -1), mode))
+        return dropout(x, 0.5, mode, f"Dropout_{index}")
+
+      return f"dense{index + 1}", run
+
+    def head(x: Array, mode: Mode) -> Array:
+      return Dense(self.num_classes, self.norm, name=f"Dense_{len(hidden)}")(x, mode)
+
+    convs = (conv(index, features) for index, features in enumerate(channels))
+    denses = (dense(index, features) for index, features in enumerate(hidden))
+    return *convs, *denses, ("head", head)

@@ -2,13 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 
 from fedjax_norm.models.layers import Conv, he_normal
 from fedjax_norm.models.lowering import Pads
 from fedjax_norm.models.pool import ceil_pads, max_pool
 from fedjax_norm.norm import Mode, Norm, NormSpec
+from fedjax_norm.objectives import OBJECTIVES
 from fedjax_norm.typing import Array
 
 
@@ -48,25 +48,31 @@ def halve(x: Array) -> Array:
   return max_pool(x, 3, 2, ceil_pads(x.shape[1:3], 3, 2))
 
 
-def dropout(x: Array, rate: float, mode: Mode) -> Array:
-  """Drops units in training; to be called within a compact module."""
-  return nn.Dropout(rate, deterministic=not (mode.train and mode.dropout))(x)
+def dropout(x: Array, rate: float, mode: Mode, name: str | None = None) -> Array:
+  """Drops units in training; to be called within a compact module.
+
+  Args:
+    x: any shape.
+    rate: the share of units that are dropped.
+    mode: of the pass.
+    name: of the layer, from whose path flax derives its random key; None numbers it.
+  """
+  return nn.Dropout(rate, deterministic=not (mode.train and mode.dropout), name=name)(x)
 
 
-def sow_cross_entropy(module: nn.Module, logits: Array, weight: float, mode: Mode) -> None:
-  """Adds an auxiliary classifier's loss to the model's: weight * sum of its cross-entropies.
+def sow_loss(module: nn.Module, outputs: Array, weight: float, mode: Mode) -> None:
+  """Adds an auxiliary head's loss to the model's: weight * sum of the losses of the objective.
 
   Without labels, as when statistics are computed anew, there is no loss.
 
   Args:
-    module: the classifier, which sows into ``losses``.
-    logits: [N, classes].
+    module: the head, which sows into ``losses``.
+    outputs: [N, classes], or what else the objective is about.
     weight: of the loss.
     mode: of the pass, with the labels and the mask of the batch.
   """
   if mode.labels is None:
     return
-  logits = logits.astype(jnp.float32)
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, mode.labels)
+  losses = OBJECTIVES[mode.objective].loss(outputs.astype(jnp.float32), mode.labels)
   real = True if mode.mask is None else mode.mask > 0
-  module.sow("losses", "cross_entropy", weight * jnp.where(real, losses, 0.0).sum())
+  module.sow("losses", "auxiliary", weight * jnp.where(real, losses, 0.0).sum())

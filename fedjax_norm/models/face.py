@@ -1,15 +1,18 @@
 """The face network of paper 004, sec. 4.2, and its centre loss (Wen et al., ECCV 2016)."""
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedjax_norm.models.layers import Conv, Dense
+from fedjax_norm.models.layers import Conv, Dense, xavier
 from fedjax_norm.models.pool import ceil_pads, max_pool
+from fedjax_norm.models.stages import Stage, Staged, stage_names
 from fedjax_norm.norm import Mode, Norm, NormSpec
 from fedjax_norm.typing import Array
 
-_xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # Caffe's
 _centers_init = nn.initializers.variance_scaling(1.0, "fan_in", "uniform", in_axis=1, out_axis=0)
 _small = nn.initializers.normal(0.01)
 
@@ -24,7 +27,7 @@ class PReLU(nn.Module):
     return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
 
 
-class Trunk(nn.Module):
+class Trunk(Staged):
   """From an image to its embedding (see :class:`Face`)."""
 
   norm: NormSpec
@@ -32,25 +35,41 @@ class Trunk(nn.Module):
   channels: tuple[int, ...]
   embedding: int
 
-  @nn.compact
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> [N, embedding]."""
+  def stages(self) -> Sequence[Stage]:
+    """stem, conv1, unit1_1, ..., conv2, unit2_1, ..., embedding."""
 
-    def layer(x: Array, features: int, **options) -> Array:
-      x = Conv(features, (3, 3), self.norm, **{"kernel_init": _xavier, **options})(x, mode)
-      return PReLU()(Norm(self.norm)(x, mode))
+    def layer(index: int, features: int, x: Array, mode: Mode, **options) -> Array:
+      options = {"kernel_init": xavier, **options}
+      x = Conv(features, (3, 3), self.norm, name=f"Conv_{index}", **options)(x, mode)
+      return PReLU(name=f"PReLU_{index}")(Norm(self.norm, name=f"Norm_{index}")(x, mode))
 
-    x = layer(x, self.channels[0] // 2)
-    for features, blocks in zip(self.channels, self.blocks, strict=True):
-      x = layer(x, features)
-      x = max_pool(x, 2, 2, ceil_pads(x.shape[1:3], 2, 2))
-      for _ in range(blocks):
-        y = layer(x, features, kernel_init=_small, use_bias=False)
-        x = x + layer(y, features, kernel_init=_small, use_bias=False)
-    return Dense(self.embedding, self.norm, _xavier)(x.reshape(len(x), -1), mode)
+    def stem(x: Array, mode: Mode) -> Array:
+      return layer(0, self.channels[0] // 2, x, mode)
+
+    def conv(index: int, features: int, x: Array, mode: Mode) -> Array:
+      x = layer(index, features, x, mode)
+      return max_pool(x, 2, 2, ceil_pads(x.shape[1:3], 2, 2))
+
+    def unit(index: int, features: int, x: Array, mode: Mode) -> Array:
+      y = layer(index, features, x, mode, kernel_init=_small, use_bias=False)
+      return x + layer(index + 1, features, y, mode, kernel_init=_small, use_bias=False)
+
+    def embedding(x: Array, mode: Mode) -> Array:
+      dense = Dense(self.embedding, self.norm, xavier, name="Dense_0")
+      return dense(x.reshape(len(x), -1), mode)
+
+    stages: list[Stage] = [("stem", stem)]
+    index = 1  # of the next convolution
+    for size, (features, units) in enumerate(zip(self.channels, self.blocks, strict=True), 1):
+      stages.append((f"conv{size}", functools.partial(conv, index, features)))
+      for i in range(units):
+        run = functools.partial(unit, index + 1 + 2 * i, features)
+        stages.append((f"unit{size}_{i + 1}", run))
+      index += 1 + 2 * units
+    return *stages, ("embedding", embedding)
 
 
-class Face(nn.Module):
+class Face(Staged):
   """A residual network whose embeddings of one identity gather around a centre.
 
   The network is the one that Wen et al. released with their code, of 27 convolutions: 3x3 with 32
@@ -87,24 +106,34 @@ class Face(nn.Module):
   center_rate: float = 0.5
 
   def setup(self):
-    """Makes the parts that both ways of use have in common."""
-    self.trunk = Trunk(self.norm, self.blocks, self.channels, self.embedding)
-    self.classifier = Dense(self.num_classes, self.norm, _xavier)
-    self.centers = self.param("centers", _centers_init, (self.num_classes, self.embedding))
+    """Makes the trunk, which several stages run parts of."""
+    self.trunk = self._make_trunk()
+
+  def _make_trunk(self) -> Trunk:
+    return Trunk(self.norm, self.blocks, self.channels, self.embedding, parent=None)
+
+  def stages(self) -> Sequence[Stage]:
+    """Those of the trunk and head."""
+
+    def part(index: int, x: Array, mode: Mode) -> Array:
+      return self.trunk(x, mode, index, index + 1)
+
+    def head(embeddings: Array, mode: Mode) -> Array:
+      centers = self.param("centers", _centers_init, (self.num_classes, self.embedding))
+      if mode.train and mode.labels is not None:
+        loss = center_loss(
+          embeddings, mode.labels, mode.mask, centers, self.center_weight, self.center_rate
+        )
+        self.sow("losses", "centers", loss)
+      return Dense(self.num_classes, self.norm, xavier, name="classifier")(embeddings, mode)
+
+    names = stage_names(self._make_trunk())
+    parts = ((name, functools.partial(part, index)) for index, name in enumerate(names))
+    return *parts, ("head", head)
 
   def embed(self, x: Array, mode: Mode) -> Array:
     """[N, H, W, I] -> the embeddings [N, D], which verification compares."""
-    return self.trunk(x, mode)
-
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> logits [N, num_classes]."""
-    embeddings = self.embed(x, mode)
-    if mode.train and mode.labels is not None:
-      loss = center_loss(
-        embeddings, mode.labels, mode.mask, self.centers, self.center_weight, self.center_rate
-      )
-      self.sow("losses", "centers", loss)
-    return self.classifier(embeddings, mode)
+    return self(x, mode, end=-1)
 
 
 def center_loss(

@@ -1,14 +1,16 @@
 """GoogLeNet (Szegedy et al. 2015, table 1), with and without a norm."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedjax_norm.models.blocks import Unit, dropout, halve, sow_cross_entropy
+from fedjax_norm.models.blocks import Unit, dropout, halve, sow_loss
 from fedjax_norm.models.layers import Dense, he_normal
 from fedjax_norm.models.pool import avg_pool, max_pool
+from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.typing import Array
 
@@ -88,10 +90,10 @@ class Auxiliary(nn.Module):
     x = Unit(128, (1, 1), self.norm)(x, mode)
     x = jax.nn.relu(Dense(1024, self.norm, he_normal)(x.reshape(len(x), -1), mode))
     logits = Dense(self.num_classes, self.norm)(dropout(x, 0.7, mode), mode)
-    sow_cross_entropy(self, logits, self.weight, mode)
+    sow_loss(self, logits, self.weight, mode)
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(Staged):
   """The stem, nine inception modules, a mean pool, dropout 0.4 and the output.
 
   Without a norm it is the original less its two local response normalizations, which on images of
@@ -118,21 +120,36 @@ class GoogLeNet(nn.Module):
   stem: str = "cifar"
   auxiliary: float = 0.3
 
-  @nn.compact
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> logits [N, num_classes]."""
-    if self.stem == "imagenet":
-      x = Unit(64, (7, 7), self.norm, 2, ((3, 3), (3, 3)))(x, mode)
-    else:
-      x = Unit(64, (3, 3), self.norm)(x, mode)
-    x = Unit(64, (1, 1), self.norm)(halve(x), mode)
-    x = halve(Unit(192, (3, 3), self.norm)(x, mode))
-    on_the_side = self.auxiliary and (mode.train or self.is_initializing())
-    for name, widths in MODULES:
-      x = Inception(widths, self.norm, name=f"inception_{name}")(x, mode)
-      if name in ("4a", "4d") and on_the_side:
-        head = Auxiliary(self.num_classes, self.auxiliary, self.norm, name=f"auxiliary_{name}")
-        head(x, mode)
-      if name in ("3b", "4e"):
-        x = halve(x)
-    return Dense(self.num_classes, self.norm)(dropout(x.mean((1, 2)), 0.4, mode), mode)
+  def stages(self) -> Sequence[Stage]:
+    """conv1 to conv3, inception_3a to inception_5b, head; each with what follows on its side."""
+
+    def conv1(x: Array, mode: Mode) -> Array:
+      if self.stem == "imagenet":
+        unit = Unit(64, (7, 7), self.norm, 2, ((3, 3), (3, 3)), name="Unit_0")
+      else:
+        unit = Unit(64, (3, 3), self.norm, name="Unit_0")
+      return halve(unit(x, mode))
+
+    def conv2(x: Array, mode: Mode) -> Array:
+      return Unit(64, (1, 1), self.norm, name="Unit_1")(x, mode)
+
+    def conv3(x: Array, mode: Mode) -> Array:
+      return halve(Unit(192, (3, 3), self.norm, name="Unit_2")(x, mode))
+
+    def inception(name: str, widths: Widths) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        x = Inception(widths, self.norm, name=f"inception_{name}")(x, mode)
+        on_the_side = self.auxiliary and (mode.train or self.is_initializing())
+        if name in ("4a", "4d") and on_the_side:
+          head = Auxiliary(self.num_classes, self.auxiliary, self.norm, name=f"auxiliary_{name}")
+          head(x, mode)
+        return halve(x) if name in ("3b", "4e") else x
+
+      return f"inception_{name}", run
+
+    def head(x: Array, mode: Mode) -> Array:
+      x = dropout(x.mean((1, 2)), 0.4, mode, "Dropout_0")
+      return Dense(self.num_classes, self.norm, name="Dense_0")(x, mode)
+
+    stem = ("conv1", conv1), ("conv2", conv2), ("conv3", conv3)
+    return *stem, *(inception(*module) for module in MODULES), ("head", head)

@@ -4,12 +4,15 @@ The modules A to E are those of figures 5, 10, 6, 10 and 7. Their figures leave 
 these are the published network's, which PyTorch's also has.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedjax_norm.models.blocks import Unit, dropout, halve, sow_cross_entropy
+from fedjax_norm.models.blocks import Unit, dropout, halve, sow_loss
 from fedjax_norm.models.layers import Dense
 from fedjax_norm.models.pool import avg_pool, ceil_pads
+from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.typing import Array
 
@@ -154,10 +157,10 @@ class Auxiliary(nn.Module):
     _, rows, columns, _ = x.shape
     x = Unit(768, (min(5, rows), min(5, columns)), self.norm, padding="VALID")(x, mode)
     logits = Dense(self.num_classes, self.norm)(x.mean((1, 2)), mode)
-    sow_cross_entropy(self, logits, self.weight, mode)
+    sow_loss(self, logits, self.weight, mode)
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(Staged):
   """The stem, modules A A A B C C C C D E E, a mean pool, dropout 0.5 and the output.
 
   A norm stands after every convolution, those of the auxiliary classifier included. Training has
@@ -180,24 +183,48 @@ class InceptionV3(nn.Module):
   stem: str = "cifar"
   auxiliary: float = 0.4
 
-  @nn.compact
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> logits [N, num_classes]."""
+  def stages(self) -> Sequence[Stage]:
+    """conv1 to conv5, module_a1 to module_e2, head; the auxiliary classifier is in module_c4."""
     norm, large = self.norm, self.stem == "imagenet"
     padding = "VALID" if large else "SAME"
-    x = Unit(32, (3, 3), norm, 2 if large else 1, padding)(x, mode)
-    x = Unit(32, (3, 3), norm, padding=padding)(x, mode)
-    x = halve(Unit(64, (3, 3), norm)(x, mode))
-    x = Unit(80, (1, 1), norm)(x, mode)
-    x = halve(Unit(192, (3, 3), norm, padding=padding)(x, mode))
-    for after_pool in (32, 64, 64):
-      x = ModuleA(norm, after_pool)(x, mode)
-    x = ModuleB(norm)(x, mode)
-    for inner in (128, 160, 160, 192):
-      x = ModuleC(norm, inner)(x, mode)
-    if self.auxiliary and (mode.train or self.is_initializing()):
-      Auxiliary(self.num_classes, self.auxiliary, norm)(x, mode)
-    x = ModuleD(norm)(x, mode)
-    for _ in range(2):
-      x = ModuleE(norm)(x, mode)
-    return Dense(self.num_classes, norm)(dropout(x.mean((1, 2)), 0.5, mode), mode)
+    units = (
+      (32, 3, 2 if large else 1, padding),
+      (32, 3, 1, padding),
+      (64, 3, 1, "SAME"),
+      (80, 1, 1, "SAME"),
+      (192, 3, 1, padding),
+    )
+
+    def conv(index: int, features: int, side: int, stride: int, padding: str) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        x = Unit(features, (side, side), norm, stride, padding, name=f"Unit_{index}")(x, mode)
+        return halve(x) if index in (2, 4) else x
+
+      return f"conv{index + 1}", run
+
+    def module(kind: type[_Module], index: int, *widths: int) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        return kind(norm, *widths, name=f"{kind.__name__}_{index}")(x, mode)
+
+      return f"module_{kind.__name__[-1].lower()}{index + 1}", run
+
+    def last_c(x: Array, mode: Mode) -> Array:
+      x = ModuleC(norm, 192, name="ModuleC_3")(x, mode)
+      if self.auxiliary and (mode.train or self.is_initializing()):
+        Auxiliary(self.num_classes, self.auxiliary, norm, name="Auxiliary_0")(x, mode)
+      return x
+
+    def head(x: Array, mode: Mode) -> Array:
+      x = dropout(x.mean((1, 2)), 0.5, mode, "Dropout_0")
+      return Dense(self.num_classes, norm, name="Dense_0")(x, mode)
+
+    return (
+      *(conv(index, *unit) for index, unit in enumerate(units)),
+      *(module(ModuleA, index, after_pool) for index, after_pool in enumerate((32, 64, 64))),
+      module(ModuleB, 0),
+      *(module(ModuleC, index, inner) for index, inner in enumerate((128, 160, 160))),
+      ("module_c4", last_c),
+      module(ModuleD, 0),
+      *(module(ModuleE, index) for index in range(2)),
+      ("head", head),
+    )

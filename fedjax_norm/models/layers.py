@@ -3,6 +3,7 @@
 Parameters are float32; a layer computes in the dtype of the activation it is given.
 """
 
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -13,12 +14,14 @@ from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.typing import Array
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+# U(-sqrt(3 / fan_in), sqrt(3 / fan_in)): what Caffe calls xavier.
+xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 # U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): what the small networks of FL benchmarks start from.
 benchmark_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-class _Linear(nn.Module):
-  """What convolution and dense layers share: the kernel's parameterization and the bias.
+class Linear(nn.Module):
+  """What layers with a kernel share: its parameterization and the bias.
 
   Weight normalization (Salimans and Kingma 2016, eq. 2): kernel = g v / |v| for every output
   channel. Without data-dependent initialization g starts as |v|, so that the kernel starts as v.
@@ -36,6 +39,18 @@ class _Linear(nn.Module):
     use_bias: bool,
     mode: Mode,
   ) -> Array:
+    """linear(x, kernel) + bias.
+
+    Args:
+      x: the activation.
+      shape: of the kernel, output channels last.
+      linear: (x, kernel) -> the output; linear in the kernel if there is to be a data-dependent
+        initialization.
+      spec: whether the kernel is weight-normalized.
+      kernel_init: of the kernel, or of v.
+      use_bias: whether there is a bias.
+      mode: of the pass.
+    """
     v = self.param("kernel", kernel_init, shape)
     bias = self.param("bias", nn.initializers.zeros, (shape[-1],)) if use_bias else None
 
@@ -61,8 +76,12 @@ class _Linear(nn.Module):
         self.put_variable("params", "bias", bias)
     return affine(v * (g / length), bias)
 
+  def macs(self, x: Array, y: Array) -> int:
+    """The multiply-adds that take x to y."""
+    raise NotImplementedError
 
-class Conv(_Linear):
+
+class Conv(Linear):
   """A convolution; it has a bias of its own unless a norm follows that brings one.
 
   Attributes:
@@ -89,13 +108,18 @@ class Conv(_Linear):
     use_bias = not self.spec.normalizes if self.use_bias is None else self.use_bias
 
     def linear(x: Array, kernel: Array) -> Array:
-      return conv(x, kernel, self.strides, self.padding)
+      lowering = "xla" if mode.plain else None
+      return conv(x, kernel, self.strides, self.padding, lowering=lowering)
 
     shape = (*self.kernel_size, x.shape[-1], self.features)
     return self.weighted(x, shape, linear, self.spec, self.kernel_init, use_bias, mode)
 
+  def macs(self, x: Array, y: Array) -> int:
+    """Every place of the window counts, padding too."""
+    return y.size * math.prod(self.kernel_size) * x.shape[-1]
 
-class Dense(_Linear):
+
+class Dense(Linear):
   """A dense layer with a bias; no norm of activations follows it in these models.
 
   Attributes:
@@ -113,3 +137,7 @@ class Dense(_Linear):
     """[N, I] -> [N, features]."""
     shape = (x.shape[-1], self.features)
     return self.weighted(x, shape, jnp.matmul, self.spec, self.kernel_init, True, mode)
+
+  def macs(self, x: Array, y: Array) -> int:
+    """An input and an output unit each."""
+    return y.size * x.shape[-1]

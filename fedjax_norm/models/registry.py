@@ -14,8 +14,12 @@ from fedjax_norm.models.alexnet import AlexNet
 from fedjax_norm.models.face import Face
 from fedjax_norm.models.googlenet import GoogLeNet
 from fedjax_norm.models.inception import InceptionV3
+from fedjax_norm.models.recurrent import LSTM
 from fedjax_norm.models.resnet import ResNet
-from fedjax_norm.models.small import CNN, LeNet, Tiny
+from fedjax_norm.models.segmentation import FCN
+from fedjax_norm.models.small import CNN, LeNet, LeNet5, Tiny
+from fedjax_norm.models.stages import Staged
+from fedjax_norm.models.vgg import VGG16
 from fedjax_norm.norm import Mode, Norm, NormSpec
 from fedjax_norm.typing import Key, Variables
 
@@ -43,18 +47,22 @@ class Entry(NamedTuple):
     imagenet: the stem for large images of a model whose stem can be chosen; ``min_size`` is of the
       other one.
     embeds: whether it has a method ``embed`` for verification.
+    segments: whether it says something of every pixel; the others say it of the image.
+    multiple: what the height and width of an image must be multiples of.
   """
 
-  build: Callable[..., nn.Module]
+  build: Callable[..., Staged]
   min_size: int
   groups: Mapping[str, int]
   residual: bool = False
   imagenet: ImageNetStem | None = None
   embeds: bool = False
+  segments: bool = False
+  multiple: int = 1
 
 
-def _resnet(stages, **fields) -> Callable[..., nn.Module]:
-  return functools.partial(ResNet, stages, **{"features": 64, **fields})
+def _resnet(blocks, **fields) -> Callable[..., Staged]:
+  return functools.partial(ResNet, blocks, **{"features": 64, **fields})
 
 
 _STEM = ImageNetStem(32)  # of the ResNets
@@ -66,6 +74,7 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
   {
     "tiny": Entry(Tiny, 3, _EIGHT),
     "lenet": Entry(LeNet, 8, MappingProxyType({"group_size": 2})),  # paper 004, sec. 5.2
+    "lenet5": Entry(LeNet5, 13, MappingProxyType({"group_size": 10})),  # divides 20 and 50
     "cnn": Entry(CNN, 6, _EIGHT),
     "resnet20": Entry(_resnet((3, 3, 3), features=16, projection=False), 8, _EIGHT, residual=True),
     "resnet10": Entry(_resnet((1, 1, 1, 1)), 8, _THIRTY_TWO, residual=True, imagenet=_STEM),
@@ -73,6 +82,7 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
     "resnet50": Entry(
       _resnet((3, 4, 6, 3), bottleneck=True), 8, _THIRTY_TWO, residual=True, imagenet=_STEM
     ),
+    "vgg16": Entry(VGG16, 8, _THIRTY_TWO, imagenet=ImageNetStem(32)),
     "alexnet": Entry(AlexNet, 8, _EIGHT, imagenet=ImageNetStem(63)),
     # Paper 004 trains it with this stem on 32x32 pixels. Eight divides the channels of all of its
     # layers, and 16 those of all of Inception-v3's, Wu and He's (2018) group size.
@@ -83,6 +93,8 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
       InceptionV3, 8, MappingProxyType({"group_size": 16}), imagenet=ImageNetStem(75)
     ),
     "face": Entry(Face, 16, _EIGHT, embeds=True),
+    "lstm": Entry(LSTM, 2, _EIGHT),
+    "fcn": Entry(FCN, 4, _EIGHT, segments=True, multiple=4),
   }
 )
 
@@ -104,20 +116,20 @@ def create(
   num_classes: int,
   image_shape: tuple[int, int, int],
   stem: str = "auto",
-) -> nn.Module:
+) -> Staged:
   """A model, checked against the images it will see.
 
   Args:
     name: a key of ``MODELS``.
     norm: the norm after its convolutions.
-    num_classes: outputs.
+    num_classes: outputs: logits of classes, or numbers of regression.
     image_shape: (H, W, C).
     stem: ``'cifar'``, ``'imagenet'`` or ``'auto'`` (by the image's size), for models that have
       both.
 
   Raises:
-    UserError: an unknown model or stem, images too small, Fixup on a model that is no ResNet, or a
-      norm that does not fit a layer.
+    UserError: an unknown model or stem, images of a size that it does not take, Fixup on a model
+      that is no ResNet, or a norm that does not fit a layer.
   """
   known = entry(name)
   if stem not in ("auto", "cifar", "imagenet"):
@@ -127,8 +139,6 @@ def create(
   if norm.fixup and not known.residual:
     residual = ", ".join(name for name, entry in MODELS.items() if entry.residual)
     raise UserError(f"Fixup needs residual branches, which {name!r} lacks; choose {residual}.")
-  if num_classes < 2:
-    raise UserError(f"a classifier needs at least 2 classes; the data has {num_classes}.")
   fields, min_size = {}, known.min_size
   if known.imagenet:
     if stem == "auto":
@@ -140,6 +150,11 @@ def create(
     raise UserError(
       f"model {name!r} needs images of at least {min_size}x{min_size} pixels; "
       f"these are {image_shape[0]}x{image_shape[1]}."
+    )
+  if any(side % known.multiple for side in image_shape[:2]):
+    raise UserError(
+      f"model {name!r} needs images whose sides are multiples of {known.multiple}; these are "
+      f"{image_shape[0]}x{image_shape[1]}, so resize them."
     )
   model = known.build(norm=norm, num_classes=num_classes, **fields)
   norm_modules(model, image_shape)

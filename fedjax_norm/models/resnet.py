@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from fedjax_norm.models.layers import Conv, Dense, he_normal
 from fedjax_norm.models.pool import max_pool
+from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, Norm, NormSpec
 from fedjax_norm.typing import Array
 
@@ -105,12 +106,12 @@ class Block(nn.Module):
     return jax.nn.relu(x + y)
 
 
-class ResNet(nn.Module):
+class ResNet(Staged):
   """A residual network.
 
   Attributes:
-    stages: the number of blocks of each stage; every stage but the first halves the image.
-    features: channels of the first stage; each stage doubles them.
+    blocks: how many there are of each size; every size but the first halves the image.
+    features: channels of the first size; each halving doubles them.
     norm: the norm after every convolution; with ``norm.fixup``, Fixup.
     num_classes: outputs.
     bottleneck: which block.
@@ -118,7 +119,7 @@ class ResNet(nn.Module):
     stem: ``'cifar'`` (3x3) or ``'imagenet'`` (7x7 at stride 2 and a max pool).
   """
 
-  stages: Sequence[int]
+  blocks: Sequence[int]
   features: int
   norm: NormSpec
   num_classes: int
@@ -126,36 +127,48 @@ class ResNet(nn.Module):
   projection: bool = True
   stem: str = "cifar"
 
-  @nn.compact
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> logits [N, num_classes]."""
+  def stages(self) -> Sequence[Stage]:
+    """stem, block1_1, block1_2, ..., head: a stage is a residual block."""
     fixup = self.norm.fixup
     large = self.stem == "imagenet"
-    x = Conv(
-      self.features,
-      (7, 7) if large else (3, 3),
-      self.norm,
-      strides=(2, 2) if large else (1, 1),
-      padding=((3, 3), (3, 3)) if large else "SAME",
-      kernel_init=he_normal,
-      use_bias=False if fixup else None,
-    )(x, mode)
-    x = Norm(self.norm)(x, mode)
-    x = jax.nn.relu(Scalar()(x) if fixup else x)
-    if large:
-      x = max_pool(x, 3, 2, ((1, 1), (1, 1)))
-    for stage, blocks in enumerate(self.stages):
-      for block in range(blocks):
-        x = Block(
-          self.features * 2**stage,
-          2 if stage > 0 and block == 0 else 1,
+
+    def stem(x: Array, mode: Mode) -> Array:
+      x = Conv(
+        self.features,
+        (7, 7) if large else (3, 3),
+        self.norm,
+        strides=(2, 2) if large else (1, 1),
+        padding=((3, 3), (3, 3)) if large else "SAME",
+        kernel_init=he_normal,
+        use_bias=False if fixup else None,
+        name="Conv_0",
+      )(x, mode)
+      x = Norm(self.norm, name="Norm_0")(x, mode)
+      x = jax.nn.relu(Scalar(name="Scalar_0")(x) if fixup else x)
+      return max_pool(x, 3, 2, ((1, 1), (1, 1))) if large else x
+
+    def residual(size: int, index: int) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        block = Block(
+          self.features * 2**size,
+          2 if size > 0 and index == 0 else 1,
           self.norm,
           self.bottleneck,
           self.projection,
-          sum(self.stages),
-        )(x, mode)
-    x = x.mean((1, 2))
-    if not fixup:
-      return Dense(self.num_classes, self.norm)(x, mode)
-    # Fixup's rule 1: the classifier starts at zero.
-    return Dense(self.num_classes, self.norm, nn.initializers.zeros)(Scalar()(x), mode)
+          sum(self.blocks),
+          name=f"Block_{sum(self.blocks[:size]) + index}",
+        )
+        return block(x, mode)
+
+      return f"block{size + 1}_{index + 1}", run
+
+    def head(x: Array, mode: Mode) -> Array:
+      x = x.mean((1, 2))
+      if not fixup:
+        return Dense(self.num_classes, self.norm, name="Dense_0")(x, mode)
+      # Fixup's rule 1: the classifier starts at zero.
+      dense = Dense(self.num_classes, self.norm, nn.initializers.zeros, name="Dense_0")
+      return dense(Scalar(name="Scalar_1")(x), mode)
+
+    blocks = (residual(size, i) for size, count in enumerate(self.blocks) for i in range(count))
+    return ("stem", stem), *blocks, ("head", head)

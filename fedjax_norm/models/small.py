@@ -1,11 +1,12 @@
-"""The small networks: ``tiny`` (digits), ``lenet`` (paper 004) and ``cnn`` (FL benchmarks)."""
+"""The small networks: ``tiny`` (digits), ``lenet`` (paper 004), ``lenet5`` (MNIST, paper 003) and
+``cnn`` (FL benchmarks)."""
 
 from collections.abc import Sequence
 
 import jax
-from flax import linen as nn
 
-from fedjax_norm.models.layers import Conv, Dense
+from fedjax_norm.models.blocks import dropout
+from fedjax_norm.models.layers import Conv, Dense, xavier
 from fedjax_norm.models.pool import avg_pool, ceil_pads, max_pool
 from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, Norm, NormSpec
@@ -35,7 +36,7 @@ class Tiny(Staged):
     return (unit(0, 32, 1), unit(1, 64, 2), unit(2, 64, 1), ("head", head))
 
 
-class LeNet(nn.Module):
+class LeNet(Staged):
   """Caffe's cifar10_quick, the LeNet of paper 004; a norm after each convolution (BN-LeNet).
 
   Three 5x5 convolutions (32, 32, 64), each followed by a 3x3 pool at stride 2 (max, mean, mean,
@@ -46,22 +47,69 @@ class LeNet(nn.Module):
   norm: NormSpec
   num_classes: int
 
-  @nn.compact
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> logits [N, num_classes]."""
-    for index, features in enumerate((32, 32, 64)):
-      x = Conv(features, (5, 5), self.norm)(x, mode)
-      x = Norm(self.norm)(x, mode)
-      pads = ceil_pads(x.shape[1:3], 3, 2)
-      if index == 0:
-        x = jax.nn.relu(max_pool(x, 3, 2, pads))
-      else:
-        x = avg_pool(jax.nn.relu(x), 3, 2, pads)
-    x = Dense(64, self.norm)(x.reshape(len(x), -1), mode)
-    return Dense(self.num_classes, self.norm)(x, mode)
+  def stages(self) -> Sequence[Stage]:
+    """conv1, conv2, conv3, dense, head."""
+
+    def unit(index: int, features: int) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        x = Conv(features, (5, 5), self.norm, name=f"Conv_{index}")(x, mode)
+        x = Norm(self.norm, name=f"Norm_{index}")(x, mode)
+        pads = ceil_pads(x.shape[1:3], 3, 2)
+        if index == 0:
+          return jax.nn.relu(max_pool(x, 3, 2, pads))
+        return avg_pool(jax.nn.relu(x), 3, 2, pads)
+
+      return f"conv{index + 1}", run
+
+    def dense(x: Array, mode: Mode) -> Array:
+      return Dense(64, self.norm, name="Dense_0")(x.reshape(len(x), -1), mode)
+
+    def head(x: Array, mode: Mode) -> Array:
+      return Dense(self.num_classes, self.norm, name="Dense_1")(x, mode)
+
+    return unit(0, 32), unit(1, 32), unit(2, 64), ("dense", dense), ("head", head)
 
 
-class CNN(nn.Module):
+class LeNet5(Staged):
+  """Caffe's LeNet for MNIST (431,080 parameters on 28x28x1 without a norm).
+
+  After LeCun et al. 1998: two 5x5 convolutions without padding (20, 50), each followed by its norm,
+  if any, and a 2x2 max pool rounded up; dense 500 with a ReLU, the network's only one; the output.
+  Kernels begin as Caffe's xavier has it.
+  """
+
+  norm: NormSpec
+  num_classes: int
+
+  def stages(self) -> Sequence[Stage]:
+    """conv1, conv2, dense, head."""
+
+    def unit(index: int, features: int) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        layer = Conv(
+          features,
+          (5, 5),
+          self.norm,
+          padding="VALID",
+          kernel_init=xavier,
+          name=f"Conv_{index}",
+        )
+        x = Norm(self.norm, name=f"Norm_{index}")(layer(x, mode), mode)
+        return max_pool(x, 2, 2, ceil_pads(x.shape[1:3], 2, 2))
+
+      return f"conv{index + 1}", run
+
+    def dense(x: Array, mode: Mode) -> Array:
+      layer = Dense(500, self.norm, xavier, name="Dense_0")
+      return jax.nn.relu(layer(x.reshape(len(x), -1), mode))
+
+    def head(x: Array, mode: Mode) -> Array:
+      return Dense(self.num_classes, self.norm, xavier, name="Dense_1")(x, mode)
+
+    return unit(0, 20), unit(1, 50), ("dense", dense), ("head", head)
+
+
+class CNN(Staged):
   """The two-convolution network of FL benchmarks (1,626,442 parameters on CIFAR-10 without a norm).
 
   conv3x3-32, conv3x3-64 (both valid), max pool 2, dropout 0.25, dense 128, dropout 0.5, dense.
@@ -70,14 +118,24 @@ class CNN(nn.Module):
   norm: NormSpec
   num_classes: int
 
-  @nn.compact
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> logits [N, num_classes]."""
-    for features in (32, 64):
-      x = Conv(features, (3, 3), self.norm, padding="VALID")(x, mode)
-      x = jax.nn.relu(Norm(self.norm)(x, mode))
-    fixed = not (mode.train and mode.dropout)
-    x = nn.Dropout(0.25, deterministic=fixed)(max_pool(x, 2, 2))
-    x = jax.nn.relu(Dense(128, self.norm)(x.reshape(len(x), -1), mode))
-    x = nn.Dropout(0.5, deterministic=fixed)(x)
-    return Dense(self.num_classes, self.norm)(x, mode)
+  def stages(self) -> Sequence[Stage]:
+    """conv1, conv2, dense, head."""
+
+    def unit(index: int, features: int, x: Array, mode: Mode) -> Array:
+      x = Conv(features, (3, 3), self.norm, padding="VALID", name=f"Conv_{index}")(x, mode)
+      return jax.nn.relu(Norm(self.norm, name=f"Norm_{index}")(x, mode))
+
+    def conv1(x: Array, mode: Mode) -> Array:
+      return unit(0, 32, x, mode)
+
+    def conv2(x: Array, mode: Mode) -> Array:
+      return dropout(max_pool(unit(1, 64, x, mode), 2, 2), 0.25, mode, "Dropout_0")
+
+    def dense(x: Array, mode: Mode) -> Array:
+      x = jax.nn.relu(Dense(128, self.norm, name="Dense_0")(x.reshape(len(x), -1), mode))
+      return dropout(x, 0.5, mode, "Dropout_1")
+
+    def head(x: Array, mode: Mode) -> Array:
+      return Dense(self.num_classes, self.norm, name="Dense_1")(x, mode)
+
+    return ("conv1", conv1), ("conv2", conv2), ("dense", dense), ("head", head)

@@ -19,8 +19,11 @@ class Mode(NamedTuple):
     mask: [N], 0 for padded examples.
     step: the time so far, for batch renormalization's ramps.
     data_init: whether weight-normalized layers set their scale and bias from this batch.
-    labels: [N] int32 in training, for the models that have losses of their own (see
+    labels: the batch's targets in training, for the models that have losses of their own (see
       ``local.make_gradient``).
+    objective: of ``objectives.OBJECTIVES``, what the labels are.
+    plain: whether convolutions are XLA's own on every platform and recurrent networks no loops, as
+      a count of operations needs them (see ``models/flops.py``).
   """
 
   train: bool = False
@@ -29,6 +32,8 @@ class Mode(NamedTuple):
   step: Array | None = None
   data_init: bool = False
   labels: Array | None = None
+  objective: str = "classification"
+  plain: bool = False
 
 
 class Norm(nn.Module):

@@ -21,9 +21,8 @@ from torch_units import (
 
 from fedjax_norm import models
 from fedjax_norm.errors import UserError
-from fedjax_norm.models import layers, registry
+from fedjax_norm.models import conv, registry
 from fedjax_norm.models.alexnet import AlexNet
-from fedjax_norm.models.conv import conv
 from fedjax_norm.norm import NAMES, Mode, create
 
 NONE, BN = create("none"), create("bn")
@@ -49,7 +48,7 @@ def torchs(stem, variables, x):
 )
 def test_it_is_torchs(stem, norm, size, monkeypatch):
   # The lowering of convolutions has tests of its own; XLA's compiles faster.
-  monkeypatch.setattr(layers, "conv", functools.partial(conv, lowering="xla"))
+  monkeypatch.setattr(conv, "on_cpu", lambda: False)
   model = AlexNet(norm, 5, stem)
   variables, x = randomized(shapes(model, size)), images(3, *size)
   mode = Mode(train=True, dropout=False)
@@ -90,7 +89,7 @@ def test_every_norm_stands_after_every_convolution(name):
 
 @pytest.mark.parametrize(
   ("name", "convolutions", "least"),
-  [("alexnet", 5, 63), ("googlenet", 57 + 2, 32), ("inception_v3", 94 + 2, 75)],
+  [("vgg16", 13, 32), ("alexnet", 5, 63), ("googlenet", 57 + 2, 32), ("inception_v3", 94 + 2, 75)],
 )
 def test_the_least_images_and_the_default_groups_are_accepted(name, convolutions, least):
   gn = create("gn", **models.entry(name).groups)
@@ -101,7 +100,7 @@ def test_the_least_images_and_the_default_groups_are_accepted(name, convolutions
 
 @pytest.mark.parametrize(
   ("name", "from_size", "least"),
-  [("alexnet", 128, 63), ("googlenet", 32, 32), ("inception_v3", 128, 75)],
+  [("vgg16", 128, 32), ("alexnet", 128, 63), ("googlenet", 32, 32), ("inception_v3", 128, 75)],
 )
 def test_the_default_stem_and_what_is_refused(name, from_size, least, monkeypatch):
   monkeypatch.setattr(registry, "norm_modules", lambda *_: {})  # which the test above runs

@@ -1,10 +1,15 @@
 """The count of operations, against counts by hand, PyTorch's and the literature's."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import flops as by_hand
 from fedjax_norm import models, norm
 from fedjax_norm.models import conv, flops
+from fedjax_norm.models.conv import conv as convolve
+from fedjax_norm.models.layers import Conv
+from fedjax_norm.norm import Mode
 
 SHAPE = (32, 32, 3)
 
@@ -40,3 +45,85 @@ def test_the_count_does_not_depend_on_how_convolutions_are_lowered(monkeypatch):
     monkeypatch.setattr(conv, "on_cpu", lambda on_cpu=on_cpu: on_cpu)
     counts.append(flops.layer_macs(create("resnet20"), SHAPE))
   assert counts[0] == counts[1]
+
+
+def test_a_recurrence_counts_every_step():
+  model = models.create("lstm", norm.create("none"), 5, (6, 4, 3))
+  assert flops.layer_macs(model, (6, 4, 3)) == {
+    "embedding": 6 * (4 * 3) * 64,
+    "gates": 6 * 64 * 256,
+    "recurrence": 6 * 64 * 256,
+    "head": 64 * 5,
+  }
+
+
+# ------------------------------------------------------------------ by cost analysis
+
+
+def inside(size: int, stride: int = 1, kernel: int = 3) -> int:
+  """Of one axis: pairs of a window and a tap that lie inside the image, padded as 'SAME' is."""
+  windows = -(-size // stride)
+  before = max((windows - 1) * stride + kernel - size, 0) // 2
+  return sum(
+    0 <= stride * window + tap - before < size for window in range(windows) for tap in range(kernel)
+  )
+
+
+def tiny_by_hand(size: int) -> dict[str, tuple[int, int]]:
+  """(operations of the products of one way forward, elements that come out) of each layer."""
+  half = -(-size // 2)
+  return {
+    "conv1": (2 * inside(size) ** 2 * 1 * 32, size**2 * 32),
+    "conv2": (2 * inside(size, 2) ** 2 * 32 * 64, half**2 * 64),
+    "conv3": (2 * inside(half) ** 2 * 64 * 64, half**2 * 64),
+    "head": (2 * 64 * 10, 10),
+  }
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_step_is_counted_by_hand(index):
+  """One channel makes the first convolution one of those that are folded on a CPU."""
+  model = models.create("tiny", norm.create("none"), 10, (9, 9, 1))
+  products, elements = list(tiny_by_hand(9).values())[index]
+  step = flops.step_flops(model, (9, 9, 1), index, index + 1)
+  pooled = 5 * 5 * 64 if index == 3 else 0  # sums and a division
+  relu = elements if index < 3 else 0
+  assert step.forward == products + elements + relu + pooled
+  # The gradients of kernel and input take as many products each. Besides, that of a ReLU compares
+  # and selects, and that of a bias adds up; or that of the mean divides once a channel.
+  rest = step.training - step.forward - 2 * products
+  assert rest == (64 if index == 3 else 3 * elements - (32, 64, 64)[index])
+  without = flops.step_flops(model, (9, 9, 1), index, index + 1, input_gradient=False)
+  assert without.forward == step.forward
+  assert step.training - without.training == products + (64 if index == 3 else 0)
+
+
+def test_stretches_add_up_and_examples_multiply():
+  model, shape = create("tiny", shape=(8, 8, 3)), (8, 8, 3)
+  whole = flops.step_flops(model, shape, batch_size=2, input_gradient=False)
+  parts = [
+    flops.step_flops(model, shape, *stretch, 2, input_gradient=stretch[0] > 0)
+    for stretch in ((0, 2), (2, 3), (3, None))
+  ]
+  assert sum(part.forward for part in parts) == pytest.approx(whole.forward, rel=1e-6)
+  assert sum(part.training for part in parts) == pytest.approx(whole.training, rel=1e-6)
+  four = flops.step_flops(model, shape, batch_size=4, input_gradient=False)
+  assert four.training == pytest.approx(2 * whole.training, rel=1e-3)  # but for what BN's terms add
+
+
+def test_a_count_leaves_the_function_as_it_was():
+  """What is traced for the count must not be what a program of it then runs."""
+  layer = Conv(4, (3, 3), norm.create("none"))
+  x = jax.ShapeDtypeStruct((1, 5, 5, 2), jnp.float32)
+  variables = jax.eval_shape(lambda x: layer.init(jax.random.key(0), x, Mode()), x)
+
+  def run(variables, x):
+    return layer.apply(variables, x, Mode())
+
+  def plain(variables, x):
+    kernel, bias = (variables["params"][key] for key in ("kernel", "bias"))
+    return convolve(x, kernel, lowering="xla") + bias
+
+  assert flops.program_flops(run, variables, x) == flops.program_flops(plain, variables, x)
+  canonical = jax.default_backend() == "cpu"
+  assert ("custom_vjp" in str(jax.make_jaxpr(run)(variables, x))) == canonical

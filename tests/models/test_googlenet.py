@@ -25,8 +25,7 @@ from torch_units import (
 
 from fedjax_norm import models
 from fedjax_norm.local import LocalConfig, make_gradient
-from fedjax_norm.models import layers
-from fedjax_norm.models.conv import conv
+from fedjax_norm.models import conv
 from fedjax_norm.models.flops import layer_macs
 from fedjax_norm.models.googlenet import Auxiliary, GoogLeNet, Inception
 from fedjax_norm.models.layers import Dense
@@ -75,7 +74,7 @@ def torch_googlenet(stem, variables, x):
 
 def test_it_is_torchs_with_its_auxiliary_losses(monkeypatch):
   # The lowering of convolutions has tests of its own; XLA's compiles faster.
-  monkeypatch.setattr(layers, "conv", functools.partial(conv, lowering="xla"))
+  monkeypatch.setattr(conv, "on_cpu", lambda: False)
   size = (33, 40, 3)
   model = GoogLeNet(NONE, 5, "imagenet")
   variables, x = randomized(shapes(model, size)), images(3, *size)
@@ -85,7 +84,7 @@ def test_it_is_torchs_with_its_auxiliary_losses(monkeypatch):
   expected, heads = torch_googlenet("imagenet", variables, x)
   assert_close(logits, expected)
   for name, head in zip(("4a", "4d"), heads, strict=True):
-    (loss,) = changed["losses"].pop(f"auxiliary_{name}")["cross_entropy"]
+    (loss,) = changed["losses"].pop(f"auxiliary_{name}")["auxiliary"]
     real = torch.tensor(labels[:2])  # the third example is padding
     assert_close(loss, 0.3 * F.cross_entropy(head[:2], real, reduction="sum"))
   assert not changed["losses"]
@@ -151,7 +150,7 @@ class WithHead(nn.Module):
 
 
 def test_the_gradient_is_that_of_the_losses_sum(monkeypatch):
-  monkeypatch.setattr(layers, "conv", functools.partial(conv, lowering="xla"))
+  monkeypatch.setattr(conv, "on_cpu", lambda: False)
   x, labels = jnp.asarray(images(4, 2, 2, 3)), jnp.array([3, 1, 0, 2], jnp.int32)
   mask = jnp.array([1.0, 1.0, 0.0, 1.0])
   model = WithHead(NONE, 0.3)

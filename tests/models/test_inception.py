@@ -22,8 +22,7 @@ from torch_units import (
   unit,
 )
 
-from fedjax_norm.models import layers
-from fedjax_norm.models.conv import conv
+from fedjax_norm.models import conv
 from fedjax_norm.models.inception import (
   Auxiliary,
   InceptionV3,
@@ -100,7 +99,7 @@ KERNELS = {
 )
 def test_a_module_is_torchs(kind, extra, norm, channels, monkeypatch):
   # The lowering of convolutions has tests of its own; XLA's compiles faster.
-  monkeypatch.setattr(layers, "conv", functools.partial(conv, lowering="xla"))
+  monkeypatch.setattr(conv, "on_cpu", lambda: False)
   module, x, mode = kind(norm, *extra), images(2, 8, 7, 6), Mode(train=True)
   variables = randomized(jax.eval_shape(lambda: module.init(KEY, x, mode)))
   params = variables["params"]
@@ -167,7 +166,7 @@ def test_the_auxiliary_loss_is_torchs(size):
   params = variables["params"]
   y = unit(F.avg_pool2d(channels_first(x), min(5, *size), 3), params["Unit_0"])
   logits = dense(unit(y, params["Unit_1"], 1, 0).mean((2, 3)), params["Dense_0"])
-  (loss,) = changed["losses"]["cross_entropy"]
+  (loss,) = changed["losses"]["auxiliary"]
   assert_close(loss, 0.4 * F.cross_entropy(logits, torch.tensor(labels), reduction="sum"))
 
 

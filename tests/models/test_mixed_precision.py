@@ -10,7 +10,7 @@ import pytest
 from fedjax_norm import models, norm
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import cross_entropy
+from fedjax_norm.local import measure
 from fedjax_norm.models.layers import Conv
 from fedjax_norm.norm import Mode, Norm
 from fedjax_norm.typing import Batch
@@ -31,7 +31,7 @@ def loss_and_gradients(model, variables, images):
       {**variables, "params": params}, images, Mode(train=True), mutable=["batch_stats"]
     )
     batch = Batch(images, LABELS, np.ones(6, np.float32))
-    return cross_entropy(logits, batch).loss / 6, changed
+    return measure("classification", logits, batch).loss / 6, changed
 
   return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 

@@ -178,7 +178,7 @@ def torch_resnet(variables, x, model: ResNet):
   if model.stem == "imagenet":
     x = F.max_pool2d(x, 3, 2, 1)
   index = 0
-  for stage, blocks in enumerate(model.stages):
+  for stage, blocks in enumerate(model.blocks):
     for block in range(blocks):
       stride = 2 if stage > 0 and block == 0 else 1
       scope, path = params[f"Block_{index}"], (f"Block_{index}",)
@@ -219,6 +219,19 @@ def assert_torchs(model, theirs, image_shape):
 @pytest.mark.parametrize("norm", [NONE, BN], ids=["none", "bn"])
 def test_lenet_is_torchs(norm):
   assert_torchs(models.create("lenet", norm, 7, (18, 13, 3)), torch_lenet, (18, 13, 3))
+
+
+def torch_lenet5(variables, x):
+  params, x = variables["params"], images(x)
+  for i in (0, 1):
+    x = torch_norm(torch_conv(x, params[f"Conv_{i}"], pads=[0] * 4), variables, f"Norm_{i}")
+    x = F.max_pool2d(x, 2, ceil_mode=True)
+  x = F.relu(torch_dense(x.permute(0, 2, 3, 1).flatten(1), params["Dense_0"]))
+  return torch_dense(x, params["Dense_1"])
+
+
+def test_lenet5_is_torchs():
+  assert_torchs(models.create("lenet5", BN, 7, (15, 17, 2)), torch_lenet5, (15, 17, 2))
 
 
 RESNETS = {
@@ -476,7 +489,6 @@ IMAGE = (8, 8, 3)
     ("resnet20", NONE, 10, IMAGE, "imagenet", "'resnet20' has a single stem"),
     ("tiny", FIXUP, 10, IMAGE, "auto", "which 'tiny' lacks; choose resnet20, resnet10, resnet18"),
     ("lenet", FIXUP, 10, IMAGE, "auto", "Fixup needs residual branches"),
-    ("tiny", NONE, 1, IMAGE, "auto", "at least 2 classes; the data has 1"),
     ("tiny", NONE, 10, (8, 2, 3), "auto", "at least 3x3 pixels; these are 8x2"),
     ("lenet", NONE, 10, (7, 8, 3), "auto", "at least 8x8 pixels; these are 7x8"),
     ("cnn", NONE, 10, (5, 5, 3), "auto", "at least 6x6 pixels"),
@@ -492,7 +504,7 @@ def test_create_refuses(name, norm, num_classes, image_shape, stem, message):
     models.create(name, norm, num_classes, image_shape, stem)
 
 
-@pytest.mark.parametrize("name", ["tiny", "lenet", "cnn", "resnet20"])
+@pytest.mark.parametrize("name", ["tiny", "lenet", "lenet5", "cnn", "resnet20"])
 def test_the_least_images_and_the_default_groups_are_accepted(name):
   known = models.entry(name)
   model = models.create(name, create("gn", **known.groups), 4, (known.min_size,) * 2 + (1,))

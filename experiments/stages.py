@@ -1,0 +1,92 @@
+"""Where a model can be cut, and what each side then has: ``python -m experiments.stages``.
+
+A stage has a line: what it gives for one example, in bytes of float32, and for the cut after it the
+parameters of the party before it and of the party behind it and what training takes of each on one
+example, in a batch of 32 (``models/flops.py``). The party before computes no gradient of images.
+"""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+
+from absl import app as absl_app
+from absl import flags
+
+from experiments.app import guard, parse_flags
+from experiments.fields import choice, integer, string
+from experiments.flags import define, parse
+from fedjax_norm import models, norm
+from fedjax_norm.errors import UserError
+from fedjax_norm.models.flops import step_flops
+from fedjax_norm.models.stages import describe, position
+from fedjax_norm.training.table import columns_table, human_bytes
+
+_BATCH = 32  # several examples, for in training a norm of the batch refuses single elements
+_FLOAT32 = 4  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class StagesFlags:
+  """What the list of a model's stages is told."""
+
+  model: str = choice("tiny", tuple(models.MODELS), "Which model.")
+  norm: str = choice("gn", norm.NAMES, "Its norm; gn has the model's usual groups.")
+  stem: str = choice("auto", ("auto", "cifar", "imagenet"), "Of models that have both.")
+  image_size: int = integer(32, "Pixels square.")
+  channels: int = integer(3, "Of an image.")
+  classes: int = integer(10, "Classes.")
+  cut: str | None = string(None, "The stage after which the model is cut; it is marked.")
+
+
+def run(config: StagesFlags) -> None:
+  """Prints the table.
+
+  Raises:
+    UserError: a model that does not fit its images or norm, or a cut that cannot be.
+  """
+  for name, least in (("image_size", 1), ("channels", 1), ("classes", 2)):
+    if getattr(config, name) < least:
+      raise UserError(f"--{name} is {getattr(config, name)}; it must be at least {least}.")
+  shape = (config.image_size, config.image_size, config.channels)
+  groups = dict(models.entry(config.model).groups) if config.norm == "gn" else {}
+  spec = norm.create(config.norm, groups=groups.get("groups"), group_size=groups.get("group_size"))
+  model = models.create(config.model, spec, config.classes, shape, config.stem)
+  marked = None if config.cut is None else position(model, config.cut, shape)
+
+  infos = describe(model, shape)
+  # A stretch takes what its stages take, so that each is counted once for all cuts.
+  training = [
+    step_flops(model, shape, i, i + 1, _BATCH, input_gradient=i > 0).training / _BATCH
+    for i in range(len(infos))
+  ]
+  parameters = [info.parameters for info in infos]
+  rows = []
+  for place, info in enumerate(infos, 1):
+    sides = ["-"] * 4  # where nothing can be cut
+    if place < len(infos) and any(parameters[:place]):
+      sides = [f"{sum(side):,}" for side in (parameters[:place], parameters[place:])]
+      sides += [f"{sum(side):.3g}" for side in (training[:place], training[place:])]
+    size = human_bytes(_FLOAT32 * math.prod(info.shape))
+    pixels = "x".join(map(str, info.shape))
+    mark = "<--" if place == marked else ""
+    rows.append([info.name, pixels, size, f"{info.parameters:,}", *sides, mark])
+  head = ["stage", "activation", "bytes", "parameters", "parameters before", "behind"]
+  head += ["FLOPs before", "behind", "cut"]
+  print(columns_table(head, rows))
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs on the parsed flags."""
+
+  def work() -> None:
+    if argv[1:]:
+      raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
+    run(parse(StagesFlags, flags.FLAGS))
+
+  sys.exit(guard(work))
+
+
+if __name__ == "__main__":
+  define(StagesFlags)
+  absl_app.run(main, flags_parser=parse_flags)

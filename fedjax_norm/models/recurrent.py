@@ -1,0 +1,96 @@
+"""``lstm``: a recurrent network that reads an image row by row."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from fedjax_norm.models.layers import Conv, Dense, Linear
+from fedjax_norm.models.stages import Stage, Staged
+from fedjax_norm.norm import Mode, Norm, NormSpec
+from fedjax_norm.typing import Array
+
+
+class Recurrence(Linear):
+  """The recurrent half of an LSTM (Hochreiter and Schmidhuber 1997; Gers et al. 2000).
+
+  With the gates' inputs a_t given, which hold the biases, and U the kernel [H, 4 H]:
+
+    i, f, g, o = a_t + h_{t-1} U        (in this order, H each)
+    c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g)
+    h_t = sigmoid(o) tanh(c_t)
+
+  from h_0 = c_0 = 0.
+
+  Attributes:
+    spec: the model's norm; under weight normalization the kernel is g v / |v|, whose g starts as
+      |v| without a look at the data, for what it multiplies depends on it.
+  """
+
+  spec: NormSpec
+
+  @nn.compact
+  def __call__(self, gates: Array, mode: Mode) -> Array:
+    """The gates' inputs [N, T, 4 H] -> the last state [N, H]."""
+    hidden = gates.shape[-1] // 4
+
+    def recur(gates: Array, kernel: Array) -> Array:
+      def step(carry: tuple[Array, Array], a: Array) -> tuple[tuple[Array, Array], None]:
+        h, c = carry
+        i, f, g, o = jnp.split(a + h @ kernel, 4, -1)
+        # The cell is a sum over steps, which stays float32.
+        c = jax.nn.sigmoid(f) * c + (jax.nn.sigmoid(i) * jnp.tanh(g)).astype(c.dtype)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c).astype(a.dtype)
+        return (h, c), None
+
+      shape = (len(gates), hidden)
+      start = jnp.zeros(shape, gates.dtype), jnp.zeros(shape, jnp.float32)
+      # A cost analysis counts a loop's body once.
+      return lax.scan(step, start, gates.swapaxes(0, 1), unroll=mode.plain)[0][0]
+
+    orthogonal = nn.initializers.orthogonal(column_axis=-1)
+    shape, mode = (hidden, 4 * hidden), mode._replace(data_init=False)
+    return self.weighted(gates, shape, recur, self.spec, orthogonal, False, mode)
+
+  def macs(self, x: Array, y: Array) -> int:
+    """The kernel's, of every step."""
+    return x.size * y.shape[-1]
+
+
+class LSTM(Staged):
+  """The rows of an image as a sequence: an embedding of each with its norm, an LSTM, a dense layer.
+
+  An image [H, W, C] is H steps of W C numbers. The norm sees [N, H, embedding], where the rows are
+  what space is to an image.
+
+  Attributes:
+    norm: after the embedding.
+    num_classes: outputs.
+    embedding: numbers of a row.
+    hidden: of the LSTM's state.
+  """
+
+  norm: NormSpec
+  num_classes: int
+  embedding: int = 64
+  hidden: int = 64
+
+  def stages(self) -> Sequence[Stage]:
+    """embed, lstm, head."""
+
+    def embed(x: Array, mode: Mode) -> Array:
+      # A dense layer of each row, as a convolution, which has no bias where the norm brings one.
+      row = Conv(self.embedding, (1, x.shape[2]), self.norm, padding="VALID", name="embedding")
+      x = row(x, mode)[:, :, 0]
+      return jax.nn.relu(Norm(self.norm, name="embedding_norm")(x, mode))
+
+    def lstm(x: Array, mode: Mode) -> Array:
+      gates = Dense(4 * self.hidden, self.norm, name="gates")(x, mode)
+      return Recurrence(self.norm, name="recurrence")(gates, mode)
+
+    def head(x: Array, mode: Mode) -> Array:
+      return Dense(self.num_classes, self.norm, name="head")(x, mode)
+
+    return ("embed", embed), ("lstm", lstm), ("head", head)

@@ -1,0 +1,55 @@
+"""``fcn``: a small fully convolutional encoder-decoder, which says a class of every pixel."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import linen as nn
+
+from fedjax_norm.models.layers import Conv, he_normal
+from fedjax_norm.models.stages import Stage, Staged
+from fedjax_norm.norm import Mode, Norm, NormSpec
+from fedjax_norm.typing import Array
+
+
+class FCN(Staged):
+  """3x3 convolutions, each with its norm and a ReLU: down to a quarter of the side and up again.
+
+  The encoder has 32 channels, then 64 and 128 at stride 2 each. The decoder doubles the side by
+  repeating pixels before a convolution with 64 channels, and again before one with 32; a 1x1
+  convolution says the classes. After Long, Shelhamer and Darrell (CVPR 2015), whose networks are
+  larger and add what the encoder had at the same side; here a stage sees only the one before it, so
+  that the model can be cut anywhere.
+
+  Sides must be multiples of 4.
+  """
+
+  norm: NormSpec
+  num_classes: int
+
+  def stages(self) -> Sequence[Stage]:
+    """down1, down2, down3, up1, up2, head."""
+
+    def unit(name: str, features: int, stride: int = 1, grow: bool = False) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        if grow:
+          x = x.repeat(2, 1).repeat(2, 2)
+        strides, init = (stride, stride), he_normal
+        conv = Conv(
+          features, (3, 3), self.norm, strides=strides, kernel_init=init, name=f"{name}_conv"
+        )
+        return jax.nn.relu(Norm(self.norm, name=f"{name}_norm")(conv(x, mode), mode))
+
+      return name, run
+
+    def head(x: Array, mode: Mode) -> Array:
+      conv: nn.Module = Conv(self.num_classes, (1, 1), self.norm, use_bias=True, name="classes")
+      return conv(x, mode)
+
+    return (
+      unit("down1", 32),
+      unit("down2", 64, stride=2),
+      unit("down3", 128, stride=2),
+      unit("up1", 64, grow=True),
+      unit("up2", 32, grow=True),
+      ("head", head),
+    )

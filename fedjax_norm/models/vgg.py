@@ -1,0 +1,69 @@
+"""VGG-16 (Simonyan and Zisserman 2015, configuration D), for ImageNet and for CIFAR."""
+
+from collections.abc import Sequence
+
+import jax
+
+from fedjax_norm.models.blocks import Unit, dropout
+from fedjax_norm.models.layers import Dense, he_normal
+from fedjax_norm.models.pool import ceil_pads, max_pool
+from fedjax_norm.models.stages import Stage, Staged
+from fedjax_norm.norm import Mode, NormSpec
+from fedjax_norm.typing import Array
+
+# Channels of the 3x3 convolutions between two pools.
+_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+class VGG16(Staged):
+  """Thirteen 3x3 convolutions with a 2x2 max pool after the 2nd, 4th, 7th, 10th and last.
+
+  The forms differ in their hidden dense layers, which end in a ReLU and dropout 0.5:
+  ``'imagenet'`` (138,357,544 parameters with 1000 classes on 224x224 pixels and without a norm) is
+  the original with 4096 units twice, ``'cifar'`` (14,982,474 with 10 classes on 32x32 pixels, where
+  a single position is left) has 512 once, as is usual there. The norm stands after every
+  convolution, before its ReLU; pools are rounded up, which differs for small images alone. Kernels
+  begin as He et al. propose. As CIFAR's form ends in a 2x2 map before its last pool, ``in`` wants
+  images of more than 16 pixels.
+
+  Attributes:
+    norm: the norm after every convolution.
+    num_classes: outputs.
+    stem: ``'cifar'`` or ``'imagenet'``: which of the two forms.
+  """
+
+  norm: NormSpec
+  num_classes: int
+  stem: str = "cifar"
+
+  def stages(self) -> Sequence[Stage]:
+    """conv1_1, conv1_2, conv2_1, ..., conv5_3, dense1 (and dense2), head."""
+    hidden = (4096, 4096) if self.stem == "imagenet" else (512,)
+
+    def conv(name: str, features: int, last: bool) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        x = Unit(features, (3, 3), self.norm, name=name)(x, mode)
+        return max_pool(x, 2, 2, ceil_pads(x.shape[1:3], 2, 2)) if last else x
+
+      return name, run
+
+    def dense(name: str, features: int) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        layer = Dense(features, self.norm, he_normal, name=name)
+        x = jax.nn.relu(layer(x.reshape(len(x), -1), mode))
+        return dropout(x, 0.5, mode, f"{name}_dropout")
+
+      return name, run
+
+    def head(x: Array, mode: Mode) -> Array:
+      return Dense(self.num_classes, self.norm, name="head")(x, mode)
+
+    return (
+      *(
+        conv(f"conv{block}_{i}", features, last=i == len(channels))
+        for block, channels in enumerate(_CHANNELS, 1)
+        for i, features in enumerate(channels, 1)
+      ),
+      *(dense(f"dense{i}", units) for i, units in enumerate(hidden, 1)),
+      ("head", head),
+    )

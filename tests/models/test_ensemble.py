@@ -1,0 +1,180 @@
+"""An ensemble's members train in one exchange as each would alone, and vote."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjax_norm import models, trees
+from fedjax_norm.errors import UserError
+from fedjax_norm.local import LocalConfig
+from fedjax_norm.models.ensemble import LOGITS
+from fedjax_norm.models.flops import step_flops
+from fedjax_norm.models.stages import describe, stage_names
+from fedjax_norm.norm import Mode, create
+from fedjax_norm.objectives import majority
+from fedjax_norm.split.exchange import step
+from fedjax_norm.split.members import Choice, make_ensemble
+from fedjax_norm.split.messages import ACTIVATION, GRADIENT, LABELS
+from fedjax_norm.split.parties import loss_gradient, make_parties
+from fedjax_norm.split.plan import divide, join, make_plan, segment_shapes
+from fedjax_norm.typing import Batch
+
+SHAPE, CLASSES = (8, 8, 1), 3
+IMAGE = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
+GN = {"tiny": {"groups": 8}, "lenet": {"group_size": 2}}
+LOCAL = {"batch_size": 4, "momentum": 0.9, "weight_decay": 1e-3}
+
+
+def choice(model, norm, cut=None, tail=None):
+  return Choice(model, create(norm, **(GN[model] if norm == "gn" else {})), cut, tail)
+
+
+def train(model, plan, variables, objective, batches):
+  """(the variables after some steps by messages, what was sent)."""
+  local = LocalConfig(**LOCAL, objective=objective)
+  shapes, _ = segment_shapes(model, plan, IMAGE)
+  parties = make_parties(model, plan, local, shapes)
+  sent = []
+
+  def send(kind, sender, receiver, tensors, count):
+    sent.append((kind, jax.tree.map(lambda a: (a.shape, a.dtype), tensors)))
+    return tensors
+
+  def run(parts, batch):
+    return step(
+      plan,
+      parties,
+      lambda outputs, batch: loss_gradient(local, outputs, batch),
+      None,
+      send,
+      parts,
+      batch,
+      jnp.float32(0),
+      jax.random.key(0),
+      jnp.float32(0.05),
+    )
+
+  parts, run = tuple(p.init(v) for p, v in zip(parties, divide(variables, shapes), strict=True)), (
+    jax.jit(run)
+  )
+  for batch in batches:
+    done = run(parts, batch)
+    parts = done.parts
+  return join([part.variables for part in parts]), sent, done.metrics
+
+
+@pytest.mark.parametrize(("norm", "tails"), [("gn", False), ("bn", True)])
+def test_members_train_as_they_would_alone(norm, tails):
+  choices = [
+    choice("tiny", norm, "conv1", "conv2" if tails else None),
+    choice("lenet", norm, "conv2", "dense" if tails else None),
+  ]
+  whole = make_ensemble(choices, CLASSES, SHAPE)
+  variables = models.init(whole, jax.random.key(1), SHAPE)
+  rng = np.random.default_rng(0)
+  batches = [
+    Batch(
+      rng.standard_normal((4, *SHAPE)).astype(np.float32),
+      rng.integers(0, CLASSES, 4).astype(np.int32),
+      np.array([1, 1, 1, last], np.float32),
+    )
+    for last in (1, 0)
+  ]
+  tail = "server" if tails else None
+  plan = make_plan(whole, SHAPE, tail=tail)
+  together, sent, metrics = train(whole, plan, variables, "ensemble", batches)
+  losses, crossing = [], []
+  for index, one in enumerate(choices):
+    model = models.create(one.model, one.norm, CLASSES, SHAPE)
+    own = {kind: held[f"member{index}"] for kind, held in variables.items()}
+    alone, apart, figures = train(
+      model, make_plan(model, SHAPE, one.cut, one.tail), own, "classification", batches
+    )
+    after = {kind: held[f"member{index}"] for kind, held in together.items()}
+    flat, expected = trees.flatten(after), trees.flatten(alone)
+    assert flat.keys() == expected.keys()
+    for path, value in flat.items():
+      np.testing.assert_allclose(value, expected[path], rtol=1e-5, atol=1e-6, err_msg=path)
+      assert not np.array_equal(value, trees.flatten(own)[path]), path
+    losses.append(figures.loss)
+    crossing.append(apart)
+  np.testing.assert_allclose(metrics.loss, sum(losses), rtol=1e-5)
+  # What crosses is what would cross for each, the labels once.
+  assert [kind for kind, _ in sent] == [kind for kind, _ in crossing[0]]
+  assert (LABELS in [kind for kind, _ in sent]) is not tails
+  for (kind, tensors), *each in zip(sent, *crossing, strict=True):
+    if kind in (ACTIVATION, GRADIENT):
+      assert tensors == tuple(one for _, one in each)
+
+
+def test_evaluation_is_the_members_vote():
+  whole = make_ensemble([choice("tiny", "bn"), choice("lenet", "bn", "conv3")], CLASSES, SHAPE)
+  variables = models.init(whole, jax.random.key(0), SHAPE)
+  assert variables.keys() == {"params", "batch_stats"}
+  x = jax.random.normal(jax.random.key(2), (5, *SHAPE))
+  vote, kept = whole.apply(variables, x, Mode(), mutable=[LOGITS])
+  for index, name in enumerate(("tiny", "lenet")):
+    model = models.create(name, create("bn"), CLASSES, SHAPE)
+    own = {kind: held[f"member{index}"] for kind, held in variables.items()}
+    np.testing.assert_allclose(
+      kept[LOGITS]["each"][0][:, index], model.apply(own, x, Mode()), rtol=1e-5, atol=1e-6
+    )
+  np.testing.assert_array_equal(vote, majority(kept[LOGITS]["each"][0]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 5), st.integers(2, 4), st.integers(0, 10**6))
+def test_most_votes_win_and_the_mean_probability_breaks_ties(members, classes, seed):
+  logits = np.random.default_rng(seed).normal(0, 4, (6, members, classes)).astype(np.float32)
+  out = np.asarray(majority(logits))
+  np.testing.assert_allclose(np.exp(out).sum(-1), 1, rtol=1e-5)
+  shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  for row, each, p in zip(out, logits, shares.mean(1), strict=True):
+    votes = np.bincount(each.argmax(-1), minlength=classes)
+    tied = np.flatnonzero(votes == votes.max())
+    assert row.argmax() == tied[p[tied].argmax()]
+
+
+def test_a_class_that_nobody_believes_in_has_a_finite_logit():
+  logits = jnp.array([[[0.0, -400.0, -300.0], [0.0, -400.0, -300.0]]])
+  out = majority(logits)
+  assert bool(jnp.isfinite(out).all())
+  np.testing.assert_allclose(out[0, 1], -400 - np.log(3), rtol=1e-5)
+  labels = jnp.array([1])
+  loss = optax.softmax_cross_entropy_with_integer_labels(out, labels)
+  np.testing.assert_allclose(loss, 400 + np.log(3), rtol=1e-5)
+
+
+def test_stages_and_operations_are_the_members_sums():
+  spec = create("gn", groups=8)
+  choices = [Choice("tiny", spec, "conv1"), Choice("tiny", spec, "conv2")]
+  whole = make_ensemble(choices, CLASSES, SHAPE)
+  model = models.create("tiny", spec, CLASSES, SHAPE)
+  assert stage_names(whole) == ("client", "server")
+  client, server = describe(whole, SHAPE)
+  own = describe(model, SHAPE)
+  assert client.shape == (own[0].shape, own[1].shape)
+  assert client.parameters == 2 * own[0].parameters + own[1].parameters
+  assert client.macs == 2 * own[0].macs + own[1].macs
+  assert client.macs + server.macs == 2 * sum(info.macs for info in own)
+  both = step_flops(whole, SHAPE, 0, 1, 2, input_gradient=False).training
+  apart = [step_flops(model, SHAPE, 0, end, 2, input_gradient=False).training for end in (1, 2)]
+  np.testing.assert_allclose(both, sum(apart), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("choices", "match"),
+  [
+    ([choice("tiny", "bn")], "no majority"),
+    ([choice("tiny", "bn", "conv1", "conv2"), choice("lenet", "bn", "conv1")], "give all or none"),
+    ([choice("tiny", "bn", "head"), choice("lenet", "bn", "conv1")], "is the last"),
+    ([choice("tiny", "bn", "pool"), choice("lenet", "bn", "conv1")], "unknown stage 'pool'"),
+  ],
+)
+def test_what_cannot_vote_is_refused(choices, match):
+  with pytest.raises(UserError, match=match):
+    make_ensemble(choices, CLASSES, SHAPE)

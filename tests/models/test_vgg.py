@@ -1,0 +1,47 @@
+"""VGG-16 against torch with the same weights, and the published sizes."""
+
+import jax
+import pytest
+import torch.nn.functional as F
+from torch_units import assert_close, channels_first, count, dense, flat, images, randomized, shapes
+from torch_units import unit as torch_unit
+
+from fedjax_norm import models
+from fedjax_norm.models.vgg import VGG16
+from fedjax_norm.norm import Mode, create
+
+NONE, BN = create("none"), create("bn")
+
+
+def torchs(variables, x):
+  params, x = variables["params"], channels_first(x)
+  for layer in (64, 64, "M", 128, 128, "M", *((256,) * 3), "M", *((512,) * 3), "M", *((512,) * 3)):
+    if layer == "M":
+      x = F.max_pool2d(x, 2, ceil_mode=True)
+      continue
+    name = next(name for name in sorted(params) if name.startswith("conv"))
+    x, params = torch_unit(x, params[name]), {k: v for k, v in params.items() if k != name}
+    assert x.shape[1] == layer
+  x = F.relu(dense(flat(F.max_pool2d(x, 2, ceil_mode=True)), params["dense1"]))
+  return dense(x, params["head"])
+
+
+def test_it_is_torchs():
+  model, size = VGG16(NONE, 5), (18, 9, 2)
+  variables, x = randomized(shapes(model, size)), images(2, *size)
+  mode = Mode(train=True, dropout=False, plain=True)  # which compiles faster
+  logits = jax.jit(lambda v, x: model.apply(v, x, mode))(variables, x)
+  assert_close(logits, torchs(variables, x))
+
+
+@pytest.mark.parametrize(
+  ("norm", "classes", "size", "expected"),
+  [
+    (NONE, 1000, 224, 138_357_544),  # the paper's 138 million, as torchvision counts them
+    (BN, 1000, 224, 138_365_992 - 4224),  # torchvision's vgg16_bn has needless biases
+    (NONE, 10, 32, 14_982_474),
+  ],
+)
+def test_parameter_counts(norm, classes, size, expected):
+  shape = (size, size, 3)
+  assert count(models.create("vgg16", norm, classes, shape), shape) == expected
