@@ -1,0 +1,101 @@
+"""What a model would leak at each cut: ``python -m experiments.leakage --workdir=runs/NAME``.
+
+For every stage behind which the model can be cut: how far the activations depend on the images
+(distance correlation), what an attacker makes of them who has test images of his own and trains a
+decoder, and which labels Bob reads off the gradients that a tail of the stages behind the cut sends
+him in the U-shape (paper 003, sec. 3.6). ``leakage.csv`` and ``leakage.png`` go to the run's
+folder. Without ``--workdir`` it is the untrained model that the flags say.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from experiments import app, build
+from experiments.flags import Config
+from experiments.leakage_flags import WHICH_MODEL, LeakageFlags
+from experiments.training import settler
+from fedjax_norm.errors import UserError
+from fedjax_norm.leakage.inversion import Attack
+from fedjax_norm.training import leakage, leakage_plots
+from fedjax_norm.training.programs import initial_variables
+from fedjax_norm.training.restore import load_run
+from fedjax_norm.training.run_folder import write_table
+from fedjax_norm.training.table import columns_table
+from fedjax_norm.training.task import Task
+from fedjax_norm.typing import Variables
+
+_COLUMNS = {
+  "cut": "cut after",
+  "shape": "shape",
+  "distance_correlation_corrected": "dependence",
+  "reconstruction_error": "image error",
+  "ssim": "SSIM",
+  "labels_by_known": "labels, some known",
+  "labels_by_clusters": "none known",
+  "labels_chance": "chance",
+}
+
+
+def main(config: LeakageFlags) -> None:
+  """Measures, prints a table and writes the files."""
+  asked = leakage.LeakageConfig(
+    None if config.cuts is None else tuple(name.strip() for name in config.cuts.split(",")),
+    config.examples,
+    config.auxiliary,
+    config.known_labels,
+    Attack(config.attack_steps),
+    config.seed,
+  )
+  task, variables, title = _of_run(config) if config.workdir else _of_flags(config)
+  measured = leakage.measure(task, variables, asked)
+  head = {name: text for name, text in _COLUMNS.items() if name in measured.rows[0]}
+  rows = [[_cell(row[name]) for name in head] for row in measured.rows]
+  print(columns_table(list(head.values()), rows))
+  print(
+    f"{measured.victims:,} test images attacked with {measured.auxiliary:,} others; an image error "
+    "of 1 is that of their mean"
+  )
+  folder = app.new_folder(config)
+  folder.mkdir(parents=True, exist_ok=True)
+  stem = "leakage_untrained" if config.untrained else "leakage"
+  write_table(folder / f"{stem}.csv", measured.rows)
+  leakage_plots.leakage(measured, folder / f"{stem}.png", title)
+  print(f"written: {folder / stem}.csv, {folder / stem}.png")
+
+
+def _of_flags(config: LeakageFlags) -> tuple[Task, Variables, str]:
+  """The untrained model that the flags say."""
+  if config.untrained:
+    raise UserError(
+      "--untrained does nothing here: without --workdir the model is untrained; drop it."
+    )
+  _, task = settler(build.make_source(config))(config)
+  title = f"{config.data}, {config.model}, {config.norm}, untrained"
+  return task, initial_variables(task, config.seed), title
+
+
+def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
+  """The model of a finished run, or the one that it began with."""
+  usual = LeakageFlags()
+  for name in WHICH_MODEL:
+    if getattr(config, name) != getattr(usual, name):
+      raise UserError(
+        f"--{name} does nothing here: the run in --workdir says which model on which data; drop it."
+      )
+  saved, variables = load_run(Path(config.workdir or ""))
+  names = {field.name for field in dataclasses.fields(Config)} - {"network"}
+  told = Config(**{name: value for name, value in saved.items() if name in names})
+  one = dataclasses.replace(told, seeds=1, num_processes=None, host_devices=None)
+  _, task = settler(build.make_source(one))(one)
+  title = f"{one.data}, {one.model}, {one.norm}, {saved['algorithm']}"
+  if config.untrained:
+    return task, initial_variables(task, one.seed), f"{title}, untrained"
+  return task, variables, title
+
+
+def _cell(value: str | float) -> str:
+  return value if isinstance(value, str) else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+  app.run(main, LeakageFlags)

@@ -1,0 +1,1 @@
+"""What the parties of split learning could learn from what they are sent."""

@@ -1,0 +1,63 @@
+"""Hidden labels: how many, whose, and that only the seed decides which."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjax_norm.data import partition
+from fedjax_norm.data.examples import Examples
+from fedjax_norm.data.federated import federate, label_counts
+from fedjax_norm.data.unlabelled import HIDDEN, hide
+from fedjax_norm.errors import UserError
+
+LABELS = np.arange(200) % 5
+
+
+def divide(clients=7, seed=0):
+  return partition.make("quantity", LABELS, clients, seed, alpha=0.5)
+
+
+@given(share=st.floats(0.01, 0.99), seed=st.integers(0, 99), clients=st.integers(1, 20))
+@settings(max_examples=30, deadline=None)
+def test_each_client_knows_its_share_and_one_label_at_the_least(share, seed, clients):
+  division = divide(clients, seed)
+  labels = hide(LABELS, division, share, seed)
+  known = labels != HIDDEN
+  np.testing.assert_array_equal(labels[known], LABELS[known])
+  for k in range(clients):
+    own = known[partition.client(division, k)]
+    assert own.sum() == max(1, round(share * len(own)))
+
+
+def test_the_seed_alone_decides_which_and_every_example_has_its_chance():
+  division = divide()
+  one = hide(LABELS, division, 0.3, 1)
+  np.testing.assert_array_equal(one, hide(LABELS, division, 0.3, 1))
+  assert (one != hide(LABELS, division, 0.3, 2)).any()
+  times = sum(hide(LABELS, division, 0.3, seed) != HIDDEN for seed in range(300))
+  large = np.diff(division.offsets)[partition.owners(division)] > 20
+  assert times[large].min() > 0.3 * 300 / 2
+  assert times[large].max() < 0.3 * 300 * 1.6
+
+
+def test_hidden_labels_are_not_counted():
+  division = divide()
+  images = np.zeros((len(LABELS), 1, 1, 1), np.float32)
+  hidden = hide(LABELS, division, 0.5, 0)
+  data = federate(Examples(images, hidden), division)
+  counts = label_counts(data, np.arange(7), 5)
+  for k in range(7):
+    own = hidden[partition.client(division, k)]
+    np.testing.assert_array_equal(counts[k], [(own == c).sum() for c in range(5)])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
+def test_a_share_that_hides_nothing_or_all_is_refused(share):
+  with pytest.raises(UserError, match="between 0 and 1"):
+    hide(LABELS, divide(), share, 0)
+
+
+def test_labels_of_another_partition_are_refused():
+  with pytest.raises(UserError, match="those that were partitioned"):
+    hide(LABELS[:-1], divide(), 0.5, 0)
