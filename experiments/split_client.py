@@ -1,0 +1,304 @@
+"""Alice: ``python -m experiments.split_client --certificate=alice0.pem --key=alice0.key ...``.
+
+A client of split learning over a real network (paper 003, sec. 4): it holds the first stages of the
+model (and with the server's ``--tail`` the last ones) and its data, which never leave it. With
+``--predict`` it classifies its test images with the trained network (sec. 3). The same command goes
+on where a killed one stopped.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import app, build
+from experiments.checks import refuse
+from experiments.wire_build import (
+  limit,
+  make_network_of,
+  make_rates,
+  merged,
+  own_identity,
+  save_part,
+)
+from experiments.wire_flags import ClientFlags
+from fedjax_norm.data.federated import FederatedData, draw, gather
+from fedjax_norm.errors import LostError, UserError
+from fedjax_norm.split.parties import Part
+from fedjax_norm.training.run_folder import RunFolder, write_atomic
+from fedjax_norm.training.table import human_bytes, human_seconds, summary_table
+from fedjax_norm.training.task import Task
+from fedjax_norm.typing import Batch
+from fedjax_norm.wire import alice as alices
+from fedjax_norm.wire import frames
+from fedjax_norm.wire.alice import Alice, Final, Turned
+from fedjax_norm.wire.identity import Identity
+from fedjax_norm.wire.keeping import Keeper, exchange_key
+from fedjax_norm.wire.network import Network
+from fedjax_norm.wire.transport import Caller, serving, split_address
+
+
+class Described(NamedTuple):
+  """What the server says of the run."""
+
+  run: str
+  clients: list[str]
+  told: dict[str, Any]
+
+
+class Joined(NamedTuple):
+  """A client that is ready to join, with the flags that the server completed."""
+
+  config: ClientFlags
+  task: Task
+  network: Network
+  described: Described
+  keeper: Keeper
+  call: Caller
+
+
+def main(config: ClientFlags) -> None:
+  """Trains, or predicts."""
+  split_address(config.server)
+  build.at_least(config, 0, "patience", "linger")
+  if config.predict:
+    refuse(config, ("init_seed", "listen"), "training, and so no --predict")
+  identity = own_identity(config, client=True)
+  path = Path(config.workdir or f"runs/split_client-{identity.name}").expanduser()
+  with (
+    Caller(config.server, identity, limit(config), config.patience, told=_say) as call,
+    RunFolder.open(path, config.saved(), config.resume or config.predict) as folder,
+  ):
+    ready = prepare(config, identity, call, folder.path)
+    if config.predict:
+      predict(ready, folder)
+    else:
+      train(ready, identity, folder)
+
+
+def prepare(config: ClientFlags, identity: Identity, call: Caller, folder: Path) -> Joined:
+  """Asks what the run is and checks the data against it.
+
+  Raises:
+    UserError: they do not fit.
+  """
+  described = Described(
+    **frames.read_text(
+      call("Describe", frames.text({})), limit(config), run=str, clients=list, told=dict
+    )
+  )
+  content = dict(described.told)
+  shape, classes = tuple(content.pop("image_shape", ())), content.pop("classes", None)
+  config = merged(config, content)
+  task = make_task(config)
+  if task.image_shape != shape or task.num_classes != classes:
+    raise UserError(
+      f"the data has {task.num_classes} classes and images of {task.image_shape}, and the server's "
+      f"network is for {classes} and {shape}; give other data or correct the server's flags."
+    )
+  network = make_network_of(config, task.image_shape, task.num_classes)
+  peer = config.hand_over == "peer"
+  if not peer:
+    refuse(config, ("listen",), "the server's --hand_over=peer")
+  keeper = Keeper(
+    network,
+    identity,
+    described.run,
+    exchange_key(folder, described.run),
+    call,
+    folder,
+    peer=peer,
+    updates=config.handed_over == "updates",
+    limit=limit(config),
+  )
+  return Joined(config, task, network, described, keeper, call)
+
+
+def make_task(config: ClientFlags) -> Task:
+  """The client's data, with that of the other clients where it is a share of a set."""
+  source = build.make_source(config)
+  if config.client_id is None:
+    if not config.predict:
+      refuse(config, ("clients",), "--client_id, which of them this is")
+    config = dataclasses.replace(config, partition="iid", clients=1)
+  division = build.make_partition(config, source.train.labels, source.train.clients, config.seed)
+  return build.make_task_of(config, source, division)
+
+
+def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
+  """Takes part until the last round."""
+  config, task, network = ready.config, ready.task, ready.network
+  place = place_of(config, identity.name, ready.described.clients, task.data.num_clients)
+  row = place if config.client_id is not None else 0
+  key = jax.random.key(config.seed)
+  alice = Alice(
+    network,
+    ready.call,
+    ready.keeper,
+    len(ready.described.clients),
+    int(network.rules.steps(task.data.sizes[row])),
+    make_rates(config),
+    key,
+    jax.random.key(config.init_seed) if config.init_seed is not None else None,
+    drawing(task, gather(task.data, np.array([row]), int(task.data.sizes[row])), place, key,
+            config.batch_size),
+    limit(config),
+  )  # fmt: skip
+  every, rounds, began = build.lengths(config)[1], len(alice.rates), time.monotonic()
+  scores: dict[str, float] = {}
+
+  def before_put(turned: Turned) -> None:
+    scores.clear()
+    if due(turned):
+      scores.update(evaluate(ready, turned.own, turned.step))
+
+  def due(turned: Turned) -> bool:
+    return (turned.round + 1) % every == 0 or turned.round + 1 == rounds
+
+  def after(turned: Turned) -> None:
+    if due(turned):
+      sent = {"bytes_up": ready.call.sent, "bytes_down": ready.call.received}
+      folder.append({"round": turned.round + 1, **sent, **scores})
+
+  with contextlib.ExitStack() as stack:
+    address = ""
+    if config.hand_over == "peer":
+      listen = config.listen or "localhost:0"
+      methods = ready.keeper.methods()
+      port = stack.enter_context(serving(listen, identity, methods, limit(config)))
+      address = f"{split_address(listen)[0]}:{port}"
+    size = int(task.data.sizes[row])
+    alices.join(ready.call, ready.keeper.announcement, place, size, address)
+    _say(f"{identity.name} has joined run {ready.described.run} with {size:,} examples.")
+    final = alices.train(alice, before_put, after, _say)
+    result = finish(ready, folder, final)
+    mine = final is not None and final.handed.sender == identity.name
+    alices.stay(alice, config.linger, last=mine)
+  seconds = time.monotonic() - began
+  folder.write_summary({**result, "seconds": seconds})
+  print(
+    summary_table(
+      identity.name,
+      [
+        ("test top-1", f"{result['top1']:.2%}" if "top1" in result else "-"),
+        ("sent", human_bytes(ready.call.sent)),
+        ("received", human_bytes(ready.call.received)),
+        ("time", human_seconds(seconds)),
+        ("folder", str(folder.path)),
+      ],
+    )
+  )
+
+
+def place_of(config: ClientFlags, name: str, clients: list[str], divided: int) -> int:
+  """The client's place among the turns.
+
+  Raises:
+    UserError: it has none, or asks for another, or the data is divided otherwise.
+  """
+  if name not in clients:
+    raise UserError(
+      f"the server does not train with {name!r}, only with {', '.join(clients)}; --predict is open "
+      "to all."
+    )
+  if config.client_id is not None and divided != len(clients):
+    raise UserError(
+      f"the data is divided over {divided} clients and the server trains with {len(clients)}; "
+      "correct --clients."
+    )
+  if config.client_id not in (None, clients.index(name)):
+    raise UserError(
+      f"{name!r} has place {clients.index(name)} at the server and --client_id is "
+      f"{config.client_id}; correct one of them."
+    )
+  return clients.index(name)
+
+
+def drawing(
+  task: Task, data: FederatedData, place: int, key: jax.Array, batch_size: int
+) -> Callable[[np.int32], Batch]:
+  """The client's batches, those that the simulation draws for it."""
+  own = jax.device_put(data._replace(clients=np.array([place], np.int32)))
+
+  @jax.jit
+  def drawn(data: FederatedData, step: np.int32, key: jax.Array) -> Batch:
+    return draw(data, 0, step, batch_size, task.transform, key)
+
+  return lambda step: drawn(own, step, key)
+
+
+def test_batches(task: Task, size: int) -> Iterator[np.ndarray]:
+  """The test images as the model takes them."""
+  images = task.source.test.images
+  for begin in range(0, len(images), size):
+    some = images[begin : begin + size]
+    yield np.asarray(task.eval_transform(some, np.arange(begin, begin + len(some)), None))
+
+
+def logits_of(ready: Joined, own: tuple[Part, ...], step: int) -> np.ndarray:
+  """[N, C] of the test images."""
+  batches = test_batches(ready.task, ready.network.batch_size)
+  return alices.infer(ready.network, ready.call, limit(ready.config), own, step, batches)
+
+
+def evaluate(ready: Joined, own: tuple[Part, ...], step: int) -> dict[str, float]:
+  """Loss and accuracy on the test set."""
+  logits = logits_of(ready, own, step).astype(np.float64)
+  labels = ready.task.source.test.labels
+  shifted = logits - logits.max(-1, keepdims=True)
+  losses = np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(len(labels)), labels]
+  return {"loss": float(losses.mean()), "top1": float((logits.argmax(-1) == labels).mean())}
+
+
+def finish(ready: Joined, folder: RunFolder, final: Final | None) -> dict[str, float]:
+  """Keeps the client's parts as all turns left them, and tests them."""
+  if final is None:
+    return {}
+  for name, part in zip(("head", "tail"), final.own, strict=False):
+    save_part(folder.path / f"{name}.npz", part.variables)
+  return evaluate(ready, final.own, final.handed.step)
+
+
+def predict(ready: Joined, folder: RunFolder) -> None:
+  """Classifies the test images; the weights are handed over as to a client."""
+  config, size = ready.config, limit(ready.config)
+  alices.join(ready.call, ready.keeper.announcement, None, 0, "")
+  until, told = time.monotonic() + config.patience, False
+  asked = alices.ask(ready.call, size, waiting=False)
+  while not (asked.handed and asked.readable and asked.state == "done"):
+    if time.monotonic() > until:
+      raise LostError(
+        "the network is not trained yet, or no client is there to hand its weights over; start the "
+        "client that trained last again with --linger, and then this."
+      )
+    if not told:
+      _say("waiting for the weights.")
+    told = True
+    asked = alices.ask(ready.call, size, waiting=False)
+  own = ready.keeper.obtain(asked.handed)
+  logits = logits_of(ready, own, asked.handed.step)
+  alices.ask(ready.call, size, waiting=False, final=True)
+  labels, names = ready.task.source.test.labels, ready.task.source.class_names
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(("example", "class", "predicted"))
+  for index, (label, guess) in enumerate(zip(labels, logits.argmax(-1), strict=True)):
+    writer.writerow((index, names[label], names[guess]))
+  write_atomic(folder.path / "predictions.csv", text.getvalue().encode())
+  top1 = float((logits.argmax(-1) == labels).mean())
+  print(f"{len(labels):,} test images, {top1:.2%} right; {folder.path / 'predictions.csv'}")
+
+
+def _say(text: str) -> None:
+  print(text, flush=True)
+
+
+if __name__ == "__main__":
+  app.run(main, ClientFlags)

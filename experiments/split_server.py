@@ -1,0 +1,129 @@
+"""Bob: ``python -m experiments.split_server --client_names=alice0,alice1 --image_shape=8x8x1 ...``.
+
+The server of split learning over a real network (paper 003, sec. 4): it holds the body of the
+model, sees activations, gradients and (without ``--tail``) labels, and says whose turn it is. The
+same command goes on where a killed one stopped.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+
+from experiments import app, build
+from experiments.wire_build import (
+  Shape,
+  limit,
+  make_network_of,
+  make_rates,
+  own_identity,
+  save_part,
+  told,
+)
+from experiments.wire_flags import ServerFlags
+from fedjax_norm.errors import UserError
+from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.table import human_bytes, human_seconds, summary_table
+from fedjax_norm.wire.bob import Bob, Setting, Totals
+from fedjax_norm.wire.transport import serving, split_address
+
+_GRACE = 1.0  # seconds for the last answers to be asked for
+
+
+def main(config: ServerFlags) -> None:
+  """Serves one run."""
+  names = tuple(config.client_names.split(",")) if config.client_names else ()
+  if not names or len(set(names)) < len(names):
+    raise UserError("give the names on the clients' certificates as --client_names=alice0,alice1.")
+  build.at_least(config, 1, "classes")
+  build.at_least(config, 0, "patience", "linger")
+  split_address(config.listen)
+  shape, classes = image_shape(config.image_shape), config.classes
+  if classes is None:
+    raise UserError("give the number of --classes; the server sees no data to count them in.")
+  build.at_least(config, 1, "rounds", "eval_every", "batch_size")
+  rounds, every = build.lengths(config)
+  config = dataclasses.replace(config, rounds=rounds, eval_every=every)
+  identity = own_identity(config, client=False)
+  network = make_network_of(config, shape, classes)
+  setting = Setting(
+    names,
+    {**told(config), "image_shape": list(shape), "classes": classes},
+    make_rates(config),
+    jax.random.key(config.seed),
+    config.patience,
+    config.hand_over == "peer",
+    limit(config),
+  )
+  path = Path(config.workdir or "runs/split_server").expanduser()
+  with RunFolder.open(path, config.saved(), config.resume) as folder:
+
+    def on_round(round: int, totals: Totals) -> None:
+      if round % every == 0 or round == rounds:
+        folder.append(row(round, totals, labelled=config.tail is None))
+
+    began = time.monotonic()
+    bob = Bob(network, setting, identity.authority, folder.path, on_round, say=_say)
+    folder.cut_back(bob.committed.turn // len(names))
+    with serving(config.listen, identity, bob.methods(), setting.limit) as port:
+      _say(f"listening at port {port} for {', '.join(names)}; run {bob.run}.")
+      while not bob.deserted():
+        time.sleep(_GRACE / 10)
+      time.sleep(max(_GRACE, config.linger))
+    totals = bob.committed.totals
+    save_part(folder.path / "body.npz", bob.committed.part.variables)
+    seconds = time.monotonic() - began
+    summary = {**row(rounds, totals, labelled=False), "seconds": seconds}
+    folder.write_summary(summary)
+    pairs = [
+      ("rounds", f"{rounds:,} of {len(names)} clients"),
+      ("turns", f"{totals.turns:,}, and {totals.passed:,} passed on"),
+      ("steps", f"{totals.steps:,}"),
+      ("received", human_bytes(totals.up)),
+      ("sent", human_bytes(totals.down)),
+      ("time", human_seconds(seconds)),
+      ("folder", str(folder.path)),
+    ]
+    print(summary_table("Bob", pairs))
+
+
+def row(round: int, totals: Totals, *, labelled: bool) -> dict[str, int | float]:
+  """A row of ``metrics.csv``.
+
+  Args:
+    round: that is over.
+    totals: after it.
+    labelled: whether the server knows how well the round's examples were classified.
+  """
+  told: dict[str, int | float] = {
+    "turns": totals.turns,
+    "passed": totals.passed,
+    "steps": totals.steps,
+    "bytes_up": totals.up,
+    "bytes_down": totals.down,
+  }
+  if labelled:
+    count = max(totals.examples, 1)
+    told |= {"train_loss": totals.loss / count, "train_top1": totals.correct / count}
+  return {"round": round, **told}
+
+
+def image_shape(text: str | None) -> Shape:
+  """(H, W, C) of HxWxC.
+
+  Raises:
+    UserError: it is something else.
+  """
+  sides = (text or "").split("x")
+  if len(sides) != 3 or not all(side.isdigit() and int(side) for side in sides):
+    raise UserError(f"--image_shape is {text!r}; give height, width and channels as 28x28x1.")
+  return int(sides[0]), int(sides[1]), int(sides[2])
+
+
+def _say(text: str) -> None:
+  print(text, flush=True)
+
+
+if __name__ == "__main__":
+  app.run(main, ServerFlags)

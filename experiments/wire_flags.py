@@ -1,0 +1,104 @@
+"""The flags of the two sides of a wire, and of their certificates."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+from experiments.fields import boolean, integer, number, string
+from experiments.split_flags import SplitFlags
+
+TOLD = (
+  "model", "stem", "norm", "groups", "group_size", "mean_only_bn", "norm_decay", "norm_epsilon",
+  "brn_r_max", "brn_d_max", "brn_ramp", "cut", "tail", "rounds", "batch_size", "local_steps",
+  "local_epochs", "hand_over", "handed_over", "lr", "lr_schedule", "lr_warmup_rounds",
+  "lr_warmup_from", "lr_boundaries", "lr_factor", "lr_power", "momentum", "nesterov",
+  "weight_decay", "clip_norm", "eval_every", "compute_dtype",
+)  # fmt: skip
+"""What the server decides and tells the clients."""
+
+_DATA = (
+  "data", "data_dir", "region", "min_region_size", "clients", "partition", "classes_per_client",
+  "ratio", "fraction", "dominant_share", "alpha", "exponent", "min_size", "image_size",
+  "standardise", "whiten", "zca_epsilon", "subtract", "augment", "feature_shift", "feature_scale",
+  "batch_order", "order_block", "drift", "drift_stretches", "drift_rounds",
+)  # fmt: skip
+_RUN = ("seed", "workdir", "resume", "compilation_cache")
+_ALL = frozenset(field.name for field in dataclasses.fields(SplitFlags))
+
+
+@dataclasses.dataclass(frozen=True)
+class WireFlags(SplitFlags):
+  """What both sides are told."""
+
+  # One client computes at a time, on one device.
+  backend: str = "scan"
+  apart: ClassVar[tuple[str, ...]] = (
+    "authority",
+    "certificate",
+    "key",
+    "patience",
+    "linger",
+    "max_megabytes",
+  )
+  """What changes no result, and may be other when a run goes on."""
+
+  authority: str = string("certificates/authority.pem", "The authority's certificate.")
+  certificate: str | None = string(None, "This party's certificate.")
+  key: str | None = string(None, "The private key of --certificate.")
+  patience: float = number(60.0, "Seconds for which somebody who does not answer is waited for.")
+  linger: float = number(
+    0.0, "Seconds to stay after the last round, for third parties that predict."
+  )
+  max_megabytes: int = integer(256, "The size of the largest message.")
+
+  def saved(self) -> dict[str, Any]:
+    """What identifies a run."""
+    return {name: value for name, value in super().saved().items() if name not in self.apart}
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerFlags(WireFlags):
+  """What Bob is told."""
+
+  hidden = _ALL - {*TOLD, *_RUN}
+  apart = (*WireFlags.apart, "listen")
+
+  client_names: str | None = string(
+    None, "The names on the clients' certificates, in the order of their turns, with commas."
+  )
+  image_shape: str | None = string(None, "Height, width and channels of an image, as 28x28x1.")
+  classes: int | None = integer(None, "How many there are.")
+  listen: str = string("localhost:50051", "HOST:PORT to listen at.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClientFlags(WireFlags):
+  """What an Alice is told; the rest the server tells her."""
+
+  hidden = _ALL - {*_DATA, *_RUN}
+  apart = (*WireFlags.apart, "server", "listen", "client_id", "init_seed", "predict")
+
+  server: str = string("localhost:50051", "HOST:PORT of the server.")
+  client_id: int | None = integer(
+    None, "Which of the --clients this is, from 0; --data is all its own if not given."
+  )
+  init_seed: int | None = integer(
+    None, "Of the weights, should this be the first client; drawn, and told nobody else, if not."
+  )
+  listen: str | None = string(
+    None, "With --hand_over=peer, HOST:PORT at which peers find this; localhost:0 by default."
+  )
+  predict: bool = boolean(
+    False, "Whether to classify the test images with the trained network, and not to train."
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class CertificatesFlags:
+  """What the maker of certificates is told."""
+
+  output: str = string("certificates", "The folder to make; keys in it are never overwritten.")
+  clients: str | None = string(None, "The clients' names, with commas: alice0,alice1.")
+  server: str = string(
+    "localhost", "The host names and addresses that the server is reached by, with commas."
+  )
+  days: int = integer(365, "How long the certificates are valid.")

@@ -1,0 +1,320 @@
+"""Alice: her turns, her steps with Bob at the other end, and inference (paper 003, Alg. 2)."""
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_norm.algorithms.split import key_of_turn
+from fedjax_norm.errors import LostError
+from fedjax_norm.local import Metrics
+from fedjax_norm.split.exchange import carry, step
+from fedjax_norm.split.messages import ACTIVATION, GRADIENT, LABELS, OUTPUT, padded, rows
+from fedjax_norm.split.parties import Part, Party, Tape
+from fedjax_norm.typing import Array, Batch, Key, PyTree
+from fedjax_norm.wire import frames
+from fedjax_norm.wire.bob import Handed
+from fedjax_norm.wire.frames import Frame
+from fedjax_norm.wire.keeping import Keeper, Say
+from fedjax_norm.wire.network import Moment, Network, leading
+from fedjax_norm.wire.transport import Caller, OutOfOrderError
+from fedjax_norm.wire.turns import step_id
+
+_PAUSE = 0.2  # seconds between questions of somebody who does not wait for a turn
+
+
+class Alice(NamedTuple):
+  """What a client computes with.
+
+  Attributes:
+    network: the model.
+    call: Bob.
+    keeper: of her hand-overs.
+    number: of clients.
+    steps: of one of her turns.
+    rates: [rounds] float32.
+    key: of her dropout.
+    start: the key of the weights, should she be the first; None draws one.
+    draw: her step, counted from the start of training -> its batch.
+    limit: the most bytes of a message.
+  """
+
+  network: Network
+  call: Caller
+  keeper: Keeper
+  number: int
+  steps: int
+  rates: np.ndarray
+  key: Key
+  start: Key | None
+  draw: Callable[[np.int32], Batch]
+  limit: int
+
+
+class Turned(NamedTuple):
+  """A turn that is over.
+
+  Attributes:
+    round: from 0.
+    metrics: of its examples, in the U-shape; else Bob's alone to know.
+    own: Alice's parts after it.
+    step: the first step that is not in them.
+  """
+
+  round: int
+  metrics: Metrics
+  own: tuple[Part, ...]
+  step: int
+
+
+class Final(NamedTuple):
+  """The parts after all turns, and whose hand-over they were."""
+
+  own: tuple[Part, ...]
+  handed: Handed
+
+
+class Asked(NamedTuple):
+  """What Bob says of the turns."""
+
+  state: str
+  turn: int
+  handed: Handed | None
+  readable: bool
+  lacking: bool
+  deserted: bool
+
+
+def ask(call: Caller, limit: int, *, waiting: bool, final: bool = False) -> Asked:
+  """Asks whose turn it is, and who trained last.
+
+  Args:
+    call: Bob.
+    limit: the most bytes of a message.
+    waiting: whether the asker wants a turn.
+    final: whether it has the last hand-over of all.
+  """
+  answer = frames.read_text(
+    call("Turn", frames.text({"waiting": waiting, "final": final})),
+    limit,
+    state=str,
+    turn=int,
+    handed=(dict, type(None)),
+    readable=bool,
+    lacking=list,
+    deserted=bool,
+  )
+  handed = _handed(answer["handed"]) if answer["handed"] else None
+  return Asked(**{**answer, "handed": handed, "lacking": bool(answer["lacking"])})
+
+
+def _handed(content: dict[str, Any]) -> Handed:
+  return Handed(**frames.checked(content, step=int, sender=str, address=str))
+
+
+def join(
+  call: Caller, announcement: bytes, client: int | None, examples: int, address: str
+) -> None:
+  """Joins a run.
+
+  Args:
+    call: Bob.
+    announcement: of the public key.
+    client: the place among the clients, or None for a third party.
+    examples: of training.
+    address: where peers may ask, or ''.
+  """
+  content = {"client": client, "examples": examples, "address": address}
+  call("Join", frames.text({**content, "announcement": announcement.decode()}))
+
+
+def train(
+  alice: Alice, before_put: Callable[[Turned], None], after: Callable[[Turned], None], say: Say
+) -> Final | None:
+  """Takes turns until there are none left.
+
+  Whatever breaks a turn off (a server that has restarted, a turn that has passed to another) leads
+  back to asking whose turn it is: what was not handed over is done again, to the same bits.
+
+  Args:
+    alice: what she computes with.
+    before_put: is told of a turn whose hand-over is not put yet, so that Bob's part still is at
+      this step for :func:`infer`.
+    after: is told when it is.
+    say: is told what happens.
+
+  Returns:
+    The last hand-over of all; None if there was none.
+  """
+  said = ""
+  while True:
+    asked = ask(alice.call, alice.limit, waiting=True)
+    if asked.lacking and asked.handed:
+      alice.keeper.seal_again(asked.handed)
+    try:
+      if asked.state == "yours":
+        turned = _turn(alice, asked)
+        before_put(turned)
+        alice.keeper.hand_over(turned.own, turned.step)
+        after(turned)
+      elif asked.state == "done":
+        if asked.handed is None:
+          return None
+        if asked.readable:
+          return Final(alice.keeper.obtain(asked.handed), asked.handed)
+    except OutOfOrderError as error:
+      say(f"{error}")
+    except LostError as error:
+      if f"{error}" != said:  # a peer who may come back
+        say(f"{error}")
+      said = f"{error}"
+
+
+def stay(alice: Alice, linger: float, *, last: bool) -> None:
+  """Says that she has the last hand-over, and stays for those who have not.
+
+  Args:
+    alice: what she computes with.
+    linger: seconds to stay for third parties who want to be handed it too.
+    last: whether it is she who made it, so that whoever is there may need her.
+  """
+  until = time.monotonic() + linger
+  with contextlib.suppress(LostError):  # without Bob nobody can ask for anything
+    while True:
+      asked = ask(alice.call, alice.limit, waiting=False, final=True)
+      if asked.lacking and asked.handed:
+        alice.keeper.seal_again(asked.handed)
+      elif time.monotonic() >= until and (asked.deserted or not last):
+        return
+      else:
+        time.sleep(_PAUSE)
+
+
+def _turn(alice: Alice, asked: Asked) -> Turned:
+  network = alice.network
+  round, client = divmod(asked.turn, alice.number)
+  if asked.handed:
+    own = alice.keeper.obtain(asked.handed)
+  else:
+    seed = alice.start if alice.start is not None else _drawn()
+    alice.keeper.seed = seed
+    own = network.own(network.begin(seed))
+  key = key_of_turn(alice.key, round, client)
+  metrics = Metrics.zeros()
+  for index in range(alice.steps):
+    moment = Moment(round, client, alice.steps, index)
+    rules = _Remote(alice, step_id(asked.turn, index)).rules()
+    done = step(
+      rules.plan,
+      rules.parties,
+      rules.loss_gradient,
+      None,
+      carry,
+      _with_bob(network, own),
+      alice.draw(moment.place),
+      moment.time,
+      jax.random.fold_in(key, index),
+      alice.rates[round],
+    )
+    own = network.own(done.parts)
+    metrics = jax.tree.map(jnp.add, metrics, done.metrics)
+  return Turned(round, metrics, own, step_id(asked.turn + 1, 0))
+
+
+def _drawn() -> Key:
+  """A key of 64 bits that nobody else knows."""
+  words = np.frombuffer(secrets.token_bytes(8), np.uint32)
+  return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+
+
+def _with_bob(network: Network, own: tuple[Part, ...]) -> tuple[Part, ...]:
+  """The segments' parts; of Bob's, Alice holds nothing."""
+  places = dict(zip(network.alice, own, strict=True))
+  return tuple(places.get(i, Part({}, ())) for i in range(len(network.outputs)))
+
+
+class _Remote:
+  """Bob's party, as one step of Alice's sees it: what he computes is asked of him."""
+
+  def __init__(self, alice: Alice, step: int):
+    self._alice, self._step = alice, step
+
+  def rules(self):
+    """The rules, with Bob's computations at the other end of the wire."""
+    network, rules = self._alice.network, self._alice.network.rules
+    parties = list(rules.parties)
+    if rules.plan.u_shaped:
+      parties[network.bob] = Party(parties[network.bob].init, self._outputs, self._back)
+      return rules._replace(parties=tuple(parties))
+    parties[network.bob] = Party(parties[network.bob].init, self._there_and_back, self._came_back)
+    return rules._replace(
+      parties=tuple(parties), loss_gradient=lambda outputs, batch: (None, Metrics.zeros())
+    )
+
+  def _asked(self, method: str, kind: str, sent: PyTree, answer: str, shapes: PyTree) -> PyTree:
+    """Sends the rows of real examples, and pads those that come back."""
+    alice, size = self._alice, self._alice.network.batch_size
+    frame = Frame(kind, self._step, frames.named(sent))
+    reply = frames.decode(alice.call(method, frames.encode(frame)), alice.limit)
+    if reply.step != self._step:
+      raise frames.FrameError("an answer is of another step than the request.")
+    count = len(jax.tree.leaves(sent)[0])
+    tree = frames.tree_of(reply, answer, leading(shapes, count))
+    return jax.tree.map(jnp.asarray, padded(tree, size))
+
+  def _there_and_back(self, part, x, labels, mask, time, key) -> tuple[None, Tape]:
+    sent = rows({ACTIVATION: x, LABELS: labels}, int(mask.sum()))
+    shapes = self._alice.network.outputs[0]
+    gradient = self._asked("Forward", ACTIVATION, sent, GRADIENT, shapes)
+    return None, gradient
+
+  def _came_back(self, part, tape, gradient, count, rate) -> tuple[Part, PyTree]:
+    return part, tape
+
+  def _outputs(self, part, x, labels, mask, time, key) -> tuple[PyTree, Tape]:
+    count, network = int(mask.sum()), self._alice.network
+    sent = rows({ACTIVATION: x}, count)
+    shapes = network.outputs[network.bob]
+    return self._asked("Forward", ACTIVATION, sent, OUTPUT, shapes), count  # type: ignore
+
+  def _back(self, part, tape, gradient, count: Array, rate) -> tuple[Part, PyTree]:
+    shapes = self._alice.network.outputs[0]
+    sent = rows(gradient, tape)
+    return part, self._asked("Backward", GRADIENT, sent, GRADIENT, shapes)
+
+
+def infer(
+  network: Network,
+  call: Caller,
+  limit: int,
+  own: tuple[Part, ...],
+  step: int,
+  batches: Iterator[np.ndarray],
+) -> np.ndarray:
+  """The logits of images, of which Bob sees the activations at the cut (sec. 3).
+
+  Args:
+    network: the model.
+    call: Bob.
+    limit: the most bytes of a message.
+    own: Alice's parts.
+    step: the first that is not in them.
+    batches: images as the model takes them, a minibatch's worth at most each.
+  """
+  found = []
+  for images in batches:
+    x = network.evaluate[0](own[0].variables, padded(images, network.batch_size))
+    sent = frames.named({ACTIVATION: rows(x, len(images))})
+    answer = call("Infer", frames.encode(Frame(ACTIVATION, step, sent)))
+    shapes = leading(network.outputs[network.bob], len(images))
+    outputs = frames.tree_of(frames.decode(answer, limit), OUTPUT, shapes)
+    if network.rules.plan.u_shaped:
+      last = jax.tree.map(jnp.asarray, padded(outputs, network.batch_size))
+      outputs = network.evaluate[-1](own[-1].variables, last)
+    found.append(np.asarray(rows(outputs, len(images)), np.float32))
+  return np.concatenate(found)

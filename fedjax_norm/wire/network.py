@@ -1,0 +1,124 @@
+"""What both sides compute with: the parties of ``split/``, each compiled by itself."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fedjax_norm import models
+from fedjax_norm.algorithms.split_config import SplitConfig
+from fedjax_norm.algorithms.split_rules import Rules, make_rules
+from fedjax_norm.errors import UserError
+from fedjax_norm.keys import Stream, stream
+from fedjax_norm.models.stages import Staged
+from fedjax_norm.split.inference import Evaluate, make_evaluate
+from fedjax_norm.split.parties import Part
+from fedjax_norm.split.plan import ALICE, segment_shapes
+from fedjax_norm.training.exchange import compiled
+from fedjax_norm.typing import Key, PyTree
+
+
+class Network(NamedTuple):
+  """A cut model.
+
+  Attributes:
+    rules: what each party computes, compiled party by party.
+    outputs: of each segment for one example, shapes.
+    evaluate: of each segment, (variables, x) -> its output in evaluation, compiled.
+    batch_size: of a step.
+    label: of one example, a shape.
+    num_classes: of the labels.
+    begin: key -> the segments' parts that it gives, as a run of the simulation begins.
+  """
+
+  rules: Rules
+  outputs: tuple[PyTree, ...]
+  evaluate: tuple[Evaluate, ...]
+  batch_size: int
+  label: jax.ShapeDtypeStruct
+  num_classes: int
+  begin: Callable[[Key], tuple[Part, ...]]
+
+  @property
+  def bob(self) -> int:
+    """Bob's place among the segments."""
+    return 1
+
+  @property
+  def alice(self) -> tuple[int, ...]:
+    """The places of Alice's."""
+    return self.rules.plan.owned_by(ALICE)
+
+  def own(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Alice's of all parts."""
+    return tuple(parts[index] for index in self.alice)
+
+
+def make_network(
+  model: Staged,
+  config: SplitConfig,
+  image: jax.ShapeDtypeStruct,
+  num_classes: int,
+) -> Network:
+  """A model as the parties of a wire compute with it.
+
+  Args:
+    model: the whole.
+    config: the options of split learning.
+    image: (H, W, C) and the dtype that the model computes in.
+    num_classes: of its labels.
+
+  Raises:
+    UserError: options that the model denies, or weights that no party could begin with by itself.
+  """
+  if model.norm.weight_norm:
+    raise UserError(
+      "weight normalization starts from a batch that goes through the whole model, which no party "
+      "of a wire holds; choose another norm."
+    )
+  label = jax.ShapeDtypeStruct((), np.int32)
+  rules = compiled(make_rules(model, config, image, label))
+  _, outputs = segment_shapes(model, rules.plan, image)
+
+  @jax.jit
+  def begin(key: Key) -> tuple[Part, ...]:
+    init_key, _ = jax.random.split(stream(key, Stream.INIT))
+    state = rules.init(models.init(model, init_key, image.shape))
+    return rules.begin(state, rules.init_client(state))
+
+  evaluate = tuple(jax.jit(one) for one in make_evaluate(model, rules.plan))
+  return Network(
+    rules, tuple(outputs), evaluate, config.local.batch_size, label, num_classes, begin
+  )
+
+
+class Moment(NamedTuple):
+  """When a step is, and what both sides take from it.
+
+  Attributes:
+    round: from 0.
+    client: whose turn it is.
+    steps: of the turn.
+    local_step: of the turn.
+  """
+
+  round: int
+  client: int
+  steps: int
+  local_step: int
+
+  @property
+  def place(self) -> np.int32:
+    """The client's step, counted from the start of training."""
+    return np.int32(self.round * self.steps + self.local_step)
+
+  @property
+  def time(self) -> np.float32:
+    """What norms are told."""
+    return np.float32(self.place / np.int32(self.steps))
+
+
+def leading(shapes: PyTree, count: int) -> PyTree:
+  """The shapes of so many examples, of that of one."""
+  return jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype), shapes)

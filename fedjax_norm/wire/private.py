@@ -1,0 +1,34 @@
+"""Files that only their owner may read."""
+
+import os
+from pathlib import Path
+
+from fedjax_norm.errors import UserError
+
+
+def create(path: Path, data: bytes) -> None:
+  """Writes a new file with mode 0600.
+
+  Raises:
+    UserError: it is there already, or cannot be written.
+  """
+  try:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+  except FileExistsError as error:
+    raise UserError(
+      f"{path} is there already and is not overwritten; move it or choose another folder."
+    ) from error
+  except OSError as error:
+    raise UserError(f"{path} cannot be written ({error.strerror}).") from error
+  with open(descriptor, "wb") as file:
+    file.write(data)
+    file.flush()
+    os.fsync(descriptor)
+
+
+def replace(path: Path, data: bytes) -> None:
+  """Replaces a file, whole or not at all; it has mode 0600."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.unlink(missing_ok=True)
+  create(temporary, data)
+  os.replace(temporary, path)

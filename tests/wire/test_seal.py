@@ -1,0 +1,103 @@
+"""Only receivers read a hand-over, and only its sender can have made it."""
+
+import hashlib
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from wire_world import NAMES, identities
+
+from fedjax_norm.wire import frames, identity, seal
+from fedjax_norm.wire.seal import Label, SealError
+
+KEYS = {name: X25519PrivateKey.generate() for name in (*NAMES, "carol")}
+PUBLIC = {name: key.public_key() for name, key in KEYS.items()}
+LABEL = Label("run", 5, "alice0", "hand_over")
+DATA = b"weights" * 9
+
+
+def announced(name: str, run: str = "run", key: X25519PrivateKey | None = None) -> bytes:
+  return seal.make_announcement(identities()[name], run, key or KEYS[name])
+
+
+def sealed(label: Label = LABEL, to=NAMES) -> frames.Frame:
+  private, receivers = KEYS[label.sender], {name: PUBLIC[name] for name in to}
+  return seal.seal(DATA, label, private, announced(label.sender), receivers)
+
+
+def opened(frame: frames.Frame, label: Label = LABEL, receiver="alice1", key=None) -> bytes:
+  authority = identities()["alice0"].authority
+  return seal.open_sealed(frame, label, receiver, key or KEYS[receiver], authority)
+
+
+def test_every_receiver_opens_what_others_cannot():
+  frame = frames.decode(frames.encode(sealed()))
+  assert seal.receivers_of(frame) == {*NAMES}
+  assert opened(frame) == opened(seal.addressed(frame, "alice0"), receiver="alice0") == DATA
+  assert DATA not in frames.encode(frame)
+  for receiver, key in (("carol", None), ("alice1", KEYS["carol"])):
+    with pytest.raises(SealError, match="forged, replayed or meant for another"):
+      opened(frame, receiver=receiver, key=key)
+
+
+@pytest.mark.parametrize("field", Label._fields)
+def test_what_it_is_of_is_authenticated(field):
+  other = {"run": "other", "step": 6, "sender": "alice1", "kind": "updates"}[field]
+  label = LABEL._replace(**{field: other})
+  for made, wanted in ((LABEL, label), (label, LABEL)):
+    with pytest.raises(SealError):
+      opened(sealed(made), wanted)
+  # Nor does another label on the outside help.
+  with pytest.raises(SealError):
+    opened(sealed()._replace(step=6), LABEL._replace(step=6))
+
+
+@pytest.mark.parametrize("name", ["body", "for:alice1", "announcement"])
+def test_no_bit_can_be_changed(name):
+  tensor = bytearray(sealed().tensors[name].tobytes())
+  tensor[len(tensor) // 2] ^= 1
+  frame = sealed()
+  with pytest.raises(SealError):
+    opened(frame._replace(tensors={**frame.tensors, name: frames.from_bytes(bytes(tensor))}))
+
+
+def test_bob_cannot_put_himself_in_between():
+  authority, own = identities()["alice0"].authority, X25519PrivateKey.generate()
+  forged = announced("alice0").replace(
+    PUBLIC["alice0"].public_bytes_raw().hex().encode(),
+    own.public_key().public_bytes_raw().hex().encode(),
+  )
+  with pytest.raises(SealError, match="not signed"):
+    seal.read_announcement(forged, authority, "run")
+  with pytest.raises(SealError, match="not signed"):  # of another run
+    seal.read_announcement(announced("alice0", "before"), authority, "run")
+  # His own certificate is no client's.
+  with pytest.raises(SealError, match="no client's of this authority"):
+    seal.read_announcement(announced("localhost", key=own), authority, "run")
+  mine = announced("carol", key=own)  # an outsider's is not the sender's
+  frame = seal.seal(DATA, LABEL, own, mine, {"alice1": PUBLIC["alice1"]})
+  with pytest.raises(SealError, match="forged"):
+    opened(frame)
+  with pytest.raises(SealError, match="cannot be trusted"):
+    seal.read_announcement(b"{}", authority, "run")
+
+
+def test_a_receiver_cannot_forge_for_another():
+  """Who opened a hand-over knows its key, but cannot put another body into others' boxes."""
+  frame, bound = sealed(), LABEL.bound("alice1")
+  box = frame.tensors["for:alice1"].tobytes()
+  shared = seal._agreed(KEYS["alice1"], PUBLIC["alice0"], bound)
+  inner = ChaCha20Poly1305(shared).decrypt(box[:12], box[12:], bound)
+  body = ChaCha20Poly1305(inner[:32]).encrypt(bytes(12), b"forged", LABEL.bound(""))
+  assert inner[32:] == hashlib.sha256(frame.tensors["body"].tobytes()).digest()
+  forged = frame._replace(tensors={**frame.tensors, "body": frames.from_bytes(body)})
+  with pytest.raises(SealError, match="forged"):
+    opened(forged, receiver="alice0")
+
+
+def test_keys_of_one_party_belong_together(tmp_path):
+  mine, other = identities()["alice0"], identities()["alice1"]
+  for name, data in (("ca", mine.authority), ("pem", mine.certificate), ("key", other.key)):
+    (tmp_path / name).write_bytes(data)
+  with pytest.raises(ValueError, match="not the private key"):
+    identity.load(*(str(tmp_path / name) for name in ("ca", "pem", "key")))
