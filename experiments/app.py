@@ -142,7 +142,7 @@ def keep_compiled(keep: bool) -> None:
 
 def _host_devices(config: Config) -> int:
   """Several single-threaded CPU devices use the cores better than one with several threads."""
-  single = config.backend in ("vmap", "scan")
+  single = config.backend in ("vmap", "scan") or config.one_device
   if config.host_devices is None:
     # Of several processes each has its share of the clients.
     cohort = getattr(config, "cohort", None) or config.clients or 10
@@ -150,7 +150,8 @@ def _host_devices(config: Config) -> int:
     return 1 if single else max(1, min(len(os.sched_getaffinity(0)), own))
   if single and config.host_devices > 1:
     raise UserError(
-      f"--backend={config.backend} runs on one device; drop --host_devices or use shard_map."
+      f"--backend={config.backend} of {config.algorithm} runs on one device; drop --host_devices or "
+      "use shard_map where clients can run side by side."
     )
   return config.host_devices
 
@@ -161,7 +162,7 @@ def new_folder(config: Config) -> Path:
     return Path(config.workdir).expanduser()
   time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
   data = config.data.partition(":")[0]
-  base = Path("runs") / f"{time}-{config.algorithm}-{data}-{config.model}-{config.norm}"
+  base = Path("runs") / f"{time}-{config.algorithm}-{data}-{config.model_name}-{config.norm}"
   path, number = base, 2
   while path.exists():
     path, number = base.with_name(f"{base.name}-{number}"), number + 1

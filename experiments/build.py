@@ -23,15 +23,18 @@ from fedjax_norm.algorithms.fedavg import FedAvgConfig
 from fedjax_norm.algorithms.ssgd import SsgdConfig
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.data import partition, sources
-from fedjax_norm.data.examples import Source
+from fedjax_norm.data.examples import Source, sample
 from fedjax_norm.data.files import Labels
 from fedjax_norm.data.order import Order
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.preprocess import Preprocess
 from fedjax_norm.data.relabel import relabel
+from fedjax_norm.data.unlabelled import hide
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import NormSpec, Renorm
+from fedjax_norm.objectives import OBJECTIVES
+from fedjax_norm.split.members import Choice
 from fedjax_norm.training.diagnose import DiagnosticsConfig
 from fedjax_norm.training.loop import LoopConfig, Program
 from fedjax_norm.training.personalise import FineTune
@@ -50,14 +53,25 @@ def make_source(config: Config, mine: Mine | None = None) -> Source:
     mine: (labels, natural clients) -> the ids of the training examples to read; None is all.
   """
   at_least(config, 1, "image_size")
+  if config.train_share is not None and mine is not None:
+    raise UserError("--train_share is for one process; drop it or --num_processes.")
   open_set = config.task == "verification"
-  return sources.load(
+  source = sources.load(
     config.data,
     image_size=config.image_size,
     mine=mine,
     open_set=open_set,
+    objective=make_objective(config),
     **_data_options(config),
   )
+  if config.train_share is None:
+    return source
+  return source._replace(train=sample(source.train, config.train_share, config.seed))
+
+
+def make_objective(config: Config) -> str:
+  """What the model is trained to say; identities to verify are learnt as classes."""
+  return config.task if config.task in OBJECTIVES else "classification"
 
 
 def make_labels(config: DataFlags) -> Labels:
@@ -212,6 +226,32 @@ def in_rounds(config: Config, clients: int, examples: int) -> Config:
   )
 
 
+def make_preprocess(config: Config) -> Preprocess:
+  """What happens to an image before the model sees it."""
+  shift = None
+  if config.partition == "feature":
+    shift = config.feature_shift or "noise"
+  else:
+    refuse(config, ("feature_shift", "feature_scale"), "--partition=feature")
+  preprocess = Preprocess(
+    config.standardise,
+    config.augment,
+    shift,
+    config.compute_dtype,
+    config.whiten,
+    config.subtract,
+    given(config.zca_epsilon, 0.1),
+  )
+  if not preprocess.zca:
+    refuse(config, ("zca_epsilon",), "--whiten=zca or gcn_zca")
+  if preprocess.by_pixel and config.num_processes:
+    raise UserError(
+      "--whiten=zca and --subtract=image need the pixels of all training images, of which each of "
+      "several processes reads its own; drop them or --num_processes."
+    )
+  return preprocess
+
+
 def make_task_of(
   config: Config,
   source: Source,
@@ -219,12 +259,9 @@ def make_task_of(
   statistics: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Task:
   """The task of one seed (see ``task.make_task``)."""
-  shift = None
-  if config.partition == "feature":
-    shift = config.feature_shift or "noise"
-  else:
-    refuse(config, ("feature_shift", "feature_scale"), "--partition=feature")
   if config.relabelled is not None:
+    if make_objective(config) != "classification":
+      raise UserError(f"--relabelled does nothing to the targets of {config.task}; drop it.")
     if config.evaluate_clients or config.fine_tune_steps or config.diagnostics:
       raise UserError(
         "--relabelled leaves test labels as they are, so clients cannot be tested by their own; "
@@ -233,18 +270,48 @@ def make_task_of(
     train, classes = source.train, len(source.class_names)
     named = relabel(train.labels, division, classes, config.relabelled, config.seed)
     source = source._replace(train=train._replace(labels=named))
+  labelled = getattr(config, "labelled", None)  # of split learning alone
+  if labelled is not None:
+    if make_objective(config) != "classification":
+      raise UserError(f"--labelled hides classes, and --task is {config.task}; drop one of them.")
+    train = source.train
+    known = hide(train.labels, division, labelled, config.seed)
+    source = source._replace(train=train._replace(labels=known))
   return make_task(
     source,
     division,
     make_norm(config),
     config.model,
-    preprocess=Preprocess(config.standardise, config.augment, shift, config.compute_dtype),
+    preprocess=make_preprocess(config),
     feature_scale=given(config.feature_scale, 1.0),
     stem=config.stem,
     statistics=statistics,
     verification=config.task == "verification",
     order=make_order(config, partition.sizes(division)),
+    objective=make_objective(config),
+    members=make_members(config),
   )
+
+
+def make_members(config: Config) -> tuple[Choice, ...]:
+  """The members of ``--members``; none without.
+
+  Raises:
+    UserError: a text that names none, or an unknown model.
+  """
+  if config.members is None:
+    return ()
+  choices = []
+  for text in config.members.split(","):
+    model, *cuts = (part.strip() for part in text.split(":"))
+    if not 1 <= len(cuts) <= 2 or not all(cuts):
+      raise UserError(
+        f"--members has {text!r}; write each member as MODEL:CUT, or MODEL:CUT:TAIL in the U-shape."
+      )
+    models.entry(model)  # refuses one that is unknown
+    norm = make_norm(dataclasses.replace(config, model=model))
+    choices.append(Choice(model, norm, *cuts))
+  return tuple(choices)
 
 
 def make_order(config: Config, sizes: np.ndarray) -> Order:
@@ -285,6 +352,7 @@ def make_local(config: Config, prox: float = 0.0) -> LocalConfig:
     clip_norm=config.clip_norm,
     prox=prox,
     accumulate=config.accumulate,
+    objective=make_objective(config),
   )
 
 
@@ -477,8 +545,10 @@ def program(
   )
 
 
-def sizes_are_compiled(config: Config) -> bool:
-  """Whether a program is for clients of certain sizes, so that another seed's needs its own."""
+def is_of_a_seed(config: Config) -> bool:
+  """Whether a program is for one seed or its clients' sizes, so that another seed needs its own."""
+  if getattr(config, "autoencoder", None) is not None or getattr(config, "step_by_step", False):
+    return True
   if config.network and config.batch_stats == "recalibrate":
     return True
   if isinstance(config, SsgdFlags):

@@ -16,6 +16,7 @@ from absl import flags
 from experiments.app import guard, parse_flags
 from fedjax_norm.errors import UserError
 from fedjax_norm.training import plots
+from fedjax_norm.training.measures import headline, measures_of
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import columns_table, human_bytes, human_seconds
 
@@ -57,9 +58,9 @@ def to_reach(rows: Sequence[dict[str, Any]], target: float) -> list[str]:
 
   Args:
     rows: of its evaluations.
-    target: the top-1 accuracy, from 0 to 1.
+    target: of the measure that runs of this task are compared by, from 0 to 1.
   """
-  row = next((row for row in rows if row["top1"] >= target), None)
+  row = next((row for row in rows if row[headline(row)] >= target), None)
   if row is None:
     return ["-", "-", "-"]
   time = human_seconds(row["simulated_seconds"]) if "simulated_seconds" in row else "-"
@@ -76,7 +77,8 @@ def compare(folders: Sequence[str], output: str, title: str, target: float | Non
     target: a test accuracy; the table tells what each run needed to reach it.
 
   Raises:
-    UserError: a target that is no share, fewer than two folders, or one that holds no finished run.
+    UserError: a target that is no share, fewer than two folders, one that holds no finished run, or
+      runs of different tasks.
   """
   if target is not None and not 0 < target <= 1:
     raise UserError(f"--target is {target}; give an accuracy above 0 and up to 1, such as 0.9.")
@@ -92,12 +94,17 @@ def compare(folders: Sequence[str], output: str, title: str, target: float | Non
       configs.append(config)
       runs.append(folder.rows())
       summaries.append(folder.read_summary() or {})
+  kinds = {next(iter(measures_of(summary).items())) for summary in summaries}
+  if len(kinds) > 1:
+    told = " and ".join(sorted(measure.title for _, measure in kinds))
+    raise UserError(f"these runs tell {told}, which do not compare; name runs of one task.")
+  [(column, measure)] = kinds
   labels = names(configs)
   plots.compare(dict(zip(labels, runs, strict=True)), output, title)
   table = [
     [
       label,
-      f"{s['top1']:.2%}",
+      measure.told(s[column]),
       f"{s['loss']:.4f}",
       human_bytes(s["bytes_up"] + s["bytes_down"]),
       f"{s['round_trips']:,}",
@@ -106,8 +113,7 @@ def compare(folders: Sequence[str], output: str, title: str, target: float | Non
     ]
     for label, s, rows in zip(labels, summaries, runs, strict=True)
   ]
-  told = "pairs told right" if all("threshold" in s for s in summaries) else "top-1"
-  head = ["run", told, "test loss", "sent", "round trips", "simulated time"]
+  head = ["run", measure.title, "test loss", "sent", "round trips", "simulated time"]
   if target is not None:
     head += [f"{what} to {target:.0%}" for what in ("rounds", "sent", "time")]
   return columns_table(head, table)

@@ -88,6 +88,11 @@ def runs(
 
 def main(config: OracleFlags) -> None:
   """Runs everything and writes what was saved."""
+  if build.make_objective(config) != "classification":
+    raise UserError(
+      f"the Oracle holds runs against BSP's accuracy, of which {config.task} has none; choose "
+      "--task=classification."
+    )
   configs, degrees = runs(config)
   for each in configs.values():  # what is wrong with the flags, before data is read
     _PREPARE(build.in_rounds(each, each.clients or 10, 10**6))

@@ -11,11 +11,12 @@ from fedjax_norm.comm import Cost
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.training import communication, diagnostic_plots, plots
 from fedjax_norm.training.loop import Outcome, Program
-from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.measures import MEASURES, measures_of
+from fedjax_norm.training.run_folder import RunFolder, write_table
 from fedjax_norm.training.table import columns_table, human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
 
-# Natural clients that are named at a run's start, at the most.
+# Natural clients, or classes of pixels, that are named, at the most.
 _MOST_NAMES = 20
 
 
@@ -24,7 +25,7 @@ def announce(config: Config, task: Task, program: Program) -> None:
   sizes = np.asarray(task.data.sizes)
   variables = jax.eval_shape(lambda: models.init(task.model, jax.random.key(0), task.image_shape))
   algorithm = next(iter(program.phases.values())).algorithm
-  cost = algorithm.cost
+  cost, size = algorithm.cost, trees.size(variables["params"])
   pairs = [
     ("data", f"{config.data}: {sizes.sum():,} training, {len(task.source.test.labels):,} test"),
     (
@@ -32,10 +33,12 @@ def announce(config: Config, task: Task, program: Program) -> None:
       f"{len(sizes):,} by {config.partition}, {sizes.min():,} to {sizes.max():,} examples each",
     ),
     *_regions(config, task),
-    ("model", f"{config.model}, {config.norm}, {trees.size(variables['params']):,} parameters"),
+    *_targets(task),
+    ("model", f"{config.model_name}, {config.norm}, {size:,} parameters"),
     *_round(cost, by_need=algorithm.sent is not None),
     *_lockstep(cost),
     *_theta(program),
+    *algorithm.told(),
     ("mapping", program.nodes.describe()),
     ("images", f"{human_bytes(task.data.images.nbytes)}, kept on the {program.data_on}"),
     *([("simulated network", config.network)] if config.network else []),
@@ -52,6 +55,12 @@ def _regions(config: Config, task: Task) -> list[tuple[str, str]]:
   return [("who", ", ".join(names)), *pairs]
 
 
+def _targets(task: Task) -> list[tuple[str, str]]:
+  """What is learnt where that is not the classes."""
+  names = task.source.target_names
+  return [(task.objective, f"of {', '.join(names)}")] if names else []
+
+
 def draw_start(folder: RunFolder, task: Task, title: str) -> None:
   """Draws who holds what."""
   population = task.data.num_clients
@@ -65,10 +74,22 @@ def tell_communication(folder: RunFolder, config: Config, task: Task) -> None:
   workers = task.data.num_clients
   steps = -(-int(task.data.sizes.sum()) // (workers * config.batch_size))
   entries = communication.epoch_table(
-    config.model, task.image_shape, task.num_classes, workers, steps, config.stem
+    config.model, task.image_shape, task.num_outputs, workers, steps, config.stem
   )
   communication.write(entries, folder.path / "communication.csv")
   print(communication.table(entries), flush=True)
+
+
+def write_clients(folder: RunFolder, program: Program, outcome: Outcome) -> None:
+  """Writes what each client sent and computed, where the algorithm counts it."""
+  columns = next(iter(program.phases.values())).algorithm.client_columns
+  if columns is None:
+    return
+  states = outcome.clients.arrays
+  rows = []
+  for client in range(len(outcome.clients.seen)):
+    rows.append({"client": client, **columns(jax.tree.map(lambda a, k=client: a[k], states))})
+  write_table(folder.path / "clients.csv", rows)
 
 
 def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:
@@ -86,15 +107,19 @@ def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:
 def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
   """Prints the figures of one run."""
   pairs = [
-    *_accuracy(summary),
+    *_tested(summary),
     ("test loss", f"{summary['loss']:.4f}"),
     ("rounds", f"{summary['rounds']:,}"),
   ]
   if "frozen_at" in summary:
     pairs.append(("frozen at round", f"{summary['frozen_at']:,}"))
-  if "models_top1" in summary:
-    mean, least = summary["models_top1"], summary["models_top1_min"]
-    pairs.append(("own models, top-1", f"mean {mean:.2%}, least {least:.2%}"))
+  name, measure = next(iter(measures_of(summary).items()))
+  if f"models_{name}" in summary:
+    mean, least = (measure.told(summary[f"models_{name}{end}"]) for end in ("", "_min"))
+    pairs.append((f"own models, {MEASURES[name].title}", f"mean {mean}, least {least}"))
+  if "member0_top1" in summary:
+    each = [f"{summary[name]:.2%}" for name in summary if name.startswith("member")]
+    pairs.append(("members alone, top-1", ", ".join(each)))
   if "accuracy_loss" in summary:
     pairs.append(("accuracy loss", f"{summary['accuracy_loss']:.2%} at the last look"))
   if "theta" in summary:
@@ -108,6 +133,7 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
   pairs += [
     ("sent up, down", f"{human_bytes(summary['bytes_up'])}, {human_bytes(summary['bytes_down'])}"),
     ("round trips", f"{summary['round_trips']:,}"),
+    *_effort(summary),
     ("time", human_seconds(summary["seconds"])),
     *_simulated(summary),
     ("folder", str(folder.path)),
@@ -115,12 +141,17 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
   print(summary_table("result", pairs), flush=True)
 
 
-def _accuracy(summary: dict[str, Any]) -> list[tuple[str, str]]:
-  """Of classification, or of verification, which knows no five first guesses."""
-  if "threshold" not in summary:
-    return [("top-1", f"{summary['top1']:.2%}"), ("top-5", f"{summary['top5']:.2%}")]
-  told = f"{summary['top1']:.2%} ± {summary['verification_error']:.2%}"
-  return [("pairs told right", told), ("threshold", f"{summary['threshold']:.4f}")]
+def _tested(summary: dict[str, Any]) -> list[tuple[str, str]]:
+  """The measures of the run's task."""
+  pairs = [(measure.title, measure.told(summary[n])) for n, measure in measures_of(summary).items()]
+  if "threshold" in summary:
+    title, told = pairs[0]
+    error = f"{summary['verification_error']:.2%}"
+    return [(title, f"{told} ± {error}"), ("threshold", f"{summary['threshold']:.4f}")]
+  by_class = {n.removeprefix("iou_"): summary[n] for n in summary if n.startswith("iou_")}
+  if 0 < len(by_class) <= _MOST_NAMES:
+    pairs.append(("IoU by class", ", ".join(f"{n} {value:.1%}" for n, value in by_class.items())))
+  return pairs
 
 
 def _round(cost: Cost, by_need: bool) -> list[tuple[str, str]]:
@@ -130,6 +161,23 @@ def _round(cost: Cost, by_need: bool) -> list[tuple[str, str]]:
     return [("a round", sent)]
   also = f", and {sent}" if cost.up or cost.down else ""
   return [("a round", f"what the algorithm shares{also}")]
+
+
+def _effort(summary: dict[str, Any]) -> list[tuple[str, str]]:
+  """What clients and others computed, where that is told apart."""
+  if "client_flops" not in summary:
+    return []
+  told = ", ".join(
+    f"{who} {summary[f'{who}_flops']:.3g}"
+    for who in ("client", "server", "relay")
+    if f"{who}_flops" in summary
+  )
+  pairs = [("FLOPs of training", told)]
+  if "relay_bytes" in summary:
+    pairs.append(("sent between relays", human_bytes(summary["relay_bytes"])))
+  if "reconstruction" in summary:
+    pairs.append(("autoencoder's loss", f"{summary['reconstruction']:.4f}"))
+  return pairs
 
 
 def _theta(program: Program) -> list[tuple[str, str]]:
@@ -167,6 +215,8 @@ def summarize_seeds(summaries: list[dict[str, Any]]) -> dict[str, Any]:
   """Mean and standard deviation (n - 1) over seeds of every figure of a run's summary."""
   result: dict[str, Any] = {"seeds": len(summaries)}
   for name in summaries[0]:
+    if not all(name in summary for summary in summaries):  # a class that one seed never met
+      continue
     values = [summary[name] for summary in summaries]
     result[name] = values[0] if len(set(values)) == 1 else float(np.mean(values))
     result[f"{name}_std"] = float(np.std(values, ddof=1))
@@ -175,14 +225,13 @@ def summarize_seeds(summaries: list[dict[str, Any]]) -> dict[str, Any]:
 
 def print_seeds(summaries: dict[int, dict[str, Any]], result: dict[str, Any]) -> None:
   """Prints the seeds and their mean."""
-  names = {"top1": "top-1", "top5": "top-5"}
-  if "threshold" in result:
-    names = {"top1": "pairs told right"}
+  tested = measures_of(result)
 
   def row(label: str, figures: dict[str, Any], kind: str = "") -> list[str]:
-    shares = (f"{figures[name + kind]:.2%}" for name in names)
-    return [label, *shares, f"{figures['loss' + kind]:.4f}"]
+    told = (measure.told(figures[name + kind]) for name, measure in tested.items())
+    return [label, *told, f"{figures['loss' + kind]:.4f}"]
 
   rows = [row(str(seed), figures) for seed, figures in summaries.items()]
   rows += [row("mean", result), row("std", result, "_std")]
-  print(columns_table(["seed", *names.values(), "test loss"], rows), flush=True)
+  titles = [measure.title for measure in tested.values()]
+  print(columns_table(["seed", *titles, "test loss"], rows), flush=True)

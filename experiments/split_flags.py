@@ -2,13 +2,14 @@
 
 import dataclasses
 
-from experiments.build import make_local
+from experiments.build import make_local, make_members
 from experiments.checks import refuse
 from experiments.fields import boolean, choice, integer, number, string
 from experiments.flags import Config
 from fedjax_norm.algorithms import split_config
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.errors import UserError
+from fedjax_norm.models.ensemble import STAGES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,11 @@ class SplitFlags(Config):
   relays: str | None = string(
     None, "Two or more relays between client and server: the last stage of each, with commas."
   )
+  members: str | None = string(  # type: ignore[misc]
+    None,
+    "An ensemble that trains in one exchange and votes, in place of --model: MODEL:CUT of each "
+    "member with commas, as in tiny:conv1,lenet:conv1, or MODEL:CUT:TAIL in the U-shape.",
+  )
   cohort: int | None = integer(None, "Clients a round; all by default.")
   local_steps: int | None = integer(None, "Steps of a client's turn; 1 by default.")
   local_epochs: int | None = integer(None, "Passes over a client's data in a turn, instead.")
@@ -59,8 +65,9 @@ class SplitFlags(Config):
   autoencoder: float | None = number(
     None, "Semi-supervised learning (Alg. 3): alpha, the weight of the clients' autoencoder."
   )
-  labelled: float | None = number(
-    None, "With --autoencoder: the share of the training examples whose labels are known; 1 by default."
+  labelled: float | None = number(  # type: ignore[misc]
+    None,
+    "With --autoencoder: the share of the training examples whose labels are known; 1 by default.",
   )
   step_by_step: bool = boolean(
     False,
@@ -69,9 +76,16 @@ class SplitFlags(Config):
   )
 
   @property
-  def one_device(self) -> bool:  # type: ignore[override]
+  def one_device(self) -> bool:
     """Whether clients run one after another."""
     return self.step_by_step or self.algorithm != "splitfed_v1"
+
+  @property
+  def model_name(self) -> str:
+    """The members' names, of an ensemble."""
+    if self.members is None:
+      return self.model
+    return "+".join(member.partition(":")[0] for member in self.members.split(","))
 
 
 _AVERAGED, _HANDED = ("client_momentum",), ("hand_over", "handed_over")
@@ -99,12 +113,22 @@ def make_split_config(config: SplitFlags) -> SplitConfig:
       refuse(config, _AVERAGED, "--momentum above 0")
   if config.autoencoder is None:
     refuse(config, ("labelled",), "--autoencoder")
+  local, tail = make_local(config), config.tail
+  if config.members is not None:
+    if config.model != SplitFlags.model:
+      raise UserError(f"--members names the models itself; drop --model={config.model}.")
+    refuse(config, ("cut", "tail"), "--model, as --members says where each member is cut")
+    refuse(config, ("relays",), "--model, as relays hold the stages of one model")
+    refuse(config, ("autoencoder",), "--model, as its decoder reads one tensor")
+    local = dataclasses.replace(local, objective="ensemble")
+    if make_members(config)[0].tail is not None:
+      tail = STAGES[1]
   kept = "local" if config.momentum and config.cohort is None else "reset"
   momentum = config.client_momentum or ("reset" if config.algorithm == "split" else kept)
   return SplitConfig(
-    local=make_local(config),
+    local=local,
     cut=config.cut,
-    tail=config.tail,
+    tail=tail,
     relays=tuple(config.relays.split(",")) if config.relays is not None else (),
     variant=config.algorithm,
     local_steps=config.local_steps,

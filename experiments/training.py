@@ -20,7 +20,8 @@ from fedjax_norm.training.distributed import is_main
 from fedjax_norm.training.homes import common_statistics, own_examples
 from fedjax_norm.training.loop import Program, summary, train
 from fedjax_norm.training.programs import initial_variables
-from fedjax_norm.training.run_folder import Follower, RunFolder, write_atomic
+from fedjax_norm.training.restore import save_model
+from fedjax_norm.training.run_folder import Follower, RunFolder, write_atomic, write_table
 from fedjax_norm.training.task import Task
 
 # What the first of several processes writes, and the others have to find, in the run's folder.
@@ -59,7 +60,7 @@ def run(config: Config, prepare: Prepare) -> None:
     for seed in range(config.seed, config.seed + config.seeds):
       one, task = settle(dataclasses.replace(config, seed=seed, seeds=1))
       # Another seed mostly runs the same compiled program on other data.
-      if build.sizes_are_compiled(config):
+      if build.is_of_a_seed(config):
         program = prepare(one)(task)
       summaries[seed] = run_seed(one, task, program, path / f"seed_{seed}")
     result = report.summarize_seeds(list(summaries.values()))
@@ -91,7 +92,9 @@ def _settle_apart(config: Config) -> tuple[Config, Task]:
   source = build.make_source(config, mine)
   division, own = found[-1]
   config = build.in_rounds(config, len(division.offsets) - 1, len(division.order))
-  statistics = common_statistics(source.train.images, own) if config.standardise else None
+  preprocess, statistics = build.make_preprocess(config), None
+  if preprocess.by_channel:
+    statistics = common_statistics(source.train.images, own, preprocess.prepare)
   return config, build.make_task_of(config, source, division, statistics)
 
 
@@ -123,7 +126,7 @@ def open_folder(path: Path, config: Config) -> RunFolder:
 def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[str, Any]:
   """Runs one seed in its own folder, shows it and gives its summary."""
   variables = initial_variables(task, config.seed)
-  title = f"{config.data}, {config.model}, {config.norm}, {task.data.num_clients} clients"
+  title = f"{config.data}, {config.model_name}, {config.norm}, {task.data.num_clients} clients"
   with open_folder(path, config) as folder:
     if is_main():
       report.draw_start(folder, task, f"{title} by {config.partition}")
@@ -134,6 +137,10 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
     result = summary(outcome)
     folder.write_summary(result)
     if is_main():
+      save_model(folder.path, outcome.variables)
+      report.write_clients(folder, program, outcome)
+      if program.messages:
+        write_table(folder.path / "messages.csv", program.messages.rows())
       report.draw_end(folder, outcome, title)
       report.print_end(folder, result)
   return result

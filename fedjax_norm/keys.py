@@ -21,6 +21,7 @@ class Stream(enum.IntEnum):
   SAMPLE = 8
   TURN = 9
   DECODER = 10
+  DISTIL = 11
 
 
 def stream(key: Key, purpose: Stream) -> Key:

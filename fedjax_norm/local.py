@@ -13,6 +13,7 @@ from jax import lax
 from fedjax_norm import trees
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import Mode
+from fedjax_norm.objectives import OBJECTIVES
 from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
 
@@ -30,6 +31,7 @@ class LocalConfig:
     accumulate: the parts in which a batch goes through the model, one after another; their
       gradients add up.
     frozen_paths: parameters that stay as they are.
+    objective: of ``objectives.OBJECTIVES``, what the model is to say.
   """
 
   batch_size: int = 32
@@ -40,6 +42,7 @@ class LocalConfig:
   prox: float = 0.0
   accumulate: int = 1
   frozen_paths: frozenset[str] = frozenset()
+  objective: str = "classification"
 
   def __post_init__(self):
     if self.batch_size < 1:
@@ -56,14 +59,19 @@ class LocalConfig:
         f"a batch of {self.batch_size} cannot be taken in {self.accumulate} equal parts; choose an "
         "accumulate that divides the batch_size."
       )
+    if self.objective not in OBJECTIVES:
+      raise UserError(
+        f"unknown objective {self.objective!r}; choose one of {', '.join(OBJECTIVES)}."
+      )
 
 
 class Metrics(NamedTuple):
   """Sums over training examples, so that adding merges them.
 
   Attributes:
-    loss: of the cross-entropies, float32.
-    correct: of the right answers, int32.
+    loss: of the examples' losses, float32.
+    correct: of the share that is right of each (see ``objectives.py``), float32; 0 where nothing is
+      right or wrong.
     examples: how many, int32.
   """
 
@@ -74,7 +82,7 @@ class Metrics(NamedTuple):
   @classmethod
   def zeros(cls) -> "Metrics":
     """Nothing seen."""
-    return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0))
+    return cls(jnp.float32(0), jnp.float32(0), jnp.int32(0))
 
 
 class ClientOutput(NamedTuple):
@@ -114,15 +122,22 @@ def optimizer(config: LocalConfig) -> optax.GradientTransformation:
   )
 
 
-def cross_entropy(logits: Array, batch: Batch) -> Metrics:
-  """The sums of the cross-entropy and of the right answers over a batch's examples."""
-  logits = logits.astype(jnp.float32)
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+def measure(objective: str, outputs: Array, batch: Batch) -> Metrics:
+  """The sums of the loss and of what is right over a batch's real examples.
+
+  Args:
+    objective: of ``objectives.OBJECTIVES``.
+    outputs: the model's, of any float dtype.
+    batch: its ``labels`` are the objective's targets.
+  """
+  chosen, outputs = OBJECTIVES[objective], outputs.astype(jnp.float32)
   real = batch.mask > 0
-  count = real.sum(dtype=jnp.int32)
-  total = jnp.where(real, losses, 0.0).sum()
-  correct = (real & (logits.argmax(-1) == batch.labels)).sum(dtype=jnp.int32)
-  return Metrics(total, correct, count)
+
+  def total(values: Array) -> Array:
+    return jnp.where(real, values, 0).sum(dtype=jnp.float32)
+
+  right = total(chosen.right(outputs, batch.labels)) if chosen.right else jnp.float32(0)
+  return Metrics(total(chosen.loss(outputs, batch.labels)), right, real.sum(dtype=jnp.int32))
 
 
 def step_bytes(model: nn.Module, config: LocalConfig, images: jax.ShapeDtypeStruct) -> int:
@@ -161,7 +176,7 @@ def step_bytes(model: nn.Module, config: LocalConfig, images: jax.ShapeDtypeStru
 def make_gradient(
   model: nn.Module, config: LocalConfig, axis_names: tuple[str, ...] = ()
 ) -> Callable[..., tuple[PyTree, PyTree, Metrics]]:
-  """The gradient of a batch's mean loss: the cross-entropy, and what the model adds to it.
+  """The gradient of a batch's mean loss: the objective's, and what the model adds to it.
 
   A model adds losses of its own (auxiliary classifiers, the centre loss) by sowing each one's sum
   over the batch's real examples into the collection ``losses``, in training alone.
@@ -193,12 +208,14 @@ def make_gradient(
 
   def loss_fn(params, batch_stats, batch, time, key, count):
     variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
-    mode = Mode(train=True, mask=batch.mask, step=time, labels=batch.labels)
+    mode = Mode(
+      train=True, mask=batch.mask, step=time, labels=batch.labels, objective=config.objective
+    )
     changing = ["batch_stats", "losses"]
-    logits, changed = model.apply(
+    outputs, changed = model.apply(
       variables, batch.images, mode, mutable=changing, rngs={"dropout": key}
     )
-    metrics = cross_entropy(logits, batch)
+    metrics = measure(config.objective, outputs, batch)
     own = sum(jax.tree.leaves(changed.get("losses", {})), metrics.loss)
     return own / jnp.maximum(count, 1), (changed.get("batch_stats", {}), metrics)
 

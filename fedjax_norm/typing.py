@@ -17,7 +17,7 @@ class Batch(NamedTuple):
 
   Attributes:
     images: [B, H, W, C] float32.
-    labels: [B] int32.
+    labels: [B] int32; of other objectives than classification their targets (``objectives.py``).
     mask: [B] float32, 1 for an example and 0 for padding.
   """
 

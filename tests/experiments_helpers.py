@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# Of a process of its own: this repository's modules, and no PyTorch.
+PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "tests" / "without")))
 
 # Four classes that `tiny` learns in seconds.
 SMALL = (
@@ -25,7 +27,7 @@ def run_process(folder: Path, *options: str, environment: Mapping[str, str] = os
   """What ``experiments.fedavg`` prints in a process of its own, with ``SMALL`` and these flags."""
   done = subprocess.run(
     [sys.executable, "-m", "experiments.fedavg", *SMALL, *options],
-    env={**environment, "PYTHONPATH": str(ROOT)},
+    env={**environment, "PYTHONPATH": PYTHONPATH},
     cwd=folder,
     capture_output=True,
     text=True,

@@ -1,7 +1,5 @@
 """A small federation, and an algorithm's rounds in it, all of its states kept."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,8 +23,7 @@ def run_rounds(algorithm: Algorithm, variables, data, rates, thetas=None, client
   rows = jnp.arange(data.num_clients) if clients is None else jnp.array(clients)
   thetas = np.zeros_like(rates) if thetas is None else np.asarray(thetas, np.float32)
 
-  # Compiling is what takes time here, and the half of it is optimization.
-  @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+  @jax.jit
   def run(carry, data):
     def step(carry, item):
       index, rate, theta = item

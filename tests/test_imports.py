@@ -15,19 +15,21 @@ MODULES = sorted(
 # A module may import its own layer and those above it in this list, not its neighbours in a row.
 LAYERS = (
   ("typing", "errors"),
-  ("trees", "keys"),
+  ("trees", "keys", "objectives"),
   ("norm",),
   ("models",),
   ("data", "comm", "nodes"),
   ("local", "clock"),
+  ("split",),
   ("algorithms",),
-  ("control", "diagnostics"),
+  ("control", "diagnostics", "leakage"),
   ("training",),
+  ("wire",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # The layers and modules that may write files, print and log.
-OUTER = ("training/", "data/tiny_imagenet.py")
+OUTER = ("training/", "wire/", "data/tiny_imagenet.py")
 # os.replace and shutil.move write, str.replace and NamedTuple._replace do not: these names write
 # whatever they are called on, and those of os and shutil only there.
 WRITING_METHODS = frozenset(

@@ -12,9 +12,9 @@ from fedjax_norm import models, norm
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import (
   LocalConfig,
-  cross_entropy,
   make_client_update,
   make_gradient,
+  measure,
   optimizer,
   step_bytes,
 )
@@ -86,12 +86,12 @@ def test_the_state_keeps_its_structure_over_phases():
   assert jax.tree.structure(before) == jax.tree.structure(optimizer(after).init(params))
 
 
-def test_cross_entropy_counts_real_examples_only():
+def test_a_measure_counts_real_examples_only():
   rng = np.random.default_rng(4)
   logits = rng.standard_normal((6, 3)).astype(np.float32)
   labels = np.array([0, 1, 2, 0, 1, 2])
   mask = np.array([1, 1, 0, 1, 0, 1], np.float32)
-  metrics = cross_entropy(logits, Batch(None, jnp.asarray(labels), jnp.asarray(mask)))
+  metrics = measure("classification", logits, Batch(None, jnp.asarray(labels), jnp.asarray(mask)))
   real = mask > 0
   expected = torch.nn.functional.cross_entropy(
     torch.tensor(logits[real]), torch.tensor(labels[real])
@@ -102,7 +102,9 @@ def test_cross_entropy_counts_real_examples_only():
   # Padding that is not a number harms neither the loss nor the gradient.
   logits[~real] = np.nan
   batch = Batch(None, jnp.asarray(labels), jnp.asarray(mask))
-  again, gradient = jax.value_and_grad(lambda x: cross_entropy(x, batch).loss)(jnp.asarray(logits))
+  again, gradient = jax.value_and_grad(lambda x: measure("classification", x, batch).loss)(
+    jnp.asarray(logits)
+  )
   assert again == metrics.loss
   assert np.isfinite(gradient[real]).all()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from experiments_helpers import PYTHONPATH
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
@@ -54,13 +55,8 @@ def executed(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
       patch.setenv("FEDJAX_NORM_REDUCED", "1")
-      patch.setenv("PYTHONPATH", str(ROOT))
+      patch.setenv("PYTHONPATH", PYTHONPATH)
       patch.setenv("JAX_PLATFORMS", "cpu")
-      # Compiling takes most of a reduced run; it gains nothing from fast programs.
-      patch.setenv(
-        "XLA_FLAGS",
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-      )
       for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
         patch.setenv(variable, str(folder / variable))
       client.execute()

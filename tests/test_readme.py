@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from experiments import asgd, build, decentralized, fedavg, ssgd
+from experiments import asgd, build, decentralized, fedavg, split, ssgd
 from experiments.flags import (
   ALGORITHMS,
   AsgdFlags,
@@ -16,6 +16,7 @@ from experiments.flags import (
   define,
   parse,
 )
+from experiments.split_flags import SplitFlags
 from fedjax_norm import norm
 from fedjax_norm.data.partition import OPTIONS
 from fedjax_norm.models import MODELS
@@ -27,6 +28,7 @@ BINARIES = {
   "ssgd": (SsgdFlags, ssgd.prepare),
   "asgd": (AsgdFlags, asgd.prepare),
   "decentralized": (DecentralizedFlags, decentralized.prepare),
+  "split": (SplitFlags, split.prepare),
 }
 PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
 

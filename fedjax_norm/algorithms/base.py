@@ -63,6 +63,9 @@ class Algorithm(NamedTuple):
       step; None where that has no meaning.
     columns: the server's state -> further columns of a row of metrics, scalars by name; they are
       read at evaluations.
+    client_columns: one client's state -> the columns of its row in ``clients.csv``; None where
+      there is nothing to tell of each client.
+    told: () -> what the start of a run tells of the algorithm, names and values.
   """
 
   init: Callable[[Variables], PyTree]
@@ -78,6 +81,8 @@ class Algorithm(NamedTuple):
   residual: Callable[[PyTree, PyTree], PyTree] | None = None
   averages_next: Callable[[PyTree], Array] | None = None
   columns: Callable[[PyTree], dict[str, Array]] = lambda server: {}
+  client_columns: Callable[[PyTree], dict[str, float]] | None = None
+  told: Callable[[], list[tuple[str, str]]] = list
 
 
 def round_cost(

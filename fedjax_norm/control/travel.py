@@ -9,10 +9,12 @@ from flax import linen as nn
 
 from fedjax_norm.algorithms.base import Algorithm
 from fedjax_norm.data.federated import FederatedData, Transform, sample
+from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
-from fedjax_norm.local import cross_entropy
+from fedjax_norm.local import measure
 from fedjax_norm.nodes import Nodes
 from fedjax_norm.norm import Mode
+from fedjax_norm.objectives import OBJECTIVES
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 Travel = Callable[[PyTree, PyTree, FederatedData, int, Key], tuple[Array, Array]]
@@ -31,7 +33,12 @@ def hosts(key: Key, round: Array, num_clients: int) -> Array:
 
 
 def make_travel(
-  model: nn.Module, algorithm: Algorithm, nodes: Nodes, transform: Transform, examples: int
+  model: nn.Module,
+  algorithm: Algorithm,
+  nodes: Nodes,
+  transform: Transform,
+  examples: int,
+  objective: str = "classification",
 ) -> Travel:
   """Evaluates every client's model on a sample of its own training data and of another's.
 
@@ -44,7 +51,15 @@ def make_travel(
     nodes: how clients are mapped.
     transform: of training images, without augmentation.
     examples: of a sample.
+    objective: under which something is right or wrong.
+
+  Raises:
+    UserError: an objective that knows no accuracy to be lost.
   """
+  if OBJECTIVES[objective].right is None:
+    raise UserError(
+      f"SkewScout weighs the accuracy that is lost, and {objective} has none; drop SkewScout."
+    )
 
   def own(server: PyTree, client: PyTree) -> Variables:
     model_of = algorithm.local_variables or algorithm.client_variables
@@ -56,7 +71,7 @@ def make_travel(
 
     def accuracy(row: Array) -> Array:
       batch = sample(data, row, round_, examples, transform, key)
-      metrics = cross_entropy(model.apply(variables, batch.images, Mode()), batch)
+      metrics = measure(objective, model.apply(variables, batch.images, Mode()), batch)
       return metrics.correct / metrics.examples
 
     return (), (accuracy(row), accuracy(other))

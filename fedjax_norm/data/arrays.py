@@ -7,14 +7,20 @@ import numpy as np
 from fedjax_norm.data import own
 from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
+from fedjax_norm.objectives import IGNORED
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 """`x_train`, `x_test`: [N, H, W, C] or [N, H, W], uint8 or floating; `y_train`, `y_test`: [N]
 integers from 0."""
 
-OPTIONAL = ("client_train", "class_names")
+TARGETS = ("target_train", "target_test", "target_names")
+"""What is learnt where that is not the labels. `target_train`, `target_test`: [N] or [N, D] numbers
+for regression; [N, H, W] integers for segmentation, the classes of the pixels from 0, of which 255
+counts nothing. `target_names`: strings, one for each number or class."""
+
+OPTIONAL = ("client_train", "class_names", *TARGETS)
 """`client_train`: [N] integers from 0, the natural client of each training example; `class_names`:
-[number of classes] strings."""
+[number of classes] strings; and ``TARGETS``."""
 
 
 def check_names(path: str, names: Collection[str]) -> None:
@@ -30,7 +36,7 @@ def check_names(path: str, names: Collection[str]) -> None:
   if unknown:
     raise UserError(
       f"{path} holds an array {unknown[0]!r} that has no meaning here; besides"
-      f" {', '.join(REQUIRED)} it may hold {' and '.join(OPTIONAL)}."
+      f" {', '.join(REQUIRED)} it may hold {', '.join(OPTIONAL)}."
     )
 
 
@@ -40,6 +46,8 @@ def make_source(
   arrays: Mapping[str, np.ndarray],
   reader: Callable[[np.ndarray], own.Read],
   mine: own.Mine | None,
+  objective: str = "classification",
+  resize: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Source:
   """Makes a source; images are not copied unless they are floating and not float32.
 
@@ -49,6 +57,8 @@ def make_source(
     arrays: those of `REQUIRED`, and any of `OPTIONAL`.
     reader: how images [N, H, W, C] are read.
     mine: which training images are read; None reads all. The others may hold anything.
+    objective: of ``objectives.OBJECTIVES``, what the targets are for.
+    resize: of pixel classes [N, H, W], as the reader resizes images.
 
   Raises:
     UserError: an array has the wrong shape, dtype, length or content.
@@ -66,14 +76,14 @@ def make_source(
   labels = _ids(path, "y_train", arrays["y_train"], len(train))
   test_labels = _ids(path, "y_test", arrays["y_test"], len(test))
   num_classes = 1 + int(max(labels.max(), test_labels.max()))
-  class_names = tuple(str(c) for c in range(num_classes))
-  if "class_names" in arrays:
-    names = arrays["class_names"]
-    if names.ndim != 1 or names.dtype.kind != "U" or len(names) < num_classes:
-      raise UserError(
-        f"{path}: class_names must be a list of at least {num_classes} strings, one for each label."
-      )
-    class_names = tuple(str(name) for name in names)
+  class_names = _names(path, arrays, "class_names", num_classes, "label")
+  targets, test_targets, target_names = None, None, None
+  if objective in _READ_TARGETS:
+    if missing := [name for name in TARGETS[:2] if name not in arrays]:
+      raise UserError(f"{path} lacks the array {missing[0]}, which {objective} needs; add it.")
+    targets, test_targets, target_names = _READ_TARGETS[objective](path, arrays)
+    if objective == "segmentation":
+      targets, test_targets = resize(targets), resize(test_targets)
   clients, client_names = None, None
   if "client_train" in arrays:
     ids = _ids(path, "client_train", arrays["client_train"], len(train))
@@ -94,11 +104,86 @@ def make_source(
 
   return Source(
     kind,
-    own.examples(labels, clients, checked("x_train", train), mine),
-    own.examples(test_labels, None, checked("x_test", test), None),
+    own.examples(labels, clients, checked("x_train", train), mine, targets),
+    own.examples(test_labels, None, checked("x_test", test), None, test_targets),
     class_names,
     client_names,
+    target_names=target_names,
   )
+
+
+_Targets = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
+
+
+def _number_targets(path: str, arrays: Mapping[str, np.ndarray]) -> _Targets:
+  """Of training and test examples [N, D] float32, and the names of the D numbers."""
+
+  def read(split: str) -> np.ndarray:
+    name = f"target_{split}"
+    values, count = arrays[name], len(arrays[f"x_{split}"])
+    if values.dtype.kind not in "fiu" or values.ndim not in (1, 2) or len(values) != count:
+      raise UserError(
+        f"{path}: {name} is {values.dtype} of shape {values.shape}; regression needs numbers"
+        f" [{count}] or [{count}, D], a row an image."
+      )
+    if not np.isfinite(values).all():
+      raise UserError(f"{path}: {name} holds values that are not finite; clean it.")
+    return values.reshape(count, -1).astype(np.float32)
+
+  train, test = read("train"), read("test")
+  if train.shape[1] != test.shape[1] or not train.shape[1]:
+    raise UserError(
+      f"{path}: target_train has {train.shape[1]} numbers an image and target_test"
+      f" {test.shape[1]}; give both as many, at least one."
+    )
+  names = _names(path, arrays, "target_names", train.shape[1], "number")
+  return train, test, names[: train.shape[1]]
+
+
+def _pixel_targets(path: str, arrays: Mapping[str, np.ndarray]) -> _Targets:
+  """Of training and test examples [N, H, W] uint8, and the names of the classes."""
+
+  def read(split: str) -> np.ndarray:
+    name, shape = f"target_{split}", arrays[f"x_{split}"].shape[:3]
+    classes = arrays[name]
+    if classes.dtype.kind not in "iu" or classes.shape != shape:
+      raise UserError(
+        f"{path}: {name} is {classes.dtype} of shape {classes.shape}; segmentation needs integers"
+        f" {shape}, one for each pixel."
+      )
+    if classes.min() < 0 or classes.max() > IGNORED:
+      raise UserError(
+        f"{path}: {name} must lie between 0 and {IGNORED - 1}, or be {IGNORED} where a pixel counts"
+        " nothing; number the classes from 0."
+      )
+    return classes.astype(np.uint8, copy=False)
+
+  train, test = read("train"), read("test")
+  known = [part[part != IGNORED] for part in (train, test)]
+  if not all(map(len, known)):
+    raise UserError(f"{path}: all pixels of a target array are {IGNORED}; give some a class.")
+  count = 1 + int(max(part.max() for part in known))
+  return train, test, _names(path, arrays, "target_names", count, "class")
+
+
+_READ_TARGETS: Mapping[str, Callable[[str, Mapping[str, np.ndarray]], _Targets]] = {
+  "regression": _number_targets,
+  "segmentation": _pixel_targets,
+}
+
+
+def _names(
+  path: str, arrays: Mapping[str, np.ndarray], name: str, count: int, what: str
+) -> tuple[str, ...]:
+  """The strings of an array, at least so many; the numbers from 0 where it is not there."""
+  if name not in arrays:
+    return tuple(map(str, range(count)))
+  names = arrays[name]
+  if names.ndim != 1 or names.dtype.kind != "U" or len(names) < count:
+    raise UserError(
+      f"{path}: {name} must be a list of at least {count} strings, one for each {what}."
+    )
+  return tuple(map(str, names))
 
 
 def _images(path: str, arrays: Mapping[str, np.ndarray], split: str) -> np.ndarray:

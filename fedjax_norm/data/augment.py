@@ -4,7 +4,7 @@ All but the host functions are pure and can be jitted and vmapped. Where somethi
 example's result depends on the key and on its own place or id alone, not on the other examples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from fedjax_norm.typing import Array, Key
 SHIFT_KINDS = ("noise", "brightness")
 """What `feature_shift` can do to the images of a client."""
 
+Prepare = Callable[[np.ndarray], np.ndarray]
+"""Stored images [B, H, W, C] -> float64, as their statistics are taken; on the host."""
+
 _STD_FLOOR = 1e-3
 
 
@@ -29,12 +32,21 @@ def to_float(images: Array) -> Array:
   return images.astype(jnp.float32)
 
 
-def channel_moments(images: np.ndarray, ids: np.ndarray | None = None) -> Moments:
-  """Computes the moments of each channel, on the scale of `to_float`; on the host, in float64.
+def to_unit(images: np.ndarray) -> np.ndarray:
+  """What `to_float` gives, in float64 on the host."""
+  floats = images.astype(np.float64)
+  return floats / 255.0 if images.dtype == np.uint8 else floats
+
+
+def channel_moments(
+  images: np.ndarray, ids: np.ndarray | None = None, prepare: Prepare = to_unit
+) -> Moments:
+  """Computes the moments of each channel, on the host in float64.
 
   Args:
     images: [N, H, W, C] uint8 or float32.
     ids: of the images that count, which alone are read; None is all of them.
+    prepare: what is done to the images before; by default they are on the scale of `to_float`.
 
   Returns:
     Count, a scalar, and mean and m2, [C] float64 each.
@@ -47,14 +59,11 @@ def channel_moments(images: np.ndarray, ids: np.ndarray | None = None) -> Moment
     raise UserError(
       f"Channel statistics need images [N, H, W, C], not {number} of shape {images.shape}."
     )
-  scale = 255.0 if images.dtype == np.uint8 else 1.0
   count = np.float64(number * images.shape[1] * images.shape[2])
   axes = (0, 1, 2)
-  mean = sum(block.sum(axes, np.float64) for block in own.blocks(images, ids)) / count
-  m2 = sum(
-    np.square(block.astype(np.float64) - mean).sum(axes) for block in own.blocks(images, ids)
-  )
-  return Moments(count, mean / scale, m2 / scale**2)
+  mean = sum(prepare(block).sum(axes) for block in own.blocks(images, ids)) / count
+  m2 = sum(np.square(prepare(block) - mean).sum(axes) for block in own.blocks(images, ids))
+  return Moments(count, mean, m2)
 
 
 def merge_channel_moments(parts: Sequence[Moments]) -> Moments:

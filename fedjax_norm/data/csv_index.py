@@ -18,6 +18,7 @@ _COLUMNS = {
   "country": ("country", "country_code", "iso"),
   "region": ("region",),
   "split": ("split",),
+  "value": ("value",),
 }
 _SPLITS = ("train", "test", "val")
 
@@ -33,9 +34,10 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
 
   The first line names the columns: `path` (or `image`, `file`), relative to the index's folder or
   absolute; `label` (or `class`); and if there are any `country` (or `country_code`, `iso`), an ISO
-  3166 alpha-2 or alpha-3 code; `region`, any text; and `split`, which is train, test or val; val is
-  the test set where there is no test, and is ignored where there is one. Without `split` a seeded
-  twentieth of all images, stratified by class, is the test set.
+  3166 alpha-2 or alpha-3 code; `region`, any text; `value`, the number that regression is to say of
+  the image; and `split`, which is train, test or val; val is the test set where there is no test,
+  and is ignored where there is one. Without `split` a seeded twentieth of all images, stratified by
+  class, is the test set.
 
   After that images without a region (Antarctica, and empty fields) are left out, as in app. B.2,
   and so are those of small regions, as in app. B.3, whatever the partition, and test images of a
@@ -61,7 +63,10 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
   region = _checked(path, rows[0], region, min_region_size)
   regions = [_region(path, row, region) for row in rows]
   kept, notes = _kept(path, regions, min_region_size) if region else ({None}, ())
-  files = [File(row["path"], row["label"], name) for row, name in zip(rows, regions, strict=True)]
+  files = [
+    File(row["path"], row["label"], name, row.get("value"))
+    for row, name in zip(rows, regions, strict=True)
+  ]
   if "split" not in rows[0]:
     parts = split(files, [file.label for file in files], _TEST_SHARE, seed, path)
   else:

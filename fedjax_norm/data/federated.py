@@ -33,7 +33,8 @@ class FederatedData(NamedTuple):
 
   Attributes:
     images: [M, H, W, C], as stored.
-    labels: [M] int32.
+    labels: [M] int32, by which examples are counted.
+    targets: [M, ...], what a model is to say of them; of classification the labels themselves.
     ids: [M] int32, what the examples are called in the whole federation.
     order: [M] int32, places of the examples, client after client.
     clients: [R] int32, the client of each row.
@@ -48,6 +49,7 @@ class FederatedData(NamedTuple):
 
   images: Array
   labels: Array
+  targets: Array
   ids: Array
   order: Array
   clients: Array
@@ -63,12 +65,19 @@ class FederatedData(NamedTuple):
     """R; of a whole federation, K."""
     return self.sizes.shape[0]
 
+  @property
+  def example_bytes(self) -> int:
+    """Of an image and of its targets, where they are not the labels; on the host."""
+    targets = 0 if self.targets is self.labels else self.targets[0].nbytes
+    return self.images[0].nbytes + targets
+
 
 def federate(
   examples: Examples,
   partition: Partition,
   strengths: np.ndarray | None = None,
   order: Order | None = None,
+  targets: np.ndarray | None = None,
 ) -> FederatedData:
   """Puts examples and their partition together, as host arrays.
 
@@ -79,13 +88,16 @@ def federate(
     partition: of their ids.
     strengths: [K] of the feature shift, if there is one.
     order: how each client goes through its examples; None is at random.
+    targets: [N, ...] of the examples as they are trained on; None is their labels.
   """
+  labels = examples.labels.astype(np.int32, copy=False)
   sizes = np.diff(partition.offsets).astype(np.int32)
   num_clients = len(sizes)
   arranged = arrange(partition, examples.labels, order or Order())
   return FederatedData(
     images=np.ascontiguousarray(examples.images),
-    labels=examples.labels.astype(np.int32),
+    labels=labels,
+    targets=labels if targets is None else targets,
     ids=np.arange(len(examples.labels), dtype=np.int32),
     order=arranged.order,
     clients=np.arange(num_clients, dtype=np.int32),
@@ -144,6 +156,7 @@ def gather(data: FederatedData, index: np.ndarray, capacity: int) -> FederatedDa
   return part._replace(
     images=taken(data.images),
     labels=taken(data.labels),
+    targets=taken(data.targets),
     ids=taken(data.ids),
     order=rank,
     offsets=starts.astype(np.int32),
@@ -151,10 +164,10 @@ def gather(data: FederatedData, index: np.ndarray, capacity: int) -> FederatedDa
 
 
 def label_counts(data: FederatedData, clients: np.ndarray, num_classes: int) -> np.ndarray:
-  """The training examples of some clients by class: [k, C], on the host."""
+  """The training examples of some clients by class, hidden ones (-1) apart: [k, C], on the host."""
   starts, ends = data.offsets[clients], data.offsets[clients] + data.sizes[clients]
   labels = (data.labels[data.order[a:b]] for a, b in zip(starts, ends, strict=True))
-  return np.stack([np.bincount(own, minlength=num_classes) for own in labels])
+  return np.stack([np.bincount(own[own >= 0], minlength=num_classes) for own in labels])
 
 
 def steps_per_epoch(sizes: Array, batch_size: int) -> Array:
@@ -246,7 +259,7 @@ def _batch(data, row, places, mask, transform: Transform, key: Key, step_key: Ke
     stream(key, Stream.NOISE),
     step_key,
   )
-  return Batch(images, data.labels[places], mask.astype(jnp.float32))
+  return Batch(images, data.targets[places], mask.astype(jnp.float32))
 
 
 def cohorts(key: Key, first_round: Array, rounds: int, num_clients: int, size: int) -> Array:

@@ -1,5 +1,6 @@
 """Data whose images are files: what is known of them beforehand, and how they are read."""
 
+import math
 import os
 from typing import NamedTuple
 
@@ -19,11 +20,13 @@ class File(NamedTuple):
     path: where it is.
     label: the name of its class.
     client: the name of its natural client, or None.
+    value: the number that regression is to say, as text; None where the data has none.
   """
 
   path: str
   label: str
   client: str | None
+  value: str | None = None
 
 
 class Listing(NamedTuple):
@@ -113,6 +116,7 @@ def load(
   image_size: int | None,
   mine: own.Mine | None,
   open_set: bool = False,
+  objective: str = "classification",
 ) -> Source:
   """Reads the images as uint8; they are RGB unless every one is grayscale.
 
@@ -124,11 +128,17 @@ def load(
       size and colour. None decodes all.
     open_set: whether the test classes may be others than the training ones; they have labels of
       their own then.
+    objective: classification or regression, of the files' values.
 
   Raises:
-    UserError: a class has test images alone, an image is missing or damaged, or sizes differ.
+    UserError: a class has test images alone, an image is missing or damaged, sizes differ, or a
+      value is no number.
   """
   known = labels(listing, where, open_set)
+  targets, test_targets, target_names = None, None, None
+  if objective == "regression":
+    targets, test_targets = _values(listing.train, where), _values(listing.test, where)
+    target_names = ("value",)
   files = [*listing.train, *listing.test]
   missing = next((file.path for file in files if not os.path.isfile(file.path)), None)
   if missing:
@@ -154,13 +164,34 @@ def load(
     test_labels = np.asarray([label_of[name] for name in tested], np.int32)
   return Source(
     listing.name,
-    own.examples(known.labels, known.clients, reader(listing.train), mine),
-    Examples(reader(listing.test)(None), test_labels),
+    own.examples(known.labels, known.clients, reader(listing.train), mine, targets),
+    Examples(reader(listing.test)(None), test_labels, targets=test_targets),
     known.class_names,
     known.client_names,
     known.notes,
     test_names if open_set else None,
+    target_names,
   )
+
+
+def _values(files: list[File], where: str) -> np.ndarray:
+  """What regression is to say of each image: [N, 1] float32."""
+
+  def number(file: File) -> float:
+    if file.value is None:
+      raise UserError(f"{where} has no column value, which regression needs; add it.")
+    try:
+      value = float(file.value)
+    except ValueError:
+      value = math.nan
+    if not math.isfinite(value):
+      raise UserError(
+        f"{where}: the value of {file.path} is {file.value!r}; give a finite number or remove the"
+        " row."
+      )
+    return value
+
+  return np.array([[number(file)] for file in files], np.float32)
 
 
 def _numbered(names: list[str]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -123,6 +123,21 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
   return result
 
 
+def resize_classes(classes: np.ndarray, size: int | None) -> np.ndarray:
+  """Resizes [N, H, W] pixel classes to [N, size, size], each that of the nearest pixel.
+
+  Args:
+    classes: of any dtype.
+    size: the side; None keeps the size.
+  """
+  if size is None:
+    return classes
+  rows, columns = (
+    ((np.arange(size) + 0.5) * side / size).astype(int) for side in classes.shape[1:3]
+  )
+  return classes[:, rows[:, None], columns]
+
+
 def reader(images: np.ndarray, size: int | None) -> own.Read:
   """Reads from images that are in memory, resized to `size` unless that is None.
 

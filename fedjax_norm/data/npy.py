@@ -10,7 +10,7 @@ from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
 
 
-def load(folder: str, mine: own.Mine | None = None) -> Source:
+def load(folder: str, mine: own.Mine | None = None, objective: str = "classification") -> Source:
   """Maps a folder of .npy files into memory: a file for each array in `arrays.REQUIRED`.
 
   Those in `arrays.OPTIONAL` may be there too, and so may files of other kinds. Images are uint8 or
@@ -20,6 +20,7 @@ def load(folder: str, mine: own.Mine | None = None) -> Source:
     folder: of the files `x_train.npy`, `y_train.npy`, ...
     mine: which training images are checked; the others are mapped like them, but nothing of them is
       read here. None checks all.
+    objective: of ``objectives.OBJECTIVES``, what the targets are for.
 
   Raises:
     UserError: there is no such folder, a file is no plain array, or an array is missing,
@@ -43,7 +44,7 @@ def load(folder: str, mine: own.Mine | None = None) -> Source:
       raise UserError(
         f"{folder}: {name} lies column after column; write numpy.ascontiguousarray of it."
       )
-  return make_source("npy", folder, arrays, lambda images: lambda ids: images, mine)
+  return make_source("npy", folder, arrays, lambda images: lambda ids: images, mine, objective)
 
 
 def _map(path: str) -> np.ndarray:

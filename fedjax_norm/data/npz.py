@@ -12,13 +12,19 @@ from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
 
 
-def load(path: str, image_size: int | None = None, mine: own.Mine | None = None) -> Source:
+def load(
+  path: str,
+  image_size: int | None = None,
+  mine: own.Mine | None = None,
+  objective: str = "classification",
+) -> Source:
   """Loads an .npz archive of the arrays in `arrays.REQUIRED` and, if it likes, `arrays.OPTIONAL`.
 
   Args:
     path: the file.
     image_size: the side to resize every image to; None keeps the size.
     mine: which training images are kept; None keeps all.
+    objective: of ``objectives.OBJECTIVES``, what the targets are for.
 
   Raises:
     UserError: the file is missing or is no such archive, or an array is missing, superfluous, or
@@ -27,7 +33,13 @@ def load(path: str, image_size: int | None = None, mine: own.Mine | None = None)
   # A member of an archive is a stream and is read whole; what is not this process's own leaves the
   # memory when this function ends. `npy:` reads nothing of it.
   return make_source(
-    "npz", path, _read(path), lambda images: images_lib.reader(images, image_size), mine
+    "npz",
+    path,
+    _read(path),
+    lambda images: images_lib.reader(images, image_size),
+    mine,
+    objective,
+    lambda classes: images_lib.resize_classes(classes, image_size),
   )
 
 

@@ -23,7 +23,11 @@ _BLOCK = 1000  # images
 
 
 def examples(
-  labels: np.ndarray, clients: np.ndarray | None, read: Read, mine: Mine | None
+  labels: np.ndarray,
+  clients: np.ndarray | None,
+  read: Read,
+  mine: Mine | None,
+  targets: np.ndarray | None = None,
 ) -> Examples:
   """Reads the images that this process needs; here alone is decided which.
 
@@ -32,18 +36,19 @@ def examples(
     clients: [N] int32, of all examples, or None.
     read: the images.
     mine: chooses the examples; None reads all of them.
+    targets: of all examples, or None.
 
   Raises:
     UserError: the process has no example of its own.
   """
   if mine is None:
-    return Examples(read(None), labels, clients)
+    return Examples(read(None), labels, clients, targets)
   ids = np.arange(len(labels))[mine(labels, clients)]
   if not len(ids):
     raise UserError(
       "This process has no training examples of its own; use at most as many processes as nodes."
     )
-  return Examples(read(ids), labels, clients)
+  return Examples(read(ids), labels, clients, targets)
 
 
 def blank(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -77,6 +77,7 @@ def counts(partition: Partition, labels: np.ndarray, num_classes: int) -> np.nda
 
 _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
   "iid": size_skew.iid,
+  "contiguous": size_skew.contiguous,
   "classes": label_skew.classes,
   "ratio": label_skew.ratio,
   "skew": label_skew.skew,

@@ -29,6 +29,16 @@ def iid(labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> np.nd
   return deal(even_sizes(len(labels), num_clients), rng)
 
 
+def contiguous(labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> np.ndarray:
+  """Cuts the source into K stretches, in its order; sizes differ by 1 at most.
+
+  It is IID where the source is in random order. Client after client, examples then come as they
+  would from one machine that reads the source from front to back.
+  """
+  del rng
+  return np.repeat(np.arange(num_clients), even_sizes(len(labels), num_clients))
+
+
 def quantity(
   labels: np.ndarray,
   num_clients: int,

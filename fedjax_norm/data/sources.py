@@ -14,6 +14,7 @@ from fedjax_norm.data import (
 )
 from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
+from fedjax_norm.objectives import OBJECTIVES
 
 BUILT_IN = (
   "digits",
@@ -27,6 +28,13 @@ BUILT_IN = (
 """How the sources are written that need no prepared TFDS set."""
 
 
+TARGETS = {
+  "regression": ("digits", "synthetic", "npy", "npz", "csv"),
+  "segmentation": ("digits", "synthetic", "npy", "npz"),
+}
+"""The sources that can have targets for an objective, by what they are written with."""
+
+
 def load(
   name: str,
   data_dir: str | None = None,
@@ -37,6 +45,7 @@ def load(
   region: str | None = None,
   min_region_size: int = 0,
   open_set: bool = False,
+  objective: str = "classification",
 ) -> Source:
   """Loads a data source, or of its training images those that one of several processes needs.
 
@@ -58,34 +67,42 @@ def load(
     min_region_size: the least images of a region of a `csv` index.
     open_set: whether the test classes of a `folder` or a `csv` index may be others than the
       training ones, as identities that are to be verified; those of `identities` always are.
+    objective: of ``objectives.OBJECTIVES``; regression and segmentation have targets besides the
+      labels, of the training examples of all processes.
 
   Raises:
-    UserError: there is no such source, or it cannot be read, or `mine` chooses no example; the
-      sentence says why.
+    UserError: there is no such source, or it cannot be read or has no targets for the objective, or
+      `mine` chooses no example; the sentence says why.
   """
   if seed < 0:
     raise UserError(f"The data seed must be at least 0, not {seed}.")
   if image_size is not None and image_size < 1:
     raise UserError(f"The image size must be at least 1 pixel, not {image_size}.")
-  listing = _listing(name, seed, region, min_region_size)
   kind, _, argument = name.partition(":")
+  if objective not in OBJECTIVES:
+    raise UserError(f"unknown objective {objective!r}; choose one of {', '.join(OBJECTIVES)}.")
+  if kind not in TARGETS.get(objective, (kind,)):
+    raise UserError(
+      f"{name!r} has no targets for {objective}; take one of {', '.join(TARGETS[objective])}."
+    )
+  listing = _listing(name, seed, region, min_region_size)
   if listing:
-    return files.load(listing, argument, image_size, mine, open_set)
+    return files.load(listing, argument, image_size, mine, open_set, objective)
   if kind == "npy" and argument:
     if image_size is not None:
       raise UserError(
         "The images of npy: stay in their file, so they are not resized; write them in the size you"
         " want, or use npz:."
       )
-    return npy.load(argument, mine)
+    return npy.load(argument, mine, objective)
   if name == "digits":
-    return digits.load(image_size, mine)
+    return digits.load(image_size, mine, objective)
   if kind == "synthetic":
-    return synthetic.load(synthetic.parse(argument), seed, image_size, mine)
+    return synthetic.load(synthetic.parse(argument), seed, image_size, mine, objective)
   if kind == "identities":
     return identities.load(identities.parse(argument), seed, image_size, mine)
   if kind == "npz" and argument:
-    return npz.load(argument, image_size, mine)
+    return npz.load(argument, image_size, mine, objective)
   return _prepared(name, data_dir, image_size, mine)
 
 

@@ -62,15 +62,23 @@ def _checked(options: Options) -> Options:
 
 
 def load(
-  options: Options, seed: int, image_size: int | None = None, mine: own.Mine | None = None
+  options: Options,
+  seed: int,
+  image_size: int | None = None,
+  mine: own.Mine | None = None,
+  objective: str = "classification",
 ) -> Source:
   """Draws the data: image = clip(prototype of its class + noise, 0, 1), classes balanced.
+
+  Regression is of the mean brightness of the prototype, and segmentation of its pixels into dark
+  and bright ones, those that are above a half; the images are the same.
 
   Args:
     options: sizes and noise.
     seed: the only source of chance, at least 0.
     image_size: the side to resize every image to; None keeps the size.
     mine: which training images are kept, the same as among all; None keeps all.
+    objective: of ``objectives.OBJECTIVES``, what the targets are for.
   """
   rng = np.random.default_rng(seed)
   # Blocks of two pixels, so that a pooling network can tell the classes apart.
@@ -90,14 +98,25 @@ def load(
 
   images, labels = draw(options.train)
   test_images, test_labels = draw(options.test)
+  of_class: np.ndarray | None = None
+  target_names: tuple[str, ...] | None = None
+  if objective == "regression":
+    of_class, target_names = prototypes.mean((1, 2, 3))[:, None], ("brightness",)
+  elif objective == "segmentation":
+    bright = (prototypes.mean(-1) > 0.5).astype(np.uint8)
+    of_class, target_names = images_lib.resize_classes(bright, image_size), ("dark", "bright")
+  targets, test_targets = (
+    None if of_class is None else of_class[each] for each in (labels, test_labels)
+  )
   clients, client_names = None, None
   if options.clients:
     clients = rng.permutation(np.arange(options.train, dtype=np.int32) % options.clients)
     client_names = tuple(f"client{k}" for k in range(options.clients))
   return Source(
     "synthetic",
-    own.examples(labels, clients, images_lib.reader(images, image_size), mine),
-    own.examples(test_labels, None, images_lib.reader(test_images, image_size), None),
+    own.examples(labels, clients, images_lib.reader(images, image_size), mine, targets),
+    own.examples(test_labels, None, images_lib.reader(test_images, image_size), None, test_targets),
     tuple(f"class{c}" for c in range(options.classes)),
     client_names,
+    target_names=target_names,
   )

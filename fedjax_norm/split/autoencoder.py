@@ -57,7 +57,7 @@ def make_autoencoder(
   decoder, sgd = Decoder(image_shape), optimizer(local)
 
   def init(key: Key) -> Variables:
-    return decoder.init(key, jnp.zeros((1, *encoded.shape), encoded.dtype), Mode())
+    return dict(decoder.init(key, jnp.zeros((1, *encoded.shape), encoded.dtype), Mode()))
 
   def hold(variables: Variables) -> Part:
     return Part(variables, sgd.init(variables["params"]))

@@ -7,16 +7,17 @@ import numpy as np
 
 from fedjax_norm.typing import PyTree
 
-ACTIVATION, GRADIENT, LABELS, HAND_OVER, SEED, MODEL = (
+ACTIVATION, GRADIENT, LABELS, HAND_OVER, SEED, MODEL, OUTPUT = (
   "activation",
   "gradient",
   "labels",
   "hand_over",
   "seed",
   "model",
+  "output",
 )
-"""The kinds: of a cut (paper 003, Alg. 1, steps 6 and 10), of a turn (Alg. 2, step 7; sec. 3.4),
-and of an average of client parts."""
+"""The kinds: of a cut (paper 003, Alg. 1, steps 6 and 10), of a turn (Alg. 2, step 7; sec. 3.4), of
+an average of client parts, and of inference."""
 
 
 class Message(NamedTuple):

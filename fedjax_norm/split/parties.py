@@ -101,7 +101,7 @@ def make_party(
   def forward(part: Part, x: PyTree, labels: Array | None, mask: Array, time: Array, key: Key):
     def run(params, x):
       variables = {**part.variables, **({"params": params} if params else {})}
-      mode = Mode(train=True, mask=mask, step=time, labels=labels)
+      mode = Mode(train=True, mask=mask, step=time, labels=labels, objective=local.objective)
       y, changed = model.apply(
         variables,
         x,

@@ -84,10 +84,12 @@ def make_step_tally(
     rows = exchanged.astype(jnp.uint32)
     waits = len(plan.segments) - 1 if trips else 0
     return Tally(
-      *(Counter.of(rows * jnp.uint32(size)) for size in (up, down, relayed)),
-      Counter.of((rows > 0) * jnp.uint32(waits)),
-      Counter.of(examples.astype(jnp.uint32)),
-      Counter.of(rows),
+      up=Counter.of(rows * jnp.uint32(up)),
+      down=Counter.of(rows * jnp.uint32(down)),
+      relayed=Counter.of(rows * jnp.uint32(relayed)),
+      trips=Counter.of((rows > 0) * jnp.uint32(waits)),
+      examples=Counter.of(examples.astype(jnp.uint32)),
+      exchanged=Counter.of(rows),
     )
 
   return step_tally

@@ -121,7 +121,7 @@ def make_diagnose(
     )
   test = task.source.test.images
   shown = np.asarray(test[evenly(np.arange(len(test)), config.images)])
-  scores = _make_scores(task, eval_batch_size, mapping) if task.pairs is None else None
+  scores = _make_scores(task, eval_batch_size, mapping) if task.kind == "classification" else None
   moments = {
     name: jax.jit(diagnostics.make_minibatch_moments(model, positions, batch_size, task.transform))
     for name, model in models.items()

@@ -37,7 +37,7 @@ class HeldOut(NamedTuple):
   """Test examples as they are stored.
 
   Attributes:
-    batch: raw images, labels and mask, [B, ...] (or [T, B, ...] when stacked).
+    batch: raw images, labels (or other targets) and mask, [B, ...] (or [T, B, ...] when stacked).
     ids: [B] int32, the examples' ids.
   """
 
@@ -45,13 +45,16 @@ class HeldOut(NamedTuple):
   ids: Array
 
 
-def stack_batches(test: Examples, batch_size: int, multiple: int = 1) -> HeldOut:
+def stack_batches(
+  test: Examples, batch_size: int, multiple: int = 1, targets: np.ndarray | None = None
+) -> HeldOut:
   """The test set as stacked batches [T, B, ...] of raw images, padded and masked.
 
   Args:
     test: the examples.
     batch_size: B at the most.
     multiple: T becomes a multiple of this (the number of devices).
+    targets: [N, ...] that outputs are held against; None is the labels.
   """
   n = len(test.labels)
   count = -(-n // batch_size)
@@ -61,34 +64,37 @@ def stack_batches(test: Examples, batch_size: int, multiple: int = 1) -> HeldOut
   mask = (ids < n).astype(np.float32)
   ids = np.minimum(ids, n - 1)
   ids = ids.astype(np.int32)
-  return HeldOut(Batch(test.images[ids], test.labels[ids].astype(np.int32), mask), ids)
+  known = test.labels.astype(np.int32) if targets is None else targets
+  return HeldOut(Batch(test.images[ids], known[ids], mask), ids)
 
 
 def make_scores(
   model: nn.Module, num_classes: int, transform: EvalTransform
 ) -> Callable[..., Scores]:
-  """(variables, one test batch, a client's feature strength or None) -> its scores.
-
-  A padded example counts nothing.
-  """
+  """(variables, one test batch, a client's feature strength or None) -> its scores."""
 
   def scores(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Scores:
     batch, ids = examples
     logits: Array = model.apply(variables, transform(batch.images, ids, strength), Mode())
-    logits = logits.astype(jnp.float32)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-    own = jnp.take_along_axis(logits, batch.labels[:, None], -1)
-    # The rank counts a tie, and a logit that is not a number, against the model.
-    rank = num_classes - 1 - (own > logits).sum(-1)
-    real = batch.mask > 0
-
-    def by_class(values: Array) -> Array:
-      kept = jnp.where(real, values, 0).astype(jnp.float32)
-      return jnp.zeros(num_classes, jnp.float32).at[batch.labels].add(kept)
-
-    return Scores(by_class(losses), by_class(rank < 1), by_class(rank < 5), by_class(real))
+    return scores_of(logits, batch, num_classes)
 
   return scores
+
+
+def scores_of(logits: Array, batch: Batch, num_classes: int) -> Scores:
+  """The scores of a batch's logits [B, C]; a padded example counts nothing."""
+  logits = logits.astype(jnp.float32)
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+  own = jnp.take_along_axis(logits, batch.labels[:, None], -1)
+  # The rank counts a tie, and a logit that is not a number, against the model.
+  rank = num_classes - 1 - (own > logits).sum(-1)
+  real = batch.mask > 0
+
+  def by_class(values: Array) -> Array:
+    kept = jnp.where(real, values, 0).astype(jnp.float32)
+    return jnp.zeros(num_classes, jnp.float32).at[batch.labels].add(kept)
+
+  return Scores(by_class(losses), by_class(rank < 1), by_class(rank < 5), by_class(real))
 
 
 def make_evaluate(scores, nodes: Nodes) -> Callable[[Variables, HeldOut], Scores]:

@@ -21,10 +21,19 @@ from fedjax_norm.algorithms.split_rules import ClientState, Rules, SplitState, t
 from fedjax_norm.data.federated import Transform, draw
 from fedjax_norm.local import Metrics
 from fedjax_norm.split import handover
-from fedjax_norm.split.exchange import step
-from fedjax_norm.split.messages import HAND_OVER, MODEL, SEED, Message, padded, rows
+from fedjax_norm.split.exchange import Send, step
+from fedjax_norm.split.messages import (
+  HAND_OVER,
+  LABELS,
+  MODEL,
+  OUTPUT,
+  SEED,
+  Message,
+  padded,
+  rows,
+)
 from fedjax_norm.split.parties import Part, Party
-from fedjax_norm.split.plan import ALICE, BOB
+from fedjax_norm.split.plan import ALICE, BOB, Plan
 from fedjax_norm.split.tally import Tally
 from fedjax_norm.typing import Array, Batch, PyTree
 
@@ -54,24 +63,28 @@ def compiled(rules: Rules) -> Rules:
   )
 
 
-def send_rows(
-  rules: Rules, client: int, batch_size: int, observe: Observe
-) -> Callable[[str, int, int, PyTree, Array], PyTree]:
-  """What carries a step's messages of one client: rows of real examples, padded where they arrive.
+def send_rows(plan: Plan, alice: str, batch_size: int, observe: Observe) -> Send:
+  """What carries a minibatch's messages: rows of real examples, padded where they arrive.
 
-  Relays pass on labels that are for Bob.
+  Relays pass on labels, which are for Bob, and outputs, which are for Alice; in the U-shape she
+  has them, and they are for Bob if they are sent at all.
+
+  Args:
+    plan: the segments.
+    alice: who plays her.
+    batch_size: rows where they arrive.
+    observe: sees every message.
   """
-  names = [
-    f"{ALICE}{client}" if segment.owner == ALICE else segment.owner
-    for segment in rules.plan.segments
-  ]
+  names = [alice if segment.owner == ALICE else segment.owner for segment in plan.segments]
+  readers = {LABELS: BOB, OUTPUT: BOB if plan.u_shaped else alice}
 
   def send(kind: str, sender: int, receiver: int, tensors: PyTree, count: Array) -> PyTree:
     some = int(count)
     if not some:
       return jax.tree.map(jnp.zeros_like, tensors)
-    reader = BOB if kind == "labels" and names[receiver] != BOB else None
-    message = Message(kind, names[sender], names[receiver], rows(tensors, some), reader)
+    reader = readers.get(kind, names[receiver])
+    passed_on = None if reader == names[receiver] else reader
+    message = Message(kind, names[sender], names[receiver], rows(tensors, some), passed_on)
     observe(message)
     return jax.tree.map(jnp.asarray, padded(message.tensors, batch_size))
 
@@ -106,7 +119,8 @@ def make_interval(
 
   def turn(parts: tuple[Part, ...], row: int, client: int, context: Context):
     steps = int(rules.steps(context.data.sizes[row]))
-    key, send = turn_key(context, row), send_rows(rules, client, batch_size, observe)
+    key = turn_key(context, row)
+    send = send_rows(rules.plan, f"{ALICE}{client}", batch_size, observe)
     metrics, tally, done = Metrics.zeros(), Tally.zeros(), None
     for index in range(steps):
       place = np.int32(int(context.round) * steps + index)
@@ -129,7 +143,7 @@ def make_interval(
     if config.handed_over == "weights":
       return _travel(parts, rules, config, path, HAND_OVER, observe)
     if int(own.turns) == 0:
-      _pass_on(SEED, path, np.zeros((), np.uint64), observe)
+      pass_on(SEED, path, np.zeros((), np.uint64), observe)
     return _travel(parts, rules, config, path, HAND_OVER, observe, rules.begin(start(), own))
 
   def interval(state, clients, metrics, slots, rates, thetas, first, begin, end, data, key):
@@ -179,7 +193,7 @@ def _travel(
   now = [travelling(parts[index], config) for index in own]
   then = [travelling(since[index], config) for index in own] if since else None
   sent = handover.difference(now, then) if then else now
-  arrived = _pass_on(kind, path, jax.tree.map(np.asarray, sent), observe)
+  arrived = pass_on(kind, path, jax.tree.map(np.asarray, sent), observe)
   arrived = handover.restore(arrived, then) if then else jax.tree.map(jnp.asarray, arrived)
   parts_there = list(parts)
   for index, held in zip(own, arrived, strict=True):
@@ -189,7 +203,8 @@ def _travel(
   return tuple(parts_there)
 
 
-def _pass_on(kind: str, path: list[str], tensors: PyTree, observe: Observe) -> PyTree:
+def pass_on(kind: str, path: list[str], tensors: PyTree, observe: Observe) -> PyTree:
+  """Sends tensors along a path of parties to its last, who alone reads them."""
   for sender, receiver in itertools.pairwise(path):
     reader = None if receiver == path[-1] else path[-1]
     observe(Message(kind, sender, receiver, tensors, reader))

@@ -100,7 +100,8 @@ def choose(data_on: str, data: FederatedData, nodes: Nodes) -> str:
     return "device"
   if data_on != "auto":
     return data_on
-  size = sum(getattr(data, name).nbytes for name in data._fields if name not in TABLE)
+  size = len(data.labels) * data.example_bytes
+  size += data.labels.nbytes + data.ids.nbytes + data.order.nbytes
   return "device" if size <= _RESIDENT_SHARE * device_memory(nodes.devices) else "host"
 
 
@@ -145,7 +146,7 @@ class Feed:
     self._longest, self._draw = longest, drawer(longest)
     self._budget = self._capacity = total = int(data.sizes.sum())
     if on_host:
-      example = data.images[0].nbytes
+      example = data.example_bytes
       self._budget = min(total, _WINDOW_BUDGET // example)
       draws = (self._draw(first) for first in range(0, rounds, longest))
       needs = np.concatenate([data.sizes[ids].sum(1) for ids in draws])

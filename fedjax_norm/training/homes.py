@@ -14,7 +14,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedjax_norm.algorithms.statistics import Part
-from fedjax_norm.data.augment import channel_moments, channel_statistics, merge_channel_moments
+from fedjax_norm.data.augment import (
+  Prepare,
+  channel_moments,
+  channel_statistics,
+  merge_channel_moments,
+  to_unit,
+)
 from fedjax_norm.data.federated import FederatedData, cohorts, gather, rows
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
@@ -97,14 +103,17 @@ def own_examples(partition: Partition) -> np.ndarray:
   return np.sort(np.concatenate(parts))
 
 
-def common_statistics(images: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def common_statistics(
+  images: np.ndarray, own: np.ndarray, prepare: Prepare = to_unit
+) -> tuple[np.ndarray, np.ndarray]:
   """The channels' mean and deviation over all processes' images, of which each tells its moments.
 
   Args:
     images: [N, H, W, C] as stored, of which this process has its own.
     own: their ids.
+    prepare: what is done to the images before (see ``channel_moments``).
   """
-  moments = channel_moments(images, own)
+  moments = channel_moments(images, own, prepare)
   # As bytes, for JAX would round what it exchanges to float32.
   message = np.concatenate([np.ravel(leaf) for leaf in moments]).view(np.uint32)
   everyone = np.asarray(multihost_utils.process_allgather(message)).view(np.float64)
@@ -222,7 +231,7 @@ class HomeFeed:
 
     every = [self._homes.clients(device) for device in range(nodes.num_devices)]
     capacity = max(int(data.sizes[ids].sum()) for ids in every)
-    needed = capacity * data.images[0].nbytes + 2 * self._homes.most * client_bytes
+    needed = capacity * data.example_bytes + 2 * self._homes.most * client_bytes
     if needed > device_memory(nodes.devices):
       raise UserError(
         f"the clients of one device hold {needed / 1e9:.1f} GB, which do not fit its memory; use "

@@ -23,11 +23,14 @@ from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.local import Metrics
 from fedjax_norm.nodes import Nodes
+from fedjax_norm.objectives import OBJECTIVES
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.diagnose import Diagnose
 from fedjax_norm.training.feed import Feed, placer
 from fedjax_norm.training.homes import HomeFeed, Homes, HomeStore
+from fedjax_norm.training.measures import MEASURES, measures_of
+from fedjax_norm.training.message_log import MessageLog
 from fedjax_norm.training.progress import Progress
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.scouting import Scouting
@@ -83,7 +86,7 @@ class Phase(NamedTuple):
     rate_factor: multiplies the schedule's learning rate.
     refresh: (variables, all clients' data in parts, key) -> batch_stats, run before an evaluation
       when the statistics are recalibrated; None otherwise.
-    refresh_cost: what a client sends and receives then.
+    refresh_cost: what a client sends and receives then; a step of it is an example.
     refresh_steps: [K] the time that it takes each client, in training steps.
   """
 
@@ -116,6 +119,8 @@ class Program(NamedTuple):
     diagnose: measures how clients differ at evaluations; None does not.
     dial: what sets theta; None for algorithms without.
     scouting: SkewScout's looks; None for none.
+    objective: of ``objectives.OBJECTIVES``, which training metrics are of.
+    messages: the log of split learning's messages, where they are objects; else None.
   """
 
   phases: dict[str, Phase]
@@ -130,6 +135,8 @@ class Program(NamedTuple):
   diagnose: Diagnose | None = None
   dial: Dial | None = None
   scouting: Scouting | None = None
+  objective: str = "classification"
+  messages: MessageLog | None = None
 
 
 class Outcome(NamedTuple):
@@ -204,6 +211,7 @@ def make_program(
   diagnose: Diagnose | None = None,
   dial: Dial | None = None,
   scouting: Scouting | None = None,
+  objective: str = "classification",
 ) -> Program:
   """The program of a run; its intervals compile when they are first reached."""
   intervals = {name: make_interval(phase.algorithm, nodes) for name, phase in phases.items()}
@@ -220,6 +228,7 @@ def make_program(
     diagnose,
     dial,
     scouting,
+    objective,
   )
 
 
@@ -278,6 +287,7 @@ def train(
     traffic, seconds = Traffic(*map(int, state.traffic)), float(state.seconds)
     slope, simulated, scouted = state.plateau, float(state.simulated), state.scout
     accuracy_loss = rows[-1]["accuracy_loss"] if scouting and rows else float("nan")
+    right = OBJECTIVES[program.objective].train_column
     peaks = np.maximum.accumulate(program.rates)
     accuracies: dict[int, float] = {}
 
@@ -300,7 +310,7 @@ def train(
         model = phase.algorithm.variables(server)
         stats = phase.refresh(model, run.feed.everyone(), run.key)
         server = server._replace(variables={**model, "batch_stats": stats})
-        sent += phase.refresh_cost.of_round([0] * data.num_clients)
+        sent += phase.refresh_cost.of_round(np.asarray(data.sizes).tolist())
         if program.clock:
           everyone = np.arange(data.num_clients)
           took += program.clock.round_seconds(phase.refresh_cost, everyone, phase.refresh_steps)
@@ -339,7 +349,7 @@ def train(
         "round": round_,
         "phase": name,
         "train_loss": train_loss,
-        "train_top1": float(total.correct / total.examples),
+        **({right: float(total.correct / total.examples)} if right else {}),
         **scores,
         "rate": float(rates[-1]),
         **({"theta": float(thetas[-1])} if program.dial else {}),
@@ -372,7 +382,9 @@ def train(
           scouted,
         )
         checkpoints.save(round_, state)
-      bar.update(round_, row["train_loss"], row["top1"], total.examples / elapsed)
+      measure, tested = next(iter(measures_of(row).items()))
+      told = f"{tested.title} {tested.told(row[measure])}"
+      bar.update(round_, row["train_loss"], told, total.examples / elapsed)
   frozen_at = int(control.frozen_at) if control and control.frozen_at >= 0 else None
   model = jax.tree.map(np.asarray, algorithm.variables(server))
   return Outcome(model, store, rows, frozen_at, accuracies, diagnosed)
@@ -530,15 +542,21 @@ def _diverged(first: int, last: int, folder: RunFolder | None) -> None:
   )
 
 
+# How the columns of several models, and of an ensemble's members, begin.
+_GROUPS = ("clients_", "models_", "personal_", "member")
+
+
 def summary(outcome: Outcome) -> dict[str, Any]:
   """The figures of a run's end, as in ``summary.json``."""
   last = outcome.rows[-1]
-  names = ["loss", "top1", "top5", "threshold", "verification_error"]
+  names = ["loss", *MEASURES, "mse", *(name for name in last if name.startswith("iou_"))]
+  names += ["threshold", "verification_error"]
   names += ["bytes_up", "bytes_down", "round_trips", "seconds"]
   names += ["simulated_seconds", "staleness_mean", "staleness_max", "theta", "accuracy_loss"]
+  names += ["client_flops", "server_flops", "relay_flops", "relay_bytes", "reconstruction"]
   return {
     "rounds": last["round"],
     **{name: last[name] for name in names if name in last and not np.isnan(last[name])},
-    **{name: last[name] for name in last if name.startswith(("clients_", "models_", "personal_"))},
+    **{name: last[name] for name in last if name.startswith(_GROUPS)},
     **({"frozen_at": outcome.frozen_at} if outcome.frozen_at is not None else {}),
   }

@@ -2,6 +2,7 @@
 
 import collections
 
+from fedjax_norm.comm import Traffic
 from fedjax_norm.split.messages import Message
 
 
@@ -18,6 +19,12 @@ class MessageLog:
     count = self._counts[message.kind, message.sender, message.receiver, reader]
     count[0] += 1
     count[1] += message.num_bytes
+
+  def traffic(self, party: str) -> Traffic:
+    """The bytes that a party has sent, as going up, and received; trips are not told."""
+    up = sum(count[1] for (_, sender, _, _), count in self._counts.items() if sender == party)
+    down = sum(count[1] for (_, _, to, _), count in self._counts.items() if to == party)
+    return Traffic(up, down)
 
   def rows(self) -> list[dict[str, str | int]]:
     """The rows of a table, in the order in which they first came up."""

@@ -128,8 +128,8 @@ def make_personalise(
       "fine-tuning moves the clients' data to where they are tested, which several processes do not"
       " do; drop --fine_tune_steps or run one process."
     )
-  if task.pairs is not None:
-    raise UserError("verification knows no client's own mix of labels; drop fine_tune_steps.")
+  if task.kind != "classification":
+    raise UserError(f"{task.kind} knows no client's own mix of labels; drop fine_tune_steps.")
   scores = evaluation.make_scores(task.model, task.num_classes, task.eval_transform)
   place, num_classes, transform = placer(mapping), task.num_classes, task.transform
   compiled: dict[Algorithm, Callable[..., Any]] = {}

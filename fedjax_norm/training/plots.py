@@ -1,11 +1,11 @@
 """The pictures of a run: each has a pure function that builds the figure, and one that saves it.
 
-Rows are those of ``RunFolder.rows``, with the columns ``round``, ``top1`` and, where there are
-any, ``top5``, ``train_loss``, ``loss`` and ``simulated_seconds``.
+Rows are those of ``RunFolder.rows``, with the columns ``round``, those of ``measures.py`` and,
+where there are any, ``train_loss``, ``loss`` and ``simulated_seconds``.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from matplotlib.ticker import (
   StrMethodFormatter,
 )
 
+from fedjax_norm.training.measures import measures_of
 from fedjax_norm.training.table import human_seconds
 
 Rows = Sequence[Mapping[str, Any]]
@@ -93,16 +94,15 @@ def learning_curves_figure(rows: Rows, title: str, phase_change: int | None = No
   """
   timed = _timed(rows)
   figure, (left, right, *more) = _figure(title, (9.0 + 4.5 * timed, 3.8), 2 + timed)
-  accuracies = {"top1": "top-1", "top5": "top-5"}
-  if any("threshold" in row for row in rows):
-    accuracies = {"top1": "pairs told right"}
+  tested = measures_of({name for row in rows for name in row})
+  accuracies = {name: measure.title for name, measure in tested.items() if measure.best_is_one}
   _curves(left, rows, accuracies)
   for axes in more:
     _curves(axes, rows, accuracies, _TIME)
-    _accuracy_axis(axes)
+    _accuracy_axis(axes, accuracies)
     _time_axis(axes)
   _curves(right, rows, {"train_loss": "train", "loss": "test"})
-  _accuracy_axis(left)
+  _accuracy_axis(left, accuracies)
   right.set_ylabel("loss")
   for axes in (left, right, *more):
     if phase_change is not None and axes not in more:
@@ -123,36 +123,40 @@ def learning_curves_figure(rows: Rows, title: str, phase_change: int | None = No
   return figure
 
 
-def compare_figure(runs: Mapping[str, Rows], title: str) -> Figure:
-  """Top-1 test accuracy of several runs against the round, each named at the end of its line.
+def compare_figure(runs: Mapping[str, Rows], title: str, leaders: bool = True) -> Figure:
+  """The headline measure of several runs against the round, each named at the end of its line.
 
   Runs differ in colour, line and marker, so that the picture also reads in grey. Where all of them
   tell simulated time, a second panel has that.
 
   Args:
-    runs: name to rows, in the order of the colours.
+    runs: name to rows, in the order of the colours; all of one task.
     title: one line.
+    leaders: whether fine lines lead from the runs' ends to their names; where some end early, they
+      would cross the picture.
   """
+  tested = measures_of({name for rows in runs.values() for row in rows for name in row})
+  column_of, title_of = next(((n, m.title) for n, m in tested.items()), ("top1", "top-1"))
   timed = all(map(_timed, runs.values()))
   names = 0.07 * max(0, max(map(len, runs), default=0) - 20)  # inches that long ones want beside
   figure, panes = _figure(title, (7.5 + 4.5 * timed + names, 4.5), 1 + timed)
   for axes, column in zip(panes, ("round", _TIME), strict=False):
     for i, (name, rows) in enumerate(runs.items()):
-      places, values = _column(rows, "top1", column)
+      places, values = _column(rows, column_of, column)
       axes.plot(places, values, label=name, **_style(i), **_sparse(places, i))
-    _accuracy_axis(axes)
-  panes[0].set_ylabel("top-1 test accuracy")
+    _accuracy_axis(axes, tested)
+  panes[0].set_ylabel("top-1 test accuracy" if title_of == "top-1" else title_of)
   if timed:
     _time_axis(panes[-1])
-  _name_ends(panes[-1], runs, _TIME if timed else "round")
+  _name_ends(panes[-1], runs, column_of, _TIME if timed else "round", leaders)
   return figure
 
 
-def _name_ends(axes: Axes, runs: Mapping[str, Rows], column: str) -> None:
+def _name_ends(axes: Axes, runs: Mapping[str, Rows], what: str, column: str, leaders: bool) -> None:
   """Writes each run's name and last accuracy to the right of its line's end."""
   ends = []
   for i, (name, rows) in enumerate(runs.items()):
-    places, values = _column(rows, "top1", column)
+    places, values = _column(rows, what, column)
     finite = np.flatnonzero(np.isfinite(values))
     if finite.size:
       ends.append((name, places[finite[-1]], values[finite[-1]], _style(i)))
@@ -168,20 +172,21 @@ def _name_ends(axes: Axes, runs: Mapping[str, Rows], column: str) -> None:
       label="_sample",
       **style,
     )
-    axes.annotate(
-      "",
-      (place, value),
-      xytext=(1.05, height),
-      textcoords="axes fraction",
-      arrowprops={
-        "arrowstyle": "-",
-        "color": style["color"],
-        "linewidth": 0.6,
-        "alpha": 0.6,
-        "shrinkA": 0,
-        "shrinkB": 0,
-      },
-    )
+    if leaders:
+      axes.annotate(
+        "",
+        (place, value),
+        xytext=(1.05, height),
+        textcoords="axes fraction",
+        arrowprops={
+          "arrowstyle": "-",
+          "color": style["color"],
+          "linewidth": 0.6,
+          "alpha": 0.6,
+          "shrinkA": 0,
+          "shrinkB": 0,
+        },
+      )
     axes.text(
       1.135, height, f"{name} {value:.1%}", transform=axes.transAxes, fontsize=9, va="center"
     )
@@ -363,8 +368,8 @@ def _timed(rows: Rows) -> bool:
   return bool(rows) and all(_TIME in row for row in rows)
 
 
-def _accuracy_axis(axes: Axes) -> None:
-  axes.set_ylabel("test accuracy")
+def _accuracy_axis(axes: Axes, names: Collection[str]) -> None:
+  axes.set_ylabel("R² on the test set" if "r2" in names else "test accuracy")
   axes.set_ylim(0, 1.02)
   axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 

@@ -221,6 +221,7 @@ def assemble(
   fine_tune: FineTune | None = None,
   dial: Dial | None = None,
   travel_examples: int = 256,
+  refresh_cost: comm.Cost | None = None,
 ) -> Program:
   """An algorithm on a task: its phases, its mapping and its evaluation.
 
@@ -246,11 +247,18 @@ def assemble(
       it is without; None is nothing.
     dial: what sets theta, and SkewScout with it; None for algorithms without.
     travel_examples: the sample of a client's training data that SkewScout tests a model on.
+    refresh_cost: of recomputing running statistics, for clients that do not hold the whole model; a
+      step of it is an example.
 
   Raises:
     UserError: options that do not fit together.
   """
   model, data = task.model, task.data
+  if config.local.objective != task.objective:
+    raise UserError(
+      f"the task is {task.objective} and the clients train for {config.local.objective}; give "
+      "their LocalConfig the task's objective."
+    )
   spec = model.norm
   if freeze and not spec.settles:
     raise UserError(f"a freeze belongs to norm 'fixbn', not to {spec.name!r}; drop it.")
@@ -266,17 +274,17 @@ def assemble(
     num_nodes=loop.cohort_of(data.num_clients),
     chunk=chunk,
     lockstep=spec.across_nodes,
-    node_bytes=lambda: step_bytes(model, config.local, _images(task)),
+    node_bytes=lambda: step_bytes(model, config.local, images_of(task)),
   )
   one_by_one = mapping.one_by_one()
 
-  refresh, refresh_cost = None, comm.Cost(0, 0)
+  refresh = None
   if config.batch_stats == "recalibrate" and spec.updates_running_statistics:
     refresh = make_recalibrate(model, one_by_one, config.local.batch_size, task.plain_transform)
     variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), task.image_shape))
     # Count, mean and m2 of every channel come back.
     norms = models.norm_modules(model, task.image_shape)
-    refresh_cost = comm.Cost(
+    refresh_cost = refresh_cost or comm.Cost(
       4 * sum(2 * channels + 1 for channels in norms.values()), comm.model_bytes(variables)
     )
   # Of the three parts of a step, forward and two gradients, a pass over the data has one.
@@ -288,7 +296,7 @@ def assemble(
   def phase(model, config, rate_factor=1.0, refresh=None) -> Phase:
     algorithm = build(model, config, mapping)
     trained[algorithm] = model, config.local
-    return Phase(algorithm, rate_factor, refresh, refresh_cost, refresh_steps)
+    return Phase(algorithm, rate_factor, refresh, refresh_cost or comm.Cost(0, 0), refresh_steps)
 
   phases = {EXPLORE: phase(model, config, refresh=refresh)}
   policy = None
@@ -327,16 +335,34 @@ def assemble(
     scouting = Scouting(
       dial.scout,
       {
-        name: make_travel(model, phase.algorithm, one_by_one, task.plain_transform, travel_examples)
+        name: make_travel(
+          model,
+          phase.algorithm,
+          one_by_one,
+          task.plain_transform,
+          travel_examples,
+          task.objective,
+        )
         for name, phase in phases.items()
       },
     )
   return make_program(
-    phases, mapping, evaluate, rates, policy, on, plateau, clock, diagnose, dial, scouting
+    phases,
+    mapping,
+    evaluate,
+    rates,
+    policy,
+    on,
+    plateau,
+    clock,
+    diagnose,
+    dial,
+    scouting,
+    task.objective,
   )
 
 
-def _images(task: Task) -> jax.ShapeDtypeStruct:
+def images_of(task: Task) -> jax.ShapeDtypeStruct:
   """The shape of an image and the dtype that it comes to the model in."""
   stored = task.source.train.images[:1]
   batch = jax.eval_shape(task.eval_transform, jax.ShapeDtypeStruct(stored.shape, stored.dtype))

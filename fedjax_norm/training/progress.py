@@ -30,17 +30,17 @@ class Progress:
       bar_format="{desc} {n_fmt}/{total_fmt} |{bar:20}| {elapsed}<{remaining}{postfix}",
     )
 
-  def update(self, round: int, loss: float, top1: float, examples_per_second: float) -> None:
+  def update(self, round: int, loss: float, tested: str, examples_per_second: float) -> None:
     """Moves to a round.
 
     Args:
       round: rounds done.
       loss: the mean training loss of the last interval.
-      top1: the test accuracy, 0 to 1.
+      tested: how the model does on the test set.
       examples_per_second: training examples a second of the last interval.
     """
     self._bar.set_postfix_str(
-      f"loss {loss:.4f}, top-1 {top1:.2%}, {examples_per_second:,.0f} examples/s", refresh=False
+      f"loss {loss:.4f}, {tested}, {examples_per_second:,.0f} examples/s", refresh=False
     )
     self._bar.update(round - self._bar.n)
 

@@ -19,7 +19,7 @@ from fedjax_norm.errors import UserError
 Row = dict[str, Any]
 """Column name to an int, a float or a str; ``round`` is an int."""
 
-_CONFIG = "config.json"
+CONFIG = "config.json"
 _METRICS = "metrics.csv"
 _DIAGNOSTICS = "diagnostics.csv"
 _DIAGNOSTICS_COLUMNS = ("round", "quantity", "place", "value")
@@ -114,7 +114,7 @@ class RunFolder:
       raise UserError(
         f"The run folder {path} is not writable; change its permissions or pass another --workdir."
       )
-    file = path / _CONFIG
+    file = path / CONFIG
     resumed = file.exists()
     if resumed:
       saved = _read_json(file)
@@ -131,9 +131,9 @@ class RunFolder:
         )
     else:
       # A kill while the very first file was written leaves only this, which is still a new run.
-      if any(entry.name != _CONFIG + ".tmp" for entry in path.iterdir()):
+      if any(entry.name != CONFIG + ".tmp" for entry in path.iterdir()):
         raise UserError(
-          f"{path} is not empty and holds no {_CONFIG}, so it is no run folder; pass an empty or "
+          f"{path} is not empty and holds no {CONFIG}, so it is no run folder; pass an empty or "
           "new --workdir."
         )
       try:
@@ -359,6 +359,12 @@ def _lines(rows: list[Row], columns: tuple[str, ...], header: bool) -> bytes:
     writer.writerow(columns)
   writer.writerows([_format(row[name]) for name in columns] for row in rows)
   return buffer.getvalue().encode()
+
+
+def write_table(path: Path, rows: list[Row]) -> None:
+  """Writes a CSV file of rows with the columns of the first; none without rows."""
+  if rows:
+    write_atomic(path, _lines(rows, tuple(rows[0]), header=True))
 
 
 def _append(path: Path, text: bytes) -> None:

@@ -1,5 +1,6 @@
 """What is to be learnt: a source, its partition over clients, a model and the preprocessing."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,11 @@ from fedjax_norm.data.order import Order
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.preprocess import EvalTransform, Preprocess, make_transforms
 from fedjax_norm.errors import UserError
+from fedjax_norm.models.registry import Entry
 from fedjax_norm.norm import NormSpec
+from fedjax_norm.objectives import TASKS
+from fedjax_norm.split.members import Choice, make_ensemble
+from fedjax_norm.training.regression import Units, units
 from fedjax_norm.training.verification import Pairs, make_pairs
 
 
@@ -27,7 +32,9 @@ class Task(NamedTuple):
     transform: of training images.
     plain_transform: of training images, without augmentation.
     eval_transform: of test images.
-    pairs: of test images, which verification tells apart; None classifies them.
+    pairs: of test images, which verification tells apart; None for other tasks.
+    objective: of ``objectives.OBJECTIVES``, what the model is trained to say.
+    units: of the numbers of regression; None for other tasks.
   """
 
   model: nn.Module
@@ -37,6 +44,8 @@ class Task(NamedTuple):
   plain_transform: Transform
   eval_transform: EvalTransform
   pairs: Pairs | None = None
+  objective: str = "classification"
+  units: Units | None = None
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -45,8 +54,28 @@ class Task(NamedTuple):
 
   @property
   def num_classes(self) -> int:
-    """C."""
+    """C, of the labels."""
     return len(self.source.class_names)
+
+  @property
+  def num_outputs(self) -> int:
+    """What the model says: logits of classes, or numbers."""
+    return len(self.source.target_names or self.source.class_names)
+
+  @property
+  def kind(self) -> str:
+    """verification, or the objective; an ensemble classifies."""
+    if self.objective == "ensemble":
+      return "classification"
+    return "verification" if self.pairs else self.objective
+
+  @property
+  def test_targets(self) -> np.ndarray:
+    """[N, ...] what the model's outputs for the test images are held against."""
+    test = self.source.test
+    if test.targets is None:
+      return test.labels.astype(np.int32)
+    return self.units.standard(test.targets) if self.units else test.targets
 
 
 def make_task(
@@ -61,6 +90,8 @@ def make_task(
   statistics: tuple[np.ndarray, np.ndarray] | None = None,
   verification: bool = False,
   order: Order | None = None,
+  objective: str = "classification",
+  members: Sequence[Choice] = (),
 ) -> Task:
   """Puts a task together.
 
@@ -76,10 +107,13 @@ def make_task(
     verification: whether the test is to tell identities apart by their embeddings, on the same
       pairs of test images in every run.
     order: how each client goes through its examples; None is at random.
+    objective: of ``objectives.TASKS``, as the source was loaded for. Numbers of regression are
+      trained on with the mean 0 and deviation 1 of all clients' training examples.
+    members: of an ensemble, in place of ``model``; the task's objective is then ``ensemble``.
 
   Raises:
-    UserError: a model that does not fit the images, the norm or the test, or a test set that does
-      not fit the test.
+    UserError: a model that does not fit the images, the norm or the objective, or a test set that
+      does not fit the test.
   """
   preprocess = preprocess or Preprocess()
   train = source.train
@@ -96,15 +130,61 @@ def make_task(
       f"the test classes of {source.name!r} are not the training ones, so images cannot be put into"
       " them; choose the task verification."
     )
-  num_classes = len(source.class_names)
+  for name in (choice.model for choice in members) if members else (model,):
+    _check_objective(objective, name, source, preprocess, verification)
+  if members and (verification or objective != "classification"):
+    raise UserError("an ensemble votes on classes; drop its members or take another task.")
+  scale, targets = None, train.targets
+  if objective == "regression":
+    assert targets is not None
+    assert source.test.targets is not None
+    scale = units(targets, source.test.targets)
+    targets = scale.standard(targets)
   strengths = None
   if preprocess.feature_shift:
     num_clients = len(partition.offsets) - 1
     strengths = client_strengths(preprocess.feature_shift, num_clients, feature_scale)
+  outputs = len(source.target_names or source.class_names)
+  if objective != "regression" and outputs < 2:
+    raise UserError(f"a classifier needs at least 2 classes; the data has {outputs}.")
+  image_shape = train.images.shape[1:]
   return Task(
-    models.create(model, norm, num_classes, train.images.shape[1:], stem),
+    make_ensemble(members, outputs, image_shape, stem)
+    if members
+    else models.create(model, norm, outputs, image_shape, stem),
     source,
-    federate(train, partition, strengths, order),
+    federate(train, partition, strengths, order, targets),
     *make_transforms(preprocess, train.images, statistics=statistics),
     make_pairs(source.test.labels) if verification else None,
+    "ensemble" if members else objective,
+    scale,
   )
+
+
+def _check_objective(
+  objective: str, model: str, source: Source, preprocess: Preprocess, verification: bool
+) -> None:
+  """Refuses what does not fit what the model is to say."""
+  if objective not in TASKS:
+    raise UserError(f"unknown objective {objective!r}; choose one of {', '.join(TASKS)}.")
+  if (objective == "classification") != (source.train.targets is None):
+    raise UserError(
+      f"the source {source.name!r} was not loaded for {objective}; load it with that objective."
+    )
+  if not _serves(models.entry(model), objective):
+    able = ", ".join(name for name, entry in models.MODELS.items() if _serves(entry, objective))
+    raise UserError(f"model {model!r} does not serve {objective}; choose one of {able}.")
+  if verification and objective != "classification":
+    raise UserError(f"identities are learnt by classification, not by {objective}; drop one.")
+  if objective == "segmentation" and preprocess.augment != "none":
+    raise UserError(
+      f"the augmentation {preprocess.augment!r} moves images and leaves the classes of their "
+      "pixels where they are; drop it."
+    )
+
+
+def _serves(entry: Entry, objective: str) -> bool:
+  """Whether a model says what the objective is about; a centre loss is of classes alone."""
+  if objective == "segmentation":
+    return entry.segments
+  return not entry.segments and (objective == "classification" or not entry.embeds)

@@ -10,10 +10,12 @@ import numpy as np
 from fedjax_norm import nodes
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.errors import UserError
-from fedjax_norm.training import evaluation, verification
+from fedjax_norm.models.ensemble import Ensemble
+from fedjax_norm.training import evaluation, regression, segmentation, verification, voting
 from fedjax_norm.training.clients import evenly
 from fedjax_norm.training.feed import placer
 from fedjax_norm.training.loop import Evaluate
+from fedjax_norm.training.measures import headline
 from fedjax_norm.training.personalise import Personalise
 from fedjax_norm.training.task import Task
 
@@ -38,19 +40,37 @@ class Test(NamedTuple):
 
 
 def make_test(task: Task, mapping: nodes.Nodes) -> Test:
-  """Of verification where the task has pairs, else of classification."""
-  if task.pairs is None:
-    scores = evaluation.make_scores(task.model, task.num_classes, task.eval_transform)
-    return Test(
-      evaluation.make_evaluate(scores, mapping),
-      functools.partial(evaluation.make_evaluate_clients, scores, mapping),
-      evaluation.summarize,
-    )
+  """Of the task's kind."""
+  model, outputs, transform = task.model, task.num_outputs, task.eval_transform
+  of_batch: Callable[..., Any]
+  summarize: Callable[..., dict[str, float]]
+  if task.pairs is not None:
+    return _make_verification(task, task.pairs, mapping)
+  if task.units is not None:
+    of_batch = regression.make_errors(model, transform)
+    summarize = functools.partial(regression.summarize, units=task.units)
+  elif task.source.target_names is not None:
+    of_batch = segmentation.make_confusion(model, outputs, transform)
+    summarize = functools.partial(segmentation.summarize, names=task.source.target_names)
+  elif isinstance(model, Ensemble):
+    of_batch = voting.make_votes(model, outputs, transform)
+    summarize = voting.summarize
+  else:
+    of_batch = evaluation.make_scores(model, outputs, transform)
+    summarize = evaluation.summarize
+  return Test(
+    evaluation.make_evaluate(of_batch, mapping),
+    functools.partial(evaluation.make_evaluate_clients, of_batch, mapping),
+    summarize,
+  )
+
+
+def _make_verification(task: Task, pairs: verification.Pairs, mapping: nodes.Nodes) -> Test:
   embed = verification.make_embed(task.model, task.eval_transform)
   return Test(
-    verification.make_evaluate(embed, task.pairs, mapping),
-    functools.partial(verification.make_evaluate_clients, embed, task.pairs, mapping),
-    functools.partial(verification.summarize, pairs=task.pairs),
+    verification.make_evaluate(embed, pairs, mapping),
+    functools.partial(verification.make_evaluate_clients, embed, pairs, mapping),
+    functools.partial(verification.summarize, pairs=pairs),
   )
 
 
@@ -72,13 +92,14 @@ def make_evaluate(
     personalise: what they do with the model first, beside what it is without.
 
   Raises:
-    UserError: clients' own mixes of labels in verification.
+    UserError: clients' own mixes of labels in another task than classification.
   """
-  stacked = evaluation.stack_batches(task.source.test, batch_size, mapping.num_devices)
-  stacked = placer(mapping)(stacked)
+  stacked = placer(mapping)(
+    evaluation.stack_batches(task.source.test, batch_size, mapping.num_devices, task.test_targets)
+  )
   test = make_test(task, mapping)
-  if task.pairs is not None and evaluate_clients:
-    raise UserError("verification knows no client's own mix of labels; drop evaluate_clients.")
+  if task.kind != "classification" and evaluate_clients:
+    raise UserError(f"{task.kind} knows no client's own mix of labels; drop evaluate_clients.")
   num_classes = task.num_classes
   own_scores: dict[Any, Any] = {}
 
@@ -104,9 +125,10 @@ def make_evaluate(
       result = of_clients(algorithm, server, store, data, ids)
       if algorithm.global_view:
         each = [jax.tree.map(lambda a, i=i: a[i], result) for i in range(len(ids))]
-        own = [test.summarize(one)["top1"] for one in each]
         columns = test.summarize(test.of_model(algorithm.variables(server), stacked))
-        columns |= {"models_top1": float(np.mean(own)), "models_top1_min": min(own)}
+        name = headline(columns)
+        own = [test.summarize(one)[name] for one in each]
+        columns |= {f"models_{name}": float(np.mean(own)), f"models_{name}_min": min(own)}
       else:
         columns = test.summarize(result)
     if not evaluate_clients:

@@ -414,7 +414,6 @@ def test_three_rounds_of_local_bn_equal_pytorch(world):
 
 MAPPINGS = {
   "vmap": ({"backend": "vmap"}, False),
-  "vmap in chunks of 3": ({"backend": "vmap", "chunk": 3}, False),
   "shard_map": ({"backend": "shard_map"}, False),
   "vmap in chunks of 2": ({"backend": "vmap", "chunk": 2}, True),
   "shard_map of vmap": ({"backend": "shard_map", "chunk": 0}, True),

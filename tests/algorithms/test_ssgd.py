@@ -17,6 +17,7 @@ import optax
 import pytest
 import reference_fedavg
 import reference_ssgd as reference
+from experiments_helpers import PYTHONPATH
 from mapping_steps import MAPPINGS
 from reference_fedavg import flat
 from step_world import KEY, at, run_rounds, skewed
@@ -246,8 +247,7 @@ def mapped(tmp_path_factory):
     [sys.executable, str(tests / "mapping_steps.py"), str(folder)],
     env={
       **os.environ,
-      "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}",
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+      "PYTHONPATH": f"{PYTHONPATH}{os.pathsep}{tests}",
     },
     capture_output=True,
     text=True,

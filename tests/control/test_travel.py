@@ -17,6 +17,7 @@ from fedjax_norm.data.federated import federate, sample
 from fedjax_norm.data.order import Order
 from fedjax_norm.data.partition import Partition as Division
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
+from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import Mode
 
@@ -105,3 +106,8 @@ def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
   assert accuracy_loss(home, away) == pytest.approx(
     np.mean(expected_home) - np.mean(expected_away), abs=1e-6
   )
+
+
+def test_numbers_lose_no_accuracy():
+  with pytest.raises(UserError, match="and regression has none; drop SkewScout"):
+    make_travel(None, None, None, None, 12, "regression")

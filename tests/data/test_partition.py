@@ -40,6 +40,7 @@ label_lists = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(np.asarr
 cases = st.one_of(
   st.tuples(st.just("iid"), st.just({})),
   st.tuples(st.just("feature"), st.just({})),
+  st.tuples(st.just("contiguous"), st.just({})),
   st.tuples(st.just("classes"), st.fixed_dictionaries({"classes_per_client": st.integers(1, 7)})),
   st.tuples(st.just("ratio"), st.fixed_dictionaries({"ratio": st.floats(0, 1)})),
   st.tuples(st.just("skew"), st.fixed_dictionaries({"fraction": st.floats(0, 1)})),
@@ -82,6 +83,14 @@ def test_iid_and_skew_are_never_refused_and_even(labels, num_clients, fraction):
   for name, options in (("iid", {}), ("skew", {"fraction": fraction})):
     made = partition.make(name, labels, num_clients, 0, **options)
     assert np.ptp(partition.sizes(made)) <= 1
+
+
+@pytest.mark.parametrize("num_clients", [1, 3, 4])
+def test_contiguous_clients_are_the_source_cut_up(num_clients):
+  made = partition.make("contiguous", np.arange(11) % 2, num_clients, seed=7)
+  stretches = [np.sort(partition.client(made, k)) for k in range(num_clients)]
+  for held, expected in zip(stretches, np.array_split(np.arange(11), num_clients), strict=True):
+    np.testing.assert_array_equal(held, expected)
 
 
 @settings(max_examples=100, deadline=None)
@@ -266,7 +275,7 @@ def test_the_seed_changes_the_division(name):
   owners = [partition.owners(partition.make(name, BALANCED, 10, seed)) for seed in (0, 1)]
   orders = [partition.make(name, BALANCED, 10, seed).order for seed in (0, 1)]
   assert not np.array_equal(*orders)
-  if name not in ("ratio", "skew"):  # their defaults leave no chance in who holds what
+  if name not in ("contiguous", "ratio", "skew"):  # their defaults leave no chance in who holds what
     assert not np.array_equal(*owners)
 
 

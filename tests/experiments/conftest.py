@@ -1,6 +1,7 @@
 """Binaries run inside the test's process, and what they printed."""
 
 import functools
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
@@ -10,12 +11,20 @@ from experiments_helpers import SMALL
 from experiments import app, asgd, decentralized, fedavg, ssgd
 from experiments.flags import AsgdFlags, DecentralizedFlags, FedAvgFlags, SsgdFlags, define
 from fedjax_norm import nodes
+from fedjax_norm.models import registry
 
 
 class Result(NamedTuple):
   code: int
   out: str
   err: str
+
+
+@pytest.fixture
+def one_convolution(monkeypatch, tiny_net):
+  """``--model=tiny`` is the smaller model of the tests, which is compiled in half the time."""
+  entry = registry.MODELS["tiny"]._replace(build=tiny_net)
+  monkeypatch.setattr(registry, "MODELS", MappingProxyType({**registry.MODELS, "tiny": entry}))
 
 
 @pytest.fixture

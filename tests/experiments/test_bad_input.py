@@ -1,11 +1,13 @@
 """Wrong flags, files and combinations: one sentence, exit code 1 or 2, no traceback."""
 
+import os
 import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from experiments_helpers import PYTHONPATH
 
 # (the flags, what the sentence must mention)
 TABLE = [
@@ -193,5 +195,11 @@ def test_another_configuration_is_refused_by_name(fedavg_run):
 def test_the_command_itself_prints_no_traceback(arguments, tmp_path):
   """The same through a real process: before flags parse, and after JAX has started."""
   command = [sys.executable, "-m", "experiments.fedavg", f"--workdir={tmp_path / 'run'}"]
-  done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+  done = subprocess.run(
+    [*command, *arguments],
+    env={**os.environ, "PYTHONPATH": PYTHONPATH},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   check_sentence(done.returncode, done.stderr, "nothing|2000")

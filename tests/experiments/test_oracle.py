@@ -8,7 +8,6 @@ import json
 import math
 import re
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -18,7 +17,6 @@ from experiments import app, oracle, savings, training
 from experiments.cells import Result
 from experiments.flags import DecentralizedFlags, OracleFlags
 from fedjax_norm import nodes
-from fedjax_norm.models import registry
 
 
 def result(top1: float | None, sent: int = 0) -> Result:
@@ -127,11 +125,9 @@ FLAGS = (
 
 
 @pytest.fixture
-def run(_run, monkeypatch, tiny_net):
+def run(_run, one_convolution, monkeypatch):
   """(*flags) -> Result of ``experiments.oracle``; ``run.started`` are the runs that it began."""
   monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
-  entry = registry.MODELS["tiny"]._replace(build=tiny_net)  # one convolution
-  monkeypatch.setattr(registry, "MODELS", MappingProxyType({**registry.MODELS, "tiny": entry}))
   started = []
 
   def run_seed(config, task, program, path):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from experiments_helpers import ROOT
+from experiments_helpers import PYTHONPATH, ROOT, free_port
 
 from experiments import processes
 from fedjax_norm.errors import UserError
@@ -39,11 +39,6 @@ class Ended(NamedTuple):
   """When it ended, as of ``time.time``."""
 
 
-def free_port() -> int:
-  with socket.create_server(("127.0.0.1", 0)) as server:
-    return server.getsockname()[1]
-
-
 class Run:
   """Processes of ``process_steps.py`` on this machine, one for each act."""
 
@@ -57,12 +52,9 @@ class Run:
     long: bool = True,
   ):
     self.folder = folder
-    # The writer of TensorBoard's events imports PyTorch where it is there, which takes seconds.
-    (folder / "without").mkdir()
-    (folder / "without" / "torch.py").write_text("raise ImportError")
     environment = {
       **os.environ,
-      "PYTHONPATH": os.pathsep.join(map(str, (ROOT, folder / "without"))),
+      "PYTHONPATH": PYTHONPATH,
       "HEARTBEAT": str(HEARTBEAT),
       "INITIALIZATION": str(initialization),
       **({"LONG": "1"} if long else {}),

@@ -3,7 +3,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import logging
+from experiments_helpers import PYTHONPATH
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.training import checkpoint
@@ -221,14 +221,13 @@ with Checkpoints(sys.argv[1]) as saved:
 
 
 def test_a_kill_at_any_moment_leaves_the_last_complete_checkpoint(tmp_path):
-  root = str(Path(checkpoint.__file__).parents[2])
   template = {"round": np.int64(0), "data": np.zeros((8, 4096), np.float32)}
   random = np.random.default_rng(0)
   for _ in range(3):
     child = subprocess.Popen(
       [sys.executable, "-c", _SAVE_FOR_EVER, str(tmp_path)],
       stdout=subprocess.PIPE,
-      env={**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"},
+      env={**os.environ, "PYTHONPATH": PYTHONPATH, "JAX_PLATFORMS": "cpu"},
     )
     for _ in range(3):
       assert child.stdout.readline()

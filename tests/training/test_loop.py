@@ -25,9 +25,9 @@ CONFIG = FedAvgConfig(LocalConfig(batch_size=8, momentum=0.9), client_momentum="
 
 
 @pytest.fixture(scope="module")
-def task(tiny_source):
-  division = partition.make("iid", tiny_source.train.labels, 5, 0)
-  return make_task(tiny_source, division, create("fixbn"))
+def task(tiny_source, tiny_net):
+  division, spec = partition.make("iid", tiny_source.train.labels, 5, 0), create("fixbn")
+  return make_task(tiny_source, division, spec)._replace(model=tiny_net(norm=spec))
 
 
 def run(task, config, folder=None, rate=0.05, **options):

@@ -1,0 +1,117 @@
+"""``--task=regression`` and ``segmentation`` as a user runs them."""
+
+import csv
+import json
+import types
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments import compare
+from fedjax_norm.errors import UserError
+from fedjax_norm.models import registry
+from fedjax_norm.models.layers import Conv
+from fedjax_norm.models.stages import Stage, Staged
+from fedjax_norm.norm import Mode, Norm, NormSpec
+from fedjax_norm.typing import Array
+
+DATA = "--data=synthetic:classes=4,train=64,test=32,size=8"
+SEGMENTATION = ("--task=segmentation", "--model=fcn", DATA)
+
+
+class Pixels(Staged):
+  """A 1x1 convolution, the norm and another one: little to compile."""
+
+  norm: NormSpec
+  num_classes: int
+
+  def stages(self) -> Sequence[Stage]:
+    """Body, head."""
+
+    def body(x: Array, mode: Mode) -> Array:
+      x = Conv(8, (1, 1), self.norm, name="body")(x, mode)
+      return jax.nn.relu(Norm(self.norm, name="norm")(x, mode))
+
+    def head(x: Array, mode: Mode) -> Array:
+      return Conv(self.num_classes, (1, 1), self.norm, use_bias=True, name="head")(x, mode)
+
+    return ("body", body), ("head", head)
+
+
+@pytest.fixture(autouse=True)
+def _small_models(monkeypatch, tiny_net):
+  small = {
+    **registry.MODELS,
+    "tiny": registry.MODELS["tiny"]._replace(build=tiny_net),
+    "fcn": registry.MODELS["fcn"]._replace(build=Pixels),
+  }
+  monkeypatch.setattr(registry, "MODELS", types.MappingProxyType(small))
+
+
+def rows(folder):
+  with open(Path(folder) / "metrics.csv", newline="") as file:
+    return list(csv.DictReader(file))
+
+
+def test_regression_learns_and_tells_what_it_is_about(decentralized_run):
+  """With partitions that keep models of their own, and twice."""
+  result = decentralized_run(
+    *("--task=regression", "--algorithm=gaia", "--partition=iid", "--norm=none", "--lr=0.05"),
+    *("--rounds=40", "--eval_every=40", "--seeds=2", "--workdir=run"),
+  )
+  assert result.code == 0, result.err
+  last = rows("run/seed_0")[-1]
+  summary = json.loads(Path("run/seed_0/summary.json").read_text())
+  assert not {"top1", "top5", "train_top1"} & {*last, *summary}
+  assert float(last["r2"]) > 0.5
+  assert float(last["mse"]) == pytest.approx(float(last["rmse"]) ** 2)
+  assert float(last["loss"]) < 0.25  # of guessing the mean it is about a half
+  for name in ("r2", "rmse", "mae", "models_r2"):
+    assert summary[name] == float(last[name])
+  assert float(last["models_r2_min"]) <= float(last["models_r2"]) <= 1
+  assert "regression  of brightness" in result.out
+  assert f"own models, R²    mean {float(last['models_r2']):.4f}" in result.out
+  assert "top-1" not in result.out
+  titles = result.out.split("seed ")[-1].split("\n")[0].split()
+  assert titles == ["R²", "rmse", "mae", "test", "loss"]
+
+  table = compare.compare(["run/seed_0", "run/seed_1"], "out.png", "title", 0.01)
+  assert table.split("\n")[0].split()[:2] == ["run", "R²"]
+  others = {name: summary[name] for name in summary if name not in ("r2", "rmse", "mae", "mse")}
+  Path("run/seed_1/summary.json").write_text(json.dumps({**others, "mean_iou": 0.5}))
+  with pytest.raises(UserError, match="tell R² and mean IoU, which do not compare"):
+    compare.compare(["run/seed_0", "run/seed_1"], "out.png", "title")
+
+
+def test_segmentation_learns_and_tells_its_classes(fedavg_run):
+  flags = (*SEGMENTATION, "--lr=0.2", "--rounds=20", "--eval_every=20", "--norm=none")
+  result = fedavg_run(*flags, "--workdir=run")
+  assert result.code == 0, result.err
+  last = rows("run")[-1]
+  assert float(last["mean_iou"]) > 0.55
+  assert float(last["pixel_accuracy"]) > 0.7
+  both = (float(last["iou_dark"]) + float(last["iou_bright"])) / 2
+  assert both == pytest.approx(float(last["mean_iou"]))
+  assert abs(float(last["train_pixel_accuracy"]) - float(last["pixel_accuracy"])) < 0.2
+  assert f"IoU by class   dark {float(last['iou_dark']):.1%}" in result.out
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (("--task=segmentation",), "'tiny' does not serve segmentation; choose one of fcn"),
+    (("--model=fcn", DATA), "'fcn' does not serve classification; choose one of tiny, lenet,"),
+    (("--task=regression", "--model=face"), "'face' does not serve regression; choose one of tiny"),
+    (("--task=regression", "--data=identities"), "has no targets for regression"),
+    (("--task=regression", "--evaluate_clients=2"), "regression knows no client's own mix"),
+    (("--task=regression", "--fine_tune_steps=1"), "regression knows no client's own mix"),
+    (("--task=regression", "--relabelled=0.5"), "--relabelled does nothing to the targets"),
+    ((*SEGMENTATION, "--augment=crop"), "moves images and leaves the classes of their pixels"),
+  ],
+)
+def test_what_does_not_fit_is_refused(fedavg_run, flags, message):
+  result = fedavg_run(*flags)
+  assert result.code == 2
+  assert message in result.err
