@@ -31,6 +31,9 @@ def run(main: Callable[[Any], None], config: type = Config, **defaults: Any) -> 
     **defaults: of flags, other than the class's.
   """
   define(config, **defaults)
+  for field in dataclasses.fields(config):
+    if field.name in flags.FLAGS:  # --help lists what belongs to the main module
+      flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
 
   def guarded(argv: Sequence[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
