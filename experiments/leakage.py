@@ -7,10 +7,10 @@ him in the U-shape (paper 003, sec. 3.6). ``leakage.csv`` and ``leakage.png`` go
 folder. Without ``--workdir`` it is the untrained model that the flags say.
 """
 
-import dataclasses
 from pathlib import Path
 
 from experiments import app, build
+from experiments.finished import told
 from experiments.flags import Config
 from experiments.leakage_flags import WHICH_MODEL, LeakageFlags
 from experiments.training import settler
@@ -83,9 +83,7 @@ def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
         f"--{name} does nothing here: the run in --workdir says which model on which data; drop it."
       )
   saved, variables = load_run(Path(config.workdir or ""))
-  names = {field.name for field in dataclasses.fields(Config)} - {"network"}
-  told = Config(**{name: value for name, value in saved.items() if name in names})
-  one = dataclasses.replace(told, seeds=1, num_processes=None, host_devices=None)
+  one = told(saved, Config)
   _, task = settler(build.make_source(one))(one)
   title = f"{one.data}, {one.model}, {one.norm}, {saved['algorithm']}"
   if config.untrained:

@@ -154,7 +154,8 @@ def test_most_votes_win_and_the_mean_probability_breaks_ties(shape, scale, seed)
   for row, each, p in zip(out, logits, shares.mean(1), strict=True):
     votes = np.bincount(each.argmax(-1), minlength=shape[1])
     tied = np.flatnonzero(votes == votes.max())
-    assert row.argmax() == tied[p[tied].argmax()]
+    assert row.argmax() in tied
+    assert p[row.argmax()] > p[tied].max() - 1e-5  # what float32 tells apart beside a vote
 
 
 def test_a_class_that_nobody_believes_in_has_a_finite_logit():

@@ -1,0 +1,183 @@
+"""Distils a split teacher into a public student: ``python -m experiments.distil --teacher=RUN``.
+
+After training by ``experiments.split``, public images go through the client's part of the model and
+their activations through the server's, whose outputs teach a student of its own (paper 003, sec.
+6). The public images are the training ones of ``--data``; the student is tested, beside its
+teacher, on the test images of the teacher's run.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from experiments import app, build
+from experiments.checks import at_least, given, lengths, refuse
+from experiments.fields import choice, integer, number, string
+from experiments.finished import SplitRun, check_images, load_split
+from experiments.flags import Config
+from fedjax_norm import models, nodes
+from fedjax_norm.data.examples import Source
+from fedjax_norm.data.preprocess import make_transforms
+from fedjax_norm.errors import UserError
+from fedjax_norm.split.plan import ALICE, BOB
+from fedjax_norm.training import evaluation, plots
+from fedjax_norm.training.distil import DistilConfig, Public, distil
+from fedjax_norm.training.message_log import MessageLog
+from fedjax_norm.training.remote import outputs_of
+from fedjax_norm.training.restore import save_model
+from fedjax_norm.training.run_folder import Row, RunFolder, write_table
+from fedjax_norm.training.table import human_bytes, human_seconds, summary_table
+from fedjax_norm.training.task import Task
+from fedjax_norm.training.testing import make_test
+from fedjax_norm.typing import Variables
+
+_SHOWN = (
+  "data",
+  "data_dir",
+  "image_size",
+  "stem",
+  "norm",
+  "groups",
+  "group_size",
+  "batch_size",
+  "lr",
+  "momentum",
+  "nesterov",
+  "weight_decay",
+  "clip_norm",
+  "seed",
+  "eval_every",
+  "eval_batch_size",
+  "workdir",
+  "resume",
+  "progress",
+  "compilation_cache",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DistilFlags(Config):
+  """What a distillation is told."""
+
+  algorithm = "distil"
+  several_processes = False
+  one_device = True
+  hidden = tuple(f.name for f in dataclasses.fields(Config) if f.name not in _SHOWN)
+  usual = (20, 1)
+
+  teacher: str | None = string(None, "The folder of a finished run of experiments.split.")
+  student: str = choice("tiny", tuple(models.MODELS), "The student's model.")
+  epochs: int = integer(20, "Passes over the public images.")
+  temperature: float = number(
+    2.0, "T: what logits are divided by before the student imitates them."
+  )
+  hard: float | None = number(
+    None,
+    "The weight, 0 to 1, of the public set's labels beside what the teacher says; 0 by default.",
+  )
+
+
+def main(config: DistilFlags) -> None:
+  """Asks the teacher, trains the student and tests both."""
+  teacher = config.teacher
+  if teacher is None:
+    raise UserError("there is nobody to learn from; give --teacher=FOLDER of experiments.split.")
+  config = dataclasses.replace(config, model=config.student, rounds=config.epochs)
+  learning = make_distil_config(config)
+  run = load_split(teacher)
+  if config.data == run.flags.data and config.data_dir == run.flags.data_dir:
+    raise UserError(
+      f"{config.data} is what the clients trained on, which is not public; give other --data."
+    )
+  source = build.make_source(config)
+  check_images(run, source.train.images.shape[1:], source.name)
+  if source.class_names != run.task.source.class_names:
+    refuse(config, ("hard",), "public labels of the teacher's classes")
+  task = make_student(config, run, source)
+  with RunFolder.open(app.new_folder(config), config.saved(), config.resume) as folder:
+    log, images = MessageLog(), source.train.images
+    taught = outputs_of(run.served, images, config.batch_size, log.observe, ALICE, BOB)
+    public = Public(images, taught, source.train.labels.astype(np.int32))
+    variables, rows = distil(
+      task,
+      public,
+      learning,
+      log.traffic(ALICE),
+      folder,
+      eval_batch_size=config.eval_batch_size,
+      show_progress=config.progress,
+    )
+    finish(config, run, folder, log, rows, variables)
+
+
+def make_distil_config(config: DistilFlags) -> DistilConfig:
+  """How the student learns.
+
+  Raises:
+    UserError: an option that cannot be.
+  """
+  at_least(config, 1, "eval_batch_size")
+  if config.norm in ("fixbn", "sync_bn"):
+    raise UserError(f"--norm={config.norm} is bn to a student that trains in one place; give bn.")
+  return DistilConfig(
+    build.make_local(config),
+    config.lr,
+    config.epochs,
+    config.temperature,
+    given(config.hard, 0.0),
+    lengths(config)[1],
+    config.seed,
+  )
+
+
+def make_student(config: DistilFlags, run: SplitRun, source: Source) -> Task:
+  """The teacher's task with the student in its place, which sees images as the public set says."""
+  task, norm = run.task, build.make_norm(config)
+  model = models.create(config.model, norm, task.num_classes, task.image_shape, config.stem)
+  if models.entry(config.model).segments:
+    raise UserError(f"{config.model!r} says a class of every pixel; choose another --student.")
+  transforms = make_transforms(build.make_preprocess(config), source.train.images)
+  data = Source(source.name, source.train, task.source.test, task.source.class_names)
+  return task._replace(
+    model=model, source=data, eval_transform=transforms[-1], objective="classification"
+  )
+
+
+def finish(
+  config: DistilFlags,
+  run: SplitRun,
+  folder: RunFolder,
+  log: MessageLog,
+  rows: list[Row],
+  variables: Variables,
+) -> None:
+  """Writes the student and what it has come to, beside its teacher."""
+  task, last = run.task, rows[-1]
+  test = make_test(task, nodes.create("scan", num_nodes=1))
+  held = evaluation.stack_batches(task.source.test, config.eval_batch_size)
+  teacher = test.summarize(test.of_model(run.variables, held))
+  save_model(folder.path, variables)
+  write_table(folder.path / "messages.csv", log.rows())
+  names = ("loss", "top1", "top5", "bytes_up", "bytes_down", "seconds")
+  result = {
+    "rounds": last["round"],
+    **{name: last[name] for name in names},
+    **{f"teacher_{name}": teacher[name] for name in ("loss", "top1", "top5")},
+  }
+  folder.write_summary(result)
+  title = f"{config.data}, {config.model} taught by {run.flags.model_name}"
+  plots.learning_curves(rows, folder.path / "learning_curves.png", title)
+  pairs = [
+    ("student", f"{config.model}, {config.norm}: top-1 {result['top1']:.2%}"),
+    ("teacher", f"{run.flags.model_name}, {run.flags.norm}: top-1 {result['teacher_top1']:.2%}"),
+    ("test loss", f"student {result['loss']:.4f}, teacher {result['teacher_loss']:.4f}"),
+    ("epochs", f"{last['round']:,}"),
+    ("sent up, down", f"{human_bytes(last['bytes_up'])}, {human_bytes(last['bytes_down'])}"),
+    ("time", human_seconds(last["seconds"])),
+    ("folder", str(folder.path)),
+  ]
+  print(summary_table("result", pairs), flush=True)
+
+
+if __name__ == "__main__":
+  app.run(main, DistilFlags)

@@ -1,0 +1,97 @@
+"""A finished run as its folder tells it: the flags it was told, its task and its model."""
+
+import dataclasses
+from typing import Any, NamedTuple, TypeVar
+
+from experiments import build
+from experiments.flags import Config
+from experiments.split_flags import SplitFlags, make_split_config
+from experiments.training import settler
+from fedjax_norm.algorithms.split_config import VARIANTS, SplitConfig
+from fedjax_norm.errors import UserError
+from fedjax_norm.models.stages import Staged
+from fedjax_norm.split.plan import make_plan
+from fedjax_norm.training.programs import images_of
+from fedjax_norm.training.remote import Served, serve
+from fedjax_norm.training.restore import load_run
+from fedjax_norm.training.task import Task
+from fedjax_norm.typing import Variables
+
+C = TypeVar("C", bound=Config)
+
+
+class SplitRun(NamedTuple):
+  """A finished run of split learning.
+
+  Attributes:
+    flags: what it was told.
+    config: of the algorithm.
+    task: what it learnt.
+    variables: of the model that it ended with.
+    served: that model, cut as it was.
+  """
+
+  flags: SplitFlags
+  config: SplitConfig
+  task: Task
+  variables: Variables
+  served: Served
+
+
+def told(saved: dict[str, Any], kind: type[C]) -> C:
+  """The flags of one seed of a run, without those of its machine and folder.
+
+  Args:
+    saved: its ``config.json``.
+    kind: the flags to take of them.
+
+  Raises:
+    UserError: an ensemble, for flags that know of none.
+  """
+  names = {field.name for field in dataclasses.fields(kind)} - {"network"}
+  if saved.get("members") is not None and "members" not in names:
+    raise UserError("the run is of an ensemble, which has no model of its own; pass another run.")
+  given = kind(**{name: value for name, value in saved.items() if name in names})
+  return dataclasses.replace(given, seeds=1, num_processes=None, host_devices=None)
+
+
+def load_split(path: str) -> SplitRun:
+  """A finished run of ``experiments.split``.
+
+  Args:
+    path: its folder, of one seed.
+
+  Raises:
+    UserError: there is none, or its data is not there any more.
+  """
+  saved, variables = load_run(path)
+  if saved.get("algorithm") not in VARIANTS:
+    raise UserError(
+      f"the run in {path} is of {saved.get('algorithm')}, whose model nobody has cut; pass the "
+      "folder of a run of experiments.split."
+    )
+  flags = told(saved, SplitFlags)
+  settled, task = settler(build.make_source(flags))(flags)
+  image, model = images_of(task), task.model
+  assert isinstance(settled, SplitFlags)
+  assert isinstance(model, Staged)
+  config = make_split_config(settled)
+  plan = make_plan(model, image.shape, config.cut, config.tail, config.relays)
+  served = serve(model, plan, variables, task.eval_transform, image)
+  return SplitRun(flags, config, task, variables, served)
+
+
+def check_images(run: SplitRun, shape: tuple[int, ...], data: str) -> None:
+  """Refuses images that the model does not take.
+
+  Raises:
+    UserError: they are of another shape, or the model says no classes.
+  """
+  if run.task.kind != "classification":
+    raise UserError(f"the run is of {run.task.kind}, and this is about classes; pass another run.")
+  if shape != run.task.image_shape:
+    theirs, own = ("x".join(map(str, size)) for size in (shape, run.task.image_shape))
+    raise UserError(
+      f"the images of {data} are {theirs} and the run's are {own}; give other --data, or an "
+      "--image_size."
+    )

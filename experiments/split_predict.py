@@ -1,0 +1,90 @@
+"""Inference by somebody who took no part in training: ``python -m experiments.split_predict``.
+
+A third party that holds no training data gets the clients' part of the model of a finished run of
+``experiments.split`` (``--workdir``), sends the activations of its images to the server, and has
+the outputs back (paper 003, sec. 3). ``predictions.csv`` and ``inference_messages.csv`` go to the
+run's folder.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from experiments import app, build
+from experiments.checks import at_least, refuse
+from experiments.fields import string
+from experiments.finished import check_images, load_split
+from experiments.flags import Config
+from fedjax_norm.errors import UserError
+from fedjax_norm.training.message_log import MessageLog
+from fedjax_norm.training.remote import fetch, outputs_of
+from fedjax_norm.training.run_folder import write_table
+from fedjax_norm.training.table import human_bytes, summary_table
+
+_SHOWN = ("data_dir", "image_size", "eval_batch_size", "workdir", "compilation_cache")
+_WHO = "third"
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictFlags(Config):
+  """What inference is told."""
+
+  algorithm = "split_predict"
+  several_processes = False
+  one_device = True
+  hidden = tuple(
+    field.name for field in dataclasses.fields(Config) if field.name not in (*_SHOWN, "data")
+  )
+
+  data: str | None = string(  # type: ignore[assignment]
+    None,
+    "The data whose test images are classified, as of experiments.split; the run's by default.",
+  )
+
+
+def main(config: PredictFlags) -> None:
+  """Classifies, and tells how well and for how many bytes."""
+  if config.workdir is None:
+    raise UserError("there is no model without a run; give --workdir=FOLDER of experiments.split.")
+  at_least(config, 1, "eval_batch_size")
+  run = load_split(config.workdir)
+  if config.data is None:
+    refuse(config, ("data_dir", "image_size"), "--data")
+    source = run.task.source
+  else:
+    source = build.make_source(config)
+  check_images(run, source.test.images.shape[1:], source.name)
+  log = MessageLog()
+  fetch(run.served, _WHO, run.config.hand_over, log.observe)
+  weights = log.traffic(_WHO)
+  images = source.test.images
+  outputs = outputs_of(run.served, images, config.eval_batch_size, log.observe, _WHO)
+  traffic, guesses = log.traffic(_WHO), outputs.argmax(-1)
+  names, labels = run.task.source.class_names, source.test.labels
+  known = source.class_names == names
+  path = Path(config.workdir).expanduser()
+  rows = [
+    {
+      "example": index,
+      **({"class": names[labels[index]]} if known else {}),
+      "predicted": names[guess],
+    }
+    for index, guess in enumerate(guesses)
+  ]
+  write_table(path / "predictions.csv", rows)
+  write_table(path / "inference_messages.csv", log.rows())
+  right = f"{np.mean(guesses == labels):.2%}" if known else "the classes are not the run's"
+  pairs = [
+    ("images", f"{len(images):,} of {source.name}"),
+    ("top-1", right),
+    ("weights", f"{human_bytes(weights.bytes_down)} received"),
+    ("sent", human_bytes(traffic.bytes_up)),
+    ("received", human_bytes(traffic.bytes_down - weights.bytes_down)),
+    ("written", str(path / "predictions.csv")),
+  ]
+  print(summary_table("split_predict", pairs))
+
+
+if __name__ == "__main__":
+  app.run(main, PredictFlags)

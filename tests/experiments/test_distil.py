@@ -1,0 +1,119 @@
+"""An ensemble is trained across a cut; a third party asks it, and a student learns from it."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+from experiments_helpers import SMALL
+
+from experiments import app, distil, split, split_predict
+from experiments.distil import DistilFlags
+from experiments.flags import define
+from experiments.split_flags import SplitFlags
+from experiments.split_predict import PredictFlags
+from fedjax_norm import nodes
+
+PUBLIC = "--data=synthetic:classes=4,train=32,test=8,size=6,noise=0.3"
+CUT = (6 * 64 + 64) * 4  # bytes of an example of both members
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+  """(main, its flags, *flags) -> (exit code, what it printed, what went wrong)."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
+
+  def launch(main, config, *arguments):
+    values = flags.FlagValues()
+    define(config, values)
+    small = (*SMALL[:-1], "--host_devices=1") if config is SplitFlags else ()
+    rest = values(["binary", *small, *arguments])[1:]
+    code = app.execute(main, config, values, rest)
+    return code, *capsys.readouterr()
+
+  return launch
+
+
+def rows(path):
+  with open(path) as file:
+    return list(csv.DictReader(file))
+
+
+def test_train_ask_and_distil(run):
+  members = ("--members=lstm:embed,lstm:lstm", "--norm=gn")
+  code, out, err = run(split.main, SplitFlags, *members, "--rounds=2", "--workdir=teacher")
+  assert code == 0, err
+  assert "lstm+lstm, gn" in out
+  assert "members alone, top-1" in out
+  summary = json.loads(Path("teacher/summary.json").read_text())
+  assert {"member0_top1", "member1_top1"} <= summary.keys()
+  (row,) = rows("teacher/metrics.csv")
+  assert float(row["member1_top1"]) == summary["member1_top1"]
+  # Two rounds of a step of 8 examples for each of 4 clients; labels of 4 bytes; 7 hand-overs of
+  # parameters and momentum.
+  handed = 7 * 2 * 4 * (2 * (6 * 64 + 2 * 64) + 65 * 256 + 64 * 256)
+  assert summary["bytes_up"] == 64 * (CUT + 4) + handed
+
+  code, out, err = run(split_predict.main, PredictFlags, "--workdir=teacher")
+  assert code == 0, err
+  guesses = rows("teacher/predictions.csv")
+  right = np.mean([guess["class"] == guess["predicted"] for guess in guesses])
+  np.testing.assert_allclose(right, summary["top1"])
+  assert f"{right:.2%}" in out
+  sent = {line["kind"]: int(line["bytes"]) for line in rows("teacher/inference_messages.csv")}
+  assert sent["activation"] == 32 * CUT
+  assert sent["output"] == 32 * 4 * 4
+
+  learn = (
+    "--teacher=teacher",
+    PUBLIC,
+    "--student=lstm",
+    "--workdir=student",
+    "--epochs=2",
+    "--noprogress",
+  )
+  code, out, err = run(distil.main, DistilFlags, *learn)
+  assert code == 0, err
+  result = json.loads(Path("student/summary.json").read_text())
+  assert result["teacher_top1"] == pytest.approx(summary["top1"])
+  assert result["bytes_up"] == 32 * CUT
+  assert result["bytes_down"] == 0
+  assert [row["round"] for row in rows("student/metrics.csv")] == ["1", "2"]
+  assert {"model.msgpack", "learning_curves.png", "messages.csv"} <= {
+    path.name for path in Path("student").iterdir()
+  }
+  assert f"top-1 {result['top1']:.2%}" in out
+
+  for data, says in (("digits", "8x8x1"), (SMALL[0].partition("=")[2], "not public")):
+    code, _, err = run(distil.main, DistilFlags, "--teacher=teacher", f"--data={data}")
+    assert (code, says in err) == (2, True), err
+
+
+@pytest.mark.parametrize(
+  ("binary", "given", "match"),
+  [
+    ((distil.main, DistilFlags), (), "nobody to learn from"),
+    ((distil.main, DistilFlags), ("--teacher=nothing",), "holds no run"),
+    ((distil.main, DistilFlags), ("--teacher=x", "--temperature=0"), "temperature is 0"),
+    ((distil.main, DistilFlags), ("--teacher=x", "--norm=fixbn"), "give bn"),
+    ((split_predict.main, PredictFlags), (), "no model without a run"),
+    ((split.main, SplitFlags), ("--members=tiny:conv1",), "no majority"),
+    ((split.main, SplitFlags), ("--members=tiny,lenet:conv1",), "MODEL:CUT"),
+    ((split.main, SplitFlags), ("--members=tiny:conv1,no:conv1",), "unknown model 'no'"),
+    ((split.main, SplitFlags), ("--members=tiny:conv1,tiny:conv2", "--cut=conv1"), "--cut does"),
+    ((split.main, SplitFlags), ("--members=tiny:conv1,tiny:conv2", "--relays=a,b"), "--relays"),
+    (
+      (split.main, SplitFlags),
+      ("--members=tiny:conv1,tiny:conv2", "--model=lenet"),
+      "drop --model",
+    ),
+  ],
+)
+def test_what_cannot_be_is_one_sentence(run, binary, given, match):
+  code, _, err = run(*binary, *given)
+  assert code == 2
+  assert match in err
+  assert len(err.splitlines()) == 1
