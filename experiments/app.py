@@ -153,8 +153,8 @@ def _host_devices(config: Config) -> int:
     return 1 if single else max(1, min(len(os.sched_getaffinity(0)), own))
   if single and config.host_devices > 1:
     raise UserError(
-      f"--backend={config.backend} of {config.algorithm} runs on one device; drop --host_devices or "
-      "use shard_map where clients can run side by side."
+      f"--backend={config.backend} of {config.algorithm} runs on one device; drop --host_devices, "
+      "or use shard_map where clients can run side by side."
     )
   return config.host_devices
 

@@ -2,8 +2,8 @@
 
 Clients hold the first stages of the model and their data, a server the rest; activations, labels
 and gradients at the cut are all that crosses. ``python -m experiments.stages`` lists the stages of
-a model; ``--tail`` keeps labels with the clients, ``--autoencoder`` learns from examples without labels,
-``--relays`` hides clients from the server.
+a model; ``--tail`` keeps labels with the clients, ``--autoencoder`` learns from examples without
+labels, ``--relays`` hides clients from the server.
 """
 
 from collections.abc import Callable

@@ -275,7 +275,8 @@ def test_the_seed_changes_the_division(name):
   owners = [partition.owners(partition.make(name, BALANCED, 10, seed)) for seed in (0, 1)]
   orders = [partition.make(name, BALANCED, 10, seed).order for seed in (0, 1)]
   assert not np.array_equal(*orders)
-  if name not in ("contiguous", "ratio", "skew"):  # their defaults leave no chance in who holds what
+  # Their defaults leave no chance in who holds what.
+  if name not in ("contiguous", "ratio", "skew"):
     assert not np.array_equal(*owners)
 
 
