@@ -1,18 +1,22 @@
 """Runs that belong together, each in a folder of its own, and what they ended with."""
 
 import contextlib
+import functools
 import io
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from flax import linen as nn
 
 from experiments import build, training
 from experiments.flags import Config
 from experiments.training import Prepare
 from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import DivergedError
+from fedjax_norm.models.flops import step_flops
 from fedjax_norm.training.run_folder import Row
 
 
@@ -23,11 +27,14 @@ class Result(NamedTuple):
     summary: as in ``summary.json``; None if it diverged.
     rows: its evaluations.
     tested: images that its accuracy is a mean over; 0 if it is one over pairs of them.
+    example_flops: () -> the operations of training its whole model on one example; they take a
+      while to count.
   """
 
   summary: dict[str, Any] | None
   rows: list[Row]
   tested: int
+  example_flops: Callable[[], float] = lambda: math.nan
 
   def percent(self, name: str) -> float:
     """An accuracy in percent, NaN if the run diverged or does not measure it."""
@@ -67,7 +74,16 @@ def run_cell(name: str, prepare: Prepare, config: Config, source: Source, path: 
       print(f"{name}: {error}", file=sys.stderr)
   with training.open_folder(path, settled) as folder:
     tested = 0 if config.task == "verification" else len(source.test.labels)
-    return Result(folder.read_summary(), folder.rows(), tested)
+    rows = folder.rows()
+    count = functools.cache(
+      functools.partial(_example_flops, task.model, task.image_shape, config.batch_size)
+    )
+    return Result(folder.read_summary(), rows, tested, count)
+
+
+def _example_flops(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int) -> float:
+  flops = step_flops(model, image_shape, batch_size=batch_size, input_gradient=False)
+  return flops.training / batch_size
 
 
 def load_sources(configs: Mapping[str, Config]) -> dict[str, Source]:
@@ -79,7 +95,9 @@ def load_sources(configs: Mapping[str, Config]) -> dict[str, Source]:
   sources: dict[Any, Source] = {}
   named = {}
   for name, config in configs.items():
-    data = config.data, config.image_size, config.task, config.region, config.min_region_size
+    data: Any = config.data, config.image_size, config.task, config.region, config.min_region_size
+    if config.train_share is not None:
+      data = *data, config.train_share, config.seed
     if data not in sources:
       sources[data] = build.make_source(config)
     named[name] = sources[data]

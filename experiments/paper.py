@@ -1,4 +1,4 @@
-"""The tables and figures of papers 000, 001 and 004: ``python -m experiments.paper --scale=small``.
+"""The tables and figures of the papers: ``python -m experiments.paper --scale=small``.
 
 Every cell is a run in a folder of its own below ``--workdir``; equal cells of several tables are
 one run, and a runner that was stopped goes on where it was. At the end the paper's accuracy stands
@@ -19,7 +19,7 @@ from absl import app as absl_app
 from absl import flags, logging
 from matplotlib.figure import Figure
 
-from experiments import app, build, paper_000, paper_001, paper_004, savings
+from experiments import app, build, efforts, paper_000, paper_001, paper_003, paper_004, savings
 from experiments.cells import Result, Results, load_sources, run_cell
 from experiments.flags import Config, PaperFlags, define, parse
 from experiments.tables import Claim, Table
@@ -29,7 +29,8 @@ from fedjax_norm.training import bar_plots, plots
 from fedjax_norm.training.run_folder import RunFolder, write_atomic
 from fedjax_norm.training.table import human_seconds
 
-TABLES = {table.name: table for table in (*paper_000.TABLES, *paper_001.TABLES, *paper_004.TABLES)}
+_PAPERS = (paper_000, paper_001, paper_003, paper_004)
+TABLES = {table.name: table for paper in _PAPERS for table in paper.TABLES}
 
 # Some runs have two clients; one number for all, so that their bits do not depend on the machine.
 _HOST_DEVICES = 2
@@ -63,12 +64,12 @@ def judge(claim: Claim, figures: Mapping[str, float], tested: int = 0) -> str:
   if not set(claim.labels) <= figures.keys():
     return "not in the text"
   values = [figures[label] for label in claim.labels]
-  saving = claim.measure == "saving"
   if not all(map(math.isfinite, values)):
-    return f"cannot be told, for {'accuracy is lost' if saving else 'a run diverged'}"
+    lost = claim.measure == "saving"
+    return f"cannot be told, for {'accuracy is lost' if lost else 'a run diverged'}"
   margin = claim.margin(*values)
   verdict = f"{'held' if margin > 0 else 'did not hold'} by {abs(margin):.2f}"
-  verdict += " times" if saving else " points"
+  verdict += " points" if claim.measure in ("top1", "loss") else " times"
   share = np.mean(values) / 100
   # Of a difference of two accuracies, by the choice of test images alone.
   if (
@@ -88,10 +89,16 @@ def figures_of(table: Table, results: Results, measure: str) -> dict[str, float]
       return top1
     case "loss":
       return {c.label: top1[c.base] - top1[c.label] for c in table.cells if c.base}
+    case "client_flops" | "sent":
+      return efforts.times(_efforts(table, results), measure)
     case _:
       found = [savings.measure(degree, results, table.tolerance) for degree in table.degrees]
       pairs = {f"{s.label}, SkewScout": s.scout for s in found}
       return pairs | {f"{s.label}, Oracle": s.oracle for s in found}
+
+
+def _efforts(table: Table, results: Results) -> dict[str, list[efforts.Spent]]:
+  return efforts.of({cell.label: results[cell.name] for cell in table.cells})
 
 
 def render(table: Table, scale: str, results: Results) -> str:
@@ -102,6 +109,8 @@ def render(table: Table, scale: str, results: Results) -> str:
   lines += _losses(table, results) if any(c.base for c in table.cells) else _top5(table, results)
   if table.degrees:
     lines += ["", savings.render(table.degrees, results, table.tolerance)]
+  if table.figure in efforts.AXES:
+    lines += ["", efforts.render(_efforts(table, results))]
   tested = results[table.cells[0].name].tested
   lines += ["", _line(["claim", "ours", "the paper's own figures"]), _line(["---"] * 3)]
   for claim in table.claims:
@@ -140,7 +149,7 @@ def _figure(value: float) -> str:
 
 
 def draw(table: Table, results: Results, folder: Path) -> None:
-  """Draws what the table says is a figure."""
+  """Draws what the table says is a figure; one of what clients spend has its points as CSV too."""
   path = folder / f"{table.name}.png"
   if table.degrees:
     plots.save(savings.draw(table.degrees, results, table.tolerance, table.title), path)
@@ -148,6 +157,10 @@ def draw(table: Table, results: Results, folder: Path) -> None:
     plots.save(_curves(table, results), path)
   elif table.figure == "bars":
     plots.save(_bars(table, results), path)
+  elif table.figure in efforts.AXES:
+    runs = _efforts(table, results)
+    plots.save(efforts.draw(runs, table.figure, table.title), path)
+    write_atomic(path.with_suffix(".csv"), efforts.as_csv(runs).encode())
 
 
 def _curves(table: Table, results: Results) -> Figure:
@@ -233,8 +246,9 @@ def main(options: PaperFlags) -> None:
   print(f"\n{text}\n\nwritten: {folder}/results.md and results.csv")
   write_atomic(folder / "results.md", f"{text}\n".encode())
   write_atomic(folder / "results.csv", as_csv(tables, results).encode())
+  marked = "" if options.scale == "full" else f" (scale {options.scale})"
   for table in tables:
-    draw(table, results, folder)
+    draw(table._replace(title=f"{table.title}{marked}"), results, folder)
 
 
 def _tell(progress: str, tables: Sequence[Table], name: str, result: Result) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import decentralized, fedavg, ssgd
+from experiments import decentralized, fedavg, split, ssgd
 from experiments.flags import (
   Config,
   DecentralizedFlags,
@@ -24,12 +24,14 @@ from experiments.flags import (
   parse,
 )
 from experiments.savings import Degree
+from experiments.split_flags import SplitFlags
 from experiments.training import Prepare
 
 BINARIES: dict[str, tuple[type, Prepare]] = {
   "fedavg": (FedAvgFlags, fedavg.prepare),
   "ssgd": (SsgdFlags, ssgd.prepare),
   "decentralized": (DecentralizedFlags, decentralized.prepare),
+  "split": (SplitFlags, split.prepare),
 }
 """The flags and the program of a preset, by the word that its name begins with."""
 
@@ -90,8 +92,9 @@ class Claim(NamedTuple):
     text: one line.
     labels: the cells it is about; for savings those of ``savings``.
     margin: their figures, in that order -> by how much it holds; negative where it does not.
-    measure: which figures: ``top1`` in percent, ``loss`` in points of it below the cells' bases, or
-      ``saving``, how many times less is sent than by BSP.
+    measure: which figures: ``top1`` in percent; ``loss`` in points of it below the cells' bases;
+      ``saving``, how many times less is sent than by BSP; ``client_flops`` or ``sent``, how many
+      times as much as in the first cell the clients spend for an accuracy that all cells reach.
   """
 
   text: str
@@ -110,8 +113,8 @@ class Table(NamedTuple):
     claims: the paper's.
     notes: what is odd in it, and what the paper leaves open.
     settings: scale to how it differs there from the paper's setting.
-    figure: what is drawn: ``curves`` of learning, ``bars`` of accuracy, or nothing. Bars are
-      grouped by what a label has before its last comma.
+    figure: what is drawn: ``curves`` of learning; ``bars`` of accuracy, which are grouped by what
+      a label has before its last comma; accuracy against ``client_flops`` or ``sent``; or nothing.
     degrees: of skew, with runs of BSP, of all thetas and of SkewScout; what they save is told too,
       and drawn.
     tolerance: points of accuracy that count as equal then.
@@ -175,6 +178,11 @@ def below(points: float) -> Callable[[float], float]:
 def near(points: float) -> Callable[..., float]:
   """The first is less than so many points below each of the others."""
   return lambda first, *others: points - (max(others) - first)
+
+
+def alike(points: float) -> Callable[..., float]:
+  """All are within so many points."""
+  return lambda *accuracies: points - (max(accuracies) - min(accuracies))
 
 
 def all_near(points: float) -> Callable[..., float]:

@@ -45,7 +45,8 @@ class Net(Staged):
     def mix(x, mode: Mode):
       x = Dense(4, self.norm, name="Mix_0")(x, mode)
       x = jax.nn.relu(Norm(self.norm, name="Norm_1")(x, mode))
-      return nn.Dropout(0.2, deterministic=not mode.train, name="Dropout_0")(x)
+      fixed = not (mode.train and mode.dropout)
+      return nn.Dropout(0.2, deterministic=fixed, name="Dropout_0")(x)
 
     def body(x, mode: Mode):
       return jax.nn.relu(Dense(6, self.norm, name="Dense_0")(x.reshape(len(x), -1), mode))

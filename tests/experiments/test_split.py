@@ -9,7 +9,6 @@ import pytest
 from experiments import split
 from experiments.split_flags import SplitFlags
 from fedjax_norm import nodes
-from fedjax_norm.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def _rows(path):
     return list(csv.DictReader(file))
 
 
-def test_a_run_and_what_it_leaves(split_run, tmp_path, monkeypatch):
+def test_a_run_and_what_it_leaves(split_run, tmp_path):
   result = split_run("--norm=bn", "--cut=conv2", "--workdir=whole", "--rounds=4", "--eval_every=2")
   assert result.code == 0, result.err
   assert "conv1 to conv2" in result.out
@@ -34,21 +33,6 @@ def test_a_run_and_what_it_leaves(split_run, tmp_path, monkeypatch):
   assert sum(int(row["bytes_up"]) for row in clients) == summary["bytes_up"]
   assert sum(float(row["flops"]) for row in clients) == pytest.approx(summary["client_flops"])
   assert float(rows[-1]["server_flops"]) == summary["server_flops"] > 0
-
-  # Killed at its second evaluation and started again: the same numbers but for the time.
-  def killed(self, row, append=RunFolder.append):
-    if row["round"] == 4:
-      raise KeyboardInterrupt
-    append(self, row)
-
-  flags = ("--norm=bn", "--cut=conv2", "--workdir=half", "--rounds=4", "--eval_every=2")
-  with monkeypatch.context() as patch:
-    patch.setattr(RunFolder, "append", killed)
-    assert split_run(*flags).code == 130
-  assert split_run(*flags).code == 0
-  again = _rows(tmp_path / "half/metrics.csv")
-  assert [{**row, "seconds": ""} for row in again] == [{**row, "seconds": ""} for row in rows]
-  assert _rows(tmp_path / "half/clients.csv") == clients
 
 
 def test_step_by_step_lists_its_messages(split_run, tmp_path):

@@ -3,8 +3,10 @@
 import chex
 import numpy as np
 import pytest
+from split_world import Net
 
 from fedjax_norm.algorithms.asgd import AsgdConfig
+from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.ssgd import SsgdConfig
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.data import partition
@@ -20,6 +22,7 @@ from fedjax_norm.training.programs import (
 )
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.split import make_split
 from fedjax_norm.training.task import make_task
 
 LOCAL = LocalConfig(batch_size=4, momentum=0.5)
@@ -30,19 +33,23 @@ PLATEAU = Plateau(factor=0.5, patience=1, tolerance=0.9, start=WARM_UP)
 
 
 def make(name, source, net):
-  """(the task, the program of a run that lowers its rate and, SSGD, freezes)."""
-  spec = create("fixbn" if name == "ssgd" else "bn")
+  """(the task, the program of a run that lowers its rate and, but for ASGD, freezes)."""
+  spec = create("bn" if name == "asgd" else "fixbn")
   division = partition.make("dirichlet", source.train.labels, 5, 0, alpha=1.0)
   task = make_task(source, division, spec)._replace(model=net(norm=spec))
-  schedule = Schedule(0.1, warmup_rounds=WARM_UP)
+  schedule, freeze = Schedule(0.1, warmup_rounds=WARM_UP), FreezeConfig(6, rate_factor=0.5)
+  if name == "split":
+    task = task._replace(model=Net(spec))
+    return task, make_split(
+      task, SplitConfig(LOCAL), LOOP, schedule, plateau=PLATEAU, freeze=freeze
+    )
   if name == "ssgd":
-    freeze = FreezeConfig(6, rate_factor=0.5)
     return task, make_ssgd(task, SsgdConfig(LOCAL), LOOP, schedule, plateau=PLATEAU, freeze=freeze)
   config = AsgdConfig(LOCAL, delay_compensation="adaptive")
   return task, make_asgd(task, config, LOOP, schedule, plateau=PLATEAU, network="mobile")
 
 
-@pytest.fixture(scope="module", params=["ssgd", "asgd"])
+@pytest.fixture(scope="module", params=["ssgd", "asgd", "split"])
 def whole(request, tiny_source, tiny_net):
   """(name, task, program, outcome) of an undisturbed run."""
   task, program = make(request.param, tiny_source, tiny_net)
@@ -55,7 +62,7 @@ def test_one_program_a_phase(whole):
   name, task, program, outcome = whole
   other = train(program, LoopConfig(11, 3, seed=1), task.data, initial_variables(task, 1))
   assert {key: f._cache_size() for key, f in program.intervals.items()} == (
-    {"explore": 1, "calibrate": 1} if name == "ssgd" else {"explore": 1}
+    {"explore": 1} if name == "asgd" else {"explore": 1, "calibrate": 1}
   )
   assert other.rows[-1]["loss"] != outcome.rows[-1]["loss"]
 
@@ -65,7 +72,7 @@ def test_the_rate_falls_once_the_warm_up_is_over(whole):
   assert [row["round"] for row in outcome.rows] == [3, 6, 9, 11]
   # Round 3 is in the warm-up, the look at round 6 is the first, and each later one halves the rate;
   # the freeze at round 6 halves it besides.
-  expected = np.array([0.1 * 3 / 4, 0.1, 0.1, 0.05]) * ([1, 1, 0.5, 0.5] if name == "ssgd" else 1)
+  expected = np.array([0.1 * 3 / 4, 0.1, 0.1, 0.05]) * (1 if name == "asgd" else [1, 1, 0.5, 0.5])
   np.testing.assert_allclose([row["rate"] for row in outcome.rows], expected, rtol=1e-6)
 
 
