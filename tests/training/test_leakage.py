@@ -57,6 +57,40 @@ def test_every_cut_behind_a_stage_that_learns_is_one(task):
   assert cuts == {"conv1": (1, (6, 6, 32)), "conv2": (2, (3, 3, 64)), "conv3": (3, (3, 3, 64))}
 
 
+def test_the_attacker_has_no_victim_and_no_client_image(task, variables, monkeypatch):
+  """His images, those he holds out of them (the first) and the victims are of all classes apart."""
+  given = {}
+
+  def spy(front, variables, auxiliary, originals, victims, key, attack):
+    jax.debug.callback(lambda *images: given.update(images=images), auxiliary, victims)
+    return victims
+
+  monkeypatch.setattr(leakage, "reconstruct", spy)
+  by_class = np.argsort(task.source.test.labels, kind="stable")
+  test = task.source.test
+  test = test._replace(images=test.images[by_class], labels=test.labels[by_class])
+  task = task._replace(source=task.source._replace(test=test))
+  leakage.measure(task, variables, CONFIG)
+  jax.effects_barrier()
+  own, victims, clients, tested = (
+    [np.asarray(image).tobytes() for image in images]
+    for images in (*given["images"], task.source.train.images, test.images)
+  )
+  assert set(own).isdisjoint(victims)
+  assert set(own + victims).isdisjoint(clients)
+  assert set(own + victims) == set(tested)
+  places = [tested.index(image) for image in own]
+  assert places != sorted(places)
+
+
+def test_labels_that_are_known_are_not_counted_as_found():
+  """Noise says nothing, with as few examples of a class as there are labels known."""
+  rng = np.random.default_rng(0)
+  labels = rng.permutation(np.arange(120) % 40).astype(np.int32)
+  told = leakage._labels(rng.normal(size=(120, 30)), labels, 40, CONFIG, jax.random.key(0))
+  assert told["labels_by_known"] < 0.1
+
+
 @pytest.mark.parametrize(
   ("change", "words"),
   [
