@@ -16,6 +16,7 @@ from experiments.flags import (
   FedAvgFlags,
   SsgdFlags,
   StepwiseFlags,
+  TurnFlags,
 )
 from fedjax_norm import models, norm
 from fedjax_norm.algorithms.asgd import AsgdConfig
@@ -271,7 +272,7 @@ def make_task_of(
     named = relabel(train.labels, division, classes, config.relabelled, config.seed)
     source = source._replace(train=train._replace(labels=named))
   labelled = getattr(config, "labelled", None)  # of split learning alone
-  if labelled is not None:
+  if labelled is not None and labelled != 1:
     if make_objective(config) != "classification":
       raise UserError(f"--labelled hides classes, and --task is {config.task}; drop one of them.")
     train = source.train
@@ -334,7 +335,7 @@ def make_order(config: Config, sizes: np.ndarray) -> Order:
   whole = lengths(config)[0]
   rounds = min(given(config.drift_rounds, -(-whole // stretches)), whole)
   steps: int | np.ndarray = 1
-  if isinstance(config, FedAvgFlags):
+  if isinstance(config, TurnFlags):
     epochs = config.local_epochs
     steps = epochs * -(-sizes // config.batch_size) if epochs else given(config.local_steps, 1)
   return Order(config.batch_order, config.order_block, config.drift, stretches, rounds * steps)
@@ -409,7 +410,7 @@ def make_fedavg_config(config: FedAvgFlags) -> FedAvgConfig:
 
 def make_loop(config: Config, seed: int) -> LoopConfig:
   """The run's length and one of its seeds."""
-  cohort = config.cohort if isinstance(config, FedAvgFlags) else None
+  cohort = getattr(config, "cohort", None)
   for name, value in (("cohort", cohort), ("clients", config.clients)):
     if value is not None and value < 1:
       raise UserError(f"--{name} is {value}; it must be at least 1.")
@@ -553,6 +554,6 @@ def is_of_a_seed(config: Config) -> bool:
     return True
   if isinstance(config, SsgdFlags):
     return config.batch_split == "proportional"
-  if isinstance(config, FedAvgFlags):
+  if isinstance(config, TurnFlags):
     return config.freeze_round == "auto" and config.local_epochs is not None
   return False

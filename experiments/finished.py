@@ -76,6 +76,11 @@ def load_split(path: str) -> SplitRun:
   assert isinstance(settled, SplitFlags)
   assert isinstance(model, Staged)
   config = make_split_config(settled)
+  if config.batch_stats == "local" and model.norm.has_running_statistics:
+    raise UserError(
+      f"in the run in {path} each client has kept its own running statistics (batch_stats=local), "
+      "so there is no one model to ask; pass a run with another --batch_stats."
+    )
   plan = make_plan(model, image.shape, config.cut, config.tail, config.relays)
   served = serve(model, plan, variables, task.eval_transform, image)
   return SplitRun(flags, config, task, variables, served)

@@ -322,14 +322,20 @@ class Config(DataFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class FedAvgFlags(Config):
+class TurnFlags(Config):
+  """What a run is told besides whose clients take several steps by themselves."""
+
+  cohort: int | None = integer(None, "Clients a round; all by default.")
+  local_steps: int | None = integer(None, "Local steps of a client a round; 1 by default.")
+  local_epochs: int | None = integer(None, "Passes over a client's data a round, instead.")
+
+
+@dataclasses.dataclass(frozen=True)
+class FedAvgFlags(TurnFlags):
   """What a run of FedAvg is told besides."""
 
   algorithm = "fedavg"
 
-  cohort: int | None = integer(None, "Clients a round; all by default.")
-  local_steps: int | None = integer(None, "Local steps a round; 1 by default.")
-  local_epochs: int | None = integer(None, "Passes over a client's data a round, instead.")
   client_momentum: str | None = choice(
     None,
     fedavg.MOMENTA,

@@ -82,14 +82,9 @@ def tell_communication(folder: RunFolder, config: Config, task: Task) -> None:
 
 def write_clients(folder: RunFolder, program: Program, outcome: Outcome) -> None:
   """Writes what each client sent and computed, where the algorithm counts it."""
-  columns = next(iter(program.phases.values())).algorithm.client_columns
-  if columns is None:
-    return
-  states = outcome.clients.arrays
-  rows = []
-  for client in range(len(outcome.clients.seen)):
-    rows.append({"client": client, **columns(jax.tree.map(lambda a, k=client: a[k], states))})
-  write_table(folder.path / "clients.csv", rows)
+  client_rows = next(iter(program.phases.values())).algorithm.client_rows
+  if client_rows:
+    write_table(folder.path / "clients.csv", client_rows(outcome.clients.arrays))
 
 
 def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:

@@ -4,8 +4,8 @@ import dataclasses
 
 from experiments.build import make_local, make_members
 from experiments.checks import refuse
-from experiments.fields import boolean, choice, integer, number, string
-from experiments.flags import Config
+from experiments.fields import boolean, choice, number, string
+from experiments.flags import TurnFlags
 from fedjax_norm.algorithms import split_config
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.errors import UserError
@@ -13,7 +13,7 @@ from fedjax_norm.models.ensemble import STAGES
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitFlags(Config):
+class SplitFlags(TurnFlags):
   """What a run of split learning is told besides."""
 
   several_processes = False
@@ -42,15 +42,14 @@ class SplitFlags(Config):
     "An ensemble that trains in one exchange and votes, in place of --model: MODEL:CUT of each "
     "member with commas, as in tiny:conv1,lenet:conv1, or MODEL:CUT:TAIL in the U-shape.",
   )
-  cohort: int | None = integer(None, "Clients a round; all by default.")
-  local_steps: int | None = integer(None, "Steps of a client's turn; 1 by default.")
-  local_epochs: int | None = integer(None, "Passes over a client's data in a turn, instead.")
-  turn_order: str = choice("fixed", split_config.TURN_ORDERS, "Of the clients in a round.")
+  turn_order: str | None = choice(
+    None, split_config.TURN_ORDERS, "Of the clients in a round: fixed (default) or shuffled anew."
+  )
   hand_over: str | None = choice(
     None,
     split_config.HAND_OVERS,
     "How a client gets the weights of the one before: through the server (centralised, default) or "
-    "from it (peer).",
+    "from it (peer; with --relays always).",
   )
   handed_over: str | None = choice(
     None,
@@ -111,6 +110,10 @@ def make_split_config(config: SplitFlags) -> SplitConfig:
     refuse(config, _HANDED, "--algorithm=split")
     if not config.momentum:
       refuse(config, _AVERAGED, "--momentum above 0")
+  if config.algorithm == "splitfed_v1":
+    refuse(config, ("turn_order",), "--algorithm=split or splitfed_v2")
+  if config.clients == 1:
+    refuse(config, (*_HANDED, "turn_order"), "more than one client")
   if config.autoencoder is None:
     refuse(config, ("labelled",), "--autoencoder")
   local, tail = make_local(config), config.tail
@@ -133,8 +136,8 @@ def make_split_config(config: SplitFlags) -> SplitConfig:
     variant=config.algorithm,
     local_steps=config.local_steps,
     local_epochs=config.local_epochs,
-    turn_order=config.turn_order,
-    hand_over=config.hand_over or "centralised",
+    turn_order=config.turn_order or "fixed",
+    hand_over=config.hand_over or ("peer" if config.relays else "centralised"),
     handed_over=config.handed_over or "weights",
     client_momentum=momentum,
     batch_stats=config.batch_stats or "mean",

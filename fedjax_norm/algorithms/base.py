@@ -63,8 +63,8 @@ class Algorithm(NamedTuple):
       step; None where that has no meaning.
     columns: the server's state -> further columns of a row of metrics, scalars by name; they are
       read at evaluations.
-    client_columns: one client's state -> the columns of its row in ``clients.csv``; None where
-      there is nothing to tell of each client.
+    client_rows: all clients' states [K, ...], host -> the rows of ``clients.csv``; None where there
+      is nothing to tell of each client.
     told: () -> what the start of a run tells of the algorithm, names and values.
   """
 
@@ -81,7 +81,7 @@ class Algorithm(NamedTuple):
   residual: Callable[[PyTree, PyTree], PyTree] | None = None
   averages_next: Callable[[PyTree], Array] | None = None
   columns: Callable[[PyTree], dict[str, Array]] = lambda server: {}
-  client_columns: Callable[[PyTree], dict[str, float]] | None = None
+  client_rows: Callable[[PyTree], list[dict[str, float]]] | None = None
   told: Callable[[], list[tuple[str, str]]] = list
 
 

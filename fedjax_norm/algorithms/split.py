@@ -111,7 +111,7 @@ def split(rules: Rules, config: SplitConfig, nodes: Nodes, transform: Transform)
     cost=Cost(0, 0, step_trips=links, trips=trips),
     sent=lambda state: Sent(state.tally.up, state.tally.down, state.tally.trips).traffic(),
     columns=rules.columns,
-    client_columns=rules.client_columns,
+    client_rows=rules.client_rows,
     told=rules.told,
   )
 

@@ -75,6 +75,18 @@ class SplitConfig:
         raise UserError(f"{field} is {value}; it must be at least 1.")
     if self.alpha is not None and not self.alpha > 0:
       raise UserError(f"alpha is {self.alpha}; the autoencoder's weight must be positive.")
+    if self.variant == "splitfed_v1" and self.turn_order != "fixed":
+      raise UserError("in splitfed_v1 all clients go at once, so turns have no order; drop it.")
+    if self.relays and self.variant == "split" and self.hand_over == "centralised":
+      raise UserError(
+        "relays hide clients from the server, which a hand-over through it would name; use "
+        "hand_over=peer."
+      )
+    if self.relays and self.batch_stats == "recalibrate":
+      raise UserError(
+        "the ledger has no place for what relays send while statistics are recomputed; drop "
+        "batch_stats=recalibrate or the relays."
+      )
     if self.variant == "split" and self.batch_stats == "moments":
       raise UserError(
         "clients that take turns hand their statistics over, so there is nothing to average; drop "

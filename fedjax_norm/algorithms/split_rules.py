@@ -45,15 +45,19 @@ class SplitState(NamedTuple):
     opt_states: of each segment, and of the decoder; of averaged ones under
       ``client_momentum='global'`` alone, else ().
     decoder: Alice's decoder's variables, or ().
-    last: the client that trained last, -1 at the start, int32.
+    starter: the client that had the first turn, -1 before it and where all go at once, int32.
+    last: the client that trained last, likewise.
+    turns: how many there have been one after another, int32.
     tally: since the start.
-    reconstruction: the autoencoder's loss on the last minibatch.
+    reconstruction: the autoencoder's loss on the last minibatches of the last round's turns.
   """
 
   variables: Variables
   opt_states: tuple[PyTree, ...]
   decoder: PyTree
+  starter: Array
   last: Array
+  turns: Array
   tally: Tally
   reconstruction: Array
 
@@ -65,12 +69,16 @@ class ClientState(NamedTuple):
     batch_stats: of its segments, under ``batch_stats='local'``, else ().
     opt_states: of averaged segments under ``client_momentum='local'``, else ().
     turns: how many it has had, int32.
-    tally: of its own.
+    first: the number of the first of them among all turns, -1 before it, int32.
+    latest: that of the last.
+    tally: of its own; the hand-over that others had from it is in it from its next turn on.
   """
 
   batch_stats: tuple[PyTree, ...]
   opt_states: tuple[PyTree, ...]
   turns: Array
+  first: Array
+  latest: Array
   tally: Tally
 
 
@@ -93,7 +101,7 @@ class Rules(NamedTuple):
     step_tally: (examples, exchanged) -> :class:`Tally` of one step.
     client_variables: (state, client's state) -> its model; None when all use one.
     columns: the state -> further columns of a row of metrics.
-    client_columns: one client's state -> its row of ``clients.csv``.
+    client_rows: all clients' states -> the rows of ``clients.csv``.
     told: () -> what the start of a run tells of who holds what.
     pass_cost: of a pass over a client's data for statistics alone.
   """
@@ -112,7 +120,7 @@ class Rules(NamedTuple):
   step_tally: Callable[[Array, Array], Tally]
   client_variables: Callable[[SplitState, ClientState], Variables] | None
   columns: Callable[[SplitState], dict[str, float]]
-  client_columns: Callable[[ClientState], dict[str, float]]
+  client_rows: Callable[[ClientState], list[dict[str, float]]]
   told: Callable[[], list[tuple[str, str]]]
   pass_cost: Cost
 
@@ -143,6 +151,11 @@ def make_rules(
       "batch is alone with Bob; choose bn or another norm."
     )
   check_policy(config.batch_stats, spec)
+  if spec.weight_norm and config.handed_over == "updates":
+    raise UserError(
+      "weight normalization starts from a batch of all clients' examples, which no seed gives; use "
+      "handed_over=weights or another norm."
+    )
   plan = make_plan(model, image.shape, config.cut, config.tail, config.relays)
   shapes, outputs = segment_shapes(model, plan, image)
   check_own_losses(model, plan, image, outputs, labelled=config.alpha is None)
@@ -182,7 +195,14 @@ def make_rules(
     ]
     decoder = parts[-1].variables if autoencoder else ()
     return SplitState(
-      variables, tuple(opt_states), decoder, jnp.int32(-1), Tally.zeros(), jnp.float32(0)
+      variables,
+      tuple(opt_states),
+      decoder,
+      jnp.int32(-1),
+      jnp.int32(-1),
+      jnp.int32(0),
+      Tally.zeros(),
+      jnp.float32(0),
     )
 
   def init_client(state: SplitState) -> ClientState:
@@ -195,6 +215,8 @@ def make_rules(
         for part, averaged in zip(parts, mean, strict=True)
       ),
       jnp.int32(0),
+      jnp.int32(-1),
+      jnp.int32(-1),
       Tally.zeros(),
     )
 
@@ -214,24 +236,28 @@ def make_rules(
     before = hold(divide(state.variables, shapes), state.decoder)
     weight = context.data.sizes[row].astype(jnp.float32)
     identity = context.data.clients[row]
+    nothing = Counter.of(0)
     if config.variant == "split":
       handed = (state.last >= 0) & (state.last != identity)
-      amount = Counter.of(size).times(handed)
+      got = Counter.of(size).times(handed)
+      if config.handed_over == "updates":  # the seed, to everyone but the first
+        got = got.add(Counter.of(SEED_BYTES).times((client.turns == 0) & (state.last >= 0)))
       # Once to put or to ask for it, and once to get it.
       trips = Counter.of(2).times(handed)
-      if config.handed_over == "updates":  # the seed, to everyone but the first
-        new = (client.turns == 0) & (state.last >= 0)
-        amount = amount.add(Counter.of(SEED_BYTES).times(new))
+      # Since her last turn somebody else has had hers.
+      gave = Counter.of(size).times((client.turns > 0) & (state.last != identity))
     else:
-      amount, trips = Counter.of(size), Counter.of(0)
-    nothing = Counter.of(0)
-    tally = tally.add(Tally(amount, amount, nothing, trips, nothing, nothing))
+      got = gave = Counter.of(size)
+      trips = nothing
+    own_tally = tally.add(Tally(gave, got, nothing, trips, nothing, nothing))
+    tally = tally.add(Tally(got, got, nothing, trips, nothing, nothing))
     carried = [
       old if averaged else new for old, new, averaged in zip(before, parts, mean, strict=True)
     ]
     sums = {
       "weight": weight,
       "tally": tally,
+      "reconstruction": weight * reconstruction,
       "averaged": [
         {
           "params": trees.scale(trees.subtract(_params(new), _params(old)), weight),
@@ -252,12 +278,17 @@ def make_rules(
         for part, stored in zip(parts, client.opt_states, strict=True)
       ),
       client.turns + 1,
-      client.tally.add(tally),
+      jnp.where(client.turns == 0, state.turns, client.first),
+      state.turns,
+      client.tally.add(own_tally),
     )
     if local_stats:  # what the federation holds of them stays as it began
       for index in own:
         carried[index] = _with_stats(carried[index], _stats(before[index]))
-    state = put(state, carried)._replace(last=identity, reconstruction=reconstruction)
+    state = put(state, carried)
+    if config.in_turns:
+      starter = jnp.where(state.turns == 0, identity, state.starter)
+      state = state._replace(starter=starter, last=identity, turns=state.turns + 1)
     return state, kept, sums
 
   def put(state: SplitState, parts: Sequence[Part]) -> SplitState:
@@ -285,7 +316,10 @@ def make_rules(
           )
         part = Part(variables, trees.scale(mine["momentum"], 1 / sums["weight"]))
       parts[index] = part
-    return put(state, parts)._replace(tally=state.tally.add(sums["tally"]))
+    return put(state, parts)._replace(
+      tally=state.tally.add(sums["tally"]),
+      reconstruction=sums["reconstruction"] / sums["weight"],
+    )
 
   def steps(examples: Array) -> Array:
     if config.local_epochs is None:
@@ -301,7 +335,7 @@ def make_rules(
 
   def client_variables(state: SplitState, client: ClientState) -> Variables:
     parts = list(divide(state.variables, shapes))
-    for index, stats in zip(own, client.batch_stats, strict=True):
+    for index, stats in zip(plan.owned_by(ALICE), client.batch_stats, strict=False):
       parts[index] = _with_stats(Part(parts[index], ()), stats).variables
     return join(parts)
 
@@ -318,15 +352,30 @@ def make_rules(
       **({"reconstruction": float(state.reconstruction)} if autoencoder else {}),
     }
 
-  def client_columns(client: ClientState) -> dict[str, float]:
-    every, crossed = client.tally.examples.value(), client.tally.exchanged.value()
-    return {
-      "turns": int(client.turns),
-      "examples": every,
-      "bytes_up": client.tally.up.value(),
-      "bytes_down": client.tally.down.value(),
-      "flops": flops().client * every + flops().client_crossing * crossed,
-    }
+  def client_rows(clients: ClientState) -> list[dict[str, float]]:
+    began = clients.turns > 0
+    rows = []
+    for k, turns in enumerate(clients.turns.tolist()):
+      tally = jax.tree.map(lambda a, k=k: a[k], clients.tally)
+      every, crossed = tally.examples.value(), tally.exchanged.value()
+      up = tally.up.value()
+      if config.variant == "split" and turns:
+        # The last one still has hers; the first one has told the others the seed.
+        up += size * int(clients.latest[k] != clients.latest.max())
+        if config.handed_over == "updates" and clients.first[k] == 0:
+          up += SEED_BYTES * (int(began.sum()) - 1)
+      flop_count = flops().client * every + flops().client_crossing * crossed
+      rows.append(
+        {
+          "client": k,
+          "turns": turns,
+          "examples": every,
+          "bytes_up": up,
+          "bytes_down": tally.down.value(),
+          "flops": flop_count,
+        }
+      )
+    return rows
 
   return Rules(
     plan,
@@ -343,7 +392,7 @@ def make_rules(
     step_tally,
     client_variables if local_stats else None,
     columns,
-    client_columns,
+    client_rows,
     lambda: describe(model, plan, shapes, outputs),
     pass_cost(plan, shapes, outputs),
   )

@@ -75,11 +75,12 @@ def make_autoencoder(
     return Part({"params": params}, opt_state), of_x, value
 
   def choose(x: PyTree, batch: Batch):
-    labelled = (batch.mask > 0) & (batch.labels >= 0)
+    labelled, labels = batch.mask > 0, batch.labels
+    if local.objective == "classification":  # numbers and masks are never hidden
+      labelled, labels = labelled & (labels >= 0), jnp.maximum(labels, 0)
     places = jnp.argsort(~labelled, stable=True)
     mask = labelled[places].astype(batch.mask.dtype)
-    labels = jnp.where(mask > 0, batch.labels[places], 0)
-    return places, jax.tree.map(lambda a: a[places], x), Batch(batch.images, labels, mask)
+    return places, jax.tree.map(lambda a: a[places], x), Batch(batch.images, labels[places], mask)
 
   def combine(gradient: PyTree, places: Array, mask: Array, own: PyTree) -> PyTree:
     def eta(chosen: Array, own: Array) -> Array:

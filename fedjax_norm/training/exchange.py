@@ -113,6 +113,11 @@ def make_interval(
     step, rules.plan, rules.parties, rules.loss_gradient, rules.autoencoder
   )
 
+  @functools.cache
+  def begun() -> tuple[Part, ...]:
+    state = start()
+    return rules.begin(state, rules.init_client(state))
+
   @jax.jit
   def drawn(data, row, place, key) -> Batch:
     return draw(data, row, place, batch_size, transform, key)
@@ -143,8 +148,8 @@ def make_interval(
     if config.handed_over == "weights":
       return _travel(parts, rules, config, path, HAND_OVER, observe)
     if int(own.turns) == 0:
-      pass_on(SEED, path, np.zeros((), np.uint64), observe)
-    return _travel(parts, rules, config, path, HAND_OVER, observe, rules.begin(start(), own))
+      pass_on(SEED, [f"{ALICE}{int(state.starter)}", *path[1:]], np.uint64(0), observe)
+    return _travel(parts, rules, config, path, HAND_OVER, observe, begun())
 
   def interval(state, clients, metrics, slots, rates, thetas, first, begin, end, data, key):
     slots = np.asarray(slots)

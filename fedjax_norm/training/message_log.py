@@ -11,7 +11,13 @@ class MessageLog:
 
   def __init__(self) -> None:
     """Nothing has been sent."""
+    self._since: int | None = None
     self._counts: dict[tuple[str, ...], list[int]] = collections.defaultdict(lambda: [0, 0])
+
+  def begin(self, round_: int) -> None:
+    """Notes the round that comes next; a run that goes on counts from there."""
+    if self._since is None:
+      self._since = round_
 
   def observe(self, message: Message) -> None:
     """Counts a message."""
@@ -28,5 +34,8 @@ class MessageLog:
 
   def rows(self) -> list[dict[str, str | int]]:
     """The rows of a table, in the order in which they first came up."""
-    names = ("kind", "sender", "receiver", "reader", "messages", "bytes")
-    return [dict(zip(names, (*key, *count), strict=True)) for key, count in self._counts.items()]
+    names = ("kind", "sender", "receiver", "reader", "messages", "bytes", "since_round")
+    return [
+      dict(zip(names, (*key, *count, self._since or 0), strict=True))
+      for key, count in self._counts.items()
+    ]

@@ -23,6 +23,9 @@ from fedjax_norm.training.programs import assemble, images_of, initial_variables
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import Task
 
+# Places among an interval's arguments (see ``loop.make_interval``).
+_FIRST, _BEGIN = 6, 7
+
 
 def make_split(
   task: Task,
@@ -58,6 +61,11 @@ def make_split(
   if loop.cohort_of(task.data.num_clients) >= MOST_SENDERS:
     raise UserError(
       f"the ledger counts fewer than {MOST_SENDERS:,} clients a round; draw a smaller cohort."
+    )
+  if step_by_step and config.batch_stats == "recalibrate":
+    raise UserError(
+      "the pass that recomputes statistics is no exchange of messages; drop step_by_step or "
+      "batch_stats=recalibrate."
     )
   one_by_one = config.in_turns or step_by_step
   if one_by_one and backend not in ("auto", "scan"):
@@ -95,7 +103,13 @@ def make_split(
     def start():
       return rules.init(initial_variables(task, loop.seed))
 
-    return make_interval(rules, config, task.transform, start, told)
+    interval = make_interval(rules, config, task.transform, start, told)
+
+    def counted(*arguments):
+      log.begin(int(arguments[_FIRST]) + int(arguments[_BEGIN]))
+      return interval(*arguments)
+
+    return counted
 
   log = MessageLog()
 

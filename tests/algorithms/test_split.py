@@ -51,9 +51,15 @@ def data(tiny_source):
     # The U-shape: no labels; body's output comes down, its gradient goes up.
     ("bn", {"cut": "conv", "tail": "body"}, MAP + FLAT, MAP + FLAT, 2),
     ("gn", {"cut": "conv", "turn_order": "shuffled"}, MAP + LABEL, MAP, 1),
-    ("brn", {"cut": "body", "hand_over": "peer"}, FLAT + LABEL, FLAT, 1),
-    ("frozen", {"cut": "conv", "relays": ("mix", "body")}, MAP + LABEL, MAP, 3),
-    ("wn", {"handed_over": "updates"}, MAP + LABEL, MAP, 1),
+    ("brn", {"cut": "body", "handed_over": "updates"}, FLAT + LABEL, FLAT, 1),
+    (
+      "frozen",
+      {"cut": "conv", "relays": ("mix", "body"), "hand_over": "peer"},
+      MAP + LABEL,
+      MAP,
+      3,
+    ),
+    ("wn", {}, MAP + LABEL, MAP, 1),
   ],
 )
 def test_turns_are_centralised_training(name, options, up, down, trips, data):
@@ -81,7 +87,7 @@ def test_turns_are_centralised_training(name, options, up, down, trips, data):
   assert sent.bytes_up == ROWS.sum() * up + handed
   assert sent.bytes_down == ROWS.sum() * down + handed
   assert sent.round_trips == 12 * trips + 2 * gets
-  assert at(clients.tally.up.low, -1).sum() == sent.bytes_up
+  assert sum(row["bytes_up"] for row in turns.client_rows(at(clients, -1))) == sent.bytes_up
   relayed = ROWS.sum() * (2 * (MAP + FLAT) + 2 * LABEL) if "relays" in options else 0
   assert int(servers.tally.relayed.low[-1]) == relayed
 
@@ -251,8 +257,13 @@ def _handed(variables) -> int:
     ({"cut": "head"}, "is the last"),
     ({"cut": "conv9"}, "conv, mix, body"),
     ({"cut": "mix", "tail": "conv"}, "do not follow one another"),
-    ({"cut": "conv", "relays": ("mix",)}, "see both ends"),
-    ({"cut": "conv", "tail": "body", "relays": ("mix", "body")}, "drop the tail"),
+    ({"cut": "conv", "relays": ("mix",), "hand_over": "peer"}, "see both ends"),
+    (
+      {"cut": "conv", "tail": "body", "relays": ("mix", "body"), "hand_over": "peer"},
+      "drop the tail",
+    ),
+    ({"cut": "conv", "relays": ("mix", "body")}, "hand_over=peer"),
+    ({"variant": "splitfed_v1", "turn_order": "shuffled"}, "no order"),
     ({"local_steps": 1, "local_epochs": 1}, "exclude each other"),
     ({"batch_stats": "moments"}, "nothing to average"),
     ({"alpha": 0.0}, "must be positive"),
@@ -262,6 +273,21 @@ def _handed(variables) -> int:
 def test_what_cannot_be_is_refused(options, says):
   with pytest.raises(UserError, match=says):
     algorithm(net("bn"), SplitConfig(**{"local": LOCAL, **options}))
+
+
+def test_weight_normalization_has_no_seed():
+  with pytest.raises(UserError, match="no seed gives"):
+    algorithm(net("wn"), SplitConfig(LOCAL, handed_over="updates"))
+
+
+def test_clients_keep_statistics_beside_an_autoencoder(data):
+  rules, turns = algorithm(net("bn"), SplitConfig(LOCAL, alpha=0.5, batch_stats="local"))
+  state = rules.init(initial(net("bn")))
+  client = rules.init_client(state)
+  stats = jax.tree.map(lambda a: a + 1, client.batch_stats)
+  mine = turns.client_variables(state, client._replace(batch_stats=stats))["batch_stats"]
+  chex.assert_trees_all_equal(mine["Norm_0"], stats[0]["Norm_0"])
+  chex.assert_trees_all_equal(mine["Norm_1"], state.variables["batch_stats"]["Norm_1"])
 
 
 def test_joint_batch_norms_are_refused():

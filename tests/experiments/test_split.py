@@ -35,6 +35,12 @@ def test_a_run_and_what_it_leaves(split_run, tmp_path):
   assert float(rows[-1]["server_flops"]) == summary["server_flops"] > 0
 
 
+def test_a_cohort_takes_turns(split_run, tmp_path):
+  result = split_run("--norm=gn", "--cohort=1", "--rounds=2", "--eval_every=2", "--workdir=some")
+  assert result.code == 0, result.err
+  assert sum(int(row["turns"]) for row in _rows(tmp_path / "some/clients.csv")) == 2
+
+
 def test_step_by_step_lists_its_messages(split_run, tmp_path):
   flags = ("--norm=gn", "--tail=conv3", "--rounds=1", "--eval_every=1", "--local_steps=1")
   result = split_run(*flags, "--step_by_step", "--workdir=slow")
@@ -55,6 +61,10 @@ def test_step_by_step_lists_its_messages(split_run, tmp_path):
     (("--cut=conv9",), "can be cut after conv1, conv2, conv3"),
     (("--cut=head",), "nothing is left for the other party"),
     (("--relays=conv2",), "see both ends"),
+    (("--cohort=99",), "cannot be drawn"),
+    (("--algorithm=splitfed_v1", "--turn_order=shuffled"), "splitfed_v2"),
+    (("--clients=1", "--hand_over=peer"), "more than one client"),
+    (("--step_by_step", "--batch_stats=recalibrate"), "no exchange of messages"),
     (("--labelled=0.5",), "needs --autoencoder"),
     (("--client_momentum=local",), "splitfed_v1 or splitfed_v2"),
     (("--algorithm=splitfed_v1", "--hand_over=peer"), "needs --algorithm=split"),
