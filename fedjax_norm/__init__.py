@@ -6,6 +6,7 @@ The names that a script needs; see the README for a run in fifteen lines.
 from fedjax_norm import data, models, nodes, norm
 from fedjax_norm.algorithms.asgd import AsgdConfig
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
+from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.ssgd import SsgdConfig
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.data.partition import make as make_partition
@@ -28,6 +29,7 @@ from fedjax_norm.training.programs import (
 )
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.split import make_split, run_split
 from fedjax_norm.training.task import Task, make_task
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
   "Preprocess",
   "RunFolder",
   "Schedule",
+  "SplitConfig",
   "SsgdConfig",
   "Task",
   "UserError",
@@ -52,6 +55,7 @@ __all__ = [
   "make_fedavg",
   "make_norm",
   "make_partition",
+  "make_split",
   "make_ssgd",
   "make_task",
   "models",
@@ -59,6 +63,7 @@ __all__ = [
   "norm",
   "run_asgd",
   "run_fedavg",
+  "run_split",
   "run_ssgd",
   "summary",
   "use_host_devices",

@@ -1,5 +1,6 @@
 """Split learning as a program for the loop."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from fedjax_norm.split.messages import Message
 from fedjax_norm.training.exchange import Observe, make_interval
 from fedjax_norm.training.loop import LoopConfig, Program
 from fedjax_norm.training.message_log import MessageLog
-from fedjax_norm.training.programs import assemble, images_of, initial_variables
+from fedjax_norm.training.programs import assemble, images_of, initial_variables, run
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import Task
 
@@ -120,3 +121,6 @@ def make_split(
 
   intervals = {name: by_messages(phase.algorithm) for name, phase in program.phases.items()}
   return program._replace(intervals=intervals, messages=log)
+
+
+run_split = functools.partial(run, make_split)
