@@ -53,8 +53,16 @@ class Described(NamedTuple):
   told: dict[str, Any]
 
 
+class Prepared(NamedTuple):
+  """What a client computes, with the flags that the server completed."""
+
+  config: ClientFlags
+  task: Task
+  network: Network
+
+
 class Joined(NamedTuple):
-  """A client that is ready to join, with the flags that the server completed."""
+  """A client that is ready to join."""
 
   config: ClientFlags
   task: Task
@@ -72,53 +80,58 @@ def main(config: ClientFlags) -> None:
     refuse(config, ("init_seed", "listen"), "training, and so no --predict")
   identity = own_identity(config, client=True)
   path = Path(config.workdir or f"runs/split_client-{identity.name}").expanduser()
-  with (
-    Caller(config.server, identity, limit(config), config.patience, told=_say) as call,
-    RunFolder.open(path, config.saved(), config.resume or config.predict) as folder,
-  ):
-    ready = prepare(config, identity, call, folder.path)
-    if config.predict:
-      predict(ready, folder)
-    else:
-      train(ready, identity, folder)
+  with Caller(config.server, identity, limit(config), config.patience, told=_say) as call:
+    described = Described(
+      **frames.read_text(
+        call("Describe", frames.text({})), limit(config), run=str, clients=list, told=dict
+      )
+    )
+    prepared = prepare(config, described)
+    saved = prepared.config.saved()
+    with RunFolder.open(path, saved, config.resume or config.predict) as folder:
+      keeper = make_keeper(prepared, described, identity, call, folder.path)
+      ready = Joined(*prepared, described, keeper, call)
+      if config.predict:
+        predict(ready, folder)
+      else:
+        train(ready, identity, folder)
 
 
-def prepare(config: ClientFlags, identity: Identity, call: Caller, folder: Path) -> Joined:
-  """Asks what the run is and checks the data against it.
+def prepare(config: ClientFlags, described: Described) -> Prepared:
+  """Completes the flags and checks the data against what the run is.
 
   Raises:
     UserError: they do not fit.
   """
-  described = Described(
-    **frames.read_text(
-      call("Describe", frames.text({})), limit(config), run=str, clients=list, told=dict
-    )
-  )
   content = dict(described.told)
-  shape, classes = tuple(content.pop("image_shape", ())), content.pop("classes", None)
+  shape, classes = content.pop("image_shape", None), content.pop("classes", None)
   config = merged(config, content)
   task = make_task(config)
-  if task.image_shape != shape or task.num_classes != classes:
+  if list(task.image_shape) != shape or task.num_classes != classes:
     raise UserError(
       f"the data has {task.num_classes} classes and images of {task.image_shape}, and the server's "
       f"network is for {classes} and {shape}; give other data or correct the server's flags."
     )
-  network = make_network_of(config, task.image_shape, task.num_classes)
-  peer = config.hand_over == "peer"
-  if not peer:
+  if config.hand_over != "peer":
     refuse(config, ("listen",), "the server's --hand_over=peer")
-  keeper = Keeper(
-    network,
+  return Prepared(config, task, make_network_of(config, task.image_shape, task.num_classes))
+
+
+def make_keeper(
+  prepared: Prepared, described: Described, identity: Identity, call: Caller, folder: Path
+) -> Keeper:
+  """What hands over, with the folder's key."""
+  return Keeper(
+    prepared.network,
     identity,
     described.run,
     exchange_key(folder, described.run),
     call,
     folder,
-    peer=peer,
-    updates=config.handed_over == "updates",
-    limit=limit(config),
+    peer=prepared.config.hand_over == "peer",
+    updates=prepared.config.handed_over == "updates",
+    limit=limit(prepared.config),
   )
-  return Joined(config, task, network, described, keeper, call)
 
 
 def make_task(config: ClientFlags) -> Task:
@@ -127,6 +140,12 @@ def make_task(config: ClientFlags) -> Task:
   if config.client_id is None:
     if not config.predict:
       refuse(config, ("clients",), "--client_id, which of them this is")
+    if build.make_preprocess(config).by_pixel:
+      raise UserError(
+        "--whiten=zca and --subtract=image depend on all training images, and parties with images "
+        "of their own would feed one network differently; drop them, or divide a --data that all "
+        "share by --client_id."
+      )
     config = dataclasses.replace(config, partition="iid", clients=1)
   division = build.make_partition(config, source.train.labels, source.train.clients, config.seed)
   return build.make_task_of(config, source, division)
@@ -142,6 +161,7 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
     network,
     ready.call,
     ready.keeper,
+    place,
     len(ready.described.clients),
     int(network.rules.steps(task.data.sizes[row])),
     make_rates(config),
@@ -150,6 +170,7 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
     drawing(task, gather(task.data, np.array([row]), int(task.data.sizes[row])), place, key,
             config.batch_size),
     limit(config),
+    config.patience,
   )  # fmt: skip
   every, rounds, began = build.lengths(config)[1], len(alice.rates), time.monotonic()
   scores: dict[str, float] = {}
@@ -164,7 +185,8 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
 
   def after(turned: Turned) -> None:
     if due(turned):
-      sent = {"bytes_up": ready.call.sent, "bytes_down": ready.call.received}
+      traffic = ready.keeper.traffic
+      sent = {"bytes_up": traffic.sent, "bytes_down": traffic.received}
       folder.append({"round": turned.round + 1, **sent, **scores})
 
   with contextlib.ExitStack() as stack:
@@ -175,6 +197,8 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
       port = stack.enter_context(serving(listen, identity, methods, limit(config)))
       address = f"{split_address(listen)[0]}:{port}"
     size = int(task.data.sizes[row])
+    labels = "stay here" if network.rules.plan.u_shaped else "are sent"
+    _say(f"{config.model} is cut after {network.cut}; labels {labels}.")
     alices.join(ready.call, ready.keeper.announcement, place, size, address)
     _say(f"{identity.name} has joined run {ready.described.run} with {size:,} examples.")
     final = alices.train(alice, before_put, after, _say)
@@ -188,8 +212,8 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
       identity.name,
       [
         ("test top-1", f"{result['top1']:.2%}" if "top1" in result else "-"),
-        ("sent", human_bytes(ready.call.sent)),
-        ("received", human_bytes(ready.call.received)),
+        ("sent", human_bytes(ready.keeper.traffic.sent)),
+        ("received", human_bytes(ready.keeper.traffic.received)),
         ("time", human_seconds(seconds)),
         ("folder", str(folder.path)),
       ],
@@ -281,6 +305,7 @@ def predict(ready: Joined, folder: RunFolder) -> None:
     if not told:
       _say("waiting for the weights.")
     told = True
+    time.sleep(alices.PAUSE)
     asked = alices.ask(ready.call, size, waiting=False)
   own = ready.keeper.obtain(asked.handed)
   logits = logits_of(ready, own, asked.handed.step)

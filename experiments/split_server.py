@@ -25,7 +25,8 @@ from experiments.wire_flags import ServerFlags
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import human_bytes, human_seconds, summary_table
-from fedjax_norm.wire.bob import Bob, Setting, Totals
+from fedjax_norm.wire.bob import Bob, Setting
+from fedjax_norm.wire.store import Totals
 from fedjax_norm.wire.transport import serving, split_address
 
 _GRACE = 1.0  # seconds for the last answers to be asked for
@@ -42,7 +43,6 @@ def main(config: ServerFlags) -> None:
   shape, classes = image_shape(config.image_shape), config.classes
   if classes is None:
     raise UserError("give the number of --classes; the server sees no data to count them in.")
-  build.at_least(config, 1, "rounds", "eval_every", "batch_size")
   rounds, every = build.lengths(config)
   config = dataclasses.replace(config, rounds=rounds, eval_every=every)
   identity = own_identity(config, client=False)
@@ -61,12 +61,13 @@ def main(config: ServerFlags) -> None:
 
     def on_round(round: int, totals: Totals) -> None:
       if round % every == 0 or round == rounds:
-        folder.append(row(round, totals, labelled=config.tail is None))
+        append(folder, row(round, totals, labelled=config.tail is None))
 
     began = time.monotonic()
     bob = Bob(network, setting, identity.authority, folder.path, on_round, say=_say)
     folder.cut_back(bob.committed.turn // len(names))
-    with serving(config.listen, identity, bob.methods(), setting.limit) as port:
+    methods = bob.methods()
+    with serving(config.listen, identity, methods, setting.limit, len(names)) as port:
       _say(f"listening at port {port} for {', '.join(names)}; run {bob.run}.")
       while not bob.deserted():
         time.sleep(_GRACE / 10)
@@ -86,6 +87,13 @@ def main(config: ServerFlags) -> None:
       ("folder", str(folder.path)),
     ]
     print(summary_table("Bob", pairs))
+
+
+def append(folder: RunFolder, row: dict[str, int | float]) -> None:
+  """Adds a row, in place of one that was told of a turn that could not be kept."""
+  if any(told["round"] >= row["round"] for told in folder.rows()):
+    folder.cut_back(int(row["round"]) - 1)
+  folder.append(row)
 
 
 def row(round: int, totals: Totals, *, labelled: bool) -> dict[str, int | float]:

@@ -2,25 +2,26 @@
 
 import dataclasses
 import io
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax
 import numpy as np
 
 from experiments import build
 from experiments.split_flags import SplitFlags, make_split_config
-from experiments.wire_flags import TOLD, ClientFlags, ServerFlags, WireFlags
+from experiments.wire_flags import AGREED, TOLD, ClientFlags, ServerFlags, WireFlags
 from fedjax_norm import models, trees
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
-from fedjax_norm.training.run_folder import write_atomic
 from fedjax_norm.typing import Variables
-from fedjax_norm.wire import identity
+from fedjax_norm.wire import identity, private
 from fedjax_norm.wire.identity import Identity
 from fedjax_norm.wire.network import Network, make_network
 
 Shape = tuple[int, int, int]
+_MOST_MEGABYTES = 2147  # gRPC counts bytes in 31 bits
 
 
 def told(config: ServerFlags) -> dict[str, Any]:
@@ -32,12 +33,39 @@ def merged(config: ClientFlags, content: dict[str, Any]) -> ClientFlags:
   """A client's flags with what the server has told it.
 
   Raises:
-    UserError: the server is of another version, or tells something else.
+    UserError: the server is of another version, tells what cannot be, or cuts the model elsewhere
+      than the client's user says.
   """
-  plain = all(isinstance(v, str | int | float | bool | None) for v in content.values())
-  if set(content) != set(TOLD) or not plain:
+  if set(content) != set(TOLD):
     raise UserError("the server tells other settings than this client knows; use one version.")
+  fields = {field.name: field for field in dataclasses.fields(config)}
+  hints = get_type_hints(type(config))
+  for name, value in content.items():
+    if not _can_be(value, hints[name], fields[name].metadata.get("enum_values")):
+      raise UserError(
+        f"the server tells --{name}={value!r}, which cannot be; use one version on both sides."
+      )
+  for name in AGREED:
+    mine, its = getattr(config, name), content[name]
+    if mine != its:
+      raise UserError(
+        f"the server {_said(name, its)} and this client {_said(name, mine)}; what a client sends "
+        "depends on it, so say the same on both sides."
+      )
   return dataclasses.replace(config, **content)
+
+
+def _can_be(value: Any, hint: Any, choices: list[str] | None) -> bool:
+  """Whether a flag of a type can have a value that came as JSON."""
+  if isinstance(value, bool):
+    return hint is bool
+  if isinstance(value, float):
+    return isinstance(value, hint) and math.isfinite(value)
+  return isinstance(value, hint) and (choices is None or value is None or value in choices)
+
+
+def _said(name: str, value: str | None) -> str:
+  return f"has no --{name}" if value is None else f"has --{name}={value}"
 
 
 def make_network_of(config: SplitFlags, image_shape: Shape, classes: int) -> Network:
@@ -51,6 +79,7 @@ def make_network_of(config: SplitFlags, image_shape: Shape, classes: int) -> Net
   Raises:
     UserError: what the wire does not do.
   """
+  build.at_least(config, 1, "rounds", "eval_every", "batch_size", "local_steps", "local_epochs")
   if config.norm == "fixbn":
     raise UserError("FixBN changes the network half-way, which the wire does not do; use bn or gn.")
   if config.lr_schedule == "plateau":
@@ -77,6 +106,10 @@ def make_rates(config: SplitFlags) -> np.ndarray:
 def limit(config: WireFlags) -> int:
   """The most bytes of a message."""
   build.at_least(config, 1, "max_megabytes")
+  if config.max_megabytes > _MOST_MEGABYTES:
+    raise UserError(
+      f"--max_megabytes is {config.max_megabytes}; gRPC takes {_MOST_MEGABYTES} at most."
+    )
   return config.max_megabytes * 10**6
 
 
@@ -91,8 +124,8 @@ def own_identity(config: WireFlags, *, client: bool) -> Identity:
 
 
 def save_part(path: Path, variables: Variables) -> None:
-  """Writes a part of the model as an npz of its arrays by path."""
+  """Writes a part of the model as an npz of its arrays by path, for its owner alone."""
   content = io.BytesIO()
   arrays: dict[str, Any] = {k: np.asarray(leaf) for k, leaf in trees.flatten(variables).items()}
   np.savez(content, **arrays)
-  write_atomic(path, content.getvalue())
+  private.replace(path, content.getvalue())

@@ -15,6 +15,9 @@ TOLD = (
 )  # fmt: skip
 """What the server decides and tells the clients."""
 
+AGREED = ("cut", "tail")
+"""What of it the clients have to be told by their own users too, as it decides what they send."""
+
 _DATA = (
   "data", "data_dir", "region", "min_region_size", "clients", "partition", "classes_per_client",
   "ratio", "fraction", "dominant_share", "alpha", "exponent", "min_size", "image_size",
@@ -31,6 +34,7 @@ class WireFlags(SplitFlags):
 
   # One client computes at a time, on one device.
   backend: str = "scan"
+  hidden: ClassVar[frozenset[str]] = frozenset()
   apart: ClassVar[tuple[str, ...]] = (
     "authority",
     "certificate",
@@ -51,8 +55,9 @@ class WireFlags(SplitFlags):
   max_megabytes: int = integer(256, "The size of the largest message.")
 
   def saved(self) -> dict[str, Any]:
-    """What identifies a run."""
-    return {name: value for name, value in super().saved().items() if name not in self.apart}
+    """What identifies a run: what this side is told, here or by the other."""
+    unused = {*self.apart, *(set(self.hidden) - {*TOLD, "algorithm"})}
+    return {name: value for name, value in super().saved().items() if name not in unused}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +77,20 @@ class ServerFlags(WireFlags):
 
 @dataclasses.dataclass(frozen=True)
 class ClientFlags(WireFlags):
-  """What an Alice is told; the rest the server tells her."""
+  """What an Alice is told; the rest the server tells her.
 
-  hidden = _ALL - {*_DATA, *_RUN}
+  What she sends is for her to say: ``--cut`` and ``--tail`` have to be those of the server.
+  """
+
+  hidden = _ALL - {*_DATA, *_RUN, *AGREED}
   apart = (*WireFlags.apart, "server", "listen", "client_id", "init_seed", "predict")
 
   server: str = string("localhost:50051", "HOST:PORT of the server.")
   client_id: int | None = integer(
-    None, "Which of the --clients this is, from 0; --data is all its own if not given."
+    None,
+    "Which of the --clients that divide --data this is, from 0. If not given, --data is all its "
+    "own, and so are the mean and deviation of the training images that it standardises with, in "
+    "--predict too.",
   )
   init_seed: int | None = integer(
     None, "Of the weights, should this be the first client; drawn, and told nobody else, if not."

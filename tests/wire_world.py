@@ -1,7 +1,10 @@
 """A small cut network, and Bob and Alices that talk over real sockets."""
 
+import atexit
 import contextlib
 import functools
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -99,7 +102,17 @@ def identities() -> dict[str, Identity]:
   """Of the server, of two clients and of carol, who does not train."""
   authority, server, clients = certificates.make(["localhost"], [*NAMES, "carol"])
   pairs = {"localhost": server, **clients}
-  return {name: Identity(name, authority, p.certificate, p.key) for name, p in pairs.items()}
+  return {name: identity(name, authority, pair) for name, pair in pairs.items()}
+
+
+def identity(name: str, authority: bytes, pair: certificates.Pair) -> Identity:
+  """With files that are there until the tests are over."""
+  folder = Path(tempfile.mkdtemp())
+  atexit.register(shutil.rmtree, folder)
+  files = folder / "pem", folder / "key"
+  for path, data in zip(files, pair, strict=True):
+    path.write_bytes(data)
+  return Identity(name, authority, *pair, files)
 
 
 class World:
@@ -174,7 +187,8 @@ class World:
       alices.join(call, keeper.announcement, place, 7 * (place is not None), address)
     key, row = jax.random.key(0), place or 0
     drawn = drawing(task(), gather(task().data, np.array([row]), 7), row, key, BATCH)
-    return Alice(self.network, call, keeper, len(NAMES), STEPS, RATES, key, key, drawn, LIMIT)
+    how = (row, len(NAMES), STEPS, RATES, key, key, drawn, LIMIT, 5.0)
+    return Alice(self.network, call, keeper, *how)
 
   def train(self, *members: Alice) -> list:
     """All take their turns, each in a thread; what ``alice.train`` gave each of them."""
@@ -182,7 +196,7 @@ class World:
 
     def run(index: int) -> None:
       try:
-        results[index] = alices.train(members[index], self.before_put, nothing, nothing)
+        results[index] = alices.train(members[index], self.before_put, nothing, self.told)
       except Exception as error:
         results[index] = error
 
@@ -198,6 +212,9 @@ class World:
 
   def before_put(self, turned) -> None:
     """A test may look in."""
+
+  def told(self, text: str) -> None:
+    """And listen."""
 
 
 def nothing(_) -> None:

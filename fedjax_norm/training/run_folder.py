@@ -7,6 +7,7 @@ import math
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,16 @@ _INTEGER = re.compile(r"-?[0-9]+")
 _FLOAT = re.compile(r"-?([0-9]+\.[0-9]*(e[+-]?[0-9]+)?|[0-9]+e[+-]?[0-9]+|inf)|nan")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, opener: Callable[[str, int], int] | None = None) -> None:
   """Replaces a file's content so that a kill leaves either the old or the new one.
 
   Args:
     path: the file; its folder exists.
     data: the whole new content.
+    opener: as of ``open``, for other permissions than usual.
   """
   temporary = path.with_name(path.name + ".tmp")
-  with open(temporary, "wb") as file:
+  with open(temporary, "wb", opener=opener) as file:
     file.write(data)
     file.flush()
     os.fsync(file.fileno())

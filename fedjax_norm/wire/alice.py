@@ -11,21 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_norm.algorithms.split import key_of_turn
-from fedjax_norm.errors import LostError
+from fedjax_norm.errors import DivergedError, LostError, UserError
 from fedjax_norm.local import Metrics
 from fedjax_norm.split.exchange import carry, step
 from fedjax_norm.split.messages import ACTIVATION, GRADIENT, LABELS, OUTPUT, padded, rows
 from fedjax_norm.split.parties import Part, Party, Tape
 from fedjax_norm.typing import Array, Batch, Key, PyTree
 from fedjax_norm.wire import frames
-from fedjax_norm.wire.bob import Handed
 from fedjax_norm.wire.frames import Frame
-from fedjax_norm.wire.keeping import Keeper, Say
-from fedjax_norm.wire.network import Moment, Network, leading
-from fedjax_norm.wire.transport import Caller, OutOfOrderError
+from fedjax_norm.wire.keeping import Keeper, Say, Traffic
+from fedjax_norm.wire.network import Moment, Network, finite, leading
+from fedjax_norm.wire.store import Handed
+from fedjax_norm.wire.transport import COMPUTING, Caller, OutOfOrderError
 from fedjax_norm.wire.turns import step_id
 
-_PAUSE = 0.2  # seconds between questions of somebody who does not wait for a turn
+PAUSE = 0.2
+"""Seconds between the questions of somebody who does not wait for a turn."""
+
+_COUNTED = ("Forward", "Backward", "Get", "Put")
 
 
 class Alice(NamedTuple):
@@ -35,6 +38,7 @@ class Alice(NamedTuple):
     network: the model.
     call: Bob.
     keeper: of her hand-overs.
+    place: hers among the clients.
     number: of clients.
     steps: of one of her turns.
     rates: [rounds] float32.
@@ -42,11 +46,13 @@ class Alice(NamedTuple):
     start: the key of the weights, should she be the first; None draws one.
     draw: her step, counted from the start of training -> its batch.
     limit: the most bytes of a message.
+    patience: seconds for which she waits for the last weights when all turns are over.
   """
 
   network: Network
   call: Caller
   keeper: Keeper
+  place: int
   number: int
   steps: int
   rates: np.ndarray
@@ -54,6 +60,7 @@ class Alice(NamedTuple):
   start: Key | None
   draw: Callable[[np.int32], Batch]
   limit: int
+  patience: float
 
 
 class Turned(NamedTuple):
@@ -150,19 +157,29 @@ def train(
 
   Returns:
     The last hand-over of all; None if there was none.
+
+  Raises:
+    StaleError: Bob has gone back to an older state.
+    DivergedError: her part is not finite after a turn.
+    LostError: Bob is, or whoever has the last weights when all turns are over.
   """
-  said = ""
+  said, over = "", None
   while True:
     asked = ask(alice.call, alice.limit, waiting=True)
-    if asked.lacking and asked.handed:
-      alice.keeper.seal_again(asked.handed)
     try:
+      if asked.lacking and asked.handed:
+        alice.keeper.seal_again(asked.handed)
       if asked.state == "yours":
+        before = _carried(alice.call)
         turned = _turn(alice, asked)
         before_put(turned)
         alice.keeper.hand_over(turned.own, turned.step)
+        took = (b - a for a, b in zip(before, _carried(alice.call), strict=True))
+        alice.keeper.advance(turned.step, Traffic(*took))
         after(turned)
-      elif asked.state == "done":
+        continue
+      if asked.state == "done":
+        alice.keeper.check_fresh(asked.handed)
         if asked.handed is None:
           return None
         if asked.readable:
@@ -173,6 +190,21 @@ def train(
       if f"{error}" != said:  # a peer who may come back
         say(f"{error}")
       said = f"{error}"
+    if asked.state == "wait":  # Bob has waited before he said so
+      continue
+    if asked.state == "done":
+      over = time.monotonic() if over is None else over
+      if time.monotonic() - over > alice.patience:
+        raise LostError(
+          "all turns are over and nobody is there to hand the last weights over; start the client "
+          "that trained last again, and then this, both with the same flags."
+        )
+    time.sleep(PAUSE)
+
+
+def _carried(call: Caller) -> Traffic:
+  """The bytes of steps and hand-overs so far."""
+  return Traffic(*(sum(told[m] for m in _COUNTED) for told in (call.sent, call.received)))
 
 
 def stay(alice: Alice, linger: float, *, last: bool) -> None:
@@ -192,12 +224,18 @@ def stay(alice: Alice, linger: float, *, last: bool) -> None:
       elif time.monotonic() >= until and (asked.deserted or not last):
         return
       else:
-        time.sleep(_PAUSE)
+        time.sleep(PAUSE)
 
 
 def _turn(alice: Alice, asked: Asked) -> Turned:
   network = alice.network
   round, client = divmod(asked.turn, alice.number)
+  if client != alice.place or not 0 <= round < len(alice.rates):
+    raise UserError(
+      f"the server gives the client of place {alice.place} turn {asked.turn}, which is not "
+      "its; use one version on both sides, and a server that you trust."
+    )
+  alice.keeper.check_fresh(asked.handed, asked.turn)
   if asked.handed:
     own = alice.keeper.obtain(asked.handed)
   else:
@@ -223,6 +261,11 @@ def _turn(alice: Alice, asked: Asked) -> Turned:
     )
     own = network.own(done.parts)
     metrics = jax.tree.map(jnp.add, metrics, done.metrics)
+  if not finite(own):
+    raise DivergedError(
+      "the client's part is not finite after its turn, which does not count: training has "
+      "diverged; lower the learning rate at the server."
+    )
   return Turned(round, metrics, own, step_id(asked.turn + 1, 0))
 
 
@@ -260,7 +303,7 @@ class _Remote:
     """Sends the rows of real examples, and pads those that come back."""
     alice, size = self._alice, self._alice.network.batch_size
     frame = Frame(kind, self._step, frames.named(sent))
-    reply = frames.decode(alice.call(method, frames.encode(frame)), alice.limit)
+    reply = frames.decode(alice.call(method, frames.encode(frame), COMPUTING), alice.limit)
     if reply.step != self._step:
       raise frames.FrameError("an answer is of another step than the request.")
     count = len(jax.tree.leaves(sent)[0])
@@ -310,7 +353,7 @@ def infer(
   for images in batches:
     x = network.evaluate[0](own[0].variables, padded(images, network.batch_size))
     sent = frames.named({ACTIVATION: rows(x, len(images))})
-    answer = call("Infer", frames.encode(Frame(ACTIVATION, step, sent)))
+    answer = call("Infer", frames.encode(Frame(ACTIVATION, step, sent)), COMPUTING)
     shapes = leading(network.outputs[network.bob], len(images))
     outputs = frames.tree_of(frames.decode(answer, limit), OUTPUT, shapes)
     if network.rules.plan.u_shaped:

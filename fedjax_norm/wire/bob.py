@@ -6,34 +6,32 @@ that comes back, the next one after a client that does not, and Bob himself afte
 from it, and from the hand-over that belongs to it, and come to the same bits.
 """
 
+import contextlib
 import hashlib
-import json
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fedjax_norm.algorithms.split import key_of_turn
-from fedjax_norm.errors import UserError
-from fedjax_norm.local import Metrics
-from fedjax_norm.split.messages import ACTIVATION, GRADIENT, LABELS, OUTPUT, padded, rows
-from fedjax_norm.split.parties import Part, Tape
-from fedjax_norm.training.run_folder import write_atomic, write_json
-from fedjax_norm.typing import Batch, PyTree
-from fedjax_norm.wire import frames, seal
-from fedjax_norm.wire.frames import SEALED, STATE, Frame, FrameError
-from fedjax_norm.wire.network import Moment, Network, leading
-from fedjax_norm.wire.transport import Method, OutOfOrderError
+from fedjax_norm.errors import DivergedError, UserError
+from fedjax_norm.split.parties import Part
+from fedjax_norm.wire import body, frames, seal, store
+from fedjax_norm.wire.body import Computed, Way
+from fedjax_norm.wire.frames import SEALED, Frame, FrameError
+from fedjax_norm.wire.network import Moment, Network, finite
+from fedjax_norm.wire.store import Committed, Handed, Member, Roll, Totals
+from fedjax_norm.wire.transport import Method, OutOfOrderError, split_address
 from fedjax_norm.wire.turns import STEPS, described, following, step_id
 
-_MEMBERS, _STATE = "members.json", "state.frame"
 _LONGEST_POLL = 1.0  # seconds
+_LONGEST_TEXT = 8192  # bytes of what a member says of itself, which all others are sent
+_MOST_EXAMPLES = 2**31
 
 
 class Setting(NamedTuple):
@@ -58,78 +56,24 @@ class Setting(NamedTuple):
   limit: int
 
 
-class Totals(NamedTuple):
-  """What has happened, as it is told.
-
-  Attributes:
-    steps: taken.
-    turns: completed.
-    passed: turns that passed to another client.
-    up: bytes of the requests of completed turns' steps.
-    down: of the answers.
-    loss: the sum over the present round's examples; Bob does not know it in the U-shape.
-    correct: of them.
-    examples: of them.
-  """
-
-  steps: int = 0
-  turns: int = 0
-  passed: int = 0
-  up: int = 0
-  down: int = 0
-  loss: float = 0.0
-  correct: float = 0.0
-  examples: int = 0
-
-
-class Handed(NamedTuple):
-  """The last hand-over.
-
-  Attributes:
-    step: the first that is not in it.
-    sender: who made it.
-    address: where its sender answers peers; '' where Bob keeps it.
-  """
-
-  step: int
-  sender: str
-  address: str
-
-
-class Committed(NamedTuple):
-  """What Bob keeps on the disk.
-
-  Attributes:
-    turn: the next one.
-    part: his, as the hand-over fits it.
-    handed: the last hand-over; None before the first.
-    sealed: it, unless it stays with its sender.
-    totals: so far.
-  """
-
-  turn: int
-  part: Part
-  handed: Handed | None
-  sealed: bytes
-  totals: Totals
-
-
 class Working(NamedTuple):
   """A turn that is being had.
 
   Attributes:
     part: Bob's.
     step: the next step.
-    forward: of the U-shape, what the way forward of this step left, its mask and labels.
+    way: of the U-shape, what the way forward of this step left.
     answered: (method, step, digest of the request, answer) of the last request.
     totals: with the steps so far.
+    got: bytes of the request for the last hand-over and of the answer, once it was asked for.
   """
 
   part: Part
   step: int
-  forward: tuple[Tape, np.ndarray] | None
+  way: Way | None
   answered: tuple[str, int, bytes, bytes] | None
   totals: Totals
+  got: tuple[int, int] = (0, 0)
 
 
 class Bob:
@@ -160,20 +104,25 @@ class Bob:
     self._network, self._setting, self._authority = network, setting, authority
     self._folder, self._on_round, self._clock, self._say = folder, on_round, clock, say
     self._changed = threading.Condition()
+    self._computing = threading.Lock()  # taken before the other; one at a time computes
+    self._busy = False
     self._seen: dict[str, float] = {}
-    self._final: set[str] = set()
+    self._began = clock()
+    self._told: dict[str, frozenset[str]] = {}  # whose keys somebody was told
+    self._offered: frozenset[str] = frozenset()  # whose keys the last sender was told
     self._first: float | None = None  # when somebody first asked for a turn
     self._since: float | None = None  # when the present turn was offered
     self._working: Working | None = None
-    members = folder / _MEMBERS
-    if members.exists():
-      content = json.loads(members.read_text())
-      self.run, self._members = content["run"], content["members"]
-    else:
-      self.run, self._members = secrets.token_hex(16), {}
-    self._start = network.begin(setting.key)[network.bob]
-    self._kept = self._restored() or Committed(0, self._start, None, b"", Totals())
+    roll = store.read_roll(folder) or Roll(secrets.token_hex(16), {}, frozenset())
+    start = network.begin(setting.key)[network.bob]
+    self._kept = store.read_state(folder, start) or Committed(0, start, None, b"", Totals())
+    if self._kept.handed and self._kept.handed.sender not in roll.members:
+      raise UserError(
+        f"the files of {folder} are of two runs; restore it or pass another --workdir."
+      )
+    self.run = roll.run
     self._readers = self._readers_of(self._kept)
+    self._enrol(dict(roll.members), roll.final)
 
   @property
   def committed(self) -> Committed:
@@ -212,7 +161,13 @@ class Bob:
       address=str,
     )  # fmt: skip
     place = asked["client"]
-    who, public = self._announced(asked)
+    if max(len(asked[field].encode()) for field in ("announcement", "address")) > _LONGEST_TEXT:
+      raise UserError(f"{name!r} says more of itself than the {_LONGEST_TEXT} bytes that it may.")
+    if asked["address"]:
+      split_address(asked["address"])
+    announcement = asked["announcement"].encode()
+    who, key = seal.read_announcement(announcement, self._authority, self.run)
+    member = Member(**asked, public=key.public_bytes_raw().hex())
     if who != name:
       raise UserError(f"{name!r} announces a public key of {who!r}; it can only give its own.")
     if place is not None and self._place(name) != place:
@@ -224,21 +179,31 @@ class Bob:
       raise UserError(
         f"{name!r} asks for place {place} and, by its certificate, {expected}; correct --client_id."
       )
-    if place is not None and asked["examples"] < 1:
-      raise UserError(f"{name!r} has no training examples, so it can take no part.")
+    if place is not None:
+      self._check_size(name, member.examples)
     with self._changed:
       before = self._members.get(name)
-      if before and self._announced(before)[1] != public:
+      if before and before.public != member.public:
         raise UserError(
           f"{name!r} has joined this run with another public key; start it with the --workdir that "
           "it began with."
         )
-      if before and place is None:
-        return frames.text({})  # a client that comes back to predict keeps its place
-      self._members[name] = asked
-      write_json(self._folder / _MEMBERS, {"run": self.run, "members": self._members})
+      if before and place is None:  # a client that comes back to predict keeps its place
+        member = before._replace(announcement=member.announcement)
+      self._enrol({**self._members, name: member}, self._final - {name})
+      self._offered -= {name}  # its certificate may be another
       self._heard(name)
       return frames.text({})
+
+  def _check_size(self, name: str, examples: int) -> None:
+    """Refuses a client that would take no step, or too many to count."""
+    if examples < 1:
+      raise UserError(f"{name!r} has no training examples, so it can take no part.")
+    if examples >= _MOST_EXAMPLES or self._network.rules.steps(np.int64(examples)) >= STEPS:
+      raise UserError(
+        f"{name!r} has {examples} examples, of which a turn would have {STEPS:,} steps or more; "
+        "divide them over more clients, or lower --local_epochs."
+      )
 
   def _turn(self, name: str, data: bytes) -> bytes:
     """Whose turn it is, and who trained last; waits a little for the asker's own."""
@@ -246,13 +211,15 @@ class Bob:
     if name not in self._members:
       raise UserError(f"{name!r} has not joined.")
     with self._changed:
-      deadline = self._clock() + min(_LONGEST_POLL, self._setting.patience / 4)
+      waiting = asked["waiting"] and self._takes_part(name)
+      poll = min(_LONGEST_POLL, self._setting.patience / 4) if waiting else 0.0
+      deadline = self._clock() + poll
       self._heard(name)
-      if asked["final"]:
-        self._final.add(name)
+      if asked["final"] and name not in self._final:
+        self._enrol(self._members, self._final | {name})
       while True:
         self._pass_on()
-        mine = asked["waiting"] and not self.done and self._current == name and self._can_begin()
+        mine = waiting and not self.done and self._current == name and self._can_begin()
         left = deadline - self._clock()
         if mine or self.done or self._lacking(name) or left <= 0:
           break
@@ -264,7 +231,7 @@ class Bob:
         self._heard(name)
       handed = self._kept.handed
       if handed:  # it may have changed since
-        handed = handed._replace(address=self._members[handed.sender]["address"])
+        handed = handed._replace(address=self._members[handed.sender].address)
       return frames.text(
         {
           "state": "done" if self.done else "yours" if mine else "wait",
@@ -275,11 +242,6 @@ class Bob:
           "deserted": not (self._waiting() - {name}),
         }
       )
-
-  def _announced(self, member: dict[str, Any]) -> tuple[str, bytes]:
-    announcement = member["announcement"].encode()
-    name, public = seal.read_announcement(announcement, self._authority, self.run)
-    return name, public.public_bytes_raw()
 
   # Tensor transmission.
 
@@ -294,90 +256,73 @@ class Bob:
   def _step(self, method: str, name: str, data: bytes) -> bytes:
     frame = frames.decode(data, self._setting.limit)
     digest = hashlib.sha256(data).digest()
-    with self._changed:
-      self._heard(name)
-      working = self._working
-      if working is None or self.done or name != self._current:
-        raise OutOfOrderError(
-          f"it is not {name!r}'s turn, so that its step is out of order; ask for the next turn."
-        )
-      if working.answered and working.answered[:2] == (method, frame.step):
-        if working.answered[2] != digest:
-          raise UserError(
-            f"{name!r} repeats {described(frame.step, self._number)} with other content, which is "
-            "refused."
+    with self._computing:
+      with self._changed:
+        self._heard(name)
+        working = self._in_turn(method, name, frame.step)
+        if working.answered and working.answered[:2] == (method, frame.step):
+          if working.answered[2] != digest:
+            raise UserError(
+              f"{name!r} repeats {described(frame.step, self._number)} with other content, which "
+              "is refused."
+            )
+          return working.answered[3]
+      with self._at_work(name):
+        computed = self._computed(working, frame)
+      answer = frames.encode(computed.answer)
+      with self._changed:
+        if self._working is not working:
+          raise OutOfOrderError(
+            f"{name!r} has begun its turn anew, so that this step is out of order."
           )
-        return working.answered[3]
-      awaited = "Forward" if working.forward is None else "Backward"
-      if frame.step != working.step or method != awaited:
-        raise OutOfOrderError(
-          f"{method} of {described(frame.step, self._number)} is out of order: {awaited} of "
-          f"{described(working.step, self._number)} is next."
+        self._working = working._replace(
+          part=computed.part,
+          step=working.step + (computed.way is None),
+          way=computed.way,
+          answered=(method, frame.step, digest, answer),
+          totals=_counted(working.totals, computed, len(data), len(answer)),
         )
-      compute = self._computed_forward if method == "Forward" else self._computed_backward
-      after, answer = compute(working, frame)
-      totals = after.totals._replace(
-        up=after.totals.up + len(data), down=after.totals.down + len(answer)
-      )
-      self._working = after._replace(answered=(method, frame.step, digest, answer), totals=totals)
-      self._heard(name)  # what took long was ours
-      return answer
+        return answer
 
-  def _computed_forward(self, working: Working, frame: Frame) -> tuple[Working, bytes]:
-    network, rules = self._network, self._network.rules
-    labelled = not rules.plan.u_shaped
-    sent, count = self._received(frame, ACTIVATION, network.outputs[0], labelled=labelled)
-    mask = (np.arange(network.batch_size) < count).astype(np.float32)
-    labels = sent.get(LABELS)
-    moment = self._moment(working.step)
-    party = rules.parties[network.bob]
+  def _computed(self, working: Working, frame: Frame) -> Computed:
+    moment, network = self._moment(working.step), self._network
+    rate = self._setting.rates[moment.round]
+    if working.way is not None:
+      return body.backward(network, working.part, working.way, rate, frame)
     key = key_of_turn(self._setting.key, moment.round, moment.client)
-    y, tape = party.forward(
-      working.part,
-      sent[ACTIVATION],
-      labels,
-      jnp.asarray(mask),
-      moment.time,
-      jax.random.fold_in(key, moment.local_step),
-    )
-    if not labelled:
-      answer = Frame(OUTPUT, working.step, frames.named(rows(y, count)))
-      return working._replace(forward=(tape, mask)), frames.encode(answer)
-    gradient, metrics = rules.loss_gradient(y, Batch(None, labels, jnp.asarray(mask)))
-    return self._stepped(working, tape, mask, gradient, metrics)
+    return body.forward(network, working.part, moment, key, rate, frame)
 
-  def _computed_backward(self, working: Working, frame: Frame) -> tuple[Working, bytes]:
-    assert working.forward is not None
-    tape, mask = working.forward
-    network = self._network
-    shapes = leading(network.outputs[network.bob], int(mask.sum()))
-    gradient = _checked(frames.tree_of(frame, GRADIENT, shapes))
-    gradient = jax.tree.map(jnp.asarray, padded(gradient, network.batch_size))
-    return self._stepped(working, tape, mask, gradient, Metrics.zeros())
+  def _in_turn(self, method: str, name: str, step: int) -> Working:
+    """The turn that a step belongs to, of which it is the next one or the last again."""
+    working = self._working
+    if working is None or self.done or name != self._current:
+      raise OutOfOrderError(
+        f"it is not {name!r}'s turn, so that its step is out of order; ask for the next turn."
+      )
+    awaited = "Forward" if working.way is None else "Backward"
+    again = working.answered and working.answered[:2] == (method, step)
+    if not again and (step, method) != (working.step, awaited):
+      raise OutOfOrderError(
+        f"{method} of {described(step, self._number)} is out of order: {awaited} of "
+        f"{described(working.step, self._number)} is next."
+      )
+    return working
 
-  def _stepped(
-    self, working: Working, tape: Tape, mask: np.ndarray, gradient: PyTree, metrics: Metrics
-  ) -> tuple[Working, bytes]:
-    party = self._network.rules.parties[self._network.bob]
-    moment = self._moment(working.step)
-    part, gradient = party.backward(
-      working.part, tape, gradient, jnp.asarray(mask).sum(), self._setting.rates[moment.round]
-    )
-    answer = Frame(GRADIENT, working.step, frames.named(rows(gradient, int(mask.sum()))))
-    totals = working.totals
-    totals = totals._replace(
-      steps=totals.steps + 1,
-      loss=totals.loss + float(metrics.loss),
-      correct=totals.correct + float(metrics.correct),
-      examples=totals.examples + int(metrics.examples),
-    )
-    after = working._replace(part=part, step=working.step + 1, forward=None, totals=totals)
-    return after, frames.encode(answer)
+  @contextlib.contextmanager
+  def _at_work(self, name: str) -> Iterator[None]:
+    """While Bob computes for somebody; others may ask, but no turn passes on."""
+    with self._changed:
+      self._busy = True
+    try:
+      yield
+    finally:
+      with self._changed:
+        self._busy = False
+        self._heard(name)  # what took long was ours
 
   def _infer(self, name: str, data: bytes) -> bytes:
     """Activations in evaluation -> outputs, by the part that fits the caller's hand-over."""
     frame = frames.decode(data, self._setting.limit)
-    network = self._network
     with self._changed:
       self._heard(name)
       working, handed = self._working, self._kept.handed
@@ -391,30 +336,8 @@ class Bob:
           "the weights that these activations come from are not those of the last hand-over; fetch "
           "it again."
         )
-      sent, count = self._received(frame, ACTIVATION, network.outputs[0], labelled=False)
-      y = network.evaluate[network.bob](part.variables, sent[ACTIVATION])
-      self._heard(name)
-    return frames.encode(Frame(OUTPUT, frame.step, frames.named(rows(y, count))))
-
-  def _received(
-    self, frame: Frame, kind: str, shapes: PyTree, *, labelled: bool
-  ) -> tuple[dict[str, PyTree], int]:
-    """What a frame brings of some examples, padded to a minibatch, and how many they are."""
-    first = next(iter(frame.tensors.values()), np.zeros(()))
-    count = len(first) if first.ndim else 0
-    if count > self._network.batch_size:
-      raise FrameError(
-        f"{count} examples came at once where a minibatch has {self._network.batch_size} at most."
-      )
-    wanted = {ACTIVATION: leading(shapes, count)}
-    if labelled:
-      wanted[LABELS] = leading(self._network.label, count)
-    sent = frames.tree_of(frame, kind, wanted)
-    _checked(sent[ACTIVATION])
-    labels = sent.get(LABELS, np.zeros(0))
-    if ((labels < 0) | (labels >= self._network.num_classes)).any():
-      raise FrameError(f"a label is none of the {self._network.num_classes} classes.")
-    return jax.tree.map(jnp.asarray, padded(sent, self._network.batch_size)), count
+    with self._computing, self._at_work(name):
+      return frames.encode(body.infer(self._network, part, frame))
 
   # Weight update.
 
@@ -422,7 +345,8 @@ class Bob:
     """The public keys of all who have joined, as they signed them."""
     frames.read_text(data, self._setting.limit)
     with self._changed:
-      return frames.text({"members": {k: m["announcement"] for k, m in self._members.items()}})
+      self._told[name] = frozenset(self._members)
+      return frames.text({"members": {k: m.announcement for k, m in self._members.items()}})
 
   def _put(self, name: str, data: bytes) -> bytes:
     """The hand-over after a turn, sealed, or word that it is to be had from its sender."""
@@ -431,24 +355,35 @@ class Bob:
       frames.expect(frame, SEALED)
     elif name not in seal.receivers_of(seal.check_sealed(frame)):
       raise FrameError(f"a hand-over of {name!r} is not sealed for itself, who may need it again.")
+    answer = frames.text({})
     with self._changed:
       self._heard(name)
       kept, working = self._kept, self._working
       if kept.handed and (kept.handed.step, kept.handed.sender) == (frame.step, name):
         # A repeated request, or the same for more receivers.
         self._commit(kept._replace(sealed=b"" if self._setting.peer else data))
-        return frames.text({})
+        self._offered = self._told.get(name, frozenset())
+        return answer
       if working is None or name != self._current:
         raise OutOfOrderError(f"it is not {name!r}'s turn, so that its hand-over is out of order.")
       if frame.step != step_id(kept.turn + 1, 0) or not self._is_over(working):
         raise OutOfOrderError(
           f"a hand-over is out of order: {described(working.step, self._number)} is next."
         )
-      totals = working.totals._replace(turns=working.totals.turns + 1)
+      if not finite(working.part):
+        raise DivergedError(
+          f"the server's part is not finite after the turn of {name!r}, which does not count: "
+          "training has diverged, or what was sent is wrong; lower the learning rate or look at "
+          "the data."
+        )
+      up, down = working.got
+      totals = _more_bytes(working.totals, up + len(data), down + len(answer))
+      totals = totals._replace(turns=totals.turns + 1)
       sealed = b"" if self._setting.peer else data
       handed = Handed(frame.step, name, "")
       self._proceed(Committed(kept.turn + 1, working.part, handed, sealed, totals))
-      return frames.text({})
+      self._offered = self._told.get(name, frozenset())
+      return answer
 
   def _get(self, name: str, data: bytes) -> bytes:
     """The last hand-over, as its sender sealed it for the asker."""
@@ -460,8 +395,10 @@ class Bob:
         raise OutOfOrderError("that hand-over is not the last one, which alone is kept here.")
       if name not in self._readers:
         raise OutOfOrderError(f"the last hand-over is not sealed for {name!r} yet.")
-      sealed = self._kept.sealed
-    return frames.encode(seal.addressed(frames.decode(sealed), name))
+      answer = frames.encode(seal.addressed(frames.decode(self._kept.sealed), name))
+      if self._working is not None and name == self._current:
+        self._working = self._working._replace(got=(len(data), len(answer)))
+      return answer
 
   # Turns; the lock is held.
 
@@ -480,22 +417,22 @@ class Bob:
   def _moment(self, step: int) -> Moment:
     turn, index = divmod(step, STEPS)
     round, client = divmod(turn, self._number)
-    size = self._members[self._setting.clients[client]]["examples"]
+    size = self._members[self._setting.clients[client]].examples
     return Moment(round, client, int(self._network.rules.steps(np.int32(size))), index)
 
   def _is_over(self, working: Working) -> bool:
     steps = self._moment(working.step).steps
-    return working.step == step_id(self._kept.turn, steps) and working.forward is None
+    return working.step == step_id(self._kept.turn, steps) and working.way is None
 
   def _heard(self, name: str) -> None:
     self._seen[name] = self._clock()
 
-  def _there(self, name: str) -> bool:
-    return self._clock() - self._seen.get(name, -np.inf) <= self._setting.patience
+  def _there(self, name: str, unheard: float = -np.inf) -> bool:
+    return self._clock() - self._seen.get(name, unheard) <= self._setting.patience
 
   def _takes_part(self, name: str) -> bool:
     member = self._members.get(name)
-    return bool(member) and member["client"] is not None
+    return member is not None and member.client is not None
 
   def _can_begin(self) -> bool:
     return self._since is not None and (
@@ -503,15 +440,18 @@ class Bob:
     )
 
   def _waiting(self) -> set[str]:
-    """Who is there and does not have the last hand-over yet."""
-    return {n for n in self._members if self._there(n) and n not in self._final}
+    """Who is there, or may come back to a server that has restarted, and has not got the end."""
+    return {n for n in self._members if self._there(n, self._began) and n not in self._final}
 
   def _lacking(self, name: str) -> list[str]:
-    """Who has come too late to be among the receivers of this sender's hand-over."""
+    """Who has come too late to be among the receivers of this sender's hand-over.
+
+    Whom the sender was told of and left out, as it does not trust the certificate, stays out.
+    """
     handed = self._kept.handed
     if self._setting.peer or not handed or handed.sender != name:
       return []
-    return sorted(set(self._members) - self._readers)
+    return sorted(set(self._members) - self._readers - self._offered)
 
   def _pass_on(self) -> None:
     """Begins when all are there or long enough awaited; passes over who is not."""
@@ -527,7 +467,7 @@ class Bob:
       self._since = now
       self._changed.notify_all()
     last = max(self._since, self._seen.get(self._current, -np.inf))
-    if now - last <= self._setting.patience:
+    if self._busy or now - last <= self._setting.patience:
       return
     ready = {
       self._setting.clients.index(name)
@@ -556,53 +496,29 @@ class Bob:
     self._changed.notify_all()
 
   def _commit(self, after: Committed) -> None:
-    """Puts it on the disk, whole or not at all."""
-    head = {
-      "turn": after.turn,
-      "handed": after.handed._asdict() if after.handed else None,
-      "totals": after.totals._asdict(),
-    }
-    content = {
-      **frames.named(after.part),
-      "json": frames.from_bytes(json.dumps(head).encode()),
-      "sealed": frames.from_bytes(after.sealed),
-    }
-    write_atomic(self._folder / _STATE, frames.encode(Frame(STATE, after.turn, content)))
+    """Puts it on the disk."""
+    store.write_state(self._folder, after)
     self._kept, self._readers = after, self._readers_of(after)
     self._changed.notify_all()
 
-  def _restored(self) -> Committed | None:
-    path = self._folder / _STATE
-    if not path.exists():
-      return None
-    try:
-      frame = frames.decode(path.read_bytes())
-      tensors = dict(frame.tensors)
-      head = frames.parse(tensors.pop("json"), turn=int, handed=(dict, type(None)), totals=dict)
-      sealed = tensors.pop("sealed").tobytes()
-      part = frames.tree_of(frame._replace(tensors=tensors), STATE, self._start)
-    except (FrameError, KeyError) as error:
-      raise UserError(
-        f"{path} is damaged or of another model ({error}); restore it or pass another --workdir."
-      ) from error
-    handed = Handed(**head["handed"]) if head["handed"] else None
-    part = jax.tree.map(jnp.asarray, part)
-    return Committed(head["turn"], part, handed, sealed, Totals(**head["totals"]))
+  def _enrol(self, members: dict[str, Member], final: frozenset[str]) -> None:
+    """Puts on the disk who takes part."""
+    store.write_roll(self._folder, Roll(self.run, members, final))
+    self._members, self._final = members, final
 
   def _readers_of(self, kept: Committed) -> frozenset[str]:
     return seal.receivers_of(frames.decode(kept.sealed)) if kept.sealed else frozenset()
 
 
-def _checked(tree: PyTree) -> PyTree:
-  """Tensors whose numbers are all finite.
+def _more_bytes(totals: Totals, up: int, down: int) -> Totals:
+  return totals._replace(up=totals.up + up, down=totals.down + down)
 
-  Raises:
-    FrameError: they are not, and would spoil Bob's part for all.
-  """
-  for leaf in jax.tree.leaves(tree):
-    if not np.isfinite(np.asarray(leaf, np.float32)).all():
-      raise FrameError(
-        "a message holds numbers that are not finite, so training has diverged at its sender's; "
-        "lower the learning rate."
-      )
-  return tree
+
+def _counted(totals: Totals, computed: Computed, up: int, down: int) -> Totals:
+  metrics = computed.metrics
+  return _more_bytes(totals, up, down)._replace(
+    steps=totals.steps + (computed.way is None),
+    loss=totals.loss + float(metrics.loss),
+    correct=totals.correct + float(metrics.correct),
+    examples=totals.examples + int(metrics.examples),
+  )

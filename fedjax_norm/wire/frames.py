@@ -210,14 +210,14 @@ def read_text(data: bytes, limit: int | None = None, **fields: Any) -> dict[str,
   Raises:
     FrameError: it is another frame, or another object.
   """
-  return parse(expect(decode(data, limit), TEXT, "json").tensors["json"], **fields)
+  return parse(expect(decode(data, limit), TEXT, "json").tensors["json"].tobytes(), **fields)
 
 
-def parse(array: np.ndarray, **fields: Any) -> dict[str, Any]:
-  """The JSON object that an array of bytes holds (see :func:`read_text`)."""
+def parse(data: bytes, **fields: Any) -> dict[str, Any]:
+  """The JSON object that some bytes are (see :func:`read_text`)."""
   try:
-    content = json.loads(array.tobytes())
-  except ValueError:
+    content = json.loads(data)
+  except (ValueError, RecursionError):
     raise FrameError("a message that should be JSON does not read as such.") from None
   return checked(content, **fields)
 

@@ -21,12 +21,14 @@ class Identity(NamedTuple):
     authority: the certificate that all others hang on.
     certificate: its own.
     key: its private one.
+    files: where certificate and key lie, for what reads them from there alone.
   """
 
   name: str
   authority: bytes
   certificate: bytes
   key: bytes
+  files: tuple[Path, Path]
 
 
 def load(authority: str, certificate: str, key: str) -> Identity:
@@ -40,7 +42,14 @@ def load(authority: str, certificate: str, key: str) -> Identity:
   Raises:
     UserError: a file cannot be read, or they do not belong together.
   """
-  texts = [_read(path) for path in (authority, certificate, key)]
+  files = [Path(path).expanduser() for path in (authority, certificate, key)]
+  texts = [_read(path) for path in files]
+  try:
+    x509.load_pem_x509_certificate(texts[0])
+  except ValueError as error:
+    raise UserError(
+      f"{authority} does not read as a certificate; give the authority's as --authority."
+    ) from error
   try:
     held = x509.load_pem_x509_certificate(texts[1])
     private = serialization.load_pem_private_key(texts[2], password=None)
@@ -51,7 +60,7 @@ def load(authority: str, certificate: str, key: str) -> Identity:
     ) from error
   if private.public_key() != held.public_key():
     raise UserError(f"{key} is not the private key of {certificate}; give the two of one party.")
-  return Identity(name_of(held), texts[0], texts[1], texts[2])
+  return Identity(name_of(held), texts[0], texts[1], texts[2], (files[1], files[2]))
 
 
 def load_client(authority: str, certificate: str, key: str) -> Identity:
@@ -61,9 +70,9 @@ def load_client(authority: str, certificate: str, key: str) -> Identity:
   return identity
 
 
-def _read(path: str) -> bytes:
+def _read(path: Path) -> bytes:
   try:
-    return Path(path).expanduser().read_bytes()
+    return path.read_bytes()
   except OSError as error:
     raise UserError(f"{path} cannot be read ({error.strerror}); give a file of yours.") from error
 

@@ -1,9 +1,11 @@
 """The Alices' hand-overs: fetched and opened, sealed and put, and kept for peers."""
 
+import contextlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -12,16 +14,33 @@ from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.split.messages import HAND_OVER
 from fedjax_norm.split.parties import Part
 from fedjax_norm.wire import frames, handing, private, seal
-from fedjax_norm.wire.bob import Handed
 from fedjax_norm.wire.frames import SEALED, UPDATES, Frame
 from fedjax_norm.wire.identity import Identity
 from fedjax_norm.wire.network import Network
-from fedjax_norm.wire.seal import Label
-from fedjax_norm.wire.transport import Caller, Method
+from fedjax_norm.wire.seal import Label, SealError
+from fedjax_norm.wire.store import Handed
+from fedjax_norm.wire.transport import COMPUTING, Caller, Method
+from fedjax_norm.wire.turns import STEPS
 
-_KEY = "exchange.key"
+_KEY, _PROGRESS = "exchange.key", "progress.json"
 _KEPT = re.compile(r"hand_over-([0-9]+)\.frame")
 _PEER_PATIENCE = 2.0  # seconds; whoever waits for a peer asks Bob again in between
+
+
+class StaleError(UserError):
+  """A hand-over or a turn from before what this Alice has already seen."""
+
+
+class Traffic(NamedTuple):
+  """Bytes of completed turns' steps and hand-overs between an Alice and Bob, as both count them.
+
+  Attributes:
+    sent: to Bob.
+    received: from him.
+  """
+
+  sent: int = 0
+  received: int = 0
 
 
 def exchange_key(folder: Path, run: str) -> X25519PrivateKey:
@@ -32,20 +51,26 @@ def exchange_key(folder: Path, run: str) -> X25519PrivateKey:
     run: which the server says it is.
 
   Raises:
-    UserError: the folder's key is of another run.
+    UserError: the folder's key is of another run, or damaged.
   """
   path = folder / _KEY
   if not path.exists():
     key = X25519PrivateKey.generate()
-    private.create(path, f"{run} {key.private_bytes_raw().hex()}".encode())
+    private.replace(path, f"{run} {key.private_bytes_raw().hex()}".encode())
     return key
-  held, _, text = path.read_text().partition(" ")
-  if held != run:
+  held, _, text = path.read_bytes().partition(b" ")
+  try:
+    key = X25519PrivateKey.from_private_bytes(bytes.fromhex(text.decode()))
+  except ValueError as error:
+    raise UserError(
+      f"{path} is damaged; restore it, or begin a new run with another --workdir on all sides."
+    ) from error
+  if held != run.encode():
     raise UserError(
       f"{folder} belongs to another run than the one that the server is at now; pass another "
       "--workdir, or start the server with the --workdir of that run."
     )
-  return X25519PrivateKey.from_private_bytes(bytes.fromhex(text))
+  return key
 
 
 class Keeper:
@@ -53,6 +78,8 @@ class Keeper:
 
   Attributes:
     seed: that the weights are relative to, where updates travel; None until it is known.
+    reached: the greatest step up to which she has handed over or been handed; on the disk.
+    traffic: of her turns; on the disk.
   """
 
   def __init__(
@@ -87,20 +114,63 @@ class Keeper:
     self._last: tuple[int, bytes] | None = None
     self.seed: jax.Array | None = None
     self.announcement = seal.make_announcement(identity, run, key)
+    self.reached, self.traffic = self._read_progress()
 
   def obtain(self, handed: Handed) -> tuple[Part, ...]:
     """Alice's parts as somebody handed them over.
 
     Raises:
       SealError: that somebody did not.
+      StaleError: it is an older one than she knows.
       FrameError: it does not fit the network.
       LostError: the peer who has it cannot be reached now.
     """
     parts, seed = handing.unpack(self._network, self._opened(handed))
     self.seed = seed
+    self.advance(handed.step, Traffic())
     return parts
 
+  def check_fresh(self, handed: Handed | None, turn: int | None = None) -> None:
+    """Sees to it that Bob does not go back, by a backup or by intent.
+
+    Seals alone do not show it: an old hand-over and Bob's part of that time fit each other.
+
+    Args:
+      handed: the last hand-over, as he says.
+      turn: that he gives, if any.
+
+    Raises:
+      StaleError: he does.
+    """
+    step = handed.step if handed else 0
+    if step < self.reached or (turn is not None and turn * STEPS < max(self.reached, step)):
+      raise StaleError(
+        f"the server has gone back to step {step} where {self._identity.name} knows of step "
+        f"{self.reached}: a backup, or it is not honest; start it with the --workdir of then, or "
+        "begin a new run."
+      )
+
+  def advance(self, step: int, traffic: Traffic) -> None:
+    """Keeps on the disk how far she is, and the bytes that a turn took."""
+    if step <= self.reached:
+      return
+    self.reached = step
+    self.traffic = Traffic(*(a + b for a, b in zip(self.traffic, traffic, strict=True)))
+    content = {"reached": self.reached, **self.traffic._asdict()}
+    private.replace(self._folder / _PROGRESS, json.dumps(content).encode())
+
+  def _read_progress(self) -> tuple[int, Traffic]:
+    path = self._folder / _PROGRESS
+    if not path.exists():
+      return 0, Traffic()
+    try:
+      content = frames.parse(path.read_bytes(), reached=int, sent=int, received=int)
+    except frames.FrameError as error:
+      raise UserError(f"{path} is damaged; restore it or pass another --workdir.") from error
+    return content.pop("reached"), Traffic(**content)
+
   def _opened(self, handed: Handed) -> bytes:
+    self.check_fresh(handed)
     mine = handed.sender == self._identity.name
     if self._last and mine and self._last[0] == handed.step:
       return self._last[1]
@@ -109,7 +179,7 @@ class Keeper:
     if self._peer:
       sealed = self._fetch(handed)
     else:
-      answer = self._call("Get", frames.text({"step": handed.step}))
+      answer = self._call("Get", frames.text({"step": handed.step}), COMPUTING)
       sealed = frames.decode(answer, self._limit)
     data = seal.open_sealed(
       sealed,
@@ -142,6 +212,7 @@ class Keeper:
     """Seals her last hand-over for those who have joined since."""
     if self._last is None or self._last[0] != handed.step:
       self._opened(handed)
+    self.check_fresh(handed)
     self._put()
 
   def _put(self) -> None:
@@ -151,20 +222,19 @@ class Keeper:
     if not self._peer:
       answer = self._call("Members", frames.text({}))
       listed = frames.read_text(answer, self._limit, members=dict)["members"]
-      sealed = self._sealed(step, data, self._trusted(listed))
-    self._call("Put", frames.encode(sealed))
+      receivers = {}
+      for name, announcement in listed.items():
+        with contextlib.suppress(SealError):  # whoever is no longer vouched for reads no more
+          receivers[name] = self._trusted(name, str(announcement))
+      sealed = self._sealed(step, data, receivers)
+    self._call("Put", frames.encode(sealed), COMPUTING)
 
-  def _trusted(self, listed: Mapping[str, Any]) -> dict[str, X25519PublicKey]:
-    """Who may read it: those whose announcements the authority vouches for."""
-    found = {}
-    for name, announcement in listed.items():
-      who, public = seal.read_announcement(
-        str(announcement).encode(), self._identity.authority, self._run
-      )
-      if who != name:
-        raise seal.SealError(f"the public key that is said to be {name!r}'s is {who!r}'s.")
-      found[who] = public
-    return found
+  def _trusted(self, name: str, announcement: str) -> X25519PublicKey:
+    """The public key of somebody whom the authority vouches for."""
+    who, public = seal.read_announcement(announcement.encode(), self._identity.authority, self._run)
+    if who != name:
+      raise SealError(f"the public key that is said to be {name!r}'s is {who!r}'s.")
+    return public
 
   def _sealed(self, step: int, data: bytes, receivers: Mapping[str, X25519PublicKey]) -> Frame:
     label = self._label(step, self._identity.name)
@@ -181,7 +251,7 @@ class Keeper:
 
   def _answer(self, name: str, data: bytes) -> bytes:
     asked = frames.read_text(data, self._limit, step=int, announcement=str)
-    receivers = self._trusted({name: asked["announcement"]})
+    receivers = {name: self._trusted(name, asked["announcement"])}
     return frames.encode(self._sealed(asked["step"], self._kept(asked["step"]), receivers))
 
   def _fetch(self, handed: Handed) -> Frame:
@@ -190,7 +260,7 @@ class Keeper:
       with Caller(
         handed.address, self._identity, self._limit, _PEER_PATIENCE, handed.sender
       ) as peer:
-        return frames.decode(peer("Fetch", frames.text(asked)), self._limit)
+        return frames.decode(peer("Fetch", frames.text(asked), COMPUTING), self._limit)
     except LostError as error:
       raise LostError(
         f"{handed.sender}, who trained last and has the weights, cannot be reached at "

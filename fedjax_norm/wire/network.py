@@ -11,12 +11,13 @@ from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.split_rules import Rules, make_rules
 from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
-from fedjax_norm.models.stages import Staged
+from fedjax_norm.models.stages import Staged, stage_names
 from fedjax_norm.split.inference import Evaluate, make_evaluate
 from fedjax_norm.split.parties import Part
 from fedjax_norm.split.plan import ALICE, segment_shapes
 from fedjax_norm.training.exchange import compiled
 from fedjax_norm.typing import Key, PyTree
+from fedjax_norm.wire.turns import STEPS
 
 
 class Network(NamedTuple):
@@ -26,6 +27,7 @@ class Network(NamedTuple):
     rules: what each party computes, compiled party by party.
     outputs: of each segment for one example, shapes.
     evaluate: of each segment, (variables, x) -> its output in evaluation, compiled.
+    stages: the names of the model's.
     batch_size: of a step.
     label: of one example, a shape.
     num_classes: of the labels.
@@ -35,6 +37,7 @@ class Network(NamedTuple):
   rules: Rules
   outputs: tuple[PyTree, ...]
   evaluate: tuple[Evaluate, ...]
+  stages: tuple[str, ...]
   batch_size: int
   label: jax.ShapeDtypeStruct
   num_classes: int
@@ -53,6 +56,11 @@ class Network(NamedTuple):
   def own(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
     """Alice's of all parts."""
     return tuple(parts[index] for index in self.alice)
+
+  @property
+  def cut(self) -> str:
+    """The last stage of Alice's head."""
+    return self.stages[self.rules.plan.segments[0].end - 1]
 
 
 def make_network(
@@ -77,6 +85,8 @@ def make_network(
       "weight normalization starts from a batch that goes through the whole model, which no party "
       "of a wire holds; choose another norm."
     )
+  if (config.local_steps or 0) >= STEPS:
+    raise UserError(f"a turn on a wire has fewer than {STEPS:,} steps; lower --local_steps.")
   label = jax.ShapeDtypeStruct((), np.int32)
   rules = compiled(make_rules(model, config, image, label))
   _, outputs = segment_shapes(model, rules.plan, image)
@@ -89,7 +99,14 @@ def make_network(
 
   evaluate = tuple(jax.jit(one) for one in make_evaluate(model, rules.plan))
   return Network(
-    rules, tuple(outputs), evaluate, config.local.batch_size, label, num_classes, begin
+    rules,
+    tuple(outputs),
+    evaluate,
+    stage_names(model),
+    config.local.batch_size,
+    label,
+    num_classes,
+    begin,
   )
 
 
@@ -122,3 +139,8 @@ class Moment(NamedTuple):
 def leading(shapes: PyTree, count: int) -> PyTree:
   """The shapes of so many examples, of that of one."""
   return jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype), shapes)
+
+
+def finite(tree: PyTree) -> bool:
+  """Whether all numbers of a tree are."""
+  return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(tree))

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from fedjax_norm.errors import UserError
+from fedjax_norm.training.run_folder import write_atomic
 
 
 def create(path: Path, data: bytes) -> None:
@@ -13,7 +14,7 @@ def create(path: Path, data: bytes) -> None:
     UserError: it is there already, or cannot be written.
   """
   try:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = _opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
   except FileExistsError as error:
     raise UserError(
       f"{path} is there already and is not overwritten; move it or choose another folder."
@@ -28,7 +29,10 @@ def create(path: Path, data: bytes) -> None:
 
 def replace(path: Path, data: bytes) -> None:
   """Replaces a file, whole or not at all; it has mode 0600."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.unlink(missing_ok=True)
-  create(temporary, data)
-  os.replace(temporary, path)
+  write_atomic(path, data, opener=_opened)
+
+
+def _opened(path: str | Path, flags: int) -> int:
+  descriptor = os.open(path, flags, 0o600)
+  os.fchmod(descriptor, 0o600)  # of a file that a kill has left, too
+  return descriptor

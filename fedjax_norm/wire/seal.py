@@ -79,7 +79,7 @@ def read_announcement(data: bytes, authority: bytes, run: str) -> tuple[str, X25
     SealError: it is not signed by a client of the authority, or is for another run.
   """
   try:
-    fields = parse(from_bytes(data), certificate=str, public=str, signature=str)
+    fields = parse(data, certificate=str, public=str, signature=str)
     certificate = identities.vouched(fields["certificate"].encode(), authority)
     public = X25519PublicKey.from_public_bytes(bytes.fromhex(fields["public"]))
     signature = bytes.fromhex(fields["signature"])

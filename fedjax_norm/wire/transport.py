@@ -4,13 +4,12 @@ import contextlib
 import os
 import socket
 import ssl
-import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
-from pathlib import Path
 
-# gRPC would tell of every failed handshake on the terminal, beside our own sentence; it reads this
+# gRPC would tell of every failed handshake on the terminal, beside our own sentence. It reads this
 # when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
@@ -19,13 +18,23 @@ import grpc
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.wire.identity import Identity
 
+if os.environ["GRPC_VERBOSITY"] == "NONE":  # or the gRPC inside of JAX would be silent too
+  del os.environ["GRPC_VERBOSITY"]
+
 Method = Callable[[str, bytes], bytes]
 """(the caller's name, as its certificate says; the request) -> the answer."""
 
 _SERVICE = "fedjax_norm.Split"
 _SPARE = 2**16  # of gRPC's own limit, so that ours is the one that speaks
-_WORKERS = 8
+_WORKERS = 8  # beside those of the callers who wait for an answer
+_STREAMS = 4  # requests at once in a connection; a party makes one after another
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+_SOONEST = 5.0  # seconds that a quick answer may take at least, whatever the patience
+# A connection whose other end is silent for twice as long is closed. Whoever computes answers.
+_ALIVE = 20_000  # milliseconds
+
+COMPUTING = 600.0
+"""Seconds that an answer may take for which the other end computes, or of many bytes."""
 
 
 class OutOfOrderError(UserError):
@@ -44,9 +53,18 @@ def _limits(limit: int) -> list[tuple[str, int]]:
   return [("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)]
 
 
+_KEEPALIVE = [
+  ("grpc.keepalive_time_ms", _ALIVE),
+  ("grpc.keepalive_timeout_ms", _ALIVE),
+  ("grpc.keepalive_permit_without_calls", 1),
+  ("grpc.http2.max_pings_without_data", 0),
+  ("grpc.http2.min_ping_interval_without_data_ms", _ALIVE // 2),
+]
+
+
 @contextlib.contextmanager
 def serving(
-  address: str, identity: Identity, methods: Mapping[str, Method], limit: int
+  address: str, identity: Identity, methods: Mapping[str, Method], limit: int, waiting: int = 0
 ) -> Iterator[int]:
   """Answers requests while the context lasts; gives the port.
 
@@ -55,12 +73,19 @@ def serving(
     identity: of the server. Callers need a client's certificate of its authority.
     methods: by name.
     limit: the most bytes of a request.
+    waiting: how many callers may wait for an answer at once.
 
   Raises:
     UserError: the address cannot be listened at.
   """
   server = grpc.server(
-    futures.ThreadPoolExecutor(_WORKERS), options=[*_limits(limit), ("grpc.so_reuseport", 0)]
+    futures.ThreadPoolExecutor(_WORKERS + waiting),
+    options=[
+      *_limits(limit),
+      *_KEEPALIVE,
+      ("grpc.max_concurrent_streams", _STREAMS),
+      ("grpc.so_reuseport", 0),
+    ],
   )
   handlers = {
     name: grpc.unary_unary_rpc_method_handler(_handler(method)) for name, method in methods.items()
@@ -100,8 +125,8 @@ class Caller:
   """One server, as a client sees it; a context manager.
 
   Attributes:
-    sent: bytes of all requests that were answered.
-    received: bytes of all answers.
+    sent: bytes of the requests that were answered, by method.
+    received: bytes of the answers.
   """
 
   def __init__(
@@ -119,13 +144,15 @@ class Caller:
       address: HOST:PORT.
       identity: of the client.
       limit: the most bytes of an answer.
-      patience: seconds for which a server that cannot be reached is tried again.
+      patience: seconds for which a server that cannot be reached is tried again, and one that
+        does not answer is waited for.
       name: the server's, where it is not its host's.
       told: gets a sentence when the server is lost.
     """
     self._address, self._identity, self._name = address, identity, name
     self._limit, self._patience, self._told = limit, patience, told
-    self.sent = self.received = 0
+    self.sent: Counter[str] = Counter()
+    self.received: Counter[str] = Counter()
     credentials = grpc.ssl_channel_credentials(
       identity.authority, identity.key, identity.certificate
     )
@@ -138,29 +165,41 @@ class Caller:
     self._channel = grpc.secure_channel(
       address,
       credentials,
-      [*_limits(limit), *override, *waits, ("grpc.use_local_subchannel_pool", 1)],
+      [*_limits(limit), *_KEEPALIVE, *override, *waits, ("grpc.use_local_subchannel_pool", 1)],
     )
 
-  def __call__(self, method: str, request: bytes) -> bytes:
+  def __call__(self, method: str, request: bytes, seconds: float = 0.0) -> bytes:
     """Calls a method; what cannot be reached is tried again, later and later.
+
+    Args:
+      method: its name.
+      request: to it.
+      seconds: that the answer may take, where that is more than the patience.
 
     Raises:
       OutOfOrderError: the server expects something else.
       RefusedError: the server refuses the request.
       UserError: one of the two does not trust the other's certificate.
-      LostError: the server cannot be reached for longer than the patience.
+      LostError: the server cannot be reached for longer than the patience, or does not answer.
     """
+    seconds = max(seconds, self._patience, _SOONEST)
     call = self._channel.unary_unary(f"/{_SERVICE}/{method}")
     began, wait, lost = time.monotonic(), _FIRST_WAIT, False
     while True:
       try:
-        answer = call(request)
-        self.sent, self.received = self.sent + len(request), self.received + len(answer)
+        answer = call(request, timeout=seconds)
+        self.sent[method] += len(request)
+        self.received[method] += len(answer)
         return answer
       except grpc.RpcError as error:
         code, details = error.code(), error.details()
       if code == grpc.StatusCode.FAILED_PRECONDITION:
         raise OutOfOrderError(details)
+      if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        raise LostError(
+          f"{self._address} has not answered {method} for {seconds:g} seconds; see what holds it "
+          "up, and then start this again with the same flags."
+        )
       if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         raise RefusedError(
           f"a message of {method} is larger than the other end takes ({details}); raise its "
@@ -201,11 +240,10 @@ def check_handshake(address: str, identity: Identity, name: str | None = None) -
   host, _, port = address.rpartition(":")
   context = ssl.create_default_context(cadata=identity.authority.decode())
   context.set_alpn_protocols(["h2"])
-  with tempfile.TemporaryDirectory() as folder:  # ssl reads certificates from files alone
-    own = Path(folder) / "own.pem"
-    own.touch(mode=0o600)
-    own.write_bytes(identity.certificate + identity.key)
-    context.load_cert_chain(own)
+  try:
+    context.load_cert_chain(*identity.files)  # which ssl reads from files alone
+  except OSError:
+    return  # they have been moved, and we learn no more
 
   def turned_away() -> bool:
     # A server that accepts us speaks first; its verdict on our certificate comes after the

@@ -1,11 +1,14 @@
 """The two sides of a wire and their certificates, as real processes that are killed."""
 
 import contextlib
+import dataclasses
+import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -17,16 +20,20 @@ from absl import flags
 from experiments_helpers import ROOT, free_port
 from wire_world import by_messages
 
-from experiments import app, build, certificates, split_client, split_server
+from experiments import app, build, certificates, split_client, split_server, wire_build
 from experiments.flags import define, parse
 from experiments.split_flags import SplitFlags, make_split_config
 from experiments.training import settler
 from experiments.wire_flags import CertificatesFlags, ClientFlags, ServerFlags
 from fedjax_norm.errors import UserError
+from fedjax_norm.training.run_folder import RunFolder
 
 DATA = ("--data=synthetic:classes=4,train=16,test=8,size=6", "--clients=2")
 SHAPE = ("--image_shape=6x6x1", "--classes=4", "--client_names=alice0,alice1")
 TRAINING = ("--rounds=4", "--eval_every=2", "--batch_size=4", "--norm=bn", "--cut=conv1")
+
+
+SERVER, CLIENT = (ServerFlags, split_server.main), (ClientFlags, split_client.main)
 
 
 def party(name: str, *options: str) -> tuple[str, ...]:
@@ -50,6 +57,21 @@ def run(config: type, main, *options: str) -> int:
   return app.guard(lambda: main(parse(config, values)))
 
 
+@pytest.fixture(autouse=True)
+def _compiled_once(monkeypatch):
+  """Parties of one network in this process share what they compile."""
+  made, lock = {}, threading.Lock()
+
+  def shared(config, *shape):
+    with lock:
+      key = json.dumps([*wire_build.told(config).items(), *shape])
+      made[key] = made.get(key) or wire_build.make_network_of(config, *shape)
+      return made[key]
+
+  for binary in (split_client, split_server):
+    monkeypatch.setattr(binary, "make_network_of", shared)
+
+
 @contextlib.contextmanager
 def together(*runs: tuple) -> Iterator[list[int]]:
   """Binaries in threads of this process while the context lasts; their exit codes after it."""
@@ -70,26 +92,23 @@ def started(binary: str, *options: str) -> subprocess.Popen:
   )
 
 
-def test_killed_processes_go_on_to_the_bits_of_the_simulation(made):
-  """Bob and one of two Alices are killed in the middle, and the same commands go on."""
+def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, capsys):
+  """Bob is a process that is killed in the middle, and the same flags go on."""
   address = f"localhost:{free_port()}"
-  server = "split_server", *party("localhost", *SHAPE, *TRAINING, f"--listen={address}")
-  shared = *DATA, f"--server={address}"
-  client = "split_client", *party("alice1", *shared, "--client_id=1")
-  first = started(*server), started(*client)
-  here = ClientFlags, split_client.main, *party("alice0", *shared, "--client_id=0", "--init_seed=0")
-  with together(here) as codes:
+  server = party("localhost", *SHAPE, *TRAINING, f"--listen={address}")
+  shared = *DATA, f"--server={address}", "--cut=conv1"
+  first = started("split_server", *server)
+  mine = party("alice0", *shared, "--client_id=0", "--init_seed=0")
+  other = party("alice1", *shared, "--client_id=1")
+  with together((*CLIENT, *mine), (*CLIENT, *other)) as codes:
     while not Path("localhost/state.frame").exists():
-      assert first[0].poll() is None, first[0].communicate()
+      assert first.poll() is None, first.communicate()
       time.sleep(0.01)
-    for process in first:
-      process.send_signal(signal.SIGKILL)
-      process.communicate()
-    for process in (started(*server), started(*client)):
-      text = process.communicate(timeout=120)[0]
-      assert process.returncode == 0, text
-      assert "0 passed on" in text or "test top-1" in text
-  assert codes == [0]
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert run(*SERVER, *server) == 0
+  assert codes == [0, 0]
+  assert "0 passed on" in capsys.readouterr().out
   values = flags.FlagValues()
   define(SplitFlags, values)
   values(["simulation", *DATA, *TRAINING])
@@ -103,13 +122,20 @@ def test_killed_processes_go_on_to_the_bits_of_the_simulation(made):
       np.testing.assert_array_equal(found[name], simulated[name], name)
   rows = Path("localhost/metrics.csv").read_text().splitlines()
   assert [row.split(",")[:4] for row in rows[1:]] == [["2", "4", "0", "4"], ["4", "8", "0", "8"]]
+  # What the folders say of a run is what both sides were told of it, and no more.
+  bob, alice = (json.loads(Path(f"{n}/config.json").read_text()) for n in ("localhost", "alice0"))
+  assert {**bob, **alice} == {**alice, **bob}
+  assert (alice["norm"], alice["cut"], alice["rounds"]) == ("bn", "conv1", 4)
+  assert alice["data"] == DATA[0].partition("=")[2]
+  assert "data" not in bob
+  assert "members" not in alice
 
 
 def test_a_third_party_predicts_in_the_u_shape(made, capsys):
   address = f"localhost:{free_port()}"
   how = ("--rounds=1", "--batch_size=8", "--norm=gn", "--cut=conv1", "--tail=conv3")
   peer = ("--hand_over=peer", "--handed_over=updates", f"--listen={address}")
-  shared = (*DATA, f"--server={address}")
+  shared = (*DATA, f"--server={address}", *how[-2:])
   with together(
     (ServerFlags, split_server.main, *party("localhost", *SHAPE, *how, *peer)),
     (ClientFlags, split_client.main, *party("alice0", *shared, "--client_id=0")),
@@ -119,6 +145,7 @@ def test_a_third_party_predicts_in_the_u_shape(made, capsys):
     pass
   out, err = capsys.readouterr()
   assert codes == [0, 0, 0, 0], err
+  assert "tiny is cut after conv1; labels stay here." in out
   lines = Path("carol/predictions.csv").read_text().splitlines()
   right = [line.split(",")[1] == line.split(",")[2] for line in lines[1:]]
   assert len(right) == 8
@@ -135,7 +162,10 @@ def test_a_third_party_predicts_in_the_u_shape(made, capsys):
   for secret in (*Path().glob("certificates/*.key"), *Path().glob("alice*/*.key")):
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
   kept = list(Path("alice1").glob("hand_over-*.frame"))
-  assert [stat.S_IMODE(path.stat().st_mode) for path in kept] == [0o600]
+  assert len(kept) == 1
+  parts = [Path(f"alice{i}/{part}.npz") for i in range(2) for part in ("head", "tail")]
+  for path in (*kept, *parts, *map(Path, ("localhost/state.frame", "localhost/members.json"))):
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_certificates_are_never_overwritten(made):
@@ -158,7 +188,45 @@ def test_certificates_are_never_overwritten(made):
   assert not Path("x").exists()
 
 
-SERVER, CLIENT = (ServerFlags, split_server.main), (ClientFlags, split_client.main)
+@pytest.mark.parametrize(
+  ("changes", "text"),
+  [
+    ({"cut": "conv3"}, "has --cut=conv3 and this client has --cut=conv1"),
+    ({"tail": "conv3"}, "has --tail=conv3 and this client has no --tail"),
+    ({"cut": None}, "has no --cut"),
+    ({"rounds": "many"}, "tells --rounds='many', which cannot be"),
+    ({"lr": "x"}, "which cannot be"),
+    ({"lr": float("nan")}, "which cannot be"),
+    ({"batch_size": True}, "which cannot be"),
+    ({"norm": "other"}, "which cannot be"),
+    ({"batch_size": -1}, "must be at least 1"),
+    ({"local_steps": 2**20}, "fewer than 1,048,576 steps"),
+    ({"more": 1}, "use one version"),
+  ],
+)
+def test_a_client_takes_no_settings_that_cannot_be_or_that_its_user_denies(changes, text):
+  told = wire_build.told(ServerFlags(cut="conv1"))
+  mine = ClientFlags(cut="conv1")
+  assert wire_build.merged(mine, told).rounds == mine.rounds
+  with pytest.raises(UserError, match=text):
+    wire_build.make_network_of(wire_build.merged(mine, {**told, **changes}), (6, 6, 1), 4)
+
+
+@pytest.mark.parametrize("option", [{"whiten": "zca"}, {"subtract": "image"}])
+def test_parties_do_not_each_whiten_by_images_of_their_own(option):
+  own = ClientFlags(data=DATA[0].partition("=")[2], **option)
+  for config in (own, dataclasses.replace(own, predict=True)):
+    with pytest.raises(UserError, match="would feed one network differently"):
+      split_client.make_task(config)
+  share = dataclasses.replace(own, client_id=0, clients=2, partition="iid")
+  assert split_client.make_task(share).num_classes == 4
+
+
+def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
+  with RunFolder.open(tmp_path, {}) as folder:
+    for number, value in ((1, 1), (2, 2), (2, 3)):
+      split_server.append(folder, {"round": number, "turns": value})
+    assert folder.rows() == [{"round": 1, "turns": 1}, {"round": 2, "turns": 3}]
 
 
 @pytest.mark.parametrize(
@@ -169,6 +237,8 @@ SERVER, CLIENT = (ServerFlags, split_server.main), (ClientFlags, split_client.ma
     (SERVER, party("localhost", "--client_names=a"), "give height, width and channels"),
     (SERVER, party("localhost", SHAPE[0], SHAPE[2]), "number of --classes"),
     (SERVER, (*SHAPE, "--cut=conv1"), "give this party's --certificate"),
+    (SERVER, party("localhost", *SHAPE, "--max_megabytes=2148"), "gRPC takes 2147 at most"),
+    (SERVER, party("localhost", *SHAPE, "--authority=certificates/alice0.key"), "as --authority"),
     (SERVER, party("localhost", *SHAPE, "--norm=wn"), "weight normalization starts"),
     (SERVER, party("localhost", *SHAPE, "--norm=fixbn"), "FixBN changes the network half-way"),
     (SERVER, party("localhost", *SHAPE, "--lr_schedule=plateau"), "another schedule"),

@@ -133,6 +133,6 @@ def test_text_is_checked():
     with pytest.raises(FrameError, match="of JSON"):
       frames.read_text(frames.text(content), **fields)
   with pytest.raises(FrameError, match="does not read as such"):
-    frames.parse(frames.from_bytes(b"{"), a=int)
+    frames.parse(b"[" * 10**5, a=int)
   with pytest.raises(ValueError, match="fits no frame"):
     frames.encode(Frame("state", 0, {"x": np.zeros(1, complex)}))

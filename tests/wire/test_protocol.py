@@ -1,17 +1,21 @@
 """The protocol, over real sockets in one process."""
 
+import threading
+from concurrent import futures
+
 import numpy as np
 import pytest
 import wire_world
 from wire_world import BATCH, RATES, ROUNDS, STEPS, by_messages, task, world
 
 from fedjax_norm import trees
-from fedjax_norm.errors import UserError
+from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.norm import Mode
 from fedjax_norm.split.messages import ACTIVATION, GRADIENT
 from fedjax_norm.wire import alice as alices
-from fedjax_norm.wire import bob, frames, seal
+from fedjax_norm.wire import bob, frames, keeping, seal
 from fedjax_norm.wire.frames import OUTPUT, Frame
+from fedjax_norm.wire.keeping import StaleError, Traffic
 from fedjax_norm.wire.transport import OutOfOrderError, RefusedError
 from fedjax_norm.wire.turns import step_id
 
@@ -42,6 +46,7 @@ def plain():
 def _impatient(monkeypatch):
   """Whoever waits for a turn asks again soon."""
   monkeypatch.setattr(bob, "_LONGEST_POLL", 0.05)
+  monkeypatch.setattr(alices, "PAUSE", 0.02)
 
 
 @pytest.mark.parametrize("updates", [False, True])
@@ -52,7 +57,14 @@ def test_wire_is_step_by_step_bit_for_bit(tmp_path, plain, peer, updates):
     assert_same(held(first.own, w.bob), plain)
     assert_same(held(second.own, w.bob), plain)
     assert [round for round, _ in w.rounds] == [1, 2]
-    assert w.bob.committed.totals.turns == ROUNDS * 2
+    totals = w.bob.committed.totals
+    assert totals.turns == ROUNDS * 2
+    # Both sides count the same bytes, and an Alice that comes back has not forgotten hers.
+    told = [w.alice(name).keeper.traffic for name in wire_world.NAMES]
+    assert (totals.up, totals.down) == tuple(map(sum, zip(*told, strict=True)))
+    counted = [len(d) for method, _, d in w.seen if method in ("Forward", "Put")]
+    fetched = [len(d) for method, _, d in w.seen if method == "Get"][: ROUNDS * 2 - 1]
+    assert totals.up == sum(counted) + sum(fetched)
     labels = {name for method, _, data in w.seen for name in frames.decode(data).tensors}
     assert "['labels']" in labels
 
@@ -250,6 +262,9 @@ def test_a_damaged_folder_of_bobs_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(UserError, match="is damaged"):
       w.restart()
+    (tmp_path / "bob" / "members.json").write_text("{")
+    with pytest.raises(UserError, match=r"members\.json is damaged"):
+      w.restart()
 
 
 def test_who_joins_is_who_the_certificate_says(tmp_path):
@@ -265,9 +280,20 @@ def test_who_joins_is_who_the_certificate_says(tmp_path):
     (tmp_path / "alice0" / "exchange.key").unlink()
     with pytest.raises(RefusedError, match="with another public key"):
       w.alice("alice0")
-    (tmp_path / "alice0" / "exchange.key").write_text("other 00")
+    (tmp_path / "alice0" / "exchange.key").write_text(f"other {'00' * 32}")
     with pytest.raises(UserError, match="another run"):
       w.alice("alice0", join=False)
+    for damaged in ("", f"{w.bob.run} abc"):
+      (tmp_path / "alice0" / "exchange.key").write_text(damaged)
+      with pytest.raises(UserError, match="is damaged"):
+        w.alice("alice0", join=False)
+    for examples, text in ((0, "no training examples"), (10**30, "divide them over more clients")):
+      with pytest.raises(RefusedError, match=text):
+        alices.join(alice.call, announcement, 0, examples, "")
+    with pytest.raises(RefusedError, match="more of itself than"):
+      alices.join(alice.call, announcement + b" " * 9000, 0, 7, "")
+    with pytest.raises(RefusedError, match="no address"):
+      alices.join(alice.call, announcement, 0, 7, "nowhere")
 
 
 def test_a_forged_or_old_hand_over_is_refused(tmp_path):
@@ -329,3 +355,179 @@ def test_a_third_party_classifies_without_training(tmp_path):
     old = iter((images[:4],))
     with pytest.raises(OutOfOrderError, match="fetch it again"):
       alices.infer(w.network, carol.call, wire_world.LIMIT, own, step_id(1, 0), old)
+
+
+def turn_of(alice, other):
+  """A turn, handed over; what Bob has kept then."""
+  turned = alices._turn(alice, _yours(alice, other))
+  alice.keeper.hand_over(turned.own, turned.step)
+  alice.keeper.advance(turned.step, Traffic())
+
+
+def test_a_server_that_goes_back_is_refused(tmp_path):
+  with world(tmp_path) as w:
+    alice, other = w.alice("alice0"), w.alice("alice1")
+    turn_of(alice, other)
+    old = w.bob.committed
+    turn_of(other, alice)
+    turn_of(alice, other)
+
+    def offered(committed):
+      w.bob._kept, w.bob._working = committed, None
+      w.bob._readers = w.bob._readers_of(committed)
+
+    again = w.alice("alice0")  # a new process knows it from the disk
+    begin = bob.Committed(0, old.part, None, b"", bob.Totals())
+    for committed in (old._replace(turn=2), begin, w.bob.committed._replace(turn=0)):
+      offered(committed)
+      for one in (alice, again):
+        with pytest.raises(StaleError, match="has gone back to step"):
+          alices.train(one, wire_world.nothing, wire_world.nothing, wire_world.nothing)
+    stale = w.bob.committed.handed._replace(step=step_id(1, 0))
+    for work in (other.keeper.obtain, other.keeper.seal_again):
+      with pytest.raises(StaleError):
+        work(stale)
+    with pytest.raises(UserError, match="turn 3, which is not its"):
+      alices._turn(alice, alices.Asked("yours", 3, None, True, False, False))
+
+
+def test_a_hand_over_leaves_out_whom_nobody_vouches_for(tmp_path):
+  with world(tmp_path) as w:
+    alice, other, carol = (w.alice(name) for name in ("alice0", "alice1", "carol"))
+    member = w.bob._members["carol"]
+    w.bob._members["carol"] = member._replace(announcement=member.announcement.replace("MII", "x"))
+    turn_of(alice, other)
+    assert w.bob._readers == {*wire_world.NAMES}
+    assert not alices.ask(alice.call, wire_world.LIMIT, waiting=False).lacking  # once is enough
+    alices.join(carol.call, carol.keeper.announcement, None, 0, "")  # with a new certificate
+    assert alices.ask(alice.call, wire_world.LIMIT, waiting=False).lacking
+
+
+def test_a_server_that_restarts_keeps_its_run_and_waits_for_its_members(tmp_path):
+  with world(tmp_path) as w:
+    early = w.alice("alice0", join=False)
+    w.restart()  # before anybody has joined
+    alices.join(early.call, early.keeper.announcement, 0, 7, "")
+    alice, other = w.alice("alice0"), w.alice("alice1")
+    w.train(alice, other)
+    alices.stay(alice, 0, last=False)
+    w.restart()
+    assert not w.bob.deserted()  # alice1 has not said that it has the end
+    alices.stay(other, 0, last=False)
+    assert w.bob.deserted()
+    w.restart()
+    assert w.bob.deserted()
+    w.alice("alice1")  # comes back
+    assert not w.bob.deserted()
+    w.restart()
+    w.later += 25
+    w.bob._began -= 25
+    assert w.bob.deserted()
+
+
+def test_sealing_again_may_come_too_late(tmp_path, monkeypatch):
+  with world(tmp_path) as w:
+    alice, other = w.alice("alice0"), w.alice("alice1")
+    turn_of(alice, other)
+    turned = alices._turn(other, _yours(other, alice))
+    w.alice("carol")
+    ask = alices.ask
+
+    def racing(call, *args, **options):
+      asked = ask(call, *args, **options)
+      if asked.lacking:
+        other.keeper.hand_over(turned.own, turned.step)
+      return asked
+
+    def told(text):
+      raise EOFError(text)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(alices, "ask", racing)
+      with pytest.raises(EOFError, match="its hand-over is out of order"):
+        alices.train(alice, wire_world.nothing, wire_world.nothing, told)
+    w.train(alice, other)
+    assert w.bob.committed.totals.turns == ROUNDS * 2
+
+
+def test_a_lost_last_peer_is_not_waited_for_for_ever(tmp_path):
+  with world(tmp_path, peer=True) as w:
+    alice, other = w.alice("alice0"), w.alice("alice1")
+    w.train(alice, other)
+    sender, late = (other, alice) if w.bob.committed.handed.sender == "alice1" else (alice, other)
+    sender.keeper._path(w.bob.committed.handed.step).unlink()
+    name = late.keeper._identity.name
+    w.bob._members[sender.keeper._identity.name] = w.bob._members[name]._replace(address="[::1]:1")
+    asked = len(w.seen)
+    late = late._replace(patience=0.2)
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(keeping, "_PEER_PATIENCE", 0.1)
+      with pytest.raises(LostError, match="all turns are over"):
+        alices.train(late, wire_world.nothing, wire_world.nothing, wire_world.nothing)
+    assert len(w.seen) - asked < 12
+
+
+def test_whoever_waits_for_the_last_weights_asks_now_and_then(tmp_path):
+  with world(tmp_path) as w:
+    alice, other = w.alice("alice0"), w.alice("alice1")
+    w.train(alice, other)
+    w.bob._readers = frozenset()
+    asked = len(w.seen)
+    with pytest.raises(LostError, match="all turns are over"):
+      alices.train(alice._replace(patience=0.2), *3 * [wire_world.nothing])
+    assert len(w.seen) - asked < 15
+
+
+def test_a_part_that_has_diverged_is_never_kept(tmp_path):
+  with world(tmp_path) as w:
+    alice, other, good = begun(w)
+    before = w.bob.committed
+    x, _ = good.tensors.values()
+    for step in range(STEPS):
+      alice.call("Forward", frames.encode(request(w, step, activation=np.float32(1e30) * x)))
+    own = w.network.own(w.network.begin(alice.start))
+    with pytest.raises(RefusedError, match="is not finite after the turn of 'alice0'"):
+      alice.keeper.hand_over(own, step_id(1, 0))
+    assert w.bob.committed is before
+    turn_of(alice, other)  # the turn is had again
+    assert w.bob.committed.turn == 1
+
+
+def test_a_full_disk_costs_no_turn(tmp_path, monkeypatch):
+  with world(tmp_path) as w:
+    alice, other = w.alice("alice0"), w.alice("alice1")
+    turn_of(alice, other)
+    turned = alices._turn(other, _yours(other, alice))
+
+    def full(path, data):
+      raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+      patch.setattr(bob.store.private, "replace", full)
+      with pytest.raises(RefusedError, match="cannot write"):
+        other.keeper.hand_over(turned.own, turned.step)
+    other.keeper.hand_over(turned.own, turned.step)
+    assert [round for round, _ in w.rounds] == [1, 1]
+    assert w.bob.committed.turn == 2
+
+
+def test_bob_answers_others_while_he_computes(tmp_path, monkeypatch):
+  with world(tmp_path) as w:
+    alice, other, frame = begun(w)
+    begun_, go = threading.Event(), threading.Event()
+    compute = bob.body.forward
+
+    def slow(*args):
+      begun_.set()
+      go.wait(10)
+      return compute(*args)
+
+    monkeypatch.setattr(bob.body, "forward", slow)
+    with futures.ThreadPoolExecutor(1) as thread:
+      answer = thread.submit(alice.call, "Forward", frames.encode(frame))
+      assert begun_.wait(10)
+      w.later += 100  # longer than the patience, but the time is Bob's
+      assert alices.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
+      go.set()
+      assert frames.decode(answer.result(10)).kind == GRADIENT
+    assert w.bob.committed.totals.passed == 0

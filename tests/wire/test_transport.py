@@ -1,16 +1,18 @@
 """Who may talk to whom, and what becomes of a server that goes away."""
 
+import contextlib
 import socket
+import ssl
 import threading
 import time
+from concurrent import futures
 
 import pytest
 from experiments_helpers import free_port
-from wire_world import identities
+from wire_world import identities, identity
 
 from fedjax_norm.errors import LostError, UserError
-from fedjax_norm.wire import certificates
-from fedjax_norm.wire.identity import Identity
+from fedjax_norm.wire import certificates, transport
 from fedjax_norm.wire.transport import Caller, RefusedError, serving, split_address
 
 ECHO = {"Echo": lambda name, data: name.encode() + b":" + data}
@@ -22,7 +24,7 @@ def test_the_name_is_the_certificates():
     Caller(f"localhost:{port}", identities()["alice1"]._replace(name="alice0"), 1000, 1) as call,
   ):
     assert call("Echo", b"hi") == b"alice1:hi"
-    assert (call.sent, call.received) == (2, 9)
+    assert (call.sent["Echo"], call.received["Echo"]) == (2, 9)
     with pytest.raises(RefusedError, match="larger than the other end takes"):
       call("Echo", b"x" * 10**6)
 
@@ -32,9 +34,9 @@ def test_a_stranger_is_refused_and_told_so():
   true, stranger = identities()["localhost"], others["alice0"]
   with serving("localhost:0", true, ECHO, 1000) as port:
     for who, text in (
-      (Identity("alice0", true.authority, *stranger), "refuses the certificate of 'alice0'"),
+      (identity("alice0", true.authority, stranger), "refuses the certificate of 'alice0'"),
       (true, "refuses the certificate of 'localhost'"),  # a server's is no client's
-      (Identity("alice0", authority, *stranger), "is not to be trusted"),
+      (identity("alice0", authority, stranger), "is not to be trusted"),
     ):
       with (
         Caller(f"localhost:{port}", who, 1000, 5) as call,
@@ -93,3 +95,64 @@ def test_addresses_are_checked():
   for wrong in ("host", "host:x", ":80", "host:70000"):
     with pytest.raises(UserError, match="no address"):
       split_address(wrong)
+
+
+def test_a_server_that_hangs_is_given_up(monkeypatch):
+  go = threading.Event()
+  methods = {"Hang": lambda name, data: b"%d" % go.wait(10)}
+  monkeypatch.setattr(transport, "_SOONEST", 0.2)
+  with serving("localhost:0", identities()["localhost"], methods, 1000) as port:
+    with (
+      Caller(f"localhost:{port}", identities()["alice0"], 1000, 0.1) as call,
+      pytest.raises(LostError, match=r"has not answered Hang for 0\.2 seconds"),
+    ):
+      call("Hang", b"")
+    go.set()
+
+
+def test_those_who_wait_leave_room_for_others():
+  go, count = threading.Event(), transport._WORKERS
+  methods = {**ECHO, "Wait": lambda name, data: b"%d" % go.wait(10)}
+  with (
+    serving("localhost:0", identities()["localhost"], methods, 1000, count) as port,
+    contextlib.ExitStack() as stack,
+    futures.ThreadPoolExecutor(count) as threads,
+  ):
+    address, who = f"localhost:{port}", identities()["alice0"]
+    callers = [stack.enter_context(Caller(address, who, 1000, 5)) for _ in range(count + 1)]
+    waits = [threads.submit(caller, "Wait", b"") for caller in callers[1:]]
+    assert callers[0]("Echo", b"hi") == b"alice0:hi"
+    # Nor do many requests that one connection only begins: headers, and then nothing.
+    with hanging(port, 2 * count):
+      assert callers[0]("Echo", b"hi") == b"alice0:hi"
+    go.set()
+    assert [wait.result(10) for wait in waits] == [b"1"] * count
+
+
+@contextlib.contextmanager
+def hanging(port: int, requests: int):
+  """A connection with HTTP/2 requests that have no body."""
+  who = identities()["carol"]
+  context = ssl.create_default_context(cadata=who.authority.decode())
+  context.set_alpn_protocols(["h2"])
+  context.load_cert_chain(*who.files)
+  pairs = {
+    ":method": "POST",
+    ":scheme": "https",
+    ":path": "/fedjax_norm.Split/Echo",
+    ":authority": "localhost",
+    "content-type": "application/grpc",
+    "te": "trailers",
+  }
+  fields = (bytes([len(text)]) + text.encode() for pair in pairs.items() for text in pair)
+  block = b"".join(b"\0" + next(fields) + next(fields) for _ in pairs)
+  with (
+    socket.create_connection(("localhost", port)) as plain,
+    context.wrap_socket(plain, server_hostname="localhost") as connection,
+  ):
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4]) + bytes(5))
+    for number in range(requests):
+      head = len(block).to_bytes(3, "big") + b"\1\4" + (2 * number + 1).to_bytes(4, "big")
+      connection.sendall(head + block)
+    time.sleep(0.2)
+    yield

@@ -1,0 +1,198 @@
+"""What Bob keeps on the disk: who has joined, and the state after the last turn."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.split.parties import Part
+from fedjax_norm.wire import frames, private
+from fedjax_norm.wire.frames import STATE, Frame, FrameError
+
+_MEMBERS, _STATE = "members.json", "state.frame"
+
+
+class Member(NamedTuple):
+  """Somebody who has joined.
+
+  Attributes:
+    client: the place among the clients, or None for a third party.
+    examples: of training.
+    address: where peers may ask, or ''.
+    announcement: of the public key, signed.
+    public: that key, hexadecimal.
+  """
+
+  client: int | None
+  examples: int
+  address: str
+  announcement: str
+  public: str
+
+
+class Roll(NamedTuple):
+  """Who takes part in a run.
+
+  Attributes:
+    run: its name.
+    members: by the names on their certificates.
+    final: who has the last hand-over of all.
+  """
+
+  run: str
+  members: Mapping[str, Member]
+  final: frozenset[str]
+
+
+class Totals(NamedTuple):
+  """What has happened, as it is told.
+
+  Attributes:
+    steps: taken.
+    turns: completed.
+    passed: turns that passed to another client.
+    up: bytes of completed turns' steps and hand-overs, to Bob.
+    down: from him.
+    loss: the sum over the present round's examples; Bob does not know it in the U-shape.
+    correct: of them.
+    examples: of them.
+  """
+
+  steps: int = 0
+  turns: int = 0
+  passed: int = 0
+  up: int = 0
+  down: int = 0
+  loss: float = 0.0
+  correct: float = 0.0
+  examples: int = 0
+
+
+class Handed(NamedTuple):
+  """The last hand-over.
+
+  Attributes:
+    step: the first that is not in it.
+    sender: who made it.
+    address: where its sender answers peers; '' where Bob keeps it.
+  """
+
+  step: int
+  sender: str
+  address: str
+
+
+class Committed(NamedTuple):
+  """The state after a turn.
+
+  Attributes:
+    turn: the next one.
+    part: Bob's, as the hand-over fits it.
+    handed: the last hand-over; None before the first.
+    sealed: it, unless it stays with its sender.
+    totals: so far.
+  """
+
+  turn: int
+  part: Part
+  handed: Handed | None
+  sealed: bytes
+  totals: Totals
+
+
+def write_roll(folder: Path, roll: Roll) -> None:
+  """Replaces what the disk says of who takes part (errors as of :func:`write_state`)."""
+  members = {name: member._asdict() for name, member in roll.members.items()}
+  content = {"run": roll.run, "members": members, "final": sorted(roll.final)}
+  _write(folder / _MEMBERS, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_roll(folder: Path) -> Roll | None:
+  """The inverse; None in a folder without.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  path = folder / _MEMBERS
+  if not path.exists():
+    return None
+  try:
+    content = frames.parse(path.read_bytes(), run=str, members=dict, final=list)
+    members = {
+      name: Member(
+        **frames.checked(
+          member, client=(int, type(None)), examples=int, address=str, announcement=str, public=str
+        )
+      )
+      for name, member in content["members"].items()
+    }
+  except FrameError as error:
+    raise _damaged(path, error) from error
+  return Roll(content["run"], members, frozenset(content["final"]))
+
+
+def write_state(folder: Path, committed: Committed) -> None:
+  """Replaces the state on the disk, whole or not at all.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  head = {
+    "turn": committed.turn,
+    "handed": committed.handed._asdict() if committed.handed else None,
+    "totals": committed.totals._asdict(),
+  }
+  content = {
+    **frames.named(committed.part),
+    "json": frames.from_bytes(json.dumps(head).encode()),
+    "sealed": frames.from_bytes(committed.sealed),
+  }
+  _write(folder / _STATE, frames.encode(Frame(STATE, committed.turn, content)))
+
+
+def read_state(folder: Path, start: Part) -> Committed | None:
+  """The inverse; None in a folder without.
+
+  Args:
+    folder: Bob's.
+    start: a part of the same shapes.
+
+  Raises:
+    UserError: the file is damaged or of another model.
+  """
+  path = folder / _STATE
+  if not path.exists():
+    return None
+  try:
+    frame = frames.decode(path.read_bytes())
+    tensors = dict(frame.tensors)
+    head = frames.parse(
+      tensors.pop("json").tobytes(), turn=int, handed=(dict, type(None)), totals=dict
+    )
+    sealed = tensors.pop("sealed").tobytes()
+    part = frames.tree_of(frame._replace(tensors=tensors), STATE, start)
+  except (FrameError, KeyError) as error:
+    raise _damaged(path, error) from error
+  handed = Handed(**head["handed"]) if head["handed"] else None
+  part = jax.tree.map(jnp.asarray, part)
+  return Committed(head["turn"], part, handed, sealed, Totals(**head["totals"]))
+
+
+def _write(path: Path, data: bytes) -> None:
+  try:
+    private.replace(path, data)
+  except OSError as error:
+    raise UserError(
+      f"the server cannot write {path} ({error.strerror}); free some space and start again what "
+      "has stopped."
+    ) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+  return UserError(
+    f"{path} is damaged or of another model ({error}); restore it or pass another --workdir."
+  )
