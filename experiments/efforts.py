@@ -131,8 +131,9 @@ def draw(runs: Mapping[str, Sequence[Spent]], measure: str, title: str) -> Figur
   axes.set_xscale("log")
   axes.set_xlabel(name)
   low, high = axes.get_xlim()
-  few = high < 300 * low  # decades alone would be hardly any ticks
-  axes.xaxis.set_major_locator(LogLocator(10, (1, 2, 5) if few else (1,)))
+  # Decades alone would be hardly any ticks, and many would write over one another.
+  within = (1, 2, 5) if high < 20 * low else (1, 3) if high < 300 * low else (1,)
+  axes.xaxis.set_major_locator(LogLocator(10, within))
   axes.xaxis.set_major_formatter(EngFormatter(unit))
   axes.xaxis.set_minor_formatter(NullFormatter())
   axes.grid(axis="x", color="0.93", linewidth=0.8)
