@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from fedjax_norm import models, trees
 from fedjax_norm.algorithms.base import HELD, Algorithm, Context, round_cost
+from fedjax_norm.algorithms.options import check_choices, check_local_length
 from fedjax_norm.algorithms.statistics import POLICIES, check_policy, combiner
 from fedjax_norm.data.federated import Transform, draw, steps_per_epoch
 from fedjax_norm.errors import UserError
@@ -57,21 +58,14 @@ class FedAvgConfig:
   fedbn: bool = False
 
   def __post_init__(self):
-    for field, choices in (
-      ("weighting", WEIGHTINGS),
-      ("client_momentum", MOMENTA),
-      ("server_optimizer", SERVER_OPTIMIZERS),
-      ("batch_stats", POLICIES),
-    ):
-      value = getattr(self, field)
-      if value not in choices:
-        raise UserError(f"unknown {field} {value!r}; choose one of {', '.join(choices)}.")
-    if self.local_steps is not None and self.local_epochs is not None:
-      raise UserError("local_steps and local_epochs exclude each other; give one of them.")
-    for field in ("local_steps", "local_epochs"):
-      value = getattr(self, field)
-      if value is not None and value < 1:
-        raise UserError(f"{field} is {value}; it must be at least 1.")
+    check_choices(
+      self,
+      weighting=WEIGHTINGS,
+      client_momentum=MOMENTA,
+      server_optimizer=SERVER_OPTIMIZERS,
+      batch_stats=POLICIES,
+    )
+    check_local_length(self.local_steps, self.local_epochs)
     if self.local.prox and self.local_epochs is None and self.local_steps in (None, 1):
       raise UserError(
         "prox pulls a client back to where its round began, which a single local step never "

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from fedjax_norm.algorithms.options import check_choices, check_local_length
 from fedjax_norm.algorithms.statistics import POLICIES
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
@@ -56,23 +57,16 @@ class SplitConfig:
   alpha: float | None = None
 
   def __post_init__(self):
-    for field, choices in (
-      ("variant", VARIANTS),
-      ("turn_order", TURN_ORDERS),
-      ("hand_over", HAND_OVERS),
-      ("handed_over", HANDED_OVER),
-      ("client_momentum", MOMENTA),
-      ("batch_stats", POLICIES),
-    ):
-      value = getattr(self, field)
-      if value not in choices:
-        raise UserError(f"unknown {field} {value!r}; choose one of {', '.join(choices)}.")
-    if self.local_steps is not None and self.local_epochs is not None:
-      raise UserError("local_steps and local_epochs exclude each other; give one of them.")
-    for field in ("local_steps", "local_epochs"):
-      value = getattr(self, field)
-      if value is not None and value < 1:
-        raise UserError(f"{field} is {value}; it must be at least 1.")
+    check_choices(
+      self,
+      variant=VARIANTS,
+      turn_order=TURN_ORDERS,
+      hand_over=HAND_OVERS,
+      handed_over=HANDED_OVER,
+      client_momentum=MOMENTA,
+      batch_stats=POLICIES,
+    )
+    check_local_length(self.local_steps, self.local_epochs)
     if self.alpha is not None and not self.alpha > 0:
       raise UserError(f"alpha is {self.alpha}; the autoencoder's weight must be positive.")
     if self.variant == "splitfed_v1" and self.turn_order != "fixed":

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.base import HELD, Algorithm, Context, round_cost
+from fedjax_norm.algorithms.options import check_choices
 from fedjax_norm.algorithms.statistics import check_policy, combiner
 from fedjax_norm.algorithms.worker import check_steps, make_step_gradient
 from fedjax_norm.data.federated import Transform
@@ -48,14 +49,7 @@ class SsgdConfig:
   reduction: str = "mean"
 
   def __post_init__(self):
-    for field, choices in (
-      ("weighting", WEIGHTINGS),
-      ("reduction", REDUCTIONS),
-      ("batch_split", BATCH_SPLITS),
-    ):
-      value = getattr(self, field)
-      if value not in choices:
-        raise UserError(f"unknown {field} {value!r}; choose one of {', '.join(choices)}.")
+    check_choices(self, weighting=WEIGHTINGS, reduction=REDUCTIONS, batch_split=BATCH_SPLITS)
     check_steps(self.local, self.batch_stats)
 
   def batches(self, sizes: np.ndarray) -> np.ndarray:
