@@ -1,4 +1,4 @@
-"""The two sides of a wire and their certificates, as real processes that are killed."""
+"""The two sides of a wire and their certificates, some as real processes that are killed."""
 
 import contextlib
 import dataclasses
@@ -27,6 +27,8 @@ from experiments.training import settler
 from experiments.wire_flags import CertificatesFlags, ClientFlags, ServerFlags
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.wire import identity
+from fedjax_norm.wire.transport import Caller
 
 DATA = ("--data=synthetic:classes=4,train=16,test=8,size=6", "--clients=2")
 SHAPE = ("--image_shape=6x6x1", "--classes=4", "--client_names=alice0,alice1")
@@ -82,17 +84,27 @@ def together(*runs: tuple) -> Iterator[list[int]]:
     codes += [job.result() for job in jobs]
 
 
-def started(binary: str, *options: str) -> subprocess.Popen:
-  return subprocess.Popen(
-    [sys.executable, "-m", f"experiments.{binary}", *options],
-    env={**os.environ, "PYTHONPATH": str(ROOT)},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
+@pytest.fixture
+def started():
+  """(a binary, *its flags) -> it as a process, which does not outlive the test."""
+  with contextlib.ExitStack() as stack:
+
+    def start(binary: str, *options: str) -> subprocess.Popen:
+      process = subprocess.Popen(
+        [sys.executable, "-m", f"experiments.{binary}", *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+      )
+      stack.enter_context(process)
+      stack.callback(process.kill)
+      return process
+
+    yield start
 
 
-def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, capsys):
+def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, started, capsys):
   """Bob is a process that is killed in the middle, and the same flags go on."""
   address = f"localhost:{free_port()}"
   server = party("localhost", *SHAPE, *TRAINING, f"--listen={address}")
@@ -129,6 +141,39 @@ def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, capsys):
   assert alice["data"] == DATA[0].partition("=")[2]
   assert "data" not in bob
   assert "members" not in alice
+
+
+def test_a_client_that_is_killed_in_its_turn_and_bad_company(made, started, capsys):
+  """A server, and a client that dies in the middle of its turn, are processes; so is a stranger."""
+  address = f"localhost:{free_port()}"
+  how = ("--rounds=2", "--batch_size=4", "--norm=gn", "--cut=conv1", "--patience=3")
+  server = started("split_server", *party("localhost", *SHAPE, *how, f"--listen={address}"))
+  shared = *DATA, f"--server={address}", "--cut=conv1"
+  doomed = started("split_client", *party("alice1", *shared, "--client_id=1"))
+  certificates.main(CertificatesFlags(output="others", clients="eve"))
+  forged = ("--certificate=others/eve.pem", "--key=others/eve.key", "--workdir=eve")
+  eve = started("split_client", *shared, *forged, "--authority=others/authority.pem", "--predict")
+  with together((*CLIENT, *party("alice0", *shared, "--client_id=0"))) as codes:
+    while not Path("localhost/state.frame").exists():  # alice0's turn is over, alice1's is next
+      assert server.poll() is None, server.communicate()
+      time.sleep(0.01)
+    doomed.send_signal(signal.SIGKILL)
+    me = identity.load(
+      "certificates/authority.pem", "certificates/carol.pem", "certificates/carol.key"
+    )
+    with Caller(address, me, 2**20, 5.0) as carol:
+      for data, words in ((b"", "truncated"), (b"x" * 2**16, "none of this protocol")):
+        with pytest.raises(UserError, match=words):
+          carol("Forward", data)
+    doomed.communicate()
+  assert codes == [0], capsys.readouterr().err
+  told, _ = server.communicate()
+  assert server.returncode == 0, told
+  assert "2 passed on" in told
+  told, _ = eve.communicate()
+  assert eve.returncode in (1, 2)
+  assert "Traceback" not in told
+  assert "certificate" in told
 
 
 def test_a_third_party_predicts_in_the_u_shape(made, capsys):
