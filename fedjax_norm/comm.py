@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_norm import trees
 from fedjax_norm.norm import NormSpec
@@ -102,6 +103,10 @@ class Counter(NamedTuple):
   def value(self) -> int:
     """The number, on the host."""
     return (int(self.high) << _LOW_BITS) + int(self.low)
+
+  def values(self) -> np.ndarray:
+    """The numbers of many counts, int64, on the host."""
+    return (np.asarray(self.high, np.int64) << _LOW_BITS) + np.asarray(self.low, np.int64)
 
 
 class Sent(NamedTuple):

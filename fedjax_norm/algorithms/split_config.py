@@ -69,6 +69,17 @@ class SplitConfig:
     check_local_length(self.local_steps, self.local_epochs)
     if self.alpha is not None and not self.alpha > 0:
       raise UserError(f"alpha is {self.alpha}; the autoencoder's weight must be positive.")
+    if self.variant == "split" and self.client_momentum != "reset":
+      raise UserError(
+        "clients that take turns hand their momentum over with their part, so client_momentum does "
+        "nothing; drop it or use a SplitFed variant."
+      )
+    if self.variant != "split" and self.handed_over != "weights":
+      raise UserError("in SplitFed clients get averages, not updates of a seed; drop handed_over.")
+    if self.client_momentum != "reset" and not self.local.momentum:
+      raise UserError(
+        f"client_momentum={self.client_momentum} keeps a momentum that is 0; set momentum too."
+      )
     if self.variant == "splitfed_v1" and self.turn_order != "fixed":
       raise UserError("in splitfed_v1 all clients go at once, so turns have no order; drop it.")
     if self.relays and self.variant == "split" and self.hand_over == "centralised":

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.base import Context
@@ -182,8 +183,7 @@ def make_rules(
     return tuple(parts)
 
   step_tally = make_step_tally(plan, outputs, label, batch_size, trips=config.in_turns)
-  blank = [jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), part) for part in shapes]
-  held = jax.eval_shape(lambda: hold(blank, None))
+  held = jax.eval_shape(lambda parts: hold(parts, None), shapes)
   size = sum(trees.num_bytes(travelling(held[index], config)) for index in own)
 
   def init(variables: Variables) -> SplitState:
@@ -353,29 +353,24 @@ def make_rules(
     }
 
   def client_rows(clients: ClientState) -> list[dict[str, float]]:
-    began = clients.turns > 0
-    rows = []
-    for k, turns in enumerate(clients.turns.tolist()):
-      tally = jax.tree.map(lambda a, k=k: a[k], clients.tally)
-      every, crossed = tally.examples.value(), tally.exchanged.value()
-      up = tally.up.value()
-      if config.variant == "split" and turns:
-        # The last one still has hers; the first one has told the others the seed.
-        up += size * int(clients.latest[k] != clients.latest.max())
-        if config.handed_over == "updates" and clients.first[k] == 0:
-          up += SEED_BYTES * (int(began.sum()) - 1)
-      flop_count = flops().client * every + flops().client_crossing * crossed
-      rows.append(
-        {
-          "client": k,
-          "turns": turns,
-          "examples": every,
-          "bytes_up": up,
-          "bytes_down": tally.down.value(),
-          "flops": flop_count,
-        }
-      )
-    return rows
+    tally, began = clients.tally, clients.turns > 0
+    every, crossed = tally.examples.values(), tally.exchanged.values()
+    up = tally.up.values()
+    if config.variant == "split":
+      # The last one still has hers; the first one has told the others the seed.
+      up = up + size * (began & (clients.latest != clients.latest.max()))
+      if config.handed_over == "updates":
+        up = up + SEED_BYTES * (began.sum() - 1) * (clients.first == 0)
+    columns = {
+      "client": np.arange(len(began)),
+      "turns": clients.turns,
+      "examples": every,
+      "bytes_up": up,
+      "bytes_down": tally.down.values(),
+      "flops": flops().client * every + flops().client_crossing * crossed,
+    }
+    cells = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in cells]
 
   return Rules(
     plan,

@@ -264,6 +264,8 @@ def _handed(variables) -> int:
     ),
     ({"cut": "conv", "relays": ("mix", "body")}, "hand_over=peer"),
     ({"variant": "splitfed_v1", "turn_order": "shuffled"}, "no order"),
+    ({"client_momentum": "local"}, "hand their momentum over"),
+    ({"variant": "splitfed_v2", "handed_over": "updates"}, "not updates"),
     ({"local_steps": 1, "local_epochs": 1}, "exclude each other"),
     ({"batch_stats": "moments"}, "nothing to average"),
     ({"alpha": 0.0}, "must be positive"),
