@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 
-import jax
-
-from fedjax_norm.models.blocks import Unit, dropout, halve
-from fedjax_norm.models.layers import Dense, he_normal
+from fedjax_norm.models.blocks import Unit, dense_stages, halve
 from fedjax_norm.models.pool import max_pool
 from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, NormSpec
@@ -59,17 +56,5 @@ class AlexNet(Staged):
 
       return f"conv{index + 1}", run
 
-    def dense(index: int, features: int) -> Stage:
-      def run(x: Array, mode: Mode) -> Array:
-        layer = Dense(features, self.norm, he_normal, name=f"Dense_{index}")
-        x = jax.nn.relu(layer(x.reshape(len(x), -1), mode))
-        return dropout(x, 0.5, mode, f"Dropout_{index}")
-
-      return f"dense{index + 1}", run
-
-    def head(x: Array, mode: Mode) -> Array:
-      return Dense(self.num_classes, self.norm, name=f"Dense_{len(hidden)}")(x, mode)
-
     convs = (conv(index, features) for index, features in enumerate(channels))
-    denses = (dense(index, features) for index, features in enumerate(hidden))
-    return *convs, *denses, ("head", head)
+    return *convs, *dense_stages(hidden, self.num_classes, self.norm)

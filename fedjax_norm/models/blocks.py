@@ -1,12 +1,15 @@
 """What the networks of paper 004 share: a convolution with its norm, dropout, auxiliary losses."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedjax_norm.models.layers import Conv, he_normal
+from fedjax_norm.models.layers import Conv, Dense, he_normal
 from fedjax_norm.models.lowering import Pads
 from fedjax_norm.models.pool import ceil_pads, max_pool
+from fedjax_norm.models.stages import Stage
 from fedjax_norm.norm import Mode, Norm, NormSpec
 from fedjax_norm.objectives import OBJECTIVES
 from fedjax_norm.typing import Array
@@ -76,3 +79,26 @@ def sow_loss(module: nn.Module, outputs: Array, weight: float, mode: Mode) -> No
   losses = OBJECTIVES[mode.objective].loss(outputs.astype(jnp.float32), mode.labels)
   real = True if mode.mask is None else mode.mask > 0
   module.sow("losses", "auxiliary", weight * jnp.where(real, losses, 0.0).sum())
+
+
+def dense_stages(hidden: Sequence[int], num_classes: int, norm: NormSpec) -> tuple[Stage, ...]:
+  """The end of AlexNet and VGG: dense1 and so on with ReLU and dropout 0.5, and head.
+
+  Args:
+    hidden: units of each hidden layer, at least one, whose first takes the map flattened.
+    num_classes: outputs.
+    norm: the model's; none follows a dense layer.
+  """
+
+  def dense(index: int, features: int) -> Stage:
+    def run(x: Array, mode: Mode) -> Array:
+      layer = Dense(features, norm, he_normal, name=f"Dense_{index}")
+      x = jax.nn.relu(layer(x.reshape(len(x), -1), mode))
+      return dropout(x, 0.5, mode, f"Dropout_{index}")
+
+    return f"dense{index + 1}", run
+
+  def head(x: Array, mode: Mode) -> Array:
+    return Dense(num_classes, norm, name=f"Dense_{len(hidden)}")(x, mode)
+
+  return *(dense(index, units) for index, units in enumerate(hidden)), ("head", head)

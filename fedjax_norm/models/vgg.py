@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 
-import jax
-
-from fedjax_norm.models.blocks import Unit, dropout
-from fedjax_norm.models.layers import Dense, he_normal
+from fedjax_norm.models.blocks import Unit, dense_stages
 from fedjax_norm.models.pool import ceil_pads, max_pool
 from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, NormSpec
@@ -47,23 +44,11 @@ class VGG16(Staged):
 
       return name, run
 
-    def dense(name: str, features: int) -> Stage:
-      def run(x: Array, mode: Mode) -> Array:
-        layer = Dense(features, self.norm, he_normal, name=name)
-        x = jax.nn.relu(layer(x.reshape(len(x), -1), mode))
-        return dropout(x, 0.5, mode, f"{name}_dropout")
-
-      return name, run
-
-    def head(x: Array, mode: Mode) -> Array:
-      return Dense(self.num_classes, self.norm, name="head")(x, mode)
-
     return (
       *(
         conv(f"conv{block}_{i}", features, last=i == len(channels))
         for block, channels in enumerate(_CHANNELS, 1)
         for i, features in enumerate(channels, 1)
       ),
-      *(dense(f"dense{i}", units) for i, units in enumerate(hidden, 1)),
-      ("head", head),
+      *dense_stages(hidden, self.num_classes, self.norm),
     )

@@ -22,8 +22,8 @@ def torchs(variables, x):
     name = next(name for name in sorted(params) if name.startswith("conv"))
     x, params = torch_unit(x, params[name]), {k: v for k, v in params.items() if k != name}
     assert x.shape[1] == layer
-  x = F.relu(dense(flat(F.max_pool2d(x, 2, ceil_mode=True)), params["dense1"]))
-  return dense(x, params["head"])
+  x = F.relu(dense(flat(F.max_pool2d(x, 2, ceil_mode=True)), params["Dense_0"]))
+  return dense(x, params["Dense_1"])
 
 
 def test_it_is_torchs():
