@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from fedjax_norm.wire.turns import step_id
 PAUSE = 0.2
 """Seconds between the questions of somebody who does not wait for a turn."""
 
+_LONGEST_SILENCE = 1.0  # seconds in which a client at work says that it is there
 _COUNTED = ("Forward", "Backward", "Get", "Put")
 
 
@@ -107,7 +109,7 @@ def ask(call: Caller, limit: int, *, waiting: bool, final: bool = False) -> Aske
     final: whether it has the last hand-over of all.
   """
   answer = frames.read_text(
-    call("Turn", frames.text({"waiting": waiting, "final": final})),
+    call("Turn", _asking(waiting=waiting, final=final)),
     limit,
     state=str,
     turn=int,
@@ -118,6 +120,10 @@ def ask(call: Caller, limit: int, *, waiting: bool, final: bool = False) -> Aske
   )
   handed = _handed(answer["handed"]) if answer["handed"] else None
   return Asked(**{**answer, "handed": handed, "lacking": bool(answer["lacking"])})
+
+
+def _asking(*, waiting: bool, final: bool = False) -> bytes:
+  return frames.text({"waiting": waiting, "final": final})
 
 
 def _handed(content: dict[str, Any]) -> Handed:
@@ -171,9 +177,10 @@ def train(
         alice.keeper.seal_again(asked.handed)
       if asked.state == "yours":
         before = _carried(alice.call)
-        turned = _turn(alice, asked)
-        before_put(turned)
-        alice.keeper.hand_over(turned.own, turned.step)
+        with _at_work(alice):
+          turned = _turn(alice, asked)
+          before_put(turned)
+          alice.keeper.hand_over(turned.own, turned.step)
         took = (b - a for a, b in zip(before, _carried(alice.call), strict=True))
         alice.keeper.advance(turned.step, Traffic(*took))
         after(turned)
@@ -200,6 +207,25 @@ def train(
           "that trained last again, and then this, both with the same flags."
         )
     time.sleep(PAUSE)
+
+
+@contextlib.contextmanager
+def _at_work(alice: Alice) -> Iterator[None]:
+  """While she computes, or compiles, however long: Bob hears that she is there, and waits."""
+  over = threading.Event()
+
+  def beat() -> None:
+    while not over.wait(min(_LONGEST_SILENCE, alice.patience / 4)):
+      with contextlib.suppress(UserError):  # which the step itself will meet, and tell
+        alice.call.once("Turn", _asking(waiting=False))
+
+  thread = threading.Thread(target=beat, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    over.set()
+    thread.join()
 
 
 def _carried(call: Caller) -> Traffic:

@@ -45,6 +45,10 @@ class RefusedError(UserError):
   """What the other end had to say against a request."""
 
 
+class _UnreachableError(LostError):
+  """Nobody is there, so that it can be tried again."""
+
+
 _CODES = ((OutOfOrderError, grpc.StatusCode.FAILED_PRECONDITION),)
 
 
@@ -182,31 +186,10 @@ class Caller:
       UserError: one of the two does not trust the other's certificate.
       LostError: the server cannot be reached for longer than the patience, or does not answer.
     """
-    seconds = max(seconds, self._patience, _SOONEST)
-    call = self._channel.unary_unary(f"/{_SERVICE}/{method}")
     began, wait, lost = time.monotonic(), _FIRST_WAIT, False
     while True:
-      try:
-        answer = call(request, timeout=seconds)
-        self.sent[method] += len(request)
-        self.received[method] += len(answer)
-        return answer
-      except grpc.RpcError as error:
-        code, details = error.code(), error.details()
-      if code == grpc.StatusCode.FAILED_PRECONDITION:
-        raise OutOfOrderError(details)
-      if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-        raise LostError(
-          f"{self._address} has not answered {method} for {seconds:g} seconds; see what holds it "
-          "up, and then start this again with the same flags."
-        )
-      if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        raise RefusedError(
-          f"a message of {method} is larger than the other end takes ({details}); raise its "
-          "--max_megabytes or send smaller batches."
-        )
-      if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-        raise RefusedError(f"{self._address} refuses {method}: {details}")
+      with contextlib.suppress(_UnreachableError):
+        return self.once(method, request, max(seconds, self._patience))
       check_handshake(self._address, self._identity, self._name)
       if time.monotonic() - began > self._patience:
         raise LostError(
@@ -218,6 +201,45 @@ class Caller:
       lost = True
       time.sleep(wait)
       wait = min(2 * wait, _LONGEST_WAIT)
+
+  def once(self, method: str, request: bytes, seconds: float = 0.0) -> bytes:
+    """Calls a method without trying again.
+
+    Args:
+      method: its name.
+      request: to it.
+      seconds: that the answer may take, where that is more than a moment.
+
+    Raises:
+      OutOfOrderError: the server expects something else.
+      RefusedError: the server refuses the request.
+      LostError: the server cannot be reached, or does not answer.
+    """
+    seconds = max(seconds, _SOONEST)
+    try:
+      call = self._channel.unary_unary(f"/{_SERVICE}/{method}")
+      answer = call(request, timeout=seconds)
+    except grpc.RpcError as error:
+      code, details = error.code(), error.details()
+    else:
+      self.sent[method] += len(request)
+      self.received[method] += len(answer)
+      return answer
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+      raise _UnreachableError(f"{self._address} cannot be reached; start it.")
+    if code == grpc.StatusCode.FAILED_PRECONDITION:
+      raise OutOfOrderError(details)
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+      raise LostError(
+        f"{self._address} has not answered {method} for {seconds:g} seconds; see what holds it "
+        "up, and then start this again with the same flags."
+      )
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+      raise RefusedError(
+        f"a message of {method} is larger than the other end takes ({details}); raise its "
+        "--max_megabytes or send smaller batches."
+      )
+    raise RefusedError(f"{self._address} refuses {method}: {details}")
 
   def __enter__(self) -> "Caller":
     return self

@@ -1,6 +1,7 @@
 """The protocol, over real sockets in one process."""
 
 import threading
+import time
 from concurrent import futures
 
 import numpy as np
@@ -530,4 +531,23 @@ def test_bob_answers_others_while_he_computes(tmp_path, monkeypatch):
       assert alices.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
       go.set()
       assert frames.decode(answer.result(10)).kind == GRADIENT
+    assert w.bob.committed.totals.passed == 0
+
+
+def test_a_client_that_computes_for_long_keeps_its_turn(tmp_path):
+  """It compiles, say: a turn is for whoever is there, and Bob hears that she is."""
+  with world(tmp_path) as w:
+    alice, other = w.alice("alice0")._replace(patience=0.2), w.alice("alice1")
+
+    def long(step):
+      for _ in range(3):  # each shorter than Bob's patience, all of them longer
+        w.later += 0.6 * w.setting.patience
+        heard = w.bob._seen["alice0"]
+        until = time.monotonic() + 10
+        while w.bob._seen["alice0"] == heard and time.monotonic() < until:
+          time.sleep(0.01)
+        assert alices.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
+      return alice.draw(step)
+
+    w.train(alice._replace(draw=long), other)
     assert w.bob.committed.totals.passed == 0
