@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -127,6 +127,10 @@ class Share(NamedTuple):
 
 NOTHING = Share(0.0, 0.0, 0.0)
 
+Pace = Literal["together", "apart", "turns"]
+"""How the clients of a round wait for one another: at every exchange of a step, where steps have
+any; at the end of the round alone; or each for the end of the one before."""
+
 
 class Clock(NamedTuple):
   """The times of n nodes, host arrays.
@@ -148,22 +152,34 @@ class Clock(NamedTuple):
     return self._alone(cost, np.ones(len(self.latency)))
 
   def round_seconds(
-    self, cost: Cost, clients: np.ndarray, steps: np.ndarray, share: Share = NOTHING
+    self,
+    cost: Cost,
+    clients: np.ndarray,
+    steps: np.ndarray,
+    share: Share = NOTHING,
+    pace: Pace = "together",
   ) -> float:
     """How long a synchronous round lasts: until its slowest client has been heard.
 
-    In lock-step (``cost.step_trips`` > 0) the exchanges of a step are spread evenly over it, each
-    after its share of the step's work, and carry equal shares of the step's bytes. At every one of
-    them the clients that still have steps to take wait for the slowest of them.
+    In lock-step (together, and ``cost.step_trips`` > 0) the exchanges of a step are spread evenly
+    over it, each after its share of the step's work, and carry equal shares of the step's bytes. At
+    every one of them the clients that still have steps to take wait for the slowest of them. In
+    turns a round lasts as long as all of its clients one after another.
 
     Args:
       cost: what a client sends and receives.
       clients: [m] ids.
       steps: [m] local steps of each, at least 1.
-      share: what else each sends and receives in the round.
+      share: what else each sends and receives in the round; where clients do not go together, each
+        in proportion to its steps, and in turns the round trips are of all clients.
+      pace: how they wait for one another.
     """
     own = Clock(*(array[clients] for array in self))
-    more = 2 * own.latency * share.trips + share.up / own.up + share.down / own.down
+    trips = share.trips / len(clients) if pace == "turns" else share.trips
+    more = 2 * own.latency * trips + share.up / own.up + share.down / own.down
+    if pace != "together":
+      times = own._alone(cost, steps) + more * steps / np.mean(steps)
+      return float(times.sum() if pace == "turns" else times.max())
     if not cost.step_trips:
       return float((own._alone(cost, steps) + more).max())
     there, back = 2 * own.latency + own.step_seconds / cost.step_trips, 2 * own.latency
@@ -181,10 +197,22 @@ class Clock(NamedTuple):
       before = count
     return max(ends)
 
-  def _alone(self, cost: Cost, steps: np.ndarray) -> np.ndarray:
-    """The model down, some steps that wait for nobody, and the result up: [n]."""
-    step = self.step_seconds + cost.step_up / self.up + cost.step_down / self.down
-    return 2 * self.latency * cost.trips + cost.down / self.down + steps * step + cost.up / self.up
+  def pass_seconds(self, cost: Cost, examples: np.ndarray, steps: np.ndarray) -> float:
+    """How long all nodes need for a pass over their data at the same time.
+
+    Args:
+      cost: what a node sends and receives; a step of it is an example.
+      examples: [n] of each.
+      steps: [n] the time of its work, in local steps.
+    """
+    return float(self._alone(cost, examples, steps).max())
+
+  def _alone(self, cost: Cost, steps: np.ndarray, work: np.ndarray | None = None) -> np.ndarray:
+    """The model down, steps (or work of as many) that wait for nobody else, the result up: [n]."""
+    step = 2 * self.latency * cost.step_trips + cost.step_up / self.up + cost.step_down / self.down
+    work = steps if work is None else work
+    ends = 2 * self.latency * cost.trips + cost.down / self.down + cost.up / self.up
+    return ends + steps * step + work * self.step_seconds
 
 
 def make(profile: str, num_nodes: int, step_flops: float | np.ndarray) -> Clock:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_norm import clock
-from fedjax_norm.clock import Clock
+from fedjax_norm.clock import Clock, Share
 from fedjax_norm.comm import Cost
 from fedjax_norm.errors import UserError
 
@@ -71,6 +71,50 @@ def test_lock_step_waits_for_the_slowest_at_every_exchange():
   # 2, computes for 0.5 and is the last to send; and it receives the last one.
   lasted = nodes.round_seconds(cost, np.arange(2), np.array([3, 3]))
   assert lasted == pytest.approx(1.5 + 5 * 2.5 + 2)
+
+
+def ends(times, cost, steps, share, begin, node):
+  """When a node that begins at a time has taken its steps, message by message."""
+  now, latency = begin + cost.down / times.down[node], times.latency[node]
+  for _ in range(steps):
+    now += times.step_seconds[node]
+    for _ in range(cost.step_trips):
+      now += latency + latency
+    now += cost.step_up / times.up[node] + cost.step_down / times.down[node]
+  now += share.up / times.up[node] + share.down / times.down[node] + cost.up / times.up[node]
+  return now + 2 * latency * (cost.trips + share.trips)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_clients_that_do_not_go_together_are_simulated_one_by_one(data):
+  size = data.draw(st.integers(1, 4))
+  draws = [data.draw(st.lists(positive, min_size=size, max_size=size)) for _ in range(4)]
+  times = Clock(*map(np.array, draws))
+  each = [data.draw(st.integers(1, 4)) for _ in range(size)]
+  costs = (data.draw(st.integers(0, 500)) for _ in range(4))
+  cost = Cost(*costs, data.draw(st.integers(0, 3)), data.draw(st.integers(0, 2)))
+  share = Share(*(data.draw(st.integers(0, 500)) for _ in range(3)))
+  # Who takes more steps has more to send, and the trips of a round in turns are everybody's.
+  parts = [count * size / sum(each) for count in each]
+  together, last = 0.0, 0.0
+  for node, (part, count) in enumerate(zip(parts, each, strict=True)):
+    own = Share(*(value * part for value in share))
+    last = max(last, ends(times, cost, count, own, 0.0, node))
+    own = own._replace(trips=own.trips / size)
+    together = ends(times, cost, count, own, together, node)
+  clients, steps = np.arange(size), np.array(each)
+  lasted = times.round_seconds(cost, clients, steps, share, "apart")
+  np.testing.assert_allclose(lasted, last, rtol=1e-9)
+  lasted = times.round_seconds(cost, clients, steps, share, "turns")
+  np.testing.assert_allclose(lasted, together, rtol=1e-9)
+
+
+def test_a_pass_sends_by_the_example_and_works_by_the_step():
+  cost = COST._replace(step_up=50, step_down=10)
+  # node 0: 17.5 less 4 of work, and 8 * .51 of messages; node 1: 9, 40 * .07, and 1.5 of work
+  lasted = TWO.pass_seconds(cost, np.array([8, 40]), np.array([0.5, 3.0]))
+  assert lasted == pytest.approx(max(13.5 + 8 * 0.51 + 1, 9 + 40 * 0.07 + 1.5))
 
 
 @pytest.mark.parametrize("name", clock.PROFILES)

@@ -7,6 +7,7 @@ import jax
 from flax import linen as nn
 
 from fedjax_norm import comm, models, trees
+from fedjax_norm.clock import Pace
 from fedjax_norm.comm import Cost, Traffic
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.local import Metrics
@@ -66,6 +67,7 @@ class Algorithm(NamedTuple):
     client_rows: all clients' states [K, ...], host -> the rows of ``clients.csv``; None where there
       is nothing to tell of each client.
     told: () -> what the start of a run tells of the algorithm, names and values.
+    pace: how a round's clients wait for one another.
   """
 
   init: Callable[[Variables], PyTree]
@@ -83,6 +85,7 @@ class Algorithm(NamedTuple):
   columns: Callable[[PyTree], dict[str, Array]] = lambda server: {}
   client_rows: Callable[[PyTree], list[dict[str, float]]] | None = None
   told: Callable[[], list[tuple[str, str]]] = list
+  pace: Pace = "together"
 
 
 def round_cost(
