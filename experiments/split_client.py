@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import app, build
-from experiments.checks import refuse
+from experiments import app, build_data, build_task
+from experiments.checks import at_least, lengths, refuse
 from experiments.wire_build import (
   limit,
   make_network_of,
@@ -32,17 +32,20 @@ from experiments.wire_flags import ClientFlags
 from fedjax_norm.data.federated import FederatedData, draw, gather
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.split.parties import Part
-from fedjax_norm.training.run_folder import RunFolder, write_atomic
+from fedjax_norm.training.files import write_atomic
+from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
 from fedjax_norm.typing import Batch
 from fedjax_norm.wire import alice as alices
 from fedjax_norm.wire import frames
 from fedjax_norm.wire.alice import Alice, Final, Turned
+from fedjax_norm.wire.handshake import split_address
 from fedjax_norm.wire.identity import Identity
 from fedjax_norm.wire.keeping import Keeper, exchange_key
 from fedjax_norm.wire.network import Network
-from fedjax_norm.wire.transport import Caller, serving, split_address
+from fedjax_norm.wire.remote import infer
+from fedjax_norm.wire.transport import Caller, serving
 
 
 class Described(NamedTuple):
@@ -75,7 +78,8 @@ class Joined(NamedTuple):
 def main(config: ClientFlags) -> None:
   """Trains, or predicts."""
   split_address(config.server)
-  build.at_least(config, 0, "patience", "linger")
+  at_least(config, 0, "linger")
+  at_least(config, 1, "patience")
   if config.predict:
     refuse(config, ("init_seed", "listen"), "training, and so no --predict")
   identity = own_identity(config, client=True)
@@ -136,19 +140,21 @@ def make_keeper(
 
 def make_task(config: ClientFlags) -> Task:
   """The client's data, with that of the other clients where it is a share of a set."""
-  source = build.make_source(config)
+  source = build_data.make_source(config)
   if config.client_id is None:
     if not config.predict:
       refuse(config, ("clients",), "--client_id, which of them this is")
-    if build.make_preprocess(config).by_pixel:
+    if build_data.make_preprocess(config).by_pixel:
       raise UserError(
         "--whiten=zca and --subtract=image depend on all training images, and parties with images "
         "of their own would feed one network differently; drop them, or divide a --data that all "
         "share by --client_id."
       )
     config = dataclasses.replace(config, partition="iid", clients=1)
-  division = build.make_partition(config, source.train.labels, source.train.clients, config.seed)
-  return build.make_task_of(config, source, division)
+  division = build_data.make_partition(
+    config, source.train.labels, source.train.clients, config.seed
+  )
+  return build_task.make_task_of(config, source, division)
 
 
 def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
@@ -172,7 +178,7 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
     limit(config),
     config.patience,
   )  # fmt: skip
-  every, rounds, began = build.lengths(config)[1], len(alice.rates), time.monotonic()
+  every, rounds, began = lengths(config)[1], len(alice.rates), time.monotonic()
   scores: dict[str, float] = {}
 
   def before_put(turned: Turned) -> None:
@@ -202,7 +208,8 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
     alices.join(ready.call, ready.keeper.announcement, place, size, address)
     _say(f"{identity.name} has joined run {ready.described.run} with {size:,} examples.")
     final = alices.train(alice, before_put, after, _say)
-    result = finish(ready, folder, final)
+    with alices.at_work(ready.call, config.patience):
+      result = finish(ready, folder, final)
     mine = final is not None and final.handed.sender == identity.name
     alices.stay(alice, config.linger, last=mine)
   seconds = time.monotonic() - began
@@ -214,7 +221,7 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
         ("test top-1", f"{result['top1']:.2%}" if "top1" in result else "-"),
         ("sent", human_bytes(ready.keeper.traffic.sent)),
         ("received", human_bytes(ready.keeper.traffic.received)),
-        ("time", human_seconds(seconds)),
+        ("time since its start", human_seconds(seconds)),
         ("folder", str(folder.path)),
       ],
     )
@@ -269,7 +276,7 @@ def test_batches(task: Task, size: int) -> Iterator[np.ndarray]:
 def logits_of(ready: Joined, own: tuple[Part, ...], step: int) -> np.ndarray:
   """[N, C] of the test images."""
   batches = test_batches(ready.task, ready.network.batch_size)
-  return alices.infer(ready.network, ready.call, limit(ready.config), own, step, batches)
+  return infer(ready.network, ready.call, limit(ready.config), own, step, batches)
 
 
 def evaluate(ready: Joined, own: tuple[Part, ...], step: int) -> dict[str, float]:
@@ -307,8 +314,9 @@ def predict(ready: Joined, folder: RunFolder) -> None:
     told = True
     time.sleep(alices.PAUSE)
     asked = alices.ask(ready.call, size, waiting=False)
-  own = ready.keeper.obtain(asked.handed)
-  logits = logits_of(ready, own, asked.handed.step)
+  with alices.at_work(ready.call, config.patience):
+    own = ready.keeper.obtain(asked.handed)
+    logits = logits_of(ready, own, asked.handed.step)
   alices.ask(ready.call, size, waiting=False, final=True)
   labels, names = ready.task.source.test.labels, ready.task.source.class_names
   text = io.StringIO()

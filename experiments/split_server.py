@@ -11,7 +11,8 @@ from pathlib import Path
 
 import jax
 
-from experiments import app, build
+from experiments import app
+from experiments.checks import at_least, lengths
 from experiments.wire_build import (
   Shape,
   limit,
@@ -25,9 +26,11 @@ from experiments.wire_flags import ServerFlags
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import human_bytes, human_seconds, summary_table
-from fedjax_norm.wire.bob import Bob, Setting
+from fedjax_norm.wire.bob import Bob
+from fedjax_norm.wire.handshake import split_address
+from fedjax_norm.wire.state import Setting
 from fedjax_norm.wire.store import Totals
-from fedjax_norm.wire.transport import serving, split_address
+from fedjax_norm.wire.transport import serving
 
 _GRACE = 1.0  # seconds for the last answers to be asked for
 
@@ -37,17 +40,20 @@ def main(config: ServerFlags) -> None:
   names = tuple(config.client_names.split(",")) if config.client_names else ()
   if not names or len(set(names)) < len(names):
     raise UserError("give the names on the clients' certificates as --client_names=alice0,alice1.")
-  build.at_least(config, 1, "classes")
-  build.at_least(config, 0, "patience", "linger")
+  at_least(config, 1, "classes")
+  at_least(config, 0, "linger")
+  at_least(config, 1, "patience")
   split_address(config.listen)
   shape, classes = image_shape(config.image_shape), config.classes
   if classes is None:
     raise UserError("give the number of --classes; the server sees no data to count them in.")
-  rounds, every = build.lengths(config)
+  rounds, every = lengths(config)
   config = dataclasses.replace(config, rounds=rounds, eval_every=every)
   identity = own_identity(config, client=False)
   network = make_network_of(config, shape, classes)
   setting = Setting(
+    network,
+    identity.authority,
     names,
     {**told(config), "image_shape": list(shape), "classes": classes},
     make_rates(config),
@@ -61,21 +67,25 @@ def main(config: ServerFlags) -> None:
 
     def on_round(round: int, totals: Totals) -> None:
       if round % every == 0 or round == rounds:
-        append(folder, row(round, totals, labelled=config.tail is None))
+        told = row(round, totals, labelled=config.tail is None)
+        append(folder, told)
+        loss = f", training loss {told['train_loss']:.4f}" if "train_loss" in told else ""
+        _say(f"round {round:,} of {rounds:,} is over{loss}.")
 
-    began = time.monotonic()
-    bob = Bob(network, setting, identity.authority, folder.path, on_round, say=_say)
-    folder.cut_back(bob.committed.turn // len(names))
+    bob = Bob(setting, folder.path, on_round, say=_say)
+    folder.cut_back(bob.state.round)
     methods = bob.methods()
     with serving(config.listen, identity, methods, setting.limit, len(names)) as port:
-      _say(f"listening at port {port} for {', '.join(names)}; run {bob.run}.")
+      _say(f"listening at port {port} for {', '.join(names)}; run {bob.state.roll.run}.")
+      if turn := bob.state.kept.turn:
+        _say(f"going on after turn {turn:,} of {bob.state.end:,}.")
       while not bob.deserted():
         time.sleep(_GRACE / 10)
       time.sleep(max(_GRACE, config.linger))
-    totals = bob.committed.totals
-    save_part(folder.path / "body.npz", bob.committed.part.variables)
-    seconds = time.monotonic() - began
-    summary = {**row(rounds, totals, labelled=False), "seconds": seconds}
+    kept = bob.state.kept
+    totals = kept.totals
+    save_part(folder.path / "body.npz", kept.part.variables)
+    summary = {**row(rounds, totals, labelled=False), "seconds": totals.seconds}
     folder.write_summary(summary)
     pairs = [
       ("rounds", f"{rounds:,} of {len(names)} clients"),
@@ -83,7 +93,7 @@ def main(config: ServerFlags) -> None:
       ("steps", f"{totals.steps:,}"),
       ("received", human_bytes(totals.up)),
       ("sent", human_bytes(totals.down)),
-      ("time", human_seconds(seconds)),
+      ("time of turns", human_seconds(totals.seconds)),
       ("folder", str(folder.path)),
     ]
     print(summary_table("Bob", pairs))

@@ -9,7 +9,8 @@ from typing import Any, get_type_hints
 import jax
 import numpy as np
 
-from experiments import build
+from experiments import build_schedule, build_task
+from experiments.checks import at_least, lengths
 from experiments.split_flags import SplitFlags, make_split_config
 from experiments.wire_flags import AGREED, TOLD, ClientFlags, ServerFlags, WireFlags
 from fedjax_norm import models, trees
@@ -79,7 +80,7 @@ def make_network_of(config: SplitFlags, image_shape: Shape, classes: int) -> Net
   Raises:
     UserError: what the wire does not do.
   """
-  build.at_least(config, 1, "rounds", "eval_every", "batch_size", "local_steps", "local_epochs")
+  at_least(config, 1, "rounds", "eval_every", "batch_size", "local_steps", "local_epochs")
   if config.norm == "fixbn":
     raise UserError("FixBN changes the network half-way, which the wire does not do; use bn or gn.")
   if config.lr_schedule == "plateau":
@@ -91,7 +92,9 @@ def make_network_of(config: SplitFlags, image_shape: Shape, classes: int) -> Net
     raise UserError(f"a classifier needs at least 2 classes; --classes is {classes}.")
   # A client's --alpha is that of its partition.
   options = make_split_config(dataclasses.replace(config, alpha=None))
-  model = models.create(config.model, build.make_norm(config), classes, image_shape, config.stem)
+  model = models.create(
+    config.model, build_task.make_norm(config), classes, image_shape, config.stem
+  )
   if not isinstance(model, Staged):
     raise UserError(f"the model {config.model!r} is not made of stages, so it cannot be cut.")
   image = jax.ShapeDtypeStruct(image_shape, config.compute_dtype)
@@ -100,12 +103,12 @@ def make_network_of(config: SplitFlags, image_shape: Shape, classes: int) -> Net
 
 def make_rates(config: SplitFlags) -> np.ndarray:
   """[rounds] float32."""
-  return build.make_schedule(config).rates(build.lengths(config)[0])
+  return build_schedule.make_schedule(config).rates(lengths(config)[0])
 
 
 def limit(config: WireFlags) -> int:
   """The most bytes of a message."""
-  build.at_least(config, 1, "max_megabytes")
+  at_least(config, 1, "max_megabytes")
   if config.max_megabytes > _MOST_MEGABYTES:
     raise UserError(
       f"--max_megabytes is {config.max_megabytes}; gRPC takes {_MOST_MEGABYTES} at most."

@@ -34,7 +34,7 @@ class WireFlags(SplitFlags):
 
   # One client computes at a time, on one device.
   backend: str = "scan"
-  hidden: ClassVar[frozenset[str]] = frozenset()
+  hidden = frozenset()
   apart: ClassVar[tuple[str, ...]] = (
     "authority",
     "certificate",

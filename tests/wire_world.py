@@ -25,16 +25,18 @@ from fedjax_norm.local import LocalConfig, Metrics
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.norm import Norm, NormSpec
+from fedjax_norm.training.assemble import images_of
 from fedjax_norm.training.exchange import make_interval
-from fedjax_norm.training.programs import images_of, initial_variables
+from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.task import Task, make_task
 from fedjax_norm.wire import alice as alices
 from fedjax_norm.wire import certificates
 from fedjax_norm.wire.alice import Alice
-from fedjax_norm.wire.bob import Bob, Setting
+from fedjax_norm.wire.bob import Bob
 from fedjax_norm.wire.identity import Identity
 from fedjax_norm.wire.keeping import Keeper, exchange_key
 from fedjax_norm.wire.network import Network, make_network
+from fedjax_norm.wire.state import Setting
 from fedjax_norm.wire.transport import Caller, serving
 
 LIMIT, BATCH, ROUNDS, STEPS = 10**6, 4, 2, 2
@@ -81,7 +83,7 @@ def by_messages(task: Task, config: SplitConfig, rates: np.ndarray) -> dict[str,
   label = jax.ShapeDtypeStruct((), np.int32)
   rules = make_rules(task.model, config, images_of(task), label)
   start = rules.init(initial_variables(task, 0))
-  interval = make_interval(rules, config, task.transform, lambda: start, nothing)
+  interval = make_interval(rules, config, task.transform, 0, lambda seed: start, nothing)
   number, rounds = task.data.num_clients, len(rates)
   one = rules.init_client(start)
   clients = jax.tree.map(lambda a: jnp.stack([a] * number), one)
@@ -123,7 +125,8 @@ class World:
     self.peer, self.updates = peer, updates
     told = {"config": "none"}
     key = jax.random.key(0)
-    self.setting = Setting(NAMES, told, RATES, key, patience, peer, LIMIT)
+    authority = identities()["localhost"].authority
+    self.setting = Setting(self.network, authority, NAMES, told, RATES, key, patience, peer, LIMIT)
     self.later = 0.0  # seconds that a test lets pass at once
     self.seen: list[tuple[str, str, bytes]] = []
     self.rounds: list[tuple] = []
@@ -133,11 +136,8 @@ class World:
 
   def restart(self) -> None:
     """Bob is killed and begins again from his folder."""
-    authority = identities()["localhost"].authority
     self.bob = Bob(
-      self.network,
       self.setting,
-      authority,
       self.folder / "bob",
       lambda *row: self.rounds.append(row),
       lambda: time.monotonic() + self.later,
@@ -170,8 +170,8 @@ class World:
     keeper = Keeper(
       self.network,
       identity,
-      self.bob.run,
-      exchange_key(folder, self.bob.run),
+      self.bob.state.roll.run,
+      exchange_key(folder, self.bob.state.roll.run),
       call,
       folder,
       peer=self.peer,

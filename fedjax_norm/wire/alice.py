@@ -1,4 +1,4 @@
-"""Alice: her turns, her steps with Bob at the other end, and inference (paper 003, Alg. 2)."""
+"""Alice: her turns (paper 003, Alg. 2)."""
 
 import contextlib
 import secrets
@@ -15,21 +15,20 @@ from fedjax_norm.algorithms.split import key_of_turn
 from fedjax_norm.errors import DivergedError, LostError, UserError
 from fedjax_norm.local import Metrics
 from fedjax_norm.split.exchange import carry, step
-from fedjax_norm.split.messages import ACTIVATION, GRADIENT, LABELS, OUTPUT, padded, rows
-from fedjax_norm.split.parties import Part, Party, Tape
-from fedjax_norm.typing import Array, Batch, Key, PyTree
+from fedjax_norm.split.parties import Part
+from fedjax_norm.typing import Batch, Key
 from fedjax_norm.wire import frames
-from fedjax_norm.wire.frames import Frame
-from fedjax_norm.wire.keeping import Keeper, Say, Traffic
-from fedjax_norm.wire.network import Moment, Network, finite, leading
+from fedjax_norm.wire.keeping import AwayError, Keeper, Say, Traffic
+from fedjax_norm.wire.network import Moment, Network, finite
+from fedjax_norm.wire.remote import Remote
 from fedjax_norm.wire.store import Handed
-from fedjax_norm.wire.transport import COMPUTING, Caller, OutOfOrderError
+from fedjax_norm.wire.transport import Caller, OutOfOrderError
 from fedjax_norm.wire.turns import step_id
 
 PAUSE = 0.2
 """Seconds between the questions of somebody who does not wait for a turn."""
 
-_LONGEST_SILENCE = 1.0  # seconds in which a client at work says that it is there
+_LONGEST_SILENCE = 0.5  # seconds in which a client at work says that it is there
 _COUNTED = ("Forward", "Backward", "Get", "Put")
 
 
@@ -157,7 +156,7 @@ def train(
   Args:
     alice: what she computes with.
     before_put: is told of a turn whose hand-over is not put yet, so that Bob's part still is at
-      this step for :func:`infer`.
+      this step for inference.
     after: is told when it is.
     say: is told what happens.
 
@@ -177,7 +176,7 @@ def train(
         alice.keeper.seal_again(asked.handed)
       if asked.state == "yours":
         before = _carried(alice.call)
-        with _at_work(alice):
+        with at_work(alice.call, alice.patience):
           turned = _turn(alice, asked)
           before_put(turned)
           alice.keeper.hand_over(turned.own, turned.step)
@@ -193,8 +192,8 @@ def train(
           return Final(alice.keeper.obtain(asked.handed), asked.handed)
     except OutOfOrderError as error:
       say(f"{error}")
-    except LostError as error:
-      if f"{error}" != said:  # a peer who may come back
+    except AwayError as error:  # who may come back; of Bob it was waited for
+      if f"{error}" != said:
         say(f"{error}")
       said = f"{error}"
     if asked.state == "wait":  # Bob has waited before he said so
@@ -210,14 +209,20 @@ def train(
 
 
 @contextlib.contextmanager
-def _at_work(alice: Alice) -> Iterator[None]:
-  """While she computes, or compiles, however long: Bob hears that she is there, and waits."""
+def at_work(call: Caller, patience: float) -> Iterator[None]:
+  """While somebody computes, or compiles, however long: Bob hears of it, and waits.
+
+  Args:
+    call: Bob.
+    patience: seconds, as Bob's may be.
+  """
   over = threading.Event()
+  silence = min(_LONGEST_SILENCE, patience / 4)
 
   def beat() -> None:
-    while not over.wait(min(_LONGEST_SILENCE, alice.patience / 4)):
+    while not over.wait(silence):
       with contextlib.suppress(UserError):  # which the step itself will meet, and tell
-        alice.call.once("Turn", _asking(waiting=False))
+        call.once("Turn", _asking(waiting=False))
 
   thread = threading.Thread(target=beat, daemon=True)
   thread.start()
@@ -225,7 +230,7 @@ def _at_work(alice: Alice) -> Iterator[None]:
     yield
   finally:
     over.set()
-    thread.join()
+    thread.join(silence)  # a word that a silent Bob does not answer is not waited for
 
 
 def _carried(call: Caller) -> Traffic:
@@ -272,7 +277,7 @@ def _turn(alice: Alice, asked: Asked) -> Turned:
   metrics = Metrics.zeros()
   for index in range(alice.steps):
     moment = Moment(round, client, alice.steps, index)
-    rules = _Remote(alice, step_id(asked.turn, index)).rules()
+    rules = Remote(network, alice.call, alice.limit, step_id(asked.turn, index)).rules()
     done = step(
       rules.plan,
       rules.parties,
@@ -305,85 +310,3 @@ def _with_bob(network: Network, own: tuple[Part, ...]) -> tuple[Part, ...]:
   """The segments' parts; of Bob's, Alice holds nothing."""
   places = dict(zip(network.alice, own, strict=True))
   return tuple(places.get(i, Part({}, ())) for i in range(len(network.outputs)))
-
-
-class _Remote:
-  """Bob's party, as one step of Alice's sees it: what he computes is asked of him."""
-
-  def __init__(self, alice: Alice, step: int):
-    self._alice, self._step = alice, step
-
-  def rules(self):
-    """The rules, with Bob's computations at the other end of the wire."""
-    network, rules = self._alice.network, self._alice.network.rules
-    parties = list(rules.parties)
-    if rules.plan.u_shaped:
-      parties[network.bob] = Party(parties[network.bob].init, self._outputs, self._back)
-      return rules._replace(parties=tuple(parties))
-    parties[network.bob] = Party(parties[network.bob].init, self._there_and_back, self._came_back)
-    return rules._replace(
-      parties=tuple(parties), loss_gradient=lambda outputs, batch: (None, Metrics.zeros())
-    )
-
-  def _asked(self, method: str, kind: str, sent: PyTree, answer: str, shapes: PyTree) -> PyTree:
-    """Sends the rows of real examples, and pads those that come back."""
-    alice, size = self._alice, self._alice.network.batch_size
-    frame = Frame(kind, self._step, frames.named(sent))
-    reply = frames.decode(alice.call(method, frames.encode(frame), COMPUTING), alice.limit)
-    if reply.step != self._step:
-      raise frames.FrameError("an answer is of another step than the request.")
-    count = len(jax.tree.leaves(sent)[0])
-    tree = frames.tree_of(reply, answer, leading(shapes, count))
-    return jax.tree.map(jnp.asarray, padded(tree, size))
-
-  def _there_and_back(self, part, x, labels, mask, time, key) -> tuple[None, Tape]:
-    sent = rows({ACTIVATION: x, LABELS: labels}, int(mask.sum()))
-    shapes = self._alice.network.outputs[0]
-    gradient = self._asked("Forward", ACTIVATION, sent, GRADIENT, shapes)
-    return None, gradient
-
-  def _came_back(self, part, tape, gradient, count, rate) -> tuple[Part, PyTree]:
-    return part, tape
-
-  def _outputs(self, part, x, labels, mask, time, key) -> tuple[PyTree, Tape]:
-    count, network = int(mask.sum()), self._alice.network
-    sent = rows({ACTIVATION: x}, count)
-    shapes = network.outputs[network.bob]
-    return self._asked("Forward", ACTIVATION, sent, OUTPUT, shapes), count  # type: ignore
-
-  def _back(self, part, tape, gradient, count: Array, rate) -> tuple[Part, PyTree]:
-    shapes = self._alice.network.outputs[0]
-    sent = rows(gradient, tape)
-    return part, self._asked("Backward", GRADIENT, sent, GRADIENT, shapes)
-
-
-def infer(
-  network: Network,
-  call: Caller,
-  limit: int,
-  own: tuple[Part, ...],
-  step: int,
-  batches: Iterator[np.ndarray],
-) -> np.ndarray:
-  """The logits of images, of which Bob sees the activations at the cut (sec. 3).
-
-  Args:
-    network: the model.
-    call: Bob.
-    limit: the most bytes of a message.
-    own: Alice's parts.
-    step: the first that is not in them.
-    batches: images as the model takes them, a minibatch's worth at most each.
-  """
-  found = []
-  for images in batches:
-    x = network.evaluate[0](own[0].variables, padded(images, network.batch_size))
-    sent = frames.named({ACTIVATION: rows(x, len(images))})
-    answer = call("Infer", frames.encode(Frame(ACTIVATION, step, sent)), COMPUTING)
-    shapes = leading(network.outputs[network.bob], len(images))
-    outputs = frames.tree_of(frames.decode(answer, limit), OUTPUT, shapes)
-    if network.rules.plan.u_shaped:
-      last = jax.tree.map(jnp.asarray, padded(outputs, network.batch_size))
-      outputs = network.evaluate[-1](own[-1].variables, last)
-    found.append(np.asarray(rows(outputs, len(images)), np.float32))
-  return np.concatenate(found)

@@ -31,6 +31,10 @@ class StaleError(UserError):
   """A hand-over or a turn from before what this Alice has already seen."""
 
 
+class AwayError(LostError):
+  """The peer who has the last hand-over cannot be reached now."""
+
+
 class Traffic(NamedTuple):
   """Bytes of completed turns' steps and hand-overs between an Alice and Bob, as both count them.
 
@@ -123,7 +127,8 @@ class Keeper:
       SealError: that somebody did not.
       StaleError: it is an older one than she knows.
       FrameError: it does not fit the network.
-      LostError: the peer who has it cannot be reached now.
+      AwayError: the peer who has it cannot be reached now.
+      LostError: Bob cannot.
     """
     parts, seed = handing.unpack(self._network, self._opened(handed))
     self.seed = seed
@@ -262,7 +267,7 @@ class Keeper:
       ) as peer:
         return frames.decode(peer("Fetch", frames.text(asked), COMPUTING), self._limit)
     except LostError as error:
-      raise LostError(
+      raise AwayError(
         f"{handed.sender}, who trained last and has the weights, cannot be reached at "
         f"{handed.address}; start it again with the same flags."
       ) from error

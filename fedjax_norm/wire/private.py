@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.run_folder import write_atomic
+from fedjax_norm.training.files import write_atomic
 
 
 def create(path: Path, data: bytes) -> None:

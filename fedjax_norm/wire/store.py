@@ -60,6 +60,7 @@ class Totals(NamedTuple):
     loss: the sum over the present round's examples; Bob does not know it in the U-shape.
     correct: of them.
     examples: of them.
+    seconds: between the offer of a turn and its end, of all turns.
   """
 
   steps: int = 0
@@ -70,6 +71,11 @@ class Totals(NamedTuple):
   loss: float = 0.0
   correct: float = 0.0
   examples: int = 0
+  seconds: float = 0.0
+
+  def carried(self, up: int, down: int) -> "Totals":
+    """With some bytes more, each way."""
+    return self._replace(up=self.up + up, down=self.down + down)
 
 
 class Handed(NamedTuple):
@@ -102,6 +108,10 @@ class Committed(NamedTuple):
   handed: Handed | None
   sealed: bytes
   totals: Totals
+
+  def of_new_round(self) -> "Committed":
+    """The same, with no examples in its round yet."""
+    return self._replace(totals=self.totals._replace(loss=0.0, correct=0.0, examples=0))
 
 
 def write_roll(folder: Path, roll: Roll) -> None:

@@ -2,8 +2,7 @@
 
 import contextlib
 import os
-import socket
-import ssl
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 from fedjax_norm.errors import LostError, UserError
+from fedjax_norm.wire.handshake import check_handshake
 from fedjax_norm.wire.identity import Identity
 
 if os.environ["GRPC_VERBOSITY"] == "NONE":  # or the gRPC inside of JAX would be silent too
@@ -26,8 +26,8 @@ Method = Callable[[str, bytes], bytes]
 
 _SERVICE = "fedjax_norm.Split"
 _SPARE = 2**16  # of gRPC's own limit, so that ours is the one that speaks
-_WORKERS = 8  # beside those of the callers who wait for an answer
-_STREAMS = 4  # requests at once in a connection; a party makes one after another
+_WORKERS = 16  # beside those of the callers who wait for an answer
+_STREAMS = 4  # requests at once of a caller; a party makes one after another, and few beside them
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 _SOONEST = 5.0  # seconds that a quick answer may take at least, whatever the patience
 # A connection whose other end is silent for twice as long is closed. Whoever computes answers.
@@ -60,6 +60,7 @@ def _limits(limit: int) -> list[tuple[str, int]]:
 _KEEPALIVE = [
   ("grpc.keepalive_time_ms", _ALIVE),
   ("grpc.keepalive_timeout_ms", _ALIVE),
+  ("grpc.http2.ping_timeout_ms", _ALIVE),  # else a minute, which the other yields to
   ("grpc.keepalive_permit_without_calls", 1),
   ("grpc.http2.max_pings_without_data", 0),
   ("grpc.http2.min_ping_interval_without_data_ms", _ALIVE // 2),
@@ -91,8 +92,10 @@ def serving(
       ("grpc.so_reuseport", 0),
     ],
   )
+  admitted = _admission()
   handlers = {
-    name: grpc.unary_unary_rpc_method_handler(_handler(method)) for name, method in methods.items()
+    name: grpc.stream_unary_rpc_method_handler(_handler(method, admitted))
+    for name, method in methods.items()
   }
   server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
   credentials = grpc.ssl_server_credentials(
@@ -112,11 +115,41 @@ def serving(
     server.stop(1).wait()
 
 
-def _handler(method: Method) -> Callable[[bytes, grpc.ServicerContext], bytes]:
-  def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
-    names = context.auth_context().get("x509_common_name", [b""])
+_Admission = Callable[[str], contextlib.AbstractContextManager[None]]
+
+
+def _admission() -> _Admission:
+  """Who has a request answered; few at once of one name, which so cannot hold all threads."""
+  lock, held = threading.Lock(), Counter[str]()
+
+  @contextlib.contextmanager
+  def admitted(name: str) -> Iterator[None]:
+    with lock:
+      if held[name] >= _STREAMS:
+        raise UserError(
+          f"{name!r} has {_STREAMS} requests open already, the most that one certificate may; "
+          "wait for their answers, or give each process a certificate of its own."
+        )
+      held[name] += 1
     try:
-      return method(names[0].decode(), request)
+      yield
+    finally:
+      with lock:
+        held[name] -= 1
+
+  return admitted
+
+
+def _handler(
+  method: Method, admitted: _Admission
+) -> Callable[[Iterator[bytes], grpc.ServicerContext], bytes]:
+  # A stream, of one message, is handed over before that has come: who sends none is counted too.
+  def handle(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    names = context.auth_context().get("x509_common_name", [b""])
+    name = names[0].decode()
+    try:
+      with admitted(name):
+        return method(name, next(messages, b""))
     except UserError as error:
       codes = (code for kind, code in _CODES if isinstance(error, kind))
       context.abort(next(codes, grpc.StatusCode.INVALID_ARGUMENT), str(error))
@@ -186,18 +219,21 @@ class Caller:
       UserError: one of the two does not trust the other's certificate.
       LostError: the server cannot be reached for longer than the patience, or does not answer.
     """
-    began, wait, lost = time.monotonic(), _FIRST_WAIT, False
+    until = time.monotonic() + self._patience
+    wait, lost = _FIRST_WAIT, False
     while True:
       with contextlib.suppress(_UnreachableError):
         return self.once(method, request, max(seconds, self._patience))
       check_handshake(self._address, self._identity, self._name)
-      if time.monotonic() - began > self._patience:
+      now = time.monotonic()
+      if not lost:
+        self._told(f"{self._address} cannot be reached; trying again.")
+        until = max(until, now + self._patience / 2)  # it may have computed for long before
+      if now > until:
         raise LostError(
           f"{self._address} cannot be reached for {self._patience:g} seconds; start it, and then "
           "this again with the same flags."
         )
-      if not lost:
-        self._told(f"{self._address} cannot be reached; trying again.")
       lost = True
       time.sleep(wait)
       wait = min(2 * wait, _LONGEST_WAIT)
@@ -246,57 +282,3 @@ class Caller:
 
   def __exit__(self, *_) -> None:
     self._channel.close()
-
-
-def check_handshake(address: str, identity: Identity, name: str | None = None) -> None:
-  """Shakes hands once, for what gRPC does not tell: who of the two does not trust the other.
-
-  Args:
-    address: HOST:PORT.
-    identity: of the client.
-    name: the server's, where it is not its host's.
-
-  Raises:
-    UserError: one of them. That nobody answers is no matter here.
-  """
-  host, _, port = address.rpartition(":")
-  context = ssl.create_default_context(cadata=identity.authority.decode())
-  context.set_alpn_protocols(["h2"])
-  try:
-    context.load_cert_chain(*identity.files)  # which ssl reads from files alone
-  except OSError:
-    return  # they have been moved, and we learn no more
-
-  def turned_away() -> bool:
-    # A server that accepts us speaks first; its verdict on our certificate comes after the
-    # handshake, and is that it hangs up.
-    try:
-      with (
-        socket.create_connection((host.strip("[]"), int(port)), timeout=2) as plain,
-        context.wrap_socket(plain, server_hostname=name or host.strip("[]")) as connection,
-      ):
-        return not connection.recv(1)
-    except ssl.SSLCertVerificationError as error:
-      raise UserError(
-        f"the certificate of {address} is not to be trusted ({error.verify_message}); check the "
-        "address and --authority."
-      ) from error
-    except (OSError, ValueError):
-      return False
-
-  if turned_away() and turned_away():  # one that is being stopped hangs up too, but once
-    raise UserError(
-      f"{address} refuses the certificate of {identity.name!r}; use one of its own authority."
-    )
-
-
-def split_address(address: str) -> tuple[str, int]:
-  """(host, port) of HOST:PORT.
-
-  Raises:
-    UserError: it is something else.
-  """
-  host, _, port = address.rpartition(":")
-  if not host or not port.isdigit() or int(port) > 65535:
-    raise UserError(f"{address!r} is no address; write HOST:PORT.")
-  return host, int(port)

@@ -20,15 +20,26 @@ from absl import flags
 from experiments_helpers import ROOT, free_port
 from wire_world import by_messages
 
-from experiments import app, build, certificates, split_client, split_server, wire_build
+from experiments import (
+  app,
+  build_data,
+  build_schedule,
+  certificates,
+  split_client,
+  split_server,
+  wire_build,
+)
 from experiments.flags import define, parse
 from experiments.split_flags import SplitFlags, make_split_config
 from experiments.training import settler
 from experiments.wire_flags import CertificatesFlags, ClientFlags, ServerFlags
 from fedjax_norm.errors import UserError
+from fedjax_norm.split.messages import ACTIVATION
 from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.wire import identity
+from fedjax_norm.wire import frames, identity
+from fedjax_norm.wire.frames import Frame
 from fedjax_norm.wire.transport import Caller
+from fedjax_norm.wire.turns import step_id
 
 DATA = ("--data=synthetic:classes=4,train=16,test=8,size=6", "--clients=2")
 SHAPE = ("--image_shape=6x6x1", "--classes=4", "--client_names=alice0,alice1")
@@ -120,12 +131,15 @@ def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, started, ca
     first.communicate()
     assert run(*SERVER, *server) == 0
   assert codes == [0, 0]
-  assert "0 passed on" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert "0 passed on" in out
+  assert "going on after turn" in out
+  assert "round 4 of 4 is over, training loss" in out
   values = flags.FlagValues()
   define(SplitFlags, values)
   values(["simulation", *DATA, *TRAINING])
-  config, task = settler(build.make_source(config := parse(SplitFlags, values)))(config)
-  rates = build.make_schedule(config).rates(config.rounds)
+  config, task = settler(build_data.make_source(config := parse(SplitFlags, values)))(config)
+  rates = build_schedule.make_schedule(config).rates(config.rounds)
   simulated = by_messages(task, make_split_config(config), rates)
   for part in ("localhost/body.npz", "alice0/head.npz", "alice1/head.npz"):
     found = np.load(part)
@@ -143,10 +157,32 @@ def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, started, ca
   assert "members" not in alice
 
 
+def intrusions() -> list[tuple[str, bytes, str]]:
+  """(method, message, what is said against it) of somebody who has a certificate and no turn."""
+  good = Frame(ACTIVATION, step_id(1, 0), {"['activation']": np.zeros((2, 6, 6, 1), np.float16)})
+  whole = frames.encode(good)
+  return [
+    ("Infer", whole, "is float16.* is expected|fetch it again"),  # if another turn is over by now
+    ("Forward", b"", "truncated"),
+    ("Forward", b"x" * 2**16, "none of this protocol"),
+    ("Forward", whole[:-1], "is truncated"),
+    ("Forward", bytes(11 * 10**5), "larger than the other end takes"),
+    ("Forward", whole, "it is not 'carol'"),
+    ("Put", whole, "should be a sealed hand-over"),
+  ]
+
+
 def test_a_client_that_is_killed_in_its_turn_and_bad_company(made, started, capsys):
   """A server, and a client that dies in the middle of its turn, are processes; so is a stranger."""
   address = f"localhost:{free_port()}"
-  how = ("--rounds=2", "--batch_size=4", "--norm=gn", "--cut=conv1", "--patience=3")
+  how = (
+    "--rounds=2",
+    "--batch_size=4",
+    "--norm=gn",
+    "--cut=conv1",
+    "--patience=3",
+    "--max_megabytes=1",
+  )
   server = started("split_server", *party("localhost", *SHAPE, *how, f"--listen={address}"))
   shared = *DATA, f"--server={address}", "--cut=conv1"
   doomed = started("split_client", *party("alice1", *shared, "--client_id=1"))
@@ -162,9 +198,9 @@ def test_a_client_that_is_killed_in_its_turn_and_bad_company(made, started, caps
       "certificates/authority.pem", "certificates/carol.pem", "certificates/carol.key"
     )
     with Caller(address, me, 2**20, 5.0) as carol:
-      for data, words in ((b"", "truncated"), (b"x" * 2**16, "none of this protocol")):
+      for method, data, words in intrusions():
         with pytest.raises(UserError, match=words):
-          carol("Forward", data)
+          carol(method, data)
     doomed.communicate()
   assert codes == [0], capsys.readouterr().err
   told, _ = server.communicate()

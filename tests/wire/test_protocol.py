@@ -3,7 +3,9 @@
 import threading
 import time
 from concurrent import futures
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 import wire_world
@@ -14,9 +16,11 @@ from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.norm import Mode
 from fedjax_norm.split.messages import ACTIVATION, GRADIENT
 from fedjax_norm.wire import alice as alices
-from fedjax_norm.wire import bob, frames, keeping, seal
+from fedjax_norm.wire import body, frames, handing, keeping, private, requests, seal
 from fedjax_norm.wire.frames import OUTPUT, Frame
 from fedjax_norm.wire.keeping import StaleError, Traffic
+from fedjax_norm.wire.remote import infer
+from fedjax_norm.wire.store import Committed, Totals
 from fedjax_norm.wire.transport import OutOfOrderError, RefusedError
 from fedjax_norm.wire.turns import step_id
 
@@ -28,7 +32,7 @@ def simulated(tail=None):
 
 def held(own, bob) -> dict[str, np.ndarray]:
   """The whole model's variables, from both sides."""
-  parts = [part.variables for part in (*own, bob.committed.part)]
+  parts = [part.variables for part in (*own, bob.state.kept.part)]
   return {k: np.asarray(v) for part in parts for k, v in trees.flatten(part).items()}
 
 
@@ -46,7 +50,7 @@ def plain():
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
   """Whoever waits for a turn asks again soon."""
-  monkeypatch.setattr(bob, "_LONGEST_POLL", 0.05)
+  monkeypatch.setattr(requests, "_LONGEST_POLL", 0.05)
   monkeypatch.setattr(alices, "PAUSE", 0.02)
 
 
@@ -58,7 +62,7 @@ def test_wire_is_step_by_step_bit_for_bit(tmp_path, plain, peer, updates):
     assert_same(held(first.own, w.bob), plain)
     assert_same(held(second.own, w.bob), plain)
     assert [round for round, _ in w.rounds] == [1, 2]
-    totals = w.bob.committed.totals
+    totals = w.bob.state.kept.totals
     assert totals.turns == ROUNDS * 2
     # Both sides count the same bytes, and an Alice that comes back has not forgotten hers.
     told = [w.alice(name).keeper.traffic for name in wire_world.NAMES]
@@ -86,14 +90,20 @@ def test_u_shape_is_step_by_step_and_keeps_labels_and_images(tmp_path):
 
 @pytest.mark.parametrize("updates", [False, True])
 def test_bob_keeps_hand_overs_that_he_cannot_read(tmp_path, updates):
+  words = np.frombuffer(b"a seed..", np.uint32)
+  seed = jax.random.wrap_key_data(words, impl="threefry2x32")
   with world(tmp_path, updates=updates) as w:
-    final, _ = w.train(w.alice("alice0"), w.alice("alice1"))
+    alice = w.alice("alice0")._replace(start=seed)
+    final, _ = w.train(alice, w.alice("alice1"))
     kernel = np.asarray(final.own[0].variables["params"]["Conv_0"]["kernel"]).tobytes()
     stored = (tmp_path / "bob" / "state.frame").read_bytes()
     assert kernel in frames.encode(Frame(OUTPUT, 0, frames.named(final.own)))
-    assert kernel not in stored
-    assert not any(kernel in data for _, _, data in w.seen)
-    dense = np.asarray(w.bob.committed.part.variables["params"]["Dense_0"]["kernel"]).tobytes()
+    if updates:
+      assert b"a seed.." in handing.pack_updates(w.network, final.own, 0, alice.keeper.seed)
+    for message in (stored, *(data for _, _, data in w.seen)):
+      assert kernel not in message
+      assert b"a seed.." not in message
+    dense = np.asarray(w.bob.state.kept.part.variables["params"]["Dense_0"]["kernel"]).tobytes()
     assert dense in stored
 
 
@@ -119,16 +129,16 @@ def test_a_step_that_is_repeated_is_taken_once(tmp_path):
     alice, _, frame = begun(w)
     data = frames.encode(frame)
     first = alice.call("Forward", data)
-    part = w.bob._working.part
+    part = w.bob.state.working.part
     assert alice.call("Forward", data) == first
-    assert w.bob._working.part is part
-    assert w.bob._working.totals.steps == 1
+    assert w.bob.state.working.part is part
+    assert w.bob.state.working.totals.steps == 1
     other = request(w, labels=np.array([1, 1, 3], np.int32))
     with pytest.raises(RefusedError, match="with other content"):
       alice.call("Forward", frames.encode(other))
     # The next step acknowledges it; then it is old.
     alice.call("Forward", frames.encode(request(w, 1)))
-    assert w.bob._working.totals.steps == 2
+    assert w.bob.state.working.totals.steps == 2
     for frame, next_ in ((request(w), "step 2"), (request(w, 5), "step 2")):
       with pytest.raises(OutOfOrderError, match=f"out of order: .*{next_} of client 0 in round 0"):
         alice.call("Forward", frames.encode(frame))
@@ -157,11 +167,11 @@ def wrong_frames(w):
 def test_a_wrong_tensor_is_one_sentence_and_changes_nothing(tmp_path):
   with world(tmp_path) as w:
     alice, _, frame = begun(w)
-    part = w.bob._working.part
+    part = w.bob.state.working.part
     for data, text in wrong_frames(w):
       with pytest.raises(RefusedError, match=text):
         alice.call("Forward", data)
-      assert w.bob._working.part is part
+      assert w.bob.state.working.part is part
     alice.call("Forward", frames.encode(frame))
 
 
@@ -178,7 +188,7 @@ def test_hand_overs_out_of_order_are_refused(tmp_path):
     with pytest.raises(OutOfOrderError, match="out of order"):
       alice.keeper.hand_over(own, step_id(2, 0))
     alice.keeper.hand_over(own, step_id(1, 0))
-    assert w.bob.committed.turn == 1
+    assert w.bob.state.kept.turn == 1
     asked = alices.ask(other.call, wire_world.LIMIT, waiting=True)
     assert asked.handed.sender == "alice0"
     with pytest.raises(OutOfOrderError, match="alone is kept"):
@@ -193,15 +203,15 @@ def test_a_client_that_vanishes_costs_its_own_turn_alone(tmp_path, peer):
     alice.keeper.hand_over(turned.own, turned.step)
     asked = alices.ask(other.call, wire_world.LIMIT, waiting=True)
     assert asked.state == "yours"
-    before = w.bob.committed
+    before = w.bob.state.kept
     other.call("Forward", frames.encode(request(w, turn=1)))  # and is not heard of again
-    assert w.bob._working.part is not before.part
+    assert w.bob.state.working.part is not before.part
     assert alices.ask(alice.call, wire_world.LIMIT, waiting=True).state == "wait"
     w.later += 25
     asked = alices.ask(alice.call, wire_world.LIMIT, waiting=True)
     assert (asked.state, asked.turn, asked.handed.sender) == ("yours", 2, "alice0")
     assert_same(
-      {k: np.asarray(v) for k, v in trees.flatten(w.bob._working.part.variables).items()},
+      {k: np.asarray(v) for k, v in trees.flatten(w.bob.state.working.part.variables).items()},
       {k: np.asarray(v) for k, v in trees.flatten(before.part.variables).items()},
     )
     with pytest.raises(OutOfOrderError, match="not 'alice1'"):
@@ -210,8 +220,8 @@ def test_a_client_that_vanishes_costs_its_own_turn_alone(tmp_path, peer):
       other.keeper.hand_over(turned.own, step_id(2, 0))
     # Both go on: the one that came back has the last turn, from what the other has handed over.
     first, second = w.train(alice, other)
-    assert w.bob.committed.totals.passed == 1
-    assert w.bob.committed.totals.turns == 3
+    assert w.bob.state.kept.totals.passed == 1
+    assert w.bob.state.kept.totals.turns == 3
     assert_same(held(first.own, w.bob), held(second.own, w.bob))
 
 
@@ -223,7 +233,7 @@ def test_a_turn_waits_for_the_only_client_that_can_have_it(tmp_path):
     assert alices.ask(alice.call, wire_world.LIMIT, waiting=True).state == "yours"
     w.later += 100  # nobody else is there, and what nobody takes over is not lost
     assert alices.ask(alice.call, wire_world.LIMIT, waiting=True).state == "yours"
-    assert w.bob.committed.totals.passed == 0
+    assert w.bob.state.kept.totals.passed == 0
 
 
 @pytest.mark.parametrize("peer", [False, True])
@@ -284,7 +294,7 @@ def test_who_joins_is_who_the_certificate_says(tmp_path):
     (tmp_path / "alice0" / "exchange.key").write_text(f"other {'00' * 32}")
     with pytest.raises(UserError, match="another run"):
       w.alice("alice0", join=False)
-    for damaged in ("", f"{w.bob.run} abc"):
+    for damaged in ("", f"{w.bob.state.roll.run} abc"):
       (tmp_path / "alice0" / "exchange.key").write_text(damaged)
       with pytest.raises(UserError, match="is damaged"):
         w.alice("alice0", join=False)
@@ -307,11 +317,12 @@ def test_a_forged_or_old_hand_over_is_refused(tmp_path):
         mine.keeper.obtain(asked.handed)
       turned = alices._turn(mine, asked)
       mine.keeper.hand_over(turned.own, turned.step)
-      old.append(w.bob.committed.sealed)
-    handed = w.bob.committed.handed
+      old.append(w.bob.state.kept.sealed)
+    handed = w.bob.state.kept.handed
 
     def given(sealed: Frame):
-      w.bob._kept = w.bob.committed._replace(sealed=frames.encode(sealed))
+      kept = w.bob.state.kept._replace(sealed=frames.encode(sealed))
+      w.bob._state = w.bob.state.keep(kept)
 
     now, before = (frames.decode(data) for data in reversed(old))
     body = bytearray(now.tensors["body"].tobytes())
@@ -343,8 +354,8 @@ def test_a_third_party_classifies_without_training(tmp_path):
     own = carol.keeper.obtain(asked.handed)
     images = np.asarray(task().eval_transform(task().source.test.images, np.arange(6), None))
     batches = iter((images[:4], images[4:]))
-    logits = alices.infer(w.network, carol.call, wire_world.LIMIT, own, asked.handed.step, batches)
-    parts = [*own, w.bob.committed.part]
+    logits = infer(w.network, carol.call, wire_world.LIMIT, own, asked.handed.step, batches)
+    parts = [*own, w.bob.state.kept.part]
     variables = {
       name: {k: v for part in parts for k, v in part.variables.get(name, {}).items()}
       for name in ("params", "batch_stats")
@@ -355,7 +366,7 @@ def test_a_third_party_classifies_without_training(tmp_path):
     assert w.bob.deserted()
     old = iter((images[:4],))
     with pytest.raises(OutOfOrderError, match="fetch it again"):
-      alices.infer(w.network, carol.call, wire_world.LIMIT, own, step_id(1, 0), old)
+      infer(w.network, carol.call, wire_world.LIMIT, own, step_id(1, 0), old)
 
 
 def turn_of(alice, other):
@@ -369,22 +380,21 @@ def test_a_server_that_goes_back_is_refused(tmp_path):
   with world(tmp_path) as w:
     alice, other = w.alice("alice0"), w.alice("alice1")
     turn_of(alice, other)
-    old = w.bob.committed
+    old = w.bob.state.kept
     turn_of(other, alice)
     turn_of(alice, other)
 
     def offered(committed):
-      w.bob._kept, w.bob._working = committed, None
-      w.bob._readers = w.bob._readers_of(committed)
+      w.bob._state = w.bob.state.keep(committed)._replace(working=None)
 
     again = w.alice("alice0")  # a new process knows it from the disk
-    begin = bob.Committed(0, old.part, None, b"", bob.Totals())
-    for committed in (old._replace(turn=2), begin, w.bob.committed._replace(turn=0)):
+    begin = Committed(0, old.part, None, b"", Totals())
+    for committed in (old._replace(turn=2), begin, w.bob.state.kept._replace(turn=0)):
       offered(committed)
       for one in (alice, again):
         with pytest.raises(StaleError, match="has gone back to step"):
           alices.train(one, wire_world.nothing, wire_world.nothing, wire_world.nothing)
-    stale = w.bob.committed.handed._replace(step=step_id(1, 0))
+    stale = w.bob.state.kept.handed._replace(step=step_id(1, 0))
     for work in (other.keeper.obtain, other.keeper.seal_again):
       with pytest.raises(StaleError):
         work(stale)
@@ -395,10 +405,11 @@ def test_a_server_that_goes_back_is_refused(tmp_path):
 def test_a_hand_over_leaves_out_whom_nobody_vouches_for(tmp_path):
   with world(tmp_path) as w:
     alice, other, carol = (w.alice(name) for name in ("alice0", "alice1", "carol"))
-    member = w.bob._members["carol"]
-    w.bob._members["carol"] = member._replace(announcement=member.announcement.replace("MII", "x"))
+    members = w.bob.state.roll.members
+    damaged = members["carol"].announcement.replace("MII", "x")
+    members["carol"] = members["carol"]._replace(announcement=damaged)
     turn_of(alice, other)
-    assert w.bob._readers == {*wire_world.NAMES}
+    assert w.bob.state.readers == {*wire_world.NAMES}
     assert not alices.ask(alice.call, wire_world.LIMIT, waiting=False).lacking  # once is enough
     alices.join(carol.call, carol.keeper.announcement, None, 0, "")  # with a new certificate
     assert alices.ask(alice.call, wire_world.LIMIT, waiting=False).lacking
@@ -422,7 +433,7 @@ def test_a_server_that_restarts_keeps_its_run_and_waits_for_its_members(tmp_path
     assert not w.bob.deserted()
     w.restart()
     w.later += 25
-    w.bob._began -= 25
+    w.bob._state = w.bob.state._replace(began=w.bob.state.began - 25)
     assert w.bob.deserted()
 
 
@@ -448,17 +459,18 @@ def test_sealing_again_may_come_too_late(tmp_path, monkeypatch):
       with pytest.raises(EOFError, match="its hand-over is out of order"):
         alices.train(alice, wire_world.nothing, wire_world.nothing, told)
     w.train(alice, other)
-    assert w.bob.committed.totals.turns == ROUNDS * 2
+    assert w.bob.state.kept.totals.turns == ROUNDS * 2
 
 
 def test_a_lost_last_peer_is_not_waited_for_for_ever(tmp_path):
   with world(tmp_path, peer=True) as w:
     alice, other = w.alice("alice0"), w.alice("alice1")
     w.train(alice, other)
-    sender, late = (other, alice) if w.bob.committed.handed.sender == "alice1" else (alice, other)
-    sender.keeper._path(w.bob.committed.handed.step).unlink()
+    sender, late = (other, alice) if w.bob.state.kept.handed.sender == "alice1" else (alice, other)
+    sender.keeper._path(w.bob.state.kept.handed.step).unlink()
     name = late.keeper._identity.name
-    w.bob._members[sender.keeper._identity.name] = w.bob._members[name]._replace(address="[::1]:1")
+    members = w.bob.state.roll.members
+    members[sender.keeper._identity.name] = members[name]._replace(address="[::1]:1")
     asked = len(w.seen)
     late = late._replace(patience=0.2)
     with pytest.MonkeyPatch.context() as patch:
@@ -472,7 +484,7 @@ def test_whoever_waits_for_the_last_weights_asks_now_and_then(tmp_path):
   with world(tmp_path) as w:
     alice, other = w.alice("alice0"), w.alice("alice1")
     w.train(alice, other)
-    w.bob._readers = frozenset()
+    w.bob._state = w.bob.state._replace(readers=frozenset())
     asked = len(w.seen)
     with pytest.raises(LostError, match="all turns are over"):
       alices.train(alice._replace(patience=0.2), *3 * [wire_world.nothing])
@@ -482,16 +494,16 @@ def test_whoever_waits_for_the_last_weights_asks_now_and_then(tmp_path):
 def test_a_part_that_has_diverged_is_never_kept(tmp_path):
   with world(tmp_path) as w:
     alice, other, good = begun(w)
-    before = w.bob.committed
+    before = w.bob.state.kept
     x, _ = good.tensors.values()
     for step in range(STEPS):
       alice.call("Forward", frames.encode(request(w, step, activation=np.float32(1e30) * x)))
     own = w.network.own(w.network.begin(alice.start))
     with pytest.raises(RefusedError, match="is not finite after the turn of 'alice0'"):
       alice.keeper.hand_over(own, step_id(1, 0))
-    assert w.bob.committed is before
+    assert w.bob.state.kept is before
     turn_of(alice, other)  # the turn is had again
-    assert w.bob.committed.turn == 1
+    assert w.bob.state.kept.turn == 1
 
 
 def test_a_full_disk_costs_no_turn(tmp_path, monkeypatch):
@@ -504,26 +516,26 @@ def test_a_full_disk_costs_no_turn(tmp_path, monkeypatch):
       raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-      patch.setattr(bob.store.private, "replace", full)
+      patch.setattr(private, "replace", full)
       with pytest.raises(RefusedError, match="cannot write"):
         other.keeper.hand_over(turned.own, turned.step)
     other.keeper.hand_over(turned.own, turned.step)
     assert [round for round, _ in w.rounds] == [1, 1]
-    assert w.bob.committed.turn == 2
+    assert w.bob.state.kept.turn == 2
 
 
 def test_bob_answers_others_while_he_computes(tmp_path, monkeypatch):
   with world(tmp_path) as w:
     alice, other, frame = begun(w)
     begun_, go = threading.Event(), threading.Event()
-    compute = bob.body.forward
+    compute = body.forward
 
     def slow(*args):
       begun_.set()
       go.wait(10)
       return compute(*args)
 
-    monkeypatch.setattr(bob.body, "forward", slow)
+    monkeypatch.setattr(body, "forward", slow)
     with futures.ThreadPoolExecutor(1) as thread:
       answer = thread.submit(alice.call, "Forward", frames.encode(frame))
       assert begun_.wait(10)
@@ -531,7 +543,7 @@ def test_bob_answers_others_while_he_computes(tmp_path, monkeypatch):
       assert alices.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
       go.set()
       assert frames.decode(answer.result(10)).kind == GRADIENT
-    assert w.bob.committed.totals.passed == 0
+    assert w.bob.state.kept.totals.passed == 0
 
 
 def test_a_client_that_computes_for_long_keeps_its_turn(tmp_path):
@@ -542,12 +554,42 @@ def test_a_client_that_computes_for_long_keeps_its_turn(tmp_path):
     def long(step):
       for _ in range(3):  # each shorter than Bob's patience, all of them longer
         w.later += 0.6 * w.setting.patience
-        heard = w.bob._seen["alice0"]
+        heard = w.bob.state.seen["alice0"]
         until = time.monotonic() + 10
-        while w.bob._seen["alice0"] == heard and time.monotonic() < until:
+        while w.bob.state.seen["alice0"] == heard and time.monotonic() < until:
           time.sleep(0.01)
         assert alices.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
       return alice.draw(step)
 
     w.train(alice._replace(draw=long), other)
-    assert w.bob.committed.totals.passed == 0
+    assert w.bob.state.kept.totals.passed == 0
+
+
+def test_a_server_that_is_lost_in_a_turn_is_waited_for_once(tmp_path):
+  with world(tmp_path) as w:
+    alice, _, _ = begun(w)
+
+    def lost(step):
+      raise LostError("has been waited for.")
+
+    with pytest.raises(LostError, match="has been waited for"):
+      alices.train(alice._replace(draw=lost), *3 * [wire_world.nothing])
+
+
+def test_an_interrupt_waits_for_no_silent_server():
+  asked, go = threading.Event(), threading.Event()
+
+  def once(method, request):
+    asked.set()
+    go.wait(10)
+
+  def work():
+    with alices.at_work(SimpleNamespace(once=once), 0.2):
+      assert asked.wait(10)
+      raise KeyboardInterrupt
+
+  began = time.monotonic()
+  with pytest.raises(KeyboardInterrupt):
+    work()
+  assert time.monotonic() - began < 5
+  go.set()

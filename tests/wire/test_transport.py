@@ -13,7 +13,8 @@ from wire_world import identities, identity
 
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.wire import certificates, transport
-from fedjax_norm.wire.transport import Caller, RefusedError, serving, split_address
+from fedjax_norm.wire.handshake import split_address
+from fedjax_norm.wire.transport import Caller, RefusedError, serving
 
 ECHO = {"Echo": lambda name, data: name.encode() + b":" + data}
 
@@ -110,23 +111,38 @@ def test_a_server_that_hangs_is_given_up(monkeypatch):
     go.set()
 
 
-def test_those_who_wait_leave_room_for_others():
-  go, count = threading.Event(), transport._WORKERS
-  methods = {**ECHO, "Wait": lambda name, data: b"%d" % go.wait(10)}
+def test_nobody_can_hold_the_server_alone():
+  go, most = threading.Event(), transport._STREAMS
+  begun = threading.Semaphore(0)
+
+  def wait(name: str, data: bytes) -> bytes:
+    begun.release()
+    return b"%d" % go.wait(10)
+
+  server = serving("localhost:0", identities()["localhost"], {**ECHO, "Wait": wait}, 1000)
   with (
-    serving("localhost:0", identities()["localhost"], methods, 1000, count) as port,
+    server as port,
     contextlib.ExitStack() as stack,
-    futures.ThreadPoolExecutor(count) as threads,
+    futures.ThreadPoolExecutor(most) as threads,
   ):
-    address, who = f"localhost:{port}", identities()["alice0"]
-    callers = [stack.enter_context(Caller(address, who, 1000, 5)) for _ in range(count + 1)]
-    waits = [threads.submit(caller, "Wait", b"") for caller in callers[1:]]
-    assert callers[0]("Echo", b"hi") == b"alice0:hi"
-    # Nor do many requests that one connection only begins: headers, and then nothing.
-    with hanging(port, 2 * count):
-      assert callers[0]("Echo", b"hi") == b"alice0:hi"
+
+    def caller(name: str) -> Caller:
+      return stack.enter_context(Caller(f"localhost:{port}", identities()[name], 1000, 5))
+
+    waits = [threads.submit(caller("alice0"), "Wait", b"") for _ in range(most)]
+    for _ in range(most):
+      assert begun.acquire(timeout=10)
+    with pytest.raises(RefusedError, match=f"'alice0' has {most} requests open already"):
+      caller("alice0")("Echo", b"hi")  # over one connection more
+    # Requests that have begun, headers and then nothing, are counted as well.
+    for _ in range(transport._WORKERS // most):
+      stack.enter_context(hanging(port, 2 * most))
+    with pytest.raises(RefusedError, match="'carol' has"):
+      caller("carol")("Echo", b"hi")
+    assert caller("alice1")("Echo", b"hi") == b"alice1:hi"
     go.set()
-    assert [wait.result(10) for wait in waits] == [b"1"] * count
+    assert [one.result(10) for one in waits] == [b"1"] * most
+    assert caller("alice0")("Echo", b"hi") == b"alice0:hi"
 
 
 @contextlib.contextmanager
@@ -156,3 +172,17 @@ def hanging(port: int, requests: int):
       connection.sendall(head + block)
     time.sleep(0.2)
     yield
+
+
+def test_a_server_that_is_lost_after_long_work_may_come_back(monkeypatch):
+  answers = iter((transport._UnreachableError, None))
+
+  def once(*_) -> bytes:
+    if error := next(answers):
+      time.sleep(0.5)
+      raise error
+    return b"ok"
+
+  with Caller(f"localhost:{free_port()}", identities()["alice0"], 1000, 0.4) as call:
+    monkeypatch.setattr(call, "once", once)
+    assert call("Work", b"", 60.0) == b"ok"

@@ -1,0 +1,61 @@
+"""Addresses, and what a TLS handshake tells that gRPC does not."""
+
+import socket
+import ssl
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.wire.identity import Identity
+
+
+def check_handshake(address: str, identity: Identity, name: str | None = None) -> None:
+  """Shakes hands once, for what gRPC does not tell: who of the two does not trust the other.
+
+  Args:
+    address: HOST:PORT.
+    identity: of the client.
+    name: the server's, where it is not its host's.
+
+  Raises:
+    UserError: one of them. That nobody answers is no matter here.
+  """
+  host, _, port = address.rpartition(":")
+  context = ssl.create_default_context(cadata=identity.authority.decode())
+  context.set_alpn_protocols(["h2"])
+  try:
+    context.load_cert_chain(*identity.files)  # which ssl reads from files alone
+  except OSError:
+    return  # they have been moved, and we learn no more
+
+  def turned_away() -> bool:
+    # A server that accepts us speaks first; its verdict on our certificate comes after the
+    # handshake, and is that it hangs up.
+    try:
+      with (
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2) as plain,
+        context.wrap_socket(plain, server_hostname=name or host.strip("[]")) as connection,
+      ):
+        return not connection.recv(1)
+    except ssl.SSLCertVerificationError as error:
+      raise UserError(
+        f"the certificate of {address} is not to be trusted ({error.verify_message}); check the "
+        "address and --authority."
+      ) from error
+    except (OSError, ValueError):
+      return False
+
+  if turned_away() and turned_away():  # one that is being stopped hangs up too, but once
+    raise UserError(
+      f"{address} refuses the certificate of {identity.name!r}; use one of its own authority."
+    )
+
+
+def split_address(address: str) -> tuple[str, int]:
+  """(host, port) of HOST:PORT.
+
+  Raises:
+    UserError: it is something else.
+  """
+  host, _, port = address.rpartition(":")
+  if not host or not port.isdigit() or int(port) > 65535:
+    raise UserError(f"{address!r} is no address; write HOST:PORT.")
+  return host, int(port)
