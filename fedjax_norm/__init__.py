@@ -17,9 +17,10 @@ from fedjax_norm.local import LocalConfig
 from fedjax_norm.nodes import use_host_devices
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.norm import create as make_norm
-from fedjax_norm.training.loop import LoopConfig, Outcome, summary
+from fedjax_norm.training.freezing import FreezeConfig
+from fedjax_norm.training.loop_config import LoopConfig
+from fedjax_norm.training.outcome import Outcome, summary
 from fedjax_norm.training.programs import (
-  FreezeConfig,
   make_asgd,
   make_fedavg,
   make_ssgd,

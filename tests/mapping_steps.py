@@ -15,7 +15,7 @@ from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.local import LocalConfig, Metrics
 from fedjax_norm.training.feed import placer
-from fedjax_norm.training.loop import make_interval
+from fedjax_norm.training.program import make_interval
 
 SPECS = {
   "gn": norm.create("gn", groups=2),

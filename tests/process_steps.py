@@ -15,7 +15,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from experiments import app
-from experiments.flags import Config
+from experiments.config import Config
 from fedjax_norm.errors import UserError
 from fedjax_norm.training import distributed
 

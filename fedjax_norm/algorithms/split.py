@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from fedjax_norm import trees
 from fedjax_norm.algorithms.base import HELD, Algorithm, Context
 from fedjax_norm.algorithms.split_config import SplitConfig
-from fedjax_norm.algorithms.split_rules import ClientState, Rules, SplitState
+from fedjax_norm.algorithms.split_rules import Rules
+from fedjax_norm.algorithms.split_state import ClientState, SplitState
 from fedjax_norm.comm import Cost, Sent
 from fedjax_norm.data.federated import Transform, draw
 from fedjax_norm.keys import Stream, stream
@@ -113,6 +114,7 @@ def split(rules: Rules, config: SplitConfig, nodes: Nodes, transform: Transform)
     columns=rules.columns,
     client_rows=rules.client_rows,
     told=rules.told,
+    pace="turns" if config.in_turns else "apart",
   )
 
 

@@ -6,13 +6,21 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.base import Context
+from fedjax_norm.algorithms.split_average import from_sums, to_sums
 from fedjax_norm.algorithms.split_config import SplitConfig
+from fedjax_norm.algorithms.split_ledger import client_rows, count_hand_over, state_columns
+from fedjax_norm.algorithms.split_state import (
+  ClientState,
+  SplitState,
+  stats_of,
+  travelling,
+  with_stats,
+)
 from fedjax_norm.algorithms.statistics import check_policy, combiner
-from fedjax_norm.comm import Cost, Counter
+from fedjax_norm.comm import Cost
 from fedjax_norm.data.federated import steps_per_epoch
 from fedjax_norm.data.shuffle import permuted
 from fedjax_norm.errors import UserError
@@ -20,7 +28,7 @@ from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import Metrics
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.split.autoencoder import Autoencoder, make_autoencoder
-from fedjax_norm.split.effort import party_flops
+from fedjax_norm.split.effort import Effort, party_flops
 from fedjax_norm.split.parties import Part, Party, check_own_losses, loss_gradient, make_parties
 from fedjax_norm.split.plan import (
   ALICE,
@@ -33,54 +41,6 @@ from fedjax_norm.split.plan import (
 )
 from fedjax_norm.split.tally import Tally, make_step_tally, pass_cost
 from fedjax_norm.typing import Array, Batch, PyTree, Variables
-
-SEED_BYTES = 8
-"""Of the seed that gives the initial weights."""
-
-
-class SplitState(NamedTuple):
-  """What all parties hold together.
-
-  Attributes:
-    variables: of the whole model.
-    opt_states: of each segment, and of the decoder; of averaged ones under
-      ``client_momentum='global'`` alone, else ().
-    decoder: Alice's decoder's variables, or ().
-    starter: the client that had the first turn, -1 before it and where all go at once, int32.
-    last: the client that trained last, likewise.
-    turns: how many there have been one after another, int32.
-    tally: since the start.
-    reconstruction: the autoencoder's loss on the last minibatches of the last round's turns.
-  """
-
-  variables: Variables
-  opt_states: tuple[PyTree, ...]
-  decoder: PyTree
-  starter: Array
-  last: Array
-  turns: Array
-  tally: Tally
-  reconstruction: Array
-
-
-class ClientState(NamedTuple):
-  """What a client keeps between turns.
-
-  Attributes:
-    batch_stats: of its segments, under ``batch_stats='local'``, else ().
-    opt_states: of averaged segments under ``client_momentum='local'``, else ().
-    turns: how many it has had, int32.
-    first: the number of the first of them among all turns, -1 before it, int32.
-    latest: that of the last.
-    tally: of its own; the hand-over that others had from it is in it from its next turn on.
-  """
-
-  batch_stats: tuple[PyTree, ...]
-  opt_states: tuple[PyTree, ...]
-  turns: Array
-  first: Array
-  latest: Array
-  tally: Tally
 
 
 class Rules(NamedTuple):
@@ -105,6 +65,7 @@ class Rules(NamedTuple):
     client_rows: all clients' states -> the rows of ``clients.csv``.
     told: () -> what the start of a run tells of who holds what.
     pass_cost: of a pass over a client's data for statistics alone.
+    effort: () -> the operations that an example takes each party.
   """
 
   plan: Plan
@@ -124,6 +85,7 @@ class Rules(NamedTuple):
   client_rows: Callable[[ClientState], list[dict[str, float]]]
   told: Callable[[], list[tuple[str, str]]]
   pass_cost: Cost
+  effort: Callable[[], Effort]
 
 
 def make_rules(
@@ -209,7 +171,7 @@ def make_rules(
     parts = hold(divide(state.variables, shapes), state.decoder)
     keeps = config.client_momentum == "local"
     return ClientState(
-      tuple(_stats(parts[index]) if local_stats else () for index in own),
+      tuple(stats_of(parts[index]) if local_stats else () for index in own),
       tuple(
         part.opt_state if keeps and averaged else ()
         for part, averaged in zip(parts, mean, strict=True)
@@ -229,50 +191,28 @@ def make_rules(
         parts[index] = parts[index]._replace(opt_state=client.opt_states[index])
     if local_stats:
       for index, stats in zip(own, client.batch_stats, strict=True):
-        parts[index] = _with_stats(parts[index], stats)
+        parts[index] = with_stats(parts[index], stats)
     return tuple(parts)
 
   def end(state, client, row, context: Context, parts, tally: Tally, reconstruction):
     before = hold(divide(state.variables, shapes), state.decoder)
     weight = context.data.sizes[row].astype(jnp.float32)
     identity = context.data.clients[row]
-    nothing = Counter.of(0)
-    if config.variant == "split":
-      handed = (state.last >= 0) & (state.last != identity)
-      got = Counter.of(size).times(handed)
-      if config.handed_over == "updates":  # the seed, to everyone but the first
-        got = got.add(Counter.of(SEED_BYTES).times((client.turns == 0) & (state.last >= 0)))
-      # Once to put or to ask for it, and once to get it.
-      trips = Counter.of(2).times(handed)
-      # Since her last turn somebody else has had hers.
-      gave = Counter.of(size).times((client.turns > 0) & (state.last != identity))
-    else:
-      got = gave = Counter.of(size)
-      trips = nothing
-    own_tally = tally.add(Tally(gave, got, nothing, trips, nothing, nothing))
-    tally = tally.add(Tally(got, got, nothing, trips, nothing, nothing))
+    own_tally, handed = count_hand_over(config, size, state, client, identity)
     carried = [
       old if averaged else new for old, new, averaged in zip(before, parts, mean, strict=True)
     ]
     sums = {
       "weight": weight,
-      "tally": tally,
+      "tally": tally.add(handed),
       "reconstruction": weight * reconstruction,
       "averaged": [
-        {
-          "params": trees.scale(trees.subtract(_params(new), _params(old)), weight),
-          "stats": policy.to_sums(_stats(new), weight, _stats(old)),
-          "momentum": trees.scale(new.opt_state, weight)
-          if config.client_momentum == "global"
-          else (),
-        }
-        if averaged
-        else ()
+        to_sums(old, new, weight, policy, config.client_momentum == "global") if averaged else ()
         for old, new, averaged, policy in zip(before, parts, mean, policies, strict=True)
       ],
     }
     kept = ClientState(
-      tuple(_stats(parts[index]) if local_stats else () for index in own),
+      tuple(stats_of(parts[index]) if local_stats else () for index in own),
       tuple(
         part.opt_state if stored != () else ()
         for part, stored in zip(parts, client.opt_states, strict=True)
@@ -280,11 +220,11 @@ def make_rules(
       client.turns + 1,
       jnp.where(client.turns == 0, state.turns, client.first),
       state.turns,
-      client.tally.add(own_tally),
+      client.tally.add(tally.add(own_tally)),
     )
     if local_stats:  # what the federation holds of them stays as it began
       for index in own:
-        carried[index] = _with_stats(carried[index], _stats(before[index]))
+        carried[index] = with_stats(carried[index], stats_of(before[index]))
     state = put(state, carried)
     if config.in_turns:
       starter = jnp.where(state.turns == 0, identity, state.starter)
@@ -303,19 +243,9 @@ def make_rules(
   def close(state: SplitState, sums: PyTree) -> SplitState:
     parts = list(hold(divide(state.variables, shapes), state.decoder))
     for index, (averaged, policy) in enumerate(zip(mean, policies, strict=True)):
-      part = parts[index]._replace(opt_state=state.opt_states[index])
+      parts[index] = parts[index]._replace(opt_state=state.opt_states[index])
       if averaged:
-        mine = sums["averaged"][index]
-        variables = dict(part.variables)
-        if "params" in variables:
-          change = trees.scale(mine["params"], 1 / sums["weight"])
-          variables["params"] = trees.add(variables["params"], change)
-        if "batch_stats" in variables:
-          variables["batch_stats"] = policy.from_sums(
-            mine["stats"], sums["weight"], variables["batch_stats"]
-          )
-        part = Part(variables, trees.scale(mine["momentum"], 1 / sums["weight"]))
-      parts[index] = part
+        parts[index] = from_sums(parts[index], sums["averaged"][index], sums["weight"], policy)
     return put(state, parts)._replace(
       tally=state.tally.add(sums["tally"]),
       reconstruction=sums["reconstruction"] / sums["weight"],
@@ -336,41 +266,10 @@ def make_rules(
   def client_variables(state: SplitState, client: ClientState) -> Variables:
     parts = list(divide(state.variables, shapes))
     for index, stats in zip(plan.owned_by(ALICE), client.batch_stats, strict=False):
-      parts[index] = _with_stats(Part(parts[index], ()), stats).variables
+      parts[index] = with_stats(Part(parts[index], ()), stats).variables
     return join(parts)
 
-  flops = functools.cache(lambda: party_flops(model, plan, image, batch_size, autoencoder))
-
-  def columns(state: SplitState) -> dict[str, float]:
-    tally, each = state.tally, flops()
-    every, crossed = tally.examples.value(), tally.exchanged.value()
-    return {
-      "client_flops": each.client * every + each.client_crossing * crossed,
-      "server_flops": each.server * crossed,
-      **({"relay_flops": each.relays * crossed} if config.relays else {}),
-      **({"relay_bytes": tally.relayed.value()} if config.relays else {}),
-      **({"reconstruction": float(state.reconstruction)} if autoencoder else {}),
-    }
-
-  def client_rows(clients: ClientState) -> list[dict[str, float]]:
-    tally, began = clients.tally, clients.turns > 0
-    every, crossed = tally.examples.values(), tally.exchanged.values()
-    up = tally.up.values()
-    if config.variant == "split":
-      # The last one still has hers; the first one has told the others the seed.
-      up = up + size * (began & (clients.latest != clients.latest.max()))
-      if config.handed_over == "updates":
-        up = up + SEED_BYTES * (began.sum() - 1) * (clients.first == 0)
-    columns = {
-      "client": np.arange(len(began)),
-      "turns": clients.turns,
-      "examples": every,
-      "bytes_up": up,
-      "bytes_down": tally.down.values(),
-      "flops": flops().client * every + flops().client_crossing * crossed,
-    }
-    cells = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in cells]
+  effort = functools.cache(lambda: party_flops(model, plan, image, batch_size, autoencoder))
 
   return Rules(
     plan,
@@ -386,34 +285,9 @@ def make_rules(
     order,
     step_tally,
     client_variables if local_stats else None,
-    columns,
-    client_rows,
+    lambda state: state_columns(config, effort(), state),
+    lambda clients: client_rows(config, size, effort(), clients),
     lambda: describe(model, plan, shapes, outputs),
     pass_cost(plan, shapes, outputs),
+    effort,
   )
-
-
-def _params(part: Part) -> PyTree:
-  return part.variables.get("params", {})
-
-
-def _stats(part: Part) -> PyTree:
-  return part.variables.get("batch_stats", {})
-
-
-def _with_stats(part: Part, stats: PyTree) -> Part:
-  return part._replace(variables={**part.variables, "batch_stats": stats}) if stats else part
-
-
-def travelling(part: Part, config: SplitConfig) -> dict[str, PyTree]:
-  """What of a part of Alice's goes from client to client, or to and from who averages.
-
-  Its parameters; its statistics where they are neither the client's own nor made anew; its
-  optimizer's state where it goes on.
-  """
-  kept = {"params": _params(part)}
-  if config.batch_stats in ("mean", "moments"):
-    kept["batch_stats"] = _stats(part)
-  if not config.averaged(ALICE) or config.client_momentum == "global":
-    kept["opt_state"] = part.opt_state
-  return kept

@@ -34,7 +34,8 @@ class FederatedData(NamedTuple):
   Attributes:
     images: [M, H, W, C], as stored.
     labels: [M] int32, by which examples are counted.
-    targets: [M, ...], what a model is to say of them; of classification the labels themselves.
+    targets: [M, ...], what a model is to say of them; of classification the labels themselves, but
+      for those that clients do not know (``unlabelled.py``).
     ids: [M] int32, what the examples are called in the whole federation.
     order: [M] int32, places of the examples, client after client.
     clients: [R] int32, the client of each row.
@@ -164,10 +165,10 @@ def gather(data: FederatedData, index: np.ndarray, capacity: int) -> FederatedDa
 
 
 def label_counts(data: FederatedData, clients: np.ndarray, num_classes: int) -> np.ndarray:
-  """The training examples of some clients by class, hidden ones (-1) apart: [k, C], on the host."""
+  """The training examples of some clients by class, known to them or not: [k, C], on the host."""
   starts, ends = data.offsets[clients], data.offsets[clients] + data.sizes[clients]
   labels = (data.labels[data.order[a:b]] for a, b in zip(starts, ends, strict=True))
-  return np.stack([np.bincount(own[own >= 0], minlength=num_classes) for own in labels])
+  return np.stack([np.bincount(own, minlength=num_classes) for own in labels])
 
 
 def steps_per_epoch(sizes: Array, batch_size: int) -> Array:

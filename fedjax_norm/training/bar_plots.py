@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from fedjax_norm.training.plots import COLOURS, _figure
+from fedjax_norm.training.plots import COLOURS, new_figure
 
 _HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
 
@@ -36,7 +36,7 @@ def bars_figure(
     raise ValueError(f"every series needs a value for each of the {len(groups)} groups.")
   width = 0.84 / max(len(series), 1)
   size = max(6.0, 1.5 + 0.55 * len(groups) * len(series)), 4.2
-  figure, (axes,) = _figure(title, size, 1)
+  figure, (axes,) = new_figure(title, size, 1)
   for i, (name, values) in enumerate(series.items()):
     places = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
     heights = np.asarray(values, np.float64)

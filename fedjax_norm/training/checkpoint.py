@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.run_folder import write_atomic
+from fedjax_norm.training.files import write_atomic
 from fedjax_norm.typing import PyTree
 
 _DAMAGED = "damaged"

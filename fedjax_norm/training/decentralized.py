@@ -18,8 +18,9 @@ from fedjax_norm.algorithms.periodic import PeriodicConfig, periodic
 from fedjax_norm.comm import MOST_SENDERS
 from fedjax_norm.control.dial import Dial
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.loop import LoopConfig, Program
-from fedjax_norm.training.programs import assemble, clock_of, take_all
+from fedjax_norm.training.assemble import assemble, clock_of, take_all
+from fedjax_norm.training.loop_config import LoopConfig
+from fedjax_norm.training.program import Program
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import Task
 
@@ -43,7 +44,7 @@ def make_gaia(
     schedule: the partitions' learning rate.
     dial: of T_0; it follows the rate.
     network: the profile of a simulated clock (see ``clock.make``); None tells no simulated time.
-    **options: of ``programs.assemble``.
+    **options: of ``assemble.assemble``.
 
   Raises:
     UserError: options that do not fit together.

@@ -23,7 +23,7 @@ from fedjax_norm.training.evaluation import (
   stack_batches,
 )
 from fedjax_norm.training.feed import placer
-from fedjax_norm.training.run_folder import Row
+from fedjax_norm.training.rows import Row
 from fedjax_norm.training.task import Task
 from fedjax_norm.typing import Key, PyTree, Variables
 

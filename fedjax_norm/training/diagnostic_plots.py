@@ -1,7 +1,7 @@
 """The picture of a run's diagnostics: a panel for each measure that was recorded."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,7 @@ from matplotlib.ticker import (
   PercentFormatter,
 )
 
-from fedjax_norm.training.plots import COLOURS, _curves, _figure, save
-
-Rows = Sequence[Mapping[str, Any]]
+from fedjax_norm.training.plots import COLOURS, Rows, curves, new_figure, save
 
 _DELTAS = {
   "residual_update_delta": "unsent residual / weight",
@@ -71,7 +69,7 @@ def diagnostics_figure(rows: Rows, metrics: Rows, title: str) -> Figure:
     draw.append(lambda axes: _draw_accuracies(axes, accuracies))
   if losses:
     draw.append(lambda axes: _draw_losses(axes, losses))
-  figure, panes = _figure(title, (max(4.4 * len(draw), 6.4), 4.2), len(draw))
+  figure, panes = new_figure(title, (max(4.4 * len(draw), 6.4), 4.2), len(draw))
   for one, axes in zip(draw, panes, strict=True):
     one(axes)
   return figure
@@ -104,7 +102,7 @@ def _draw_divergence(axes: Axes, bars: Mapping[str, Mapping[str, float]]) -> Non
 
 def _draw_deltas(axes: Axes, rows: Rows) -> None:
   present = {name: label for name, label in _DELTAS.items() if any(name in row for row in rows)}
-  _curves(axes, rows, present)
+  curves(axes, rows, present)
   axes.set_ylabel("relative difference")
   if any(row[name] > 0 for row in rows for name in present if name in row):
     axes.set_yscale("log")
@@ -135,7 +133,7 @@ def _draw_accuracies(axes: Axes, accuracies: Mapping[str, float]) -> None:
 
 
 def _draw_losses(axes: Axes, metrics: Rows) -> None:
-  _curves(axes, metrics, {"accuracy_loss": "accuracy loss"})
+  curves(axes, metrics, {"accuracy_loss": "accuracy loss"})
   axes.set_title("training accuracy lost by travelling", fontsize=10, loc="left")
   axes.set_ylabel("accuracy loss")
   axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -17,7 +17,8 @@ from fedjax_norm import trees
 from fedjax_norm.algorithms.base import Context
 from fedjax_norm.algorithms.split import turn_key
 from fedjax_norm.algorithms.split_config import SplitConfig
-from fedjax_norm.algorithms.split_rules import ClientState, Rules, SplitState, travelling
+from fedjax_norm.algorithms.split_rules import Rules
+from fedjax_norm.algorithms.split_state import ClientState, SplitState, travelling
 from fedjax_norm.data.federated import Transform, draw
 from fedjax_norm.local import Metrics
 from fedjax_norm.split import handover
@@ -95,16 +96,18 @@ def make_interval(
   rules: Rules,
   config: SplitConfig,
   transform: Transform,
-  start: Callable[[], SplitState],
+  seed: int,
+  start: Callable[[int], SplitState],
   observe: Observe,
 ) -> Callable[..., Any]:
-  """An interval like ``loop.make_interval``'s, by messages.
+  """An interval like ``program.make_interval``'s, by messages.
 
   Args:
     rules: what each party does.
     config: the options.
     transform: of the clients' images.
-    start: () -> the state that the seed gives, which updates are relative to.
+    seed: of the run.
+    start: a seed -> the state that it gives, which updates are relative to.
     observe: sees every message.
   """
   rules = compiled(rules)
@@ -114,8 +117,8 @@ def make_interval(
   )
 
   @functools.cache
-  def begun() -> tuple[Part, ...]:
-    state = start()
+  def begun(seed: int) -> tuple[Part, ...]:
+    state = start(seed)
     return rules.begin(state, rules.init_client(state))
 
   @jax.jit
@@ -147,9 +150,12 @@ def make_interval(
     path = [f"{ALICE}{last}", *([BOB] if config.hand_over == "centralised" else []), me]
     if config.handed_over == "weights":
       return _travel(parts, rules, config, path, HAND_OVER, observe)
+    known = seed  # of a client that has been told it in an earlier turn
     if int(own.turns) == 0:
-      pass_on(SEED, [f"{ALICE}{int(state.starter)}", *path[1:]], np.uint64(0), observe)
-    return _travel(parts, rules, config, path, HAND_OVER, observe, begun())
+      told = pass_on(SEED, [f"{ALICE}{int(state.starter)}", *path[1:]], np.uint64(seed), observe)
+      known = int(told)
+    since = begun(seed), begun(known)
+    return _travel(parts, rules, config, path, HAND_OVER, observe, since)
 
   def interval(state, clients, metrics, slots, rates, thetas, first, begin, end, data, key):
     slots = np.asarray(slots)
@@ -181,7 +187,7 @@ def _travel(
   path: list[str],
   kind: str,
   observe: Observe,
-  since: tuple[Part, ...] | None = None,
+  since: tuple[tuple[Part, ...], tuple[Part, ...]] | None = None,
 ) -> tuple[Part, ...]:
   """Sends Alice's parts along a path and puts together what arrives.
 
@@ -192,14 +198,16 @@ def _travel(
     path: who passes it on, first to last.
     kind: of the message.
     observe: sees it.
-    since: the parts of the seed, where only what has been added to them travels.
+    since: the parts of the seed, as the sender and as the receiver has them, where only what has
+      been added to them travels.
   """
   own = [*rules.plan.owned_by(ALICE), *([len(parts) - 1] if rules.autoencoder else [])]
   now = [travelling(parts[index], config) for index in own]
-  then = [travelling(since[index], config) for index in own] if since else None
-  sent = handover.difference(now, then) if then else now
-  arrived = pass_on(kind, path, jax.tree.map(np.asarray, sent), observe)
-  arrived = handover.restore(arrived, then) if then else jax.tree.map(jnp.asarray, arrived)
+  if since:
+    then, known = ([travelling(start[index], config) for index in own] for start in since)
+    now = handover.difference(now, then)
+  arrived = pass_on(kind, path, jax.tree.map(np.asarray, now), observe)
+  arrived = handover.restore(arrived, known) if since else jax.tree.map(jnp.asarray, arrived)
   parts_there = list(parts)
   for index, held in zip(own, arrived, strict=True):
     old = parts[index]

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fedjax_norm.training.leakage import Leakage
-from fedjax_norm.training.plots import _style, save
+from fedjax_norm.training.plots import save, style
 
 _PANELS: Mapping[str, Mapping[str, str]] = {
   "activations that depend on images": {
@@ -53,7 +53,7 @@ def leakage_figure(measured: Leakage, title: str) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     for i, (column, label) in enumerate(columns.items()):
-      axes.plot([row[column] for row in rows], label=label, **_style(i))
+      axes.plot([row[column] for row in rows], label=label, **style(i))
     axes.set_xticks(range(len(rows)), [row["cut"] for row in rows], rotation=45, ha="right")
     axes.set_xlabel("cut after")
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]), top=max(1.05, axes.get_ylim()[1]))

@@ -10,7 +10,8 @@ import numpy as np
 from flax import serialization
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.run_folder import CONFIG, write_atomic
+from fedjax_norm.training.files import write_atomic
+from fedjax_norm.training.run_folder import CONFIG
 from fedjax_norm.typing import Variables
 
 _MODEL = "model.msgpack"

@@ -1,13 +1,8 @@
 """The folder of one run: its configuration, its rows of metrics and its summary."""
 
-import csv
-import io
 import json
-import math
 import os
-import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +11,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
 from fedjax_norm.errors import UserError
-
-Row = dict[str, Any]
-"""Column name to an int, a float or a str; ``round`` is an int."""
+from fedjax_norm.training.files import read_json, write_atomic, write_json
+from fedjax_norm.training.rows import Row, append_rows, read_rows, scalar, write_rows
 
 CONFIG = "config.json"
 _METRICS = "metrics.csv"
@@ -28,35 +22,6 @@ _SUMMARY = "summary.json"
 _EVENTS = "tensorboard"
 # Marks the event files that are ours to delete when a run is cut back.
 _EVENTS_SUFFIX = ".fedjax_norm"
-_INTEGER = re.compile(r"-?[0-9]+")
-_FLOAT = re.compile(r"-?([0-9]+\.[0-9]*(e[+-]?[0-9]+)?|[0-9]+e[+-]?[0-9]+|inf)|nan")
-
-
-def write_atomic(path: Path, data: bytes, opener: Callable[[str, int], int] | None = None) -> None:
-  """Replaces a file's content so that a kill leaves either the old or the new one.
-
-  Args:
-    path: the file; its folder exists.
-    data: the whole new content.
-    opener: as of ``open``, for other permissions than usual.
-  """
-  temporary = path.with_name(path.name + ".tmp")
-  with open(temporary, "wb", opener=opener) as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
-  # The rename itself lives in the folder, which has to reach the disk too.
-  folder = os.open(path.parent, os.O_RDONLY)
-  try:
-    os.fsync(folder)
-  finally:
-    os.close(folder)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-  """Writes a dict of JSON types, whole or not at all."""
-  write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 class RunFolder:
@@ -74,9 +39,9 @@ class RunFolder:
     self.path = path
     self.resumed = resumed
     self._writer: EventsWriter | None = None
-    rows, torn = _read_rows(self._metrics)
+    rows, torn = read_rows(self._metrics)
     if torn:
-      _write_rows(self._metrics, rows)
+      write_rows(self._metrics, rows)
     self._columns = tuple(rows[0]) if rows else None
     self._last_round = rows[-1]["round"] if rows else None
 
@@ -119,7 +84,7 @@ class RunFolder:
     file = path / CONFIG
     resumed = file.exists()
     if resumed:
-      saved = _read_json(file)
+      saved = read_json(file)
       if not resume:
         raise UserError(
           f"{path} already holds a run, and a run is never overwritten; resume it or pass another "
@@ -162,7 +127,7 @@ class RunFolder:
         read back as itself.
       TypeError: a value is not a scalar of those types.
     """
-    row = {name: _scalar(name, value) for name, value in row.items()}
+    row = {name: scalar(name, value) for name, value in row.items()}
     if not isinstance(row.get("round"), int):
       raise ValueError('A row of metrics needs an integer column "round".')
     if self._last_round is not None and row["round"] <= self._last_round:
@@ -174,8 +139,7 @@ class RunFolder:
         f"A row has the columns {sorted(row)}, and the first one had {sorted(self._columns)}."
       )
     columns = self._columns or tuple(row)
-    text = _lines([row], columns, header=self._columns is None)
-    _append(self._metrics, text)
+    append_rows(self._metrics, [row], columns, header=self._columns is None)
     self._columns = columns
     self._last_round = row["round"]
     self._emit([row])
@@ -186,7 +150,7 @@ class RunFolder:
     Raises:
       UserError: a line other than a torn last one does not read as a row.
     """
-    return _read_rows(self._metrics)[0]
+    return read_rows(self._metrics)[0]
 
   def append_diagnostics(self, rows: list[Row]) -> None:
     """Adds one evaluation's diagnostics to ``diagnostics.csv``, on the disk on return.
@@ -196,11 +160,11 @@ class RunFolder:
     """
     file = self.path / _DIAGNOSTICS
     header = not file.exists() or file.stat().st_size == 0
-    _append(file, _lines(rows, _DIAGNOSTICS_COLUMNS, header))
+    append_rows(file, rows, _DIAGNOSTICS_COLUMNS, header)
 
   def diagnostics(self) -> list[Row]:
     """The rows of ``diagnostics.csv``; none of a run without."""
-    return _read_rows(self.path / _DIAGNOSTICS)[0]
+    return read_rows(self.path / _DIAGNOSTICS)[0]
 
   def cut_back(self, round: int) -> None:
     """Forgets the rows after a round, so that a resumed run repeats none of them.
@@ -212,9 +176,9 @@ class RunFolder:
     """
     kept = [row for row in self.rows() if row["round"] <= round]
     if self._metrics.exists():
-      _write_rows(self._metrics, kept)
+      write_rows(self._metrics, kept)
     if (self.path / _DIAGNOSTICS).exists():
-      _write_rows(
+      write_rows(
         self.path / _DIAGNOSTICS, [row for row in self.diagnostics() if row["round"] <= round]
       )
     self._columns = tuple(kept[0]) if kept else None
@@ -240,7 +204,7 @@ class RunFolder:
       UserError: the file is damaged.
     """
     file = self.path / _SUMMARY
-    return _read_json(file) if file.exists() else None
+    return read_json(file) if file.exists() else None
 
   def close(self) -> None:
     """Closes the TensorBoard events; a later ``append`` opens new ones."""
@@ -291,7 +255,7 @@ class Follower(RunFolder):
 
   def rows(self) -> list[Row]:
     """What the first process has written."""
-    return _read_rows(self._metrics)[0]
+    return read_rows(self._metrics)[0]
 
   def cut_back(self, round: int) -> None:
     """Leaves it to the first process."""
@@ -303,24 +267,6 @@ class Follower(RunFolder):
     """Nothing is open."""
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-  try:
-    content = json.loads(file.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise UserError(
-      f"{file} cannot be read ({error.strerror}); change its permissions or pass another --workdir."
-    ) from error
-  except ValueError as error:
-    raise UserError(
-      f"{file} is damaged and does not read as JSON; restore it or pass another --workdir."
-    ) from error
-  if not isinstance(content, dict):
-    raise UserError(
-      f"{file} is damaged and holds no JSON object; restore it or pass another --workdir."
-    )
-  return content
-
-
 def _differences(saved: dict[str, Any], new: dict[str, Any]) -> list[str]:
   # Compared as JSON text: NaN equals itself there, and True does not equal 1.
   def describe(config, name):
@@ -328,77 +274,3 @@ def _differences(saved: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
   pairs = ((name, describe(saved, name), describe(new, name)) for name in sorted({*saved, *new}))
   return [f"--{n} was {old} in this folder and is {now} now" for n, old, now in pairs if old != now]
-
-
-def _scalar(name: str, value: Any) -> int | float | str:
-  if getattr(value, "shape", None) == () and hasattr(value, "item"):
-    value = value.item()
-  if isinstance(value, str):
-    if "\n" in value or "\r" in value or not isinstance(_parse(value), str):
-      raise ValueError(f"The text {value!r} in column {name!r} would not read back as itself.")
-    return value
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    raise TypeError(f"Column {name!r} holds {value!r}; a metric is an int, a float or a str.")
-  return value
-
-
-def _parse(text: str) -> int | float | str:
-  if _INTEGER.fullmatch(text):
-    return int(text)
-  return float(text) if _FLOAT.fullmatch(text) else text
-
-
-def _format(value: int | float | str) -> str:
-  if isinstance(value, float) and math.isnan(value):
-    return "nan"
-  return value if isinstance(value, str) else repr(value)
-
-
-def _lines(rows: list[Row], columns: tuple[str, ...], header: bool) -> bytes:
-  buffer = io.StringIO()
-  writer = csv.writer(buffer, lineterminator="\n")
-  if header:
-    writer.writerow(columns)
-  writer.writerows([_format(row[name]) for name in columns] for row in rows)
-  return buffer.getvalue().encode()
-
-
-def write_table(path: Path, rows: list[Row]) -> None:
-  """Writes a CSV file of rows with the columns of the first; none without rows."""
-  if rows:
-    write_atomic(path, _lines(rows, tuple(rows[0]), header=True))
-
-
-def _append(path: Path, text: bytes) -> None:
-  with open(path, "ab") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _write_rows(path: Path, rows: list[Row]) -> None:
-  write_atomic(path, _lines(rows, tuple(rows[0]), header=True) if rows else b"")
-
-
-def _read_rows(path: Path) -> tuple[list[Row], bool]:
-  """The complete rows of a file, and whether an incomplete last line was left out."""
-  if not path.exists():
-    return [], False
-  # A line is written with its end in one go, so that one without an end is torn.
-  whole, _, tail = path.read_bytes().rpartition(b"\n")
-  try:
-    header, *lines = csv.reader(io.StringIO(whole.decode(), newline="")) if whole else [[]]
-  except (UnicodeDecodeError, csv.Error) as error:
-    raise UserError(
-      f"{path} is damaged and does not read as CSV text; restore it or pass another --workdir."
-    ) from error
-  rows = []
-  for number, line in enumerate(lines, start=2):
-    row = dict(zip(header, map(_parse, line), strict=False))
-    if len(line) != len(header) or not isinstance(row.get("round"), int):
-      raise UserError(
-        f"Line {number} of {path} is damaged; repair the line or pass another --workdir."
-      )
-    rows.append(row)
-  # A header alone, its row torn off, is as good as nothing: the next row writes it again.
-  return rows, bool(tail) or (bool(whole) and not rows)

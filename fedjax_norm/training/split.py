@@ -13,18 +13,21 @@ from fedjax_norm.algorithms.base import Algorithm
 from fedjax_norm.algorithms.split import split
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.split_rules import Rules, make_rules
+from fedjax_norm.clock import make as make_clock
 from fedjax_norm.comm import MOST_SENDERS
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.split.messages import Message
+from fedjax_norm.training.assemble import assemble, images_of
 from fedjax_norm.training.exchange import Observe, make_interval
-from fedjax_norm.training.loop import LoopConfig, Program
+from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.message_log import MessageLog
-from fedjax_norm.training.programs import assemble, images_of, initial_variables, run
+from fedjax_norm.training.program import Program
+from fedjax_norm.training.programs import initial_variables, run
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import Task
 
-# Places among an interval's arguments (see ``loop.make_interval``).
+# Places among an interval's arguments (see ``program.make_interval``).
 _FIRST, _BEGIN = 6, 7
 
 
@@ -37,6 +40,7 @@ def make_split(
   step_by_step: bool = False,
   observe: Observe | None = None,
   backend: str = "auto",
+  network: str | None = None,
   **options: Any,
 ) -> Program:
   """Split learning on a task, its clients being the Alices.
@@ -50,7 +54,9 @@ def make_split(
       program for an interval.
     observe: sees the messages of ``step_by_step``, beside the program's log.
     backend: how the clients of ``splitfed_v1`` are mapped; those in turns run one after another.
-    **options: of ``programs.assemble``.
+    network: the profile of a simulated clock (see ``clock.make``), whose nodes are the clients; the
+      work of the other parties takes no time. None tells no simulated time.
+    **options: of ``assemble.assemble``.
 
   Raises:
     UserError: options that do not fit together.
@@ -85,12 +91,18 @@ def make_split(
     return algorithm
 
   whole = make_rules(task.model, config, images_of(task), label, loop.seed)
+  clock = None
+  if network:
+    effort = whole.effort()
+    step_flops = config.local.batch_size * (effort.client + effort.client_crossing)
+    clock = make_clock(network, task.data.num_clients, step_flops)
   program = assemble(
     task,
     config,
     build,
     loop,
     schedule,
+    clock=clock,
     backend="scan" if one_by_one else backend,
     refresh_cost=whole.pass_cost,
     **options,
@@ -101,10 +113,10 @@ def make_split(
   def by_messages(algorithm: Algorithm) -> Callable[..., Any]:
     rules, config = rules_of[algorithm]
 
-    def start():
-      return rules.init(initial_variables(task, loop.seed))
+    def start(seed: int):
+      return rules.init(initial_variables(task, seed))
 
-    interval = make_interval(rules, config, task.transform, start, told)
+    interval = make_interval(rules, config, task.transform, loop.seed, start, told)
 
     def counted(*arguments):
       log.begin(int(arguments[_FIRST]) + int(arguments[_BEGIN]))

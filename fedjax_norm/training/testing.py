@@ -14,9 +14,9 @@ from fedjax_norm.models.ensemble import Ensemble
 from fedjax_norm.training import evaluation, regression, segmentation, verification, voting
 from fedjax_norm.training.clients import evenly
 from fedjax_norm.training.feed import placer
-from fedjax_norm.training.loop import Evaluate
 from fedjax_norm.training.measures import headline
 from fedjax_norm.training.personalise import Personalise
+from fedjax_norm.training.program import Evaluate
 from fedjax_norm.training.task import Task
 
 MODELS_EVALUATED = 10
@@ -88,7 +88,7 @@ def make_evaluate(
     mapping: the devices, one node after another on each.
     batch_size: test examples a batch.
     evaluate_clients: how many clients are evaluated on their own mix of labels (see
-      ``programs.assemble``).
+      ``assemble.assemble``).
     personalise: what they do with the model first, beside what it is without.
 
   Raises:

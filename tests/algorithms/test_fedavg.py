@@ -24,7 +24,8 @@ from fedjax_norm.local import LocalConfig, Metrics
 from fedjax_norm.models.resnet import ResNet
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.feed import placer
-from fedjax_norm.training.loop import LoopConfig, make_interval
+from fedjax_norm.training.loop_config import LoopConfig
+from fedjax_norm.training.program import make_interval
 from fedjax_norm.training.programs import make_fedavg
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task

@@ -16,7 +16,9 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import create
 from fedjax_norm.training.decentralized import make_dgc, make_gaia, make_periodic
-from fedjax_norm.training.loop import LoopConfig, summary, train
+from fedjax_norm.training.loop import train
+from fedjax_norm.training.loop_config import LoopConfig
+from fedjax_norm.training.outcome import summary
 from fedjax_norm.training.programs import initial_variables, make_ssgd
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule

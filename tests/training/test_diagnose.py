@@ -15,16 +15,14 @@ from fedjax_norm.data.federated import federate
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import create
+from fedjax_norm.training.assemble import assemble
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.diagnose import DiagnosticsConfig, _sample, accuracy_by_partition
 from fedjax_norm.training.evaluation import Scores
-from fedjax_norm.training.loop import LoopConfig, train
-from fedjax_norm.training.programs import (
-  assemble,
-  initial_variables,
-  make_fedavg,
-)
+from fedjax_norm.training.loop import train
+from fedjax_norm.training.loop_config import LoopConfig
+from fedjax_norm.training.programs import initial_variables, make_fedavg
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task

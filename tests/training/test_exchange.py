@@ -17,6 +17,7 @@ from fedjax_norm.training.exchange import make_interval
 from fedjax_norm.training.message_log import MessageLog
 
 RATES = np.array([0.1, 0.05], np.float32)
+SEED = 2**32 - 1
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,8 @@ def _by_messages(config, data, name="bn"):
   model, variables = _model(name)
   rules, _ = algorithm(model, config)
   messages = []
-  interval = make_interval(rules, config, scaled, lambda: rules.init(variables), messages.append)
+  starts = {SEED: rules.init(variables)}.__getitem__
+  interval = make_interval(rules, config, scaled, SEED, starts, messages.append)
   state = rules.init(variables)
   one = rules.init_client(state)
   clients = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a)[None], len(SIZES), 0), one)
@@ -130,7 +132,8 @@ def test_updates_of_a_seed_are_exact(data, runs):
   sent = [m for m in updates[-1] if m.kind == "hand_over"]
   assert len(sent) == 5
   assert {leaf.dtype for m in sent for leaf in jax.tree.leaves(m.tensors)} == {np.dtype("uint32")}
-  assert [m.sender for m in updates[-1] if m.kind == "seed"] == ["alice0", "alice0"]
+  seeds = [m for m in updates[-1] if m.kind == "seed"]
+  assert [(m.sender, int(m.tensors)) for m in seeds] == [("alice0", SEED)] * 2
   _, turns = algorithm(_model("bn")[0], config)
   for row in turns.client_rows(updates[1]):
     me = f"alice{row['client']}"

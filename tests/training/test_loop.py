@@ -12,11 +12,12 @@ from fedjax_norm.data import partition
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import create
-from fedjax_norm.training import loop
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.clients import ClientStore
-from fedjax_norm.training.loop import LoopConfig, train
-from fedjax_norm.training.programs import FreezeConfig, initial_variables, make_fedavg
+from fedjax_norm.training.freezing import FreezeConfig
+from fedjax_norm.training.loop import train
+from fedjax_norm.training.loop_config import LoopConfig
+from fedjax_norm.training.programs import initial_variables, make_fedavg
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task
@@ -75,7 +76,7 @@ def test_another_seed_runs_the_same_program(task, whole):
 
 def test_an_interval_in_pieces_is_the_same_run(task, whole, monkeypatch):
   """With little memory for clients' states an interval runs round by round, to the same bits."""
-  monkeypatch.setattr(loop, "_STATE_BUDGET", 1)
+  monkeypatch.setattr("fedjax_norm.training.rounds._STATE_BUDGET", 1)
   _, pieces = run(task, LoopConfig(11, 4, cohort=2), freeze=FreezeConfig(6))
   chex.assert_trees_all_equal(pieces.variables, whole[1].variables)
   chex.assert_trees_all_equal(pieces.clients.arrays, whole[1].clients.arrays)

@@ -25,9 +25,10 @@ from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import Mode
-from fedjax_norm.training import evaluation, programs
+from fedjax_norm.training import assemble, evaluation, programs
 from fedjax_norm.training.clients import ClientStore
-from fedjax_norm.training.loop import LoopConfig, Outcome, summary
+from fedjax_norm.training.loop_config import LoopConfig
+from fedjax_norm.training.outcome import Outcome, summary
 from fedjax_norm.training.personalise import FineTune, make_personalise
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import Task
@@ -124,7 +125,7 @@ def test_an_evaluation_has_the_columns(task, monkeypatch):
     asked.extend(arguments)
     return lambda *arguments: asked.extend(arguments) or {"personal_top1": 0.5}
 
-  monkeypatch.setattr(programs, "make_personalise", make)  # which the test above runs
+  monkeypatch.setattr(assemble, "make_personalise", make)  # which the test above runs
   plain = task.data._replace(strengths=np.zeros(4, np.float32))
   loop = LoopConfig(rounds=1, eval_every=1)
   program = programs.make_fedavg(

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.image import imread
 
-from fedjax_norm.training import plots
+from fedjax_norm.training import client_plots, curve_plots
 
 
 def rows(final=0.9, count=20, every=5):
@@ -45,7 +45,7 @@ def stacks(figure):
 
 def test_learning_curves_draw_the_rows():
   data = rows()
-  figure = plots.learning_curves_figure(data, "a run", phase_change=50)
+  figure = curve_plots.learning_curves_figure(data, "a run", phase_change=50)
   left, right = figure.axes
   for axes, names in (
     (left, {"top-1": "top1", "top-5": "top5"}),
@@ -62,7 +62,7 @@ def test_learning_curves_draw_the_rows():
 
 
 def test_learning_curves_leave_out_absent_columns_and_a_phase_that_never_changed():
-  left, right = plots.learning_curves_figure([{"round": 1, "top1": 0.5}], "short").axes
+  left, right = curve_plots.learning_curves_figure([{"round": 1, "top1": 0.5}], "short").axes
   assert set(lines(left)) == {"top-1"}
   assert not right.lines
   assert not left.texts
@@ -70,7 +70,9 @@ def test_learning_curves_leave_out_absent_columns_and_a_phase_that_never_changed
 
 def test_compare_names_every_run_and_no_two_look_alike():
   finals = {f"norm{i}": 0.9 - 0.01 * i for i in range(13)}
-  figure = plots.compare_figure({name: rows(final) for name, final in finals.items()}, "norms")
+  figure = curve_plots.compare_figure(
+    {name: rows(final) for name, final in finals.items()}, "norms"
+  )
   axes = figure.axes[0]
   drawn = lines(axes)
   assert list(drawn) == list(finals)
@@ -86,7 +88,9 @@ def test_compare_names_every_run_and_no_two_look_alike():
 
 def test_compare_keeps_a_run_that_diverged():
   bad = [*rows()[:3], {"round": 20, "top1": float("nan")}]
-  texts = [t.get_text() for t in plots.compare_figure({"bad": bad, "none": []}, "t").axes[0].texts]
+  texts = [
+    t.get_text() for t in curve_plots.compare_figure({"bad": bad, "none": []}, "t").axes[0].texts
+  ]
   assert [t for t in texts if t] == ["bad 13.5%"]
 
 
@@ -94,7 +98,7 @@ def test_compare_keeps_a_run_that_diverged():
   "heights", [[0.5], [0.5, 0.5, 0.5], [0.0, 0.01, 1.0], [1.0, 0.99, 0.98, 0.2, 0.21], [0.3, 0.9]]
 )
 def test_labels_are_moved_apart_and_stay_inside(heights):
-  placed = plots._apart(heights, 0.05)
+  placed = curve_plots._apart(heights, 0.05)
   ordered = np.array(placed)[np.argsort(heights, kind="stable")]
   assert (np.diff(ordered) >= 0.05 - 1e-6).all()
   assert min(placed) >= 0
@@ -108,7 +112,7 @@ def test_partition_stacks_are_the_counts(clients, classes):
   counts = np.random.default_rng(clients).integers(0, 9, (clients, classes))
   counts[1:, 0] = 0
   names = [f"c{i}" for i in range(classes)]
-  figure = plots.partition_figure(counts, names, "p")
+  figure = client_plots.partition_figure(counts, names, "p")
   np.testing.assert_array_equal(stacks(figure), counts)
   assert figure.axes[0].get_ylim()[1] >= counts.sum(1).max()
   if classes <= 20:
@@ -121,15 +125,15 @@ def test_partition_stacks_are_the_counts(clients, classes):
 def test_partition_samples_many_clients_and_says_so():
   # Classes in turn: a sample at even steps would meet one class only.
   counts = np.eye(10, dtype=np.int64)[np.arange(100_000) % 10] * 7
-  figure = plots.partition_figure(counts, [str(i) for i in range(10)], "p")
+  figure = client_plots.partition_figure(counts, [str(i) for i in range(10)], "p")
   drawn = stacks(figure)
   assert drawn.shape == (100, 10)
   assert (drawn.sum(1) == 7).all()
   assert (drawn.sum(0) > 0).all()
   assert "100 of 100,000" in figure.axes[0].get_xlabel()
   # The same picture from the counts of those clients alone.
-  shown = plots.shown_clients(100_000)
-  alone = plots.partition_figure(counts[shown], [str(i) for i in range(10)], "p", 100_000)
+  shown = client_plots.shown_clients(100_000)
+  alone = client_plots.partition_figure(counts[shown], [str(i) for i in range(10)], "p", 100_000)
   np.testing.assert_array_equal(stacks(alone), drawn)
   assert alone.axes[0].get_xlabel() == figure.axes[0].get_xlabel()
 
@@ -137,13 +141,13 @@ def test_partition_samples_many_clients_and_says_so():
 @pytest.mark.parametrize("counts", [np.zeros(3), np.zeros((2, 4)), np.full((2, 3), -1)])
 def test_partition_refuses_what_is_no_table_of_counts(counts):
   with pytest.raises(ValueError, match=r"shape|negative"):
-    plots.partition_figure(counts, ["a", "b", "c"], "p")
+    client_plots.partition_figure(counts, ["a", "b", "c"], "p")
 
 
 def test_client_accuracy_bars_are_sorted_and_the_mean_leaves_out_missing_clients():
-  named = plots.client_accuracy_figure([0.9, 0.1], "c", np.array([7, 3])).axes[0]
+  named = client_plots.client_accuracy_figure([0.9, 0.1], "c", np.array([7, 3])).axes[0]
   assert [tick.get_text() for tick in named.get_xticklabels()] == ["3", "7"]
-  axes = plots.client_accuracy_figure([0.9, float("nan"), 0.1, 0.5], "c").axes[0]
+  axes = client_plots.client_accuracy_figure([0.9, float("nan"), 0.1, 0.5], "c").axes[0]
   assert [bar.get_height() for bar in axes.patches] == [0.1, 0.5, 0.9]
   assert [t.get_text() for t in axes.get_xticklabels()] == ["2", "3", "0"]
   assert lines(axes)["mean 50.0%"].get_ydata()[0] == pytest.approx(0.5)
@@ -152,7 +156,7 @@ def test_client_accuracy_bars_are_sorted_and_the_mean_leaves_out_missing_clients
 
 def test_client_accuracy_of_many_clients_is_a_histogram_of_all():
   values = np.linspace(0, 1, 5000)
-  axes = plots.client_accuracy_figure(values, "c").axes[0]
+  axes = client_plots.client_accuracy_figure(values, "c").axes[0]
   assert sum(bar.get_height() for bar in axes.patches) == 5000
   assert len(axes.patches) == 40
 
@@ -160,10 +164,10 @@ def test_client_accuracy_of_many_clients_is_a_histogram_of_all():
 def test_pictures_are_written_whole_and_without_global_state(tmp_path):
   before = dict(matplotlib.rcParams)
   counts = np.full((100_000, 200), 3)
-  plots.learning_curves(rows(), tmp_path / "l.png", "l", 50)
-  plots.compare({"gn": rows(), "bn": rows(0.3)}, tmp_path / "c.png", "c")
-  plots.partition(counts, [str(i) for i in range(200)], tmp_path / "p.png", "p")
-  plots.client_accuracy(np.array([0.5, 0.6]), tmp_path / "a.png", "a")
+  curve_plots.learning_curves(rows(), tmp_path / "l.png", "l", 50)
+  curve_plots.compare({"gn": rows(), "bn": rows(0.3)}, tmp_path / "c.png", "c")
+  client_plots.partition(counts, [str(i) for i in range(200)], tmp_path / "p.png", "p")
+  client_plots.client_accuracy(np.array([0.5, 0.6]), tmp_path / "a.png", "a")
   assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "c.png", "l.png", "p.png"]
   for file in tmp_path.iterdir():
     image = imread(file)

@@ -13,13 +13,10 @@ from fedjax_norm.data import partition
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import create
-from fedjax_norm.training.loop import LoopConfig, train
-from fedjax_norm.training.programs import (
-  FreezeConfig,
-  initial_variables,
-  make_asgd,
-  make_ssgd,
-)
+from fedjax_norm.training.freezing import FreezeConfig
+from fedjax_norm.training.loop import train
+from fedjax_norm.training.loop_config import LoopConfig
+from fedjax_norm.training.programs import initial_variables, make_asgd, make_ssgd
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.split import make_split

@@ -22,7 +22,8 @@ from fedjax_norm.local import LocalConfig
 from fedjax_norm.models import registry
 from fedjax_norm.models.face import Face
 from fedjax_norm.training import evaluation, verification
-from fedjax_norm.training.loop import LoopConfig, train
+from fedjax_norm.training.loop import train
+from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.programs import initial_variables, make_ssgd
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task
