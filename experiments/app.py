@@ -13,7 +13,8 @@ import jax
 from absl import app, flags, logging
 
 from experiments import processes
-from experiments.flags import Config, define, parse
+from experiments.config import Config
+from experiments.flags import define, parse
 from fedjax_norm import nodes
 from fedjax_norm.errors import DivergedError, LostError, UserError
 from fedjax_norm.training import distributed
@@ -36,19 +37,20 @@ def run(main: Callable[[Any], None], config: type = Config, **defaults: Any) -> 
       flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
 
   def guarded(argv: Sequence[str]) -> None:
-    if not flags.FLAGS["verbosity"].present:
-      logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that it does not find
     sys.exit(execute(main, config, flags.FLAGS, argv[1:]))
 
   app.run(guarded, flags_parser=parse_flags)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-  """Parses the command line; a wrong flag is one sentence and exit code 2."""
+  """Parses the command line of any binary; a wrong flag is one sentence and exit code 2."""
   try:
-    return flags.FLAGS(list(argv))
+    rest = flags.FLAGS(list(argv))
   except flags.Error as error:
     sys.exit(_say(error, 2))
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that it does not find
+  return rest
 
 
 def execute(
@@ -72,8 +74,6 @@ def execute(
       raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value.")
     parsed = parse(config, values)
     place = processes.place_of(parsed)
-    if place and not parsed.several_processes:
-      raise UserError(f"{parsed.algorithm} runs in one process; drop --num_processes and its like.")
     if place and not child:
       return processes.supervise(place, parsed.workdir)
     count = _host_devices(parsed)

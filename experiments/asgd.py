@@ -6,10 +6,10 @@ each; a round is one arrival. ``--delay_compensation`` corrects late gradients (
 
 from collections.abc import Callable
 
-from experiments import app, build, training
-from experiments.flags import AsgdFlags
+from experiments import app, build_algorithms, build_program, training
+from experiments.algorithm_flags import AsgdFlags
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.loop import Program
+from fedjax_norm.training.program import Program
 from fedjax_norm.training.programs import make_asgd
 from fedjax_norm.training.task import Task
 
@@ -21,7 +21,7 @@ def prepare(config: AsgdFlags) -> Callable[[Task], Program]:
   """Asynchronous SGD as the flags say."""
   if config.backend not in ("auto", "scan") or config.chunk is not None:
     raise UserError("one worker of asynchronous SGD computes at a time; drop --backend, --chunk.")
-  return build.program(make_asgd, build.make_asgd_config(config), config)
+  return build_program.program(make_asgd, build_algorithms.make_asgd_config(config), config)
 
 
 def main(config: AsgdFlags) -> None:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from experiments.build import make_local
+from experiments.build_algorithms import make_local
 from experiments.checks import at_least, given, lengths, numbers, refuse
-from experiments.flags import DecentralizedFlags
+from experiments.decentralized_flags import DecentralizedFlags
 from fedjax_norm.algorithms.dgc import STAGES, DgcConfig
 from fedjax_norm.algorithms.gaia import GaiaConfig
 from fedjax_norm.algorithms.periodic import PeriodicConfig

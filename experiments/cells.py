@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from experiments import build, training
-from experiments.flags import Config
+from experiments import build_data, training
+from experiments.config import Config
 from experiments.training import Prepare
 from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import DivergedError
 from fedjax_norm.models.flops import step_flops
-from fedjax_norm.training.run_folder import Row
+from fedjax_norm.training.rows import Row
 
 
 class Result(NamedTuple):
@@ -99,6 +99,6 @@ def load_sources(configs: Mapping[str, Config]) -> dict[str, Source]:
     if config.train_share is not None:
       data = *data, config.train_share, config.seed
     if data not in sources:
-      sources[data] = build.make_source(config)
+      sources[data] = build_data.make_source(config)
     named[name] = sources[data]
   return named

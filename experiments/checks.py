@@ -2,7 +2,8 @@
 
 from typing import TypeVar
 
-from experiments.flags import Config, DataFlags
+from experiments.config import Config
+from experiments.data_flags import DataFlags
 from fedjax_norm.errors import UserError
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from absl import flags
 
 from experiments.app import guard, parse_flags
 from fedjax_norm.errors import UserError
-from fedjax_norm.training import plots
+from fedjax_norm.training import curve_plots
 from fedjax_norm.training.measures import headline, measures_of
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import columns_table, human_bytes, human_seconds
@@ -100,7 +100,7 @@ def compare(folders: Sequence[str], output: str, title: str, target: float | Non
     raise UserError(f"these runs tell {told}, which do not compare; name runs of one task.")
   [(column, measure)] = kinds
   labels = names(configs)
-  plots.compare(dict(zip(labels, runs, strict=True)), output, title)
+  curve_plots.compare(dict(zip(labels, runs, strict=True)), output, title)
   table = [
     [
       label,

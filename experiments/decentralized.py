@@ -8,10 +8,10 @@ times as large as there are partitions.
 
 from collections.abc import Callable
 
-from experiments import app, build, build_decentralized, training
-from experiments.flags import DecentralizedFlags
+from experiments import app, build_decentralized, build_program, training
+from experiments.decentralized_flags import DecentralizedFlags
 from fedjax_norm.training.decentralized import make_dgc, make_gaia, make_periodic
-from fedjax_norm.training.loop import Program
+from fedjax_norm.training.program import Program
 from fedjax_norm.training.programs import make_ssgd
 from fedjax_norm.training.task import Task
 
@@ -28,13 +28,13 @@ _MAKE: dict[str, Callable[..., Program]] = {
 
 def prepare(config: DecentralizedFlags) -> Callable[[Task], Program]:
   """The algorithm as the flags say."""
-  options = build.make_mapping(config)
+  options = build_program.make_mapping(config)
   if dial := build_decentralized.make_dial(config):
     options["dial"] = dial
   if config.scout_examples is not None:
     options["travel_examples"] = config.scout_examples
   algorithm = build_decentralized.make_decentralized_config(config)
-  return build.program(_MAKE[config.algorithm], algorithm, config, **options)
+  return build_program.program(_MAKE[config.algorithm], algorithm, config, **options)
 
 
 def main(config: DecentralizedFlags) -> None:

@@ -10,22 +10,23 @@ import dataclasses
 
 import numpy as np
 
-from experiments import app, build
+from experiments import app, build_algorithms, build_data, build_task
 from experiments.checks import at_least, given, lengths, refuse
+from experiments.config import Config
 from experiments.fields import choice, integer, number, string
 from experiments.finished import SplitRun, check_images, load_split
-from experiments.flags import Config
 from fedjax_norm import models, nodes
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.preprocess import make_transforms
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.plan import ALICE, BOB
-from fedjax_norm.training import evaluation, plots
+from fedjax_norm.training import curve_plots, evaluation
 from fedjax_norm.training.distil import DistilConfig, Public, distil
 from fedjax_norm.training.message_log import MessageLog
 from fedjax_norm.training.remote import outputs_of
 from fedjax_norm.training.restore import save_model
-from fedjax_norm.training.run_folder import Row, RunFolder, write_table
+from fedjax_norm.training.rows import Row, write_table
+from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
 from fedjax_norm.training.testing import make_test
@@ -89,7 +90,7 @@ def main(config: DistilFlags) -> None:
     raise UserError(
       f"{config.data} is what the clients trained on, which is not public; give other --data."
     )
-  source = build.make_source(config)
+  source = build_data.make_source(config)
   check_images(run, source.train.images.shape[1:], source.name)
   if source.class_names != run.task.source.class_names:
     refuse(config, ("hard",), "public labels of the teacher's classes")
@@ -120,7 +121,7 @@ def make_distil_config(config: DistilFlags) -> DistilConfig:
   if config.norm in ("fixbn", "sync_bn"):
     raise UserError(f"--norm={config.norm} is bn to a student that trains in one place; give bn.")
   return DistilConfig(
-    build.make_local(config),
+    build_algorithms.make_local(config),
     config.lr,
     config.epochs,
     config.temperature,
@@ -132,11 +133,11 @@ def make_distil_config(config: DistilFlags) -> DistilConfig:
 
 def make_student(config: DistilFlags, run: SplitRun, source: Source) -> Task:
   """The teacher's task with the student in its place, which sees images as the public set says."""
-  task, norm = run.task, build.make_norm(config)
+  task, norm = run.task, build_task.make_norm(config)
   model = models.create(config.model, norm, task.num_classes, task.image_shape, config.stem)
   if models.entry(config.model).segments:
     raise UserError(f"{config.model!r} says a class of every pixel; choose another --student.")
-  transforms = make_transforms(build.make_preprocess(config), source.train.images)
+  transforms = make_transforms(build_data.make_preprocess(config), source.train.images)
   data = Source(source.name, source.train, task.source.test, task.source.class_names)
   return task._replace(
     model=model, source=data, eval_transform=transforms[-1], objective="classification"
@@ -166,7 +167,7 @@ def finish(
   }
   folder.write_summary(result)
   title = f"{config.data}, {config.model} taught by {run.flags.model_name}"
-  plots.learning_curves(rows, folder.path / "learning_curves.png", title)
+  curve_plots.learning_curves(rows, folder.path / "learning_curves.png", title)
   pairs = [
     ("student", f"{config.model}, {config.norm}: top-1 {result['top1']:.2%}"),
     ("teacher", f"{run.flags.model_name}, {run.flags.norm}: top-1 {result['teacher_top1']:.2%}"),

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from experiments.cells import Result
-from fedjax_norm.training import plots
-from fedjax_norm.training.run_folder import Row
+from fedjax_norm.training import curve_plots
+from fedjax_norm.training.rows import Row
 
 AXES = {
   "client_flops": ("operations of all clients", "FLOP"),
@@ -126,7 +126,7 @@ def draw(runs: Mapping[str, Sequence[Spent]], measure: str, title: str) -> Figur
     label: [{"round": getattr(at, measure), "top1": at.top1} for at in run]
     for label, run in runs.items()
   }
-  figure = plots.compare_figure(points, title, leaders=False)
+  figure = curve_plots.compare_figure(points, title, leaders=False)
   (axes,) = figure.axes
   axes.set_xscale("log")
   axes.set_xlabel(name)

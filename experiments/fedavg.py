@@ -6,17 +6,20 @@ SGD a round. ``--help`` lists the flags; ``--flagfile=experiments/presets/NAME.f
 
 from collections.abc import Callable
 
-from experiments import app, build, training
-from experiments.flags import FedAvgFlags
-from fedjax_norm.training.loop import Program
+from experiments import app, build_algorithms, build_program, training
+from experiments.algorithm_flags import FedAvgFlags
+from fedjax_norm.training.program import Program
 from fedjax_norm.training.programs import make_fedavg
 from fedjax_norm.training.task import Task
 
 
 def prepare(config: FedAvgFlags) -> Callable[[Task], Program]:
   """FedAvg as the flags say."""
-  return build.program(
-    make_fedavg, build.make_fedavg_config(config), config, **build.make_mapping(config)
+  return build_program.program(
+    make_fedavg,
+    build_algorithms.make_fedavg_config(config),
+    config,
+    **build_program.make_mapping(config),
   )
 
 

@@ -3,15 +3,15 @@
 import dataclasses
 from typing import Any, NamedTuple, TypeVar
 
-from experiments import build
-from experiments.flags import Config
+from experiments import build_data
+from experiments.config import Config
 from experiments.split_flags import SplitFlags, make_split_config
 from experiments.training import settler
 from fedjax_norm.algorithms.split_config import VARIANTS, SplitConfig
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.split.plan import make_plan
-from fedjax_norm.training.programs import images_of
+from fedjax_norm.training.assemble import images_of
 from fedjax_norm.training.remote import Served, serve
 from fedjax_norm.training.restore import load_run
 from fedjax_norm.training.task import Task
@@ -55,6 +55,25 @@ def told(saved: dict[str, Any], kind: type[C]) -> C:
   return dataclasses.replace(given, seeds=1, num_processes=None, host_devices=None)
 
 
+def check_one_model(saved: dict[str, Any], task: Task, path: str) -> None:
+  """Refuses a run whose clients have parts of their own, for what it saved of these is untrained.
+
+  Args:
+    saved: its ``config.json``.
+    task: what it learnt.
+    path: its folder.
+
+  Raises:
+    UserError: the clients have kept their running statistics, or with FedBN their norms.
+  """
+  kept = saved.get("batch_stats") == "local" or saved.get("fedbn")
+  if kept and task.model.norm.has_running_statistics:
+    raise UserError(
+      f"in the run in {path} each client has kept its own running statistics (--batch_stats=local "
+      "or --fedbn), so there is no one model; pass a run with another --batch_stats."
+    )
+
+
 def load_split(path: str) -> SplitRun:
   """A finished run of ``experiments.split``.
 
@@ -71,16 +90,12 @@ def load_split(path: str) -> SplitRun:
       "folder of a run of experiments.split."
     )
   flags = told(saved, SplitFlags)
-  settled, task = settler(build.make_source(flags))(flags)
+  settled, task = settler(build_data.make_source(flags))(flags)
   image, model = images_of(task), task.model
   assert isinstance(settled, SplitFlags)
   assert isinstance(model, Staged)
   config = make_split_config(settled)
-  if config.batch_stats == "local" and model.norm.has_running_statistics:
-    raise UserError(
-      f"in the run in {path} each client has kept its own running statistics (batch_stats=local), "
-      "so there is no one model to ask; pass a run with another --batch_stats."
-    )
+  check_one_model(saved, task, path)
   plan = make_plan(model, image.shape, config.cut, config.tail, config.relays)
   served = serve(model, plan, variables, task.eval_transform, image)
   return SplitRun(flags, config, task, variables, served)

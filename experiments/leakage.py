@@ -7,11 +7,9 @@ him in the U-shape (paper 003, sec. 3.6). ``leakage.csv`` and ``leakage.png`` go
 folder. Without ``--workdir`` it is the untrained model that the flags say.
 """
 
-from pathlib import Path
-
-from experiments import app, build
-from experiments.finished import told
-from experiments.flags import Config
+from experiments import app, build_data
+from experiments.config import Config
+from experiments.finished import check_one_model, told
 from experiments.leakage_flags import WHICH_MODEL, LeakageFlags
 from experiments.training import settler
 from fedjax_norm.errors import UserError
@@ -19,7 +17,7 @@ from fedjax_norm.leakage.inversion import Attack
 from fedjax_norm.training import leakage, leakage_plots
 from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.restore import load_run
-from fedjax_norm.training.run_folder import write_table
+from fedjax_norm.training.rows import write_table
 from fedjax_norm.training.table import columns_table
 from fedjax_norm.training.task import Task
 from fedjax_norm.typing import Variables
@@ -69,7 +67,7 @@ def _of_flags(config: LeakageFlags) -> tuple[Task, Variables, str]:
     raise UserError(
       "--untrained does nothing here: without --workdir the model is untrained; drop it."
     )
-  _, task = settler(build.make_source(config))(config)
+  _, task = settler(build_data.make_source(config))(config)
   title = f"{config.data}, {config.model}, {config.norm}, untrained"
   return task, initial_variables(task, config.seed), title
 
@@ -82,12 +80,14 @@ def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
       raise UserError(
         f"--{name} does nothing here: the run in --workdir says which model on which data; drop it."
       )
-  saved, variables = load_run(Path(config.workdir or ""))
+  path = config.workdir or ""
+  saved, variables = load_run(path)
   one = told(saved, Config)
-  _, task = settler(build.make_source(one))(one)
+  _, task = settler(build_data.make_source(one))(one)
   title = f"{one.data}, {one.model}, {one.norm}, {saved['algorithm']}"
   if config.untrained:
     return task, initial_variables(task, one.seed), f"{title}, untrained"
+  check_one_model(saved, task, path)
   return task, variables, title
 
 

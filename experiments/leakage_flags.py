@@ -2,8 +2,9 @@
 
 import dataclasses
 
+from experiments.config import Config
+from experiments.data_flags import DataFlags
 from experiments.fields import boolean, integer, number, string
-from experiments.flags import Config, DataFlags
 
 WHICH_MODEL = (
   *(field.name for field in dataclasses.fields(DataFlags)),

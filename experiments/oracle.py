@@ -11,14 +11,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from experiments import app, build, build_decentralized, decentralized, savings
+from experiments import app, build_data, build_decentralized, build_schedule, decentralized, savings
 from experiments.cells import Result, load_sources, run_cell
 from experiments.checks import numbers
-from experiments.flags import DecentralizedFlags, OracleFlags
+from experiments.decentralized_flags import DecentralizedFlags, OracleFlags
 from experiments.training import Prepare
 from fedjax_norm.errors import UserError
 from fedjax_norm.training import plots
-from fedjax_norm.training.run_folder import RunFolder, write_atomic
+from fedjax_norm.training.files import write_atomic
+from fedjax_norm.training.run_folder import RunFolder
 
 DEFAULTS = {
   **decentralized.DEFAULTS,
@@ -88,14 +89,14 @@ def runs(
 
 def main(config: OracleFlags) -> None:
   """Runs everything and writes what was saved."""
-  if build.make_objective(config) != "classification":
+  if build_data.make_objective(config) != "classification":
     raise UserError(
       f"the Oracle holds runs against BSP's accuracy, of which {config.task} has none; choose "
       "--task=classification."
     )
   configs, degrees = runs(config)
   for each in configs.values():  # what is wrong with the flags, before data is read
-    _PREPARE(build.in_rounds(each, each.clients or 10, 10**6))
+    _PREPARE(build_schedule.in_rounds(each, each.clients or 10, 10**6))
   sources = load_sources(configs)
   folder = app.new_folder(config)
   apart = ("oracle_tolerance", "oracle_fractions")

@@ -16,17 +16,20 @@ from pathlib import Path
 
 import numpy as np
 from absl import app as absl_app
-from absl import flags, logging
 from matplotlib.figure import Figure
 
-from experiments import app, build, efforts, paper_000, paper_001, paper_003, paper_004, savings
+from experiments import app, efforts, paper_000, paper_001, paper_003, paper_004, savings
+from experiments.build_schedule import in_rounds
 from experiments.cells import Result, Results, load_sources, run_cell
-from experiments.flags import Config, PaperFlags, define, parse
+from experiments.config import Config
+from experiments.flags import define, parse
+from experiments.paper_flags import PaperFlags
 from experiments.tables import Claim, Table
 from fedjax_norm import nodes
 from fedjax_norm.errors import UserError
-from fedjax_norm.training import bar_plots, plots
-from fedjax_norm.training.run_folder import RunFolder, write_atomic
+from fedjax_norm.training import bar_plots, curve_plots, plots
+from fedjax_norm.training.files import write_atomic
+from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import human_seconds
 
 _PAPERS = (paper_000, paper_001, paper_003, paper_004)
@@ -37,7 +40,7 @@ _HOST_DEVICES = 2
 
 
 def choose(names: str) -> list[Table]:
-  """The tables that ``--tables`` names, each by its name or by what that begins with.
+  """The tables that ``--tables`` names, each by its name or by what that has before a dot.
 
   Raises:
     UserError: an unknown one.
@@ -47,14 +50,15 @@ def choose(names: str) -> list[Table]:
     parts = [known for known in TABLES if name == "all" or f"{known}.".startswith(f"{name}.")]
     if not parts:
       raise UserError(
-        f"--tables has {name!r}; choose from {', '.join(TABLES)}, what these begin with, or all."
+        f"--tables has {name!r}; choose from {', '.join(TABLES)}, or give what several of "
+        "them have before a dot, such as 004.6 or 003, or all."
       )
     chosen += parts
   return [TABLES[name] for name in dict.fromkeys(chosen)]
 
 
 def judge(claim: Claim, figures: Mapping[str, float], tested: int = 0) -> str:
-  """Whether a claim holds, and by how much.
+  """Whether a claim holds, and by how many points; of times, how many they are.
 
   Args:
     claim: the claim.
@@ -68,8 +72,10 @@ def judge(claim: Claim, figures: Mapping[str, float], tested: int = 0) -> str:
     lost = claim.measure == "saving"
     return f"cannot be told, for {'accuracy is lost' if lost else 'a run diverged'}"
   margin = claim.margin(*values)
-  verdict = f"{'held' if margin > 0 else 'did not hold'} by {abs(margin):.2f}"
-  verdict += " points" if claim.measure in ("top1", "loss") else " times"
+  verdict = "held" if margin > 0 else "did not hold"
+  if claim.measure not in ("top1", "loss"):
+    return f"{verdict}: {', '.join(f'{value:.2f}' for value in values)} times"
+  verdict += f" by {abs(margin):.2f} points"
   share = np.mean(values) / 100
   # Of a difference of two accuracies, by the choice of test images alone.
   if (
@@ -102,8 +108,8 @@ def _efforts(table: Table, results: Results) -> dict[str, list[efforts.Spent]]:
 
 
 def render(table: Table, scale: str, results: Results) -> str:
-  """A table, its claims and its notes as Markdown."""
-  lines = [f"## {table.title} ({table.name})", ""]
+  """A table, as it is at a scale, its claims and its notes as Markdown."""
+  lines = [f"## {_heading(table, '; ')} ({table.name})", ""]
   if scale in table.settings:
     lines += [f"Scale `{scale}`: {table.settings[scale]}", ""]
   lines += _losses(table, results) if any(c.base for c in table.cells) else _top5(table, results)
@@ -117,6 +123,10 @@ def render(table: Table, scale: str, results: Results) -> str:
     ours = judge(claim, figures_of(table, results, claim.measure), tested)
     lines.append(_line([claim.text, ours, judge(claim, table.papers(claim.measure))]))
   return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)])
+
+
+def _heading(table: Table, between: str) -> str:
+  return between.join(filter(None, (table.title, table.here)))
 
 
 def _top5(table: Table, results: Results) -> list[str]:
@@ -150,37 +160,37 @@ def _figure(value: float) -> str:
 
 def draw(table: Table, results: Results, folder: Path) -> None:
   """Draws what the table says is a figure; one of what clients spend has its points as CSV too."""
-  path = folder / f"{table.name}.png"
+  path, title = folder / f"{table.name}.png", _heading(table, "\n")
   if table.degrees:
-    plots.save(savings.draw(table.degrees, results, table.tolerance, table.title), path)
+    plots.save(savings.draw(table.degrees, results, table.tolerance, title), path)
   elif table.figure == "curves":
-    plots.save(_curves(table, results), path)
+    plots.save(_curves(table, results, title), path)
   elif table.figure == "bars":
-    plots.save(_bars(table, results), path)
+    plots.save(_bars(table, results, title), path)
   elif table.figure in efforts.AXES:
     runs = _efforts(table, results)
-    plots.save(efforts.draw(runs, table.figure, table.title), path)
+    plots.save(efforts.draw(runs, table.figure, title), path)
     write_atomic(path.with_suffix(".csv"), efforts.as_csv(runs).encode())
 
 
-def _curves(table: Table, results: Results) -> Figure:
+def _curves(table: Table, results: Results, title: str) -> Figure:
   """Learning curves over the images that were seen, not over unequal rounds."""
   runs = {}
   for cell in table.cells:
     rows = results[cell.name].rows
     seen = np.cumsum([row["examples"] for row in rows]).tolist()
     runs[cell.label] = [{**row, "round": n} for row, n in zip(rows, seen, strict=True)]
-  figure = plots.compare_figure(runs, table.title)
+  figure = curve_plots.compare_figure(runs, title)
   figure.axes[0].set_xlabel("training images seen")
   return figure
 
 
-def _bars(table: Table, results: Results) -> Figure:
+def _bars(table: Table, results: Results, title: str) -> Figure:
   heights = figures_of(table, results, "top1")
   parts = [label.rpartition(", ")[::2] for label in heights]
   groups, names = (list(dict.fromkeys(part)) for part in zip(*parts, strict=True))
   series = {n: [heights.get(f"{g}, {n}", math.nan) for g in groups] for n in names}
-  return bar_plots.bars_figure(groups, series, table.title, "top-1 in %")
+  return bar_plots.bars_figure(groups, series, title, "top-1 in %")
 
 
 def as_csv(tables: Sequence[Table], results: Results) -> str:
@@ -218,7 +228,7 @@ def place(config: Config, data_dir: str | None) -> Config:
 
 def main(options: PaperFlags) -> None:
   """Runs the cells of the tables that the flags name, and writes the results."""
-  tables = choose(options.tables)
+  tables = [table.at(options.scale) for table in choose(options.tables)]
   cells = {cell.name: cell for table in tables for cell in table.cells}
   nodes.use_host_devices(_HOST_DEVICES)
   app.keep_compiled(options.compilation_cache)
@@ -229,7 +239,7 @@ def main(options: PaperFlags) -> None:
     for name, cell in cells.items()
   }
   for name, config in configs.items():  # a wrong seed, before data is read
-    cells[name].prepare(build.in_rounds(config, config.clients or 10, 10**6))
+    cells[name].prepare(in_rounds(config, config.clients or 10, 10**6))
   placed = {name: place(config, options.data_dir) for name, config in configs.items()}
   if options.data_dir is not None and placed == configs:
     raise UserError("--data_dir does nothing here, where all data is generated; drop it.")
@@ -246,9 +256,8 @@ def main(options: PaperFlags) -> None:
   print(f"\n{text}\n\nwritten: {folder}/results.md and results.csv")
   write_atomic(folder / "results.md", f"{text}\n".encode())
   write_atomic(folder / "results.csv", as_csv(tables, results).encode())
-  marked = "" if options.scale == "full" else f" (scale {options.scale})"
   for table in tables:
-    draw(table._replace(title=f"{table.title}{marked}"), results, folder)
+    draw(table, results, folder)
 
 
 def _tell(progress: str, tables: Sequence[Table], name: str, result: Result) -> None:
@@ -277,8 +286,6 @@ def run() -> None:
         raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
       main(parse(PaperFlags))
 
-    if not flags.FLAGS["verbosity"].present:
-      logging.set_verbosity(logging.WARNING)
     sys.exit(app.guard(work))
 
   absl_app.run(guarded, flags_parser=app.parse_flags)

@@ -13,6 +13,12 @@ IID: Options = MappingProxyType({"partition": "iid"})
 PARTITIONS: Mapping[str, Options] = MappingProxyType({"IID": IID, "non-IID": MappingProxyType({})})
 """What the columns are called; the presets are non-IID by themselves, each class in one place."""
 
+ALGORITHMS = ("Gaia", "FedAvg", "DGC")
+MATCHED: Mapping[str, float] = MappingProxyType({"Gaia": 0.1, "FedAvg": 20, "DGC": 8})
+"""The thetas of figures 1, 5, 6 and 19; 2 and 20 are without DGC."""
+
+NOT_PRINTED = "The text does not print the heights of the bars, only the losses that stand here."
+
 _THETAS = {"Gaia": "threshold", "FedAvg": "local_steps", "DGC": "sparsity_warmup_epochs"}
 
 

@@ -39,6 +39,9 @@ def place_of(config: Any) -> Place | None:
   absent = [name for name, value in given.items() if value is None]
   if len(absent) == len(_FLAGS):
     return None
+  if not config.several_processes:
+    there = next(name for name in _FLAGS if name not in absent)
+    raise UserError(f"{config.algorithm} runs in one process; drop --{there}.")
   if absent:
     raise UserError(
       f"--{absent[0]} is missing; a run of several processes needs "

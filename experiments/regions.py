@@ -8,6 +8,7 @@ Regions are the clients of any partition: ``--region=subcontinent`` for the seco
 """
 
 import csv
+import dataclasses
 import io
 import sys
 from collections.abc import Sequence
@@ -17,25 +18,36 @@ import numpy as np
 from absl import app as absl_app
 from absl import flags
 
-from experiments import build
+from experiments import build_data
 from experiments.app import guard, parse_flags
-from experiments.flags import RegionsFlags, define, parse
+from experiments.data_flags import DataFlags
+from experiments.fields import integer, string
+from experiments.flags import define, parse
 from fedjax_norm.data import label_share, partition
 from fedjax_norm.errors import UserError
 from fedjax_norm.training import plots, region_plots
-from fedjax_norm.training.run_folder import write_atomic
+from fedjax_norm.training.files import write_atomic
 from fedjax_norm.training.table import columns_table
 
 # A table on the terminal has a line for each of at most so many regions; the files have all.
 _MOST_PRINTED = 40
 
 
+@dataclasses.dataclass(frozen=True)
+class RegionsFlags(DataFlags):
+  """What the table of the classes by region is told besides."""
+
+  top: int = integer(5, "Classes a region in the table.")
+  seed: int = integer(0, "Of a partition that is drawn.")
+  output: str = string("regions", "The folder of the CSV files and pictures.")
+
+
 def run(config: RegionsFlags) -> None:
   """Prints the table and writes the files."""
   if config.top < 1:
     raise UserError(f"--top is {config.top}; it must be at least 1.")
-  known = build.make_labels(config)
-  division = build.make_partition(config, known.labels, known.clients, config.seed)
+  known = build_data.make_labels(config)
+  division = build_data.make_partition(config, known.labels, known.clients, config.seed)
   counts = partition.counts(division, known.labels, len(known.class_names))
   names = [f"client {k}" for k in range(len(counts))]
   if config.partition == "natural" and known.clients is not None and known.client_names:

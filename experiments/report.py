@@ -5,14 +5,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.flags import Config
+from experiments.config import Config
 from fedjax_norm import models, trees
 from fedjax_norm.comm import Cost
 from fedjax_norm.data.federated import label_counts
-from fedjax_norm.training import communication, diagnostic_plots, plots
-from fedjax_norm.training.loop import Outcome, Program
+from fedjax_norm.training import client_plots, communication, curve_plots, diagnostic_plots
 from fedjax_norm.training.measures import MEASURES, measures_of
-from fedjax_norm.training.run_folder import RunFolder, write_table
+from fedjax_norm.training.outcome import Outcome
+from fedjax_norm.training.program import Program
+from fedjax_norm.training.rows import write_table
+from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import columns_table, human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
 
@@ -64,9 +66,9 @@ def _targets(task: Task) -> list[tuple[str, str]]:
 def draw_start(folder: RunFolder, task: Task, title: str) -> None:
   """Draws who holds what."""
   population = task.data.num_clients
-  counts = label_counts(task.data, plots.shown_clients(population), task.num_classes)
+  counts = label_counts(task.data, client_plots.shown_clients(population), task.num_classes)
   path = folder.path / "partition.png"
-  plots.partition(counts, task.source.class_names, path, title, population)
+  client_plots.partition(counts, task.source.class_names, path, title, population)
 
 
 def tell_communication(folder: RunFolder, config: Config, task: Task) -> None:
@@ -90,13 +92,13 @@ def write_clients(folder: RunFolder, program: Program, outcome: Outcome) -> None
 def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:
   """Draws what was learnt."""
   path = folder.path / "learning_curves.png"
-  plots.learning_curves(outcome.rows, path, title, outcome.frozen_at)
+  curve_plots.learning_curves(outcome.rows, path, title, outcome.frozen_at)
   diagnostic_plots.diagnostics(
     outcome.diagnostics, outcome.rows, folder.path / "diagnostics.png", title
   )
   if outcome.client_accuracies:
     ids, accuracies = map(np.array, zip(*outcome.client_accuracies.items(), strict=True))
-    plots.client_accuracy(accuracies, folder.path / "clients.png", title, ids)
+    client_plots.client_accuracy(accuracies, folder.path / "clients.png", title, ids)
 
 
 def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
@@ -190,10 +192,14 @@ def _theta(program: Program) -> list[tuple[str, str]]:
 
 
 def _lockstep(cost: Cost) -> list[tuple[str, str]]:
+  """What all wait for within a round, and its bytes where every step has the same."""
   if not cost.step_trips:
     return []
+  trips = f"{cost.step_trips} round trip{'s' if cost.step_trips > 1 else ''}"
+  if not cost.step_up and not cost.step_down:  # of activations, which the algorithm tells itself
+    return [("a step besides", trips)]
   up, down = human_bytes(cost.step_up), human_bytes(cost.step_down)
-  return [("a step besides", f"{up} up and {down} down a client, {cost.step_trips} round trips")]
+  return [("a step besides", f"{up} up and {down} down a client, {trips}")]
 
 
 def _simulated(summary: dict[str, Any]) -> list[tuple[str, str]]:

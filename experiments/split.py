@@ -8,17 +8,17 @@ labels, ``--relays`` hides clients from the server.
 
 from collections.abc import Callable
 
-from experiments import app, build, training
+from experiments import app, build_program, training
 from experiments.split_flags import SplitFlags, make_split_config
-from fedjax_norm.training.loop import Program
+from fedjax_norm.training.program import Program
 from fedjax_norm.training.split import make_split
 from fedjax_norm.training.task import Task
 
 
 def prepare(config: SplitFlags) -> Callable[[Task], Program]:
   """Split learning as the flags say."""
-  options = build.make_mapping(config)
-  return build.program(
+  options = build_program.make_mapping(config)
+  return build_program.program(
     make_split, make_split_config(config), config, step_by_step=config.step_by_step, **options
   )
 

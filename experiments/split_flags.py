@@ -1,11 +1,14 @@
 """The flags of ``experiments.split``, and what its options are made of."""
 
 import dataclasses
+from collections.abc import Collection
+from typing import ClassVar
 
-from experiments.build import make_local, make_members
+from experiments.algorithm_flags import TurnFlags
+from experiments.build_algorithms import make_local
+from experiments.build_task import make_members
 from experiments.checks import refuse
 from experiments.fields import boolean, choice, number, string
-from experiments.flags import TurnFlags
 from fedjax_norm.algorithms import split_config
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.errors import UserError
@@ -17,6 +20,8 @@ class SplitFlags(TurnFlags):
   """What a run of split learning is told besides."""
 
   several_processes = False
+  # A batch crosses the cut as a whole, and no client has the whole model to train it further.
+  hidden: ClassVar[Collection[str]] = ("accumulate", "fine_tune_steps", "fine_tune_lr")
 
   algorithm: str = choice(
     "split",
@@ -96,14 +101,6 @@ def make_split_config(config: SplitFlags) -> SplitConfig:
   Raises:
     UserError: a flag that would do nothing, or that means nothing here.
   """
-  for name in ("fine_tune_steps", "network", "num_processes"):
-    if getattr(config, name) is not None:
-      reason = {
-        "fine_tune_steps": "no client of split learning holds the whole model",
-        "network": "the simulated clock knows clients that work at the same time alone",
-        "num_processes": "split learning is simulated in one process",
-      }[name]
-      raise UserError(f"--{name} cannot be: {reason}; drop it.")
   if config.algorithm == "split":
     refuse(config, _AVERAGED, "--algorithm=splitfed_v1 or splitfed_v2")
   else:
@@ -116,6 +113,11 @@ def make_split_config(config: SplitFlags) -> SplitConfig:
     refuse(config, (*_HANDED, "turn_order"), "more than one client")
   if config.autoencoder is None:
     refuse(config, ("labelled",), "--autoencoder")
+  elif config.autoencoder <= 0:
+    raise UserError(
+      f"--autoencoder is {config.autoencoder:g}, and the weight of its loss must be positive; drop "
+      "it to train without one."
+    )
   local, tail = make_local(config), config.tail
   if config.members is not None:
     if config.model != SplitFlags.model:
@@ -137,7 +139,7 @@ def make_split_config(config: SplitFlags) -> SplitConfig:
     local_steps=config.local_steps,
     local_epochs=config.local_epochs,
     turn_order=config.turn_order or "fixed",
-    hand_over=config.hand_over or ("peer" if config.relays else "centralised"),
+    hand_over=config.hand_over or ("peer" if config.relays is not None else "centralised"),
     handed_over=config.handed_over or "weights",
     client_momentum=momentum,
     batch_stats=config.batch_stats or "mean",

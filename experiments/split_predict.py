@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import app, build
+from experiments import app, build_data
 from experiments.checks import at_least, refuse
+from experiments.config import Config
 from experiments.fields import string
 from experiments.finished import check_images, load_split
-from experiments.flags import Config
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.message_log import MessageLog
 from fedjax_norm.training.remote import fetch, outputs_of
-from fedjax_norm.training.run_folder import write_table
+from fedjax_norm.training.rows import write_table
 from fedjax_norm.training.table import human_bytes, summary_table
 
 _SHOWN = ("data_dir", "image_size", "eval_batch_size", "workdir", "compilation_cache")
@@ -53,7 +53,7 @@ def main(config: PredictFlags) -> None:
     refuse(config, ("data_dir", "image_size"), "--data")
     source = run.task.source
   else:
-    source = build.make_source(config)
+    source = build_data.make_source(config)
   check_images(run, source.test.images.shape[1:], source.name)
   log = MessageLog()
   fetch(run.served, _WHO, run.config.hand_over, log.observe)

@@ -7,17 +7,20 @@ preset.
 
 from collections.abc import Callable
 
-from experiments import app, build, training
-from experiments.flags import SsgdFlags
-from fedjax_norm.training.loop import Program
+from experiments import app, build_algorithms, build_program, training
+from experiments.algorithm_flags import SsgdFlags
+from fedjax_norm.training.program import Program
 from fedjax_norm.training.programs import make_ssgd
 from fedjax_norm.training.task import Task
 
 
 def prepare(config: SsgdFlags) -> Callable[[Task], Program]:
   """SSGD as the flags say."""
-  return build.program(
-    make_ssgd, build.make_ssgd_config(config), config, **build.make_mapping(config)
+  return build_program.program(
+    make_ssgd,
+    build_algorithms.make_ssgd_config(config),
+    config,
+    **build_program.make_mapping(config),
   )
 
 

@@ -8,21 +8,17 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 
 from experiments import decentralized, fedavg, split, ssgd
-from experiments.flags import (
-  Config,
-  DecentralizedFlags,
-  FedAvgFlags,
-  SsgdFlags,
-  define,
-  parse,
-)
+from experiments.algorithm_flags import FedAvgFlags, SsgdFlags
+from experiments.config import Config
+from experiments.decentralized_flags import DecentralizedFlags
+from experiments.flags import define, parse
 from experiments.savings import Degree
 from experiments.split_flags import SplitFlags
 from experiments.training import Prepare
@@ -118,6 +114,8 @@ class Table(NamedTuple):
     degrees: of skew, with runs of BSP, of all thetas and of SkewScout; what they save is told too,
       and drawn.
     tolerance: points of accuracy that count as equal then.
+    choices: each cell's flags at a scale -> a note of what we chose ourselves there.
+    here: what stands in for the paper's setting, where something does (see ``at``).
   """
 
   name: str
@@ -129,6 +127,15 @@ class Table(NamedTuple):
   figure: str = "curves"
   degrees: tuple[Degree, ...] = ()
   tolerance: float = 1.0
+  choices: Callable[[Sequence[Config]], str] | None = None
+  here: str = ""
+
+  def at(self, scale: str) -> "Table":
+    """The same as it is run at a scale: with all its notes, and what stands in below ``full``."""
+    configs = [cell.config(scale) for cell in self.cells]
+    notes = (self.choices(configs),) if self.choices else ()
+    here = "" if scale == "full" else f"here, at scale {scale}: {_in_short(configs)}"
+    return self._replace(notes=self.notes + notes, choices=None, here=here)
 
   def papers(self, measure: str) -> dict[str, float]:
     """The paper's own figures by label, of the cells that it prints one for."""
@@ -143,6 +150,15 @@ class Table(NamedTuple):
       if math.isfinite(loss):
         losses[label] = loss
     return losses
+
+
+def _in_short(configs: Sequence[Config]) -> str:
+  """Which models learn which data on how many clients."""
+  models = dict.fromkeys(config.model_name for config in configs)
+  data = dict.fromkeys(config.data.partition(":")[0] for config in configs)
+  clients = dict.fromkeys(str(config.clients) for config in configs if config.clients)
+  told = [" and ".join(models), " and ".join(data)]
+  return ", ".join([*told, f"{' or '.join(clients)} clients"] if clients else told)
 
 
 def rising(*accuracies: float) -> float:

@@ -11,17 +11,22 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments import app, build, report
-from experiments.flags import Config, SsgdFlags, StepwiseFlags
+from experiments import app, build_data, build_program, build_schedule, build_task, report
+from experiments.algorithm_flags import SsgdFlags, StepwiseFlags
+from experiments.config import Config
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.distributed import is_main
+from fedjax_norm.training.files import write_atomic
 from fedjax_norm.training.homes import common_statistics, own_examples
-from fedjax_norm.training.loop import Program, summary, train
+from fedjax_norm.training.loop import train
+from fedjax_norm.training.outcome import summary
+from fedjax_norm.training.program import Program
 from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.restore import save_model
-from fedjax_norm.training.run_folder import Follower, RunFolder, write_atomic, write_table
+from fedjax_norm.training.rows import write_table
+from fedjax_norm.training.run_folder import Follower, RunFolder
 from fedjax_norm.training.task import Task
 
 # What the first of several processes writes, and the others have to find, in the run's folder.
@@ -46,8 +51,8 @@ def run(config: Config, prepare: Prepare) -> None:
   if not isinstance(config, StepwiseFlags) or (config.epochs or config.scale_lr_from) is None:
     # What is wrong with the flags alone is told before the data is read, if it does not need it.
     last = dataclasses.replace(config, seed=config.seed + config.seeds - 1)
-    prepare(build.in_rounds(last, 1, 1))
-  settle = _settle_apart if jax.process_count() > 1 else settler(build.make_source(config))
+    prepare(build_schedule.in_rounds(last, 1, 1))
+  settle = _settle_apart if jax.process_count() > 1 else settler(build_data.make_source(config))
   settled, task = settle(config)
   program = prepare(settled)(task)
   report.announce(settled, task, program)
@@ -60,7 +65,7 @@ def run(config: Config, prepare: Prepare) -> None:
     for seed in range(config.seed, config.seed + config.seeds):
       one, task = settle(dataclasses.replace(config, seed=seed, seeds=1))
       # Another seed mostly runs the same compiled program on other data.
-      if build.is_of_a_seed(config):
+      if build_program.is_of_a_seed(config):
         program = prepare(one)(task)
       summaries[seed] = run_seed(one, task, program, path / f"seed_{seed}")
     result = report.summarize_seeds(list(summaries.values()))
@@ -73,9 +78,9 @@ def settler(source: Source) -> Settle:
 
   def settle(config: Config) -> tuple[Config, Task]:
     train = source.train
-    division = build.make_partition(config, train.labels, train.clients, config.seed)
-    config = build.in_rounds(config, len(division.offsets) - 1, len(division.order))
-    return config, build.make_task_of(config, source, division)
+    division = build_data.make_partition(config, train.labels, train.clients, config.seed)
+    config = build_schedule.in_rounds(config, len(division.offsets) - 1, len(division.order))
+    return config, build_task.make_task_of(config, source, division)
 
   return settle
 
@@ -85,17 +90,17 @@ def _settle_apart(config: Config) -> tuple[Config, Task]:
   found: list[tuple[Partition, np.ndarray]] = []
 
   def mine(labels: np.ndarray, owners: np.ndarray | None) -> np.ndarray:
-    division = build.make_partition(config, labels, owners, config.seed)
+    division = build_data.make_partition(config, labels, owners, config.seed)
     found.append((division, own_examples(division)))
     return found[-1][1]
 
-  source = build.make_source(config, mine)
+  source = build_data.make_source(config, mine)
   division, own = found[-1]
-  config = build.in_rounds(config, len(division.offsets) - 1, len(division.order))
-  preprocess, statistics = build.make_preprocess(config), None
+  config = build_schedule.in_rounds(config, len(division.offsets) - 1, len(division.order))
+  preprocess, statistics = build_data.make_preprocess(config), None
   if preprocess.by_channel:
     statistics = common_statistics(source.train.images, own, preprocess.prepare)
-  return config, build.make_task_of(config, source, division, statistics)
+  return config, build_task.make_task_of(config, source, division, statistics)
 
 
 def open_folder(path: Path, config: Config) -> RunFolder:
@@ -132,7 +137,7 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
       report.draw_start(folder, task, f"{title} by {config.partition}")
       if isinstance(config, SsgdFlags):
         report.tell_communication(folder, config, task)
-    loop = build.make_loop(config, config.seed)
+    loop = build_schedule.make_loop(config, config.seed)
     outcome = train(program, loop, task.data, variables, folder, config.progress)
     result = summary(outcome)
     folder.write_summary(result)

@@ -6,16 +6,10 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from experiments import asgd, build, decentralized, fedavg, split, ssgd
-from experiments.flags import (
-  ALGORITHMS,
-  AsgdFlags,
-  DecentralizedFlags,
-  FedAvgFlags,
-  SsgdFlags,
-  define,
-  parse,
-)
+from experiments import asgd, build_schedule, decentralized, fedavg, split, ssgd
+from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
+from experiments.decentralized_flags import ALGORITHMS, DecentralizedFlags
+from experiments.flags import define, parse
 from experiments.split_flags import SplitFlags
 from fedjax_norm import norm
 from fedjax_norm.data.partition import OPTIONS
@@ -68,11 +62,11 @@ def parsed(preset):
 def test_a_preset_is_a_run(preset):
   """Every preset parses, fits together, is a whole experiment and stands in the runbook."""
   config, prepare = parsed(preset)
-  prepare(build.in_rounds(config, config.clients, 50_000))
+  prepare(build_schedule.in_rounds(config, config.clients, 50_000))
   assert preset.name in (ROOT / "BUILD.md").read_text()
 
 
 def test_the_default_preset_is_the_default():
   given, prepare = parsed(ROOT / "experiments/presets/digits_one_class.flags")
-  given, default = (build.in_rounds(c, 10, 1437) for c in (given, FedAvgFlags()))
+  given, default = (build_schedule.in_rounds(c, 10, 1437) for c in (given, FedAvgFlags()))
   assert prepare(given).keywords == prepare(default).keywords

@@ -6,8 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_norm.data import partition
-from fedjax_norm.data.examples import Examples
-from fedjax_norm.data.federated import federate, label_counts
 from fedjax_norm.data.unlabelled import HIDDEN, hide
 from fedjax_norm.errors import UserError
 
@@ -39,17 +37,6 @@ def test_the_seed_alone_decides_which_and_every_example_has_its_chance():
   large = np.diff(division.offsets)[partition.owners(division)] > 20
   assert times[large].min() > 0.3 * 300 / 2
   assert times[large].max() < 0.3 * 300 * 1.6
-
-
-def test_hidden_labels_are_not_counted():
-  division = divide()
-  images = np.zeros((len(LABELS), 1, 1, 1), np.float32)
-  hidden = hide(LABELS, division, 0.5, 0)
-  data = federate(Examples(images, hidden), division)
-  counts = label_counts(data, np.arange(7), 5)
-  for k in range(7):
-    own = hidden[partition.client(division, k)]
-    np.testing.assert_array_equal(counts[k], [(own == c).sum() for c in range(5)])
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])

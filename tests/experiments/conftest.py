@@ -9,7 +9,9 @@ from absl import flags
 from experiments_helpers import SMALL
 
 from experiments import app, asgd, decentralized, fedavg, ssgd
-from experiments.flags import AsgdFlags, DecentralizedFlags, FedAvgFlags, SsgdFlags, define
+from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
+from experiments.decentralized_flags import DecentralizedFlags
+from experiments.flags import define
 from fedjax_norm import nodes
 from fedjax_norm.models import registry
 

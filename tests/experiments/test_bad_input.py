@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from experiments_helpers import PYTHONPATH
 
+from experiments import app
+
 # (the flags, what the sentence must mention)
 TABLE = [
   # flags that do not parse
@@ -191,15 +193,31 @@ def test_another_configuration_is_refused_by_name(fedavg_run):
   check_sentence(result.code, result.err, "already holds a run")
 
 
-@pytest.mark.parametrize("arguments", [["--norm=nothing"], ["--clients=2000"]])
-def test_the_command_itself_prints_no_traceback(arguments, tmp_path):
-  """The same through a real process: before flags parse, and after JAX has started."""
-  command = [sys.executable, "-m", "experiments.fedavg", f"--workdir={tmp_path / 'run'}"]
-  done = subprocess.run(
-    [*command, *arguments],
+def test_a_flag_that_is_not_there_is_one_sentence(capsys):
+  with pytest.raises(SystemExit) as end:
+    app.parse_flags(["fedavg", "--nothing=1"])
+  check_sentence(end.value.code, capsys.readouterr().err, "nothing")
+
+
+def process(folder, binary, *arguments):
+  """A binary in a process of its own, as a command starts it."""
+  return subprocess.run(
+    [sys.executable, "-m", f"experiments.{binary}", *arguments],
+    cwd=folder,
     env={**os.environ, "PYTHONPATH": PYTHONPATH},
     capture_output=True,
     text=True,
     check=False,
   )
-  check_sentence(done.returncode, done.stderr, "nothing|2000")
+
+
+def test_the_command_itself_prints_no_traceback(tmp_path):
+  """The same through a real process, after JAX has started."""
+  done = process(tmp_path, "fedavg", "--clients=2000")
+  check_sentence(done.returncode, done.stderr, "2000")
+
+
+def test_jax_says_nothing_of_backends_that_are_not_there(tmp_path):
+  """In none of the binaries, which have the same way to their flags."""
+  done = process(tmp_path, "stages", "--image_size=6")
+  assert (done.returncode, done.stderr) == (0, "")

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.build import in_rounds
 from experiments.build_decentralized import make_decentralized_config, make_dial
-from experiments.flags import DecentralizedFlags
+from experiments.build_schedule import in_rounds
+from experiments.decentralized_flags import DecentralizedFlags
 from fedjax_norm.algorithms.gaia import GaiaConfig
 from fedjax_norm.control.skewscout import GRIDS
 

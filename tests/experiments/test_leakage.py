@@ -76,6 +76,15 @@ def test_the_model_of_a_run_is_measured_and_so_is_that_of_flags(fedavg_run, leak
     last["params"]["Conv_0"]["kernel"], expected["params"]["Conv_0"]["kernel"]
   )
 
+  # Where clients keep their statistics, or norms, nobody has what the run saved.
+  saved = json.loads(Path("run/config.json").read_text())
+  for kept in ({"batch_stats": "local"}, {"fedbn": True}):
+    Path("run/config.json").write_text(json.dumps({**saved, "norm": "bn", **kept}))
+    code, _, err = leakage_run("--workdir=run", *QUICK)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "each client has kept its own running statistics" in err
+  assert leakage._of_run(LeakageFlags(workdir="run", untrained=True))[2].endswith("untrained")
+
 
 @pytest.mark.parametrize(
   ("arguments", "words"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from experiments import app, oracle, savings, training
 from experiments.cells import Result
-from experiments.flags import DecentralizedFlags, OracleFlags
+from experiments.decentralized_flags import DecentralizedFlags, OracleFlags
 from fedjax_norm import nodes
 
 

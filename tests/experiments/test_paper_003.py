@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from experiments_helpers import ROOT
 
-from experiments import build, cells, efforts, paper, training
+from experiments import build_data, build_task, cells, efforts, paper, training
+from experiments.algorithm_flags import FedAvgFlags
 from experiments.efforts import Spent
-from experiments.flags import FedAvgFlags
+from fedjax_norm import models
 from fedjax_norm.errors import UserError
 from fedjax_norm.models import flops
+from fedjax_norm.models.stages import stage_names
 
 PAPERS = ROOT.parent / "shared" / "papers"
 DATA = {"MNIST": "mnist", "CIFAR 10": "cifar10", "CIFAR 100": "cifar100", "ILSVRC 12": "ilsvrc"}
@@ -85,7 +87,7 @@ def test_agents_in_turn_are_a_single_machine(tmp_path, monkeypatch):
   results = []
   for cell, length in ((single, {"epochs": 2}), (split, {"rounds": 2, "clients": 3})):
     config = cell.config("full", **less, **length)
-    source = build.make_source(config)
+    source = build_data.make_source(config)
     results.append(cells.run_cell(cell.name, cell.prepare, config, source, tmp_path / cell.name))
   one, several = (result.rows for result in results)
   assert len(one) == len(several) == 2
@@ -98,8 +100,8 @@ def test_agents_in_turn_are_a_single_machine(tmp_path, monkeypatch):
   whole = efforts.of({"single": results[0], "split": results[1]})
   assert 0 < whole["split"][-1].client_flops < whole["single"][-1].client_flops / 2
   # By the layers' shapes, which count no norm, activation or pool.
-  task_model = build.make_task_of(
-    config, source, build.make_partition(config, source.train.labels, None, 0)
+  task_model = build_task.make_task_of(
+    config, source, build_data.make_partition(config, source.train.labels, None, 0)
   )
   by_shape = flops.training_flops(task_model.model, (6, 6, 3))
   counted = whole["single"][-1].client_flops / 96
@@ -162,7 +164,7 @@ def test_runs_are_compared_where_all_arrive():
 
 def test_a_figure_is_told_and_drawn(tmp_path, monkeypatch):
   """Operations are counted by the whole network's step, of split learning they are in its rows."""
-  table = paper.TABLES["003.fig3a"]
+  table = paper.TABLES["003.fig3a"].at("smoke")
   rows = (
     [row(1, 0.5, 10, 4, 4, client_flops=20.0)],
     [row(1, 0.4, 10, 1, 1), row(2, 0.6, 10, 2, 2)],
@@ -173,15 +175,20 @@ def test_a_figure_is_told_and_drawn(tmp_path, monkeypatch):
     for cell, run in zip(table.cells, rows, strict=True)
   }
   told = paper.render(table, "smoke", results)
+  stand_in = "here, at scale smoke: tiny, digits, 10 clients"
+  assert f"figure 3a: VGG, CIFAR-10, 100 clients; {stand_in} (003.fig3a)" in told
+  assert "up to `conv1`; FedAvg" in told
+  assert "sees 80 images" in told
   assert "| FedAvg | 2 | 60.00 FLOP | 3.00 | 4.00 B | 0.50 |" in told
-  assert re.search(r"FedAvg compute more .* \| held by 2.00 times \| not in the text", told)
-  assert re.search(r"SGD compute more .* \| held by 6.50 times \|", told)
+  assert re.search(r"FedAvg compute more .* \| held: 3.00 times \| not in the text", told)
+  assert re.search(r"SGD compute more .* \| held: 7.50 times \|", told)
   sent = paper.judge(paper.TABLES["003.fig4a"].claims[0], paper.figures_of(table, results, "sent"))
-  assert sent == "did not hold by 0.50 times"
+  assert sent == "did not hold: 0.50 times"
   drawn = {}
   monkeypatch.setattr(paper.plots, "save", lambda figure, path: drawn.update({path.name: figure}))
   paper.draw(table, results, tmp_path)
   (axes,) = drawn["003.fig3a.png"].axes
+  assert drawn["003.fig3a.png"].get_suptitle().endswith(f"100 clients\n{stand_in}")
   assert axes.get_xscale() == "log"
   assert axes.get_xlabel() == "operations of all clients"
   lines = {line.get_label(): line.get_xdata() for line in axes.lines}
@@ -189,6 +196,22 @@ def test_a_figure_is_told_and_drawn(tmp_path, monkeypatch):
     np.testing.assert_array_equal(lines[cell.label], xs)
   with open(tmp_path / "003.fig3a.csv", newline="") as file:
     assert [line["bytes"] for line in csv.DictReader(file)] == ["8", "2", "4", "16"]
+
+
+def test_what_is_told_of_a_scale_is_of_its_runs():
+  """The client keeps the first stage with parameters of whatever network stands in."""
+  for number, cut in (("3a", "conv1"), ("4b", "stem")):
+    table = paper.TABLES[f"003.fig{number}"]
+    *_, note = table.at("small").notes
+    assert f"up to `{cut}`;" in note
+    assert "sees 1,000 images" in note
+    config = table.cells[0].config("small")
+    model = models.create(config.model, build_task.make_norm(config), 10, (16, 16, 3))
+    assert stage_names(model)[0] == cut
+  *_, note = paper.TABLES["003.fig3a"].at("full").notes
+  assert "up to `conv1_2`;" in note
+  assert table.at("full").here == ""
+  assert table.at("small").here == "here, at scale small: resnet20, cifar10, 500 clients"
 
 
 # Table 2: the data of some agents.
@@ -204,7 +227,7 @@ def test_a_share_of_the_training_examples():
   for source in loaded.values():
     np.testing.assert_array_equal(source.test.images, loaded["all"].test.images)
   with pytest.raises(UserError, match="train_share"):
-    build.make_source(FedAvgFlags(train_share=0.1), lambda labels, clients: np.arange(3))
+    build_data.make_source(FedAvgFlags(train_share=0.1), lambda labels, clients: np.arange(3))
 
 
 def test_presets_of_a_pair_agree():

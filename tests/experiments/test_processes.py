@@ -240,11 +240,12 @@ def test_a_port_in_use_is_refused():
     ({"process_id": 3}, "--process_id is 3; .* from 0 to 2"),
     ({"process_id": -1}, "--process_id is -1; .* from 0 to 2"),
     ({"workdir": None}, "--workdir is missing"),
+    ({"several_processes": False, "process_id": None}, "one process; drop --coordinator_address"),
   ],
 )
 def test_flags_that_cannot_be_are_refused(changed, said):
   given = {"coordinator_address": "[::1]:65535", "num_processes": 3, "process_id": 2}
-  given["workdir"] = "run"
+  given |= {"workdir": "run", "several_processes": True, "algorithm": "split"}
   assert processes.place_of(SimpleNamespace(**given)) == Place("[::1]:65535", 3, 2)
   with pytest.raises(UserError, match=said):
     processes.place_of(SimpleNamespace(**{**given, **changed}))

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import build
-from experiments.flags import AsgdFlags, FedAvgFlags, SsgdFlags, define, parse
+from experiments import build_program, build_task
+from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
+from experiments.flags import define, parse
+from experiments.split_flags import SplitFlags
 from fedjax_norm.data import partition
+from fedjax_norm.data.federated import label_counts
 from fedjax_norm.data.order import Order
+from fedjax_norm.data.unlabelled import HIDDEN
 from fedjax_norm.errors import UserError
 
 SIZES = np.array([31, 64, 65])
@@ -33,7 +37,7 @@ def config(arguments, kind=FedAvgFlags):
   ],
 )
 def test_drift_is_told_in_rounds_and_happens_in_steps(arguments, kind, stretches, span):
-  order = build.make_order(config(arguments, kind), SIZES)
+  order = build_task.make_order(config(arguments, kind), SIZES)
   assert order.stretches == stretches
   np.testing.assert_array_equal(order.span, span)
 
@@ -41,7 +45,7 @@ def test_drift_is_told_in_rounds_and_happens_in_steps(arguments, kind, stretches
 def test_orders_and_labels_reach_the_task(tiny_source):
   division = partition.make("iid", tiny_source.train.labels, 3, 0)
   given = config("--batch_order=label --order_block=5 --norm=gn --relabelled=0.4")
-  task = build.make_task_of(given, tiny_source, division)
+  task = build_task.make_task_of(given, tiny_source, division)
   assert task.data.blocks.tolist() == [5, 5, 5]
   changed = [
     (task.data.labels != tiny_source.train.labels)[partition.client(division, k)] for k in range(3)
@@ -52,21 +56,35 @@ def test_orders_and_labels_reach_the_task(tiny_source):
   for k in range(3):
     own = task.data.order[task.data.offsets[k] :][: task.data.sizes[k]]
     assert (np.diff(task.data.labels[own]) >= 0).all()
-  assert build.make_order(config(""), SIZES) == Order()
+  assert build_task.make_order(config(""), SIZES) == Order()
+
+
+def test_labels_that_clients_do_not_know_are_not_trained_on_but_counted(tiny_source):
+  """The picture of the partition and a client's own mix of labels are of all its examples."""
+  labels = tiny_source.train.labels
+  division = partition.make("iid", labels, 3, 0)
+  given = config("--norm=gn --autoencoder=0.1 --labelled=0.1", SplitFlags)
+  data = build_task.make_task_of(given, tiny_source, division).data
+  known = data.targets != HIDDEN
+  np.testing.assert_array_equal(data.targets[known], labels[known])
+  counts = label_counts(data, np.arange(3), 4)
+  for k, own in enumerate(partition.client(division, k) for k in range(3)):
+    assert known[own].sum() == max(1, round(0.1 * len(own)))
+    np.testing.assert_array_equal(counts[k], np.bincount(labels[own], minlength=4))
 
 
 @pytest.mark.parametrize("flag", ["--evaluate_clients=2", "--fine_tune_steps=1", "--diagnostics"])
 def test_clients_that_label_otherwise_are_not_tested_by_their_labels(tiny_source, flag):
   division = partition.make("iid", tiny_source.train.labels, 3, 0)
   with pytest.raises(UserError, match="--relabelled leaves test labels as they are"):
-    build.make_task_of(config(f"--relabelled=0.4 {flag}"), tiny_source, division)
+    build_task.make_task_of(config(f"--relabelled=0.4 {flag}"), tiny_source, division)
 
 
 def test_fine_tuning_takes_the_rate_of_the_run():
-  assert build.make_fine_tune(config("")) is None
-  tuned = build.make_fine_tune(config("--fine_tune_steps=3 --lr=0.02"))
+  assert build_program.make_fine_tune(config("")) is None
+  tuned = build_program.make_fine_tune(config("--fine_tune_steps=3 --lr=0.02"))
   assert (tuned.steps, tuned.rate) == (3, 0.02)
-  assert build.make_fine_tune(config("--fine_tune_steps=3 --fine_tune_lr=0.4")).rate == 0.4
+  assert build_program.make_fine_tune(config("--fine_tune_steps=3 --fine_tune_lr=0.4")).rate == 0.4
 
 
 @pytest.mark.parametrize(
@@ -87,7 +105,7 @@ def test_what_would_do_nothing_is_refused(arguments, kind, words):
   given = config(arguments, kind)
 
   def make():
-    return build.make_order(given, SIZES), build.make_fine_tune(given)
+    return build_task.make_order(given, SIZES), build_program.make_fine_tune(given)
 
   with pytest.raises(UserError, match=words):
     make()

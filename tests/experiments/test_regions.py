@@ -6,7 +6,8 @@ import pytest
 from absl import flags
 
 from experiments import regions
-from experiments.flags import RegionsFlags, define, parse
+from experiments.flags import define, parse
+from experiments.regions import RegionsFlags
 from fedjax_norm.errors import UserError
 
 

@@ -3,12 +3,14 @@
 import csv
 import functools
 import json
+from pathlib import Path
 
 import pytest
 
 from experiments import split
 from experiments.split_flags import SplitFlags
 from fedjax_norm import nodes
+from fedjax_norm.clock import PROFILES
 
 
 @pytest.fixture
@@ -24,7 +26,8 @@ def _rows(path):
 
 
 def test_a_run_and_what_it_leaves(split_run, tmp_path):
-  result = split_run("--norm=bn", "--cut=conv2", "--workdir=whole", "--rounds=4", "--eval_every=2")
+  flags = ("--norm=bn", "--cut=conv2", "--rounds=4", "--eval_every=2", "--network=lan")
+  result = split_run(*flags, "--workdir=whole")
   assert result.code == 0, result.err
   assert "conv1 to conv2" in result.out
   assert "conv3 to head" in result.out
@@ -33,12 +36,25 @@ def test_a_run_and_what_it_leaves(split_run, tmp_path):
   assert sum(int(row["bytes_up"]) for row in clients) == summary["bytes_up"]
   assert sum(float(row["flops"]) for row in clients) == pytest.approx(summary["client_flops"])
   assert float(rows[-1]["server_flops"]) == summary["server_flops"] > 0
+  # Of the simulated time that is not the links', the clients' own work takes all.
+  lan = PROFILES["lan"]
+  links = 2 * lan.latency * summary["round_trips"]
+  links += summary["bytes_up"] / lan.up + summary["bytes_down"] / lan.down
+  work = (summary["simulated_seconds"] - links) * lan.flops / summary["client_flops"]
+  assert lan.flops_spread**-0.5 <= work <= lan.flops_spread**0.5
 
 
 def test_a_cohort_takes_turns(split_run, tmp_path):
-  result = split_run("--norm=gn", "--cohort=1", "--rounds=2", "--eval_every=2", "--workdir=some")
+  flags = ("--norm=gn", "--cohort=1", "--rounds=3", "--eval_every=1", "--workdir=some")
+  result = split_run(*flags, "--autoencoder=0.1", "--labelled=0.001", "--batch_size=2")
   assert result.code == 0, result.err
-  assert sum(int(row["turns"]) for row in _rows(tmp_path / "some/clients.csv")) == 2
+  assert sum(int(row["turns"]) for row in _rows(tmp_path / "some/clients.csv")) == 3
+  # In a round without a label nothing is known of the training loss, and nobody is warned.
+  rows = _rows(tmp_path / "some/metrics.csv")
+  assert {(row["examples"] == "0", row["train_loss"] == "nan") for row in rows} == {
+    (True, True),
+    (False, False),
+  }
 
 
 def test_step_by_step_lists_its_messages(split_run, tmp_path):
@@ -47,12 +63,19 @@ def test_step_by_step_lists_its_messages(split_run, tmp_path):
   assert result.code == 0, result.err
   kinds = {row["kind"] for row in _rows(tmp_path / "slow/messages.csv")}
   assert kinds == {"activation", "gradient", "hand_over"}
-  result = split_run(*flags, "--workdir=fast")
+  # A link that is so slow that only messages take time: in turns all of them, one after another.
+  header = "node,step_seconds,latency_seconds,up_bytes_per_second,down_bytes_per_second"
+  nodes = [f"{node},1e-9,1000,2,4" for node in range(10)]
+  Path("slow.csv").write_text("\n".join([header, *nodes]))
+  result = split_run(*flags, "--workdir=fast", "--network=slow.csv")
+  assert result.code == 0, result.err
   slow, fast = (
     json.loads((tmp_path / name / "summary.json").read_text()) for name in ("slow", "fast")
   )
   assert slow["bytes_up"] == fast["bytes_up"]
   assert slow["loss"] == pytest.approx(fast["loss"], rel=1e-5)
+  waited = 2000 * fast["round_trips"] + fast["bytes_up"] / 2 + fast["bytes_down"] / 4
+  assert fast["simulated_seconds"] == pytest.approx(waited)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +92,10 @@ def test_step_by_step_lists_its_messages(split_run, tmp_path):
     (("--client_momentum=local",), "splitfed_v1 or splitfed_v2"),
     (("--algorithm=splitfed_v1", "--hand_over=peer"), "needs --algorithm=split"),
     (("--norm=sync_bn",), "alone with Bob"),
-    (("--network=lan",), "work at the same time"),
-    (("--fine_tune_steps=3",), "whole model"),
-    (("--accumulate=2",), "as a whole"),
+    (("--fine_tune_lr=0.1",), "Unknown command line flag 'fine_tune_lr'"),
+    (("--num_processes=2",), "split runs in one process; drop --num_processes"),
+    (("--autoencoder=0",), "--autoencoder is 0,"),
+    (("--relays=",), "name two or more"),
     (("--backend=vmap",), "take turns"),
     (("--norm=gn", "--batch_stats=local"), "keeps no running statistics"),
     (("--autoencoder=0.1", "--labelled=1.5"), "between 0 and 1"),

@@ -10,15 +10,16 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import app, training
-from experiments.build import in_rounds, make_schedule
-from experiments.flags import AsgdFlags, FedAvgFlags, SsgdFlags
+from experiments import app, report, training
+from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
+from experiments.build_schedule import in_rounds, make_schedule
 from fedjax_norm import norm
 from fedjax_norm.algorithms.ssgd import SsgdConfig
+from fedjax_norm.comm import Cost
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
-from fedjax_norm.training.loop import LoopConfig
+from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.programs import make_ssgd
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task
@@ -191,6 +192,11 @@ def test_the_start_tells_what_distributed_bn_sends_in_a_step(ssgd_run):
   # Three norms of 32, 64 and 64 channels: 4 C + 1 numbers of four bytes each way, two trips each.
   assert "2.57 kB up and 2.57 kB down a client, 6 round trips" in result.out
   assert result.code == 0
+
+
+def test_round_trips_without_bytes_of_their_own_are_told_alone():
+  """SplitFed's, whose bytes are those of the activations that are sent."""
+  assert report._lockstep(Cost(0, 0, step_trips=1)) == [("a step besides", "1 round trip")]
 
 
 @pytest.mark.parametrize("shared", [True, False])
