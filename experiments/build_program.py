@@ -22,7 +22,7 @@ def program(
   """An algorithm's program as the flags say, but for the task.
 
   Args:
-    make: of ``training/programs.py``.
+    make: such as ``programs.make_fedavg``.
     algorithm: its own options.
     config: the flags, lengths in rounds.
     **options: further ones of ``make``.

@@ -164,7 +164,8 @@ class Clock(NamedTuple):
     In lock-step (together, and ``cost.step_trips`` > 0) the exchanges of a step are spread evenly
     over it, each after its share of the step's work, and carry equal shares of the step's bytes. At
     every one of them the clients that still have steps to take wait for the slowest of them. In
-    turns a round lasts as long as all of its clients one after another.
+    turns a round lasts as long as all of its clients one after another; what it has round trips for
+    beside theirs (``cost.trips``) all do at once.
 
     Args:
       cost: what a client sends and receives.
@@ -177,9 +178,12 @@ class Clock(NamedTuple):
     own = Clock(*(array[clients] for array in self))
     trips = share.trips / len(clients) if pace == "turns" else share.trips
     more = 2 * own.latency * trips + share.up / own.up + share.down / own.down
-    if pace != "together":
-      times = own._alone(cost, steps) + more * steps / np.mean(steps)
-      return float(times.sum() if pace == "turns" else times.max())
+    more_of_each = more * steps / np.mean(steps)
+    if pace == "apart":
+      return float((own._alone(cost, steps) + more_of_each).max())
+    if pace == "turns":
+      once = 2 * own.latency.max() * cost.trips
+      return float(once + (own._alone(cost._replace(trips=0), steps) + more_of_each).sum())
     if not cost.step_trips:
       return float((own._alone(cost, steps) + more).max())
     there, back = 2 * own.latency + own.step_seconds / cost.step_trips, 2 * own.latency

@@ -102,12 +102,13 @@ def test_clients_that_do_not_go_together_are_simulated_one_by_one(data):
     own = Share(*(value * part for value in share))
     last = max(last, ends(times, cost, count, own, 0.0, node))
     own = own._replace(trips=own.trips / size)
-    together = ends(times, cost, count, own, together, node)
+    together = ends(times, cost._replace(trips=0), count, own, together, node)
   clients, steps = np.arange(size), np.array(each)
   lasted = times.round_seconds(cost, clients, steps, share, "apart")
   np.testing.assert_allclose(lasted, last, rtol=1e-9)
   lasted = times.round_seconds(cost, clients, steps, share, "turns")
-  np.testing.assert_allclose(lasted, together, rtol=1e-9)
+  at_once = 2 * max(times.latency) * cost.trips
+  np.testing.assert_allclose(lasted, at_once + together, rtol=1e-9)
 
 
 def test_a_pass_sends_by_the_example_and_works_by_the_step():

@@ -149,13 +149,23 @@ def _handler(
     name = names[0].decode()
     try:
       with admitted(name):
-        return method(name, next(messages, b""))
+        message = _only(messages)
+        return b"" if message is None else method(name, message)
     except UserError as error:
       codes = (code for kind, code in _CODES if isinstance(error, kind))
       context.abort(next(codes, grpc.StatusCode.INVALID_ARGUMENT), str(error))
       raise AssertionError from error  # abort has raised
 
   return handle
+
+
+def _only(messages: Iterator[bytes]) -> bytes | None:
+  """The message of a request; None if it has not come, as of one that gRPC finds too large."""
+  try:
+    return next(messages, b"")
+  except grpc.RpcError as error:
+    error.__traceback__ = None  # it holds the call, whose stream would stay open as long
+    return None
 
 
 class Caller:

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from absl import flags
 
 from experiments import app, leakage
+from experiments.finished import check_one_model
 from experiments.flags import define
 from experiments.leakage_flags import LeakageFlags
-from fedjax_norm import nodes
+from fedjax_norm import nodes, norm
+from fedjax_norm.errors import UserError
 
 QUICK = ("--attack_steps=1", "--cuts=conv3", "--examples=40", "--known_labels=2")
 MODEL = ("--clients=4", "--norm=gn", "--whiten=gcn_zca")
@@ -83,6 +86,12 @@ def test_the_model_of_a_run_is_measured_and_so_is_that_of_flags(fedavg_run, leak
     code, _, err = leakage_run("--workdir=run", *QUICK)
     assert (code, err.count("\n")) == (2, 1)
     assert "each client has kept its own running statistics" in err
+  # What experiments.decentralized saves is the mean of the partitions' models, but for bsp.
+  task = SimpleNamespace(model=SimpleNamespace(norm=norm.create("bn")))
+  of_partitions = {"skewscout": None, "batch_stats": "local"}
+  check_one_model({**of_partitions, "algorithm": "fedavg"}, task, "run")
+  with pytest.raises(UserError, match="its own running statistics"):
+    check_one_model({**of_partitions, "algorithm": "bsp"}, task, "run")
   assert leakage._of_run(LeakageFlags(workdir="run", untrained=True))[2].endswith("untrained")
 
 

@@ -1,6 +1,7 @@
 """Who may talk to whom, and what becomes of a server that goes away."""
 
 import contextlib
+import gc
 import socket
 import ssl
 import threading
@@ -28,6 +29,21 @@ def test_the_name_is_the_certificates():
     assert (call.sent["Echo"], call.received["Echo"]) == (2, 9)
     with pytest.raises(RefusedError, match="larger than the other end takes"):
       call("Echo", b"x" * 10**6)
+
+
+def test_messages_that_are_too_large_leave_nothing_open():
+  with (
+    serving("localhost:0", identities()["localhost"], ECHO, 1000) as port,
+    Caller(f"localhost:{port}", identities()["alice1"], 10**6, 1) as call,
+  ):
+    gc.disable()  # which would close what is left open, in time or not
+    try:
+      for _ in range(4 * transport._STREAMS):
+        with pytest.raises(RefusedError, match="larger than the other end takes"):
+          call("Echo", b"x" * 10**5)  # of which the server thinks so
+      assert call("Echo", b"hi") == b"alice1:hi"
+    finally:
+      gc.enable()
 
 
 def test_a_stranger_is_refused_and_told_so():
