@@ -178,21 +178,24 @@ class Clock(NamedTuple):
     own = Clock(*(array[clients] for array in self))
     trips = share.trips / len(clients) if pace == "turns" else share.trips
     more = 2 * own.latency * trips + share.up / own.up + share.down / own.down
-    more_of_each = more * steps / np.mean(steps)
-    if pace == "apart":
-      return float((own._alone(cost, steps) + more_of_each).max())
-    if pace == "turns":
-      once = 2 * own.latency.max() * cost.trips
-      return float(once + (own._alone(cost._replace(trips=0), steps) + more_of_each).sum())
-    if not cost.step_trips:
+    if pace == "together" and cost.step_trips:
+      return own._lock_step(cost, steps, more)
+    if pace != "together":
+      more = more * steps / np.mean(steps)
+    if pace != "turns":
       return float((own._alone(cost, steps) + more).max())
-    there, back = 2 * own.latency + own.step_seconds / cost.step_trips, 2 * own.latency
-    there = there + cost.step_up / cost.step_trips / own.up
-    received = cost.step_down / cost.step_trips / own.down
+    at_once = 2 * own.latency.max() * cost.trips
+    return float(at_once + (own._alone(cost._replace(trips=0), steps) + more).sum())
+
+  def _lock_step(self, cost: Cost, steps: np.ndarray, more: np.ndarray) -> float:
+    """A round at whose exchanges all wait; each node has [n] seconds of something more to do."""
+    there, back = 2 * self.latency + self.step_seconds / cost.step_trips, 2 * self.latency
+    there = there + cost.step_up / cost.step_trips / self.up
+    received = cost.step_down / cost.step_trips / self.down
     between = there + received  # from one merged exchange to this node's part in the next
-    last = back + received + cost.up / own.up + more
+    last = back + received + cost.up / self.up + more
     # The first exchange waits for the model in the place of an exchange's result.
-    reached, ends = float((there + cost.down / own.down).max() - between.max()), []
+    reached, ends = float((there + cost.down / self.down).max() - between.max()), []
     before = 0
     for count in np.unique(steps):
       still = steps >= count

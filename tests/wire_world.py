@@ -25,19 +25,22 @@ from fedjax_norm.local import LocalConfig, Metrics
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.norm import Norm, NormSpec
+from fedjax_norm.split.messages import ACTIVATION
 from fedjax_norm.training.assemble import images_of
 from fedjax_norm.training.exchange import make_interval
 from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.task import Task, make_task
 from fedjax_norm.wire import alice as alices
-from fedjax_norm.wire import certificates
+from fedjax_norm.wire import certificates, frames
 from fedjax_norm.wire.alice import Alice
 from fedjax_norm.wire.bob import Bob
+from fedjax_norm.wire.frames import Frame
 from fedjax_norm.wire.identity import Identity
-from fedjax_norm.wire.keeping import Keeper, exchange_key
+from fedjax_norm.wire.keeping import Keeper, Traffic, exchange_key
 from fedjax_norm.wire.network import Network, make_network
 from fedjax_norm.wire.state import Setting
 from fedjax_norm.wire.transport import Caller, serving
+from fedjax_norm.wire.turns import step_id
 
 LIMIT, BATCH, ROUNDS, STEPS = 10**6, 4, 2, 2
 RATES = np.float32([0.1, 0.05])
@@ -225,3 +228,49 @@ def nothing(_) -> None:
 def world(path: Path, **changes) -> Iterator[World]:
   with World(path, **changes) as made:
     yield made
+
+
+def simulated(tail=None):
+  """The variables of ``--step_by_step`` in one process."""
+  return by_messages(task(), options(tail=tail), RATES)
+
+
+def held(own, bob) -> dict[str, np.ndarray]:
+  """The whole model's variables, from both sides."""
+  parts = [part.variables for part in (*own, bob.state.kept.part)]
+  return {k: np.asarray(v) for part in parts for k, v in trees.flatten(part).items()}
+
+
+def assert_same(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name], name)
+
+
+def begun(w, name="alice0"):
+  """An Alice whose turn has begun, and the request of its first step."""
+  alice = w.alice(name)
+  other = w.alice("alice1" if name == "alice0" else "alice0")
+  alices.ask(other.call, LIMIT, waiting=True)
+  assert alices.ask(alice.call, LIMIT, waiting=True).state == "yours"
+  return alice, other, request(w)
+
+
+def request(w, step=0, turn=0, **changes):
+  rng = np.random.default_rng(step)
+  shape = w.network.outputs[0].shape
+  sent = {"activation": rng.normal(size=(3, *shape)).astype(np.float32)}
+  sent["labels"] = np.array([0, 1, 3], np.int32)
+  return Frame(ACTIVATION, step_id(turn, step), frames.named({**sent, **changes}))
+
+
+def yours(alice, other):
+  alices.ask(other.call, LIMIT, waiting=True)
+  return alices.ask(alice.call, LIMIT, waiting=True)
+
+
+def turn_of(alice, other):
+  """A turn, handed over; what Bob has kept then."""
+  turned = alices._turn(alice, yours(alice, other))
+  alice.keeper.hand_over(turned.own, turned.step)
+  alice.keeper.advance(turned.step, Traffic())
