@@ -8,6 +8,7 @@ from experiments.algorithm_flags import SsgdFlags, TurnFlags
 from experiments.build_schedule import make_loop, make_plateau, make_schedule
 from experiments.checks import given, refuse
 from experiments.config import Config
+from fedjax_norm import numerals
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.diagnose import DiagnosticsConfig
 from fedjax_norm.training.freezing import FreezeConfig
@@ -74,14 +75,14 @@ def make_freeze(config: Config) -> FreezeConfig | None:
   at: int | str = text
   if text not in ("half", "auto"):
     try:
-      at = int(text)
+      at = numerals.whole(text)
     except ValueError:
       raise UserError(f"--freeze_round is {text!r}; give a round, half or auto.") from None
   if at != "auto":
     refuse(config, ("freeze_tolerance",), "--freeze_round=auto")
   return FreezeConfig(
     at,
-    given(config.freeze_lr_factor, 0.2),
+    given(config.freeze_lr_factor, 1.0),
     config.freeze_clip_norm,
     config.freeze_affine,
     given(config.freeze_tolerance, 0.1),

@@ -53,7 +53,8 @@ def in_rounds(config: Config, clients: int, examples: int) -> Config:
     raise UserError("give lengths in epochs or in rounds, not the same one in both.")
   boundaries = config.lr_boundaries
   if boundaries is not None:
-    boundaries = ",".join(str(at * epoch) for at in numbers(config, "lr_boundaries", int))
+    at = (b * epoch if b >= 1 else b for b in numbers(config, "lr_boundaries"))
+    boundaries = ",".join(f"{b:.12g}" for b in at)
   return dataclasses.replace(
     config,
     rounds=config.epochs * epoch,
@@ -85,11 +86,12 @@ def make_schedule(config: Config) -> Schedule:
     refuse(config, ("lr_power",), "--lr_schedule=polynomial")
   if kind != "step":
     refuse(config, ("lr_boundaries",), "--lr_schedule=step")
-  boundaries = numbers(config, "lr_boundaries", int) if config.lr_boundaries else ()
+  boundaries = numbers(config, "lr_boundaries") if config.lr_boundaries else ()
   rounds, _ = lengths(config)
   if boundaries and max(boundaries) >= rounds:
     raise UserError(
-      f"--lr_boundaries has round {max(boundaries)}, which a run of {rounds} rounds never reaches."
+      f"--lr_boundaries has round {max(boundaries):g}, which a run of {rounds} rounds never "
+      "reaches."
     )
   if config.lr_warmup_rounds > rounds:
     raise UserError("--lr_warmup_rounds is longer than the run; shorten it.")

@@ -1,34 +1,53 @@
 """Puts finished runs side by side: ``python -m experiments.compare runs/a runs/b``.
 
 Draws their test accuracy over rounds into one picture and prints a table; a run is named by the
-flags in which the runs differ.
+flags in which the runs differ. A run with several seeds (``--seeds``) is shown by its mean and its
+standard deviation.
 """
 
-import json
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app as absl_app
-from absl import flags
 
+from experiments import seeds
 from experiments.app import guard, parse_flags
+from experiments.fields import number, string
+from experiments.flags import define, parse
 from fedjax_norm.errors import UserError
 from fedjax_norm.training import curve_plots
-from fedjax_norm.training.measures import headline, measures_of
-from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.files import read_json
+from fedjax_norm.training.measures import Measure, headline, measures_of
+from fedjax_norm.training.rows import Row, read_rows
+from fedjax_norm.training.run_folder import CONFIG
 from fedjax_norm.training.table import columns_table, human_bytes, human_seconds
 
-_OUTPUT = flags.DEFINE_string("output", "compare.png", "Where the picture goes.")
-_TARGET = flags.DEFINE_float(
-  "target", None, "A test accuracy, such as 0.9: what each run needed to reach it is told too."
-)
-_TITLE = flags.DEFINE_string("title", "Test accuracy", "Its title.")
+
+@dataclasses.dataclass(frozen=True)
+class CompareFlags:
+  """How runs are compared."""
+
+  output: str = string("compare.png", "Where the picture goes.")
+  target: float | None = number(
+    None, "A test accuracy, such as 0.9: what each run needed to reach it is told too."
+  )
+  title: str = string("Test accuracy", "The title of the picture.")
 
 
 # What hardly names a run: flags of the machine, of looking on, and the seed.
-_QUIET = ("backend", "chunk", "eval_batch_size", "eval_every", "host_devices", "seed", "version")
+_QUIET = (
+  "backend",
+  "chunk",
+  "eval_batch_size",
+  "eval_every",
+  "host_devices",
+  "seed",
+  "seeds",
+  "version",
+)
 
 
 def names(configs: list[dict[str, Any]]) -> list[str]:
@@ -67,6 +86,29 @@ def to_reach(rows: Sequence[dict[str, Any]], target: float) -> list[str]:
   return [f"{row['round']:,}", human_bytes(row["bytes_up"] + row["bytes_down"]), time]
 
 
+def read(folder: str) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
+  """A finished run's flags, rows and summary; of several seeds their means and deviations.
+
+  Raises:
+    UserError: the folder holds no finished run.
+  """
+  path = Path(folder)
+  if not (path / "summary.json").exists() or not (path / CONFIG).exists():
+    raise UserError(f"{folder} holds no finished run; name the folder that --workdir was.")
+  config, summary = read_json(path / CONFIG), read_json(path / "summary.json")
+  if config.get("seeds"):
+    numbers = range(config["seed"], config["seed"] + config["seeds"])
+    tables = [read_rows(path / f"seed_{k}" / "metrics.csv")[0] for k in numbers]
+    return config, seeds.summarize_rows(tables), summary
+  return config, read_rows(path / "metrics.csv")[0], summary
+
+
+def _told(measure: Measure, summary: dict[str, Any], column: str) -> str:
+  """A measure as the table says it, with its deviation over seeds where there are several."""
+  mean, deviation = summary[column], summary.get(f"{column}_std")
+  return measure.told(mean) + (f" ± {measure.told(deviation)}" if deviation is not None else "")
+
+
 def compare(folders: Sequence[str], output: str, title: str, target: float | None = None) -> str:
   """Draws the picture and gives the table.
 
@@ -84,27 +126,18 @@ def compare(folders: Sequence[str], output: str, title: str, target: float | Non
     raise UserError(f"--target is {target}; give an accuracy above 0 and up to 1, such as 0.9.")
   if len(folders) < 2:
     raise UserError("name at least two run folders to compare.")
-  configs, runs, summaries = [], [], []
-  for name in folders:
-    path = Path(name)
-    if not (path / "summary.json").exists() or not (path / "config.json").exists():
-      raise UserError(f"{name} holds no finished run; name the folder that --workdir was.")
-    config = json.loads((path / "config.json").read_text())
-    with RunFolder.open(path, config) as folder:
-      configs.append(config)
-      runs.append(folder.rows())
-      summaries.append(folder.read_summary() or {})
+  configs, runs, summaries = zip(*map(read, folders), strict=True)
   kinds = {next(iter(measures_of(summary).items())) for summary in summaries}
   if len(kinds) > 1:
     told = " and ".join(sorted(measure.title for _, measure in kinds))
     raise UserError(f"these runs tell {told}, which do not compare; name runs of one task.")
   [(column, measure)] = kinds
-  labels = names(configs)
+  labels = names(list(configs))
   curve_plots.compare(dict(zip(labels, runs, strict=True)), output, title)
   table = [
     [
       label,
-      measure.told(s[column]),
+      _told(measure, s, column),
       f"{s['loss']:.4f}",
       human_bytes(s["bytes_up"] + s["bytes_down"]),
       f"{s['round_trips']:,}",
@@ -123,11 +156,13 @@ def main(argv: Sequence[str]) -> None:
   """Compares the runs named on the command line."""
 
   def work() -> None:
-    print(compare(argv[1:], _OUTPUT.value, _TITLE.value, _TARGET.value))
-    print(f"picture: {_OUTPUT.value}")
+    config = parse(CompareFlags)
+    print(compare(argv[1:], config.output, config.title, config.target))
+    print(f"picture: {config.output}")
 
   sys.exit(guard(work))
 
 
 if __name__ == "__main__":
+  define(CompareFlags)
   absl_app.run(main, flags_parser=parse_flags)

@@ -128,7 +128,7 @@ class Config(DataFlags):
   accumulate: int = integer(
     1, "Parts in which a batch goes through the model, one after another; gradients add up."
   )
-  lr: float = number(0.05, "The learning rate.")
+  lr: float = number(0.02, "The learning rate.")
   lr_schedule: str = choice(
     "constant",
     (*SCHEDULES, "plateau"),
@@ -140,7 +140,8 @@ class Config(DataFlags):
   )
   lr_boundaries: str | None = string(
     None,
-    "Rounds at which --lr_schedule=step multiplies the rate; with --epochs, epochs.",
+    "Where --lr_schedule=step multiplies the rate: rounds (with --epochs, epochs), or shares of "
+    "the run such as 0.5,0.75.",
   )
   lr_factor: float | None = number(
     None, "Of step at a boundary, of exponential over the run, of plateau; 0.1 by default."
@@ -164,10 +165,12 @@ class Config(DataFlags):
 
   # FixBN's second stage.
   freeze_round: str | None = string(None, "FixBN's T*: a round, half (default) or auto.")
-  freeze_lr_factor: float | None = number(None, "Of the rate after the freeze; 0.2 by default.")
+  freeze_lr_factor: float | None = number(
+    None, "Multiplies the learning rate after the freeze; 1 by default: the rate stays."
+  )
   freeze_clip_norm: float | None = number(
     None,
-    "Clips gradients after the freeze, 0 for no clipping; 1 or a tighter --clip_norm by default.",
+    "The greatest norm of a gradient after the freeze, 0 for no clipping; --clip_norm by default.",
   )
   freeze_affine: bool = boolean(False, "Whether gamma and beta freeze too.")
   freeze_tolerance: float | None = number(
@@ -175,7 +178,7 @@ class Config(DataFlags):
   )
 
   # The run.
-  seed: int = integer(0, "Of everything random.")
+  seed: int = integer(0, "Of everything random.", most=2**32 - 1)
   seeds: int = integer(1, "Runs with as many seeds, from --seed on; mean and deviation are told.")
   eval_every: int | None = integer(
     None,

@@ -15,7 +15,7 @@ from fedjax_norm.training.outcome import Outcome
 from fedjax_norm.training.program import Program
 from fedjax_norm.training.rows import write_table
 from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.training.table import columns_table, human_bytes, human_seconds, summary_table
+from fedjax_norm.training.table import human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
 
 # Natural clients, or classes of pixels, that are named, at the most.
@@ -210,29 +210,3 @@ def _simulated(summary: dict[str, Any]) -> list[tuple[str, str]]:
     mean, most = summary["staleness_mean"], summary["staleness_max"]
     pairs.append(("staleness", f"mean {mean:.1f} updates, most {most}"))
   return pairs
-
-
-def summarize_seeds(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-  """Mean and standard deviation (n - 1) over seeds of every figure of a run's summary."""
-  result: dict[str, Any] = {"seeds": len(summaries)}
-  for name in summaries[0]:
-    if not all(name in summary for summary in summaries):  # a class that one seed never met
-      continue
-    values = [summary[name] for summary in summaries]
-    result[name] = values[0] if len(set(values)) == 1 else float(np.mean(values))
-    result[f"{name}_std"] = float(np.std(values, ddof=1))
-  return result
-
-
-def print_seeds(summaries: dict[int, dict[str, Any]], result: dict[str, Any]) -> None:
-  """Prints the seeds and their mean."""
-  tested = measures_of(result)
-
-  def row(label: str, figures: dict[str, Any], kind: str = "") -> list[str]:
-    told = (measure.told(figures[name + kind]) for name, measure in tested.items())
-    return [label, *told, f"{figures['loss' + kind]:.4f}"]
-
-  rows = [row(str(seed), figures) for seed, figures in summaries.items()]
-  rows += [row("mean", result), row("std", result, "_std")]
-  titles = [measure.title for measure in tested.values()]
-  print(columns_table(["seed", *titles, "test loss"], rows), flush=True)

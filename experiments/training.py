@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments import app, build_data, build_program, build_schedule, build_task, report
+from experiments import app, build_data, build_program, build_schedule, build_task, report, seeds
 from experiments.algorithm_flags import SsgdFlags, StepwiseFlags
 from experiments.config import Config
 from fedjax_norm.data.examples import Source
@@ -68,9 +68,9 @@ def run(config: Config, prepare: Prepare) -> None:
       if build_program.is_of_a_seed(config):
         program = prepare(one)(task)
       summaries[seed] = run_seed(one, task, program, path / f"seed_{seed}")
-    result = report.summarize_seeds(list(summaries.values()))
+    result = seeds.summarize(list(summaries.values()))
     folder.write_summary(result)
-    report.print_seeds(summaries, result)
+    seeds.print_table(summaries, result)
 
 
 def settler(source: Source) -> Settle:

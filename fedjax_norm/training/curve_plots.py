@@ -70,7 +70,8 @@ def compare_figure(runs: Mapping[str, plots.Rows], title: str, leaders: bool = T
   """The headline measure of several runs against the round, each named at the end of its line.
 
   Runs differ in colour, line and marker, so that the picture also reads in grey. Where all of them
-  tell simulated time, a second panel has that.
+  tell simulated time, a second panel has that. Rows with a deviation over seeds (the measure's
+  column and ``_std``) have a band of one deviation around their line.
 
   Args:
     runs: name to rows, in the order of the colours; all of one task.
@@ -87,6 +88,10 @@ def compare_figure(runs: Mapping[str, plots.Rows], title: str, leaders: bool = T
     for i, (name, rows) in enumerate(runs.items()):
       places, values = plots.column(rows, column_of, column)
       plots.line(axes, places, values, name, i)
+      _, deviations = plots.column(rows, f"{column_of}_std", column)
+      if deviations.size:
+        low, high = values - deviations, np.minimum(values + deviations, 1)
+        axes.fill_between(places, low, high, color=plots.style(i)["color"], alpha=0.18, linewidth=0)
     _accuracy_axis(axes, tested)
   panes[0].set_ylabel("top-1 test accuracy" if title_of == "top-1" else title_of)
   if timed:
@@ -104,9 +109,12 @@ def _name_ends(
     places, values = plots.column(rows, what, column)
     finite = np.flatnonzero(np.isfinite(values))
     if finite.size:
-      ends.append((name, places[finite[-1]], values[finite[-1]], plots.style(i)))
+      _, deviations = plots.column(rows, f"{what}_std", column)
+      spread = f" ± {deviations[finite[-1]]:.1%}" if deviations.size else ""
+      text = f"{name} {values[finite[-1]]:.1%}{spread}"
+      ends.append((text, places[finite[-1]], values[finite[-1]], plots.style(i)))
   heights = _apart([value / 1.02 for _, _, value, _ in ends], min(0.052, 1 / max(len(ends), 1)))
-  for (name, place, value, style), height in zip(ends, heights, strict=True):
+  for (text, place, value, style), height in zip(ends, heights, strict=True):
     # A piece of the line beside the name tells runs of one colour apart, and runs in grey.
     axes.plot(
       [1.05, 1.085, 1.12],
@@ -132,9 +140,7 @@ def _name_ends(
           "shrinkB": 0,
         },
       )
-    axes.text(
-      1.135, height, f"{name} {value:.1%}", transform=axes.transAxes, fontsize=9, va="center"
-    )
+    axes.text(1.135, height, text, transform=axes.transAxes, fontsize=9, va="center")
 
 
 def _timed(rows: plots.Rows) -> bool:

@@ -11,20 +11,20 @@ from fedjax_norm.training.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class FreezeConfig:
-  """FixBN's second stage (paper 002).
+  """FixBN's second stage (paper 002). By default the freeze changes the statistics alone.
 
   Attributes:
     round: T*: a round, ``'half'`` of them, or ``'auto'``: once the statistics are at rest, and at
       three quarters of the rounds at the latest.
     rate_factor: multiplies the learning rate after the freeze.
-    clip_norm: the greatest norm of a gradient after the freeze, 0 for none; None is 1, or the
-      client's own if that is tighter.
+    clip_norm: the greatest norm of a gradient after the freeze, 0 for no clipping; None keeps the
+      clipping as it was.
     affine: whether gamma and beta freeze too.
     tolerance: of ``'auto'``, in standard deviations (see ``control.Freeze``).
   """
 
   round: int | str = "half"
-  rate_factor: float = 0.2
+  rate_factor: float = 1.0
   clip_norm: float | None = None
   affine: bool = False
   tolerance: float = 0.1
@@ -66,8 +66,8 @@ def calibrating(task: Task, config: Any, freeze: FreezeConfig) -> Any:
     freeze: what changes.
   """
   local = config.local
-  clip = min(1.0, local.clip_norm or 1.0) if freeze.clip_norm is None else freeze.clip_norm
-  local = dataclasses.replace(local, clip_norm=clip)
+  if freeze.clip_norm is not None:
+    local = dataclasses.replace(local, clip_norm=freeze.clip_norm)
   if freeze.affine:
     layers = models.norm_modules(task.model, task.image_shape)
     frozen = frozenset(f"{layer}/{name}" for layer in layers for name in ("scale", "bias"))

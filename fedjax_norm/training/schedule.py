@@ -21,7 +21,8 @@ class Schedule:
     kind: of ``SCHEDULES``.
     warmup_rounds: rounds of linear warm-up, from ``warmup_from`` to the base rate; the schedule
       goes on underneath.
-    boundaries: the rounds at which ``step`` multiplies the rate by ``factor``.
+    boundaries: where ``step`` multiplies the rate by ``factor``: rounds, or shares of the run
+      between 0 and 1.
     factor: of ``step`` at each boundary; of ``exponential`` over the whole run.
     power: of ``polynomial``: rate (1 - round / rounds)^power (paper 004, tables 3 and 5).
     warmup_from: the rate that the warm-up rises from.
@@ -30,7 +31,7 @@ class Schedule:
   rate: float
   kind: str = "constant"
   warmup_rounds: int = 0
-  boundaries: tuple[int, ...] = ()
+  boundaries: tuple[float, ...] = ()
   factor: float = 0.1
   power: float = 1.0
   warmup_from: float = 0.0
@@ -44,10 +45,15 @@ class Schedule:
       raise UserError(f"the warm-up takes {self.warmup_rounds} rounds; it must be 0 or more.")
     if (self.kind == "step") != bool(self.boundaries):
       raise UserError("the step schedule and its boundaries go together; give both or neither.")
-    if any(b <= 0 for b in self.boundaries) or list(self.boundaries) != sorted(
-      set(self.boundaries)
+    if list(self.boundaries) != sorted(set(self.boundaries)) or not all(
+      0 < b < np.inf for b in self.boundaries
     ):
       raise UserError(f"the boundaries {self.boundaries} must be positive and rising.")
+    if not all(b < 1 for b in self.boundaries) and any(b % 1 for b in self.boundaries):
+      raise UserError(
+        f"the boundaries {self.boundaries} must be whole rounds, or all be shares of the run "
+        "between 0 and 1."
+      )
     if not self.factor > 0 or not self.power > 0:
       raise UserError("a schedule's factor and power must be positive.")
     if not 0 <= self.warmup_from < self.rate:
@@ -64,7 +70,10 @@ class Schedule:
       case "cosine":
         schedule = optax.cosine_decay_schedule(self.rate, rounds)
       case "step":
-        scales = dict.fromkeys(self.boundaries, self.factor)
+        scales: dict[int, float] = {}  # in a short run several shares may meet in one round
+        for boundary in self.boundaries:
+          at = int(boundary) if boundary >= 1 else max(1, round(boundary * rounds))
+          scales[at] = scales.get(at, 1.0) * self.factor
         schedule = optax.piecewise_constant_schedule(self.rate, scales)
       case "polynomial":
         schedule = optax.polynomial_schedule(self.rate, 0.0, self.power, rounds)

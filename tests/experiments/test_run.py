@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from experiments_helpers import PYTHONPATH, ROOT, SMALL, run_process
 
-from experiments import app
+from experiments import app, compare
 from fedjax_norm.training import feed
 from fedjax_norm.training.checkpoint import Checkpoints
 
@@ -108,6 +108,15 @@ def test_seeds_repeat_a_run(fedavg_run):
   # A seed of several is the run of that seed alone, although the program is shared.
   assert fedavg_run("--norm=gn", "--seed=6", "--workdir=alone").code == 0
   assert parameters(Path("alone")) == parameters(Path("run") / "seed_6")
+  # Beside another run the seeds are their mean and deviation, in the table and round by round.
+  table = compare.compare(["run", "alone"], "both.png", "title").splitlines()
+  assert f"{total['top1']:.2%} ± {total['top1_std']:.2%}" in table[1]
+  assert "±" not in table[2]
+  _, rows, _ = compare.read("run")
+  last = [float(read(Path(f"run/seed_{seed}"))[-1]["top1"]) for seed in (5, 6, 7)]
+  assert [row["round"] for row in rows] == [2, 4]
+  np.testing.assert_allclose(rows[-1]["top1"], np.mean(last))
+  np.testing.assert_allclose(rows[-1]["top1_std"], np.std(last, ddof=1))
 
 
 @pytest.mark.usefixtures("one_convolution")

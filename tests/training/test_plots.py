@@ -86,6 +86,19 @@ def test_compare_names_every_run_and_no_two_look_alike():
   assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
 
 
+def test_compare_draws_a_deviation_as_a_band():
+  spread = [{**row, "top1_std": 0.1} for row in rows(0.6)]
+  axes = curve_plots.compare_figure({"spread": spread, "single": rows(0.3)}, "t").axes[0]
+  [band] = axes.collections
+  places, heights = band.get_paths()[0].vertices.T
+  final = heights[places == spread[-1]["round"]]
+  assert (final.min(), final.max()) == pytest.approx((0.5, 0.7))
+  assert [t.get_text() for t in axes.texts if t.get_text()] == [
+    "spread 60.0% ± 10.0%",
+    "single 30.0%",
+  ]
+
+
 def test_compare_keeps_a_run_that_diverged():
   bad = [*rows()[:3], {"round": 20, "top1": float("nan")}]
   texts = [

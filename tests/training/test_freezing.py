@@ -1,0 +1,45 @@
+"""What FixBN's freeze changes for the clients."""
+
+import numpy as np
+import pytest
+
+from experiments.algorithm_flags import FedAvgFlags
+from experiments.build_program import make_freeze
+from fedjax_norm import norm
+from fedjax_norm.algorithms.fedavg import FedAvgConfig
+from fedjax_norm.data.partition import make
+from fedjax_norm.local import LocalConfig
+from fedjax_norm.training.controls import Controls, next_interval
+from fedjax_norm.training.freezing import FreezeConfig, calibrating
+from fedjax_norm.training.loop_config import LoopConfig
+from fedjax_norm.training.programs import initial_variables, make_fedavg
+from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.task import make_task
+
+CLIPPED = FedAvgConfig(LocalConfig(batch_size=8, clip_norm=0.5))
+
+
+@pytest.fixture(scope="module")
+def task(tiny_source):
+  division = make("iid", tiny_source.train.labels, 2, 0)
+  return make_task(tiny_source, division, norm.create("fixbn"))
+
+
+def test_by_default_the_freeze_changes_the_statistics_alone(task):
+  """The clients' training and the learning rate of every round are those of a run without it."""
+  assert make_freeze(FedAvgFlags(norm="fixbn")) == FreezeConfig()
+  assert calibrating(task, CLIPPED, FreezeConfig()) == CLIPPED
+  loop = LoopConfig(6, 3)
+  program = make_fedavg(task, CLIPPED, loop, Schedule(0.1), freeze=FreezeConfig())
+  controls = Controls.of(program, initial_variables(task, 0))
+  first = next_interval(program, loop, controls, 0)
+  controls = controls._replace(freeze=controls.freeze._replace(frozen_at=3))
+  second = next_interval(program, loop, controls, 3)
+  assert first.phase != second.phase
+  np.testing.assert_array_equal(np.concatenate([first.rates, second.rates]), np.float32(0.1))
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.1, 2.0])
+def test_clipping_after_the_freeze_is_what_its_option_says(task, clip):
+  changed = calibrating(task, CLIPPED, FreezeConfig(clip_norm=clip))
+  assert changed.local.clip_norm == clip
