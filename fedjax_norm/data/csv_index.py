@@ -7,20 +7,20 @@ from typing import Any
 
 from fedjax_norm.data.files import File, Listing, split
 from fedjax_norm.data.m49 import Place, place
+from fedjax_norm.data.names import normal, split_of
 from fedjax_norm.errors import UserError
 
 REGIONS = ("continent", "subcontinent", "country", "column")
-"""What a natural client may be: a region of M49, a country, or what the column `region` says."""
+"""What a natural client may be: a region of M49, a country, or what a column of its own says."""
 
 _COLUMNS = {
   "path": ("path", "image", "file"),
   "label": ("label", "class"),
   "country": ("country", "country_code", "iso"),
-  "region": ("region",),
+  "region": ("region", "client", "client_id", "user", "user_id", "site", "site_id"),
   "split": ("split",),
   "value": ("value",),
 }
-_SPLITS = ("train", "test", "val")
 
 # The share that paper 004 validates on (fig. 2 and 20).
 _TEST_SHARE = 0.05
@@ -34,10 +34,11 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
 
   The first line names the columns: `path` (or `image`, `file`), relative to the index's folder or
   absolute; `label` (or `class`); and if there are any `country` (or `country_code`, `iso`), an ISO
-  3166 alpha-2 or alpha-3 code; `region`, any text; `value`, the number that regression is to say of
-  the image; and `split`, which is train, test or val; val is the test set where there is no test,
-  and is ignored where there is one. Without `split` a seeded twentieth of all images, stratified by
-  class, is the test set.
+  3166 alpha-2 or alpha-3 code; `region` (or `client`, `user`, `site`, each also with `_id`), any
+  text; `value`, the number that regression is to say of the image; and `split`, which is train,
+  test or val in any usual spelling (see ``names.split_of``); val is the test set where there is no
+  test, and is not used where there is one. Without `split` a seeded twentieth of all images,
+  stratified by class, is the test set.
 
   After that images without a region (Antarctica, and empty fields) are left out, as in app. B.2,
   and so are those of small regions, as in app. B.3, whatever the partition, and test images of a
@@ -47,8 +48,8 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
   Args:
     path: of the index.
     seed: the chance in the split.
-    region: of ``REGIONS``, what a natural client is; None is `continent` for an index with
-      countries, else `column` if there is one.
+    region: of ``REGIONS``, what a natural client is; None is `column` if the index has one, else
+      `continent` if it has countries.
     min_region_size: a region with fewer images, training and test together, is left out.
 
   Raises:
@@ -58,17 +59,24 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
   if min_region_size < 0:
     raise UserError(f"The least size of a region must be at least 0, not {min_region_size}.")
   rows = _rows(path)
-  if any(row.get("split") == "test" for row in rows):
+  notes: tuple[str, ...] = ()
+  splits = Counter(row.get("split") for row in rows)
+  if splits["test"] and splits["val"]:
+    notes = (f"the test set is test; the {splits['val']:,} images of val are not used",)
     rows = [row for row in rows if row["split"] != "val"]
   region = _checked(path, rows[0], region, min_region_size)
   regions = [_region(path, row, region) for row in rows]
-  kept, notes = _kept(path, regions, min_region_size) if region else ({None}, ())
+  kept: set[str | None] = {None}
+  if region:
+    kept, left_out = _kept(path, regions, min_region_size)
+    notes += left_out
   files = [
     File(row["path"], row["label"], name, row.get("value"))
     for row, name in zip(rows, regions, strict=True)
   ]
   if "split" not in rows[0]:
-    parts = split(files, [file.label for file in files], _TEST_SHARE, seed, path)
+    train, test, note = split(files, [file.label for file in files], _TEST_SHARE, seed, path)
+    parts, notes = (train, test), (*notes, note)
   else:
     parts = _by_split(path, files, [row["split"] == "train" for row in rows])
   train, test = ([file for file in part if file.client in kept] for part in parts)
@@ -146,31 +154,35 @@ def _row(path: str, line: int, cells: list[str], columns: list[str | None]) -> R
       " mend the row or remove it."
     )
   row = {kind: cell.strip() for kind, cell in zip(columns, cells, strict=True) if kind}
+  # A path stays as it is, for file systems tell apart what looks the same.
+  row |= {kind: normal(cell) for kind, cell in row.items() if kind != "path"}
   for kind in ("path", "label"):
     if not row[kind]:
       raise UserError(f"{path}, line {line} has no {kind}; fill it in or remove the row.")
   row["path"] = os.path.normpath(os.path.join(os.path.dirname(path), row["path"]))
   if "split" in row:
-    row["split"] = row["split"].lower()
-    if row["split"] not in _SPLITS:
+    meant = split_of(row["split"])
+    if meant is None:
       raise UserError(
         f"{path}, line {line} has the split {row['split']!r}; it must be train, test or val."
       )
+    row["split"] = meant
   return {**row, "line": str(line)}
 
 
 def _checked(path: str, row: Row, region: str | None, min_region_size: int) -> str | None:
   """What a region is, or None for an index that does not tell any."""
   if region is None:
-    region = "continent" if "country" in row else "column" if "region" in row else None
+    region = "column" if "region" in row else "continent" if "country" in row else None
     if region is None and min_region_size:
-      raise UserError(f"{path} tells no regions; add a column country or region.")
+      raise UserError(f"{path} tells no regions; add a column country, region or client.")
     return region
   if region not in REGIONS:
     raise UserError(f"There is no region {region!r}; choose one of {', '.join(REGIONS)}.")
-  needed = "region" if region == "column" else "country"
-  if needed not in row:
-    raise UserError(f"{path} has no column {needed}, which the region {region!r} needs; add it.")
+  kind = "region" if region == "column" else "country"
+  if kind not in row:
+    names = " or ".join(_COLUMNS[kind])
+    raise UserError(f"{path} has no column {names}, which --region={region} needs; add one.")
   return region
 
 
@@ -200,14 +212,14 @@ def _kept(
   small = sorted(name for name, size in sizes.items() if size < min_region_size)
   notes = []
   if nowhere:
-    notes.append(f"left out {nowhere:,} of {len(regions):,} images, which have no region")
+    notes.append(f"left out {nowhere:,} of {len(regions):,} images, which have no natural client")
   if small:
     notes.append(
       f"left out {sum(sizes[name] for name in small):,} of {len(regions):,} images, of regions with"
       f" fewer than {min_region_size:,}: {', '.join(small)}"
     )
   if not sizes:
-    raise UserError(f"{path}: no image has a region; fill in the column country or region.")
+    raise UserError(f"{path}: no image has a region; fill in its column.")
   kept = set(sizes).difference(small)
   if not kept:
     raise UserError(

@@ -65,8 +65,8 @@ class Labels(NamedTuple):
 
 def split(
   files: list[File], strata: list[str], share: float, seed: int, where: str
-) -> tuple[list[File], list[File]]:
-  """Divides files at random into those to train on and those to test on.
+) -> tuple[list[File], list[File], str]:
+  """Divides files at random into those to train on and those to test on, with a note that says so.
 
   Args:
     files: N of them.
@@ -82,7 +82,8 @@ def split(
   train, test = stratified_split(np.asarray(strata), num_test, seed)
   if not len(test):
     raise UserError(f"{where} has one image a class, none left to test on; add images.")
-  return [files[i] for i in train], [files[i] for i in test]
+  note = f"held out {len(test):,} of {len(files):,} images ({share:.0%}) at random for the test"
+  return [files[i] for i in train], [files[i] for i in test], note
 
 
 def labels(listing: Listing, where: str, open_set: bool = False) -> Labels:

@@ -3,10 +3,11 @@
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from fedjax_norm.data import own
 from fedjax_norm.errors import UserError
@@ -15,6 +16,53 @@ Stream = str | os.PathLike | BinaryIO
 
 _GRAY = ("1", "L", "LA")
 _DEEP = ("I", "F")  # and the "I;16" family: more than 8 bits a channel
+
+# What is an image without a look into the file, and what is one by its content. Pillow's other
+# formats are those of films and documents, or have no mark to be recognised by.
+_SUFFIXES = (
+  ".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe",
+  ".jpeg", ".jpg", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".sgi",
+  ".tga", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+_FORMATS = (
+  "AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI",
+  "TIFF", "WEBP",
+)  # fmt: skip
+
+# EXIF's orientation -> what makes the pixels upright.
+_UPRIGHT = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+_LYING = (5, 6, 7, 8)  # those that exchange height and width
+
+
+def is_image(path: Path) -> bool:
+  """Whether a file is an image: by its suffix, or else by how its content begins."""
+  if path.suffix.lower() in _SUFFIXES:
+    return True
+  Image.init()
+  try:
+    with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]):
+      return True
+  except Exception:  # whatever other content makes Pillow's readers raise
+    return False
+
+
+def _orientation(image: Image.Image) -> int:
+  """How an image that is not decoded yet is to be turned, by EXIF; 1 is not at all."""
+  if image.format == "TIFF":
+    return 1  # Pillow turns it, and tells the size that it has then
+  try:
+    # Not the method of PNG files, which decodes the pixels to look behind them.
+    return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+  except Exception:  # damaged metadata of pixels that are sound
+    return 1
 
 
 def _open(stream: Stream, where: str) -> Image.Image:
@@ -30,17 +78,20 @@ def _open(stream: Stream, where: str) -> Image.Image:
 def header(stream: Stream, where: str) -> tuple[int, int, int]:
   """Reads the height, width and channels (1 or 3) of an image without decoding its pixels.
 
+  Height and width are those of the upright image, as `decode` gives it.
+
   Raises:
     UserError: it is no image, or it has more than 8 bits a channel.
   """
   with _open(stream, where) as image:
     if image.mode.split(";")[0] in _DEEP:
       raise UserError(f"{where} has more than 8 bits a channel; convert it to 8-bit pixels.")
-    return image.height, image.width, 1 if image.mode in _GRAY else 3
+    size = image.size if _orientation(image) in _LYING else image.size[::-1]
+    return *size, 1 if image.mode in _GRAY else 3
 
 
 def decode(stream: Stream, where: str, channels: int, size: int | None = None) -> np.ndarray:
-  """Decodes one image as uint8.
+  """Decodes one image as uint8, upright as viewers show it by EXIF's orientation.
 
   Args:
     stream: a path or an open file with an encoded image.
@@ -55,12 +106,15 @@ def decode(stream: Stream, where: str, channels: int, size: int | None = None) -
     UserError: the image is damaged.
   """
   with _open(stream, where) as image:
+    upright = _UPRIGHT.get(_orientation(image))
     try:
       if "transparency" in image.info:
         image = image.convert("RGBA")  # else Pillow warns that it drops the transparency
       image = image.convert("L" if channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError) as error:
       raise UserError(f"{where} is a damaged image; replace or remove it.") from error
+    if upright is not None:
+      image = image.transpose(upright)
     if size is not None and image.size != (size, size):
       image = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)

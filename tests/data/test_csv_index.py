@@ -1,5 +1,7 @@
 """Indexes of images that the tests write."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,7 +65,10 @@ def test_continents_are_the_natural_clients(pictures):
   for examples in (source.train, source.test):
     assert [source.class_names[c] for c in examples.labels] == [label(i) for i in values(examples)]
     assert examples.images.shape[1:] == (2, 2, 1)
-  assert source.notes == ("left out 40 of 220 images, which have no region",)
+  assert source.notes == (
+    "left out 40 of 220 images, which have no natural client",
+    "held out 11 of 220 images (5%) at random for the test",
+  )
   owners = partition.make("natural", source.train.labels, None, 0, clients=source.train.clients)
   assert partition.sizes(owners).tolist() == np.bincount(source.train.clients).tolist()
 
@@ -128,8 +133,8 @@ def test_small_regions_are_left_out_and_told(pictures):
   source = sources.load(name, region="subcontinent", min_region_size=9)
   assert source.client_names == ("Eastern Asia", "Western Europe")
   assert sorted([*values(source.train), *values(source.test)]) == list(range(29))
-  assert source.notes == ("left out 8 of 37 images, of regions with fewer than 9: Polynesia",)
-  assert sources.load(name).notes == ()
+  assert source.notes[0] == "left out 8 of 37 images, of regions with fewer than 9: Polynesia"
+  assert len(sources.load(name).notes) == 1
   with pytest.raises(UserError, match="no region has 21 images or more; lower the least size"):
     sources.load(name, min_region_size=21)
 
@@ -157,6 +162,30 @@ def test_regions_and_splits_of_ones_own(pictures):
   assert sources.load(name, min_region_size=2).client_names == ("north",)
   with pytest.raises(UserError, match="no column country"):
     sources.load(name, region="continent")
+
+
+@pytest.mark.parametrize("column", ["client", "Client_ID", "user", "user_id", "site", "site_id"])
+def test_clients_may_be_named_as_such_and_go_before_countries(pictures, column):
+  rows = [f"{i}.png,{label(i)},FR,{'ann' if i < 9 else 'bob'}" for i in range(24)]
+  name = write(pictures, rows, f"path,label,country,{column}")
+  assert sources.load_labels(name).client_names == ("ann", "bob")
+  assert sources.load_labels(name, region="country").client_names == ("FR",)
+
+
+def test_splits_have_the_usual_names(pictures):
+  splits = ["Training", "VALID", "validation", "Testing"]
+  rows = [f"{i}.png,cat,{splits[i // 3]}" for i in range(12)]
+  source = sources.load(write(pictures, rows, "path,label,split"))
+  assert values(source.train).tolist() == [0, 1, 2]
+  assert values(source.test).tolist() == [9, 10, 11]
+  assert source.notes == ("the test set is test; the 6 images of val are not used",)
+
+
+def test_texts_that_look_the_same_are_one_class_and_one_client(pictures):
+  forms = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+  rows = [f"{i}.png,{forms[i % 2]},{forms[i % 3 % 2]}" for i in range(12)]
+  known = sources.load_labels(write(pictures, rows, "path,label,user"))
+  assert known.class_names == known.client_names == (forms[0],)
 
 
 def test_an_index_without_places_has_no_natural_clients(pictures):
@@ -230,7 +259,7 @@ GOOD = [f"{i}.png,{label(i)},US" for i in range(6)]
     ([*GOOD, "1.png,,US"], "path,label,country", "line 8 has no label"),
     ([*GOOD, "8.png,cat,Utopia"], "path,label,country", "line 8 has the country 'Utopia'"),
     ([*GOOD, '1.png,"cat,US'], "path,label,country", "cannot be read as CSV"),
-    (GOOD, "path,label,split", "line 2 has the split 'us'"),
+    (GOOD, "path,label,split", "line 2 has the split 'US'"),
     ([f"{i}.png,cat,train" for i in range(3)], "path,label,split", "no image whose split is test"),
     (["1.png,cat,test"], "path,label,split", "no image whose split is train"),
     (["1.png,cat,train", "2.png,emu,test"], "path,label,split", "'emu' has test images"),

@@ -33,7 +33,7 @@ def index(tmp_path):
 def test_table_and_files_tell_the_shares(tmp_path, capsys, index):
   run(tmp_path, index, "--top=1")
   out = capsys.readouterr().out
-  assert "note: left out 2 of 120 images, which have no region\n" in out
+  assert "note: left out 2 of 120 images, which have no natural client\n" in out
   lines = [line.split() for line in out.splitlines()]
   # Training images: Africa 60 zebras and 12 cats, Americas 20 zebras, Europe 3 cats. Of zebras the
   # Americas have 1 / (1 + 5 / 6), of cats Europe has 1 / (1 + 1 / 6).

@@ -1,0 +1,134 @@
+"""Archives and folders of NumPy arrays that the tests write."""
+
+import numpy as np
+import pytest
+from data_helpers import arrays, check, saved
+
+from fedjax_norm.data import sources
+from fedjax_norm.errors import UserError
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_arrays_are_loaded_as_they_are(tmp_path, kind):
+  clients = np.asarray([5, 5, 2, 2, 9, 9])
+  given = arrays(client_train=clients, class_names=np.asarray(["a", "b", "c"]))
+  source = sources.load(saved(kind, tmp_path, given))
+  check(source)
+  assert source.name == kind
+  np.testing.assert_array_equal(source.train.images, given["x_train"])
+  np.testing.assert_array_equal(source.test.labels, given["y_test"])
+  assert source.class_names == ("a", "b", "c")
+  assert source.client_names == ("2", "5", "9")
+  np.testing.assert_array_equal(source.train.clients, [1, 1, 0, 0, 2, 2])
+
+
+def test_an_archive_of_flat_float_images_gets_a_channel(tmp_path):
+  path = tmp_path / "data.npz"
+  np.savez(path, **arrays(x_train=np.zeros((6, 4, 4)), x_test=np.ones((2, 4, 4))))
+  source = sources.load(f"npz:{path}", image_size=2)
+  check(source)
+  assert source.train.images.shape == (6, 2, 2, 1)
+  assert source.train.images.dtype == np.float32
+  assert source.class_names == ("0", "1", "2")
+
+
+def test_the_images_of_a_folder_stay_on_the_disk(tmp_path):
+  images = np.random.default_rng(0).random((6, 4, 4), np.float32)
+  (tmp_path / "notes.txt").write_text("not an array")
+  source = sources.load(saved("npy", tmp_path, arrays(x_train=images, x_test=images[:2])))
+  check(source)
+  assert source.train.images.shape == (6, 4, 4, 1)
+  # A change of the file is seen, so that no copy was made.
+  np.lib.format.open_memmap(tmp_path / "x_train.npy", mode="r+")[3] = 0.5
+  assert (source.train.images[3] == 0.5).all()
+  with pytest.raises(ValueError, match="read-only"):
+    source.train.images[0] = 0
+  with pytest.raises(UserError, match="not resized"):
+    sources.load(f"npy:{tmp_path}", image_size=2)
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"x_train": np.zeros((6, 4, 4, 3))}, "x_train is float64.*float32 or uint8"),
+    ({"x_test": np.zeros((2, 4, 4, 3), ">f4")}, "x_test is >f4.*float32 or uint8"),
+    ({"x_train": np.asfortranarray(np.zeros((6, 4, 4, 3), np.uint8))}, "ascontiguousarray"),
+    ({"y_train": np.asarray([None] * 6)}, r"y_train\.npy is no plain array"),
+  ],
+)
+def test_arrays_that_cannot_stay_on_the_disk_are_refused(tmp_path, changes, words):
+  for name, values in arrays(**changes).items():
+    np.save(tmp_path / f"{name}.npy", values)
+  with pytest.raises(UserError, match=words):
+    sources.load(f"npy:{tmp_path}")
+
+
+def test_folders_and_files_that_hold_no_arrays_are_refused(tmp_path):
+  with pytest.raises(UserError, match="no folder"):
+    sources.load(f"npy:{tmp_path / 'absent'}")
+  with pytest.raises(UserError, match="lacks the array x_train"):
+    sources.load(f"npy:{tmp_path}")
+  name = saved("npy", tmp_path, arrays())
+  whole = (tmp_path / "x_train.npy").read_bytes()
+  for content in (b"", b"hello", whole[:100], whole[:200]):
+    (tmp_path / "x_train.npy").write_bytes(content)
+    with pytest.raises(UserError, match=r"x_train\.npy is no plain array"):
+      sources.load(name)
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"y_test": None}, "lacks the array y_test"),
+    ({"clients_train": np.zeros(6, int)}, "'clients_train' that has no meaning"),
+    ({"x_train": np.zeros((6, 4), np.uint8)}, "N, H, W, C"),
+    ({"x_test": np.zeros((0, 4, 4, 3), np.uint8), "y_test": np.zeros(0, int)}, "not empty"),
+    ({"x_train": np.zeros((6, 4, 4, 3), np.int64)}, "uint8"),
+    (
+      {
+        "x_train": np.full((6, 4, 4, 3), np.nan, np.float32),
+        "x_test": np.zeros((2, 4, 4, 3), np.float32),
+      },
+      "x_train holds values that are not finite",
+    ),
+    (
+      {
+        "x_train": np.zeros((6, 4, 4, 3), np.float32),
+        "x_test": np.full((2, 4, 4, 3), np.inf, np.float32),
+      },
+      "x_test holds values that are not finite",
+    ),
+    ({"x_train": np.zeros((6, 5, 5, 3), np.uint8)}, "make them the same"),
+    ({"x_train": np.zeros((6, 4, 4, 3), np.float32)}, "make them the same"),
+    ({"y_train": np.zeros(5, int)}, r"must be \(6,\)"),
+    ({"y_train": np.zeros((6, 1), int)}, r"must be \(6,\)"),
+    ({"y_train": np.zeros(6)}, "integers"),
+    ({"y_train": np.asarray([0, 1, 2, 0, 1, -1])}, "number from 0"),
+    ({"client_train": np.zeros(4, int)}, r"must be \(6,\)"),
+    ({"client_train": np.full(6, -1)}, "number from 0"),
+    ({"class_names": np.asarray(["a"])}, "at least 3 strings"),
+    ({"class_names": np.arange(3)}, "at least 3 strings"),
+    ({"x_train": np.asarray([None] * 6)}, "plain array"),
+  ],
+)
+def test_bad_arrays_are_refused(tmp_path, kind, changes, words):
+  name = saved(kind, tmp_path, arrays(**changes))
+  with pytest.raises(UserError, match=words):
+    sources.load(name)
+
+
+def test_files_that_are_no_archive_are_refused(tmp_path):
+  with pytest.raises(UserError, match="no file"):
+    sources.load(f"npz:{tmp_path / 'absent.npz'}")
+  text = tmp_path / "text.npz"
+  text.write_text("hello")
+  array = tmp_path / "array.npy"
+  np.save(array, np.zeros(3))
+  whole = tmp_path / "whole.npz"
+  np.savez(whole, **arrays())
+  cut = tmp_path / "cut.npz"
+  cut.write_bytes(whole.read_bytes()[:300])
+  for path in (text, array, cut):
+    with pytest.raises(UserError, match=r"not an \.npz archive"):
+      sources.load(f"npz:{path}")

@@ -1,0 +1,55 @@
+"""What the tests of the data sources share."""
+
+import numpy as np
+from PIL import Image
+
+
+def write(path, pixels, **options):
+  """Saves pixels as an image file, in folders that need not be there yet."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(np.asarray(pixels, np.uint8)).save(path, **options)
+
+
+def flat(value, size=4, channels=3):
+  """The pixels of an image of one colour."""
+  return np.full((size, size, channels) if channels > 1 else (size, size), value)
+
+
+def check(source):
+  for examples in (source.train, source.test):
+    assert examples.images.ndim == 4
+    assert examples.images.dtype in (np.uint8, np.float32)
+    assert examples.labels.shape == examples.images.shape[:1]
+    assert examples.labels.dtype == np.int32
+    assert 0 <= examples.labels.min() <= examples.labels.max() < len(source.class_names)
+  assert source.train.images.shape[1:] == source.test.images.shape[1:]
+
+
+def same(one, two):
+  return all(
+    np.array_equal(a, b)
+    for part in ("train", "test")
+    for a, b in zip(getattr(one, part)[:2], getattr(two, part)[:2], strict=True)
+  )
+
+
+def arrays(**changes):
+  rng = np.random.default_rng(0)
+  result = {
+    "x_train": rng.integers(0, 256, (6, 4, 4, 3), np.uint8),
+    "y_train": np.asarray([0, 1, 2, 0, 1, 2]),
+    "x_test": rng.integers(0, 256, (2, 4, 4, 3), np.uint8),
+    "y_test": np.asarray([0, 2]),
+  }
+  result.update(changes)
+  return {name: value for name, value in result.items() if value is not None}
+
+
+def saved(kind, folder, given):
+  """Writes arrays as an archive or a folder, and gives the name of the source."""
+  if kind == "npz":
+    np.savez(folder / "data.npz", **given)
+    return f"npz:{folder / 'data.npz'}"
+  for name, values in given.items():
+    np.save(folder / f"{name}.npy", values)
+  return f"npy:{folder}"
