@@ -19,22 +19,21 @@ from fedjax_norm.wire import certificates, private
 
 def main(config: CertificatesFlags) -> None:
   """Makes and writes them."""
-  if config.days < 1:
-    raise UserError(f"--days is {config.days}; it must be at least 1.")
   if not config.clients:
     raise UserError("nobody to certify; give the clients' names as --clients=alice0,alice1.")
   names, servers = config.clients.split(","), config.server.split(",")
   authority, server, clients = certificates.make(servers, names, config.days)
   folder = Path(config.output).expanduser()
   pairs = {servers[0]: server, **clients}
-  there = [path for path in (folder / "authority.pem", *_files(folder, pairs)) if path.exists()]
+  public = folder / f"{certificates.AUTHORITY}.pem"
+  there = [path for path in (public, *_files(folder, pairs)) if path.exists()]
   if there:
     raise UserError(f"{there[0]} is there already and is not overwritten; choose another --output.")
   folder.mkdir(parents=True, exist_ok=True)
   for name, pair in pairs.items():
     private.create(folder / f"{name}.key", pair.key)
     (folder / f"{name}.pem").write_bytes(pair.certificate)
-  (folder / "authority.pem").write_bytes(authority)
+  public.write_bytes(authority)
   print(f"{folder}: the authority, the server {servers[0]} and the clients {', '.join(names)}.")
 
 

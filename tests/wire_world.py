@@ -31,7 +31,7 @@ from fedjax_norm.training.exchange import make_interval
 from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.task import Task, make_task
 from fedjax_norm.wire import alice as alices
-from fedjax_norm.wire import certificates, frames
+from fedjax_norm.wire import certificates, frames, private
 from fedjax_norm.wire.alice import Alice
 from fedjax_norm.wire.bob import Bob
 from fedjax_norm.wire.frames import Frame
@@ -116,7 +116,7 @@ def identity(name: str, authority: bytes, pair: certificates.Pair) -> Identity:
   atexit.register(shutil.rmtree, folder)
   files = folder / "pem", folder / "key"
   for path, data in zip(files, pair, strict=True):
-    path.write_bytes(data)
+    private.create(path, data)
   return Identity(name, authority, *pair, files)
 
 

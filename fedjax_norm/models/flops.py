@@ -59,9 +59,11 @@ def layer_macs(model: nn.Module, image_shape: tuple[Any, ...], *stretch: int) ->
       macs[path] = macs.get(path, 0) + layer.macs(args[0], out)
     return out
 
-  image = one_example(image_shape)
+  def init():
+    return model.init(jax.random.key(0), one_example(image_shape), Mode(), *stretch)
+
   with nn.intercept_methods(note):
-    jax.eval_shape(lambda: model.init(jax.random.key(0), image, Mode(), *stretch))
+    jax.eval_shape(init)
   return macs
 
 

@@ -1,5 +1,6 @@
 """A test authority: certificates for one server and its clients (X.509, EC P-256)."""
 
+import contextlib
 import datetime
 import ipaddress
 import re
@@ -13,8 +14,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedjax_norm.errors import UserError
 
+AUTHORITY = "authority"
+"""The name of the authority's file, which no party may have."""
+
+_MOST_DAYS = 36_500  # dates end with the year 9999
 _NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?")
 _HOST = re.compile(rf"{_NAME.pattern}(\.{_NAME.pattern})*")
+_LONGEST_HOST, _LONGEST_SUBJECT = 253, 64  # of DNS and of X.509
 
 
 class Pair(NamedTuple):
@@ -39,15 +45,23 @@ def make(
     days: how long all are valid.
 
   Raises:
-    UserError: a name that cannot be one.
+    UserError: a name or a number of days that cannot be.
   """
-  if len({*clients, servers[0]}) != len(clients) + 1:
-    raise UserError("two parties have the same name; every client and the server needs its own.")
-  for name in clients:
-    if not _NAME.fullmatch(name):
-      raise UserError(
-        f"{name!r} cannot be a client's name; use up to 63 letters, digits and hyphens."
-      )
+  if not 1 <= days <= _MOST_DAYS:
+    raise UserError(f"{days} days of validity must be at least 1 and at most {_MOST_DAYS:,}.")
+  hosts = [_host(name) for name in servers]
+  check_clients(clients)
+  if len(servers[0]) > _LONGEST_SUBJECT:
+    raise UserError(
+      f"{servers[0]!r} is too long for the server's name; put one of up to {_LONGEST_SUBJECT} "
+      "characters first."
+    )
+  names = [name.lower() for name in (AUTHORITY, *servers, *clients)]  # as some file systems do
+  if twice := sorted(name for name in set(names) if names.count(name) > 1):
+    raise UserError(
+      f"two parties have the same name, {twice[0]!r}; give the server and every client a name of "
+      f"its own, other than {AUTHORITY!r} and in more than upper and lower case."
+    )
   key = ec.generate_private_key(ec.SECP256R1())
   subject = _name("fedjax_norm test authority")
   authority = (
@@ -58,7 +72,7 @@ def make(
     .sign(key, hashes.SHA256())
   )
 
-  def pair(name: str, hosts: Sequence[str], *purposes: x509.ObjectIdentifier) -> Pair:
+  def pair(name: str, hosts: Sequence[x509.GeneralName], *purposes: x509.ObjectIdentifier) -> Pair:
     own = ec.generate_private_key(ec.SECP256R1())
     identifier = x509.SubjectKeyIdentifier.from_public_key(own.public_key())
     of_authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
@@ -67,7 +81,7 @@ def make(
       .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
       .add_extension(_usage(signs_certificates=False), critical=True)
       .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-      .add_extension(x509.SubjectAlternativeName([_host(h) for h in hosts]), critical=False)
+      .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
       .add_extension(identifier, critical=False)
       .add_extension(of_authority, critical=False)
       .sign(key, hashes.SHA256())
@@ -82,9 +96,25 @@ def make(
   serving, asking = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
   return (
     authority.public_bytes(serialization.Encoding.PEM),
-    pair(servers[0], servers, serving),
-    {name: pair(name, [name], asking, serving) for name in clients},
+    pair(servers[0], hosts, serving),
+    {name: pair(name, [_host(name)], asking, serving) for name in clients},
   )
+
+
+def check_clients(names: Sequence[str]) -> None:
+  """Checks the names of clients.
+
+  Args:
+    names: one for each client.
+
+  Raises:
+    UserError: a name that no certificate can have.
+  """
+  for name in names:
+    if not _NAME.fullmatch(name):
+      raise UserError(
+        f"{name!r} cannot be a client's name; use up to 63 letters, digits and hyphens."
+      )
 
 
 def _name(text: str) -> x509.Name:
@@ -92,12 +122,13 @@ def _name(text: str) -> x509.Name:
 
 
 def _host(text: str) -> x509.GeneralName:
-  try:
-    return x509.IPAddress(ipaddress.ip_address(text))
-  except ValueError:
-    pass
-  if not _HOST.fullmatch(text):
-    raise UserError(f"{text!r} is neither a host's name nor an address.")
+  with contextlib.suppress(ValueError):
+    if "%" not in text:  # behind it an IPv6 address may have anything
+      return x509.IPAddress(ipaddress.ip_address(text))
+  if not _HOST.fullmatch(text) or len(text) > _LONGEST_HOST:
+    raise UserError(
+      f"{text!r} is neither a host's name nor an address; correct the server's names."
+    )
   return x509.DNSName(text)
 
 

@@ -1,10 +1,14 @@
 """Addresses, and what a TLS handshake tells that gRPC does not."""
 
+import re
 import socket
 import ssl
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.wire.identity import Identity
+
+_HOST = r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,16})?\]"
+_ADDRESS = re.compile(rf"({_HOST}):([0-9]{{1,5}})")
 
 
 def check_handshake(address: str, identity: Identity, name: str | None = None) -> None:
@@ -49,13 +53,22 @@ def check_handshake(address: str, identity: Identity, name: str | None = None) -
     )
 
 
-def split_address(address: str) -> tuple[str, int]:
-  """(host, port) of HOST:PORT.
+def split_address(address: str, least: int = 1) -> tuple[str, int]:
+  """Splits HOST:PORT.
+
+  Args:
+    address: the text; an IPv6 address stands in brackets.
+    least: the least port; 0 to listen at, where it means any that is free.
+
+  Returns:
+    The host and the port.
 
   Raises:
     UserError: it is something else.
   """
-  host, _, port = address.rpartition(":")
-  if not host or not port.isdigit() or int(port) > 65535:
-    raise UserError(f"{address!r} is no address; write HOST:PORT.")
-  return host, int(port)
+  found = _ADDRESS.fullmatch(address)
+  if not found or not least <= int(found[2]) < 2**16:
+    raise UserError(
+      f"{address[:300]!r} is no address; write HOST:PORT, with a port from {least} to 65535."
+    )
+  return found[1], int(found[2])

@@ -1,5 +1,7 @@
 """Who a party is: its certificate, and those of others that the same authority vouches for."""
 
+import datetime
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,12 +42,13 @@ def load(authority: str, certificate: str, key: str) -> Identity:
     key: the file of its private key.
 
   Raises:
-    UserError: a file cannot be read, or they do not belong together.
+    UserError: a file cannot be read, they do not belong together, a certificate is out of date, or
+      others may read the key.
   """
   files = [Path(path).expanduser() for path in (authority, certificate, key)]
   texts = [_read(path) for path in files]
   try:
-    x509.load_pem_x509_certificate(texts[0])
+    vouching = x509.load_pem_x509_certificate(texts[0])
   except ValueError as error:
     raise UserError(
       f"{authority} does not read as a certificate; give the authority's as --authority."
@@ -60,7 +63,23 @@ def load(authority: str, certificate: str, key: str) -> Identity:
     ) from error
   if private.public_key() != held.public_key():
     raise UserError(f"{key} is not the private key of {certificate}; give the two of one party.")
+  for path, found in ((authority, vouching), (certificate, held)):
+    _check_dates(path, found)
+  if (mode := stat.S_IMODE(files[2].stat().st_mode)) & 0o077:
+    raise UserError(
+      f"the private key {key} has mode {mode:04o}, so that others may use it; run chmod 600 on it."
+    )
   return Identity(name_of(held), texts[0], texts[1], texts[2], (files[1], files[2]))
+
+
+def _check_dates(path: str, certificate: x509.Certificate) -> None:
+  """Refuses a certificate that is not valid now."""
+  first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+  if not first <= datetime.datetime.now(datetime.UTC) <= last:
+    raise UserError(
+      f"the certificate {path} is valid from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC "
+      "and not now; correct the clock, or make new certificates with experiments.certificates."
+    )
 
 
 def load_client(authority: str, certificate: str, key: str) -> Identity:

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from wire_world import NAMES, identities
 
-from fedjax_norm.wire import frames, identity, seal
+from fedjax_norm.wire import frames, seal
 from fedjax_norm.wire.seal import Label, SealError
 
 KEYS = {name: X25519PrivateKey.generate() for name in (*NAMES, "carol")}
@@ -93,11 +93,3 @@ def test_a_receiver_cannot_forge_for_another():
   forged = frame._replace(tensors={**frame.tensors, "body": frames.from_bytes(body)})
   with pytest.raises(SealError, match="forged"):
     opened(forged, receiver="alice0")
-
-
-def test_keys_of_one_party_belong_together(tmp_path):
-  mine, other = identities()["alice0"], identities()["alice1"]
-  for name, data in (("ca", mine.authority), ("pem", mine.certificate), ("key", other.key)):
-    (tmp_path / name).write_bytes(data)
-  with pytest.raises(ValueError, match="not the private key"):
-    identity.load(*(str(tmp_path / name) for name in ("ca", "pem", "key")))

@@ -109,7 +109,10 @@ def test_addresses_are_checked():
     ):
       pass
   assert split_address("host:80") == ("host", 80)
-  for wrong in ("host", "host:x", ":80", "host:70000"):
+  assert split_address("[::1]:0", least=0) == ("[::1]", 0)
+  for wrong in ("host", "host:x", ":80", "host:70000", "host:0", "host:²", "host:-1", "host: 1",
+                "host:" + "9" * 5000, "unix:a:1", "::1:80", "a\nb:1", "höst:1", "a" * 254 + ":1",
+                "\ud800:1"):  # fmt: skip
     with pytest.raises(UserError, match="no address"):
       split_address(wrong)
 

@@ -1,0 +1,49 @@
+"""What a party is refused to prove who it is with."""
+
+import datetime
+from types import SimpleNamespace
+
+import pytest
+from wire_world import identities
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.wire import certificates, identity, private
+
+
+def load(folder, authority: bytes, certificate: bytes, key: bytes, mode: int = 0o600):
+  """The identity that these files make, which are written first."""
+  for name, data in (("ca", authority), ("pem", certificate), ("key", key)):
+    private.create(folder / name, data)
+  (folder / "key").chmod(mode)
+  return identity.load(*(str(folder / name) for name in ("ca", "pem", "key")))
+
+
+def test_keys_of_one_party_belong_together(tmp_path):
+  mine, other = identities()["alice0"], identities()["alice1"]
+  with pytest.raises(ValueError, match="not the private key"):
+    load(tmp_path, mine.authority, mine.certificate, other.key)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_a_key_that_others_may_read_or_write_is_refused(tmp_path, mode):
+  mine = identities()["localhost"]
+  with pytest.raises(UserError, match=f"has mode {mode:04o}.*run chmod 600"):
+    load(tmp_path, mine.authority, mine.certificate, mine.key, mode)
+  (tmp_path / "key").chmod(0o400)
+  assert identity.load(*(str(tmp_path / n) for n in ("ca", "pem", "key"))).name == "localhost"
+
+
+@pytest.mark.parametrize("days", [-40, 40])
+@pytest.mark.parametrize("whose", ["own", "authority"])
+def test_a_certificate_that_is_not_valid_now_is_refused(tmp_path, monkeypatch, days, whose):
+  now = datetime.datetime.now(datetime.UTC)
+  shifted = SimpleNamespace(now=lambda zone: now + datetime.timedelta(days=days))
+  clock = SimpleNamespace(**{**vars(datetime), "datetime": shifted})
+  with monkeypatch.context() as patch:
+    patch.setattr(certificates, "datetime", clock)
+    authority, server, _ = certificates.make(["localhost"], ["alice0"], days=30)
+  if whose == "own":
+    authority = identities()["localhost"].authority
+  wrong = {"own": "pem", "authority": "ca"}[whose]
+  with pytest.raises(UserError, match=rf"the certificate .*/{wrong} is valid from .* and not now"):
+    load(tmp_path, authority, *server)
