@@ -13,7 +13,7 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -38,22 +38,14 @@ from fedjax_norm.training.table import human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
 from fedjax_norm.typing import Batch
 from fedjax_norm.wire import alice as alices
-from fedjax_norm.wire import frames
 from fedjax_norm.wire.alice import Alice, Final, Turned
+from fedjax_norm.wire.asking import Described, ask, describe, join
 from fedjax_norm.wire.handshake import split_address
 from fedjax_norm.wire.identity import Identity
 from fedjax_norm.wire.keeping import Keeper, exchange_key
 from fedjax_norm.wire.network import Network
 from fedjax_norm.wire.remote import infer
 from fedjax_norm.wire.transport import Caller, serving
-
-
-class Described(NamedTuple):
-  """What the server says of the run."""
-
-  run: str
-  clients: list[str]
-  told: dict[str, Any]
 
 
 class Prepared(NamedTuple):
@@ -85,14 +77,11 @@ def main(config: ClientFlags) -> None:
   identity = own_identity(config, client=True)
   path = Path(config.workdir or f"runs/split_client-{identity.name}").expanduser()
   with Caller(config.server, identity, limit(config), config.patience, told=_say) as call:
-    described = Described(
-      **frames.read_text(
-        call("Describe", frames.text({})), limit(config), run=str, clients=list, told=dict
-      )
-    )
+    described = describe(call, limit(config))
     prepared = prepare(config, described)
     saved = prepared.config.saved()
-    with RunFolder.open(path, saved, config.resume or config.predict) as folder:
+    may_resume = config.resume or config.predict
+    with RunFolder.open(path, saved, may_resume, config.wait_for_workdir) as folder:
       keeper = make_keeper(prepared, described, identity, call, folder.path)
       ready = Joined(*prepared, described, keeper, call)
       if config.predict:
@@ -111,6 +100,9 @@ def prepare(config: ClientFlags, described: Described) -> Prepared:
   shape, classes = content.pop("image_shape", None), content.pop("classes", None)
   config = merged(config, content)
   task = make_task(config)
+  if config.client_id is not None:
+    owners = task.source.train.clients
+    config = dataclasses.replace(config, partition=build_data.partition_of(config, owners))
   if list(task.image_shape) != shape or task.num_classes != classes:
     raise UserError(
       f"the data has {task.num_classes} classes and images of {task.image_shape}, and the server's "
@@ -143,7 +135,7 @@ def make_task(config: ClientFlags) -> Task:
   source = build_data.make_source(config)
   if config.client_id is None:
     if not config.predict:
-      refuse(config, ("clients",), "--client_id, which of them this is")
+      refuse(config, ("clients", "partition"), "--client_id, which of the clients this is")
     if build_data.make_preprocess(config).by_pixel:
       raise UserError(
         "--whiten=zca and --subtract=image depend on all training images, and parties with images "
@@ -201,11 +193,11 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
       listen = config.listen or "localhost:0"
       methods = ready.keeper.methods()
       port = stack.enter_context(serving(listen, identity, methods, limit(config)))
-      address = f"{split_address(listen)[0]}:{port}"
+      address = f"{split_address(listen, least=0)[0]}:{port}"
     size = int(task.data.sizes[row])
     labels = "stay here" if network.rules.plan.u_shaped else "are sent"
     _say(f"{config.model} is cut after {network.cut}; labels {labels}.")
-    alices.join(ready.call, ready.keeper.announcement, place, size, address)
+    join(ready.call, ready.keeper.announcement, place, size, address)
     _say(f"{identity.name} has joined run {ready.described.run} with {size:,} examples.")
     final = alices.train(alice, before_put, after, _say)
     with alices.at_work(ready.call, config.patience):
@@ -300,9 +292,9 @@ def finish(ready: Joined, folder: RunFolder, final: Final | None) -> dict[str, f
 def predict(ready: Joined, folder: RunFolder) -> None:
   """Classifies the test images; the weights are handed over as to a client."""
   config, size = ready.config, limit(ready.config)
-  alices.join(ready.call, ready.keeper.announcement, None, 0, "")
+  join(ready.call, ready.keeper.announcement, None, 0, "")
   until, told = time.monotonic() + config.patience, False
-  asked = alices.ask(ready.call, size, waiting=False)
+  asked = ask(ready.call, size, waiting=False)
   while not (asked.handed and asked.readable and asked.state == "done"):
     if time.monotonic() > until:
       raise LostError(
@@ -313,11 +305,11 @@ def predict(ready: Joined, folder: RunFolder) -> None:
       _say("waiting for the weights.")
     told = True
     time.sleep(alices.PAUSE)
-    asked = alices.ask(ready.call, size, waiting=False)
+    asked = ask(ready.call, size, waiting=False)
   with alices.at_work(ready.call, config.patience):
     own = ready.keeper.obtain(asked.handed)
     logits = logits_of(ready, own, asked.handed.step)
-  alices.ask(ready.call, size, waiting=False, final=True)
+  ask(ready.call, size, waiting=False, final=True)
   labels, names = ready.task.source.test.labels, ready.task.source.class_names
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")

@@ -31,7 +31,7 @@ from fedjax_norm.training.exchange import make_interval
 from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.task import Task, make_task
 from fedjax_norm.wire import alice as alices
-from fedjax_norm.wire import certificates, frames, private
+from fedjax_norm.wire import asking, certificates, frames, private
 from fedjax_norm.wire.alice import Alice
 from fedjax_norm.wire.bob import Bob
 from fedjax_norm.wire.frames import Frame
@@ -187,7 +187,7 @@ class World:
       address = f"localhost:{port}"
     place = NAMES.index(name) if name in NAMES else place
     if join:
-      alices.join(call, keeper.announcement, place, 7 * (place is not None), address)
+      asking.join(call, keeper.announcement, place, 7 * (place is not None), address)
     key, row = jax.random.key(0), place or 0
     drawn = drawing(task(), gather(task().data, np.array([row]), 7), row, key, BATCH)
     how = (row, len(NAMES), STEPS, RATES, key, key, drawn, LIMIT, 5.0)
@@ -251,8 +251,8 @@ def begun(w, name="alice0"):
   """An Alice whose turn has begun, and the request of its first step."""
   alice = w.alice(name)
   other = w.alice("alice1" if name == "alice0" else "alice0")
-  alices.ask(other.call, LIMIT, waiting=True)
-  assert alices.ask(alice.call, LIMIT, waiting=True).state == "yours"
+  asking.ask(other.call, LIMIT, waiting=True)
+  assert asking.ask(alice.call, LIMIT, waiting=True).state == "yours"
   return alice, other, request(w)
 
 
@@ -265,8 +265,8 @@ def request(w, step=0, turn=0, **changes):
 
 
 def yours(alice, other):
-  alices.ask(other.call, LIMIT, waiting=True)
-  return alices.ask(alice.call, LIMIT, waiting=True)
+  asking.ask(other.call, LIMIT, waiting=True)
+  return asking.ask(alice.call, LIMIT, waiting=True)
 
 
 def turn_of(alice, other):

@@ -5,7 +5,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from fedjax_norm.local import Metrics
 from fedjax_norm.split.exchange import carry, step
 from fedjax_norm.split.parties import Part
 from fedjax_norm.typing import Batch, Key
-from fedjax_norm.wire import frames
+from fedjax_norm.wire.asking import Asked, ask, asking
 from fedjax_norm.wire.keeping import AwayError, Keeper, Say, Traffic
 from fedjax_norm.wire.network import Moment, Network, finite
 from fedjax_norm.wire.remote import Remote
@@ -85,64 +85,6 @@ class Final(NamedTuple):
 
   own: tuple[Part, ...]
   handed: Handed
-
-
-class Asked(NamedTuple):
-  """What Bob says of the turns."""
-
-  state: str
-  turn: int
-  handed: Handed | None
-  readable: bool
-  lacking: bool
-  deserted: bool
-
-
-def ask(call: Caller, limit: int, *, waiting: bool, final: bool = False) -> Asked:
-  """Asks whose turn it is, and who trained last.
-
-  Args:
-    call: Bob.
-    limit: the most bytes of a message.
-    waiting: whether the asker wants a turn.
-    final: whether it has the last hand-over of all.
-  """
-  answer = frames.read_text(
-    call("Turn", _asking(waiting=waiting, final=final)),
-    limit,
-    state=str,
-    turn=int,
-    handed=(dict, type(None)),
-    readable=bool,
-    lacking=list,
-    deserted=bool,
-  )
-  handed = _handed(answer["handed"]) if answer["handed"] else None
-  return Asked(**{**answer, "handed": handed, "lacking": bool(answer["lacking"])})
-
-
-def _asking(*, waiting: bool, final: bool = False) -> bytes:
-  return frames.text({"waiting": waiting, "final": final})
-
-
-def _handed(content: dict[str, Any]) -> Handed:
-  return Handed(**frames.checked(content, step=int, sender=str, address=str))
-
-
-def join(
-  call: Caller, announcement: bytes, client: int | None, examples: int, address: str
-) -> None:
-  """Joins a run.
-
-  Args:
-    call: Bob.
-    announcement: of the public key.
-    client: the place among the clients, or None for a third party.
-    examples: of training.
-    address: where peers may ask, or ''.
-  """
-  content = {"client": client, "examples": examples, "address": address}
-  call("Join", frames.text({**content, "announcement": announcement.decode()}))
 
 
 def train(
@@ -222,7 +164,7 @@ def at_work(call: Caller, patience: float) -> Iterator[None]:
   def beat() -> None:
     while not over.wait(silence):
       with contextlib.suppress(UserError):  # which the step itself will meet, and tell
-        call.once("Turn", _asking(waiting=False))
+        call.once("Turn", asking(waiting=False))
 
   thread = threading.Thread(target=beat, daemon=True)
   thread.start()

@@ -116,6 +116,8 @@ def _received(network: Network, frame: Frame, *, labelled: bool) -> tuple[dict[s
   """What a frame brings of some examples, padded to a minibatch, and how many they are."""
   first = next(iter(frame.tensors.values()), np.zeros(()))
   count = len(first) if first.ndim else 0
+  if count == 0:
+    raise FrameError("a message brings no examples.")
   if count > network.batch_size:
     raise FrameError(
       f"{count} examples came at once where a minibatch has {network.batch_size} at most."

@@ -20,6 +20,10 @@ import numpy as np
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.messages import ACTIVATION, GRADIENT, HAND_OVER, LABELS, OUTPUT
 from fedjax_norm.typing import PyTree
+from fedjax_norm.wire.fields import Check
+
+LONGEST_REQUEST = 2**16
+"""Bytes of a request that is JSON."""
 
 SEALED, UPDATES, TEXT, STATE = "sealed", "updates", "text", "state"
 """Kinds beside those of ``split/messages.py``, of which an output is of the U-shape's body too: of
@@ -199,36 +203,35 @@ def text(content: dict[str, Any], step: int = 0) -> bytes:
   return encode(Frame(TEXT, step, {"json": from_bytes(json.dumps(content).encode())}))
 
 
-def read_text(data: bytes, limit: int | None = None, **fields: Any) -> dict[str, Any]:
+def read_text(data: bytes, limit: int | None = None, **checks: Check) -> dict[str, Any]:
   """The content of a frame of JSON.
 
   Args:
     data: its bytes.
     limit: the most that they may be.
-    **fields: the type (or types, as of ``isinstance``) of every field that must be there.
+    **checks: of ``fields.py``, for every field that must be there.
 
   Raises:
     FrameError: it is another frame, or another object.
   """
-  return parse(expect(decode(data, limit), TEXT, "json").tensors["json"].tobytes(), **fields)
+  return parse(expect(decode(data, limit), TEXT, "json").tensors["json"].tobytes(), **checks)
 
 
-def parse(data: bytes, **fields: Any) -> dict[str, Any]:
-  """The JSON object that some bytes are (see :func:`read_text`)."""
+def parse(data: bytes, **checks: Check) -> dict[str, Any]:
+  """The JSON object that some bytes are (see :func:`read_text`).
+
+  Its texts can be encoded, and its numbers are finite.
+  """
   try:
     content = json.loads(data)
+    json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
   except (ValueError, RecursionError):
     raise FrameError("a message that should be JSON does not read as such.") from None
-  return checked(content, **fields)
-
-
-def checked(content: Any, **fields: Any) -> dict[str, Any]:
-  """A JSON object with these fields and no others (see :func:`read_text`)."""
-  if not isinstance(content, dict) or set(content) != set(fields):
-    raise FrameError(f"a message of JSON does not have the fields {sorted(fields)}.")
-  for name, kinds in fields.items():
-    if not isinstance(content[name], kinds):
-      raise FrameError(f"the field {name!r} of a message of JSON is of the wrong type.")
+  if not isinstance(content, dict) or set(content) != set(checks):
+    raise FrameError(f"a message of JSON does not have the fields {sorted(checks)}.")
+  for name, check in checks.items():
+    if not check(content[name]):
+      raise FrameError(f"the field {name!r} of a message of JSON has a value that it cannot have.")
   return content
 
 

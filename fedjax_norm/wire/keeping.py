@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.split.messages import HAND_OVER
 from fedjax_norm.split.parties import Part
-from fedjax_norm.wire import frames, handing, private, seal
+from fedjax_norm.wire import fields, frames, handing, private, seal
 from fedjax_norm.wire.frames import SEALED, UPDATES, Frame
 from fedjax_norm.wire.identity import Identity
 from fedjax_norm.wire.network import Network
@@ -169,7 +169,8 @@ class Keeper:
     if not path.exists():
       return 0, Traffic()
     try:
-      content = frames.parse(path.read_bytes(), reached=int, sent=int, received=int)
+      whole = fields.whole
+      content = frames.parse(path.read_bytes(), reached=whole, sent=whole, received=whole)
     except frames.FrameError as error:
       raise UserError(f"{path} is damaged; restore it or pass another --workdir.") from error
     return content.pop("reached"), Traffic(**content)
@@ -226,11 +227,12 @@ class Keeper:
     sealed = Frame(SEALED, step, {})
     if not self._peer:
       answer = self._call("Members", frames.text({}))
-      listed = frames.read_text(answer, self._limit, members=dict)["members"]
+      members = fields.mapping(fields.text)
+      listed = frames.read_text(answer, self._limit, members=members)["members"]
       receivers = {}
       for name, announcement in listed.items():
         with contextlib.suppress(SealError):  # whoever is no longer vouched for reads no more
-          receivers[name] = self._trusted(name, str(announcement))
+          receivers[name] = self._trusted(name, announcement)
       sealed = self._sealed(step, data, receivers)
     self._call("Put", frames.encode(sealed), COMPUTING)
 
@@ -255,7 +257,9 @@ class Keeper:
     return {"Fetch": self._answer}
 
   def _answer(self, name: str, data: bytes) -> bytes:
-    asked = frames.read_text(data, self._limit, step=int, announcement=str)
+    asked = frames.read_text(
+      data, frames.LONGEST_REQUEST, step=fields.whole, announcement=fields.text
+    )
     receivers = {name: self._trusted(name, asked["announcement"])}
     return frames.encode(self._sealed(asked["step"], self._kept(asked["step"]), receivers))
 

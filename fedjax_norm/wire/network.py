@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fedjax_norm import models
+from fedjax_norm import memory, models, trees
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.split_rules import Rules, make_rules
 from fedjax_norm.errors import UserError
@@ -97,13 +97,18 @@ def make_network(
     state = rules.init(models.init(model, init_key, image.shape))
     return rules.begin(state, rules.init_client(state))
 
+  batch_size = config.local.batch_size
+  shapes = jax.eval_shape(begin, jax.random.key(0)), leading(outputs, batch_size)
+  memory.check(
+    trees.num_bytes(shapes), "a step", "choose a smaller model, smaller images or a smaller batch"
+  )
   evaluate = tuple(jax.jit(one) for one in make_evaluate(model, rules.plan))
   return Network(
     rules,
     tuple(outputs),
     evaluate,
     stage_names(model),
-    config.local.batch_size,
+    batch_size,
     label,
     num_classes,
     begin,

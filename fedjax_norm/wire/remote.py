@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_norm.algorithms.split_rules import Rules
+from fedjax_norm.errors import DivergedError
 from fedjax_norm.local import Metrics
 from fedjax_norm.split.messages import ACTIVATION, GRADIENT, LABELS, OUTPUT, padded, rows
 from fedjax_norm.split.parties import Part, Party, Tape
 from fedjax_norm.typing import Array, PyTree
 from fedjax_norm.wire import frames
 from fedjax_norm.wire.frames import Frame
-from fedjax_norm.wire.network import Network, leading
+from fedjax_norm.wire.network import Network, finite, leading
 from fedjax_norm.wire.transport import COMPUTING, Caller
 
 
@@ -46,11 +47,8 @@ class Remote:
   def _asked(self, method: str, kind: str, sent: PyTree, answer: str, shapes: PyTree) -> PyTree:
     """Sends the rows of real examples, and pads those that come back."""
     frame = Frame(kind, self._step, frames.named(sent))
-    reply = frames.decode(self._call(method, frames.encode(frame), COMPUTING), self._limit)
-    if reply.step != self._step:
-      raise frames.FrameError("an answer is of another step than the request.")
-    count = len(jax.tree.leaves(sent)[0])
-    tree = frames.tree_of(reply, answer, leading(shapes, count))
+    wanted = leading(shapes, len(jax.tree.leaves(sent)[0]))
+    tree = _answer(self._call, self._limit, method, frame, answer, wanted)
     return jax.tree.map(jnp.asarray, padded(tree, self._network.batch_size))
 
   def _there_and_back(self, part, x, labels, mask, time, key) -> tuple[None, Tape]:
@@ -74,6 +72,22 @@ class Remote:
     return part, self._asked("Backward", GRADIENT, sent, GRADIENT, shapes)
 
 
+def _answer(
+  call: Caller, limit: int, method: str, frame: Frame, kind: str, shapes: PyTree
+) -> PyTree:
+  """The tensors that the server answers, checked."""
+  reply = frames.decode(call(method, frames.encode(frame), COMPUTING), limit)
+  if reply.step != frame.step:
+    raise frames.FrameError("an answer is of another step than the request.")
+  tree = frames.tree_of(reply, kind, shapes)
+  if not finite(tree):
+    raise DivergedError(
+      "the server answers with numbers that are not finite: training has diverged; lower the "
+      "learning rate at the server."
+    )
+  return tree
+
+
 def infer(
   network: Network,
   call: Caller,
@@ -95,10 +109,9 @@ def infer(
   found = []
   for images in batches:
     x = network.evaluate[0](own[0].variables, padded(images, network.batch_size))
-    sent = frames.named({ACTIVATION: rows(x, len(images))})
-    answer = call("Infer", frames.encode(Frame(ACTIVATION, step, sent)), COMPUTING)
+    frame = Frame(ACTIVATION, step, frames.named({ACTIVATION: rows(x, len(images))}))
     shapes = leading(network.outputs[network.bob], len(images))
-    outputs = frames.tree_of(frames.decode(answer, limit), OUTPUT, shapes)
+    outputs = _answer(call, limit, "Infer", frame, OUTPUT, shapes)
     if network.rules.plan.u_shaped:
       last = jax.tree.map(jnp.asarray, padded(outputs, network.batch_size))
       outputs = network.evaluate[-1](own[-1].variables, last)

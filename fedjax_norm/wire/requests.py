@@ -8,14 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.wire import frames, seal
+from fedjax_norm.wire import fields, frames, seal
 from fedjax_norm.wire.handshake import split_address
 from fedjax_norm.wire.state import Setting, State
 from fedjax_norm.wire.store import Member
 from fedjax_norm.wire.turns import STEPS
 
 _LONGEST_POLL = 1.0  # seconds
-_LONGEST_TEXT = 8192  # bytes of what a member says of itself, which all others are sent
 _MOST_EXAMPLES = 2**31
 
 
@@ -36,7 +35,7 @@ class Asking(NamedTuple):
 def describe(state: State, name: str, data: bytes, now: float) -> tuple[State, bytes]:
   """What the run is; the first thing that a client asks."""
   setting = state.setting
-  frames.read_text(data, setting.limit)
+  frames.read_text(data, frames.LONGEST_REQUEST)
   content = {"run": state.roll.run, "clients": list(setting.clients), "told": setting.told}
   return state, frames.text(content)
 
@@ -62,18 +61,27 @@ def join(state: State, name: str, data: bytes, now: float) -> tuple[State, bytes
 def _member(setting: Setting, run: str, name: str, data: bytes) -> Member:
   """What somebody says of itself, checked."""
   asked = frames.read_text(
-    data, setting.limit, announcement=str, client=(int, type(None)), examples=int, address=str
+    data,
+    frames.LONGEST_REQUEST,
+    announcement=fields.string,
+    client=fields.optional(fields.whole),
+    examples=fields.integer,
+    address=fields.string,
   )
-  if max(len(asked[field].encode()) for field in ("announcement", "address")) > _LONGEST_TEXT:
-    raise UserError(f"{name!r} says more of itself than the {_LONGEST_TEXT} bytes that it may.")
+  if not fields.text(asked["announcement"]):
+    raise UserError(f"{name!r} says more of itself than the {fields.LONGEST} bytes that it may.")
   if asked["address"]:
     split_address(asked["address"])
+  elif setting.peer and asked["client"] is not None:
+    raise UserError(f"{name!r} gives no address, at which peers could ask it for the weights.")
   who, key = seal.read_announcement(asked["announcement"].encode(), setting.authority, run)
   if who != name:
     raise UserError(f"{name!r} announces a public key of {who!r}; it can only give its own.")
   if asked["client"] is not None:
     _check_place(setting, name, asked["client"])
     _check_size(setting, name, asked["examples"])
+  elif asked["examples"] != 0:
+    raise UserError(f"{name!r} joins without a place in training, and so with 0 examples.")
   return Member(**asked, public=key.public_bytes_raw().hex())
 
 
@@ -94,14 +102,14 @@ def _check_size(setting: Setting, name: str, examples: int) -> None:
     raise UserError(f"{name!r} has no training examples, so it can take no part.")
   if examples >= _MOST_EXAMPLES or setting.network.rules.steps(np.int64(examples)) >= STEPS:
     raise UserError(
-      f"{name!r} has {examples} examples, of which a turn would have {STEPS:,} steps or more; "
+      f"{name!r} has so many examples that a turn would have {STEPS:,} steps or more; "
       "divide them over more clients, or lower --local_epochs."
     )
 
 
 def ask(state: State, name: str, data: bytes, now: float) -> tuple[State, Asking]:
   """Whose turn it is, and who trained last; waits a little for the asker's own."""
-  asked = frames.read_text(data, state.setting.limit, final=bool, waiting=bool)
+  asked = frames.read_text(data, frames.LONGEST_REQUEST, final=fields.flag, waiting=fields.flag)
   roll = state.roll
   if name not in roll.members:
     raise UserError(f"{name!r} has not joined.")

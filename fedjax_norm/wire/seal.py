@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.wire import identity as identities
+from fedjax_norm.wire.fields import LONGEST, text
 from fedjax_norm.wire.frames import SEALED, Frame, FrameError, from_bytes, parse
 from fedjax_norm.wire.identity import Identity
 
@@ -79,15 +80,15 @@ def read_announcement(data: bytes, authority: bytes, run: str) -> tuple[str, X25
     SealError: it is not signed by a client of the authority, or is for another run.
   """
   try:
-    fields = parse(data, certificate=str, public=str, signature=str)
-    certificate = identities.vouched(fields["certificate"].encode(), authority)
-    public = X25519PublicKey.from_public_bytes(bytes.fromhex(fields["public"]))
-    signature = bytes.fromhex(fields["signature"])
+    found = parse(data, certificate=text, public=text, signature=text)
+    certificate = identities.vouched(found["certificate"].encode(), authority)
+    name = identities.name_of(certificate)
+    public = X25519PublicKey.from_public_bytes(bytes.fromhex(found["public"]))
+    signature = bytes.fromhex(found["signature"])
   except ValueError as error:  # UserError and FrameError are of them
     raise SealError(f"a party's public key cannot be trusted: {error}") from error
-  name = identities.name_of(certificate)
   if not identities.signed(
-    certificate, signature, _joined("announcement", run, name, fields["public"])
+    certificate, signature, _joined("announcement", run, name, found["public"])
   ):
     raise SealError(f"the public key that is said to be {name!r}'s is not signed by it.")
   return name, public
@@ -143,6 +144,8 @@ def check_sealed(frame: Frame) -> Frame:
   tensors: Mapping[str, np.ndarray] = frame.tensors
   if frame.kind != SEALED or not {"announcement", "body"} <= set(tensors):
     raise FrameError("a message that should be a sealed hand-over is none.")
+  if tensors["announcement"].size > LONGEST:
+    raise FrameError(f"a sealed hand-over has an announcement of more than {LONGEST} bytes.")
   for name, array in tensors.items():
     size = _NONCE + _KEY + 32 + _TAG if name.startswith(_FOR) else None
     known = name in ("announcement", "body") or size

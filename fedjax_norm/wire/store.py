@@ -1,19 +1,21 @@
 """What Bob keeps on the disk: who has joined, and the state after the last turn."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.parties import Part
-from fedjax_norm.wire import frames, private
+from fedjax_norm.wire import fields, frames, private, seal
 from fedjax_norm.wire.frames import STATE, Frame, FrameError
 
 _MEMBERS, _STATE = "members.json", "state.frame"
+_RUN = re.compile("[0-9a-f]{32}")
 
 
 class Member(NamedTuple):
@@ -92,6 +94,10 @@ class Handed(NamedTuple):
   address: str
 
 
+is_handed = fields.record(step=fields.whole, sender=fields.name, address=fields.address)
+"""Checks a hand-over as JSON has it."""
+
+
 class Committed(NamedTuple):
   """The state after a turn.
 
@@ -114,6 +120,11 @@ class Committed(NamedTuple):
     return self._replace(totals=self.totals._replace(loss=0.0, correct=0.0, examples=0))
 
 
+def is_run(value: Any) -> bool:
+  """Whether a value can be the name of a run, which a new one draws."""
+  return isinstance(value, str) and _RUN.fullmatch(value) is not None
+
+
 def write_roll(folder: Path, roll: Roll) -> None:
   """Replaces what the disk says of who takes part (errors as of :func:`write_state`)."""
   members = {name: member._asdict() for name, member in roll.members.items()}
@@ -131,17 +142,23 @@ def read_roll(folder: Path) -> Roll | None:
   if not path.exists():
     return None
   try:
-    content = frames.parse(path.read_bytes(), run=str, members=dict, final=list)
-    members = {
-      name: Member(
-        **frames.checked(
-          member, client=(int, type(None)), examples=int, address=str, announcement=str, public=str
+    content = frames.parse(
+      path.read_bytes(),
+      run=is_run,
+      members=fields.mapping(
+        fields.record(
+          client=fields.optional(fields.whole),
+          examples=fields.whole,
+          address=fields.address,
+          announcement=fields.text,
+          public=fields.text,
         )
-      )
-      for name, member in content["members"].items()
-    }
+      ),
+      final=fields.listed(fields.name),
+    )
   except FrameError as error:
     raise _damaged(path, error) from error
+  members = {name: Member(**member) for name, member in content["members"].items()}
   return Roll(content["run"], members, frozenset(content["final"]))
 
 
@@ -181,9 +198,14 @@ def read_state(folder: Path, start: Part) -> Committed | None:
     frame = frames.decode(path.read_bytes())
     tensors = dict(frame.tensors)
     head = frames.parse(
-      tensors.pop("json").tobytes(), turn=int, handed=(dict, type(None)), totals=dict
+      tensors.pop("json").tobytes(),
+      turn=fields.whole,
+      handed=fields.optional(is_handed),
+      totals=fields.record(**dict.fromkeys(Totals._fields, fields.number)),
     )
     sealed = tensors.pop("sealed").tobytes()
+    if sealed:
+      seal.check_sealed(frames.decode(sealed))
     part = frames.tree_of(frame._replace(tensors=tensors), STATE, start)
   except (FrameError, KeyError) as error:
     raise _damaged(path, error) from error

@@ -29,6 +29,7 @@ _SPARE = 2**16  # of gRPC's own limit, so that ours is the one that speaks
 _WORKERS = 16  # beside those of the callers who wait for an answer
 _STREAMS = 4  # requests at once of a caller; a party makes one after another, and few beside them
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+_LONGEST_DETAILS = 2000  # characters of a refusal
 _SOONEST = 5.0  # seconds that a quick answer may take at least, whatever the patience
 # A connection whose other end is silent for twice as long is closed. Whoever computes answers.
 _ALIVE = 20_000  # milliseconds
@@ -146,7 +147,7 @@ def _handler(
   # A stream, of one message, is handed over before that has come: who sends none is counted too.
   def handle(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
     names = context.auth_context().get("x509_common_name", [b""])
-    name = names[0].decode()
+    name = names[0].decode(errors="replace")
     try:
       with admitted(name):
         message = _only(messages)
@@ -266,7 +267,9 @@ class Caller:
       call = self._channel.unary_unary(f"/{_SERVICE}/{method}")
       answer = call(request, timeout=seconds)
     except grpc.RpcError as error:
-      code, details = error.code(), error.details()
+      # What the other end says must not control the terminal.
+      said = (error.details() or "")[:_LONGEST_DETAILS]
+      code, details = error.code(), "".join(c if c.isprintable() else "?" for c in said)
     else:
       self.sent[method] += len(request)
       self.received[method] += len(answer)

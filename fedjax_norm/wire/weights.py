@@ -3,8 +3,10 @@
 Pure, as :mod:`fedjax_norm.wire.requests`.
 """
 
+import math
+
 from fedjax_norm.errors import DivergedError
-from fedjax_norm.wire import frames, seal
+from fedjax_norm.wire import fields, frames, seal
 from fedjax_norm.wire.frames import SEALED, FrameError
 from fedjax_norm.wire.network import finite
 from fedjax_norm.wire.state import State
@@ -15,7 +17,7 @@ from fedjax_norm.wire.turns import step_id
 
 def members(state: State, name: str, data: bytes, now: float) -> tuple[State, bytes]:
   """The public keys of all who have joined, as they signed them."""
-  frames.read_text(data, state.setting.limit)
+  frames.read_text(data, frames.LONGEST_REQUEST)
   joined = state.roll.members
   told = {**state.told, name: frozenset(joined)}
   content = {"members": {other: member.announcement for other, member in joined.items()}}
@@ -28,8 +30,12 @@ def put(state: State, name: str, data: bytes, now: float) -> tuple[State, bytes]
   frame = frames.decode(data, state.setting.limit)
   if peer:
     frames.expect(frame, SEALED)
-  elif name not in seal.receivers_of(seal.check_sealed(frame)):
-    raise FrameError(f"a hand-over of {name!r} is not sealed for itself, who may need it again.")
+  else:
+    receivers = seal.receivers_of(seal.check_sealed(frame))
+    if name not in receivers:
+      raise FrameError(f"a hand-over of {name!r} is not sealed for itself, who may need it again.")
+    if strangers := receivers - set(state.roll.members):
+      raise FrameError(f"a hand-over is sealed for {min(strangers)!r}, who has not joined.")
   answer, sealed = frames.text({}), b"" if peer else data
   offered = state.told.get(name, frozenset())
   if kept.handed and (kept.handed.step, kept.handed.sender) == (frame.step, name):
@@ -39,9 +45,9 @@ def put(state: State, name: str, data: bytes, now: float) -> tuple[State, bytes]
     raise OutOfOrderError(f"it is not {name!r}'s turn, so that its hand-over is out of order.")
   if frame.step != step_id(kept.turn + 1, 0) or not state.turn_over:
     raise OutOfOrderError(f"a hand-over is out of order: {state.described(working.step)} is next.")
-  if not finite(working.part):
+  if not (finite(working.part) and math.isfinite(working.totals.loss)):
     raise DivergedError(
-      f"the server's part is not finite after the turn of {name!r}, which does not count: "
+      f"the server's part or loss is not finite after the turn of {name!r}, which does not count: "
       "training has diverged, or what was sent is wrong; lower the learning rate or look at "
       "the data."
     )
@@ -55,7 +61,7 @@ def put(state: State, name: str, data: bytes, now: float) -> tuple[State, bytes]
 
 def get(state: State, name: str, data: bytes, now: float) -> tuple[State, bytes]:
   """The last hand-over, as its sender sealed it for the asker."""
-  asked = frames.read_text(data, state.setting.limit, step=int)
+  asked = frames.read_text(data, frames.LONGEST_REQUEST, step=fields.whole)
   handed, working = state.kept.handed, state.working
   if not handed or handed.step != asked["step"] or state.setting.peer:
     raise OutOfOrderError("that hand-over is not the last one, which alone is kept here.")

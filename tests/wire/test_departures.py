@@ -21,7 +21,7 @@ from wire_world import (
 from fedjax_norm import trees
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.wire import alice as alices
-from fedjax_norm.wire import frames, keeping, private
+from fedjax_norm.wire import asking, frames, keeping, private
 from fedjax_norm.wire.transport import OutOfOrderError, RefusedError
 from fedjax_norm.wire.turns import step_id
 
@@ -32,14 +32,14 @@ def test_a_client_that_vanishes_costs_its_own_turn_alone(tmp_path, peer):
     alice, other, _ = begun(w)
     turned = alices._turn(alice, yours(alice, other))
     alice.keeper.hand_over(turned.own, turned.step)
-    asked = alices.ask(other.call, wire_world.LIMIT, waiting=True)
+    asked = asking.ask(other.call, wire_world.LIMIT, waiting=True)
     assert asked.state == "yours"
     before = w.bob.state.kept
     other.call("Forward", frames.encode(request(w, turn=1)))  # and is not heard of again
     assert w.bob.state.working.part is not before.part
-    assert alices.ask(alice.call, wire_world.LIMIT, waiting=True).state == "wait"
+    assert asking.ask(alice.call, wire_world.LIMIT, waiting=True).state == "wait"
     w.later += 25
-    asked = alices.ask(alice.call, wire_world.LIMIT, waiting=True)
+    asked = asking.ask(alice.call, wire_world.LIMIT, waiting=True)
     assert (asked.state, asked.turn, asked.handed.sender) == ("yours", 2, "alice0")
     assert_same(
       {k: np.asarray(v) for k, v in trees.flatten(w.bob.state.working.part.variables).items()},
@@ -59,11 +59,11 @@ def test_a_client_that_vanishes_costs_its_own_turn_alone(tmp_path, peer):
 def test_a_turn_waits_for_the_only_client_that_can_have_it(tmp_path):
   with world(tmp_path) as w:
     alice = w.alice("alice0")
-    assert alices.ask(alice.call, wire_world.LIMIT, waiting=True).state == "wait"
+    assert asking.ask(alice.call, wire_world.LIMIT, waiting=True).state == "wait"
     w.later += 25  # alice1 never joined
-    assert alices.ask(alice.call, wire_world.LIMIT, waiting=True).state == "yours"
+    assert asking.ask(alice.call, wire_world.LIMIT, waiting=True).state == "yours"
     w.later += 100  # nobody else is there, and what nobody takes over is not lost
-    assert alices.ask(alice.call, wire_world.LIMIT, waiting=True).state == "yours"
+    assert asking.ask(alice.call, wire_world.LIMIT, waiting=True).state == "yours"
     assert w.bob.state.kept.totals.passed == 0
 
 
@@ -108,7 +108,7 @@ def test_a_server_that_restarts_keeps_its_run_and_waits_for_its_members(tmp_path
   with world(tmp_path) as w:
     early = w.alice("alice0", join=False)
     w.restart()  # before anybody has joined
-    alices.join(early.call, early.keeper.announcement, 0, 7, "")
+    asking.join(early.call, early.keeper.announcement, 0, 7, "")
     alice, other = w.alice("alice0"), w.alice("alice1")
     w.train(alice, other)
     alices.stay(alice, 0, last=False)
@@ -185,7 +185,7 @@ def test_a_client_that_computes_for_long_keeps_its_turn(tmp_path):
         until = time.monotonic() + 10
         while w.bob.state.seen["alice0"] == heard and time.monotonic() < until:
           time.sleep(0.01)
-        assert alices.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
+        assert asking.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
       return alice.draw(step)
 
     w.train(alice._replace(draw=long), other)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_norm.split.parties import Part
-from fedjax_norm.wire import frames
+from fedjax_norm.wire import fields, frames
 from fedjax_norm.wire.frames import Frame, FrameError
 
 DTYPES = ("f4", "i4", "u1", "u2", "u4", "u8", "f2")
@@ -128,11 +128,21 @@ def test_trees_are_checked_against_what_is_expected():
 
 
 def test_text_is_checked():
-  assert frames.read_text(frames.text({"a": 1, "b": None}), a=int, b=(str, type(None)))["a"] == 1
-  for content, fields in (({"a": "1"}, {"a": int}), ({"a": 1, "b": 2}, {"a": int})):
+  one, maybe = {"a": fields.integer}, fields.optional(fields.string)
+  assert frames.read_text(frames.text({"a": 1, "b": None}), **one, b=maybe)["a"] == 1
+  for content, checks in (
+    ({"a": "1"}, one),
+    ({"a": 1, "b": 2}, one),
+    ({"a": True}, one),
+    ({}, one),
+  ):
     with pytest.raises(FrameError, match="of JSON"):
-      frames.read_text(frames.text(content), **fields)
+      frames.read_text(frames.text(content), **checks)
   with pytest.raises(FrameError, match="does not read as such"):
-    frames.parse(b"[" * 10**5, a=int)
+    frames.parse(b"[" * 10**5, **one)
+  # What JSON can say and no file or terminal can hold.
+  for data in (rb'"\ud800"', b'{"b": ["\xed\xa0\x80"]}', rb'{"\udfff": 1}', b"NaN", b"1e999"):
+    with pytest.raises(FrameError, match="does not read as such"):
+      frames.parse(b'{"a": %s}' % data, a=lambda value: True)
   with pytest.raises(ValueError, match="fits no frame"):
     frames.encode(Frame("state", 0, {"x": np.zeros(1, complex)}))

@@ -9,7 +9,7 @@ from wire_world import ROUNDS, STEPS, begun, request, task, turn_of, world, your
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import Mode
 from fedjax_norm.wire import alice as alices
-from fedjax_norm.wire import frames, handing, seal
+from fedjax_norm.wire import asking, frames, handing, seal
 from fedjax_norm.wire.frames import OUTPUT, Frame
 from fedjax_norm.wire.keeping import StaleError
 from fedjax_norm.wire.remote import infer
@@ -51,7 +51,7 @@ def test_hand_overs_out_of_order_are_refused(tmp_path):
       alice.keeper.hand_over(own, step_id(2, 0))
     alice.keeper.hand_over(own, step_id(1, 0))
     assert w.bob.state.kept.turn == 1
-    asked = alices.ask(other.call, wire_world.LIMIT, waiting=True)
+    asked = asking.ask(other.call, wire_world.LIMIT, waiting=True)
     assert asked.handed.sender == "alice0"
     with pytest.raises(OutOfOrderError, match="alone is kept"):
       other.call("Get", frames.text({"step": step_id(0, 0)}))
@@ -94,7 +94,7 @@ def test_a_third_party_classifies_without_training(tmp_path):
     alice, other = w.alice("alice0"), w.alice("alice1")
     w.train(alice, other)
     carol = w.alice("carol")
-    asked = alices.ask(carol.call, wire_world.LIMIT, waiting=False)
+    asked = asking.ask(carol.call, wire_world.LIMIT, waiting=False)
     assert (asked.state, asked.readable) == ("done", False)
     with pytest.raises(OutOfOrderError, match="not sealed for 'carol' yet"):
       carol.keeper.obtain(asked.handed)
@@ -112,7 +112,7 @@ def test_a_third_party_classifies_without_training(tmp_path):
     }
     expected = task().model.apply(variables, images, Mode())
     np.testing.assert_allclose(logits, expected, atol=1e-6)
-    alices.ask(carol.call, wire_world.LIMIT, waiting=False, final=True)
+    asking.ask(carol.call, wire_world.LIMIT, waiting=False, final=True)
     assert w.bob.deserted()
     old = iter((images[:4],))
     with pytest.raises(OutOfOrderError, match="fetch it again"):
@@ -153,9 +153,9 @@ def test_a_hand_over_leaves_out_whom_nobody_vouches_for(tmp_path):
     members["carol"] = members["carol"]._replace(announcement=damaged)
     turn_of(alice, other)
     assert w.bob.state.readers == {*wire_world.NAMES}
-    assert not alices.ask(alice.call, wire_world.LIMIT, waiting=False).lacking  # once is enough
-    alices.join(carol.call, carol.keeper.announcement, None, 0, "")  # with a new certificate
-    assert alices.ask(alice.call, wire_world.LIMIT, waiting=False).lacking
+    assert not asking.ask(alice.call, wire_world.LIMIT, waiting=False).lacking  # once is enough
+    asking.join(carol.call, carol.keeper.announcement, None, 0, "")  # with a new certificate
+    assert asking.ask(alice.call, wire_world.LIMIT, waiting=False).lacking
 
 
 def test_sealing_again_may_come_too_late(tmp_path, monkeypatch):

@@ -21,8 +21,7 @@ from wire_world import (
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.messages import ACTIVATION, GRADIENT
-from fedjax_norm.wire import alice as alices
-from fedjax_norm.wire import body, frames
+from fedjax_norm.wire import asking, body, frames
 from fedjax_norm.wire.transport import OutOfOrderError, RefusedError
 from fedjax_norm.wire.turns import step_id
 
@@ -117,9 +116,9 @@ def test_who_joins_is_who_the_certificate_says(tmp_path):
     alice = w.alice("alice0")
     announcement = alice.keeper.announcement
     with pytest.raises(RefusedError, match="'alice1' announces a public key of 'alice0'"):
-      alices.join(w.caller("alice1"), announcement, 1, 7, "")
+      asking.join(w.caller("alice1"), announcement, 1, 7, "")
     with pytest.raises(RefusedError, match=r"'alice0' asks for place 1 and.* has place 0"):
-      alices.join(alice.call, announcement, 1, 7, "")
+      asking.join(alice.call, announcement, 1, 7, "")
     with pytest.raises(RefusedError, match=r"'carol' asks for place 0 and.* is none of"):
       w.alice("carol", place=0)
     (tmp_path / "alice0" / "exchange.key").unlink()
@@ -134,11 +133,11 @@ def test_who_joins_is_who_the_certificate_says(tmp_path):
         w.alice("alice0", join=False)
     for examples, text in ((0, "no training examples"), (10**30, "divide them over more clients")):
       with pytest.raises(RefusedError, match=text):
-        alices.join(alice.call, announcement, 0, examples, "")
+        asking.join(alice.call, announcement, 0, examples, "")
     with pytest.raises(RefusedError, match="more of itself than"):
-      alices.join(alice.call, announcement + b" " * 9000, 0, 7, "")
+      asking.join(alice.call, announcement + b" " * 9000, 0, 7, "")
     with pytest.raises(RefusedError, match="no address"):
-      alices.join(alice.call, announcement, 0, 7, "nowhere")
+      asking.join(alice.call, announcement, 0, 7, "nowhere")
 
 
 def test_a_part_that_has_diverged_is_never_kept(tmp_path):
@@ -172,7 +171,7 @@ def test_bob_answers_others_while_he_computes(tmp_path, monkeypatch):
       answer = thread.submit(alice.call, "Forward", frames.encode(frame))
       assert begun_.wait(10)
       w.later += 100  # longer than the patience, but the time is Bob's
-      assert alices.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
+      assert asking.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
       go.set()
       assert frames.decode(answer.result(10)).kind == GRADIENT
     assert w.bob.state.kept.totals.passed == 0

@@ -33,7 +33,9 @@ def asked(
   data = frames.text({"waiting": True, "final": final})
   state, asking = requests.ask(state, name, data, now)
   state, answer = requests.turn(state, asking, now + later)
-  fields = dict.fromkeys(("state", "turn", "handed", "readable", "lacking", "deserted"), object)
+  fields = dict.fromkeys(
+    ("state", "turn", "handed", "readable", "lacking", "deserted"), lambda _: True
+  )
   return state, frames.read_text(answer, **fields) if answer else None
 
 

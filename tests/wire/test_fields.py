@@ -1,0 +1,216 @@
+"""Every field of every message, whoever sent it: type, range, length, and that it is text."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import wire_world
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from wire_world import LIMIT, NAMES, World, begun, identities, request, turn_of, world
+
+from fedjax_norm.errors import DivergedError, UserError
+from fedjax_norm.split.messages import OUTPUT
+from fedjax_norm.wire import asking, frames, remote, seal, weights
+from fedjax_norm.wire.fields import LONGEST
+from fedjax_norm.wire.frames import FrameError
+from fedjax_norm.wire.keeping import exchange_key
+
+HUGE = 10**400
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)  # lone surrogates too
+VALUES = st.recursive(
+  st.none()
+  | st.booleans()
+  | st.integers(-2, 9)
+  | st.sampled_from([HUGE, -HUGE, 2**31, 2**63, 2**64, float("nan"), float("inf"), 1.0, "x" * 9000])
+  | st.sampled_from(["", "host:²", "host:" + "9" * 5000, "a:0", "alice0", "yours", "done"])
+  | TEXTS,
+  lambda some: st.lists(some, max_size=2) | st.dictionaries(TEXTS, some, max_size=2),
+  max_leaves=3,
+)
+FAST = settings(
+  max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+FIELDS = {
+  "Describe": (),
+  "Join": ("client", "examples", "address", "announcement"),
+  "Turn": ("waiting", "final"),
+  "Members": (),
+  "Get": ("step",),
+}
+
+
+@pytest.fixture(scope="module", params=[False, True])
+def open_world(request, tmp_path_factory):
+  """A server without sockets that two clients have joined, and their announcements."""
+  folder = tmp_path_factory.mktemp("world")
+  made, announced = World(folder, peer=request.param), {}
+  run = made.bob.state.roll.run
+  for place, name in enumerate(NAMES):
+    (folder / name).mkdir()
+    key = exchange_key(folder / name, run)
+    announced[name] = seal.make_announcement(identities()[name], run, key).decode()
+    made.bob.methods()["Join"](name, frames.text(joining(announced[name]) | {"client": place}))
+  return made, announced
+
+
+def joining(announcement: str) -> dict:
+  return {"client": 0, "examples": 7, "address": "localhost:1", "announcement": announcement}
+
+
+@FAST
+@given(st.data())
+def test_no_request_does_anything_but_be_answered_or_refused(open_world, data):
+  w, announced = open_world
+  method = data.draw(st.sampled_from(sorted(FIELDS)))
+  content = data.draw(st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS[method], VALUES)))
+  if data.draw(st.booleans()) and method == "Join":
+    content = joining(announced["alice0"]) | content
+  content |= data.draw(st.just({}) | st.dictionaries(TEXTS, VALUES, max_size=1))
+  sent = frames.text(content) if data.draw(st.booleans()) else data.draw(st.binary(max_size=60))
+  with contextlib.suppress(UserError):
+    w.bob.methods()[method](data.draw(st.sampled_from([*NAMES, "eve", ""])), sent)
+  assert set(w.bob.state.roll.members) == set(NAMES)
+
+
+def test_what_was_accepted_reads_again(open_world):
+  w, _ = open_world
+  before = w.bob.state
+  w.restart()
+  assert w.bob.state.roll == before.roll
+
+
+@pytest.mark.parametrize(
+  ("changes", "text"),
+  [
+    ({"address": "host:²"}, "is no address"),
+    ({"address": "host:" + "9" * 5000}, "is no address"),
+    ({"address": "localhost:0"}, "is no address"),
+    ({"address": "unix:/x:1"}, "is no address"),
+    ({"address": "\ud800:1"}, "does not read as such"),
+    ({"announcement": "\ud800"}, "does not read as such"),
+    ({"announcement": "x" * (LONGEST + 1)}, "says more of itself"),
+    ({"announcement": "x" * frames.LONGEST_REQUEST}, "above the limit"),
+    ({"client": False}, "'client' .* cannot have"),
+    ({"client": -1}, "'client' .* cannot have"),
+    ({"client": HUGE}, "'client' .* cannot have"),
+    ({"examples": True}, "'examples' .* cannot have"),
+    ({"examples": 7.0}, "'examples' .* cannot have"),
+    ({"examples": HUGE}, "so many examples"),
+    ({"examples": -1}, "no training examples"),
+    ({"client": None, "examples": HUGE}, "0 examples"),
+    ({"client": None, "examples": 1}, "0 examples"),
+  ],
+)
+def test_a_wrong_field_of_join_is_one_sentence(open_world, changes, text):
+  w, announced = open_world
+  before = w.bob.state.roll
+  with pytest.raises(UserError, match=text) as refused:
+    w.bob.methods()["Join"]("alice0", frames.text(joining(announced["alice0"]) | changes))
+  assert len(f"{refused.value}") < 1000
+  assert w.bob.state.roll == before
+
+
+def test_peers_need_an_address(open_world):
+  w, announced = open_world
+  join = w.bob.methods()["Join"]
+  without = frames.text(joining(announced["alice0"]) | {"address": ""})
+  with pytest.raises(UserError, match="no address") if w.peer else contextlib.nullcontext():
+    join("alice0", without)
+
+
+ANSWERS = {
+  "state": "wait", "turn": 0, "handed": None, "readable": True, "lacking": [], "deserted": False
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"state": "other"},
+    {"turn": -1},
+    {"turn": HUGE},
+    {"turn": True},
+    {"readable": 1},
+    {"lacking": [1]},
+    {"lacking": {}},
+    {"deserted": None},
+    {"handed": {}},
+    {"handed": {"step": -1, "sender": "a", "address": ""}},
+    {"handed": {"step": HUGE, "sender": "a", "address": ""}},
+    {"handed": {"step": 1, "sender": "", "address": ""}},
+    {"handed": {"step": 1, "sender": "\x1b[2J", "address": ""}},
+    {"handed": {"step": 1, "sender": "a", "address": "unix:/x:1"}},
+  ],
+)
+def test_a_client_takes_no_answer_that_cannot_be(changes):
+  def call(method, asked):
+    return frames.text({**ANSWERS, **changes})
+
+  with pytest.raises(FrameError, match="cannot have"):
+    asking.ask(call, LIMIT, waiting=True)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"run": "x y"},
+    {"run": "\x1b[2J" * 8},
+    {"clients": "ab"},
+    {"clients": [""]},
+    {"clients": ["\n"]},
+    {"told": []},
+    {"told": {"a\n": 1}},
+    {"told": {"cut": "\x1b[2J"}},
+    {"told": {"rounds": HUGE}},
+    {"told": {"image_shape": [6, -6, 1]}},
+    {"told": {"model": {}}},
+  ],
+)
+def test_a_client_takes_no_run_that_cannot_be(changes):
+  good = {"run": "0" * 32, "clients": ["a"], "told": {"rounds": 3, "lr": 0.1, "image_shape": [6]}}
+  assert asking.describe(lambda *_: frames.text(good), LIMIT).run == "0" * 32
+  with pytest.raises(FrameError, match="cannot have"):
+    asking.describe(lambda *_: frames.text({**good, **changes}), LIMIT)
+
+
+def test_a_hand_over_is_for_members_and_says_little_of_itself(tmp_path):
+  with world(tmp_path) as w:
+    alice, other, _ = begun(w)
+    turn_of(alice, other)
+    sealed = frames.decode(w.bob.state.kept.sealed)
+    box = sealed.tensors["for:alice0"]
+    for tensors, text in (
+      ({"for:eve": box}, "sealed for 'eve', who has not joined"),
+      ({"announcement": np.zeros(LONGEST + 1, np.uint8)}, "an announcement of more than"),
+    ):
+      frame = sealed._replace(tensors={**sealed.tensors, **tensors})
+      with pytest.raises(FrameError, match=text):
+        weights.put(w.bob.state, "alice0", frames.encode(frame), 0.0)
+
+
+def test_a_step_without_examples_is_refused(tmp_path):
+  with world(tmp_path) as w:
+    alice, _, good = begun(w)
+    none = request(
+      w, **{k: v[:0] for k, v in zip(("activation", "labels"), good.tensors.values(), strict=True)}
+    )
+    with pytest.raises(UserError, match="no examples"):
+      alice.call("Forward", frames.encode(none))
+
+
+@pytest.mark.parametrize(
+  ("value", "later", "error"), [(np.nan, 0, DivergedError), (0, 1, FrameError)]
+)
+def test_outputs_that_are_wrong_are_no_predictions(value, later, error):
+  network = wire_world.network()
+
+  def call(method, data, seconds):
+    step = frames.decode(data).step
+    outputs = np.full((2, 4), value, np.float32)
+    return frames.encode(frames.Frame(OUTPUT, step + later, frames.named(outputs)))
+
+  own = network.own(network.begin(wire_world.jax.random.key(0)))
+  images = np.zeros((2, *wire_world.task().image_shape), np.float32)
+  with pytest.raises(error):
+    remote.infer(network, call, LIMIT, own, 3, iter([images]))
