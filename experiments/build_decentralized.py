@@ -117,7 +117,7 @@ def _make_scout(config: DecentralizedFlags) -> SkewScout | None:
     refuse(config, ("scout_temperature",), "--skewscout=annealing")
   grid = GRIDS[name]
   if config.scout_grid is not None:
-    grid = numbers(config, "scout_grid", float)
+    grid = numbers(config, "scout_grid")
     least, most = (1.0, np.inf) if whole else (0.0, 1.0 if name == "dgc" else np.inf)
     if not all(least <= theta < most and (not whole or theta.is_integer()) for theta in grid):
       raise UserError(f"--scout_grid is {config.scout_grid!r}, not all of it a theta of {name}.")

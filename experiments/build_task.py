@@ -73,7 +73,7 @@ def make_norm(config: Config) -> NormSpec:
   if config.norm == "brn":
     start, d_end, r_end = (0.04, 0.2, 0.3)
     if config.brn_ramp is not None:
-      fractions = numbers(config, "brn_ramp", float)
+      fractions = numbers(config, "brn_ramp")
       if len(fractions) != 3 or not all(0 <= f <= 1 for f in fractions):
         raise UserError("--brn_ramp takes three fractions from 0 to 1: start, end of d, end of r.")
       start, d_end, r_end = fractions

@@ -4,6 +4,7 @@ from typing import TypeVar
 
 from experiments.config import Config
 from experiments.data_flags import DataFlags
+from fedjax_norm import numerals
 from fedjax_norm.errors import UserError
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ def lengths(config: Config) -> tuple[int, int]:
   return given(config.rounds, rounds), given(config.eval_every, every)
 
 
-def numbers(config: Config, name: str, kind: type) -> tuple:
+def numbers(config: Config, name: str) -> tuple[float, ...]:
   """The numbers of a flag that has them with commas between.
 
   Raises:
@@ -57,8 +58,8 @@ def numbers(config: Config, name: str, kind: type) -> tuple:
   """
   value = getattr(config, name)
   try:
-    return tuple(kind(item) for item in value.split(","))
+    return tuple(map(numerals.real, value.split(",")))
   except ValueError:
     raise UserError(
-      f"--{name} is {value!r}; give {kind.__name__} numbers separated by commas."
+      f"--{name} is {value!r}; give finite numbers in plain digits, with commas between."
     ) from None

@@ -7,51 +7,67 @@ variance forward, in one exchange after the other, and nothing backward. Both ma
 trips a step with n norm layers; bytes are those of the messages.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app as absl_app
-from absl import flags
 
 from experiments.app import guard, parse_flags
+from experiments.checks import at_least
+from experiments.fields import integer, string
+from experiments.flags import define, parse
 from fedjax_norm import models
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.communication import epoch_table, table, write
 
-_CLIENTS = flags.DEFINE_integer("clients", 10, "Workers.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Examples of a worker's step.")
-_EXAMPLES = flags.DEFINE_integer("examples", 50_000, "Training examples of all workers.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 32, "Pixels square.")
-_CHANNELS = flags.DEFINE_integer("channels", 3, "Of an image.")
-_CLASSES = flags.DEFINE_integer("classes", 10, "Classes.")
-_MODELS = flags.DEFINE_list("models", list(models.MODELS), "Which models.")
-_OUTPUT = flags.DEFINE_string("output", None, "A CSV file to write besides.")
+
+@dataclasses.dataclass(frozen=True)
+class CommunicationFlags:
+  """What an epoch is counted for."""
+
+  clients: int = integer(10, "Workers.")
+  batch_size: int = integer(32, "Examples of a worker's step.")
+  examples: int = integer(50_000, "Training examples of all workers.")
+  image_size: int = integer(32, "Height and width of an image, in pixels.")
+  channels: int = integer(3, "Channels of an image.")
+  classes: int = integer(10, "How many classes there are.")
+  models: str = string(",".join(models.MODELS), "The models, separated by commas.")
+  output: str | None = string(None, "A CSV file to write the table to.")
+
+
+def run(config: CommunicationFlags) -> None:
+  """Prints the table of the models that the flags name.
+
+  Raises:
+    UserError: a number below 1, or a model that is unknown or does not fit its images.
+  """
+  at_least(config, 1, "clients", "batch_size", "examples", "image_size", "channels", "classes")
+  shape = (config.image_size, config.image_size, config.channels)
+  steps = -(-config.examples // (config.clients * config.batch_size))
+  entries = [
+    entry
+    for model in config.models.split(",")
+    for entry in epoch_table(model, shape, config.classes, config.clients, steps)
+  ]
+  print(table(entries))
+  if config.output:
+    write(entries, Path(config.output))
+    print(f"written: {config.output}")
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prints the table of the models that the flags name."""
+  """Runs on the parsed flags."""
 
   def work() -> None:
     if argv[1:]:
       raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
-    for flag in (_CLIENTS, _BATCH_SIZE, _EXAMPLES, _IMAGE_SIZE, _CHANNELS, _CLASSES):
-      if flag.value < 1:
-        raise UserError(f"--{flag.name} is {flag.value}; it must be at least 1.")
-    shape = (_IMAGE_SIZE.value, _IMAGE_SIZE.value, _CHANNELS.value)
-    steps = -(-_EXAMPLES.value // (_CLIENTS.value * _BATCH_SIZE.value))
-    entries = [
-      entry
-      for model in _MODELS.value
-      for entry in epoch_table(model, shape, _CLASSES.value, _CLIENTS.value, steps)
-    ]
-    print(table(entries))
-    if _OUTPUT.value:
-      write(entries, Path(_OUTPUT.value))
-      print(f"written: {_OUTPUT.value}")
+    run(parse(CommunicationFlags))
 
   sys.exit(guard(work))
 
 
 if __name__ == "__main__":
+  define(CommunicationFlags)
   absl_app.run(main, flags_parser=parse_flags)

@@ -1,12 +1,9 @@
 """From the fields of a dataclass to absl's flags, and from the parsed flags to the dataclass."""
 
 import dataclasses
-import math
 from typing import Any
 
 from absl import flags
-
-from fedjax_norm.errors import UserError
 
 
 def shown(config: type) -> list[dataclasses.Field]:
@@ -32,13 +29,5 @@ def define(config: type, values: flags.FlagValues = flags.FLAGS, **defaults: Any
 
 
 def parse(config: type, values: flags.FlagValues = flags.FLAGS) -> Any:
-  """The config that the parsed flags make.
-
-  Raises:
-    UserError: a number that is not finite.
-  """
-  given = {field.name: values[field.name].value for field in shown(config)}
-  for name, value in given.items():
-    if isinstance(value, float) and not math.isfinite(value):
-      raise UserError(f"--{name} is {value}; it must be a finite number.")
-  return config(**given)
+  """The config that the parsed flags make."""
+  return config(**{field.name: values[field.name].value for field in shown(config)})

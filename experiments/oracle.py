@@ -68,7 +68,7 @@ def runs(
     bsp["reduction"] = "mean"  # of which one rate makes steps of one size
   configs: dict[str, DecentralizedFlags] = {}
   degrees = []
-  for fraction in dict.fromkeys(numbers(config, "oracle_fractions", float)):
+  for fraction in dict.fromkeys(numbers(config, "oracle_fractions")):
     label = f"{100 * fraction:g}%"
     degree = savings.Degree(
       label,

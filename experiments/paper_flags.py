@@ -21,6 +21,6 @@ class PaperFlags:
   )
   data_dir: str | None = string(None, "The folder of prepared TFDS sets, for small and full.")
   workdir: str | None = string(None, "Where runs and results go; runs/paper-SCALE by default.")
-  seed: int = integer(0, "Of everything random, in every run.")
+  seed: int = integer(0, "Of everything random, in every run.", most=2**32 - 1)
   progress: bool = boolean(True, "Whether to draw a progress bar of each run.")
   compilation_cache: bool = boolean(True, "Whether compiled programs are kept for the next start.")

@@ -38,7 +38,7 @@ class RegionsFlags(DataFlags):
   """What the table of the classes by region is told besides."""
 
   top: int = integer(5, "Classes a region in the table.")
-  seed: int = integer(0, "Of a partition that is drawn.")
+  seed: int = integer(0, "Of a partition that is drawn.", most=2**32 - 1)
   output: str = string("regions", "The folder of the CSV files and pictures.")
 
 

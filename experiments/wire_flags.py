@@ -93,7 +93,9 @@ class ClientFlags(WireFlags):
     "--predict too.",
   )
   init_seed: int | None = integer(
-    None, "Of the weights, should this be the first client; drawn, and told nobody else, if not."
+    None,
+    "Of the weights, should this be the first client; drawn, and told nobody else, if not.",
+    most=2**32 - 1,
   )
   listen: str | None = string(
     None, "With --hand_over=peer, HOST:PORT at which peers find this; localhost:0 by default."

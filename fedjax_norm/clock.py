@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from fedjax_norm import numerals
 from fedjax_norm.comm import Cost, Traffic
 from fedjax_norm.errors import UserError
 
@@ -291,7 +292,7 @@ def _numbers(where: str, row: Mapping[str, str | None]) -> list[float]:
   for name in COLUMNS:
     text = row[name]
     try:
-      value = float(text or "")
+      value = numerals.real(text or "")
     except ValueError:
       value = math.nan
     if name == "node":

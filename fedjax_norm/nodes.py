@@ -1,7 +1,6 @@
 """How a pure per-node function is mapped over nodes: vmap, scan, pmap or shard_map."""
 
 import functools
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedjax_norm import trees
+from fedjax_norm import memory, trees
 from fedjax_norm.errors import UserError
 from fedjax_norm.typing import Array, PyTree
 
@@ -303,8 +302,7 @@ def device_memory(devices: list[jax.Device]) -> int:
   """The bytes of a device's memory; host devices have a part each of the machine's."""
   mine = [device for device in devices if device.process_index == jax.process_index()]
   stats = mine[0].memory_stats() or {}
-  physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  return stats.get("bytes_limit", physical // len(mine))
+  return stats.get("bytes_limit", memory.of_machine() // len(mine))
 
 
 def use_host_devices(count: int) -> None:

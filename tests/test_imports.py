@@ -14,8 +14,8 @@ MODULES = sorted(
 
 # A module may import its own layer and those above it in this list, not its neighbours in a row.
 LAYERS = (
-  ("typing", "errors"),
-  ("trees", "keys", "objectives"),
+  ("typing", "errors", "numerals"),
+  ("trees", "keys", "objectives", "memory"),
   ("norm",),
   ("models",),
   ("data", "comm", "nodes"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from fedjax_norm import numerals
 from fedjax_norm.errors import UserError
 
 T = TypeVar("T")
@@ -30,10 +31,9 @@ def read(text: str, options: Callable[..., T], kind: str) -> T:
       )
     if key in values:
       raise UserError(f"The {kind} option {key!r} is given twice; give it once.")
-    number = type(defaults[key])
+    read = numerals.real if isinstance(defaults[key], float) else numerals.whole
     try:
-      values[key] = number(value)
+      values[key] = read(value)
     except ValueError as error:
-      wanted = "number" if number is float else "whole number"
-      raise UserError(f"The {kind} option {key} must be a {wanted}, not {value!r}.") from error
+      raise UserError(f"The {kind} option {key} is {value!r}; {error}") from None
   return options(**values)

@@ -4,28 +4,9 @@ import math
 import re
 from collections.abc import Sequence
 
+from fedjax_norm.memory import human_bytes as human_bytes
+
 _NUMERIC = re.compile(r"[-+]?[0-9.,]+(e[-+]?[0-9]+)?( ?(%|[a-zA-Z]{1,3}))?( ±.*)?|nan|-|")
-
-
-def human_bytes(count: float) -> str:
-  """A number of bytes in decimal units: ``999 B``, ``1.50 kB``, ``12.3 MB``.
-
-  Args:
-    count: bytes, not negative.
-
-  Raises:
-    ValueError: ``count`` is negative or not finite.
-  """
-  if not 0 <= count < math.inf:
-    raise ValueError(f"A number of bytes is finite and not negative, and this is {count}.")
-  if round(count) < 1000:
-    return f"{round(count)} B"
-  for unit in ("kB", "MB", "GB", "TB"):
-    count /= 1000
-    # Compared as it will be printed, so that no "1000 kB" comes out.
-    if float(text := _three_digits(count)) < 1000:
-      return f"{text} {unit}"
-  return f"{count / 1000:,.2f} PB"
 
 
 def human_seconds(seconds: float) -> str:
@@ -97,8 +78,3 @@ def columns_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "  ".join(parts).rstrip()
 
   return "\n".join([line(headers), "  ".join("-" * w for w in widths), *map(line, cells)])
-
-
-def _three_digits(value: float) -> str:
-  decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
-  return f"{value:.{decimals}f}"

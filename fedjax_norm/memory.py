@@ -1,0 +1,54 @@
+"""The machine's memory, and what would not fit it."""
+
+import math
+import os
+
+from fedjax_norm.errors import UserError
+
+
+def of_machine() -> int:
+  """The bytes of the machine's memory."""
+  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check(size: float, what: str, advice: str) -> None:
+  """Refuses what does not fit the machine's memory, before it is made.
+
+  Args:
+    size: the bytes that it needs at least.
+    what: what needs them.
+    advice: what to do instead.
+
+  Raises:
+    UserError: it does not fit.
+  """
+  if size > of_machine():
+    raise UserError(
+      f"{what} needs {human_bytes(size)} and this machine has {human_bytes(of_machine())}; {advice}."
+    )
+
+
+def human_bytes(count: float) -> str:
+  """A number of bytes in decimal units: ``999 B``, ``1.50 kB``, ``12.3 MB``.
+
+  Args:
+    count: bytes, not negative.
+
+  Raises:
+    ValueError: ``count`` is negative or not finite.
+  """
+  if not 0 <= count < math.inf:
+    raise ValueError(f"A number of bytes is finite and not negative, and this is {count}.")
+  if round(count) < 1000:
+    return f"{round(count)} B"
+  for unit in ("kB", "MB", "GB", "TB"):
+    count /= 1000
+    # Compared as it will be printed, so that no "1000 kB" comes out.
+    if float(text := _three_digits(count)) < 1000:
+      return f"{text} {unit}"
+  return f"{count / 1000:,.2f} PB"
+
+
+def _three_digits(value: float) -> str:
+  decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+  return f"{value:.{decimals}f}"
