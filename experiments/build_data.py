@@ -78,6 +78,16 @@ _PARTITION_FLAGS = (
 )
 
 
+def partition_of(config: DataFlags, owners: np.ndarray | None) -> str:
+  """The partition in force: --partition, or else natural where the data names clients.
+
+  Args:
+    config: the flags.
+    owners: [N] the client of each example, where the data names clients.
+  """
+  return config.partition or ("classes" if owners is None else "natural")
+
+
 def make_partition(
   config: DataFlags, labels: np.ndarray, owners: np.ndarray | None, seed: int
 ) -> Partition:
@@ -86,29 +96,32 @@ def make_partition(
   Args:
     config: the flags.
     labels: [N] of the examples.
-    owners: [N] whose each is by itself, where the data says.
+    owners: [N] the client of each example, where the data names clients.
     seed: of what is random.
   """
-  known = partition.OPTIONS[config.partition]
-  others = tuple(name for name in _PARTITION_FLAGS if name not in known)
+  at_least(config, 1, "clients")
+  name = partition_of(config, owners)
+  known = partition.OPTIONS[name]
+  others = tuple(flag for flag in _PARTITION_FLAGS if flag not in known)
   refuse(config, others, "another --partition")
   options: dict[str, Any] = {
-    name: getattr(config, name)
-    for name in _PARTITION_FLAGS
-    if name in known and getattr(config, name) is not None
+    flag: getattr(config, flag)
+    for flag in _PARTITION_FLAGS
+    if flag in known and getattr(config, flag) is not None
   }
   clients = given(config.clients, 10)
-  if config.partition == "classes":
+  if name == "classes":
     least = -(-len(np.unique(labels)) // max(clients, 1))
     options.setdefault("classes_per_client", least)
-  if config.partition == "natural":
+  if name == "natural":
     if owners is None:
       raise UserError(
-        f"--partition=natural needs data that says whose each example is; {config.data!r} does not."
+        f"--partition=natural needs data that names the client of each example, which {config.data}"
+        " does not; choose another partition."
       )
     options["clients"] = owners
     clients = config.clients or 0
-  return partition.make(config.partition, labels, clients, seed, **options)
+  return partition.make(name, labels, clients, seed, **options)
 
 
 def make_preprocess(config: Config) -> Preprocess:

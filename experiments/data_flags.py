@@ -21,16 +21,22 @@ class DataFlags:
   region: str | None = choice(
     None,
     REGIONS,
-    "A natural client of a csv: index: a continent or subcontinent (M49), a country, or what its "
-    "column region says; the continent by default, or the column where there are no countries.",
+    "What makes a natural client of a csv: index: a continent or subcontinent (M49), a country, or "
+    "its column region, client, user or site. The column by default, or the continent if there is "
+    "no such column.",
   )
   min_region_size: int = integer(
     0, "Regions of a csv: index with fewer images are left out, whatever the partition."
   )
   clients: int | None = integer(
-    None, "Clients in the federation; 10 by default, or those of a natural partition."
+    None, "Clients in the federation. The default is 10, or all that the data names (natural)."
   )
-  partition: str = choice("classes", tuple(OPTIONS), "How examples are divided over clients.")
+  partition: str | None = choice(
+    None,
+    tuple(OPTIONS),
+    "How training examples are divided over clients; natural by default where the data names "
+    "clients, else classes.",
+  )
   classes_per_client: int | None = integer(
     None,
     "Classes a client holds, for --partition=classes; as few as make all of them held by default.",

@@ -9,7 +9,13 @@ from experiments.config import Config
 from fedjax_norm import models, trees
 from fedjax_norm.comm import Cost
 from fedjax_norm.data.federated import label_counts
-from fedjax_norm.training import client_plots, communication, curve_plots, diagnostic_plots
+from fedjax_norm.training import (
+  client_plots,
+  communication,
+  curve_plots,
+  diagnostic_plots,
+  remarks,
+)
 from fedjax_norm.training.measures import MEASURES, measures_of
 from fedjax_norm.training.outcome import Outcome
 from fedjax_norm.training.program import Program
@@ -30,11 +36,14 @@ def announce(config: Config, task: Task, program: Program) -> None:
   cost, size = algorithm.cost, trees.size(variables["params"])
   pairs = [
     ("data", f"{config.data}: {sizes.sum():,} training, {len(task.source.test.labels):,} test"),
+    ("images", remarks.described(task)),
+    ("classes", f"{task.num_classes:,}"),
     (
       "clients",
       f"{len(sizes):,} by {config.partition}, {sizes.min():,} to {sizes.max():,} examples each",
     ),
-    *_regions(config, task),
+    *_clients(config, task),
+    *(("note", note) for note in remarks.remarks(task)),
     *_targets(task),
     ("model", f"{config.model_name}, {config.norm}, {size:,} parameters"),
     *_round(cost, by_need=algorithm.sent is not None),
@@ -42,19 +51,26 @@ def announce(config: Config, task: Task, program: Program) -> None:
     *_theta(program),
     *algorithm.told(),
     ("mapping", program.nodes.describe()),
-    ("images", f"{human_bytes(task.data.images.nbytes)}, kept on the {program.data_on}"),
+    ("training images", f"{human_bytes(task.data.images.nbytes)}, kept on the {program.data_on}"),
     *([("simulated network", config.network)] if config.network else []),
   ]
   print(summary_table(config.algorithm, pairs), flush=True)
 
 
-def _regions(config: Config, task: Task) -> list[tuple[str, str]]:
-  """Who the natural clients of a few are, and what was left out of the data."""
-  names = task.source.client_names
-  pairs = [("note", note) for note in task.source.notes]
-  if config.partition != "natural" or names is None or len(names) > _MOST_NAMES:
-    return pairs
-  return [("who", ", ".join(names)), *pairs]
+def _clients(config: Config, task: Task) -> list[tuple[str, str]]:
+  """The names of a few natural clients, or a note that the partition ignores them."""
+  owners, names = task.source.train.clients, task.source.client_names
+  if owners is None or names is None:
+    return []
+  present = np.unique(owners)
+  if config.partition != "natural":
+    note = (
+      f"--partition={config.partition} ignores the {len(present):,} clients that the data names"
+    )
+    return [("note", f"{note}; --partition=natural trains these")]
+  if len(present) > _MOST_NAMES:
+    return []
+  return [("who", ", ".join(names[k] for k in present))]
 
 
 def _targets(task: Task) -> list[tuple[str, str]]:

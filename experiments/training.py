@@ -78,6 +78,7 @@ def settler(source: Source) -> Settle:
 
   def settle(config: Config) -> tuple[Config, Task]:
     train = source.train
+    config = dataclasses.replace(config, partition=build_data.partition_of(config, train.clients))
     division = build_data.make_partition(config, train.labels, train.clients, config.seed)
     config = build_schedule.in_rounds(config, len(division.offsets) - 1, len(division.order))
     return config, build_task.make_task_of(config, source, division)
@@ -96,6 +97,8 @@ def _settle_apart(config: Config) -> tuple[Config, Task]:
 
   source = build_data.make_source(config, mine)
   division, own = found[-1]
+  owners = source.train.clients
+  config = dataclasses.replace(config, partition=build_data.partition_of(config, owners))
   config = build_schedule.in_rounds(config, len(division.offsets) - 1, len(division.order))
   preprocess, statistics = build_data.make_preprocess(config), None
   if preprocess.by_channel:

@@ -6,6 +6,7 @@ import numpy as np
 
 from fedjax_norm.data import own
 from fedjax_norm.data.examples import Source
+from fedjax_norm.data.names import normal
 from fedjax_norm.errors import UserError
 from fedjax_norm.objectives import IGNORED
 
@@ -21,6 +22,8 @@ counts nothing. `target_names`: strings, one for each number or class."""
 OPTIONAL = ("client_train", "class_names", *TARGETS)
 """`client_train`: [N] integers from 0, the natural client of each training example; `class_names`:
 [number of classes] strings; and ``TARGETS``."""
+
+_MANY_CLASSES = 1000
 
 
 def check_names(path: str, names: Collection[str]) -> None:
@@ -75,8 +78,14 @@ def make_source(
     )
   labels = _ids(path, "y_train", arrays["y_train"], len(train))
   test_labels = _ids(path, "y_test", arrays["y_test"], len(test))
-  num_classes = 1 + int(max(labels.max(), test_labels.max()))
+  num_classes = _num_classes(path, labels, test_labels)
   class_names = _names(path, arrays, "class_names", num_classes, "label")
+  unknown = np.setdiff1d(test_labels, labels)
+  if unknown.size and objective == "classification" and "class_names" not in arrays:
+    raise UserError(
+      f"{path}: class {unknown[0]} has test images but no training image; add one, remove its test"
+      " images, or name all classes in an array class_names."
+    )
   targets, test_targets, target_names = None, None, None
   if objective in _READ_TARGETS:
     if missing := [name for name in TARGETS[:2] if name not in arrays]:
@@ -128,6 +137,11 @@ def _number_targets(path: str, arrays: Mapping[str, np.ndarray]) -> _Targets:
       )
     if not np.isfinite(values).all():
       raise UserError(f"{path}: {name} holds values that are not finite; clean it.")
+    if (greatest := np.abs(values.astype(np.float64)).max()) > np.finfo(np.float32).max:
+      raise UserError(
+        f"{path}: {name} holds a number of size {greatest:g}, which float32 cannot hold; scale the"
+        " numbers down."
+      )
     return values.reshape(count, -1).astype(np.float32)
 
   train, test = read("train"), read("test")
@@ -183,7 +197,7 @@ def _names(
     raise UserError(
       f"{path}: {name} must be a list of at least {count} strings, one for each {what}."
     )
-  return tuple(map(str, names))
+  return tuple(normal(str(name)) for name in names)
 
 
 def _images(path: str, arrays: Mapping[str, np.ndarray], split: str) -> np.ndarray:
@@ -195,6 +209,12 @@ def _images(path: str, arrays: Mapping[str, np.ndarray], split: str) -> np.ndarr
       f"{path}: x_{split} has shape {arrays[f'x_{split}'].shape}; it must be [N, H, W, C] or"
       " [N, H, W] and not empty."
     )
+  _, height, width, channels = images.shape
+  if height <= 4 < min(width, channels):
+    raise UserError(
+      f"{path}: x_{split} has shape {images.shape}, which looks like [N, C, H, W]; put the channels"
+      " last with numpy.moveaxis(images, 1, -1)."
+    )
   if images.dtype.kind == "f":
     return images.astype(np.float32, copy=False)
   if images.dtype != np.uint8:
@@ -202,6 +222,22 @@ def _images(path: str, arrays: Mapping[str, np.ndarray], split: str) -> np.ndarr
       f"{path}: x_{split} is {images.dtype}; it must be uint8 (0 to 255) or floating (0 to 1)."
     )
   return images
+
+
+def _num_classes(path: str, labels: np.ndarray, test_labels: np.ndarray) -> int:
+  """One more than the greatest label, for each label is an output of the model.
+
+  Raises:
+    UserError: there would be many outputs, most of them of no class.
+  """
+  count = 1 + int(max(labels.max(), test_labels.max()))
+  occur = len(np.union1d(labels, test_labels))
+  if count > _MANY_CLASSES and 2 * occur < count:
+    raise UserError(
+      f"{path}: the labels go up to {count - 1:,} but only {occur:,} classes occur; number them"
+      " anew with numpy.unique(labels, return_inverse=True)."
+    )
+  return count
 
 
 def _ids(path: str, name: str, values: np.ndarray, count: int) -> np.ndarray:

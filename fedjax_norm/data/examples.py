@@ -6,6 +6,9 @@ import numpy as np
 
 from fedjax_norm.errors import UserError
 
+SAMPLE = 1000
+"""Images that `value_range` looks at, at the most."""
+
 
 class Examples(NamedTuple):
   """A set of labelled images on the host.
@@ -73,3 +76,14 @@ class Source(NamedTuple):
   notes: tuple[str, ...] = ()
   test_names: tuple[str, ...] | None = None
   target_names: tuple[str, ...] | None = None
+
+
+def value_range(images: np.ndarray, ids: np.ndarray) -> tuple[float, float]:
+  """The least and the greatest value of images, by a sample of up to ``SAMPLE`` of them.
+
+  Args:
+    images: [N, H, W, C], in memory or mapped.
+    ids: of those that may be read, at least one; the sample is spread evenly over them.
+  """
+  sampled = [images[i] for i in ids[:: -(-len(ids) // SAMPLE)]]
+  return min(float(x.min()) for x in sampled), max(float(x.max()) for x in sampled)

@@ -1,11 +1,11 @@
 """Data whose images are files: what is known of them beforehand, and how they are read."""
 
-import math
 import os
 from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_norm import numerals
 from fedjax_norm.data import images as images_lib
 from fedjax_norm.data import own
 from fedjax_norm.data.examples import Examples, Source
@@ -182,15 +182,9 @@ def _values(files: list[File], where: str) -> np.ndarray:
     if file.value is None:
       raise UserError(f"{where} has no column value, which regression needs; add it.")
     try:
-      value = float(file.value)
-    except ValueError:
-      value = math.nan
-    if not math.isfinite(value):
-      raise UserError(
-        f"{where}: the value of {file.path} is {file.value!r}; give a finite number or remove the"
-        " row."
-      )
-    return value
+      return numerals.real(file.value)
+    except ValueError as error:
+      raise UserError(f"{where}: the value of {file.path} is {file.value!r}; {error}") from None
 
   return np.array([[number(file)] for file in files], np.float32)
 

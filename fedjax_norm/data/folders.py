@@ -51,7 +51,8 @@ def scan(path: str, seed: int) -> Listing:
     )
   train = parts.pop("train")
   if parts:
-    return Listing("folder", train, *parts.values(), tuple(notes))
+    (test,) = parts.values()
+    return Listing("folder", train, test, tuple(notes))
   strata = [f"{file.client}/{file.label}" for file in train]
   train, test, note = split(train, strata, _TEST_SHARE, seed, path)
   return Listing("folder", train, test, (*notes, note))

@@ -114,7 +114,7 @@ def natural(
   present, owner = np.unique(clients, return_inverse=True)
   if num_clients not in (0, len(present)):
     raise UserError(
-      f"The data source has {len(present)} natural clients, not {num_clients}; ask for that many or"
-      " leave the number out."
+      f"The data names {len(present)} clients, not {num_clients}; leave out the number of clients"
+      " to train these, or choose another partition."
     )
   return owner

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from flax import linen as nn
 
 from fedjax_norm import models
 from fedjax_norm.data.augment import client_strengths
-from fedjax_norm.data.examples import Source
+from fedjax_norm.data.examples import Source, value_range
 from fedjax_norm.data.federated import FederatedData, Transform, federate
 from fedjax_norm.data.order import Order
 from fedjax_norm.data.partition import Partition
@@ -18,6 +19,7 @@ from fedjax_norm.models.registry import Entry
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.objectives import TASKS
 from fedjax_norm.split.members import Choice, make_ensemble
+from fedjax_norm.training.homes import own_examples
 from fedjax_norm.training.regression import Units, units
 from fedjax_norm.training.verification import Pairs, make_pairs
 
@@ -35,6 +37,7 @@ class Task(NamedTuple):
     pairs: of test images, which verification tells apart; None for other tasks.
     objective: of ``objectives.OBJECTIVES``, what the model is trained to say.
     units: of the numbers of regression; None for other tasks.
+    values: the least and greatest value of the training images as stored, by a sample.
   """
 
   model: nn.Module
@@ -46,6 +49,7 @@ class Task(NamedTuple):
   pairs: Pairs | None = None
   objective: str = "classification"
   units: Units | None = None
+  values: tuple[float, float] = (0.0, 1.0)
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -112,8 +116,8 @@ def make_task(
     members: of an ensemble, in place of ``model``; the task's objective is then ``ensemble``.
 
   Raises:
-    UserError: a model that does not fit the images, the norm or the objective, or a test set that
-      does not fit the test.
+    UserError: a model that does not fit the images, the norm or the objective, a test set that
+      does not fit the test, or a feature shift of images that are far outside of 0 to 1.
   """
   preprocess = preprocess or Preprocess()
   train = source.train
@@ -140,8 +144,17 @@ def make_task(
     assert source.test.targets is not None
     scale = units(targets, source.test.targets)
     targets = scale.standard(targets)
+  # Of several processes each has the images of its own clients alone.
+  alone = jax.process_count() == 1
+  readable = np.arange(len(train.labels)) if alone else own_examples(partition)
+  values = value_range(train.images, readable)
   strengths = None
   if preprocess.feature_shift:
+    if far_outside(train.images.dtype, values):
+      raise UserError(
+        "a feature shift is in units of images from 0 to 1, and these hold values from"
+        f" {values[0]:g} to {values[1]:g}; scale the images to 0 to 1."
+      )
     num_clients = len(partition.offsets) - 1
     strengths = client_strengths(preprocess.feature_shift, num_clients, feature_scale)
   outputs = len(source.target_names or source.class_names)
@@ -158,7 +171,13 @@ def make_task(
     make_pairs(source.test.labels) if verification else None,
     "ensemble" if members else objective,
     scale,
+    values,
   )
+
+
+def far_outside(dtype: np.dtype, values: tuple[float, float]) -> bool:
+  """Whether floating images go far beyond 0 to 1; uint8 ones are divided by 255."""
+  return dtype != np.uint8 and not (values[0] >= -1 and values[1] <= 2)
 
 
 def _check_objective(

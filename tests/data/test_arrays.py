@@ -5,6 +5,7 @@ import pytest
 from data_helpers import arrays, check, saved
 
 from fedjax_norm.data import sources
+from fedjax_norm.data.examples import value_range
 from fedjax_norm.errors import UserError
 
 
@@ -132,3 +133,53 @@ def test_files_that_are_no_archive_are_refused(tmp_path):
   for path in (text, array, cut):
     with pytest.raises(UserError, match=r"not an \.npz archive"):
       sources.load(f"npz:{path}")
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"y_train": np.asarray([0, 1, 2, 0, 1, 2**31 - 1])}, "only 4 classes occur.*numpy.unique"),
+    ({"y_test": np.asarray([0, 10**7])}, "only 4 classes occur.*numpy.unique"),
+    ({"y_test": np.asarray([0, 3])}, "class 3 has test images but no training image"),
+    (
+      {f"x_{split}": np.zeros((n, 3, 8, 8), np.uint8) for split, n in (("train", 6), ("test", 2))},
+      r"x_train has shape \(6, 3, 8, 8\).*numpy.moveaxis",
+    ),
+    (
+      {f"x_{split}": np.zeros((n, 1, 5, 9), np.uint8) for split, n in (("train", 6), ("test", 2))},
+      "numpy.moveaxis",
+    ),
+  ],
+)
+def test_arrays_that_would_be_read_as_something_else_are_refused(tmp_path, kind, changes, words):
+  with pytest.raises(UserError, match=words):
+    sources.load(saved(kind, tmp_path, arrays(**changes)))
+
+
+def test_a_file_that_names_its_classes_may_lack_some(tmp_path):
+  """As the file of one client does; labels stay what they are."""
+  names = np.asarray(["a", "b", "c", "cafe\u0301"])
+  given = arrays(y_train=np.asarray([1, 1, 2, 2, 1, 2]), y_test=np.asarray([2, 3]))
+  source = sources.load(saved("npz", tmp_path, {**given, "class_names": names}))
+  assert source.class_names == ("a", "b", "c", "caf\u00e9")
+  np.testing.assert_array_equal(source.train.labels, given["y_train"])
+
+
+def test_many_labels_are_fine_where_most_occur(tmp_path):
+  labels = np.arange(0, 1203, 2) % 1201  # 601 classes of 1201
+  images = np.zeros((len(labels), 1, 1), np.uint8)
+  given = arrays(x_train=images, y_train=labels, x_test=images, y_test=labels)
+  assert len(sources.load(saved("npz", tmp_path, given)).class_names) == 1201
+
+
+def test_the_range_of_values_is_that_of_a_sample_of_own_images():
+  images = np.zeros((5000, 1, 1, 1), np.float32)
+  images[::2] = np.nan  # another process's
+  images[1], images[3] = -3, 9
+  assert value_range(images, np.asarray([1, 3])) == (-3, 9)
+  own = np.arange(1, 5000, 2)
+  images[own] = own[:, None, None, None]
+  low, high = value_range(images, own)
+  assert low == 1
+  assert high > 4990

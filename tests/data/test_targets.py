@@ -110,6 +110,7 @@ def test_arrays_have_targets_of_their_own(tmp_path):
     ("regression", {"target_test": RNG.random((3, 1))}, "has 2 numbers an image and target_test 1"),
     ("regression", {"target_train": RNG.random((5, 2))}, r"regression needs numbers \[6\]"),
     ("regression", {"target_train": np.full(6, np.nan)}, "not finite"),
+    ("regression", {"target_test": np.full((3, 2), -1e39)}, "size 1e.39, which float32 cannot"),
     ("regression", {"target_names": np.array(["x"])}, "at least 2 strings, one for each number"),
     ("segmentation", {}, r"segmentation needs integers \(6, 4, 4\)"),
     ("segmentation", {"target_train": np.full((6, 4, 4), 256)}, "between 0 and 254"),
@@ -143,6 +144,9 @@ def test_a_csv_index_has_a_value_an_image(tmp_path):
   rows[2] = (*rows[2][:2], "large", "train")
   assert sources.load(index(rows)).train.targets is None  # what is not learnt may be anything
   with pytest.raises(UserError, match=r"the value of .*1\.png is 'large'; give a finite number"):
+    sources.load(index(rows), objective="regression")
+  rows[2] = (*rows[2][:2], "1e39", "train")
+  with pytest.raises(UserError, match="is '1e39'; give a finite number up to 3.4e"):
     sources.load(index(rows), objective="regression")
   without = [(path, label, split) for path, label, _, split in rows]
   with pytest.raises(UserError, match="has no column value, which regression needs"):

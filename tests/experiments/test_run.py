@@ -276,8 +276,11 @@ def test_a_natural_partition_from_a_file(fedavg_run):
   np.savez(
     "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels, client_train=clients
   )
-  result = fedavg_run("--data=npz:own.npz", "--partition=natural", "--norm=gn", "--clients=3")
+  options = ("--data=npz:own.npz", "--norm=gn", "--clients=3", "--workdir=run")
+  result = fedavg_run(*options)
   assert result.code == 0, result.err
+  assert json.loads(Path("run/config.json").read_text())["partition"] == "natural"
+  assert fedavg_run(*options).code == 0  # the same flags go on with the run
   assert "3 by natural, 5 to 20 examples each" in result.out
 
 

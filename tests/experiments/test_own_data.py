@@ -1,0 +1,128 @@
+"""A user's own data from the command line: what the start says of it, and what it refuses."""
+
+import re
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from data_helpers import flat, write
+from flax import linen as nn
+
+from experiments import training
+from fedjax_norm.models import registry
+
+
+@pytest.fixture
+def started(fedavg_run, monkeypatch):
+  """(*flags) -> the Result of a run's start, and the flags that would be trained with."""
+  settled = []
+  monkeypatch.setattr(training, "run_seed", lambda config, *rest: settled.append(config))
+
+  def start(*arguments):
+    settled.clear()
+    result = fedavg_run("--norm=none", *arguments)
+    assert result.code == 0, result.err
+    return " ".join(result.out.split()), settled[0]
+
+  return start
+
+
+@pytest.fixture
+def federation(tmp_path):
+  """A folder of four clients with ten 6x6 images each, five a class."""
+  for i in range(40):
+    write(tmp_path / "own" / f"ann{i % 4}" / f"class{i // 4 % 2}" / f"{i}.png", flat(6 * i, 6))
+  return "--data=folder:own"
+
+
+def check_refused(result, words):
+  assert result.code == 2
+  assert result.err.startswith("error: ")
+  assert result.err.count("\n") == 1
+  assert re.search(words, result.err), result.err
+
+
+def archive(name, **changes):
+  images = np.random.default_rng(0).random((40, 6, 6, 1), np.float32)
+  labels = np.arange(40) % 4
+  np.savez(
+    name, **{"x_train": images, "y_train": labels, "x_test": images, "y_test": labels, **changes}
+  )
+  return f"--data=npz:{name}"
+
+
+def test_clients_that_the_data_names_are_the_federation(started, federation, fedavg_run):
+  out, config = started(federation)
+  assert config.partition == config.saved()["partition"] == "natural"
+  assert "4 by natural, 8 to 8 examples each" in out
+  assert "who ann0, ann1, ann2, ann3" in out
+  assert "ignores" not in out
+  out, config = started(federation, "--partition=iid", "--clients=3")
+  assert "3 by iid" in out
+  assert "--partition=iid ignores the 4 clients that the data names" in out
+  result = fedavg_run(federation, "--clients=3")
+  check_refused(result, "4 clients, not 3; leave out .* another partition")
+  _, config = started("--data=digits")
+  assert config.partition == "classes"
+  _, config = started("--data=synthetic:classes=4,train=64,test=32,size=6,clients=4")
+  assert config.partition == "natural"
+
+
+def test_the_start_tells_what_was_read(started, federation, tmp_path):
+  (tmp_path / "own" / "ann0" / "class0" / "scan.heic").touch()
+  out, _ = started(federation)
+  for words in (
+    "32 training, 8 test",
+    "images 6x6, 3 channels, uint8 from 0 to 234",
+    "classes 2",
+    "note files skipped because Pillow does not read them as images: 1 (1 .heic)",
+    "note held out 8 of 40 images (20%) at random for the test",
+    "note one of the 8 test images is worth 12.5 points of accuracy",
+  ):
+    assert words in out
+  bright = np.full((40, 6, 6, 1), 255, np.float32)
+  labels = np.arange(40) % 3 + 1
+  given = {"x_train": bright, "x_test": bright, "y_train": labels, "y_test": labels}
+  out, _ = started(archive("bright.npz", **given))
+  assert "note images hold values from 255 to 255" in out
+  assert "note no training image is of the classes 0" in out
+
+
+@pytest.mark.parametrize(
+  ("changes", "flags", "words"),
+  [
+    ({"x_train": np.full((40, 6, 6, 1), 9.0, np.float32)}, ["--partition=feature"], "0 to 1"),
+    ({"y_train": np.repeat([0, 10**7], 20)}, [], "numpy.unique"),
+    ({"y_train": np.arange(40) % 3}, [], "class 3 has test images but no training image"),
+    ({f"x_{s}": np.zeros((40, 3, 6, 6), np.uint8) for s in ("train", "test")}, [], "moveaxis"),
+    (
+      {f"target_{s}": np.r_[1e300, np.ones(39)] for s in ("train", "test")},
+      ["--task=regression"],
+      "float32 cannot hold",
+    ),
+  ],
+)
+def test_arrays_that_would_be_read_wrong_are_one_sentence(fedavg_run, changes, flags, words):
+  result = fedavg_run(archive("own.npz", **changes), *flags)
+  check_refused(result, words)
+
+
+def test_folders_that_could_be_misread_are_one_sentence(fedavg_run, federation, tmp_path):
+  write(tmp_path / "own" / "Test" / "class0" / "0.png", flat(0, 6))
+  result = fedavg_run(federation)
+  check_refused(result, "'Test', which names a split, beside 'ann0'")
+
+
+def test_an_own_model_with_batch_statistics_is_one_sentence(fedavg_run, monkeypatch):
+  class OwnNet(nn.Module):
+    norm: object
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, mode):
+      return nn.Dense(self.num_classes)(nn.BatchNorm(not mode.train)(x).mean((1, 2)))
+
+  entry = registry.MODELS["tiny"]._replace(build=OwnNet)
+  monkeypatch.setattr(registry, "MODELS", MappingProxyType({**registry.MODELS, "tiny": entry}))
+  result = fedavg_run("--norm=none")
+  check_refused(result, "OwnNet has batch statistics")
