@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,18 @@ from experiments.config import Config
 from experiments.flags import define, parse
 from fedjax_norm import nodes
 from fedjax_norm.errors import DivergedError, LostError, UserError
-from fedjax_norm.training import distributed
+from fedjax_norm.training import distributed, signals
+
+# What to do about an error of the system: about a path that cannot be used, and others.
+_OF_A_PATH = {
+  **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY), "move it away"),
+  **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions"),
+  errno.ENOENT: "create its folder",
+}
+_OF_THE_DISK = {
+  **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
+  errno.EIO: "check the disk",
+}
 
 # Of the compilation cache: the least recently used programs go first.
 _CACHE_BYTES = 2**30
@@ -106,18 +118,35 @@ def guard(work: Callable[[], int | None]) -> int:
 
   Returns:
     The exit code: what the work returns, 0 for None, 2 for bad input, 1 for a run that failed, 130
-    when interrupted.
+    when interrupted, 143 when terminated.
   """
   try:
-    return work() or 0
+    with signals.terminable():
+      return work() or 0
   except (DivergedError, LostError) as error:
     return _say(error, 1)
   except UserError as error:
     return _say(error, 2)
   except OSError as error:
-    return _say(error, 1)
-  except KeyboardInterrupt:
-    return _say("interrupted; what was saved stays, and the same --workdir goes on from it.", 130)
+    return _say(_about_file(error), 2 if error.errno in _OF_A_PATH else 1)
+  except KeyboardInterrupt as stop:
+    name, code = ("SIGTERM", 143) if isinstance(stop, signals.Terminated) else ("Ctrl-C", 130)
+    [saved] = getattr(stop, "__notes__", ["what was saved stays"])
+    return _say(f"stopped by {name}; {saved}, and the same --workdir goes on from it.", code)
+
+
+def _about_file(error: OSError) -> str:
+  """What the system refused, and what to do about it."""
+  if error.strerror is None:
+    return str(error)
+  name = error.filename or "a file"
+  refused = f"{name} cannot be read or written ({error.strerror})"
+  if advice := _OF_A_PATH.get(error.errno or 0):
+    return f"{refused}; {advice}, or pass another path."
+  advice = _OF_THE_DISK.get(error.errno or 0, "see to it")
+  return (
+    f"{refused}; {advice} and run the same command again, which goes on from the last checkpoint."
+  )
 
 
 def _say(message: object, code: int) -> int:

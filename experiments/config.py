@@ -207,6 +207,11 @@ class Config(DataFlags):
   )
   workdir: str | None = string(None, "The run's folder; a new one under runs/ by default.")
   resume: bool = boolean(True, "Whether to go on with a run that --workdir holds.")
+  wait_for_workdir: bool = boolean(
+    False,
+    "Whether to wait until another process that uses --workdir has ended; without it the run ends "
+    "with an error.",
+  )
   progress: bool = boolean(True, "Whether to draw a progress bar.")
 
   # The machine.
@@ -263,6 +268,7 @@ class Config(DataFlags):
     apart = (
       "workdir",
       "resume",
+      "wait_for_workdir",
       "progress",
       "data_on",
       "compilation_cache",

@@ -51,6 +51,7 @@ _SHOWN = (
   "eval_batch_size",
   "workdir",
   "resume",
+  "wait_for_workdir",
   "progress",
   "compilation_cache",
 )
@@ -95,7 +96,8 @@ def main(config: DistilFlags) -> None:
   if source.class_names != run.task.source.class_names:
     refuse(config, ("hard",), "public labels of the teacher's classes")
   task = make_student(config, run, source)
-  with RunFolder.open(app.new_folder(config), config.saved(), config.resume) as folder:
+  own = (app.new_folder(config), config.saved(), config.resume, config.wait_for_workdir)
+  with RunFolder.open(*own) as folder:
     log, images = MessageLog(), source.train.images
     taught = outputs_of(run.served, images, config.batch_size, log.observe, ALICE, BOB)
     public = Public(images, taught, source.train.labels.astype(np.int32))

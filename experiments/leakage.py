@@ -15,6 +15,7 @@ from experiments.training import settler
 from fedjax_norm.errors import UserError
 from fedjax_norm.leakage.inversion import Attack
 from fedjax_norm.training import leakage, leakage_plots
+from fedjax_norm.training.lock import locked
 from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.restore import load_run
 from fedjax_norm.training.rows import write_table
@@ -56,8 +57,9 @@ def main(config: LeakageFlags) -> None:
   folder = app.new_folder(config)
   folder.mkdir(parents=True, exist_ok=True)
   stem = "leakage_untrained" if config.untrained else "leakage"
-  write_table(folder / f"{stem}.csv", measured.rows)
-  leakage_plots.leakage(measured, folder / f"{stem}.png", title)
+  with locked(folder, config.wait_for_workdir):
+    write_table(folder / f"{stem}.csv", measured.rows)
+    leakage_plots.leakage(measured, folder / f"{stem}.png", title)
   print(f"written: {folder / stem}.csv, {folder / stem}.png")
 
 

@@ -101,19 +101,19 @@ def main(config: OracleFlags) -> None:
   folder = app.new_folder(config)
   apart = ("oracle_tolerance", "oracle_fractions")
   saved = {key: value for key, value in config.saved().items() if key not in apart}
-  RunFolder.open(folder, saved, config.resume).close()
-  results: dict[str, Result] = {}
-  for number, (name, each) in enumerate(configs.items(), 1):
-    results[name] = run_cell(name, _PREPARE, each, sources[name], folder / name)
-    top1 = results[name].percent("top1")
-    print(f"{number}/{len(configs)} {name}: {top1:.2f}", flush=True)
-  tolerance = config.oracle_tolerance
-  text = savings.render(degrees, results, tolerance)
-  print(f"\n{text}\n\nwritten: {folder}")
-  write_atomic(folder / "oracle.md", f"{text}\n".encode())
-  write_atomic(folder / "oracle.csv", savings.as_csv(degrees, results, tolerance).encode())
-  title = f"Communication saved at BSP's accuracy: {config.algorithm}, {config.model}"
-  plots.save(savings.draw(degrees, results, tolerance, title), Path(folder) / "oracle.png")
+  with RunFolder.open(folder, saved, config.resume, config.wait_for_workdir):
+    results: dict[str, Result] = {}
+    for number, (name, each) in enumerate(configs.items(), 1):
+      results[name] = run_cell(name, _PREPARE, each, sources[name], folder / name)
+      top1 = results[name].percent("top1")
+      print(f"{number}/{len(configs)} {name}: {top1:.2f}", flush=True)
+    tolerance = config.oracle_tolerance
+    text = savings.render(degrees, results, tolerance)
+    write_atomic(folder / "oracle.md", f"{text}\n".encode())
+    write_atomic(folder / "oracle.csv", savings.as_csv(degrees, results, tolerance).encode())
+    title = f"Communication saved at BSP's accuracy: {config.algorithm}, {config.model}"
+    plots.save(savings.draw(degrees, results, tolerance, title), Path(folder) / "oracle.png")
+    print(f"\n{text}\n\nwritten: {folder}")
 
 
 if __name__ == "__main__":

@@ -246,18 +246,19 @@ def main(options: PaperFlags) -> None:
   sources = load_sources(placed)
   folder = Path(options.workdir or f"runs/paper-{options.scale}").expanduser()
   # After what can be wrong with the data.
-  RunFolder.open(folder, {"scale": options.scale, "seed": options.seed}).close()
-  results: dict[str, Result] = {}
-  for number, (name, config) in enumerate(placed.items(), 1):
-    prepare, path = cells[name].prepare, folder / name
-    results[name] = run_cell(name, prepare, config, sources[name], path)
-    _tell(f"{number}/{len(placed)}", tables, name, results[name])
-  text = "\n\n".join(render(table, options.scale, results) for table in tables)
-  print(f"\n{text}\n\nwritten: {folder}/results.md and results.csv")
-  write_atomic(folder / "results.md", f"{text}\n".encode())
-  write_atomic(folder / "results.csv", as_csv(tables, results).encode())
-  for table in tables:
-    draw(table, results, folder)
+  saved = {"scale": options.scale, "seed": options.seed}
+  with RunFolder.open(folder, saved, wait=options.wait_for_workdir):
+    results: dict[str, Result] = {}
+    for number, (name, config) in enumerate(placed.items(), 1):
+      prepare, path = cells[name].prepare, folder / name
+      results[name] = run_cell(name, prepare, config, sources[name], path)
+      _tell(f"{number}/{len(placed)}", tables, name, results[name])
+    text = "\n\n".join(render(table, options.scale, results) for table in tables)
+    write_atomic(folder / "results.md", f"{text}\n".encode())
+    write_atomic(folder / "results.csv", as_csv(tables, results).encode())
+    for table in tables:
+      draw(table, results, folder)
+    print(f"\n{text}\n\nwritten: {folder}/results.md and results.csv")
 
 
 def _tell(progress: str, tables: Sequence[Table], name: str, result: Result) -> None:

@@ -21,6 +21,9 @@ class PaperFlags:
   )
   data_dir: str | None = string(None, "The folder of prepared TFDS sets, for small and full.")
   workdir: str | None = string(None, "Where runs and results go; runs/paper-SCALE by default.")
+  wait_for_workdir: bool = boolean(
+    False, "Whether to wait until another process that uses --workdir has ended."
+  )
   seed: int = integer(0, "Of everything random, in every run.", most=2**32 - 1)
   progress: bool = boolean(True, "Whether to draw a progress bar of each run.")
   compilation_cache: bool = boolean(True, "Whether compiled programs are kept for the next start.")

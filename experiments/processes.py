@@ -79,7 +79,7 @@ def supervise(place: Place, workdir: str) -> int:
 
   Args:
     place: of this process.
-    workdir: the run's folder. What the runtime writes goes to ``WORKDIR.logs/process_ID.log``.
+    workdir: the run's folder. What the runtime writes is added to ``WORKDIR.logs/process_ID.log``.
 
   Returns:
     The child's exit code, which has then said why; 128 and the number of a signal that was passed
@@ -88,8 +88,10 @@ def supervise(place: Place, workdir: str) -> int:
   folder = Path(workdir).expanduser().absolute()
   log = folder.with_name(f"{folder.name}.logs") / f"process_{place.process_id}.log"
   log.parent.mkdir(parents=True, exist_ok=True)
+  # Added to: another run may be using the folder, which the child is the first to find out.
+  before = log.stat().st_size if log.exists() else 0
   terminal = os.dup(1), os.dup(2)
-  with open(log, "wb") as file:
+  with open(log, "ab") as file:
     child = subprocess.Popen(
       [sys.executable, *sys.orig_argv[1:]],
       stdin=subprocess.DEVNULL,
@@ -106,7 +108,7 @@ def supervise(place: Place, workdir: str) -> int:
     return child.returncode
   if sys.stderr.isatty():
     print(file=sys.stderr)  # the child's progress bar has not ended its line
-  print(f"error: {_reason(place, passed, -child.returncode, log)}", file=sys.stderr)
+  print(f"error: {_reason(place, passed, -child.returncode, log, before)}", file=sys.stderr)
   return 128 + passed[0] if passed else 1
 
 
@@ -167,9 +169,9 @@ def _wait(child: subprocess.Popen) -> list[int]:
   return passed
 
 
-def _reason(place: Place, passed: list[int], number: int, log: Path) -> str:
-  """Why a signal ended the child."""
-  said = log.read_bytes()
+def _reason(place: Place, passed: list[int], number: int, log: Path, before: int) -> str:
+  """Why a signal ended the child, which has written to the log after so many bytes."""
+  said = log.read_bytes()[before:]
   if passed:
     return (
       f"{place} was stopped by {signal.Signals(passed[0]).name}; what was saved stays, and the "

@@ -14,6 +14,7 @@ from fedjax_norm.training import (
   communication,
   curve_plots,
   diagnostic_plots,
+  guessing,
   remarks,
 )
 from fedjax_norm.training.measures import MEASURES, measures_of
@@ -151,6 +152,8 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
     *_simulated(summary),
     ("folder", str(folder.path)),
   ]
+  if summary["no_better_than_guessing"]:
+    pairs.append(("warning", f"{guessing.WARNING}; try a lower --lr or more rounds"))
   print(summary_table("result", pairs), flush=True)
 
 

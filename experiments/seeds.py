@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fedjax_norm.training.guessing import WARNING
 from fedjax_norm.training.measures import measures_of
 from fedjax_norm.training.rows import Row
 from fedjax_norm.training.table import columns_table
@@ -62,3 +63,5 @@ def print_table(summaries: dict[int, dict[str, Any]], result: dict[str, Any]) ->
   rows += [row("mean", result), row("std", result, "_std")]
   titles = [measure.title for measure in tested.values()]
   print(columns_table(["seed", *titles, "test loss"], rows), flush=True)
+  if guess := [str(k) for k, one in summaries.items() if one["no_better_than_guessing"]]:
+    print(f"warning: with --seed={', '.join(guess)} {WARNING}.", flush=True)

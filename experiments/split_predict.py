@@ -17,12 +17,20 @@ from experiments.config import Config
 from experiments.fields import string
 from experiments.finished import check_images, load_split
 from fedjax_norm.errors import UserError
+from fedjax_norm.training.lock import locked
 from fedjax_norm.training.message_log import MessageLog
 from fedjax_norm.training.remote import fetch, outputs_of
 from fedjax_norm.training.rows import write_table
 from fedjax_norm.training.table import human_bytes, summary_table
 
-_SHOWN = ("data_dir", "image_size", "eval_batch_size", "workdir", "compilation_cache")
+_SHOWN = (
+  "data_dir",
+  "image_size",
+  "eval_batch_size",
+  "workdir",
+  "wait_for_workdir",
+  "compilation_cache",
+)
 _WHO = "third"
 
 
@@ -72,8 +80,9 @@ def main(config: PredictFlags) -> None:
     }
     for index, guess in enumerate(guesses)
   ]
-  write_table(path / "predictions.csv", rows)
-  write_table(path / "inference_messages.csv", log.rows())
+  with locked(path, config.wait_for_workdir):
+    write_table(path / "predictions.csv", rows)
+    write_table(path / "inference_messages.csv", log.rows())
   right = f"{np.mean(guesses == labels):.2%}" if known else "the classes are not the run's"
   pairs = [
     ("images", f"{len(images):,} of {source.name}"),

@@ -19,6 +19,7 @@ from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.distributed import is_main
 from fedjax_norm.training.files import write_atomic
+from fedjax_norm.training.guessing import no_better_than_guessing
 from fedjax_norm.training.homes import common_statistics, own_examples
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.outcome import summary
@@ -26,7 +27,7 @@ from fedjax_norm.training.program import Program
 from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.restore import save_model
 from fedjax_norm.training.rows import write_table
-from fedjax_norm.training.run_folder import Follower, RunFolder
+from fedjax_norm.training.run_folder import ReadOnlyFolder, RunFolder
 from fedjax_norm.training.task import Task
 
 # What the first of several processes writes, and the others have to find, in the run's folder.
@@ -112,9 +113,10 @@ def open_folder(path: Path, config: Config) -> RunFolder:
   Raises:
     UserError: it cannot be used, or a process does not see what the first one wrote to it.
   """
-  if jax.process_count() == 1:
-    return RunFolder.open(path, config.saved(), config.resume)
-  folder = RunFolder.open(path, config.saved(), config.resume) if is_main() else None
+  own = (path, config.saved(), config.resume, config.wait_for_workdir)
+  folder = RunFolder.open(*own) if is_main() else None
+  if folder and jax.process_count() == 1:
+    return folder
   token = np.frombuffer(os.urandom(8), np.uint32)
   if folder:
     write_atomic(folder.path / _TOKEN, token.tobytes())
@@ -123,7 +125,7 @@ def open_folder(path: Path, config: Config) -> RunFolder:
     return folder
   for _ in range(_TOKEN_SECONDS):  # a network's file system may take its time
     if (path / _TOKEN).is_file() and (path / _TOKEN).read_bytes() == token.tobytes():
-      return Follower(path)
+      return ReadOnlyFolder(path)
     time.sleep(1)
   raise UserError(
     f"process {jax.process_index()} does not see in {path.absolute()} what process 0 wrote to its "
@@ -142,7 +144,13 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
         report.tell_communication(folder, config, task)
     loop = build_schedule.make_loop(config, config.seed)
     outcome = train(program, loop, task.data, variables, folder, config.progress)
-    result = summary(outcome)
+    guesses = no_better_than_guessing(task, outcome.rows[-1])
+    result = {**summary(outcome), "no_better_than_guessing": guesses}
+    if lost := sorted((folder.read_summary() or {}).keys() - result.keys()):
+      raise UserError(
+        f"{folder.path / 'metrics.csv'} has no column {', '.join(lost)}, which summary.json tells "
+        "of; restore its first line or pass another --workdir."
+      )
     folder.write_summary(result)
     if is_main():
       save_model(folder.path, outcome.variables)

@@ -24,7 +24,7 @@ _DATA = (
   "standardise", "whiten", "zca_epsilon", "subtract", "augment", "feature_shift", "feature_scale",
   "batch_order", "order_block", "drift", "drift_stretches", "drift_rounds",
 )  # fmt: skip
-_RUN = ("seed", "workdir", "resume", "compilation_cache")
+_RUN = ("seed", "workdir", "resume", "wait_for_workdir", "compilation_cache")
 _ALL = frozenset(field.name for field in dataclasses.fields(SplitFlags))
 
 

@@ -1,6 +1,7 @@
 """Two host devices for every test, and the small things that many tests share."""
 
 import os
+import signal
 
 import jax
 import numpy as np
@@ -42,6 +43,14 @@ def _compilation_cache(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     yield
+
+
+@pytest.fixture
+def interruptible():
+  """SIGINT raises KeyboardInterrupt, which it does not in what a shell starts in the background."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
 
 
 class TinyNet(nn.Module):

@@ -5,6 +5,7 @@ import json
 import logging as python_logging
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from fedjax_norm.errors import UserError
+from fedjax_norm.training.distributed import of_the_network
 from fedjax_norm.training.files import write_atomic
 from fedjax_norm.typing import PyTree
 
@@ -50,13 +52,14 @@ class Checkpoints:
     if keep < 1:
       raise ValueError(f"keep is {keep}; at least one checkpoint has to stay.")
     self.path = Path(path).expanduser().absolute()
+    self.keep = keep
     self._unreadable: set[int] = set()
     try:
       self.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except FileExistsError as error:
       raise UserError(
-        f"The checkpoint folder {self.path} cannot be created ({error.strerror}); pass another "
-        "--workdir."
+        f"The checkpoint folder {self.path} cannot be created because a file of that name is "
+        "there; move it away or pass another --workdir."
       ) from error
     if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
       raise UserError(
@@ -78,7 +81,11 @@ class Checkpoints:
 
   def latest(self) -> int | None:
     """The newest complete round not found damaged, or None where there is none."""
-    return max(self._rounds(), default=None)
+    return max(self.rounds(), default=None)
+
+  def rounds(self) -> list[int]:
+    """The complete rounds not found damaged, in any order."""
+    return [r for r in self._manager.all_steps() if r not in self._unreadable]
 
   def save(self, round: int, tree: PyTree) -> None:
     """Saves a state; on return it is complete on the disk, and surplus old ones are gone.
@@ -89,7 +96,7 @@ class Checkpoints:
 
     Raises:
       ValueError: a checkpoint of that round or a later one is there.
-      UserError: the disk refuses the files.
+      OSError: the disk refuses the files; the checkpoint before stays the last one.
     """
     last = self.latest()
     if last is not None and round <= last:
@@ -103,7 +110,7 @@ class Checkpoints:
     stored = {k: a for k, a in zip(_keys(names), arrays, strict=True) if a.size}
     if stored:
       args["arrays"] = ocp.args.StandardSave(stored)
-    try:
+    with self._writing(round):
       with _quiet():
         self._manager.save(round, args=ocp.args.Composite(**args), force=True)
         self._manager.wait_until_finished()
@@ -111,11 +118,6 @@ class Checkpoints:
         folder = self.path / str(round)
         # Last: a kill before this leaves a whole checkpoint that is read without this check.
         write_atomic(folder / _CHECKSUMS, json.dumps(_checksums(folder)).encode())
-    except OSError as error:
-      raise UserError(
-        f"The checkpoint of round {round} cannot be written to {self.path} ({error.strerror}); "
-        "free some space and start the run again, which goes on from the checkpoint before."
-      ) from error
 
   def restore(self, template: PyTree) -> PyTree:
     """The newest complete state, bit for bit.
@@ -131,17 +133,19 @@ class Checkpoints:
     Raises:
       UserError: there is no checkpoint, none is readable, or it does not fit the template.
     """
-    rounds = sorted(self._rounds(), reverse=True)
+    rounds = sorted(self.rounds(), reverse=True)
     for round in rounds:
       try:
         return self._restore(round, template)
       except (UserError, MemoryError, jax.errors.JaxRuntimeError):
-        raise  # the last is another process's death
+        raise
       except PermissionError as error:
         raise UserError(
           f"The checkpoint of round {round} in {self.path} may not be read; change its permissions."
         ) from error
       except Exception as error:  # whatever the storage library raises on bytes it cannot read
+        if jax.process_count() > 1 and of_the_network(error):
+          raise
         logging.warning(
           "The checkpoint of round %d in %s is damaged and is left out (%s).",
           round,
@@ -164,11 +168,23 @@ class Checkpoints:
   def __enter__(self) -> "Checkpoints":
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, kind: Any, error: BaseException | None, *_) -> None:
+    if isinstance(error, KeyboardInterrupt) and (last := self.latest()) is not None:
+      error.add_note(f"round {last} is saved in {self.path}")
     self.close()
 
-  def _rounds(self) -> list[int]:
-    return [r for r in self._manager.all_steps() if r not in self._unreadable]
+  @contextlib.contextmanager
+  def _writing(self, round: int) -> Iterator[None]:
+    """Makes an ``OSError`` of what the storage library says, and clears what is half written."""
+    try:
+      yield
+    except Exception as error:
+      code = _os_error(error)
+      if code is None:
+        raise
+      for half in self.path.glob(f"{round}.*"):
+        shutil.rmtree(half, ignore_errors=True)
+      raise OSError(code, os.strerror(code), str(self.path)) from error
 
   def _set_damaged_aside(self) -> None:
     if not self._unreadable:
@@ -236,12 +252,22 @@ class Checkpoints:
       )
 
 
+def _os_error(error: BaseException) -> int | None:
+  """The number of the system's error that an exception, or one that caused it, is about."""
+  if isinstance(error, OSError):
+    return error.errno
+  if found := re.search(r"os_error_code='(\d+)'", str(error)):
+    return int(found[1])
+  cause = error.__cause__ or error.__context__
+  return _os_error(cause) if cause else None
+
+
 class _NoChatter(python_logging.Filter):
-  """Drops what the storage library reports about work that went well."""
+  """Drops what the storage library reports: what went well, and errors that it raises as well."""
 
   def filter(self, record: python_logging.LogRecord) -> bool:
     ours = f"{os.sep}orbax{os.sep}" not in record.pathname
-    return ours or record.levelno >= python_logging.WARNING
+    return ours or record.levelno == python_logging.WARNING
 
 
 @contextlib.contextmanager

@@ -20,7 +20,9 @@ from fedjax_norm.training import evaluation
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.progress import Progress
+from fedjax_norm.training.resume import resume
 from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.signals import uninterrupted
 from fedjax_norm.training.task import Task
 from fedjax_norm.training.testing import make_test
 from fedjax_norm.typing import Array, Key, PyTree, Variables
@@ -214,9 +216,8 @@ def distil(
     Checkpoints(folder.path / "checkpoints") as checkpoints,
     Progress(config.epochs, enabled=show_progress) as bar,
   ):
-    if folder.resumed and checkpoints.latest() is not None:
-      state = checkpoints.restore(state)
-      folder.cut_back(int(state.epoch))
+    if folder.resumed:
+      state, _ = resume(folder, checkpoints, state)
     student, done, seconds = state.student, int(state.epoch), float(state.seconds)
     while done < config.epochs:
       started = time.perf_counter()
@@ -232,17 +233,17 @@ def distil(
       elapsed = time.perf_counter() - started
       speed = len(public.images) * (until - done) / elapsed
       done, seconds = until, seconds + elapsed
-      # The row first: a kill in between leaves one row too many, which resuming cuts off.
-      folder.append(
-        {
-          "round": done,
-          "train_loss": float(loss),
-          **columns,
-          "rate": config.rate,
-          **traffic._asdict(),
-          "seconds": seconds,
-        }
-      )
-      checkpoints.save(done, _State(student, np.int64(done), np.float64(seconds)))
+      row = {
+        "round": done,
+        "train_loss": float(loss),
+        **columns,
+        "rate": config.rate,
+        **traffic._asdict(),
+        "seconds": seconds,
+      }
+      with uninterrupted():
+        # The row first: a kill in between leaves one row too many, which resuming cuts off.
+        folder.append(row)
+        checkpoints.save(done, _State(student, np.int64(done), np.float64(seconds)))
       bar.update(done, float(loss), f"top-1 {columns['top1']:.2%}", speed)
   return jax.tree.map(np.asarray, student.variables), folder.rows()

@@ -69,6 +69,17 @@ def lost(place: Place) -> LostError:
   )
 
 
+def of_the_network(error: BaseException | None) -> bool:
+  """Whether it is the other processes, or the way to them, that an error or its causes are about.
+
+  The type says nothing: for one and the same failure it is ``JaxRuntimeError`` or ``ValueError``.
+  """
+  if error is None or isinstance(error, UserError | OSError):  # of a file, whatever its name
+    return False
+  text = str(error).lower()
+  return any(sign in text for sign in _OF_THE_NETWORK) or of_the_network(error.__cause__)
+
+
 @contextlib.contextmanager
 def joined(
   place: Place,
@@ -107,8 +118,8 @@ def joined(
     _connect()
     yield
     jax.distributed.shutdown()
-  except jax.errors.JaxRuntimeError as error:
-    if any(sign in str(error).lower() for sign in _OF_THE_NETWORK):
+  except Exception as error:
+    if of_the_network(error):
       raise lost(place) from error
     raise
 

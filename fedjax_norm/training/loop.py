@@ -12,7 +12,7 @@ from fedjax_norm.comm import Traffic
 from fedjax_norm.control.freeze import FreezeState
 from fedjax_norm.control.skewscout import ScoutState
 from fedjax_norm.data.federated import FederatedData
-from fedjax_norm.errors import DivergedError, UserError
+from fedjax_norm.errors import DivergedError
 from fedjax_norm.local import Metrics
 from fedjax_norm.objectives import OBJECTIVES
 from fedjax_norm.training.checkpoint import Checkpoints
@@ -23,8 +23,10 @@ from fedjax_norm.training.measures import measures_of
 from fedjax_norm.training.outcome import Outcome
 from fedjax_norm.training.program import Program
 from fedjax_norm.training.progress import Progress
+from fedjax_norm.training.resume import resume
 from fedjax_norm.training.rounds import Run, Spent, make_store, of_everyone, refresh, run_interval
 from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.signals import uninterrupted
 from fedjax_norm.typing import PyTree, Variables
 
 
@@ -108,7 +110,7 @@ def train(
     if folder:
       checkpoints = stack.enter_context(Checkpoints(folder.path / "checkpoints"))
       if folder.resumed:
-        state, rows = _resume(folder, checkpoints, state)
+        state, rows = resume(folder, checkpoints, state)
         diagnosed = folder.diagnostics()
     store.restore(state.clients)
     round_, controls = int(state.round), state.controls
@@ -141,39 +143,25 @@ def train(
       columns = {k: np.asarray(v).item() for k, v in algorithm.columns(server).items()}
       row = _row(program, interval, total, scores, accuracy_loss, spent, seconds) | columns
       rows.append(row)
+      found: list[dict[str, Any]] = []
       if program.diagnose:
         key = jax.random.key(config.seed)
         found = program.diagnose(interval.phase, phase.algorithm, server, store, data, round_, key)
-        diagnosed += found
-        if folder:
-          folder.append_diagnostics(found)
       if folder and checkpoints:
-        # The row first: a kill in between leaves one row too many, which resuming cuts off.
-        folder.append(row)
         on_host = jax.tree.map(np.asarray, server)
         state = _State.of(on_host, store, controls, round_, spent, seconds)
-        checkpoints.save(round_, state)
+        with uninterrupted():
+          if found:
+            folder.append_diagnostics(found)
+          # The row first: a kill in between leaves one row too many, which resuming cuts off.
+          folder.append(row)
+          checkpoints.save(round_, state)
+      diagnosed += found
       measure, tested = next(iter(measures_of(row).items()))
       told = f"{tested.title} {tested.told(row[measure])}"
       bar.update(round_, loss, told, total.examples / elapsed)
   model = jax.tree.map(np.asarray, algorithm.variables(server))
   return Outcome(model, store, rows, controls.frozen_at, accuracies, diagnosed)
-
-
-def _resume(
-  folder: RunFolder, checkpoints: Checkpoints, fresh: _State
-) -> tuple[_State, list[dict[str, Any]]]:
-  """The state of the last checkpoint, and the rows up to it."""
-  state = fresh if checkpoints.latest() is None else checkpoints.restore(fresh)
-  round_ = int(state.round)
-  folder.cut_back(round_)
-  rows = [row for row in folder.rows() if row["round"] <= round_]
-  if (rows[-1]["round"] if rows else 0) != round_:
-    raise UserError(
-      f"{folder.path} has a checkpoint of round {round_}, but its metrics.csv ends before; put the "
-      "file back or pass another --workdir."
-    )
-  return state, rows
 
 
 def _check_finite(loss: float, interval: Interval, folder: RunFolder | None) -> None:

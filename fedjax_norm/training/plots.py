@@ -17,6 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fedjax_norm.training.files import replacing
+
 Rows = Sequence[Mapping[str, Any]]
 
 # Okabe and Ito's colours, told apart with any common colour blindness; yellow is left out, which
@@ -35,10 +37,8 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
     figure: one of this module's.
     path: the file; its folder exists.
   """
-  path = Path(path)
-  temporary = path.with_name(path.name + ".tmp")
-  FigureCanvasAgg(figure).print_figure(temporary, format="png", dpi=144)
-  os.replace(temporary, path)
+  with replacing(Path(path)) as temporary:
+    FigureCanvasAgg(figure).print_figure(temporary, format="png", dpi=144)
 
 
 def new_figure(title: str, size: tuple[float, float], panels: int) -> tuple[Figure, list[Axes]]:

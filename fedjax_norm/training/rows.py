@@ -3,13 +3,12 @@
 import csv
 import io
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.files import write_atomic
+from fedjax_norm.training.files import append, write_atomic
 
 Row = dict[str, Any]
 """Column name to an int, a float or a str; ``round`` is an int."""
@@ -60,11 +59,7 @@ def append_rows(path: Path, rows: list[Row], columns: tuple[str, ...], header: b
     columns: in their order.
     header: whether a line of their names goes first.
   """
-  text = _lines(rows, columns, header)
-  with open(path, "ab") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
+  append(path, _lines(rows, columns, header))
 
 
 def read_rows(path: Path) -> tuple[list[Row], bool]:

@@ -1,17 +1,15 @@
 """The folder of one run: its configuration, its rows of metrics and its summary."""
 
+import contextlib
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.proto.summary_pb2 import Summary
-
 from fedjax_norm.errors import UserError
+from fedjax_norm.training import events
 from fedjax_norm.training.files import read_json, write_atomic, write_json
+from fedjax_norm.training.lock import HOLDER, LOCK, locked
 from fedjax_norm.training.rows import Row, append_rows, read_rows, scalar, write_rows
 
 CONFIG = "config.json"
@@ -20,15 +18,16 @@ _DIAGNOSTICS = "diagnostics.csv"
 _DIAGNOSTICS_COLUMNS = ("round", "quantity", "place", "value")
 _SUMMARY = "summary.json"
 _EVENTS = "tensorboard"
-# Marks the event files that are ours to delete when a run is cut back.
-_EVENTS_SUFFIX = ".fedjax_norm"
+# What a folder may hold before its first run has a config: a kill leaves no more than these.
+_NO_RUN_YET = {f"{CONFIG}.tmp", LOCK, HOLDER, f"{HOLDER}.tmp"}
 
 
 class RunFolder:
   """One run's files: ``config.json``, ``metrics.csv``, ``summary.json``, ``tensorboard/``.
 
   And ``diagnostics.csv``, of a run that was asked for it. Made by ``RunFolder.open``; a context
-  manager. ``metrics.csv`` is the record, the TensorBoard events are derived from it.
+  manager. ``metrics.csv`` is the record, the TensorBoard events are derived from it. No other
+  process can open the folder until it is closed; see ``ReadOnlyFolder`` for those who only read.
 
   Attributes:
     path: the folder.
@@ -38,7 +37,8 @@ class RunFolder:
   def __init__(self, path: Path, resumed: bool):
     self.path = path
     self.resumed = resumed
-    self._writer: EventsWriter | None = None
+    self._lock = contextlib.ExitStack()
+    self._events: Path | None = None
     rows, torn = read_rows(self._metrics)
     if torn:
       write_rows(self._metrics, rows)
@@ -47,7 +47,11 @@ class RunFolder:
 
   @classmethod
   def open(
-    cls, path: str | os.PathLike, config: dict[str, Any], resume: bool = True
+    cls,
+    path: str | os.PathLike,
+    config: dict[str, Any],
+    resume: bool = True,
+    wait: bool = False,
   ) -> "RunFolder":
     """Opens a new run's folder, or that of a run to go on with.
 
@@ -55,13 +59,14 @@ class RunFolder:
       path: the folder, created with its parents where absent.
       config: flag name to value, JSON types (tuples count as lists).
       resume: whether the folder may already hold a run of the same config.
+      wait: whether to wait until another process closes the folder.
 
     Returns:
       The open folder. A last line of metrics torn by a kill is already dropped.
 
     Raises:
       UserError: the path is no usable folder, holds something other than a run, holds a run of
-        another config, or holds any run while ``resume`` is False.
+        another config, holds any run while ``resume`` is False, or is in use by another process.
     """
     path = Path(path).expanduser().absolute()
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -72,44 +77,27 @@ class RunFolder:
         f"{path} cannot be a run folder because it, or a part of it, is a file; pass another "
         "--workdir."
       ) from error
-    except OSError as error:
-      raise UserError(
-        f"The run folder {path} cannot be created ({error.strerror}); pass a --workdir where you "
-        "may write."
-      ) from error
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
       raise UserError(
         f"The run folder {path} is not writable; change its permissions or pass another --workdir."
       )
     file = path / CONFIG
-    resumed = file.exists()
-    if resumed:
-      saved = read_json(file)
-      if not resume:
-        raise UserError(
-          f"{path} already holds a run, and a run is never overwritten; resume it or pass another "
-          "--workdir."
-        )
-      differences = _differences(saved, json.loads(text))
-      if differences:
-        raise UserError(
-          f"{path} holds a run with other flags: {'; '.join(differences)}; pass the same flags or "
-          "another --workdir."
-        )
-    else:
-      # A kill while the very first file was written leaves only this, which is still a new run.
-      if any(entry.name != CONFIG + ".tmp" for entry in path.iterdir()):
-        raise UserError(
-          f"{path} is not empty and holds no {CONFIG}, so it is no run folder; pass an empty or "
-          "new --workdir."
-        )
-      try:
+    names = set(os.listdir(path))
+    if CONFIG not in names and names - _NO_RUN_YET:
+      raise UserError(
+        f"{path} is not empty and holds no {CONFIG}, so it is no run folder; pass an empty or "
+        "new --workdir."
+      )
+    with contextlib.ExitStack() as lock:
+      lock.enter_context(locked(path, wait))
+      resumed = file.exists()
+      if resumed:
+        _check_same(path, read_json(file), json.loads(text), resume)
+      else:
         write_atomic(file, text.encode())
-      except OSError as error:
-        raise UserError(
-          f"{file} cannot be written ({error.strerror}); free some space or pass another --workdir."
-        ) from error
-    return cls(path, resumed)
+      run = cls(path, resumed)
+      run._lock = lock.pop_all()
+      return run
 
   @property
   def _metrics(self) -> Path:
@@ -123,8 +111,8 @@ class RunFolder:
         int above that of the row before. The columns are those of the first row, in any order.
 
     Raises:
-      ValueError: the columns differ, ``round`` is missing or not increasing, or a text would not
-        read back as itself.
+      UserError: the columns differ from those that the file has.
+      ValueError: ``round`` is missing or not increasing, or a text would not read back as itself.
       TypeError: a value is not a scalar of those types.
     """
     row = {name: scalar(name, value) for name, value in row.items()}
@@ -135,8 +123,10 @@ class RunFolder:
         f"Round {row['round']} is not after round {self._last_round}, the last one written."
       )
     if self._columns is not None and set(row) != set(self._columns):
-      raise ValueError(
-        f"A row has the columns {sorted(row)}, and the first one had {sorted(self._columns)}."
+      different = sorted(set(row) ^ set(self._columns))
+      raise UserError(
+        f"{self._metrics} does not have the columns of this run, which differ in "
+        f"{', '.join(different)}; restore its first line or pass another --workdir."
       )
     columns = self._columns or tuple(row)
     append_rows(self._metrics, [row], columns, header=self._columns is None)
@@ -183,9 +173,8 @@ class RunFolder:
       )
     self._columns = tuple(kept[0]) if kept else None
     self._last_round = kept[-1]["round"] if kept else None
-    self.close()
-    for file in (self.path / _EVENTS).glob(f"events.out.tfevents.*{_EVENTS_SUFFIX}"):
-      file.unlink()
+    self._events = None
+    events.delete(self.path / _EVENTS)
     if kept:
       self._emit(kept)
 
@@ -207,10 +196,8 @@ class RunFolder:
     return read_json(file) if file.exists() else None
 
   def close(self) -> None:
-    """Closes the TensorBoard events; a later ``append`` opens new ones."""
-    if self._writer is not None:
-      self._writer.close()
-      self._writer = None
+    """Lets other processes open the folder."""
+    self._lock.close()
 
   def __enter__(self) -> "RunFolder":
     return self
@@ -219,33 +206,22 @@ class RunFolder:
     self.close()
 
   def _emit(self, rows: list[Row]) -> None:
-    if self._writer is None:
-      folder = self.path / _EVENTS
-      folder.mkdir(exist_ok=True)
-      # A name is made of the second alone, and two files of one second must not meet.
-      number = sum(1 for _ in folder.iterdir())
-      # The writer below SummaryWriter: it has no queue, so that a flush misses no event.
-      self._writer = EventsWriter(str(folder / "events"), f".{number}{_EVENTS_SUFFIX}")
-    for row in rows:
-      values = [
-        Summary.Value(tag=name, simple_value=value)
-        for name, value in row.items()
-        if name != "round" and not isinstance(value, str)
-      ]
-      self._writer.write_event(
-        Event(wall_time=time.time(), step=row["round"], summary=Summary(value=values))
-      )
-    self._writer.flush()
+    if self._events is None:
+      self._events = events.new_file(self.path / _EVENTS)
+    events.write(self._events, rows)
 
 
-class Follower(RunFolder):
-  """A run's folder as all but the first of several processes see it: they write nothing to it."""
+class ReadOnlyFolder(RunFolder):
+  """A run's folder without its lock, for those who only read it.
+
+  They are all but the first of several processes of a run, and whoever looks at a run later.
+  """
 
   def __init__(self, path: str | os.PathLike):
-    """Follows what the first process does.
+    """Reads a folder, and leaves it as it is.
 
     Args:
-      path: the folder, which the first process has opened.
+      path: the folder, which holds a run.
     """
     self.path = Path(path).expanduser().absolute()
     self.resumed = True
@@ -265,6 +241,19 @@ class Follower(RunFolder):
 
   def close(self) -> None:
     """Nothing is open."""
+
+
+def _check_same(path: Path, saved: dict[str, Any], new: dict[str, Any], resume: bool) -> None:
+  if not resume:
+    raise UserError(
+      f"{path} already holds a run, and a run is never overwritten; resume it or pass another "
+      "--workdir."
+    )
+  if differences := _differences(saved, new):
+    raise UserError(
+      f"{path} holds a run with other flags: {'; '.join(differences)}; pass the same flags or "
+      "another --workdir."
+    )
 
 
 def _differences(saved: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -11,12 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from experiments_helpers import PYTHONPATH, ROOT, free_port
 
 from experiments import processes
-from fedjax_norm.errors import UserError
+from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.training import distributed
 from fedjax_norm.training.distributed import Place
 
@@ -28,6 +29,9 @@ LOST = (
   "start all processes again with the same --workdir to go on from the last checkpoint"
 )
 AGAIN = "start all processes again with the same --workdir to go on from the last checkpoint."
+
+
+PLACE = Place("localhost:1", 2, 1)
 
 
 class Ended(NamedTuple):
@@ -170,7 +174,7 @@ def test_a_killed_coordinator_ends_the_others_and_a_killed_supervisor_its_child(
   ("victim", "act", "code", "said"),
   [
     (1, "refuse", 2, "error: a file is missing here; put it there.\n"),
-    (0, "term_parent", 143, "error: process 0 of 2 was stopped by SIGTERM; what was saved stays"),
+    (0, "term_parent", 143, "error: stopped by SIGTERM; what was saved stays, and the same --w"),
   ],
 )
 def test_a_process_that_ends_by_itself_ends_the_other(tmp_path, victim, act, code, said):
@@ -213,6 +217,25 @@ def test_a_second_interrupt_ends_a_process_that_waits_for_the_others(tmp_path):
     assert ended.code == 130
     assert ended.err.startswith("error: process 0 of 2 was stopped by SIGINT; what was saved stays")
     assert gone(child)
+
+
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError, Exception])
+def test_an_error_of_the_network_is_told_whatever_its_type(kind, monkeypatch):
+  def end(*_, **__):
+    raise kind("UNKNOWN: Gloo AllReduce failed: Connection closed by peer")
+
+  monkeypatch.setattr(jax.distributed, "initialize", end)
+  with pytest.raises(LostError, match="process 1 of 2 ended"), distributed.joined(PLACE):
+    pass
+
+
+@pytest.mark.parametrize("error", [UserError("connect it."), OSError(28, "full", "/gloo")])
+def test_other_errors_are_not_of_the_network(error, monkeypatch):
+  monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
+  monkeypatch.setattr(distributed, "_connect", lambda: None)
+  with pytest.raises(type(error)) as caught, distributed.joined(PLACE):
+    raise error
+  assert caught.value is error
 
 
 def test_a_port_in_use_is_refused():

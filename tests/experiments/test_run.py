@@ -1,6 +1,5 @@
 """``experiments.fedavg`` as a user runs it."""
 
-import csv
 import json
 import os
 import random
@@ -14,32 +13,13 @@ import jax
 import numpy as np
 import pytest
 from experiments_helpers import PYTHONPATH, ROOT, SMALL, run_process
+from run_bits import parameters, read
 
 from experiments import app, compare
 from fedjax_norm.training import feed
 from fedjax_norm.training.checkpoint import Checkpoints
 
 SHARED = ROOT.parent / "shared"
-
-
-def read(folder: Path) -> list[dict[str, str]]:
-  """The rows of metrics.csv without what a clock decides."""
-  with open(folder / "metrics.csv", newline="") as file:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
-def parameters(folder: Path) -> dict[str, bytes]:
-  """The bits of the last checkpoint, but for the clock."""
-  newest = max((f for f in (folder / "checkpoints").iterdir() if f.name.isdigit()), key=_round)
-  import orbax.checkpoint as ocp
-
-  with ocp.StandardCheckpointer() as reader:
-    tree = reader.restore((newest / "arrays").absolute())
-  return {k: np.asarray(v).tobytes() for k, v in tree.items() if "seconds" not in k}
-
-
-def _round(folder: Path) -> int:
-  return int(folder.name)
 
 
 def test_a_run_writes_its_folder_and_says_so(fedavg_run):
@@ -242,6 +222,51 @@ def test_a_run_stopped_before_a_checkpoint_goes_on_to_the_same_bits(
   assert fedavg_run(*options, "--workdir=stopped").code == 0
   assert read(Path("stopped")) == read(Path("whole"))
   assert parameters(Path("stopped")) == parameters(Path("whole"))
+
+
+@pytest.mark.usefixtures("one_convolution")
+@pytest.mark.parametrize(
+  ("number", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")]
+)
+def test_a_signal_waits_for_the_checkpoint_and_says_its_round(
+  fedavg_run, monkeypatch, interruptible, number, code, name
+):
+  save = Checkpoints.save
+
+  def save_after_signal(self, round, state):
+    signal.raise_signal(number)
+    save(self, round, state)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Checkpoints, "save", save_after_signal)
+    result = fedavg_run("--workdir=stopped")
+  folder = Path("stopped").absolute()
+  assert (result.code, result.err) == (
+    code,
+    f"error: stopped by {name}; round 2 is saved in {folder}/checkpoints, and the same --workdir "
+    "goes on from it.\n",
+  )
+  assert [row["round"] for row in read(folder)] == ["2"]
+  result = fedavg_run("--workdir=stopped")
+  assert (result.code, "note:" in result.out) == (0, False)
+  assert fedavg_run("--workdir=whole").code == 0
+  assert read(folder) == read(Path("whole"))
+  assert parameters(folder) == parameters(Path("whole"))
+
+
+@pytest.mark.usefixtures("one_convolution")
+def test_a_model_that_guesses_is_told(fedavg_run):
+  good, bad = (
+    ("--rounds=40", "--eval_every=40", "--lr=0.1"),
+    ("--lr=1000", "--clip_norm=1", "--norm=gn"),
+  )
+  for options, guesses in ((good, False), (bad, True), ((*bad, "--local_steps=50"), True)):
+    name = f"run{len(options)}{guesses}"
+    result = fedavg_run(*options, "--partition=iid", f"--workdir={name}")
+    assert result.code == 0, result.err
+    summary = json.loads((Path(name) / "summary.json").read_text())
+    assert summary["no_better_than_guessing"] is guesses
+    assert ("no better than one constant answer" in result.out) == guesses
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(fedavg_run, tmp_path):

@@ -13,6 +13,7 @@ from experiments_helpers import PYTHONPATH, free_port
 
 from fedjax_norm.data import partition
 from fedjax_norm.training.homes import Homes
+from fedjax_norm.training.run_folder import RunFolder
 
 CLIENTS = 9
 # A small rate, for what summing in another order changes grows with every step of so small batches.
@@ -52,7 +53,7 @@ def folders(tmp_path, tiny_source):
   return make
 
 
-def run_all(folders, binary: str, workdir, *flags: str) -> list[tuple[str, str]]:
+def run_all(folders, binary: str, workdir, *flags: str, codes=None) -> list[tuple[str, str]]:
   """Runs a process in each of the folders; (stdout, stderr) of each."""
   port = free_port()
   started = [
@@ -78,7 +79,7 @@ def run_all(folders, binary: str, workdir, *flags: str) -> list[tuple[str, str]]
     for i, folder in enumerate(folders)
   ]
   said = [process.communicate(timeout=200) for process in started]
-  assert [process.returncode for process in started] == [0] * len(folders), said
+  assert [process.returncode for process in started] == (codes or [0] * len(folders)), said
   return said
 
 
@@ -127,6 +128,19 @@ def test_cohorts_and_kept_states_over_three_processes(tmp_path, tiny_source, fol
   one = fedavg_run("--data=npz:whole/data.npz", *TRAIN, *flags, "--workdir=one")
   assert one.code == 0, one.err
   assert_same_numbers(tmp_path / "many", tmp_path / "one")
+
+
+def test_a_folder_in_use_ends_all_processes_and_keeps_the_log(tmp_path, folders):
+  flags = ("--norm=gn", "--host_devices=1", "--local_steps=2")
+  log = tmp_path / "many.logs" / "process_0.log"
+  log.parent.mkdir()
+  log.write_text("of the other run\n")
+  with RunFolder.open(tmp_path / "many", {}):
+    said = run_all(folders(2, 1), "fedavg", tmp_path / "many", *flags, codes=[2, 1])
+  assert f"in use by process {os.getpid()} on " in said[0][1]
+  assert "another process of the run died" in said[1][1]
+  assert [err.count("\n") for _, err in said] == [1, 1]
+  assert log.read_text().startswith("of the other run\n")
 
 
 def test_clients_live_on_devices_in_turn():

@@ -196,6 +196,39 @@ def test_a_kill_before_the_checksums_leaves_a_whole_checkpoint(tmp_path, monkeyp
     same_bits(saved.restore(state()), state(2))
 
 
+def test_a_lost_process_is_no_damage(tmp_path, monkeypatch):
+  with Checkpoints(tmp_path) as saved:
+    saved.save(1, state(1))
+
+    def alone(*_, **__):
+      raise ValueError("UNKNOWN: Gloo AllReduce failed: Connection closed by peer")
+
+    with monkeypatch.context() as patch:
+      patch.setattr(jax, "process_count", lambda: 2)
+      patch.setattr(saved._manager, "restore", alone)
+      with pytest.raises(ValueError, match="Gloo"):
+        saved.restore(state())
+    same_bits(saved.restore(state()), state(1))
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+  with Checkpoints(tmp_path) as saved:
+    saved.save(1, state(1))
+    save = saved._manager.save
+
+    def full(round, **arguments):
+      save(round, **arguments)
+      (tmp_path / str(round)).rename(tmp_path / f"{round}.orbax-checkpoint-tmp")
+      raise ValueError("Failed to write: No space left on device [os_error_code='28']")
+
+    with monkeypatch.context() as patch:
+      patch.setattr(saved._manager, "save", full)
+      with pytest.raises(OSError, match="No space left") as caught:
+        saved.save(2, state(2))
+  assert caught.value.filename == str(tmp_path)
+  assert os.listdir(tmp_path) == ["1"]
+
+
 def test_folders_that_cannot_be_used(tmp_path, monkeypatch):
   (tmp_path / "file").write_text("x")
   with pytest.raises(UserError, match="cannot be created"):

@@ -51,7 +51,7 @@ def test_a_new_folder_holds_the_config_and_nothing_else(tmp_path):
     assert not run.resumed
     assert run.rows() == []
     assert run.read_summary() is None
-  assert os.listdir(tmp_path / "a" / "b") == ["config.json"]
+  assert sorted(os.listdir(tmp_path / "a" / "b")) == ["config.json", "run.lock"]
   saved = json.loads((tmp_path / "a" / "b" / "config.json").read_text())
   assert saved == {**CONFIG, "stages": [1, 2]}
   assert RunFolder.open(tmp_path / "a" / "b", CONFIG).resumed
@@ -121,11 +121,10 @@ def test_events_are_the_rows(tmp_path):
 
 
 def test_events_are_on_the_disk_at_once_and_survive_closing(tmp_path):
-  with RunFolder.open(tmp_path, CONFIG) as run:
-    for i in range(3):
+  for i in range(3):
+    with RunFolder.open(tmp_path, CONFIG) as run:
       run.append(row(i))
       assert events(tmp_path) == expected_events(run.rows())
-      run.close()
 
 
 def test_cut_back_and_go_on_equals_a_run_never_stopped(tmp_path):
@@ -247,9 +246,11 @@ def test_a_folder_that_is_not_writable(tmp_path, monkeypatch):
 
 
 def test_a_kill_before_the_config_was_whole_leaves_a_usable_folder(tmp_path):
-  (tmp_path / "config.json.tmp").write_text('{"cli')
-  assert not RunFolder.open(tmp_path, CONFIG).resumed
-  assert os.listdir(tmp_path) == ["config.json"]
+  for name in ("config.json.tmp", "run.lock", "run.lock.json", "run.lock.json.tmp"):
+    (tmp_path / name).write_text('{"cli')
+  with RunFolder.open(tmp_path, CONFIG) as run:
+    assert not run.resumed
+  assert "config.json" in os.listdir(tmp_path)
 
 
 def test_summary_is_replaced_whole(tmp_path, monkeypatch):

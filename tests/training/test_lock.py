@@ -1,0 +1,87 @@
+"""The lock on a run's folder, with a process of its own as the holder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from experiments_helpers import PYTHONPATH
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.training.run_folder import ReadOnlyFolder, RunFolder
+
+CONFIG = {"clients": 10}
+_HOLD = """
+import sys, time
+from fedjax_norm.training.run_folder import RunFolder
+with RunFolder.open(sys.argv[1], {'clients': 10}) as folder:
+  folder.append({'round': 1})
+  print('open', flush=True)
+  time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+  """Another process that has opened ``tmp_path``."""
+  with subprocess.Popen(
+    [sys.executable, "-c", _HOLD, str(tmp_path)],
+    stdout=subprocess.PIPE,
+    env={**os.environ, "PYTHONPATH": PYTHONPATH},
+  ) as process:
+    assert process.stdout.readline() == b"open\n"
+    yield process
+    process.kill()
+
+
+def test_a_folder_in_use_is_refused_with_its_holder_and_read_all_the_same(tmp_path, holder):
+  before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+  for resume in (True, False):
+    with pytest.raises(UserError, match=f"in use by process {holder.pid} on .* since 20") as caught:
+      RunFolder.open(tmp_path, CONFIG, resume)
+    assert "--wait_for_workdir" in str(caught.value)
+  assert ReadOnlyFolder(tmp_path).rows() == [{"round": 1}]
+  assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_killed_holder_leaves_no_lock(tmp_path, holder):
+  holder.send_signal(signal.SIGKILL)
+  holder.wait()
+  with RunFolder.open(tmp_path, CONFIG) as folder:
+    assert folder.resumed
+    assert json.loads((tmp_path / "run.lock.json").read_text())["process"] == os.getpid()
+
+
+def test_who_waits_says_so_once_and_goes_on_with_what_the_holder_left(tmp_path, holder, capsys):
+  def end():
+    time.sleep(1)
+    holder.kill()
+
+  thread = threading.Thread(target=end)
+  thread.start()
+  with RunFolder.open(tmp_path, CONFIG, wait=True) as folder:
+    assert folder.rows() == [{"round": 1}]
+  thread.join()
+  out = capsys.readouterr().out
+  assert out.startswith(f"note: waiting for {tmp_path}, which is in use by process {holder.pid}")
+  assert out.count("\n") == 1
+
+
+def test_a_refused_config_and_a_closed_folder_hold_no_lock(tmp_path):
+  with RunFolder.open(tmp_path, CONFIG):
+    pass
+  with pytest.raises(UserError, match="other flags"):
+    RunFolder.open(tmp_path, {"clients": 11})
+  with RunFolder.open(tmp_path, CONFIG), pytest.raises(UserError, match="in use by process"):
+    RunFolder.open(tmp_path, CONFIG)
+
+
+def test_a_foreign_folder_is_left_as_it_is(tmp_path):
+  (tmp_path / "file").write_text("x")
+  with pytest.raises(UserError, match="no run folder"):
+    RunFolder.open(tmp_path, CONFIG)
+  assert os.listdir(tmp_path) == ["file"]
