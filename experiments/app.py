@@ -131,7 +131,7 @@ def guard(work: Callable[[], int | None]) -> int:
     return _say(_about_file(error), 2 if error.errno in _OF_A_PATH else 1)
   except KeyboardInterrupt as stop:
     name, code = ("SIGTERM", 143) if isinstance(stop, signals.Terminated) else ("Ctrl-C", 130)
-    [saved] = getattr(stop, "__notes__", ["what was saved stays"])
+    saved, *_ = getattr(stop, "__notes__", ["what was saved stays"])
     return _say(f"stopped by {name}; {saved}, and the same --workdir goes on from it.", code)
 
 
