@@ -146,7 +146,7 @@ def test_a_csv_index_has_a_value_an_image(tmp_path):
   with pytest.raises(UserError, match=r"the value of .*1\.png is 'large'; give a finite number"):
     sources.load(index(rows), objective="regression")
   rows[2] = (*rows[2][:2], "1e39", "train")
-  with pytest.raises(UserError, match="is '1e39'; give a finite number up to 3.4e"):
+  with pytest.raises(UserError, match=r"is '1e39'; give a finite number up to 3.4e"):
     sources.load(index(rows), objective="regression")
   without = [(path, label, split) for path, label, _, split in rows]
   with pytest.raises(UserError, match="has no column value, which regression needs"):
