@@ -52,7 +52,7 @@ def announce(config: Config, task: Task, program: Program) -> None:
     *_theta(program),
     *algorithm.told(),
     ("mapping", program.nodes.describe()),
-    ("training images", f"{human_bytes(task.data.images.nbytes)}, kept on the {program.data_on}"),
+    ("memory", f"images of {human_bytes(task.data.images.nbytes)}, kept on the {program.data_on}"),
     *([("simulated network", config.network)] if config.network else []),
   ]
   print(summary_table(config.algorithm, pairs), flush=True)
