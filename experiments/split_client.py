@@ -171,22 +171,21 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
     config.patience,
   )  # fmt: skip
   every, rounds, began = lengths(config)[1], len(alice.rates), time.monotonic()
-  scores: dict[str, float] = {}
 
-  def before_put(turned: Turned) -> None:
-    scores.clear()
-    if due(turned):
-      scores.update(evaluate(ready, turned.own, turned.step))
+  def test(turned: Turned) -> dict[str, float] | None:
+    round = turned.round + 1
+    if round % every and round != rounds:
+      return None
+    return {"round": round, **evaluate(ready, turned.own, turned.step)}
 
-  def due(turned: Turned) -> bool:
-    return (turned.round + 1) % every == 0 or turned.round + 1 == rounds
-
-  def after(turned: Turned) -> None:
-    if due(turned):
-      traffic = ready.keeper.traffic
+  def after() -> None:
+    """Adds the row of the last evaluation, which a client that was stopped may have left out."""
+    _, traffic, scores = ready.keeper.progress
+    if scores and all(row["round"] < scores["round"] for row in folder.rows()):
       sent = {"bytes_up": traffic.sent, "bytes_down": traffic.received}
-      folder.append({"round": turned.round + 1, **sent, **scores})
+      folder.append({"round": scores["round"], **sent, **scores})
 
+  after()
   with contextlib.ExitStack() as stack:
     address = ""
     if config.hand_over == "peer":
@@ -199,20 +198,20 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
     _say(f"{config.model} is cut after {network.cut}; labels {labels}.")
     join(ready.call, ready.keeper.announcement, place, size, address)
     _say(f"{identity.name} has joined run {ready.described.run} with {size:,} examples.")
-    final = alices.train(alice, before_put, after, _say)
+    final = alices.train(alice, test, after, _say)
     with alices.at_work(ready.call, config.patience):
       result = finish(ready, folder, final)
+    seconds = time.monotonic() - began
+    folder.write_summary({**result, "seconds": seconds})  # as long as the server is there
     mine = final is not None and final.handed.sender == identity.name
     alices.stay(alice, config.linger, last=mine)
-  seconds = time.monotonic() - began
-  folder.write_summary({**result, "seconds": seconds})
   print(
     summary_table(
       identity.name,
       [
         ("test top-1", f"{result['top1']:.2%}" if "top1" in result else "-"),
-        ("sent", human_bytes(ready.keeper.traffic.sent)),
-        ("received", human_bytes(ready.keeper.traffic.received)),
+        ("sent", human_bytes(ready.keeper.progress.traffic.sent)),
+        ("received", human_bytes(ready.keeper.progress.traffic.received)),
         ("time since its start", human_seconds(seconds)),
         ("folder", str(folder.path)),
       ],

@@ -23,9 +23,11 @@ from experiments.wire_build import (
   told,
 )
 from experiments.wire_flags import ServerFlags
+from fedjax_norm import numerals
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import human_bytes, human_seconds, summary_table
+from fedjax_norm.wire import fields
 from fedjax_norm.wire.bob import Bob
 from fedjax_norm.wire.handshake import split_address
 from fedjax_norm.wire.state import Setting
@@ -38,12 +40,12 @@ _GRACE = 1.0  # seconds for the last answers to be asked for
 def main(config: ServerFlags) -> None:
   """Serves one run."""
   names = tuple(config.client_names.split(",")) if config.client_names else ()
-  if not names or len(set(names)) < len(names):
+  if not names or len(set(names)) < len(names) or not all(map(fields.name, names)):
     raise UserError("give the names on the clients' certificates as --client_names=alice0,alice1.")
   at_least(config, 1, "classes")
   at_least(config, 0, "linger")
   at_least(config, 1, "patience")
-  split_address(config.listen)
+  split_address(config.listen, least=0)
   shape, classes = image_shape(config.image_shape), config.classes
   if classes is None:
     raise UserError("give the number of --classes; the server sees no data to count them in.")
@@ -63,7 +65,7 @@ def main(config: ServerFlags) -> None:
     limit(config),
   )
   path = Path(config.workdir or "runs/split_server").expanduser()
-  with RunFolder.open(path, config.saved(), config.resume) as folder:
+  with RunFolder.open(path, config.saved(), config.resume, config.wait_for_workdir) as folder:
 
     def on_round(round: int, totals: Totals) -> None:
       if round % every == 0 or round == rounds:
@@ -80,6 +82,8 @@ def main(config: ServerFlags) -> None:
       if turn := bob.state.kept.turn:
         _say(f"going on after turn {turn:,} of {bob.state.end:,}.")
       while not bob.deserted():
+        if bob.failure:
+          raise bob.failure
         time.sleep(_GRACE / 10)
       time.sleep(max(_GRACE, config.linger))
     kept = bob.state.kept
@@ -134,9 +138,13 @@ def image_shape(text: str | None) -> Shape:
     UserError: it is something else.
   """
   sides = (text or "").split("x")
-  if len(sides) != 3 or not all(side.isdigit() and int(side) for side in sides):
+  try:
+    height, width, channels = map(numerals.whole, sides)
+  except ValueError:
+    height = width = channels = 0
+  if min(height, width, channels) < 1:
     raise UserError(f"--image_shape is {text!r}; give height, width and channels as 28x28x1.")
-  return int(sides[0]), int(sides[1]), int(sides[2])
+  return height, width, channels
 
 
 def _say(text: str) -> None:

@@ -13,13 +13,13 @@ from experiments import build_schedule, build_task
 from experiments.checks import at_least, lengths
 from experiments.split_flags import SplitFlags, make_split_config
 from experiments.wire_flags import AGREED, TOLD, ClientFlags, ServerFlags, WireFlags
-from fedjax_norm import models, trees
+from fedjax_norm import memory, models, trees
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.typing import Variables
 from fedjax_norm.wire import identity, private
 from fedjax_norm.wire.identity import Identity
-from fedjax_norm.wire.network import Network, make_network
+from fedjax_norm.wire.network import Network, leading, make_network
 
 Shape = tuple[int, int, int]
 _MOST_MEGABYTES = 2147  # gRPC counts bytes in 31 bits
@@ -69,7 +69,7 @@ def _said(name: str, value: str | None) -> str:
   return f"has no --{name}" if value is None else f"has --{name}={value}"
 
 
-def make_network_of(config: SplitFlags, image_shape: Shape, classes: int) -> Network:
+def make_network_of(config: WireFlags, image_shape: Shape, classes: int) -> Network:
   """The cut network.
 
   Args:
@@ -90,6 +90,8 @@ def make_network_of(config: SplitFlags, image_shape: Shape, classes: int) -> Net
     raise UserError(f"the wire classifies images, which {config.model!r} does not; choose another.")
   if classes < 2:
     raise UserError(f"a classifier needs at least 2 classes; --classes is {classes}.")
+  images = config.batch_size * math.prod(image_shape) * np.dtype(np.float32).itemsize
+  memory.check(images, "a minibatch of images", "lower --batch_size or the size of the images")
   # A client's --alpha is that of its partition.
   options = make_split_config(dataclasses.replace(config, alpha=None))
   model = models.create(
@@ -98,7 +100,15 @@ def make_network_of(config: SplitFlags, image_shape: Shape, classes: int) -> Net
   if not isinstance(model, Staged):
     raise UserError(f"the model {config.model!r} is not made of stages, so it cannot be cut.")
   image = jax.ShapeDtypeStruct(image_shape, config.compute_dtype)
-  return make_network(model, options, image, classes)
+  network = make_network(model, options, image, classes)
+  sent = network.outputs[: len(network.alice)]  # by the client, and in the U-shape by the server
+  largest = max(trees.num_bytes(leading(one, config.batch_size)) for one in sent)
+  if largest > limit(config):
+    raise UserError(
+      f"what is sent of a minibatch takes {memory.human_bytes(largest)} and --max_megabytes is "
+      f"{config.max_megabytes}; raise it on both sides, lower --batch_size or cut elsewhere."
+    )
+  return network
 
 
 def make_rates(config: SplitFlags) -> np.ndarray:

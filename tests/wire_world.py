@@ -36,7 +36,7 @@ from fedjax_norm.wire.alice import Alice
 from fedjax_norm.wire.bob import Bob
 from fedjax_norm.wire.frames import Frame
 from fedjax_norm.wire.identity import Identity
-from fedjax_norm.wire.keeping import Keeper, Traffic, exchange_key
+from fedjax_norm.wire.keeping import Keeper, exchange_key
 from fedjax_norm.wire.network import Network, make_network
 from fedjax_norm.wire.state import Setting
 from fedjax_norm.wire.transport import Caller, serving
@@ -220,7 +220,7 @@ class World:
     """And listen."""
 
 
-def nothing(_) -> None:
+def nothing(*_) -> None:
   """Is told, and does nothing."""
 
 
@@ -273,4 +273,3 @@ def turn_of(alice, other):
   """A turn, handed over; what Bob has kept then."""
   turned = alices._turn(alice, yours(alice, other))
   alice.keeper.hand_over(turned.own, turned.step)
-  alice.keeper.advance(turned.step, Traffic())

@@ -4,7 +4,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -18,11 +18,13 @@ from fedjax_norm.split.exchange import carry, step
 from fedjax_norm.split.parties import Part
 from fedjax_norm.typing import Batch, Key
 from fedjax_norm.wire.asking import Asked, ask, asking
-from fedjax_norm.wire.keeping import AwayError, Keeper, Say, Traffic
+from fedjax_norm.wire.keeping import AwayError, Keeper, Say
 from fedjax_norm.wire.network import Moment, Network, finite
+from fedjax_norm.wire.progress import Traffic
+from fedjax_norm.wire.refusals import OutOfOrderError
 from fedjax_norm.wire.remote import Remote
 from fedjax_norm.wire.store import Handed
-from fedjax_norm.wire.transport import Caller, OutOfOrderError
+from fedjax_norm.wire.transport import Caller
 from fedjax_norm.wire.turns import step_id
 
 PAUSE = 0.2
@@ -88,7 +90,10 @@ class Final(NamedTuple):
 
 
 def train(
-  alice: Alice, before_put: Callable[[Turned], None], after: Callable[[Turned], None], say: Say
+  alice: Alice,
+  test: Callable[[Turned], Mapping[str, float] | None],
+  after: Callable[[], None],
+  say: Say,
 ) -> Final | None:
   """Takes turns until there are none left.
 
@@ -97,9 +102,9 @@ def train(
 
   Args:
     alice: what she computes with.
-    before_put: is told of a turn whose hand-over is not put yet, so that Bob's part still is at
-      this step for inference.
-    after: is told when it is.
+    test: a turn whose hand-over is not put yet, so that Bob's part still is at this step for
+      inference -> its scores, if it is to be evaluated.
+    after: is told when they are kept.
     say: is told what happens.
 
   Returns:
@@ -120,11 +125,9 @@ def train(
         before = _carried(alice.call)
         with at_work(alice.call, alice.patience):
           turned = _turn(alice, asked)
-          before_put(turned)
-          alice.keeper.hand_over(turned.own, turned.step)
-        took = (b - a for a, b in zip(before, _carried(alice.call), strict=True))
-        alice.keeper.advance(turned.step, Traffic(*took))
-        after(turned)
+          scores, spent = test(turned), _carried(alice.call).minus(before)
+          alice.keeper.hand_over(turned.own, turned.step, spent, scores)
+        after()
         continue
       if asked.state == "done":
         alice.keeper.check_fresh(asked.handed)

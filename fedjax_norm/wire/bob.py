@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fedjax_norm.errors import UserError
+from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.wire import body, frames, requests, store, tensors, weights
 from fedjax_norm.wire.state import Setting, State, begin
 from fedjax_norm.wire.store import Committed, Roll, Totals
@@ -30,7 +30,11 @@ _Request = Callable[[State, str, bytes, float], tuple[State, bytes]]
 
 
 class Bob:
-  """Bob's side of the protocol; every method is safe to call from many threads."""
+  """Bob's side of the protocol; every method is safe to call from many threads.
+
+  Attributes:
+    failure: why the state could not be written, if so; whoever runs Bob should stop then.
+  """
 
   def __init__(
     self,
@@ -54,6 +58,7 @@ class Bob:
       UserError: the folder's files are damaged, or of two runs.
     """
     self._folder, self._on_round, self._clock, self._say = folder, on_round, clock, say
+    self.failure: OSError | None = None
     self._computing = threading.Lock()  # taken before the other; one at a time computes
     self._changed = threading.Condition()  # its lock is that of the state
     roll = store.read_roll(folder) or Roll(secrets.token_hex(16), {}, frozenset())
@@ -156,16 +161,23 @@ class Bob:
     """Another state, once what has to be is on the disk; the lock is held.
 
     Raises:
-      UserError: it cannot be written, and the state is what it was.
+      LostError: it cannot be written, and the state is what it was.
     """
     before = self._state
-    if after.roll is not before.roll:
-      store.write_roll(self._folder, after.roll)
-    if after.kept is not before.kept:
-      if after.round > before.round:
-        self._on_round(before.round + 1, after.kept.totals)
-        after = after._replace(kept=after.kept.of_new_round())
-      store.write_state(self._folder, after.kept)
+    try:
+      if after.roll is not before.roll:
+        store.write_roll(self._folder, after.roll)
+      if after.kept is not before.kept:
+        if after.round > before.round:
+          self._on_round(before.round + 1, after.kept.totals)
+          after = after._replace(kept=after.kept.of_new_round())
+        store.write_state(self._folder, after.kept)
+    except OSError as error:
+      self.failure = error
+      raise LostError(
+        f"the server cannot write its state ({error.strerror}) and stops; free some space on its "
+        "disk and start again what has stopped, with the same flags."
+      ) from error
     self._state = after
     if after.kept.totals.passed > before.kept.totals.passed:
       self._say(f"{before.current} has gone; its turn passes on.")

@@ -1,11 +1,9 @@
 """The Alices' hand-overs: fetched and opened, sealed and put, and kept for peers."""
 
 import contextlib
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -13,16 +11,17 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.split.messages import HAND_OVER
 from fedjax_norm.split.parties import Part
-from fedjax_norm.wire import fields, frames, handing, private, seal
+from fedjax_norm.wire import fields, frames, handing, private, progress, seal
 from fedjax_norm.wire.frames import SEALED, UPDATES, Frame
 from fedjax_norm.wire.identity import Identity
 from fedjax_norm.wire.network import Network
+from fedjax_norm.wire.progress import NO_TRAFFIC, Progress, Traffic
 from fedjax_norm.wire.seal import Label, SealError
 from fedjax_norm.wire.store import Handed
 from fedjax_norm.wire.transport import COMPUTING, Caller, Method
 from fedjax_norm.wire.turns import STEPS
 
-_KEY, _PROGRESS = "exchange.key", "progress.json"
+_KEY = "exchange.key"
 _KEPT = re.compile(r"hand_over-([0-9]+)\.frame")
 _PEER_PATIENCE = 2.0  # seconds; whoever waits for a peer asks Bob again in between
 
@@ -33,18 +32,6 @@ class StaleError(UserError):
 
 class AwayError(LostError):
   """The peer who has the last hand-over cannot be reached now."""
-
-
-class Traffic(NamedTuple):
-  """Bytes of completed turns' steps and hand-overs between an Alice and Bob, as both count them.
-
-  Attributes:
-    sent: to Bob.
-    received: from him.
-  """
-
-  sent: int = 0
-  received: int = 0
 
 
 def exchange_key(folder: Path, run: str) -> X25519PrivateKey:
@@ -82,8 +69,7 @@ class Keeper:
 
   Attributes:
     seed: that the weights are relative to, where updates travel; None until it is known.
-    reached: the greatest step up to which she has handed over or been handed; on the disk.
-    traffic: of her turns; on the disk.
+    progress: how far she is, as on the disk.
   """
 
   def __init__(
@@ -118,7 +104,7 @@ class Keeper:
     self._last: tuple[int, bytes] | None = None
     self.seed: jax.Array | None = None
     self.announcement = seal.make_announcement(identity, run, key)
-    self.reached, self.traffic = self._read_progress()
+    self.progress = progress.read(folder)
 
   def obtain(self, handed: Handed) -> tuple[Part, ...]:
     """Alice's parts as somebody handed them over.
@@ -132,7 +118,9 @@ class Keeper:
     """
     parts, seed = handing.unpack(self._network, self._opened(handed))
     self.seed = seed
-    self.advance(handed.step, Traffic())
+    if handed.step > self.progress.reached:
+      with self._advancing(self.progress._replace(reached=handed.step)):
+        pass
     return parts
 
   def check_fresh(self, handed: Handed | None, turn: int | None = None) -> None:
@@ -148,32 +136,20 @@ class Keeper:
       StaleError: he does.
     """
     step = handed.step if handed else 0
-    if step < self.reached or (turn is not None and turn * STEPS < max(self.reached, step)):
+    reached = self.progress.reached
+    if step < reached or (turn is not None and turn * STEPS < max(reached, step)):
       raise StaleError(
         f"the server has gone back to step {step} where {self._identity.name} knows of step "
-        f"{self.reached}: a backup, or it is not honest; start it with the --workdir of then, or "
+        f"{reached}: a backup, or it is not honest; start it with the --workdir of then, or "
         "begin a new run."
       )
 
-  def advance(self, step: int, traffic: Traffic) -> None:
-    """Keeps on the disk how far she is, and the bytes that a turn took."""
-    if step <= self.reached:
-      return
-    self.reached = step
-    self.traffic = Traffic(*(a + b for a, b in zip(self.traffic, traffic, strict=True)))
-    content = {"reached": self.reached, **self.traffic._asdict()}
-    private.replace(self._folder / _PROGRESS, json.dumps(content).encode())
-
-  def _read_progress(self) -> tuple[int, Traffic]:
-    path = self._folder / _PROGRESS
-    if not path.exists():
-      return 0, Traffic()
-    try:
-      whole = fields.whole
-      content = frames.parse(path.read_bytes(), reached=whole, sent=whole, received=whole)
-    except frames.FrameError as error:
-      raise UserError(f"{path} is damaged; restore it or pass another --workdir.") from error
-    return content.pop("reached"), Traffic(**content)
+  @contextlib.contextmanager
+  def _advancing(self, after: Progress) -> Iterator[None]:
+    """How far she is after the block, on the disk and here."""
+    with progress.written(self._folder, after):
+      yield
+    self.progress = after
 
   def _opened(self, handed: Handed) -> bytes:
     self.check_fresh(handed)
@@ -198,8 +174,21 @@ class Keeper:
       self._last = handed.step, data
     return data
 
-  def hand_over(self, own: tuple[Part, ...], step: int) -> None:
-    """Seals and puts what a turn has made, for all who have joined."""
+  def hand_over(
+    self,
+    own: tuple[Part, ...],
+    step: int,
+    spent: Traffic = NO_TRAFFIC,
+    scores: Mapping[str, float] | None = None,
+  ) -> None:
+    """Seals and puts what a turn has made, for all who have joined, and keeps how far she is.
+
+    Args:
+      own: Alice's parts after the turn.
+      step: the first that is not in them.
+      spent: the turn's bytes so far.
+      scores: of the turn, if it was evaluated.
+    """
     if self._updates:
       assert self.seed is not None
       data = handing.pack_updates(self._network, own, step, self.seed)
@@ -208,7 +197,12 @@ class Keeper:
     self._last = step, data
     if self._peer:
       private.replace(self._path(step), data)
-    self._put()
+    request = frames.encode(self._sealed_for_all())
+    put = Traffic(len(request), len(frames.text({})))
+    traffic = self.progress.traffic.plus(spent).plus(put)
+    # Nothing that a full disk could stop is left to do after the server has heard of the turn.
+    with self._advancing(Progress(step, traffic, scores)):
+      self._call("Put", request, COMPUTING)
     for path in self._folder.iterdir():  # the one before can no longer be asked for
       found = _KEPT.fullmatch(path.name)
       if found and int(found[1]) < step:
@@ -219,22 +213,22 @@ class Keeper:
     if self._last is None or self._last[0] != handed.step:
       self._opened(handed)
     self.check_fresh(handed)
-    self._put()
+    self._call("Put", frames.encode(self._sealed_for_all()), COMPUTING)
 
-  def _put(self) -> None:
+  def _sealed_for_all(self) -> Frame:
+    """The last hand-over, sealed for all who have joined; nothing but its step among peers."""
     assert self._last is not None
     step, data = self._last
-    sealed = Frame(SEALED, step, {})
-    if not self._peer:
-      answer = self._call("Members", frames.text({}))
-      members = fields.mapping(fields.text)
-      listed = frames.read_text(answer, self._limit, members=members)["members"]
-      receivers = {}
-      for name, announcement in listed.items():
-        with contextlib.suppress(SealError):  # whoever is no longer vouched for reads no more
-          receivers[name] = self._trusted(name, announcement)
-      sealed = self._sealed(step, data, receivers)
-    self._call("Put", frames.encode(sealed), COMPUTING)
+    if self._peer:
+      return Frame(SEALED, step, {})
+    answer = self._call("Members", frames.text({}))
+    members = fields.mapping(fields.text)
+    listed = frames.read_text(answer, self._limit, members=members)["members"]
+    receivers = {}
+    for name, announcement in listed.items():
+      with contextlib.suppress(SealError):  # whoever is no longer vouched for reads no more
+        receivers[name] = self._trusted(name, announcement)
+    return self._sealed(step, data, receivers)
 
   def _trusted(self, name: str, announcement: str) -> X25519PublicKey:
     """The public key of somebody whom the authority vouches for."""

@@ -1,10 +1,12 @@
 """Files that only their owner may read."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.files import write_atomic
+from fedjax_norm.training import files
 
 
 def create(path: Path, data: bytes) -> None:
@@ -29,7 +31,24 @@ def create(path: Path, data: bytes) -> None:
 
 def replace(path: Path, data: bytes) -> None:
   """Replaces a file, whole or not at all; it has mode 0600."""
-  write_atomic(path, data, opener=_opened)
+  with replacing(path, data):
+    pass
+
+
+@contextlib.contextmanager
+def replacing(path: Path, data: bytes) -> Iterator[None]:
+  """Replaces a file when the block has ended well; its new content is on the disk before.
+
+  Args:
+    path: the file, which gets mode 0600.
+    data: its content.
+  """
+  with files.replacing(path) as temporary:
+    with open(temporary, "wb", opener=_opened) as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    yield
 
 
 def _opened(path: str | Path, flags: int) -> int:

@@ -126,10 +126,10 @@ def is_run(value: Any) -> bool:
 
 
 def write_roll(folder: Path, roll: Roll) -> None:
-  """Replaces what the disk says of who takes part (errors as of :func:`write_state`)."""
+  """Replaces what the disk says of who takes part."""
   members = {name: member._asdict() for name, member in roll.members.items()}
   content = {"run": roll.run, "members": members, "final": sorted(roll.final)}
-  _write(folder / _MEMBERS, (json.dumps(content, indent=2) + "\n").encode())
+  private.replace(folder / _MEMBERS, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_roll(folder: Path) -> Roll | None:
@@ -163,11 +163,7 @@ def read_roll(folder: Path) -> Roll | None:
 
 
 def write_state(folder: Path, committed: Committed) -> None:
-  """Replaces the state on the disk, whole or not at all.
-
-  Raises:
-    UserError: it cannot be written.
-  """
+  """Replaces the state on the disk, whole or not at all."""
   head = {
     "turn": committed.turn,
     "handed": committed.handed._asdict() if committed.handed else None,
@@ -178,7 +174,7 @@ def write_state(folder: Path, committed: Committed) -> None:
     "json": frames.from_bytes(json.dumps(head).encode()),
     "sealed": frames.from_bytes(committed.sealed),
   }
-  _write(folder / _STATE, frames.encode(Frame(STATE, committed.turn, content)))
+  private.replace(folder / _STATE, frames.encode(Frame(STATE, committed.turn, content)))
 
 
 def read_state(folder: Path, start: Part) -> Committed | None:
@@ -212,16 +208,6 @@ def read_state(folder: Path, start: Part) -> Committed | None:
   handed = Handed(**head["handed"]) if head["handed"] else None
   part = jax.tree.map(jnp.asarray, part)
   return Committed(head["turn"], part, handed, sealed, Totals(**head["totals"]))
-
-
-def _write(path: Path, data: bytes) -> None:
-  try:
-    private.replace(path, data)
-  except OSError as error:
-    raise UserError(
-      f"the server cannot write {path} ({error.strerror}); free some space and start again what "
-      "has stopped."
-    ) from error
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -13,8 +13,8 @@ from fedjax_norm.split.parties import Part
 from fedjax_norm.wire import body, frames
 from fedjax_norm.wire.body import Computed
 from fedjax_norm.wire.frames import Frame
+from fedjax_norm.wire.refusals import OutOfOrderError
 from fedjax_norm.wire.state import State, Working
-from fedjax_norm.wire.transport import OutOfOrderError
 from fedjax_norm.wire.turns import step_id
 
 

@@ -14,9 +14,10 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
-from fedjax_norm.errors import LostError, UserError
+from fedjax_norm.errors import DivergedError, LostError, UserError
 from fedjax_norm.wire.handshake import check_handshake
 from fedjax_norm.wire.identity import Identity
+from fedjax_norm.wire.refusals import FailedError, OutOfOrderError, RefusedError
 
 if os.environ["GRPC_VERBOSITY"] == "NONE":  # or the gRPC inside of JAX would be silent too
   del os.environ["GRPC_VERBOSITY"]
@@ -38,19 +39,8 @@ COMPUTING = 600.0
 """Seconds that an answer may take for which the other end computes, or of many bytes."""
 
 
-class OutOfOrderError(UserError):
-  """A request that does not follow on what went before, so that its sender has to ask again."""
-
-
-class RefusedError(UserError):
-  """What the other end had to say against a request."""
-
-
 class _UnreachableError(LostError):
   """Nobody is there, so that it can be tried again."""
-
-
-_CODES = ((OutOfOrderError, grpc.StatusCode.FAILED_PRECONDITION),)
 
 
 def _limits(limit: int) -> list[tuple[str, int]]:
@@ -153,11 +143,20 @@ def _handler(
         message = _only(messages)
         return b"" if message is None else method(name, message)
     except UserError as error:
-      codes = (code for kind, code in _CODES if isinstance(error, kind))
-      context.abort(next(codes, grpc.StatusCode.INVALID_ARGUMENT), str(error))
+      context.abort(_code_of(error), str(error))
       raise AssertionError from error  # abort has raised
 
   return handle
+
+
+def _code_of(error: UserError) -> grpc.StatusCode:
+  """The code that tells the other end of an error."""
+  match error:
+    case OutOfOrderError():
+      return grpc.StatusCode.FAILED_PRECONDITION
+    case DivergedError() | LostError():
+      return grpc.StatusCode.ABORTED
+  return grpc.StatusCode.INVALID_ARGUMENT
 
 
 def _only(messages: Iterator[bytes]) -> bytes | None:
@@ -226,7 +225,7 @@ class Caller:
 
     Raises:
       OutOfOrderError: the server expects something else.
-      RefusedError: the server refuses the request.
+      RefusedError: the server refuses the request, or (FailedError) cannot do it.
       UserError: one of the two does not trust the other's certificate.
       LostError: the server cannot be reached for longer than the patience, or does not answer.
     """
@@ -288,6 +287,8 @@ class Caller:
         f"a message of {method} is larger than the other end takes ({details}); raise its "
         "--max_megabytes or send smaller batches."
       )
+    if code == grpc.StatusCode.ABORTED:
+      raise FailedError(f"{method} has failed at {self._address}: {details}")
     raise RefusedError(f"{self._address} refuses {method}: {details}")
 
   def __enter__(self) -> "Caller":

@@ -9,9 +9,9 @@ from fedjax_norm.errors import DivergedError
 from fedjax_norm.wire import fields, frames, seal
 from fedjax_norm.wire.frames import SEALED, FrameError
 from fedjax_norm.wire.network import finite
+from fedjax_norm.wire.refusals import OutOfOrderError
 from fedjax_norm.wire.state import State
 from fedjax_norm.wire.store import Committed, Handed
-from fedjax_norm.wire.transport import OutOfOrderError
 from fedjax_norm.wire.turns import step_id
 
 

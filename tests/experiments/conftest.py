@@ -1,17 +1,34 @@
 """Binaries run inside the test's process, and what they printed."""
 
+import contextlib
 import functools
+import json
+import os
+import subprocess
+import sys
+import threading
 from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
 from absl import flags
-from experiments_helpers import SMALL
+from experiments_helpers import ROOT, SMALL
 
-from experiments import app, asgd, decentralized, fedavg, ssgd
+from experiments import (
+  app,
+  asgd,
+  certificates,
+  decentralized,
+  fedavg,
+  split_client,
+  split_server,
+  ssgd,
+  wire_build,
+)
 from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
 from experiments.decentralized_flags import DecentralizedFlags
 from experiments.flags import define
+from experiments.wire_flags import CertificatesFlags
 from fedjax_norm import nodes
 from fedjax_norm.models import registry
 
@@ -75,3 +92,46 @@ def asgd_run(_run, monkeypatch):
   """(*flags) -> Result of ``experiments.asgd`` with ``SMALL`` and these flags."""
   monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
   return functools.partial(_run, asgd.main, AsgdFlags, asgd.DEFAULTS, "--host_devices=1")
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+  """The folder that the test works in, with certificates."""
+  monkeypatch.chdir(tmp_path)
+  certificates.main(CertificatesFlags(clients="alice0,alice1,carol"))
+  return tmp_path
+
+
+@pytest.fixture
+def compiled_once(monkeypatch):
+  """Parties of one network in this process share what they compile."""
+  made, lock = {}, threading.Lock()
+
+  def shared(config, *shape):
+    with lock:
+      key = json.dumps([*wire_build.told(config).items(), *shape])
+      made[key] = made.get(key) or wire_build.make_network_of(config, *shape)
+      return made[key]
+
+  for binary in (split_client, split_server):
+    monkeypatch.setattr(binary, "make_network_of", shared)
+
+
+@pytest.fixture
+def started():
+  """(a binary, *its flags) -> it as a process, which does not outlive the test."""
+  with contextlib.ExitStack() as stack:
+
+    def start(binary: str, *options: str) -> subprocess.Popen:
+      process = subprocess.Popen(
+        [sys.executable, "-m", f"experiments.{binary}", *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+      )
+      stack.enter_context(process)
+      stack.callback(process.kill)
+      return process
+
+    yield start

@@ -1,27 +1,20 @@
 """The two sides of a wire and their certificates, some as real processes that are killed."""
 
-import contextlib
 import dataclasses
 import json
-import os
 import signal
 import stat
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from concurrent import futures
 from pathlib import Path
 
 import numpy as np
 import pytest
 from absl import flags
-from experiments_helpers import ROOT, free_port
+from experiments_helpers import free_port
+from wire_binaries import CLIENT, DATA, SERVER, SHAPE, TRAINING, party, run, together
 from wire_world import by_messages
 
 from experiments import (
-  app,
   build_data,
   build_schedule,
   certificates,
@@ -41,78 +34,7 @@ from fedjax_norm.wire.frames import Frame
 from fedjax_norm.wire.transport import Caller
 from fedjax_norm.wire.turns import step_id
 
-DATA = ("--data=synthetic:classes=4,train=16,test=8,size=6", "--clients=2")
-SHAPE = ("--image_shape=6x6x1", "--classes=4", "--client_names=alice0,alice1")
-TRAINING = ("--rounds=4", "--eval_every=2", "--batch_size=4", "--norm=bn", "--cut=conv1")
-
-
-SERVER, CLIENT = (ServerFlags, split_server.main), (ClientFlags, split_client.main)
-
-
-def party(name: str, *options: str) -> tuple[str, ...]:
-  own = (f"--certificate=certificates/{name}.pem", f"--key=certificates/{name}.key")
-  return (*own, f"--workdir={name}", *options)
-
-
-@pytest.fixture
-def made(tmp_path, monkeypatch):
-  """The folder that the test works in, with certificates."""
-  monkeypatch.chdir(tmp_path)
-  certificates.main(CertificatesFlags(clients="alice0,alice1,carol"))
-  return tmp_path
-
-
-def run(config: type, main, *options: str) -> int:
-  """A binary in this process; its exit code."""
-  values = flags.FlagValues()
-  define(config, values)
-  values(["binary", *options])
-  return app.guard(lambda: main(parse(config, values)))
-
-
-@pytest.fixture(autouse=True)
-def _compiled_once(monkeypatch):
-  """Parties of one network in this process share what they compile."""
-  made, lock = {}, threading.Lock()
-
-  def shared(config, *shape):
-    with lock:
-      key = json.dumps([*wire_build.told(config).items(), *shape])
-      made[key] = made.get(key) or wire_build.make_network_of(config, *shape)
-      return made[key]
-
-  for binary in (split_client, split_server):
-    monkeypatch.setattr(binary, "make_network_of", shared)
-
-
-@contextlib.contextmanager
-def together(*runs: tuple) -> Iterator[list[int]]:
-  """Binaries in threads of this process while the context lasts; their exit codes after it."""
-  with futures.ThreadPoolExecutor(len(runs)) as threads:
-    codes: list[int] = []
-    jobs = [threads.submit(run, *one) for one in runs]
-    yield codes
-    codes += [job.result() for job in jobs]
-
-
-@pytest.fixture
-def started():
-  """(a binary, *its flags) -> it as a process, which does not outlive the test."""
-  with contextlib.ExitStack() as stack:
-
-    def start(binary: str, *options: str) -> subprocess.Popen:
-      process = subprocess.Popen(
-        [sys.executable, "-m", f"experiments.{binary}", *options],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-      )
-      stack.enter_context(process)
-      stack.callback(process.kill)
-      return process
-
-    yield start
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, started, capsys):
@@ -263,6 +185,19 @@ def test_certificates_are_never_overwritten(made):
     (CertificatesFlags(output="x", clients="a b"), "cannot be a client's name"),
     (CertificatesFlags(output="x", clients="a", server="-"), "neither a host's name nor"),
     (CertificatesFlags(output="x", clients="a", days=0), "at least 1"),
+    (CertificatesFlags(output="x", clients="a", days=10**8), "at most 36,500"),
+    (CertificatesFlags(output="x", clients="authority"), "same name, 'authority'"),
+    (CertificatesFlags(output="x", clients="Authority"), "same name, 'authority'"),
+    (CertificatesFlags(output="x", clients="alice,Alice"), "same name, 'alice'"),
+    (CertificatesFlags(output="x", clients="a", server="b,A"), "same name, 'a'"),
+    (CertificatesFlags(output="x", clients="a", server="authority"), "same name"),
+    (CertificatesFlags(output="x", clients="../a"), "cannot be a client's name"),
+    (CertificatesFlags(output="x", clients="a" * 64), "cannot be a client's name"),
+    (CertificatesFlags(output="x", clients="a", server=""), "'' is neither"),
+    (CertificatesFlags(output="x", clients="a", server="a" * 64), "is neither"),
+    (CertificatesFlags(output="x", clients="a", server="fe80::1%/../b"), "is neither"),
+    (CertificatesFlags(output="x", clients="a", server=".".join(["b" * 40] * 7)), "is neither"),
+    (CertificatesFlags(output="x", clients="a", server=".".join(["b" * 40] * 2)), "too long"),
   ):
     with pytest.raises(UserError, match=text):
       certificates.main(wrong)
@@ -315,6 +250,7 @@ def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
   [
     (SERVER, party("localhost"), "give the names on the clients' certificates"),
     (SERVER, party("localhost", "--client_names=a,a"), "give the names"),
+    (SERVER, party("localhost", "--client_names=a,,b"), "give the names"),
     (SERVER, party("localhost", "--client_names=a"), "give height, width and channels"),
     (SERVER, party("localhost", SHAPE[0], SHAPE[2]), "number of --classes"),
     (SERVER, (*SHAPE, "--cut=conv1"), "give this party's --certificate"),
@@ -324,9 +260,18 @@ def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
     (SERVER, party("localhost", *SHAPE, "--norm=fixbn"), "FixBN changes the network half-way"),
     (SERVER, party("localhost", *SHAPE, "--lr_schedule=plateau"), "another schedule"),
     (SERVER, party("localhost", *SHAPE, "--listen=here"), "write HOST:PORT"),
+    (SERVER, party("localhost", *SHAPE, "--listen=here:²"), "write HOST:PORT"),
+    (SERVER, party("localhost", *SHAPE[1:], "--image_shape=²x6x1"), "give height, width"),
+    (SERVER, party("localhost", *SHAPE[1:], f"--image_shape={10**8}x9999x1"), "this machine has"),
+    (
+      SERVER,
+      party("localhost", *SHAPE, "--batch_size=20000", "--max_megabytes=1"),
+      "cut elsewhere",
+    ),
     (CLIENT, DATA, "give this party's --certificate"),
     (CLIENT, party("localhost", *DATA), "no client's of this authority"),
     (CLIENT, party("alice0", "--server=here"), "write HOST:PORT"),
+    (CLIENT, party("alice0", "--server=localhost:0"), "a port from 1 to"),
     (CLIENT, party("alice0", "--predict", "--init_seed=1"), "--init_seed does nothing here"),
   ],
 )

@@ -37,7 +37,7 @@ def test_wire_is_step_by_step_bit_for_bit(tmp_path, plain, peer, updates):
     totals = w.bob.state.kept.totals
     assert totals.turns == ROUNDS * 2
     # Both sides count the same bytes, and an Alice that comes back has not forgotten hers.
-    told = [w.alice(name).keeper.traffic for name in wire_world.NAMES]
+    told = [w.alice(name).keeper.progress.traffic for name in wire_world.NAMES]
     assert (totals.up, totals.down) == tuple(map(sum, zip(*told, strict=True)))
     counted = [len(d) for method, _, d in w.seen if method in ("Forward", "Put")]
     fetched = [len(d) for method, _, d in w.seen if method == "Get"][: ROUNDS * 2 - 1]
