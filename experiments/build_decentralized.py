@@ -3,6 +3,7 @@
 import numpy as np
 
 from experiments.build_algorithms import make_local
+from experiments.build_schedule import make_loop
 from experiments.checks import at_least, given, lengths, numbers, refuse
 from experiments.decentralized_flags import DecentralizedFlags
 from fedjax_norm.algorithms.dgc import STAGES, DgcConfig
@@ -67,7 +68,7 @@ _SCOUT_FLAGS = ("scout_grid", "scout_start", "scout_lambda_al", "scout_lambda_c"
 
 def make_dial(config: DecentralizedFlags) -> Dial | None:
   """What sets theta; None for BSP, which has none, unless the accuracy loss is to be measured."""
-  rounds, _ = lengths(config)
+  rounds = make_loop(config, config.seed).rounds
   scout = _make_scout(config)
   match config.algorithm:
     case "bsp":

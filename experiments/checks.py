@@ -1,6 +1,6 @@
 """What every module that reads flags asks of them."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from experiments.config import Config
 from experiments.data_flags import DataFlags
@@ -32,7 +32,7 @@ def refuse(config: DataFlags, names: tuple[str, ...], needs: str) -> None:
       raise UserError(f"--{name} does nothing here: it needs {needs}; drop it or add that.")
 
 
-def at_least(config: DataFlags, least: float, *names: str) -> None:
+def at_least(config: Any, least: float, *names: str) -> None:
   """Refuses flags that are too small.
 
   Raises:

@@ -15,7 +15,7 @@ from experiments.checks import at_least, given, lengths, refuse
 from experiments.config import Config
 from experiments.fields import choice, integer, number, string
 from experiments.finished import SplitRun, check_images, load_split
-from fedjax_norm import models, nodes
+from fedjax_norm import memory, models, nodes
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.preprocess import make_transforms
 from fedjax_norm.errors import UserError
@@ -93,6 +93,7 @@ def main(config: DistilFlags) -> None:
     )
   source = build_data.make_source(config)
   check_images(run, source.train.images.shape[1:], source.name)
+  memory.check_batch(config.batch_size, source.train.images.shape[1:])
   if source.class_names != run.task.source.class_names:
     refuse(config, ("hard",), "public labels of the teacher's classes")
   task = make_student(config, run, source)

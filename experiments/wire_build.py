@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments import build_schedule, build_task
-from experiments.checks import at_least, lengths
+from experiments.checks import at_least
 from experiments.split_flags import SplitFlags, make_split_config
 from experiments.wire_flags import AGREED, TOLD, ClientFlags, ServerFlags, WireFlags
 from fedjax_norm import memory, models, trees
@@ -90,8 +90,7 @@ def make_network_of(config: WireFlags, image_shape: Shape, classes: int) -> Netw
     raise UserError(f"the wire classifies images, which {config.model!r} does not; choose another.")
   if classes < 2:
     raise UserError(f"a classifier needs at least 2 classes; --classes is {classes}.")
-  images = config.batch_size * math.prod(image_shape) * np.dtype(np.float32).itemsize
-  memory.check(images, "a minibatch of images", "lower --batch_size or the size of the images")
+  memory.check_batch(config.batch_size, image_shape)
   # A client's --alpha is that of its partition.
   options = make_split_config(dataclasses.replace(config, alpha=None))
   model = models.create(
@@ -113,7 +112,8 @@ def make_network_of(config: WireFlags, image_shape: Shape, classes: int) -> Netw
 
 def make_rates(config: SplitFlags) -> np.ndarray:
   """[rounds] float32."""
-  return build_schedule.make_schedule(config).rates(lengths(config)[0])
+  rounds = build_schedule.make_loop(config, config.seed).rounds
+  return build_schedule.make_schedule(config).rates(rounds)
 
 
 def limit(config: WireFlags) -> int:

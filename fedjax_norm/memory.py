@@ -22,10 +22,25 @@ def check(size: float, what: str, advice: str) -> None:
   Raises:
     UserError: it does not fit.
   """
-  if size > of_machine():
+  there = of_machine()
+  if size > there:
     raise UserError(
-      f"{what} needs {human_bytes(size)} and this machine has {human_bytes(of_machine())}; {advice}."
+      f"{what} needs {human_bytes(size)} and this machine has {human_bytes(there)}; {advice}."
     )
+
+
+def check_batch(size: int, image_shape: tuple[int, ...]) -> None:
+  """Refuses a batch of float images that does not fit the machine's memory.
+
+  Args:
+    size: examples.
+    image_shape: (H, W, C).
+
+  Raises:
+    UserError: it does not fit.
+  """
+  what = f"a batch of {size:,} images of {'x'.join(map(str, image_shape))}"
+  check(4 * size * math.prod(image_shape), what, "choose a smaller batch_size or smaller images")
 
 
 def human_bytes(count: float) -> str:

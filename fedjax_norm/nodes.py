@@ -13,6 +13,8 @@ from fedjax_norm import memory, trees
 from fedjax_norm.errors import UserError
 from fedjax_norm.typing import Array, PyTree
 
+_MOST_HOST_DEVICES = 1024  # each of them starts threads
+
 BACKENDS = ("auto", "vmap", "scan", "pmap", "shard_map")
 DEVICES, NODES = "devices", "nodes"
 
@@ -309,10 +311,12 @@ def use_host_devices(count: int) -> None:
   """Makes JAX see this many single-threaded CPU devices; call it before anything uses JAX.
 
   Raises:
-    UserError: fewer than one, or JAX has started already with another number.
+    UserError: fewer than one or too many, or JAX has started already with another number.
   """
-  if count < 1:
-    raise UserError(f"host_devices is {count}; it must be at least 1.")
+  if not 1 <= count <= _MOST_HOST_DEVICES:
+    raise UserError(
+      f"host_devices is {count}; it must be at least 1 and at most {_MOST_HOST_DEVICES}."
+    )
   try:
     jax.config.update("jax_num_cpu_devices", count)
   except RuntimeError:

@@ -9,6 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image
 
+from fedjax_norm import memory
 from fedjax_norm.data import own
 from fedjax_norm.errors import UserError
 
@@ -145,6 +146,8 @@ def stack(
   Raises:
     UserError: an image is damaged or has another size than the first.
   """
+  if size is not None:
+    _check_memory(count if ids is None else len(ids), size, channels)
   placed = zip(range(count) if ids is None else ids, streams, strict=True)
   first, stream = next(placed)
   pixels = decode(stream, where(first), channels, size)
@@ -168,6 +171,7 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
   if images.shape[1:3] == (size, size):
     return images
   count, _, _, channels = images.shape
+  _check_memory(count, size, channels * images.dtype.itemsize)
   result = np.empty((count, size, size, channels), images.dtype)
   for i in range(count):
     for c in range(channels):
@@ -186,10 +190,16 @@ def resize_classes(classes: np.ndarray, size: int | None) -> np.ndarray:
   """
   if size is None:
     return classes
+  _check_memory(len(classes), size, classes.dtype.itemsize)
   rows, columns = (
     ((np.arange(size) + 0.5) * side / size).astype(int) for side in classes.shape[1:3]
   )
   return classes[:, rows[:, None], columns]
+
+
+def _check_memory(count: int, size: int, pixel_bytes: int) -> None:
+  what = f"resizing {count:,} images to {size}x{size}"
+  memory.check(count * size**2 * pixel_bytes, what, "choose a smaller image size")
 
 
 def reader(images: np.ndarray, size: int | None) -> own.Read:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_norm import memory
 from fedjax_norm.data import images as images_lib
 from fedjax_norm.data import option_text, own
 from fedjax_norm.data.examples import Source
@@ -53,6 +54,11 @@ def _checked(options: Options) -> Options:
       )
   if not (math.isfinite(options.noise) and options.noise >= 0):
     raise UserError(f"The synthetic option noise must be at least 0, not {options.noise}.")
+  memory.check(
+    4 * (options.train + options.test + options.classes) * options.size**2 * options.channels,
+    f"drawing {options.train + options.test:,} images of {options.size}x{options.size} pixels",
+    "make fewer or smaller ones",
+  )
   if not 0 <= options.clients <= options.train:
     raise UserError(
       f"The synthetic option clients must be between 0 and the {options.train} training images,"

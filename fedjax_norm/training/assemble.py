@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm import comm, models, nodes
+from fedjax_norm import comm, memory, models, nodes
 from fedjax_norm.algorithms.base import Algorithm
 from fedjax_norm.algorithms.statistics import make_recalibrate
 from fedjax_norm.clock import Clock
@@ -117,6 +117,7 @@ def assemble(
     )
   if eval_batch_size < 1:
     raise UserError(f"eval_batch_size is {eval_batch_size}; it must be at least 1.")
+  memory.check_batch(config.local.batch_size, task.image_shape)
   mapping = nodes.create(
     backend,
     num_nodes=loop.cohort_of(data.num_clients),
@@ -147,12 +148,16 @@ def assemble(
     return Phase(algorithm, rate_factor, refresh, refresh_cost or comm.Cost(0, 0), refresh_steps)
 
   phases = {EXPLORE: phase(model, config, refresh=refresh)}
+  sizes = np.asarray(data.sizes, np.int64)
+  steps = np.asarray(phases[EXPLORE].algorithm.local_steps(sizes), np.int64)
+  # Of asynchronous SGD one client takes part in a round.
+  batches = np.minimum(sizes, config.local.batch_size)
+  loop.check_counts(steps, steps * (batches if len(steps) > 1 else batches.max()))
   policy = None
   if spec.settles:
     freeze = freeze or FreezeConfig()
-    steps = int(np.min(phases[EXPLORE].algorithm.local_steps(np.asarray(data.sizes))))
     # After so many local steps a running statistic has forgotten 95% of what it was.
-    policy = freeze.policy(loop.rounds, max(1, round(3 / (1 - spec.decay) / steps)))
+    policy = freeze.policy(loop.rounds, max(1, round(3 / (1 - spec.decay) / int(steps.min()))))
     phases[CALIBRATE] = phase(
       model.clone(norm=spec.frozen()), calibrating(task, config, freeze), freeze.rate_factor
     )

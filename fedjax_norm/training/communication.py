@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedjax_norm import models, norm
+from fedjax_norm import memory, models, norm
 from fedjax_norm.algorithms.base import round_cost
 from fedjax_norm.comm import paper_cost
 from fedjax_norm.errors import UserError
@@ -61,6 +61,7 @@ def epoch_table(
     UserError: an unknown model, or one that no norm makes fit these images.
   """
   models.entry(model)  # refuses an unknown one
+  memory.check(100 * workers, f"a ledger of {workers:,} workers", "take fewer")
   entries, refused = [], None
   for name in norm.NAMES:
     try:

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import numpy as np
+
+from fedjax_norm import memory, numerals
 from fedjax_norm.errors import UserError
 
 
@@ -29,8 +32,34 @@ class LoopConfig:
       if getattr(self, field) < 0:
         raise UserError(f"{field} is {getattr(self, field)}; it must be 0 or more.")
 
+    # The host keeps a rate, a theta and a cohort of each round.
+    memory.check(64 * self.rounds, f"a run of {self.rounds:,} rounds", "choose fewer rounds")
     if self.seed >= 2**32:
       raise UserError(f"seed is {self.seed}; it must be below 2^32.")
+
+  def check_counts(self, steps: np.ndarray, examples: np.ndarray) -> None:
+    """Refuses a run of more local steps or examples than programs count, in int32.
+
+    Args:
+      steps: of each client that can take part in a round, int64.
+      examples: that each of them sees in a round, at the most, int64.
+
+    Raises:
+      UserError: the whole run has too many steps, or the rounds between two evaluations have too
+        many examples.
+    """
+    most, every = int(steps.max()), min(self.eval_every, self.rounds)
+    if self.rounds * most > numerals.MOST:
+      raise UserError(
+        f"{self.rounds:,} rounds of {most:,} local steps are more than the {numerals.MOST:,} steps "
+        "that can be counted; choose fewer."
+      )
+    seen = every * sum(np.sort(examples)[-(self.cohort or len(examples)) :].tolist())
+    if seen > numerals.MOST:
+      raise UserError(
+        f"{every:,} rounds between evaluations are up to {seen:,} examples, more than the "
+        f"{numerals.MOST:,} that can be counted; choose a smaller eval_every."
+      )
 
   def cohort_of(self, num_clients: int) -> int:
     """The number of clients a round in a population.

@@ -52,7 +52,7 @@ def test_deformation_and_noise_are_what_makes_images_of_an_identity_differ():
     ("images=2.5", "whole number"),
     ("size=0", "at least 1"),
     ("channels=0", "at least 1"),
-    ("noise=nan", "noise must be at least 0"),
+    ("noise=nan", "noise is .nan.; give a finite number"),
     ("deformation=-1", "deformation must be at least 0"),
     ("noise=0,noise=1", "twice"),
   ],

@@ -25,6 +25,12 @@ TABLE = [
   # numbers out of range
   ("--rounds=0", "rounds"),
   ("--rounds=-3", "rounds"),
+  ("--rounds=1000000000000", "rounds.*2147483647 in plain digits"),
+  ("--rounds=1_0", "plain digits"),
+  ("--batch_size=\u00b2", "plain digits"),
+  ("--lr=1e308", r"3\.4e\+38 in plain digits"),
+  ("--local_steps=1073741824", "can be counted"),
+  ("--image_size=1000000", r"images to 1000000x1000000 needs 256\.00|256 TB and this machine has"),
   ("--eval_every=0", "eval_every"),
   ("--clients=0", "clients"),
   ("--clients=-1", "clients"),
