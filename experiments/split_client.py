@@ -7,11 +7,9 @@ on where a killed one stopped.
 """
 
 import contextlib
-import csv
 import dataclasses
-import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,22 +27,20 @@ from experiments.wire_build import (
   save_part,
 )
 from experiments.wire_flags import ClientFlags
+from experiments.wire_testing import Joined, evaluate, predict, say
 from fedjax_norm.data.federated import FederatedData, draw, gather
-from fedjax_norm.errors import LostError, UserError
-from fedjax_norm.split.parties import Part
-from fedjax_norm.training.files import write_atomic
+from fedjax_norm.errors import UserError
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
 from fedjax_norm.typing import Batch
 from fedjax_norm.wire import alice as alices
 from fedjax_norm.wire.alice import Alice, Final, Turned
-from fedjax_norm.wire.asking import Described, ask, describe, join
+from fedjax_norm.wire.asking import Described, describe, join
 from fedjax_norm.wire.handshake import split_address
 from fedjax_norm.wire.identity import Identity
 from fedjax_norm.wire.keeping import Keeper, exchange_key
 from fedjax_norm.wire.network import Network
-from fedjax_norm.wire.remote import infer
 from fedjax_norm.wire.transport import Caller, serving
 
 
@@ -56,17 +52,6 @@ class Prepared(NamedTuple):
   network: Network
 
 
-class Joined(NamedTuple):
-  """A client that is ready to join."""
-
-  config: ClientFlags
-  task: Task
-  network: Network
-  described: Described
-  keeper: Keeper
-  call: Caller
-
-
 def main(config: ClientFlags) -> None:
   """Trains, or predicts."""
   split_address(config.server)
@@ -76,7 +61,7 @@ def main(config: ClientFlags) -> None:
     refuse(config, ("init_seed", "listen"), "training, and so no --predict")
   identity = own_identity(config, client=True)
   path = Path(config.workdir or f"runs/split_client-{identity.name}").expanduser()
-  with Caller(config.server, identity, limit(config), config.patience, told=_say) as call:
+  with Caller(config.server, identity, limit(config), config.patience, told=say) as call:
     described = describe(call, limit(config))
     prepared = prepare(config, described)
     saved = prepared.config.saved()
@@ -195,10 +180,10 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
       address = f"{split_address(listen, least=0)[0]}:{port}"
     size = int(task.data.sizes[row])
     labels = "stay here" if network.rules.plan.u_shaped else "are sent"
-    _say(f"{config.model} is cut after {network.cut}; labels {labels}.")
+    say(f"{config.model} is cut after {network.cut}; labels {labels}.")
     join(ready.call, ready.keeper.announcement, place, size, address)
-    _say(f"{identity.name} has joined run {ready.described.run} with {size:,} examples.")
-    final = alices.train(alice, test, after, _say)
+    say(f"{identity.name} has joined run {ready.described.run} with {size:,} examples.")
+    final = alices.train(alice, test, after, say)
     with alices.at_work(ready.call, config.patience):
       result = finish(ready, folder, final)
     seconds = time.monotonic() - began
@@ -256,29 +241,6 @@ def drawing(
   return lambda step: drawn(own, step, key)
 
 
-def test_batches(task: Task, size: int) -> Iterator[np.ndarray]:
-  """The test images as the model takes them."""
-  images = task.source.test.images
-  for begin in range(0, len(images), size):
-    some = images[begin : begin + size]
-    yield np.asarray(task.eval_transform(some, np.arange(begin, begin + len(some)), None))
-
-
-def logits_of(ready: Joined, own: tuple[Part, ...], step: int) -> np.ndarray:
-  """[N, C] of the test images."""
-  batches = test_batches(ready.task, ready.network.batch_size)
-  return infer(ready.network, ready.call, limit(ready.config), own, step, batches)
-
-
-def evaluate(ready: Joined, own: tuple[Part, ...], step: int) -> dict[str, float]:
-  """Loss and accuracy on the test set."""
-  logits = logits_of(ready, own, step).astype(np.float64)
-  labels = ready.task.source.test.labels
-  shifted = logits - logits.max(-1, keepdims=True)
-  losses = np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(len(labels)), labels]
-  return {"loss": float(losses.mean()), "top1": float((logits.argmax(-1) == labels).mean())}
-
-
 def finish(ready: Joined, folder: RunFolder, final: Final | None) -> dict[str, float]:
   """Keeps the client's parts as all turns left them, and tests them."""
   if final is None:
@@ -286,42 +248,6 @@ def finish(ready: Joined, folder: RunFolder, final: Final | None) -> dict[str, f
   for name, part in zip(("head", "tail"), final.own, strict=False):
     save_part(folder.path / f"{name}.npz", part.variables)
   return evaluate(ready, final.own, final.handed.step)
-
-
-def predict(ready: Joined, folder: RunFolder) -> None:
-  """Classifies the test images; the weights are handed over as to a client."""
-  config, size = ready.config, limit(ready.config)
-  join(ready.call, ready.keeper.announcement, None, 0, "")
-  until, told = time.monotonic() + config.patience, False
-  asked = ask(ready.call, size, waiting=False)
-  while not (asked.handed and asked.readable and asked.state == "done"):
-    if time.monotonic() > until:
-      raise LostError(
-        "the network is not trained yet, or no client is there to hand its weights over; start the "
-        "client that trained last again with --linger, and then this."
-      )
-    if not told:
-      _say("waiting for the weights.")
-    told = True
-    time.sleep(alices.PAUSE)
-    asked = ask(ready.call, size, waiting=False)
-  with alices.at_work(ready.call, config.patience):
-    own = ready.keeper.obtain(asked.handed)
-    logits = logits_of(ready, own, asked.handed.step)
-  ask(ready.call, size, waiting=False, final=True)
-  labels, names = ready.task.source.test.labels, ready.task.source.class_names
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(("example", "class", "predicted"))
-  for index, (label, guess) in enumerate(zip(labels, logits.argmax(-1), strict=True)):
-    writer.writerow((index, names[label], names[guess]))
-  write_atomic(folder.path / "predictions.csv", text.getvalue().encode())
-  top1 = float((logits.argmax(-1) == labels).mean())
-  print(f"{len(labels):,} test images, {top1:.2%} right; {folder.path / 'predictions.csv'}")
-
-
-def _say(text: str) -> None:
-  print(text, flush=True)
 
 
 if __name__ == "__main__":

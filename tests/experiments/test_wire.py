@@ -26,6 +26,7 @@ from experiments.flags import define, parse
 from experiments.split_flags import SplitFlags, make_split_config
 from experiments.training import settler
 from experiments.wire_flags import CertificatesFlags, ClientFlags, ServerFlags
+from fedjax_norm import memory
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.messages import ACTIVATION
 from fedjax_norm.training.run_folder import RunFolder
@@ -256,6 +257,12 @@ def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
     (SERVER, (*SHAPE, "--cut=conv1"), "give this party's --certificate"),
     (SERVER, party("localhost", *SHAPE, "--max_megabytes=2148"), "gRPC takes 2147 at most"),
     (SERVER, party("localhost", *SHAPE, "--authority=certificates/alice0.key"), "as --authority"),
+    (SERVER, party("localhost", *SHAPE, f"--rounds={2**31 - 1}"), "lower the number of rounds"),
+    (
+      SERVER,
+      party("localhost", *SHAPE[1:], f"--image_shape=9x9x{4 * 10**7}", "--batch_size=1"),
+      "a step needs",
+    ),
     (SERVER, party("localhost", *SHAPE, "--norm=wn"), "weight normalization starts"),
     (SERVER, party("localhost", *SHAPE, "--norm=fixbn"), "FixBN changes the network half-way"),
     (SERVER, party("localhost", *SHAPE, "--lr_schedule=plateau"), "another schedule"),
@@ -275,7 +282,8 @@ def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
     (CLIENT, party("alice0", "--predict", "--init_seed=1"), "--init_seed does nothing here"),
   ],
 )
-def test_bad_input_is_one_sentence(made, capsys, which, options, text):
+def test_bad_input_is_one_sentence(made, capsys, monkeypatch, which, options, text):
+  monkeypatch.setattr(memory, "of_machine", lambda: 2**34)
   assert run(*which, *options) == 2
   err = capsys.readouterr().err
   assert text in err
