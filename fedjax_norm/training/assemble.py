@@ -101,7 +101,7 @@ def assemble(
     UserError: options that do not fit together.
   """
   model, data = task.model, task.data
-  _check_statistics(model, task.image_shape)
+  check_statistics(model, task.image_shape)
   if config.local.objective != task.objective:
     raise UserError(
       f"the task is {task.objective} and the clients train for {config.local.objective}; give "
@@ -215,7 +215,7 @@ def assemble(
   )
 
 
-def _check_statistics(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+def check_statistics(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
   """Refuses a module of the user's own whose batch statistics nobody would keep.
 
   Raises:

@@ -43,7 +43,7 @@ class DistilConfig:
   """
 
   local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
-  rate: float = 0.05
+  rate: float = 0.02
   epochs: int = 20
   temperature: float = 2.0
   hard: float = 0.0

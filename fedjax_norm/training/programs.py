@@ -16,7 +16,7 @@ from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
 from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
 from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
-from fedjax_norm.training.assemble import assemble, clock_of, take_all
+from fedjax_norm.training.assemble import assemble, check_statistics, clock_of, take_all
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.outcome import Outcome
@@ -113,6 +113,7 @@ def make_asgd(
   take_all(task, loop, "asynchronous SGD")
   if jax.process_count() > 1:
     raise UserError("asynchronous SGD is simulated in one process; drop --num_processes.")
+  check_statistics(task.model, task.image_shape)  # before the model's norm is asked what it sends
   clock = clock_of(task, network, config.local.batch_size)
   # No later phase sends more than the first.
   longest = clock.event_seconds(round_cost(task.model, task.image_shape, "mean")).max()

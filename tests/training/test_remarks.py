@@ -5,9 +5,11 @@ import pytest
 from flax import linen as nn
 
 import fedjax_norm as fn
+from fedjax_norm.algorithms.asgd import AsgdConfig
 from fedjax_norm.data.preprocess import Preprocess
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import NormSpec
+from fedjax_norm.training.programs import make_asgd
 from fedjax_norm.training.remarks import described, remarks
 
 
@@ -82,5 +84,7 @@ def test_own_modules_whose_statistics_would_stay_are_refused(tiny_source):
   ):
     with pytest.raises(UserError, match=words):
       fn.make_fedavg(task._replace(model=model), config, fn.LoopConfig(2, 1), fn.Schedule(0.1))
+    with pytest.raises(UserError, match=words):  # which asks for its messages first
+      make_asgd(task._replace(model=model), AsgdConfig(), fn.LoopConfig(2, 1), fn.Schedule(0.1))
   bn = task._replace(model=OwnNet(fn.make_norm("bn"), 4))
   assert fn.make_fedavg(bn, config, fn.LoopConfig(2, 1), fn.Schedule(0.1))
