@@ -12,6 +12,8 @@ from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 
 import flag_table
+import jax
+import jax.numpy as jnp
 import pytest
 from absl import flags
 from flag_table import BINARIES
@@ -42,6 +44,7 @@ from fedjax_norm import memory, models, nodes
 from fedjax_norm.models import registry
 from fedjax_norm.models.flops import Flops
 from fedjax_norm.models.small import Tiny
+from fedjax_norm.norm import Mode
 from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.restore import save_model
 from fedjax_norm.training.run_folder import RunFolder
@@ -118,6 +121,17 @@ def files(tmp_path_factory):
 
 
 @functools.cache
+def shapes_of(model, image_shape):
+  key = jax.random.key(0)
+  return jax.eval_shape(lambda: model.init(key, jnp.zeros((1, *image_shape)), Mode()))
+
+
+def zeros(model, key, image_shape):
+  """Variables of a model, which is traced once."""
+  return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes_of(model, image_shape))
+
+
+@functools.cache
 def loaded(path):
   return finished.load_split(path)
 
@@ -133,6 +147,8 @@ def _no_work(files, monkeypatch):
     (registry, "MODELS", MappingProxyType({**registry.MODELS, "tiny": tiny})),
     (registry, "norm_modules", cached),
     (models, "norm_modules", cached),
+    (models, "init", zeros),
+    (models.stages, "layer_macs", lambda *_: {}),
     (app, "keep_compiled", lambda keep: None),
     (nodes, "use_host_devices", lambda count: start(2 if 0 < count < 2**10 else count)),
     (processes, "supervise", accept),
