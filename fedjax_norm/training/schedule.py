@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_norm import memory
 from fedjax_norm.errors import UserError
 
 SCHEDULES = ("constant", "cosine", "step", "polynomial", "exponential")
@@ -64,13 +63,7 @@ class Schedule:
       )
 
   def rates(self, rounds: int) -> np.ndarray:
-    """The rate of every round: [rounds] float32.
-
-    Raises:
-      UserError: they would not fit the memory.
-    """
-    needed = 4 * np.dtype(np.float32).itemsize * rounds  # rounds, rates, and what lies in between
-    memory.check(needed, f"the learning rates of {rounds:,} rounds", "lower the number of rounds")
+    """The rate of every round: [rounds] float32."""
     match self.kind:
       case "constant":
         schedule = optax.constant_schedule(self.rate)

@@ -50,7 +50,11 @@ def make(
   if not 1 <= days <= _MOST_DAYS:
     raise UserError(f"{days} days of validity must be at least 1 and at most {_MOST_DAYS:,}.")
   hosts = [_host(name) for name in servers]
-  check_clients(clients)
+  for name in clients:
+    if not _NAME.fullmatch(name):
+      raise UserError(
+        f"{name!r} cannot be a client's name; use up to 63 letters, digits and hyphens."
+      )
   if len(servers[0]) > _LONGEST_SUBJECT:
     raise UserError(
       f"{servers[0]!r} is too long for the server's name; put one of up to {_LONGEST_SUBJECT} "
@@ -99,22 +103,6 @@ def make(
     pair(servers[0], hosts, serving),
     {name: pair(name, [_host(name)], asking, serving) for name in clients},
   )
-
-
-def check_clients(names: Sequence[str]) -> None:
-  """Checks the names of clients.
-
-  Args:
-    names: one for each client.
-
-  Raises:
-    UserError: a name that no certificate can have.
-  """
-  for name in names:
-    if not _NAME.fullmatch(name):
-      raise UserError(
-        f"{name!r} cannot be a client's name; use up to 63 letters, digits and hyphens."
-      )
 
 
 def _name(text: str) -> x509.Name:

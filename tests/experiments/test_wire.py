@@ -257,7 +257,7 @@ def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
     (SERVER, (*SHAPE, "--cut=conv1"), "give this party's --certificate"),
     (SERVER, party("localhost", *SHAPE, "--max_megabytes=2148"), "gRPC takes 2147 at most"),
     (SERVER, party("localhost", *SHAPE, "--authority=certificates/alice0.key"), "as --authority"),
-    (SERVER, party("localhost", *SHAPE, f"--rounds={2**31 - 1}"), "lower the number of rounds"),
+    (SERVER, party("localhost", *SHAPE, f"--rounds={2**31 - 1}"), "choose fewer rounds"),
     (
       SERVER,
       party("localhost", *SHAPE[1:], f"--image_shape=9x9x{4 * 10**7}", "--batch_size=1"),
