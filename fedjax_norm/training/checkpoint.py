@@ -2,10 +2,10 @@
 
 import contextlib
 import json
-import logging as python_logging
 import os
 import re
 import shutil
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +18,15 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from fedjax_norm.errors import UserError
+from fedjax_norm.training import storage
 from fedjax_norm.training.distributed import of_the_network
 from fedjax_norm.training.files import write_atomic
 from fedjax_norm.typing import PyTree
 
 _DAMAGED = "damaged"
 _CHECKSUMS = "checksums.json"
+# After a failed save: how often, and after how long, its folder is looked for.
+_SETTLE_TRIES, _SETTLE_SECONDS = 20, 0.25
 
 
 class Checkpoints:
@@ -74,7 +77,7 @@ class Checkpoints:
       save_root_metadata=False,
       prevent_write_metrics=True,
     )
-    with _quiet():
+    with storage.quiet():
       self._manager = ocp.CheckpointManager(
         self.path, options=options, item_names=("arrays", "layout")
       )
@@ -111,7 +114,7 @@ class Checkpoints:
     if stored:
       args["arrays"] = ocp.args.StandardSave(stored)
     with self._writing(round):
-      with _quiet():
+      with storage.quiet():
         self._manager.save(round, args=ocp.args.Composite(**args), force=True)
         self._manager.wait_until_finished()
       if jax.process_index() == 0:
@@ -162,7 +165,7 @@ class Checkpoints:
 
   def close(self) -> None:
     """Lets go of the folder."""
-    with _quiet():
+    with storage.quiet():
       self._manager.close()
 
   def __enter__(self) -> "Checkpoints":
@@ -179,11 +182,15 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      code = _os_error(error)
+      code = storage.os_error(error)
       if code is None:
         raise
-      for half in self.path.glob(f"{round}.*"):
-        shutil.rmtree(half, ignore_errors=True)
+      for _ in range(_SETTLE_TRIES):  # threads that are still writing make the folder anew
+        for half in self.path.glob(f"{round}.*"):
+          shutil.rmtree(half, ignore_errors=True)
+        time.sleep(_SETTLE_SECONDS)
+        if not any(self.path.glob(f"{round}.*")):
+          break
       raise OSError(code, os.strerror(code), str(self.path)) from error
 
   def _set_damaged_aside(self) -> None:
@@ -203,7 +210,7 @@ class Checkpoints:
     if jax.process_count() > 1:
       ocp.multihost.sync_global_processes("fedjax_norm_damaged_aside")
     self._unreadable = set()
-    with _quiet():
+    with storage.quiet():
       self._manager.reload()
 
   def _verify(self, round: int) -> None:
@@ -216,7 +223,7 @@ class Checkpoints:
 
   def _restore(self, round: int, template: PyTree) -> PyTree:
     self._verify(round)
-    with _quiet():
+    with storage.quiet():
       args = ocp.args.Composite(layout=ocp.args.JsonRestore())
       saved = self._manager.restore(round, args=args)["layout"]["leaves"]
     names, leaves = _named_leaves(template)
@@ -227,7 +234,7 @@ class Checkpoints:
     targets = {k: target for k, target in targets.items() if target.size}
     arrays = {}
     if targets:
-      with _quiet():
+      with storage.quiet():
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(targets))
         arrays = self._manager.restore(round, args=args)["arrays"]
     restored = [
@@ -250,35 +257,6 @@ class Checkpoints:
         f"state{name} is {describe(there, name)} there and {describe(here, name)} here{more}; "
         "pass the flags it was saved with or another --workdir."
       )
-
-
-def _os_error(error: BaseException) -> int | None:
-  """The number of the system's error that an exception, or one that caused it, is about."""
-  if isinstance(error, OSError):
-    return error.errno
-  if found := re.search(r"os_error_code='(\d+)'", str(error)):
-    return int(found[1])
-  cause = error.__cause__ or error.__context__
-  return _os_error(cause) if cause else None
-
-
-class _NoChatter(python_logging.Filter):
-  """Drops what the storage library reports: what went well, and errors that it raises as well."""
-
-  def filter(self, record: python_logging.LogRecord) -> bool:
-    ours = f"{os.sep}orbax{os.sep}" not in record.pathname
-    return ours or record.levelno == python_logging.WARNING
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  chatter = _NoChatter()
-  logger = logging.get_absl_logger()
-  logger.addFilter(chatter)
-  try:
-    yield
-  finally:
-    logger.removeFilter(chatter)
 
 
 def _named_leaves(tree: PyTree) -> tuple[list[str], list[Any]]:

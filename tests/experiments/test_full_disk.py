@@ -14,7 +14,7 @@ from run_bits import parameters, read
 
 from experiments import app, build_data, fedavg, training
 from experiments.algorithm_flags import FedAvgFlags
-from fedjax_norm.training import plots
+from fedjax_norm.training import checkpoint, plots
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -107,6 +107,7 @@ def test_every_write_may_fail_once(tmp_path, run_seed, disk, capsys, monkeypatch
     fsync(descriptor)
 
   monkeypatch.setattr(os, "fsync", checked)
+  monkeypatch.setattr(checkpoint, "_SETTLE_SECONDS", 0)
   for _ in itertools.count():
     capsys.readouterr()
     disk.attempt(folder)
