@@ -6,6 +6,7 @@ lives on and says in one sentence what happened; the runtime's own words go to a
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def place_of(config: Any) -> Place | None:
     )
   place = Place(**given)
   host, _, port = place.coordinator_address.rpartition(":")
-  if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+  if not host or not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16):
     raise UserError(
       f"--coordinator_address is {place.coordinator_address!r}; give HOST:PORT of process 0, as in "
       "10.0.0.1:12345."

@@ -112,7 +112,7 @@ def _fetch(records: Any, ids: list[int], what: str, folder: Path) -> list[dict[s
 
 def _newest(folder: Path) -> Path:
   def version(path: Path) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else -1 for part in path.name.split("."))
+    return tuple(int(part) if part.isdecimal() else -1 for part in path.name.split("."))
 
   return max((info.parent for info in folder.glob("*/" + _INFO)), key=version)
 
