@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fedjax_norm.objectives import IGNORED
 from fedjax_norm.training.task import Task
 
 WARNING = "the model is no better than one constant answer for all test examples"
@@ -26,7 +27,10 @@ def no_better_than_guessing(task: Task, row: Mapping[str, Any]) -> bool:
     return bool(row["top1"] - row["verification_error"] <= 0.5)
   if "r2" in row:
     return bool(row["r2"] <= 0)
-  counts = np.bincount(task.test_targets[task.test_targets >= 0])
+  targets = task.test_targets
+  if task.objective == "segmentation":
+    targets = targets[targets != IGNORED]
+  counts = np.bincount(targets.ravel())
   shares = counts[counts > 0] / counts.sum()
   # The loss is summed in float32.
   return bool(row["loss"] >= -(shares * np.log(shares)).sum() * (1 - 1e-5))
