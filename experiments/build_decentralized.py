@@ -77,6 +77,7 @@ def make_dial(config: DecentralizedFlags) -> Dial | None:
       final = given(config.sparsity, STAGES[-1])
       if not 0 <= final < 1:
         raise UserError(f"--sparsity is {final}; it must be from 0 to below 1.")
+      at_least(config, 0, "sparsity_warmup_rounds")
       each = given(config.sparsity_warmup_rounds, 0)
       return Dial(stages(rounds, STAGES, each, final), scout=scout)
     case _:

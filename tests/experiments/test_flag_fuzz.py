@@ -270,7 +270,7 @@ def test_flags_that_exclude_each_other():
     ("fedavg", "--local_epochs=1073741824", "4 rounds of 2,147,483,648 local steps are more than"),
     ("fedavg", "--local_steps=134217728", "2 rounds between evaluations are up to 8,589,934,592"),
     ("fedavg", "--host_devices=65537", "host_devices is 65537; it must be at least 1 and at"),
-    ("ssgd", "--epochs=1073741824", "rounds"),
+    ("ssgd", "--epochs=1073741824", "a run of 2,147,483,648 rounds needs 137 GB"),
     ("decentralized", "--rounds=2147483647", "a run of 2,147,483,647 rounds needs 137 GB"),
     ("distil", "--image_size=65537", "resizing 32 images"),
     ("distil", "--batch_size=2147483647", "a batch of 2,147,483,647 images"),
@@ -300,9 +300,8 @@ def test_sizes_that_cannot_be(name, flag, says):
   assert re.search(says, err), err
 
 
-def test_a_check_that_is_missing_is_found(tmp_path, monkeypatch):
-  """The test of a flag fails where a value ends in a traceback, a folder or another exit code."""
-  monkeypatch.chdir(tmp_path)
+def test_a_check_that_is_missing_is_found():
+  """The test of a flag fails where a value ends in a traceback or another exit code."""
 
   def main(values, config):
     return [0] * (10**9 // max(0, parse(config, values).top - 65536)) and 0
