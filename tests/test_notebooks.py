@@ -79,12 +79,14 @@ def test_is_committed_without_outputs(path):
       assert not cell.metadata, cell.id  # nor times of execution
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_top_to_bottom(path, executed):
   _, pictures = executed(path.stem)
   assert pictures == IMAGES[path.stem]
 
 
+@pytest.mark.long
 def test_norms_as_axes_measures_the_table_of_norms(executed):
   answer, _ = executed("01_norms_as_axes")
   n, s, c = 4, 5, 6
@@ -99,6 +101,7 @@ def test_norms_as_axes_measures_the_table_of_norms(executed):
   assert answer["across_examples"] == ["bn"]
 
 
+@pytest.mark.long
 def test_norms_as_axes_shows_bn_failing_and_why(executed):
   answer, _ = executed("01_norms_as_axes")
   top1 = answer["top1"]
@@ -112,6 +115,7 @@ def test_norms_as_axes_shows_bn_failing_and_why(executed):
   assert by_company["bn"]["batches of one class"] > by_company["bn"]["running statistics"] + 0.1
 
 
+@pytest.mark.long
 def test_norms_as_axes_shows_what_the_freeze_does(executed):
   answer, _ = executed("01_norms_as_axes")
   assert answer["frozen_at"]
@@ -121,6 +125,7 @@ def test_norms_as_axes_shows_what_the_freeze_does(executed):
   assert answer["affine_error"] < 1e-5
 
 
+@pytest.mark.long
 def test_norms_as_axes_shows_what_is_sent(executed):
   answer, _ = executed("01_norms_as_axes")
   traffic = {

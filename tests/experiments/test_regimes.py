@@ -31,7 +31,7 @@ def config(arguments, kind=FedAvgFlags):
     ("--drift=label --rounds=10 --drift_stretches=4", SsgdFlags, 4, 3),
     ("--drift=source --drift_rounds=7 --local_steps=3", FedAvgFlags, 2, 21),
     ("--drift=label --drift_rounds=7", FedAvgFlags, 2, 7),
-    (f"--drift=label --drift_rounds={10**30} --local_epochs=1", FedAvgFlags, 2, [600, 1200, 1800]),
+    ("--drift=label --drift_rounds=2147483647 --local_epochs=1", FedAvgFlags, 2, [600, 1200, 1800]),
     # Batches of 32: one, two and three steps an epoch.
     ("--drift=label --drift_rounds=7 --local_epochs=2", FedAvgFlags, 2, [14, 28, 42]),
   ],

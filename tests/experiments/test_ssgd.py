@@ -36,6 +36,7 @@ def test_ssgd_by_epochs(ssgd_run):
   result = ssgd_run(
     "--norm=sync_bn",
     "--epochs=2",
+    "--lr=0.05",
     "--lr_warmup_epochs=2",
     "--scale_lr_from=8",
     "--lr_schedule=plateau",

@@ -1,0 +1,97 @@
+"""Runs of all binaries, killed at random moments: the bits of an undisturbed run."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from experiments_helpers import PYTHONPATH, SMALL, free_port
+from run_bits import parameters, read
+
+KILLS = 2
+_LONG = ("--rounds=120", "--eval_every=5")
+COMMANDS = {
+  "fedavg": ("fedavg", "--norm=fixbn", "--cohort=3", *_LONG),
+  "ssgd": ("ssgd", "--norm=sync_bn", *_LONG),
+  "asgd": ("asgd", "--norm=gn", "--host_devices=1", *_LONG),
+  "decentralized": ("decentralized", "--algorithm=gaia", "--norm=bn", *_LONG),
+  "split": ("split", "--norm=bn", "--host_devices=1", *_LONG),
+  "step by step": (
+    *("split", "--step_by_step", "--norm=gn", "--host_devices=1"),
+    *("--rounds=24", "--eval_every=2"),
+  ),
+  "seeds": ("fedavg", "--norm=bn", "--seeds=2", "--rounds=60", "--eval_every=5"),
+  "two processes": ("ssgd", "--norm=bn", "--num_processes=2", "--host_devices=1", *_LONG),
+}
+
+
+class Run:
+  """A command in a folder: one process, or as many as it says."""
+
+  def __init__(self, command, workdir):
+    self.command, self.workdir = command, workdir
+
+  def start(self):
+    binary, *options = self.command
+    count = 2 if "--num_processes=2" in options else 1
+    address = f"--coordinator_address=localhost:{free_port()}"
+    places = [[address, f"--process_id={i}"] for i in range(count)] if count > 1 else [[]]
+    command = [sys.executable, "-m", f"experiments.{binary}", *SMALL, *options]
+    return [
+      subprocess.Popen(
+        [*command, *place, f"--workdir={self.workdir}"],
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      for place in places
+    ]
+
+  def finish(self):
+    for process in self.start():
+      _, err = process.communicate()
+      assert process.returncode == 0, err
+
+  def rows(self):
+    return sum(file.read_bytes().count(b"\n") for file in self.workdir.rglob("metrics.csv"))
+
+  def kill(self, chance):
+    """Kills one of the processes, or all, some rows and a moment after the start; the rest ends."""
+    processes, wanted = self.start(), self.rows() + chance.randint(1, 4)
+    while self.rows() < wanted and all(process.poll() is None for process in processes):
+      time.sleep(0.01)
+    time.sleep(chance.uniform(0, 0.3))
+    for process in chance.sample(processes, chance.randint(1, len(processes))):
+      process.send_signal(signal.SIGKILL)
+    for process in processes:
+      _, err = process.communicate()
+      assert "Traceback" not in err
+
+
+def bits(folder: Path) -> list[object]:
+  """All that a run leaves and a clock does not decide."""
+  found: list[object] = []
+  for part in sorted(file.parent for file in folder.rglob("metrics.csv")):
+    summary = json.loads((part / "summary.json").read_text())
+    found += [read(part), parameters(part), (part / "model.msgpack").read_bytes()]
+    found += [{name: value for name, value in summary.items() if "seconds" not in name}]
+  return found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_runs_go_on_to_the_same_bits(name, tmp_path):
+  whole, killed = (Run(COMMANDS[name], tmp_path / part) for part in ("whole", "killed"))
+  whole.finish()
+  chance = random.Random(name)
+  for _ in range(KILLS):
+    killed.kill(chance)
+  killed.finish()
+  assert len(bits(killed.workdir)) == 4 * (2 if name == "seeds" else 1)
+  assert bits(killed.workdir) == bits(whole.workdir)
