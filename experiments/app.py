@@ -137,15 +137,14 @@ def guard(work: Callable[[], int | None]) -> int:
 
 def _about_file(error: OSError) -> str:
   """What the system refused, and what to do about it."""
-  if error.strerror is None:
-    return str(error)
-  name = error.filename or "a file"
-  refused = f"{name} cannot be read or written ({error.strerror})"
+  if error.strerror is None or error.filename is None:  # of a pipe or a port, say
+    return f"the system refused something: {error.strerror or error}."
+  refused = f"{error.filename} cannot be read or written ({error.strerror})"
   if advice := _OF_A_PATH.get(error.errno or 0):
     return f"{refused}; {advice}, or pass another path."
   advice = _OF_THE_DISK.get(error.errno or 0, "see to it")
   return (
-    f"{refused}; {advice} and run the same command again, which goes on from the last checkpoint."
+    f"{refused}; {advice} and run the same command again. A run goes on from its last checkpoint."
   )
 
 

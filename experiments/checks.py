@@ -58,7 +58,7 @@ def numbers(config: Config, name: str) -> tuple[float, ...]:
   """
   value = getattr(config, name)
   try:
-    return tuple(map(numerals.real, value.split(",")))
+    return tuple(numerals.real(item.strip()) for item in value.split(","))
   except ValueError:
     raise UserError(
       f"--{name} is {value!r}; give finite numbers in plain digits, with commas between."

@@ -49,7 +49,7 @@ def run(config: CommunicationFlags) -> None:
   entries = [
     entry
     for model in config.models.split(",")
-    for entry in epoch_table(model, shape, config.classes, config.clients, steps)
+    for entry in epoch_table(model.strip(), shape, config.classes, config.clients, steps)
   ]
   print(table(entries))
   if config.output:

@@ -7,6 +7,9 @@ him in the U-shape (paper 003, sec. 3.6). ``leakage.csv`` and ``leakage.png`` go
 folder. Without ``--workdir`` it is the untrained model that the flags say.
 """
 
+import contextlib
+from pathlib import Path
+
 from experiments import app, build_data
 from experiments.config import Config
 from experiments.finished import check_one_model, told
@@ -46,6 +49,20 @@ def main(config: LeakageFlags) -> None:
     config.seed,
   )
   task, variables, title = _of_run(config) if config.workdir else _of_flags(config)
+  folder = app.new_folder(config)
+  with locked(folder, config.wait_for_workdir) if config.workdir else contextlib.nullcontext():
+    _measure(config, task, variables, title, asked, folder)
+
+
+def _measure(
+  config: LeakageFlags,
+  task: Task,
+  variables: Variables,
+  title: str,
+  asked: leakage.LeakageConfig,
+  folder: Path,
+) -> None:
+  """Measures a model and writes what came out; a run's folder is locked."""
   measured = leakage.measure(task, variables, asked)
   head = {name: text for name, text in _COLUMNS.items() if name in measured.rows[0]}
   rows = [[_cell(row[name]) for name in head] for row in measured.rows]
@@ -54,12 +71,10 @@ def main(config: LeakageFlags) -> None:
     f"{measured.victims:,} test images attacked with {measured.auxiliary:,} others; an image error "
     "of 1 is that of their mean"
   )
-  folder = app.new_folder(config)
   folder.mkdir(parents=True, exist_ok=True)
   stem = "leakage_untrained" if config.untrained else "leakage"
-  with locked(folder, config.wait_for_workdir):
-    write_table(folder / f"{stem}.csv", measured.rows)
-    leakage_plots.leakage(measured, folder / f"{stem}.png", title)
+  write_table(folder / f"{stem}.csv", measured.rows)
+  leakage_plots.leakage(measured, folder / f"{stem}.png", title)
   print(f"written: {folder / stem}.csv, {folder / stem}.png")
 
 

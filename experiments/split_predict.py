@@ -15,7 +15,8 @@ from experiments import app, build_data
 from experiments.checks import at_least, refuse
 from experiments.config import Config
 from experiments.fields import string
-from experiments.finished import check_images, load_split
+from experiments.finished import SplitRun, check_images, load_split
+from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.lock import locked
 from fedjax_norm.training.message_log import MessageLog
@@ -63,6 +64,13 @@ def main(config: PredictFlags) -> None:
   else:
     source = build_data.make_source(config)
   check_images(run, source.test.images.shape[1:], source.name)
+  path = Path(config.workdir).expanduser()
+  with locked(path, config.wait_for_workdir):
+    _predict(config, run, source, path)
+
+
+def _predict(config: PredictFlags, run: SplitRun, source: Source, path: Path) -> None:
+  """Classifies the test images, and writes what came out to the run's folder, which is locked."""
   log = MessageLog()
   fetch(run.served, _WHO, run.config.hand_over, log.observe)
   weights = log.traffic(_WHO)
@@ -71,7 +79,6 @@ def main(config: PredictFlags) -> None:
   traffic, guesses = log.traffic(_WHO), outputs.argmax(-1)
   names, labels = run.task.source.class_names, source.test.labels
   known = source.class_names == names
-  path = Path(config.workdir).expanduser()
   rows = [
     {
       "example": index,
@@ -80,9 +87,8 @@ def main(config: PredictFlags) -> None:
     }
     for index, guess in enumerate(guesses)
   ]
-  with locked(path, config.wait_for_workdir):
-    write_table(path / "predictions.csv", rows)
-    write_table(path / "inference_messages.csv", log.rows())
+  write_table(path / "predictions.csv", rows)
+  write_table(path / "inference_messages.csv", log.rows())
   right = f"{np.mean(guesses == labels):.2%}" if known else "the classes are not the run's"
   pairs = [
     ("images", f"{len(images):,} of {source.name}"),

@@ -292,7 +292,7 @@ def _numbers(where: str, row: Mapping[str, str | None]) -> list[float]:
   for name in COLUMNS:
     text = row[name]
     try:
-      value = numerals.real(text or "")
+      value = numerals.real((text or "").strip())
     except ValueError:
       value = math.nan
     if name == "node":

@@ -26,7 +26,7 @@ def whole(text: str, most: int = MOST) -> int:
   # Python refuses to read thousands of digits.
   if found is None or len(found[2]) > len(str(most)) or int(found[2]) > most:
     raise ValueError(f"give a whole number up to {most} in plain digits.")
-  return int(text)
+  return int(found[1] + found[2])
 
 
 def real(text: str) -> float:

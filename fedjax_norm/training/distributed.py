@@ -26,16 +26,10 @@ HEARTBEAT_SECONDS = 20
 # heartbeat, not by this.
 _SHUTDOWN_SECONDS = 3600
 
-# What the runtime's errors say when it is the others or the way to them that failed.
-_OF_THE_NETWORK = (
-  "barrier",
-  "connect",
-  "coordination",
-  "deadline_exceeded",
-  "gloo",
-  "nccl",
-  "unavailable",
-)
+# What errors say when it is the others or the way to them that failed: of any type, and what only
+# the runtime's own mean by it, for others may quote a path.
+_OF_THE_NETWORK = ("coordination", "deadline_exceeded", "gloo", "nccl")
+_OF_THE_RUNTIME = ("barrier", "connect", "unavailable")
 
 
 class Place(NamedTuple):
@@ -76,8 +70,9 @@ def of_the_network(error: BaseException | None) -> bool:
   """
   if error is None or isinstance(error, UserError | OSError):  # of a file, whatever its name
     return False
-  text = str(error).lower()
-  return any(sign in text for sign in _OF_THE_NETWORK) or of_the_network(error.__cause__)
+  text, own = str(error).lower(), isinstance(error, jax.errors.JaxRuntimeError)
+  signs = _OF_THE_NETWORK + (_OF_THE_RUNTIME if own else ())
+  return any(sign in text for sign in signs) or of_the_network(error.__cause__)
 
 
 @contextlib.contextmanager

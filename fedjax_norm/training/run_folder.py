@@ -212,10 +212,7 @@ class RunFolder:
 
 
 class ReadOnlyFolder(RunFolder):
-  """A run's folder without its lock, for those who only read it.
-
-  They are all but the first of several processes of a run, and whoever looks at a run later.
-  """
+  """A run's folder without its lock: for all but the first of several processes of a run."""
 
   def __init__(self, path: str | os.PathLike):
     """Reads a folder, and leaves it as it is.
@@ -227,6 +224,9 @@ class ReadOnlyFolder(RunFolder):
     self.resumed = True
 
   def append(self, row: dict[str, Any]) -> None:
+    """Leaves it to the first process."""
+
+  def append_diagnostics(self, rows: list[Row]) -> None:
     """Leaves it to the first process."""
 
   def rows(self) -> list[Row]:

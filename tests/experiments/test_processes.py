@@ -229,7 +229,10 @@ def test_an_error_of_the_network_is_told_whatever_its_type(kind, monkeypatch):
     pass
 
 
-@pytest.mark.parametrize("error", [UserError("connect it."), OSError(28, "full", "/gloo")])
+@pytest.mark.parametrize(
+  "error",
+  [UserError("connect it."), OSError(28, "full", "/gloo"), ValueError("runs/connect4 is damaged")],
+)
 def test_other_errors_are_not_of_the_network(error, monkeypatch):
   monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
   monkeypatch.setattr(distributed, "_connect", lambda: None)

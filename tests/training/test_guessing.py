@@ -30,6 +30,7 @@ def test_the_loss_has_to_be_below_the_entropy_of_what_counts(make, counts):
   assert not no_better_than_guessing(make(*counts), {"loss": 0.99 * entropy})
   assert no_better_than_guessing(make(*counts), {"loss": np.float32(entropy)})
   assert no_better_than_guessing(make(*counts), {"loss": 568.0})
+  assert no_better_than_guessing(make(*counts), {"loss": float("nan")})
 
 
 def test_numbers_have_to_be_better_than_their_mean():

@@ -21,6 +21,8 @@ ROUNDS = np.arange(10)
     (Schedule(0.1, "step", boundaries=(0.25, 0.8)), [0.1] * 2 + [0.01] * 6 + [0.001] * 2),
     # Shares that meet in one round each take effect, and none before the second round.
     (Schedule(0.1, "step", boundaries=(0.01, 0.02)), [0.1] + [0.001] * 9),
+    # A late share still takes effect in the last round.
+    (Schedule(0.1, "step", boundaries=(0.99,)), [0.1] * 9 + [0.01]),
     (Schedule(0.1, "polynomial", power=0.5), 0.1 * (1 - ROUNDS / 10) ** 0.5),
     (Schedule(0.1, "exponential", factor=0.01), 0.1 * 0.01 ** (ROUNDS / 10)),
     (Schedule(0.1, warmup_rounds=4), 0.1 * np.minimum(1, (ROUNDS + 1) / 4)),
