@@ -71,7 +71,8 @@ def join(
     address: where peers may ask, or ''.
   """
   content = {"client": client, "examples": examples, "address": address}
-  call("Join", frames.text({**content, "announcement": announcement.decode()}))
+  request = frames.text({**content, "announcement": announcement.decode()})
+  frames.read_text(call("Join", request), frames.LONGEST_REQUEST)
 
 
 def ask(call: Caller, limit: int, *, waiting: bool, final: bool = False) -> Asked:

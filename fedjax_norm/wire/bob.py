@@ -172,6 +172,8 @@ class Bob:
           self._on_round(before.round + 1, after.kept.totals)
           after = after._replace(kept=after.kept.of_new_round())
         store.write_state(self._folder, after.kept)
+      if after.kept.totals.passed > before.kept.totals.passed:
+        self._say(f"{before.current} has gone; its turn passes on.")
     except OSError as error:
       self.failure = error
       raise LostError(
@@ -179,7 +181,5 @@ class Bob:
         "disk and start again what has stopped, with the same flags."
       ) from error
     self._state = after
-    if after.kept.totals.passed > before.kept.totals.passed:
-      self._say(f"{before.current} has gone; its turn passes on.")
     if after.kept is not before.kept or after.since != before.since:
       self._changed.notify_all()

@@ -1,18 +1,20 @@
 """Who a party is: its certificate, and those of others that the same authority vouches for."""
 
 import datetime
-import stat
 from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
 from cryptography.x509.oid import NameOID
 
 from fedjax_norm.errors import UserError
+from fedjax_norm.wire import private
+
+_UNREADABLE = (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm)
 
 
 class Identity(NamedTuple):
@@ -49,26 +51,24 @@ def load(authority: str, certificate: str, key: str) -> Identity:
   texts = [_read(path) for path in files]
   try:
     vouching = x509.load_pem_x509_certificate(texts[0])
-  except ValueError as error:
+  except _UNREADABLE as error:
     raise UserError(
       f"{authority} does not read as a certificate; give the authority's as --authority."
     ) from error
   try:
     held = x509.load_pem_x509_certificate(texts[1])
-    private = serialization.load_pem_private_key(texts[2], password=None)
-  except (ValueError, TypeError) as error:
+    secret = serialization.load_pem_private_key(texts[2], password=None)
+    matching = secret.public_key() == held.public_key()
+  except _UNREADABLE as error:
     raise UserError(
       f"{certificate} and {key} do not read as a certificate and its private key; make them with "
       "experiments.certificates."
     ) from error
-  if private.public_key() != held.public_key():
+  if not matching:
     raise UserError(f"{key} is not the private key of {certificate}; give the two of one party.")
   for path, found in ((authority, vouching), (certificate, held)):
     _check_dates(path, found)
-  if (mode := stat.S_IMODE(files[2].stat().st_mode)) & 0o077:
-    raise UserError(
-      f"the private key {key} has mode {mode:04o}, so that others may use it; run chmod 600 on it."
-    )
+  private.check(files[2])
   return Identity(name_of(held), texts[0], texts[1], texts[2], (files[1], files[2]))
 
 
@@ -116,7 +116,7 @@ def vouched(certificate: bytes, authority: bytes) -> x509.Certificate:
     found = x509.load_pem_x509_certificate(certificate)
     store = verification.Store([x509.load_pem_x509_certificate(authority)])
     verification.PolicyBuilder().store(store).build_client_verifier().verify(found, [])
-  except (ValueError, verification.VerificationError) as error:
+  except (*_UNREADABLE, verification.VerificationError) as error:
     raise UserError(
       "a certificate is no client's of this authority, or is out of date; use one that "
       "experiments.certificates made together with the authority's."

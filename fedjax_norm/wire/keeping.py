@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from fedjax_norm.errors import LostError, UserError
+from fedjax_norm.errors import DivergedError, LostError, UserError
 from fedjax_norm.split.messages import HAND_OVER
 from fedjax_norm.split.parties import Part
 from fedjax_norm.wire import fields, frames, handing, private, progress, seal
 from fedjax_norm.wire.frames import SEALED, UPDATES, Frame
 from fedjax_norm.wire.identity import Identity
-from fedjax_norm.wire.network import Network
+from fedjax_norm.wire.network import Network, finite
 from fedjax_norm.wire.progress import NO_TRAFFIC, Progress, Traffic
 from fedjax_norm.wire.seal import Label, SealError
 from fedjax_norm.wire.store import Handed
@@ -42,13 +42,14 @@ def exchange_key(folder: Path, run: str) -> X25519PrivateKey:
     run: which the server says it is.
 
   Raises:
-    UserError: the folder's key is of another run, or damaged.
+    UserError: the folder's key is of another run, damaged, or may be read by others.
   """
   path = folder / _KEY
   if not path.exists():
     key = X25519PrivateKey.generate()
     private.replace(path, f"{run} {key.private_bytes_raw().hex()}".encode())
     return key
+  private.check(path)
   held, _, text = path.read_bytes().partition(b" ")
   try:
     key = X25519PrivateKey.from_private_bytes(bytes.fromhex(text.decode()))
@@ -113,10 +114,16 @@ class Keeper:
       SealError: that somebody did not.
       StaleError: it is an older one than she knows.
       FrameError: it does not fit the network.
+      DivergedError: it holds numbers that are not finite.
       AwayError: the peer who has it cannot be reached now.
       LostError: Bob cannot.
     """
     parts, seed = handing.unpack(self._network, self._opened(handed))
+    if not finite(parts):
+      raise DivergedError(
+        f"the weights that {handed.sender!r} hands over are not finite; begin a new run with a "
+        "lower learning rate, or without that client."
+      )
     self.seed = seed
     if handed.step > self.progress.reached:
       with self._advancing(self.progress._replace(reached=handed.step)):
@@ -202,7 +209,7 @@ class Keeper:
     traffic = self.progress.traffic.plus(spent).plus(put)
     # Nothing that a full disk could stop is left to do after the server has heard of the turn.
     with self._advancing(Progress(step, traffic, scores)):
-      self._call("Put", request, COMPUTING)
+      self._put(request)
     for path in self._folder.iterdir():  # the one before can no longer be asked for
       found = _KEPT.fullmatch(path.name)
       if found and int(found[1]) < step:
@@ -213,7 +220,10 @@ class Keeper:
     if self._last is None or self._last[0] != handed.step:
       self._opened(handed)
     self.check_fresh(handed)
-    self._call("Put", frames.encode(self._sealed_for_all()), COMPUTING)
+    self._put(frames.encode(self._sealed_for_all()))
+
+  def _put(self, request: bytes) -> None:
+    frames.read_text(self._call("Put", request, COMPUTING), frames.LONGEST_REQUEST)
 
   def _sealed_for_all(self) -> Frame:
     """The last hand-over, sealed for all who have joined; nothing but its step among peers."""

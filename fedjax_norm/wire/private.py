@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,20 +14,35 @@ def create(path: Path, data: bytes) -> None:
   """Writes a new file with mode 0600.
 
   Raises:
-    UserError: it is there already, or cannot be written.
+    UserError: the file already exists.
+    OSError: with the name of ``path``, which does not exist then.
   """
-  try:
-    descriptor = _opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-  except FileExistsError as error:
+  with files.named(path):
+    try:
+      with open(path, "xb", opener=_opened) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    except FileExistsError as error:
+      raise UserError(
+        f"{path} is there already and is not overwritten; move it or choose another folder."
+      ) from error
+    except OSError:
+      with contextlib.suppress(OSError):
+        path.unlink()
+      raise
+
+
+def check(path: Path) -> None:
+  """Refuses a private key that others may use.
+
+  Raises:
+    UserError: the mode of the file lets others read or write it.
+  """
+  if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
     raise UserError(
-      f"{path} is there already and is not overwritten; move it or choose another folder."
-    ) from error
-  except OSError as error:
-    raise UserError(f"{path} cannot be written ({error.strerror}).") from error
-  with open(descriptor, "wb") as file:
-    file.write(data)
-    file.flush()
-    os.fsync(descriptor)
+      f"the private key {path} has mode {mode:04o}, so that others may use it; run chmod 600 on it."
+    )
 
 
 def replace(path: Path, data: bytes) -> None:

@@ -41,7 +41,7 @@ class Progress(NamedTuple):
   Attributes:
     reached: the greatest step up to which it has handed over or been handed.
     traffic: of its turns.
-    scores: its round and test scores after the last turn that was evaluated.
+    scores: the round and the test scores of its last turn; None if that was not evaluated.
   """
 
   reached: int = 0
@@ -56,7 +56,7 @@ def read(folder: Path) -> Progress:
     folder: of the client.
 
   Raises:
-    UserError: the file is damaged.
+    UserError: the file is damaged or of another version.
   """
   path, whole = folder / _FILE, fields.whole
   if not path.exists():
@@ -69,7 +69,10 @@ def read(folder: Path) -> Progress:
       scores=fields.optional(fields.mapping(fields.number)),
     )
   except frames.FrameError as error:
-    raise UserError(f"{path} is damaged; restore it or pass another --workdir.") from error
+    raise UserError(
+      f"{path} is damaged or of another version; restore it, go on with the version that wrote it, "
+      "or pass another --workdir."
+    ) from error
   return Progress(**{**content, "traffic": Traffic(**content["traffic"])})
 
 
@@ -82,5 +85,5 @@ def written(folder: Path, progress: Progress) -> Iterator[None]:
     progress: how far it is after the block.
   """
   content = {**progress._asdict(), "traffic": progress.traffic._asdict()}
-  with private.replacing(folder / _FILE, json.dumps(content).encode()):
+  with private.replacing(folder / _FILE, json.dumps(content, allow_nan=False).encode()):
     yield

@@ -80,12 +80,16 @@ def _answer(
   if reply.step != frame.step:
     raise frames.FrameError("an answer is of another step than the request.")
   tree = frames.tree_of(reply, kind, shapes)
+  _check_finite(tree, "the server's answer")
+  return tree
+
+
+def _check_finite(tree: PyTree, what: str) -> None:
   if not finite(tree):
     raise DivergedError(
-      "the server answers with numbers that are not finite: training has diverged; lower the "
-      "learning rate at the server."
+      f"{what} has numbers that are not finite: training has diverged; lower the learning rate at "
+      "the server."
     )
-  return tree
 
 
 def infer(
@@ -105,6 +109,9 @@ def infer(
     own: Alice's parts.
     step: the first that is not in them.
     batches: images as the model takes them, a minibatch's worth at most each.
+
+  Raises:
+    DivergedError: logits are not finite.
   """
   found = []
   for images in batches:
@@ -115,5 +122,6 @@ def infer(
     if network.rules.plan.u_shaped:
       last = jax.tree.map(jnp.asarray, padded(outputs, network.batch_size))
       outputs = network.evaluate[-1](own[-1].variables, last)
+      _check_finite(outputs, "the output of the client's tail")
     found.append(np.asarray(rows(outputs, len(images)), np.float32))
   return np.concatenate(found)

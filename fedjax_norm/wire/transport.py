@@ -15,6 +15,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 from fedjax_norm.errors import DivergedError, LostError, UserError
+from fedjax_norm.wire import fields
 from fedjax_norm.wire.handshake import check_handshake
 from fedjax_norm.wire.identity import Identity
 from fedjax_norm.wire.refusals import FailedError, OutOfOrderError, RefusedError
@@ -139,6 +140,11 @@ def _handler(
     names = context.auth_context().get("x509_common_name", [b""])
     name = names[0].decode(errors="replace")
     try:
+      if not fields.name(name):
+        raise UserError(
+          "the name on a client's certificate must be short and printable; use a certificate that "
+          "experiments.certificates made."
+        )
       with admitted(name):
         message = _only(messages)
         return b"" if message is None else method(name, message)

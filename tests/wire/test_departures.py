@@ -22,7 +22,7 @@ from fedjax_norm import trees
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.wire import alice as alices
 from fedjax_norm.wire import asking, frames, keeping, private
-from fedjax_norm.wire.transport import OutOfOrderError, RefusedError
+from fedjax_norm.wire.transport import FailedError, OutOfOrderError, RefusedError
 from fedjax_norm.wire.turns import step_id
 
 
@@ -54,6 +54,19 @@ def test_a_client_that_vanishes_costs_its_own_turn_alone(tmp_path, peer):
     assert w.bob.state.kept.totals.passed == 1
     assert w.bob.state.kept.totals.turns == 3
     assert_same(held(first.own, w.bob), held(second.own, w.bob))
+
+
+def test_a_log_on_a_full_disk_stops_the_server_with_one_sentence(tmp_path, monkeypatch):
+  def full(text):
+    raise OSError(28, "No space left on device")
+
+  with world(tmp_path) as w:
+    _, other, _ = begun(w)
+    monkeypatch.setattr(w.bob, "_say", full)
+    w.later += 25
+    with pytest.raises(FailedError, match="No space left on device"):
+      asking.ask(other.call, wire_world.LIMIT, waiting=True)
+    assert w.bob.failure
 
 
 def test_a_turn_waits_for_the_only_client_that_can_have_it(tmp_path):

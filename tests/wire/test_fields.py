@@ -1,6 +1,7 @@
 """Every field of every message, whoever sent it: type, range, length, and that it is text."""
 
 import contextlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from wire_world import LIMIT, NAMES, World, begun, identities, request, turn_of,
 
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.split.messages import OUTPUT
-from fedjax_norm.wire import asking, frames, remote, seal, weights
+from fedjax_norm.split.parties import Part
+from fedjax_norm.wire import asking, frames, progress, remote, seal, weights
 from fedjax_norm.wire.fields import LONGEST
 from fedjax_norm.wire.frames import FrameError
-from fedjax_norm.wire.keeping import exchange_key
+from fedjax_norm.wire.keeping import Keeper, exchange_key
 
 HUGE = 10**400
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)  # lone surrogates too
@@ -214,3 +216,46 @@ def test_outputs_that_are_wrong_are_no_predictions(value, later, error):
   images = np.zeros((2, *wire_world.task().image_shape), np.float32)
   with pytest.raises(error):
     remote.infer(network, call, LIMIT, own, 3, iter([images]))
+
+
+def test_a_tail_that_has_diverged_predicts_nothing():
+  network = wire_world.network("body")
+  network = network._replace(
+    evaluate=tuple(
+      lambda variables, x, value=value, shape=shape: np.full((4, *shape.shape), value, np.float32)
+      for value, shape in zip((0, 0, np.nan), network.outputs, strict=True)
+    )
+  )
+  own = (Part({}, ()), Part({}, ()))
+
+  def call(method, data, seconds):
+    outputs = np.zeros((2, *network.outputs[1].shape), np.float32)
+    return frames.encode(frames.Frame(OUTPUT, 3, frames.named(outputs)))
+
+  with pytest.raises(DivergedError, match="the client's tail has numbers that are not finite"):
+    remote.infer(network, call, LIMIT, own, 3, iter([np.zeros((2, 6, 6, 1), np.float32)]))
+
+
+@pytest.mark.parametrize(
+  "ask",
+  [
+    lambda call: asking.join(call, b"", 0, 7, ""),
+    lambda call: Keeper._put(SimpleNamespace(_call=call), b""),
+  ],
+)
+def test_an_answer_that_says_nothing_is_read_too(ask):
+  assert ask(lambda *_: frames.text({})) is None
+  for answer in (b"", frames.text({"more": 1})):
+    with pytest.raises(FrameError):
+      ask(lambda *_, answer=answer: answer)
+
+
+def test_progress_that_does_not_fit_names_the_version(tmp_path):
+  (tmp_path / "progress.json").write_text('{"reached": 3}')
+  with pytest.raises(UserError, match="damaged or of another version"):
+    progress.read(tmp_path)
+  with (
+    pytest.raises(ValueError, match="not JSON compliant"),
+    progress.written(tmp_path, progress.Progress(scores={"loss": float("nan")})),
+  ):
+    pass

@@ -6,7 +6,7 @@ import pytest
 import wire_world
 from wire_world import ROUNDS, STEPS, begun, request, task, turn_of, world, yours
 
-from fedjax_norm.errors import UserError
+from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.norm import Mode
 from fedjax_norm.wire import alice as alices
 from fedjax_norm.wire import asking, frames, handing, seal
@@ -87,6 +87,15 @@ def test_a_forged_or_old_hand_over_is_refused(tmp_path):
         alice.keeper.obtain(handed)
     given(now)
     alice.keeper.obtain(handed)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+  with world(tmp_path) as w:
+    alice, other = w.alice("alice0"), w.alice("alice1")
+    turned = alices._turn(alice, yours(alice, other))
+    alice.keeper.hand_over(jax.tree.map(lambda leaf: leaf * np.nan, turned.own), turned.step)
+    with pytest.raises(DivergedError, match="'alice0' hands over are not finite"):
+      other.keeper.obtain(w.bob.state.kept.handed)
 
 
 def test_a_third_party_classifies_without_training(tmp_path):

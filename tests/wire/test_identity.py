@@ -1,5 +1,6 @@
 """What a party is refused to prove who it is with."""
 
+import base64
 import datetime
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ from wire_world import identities
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.wire import certificates, identity, private
+from fedjax_norm.wire.keeping import exchange_key
 
 
 def load(folder, authority: bytes, certificate: bytes, key: bytes, mode: int = 0o600):
@@ -31,6 +33,40 @@ def test_a_key_that_others_may_read_or_write_is_refused(tmp_path, mode):
     load(tmp_path, mine.authority, mine.certificate, mine.key, mode)
   (tmp_path / "key").chmod(0o400)
   assert identity.load(*(str(tmp_path / n) for n in ("ca", "pem", "key"))).name == "localhost"
+
+
+def test_an_exchange_key_that_others_may_read_is_refused(tmp_path):
+  key = exchange_key(tmp_path, "run")
+  (tmp_path / "exchange.key").chmod(0o644)
+  with pytest.raises(UserError, match=r"has mode 0644.*run chmod 600"):
+    exchange_key(tmp_path, "run")
+  (tmp_path / "exchange.key").chmod(0o600)
+  assert exchange_key(tmp_path, "run").private_bytes_raw() == key.private_bytes_raw()
+
+
+def changed(pem: bytes, old: str, new: str) -> bytes:
+  """A PEM file with some bytes of its content replaced."""
+  first, *lines, last = pem.splitlines()
+  content = base64.b64decode(b"".join(lines))
+  assert bytes.fromhex(old) in content
+  content = content.replace(bytes.fromhex(old), bytes.fromhex(new), 1)
+  return b"\n".join((first, base64.b64encode(content), last))
+
+
+VERSION = "a003020102", "a003020101"
+CURVE = "2a8648ce3d030107", "2a8648ce3d030163"
+
+
+@pytest.mark.parametrize(("which", "change"), [(0, VERSION), (1, VERSION), (1, CURVE), (2, CURVE)])
+def test_versions_and_curves_that_nobody_knows_are_refused(tmp_path, which, change):
+  mine = identities()["alice0"]
+  files = [mine.authority, mine.certificate, mine.key]
+  files[which] = changed(files[which], *change)
+  with pytest.raises(UserError, match="not read as a certificate"):
+    load(tmp_path, *files)
+  if which == 1:
+    with pytest.raises(UserError, match="no client's of this authority"):
+      identity.vouched(files[1], mine.authority)
 
 
 @pytest.mark.parametrize("days", [-40, 40])

@@ -9,6 +9,8 @@ import time
 from concurrent import futures
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 from experiments_helpers import free_port
 from wire_world import identities, identity
 
@@ -44,6 +46,23 @@ def test_messages_that_are_too_large_leave_nothing_open():
       assert call("Echo", b"hi") == b"alice1:hi"
     finally:
       gc.enable()
+
+
+@pytest.mark.parametrize("name", ["carol\u00a0smith", "carol\nsmith", ""])
+def test_a_name_that_cannot_be_kept_is_refused(monkeypatch, name):
+  names = [x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else []
+  make = certificates._name
+  monkeypatch.setattr(
+    certificates, "_name", lambda text: x509.Name(names) if text == "carol" else make(text)
+  )
+  authority, server, clients = certificates.make(["localhost"], ["carol"])
+  who = [identity(n, authority, pair) for n, pair in (("localhost", server), *clients.items())]
+  with (
+    serving("localhost:0", who[0], ECHO, 1000) as port,
+    Caller(f"localhost:{port}", who[1], 1000, 1) as call,
+    pytest.raises(RefusedError, match="must be short and printable"),
+  ):
+    call("Echo", b"hi")
 
 
 def test_a_stranger_is_refused_and_told_so():
