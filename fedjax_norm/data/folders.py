@@ -10,7 +10,7 @@ from fedjax_norm.data.names import listed, normal, split_of
 from fedjax_norm.errors import UserError
 
 _TEST_SHARE = 0.2
-_DEEPEST = 3  # folders above an image: SPLIT/CLIENT/CLASS
+_DEEPEST = 3  # folders above an image: SPLIT/CLIENT/CLASS; links are not followed further down
 _LAYOUTS = "CLASS/image or CLIENT/CLASS/image"
 
 
@@ -23,8 +23,8 @@ def scan(path: str, seed: int) -> Listing:
   test set is `test`, or `val` where there is no `test`. Without either, a seeded fifth of the
   images, stratified by class and client, is the test set.
 
-  A file is an image if its suffix says so, or if Pillow recognises its content. ``notes`` tells
-  which files and folders are skipped; hidden ones and `__MACOSX` are skipped without a note.
+  Which files are images is for ``images.is_image`` to say. ``notes`` tells which files and folders
+  are skipped; hidden ones and `__MACOSX` are skipped without a note.
 
   Args:
     path: the folder.
@@ -42,13 +42,13 @@ def scan(path: str, seed: int) -> Listing:
   if not images:
     raise UserError("; ".join([*notes, f"{path} holds no images, so fill it as {_LAYOUTS}."]))
   folders = _splits(root, images)
-  parts = {kind: _files(folder, images) for kind, folder in folders.items()}
-  if "test" in parts and "val" in parts:
-    unused = len(parts.pop("val"))
-    notes.append(
-      f"the test set is {folders['test'].name}; the {unused:,} images of {folders['val'].name} are"
-      " not used"
-    )
+  if "test" in folders and "val" in folders:
+    val = folders.pop("val")
+    if unused := sum(val in image.parents for image in images):
+      notes.append(
+        f"the test set is {folders['test'].name}; the {unused:,} images of {val.name} are not used"
+      )
+  parts = {kind: _files(folder, images, folder != root) for kind, folder in folders.items()}
   train = parts.pop("train")
   if parts:
     (test,) = parts.values()
@@ -60,11 +60,11 @@ def scan(path: str, seed: int) -> Listing:
 
 def _walk(folder: Path, depth: int = 0) -> Iterator[tuple[Path, list[Path]]]:
   """Gives a folder and those below it, each with its files, in alphabetical order."""
-  if depth > _DEEPEST:  # links could lead down without end
-    raise UserError(f"{folder} is nested too deep; use {_LAYOUTS}, in split folders or without.")
   visible = (child for child in folder.iterdir() if not child.name.startswith((".", "__MACOSX")))
   children = sorted(visible)
   yield folder, [child for child in children if not child.is_dir()]
+  if depth > _DEEPEST and folder.is_symlink():  # links could lead down without end
+    return
   for child in children:
     if child.is_dir():
       yield from _walk(child, depth + 1)
@@ -119,8 +119,14 @@ def _splits(root: Path, images: list[Path]) -> dict[str, Path]:
   return folders
 
 
-def _files(root: Path, images: list[Path]) -> list[File]:
-  """Reads classes and clients off the paths of the images under a folder."""
+def _files(root: Path, images: list[Path], is_split: bool) -> list[File]:
+  """Reads classes and clients off the paths of the images under a folder.
+
+  A folder whose folders all name splits is refused, for its splits would be read as classes or as
+  clients. Only within a split folder may all classes have such names.
+  """
+  filled = {folder for image in images for folder in image.parents if root in folder.parents}
+  plain = {folder.parent for folder in filled if not split_of(folder.name)}
   files = []
   for image in images:
     if root not in image.parents:
@@ -128,7 +134,8 @@ def _files(root: Path, images: list[Path]) -> list[File]:
     names = [normal(name) for name in image.relative_to(root).parts[:-1]]
     if not names:
       raise UserError(f"{image} lies outside any class folder; move it into one.")
-    if splits := [name for name in names if split_of(name)]:
+    checked = image.parents[int(is_split) : len(names)]
+    if splits := [folder.name for folder in checked if folder.parent not in plain]:
       raise UserError(
         f"{image.parent} lies in {splits[0]!r}, which names a split; put split folders at the top,"
         " as train/CLASS/image or train/CLIENT/CLASS/image, or rename it."

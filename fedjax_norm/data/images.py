@@ -18,16 +18,17 @@ Stream = str | os.PathLike | BinaryIO
 _GRAY = ("1", "L", "LA")
 _DEEP = ("I", "F")  # and the "I;16" family: more than 8 bits a channel
 
-# What is an image without a look into the file, and what is one by its content. Pillow's other
-# formats are those of films and documents, or have no mark to be recognised by.
+# Files with these suffixes are images without a look at their content. Other files are images if
+# their content has one of these formats. Pillow's other formats are those of films and documents,
+# or have no mark to be recognised by; HEIF and JXL come with plugins.
 _SUFFIXES = (
   ".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe",
   ".jpeg", ".jpg", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".sgi",
   ".tga", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 _FORMATS = (
-  "AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI",
-  "TIFF", "WEBP",
+  "AVIF", "BMP", "DDS", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "JXL", "PCX", "PNG", "PPM", "PSD",
+  "QOI", "SGI", "TIFF", "WEBP",
 )  # fmt: skip
 
 # EXIF's orientation -> what makes the pixels upright.
@@ -44,9 +45,17 @@ _LYING = (5, 6, 7, 8)  # those that exchange height and width
 
 
 def is_image(path: Path) -> bool:
-  """Whether a file is an image: by its suffix, or else by how its content begins."""
-  if path.suffix.lower() in _SUFFIXES:
+  """Whether a file is an image, by its suffix or by its content.
+
+  The content decides for files without a suffix and for the rarer suffixes that Pillow or one of
+  its plugins registers. Files with any other suffix count as no images: raw photos and backups of
+  an editor have the content of an image, but are usually copies of one that is there as well.
+  """
+  suffix = path.suffix.lower()
+  if suffix in _SUFFIXES:
     return True
+  if suffix and suffix not in Image.registered_extensions():
+    return False
   Image.init()
   try:
     with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]):

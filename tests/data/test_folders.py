@@ -192,6 +192,8 @@ def test_a_fifth_of_a_training_folder_alone_is_held_out(tmp_path):
     (["ann/train/cat/1.png", "ann/test/cat/2.png"], "ann.(train|test).cat lies in"),
     (["images/Train/cat/1.png", "images/Test/cat/2.png"], "names a split; put split folders at"),
     (["train/1.png", "train/cat/2.png", "test/cat/3.png"], "outside any class"),
+    (["cat/train/1.png", "cat/test/2.png", "dog/3.png"], "lies in '(train|test)'"),
+    (["train/train/cat/1.png", "test/ann/cat/2.png"], "lies in 'train', which names a split"),
     (["cat/scan.heic"], r"skipped because.*1 \(1 .heic\); .* holds no images"),
   ],
 )
@@ -201,11 +203,47 @@ def test_split_folders_that_could_be_misread_are_refused(tmp_path, paths, words)
     folders.scan(str(tmp_path), 0)
 
 
-def test_images_are_found_whatever_their_suffix(tmp_path):
+@pytest.mark.parametrize(
+  ("paths", "clients", "classes"),
+  [
+    (["train/train/1.png", "train/bus/2.png", "test/train/3.png"], {None}, {"train", "bus"}),
+    (
+      ["train/ann/train/1.png", "train/ann/bus/2.png", "val/ann/bus/3.png"],
+      {"ann"},
+      {"train", "bus"},
+    ),
+    (["train/train/1.png", "test/train/3.png"], {None}, {"train"}),
+    (["ann/train/1.png", "ann/bus/2.png", "ann/bus/3.png"], {"ann"}, {"train", "bus"}),
+  ],
+)
+def test_a_class_may_have_the_name_of_a_split(tmp_path, paths, clients, classes):
+  touch(tmp_path, *paths, *(path.replace(".png", "b.png") for path in paths))
+  listing = folders.scan(str(tmp_path), 0)
+  assert {file.client for file in listing.train} == clients
+  assert {file.label for file in listing.train} == classes
+
+
+def test_folders_that_are_not_used_may_hold_anything(tmp_path):
+  touch(tmp_path, "train/ann/cat/1.png", "test/ann/cat/2.png")
+  (tmp_path / "val").mkdir()
+  (tmp_path / "train" / "ann" / "cat" / "meta" / "v1").mkdir(parents=True)
+  listing = folders.scan(str(tmp_path), 0)
+  assert [len(part) for part in (listing.train, listing.test)] == [1, 1]
+  assert listing.notes == ("folders skipped because no image is in them: train/ann/cat/meta, val",)
+  touch(tmp_path, "val/3.png", "val/a/b/c/d/4.png")
+  assert folders.scan(str(tmp_path), 0).notes[-1].endswith("the 2 images of val are not used")
+  (tmp_path / "train" / "ann" / "loop").symlink_to(tmp_path / "train", target_is_directory=True)
+  with pytest.raises(UserError, match="too deep"):
+    folders.scan(str(tmp_path), 0)
+
+
+def test_images_are_found_by_suffix_and_else_by_content(tmp_path):
   for i, suffix in enumerate(["jpg", "JFIF", "jPeG", "TIFF", "avif", "webp", "jp2", "tga"]):
     write(tmp_path / "cat" / f"{i}.{suffix}", flat(i), format=None)
   write(tmp_path / "dog" / "0", flat(0), format="PNG")
-  write(tmp_path / "dog" / "1.photo", flat(1), format="JPEG")
+  write(tmp_path / "dog" / "1.jpx", flat(1), format="JPEG")
+  for copy in ("0.NEF", "0.png~", "0.png.bak"):
+    write(tmp_path / "dog" / copy, flat(0), format="TIFF")
   (tmp_path / "dog" / "Thumbs.db").write_bytes(b"no image")
   (tmp_path / "dog" / "notes").write_text("no image")
   for i in range(2):
@@ -214,7 +252,8 @@ def test_images_are_found_whatever_their_suffix(tmp_path):
   source = sources.load(f"folder:{tmp_path}")
   assert source.class_names == ("cat", "dog")
   assert len(source.train.labels) + len(source.test.labels) == 10
-  assert source.notes[0].endswith("as images: 4 (2 .heic, 1 without suffix, 1 .db)")
+  kinds = "2 .heic, 1 without suffix, 1 .nef, 1 .bak, 1 .png~, 1 .db"
+  assert source.notes[0].endswith(f"as images: 7 ({kinds})")
   assert source.notes[1] == "folders skipped because no image is in them: emu, fox"
   write(tmp_path / "loose", flat(1), format="PNG")
   with pytest.raises(UserError, match="outside any class"):

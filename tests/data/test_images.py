@@ -47,6 +47,15 @@ def test_images_are_upright_as_viewers_show_them(monkeypatch, kind):
     assert pixels.shape == (height, width)
 
 
+def test_formats_of_plugins_are_images_where_the_plugin_is_there(tmp_path, monkeypatch):
+  path = tmp_path / "photo.heic"
+  path.write_bytes(encoded("PNG", 1))
+  assert not images.is_image(path)
+  monkeypatch.setitem(Image.EXTENSION, ".heic", "HEIF")
+  monkeypatch.setitem(Image.OPEN, "HEIF", Image.OPEN["PNG"])  # as a plugin registers its reader
+  assert images.is_image(path)
+
+
 def test_damaged_metadata_leave_the_pixels_as_they_are():
   stream = io.BytesIO()
   Image.fromarray(BLOCKS).save(stream, "PNG", exif=b"Exif\0\0no metadata at all")
