@@ -17,13 +17,16 @@ _COLUMNS = {
   "path": ("path", "image", "file"),
   "label": ("label", "class"),
   "country": ("country", "country_code", "iso"),
-  "region": ("region", "client", "client_id", "user", "user_id", "site", "site_id"),
+  "region": ("client", "client_id", "user", "user_id", "site", "site_id", "region"),
   "split": ("split",),
   "value": ("value",),
 }
 
 # The share that paper 004 validates on (fig. 2 and 20).
 _TEST_SHARE = 0.05
+
+# The region of the test images that belong to no client.
+_SHARED = ""
 
 Row = dict[str, str]
 """By the keys of ``_COLUMNS``, those that the index has; and its ``line``, for errors."""
@@ -34,16 +37,17 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
 
   The first line names the columns: `path` (or `image`, `file`), relative to the index's folder or
   absolute; `label` (or `class`); and if there are any `country` (or `country_code`, `iso`), an ISO
-  3166 alpha-2 or alpha-3 code; `region` (or `client`, `user`, `site`, each also with `_id`), any
-  text; `value`, the number that regression is to say of the image; and `split`, which is train,
-  test or val in any usual spelling (see ``names.split_of``); val is the test set where there is no
-  test, and is not used where there is one. Without `split` a seeded twentieth of all images,
-  stratified by class, is the test set.
+  3166 alpha-2 or alpha-3 code; `client`, `client_id`, `user`, `user_id`, `site`, `site_id` or
+  `region`, any text, of which the first that is there counts; `value`, the number that regression
+  is to say of the image; and `split`, which is train, test or val in any usual spelling (see
+  ``names.split_of``); val is the test set where there is no test, and is not used where there is
+  one. Without `split` a seeded twentieth of all images, stratified by class, is the test set.
 
   After that images without a region (Antarctica, and empty fields) are left out, as in app. B.2,
   and so are those of small regions, as in app. B.3, whatever the partition, and test images of a
   class that loses all its training images by it; ``notes`` tells how many. So no image is trained
-  on at one level of regions and tested on at another.
+  on at one level of regions and tested on at another. Where a column names the clients, images
+  without a client that `split` puts into the test set stay there: all clients share them.
 
   Args:
     path: of the index.
@@ -58,13 +62,16 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
   """
   if min_region_size < 0:
     raise UserError(f"The least size of a region must be at least 0, not {min_region_size}.")
-  rows = _rows(path)
+  rows, client_columns = _rows(path)
   notes: tuple[str, ...] = ()
   splits = Counter(row.get("split") for row in rows)
   if splits["test"] and splits["val"]:
     notes = (f"the test set is test; the {splits['val']:,} images of val are not used",)
     rows = [row for row in rows if row["split"] != "val"]
   region = _checked(path, rows[0], region, min_region_size)
+  if region == "column" and len(client_columns) > 1:
+    used, *others = client_columns
+    notes += (f"the column {used} names the clients; not used: {', '.join(others)}",)
   regions = [_region(path, row, region) for row in rows]
   kept: set[str | None] = {None}
   if region:
@@ -106,12 +113,12 @@ def _by_split(path: str, files: list[File], trains: list[bool]) -> tuple[list[Fi
   return train, test
 
 
-def _rows(path: str) -> list[Row]:
-  """The rows of an index, at least one, checked one by one."""
+def _rows(path: str) -> tuple[list[Row], list[str]]:
+  """The rows of an index, at least one, checked one by one; and the columns that name clients."""
   try:
     with open(path, encoding="utf-8-sig", newline="") as file:
       lines = csv.reader(file, strict=True)
-      columns = _columns(path, next(lines, []))
+      columns, client_columns = _columns(path, next(lines, []))
       # The csv module gives an empty list for an empty line.
       rows = [_row(path, lines.line_num, cells, columns) for cells in lines if cells]
   except FileNotFoundError:
@@ -128,23 +135,24 @@ def _rows(path: str) -> list[Row]:
         f"{path}, lines {first} and {row['line']} name one image, {row['path']}, which could be"
         " both trained and tested on; remove one of them."
       )
-  return rows
+  return rows, client_columns
 
 
-def _columns(path: str, header: list[str]) -> list[str | None]:
-  """What each column of the file is; None for columns of no interest."""
+def _columns(path: str, header: list[str]) -> tuple[list[str | None], list[str]]:
+  """What each column of the file is, or None; and all that name clients, the one in use first."""
+  found = [name.strip().lower() for name in header]
+  client_columns = [name for name in _COLUMNS["region"] if name in found]
   kinds = {name: kind for kind, names in _COLUMNS.items() for name in names}
-  columns = [kinds.get(name.strip().lower()) for name in header]
+  columns = [None if name in client_columns[1:] else kinds.get(name) for name in found]
   for kind, names in _COLUMNS.items():
     if columns.count(kind) > 1:
       raise UserError(f"{path} has several columns for the {kind}; keep one of {', '.join(names)}.")
     if kind in ("path", "label") and kind not in columns:
-      found = ", ".join(header) or "nothing"
       raise UserError(
         f"{path} has no column for the {kind}; name one {' or '.join(names)} in its first line,"
-        f" which has {found}."
+        f" which has {', '.join(header) or 'nothing'}."
       )
-  return columns
+  return columns, client_columns
 
 
 def _row(path: str, line: int, cells: list[str], columns: list[str | None]) -> Row:
@@ -187,11 +195,12 @@ def _checked(path: str, row: Row, region: str | None, min_region_size: int) -> s
 
 
 def _region(path: str, row: Row, region: str | None) -> str | None:
-  """The name of a row's region; None if it has none."""
+  """The name of a row's region; None if it has none and is left out."""
   if region is None:
     return None
   if region == "column":
-    return row["region"] or None
+    shared = row.get("split", "train") != "train"
+    return row["region"] or (_SHARED if shared else None)
   if not row["country"]:
     return None
   found: Place | None = place(row["country"])
@@ -207,8 +216,8 @@ def _kept(
   path: str, regions: list[str | None], min_region_size: int
 ) -> tuple[set[Any], tuple[str, ...]]:
   """The regions that are large enough, and what to tell about the others."""
-  sizes = Counter(name for name in regions if name is not None)
-  nowhere = len(regions) - sizes.total()
+  sizes = Counter(filter(None, regions))
+  nowhere = regions.count(None)
   small = sorted(name for name, size in sizes.items() if size < min_region_size)
   notes = []
   if nowhere:
@@ -225,4 +234,4 @@ def _kept(
     raise UserError(
       f"{path}: no region has {min_region_size:,} images or more; lower the least size."
     )
-  return kept, tuple(notes)
+  return {*kept, _SHARED}, tuple(notes)

@@ -172,6 +172,44 @@ def test_clients_may_be_named_as_such_and_go_before_countries(pictures, column):
   assert sources.load_labels(name, region="country").client_names == ("FR",)
 
 
+@pytest.mark.parametrize(
+  ("columns", "used", "others"),
+  [
+    (["region", "user_id"], "user_id", "region"),
+    (["Site", "client_id"], "client_id", "site"),
+    (["user", "client", "region"], "client", "user, region"),
+  ],
+)
+def test_of_several_columns_the_first_in_order_names_the_clients(pictures, columns, used, others):
+  rows = [
+    f"{i}.png,{label(i)},FR," + ",".join(f"{column}{i % 2}" for column in columns)
+    for i in range(24)
+  ]
+  name = write(pictures, rows, f"path,label,country,{','.join(columns)}")
+  known = sources.load_labels(name)
+  assert known.client_names == (f"{used}0", f"{used}1")
+  assert known.notes[0] == f"the column {used} names the clients; not used: {others}"
+  assert len(sources.load_labels(name, region="country").notes) == 1
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_test_images_without_a_client_are_shared(pictures, split):
+  rows = [f"{i}.png,{label(i)},{'ann' if i < 4 else 'bob'},train" for i in range(7)]
+  rows += ["7.png,cat,,train", f"8.png,cat,,{split}", f"9.png,emu,ann,{split}"]
+  rows += [f"10.png,emu,bob,{split}"]
+  name = write(pictures, rows, "path,label,client,split")
+  source = sources.load(name)
+  assert values(source.train).tolist() == list(range(7))
+  assert values(source.test).tolist() == [8, 9, 10]
+  assert source.client_names == ("ann", "bob")
+  assert source.notes == ("left out 1 of 11 images, which have no natural client",)
+  # Those of clients that are left out are still left out.
+  assert values(sources.load(name, min_region_size=5).test).tolist() == [8, 9]
+  shared = [row for row in rows if "," + split not in row or ",," in row]
+  name = write(pictures, shared, "path,label,client,split")
+  assert values(sources.load(name).test).tolist() == [8]
+
+
 def test_splits_have_the_usual_names(pictures):
   splits = ["Training", "VALID", "validation", "Testing"]
   rows = [f"{i}.png,cat,{splits[i // 3]}" for i in range(12)]
