@@ -49,6 +49,7 @@ def make_source(
   arrays: Mapping[str, np.ndarray],
   reader: Callable[[np.ndarray], own.Read],
   mine: own.Mine | None,
+  open_set: bool = False,
   objective: str = "classification",
   resize: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Source:
@@ -60,6 +61,8 @@ def make_source(
     arrays: those of `REQUIRED`, and any of `OPTIONAL`.
     reader: how images [N, H, W, C] are read.
     mine: which training images are read; None reads all. The others may hold anything.
+    open_set: whether the test classes may be others than the training ones; they have labels of
+      their own then.
     objective: of ``objectives.OBJECTIVES``, what the targets are for.
     resize: of pixel classes [N, H, W], as the reader resizes images.
 
@@ -78,14 +81,23 @@ def make_source(
     )
   labels = _ids(path, "y_train", arrays["y_train"], len(train))
   test_labels = _ids(path, "y_test", arrays["y_test"], len(test))
-  num_classes = _num_classes(path, labels, test_labels)
+  named = "class_names" in arrays
+  occurring = np.union1d(labels, labels if open_set and not named else test_labels)
+  num_classes = 1 + int(occurring[-1])  # each label is an output of the model
+  if not named:
+    _check_dense(path, num_classes, len(occurring))
   class_names = _names(path, arrays, "class_names", num_classes, "label")
   unknown = np.setdiff1d(test_labels, labels)
-  if unknown.size and objective == "classification" and "class_names" not in arrays:
+  if unknown.size and objective == "classification" and not (named or open_set):
     raise UserError(
       f"{path}: class {unknown[0]} has test images but no training image; add one, remove its test"
-      " images, or name all classes in an array class_names."
+      " images, name all classes in an array class_names, or choose the task verification."
     )
+  test_names = None
+  if open_set:
+    tested, places = np.unique(test_labels, return_inverse=True)
+    test_labels = places.astype(np.int32)
+    test_names = tuple(class_names[c] if named else str(c) for c in tested)
   targets, test_targets, target_names = None, None, None
   if objective in _READ_TARGETS:
     if missing := [name for name in TARGETS[:2] if name not in arrays]:
@@ -117,6 +129,7 @@ def make_source(
     own.examples(test_labels, None, checked("x_test", test), None, test_targets),
     class_names,
     client_names,
+    test_names=test_names,
     target_names=target_names,
   )
 
@@ -210,7 +223,7 @@ def _images(path: str, arrays: Mapping[str, np.ndarray], split: str) -> np.ndarr
       " [N, H, W] and not empty."
     )
   _, height, width, channels = images.shape
-  if height <= 4 < min(width, channels):
+  if height in (1, 3, 4) and width == channels > 4:
     raise UserError(
       f"{path}: x_{split} has shape {images.shape}, which looks like [N, C, H, W]; put the channels"
       " last with numpy.moveaxis(images, 1, -1)."
@@ -224,20 +237,13 @@ def _images(path: str, arrays: Mapping[str, np.ndarray], split: str) -> np.ndarr
   return images
 
 
-def _num_classes(path: str, labels: np.ndarray, test_labels: np.ndarray) -> int:
-  """One more than the greatest label, for each label is an output of the model.
-
-  Raises:
-    UserError: there would be many outputs, most of them of no class.
-  """
-  count = 1 + int(max(labels.max(), test_labels.max()))
-  occur = len(np.union1d(labels, test_labels))
+def _check_dense(path: str, count: int, occur: int) -> None:
+  """Refuses many classes most of which do not occur, for a model would have an output for each."""
   if count > _MANY_CLASSES and 2 * occur < count:
     raise UserError(
       f"{path}: the labels go up to {count - 1:,} but only {occur:,} classes occur; number them"
-      " anew with numpy.unique(labels, return_inverse=True)."
+      " anew with numpy.unique(labels, return_inverse=True), or name all in an array class_names."
     )
-  return count
 
 
 def _ids(path: str, name: str, values: np.ndarray, count: int) -> np.ndarray:

@@ -10,7 +10,12 @@ from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
 
 
-def load(folder: str, mine: own.Mine | None = None, objective: str = "classification") -> Source:
+def load(
+  folder: str,
+  mine: own.Mine | None = None,
+  open_set: bool = False,
+  objective: str = "classification",
+) -> Source:
   """Maps a folder of .npy files into memory: a file for each array in `arrays.REQUIRED`.
 
   Those in `arrays.OPTIONAL` may be there too, and so may files of other kinds. Images are uint8 or
@@ -20,6 +25,7 @@ def load(folder: str, mine: own.Mine | None = None, objective: str = "classifica
     folder: of the files `x_train.npy`, `y_train.npy`, ...
     mine: which training images are checked; the others are mapped like them, but nothing of them is
       read here. None checks all.
+    open_set: whether the test classes may be others than the training ones.
     objective: of ``objectives.OBJECTIVES``, what the targets are for.
 
   Raises:
@@ -44,7 +50,9 @@ def load(folder: str, mine: own.Mine | None = None, objective: str = "classifica
       raise UserError(
         f"{folder}: {name} lies column after column; write numpy.ascontiguousarray of it."
       )
-  return make_source("npy", folder, arrays, lambda images: lambda ids: images, mine, objective)
+  return make_source(
+    "npy", folder, arrays, lambda images: lambda ids: images, mine, open_set, objective
+  )
 
 
 def _map(path: str) -> np.ndarray:

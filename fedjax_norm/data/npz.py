@@ -16,6 +16,7 @@ def load(
   path: str,
   image_size: int | None = None,
   mine: own.Mine | None = None,
+  open_set: bool = False,
   objective: str = "classification",
 ) -> Source:
   """Loads an .npz archive of the arrays in `arrays.REQUIRED` and, if it likes, `arrays.OPTIONAL`.
@@ -24,6 +25,7 @@ def load(
     path: the file.
     image_size: the side to resize every image to; None keeps the size.
     mine: which training images are kept; None keeps all.
+    open_set: whether the test classes may be others than the training ones.
     objective: of ``objectives.OBJECTIVES``, what the targets are for.
 
   Raises:
@@ -38,6 +40,7 @@ def load(
     _read(path),
     lambda images: images_lib.reader(images, image_size),
     mine,
+    open_set,
     objective,
     lambda classes: images_lib.resize_classes(classes, image_size),
   )

@@ -65,8 +65,9 @@ def load(
       natural clients and the test set are whole.
     region: what a natural client of a `csv` index is (see ``csv_index.scan``).
     min_region_size: the least images of a region of a `csv` index.
-    open_set: whether the test classes of a `folder` or a `csv` index may be others than the
-      training ones, as identities that are to be verified; those of `identities` always are.
+    open_set: whether the test classes of a `folder`, a `csv` index, `npz` or `npy` may be others
+      than the training ones, as identities that are to be verified; those of `identities` always
+      are.
     objective: of ``objectives.OBJECTIVES``; regression and segmentation have targets besides the
       labels, of the training examples of all processes.
 
@@ -94,7 +95,7 @@ def load(
         "The images of npy: stay in their file, so they are not resized; write them in the size you"
         " want, or use npz:."
       )
-    return npy.load(argument, mine, objective)
+    return npy.load(argument, mine, open_set, objective)
   if name == "digits":
     return digits.load(image_size, mine, objective)
   if kind == "synthetic":
@@ -102,7 +103,7 @@ def load(
   if kind == "identities":
     return identities.load(identities.parse(argument), seed, image_size, mine)
   if kind == "npz" and argument:
-    return npz.load(argument, image_size, mine, objective)
+    return npz.load(argument, image_size, mine, open_set, objective)
   return _prepared(name, data_dir, image_size, mine)
 
 
@@ -131,7 +132,7 @@ def load_labels(
   listing = _listing(name, seed, region, min_region_size)
   if listing:
     return files.labels(listing, name.partition(":")[2], open_set=True)
-  source = load(name, data_dir, seed=seed)
+  source = load(name, data_dir, seed=seed, open_set=True)
   train, notes = source.train, source.notes
   return files.Labels(train.labels, train.clients, source.class_names, source.client_names, notes)
 

@@ -18,6 +18,9 @@ def remarks(task: Task) -> list[str]:
       f"images hold values from {low:g} to {high:g}; --nostandardise, --subtract and the leakage"
       " measures assume 0 to 1"
     )
+  height, width, channels = task.image_shape
+  if channels > 4:
+    notes.append(f"arrays are read as height x width x channels: {height}x{width}x{channels}")
   if task.kind != "classification":
     return notes
   held, tested = (

@@ -147,7 +147,7 @@ def test_files_that_are_no_archive_are_refused(tmp_path):
       r"x_train has shape \(6, 3, 8, 8\).*numpy.moveaxis",
     ),
     (
-      {f"x_{split}": np.zeros((n, 1, 5, 9), np.uint8) for split, n in (("train", 6), ("test", 2))},
+      {f"x_{split}": np.zeros((n, 1, 5, 5), np.uint8) for split, n in (("train", 6), ("test", 2))},
       "numpy.moveaxis",
     ),
   ],
@@ -155,6 +155,37 @@ def test_files_that_are_no_archive_are_refused(tmp_path):
 def test_arrays_that_would_be_read_as_something_else_are_refused(tmp_path, kind, changes, words):
   with pytest.raises(UserError, match=words):
     sources.load(saved(kind, tmp_path, arrays(**changes)))
+
+
+@pytest.mark.parametrize("shape", [(1, 128, 9), (2, 8, 8), (3, 5, 9), (4, 4, 4), (3, 3, 3)])
+def test_images_that_are_not_channels_first_are_read(tmp_path, shape):
+  given = arrays(x_train=np.zeros((6, *shape), np.uint8), x_test=np.zeros((2, *shape), np.uint8))
+  assert sources.load(saved("npz", tmp_path, given)).train.images.shape[1:] == shape
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+@pytest.mark.parametrize("names", [None, np.asarray(["a", "b", "c", "d", "e", "f", "g"])])
+def test_identities_to_verify_have_labels_of_their_own(tmp_path, kind, names):
+  given = arrays(y_test=np.asarray([6, 3]), class_names=names)
+  name = saved(kind, tmp_path, given)
+  source = sources.load(name, open_set=True)
+  assert source.class_names == (("0", "1", "2") if names is None else tuple(names))
+  assert source.test_names == (("3", "6") if names is None else ("d", "g"))
+  np.testing.assert_array_equal(source.test.labels, [1, 0])
+  assert source.test.labels.dtype == np.int32
+  np.testing.assert_array_equal(source.train.labels, given["y_train"])
+  assert sources.load_labels(name).class_names == source.class_names
+
+
+def test_numbers_of_identities_to_verify_may_be_sparse(tmp_path):
+  name = saved("npz", tmp_path, arrays(y_test=np.asarray([10**9, 0])))
+  assert sources.load(name, open_set=True).test_names == ("0", str(10**9))
+
+
+def test_labels_of_named_classes_may_be_sparse(tmp_path):
+  names = np.asarray([f"class{i}" for i in range(2000)])
+  given = arrays(y_train=np.asarray([0, 1999, 2, 0, 1, 2]), class_names=names)
+  assert len(sources.load(saved("npz", tmp_path, given)).class_names) == 2000
 
 
 def test_a_file_that_names_its_classes_may_lack_some(tmp_path):

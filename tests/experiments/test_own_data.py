@@ -86,6 +86,17 @@ def test_the_start_tells_what_was_read(started, federation, tmp_path):
   out, _ = started(archive("bright.npz", **given))
   assert "note images hold values from 255 to 255" in out
   assert "note no training image is of the classes 0" in out
+  assert "are read as height" not in out
+  windows = np.random.default_rng(0).random((40, 4, 16, 9), np.float32)
+  out, _ = started(archive("windows.npz", x_train=windows, x_test=windows))
+  assert "note arrays are read as height x width x channels: 4x16x9" in out
+
+
+def test_identities_of_arrays_can_be_verified(started):
+  own = {f"x_{s}": np.random.default_rng(0).random((40, 16, 16, 1)) for s in ("train", "test")}
+  data = archive("own.npz", **own, y_test=np.arange(40) % 4 + 4)
+  out, _ = started(data, "--task=verification", "--model=face")
+  assert "40 training, 40 test" in out
 
 
 @pytest.mark.parametrize(
