@@ -4,6 +4,7 @@ For trying out ``experiments.split_server`` and ``split_client``. Everyone gets 
 certificate and their own two files; a private key is its owner's alone.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -24,21 +25,20 @@ def main(config: CertificatesFlags) -> None:
   names, servers = config.clients.split(","), config.server.split(",")
   authority, server, clients = certificates.make(servers, names, config.days)
   folder = Path(config.output).expanduser()
-  pairs = {servers[0]: server, **clients}
-  public = folder / f"{certificates.AUTHORITY}.pem"
-  there = [path for path in (public, *_files(folder, pairs)) if path.exists()]
-  if there:
+  files = {folder / f"{certificates.AUTHORITY}.pem": authority}
+  for name, pair in {servers[0]: server, **clients}.items():
+    files |= {folder / f"{name}.key": pair.key, folder / f"{name}.pem": pair.certificate}
+  if there := [path for path in files if path.exists()]:
     raise UserError(f"{there[0]} is there already and is not overwritten; choose another --output.")
   folder.mkdir(parents=True, exist_ok=True)
-  for name, pair in pairs.items():
-    private.create(folder / f"{name}.key", pair.key)
-    (folder / f"{name}.pem").write_bytes(pair.certificate)
-  public.write_bytes(authority)
+  with contextlib.ExitStack() as undo:
+    for path, data in files.items():
+      private.create(path, data)
+      undo.callback(path.unlink)
+      if path.suffix == ".pem":
+        path.chmod(0o644)
+    undo.pop_all()
   print(f"{folder}: the authority, the server {servers[0]} and the clients {', '.join(names)}.")
-
-
-def _files(folder: Path, names) -> list[Path]:
-  return [folder / f"{name}.{end}" for name in names for end in ("key", "pem")]
 
 
 def run(argv: list[str]) -> None:

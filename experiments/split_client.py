@@ -17,17 +17,20 @@ import jax
 import numpy as np
 
 from experiments import app, build_data, build_task
-from experiments.checks import at_least, lengths, refuse
+from experiments.checks import lengths, refuse
 from experiments.wire_build import (
+  check_messages,
+  check_waits,
   limit,
   make_network_of,
   make_rates,
   merged,
   own_identity,
   save_part,
+  say,
 )
 from experiments.wire_flags import ClientFlags
-from experiments.wire_testing import Joined, evaluate, predict, say
+from experiments.wire_testing import Joined, evaluate, predict
 from fedjax_norm.data.federated import FederatedData, draw, gather
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.run_folder import RunFolder
@@ -55,8 +58,7 @@ class Prepared(NamedTuple):
 def main(config: ClientFlags) -> None:
   """Trains, or predicts."""
   split_address(config.server)
-  at_least(config, 0, "linger")
-  at_least(config, 1, "patience")
+  check_waits(config)
   if config.predict:
     refuse(config, ("init_seed", "listen"), "training, and so no --predict")
   identity = own_identity(config, client=True)
@@ -139,6 +141,9 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
   config, task, network = ready.config, ready.task, ready.network
   place = place_of(config, identity.name, ready.described.clients, task.data.num_clients)
   row = place if config.client_id is not None else 0
+  size = int(task.data.sizes[row])
+  check_messages(config, network, max(size, len(task.source.test.labels)))
+  steps = int(network.rules.steps(np.int64(size)))
   key = jax.random.key(config.seed)
   alice = Alice(
     network,
@@ -146,11 +151,11 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
     ready.keeper,
     place,
     len(ready.described.clients),
-    int(network.rules.steps(task.data.sizes[row])),
-    make_rates(config),
+    steps,
+    make_rates(config, steps),
     key,
     jax.random.key(config.init_seed) if config.init_seed is not None else None,
-    drawing(task, gather(task.data, np.array([row]), int(task.data.sizes[row])), place, key,
+    drawing(task, gather(task.data, np.array([row]), size), place, key,
             config.batch_size),
     limit(config),
     config.patience,
@@ -178,7 +183,6 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
       methods = ready.keeper.methods()
       port = stack.enter_context(serving(listen, identity, methods, limit(config)))
       address = f"{split_address(listen, least=0)[0]}:{port}"
-    size = int(task.data.sizes[row])
     labels = "stay here" if network.rules.plan.u_shaped else "are sent"
     say(f"{config.model} is cut after {network.cut}; labels {labels}.")
     join(ready.call, ready.keeper.announcement, place, size, address)

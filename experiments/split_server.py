@@ -10,16 +10,19 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from experiments import app
 from experiments.checks import at_least, lengths
 from experiments.wire_build import (
   Shape,
+  check_waits,
   limit,
   make_network_of,
   make_rates,
   own_identity,
   save_part,
+  say,
   told,
 )
 from experiments.wire_flags import ServerFlags
@@ -43,8 +46,7 @@ def main(config: ServerFlags) -> None:
   if not names or len(set(names)) < len(names) or not all(map(fields.name, names)):
     raise UserError("give the names on the clients' certificates as --client_names=alice0,alice1.")
   at_least(config, 1, "classes")
-  at_least(config, 0, "linger")
-  at_least(config, 1, "patience")
+  check_waits(config)
   split_address(config.listen, least=0)
   shape, classes = image_shape(config.image_shape), config.classes
   if classes is None:
@@ -58,7 +60,7 @@ def main(config: ServerFlags) -> None:
     identity.authority,
     names,
     {**told(config), "image_shape": list(shape), "classes": classes},
-    make_rates(config),
+    make_rates(config, int(network.rules.steps(np.int64(1)))),
     jax.random.key(config.seed),
     config.patience,
     config.hand_over == "peer",
@@ -72,15 +74,15 @@ def main(config: ServerFlags) -> None:
         told = row(round, totals, labelled=config.tail is None)
         append(folder, told)
         loss = f", training loss {told['train_loss']:.4f}" if "train_loss" in told else ""
-        _say(f"round {round:,} of {rounds:,} is over{loss}.")
+        say(f"round {round:,} of {rounds:,} is over{loss}.")
 
-    bob = Bob(setting, folder.path, on_round, say=_say)
+    bob = Bob(setting, folder.path, on_round, say=say)
     folder.cut_back(bob.state.round)
     methods = bob.methods()
     with serving(config.listen, identity, methods, setting.limit, len(names)) as port:
-      _say(f"listening at port {port} for {', '.join(names)}; run {bob.state.roll.run}.")
+      say(f"listening at port {port} for {', '.join(names)}; run {bob.state.roll.run}.")
       if turn := bob.state.kept.turn:
-        _say(f"going on after turn {turn:,} of {bob.state.end:,}.")
+        say(f"going on after turn {turn:,} of {bob.state.end:,}.")
       while not bob.deserted():
         if bob.failure:
           raise bob.failure
@@ -145,10 +147,6 @@ def image_shape(text: str | None) -> Shape:
   if min(height, width, channels) < 1:
     raise UserError(f"--image_shape is {text!r}; give height, width and channels as 28x28x1.")
   return height, width, channels
-
-
-def _say(text: str) -> None:
-  print(text, flush=True)
 
 
 if __name__ == "__main__":

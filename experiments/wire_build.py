@@ -19,10 +19,11 @@ from fedjax_norm.models.stages import Staged
 from fedjax_norm.typing import Variables
 from fedjax_norm.wire import identity, private
 from fedjax_norm.wire.identity import Identity
-from fedjax_norm.wire.network import Network, leading, make_network
+from fedjax_norm.wire.network import Network, check_steps, leading, make_network
 
 Shape = tuple[int, int, int]
 _MOST_MEGABYTES = 2147  # gRPC counts bytes in 31 bits
+_LONGEST_WAIT = 365 * 24 * 3600.0  # seconds
 
 
 def told(config: ServerFlags) -> dict[str, Any]:
@@ -99,20 +100,57 @@ def make_network_of(config: WireFlags, image_shape: Shape, classes: int) -> Netw
   if not isinstance(model, Staged):
     raise UserError(f"the model {config.model!r} is not made of stages, so it cannot be cut.")
   image = jax.ShapeDtypeStruct(image_shape, config.compute_dtype)
-  network = make_network(model, options, image, classes)
+  return make_network(model, options, image, classes)
+
+
+def check_messages(config: WireFlags, network: Network, examples: int) -> None:
+  """Refuses minibatches that are larger than a message may be.
+
+  Args:
+    config: the flags, complete.
+    network: the model.
+    examples: the size of the client's largest set.
+
+  Raises:
+    UserError: what the client or the server sends for a minibatch is too large.
+  """
   sent = network.outputs[: len(network.alice)]  # by the client, and in the U-shape by the server
-  largest = max(trees.num_bytes(leading(one, config.batch_size)) for one in sent)
+  count = min(network.batch_size, examples)
+  largest = max(trees.num_bytes(leading(one, count)) for one in sent)
   if largest > limit(config):
     raise UserError(
       f"what is sent of a minibatch takes {memory.human_bytes(largest)} and --max_megabytes is "
       f"{config.max_megabytes}; raise it on both sides, lower --batch_size or cut elsewhere."
     )
-  return network
 
 
-def make_rates(config: SplitFlags) -> np.ndarray:
-  """[rounds] float32."""
+def check_waits(config: WireFlags) -> None:
+  """Refuses times to wait that are too short or too long.
+
+  Raises:
+    UserError: one is.
+  """
+  at_least(config, 0, "linger")
+  at_least(config, 1, "patience")
+  for name in ("linger", "patience"):
+    if getattr(config, name) > _LONGEST_WAIT:
+      raise UserError(
+        f"--{name} is {getattr(config, name):g}; it must be at most {_LONGEST_WAIT:.0f}, a year."
+      )
+
+
+def make_rates(config: SplitFlags, steps: int) -> np.ndarray:
+  """The learning rates, [rounds] float32.
+
+  Args:
+    config: the flags, complete.
+    steps: of one turn, at least.
+
+  Raises:
+    UserError: the run has more steps than can be counted, or its schedule cannot be.
+  """
   rounds = build_schedule.make_loop(config, config.seed).rounds
+  check_steps(rounds, steps)
   return build_schedule.make_schedule(config).rates(rounds)
 
 
@@ -142,3 +180,8 @@ def save_part(path: Path, variables: Variables) -> None:
   arrays: dict[str, Any] = {k: np.asarray(leaf) for k, leaf in trees.flatten(variables).items()}
   np.savez(content, **arrays)
   private.replace(path, content.getvalue())
+
+
+def say(text: str) -> None:
+  """Tells the user what happens, at once."""
+  print(text, flush=True)

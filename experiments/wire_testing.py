@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.wire_build import limit
+from experiments.wire_build import check_messages, limit, say
 from experiments.wire_flags import ClientFlags
 from fedjax_norm.errors import LostError
 from fedjax_norm.split.parties import Part
@@ -60,6 +60,7 @@ def evaluate(ready: Joined, own: tuple[Part, ...], step: int) -> dict[str, float
 def predict(ready: Joined, folder: RunFolder) -> None:
   """Classifies the test images; the weights are handed over as to a client."""
   config, size = ready.config, limit(ready.config)
+  check_messages(config, ready.network, len(ready.task.source.test.labels))
   join(ready.call, ready.keeper.announcement, None, 0, "")
   until, told = time.monotonic() + config.patience, False
   asked = ask(ready.call, size, waiting=False)
@@ -77,7 +78,6 @@ def predict(ready: Joined, folder: RunFolder) -> None:
   with alices.at_work(ready.call, config.patience):
     own = ready.keeper.obtain(asked.handed)
     logits = logits_of(ready, own, asked.handed.step)
-  ask(ready.call, size, waiting=False, final=True)
   labels, names = ready.task.source.test.labels, ready.task.source.class_names
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
@@ -85,10 +85,6 @@ def predict(ready: Joined, folder: RunFolder) -> None:
   for index, (label, guess) in enumerate(zip(labels, logits.argmax(-1), strict=True)):
     writer.writerow((index, names[label], names[guess]))
   write_atomic(folder.path / "predictions.csv", text.getvalue().encode())
+  ask(ready.call, size, waiting=False, final=True)
   top1 = float((logits.argmax(-1) == labels).mean())
   print(f"{len(labels):,} test images, {top1:.2%} right; {folder.path / 'predictions.csv'}")
-
-
-def say(text: str) -> None:
-  """Tells the user what happens, at once."""
-  print(text, flush=True)

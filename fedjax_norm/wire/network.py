@@ -16,6 +16,7 @@ from fedjax_norm.split.inference import Evaluate, make_evaluate
 from fedjax_norm.split.parties import Part
 from fedjax_norm.split.plan import ALICE, segment_shapes
 from fedjax_norm.training.exchange import compiled
+from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.typing import Key, PyTree
 from fedjax_norm.wire.turns import STEPS
 
@@ -139,6 +140,19 @@ class Moment(NamedTuple):
   def time(self) -> np.float32:
     """What norms are told."""
     return np.float32(self.place / np.int32(self.steps))
+
+
+def check_steps(rounds: int, steps: int) -> None:
+  """Refuses a run of more local steps than programs count.
+
+  Args:
+    rounds: of the run.
+    steps: of one turn.
+
+  Raises:
+    UserError: they are too many.
+  """
+  LoopConfig(rounds, rounds).check_counts(np.array([steps]), np.zeros(1, np.int64))
 
 
 def leading(shapes: PyTree, count: int) -> PyTree:

@@ -10,6 +10,7 @@ import numpy as np
 from fedjax_norm.errors import UserError
 from fedjax_norm.wire import fields, frames, seal
 from fedjax_norm.wire.handshake import split_address
+from fedjax_norm.wire.network import check_steps
 from fedjax_norm.wire.state import Setting, State
 from fedjax_norm.wire.store import Member
 from fedjax_norm.wire.turns import STEPS
@@ -100,11 +101,13 @@ def _check_size(setting: Setting, name: str, examples: int) -> None:
   """Refuses a client that would take no step, or too many to count."""
   if examples < 1:
     raise UserError(f"{name!r} has no training examples, so it can take no part.")
-  if examples >= _MOST_EXAMPLES or setting.network.rules.steps(np.int64(examples)) >= STEPS:
+  steps = int(setting.network.rules.steps(np.int64(min(examples, _MOST_EXAMPLES))))
+  if examples >= _MOST_EXAMPLES or steps >= STEPS:
     raise UserError(
       f"{name!r} has so many examples that a turn would have {STEPS:,} steps or more; "
       "divide them over more clients, or lower --local_epochs."
     )
+  check_steps(len(setting.rates), steps)
 
 
 def ask(state: State, name: str, data: bytes, now: float) -> tuple[State, Asking]:

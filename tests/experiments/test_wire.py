@@ -1,11 +1,16 @@
 """The two sides of a wire and their certificates, some as real processes that are killed."""
 
 import dataclasses
+import errno
+import itertools
 import json
+import os
+import re
 import signal
 import stat
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +20,14 @@ from wire_binaries import CLIENT, DATA, SERVER, SHAPE, TRAINING, party, run, tog
 from wire_world import by_messages
 
 from experiments import (
+  app,
   build_data,
   build_schedule,
   certificates,
   split_client,
   split_server,
   wire_build,
+  wire_testing,
 )
 from experiments.flags import define, parse
 from experiments.split_flags import SplitFlags, make_split_config
@@ -205,6 +212,29 @@ def test_certificates_are_never_overwritten(made):
   assert not Path("x").exists()
 
 
+def test_certificates_on_a_full_disk_leave_nothing_half_made(made, monkeypatch, capsys):
+  sync, config = os.fsync, CertificatesFlags(output="full", clients="alice0")
+  for number in range(1, 6):
+    count = itertools.count(1)
+
+    def full(descriptor, count=count, number=number):
+      if next(count) == number:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      sync(descriptor)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(os, "fsync", full)
+      assert app.guard(lambda: certificates.main(config)) == 1
+    assert re.fullmatch(r"error: full/\S* cannot be .*No space left.*\n", capsys.readouterr().err)
+    assert not list(Path("full").iterdir())
+  certificates.main(config)
+  modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in Path("full").iterdir()}
+  assert modes == {
+    name: 0o600 if name.endswith(".key") else 0o644
+    for name in ("authority.pem", "localhost.key", "localhost.pem", "alice0.key", "alice0.pem")
+  }
+
+
 @pytest.mark.parametrize(
   ("changes", "text"),
   [
@@ -227,6 +257,51 @@ def test_a_client_takes_no_settings_that_cannot_be_or_that_its_user_denies(chang
   assert wire_build.merged(mine, told).rounds == mine.rounds
   with pytest.raises(UserError, match=text):
     wire_build.make_network_of(wire_build.merged(mine, {**told, **changes}), (6, 6, 1), 4)
+
+
+def test_a_minibatch_must_fit_a_message_with_the_rows_that_it_has():
+  config = ClientFlags(cut="conv1", norm="gn", batch_size=100_000, max_megabytes=1)
+  network = wire_build.make_network_of(config, (6, 6, 1), 4)
+  wire_build.check_messages(config, network, 100)
+  with pytest.raises(UserError, match="cut elsewhere"):
+    wire_build.check_messages(config, network, 20_000)
+
+
+def test_a_client_counts_its_steps_before_it_joins():
+  config = ClientFlags(rounds=3000, eval_every=1)
+  assert len(wire_build.make_rates(config, 1)) == 3000
+  with pytest.raises(UserError, match="steps that can be counted"):
+    wire_build.make_rates(config, 2**20 - 1)
+
+
+def test_predictions_are_on_the_disk_before_the_server_hears_of_the_end(tmp_path, monkeypatch):
+  asked = []
+
+  def ask(call, size, waiting, final=False):
+    asked.append(final)
+    handed = SimpleNamespace(step=3)
+    return SimpleNamespace(handed=handed, readable=True, state="done")
+
+  def full(path, data):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+  config = ClientFlags(data=DATA[0].partition("=")[2], clients=1, predict=True)
+  task = split_client.make_task(config)
+  monkeypatch.setattr(wire_testing, "ask", ask)
+  monkeypatch.setattr(wire_testing, "join", lambda *_: None)
+  monkeypatch.setattr(wire_testing, "check_messages", lambda *_: None)
+  monkeypatch.setattr(wire_testing, "logits_of", lambda *_: np.zeros((8, 4)))
+  keeper = SimpleNamespace(announcement=b"", obtain=lambda handed: ())
+  call = SimpleNamespace(once=lambda *_: None)
+  ready = wire_testing.Joined(config, task, SimpleNamespace(), None, keeper, call)
+  folder = SimpleNamespace(path=tmp_path)
+  with monkeypatch.context() as patch:
+    patch.setattr(wire_testing, "write_atomic", full)
+    with pytest.raises(OSError, match="No space left"):
+      wire_testing.predict(ready, folder)
+  assert True not in asked
+  wire_testing.predict(ready, folder)
+  assert asked[-1]
 
 
 @pytest.mark.parametrize("option", [{"whiten": "zca"}, {"subtract": "image"}])
@@ -272,9 +347,11 @@ def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
     (SERVER, party("localhost", *SHAPE[1:], f"--image_shape={10**8}x9999x1"), "this machine has"),
     (
       SERVER,
-      party("localhost", *SHAPE, "--batch_size=20000", "--max_megabytes=1"),
-      "cut elsewhere",
+      party("localhost", *SHAPE, "--rounds=3000", "--local_steps=1000000"),
+      "steps that can be counted",
     ),
+    (SERVER, party("localhost", *SHAPE, "--linger=1e10"), "must be at most 31536000, a year"),
+    (CLIENT, party("alice0", "--patience=1e10"), "must be at most 31536000, a year"),
     (CLIENT, DATA, "give this party's --certificate"),
     (CLIENT, party("localhost", *DATA), "no client's of this authority"),
     (CLIENT, party("alice0", "--server=here"), "write HOST:PORT"),

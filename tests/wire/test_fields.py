@@ -13,7 +13,7 @@ from wire_world import LIMIT, NAMES, World, begun, identities, request, turn_of,
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.split.messages import OUTPUT
 from fedjax_norm.split.parties import Part
-from fedjax_norm.wire import asking, frames, progress, remote, seal, weights
+from fedjax_norm.wire import asking, frames, progress, remote, requests, seal, weights
 from fedjax_norm.wire.fields import LONGEST
 from fedjax_norm.wire.frames import FrameError
 from fedjax_norm.wire.keeping import Keeper, exchange_key
@@ -111,6 +111,15 @@ def test_a_wrong_field_of_join_is_one_sentence(open_world, changes, text):
     w.bob.methods()["Join"]("alice0", frames.text(joining(announced["alice0"]) | changes))
   assert len(f"{refused.value}") < 1000
   assert w.bob.state.roll == before
+
+
+def test_a_client_with_too_many_steps_to_count_is_refused(open_world):
+  setting = open_world[0].setting
+  rules = setting.network.rules._replace(steps=lambda examples: 2**20 - 1)
+  setting = setting._replace(network=setting.network._replace(rules=rules))
+  requests._check_size(setting, "alice0", 7)
+  with pytest.raises(UserError, match="steps that can be counted"):
+    requests._check_size(setting._replace(rates=np.zeros(3000, np.float32)), "alice0", 7)
 
 
 def test_peers_need_an_address(open_world):
