@@ -80,6 +80,21 @@ def _targets(task: Task) -> list[tuple[str, str]]:
   return [(task.objective, f"of {', '.join(names)}")] if names else []
 
 
+def tell_resumed(folder: RunFolder, rounds: int) -> None:
+  """Says that a folder holds a run already, and how much of it."""
+  if not (folder.resumed and (rows := folder.rows())):
+    return
+  last = rows[-1]["round"]
+  if last == rounds:
+    print(f"note: {folder.path} holds this run to its end; nothing is trained again.", flush=True)
+  else:
+    print(
+      f"note: {folder.path} holds this run up to round {last:,}; it goes on from its last "
+      "checkpoint.",
+      flush=True,
+    )
+
+
 def draw_start(folder: RunFolder, task: Task, title: str) -> None:
   """Draws who holds what."""
   population = task.data.num_clients
@@ -122,7 +137,7 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
   """Prints the figures of one run."""
   pairs = [
     *_tested(summary),
-    ("test loss", f"{summary['loss']:.4f}"),
+    ("test loss", f"{summary['loss']:.4f}" if summary["loss"] < 1e6 else f"{summary['loss']:.3g}"),
     ("rounds", f"{summary['rounds']:,}"),
   ]
   if "frozen_at" in summary:
@@ -153,7 +168,10 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
     ("folder", str(folder.path)),
   ]
   if summary["no_better_than_guessing"]:
-    pairs.append(("warning", f"{guessing.WARNING}; try a lower --lr or more rounds"))
+    advice = "try a lower --lr or more rounds"
+    if "frozen_at" in summary:  # the network is no longer normalized by its batches
+      advice = "try a lower --lr, or --freeze_lr_factor=0.2 --freeze_clip_norm=1"
+    pairs.append(("warning", f"{guessing.WARNING}; {advice}"))
   print(summary_table("result", pairs), flush=True)
 
 

@@ -19,8 +19,8 @@ def summarize(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
   Returns:
     ``seeds``, how many there are; and for every name that all seeds have the mean under that name
-    and the deviation under ``name_std``. What is equal for all seeds keeps its type, and a text
-    that differs is left out.
+    and the deviation under ``name_std``. What is equal for all seeds keeps its type, a text that
+    differs is left out, and a yes is a yes for one of them or more.
   """
   result: dict[str, Any] = {"seeds": len(figures)}
   for name in figures[0]:
@@ -29,6 +29,9 @@ def summarize(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     values = [figure[name] for figure in figures]
     if isinstance(values[0], str):
       result |= {name: values[0]} if len(set(values)) == 1 else {}
+      continue
+    if isinstance(values[0], bool):
+      result[name] = any(values)
       continue
     result[name] = values[0] if len(set(values)) == 1 else float(np.mean(values))
     result[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

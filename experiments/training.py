@@ -139,6 +139,7 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
   title = f"{config.data}, {config.model_name}, {config.norm}, {task.data.num_clients} clients"
   with open_folder(path, config) as folder:
     if is_main():
+      report.tell_resumed(folder, build_schedule.lengths(config)[0])
       report.draw_start(folder, task, f"{title} by {config.partition}")
       if isinstance(config, SsgdFlags):
         report.tell_communication(folder, config, task)

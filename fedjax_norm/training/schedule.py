@@ -72,8 +72,8 @@ class Schedule:
       case "step":
         scales: dict[int, float] = {}  # in a short run several shares may meet in one round
         for boundary in self.boundaries:
-          share = min(max(1, round(boundary * rounds)), rounds - 1)  # it always takes effect
-          at = share if boundary < 1 else int(boundary)
+          inside = min(max(1, round(boundary * rounds)), rounds - 1)  # a share always takes effect
+          at = inside if boundary < 1 else int(boundary)
           scales[at] = scales.get(at, 1.0) * self.factor
         schedule = optax.piecewise_constant_schedule(self.rate, scales)
       case "polynomial":

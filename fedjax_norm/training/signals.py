@@ -1,12 +1,19 @@
 """SIGINT and SIGTERM: what they raise, and when they may act."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+
+# Functions that Python or JAX calls at any time, as while a program is compiled, and whose errors
+# are ignored.
+_DEAF = ("_xla_gc_callback", "__del__")
+_AGAIN_SECONDS = 0.05
 
 
 class Terminated(KeyboardInterrupt):
@@ -15,12 +22,23 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-  """Lets SIGTERM raise :class:`Terminated` in the block; in the main thread only."""
+  """Lets SIGTERM raise :class:`Terminated` in the block, and SIGINT ``KeyboardInterrupt``.
 
-  def terminate(number: int, frame: Any) -> NoReturn:
-    raise Terminated
+  In the main thread only. A SIGINT that is ignored, as in the background of a shell, stays so.
+  """
 
-  with _handling((signal.SIGTERM,), terminate):
+  def stop(number: int, frame: FrameType | None) -> None:
+    while frame:
+      if (
+        frame.f_code.co_name in _DEAF
+      ):  # an exception would be lost here, so the signal comes again
+        threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
+        return
+      frame = frame.f_back
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+  ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+  with _handling((signal.SIGTERM,) if ignored else _STOPS, stop):
     yield
 
 

@@ -179,7 +179,9 @@ def test_a_finished_run_is_not_run_again(fedavg_run):
   assert fedavg_run("--workdir=run").code == 0
   metrics, summary = Path("run") / "metrics.csv", Path("run") / "summary.json"
   before = metrics.read_bytes(), summary.read_bytes()
-  assert fedavg_run("--workdir=run").code == 0
+  again = fedavg_run("--workdir=run")
+  assert again.code == 0
+  assert "holds this run to its end; nothing is trained again" in again.out
   assert metrics.read_bytes() == before[0]
   # A sweep and a run do not share a folder.
   result = fedavg_run("--workdir=run", "--seeds=2")
@@ -248,7 +250,8 @@ def test_a_signal_waits_for_the_checkpoint_and_says_its_round(
   )
   assert [row["round"] for row in read(folder)] == ["2"]
   result = fedavg_run("--workdir=stopped")
-  assert (result.code, "note:" in result.out) == (0, False)
+  assert (result.code, result.out.count("note:")) == (0, 1)
+  assert "holds this run up to round 2; it goes on from its last checkpoint" in result.out
   assert fedavg_run("--workdir=whole").code == 0
   assert read(folder) == read(Path("whole"))
   assert parameters(folder) == parameters(Path("whole"))

@@ -1,6 +1,7 @@
 import contextlib
 import signal
 import threading
+import time
 
 import pytest
 
@@ -14,10 +15,44 @@ def test_sigterm_is_an_exception_and_the_old_handler_comes_back():
   assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(
+BOTH = pytest.mark.parametrize(
   ("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
 )
+
+
+@pytest.mark.usefixtures("interruptible")
+@BOTH
+def test_a_signal_is_not_lost_where_errors_are_ignored(number, error):
+  """JAX has a callback of the garbage collector, which runs while programs are compiled."""
+
+  def _xla_gc_callback():
+    signal.raise_signal(number)
+
+  class Finalized:
+    def __del__(self):
+      signal.raise_signal(number)
+
+  def work(call):
+    call()
+    time.sleep(10)
+
+  for call in (_xla_gc_callback, Finalized):
+    with pytest.raises(error) as caught, terminable():
+      work(call)
+    assert type(caught.value) is error
+
+
+def test_an_ignored_sigint_stays_ignored():
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with terminable():
+      signal.raise_signal(signal.SIGINT)
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@BOTH
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_block_ends_before_a_signal_acts(number, error, fails):
   done = []
