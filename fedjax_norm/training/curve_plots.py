@@ -84,7 +84,7 @@ def compare_figure(runs: Mapping[str, plots.Rows], title: str, leaders: bool = T
   column_of, title_of = next(((n, m.title) for n, m in tested.items()), ("top1", "top-1"))
   timed = all(map(_timed, runs.values()))
   longest = max(map(len, runs), default=0) + len(" ± 0.0%") * (f"{column_of}_std" in columns)
-  names = 0.075 * max(0, longest - 16)  # inches that long ones want beside
+  names = 0.07 * max(0, longest - 20)  # inches that long ones want beside
   figure, panes = plots.new_figure(title, (7.5 + 4.5 * timed + names, 4.5), 1 + timed)
   for axes, column in zip(panes, ("round", _TIME), strict=False):
     for i, (name, rows) in enumerate(runs.items()):

@@ -38,7 +38,7 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
     path: the file; its folder exists.
   """
   with replacing(Path(path)) as temporary:
-    FigureCanvasAgg(figure).print_figure(temporary, format="png", dpi=144)
+    FigureCanvasAgg(figure).print_figure(temporary, format="png", dpi=144, bbox_inches="tight")
 
 
 def new_figure(title: str, size: tuple[float, float], panels: int) -> tuple[Figure, list[Axes]]:
