@@ -175,7 +175,6 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
       sent = {"bytes_up": traffic.sent, "bytes_down": traffic.received}
       folder.append({"round": scores["round"], **sent, **scores})
 
-  after()
   with contextlib.ExitStack() as stack:
     address = ""
     if config.hand_over == "peer":

@@ -104,7 +104,7 @@ def train(
     alice: what she computes with.
     test: a turn whose hand-over is not put yet, so that Bob's part still is at this step for
       inference -> its scores, if it is to be evaluated.
-    after: is told when they are kept.
+    after: is told when they are kept, and once at the start.
     say: is told what happens.
 
   Returns:
@@ -116,6 +116,8 @@ def train(
     LostError: Bob is, or whoever has the last weights when all turns are over.
   """
   said, over = "", None
+  alice.keeper.adopt(ask(alice.call, alice.limit, waiting=False).handed)
+  after()
   while True:
     asked = ask(alice.call, alice.limit, waiting=True)
     try:

@@ -130,6 +130,17 @@ class Keeper:
         pass
     return parts
 
+  def adopt(self, handed: Handed | None) -> None:
+    """Keeps the progress of a hand-over that Bob has, but whose answer never came.
+
+    Args:
+      handed: the last hand-over, as he says.
+    """
+    found = progress.unconfirmed(self._folder)
+    if found and handed and (handed.step, handed.sender) == (found.reached, self._identity.name):
+      with self._advancing(found):
+        pass
+
   def check_fresh(self, handed: Handed | None, turn: int | None = None) -> None:
     """Sees to it that Bob does not go back, by a backup or by intent.
 

@@ -58,9 +58,19 @@ def read(folder: Path) -> Progress:
   Raises:
     UserError: the file is damaged or of another version.
   """
-  path, whole = folder / _FILE, fields.whole
-  if not path.exists():
-    return Progress()
+  path = folder / _FILE
+  return _read(path) if path.exists() else Progress()
+
+
+def unconfirmed(folder: Path) -> Progress | None:
+  """What was written for a hand-over whose answer has not come; None if nothing reads as such."""
+  with contextlib.suppress(UserError, OSError):
+    return _read(folder / f"{_FILE}.tmp")
+  return None
+
+
+def _read(path: Path) -> Progress:
+  whole = fields.whole
   try:
     content = frames.parse(
       path.read_bytes(),

@@ -186,6 +186,31 @@ def test_a_full_disk_costs_no_turn(tmp_path, monkeypatch):
     assert w.bob.state.kept.turn == 2
 
 
+def test_a_turn_whose_answer_was_lost_keeps_its_scores(tmp_path):
+  with world(tmp_path) as w:
+    alice, other, _ = begun(w)
+    turned = alices._turn(alice, yours(alice, other))
+
+    def lost(method, *request):
+      answer = alice.call(method, *request)
+      if method == "Put":
+        raise LostError("the answer is lost.")
+      return answer
+
+    def told():
+      raise EOFError
+
+    alice.keeper._call = lost
+    with pytest.raises(LostError, match="the answer is lost"):
+      alice.keeper.hand_over(turned.own, turned.step, scores={"round": 1})
+    again = w.alice("alice0")
+    assert again.keeper.progress.scores is None
+    with pytest.raises(EOFError):
+      alices.train(again, wire_world.nothing, told, wire_world.nothing)
+    assert again.keeper.progress.scores == {"round": 1}
+    assert w.alice("alice0").keeper.progress == again.keeper.progress
+
+
 def test_a_client_that_computes_for_long_keeps_its_turn(tmp_path):
   """It compiles, say: a turn is for whoever is there, and Bob hears that she is."""
   with world(tmp_path) as w:
