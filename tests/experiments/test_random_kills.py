@@ -59,7 +59,7 @@ class Run:
       assert process.returncode == 0, err
 
   def rows(self):
-    return sum(file.read_bytes().count(b"\n") for file in self.workdir.rglob("metrics.csv"))
+    return sum((part / "metrics.csv").read_bytes().count(b"\n") for part in parts(self.workdir))
 
   def kill(self, chance):
     """Kills one of the processes, or all, some rows and a moment after the start; the rest ends."""
@@ -74,10 +74,17 @@ class Run:
       assert "Traceback" not in err
 
 
+def parts(folder: Path) -> list[Path]:
+  """The folder of each seed, or the one of a run; of those with rows. Others come and go."""
+  return [
+    part for part in (folder, *sorted(folder.glob("seed_*"))) if (part / "metrics.csv").exists()
+  ]
+
+
 def bits(folder: Path) -> list[object]:
   """All that a run leaves and a clock does not decide."""
   found: list[object] = []
-  for part in sorted(file.parent for file in folder.rglob("metrics.csv")):
+  for part in parts(folder):
     summary = json.loads((part / "summary.json").read_text())
     found += [read(part), parameters(part), (part / "model.msgpack").read_bytes()]
     found += [{name: value for name, value in summary.items() if "seconds" not in name}]
