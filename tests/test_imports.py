@@ -15,6 +15,7 @@ MODULES = sorted(
 # A module may import its own layer and those above it in this list, not its neighbours in a row.
 LAYERS = (
   ("typing", "errors", "numerals"),
+  ("options",),
   ("trees", "keys", "objectives", "memory"),
   ("norm",),
   ("models",),
