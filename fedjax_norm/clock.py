@@ -128,9 +128,10 @@ class Share(NamedTuple):
 
 NOTHING = Share(0.0, 0.0, 0.0)
 
-Pace = Literal["together", "apart", "turns"]
+Pace = Literal["together", "apart", "turns", "events"]
 """How the clients of a round wait for one another: at every exchange of a step, where steps have
-any; at the end of the round alone; or each for the end of the one before."""
+any; at the end of the round alone; each for the end of the one before; or not at all, in algorithms
+that simulate their own time."""
 
 
 class Clock(NamedTuple):

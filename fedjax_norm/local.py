@@ -2,67 +2,142 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax import lax
 
 from fedjax_norm import trees
+from fedjax_norm.data.federated import steps_per_epoch
 from fedjax_norm.errors import UserError
-from fedjax_norm.norm import Mode
-from fedjax_norm.objectives import OBJECTIVES
+from fedjax_norm.norm import Mode, NormSpec
+from fedjax_norm.objectives import Objective, find
+from fedjax_norm.options import Options, option
 from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
+
+STATISTICS = ("mean", "moments", "local", "recalibrate")
+"""The ways to combine running statistics (see ``algorithms/statistics.py``)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalConfig:
-  """How a client trains; everything here is compiled in.
+class LocalConfig(Options):
+  """How a client, or the master of SSGD, takes a step of SGD; everything here is compiled in.
+
+  The configurations of all algorithms inherit from it.
 
   Attributes:
-    batch_size: examples a step.
-    momentum: of the client's SGD, 0 for none.
-    nesterov: whether the momentum looks ahead.
-    weight_decay: added to the gradient as weight_decay * w, for every parameter.
-    clip_norm: the greatest global norm of a gradient, before weight decay; 0 for no clipping.
-    prox: mu of FedProx (Li et al. 2020): mu / 2 |w - w_round|^2 is added to the loss.
-    accumulate: the parts in which a batch goes through the model, one after another; their
-      gradients add up.
-    frozen_paths: parameters that stay as they are.
-    objective: of ``objectives.OBJECTIVES``, what the model is to say.
+    optimizer: an optax transformation in place of SGD's clipping, weight decay and momentum; its
+      updates are multiplied by the negated learning rate.
+    frozen_paths: paths of the parameters that do not train.
+    objective: the training loss: a name of ``objectives.OBJECTIVES``, or a user's own.
   """
 
-  batch_size: int = 32
-  momentum: float = 0.0
-  nesterov: bool = False
-  weight_decay: float = 0.0
-  clip_norm: float = 0.0
-  prox: float = 0.0
-  accumulate: int = 1
-  frozen_paths: frozenset[str] = frozenset()
-  objective: str = "classification"
+  group = "training"
 
-  def __post_init__(self):
-    if self.batch_size < 1:
-      raise UserError(f"batch_size is {self.batch_size}; it must be at least 1.")
-    if not 0 <= self.momentum < 1:
-      raise UserError(f"momentum is {self.momentum}; it must be from 0 to below 1.")
-    if self.nesterov and not self.momentum:
-      raise UserError("nesterov does nothing without momentum; set both or neither.")
-    for field in ("weight_decay", "clip_norm", "prox"):
-      if not getattr(self, field) >= 0:
-        raise UserError(f"{field} is {getattr(self, field)}; it must be 0 or more.")
-    if self.accumulate < 1 or self.batch_size % self.accumulate:
+  batch_size: int = option(32, "Examples per local step.", least=1)
+  accumulate: int = option(
+    1,
+    "Number of equal parts into which a batch is divided; the parts go through the model one after "
+    "another and their gradients are summed.",
+    least=1,
+  )
+  momentum: float = option(
+    0.9,
+    "Momentum of SGD: the clients' in FedAvg and split learning, the master's in SSGD and ASGD.",
+    least=0,
+    below=1,
+  )
+  nesterov: bool = option(False, "Use Nesterov momentum.", needs="momentum")
+  weight_decay: float = option(5e-4, "L2 penalty that the optimizer adds to the gradient.", least=0)
+  clip_norm: float = option(0.0, "Largest global norm of a gradient; 0 does not clip.", least=0)
+  batch_stats: str | None = option(
+    None,
+    "How the server combines the clients' running statistics: mean (the default), moments (keeps "
+    "the variance between clients), local (they stay on the client: SiloBN), or recalibrate "
+    "(recomputed with the global model before each evaluation).",
+    choices=STATISTICS,
+  )
+  optimizer: optax.GradientTransformation | None = None
+  frozen_paths: frozenset[str] = frozenset()
+  objective: str | Objective = "classification"
+
+  def check(self):
+    """Refuses options that contradict each other."""
+    if self.batch_size % self.accumulate:
       raise UserError(
         f"a batch of {self.batch_size} cannot be taken in {self.accumulate} equal parts; choose an "
         "accumulate that divides the batch_size."
       )
-    if self.objective not in OBJECTIVES:
-      raise UserError(
-        f"unknown objective {self.objective!r}; choose one of {', '.join(OBJECTIVES)}."
-      )
+    find(self.objective)
+
+  def policy(self, spec: NormSpec) -> str:
+    """How running statistics are combined under a norm: ``batch_stats``, or its default."""
+    del spec
+    return self.batch_stats or "mean"
+
+  @property
+  def keeps_momentum(self) -> bool:
+    """Whether a client's optimizer state stays on it between rounds."""
+    return False
+
+  @property
+  def keeps_norms(self) -> bool:
+    """Whether the norms' parameters stay on the client (FedBN)."""
+    return False
+
+  def steps(self, size: Any) -> Any:
+    """The local steps per round of a client with this many examples."""
+    return 0 * size + 1
+
+  def resolved(self, spec: NormSpec, all_clients: bool) -> Self:
+    """The options in force: what was not given follows from the norm and the cohort.
+
+    Args:
+      spec: the model's norm.
+      all_clients: whether every client takes part in every round.
+    """
+    del all_clients
+    return dataclasses.replace(self, batch_stats=self.policy(spec))
+
+  def step_examples(self, sizes: np.ndarray) -> np.ndarray:
+    """The examples of a step of each client: [K], given their numbers of examples [K]."""
+    return np.full(len(sizes), self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalStepsConfig(LocalConfig):
+  """What algorithms are told whose clients take several local steps per round."""
+
+  group = "algorithm"
+
+  local_steps: int | None = option(
+    None, "Local steps of a client per round; 1 by default.", least=1
+  )
+  local_epochs: int | None = option(
+    None, "Passes of a client over its data per round, instead of --local_steps.", least=1
+  )
+
+  def check(self):
+    """Refuses two lengths."""
+    if self.local_steps is not None and self.local_epochs is not None:
+      raise UserError("local_steps and local_epochs exclude each other; give one of them.")
+
+  def steps(self, size: Any) -> Any:
+    """The local steps per round of a client with this many examples."""
+    if self.local_epochs is None:
+      return 0 * size + (self.local_steps or 1)
+    return self.local_epochs * steps_per_epoch(size, self.batch_size)
+
+  def resolved(self, spec: NormSpec, all_clients: bool) -> Self:
+    """The options in force."""
+    config = super().resolved(spec, all_clients)
+    if config.local_steps is None and config.local_epochs is None:
+      return dataclasses.replace(config, local_steps=1)
+    return config
 
 
 class Metrics(NamedTuple):
@@ -102,6 +177,8 @@ class ClientOutput(NamedTuple):
 def optimizer(config: LocalConfig) -> optax.GradientTransformation:
   """The client's SGD at rate 1: clip, decay, momentum (the rate multiplies the result).
 
+  A user's own optimizer takes the place of all three.
+
   Its state has one structure whether or not a step clips or freezes, so that momentum survives a
   change of phase.
   """
@@ -113,6 +190,8 @@ def optimizer(config: LocalConfig) -> optax.GradientTransformation:
     )
 
   frozen = optax.stateless(freeze) if config.frozen_paths else optax.identity()
+  if config.optimizer is not None:
+    return optax.chain(frozen, config.optimizer, frozen)
   return optax.chain(
     frozen,  # so that what does not move does not count towards the norm that is clipped
     optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
@@ -122,7 +201,7 @@ def optimizer(config: LocalConfig) -> optax.GradientTransformation:
   )
 
 
-def measure(objective: str, outputs: Array, batch: Batch) -> Metrics:
+def measure(objective: str | Objective, outputs: Array, batch: Batch) -> Metrics:
   """The sums of the loss and of what is right over a batch's real examples.
 
   Args:
@@ -130,7 +209,7 @@ def measure(objective: str, outputs: Array, batch: Batch) -> Metrics:
     outputs: the model's, of any float dtype.
     batch: its ``labels`` are the objective's targets.
   """
-  chosen, outputs = OBJECTIVES[objective], outputs.astype(jnp.float32)
+  chosen, outputs = find(objective), outputs.astype(jnp.float32)
   real = batch.mask > 0
 
   def total(values: Array) -> Array:
@@ -260,10 +339,16 @@ def make_client_update(
       not look at each other.
 
   Returns:
-    ``update(variables, opt_state, draw, first_step, steps, rate, key) -> ClientOutput``, where
-    ``draw(step)`` is the client's batch, ``steps`` the number of local steps (traced) and ``rate``
-    the learning rate. Step ``i`` derives its dropout from ``fold_in(key, i)``. Norms are told the
-    time as ``step / steps``: the round and the fraction of it, the same for clients of all sizes.
+    ``update(variables, opt_state, draw, first_step, steps, rate, key, correction=None,
+    extra_loss=None) -> ClientOutput``, where ``draw(step)`` is the client's batch, ``steps`` the
+    number of local steps (traced) and ``rate`` the learning rate eta. A step is
+
+      w <- w - eta (optimizer(gradient of the loss + extra_loss(w)) + correction).
+
+    The correction, of the parameters' structure, is added after clipping, decay and momentum:
+    inside the gradient, momentum would multiply it. Step ``i`` derives its dropout from
+    ``fold_in(key, i)``. Norms are told the time as ``step / steps``: the round and the fraction of
+    it, the same for clients of all sizes.
   """
   transform = optimizer(config)
   gradient = make_gradient(model, config, axis_names)
@@ -276,9 +361,9 @@ def make_client_update(
     steps: Array,
     rate: Array,
     key: Key,
+    correction: PyTree | None = None,
+    extra_loss: Callable[[PyTree], Array] | None = None,
   ) -> ClientOutput:
-    anchor = variables["params"]
-
     def body(index, carry):
       params, batch_stats, opt_state, metrics = carry
       step = first_step + index
@@ -289,14 +374,16 @@ def make_client_update(
       grads, new_stats, more = gradient(
         params, batch_stats, batch, step / steps, jax.random.fold_in(key, index)
       )
-      if config.prox:
-        grads = trees.add(grads, trees.scale(trees.subtract(params, anchor), config.prox))
+      if extra_loss is not None:
+        grads = trees.add(grads, jax.grad(extra_loss)(params))
       updates, new_opt_state = transform.update(grads, opt_state, params)
+      if correction is not None:
+        updates = trees.add(updates, correction)
       new_params = optax.apply_updates(params, trees.scale(updates, -rate))
       after = (new_params, new_stats, new_opt_state, trees.add(metrics, more))
       return trees.select(batch.mask.any(), after, carry) if axis_names else after
 
-    start = (anchor, variables.get("batch_stats", {}), opt_state, Metrics.zeros())
+    start = (variables["params"], variables.get("batch_stats", {}), opt_state, Metrics.zeros())
     bound = lax.pmax(steps, axis_names) if axis_names else steps
     params, batch_stats, opt_state, metrics = lax.fori_loop(0, bound, body, start)
     after = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 from conftest import TinyNet, make_tiny_source
 from reference_fedavg import random_variables
+from settings import configure, plain
 
 from fedjax_norm import nodes, norm
 from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
-from fedjax_norm.local import LocalConfig, Metrics
+from fedjax_norm.local import Metrics
 from fedjax_norm.training.feed import placer
 from fedjax_norm.training.program import make_interval
 
@@ -31,7 +32,7 @@ MAPPINGS = {
 SHAPE = (6, 6, 1)
 WORKERS, STEPS = 16, 5
 SIZES = 1 + np.arange(WORKERS) * 5 % 7  # 1 to 7 examples: of batches of 4 many are padded
-CONFIG = SsgdConfig(LocalConfig(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0))
+CONFIG = configure(SsgdConfig, plain(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0))
 
 
 def run(name: str, backend: str) -> dict[str, np.ndarray]:

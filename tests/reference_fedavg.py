@@ -98,7 +98,8 @@ def batch_drawer(data: FederatedData, batch_size: int, transform, key) -> Callab
 
 def sgd_step(config, params: Flat, trace: Flat, grads: Flat, anchor: Flat, rate: float):
   """One step of SGD as ``LocalConfig`` describes it: (params, trace) after it."""
-  grads = {k: g + config.prox * (params[k] - anchor[k]) for k, g in grads.items()}
+  prox = getattr(config, "prox", 0.0)  # of FedAvg alone
+  grads = {k: g + prox * (params[k] - anchor[k]) for k, g in grads.items()}
   still = config.frozen_paths
   grads = {k: np.zeros_like(g) if k in still else g for k, g in grads.items()}
   if config.clip_norm:
@@ -177,7 +178,7 @@ def fedavg(
     norm_layers: the paths of the norms, whose parameters FedBN keeps on the client.
     server: (params, mean change, state) -> (params, state); adds the change when None.
   """
-  local, sizes = config.local, np.asarray(data.sizes)
+  local, sizes = config, np.asarray(data.sizes)
   batch = batch_drawer(data, local.batch_size, transform, key)
   params, stats = flat(variables["params"]), flat(variables.get("batch_stats", {}))
   zeros = {k: np.zeros_like(v) for k, v in params.items()}
@@ -198,7 +199,7 @@ def fedavg(
       anchor = {**run.params, **client.norm_params}
       w = anchor
       stats = client.stats if config.batch_stats == "local" else run.stats
-      trace = {"reset": zeros, "local": client.trace, "global": run.trace}[config.client_momentum]
+      trace = {"reset": zeros, "local": client.trace, "global": run.trace}[config.client_momentum or "reset"]
       seen = 0
       for i in range(steps):
         step = round_ * steps + i
@@ -222,7 +223,7 @@ def fedavg(
       shared, run.server_state = server(shared, change, run.server_state)
     run.params = {**run.params, **shared}
     run.trace = weighted_mean(traces, weights)
-    if moving and run.stats and config.batch_stats in ("mean", "moments"):
-      combine = weighted_mean if config.batch_stats == "mean" else total_moments
+    if moving and run.stats and config.batch_stats in (None, "mean", "moments"):
+      combine = total_moments if config.batch_stats == "moments" else weighted_mean
       run.stats = combine(all_stats, weights)
   return run

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from settings import plain
 from step_world import KEY
 
 from fedjax_norm import norm, trees
-from fedjax_norm.algorithms.base import Context
+from fedjax_norm.algorithms.contract import Context
 from fedjax_norm.algorithms.split import split, turn_key
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.split_rules import make_rules
 from fedjax_norm.data.federated import draw
-from fedjax_norm.local import LocalConfig, make_gradient, optimizer
+from fedjax_norm.local import make_gradient, optimizer
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.nodes import create
@@ -25,7 +26,7 @@ SHAPE = (6, 6, 1)
 IMAGE = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
 LABEL = jax.ShapeDtypeStruct((), jnp.int32)
 SIZES = (9, 7, 12)
-LOCAL = LocalConfig(batch_size=4, momentum=0.9, nesterov=True, weight_decay=1e-2)
+LOCAL = plain(batch_size=4, momentum=0.9, nesterov=True, weight_decay=1e-2)
 
 
 class Net(Staged):

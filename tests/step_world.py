@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fedjax_norm.algorithms.base import Algorithm, Context
+from fedjax_norm.algorithms.contract import Algorithm, Context
 from fedjax_norm.data.federated import FederatedData, federate
 from fedjax_norm.data.partition import Partition
 

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from messages import messages
+from settings import plain
 
 from fedjax_norm import comm, models, norm
-from fedjax_norm.algorithms.base import round_cost
+from fedjax_norm.algorithms.contract import round_cost
 from fedjax_norm.comm import Cost, Traffic
-from fedjax_norm.local import LocalConfig, make_gradient
+from fedjax_norm.local import make_gradient
 from fedjax_norm.typing import Batch
 
 IMAGE = (8, 8, 3)
@@ -20,7 +21,7 @@ def step_messages(name, axes):
   spec = norm.create("sync_bn")
   model = models.create(name, spec, 10, IMAGE)
   shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0), IMAGE))
-  gradient = make_gradient(model.clone(norm=spec.bind(axes)), LocalConfig(batch_size=2), axes)
+  gradient = make_gradient(model.clone(norm=spec.bind(axes)), plain(batch_size=2), axes)
   batch = Batch(jnp.zeros((2, *IMAGE)), jnp.zeros(2, jnp.int32), jnp.ones(2))
 
   def step(params, stats):

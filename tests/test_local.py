@@ -7,11 +7,11 @@ import optax
 import pytest
 import torch
 from reference_fedavg import random_variables
+from settings import plain
 
 from fedjax_norm import models, norm
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import (
-  LocalConfig,
   make_client_update,
   make_gradient,
   measure,
@@ -40,7 +40,7 @@ def test_sgd_equals_pytorch_step_by_step(momentum, nesterov, decay):
   rates = [0.1, 0.3, 0.05, 0.2, 0.1]
   theirs = [torch.tensor(leaf) for leaf in jax.tree.leaves(params)]
   sgd = torch.optim.SGD(theirs, 1.0, momentum, weight_decay=decay, nesterov=nesterov)
-  transform = optimizer(LocalConfig(momentum=momentum, nesterov=nesterov, weight_decay=decay))
+  transform = optimizer(plain(momentum=momentum, nesterov=nesterov, weight_decay=decay))
   state = transform.init(params)
   for rate, gradient in zip(rates, gradients, strict=True):
     updates, state = transform.update(gradient, state, params)
@@ -57,7 +57,7 @@ def test_sgd_equals_pytorch_step_by_step(momentum, nesterov, decay):
 def test_clipping_equals_pytorch_and_comes_before_decay(limit):
   rng = np.random.default_rng(1)
   params, gradient = tree(rng), tree(rng)
-  config = LocalConfig(clip_norm=limit, weight_decay=0.1)
+  config = plain(clip_norm=limit, weight_decay=0.1)
   updates, _ = optimizer(config).update(gradient, optimizer(config).init(params), params)
   theirs = [torch.tensor(leaf, requires_grad=True) for leaf in jax.tree.leaves(params)]
   for leaf, g in zip(theirs, jax.tree.leaves(gradient), strict=True):
@@ -71,7 +71,7 @@ def test_clipping_equals_pytorch_and_comes_before_decay(limit):
 def test_freezing_stops_updates_whatever_else_is_on():
   rng = np.random.default_rng(2)
   params, gradient = tree(rng), tree(rng)
-  config = LocalConfig(
+  config = plain(
     momentum=0.9, weight_decay=0.1, clip_norm=0.5, frozen_paths=frozenset({"a/kernel"})
   )
   updates, _ = optimizer(config).update(gradient, optimizer(config).init(params), params)
@@ -81,8 +81,8 @@ def test_freezing_stops_updates_whatever_else_is_on():
 
 def test_the_state_keeps_its_structure_over_phases():
   params = tree(np.random.default_rng(3))
-  before = optimizer(LocalConfig(momentum=0.9)).init(params)
-  after = LocalConfig(momentum=0.9, clip_norm=1.0, frozen_paths=frozenset({"b"}))
+  before = optimizer(plain(momentum=0.9)).init(params)
+  after = plain(momentum=0.9, clip_norm=1.0, frozen_paths=frozenset({"b"}))
   assert jax.tree.structure(before) == jax.tree.structure(optimizer(after).init(params))
 
 
@@ -137,7 +137,7 @@ def client(tiny_net, tiny_source):
 
 def test_no_steps_change_nothing_and_steps_go_on_where_they_stopped(client):
   variables, make = client
-  config = LocalConfig(batch_size=4, momentum=0.9, weight_decay=0.1)
+  config = plain(batch_size=4, momentum=0.9, weight_decay=0.1)
   run = make(config)
   out = run(0)
   assert jax.tree.structure(out.variables) == jax.tree.structure(variables)
@@ -159,7 +159,7 @@ def test_the_proximal_term_pulls_back_to_the_start(client):
   # differ by -rate mu (w_1 - w_0).
   variables, make = client
   mu, rate = 0.5, 0.2
-  plain, prox = make(LocalConfig(batch_size=4)), make(LocalConfig(batch_size=4, prox=mu))
+  plain, prox = make(plain(batch_size=4)), make(plain(batch_size=4, prox=mu))
   start = variables["params"]
   first = plain(1, rate).variables["params"]
   for a, b in zip(*map(jax.tree.leaves, (first, prox(1, rate).variables["params"])), strict=True):
@@ -176,7 +176,7 @@ def test_the_proximal_term_pulls_back_to_the_start(client):
 
 def test_the_bytes_of_a_step_are_four_models_and_what_each_example_leaves(tiny_net):
   def total(batch_size, dtype=jnp.float32):
-    config = LocalConfig(batch_size=batch_size)
+    config = plain(batch_size=batch_size)
     model = tiny_net(norm=norm.create("gn", groups=2))
     return step_bytes(model, config, jax.ShapeDtypeStruct((6, 6, 1), dtype))
 
@@ -193,7 +193,7 @@ def test_the_bytes_of_a_step_are_four_models_and_what_each_example_leaves(tiny_n
 def test_parts_must_be_equal():
   for wrong in (0, -1, 3, 8):
     with pytest.raises(UserError, match="cannot be taken in"):
-      LocalConfig(batch_size=4, accumulate=wrong)
+      plain(batch_size=4, accumulate=wrong)
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +210,7 @@ def padded(tiny_net, tiny_source):
   def make(spec, parts):
     model = tiny_net(norm=spec)
     variables = random_variables(model, SHAPE)
-    config = LocalConfig(
-      batch_size=8, momentum=0.9, weight_decay=0.1, clip_norm=1.0, accumulate=parts
-    )
+    config = plain(batch_size=8, momentum=0.9, weight_decay=0.1, clip_norm=1.0, accumulate=parts)
     update, state = make_client_update(model, config), optimizer(config).init(variables["params"])
 
     @jax.jit
@@ -248,7 +246,7 @@ def test_each_part_drops_other_units(tiny_net, tiny_source):
   key = jax.random.key(5)
 
   def of(batch, parts, key):
-    config = LocalConfig(batch_size=parts, accumulate=parts)
+    config = plain(batch_size=parts, accumulate=parts)
     return make_gradient(model, config)(params, {}, batch, jnp.int32(0), key)[0]["Dense_0"][
       "kernel"
     ]
@@ -262,7 +260,7 @@ def test_each_part_drops_other_units(tiny_net, tiny_source):
 
 
 def test_a_norm_over_the_joint_batch_takes_no_parts(tiny_net):
-  config = LocalConfig(batch_size=4, accumulate=2)
+  config = plain(batch_size=4, accumulate=2)
   model = tiny_net(norm=norm.create("sync_bn"))
   with pytest.raises(UserError, match="accumulate=2 shows it a part at a time"):
     make_gradient(model, config, ("nodes",))

@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flax import linen as nn
+from settings import plain
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig, make_gradient, measure
+from fedjax_norm.local import make_gradient, measure
 from fedjax_norm.models.blocks import sow_loss
 from fedjax_norm.norm import Mode, NormSpec, create
 from fedjax_norm.objectives import IGNORED
@@ -90,7 +91,7 @@ def test_auxiliary_heads_have_the_objective_of_the_model(accumulate):
   model, images = Auxiliary(), RNG.standard_normal((4, 2, 2, 1)).astype(np.float32)
   targets = RNG.standard_normal((4, 2)).astype(np.float32)
   params = model.init(jax.random.key(0), images, Mode())["params"]
-  config = LocalConfig(4, accumulate=accumulate, objective="regression")
+  config = plain(4, accumulate=accumulate, objective="regression")
   batch = Batch(*map(jnp.asarray, (images, targets, MASK)))
   gradient, _, metrics = jax.jit(make_gradient(model, config))(
     params, {}, batch, jnp.float32(0), jax.random.key(0)
@@ -104,4 +105,4 @@ def test_auxiliary_heads_have_the_objective_of_the_model(accumulate):
 
 def test_an_unknown_objective_is_refused():
   with pytest.raises(UserError, match="choose one of classification, regression, segmentation"):
-    LocalConfig(objective="ranking")
+    plain(objective="ranking")

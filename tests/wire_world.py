@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from conftest import make_tiny_source
+from settings import configure, plain
 
 from experiments.split_client import drawing
 from fedjax_norm import norm, trees
@@ -21,7 +22,7 @@ from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.split_rules import make_rules
 from fedjax_norm.data import partition
 from fedjax_norm.data.federated import gather
-from fedjax_norm.local import LocalConfig, Metrics
+from fedjax_norm.local import Metrics
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.norm import Norm, NormSpec
@@ -77,8 +78,8 @@ def task() -> Task:
 
 
 def options(**changes) -> SplitConfig:
-  local = LocalConfig(batch_size=BATCH, momentum=0.9, weight_decay=1e-3)
-  return SplitConfig(local=local, cut="head", local_steps=STEPS, **changes)
+  local = plain(batch_size=BATCH, momentum=0.9, weight_decay=1e-3)
+  return configure(SplitConfig, local, cut="head", local_steps=STEPS, **changes)
 
 
 def by_messages(task: Task, config: SplitConfig, rates: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,81 +1,66 @@
 """Asynchronous SGD with delay compensation (Zheng et al., ICML 2017, arXiv 1609.08326)."""
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
 from fedjax_norm import trees
-from fedjax_norm.algorithms.base import Algorithm, Context, round_cost
-from fedjax_norm.data.federated import Transform, draw
+from fedjax_norm.algorithms.contract import Algorithm, Method, Report, RoundContext, Setup
+from fedjax_norm.algorithms.ledger import exchange_cost, model_shapes, without
+from fedjax_norm.data.federated import draw
 from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import LocalConfig, make_gradient, optimizer
+from fedjax_norm.options import option
 from fedjax_norm.typing import Array, PyTree, Variables
 
-COMPENSATIONS = ("none", "constant", "adaptive")
-
-# Zheng et al.'s lambda_0 on CIFAR-10, and the m and epsilon of their mean square.
-_LAMBDAS = {"constant": 0.04, "adaptive": 2.0}
-_DECAY, _EPSILON = 0.95, 1e-7
+# The lambda_0 of Zheng et al. on CIFAR-10, and the m and epsilon of their mean square.
+_LAMBDAS = {"none": 0.0, "constant": 0.04, "adaptive": 2.0}
+_EPSILON = 1e-7
 
 # The slowest worker's event lasts so many ticks: sums of two of them are still int32.
 _TICKS = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class AsgdConfig:
-  """What asynchronous SGD does; everything here is compiled in.
+class AsgdConfig(LocalConfig):
+  """What asynchronous SGD is told.
 
-  Attributes:
-    local: a worker's batch, and the master's SGD: clipping, weight decay and momentum act on each
-      gradient as it arrives, compensated.
-    delay_compensation: ``none``, ``constant`` (DC-ASGD-c) or ``adaptive`` (DC-ASGD-a).
-    delay_lambda: lambda_0; None is the paper's on CIFAR-10, 0.04 constant and 2 adaptive.
-    delay_decay: m, what the adaptive mean square keeps of its old value; None is 0.95.
-    batch_stats: how running statistics are combined; only ``mean`` makes sense here.
+  The master's clipping, weight decay and momentum act on each gradient as it arrives, compensated.
   """
 
-  local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
-  delay_compensation: str = "none"
-  delay_lambda: float | None = None
-  delay_decay: float | None = None
-  batch_stats: str = "mean"
+  group = "algorithm"
 
-  def __post_init__(self):
-    mode = self.delay_compensation
-    if mode not in COMPENSATIONS:
-      raise UserError(
-        f"unknown delay_compensation {mode!r}; choose one of {', '.join(COMPENSATIONS)}."
-      )
-    if self.delay_lambda is not None:
-      if mode == "none":
-        raise UserError(
-          "delay_lambda does nothing without compensation; set delay_compensation too."
-        )
-      if not 0 < self.delay_lambda < math.inf:
-        raise UserError(f"delay_lambda is {self.delay_lambda}; it must be a number above 0.")
-    if self.delay_decay is not None:
-      if mode != "adaptive":
-        raise UserError(
-          "delay_decay is of the adaptive mean square; set delay_compensation=adaptive or drop it."
-        )
-      if not 0 <= self.delay_decay < 1:
-        raise UserError(f"delay_decay is {self.delay_decay}; it must be from 0 to below 1.")
-    if self.batch_stats != "mean":
+  delay_compensation: str = option(
+    "none",
+    "Correction of a late gradient g: g + lambda g g (w - w_bak), with a constant (DC-ASGD-c) or an "
+    "adaptive lambda (DC-ASGD-a).",
+    choices=tuple(_LAMBDAS),
+  )
+  delay_lambda: float | None = option(
+    None,
+    "lambda_0; by default 0.04 for constant and 2 for adaptive.",
+    above=0,
+    needs="delay_compensation=constant,adaptive",
+  )
+  delay_decay: float = option(
+    0.95,
+    "What the mean square of gradients keeps of its old value at each arrival.",
+    least=0,
+    below=1,
+    needs="delay_compensation=adaptive",
+  )
+
+  def check(self):
+    """Refuses policies that combine several workers."""
+    if self.batch_stats not in (None, "mean"):
       raise UserError(
         f"batch_stats={self.batch_stats} combines workers that are heard together, and asynchronous"
         " SGD hears one at a time; drop it."
-      )
-    if self.local.prox:
-      raise UserError(
-        "prox pulls a client back to where its round began, which a step of SGD never leaves; drop "
-        "it."
       )
 
 
@@ -105,14 +90,7 @@ class Server(NamedTuple):
   staleness_max: Array
 
 
-def asgd(
-  model: nn.Module,
-  config: AsgdConfig,
-  transform: Transform,
-  image_shape: tuple[int, int, int],
-  event_seconds: np.ndarray,
-  longest: float | None = None,
-) -> Algorithm:
+def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
   """Asynchronous SGD; a round is one arrival.
 
   A worker m pulls the weights (w_bak), draws its next batch, computes its gradient g there and
@@ -124,41 +102,40 @@ def asgd(
   and the worker pulls at once. ``constant``: lambda = lambda_0. ``adaptive``: lambda = lambda_0 /
   sqrt(s + 1e-7) with the master's mean square s <- m s + (1 - m) g * g.
 
-  All workers pull at time 0. Worker m's events each last ``event_seconds[m]``; whoever arrives
-  first is next, of several the one of the lowest index. Time is counted in integer ticks, 2^30 to
-  the longest event, so that neither the order of events nor the time that has passed suffers from
-  rounding, however long the run is.
+  All workers pull at time 0. Worker m's events each last as long as the setup's clock says for its
+  pull, step and push; whoever arrives first is next, of several the one of the lowest index. Time is
+  counted in integer ticks, 2^30 to the longest event of the run, so that neither the order of events
+  nor the time that has passed suffers from rounding, however long the run is.
 
   Running statistics: a worker's batches turn those that it pulled, p, into q = a p + b, where a is
   the norm's decay once for each part of the batch that moved them. The master does the same to its
   own, r <- a r + b = q + a (r - p). (To add q - p to them would feed old statistics back with a
   delay, which at a decay of 0.9 diverges from 17 equal workers on.)
 
-  Args:
-    model: the model.
-    config: what it does.
-    transform: of the workers' images.
-    image_shape: (H, W, C).
-    event_seconds: [n] of each worker's pull, step and push, host (``Clock.event_seconds``).
-    longest: the seconds of 2^30 ticks, at least those of each event and the same in all phases of a
-      run; None is the longest event's.
-
   Raises:
     UserError: a norm that looks across nodes.
   """
-  spec = model.norm
+  model, spec = setup.model, setup.model.norm
   if spec.across_nodes:
     raise UserError(
       f"norm {spec.name!r} merges the batches of all nodes, which asynchronous workers never have"
       " at the same time; choose another norm."
     )
-  gradient = make_gradient(model, config.local)
-  master = optimizer(config.local)
-  num_workers, longest = len(event_seconds), float(longest or np.max(event_seconds))
-  ticks = np.maximum(np.rint(np.asarray(event_seconds) / longest * _TICKS), 1).astype(np.int32)
-  adaptive = config.delay_compensation == "adaptive"
-  strength = config.delay_lambda or _LAMBDAS.get(config.delay_compensation, 0.0)
-  decay = _DECAY if config.delay_decay is None else config.delay_decay
+  assert setup.clock is not None
+  params = model_shapes(model, setup.image_shape)["params"]
+  up = without(params, params, config.frozen_paths)
+  cost, most = (
+    exchange_cost(model, setup.image_shape, "mean", sent, params) for sent in (up, params)
+  )
+  # No phase of a run sends more than all parameters.
+  longest = float(setup.clock.event_seconds(most).max())
+  gradient = make_gradient(model, config)
+  master = optimizer(config)
+  event_seconds = setup.clock.event_seconds(cost)
+  num_workers = len(event_seconds)
+  ticks = np.maximum(np.rint(event_seconds / longest * _TICKS), 1).astype(np.int32)
+  adaptive, decay = config.delay_compensation == "adaptive", config.delay_decay
+  strength = config.delay_lambda or _LAMBDAS[config.delay_compensation]
 
   def init(variables: Variables) -> Server:
     params = variables["params"]
@@ -187,11 +164,11 @@ def asgd(
 
     return jax.tree.map(towards, grads, drift, mean_square), mean_square
 
-  def event(server: Server, clients: PyTree, cohort: Array, context: Context):
+  def event(server: Server, clients: PyTree, cohort: Array, context: RoundContext):
     worker = jnp.argmin(server.wait)
     row, step = cohort[worker], server.steps[worker]
     pulled = jax.tree.map(lambda a: a[worker], server.pulled)
-    batch = draw(context.data, row, step, config.local.batch_size, transform, context.key)
+    batch = draw(context.data, row, step, config.batch_size, setup.transform, context.key)
     key = jax.random.fold_in(stream(context.key, Stream.DROPOUT), step)
     key = jax.random.fold_in(key, context.data.clients[row])
     old = pulled.get("batch_stats", {})
@@ -204,7 +181,7 @@ def asgd(
     params = optax.apply_updates(params, trees.scale(updates, -context.rate))
     variables = {**server.variables, "params": params}
     if spec.updates_running_statistics:
-      moves = batch.mask.reshape(config.local.accumulate, -1).any(-1).sum()
+      moves = batch.mask.reshape(config.accumulate, -1).any(-1).sum()
       lag = trees.subtract(server.variables["batch_stats"], old)
       variables["batch_stats"] = trees.add(new, trees.scale(lag, spec.decay**moves))
 
@@ -239,9 +216,20 @@ def asgd(
     init=init,
     init_client=lambda server: (),
     round=event,
-    variables=lambda server: server.variables,
-    client_variables=None,
     local_steps=lambda sizes: np.ones(1, np.int32),
-    cost=round_cost(model, image_shape, "mean", config.local.frozen_paths),
-    columns=columns,
+    cost=cost,
+    pace="events",
+    report=Report(columns=columns),
   )
+
+
+ASGD = Method(
+  "asgd",
+  AsgdConfig,
+  asgd,
+  "Asynchronous SGD on a simulated clock, with delay compensation (Zheng et al. 2017).",
+  defaults={"rounds": 3000, "eval_every": 250, "momentum": 0.0, "network": "lan"},
+  all_clients=True,
+  one_process=True,
+  one_by_one=lambda config: True,
+)

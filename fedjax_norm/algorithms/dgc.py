@@ -4,19 +4,15 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+import numpy as np
 from jax import lax
 
-from fedjax_norm.algorithms.base import Algorithm
+from fedjax_norm.algorithms.contract import Algorithm, Method, Setup, Theta
 from fedjax_norm.algorithms.residual import residual_algorithm
-from fedjax_norm.algorithms.worker import check_steps
-from fedjax_norm.data.federated import Transform
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
-from fedjax_norm.nodes import Nodes
+from fedjax_norm.options import option
 from fedjax_norm.typing import Array, Key
-
-SELECTIONS = ("exact", "sampled")
 
 STAGES = (0.75, 0.9375, 0.984375, 0.996, 0.999)
 """The sparsities of the warm-up (Lin et al. 2018, sec. 3.3), E_warm epochs each."""
@@ -27,29 +23,37 @@ _SAMPLED, _LEAST_SAMPLE, _EXCESS = 0.01, 256, 1.3
 
 
 @dataclasses.dataclass(frozen=True)
-class DgcConfig:
-  """What DGC does; the sparsity is data (``Context.theta``).
+class DgcConfig(LocalConfig):
+  """What DGC is told.
 
-  Attributes:
-    local: a partition's batch and its SGD. With K partitions each clips its gradient to
-      clip_norm / sqrt(K) (Lin et al. 2018, sec. 3.2), so that their sum has the norm clip_norm if
-      they are of one size and independent.
-    batch_stats: how running statistics are combined.
-    selection: whether the threshold of a tensor is ``exact``, or that of a sample (``sampled``).
-    momentum_masking: whether the momentum of what is sent is cleared (momentum factor masking).
+  With K partitions each clips its gradient to ``clip_norm / sqrt(K)`` (Lin et al. 2018, sec. 3.2),
+  so that their sum has the norm ``clip_norm`` if they are of one size and independent.
   """
 
-  local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
-  batch_stats: str = "mean"
-  selection: str = "exact"
-  momentum_masking: bool = True
+  group = "algorithm"
 
-  def __post_init__(self):
-    check_steps(self.local, self.batch_stats)
-    if self.selection not in SELECTIONS:
-      raise UserError(
-        f"unknown selection {self.selection!r}; choose one of {', '.join(SELECTIONS)}."
-      )
+  sparsity: float = option(
+    STAGES[-1], "The final s: the share of a tensor that is not sent.", least=0, below=1
+  )
+  sparsity_warmup_rounds: int = option(
+    0, "Rounds of each of the stages 75, 93.75, 98.4375, 99.6 and 99.9%.", least=0
+  )
+  sparsity_warmup_epochs: int | None = option(
+    None, "The same in epochs (E_warm), instead of --sparsity_warmup_rounds.", least=0
+  )
+  selection: str = option(
+    "exact",
+    "Whether the threshold of a tensor is exact, or that of a sample.",
+    choices=("exact", "sampled"),
+  )
+  momentum_masking: bool = option(
+    True, "Clear the momentum of what is sent (momentum factor masking).", needs="momentum"
+  )
+
+  def check(self):
+    """Refuses options that contradict each other."""
+    if self.sparsity_warmup_epochs is not None and self.sparsity_warmup_rounds:
+      raise UserError("give --sparsity_warmup_epochs or --sparsity_warmup_rounds, not both.")
 
 
 def kept(size: int, sparsity: Array) -> Array:
@@ -104,14 +108,7 @@ def roughly_largest(v: Array, w: Array, sparsity: Array, key: Key) -> Array:
   return (bits >= threshold).reshape(v.shape)
 
 
-def dgc(
-  model: nn.Module,
-  config: DgcConfig,
-  nodes: Nodes,
-  transform: Transform,
-  image_shape: tuple[int, int, int],
-  num_partitions: int,
-) -> Algorithm:
+def dgc(config: DgcConfig, setup: Setup) -> Algorithm:
   """DGC; a round is one step of every partition k, all of which share the weights w:
 
     g <- -eta clip(grad f(w, b))
@@ -120,29 +117,42 @@ def dgc(
     send v_k S;  v_k <- v_k not S;  u_k <- u_k not S   (momentum factor masking)
     w <- w + what all partitions sent
 
-  ``Context.theta`` is s. It is the gradient that is clipped, as by Lin et al.; in line 5 of the
-  paper the rate is in it already. Weight decay is added to the clipped gradient.
-
-  Args:
-    model: the model, unbound to any axis.
-    config: what it does.
-    nodes: how partitions are mapped.
-    transform: of their images.
-    image_shape: (H, W, C).
-    num_partitions: K.
-
-  Raises:
-    UserError: options that the model's norm denies.
+  ``theta`` is s. It is the gradient that is clipped, as by Lin et al.; in line 5 of the paper the
+  rate is in it already. Weight decay is added to the clipped gradient.
   """
-  clip_norm = config.local.clip_norm / num_partitions**0.5
   return residual_algorithm(
-    model,
-    dataclasses.replace(config.local, clip_norm=clip_norm),
-    config.batch_stats,
-    nodes,
-    transform,
-    image_shape,
+    dataclasses.replace(config, clip_norm=config.clip_norm / setup.num_clients**0.5),
+    setup,
     largest if config.selection == "exact" else roughly_largest,
     own_models=False,
-    clears_momentum=config.momentum_masking and config.local.momentum > 0,
+    clears_momentum=config.momentum_masking and config.momentum > 0,
   )
+
+
+def stages(rounds: int, sparsities: tuple[float, ...], each: int, final: float) -> np.ndarray:
+  """DGC's warm-up: the sparsity rises in stages, and ends at the final one: [rounds] float32.
+
+  Args:
+    rounds: of the run.
+    sparsities: of the stages; none is above the final one.
+    each: rounds of each stage (E_warm); 0 for no warm-up.
+    final: s.
+  """
+  stage = np.arange(rounds) // each if each else np.full(rounds, len(sparsities))
+  ladder = np.minimum([*sparsities, final], final)
+  return ladder[np.minimum(stage, len(sparsities))].astype(np.float32)
+
+
+DGC = Method(
+  "dgc",
+  DgcConfig,
+  dgc,
+  "Deep gradient compression: partitions share their largest updates.",
+  all_clients=True,
+  one_process=True,
+  theta=Theta(
+    lambda config, rounds: stages(rounds, STAGES, config.sparsity_warmup_rounds, config.sparsity),
+    grid=STAGES,
+    rises=True,
+  ),
+)

@@ -3,32 +3,32 @@
 import dataclasses
 
 import jax.numpy as jnp
-from flax import linen as nn
+import numpy as np
 
-from fedjax_norm.algorithms.base import Algorithm
+from fedjax_norm.algorithms.contract import Algorithm, Method, Setup, Theta
 from fedjax_norm.algorithms.residual import residual_algorithm
-from fedjax_norm.algorithms.worker import check_steps
-from fedjax_norm.data.federated import Transform
 from fedjax_norm.local import LocalConfig
-from fedjax_norm.nodes import Nodes
+from fedjax_norm.norm import NormSpec
+from fedjax_norm.options import option
 from fedjax_norm.typing import Array, Key
 
 
 @dataclasses.dataclass(frozen=True)
-class GaiaConfig:
-  """What Gaia does; the threshold is data (``Context.theta``).
+class GaiaConfig(LocalConfig):
+  """What Gaia is told."""
 
-  Attributes:
-    local: a partition's batch and its SGD.
-    batch_stats: how running statistics are combined: ``local`` leaves them with the partition, as
-      its model stays there too; ``mean`` or ``moments`` combine them each step.
-  """
+  group = "algorithm"
 
-  local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
-  batch_stats: str = "mean"
+  threshold: float = option(
+    0.1,
+    "T_0: updates above this share of a weight are sent. It falls with the learning rate.",
+    least=0,
+  )
 
-  def __post_init__(self):
-    check_steps(self.local, self.batch_stats)
+  def policy(self, spec: NormSpec) -> str:
+    """``batch_stats``, or its default: partitions keep their models, and so their statistics."""
+    own = spec.updates_running_statistics and not spec.across_nodes and not spec.settles
+    return self.batch_stats or ("local" if own and spec.scale else "mean")
 
 
 def significant(v: Array, w: Array, threshold: Array, key: Key | None = None) -> Array:
@@ -37,13 +37,7 @@ def significant(v: Array, w: Array, threshold: Array, key: Key | None = None) ->
   return (jnp.abs(v) > threshold * jnp.abs(w)) | (w == 0)
 
 
-def gaia(
-  model: nn.Module,
-  config: GaiaConfig,
-  nodes: Nodes,
-  transform: Transform,
-  image_shape: tuple[int, int, int],
-) -> Algorithm:
+def gaia(config: GaiaConfig, setup: Setup) -> Algorithm:
   """Gaia; a round is one step of every partition, which keeps its own model w_k:
 
     u_k <- m u_k - eta grad f(w_k, b);  w_k <- w_k + u_k;  v_k <- v_k + u_k
@@ -51,27 +45,22 @@ def gaia(
     send v_k S to the others;  v_k <- v_k not S
     w_k <- w_k + what the others sent
 
-  The updates of all partitions add up. ``Context.theta`` is T_t, which falls with the learning rate
-  (``control.Dial``). The global model is the mean of the partitions'.
-
-  Args:
-    model: the model, unbound to any axis.
-    config: what it does.
-    nodes: how partitions are mapped.
-    transform: of their images.
-    image_shape: (H, W, C).
-
-  Raises:
-    UserError: options that the model's norm denies.
+  The updates of all partitions add up. ``theta`` is T_t. The global model is the mean of the
+  partitions' models.
   """
-  return residual_algorithm(
-    model,
-    config.local,
-    config.batch_stats,
-    nodes,
-    transform,
-    image_shape,
-    significant,
-    own_models=True,
-    clears_momentum=False,
-  )
+  return residual_algorithm(config, setup, significant, own_models=True, clears_momentum=False)
+
+
+GAIA = Method(
+  "gaia",
+  GaiaConfig,
+  gaia,
+  "Gaia: partitions share the updates that are significant.",
+  all_clients=True,
+  one_process=True,
+  theta=Theta(
+    lambda config, rounds: np.full(rounds, config.threshold, np.float32),
+    grid=(0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+    follows_rate=True,
+  ),
+)

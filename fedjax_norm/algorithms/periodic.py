@@ -10,45 +10,42 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from flax import linen as nn
 
 from fedjax_norm import trees
-from fedjax_norm.algorithms.base import HELD, Algorithm, Context, round_cost
+from fedjax_norm.algorithms.contract import (
+  HELD,
+  Algorithm,
+  Method,
+  RoundContext,
+  Setup,
+  Theta,
+  Views,
+)
+from fedjax_norm.algorithms.ledger import exchange_cost, model_shapes, without
 from fedjax_norm.algorithms.statistics import check_policy, combiner
-from fedjax_norm.algorithms.worker import check_steps, make_step_gradient
+from fedjax_norm.algorithms.worker import make_step_gradient
 from fedjax_norm.comm import Counter, Sent
-from fedjax_norm.data.federated import Transform
-from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig, optimizer
-from fedjax_norm.nodes import Nodes
+from fedjax_norm.options import option
 from fedjax_norm.typing import Array, PyTree, Variables
-
-MOMENTA = ("local", "reset")
 
 
 @dataclasses.dataclass(frozen=True)
-class PeriodicConfig:
-  """What periodic averaging does; Iter_Local is data (``Context.theta``).
+class PeriodicConfig(LocalConfig):
+  """What periodic averaging is told."""
 
-  Attributes:
-    local: a partition's batch and its SGD.
-    client_momentum: whether a partition keeps its momentum over an average (``local``, as in
-      Alg. 2) or starts anew (``reset``).
-    batch_stats: how running statistics are combined at an average; ``local`` leaves them with the
-      partition, and the global model has their mean.
-  """
+  group = "algorithm"
 
-  local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
-  client_momentum: str = "local"
-  batch_stats: str = "mean"
-
-  def __post_init__(self):
-    check_steps(self.local, self.batch_stats)
-    if self.client_momentum not in MOMENTA:
-      raise UserError(
-        f"unknown client_momentum {self.client_momentum!r}; choose one of {', '.join(MOMENTA)}."
-      )
+  local_steps: int = option(20, "Iter_Local: steps between two averages.", least=1)
+  client_momentum: str = option(
+    "local",
+    "Whether a partition keeps its momentum over an average (local; paper 004, Alg. 2) or starts "
+    "anew (reset).",
+    choices=("local", "reset"),
+    needs="momentum",
+  )
 
 
 class Partition(NamedTuple):
@@ -79,13 +76,7 @@ class Average(NamedTuple):
   sent: Sent
 
 
-def periodic(
-  model: nn.Module,
-  config: PeriodicConfig,
-  nodes: Nodes,
-  transform: Transform,
-  image_shape: tuple[int, int, int],
-) -> Algorithm:
+def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
   """FedAvg of all partitions; a round is one step of each:
 
     if Iter_Local steps have passed:  w_k <- mean of all w_k
@@ -95,25 +86,15 @@ def periodic(
   and the mean of those is the global one. ``Context.theta`` is Iter_Local. An average is charged to
   the last of its steps. Where running statistics no longer move (FixBN's second stage), partitions
   have the server's from the first step on, for which nothing is charged.
-
-  Args:
-    model: the model, unbound to any axis.
-    config: what it does.
-    nodes: how partitions are mapped.
-    transform: of their images.
-    image_shape: (H, W, C).
-
-  Raises:
-    UserError: options that the model's norm denies.
   """
-  spec = model.norm
-  check_policy(config.batch_stats, spec)
-  local_stats, moving = config.batch_stats == "local", spec.updates_running_statistics
-  model = model.clone(norm=spec.bind(nodes.axis_names))
-  gradient, sgd = make_step_gradient(model, config.local, transform), optimizer(config.local)
-  mean = "mean" if local_stats else config.batch_stats
-  stats_policy = combiner(mean if moving else "frozen")
-  cost = round_cost(model, image_shape, config.batch_stats, config.local.frozen_paths)
+  spec, policy = setup.model.norm, config.policy(setup.model.norm)
+  check_policy(policy, spec)
+  local_stats, moving = policy == "local", spec.updates_running_statistics
+  gradient, sgd = make_step_gradient(config, setup), optimizer(config)
+  stats_policy = combiner(("mean" if local_stats else policy) if moving else "frozen")
+  params = model_shapes(setup.model, setup.image_shape)["params"]
+  up = without(params, params, config.frozen_paths)
+  cost = exchange_cost(setup.model, setup.image_shape, policy, up, params)
 
   def init(variables: Variables) -> Average:
     return Average(variables, jnp.int32(0), jnp.bool(False), Sent.zeros())
@@ -132,7 +113,7 @@ def periodic(
     if config.client_momentum == "reset":
       momentum = trees.select(server.due, jax.tree.map(jnp.zeros_like, momentum), momentum)
 
-    grads, stats, _, metrics = gradient(context, row, taken)
+    grads, stats, metrics = gradient(context, row, taken)
     updates, momentum = sgd.update(grads, momentum, taken["params"])
     params = optax.apply_updates(taken["params"], trees.scale(updates, -context.rate))
     here = (row >= 0).astype(jnp.float32)
@@ -144,8 +125,8 @@ def periodic(
     }
     return sums, Partition(momentum, {**taken, "params": params, **_stats(stats)})
 
-  def step(server: Average, partitions: Partition, rows: Array, context: Context):
-    sums, partitions = nodes.map_reduce(
+  def step(server: Average, partitions: Partition, rows: Array, context: RoundContext):
+    sums, partitions = setup.nodes.map_reduce(
       partition, (server, context), (rows, partitions), (False, HELD)
     )
     variables = {**server.variables, "params": trees.scale(sums["params"], 1 / sums["count"])}
@@ -167,16 +148,28 @@ def periodic(
     init=init,
     init_client=init_partition,
     round=step,
-    variables=lambda server: server.variables,
-    client_variables=own_variables,
     local_steps=lambda sizes: 0 * sizes + 1,
     cost=cost._replace(up=0, down=0, trips=0),  # what is left are the norms' messages in a step
-    global_view=True,
     sent=lambda server: server.sent.traffic(),
-    local_variables=own_variables,
     averages_next=lambda server: server.due,
+    views=Views(client=own_variables, global_too=True, travelling=own_variables),
   )
 
 
 def _stats(stats: PyTree) -> Variables:
   return {"batch_stats": stats} if stats else {}
+
+
+PERIODIC = Method(
+  "periodic",
+  PeriodicConfig,
+  periodic,
+  "FedAvg step by step, whose number of local steps may change at any time (paper 004).",
+  all_clients=True,
+  one_process=True,
+  theta=Theta(
+    lambda config, rounds: np.full(rounds, config.local_steps, np.float32),
+    grid=(5.0, 10.0, 20.0, 50.0, 200.0, 500.0, 1000.0),
+    whole=True,
+  ),
+)

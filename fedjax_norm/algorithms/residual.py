@@ -12,17 +12,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 from fedjax_norm import comm, trees
-from fedjax_norm.algorithms.base import HELD, Algorithm, Context, round_cost
+from fedjax_norm.algorithms.contract import HELD, Algorithm, RoundContext, Setup, Views
+from fedjax_norm.algorithms.ledger import exchange_cost
 from fedjax_norm.algorithms.statistics import check_policy, combiner
 from fedjax_norm.algorithms.worker import make_step_gradient
 from fedjax_norm.comm import Counter, Sent
-from fedjax_norm.data.federated import Transform
 from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import LocalConfig, optimizer
-from fedjax_norm.nodes import Nodes
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 Choose = Callable[[Array, Array, Array, Key], Array]
@@ -64,16 +62,7 @@ def divide(residual: PyTree, chosen: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def residual_algorithm(
-  model: nn.Module,
-  local: LocalConfig,
-  batch_stats: str,
-  nodes: Nodes,
-  transform: Transform,
-  image_shape: tuple[int, int, int],
-  choose: Choose,
-  *,
-  own_models: bool,
-  clears_momentum: bool,
+  config: LocalConfig, setup: Setup, choose: Choose, *, own_models: bool, clears_momentum: bool
 ) -> Algorithm:
   """An algorithm whose round is one step of every partition k:
 
@@ -91,13 +80,9 @@ def residual_algorithm(
   the server (``comm.update_bytes``), which sends the sum to all.
 
   Args:
-    model: the model, unbound to any axis.
-    local: a partition's batch and SGD.
-    batch_stats: how running statistics are combined; ``local`` leaves them with the partition, and
-      the global model has their mean.
-    nodes: how partitions are mapped.
-    transform: of their images.
-    image_shape: (H, W, C).
+    config: a partition's batch, its SGD, and how running statistics are combined; ``local`` leaves
+      them with the partition, and the global model has their mean.
+    setup: what it is built for.
     choose: S, tensor by tensor.
     own_models: whether partitions compute with their own models, or with the shared one.
     clears_momentum: whether what is shared loses its momentum.
@@ -105,12 +90,11 @@ def residual_algorithm(
   Raises:
     UserError: options that the model's norm denies.
   """
-  spec = model.norm
-  check_policy(batch_stats, spec)
-  local_stats = batch_stats == "local"
-  model = model.clone(norm=spec.bind(nodes.axis_names))
-  gradient, sgd = make_step_gradient(model, local, transform), optimizer(local)
-  mean = "mean" if local_stats else batch_stats
+  spec, policy = setup.model.norm, config.policy(setup.model.norm)
+  check_policy(policy, spec)
+  local_stats = policy == "local"
+  gradient, sgd = make_step_gradient(config, setup), optimizer(config)
+  mean = "mean" if local_stats else policy
   stats_policy = combiner(mean if spec.updates_running_statistics else "frozen")
 
   def init(variables: Variables) -> Shared:
@@ -131,7 +115,7 @@ def residual_algorithm(
   def partition(shared, item):
     (server, context), (row, own) = shared, item
     at = own_variables(server, own) if own_models else with_stats(server, own, server.weights)
-    grads, stats, _, metrics = gradient(context, row, at)
+    grads, stats, metrics = gradient(context, row, at)
     updates, momentum = sgd.update(grads, own.momentum, at["params"])
     residual = trees.add(own.residual, trees.scale(updates, -context.rate))
 
@@ -140,7 +124,7 @@ def residual_algorithm(
     key = jax.random.fold_in(key, context.data.clients[row])
     chosen = jax.tree.map(lambda v, w: choose(v, w, context.theta, key), residual, weights)
     # What is frozen stays as it is: not even what was held back before moves it.
-    frozen = trees.pick(chosen, local.frozen_paths)
+    frozen = trees.pick(chosen, config.frozen_paths)
     chosen = trees.put(chosen, jax.tree.map(jnp.zeros_like, frozen))
     share, rest = divide(residual, chosen)
     if clears_momentum:
@@ -156,8 +140,8 @@ def residual_algorithm(
     }
     return sums, Partition(momentum, rest, stats if local_stats else ())
 
-  def step(server: Shared, partitions: Partition, rows: Array, context: Context):
-    sums, partitions = nodes.map_reduce(
+  def step(server: Shared, partitions: Partition, rows: Array, context: RoundContext):
+    sums, partitions = setup.nodes.map_reduce(
       partition, (server, context), (rows, partitions), (False, HELD)
     )
     weights = trees.add(server.weights, sums["share"])
@@ -171,22 +155,19 @@ def residual_algorithm(
     sent = server.sent.add(sums["sent"], down, Counter.of(0))
     return Shared(weights, variables, sent), partitions, sums["metrics"]
 
-  # Parameters are counted as they are sent; running statistics go each step, if at all.
-  cost = round_cost(model, image_shape, batch_stats, parameters=False)
+  own_stats = (lambda server, own: with_stats(server, own, server.weights)) if local_stats else None
   return Algorithm(
     init=init,
     init_client=init_partition,
     round=step,
-    variables=lambda server: server.variables,
-    client_variables=own_variables
-    if own_models
-    else (lambda server, own: with_stats(server, own, server.weights))
-    if local_stats
-    else None,
-    local_steps=lambda sizes: 0 * sizes + 1,
-    cost=cost,
-    global_view=own_models,
+    local_steps=config.steps,
+    # Parameters are counted as they are sent; running statistics go each step, if at all.
+    cost=exchange_cost(setup.model, setup.image_shape, policy, (), ()),
     sent=lambda server: server.sent.traffic(),
-    local_variables=own_variables,
-    residual=lambda server, own: own.residual,
+    views=Views(
+      client=own_variables if own_models else own_stats,
+      global_too=own_models,
+      travelling=own_variables,
+      residual=lambda server, own: own.residual,
+    ),
   )

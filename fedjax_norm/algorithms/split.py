@@ -4,22 +4,29 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_norm import trees
-from fedjax_norm.algorithms.base import HELD, Algorithm, Context
+from fedjax_norm.algorithms.contract import (
+  HELD,
+  Algorithm,
+  Method,
+  Report,
+  RoundContext,
+  Setup,
+  Views,
+)
 from fedjax_norm.algorithms.split_config import SplitConfig
-from fedjax_norm.algorithms.split_rules import Rules
+from fedjax_norm.algorithms.split_rules import Rules, make_rules
 from fedjax_norm.algorithms.split_state import ClientState, SplitState
 from fedjax_norm.comm import Cost, Sent
-from fedjax_norm.data.federated import Transform, draw
+from fedjax_norm.data.federated import draw
 from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import Metrics
-from fedjax_norm.nodes import Nodes
 from fedjax_norm.split.exchange import carry, step
 from fedjax_norm.split.parties import Part
 from fedjax_norm.split.tally import Tally
 from fedjax_norm.typing import Array, Key
 
 
-def split(rules: Rules, config: SplitConfig, nodes: Nodes, transform: Transform) -> Algorithm:
+def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
   """Split learning; a round is one turn of every client of the cohort.
 
     for each Alice_j in turn:
@@ -33,19 +40,18 @@ def split(rules: Rules, config: SplitConfig, nodes: Nodes, transform: Transform)
   Args:
     rules: what each party does (see ``make_rules``).
     config: the options.
-    nodes: how clients are mapped in ``splitfed_v1``.
-    transform: of their images.
+    setup: what it is built for; its mapping is that of ``splitfed_v1``.
   """
-  batch_size = config.local.batch_size
+  batch_size = config.batch_size
 
-  def turn(parts: tuple[Part, ...], row: Array, context: Context):
-    steps = rules.steps(context.data.sizes[row])
+  def turn(parts: tuple[Part, ...], row: Array, context: RoundContext):
+    steps = config.steps(context.data.sizes[row])
     key = turn_key(context, row)
 
     def body(index, state):
       parts, metrics, tally, _ = state
       place = context.round * steps + index
-      batch = draw(context.data, row, place, batch_size, transform, context.key)
+      batch = draw(context.data, row, place, batch_size, setup.transform, context.key)
       done = step(
         rules.plan,
         rules.parties,
@@ -64,12 +70,12 @@ def split(rules: Rules, config: SplitConfig, nodes: Nodes, transform: Transform)
     start = (parts, Metrics.zeros(), Tally.zeros(), jnp.float32(0))
     return jax.lax.fori_loop(0, steps, body, start)
 
-  def node(state: SplitState, client: ClientState, row: Array, context: Context):
+  def node(state: SplitState, client: ClientState, row: Array, context: RoundContext):
     parts, metrics, tally, reconstruction = turn(rules.begin(state, client), row, context)
     state, client, sums = rules.end(state, client, row, context, parts, tally, reconstruction)
     return state, client, {"metrics": metrics, **sums}
 
-  def in_turns(state: SplitState, clients: ClientState, cohort: Array, context: Context):
+  def in_turns(state: SplitState, clients: ClientState, cohort: Array, context: RoundContext):
     order = rules.order(context, len(cohort))
 
     def body(index, carried):
@@ -85,16 +91,16 @@ def split(rules: Rules, config: SplitConfig, nodes: Nodes, transform: Transform)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     return jax.lax.fori_loop(0, len(cohort), body, (state, clients, zeros))
 
-  def side_by_side(state: SplitState, clients: ClientState, cohort: Array, context: Context):
+  def side_by_side(state: SplitState, clients: ClientState, cohort: Array, context: RoundContext):
     def one(shared, item):
       (state, context), (row, client) = shared, item
       _, client, sums = node(state, client, row, context)
       return sums, client
 
-    sums, clients = nodes.map_reduce(one, (state, context), (cohort, clients), (False, HELD))
+    sums, clients = setup.nodes.map_reduce(one, (state, context), (cohort, clients), (False, HELD))
     return state, clients, sums
 
-  def round_(state: SplitState, clients: ClientState, cohort: Array, context: Context):
+  def round_(state: SplitState, clients: ClientState, cohort: Array, context: RoundContext):
     run = in_turns if config.in_turns else side_by_side
     state, clients, sums = run(state, clients, cohort, context)
     return rules.close(state, sums), clients, sums["metrics"]
@@ -106,19 +112,17 @@ def split(rules: Rules, config: SplitConfig, nodes: Nodes, transform: Transform)
     init=rules.init,
     init_client=rules.init_client,
     round=round_,
-    variables=lambda state: state.variables,
-    client_variables=rules.client_variables,
-    local_steps=rules.steps,
+    local_steps=config.steps,
     cost=Cost(0, 0, step_trips=links, trips=trips),
     sent=lambda state: Sent(state.tally.up, state.tally.down, state.tally.trips).traffic(),
-    columns=rules.columns,
-    client_rows=rules.client_rows,
-    told=rules.told,
+    pass_cost=rules.pass_cost,
     pace="turns" if config.in_turns else "apart",
+    views=Views(client=rules.client_variables),
+    report=Report(rules.columns, rules.client_rows, rules.summary),
   )
 
 
-def turn_key(context: Context, row: Array) -> Array:
+def turn_key(context: RoundContext, row: Array) -> Array:
   """What the dropout of a client's turn derives from."""
   return key_of_turn(context.key, context.round, context.data.clients[row])
 
@@ -127,3 +131,36 @@ def key_of_turn(key: Key, round: Array | int, client: Array | int) -> Key:
   """The same, from the run's key, for a party that has no table of clients."""
   key = jax.random.fold_in(stream(key, Stream.DROPOUT), round)
   return jax.random.fold_in(key, client)
+
+
+def rules_of(config: SplitConfig, setup: Setup) -> Rules:
+  """The rules of split learning in a simulation."""
+  targets = setup.data.targets
+  label = jax.ShapeDtypeStruct(targets.shape[1:], targets.dtype)
+  return make_rules(setup.model, config, setup.images, label, setup.seed)
+
+
+def _step_flops(config: SplitConfig, setup: Setup) -> float:
+  effort = rules_of(config, setup).effort()
+  return config.batch_size * (effort.client + effort.client_crossing)
+
+
+SPLIT = Method(
+  "split",
+  SplitConfig,
+  lambda config, setup: split(rules_of(config, setup), config, setup),
+  "Split learning: clients take turns with the first stages of the model (paper 003).",
+  one_process=True,
+  one_by_one=lambda config: config.in_turns,
+  step_flops=_step_flops,
+)
+SPLITFED_V1 = SPLIT._replace(
+  name="splitfed_v1",
+  help="SplitFed v1: clients side by side, and both parts of the model averaged after a round.",
+  defaults={"variant": "splitfed_v1"},
+)
+SPLITFED_V2 = SPLIT._replace(
+  name="splitfed_v2",
+  help="SplitFed v2: clients in turns, and the client parts averaged after a round.",
+  defaults={"variant": "splitfed_v2"},
+)

@@ -1,85 +1,85 @@
 """The options of split learning (paper 003) and SplitFed."""
 
 import dataclasses
+from typing import Self
 
-from fedjax_norm.algorithms.options import check_choices, check_local_length
-from fedjax_norm.algorithms.statistics import POLICIES
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
+from fedjax_norm.local import LocalStepsConfig
+from fedjax_norm.norm import NormSpec
+from fedjax_norm.options import option
 from fedjax_norm.split.plan import ALICE
 
 VARIANTS = ("split", "splitfed_v1", "splitfed_v2")
-HAND_OVERS = ("centralised", "peer")
-HANDED_OVER = ("weights", "updates")
-MOMENTA = ("reset", "local", "global")
-TURN_ORDERS = ("fixed", "shuffled")
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitConfig:
-  """What split learning does; everything here is compiled in.
+class SplitConfig(LocalStepsConfig):
+  """What split learning is told; each party's optimizer is its own.
 
   Attributes:
-    local: a step's batch and SGD; each party's optimizer is its own.
-    cut: the last stage of Alice's head F_a; None is the first with parameters.
-    tail: the last stage of Bob's body in the U-shape; None leaves the end of the model to him.
-    relays: the last stage of each relay between Alice and Bob.
     variant: ``split``: clients take turns with one client part and one server part (Alg. 2).
       ``splitfed_v1``: every client has a copy of both in a round, and both are averaged after it,
       which makes it FedAvg of the cut model. ``splitfed_v2``: Bob keeps one part that sees the
       clients one after another, and client parts are averaged (Thapa et al. 2022).
-    local_steps: steps of a client's turn; 1 when ``local_epochs`` is not given either.
-    local_epochs: passes over the client's data in a turn, instead.
-    turn_order: of the clients in a round: ``fixed``, or ``shuffled`` anew every round.
-    hand_over: how the client part of the last Alice reaches the next: through a weight server
-      (``centralised``), or from client to client (``peer``).
-    handed_over: ``weights``, or the ``updates`` that have been added to those of a seed, which
-      travels once to every client (sec. 3.4).
-    client_momentum: of averaged parts: ``reset`` in each turn, kept for each client (``local``), or
-      averaged too (``global``). What is not averaged keeps its momentum from turn to turn.
-    batch_stats: of averaged parts as in FedAvg. ``local`` leaves the statistics of Alice's stages
-      with the client in any variant. ``recalibrate`` recomputes all of them.
-    alpha: the weight of Alice's autoencoder (eq. 1); None does without one.
   """
 
-  local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
-  cut: str | None = None
-  tail: str | None = None
-  relays: tuple[str, ...] = ()
-  variant: str = "split"
-  local_steps: int | None = None
-  local_epochs: int | None = None
-  turn_order: str = "fixed"
-  hand_over: str = "centralised"
-  handed_over: str = "weights"
-  client_momentum: str = "reset"
-  batch_stats: str = "mean"
-  alpha: float | None = None
+  group = "algorithm"
 
-  def __post_init__(self):
-    check_choices(
-      self,
-      variant=VARIANTS,
-      turn_order=TURN_ORDERS,
-      hand_over=HAND_OVERS,
-      handed_over=HANDED_OVER,
-      client_momentum=MOMENTA,
-      batch_stats=POLICIES,
-    )
-    check_local_length(self.local_steps, self.local_epochs)
-    if self.alpha is not None and not self.alpha > 0:
-      raise UserError(f"alpha is {self.alpha}; the autoencoder's weight must be positive.")
-    if self.variant == "split" and self.client_momentum != "reset":
+  variant: str = "split"
+  cut: str | None = option(
+    None,
+    "The last stage of the model that a client holds, the first with parameters by default; python "
+    "-m experiments.stages lists them.",
+  )
+  tail: str | None = option(
+    None,
+    "The U-shape without label sharing: the last stage of the server; the stages after it are the "
+    "client's again.",
+  )
+  relays: str | None = option(
+    None, "Two or more relays between client and server: the last stage of each, with commas."
+  )
+  turn_order: str = option(
+    "fixed",
+    "The order of the clients' turns in a round: fixed, or shuffled in every round.",
+    choices=("fixed", "shuffled"),
+  )
+  hand_over: str | None = option(
+    None,
+    "How a client gets the weights of the client before: through the server (centralised) or from "
+    "that client (peer). The default is centralised, with --relays peer.",
+    choices=("centralised", "peer"),
+  )
+  handed_over: str = option(
+    "weights",
+    "What it gets: the weights, or the updates of weights that a seed gives (sec. 3.4).",
+    choices=("weights", "updates"),
+  )
+  client_momentum: str | None = option(
+    None,
+    "What becomes of the momentum of parts that SplitFed averages: it is reset in each turn, stays "
+    "on the client (local), or is averaged too (global). The default is local if all clients take "
+    "part in each round, else reset.",
+    choices=("reset", "local", "global"),
+    needs="momentum",
+  )
+  autoencoder: float | None = option(
+    None,
+    "Semi-supervised learning (Alg. 3): alpha, the weight of the loss of the clients' autoencoder.",
+    above=0,
+  )
+
+  def check(self):
+    """Refuses options that contradict each other or would do nothing."""
+    if self.variant == "split" and self.client_momentum not in (None, "reset"):
       raise UserError(
         "clients that take turns hand their momentum over with their part, so client_momentum does "
         "nothing; drop it or use a SplitFed variant."
       )
     if self.variant != "split" and self.handed_over != "weights":
       raise UserError("in SplitFed clients get averages, not updates of a seed; drop handed_over.")
-    if self.client_momentum != "reset" and not self.local.momentum:
-      raise UserError(
-        f"client_momentum={self.client_momentum} keeps a momentum that is 0; set momentum too."
-      )
+    if self.variant != "split" and self.hand_over is not None and self.relays is None:
+      raise UserError("in SplitFed clients get averages, not a hand-over; drop hand_over.")
     if self.variant == "splitfed_v1" and self.turn_order != "fixed":
       raise UserError("in splitfed_v1 all clients go at once, so turns have no order; drop it.")
     if self.relays and self.variant == "split" and self.hand_over == "centralised":
@@ -97,6 +97,21 @@ class SplitConfig:
         "clients that take turns hand their statistics over, so there is nothing to average; drop "
         "batch_stats=moments, or use local, recalibrate or a SplitFed variant."
       )
+
+  def resolved(self, spec: NormSpec, all_clients: bool) -> Self:
+    """The options in force."""
+    config = super().resolved(spec, all_clients)
+    if config.variant == "split":
+      hand_over = self.hand_over or ("peer" if self.relays else "centralised")
+      return dataclasses.replace(config, hand_over=hand_over)
+    if config.client_momentum is None and config.momentum:
+      return dataclasses.replace(config, client_momentum="local" if all_clients else "reset")
+    return config
+
+  @property
+  def relay_stages(self) -> tuple[str, ...]:
+    """The last stage of each relay."""
+    return tuple(self.relays.split(",")) if self.relays is not None else ()
 
   @property
   def in_turns(self) -> bool:

@@ -61,7 +61,7 @@ def state_columns(config: SplitConfig, effort: Effort, state: SplitState) -> dic
   if config.relays:
     columns["relay_flops"] = effort.relays * crossed
     columns["relay_bytes"] = state.tally.relayed.value()
-  if config.alpha is not None:
+  if config.autoencoder is not None:
     columns["reconstruction"] = float(state.reconstruction)
   return columns
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from fedjax_norm import trees
-from fedjax_norm.algorithms.base import Context
+from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.algorithms.split_average import from_sums, to_sums
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.split_ledger import client_rows, count_hand_over, state_columns
@@ -21,7 +22,6 @@ from fedjax_norm.algorithms.split_state import (
 )
 from fedjax_norm.algorithms.statistics import check_policy, combiner
 from fedjax_norm.comm import Cost
-from fedjax_norm.data.federated import steps_per_epoch
 from fedjax_norm.data.shuffle import permuted
 from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
@@ -63,7 +63,7 @@ class Rules(NamedTuple):
     client_variables: (state, client's state) -> its model; None when all use one.
     columns: the state -> further columns of a row of metrics.
     client_rows: all clients' states -> the rows of ``clients.csv``.
-    told: () -> what the start of a run tells of who holds what.
+    summary: () -> name/value pairs for the start of a run: who holds what.
     pass_cost: of a pass over a client's data for statistics alone.
     effort: () -> the operations that an example takes each party.
   """
@@ -78,18 +78,18 @@ class Rules(NamedTuple):
   end: Callable[..., tuple[SplitState, ClientState, PyTree]]
   close: Callable[[SplitState, PyTree], SplitState]
   steps: Callable[[Array], Array]
-  order: Callable[[Context, int], Array]
+  order: Callable[[RoundContext, int], Array]
   step_tally: Callable[[Array, Array], Tally]
   client_variables: Callable[[SplitState, ClientState], Variables] | None
   columns: Callable[[SplitState], dict[str, float]]
   client_rows: Callable[[ClientState], list[dict[str, float]]]
-  told: Callable[[], list[tuple[str, str]]]
+  summary: Callable[[], list[tuple[str, str]]]
   pass_cost: Cost
   effort: Callable[[], Effort]
 
 
 def make_rules(
-  model: Staged,
+  model: nn.Module,
   config: SplitConfig,
   image: jax.ShapeDtypeStruct,
   label: jax.ShapeDtypeStruct,
@@ -107,33 +107,35 @@ def make_rules(
   Raises:
     UserError: options that the model or its norm denies.
   """
-  spec = model.norm
+  if not isinstance(model, Staged):
+    raise UserError("this model is not a sequence of stages, so it cannot be cut; choose another.")
+  spec, policy = model.norm, config.policy(model.norm)
   if spec.across_nodes:
     raise UserError(
       f"norm {spec.name!r} merges the batches of clients that step together, and across a cut each "
       "batch is alone with Bob; choose bn or another norm."
     )
-  check_policy(config.batch_stats, spec)
+  check_policy(policy, spec)
   if spec.weight_norm and config.handed_over == "updates":
     raise UserError(
       "weight normalization starts from a batch of all clients' examples, which no seed gives; use "
       "handed_over=weights or another norm."
     )
-  plan = make_plan(model, image.shape, config.cut, config.tail, config.relays)
+  plan = make_plan(model, image.shape, config.cut, config.tail, config.relay_stages)
   shapes, outputs = segment_shapes(model, plan, image)
-  check_own_losses(model, plan, image, outputs, labelled=config.alpha is None)
-  parties = make_parties(model, plan, config.local, shapes)
+  check_own_losses(model, plan, image, outputs, labelled=config.autoencoder is None)
+  parties = make_parties(model, plan, config, shapes)
   autoencoder = None
-  if config.alpha is not None:
+  if config.autoencoder is not None:
     if len(jax.tree.leaves(outputs[0])) > 1:
       raise UserError("the decoder reads one tensor, and several cross this cut; drop alpha.")
-    autoencoder = make_autoencoder(outputs[0], image.shape, config.local, config.alpha)
-  batch_size = config.local.batch_size
+    autoencoder = make_autoencoder(outputs[0], image.shape, config, config.autoencoder)
+  batch_size = config.batch_size
   owners = [segment.owner for segment in plan.segments] + [ALICE] * bool(autoencoder)
   own = tuple(index for index, owner in enumerate(owners) if owner == ALICE)
   mean = tuple(config.averaged(owner) for owner in owners)
-  local_stats = config.batch_stats == "local" and spec.has_running_statistics
-  shared_stats = "mean" if config.batch_stats == "local" else config.batch_stats
+  local_stats = policy == "local" and spec.has_running_statistics
+  shared_stats = "mean" if policy == "local" else policy
   shared = combiner(shared_stats if spec.updates_running_statistics else "frozen")
   policies = [combiner("local") if local_stats and o == ALICE else shared for o in owners]
 
@@ -194,7 +196,7 @@ def make_rules(
         parts[index] = with_stats(parts[index], stats)
     return tuple(parts)
 
-  def end(state, client, row, context: Context, parts, tally: Tally, reconstruction):
+  def end(state, client, row, context: RoundContext, parts, tally: Tally, reconstruction):
     before = hold(divide(state.variables, shapes), state.decoder)
     weight = context.data.sizes[row].astype(jnp.float32)
     identity = context.data.clients[row]
@@ -251,12 +253,7 @@ def make_rules(
       reconstruction=sums["reconstruction"] / sums["weight"],
     )
 
-  def steps(examples: Array) -> Array:
-    if config.local_epochs is None:
-      return 0 * examples + (config.local_steps or 1)
-    return config.local_epochs * steps_per_epoch(examples, batch_size)
-
-  def order(context: Context, turns: int) -> Array:
+  def order(context: RoundContext, turns: int) -> Array:
     places = jnp.arange(turns, dtype=jnp.int32)
     if config.turn_order == "fixed":
       return places
@@ -275,13 +272,13 @@ def make_rules(
     plan,
     parties,
     autoencoder,
-    functools.partial(loss_gradient, config.local),
+    functools.partial(loss_gradient, config),
     init,
     init_client,
     begin,
     end,
     close,
-    steps,
+    config.steps,
     order,
     step_tally,
     client_variables if local_stats else None,

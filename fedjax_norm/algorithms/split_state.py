@@ -76,7 +76,7 @@ def travelling(part: Part, config: SplitConfig) -> dict[str, PyTree]:
   optimizer's state where it goes on.
   """
   kept = {"params": params_of(part)}
-  if config.batch_stats in ("mean", "moments"):
+  if config.batch_stats in (None, "mean", "moments"):
     kept["batch_stats"] = stats_of(part)
   if not config.averaged(ALICE) or config.client_momentum == "global":
     kept["opt_state"] = part.opt_state

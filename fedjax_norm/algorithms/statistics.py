@@ -16,8 +16,6 @@ from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.norm.moments import Moments, from_sums, to_sums
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
-POLICIES = ("mean", "moments", "local", "recalibrate")
-
 
 class Part(NamedTuple):
   """Some clients' data and who goes through them.

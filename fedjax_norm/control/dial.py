@@ -36,17 +36,3 @@ class Dial(NamedTuple):
     if self.scout and self.scout.search and state:
       values = np.full(len(rates), self.scout.theta(state), np.float32)
     return values * (rates / peaks) if self.follows_rate else values
-
-
-def stages(rounds: int, sparsities: tuple[float, ...], each: int, final: float) -> np.ndarray:
-  """DGC's warm-up: the sparsity rises in stages, and ends at the final one: [rounds] float32.
-
-  Args:
-    rounds: of the run.
-    sparsities: of the stages (``dgc.STAGES``); none is above the final one.
-    each: rounds a stage (E_warm); 0 for no warm-up.
-    final: s.
-  """
-  stage = np.arange(rounds) // each if each else np.full(rounds, len(sparsities))
-  ladder = np.minimum([*sparsities, final], final)
-  return ladder[np.minimum(stage, len(sparsities))].astype(np.float32)

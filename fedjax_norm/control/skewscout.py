@@ -1,21 +1,64 @@
 """SkewScout (paper 004, sec. 7): how much to communicate, by how far models have drifted apart."""
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import Options, option
 from fedjax_norm.typing import Array
 
 SEARCHES = ("hill", "stochastic", "annealing")
+_SEARCHING = ",".join(SEARCHES)
 
-GRIDS = {
-  "gaia": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
-  "fedavg": (5.0, 10.0, 20.0, 50.0, 200.0, 500.0, 1000.0),
-  "dgc": (0.75, 0.9375, 0.984375, 0.996, 0.999),
-}
-"""The thetas of tables 6 and 7: T_0 and Iter_Local. Table 8 varies how long DGC's warm-up lasts;
-here its theta is the sparsity itself, of the warm-up's stages."""
+
+@dataclasses.dataclass(frozen=True)
+class ScoutConfig(Options):
+  """What SkewScout is told (see :class:`SkewScout`)."""
+
+  group = "SkewScout"
+
+  skewscout: str = option(
+    "off",
+    "Whether models travel to other clients to be tested there, and theta is chosen by how well "
+    "they do: by hill climbing, stochastic hill climbing or simulated annealing; measure leaves "
+    "theta alone.",
+    choices=("off", "measure", *SEARCHES),
+  )
+  scout_every: int = option(
+    500, "Mini-batches between looks.", least=1, needs=f"skewscout=measure,{_SEARCHING}"
+  )
+  scout_examples: int = option(
+    256,
+    "Training examples of a client that a model is tested on.",
+    least=1,
+    needs=f"skewscout=measure,{_SEARCHING}",
+  )
+  scout_grid: tuple[float, ...] = option(
+    (),
+    "The thetas to choose from, in rising order; those of paper 004, tables 6 to 8, by default.",
+    needs=f"skewscout={_SEARCHING}",
+  )
+  scout_start: float | None = option(
+    None, "The theta to begin with; the first of the grid by default.",
+    needs=f"skewscout={_SEARCHING}",
+  )
+  scout_lambda_al: float = option(
+    50.0, "The weight of the accuracy loss.", least=0, needs=f"skewscout={_SEARCHING}"
+  )
+  scout_lambda_c: float = option(
+    1.0, "The weight of communication.", least=0, needs=f"skewscout={_SEARCHING}"
+  )
+  scout_sigma_al: float = option(
+    0.05, "The accuracy loss that is tolerated.", least=0, needs=f"skewscout={_SEARCHING}"
+  )
+  scout_temperature: float = option(
+    0.5,
+    "The temperature of annealing at the first look; each further look has 0.9 of it.",
+    above=0,
+    needs="skewscout=annealing",
+  )
 
 
 class ScoutState(NamedTuple):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm.algorithms.base import Algorithm
+from fedjax_norm.algorithms.contract import Algorithm
 from fedjax_norm.data.federated import FederatedData, Transform, sample
 from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
@@ -47,7 +47,7 @@ def make_travel(
 
   Args:
     model: the model, unbound to any axis.
-    algorithm: whose ``local_variables`` travel, or its global model.
+    algorithm: whose models travel (``views.travelling``), or its global model.
     nodes: how clients are mapped.
     transform: of training images, without augmentation.
     examples: of a sample.
@@ -62,8 +62,8 @@ def make_travel(
     )
 
   def own(server: PyTree, client: PyTree) -> Variables:
-    model_of = algorithm.local_variables or algorithm.client_variables
-    return model_of(server, client) if model_of else algorithm.variables(server)
+    model_of = algorithm.views.travelling or algorithm.views.client
+    return model_of(server, client) if model_of else server.variables
 
   def node(shared, item):
     (server, data, round_, key), (row, other, client) = shared, item

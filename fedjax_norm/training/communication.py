@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedjax_norm import memory, models, norm
-from fedjax_norm.algorithms.base import round_cost
+from fedjax_norm.algorithms.ledger import exchange_cost, model_shapes
 from fedjax_norm.comm import paper_cost
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.table import columns_table, human_bytes
@@ -72,7 +72,8 @@ def epoch_table(
     except UserError as error:
       refused = error  # this model, at this size, does not come with this norm
       continue
-    cost = round_cost(net, image_shape, "mean")
+    params = model_shapes(net, image_shape)["params"]
+    cost = exchange_cost(net, image_shape, "mean", params, params)
     ours = cost.of_round([1] * workers)
     papers = paper_cost(cost, spec, channels).of_round([1] * workers)
     entries.append(

@@ -106,8 +106,7 @@ def observe(
   """
   freeze, plateau, scout = controls
   if program.freeze and freeze:
-    model = program.phases[interval.phase].algorithm.variables(server)
-    freeze = program.freeze.observe(freeze, model["batch_stats"], interval.end)
+    freeze = program.freeze.observe(freeze, server.variables["batch_stats"], interval.end)
   # SkewScout's looks end intervals too, of which the plateau's patience does not count.
   whole = interval.end % config.eval_every == 0 or interval.end >= config.rounds
   if program.plateau and (whole or not scout) and not np.isnan(train_loss):

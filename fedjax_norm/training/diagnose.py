@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from fedjax_norm import diagnostics
-from fedjax_norm.algorithms.base import Algorithm
+from fedjax_norm.algorithms.contract import Algorithm
 from fedjax_norm.data.federated import FederatedData, gather, label_counts, rows
 from fedjax_norm.errors import UserError
 from fedjax_norm.nodes import Nodes
@@ -84,7 +84,7 @@ def make_diagnose(
   """What is measured of a run at an evaluation.
 
   Each client is measured with its own model as it stands between rounds, if the algorithm has such
-  (``local_variables``, else ``client_variables``), among those that have taken part; else all are
+  (``views.travelling``, else ``views.client``), among those that have taken part; else all are
   with the global model. The quantities, and what their places are:
 
   - ``mean_divergence``, ``variance_divergence``: of a layer's channels, 'layer:channel';
@@ -92,7 +92,7 @@ def make_diagnose(
   - ``accuracy``: 'i on j', the model of client i (or 'global') on the classes of client j, of tasks
     that classify;
   - ``weight_difference``, ``neuron_difference`` (a mean over layers) and
-    ``neuron_difference_by_layer``: of algorithms that have ``local_variables``;
+    ``neuron_difference_by_layer``: of algorithms whose models travel;
   - ``local_update_delta``: of the same; where models are averaged every so many steps
     (``periodic.py``), only just before they are, as the paper has it, so that evaluations where it
     is told are of local training equally long;
@@ -167,24 +167,24 @@ def make_diagnose(
     round_: int,
     key: Key,
   ) -> list[Row]:
-    own_of = algorithm.local_variables or algorithm.client_variables
-    own_states = own_of or algorithm.residual
+    own_of = algorithm.views.travelling or algorithm.views.client
+    own_states = own_of or algorithm.views.residual
     ids = np.flatnonzero(store.seen) if own_states else np.arange(data.num_clients)
     ids = evenly(ids, config.clients)
     server = jax.tree.map(np.asarray, server)
-    shared = jax.tree.map(np.asarray, algorithm.variables(server))
+    shared = jax.tree.map(np.asarray, server.variables)
     own = _each(own_of, server, store, ids) if own_of else [shared] * len(ids)
     found: dict[tuple[str, str], float] = {}
     if len(ids) > 1:
       found |= divergences(phase, own, data, ids, round_, key)
-      if algorithm.local_variables:
+      if algorithm.views.travelling:
         found |= differences(own, shared)
         if algorithm.averages_next is None or algorithm.averages_next(server):
           params = [model["params"] for model in own]
           delta = diagnostics.local_update_delta(params, shared["params"])
           found["local_update_delta", ""] = delta
-    if algorithm.residual:
-      unsent = _each(algorithm.residual, server, store, ids)
+    if algorithm.views.residual:
+      unsent = _each(algorithm.views.residual, server, store, ids)
       delta = diagnostics.residual_update_delta(unsent, shared["params"])
       found["residual_update_delta", ""] = delta
     if scores:

@@ -127,7 +127,7 @@ def make_epoch(
     task: its model and its transform of images are the student's.
     config: how it learns.
   """
-  model, sgd, size = task.model, optimizer(config.local), config.local.batch_size
+  model, sgd, size = task.model, optimizer(config), config.batch_size
 
   def epoch(student: Student, public: Public, number: Array, key: Key) -> tuple[Student, Array]:
     count = len(public.images)
@@ -208,7 +208,7 @@ def distil(
   held = evaluation.stack_batches(task.source.test, eval_batch_size)
   epoch = make_epoch(task, config)
   variables = jax.tree.map(jnp.asarray, initial_variables(task, config.seed))
-  student = Student(variables, optimizer(config.local).init(variables["params"]))
+  student = Student(variables, optimizer(config).init(variables["params"]))
   state = _State(student, np.int64(0), np.float64(0))
   public = Public(*map(jnp.asarray, public))
   key = stream(jax.random.key(config.seed), Stream.DISTIL)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_norm import trees
-from fedjax_norm.algorithms.base import Context
+from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.algorithms.split import turn_key
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.split_rules import Rules
@@ -111,7 +111,7 @@ def make_interval(
     observe: sees every message.
   """
   rules = compiled(rules)
-  batch_size = config.local.batch_size
+  batch_size = config.batch_size
   one_step = functools.partial(
     step, rules.plan, rules.parties, rules.loss_gradient, rules.autoencoder
   )
@@ -125,7 +125,7 @@ def make_interval(
   def drawn(data, row, place, key) -> Batch:
     return draw(data, row, place, batch_size, transform, key)
 
-  def turn(parts: tuple[Part, ...], row: int, client: int, context: Context):
+  def turn(parts: tuple[Part, ...], row: int, client: int, context: RoundContext):
     steps = int(rules.steps(context.data.sizes[row]))
     key = turn_key(context, row)
     send = send_rows(rules.plan, f"{ALICE}{client}", batch_size, observe)
@@ -160,7 +160,7 @@ def make_interval(
   def interval(state, clients, metrics, slots, rates, thetas, first, begin, end, data, key):
     slots = np.asarray(slots)
     for index in range(int(begin), int(end)):
-      context = Context(data, np.int32(first + index), rates[index], key, thetas[index])
+      context = RoundContext(data, np.int32(first + index), rates[index], key, thetas[index])
       total: PyTree = None
       for place in np.asarray(rules.order(context, len(slots[index]))):
         row = int(slots[index][place])

@@ -140,7 +140,7 @@ def train(
 
       elapsed = time.perf_counter() - started
       seconds += elapsed
-      columns = {k: np.asarray(v).item() for k, v in algorithm.columns(server).items()}
+      columns = {k: np.asarray(v).item() for k, v in algorithm.report.columns(server).items()}
       row = _row(program, interval, total, scores, accuracy_loss, spent, seconds) | columns
       rows.append(row)
       found: list[dict[str, Any]] = []
@@ -160,7 +160,7 @@ def train(
       measure, tested = next(iter(measures_of(row).items()))
       told = f"{tested.title} {tested.told(row[measure])}"
       bar.update(round_, loss, told, total.examples / elapsed)
-  model = jax.tree.map(np.asarray, algorithm.variables(server))
+  model = jax.tree.map(np.asarray, server.variables)
   return Outcome(model, store, rows, controls.frozen_at, accuracies, diagnosed)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm.algorithms.base import Algorithm
+from fedjax_norm.algorithms.contract import Algorithm
 from fedjax_norm.data.federated import (
   FederatedData,
   Transform,
@@ -135,7 +135,7 @@ def make_personalise(
   compiled: dict[Algorithm, Callable[..., Any]] = {}
 
   def compile(algorithm: Algorithm) -> Callable[..., Any]:
-    model_of = algorithm.client_variables or (lambda server, _: algorithm.variables(server))
+    model_of = algorithm.views.client or (lambda server, _: server.variables)
     fine_tuned = make_fine_tuned(*trained[algorithm], config, transform, model_of)
     return evaluation.make_evaluate_clients(scores, mapping, fine_tuned)
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from fedjax_norm import trees
-from fedjax_norm.algorithms.base import Algorithm, Context
+from fedjax_norm.algorithms.contract import Algorithm, RoundContext
 from fedjax_norm.algorithms.statistics import Part
 from fedjax_norm.clock import Clock
 from fedjax_norm.comm import Cost
@@ -98,7 +98,7 @@ def make_interval(algorithm: Algorithm, nodes: Nodes) -> Callable[..., Any]:
     def body(index, carry):
       server, clients, total = carry
       chosen = nodes.take(clients, slots[index])
-      context = Context(data, first + index, rates[index], key, thetas[index])
+      context = RoundContext(data, first + index, rates[index], key, thetas[index])
       server, chosen, metrics = algorithm.round(server, chosen, slots[index], context)
       clients = nodes.put(clients, slots[index], chosen)
       return server, clients, trees.add(total, metrics)

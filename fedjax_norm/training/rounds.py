@@ -161,7 +161,7 @@ def refresh(run: Run, phase: Phase, server: PyTree) -> tuple[PyTree, Spent]:
   """The server's state with statistics recomputed, where the phase does so, and what that took."""
   if phase.refresh is None:
     return server, Spent()
-  model = phase.algorithm.variables(server)
+  model = server.variables
   stats = phase.refresh(model, run.feed.everyone(), run.key)
   server = server._replace(variables={**model, "batch_stats": stats})
   return server, of_everyone(run, phase.refresh_cost, run.sizes, phase.refresh_steps)

@@ -1,15 +1,17 @@
 """SkewScout in a run: what it sees when it looks, and what that costs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedjax_norm import trees
-from fedjax_norm.algorithms.base import Algorithm
+from fedjax_norm.algorithms.contract import Algorithm, Method
 from fedjax_norm.comm import Cost
-from fedjax_norm.control.skewscout import ScoutState, SkewScout
+from fedjax_norm.control.dial import Dial
+from fedjax_norm.control.skewscout import ScoutConfig, ScoutState, SkewScout
 from fedjax_norm.control.travel import Travel, accuracy_loss
 from fedjax_norm.data.federated import FederatedData
+from fedjax_norm.errors import UserError
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.feed import Place
 from fedjax_norm.typing import Key, PyTree, Variables
@@ -65,10 +67,77 @@ class Scouting(NamedTuple):
     count = data.num_clients
     states, when = place(store.gather(np.arange(count))), place(np.int32(round))
     loss = accuracy_loss(*self.travels[phase](server, states, data, when, key))
-    variables: Variables = algorithm.variables(server)
+    variables: Variables = server.variables
     steps, model = round - int(state.since), trees.num_bytes(variables)
     bsp = 2 * count * trees.num_bytes(variables["params"]) * steps
     cost = Cost(model + _ANSWER_BYTES, model + _ANSWER_BYTES, trips=2)
     if not self.scout.search:
       cost = Cost(0, 0, trips=0)
     return self.scout.observe(state, loss, int(state.sent) / bsp, round, seed), loss, cost
+
+
+def make_scout(config: ScoutConfig, method: Method, value: float) -> SkewScout | None:
+  """SkewScout as the options say; None where it is off.
+
+  Args:
+    config: the options.
+    method: whose theta it chooses.
+    value: the theta of a run in which it only measures.
+
+  Raises:
+    UserError: a grid or a start that the method's theta cannot have.
+  """
+  theta = method.theta
+  assert theta is not None
+  if config.skewscout == "off":
+    return None
+  common = {"every": config.scout_every, "whole": theta.whole}
+  if config.skewscout == "measure":
+    return SkewScout((value,), search=None, **common).check()
+  if not theta.grid:
+    raise UserError(
+      f"{method.name} always sends everything, so --skewscout={config.skewscout} has nothing to "
+      "choose; use another algorithm, or --skewscout=measure."
+    )
+  grid = config.scout_grid or theta.grid
+  least, most = (1.0, np.inf) if theta.whole else (0.0, 1.0 if theta.rises else np.inf)
+  if not all(least <= one < most and (not theta.whole or float(one).is_integer()) for one in grid):
+    raise UserError(f"--scout_grid is {grid}, not all of it a theta of {method.name}.")
+  start = grid[0] if config.scout_start is None else config.scout_start
+  if start not in grid:
+    raise UserError(f"--scout_start is {start:g}, which the grid {grid} lacks.")
+  return SkewScout(
+    grid,
+    theta.rises,
+    config.skewscout,
+    grid.index(start),
+    lambda_al=config.scout_lambda_al,
+    lambda_c=config.scout_lambda_c,
+    sigma_al=config.scout_sigma_al,
+    temperature=config.scout_temperature,
+    **common,
+  ).check()
+
+
+def make_dial(config: Any, method: Method, rounds: int) -> Dial | None:
+  """What sets a method's theta in a run; None where it has none.
+
+  Args:
+    config: the method's options, with those of :class:`ScoutConfig`.
+    method: a row of the registry.
+    rounds: of the run.
+
+  Raises:
+    UserError: as :func:`make_scout`, or a run that ends before SkewScout looks.
+  """
+  theta = method.theta
+  if theta is None:
+    return None
+  values = theta.values(config, rounds)
+  scout = make_scout(config, method, float(values[0]))
+  if scout and (first := scout.init().next_look) > rounds:
+    raise UserError(
+      f"SkewScout first looks after {first} rounds, which a run of {rounds} never reaches; lower "
+      "--scout_every."
+    )
+  return Dial(values, theta.follows_rate, scout) if scout or theta.grid else None

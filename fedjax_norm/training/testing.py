@@ -105,7 +105,7 @@ def make_evaluate(
 
   def of_clients(algorithm, server, store, data, ids):
     if algorithm not in own_scores:
-      model_of = algorithm.client_variables or (lambda server, _: algorithm.variables(server))
+      model_of = algorithm.views.client or (lambda server, _: server.variables)
       own_scores[algorithm] = test.of_clients(model_of)
     states, positions = store.models(ids)
     strengths = np.asarray(data.strengths)[ids][positions]
@@ -114,18 +114,18 @@ def make_evaluate(
     return jax.tree.map(lambda a: np.asarray(a)[places], result)
 
   def evaluate(algorithm, server, store, data, key):
-    if algorithm.client_variables is None:
+    if algorithm.views.client is None:
       ids = evenly(np.arange(data.num_clients), evaluate_clients)
-      result = test.of_model(algorithm.variables(server), stacked)
+      result = test.of_model(server.variables, stacked)
       columns = test.summarize(result)
       if evaluate_clients and np.any(data.strengths):  # clients see the test images otherwise
         result = of_clients(algorithm, server, store, data, ids)
     else:
       ids = evenly(np.flatnonzero(store.seen), evaluate_clients or MODELS_EVALUATED)
       result = of_clients(algorithm, server, store, data, ids)
-      if algorithm.global_view:
+      if algorithm.views.global_too:
         each = [jax.tree.map(lambda a, i=i: a[i], result) for i in range(len(ids))]
-        columns = test.summarize(test.of_model(algorithm.variables(server), stacked))
+        columns = test.summarize(test.of_model(server.variables, stacked))
         name = headline(columns)
         own = [test.summarize(one)[name] for one in each]
         columns |= {f"models_{name}": float(np.mean(own)), f"models_{name}_min": min(own)}

@@ -98,7 +98,7 @@ def make_network(
     state = rules.init(models.init(model, init_key, image.shape))
     return rules.begin(state, rules.init_client(state))
 
-  batch_size = config.local.batch_size
+  batch_size = config.batch_size
   shapes = jax.eval_shape(begin, jax.random.key(0)), leading(outputs, batch_size)
   memory.check(
     trees.num_bytes(shapes), "a step", "choose a smaller model, smaller images or a smaller batch"

@@ -12,25 +12,25 @@ import pytest
 import reference_fedavg as reference
 from jax import lax
 from reference_fedavg import flat
+from settings import configure, plain
 
 from fedjax_norm import models, nodes, norm, trees
 from fedjax_norm.algorithms.asgd import AsgdConfig, asgd
-from fedjax_norm.algorithms.base import Context
+from fedjax_norm.algorithms.contract import Context
 from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
 
 SHAPE = (6, 6, 1)
 SIZES = (5, 9, 12, 4)  # with batches of 4, the last of an epoch is padded
 SECONDS = np.array([1.0, 0.37, 2.3, 0.61])
 KEY = jax.random.key(7)
 RATE = 0.2
-HEAVY = LocalConfig(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=2.0)
-PLAIN = AsgdConfig(HEAVY)
-PAIRS = AsgdConfig(LocalConfig(batch_size=2))
+HEAVY = plain(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=2.0)
+PLAIN = configure(AsgdConfig, HEAVY)
+PAIRS = configure(AsgdConfig, plain(batch_size=2))
 EVENTS = 20
 
 
@@ -183,7 +183,7 @@ CASES = {
 def test_equals_an_event_loop(world, case):
   spec, options, slow_options = CASES[case]
   data = world.data()
-  model, algorithm = world.algorithm(spec, AsgdConfig(HEAVY, **options))
+  model, algorithm = world.algorithm(spec, configure(AsgdConfig, HEAVY, **options))
   server, columns, metrics = begun(model, algorithm, data, EVENTS)
   slow = event_loop(model, data, world.transform, HEAVY, **slow_options)
   assert arrivals(columns) == slow.workers
@@ -213,14 +213,14 @@ def synchronous(world):
   """(the master, metrics) of seven steps of SSGD with a single worker."""
   model, data = world.net(norm=norm.create("bn"), dropout=0.3), world.data((10,))
   mapping = nodes.create("scan", num_nodes=1)
-  algorithm = ssgd(model, SsgdConfig(HEAVY), mapping, world.transform, SHAPE, data.sizes)
+  algorithm = ssgd(model, configure(SsgdConfig, HEAVY), mapping, world.transform, SHAPE, data.sizes)
   master, _, metrics = begun(model, algorithm, data, 7)
   return master, metrics
 
 
 @pytest.mark.parametrize("mode", ["none", "adaptive"])
 def test_one_worker_is_sgd(world, synchronous, mode):
-  config = AsgdConfig(HEAVY, delay_compensation=mode)
+  config = configure(AsgdConfig, HEAVY, delay_compensation=mode)
   model, algorithm = world.algorithm("bn", config, np.array([0.7]), dropout=0.3)
   server, columns, metrics = begun(model, algorithm, world.data((10,)), 7)
   master, sync_metrics = synchronous
@@ -269,7 +269,7 @@ def test_a_worker_far_too_fast_still_takes_time(world):
 
 def test_parts_of_a_batch_move_statistics_once_each(world):
   # Client 0 has 5 examples: after a batch of 4 in two parts comes one of 1, whose second is empty.
-  config = LocalConfig(batch_size=4, accumulate=2)
+  config = plain(batch_size=4, accumulate=2)
   data = world.data((5, 5))
   model, algorithm = world.algorithm("bn", AsgdConfig(config), np.array([1.0, 1.5]))
   server, columns, _ = begun(model, algorithm, data, 6)
@@ -325,7 +325,7 @@ def test_what_is_sent(world):
     ({"delay_compensation": "constant", "delay_decay": 0.5}, "delay_decay is of the adaptive"),
     ({"delay_compensation": "adaptive", "delay_decay": 1.0}, "delay_decay is 1.0; it must be"),
     ({"batch_stats": "moments"}, "batch_stats=moments combines workers that are heard together"),
-    ({"local": LocalConfig(prox=0.1)}, "prox pulls a client back"),
+    ({"local": plain(prox=0.1)}, "prox pulls a client back"),
   ],
 )
 def test_options_that_are_refused(options, message):

@@ -13,6 +13,7 @@ import reference_ssgd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_fedavg import flat
+from settings import configure, plain
 from step_world import KEY, at, run_rounds, skewed
 
 from fedjax_norm import comm, nodes, norm
@@ -24,16 +25,15 @@ from fedjax_norm.algorithms.residual import divide
 from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
 
 SHAPE = (6, 6, 1)
 SIZES = (5, 9, 12, 4)
 STEPS, RATE = 20, 0.05
 RATES = np.full(STEPS, RATE, np.float32)
 FALLING = np.linspace(0.1, 0.02, STEPS, dtype=np.float32)
-PLAIN = LocalConfig(batch_size=4, momentum=0.9)
-HEAVY = LocalConfig(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0)
-NO_MOMENTUM = LocalConfig(batch_size=4)
+PLAIN = plain(batch_size=4, momentum=0.9)
+HEAVY = plain(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0)
+NO_MOMENTUM = plain(batch_size=4)
 VMAP = nodes.create("vmap", num_nodes=len(SIZES))
 SCAN = nodes.create("scan", num_nodes=len(SIZES))
 random_variables = functools.partial(reference_fedavg.random_variables, image_shape=SHAPE)
@@ -87,7 +87,7 @@ def test_gaia_is_algorithm_1(world, name):
   thresholds = np.linspace(0.3, 0.05, STEPS, dtype=np.float32)  # T_t falls
   stats = "local" if name == "bn" else "mean"
   algorithm, server, parts, _ = world.run(
-    gaia, GaiaConfig(HEAVY, stats), model=model, thetas=thresholds
+    gaia, configure(GaiaConfig, HEAVY, stats), model=model, thetas=thresholds
   )
   variables = random_variables(model)
   expected = reference.gaia(model, HEAVY, world.batches(), variables, RATE, thresholds)
@@ -111,7 +111,7 @@ def test_gaia_is_algorithm_1(world, name):
 @pytest.mark.parametrize("masking", [True, False])
 def test_dgc_is_algorithm_3(world, masking):
   sparsities = np.repeat([0.5, 0.75, 0.9, 0.97], 5).astype(np.float32)
-  config = DgcConfig(HEAVY, momentum_masking=masking)
+  config = configure(DgcConfig, HEAVY, momentum_masking=masking)
   algorithm, server, parts, _ = world.run(dgc, config, len(SIZES), thetas=sparsities)
   model = world.model()
   variables = random_variables(model)
@@ -126,7 +126,7 @@ def test_dgc_is_algorithm_3(world, masking):
 
 @pytest.mark.parametrize("local_steps", [1, 5])
 def test_periodic_averaging_is_algorithm_2(world, local_steps):
-  config = PeriodicConfig(HEAVY)
+  config = configure(PeriodicConfig, HEAVY)
   algorithm, server, parts, _ = world.run(periodic, config, thetas=np.full(STEPS, local_steps))
   model = world.model()
   expected = reference.fedavg(
@@ -147,9 +147,9 @@ def test_periodic_averaging_is_algorithm_2(world, local_steps):
 def test_periodic_averaging_is_fedavg_round_by_round(world):
   """With running statistics too, which both combine at an average, and a momentum that ends."""
   model = world.model("bn", decay=0.5)
-  config = PeriodicConfig(PLAIN, "reset")
+  config = configure(PeriodicConfig, PLAIN, "reset")
   algorithm, server, _, _ = world.run(periodic, config, model=model, thetas=np.full(STEPS, 5))
-  other = FedAvgConfig(PLAIN, local_steps=5, weighting="uniform", client_momentum="reset")
+  other = configure(FedAvgConfig, PLAIN, local_steps=5, weighting="uniform", client_momentum="reset")
   _, expected, _, _ = world.run(fedavg, other, model=model, rates=RATES[:4])
   for index in range(4):
     got = algorithm.variables(at(server, 5 * index + 4))
@@ -161,7 +161,7 @@ def test_the_number_of_local_steps_may_change_between_rounds(world):
   """2, 2, then 3 steps: averages after steps 2, 4 and 7, as three runs in a row would have."""
   thetas = np.array([2, 2, 2, 2, 3, 3, 3, 3])
   algorithm, server, _, _ = world.run(
-    periodic, PeriodicConfig(PLAIN), rates=RATES[:8], thetas=thetas
+    periodic, configure(PeriodicConfig, PLAIN), rates=RATES[:8], thetas=thetas
   )
   trips = [sent(algorithm, server, step).round_trips for step in range(8)]
   assert trips == [0, 1, 1, 2, 2, 2, 3, 3]
@@ -171,7 +171,7 @@ def test_the_number_of_local_steps_may_change_between_rounds(world):
 
 
 def bsp(world, local, reduction, rates=FALLING, model=None):
-  config = SsgdConfig(local, weighting="uniform", reduction=reduction)
+  config = configure(SsgdConfig, local, weighting="uniform", reduction=reduction)
   return world.run(ssgd, config, np.array(SIZES), model=model, rates=rates)[1].variables
 
 
@@ -192,7 +192,7 @@ def test_gaia_without_a_threshold_is_bsp(world):
 def test_dgc_that_sends_all_is_bsp(world, masking):
   """Without momentum where what is sent loses its own, with it otherwise."""
   local = dataclasses.replace(PLAIN, weight_decay=5e-3)
-  config = DgcConfig(local, momentum_masking=masking)
+  config = configure(DgcConfig, local, momentum_masking=masking)
   _, server, _, _ = world.run(dgc, config, len(SIZES), rates=FALLING)
   like = dataclasses.replace(local, momentum=0.0) if masking else local
   expected = bsp(world, like, "sum")
@@ -203,7 +203,7 @@ def test_dgc_that_sends_all_is_bsp(world, masking):
 @pytest.mark.parametrize("momentum", ["local", "reset"])
 def test_fedavg_of_single_steps_is_mean_bsp(world, momentum):
   expected = bsp(world, PLAIN if momentum == "local" else NO_MOMENTUM, "mean")
-  config = FedAvgConfig(PLAIN, weighting="uniform", client_momentum=momentum)
+  config = configure(FedAvgConfig, PLAIN, weighting="uniform", client_momentum=momentum)
   _, server, _, _ = world.run(fedavg, config, rates=FALLING)
   for step in range(STEPS):
     close(at(server, step).variables["params"], at(expected, step)["params"], f"after {step}")
@@ -212,7 +212,7 @@ def test_fedavg_of_single_steps_is_mean_bsp(world, momentum):
 def test_mappings_agree(world):
   thetas = np.full(STEPS, 0.2)
   results = [
-    world.run(gaia, GaiaConfig(HEAVY), thetas=thetas, mapping=mapping)[1:3]
+    world.run(gaia, configure(GaiaConfig, HEAVY), thetas=thetas, mapping=mapping)[1:3]
     for mapping in (VMAP, nodes.create("shard_map", num_nodes=len(SIZES)))
   ]
   for server, parts in results[1:]:
@@ -325,7 +325,7 @@ def test_counters_do_not_overflow(counts, factor):
 @pytest.mark.parametrize(
   ("config", "told"),
   [
-    (lambda: GaiaConfig(LocalConfig(prox=0.1)), "prox"),
+    (lambda: configure(GaiaConfig, plain(prox=0.1)), "prox"),
     (lambda: GaiaConfig(batch_stats="all"), "batch_stats"),
     (lambda: DgcConfig(selection="best"), "selection"),
     (lambda: PeriodicConfig(client_momentum="global"), "client_momentum"),

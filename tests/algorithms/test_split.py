@@ -22,8 +22,9 @@ from split_world import (
 )
 from step_world import KEY, at, run_rounds, skewed
 
+from settings import configure
 from fedjax_norm import trees
-from fedjax_norm.algorithms.base import Context
+from fedjax_norm.algorithms.contract import Context
 from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
 from fedjax_norm.algorithms.split import turn_key
 from fedjax_norm.algorithms.split_config import SplitConfig
@@ -65,7 +66,7 @@ def test_turns_are_centralised_training(name, options, up, down, trips, data):
   """Alg. 1 and 2, the U-shape and relays: weights, statistics, momentum; and the ledger by hand."""
   model = net(name)
   variables = initial(model)
-  rules, turns = algorithm(model, SplitConfig(LOCAL, **options, local_steps=2))
+  rules, turns = algorithm(model, configure(SplitConfig, LOCAL, **options, local_steps=2))
   contexts = [Context(data, np.int32(r), rate, KEY) for r, rate in enumerate(RATES)]
   orders = [np.asarray(rules.order(context, 3)).tolist() for context in contexts]
   whole, opt_state = centralised(model, LOCAL, variables, data, RATES, 2, orders)
@@ -92,7 +93,7 @@ def test_turns_are_centralised_training(name, options, up, down, trips, data):
 
 
 def test_turns_are_shuffled_anew_every_round(data):
-  rules, _ = algorithm(net("none"), SplitConfig(LOCAL, turn_order="shuffled"))
+  rules, _ = algorithm(net("none"), configure(SplitConfig, LOCAL, turn_order="shuffled"))
   contexts = [Context(data, np.int32(r), np.float32(0), KEY) for r in range(6)]
   orders = [tuple(np.asarray(rules.order(context, 5)).tolist()) for context in contexts]
   assert all(sorted(order) == [0, 1, 2, 3, 4] for order in orders)
@@ -110,9 +111,9 @@ def test_splitfed_v1_is_fedavg_of_the_cut_model(name, options, data):
   model = net(name)
   variables = initial(model)
   _, parallel = algorithm(
-    model, SplitConfig(LOCAL, cut="conv", variant="splitfed_v1", local_steps=2, **options)
+    model, configure(SplitConfig, LOCAL, cut="conv", variant="splitfed_v1", local_steps=2, **options)
   )
-  config = FedAvgConfig(LOCAL, local_steps=2, **options)
+  config = configure(FedAvgConfig, LOCAL, local_steps=2, **options)
   averaged = fedavg(model, config, create("scan", num_nodes=3), scaled, SHAPE)
   ours, states, _ = run_rounds(parallel, variables, data, RATES)
   theirs, _, _ = run_rounds(averaged, variables, data, RATES)
@@ -133,7 +134,9 @@ def test_splitfed_v2_keeps_one_server_part(data):
   """
   model = net("bn")
   variables = initial(model)
-  config = SplitConfig(LOCAL, cut="conv", variant="splitfed_v2", local_steps=2, batch_stats="local")
+  config = configure(
+    SplitConfig, LOCAL, cut="conv", variant="splitfed_v2", local_steps=2, batch_stats="local"
+  )
   _, turns = algorithm(model, config)
   servers, clients, _ = run_rounds(turns, variables, data, RATES[:1])
   mine = {"Conv_0", "Norm_0"}
@@ -181,7 +184,7 @@ def test_autoencoder_adds_its_gradient(data):
   data = data._replace(labels=labels, targets=labels)
   model = net("bn")
   variables = initial(model)
-  rules, turns = algorithm(model, SplitConfig(local, cut="conv", alpha=alpha), seed=3)
+  rules, turns = algorithm(model, configure(SplitConfig, local, cut="conv", alpha=alpha), seed=3)
   servers, clients, metrics = run_rounds(turns, variables, data, RATES[:1], clients=[1])
   batch = draw(data, 1, np.int32(0), local.batch_size, scaled, KEY)
   known = np.asarray((batch.labels >= 0) & (batch.mask > 0))
@@ -230,7 +233,7 @@ def test_unlabelled_batches_leave_the_server_alone(data):
   data = data._replace(targets=np.full_like(data.labels, -1))
   model = net("bn")
   variables = initial(model)
-  _, turns = algorithm(model, SplitConfig(LOCAL, cut="conv", alpha=1.0))
+  _, turns = algorithm(model, configure(SplitConfig, LOCAL, cut="conv", alpha=1.0))
   servers, _, _ = run_rounds(turns, variables, data, RATES[:1])
   after = at(servers.variables, -1)
   bobs = [k for k in variables["params"] if k not in ("Conv_0", "Norm_0")]
@@ -279,11 +282,11 @@ def test_what_cannot_be_is_refused(options, says):
 
 def test_weight_normalization_has_no_seed():
   with pytest.raises(UserError, match="no seed gives"):
-    algorithm(net("wn"), SplitConfig(LOCAL, handed_over="updates"))
+    algorithm(net("wn"), configure(SplitConfig, LOCAL, handed_over="updates"))
 
 
 def test_clients_keep_statistics_beside_an_autoencoder(data):
-  rules, turns = algorithm(net("bn"), SplitConfig(LOCAL, alpha=0.5, batch_stats="local"))
+  rules, turns = algorithm(net("bn"), configure(SplitConfig, LOCAL, alpha=0.5, batch_stats="local"))
   state = rules.init(initial(net("bn")))
   client = rules.init_client(state)
   stats = jax.tree.map(lambda a: a + 1, client.batch_stats)
@@ -294,4 +297,4 @@ def test_clients_keep_statistics_beside_an_autoencoder(data):
 
 def test_joint_batch_norms_are_refused():
   with pytest.raises(UserError, match="alone with Bob"):
-    algorithm(net("sync_bn"), SplitConfig(LOCAL, cut="conv"))
+    algorithm(net("sync_bn"), configure(SplitConfig, LOCAL, cut="conv"))

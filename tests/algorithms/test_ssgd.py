@@ -20,13 +20,13 @@ import reference_ssgd as reference
 from experiments_helpers import PYTHONPATH
 from mapping_steps import MAPPINGS
 from reference_fedavg import flat
+from settings import configure, plain
 from step_world import KEY, at, run_rounds, skewed
 
 from fedjax_norm import nodes, norm
 from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
 from fedjax_norm.models.resnet import ResNet
 
 SHAPE = (6, 6, 1)
@@ -34,7 +34,7 @@ SIZES = (5, 9, 12, 4)  # with batches of 4, those of the first two are padded at
 random_variables = functools.partial(reference_fedavg.random_variables, image_shape=SHAPE)
 STEPS = 20
 RATES = np.linspace(0.1, 0.2, STEPS, dtype=np.float32)
-HEAVY = LocalConfig(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0)
+HEAVY = plain(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0)
 VMAP = nodes.create("vmap", num_nodes=len(SIZES))
 SPECS = {
   **{name: norm.create(name) for name in ("ln", "in", "cn", "wn", "none")},
@@ -110,7 +110,7 @@ def parts(count):
 PROPORTIONAL = [3, 5, 6, 2]  # of 16 examples in proportion to 5, 9, 12 and 4
 ALONE = ("gn", "ln", "in", "cn", "wn", "none", "fixup", "frozen")
 JOINT = {
-  **{name: (name, SsgdConfig(HEAVY), [4] * 4) for name in (*ALONE, "sync_bn")},
+  **{name: (name, configure(SsgdConfig, HEAVY), [4] * 4) for name in (*ALONE, "sync_bn")},
   # Six places become eight in parts of two, most of which have padding and some nothing else.
   "gn, proportional, in parts": (
     "gn",
@@ -119,7 +119,7 @@ JOINT = {
   ),
   "sync_bn, proportional": (
     "sync_bn",
-    SsgdConfig(HEAVY, batch_split="proportional", batch_stats="moments"),
+    configure(SsgdConfig, HEAVY, batch_split="proportional", batch_stats="moments"),
     PROPORTIONAL,
   ),
 }
@@ -164,7 +164,7 @@ def bn_runs(world):
       slow = reference.worker_steps(
         model, HEAVY, world.batches([4] * 4), random_variables(model), RATES, **others
       )
-      made[case] = world.run(name, SsgdConfig(HEAVY, **options)), list(slow)
+      made[case] = world.run(name, configure(SsgdConfig, HEAVY, **options)), list(slow)
     return made[case]
 
   return run
@@ -214,7 +214,7 @@ def test_nobody_changes_nothing(world, bn_runs):
   """A row of -1, which fills up a device of several processes, counts in no average."""
   case = "bn, uniform moments"
   name, options, _ = WORKERS[case]
-  masters, _, metrics = world.run(name, SsgdConfig(HEAVY, **options), (0, 1, -1, 2, 3))
+  masters, _, metrics = world.run(name, configure(SsgdConfig, HEAVY, **options), (0, 1, -1, 2, 3))
   expected, _, expected_metrics = bn_runs(case)[0]
   for step in (0, STEPS - 1):
     close(at(masters.variables, step), at(expected.variables, step), step)
@@ -223,19 +223,19 @@ def test_nobody_changes_nothing(world, bn_runs):
 
 def test_frozen_statistics_stay_bit_by_bit(world):
   before = random_variables(world.model("frozen"))["batch_stats"]["Norm_0"]
-  masters, _, _ = world.run("frozen", SsgdConfig(HEAVY))
+  masters, _, _ = world.run("frozen", configure(SsgdConfig, HEAVY))
   for name, value in before.items():
     np.testing.assert_array_equal(masters.variables["batch_stats"]["Norm_0"][name][-1], value)
 
 
 def test_a_joint_batch_in_proportion():
-  config = SsgdConfig(LocalConfig(batch_size=4), batch_split="proportional")
+  config = configure(SsgdConfig, plain(batch_size=4), batch_split="proportional")
   assert config.batches(np.array(SIZES)).tolist() == PROPORTIONAL
   # An epoch is then as long for everybody (up to rounding), but for those with less than a part.
   takes = config.batches(np.array([400, 100, 200, 300]))
   assert takes.tolist() == [6, 2, 3, 5]
   assert config.batches(np.array([1000, 1])).tolist() == [8, 1]
-  assert SsgdConfig(LocalConfig(batch_size=4)).batches(np.array(SIZES)).tolist() == [4] * 4
+  assert configure(SsgdConfig, plain(batch_size=4)).batches(np.array(SIZES)).tolist() == [4] * 4
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +290,7 @@ STATS = 4 * 16
   ],
 )
 def test_ledger_by_hand(world, name, options, up, trips):
-  algorithm = world.algorithm(name, SsgdConfig(HEAVY, **options))
+  algorithm = world.algorithm(name, configure(SsgdConfig, HEAVY, **options))
   steps = algorithm.local_steps(np.array(SIZES))
   assert steps.tolist() == [1] * 4
   assert tuple(algorithm.cost.of_round(steps.tolist())) == (4 * up, 4 * up, trips)
@@ -305,7 +305,7 @@ def test_ledger_by_hand(world, name, options, up, trips):
     ("bn", {"weighting": "processed"}, "unknown weighting 'processed'"),
     ("bn", {"batch_split": "half"}, "unknown batch_split 'half'"),
     ("bn", {"batch_stats": "sum"}, "unknown batch_stats 'sum'"),
-    ("bn", {"local": LocalConfig(prox=0.1)}, "prox pulls a client back"),
+    ("bn", {"local": plain(prox=0.1)}, "prox pulls a client back"),
   ],
 )
 def test_what_does_not_fit_together_is_refused(world, name, options, words):
@@ -315,4 +315,4 @@ def test_what_does_not_fit_together_is_refused(world, name, options, words):
 
 def test_sync_bn_needs_lockstep(world):
   with pytest.raises(UserError, match="lock-step"):
-    world.algorithm("sync_bn", SsgdConfig(HEAVY), nodes.create("scan", num_nodes=4))
+    world.algorithm("sync_bn", configure(SsgdConfig, HEAVY), nodes.create("scan", num_nodes=4))

@@ -7,6 +7,7 @@ import pytest
 import reference_fedavg
 from step_world import KEY, skewed
 
+from settings import configure
 from fedjax_norm import nodes, norm
 from fedjax_norm.algorithms.gaia import GaiaConfig, gaia
 from fedjax_norm.algorithms.residual import Partition, Shared
@@ -18,7 +19,6 @@ from fedjax_norm.data.order import Order
 from fedjax_norm.data.partition import Partition as Division
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import Mode
 
 SIZES = (5, 9, 12, 4)
@@ -71,7 +71,7 @@ def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
     return rng.normal(0, 0.3, (4, *leaf.shape)).astype(np.float32)
 
   if own_models:
-    algorithm = gaia(model, GaiaConfig(LocalConfig(), "local"), mapping, plain, (6, 6, 1))
+    algorithm = gaia(model, configure(GaiaConfig, plain(), "local"), mapping, plain, (6, 6, 1))
     stats = jax.tree.map(lambda leaf: leaf + np.abs(noise(leaf)), variables["batch_stats"])
     residual = jax.tree.map(noise, variables["params"])
     states = Partition((), residual, stats)
@@ -84,7 +84,7 @@ def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
       for k in range(4)
     ]
   else:
-    config = SsgdConfig(LocalConfig())
+    config = configure(SsgdConfig, plain())
     algorithm = ssgd(model, config, mapping, plain, (6, 6, 1), np.array(SIZES))
     states, models = (), [variables] * 4
     server = algorithm.init(variables)

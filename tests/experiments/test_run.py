@@ -341,7 +341,7 @@ def test_library_use_gives_the_numbers_of_the_command(fedavg_run):
   outcome = fn.run_fedavg(
     task,
     fn.FedAvgConfig(
-      fn.LocalConfig(batch_size=8, momentum=0.9, weight_decay=5e-4), client_momentum="local"
+      fn.plain(batch_size=8, momentum=0.9, weight_decay=5e-4), client_momentum="local"
     ),
     fn.LoopConfig(rounds=4, eval_every=2),
     fn.Schedule(0.02),

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from settings import configure, plain
 
 from experiments import app, report, training
 from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
@@ -18,7 +19,6 @@ from fedjax_norm.algorithms.ssgd import SsgdConfig
 from fedjax_norm.comm import Cost
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
 from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.programs import make_ssgd
 from fedjax_norm.training.schedule import Schedule
@@ -232,8 +232,8 @@ def test_recalibration_takes_workers_with_larger_batches_as_long(tiny_source):
   """A pass over 10 and 50 examples, in batches of 2 and 10 as the clock has them."""
   division = Partition(np.arange(60), np.array([0, 10, 60]))
   task = make_task(tiny_source, division, norm.create("bn"))
-  local = LocalConfig(batch_size=6)
-  config = SsgdConfig(local, batch_split="proportional", batch_stats="recalibrate")
+  local = plain(batch_size=6)
+  config = configure(SsgdConfig, local, batch_split="proportional", batch_stats="recalibrate")
   program = make_ssgd(task, config, LoopConfig(2, 1), Schedule(0.1), network="lan")
   (phase,) = program.phases.values()
   np.testing.assert_allclose(phase.refresh_steps, [5 / 3, 5 / 3])

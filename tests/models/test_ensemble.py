@@ -7,10 +7,10 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from settings import plain
 
 from fedjax_norm import models, trees
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
 from fedjax_norm.models.ensemble import LOGITS, Ensemble, Member
 from fedjax_norm.models.flops import step_flops
 from fedjax_norm.models.layers import Dense
@@ -54,7 +54,7 @@ def choice(cut=None, tail=None):
 
 def train(model, plan, variables, objective, batches):
   """(the variables after some steps by messages, what was sent)."""
-  local = LocalConfig(**LOCAL, objective=objective)
+  local = plain(**LOCAL, objective=objective)
   shapes, _ = segment_shapes(model, plan, IMAGE)
   parties = make_parties(model, plan, local, shapes)
   sent = []

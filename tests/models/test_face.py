@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from settings import plain
 
 from fedjax_norm import models, norm
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig, make_gradient, step_bytes
+from fedjax_norm.local import make_gradient, step_bytes
 from fedjax_norm.models.face import Face, PReLU, center_loss
 from fedjax_norm.models.flops import layer_macs
 from fedjax_norm.norm import Mode
@@ -86,9 +87,7 @@ def test_a_training_step_moves_the_centres_and_the_embeddings_as_the_paper_says(
 
   @jax.jit
   def steps(params):
-    gradients = [
-      make_gradient(model, LocalConfig(batch_size=6, accumulate=parts)) for parts in (1, 2)
-    ]
+    gradients = [make_gradient(model, plain(batch_size=6, accumulate=parts)) for parts in (1, 2)]
     arguments = params, {}, batch, jnp.int32(0), jax.random.key(1)
     return [gradient(*arguments)[0] for gradient in gradients]
 
@@ -133,7 +132,7 @@ def test_the_embedding_is_what_the_classifier_sees_and_labels_change_no_output(s
     np.testing.assert_allclose(others, logits, rtol=1e-5)
   assert (bool(nothing), bool(changed)) == (False, True)
   images = jax.ShapeDtypeStruct((4, 4, 1), jnp.float32)
-  assert step_bytes(model, LocalConfig(batch_size=6), images) > 0  # of a step without labels
+  assert step_bytes(model, plain(batch_size=6), images) > 0  # of a step without labels
 
 
 def test_prelu_is_torchs():

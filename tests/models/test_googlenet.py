@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flax import linen as nn
+from settings import plain
 from torch_units import (
   KEY,
   assert_close,
@@ -24,7 +25,7 @@ from torch_units import (
 )
 
 from fedjax_norm import models
-from fedjax_norm.local import LocalConfig, make_gradient
+from fedjax_norm.local import make_gradient
 from fedjax_norm.models import conv
 from fedjax_norm.models.flops import layer_macs
 from fedjax_norm.models.googlenet import Auxiliary, GoogLeNet, Inception
@@ -180,7 +181,7 @@ def test_the_gradient_is_that_of_the_losses_sum(monkeypatch):
   by_hand = jax.jit(jax.grad(loss, has_aux=True))
   expected, main = by_hand(params, 0.3)
   without, _ = by_hand(params, 0.0)
-  gradient = jax.jit(make_gradient(model, LocalConfig(4)))
+  gradient = jax.jit(make_gradient(model, plain(4)))
   grads, stats, metrics = gradient(params, {}, Batch(x, labels, mask), jnp.float32(0), KEY)
   close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
   jax.tree.map(close, grads, expected)

@@ -8,6 +8,7 @@ import optax
 import pytest
 from split_world import IMAGE, LABEL, LOCAL, SHAPE, initial, momenta, net
 
+from settings import configure
 from fedjax_norm import norm, trees
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.split_rules import make_rules
@@ -33,7 +34,7 @@ def batches():
 def test_steps_are_those_of_the_whole(name, ends):
   model = net(name)
   variables = initial(model)
-  rules = make_rules(model, SplitConfig(LOCAL, **ends), IMAGE, LABEL)
+  rules = make_rules(model, configure(SplitConfig, LOCAL, **ends), IMAGE, LABEL)
   state = rules.init(variables)
   parts = rules.begin(state, rules.init_client(state))
   sgd, gradient = optimizer(LOCAL), make_gradient(model, LOCAL)

@@ -3,6 +3,7 @@
 import chex
 import numpy as np
 import pytest
+from settings import configure, plain
 
 from fedjax_norm import comm
 from fedjax_norm.algorithms.dgc import DgcConfig
@@ -13,7 +14,6 @@ from fedjax_norm.control.dial import Dial, stages
 from fedjax_norm.control.skewscout import SkewScout
 from fedjax_norm.data import partition
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import create
 from fedjax_norm.training.decentralized import make_dgc, make_gaia, make_periodic
 from fedjax_norm.training.loop import train
@@ -24,7 +24,7 @@ from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task
 
-LOCAL = LocalConfig(batch_size=4, momentum=0.5)
+LOCAL = plain(batch_size=4, momentum=0.5)
 LOOP = LoopConfig(12, 4)
 SCHEDULE = Schedule(0.1, "step", boundaries=(6,), factor=0.1)
 ONES = np.ones(LOOP.rounds, np.float32)
@@ -50,9 +50,9 @@ def make(name, source, net, *, scout=True, **options):
   division = partition.make("classes", source.train.labels, CLIENTS, 0, classes_per_client=1)
   task = make_task(source, division, spec)._replace(model=net(norm=spec))
   maker, config = {
-    "gaia": (make_gaia, GaiaConfig(LOCAL, "local")),
-    "fedavg": (make_periodic, PeriodicConfig(LOCAL)),
-    "dgc": (make_dgc, DgcConfig(LOCAL)),
+    "gaia": (make_gaia, configure(GaiaConfig, LOCAL, "local")),
+    "fedavg": (make_periodic, configure(PeriodicConfig, LOCAL)),
+    "dgc": (make_dgc, configure(DgcConfig, LOCAL)),
   }[name]
   options = {"dial": make_dial(name, scout), "travel_examples": 8, **options}
   return task, maker(task, config, LOOP, SCHEDULE, **options)
@@ -147,7 +147,7 @@ def test_the_accuracy_loss_of_bsp_is_measured_for_free(tiny_source, tiny_net):
   task, _ = make("gaia", tiny_source, tiny_net)
   scout = SkewScout((0.0,), search=None, every=4)
   options = {"dial": Dial(0 * ONES, scout=scout), "travel_examples": 8}
-  config = SsgdConfig(LOCAL, "uniform", reduction="sum")
+  config = configure(SsgdConfig, LOCAL, "uniform", reduction="sum")
   rows = []
   for more in (options, {}):
     program = make_ssgd(task, config, LOOP, SCHEDULE, **more)
@@ -169,7 +169,7 @@ def test_what_cannot_be_is_refused(tiny_source, tiny_net):
   task, _ = make("gaia", tiny_source, tiny_net)
   alone = task._replace(data=task.data._replace(sizes=task.data.sizes[:1]))
   with pytest.raises(UserError, match="take more"):
-    make_gaia(alone, GaiaConfig(LOCAL), LOOP, SCHEDULE, dial=make_dial("gaia", True))
+    make_gaia(alone, configure(GaiaConfig, LOCAL), LOOP, SCHEDULE, dial=make_dial("gaia", True))
   dial = make_dial("gaia", False)
   with pytest.raises(UserError, match="a decentralized algorithm"):
-    make_gaia(task, GaiaConfig(LOCAL), LoopConfig(12, 4, cohort=2), SCHEDULE, dial=dial)
+    make_gaia(task, configure(GaiaConfig, LOCAL), LoopConfig(12, 4, cohort=2), SCHEDULE, dial=dial)

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from settings import configure, plain
 
 from fedjax_norm import diagnostics, trees
 from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
@@ -13,7 +14,6 @@ from fedjax_norm.comm import Sent
 from fedjax_norm.data import digits, partition
 from fedjax_norm.data.federated import federate
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import create
 from fedjax_norm.training.assemble import assemble
 from fedjax_norm.training.checkpoint import Checkpoints
@@ -61,7 +61,7 @@ def make(task, config=FEW):
     algorithm = fedavg(model, config, mapping, task.transform, task.image_shape)
     return algorithm._replace(local_variables=own, residual=unsent)
 
-  fed = FedAvgConfig(LocalConfig(batch_size=8, momentum=0.5), client_momentum="local")
+  fed = configure(FedAvgConfig, plain(batch_size=8, momentum=0.5), client_momentum="local")
   return assemble(task, fed, build, LOOP, Schedule(0.05), diagnostics=config)
 
 
@@ -153,7 +153,7 @@ def test_skewed_labels_diverge_more_than_iid_ones(tiny_net):
     for name, options in (("iid", {}), ("classes", {"classes_per_client": 2}))
   )
   task = make_task(source, iid, spec)._replace(model=tiny_net(norm=spec, num_classes=10))
-  fed = FedAvgConfig(LocalConfig(batch_size=64))
+  fed = configure(FedAvgConfig, plain(batch_size=64))
   few = DiagnosticsConfig(batches=4)  # less than a pass, so that all samples have one size
   program = make_fedavg(task, fed, LOOP, Schedule(0.05), diagnostics=few)
   algorithm = program.phases["explore"].algorithm

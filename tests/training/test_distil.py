@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flax import linen as nn
+from settings import plain
 
 from fedjax_norm.comm import Traffic
 from fedjax_norm.errors import DivergedError, UserError
-from fedjax_norm.local import LocalConfig, optimizer
+from fedjax_norm.local import optimizer
 from fedjax_norm.models.layers import Dense
 from fedjax_norm.norm import Mode, Norm, NormSpec, create
 from fedjax_norm.training.distil import (
@@ -77,7 +78,7 @@ def test_a_pass_takes_every_example_once(make_source):
   sum, so that a rate of nothing gives the mean loss of all examples."""
   source = make_source(num_train=5)
   task, public = task_of(source), public_of(source)
-  config = DistilConfig(LocalConfig(batch_size=2), rate=1e-12, temperature=2.0, hard=0.3)
+  config = DistilConfig(plain(batch_size=2), rate=1e-12, temperature=2.0, hard=0.3)
   variables = task.model.init(jax.random.key(0), source.train.images, Mode())
   student = Student(variables, optimizer(config.local).init(variables["params"]))
   logits = task.model.apply(variables, source.train.images, Mode())
@@ -91,7 +92,7 @@ def test_the_student_learns_the_teacher_and_goes_on_with_the_same_bits(make_sour
   source = make_source(num_train=24, num_test=8)
   wrong = 8 * np.eye(4, dtype=np.float32)[(source.train.labels + 1) % 4]
   task, public = task_of(source, "bn"), public_of(source)._replace(taught=wrong)
-  config = DistilConfig(LocalConfig(batch_size=8), rate=0.05, epochs=8, eval_every=4)
+  config = DistilConfig(plain(batch_size=8), rate=0.05, epochs=8, eval_every=4)
   traffic = Traffic(7, 5, 0)
 
   def run(folder, **changes):
@@ -123,7 +124,7 @@ def test_what_cannot_be_is_refused(make_source, tmp_path):
       DistilConfig(**options)
   source = make_source(num_train=8, num_test=4)
   public = public_of(source)._replace(taught=np.full((8, 4), np.nan, np.float32))
-  config = DistilConfig(LocalConfig(batch_size=8), epochs=1)
+  config = DistilConfig(plain(batch_size=8), epochs=1)
   with (
     RunFolder.open(tmp_path / "run", {}) as folder,
     pytest.raises(DivergedError, match="epochs 0"),

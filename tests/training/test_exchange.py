@@ -11,6 +11,7 @@ import pytest
 from split_world import LOCAL, SIZES, algorithm, initial, net, scaled
 from step_world import KEY, at, run_rounds, skewed
 
+from settings import configure
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.local import Metrics
 from fedjax_norm.training.exchange import make_interval
@@ -50,13 +51,13 @@ def _by_messages(config, data, name="bn"):
 
 
 CASES = {
-  "turns": ("labelled", SplitConfig(LOCAL, cut="conv", local_steps=2)),
-  "u_shape": ("labelled", SplitConfig(LOCAL, cut="conv", tail="body", hand_over="peer")),
+  "turns": ("labelled", configure(SplitConfig, LOCAL, cut="conv", local_steps=2)),
+  "u_shape": ("labelled", configure(SplitConfig, LOCAL, cut="conv", tail="body", hand_over="peer")),
   "relays": (
     "partly",
-    SplitConfig(LOCAL, cut="conv", relays=("mix", "body"), alpha=0.5, hand_over="peer"),
+    configure(SplitConfig, LOCAL, cut="conv", relays=("mix", "body"), alpha=0.5, hand_over="peer"),
   ),
-  "splitfed": ("partly", SplitConfig(LOCAL, cut="conv", variant="splitfed_v1", alpha=0.5)),
+  "splitfed": ("partly", configure(SplitConfig, LOCAL, cut="conv", variant="splitfed_v1", alpha=0.5)),
 }
 
 
@@ -125,7 +126,9 @@ def test_relays_see_one_end_at_most(runs):
 def test_updates_of_a_seed_are_exact(data, runs):
   """A seed and integer differences (sec. 3.4) end with the very bits that weights end with."""
   weights = runs("turns")
-  config = SplitConfig(LOCAL, cut="conv", local_steps=2, hand_over="peer", handed_over="updates")
+  config = configure(
+    SplitConfig, LOCAL, cut="conv", local_steps=2, hand_over="peer", handed_over="updates"
+  )
   updates = _by_messages(config, data["labelled"])
   chex.assert_trees_all_equal(weights[0].variables, updates[0].variables)
   chex.assert_trees_all_equal(weights[0].opt_states, updates[0].opt_states)

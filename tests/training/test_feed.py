@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from settings import configure, plain
 
 from fedjax_norm import nodes
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
@@ -18,7 +19,6 @@ from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.preprocess import Preprocess
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import create
 from fedjax_norm.training import feed
 from fedjax_norm.training.freezing import FreezeConfig
@@ -29,7 +29,7 @@ from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task
 
-CONFIG = FedAvgConfig(LocalConfig(batch_size=4, momentum=0.9), client_momentum="local")
+CONFIG = configure(FedAvgConfig, plain(batch_size=4, momentum=0.9), client_momentum="local")
 EPOCHS = dataclasses.replace(CONFIG, local_epochs=1, client_momentum="reset")
 LOOP = LoopConfig(11, 4, cohort=3)
 EXAMPLE = 6 * 6 * 4  # bytes of a tiny image

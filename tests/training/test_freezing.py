@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from settings import configure, plain
 
 from experiments.algorithm_flags import FedAvgFlags
 from experiments.build_program import make_freeze
 from fedjax_norm import norm
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
 from fedjax_norm.data.partition import make
-from fedjax_norm.local import LocalConfig
 from fedjax_norm.training.controls import Controls, next_interval
 from fedjax_norm.training.freezing import FreezeConfig, calibrating
 from fedjax_norm.training.loop_config import LoopConfig
@@ -16,7 +16,7 @@ from fedjax_norm.training.programs import initial_variables, make_fedavg
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task
 
-CLIPPED = FedAvgConfig(LocalConfig(batch_size=8, clip_norm=0.5))
+CLIPPED = configure(FedAvgConfig, plain(batch_size=8, clip_norm=0.5))
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import chex
 import jax
 import numpy as np
 import pytest
+from settings import configure, plain
 
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
 from fedjax_norm.data import partition
 from fedjax_norm.errors import DivergedError, UserError
-from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import create
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.clients import ClientStore
@@ -22,7 +22,7 @@ from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task
 
-CONFIG = FedAvgConfig(LocalConfig(batch_size=8, momentum=0.9), client_momentum="local")
+CONFIG = configure(FedAvgConfig, plain(batch_size=8, momentum=0.9), client_momentum="local")
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,16 @@ from reference_fedavg import (
   random_variables,
   sgd_step,
 )
+from settings import configure, plain
 
 from fedjax_norm import nodes, norm
-from fedjax_norm.algorithms.base import Algorithm
+from fedjax_norm.algorithms.contract import Algorithm
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
 from fedjax_norm.comm import Cost
 from fedjax_norm.data import partition
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import Mode
 from fedjax_norm.training import assemble, evaluation, programs
 from fedjax_norm.training.clients import ClientStore
@@ -33,7 +33,7 @@ from fedjax_norm.training.personalise import FineTune, make_personalise
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import Task
 
-LOCAL = LocalConfig(batch_size=5, momentum=0.9, weight_decay=0.01, clip_norm=0.5)
+LOCAL = plain(batch_size=5, momentum=0.9, weight_decay=0.01, clip_norm=0.5)
 FINE_TUNE = FineTune(7, 0.1)
 SIZES = (9, 16, 14, 21)  # none a multiple of the batch: 7 steps go through several epochs
 KEY = jax.random.key(3)  # of the run
@@ -129,7 +129,7 @@ def test_an_evaluation_has_the_columns(task, monkeypatch):
   plain = task.data._replace(strengths=np.zeros(4, np.float32))
   loop = LoopConfig(rounds=1, eval_every=1)
   program = programs.make_fedavg(
-    task, FedAvgConfig(LOCAL), loop, Schedule(0.05), fine_tune=FINE_TUNE
+    task, configure(FedAvgConfig, LOCAL), loop, Schedule(0.05), fine_tune=FINE_TUNE
   )
   algorithm = program.phases["explore"].algorithm
   server = algorithm.init(random_variables(task.model, task.image_shape))

@@ -76,7 +76,7 @@ class NoNorm(nn.Module):
 
 def test_own_modules_whose_statistics_would_stay_are_refused(tiny_source):
   task = task_of(tiny_source)
-  config = fn.FedAvgConfig(fn.LocalConfig())
+  config = fn.FedAvgConfig(fn.plain())
   for model, words in (
     (OwnNet(fn.make_norm("none"), 4), "OwnNet has batch statistics.*'none' never updates"),
     (OwnNet(fn.make_norm("ln"), 4), "make the task with the norm bn"),

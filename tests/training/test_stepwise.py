@@ -3,6 +3,7 @@
 import chex
 import numpy as np
 import pytest
+from settings import configure, plain
 from split_world import Net
 
 from fedjax_norm.algorithms.asgd import AsgdConfig
@@ -11,7 +12,6 @@ from fedjax_norm.algorithms.ssgd import SsgdConfig
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.data import partition
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import create
 from fedjax_norm.training.freezing import FreezeConfig
 from fedjax_norm.training.loop import train
@@ -22,7 +22,7 @@ from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.split import make_split
 from fedjax_norm.training.task import make_task
 
-LOCAL = LocalConfig(batch_size=4, momentum=0.5)
+LOCAL = plain(batch_size=4, momentum=0.5)
 LOOP = LoopConfig(11, 3)
 WARM_UP = 4
 # Nothing falls by 90% of itself at once, so that each look after the first is one too many.
@@ -38,11 +38,13 @@ def make(name, source, net):
   if name == "split":
     task = task._replace(model=Net(spec))
     return task, make_split(
-      task, SplitConfig(LOCAL), LOOP, schedule, plateau=PLATEAU, freeze=freeze
+      task, configure(SplitConfig, LOCAL), LOOP, schedule, plateau=PLATEAU, freeze=freeze
     )
   if name == "ssgd":
-    return task, make_ssgd(task, SsgdConfig(LOCAL), LOOP, schedule, plateau=PLATEAU, freeze=freeze)
-  config = AsgdConfig(LOCAL, delay_compensation="adaptive")
+    return task, make_ssgd(
+      task, configure(SsgdConfig, LOCAL), LOOP, schedule, plateau=PLATEAU, freeze=freeze
+    )
+  config = configure(AsgdConfig, LOCAL, delay_compensation="adaptive")
   return task, make_asgd(task, config, LOOP, schedule, plateau=PLATEAU, network="mobile")
 
 
@@ -103,6 +105,6 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path, stop):
 @pytest.mark.parametrize("maker", [make_ssgd, make_asgd])
 def test_all_workers_take_part(maker, tiny_source, tiny_net):
   task, _ = make("asgd", tiny_source, tiny_net)
-  config = SsgdConfig(LOCAL) if maker is make_ssgd else AsgdConfig(LOCAL)
+  config = configure(SsgdConfig, LOCAL) if maker is make_ssgd else configure(AsgdConfig, LOCAL)
   with pytest.raises(UserError, match="every worker takes part"):
     maker(task, config, LoopConfig(2, 2, cohort=3), Schedule(0.1))

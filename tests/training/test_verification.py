@@ -12,13 +12,13 @@ import torch
 from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from settings import configure, plain
 
 from fedjax_norm import nodes, norm
 from fedjax_norm.algorithms.ssgd import SsgdConfig
 from fedjax_norm.data import partition, sources
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
 from fedjax_norm.models import registry
 from fedjax_norm.models.face import Face
 from fedjax_norm.training import evaluation, verification
@@ -207,7 +207,7 @@ def test_training_on_some_identities_tells_others_apart(small_face):
     )
 
   config = LoopConfig(rounds=80, eval_every=80)
-  local = LocalConfig(batch_size=16, momentum=0.9)
+  local = plain(batch_size=16, momentum=0.9)
   program = make_ssgd(task(labels), SsgdConfig(local), config, Schedule(0.05))
   rows = {}
   for name, given_labels in (("true", labels), ("random", at_random)):
@@ -228,7 +228,7 @@ def test_what_does_not_fit_verification_is_refused(small_face, tiny_source):
   with pytest.raises(UserError, match="drop evaluate_clients"):
     make_ssgd(
       task,
-      SsgdConfig(LocalConfig()),
+      configure(SsgdConfig, plain()),
       LoopConfig(1, 1),
       Schedule(0.1),
       evaluate_clients=2,

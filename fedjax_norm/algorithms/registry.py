@@ -1,0 +1,40 @@
+"""The methods that exist; everything that lists methods reads this table."""
+
+from fedjax_norm.algorithms.asgd import ASGD
+from fedjax_norm.algorithms.contract import Method
+from fedjax_norm.algorithms.dgc import DGC
+from fedjax_norm.algorithms.fedavg import FEDAVG
+from fedjax_norm.algorithms.gaia import GAIA
+from fedjax_norm.algorithms.periodic import PERIODIC
+from fedjax_norm.algorithms.scaffold import SCAFFOLD
+from fedjax_norm.algorithms.split import SPLIT, SPLITFED_V1, SPLITFED_V2
+from fedjax_norm.algorithms.ssgd import BSP, SSGD
+from fedjax_norm.errors import UserError
+
+METHODS = {
+  method.name: method
+  for method in (
+    FEDAVG,
+    SCAFFOLD,
+    SSGD,
+    ASGD,
+    BSP,
+    GAIA,
+    PERIODIC,
+    DGC,
+    SPLIT,
+    SPLITFED_V1,
+    SPLITFED_V2,
+  )
+}
+
+
+def find(name: str) -> Method:
+  """The method of a name.
+
+  Raises:
+    UserError: there is none.
+  """
+  if name not in METHODS:
+    raise UserError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}.")
+  return METHODS[name]

@@ -1,0 +1,72 @@
+"""SCAFFOLD: stochastic controlled averaging (Karimireddy et al. 2020)."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_norm import trees
+from fedjax_norm.algorithms.averaging import AveragingConfig, ServerRateConfig
+from fedjax_norm.algorithms.contract import (
+  Averaging,
+  ClientExamples,
+  Context,
+  Method,
+  Setup,
+  Update,
+)
+from fedjax_norm.typing import PyTree, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaffoldConfig(ServerRateConfig, AveragingConfig):
+  """What SCAFFOLD is told; ``weighting`` is of the models, as all clients' controls count alike."""
+
+
+class Server(NamedTuple):
+  """The server's state: the global model x and the mean control variate c."""
+
+  variables: Variables
+  control: PyTree
+
+
+def scaffold(config: ScaffoldConfig, setup: Setup) -> Averaging:
+  """SCAFFOLD with option II (Alg. 1), its control variates zero at first.
+
+  Client i of the cohort S, with its own control c_i, for K local steps at the rate eta:
+
+    y_i <- y_i - eta (g_i(y_i) + c - c_i)
+    c_i+ <- c_i - c + (x - y_i) / (K eta)
+
+  x <- x + server_lr mean(y_i - x);  c <- c + |S| / N mean(c_i+ - c_i)
+
+  Momentum, weight decay and clipping act on g_i alone.
+  """
+
+  def init(variables: Variables) -> Server:
+    return Server(variables, jax.tree.map(jnp.zeros_like, variables["params"]))
+
+  def client(received: Server, own: PyTree, examples: ClientExamples, context: Context) -> Update:
+    x, steps = received.variables["params"], config.steps(examples.size)
+    correction = trees.subtract(received.control, own)
+    trained = context.train(received.variables, examples, steps, correction=correction)
+    change = trees.subtract(trained.variables["params"], x)
+    drift = trees.scale(change, -1 / (jnp.maximum(steps, 1) * context.rate))
+    control = trees.subtract(drift, correction)
+    upload = {"model": change, "control": trees.subtract(control, own)}
+    return Update(upload, config.weight(examples, trained), trained, control)
+
+  def server(state: Server, mean: PyTree, context: Context) -> Server:
+    step = trees.scale(mean["model"], config.server_lr)
+    params = trees.add(state.variables["params"], step)
+    share = context.participants / context.num_clients
+    control = trees.add(state.control, trees.scale(mean["control"], share))
+    return Server({**state.variables, "params": params}, control)
+
+  return Averaging(
+    init, client, server, init_client=lambda state: state.control, equal=("control",)
+  )
+
+
+SCAFFOLD = Method("scaffold", ScaffoldConfig, scaffold, "FedAvg with control variates.")
