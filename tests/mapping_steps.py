@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from conftest import TinyNet, make_tiny_source
 from reference_fedavg import random_variables
-from settings import configure, plain
+from settings import built, configure, plain
 
 from fedjax_norm import nodes, norm
-from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
+from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
@@ -46,15 +46,16 @@ def run(name: str, backend: str) -> dict[str, np.ndarray]:
   )
   model = TinyNet(norm=spec)
   transform = make_transforms(Preprocess(augment="none"), source.train.images)[0]
-  algorithm = ssgd(model, CONFIG, mapping, transform, SHAPE, SIZES)
   offsets = np.concatenate([[0], np.cumsum(SIZES)])
   data = federate(source.train, Partition(np.arange(offsets[-1]), offsets))
+  algorithm = built(SSGD, CONFIG, model, mapping, data, transform, SHAPE)
   master = algorithm.init(random_variables(model, SHAPE))
   slots = np.tile(np.arange(WORKERS, dtype=np.int32), (STEPS, 1))
   rates = np.full(STEPS, 0.2, np.float32)
   bounds = np.int32(0), np.int32(0), np.int32(STEPS)
   thetas, key = np.zeros_like(rates), jax.random.key(0)
-  arguments = (master, (), Metrics.zeros(), slots, rates, thetas, *bounds, data, key)
+  worker = algorithm.init_client(master)
+  arguments = (master, worker, Metrics.zeros(), slots, rates, thetas, *bounds, data, key)
   out = make_interval(algorithm, mapping)(*map(placer(mapping), arguments))
   leaves = {
     jax.tree_util.keystr(path): np.asarray(leaf)

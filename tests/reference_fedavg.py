@@ -199,7 +199,9 @@ def fedavg(
       anchor = {**run.params, **client.norm_params}
       w = anchor
       stats = client.stats if config.batch_stats == "local" else run.stats
-      trace = {"reset": zeros, "local": client.trace, "global": run.trace}[config.client_momentum or "reset"]
+      trace = {"reset": zeros, "local": client.trace, "global": run.trace}[
+        config.client_momentum or "reset"
+      ]
       seen = 0
       for i in range(steps):
         step = round_ * steps + i

@@ -14,6 +14,7 @@ from fedjax_norm import norm, trees
 from fedjax_norm.algorithms.contract import Context
 from fedjax_norm.algorithms.split import split, turn_key
 from fedjax_norm.algorithms.split_config import SplitConfig
+from fedjax_norm.algorithms.contract import Setup
 from fedjax_norm.algorithms.split_rules import make_rules
 from fedjax_norm.data.federated import draw
 from fedjax_norm.local import make_gradient, optimizer
@@ -89,10 +90,10 @@ def algorithm(model: Net, config: SplitConfig, seed: int = 0, nodes=None):
   """(rules, the algorithm) of a config."""
   rules = make_rules(model, config, IMAGE, LABEL, seed)
   nodes = nodes or create("scan", num_nodes=len(SIZES))
-  return rules, split(rules, config, nodes, scaled)
+  return rules, split(rules, config, Setup(model, nodes, None, scaled, IMAGE, seed))
 
 
-def make_turn(model: Net, local: LocalConfig, steps: int):
+def make_turn(model: Net, local, steps: int):
   """(variables, optimizer's state, data, row, round, rate) -> both after a client's steps."""
   sgd, gradient = optimizer(local), make_gradient(model, local)
 
@@ -118,7 +119,7 @@ def make_turn(model: Net, local: LocalConfig, steps: int):
   return turn
 
 
-def centralised(model: Net, local: LocalConfig, variables, data, rates, steps: int, orders):
+def centralised(model: Net, local, variables, data, rates, steps: int, orders):
   """One machine with the whole model: the clients' batches one after another.
 
   Returns:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fedjax_norm.algorithms.contract import Algorithm, Context
+from fedjax_norm.algorithms.contract import Algorithm, RoundContext
 from fedjax_norm.data.federated import FederatedData, federate
 from fedjax_norm.data.partition import Partition
 
@@ -27,7 +27,7 @@ def run_rounds(algorithm: Algorithm, variables, data, rates, thetas=None, client
   def run(carry, data):
     def step(carry, item):
       index, rate, theta = item
-      context = Context(data, index, rate, KEY, theta)
+      context = RoundContext(data, index, rate, KEY, theta)
       server, states, metrics = algorithm.round(*carry, rows, context)
       return (server, states), (server, states, metrics)
 

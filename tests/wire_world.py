@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from conftest import make_tiny_source
+from fedjax_norm.training.assemble import images_of
 from settings import configure, plain
 
 from experiments.split_client import drawing
@@ -27,7 +28,6 @@ from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.norm import Norm, NormSpec
 from fedjax_norm.split.messages import ACTIVATION
-from fedjax_norm.training.assemble import images_of
 from fedjax_norm.training.exchange import make_interval
 from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.task import Task, make_task

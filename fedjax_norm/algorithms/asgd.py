@@ -11,6 +11,7 @@ import optax
 from fedjax_norm import trees
 from fedjax_norm.algorithms.contract import Algorithm, Method, Report, RoundContext, Setup
 from fedjax_norm.algorithms.ledger import exchange_cost, model_shapes, without
+from fedjax_norm.comm import Cost
 from fedjax_norm.data.federated import draw
 from fedjax_norm.errors import UserError
 from fedjax_norm.keys import Stream, stream
@@ -122,13 +123,12 @@ def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
       " at the same time; choose another norm."
     )
   assert setup.clock is not None
-  params = model_shapes(model, setup.image_shape)["params"]
-  up = without(params, params, config.frozen_paths)
-  cost, most = (
-    exchange_cost(model, setup.image_shape, "mean", sent, params) for sent in (up, params)
-  )
-  # No phase of a run sends more than all parameters.
-  longest = float(setup.clock.event_seconds(most).max())
+  variables = model_shapes(model, setup.image_shape)
+  up = without(variables["params"], variables["params"], config.frozen_paths)
+  cost = exchange_cost(model, setup.image_shape, "mean", up, variables["params"])
+  # No phase of a run sends more than the whole model.
+  whole = trees.num_bytes(variables)
+  longest = float(setup.clock.event_seconds(Cost(whole, whole)).max())
   gradient = make_gradient(model, config)
   master = optimizer(config)
   event_seconds = setup.clock.event_seconds(cost)
@@ -228,7 +228,9 @@ ASGD = Method(
   AsgdConfig,
   asgd,
   "Asynchronous SGD on a simulated clock, with delay compensation (Zheng et al. 2017).",
-  defaults={"rounds": 3000, "eval_every": 250, "momentum": 0.0, "network": "lan"},
+  defaults={"momentum": 0.0, "network": "lan"},
+  usual=(3000, 250),
+  stepwise=True,
   all_clients=True,
   one_process=True,
   one_by_one=lambda config: True,

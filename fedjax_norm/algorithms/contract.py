@@ -39,8 +39,8 @@ An algorithm that is no average of uploads gives a whole :class:`Algorithm` in p
 :class:`Averaging`: its ``round`` maps the clients itself.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -147,8 +147,8 @@ class Update(NamedTuple):
   Attributes:
     upload: what it sends, a pytree; the server gets the mean over the round's clients.
     weight: its weight in that mean and in the mean of batch statistics, a scalar.
-    trained: what ``context.train`` or ``context.gradient`` gave: the new batch statistics, optimizer
-      state and metrics are taken from it.
+    trained: what ``context.train`` or ``context.gradient`` gave: the new batch statistics,
+      optimizer state and metrics are taken from it.
     own: what the client itself keeps until its next round.
   """
 
@@ -294,7 +294,8 @@ class Theta(NamedTuple):
   whole: bool = False
 
 
-class Method(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Method:
   """A row of the registry: what makes an algorithm known to binaries, presets, tests and docs.
 
   Attributes:
@@ -303,6 +304,8 @@ class Method(NamedTuple):
     build: (configuration, setup) -> the algorithm.
     help: one sentence.
     defaults: of options, other than their classes' own.
+    stepwise: whether a round is one step of the joint model, so that lengths may be in epochs.
+    usual: the rounds of a stepwise run, and between two evaluations, where neither is given.
     all_clients: whether every client takes part in every round.
     one_process: whether it is simulated in one process only.
     one_by_one: configuration -> whether its clients run one after another.
@@ -315,7 +318,9 @@ class Method(NamedTuple):
   config: type[LocalConfig]
   build: Callable[[Any, Setup], Averaging | Algorithm]
   help: str
-  defaults: Mapping[str, Any] = MappingProxyType({})
+  defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  stepwise: bool = False
+  usual: tuple[int, int] = (600, 50)
   all_clients: bool = False
   one_process: bool = False
   one_by_one: Callable[[Any], bool] = lambda config: False

@@ -148,6 +148,7 @@ DGC = Method(
   DgcConfig,
   dgc,
   "Deep gradient compression: partitions share their largest updates.",
+  stepwise=True,
   all_clients=True,
   one_process=True,
   theta=Theta(

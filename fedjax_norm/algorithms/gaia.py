@@ -56,6 +56,7 @@ GAIA = Method(
   GaiaConfig,
   gaia,
   "Gaia: partitions share the updates that are significant.",
+  stepwise=True,
   all_clients=True,
   one_process=True,
   theta=Theta(

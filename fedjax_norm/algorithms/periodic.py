@@ -165,6 +165,7 @@ PERIODIC = Method(
   PeriodicConfig,
   periodic,
   "FedAvg step by step, whose number of local steps may change at any time (paper 004).",
+  stepwise=True,
   all_clients=True,
   one_process=True,
   theta=Theta(

@@ -1,7 +1,10 @@
 """Split learning (paper 003, Alg. 1 to 3, sec. 3.6), and SplitFed, whose client parts average."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.contract import (
@@ -17,7 +20,7 @@ from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.split_rules import Rules, make_rules
 from fedjax_norm.algorithms.split_state import ClientState, SplitState
 from fedjax_norm.comm import Cost, Sent
-from fedjax_norm.data.federated import draw
+from fedjax_norm.data.federated import FederatedData, draw
 from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import Metrics
 from fedjax_norm.split.exchange import carry, step
@@ -133,33 +136,44 @@ def key_of_turn(key: Key, round: Array | int, client: Array | int) -> Key:
   return jax.random.fold_in(key, client)
 
 
-def rules_of(config: SplitConfig, setup: Setup) -> Rules:
-  """The rules of split learning in a simulation."""
-  targets = setup.data.targets
-  label = jax.ShapeDtypeStruct(targets.shape[1:], targets.dtype)
-  return make_rules(setup.model, config, setup.images, label, setup.seed)
+def rules_of(
+  model: nn.Module,
+  config: SplitConfig,
+  images: jax.ShapeDtypeStruct,
+  data: FederatedData,
+  seed: int,
+) -> Rules:
+  """The rules of split learning on a federation's data (see ``make_rules``)."""
+  label = jax.ShapeDtypeStruct(data.targets.shape[1:], data.targets.dtype)
+  return make_rules(model, config, images, label, seed)
+
+
+def _of_setup(config: SplitConfig, setup: Setup) -> Rules:
+  return rules_of(setup.model, config, setup.images, setup.data, setup.seed)
 
 
 def _step_flops(config: SplitConfig, setup: Setup) -> float:
-  effort = rules_of(config, setup).effort()
+  effort = _of_setup(config, setup).effort()
   return config.batch_size * (effort.client + effort.client_crossing)
 
 
 SPLIT = Method(
   "split",
   SplitConfig,
-  lambda config, setup: split(rules_of(config, setup), config, setup),
+  lambda config, setup: split(_of_setup(config, setup), config, setup),
   "Split learning: clients take turns with the first stages of the model (paper 003).",
   one_process=True,
   one_by_one=lambda config: config.in_turns,
   step_flops=_step_flops,
 )
-SPLITFED_V1 = SPLIT._replace(
+SPLITFED_V1 = dataclasses.replace(
+  SPLIT,
   name="splitfed_v1",
   help="SplitFed v1: clients side by side, and both parts of the model averaged after a round.",
   defaults={"variant": "splitfed_v1"},
 )
-SPLITFED_V2 = SPLIT._replace(
+SPLITFED_V2 = dataclasses.replace(
+  SPLIT,
   name="splitfed_v2",
   help="SplitFed v2: clients in turns, and the client parts averaged after a round.",
   defaults={"variant": "splitfed_v2"},

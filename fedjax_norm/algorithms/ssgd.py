@@ -1,7 +1,7 @@
 """Synchronous SGD (paper 000, Alg. 1; BSP of paper 004): workers send gradients, a master steps."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +14,12 @@ from fedjax_norm.algorithms.contract import (
   Context,
   Method,
   Setup,
+  Theta,
   Update,
 )
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig, optimizer
+from fedjax_norm.norm import NormSpec
 from fedjax_norm.options import option
 from fedjax_norm.typing import PyTree, Variables
 
@@ -28,10 +30,11 @@ class SsgdConfig(LocalConfig):
 
   group = "algorithm"
 
-  weighting: str = option(
-    "examples",
+  weighting: str | None = option(
+    None,
     "Weight of a worker's gradient in the average: the examples of its batch, which gives the "
-    "gradient of the joint batch (paper 000, eq. 8), or uniform (eq. 5).",
+    "gradient of the joint batch (paper 000, eq. 8), or uniform (eq. 5). The default is examples; "
+    "with --reduction=sum it is uniform, unless the norm merges the workers' batches.",
     choices=("examples", "uniform"),
   )
   batch_split: str = option(
@@ -46,6 +49,17 @@ class SsgdConfig(LocalConfig):
     "and DGC add up their updates: the step is then as many times as large as there are workers.",
     choices=("mean", "sum"),
   )
+
+  def weighs_examples(self, spec: NormSpec) -> bool:
+    """Whether workers are weighted by the examples of their batches."""
+    if self.weighting is None:
+      return self.reduction == "mean" or spec.across_nodes
+    return self.weighting == "examples"
+
+  def resolved(self, spec: NormSpec, all_clients: bool) -> Self:
+    """The options in force."""
+    weighting = "examples" if self.weighs_examples(spec) else "uniform"
+    return dataclasses.replace(super().resolved(spec, all_clients), weighting=weighting)
 
   def step_examples(self, sizes: np.ndarray) -> np.ndarray:
     """The examples of every worker's batch: [n] int32, given their numbers of examples [n]."""
@@ -77,7 +91,8 @@ def ssgd(config: SsgdConfig, setup: Setup) -> Averaging:
     UserError: a weighting that a norm across nodes cannot honour.
   """
   spec = setup.model.norm
-  if spec.across_nodes and config.weighting != "examples":
+  by_examples = config.weighs_examples(spec)
+  if spec.across_nodes and not by_examples:
     raise UserError(
       f"norm {spec.name!r} gives the gradient of the joint batch, in which every example counts "
       "alike; use weighting=examples."
@@ -94,7 +109,7 @@ def ssgd(config: SsgdConfig, setup: Setup) -> Averaging:
   def client(received: Downlink, own: PyTree, examples: ClientExamples, context: Context) -> Update:
     take = None if config.batch_split == "equal" else jnp.asarray(takes)[examples.client]
     gradient, trained = context.gradient(received.variables, examples, places, take)
-    weight = trained.metrics.examples if config.weighting == "examples" else jnp.int32(1)
+    weight = trained.metrics.examples if by_examples else jnp.int32(1)
     return Update(gradient, weight, trained)
 
   def server(state: Master, mean_gradient: PyTree, context: Context) -> Master:
@@ -107,12 +122,18 @@ def ssgd(config: SsgdConfig, setup: Setup) -> Averaging:
 
 
 SSGD = Method(
-  "ssgd", SsgdConfig, ssgd, "Synchronous SGD: one step of all workers a round.", all_clients=True
+  "ssgd",
+  SsgdConfig,
+  ssgd,
+  "Synchronous SGD: one step of all workers a round.",
+  stepwise=True,
+  all_clients=True,
 )
-BSP = SSGD._replace(
+BSP = dataclasses.replace(
+  SSGD,
   name="bsp",
   help="Synchronous SGD that adds up the workers' updates (paper 004).",
-  defaults={"reduction": "sum", "weighting": "uniform"},
+  defaults={"reduction": "sum"},
   one_process=True,
   theta=Theta(lambda config, rounds: np.zeros(rounds, np.float32)),
 )

@@ -41,7 +41,8 @@ class ScoutConfig(Options):
     needs=f"skewscout={_SEARCHING}",
   )
   scout_start: float | None = option(
-    None, "The theta to begin with; the first of the grid by default.",
+    None,
+    "The theta to begin with; the first of the grid by default.",
     needs=f"skewscout={_SEARCHING}",
   )
   scout_lambda_al: float = option(

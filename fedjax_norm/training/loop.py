@@ -29,6 +29,8 @@ from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.signals import uninterrupted
 from fedjax_norm.typing import PyTree, Variables
 
+Callback = Any
+
 
 class _State(NamedTuple):
   """Everything a checkpoint holds."""
@@ -81,6 +83,7 @@ def train(
   variables: Variables,
   folder: RunFolder | None = None,
   show_progress: bool = False,
+  on_evaluation: Callback | None = None,
 ) -> Outcome:
   """Trains to the last round, or goes on from a folder's checkpoint.
 
@@ -91,6 +94,7 @@ def train(
     variables: the initial model; it stays as it is.
     folder: where rows and checkpoints go; nothing is written without one.
     show_progress: whether to draw a progress bar.
+    on_evaluation: called after each evaluation.
 
   Raises:
     UserError: a cohort larger than the population, data that fits no memory, or a folder that has

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.contract import Algorithm, RoundContext
@@ -28,6 +29,8 @@ class Phase(NamedTuple):
 
   Attributes:
     algorithm: the algorithm as it is in this phase.
+    model: the model, its norm as it is in this phase and bound to no axis.
+    config: the method's options as they are in this phase.
     rate_factor: multiplies the schedule's learning rate.
     refresh: (variables, all clients' data in parts, key) -> batch_stats, run before an evaluation
       when the statistics are recalibrated; None otherwise.
@@ -36,6 +39,8 @@ class Phase(NamedTuple):
   """
 
   algorithm: Algorithm
+  model: nn.Module
+  config: Any
   rate_factor: float = 1.0
   refresh: Callable[[Variables, Iterable[Part], Key], PyTree] | None = None
   refresh_cost: Cost = Cost(0, 0)
@@ -60,7 +65,7 @@ class Program(NamedTuple):
     clock: what a round would take; None tells no simulated time.
     rates: [rounds] the schedule's learning rates.
     data_on: ``'device'`` if all the data stays there, ``'host'`` if it comes in windows.
-    intervals: the compiled interval of each phase, filled by :func:`make_program`.
+    intervals: the compiled interval of each phase, filled by ``programs.make_program``.
     diagnose: measures how clients differ at evaluations; None does not.
     dial: what sets theta; None for algorithms without.
     scouting: SkewScout's looks; None for none.
@@ -107,36 +112,3 @@ def make_interval(algorithm: Algorithm, nodes: Nodes) -> Callable[..., Any]:
 
   shardings = (nodes.sharding, nodes.held_sharding, nodes.sharding)
   return jax.jit(interval, donate_argnums=(0, 1), out_shardings=shardings)
-
-
-def make_program(
-  phases: dict[str, Phase],
-  nodes: Nodes,
-  evaluate: Evaluate,
-  rates: np.ndarray,
-  freeze: Freeze | None = None,
-  data_on: str = "device",
-  plateau: Plateau | None = None,
-  clock: Clock | None = None,
-  diagnose: Diagnose | None = None,
-  dial: Dial | None = None,
-  scouting: Scouting | None = None,
-  objective: str = "classification",
-) -> Program:
-  """The program of a run; its intervals compile when they are first reached."""
-  intervals = {name: make_interval(phase.algorithm, nodes) for name, phase in phases.items()}
-  return Program(
-    phases,
-    nodes,
-    evaluate,
-    freeze,
-    plateau,
-    clock,
-    rates,
-    data_on,
-    intervals,
-    diagnose,
-    dial,
-    scouting,
-    objective,
-  )

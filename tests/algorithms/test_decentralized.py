@@ -13,16 +13,16 @@ import reference_ssgd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_fedavg import flat
-from settings import configure, plain
+from settings import built, configure, plain
 from step_world import KEY, at, run_rounds, skewed
 
 from fedjax_norm import comm, nodes, norm
-from fedjax_norm.algorithms.dgc import DgcConfig, dgc, kept, largest, roughly_largest
-from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
-from fedjax_norm.algorithms.gaia import GaiaConfig, gaia, significant
-from fedjax_norm.algorithms.periodic import PeriodicConfig, periodic
+from fedjax_norm.algorithms.dgc import DGC, DgcConfig, kept, largest, roughly_largest
+from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
+from fedjax_norm.algorithms.gaia import GAIA, GaiaConfig, significant
+from fedjax_norm.algorithms.periodic import PERIODIC, PeriodicConfig
 from fedjax_norm.algorithms.residual import divide
-from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
+from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 
@@ -50,9 +50,9 @@ class World:
   def model(self, name="none", **options):
     return self.net(norm=norm.create(name, **options))
 
-  def run(self, make, config, *more, model=None, rates=RATES, thetas=None, mapping=VMAP):
+  def run(self, method, config, model=None, rates=RATES, thetas=None, mapping=VMAP):
     model = model or self.model()
-    algorithm = make(model, config, mapping, self.transform, SHAPE, *more)
+    algorithm = built(method, config, model, mapping, self.data, self.transform, SHAPE)
     states = run_rounds(algorithm, random_variables(model), self.data, rates, thetas)
     return algorithm, *states
 
@@ -87,7 +87,7 @@ def test_gaia_is_algorithm_1(world, name):
   thresholds = np.linspace(0.3, 0.05, STEPS, dtype=np.float32)  # T_t falls
   stats = "local" if name == "bn" else "mean"
   algorithm, server, parts, _ = world.run(
-    gaia, configure(GaiaConfig, HEAVY, stats), model=model, thetas=thresholds
+    GAIA, configure(GaiaConfig, HEAVY, batch_stats=stats), model=model, thetas=thresholds
   )
   variables = random_variables(model)
   expected = reference.gaia(model, HEAVY, world.batches(), variables, RATE, thresholds)
@@ -95,13 +95,13 @@ def test_gaia_is_algorithm_1(world, name):
   for step, state in enumerate(expected):
     for k in range(len(SIZES)):
       own = at(at(parts, step), k)
-      got = algorithm.client_variables(at(server, step), own)
+      got = algorithm.views.client(at(server, step), own)
       close(got["params"], state.weights[k], f"of node {k} after step {step}")
       close(own.residual, state.residuals[k], f"held by node {k} after step {step}")
       if name == "bn":
         close(got["batch_stats"], state.stats[k], f"of node {k} after step {step}")
     mean = reference_fedavg.weighted_mean(state.weights, [1] * len(SIZES))
-    close(algorithm.variables(at(server, step))["params"], mean, f"on average after step {step}")
+    close(at(server, step).variables["params"], mean, f"on average after step {step}")
     traffic = sent(algorithm, server, step)
     assert (traffic.bytes_up, traffic.bytes_down) == (state.up, state.down)
     mean_sent.append(np.mean([(state.residuals[k]["Conv_0/kernel"] == 0).mean() for k in range(4)]))
@@ -112,7 +112,7 @@ def test_gaia_is_algorithm_1(world, name):
 def test_dgc_is_algorithm_3(world, masking):
   sparsities = np.repeat([0.5, 0.75, 0.9, 0.97], 5).astype(np.float32)
   config = configure(DgcConfig, HEAVY, momentum_masking=masking)
-  algorithm, server, parts, _ = world.run(dgc, config, len(SIZES), thetas=sparsities)
+  algorithm, server, parts, _ = world.run(DGC, config, thetas=sparsities)
   model = world.model()
   variables = random_variables(model)
   expected = reference.dgc(model, HEAVY, world.batches(), variables, RATE, sparsities, masking)
@@ -127,16 +127,16 @@ def test_dgc_is_algorithm_3(world, masking):
 @pytest.mark.parametrize("local_steps", [1, 5])
 def test_periodic_averaging_is_algorithm_2(world, local_steps):
   config = configure(PeriodicConfig, HEAVY)
-  algorithm, server, parts, _ = world.run(periodic, config, thetas=np.full(STEPS, local_steps))
+  algorithm, server, parts, _ = world.run(PERIODIC, config, thetas=np.full(STEPS, local_steps))
   model = world.model()
   expected = reference.fedavg(
     model, HEAVY, world.batches(), random_variables(model), RATE, STEPS // local_steps, local_steps
   )
   for index, (average, own) in enumerate(expected):
     step = (index + 1) * local_steps - 1
-    close(algorithm.variables(at(server, step))["params"], average, f"after step {step}")
+    close(at(server, step).variables["params"], average, f"after step {step}")
     for k in range(len(SIZES)):
-      got = algorithm.local_variables(at(server, step), at(at(parts, step), k))
+      got = algorithm.views.travelling(at(server, step), at(at(parts, step), k))
       close(got["params"], own[k], f"of node {k} just before the average")
   traffic = sent(algorithm, server, STEPS - 1)
   size = comm.model_bytes(random_variables(model))
@@ -147,12 +147,14 @@ def test_periodic_averaging_is_algorithm_2(world, local_steps):
 def test_periodic_averaging_is_fedavg_round_by_round(world):
   """With running statistics too, which both combine at an average, and a momentum that ends."""
   model = world.model("bn", decay=0.5)
-  config = configure(PeriodicConfig, PLAIN, "reset")
-  algorithm, server, _, _ = world.run(periodic, config, model=model, thetas=np.full(STEPS, 5))
-  other = configure(FedAvgConfig, PLAIN, local_steps=5, weighting="uniform", client_momentum="reset")
-  _, expected, _, _ = world.run(fedavg, other, model=model, rates=RATES[:4])
+  config = configure(PeriodicConfig, PLAIN, client_momentum="reset")
+  algorithm, server, _, _ = world.run(PERIODIC, config, model=model, thetas=np.full(STEPS, 5))
+  other = configure(
+    FedAvgConfig, PLAIN, local_steps=5, weighting="uniform", client_momentum="reset"
+  )
+  _, expected, _, _ = world.run(FEDAVG, other, model=model, rates=RATES[:4])
   for index in range(4):
-    got = algorithm.variables(at(server, 5 * index + 4))
+    got = at(server, 5 * index + 4).variables
     close(got["params"], at(expected, index).variables["params"], f"in round {index}")
     close(got["batch_stats"], at(expected, index).variables["batch_stats"], f"in round {index}")
 
@@ -161,7 +163,7 @@ def test_the_number_of_local_steps_may_change_between_rounds(world):
   """2, 2, then 3 steps: averages after steps 2, 4 and 7, as three runs in a row would have."""
   thetas = np.array([2, 2, 2, 2, 3, 3, 3, 3])
   algorithm, server, _, _ = world.run(
-    periodic, configure(PeriodicConfig, PLAIN), rates=RATES[:8], thetas=thetas
+    PERIODIC, configure(PeriodicConfig, PLAIN), rates=RATES[:8], thetas=thetas
   )
   trips = [sent(algorithm, server, step).round_trips for step in range(8)]
   assert trips == [0, 1, 1, 2, 2, 2, 3, 3]
@@ -172,14 +174,16 @@ def test_the_number_of_local_steps_may_change_between_rounds(world):
 
 def bsp(world, local, reduction, rates=FALLING, model=None):
   config = configure(SsgdConfig, local, weighting="uniform", reduction=reduction)
-  return world.run(ssgd, config, np.array(SIZES), model=model, rates=rates)[1].variables
+  return world.run(SSGD, config, model=model, rates=rates)[1].variables
 
 
 def test_gaia_without_a_threshold_is_bsp(world):
   """Also while the rate falls, and with running statistics that all combine each step."""
   model = world.model("bn", decay=0.5)
   local = dataclasses.replace(HEAVY, clip_norm=0.0)
-  _, server, parts, _ = world.run(gaia, GaiaConfig(local), model=model, rates=FALLING)
+  _, server, parts, _ = world.run(
+    GAIA, configure(GaiaConfig, local, batch_stats="mean"), model=model, rates=FALLING
+  )
   expected = bsp(world, local, "sum", model=model)
   for step in range(STEPS):
     close(at(server, step).variables["params"], at(expected, step)["params"], f"after {step}")
@@ -193,7 +197,7 @@ def test_dgc_that_sends_all_is_bsp(world, masking):
   """Without momentum where what is sent loses its own, with it otherwise."""
   local = dataclasses.replace(PLAIN, weight_decay=5e-3)
   config = configure(DgcConfig, local, momentum_masking=masking)
-  _, server, _, _ = world.run(dgc, config, len(SIZES), rates=FALLING)
+  _, server, _, _ = world.run(DGC, config, rates=FALLING)
   like = dataclasses.replace(local, momentum=0.0) if masking else local
   expected = bsp(world, like, "sum")
   for step in range(STEPS):
@@ -204,7 +208,7 @@ def test_dgc_that_sends_all_is_bsp(world, masking):
 def test_fedavg_of_single_steps_is_mean_bsp(world, momentum):
   expected = bsp(world, PLAIN if momentum == "local" else NO_MOMENTUM, "mean")
   config = configure(FedAvgConfig, PLAIN, weighting="uniform", client_momentum=momentum)
-  _, server, _, _ = world.run(fedavg, config, rates=FALLING)
+  _, server, _, _ = world.run(FEDAVG, config, rates=FALLING)
   for step in range(STEPS):
     close(at(server, step).variables["params"], at(expected, step)["params"], f"after {step}")
 
@@ -212,7 +216,7 @@ def test_fedavg_of_single_steps_is_mean_bsp(world, momentum):
 def test_mappings_agree(world):
   thetas = np.full(STEPS, 0.2)
   results = [
-    world.run(gaia, configure(GaiaConfig, HEAVY), thetas=thetas, mapping=mapping)[1:3]
+    world.run(GAIA, configure(GaiaConfig, HEAVY), thetas=thetas, mapping=mapping)[1:3]
     for mapping in (VMAP, nodes.create("shard_map", num_nodes=len(SIZES)))
   ]
   for server, parts in results[1:]:
@@ -223,13 +227,12 @@ def test_mappings_agree(world):
       np.testing.assert_allclose(leaf, residual[path], atol=1e-5)
 
 
-@pytest.mark.parametrize(("make", "config"), [(gaia, GaiaConfig), (dgc, DgcConfig)])
-def test_what_is_frozen_does_not_move(world, make, config):
+@pytest.mark.parametrize("method", [GAIA, DGC])
+def test_what_is_frozen_does_not_move(world, method):
   """Not even by what partitions held back before: the residual at frozen paths stays."""
   paths = frozenset({"Conv_0/kernel"})
-  more = (len(SIZES),) if make is dgc else ()
-  config = config(dataclasses.replace(PLAIN, frozen_paths=paths))
-  algorithm = make(world.model(), config, SCAN, world.transform, SHAPE, *more)
+  config = configure(method.config, dataclasses.replace(PLAIN, frozen_paths=paths))
+  algorithm = built(method, config, world.model(), SCAN, world.data, world.transform, SHAPE)
   variables = random_variables(world.model())
   held = algorithm.init_client(algorithm.init(variables))
   held = held._replace(residual=jax.tree.map(jnp.ones_like, held.residual))
@@ -325,7 +328,6 @@ def test_counters_do_not_overflow(counts, factor):
 @pytest.mark.parametrize(
   ("config", "told"),
   [
-    (lambda: configure(GaiaConfig, plain(prox=0.1)), "prox"),
     (lambda: GaiaConfig(batch_stats="all"), "batch_stats"),
     (lambda: DgcConfig(selection="best"), "selection"),
     (lambda: PeriodicConfig(client_momentum="global"), "client_momentum"),

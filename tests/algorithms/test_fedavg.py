@@ -25,11 +25,10 @@ from fedjax_norm.local import Metrics
 from fedjax_norm.models.resnet import ResNet
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.feed import placer
-from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.program import make_interval
-from fedjax_norm.training.programs import make_fedavg
-from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.programs import make_program
 from fedjax_norm.training.task import make_task
+from fedjax_norm.training.train_config import config_of
 
 SHAPE = (6, 6, 1)
 SIZES = (5, 9, 12, 4)  # with batches of 4: 2, 3, 3 and 1 steps an epoch, the last ones padded
@@ -184,7 +183,9 @@ OPTIONS = {
     client_momentum="local",
   ),
   "clip, decay": configure(FedAvgConfig, local(clip_norm=0.1, weight_decay=0.2), local_steps=2),
-  "prox, clip": configure(FedAvgConfig, local(clip_norm=0.3, momentum=0.5), prox=2.0, local_steps=3),
+  "prox, clip": configure(
+    FedAvgConfig, local(clip_norm=0.3, momentum=0.5), prox=2.0, local_steps=3
+  ),
 }
 # What a reader would compare each with; they must differ, or the test below says nothing.
 PLAINER = {
@@ -258,7 +259,7 @@ def centralised(model, data, transform, config, cohorts, rates):
   for step, (cohort, rate) in enumerate(zip(cohorts, rates, strict=True)):
     joint = jax.tree.map(lambda *a: jnp.concatenate(a), *(batch(k, step) for k in cohort))
     grads, stats = reference.batch_gradient(model, w, stats, joint, step)
-    w, _ = reference.sgd_step(config.local, w, zeros, grads, w, rate)
+    w, _ = reference.sgd_step(config, w, zeros, grads, w, rate)
   return w, stats
 
 
@@ -489,8 +490,9 @@ SERVERS = {
 @pytest.mark.parametrize("name", SERVERS)
 def test_server_optimizer_takes_the_negated_mean_change(world, name):
   rate, by_hand = SERVERS[name]
+  options = {"server_momentum": 0.8} if name == "momentum" else {}
   config = configure(
-    FedAvgConfig, FOUR, local_steps=2, server_optimizer=name, server_lr=rate, server_momentum=0.8
+    FedAvgConfig, FOUR, local_steps=2, server_optimizer=name, server_lr=rate, **options
   )
   fast = world.fast("gn", config)
   server, _, _ = fast.run()
@@ -561,11 +563,8 @@ def test_recalibration_takes_the_moments_of_all_data(world):
 
 def test_frozen_paths_stay_bit_by_bit(world):
   frozen = frozenset({"Norm_0/scale", "Norm_0/bias"})
-  config = configure(
-    FedAvgConfig,
-    dataclasses.replace(HEAVY, clip_norm=0.5, prox=0.1, frozen_paths=frozen),
-    local_steps=2,
-  )
+  local = dataclasses.replace(HEAVY, clip_norm=0.5, frozen_paths=frozen)
+  config = configure(FedAvgConfig, local, prox=0.1, local_steps=2)
   fast = world.fast("frozen", config)
   before = fast.begin()[0].variables
   server, _, _ = fast.run()
@@ -625,8 +624,8 @@ def test_ledger_of_recalibration(world):
   ids = np.arange(60)
   partition = Partition(ids, np.array([0, 20, 40, 60]))
   task = make_task(source, partition, SPECS["bn"])._replace(model=world.model("bn"))
-  config = configure(FedAvgConfig, FOUR, batch_stats="recalibrate")
-  program = make_fedavg(task, config, LoopConfig(2, 1), Schedule(0.1))
+  config = configure(config_of(FEDAVG), FOUR, batch_stats="recalibrate", rounds=2, eval_every=1)
+  program = make_program(FEDAVG, task, config)
   (phase,) = program.phases.values()
   # A pass over all three clients: the model down, count, mean and m2 of 8 channels up.
   assert phase.refresh_cost.of_round([0, 0, 0]) == Traffic(3 * 4 * 17, 3 * PARAMS, 1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from settings import configure
 from split_world import (
   LOCAL,
   SHAPE,
@@ -22,7 +23,6 @@ from split_world import (
 )
 from step_world import KEY, at, run_rounds, skewed
 
-from settings import configure
 from fedjax_norm import trees
 from fedjax_norm.algorithms.contract import Context
 from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
@@ -111,7 +111,8 @@ def test_splitfed_v1_is_fedavg_of_the_cut_model(name, options, data):
   model = net(name)
   variables = initial(model)
   _, parallel = algorithm(
-    model, configure(SplitConfig, LOCAL, cut="conv", variant="splitfed_v1", local_steps=2, **options)
+    model,
+    configure(SplitConfig, LOCAL, cut="conv", variant="splitfed_v1", local_steps=2, **options),
   )
   config = configure(FedAvgConfig, LOCAL, local_steps=2, **options)
   averaged = fedavg(model, config, create("scan", num_nodes=3), scaled, SHAPE)

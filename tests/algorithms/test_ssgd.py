@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -20,11 +21,11 @@ import reference_ssgd as reference
 from experiments_helpers import PYTHONPATH
 from mapping_steps import MAPPINGS
 from reference_fedavg import flat
-from settings import configure, plain
+from settings import built, configure, plain
 from step_world import KEY, at, run_rounds, skewed
 
 from fedjax_norm import nodes, norm
-from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
+from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.resnet import ResNet
@@ -61,8 +62,7 @@ class World:
     return self.net(norm=SPECS[name])
 
   def algorithm(self, name, config, mapping=VMAP):
-    sizes = np.array(SIZES)
-    return ssgd(self.model(name), config, mapping, self.transform, SHAPE, sizes)
+    return built(SSGD, config, self.model(name), mapping, self.data, self.transform, SHAPE)
 
   def batches(self, takes):
     return reference.batches_of(self.data, takes, self.transform, KEY)
@@ -114,7 +114,7 @@ JOINT = {
   # Six places become eight in parts of two, most of which have padding and some nothing else.
   "gn, proportional, in parts": (
     "gn",
-    SsgdConfig(parts(4), batch_split="proportional"),
+    configure(SsgdConfig, parts(4), batch_split="proportional"),
     PROPORTIONAL,
   ),
   "sync_bn, proportional": (
@@ -178,9 +178,13 @@ def test_each_worker_normalizes_by_itself(bn_runs, case):
   if "local" in case:
     for step, state in enumerate(states):
       for worker, own in enumerate(state.own_stats):
-        close(at(at(workers["Norm_0"], step), worker), {p[7:]: v for p, v in own.items()}, step)
+        close(
+          at(at(workers.batch_stats["Norm_0"], step), worker),
+          {p[7:]: v for p, v in own.items()},
+          step,
+        )
   else:
-    assert workers == ()
+    assert not jax.tree.leaves(workers)
 
 
 def test_the_options_of_local_bn_do_something(world, bn_runs):
@@ -205,7 +209,7 @@ def test_local_bn_is_not_bn_of_the_joint_batch(world, bn_runs):
 
 
 def test_parts_change_local_bn(world, bn_runs):
-  masters, _, _ = world.run("bn", SsgdConfig(parts(2)))
+  masters, _, _ = world.run("bn", configure(SsgdConfig, parts(2)))
   whole = bn_runs("bn")[0][0]
   assert distance(at(masters, 0).variables, at(whole, 0).variables) > 1e-3
 
@@ -230,12 +234,14 @@ def test_frozen_statistics_stay_bit_by_bit(world):
 
 def test_a_joint_batch_in_proportion():
   config = configure(SsgdConfig, plain(batch_size=4), batch_split="proportional")
-  assert config.batches(np.array(SIZES)).tolist() == PROPORTIONAL
+  assert config.step_examples(np.array(SIZES)).tolist() == PROPORTIONAL
   # An epoch is then as long for everybody (up to rounding), but for those with less than a part.
-  takes = config.batches(np.array([400, 100, 200, 300]))
+  takes = config.step_examples(np.array([400, 100, 200, 300]))
   assert takes.tolist() == [6, 2, 3, 5]
-  assert config.batches(np.array([1000, 1])).tolist() == [8, 1]
-  assert configure(SsgdConfig, plain(batch_size=4)).batches(np.array(SIZES)).tolist() == [4] * 4
+  assert config.step_examples(np.array([1000, 1])).tolist() == [8, 1]
+  assert (
+    configure(SsgdConfig, plain(batch_size=4)).step_examples(np.array(SIZES)).tolist() == [4] * 4
+  )
 
 
 @pytest.fixture(scope="module")
@@ -301,16 +307,15 @@ def test_ledger_by_hand(world, name, options, up, trips):
   [
     ("gn", {"batch_stats": "moments"}, "keeps no running statistics"),
     ("sync_bn", {"batch_stats": "recalibrate"}, "recalibrate"),
-    ("sync_bn", {"local": parts(2)}, "accumulate=2 shows it a part at a time"),
+    ("sync_bn", {"accumulate": 2}, "accumulate=2 shows it a part at a time"),
     ("bn", {"weighting": "processed"}, "unknown weighting 'processed'"),
     ("bn", {"batch_split": "half"}, "unknown batch_split 'half'"),
     ("bn", {"batch_stats": "sum"}, "unknown batch_stats 'sum'"),
-    ("bn", {"local": plain(prox=0.1)}, "prox pulls a client back"),
   ],
 )
 def test_what_does_not_fit_together_is_refused(world, name, options, words):
   with pytest.raises(UserError, match=words):
-    world.algorithm(name, SsgdConfig(**{"local": HEAVY, **options}))
+    world.algorithm(name, configure(SsgdConfig, HEAVY, **options))
 
 
 def test_sync_bn_needs_lockstep(world):

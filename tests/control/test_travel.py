@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_fedavg
+from settings import configure
 from step_world import KEY, skewed
 
-from settings import configure
 from fedjax_norm import nodes, norm
 from fedjax_norm.algorithms.gaia import GaiaConfig, gaia
 from fedjax_norm.algorithms.residual import Partition, Shared

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from settings import configure
 from split_world import IMAGE, LABEL, LOCAL, SHAPE, initial, momenta, net
 
-from settings import configure
 from fedjax_norm import norm, trees
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.split_rules import make_rules

@@ -3,6 +3,7 @@
 import chex
 import numpy as np
 import pytest
+from fedjax_norm.training.decentralized import make_dgc, make_gaia, make_periodic
 from settings import configure, plain
 
 from fedjax_norm import comm
@@ -15,7 +16,6 @@ from fedjax_norm.control.skewscout import SkewScout
 from fedjax_norm.data import partition
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
-from fedjax_norm.training.decentralized import make_dgc, make_gaia, make_periodic
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.outcome import summary

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from fedjax_norm.training.assemble import assemble
 from settings import configure, plain
 
 from fedjax_norm import diagnostics, trees
@@ -15,7 +16,6 @@ from fedjax_norm.data import digits, partition
 from fedjax_norm.data.federated import federate
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
-from fedjax_norm.training.assemble import assemble
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.diagnose import DiagnosticsConfig, _sample, accuracy_by_partition

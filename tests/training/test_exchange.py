@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from settings import configure
 from split_world import LOCAL, SIZES, algorithm, initial, net, scaled
 from step_world import KEY, at, run_rounds, skewed
 
-from settings import configure
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.local import Metrics
 from fedjax_norm.training.exchange import make_interval
@@ -57,7 +57,10 @@ CASES = {
     "partly",
     configure(SplitConfig, LOCAL, cut="conv", relays=("mix", "body"), alpha=0.5, hand_over="peer"),
   ),
-  "splitfed": ("partly", configure(SplitConfig, LOCAL, cut="conv", variant="splitfed_v1", alpha=0.5)),
+  "splitfed": (
+    "partly",
+    configure(SplitConfig, LOCAL, cut="conv", variant="splitfed_v1", alpha=0.5),
+  ),
 }
 
 

@@ -1,0 +1,40 @@
+"""The options that a run of any method has, and those of a run of one method."""
+
+import dataclasses
+import functools
+from typing import Any
+
+from fedjax_norm.algorithms.contract import Method
+from fedjax_norm.clock import NetworkConfig
+from fedjax_norm.control.skewscout import ScoutConfig
+from fedjax_norm.options import with_defaults
+from fedjax_norm.training.epochs import EpochsConfig
+from fedjax_norm.training.evaluation_config import EvaluationConfig
+from fedjax_norm.training.freezing import FreezeConfig
+from fedjax_norm.training.loop_config import LoopConfig
+from fedjax_norm.training.machine import MappingConfig
+from fedjax_norm.training.schedule import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(
+  NetworkConfig, MappingConfig, EvaluationConfig, FreezeConfig, Schedule, LoopConfig
+):
+  """The options that a run of any method has, besides those of the method and of the task."""
+
+
+@functools.cache
+def config_of(method: Method, base: type = TrainConfig) -> Any:
+  """The class of all options of a run of a method, with the method's own defaults.
+
+  Args:
+    method: a row of the registry.
+    base: the options besides the method's, :class:`TrainConfig` or a class that inherits from it.
+  """
+  scout = (ScoutConfig,) if method.theta else ()
+  epochs = (EpochsConfig,) if method.stepwise else ()
+  bases = (method.config, *scout, *epochs, base)
+  kind = dataclasses.make_dataclass(
+    f"{method.config.__name__}Run", [], bases=bases, frozen=True, namespace={"usual": method.usual}
+  )
+  return with_defaults(kind, **method.defaults)
