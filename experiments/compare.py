@@ -6,18 +6,15 @@ standard deviation.
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app as absl_app
-
 from experiments import seeds
-from experiments.app import guard, parse_flags
+from experiments.app import run_plain
 from experiments.fields import number, string
-from experiments.flags import define, parse
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import Options
 from fedjax_norm.training import curve_plots
 from fedjax_norm.training.files import read_json
 from fedjax_norm.training.measures import Measure, headline, measures_of
@@ -27,7 +24,7 @@ from fedjax_norm.training.table import columns_table, human_bytes, human_seconds
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareFlags:
+class CompareFlags(Options):
   """How runs are compared."""
 
   output: str = string("compare.png", "Where the picture goes.")
@@ -152,17 +149,11 @@ def compare(folders: Sequence[str], output: str, title: str, target: float | Non
   return columns_table(head, table)
 
 
-def main(argv: Sequence[str]) -> None:
-  """Compares the runs named on the command line."""
-
-  def work() -> None:
-    config = parse(CompareFlags)
-    print(compare(argv[1:], config.output, config.title, config.target))
-    print(f"picture: {config.output}")
-
-  sys.exit(guard(work))
+def main(config: CompareFlags, *paths: str) -> None:
+  """Compares the runs in some folders."""
+  print(compare(paths, config.output, config.title, config.target))
+  print(f"picture: {config.output}")
 
 
 if __name__ == "__main__":
-  define(CompareFlags)
-  absl_app.run(main, flags_parser=parse_flags)
+  run_plain(main, CompareFlags, positional=True)

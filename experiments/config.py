@@ -28,6 +28,8 @@ from fedjax_norm.training.schedule import SCHEDULES
 class Config(DataFlags):
   """What every run is told; a field a flag."""
 
+  group = "run"
+
   # Not flags: what trains, whether over several processes, and its usual rounds in all and between
   # evaluations.
   algorithm = ""

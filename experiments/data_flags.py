@@ -5,11 +5,14 @@ import dataclasses
 from experiments.fields import choice, integer, number, string
 from fedjax_norm.data.csv_index import REGIONS
 from fedjax_norm.data.partition import OPTIONS
+from fedjax_norm.options import Options
 
 
 @dataclasses.dataclass(frozen=True)
-class DataFlags:
+class DataFlags(Options):
   """What is learnt, and who holds it; a field a flag."""
+
+  group = "data"
 
   data: str = string(
     "digits",

@@ -1,62 +1,19 @@
-"""Dataclass fields that know how to define their flag."""
+"""The options of classes that are not written with :func:`fedjax_norm.options.option` yet."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
-
-from fedjax_norm import numerals
+from fedjax_norm.options import option
 
 
-class _Number(flags.ArgumentParser):
-  """Reads a flag's number, from a text in plain digits."""
-
-  def __init__(self, kind: str, read: Callable[[str], int | float]):
-    super().__init__()
-    self._kind, self._read = kind, read
-
-  def parse(self, argument: Any) -> int | float:
-    """The number; a default is one already."""
-    return self._read(argument) if isinstance(argument, str) else argument
-
-  def flag_type(self) -> str:
-    """What --help calls it."""
-    return self._kind
-
-
-def _flag(define: Callable[..., Any], default: Any, text: str, **options: Any) -> Any:
-  """A dataclass field that knows how to define its flag."""
-  return dataclasses.field(default=default, metadata={"define": define, "help": text, **options})
-
-
-def _numeric(kind: str, read: Callable[[str], int | float], default: Any, text: str) -> Any:
-  def define(name: str, default: Any, text: str, flag_values: flags.FlagValues) -> None:
-    flags.DEFINE(_Number(kind, read), name, default, text, flag_values, flags.ArgumentSerializer())
-
-  return _flag(define, default, text)
-
-
-def integer(default, text, most: int = numerals.MOST):
+def integer(default: Any, text: str, most: int | None = None) -> Any:
   """A whole number up to the given one, with either sign."""
-  return _numeric("an integer", lambda digits: numerals.whole(digits, most), default, text)
+  return option(default, text, most=most)
 
 
-def number(default, text):
-  """A number."""
-  return _numeric("a number", numerals.real, default, text)
-
-
-def boolean(default, text):
-  """Yes or no."""
-  return _flag(flags.DEFINE_boolean, default, text)
-
-
-def string(default, text):
-  """A text."""
-  return _flag(flags.DEFINE_string, default, text)
-
-
-def choice(default, choices: Sequence[str], text):
+def choice(default: Any, choices: Sequence[str], text: str) -> Any:
   """One of some words."""
-  return _flag(flags.DEFINE_enum, default, text, enum_values=list(choices))
+  return option(default, text, choices=choices)
+
+
+number = boolean = string = option

@@ -17,17 +17,12 @@ from experiments.checks import numbers
 from experiments.decentralized_flags import DecentralizedFlags, OracleFlags
 from experiments.training import Prepare
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import with_defaults
 from fedjax_norm.training import plots
 from fedjax_norm.training.files import write_atomic
 from fedjax_norm.training.run_folder import RunFolder
 
-DEFAULTS = {
-  **decentralized.DEFAULTS,
-  "algorithm": "gaia",
-  "partition": "skew",
-  "skewscout": "hill",
-}
-"""Of flags, other than the class's."""
+CONFIG = with_defaults(OracleFlags, lr=0.01, algorithm="gaia", partition="skew", skewscout="hill")
 
 _PREPARE: Prepare = decentralized.prepare
 _THETA = {"gaia": "threshold", "fedavg": "local_steps", "dgc": "sparsity"}
@@ -117,4 +112,4 @@ def main(config: OracleFlags) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, OracleFlags, **DEFAULTS)
+  app.run(main, CONFIG)

@@ -3,10 +3,11 @@
 import dataclasses
 
 from experiments.fields import boolean, choice, integer, string
+from fedjax_norm.options import Options
 
 
 @dataclasses.dataclass(frozen=True)
-class PaperFlags:
+class PaperFlags(Options):
   """What the runner of the papers' tables is told."""
 
   tables: str = string(

@@ -10,21 +10,18 @@ Regions are the clients of any partition: ``--region=subcontinent`` for the seco
 import csv
 import dataclasses
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app as absl_app
-from absl import flags
 
 from experiments import build_data
-from experiments.app import guard, parse_flags
+from experiments.app import run_plain
 from experiments.data_flags import DataFlags
 from experiments.fields import integer, string
-from experiments.flags import define, parse
 from fedjax_norm.data import label_share, partition
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import with_defaults
 from fedjax_norm.training import plots, region_plots
 from fedjax_norm.training.files import write_atomic
 from fedjax_norm.training.table import columns_table
@@ -40,6 +37,9 @@ class RegionsFlags(DataFlags):
   top: int = integer(5, "Classes a region in the table.")
   seed: int = integer(0, "Of a partition that is drawn.", most=2**32 - 1)
   output: str = string("regions", "The folder of the CSV files and pictures.")
+
+
+CONFIG = with_defaults(RegionsFlags, partition="natural")
 
 
 def run(config: RegionsFlags) -> None:
@@ -117,17 +117,5 @@ def _write(
     plots.save(figure, folder / f"{name}.png")
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs on the parsed flags."""
-
-  def work() -> None:
-    if argv[1:]:
-      raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
-    run(parse(RegionsFlags, flags.FLAGS))
-
-  sys.exit(guard(work))
-
-
 if __name__ == "__main__":
-  define(RegionsFlags, partition="natural")
-  absl_app.run(main, flags_parser=parse_flags)
+  run_plain(run, CONFIG)

@@ -7,19 +7,14 @@ example, in a batch of 32 (``models/flops.py``). The party before computes no gr
 
 import dataclasses
 import math
-import sys
-from collections.abc import Sequence
 
-from absl import app as absl_app
-from absl import flags
-
-from experiments.app import guard, parse_flags
+from experiments.app import run_plain
 from experiments.fields import choice, integer, string
-from experiments.flags import define, parse
 from fedjax_norm import models, norm
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.flops import step_flops
 from fedjax_norm.models.stages import describe, position
+from fedjax_norm.options import Options
 from fedjax_norm.training.table import columns_table, human_bytes
 
 _BATCH = 32  # several examples, for in training a norm of the batch refuses single elements
@@ -27,7 +22,7 @@ _FLOAT32 = 4  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
-class StagesFlags:
+class StagesFlags(Options):
   """What the list of a model's stages is told."""
 
   model: str = choice("tiny", tuple(models.MODELS), "Which model.")
@@ -76,17 +71,5 @@ def run(config: StagesFlags) -> None:
   print(columns_table(head, rows))
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs on the parsed flags."""
-
-  def work() -> None:
-    if argv[1:]:
-      raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
-    run(parse(StagesFlags, flags.FLAGS))
-
-  sys.exit(guard(work))
-
-
 if __name__ == "__main__":
-  define(StagesFlags)
-  absl_app.run(main, flags_parser=parse_flags)
+  run_plain(run, StagesFlags)

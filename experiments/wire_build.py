@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,7 +14,7 @@ from experiments import build_schedule, build_task
 from experiments.checks import at_least
 from experiments.split_flags import SplitFlags, make_split_config
 from experiments.wire_flags import AGREED, TOLD, ClientFlags, ServerFlags, WireFlags
-from fedjax_norm import memory, models, trees
+from fedjax_norm import memory, models, options, trees
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.typing import Variables
@@ -40,10 +41,10 @@ def merged(config: ClientFlags, content: dict[str, Any]) -> ClientFlags:
   """
   if set(content) != set(TOLD):
     raise UserError("the server tells other settings than this client knows; use one version.")
-  fields = {field.name: field for field in dataclasses.fields(config)}
+  known = {one.name: one for one in options.of(type(config))}
   hints = get_type_hints(type(config))
   for name, value in content.items():
-    if not _can_be(value, hints[name], fields[name].metadata.get("enum_values")):
+    if not _can_be(value, hints[name], known[name].choices):
       raise UserError(
         f"the server tells --{name}={value!r}, which cannot be; use one version on both sides."
       )
@@ -57,13 +58,13 @@ def merged(config: ClientFlags, content: dict[str, Any]) -> ClientFlags:
   return dataclasses.replace(config, **content)
 
 
-def _can_be(value: Any, hint: Any, choices: list[str] | None) -> bool:
+def _can_be(value: Any, hint: Any, choices: Sequence[str]) -> bool:
   """Whether a flag of a type can have a value that came as JSON."""
   if isinstance(value, bool):
     return hint is bool
   if isinstance(value, float):
     return isinstance(value, hint) and math.isfinite(value)
-  return isinstance(value, hint) and (choices is None or value is None or value in choices)
+  return isinstance(value, hint) and (not choices or value is None or value in choices)
 
 
 def _said(name: str, value: str | None) -> str:
@@ -93,14 +94,14 @@ def make_network_of(config: WireFlags, image_shape: Shape, classes: int) -> Netw
     raise UserError(f"a classifier needs at least 2 classes; --classes is {classes}.")
   memory.check_batch(config.batch_size, image_shape)
   # A client's --alpha is that of its partition.
-  options = make_split_config(dataclasses.replace(config, alpha=None))
+  own = make_split_config(dataclasses.replace(config, alpha=None))
   model = models.create(
     config.model, build_task.make_norm(config), classes, image_shape, config.stem
   )
   if not isinstance(model, Staged):
     raise UserError(f"the model {config.model!r} is not made of stages, so it cannot be cut.")
   image = jax.ShapeDtypeStruct(image_shape, config.compute_dtype)
-  return make_network(model, options, image, classes)
+  return make_network(model, own, image, classes)
 
 
 def check_messages(config: WireFlags, network: Network, examples: int) -> None:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from experiments.fields import boolean, integer, number, string
 from experiments.split_flags import SplitFlags
+from fedjax_norm.options import Options
 
 TOLD = (
   "model", "stem", "norm", "groups", "group_size", "mean_only_bn", "norm_decay", "norm_epsilon",
@@ -106,7 +107,7 @@ class ClientFlags(WireFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class CertificatesFlags:
+class CertificatesFlags(Options):
   """What the maker of certificates is told."""
 
   output: str = string("certificates", "The folder to make; keys in it are never overwritten.")

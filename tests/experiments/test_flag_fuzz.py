@@ -71,16 +71,16 @@ def accept(*_, **__):
 
 
 @functools.cache
-def defined(config, defaults):
+def defined(config):
   """The flags of a binary, which take longer to define than to parse."""
   values = flags.FlagValues()
-  define(config, values, **dict(defaults))
+  define(config, values)
   return values
 
 
 def made(binary, *arguments):
   """The flags of a binary's call, parsed."""
-  values = defined(binary.config, tuple(binary.defaults.items()))
+  values = defined(binary.config)
   for name in values:
     values[name].unparse()
   values(["binary", *binary.base, *arguments])

@@ -17,7 +17,7 @@ from fedjax_norm.clock import PROFILES
 def split_run(_run, monkeypatch):
   """(*flags) -> Result of ``experiments.split`` with ``SMALL`` and these flags."""
   monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
-  return functools.partial(_run, split.main, SplitFlags, {}, "--host_devices=1")
+  return functools.partial(_run, split.main, SplitFlags, "--host_devices=1")
 
 
 def _rows(path):
