@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from norm_rows import ROWS
 from step_world import KEY
 
 from fedjax_norm import norm, trees
@@ -62,12 +63,12 @@ def net(name: str) -> Net:
   spec = (
     norm.create("fixbn").frozen()
     if name == "frozen"
-    else norm.create(name, **_OPTIONS.get(name, {}))
+    else ROWS[name].spec(name, **_OPTIONS.get(name, {}))
   )
   return Net(spec)
 
 
-_OPTIONS = {"gn": {"groups": 2}, "brn": {"renorm": norm.Renorm(3.0, 5.0, 0.0, 1.0, 1.0)}}
+_OPTIONS = {"brn": {"renorm": norm.Renorm(3.0, 5.0, 0.0, 1.0, 1.0)}}
 
 
 def initial(model: Net):
