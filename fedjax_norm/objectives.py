@@ -98,3 +98,12 @@ them, and [B] int32."""
 
 TASKS = tuple(name for name in OBJECTIVES if name != "ensemble")
 """What a model of one topology can be trained for."""
+
+
+def trained_by(task: str) -> str:
+  """The objective that a task is trained by; verification learns identities as classes.
+
+  Args:
+    task: of ``TASKS``, or ``'verification'``.
+  """
+  return "classification" if task == "verification" else task

@@ -11,7 +11,7 @@ from fedjax_norm import models
 from fedjax_norm.data.augment import client_strengths
 from fedjax_norm.data.examples import Source, value_range
 from fedjax_norm.data.federated import FederatedData, Transform, federate
-from fedjax_norm.data.order import Order
+from fedjax_norm.data.order import FOREVER, Order
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.preprocess import EvalTransform, Preprocess, make_transforms
 from fedjax_norm.errors import UserError
@@ -89,11 +89,11 @@ def make_task(
   model: str = "tiny",
   *,
   preprocess: Preprocess | None = None,
-  feature_scale: float = 1.0,
   stem: str = "auto",
   statistics: tuple[np.ndarray, np.ndarray] | None = None,
   verification: bool = False,
   order: Order | None = None,
+  span: int | np.ndarray = FOREVER,
   objective: str = "classification",
   members: Sequence[Choice] = (),
 ) -> Task:
@@ -105,12 +105,12 @@ def make_task(
     norm: after each convolution.
     model: a key of ``models.MODELS``.
     preprocess: of the images.
-    feature_scale: the largest strength of the feature shift, if the preprocessing has one.
     stem: of the models that have several (see ``models.create``).
     statistics: the channels' mean and deviation; None takes those of the source's images.
     verification: whether the test is to tell identities apart by their embeddings, on the same
       pairs of test images in every run.
     order: how each client goes through its examples; None is at random.
+    span: the local steps that a stretch of a drift lasts (``order.span``), for all clients or [K].
     objective: of ``objectives.TASKS``, as the source was loaded for. Numbers of regression are
       trained on with the mean 0 and deviation 1 of all clients' training examples.
     members: of an ensemble, in place of ``model``; the task's objective is then ``ensemble``.
@@ -156,7 +156,7 @@ def make_task(
         f" {values[0]:g} to {values[1]:g}; scale the images to 0 to 1."
       )
     num_clients = len(partition.offsets) - 1
-    strengths = client_strengths(preprocess.feature_shift, num_clients, feature_scale)
+    strengths = client_strengths(preprocess.feature_shift, num_clients, preprocess.feature_scale)
   outputs = len(source.target_names or source.class_names)
   if objective != "regression" and outputs < 2:
     raise UserError(f"a classifier needs at least 2 classes; the data has {outputs}.")
@@ -166,7 +166,7 @@ def make_task(
     if members
     else models.create(model, norm, outputs, image_shape, stem),
     source,
-    federate(train, partition, strengths, order, targets),
+    federate(train, partition, strengths, order, targets, span),
     *make_transforms(preprocess, train.images, statistics=statistics),
     make_pairs(source.test.labels) if verification else None,
     "ensemble" if members else objective,
