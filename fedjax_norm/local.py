@@ -13,7 +13,7 @@ from jax import lax
 from fedjax_norm import trees
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import Mode
-from fedjax_norm.objectives import OBJECTIVES
+from fedjax_norm.objectives import Objective, find
 from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
 
@@ -31,7 +31,7 @@ class LocalConfig:
     accumulate: the parts in which a batch goes through the model, one after another; their
       gradients add up.
     frozen_paths: parameters that stay as they are.
-    objective: of ``objectives.OBJECTIVES``, what the model is to say.
+    objective: the training loss: a name of ``objectives.OBJECTIVES``, or a user's own.
   """
 
   batch_size: int = 32
@@ -42,7 +42,7 @@ class LocalConfig:
   prox: float = 0.0
   accumulate: int = 1
   frozen_paths: frozenset[str] = frozenset()
-  objective: str = "classification"
+  objective: str | Objective = "classification"
 
   def __post_init__(self):
     if self.batch_size < 1:
@@ -59,10 +59,7 @@ class LocalConfig:
         f"a batch of {self.batch_size} cannot be taken in {self.accumulate} equal parts; choose an "
         "accumulate that divides the batch_size."
       )
-    if self.objective not in OBJECTIVES:
-      raise UserError(
-        f"unknown objective {self.objective!r}; choose one of {', '.join(OBJECTIVES)}."
-      )
+    find(self.objective)
 
 
 class Metrics(NamedTuple):
@@ -122,7 +119,7 @@ def optimizer(config: LocalConfig) -> optax.GradientTransformation:
   )
 
 
-def measure(objective: str, outputs: Array, batch: Batch) -> Metrics:
+def measure(objective: str | Objective, outputs: Array, batch: Batch) -> Metrics:
   """The sums of the loss and of what is right over a batch's real examples.
 
   Args:
@@ -130,7 +127,7 @@ def measure(objective: str, outputs: Array, batch: Batch) -> Metrics:
     outputs: the model's, of any float dtype.
     batch: its ``labels`` are the objective's targets.
   """
-  chosen, outputs = OBJECTIVES[objective], outputs.astype(jnp.float32)
+  chosen, outputs = find(objective), outputs.astype(jnp.float32)
   real = batch.mask > 0
 
   def total(values: Array) -> Array:

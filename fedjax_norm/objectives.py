@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from fedjax_norm.errors import UserError
 from fedjax_norm.typing import Array
 
 IGNORED = 255
@@ -17,11 +19,14 @@ IGNORED = 255
 class Objective(NamedTuple):
   """How outputs are held against targets, example by example.
 
+  A user may pass an objective of their own wherever a name of ``OBJECTIVES`` is accepted.
+
   Attributes:
     loss: (outputs, targets) -> [B] float32, what training lowers.
     right: (outputs, targets) -> [B], the share that is right of each; None where nothing is right
       or wrong, as of numbers.
-    train_column: what the mean of the latter over training examples is called in ``metrics.csv``.
+    train_column: what the mean of the latter over training examples is called in ``metrics.csv``;
+      None leaves it out.
   """
 
   loss: Callable[[Array, Array], Array]
@@ -107,3 +112,44 @@ def trained_by(task: str) -> str:
     task: of ``TASKS``, or ``'verification'``.
   """
   return "classification" if task == "verification" else task
+
+
+def find(objective: str | Objective) -> Objective:
+  """The objective of a name; a user's own objective stays as it is.
+
+  Raises:
+    UserError: an unknown name.
+  """
+  if isinstance(objective, Objective):
+    return objective
+  if objective not in OBJECTIVES:
+    names = ", ".join(OBJECTIVES)
+    raise UserError(
+      f"unknown objective {objective!r}; choose one of {names}, or pass an Objective."
+    )
+  return OBJECTIVES[objective]
+
+
+def check_loss(objective: Objective, output_shape: tuple[int, ...], targets: np.ndarray) -> None:
+  """Refuses a user's own objective whose functions do not give a number for each example.
+
+  Args:
+    objective: the user's own.
+    output_shape: of the model's output for one example.
+    targets: [N, ...] that outputs are held against.
+
+  Raises:
+    UserError: a function gives another shape than [B], such as the mean of a batch.
+  """
+  batch = 2
+  outputs = jax.ShapeDtypeStruct((batch, *output_shape), jnp.float32)
+  known = jax.ShapeDtypeStruct((batch, *targets.shape[1:]), targets.dtype)
+  for name, function in (("loss", objective.loss), ("right", objective.right)):
+    if function is None:
+      continue
+    shape = getattr(jax.eval_shape(function, outputs, known), "shape", None)
+    if shape != (batch,):
+      raise UserError(
+        f"the {name} of the objective gives the shape {shape} for a batch of {batch} examples; it "
+        f"must give one number for each, ({batch},), and no mean."
+      )
