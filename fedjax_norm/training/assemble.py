@@ -19,7 +19,7 @@ from fedjax_norm.control.travel import make_travel
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig, step_bytes
 from fedjax_norm.models.flops import training_flops
-from fedjax_norm.norm import NormSpec
+from fedjax_norm.models.own import check_statistics
 from fedjax_norm.training.diagnose import DiagnosticsConfig, make_diagnose
 from fedjax_norm.training.feed import choose
 from fedjax_norm.training.freezing import FreezeConfig, calibrating
@@ -213,29 +213,6 @@ def assemble(
     scouting,
     task.objective,
   )
-
-
-def check_statistics(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
-  """Refuses a module of the user's own whose batch statistics nobody would keep.
-
-  Raises:
-    UserError: the module has no norm, or batch statistics that its norm does not know of.
-  """
-  spec = getattr(model, "norm", None)
-  if not isinstance(spec, NormSpec):
-    raise UserError(
-      f"{type(model).__name__} has no field norm with a NormSpec, which says how its statistics are"
-      " trained; add the field, as the models of fedjax_norm.models have it."
-    )
-  if spec.has_running_statistics:
-    return
-  variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), image_shape))
-  if "batch_stats" in variables:
-    raise UserError(
-      f"{type(model).__name__} has batch statistics, which norm {spec.name!r} never updates, so it "
-      "would be tested with the initial ones; make the task with the norm bn, or normalize with "
-      "fedjax_norm.norm.Norm in place of nn.BatchNorm."
-    )
 
 
 def images_of(task: Task) -> jax.ShapeDtypeStruct:

@@ -1,6 +1,7 @@
 """FedAvg, SSGD and asynchronous SGD as programs for the loop, and a run of one in a call."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,11 @@ from fedjax_norm.algorithms.asgd import AsgdConfig, asgd
 from fedjax_norm.algorithms.base import Algorithm, round_cost
 from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
 from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
-from fedjax_norm.errors import UserError
+from fedjax_norm.errors import UserError, expect
 from fedjax_norm.keys import Stream, stream
-from fedjax_norm.training.assemble import assemble, check_statistics, clock_of, take_all
-from fedjax_norm.training.loop import train
+from fedjax_norm.models.own import check_statistics
+from fedjax_norm.training.assemble import assemble, clock_of, take_all
+from fedjax_norm.training.loop import Callback, train
 from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.outcome import Outcome
 from fedjax_norm.training.program import Program
@@ -166,6 +168,7 @@ def run(
   *,
   folder: RunFolder | None = None,
   show_progress: bool = False,
+  on_evaluation: Callback | None = None,
   **options: Any,
 ) -> Outcome:
   """Trains a task: a program and ``loop.train`` in one call.
@@ -178,11 +181,21 @@ def run(
     schedule: the learning rate.
     folder: where metrics and checkpoints go; None writes nothing.
     show_progress: whether to draw a progress bar.
+    on_evaluation: called after each evaluation (see ``loop.train``).
     **options: further ones of ``make``.
+
+  Raises:
+    UserError: an argument of a wrong type, or options that do not fit together.
   """
+  parameters = inspect.signature(make).parameters
+  given = {"task": task, "config": config, "loop": loop, "schedule": schedule}
+  for name, value in given.items():
+    if name in parameters and isinstance(parameters[name].annotation, type):
+      expect(name, value, parameters[name].annotation)
+  expect("folder", folder, RunFolder | None)
   program = make(task, config, loop, schedule, **options)
   variables = initial_variables(task, loop.seed)
-  return train(program, loop, task.data, variables, folder, show_progress)
+  return train(program, loop, task.data, variables, folder, show_progress, on_evaluation)
 
 
 run_fedavg = functools.partial(run, make_fedavg)
