@@ -121,7 +121,7 @@ def execute(
     parsed = parse(config, values)
     place = processes.place_of(parsed)
     if place and not child:
-      return processes.supervise(place, parsed.workdir)
+      return processes.supervise(place, str(parsed.workdir))
     count = _host_devices(parsed)
     nodes.use_host_devices(count)
     keep_compiled(parsed.compilation_cache)
@@ -210,7 +210,7 @@ def _host_devices(config: Config) -> int:
   single = config.backend in ("vmap", "scan") or config.one_device
   if config.host_devices is None:
     # Of several processes each has its share of the clients.
-    cohort = getattr(config, "cohort", None) or config.clients or 10
+    cohort = config.cohort or config.clients or 10
     own = cohort // (config.num_processes or 1)
     return 1 if single else max(1, min(len(os.sched_getaffinity(0)), own))
   if single and config.host_devices > 1:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from experiments.app import run_plain
 from experiments.checks import at_least
-from experiments.fields import integer, string
 from fedjax_norm import models
-from fedjax_norm.options import Options
+from fedjax_norm.options import Options, option
 from fedjax_norm.training.communication import epoch_table, table, write
 
 
@@ -22,14 +21,14 @@ from fedjax_norm.training.communication import epoch_table, table, write
 class CommunicationFlags(Options):
   """What an epoch is counted for."""
 
-  clients: int = integer(10, "Workers.")
-  batch_size: int = integer(32, "Examples of a worker's step.")
-  examples: int = integer(50_000, "Training examples of all workers.")
-  image_size: int = integer(32, "Height and width of an image, in pixels.")
-  channels: int = integer(3, "Channels of an image.")
-  classes: int = integer(10, "How many classes there are.")
-  models: str = string(",".join(models.MODELS), "The models, separated by commas.")
-  output: str | None = string(None, "A CSV file to write the table to.")
+  clients: int = option(10, "Workers.")
+  batch_size: int = option(32, "Examples of a worker's step.")
+  examples: int = option(50_000, "Training examples of all workers.")
+  image_size: int = option(32, "Height and width of an image, in pixels.")
+  channels: int = option(3, "Channels of an image.")
+  classes: int = option(10, "How many classes there are.")
+  models: str = option(",".join(models.MODELS), "The models, separated by commas.")
+  output: str | None = option(None, "A CSV file to write the table to.")
 
 
 def run(config: CommunicationFlags) -> None:

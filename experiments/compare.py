@@ -12,14 +12,13 @@ from typing import Any
 
 from experiments import seeds
 from experiments.app import run_plain
-from experiments.fields import number, string
 from fedjax_norm.errors import UserError
-from fedjax_norm.options import Options
+from fedjax_norm.options import Options, option
 from fedjax_norm.training import curve_plots
 from fedjax_norm.training.files import read_json
 from fedjax_norm.training.measures import Measure, headline, measures_of
 from fedjax_norm.training.rows import Row, read_rows
-from fedjax_norm.training.run_folder import CONFIG
+from fedjax_norm.training.run_folder import CONFIG, read_config
 from fedjax_norm.training.table import columns_table, human_bytes, human_seconds
 
 
@@ -27,11 +26,11 @@ from fedjax_norm.training.table import columns_table, human_bytes, human_seconds
 class CompareFlags(Options):
   """How runs are compared."""
 
-  output: str = string("compare.png", "Where the picture goes.")
-  target: float | None = number(
+  output: str = option("compare.png", "Where the picture goes.")
+  target: float | None = option(
     None, "A test accuracy, such as 0.9: what each run needed to reach it is told too."
   )
-  title: str = string("Test accuracy", "The title of the picture.")
+  title: str = option("Test accuracy", "The title of the picture.")
 
 
 # What hardly names a run: flags of the machine, of looking on, and the seed.
@@ -43,7 +42,7 @@ _QUIET = (
   "host_devices",
   "seed",
   "seeds",
-  "version",
+  "version",  # of runs of older versions
 )
 
 
@@ -92,7 +91,7 @@ def read(folder: str) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
   path = Path(folder)
   if not (path / "summary.json").exists() or not (path / CONFIG).exists():
     raise UserError(f"{folder} holds no finished run; name the folder that --workdir was.")
-  config, summary = read_json(path / CONFIG), read_json(path / "summary.json")
+  config, summary = read_config(path), read_json(path / "summary.json")
   if config.get("seeds"):
     numbers = range(config["seed"], config["seed"] + config["seeds"])
     tables = [read_rows(path / f"seed_{k}" / "metrics.csv")[0] for k in numbers]

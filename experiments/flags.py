@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
+import __main__
 from fedjax_norm import numerals, options
 from fedjax_norm.options import Option
 
@@ -50,6 +51,20 @@ def parse(kind: type[C], values: flags.FlagValues = flags.FLAGS) -> C:
   return options.make(kind, **{name: flag.value for name, flag in given.items() if flag.present})
 
 
+def read(one: Option, text: str) -> Any:
+  """The value that a text on the command line stands for.
+
+  Args:
+    one: the option.
+    text: as it was given.
+
+  Raises:
+    ValueError: it stands for none.
+  """
+  most = one.limits["most"]
+  return _READ[one.types](text, numerals.MOST if most is None else int(most))
+
+
 def define_help(kind: type[options.Options], values: flags.FlagValues = flags.FLAGS) -> None:
   """Lets ``--help`` print :func:`help_of` the main module and exit with code 0."""
   flags.DEFINE_flag(_Help(kind), values)
@@ -86,7 +101,7 @@ class _Help(flags.BooleanFlag):
   def parse(self, argument: Any) -> None:
     """Prints the help; called by absl where the flag is given."""
     if self._parse(argument):
-      print(help_of(self._kind, sys.modules["__main__"].__doc__ or ""))
+      print(help_of(self._kind, __main__.__doc__ or ""))
       sys.exit(0)
 
 
@@ -101,8 +116,7 @@ class _Reader(flags.ArgumentParser):
     """The value; a default already is one."""
     if not isinstance(argument, str):
       return argument
-    most = self._one.limits["most"]
-    return _READ[self._one.types](argument, numerals.MOST if most is None else int(most))
+    return read(self._one, argument)
 
   def flag_type(self) -> str:
     """What ``--help`` calls the value."""
@@ -112,7 +126,7 @@ class _Reader(flags.ArgumentParser):
 class _Writer(flags.ArgumentSerializer):
   def serialize(self, value: Any) -> str:
     """The text that reads as the value."""
-    return _written(value)
+    return written(value)
 
 
 def _whole_or_text(text: str, most: int) -> int | str:
@@ -145,8 +159,9 @@ _KINDS = {
 }
 
 
-def _written(value: Any) -> str:
-  return ",".join(map(_written, value)) if isinstance(value, tuple) else str(value)
+def written(value: Any) -> str:
+  """A value as it is written on the command line."""
+  return ",".join(map(written, value)) if isinstance(value, tuple) else str(value)
 
 
 def _header(one: Option) -> str:
@@ -168,6 +183,6 @@ def _told(one: Option) -> str:
   if one.choices:
     told += f" Choices: {', '.join(one.choices)}."
   if one.default is not None and one.default != ():
-    shown = str(one.default).lower() if isinstance(one.default, bool) else _written(one.default)
+    shown = str(one.default).lower() if isinstance(one.default, bool) else written(one.default)
     told += f" Default: {shown}."
   return told

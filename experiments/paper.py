@@ -17,7 +17,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import app, efforts, paper_000, paper_001, paper_003, paper_004, savings
-from experiments.build_schedule import in_rounds
 from experiments.cells import Result, Results, load_sources, run_cell
 from experiments.config import Config
 from experiments.paper_flags import PaperFlags
@@ -236,7 +235,7 @@ def main(options: PaperFlags) -> None:
     for name, cell in cells.items()
   }
   for name, config in configs.items():  # a wrong seed, before data is read
-    cells[name].prepare(in_rounds(config, config.clients or 10, 10**6))
+    cells[name].prepare(config.in_rounds(config.clients or 10, 10**6))
   placed = {name: place(config, options.data_dir) for name, config in configs.items()}
   if options.data_dir is not None and placed == configs:
     raise UserError("--data_dir does nothing here, where all data is generated; drop it.")

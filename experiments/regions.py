@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import build_data
 from experiments.app import run_plain
-from experiments.data_flags import DataFlags
-from experiments.fields import integer, string
-from fedjax_norm.data import label_share, partition
+from fedjax_norm.data import label_share, partition, sources
+from fedjax_norm.data.partition import PartitionConfig
+from fedjax_norm.data.sources import DataConfig
 from fedjax_norm.errors import UserError
-from fedjax_norm.options import with_defaults
+from fedjax_norm.options import option, with_defaults
 from fedjax_norm.training import plots, region_plots
 from fedjax_norm.training.files import write_atomic
 from fedjax_norm.training.table import columns_table
@@ -31,12 +30,15 @@ _MOST_PRINTED = 40
 
 
 @dataclasses.dataclass(frozen=True)
-class RegionsFlags(DataFlags):
+class RegionsFlags(PartitionConfig, DataConfig):
   """What the table of the classes by region is told besides."""
 
-  top: int = integer(5, "Classes a region in the table.")
-  seed: int = integer(0, "Of a partition that is drawn.", most=2**32 - 1)
-  output: str = string("regions", "The folder of the CSV files and pictures.")
+  group = "tables"
+  hidden = ("image_size", "train_share", "relabelled")
+
+  top: int = option(5, "Classes a region in the table.")
+  seed: int = option(0, "Of a partition that is drawn.", most=2**32 - 1)
+  output: str = option("regions", "The folder of the CSV files and pictures.")
 
 
 CONFIG = with_defaults(RegionsFlags, partition="natural")
@@ -46,8 +48,13 @@ def run(config: RegionsFlags) -> None:
   """Prints the table and writes the files."""
   if config.top < 1:
     raise UserError(f"--top is {config.top}; it must be at least 1.")
-  known = build_data.make_labels(config)
-  division = build_data.make_partition(config, known.labels, known.clients, config.seed)
+  known = sources.load_labels(
+    config.data,
+    config.data_dir,
+    region=config.region,
+    min_region_size=config.min_region_size,
+  )
+  division = partition.from_config(config, known.labels, known.clients, config.seed)
   counts = partition.counts(division, known.labels, len(known.class_names))
   names = [f"client {k}" for k in range(len(counts))]
   if config.partition == "natural" and known.clients is not None and known.client_names:

@@ -5,6 +5,7 @@ and b / bandwidth; nodes send at the same time, and the server's own link and wo
 """
 
 import csv
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from fedjax_norm import numerals
 from fedjax_norm.comm import Cost, Traffic
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import Options, option
 
 COLUMNS = (
   "node",
@@ -25,6 +27,19 @@ COLUMNS = (
   "down_bytes_per_second",
 )
 """The header of a user's file; ``node`` counts from 0 and latency is one way."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig(Options):
+  """The simulated network."""
+
+  group = "network"
+
+  network: str | None = option(
+    None,
+    "Tells how long the run would take on a simulated network: lan, wan, mobile, or the path of a "
+    "CSV file that describes its nodes.",
+  )
 
 
 class Profile(NamedTuple):

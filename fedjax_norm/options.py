@@ -6,7 +6,6 @@ An option has the same name in Python and on the command line.
 """
 
 import dataclasses
-import functools
 import inspect
 import types
 import typing
@@ -91,7 +90,6 @@ class Option(NamedTuple):
   group: str
 
 
-@functools.cache
 def of(kind: type) -> tuple[Option, ...]:
   """The options of a class, inherited ones included, in the order of their groups.
 
@@ -158,6 +156,11 @@ def make(kind: type[C], /, *groups: Any, **given: Any) -> C:
   for name in given:  # a given default would do nothing, too
     _check_needs(config, known[name])
   return config
+
+
+def from_json(saved: Mapping[str, Any]) -> dict[str, Any]:
+  """The values of options that were written as JSON, which has lists in place of tuples."""
+  return {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
 
 
 def check(config: Any) -> None:

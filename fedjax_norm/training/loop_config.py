@@ -1,41 +1,43 @@
-"""How long a run is and when it looks up."""
+"""How long a run is and when it is evaluated."""
 
 import dataclasses
+from typing import Self
 
 import numpy as np
 
 from fedjax_norm import memory, numerals
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import Options, option
 
 
 @dataclasses.dataclass(frozen=True)
-class LoopConfig:
-  """How long a run is and when it looks up.
+class LoopConfig(Options):
+  """The length of a run, when it is evaluated, and its random seed."""
 
-  Attributes:
-    rounds: of the whole run.
-    eval_every: rounds between two evaluations.
-    cohort: clients a round; 0 is all of them.
-    seed: of everything random in the run, below 2^32.
-  """
+  group = "training"
 
-  rounds: int
-  eval_every: int
-  cohort: int = 0
-  seed: int = 0
+  rounds: int = option(600, "Rounds of communication.", least=1)
+  eval_every: int = option(50, "Rounds between two evaluations.", least=1)
+  cohort: int | None = option(
+    None, "Clients that take part in a round; all of them if not given.", least=1
+  )
+  seed: int = option(0, "The seed of everything that is random.", least=0, most=2**32 - 1)
 
-  def __post_init__(self):
-    for field in ("rounds", "eval_every"):
-      if getattr(self, field) < 1:
-        raise UserError(f"{field} is {getattr(self, field)}; it must be at least 1.")
-    for field in ("cohort", "seed"):
-      if getattr(self, field) < 0:
-        raise UserError(f"{field} is {getattr(self, field)}; it must be 0 or more.")
+  def check(self) -> None:
+    """Refuses a run that is too long for the host's memory."""
+    if self.rounds is not None:  # of EpochsConfig it may follow from the data
+      # The host keeps a rate, a theta and a cohort of each round.
+      memory.check(64 * self.rounds, f"a run of {self.rounds:,} rounds", "choose fewer rounds")
 
-    # The host keeps a rate, a theta and a cohort of each round.
-    memory.check(64 * self.rounds, f"a run of {self.rounds:,} rounds", "choose fewer rounds")
-    if self.seed >= 2**32:
-      raise UserError(f"seed is {self.seed}; it must be below 2^32.")
+  def resolve(self, round_examples: int, examples: int) -> Self:
+    """The same with the lengths in force, in rounds; a second time changes nothing.
+
+    Args:
+      round_examples: the examples of a round.
+      examples: the training examples of all clients.
+    """
+    del round_examples, examples
+    return self
 
   def check_counts(self, steps: np.ndarray, examples: np.ndarray) -> None:
     """Refuses a run of more local steps or examples than programs count, in int32.
@@ -58,7 +60,7 @@ class LoopConfig:
     if seen > numerals.MOST:
       raise UserError(
         f"{every:,} rounds between evaluations are up to {seen:,} examples, more than the "
-        f"{numerals.MOST:,} that can be counted; choose a smaller eval_every."
+        f"{numerals.MOST:,} that can be counted; choose a smaller --eval_every."
       )
 
   def cohort_of(self, num_clients: int) -> int:
@@ -67,6 +69,6 @@ class LoopConfig:
     Raises:
       UserError: the cohort is larger than the population.
     """
-    if self.cohort > num_clients:
+    if self.cohort and self.cohort > num_clients:
       raise UserError(f"a cohort of {self.cohort} cannot be drawn from {num_clients} clients.")
     return self.cohort or num_clients

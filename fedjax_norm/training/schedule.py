@@ -7,82 +7,139 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import Options, option
 
-SCHEDULES = ("constant", "cosine", "step", "polynomial", "exponential")
+SCHEDULES = ("constant", "cosine", "step", "polynomial", "exponential", "plateau")
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-  """The learning rate by round, of FedAvg's clients or of the master.
+class Schedule(Options):
+  """The learning rate by round, of FedAvg's clients or of the server."""
 
-  Attributes:
-    rate: the base rate.
-    kind: of ``SCHEDULES``.
-    warmup_rounds: rounds of linear warm-up, from ``warmup_from`` to the base rate; the schedule
-      goes on underneath.
-    boundaries: where ``step`` multiplies the rate by ``factor``: rounds, or shares of the run
-      between 0 and 1.
-    factor: of ``step`` at each boundary; of ``exponential`` over the whole run.
-    power: of ``polynomial``: rate (1 - round / rounds)^power (paper 004, tables 3 and 5).
-    warmup_from: the rate that the warm-up rises from.
-  """
+  group = "training"
 
-  rate: float
-  kind: str = "constant"
-  warmup_rounds: int = 0
-  boundaries: tuple[float, ...] = ()
-  factor: float = 0.1
-  power: float = 1.0
-  warmup_from: float = 0.0
+  lr: float = option(0.02, "The learning rate.", above=0)
+  lr_schedule: str = option(
+    "constant",
+    "How the learning rate changes over the rounds; plateau lowers it when the training loss stops "
+    "falling.",
+    choices=SCHEDULES,
+  )
+  lr_warmup_rounds: int = option(
+    0,
+    "Rounds in which the rate rises linearly from --lr_warmup_from; the schedule goes on "
+    "underneath.",
+    least=0,
+  )
+  lr_boundaries: tuple[float, ...] = option(
+    (),
+    "Where the rate is multiplied by --lr_factor: rounds, or shares of the run such as 0.5,0.75.",
+    needs="lr_schedule=step",
+  )
+  lr_factor: float = option(
+    0.1,
+    "Multiplies the rate: of step at each boundary, of exponential over the whole run, of plateau "
+    "each time.",
+    above=0,
+    needs="lr_schedule=step,exponential,plateau",
+  )
+  lr_power: float = option(
+    1.0, "The power of the polynomial.", above=0, needs="lr_schedule=polynomial"
+  )
+  lr_warmup_from: float | None = option(
+    None,
+    "The rate that the warm-up rises from; if not given 0, or --lr where --scale_lr_from raises "
+    "the rate.",
+    least=0,
+  )
+  lr_patience: int = option(
+    3,
+    "Evaluations in a row without a fall of the loss before the rate is lowered.",
+    least=1,
+    needs="lr_schedule=plateau",
+  )
 
-  def __post_init__(self):
-    if self.kind not in SCHEDULES:
-      raise UserError(f"unknown schedule {self.kind!r}; choose one of {', '.join(SCHEDULES)}.")
-    if not (np.isfinite(self.rate) and self.rate > 0):
-      raise UserError(f"the learning rate is {self.rate}; it must be a positive number.")
-    if self.warmup_rounds < 0:
-      raise UserError(f"the warm-up takes {self.warmup_rounds} rounds; it must be 0 or more.")
-    if (self.kind == "step") != bool(self.boundaries):
-      raise UserError("the step schedule and its boundaries go together; give both or neither.")
-    if list(self.boundaries) != sorted(set(self.boundaries)) or not all(
-      0 < b < np.inf for b in self.boundaries
-    ):
-      raise UserError(f"the boundaries {self.boundaries} must be positive and rising.")
-    if not all(b < 1 for b in self.boundaries) and any(b % 1 for b in self.boundaries):
+  @property
+  def warms_up(self) -> bool:
+    """Whether the rate rises at the beginning."""
+    return bool(self.lr_warmup_rounds)
+
+  def check(self) -> None:
+    """Refuses boundaries and a warm-up that cannot be."""
+    at = self.lr_boundaries
+    if self.lr_schedule == "step" and not at:
+      raise UserError("--lr_schedule=step needs --lr_boundaries; add them.")
+    if list(at) != sorted(set(at)) or not all(0 < b < np.inf for b in at):
+      raise UserError(f"--lr_boundaries are {_listed(at)}; they must be positive and rising.")
+    if not all(b < 1 for b in at) and any(b % 1 for b in at):
       raise UserError(
-        f"the boundaries {self.boundaries} must be whole rounds, or all be shares of the run "
-        "between 0 and 1."
+        f"--lr_boundaries are {_listed(at)}; give whole rounds, or shares of the run between 0 and "
+        "1."
       )
-    if not self.factor > 0 or not self.power > 0:
-      raise UserError("a schedule's factor and power must be positive.")
-    if not 0 <= self.warmup_from < self.rate:
+    if self.lr_warmup_from is not None:
+      if not self.warms_up:
+        raise UserError("--lr_warmup_from does nothing here: it needs a warm-up; drop it.")
+      if self.lr_warmup_from >= self.lr:
+        raise UserError(
+          f"--lr_warmup_from is {self.lr_warmup_from:g}; it must be below the rate {self.lr:g}."
+        )
+    self.plateau()
+
+  def plateau(self) -> Plateau | None:
+    """The policy that lowers the rate when the loss stops falling; None of other schedules."""
+    if self.lr_schedule != "plateau":
+      return None
+    return Plateau(self.lr_factor, self.lr_patience, start=self.lr_warmup_rounds).check()
+
+  def check_rounds(self, rounds: int) -> None:
+    """Refuses boundaries and a warm-up that a run of so many rounds never reaches.
+
+    Raises:
+      UserError: there are such.
+    """
+    if self.lr_boundaries and max(self.lr_boundaries) >= rounds:
       raise UserError(
-        f"the warm-up rises from {self.warmup_from} to {self.rate}; it must begin at 0 or more and "
-        "below the rate."
+        f"--lr_boundaries has round {max(self.lr_boundaries):g}, which a run of {rounds} rounds "
+        "never reaches."
+      )
+    if self.lr_warmup_rounds > rounds:
+      raise UserError(
+        f"--lr_warmup_rounds is {self.lr_warmup_rounds}, and the run has {rounds}; shorten it."
       )
 
   def rates(self, rounds: int) -> np.ndarray:
-    """The rate of every round: [rounds] float32."""
-    match self.kind:
-      case "constant":
-        schedule = optax.constant_schedule(self.rate)
+    """The rate of every round, [rounds] float32; plateau lowers it from there.
+
+    Raises:
+      UserError: as of :meth:`check_rounds`.
+    """
+    self.check_rounds(rounds)
+    match self.lr_schedule:
+      case "constant" | "plateau":
+        schedule = optax.constant_schedule(self.lr)
       case "cosine":
-        schedule = optax.cosine_decay_schedule(self.rate, rounds)
+        schedule = optax.cosine_decay_schedule(self.lr, rounds)
       case "step":
         scales: dict[int, float] = {}  # in a short run several shares may meet in one round
-        for boundary in self.boundaries:
+        for boundary in self.lr_boundaries:
           inside = min(max(1, round(boundary * rounds)), rounds - 1)  # a share always takes effect
           at = inside if boundary < 1 else int(boundary)
-          scales[at] = scales.get(at, 1.0) * self.factor
-        schedule = optax.piecewise_constant_schedule(self.rate, scales)
+          scales[at] = scales.get(at, 1.0) * self.lr_factor
+        schedule = optax.piecewise_constant_schedule(self.lr, scales)
       case "polynomial":
-        schedule = optax.polynomial_schedule(self.rate, 0.0, self.power, rounds)
+        schedule = optax.polynomial_schedule(self.lr, 0.0, self.lr_power, rounds)
       case _:
-        schedule = optax.exponential_decay(self.rate, rounds, self.factor)
+        schedule = optax.exponential_decay(self.lr, rounds, self.lr_factor)
     index = jnp.arange(rounds)
     rates = jnp.broadcast_to(jax.vmap(schedule)(index), (rounds,))
-    if self.warmup_rounds:
-      share, least = (index + 1) / self.warmup_rounds, self.warmup_from / self.rate
+    if self.lr_warmup_rounds:
+      share = (index + 1) / self.lr_warmup_rounds
+      least = (self.lr_warmup_from or 0.0) / self.lr
       rates *= jnp.minimum(1.0, least + (1 - least) * share)
     return np.asarray(rates, np.float32)
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+  return ",".join(f"{number:g}" for number in numbers)

@@ -20,7 +20,6 @@ from flag_table import BINARIES
 
 from experiments import (
   app,
-  build_data,
   certificates,
   communication,
   compare,
@@ -108,7 +107,7 @@ def files(tmp_path_factory):
     maker, split = BINARIES["certificates"], BINARIES["split"]
     certificates.main(parse(maker.config, made(maker, "--output=certs")))
     config = parse(split.config, made(split))
-    config, task = settler(build_data.make_source(config))(config)
+    config, task = settler(training.load(config))(config)
     with RunFolder.open(folder / "split_run", config.saved(), True) as run:
       save_model(run.path, initial_variables(task, 0))
     for name in ("run_a", "run_b"):
