@@ -159,7 +159,7 @@ def assemble(
     # After so many local steps a running statistic has forgotten 95% of what it was.
     policy = freeze.policy(loop.rounds, max(1, round(3 / (1 - spec.decay) / int(steps.min()))))
     phases[CALIBRATE] = phase(
-      model.clone(norm=spec.frozen()), calibrating(task, config, freeze), freeze.rate_factor
+      model.clone(norm=spec.frozen()), calibrating(task, config, freeze), freeze.freeze_lr_factor
     )
   personalise = None
   if fine_tune:
