@@ -15,9 +15,10 @@ from absl import app, flags, logging
 
 from experiments import processes
 from experiments.config import Config
-from experiments.flags import define, parse
+from experiments.flags import define, define_help, parse
 from fedjax_norm import nodes
 from fedjax_norm.errors import DivergedError, LostError, UserError
+from fedjax_norm.options import Options
 from fedjax_norm.training import distributed, signals
 
 # What to do about an error of the system: about a path that cannot be used, and others.
@@ -35,23 +36,54 @@ _OF_THE_DISK = {
 _CACHE_BYTES = 2**30
 
 
-def run(main: Callable[[Any], None], config: type = Config, **defaults: Any) -> None:
-  """Runs a binary on the command line's flags and exits.
+def run(main: Callable[[Any], None], config: type[Config] = Config) -> None:
+  """Runs a binary that computes on devices, on the command line's flags, and exits.
 
   Args:
     main: the binary's own work.
-    config: the dataclass of its flags.
-    **defaults: of flags, other than the class's.
+    config: the class of its options.
   """
-  define(config, **defaults)
-  for field in dataclasses.fields(config):
-    if field.name in flags.FLAGS:  # --help lists what belongs to the main module
-      flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
+  _launch(config, lambda rest: execute(main, config, flags.FLAGS, rest))
 
-  def guarded(argv: Sequence[str]) -> None:
-    sys.exit(execute(main, config, flags.FLAGS, argv[1:]))
 
-  app.run(guarded, flags_parser=parse_flags)
+def run_plain(
+  main: Callable[..., None], config: type[Options], *, positional: bool = False
+) -> None:
+  """Runs a binary that has no run of its own, on the command line's flags, and exits.
+
+  Args:
+    main: the binary's own work.
+    config: the class of its options.
+    positional: whether arguments that are no flags are passed to ``main`` after the options.
+  """
+
+  def work(rest: Sequence[str]) -> None:
+    if not positional:
+      no_more(rest)
+    main(parse(config), *rest)
+
+  _launch(config, lambda rest: guard(lambda: work(rest)))
+
+
+def _launch(config: type[Options], work: Callable[[Sequence[str]], int]) -> None:
+  """Exits with what the work returns on the arguments that are no flags."""
+
+  def parsed(argv: Sequence[str]) -> list[str]:
+    define_help(config)  # in place of absl's own
+    return parse_flags(argv)
+
+  define(config)
+  app.run(lambda argv: sys.exit(work(argv[1:])), flags_parser=parsed)
+
+
+def no_more(rest: Sequence[str]) -> None:
+  """Refuses arguments that are no flags.
+
+  Raises:
+    UserError: there is one.
+  """
+  if rest:
+    raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -66,7 +98,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def execute(
-  main: Callable[[Any], None], config: type, values: flags.FlagValues, rest: Sequence[str] = ()
+  main: Callable[[Any], None],
+  config: type[Config],
+  values: flags.FlagValues,
+  rest: Sequence[str] = (),
 ) -> int:
   """Runs a binary on parsed flags; an error a user can act on is one sentence.
 
@@ -82,12 +117,11 @@ def execute(
   child = processes.is_child()
 
   def work() -> int | None:
-    if rest:
-      raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value.")
+    no_more(rest)
     parsed = parse(config, values)
     place = processes.place_of(parsed)
     if place and not child:
-      return processes.supervise(place, parsed.workdir)
+      return processes.supervise(place, str(parsed.workdir))
     count = _host_devices(parsed)
     nodes.use_host_devices(count)
     keep_compiled(parsed.compilation_cache)
@@ -176,7 +210,7 @@ def _host_devices(config: Config) -> int:
   single = config.backend in ("vmap", "scan") or config.one_device
   if config.host_devices is None:
     # Of several processes each has its share of the clients.
-    cohort = getattr(config, "cohort", None) or config.clients or 10
+    cohort = config.cohort or config.clients or 10
     own = cohort // (config.num_processes or 1)
     return 1 if single else max(1, min(len(os.sched_getaffinity(0)), own))
   if single and config.host_devices > 1:

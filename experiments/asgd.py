@@ -9,12 +9,12 @@ from collections.abc import Callable
 from experiments import app, build_algorithms, build_program, training
 from experiments.algorithm_flags import AsgdFlags
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import with_defaults
 from fedjax_norm.training.program import Program
 from fedjax_norm.training.programs import make_asgd
 from fedjax_norm.training.task import Task
 
-DEFAULTS = {"backend": "scan", "network": "lan", "momentum": 0.0}
-"""Of flags, other than the class's."""
+CONFIG = with_defaults(AsgdFlags, backend="scan", network="lan", momentum=0.0)
 
 
 def prepare(config: AsgdFlags) -> Callable[[Task], Program]:
@@ -30,4 +30,4 @@ def main(config: AsgdFlags) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, AsgdFlags, **DEFAULTS)
+  app.run(main, CONFIG)

@@ -1,7 +1,6 @@
 """From the flags to the options of FedAvg, SSGD and ASGD."""
 
 from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
-from experiments.build_data import make_objective
 from experiments.checks import given, refuse
 from experiments.config import Config
 from fedjax_norm.algorithms.asgd import AsgdConfig
@@ -9,6 +8,7 @@ from fedjax_norm.algorithms.fedavg import FedAvgConfig
 from fedjax_norm.algorithms.ssgd import SsgdConfig
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig
+from fedjax_norm.objectives import trained_by
 
 
 def make_local(config: Config, prox: float = 0.0) -> LocalConfig:
@@ -23,7 +23,7 @@ def make_local(config: Config, prox: float = 0.0) -> LocalConfig:
     clip_norm=config.clip_norm,
     prox=prox,
     accumulate=config.accumulate,
-    objective=make_objective(config),
+    objective=trained_by(config.task),
   )
 
 

@@ -3,8 +3,7 @@
 import numpy as np
 
 from experiments.build_algorithms import make_local
-from experiments.build_schedule import make_loop
-from experiments.checks import at_least, given, lengths, numbers, refuse
+from experiments.checks import at_least, given, numbers, refuse
 from experiments.decentralized_flags import DecentralizedFlags
 from fedjax_norm.algorithms.dgc import STAGES, DgcConfig
 from fedjax_norm.algorithms.gaia import GaiaConfig
@@ -13,6 +12,7 @@ from fedjax_norm.algorithms.ssgd import SsgdConfig
 from fedjax_norm.control.dial import Dial, stages
 from fedjax_norm.control.skewscout import GRIDS, SkewScout
 from fedjax_norm.errors import UserError
+from fedjax_norm.norm import NORMS
 
 OWN_FLAGS = {
   "bsp": ("reduction",),
@@ -44,12 +44,14 @@ def make_decentralized_config(
   match config.algorithm:
     case "bsp":
       # A norm over the joint batch gives the gradient of that, in which every example counts alike.
-      weighting = "examples" if config.norm == "sync_bn" else "uniform"
+      weighting = "examples" if NORMS[config.norm].across_nodes else "uniform"
       reduction = config.reduction or "sum"
       return SsgdConfig(local, weighting, batch_stats=stats, reduction=reduction)
     case "gaia":
       # Partitions keep their models, and with them the statistics that no norm wants merged.
-      apart = config.batch_stats is None and config.norm in ("bn", "brn")
+      spec = NORMS[config.norm]
+      merged = spec.across_nodes or spec.settles or not spec.has_running_statistics
+      apart = config.batch_stats is None and not merged
       return GaiaConfig(local, "local" if apart else stats)
     case "fedavg":
       if not config.momentum:
@@ -68,7 +70,7 @@ _SCOUT_FLAGS = ("scout_grid", "scout_start", "scout_lambda_al", "scout_lambda_c"
 
 def make_dial(config: DecentralizedFlags) -> Dial | None:
   """What sets theta; None for BSP, which has none, unless the accuracy loss is to be measured."""
-  rounds = make_loop(config, config.seed).rounds
+  rounds = config.rounds
   scout = _make_scout(config)
   match config.algorithm:
     case "bsp":
@@ -77,7 +79,6 @@ def make_dial(config: DecentralizedFlags) -> Dial | None:
       final = given(config.sparsity, STAGES[-1])
       if not 0 <= final < 1:
         raise UserError(f"--sparsity is {final}; it must be from 0 to below 1.")
-      at_least(config, 0, "sparsity_warmup_rounds")
       each = given(config.sparsity_warmup_rounds, 0)
       return Dial(stages(rounds, STAGES, each, final), scout=scout)
     case _:
@@ -142,10 +143,10 @@ def _make_scout(config: DecentralizedFlags) -> SkewScout | None:
 
 
 def _in_time(config: DecentralizedFlags, scout: SkewScout) -> SkewScout:
-  first, (rounds, _) = scout.check().init().next_look, lengths(config)
-  if first > rounds:
+  first = scout.check().init().next_look
+  if first > config.rounds:
     raise UserError(
-      f"SkewScout first looks after {first} rounds, which a run of {rounds} never reaches; lower "
-      "--scout_every."
+      f"SkewScout first looks after {first} rounds, which a run of {config.rounds} never reaches; "
+      "lower --scout_every."
     )
   return scout

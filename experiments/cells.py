@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from experiments import build_data, training
+from experiments import training
 from experiments.config import Config
 from experiments.training import Prepare
+from fedjax_norm import options
 from fedjax_norm.data.examples import Source
+from fedjax_norm.data.sources import DataConfig
 from fedjax_norm.errors import DivergedError
 from fedjax_norm.models.flops import step_flops
 from fedjax_norm.training.rows import Row
@@ -95,10 +97,10 @@ def load_sources(configs: Mapping[str, Config]) -> dict[str, Source]:
   sources: dict[Any, Source] = {}
   named = {}
   for name, config in configs.items():
-    data: Any = config.data, config.image_size, config.task, config.region, config.min_region_size
+    data: Any = config.task, *(getattr(config, one.name) for one in options.of(DataConfig))
     if config.train_share is not None:
-      data = *data, config.train_share, config.seed
+      data = *data, config.seed
     if data not in sources:
-      sources[data] = build_data.make_source(config)
+      sources[data] = training.load(config)
     named[name] = sources[data]
   return named

@@ -5,14 +5,9 @@ certificate and their own two files; a private key is its owner's alone.
 """
 
 import contextlib
-import sys
 from pathlib import Path
 
-from absl import app as absl_app
-from absl import flags
-
-from experiments.app import guard, parse_flags
-from experiments.flags import define, parse
+from experiments.app import run_plain
 from experiments.wire_flags import CertificatesFlags
 from fedjax_norm.errors import UserError
 from fedjax_norm.wire import certificates, private
@@ -41,17 +36,5 @@ def main(config: CertificatesFlags) -> None:
   print(f"{folder}: the authority, the server {servers[0]} and the clients {', '.join(names)}.")
 
 
-def run(argv: list[str]) -> None:
-  """Runs the binary on parsed flags and exits."""
-
-  def work() -> None:
-    if argv[1:]:
-      raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
-    main(parse(CertificatesFlags))
-
-  sys.exit(guard(work))
-
-
 if __name__ == "__main__":
-  define(CertificatesFlags, flags.FLAGS)
-  absl_app.run(run, flags_parser=parse_flags)
+  run_plain(main, CertificatesFlags)

@@ -3,7 +3,6 @@
 from typing import Any, TypeVar
 
 from experiments.config import Config
-from experiments.data_flags import DataFlags
 from fedjax_norm import numerals
 from fedjax_norm.errors import UserError
 
@@ -15,7 +14,7 @@ def given(value: T | None, default: T) -> T:
   return default if value is None else value
 
 
-def refuse(config: DataFlags, names: tuple[str, ...], needs: str) -> None:
+def refuse(config: Config, names: tuple[str, ...], needs: str) -> None:
   """Refuses flags that were given and would do nothing.
 
   Args:
@@ -42,12 +41,6 @@ def at_least(config: Any, least: float, *names: str) -> None:
     value = getattr(config, name)
     if value is not None and value < least:
       raise UserError(f"--{name} is {value}; it must be at least {least:g}.")
-
-
-def lengths(config: Config) -> tuple[int, int]:
-  """The rounds of a run and those between its evaluations, the usual ones if not given."""
-  rounds, every = config.usual
-  return given(config.rounds, rounds), given(config.eval_every, every)
 
 
 def numbers(config: Config, name: str) -> tuple[float, ...]:

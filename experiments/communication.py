@@ -8,33 +8,27 @@ trips a step with n norm layers; bytes are those of the messages.
 """
 
 import dataclasses
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app as absl_app
-
-from experiments.app import guard, parse_flags
+from experiments.app import run_plain
 from experiments.checks import at_least
-from experiments.fields import integer, string
-from experiments.flags import define, parse
 from fedjax_norm import models
-from fedjax_norm.errors import UserError
+from fedjax_norm.options import Options, option
 from fedjax_norm.training.communication import epoch_table, table, write
 
 
 @dataclasses.dataclass(frozen=True)
-class CommunicationFlags:
+class CommunicationFlags(Options):
   """What an epoch is counted for."""
 
-  clients: int = integer(10, "Workers.")
-  batch_size: int = integer(32, "Examples of a worker's step.")
-  examples: int = integer(50_000, "Training examples of all workers.")
-  image_size: int = integer(32, "Height and width of an image, in pixels.")
-  channels: int = integer(3, "Channels of an image.")
-  classes: int = integer(10, "How many classes there are.")
-  models: str = string(",".join(models.MODELS), "The models, separated by commas.")
-  output: str | None = string(None, "A CSV file to write the table to.")
+  clients: int = option(10, "Workers.")
+  batch_size: int = option(32, "Examples of a worker's step.")
+  examples: int = option(50_000, "Training examples of all workers.")
+  image_size: int = option(32, "Height and width of an image, in pixels.")
+  channels: int = option(3, "Channels of an image.")
+  classes: int = option(10, "How many classes there are.")
+  models: str = option(",".join(models.MODELS), "The models, separated by commas.")
+  output: str | None = option(None, "A CSV file to write the table to.")
 
 
 def run(config: CommunicationFlags) -> None:
@@ -57,17 +51,5 @@ def run(config: CommunicationFlags) -> None:
     print(f"written: {config.output}")
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs on the parsed flags."""
-
-  def work() -> None:
-    if argv[1:]:
-      raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
-    run(parse(CommunicationFlags))
-
-  sys.exit(guard(work))
-
-
 if __name__ == "__main__":
-  define(CommunicationFlags)
-  absl_app.run(main, flags_parser=parse_flags)
+  run_plain(run, CommunicationFlags)

@@ -6,35 +6,31 @@ standard deviation.
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app as absl_app
-
 from experiments import seeds
-from experiments.app import guard, parse_flags
-from experiments.fields import number, string
-from experiments.flags import define, parse
+from experiments.app import run_plain
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import Options, option
 from fedjax_norm.training import curve_plots
 from fedjax_norm.training.files import read_json
 from fedjax_norm.training.measures import Measure, headline, measures_of
 from fedjax_norm.training.rows import Row, read_rows
-from fedjax_norm.training.run_folder import CONFIG
+from fedjax_norm.training.run_folder import CONFIG, read_config
 from fedjax_norm.training.table import columns_table, human_bytes, human_seconds
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareFlags:
+class CompareFlags(Options):
   """How runs are compared."""
 
-  output: str = string("compare.png", "Where the picture goes.")
-  target: float | None = number(
+  output: str = option("compare.png", "Where the picture goes.")
+  target: float | None = option(
     None, "A test accuracy, such as 0.9: what each run needed to reach it is told too."
   )
-  title: str = string("Test accuracy", "The title of the picture.")
+  title: str = option("Test accuracy", "The title of the picture.")
 
 
 # What hardly names a run: flags of the machine, of looking on, and the seed.
@@ -46,7 +42,7 @@ _QUIET = (
   "host_devices",
   "seed",
   "seeds",
-  "version",
+  "version",  # of runs of older versions
 )
 
 
@@ -95,7 +91,7 @@ def read(folder: str) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
   path = Path(folder)
   if not (path / "summary.json").exists() or not (path / CONFIG).exists():
     raise UserError(f"{folder} holds no finished run; name the folder that --workdir was.")
-  config, summary = read_json(path / CONFIG), read_json(path / "summary.json")
+  config, summary = read_config(path), read_json(path / "summary.json")
   if config.get("seeds"):
     numbers = range(config["seed"], config["seed"] + config["seeds"])
     tables = [read_rows(path / f"seed_{k}" / "metrics.csv")[0] for k in numbers]
@@ -152,17 +148,11 @@ def compare(folders: Sequence[str], output: str, title: str, target: float | Non
   return columns_table(head, table)
 
 
-def main(argv: Sequence[str]) -> None:
-  """Compares the runs named on the command line."""
-
-  def work() -> None:
-    config = parse(CompareFlags)
-    print(compare(argv[1:], config.output, config.title, config.target))
-    print(f"picture: {config.output}")
-
-  sys.exit(guard(work))
+def main(config: CompareFlags, *paths: str) -> None:
+  """Compares the runs in some folders."""
+  print(compare(paths, config.output, config.title, config.target))
+  print(f"picture: {config.output}")
 
 
 if __name__ == "__main__":
-  define(CompareFlags)
-  absl_app.run(main, flags_parser=parse_flags)
+  run_plain(main, CompareFlags, positional=True)

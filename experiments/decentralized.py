@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 from experiments import app, build_decentralized, build_program, training
 from experiments.decentralized_flags import DecentralizedFlags
+from fedjax_norm.options import with_defaults
 from fedjax_norm.training.decentralized import make_dgc, make_gaia, make_periodic
 from fedjax_norm.training.program import Program
 from fedjax_norm.training.programs import make_ssgd
 from fedjax_norm.training.task import Task
 
-DEFAULTS = {"lr": 0.01}
-"""Of flags, other than the class's."""
+CONFIG = with_defaults(DecentralizedFlags, lr=0.01)
 
 _MAKE: dict[str, Callable[..., Program]] = {
   "bsp": make_ssgd,
@@ -43,4 +43,4 @@ def main(config: DecentralizedFlags) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, DecentralizedFlags, **DEFAULTS)
+  app.run(main, CONFIG)

@@ -10,15 +10,16 @@ import dataclasses
 
 import numpy as np
 
-from experiments import app, build_algorithms, build_data, build_task
-from experiments.checks import at_least, given, lengths, refuse
+from experiments import app, build_algorithms, training
+from experiments.checks import at_least, given, refuse
 from experiments.config import Config
-from experiments.fields import choice, integer, number, string
 from experiments.finished import SplitRun, check_images, load_split
 from fedjax_norm import memory, models, nodes
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.preprocess import make_transforms
 from fedjax_norm.errors import UserError
+from fedjax_norm.norm import NORMS
+from fedjax_norm.options import option
 from fedjax_norm.split.plan import ALICE, BOB
 from fedjax_norm.training import curve_plots, evaluation
 from fedjax_norm.training.distil import DistilConfig, Public, distil
@@ -65,15 +66,15 @@ class DistilFlags(Config):
   several_processes = False
   one_device = True
   hidden = tuple(f.name for f in dataclasses.fields(Config) if f.name not in _SHOWN)
-  usual = (20, 1)
 
-  teacher: str | None = string(None, "The folder of a finished run of experiments.split.")
-  student: str = choice("tiny", tuple(models.MODELS), "The student's model.")
-  epochs: int = integer(20, "Passes over the public images.")
-  temperature: float = number(
+  teacher: str | None = option(None, "The folder of a finished run of experiments.split.")
+  student: str = option("tiny", "The student's model.", choices=tuple(models.MODELS))
+  epochs: int = option(20, "Passes over the public images.")
+  eval_every: int = option(1, "Epochs between two evaluations.", least=1)
+  temperature: float = option(
     2.0, "T: what logits are divided by before the student imitates them."
   )
-  hard: float | None = number(
+  hard: float | None = option(
     None,
     "The weight, 0 to 1, of the public set's labels beside what the teacher says; 0 by default.",
   )
@@ -91,7 +92,7 @@ def main(config: DistilFlags) -> None:
     raise UserError(
       f"{config.data} is what the clients trained on, which is not public; give other --data."
     )
-  source = build_data.make_source(config)
+  source = training.load(config)
   check_images(run, source.train.images.shape[1:], source.name)
   memory.check_batch(config.batch_size, source.train.images.shape[1:])
   if source.class_names != run.task.source.class_names:
@@ -121,7 +122,7 @@ def make_distil_config(config: DistilFlags) -> DistilConfig:
     UserError: an option that cannot be.
   """
   at_least(config, 1, "eval_batch_size")
-  if config.norm in ("fixbn", "sync_bn"):
+  if NORMS[config.norm].settles or NORMS[config.norm].across_nodes:
     raise UserError(f"--norm={config.norm} is bn to a student that trains in one place; give bn.")
   return DistilConfig(
     build_algorithms.make_local(config),
@@ -129,18 +130,18 @@ def make_distil_config(config: DistilFlags) -> DistilConfig:
     config.epochs,
     config.temperature,
     given(config.hard, 0.0),
-    lengths(config)[1],
+    config.eval_every,
     config.seed,
   )
 
 
 def make_student(config: DistilFlags, run: SplitRun, source: Source) -> Task:
   """The teacher's task with the student in its place, which sees images as the public set says."""
-  task, norm = run.task, build_task.make_norm(config)
+  task, norm = run.task, config.make_norm(config.rounds)
   model = models.create(config.model, norm, task.num_classes, task.image_shape, config.stem)
   if models.entry(config.model).segments:
     raise UserError(f"{config.model!r} says a class of every pixel; choose another --student.")
-  transforms = make_transforms(build_data.make_preprocess(config), source.train.images)
+  transforms = make_transforms(config, source.train.images)
   data = Source(source.name, source.train, task.source.test, task.source.class_names)
   return task._replace(
     model=model, source=data, eval_transform=transforms[-1], objective="classification"

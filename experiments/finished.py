@@ -3,10 +3,11 @@
 import dataclasses
 from typing import Any, NamedTuple, TypeVar
 
-from experiments import build_data
+from experiments import flags
 from experiments.config import Config
 from experiments.split_flags import SplitFlags, make_split_config
-from experiments.training import settler
+from experiments.training import load, settler
+from fedjax_norm import options
 from fedjax_norm.algorithms.split_config import VARIANTS, SplitConfig
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
@@ -51,7 +52,11 @@ def told(saved: dict[str, Any], kind: type[C]) -> C:
   names = {field.name for field in dataclasses.fields(kind)} - {"network"}
   if saved.get("members") is not None and "members" not in names:
     raise UserError("the run is of an ensemble, which has no model of its own; pass another run.")
-  given = kind(**{name: value for name, value in saved.items() if name in names})
+  known = {one.name: one for one in options.of(kind)}
+  # Older versions wrote None where a default was taken, and texts where there are now numbers.
+  texts = {k: v for k, v in saved.items() if isinstance(v, str) and k in known}
+  read = {**options.from_json(saved), **{k: flags.read(known[k], v) for k, v in texts.items()}}
+  given = kind(**{k: v for k, v in read.items() if k in names and v is not None})
   return dataclasses.replace(given, seeds=1, num_processes=None, host_devices=None)
 
 
@@ -92,7 +97,7 @@ def load_split(path: str) -> SplitRun:
       "folder of a run of experiments.split."
     )
   flags = told(saved, SplitFlags)
-  settled, task = settler(build_data.make_source(flags))(flags)
+  settled, task = settler(load(flags))(flags)
   image, model = images_of(task), task.model
   assert isinstance(settled, SplitFlags)
   assert isinstance(model, Staged)

@@ -10,11 +10,11 @@ folder. Without ``--workdir`` it is the untrained model that the flags say.
 import contextlib
 from pathlib import Path
 
-from experiments import app, build_data
+from experiments import app
 from experiments.config import Config
 from experiments.finished import check_one_model, told
 from experiments.leakage_flags import WHICH_MODEL, LeakageFlags
-from experiments.training import settler
+from experiments.training import load, settler
 from fedjax_norm.errors import UserError
 from fedjax_norm.leakage.inversion import Attack
 from fedjax_norm.training import leakage, leakage_plots
@@ -84,7 +84,7 @@ def _of_flags(config: LeakageFlags) -> tuple[Task, Variables, str]:
     raise UserError(
       "--untrained does nothing here: without --workdir the model is untrained; drop it."
     )
-  _, task = settler(build_data.make_source(config))(config)
+  _, task = settler(load(config))(config)
   title = f"{config.data}, {config.model}, {config.norm}, untrained"
   return task, initial_variables(task, config.seed), title
 
@@ -100,7 +100,7 @@ def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
   path = config.workdir or ""
   saved, variables = load_run(path)
   one = told(saved, Config)
-  _, task = settler(build_data.make_source(one))(one)
+  _, task = settler(load(one))(one)
   title = f"{one.data}, {one.model}, {one.norm}, {saved['algorithm']}"
   if config.untrained:
     return task, initial_variables(task, one.seed), f"{title}, untrained"

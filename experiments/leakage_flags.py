@@ -3,13 +3,19 @@
 import dataclasses
 
 from experiments.config import Config
-from experiments.data_flags import DataFlags
-from experiments.fields import boolean, integer, number, string
+from fedjax_norm import options
+from fedjax_norm.data.partition import PartitionConfig
+from fedjax_norm.data.sources import DataConfig
+from fedjax_norm.options import option
 
 WHICH_MODEL = (
-  *(field.name for field in dataclasses.fields(DataFlags)),
+  *(
+    one.name
+    for kind in (DataConfig, PartitionConfig)
+    for one in options.of(kind)
+    if one.name not in ("train_share", "relabelled")
+  ),
   "task",
-  "image_size",
   "standardise",
   "whiten",
   "zca_epsilon",
@@ -48,15 +54,15 @@ class LeakageFlags(Config):
     if field.name not in (*WHICH_MODEL, *_MACHINE)
   )
 
-  untrained: bool = boolean(
+  untrained: bool = option(
     False, "Whether the model that the run of --workdir began with is measured, not its last one."
   )
-  cuts: str | None = string(
+  cuts: str | None = option(
     None,
     "The stages behind which to cut, with commas; all by default (python -m experiments.stages "
     "lists them).",
   )
-  examples: int = integer(512, "Images that are attacked, at the most.")
-  auxiliary: float = number(0.5, "The share of the test images that the attacker has.")
-  attack_steps: int = integer(1000, "Steps of the attacker's decoder.")
-  known_labels: int = integer(5, "Training examples of each class whose labels Bob knows.")
+  examples: int = option(512, "Images that are attacked, at the most.")
+  auxiliary: float = option(0.5, "The share of the test images that the attacker has.")
+  attack_steps: int = option(1000, "Steps of the attacker's decoder.")
+  known_labels: int = option(5, "Training examples of each class whose labels Bob knows.")

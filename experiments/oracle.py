@@ -11,23 +11,19 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from experiments import app, build_data, build_decentralized, build_schedule, decentralized, savings
+from experiments import app, build_decentralized, decentralized, savings
 from experiments.cells import Result, load_sources, run_cell
 from experiments.checks import numbers
 from experiments.decentralized_flags import DecentralizedFlags, OracleFlags
 from experiments.training import Prepare
 from fedjax_norm.errors import UserError
+from fedjax_norm.objectives import trained_by
+from fedjax_norm.options import with_defaults
 from fedjax_norm.training import plots
 from fedjax_norm.training.files import write_atomic
 from fedjax_norm.training.run_folder import RunFolder
 
-DEFAULTS = {
-  **decentralized.DEFAULTS,
-  "algorithm": "gaia",
-  "partition": "skew",
-  "skewscout": "hill",
-}
-"""Of flags, other than the class's."""
+CONFIG = with_defaults(OracleFlags, lr=0.01, algorithm="gaia", partition="skew", skewscout="hill")
 
 _PREPARE: Prepare = decentralized.prepare
 _THETA = {"gaia": "threshold", "fedavg": "local_steps", "dgc": "sparsity"}
@@ -54,7 +50,7 @@ def runs(
     raise UserError(f"--oracle_tolerance is {config.oracle_tolerance}; it must be 0 or more.")
   own = [field.name for field in dataclasses.fields(DecentralizedFlags)]
   scout = DecentralizedFlags(**{name: getattr(config, name) for name in own})
-  dial = build_decentralized.make_dial(scout)
+  dial = build_decentralized.make_dial(scout.in_rounds(config.clients or 10, 10**6))
   if not (dial and dial.scout and dial.scout.search):
     raise UserError(
       f"--skewscout={config.skewscout} chooses nothing to compare; name a search, such as hill."
@@ -89,14 +85,14 @@ def runs(
 
 def main(config: OracleFlags) -> None:
   """Runs everything and writes what was saved."""
-  if build_data.make_objective(config) != "classification":
+  if trained_by(config.task) != "classification":
     raise UserError(
       f"the Oracle holds runs against BSP's accuracy, of which {config.task} has none; choose "
       "--task=classification."
     )
   configs, degrees = runs(config)
   for each in configs.values():  # what is wrong with the flags, before data is read
-    _PREPARE(build_schedule.in_rounds(each, each.clients or 10, 10**6))
+    _PREPARE(each.in_rounds(each.clients or 10, 10**6))
   sources = load_sources(configs)
   folder = app.new_folder(config)
   apart = ("oracle_tolerance", "oracle_fractions")
@@ -117,4 +113,4 @@ def main(config: OracleFlags) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, OracleFlags, **DEFAULTS)
+  app.run(main, CONFIG)

@@ -10,19 +10,15 @@ import csv
 import dataclasses
 import io
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app as absl_app
 from matplotlib.figure import Figure
 
 from experiments import app, efforts, paper_000, paper_001, paper_003, paper_004, savings
-from experiments.build_schedule import in_rounds
 from experiments.cells import Result, Results, load_sources, run_cell
 from experiments.config import Config
-from experiments.flags import define, parse
 from experiments.paper_flags import PaperFlags
 from experiments.tables import Claim, Table
 from fedjax_norm import nodes
@@ -239,7 +235,7 @@ def main(options: PaperFlags) -> None:
     for name, cell in cells.items()
   }
   for name, config in configs.items():  # a wrong seed, before data is read
-    cells[name].prepare(in_rounds(config, config.clients or 10, 10**6))
+    cells[name].prepare(config.in_rounds(config.clients or 10, 10**6))
   placed = {name: place(config, options.data_dir) for name, config in configs.items()}
   if options.data_dir is not None and placed == configs:
     raise UserError("--data_dir does nothing here, where all data is generated; drop it.")
@@ -277,20 +273,5 @@ def _pair(accuracies: tuple[float, float]) -> str:
   return " / ".join(map(_figure, accuracies))
 
 
-def run() -> None:
-  """Runs the tables on the command line's flags and exits."""
-  define(PaperFlags)
-
-  def guarded(argv: Sequence[str]) -> None:
-    def work() -> None:
-      if argv[1:]:
-        raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
-      main(parse(PaperFlags))
-
-    sys.exit(app.guard(work))
-
-  absl_app.run(guarded, flags_parser=app.parse_flags)
-
-
 if __name__ == "__main__":
-  run()
+  app.run_plain(main, PaperFlags)

@@ -39,7 +39,7 @@ class _Setting(NamedTuple):
   shares: tuple[float, float, float]
 
 
-_PLAIN: Options = {"lr_schedule": "constant", "lr_boundaries": None}
+_PLAIN: Options = {"lr_schedule": "constant", "lr_boundaries": ()}
 _SMOKE_NETWORK: Options = {
   "data": "digits",
   "image_size": None,
@@ -130,7 +130,7 @@ def _scales(row: _Setting, length: str) -> dict[str, dict[str, Any]]:
   """
   warm = "lr_warmup_rounds" if length == "rounds" else "lr_warmup_epochs"
   warmup = {} if row.split == "split_mnist" else {warm: 0 if length == "rounds" else None}
-  steps: Options = {"lr_boundaries": "2"} if row.split == "split_mnist" else _PLAIN
+  steps: Options = {"lr_boundaries": (2,)} if row.split == "split_mnist" else _PLAIN
   small = {**row.small, **warmup, **steps, length: row.passes, "eval_every": 1}
   smoke = {**_SMOKE_NETWORK, **warmup, **_PLAIN, length: 4, "eval_every": 2}
   smoke |= {"batch_size": 20} | ({"cut": "conv1"} if length == "rounds" else {})

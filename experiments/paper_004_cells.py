@@ -126,9 +126,8 @@ def cell(
 
 def _lengths(known: Setting, options: Options, rounds: int) -> dict[str, Any]:
   """The flags of a run's length, and of what happens after shares of it."""
-  at = [str(round(share * rounds)) for share in known.steps]
   lengths: dict[str, Any] = {"epochs": None, "rounds": rounds, "eval_every": rounds // 4}
-  lengths["lr_boundaries"] = ",".join(at) or None
+  lengths["lr_boundaries"] = tuple(round(share * rounds) for share in known.steps)
   warmup = options.get("sparsity_warmup_epochs")
   if warmup is not None:
     each = max(1, round(warmup * rounds / known.epochs))

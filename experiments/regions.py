@@ -10,21 +10,17 @@ Regions are the clients of any partition: ``--region=subcontinent`` for the seco
 import csv
 import dataclasses
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app as absl_app
-from absl import flags
 
-from experiments import build_data
-from experiments.app import guard, parse_flags
-from experiments.data_flags import DataFlags
-from experiments.fields import integer, string
-from experiments.flags import define, parse
-from fedjax_norm.data import label_share, partition
+from experiments.app import run_plain
+from fedjax_norm.data import label_share, partition, sources
+from fedjax_norm.data.partition import PartitionConfig
+from fedjax_norm.data.sources import DataConfig
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import option, with_defaults
 from fedjax_norm.training import plots, region_plots
 from fedjax_norm.training.files import write_atomic
 from fedjax_norm.training.table import columns_table
@@ -34,20 +30,31 @@ _MOST_PRINTED = 40
 
 
 @dataclasses.dataclass(frozen=True)
-class RegionsFlags(DataFlags):
+class RegionsFlags(PartitionConfig, DataConfig):
   """What the table of the classes by region is told besides."""
 
-  top: int = integer(5, "Classes a region in the table.")
-  seed: int = integer(0, "Of a partition that is drawn.", most=2**32 - 1)
-  output: str = string("regions", "The folder of the CSV files and pictures.")
+  group = "tables"
+  hidden = ("image_size", "train_share", "relabelled")
+
+  top: int = option(5, "Classes a region in the table.")
+  seed: int = option(0, "Of a partition that is drawn.", most=2**32 - 1)
+  output: str = option("regions", "The folder of the CSV files and pictures.")
+
+
+CONFIG = with_defaults(RegionsFlags, partition="natural")
 
 
 def run(config: RegionsFlags) -> None:
   """Prints the table and writes the files."""
   if config.top < 1:
     raise UserError(f"--top is {config.top}; it must be at least 1.")
-  known = build_data.make_labels(config)
-  division = build_data.make_partition(config, known.labels, known.clients, config.seed)
+  known = sources.load_labels(
+    config.data,
+    config.data_dir,
+    region=config.region,
+    min_region_size=config.min_region_size,
+  )
+  division = partition.from_config(config, known.labels, known.clients, config.seed)
   counts = partition.counts(division, known.labels, len(known.class_names))
   names = [f"client {k}" for k in range(len(counts))]
   if config.partition == "natural" and known.clients is not None and known.client_names:
@@ -117,17 +124,5 @@ def _write(
     plots.save(figure, folder / f"{name}.png")
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs on the parsed flags."""
-
-  def work() -> None:
-    if argv[1:]:
-      raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
-    run(parse(RegionsFlags, flags.FLAGS))
-
-  sys.exit(guard(work))
-
-
 if __name__ == "__main__":
-  define(RegionsFlags, partition="natural")
-  absl_app.run(main, flags_parser=parse_flags)
+  run_plain(run, CONFIG)

@@ -77,7 +77,7 @@ def _clients(config: Config, task: Task) -> list[tuple[str, str]]:
 def _targets(task: Task) -> list[tuple[str, str]]:
   """What is learnt where that is not the classes."""
   names = task.source.target_names
-  return [(task.objective, f"of {', '.join(names)}")] if names else []
+  return [(task.kind, f"of {', '.join(names)}")] if names else []
 
 
 def tell_resumed(folder: RunFolder, rounds: int) -> None:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import app, build_data, build_task
-from experiments.checks import lengths, refuse
+from experiments import app, training
+from experiments.checks import refuse
 from experiments.wire_build import (
   check_messages,
   check_waits,
@@ -31,8 +31,10 @@ from experiments.wire_build import (
 )
 from experiments.wire_flags import ClientFlags
 from experiments.wire_testing import Joined, evaluate, predict
+from fedjax_norm.data import partition
 from fedjax_norm.data.federated import FederatedData, draw, gather
 from fedjax_norm.errors import UserError
+from fedjax_norm.training import task_config
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
@@ -88,8 +90,8 @@ def prepare(config: ClientFlags, described: Described) -> Prepared:
   config = merged(config, content)
   task = make_task(config)
   if config.client_id is not None:
-    owners = task.source.train.clients
-    config = dataclasses.replace(config, partition=build_data.partition_of(config, owners))
+    train = task.source.train
+    config = task_config.resolve(config, train.labels, train.clients)
   if list(task.image_shape) != shape or task.num_classes != classes:
     raise UserError(
       f"the data has {task.num_classes} classes and images of {task.image_shape}, and the server's "
@@ -119,21 +121,21 @@ def make_keeper(
 
 def make_task(config: ClientFlags) -> Task:
   """The client's data, with that of the other clients where it is a share of a set."""
-  source = build_data.make_source(config)
+  source = training.load(config)
   if config.client_id is None:
     if not config.predict:
       refuse(config, ("clients", "partition"), "--client_id, which of the clients this is")
-    if build_data.make_preprocess(config).by_pixel:
+    if config.by_pixel:
       raise UserError(
         "--whiten=zca and --subtract=image depend on all training images, and parties with images "
         "of their own would feed one network differently; drop them, or divide a --data that all "
         "share by --client_id."
       )
     config = dataclasses.replace(config, partition="iid", clients=1)
-  division = build_data.make_partition(
-    config, source.train.labels, source.train.clients, config.seed
-  )
-  return build_task.make_task_of(config, source, division)
+  train = source.train
+  division = partition.from_config(config, train.labels, train.clients, config.seed)
+  config = task_config.resolve(config, train.labels, train.clients)
+  return training.make_task(config, source, division)
 
 
 def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
@@ -160,7 +162,7 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
     limit(config),
     config.patience,
   )  # fmt: skip
-  every, rounds, began = lengths(config)[1], len(alice.rates), time.monotonic()
+  every, rounds, began = config.eval_every, len(alice.rates), time.monotonic()
 
   def test(turned: Turned) -> dict[str, float] | None:
     round = turned.round + 1

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from experiments.algorithm_flags import TurnFlags
 from experiments.build_algorithms import make_local
-from experiments.build_task import make_members
 from experiments.checks import refuse
-from experiments.fields import boolean, choice, number, string
 from fedjax_norm.algorithms import split_config
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.ensemble import STAGES
+from fedjax_norm.options import option
+from fedjax_norm.split.members import read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,57 +23,59 @@ class SplitFlags(TurnFlags):
   # A batch crosses the cut as a whole, and no client has the whole model to train it further.
   hidden: ClassVar[Collection[str]] = ("accumulate", "fine_tune_steps", "fine_tune_lr")
 
-  algorithm: str = choice(
+  algorithm: str = option(
     "split",
-    split_config.VARIANTS,
     "split: clients take turns (paper 003, Alg. 2); splitfed_v1: side by side, the client and "
     "server parts averaged after a round; splitfed_v2: in turns, the client parts averaged.",
+    choices=split_config.VARIANTS,
   )
-  cut: str | None = string(
+  cut: str | None = option(
     None,
     "The last stage of the model that a client holds, the first with parameters by default; python "
     "-m experiments.stages lists them.",
   )
-  tail: str | None = string(
+  tail: str | None = option(
     None,
     "The U-shape without label sharing: the last stage of the server; those after it are the "
     "client's again.",
   )
-  relays: str | None = string(
+  relays: str | None = option(
     None, "Two or more relays between client and server: the last stage of each, with commas."
   )
-  members: str | None = string(  # type: ignore[misc]
+  members: str | None = option(  # type: ignore[misc]
     None,
     "An ensemble that trains in one exchange and votes, in place of --model: MODEL:CUT of each "
     "member with commas, as in tiny:conv1,lenet:conv1, or MODEL:CUT:TAIL in the U-shape.",
   )
-  turn_order: str | None = choice(
-    None, split_config.TURN_ORDERS, "Of the clients in a round: fixed (default) or shuffled anew."
-  )
-  hand_over: str | None = choice(
+  turn_order: str | None = option(
     None,
-    split_config.HAND_OVERS,
+    "Of the clients in a round: fixed (default) or shuffled anew.",
+    choices=split_config.TURN_ORDERS,
+  )
+  hand_over: str | None = option(
+    None,
     "How a client gets the weights of the one before: through the server (centralised, default) or "
     "from it (peer; with --relays always).",
+    choices=split_config.HAND_OVERS,
   )
-  handed_over: str | None = choice(
+  handed_over: str | None = option(
     None,
-    split_config.HANDED_OVER,
     "What it gets: the weights (default), or updates of those that a seed gives (sec. 3.4).",
+    choices=split_config.HANDED_OVER,
   )
-  client_momentum: str | None = choice(
+  client_momentum: str | None = option(
     None,
-    split_config.MOMENTA,
     "Of parts that are averaged in SplitFed; local by default if all take part, else reset.",
+    choices=split_config.MOMENTA,
   )
-  autoencoder: float | None = number(
+  autoencoder: float | None = option(
     None, "Semi-supervised learning (Alg. 3): alpha, the weight of the clients' autoencoder."
   )
-  labelled: float | None = number(  # type: ignore[misc]
+  labelled: float | None = option(  # type: ignore[misc]
     None,
     "With --autoencoder: the share of the training examples whose labels are known; 1 by default.",
   )
-  step_by_step: bool = boolean(
+  step_by_step: bool = option(
     False,
     "Whether every party is compiled by itself and each message is an object: slower, and listed "
     "in messages.csv.",
@@ -126,7 +128,7 @@ def make_split_config(config: SplitFlags) -> SplitConfig:
     refuse(config, ("relays",), "--model, as relays hold the stages of one model")
     refuse(config, ("autoencoder",), "--model, as its decoder reads one tensor")
     local = dataclasses.replace(local, objective="ensemble")
-    if make_members(config)[0].tail is not None:
+    if read(config.members, config.make_norm(config.rounds))[0].tail is not None:
       tail = STAGES[1]
   kept = "local" if config.momentum and config.cohort is None else "reset"
   momentum = config.client_momentum or ("reset" if config.algorithm == "split" else kept)

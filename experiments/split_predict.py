@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import app, build_data
+from experiments import app, training
 from experiments.checks import at_least, refuse
 from experiments.config import Config
-from experiments.fields import string
 from experiments.finished import SplitRun, check_images, load_split
 from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import option
 from fedjax_norm.training.lock import locked
 from fedjax_norm.training.message_log import MessageLog
 from fedjax_norm.training.remote import fetch, outputs_of
@@ -46,7 +46,7 @@ class PredictFlags(Config):
     field.name for field in dataclasses.fields(Config) if field.name not in (*_SHOWN, "data")
   )
 
-  data: str | None = string(  # type: ignore[assignment]
+  data: str | None = option(  # type: ignore[assignment]
     None,
     "The data whose test images are classified, as of experiments.split; the run's by default.",
   )
@@ -62,7 +62,7 @@ def main(config: PredictFlags) -> None:
     refuse(config, ("data_dir", "image_size"), "--data")
     source = run.task.source
   else:
-    source = build_data.make_source(config)
+    source = training.load(config)
   check_images(run, source.test.images.shape[1:], source.name)
   path = Path(config.workdir).expanduser()
   with locked(path, config.wait_for_workdir):

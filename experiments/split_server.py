@@ -5,7 +5,6 @@ model, sees activations, gradients and (without ``--tail``) labels, and says who
 same command goes on where a killed one stopped.
 """
 
-import dataclasses
 import time
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 
 from experiments import app
-from experiments.checks import at_least, lengths
+from experiments.checks import at_least
 from experiments.wire_build import (
   Shape,
   check_waits,
@@ -51,8 +50,6 @@ def main(config: ServerFlags) -> None:
   shape, classes = image_shape(config.image_shape), config.classes
   if classes is None:
     raise UserError("give the number of --classes; the server sees no data to count them in.")
-  rounds, every = lengths(config)
-  config = dataclasses.replace(config, rounds=rounds, eval_every=every)
   identity = own_identity(config, client=False)
   network = make_network_of(config, shape, classes)
   setting = Setting(
@@ -66,11 +63,11 @@ def main(config: ServerFlags) -> None:
     config.hand_over == "peer",
     limit(config),
   )
-  path = Path(config.workdir or "runs/split_server").expanduser()
+  rounds, path = config.rounds, Path(config.workdir or "runs/split_server").expanduser()
   with RunFolder.open(path, config.saved(), config.resume, config.wait_for_workdir) as folder:
 
     def on_round(round: int, totals: Totals) -> None:
-      if round % every == 0 or round == rounds:
+      if round % config.eval_every == 0 or round == rounds:
         told = row(round, totals, labelled=config.tail is None)
         append(folder, told)
         loss = f", training loss {told['train_loss']:.4f}" if "train_loss" in told else ""

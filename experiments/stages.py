@@ -7,19 +7,13 @@ example, in a batch of 32 (``models/flops.py``). The party before computes no gr
 
 import dataclasses
 import math
-import sys
-from collections.abc import Sequence
 
-from absl import app as absl_app
-from absl import flags
-
-from experiments.app import guard, parse_flags
-from experiments.fields import choice, integer, string
-from experiments.flags import define, parse
+from experiments.app import run_plain
 from fedjax_norm import models, norm
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.flops import step_flops
 from fedjax_norm.models.stages import describe, position
+from fedjax_norm.options import Options, option
 from fedjax_norm.training.table import columns_table, human_bytes
 
 _BATCH = 32  # several examples, for in training a norm of the batch refuses single elements
@@ -27,16 +21,16 @@ _FLOAT32 = 4  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
-class StagesFlags:
+class StagesFlags(Options):
   """What the list of a model's stages is told."""
 
-  model: str = choice("tiny", tuple(models.MODELS), "Which model.")
-  norm: str = choice("gn", norm.NAMES, "Its norm; gn has the model's usual groups.")
-  stem: str = choice("auto", ("auto", "cifar", "imagenet"), "Of models that have both.")
-  image_size: int = integer(32, "Pixels square.")
-  channels: int = integer(3, "Of an image.")
-  classes: int = integer(10, "Classes.")
-  cut: str | None = string(None, "The stage after which the model is cut; it is marked.")
+  model: str = option("tiny", "Which model.", choices=tuple(models.MODELS))
+  norm: str = option("gn", "Its norm, with the model's usual groups.", choices=norm.NAMES)
+  stem: str = option("auto", "Of models that have both.", choices=("auto", "cifar", "imagenet"))
+  image_size: int = option(32, "Pixels square.")
+  channels: int = option(3, "Of an image.")
+  classes: int = option(10, "Classes.")
+  cut: str | None = option(None, "The stage after which the model is cut; it is marked.")
 
 
 def run(config: StagesFlags) -> None:
@@ -49,9 +43,7 @@ def run(config: StagesFlags) -> None:
     if getattr(config, name) < least:
       raise UserError(f"--{name} is {getattr(config, name)}; it must be at least {least}.")
   shape = (config.image_size, config.image_size, config.channels)
-  groups = dict(models.entry(config.model).groups) if config.norm == "gn" else {}
-  spec = norm.create(config.norm, groups=groups.get("groups"), group_size=groups.get("group_size"))
-  model = models.create(config.model, spec, config.classes, shape, config.stem)
+  model = models.create(config.model, norm.create(config.norm), config.classes, shape, config.stem)
   marked = None if config.cut is None else position(model, config.cut, shape)
 
   infos = describe(model, shape)
@@ -76,17 +68,5 @@ def run(config: StagesFlags) -> None:
   print(columns_table(head, rows))
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs on the parsed flags."""
-
-  def work() -> None:
-    if argv[1:]:
-      raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
-    run(parse(StagesFlags, flags.FLAGS))
-
-  sys.exit(guard(work))
-
-
 if __name__ == "__main__":
-  define(StagesFlags)
-  absl_app.run(main, flags_parser=parse_flags)
+  run_plain(run, StagesFlags)

@@ -18,7 +18,7 @@ from experiments import decentralized, fedavg, split, ssgd
 from experiments.algorithm_flags import FedAvgFlags, SsgdFlags
 from experiments.config import Config
 from experiments.decentralized_flags import DecentralizedFlags
-from experiments.flags import define, parse
+from experiments.flags import define, parse, written
 from experiments.savings import Degree
 from experiments.split_flags import SplitFlags
 from experiments.training import Prepare
@@ -58,7 +58,8 @@ class Cell(NamedTuple):
   @property
   def name(self) -> str:
     """Of its run's folder; cells with the same flags have the same one."""
-    given = (f"{key}={value}" for key, value in sorted(self.options.items()) if value is not None)
+    options = sorted(self.options.items())
+    given = (f"{key}={written(value)}" for key, value in options if value not in (None, ()))
     return "-".join([self.preset, *given])
 
   @property

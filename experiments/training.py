@@ -11,12 +11,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments import app, build_data, build_program, build_schedule, build_task, report, seeds
+from experiments import app, build_program, report, seeds
 from experiments.algorithm_flags import SsgdFlags, StepwiseFlags
 from experiments.config import Config
+from fedjax_norm.data import order, partition, sources
 from fedjax_norm.data.examples import Source
+from fedjax_norm.data.own import Mine
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
+from fedjax_norm.training import task_config
 from fedjax_norm.training.distributed import is_main
 from fedjax_norm.training.files import write_atomic
 from fedjax_norm.training.guessing import no_better_than_guessing
@@ -47,13 +50,11 @@ def run(config: Config, prepare: Prepare) -> None:
     config: the flags.
     prepare: checks the flags and makes the algorithm's program.
   """
-  if config.seeds < 1:
-    raise UserError(f"--seeds is {config.seeds}; it must be at least 1.")
   if not isinstance(config, StepwiseFlags) or (config.epochs or config.scale_lr_from) is None:
     # What is wrong with the flags alone is told before the data is read, if it does not need it.
     last = dataclasses.replace(config, seed=config.seed + config.seeds - 1)
-    prepare(build_schedule.in_rounds(last, 1, 1))
-  settle = _settle_apart if jax.process_count() > 1 else settler(build_data.make_source(config))
+    prepare(last.in_rounds(1, 1))
+  settle = _settle_apart if jax.process_count() > 1 else settler(load(config))
   settled, task = settle(config)
   program = prepare(settled)(task)
   report.announce(settled, task, program)
@@ -74,17 +75,55 @@ def run(config: Config, prepare: Prepare) -> None:
     seeds.print_table(summaries, result)
 
 
+def load(config: Config, mine: Mine | None = None) -> Source:
+  """The data of a run (see ``sources.from_config``)."""
+  return sources.from_config(config, config.task, config.seed, mine)
+
+
 def settler(source: Source) -> Settle:
   """Settles the flags of runs on the same data."""
 
   def settle(config: Config) -> tuple[Config, Task]:
     train = source.train
-    config = dataclasses.replace(config, partition=build_data.partition_of(config, train.clients))
-    division = build_data.make_partition(config, train.labels, train.clients, config.seed)
-    config = build_schedule.in_rounds(config, len(division.offsets) - 1, len(division.order))
-    return config, build_task.make_task_of(config, source, division)
+    division = partition.from_config(config, train.labels, train.clients, config.seed)
+    config = resolve(config, source, division)
+    return config, make_task(config, source, division)
 
   return settle
+
+
+def resolve(config: Config, source: Source, division: Partition) -> Config:
+  """The flags with lengths in rounds, and the values in force that follow from the data."""
+  config = task_config.resolve(config, source.train.labels, source.train.clients)
+  config = config.in_rounds(len(division.offsets) - 1, len(division.order))
+  return order.resolve(config, config.rounds)
+
+
+def make_task(
+  config: Config,
+  source: Source,
+  division: Partition,
+  statistics: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Task:
+  """The task of one seed.
+
+  Args:
+    config: the flags, resolved.
+    source: the data.
+    division: of its training examples over clients.
+    statistics: the channels' mean and deviation; None takes those of the source's images.
+  """
+  return task_config.from_config(
+    config,
+    source,
+    division,
+    config.seed,
+    config.rounds,
+    config.steps_of_a_round(partition.sizes(division)),
+    statistics=statistics,
+    members=config.members,
+    labelled=config.labelled,
+  )
 
 
 def _settle_apart(config: Config) -> tuple[Config, Task]:
@@ -92,19 +131,16 @@ def _settle_apart(config: Config) -> tuple[Config, Task]:
   found: list[tuple[Partition, np.ndarray]] = []
 
   def mine(labels: np.ndarray, owners: np.ndarray | None) -> np.ndarray:
-    division = build_data.make_partition(config, labels, owners, config.seed)
+    division = partition.from_config(config, labels, owners, config.seed)
     found.append((division, own_examples(division)))
     return found[-1][1]
 
-  source = build_data.make_source(config, mine)
+  source = load(config, mine)
   division, own = found[-1]
-  owners = source.train.clients
-  config = dataclasses.replace(config, partition=build_data.partition_of(config, owners))
-  config = build_schedule.in_rounds(config, len(division.offsets) - 1, len(division.order))
-  preprocess, statistics = build_data.make_preprocess(config), None
-  if preprocess.by_channel:
-    statistics = common_statistics(source.train.images, own, preprocess.prepare)
-  return config, build_task.make_task_of(config, source, division, statistics)
+  config, statistics = resolve(config, source, division), None
+  if config.by_channel:
+    statistics = common_statistics(source.train.images, own, config.prepare)
+  return config, make_task(config, source, division, statistics)
 
 
 def open_folder(path: Path, config: Config) -> RunFolder:
@@ -139,12 +175,11 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
   title = f"{config.data}, {config.model_name}, {config.norm}, {task.data.num_clients} clients"
   with open_folder(path, config) as folder:
     if is_main():
-      report.tell_resumed(folder, build_schedule.lengths(config)[0])
+      report.tell_resumed(folder, config.rounds)
       report.draw_start(folder, task, f"{title} by {config.partition}")
       if isinstance(config, SsgdFlags):
         report.tell_communication(folder, config, task)
-    loop = build_schedule.make_loop(config, config.seed)
-    outcome = train(program, loop, task.data, variables, folder, config.progress)
+    outcome = train(program, config, task.data, variables, folder, config.progress)
     guesses = no_better_than_guessing(task, outcome.rows[-1])
     result = {**summary(outcome), "no_better_than_guessing": guesses}
     if lost := sorted((folder.read_summary() or {}).keys() - result.keys()):

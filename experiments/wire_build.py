@@ -4,18 +4,18 @@ import dataclasses
 import io
 import math
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import build_schedule, build_task
 from experiments.checks import at_least
 from experiments.split_flags import SplitFlags, make_split_config
 from experiments.wire_flags import AGREED, TOLD, ClientFlags, ServerFlags, WireFlags
-from fedjax_norm import memory, models, trees
+from fedjax_norm import memory, models, options, trees
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
+from fedjax_norm.norm import NORMS
 from fedjax_norm.typing import Variables
 from fedjax_norm.wire import identity, private
 from fedjax_norm.wire.identity import Identity
@@ -40,10 +40,9 @@ def merged(config: ClientFlags, content: dict[str, Any]) -> ClientFlags:
   """
   if set(content) != set(TOLD):
     raise UserError("the server tells other settings than this client knows; use one version.")
-  fields = {field.name: field for field in dataclasses.fields(config)}
-  hints = get_type_hints(type(config))
+  known = {one.name: one for one in options.of(type(config))}
   for name, value in content.items():
-    if not _can_be(value, hints[name], fields[name].metadata.get("enum_values")):
+    if not _can_be(value, known[name]):
       raise UserError(
         f"the server tells --{name}={value!r}, which cannot be; use one version on both sides."
       )
@@ -54,16 +53,20 @@ def merged(config: ClientFlags, content: dict[str, Any]) -> ClientFlags:
         f"the server {_said(name, its)} and this client {_said(name, mine)}; what a client sends "
         "depends on it, so say the same on both sides."
       )
-  return dataclasses.replace(config, **content)
+  return dataclasses.replace(config, **options.from_json(content))
 
 
-def _can_be(value: Any, hint: Any, choices: list[str] | None) -> bool:
-  """Whether a flag of a type can have a value that came as JSON."""
+def _can_be(value: Any, one: options.Option) -> bool:
+  """Whether an option can have a value that came as JSON."""
+  if value is None:
+    return one.default is None
+  if isinstance(value, list):
+    return tuple in one.types and all(isinstance(at, float) and math.isfinite(at) for at in value)
   if isinstance(value, bool):
-    return hint is bool
+    return bool in one.types
   if isinstance(value, float):
-    return isinstance(value, hint) and math.isfinite(value)
-  return isinstance(value, hint) and (choices is None or value is None or value in choices)
+    return float in one.types and math.isfinite(value)
+  return isinstance(value, one.types) and (not one.choices or value in one.choices)
 
 
 def _said(name: str, value: str | None) -> str:
@@ -82,7 +85,7 @@ def make_network_of(config: WireFlags, image_shape: Shape, classes: int) -> Netw
     UserError: what the wire does not do.
   """
   at_least(config, 1, "rounds", "eval_every", "batch_size", "local_steps", "local_epochs")
-  if config.norm == "fixbn":
+  if NORMS[config.norm].settles:
     raise UserError("FixBN changes the network half-way, which the wire does not do; use bn or gn.")
   if config.lr_schedule == "plateau":
     raise UserError("on a wire nobody knows when the loss stops falling; choose another schedule.")
@@ -93,14 +96,13 @@ def make_network_of(config: WireFlags, image_shape: Shape, classes: int) -> Netw
     raise UserError(f"a classifier needs at least 2 classes; --classes is {classes}.")
   memory.check_batch(config.batch_size, image_shape)
   # A client's --alpha is that of its partition.
-  options = make_split_config(dataclasses.replace(config, alpha=None))
-  model = models.create(
-    config.model, build_task.make_norm(config), classes, image_shape, config.stem
-  )
+  own = make_split_config(dataclasses.replace(config, alpha=None))
+  norm = config.make_norm(config.rounds)
+  model = models.create(config.model, norm, classes, image_shape, config.stem)
   if not isinstance(model, Staged):
     raise UserError(f"the model {config.model!r} is not made of stages, so it cannot be cut.")
   image = jax.ShapeDtypeStruct(image_shape, config.compute_dtype)
-  return make_network(model, options, image, classes)
+  return make_network(model, own, image, classes)
 
 
 def check_messages(config: WireFlags, network: Network, examples: int) -> None:
@@ -149,9 +151,8 @@ def make_rates(config: SplitFlags, steps: int) -> np.ndarray:
   Raises:
     UserError: the run has more steps than can be counted, or its schedule cannot be.
   """
-  rounds = build_schedule.make_loop(config, config.seed).rounds
-  check_steps(rounds, steps)
-  return build_schedule.make_schedule(config).rates(rounds)
+  check_steps(config.rounds, steps)
+  return config.rates(config.rounds)
 
 
 def limit(config: WireFlags) -> int:

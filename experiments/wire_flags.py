@@ -3,8 +3,13 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from experiments.fields import boolean, integer, number, string
 from experiments.split_flags import SplitFlags
+from fedjax_norm import options
+from fedjax_norm.data.order import Order
+from fedjax_norm.data.partition import PartitionConfig
+from fedjax_norm.data.preprocess import Preprocess
+from fedjax_norm.data.sources import DataConfig
+from fedjax_norm.options import Options, option
 
 TOLD = (
   "model", "stem", "norm", "groups", "group_size", "mean_only_bn", "norm_decay", "norm_epsilon",
@@ -18,12 +23,9 @@ TOLD = (
 AGREED = ("cut", "tail")
 """What of it the clients have to be told by their own users too, as it decides what they send."""
 
-_DATA = (
-  "data", "data_dir", "region", "min_region_size", "clients", "partition", "classes_per_client",
-  "ratio", "fraction", "dominant_share", "alpha", "exponent", "min_size", "image_size",
-  "standardise", "whiten", "zca_epsilon", "subtract", "augment", "feature_shift", "feature_scale",
-  "batch_order", "order_block", "drift", "drift_stretches", "drift_rounds",
-)  # fmt: skip
+_DATA = frozenset(
+  one.name for kind in (DataConfig, PartitionConfig, Preprocess, Order) for one in options.of(kind)
+) - {"train_share", "relabelled", "compute_dtype"}
 _RUN = ("seed", "workdir", "resume", "wait_for_workdir", "compilation_cache")
 _ALL = frozenset(field.name for field in dataclasses.fields(SplitFlags))
 
@@ -45,14 +47,14 @@ class WireFlags(SplitFlags):
   )
   """What changes no result, and may be other when a run goes on."""
 
-  authority: str = string("certificates/authority.pem", "The authority's certificate.")
-  certificate: str | None = string(None, "This party's certificate.")
-  key: str | None = string(None, "The private key of --certificate.")
-  patience: float = number(60.0, "Seconds for which somebody who does not answer is waited for.")
-  linger: float = number(
+  authority: str = option("certificates/authority.pem", "The authority's certificate.")
+  certificate: str | None = option(None, "This party's certificate.")
+  key: str | None = option(None, "The private key of --certificate.")
+  patience: float = option(60.0, "Seconds for which somebody who does not answer is waited for.")
+  linger: float = option(
     0.0, "Seconds to stay after the last round, for third parties that predict."
   )
-  max_megabytes: int = integer(256, "The size of the largest message.")
+  max_megabytes: int = option(256, "The size of the largest message.")
 
   def saved(self) -> dict[str, Any]:
     """What identifies a run: what this side is told, here or by the other."""
@@ -67,12 +69,12 @@ class ServerFlags(WireFlags):
   hidden = _ALL - {*TOLD, *_RUN}
   apart = (*WireFlags.apart, "listen")
 
-  client_names: str | None = string(
+  client_names: str | None = option(
     None, "The names on the clients' certificates, in the order of their turns, with commas."
   )
-  image_shape: str | None = string(None, "Height, width and channels of an image, as 28x28x1.")
-  classes: int | None = integer(None, "How many there are.")
-  listen: str = string("localhost:50051", "HOST:PORT to listen at.")
+  image_shape: str | None = option(None, "Height, width and channels of an image, as 28x28x1.")
+  classes: int | None = option(None, "How many there are.")
+  listen: str = option("localhost:50051", "HOST:PORT to listen at.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,33 +87,33 @@ class ClientFlags(WireFlags):
   hidden = _ALL - {*_DATA, *_RUN, *AGREED}
   apart = (*WireFlags.apart, "server", "listen", "client_id", "init_seed", "predict")
 
-  server: str = string("localhost:50051", "HOST:PORT of the server.")
-  client_id: int | None = integer(
+  server: str = option("localhost:50051", "HOST:PORT of the server.")
+  client_id: int | None = option(
     None,
     "Which of the --clients that divide --data this is, from 0. If not given, --data is all its "
     "own, and so are the mean and deviation of the training images that it standardises with, in "
     "--predict too.",
   )
-  init_seed: int | None = integer(
+  init_seed: int | None = option(
     None,
     "Of the weights, should this be the first client; drawn, and told nobody else, if not.",
     most=2**32 - 1,
   )
-  listen: str | None = string(
+  listen: str | None = option(
     None, "With --hand_over=peer, HOST:PORT at which peers find this; localhost:0 by default."
   )
-  predict: bool = boolean(
+  predict: bool = option(
     False, "Whether to classify the test images with the trained network, and not to train."
   )
 
 
 @dataclasses.dataclass(frozen=True)
-class CertificatesFlags:
+class CertificatesFlags(Options):
   """What the maker of certificates is told."""
 
-  output: str = string("certificates", "The folder to make; keys in it are never overwritten.")
-  clients: str | None = string(None, "The clients' names, with commas: alice0,alice1.")
-  server: str = string(
+  output: str = option("certificates", "The folder to make; keys in it are never overwritten.")
+  clients: str | None = option(None, "The clients' names, with commas: alice0,alice1.")
+  server: str = option(
     "localhost", "The host names and addresses that the server is reached by, with commas."
   )
-  days: int = integer(365, "How long the certificates are valid.")
+  days: int = option(365, "How long the certificates are valid.")

@@ -5,71 +5,83 @@ The names that a script needs; see the README for a run in fifteen lines.
 
 from fedjax_norm import data, models, nodes, norm
 from fedjax_norm.algorithms.asgd import AsgdConfig
-from fedjax_norm.algorithms.contract import Algorithm, Averaging, Context, Method, Update
+from fedjax_norm.algorithms.base import Algorithm
 from fedjax_norm.algorithms.dgc import DgcConfig
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
 from fedjax_norm.algorithms.gaia import GaiaConfig
-from fedjax_norm.algorithms.periodic import PeriodicConfig
-from fedjax_norm.algorithms.registry import METHODS
-from fedjax_norm.algorithms.scaffold import ScaffoldConfig
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.ssgd import SsgdConfig
 from fedjax_norm.control.plateau import Plateau
+from fedjax_norm.data.examples import Examples, Source
+from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.partition import make as make_partition
 from fedjax_norm.data.preprocess import Preprocess
 from fedjax_norm.data.sources import load as load_source
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.nodes import use_host_devices
-from fedjax_norm.norm import NormSpec
+from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.norm import create as make_norm
+from fedjax_norm.objectives import Objective
 from fedjax_norm.training.freezing import FreezeConfig
 from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.outcome import Outcome, summary
-from fedjax_norm.training.programs import make_program, run
+from fedjax_norm.training.programs import (
+  make_asgd,
+  make_fedavg,
+  make_ssgd,
+  run_asgd,
+  run_fedavg,
+  run_ssgd,
+)
+from fedjax_norm.training.restore import load_run
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.split import make_split, run_split
 from fedjax_norm.training.task import Task, make_task
-from fedjax_norm.training.train_config import config_of
 
 __all__ = [
-  "METHODS",
   "Algorithm",
   "AsgdConfig",
-  "Averaging",
-  "Context",
   "DgcConfig",
   "DivergedError",
+  "Examples",
   "FedAvgConfig",
   "FreezeConfig",
   "GaiaConfig",
   "LocalConfig",
   "LoopConfig",
-  "Method",
+  "Mode",
   "NormSpec",
+  "Objective",
   "Outcome",
-  "PeriodicConfig",
+  "Partition",
   "Plateau",
   "Preprocess",
   "RunFolder",
-  "ScaffoldConfig",
   "Schedule",
+  "Source",
   "SplitConfig",
   "SsgdConfig",
   "Task",
-  "Update",
   "UserError",
-  "config_of",
   "data",
+  "load_run",
   "load_source",
+  "make_asgd",
+  "make_fedavg",
   "make_norm",
   "make_partition",
-  "make_program",
+  "make_split",
+  "make_ssgd",
   "make_task",
   "models",
   "nodes",
   "norm",
-  "run",
+  "run_asgd",
+  "run_fedavg",
+  "run_split",
+  "run_ssgd",
   "summary",
   "use_host_devices",
 ]

@@ -156,29 +156,37 @@ def update_bytes(update: PyTree) -> Array:
   return total
 
 
-def lockstep_cost(spec: NormSpec, norm_channels: list[int]) -> tuple[int, int, int]:
+def moments_bytes(groups: list[int]) -> int:
+  """The bytes of the moments of norm layers with G groups: a count, G means and G m2 a layer."""
+  return sum(_FLOAT_BYTES * (1 + 2 * g) for g in groups)
+
+
+def lockstep_cost(spec: NormSpec, groups: list[int]) -> tuple[int, int, int]:
   """(bytes up, bytes down, round trips) a step of a norm that merges its moments across nodes.
 
-  A layer of C channels sends its count, mean and m2 forward (2 C + 1 numbers) and, for the exact
-  gradient, the sums of dy and dy * xhat backward (2 C); each comes back merged
-  (``moments.merge_over_axes``).
+  A layer sends its moments forward and, for the exact gradient, two sums a group backward; each
+  comes back merged (``moments.merge_over_axes``).
+
+  Args:
+    spec: the norm.
+    groups: of each norm layer (see ``models.norm_modules``).
   """
   if not spec.across_nodes or not spec.updates_running_statistics:
     return 0, 0, 0
-  one_way = sum(_FLOAT_BYTES * (2 * c + 1 + 2 * c) for c in norm_channels)
-  return one_way, one_way, 2 * len(norm_channels)
+  one_way = moments_bytes(groups) + _FLOAT_BYTES * 2 * sum(groups)
+  return one_way, one_way, 2 * len(groups)
 
 
-def paper_cost(cost: Cost, spec: NormSpec, norm_channels: list[int]) -> Cost:
+def paper_cost(cost: Cost, spec: NormSpec, groups: list[int]) -> Cost:
   """A cost with distributed BN counted as paper 000 does (sec. 4.2): 2 n + 1 round trips a step.
 
-  The mean goes up and comes back, then the variance, C numbers each; the exchange that the exact
-  gradient needs is left out.
+  The mean goes up and comes back, then the variance, a number a group each; the exchange that the
+  exact gradient needs is left out.
   """
   if not spec.across_nodes or not spec.updates_running_statistics:
     return cost
-  one_way = sum(_FLOAT_BYTES * 2 * c for c in norm_channels)
-  return cost._replace(step_up=one_way, step_down=one_way, step_trips=2 * len(norm_channels))
+  one_way = _FLOAT_BYTES * 2 * sum(groups)
+  return cost._replace(step_up=one_way, step_down=one_way, step_trips=2 * len(groups))
 
 
 def model_bytes(variables: Variables, without: frozenset[str] = frozenset()) -> int:

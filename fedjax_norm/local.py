@@ -93,7 +93,7 @@ class LocalConfig(Options):
     """The local steps per round of a client with this many examples."""
     return 0 * size + 1
 
-  def resolved(self, spec: NormSpec, all_clients: bool) -> Self:
+  def in_force(self, spec: NormSpec, all_clients: bool) -> Self:
     """The options in force: what was not given follows from the norm and the cohort.
 
     Args:
@@ -132,9 +132,9 @@ class LocalStepsConfig(LocalConfig):
       return 0 * size + (self.local_steps or 1)
     return self.local_epochs * steps_per_epoch(size, self.batch_size)
 
-  def resolved(self, spec: NormSpec, all_clients: bool) -> Self:
+  def in_force(self, spec: NormSpec, all_clients: bool) -> Self:
     """The options in force."""
-    config = super().resolved(spec, all_clients)
+    config = super().in_force(spec, all_clients)
     if config.local_steps is None and config.local_epochs is None:
       return dataclasses.replace(config, local_steps=1)
     return config

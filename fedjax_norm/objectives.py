@@ -123,8 +123,9 @@ def find(objective: str | Objective) -> Objective:
   if isinstance(objective, Objective):
     return objective
   if objective not in OBJECTIVES:
+    names = ", ".join(OBJECTIVES)
     raise UserError(
-      f"unknown objective {objective!r}; choose one of {', '.join(OBJECTIVES)} or pass an Objective."
+      f"unknown objective {objective!r}; choose one of {names}, or pass an Objective."
     )
   return OBJECTIVES[objective]
 

@@ -90,7 +90,7 @@ class Option(NamedTuple):
   group: str
 
 
-def of(kind: type) -> list[Option]:
+def of(kind: type) -> tuple[Option, ...]:
   """The options of a class, inherited ones included, in the order of their groups.
 
   Args:
@@ -103,7 +103,7 @@ def of(kind: type) -> list[Option]:
       # A subclass that only changes a default leaves the option under its heading.
       if "group" in vars(owner) or name not in owners:
         owners[name] = getattr(owner, "group", "run")
-  return [
+  return tuple(
     Option(
       field.name,
       _types(hints[field.name]),
@@ -113,7 +113,7 @@ def of(kind: type) -> list[Option]:
     )
     for field in dataclasses.fields(kind)
     if "help" in field.metadata
-  ]
+  )
 
 
 def _types(hint: Any) -> tuple[type, ...]:
@@ -121,7 +121,7 @@ def _types(hint: Any) -> tuple[type, ...]:
   return tuple(typing.get_origin(part) or part for part in parts if part is not type(None))
 
 
-def with_defaults(kind: type[C], **defaults: Any) -> type[C]:
+def with_defaults(kind: type[C], /, **defaults: Any) -> type[C]:
   """The same class with other defaults for some of its options."""
   fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
   changed = [
@@ -131,7 +131,7 @@ def with_defaults(kind: type[C], **defaults: Any) -> type[C]:
   return dataclasses.make_dataclass(kind.__name__, changed, bases=(kind,), frozen=True)
 
 
-def make(kind: type[C], *groups: Any, **given: Any) -> C:
+def make(kind: type[C], /, *groups: Any, **given: Any) -> C:
   """A configuration of the options that were given, checked.
 
   Args:
@@ -156,6 +156,11 @@ def make(kind: type[C], *groups: Any, **given: Any) -> C:
   for name in given:  # a given default would do nothing, too
     _check_needs(config, known[name])
   return config
+
+
+def from_json(saved: Mapping[str, Any]) -> dict[str, Any]:
+  """The values of options that were written as JSON, which has lists in place of tuples."""
+  return {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
 
 
 def check(config: Any) -> None:

@@ -1,9 +1,7 @@
 """The flags of every binary with the values that are tried, read from their config classes."""
 
 import random
-import types
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from experiments import (
@@ -26,8 +24,7 @@ from experiments import (
   ssgd,
   stages,
 )
-from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
-from experiments.decentralized_flags import DecentralizedFlags, OracleFlags
+from experiments.algorithm_flags import FedAvgFlags, SsgdFlags
 from experiments.flags import parse, shown
 from experiments.leakage_flags import LeakageFlags
 from experiments.paper_flags import PaperFlags
@@ -50,13 +47,11 @@ class Binary(NamedTuple):
     main: (the parsed flags, the config class) -> the exit code.
     config: the class of its flags.
     base: the flags of every call, which are accepted.
-    defaults: of flags, other than the class's.
   """
 
   main: Callable[[Any, type], int]
   config: type
   base: tuple[str, ...]
-  defaults: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def _training(main: Callable[[Any], None]) -> Callable[[Any, type], int]:
@@ -75,17 +70,16 @@ BINARIES = {
   "fedavg": Binary(_training(fedavg.main), FedAvgFlags, (DATA, *_TRAINS, *_FOUR)),
   "ssgd": Binary(_training(ssgd.main), SsgdFlags, (DATA, *_TRAINS)),
   "asgd": Binary(
-    _training(asgd.main), AsgdFlags, (DATA, *_TRAINS, "--host_devices=1"), asgd.DEFAULTS
+    _training(asgd.main), asgd.CONFIG, (DATA, *_TRAINS, "--host_devices=1")
   ),
   "decentralized": Binary(
-    _training(decentralized.main), DecentralizedFlags, (DATA, *_TRAINS), decentralized.DEFAULTS
+    _training(decentralized.main), decentralized.CONFIG, (DATA, *_TRAINS)
   ),
   "split": Binary(_training(split.main), SplitFlags, (DATA, *_TRAINS, *_FOUR, "--host_devices=1")),
   "oracle": Binary(
     _training(oracle.main),
-    OracleFlags,
+    oracle.CONFIG,
     (DATA, *_TRAINS, "--scout_every=2", "--scout_grid=0.1,0.2", "--oracle_fractions=0.5"),
-    oracle.DEFAULTS,
   ),
   "distil": Binary(
     _training(distil.main),
@@ -100,9 +94,8 @@ BINARIES = {
   "stages": Binary(_plain(stages.run), stages.StagesFlags, ("--image_size=8",)),
   "regions": Binary(
     _plain(regions.run),
-    regions.RegionsFlags,
+    regions.CONFIG,
     (DATA, "--clients=4", "--partition=classes"),
-    {"partition": "natural"},
   ),
   "communication": Binary(
     _plain(communication.run),
@@ -201,16 +194,14 @@ class Values(NamedTuple):
 
 def values_of(binary: Binary, name: str) -> Values:
   """What a flag is tried with, by its kind."""
-  (field,) = (field for field in shown(binary.config) if field.name == name)
-  if choices := field.metadata.get("enum_values"):
-    return Values((f"--{name}=\u00b2",), tuple(f"--{name}={choice}" for choice in choices))
-  hint = typing.get_type_hints(binary.config)[name]
-  kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-  if bool in kinds:
+  (one,) = (one for one in shown(binary.config) if one.name == name)
+  if one.choices:
+    return Values((f"--{name}=\u00b2",), tuple(f"--{name}={choice}" for choice in one.choices))
+  if bool in one.types:
     return Values((f"--{name}=\u00b2",), (f"--{name}", f"--no{name}"))
   refused, tried = (), TEXTS
-  if int in kinds or float in kinds:
-    refused, tried = (NO_COUNTS, COUNTS) if int in kinds else (NO_NUMBERS, NUMBERS)
+  if one.types in ((int,), (float,)):
+    refused, tried = (NO_COUNTS, COUNTS) if int in one.types else (NO_NUMBERS, NUMBERS)
   return Values(*(tuple(f"--{name}={value}" for value in each) for each in (refused, tried)))
 
 

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from norm_rows import ROWS
 from settings import plain
 from step_world import KEY
 
 from fedjax_norm import norm, trees
-from fedjax_norm.algorithms.contract import Context
+from fedjax_norm.algorithms.contract import Context, Setup
 from fedjax_norm.algorithms.split import split, turn_key
 from fedjax_norm.algorithms.split_config import SplitConfig
-from fedjax_norm.algorithms.contract import Setup
 from fedjax_norm.algorithms.split_rules import make_rules
 from fedjax_norm.data.federated import draw
 from fedjax_norm.local import make_gradient, optimizer
@@ -64,12 +64,12 @@ def net(name: str) -> Net:
   spec = (
     norm.create("fixbn").frozen()
     if name == "frozen"
-    else norm.create(name, **_OPTIONS.get(name, {}))
+    else ROWS[name].spec(name, **_OPTIONS.get(name, {}))
   )
   return Net(spec)
 
 
-_OPTIONS = {"gn": {"groups": 2}, "brn": {"renorm": norm.Renorm(3.0, 5.0, 0.0, 1.0, 1.0)}}
+_OPTIONS = {"brn": {"renorm": norm.Renorm(3.0, 5.0, 0.0, 1.0, 1.0)}}
 
 
 def initial(model: Net):

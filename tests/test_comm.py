@@ -16,12 +16,19 @@ from fedjax_norm.typing import Batch
 IMAGE = (8, 8, 3)
 
 
-def step_messages(name, axes):
+ACROSS = {
+  "sync_bn": norm.create("sync_bn"),
+  "in groups": norm.NormSpec("own", "NSK", groups=4, across_nodes=True),
+  "centred": norm.NormSpec("own", "NSK", group_size=8, across_nodes=True, scale=False),
+  "default groups": norm.NormSpec("own", "NSK", across_nodes=True),
+}
+
+
+def step_messages(name, axes, spec=ACROSS["sync_bn"]):
   """(the model, what a worker sends in one step for its norm layers)."""
-  spec = norm.create("sync_bn")
   model = models.create(name, spec, 10, IMAGE)
   shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0), IMAGE))
-  gradient = make_gradient(model.clone(norm=spec.bind(axes)), plain(batch_size=2), axes)
+  gradient = make_gradient(model.clone(norm=model.norm.bind(axes)), plain(batch_size=2), axes)
   batch = Batch(jnp.zeros((2, *IMAGE)), jnp.zeros(2, jnp.int32), jnp.ones(2))
 
   def step(params, stats):
@@ -35,9 +42,11 @@ def step_messages(name, axes):
   return model, sent
 
 
-@pytest.mark.parametrize("name", ["tiny", "resnet10"])
-def test_the_ledger_charges_what_a_step_sends(name):
-  model, sent = step_messages(name, ("nodes",))
+@pytest.mark.parametrize(
+  ("name", "norm"), [("resnet10", "sync_bn"), *(("tiny", norm) for norm in ACROSS)]
+)
+def test_the_ledger_charges_what_a_step_sends(name, norm):
+  model, sent = step_messages(name, ("nodes",), ACROSS[norm])
   up, down, trips = comm.lockstep_cost(model.norm, list(models.norm_modules(model, IMAGE).values()))
   assert up == down == sum(message.bytes for message in sent)
   assert trips == len(sent)

@@ -29,7 +29,7 @@ def run(job: Job) -> tuple[fn.Outcome, Result]:
   source = fn.load_source(f"npy:{job.folder}/data")
   partition = Partition(jobs.array(job, "order"), jobs.array(job, "offsets"))
   task = make_benchmark_task(source, partition, job.model, job.groups, job.dtype)
-  loop = fn.LoopConfig(job.rounds, job.rounds_per_sample, job.cohort, job.seed)
+  loop = fn.LoopConfig(job.rounds, job.rounds_per_sample, job.cohort or None, job.seed)
   config = fn.FedAvgConfig(
     fn.LocalConfig(job.batch_size, job.momentum), local_steps=job.local_steps
   )

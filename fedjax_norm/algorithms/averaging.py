@@ -86,9 +86,9 @@ class AveragingConfig(LocalStepsConfig):
     """Whether the norms' parameters stay on the client (FedBN)."""
     return self.fedbn
 
-  def resolved(self, spec: NormSpec, all_clients: bool) -> Self:
+  def in_force(self, spec: NormSpec, all_clients: bool) -> Self:
     """The options in force."""
-    config = super().resolved(spec, all_clients)
+    config = super().in_force(spec, all_clients)
     if self.client_momentum is None and self.momentum:
       return dataclasses.replace(config, client_momentum="local" if all_clients else "reset")
     return config

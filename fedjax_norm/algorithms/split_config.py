@@ -98,9 +98,9 @@ class SplitConfig(LocalStepsConfig):
         "batch_stats=moments, or use local, recalibrate or a SplitFed variant."
       )
 
-  def resolved(self, spec: NormSpec, all_clients: bool) -> Self:
+  def in_force(self, spec: NormSpec, all_clients: bool) -> Self:
     """The options in force."""
-    config = super().resolved(spec, all_clients)
+    config = super().in_force(spec, all_clients)
     if config.variant == "split":
       hand_over = self.hand_over or ("peer" if self.relays else "centralised")
       return dataclasses.replace(config, hand_over=hand_over)

@@ -56,10 +56,10 @@ class SsgdConfig(LocalConfig):
       return self.reduction == "mean" or spec.across_nodes
     return self.weighting == "examples"
 
-  def resolved(self, spec: NormSpec, all_clients: bool) -> Self:
+  def in_force(self, spec: NormSpec, all_clients: bool) -> Self:
     """The options in force."""
     weighting = "examples" if self.weighs_examples(spec) else "uniform"
-    return dataclasses.replace(super().resolved(spec, all_clients), weighting=weighting)
+    return dataclasses.replace(super().in_force(spec, all_clients), weighting=weighting)
 
   def step_examples(self, sizes: np.ndarray) -> np.ndarray:
     """The examples of every worker's batch: [n] int32, given their numbers of examples [n]."""

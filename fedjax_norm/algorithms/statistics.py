@@ -50,7 +50,7 @@ def check_policy(policy: str, spec: NormSpec) -> None:
   if not spec.has_running_statistics and policy != "mean":
     raise UserError(
       f"norm {spec.name!r} keeps no running statistics, so batch_stats={policy} would "
-      "do nothing; use bn, sync_bn, fixbn or brn, or drop it."
+      "do nothing; drop it or choose a norm that has them, such as bn."
     )
   if spec.settles and policy == "local":
     raise UserError(
@@ -169,11 +169,11 @@ def make_recalibrate(
     return (), lax.fori_loop(0, rows.shape[0], body, total)
 
   def begin(variables: Variables) -> PyTree:
-    """A zero for each device, layer and sum: count [D], and two of [D, C]."""
+    """A zero for each device, layer and sum: count [D], and two of [D, G]."""
     zeros = {}
     for layer, leaves in _layers(variables["batch_stats"]).items():
-      by_channel = jnp.zeros((nodes.num_devices, *leaves["mean"].shape), jnp.float32)
-      zeros[layer] = (jnp.zeros(nodes.num_devices, jnp.float32), by_channel, by_channel)
+      by_group = jnp.zeros((nodes.num_devices, *leaves["mean"].shape), jnp.float32)
+      zeros[layer] = (jnp.zeros(nodes.num_devices, jnp.float32), by_group, by_group)
     return zeros
 
   def add(totals: PyTree, variables: Variables, part: Part, key: Key) -> PyTree:

@@ -14,7 +14,7 @@ from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import measure
 from fedjax_norm.nodes import Nodes
 from fedjax_norm.norm import Mode
-from fedjax_norm.objectives import OBJECTIVES
+from fedjax_norm.objectives import Objective, find
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 Travel = Callable[[PyTree, PyTree, FederatedData, int, Key], tuple[Array, Array]]
@@ -38,7 +38,7 @@ def make_travel(
   nodes: Nodes,
   transform: Transform,
   examples: int,
-  objective: str = "classification",
+  objective: str | Objective = "classification",
 ) -> Travel:
   """Evaluates every client's model on a sample of its own training data and of another's.
 
@@ -56,9 +56,9 @@ def make_travel(
   Raises:
     UserError: an objective that knows no accuracy to be lost.
   """
-  if OBJECTIVES[objective].right is None:
+  if find(objective).right is None:
     raise UserError(
-      f"SkewScout weighs the accuracy that is lost, and {objective} has none; drop SkewScout."
+      "SkewScout weighs the accuracy that is lost, and this objective has none; drop SkewScout."
     )
 
   def own(server: PyTree, client: PyTree) -> Variables:

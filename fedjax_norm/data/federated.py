@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_norm.data.examples import Examples
-from fedjax_norm.data.order import Order, arrange
+from fedjax_norm.data.order import FOREVER, Order, arrange
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.data.shuffle import permuted
 from fedjax_norm.keys import Stream, stream
@@ -79,6 +79,7 @@ def federate(
   strengths: np.ndarray | None = None,
   order: Order | None = None,
   targets: np.ndarray | None = None,
+  span: int | np.ndarray = FOREVER,
 ) -> FederatedData:
   """Puts examples and their partition together, as host arrays.
 
@@ -90,11 +91,12 @@ def federate(
     strengths: [K] of the feature shift, if there is one.
     order: how each client goes through its examples; None is at random.
     targets: [N, ...] of the examples as they are trained on; None is their labels.
+    span: the local steps that a stretch of a drift lasts (``order.span``), for all clients or [K].
   """
   labels = examples.labels.astype(np.int32, copy=False)
   sizes = np.diff(partition.offsets).astype(np.int32)
   num_clients = len(sizes)
-  arranged = arrange(partition, examples.labels, order or Order())
+  arranged = arrange(partition, examples.labels, order or Order(), span)
   return FederatedData(
     images=np.ascontiguousarray(examples.images),
     labels=labels,

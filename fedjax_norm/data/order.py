@@ -6,60 +6,85 @@ from changes over the rounds. Neither changes who holds what.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import Options, option
 
 KEYS = ("label", "source")
 """What examples are sorted by: their label, or their place in the source, as a camera's frames."""
 BATCH_ORDERS = ("shuffled", *KEYS)
 DRIFTS = ("none", *KEYS)
 
-_FOREVER = np.iinfo(np.int32).max
+FOREVER = np.iinfo(np.int32).max
+"""More steps than any run has."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
-  """How each client orders its examples.
+class Order(Options):
+  """How each client goes through its examples."""
 
-  Attributes:
-    batches: ``'shuffled'``, or what an epoch's examples are sorted by.
-    block: how many examples in a row stay together while the blocks are shuffled anew every epoch
-      (what fills no block comes last); 1 is no correlation, None all: every epoch is the same.
-    drift: ``'none'``, or what a client's examples are sorted by, once, to be divided into
-      stretches.
-    stretches: how many, as even as can be; a client draws from one of them at a time, in turn, and
-      an epoch is one of the stretch.
-    span: local steps that a stretch lasts, for all clients or [K].
+  group = "order"
+
+  batch_order: str = option(
+    "shuffled",
+    "How a client goes through an epoch: at random, sorted by label, or in the order of the source "
+    "(the last two make the examples of a batch alike).",
+    choices=BATCH_ORDERS,
+  )
+  order_block: int | None = option(
+    None,
+    "How many examples in a row stay together; the blocks are shuffled anew every epoch. All by "
+    "default, so that every epoch is the same.",
+    least=1,
+    needs="batch_order=label,source",
+  )
+  drift: str = option(
+    "none",
+    "Concept drift: each client's examples are sorted by label or by their place in the source and "
+    "divided into stretches; the client draws from one stretch at a time, in turn.",
+    choices=DRIFTS,
+  )
+  drift_stretches: int = option(
+    2, "The number of stretches, as equal as possible.", least=2, needs="drift"
+  )
+  drift_rounds: int | None = option(
+    None,
+    "The rounds that each stretch lasts; by default a run goes through all stretches once.",
+    least=1,
+    needs="drift",
+  )
+
+
+C = TypeVar("C", bound=Order)
+
+
+def resolve(config: C, rounds: int) -> C:
+  """The configuration with the rounds that a stretch lasts filled in.
+
+  Args:
+    config: the order.
+    rounds: of the run.
   """
+  if config.drift == "none" or config.drift_rounds is not None:
+    return config
+  return dataclasses.replace(config, drift_rounds=-(-rounds // config.drift_stretches))
 
-  batches: str = "shuffled"
-  block: int | None = None
-  drift: str = "none"
-  stretches: int = 1
-  span: int | np.ndarray = _FOREVER
 
-  def __post_init__(self):
-    for field, choices in (("batches", BATCH_ORDERS), ("drift", DRIFTS)):
-      if getattr(self, field) not in choices:
-        raise UserError(
-          f"unknown {field} order {getattr(self, field)!r}; choose one of {', '.join(choices)}."
-        )
-    if self.block is not None and (self.batches == "shuffled" or self.block < 1):
-      raise UserError(
-        f"a block of {self.block} examples must have at least 1, and needs an order of batches that"
-        " is not shuffled."
-      )
-    if (self.drift == "none") != (self.stretches == 1) or self.stretches < 1:
-      raise UserError(
-        f"{self.stretches} stretches with the drift {self.drift!r}: a drift has 2 or more, and no"
-        " drift has 1."
-      )
-    if np.min(self.span) < 1:
-      raise UserError(f"a stretch lasts {np.min(self.span)} steps; it must last at least 1.")
+def span(config: Order, rounds: int, steps: int | np.ndarray = 1) -> int | np.ndarray:
+  """The local steps that a stretch lasts, for all clients or [K]; ``FOREVER`` without drift.
+
+  Args:
+    config: the order.
+    rounds: of the run.
+    steps: of a client in a round, for all clients or [K].
+  """
+  if config.drift == "none":
+    return FOREVER
+  return min(resolve(config, rounds).drift_rounds or rounds, rounds) * steps
 
 
 class Arranged(NamedTuple):
@@ -78,37 +103,46 @@ class Arranged(NamedTuple):
   spans: np.ndarray
 
 
-def arrange(partition: Partition, labels: np.ndarray, config: Order) -> Arranged:
+def arrange(
+  partition: Partition, labels: np.ndarray, config: Order, span: int | np.ndarray = FOREVER
+) -> Arranged:
   """Sorts each client's examples as an order says.
 
   Args:
     partition: who holds what, each client's examples in random order.
     labels: [N] int.
     config: the order.
+    span: the local steps that a stretch lasts (:func:`span`), for all clients or [K].
+
+  Raises:
+    UserError: a stretch that lasts no step.
   """
+  if np.min(span) < 1:
+    raise UserError(f"a stretch lasts {np.min(span)} steps; it must last at least 1.")
+  drifts = config.drift != "none"
   order, sizes = partition.order.astype(np.int32), np.diff(partition.offsets).astype(np.int32)
   owner = np.repeat(np.arange(len(sizes)), sizes)
-  stretches = np.minimum(config.stretches, sizes).astype(np.int32)
+  stretches = np.minimum(config.drift_stretches if drifts else 1, sizes).astype(np.int32)
 
   def sort(by: str, within: np.ndarray) -> np.ndarray:
     """By a key within groups that are in order already; equal keys stay in random order."""
     keys = labels[order] if by == "label" else order
     return order[np.lexsort((keys, within))]
 
-  if config.drift != "none":
+  if drifts:
     order = sort(config.drift, owner)
-  if config.batches != "shuffled":
+  if config.batch_order != "shuffled":
     rank = np.arange(len(order)) - np.repeat(partition.offsets[:-1], sizes)
     base, extra = (values[owner] for values in np.divmod(sizes, stretches))
     # Of s examples in p stretches, the first s mod p hold one more.
     stretch = np.where(
       rank < extra * (base + 1), rank // (base + 1), (rank - extra) // np.maximum(base, 1)
     )
-    order = sort(config.batches, owner.astype(np.int64) * config.stretches + stretch)
-  if config.batches == "shuffled":
+    order = sort(config.batch_order, owner.astype(np.int64) * stretches.max() + stretch)
+  if config.batch_order == "shuffled":
     blocks = np.ones_like(sizes)
   else:
-    blocks = sizes if config.block is None else np.minimum(config.block, sizes)
-  spans = np.minimum(np.asarray(config.span, np.float64), _FOREVER).astype(np.int32)
+    blocks = sizes if config.order_block is None else np.minimum(config.order_block, sizes)
+  spans = np.minimum(np.asarray(span, np.float64), FOREVER).astype(np.int32)
   spans = np.broadcast_to(spans, sizes.shape)
   return Arranged(order, blocks.astype(np.int32), stretches, spans)

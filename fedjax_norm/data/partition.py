@@ -4,14 +4,16 @@ Every partition uses each example exactly once and leaves no client empty, or is
 are those that occur in the labels, in ascending order.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from fedjax_norm.data import label_skew, size_skew
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import Options, option
 
 
 class Partition(NamedTuple):
@@ -95,6 +97,134 @@ OPTIONS: dict[str, tuple[str, ...]] = {
   for name, function in _FUNCTIONS.items()
 }
 """The options that each partition uses; `make` refuses any other."""
+
+CLIENTS = 10
+"""The number of clients of a run that does not say it, of data that names none."""
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+  name: {
+    key: one.default
+    for key, one in inspect.signature(function).parameters.items()
+    if key in OPTIONS[name] and one.default is not None
+  }
+  for name, function in _FUNCTIONS.items()
+}
+# The options of a configuration that not every partition uses.
+_DEPENDENT = tuple(
+  dict.fromkeys(key for keys in OPTIONS.values() for key in keys if key != "clients")
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PartitionConfig(Options):
+  """How the training examples are divided over the clients."""
+
+  group = "partition"
+
+  clients: int | None = option(
+    None,
+    "The number of clients; by default 10, or all that the data names (--partition=natural).",
+    least=1,
+  )
+  partition: str | None = option(
+    None,
+    "How the training examples are divided over the clients; by default natural where the data "
+    "names clients, else classes.",
+    choices=tuple(OPTIONS),
+  )
+  classes_per_client: int | None = option(
+    None,
+    "The number of classes that a client holds, for --partition=classes; by default the smallest "
+    "number with which every class is held.",
+  )
+  ratio: float | None = option(
+    None,
+    "R of paper 000, for --partition=ratio: with 0 no two clients share a class, and with "
+    "(clients - 1) / clients all have the same mix.",
+  )
+  fraction: float | None = option(
+    None, "The share of the examples that is divided by label, for --partition=skew."
+  )
+  dominant_share: float | None = option(
+    None, "The share of a client's main class, for --partition=dominant."
+  )
+  alpha: float | None = option(
+    None, "The concentration, for --partition=dirichlet or quantity; small values are more skewed."
+  )
+  exponent: float | None = option(
+    None, "The exponent of the power law of sizes, for --partition=quantity."
+  )
+  min_size: int | None = option(
+    None, "The smallest number of examples of a client, for --partition=dirichlet or quantity."
+  )
+  relabelled: float | None = option(
+    None,
+    "The share of clients that give every class another label; the test set keeps its labels.",
+    above=0,
+    most=1,
+  )
+
+  def check(self) -> None:
+    """Refuses options that the partition does not use."""
+    used = OPTIONS[self.partition or "classes"]  # that of natural clients uses none of these
+    for name in _DEPENDENT:
+      if name not in used and getattr(self, name) is not None:
+        able = " or ".join(other for other, options in OPTIONS.items() if name in options)
+        raise UserError(
+          f"--{name} does nothing here: it needs --partition={able}; drop it or add that."
+        )
+
+
+C = TypeVar("C", bound=PartitionConfig)
+
+
+def resolve(config: C, labels: np.ndarray, owners: np.ndarray | None) -> C:
+  """The configuration with the values in force in place of those that were not given.
+
+  Args:
+    config: the options.
+    labels: [N] of the training examples.
+    owners: [N] the client of each example, where the data names clients.
+
+  Raises:
+    UserError: natural clients of data that names none, or an option that would do nothing.
+  """
+  name = config.partition or ("classes" if owners is None else "natural")
+  clients = CLIENTS
+  if name == "natural":
+    if owners is None:
+      raise UserError(
+        "--partition=natural needs data that names the client of each example, which this data does"
+        " not; choose another partition."
+      )
+    clients = len(np.unique(owners))
+  values: dict[str, Any] = {"partition": name, "clients": clients, **_DEFAULTS[name]}
+  if name == "classes":
+    values["classes_per_client"] = -(-len(np.unique(labels)) // (config.clients or clients))
+  missing = {key: value for key, value in values.items() if getattr(config, key) is None}
+  return dataclasses.replace(config, **missing)
+
+
+def from_config(
+  config: PartitionConfig, labels: np.ndarray, owners: np.ndarray | None, seed: int
+) -> Partition:
+  """Divides the training examples over the clients as the options say.
+
+  Args:
+    config: the options.
+    labels: [N] of the examples.
+    owners: [N] the client of each example, where the data names clients.
+    seed: the only source of chance.
+
+  Raises:
+    UserError: as of :func:`resolve` and :func:`make`.
+  """
+  config = resolve(config, labels, owners)
+  assert config.partition is not None
+  options = {key: getattr(config, key) for key in _DEPENDENT if getattr(config, key) is not None}
+  if config.partition == "natural":
+    options["clients"] = owners
+  return make(config.partition, labels, config.clients, seed, **options)
 
 
 def make(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_norm.data.augment import (
+  SHIFT_KINDS,
   Prepare,
   channel_moments,
   channel_statistics,
@@ -21,6 +22,7 @@ from fedjax_norm.data.augment import (
 from fedjax_norm.data.federated import Transform
 from fedjax_norm.data.whiten import contrast_normalise, fit_zca, mean_image, whiten
 from fedjax_norm.errors import UserError
+from fedjax_norm.options import Options, option
 from fedjax_norm.typing import Array
 
 EvalTransform = Callable[..., Array]
@@ -36,55 +38,72 @@ SUBTRACTIONS = ("none", "channel", "image")
 
 
 @dataclasses.dataclass(frozen=True)
-class Preprocess:
+class Preprocess(Options):
   """Which steps are on: first a client's own shift, then contrast, then what the training set says.
 
-  Attributes:
-    standardise: whether channels get mean 0 and standard deviation 1, by the training set's; None
-      is what is usual: they do unless ``whiten`` or ``subtract`` says what to do instead.
-    augment: ``'none'``, ``'crop'`` (training images are padded by 4 pixels and cropped at random)
-      or ``'crop_flip'`` (and mirrored at random).
-    feature_shift: ``'noise'``, ``'brightness'`` or None: what differs between clients at equal
-      labels.
-    compute_dtype: of ``COMPUTE_DTYPES``, what the images become in the end. Layers compute in the
-      dtype of what they are given; parameters, statistics and sums are float32 in any case.
-    whiten: of ``WHITENINGS``: global contrast normalization of each image, ZCA whitening by the
-      training images, or the one and then the other (paper 003, sec. 4.2).
-    subtract: of ``SUBTRACTIONS``: the training set's mean of each channel or its mean image (sec.
-      4.2, 4.3).
-    zca_epsilon: the regularization of ZCA, as a share of the mean variance.
+  Layers compute in the dtype of what they are given; parameters, statistics and sums are float32 in
+  any case.
   """
 
-  standardise: bool | None = None
-  augment: str = "none"
-  feature_shift: str | None = None
-  compute_dtype: str = "float32"
-  whiten: str = "none"
-  subtract: str = "none"
-  zca_epsilon: float = 0.1
+  group = "images"
 
-  def __post_init__(self):
-    for what, value, known in (
-      ("augmentation", self.augment, AUGMENTATIONS),
-      ("compute_dtype", self.compute_dtype, COMPUTE_DTYPES),
-      ("whitening", self.whiten, WHITENINGS),
-      ("subtraction", self.subtract, SUBTRACTIONS),
-    ):
-      if value not in known:
-        raise UserError(f"unknown {what} {value!r}; choose one of {', '.join(known)}.")
+  standardise: bool | None = option(
+    None,
+    "Whether channels get mean 0 and standard deviation 1 by the statistics of the training images;"
+    " by default they do unless --whiten or --subtract is given.",
+  )
+  augment: str = option(
+    "none",
+    "Random changes of training images: crop pads them by 4 pixels and crops them, crop_flip also "
+    "mirrors them.",
+    choices=AUGMENTATIONS,
+  )
+  whiten: str = option(
+    "none",
+    "gcn gives every image mean 0 and deviation 1 (global contrast normalization), zca makes the "
+    "pixels of the training images uncorrelated, and gcn_zca does both.",
+    choices=WHITENINGS,
+  )
+  zca_epsilon: float = option(
+    0.1,
+    "Added to the variances of ZCA whitening, as a share of their mean.",
+    least=0,
+    needs="whiten=zca,gcn_zca",
+  )
+  subtract: str = option(
+    "none",
+    "What is subtracted from images: the training set's mean of each channel, or its mean image.",
+    choices=SUBTRACTIONS,
+  )
+  feature_shift: str | None = option(
+    None,
+    "What differs between the images of clients with equal labels; noise by default.",
+    choices=SHIFT_KINDS,
+    needs="partition=feature",
+  )
+  feature_scale: float = option(
+    1.0, "The largest strength of the feature shift.", least=0, needs="partition=feature"
+  )
+  compute_dtype: str = option(
+    "float32",
+    "The type that activations are computed in; bfloat16 is for accelerators. Parameters, "
+    "statistics and sums stay float32.",
+    choices=COMPUTE_DTYPES,
+  )
+
+  def check(self) -> None:
+    """Refuses steps that contradict each other."""
     if self.zca and self.subtract != "none":
       raise UserError(
-        f"ZCA whitening subtracts the mean image itself; drop the subtraction {self.subtract!r}."
+        f"ZCA whitening subtracts the mean image itself; drop --subtract={self.subtract}."
       )
     if self.standardise and (self.zca or self.subtract != "none"):
-      other = "ZCA whitening" if self.zca else f"the subtraction {self.subtract!r}"
-      raise UserError(
-        f"standardising and {other} both say what becomes of the mean and scale; drop one of them."
-      )
+      other = f"--whiten={self.whiten}" if self.zca else f"--subtract={self.subtract}"
+      raise UserError(f"--standardise and {other} exclude each other; drop one of them.")
     if self.gcn and self.feature_shift == "brightness":
       raise UserError(
-        "global contrast normalization takes away the brightness that clients are to differ in; "
-        "drop one of them."
+        f"--whiten={self.whiten} removes the brightness in which the clients should differ; drop it"
+        " or --feature_shift=brightness."
       )
 
   @property

@@ -1,5 +1,7 @@
 """One entry to every data source, by name."""
 
+import dataclasses
+
 from fedjax_norm.data import (
   csv_index,
   digits,
@@ -12,9 +14,10 @@ from fedjax_norm.data import (
   synthetic,
   tfds_source,
 )
-from fedjax_norm.data.examples import Source
+from fedjax_norm.data.examples import Source, sample
 from fedjax_norm.errors import UserError
-from fedjax_norm.objectives import OBJECTIVES
+from fedjax_norm.objectives import OBJECTIVES, trained_by
+from fedjax_norm.options import Options, option
 
 BUILT_IN = (
   "digits",
@@ -33,6 +36,79 @@ TARGETS = {
   "segmentation": ("digits", "synthetic", "npy", "npz"),
 }
 """The sources that can have targets for an objective, by what they are written with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Options):
+  """Which data is read."""
+
+  group = "data"
+
+  data: str = option(
+    "digits",
+    f"{', '.join(BUILT_IN)}, or a prepared TFDS set (mnist, cifar10, cifar100, tiny_imagenet, ...; "
+    "needs --data_dir).",
+  )
+  data_dir: str | None = option(None, "The folder of prepared TFDS sets.")
+  region: str | None = option(
+    None,
+    "What makes a natural client of a csv: index: a continent or subcontinent (M49), a country, or "
+    "its column region, client, user or site; by default the column, or the continent if there is "
+    "no such column.",
+    choices=csv_index.REGIONS,
+  )
+  min_region_size: int = option(
+    0, "Regions of a csv: index with fewer images are left out, whatever the partition.", least=0
+  )
+  image_size: int | None = option(
+    None, "Resizes images to this many pixels in height and width.", least=1
+  )
+  train_share: float | None = option(
+    None,
+    "Trains on a random share of the training examples only, which --seed chooses.",
+    above=0,
+    most=1,
+  )
+
+  def check(self) -> None:
+    """Refuses a folder that the data does not need."""
+    kinds = {name.partition("[")[0].partition(":")[0] for name in BUILT_IN}
+    if self.data_dir is not None and str(self.data).partition(":")[0] in kinds:
+      raise UserError(
+        "--data_dir does nothing here: it needs a prepared TFDS set as --data; drop it or add that."
+      )
+
+
+def from_config(
+  config: DataConfig, task: str = "classification", seed: int = 0, mine: own.Mine | None = None
+) -> Source:
+  """Loads the data of a run.
+
+  Args:
+    config: the options.
+    task: of ``objectives.TASKS``, or ``'verification'``, whose test classes may be others than the
+      training ones.
+    seed: of the training examples that ``train_share`` keeps.
+    mine: as of :func:`load`.
+
+  Raises:
+    UserError: as of :func:`load`, or a share of the training examples for one of several processes.
+  """
+  if config.train_share is not None and mine is not None:
+    raise UserError("--train_share is for one process; drop it or --num_processes.")
+  source = load(
+    config.data,
+    config.data_dir,
+    image_size=config.image_size,
+    mine=mine,
+    region=config.region,
+    min_region_size=config.min_region_size,
+    open_set=task == "verification",
+    objective=trained_by(task),
+  )
+  if config.train_share is None:
+    return source
+  return source._replace(train=sample(source.train, config.train_share, seed))
 
 
 def load(

@@ -11,7 +11,7 @@ from fedjax_norm.models.lowering import Pads
 from fedjax_norm.models.pool import ceil_pads, max_pool
 from fedjax_norm.models.stages import Stage
 from fedjax_norm.norm import Mode, Norm, NormSpec
-from fedjax_norm.objectives import OBJECTIVES
+from fedjax_norm.objectives import find
 from fedjax_norm.typing import Array
 
 
@@ -76,7 +76,7 @@ def sow_loss(module: nn.Module, outputs: Array, weight: float, mode: Mode) -> No
   """
   if mode.labels is None:
     return
-  losses = OBJECTIVES[mode.objective].loss(outputs.astype(jnp.float32), mode.labels)
+  losses = find(mode.objective).loss(outputs.astype(jnp.float32), mode.labels)
   real = True if mode.mask is None else mode.mask > 0
   module.sow("losses", "auxiliary", weight * jnp.where(real, losses, 0.0).sum())
 

@@ -1,14 +1,15 @@
 """How many floating-point operations a model takes, by its layers' shapes and by XLA's count.
 
 By the shapes (:func:`layer_macs`, :func:`training_flops`), counted are convolutions and dense
-layers, as is usual; a multiply-add is two operations. The layers are asked for their shapes, so the
-count is the same however a platform lowers them. Auxiliary classifiers, which training alone runs,
-are counted.
+layers, as is usual, ours and flax's ``Dense`` and ``Conv``; a multiply-add is two operations. The
+layers are asked for their shapes, so the count is the same however a platform lowers them.
+Auxiliary classifiers, which training alone runs, are counted.
 
 XLA's count (:func:`step_flops`) is of everything that one plain step does, norms, activations and
 pools too; of a convolution's window it counts the places inside the image alone.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fedjax_norm.errors import UserError
 from fedjax_norm.models.layers import Linear
 from fedjax_norm.norm import Mode
 from fedjax_norm.typing import PyTree
@@ -54,9 +56,13 @@ def layer_macs(model: nn.Module, image_shape: tuple[Any, ...], *stretch: int) ->
   def note(call, args, kwargs, context):
     out = call(*args, **kwargs)
     layer = context.module
-    if context.method_name == "__call__" and isinstance(layer, Linear):
+    if context.method_name == "__call__" and isinstance(layer, (Linear, nn.Dense, nn.Conv)):
       path = "/".join(layer.path)
-      macs[path] = macs.get(path, 0) + layer.macs(args[0], out)
+      if isinstance(layer, Linear):
+        count = layer.macs(args[0], out)
+      else:
+        count = out.size * math.prod(layer.get_variable("params", "kernel").shape[:-1])
+      macs[path] = macs.get(path, 0) + count
     return out
 
   def init():
@@ -72,8 +78,16 @@ def training_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
 
   The gradients with respect to a layer's kernel and to its input cost as much as its way forward,
   which makes three times that; but of the first layer's input, the image, there is no gradient.
+
+  Raises:
+    UserError: the model has no layer whose operations are counted.
   """
   macs = list(layer_macs(model, image_shape).values())
+  if not macs:
+    raise UserError(
+      "the model has no dense or convolution layer whose operations a simulated clock could count; "
+      "drop the network."
+    )
   return 2 * (3 * sum(macs) - macs[0])
 
 

@@ -1,10 +1,11 @@
 """The models by name."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ from fedjax_norm.models.small import CNN, LeNet, LeNet5, Tiny
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.models.vgg import VGG16
 from fedjax_norm.norm import Mode, Norm, NormSpec
+from fedjax_norm.objectives import TASKS
+from fedjax_norm.options import Options, option
 from fedjax_norm.typing import Key, Variables
 
 
@@ -44,7 +47,7 @@ class Entry(NamedTuple):
   Attributes:
     build: (norm, num_classes, ...) -> module.
     min_size: the least height and width of an image, in pixels.
-    groups: the default groups of ``gn``: ``groups`` or ``group_size`` by number.
+    groups: ``groups`` or ``group_size`` of a norm whose groups are not chosen.
     residual: whether it is a ResNet, so that Fixup exists for it.
     imagenet: the stem for large images of a model whose stem can be chosen; ``min_size`` is of the
       other one.
@@ -55,7 +58,7 @@ class Entry(NamedTuple):
 
   build: Callable[..., Staged]
   min_size: int
-  groups: Mapping[str, int]
+  groups: Mapping[str, Any]
   residual: bool = False
   imagenet: ImageNetStem | None = None
   embeds: bool = False
@@ -101,6 +104,31 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
 )
 
 
+STEMS = ("auto", "cifar", "imagenet")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(Options):
+  """Which model is trained, and for what."""
+
+  group = "model"
+
+  task: str = option(
+    "classification",
+    "What the model predicts: the class of an image; numbers (regression, with the euclidean loss);"
+    " the class of every pixel (segmentation, with --model=fcn); or an embedding that tells whether"
+    " two test images show the same identity (verification, with --model=face).",
+    choices=(*TASKS, "verification"),
+  )
+  model: str = option("tiny", "The model.", choices=tuple(MODELS))
+  stem: str = option(
+    "auto",
+    "The first layers of ResNets, vgg16, alexnet, googlenet and inception_v3: for images as small "
+    "as CIFAR's or as large as ImageNet's; auto decides by the image size.",
+    choices=STEMS,
+  )
+
+
 def entry(name: str) -> Entry:
   """What is known of a model.
 
@@ -123,7 +151,7 @@ def create(
 
   Args:
     name: a key of ``MODELS``.
-    norm: the norm after its convolutions.
+    norm: the norm after its convolutions; without groups it gets the model's default.
     num_classes: outputs: logits of classes, or numbers of regression.
     image_shape: (H, W, C).
     stem: ``'cifar'``, ``'imagenet'`` or ``'auto'`` (by the image's size), for models that have
@@ -140,7 +168,7 @@ def create(
     "choose a smaller image size",
   )
   memory.check(4 * num_classes, f"an output of {num_classes:,} classes", "choose fewer")
-  if stem not in ("auto", "cifar", "imagenet"):
+  if stem not in STEMS:
     raise UserError(f"unknown stem {stem!r}; choose auto, cifar or imagenet.")
   if stem != "auto" and not known.imagenet:
     raise UserError(f"model {name!r} has a single stem; drop the stem {stem!r}.")
@@ -164,6 +192,8 @@ def create(
       f"model {name!r} needs images whose sides are multiples of {known.multiple}; these are "
       f"{image_shape[0]}x{image_shape[1]}, so resize them."
     )
+  if norm.needs_groups:
+    norm = dataclasses.replace(norm, **known.groups)
   model = known.build(norm=norm, num_classes=num_classes, **fields)
   norm_modules(model, image_shape)
   return model
@@ -199,15 +229,15 @@ def _image(image_shape: tuple[int, int, int]) -> jax.Array:
 
 
 def norm_modules(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-  """The paths of a model's norm modules, as 'a/b', with the number of channels of each.
+  """The paths of a model's norm modules, as 'a/b', with the number of groups of each.
 
   It runs the model on shapes alone, so that a norm or an image that does not fit is refused.
   """
   norms: dict[str, int] = {}
 
   def note(call, args, kwargs, context):
-    if isinstance(context.module, Norm) and context.module.spec.normalizes:
-      norms["/".join(context.module.path)] = args[0].shape[-1]
+    if isinstance(context.module, Norm) and (spec := context.module.spec).normalizes:
+      norms["/".join(context.module.path)] = spec.num_groups(args[0].shape[-1])
     return call(*args, **kwargs)
 
   with nn.intercept_methods(note):

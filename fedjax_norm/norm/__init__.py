@@ -1,6 +1,7 @@
 """Normalization as a choice of axes."""
 
+from fedjax_norm.norm.config import NormConfig
 from fedjax_norm.norm.layer import Mode, Norm
-from fedjax_norm.norm.spec import NAMES, NormSpec, Renorm, create
+from fedjax_norm.norm.spec import NAMES, NORMS, NormSpec, Renorm, create
 
-__all__ = ["NAMES", "Mode", "Norm", "NormSpec", "Renorm", "create"]
+__all__ = ["NAMES", "NORMS", "Mode", "Norm", "NormConfig", "NormSpec", "Renorm", "create"]

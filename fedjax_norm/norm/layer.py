@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from fedjax_norm.norm.apply import Running, normalize, updated
 from fedjax_norm.norm.spec import NormSpec
+from fedjax_norm.objectives import Objective
 from fedjax_norm.typing import Array
 
 
@@ -21,7 +22,7 @@ class Mode(NamedTuple):
     data_init: whether weight-normalized layers set their scale and bias from this batch.
     labels: the batch's targets in training, for the models that have losses of their own (see
       ``local.make_gradient``).
-    objective: of ``objectives.OBJECTIVES``, what the labels are.
+    objective: a name of ``objectives.OBJECTIVES`` or the user's own, what the labels are.
     plain: whether convolutions are XLA's own on every platform and recurrent networks no loops, as
       a count of operations needs them (see ``models/flops.py``).
   """
@@ -32,7 +33,7 @@ class Mode(NamedTuple):
   step: Array | None = None
   data_init: bool = False
   labels: Array | None = None
-  objective: str = "classification"
+  objective: str | Objective = "classification"
   plain: bool = False
 
 

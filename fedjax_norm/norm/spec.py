@@ -1,15 +1,15 @@
 """A normalization as a choice of axes: which ones it reduces, and where its statistics come from.
 
-An activation x[N, *S, C] is read as x[N, *S, G, K] with K = C / G. Every normalization of the
-papers is one :class:`NormSpec`; everything else is the same code (``apply.py``).
+An activation x[N, *S, C] is read as x[N, *S, G, K] with K = C / G. Every normalization is one
+:class:`NormSpec`, a row of ``NORMS``; everything else is the same code (``apply.py``).
 """
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from fedjax_norm.errors import UserError
-
-NAMES = ("bn", "sync_bn", "fixbn", "brn", "gn", "ln", "in", "cn", "wn", "fixup", "none")
 
 
 class Renorm(NamedTuple):
@@ -43,14 +43,14 @@ class NormSpec:
     reduce: the axes that are reduced: ``'NSK'`` (across the batch), ``'SK'`` or ``'K'`` (within an
       example), or ``''`` for no normalization. N is the batch, S the spatial axes, K the channels
       of a group.
-    groups: the number of groups G (P in paper 000); exclusive with ``group_size``.
+    groups: the number of groups G (P in paper 000); exclusive with ``group_size``. A norm that has
+      neither gets the default of the model that it is put into (see ``models.create``).
     group_size: the channels of a group K; 1 makes every channel a group.
     source: where training takes its statistics from: the ``'batch'``, the ``'running'`` statistics,
       or the batch ``'corrected'`` by the running ones (batch renormalization).
     scale: whether to divide by the standard deviation (a mean-only norm just centres).
-    axis_names: mapped axes over which the batch's moments are merged (distributed BN).
-    across_nodes: whether the moments are to be merged over all nodes; :meth:`bind` then names the
-      axes.
+    axis_names: the mapped axes of a norm ``across_nodes``, which :meth:`bind` names.
+    across_nodes: whether the batch's moments are merged over all nodes (distributed BN).
     settles: whether a later phase freezes the statistics (FixBN, paper 002).
     weight_norm: whether kernels are reparameterized as g v / |v| (Salimans and Kingma 2016).
     fixup: whether a ResNet is initialized and biased as Fixup says (Zhang et al. 2019).
@@ -79,8 +79,8 @@ class NormSpec:
       raise UserError(
         f"norm {self.name!r} reduces {self.reduce!r}; choose '' (nothing), 'K', 'SK' or 'NSK'."
       )
-    if self.reduce and (self.groups is None) == (self.group_size is None):
-      raise UserError(f"norm {self.name!r} needs either groups or group_size, not both.")
+    if self.groups is not None and self.group_size is not None:
+      raise UserError(f"norm {self.name!r} takes groups or group_size, not both.")
     for field in ("groups", "group_size"):
       value = getattr(self, field)
       if value is not None and value < 1:
@@ -89,10 +89,16 @@ class NormSpec:
       raise UserError(
         f"norm {self.name!r} does not reduce the batch, so there is nothing to merge across nodes."
       )
-    if "N" not in self.reduce and self.source != "batch":
-      raise UserError(f"norm {self.name!r} keeps no running statistics to take its source from.")
+    if "N" not in self.reduce and (self.source != "batch" or self.settles):
+      raise UserError(
+        f"norm {self.name!r} keeps no running statistics to take its source from, or to settle."
+      )
+    if self.axis_names and not self.across_nodes:
+      raise UserError(f"norm {self.name!r} has axis_names but is not across_nodes; set that, too.")
     if (self.source == "corrected") != (self.renorm is not None):
       raise UserError("batch renormalization needs the corrected source and its ramps together.")
+    if self.renorm and not self.scale:
+      raise UserError("batch renormalization corrects a deviation, so its scale must be True.")
     if self.renorm and not (self.renorm.r_max >= 1 and self.renorm.d_max >= 0):
       raise UserError("batch renormalization needs r_max of at least 1 and d_max of at least 0.")
     if not 0 <= self.decay < 1 or self.epsilon < 0:
@@ -105,6 +111,11 @@ class NormSpec:
   def normalizes(self) -> bool:
     """Whether activations are normalized at all."""
     return bool(self.reduce)
+
+  @property
+  def needs_groups(self) -> bool:
+    """Whether its groups are still to be chosen."""
+    return self.normalizes and self.groups is None and self.group_size is None
 
   @property
   def has_running_statistics(self) -> bool:
@@ -120,8 +131,10 @@ class NormSpec:
     """G for a layer of this many channels.
 
     Raises:
-      UserError: the groups do not divide the channels.
+      UserError: the groups do not divide the channels, or were never chosen.
     """
+    if self.needs_groups:
+      raise UserError(f"norm {self.name!r} has no groups yet; give it groups or group_size.")
     if self.groups is not None:
       if channels % self.groups:
         raise UserError(
@@ -161,6 +174,30 @@ class NormSpec:
     return dataclasses.replace(self, axis_names=axis_names)
 
 
+NORMS: Mapping[str, NormSpec] = MappingProxyType(
+  {
+    spec.name: spec
+    for spec in (
+      NormSpec("bn", "NSK", group_size=1),
+      NormSpec("sync_bn", "NSK", group_size=1, across_nodes=True),
+      NormSpec("fixbn", "NSK", group_size=1, settles=True),
+      NormSpec("brn", "NSK", group_size=1, source="corrected", renorm=Renorm()),
+      NormSpec("bgn", "NSK"),  # Summers and Dinneen 2020; Zhou et al. 2020
+      NormSpec("gn", "SK"),
+      NormSpec("ln", "SK", groups=1),
+      NormSpec("in", "SK", group_size=1),
+      NormSpec("cn", "K", groups=1),
+      NormSpec("wn", weight_norm=True),
+      NormSpec("fixup", fixup=True),
+      NormSpec("none"),
+    )
+  }
+)
+"""Every norm by its name; one without groups lets them be chosen."""
+
+NAMES = tuple(NORMS)
+
+
 def create(
   name: str,
   *,
@@ -175,55 +212,32 @@ def create(
 
   Args:
     name: one of ``NAMES``.
-    groups: the number of groups, for ``gn`` (P in paper 000).
-    group_size: the channels of a group, for ``gn``.
+    groups: the number of groups, for ``gn`` and ``bgn`` (P in paper 000); the model's default if
+      neither this nor ``group_size`` is given.
+    group_size: the channels of a group, for ``gn`` and ``bgn``.
     mean_only_bn: whether ``wn`` also centres with mean-only BN (Salimans and Kingma 2016, sec.
       2.3).
     renorm: the ramps of ``brn``.
-    decay: of running statistics, the weight of the old value.
+    decay: the weight of the old value in running statistics.
     epsilon: added to the variance.
 
   Raises:
     UserError: an unknown name, or an option that this norm does not have.
   """
-  if name not in NAMES:
+  if name not in NORMS:
     raise UserError(f"unknown norm {name!r}; choose one of {', '.join(NAMES)}.")
-  if name != "gn" and (groups is not None or group_size is not None):
-    raise UserError(f"norm {name!r} has no groups to choose; drop groups and group_size or use gn.")
-  if name == "gn" and groups is None and group_size is None:
-    raise UserError("gn needs its number of groups or its group size.")
-  if name == "gn" and groups is not None and group_size is not None:
-    raise UserError("gn takes groups or group_size, not both.")
-  if mean_only_bn and name != "wn":
-    raise UserError(f"mean-only BN belongs to norm 'wn', not to {name!r}.")
-  if renorm is not None and name != "brn":
+  spec = NORMS[name]
+  chosen = {"groups": groups, "group_size": group_size, "renorm": renorm}
+  fields: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
+  if ("groups" in fields or "group_size" in fields) and not spec.needs_groups:
+    grouped = " or ".join(name for name, spec in NORMS.items() if spec.needs_groups)
+    raise UserError(
+      f"norm {name!r} has no groups to choose; drop groups and group_size or use {grouped}."
+    )
+  if renorm is not None and spec.renorm is None:
     raise UserError(f"the ramps r_max and d_max belong to norm 'brn', not to {name!r}.")
-
-  def batch(**fields: Any) -> NormSpec:
-    return NormSpec(name, "NSK", group_size=1, decay=decay, epsilon=epsilon, **fields)
-
-  match name:
-    case "bn":
-      return batch()
-    case "sync_bn":
-      return batch(across_nodes=True)
-    case "fixbn":
-      return batch(settles=True)
-    case "brn":
-      return batch(source="corrected", renorm=renorm or Renorm())
-    case "gn":
-      return NormSpec(name, "SK", groups=groups, group_size=group_size, epsilon=epsilon)
-    case "ln":
-      return NormSpec(name, "SK", groups=1, epsilon=epsilon)
-    case "in":
-      return NormSpec(name, "SK", group_size=1, epsilon=epsilon)
-    case "cn":
-      return NormSpec(name, "K", groups=1, epsilon=epsilon)
-    case "wn":
-      return (
-        batch(scale=False, weight_norm=True) if mean_only_bn else NormSpec(name, weight_norm=True)
-      )
-    case "fixup":
-      return NormSpec(name, fixup=True)
-    case _:
-      return NormSpec(name)
+  if mean_only_bn:
+    if not spec.weight_norm:
+      raise UserError(f"mean-only BN belongs to norm 'wn', not to {name!r}.")
+    fields |= {"reduce": "NSK", "group_size": 1, "scale": False}
+  return dataclasses.replace(spec, decay=decay, epsilon=epsilon, **fields)

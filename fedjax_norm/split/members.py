@@ -27,6 +27,28 @@ class Choice(NamedTuple):
   tail: str | None = None
 
 
+def read(text: str | None, norm: NormSpec) -> tuple[Choice, ...]:
+  """The members that a text names; none without a text.
+
+  Args:
+    text: MODEL:CUT or, in the U-shape, MODEL:CUT:TAIL of each member, with commas between.
+    norm: of all of them.
+
+  Raises:
+    UserError: a text that is not written so, or an unknown model.
+  """
+  choices = []
+  for part in text.split(",") if text is not None else ():
+    model, *cuts = (name.strip() for name in part.split(":"))
+    if not 1 <= len(cuts) <= 2 or not all(cuts):
+      raise UserError(
+        f"--members has {part!r}; write each member as MODEL:CUT, or MODEL:CUT:TAIL in the U-shape."
+      )
+    models.entry(model)  # refuses an unknown one
+    choices.append(Choice(model, norm, *cuts))
+  return tuple(choices)
+
+
 def make_ensemble(
   choices: Sequence[Choice],
   num_classes: int,
@@ -56,5 +78,5 @@ def make_ensemble(
       raise UserError(f"{choice.model!r} is no sequence of stages, so it cannot be cut; drop it.")
     plan = make_plan(model, image_shape, choice.cut, choice.tail)
     spans = tuple((segment.begin, segment.end) for segment in plan.segments)
-    members.append(Member(model.clone, choice.norm, spans))
+    members.append(Member(model.clone, model.norm, spans))
   return Ensemble(choices[0].norm, tuple(members))

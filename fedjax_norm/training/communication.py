@@ -65,22 +65,20 @@ def epoch_table(
   entries, refused = [], None
   for name in norm.NAMES:
     try:
-      groups = dict(models.entry(model).groups) if name == "gn" else {}
-      spec = norm.create(name, groups=groups.get("groups"), group_size=groups.get("group_size"))
-      net = models.create(model, spec, num_classes, image_shape, stem)
-      channels = list(models.norm_modules(net, image_shape).values())
+      net = models.create(model, norm.create(name), num_classes, image_shape, stem)
+      groups = list(models.norm_modules(net, image_shape).values())
     except UserError as error:
       refused = error  # this model, at this size, does not come with this norm
       continue
     params = model_shapes(net, image_shape)["params"]
     cost = exchange_cost(net, image_shape, "mean", params, params)
     ours = cost.of_round([1] * workers)
-    papers = paper_cost(cost, spec, channels).of_round([1] * workers)
+    papers = paper_cost(cost, net.norm, groups).of_round([1] * workers)
     entries.append(
       Entry(
         model,
         name,
-        len(channels),
+        len(groups),
         steps,
         bytes_up=steps * ours.bytes_up,
         bytes_down=steps * ours.bytes_down,

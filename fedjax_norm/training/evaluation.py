@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from fedjax_norm.data.examples import Examples
 from fedjax_norm.data.preprocess import EvalTransform
 from fedjax_norm.nodes import Nodes
 from fedjax_norm.norm import Mode
+from fedjax_norm.objectives import Objective
 from fedjax_norm.typing import Array, Batch, PyTree, Variables
 
 
@@ -21,15 +22,17 @@ class Scores(NamedTuple):
   """Sums over the test set by class, so that adding merges them.
 
   Attributes:
-    loss: [C] of the cross-entropies.
-    top1: [C] examples whose label is the first guess.
-    top5: [C] examples whose label is among the first five (or all, of fewer classes).
+    loss: [C] of the cross-entropies, or of the user's own loss.
+    top1: [C] examples whose label is the first guess, or that the user's own objective calls right;
+      None where it calls nothing right.
+    top5: [C] examples whose label is among the first five (or all, of fewer classes); None under
+      the user's own objective.
     examples: [C] how many.
   """
 
   loss: Array
-  top1: Array
-  top5: Array
+  top1: Any
+  top5: Any
   examples: Array
 
 
@@ -69,31 +72,39 @@ def stack_batches(
 
 
 def make_scores(
-  model: nn.Module, num_classes: int, transform: EvalTransform
+  model: nn.Module, num_classes: int, transform: EvalTransform, own: Objective | None = None
 ) -> Callable[..., Scores]:
-  """(variables, one test batch, a client's feature strength or None) -> its scores."""
+  """(variables, one test batch, a client's feature strength or None) -> its scores.
+
+  ``own`` is the user's own objective, if there is one.
+  """
 
   def scores(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Scores:
     batch, ids = examples
     logits: Array = model.apply(variables, transform(batch.images, ids, strength), Mode())
-    return scores_of(logits, batch, num_classes)
+    return scores_of(logits, batch, num_classes, own)
 
   return scores
 
 
-def scores_of(logits: Array, batch: Batch, num_classes: int) -> Scores:
+def scores_of(
+  logits: Array, batch: Batch, num_classes: int, own: Objective | None = None
+) -> Scores:
   """The scores of a batch's logits [B, C]; a padded example counts nothing."""
   logits = logits.astype(jnp.float32)
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-  own = jnp.take_along_axis(logits, batch.labels[:, None], -1)
-  # The rank counts a tie, and a logit that is not a number, against the model.
-  rank = num_classes - 1 - (own > logits).sum(-1)
   real = batch.mask > 0
 
   def by_class(values: Array) -> Array:
     kept = jnp.where(real, values, 0).astype(jnp.float32)
     return jnp.zeros(num_classes, jnp.float32).at[batch.labels].add(kept)
 
+  if own:
+    right = by_class(own.right(logits, batch.labels)) if own.right else None
+    return Scores(by_class(own.loss(logits, batch.labels)), right, None, by_class(real))
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+  at_label = jnp.take_along_axis(logits, batch.labels[:, None], -1)
+  # The rank counts a tie, and a logit that is not a number, against the model.
+  rank = num_classes - 1 - (at_label > logits).sum(-1)
   return Scores(by_class(losses), by_class(rank < 1), by_class(rank < 5), by_class(real))
 
 
@@ -146,6 +157,7 @@ def summarize(scores: Scores) -> dict[str, float]:
   return {
     name: float(np.asarray(getattr(scores, name), np.float64).sum() / total)
     for name in ("loss", "top1", "top5")
+    if getattr(scores, name) is not None
   }
 
 

@@ -18,7 +18,7 @@ def no_better_than_guessing(task: Task, row: Mapping[str, Any]) -> bool:
   its loss is the entropy of these. So every network with constant outputs is found, whatever they
   are, and so is every loss above that, of a network that is right but far too sure as well. For
   numbers it is their mean, which has an R² of 0. For pairs it is either answer, which is right for
-  half of them.
+  half of them. Of a user's own loss it is not known.
 
   Args:
     task: what was to be learnt.
@@ -28,8 +28,10 @@ def no_better_than_guessing(task: Task, row: Mapping[str, Any]) -> bool:
     return not row["top1"] - row["verification_error"] > 0.5
   if "r2" in row:
     return not row["r2"] > 0
+  if task.own_objective:
+    return False
   targets = task.test_targets
-  if task.objective == "segmentation":
+  if task.kind == "segmentation":
     targets = targets[targets != IGNORED]
   counts = np.bincount(targets.ravel())
   shares = counts[counts > 0] / counts.sum()

@@ -17,7 +17,7 @@ from fedjax_norm.leakage.inversion import Attack, Front, in_batches, reconstruct
 from fedjax_norm.leakage.likeness import psnr, relative_error, ssim
 from fedjax_norm.models.stages import Staged, describe, stage_names
 from fedjax_norm.norm import Mode
-from fedjax_norm.objectives import OBJECTIVES
+from fedjax_norm.objectives import find
 from fedjax_norm.training.task import Task
 from fedjax_norm.typing import Array, Variables
 
@@ -179,7 +179,7 @@ def _each(front: Front, variables: Variables, images: Array) -> Array:
 
 def _make_gradients(task: Task, begin: int) -> Callable[[Variables, Array, Array], Array]:
   """(variables, images, labels) -> the gradient of each example's loss at a cut, [n, ...]."""
-  front, loss_of = _front(task, begin), OBJECTIVES[task.objective].loss
+  front, loss_of = _front(task, begin), find(task.objective).loss
 
   def gradients(variables: Variables, images: Array, labels: Array) -> Array:
     def of(images: Array, labels: Array) -> Array:

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,9 @@ from fedjax_norm.comm import Traffic
 from fedjax_norm.control.freeze import FreezeState
 from fedjax_norm.control.skewscout import ScoutState
 from fedjax_norm.data.federated import FederatedData
-from fedjax_norm.errors import DivergedError
+from fedjax_norm.errors import DivergedError, expect
 from fedjax_norm.local import Metrics
-from fedjax_norm.objectives import OBJECTIVES
+from fedjax_norm.objectives import find
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.controls import Controls, Interval, next_interval, observe
@@ -29,7 +30,8 @@ from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.signals import uninterrupted
 from fedjax_norm.typing import PyTree, Variables
 
-Callback = Any
+Callback = Callable[[int, dict[str, Any], Variables], bool | None]
+"""(round, the row of ``metrics.csv``, the global model as host arrays) -> True to end the run."""
 
 
 class _State(NamedTuple):
@@ -94,13 +96,16 @@ def train(
     variables: the initial model; it stays as it is.
     folder: where rows and checkpoints go; nothing is written without one.
     show_progress: whether to draw a progress bar.
-    on_evaluation: called after each evaluation.
+    on_evaluation: called after each evaluation, once its row and its checkpoint are saved. The run
+      ends early when it returns True; what it raises stops the run, and what was saved stays.
 
   Raises:
-    UserError: a cohort larger than the population, data that fits no memory, or a folder that has
-      lost a part of its run.
+    UserError: an argument of a wrong type, a cohort larger than the population, data that fits no
+      memory, or a folder that has lost a part of its run.
     DivergedError: a loss is not finite; what was saved before stays.
   """
+  expect("config", config, LoopConfig)
+  expect("folder", folder, RunFolder | None)
   algorithm = next(iter(program.phases.values())).algorithm
   # A copy, for the programs take over the memory of the states they are given.
   server = algorithm.init(jax.tree.map(jnp.array, variables))
@@ -164,6 +169,10 @@ def train(
       measure, tested = next(iter(measures_of(row).items()))
       told = f"{tested.title} {tested.told(row[measure])}"
       bar.update(round_, loss, told, total.examples / elapsed)
+      if on_evaluation:  # with copies, for the program takes over the memory of the server's state
+        model = jax.tree.map(np.array, server.variables)
+        if on_evaluation(round_, dict(row), model):
+          break
   model = jax.tree.map(np.asarray, server.variables)
   return Outcome(model, store, rows, controls.frozen_at, accuracies, diagnosed)
 
@@ -215,7 +224,7 @@ def _row(
   seconds: float,
 ) -> dict[str, Any]:
   """What ``metrics.csv`` tells of an interval, but for the algorithm's own columns."""
-  right = OBJECTIVES[program.objective].train_column
+  right = find(program.objective).train_column
   return {
     "round": interval.end,
     "phase": interval.phase,

@@ -41,12 +41,16 @@ def measures_of(columns: Collection[str]) -> dict[str, Measure]:
   """The measures that a row or a summary has, the most important first.
 
   Those of verification, which has a ``threshold``, are of pairs and know no five first guesses.
+  An objective that calls nothing right has the test loss alone.
   """
   if "threshold" in columns:
     return {"top1": Measure("pairs told right")}
-  return {name: measure for name, measure in MEASURES.items() if name in columns}
+  found = {name: measure for name, measure in MEASURES.items() if name in columns}
+  if found or "loss" not in columns:
+    return found
+  return {"loss": Measure("test loss", ".4g", best_is_one=False)}
 
 
 def headline(columns: Collection[str]) -> str:
-  """The column by which models are compared; more is better."""
+  """The column by which models are compared; more is better, but of a loss."""
   return next(iter(measures_of(columns)))

@@ -130,7 +130,9 @@ def make_personalise(
     )
   if task.kind != "classification":
     raise UserError(f"{task.kind} knows no client's own mix of labels; drop fine_tune_steps.")
-  scores = evaluation.make_scores(task.model, task.num_classes, task.eval_transform)
+  scores = evaluation.make_scores(
+    task.model, task.num_classes, task.eval_transform, task.own_objective
+  )
   place, num_classes, transform = placer(mapping), task.num_classes, task.transform
   compiled: dict[Algorithm, Callable[..., Any]] = {}
 

@@ -17,6 +17,7 @@ from fedjax_norm.control.freeze import Freeze
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.nodes import Nodes
+from fedjax_norm.objectives import Objective
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.diagnose import Diagnose
 from fedjax_norm.training.message_log import MessageLog
@@ -69,7 +70,7 @@ class Program(NamedTuple):
     diagnose: measures how clients differ at evaluations; None does not.
     dial: what sets theta; None for algorithms without.
     scouting: SkewScout's looks; None for none.
-    objective: of ``objectives.OBJECTIVES``, which training metrics are of.
+    objective: a name of ``objectives.OBJECTIVES`` or the user's own, which training metrics are of.
     messages: the log of split learning's messages, where they are objects; else None.
   """
 
@@ -85,7 +86,7 @@ class Program(NamedTuple):
   diagnose: Diagnose | None = None
   dial: Dial | None = None
   scouting: Scouting | None = None
-  objective: str = "classification"
+  objective: str | Objective = "classification"
   messages: MessageLog | None = None
 
 

@@ -176,7 +176,7 @@ def in_force(method: Method, task: Task, config: Any) -> Any:
   everyone = config.cohort_of(task.data.num_clients) == task.data.num_clients
   if method.all_clients and not everyone:
     raise UserError(f"every client takes part in each round of {method.name}; drop the cohort.")
-  config = config.resolved(task.model.norm, everyone)
+  config = config.in_force(task.model.norm, everyone)
   return dataclasses.replace(config, objective=task.objective)
 
 
@@ -236,7 +236,7 @@ def _clock(method: Method, task: Task, config: Any, setup: Setup) -> Clock:
 
 
 def _pass_cost(task: Task) -> comm.Cost:
-  """Of recomputing statistics: the model down; count, mean and m2 of every channel up."""
+  """Of recomputing statistics: the model down; the moments of every norm up."""
   norms = models.norm_modules(task.model, task.image_shape)
   params = ledger.model_shapes(task.model, task.image_shape)["params"]
   return comm.Cost(

@@ -10,7 +10,7 @@ from flax import linen as nn
 from fedjax_norm.data.preprocess import EvalTransform
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import Mode
-from fedjax_norm.objectives import OBJECTIVES
+from fedjax_norm.objectives import Objective, find
 from fedjax_norm.training.evaluation import HeldOut
 from fedjax_norm.typing import Array, Variables
 
@@ -58,7 +58,7 @@ class Errors(NamedTuple):
   """Sums over the test set in standard units, so that adding merges them.
 
   Attributes:
-    loss: [] of the half squared distances.
+    loss: [] of the half squared distances, or of the user's own loss.
     squared: [D] of the squared errors.
     absolute: [D] of the absolute errors.
     examples: [] how many.
@@ -70,7 +70,9 @@ class Errors(NamedTuple):
   examples: Array
 
 
-def make_errors(model: nn.Module, transform: EvalTransform) -> Callable[..., Errors]:
+def make_errors(
+  model: nn.Module, transform: EvalTransform, objective: str | Objective = "regression"
+) -> Callable[..., Errors]:
   """(variables, one test batch, a client's feature strength or None) -> its errors."""
 
   def errors(variables: Variables, held: HeldOut, strength: Array | None = None) -> Errors:
@@ -79,7 +81,7 @@ def make_errors(model: nn.Module, transform: EvalTransform) -> Callable[..., Err
     outputs = outputs.astype(jnp.float32)
     real = batch.mask > 0
     off = jnp.where(real[:, None], outputs - batch.labels, 0)
-    losses = jnp.where(real, OBJECTIVES["regression"].loss(outputs, batch.labels), 0)
+    losses = jnp.where(real, find(objective).loss(outputs, batch.labels), 0)
     return Errors(
       losses.sum(), jnp.square(off).sum(0), abs(off).sum(0), real.sum(dtype=jnp.float32)
     )

@@ -1,6 +1,5 @@
 """The model that a finished run leaves in its folder, for whoever works with it later."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from flax import serialization
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.files import write_atomic
-from fedjax_norm.training.run_folder import CONFIG
+from fedjax_norm.training.run_folder import CONFIG, read_config
 from fedjax_norm.typing import Variables
 
 _MODEL = "model.msgpack"
@@ -50,8 +49,8 @@ def load_run(path: str | os.PathLike) -> tuple[dict[str, Any], Variables]:
       else "run it to its end first"
     )
     raise UserError(f"The run in {path} has no {_MODEL}; {advice}.")
+  config = read_config(path)
   try:
-    config = json.loads((path / CONFIG).read_bytes())
     return config, serialization.msgpack_restore((path / _MODEL).read_bytes())
   except OSError as error:
     raise UserError(f"The run in {path} cannot be read ({error.strerror}).") from error

@@ -3,7 +3,6 @@
 from fedjax_norm.comm import Traffic
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.checkpoint import Checkpoints
-from fedjax_norm.training.measures import measures_of
 from fedjax_norm.training.rows import Row
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.typing import PyTree
@@ -38,10 +37,10 @@ def resume(folder: RunFolder, checkpoints: Checkpoints, fresh: PyTree) -> tuple[
       "file back or pass another --workdir."
     )
   missing = [name for name in _COLUMNS if kept and name not in kept[0]]
-  if missing or (kept and not measures_of(kept[0])):
+  if missing:
     raise UserError(
-      f"{folder.path / 'metrics.csv'} has no column {', '.join(missing) or 'of a test measure'}; "
-      "restore its first line or pass another --workdir."
+      f"{folder.path / 'metrics.csv'} has no column {', '.join(missing)}; restore its first line "
+      "or pass another --workdir."
     )
   again = len(rows) - len(kept)
   ended = folder.read_summary() is not None

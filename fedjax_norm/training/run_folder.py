@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training import events
+from fedjax_norm.training import events, made_by
 from fedjax_norm.training.files import read_json, write_atomic, write_json
 from fedjax_norm.training.lock import HOLDER, LOCK, locked
 from fedjax_norm.training.rows import Row, append_rows, read_rows, scalar, write_rows
 
 CONFIG = "config.json"
+FORMAT = 2
+"""Of ``config.json``; a run of another one is not resumed. It is raised whenever a change of this
+package would let a resumed run go on differently from how it began."""
 _METRICS = "metrics.csv"
 _DIAGNOSTICS = "diagnostics.csv"
 _DIAGNOSTICS_COLUMNS = ("round", "quantity", "place", "value")
@@ -20,6 +23,19 @@ _SUMMARY = "summary.json"
 _EVENTS = "tensorboard"
 # What a folder may hold before its first run has a config: a kill leaves no more than these.
 _NO_RUN_YET = {f"{CONFIG}.tmp", LOCK, HOLDER, f"{HOLDER}.tmp"}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+  """What a run was told, from its ``config.json``; by other versions of this package, too.
+
+  Args:
+    path: the run's folder.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  config = read_json(path / CONFIG)
+  return {name: value for name, value in config.items() if name not in ("format", "made_by")}
 
 
 class RunFolder:
@@ -57,7 +73,8 @@ class RunFolder:
 
     Args:
       path: the folder, created with its parents where absent.
-      config: flag name to value, JSON types (tuples count as lists).
+      config: flag name to value, JSON types (tuples count as lists). ``config.json`` also gets
+        ``made_by``, with an entry for each version or command that the run was started with.
       resume: whether the folder may already hold a run of the same config.
       wait: whether to wait until another process closes the folder.
 
@@ -66,10 +83,11 @@ class RunFolder:
 
     Raises:
       UserError: the path is no usable folder, holds something other than a run, holds a run of
-        another config, holds any run while ``resume`` is False, or is in use by another process.
+        another config or of another version's format, holds any run while ``resume`` is False, or
+        is in use by another process.
     """
     path = Path(path).expanduser().absolute()
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    new = json.loads(json.dumps({**config, "format": FORMAT}))
     try:
       path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -92,9 +110,14 @@ class RunFolder:
       lock.enter_context(locked(path, wait))
       resumed = file.exists()
       if resumed:
-        _check_same(path, read_json(file), json.loads(text), resume)
+        saved = read_json(file)
+        entries = saved.pop("made_by", [])
+        _check_same(path, saved, new, resume)
       else:
-        write_atomic(file, text.encode())
+        entries = []
+      if (extended := made_by.extended(entries)) != entries:
+        content = json.dumps({**new, "made_by": extended}, indent=2, sort_keys=True) + "\n"
+        write_atomic(file, content.encode())
       run = cls(path, resumed)
       run._lock = lock.pop_all()
       return run
@@ -248,6 +271,11 @@ def _check_same(path: Path, saved: dict[str, Any], new: dict[str, Any], resume: 
     raise UserError(
       f"{path} already holds a run, and a run is never overwritten; resume it or pass another "
       "--workdir."
+    )
+  if saved.get("format") != FORMAT:
+    raise UserError(
+      f"{path} holds a run of another version of fedjax_norm, which this version cannot resume; use"
+      " that version or pass another --workdir."
     )
   if differences := _differences(saved, new):
     raise UserError(

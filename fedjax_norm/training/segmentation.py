@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from fedjax_norm.data.preprocess import EvalTransform
 from fedjax_norm.norm import Mode
-from fedjax_norm.objectives import IGNORED, OBJECTIVES
+from fedjax_norm.objectives import IGNORED, Objective, find
 from fedjax_norm.training.evaluation import HeldOut
 from fedjax_norm.typing import Array, Variables
 
@@ -18,7 +18,7 @@ class Confusion(NamedTuple):
   """Sums over the test set, so that adding merges them.
 
   Attributes:
-    loss: [] of the images' mean cross-entropies.
+    loss: [] of the images' mean cross-entropies, or of the user's own loss.
     pixels: [C, C] float32, how many of each class (rows) were taken for each (columns).
     examples: [] how many images.
   """
@@ -29,7 +29,10 @@ class Confusion(NamedTuple):
 
 
 def make_confusion(
-  model: nn.Module, num_classes: int, transform: EvalTransform
+  model: nn.Module,
+  num_classes: int,
+  transform: EvalTransform,
+  objective: str | Objective = "segmentation",
 ) -> Callable[..., Confusion]:
   """(variables, one test batch, a client's feature strength or None) -> its confusion.
 
@@ -41,7 +44,7 @@ def make_confusion(
     logits: Array = model.apply(variables, transform(batch.images, ids, strength), Mode())
     logits = logits.astype(jnp.float32)
     real = batch.mask > 0
-    losses = jnp.where(real, OBJECTIVES["segmentation"].loss(logits, batch.labels), 0)
+    losses = jnp.where(real, find(objective).loss(logits, batch.labels), 0)
     kept = real[:, None, None] & (batch.labels != IGNORED)
     # A place past the end is dropped.
     cell = batch.labels.astype(jnp.int32) * num_classes + logits.argmax(-1)

@@ -47,16 +47,16 @@ def make_test(task: Task, mapping: nodes.Nodes) -> Test:
   if task.pairs is not None:
     return _make_verification(task, task.pairs, mapping)
   if task.units is not None:
-    of_batch = regression.make_errors(model, transform)
+    of_batch = regression.make_errors(model, transform, task.objective)
     summarize = functools.partial(regression.summarize, units=task.units)
   elif task.source.target_names is not None:
-    of_batch = segmentation.make_confusion(model, outputs, transform)
+    of_batch = segmentation.make_confusion(model, outputs, transform, task.objective)
     summarize = functools.partial(segmentation.summarize, names=task.source.target_names)
   elif isinstance(model, Ensemble):
     of_batch = voting.make_votes(model, outputs, transform)
     summarize = voting.summarize
   else:
-    of_batch = evaluation.make_scores(model, outputs, transform)
+    of_batch = evaluation.make_scores(model, outputs, transform, task.own_objective)
     summarize = evaluation.summarize
   return Test(
     evaluation.make_evaluate(of_batch, mapping),

@@ -53,7 +53,11 @@ def setting(value: Any) -> bool:
     return abs(value) <= numerals.MOST
   if string(value):
     return len(value) <= LONGEST and value.isprintable()
-  return value is None or isinstance(value, bool | float) or listed(whole)(value)
+  return value is None or isinstance(value, bool | float) or listed(_counted)(value)
+
+
+def _counted(value: Any) -> bool:
+  return isinstance(value, float) or whole(value)
 
 
 def name(value: Any) -> bool:

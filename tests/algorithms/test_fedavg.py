@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import norm_rows
 import numpy as np
 import optax
 import pytest
@@ -39,10 +40,8 @@ KEY = jax.random.key(7)
 random_variables = functools.partial(reference.random_variables, image_shape=SHAPE)
 NORMS = ["Norm_0"]
 SPECS = {
-  **{name: norm.create(name) for name in ("bn", "sync_bn", "ln", "in", "cn", "wn", "none")},
-  "gn": norm.create("gn", groups=2),
-  "fixup": norm.create("fixup"),
-  "fixbn": norm.create("fixbn"),
+  **norm_rows.SPECS,
+  "bgn": norm.create("bgn", groups=2, decay=0.5),  # so that the policies differ
   "frozen": norm.create("fixbn").frozen(),
 }
 FOUR = plain(batch_size=4)
@@ -499,10 +498,13 @@ def test_server_optimizer_takes_the_negated_mean_change(world, name):
   close(server.variables["params"], slow(fast, server=by_hand).params)
 
 
-@pytest.mark.parametrize("policy", ["moments", "local", "recalibrate"])
-def test_statistics_policy(world, policy):
+@pytest.mark.parametrize(
+  ("name", "policy"),
+  [("bn", "moments"), ("bn", "local"), ("bn", "recalibrate"), ("bgn", "moments")],
+)
+def test_statistics_policy(world, name, policy):
   config = configure(FedAvgConfig, FOUR, local_steps=2, batch_stats=policy)
-  fast = world.fast("bn", config)
+  fast = world.fast(name, config)
   before = fast.begin()[0].variables["batch_stats"]
   server, clients, _ = fast.run()
   expected = slow(fast)
@@ -543,8 +545,9 @@ def test_fedbn_keeps_norms_on_the_client(world):
     close(model["batch_stats"], client.stats)
 
 
-def test_recalibration_takes_the_moments_of_all_data(world):
-  model, data, transform = world.model("bn"), world.data(), world.transform()
+@pytest.mark.parametrize(("name", "groups"), [("bn", 8), ("bgn", 2)])
+def test_recalibration_takes_the_moments_of_all_data(world, name, groups):
+  model, data, transform = world.model(name), world.data(), world.transform()
   variables = random_variables(model)
   mapping = nodes.create("shard_map", num_nodes=len(SIZES))
   recalibrate = make_recalibrate(model, mapping, 4, transform)
@@ -557,8 +560,9 @@ def test_recalibration_takes_the_moments_of_all_data(world):
   inputs = jax.lax.conv_general_dilated(
     images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
-  inputs = np.asarray(inputs, np.float64).reshape(-1, 8)
-  close(stats, {"Norm_0": {"mean": inputs.mean(0), "var": inputs.var(0, ddof=1)}})
+  inputs = np.asarray(inputs, np.float64).reshape(-1, groups, 8 // groups)
+  mean, var = inputs.mean((0, 2)), inputs.var((0, 2), ddof=1)
+  close(stats, {"Norm_0": {"mean": mean, "var": var}})
 
 
 def test_frozen_paths_stay_bit_by_bit(world):
@@ -582,6 +586,7 @@ STATS = 4 * 16
 LEDGER = {
   "bn": ("bn", {}, PARAMS + STATS, PARAMS + STATS),
   "moments": ("bn", {"batch_stats": "moments"}, PARAMS + STATS, PARAMS + STATS),
+  "bgn": ("bgn", {}, PARAMS + 16, PARAMS + 16),  # two means and two variances
   "gn": ("gn", {}, PARAMS, PARAMS),
   "none": ("none", {}, 4 * (72 + 8 + 36), 4 * (72 + 8 + 36)),
   "fixbn": ("fixbn", {}, PARAMS + STATS, PARAMS + STATS),
@@ -619,16 +624,17 @@ def test_ledger_of_sync_bn_charges_every_step(world):
   assert cost.of_round([2, 3, 5]) == Traffic(total, total, 1 + 2 * 5)
 
 
-def test_ledger_of_recalibration(world):
+@pytest.mark.parametrize(("name", "numbers"), [("bn", 17), ("bgn", 5)])
+def test_ledger_of_recalibration(world, name, numbers):
   source = world.source
   ids = np.arange(60)
   partition = Partition(ids, np.array([0, 20, 40, 60]))
-  task = make_task(source, partition, SPECS["bn"])._replace(model=world.model("bn"))
+  task = make_task(source, partition, SPECS[name])._replace(model=world.model(name))
   config = configure(config_of(FEDAVG), FOUR, batch_stats="recalibrate", rounds=2, eval_every=1)
   program = make_program(FEDAVG, task, config)
   (phase,) = program.phases.values()
-  # A pass over all three clients: the model down, count, mean and m2 of 8 channels up.
-  assert phase.refresh_cost.of_round([0, 0, 0]) == Traffic(3 * 4 * 17, 3 * PARAMS, 1)
+  # A pass over all three clients: the model down, count, mean and m2 of 8 channels or 2 groups up.
+  assert phase.refresh_cost.of_round([0, 0, 0]) == Traffic(3 * 4 * numbers, 3 * PARAMS, 1)
   # In time, a pass over five batches of four is a third of five training steps.
   np.testing.assert_allclose(phase.refresh_steps, [5 / 3] * 3)
 

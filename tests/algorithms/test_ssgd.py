@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import jax
+import norm_rows
 import numpy as np
 import optax
 import pytest
@@ -38,11 +39,9 @@ RATES = np.linspace(0.1, 0.2, STEPS, dtype=np.float32)
 HEAVY = plain(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0)
 VMAP = nodes.create("vmap", num_nodes=len(SIZES))
 SPECS = {
-  **{name: norm.create(name) for name in ("ln", "in", "cn", "wn", "none")},
   # So quick a decay lets the policies for running statistics differ.
-  **{name: norm.create(name, decay=0.5) for name in ("bn", "sync_bn")},
-  "gn": norm.create("gn", groups=2),
-  "fixup": norm.create("fixup"),
+  **{name: row.spec(name, decay=0.5) for name, row in norm_rows.ROWS.items()},
+  "sync_bgn": norm.NormSpec("own", "NSK", groups=2, across_nodes=True, decay=0.5),
   "frozen": norm.create("fixbn").frozen(),
   "brn": norm.create("brn", renorm=norm.Renorm(r_max=1.5, d_max=0.5, start=0, r_end=4, d_end=4)),
 }
@@ -110,7 +109,9 @@ def parts(count):
 PROPORTIONAL = [3, 5, 6, 2]  # of 16 examples in proportion to 5, 9, 12 and 4
 ALONE = ("gn", "ln", "in", "cn", "wn", "none", "fixup", "frozen")
 JOINT = {
-  **{name: (name, configure(SsgdConfig, HEAVY), [4] * 4) for name in (*ALONE, "sync_bn")},
+  **{
+    name: (name, configure(SsgdConfig, HEAVY), [4] * 4) for name in (*ALONE, "sync_bn", "sync_bgn")
+  },
   # Six places become eight in parts of two, most of which have padding and some nothing else.
   "gn, proportional, in parts": (
     "gn",
@@ -127,10 +128,10 @@ JOINT = {
 
 @pytest.mark.parametrize("case", JOINT)
 def test_workers_are_one_with_the_joint_batch(world, case):
-  """For norms that do not look across the batch and for sync_bn, which is bn of the joint batch."""
+  """For norms that do not look across the batch, and for those of the joint batch."""
   name, config, takes = JOINT[case]
   masters, _, metrics = world.run(name, config)
-  model = world.model("bn" if name == "sync_bn" else name)
+  model = world.model(name.removeprefix("sync_"))
   variables, batches = random_variables(model), world.batches(takes)
   states = list(reference.joint_steps(model, HEAVY, batches, variables, RATES))
   close_steps(masters, states)

@@ -52,8 +52,8 @@ def test_samples_are_whole_and_new_at_every_look(tiny_source):
   assert len({tuple(sorted(one)) for one in drawn}) > 1
   assert set(ids(data, 3, 1)) == set(data.order[data.offsets[3] :][:4])  # all that there are
   division = Division(data.order, np.append(data.offsets, data.offsets[-1] + data.sizes[-1]))
-  order = Order(drift="source", stretches=2, span=5)
-  drifting = federate(tiny_source.train, division, order=order)
+  order = Order(drift="source", drift_stretches=2)
+  drifting = federate(tiny_source.train, division, order=order, span=5)
   assert set(ids(drifting, 2, 4)) == set(np.sort(own)[:6])
   assert set(ids(drifting, 2, 5)) == set(np.sort(own)[6:])
 
@@ -109,5 +109,5 @@ def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
 
 
 def test_numbers_lose_no_accuracy():
-  with pytest.raises(UserError, match="and regression has none; drop SkewScout"):
+  with pytest.raises(UserError, match="and this objective has none; drop SkewScout"):
     make_travel(None, None, None, None, 12, "regression")

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedjax_norm.data import order as orders
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.data.federated import draw, federate, gather, rows, steady
-from fedjax_norm.data.order import Order, arrange
+from fedjax_norm.data.order import FOREVER, Order, arrange
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
 
@@ -25,9 +26,9 @@ def divide(sizes):
   return Partition(order, np.concatenate([[0], np.cumsum(sizes)]))
 
 
-def federation(sizes, order):
+def federation(sizes, order, span=FOREVER):
   examples = Examples(np.zeros((TOTAL, 1, 1, 1), np.float32), LABELS)
-  return federate(examples, divide(sizes), order=order)
+  return federate(examples, divide(sizes), order=order, span=span)
 
 
 @functools.cache
@@ -101,7 +102,7 @@ def test_blocks_stay_together_and_move_as_one(block, size):
 @given(stretches=st.integers(2, 9), span=st.integers(1, 12), size=st.integers(1, 45))
 @settings(max_examples=40, deadline=None)
 def test_drifting_clients_draw_from_one_stretch_at_a_time(stretches, span, size):
-  data = federation((size, TOTAL - size), Order(drift="label", stretches=stretches, span=span))
+  data = federation((size, TOTAL - size), Order(drift="label", drift_stretches=stretches), span)
   parts = np.array_split(data.order[:size], min(stretches, size))
   assert (np.diff(LABELS[data.order[:size]]) >= 0).all()
   streams = [[] for _ in parts]
@@ -116,11 +117,11 @@ def test_drifting_clients_draw_from_one_stretch_at_a_time(stretches, span, size)
 
 def test_the_classes_of_a_drifting_client_by_hand():
   """A client with ten examples of each class sees two classes, the next two, the last, again."""
-  order = Order(drift="label", stretches=5, span=3)
-  labels = [sorted(set(LABELS[batch])) for batch in drawn(federation((TOTAL,), order))[:18]]
+  order = Order(drift="label", drift_stretches=5)
+  labels = [sorted(set(LABELS[batch])) for batch in drawn(federation((TOTAL,), order, 3))[:18]]
   assert labels == [[c] for c in (0, 1, 2, 3, 4, 0) for _ in range(3)]
   # Of three stretches the first two have 17 examples: 10 of a class and 7 of the next.
-  data = federation((TOTAL,), Order(drift="label", stretches=3, span=5))
+  data = federation((TOTAL,), Order(drift="label", drift_stretches=3), 5)
   seen = drawn(data)
   assert [sorted(set(LABELS[joined(seen[i : i + 5])])) for i in (0, 5, 10)] == [
     [0, 1],
@@ -131,21 +132,20 @@ def test_the_classes_of_a_drifting_client_by_hand():
 
 @pytest.mark.parametrize("span", [2**31, 10**30, np.array([2**40])])
 def test_a_stretch_may_last_longer_than_any_run(span):
-  data = federation((TOTAL,), Order(drift="label", stretches=5, span=span))
+  data = federation((TOTAL,), Order(drift="label", drift_stretches=5), span)
   assert set(LABELS[joined(drawn(data))]) == {0}
 
 
 def test_drift_and_correlation_together():
   """Frames in a row of one stretch of labels after the other."""
-  data = federation((TOTAL,), Order("source", drift="label", stretches=5, span=3))
+  data = federation((TOTAL,), Order("source", drift="label", drift_stretches=5), 3)
   for c in range(5):
     ids = [i for i in range(TOTAL) if LABELS[i] == c]
     assert joined(drawn(data)[3 * c : 3 * c + 3]) == ids
 
 
 def test_clients_may_drift_at_their_own_pace():
-  order = Order(drift="label", stretches=2, span=np.array([2, 4]))
-  data = federation((20, 30), order)
+  data = federation((20, 30), Order(drift="label", drift_stretches=2), np.array([2, 4]))
   for client, (size, span) in enumerate(((20, 2), (30, 4))):
     start = 20 * client
     halves = np.array_split(data.order[start : start + size], 2)
@@ -154,8 +154,7 @@ def test_clients_may_drift_at_their_own_pace():
 
 
 def test_a_part_of_the_data_keeps_the_order_and_steady_data_forget_the_drift():
-  order = Order("label", 3, "source", 3, 4)
-  data = federation((21, 29), order)
+  data = federation((21, 29), Order("label", 3, "source", 3), 4)
   part = rows(gather(data, np.array([1]), 40), np.zeros(2, int))
   assert drawn(part, 1) == drawn(data, 1)
   first = epochs(drawn(steady(data), 1), 29)[0]
@@ -165,15 +164,37 @@ def test_a_part_of_the_data_keeps_the_order_and_steady_data_forget_the_drift():
 @pytest.mark.parametrize(
   ("options", "words"),
   [
-    ({"batches": "random"}, "random"),
+    ({"batch_order": "random"}, "random"),
     ({"drift": "time"}, "time"),
-    ({"block": 3}, "block"),
-    ({"batches": "label", "block": 0}, "block"),
-    ({"drift": "label"}, "2 or more"),
-    ({"stretches": 2}, "drift"),
-    ({"drift": "label", "stretches": 2, "span": 0}, "at least 1"),
+    ({"order_block": 3}, "needs --batch_order=label or source"),
+    ({"batch_order": "label", "order_block": 0}, "--order_block is 0"),
+    ({"drift": "label", "drift_stretches": 1}, "at least 2"),
+    ({"drift_stretches": 3}, "needs --drift"),
+    ({"drift_rounds": 3}, "needs --drift"),
+    ({"drift": "label", "drift_rounds": 0}, "at least 1"),
   ],
 )
 def test_orders_that_mean_nothing_are_refused(options, words):
   with pytest.raises(UserError, match=words):
     Order(**options)
+
+
+def test_a_stretch_that_lasts_no_step_is_refused():
+  with pytest.raises(UserError, match="lasts 0 steps"):
+    federation((TOTAL,), Order(drift="label"), 0)
+
+
+@pytest.mark.parametrize(
+  ("options", "rounds", "steps", "drift_rounds", "span"),
+  [
+    ({"drift": "label"}, 10, 1, 5, 5),
+    ({"drift": "label", "drift_stretches": 4}, 10, 1, 3, 3),
+    ({"drift": "source", "drift_rounds": 7}, 600, 3, 7, 21),
+    ({"drift": "label", "drift_rounds": 2**31 - 1}, 600, np.array([1, 3]), 2**31 - 1, [600, 1800]),
+    ({}, 10, 3, None, FOREVER),
+  ],
+)
+def test_drift_is_told_in_rounds_and_happens_in_steps(options, rounds, steps, drift_rounds, span):
+  config = Order(**options)
+  assert orders.resolve(config, rounds).drift_rounds == drift_rounds
+  np.testing.assert_array_equal(orders.span(config, rounds, steps), span)

@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fedjax_norm.data import partition, splits
+from fedjax_norm.data.partition import PartitionConfig
 from fedjax_norm.errors import UserError
 
 BALANCED = np.repeat(np.arange(10), 100)
@@ -411,3 +412,51 @@ def test_no_stratum_gives_its_last_example_to_the_test_set():
   train, test = splits.stratified_split(strata, 15, 0)
   assert set(strata[train]) == set(strata)
   assert len(test) > 0
+
+
+# The options of a run.
+
+
+@pytest.mark.parametrize(
+  ("options", "owners", "in_force"),
+  [
+    ({}, None, {"partition": "classes", "clients": 10, "classes_per_client": 1}),
+    ({"clients": 3}, None, {"partition": "classes", "clients": 3, "classes_per_client": 4}),
+    ({}, np.arange(1000) % 7 * 2, {"partition": "natural", "clients": 7}),
+    ({"partition": "iid"}, np.arange(1000) % 7, {"partition": "iid", "clients": 10}),
+    ({"partition": "dirichlet"}, None, {"clients": 10, "alpha": 0.5, "min_size": 1}),
+    ({"partition": "dirichlet", "alpha": 2.0}, None, {"alpha": 2.0}),
+    ({"partition": "quantity"}, None, {"alpha": None, "exponent": None}),
+  ],
+)
+def test_what_is_not_given_follows_from_the_data(options, owners, in_force):
+  config = PartitionConfig(**options)
+  resolved = partition.resolve(config, BALANCED, owners)
+  assert {name: getattr(resolved, name) for name in in_force} == in_force
+  assert partition.resolve(resolved, BALANCED, owners) == resolved
+  one, same = (partition.from_config(c, BALANCED, owners, 3) for c in (config, resolved))
+  np.testing.assert_array_equal(one.order, same.order)
+  assert len(one.offsets) - 1 == resolved.clients
+
+
+def test_a_configuration_divides_as_its_options_by_hand():
+  config = PartitionConfig(clients=5, partition="skew", fraction=0.6)
+  made = partition.make("skew", BALANCED, 5, 3, fraction=0.6)
+  np.testing.assert_array_equal(partition.from_config(config, BALANCED, None, 3).order, made.order)
+
+
+@pytest.mark.parametrize(
+  ("options", "owners", "words"),
+  [
+    ({"alpha": 0.5}, None, "--alpha does nothing here: it needs --partition=dirichlet or quantity"),
+    ({"partition": "iid", "ratio": 0.1}, None, "--ratio .* needs --partition=ratio;"),
+    ({"classes_per_client": 2}, BALANCED, "--classes_per_client .* needs --partition=classes;"),
+    ({"partition": "natural"}, None, "names the client of each example"),
+    ({"partition": "natural", "clients": 3}, BALANCED, "names 10 clients, not 3"),
+    ({"clients": 0}, None, "--clients is 0; it must be at least 1"),
+    ({"relabelled": 1.5}, None, "--relabelled is 1.5"),
+  ],
+)
+def test_options_that_cannot_be_are_refused(options, owners, words):
+  with pytest.raises(UserError, match=words):
+    partition.from_config(PartitionConfig(**options), BALANCED, owners, 0)

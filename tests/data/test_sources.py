@@ -8,6 +8,7 @@ import pytest
 from data_helpers import check, same
 
 from fedjax_norm.data import sources
+from fedjax_norm.data.examples import sample
 from fedjax_norm.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "tfds"
@@ -107,6 +108,29 @@ def test_bad_settings_are_refused(tmp_path):
     sources.load("digits", seed=-1)
   with pytest.raises(UserError, match="image size"):
     sources.load("digits", image_size=0)
+
+
+# The options of a run.
+
+
+def test_a_configuration_reads_what_its_options_say():
+  data = "synthetic:classes=2,train=30,test=6,size=4"
+  config = sources.DataConfig(data=data, image_size=5, train_share=0.5)
+  source = sources.from_config(config, seed=3)
+  whole = sources.load(data, image_size=5)
+  assert len(source.train.labels) == 15
+  assert same(source, whole._replace(train=sample(whole.train, 0.5, 3)))
+  regression = sources.from_config(sources.DataConfig(data=data), "regression")
+  assert regression.train.targets is not None
+  with pytest.raises(UserError, match="--train_share is for one process"):
+    sources.from_config(config, mine=lambda labels, clients: np.arange(3))
+
+
+@pytest.mark.parametrize("data", ["digits", "synthetic:classes=3", "npz:some.npz", "csv:some.csv"])
+def test_a_folder_of_prepared_sets_is_refused_where_it_does_nothing(data):
+  with pytest.raises(UserError, match="--data_dir does nothing here"):
+    sources.DataConfig(data=data, data_dir="prepared")
+  sources.DataConfig(data="cifar10", data_dir="prepared")
 
 
 # Real prepared sets.

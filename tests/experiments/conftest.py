@@ -25,8 +25,7 @@ from experiments import (
   ssgd,
   wire_build,
 )
-from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
-from experiments.decentralized_flags import DecentralizedFlags
+from experiments.algorithm_flags import FedAvgFlags, SsgdFlags
 from experiments.flags import define
 from experiments.wire_flags import CertificatesFlags
 from fedjax_norm import nodes
@@ -48,15 +47,15 @@ def one_convolution(monkeypatch, tiny_net):
 
 @pytest.fixture
 def _run(capsys, tmp_path, monkeypatch):
-  """(main, its flags, other defaults, *flags) -> Result of a binary with ``SMALL`` and these.
+  """(main, its flags, *flags) -> Result of a binary with ``SMALL`` and these.
 
   With ``--epochs`` among them, the lengths in rounds of ``SMALL`` are left out.
   """
   monkeypatch.chdir(tmp_path)
 
-  def run(main, config: type, defaults: dict, *arguments: str) -> Result:
+  def run(main, config: type, *arguments: str) -> Result:
     values = flags.FlagValues()
-    define(config, values, **defaults)
+    define(config, values)
     in_epochs = any(argument.startswith("--epochs") for argument in arguments)
     lengths = ("--rounds", "--eval_every") if in_epochs else ()
     small = [flag for flag in SMALL if not flag.startswith(lengths)]
@@ -72,26 +71,26 @@ def _run(capsys, tmp_path, monkeypatch):
 @pytest.fixture
 def fedavg_run(_run):
   """(*flags) -> Result of ``experiments.fedavg`` with ``SMALL`` and these flags."""
-  return functools.partial(_run, fedavg.main, FedAvgFlags, {})
+  return functools.partial(_run, fedavg.main, FedAvgFlags)
 
 
 @pytest.fixture
 def ssgd_run(_run):
   """(*flags) -> Result of ``experiments.ssgd`` with ``SMALL`` and these flags."""
-  return functools.partial(_run, ssgd.main, SsgdFlags, {})
+  return functools.partial(_run, ssgd.main, SsgdFlags)
 
 
 @pytest.fixture
 def decentralized_run(_run):
   """(*flags) -> Result of ``experiments.decentralized`` with ``SMALL`` and these flags."""
-  return functools.partial(_run, decentralized.main, DecentralizedFlags, decentralized.DEFAULTS)
+  return functools.partial(_run, decentralized.main, decentralized.CONFIG)
 
 
 @pytest.fixture
 def asgd_run(_run, monkeypatch):
   """(*flags) -> Result of ``experiments.asgd`` with ``SMALL`` and these flags."""
   monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
-  return functools.partial(_run, asgd.main, AsgdFlags, asgd.DEFAULTS, "--host_devices=1")
+  return functools.partial(_run, asgd.main, asgd.CONFIG, "--host_devices=1")
 
 
 @pytest.fixture

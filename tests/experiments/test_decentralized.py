@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from experiments.build_decentralized import make_decentralized_config, make_dial
-from experiments.build_schedule import in_rounds
 from experiments.decentralized_flags import DecentralizedFlags
 from fedjax_norm.algorithms.gaia import GaiaConfig
 from fedjax_norm.control.skewscout import GRIDS
@@ -47,7 +46,7 @@ def test_skewscout_by_epochs(decentralized_run):
 
 
 def test_defaults():
-  config = in_rounds(DecentralizedFlags(algorithm="gaia", norm="bn"), 10, 1000)
+  config = DecentralizedFlags(algorithm="gaia", norm="bn").in_rounds(10, 1000)
   assert make_decentralized_config(config).batch_stats == "local"
   assert make_decentralized_config(
     DecentralizedFlags(algorithm="gaia", norm="fixbn")
@@ -70,11 +69,11 @@ def test_warm_up_and_boundaries_in_epochs():
     epochs=12,
     sparsity_warmup_epochs=2,
     lr_schedule="step",
-    lr_boundaries="6,9",
+    lr_boundaries=(6, 9),
   )
-  config = in_rounds(flags, 5, 50_000)
-  assert (config.rounds, config.lr_boundaries) == (6000, "3000,4500")
-  assert in_rounds(config, 5, 50_000) == config
+  config = flags.in_rounds(5, 50_000)
+  assert (config.rounds, config.lr_boundaries) == (6000, (3000, 4500))
+  assert config.in_rounds(5, 50_000) == config
   values = make_dial(config).values
   np.testing.assert_allclose(
     values[::1000], [0.75, 0.9375, 0.984375, 0.996, 0.999, 0.999], rtol=1e-6

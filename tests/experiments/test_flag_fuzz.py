@@ -20,7 +20,6 @@ from flag_table import BINARIES
 
 from experiments import (
   app,
-  build_data,
   certificates,
   communication,
   compare,
@@ -71,16 +70,16 @@ def accept(*_, **__):
 
 
 @functools.cache
-def defined(config, defaults):
+def defined(config):
   """The flags of a binary, which take longer to define than to parse."""
   values = flags.FlagValues()
-  define(config, values, **dict(defaults))
+  define(config, values)
   return values
 
 
 def made(binary, *arguments):
   """The flags of a binary's call, parsed."""
-  values = defined(binary.config, tuple(binary.defaults.items()))
+  values = defined(binary.config)
   for name in values:
     values[name].unparse()
   values(["binary", *binary.base, *arguments])
@@ -108,7 +107,7 @@ def files(tmp_path_factory):
     maker, split = BINARIES["certificates"], BINARIES["split"]
     certificates.main(parse(maker.config, made(maker, "--output=certs")))
     config = parse(split.config, made(split))
-    config, task = settler(build_data.make_source(config))(config)
+    config, task = settler(training.load(config))(config)
     with RunFolder.open(folder / "split_run", config.saved(), True) as run:
       save_model(run.path, initial_variables(task, 0))
     for name in ("run_a", "run_b"):

@@ -12,7 +12,7 @@ import pytest
 from experiments_helpers import PYTHONPATH, SMALL
 from run_bits import parameters, read
 
-from experiments import app, build_data, fedavg, training
+from experiments import app, fedavg, training
 from experiments.algorithm_flags import FedAvgFlags
 from fedjax_norm.training import checkpoint, plots
 
@@ -80,7 +80,7 @@ def run_seed(monkeypatch):
     progress=False,
     host_devices=2,
   )
-  config, task = training.settler(build_data.make_source(config))(config)
+  config, task = training.settler(training.load(config))(config)
   program = fedavg.prepare(config)(task)
 
   class Canvas:

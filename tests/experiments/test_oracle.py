@@ -136,7 +136,7 @@ def run(_run, one_convolution, monkeypatch):
 
   seed = training.run_seed
   monkeypatch.setattr(training, "run_seed", run_seed)
-  start = functools.partial(_run, oracle.main, OracleFlags, oracle.DEFAULTS)
+  start = functools.partial(_run, oracle.main, oracle.CONFIG)
   start.started = started
   return start
 
@@ -208,9 +208,7 @@ def test_the_runs_of_each_algorithm():
 )
 def test_bad_input_is_one_sentence(options, mentions, capsys, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  config = dataclasses.replace(
-    OracleFlags(**{**oracle.DEFAULTS, "data": "synthetic", "workdir": "work"}), **options
-  )
+  config = dataclasses.replace(oracle.CONFIG(data="synthetic", workdir="work"), **options)
   assert app.guard(lambda: oracle.main(config)) == 2
   err = capsys.readouterr().err
   assert err.count("\n") == 1

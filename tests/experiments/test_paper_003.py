@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from experiments_helpers import ROOT
 
-from experiments import build_data, build_task, cells, efforts, paper, training
+from experiments import cells, efforts, paper, training
 from experiments.algorithm_flags import FedAvgFlags
 from experiments.efforts import Spent
 from fedjax_norm import models
@@ -79,7 +79,7 @@ def test_agents_in_turn_are_a_single_machine(tmp_path, monkeypatch):
     "model": "tiny",
     "batch_size": 8,
     "host_devices": 1,
-    "lr_boundaries": "1",
+    "lr_boundaries": (1,),
     "eval_every": 1,
     "progress": False,
   }
@@ -87,7 +87,7 @@ def test_agents_in_turn_are_a_single_machine(tmp_path, monkeypatch):
   results = []
   for cell, length in ((single, {"epochs": 2}), (split, {"rounds": 2, "clients": 3})):
     config = cell.config("full", **less, **length)
-    source = build_data.make_source(config)
+    source = training.load(config)
     results.append(cells.run_cell(cell.name, cell.prepare, config, source, tmp_path / cell.name))
   one, several = (result.rows for result in results)
   assert len(one) == len(several) == 2
@@ -100,9 +100,7 @@ def test_agents_in_turn_are_a_single_machine(tmp_path, monkeypatch):
   whole = efforts.of({"single": results[0], "split": results[1]})
   assert 0 < whole["split"][-1].client_flops < whole["single"][-1].client_flops / 2
   # By the layers' shapes, which count no norm, activation or pool.
-  task_model = build_task.make_task_of(
-    config, source, build_data.make_partition(config, source.train.labels, None, 0)
-  )
+  _, task_model = training.settler(source)(config)
   by_shape = flops.training_flops(task_model.model, (6, 6, 3))
   counted = whole["single"][-1].client_flops / 96
   assert 0.6 * by_shape < counted < 1.5 * by_shape
@@ -206,7 +204,7 @@ def test_what_is_told_of_a_scale_is_of_its_runs():
     assert f"up to `{cut}`;" in note
     assert "sees 1,000 images" in note
     config = table.cells[0].config("small")
-    model = models.create(config.model, build_task.make_norm(config), 10, (16, 16, 3))
+    model = models.create(config.model, config.make_norm(1), 10, (16, 16, 3))
     assert stage_names(model)[0] == cut
   *_, note = paper.TABLES["003.fig3a"].at("full").notes
   assert "up to `conv1_2`;" in note
@@ -227,7 +225,7 @@ def test_a_share_of_the_training_examples():
   for source in loaded.values():
     np.testing.assert_array_equal(source.test.images, loaded["all"].test.images)
   with pytest.raises(UserError, match="train_share"):
-    build_data.make_source(FedAvgFlags(train_share=0.1), lambda labels, clients: np.arange(3))
+    training.load(FedAvgFlags(train_share=0.1), lambda labels, clients: np.arange(3))
 
 
 def test_presets_of_a_pair_agree():

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import build_program, build_task
+from experiments import training
 from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
 from experiments.flags import define, parse
 from experiments.split_flags import SplitFlags
 from fedjax_norm.data import partition
 from fedjax_norm.data.federated import label_counts
-from fedjax_norm.data.order import Order
 from fedjax_norm.data.unlabelled import HIDDEN
 from fedjax_norm.errors import UserError
 
@@ -25,27 +24,30 @@ def config(arguments, kind=FedAvgFlags):
 
 
 @pytest.mark.parametrize(
-  ("arguments", "kind", "stretches", "span"),
+  ("arguments", "kind", "steps"),
   [
-    ("--drift=label --rounds=10", SsgdFlags, 2, 5),
-    ("--drift=label --rounds=10 --drift_stretches=4", SsgdFlags, 4, 3),
-    ("--drift=source --drift_rounds=7 --local_steps=3", FedAvgFlags, 2, 21),
-    ("--drift=label --drift_rounds=7", FedAvgFlags, 2, 7),
-    ("--drift=label --drift_rounds=2147483647 --local_epochs=1", FedAvgFlags, 2, [600, 1200, 1800]),
+    ("", SsgdFlags, 1),
+    ("", FedAvgFlags, 1),
+    ("--local_steps=3", FedAvgFlags, 3),
     # Batches of 32: one, two and three steps an epoch.
-    ("--drift=label --drift_rounds=7 --local_epochs=2", FedAvgFlags, 2, [14, 28, 42]),
+    ("--local_epochs=2", FedAvgFlags, [2, 4, 6]),
   ],
 )
-def test_drift_is_told_in_rounds_and_happens_in_steps(arguments, kind, stretches, span):
-  order = build_task.make_order(config(arguments, kind), SIZES)
-  assert order.stretches == stretches
-  np.testing.assert_array_equal(order.span, span)
+def test_the_steps_of_a_round(arguments, kind, steps):
+  np.testing.assert_array_equal(config(arguments, kind).steps_of_a_round(SIZES), steps)
+
+
+def test_a_drift_reaches_the_task_in_steps(tiny_source):
+  given = config("--drift=label --rounds=10 --local_steps=3 --norm=gn --partition=iid --clients=3")
+  settled, task = training.settler(tiny_source)(given)
+  assert settled.drift_rounds == 5
+  assert (task.data.stretches.tolist(), task.data.spans.tolist()) == ([2] * 3, [15] * 3)
 
 
 def test_orders_and_labels_reach_the_task(tiny_source):
   division = partition.make("iid", tiny_source.train.labels, 3, 0)
   given = config("--batch_order=label --order_block=5 --norm=gn --relabelled=0.4")
-  task = build_task.make_task_of(given, tiny_source, division)
+  task = training.make_task(given, tiny_source, division)
   assert task.data.blocks.tolist() == [5, 5, 5]
   changed = [
     (task.data.labels != tiny_source.train.labels)[partition.client(division, k)] for k in range(3)
@@ -56,7 +58,6 @@ def test_orders_and_labels_reach_the_task(tiny_source):
   for k in range(3):
     own = task.data.order[task.data.offsets[k] :][: task.data.sizes[k]]
     assert (np.diff(task.data.labels[own]) >= 0).all()
-  assert build_task.make_order(config(""), SIZES) == Order()
 
 
 def test_labels_that_clients_do_not_know_are_not_trained_on_but_counted(tiny_source):
@@ -64,7 +65,7 @@ def test_labels_that_clients_do_not_know_are_not_trained_on_but_counted(tiny_sou
   labels = tiny_source.train.labels
   division = partition.make("iid", labels, 3, 0)
   given = config("--norm=gn --autoencoder=0.1 --labelled=0.1", SplitFlags)
-  data = build_task.make_task_of(given, tiny_source, division).data
+  data = training.make_task(given, tiny_source, division).data
   known = data.targets != HIDDEN
   np.testing.assert_array_equal(data.targets[known], labels[known])
   counts = label_counts(data, np.arange(3), 4)
@@ -74,17 +75,16 @@ def test_labels_that_clients_do_not_know_are_not_trained_on_but_counted(tiny_sou
 
 
 @pytest.mark.parametrize("flag", ["--evaluate_clients=2", "--fine_tune_steps=1", "--diagnostics"])
-def test_clients_that_label_otherwise_are_not_tested_by_their_labels(tiny_source, flag):
-  division = partition.make("iid", tiny_source.train.labels, 3, 0)
-  with pytest.raises(UserError, match="--relabelled leaves test labels as they are"):
-    build_task.make_task_of(config(f"--relabelled=0.4 {flag}"), tiny_source, division)
+def test_clients_that_label_otherwise_are_not_tested_by_their_labels(flag):
+  with pytest.raises(UserError, match="--relabelled keeps the labels of the test set"):
+    config(f"--relabelled=0.4 {flag}")
 
 
 def test_fine_tuning_takes_the_rate_of_the_run():
-  assert build_program.make_fine_tune(config("")) is None
-  tuned = build_program.make_fine_tune(config("--fine_tune_steps=3 --lr=0.02"))
+  assert config("").fine_tune(0.02) is None
+  tuned = config("--fine_tune_steps=3").fine_tune(0.02)
   assert (tuned.steps, tuned.rate) == (3, 0.02)
-  assert build_program.make_fine_tune(config("--fine_tune_steps=3 --fine_tune_lr=0.4")).rate == 0.4
+  assert config("--fine_tune_steps=3 --fine_tune_lr=0.4").fine_tune(0.02).rate == 0.4
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,5 @@ def test_fine_tuning_takes_the_rate_of_the_run():
   ],
 )
 def test_what_would_do_nothing_is_refused(arguments, kind, words):
-  given = config(arguments, kind)
-
-  def make():
-    return build_task.make_order(given, SIZES), build_program.make_fine_tune(given)
-
   with pytest.raises(UserError, match=words):
-    make()
+    config(arguments, kind)

@@ -7,15 +7,14 @@ from absl import flags
 
 from experiments import regions
 from experiments.flags import define, parse
-from experiments.regions import RegionsFlags
 from fedjax_norm.errors import UserError
 
 
 def run(folder, *options):
   values = flags.FlagValues()
-  define(RegionsFlags, values, partition="natural")
+  define(regions.CONFIG, values)
   values(["regions", f"--output={folder / 'out'}", *options])  # the last of several counts
-  regions.run(parse(RegionsFlags, values))
+  regions.run(parse(regions.CONFIG, values))
 
 
 @pytest.fixture

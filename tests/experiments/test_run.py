@@ -345,7 +345,7 @@ def test_library_use_gives_the_numbers_of_the_command(fedavg_run):
     ),
     fn.LoopConfig(rounds=4, eval_every=2),
     fn.Schedule(0.02),
-    freeze=fn.FreezeConfig(round=3),
+    freeze=fn.FreezeConfig(freeze_round=3),
   )
   shown = [{k: str(v) for k, v in row.items() if k != "seconds"} for row in outcome.rows]
   assert shown == read(Path("run"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import split
+from experiments.finished import told
 from experiments.split_flags import SplitFlags
 from fedjax_norm import nodes
 from fedjax_norm.clock import PROFILES
@@ -17,7 +18,7 @@ from fedjax_norm.clock import PROFILES
 def split_run(_run, monkeypatch):
   """(*flags) -> Result of ``experiments.split`` with ``SMALL`` and these flags."""
   monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
-  return functools.partial(_run, split.main, SplitFlags, {}, "--host_devices=1")
+  return functools.partial(_run, split.main, SplitFlags, "--host_devices=1")
 
 
 def _rows(path):
@@ -105,3 +106,21 @@ def test_bad_input_is_one_sentence(split_run, flags, says):
   result = split_run("--norm=bn", *flags)
   assert (result.code, result.err.count("\n")) == (2, 1)
   assert says in result.err
+
+
+def test_the_flags_of_an_older_version_are_read():
+  """It wrote texts where there are numbers now, None for defaults, and flags that are gone."""
+  saved = {
+    "algorithm": "splitfed_v2",
+    "version": "0.2.0",
+    "norm": "fixbn",
+    "rounds": 7,
+    "lr_schedule": "step",
+    "lr_boundaries": "2,3",
+    "lr_factor": None,
+    "freeze_round": "5",
+    "no_longer_there": 1,
+  }
+  flags = told(saved, SplitFlags)
+  assert (flags.algorithm, flags.rounds, flags.lr_factor) == ("splitfed_v2", 7, 0.1)
+  assert (flags.lr_boundaries, flags.freeze_round) == ((2.0, 3.0), 5)

@@ -13,7 +13,6 @@ from settings import configure, plain
 
 from experiments import app, report, training
 from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
-from experiments.build_schedule import in_rounds, make_schedule
 from fedjax_norm import norm
 from fedjax_norm.algorithms.ssgd import SsgdConfig
 from fedjax_norm.comm import Cost
@@ -100,10 +99,10 @@ SSGD = [
   ("--norm=sync_bn --chunk=1", "lock-step"),
   ("--norm=gn --batch_stats=moments", "running statistics"),
   ("--epochs=0", "epochs"),
-  ("--epochs=2 --rounds=4", "in epochs or in rounds"),
-  ("--epochs=2 --lr_warmup_epochs=1 --lr_warmup_rounds=1", "in epochs or in rounds"),
+  ("--epochs=2 --rounds=4", "--epochs and --rounds both give"),
+  ("--epochs=2 --lr_warmup_epochs=1 --lr_warmup_rounds=1", "both give the length of the warm-up"),
   ("--epochs=2 --lr_warmup_epochs=0", "lr_warmup_epochs"),
-  ("--epochs=2 --lr_warmup_epochs=3", "longer than the run"),
+  ("--epochs=2 --lr_warmup_epochs=3", "and the run has 4; shorten it"),
   ("--lr_warmup_epochs=1", "needs --epochs"),
   ("--scale_lr_from=0", "scale_lr_from"),
   ("--lr_warmup_from=0.01", "a warm-up"),
@@ -145,7 +144,7 @@ def test_bad_flags(request, algorithm, arguments, mentions, tmp_path):
 
 
 def lengths(config, clients, examples):
-  settled = in_rounds(config, clients, examples)
+  settled = config.in_rounds(clients, examples)
   return settled.rounds, settled.eval_every, settled.lr_warmup_rounds
 
 
@@ -165,15 +164,15 @@ def test_lengths_in_rounds_stay():
   assert lengths(AsgdFlags(), 4, 64) == (3000, 250, 0)
   assert lengths(SsgdFlags(rounds=7, eval_every=3, lr_warmup_rounds=2), 4, 64) == (7, 3, 2)
   # What is settled stays as it is.
-  once = in_rounds(FedAvgFlags(rounds=7), 4, 64)
-  assert in_rounds(once, 4, 64) == once
-  with pytest.raises(UserError, match="in epochs or in rounds"):
-    in_rounds(SsgdFlags(rounds=600, epochs=2), 4, 64)
+  once = SsgdFlags(epochs=7, scale_lr_from=8, lr_warmup_epochs=1).in_rounds(4, 64)
+  assert once.in_rounds(4, 64) == once
+  with pytest.raises(UserError, match="--epochs and --rounds both give the length"):
+    SsgdFlags(rounds=600, epochs=2)
 
 
 def test_the_rate_grows_with_the_joint_batch():
   def rates(config, clients):
-    return make_schedule(in_rounds(config, clients, 64)).rates(4).tolist()
+    return config.in_rounds(clients, 64).rates(4).tolist()
 
   plain = {"batch_size": 8, "lr": 0.1, "scale_lr_from": 16, "rounds": 4}
   assert rates(SsgdFlags(**plain), 4) == pytest.approx([0.2] * 4)

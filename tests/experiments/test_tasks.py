@@ -107,7 +107,7 @@ def test_segmentation_learns_and_tells_its_classes(fedavg_run):
     (("--task=regression", "--data=identities"), "has no targets for regression"),
     (("--task=regression", "--evaluate_clients=2"), "regression knows no client's own mix"),
     (("--task=regression", "--fine_tune_steps=1"), "regression knows no client's own mix"),
-    (("--task=regression", "--relabelled=0.5"), "--relabelled does nothing to the targets"),
+    (("--task=regression", "--relabelled=0.5"), "--relabelled changes classes"),
     ((*SEGMENTATION, "--augment=crop"), "moves images and leaves the classes of their pixels"),
   ],
 )

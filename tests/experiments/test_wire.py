@@ -21,8 +21,6 @@ from wire_world import by_messages
 
 from experiments import (
   app,
-  build_data,
-  build_schedule,
   certificates,
   split_client,
   split_server,
@@ -31,7 +29,7 @@ from experiments import (
 )
 from experiments.flags import define, parse
 from experiments.split_flags import SplitFlags, make_split_config
-from experiments.training import settler
+from experiments.training import load, settler
 from experiments.wire_flags import CertificatesFlags, ClientFlags, ServerFlags
 from fedjax_norm import memory
 from fedjax_norm.errors import UserError
@@ -68,8 +66,8 @@ def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, started, ca
   values = flags.FlagValues()
   define(SplitFlags, values)
   values(["simulation", *DATA, *TRAINING])
-  config, task = settler(build_data.make_source(config := parse(SplitFlags, values)))(config)
-  rates = build_schedule.make_schedule(config).rates(config.rounds)
+  config, task = settler(load(config := parse(SplitFlags, values)))(config)
+  rates = config.rates(config.rounds)
   simulated = by_messages(task, make_split_config(config), rates)
   for part in ("localhost/body.npz", "alice0/head.npz", "alice1/head.npz"):
     found = np.load(part)

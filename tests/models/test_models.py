@@ -507,11 +507,12 @@ def test_create_refuses(name, norm, num_classes, image_shape, stem, message):
 @pytest.mark.parametrize("name", ["tiny", "lenet", "lenet5", "cnn", "resnet20"])
 def test_the_least_images_and_the_default_groups_are_accepted(name):
   known = models.entry(name)
-  model = models.create(name, create("gn", **known.groups), 4, (known.min_size,) * 2 + (1,))
-  shape = (2, known.min_size, known.min_size, 1)
-  logits = jax.eval_shape(
-    lambda x: model.init_with_output(KEY, x, Mode())[0], jax.ShapeDtypeStruct(shape, jnp.float32)
-  )
+  shape = (known.min_size, known.min_size, 1)
+  for norm in ("gn", "bgn"):
+    model = models.create(name, create(norm), 4, shape)
+    assert model.norm == create(norm, **known.groups)
+  images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+  logits = jax.eval_shape(lambda x: model.init_with_output(KEY, x, Mode())[0], images)
   assert logits.shape == (2, 4)
 
 
@@ -519,15 +520,15 @@ def test_the_least_images_and_the_default_groups_are_accepted(name):
   ("name", "norm", "expected"),
   [
     ("tiny", BN, {"Norm_0": 32, "Norm_1": 64, "Norm_2": 64}),
-    ("lenet", create("gn", group_size=2), {"Norm_0": 32, "Norm_1": 32, "Norm_2": 64}),
+    ("lenet", create("gn", group_size=2), {"Norm_0": 16, "Norm_1": 16, "Norm_2": 32}),
     ("cnn", create("wn", mean_only_bn=True), {"Norm_0": 32, "Norm_1": 64}),
     (
       "resnet10",
       create("ln"),
       {
-        "Norm_0": 64,
-        **{f"Block_{i}/Norm_{j}": 64 * 2**i for i in range(4) for j in range(2)},
-        **{f"Block_{i}/shortcut_norm": 64 * 2**i for i in (1, 2, 3)},
+        "Norm_0": 1,
+        **{f"Block_{i}/Norm_{j}": 1 for i in range(4) for j in range(2)},
+        **{f"Block_{i}/shortcut_norm": 1 for i in (1, 2, 3)},
       },
     ),
     ("tiny", NONE, {}),
@@ -540,6 +541,6 @@ def test_norm_modules_are_the_layers_that_normalize(name, norm, expected):
   assert models.norm_modules(model, (16, 16, 3)) == expected
   # and the paths are those of their parameters
   params = jax.eval_shape(lambda: model.init(KEY, jnp.zeros((1, 16, 16, 3)), Mode()))["params"]
-  for path, channels in expected.items():
+  for path, groups in expected.items():
     scope = functools.reduce(lambda tree, part: tree[part], path.split("/"), params)
-    assert scope["bias"].shape == (channels,)
+    assert norm.num_groups(*scope["bias"].shape) == groups

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from norm_rows import SPECS
 from torch_units import KEY, assert_close, images, randomized, shapes
 
 from fedjax_norm import models, norm
@@ -61,10 +62,9 @@ def test_any_stretch_runs_by_itself():
 
 @pytest.mark.parametrize("name", [n for n in norm.NAMES if n != "fixup"])
 def test_every_norm_fits(name):
-  options = {"groups": 2} if name == "gn" else {}
-  model = small(norm.create(name, **options))
+  model = small(SPECS[name])
   held = shapes(model, SHAPE)["params"]
-  normalizes = norm.create(name, **options).normalizes
+  normalizes = SPECS[name].normalizes
   assert ("embedding_norm" in held) == normalizes
   assert ("bias" in held["embedding"]) != normalizes
   assert ("kernel_scale" in held["recurrence"]) == (name == "wn")

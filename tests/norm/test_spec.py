@@ -5,50 +5,25 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from norm_rows import BATCH, ROWS, SPECS
 
+from experiments.config import Config
+from experiments.stages import StagesFlags
+from fedjax_norm import options
 from fedjax_norm.errors import UserError
-from fedjax_norm.norm import NAMES, NormSpec, Renorm, create
-
-# name: (options, reduced axes, groups of 12 channels, source in training)
-TABLE = {
-  "bn": ({}, "NSK", 12, "batch"),
-  "sync_bn": ({}, "NSK", 12, "batch"),
-  "fixbn": ({}, "NSK", 12, "batch"),
-  "brn": ({}, "NSK", 12, "corrected"),
-  "gn": ({"groups": 4}, "SK", 4, "batch"),
-  "ln": ({}, "SK", 1, "batch"),
-  "in": ({}, "SK", 12, "batch"),
-  "cn": ({}, "K", 1, "batch"),
-  "wn": ({}, "", None, "batch"),
-  "fixup": ({}, "", None, "batch"),
-  "none": ({}, "", None, "batch"),
-}
+from fedjax_norm.norm import NORMS, NormConfig, NormSpec, Renorm, create
 
 
-def test_the_table_lists_every_name():
-  assert set(TABLE) == set(NAMES)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_name_is_its_row_of_the_table(name):
-  options, reduce, groups, source = TABLE[name]
-  spec = create(name, epsilon=1e-3, **options)
-  assert (spec.name, spec.reduce, spec.source, spec.epsilon) == (
-    name,
-    reduce,
-    source,
-    1e-3 if reduce else 1e-5,
-  )
-  assert spec.normalizes == (reduce != "")
-  assert spec.has_running_statistics == spec.updates_running_statistics == (reduce == "NSK")
-  if groups is not None:
-    assert spec.num_groups(12) == groups
-  assert spec.scale
-  assert spec.across_nodes == (name == "sync_bn")
-  assert spec.settles == (name == "fixbn")
-  assert spec.weight_norm == (name == "wn")
-  assert spec.fixup == (name == "fixup")
-  assert spec.axis_names == ()
+@pytest.mark.parametrize("name", ROWS)
+def test_every_norm_is_its_row(name):
+  row, spec = ROWS[name], ROWS[name].spec(name, epsilon=1e-3)
+  assert spec.normalizes == (row.reduce != "")
+  assert spec.has_running_statistics == spec.updates_running_statistics == (name in BATCH)
+  if row.groups is not None:
+    assert spec.num_groups(12) == row.groups
+  fields = {key: getattr(spec, key) for key in ("groups", "group_size")}
+  fields |= {"reduce": row.reduce, "epsilon": 1e-3, **row.others}
+  assert spec == NormSpec(name.partition("-")[0], **fields)
 
 
 def test_options_reach_the_spec():
@@ -56,11 +31,6 @@ def test_options_reach_the_spec():
   ramp = Renorm(2.0, 1.0, 3, 5, 4)
   assert create("brn", renorm=ramp).renorm == ramp
   assert create("brn").renorm == Renorm(3.0, 5.0, 5_000, 40_000, 25_000)  # Ioffe 2017, sec. 3
-  centred = create("wn", mean_only_bn=True)
-  assert centred.weight_norm
-  assert not centred.scale
-  assert centred.has_running_statistics
-  assert centred.num_groups(6) == 6
 
 
 def test_specs_are_values():
@@ -74,11 +44,14 @@ def test_specs_are_values():
   ("name", "options", "message"),
   [
     ("batchnorm", {}, "unknown norm 'batchnorm'; choose one of bn, sync_bn"),
-    ("gn", {}, "needs its number of groups or its group size"),
     ("gn", {"groups": 2, "group_size": 2}, "not both"),
     ("gn", {"groups": 0}, "groups of norm 'gn' is 0; it must be at least 1"),
     ("gn", {"group_size": -1}, "group_size of norm 'gn' is -1"),
-    ("bn", {"groups": 2}, "'bn' has no groups to choose; drop groups and group_size or use gn"),
+    (
+      "bn",
+      {"groups": 2},
+      "'bn' has no groups to choose; drop groups and group_size or use bgn or gn",
+    ),
     ("ln", {"group_size": 2}, "'ln' has no groups"),
     ("none", {"groups": 2}, "'none' has no groups"),
     ("bn", {"mean_only_bn": True}, "belongs to norm 'wn', not to 'bn'"),
@@ -100,13 +73,15 @@ def test_create_refuses(name, options, message):
   ("fields", "message"),
   [
     ({"reduce": "NK", "groups": 1}, "reduces 'NK'; choose"),
-    ({"reduce": "SK"}, "needs either groups or group_size"),
     ({"reduce": "SK", "groups": 2, "group_size": 2}, "not both"),
     ({"reduce": "SK", "groups": 1, "axis_names": ("nodes",)}, "nothing to merge across nodes"),
     ({"reduce": "K", "groups": 1, "across_nodes": True}, "nothing to merge across nodes"),
     ({"across_nodes": True}, "nothing to merge across nodes"),
     ({"reduce": "SK", "groups": 1, "source": "running"}, "keeps no running statistics"),
     ({"source": "running"}, "keeps no running statistics"),
+    ({"reduce": "SK", "settles": True}, "keeps no running statistics to .* settle"),
+    ({"reduce": "NSK", "axis_names": ("nodes",)}, "not across_nodes"),
+    ({"reduce": "NSK", "source": "corrected", "renorm": Renorm(), "scale": False}, "deviation"),
     ({"reduce": "NSK", "group_size": 1, "source": "corrected"}, "its ramps together"),
     ({"reduce": "NSK", "group_size": 1, "renorm": Renorm()}, "its ramps together"),
   ],
@@ -130,9 +105,9 @@ def test_groups_times_their_size_are_the_channels(groups, size, rest):
       create("gn", group_size=size).num_groups(channels + rest)
 
 
-@pytest.mark.parametrize("name", ["bn", "sync_bn", "fixbn", "brn"])
+@pytest.mark.parametrize("name", BATCH)
 def test_frozen_specs_take_the_running_statistics_and_leave_them(name):
-  spec = create(name, decay=0.5, epsilon=1e-4).bind(("nodes",))
+  spec = ROWS[name].spec(name, decay=0.5, epsilon=1e-4).bind(("nodes",))
   frozen = spec.frozen()
   assert frozen.source == "running"
   assert frozen.normalizes
@@ -145,18 +120,77 @@ def test_frozen_specs_take_the_running_statistics_and_leave_them(name):
   assert frozen.frozen() == frozen
 
 
-@pytest.mark.parametrize("name", ["gn", "ln", "in", "cn", "wn", "fixup", "none"])
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in BATCH])
 def test_nothing_to_freeze_without_running_statistics(name):
-  with pytest.raises(UserError, match=f"'{name}' has no running statistics that could be frozen"):
-    create(name, **TABLE[name][0]).frozen()
+  with pytest.raises(UserError, match="has no running statistics that could be frozen"):
+    SPECS[name].frozen()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ROWS)
 def test_only_a_norm_across_nodes_binds_axis_names(name):
-  spec = create(name, **TABLE[name][0])
+  spec = SPECS[name]
   if name == "sync_bn":
     assert spec.bind(("devices", "nodes")).axis_names == ("devices", "nodes")
     with pytest.raises(UserError, match="lock-step; use --backend=vmap"):
       spec.bind(())
   else:
     assert spec.bind(("nodes",)) == spec.bind(()) == spec
+
+
+def test_groups_that_were_never_chosen_are_asked_for():
+  for name in ("gn", "bgn"):
+    assert create(name).needs_groups
+    with pytest.raises(UserError, match=f"'{name}' has no groups yet; give it groups or group_s"):
+      create(name).num_groups(12)
+
+
+# ------------------------------------------------------------------ the options of a run
+
+
+@pytest.mark.parametrize("kind", [Config, StagesFlags])
+def test_every_norm_can_be_given(kind):
+  (norm,) = (one for one in options.of(kind) if one.name == "norm")
+  assert norm.choices == tuple(NORMS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_run_can_have_every_norm(name):
+  options = {key: value for key, value in ROWS[name].options.items() if key != "renorm"}
+  spec = NormConfig(norm=name.partition("-")[0], **options).make_norm(rounds=100)
+  renorm = Renorm(3.0, 5.0, 4.0, 30.0, 20.0) if SPECS[name].renorm else None  # Ioffe's shares
+  assert spec == dataclasses.replace(SPECS[name], renorm=renorm)
+
+
+def test_the_options_of_a_run_reach_the_spec():
+  config = NormConfig("brn", norm_decay=0.5, norm_epsilon=1e-3, brn_r_max=2.0, brn_d_max=1.0)
+  config = dataclasses.replace(config, brn_ramp=(0.1, 0.2, 0.5))
+  assert config.make_norm(10) == create(
+    "brn", decay=0.5, epsilon=1e-3, renorm=Renorm(2.0, 1.0, 1.0, 5.0, 2.0)
+  )
+
+
+@pytest.mark.parametrize(
+  ("given", "message"),
+  [
+    ({"norm": "batchnorm"}, "unknown norm 'batchnorm'; choose one of bn"),
+    ({"norm": "bn", "groups": 2}, "--groups does nothing here: it needs --norm=bgn or gn"),
+    ({"norm": "ln", "group_size": 2}, "--group_size does nothing here"),
+    ({"norm": "gn", "groups": 2, "group_size": 2}, "--groups or --group_size, not both"),
+    ({"norm": "gn", "groups": 0}, "--groups is 0; it must be at least 1"),
+    ({"norm": "gn", "mean_only_bn": True}, "--mean_only_bn does nothing here: it needs --norm=wn"),
+    ({"norm": "gn", "norm_decay": 0.9}, "--norm_decay does nothing here"),
+    ({"norm": "wn", "norm_decay": 0.5}, "--norm_decay does nothing here: it needs --mean_only_bn"),
+    ({"norm": "none", "norm_epsilon": 1e-5}, "--norm_epsilon does nothing here"),
+    ({"norm": "wn", "mean_only_bn": True, "norm_epsilon": 1e-3}, "--norm_epsilon does nothing"),
+    ({"norm_decay": 1.0}, "--norm_decay is 1; it must be at least 0 and below 1"),
+    ({"norm_epsilon": -1.0}, "--norm_epsilon is -1; it must be at least 0"),
+    ({"norm": "bn", "brn_r_max": 3.0}, "--brn_r_max does nothing here: it needs --norm=brn"),
+    ({"norm": "brn", "brn_r_max": 0.5}, "--brn_r_max is 0.5; it must be at least 1"),
+    ({"norm": "brn", "brn_ramp": (0.1, 0.2)}, "--brn_ramp takes three fractions"),
+    ({"norm": "brn", "brn_ramp": (0.1, 0.2, 1.5)}, "--brn_ramp takes three fractions"),
+    ({"norm": "brn", "brn_ramp": (0.5, 0.2, 0.3)}, "--brn_ramp begins with the start"),
+  ],
+)
+def test_options_that_cannot_be_are_refused(given, message):
+  with pytest.raises(UserError, match=message):
+    options.make(NormConfig, **given)

@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 
 from fedjax_norm.errors import UserError
+from fedjax_norm.norm import NAMES
 from fedjax_norm.training.communication import epoch_table, table, write
 
 # tiny: convolutions of 1 x 32, 32 x 64 and 64 x 64 with 9 places each, a dense layer of 64 x 4 + 4.
@@ -21,16 +22,17 @@ def entries():
 def test_an_epoch_of_tiny(entries):
   by_norm = {entry.norm: entry for entry in entries}
   affine = 2 * sum(CHANNELS)
-  gn, bn, sync = (by_norm[name] for name in ("gn", "bn", "sync_bn"))
+  assert set(by_norm) == set(NAMES) - {"fixup"}  # which is of ResNets alone
+  gn, bn, bgn, sync = (by_norm[name] for name in ("gn", "bn", "bgn", "sync_bn"))
   assert gn.bytes_up == gn.bytes_down == 4 * 3 * 5 * (PARAMETERS + affine)
   assert bn.bytes_up == gn.bytes_up + 4 * 3 * 5 * affine  # and the running statistics
+  assert bgn.bytes_up == gn.bytes_up + 4 * 3 * 5 * 2 * 3 * 8  # of eight groups in three layers
   moments = sum(4 * c + 1 for c in CHANNELS)
   assert sync.bytes_up - bn.bytes_up == 4 * 3 * 5 * moments
   assert sync.paper_bytes_up - bn.bytes_up == 4 * 3 * 5 * sum(2 * c for c in CHANNELS)
   assert sync.round_trips == sync.paper_round_trips == 5 * (2 * 3 + 1)
   assert gn.round_trips == gn.paper_round_trips == 5
   assert gn.paper_bytes_up == gn.bytes_up
-  assert "fixup" not in by_norm  # of ResNets alone
 
 
 def test_it_is_kept_and_shown(entries, tmp_path):

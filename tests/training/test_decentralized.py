@@ -26,7 +26,7 @@ from fedjax_norm.training.task import make_task
 
 LOCAL = plain(batch_size=4, momentum=0.5)
 LOOP = LoopConfig(12, 4)
-SCHEDULE = Schedule(0.1, "step", boundaries=(6,), factor=0.1)
+SCHEDULE = Schedule(0.1, "step", lr_boundaries=(6,), lr_factor=0.1)
 ONES = np.ones(LOOP.rounds, np.float32)
 CLIENTS = 4
 SCOUTS = {

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from settings import configure, plain
 
-from experiments.algorithm_flags import FedAvgFlags
-from experiments.build_program import make_freeze
 from fedjax_norm import norm
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
 from fedjax_norm.data.partition import make
@@ -27,7 +25,6 @@ def task(tiny_source):
 
 def test_by_default_the_freeze_changes_the_statistics_alone(task):
   """The clients' training and the learning rate of every round are those of a run without it."""
-  assert make_freeze(FedAvgFlags(norm="fixbn")) == FreezeConfig()
   assert calibrating(task, CLIPPED, FreezeConfig()) == CLIPPED
   loop = LoopConfig(6, 3)
   program = make_fedavg(task, CLIPPED, loop, Schedule(0.1), freeze=FreezeConfig())
@@ -41,5 +38,5 @@ def test_by_default_the_freeze_changes_the_statistics_alone(task):
 
 @pytest.mark.parametrize("clip", [0.0, 0.1, 2.0])
 def test_clipping_after_the_freeze_is_what_its_option_says(task, clip):
-  changed = calibrating(task, CLIPPED, FreezeConfig(clip_norm=clip))
+  changed = calibrating(task, CLIPPED, FreezeConfig(freeze_clip_norm=clip))
   assert changed.local.clip_norm == clip

@@ -99,8 +99,8 @@ def test_statistics_stay_once_frozen(task):
 
 def test_affine_parameters_freeze_on_request(task):
   config = LoopConfig(4, 2)
-  _, before = run(task, LoopConfig(3, 2), freeze=FreezeConfig(2, affine=True))
-  _, after = run(task, config, freeze=FreezeConfig(2, affine=True))
+  _, before = run(task, LoopConfig(3, 2), freeze=FreezeConfig(2, freeze_affine=True))
+  _, after = run(task, config, freeze=FreezeConfig(2, freeze_affine=True))
   _, trained = run(task, config, freeze=FreezeConfig(2))
   norm = "Norm_0"
   for name in ("scale", "bias"):
@@ -116,7 +116,7 @@ def test_a_server_with_a_memory_does_not_move_what_is_frozen(task, name):
   for rounds in (3, 5):
     loop_config = LoopConfig(rounds, 2)
     program = make_fedavg(
-      task, config, loop_config, Schedule(0.05), freeze=FreezeConfig(2, affine=True)
+      task, config, loop_config, Schedule(0.05), freeze=FreezeConfig(2, freeze_affine=True)
     )
     ends.append(train(program, loop_config, task.data, initial_variables(task, 0)).variables)
   for leaf in ("scale", "bias"):
@@ -142,14 +142,14 @@ def test_an_evaluation_at_the_end_alone_costs_no_memory(task):
 def test_the_freeze_can_wait_for_the_statistics(task):
   """A generous tolerance freezes at the third look, a strict one at three quarters."""
   config = LoopConfig(12, 2)
-  _, calm = run(task, config, freeze=FreezeConfig("auto", tolerance=1e6))
-  _, late = run(task, config, freeze=FreezeConfig("auto", tolerance=1e-9))
+  _, calm = run(task, config, freeze=FreezeConfig("auto", freeze_tolerance=1e6))
+  _, late = run(task, config, freeze=FreezeConfig("auto", freeze_tolerance=1e-9))
   # Looks are 30 local steps apart at a decay of 0.9, which this run never comes to.
   assert (calm.frozen_at, late.frozen_at) == (9, 9)
   config = LoopConfig(12, 2)
   steps = dataclasses.replace(CONFIG, local_steps=15)
   program = make_fedavg(
-    task, steps, config, Schedule(0.01), freeze=FreezeConfig("auto", tolerance=1e6)
+    task, steps, config, Schedule(0.01), freeze=FreezeConfig("auto", freeze_tolerance=1e6)
   )
   assert train(program, config, task.data, initial_variables(task, 0)).frozen_at == 6
 

@@ -78,8 +78,11 @@ def test_own_modules_whose_statistics_would_stay_are_refused(tiny_source):
   task = task_of(tiny_source)
   config = fn.FedAvgConfig(fn.plain())
   for model, words in (
-    (OwnNet(fn.make_norm("none"), 4), "OwnNet has batch statistics.*'none' never updates"),
-    (OwnNet(fn.make_norm("ln"), 4), "make the task with the norm bn"),
+    (
+      OwnNet(fn.make_norm("none"), 4),
+      "OwnNet keeps variables in 'batch_stats'.*'none' never updates",
+    ),
+    (OwnNet(fn.make_norm("ln"), 4), "in place of nn.BatchNorm"),
     (NoNorm(), "NoNorm has no field norm"),
   ):
     with pytest.raises(UserError, match=words):

@@ -71,7 +71,7 @@ def test_the_lost_checkpoint_of_a_finished_run_is_told(run, capsys):
   assert "rows of metrics.csv to compute again: 1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("column", ["loss", "bytes_up", "seconds", "top1"])
+@pytest.mark.parametrize("column", ["loss", "bytes_up", "seconds"])
 def test_a_renamed_column_is_refused(run, column):
   path = run((1,), (1,))
   metrics = path / "metrics.csv"

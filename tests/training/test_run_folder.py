@@ -1,15 +1,18 @@
+import importlib.metadata
 import json
 import math
 import os
 import struct
 
+import jax
 import numpy as np
 import pytest
 from tensorboardX import record_writer
 from tensorboardX.proto.event_pb2 import Event
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training import made_by
+from fedjax_norm.training.run_folder import FORMAT, RunFolder, read_config
 
 CONFIG = {"clients": 10, "norm": "gn", "lr": 0.1, "stages": (1, 2)}
 FLOATS = [0.1, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, 1e16, 123456789.125, math.inf, -1e-7]
@@ -53,7 +56,11 @@ def test_a_new_folder_holds_the_config_and_nothing_else(tmp_path):
     assert run.read_summary() is None
   assert sorted(os.listdir(tmp_path / "a" / "b")) == ["config.json", "run.lock"]
   saved = json.loads((tmp_path / "a" / "b" / "config.json").read_text())
-  assert saved == {**CONFIG, "stages": [1, 2]}
+  [made] = saved.pop("made_by")
+  assert saved == {**CONFIG, "stages": [1, 2], "format": FORMAT}
+  assert (made["fedjax_norm"], made["jax"]) == (made_by.version(), jax.__version__)
+  assert "pytest" in made["command"]
+  assert read_config(tmp_path / "a" / "b") == {**CONFIG, "stages": [1, 2]}
   assert RunFolder.open(tmp_path / "a" / "b", CONFIG).resumed
 
 
@@ -272,3 +279,32 @@ def test_summary_is_replaced_whole(tmp_path, monkeypatch):
   (tmp_path / "summary.json").write_text("{")
   with pytest.raises(UserError, match="damaged"):
     run.read_summary()
+
+
+def test_a_resumed_run_knows_all_that_it_was_made_by(tmp_path, monkeypatch):
+  """Another version or command is added and blocks nothing; the same at another time adds none."""
+  for version, date in (("1.0", "Monday"), ("1.0", "Tuesday"), ("1.1", "Wednesday")):
+    entry = {"fedjax_norm": version, "date": date}
+    monkeypatch.setattr(made_by, "entry", lambda entry=entry: entry)
+    with RunFolder.open(tmp_path, CONFIG):
+      pass
+  entries = json.loads((tmp_path / "config.json").read_text())["made_by"]
+  assert [entry["date"] for entry in entries] == ["Monday", "Wednesday"]
+  assert read_config(tmp_path) == {**CONFIG, "stages": [1, 2]}
+
+
+def test_a_run_of_an_older_version_is_read_and_not_resumed(tmp_path):
+  old = json.dumps({**CONFIG, "version": "0.2.0"})
+  (tmp_path / "config.json").write_text(old)
+  assert read_config(tmp_path)["clients"] == 10
+  with pytest.raises(UserError, match=r"another version of fedjax_norm.*pass another --workdir\."):
+    RunFolder.open(tmp_path, CONFIG)
+  assert (tmp_path / "config.json").read_text() == old
+
+
+def test_a_checkout_knows_its_version(tmp_path):
+  setup = tmp_path / "setup.cfg"
+  setup.write_text("[metadata]\nname = fedjax_norm\nversion = 9.8%\n")
+  assert made_by.version(setup) == "9.8%"
+  setup.write_text("[metadata]\nname = another\nversion = 1\n")  # of the folder it is installed in
+  assert made_by.version(setup) == importlib.metadata.version("fedjax_norm")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.schedule import Schedule
 
@@ -15,29 +16,29 @@ ROUNDS = np.arange(10)
     (Schedule(0.1), np.full(10, 0.1)),
     (Schedule(0.1, "cosine"), 0.05 * (1 + np.cos(np.pi * ROUNDS / 10))),
     (
-      Schedule(0.1, "step", boundaries=(4, 8), factor=0.5),
+      Schedule(0.1, "step", lr_boundaries=(4, 8), lr_factor=0.5),
       0.1 * 0.5 ** np.searchsorted([4, 8], ROUNDS, side="right"),
     ),
-    (Schedule(0.1, "step", boundaries=(0.25, 0.8)), [0.1] * 2 + [0.01] * 6 + [0.001] * 2),
+    (Schedule(0.1, "step", lr_boundaries=(0.25, 0.8)), [0.1] * 2 + [0.01] * 6 + [0.001] * 2),
     # Shares that meet in one round each take effect, and none before the second round.
-    (Schedule(0.1, "step", boundaries=(0.01, 0.02)), [0.1] + [0.001] * 9),
+    (Schedule(0.1, "step", lr_boundaries=(0.01, 0.02)), [0.1] + [0.001] * 9),
     # A late share still takes effect in the last round.
-    (Schedule(0.1, "step", boundaries=(0.99,)), [0.1] * 9 + [0.01]),
-    (Schedule(0.1, "polynomial", power=0.5), 0.1 * (1 - ROUNDS / 10) ** 0.5),
-    (Schedule(0.1, "exponential", factor=0.01), 0.1 * 0.01 ** (ROUNDS / 10)),
-    (Schedule(0.1, warmup_rounds=4), 0.1 * np.minimum(1, (ROUNDS + 1) / 4)),
+    (Schedule(0.1, "step", lr_boundaries=(0.99,)), [0.1] * 9 + [0.01]),
+    (Schedule(0.1, "polynomial", lr_power=0.5), 0.1 * (1 - ROUNDS / 10) ** 0.5),
+    (Schedule(0.1, "exponential", lr_factor=0.01), 0.1 * 0.01 ** (ROUNDS / 10)),
+    (Schedule(0.1, lr_warmup_rounds=4), 0.1 * np.minimum(1, (ROUNDS + 1) / 4)),
     (
-      Schedule(0.8, warmup_rounds=4, warmup_from=0.1),
+      Schedule(0.8, lr_warmup_rounds=4, lr_warmup_from=0.1),
       [0.275, 0.45, 0.625, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8],
     ),
     # The schedule goes on underneath: at half of its rate after five rounds of ten.
     (
-      Schedule(0.8, "polynomial", warmup_rounds=5, warmup_from=0.2),
+      Schedule(0.8, "polynomial", lr_warmup_rounds=5, lr_warmup_from=0.2),
       0.8 * (1 - ROUNDS / 10) * np.minimum(1, 0.25 + 0.75 * (ROUNDS + 1) / 5),
     ),
-    (Schedule(0.8, warmup_from=0.2), np.full(10, 0.8)),
+    (Schedule(0.1, "plateau"), np.full(10, 0.1)),
   ],
-  ids=lambda value: value.kind if isinstance(value, Schedule) else "",
+  ids=lambda value: value.lr_schedule if isinstance(value, Schedule) else "",
 )
 def test_formula(schedule, expected):
   np.testing.assert_allclose(schedule.rates(10), expected, rtol=1e-5)
@@ -46,23 +47,45 @@ def test_formula(schedule, expected):
 @pytest.mark.parametrize(
   "wrong",
   [
-    {"rate": 0.0},
-    {"rate": float("nan")},
-    {"rate": 0.1, "kind": "linear"},
-    {"rate": 0.1, "kind": "step"},
-    {"rate": 0.1, "boundaries": (3,)},
-    {"rate": 0.1, "kind": "step", "boundaries": (3, 3)},
-    {"rate": 0.1, "kind": "step", "boundaries": (0.5, 3)},
-    {"rate": 0.1, "kind": "step", "boundaries": (1.5,)},
-    {"rate": 0.1, "kind": "step", "boundaries": (float("nan"),)},
-    {"rate": 0.1, "kind": "step", "boundaries": (float("inf"),)},
-    {"rate": 0.1, "warmup_rounds": -1},
-    {"rate": 0.1, "factor": 0.0},
-    {"rate": 0.1, "warmup_rounds": 2, "warmup_from": 0.1},
-    {"rate": 0.1, "warmup_rounds": 2, "warmup_from": -0.1},
-    {"rate": 0.1, "warmup_rounds": 2, "warmup_from": float("nan")},
+    {"lr": 0.0},
+    {"lr": float("nan")},
+    {"lr": 0.1, "lr_schedule": "linear"},
+    {"lr": 0.1, "lr_schedule": "step"},
+    {"lr": 0.1, "lr_boundaries": (3,)},
+    {"lr": 0.1, "lr_schedule": "step", "lr_boundaries": (3, 3)},
+    {"lr": 0.1, "lr_schedule": "step", "lr_boundaries": (0.5, 3)},
+    {"lr": 0.1, "lr_schedule": "step", "lr_boundaries": (1.5,)},
+    {"lr": 0.1, "lr_schedule": "step", "lr_boundaries": (float("nan"),)},
+    {"lr": 0.1, "lr_schedule": "step", "lr_boundaries": (float("inf"),)},
+    {"lr": 0.1, "lr_warmup_rounds": -1},
+    {"lr": 0.1, "lr_schedule": "exponential", "lr_factor": 0.0},
+    {"lr": 0.1, "lr_factor": 0.5},
+    {"lr": 0.1, "lr_schedule": "plateau", "lr_factor": 1.0},
+    {"lr": 0.1, "lr_patience": 2},
+    {"lr": 0.1, "lr_warmup_from": 0.0},
+    {"lr": 0.1, "lr_warmup_rounds": 2, "lr_warmup_from": 0.1},
+    {"lr": 0.1, "lr_warmup_rounds": 2, "lr_warmup_from": -0.1},
+    {"lr": 0.1, "lr_warmup_rounds": 2, "lr_warmup_from": float("nan")},
   ],
 )
 def test_refusals(wrong):
   with pytest.raises(UserError):
     Schedule(**wrong)
+
+
+@pytest.mark.parametrize(
+  ("schedule", "says"),
+  [
+    (Schedule(0.1, "step", lr_boundaries=(3, 9)), "has round 9, which a run of 9 rounds never"),
+    (Schedule(0.1, lr_warmup_rounds=10), "--lr_warmup_rounds is 10, and the run has 9"),
+  ],
+)
+def test_what_a_run_never_reaches_is_refused(schedule, says):
+  with pytest.raises(UserError, match=says):
+    schedule.rates(9)
+
+
+def test_a_plateau_waits_for_the_warm_up():
+  assert Schedule(0.1, "cosine").plateau() is None
+  schedule = Schedule(0.1, "plateau", lr_factor=0.5, lr_patience=2, lr_warmup_rounds=4)
+  assert schedule.plateau() == Plateau(0.5, 2, start=4)

@@ -34,7 +34,7 @@ def make(name, source, net):
   spec = create("bn" if name == "asgd" else "fixbn")
   division = partition.make("dirichlet", source.train.labels, 5, 0, alpha=1.0)
   task = make_task(source, division, spec)._replace(model=net(norm=spec))
-  schedule, freeze = Schedule(0.1, warmup_rounds=WARM_UP), FreezeConfig(6, rate_factor=0.5)
+  schedule, freeze = Schedule(0.1, lr_warmup_rounds=WARM_UP), FreezeConfig(6, freeze_lr_factor=0.5)
   if name == "split":
     task = task._replace(model=Net(spec))
     return task, make_split(

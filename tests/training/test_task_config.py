@@ -1,0 +1,46 @@
+"""The task that the options describe."""
+
+import numpy as np
+import pytest
+
+from fedjax_norm.data import partition
+from fedjax_norm.errors import UserError
+from fedjax_norm.training import task_config
+from fedjax_norm.training.task_config import TaskConfig
+
+
+def task_of(source, config, **others):
+  train = source.train
+  config = task_config.resolve(config, train.labels, train.clients)
+  division = partition.from_config(config, train.labels, train.clients, 0)
+  return config, task_config.from_config(config, source, division, 0, 10, **others)
+
+
+def test_a_feature_shift_is_noise_unless_said(tiny_source):
+  given = TaskConfig(partition="feature", clients=3, norm="gn", feature_scale=0.5)
+  config, task = task_of(tiny_source, given)
+  assert config.feature_shift == "noise"
+  np.testing.assert_allclose(task.data.strengths, [0, 0.25, 0.5])
+
+
+def test_a_drift_goes_by_the_steps_of_each_client(tiny_source):
+  given = TaskConfig(partition="iid", clients=3, norm="gn", drift="label")
+  _, task = task_of(tiny_source, given, steps=np.array([1, 2, 3]))
+  assert task.data.stretches.tolist() == [2, 2, 2]
+  assert task.data.spans.tolist() == [5, 10, 15]
+
+
+@pytest.mark.parametrize("options", [{"feature_shift": "noise"}, {"feature_scale": 2.0}])
+def test_a_shift_needs_its_partition(options):
+  with pytest.raises(UserError, match="does nothing here: it needs --partition=feature"):
+    TaskConfig(partition="iid", **options)
+
+
+@pytest.mark.parametrize(
+  ("options", "others", "which"),
+  [({"relabelled": 0.5}, {}, "relabelled"), ({}, {"labelled": 0.5}, "labelled")],
+)
+def test_labels_change_only_where_a_task_has_them(tiny_source, options, others, which):
+  given = TaskConfig(task="regression", partition="iid", clients=3, **options)
+  with pytest.raises(UserError, match=f"--{which} changes classes, and --task is regression"):
+    task_of(tiny_source, given, **others)
