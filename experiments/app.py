@@ -14,6 +14,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments import processes
+from experiments.choice import Choice
 from experiments.config import Config
 from experiments.flags import define, define_help, parse
 from fedjax_norm import nodes
@@ -44,6 +45,15 @@ def run(main: Callable[[Any], None], config: type[Config] = Config) -> None:
     config: the class of its options.
   """
   _launch(config, lambda rest: execute(main, config, flags.FLAGS, rest))
+
+
+def run_chosen(main: Callable[[Any], None], choice: Choice) -> None:
+  """Runs a binary whose options depend on one of them (see :func:`run`)."""
+  try:
+    kind = choice.read(sys.argv[1:])
+  except (UserError, flags.Error) as error:
+    sys.exit(_say(error, 2))
+  run(main, kind)
 
 
 def run_plain(

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from experiments import training
 from experiments.config import Config
-from experiments.training import Prepare
+from experiments.training import Make
 from fedjax_norm import options
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.sources import DataConfig
@@ -53,22 +53,24 @@ Results = Mapping[str, Result]
 """Of runs, by their names."""
 
 
-def run_cell(name: str, prepare: Prepare, config: Config, source: Source, path: Path) -> Result:
+def run_cell(
+  name: str, config: Any, source: Source, path: Path, make: Make = training.make
+) -> Result:
   """Runs one, goes on with it, or reads what it ended with.
 
   Args:
     name: what it is called where it diverges.
-    prepare: makes its program.
     config: its flags.
     source: the data they name.
     path: of its folder.
+    make: makes its program.
 
   Raises:
     UserError: the folder holds another run.
   """
   settled, task = training.settler(source)(config)
   if not (path / "summary.json").exists():
-    program = prepare(settled)(task)
+    program = make(task, settled)
     try:
       with contextlib.redirect_stdout(io.StringIO()):  # a line a run is enough
         training.run_seed(settled, task, program, path)

@@ -5,64 +5,25 @@ import zlib
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
-
-from fedjax_norm.algorithms.statistics import POLICIES
-from fedjax_norm.clock import NetworkConfig
+from fedjax_norm import options
+from fedjax_norm.algorithms.contract import Method
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import NormConfig
-from fedjax_norm.options import option
-from fedjax_norm.training.evaluation_config import EvaluationConfig
-from fedjax_norm.training.freezing import FreezeConfig
-from fedjax_norm.training.loop_config import LoopConfig
+from fedjax_norm.training import train_config
 from fedjax_norm.training.machine import MachineConfig, RunConfig
-from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task_config import TaskConfig
+from fedjax_norm.training.train_config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(
-  RunConfig,
-  NetworkConfig,
-  MachineConfig,
-  EvaluationConfig,
-  Schedule,
-  LoopConfig,
-  FreezeConfig,
-  TaskConfig,
-):
+class Config(RunConfig, MachineConfig, TrainConfig, TaskConfig):
   """The options of every run; ``--help`` lists them from the last group to the first."""
 
-  group = "algorithm"
-
-  # Not flags: what trains, and whether over several processes.
+  # Not flags.
+  row: ClassVar[Method | None] = None
   algorithm = ""
-  several_processes = True
   members: ClassVar[str | None] = None
   labelled: ClassVar[float | None] = None
-
-  # Of the algorithm.
-  batch_size: int = option(32, "Examples of a client's step.", least=1)
-  accumulate: int = option(
-    1, "Parts in which a batch goes through the model, one after another; gradients add up."
-  )
-  momentum: float = option(
-    0.9,
-    "The momentum of SGD: of FedAvg's clients, of the server of SSGD, of both sides of a cut.",
-  )
-  nesterov: bool = option(False, "Whether the momentum looks ahead.")
-  weight_decay: float = option(5e-4, "The weight decay of the same SGD.")
-  clip_norm: float = option(0.0, "The greatest norm of a gradient; 0 for no clipping.")
-  batch_stats: str | None = option(
-    None,
-    "How running statistics are combined: mean (default), moments (keeps the variance between "
-    "clients), local (SiloBN), recalibrate.",
-    choices=POLICIES,
-  )
-
-  def round_examples(self, clients: int) -> int:
-    """The examples of a step of all clients."""
-    return self.batch_size * clients
 
   def in_rounds(self, clients: int, examples: int) -> Self:
     """The same with the lengths and the rate in force; a second time changes nothing.
@@ -87,20 +48,14 @@ class Config(
         "--whiten=zca and --subtract=image need the pixels of all training images, of which each of"
         " several processes reads only its own; drop them or --num_processes."
       )
-    if self.batch_stats == "recalibrate" and self.norm_decay != NormConfig.norm_decay:
+    if (
+      getattr(self, "batch_stats", None) == "recalibrate"
+      and self.norm_decay != NormConfig.norm_decay
+    ):
       raise UserError(
         "--norm_decay does nothing here: --batch_stats=recalibrate replaces the moving averages; "
         "drop one of them."
       )
-
-  def steps_of_a_round(self, sizes: np.ndarray) -> int | np.ndarray:
-    """The local steps of each client in a round, for all clients or [K].
-
-    Args:
-      sizes: [K] the examples of each.
-    """
-    del sizes
-    return 1
 
   @property
   def model_name(self) -> str:
@@ -110,7 +65,12 @@ class Config(
   @property
   def one_device(self) -> bool:
     """Whether clients run one after another."""
-    return False
+    return self.row is None or self.row.one_by_one(self)
+
+  @property
+  def several_processes(self) -> bool:
+    """Whether a run may be divided over several processes."""
+    return self.row is not None and not self.row.one_process
 
   def saved(self) -> dict[str, Any]:
     """What identifies a run, as in ``config.json``: all but what changes no result."""
@@ -125,7 +85,18 @@ class Config(
       "process_id",
       *(() if self.seeds > 1 else ("seeds",)),
     )
-    given = {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
+    names = [one.name for one in options.of(type(self)) if one.name not in apart]
+    given = {name: getattr(self, name) for name in names}
     if self.network and Path(self.network).is_file():
       given["network"] = f"{self.network} {zlib.crc32(Path(self.network).read_bytes()):08x}"
     return {**given, "algorithm": self.algorithm}
+
+
+def config_of(method: Method, base: type[Config] = Config) -> type[Config]:
+  """The class of all options of a binary that runs a method.
+
+  Args:
+    method: a row of the registry.
+    base: the options besides the method's.
+  """
+  return train_config.config_of(method, base)

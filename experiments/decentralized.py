@@ -3,44 +3,26 @@
 BSP, Gaia, FedAvg and DGC as paper 004 compares them, a round being a mini-batch of every partition.
 ``--skewscout=hill`` lets SkewScout choose how much they communicate. Gaia, DGC and BSP add up the
 partitions' updates, FedAvg averages models: at one ``--lr`` the first three take steps as many
-times as large as there are partitions.
+times as large as there are partitions. ``--algorithm`` is read before the other flags, which are
+those of the algorithm.
 """
 
-from collections.abc import Callable
-
-from experiments import app, build_decentralized, build_program, training
-from experiments.decentralized_flags import DecentralizedFlags
+from experiments import app, training
+from experiments.choice import Choice
+from experiments.config import config_of
+from fedjax_norm.algorithms.dgc import DGC
+from fedjax_norm.algorithms.gaia import GAIA
+from fedjax_norm.algorithms.periodic import PERIODIC
+from fedjax_norm.algorithms.ssgd import BSP
 from fedjax_norm.options import with_defaults
-from fedjax_norm.training.decentralized import make_dgc, make_gaia, make_periodic
-from fedjax_norm.training.program import Program
-from fedjax_norm.training.programs import make_ssgd
-from fedjax_norm.training.task import Task
 
-CONFIG = with_defaults(DecentralizedFlags, lr=0.01)
-
-_MAKE: dict[str, Callable[..., Program]] = {
-  "bsp": make_ssgd,
-  "gaia": make_gaia,
-  "fedavg": make_periodic,
-  "dgc": make_dgc,
-}
-
-
-def prepare(config: DecentralizedFlags) -> Callable[[Task], Program]:
-  """The algorithm as the flags say."""
-  options = build_program.make_mapping(config)
-  if dial := build_decentralized.make_dial(config):
-    options["dial"] = dial
-  if config.scout_examples is not None:
-    options["travel_examples"] = config.scout_examples
-  algorithm = build_decentralized.make_decentralized_config(config)
-  return build_program.program(_MAKE[config.algorithm], algorithm, config, **options)
-
-
-def main(config: DecentralizedFlags) -> None:
-  """Runs the algorithm with one seed or several."""
-  training.run(config, prepare)
-
+_METHODS = {"bsp": BSP, "gaia": GAIA, "fedavg": PERIODIC, "dgc": DGC}
+ALGORITHM = Choice(
+  "algorithm",
+  "bsp",
+  {name: with_defaults(config_of(method), lr=0.01) for name, method in _METHODS.items()},
+  {name: method.help for name, method in _METHODS.items()},
+)
 
 if __name__ == "__main__":
-  app.run(main, CONFIG)
+  app.run_chosen(training.run, ALGORITHM)

@@ -50,7 +50,7 @@ def announce(config: Config, task: Task, program: Program) -> None:
     *_round(cost, by_need=algorithm.sent is not None),
     *_lockstep(cost),
     *_theta(program),
-    *algorithm.told(),
+    *algorithm.report.summary(),
     ("mapping", program.nodes.describe()),
     ("memory", f"images of {human_bytes(task.data.images.nbytes)}, kept on the {program.data_on}"),
     *([("simulated network", config.network)] if config.network else []),
@@ -116,7 +116,7 @@ def tell_communication(folder: RunFolder, config: Config, task: Task) -> None:
 
 def write_clients(folder: RunFolder, program: Program, outcome: Outcome) -> None:
   """Writes what each client sent and computed, where the algorithm counts it."""
-  client_rows = next(iter(program.phases.values())).algorithm.client_rows
+  client_rows = next(iter(program.phases.values())).algorithm.report.client_rows
   if client_rows:
     write_table(folder.path / "clients.csv", client_rows(outcome.clients.arrays))
 

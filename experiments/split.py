@@ -3,30 +3,13 @@
 Clients hold the first stages of the model and their data, a server the rest; activations, labels
 and gradients at the cut are all that crosses. ``python -m experiments.stages`` lists the stages of
 a model; ``--tail`` keeps labels with the clients, ``--autoencoder`` learns from examples without
-labels, ``--relays`` hides clients from the server.
+labels, ``--relays`` hides clients from the server. ``--algorithm`` is read before the other flags.
 """
 
-from collections.abc import Callable
+import functools
 
-from experiments import app, build_program, training
-from experiments.split_flags import SplitFlags, make_split_config
-from fedjax_norm.training.program import Program
-from fedjax_norm.training.split import make_split
-from fedjax_norm.training.task import Task
-
-
-def prepare(config: SplitFlags) -> Callable[[Task], Program]:
-  """Split learning as the flags say."""
-  options = build_program.make_mapping(config)
-  return build_program.program(
-    make_split, make_split_config(config), config, step_by_step=config.step_by_step, **options
-  )
-
-
-def main(config: SplitFlags) -> None:
-  """Trains with one seed or several."""
-  training.run(config, prepare)
-
+from experiments import app, training
+from experiments.split_flags import ALGORITHM, make
 
 if __name__ == "__main__":
-  app.run(main, SplitFlags)
+  app.run_chosen(functools.partial(training.run, make=make), ALGORITHM)

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments import app, build_program, report, seeds
-from experiments.algorithm_flags import SsgdFlags, StepwiseFlags
+from experiments import app, report, seeds
 from experiments.config import Config
 from fedjax_norm.data import order, partition, sources
 from fedjax_norm.data.examples import Source
@@ -27,36 +26,39 @@ from fedjax_norm.training.homes import common_statistics, own_examples
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.outcome import summary
 from fedjax_norm.training.program import Program
-from fedjax_norm.training.programs import initial_variables
+from fedjax_norm.training.programs import in_force, initial_variables, make_program
 from fedjax_norm.training.restore import save_model
 from fedjax_norm.training.rows import write_table
 from fedjax_norm.training.run_folder import ReadOnlyFolder, RunFolder
+from fedjax_norm.training.scouting import make_dial
 from fedjax_norm.training.task import Task
 
 # What the first of several processes writes, and the others have to find, in the run's folder.
 _TOKEN, _TOKEN_SECONDS = "shared.token", 20
 
-Prepare = Callable[[Any], Callable[[Task], Program]]
-"""(the flags, lengths in rounds) -> (the task of a seed) -> the program of its algorithm."""
+Make = Callable[[Task, Any], Program]
+"""(the task of a seed, the flags in force) -> the program."""
 
 Settle = Callable[[Config], tuple[Config, Task]]
-"""The flags, of one seed -> (the same with lengths in rounds, the task)."""
+"""The flags, of one seed -> (the same with the values in force, the task)."""
 
 
-def run(config: Config, prepare: Prepare) -> None:
+def make(task: Task, config: Any) -> Program:
+  """The program of the method that the flags are of."""
+  return make_program(config.row, task, config)
+
+
+def run(config: Any, make: Make = make) -> None:
   """Trains with one seed or several.
 
   Args:
-    config: the flags.
-    prepare: checks the flags and makes the algorithm's program.
+    config: the flags, of ``config_of``.
+    make: makes the program.
   """
-  if not isinstance(config, StepwiseFlags) or (config.epochs or config.scale_lr_from) is None:
-    # What is wrong with the flags alone is told before the data is read, if it does not need it.
-    last = dataclasses.replace(config, seed=config.seed + config.seeds - 1)
-    prepare(last.in_rounds(1, 1))
+  check(config)
   settle = _settle_apart if jax.process_count() > 1 else settler(load(config))
   settled, task = settle(config)
-  program = prepare(settled)(task)
+  program = make(task, settled)
   report.announce(settled, task, program)
   path = app.new_folder(config)
   if config.seeds == 1:
@@ -67,12 +69,25 @@ def run(config: Config, prepare: Prepare) -> None:
     for seed in range(config.seed, config.seed + config.seeds):
       one, task = settle(dataclasses.replace(config, seed=seed, seeds=1))
       # Another seed mostly runs the same compiled program on other data.
-      if build_program.is_of_a_seed(config):
-        program = prepare(one)(task)
+      if config.of_a_seed or (config.network and config.batch_stats == "recalibrate"):
+        program = make(task, one)
       summaries[seed] = run_seed(one, task, program, path / f"seed_{seed}")
     result = seeds.summarize(list(summaries.values()))
     folder.write_summary(result)
     seeds.print_table(summaries, result)
+
+
+def check(config: Any) -> None:
+  """Refuses what is wrong with the flags alone, before data is read.
+
+  Raises:
+    UserError: something is, in one of the seeds.
+  """
+  dataclasses.replace(config, seed=config.seed + config.seeds - 1)
+  if config.rounds is not None or getattr(config, "epochs", None) is None:
+    known = config.in_rounds(config.clients or 10, 10**6)
+    known.check_rounds(known.rounds)
+    make_dial(known, known.row, known.rounds)
 
 
 def load(config: Config, mine: Mine | None = None) -> Source:
@@ -87,7 +102,8 @@ def settler(source: Source) -> Settle:
     train = source.train
     division = partition.from_config(config, train.labels, train.clients, config.seed)
     config = resolve(config, source, division)
-    return config, make_task(config, source, division)
+    task = make_task(config, source, division)
+    return in_force(config.row, task, config), task
 
   return settle
 
@@ -119,7 +135,7 @@ def make_task(
     division,
     config.seed,
     config.rounds,
-    config.steps_of_a_round(partition.sizes(division)),
+    config.steps(partition.sizes(division)),
     statistics=statistics,
     members=config.members,
     labelled=config.labelled,
@@ -140,7 +156,8 @@ def _settle_apart(config: Config) -> tuple[Config, Task]:
   config, statistics = resolve(config, source, division), None
   if config.by_channel:
     statistics = common_statistics(source.train.images, own, config.prepare)
-  return config, make_task(config, source, division, statistics)
+  task = make_task(config, source, division, statistics)
+  return in_force(config.row, task, config), task
 
 
 def open_folder(path: Path, config: Config) -> RunFolder:
@@ -177,7 +194,7 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
     if is_main():
       report.tell_resumed(folder, config.rounds)
       report.draw_start(folder, task, f"{title} by {config.partition}")
-      if isinstance(config, SsgdFlags):
+      if config.algorithm == "ssgd":
         report.tell_communication(folder, config, task)
     outcome = train(program, config, task.data, variables, folder, config.progress)
     guesses = no_better_than_guessing(task, outcome.rows[-1])

@@ -5,10 +5,13 @@ The names that a script needs; see the README for a run in fifteen lines.
 
 from fedjax_norm import data, models, nodes, norm
 from fedjax_norm.algorithms.asgd import AsgdConfig
-from fedjax_norm.algorithms.base import Algorithm
+from fedjax_norm.algorithms.contract import Algorithm, Averaging, Context, Method, Update
 from fedjax_norm.algorithms.dgc import DgcConfig
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
 from fedjax_norm.algorithms.gaia import GaiaConfig
+from fedjax_norm.algorithms.periodic import PeriodicConfig
+from fedjax_norm.algorithms.registry import METHODS
+from fedjax_norm.algorithms.scaffold import ScaffoldConfig
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.ssgd import SsgdConfig
 from fedjax_norm.control.plateau import Plateau
@@ -26,23 +29,19 @@ from fedjax_norm.objectives import Objective
 from fedjax_norm.training.freezing import FreezeConfig
 from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.outcome import Outcome, summary
-from fedjax_norm.training.programs import (
-  make_asgd,
-  make_fedavg,
-  make_ssgd,
-  run_asgd,
-  run_fedavg,
-  run_ssgd,
-)
+from fedjax_norm.training.programs import make_program, run
 from fedjax_norm.training.restore import load_run
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
-from fedjax_norm.training.split import make_split, run_split
 from fedjax_norm.training.task import Task, make_task
+from fedjax_norm.training.train_config import config_of
 
 __all__ = [
+  "METHODS",
   "Algorithm",
   "AsgdConfig",
+  "Averaging",
+  "Context",
   "DgcConfig",
   "DivergedError",
   "Examples",
@@ -51,37 +50,36 @@ __all__ = [
   "GaiaConfig",
   "LocalConfig",
   "LoopConfig",
+  "Method",
   "Mode",
   "NormSpec",
   "Objective",
   "Outcome",
   "Partition",
+  "PeriodicConfig",
   "Plateau",
   "Preprocess",
   "RunFolder",
+  "ScaffoldConfig",
   "Schedule",
   "Source",
   "SplitConfig",
   "SsgdConfig",
   "Task",
+  "Update",
   "UserError",
+  "config_of",
   "data",
   "load_run",
   "load_source",
-  "make_asgd",
-  "make_fedavg",
   "make_norm",
   "make_partition",
-  "make_split",
-  "make_ssgd",
+  "make_program",
   "make_task",
   "models",
   "nodes",
   "norm",
-  "run_asgd",
-  "run_fedavg",
-  "run_split",
-  "run_ssgd",
+  "run",
   "summary",
   "use_host_devices",
 ]

@@ -103,6 +103,15 @@ class LocalConfig(Options):
     del all_clients
     return dataclasses.replace(self, batch_stats=self.policy(spec))
 
+  @property
+  def of_a_seed(self) -> bool:
+    """Whether the compiled program depends on the seed or on the sizes of the clients' data."""
+    return False
+
+  def round_examples(self, clients: int) -> int:
+    """The examples of a step of so many clients, by which epochs are counted."""
+    return self.batch_size * clients
+
   def step_examples(self, sizes: np.ndarray) -> np.ndarray:
     """The examples of a step of each client: [K], given their numbers of examples [K]."""
     return np.full(len(sizes), self.batch_size)
@@ -125,6 +134,11 @@ class LocalStepsConfig(LocalConfig):
     """Refuses two lengths."""
     if self.local_steps is not None and self.local_epochs is not None:
       raise UserError("local_steps and local_epochs exclude each other; give one of them.")
+
+  @property
+  def of_a_seed(self) -> bool:
+    """Whether the compiled program depends on the seed or on the sizes of the clients' data."""
+    return self.local_epochs is not None
 
   def steps(self, size: Any) -> Any:
     """The local steps per round of a client with this many examples."""

@@ -56,6 +56,11 @@ class AsgdConfig(LocalConfig):
     needs="delay_compensation=adaptive",
   )
 
+  def round_examples(self, clients: int) -> int:
+    """The examples of an arrival, which is of one worker."""
+    del clients
+    return self.batch_size
+
   def check(self):
     """Refuses policies that combine several workers."""
     if self.batch_stats not in (None, "mean"):

@@ -309,6 +309,7 @@ class Method:
     all_clients: whether every client takes part in every round.
     one_process: whether it is simulated in one process only.
     one_by_one: configuration -> whether its clients run one after another.
+    without: options of its classes that mean nothing to it.
     theta: how much it communicates, where that may vary.
     step_flops: (configuration, setup) -> the operations of a client's local step; None is that of
       training the whole model.
@@ -324,5 +325,6 @@ class Method:
   all_clients: bool = False
   one_process: bool = False
   one_by_one: Callable[[Any], bool] = lambda config: False
+  without: tuple[str, ...] = ()
   theta: Theta | None = None
   step_flops: Callable[[Any, Setup], float | np.ndarray] | None = None

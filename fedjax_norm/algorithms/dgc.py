@@ -1,6 +1,7 @@
 """Deep gradient compression (Lin et al. 2018; paper 004, Alg. 3): only the largest updates go."""
 
 import dataclasses
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,14 @@ class DgcConfig(LocalConfig):
   momentum_masking: bool = option(
     True, "Clear the momentum of what is sent (momentum factor masking).", needs="momentum"
   )
+
+  def resolve(self, round_examples: int, examples: int) -> Self:
+    """The same with all lengths in rounds (see ``EpochsConfig.resolve``)."""
+    config = super().resolve(round_examples, examples)  # type: ignore[misc]
+    if config.sparsity_warmup_epochs is None:
+      return config
+    each = config.sparsity_warmup_epochs * -(-examples // round_examples)
+    return dataclasses.replace(config, sparsity_warmup_epochs=None, sparsity_warmup_rounds=each)
 
   def check(self):
     """Refuses options that contradict each other."""

@@ -164,6 +164,8 @@ SPLIT = Method(
   "Split learning: clients take turns with the first stages of the model (paper 003).",
   one_process=True,
   one_by_one=lambda config: config.in_turns,
+  # A batch crosses the cut as a whole, and no client has the whole model to train it further.
+  without=("accumulate", "fine_tune_steps", "fine_tune_lr"),
   step_flops=_step_flops,
 )
 SPLITFED_V1 = dataclasses.replace(

@@ -109,6 +109,11 @@ class SplitConfig(LocalStepsConfig):
     return config
 
   @property
+  def of_a_seed(self) -> bool:
+    """Whether the compiled program depends on the seed: a decoder starts from it."""
+    return self.autoencoder is not None or super().of_a_seed
+
+  @property
   def relay_stages(self) -> tuple[str, ...]:
     """The last stage of each relay."""
     return tuple(self.relays.split(",")) if self.relays is not None else ()

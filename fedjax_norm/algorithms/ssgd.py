@@ -61,6 +61,11 @@ class SsgdConfig(LocalConfig):
     weighting = "examples" if self.weighs_examples(spec) else "uniform"
     return dataclasses.replace(super().in_force(spec, all_clients), weighting=weighting)
 
+  @property
+  def of_a_seed(self) -> bool:
+    """Whether the compiled program depends on the sizes of the workers' data."""
+    return self.batch_split == "proportional"
+
   def step_examples(self, sizes: np.ndarray) -> np.ndarray:
     """The examples of every worker's batch: [n] int32, given their numbers of examples [n]."""
     if self.batch_split == "equal":

@@ -31,10 +31,14 @@ def config_of(method: Method, base: type = TrainConfig) -> Any:
     method: a row of the registry.
     base: the options besides the method's, :class:`TrainConfig` or a class that inherits from it.
   """
-  scout = (ScoutConfig,) if method.theta else ()
-  epochs = (EpochsConfig,) if method.stepwise else ()
-  bases = (method.config, *scout, *epochs, base)
-  kind = dataclasses.make_dataclass(
-    f"{method.config.__name__}Run", [], bases=bases, frozen=True, namespace={"usual": method.usual}
-  )
+  groups: list[type] = [method.config]
+  if method.theta:
+    groups.append(ScoutConfig)
+  if method.stepwise:
+    groups.append(EpochsConfig)
+  bases = (*(group for group in groups if not issubclass(base, group)), base)
+  without = (*method.without, *(("cohort",) if method.all_clients else ()))
+  namespace = {"row": method, "algorithm": method.name, "usual": method.usual, "hidden": without}
+  name = f"{method.config.__name__}Run"
+  kind = dataclasses.make_dataclass(name, [], bases=bases, frozen=True, namespace=namespace)
   return with_defaults(kind, **method.defaults)

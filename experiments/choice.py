@@ -1,0 +1,63 @@
+"""A flag that is read before the others, for it says which others there are."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from absl import flags
+
+from experiments.config import Config
+from fedjax_norm.errors import UserError
+from fedjax_norm.options import option
+
+
+class Choice(NamedTuple):
+  """A flag whose value chooses the class of the other options.
+
+  Attributes:
+    name: of the flag.
+    default: its value when it is not given.
+    kinds: value -> the class of the options that come with it.
+    help: value -> one sentence.
+  """
+
+  name: str
+  default: str
+  kinds: Mapping[str, type[Config]]
+  help: Mapping[str, str]
+
+  def kind(self, value: str) -> type[Config]:
+    """The class of the options of a value, with the flag itself among them.
+
+    Raises:
+      UserError: an unknown value.
+    """
+    if value not in self.kinds:
+      raise UserError(f"--{self.name} is {value!r}; choose one of {', '.join(self.kinds)}.")
+    text = " ".join(f"{name}: {sentence}" for name, sentence in self.help.items())
+    field = option(value, text, choices=tuple(self.kinds))
+    base = self.kinds[value]
+    return dataclasses.make_dataclass(
+      base.__name__,
+      [(self.name, str, field)],
+      bases=(base,),
+      frozen=True,
+      namespace={"group": "algorithm"},
+    )
+
+  def read(self, arguments: Sequence[str]) -> type[Config]:
+    """The class that a command line chooses.
+
+    Args:
+      arguments: without the program's name; flag files are read.
+
+    Raises:
+      UserError: an unknown value.
+    """
+    value, words = self.default, flags.FlagValues().read_flags_from_files(list(arguments))
+    for place, word in enumerate(words):
+      if word in (f"--{self.name}", f"-{self.name}") and place + 1 < len(words):
+        value = words[place + 1]
+      elif word.lstrip("-").startswith(f"{self.name}=") and word.startswith("-"):
+        value = word.partition("=")[2]
+    return self.kind(value)
