@@ -114,6 +114,8 @@ def make_diagnose(
   if task.data.num_clients < 2:
     raise UserError("diagnostics compare clients and there is only one; add clients or drop them.")
   positions = diagnostics.norm_positions(task.model, task.image_shape)
+  if not positions:
+    raise UserError("diagnostics look at norms of fedjax_norm, and the model has none; drop them.")
   layer = config.layer or positions[0]
   if layer not in positions:
     raise UserError(

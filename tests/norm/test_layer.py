@@ -305,7 +305,7 @@ def test_a_single_value_moves_the_mean_but_not_the_variance(name):
 
 
 @pytest.mark.parametrize("name", ["fixbn", "brn", "bgn", "wn-centred"])
-def test_frozen_norms_are_an_affine_map_that_training_leaves(name):
+def test_frozen_norms_are_evaluations_affine_map_that_training_leaves(name):
   spec = SPECS[name].frozen()
   x, dy, gamma, beta, mean, var = arrays_of(spec)
   start = variables(spec, gamma, beta, mean, var)
@@ -314,6 +314,7 @@ def test_frozen_norms_are_an_affine_map_that_training_leaves(name):
   mean, sigma = by_channel(mean), by_channel(np.sqrt(np.float64(var) + EPSILON))
   y, (dx, grads), changed = run(spec, x, dy, start)
   assert_close(y, gamma * (x - mean) / sigma + beta)
+  np.testing.assert_array_equal(run(SPECS[name], x, dy, start, train=False)[0], y)
   assert_close(dx, gamma / sigma * dy)
   assert_close(grads["bias"], dy.sum((0, 1, 2)))
   if spec.scale:

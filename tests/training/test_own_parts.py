@@ -10,6 +10,7 @@ from flax import linen as nn
 import fedjax_norm as fn
 from fedjax_norm.models.flops import layer_macs, training_flops
 from fedjax_norm.norm import Norm
+from fedjax_norm.training.diagnose import DiagnosticsConfig
 from fedjax_norm.training.programs import initial_variables
 
 CLIENTS = np.arange(60) % 3
@@ -107,6 +108,11 @@ def test_a_plain_module_has_a_simulated_clock(task):
   assert layer_macs(WithMode(fn.make_norm("bn")), (6, 6, 1)) == {"Conv_0": 36 * 36, "Dense_0": 16}
   with pytest.raises(fn.UserError, match="no dense or convolution layer"):
     training_flops(nn.Sequential([lambda x, mode: x.mean((1, 2))]), (6, 6, 1))
+
+
+def test_diagnostics_need_a_norm_of_ours(task):
+  with pytest.raises(fn.UserError, match="the model has none; drop them"):
+    fn.make_fedavg(task, fn.FedAvgConfig(LOCAL), LOOP, RATE, diagnostics=DiagnosticsConfig())
 
 
 def test_modules_with_a_norm_stay_as_they_are(tiny_source):
