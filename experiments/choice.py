@@ -45,14 +45,11 @@ class Choice(NamedTuple):
       namespace={"group": "algorithm"},
     )
 
-  def read(self, arguments: Sequence[str]) -> type[Config]:
-    """The class that a command line chooses.
+  def chosen(self, arguments: Sequence[str]) -> str:
+    """The value that a command line gives the flag.
 
     Args:
       arguments: without the program's name; flag files are read.
-
-    Raises:
-      UserError: an unknown value.
     """
     value, words = self.default, flags.FlagValues().read_flags_from_files(list(arguments))
     for place, word in enumerate(words):
@@ -60,4 +57,4 @@ class Choice(NamedTuple):
         value = words[place + 1]
       elif word.lstrip("-").startswith(f"{self.name}=") and word.startswith("-"):
         value = word.partition("=")[2]
-    return self.kind(value)
+    return value

@@ -5,14 +5,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from experiments import flags
 from experiments.config import Config
-from experiments.split_flags import SplitFlags, make_split_config
+from experiments.split_flags import ALGORITHM, SplitFlags
 from experiments.training import load, settler
 from fedjax_norm import options
-from fedjax_norm.algorithms.split_config import VARIANTS, SplitConfig
+from fedjax_norm.algorithms.split_config import VARIANTS
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.split.plan import make_plan
-from fedjax_norm.training.assemble import images_of
+from fedjax_norm.training.programs import images_of
 from fedjax_norm.training.remote import Served, serve
 from fedjax_norm.training.restore import load_run
 from fedjax_norm.training.task import Task
@@ -26,14 +26,12 @@ class SplitRun(NamedTuple):
 
   Attributes:
     flags: what it was told.
-    config: of the algorithm.
     task: what it learnt.
     variables: of the model that it ended with.
     served: that model, cut as it was.
   """
 
   flags: SplitFlags
-  config: SplitConfig
   task: Task
   variables: Variables
   served: Served
@@ -96,16 +94,15 @@ def load_split(path: str) -> SplitRun:
       f"the run in {path} is of {saved.get('algorithm')}, whose model nobody has cut; pass the "
       "folder of a run of experiments.split."
     )
-  flags = told(saved, SplitFlags)
+  flags = told(saved, ALGORITHM.kind(saved["algorithm"]))
   settled, task = settler(load(flags))(flags)
   image, model = images_of(task), task.model
   assert isinstance(settled, SplitFlags)
   assert isinstance(model, Staged)
-  config = make_split_config(settled)
   check_one_model(saved, task, path)
-  plan = make_plan(model, image.shape, config.cut, config.tail, config.relays)
+  plan = make_plan(model, image.shape, settled.cut, settled.tail, settled.relay_stages)
   served = serve(model, plan, variables, task.eval_transform, image)
-  return SplitRun(flags, config, task, variables, served)
+  return SplitRun(settled, task, variables, served)
 
 
 def check_images(run: SplitRun, shape: tuple[int, ...], data: str) -> None:

@@ -47,8 +47,18 @@ def parse(kind: type[C], values: flags.FlagValues = flags.FLAGS) -> C:
   Raises:
     UserError: a value that cannot be, or an option that does nothing.
   """
-  given = {one.name: values[one.name] for one in shown(kind)}
-  return options.make(kind, **{name: flag.value for name, flag in given.items() if flag.present})
+  return options.make(kind, **given(kind, values))
+
+
+def given(kind: type[options.Options], values: flags.FlagValues) -> dict[str, Any]:
+  """The options that were given, by name.
+
+  Args:
+    kind: the class of the configuration.
+    values: the parsed flags.
+  """
+  flags_of = {one.name: values[one.name] for one in shown(kind)}
+  return {name: flag.value for name, flag in flags_of.items() if flag.present}
 
 
 def read(one: Option, text: str) -> Any:

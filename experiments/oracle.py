@@ -11,34 +11,55 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from experiments import app, build_decentralized, decentralized, savings
+from experiments import app, decentralized, savings, training
 from experiments.cells import Result, load_sources, run_cell
-from experiments.checks import numbers
-from experiments.decentralized_flags import DecentralizedFlags, OracleFlags
-from experiments.training import Prepare
+from experiments.choice import Choice
+from experiments.config import Config
+from fedjax_norm import options
 from fedjax_norm.errors import UserError
 from fedjax_norm.objectives import trained_by
-from fedjax_norm.options import with_defaults
+from fedjax_norm.options import option, with_defaults
 from fedjax_norm.training import plots
 from fedjax_norm.training.files import write_atomic
 from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.scouting import make_dial
 
-CONFIG = with_defaults(OracleFlags, lr=0.01, algorithm="gaia", partition="skew", skewscout="hill")
-
-_PREPARE: Prepare = decentralized.prepare
 _THETA = {"gaia": "threshold", "fedavg": "local_steps", "dgc": "sparsity"}
 
 
-def runs(
-  config: OracleFlags,
-) -> tuple[dict[str, DecentralizedFlags], tuple[savings.Degree, ...]]:
+@dataclasses.dataclass(frozen=True)
+class OracleConfig(options.Options):
+  """What the Oracle of paper 004 is told besides."""
+
+  group = "Oracle"
+
+  oracle_tolerance: float = option(
+    1.0, "Points of accuracy below BSP's that count as equal.", least=0
+  )
+  oracle_fractions: tuple[float, ...] = option(
+    (0.2, 0.6, 1.0), "Degrees of skew: the shares of the data that are divided by label."
+  )
+
+
+def _kind(base: type[Config]) -> type[Config]:
+  kind = dataclasses.make_dataclass(base.__name__, [], bases=(OracleConfig, base), frozen=True)
+  return with_defaults(kind, partition="skew", skewscout="hill")
+
+
+ALGORITHM = Choice(
+  "algorithm",
+  "gaia",
+  {name: _kind(decentralized.ALGORITHM.kinds[name]) for name in _THETA},
+  decentralized.ALGORITHM.help,
+)
+
+
+def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
   """The flags of every run by its folder's name, and which runs belong to a degree of skew.
 
   Raises:
     UserError: flags that do not go together here.
   """
-  if config.algorithm not in _THETA:
-    raise UserError(f"{config.algorithm} has no theta to choose; use gaia, fedavg or dgc.")
   if config.partition != "skew" or config.fraction is not None:
     raise UserError(
       "the degrees of skew are those of --oracle_fractions, for --partition=skew; drop --partition "
@@ -46,44 +67,51 @@ def runs(
     )
   if config.seeds != 1:
     raise UserError("one seed at a time is compared; drop --seeds and give --seed.")
-  if not config.oracle_tolerance >= 0:
-    raise UserError(f"--oracle_tolerance is {config.oracle_tolerance}; it must be 0 or more.")
-  own = [field.name for field in dataclasses.fields(DecentralizedFlags)]
-  scout = DecentralizedFlags(**{name: getattr(config, name) for name in own})
-  dial = build_decentralized.make_dial(scout.in_rounds(config.clients or 10, 10**6))
+  known = config.in_rounds(config.clients or 10, 10**6)
+  dial = make_dial(known, known.row, known.rounds)
   if not (dial and dial.scout and dial.scout.search):
     raise UserError(
       f"--skewscout={config.skewscout} chooses nothing to compare; name a search, such as hill."
     )
   grid = dial.scout.grid
-  off: dict[str, Any] = {name: None for name in own if name.startswith("scout_")}
-  off["skewscout"] = "off"
-  owned = build_decentralized.OWN_FLAGS.values()
-  bsp: dict[str, Any] = {name: None for names in owned for name in names}
-  if config.algorithm == "fedavg":
-    bsp["reduction"] = "mean"  # of which one rate makes steps of one size
-  configs: dict[str, DecentralizedFlags] = {}
+  changed = {
+    one.name: getattr(config, one.name)
+    for one in options.of(type(config))
+    if getattr(config, one.name) != one.default and not one.name.startswith("oracle_")
+  }
+  changed |= {"partition": "skew", "lr": config.lr}
+  off = {k: v for k, v in changed.items() if not k.startswith("scout_") and k != "algorithm"}
+  theta = _THETA[config.algorithm]
+
+  def flags(algorithm: str, **more: Any) -> Config:
+    kind = decentralized.ALGORITHM.kind(algorithm)
+    has = {one.name for one in options.of(kind)}
+    given = {**(changed if "skewscout" in more else off), **more}
+    return options.make(kind, **{name: value for name, value in given.items() if name in has})
+
+  # Of FedAvg, whose models are averaged, one rate makes steps of one size with the mean.
+  bsp = {"reduction": "mean"} if config.algorithm == "fedavg" else {}
+  configs: dict[str, Config] = {}
   degrees = []
-  for fraction in dict.fromkeys(numbers(config, "oracle_fractions")):
+  for fraction in dict.fromkeys(config.oracle_fractions):
     label = f"{100 * fraction:g}%"
     degree = savings.Degree(
       label,
       f"{fraction:g}-bsp",
-      {f"{theta:g}": f"{fraction:g}-{theta:g}" for theta in grid},
+      {f"{value:g}": f"{fraction:g}-{value:g}" for value in grid},
       f"{fraction:g}-skewscout",
     )
-    skewed = dataclasses.replace(scout, fraction=fraction)
-    configs[degree.bsp] = dataclasses.replace(skewed, **off, **bsp, algorithm="bsp")
-    for theta, name in zip(grid, degree.thetas.values(), strict=True):
-      value = int(theta) if config.algorithm == "fedavg" else theta
-      chosen: dict[str, Any] = {**off, _THETA[config.algorithm]: value}
-      configs[name] = dataclasses.replace(skewed, **chosen)
-    configs[degree.scout] = skewed
+    configs[degree.bsp] = flags("bsp", fraction=fraction, **bsp)
+    for value, name in zip(grid, degree.thetas.values(), strict=True):
+      whole = int(value) if config.row.theta.whole else value
+      configs[name] = flags(config.algorithm, fraction=fraction, **{theta: whole})
+    scout = {"skewscout": config.skewscout}
+    configs[degree.scout] = flags(config.algorithm, fraction=fraction, **scout)
     degrees.append(degree)
   return configs, tuple(degrees)
 
 
-def main(config: OracleFlags) -> None:
+def main(config: Any) -> None:
   """Runs everything and writes what was saved."""
   if trained_by(config.task) != "classification":
     raise UserError(
@@ -92,7 +120,7 @@ def main(config: OracleFlags) -> None:
     )
   configs, degrees = runs(config)
   for each in configs.values():  # what is wrong with the flags, before data is read
-    _PREPARE(each.in_rounds(each.clients or 10, 10**6))
+    training.check(each)
   sources = load_sources(configs)
   folder = app.new_folder(config)
   apart = ("oracle_tolerance", "oracle_fractions")
@@ -100,7 +128,7 @@ def main(config: OracleFlags) -> None:
   with RunFolder.open(folder, saved, config.resume, config.wait_for_workdir):
     results: dict[str, Result] = {}
     for number, (name, each) in enumerate(configs.items(), 1):
-      results[name] = run_cell(name, _PREPARE, each, sources[name], folder / name)
+      results[name] = run_cell(name, each, sources[name], folder / name)
       top1 = results[name].percent("top1")
       print(f"{number}/{len(configs)} {name}: {top1:.2f}", flush=True)
     tolerance = config.oracle_tolerance
@@ -113,4 +141,4 @@ def main(config: OracleFlags) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, CONFIG)
+  app.run_chosen(main, ALGORITHM)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import app, efforts, paper_000, paper_001, paper_003, paper_004, savings
+from experiments import app, efforts, paper_000, paper_001, paper_003, paper_004, savings, training
 from experiments.cells import Result, Results, load_sources, run_cell
 from experiments.config import Config
 from experiments.paper_flags import PaperFlags
@@ -234,8 +234,8 @@ def main(options: PaperFlags) -> None:
     )
     for name, cell in cells.items()
   }
-  for name, config in configs.items():  # a wrong seed, before data is read
-    cells[name].prepare(config.in_rounds(config.clients or 10, 10**6))
+  for config in configs.values():  # a wrong seed, before data is read
+    training.check(config)
   placed = {name: place(config, options.data_dir) for name, config in configs.items()}
   if options.data_dir is not None and placed == configs:
     raise UserError("--data_dir does nothing here, where all data is generated; drop it.")
@@ -246,8 +246,7 @@ def main(options: PaperFlags) -> None:
   with RunFolder.open(folder, saved, wait=options.wait_for_workdir):
     results: dict[str, Result] = {}
     for number, (name, config) in enumerate(placed.items(), 1):
-      prepare, path = cells[name].prepare, folder / name
-      results[name] = run_cell(name, prepare, config, sources[name], path)
+      results[name] = run_cell(name, config, sources[name], folder / name, cells[name].make)
       _tell(f"{number}/{len(placed)}", tables, name, results[name])
     text = "\n\n".join(render(table, options.scale, results) for table in tables)
     write_atomic(folder / "results.md", f"{text}\n".encode())

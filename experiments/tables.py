@@ -14,22 +14,21 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import decentralized, fedavg, split, ssgd
-from experiments.algorithm_flags import FedAvgFlags, SsgdFlags
+from experiments import decentralized, fedavg, split_flags, ssgd, training
+from experiments.choice import Choice
 from experiments.config import Config
-from experiments.decentralized_flags import DecentralizedFlags
-from experiments.flags import define, parse, written
+from experiments.flags import define, given, written
 from experiments.savings import Degree
-from experiments.split_flags import SplitFlags
-from experiments.training import Prepare
+from experiments.training import Make
+from fedjax_norm import options
 
-BINARIES: dict[str, tuple[type, Prepare]] = {
-  "fedavg": (FedAvgFlags, fedavg.prepare),
-  "ssgd": (SsgdFlags, ssgd.prepare),
-  "decentralized": (DecentralizedFlags, decentralized.prepare),
-  "split": (SplitFlags, split.prepare),
+BINARIES: dict[str, type[Config] | Choice] = {
+  "fedavg": fedavg.CONFIG,
+  "ssgd": ssgd.CONFIG,
+  "decentralized": decentralized.ALGORITHM,
+  "split": split_flags.ALGORITHM,
 }
-"""The flags and the program of a preset, by the word that its name begins with."""
+"""The flags of a preset, by the word that its name begins with."""
 
 _PRESETS = Path(__file__).parent / "presets"
 
@@ -63,23 +62,32 @@ class Cell(NamedTuple):
     return "-".join([self.preset, *given])
 
   @property
-  def prepare(self) -> Prepare:
-    """Makes its program (see ``training.Prepare``)."""
-    return BINARIES[self.preset.partition("_")[0]][1]
+  def make(self) -> Make:
+    """Makes its program (see ``training.Make``)."""
+    return split_flags.make if self.preset.startswith("split") else training.make
 
   def config(self, scale: str, **options: Any) -> Config:
     """Its flags at a scale, with some more options."""
     changed = {**self.options, **self.scales.get(scale, {}), **options}
-    return dataclasses.replace(_preset(self.preset), **changed)
+    binary = BINARIES[self.preset.partition("_")[0]]
+    kind, preset = binary, {}
+    if isinstance(binary, Choice):
+      kind = binary.kind(changed.get(binary.name) or binary.chosen(_file(self.preset)))
+    changed = {**_preset(self.preset, kind), **changed}
+    return options.make(kind, **{name: v for name, v in changed.items() if v is not None})
+
+
+def _file(name: str) -> list[str]:
+  return [f"--flagfile={_PRESETS / name}.flags"]
 
 
 @functools.cache
-def _preset(name: str) -> Config:
-  kind, _ = BINARIES[name.partition("_")[0]]
+def _preset(name: str, kind: type[Config]) -> Mapping[str, Any]:
+  """The options that a preset gives."""
   values = flags.FlagValues()
   define(kind, values)
-  values([name, f"--flagfile={_PRESETS / name}.flags"])
-  return parse(kind, values)
+  values([name, *_file(name)])
+  return given(kind, values)
 
 
 class Claim(NamedTuple):

@@ -66,8 +66,6 @@ def check_local(local: LocalConfig) -> None:
   Raises:
     UserError: it is asked for.
   """
-  if local.prox:
-    raise UserError("prox pulls towards a round's model, which split learning has not; drop it.")
   if local.accumulate > 1:
     raise UserError("a batch crosses the cut as a whole in split learning; drop accumulate.")
 
