@@ -62,9 +62,14 @@ class FederatedData(NamedTuple):
   spans: Array
 
   @property
-  def num_clients(self) -> int:
-    """R; of a whole federation, K."""
+  def num_rows(self) -> int:
+    """R, of a part of the federation."""
     return self.sizes.shape[0]
+
+  @property
+  def num_clients(self) -> int:
+    """K, of the whole federation, which has a row for each client."""
+    return self.num_rows
 
   @property
   def example_bytes(self) -> int:

@@ -209,7 +209,7 @@ class Feed:
 
   def states(self, store: ClientStore, window: Window) -> PyTree:
     """The states of a window's clients, in the order of its rows, on the device."""
-    room = np.resize(window.clients, window.data.num_clients)
+    room = np.resize(window.clients, window.data.num_rows)
     return self._place(store.gather(room))
 
   def keep(self, store: ClientStore, window: Window, states: PyTree) -> None:

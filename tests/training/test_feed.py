@@ -185,7 +185,7 @@ def test_windows_and_parts_hold_what_is_asked_for(sizes, budget, devices, on_hos
   assert len({jax.tree.map(np.shape, w[3:]) for w in windows}) == 1  # nothing recompiles
   for window in windows:
     assert len(window.cohorts) <= len(window.slots) <= 4
-    assert len(window.clients) <= window.data.num_clients <= len(sizes)
+    assert len(window.clients) <= window.data.num_rows <= len(sizes)
     np.testing.assert_array_equal(window.data.clients[: len(window.clients)], window.clients)
     for slots, cohort in zip(np.asarray(window.slots), window.cohorts, strict=False):
       for row, client in zip(slots, cohort, strict=True):
