@@ -246,7 +246,7 @@ def main(options: PaperFlags) -> None:
   with RunFolder.open(folder, saved, wait=options.wait_for_workdir):
     results: dict[str, Result] = {}
     for number, (name, config) in enumerate(placed.items(), 1):
-      results[name] = run_cell(name, config, sources[name], folder / name, cells[name].make)
+      results[name] = run_cell(name, config, sources[name], folder / name, cells[name].maker)
       _tell(f"{number}/{len(placed)}", tables, name, results[name])
     text = "\n\n".join(render(table, options.scale, results) for table in tables)
     write_atomic(folder / "results.md", f"{text}\n".encode())

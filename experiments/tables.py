@@ -4,7 +4,6 @@ A cell is a preset with some flags changed, so that the presets are the only pla
 setting stands; a smaller scale changes some flags more.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -20,7 +19,7 @@ from experiments.config import Config
 from experiments.flags import define, given, written
 from experiments.savings import Degree
 from experiments.training import Make
-from fedjax_norm import options
+from fedjax_norm.options import make
 
 BINARIES: dict[str, type[Config] | Choice] = {
   "fedavg": fedavg.CONFIG,
@@ -62,7 +61,7 @@ class Cell(NamedTuple):
     return "-".join([self.preset, *given])
 
   @property
-  def make(self) -> Make:
+  def maker(self) -> Make:
     """Makes its program (see ``training.Make``)."""
     return split_flags.make if self.preset.startswith("split") else training.make
 
@@ -70,11 +69,11 @@ class Cell(NamedTuple):
     """Its flags at a scale, with some more options."""
     changed = {**self.options, **self.scales.get(scale, {}), **options}
     binary = BINARIES[self.preset.partition("_")[0]]
-    kind, preset = binary, {}
+    kind: Any = binary
     if isinstance(binary, Choice):
       kind = binary.kind(changed.get(binary.name) or binary.chosen(_file(self.preset)))
     changed = {**_preset(self.preset, kind), **changed}
-    return options.make(kind, **{name: v for name, v in changed.items() if v is not None})
+    return make(kind, **{name: v for name, v in changed.items() if v is not None})
 
 
 def _file(name: str) -> list[str]:
