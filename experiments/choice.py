@@ -1,8 +1,8 @@
 """A flag that is read before the others, for it says which others there are."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from absl import flags
 
@@ -11,7 +11,8 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.options import option
 
 
-class Choice(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Choice:
   """A flag whose value chooses the class of the other options.
 
   Attributes:
@@ -26,6 +27,7 @@ class Choice(NamedTuple):
   kinds: Mapping[str, type[Config]]
   help: Mapping[str, str]
 
+  @functools.cache  # noqa: B019: there are a few choices, and they live as long as the program
   def kind(self, value: str) -> type[Config]:
     """The class of the options of a value, with the flag itself among them.
 
