@@ -34,7 +34,7 @@ def sample(
   """The milliseconds of a local step of all clients: the median of some samples."""
   model = models.create(model_name, norm.create("gn", groups=8), 10, shape)
   variables = models.init(model, jax.random.key(0), shape)
-  config = LocalConfig(batch_size, momentum=0.9)
+  config = LocalConfig(batch_size=batch_size, momentum=0.9, weight_decay=0.0)
   update, transform = make_client_update(model, config), optimizer(config)
   several = len(jax.devices()) > 1
   mapping = nodes.create("shard_map" if several else "vmap", num_nodes=_CLIENTS, chunk=chunk)

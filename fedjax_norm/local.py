@@ -24,27 +24,18 @@ STATISTICS = ("mean", "moments", "local", "recalibrate")
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalConfig(Options):
-  """How a client, or the master of SSGD, takes a step of SGD; everything here is compiled in.
-
-  The configurations of all algorithms inherit from it.
+class SgdConfig(Options):
+  """The options of SGD; everything here is compiled in.
 
   Attributes:
     optimizer: an optax transformation in place of SGD's clipping, weight decay and momentum; its
       updates are multiplied by the negated learning rate.
     frozen_paths: paths of the parameters that do not train.
-    objective: the training loss: a name of ``objectives.OBJECTIVES``, or a user's own.
   """
 
   group = "training"
 
   batch_size: int = option(32, "Examples per local step.", least=1)
-  accumulate: int = option(
-    1,
-    "Number of equal parts into which a batch is divided; the parts go through the model one after "
-    "another and their gradients are summed.",
-    least=1,
-  )
   momentum: float = option(
     0.9,
     "Momentum of SGD: the clients' in FedAvg and split learning, the master's in SSGD and ASGD.",
@@ -54,6 +45,28 @@ class LocalConfig(Options):
   nesterov: bool = option(False, "Use Nesterov momentum.", needs="momentum")
   weight_decay: float = option(5e-4, "L2 penalty that the optimizer adds to the gradient.", least=0)
   clip_norm: float = option(0.0, "Largest global norm of a gradient; 0 does not clip.", least=0)
+  optimizer: optax.GradientTransformation | None = None
+  frozen_paths: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalConfig(SgdConfig):
+  """How a client, or the master of SSGD, takes a step.
+
+  The configurations of all algorithms inherit from it.
+
+  Attributes:
+    objective: the training loss: a name of ``objectives.OBJECTIVES``, or a user's own.
+  """
+
+  group = "training"
+
+  accumulate: int = option(
+    1,
+    "Number of equal parts into which a batch is divided; the parts go through the model one after "
+    "another and their gradients are summed.",
+    least=1,
+  )
   batch_stats: str | None = option(
     None,
     "How the server combines the clients' running statistics: mean (the default), moments (keeps "
@@ -61,8 +74,6 @@ class LocalConfig(Options):
     "(recomputed with the global model before each evaluation).",
     choices=STATISTICS,
   )
-  optimizer: optax.GradientTransformation | None = None
-  frozen_paths: frozenset[str] = frozenset()
   objective: str | Objective = "classification"
 
   def check(self):
@@ -188,8 +199,8 @@ class ClientOutput(NamedTuple):
   metrics: Metrics
 
 
-def optimizer(config: LocalConfig) -> optax.GradientTransformation:
-  """The client's SGD at rate 1: clip, decay, momentum (the rate multiplies the result).
+def optimizer(config: SgdConfig) -> optax.GradientTransformation:
+  """SGD at rate 1: clip, decay, momentum (the rate multiplies the result).
 
   A user's own optimizer takes the place of all three.
 

@@ -14,6 +14,7 @@ from benchmarks.export import make_benchmark_task
 from benchmarks.peers import job as jobs
 from benchmarks.peers.jax_compile import CompileClock
 from benchmarks.peers.job import Job, Result
+from fedjax_norm.algorithms.fedavg import FEDAVG
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.training.loop import train
 
@@ -29,21 +30,23 @@ def run(job: Job) -> tuple[fn.Outcome, Result]:
   source = fn.load_source(f"npy:{job.folder}/data")
   partition = Partition(jobs.array(job, "order"), jobs.array(job, "offsets"))
   task = make_benchmark_task(source, partition, job.model, job.groups, job.dtype)
-  loop = fn.LoopConfig(job.rounds, job.rounds_per_sample, job.cohort or None, job.seed)
-  config = fn.FedAvgConfig(
-    fn.LocalConfig(job.batch_size, job.momentum), local_steps=job.local_steps
-  )
-  program = fn.make_fedavg(
-    task,
-    config,
-    loop,
-    fn.Schedule(job.rate),
+  config = fn.config_of(FEDAVG)(
+    rounds=job.rounds,
+    eval_every=job.rounds_per_sample,
+    cohort=job.cohort or None,
+    seed=job.seed,
+    lr=job.rate,
+    batch_size=job.batch_size,
+    momentum=job.momentum,
+    weight_decay=0.0,
+    local_steps=job.local_steps,
     eval_batch_size=len(source.test.labels),
     data_on=job.variant or "auto",
   )
+  program = fn.make_program(FEDAVG, task, config)
   variables = {"params": unflatten_dict(jobs.weights(job), sep="/")}
   begun = time.perf_counter()
-  outcome = train(program, loop, task.data, variables)
+  outcome = train(program, config, task.data, variables)
   end = time.perf_counter()
   # What the loop does before its first round belongs to the first call.
   seconds = [row["seconds"] for row in outcome.rows]

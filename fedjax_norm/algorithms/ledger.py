@@ -58,10 +58,10 @@ def filled(tree: PyTree, params: PyTree, paths: Collection[str]) -> PyTree:
 
 
 def _of_params(tree: PyTree, params: PyTree, change: Callable[[Any], Any]) -> PyTree:
-  structure = jax.tree.structure(params)
+  structure: Any = jax.tree.structure(params)
 
   def has_structure(part: Any) -> bool:
-    return jax.tree.structure(part) == structure
+    return structure == jax.tree.structure(part)
 
   return jax.tree.map(
     lambda part: change(part) if has_structure(part) else part, tree, is_leaf=has_structure

@@ -12,10 +12,11 @@ import optax
 
 from fedjax_norm import nodes, trees
 from fedjax_norm.comm import Traffic
-from fedjax_norm.errors import DivergedError, UserError
+from fedjax_norm.errors import DivergedError
 from fedjax_norm.keys import Stream, stream
-from fedjax_norm.local import LocalConfig, optimizer
+from fedjax_norm.local import SgdConfig, optimizer
 from fedjax_norm.norm import Mode
+from fedjax_norm.options import option
 from fedjax_norm.training import evaluation
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.programs import initial_variables
@@ -29,36 +30,26 @@ from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 
 @dataclasses.dataclass(frozen=True)
-class DistilConfig:
-  """How the student learns.
+class DistilConfig(SgdConfig):
+  """How the student learns."""
 
-  Attributes:
-    local: its batches and SGD.
-    rate: the learning rate.
-    epochs: passes over the public images.
-    temperature: T; a higher one tells more of what the teacher thinks of the other classes.
-    hard: the weight of the public labels beside the teacher's, from 0 to 1.
-    eval_every: epochs between evaluations.
-    seed: of the student's weights, the order of the images and dropout.
-  """
+  group = "distillation"
 
-  local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
-  rate: float = 0.02
-  epochs: int = 20
-  temperature: float = 2.0
-  hard: float = 0.0
-  eval_every: int = 1
-  seed: int = 0
-
-  def __post_init__(self):
-    for field in ("epochs", "eval_every"):
-      if getattr(self, field) < 1:
-        raise UserError(f"{field} is {getattr(self, field)}; it must be at least 1.")
-    for field in ("rate", "temperature"):
-      if not getattr(self, field) > 0:
-        raise UserError(f"the {field} is {getattr(self, field)}; it must be positive.")
-    if not 0 <= self.hard <= 1:
-      raise UserError(f"the weight of the labels is {self.hard}; it must lie between 0 and 1.")
+  lr: float = option(0.02, "The learning rate.", above=0)
+  epochs: int = option(20, "Passes over the public images.", least=1)
+  eval_every: int = option(1, "Epochs between two evaluations.", least=1)
+  temperature: float = option(
+    2.0,
+    "T: both sides' logits are divided by it, so that a higher one says more about the classes that "
+    "the teacher thinks less likely.",
+    above=0,
+  )
+  hard: float = option(
+    0.0, "The weight, 0 to 1, of the public labels beside the teacher's outputs.", least=0, most=1
+  )
+  seed: int = option(
+    0, "The seed of the student's weights, the order of the images and dropout.", least=0
+  )
 
 
 class Public(NamedTuple):
@@ -165,7 +156,7 @@ def make_epoch(
 
       grads, (own, stats) = jax.grad(loss, has_aux=True)(variables["params"])
       updates, opt_state = sgd.update(grads, opt_state, variables["params"])
-      params = optax.apply_updates(variables["params"], trees.scale(updates, -config.rate))
+      params = optax.apply_updates(variables["params"], trees.scale(updates, -config.lr))
       after = {"params": params, **({"batch_stats": stats} if stats else {})}
       return (Student(after, opt_state), total + own), None
 
@@ -237,7 +228,7 @@ def distil(
         "round": done,
         "train_loss": float(loss),
         **columns,
-        "rate": config.rate,
+        "rate": config.lr,
         **traffic._asdict(),
         "seconds": seconds,
       }

@@ -68,7 +68,7 @@ def make_fine_tuned(
 ) -> Callable[[Any, Any], Variables]:
   """A client's model after steps on its own data, from the model that it has now.
 
-  The optimizer starts afresh, and nothing holds the model back (no ``prox``). Batches are those of
+  The optimizer starts afresh, and nothing holds the model back. Batches are those of
   a client's first steps (``federated.draw``), features shifted as in training, at every evaluation:
   what changes from one to the next is the model. A norm that looks across nodes sees this client
   alone, and batch renormalization is where its ramps begin. Where clients drift, they fine-tune on
@@ -84,7 +84,6 @@ def make_fine_tuned(
   Returns:
     ((server's state, data, the run's key), (client's state, its row in the data)) -> variables.
   """
-  local = dataclasses.replace(local, prox=0.0)
   update, transformation = make_client_update(model, local), optimizer(local)
 
   def fine_tuned(

@@ -91,9 +91,8 @@ def make_scout(config: ScoutConfig, method: Method, value: float) -> SkewScout |
   assert theta is not None
   if config.skewscout == "off":
     return None
-  common = {"every": config.scout_every, "whole": theta.whole}
   if config.skewscout == "measure":
-    return SkewScout((value,), search=None, **common).check()
+    return SkewScout((value,), search=None, every=config.scout_every, whole=theta.whole).check()
   if not theta.grid:
     raise UserError(
       f"{method.name} always sends everything, so --skewscout={config.skewscout} has nothing to "
@@ -111,11 +110,12 @@ def make_scout(config: ScoutConfig, method: Method, value: float) -> SkewScout |
     theta.rises,
     config.skewscout,
     grid.index(start),
+    config.scout_every,
+    theta.whole,
     lambda_al=config.scout_lambda_al,
     lambda_c=config.scout_lambda_c,
     sigma_al=config.scout_sigma_al,
     temperature=config.scout_temperature,
-    **common,
   ).check()
 
 
