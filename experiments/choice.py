@@ -27,7 +27,7 @@ class Choice:
   kinds: Mapping[str, type[Config]]
   help: Mapping[str, str]
 
-  @functools.cache  # noqa: B019: there are a few choices, and they live as long as the program
+  @functools.cache  # noqa: B019
   def kind(self, value: str) -> type[Config]:
     """The class of the options of a value, with the flag itself among them.
 

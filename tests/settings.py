@@ -6,8 +6,10 @@ from fedjax_norm.algorithms.averaging import build
 from fedjax_norm.algorithms.contract import Algorithm, Method, Setup
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.options import make as configure
+from fedjax_norm.training.programs import make_program
+from fedjax_norm.training.train_config import config_of
 
-__all__ = ["built", "configure", "plain", "setup_of"]
+__all__ = ["built", "configure", "plain", "program_of", "setup_of"]
 
 
 def plain(**options) -> LocalConfig:
@@ -24,3 +26,9 @@ def setup_of(model, mapping, data, transform, image_shape, **more) -> Setup:
 def built(method: Method, config, *arguments, **more) -> Algorithm:
   """The algorithm of a method (see :func:`setup_of`)."""
   return build(method, config, setup_of(*arguments, **more))
+
+
+def program_of(method: Method, task, *groups, **options):
+  """(the program of a run of a method, all of its options)."""
+  config = configure(config_of(method), *groups, **options)
+  return make_program(method, task, config), config

@@ -8,7 +8,7 @@ from messages import messages
 from settings import plain
 
 from fedjax_norm import comm, models, norm
-from fedjax_norm.algorithms.contract import round_cost
+from fedjax_norm.algorithms.ledger import exchange_cost, model_shapes
 from fedjax_norm.comm import Cost, Traffic
 from fedjax_norm.local import make_gradient
 from fedjax_norm.typing import Batch
@@ -51,7 +51,8 @@ def test_the_ledger_charges_what_a_step_sends(name, norm):
   assert up == down == sum(message.bytes for message in sent)
   assert trips == len(sent)
   assert trips == 2 * {"tiny": 3, "resnet10": 12}[name]
-  cost = round_cost(model, IMAGE, "mean")
+  params = model_shapes(model, IMAGE)["params"]
+  cost = exchange_cost(model, IMAGE, "mean", params, params)
   assert cost[2:5] == (up, down, trips)
 
 

@@ -9,7 +9,7 @@ import torch
 from reference_fedavg import random_variables
 from settings import plain
 
-from fedjax_norm import models, norm
+from fedjax_norm import models, norm, trees
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import (
   make_client_update,
@@ -111,7 +111,7 @@ def test_a_measure_counts_real_examples_only():
 
 @pytest.fixture(scope="module")
 def client(tiny_net, tiny_source):
-  """(config) -> (variables, run), where run(steps, rate) is the client's update."""
+  """(config, extra loss) -> (variables, run), where run(steps, rate) is the client's update."""
   model = tiny_net(norm=norm.create("bn"))
   variables = models.init(model, jax.random.key(0), SHAPE)
   images, labels = tiny_source.train.images[:40], tiny_source.train.labels[:40]
@@ -120,13 +120,14 @@ def client(tiny_net, tiny_source):
     rows = step * 4 + jnp.arange(4)
     return Batch(jnp.asarray(images)[rows], jnp.asarray(labels)[rows], jnp.ones(4))
 
-  def make(config):
+  def make(config, extra_loss=None):
     update = make_client_update(model, config)
     state = optimizer(config).init(variables["params"])
 
     @jax.jit
     def run(first, steps, rate):
-      return update(variables, state, draw, first, steps, rate, jax.random.key(1))
+      key = jax.random.key(1)
+      return update(variables, state, draw, first, steps, rate, key, extra_loss=extra_loss)
 
     return lambda steps, rate=0.1, first=0: run(
       jnp.int32(first), jnp.int32(steps), jnp.float32(rate)
@@ -154,18 +155,22 @@ def test_no_steps_change_nothing_and_steps_go_on_where_they_stopped(client):
   assert max(moved) > 1e-3
 
 
-def test_the_proximal_term_pulls_back_to_the_start(client):
-  # Two steps by two clients that differ in mu alone: the first steps are equal, and the second
-  # differ by -rate mu (w_1 - w_0).
+def test_an_extra_loss_adds_its_gradient_to_every_step(client):
+  # FedProx's pull back to the start: two steps by two clients that differ in mu alone. The first
+  # steps are equal, and the second differ by -rate mu (w_1 - w_0).
   variables, make = client
   mu, rate = 0.5, 0.2
-  plain, prox = make(plain(batch_size=4)), make(plain(batch_size=4, prox=mu))
   start = variables["params"]
-  first = plain(1, rate).variables["params"]
+
+  def distance(params):
+    return mu / 2 * trees.squared_norm(trees.subtract(params, start))
+
+  free, prox = make(plain(batch_size=4)), make(plain(batch_size=4), distance)
+  first = free(1, rate).variables["params"]
   for a, b in zip(*map(jax.tree.leaves, (first, prox(1, rate).variables["params"])), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
   pulled = jax.tree.map(
-    lambda w2, w1, w0: w2 - rate * mu * (w1 - w0), plain(2, rate).variables["params"], first, start
+    lambda w2, w1, w0: w2 - rate * mu * (w1 - w0), free(2, rate).variables["params"], first, start
   )
   actual = prox(2, rate).variables["params"]
   for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(pulled), strict=True):
@@ -191,8 +196,8 @@ def test_the_bytes_of_a_step_are_four_models_and_what_each_example_leaves(tiny_n
 
 
 def test_parts_must_be_equal():
-  for wrong in (0, -1, 3, 8):
-    with pytest.raises(UserError, match="cannot be taken in"):
+  for wrong, words in ((0, "at least 1"), (-1, "at least 1"), (3, "cannot be"), (8, "cannot be")):
+    with pytest.raises(UserError, match=words):
       plain(batch_size=4, accumulate=wrong)
 
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from fedjax_norm.algorithms.dgc import STAGES
-from fedjax_norm.control.dial import Dial, stages
-from fedjax_norm.control.skewscout import GRIDS, SkewScout
+from fedjax_norm.algorithms.dgc import STAGES, stages
+from fedjax_norm.algorithms.gaia import GAIA
+from fedjax_norm.control.dial import Dial
+from fedjax_norm.control.skewscout import SkewScout
 from fedjax_norm.errors import UserError
 
-GRID = GRIDS["gaia"]
+GRID = GAIA.theta.grid
 
 
 def settle(scout, losses, costs, looks, seed=0):

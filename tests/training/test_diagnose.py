@@ -5,11 +5,12 @@ import jax
 import numpy as np
 import optax
 import pytest
-from fedjax_norm.training.assemble import assemble
-from settings import configure, plain
+from settings import configure, plain, program_of
 
 from fedjax_norm import diagnostics, trees
-from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
+from fedjax_norm.algorithms.averaging import averaging
+from fedjax_norm.algorithms.contract import Method, Views
+from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig, fedavg
 from fedjax_norm.algorithms.periodic import Average
 from fedjax_norm.comm import Sent
 from fedjax_norm.data import digits, partition
@@ -18,13 +19,17 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.clients import ClientStore
-from fedjax_norm.training.diagnose import DiagnosticsConfig, _sample, accuracy_by_partition
+from fedjax_norm.training.diagnose import (
+  DiagnosticsConfig,
+  _sample,
+  accuracy_by_partition,
+  make_diagnose,
+)
 from fedjax_norm.training.evaluation import Scores
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.loop_config import LoopConfig
-from fedjax_norm.training.programs import initial_variables, make_fedavg
+from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task
 
 LOOP = LoopConfig(4, 2)
@@ -57,12 +62,21 @@ def make(task, config=FEW):
     params = trees.add(server.variables["params"], unsent(server, client))
     return {**server.variables, "params": params}
 
-  def build(model, config, mapping):
-    algorithm = fedavg(model, config, mapping, task.transform, task.image_shape)
-    return algorithm._replace(local_variables=own, residual=unsent)
+  def build(config, setup):
+    algorithm = averaging(fedavg(config, setup), config, setup)
+    return algorithm._replace(views=Views(travelling=own, residual=unsent))
 
   fed = configure(FedAvgConfig, plain(batch_size=8, momentum=0.5), client_momentum="local")
-  return assemble(task, fed, build, LOOP, Schedule(0.05), diagnostics=config)
+  program, _ = program_of(Method("own", FedAvgConfig, build, ""), task, fed, LOOP, lr=0.05)
+  return diagnosed(program, task, config, 8) if config else program
+
+
+def diagnosed(program, task, config, batch_size):
+  """The program with diagnostics of fewer images than a run has."""
+  models = {name: phase.model for name, phase in program.phases.items()}
+  mapping = program.nodes.one_by_one()
+  sizes = {"batch_size": batch_size, "eval_batch_size": 256}
+  return program._replace(diagnose=make_diagnose(task, models, config, mapping=mapping, **sizes))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +169,8 @@ def test_skewed_labels_diverge_more_than_iid_ones(tiny_net):
   task = make_task(source, iid, spec)._replace(model=tiny_net(norm=spec, num_classes=10))
   fed = configure(FedAvgConfig, plain(batch_size=64))
   few = DiagnosticsConfig(batches=4)  # less than a pass, so that all samples have one size
-  program = make_fedavg(task, fed, LOOP, Schedule(0.05), diagnostics=few)
+  program, _ = program_of(FEDAVG, task, fed, LOOP, lr=0.05)
+  program = diagnosed(program, task, few, 64)
   algorithm = program.phases["explore"].algorithm
   server = algorithm.init(initial_variables(task, 0))
   store = ClientStore(algorithm.init_client(server), 5)

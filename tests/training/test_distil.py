@@ -1,5 +1,7 @@
 """Distillation: its loss against PyTorch, its pass over the data against a plain loop."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flax import linen as nn
-from settings import plain
 
 from fedjax_norm.comm import Traffic
 from fedjax_norm.errors import DivergedError, UserError
@@ -26,6 +27,7 @@ from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.task import Task
 
 RNG = np.random.default_rng(0)
+PLAIN = {"batch_size": 8, "momentum": 0.0, "weight_decay": 0.0}
 
 
 class Line(nn.Module):
@@ -78,9 +80,9 @@ def test_a_pass_takes_every_example_once(make_source):
   sum, so that a rate of nothing gives the mean loss of all examples."""
   source = make_source(num_train=5)
   task, public = task_of(source), public_of(source)
-  config = DistilConfig(plain(batch_size=2), rate=1e-12, temperature=2.0, hard=0.3)
+  config = DistilConfig(**{**PLAIN, "batch_size": 2}, lr=1e-12, temperature=2.0, hard=0.3)
   variables = task.model.init(jax.random.key(0), source.train.images, Mode())
-  student = Student(variables, optimizer(config.local).init(variables["params"]))
+  student = Student(variables, optimizer(config).init(variables["params"]))
   logits = task.model.apply(variables, source.train.images, Mode())
   expected = distillation_loss(logits, *public[1:], 2.0, 0.3).mean()
   public = Public(*map(jnp.asarray, public))
@@ -92,11 +94,11 @@ def test_the_student_learns_the_teacher_and_goes_on_with_the_same_bits(make_sour
   source = make_source(num_train=24, num_test=8)
   wrong = 8 * np.eye(4, dtype=np.float32)[(source.train.labels + 1) % 4]
   task, public = task_of(source, "bn"), public_of(source)._replace(taught=wrong)
-  config = DistilConfig(plain(batch_size=8), rate=0.05, epochs=8, eval_every=4)
+  config = DistilConfig(**PLAIN, lr=0.05, epochs=8, eval_every=4)
   traffic = Traffic(7, 5, 0)
 
   def run(folder, **changes):
-    settings = DistilConfig(**{**vars(config), **changes})
+    settings = dataclasses.replace(config, **changes)
     with RunFolder.open(folder, {}) as opened:
       return distil(task, public, settings, traffic, opened)
 
@@ -118,13 +120,13 @@ def test_what_cannot_be_is_refused(make_source, tmp_path):
   for options, match in (
     ({"epochs": 0}, "epochs is 0"),
     ({"temperature": 0.0}, "temperature is 0"),
-    ({"hard": 1.5}, "between 0 and 1"),
+    ({"hard": 1.5}, "hard is 1.5"),
   ):
     with pytest.raises(UserError, match=match):
       DistilConfig(**options)
   source = make_source(num_train=8, num_test=4)
   public = public_of(source)._replace(taught=np.full((8, 4), np.nan, np.float32))
-  config = DistilConfig(plain(batch_size=8), epochs=1)
+  config = DistilConfig(**PLAIN, epochs=1)
   with (
     RunFolder.open(tmp_path / "run", {}) as folder,
     pytest.raises(DivergedError, match="epochs 0"),

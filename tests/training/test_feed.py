@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from settings import configure, plain
+from settings import configure, plain, program_of
 
 from fedjax_norm import nodes
-from fedjax_norm.algorithms.fedavg import FedAvgConfig
+from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.data import partition, sources
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.data.federated import federate
@@ -21,12 +21,10 @@ from fedjax_norm.data.preprocess import Preprocess
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
 from fedjax_norm.training import feed
-from fedjax_norm.training.freezing import FreezeConfig
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.loop_config import LoopConfig
-from fedjax_norm.training.programs import initial_variables, make_fedavg
+from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task
 
 CONFIG = configure(FedAvgConfig, plain(batch_size=4, momentum=0.9), client_momentum="local")
@@ -50,7 +48,7 @@ def make_tiny_task(tiny_source, tiny_net):
 
 
 def run(task, config, data_on, loop=LOOP, folder=None, **options):
-  program = make_fedavg(task, config, loop, Schedule(0.05), data_on=data_on, **options)
+  program, _ = program_of(FEDAVG, task, config, loop, lr=0.05, data_on=data_on, **options)
   return program, train(program, loop, task.data, initial_variables(task, 0), folder)
 
 
@@ -66,7 +64,7 @@ def assert_same(one, other):
 
 # name: (norm and partition, algorithm, how many rounds' worth of examples a window holds, options)
 CASES = {
-  "features and a freeze": (("fixbn", "feature"), CONFIG, 2, {"freeze": FreezeConfig(5)}),
+  "features and a freeze": (("fixbn", "feature"), CONFIG, 2, {"freeze_round": 5}),
   "unequal clients, recalibrated": (
     ("bn", "dirichlet"),
     dataclasses.replace(EPOCHS, batch_stats="recalibrate"),
@@ -246,7 +244,7 @@ def test_the_next_window_is_read_while_this_interval_is_evaluated(make_tiny_task
     reads.append(indices)
     events[len(reads)].set()
 
-  program = make_fedavg(task, EPOCHS, loop, Schedule(0.05), data_on="host")
+  program, _ = program_of(FEDAVG, task, EPOCHS, loop, lr=0.05, data_on="host")
   evaluations = []
 
   def evaluate(*arguments):

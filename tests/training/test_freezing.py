@@ -1,18 +1,19 @@
 """What FixBN's freeze changes for the clients."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from settings import configure, plain
+from settings import configure, plain, program_of
 
 from fedjax_norm import norm
-from fedjax_norm.algorithms.fedavg import FedAvgConfig
+from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.data.partition import make
 from fedjax_norm.training.controls import Controls, next_interval
-from fedjax_norm.training.freezing import FreezeConfig, calibrating
-from fedjax_norm.training.loop_config import LoopConfig
-from fedjax_norm.training.programs import initial_variables, make_fedavg
-from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.freezing import calibrating
+from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.task import make_task
+from fedjax_norm.training.train_config import config_of
 
 CLIPPED = configure(FedAvgConfig, plain(batch_size=8, clip_norm=0.5))
 
@@ -25,9 +26,8 @@ def task(tiny_source):
 
 def test_by_default_the_freeze_changes_the_statistics_alone(task):
   """The clients' training and the learning rate of every round are those of a run without it."""
-  assert calibrating(task, CLIPPED, FreezeConfig()) == CLIPPED
-  loop = LoopConfig(6, 3)
-  program = make_fedavg(task, CLIPPED, loop, Schedule(0.1), freeze=FreezeConfig())
+  program, loop = program_of(FEDAVG, task, CLIPPED, rounds=6, eval_every=3, lr=0.1)
+  assert calibrating(task, loop) == loop
   controls = Controls.of(program, initial_variables(task, 0))
   first = next_interval(program, loop, controls, 0)
   controls = controls._replace(freeze=controls.freeze._replace(frozen_at=3))
@@ -38,5 +38,5 @@ def test_by_default_the_freeze_changes_the_statistics_alone(task):
 
 @pytest.mark.parametrize("clip", [0.0, 0.1, 2.0])
 def test_clipping_after_the_freeze_is_what_its_option_says(task, clip):
-  changed = calibrating(task, CLIPPED, FreezeConfig(freeze_clip_norm=clip))
-  assert changed.local.clip_norm == clip
+  config = configure(config_of(FEDAVG), CLIPPED, freeze_clip_norm=clip)
+  assert calibrating(task, config) == dataclasses.replace(config, clip_norm=clip)

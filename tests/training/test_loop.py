@@ -6,9 +6,9 @@ import chex
 import jax
 import numpy as np
 import pytest
-from settings import configure, plain
+from settings import configure, plain, program_of
 
-from fedjax_norm.algorithms.fedavg import FedAvgConfig
+from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.data import partition
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.norm import create
@@ -17,9 +17,8 @@ from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.freezing import FreezeConfig
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.loop_config import LoopConfig
-from fedjax_norm.training.programs import initial_variables, make_fedavg
+from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task
 
 CONFIG = configure(FedAvgConfig, plain(batch_size=8, momentum=0.9), client_momentum="local")
@@ -31,8 +30,8 @@ def task(tiny_source, tiny_net):
   return make_task(tiny_source, division, spec)._replace(model=tiny_net(norm=spec))
 
 
-def run(task, config, folder=None, rate=0.05, **options):
-  program = make_fedavg(task, CONFIG, config, Schedule(rate), **options)
+def run(task, *groups, folder=None, **options):
+  program, config = program_of(FEDAVG, task, CONFIG, *groups, **{"lr": 0.05, **options})
   outcome = train(program, config, task.data, initial_variables(task, config.seed), folder)
   return program, outcome
 
@@ -43,7 +42,7 @@ def leaves(tree):
 
 @pytest.fixture(scope="module")
 def whole(task):
-  return run(task, LoopConfig(11, 4, cohort=2), freeze=FreezeConfig(6))
+  return run(task, LoopConfig(11, 4, cohort=2), FreezeConfig(6))
 
 
 def test_a_phase_change_ends_an_interval(whole):
@@ -77,7 +76,7 @@ def test_another_seed_runs_the_same_program(task, whole):
 def test_an_interval_in_pieces_is_the_same_run(task, whole, monkeypatch):
   """With little memory for clients' states an interval runs round by round, to the same bits."""
   monkeypatch.setattr("fedjax_norm.training.rounds._STATE_BUDGET", 1)
-  _, pieces = run(task, LoopConfig(11, 4, cohort=2), freeze=FreezeConfig(6))
+  _, pieces = run(task, LoopConfig(11, 4, cohort=2), FreezeConfig(6))
   chex.assert_trees_all_equal(pieces.variables, whole[1].variables)
   chex.assert_trees_all_equal(pieces.clients.arrays, whole[1].clients.arrays)
   for row, other in zip(pieces.rows, whole[1].rows, strict=True):
@@ -86,8 +85,8 @@ def test_an_interval_in_pieces_is_the_same_run(task, whole, monkeypatch):
 
 def test_statistics_stay_once_frozen(task):
   config = LoopConfig(6, 2)
-  _, early = run(task, config, freeze=FreezeConfig(2))
-  stopped = run(task, LoopConfig(3, 2), freeze=FreezeConfig(2))[1]
+  _, early = run(task, config, FreezeConfig(2))
+  stopped = run(task, LoopConfig(3, 2), FreezeConfig(2))[1]
   chex.assert_trees_all_equal(early.variables["batch_stats"], stopped.variables["batch_stats"])
   assert any(
     (a != b).any()
@@ -99,9 +98,9 @@ def test_statistics_stay_once_frozen(task):
 
 def test_affine_parameters_freeze_on_request(task):
   config = LoopConfig(4, 2)
-  _, before = run(task, LoopConfig(3, 2), freeze=FreezeConfig(2, freeze_affine=True))
-  _, after = run(task, config, freeze=FreezeConfig(2, freeze_affine=True))
-  _, trained = run(task, config, freeze=FreezeConfig(2))
+  _, before = run(task, LoopConfig(3, 2), FreezeConfig(2, freeze_affine=True))
+  _, after = run(task, config, FreezeConfig(2, freeze_affine=True))
+  _, trained = run(task, config, FreezeConfig(2))
   norm = "Norm_0"
   for name in ("scale", "bias"):
     frozen = [o.variables["params"][norm][name] for o in (before, after)]
@@ -111,21 +110,18 @@ def test_affine_parameters_freeze_on_request(task):
 
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 def test_a_server_with_a_memory_does_not_move_what_is_frozen(task, name):
-  config = dataclasses.replace(CONFIG, server_optimizer=name, server_rate=0.1)
+  config = dataclasses.replace(CONFIG, server_optimizer=name, server_lr=0.1)
   ends = []
   for rounds in (3, 5):
-    loop_config = LoopConfig(rounds, 2)
-    program = make_fedavg(
-      task, config, loop_config, Schedule(0.05), freeze=FreezeConfig(2, freeze_affine=True)
-    )
-    ends.append(train(program, loop_config, task.data, initial_variables(task, 0)).variables)
+    freeze = FreezeConfig(2, freeze_affine=True)
+    ends.append(run(task, config, LoopConfig(rounds, 2), freeze)[1].variables)
   for leaf in ("scale", "bias"):
     np.testing.assert_array_equal(*(end["params"]["Norm_0"][leaf] for end in ends))
 
 
 def test_the_initial_model_stays_the_callers(task):
-  variables, config = initial_variables(task, 0), LoopConfig(2, 2)
-  program = make_fedavg(task, CONFIG, config, Schedule(0.05))
+  variables = initial_variables(task, 0)
+  program, config = program_of(FEDAVG, task, CONFIG, LoopConfig(2, 2), lr=0.05)
   before = jax.tree.map(np.array, variables)
   first = train(program, config, task.data, variables)
   second = train(program, config, task.data, variables)
@@ -142,22 +138,17 @@ def test_an_evaluation_at_the_end_alone_costs_no_memory(task):
 def test_the_freeze_can_wait_for_the_statistics(task):
   """A generous tolerance freezes at the third look, a strict one at three quarters."""
   config = LoopConfig(12, 2)
-  _, calm = run(task, config, freeze=FreezeConfig("auto", freeze_tolerance=1e6))
-  _, late = run(task, config, freeze=FreezeConfig("auto", freeze_tolerance=1e-9))
+  _, calm = run(task, config, FreezeConfig("auto", freeze_tolerance=1e6))
+  _, late = run(task, config, FreezeConfig("auto", freeze_tolerance=1e-9))
   # Looks are 30 local steps apart at a decay of 0.9, which this run never comes to.
   assert (calm.frozen_at, late.frozen_at) == (9, 9)
-  config = LoopConfig(12, 2)
-  steps = dataclasses.replace(CONFIG, local_steps=15)
-  program = make_fedavg(
-    task, steps, config, Schedule(0.01), freeze=FreezeConfig("auto", freeze_tolerance=1e6)
-  )
-  assert train(program, config, task.data, initial_variables(task, 0)).frozen_at == 6
+  freeze = FreezeConfig("auto", freeze_tolerance=1e6)
+  assert run(task, config, freeze, local_steps=15, lr=0.01)[1].frozen_at == 6
 
 
 def test_divergence_keeps_what_was_saved(task, tmp_path):
   """Round 3 blows up; the checkpoint and the row of round 2 stay."""
-  config = LoopConfig(4, 2)
-  program = make_fedavg(task, CONFIG, config, Schedule(0.05))
+  program, config = program_of(FEDAVG, task, CONFIG, LoopConfig(4, 2), lr=0.05)
   rates = np.array([0.05, 0.05, 1e30, 1e30], np.float32)
   variables = initial_variables(task, 0)
   with RunFolder.open(tmp_path / "run", {}) as folder:
@@ -176,7 +167,7 @@ def test_a_freeze_needs_fixbn(tiny_source):
   division = partition.make("iid", tiny_source.train.labels, 5, 0)
   task = make_task(tiny_source, division, create("bn"))
   with pytest.raises(UserError, match="fixbn"):
-    make_fedavg(task, CONFIG, LoopConfig(2, 2), Schedule(0.1), freeze=FreezeConfig())
+    run(task, LoopConfig(2, 2), FreezeConfig(1))
 
 
 def test_the_store_gathers_and_scatters():

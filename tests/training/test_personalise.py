@@ -1,7 +1,5 @@
 """Fine-tuning before an evaluation, against SGD written out and accuracies counted by hand."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,23 +12,22 @@ from reference_fedavg import (
   random_variables,
   sgd_step,
 )
-from settings import configure, plain
+from settings import configure, plain, program_of
 
 from fedjax_norm import nodes, norm
-from fedjax_norm.algorithms.contract import Algorithm
-from fedjax_norm.algorithms.fedavg import FedAvgConfig
+from fedjax_norm.algorithms.contract import Algorithm, Views
+from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.comm import Cost
 from fedjax_norm.data import partition
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import Mode
-from fedjax_norm.training import assemble, evaluation, programs
+from fedjax_norm.training import evaluation, programs
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.outcome import Outcome, summary
 from fedjax_norm.training.personalise import FineTune, make_personalise
-from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import Task
 
 LOCAL = plain(batch_size=5, momentum=0.9, weight_decay=0.01, clip_norm=0.5)
@@ -78,7 +75,7 @@ def scored(task, params, stats, client):
 
 def algorithm(**functions):
   """What an evaluation asks of an algorithm; it trains nothing."""
-  return Algorithm(*[None] * 6, Cost(0, 0))._replace(**functions)
+  return Algorithm(*[None] * 4, Cost(0, 0), **functions)
 
 
 def test_the_columns_are_the_accuracies_of_the_fine_tuned_models(task, monkeypatch):
@@ -90,10 +87,11 @@ def test_the_columns_are_the_accuracies_of_the_fine_tuned_models(task, monkeypat
   for k, model in enumerate(models):
     model["params"] = jax.tree.map(lambda a, k=k: a * (1 + 0.3 * k), model["params"])
   states = jax.tree.map(lambda *leaves: np.stack(leaves), *models)
-  own = algorithm(client_variables=lambda server, state: state)
+  own = algorithm(views=Views(client=lambda server, state: state))
   mapping = nodes.create("auto", num_nodes=4).one_by_one()
-  local = dataclasses.replace(LOCAL, prox=0.7)  # which holds on to a round's start, and is off here
-  personalise = make_personalise(task, {own: (task.model, local)}, FINE_TUNE, mapping)
+  # FedProx's term holds on to a round's start, and is off here.
+  config = configure(FedAvgConfig, LOCAL, prox=0.7, local_steps=2)
+  personalise = make_personalise(task, {own: (task.model, config)}, FINE_TUNE, mapping)
   scores, by_label_share = [], evaluation.by_label_share
 
   def note(result, counts):
@@ -125,17 +123,16 @@ def test_an_evaluation_has_the_columns(task, monkeypatch):
     asked.extend(arguments)
     return lambda *arguments: asked.extend(arguments) or {"personal_top1": 0.5}
 
-  monkeypatch.setattr(assemble, "make_personalise", make)  # which the test above runs
+  monkeypatch.setattr(programs, "make_personalise", make)  # which the test above runs
   plain = task.data._replace(strengths=np.zeros(4, np.float32))
   loop = LoopConfig(rounds=1, eval_every=1)
-  program = programs.make_fedavg(
-    task, configure(FedAvgConfig, LOCAL), loop, Schedule(0.05), fine_tune=FINE_TUNE
-  )
+  program, _ = program_of(FEDAVG, task, LOCAL, loop, fine_tune_steps=7, fine_tune_lr=0.1)
   algorithm = program.phases["explore"].algorithm
   server = algorithm.init(random_variables(task.model, task.image_shape))
   store = ClientStore(algorithm.init_client(server), 4)
   columns, accuracies = program.evaluate(algorithm, server, store, plain, KEY)
-  assert asked[:3] == [task, {algorithm: (task.model, LOCAL)}, FINE_TUNE]
+  config = program.phases["explore"].config
+  assert asked[:3] == [task, {algorithm: (task.model, config)}, FINE_TUNE]
   assert asked[4:9] == [algorithm, server, store, plain, KEY]
   assert asked[9].tolist() == [0, 1, 2, 3]
   assert columns["personal_top1"] == 0.5

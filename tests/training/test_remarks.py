@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 from flax import linen as nn
+from settings import program_of
 
 import fedjax_norm as fn
-from fedjax_norm.algorithms.asgd import AsgdConfig
+from fedjax_norm.algorithms.asgd import ASGD
+from fedjax_norm.algorithms.fedavg import FEDAVG
 from fedjax_norm.data.preprocess import Preprocess
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import NormSpec
-from fedjax_norm.training.programs import make_asgd
 from fedjax_norm.training.remarks import described, remarks
 
 
@@ -76,7 +77,6 @@ class NoNorm(nn.Module):
 
 def test_own_modules_whose_statistics_would_stay_are_refused(tiny_source):
   task = task_of(tiny_source)
-  config = fn.FedAvgConfig(fn.plain())
   for model, words in (
     (
       OwnNet(fn.make_norm("none"), 4),
@@ -85,9 +85,7 @@ def test_own_modules_whose_statistics_would_stay_are_refused(tiny_source):
     (OwnNet(fn.make_norm("ln"), 4), "in place of nn.BatchNorm"),
     (NoNorm(), "NoNorm has no field norm"),
   ):
-    with pytest.raises(UserError, match=words):
-      fn.make_fedavg(task._replace(model=model), config, fn.LoopConfig(2, 1), fn.Schedule(0.1))
-    with pytest.raises(UserError, match=words):  # which asks for its messages first
-      make_asgd(task._replace(model=model), AsgdConfig(), fn.LoopConfig(2, 1), fn.Schedule(0.1))
-  bn = task._replace(model=OwnNet(fn.make_norm("bn"), 4))
-  assert fn.make_fedavg(bn, config, fn.LoopConfig(2, 1), fn.Schedule(0.1))
+    for method in (FEDAVG, ASGD):  # the latter asks for its messages first
+      with pytest.raises(UserError, match=words):
+        program_of(method, task._replace(model=model), rounds=2)
+  program_of(FEDAVG, task._replace(model=OwnNet(fn.make_norm("bn"), 4)), rounds=2)

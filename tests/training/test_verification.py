@@ -12,10 +12,10 @@ import torch
 from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from settings import configure, plain
+from settings import plain, program_of
 
 from fedjax_norm import nodes, norm
-from fedjax_norm.algorithms.ssgd import SsgdConfig
+from fedjax_norm.algorithms.ssgd import SSGD
 from fedjax_norm.data import partition, sources
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.errors import UserError
@@ -23,9 +23,7 @@ from fedjax_norm.models import registry
 from fedjax_norm.models.face import Face
 from fedjax_norm.training import evaluation, verification
 from fedjax_norm.training.loop import train
-from fedjax_norm.training.loop_config import LoopConfig
-from fedjax_norm.training.programs import initial_variables, make_ssgd
-from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.task import make_task
 
 # ------------------------------------------------------------------ pairs
@@ -206,9 +204,8 @@ def test_training_on_some_identities_tells_others_apart(small_face):
       source._replace(train=train), division, norm.create("none"), "face", verification=True
     )
 
-  config = LoopConfig(rounds=80, eval_every=80)
   local = plain(batch_size=16, momentum=0.9)
-  program = make_ssgd(task(labels), SsgdConfig(local), config, Schedule(0.05))
+  program, config = program_of(SSGD, task(labels), local, rounds=80, eval_every=80, lr=0.05)
   rows = {}
   for name, given_labels in (("true", labels), ("random", at_random)):
     one = task(given_labels)
@@ -226,13 +223,7 @@ def test_what_does_not_fit_verification_is_refused(small_face, tiny_source):
     make_task(source, division, norm.create("bn"), "face")
   task = make_task(source, division, norm.create("bn"), "face", verification=True)
   with pytest.raises(UserError, match="drop evaluate_clients"):
-    make_ssgd(
-      task,
-      configure(SsgdConfig, plain()),
-      LoopConfig(1, 1),
-      Schedule(0.1),
-      evaluate_clients=2,
-    )
+    program_of(SSGD, task, rounds=1, eval_every=1, evaluate_clients=2)
 
 
 def test_a_model_without_an_embedding_verifies_nothing(tiny_source):
