@@ -163,7 +163,7 @@ def test_inner_layers_have_no_side_effects(path):
   [
     ("norm/apply.py", "from fedjax_norm import models", True),
     ("data/npz.py", "from fedjax_norm.comm import Cost", True),
-    ("local.py", "def f():\n  import fedjax_norm.algorithms.base", True),
+    ("local.py", "def f():\n  import fedjax_norm.algorithms.contract", True),
     ("models/conv.py", "from fedjax_norm import conv", True),  # a public name, not a layer
     ("algorithms/fedavg.py", "from fedjax_norm import comm, trees", False),
     ("data/npz.py", "from fedjax_norm.data import examples", False),

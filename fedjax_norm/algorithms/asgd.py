@@ -38,8 +38,8 @@ class AsgdConfig(LocalConfig):
 
   delay_compensation: str = option(
     "none",
-    "Correction of a late gradient g: g + lambda g g (w - w_bak), with a constant (DC-ASGD-c) or an "
-    "adaptive lambda (DC-ASGD-a).",
+    "Correction of a late gradient g: g + lambda g g (w - w_bak), with a constant (DC-ASGD-c) or "
+    "an adaptive lambda (DC-ASGD-a).",
     choices=tuple(_LAMBDAS),
   )
   delay_lambda: float | None = option(
@@ -109,9 +109,9 @@ def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
   sqrt(s + 1e-7) with the master's mean square s <- m s + (1 - m) g * g.
 
   All workers pull at time 0. Worker m's events each last as long as the setup's clock says for its
-  pull, step and push; whoever arrives first is next, of several the one of the lowest index. Time is
-  counted in integer ticks, 2^30 to the longest event of the run, so that neither the order of events
-  nor the time that has passed suffers from rounding, however long the run is.
+  pull, step and push; whoever arrives first is next, of several the one of the lowest index. Time
+  is counted in integer ticks, 2^30 to the longest event of the run, so that neither the order of
+  events nor the time that has passed suffers from rounding, however long the run is.
 
   Running statistics: a worker's batches turn those that it pulled, p, into q = a p + b, where a is
   the norm's decay once for each part of the batch that moved them. The master does the same to its

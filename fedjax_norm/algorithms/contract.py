@@ -166,8 +166,8 @@ class Averaging(NamedTuple):
     client: (what the client received, its own state, examples, context) -> :class:`Update`.
     server: (the server's state, the mean upload, context) -> the server's state.
     init_client: the server's state -> what a client keeps at first.
-    downlink: the server's state -> what each client receives, a NamedTuple with ``variables``. It is
-      all of the server that ``client`` sees.
+    downlink: the server's state -> what each client receives, a NamedTuple with ``variables``. It
+      is all of the server that ``client`` sees.
     equal: keys of a dict upload in whose means every client counts alike, whatever its weight.
   """
 
@@ -244,8 +244,8 @@ class Algorithm(NamedTuple):
     init: variables -> the server's state, a NamedTuple with ``variables``, the global model.
     init_client: the server's state -> one client's state, a pytree that outlives rounds; ``()``
       when clients keep nothing.
-    round: (server, clients' states [m, ...], cohort [m], :class:`RoundContext`) -> (server, clients'
-      states, metrics). The cohort is an array of rows in the context's data; -1 is nobody.
+    round: (server, clients' states [m, ...], cohort [m], :class:`RoundContext`) -> (server,
+      clients' states, metrics). The cohort is an array of rows in the context's data; -1 is nobody.
     local_steps: (clients' sizes, host) -> the numbers of local steps of a round, of each of them
       that a round hears.
     cost: what a client sends and receives in a round, whatever it has learnt.

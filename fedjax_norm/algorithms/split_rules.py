@@ -128,7 +128,7 @@ def make_rules(
   autoencoder = None
   if config.autoencoder is not None:
     if len(jax.tree.leaves(outputs[0])) > 1:
-      raise UserError("the decoder reads one tensor, and several cross this cut; drop alpha.")
+      raise UserError("the decoder reads one tensor, and several cross this cut; drop autoencoder.")
     autoencoder = make_autoencoder(outputs[0], image.shape, config, config.autoencoder)
   batch_size = config.batch_size
   owners = [segment.owner for segment in plan.segments] + [ALICE] * bool(autoencoder)

@@ -40,8 +40,8 @@ class DistilConfig(SgdConfig):
   eval_every: int = option(1, "Epochs between two evaluations.", least=1)
   temperature: float = option(
     2.0,
-    "T: both sides' logits are divided by it, so that a higher one says more about the classes that "
-    "the teacher thinks less likely.",
+    "T: all logits are divided by it, so that a higher one says more about the classes that the "
+    "teacher thinks less likely.",
     above=0,
   )
   hard: float = option(

@@ -20,7 +20,7 @@ from fedjax_norm.control.travel import make_travel
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.errors import UserError, expect
 from fedjax_norm.keys import Stream, stream
-from fedjax_norm.local import step_bytes
+from fedjax_norm.local import LocalConfig, step_bytes
 from fedjax_norm.models.flops import training_flops
 from fedjax_norm.models.own import check_statistics
 from fedjax_norm.norm import NormSpec
@@ -176,6 +176,11 @@ def in_force(method: Method, task: Task, config: Any) -> Any:
   everyone = config.cohort_of(task.data.num_clients) == task.data.num_clients
   if method.all_clients and not everyone:
     raise UserError(f"every client takes part in each round of {method.name}; drop the cohort.")
+  if config.objective not in (LocalConfig.objective, task.objective):
+    raise UserError(
+      f"the objective of the task is {task.objective!r}, which the clients train for too; drop the "
+      "other one or give it to make_task."
+    )
   config = config.in_force(task.model.norm, everyone)
   return dataclasses.replace(config, objective=task.objective)
 

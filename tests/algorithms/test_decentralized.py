@@ -148,7 +148,7 @@ def test_periodic_averaging_is_fedavg_round_by_round(world):
   """With running statistics too, which both combine at an average, and a momentum that ends."""
   model = world.model("bn", decay=0.5)
   config = configure(PeriodicConfig, PLAIN, client_momentum="reset")
-  algorithm, server, _, _ = world.run(PERIODIC, config, model=model, thetas=np.full(STEPS, 5))
+  _, server, _, _ = world.run(PERIODIC, config, model=model, thetas=np.full(STEPS, 5))
   other = configure(
     FedAvgConfig, PLAIN, local_steps=5, weighting="uniform", client_momentum="reset"
   )
