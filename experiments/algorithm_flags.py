@@ -17,8 +17,8 @@ from fedjax_norm.training.epochs import EpochsConfig
 class TurnFlags(Config):
   """What a run is told besides whose clients take several steps by themselves."""
 
-  local_steps: int | None = option(None, "Local steps of a client a round; 1 by default.")
-  local_epochs: int | None = option(None, "Passes over a client's data a round, instead.")
+  local_steps: int | None = option(None, "Local steps of a client a round; 1 by default.", least=1)
+  local_epochs: int | None = option(None, "Passes over a client's data a round, instead.", least=1)
 
   def steps_of_a_round(self, sizes: np.ndarray) -> int | np.ndarray:
     """The local steps of each client in a round, for all clients or [K].

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.build_algorithms import make_local
-from experiments.checks import at_least, given, numbers, refuse
+from experiments.checks import given, numbers, refuse
 from experiments.decentralized_flags import DecentralizedFlags
 from fedjax_norm.algorithms.dgc import STAGES, DgcConfig
 from fedjax_norm.algorithms.gaia import GaiaConfig
@@ -91,10 +91,8 @@ def _theta(config: DecentralizedFlags) -> float:
   """The theta that does not change, but for Gaia's with the rate."""
   match config.algorithm:
     case "gaia":
-      at_least(config, 0, "threshold")
       return given(config.threshold, 0.1)
     case "fedavg":
-      at_least(config, 1, "local_steps")
       return float(given(config.local_steps, 20))
     case _:
       return 0.0

@@ -1,6 +1,6 @@
 """What every module that reads flags asks of them."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from experiments.config import Config
 from fedjax_norm import numerals
@@ -29,18 +29,6 @@ def refuse(config: Config, names: tuple[str, ...], needs: str) -> None:
     value = getattr(config, name)
     if value is not None and value is not False:  # 0 was given
       raise UserError(f"--{name} does nothing here: it needs {needs}; drop it or add that.")
-
-
-def at_least(config: Any, least: float, *names: str) -> None:
-  """Refuses flags that are too small.
-
-  Raises:
-    UserError: one is.
-  """
-  for name in names:
-    value = getattr(config, name)
-    if value is not None and value < least:
-      raise UserError(f"--{name} is {value}; it must be at least {least:g}.")
 
 
 def numbers(config: Config, name: str) -> tuple[float, ...]:

@@ -35,8 +35,9 @@ class DecentralizedFlags(StepwiseFlags):
     None,
     "Gaia's T_0: updates above this share of a weight are sent; 0.1 by default. It falls "
     "with the learning rate.",
+    least=0,
   )
-  local_steps: int | None = option(None, "FedAvg's Iter_Local, 20 by default.")
+  local_steps: int | None = option(None, "FedAvg's Iter_Local, 20 by default.", least=1)
   client_momentum: str | None = option(
     None, "Of fedavg after an average: local (default) or reset.", choices=periodic.MOMENTA
   )
