@@ -11,7 +11,6 @@ import dataclasses
 from pathlib import Path
 
 from experiments.app import run_plain
-from experiments.checks import at_least
 from fedjax_norm import models
 from fedjax_norm.options import Options, option
 from fedjax_norm.training.communication import epoch_table, table, write
@@ -21,12 +20,12 @@ from fedjax_norm.training.communication import epoch_table, table, write
 class CommunicationFlags(Options):
   """What an epoch is counted for."""
 
-  clients: int = option(10, "Workers.")
-  batch_size: int = option(32, "Examples of a worker's step.")
-  examples: int = option(50_000, "Training examples of all workers.")
-  image_size: int = option(32, "Height and width of an image, in pixels.")
-  channels: int = option(3, "Channels of an image.")
-  classes: int = option(10, "How many classes there are.")
+  clients: int = option(10, "Workers.", least=1)
+  batch_size: int = option(32, "Examples of a worker's step.", least=1)
+  examples: int = option(50_000, "Training examples of all workers.", least=1)
+  image_size: int = option(32, "Height and width of an image, in pixels.", least=1)
+  channels: int = option(3, "Channels of an image.", least=1)
+  classes: int = option(10, "How many classes there are.", least=1)
   models: str = option(",".join(models.MODELS), "The models, separated by commas.")
   output: str | None = option(None, "A CSV file to write the table to.")
 
@@ -35,9 +34,8 @@ def run(config: CommunicationFlags) -> None:
   """Prints the table of the models that the flags name.
 
   Raises:
-    UserError: a number below 1, or a model that is unknown or does not fit its images.
+    UserError: a model that is unknown or does not fit its images.
   """
-  at_least(config, 1, "clients", "batch_size", "examples", "image_size", "channels", "classes")
   shape = (config.image_size, config.image_size, config.channels)
   steps = -(-config.examples // (config.clients * config.batch_size))
   entries = [

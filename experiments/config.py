@@ -32,7 +32,10 @@ class Config(RunConfig, MachineConfig, TrainConfig, TaskConfig):
       clients: how many there are.
       examples: the training examples of all of them.
     """
-    return self.resolve(self.round_examples(clients), examples)
+    config = self.resolve(self.round_examples(clients), examples)
+    if config.warms_up and config.lr_warmup_from is None:
+      return dataclasses.replace(config, lr_warmup_from=0.0)
+    return config
 
   def check(self) -> None:
     """Refuses options that contradict each other."""

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from experiments import app, build_algorithms, training
-from experiments.checks import at_least, given, refuse
+from experiments.checks import given, refuse
 from experiments.config import Config
 from experiments.finished import SplitRun, check_images, load_split
 from fedjax_norm import memory, models, nodes
@@ -121,7 +121,6 @@ def make_distil_config(config: DistilFlags) -> DistilConfig:
   Raises:
     UserError: an option that cannot be.
   """
-  at_least(config, 1, "eval_batch_size")
   if NORMS[config.norm].settles or NORMS[config.norm].across_nodes:
     raise UserError(f"--norm={config.norm} is bn to a student that trains in one place; give bn.")
   return DistilConfig(

@@ -72,7 +72,7 @@ def read(one: Option, text: str) -> Any:
     ValueError: it stands for none.
   """
   most = one.limits["most"]
-  return _READ[one.types](text, numerals.MOST if most is None else int(most))
+  return _READ[one.types](text, max(numerals.MOST, int(most or 0)))
 
 
 def define_help(kind: type[options.Options], values: flags.FlagValues = flags.FLAGS) -> None:

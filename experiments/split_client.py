@@ -20,7 +20,6 @@ from experiments import app, training
 from experiments.checks import refuse
 from experiments.wire_build import (
   check_messages,
-  check_waits,
   limit,
   make_network_of,
   make_rates,
@@ -60,7 +59,6 @@ class Prepared(NamedTuple):
 def main(config: ClientFlags) -> None:
   """Trains, or predicts."""
   split_address(config.server)
-  check_waits(config)
   if config.predict:
     refuse(config, ("init_seed", "listen"), "training, and so no --predict")
   identity = own_identity(config, client=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import app, training
-from experiments.checks import at_least, refuse
+from experiments.checks import refuse
 from experiments.config import Config
 from experiments.finished import SplitRun, check_images, load_split
 from fedjax_norm.data.examples import Source
@@ -56,7 +56,6 @@ def main(config: PredictFlags) -> None:
   """Classifies, and tells how well and for how many bytes."""
   if config.workdir is None:
     raise UserError("there is no model without a run; give --workdir=FOLDER of experiments.split.")
-  at_least(config, 1, "eval_batch_size")
   run = load_split(config.workdir)
   if config.data is None:
     refuse(config, ("data_dir", "image_size"), "--data")

@@ -12,10 +12,8 @@ import jax
 import numpy as np
 
 from experiments import app
-from experiments.checks import at_least
 from experiments.wire_build import (
   Shape,
-  check_waits,
   limit,
   make_network_of,
   make_rates,
@@ -44,8 +42,6 @@ def main(config: ServerFlags) -> None:
   names = tuple(config.client_names.split(",")) if config.client_names else ()
   if not names or len(set(names)) < len(names) or not all(map(fields.name, names)):
     raise UserError("give the names on the clients' certificates as --client_names=alice0,alice1.")
-  at_least(config, 1, "classes")
-  check_waits(config)
   split_address(config.listen, least=0)
   shape, classes = image_shape(config.image_shape), config.classes
   if classes is None:

@@ -10,7 +10,6 @@ import math
 
 from experiments.app import run_plain
 from fedjax_norm import models, norm
-from fedjax_norm.errors import UserError
 from fedjax_norm.models.flops import step_flops
 from fedjax_norm.models.stages import describe, position
 from fedjax_norm.options import Options, option
@@ -27,9 +26,9 @@ class StagesFlags(Options):
   model: str = option("tiny", "Which model.", choices=tuple(models.MODELS))
   norm: str = option("gn", "Its norm, with the model's usual groups.", choices=norm.NAMES)
   stem: str = option("auto", "Of models that have both.", choices=("auto", "cifar", "imagenet"))
-  image_size: int = option(32, "Pixels square.")
-  channels: int = option(3, "Of an image.")
-  classes: int = option(10, "Classes.")
+  image_size: int = option(32, "Pixels square.", least=1)
+  channels: int = option(3, "Of an image.", least=1)
+  classes: int = option(10, "Classes.", least=2)
   cut: str | None = option(None, "The stage after which the model is cut; it is marked.")
 
 
@@ -39,9 +38,6 @@ def run(config: StagesFlags) -> None:
   Raises:
     UserError: a model that does not fit its images or norm, or a cut that cannot be.
   """
-  for name, least in (("image_size", 1), ("channels", 1), ("classes", 2)):
-    if getattr(config, name) < least:
-      raise UserError(f"--{name} is {getattr(config, name)}; it must be at least {least}.")
   shape = (config.image_size, config.image_size, config.channels)
   model = models.create(config.model, norm.create(config.norm), config.classes, shape, config.stem)
   marked = None if config.cut is None else position(model, config.cut, shape)

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.checks import at_least
 from experiments.split_flags import SplitFlags, make_split_config
 from experiments.wire_flags import AGREED, TOLD, ClientFlags, ServerFlags, WireFlags
 from fedjax_norm import memory, models, options, trees
@@ -22,8 +21,6 @@ from fedjax_norm.wire.identity import Identity
 from fedjax_norm.wire.network import Network, check_steps, leading, make_network
 
 Shape = tuple[int, int, int]
-_MOST_MEGABYTES = 2147  # gRPC counts bytes in 31 bits
-_LONGEST_WAIT = 365 * 24 * 3600.0  # seconds
 
 
 def told(config: ServerFlags) -> dict[str, Any]:
@@ -84,7 +81,6 @@ def make_network_of(config: WireFlags, image_shape: Shape, classes: int) -> Netw
   Raises:
     UserError: what the wire does not do.
   """
-  at_least(config, 1, "rounds", "eval_every", "batch_size", "local_steps", "local_epochs")
   if NORMS[config.norm].settles:
     raise UserError("FixBN changes the network half-way, which the wire does not do; use bn or gn.")
   if config.lr_schedule == "plateau":
@@ -126,21 +122,6 @@ def check_messages(config: WireFlags, network: Network, examples: int) -> None:
     )
 
 
-def check_waits(config: WireFlags) -> None:
-  """Refuses times to wait that are too short or too long.
-
-  Raises:
-    UserError: one is.
-  """
-  at_least(config, 0, "linger")
-  at_least(config, 1, "patience")
-  for name in ("linger", "patience"):
-    if getattr(config, name) > _LONGEST_WAIT:
-      raise UserError(
-        f"--{name} is {getattr(config, name):g}; it must be at most {_LONGEST_WAIT:.0f}, a year."
-      )
-
-
 def make_rates(config: SplitFlags, steps: int) -> np.ndarray:
   """The learning rates, [rounds] float32.
 
@@ -157,11 +138,6 @@ def make_rates(config: SplitFlags, steps: int) -> np.ndarray:
 
 def limit(config: WireFlags) -> int:
   """The most bytes of a message."""
-  at_least(config, 1, "max_megabytes")
-  if config.max_megabytes > _MOST_MEGABYTES:
-    raise UserError(
-      f"--max_megabytes is {config.max_megabytes}; gRPC takes {_MOST_MEGABYTES} at most."
-    )
   return config.max_megabytes * 10**6
 
 

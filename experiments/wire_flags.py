@@ -27,6 +27,7 @@ _DATA = frozenset(
   one.name for kind in (DataConfig, PartitionConfig, Preprocess, Order) for one in options.of(kind)
 ) - {"train_share", "relabelled", "compute_dtype"}
 _RUN = ("seed", "workdir", "resume", "wait_for_workdir", "compilation_cache")
+_LONGEST_WAIT = 365 * 24 * 3600  # seconds
 _ALL = frozenset(field.name for field in dataclasses.fields(SplitFlags))
 
 
@@ -50,11 +51,24 @@ class WireFlags(SplitFlags):
   authority: str = option("certificates/authority.pem", "The authority's certificate.")
   certificate: str | None = option(None, "This party's certificate.")
   key: str | None = option(None, "The private key of --certificate.")
-  patience: float = option(60.0, "Seconds for which somebody who does not answer is waited for.")
-  linger: float = option(
-    0.0, "Seconds to stay after the last round, for third parties that predict."
+  patience: float = option(
+    60.0,
+    "Seconds for which somebody who does not answer is waited for.",
+    least=1,
+    most=_LONGEST_WAIT,
   )
-  max_megabytes: int = option(256, "The size of the largest message.")
+  linger: float = option(
+    0.0,
+    "Seconds to stay after the last round, for third parties that predict.",
+    least=0,
+    most=_LONGEST_WAIT,
+  )
+  max_megabytes: int = option(
+    256,
+    "The size of the largest message.",
+    least=1,
+    most=2147,  # gRPC counts bytes in 31 bits
+  )
 
   def saved(self) -> dict[str, Any]:
     """What identifies a run: what this side is told, here or by the other."""
@@ -73,7 +87,7 @@ class ServerFlags(WireFlags):
     None, "The names on the clients' certificates, in the order of their turns, with commas."
   )
   image_shape: str | None = option(None, "Height, width and channels of an image, as 28x28x1.")
-  classes: int | None = option(None, "How many there are.")
+  classes: int | None = option(None, "How many classes there are.", least=1)
   listen: str = option("localhost:50051", "HOST:PORT to listen at.")
 
 

@@ -214,14 +214,14 @@ def _check_limits(one: Option, value: float) -> None:
     return
   wanted = []
   if least is not None:
-    wanted.append(f"at least {least:g}")
+    wanted.append(f"at least {least:.12g}")
   if above is not None:
-    wanted.append(f"above {above:g}")
+    wanted.append(f"above {above:.12g}")
   if most is not None:
-    wanted.append(f"at most {most:g}")
+    wanted.append(f"at most {most:.12g}")
   if below is not None:
-    wanted.append(f"below {below:g}")
-  raise UserError(f"--{one.name} is {value:g}; it must be {' and '.join(wanted)}.")
+    wanted.append(f"below {below:.12g}")
+  raise UserError(f"--{one.name} is {value:.12g}; it must be {' and '.join(wanted)}.")
 
 
 def _check_needs(config: Any, one: Option) -> None:

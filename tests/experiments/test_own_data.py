@@ -63,7 +63,8 @@ def test_clients_that_the_data_names_are_the_federation(started, federation, fed
   result = fedavg_run(federation, "--clients=3")
   check_refused(result, "4 clients, not 3; leave out .* another partition")
   _, config = started("--data=digits")
-  assert config.partition == "classes"
+  saved = config.saved()  # the values in force, for config.json
+  assert (saved["partition"], saved["clients"], saved["classes_per_client"]) == ("classes", 4, 3)
   _, config = started("--data=synthetic:classes=4,train=64,test=32,size=6,clients=4")
   assert config.partition == "natural"
 
@@ -136,4 +137,4 @@ def test_an_own_model_with_batch_statistics_is_one_sentence(fedavg_run, monkeypa
   entry = registry.MODELS["tiny"]._replace(build=OwnNet)
   monkeypatch.setattr(registry, "MODELS", MappingProxyType({**registry.MODELS, "tiny": entry}))
   result = fedavg_run("--norm=none")
-  check_refused(result, "OwnNet has batch statistics")
+  check_refused(result, "OwnNet keeps variables in 'batch_stats'")
