@@ -66,7 +66,7 @@ def run(
   expect("task", task, Task)
   expect("folder", folder, RunFolder | None)
   method = find(method) if isinstance(method, str) else method
-  config = make(config_of(method), *groups, **options)
+  config = in_force(method, task, make(config_of(method), *groups, **options))
   program = make_program(method, task, config)
   variables = initial_variables(task, config.seed)
   return train(program, config, task.data, variables, folder, show_progress, on_evaluation)
@@ -172,7 +172,8 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
 
 
 def in_force(method: Method, task: Task, config: Any) -> Any:
-  """The options with the values that follow from the task."""
+  """The options with the values that follow from the task; a second time changes nothing."""
+  config = config.resolve(config.round_examples(task.data.num_clients), len(task.data.order))
   everyone = config.cohort_of(task.data.num_clients) == task.data.num_clients
   if method.all_clients and not everyone:
     raise UserError(f"every client takes part in each round of {method.name}; drop the cohort.")

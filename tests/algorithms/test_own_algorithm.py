@@ -1,0 +1,75 @@
+"""Algorithms and optimizers of the user's own: the contract's page, run as it stands."""
+
+import doctest
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import fedjax_norm as fn
+from fedjax_norm.algorithms import contract
+from fedjax_norm.algorithms.fedavg import FEDAVG
+
+FEW = {"rounds": 2, "eval_every": 2, "batch_size": 4, "local_steps": 2, "backend": "scan"}
+
+
+@pytest.fixture(scope="module")
+def task(tiny_source, tiny_net):
+  owners = np.arange(len(tiny_source.train.labels)) % 3
+  task = fn.make_task(tiny_source, owners, fn.make_norm("bn"))
+  return task._replace(model=tiny_net(norm=fn.make_norm("bn")))
+
+
+@pytest.fixture(scope="module")
+def toy():
+  """The toy of the contract's docstring."""
+  (test,) = (one for one in doctest.DocTestFinder().find(contract) if one.examples)
+  doctest.DocTestRunner().run(test, clear_globs=False)
+  return test.globs["TOY"]
+
+
+def params(outcome):
+  return outcome.variables["params"]
+
+
+def close(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
+
+
+def test_the_toy_of_the_page_runs_as_it_stands(task, toy):
+  """It is FedAvg with a server's rate, which FedAvg has as an option, and is charged like it."""
+  mine = fn.run(toy, task, toy_lr=0.5, **FEW)
+  theirs = fn.run("fedavg", task, server_lr=0.5, **FEW)
+  close(params(mine), params(theirs))
+  for name in ("bytes_up", "bytes_down", "round_trips"):
+    assert mine.rows[-1][name] == theirs.rows[-1][name]
+  with pytest.raises(fn.UserError, match="--toy_lr is 0; it must be above 0"):
+    fn.run(toy, task, toy_lr=0.0, **FEW)
+  with pytest.raises(fn.UserError, match="there is no option 'server_lr' here"):
+    fn.run(toy, task, server_lr=0.5, **FEW)
+
+
+def test_own_optimizers_of_client_and_server(task):
+  """Optax transformations that say the same as the options do the same."""
+  like = {**FEW, "momentum": 0.0, "weight_decay": 0.0}
+  usual = fn.run(FEDAVG, task, server_optimizer="adam", server_lr=0.01, clip_norm=0.5, **like)
+  own = fn.FedAvgConfig(
+    momentum=0.0,
+    weight_decay=0.0,
+    optimizer=optax.clip_by_global_norm(0.5),
+    own_server_optimizer=optax.adam(0.01, b1=0.9, b2=0.99, eps=1e-3),
+  )
+  close(params(fn.run(FEDAVG, task, own, **FEW)), params(usual))
+
+
+def test_wrong_arguments_are_one_sentence(task):
+  with pytest.raises(fn.UserError, match="unknown method 'sgd'; choose one of fedavg, scaffold"):
+    fn.run("sgd", task)
+  with pytest.raises(fn.UserError, match="float is no group of options"):
+    fn.run("fedavg", task, 0.1)
+  with pytest.raises(fn.UserError, match="SsgdConfig is no group of options"):
+    fn.run("fedavg", task, fn.SsgdConfig())
+  with pytest.raises(fn.UserError, match="the argument task must be an object of type Task"):
+    fn.run("fedavg", None)
