@@ -91,7 +91,7 @@ def test_auxiliary_heads_have_the_objective_of_the_model(accumulate):
   model, images = Auxiliary(), RNG.standard_normal((4, 2, 2, 1)).astype(np.float32)
   targets = RNG.standard_normal((4, 2)).astype(np.float32)
   params = model.init(jax.random.key(0), images, Mode())["params"]
-  config = plain(4, accumulate=accumulate, objective="regression")
+  config = plain(batch_size=4, accumulate=accumulate, objective="regression")
   batch = Batch(*map(jnp.asarray, (images, targets, MASK)))
   gradient, _, metrics = jax.jit(make_gradient(model, config))(
     params, {}, batch, jnp.float32(0), jax.random.key(0)

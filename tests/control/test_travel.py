@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_fedavg
-from settings import configure
+from settings import built, configure, plain
 from step_world import KEY, skewed
 
 from fedjax_norm import nodes, norm
-from fedjax_norm.algorithms.gaia import GaiaConfig, gaia
+from fedjax_norm.algorithms.gaia import GAIA, GaiaConfig
 from fedjax_norm.algorithms.residual import Partition, Shared
-from fedjax_norm.algorithms.ssgd import SsgdConfig, ssgd
+from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
 from fedjax_norm.comm import Sent
 from fedjax_norm.control.travel import accuracy_loss, hosts, make_travel
 from fedjax_norm.data.federated import federate, sample
@@ -62,7 +62,7 @@ def test_samples_are_whole_and_new_at_every_look(tiny_source):
 def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
   """Each sample holds all of a client's examples, so that their order cannot matter."""
   data, model = skewed(tiny_source, SIZES), tiny_net(norm=norm.create("bn"))
-  plain = make_transforms(Preprocess(), tiny_source.train.images)[1]
+  transform = make_transforms(Preprocess(), tiny_source.train.images)[1]
   mapping = nodes.create("scan", num_nodes=4)
   variables = reference_fedavg.random_variables(model, (6, 6, 1))
   rng = np.random.default_rng(0)
@@ -71,7 +71,8 @@ def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
     return rng.normal(0, 0.3, (4, *leaf.shape)).astype(np.float32)
 
   if own_models:
-    algorithm = gaia(model, configure(GaiaConfig, plain(), "local"), mapping, plain, (6, 6, 1))
+    config = configure(GaiaConfig, plain(), batch_stats="local")
+    algorithm = built(GAIA, config, model, mapping, data, transform, (6, 6, 1))
     stats = jax.tree.map(lambda leaf: leaf + np.abs(noise(leaf)), variables["batch_stats"])
     residual = jax.tree.map(noise, variables["params"])
     states = Partition((), residual, stats)
@@ -85,17 +86,17 @@ def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
     ]
   else:
     config = configure(SsgdConfig, plain())
-    algorithm = ssgd(model, config, mapping, plain, (6, 6, 1), np.array(SIZES))
+    algorithm = built(SSGD, config, model, mapping, data, transform, (6, 6, 1))
     states, models = (), [variables] * 4
     server = algorithm.init(variables)
 
-  travel = make_travel(model, algorithm, mapping, plain, 12)
+  travel = make_travel(model, algorithm, mapping, transform, 12)
   home, away = travel(server, states, jax.tree.map(jnp.asarray, data), jnp.int32(2), KEY)
   there = np.asarray(hosts(KEY, jnp.int32(2), 4))
 
   def accuracy(k, client):
     own = data.order[data.offsets[client] : data.offsets[client] + data.sizes[client]]
-    images = plain(jnp.asarray(data.images[own]), own, np.float32(0), KEY, KEY)
+    images = transform(jnp.asarray(data.images[own]), own, np.float32(0), KEY, KEY)
     return np.mean(model.apply(models[k], images, Mode()).argmax(-1) == data.labels[own])
 
   expected_home = [accuracy(k, k) for k in range(4)]

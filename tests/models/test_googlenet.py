@@ -181,7 +181,7 @@ def test_the_gradient_is_that_of_the_losses_sum(monkeypatch):
   by_hand = jax.jit(jax.grad(loss, has_aux=True))
   expected, main = by_hand(params, 0.3)
   without, _ = by_hand(params, 0.0)
-  gradient = jax.jit(make_gradient(model, plain(4)))
+  gradient = jax.jit(make_gradient(model, plain(batch_size=4)))
   grads, stats, metrics = gradient(params, {}, Batch(x, labels, mask), jnp.float32(0), KEY)
   close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
   jax.tree.map(close, grads, expected)
