@@ -8,11 +8,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 from norm_rows import ROWS
-from settings import plain
+from settings import plain, setup_of
 from step_world import KEY
 
 from fedjax_norm import norm, trees
-from fedjax_norm.algorithms.contract import Context, Setup
+from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.algorithms.split import split, turn_key
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.split_rules import make_rules
@@ -90,7 +90,7 @@ def algorithm(model: Net, config: SplitConfig, seed: int = 0, nodes=None):
   """(rules, the algorithm) of a config."""
   rules = make_rules(model, config, IMAGE, LABEL, seed)
   nodes = nodes or create("scan", num_nodes=len(SIZES))
-  return rules, split(rules, config, Setup(model, nodes, None, scaled, IMAGE, seed))
+  return rules, split(rules, config, setup_of(model, nodes, None, scaled, SHAPE, seed=seed))
 
 
 def make_turn(model: Net, local, steps: int):
@@ -99,7 +99,7 @@ def make_turn(model: Net, local, steps: int):
 
   @jax.jit
   def step(variables, opt_state, data, row, round_, index, rate):
-    context = Context(data, round_, rate, KEY)
+    context = RoundContext(data, round_, rate, KEY)
     place = round_ * steps + index
     batch = draw(data, row, place, local.batch_size, scaled, KEY)
     key = jax.random.fold_in(turn_key(context, row), index)

@@ -83,7 +83,7 @@ def runner(algorithm, data, rounds):
   def run(server, data):
     def one(server, index):
       context = RoundContext(data, index, jnp.float32(RATE), KEY)
-      server, _, metrics = algorithm.round(server, (), cohort, context)
+      server, _, metrics = algorithm.round(server, algorithm.init_client(server), cohort, context)
       columns = algorithm.report.columns(server)
       if columns:
         columns["steps"] = server.steps

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from settings import configure
+from settings import built, configure
 from split_world import (
   LOCAL,
   SHAPE,
@@ -24,8 +24,8 @@ from split_world import (
 from step_world import KEY, at, run_rounds, skewed
 
 from fedjax_norm import trees
-from fedjax_norm.algorithms.contract import Context
-from fedjax_norm.algorithms.fedavg import FedAvgConfig, fedavg
+from fedjax_norm.algorithms.contract import RoundContext
+from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.algorithms.split import turn_key
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.data.federated import draw
@@ -34,8 +34,10 @@ from fedjax_norm.local import optimizer
 from fedjax_norm.models.decoder import Decoder
 from fedjax_norm.nodes import create
 from fedjax_norm.norm import Mode
+from fedjax_norm.options import with_defaults
 
 RATES = np.array([0.1, 0.05], np.float32)
+V1, V2 = (with_defaults(SplitConfig, variant=f"splitfed_v{n}") for n in (1, 2))
 # Of 9, 7 and 12 examples two rounds of two steps by 4 see: 4+4+1+4, 4+3+4+3, 4*4.
 ROWS = np.array([13, 14, 16])
 MAP, FLAT, LABEL = 3 * 3 * 4 * 4, 6 * 4, 4  # bytes of conv's or mix's output, of body's, of a label
@@ -55,7 +57,7 @@ def data(tiny_source):
     ("brn", {"cut": "body", "handed_over": "updates"}, FLAT + LABEL, FLAT, 1),
     (
       "frozen",
-      {"cut": "conv", "relays": ("mix", "body"), "hand_over": "peer"},
+      {"cut": "conv", "relays": "mix,body", "hand_over": "peer"},
       MAP + LABEL,
       MAP,
       3,
@@ -67,7 +69,7 @@ def test_turns_are_centralised_training(name, options, up, down, trips, data):
   model = net(name)
   variables = initial(model)
   rules, turns = algorithm(model, configure(SplitConfig, LOCAL, **options, local_steps=2))
-  contexts = [Context(data, np.int32(r), rate, KEY) for r, rate in enumerate(RATES)]
+  contexts = [RoundContext(data, np.int32(r), rate, KEY) for r, rate in enumerate(RATES)]
   orders = [np.asarray(rules.order(context, 3)).tolist() for context in contexts]
   whole, opt_state = centralised(model, LOCAL, variables, data, RATES, 2, orders)
   servers, clients, metrics = run_rounds(turns, variables, data, RATES)
@@ -87,14 +89,14 @@ def test_turns_are_centralised_training(name, options, up, down, trips, data):
   assert sent.bytes_up == ROWS.sum() * up + handed
   assert sent.bytes_down == ROWS.sum() * down + handed
   assert sent.round_trips == 12 * trips + 2 * gets
-  assert sum(row["bytes_up"] for row in turns.client_rows(at(clients, -1))) == sent.bytes_up
+  assert sum(row["bytes_up"] for row in turns.report.client_rows(at(clients, -1))) == sent.bytes_up
   relayed = ROWS.sum() * (2 * (MAP + FLAT) + 2 * LABEL) if "relays" in options else 0
   assert int(servers.tally.relayed.low[-1]) == relayed
 
 
 def test_turns_are_shuffled_anew_every_round(data):
   rules, _ = algorithm(net("none"), configure(SplitConfig, LOCAL, turn_order="shuffled"))
-  contexts = [Context(data, np.int32(r), np.float32(0), KEY) for r in range(6)]
+  contexts = [RoundContext(data, np.int32(r), np.float32(0), KEY) for r in range(6)]
   orders = [tuple(np.asarray(rules.order(context, 5)).tolist()) for context in contexts]
   assert all(sorted(order) == [0, 1, 2, 3, 4] for order in orders)
   assert len(set(orders)) > 3
@@ -112,10 +114,10 @@ def test_splitfed_v1_is_fedavg_of_the_cut_model(name, options, data):
   variables = initial(model)
   _, parallel = algorithm(
     model,
-    configure(SplitConfig, LOCAL, cut="conv", variant="splitfed_v1", local_steps=2, **options),
+    configure(V1, LOCAL, cut="conv", local_steps=2, **options),
   )
   config = configure(FedAvgConfig, LOCAL, local_steps=2, **options)
-  averaged = fedavg(model, config, create("scan", num_nodes=3), scaled, SHAPE)
+  averaged = built(FEDAVG, config, model, create("scan", num_nodes=3), data, scaled, SHAPE)
   ours, states, _ = run_rounds(parallel, variables, data, RATES)
   theirs, _, _ = run_rounds(averaged, variables, data, RATES)
   chex.assert_trees_all_close(ours.variables, theirs.variables, atol=2e-6)
@@ -135,9 +137,7 @@ def test_splitfed_v2_keeps_one_server_part(data):
   """
   model = net("bn")
   variables = initial(model)
-  config = configure(
-    SplitConfig, LOCAL, cut="conv", variant="splitfed_v2", local_steps=2, batch_stats="local"
-  )
+  config = configure(V2, LOCAL, cut="conv", local_steps=2, batch_stats="local")
   _, turns = algorithm(model, config)
   servers, clients, _ = run_rounds(turns, variables, data, RATES[:1])
   mine = {"Conv_0", "Norm_0"}
@@ -174,7 +174,7 @@ def test_splitfed_v2_keeps_one_server_part(data):
   )
   for row, expected in enumerate(own_stats):
     state = jax.tree.map(lambda a, row=row: a[-1, row], clients)
-    seen = turns.client_variables(at(servers, -1), state)["batch_stats"]
+    seen = turns.views.client(at(servers, -1), state)["batch_stats"]
     chex.assert_trees_all_close(seen["Norm_0"], expected, atol=3e-6)
 
 
@@ -185,12 +185,14 @@ def test_autoencoder_adds_its_gradient(data):
   data = data._replace(labels=labels, targets=labels)
   model = net("bn")
   variables = initial(model)
-  rules, turns = algorithm(model, configure(SplitConfig, local, cut="conv", alpha=alpha), seed=3)
+  rules, turns = algorithm(
+    model, configure(SplitConfig, local, cut="conv", autoencoder=alpha), seed=3
+  )
   servers, clients, metrics = run_rounds(turns, variables, data, RATES[:1], clients=[1])
   batch = draw(data, 1, np.int32(0), local.batch_size, scaled, KEY)
   known = np.asarray((batch.labels >= 0) & (batch.mask > 0))
   assert 0 < known.sum() < 4
-  context = Context(data, np.int32(0), RATES[0], KEY)
+  context = RoundContext(data, np.int32(0), RATES[0], KEY)
   key = jax.random.fold_in(turn_key(context, 1), 0)
   decoder, start = Decoder(SHAPE), rules.init(variables).decoder["params"]
 
@@ -234,7 +236,7 @@ def test_unlabelled_batches_leave_the_server_alone(data):
   data = data._replace(targets=np.full_like(data.labels, -1))
   model = net("bn")
   variables = initial(model)
-  _, turns = algorithm(model, configure(SplitConfig, LOCAL, cut="conv", alpha=1.0))
+  _, turns = algorithm(model, configure(SplitConfig, LOCAL, cut="conv", autoencoder=1.0))
   servers, _, _ = run_rounds(turns, variables, data, RATES[:1])
   after = at(servers.variables, -1)
   bobs = [k for k in variables["params"] if k not in ("Conv_0", "Norm_0")]
@@ -255,30 +257,35 @@ def _handed(variables) -> int:
 
 
 @pytest.mark.parametrize(
-  ("options", "says"),
+  ("kind", "options", "says"),
   [
-    ({"cut": "shift"}, "before the first stage with parameters"),
-    ({"cut": "head"}, "is the last"),
-    ({"cut": "conv9"}, "conv, mix, body"),
-    ({"cut": "mix", "tail": "conv"}, "do not follow one another"),
-    ({"cut": "conv", "relays": ("mix",), "hand_over": "peer"}, "see both ends"),
+    (SplitConfig, {"cut": "shift"}, "before the first stage with parameters"),
+    (SplitConfig, {"cut": "head"}, "is the last"),
+    (SplitConfig, {"cut": "conv9"}, "conv, mix, body"),
+    (SplitConfig, {"cut": "mix", "tail": "conv"}, "do not follow one another"),
+    (SplitConfig, {"cut": "conv", "relays": "mix", "hand_over": "peer"}, "see both ends"),
     (
-      {"cut": "conv", "tail": "body", "relays": ("mix", "body"), "hand_over": "peer"},
+      SplitConfig,
+      {"cut": "conv", "tail": "body", "relays": "mix,body", "hand_over": "peer"},
       "drop the tail",
     ),
-    ({"cut": "conv", "relays": ("mix", "body")}, "hand_over=peer"),
-    ({"variant": "splitfed_v1", "turn_order": "shuffled"}, "no order"),
-    ({"client_momentum": "local"}, "hand their momentum over"),
-    ({"variant": "splitfed_v2", "handed_over": "updates"}, "not updates"),
-    ({"local_steps": 1, "local_epochs": 1}, "exclude each other"),
-    ({"batch_stats": "moments"}, "nothing to average"),
-    ({"alpha": 0.0}, "must be positive"),
-    ({"local": dataclasses.replace(LOCAL, accumulate=2)}, "as a whole"),
+    (
+      SplitConfig,
+      {"cut": "conv", "relays": "mix,body", "hand_over": "centralised"},
+      "hand_over=peer",
+    ),
+    (V1, {"turn_order": "shuffled"}, "no order"),
+    (SplitConfig, {"client_momentum": "local"}, "hand their momentum over"),
+    (V2, {"handed_over": "updates"}, "not updates"),
+    (SplitConfig, {"local_steps": 1, "local_epochs": 1}, "exclude each other"),
+    (SplitConfig, {"batch_stats": "moments"}, "nothing to average"),
+    (SplitConfig, {"autoencoder": 0.0}, "must be above 0"),
+    (SplitConfig, {"accumulate": 2}, "as a whole"),
   ],
 )
-def test_what_cannot_be_is_refused(options, says):
+def test_what_cannot_be_is_refused(kind, options, says):
   with pytest.raises(UserError, match=says):
-    algorithm(net("bn"), SplitConfig(**{"local": LOCAL, **options}))
+    algorithm(net("bn"), configure(kind, LOCAL, **options))
 
 
 def test_weight_normalization_has_no_seed():
@@ -287,11 +294,13 @@ def test_weight_normalization_has_no_seed():
 
 
 def test_clients_keep_statistics_beside_an_autoencoder(data):
-  rules, turns = algorithm(net("bn"), configure(SplitConfig, LOCAL, alpha=0.5, batch_stats="local"))
+  rules, turns = algorithm(
+    net("bn"), configure(SplitConfig, LOCAL, autoencoder=0.5, batch_stats="local")
+  )
   state = rules.init(initial(net("bn")))
   client = rules.init_client(state)
   stats = jax.tree.map(lambda a: a + 1, client.batch_stats)
-  mine = turns.client_variables(state, client._replace(batch_stats=stats))["batch_stats"]
+  mine = turns.views.client(state, client._replace(batch_stats=stats))["batch_stats"]
   chex.assert_trees_all_equal(mine["Norm_0"], stats[0]["Norm_0"])
   chex.assert_trees_all_equal(mine["Norm_1"], state.variables["batch_stats"]["Norm_1"])
 

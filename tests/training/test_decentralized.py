@@ -3,59 +3,53 @@
 import chex
 import numpy as np
 import pytest
-from fedjax_norm.training.decentralized import make_dgc, make_gaia, make_periodic
-from settings import configure, plain
+from settings import plain, program_of
 
 from fedjax_norm import comm
-from fedjax_norm.algorithms.dgc import DgcConfig
-from fedjax_norm.algorithms.gaia import GaiaConfig
-from fedjax_norm.algorithms.periodic import PeriodicConfig
-from fedjax_norm.algorithms.ssgd import SsgdConfig
-from fedjax_norm.control.dial import Dial, stages
-from fedjax_norm.control.skewscout import SkewScout
+from fedjax_norm.algorithms.dgc import DGC, stages
+from fedjax_norm.algorithms.gaia import GAIA
+from fedjax_norm.algorithms.periodic import PERIODIC
+from fedjax_norm.algorithms.ssgd import BSP, SSGD
+from fedjax_norm.control.dial import Dial
 from fedjax_norm.data import partition
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.outcome import summary
-from fedjax_norm.training.programs import initial_variables, make_ssgd
+from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
 from fedjax_norm.training.task import make_task
 
 LOCAL = plain(batch_size=4, momentum=0.5)
 LOOP = LoopConfig(12, 4)
-SCHEDULE = Schedule(0.1, "step", lr_boundaries=(6,), lr_factor=0.1)
+SCHEDULE = Schedule(0.1, "step", lr_boundaries=(6.0,), lr_factor=0.1)
 ONES = np.ones(LOOP.rounds, np.float32)
 CLIENTS = 4
-SCOUTS = {
-  "gaia": SkewScout((0.01, 0.05, 0.3), every=3),
-  "fedavg": SkewScout((1.0, 2.0, 5.0), every=3, whole=True),
-  "dgc": SkewScout((0.5, 0.9), per_density=True, search="annealing", every=3),
+METHODS = {
+  "gaia": (GAIA, {"batch_stats": "local"}),
+  "fedavg": (PERIODIC, {"local_steps": 3}),
+  "dgc": (DGC, {"sparsity": 0.9}),
+}
+GRIDS = {"gaia": (0.01, 0.05, 0.3), "fedavg": (1.0, 2.0, 5.0), "dgc": (0.5, 0.9)}
+FIXED = {
+  "gaia": Dial(0.1 * ONES, follows_rate=True),
+  "fedavg": Dial(3 * ONES),
+  "dgc": Dial(stages(LOOP.rounds, (0.25, 0.5), 2, 0.9)),
 }
 
 
-def make_dial(name, scout):
-  values = {
-    "gaia": 0.1 * ONES,
-    "fedavg": 3 * ONES,
-    "dgc": stages(LOOP.rounds, (0.25, 0.5), 2, 0.9),
-  }[name]
-  return Dial(values, follows_rate=name == "gaia", scout=SCOUTS[name] if scout else None)
-
-
-def make(name, source, net, *, scout=True, **options):
+def make(name, source, net, **options):
+  """(the task, the program of a run with SkewScout)."""
   spec = create("bn")
   division = partition.make("classes", source.train.labels, CLIENTS, 0, classes_per_client=1)
   task = make_task(source, division, spec)._replace(model=net(norm=spec))
-  maker, config = {
-    "gaia": (make_gaia, configure(GaiaConfig, LOCAL, "local")),
-    "fedavg": (make_periodic, configure(PeriodicConfig, LOCAL)),
-    "dgc": (make_dgc, configure(DgcConfig, LOCAL)),
-  }[name]
-  options = {"dial": make_dial(name, scout), "travel_examples": 8, **options}
-  return task, maker(task, config, LOOP, SCHEDULE, **options)
+  method, own = METHODS[name]
+  scout = {"scout_every": 3, "scout_examples": 8, "scout_grid": GRIDS[name]}
+  search = "annealing" if name == "dgc" else "hill"
+  options = {**own, "skewscout": search, **scout, **options}
+  return task, program_of(method, task, LOCAL, LOOP, SCHEDULE, **options)[0]
 
 
 @pytest.fixture(scope="module", params=["fedavg", "dgc"])
@@ -72,7 +66,7 @@ def test_theta_changes_and_nothing_is_compiled_for_it(whole):
   thetas = [row["theta"] for row in outcome.rows]
   assert len(set(thetas)) > 1
   assert [f._cache_size() for f in program.intervals.values()] == [1]
-  fixed = program._replace(dial=make_dial(name, False), scouting=None)
+  fixed = program._replace(dial=FIXED[name], scouting=None)
   train(fixed, LOOP, task.data, initial_variables(task, 0))
   assert [f._cache_size() for f in program.intervals.values()] == [1]
   if name != "fedavg":
@@ -86,10 +80,8 @@ def test_theta_changes_and_nothing_is_compiled_for_it(whole):
 def test_a_look_is_charged(whole):
   """Every model goes up and to its host, at an accuracy's price back."""
   name, task, program, outcome = whole
-  fixed = program._replace(dial=make_dial(name, False), scouting=None)
-  only_first = fixed._replace(
-    dial=Dial(np.full(LOOP.rounds, SCOUTS[name].grid[0], np.float32), follows_rate=name == "gaia")
-  )
+  fixed = program._replace(dial=FIXED[name], scouting=None)
+  only_first = fixed._replace(dial=Dial(GRIDS[name][0] * ONES))
   plain = train(only_first, LoopConfig(3, 3), task.data, initial_variables(task, 0)).rows[0]
   first = outcome.rows[0]
   assert first["round"] == plain["round"] == 3
@@ -145,12 +137,10 @@ def test_partitions_models_are_tested_beside_their_mean(whole):
 
 def test_the_accuracy_loss_of_bsp_is_measured_for_free(tiny_source, tiny_net):
   task, _ = make("gaia", tiny_source, tiny_net)
-  scout = SkewScout((0.0,), search=None, every=4)
-  options = {"dial": Dial(0 * ONES, scout=scout), "travel_examples": 8}
-  config = configure(SsgdConfig, LOCAL, "uniform", reduction="sum")
+  measured = {"skewscout": "measure", "scout_every": 4, "scout_examples": 8}
   rows = []
-  for more in (options, {}):
-    program = make_ssgd(task, config, LOOP, SCHEDULE, **more)
+  for method, options in ((BSP, measured), (SSGD, {"reduction": "sum"})):
+    program, _ = program_of(method, task, LOCAL, LOOP, SCHEDULE, weighting="uniform", **options)
     rows.append(train(program, LOOP, task.data, initial_variables(task, 0)).rows)
   watched, plain = rows
   assert np.isfinite([row["accuracy_loss"] for row in watched]).all()
@@ -162,14 +152,16 @@ def test_the_accuracy_loss_of_bsp_is_measured_for_free(tiny_source, tiny_net):
 
 
 def test_what_cannot_be_is_refused(tiny_source, tiny_net):
-  with pytest.raises(UserError, match="one for each"):
-    make("gaia", tiny_source, tiny_net, dial=Dial(ONES[:3]))
-  with pytest.raises(UserError, match="at least 1"):
-    make("gaia", tiny_source, tiny_net, travel_examples=0)
+  for options, words in (
+    ({"scout_examples": 0}, "at least 1"),
+    ({"cohort": 2}, "every client takes part in each round of gaia"),
+    ({"scout_grid": (0.05, 0.01)}, "rising order"),
+    ({"scout_start": 0.02}, "which the grid .* lacks"),
+    ({"scout_every": 13}, "which a run of 12 never reaches"),
+  ):
+    with pytest.raises(UserError, match=words):
+      make("gaia", tiny_source, tiny_net, **options)
   task, _ = make("gaia", tiny_source, tiny_net)
   alone = task._replace(data=task.data._replace(sizes=task.data.sizes[:1]))
   with pytest.raises(UserError, match="take more"):
-    make_gaia(alone, configure(GaiaConfig, LOCAL), LOOP, SCHEDULE, dial=make_dial("gaia", True))
-  dial = make_dial("gaia", False)
-  with pytest.raises(UserError, match="a decentralized algorithm"):
-    make_gaia(task, configure(GaiaConfig, LOCAL), LoopConfig(12, 4, cohort=2), SCHEDULE, dial=dial)
+    program_of(GAIA, alone, LOCAL, LOOP, skewscout="hill")

@@ -3,23 +3,20 @@
 import chex
 import numpy as np
 import pytest
-from settings import configure, plain
+from settings import plain, program_of
 from split_world import Net
 
-from fedjax_norm.algorithms.asgd import AsgdConfig
-from fedjax_norm.algorithms.split_config import SplitConfig
-from fedjax_norm.algorithms.ssgd import SsgdConfig
+from fedjax_norm.algorithms.asgd import ASGD
+from fedjax_norm.algorithms.split import SPLIT
+from fedjax_norm.algorithms.ssgd import SSGD
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.data import partition
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
-from fedjax_norm.training.freezing import FreezeConfig
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.loop_config import LoopConfig
-from fedjax_norm.training.programs import initial_variables, make_asgd, make_ssgd
+from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.training.schedule import Schedule
-from fedjax_norm.training.split import make_split
 from fedjax_norm.training.task import make_task
 
 LOCAL = plain(batch_size=4, momentum=0.5)
@@ -34,18 +31,14 @@ def make(name, source, net):
   spec = create("bn" if name == "asgd" else "fixbn")
   division = partition.make("dirichlet", source.train.labels, 5, 0, alpha=1.0)
   task = make_task(source, division, spec)._replace(model=net(norm=spec))
-  schedule, freeze = Schedule(0.1, lr_warmup_rounds=WARM_UP), FreezeConfig(6, freeze_lr_factor=0.5)
   if name == "split":
     task = task._replace(model=Net(spec))
-    return task, make_split(
-      task, configure(SplitConfig, LOCAL), LOOP, schedule, plateau=PLATEAU, freeze=freeze
-    )
-  if name == "ssgd":
-    return task, make_ssgd(
-      task, configure(SsgdConfig, LOCAL), LOOP, schedule, plateau=PLATEAU, freeze=freeze
-    )
-  config = configure(AsgdConfig, LOCAL, delay_compensation="adaptive")
-  return task, make_asgd(task, config, LOOP, schedule, plateau=PLATEAU, network="mobile")
+  options = {"freeze_round": 6, "freeze_lr_factor": 0.5}
+  if name == "asgd":
+    options = {"delay_compensation": "adaptive", "network": "mobile"}
+  method = {"ssgd": SSGD, "asgd": ASGD, "split": SPLIT}[name]
+  program, _ = program_of(method, task, LOCAL, LOOP, lr=0.1, lr_warmup_rounds=WARM_UP, **options)
+  return task, program._replace(plateau=PLATEAU)
 
 
 @pytest.fixture(scope="module", params=["ssgd", "asgd", "split"])
@@ -102,9 +95,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path, stop):
   assert all(f._cache_size() == 1 for f in program.intervals.values())
 
 
-@pytest.mark.parametrize("maker", [make_ssgd, make_asgd])
-def test_all_workers_take_part(maker, tiny_source, tiny_net):
+@pytest.mark.parametrize("method", [SSGD, ASGD])
+def test_all_workers_take_part(method, tiny_source, tiny_net):
   task, _ = make("asgd", tiny_source, tiny_net)
-  config = configure(SsgdConfig, LOCAL) if maker is make_ssgd else configure(AsgdConfig, LOCAL)
-  with pytest.raises(UserError, match="every worker takes part"):
-    maker(task, config, LoopConfig(2, 2, cohort=3), Schedule(0.1))
+  with pytest.raises(UserError, match="every client takes part"):
+    program_of(method, task, LoopConfig(2, 2, cohort=3))
