@@ -84,8 +84,9 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
     UserError: options that do not fit together.
   """
   method = find(method) if isinstance(method, str) else method
-  model, data, spec = task.model, task.data, task.model.norm
+  model, data = task.model, task.data
   check_statistics(model, task.image_shape)
+  spec = model.norm
   config = in_force(method, task, config)
   _check(method, task, config)
   dial = make_dial(config, method, config.rounds)

@@ -1,5 +1,7 @@
 """Where an interval ends, at which rates it runs, and what the controllers make of it."""
 
+from types import SimpleNamespace
+
 import chex
 import numpy as np
 import pytest
@@ -17,17 +19,11 @@ from fedjax_norm.training.scouting import Scouting
 CONFIG = LoopConfig(rounds=20, eval_every=8)
 RATES = np.linspace(1.0, 0.05, CONFIG.rounds, dtype=np.float32)
 MODEL = {"params": {}, "batch_stats": {}}
-
-
-class Bare:
-  """An algorithm of which nothing but its model is asked."""
-
-  def variables(self, server):
-    return server
+SERVER = SimpleNamespace(variables=MODEL)
 
 
 def program(freeze=None, plateau=None, scout=None):
-  phases = {EXPLORE: Phase(Bare()), CALIBRATE: Phase(Bare(), rate_factor=0.5)}
+  phases = {EXPLORE: Phase(*[None] * 3), CALIBRATE: Phase(*[None] * 3, rate_factor=0.5)}
   scouting = Scouting(scout, {}) if scout else None
   dial = Dial(np.full(CONFIG.rounds, 0.1, np.float32), follows_rate=True, scout=scout)
   return Program(
@@ -36,7 +32,7 @@ def program(freeze=None, plateau=None, scout=None):
 
 
 def after(one, controls, interval, loss=1.0):
-  return observe(one, CONFIG, controls, interval, MODEL, loss, Traffic(300, 40, 1))
+  return observe(one, CONFIG, controls, interval, SERVER, loss, Traffic(300, 40, 1))
 
 
 @pytest.mark.parametrize(

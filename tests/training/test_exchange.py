@@ -14,6 +14,7 @@ from step_world import KEY, at, run_rounds, skewed
 
 from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.local import Metrics
+from fedjax_norm.options import with_defaults
 from fedjax_norm.training.exchange import make_interval
 from fedjax_norm.training.message_log import MessageLog
 
@@ -51,15 +52,20 @@ def _by_messages(config, data, name="bn"):
 
 
 CASES = {
-  "turns": ("labelled", configure(SplitConfig, LOCAL, cut="conv", local_steps=2)),
+  "turns": (
+    "labelled",
+    configure(SplitConfig, LOCAL, cut="conv", local_steps=2, hand_over="centralised"),
+  ),
   "u_shape": ("labelled", configure(SplitConfig, LOCAL, cut="conv", tail="body", hand_over="peer")),
   "relays": (
     "partly",
-    configure(SplitConfig, LOCAL, cut="conv", relays=("mix", "body"), alpha=0.5, hand_over="peer"),
+    configure(SplitConfig, LOCAL, cut="conv", relays="mix,body", autoencoder=0.5, hand_over="peer"),
   ),
   "splitfed": (
     "partly",
-    configure(SplitConfig, LOCAL, cut="conv", variant="splitfed_v1", alpha=0.5),
+    configure(
+      with_defaults(SplitConfig, variant="splitfed_v1"), LOCAL, cut="conv", autoencoder=0.5
+    ),
   ),
 }
 
@@ -87,7 +93,7 @@ def test_messages_do_what_one_program_does(case, data, runs):
   assert (up, down) == (sent.bytes_up, sent.bytes_down)
   between = [m for m in messages if "alice" not in m.sender + m.receiver]
   assert sum(m.num_bytes for m in between) == state.tally.relayed.low
-  for row in turns.client_rows(clients):
+  for row in turns.report.client_rows(clients):
     me = f"alice{row['client']}"
     assert row["bytes_up"] == sum(m.num_bytes for m in messages if m.sender == me)
     assert row["bytes_down"] == sum(m.num_bytes for m in messages if m.receiver == me)
@@ -141,7 +147,7 @@ def test_updates_of_a_seed_are_exact(data, runs):
   seeds = [m for m in updates[-1] if m.kind == "seed"]
   assert [(m.sender, int(m.tensors)) for m in seeds] == [("alice0", SEED)] * 2
   _, turns = algorithm(_model("bn")[0], config)
-  for row in turns.client_rows(updates[1]):
+  for row in turns.report.client_rows(updates[1]):
     me = f"alice{row['client']}"
     assert row["bytes_up"] == sum(m.num_bytes for m in updates[-1] if m.sender == me)
   kernel = _model("bn")[1]["params"]["Conv_0"]["kernel"].tobytes()

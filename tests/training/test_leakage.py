@@ -13,7 +13,9 @@ from fedjax_norm.norm import Mode
 from fedjax_norm.training import leakage, leakage_plots
 from fedjax_norm.training.task import make_task
 
-CONFIG = leakage.LeakageConfig(("conv3",), 40, 0.5, 2, Attack(2, 8, features=4))
+CONFIG = leakage.LeakageConfig(
+  cuts="conv3", examples=40, attack_steps=2, known_labels=2, attack=Attack(batch_size=8, features=4)
+)
 
 
 @pytest.fixture
@@ -94,11 +96,11 @@ def test_labels_that_are_known_are_not_counted_as_found():
 @pytest.mark.parametrize(
   ("change", "words"),
   [
-    ({"cuts": ("conv3", "head")}, "conv1, conv2, conv3"),
+    ({"cuts": "conv3, head"}, "conv1, conv2, conv3"),
     ({"auxiliary": 0.1}, "more test images"),
-    ({"auxiliary": 1.0}, "between 0 and 1"),
+    ({"auxiliary": 1.0}, "below 1"),
     ({"examples": 3}, "at least 4"),
-    ({"known": 0}, "at least 1"),
+    ({"known_labels": 0}, "at least 1"),
   ],
 )
 def test_what_cannot_be_measured_is_refused(task, variables, change, words):

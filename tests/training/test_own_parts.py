@@ -10,12 +10,11 @@ from flax import linen as nn
 import fedjax_norm as fn
 from fedjax_norm.models.flops import layer_macs, training_flops
 from fedjax_norm.norm import Norm
-from fedjax_norm.training.diagnose import DiagnosticsConfig
 from fedjax_norm.training.programs import initial_variables
 
 CLIENTS = np.arange(60) % 3
 LOCAL = fn.LocalConfig(batch_size=8)
-LOOP, RATE = fn.LoopConfig(4, 2), fn.Schedule(0.05)
+LOOP = fn.LoopConfig(4, 2)
 
 
 class Plain(nn.Module):
@@ -66,8 +65,8 @@ class Needy(nn.Module):
     return nn.Dense(4)(x.reshape(len(x), -1)) / temperature
 
 
-def run(task, config=None, loop=LOOP, **options):
-  return fn.run_fedavg(task, config or fn.FedAvgConfig(LOCAL), loop, RATE, **options)
+def run(task, *groups, **options):
+  return fn.run("fedavg", task, LOCAL, LOOP, *groups, **{"lr": 0.05, **options})
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +94,7 @@ def test_a_plain_module_drops_in_training_alone(tiny_source, module):
 
 
 def test_a_plain_module_learns_and_its_variables_are_its_own(task):
-  outcome = run(task, fn.FedAvgConfig(LOCAL, local_steps=10), fn.LoopConfig(20, 20))
+  outcome = run(task, fn.LoopConfig(20, 20), local_steps=10)
   assert outcome.rows[-1]["top1"] > 0.9
   images = task.eval_transform(task.source.test.images)
   guesses = Plain().apply(outcome.variables, images).argmax(-1)
@@ -112,7 +111,7 @@ def test_a_plain_module_has_a_simulated_clock(task):
 
 def test_diagnostics_need_a_norm_of_ours(task):
   with pytest.raises(fn.UserError, match="the model has none; drop them"):
-    fn.make_fedavg(task, fn.FedAvgConfig(LOCAL), LOOP, RATE, diagnostics=DiagnosticsConfig())
+    run(task, diagnostics=True)
 
 
 def test_modules_with_a_norm_stay_as_they_are(tiny_source):
@@ -254,19 +253,18 @@ def by_hand(task, variables):
 def test_an_own_objective_is_trained_and_tested(tiny_source, tmp_path, told):
   own = fn.Objective(smooth, told, "train_right" if told else None)
   task = fn.make_task(tiny_source, CLIENTS, model=Plain(), objective=own)
-  config = fn.FedAvgConfig(fn.LocalConfig(batch_size=8, objective=own))
   with fn.RunFolder.open(tmp_path / "run", {}) as folder:
-    outcome = run(task, config, folder=folder)
+    outcome = run(task, folder=folder)
   row, (loss, accuracy) = outcome.rows[-1], by_hand(task, outcome.variables)
   assert row["loss"] == pytest.approx(loss, rel=1e-5)
   assert ("top1" in row, "train_right" in row, "top5" in row) == (bool(told), bool(told), False)
   if told:
     assert row["top1"] == pytest.approx(accuracy)
   with fn.RunFolder.open(tmp_path / "run", {}) as folder:
-    assert len(run(task, config, fn.LoopConfig(6, 2), folder=folder).rows) == 3
+    assert len(run(task, fn.LoopConfig(6, 2), folder=folder).rows) == 3
   if not told:
     with pytest.raises(fn.UserError, match="without right knows no client's own mix of labels"):
-      fn.make_fedavg(task, config, LOOP, RATE, evaluate_clients=2)
+      run(task, evaluate_clients=2)
 
 
 def test_an_own_objective_has_its_own_gradient(tiny_source):
@@ -275,7 +273,7 @@ def test_an_own_objective_has_its_own_gradient(tiny_source):
   task = fn.make_task(
     tiny_source, np.zeros(60, int), model=nn.Sequential([_flat, nn.Dense(4)]), objective=own
   )
-  config = fn.FedAvgConfig(fn.LocalConfig(60, 0.0, objective=own))
+  config = fn.LocalConfig(batch_size=60, momentum=0.0, weight_decay=0.0)
   before = initial_variables(task, 0)["params"]["layers_1"]
   after = run(task, config, fn.LoopConfig(1, 1)).variables["params"]["layers_1"]
   x = np.asarray(task.eval_transform(task.source.train.images)).reshape(60, -1)
@@ -303,7 +301,7 @@ def test_an_own_objective_of_numbers_is_tested_by_their_measures(make_source):
   own = fn.Objective(absolute)
   task = fn.make_task(source, CLIENTS, model=Plain(1), objective=own)
   assert task.kind == "regression"
-  outcome = run(task, fn.FedAvgConfig(fn.LocalConfig(8, objective=own)), fn.LoopConfig(1, 1))
+  outcome = run(task, fn.LoopConfig(1, 1))
   row = outcome.rows[-1]
   assert row["loss"] == pytest.approx(row["mae"] / task.units.std[0], rel=1e-5)
   assert "r2" in row
@@ -325,7 +323,7 @@ def test_a_callback_sees_every_evaluation_and_may_end_the_run(task, tmp_path):
     return round_ == 4
 
   with fn.RunFolder.open(tmp_path / "run", {}) as folder:
-    outcome = run(task, loop=fn.LoopConfig(8, 2), folder=folder, on_evaluation=watch)
+    outcome = run(task, fn.LoopConfig(8, 2), folder=folder, on_evaluation=watch)
   assert [one[:4] for one in seen] == [(2, 2, 1, True), (4, 4, 2, True)]
   assert [row["round"] for row in outcome.rows] == [2, 4]
   jax.tree.map(np.testing.assert_array_equal, seen[-1][4], outcome.variables)
@@ -346,32 +344,43 @@ def test_what_a_callback_raises_stops_the_run_and_keeps_what_was_saved(task, tmp
 
 
 @pytest.mark.parametrize(
-  ("changed", "words"),
+  ("groups", "changed", "words"),
   [
-    ({"schedule": 0.1}, "the argument schedule must be an object of type Schedule, not a float"),
-    ({"loop": 10}, "the argument loop must be an object of type LoopConfig, not a int"),
+    ((0.1,), {}, "float is no group of options"),
+    ((LOOP, fn.SsgdConfig()), {}, "SsgdConfig is no group of options of FedAvgConfig"),
     (
-      {"config": LOCAL},
-      "config must be an object of type FedAvgConfig, not a LocalConfig",
+      (fn.LocalConfig(objective="regression"),),
+      {},
+      "the objective of the task is 'classification'",
     ),
-    ({"task": None}, "the argument task must be an object of type Task"),
-    ({"folder": "runs/one"}, "folder must be an object of type RunFolder, not a str"),
+    ((), {"method": "fedaverage"}, "unknown method 'fedaverage'; choose one of fedavg, scaffold"),
+    ((), {"task": None}, "the argument task must be an object of type Task"),
+    ((), {"folder": "runs/one"}, "folder must be an object of type RunFolder, not a str"),
+    ((), {"local_step": 2}, "there is no option 'local_step' here; choose from .*local_steps"),
+    ((), {"rounds": 2.5}, "--rounds is 2.5; it must be a whole number"),
   ],
 )
-def test_wrong_types_of_a_run(task, changed, words):
-  arguments = {"task": task, "config": fn.FedAvgConfig(LOCAL), "loop": LOOP, "schedule": RATE}
+def test_wrong_arguments_of_a_run(task, groups, changed, words):
+  arguments = {"method": "fedavg", "task": task, **changed}
   with pytest.raises(fn.UserError, match=words):
-    fn.run_fedavg(**(arguments | changed))
+    fn.run(arguments.pop("method"), arguments.pop("task"), *groups, **arguments)
 
 
 def test_what_own_parts_need_is_public():
   assert {
+    "METHODS",
     "Algorithm",
+    "Averaging",
+    "Context",
     "DgcConfig",
     "Examples",
     "GaiaConfig",
+    "Method",
     "Objective",
     "Source",
+    "Update",
+    "config_of",
     "load_run",
+    "run",
   } <= {*fn.__all__}
-  assert fn.__all__ == sorted(fn.__all__)
+  assert all(hasattr(fn, name) for name in fn.__all__)
