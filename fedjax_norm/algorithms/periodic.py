@@ -136,8 +136,9 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
       )
     since = jnp.where(server.due, 0, server.since) + 1
     due = since >= context.theta
+    times = due * (rows >= 0).sum()
     sent = server.sent.add(
-      *(Counter.of(n).times(due) for n in (len(rows) * cost.up, len(rows) * cost.down, 1))
+      Counter.of(cost.up).times(times), Counter.of(cost.down).times(times), Counter.of(1).times(due)
     )
     return Average(variables, since, due, sent), partitions, sums["metrics"]
 

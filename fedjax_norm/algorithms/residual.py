@@ -126,14 +126,15 @@ def residual_algorithm(
     # What is frozen stays as it is: not even what was held back before moves it.
     frozen = trees.pick(chosen, config.frozen_paths)
     chosen = trees.put(chosen, jax.tree.map(jnp.zeros_like, frozen))
+    chosen = jax.tree.map(lambda s: s & (row >= 0), chosen)
     share, rest = divide(residual, chosen)
     if clears_momentum:
       momentum = optax.tree.map_params(sgd, lambda u, s: jnp.where(s, 0, u), momentum, chosen)
     here = (row >= 0).astype(jnp.float32)
     sums = {
       "share": share,
-      "rest": rest if own_models else (),
-      "sent": Counter.of(comm.update_bytes(share)),
+      "rest": trees.scale(rest, here) if own_models else (),
+      "sent": Counter.of(comm.update_bytes(share) * (row >= 0)),
       "count": here,
       "stats": stats_policy.to_sums(stats, here, server.variables.get("batch_stats", {})),
       "metrics": metrics,
@@ -145,7 +146,7 @@ def residual_algorithm(
       partition, (server, context), (rows, partitions), (False, HELD)
     )
     weights = trees.add(server.weights, sums["share"])
-    down = Counter.of(comm.update_bytes(sums["share"])).times(len(rows))
+    down = Counter.of(comm.update_bytes(sums["share"])).times((rows >= 0).sum())
     rest = trees.scale(sums["rest"], 1 / sums["count"])
     variables = {**server.variables, "params": trees.add(weights, rest) if own_models else weights}
     if "batch_stats" in variables:

@@ -98,7 +98,7 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
     def one(shared, item):
       (state, context), (row, client) = shared, item
       _, client, sums = node(state, client, row, context)
-      return sums, client
+      return jax.tree.map(lambda a: jnp.where(row >= 0, a, 0), sums), client
 
     sums, clients = setup.nodes.map_reduce(one, (state, context), (cohort, clients), (False, HELD))
     return state, clients, sums
