@@ -50,7 +50,7 @@ ALGORITHM = Choice(
   "algorithm",
   "gaia",
   {name: _kind(decentralized.ALGORITHM.kinds[name]) for name in _THETA},
-  decentralized.ALGORITHM.help,
+  {name: decentralized.ALGORITHM.help[name] for name in _THETA},
 )
 
 
@@ -69,7 +69,7 @@ def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
     raise UserError("one seed at a time is compared; drop --seeds and give --seed.")
   known = config.in_rounds(config.clients or 10, 10**6)
   dial = make_dial(known, known.row, known.rounds)
-  if not (dial and dial.scout and dial.scout.search):
+  if not (dial and dial.scout and dial.scout.searches):
     raise UserError(
       f"--skewscout={config.skewscout} chooses nothing to compare; name a search, such as hill."
     )

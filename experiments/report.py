@@ -219,10 +219,11 @@ def _theta(program: Program) -> list[tuple[str, str]]:
   if dial is None:
     return []
   if scout := dial.scout:
-    if scout.search:
+    search, every = scout.config.skewscout, scout.config.scout_every
+    if scout.searches:
       grid = ", ".join(f"{theta:g}" for theta in scout.grid)
-      return [("theta", f"SkewScout's ({scout.search}), of {grid}; a look every {scout.every}")]
-    return [("accuracy loss", f"measured every {scout.every} rounds")]
+      return [("theta", f"SkewScout's ({search}), of {grid}; a look every {every}")]
+    return [("accuracy loss", f"measured every {every} rounds")]
   first, last = dial.values[0], dial.values[-1]
   text = f"{first:g}" if first == last else f"{first:g} to {last:g}"
   return [("theta", f"{text}{', falling with the rate' if dial.follows_rate else ''}")]

@@ -33,6 +33,6 @@ class Dial(NamedTuple):
       state: SkewScout's.
     """
     values = self.values[first : first + len(rates)]
-    if self.scout and self.scout.search and state:
+    if self.scout and self.scout.searches and state:
       values = np.full(len(rates), self.scout.theta(state), np.float32)
     return values * (rates / peaks) if self.follows_rate else values

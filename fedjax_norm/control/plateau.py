@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from optax import contrib
 
-from fedjax_norm.errors import UserError
 from fedjax_norm.typing import Array, PyTree
 
 
@@ -26,22 +25,8 @@ class Plateau(NamedTuple):
   tolerance: float = 1e-3
   start: int = 0
 
-  def check(self) -> "Plateau":
-    """Itself.
-
-    Raises:
-      UserError: a setting that cannot be.
-    """
-    if not 0 < self.factor < 1:
-      raise UserError(f"the plateau's factor is {self.factor}; it must be between 0 and 1.")
-    if self.patience < 1:
-      raise UserError(f"the plateau's patience is {self.patience}; it must be at least 1.")
-    if not 0 < self.tolerance < 1:
-      raise UserError(f"the plateau's tolerance is {self.tolerance}; it must be between 0 and 1.")
-    return self
-
   def init(self) -> PyTree:
-    """The state before the first look, host arrays."""
+    """The state before the first look, host arrays; ``scale`` multiplies the schedule's rate."""
     return jax.tree.map(np.asarray, self._transform().init(np.float32(0)))
 
   def observe(self, state: PyTree, loss: float, round: int) -> PyTree:
@@ -55,10 +40,6 @@ class Plateau(NamedTuple):
     if round <= self.start:
       return state
     return jax.tree.map(np.asarray, _look(self, state, np.float32(loss)))
-
-  def factor_of(self, state: PyTree) -> np.float32:
-    """What multiplies the schedule's rate."""
-    return np.float32(state.scale)
 
   def _transform(self):
     return contrib.reduce_on_plateau(self.factor, self.patience, self.tolerance)

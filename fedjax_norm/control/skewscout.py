@@ -11,6 +11,7 @@ from fedjax_norm.typing import Array
 
 SEARCHES = ("hill", "stochastic", "annealing")
 _SEARCHING = ",".join(SEARCHES)
+_COOLING = 0.9  # multiplies the temperature of annealing from look to look
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,11 @@ class ScoutConfig(Options):
     needs="skewscout=annealing",
   )
 
+  def check(self) -> None:
+    """Refuses a grid that is not in rising order."""
+    if list(self.scout_grid) != sorted(set(self.scout_grid)):
+      raise UserError(f"--scout_grid is {self.scout_grid}; give different thetas in rising order.")
+
 
 class ScoutState(NamedTuple):
   """What has been found out, host arrays.
@@ -104,52 +110,22 @@ class SkewScout(NamedTuple):
 
   Attributes:
     grid: thetas in rising order, from the most communication to the least.
-    per_density: whether C is in proportion to 1 - theta (DGC), or else to 1 / theta.
-    search: of ``SEARCHES``; None keeps theta and measures only.
     start: the theta to begin with, counted in the grid.
-    every: mini-batches between looks.
+    config: the options; ``measure`` keeps theta.
+    per_density: whether C is in proportion to 1 - theta (DGC), or else to 1 / theta.
     whole: whether theta counts local steps, of which a look waits for the last (FedAvg).
-    lambda_al: the weight of the accuracy loss.
-    lambda_c: the weight of communication.
-    sigma_al: the accuracy loss that is tolerated.
-    temperature: of annealing, at the first look.
-    cooling: what multiplies it from look to look.
   """
 
   grid: tuple[float, ...]
-  per_density: bool = False
-  search: str | None = "hill"
   start: int = 0
-  every: int = 500
+  config: ScoutConfig = ScoutConfig(skewscout="hill")
+  per_density: bool = False
   whole: bool = False
-  lambda_al: float = 50.0
-  lambda_c: float = 1.0
-  sigma_al: float = 0.05
-  temperature: float = 0.5
-  cooling: float = 0.9
 
-  def check(self) -> "SkewScout":
-    """Itself.
-
-    Raises:
-      UserError: a setting that cannot be.
-    """
-    if self.search is not None and self.search not in SEARCHES:
-      raise UserError(f"unknown search {self.search!r}; choose one of {', '.join(SEARCHES)}.")
-    if not self.grid or list(self.grid) != sorted(set(self.grid)):
-      raise UserError(f"SkewScout's thetas are {self.grid}; give different ones in rising order.")
-    if not 0 <= self.start < len(self.grid):
-      raise UserError(
-        f"SkewScout starts with theta number {self.start}, of {len(self.grid)}; count from 0."
-      )
-    if self.every < 1:
-      raise UserError(f"SkewScout looks every {self.every} mini-batches; it must be at least 1.")
-    for field in ("lambda_al", "lambda_c", "sigma_al"):
-      if not getattr(self, field) >= 0:
-        raise UserError(f"SkewScout's {field} is {getattr(self, field)}; it must be 0 or more.")
-    if not self.temperature > 0 or not 0 < self.cooling <= 1:
-      raise UserError("SkewScout's temperature must be above 0, and its cooling up to 1.")
-    return self
+  @property
+  def searches(self) -> bool:
+    """Whether it chooses theta, and does not only measure."""
+    return self.config.skewscout in SEARCHES
 
   def init(self) -> ScoutState:
     """The state before the first round."""
@@ -176,7 +152,7 @@ class SkewScout(NamedTuple):
     index, losses, costs = int(state.index), state.losses.copy(), state.costs.copy()
     losses[index], costs[index] = loss, cost
     state = state._replace(losses=losses, costs=costs)
-    if self.search is not None:
+    if self.searches:
       index = self._choose(index, self.objective(state), int(state.looks), seed)
     return state._replace(
       index=np.int64(index),
@@ -189,7 +165,8 @@ class SkewScout(NamedTuple):
   def objective(self, state: ScoutState) -> np.ndarray:
     """Eq. 1's of every theta, with the estimates of those that have not been in use: [G]."""
     losses, costs = self._estimates(state)
-    return self.lambda_al * np.maximum(0, losses - self.sigma_al) + self.lambda_c * costs
+    excess = np.maximum(0, losses - self.config.scout_sigma_al)
+    return self.config.scout_lambda_al * excess + self.config.scout_lambda_c * costs
 
   def _estimates(self, state: ScoutState) -> tuple[np.ndarray, np.ndarray]:
     grid = np.asarray(self.grid)
@@ -206,7 +183,7 @@ class SkewScout(NamedTuple):
   def _choose(self, index: int, objective: np.ndarray, looks: int, seed: int) -> int:
     near = [i for i in (index - 1, index + 1) if 0 <= i < len(self.grid)]
     chance = np.random.default_rng([seed, looks])
-    match self.search:
+    match self.config.skewscout:
       case "hill":
         return min([index, *near], key=lambda i: objective[i])
       case "stochastic":
@@ -218,9 +195,9 @@ class SkewScout(NamedTuple):
           return index
         other = int(chance.choice(near))
         worse = max(0.0, objective[other] - objective[index])
-        temperature = self.temperature * self.cooling**looks
+        temperature = self.config.scout_temperature * _COOLING**looks
         return other if chance.random() < np.exp(-worse / temperature) else index
 
   def _next(self, round: int, index: int) -> np.int64:
     theta = int(self.grid[index]) if self.whole else 1
-    return np.int64(round + -(-self.every // theta) * theta)
+    return np.int64(round + -(-self.config.scout_every // theta) * theta)

@@ -61,7 +61,7 @@ class Controls(NamedTuple):
 def next_interval(program: Program, config: LoopConfig, controls: Controls, first: int) -> Interval:
   """The interval that starts with a round."""
   phase, end = _extent(program, config, controls, first)
-  lowered = program.plateau.factor_of(controls.plateau) if program.plateau else np.float32(1)
+  lowered = np.float32(controls.plateau.scale if program.plateau else 1)
   rates = program.rates[first:end] * np.float32(program.phases[phase].rate_factor * lowered)
   thetas = np.zeros_like(rates)
   if program.dial:

@@ -1,6 +1,5 @@
 """Records the diagnostics of paper 004 at evaluations, for any algorithm and norm."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from fedjax_norm.training.evaluation import (
   make_scores,
   stack_batches,
 )
+from fedjax_norm.training.evaluation_config import EvaluationConfig
 from fedjax_norm.training.feed import placer
 from fedjax_norm.training.rows import Row
 from fedjax_norm.training.task import Task
@@ -32,28 +32,9 @@ Diagnose = Callable[[str, Algorithm, PyTree, ClientStore, FederatedData, int, Ke
 round, the run's key) -> rows of ``diagnostics.csv``: round, quantity, place, value."""
 
 
-@dataclasses.dataclass(frozen=True)
-class DiagnosticsConfig:
-  """How much a run's diagnostics look at.
-
-  Attributes:
-    layer: the norm position whose channels are told one by one; None is the first.
-    batches: minibatches that a client's moments are the average of (paper 004, sec. 5.1).
-    clients: at the most, evenly spread.
-    images: test images, evenly spread, whose neurons are compared.
-  """
-
-  layer: str | None = None
-  batches: int = 100
-  clients: int = 10
-  images: int = 32
-
-  def __post_init__(self):
-    for field, least in (("batches", 1), ("clients", 2), ("images", 1)):
-      if getattr(self, field) < least:
-        raise UserError(
-          f"the diagnostics' {field} are {getattr(self, field)}; give at least {least}."
-        )
+# The clients that are looked at at the most, and the test images whose neurons are compared; both
+# are spread evenly.
+_CLIENTS, _IMAGES = 10, 32
 
 
 def accuracy_by_partition(scores: list[Scores], counts: np.ndarray) -> np.ndarray:
@@ -75,10 +56,8 @@ def accuracy_by_partition(scores: list[Scores], counts: np.ndarray) -> np.ndarra
 def make_diagnose(
   task: Task,
   models: Mapping[str, nn.Module],
-  config: DiagnosticsConfig,
-  *,
+  config: EvaluationConfig,
   batch_size: int,
-  eval_batch_size: int,
   mapping: Nodes,
 ) -> Diagnose:
   """What is measured of a run at an evaluation.
@@ -103,7 +82,6 @@ def make_diagnose(
     models: the model of each phase, its norm bound to no axis.
     config: how much is looked at.
     batch_size: of training.
-    eval_batch_size: test examples a batch.
     mapping: how test batches are mapped.
 
   Raises:
@@ -116,14 +94,16 @@ def make_diagnose(
   positions = diagnostics.norm_positions(task.model, task.image_shape)
   if not positions:
     raise UserError("diagnostics look at norms of fedjax_norm, and the model has none; drop them.")
-  layer = config.layer or positions[0]
+  layer = config.diagnostics_layer or positions[0]
   if layer not in positions:
     raise UserError(
       f"the model has no norm position {layer!r} to diagnose; choose one of {', '.join(positions)}."
     )
   test = task.source.test.images
-  shown = np.asarray(test[evenly(np.arange(len(test)), config.images)])
-  scores = _make_scores(task, eval_batch_size, mapping) if task.kind == "classification" else None
+  shown = np.asarray(test[evenly(np.arange(len(test)), _IMAGES)])
+  scores = None
+  if task.kind == "classification":
+    scores = _make_scores(task, config.eval_batch_size, mapping)
   moments = {
     name: jax.jit(diagnostics.make_minibatch_moments(model, positions, batch_size, task.transform))
     for name, model in models.items()
@@ -134,11 +114,13 @@ def make_diagnose(
     seen = task.eval_transform(stored)
     return diagnostics.neuron_difference(task.model, positions, a, b, seen)
 
+  batches = config.diagnostics_batches
+
   def divergences(phase, own, data, ids, round_, key) -> dict[tuple[str, str], float]:
-    most = min(int(data.sizes[ids].max()), config.batches * batch_size)
+    most = min(int(data.sizes[ids].max()), batches * batch_size)
     time = jnp.int32(round_)
     seen = [
-      moments[phase](model, _sample(data, client, most, key), 0, config.batches, time, key)
+      moments[phase](model, _sample(data, client, most, key), 0, batches, time, key)
       for model, client in zip(own, ids, strict=True)
     ]
     found = {}
@@ -172,7 +154,7 @@ def make_diagnose(
     own_of = algorithm.views.travelling or algorithm.views.client
     own_states = own_of or algorithm.views.residual
     ids = np.flatnonzero(store.seen) if own_states else np.arange(data.num_clients)
-    ids = evenly(ids, config.clients)
+    ids = evenly(ids, _CLIENTS)
     server = jax.tree.map(np.asarray, server)
     shared = jax.tree.map(np.asarray, server.variables)
     own = _each(own_of, server, store, ids) if own_of else [shared] * len(ids)

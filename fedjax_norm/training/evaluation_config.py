@@ -3,8 +3,6 @@
 import dataclasses
 
 from fedjax_norm.options import Options, option
-from fedjax_norm.training.diagnose import DiagnosticsConfig
-from fedjax_norm.training.personalise import FineTune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +42,3 @@ class EvaluationConfig(Options):
   diagnostics_batches: int = option(
     100, "Minibatches of a client whose moments are averaged.", least=1, needs="diagnostics"
   )
-
-  def fine_tune(self, rate: float) -> FineTune | None:
-    """What clients do with the model before they are tested, or None.
-
-    Args:
-      rate: of the run, which they take where ``fine_tune_lr`` gives no other.
-    """
-    if self.fine_tune_steps is None:
-      return None
-    return FineTune(self.fine_tune_steps, self.fine_tune_lr or rate)
-
-  def diagnose(self) -> DiagnosticsConfig | None:
-    """How much the diagnostics look at, or None where there are none."""
-    if not self.diagnostics:
-      return None
-    return DiagnosticsConfig(self.diagnostics_layer, self.diagnostics_batches)

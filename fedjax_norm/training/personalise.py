@@ -4,7 +4,6 @@ What a global model is worth as a base that is quickly specialized (paper 004, a
 2020). Training itself is not changed by it.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,29 +39,11 @@ Personalise = Callable[
 the clients' ids, stacked test batches) -> columns of a row."""
 
 
-@dataclasses.dataclass(frozen=True)
-class FineTune:
-  """How a client makes the model its own.
-
-  Attributes:
-    steps: of local SGD, with the run's batch size, momentum, decay and clipping.
-    rate: their learning rate.
-  """
-
-  steps: int
-  rate: float
-
-  def __post_init__(self):
-    if self.steps < 1:
-      raise UserError(f"fine_tune_steps is {self.steps}; it must be at least 1.")
-    if not self.rate > 0:
-      raise UserError(f"fine_tune_lr is {self.rate}; it must be above 0.")
-
-
 def make_fine_tuned(
   model: nn.Module,
   local: LocalConfig,
-  config: FineTune,
+  steps: int,
+  rate: float,
   transform: Transform,
   client_variables: Callable[[PyTree, PyTree], Variables],
 ) -> Callable[[Any, Any], Variables]:
@@ -77,7 +58,8 @@ def make_fine_tuned(
   Args:
     model: the model, unbound to any axis.
     local: the client's settings.
-    config: how it is fine-tuned.
+    steps: of local SGD, with the run's batch size, momentum, decay and clipping.
+    rate: their learning rate.
     transform: of training images.
     client_variables: (server's state, client's state) -> the model to start from.
 
@@ -97,8 +79,8 @@ def make_fine_tuned(
       transformation.init(variables["params"]),
       lambda step: draw(data, row, step, local.batch_size, transform, key),
       jnp.int32(0),
-      jnp.int32(config.steps),
-      jnp.float32(config.rate),
+      jnp.int32(steps),
+      jnp.float32(rate),
       dropout_key,
     ).variables
 
@@ -108,7 +90,8 @@ def make_fine_tuned(
 def make_personalise(
   task: Task,
   trained: Mapping[Algorithm, tuple[nn.Module, LocalConfig]],
-  config: FineTune,
+  steps: int,
+  rate: float,
   mapping: Nodes,
 ) -> Personalise:
   """Tests the fine-tuned model of each of some clients on its own mix of labels.
@@ -116,7 +99,8 @@ def make_personalise(
   Args:
     task: the federation and the model.
     trained: the model and the client's settings of each phase's algorithm.
-    config: how it is fine-tuned.
+    steps: of the fine-tuning.
+    rate: their learning rate.
     mapping: how clients are mapped, one at a time.
 
   Raises:
@@ -137,7 +121,7 @@ def make_personalise(
 
   def compile(algorithm: Algorithm) -> Callable[..., Any]:
     model_of = algorithm.views.client or (lambda server, _: server.variables)
-    fine_tuned = make_fine_tuned(*trained[algorithm], config, transform, model_of)
+    fine_tuned = make_fine_tuned(*trained[algorithm], steps, rate, transform, model_of)
     return evaluation.make_evaluate_clients(scores, mapping, fine_tuned)
 
   def personalise(algorithm, server, store, data, key, ids, stacked):

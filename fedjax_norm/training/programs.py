@@ -128,19 +128,14 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
   evaluated, personalise = config.evaluate_clients, None
   if config.fine_tune_steps is not None:
     trained = {phase.algorithm: (phase.model, phase.config) for phase in phases.values()}
-    personalise = make_personalise(task, trained, config.fine_tune(config.lr), one_by_one)
+    personalise = make_personalise(
+      task, trained, config.fine_tune_steps, config.fine_tune_lr or config.lr, one_by_one
+    )
     evaluated = evaluated or min(MODELS_EVALUATED, data.num_clients)
   diagnose = None
   if config.diagnostics:
     phase_models = {name: phase.model for name, phase in phases.items()}
-    diagnose = make_diagnose(
-      task,
-      phase_models,
-      config.diagnose(),
-      batch_size=config.batch_size,
-      eval_batch_size=config.eval_batch_size,
-      mapping=one_by_one,
-    )
+    diagnose = make_diagnose(task, phase_models, config, config.batch_size, one_by_one)
   scouting = None
   if dial and dial.scout:
     travels = {

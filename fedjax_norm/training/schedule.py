@@ -85,13 +85,16 @@ class Schedule(Options):
         raise UserError(
           f"--lr_warmup_from is {self.lr_warmup_from:g}; it must be below the rate {self.lr:g}."
         )
-    self.plateau()
+    if self.lr_schedule == "plateau" and self.lr_factor >= 1:
+      raise UserError(
+        f"--lr_factor is {self.lr_factor:g}; --lr_schedule=plateau needs one between 0 and 1."
+      )
 
   def plateau(self) -> Plateau | None:
     """The policy that lowers the rate when the loss stops falling; None of other schedules."""
     if self.lr_schedule != "plateau":
       return None
-    return Plateau(self.lr_factor, self.lr_patience, start=self.lr_warmup_rounds).check()
+    return Plateau(self.lr_factor, self.lr_patience, start=self.lr_warmup_rounds)
 
   def check_rounds(self, rounds: int) -> None:
     """Refuses boundaries and a warm-up that a run of so many rounds never reaches.

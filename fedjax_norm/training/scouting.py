@@ -71,7 +71,7 @@ class Scouting(NamedTuple):
     steps, model = round - int(state.since), trees.num_bytes(variables)
     bsp = 2 * count * trees.num_bytes(variables["params"]) * steps
     cost = Cost(model + _ANSWER_BYTES, model + _ANSWER_BYTES, trips=2)
-    if not self.scout.search:
+    if not self.scout.searches:
       cost = Cost(0, 0, trips=0)
     return self.scout.observe(state, loss, int(state.sent) / bsp, round, seed), loss, cost
 
@@ -92,7 +92,7 @@ def make_scout(config: ScoutConfig, method: Method, value: float) -> SkewScout |
   if config.skewscout == "off":
     return None
   if config.skewscout == "measure":
-    return SkewScout((value,), search=None, every=config.scout_every, whole=theta.whole).check()
+    return SkewScout((value,), 0, config, theta.rises, theta.whole)
   if not theta.grid:
     raise UserError(
       f"{method.name} always sends everything, so --skewscout={config.skewscout} has nothing to "
@@ -105,18 +105,7 @@ def make_scout(config: ScoutConfig, method: Method, value: float) -> SkewScout |
   start = grid[0] if config.scout_start is None else config.scout_start
   if start not in grid:
     raise UserError(f"--scout_start is {start:g}, which the grid {grid} lacks.")
-  return SkewScout(
-    grid,
-    theta.rises,
-    config.skewscout,
-    grid.index(start),
-    config.scout_every,
-    theta.whole,
-    lambda_al=config.scout_lambda_al,
-    lambda_c=config.scout_lambda_c,
-    sigma_al=config.scout_sigma_al,
-    temperature=config.scout_temperature,
-  ).check()
+  return SkewScout(grid, grid.index(start), config, theta.rises, theta.whole)
 
 
 def make_dial(config: Any, method: Method, rounds: int) -> Dial | None:

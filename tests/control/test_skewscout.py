@@ -6,7 +6,7 @@ import pytest
 from fedjax_norm.algorithms.dgc import STAGES, stages
 from fedjax_norm.algorithms.gaia import GAIA
 from fedjax_norm.control.dial import Dial
-from fedjax_norm.control.skewscout import SkewScout
+from fedjax_norm.control.skewscout import ScoutConfig, SkewScout
 from fedjax_norm.errors import UserError
 
 GRID = GAIA.theta.grid
@@ -28,7 +28,7 @@ def test_hill_climbing_finds_the_best_theta(best, start):
   """AL stays below the tolerance up to the best theta and rises steeply from there on."""
   losses = np.where(np.arange(len(GRID)) <= best, 0.04, 0.2 + 0.1 * np.arange(len(GRID)))
   costs = 0.02 / np.array(GRID)
-  scout = SkewScout(GRID, start=start).check()
+  scout = SkewScout(GRID, start=start)
   seen, state = settle(scout, losses, costs, 20)
   assert seen[-1] == best
   wanted = 50 * np.maximum(0, losses - 0.05) + costs
@@ -42,7 +42,7 @@ def test_searches_by_chance_find_it_too(search):
   losses = np.array([0.01, 0.02, 0.04, 0.3, 0.5, 0.6, 0.7])
   costs = np.array([0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05])
   for seed in range(5):
-    scout = SkewScout(GRID, search=search, start=6)
+    scout = SkewScout(GRID, 6, ScoutConfig(skewscout=search))
     seen, _ = settle(scout, losses, costs, 60, seed)
     assert np.bincount(seen[-15:], minlength=7).argmax() == 2
     assert seen == settle(scout, losses, costs, 60, seed)[0]  # the same seed, the same walk
@@ -52,7 +52,7 @@ def test_stochastic_climbing_prefers_what_is_better_by_far():
   """The gains are 0.3 and 0.1: three times in four it goes to the first neighbour."""
   chosen = []
   for seed in range(200):
-    scout = SkewScout((1.0, 2.0, 3.0), search="stochastic", start=1)
+    scout = SkewScout((1.0, 2.0, 3.0), 1, ScoutConfig(skewscout="stochastic"))
     known = scout.init()._replace(losses=np.zeros(3), costs=np.array([0.2, 0.5, 0.4]))
     chosen.append(int(scout.observe(known, 0.0, 0.5, 500, seed).index))
   assert set(chosen) == {0, 2}
@@ -64,8 +64,10 @@ def test_annealing_leaves_a_local_minimum_while_it_is_warm():
   hill = SkewScout((1.0, 2.0, 3.0))
   known = hill.init()._replace(losses=losses, costs=costs)
   assert int(hill.observe(known, 0.0, 0.3, 500).index) == 0
-  warm = SkewScout((1.0, 2.0, 3.0), search="annealing", temperature=10.0, cooling=1.0)
-  cold = warm._replace(temperature=1e-6)
+  warm, cold = (
+    hill._replace(config=ScoutConfig(skewscout="annealing", scout_temperature=temperature))
+    for temperature in (1000.0, 1e-6)
+  )
   assert 2 in settle(warm, losses, costs, 40)[0]
   assert int(cold.observe(known, 0.0, 0.3, 500).index) == 0
 
@@ -93,7 +95,7 @@ def test_the_newest_value_counts():
 
 
 def test_a_look_waits_for_the_last_local_step():
-  scout = SkewScout((5.0, 200.0, 1000.0), whole=True, every=500)
+  scout = SkewScout((5.0, 200.0, 1000.0), whole=True)
   state = scout.init()
   assert int(state.next_look) == 500
   assert int(scout._replace(start=1).init().next_look) == 600
@@ -103,7 +105,7 @@ def test_a_look_waits_for_the_last_local_step():
 
 
 def test_without_a_search_theta_stays():
-  scout = SkewScout(GRID, search=None, start=2)
+  scout = SkewScout(GRID, 2, ScoutConfig(skewscout="measure"))
   seen, state = settle(scout, np.linspace(0, 1, 7), np.linspace(1, 0, 7), 4)
   assert seen == [2] * 4
   assert state.losses[2] == pytest.approx(2 / 6)
@@ -112,18 +114,17 @@ def test_without_a_search_theta_stays():
 @pytest.mark.parametrize(
   ("change", "told"),
   [
-    ({"search": "best"}, "search"),
-    ({"grid": ()}, "thetas"),
-    ({"grid": (2.0, 1.0)}, "rising"),
-    ({"start": 9}, "starts"),
-    ({"every": 0}, "every"),
-    ({"sigma_al": -1.0}, "sigma_al"),
-    ({"temperature": 0.0}, "temperature"),
+    ({"skewscout": "best"}, "skewscout"),
+    ({"scout_grid": (1.0, 1.0)}, "different"),
+    ({"scout_grid": (2.0, 1.0)}, "rising"),
+    ({"scout_every": 0}, "every"),
+    ({"scout_sigma_al": -1.0}, "sigma_al"),
+    ({"scout_temperature": 0.0}, "temperature"),
   ],
 )
 def test_wrong_settings_are_refused(change, told):
   with pytest.raises(UserError, match=told):
-    SkewScout(GRID)._replace(**change).check()
+    ScoutConfig(**{"skewscout": "annealing", **change})
 
 
 def test_gaias_threshold_falls_with_the_rate_and_not_in_the_warm_up():

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import training
-from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
+from experiments import asgd, fedavg, split_flags, ssgd, training
 from experiments.flags import define, parse
-from experiments.split_flags import SplitFlags
 from fedjax_norm.data import partition
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.data.unlabelled import HIDDEN
 from fedjax_norm.errors import UserError
+
+AsgdFlags, FedAvgFlags, SsgdFlags = asgd.CONFIG, fedavg.CONFIG, ssgd.CONFIG
+SplitFlags = split_flags.ALGORITHM.kind("split")
 
 SIZES = np.array([31, 64, 65])
 
@@ -34,7 +35,7 @@ def config(arguments, kind=FedAvgFlags):
   ],
 )
 def test_the_steps_of_a_round(arguments, kind, steps):
-  np.testing.assert_array_equal(config(arguments, kind).steps_of_a_round(SIZES), steps)
+  np.testing.assert_array_equal(config(arguments, kind).steps(SIZES), steps)
 
 
 def test_a_drift_reaches_the_task_in_steps(tiny_source):
@@ -78,13 +79,6 @@ def test_labels_that_clients_do_not_know_are_not_trained_on_but_counted(tiny_sou
 def test_clients_that_label_otherwise_are_not_tested_by_their_labels(flag):
   with pytest.raises(UserError, match="--relabelled keeps the labels of the test set"):
     config(f"--relabelled=0.4 {flag}")
-
-
-def test_fine_tuning_takes_the_rate_of_the_run():
-  assert config("").fine_tune(0.02) is None
-  tuned = config("--fine_tune_steps=3").fine_tune(0.02)
-  assert (tuned.steps, tuned.rate) == (3, 0.02)
-  assert config("--fine_tune_steps=3 --fine_tune_lr=0.4").fine_tune(0.02).rate == 0.4
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from fedjax_norm.comm import Traffic
 from fedjax_norm.control.dial import Dial
 from fedjax_norm.control.freeze import CALIBRATE, EXPLORE, Freeze
 from fedjax_norm.control.plateau import Plateau
-from fedjax_norm.control.skewscout import SkewScout
+from fedjax_norm.control.skewscout import ScoutConfig, SkewScout
 from fedjax_norm.training.controls import Controls, next_interval, observe
 from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.program import Phase, Program
@@ -61,7 +61,7 @@ def test_intervals_end_at_evaluations_the_freeze_and_the_end(options, ends):
 
 
 def test_a_look_ends_an_interval_and_costs_the_plateau_no_patience():
-  scout = SkewScout(grid=(0.1, 0.2), every=5)
+  scout = SkewScout((0.1, 0.2), config=ScoutConfig(skewscout="hill", scout_every=5))
   one = program(plateau=Plateau(factor=0.5, patience=1), scout=scout)
   controls = Controls.of(one, MODEL)
   interval = next_interval(one, CONFIG, controls, 0)
@@ -70,7 +70,7 @@ def test_a_look_ends_an_interval_and_costs_the_plateau_no_patience():
   factors, ends = [], (5, 8, 10, 16)
   for end in ends:
     controls = after(one, controls, interval._replace(end=end))
-    factors.append(float(one.plateau.factor_of(controls.plateau)))
+    factors.append(float(controls.plateau.scale))
   assert factors == [1, 1, 1, 0.5]
   unknown = after(one, controls, interval._replace(end=20), loss=float("nan"))
   chex.assert_trees_all_equal(unknown.plateau, controls.plateau)

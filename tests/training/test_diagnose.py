@@ -1,5 +1,7 @@
 """What a run records of its clients' differences, and that recording changes nothing else."""
 
+import dataclasses
+
 import chex
 import jax
 import numpy as np
@@ -17,15 +19,12 @@ from fedjax_norm.data import digits, partition
 from fedjax_norm.data.federated import federate
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
+from fedjax_norm.training import diagnose
 from fedjax_norm.training.checkpoint import Checkpoints
 from fedjax_norm.training.clients import ClientStore
-from fedjax_norm.training.diagnose import (
-  DiagnosticsConfig,
-  _sample,
-  accuracy_by_partition,
-  make_diagnose,
-)
+from fedjax_norm.training.diagnose import _sample, accuracy_by_partition, make_diagnose
 from fedjax_norm.training.evaluation import Scores
+from fedjax_norm.training.evaluation_config import EvaluationConfig
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.programs import initial_variables
@@ -33,7 +32,7 @@ from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.task import make_task
 
 LOOP = LoopConfig(4, 2)
-FEW = DiagnosticsConfig(batches=2, images=4)
+FEW = EvaluationConfig(diagnostics=True, diagnostics_batches=2)
 
 
 def test_accuracy_by_partition_by_hand():
@@ -75,8 +74,9 @@ def diagnosed(program, task, config, batch_size):
   """The program with diagnostics of fewer images than a run has."""
   models = {name: phase.model for name, phase in program.phases.items()}
   mapping = program.nodes.one_by_one()
-  sizes = {"batch_size": batch_size, "eval_batch_size": 256}
-  return program._replace(diagnose=make_diagnose(task, models, config, mapping=mapping, **sizes))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(diagnose, "_IMAGES", 4)
+    return program._replace(diagnose=make_diagnose(task, models, config, batch_size, mapping))
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,9 @@ def test_skewed_labels_diverge_more_than_iid_ones(tiny_net):
   )
   task = make_task(source, iid, spec)._replace(model=tiny_net(norm=spec, num_classes=10))
   fed = configure(FedAvgConfig, plain(batch_size=64))
-  few = DiagnosticsConfig(batches=4)  # less than a pass, so that all samples have one size
+  few = dataclasses.replace(
+    FEW, diagnostics_batches=4
+  )  # less than a pass, so that all samples have one size
   program, _ = program_of(FEDAVG, task, fed, LOOP, lr=0.05)
   program = diagnosed(program, task, few, 64)
   algorithm = program.phases["explore"].algorithm
@@ -197,13 +199,12 @@ def test_a_sample_is_of_one_clients_examples_without_repeats(task):
 
 
 @pytest.mark.parametrize(
-  ("config", "sentence"),
+  ("options", "sentence"),
   [
-    (DiagnosticsConfig(layer="Norm_7"), "choose one of Norm_0"),
-    (lambda: DiagnosticsConfig(batches=0), "batches are 0"),
-    (lambda: DiagnosticsConfig(clients=1), "at least 2"),
+    ({"diagnostics_layer": "Norm_7"}, "choose one of Norm_0"),
+    ({"diagnostics_batches": 0}, "diagnostics_batches is 0"),
   ],
 )
-def test_what_cannot_be_diagnosed_is_refused(task, config, sentence):
+def test_what_cannot_be_diagnosed_is_refused(task, options, sentence):
   with pytest.raises(UserError, match=sentence):
-    make(task, config() if callable(config) else config)
+    make(task, dataclasses.replace(FEW, **options))

@@ -21,17 +21,16 @@ from fedjax_norm.comm import Cost
 from fedjax_norm.data import partition
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.preprocess import Preprocess, make_transforms
-from fedjax_norm.errors import UserError
 from fedjax_norm.norm import Mode
 from fedjax_norm.training import evaluation, programs
 from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.outcome import Outcome, summary
-from fedjax_norm.training.personalise import FineTune, make_personalise
+from fedjax_norm.training.personalise import make_personalise
 from fedjax_norm.training.task import Task
 
 LOCAL = plain(batch_size=5, momentum=0.9, weight_decay=0.01, clip_norm=0.5)
-FINE_TUNE = FineTune(7, 0.1)
+STEPS, RATE = 7, 0.1  # of the fine-tuning
 SIZES = (9, 16, 14, 21)  # none a multiple of the batch: 7 steps go through several epochs
 KEY = jax.random.key(3)  # of the run
 
@@ -51,9 +50,9 @@ def by_hand(task, variables, client):
   drawn = batch_drawer(task.data, LOCAL.batch_size, task.transform, KEY)
   params, stats = flat(variables["params"]), flat(variables["batch_stats"])
   anchor, trace = params, {k: np.zeros_like(v) for k, v in params.items()}
-  for step in range(FINE_TUNE.steps):
+  for step in range(STEPS):
     grads, stats = batch_gradient(task.model, params, stats, drawn(client, step))
-    params, trace = sgd_step(LOCAL, params, trace, grads, anchor, FINE_TUNE.rate)
+    params, trace = sgd_step(LOCAL, params, trace, grads, anchor, RATE)
   return params, stats
 
 
@@ -91,7 +90,7 @@ def test_the_columns_are_the_accuracies_of_the_fine_tuned_models(task, monkeypat
   mapping = nodes.create("auto", num_nodes=4).one_by_one()
   # FedProx's term holds on to a round's start, and is off here.
   config = configure(FedAvgConfig, LOCAL, prox=0.7, local_steps=2)
-  personalise = make_personalise(task, {own: (task.model, config)}, FINE_TUNE, mapping)
+  personalise = make_personalise(task, {own: (task.model, config)}, STEPS, RATE, mapping)
   scores, by_label_share = [], evaluation.by_label_share
 
   def note(result, counts):
@@ -132,16 +131,12 @@ def test_an_evaluation_has_the_columns(task, monkeypatch):
   store = ClientStore(algorithm.init_client(server), 4)
   columns, accuracies = program.evaluate(algorithm, server, store, plain, KEY)
   config = program.phases["explore"].config
-  assert asked[:3] == [task, {algorithm: (task.model, config)}, FINE_TUNE]
-  assert asked[4:9] == [algorithm, server, store, plain, KEY]
-  assert asked[9].tolist() == [0, 1, 2, 3]
+  assert asked[:4] == [task, {algorithm: (task.model, config)}, STEPS, RATE]
+  assert asked[5:10] == [algorithm, server, store, plain, KEY]
+  assert asked[10].tolist() == [0, 1, 2, 3]
   assert columns["personal_top1"] == 0.5
   assert accuracies.keys() == {0, 1, 2, 3}
   outcome = Outcome(server.variables, store, [{"round": 1, **columns}], None, accuracies, [])
   assert columns.items() <= summary(outcome).items()
-
-
-@pytest.mark.parametrize(("steps", "rate", "words"), [(0, 0.1, "steps"), (1, 0.0, "lr")])
-def test_what_would_do_nothing_is_refused(steps, rate, words):
-  with pytest.raises(UserError, match=words):
-    FineTune(steps, rate)
+  program_of(FEDAVG, task, LOCAL, loop, fine_tune_steps=7, lr=0.3)
+  assert asked[-2] == 0.3  # the rate of the run, where no other is given

@@ -61,6 +61,8 @@ def test_formula(schedule, expected):
     {"lr": 0.1, "lr_schedule": "exponential", "lr_factor": 0.0},
     {"lr": 0.1, "lr_factor": 0.5},
     {"lr": 0.1, "lr_schedule": "plateau", "lr_factor": 1.0},
+    {"lr": 0.1, "lr_schedule": "plateau", "lr_factor": 0.0},
+    {"lr": 0.1, "lr_schedule": "plateau", "lr_patience": 0},
     {"lr": 0.1, "lr_patience": 2},
     {"lr": 0.1, "lr_warmup_from": 0.0},
     {"lr": 0.1, "lr_warmup_rounds": 2, "lr_warmup_from": 0.1},
