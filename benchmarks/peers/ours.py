@@ -38,6 +38,7 @@ def run(job: Job) -> tuple[fn.Outcome, Result]:
     lr=job.rate,
     batch_size=job.batch_size,
     momentum=job.momentum,
+    client_momentum="reset" if job.momentum else None,
     weight_decay=0.0,
     local_steps=job.local_steps,
     eval_batch_size=len(source.test.labels),
