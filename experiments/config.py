@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 from fedjax_norm import options
 from fedjax_norm.algorithms.contract import Method
 from fedjax_norm.errors import UserError
+from fedjax_norm.local import LocalConfig
 from fedjax_norm.norm import NormConfig
 from fedjax_norm.training import train_config
 from fedjax_norm.training.machine import MachineConfig, RunConfig
@@ -93,6 +94,16 @@ class Config(RunConfig, MachineConfig, TrainConfig, TaskConfig):
     if self.network and Path(self.network).is_file():
       given["network"] = f"{self.network} {zlib.crc32(Path(self.network).read_bytes()):08x}"
     return {**given, "algorithm": self.algorithm}
+
+
+@dataclasses.dataclass(frozen=True)
+class WithoutMethod(LocalConfig, Config):
+  """The options of a binary that runs no method; most of them it hides (see :func:`all_but`)."""
+
+
+def all_but(*shown: str) -> tuple[str, ...]:
+  """The options of :class:`WithoutMethod` that are not among those that a binary shows."""
+  return tuple(one.name for one in options.of(WithoutMethod) if one.name not in shown)
 
 
 def config_of(method: Method, base: type[Config] = Config) -> type[Config]:

@@ -10,11 +10,10 @@ import dataclasses
 
 import numpy as np
 
-from experiments import app, build_algorithms, training
-from experiments.checks import given, refuse
-from experiments.config import Config
+from experiments import app, training
+from experiments.config import WithoutMethod, all_but
 from experiments.finished import SplitRun, check_images, load_split
-from fedjax_norm import memory, models, nodes
+from fedjax_norm import memory, models, nodes, options
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.preprocess import make_transforms
 from fedjax_norm.errors import UserError
@@ -34,50 +33,27 @@ from fedjax_norm.training.testing import make_test
 from fedjax_norm.typing import Variables
 
 _SHOWN = (
-  "data",
-  "data_dir",
-  "image_size",
-  "stem",
-  "norm",
-  "groups",
-  "group_size",
-  "batch_size",
-  "lr",
-  "momentum",
-  "nesterov",
-  "weight_decay",
-  "clip_norm",
-  "seed",
-  "eval_every",
-  "eval_batch_size",
-  "workdir",
-  "resume",
-  "wait_for_workdir",
-  "progress",
-  "compilation_cache",
-)
+  "data", "data_dir", "image_size", "stem", "norm", "groups", "group_size", "eval_batch_size",
+  "workdir", "resume", "wait_for_workdir", "progress", "compilation_cache",
+  *(one.name for one in options.of(DistilConfig)),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class DistilFlags(Config):
-  """What a distillation is told."""
+class DistilFlags(DistilConfig, WithoutMethod):
+  """The options of distillation in this binary."""
 
+  group = "distillation"
   algorithm = "distil"
-  several_processes = False
-  one_device = True
-  hidden = tuple(f.name for f in dataclasses.fields(Config) if f.name not in _SHOWN)
+  hidden = all_but(*_SHOWN)
 
   teacher: str | None = option(None, "The folder of a finished run of experiments.split.")
   student: str = option("tiny", "The student's model.", choices=tuple(models.MODELS))
-  epochs: int = option(20, "Passes over the public images.")
-  eval_every: int = option(1, "Epochs between two evaluations.", least=1)
-  temperature: float = option(
-    2.0, "T: what logits are divided by before the student imitates them."
-  )
-  hard: float | None = option(
-    None,
-    "The weight, 0 to 1, of the public set's labels beside what the teacher says; 0 by default.",
-  )
+
+  def check(self) -> None:
+    """Refuses norms that are BN to a student."""
+    if NORMS[self.norm].settles or NORMS[self.norm].across_nodes:
+      raise UserError(f"--norm={self.norm} is bn to a student that trains in one place; give bn.")
 
 
 def main(config: DistilFlags) -> None:
@@ -86,7 +62,6 @@ def main(config: DistilFlags) -> None:
   if teacher is None:
     raise UserError("there is nobody to learn from; give --teacher=FOLDER of experiments.split.")
   config = dataclasses.replace(config, model=config.student, rounds=config.epochs)
-  learning = make_distil_config(config)
   run = load_split(teacher)
   if config.data == run.flags.data and config.data_dir == run.flags.data_dir:
     raise UserError(
@@ -95,8 +70,11 @@ def main(config: DistilFlags) -> None:
   source = training.load(config)
   check_images(run, source.train.images.shape[1:], source.name)
   memory.check_batch(config.batch_size, source.train.images.shape[1:])
-  if source.class_names != run.task.source.class_names:
-    refuse(config, ("hard",), "public labels of the teacher's classes")
+  if config.hard and source.class_names != run.task.source.class_names:
+    raise UserError(
+      "--hard does nothing here: the classes of --data are not the teacher's; drop it or give "
+      "other --data."
+    )
   task = make_student(config, run, source)
   own = (app.new_folder(config), config.saved(), config.resume, config.wait_for_workdir)
   with RunFolder.open(*own) as folder:
@@ -106,32 +84,13 @@ def main(config: DistilFlags) -> None:
     variables, rows = distil(
       task,
       public,
-      learning,
+      config,
       log.traffic(ALICE),
       folder,
       eval_batch_size=config.eval_batch_size,
       show_progress=config.progress,
     )
     finish(config, run, folder, log, rows, variables)
-
-
-def make_distil_config(config: DistilFlags) -> DistilConfig:
-  """How the student learns.
-
-  Raises:
-    UserError: an option that cannot be.
-  """
-  if NORMS[config.norm].settles or NORMS[config.norm].across_nodes:
-    raise UserError(f"--norm={config.norm} is bn to a student that trains in one place; give bn.")
-  return DistilConfig(
-    build_algorithms.make_local(config),
-    config.lr,
-    config.epochs,
-    config.temperature,
-    given(config.hard, 0.0),
-    config.eval_every,
-    config.seed,
-  )
 
 
 def make_student(config: DistilFlags, run: SplitRun, source: Source) -> Task:

@@ -1,14 +1,15 @@
 """A finished run as its folder tells it: the flags it was told, its task and its model."""
 
 import dataclasses
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from experiments import flags
-from experiments.config import Config
+from experiments.config import Config, WithoutMethod, config_of
 from experiments.split_flags import ALGORITHM, SplitFlags
 from experiments.training import load, settler
 from fedjax_norm import options
-from fedjax_norm.algorithms.split_config import VARIANTS
+from fedjax_norm.algorithms.periodic import PERIODIC
+from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.split.plan import make_plan
@@ -17,8 +18,6 @@ from fedjax_norm.training.remote import Served, serve
 from fedjax_norm.training.restore import load_run
 from fedjax_norm.training.task import Task
 from fedjax_norm.typing import Variables
-
-C = TypeVar("C", bound=Config)
 
 
 class SplitRun(NamedTuple):
@@ -37,24 +36,32 @@ class SplitRun(NamedTuple):
   served: Served
 
 
-def told(saved: dict[str, Any], kind: type[C]) -> C:
-  """The flags of one seed of a run, without those of its machine and folder.
+def kind_of(saved: dict[str, Any]) -> type[Config]:
+  """The class of a run's options.
 
   Args:
     saved: its ``config.json``.
-    kind: the flags to take of them.
-
-  Raises:
-    UserError: an ensemble, for flags that know of none.
   """
-  names = {field.name for field in dataclasses.fields(kind)} - {"network"}
-  if saved.get("members") is not None and "members" not in names:
-    raise UserError("the run is of an ensemble, which has no model of its own; pass another run.")
-  known = {one.name: one for one in options.of(kind)}
+  name = saved.get("algorithm", "")
+  if name in ALGORITHM.kinds:
+    return ALGORITHM.kinds[name]
+  if name == "fedavg" and "skewscout" in saved:  # what experiments.decentralized calls it
+    name = PERIODIC.name
+  return config_of(METHODS[name]) if name in METHODS else WithoutMethod
+
+
+def told(saved: dict[str, Any]) -> Config:
+  """The options of one seed of a run, without those of its machine and folder.
+
+  Args:
+    saved: its ``config.json``.
+  """
+  kind = kind_of(saved)
+  known = {one.name: one for one in options.of(kind) if one.name != "network"}
   # Older versions wrote None where a default was taken, and texts where there are now numbers.
-  texts = {k: v for k, v in saved.items() if isinstance(v, str) and k in known}
-  read = {**options.from_json(saved), **{k: flags.read(known[k], v) for k, v in texts.items()}}
-  given = kind(**{k: v for k, v in read.items() if k in names and v is not None})
+  values = {k: v for k, v in options.from_json(saved).items() if k in known and v is not None}
+  texts = {k: flags.read(known[k], v) for k, v in values.items() if isinstance(v, str)}
+  given = kind(**{**values, **texts})
   return dataclasses.replace(given, seeds=1, num_processes=None, host_devices=None)
 
 
@@ -89,12 +96,12 @@ def load_split(path: str) -> SplitRun:
     UserError: there is none, or its data is not there any more.
   """
   saved, variables = load_run(path)
-  if saved.get("algorithm") not in VARIANTS:
+  if saved.get("algorithm") not in ALGORITHM.kinds:
     raise UserError(
       f"the run in {path} is of {saved.get('algorithm')}, whose model nobody has cut; pass the "
       "folder of a run of experiments.split."
     )
-  flags = told(saved, ALGORITHM.kind(saved["algorithm"]))
+  flags = told(saved)
   settled, task = settler(load(flags))(flags)
   image, model = images_of(task), task.model
   assert isinstance(settled, SplitFlags)

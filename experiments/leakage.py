@@ -11,12 +11,10 @@ import contextlib
 from pathlib import Path
 
 from experiments import app
-from experiments.config import Config
 from experiments.finished import check_one_model, told
-from experiments.leakage_flags import WHICH_MODEL, LeakageFlags
+from experiments.leakage_flags import LeakageFlags
 from experiments.training import load, settler
 from fedjax_norm.errors import UserError
-from fedjax_norm.leakage.inversion import Attack
 from fedjax_norm.training import leakage, leakage_plots
 from fedjax_norm.training.lock import locked
 from fedjax_norm.training.programs import initial_variables
@@ -40,30 +38,17 @@ _COLUMNS = {
 
 def main(config: LeakageFlags) -> None:
   """Measures, prints a table and writes the files."""
-  asked = leakage.LeakageConfig(
-    None if config.cuts is None else tuple(name.strip() for name in config.cuts.split(",")),
-    config.examples,
-    config.auxiliary,
-    config.known_labels,
-    Attack(config.attack_steps),
-    config.seed,
-  )
   task, variables, title = _of_run(config) if config.workdir else _of_flags(config)
   folder = app.new_folder(config)
   with locked(folder, config.wait_for_workdir) if config.workdir else contextlib.nullcontext():
-    _measure(config, task, variables, title, asked, folder)
+    _measure(config, task, variables, title, folder)
 
 
 def _measure(
-  config: LeakageFlags,
-  task: Task,
-  variables: Variables,
-  title: str,
-  asked: leakage.LeakageConfig,
-  folder: Path,
+  config: LeakageFlags, task: Task, variables: Variables, title: str, folder: Path
 ) -> None:
   """Measures a model and writes what came out; a run's folder is locked."""
-  measured = leakage.measure(task, variables, asked)
+  measured = leakage.measure(task, variables, config)
   head = {name: text for name, text in _COLUMNS.items() if name in measured.rows[0]}
   rows = [[_cell(row[name]) for name in head] for row in measured.rows]
   print(columns_table(list(head.values()), rows))
@@ -80,10 +65,6 @@ def _measure(
 
 def _of_flags(config: LeakageFlags) -> tuple[Task, Variables, str]:
   """The untrained model that the flags say."""
-  if config.untrained:
-    raise UserError(
-      "--untrained does nothing here: without --workdir the model is untrained; drop it."
-    )
   _, task = settler(load(config))(config)
   title = f"{config.data}, {config.model}, {config.norm}, untrained"
   return task, initial_variables(task, config.seed), title
@@ -91,15 +72,11 @@ def _of_flags(config: LeakageFlags) -> tuple[Task, Variables, str]:
 
 def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
   """The model of a finished run, or the one that it began with."""
-  usual = LeakageFlags()
-  for name in WHICH_MODEL:
-    if getattr(config, name) != getattr(usual, name):
-      raise UserError(
-        f"--{name} does nothing here: the run in --workdir says which model on which data; drop it."
-      )
   path = config.workdir or ""
   saved, variables = load_run(path)
-  one = told(saved, Config)
+  one = told(saved)
+  if one.members is not None:
+    raise UserError("the run is of an ensemble, which has no model of its own; pass another run.")
   _, task = settler(load(one))(one)
   title = f"{one.data}, {one.model}, {one.norm}, {saved['algorithm']}"
   if config.untrained:

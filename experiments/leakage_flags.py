@@ -2,11 +2,13 @@
 
 import dataclasses
 
-from experiments.config import Config
+from experiments.config import WithoutMethod, all_but
 from fedjax_norm import options
 from fedjax_norm.data.partition import PartitionConfig
 from fedjax_norm.data.sources import DataConfig
+from fedjax_norm.errors import UserError
 from fedjax_norm.options import option
+from fedjax_norm.training.leakage import LeakageConfig
 
 WHICH_MODEL = (
   *(
@@ -42,27 +44,26 @@ _MACHINE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class LeakageFlags(Config):
+class LeakageFlags(LeakageConfig, WithoutMethod):
   """What the measurement of leakage is told."""
 
+  group = "leakage"
   algorithm = "leakage"
-  several_processes = False
-  one_device = True
-  hidden = tuple(
-    field.name
-    for field in dataclasses.fields(Config)
-    if field.name not in (*WHICH_MODEL, *_MACHINE)
-  )
+  hidden = all_but(*WHICH_MODEL, *_MACHINE)
 
   untrained: bool = option(
     False, "Whether the model that the run of --workdir began with is measured, not its last one."
   )
-  cuts: str | None = option(
-    None,
-    "The stages behind which to cut, with commas; all by default (python -m experiments.stages "
-    "lists them).",
-  )
-  examples: int = option(512, "Images that are attacked, at the most.")
-  auxiliary: float = option(0.5, "The share of the test images that the attacker has.")
-  attack_steps: int = option(1000, "Steps of the attacker's decoder.")
-  known_labels: int = option(5, "Training examples of each class whose labels Bob knows.")
+
+  def check(self) -> None:
+    """Refuses what would do nothing with the model of a run, or without one."""
+    if self.workdir is None and self.untrained:
+      raise UserError(
+        "--untrained does nothing here: without --workdir the model is untrained; drop it."
+      )
+    for one in options.of(type(self)) if self.workdir else ():
+      if one.name in WHICH_MODEL and getattr(self, one.name) != one.default:
+        raise UserError(
+          f"--{one.name} does nothing here: the run in --workdir says which model on which data; "
+          "drop it."
+        )

@@ -42,7 +42,7 @@ class SplitFlags(SplitConfig, Config):
 
   def check(self) -> None:
     """Refuses options that contradict each other or would do nothing."""
-    if self.clients == 1:
+    if self.row and self.clients == 1:  # on a wire others may come to predict
       for name in ("hand_over", "handed_over", "turn_order"):
         if getattr(self, name) not in (None, "weights", "fixed", self.hand_over_by_default):
           raise UserError(f"--{name} does nothing here: it needs more than one client; drop it.")

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import app, training
-from experiments.checks import refuse
-from experiments.config import Config
+from experiments.config import WithoutMethod, all_but
 from experiments.finished import SplitRun, check_images, load_split
 from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
@@ -24,32 +23,27 @@ from fedjax_norm.training.remote import fetch, outputs_of
 from fedjax_norm.training.rows import write_table
 from fedjax_norm.training.table import human_bytes, summary_table
 
-_SHOWN = (
-  "data_dir",
-  "image_size",
-  "eval_batch_size",
-  "workdir",
-  "wait_for_workdir",
-  "compilation_cache",
-)
 _WHO = "third"
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictFlags(Config):
+class PredictFlags(WithoutMethod):
   """What inference is told."""
 
   algorithm = "split_predict"
-  several_processes = False
-  one_device = True
-  hidden = tuple(
-    field.name for field in dataclasses.fields(Config) if field.name not in (*_SHOWN, "data")
-  )
+  hidden = all_but("data", "data_dir", "image_size", "eval_batch_size", "workdir",
+                   "wait_for_workdir", "compilation_cache")  # fmt: skip
 
   data: str | None = option(  # type: ignore[assignment]
     None,
     "The data whose test images are classified, as of experiments.split; the run's by default.",
   )
+
+  def check(self) -> None:
+    """Refuses what says how data is read where it is the run's."""
+    for name in ("data_dir", "image_size"):
+      if self.data is None and getattr(self, name) is not None:
+        raise UserError(f"--{name} does nothing here: it needs --data; drop it or add that.")
 
 
 def main(config: PredictFlags) -> None:
@@ -57,11 +51,7 @@ def main(config: PredictFlags) -> None:
   if config.workdir is None:
     raise UserError("there is no model without a run; give --workdir=FOLDER of experiments.split.")
   run = load_split(config.workdir)
-  if config.data is None:
-    refuse(config, ("data_dir", "image_size"), "--data")
-    source = run.task.source
-  else:
-    source = training.load(config)
+  source = run.task.source if config.data is None else training.load(config)
   check_images(run, source.test.images.shape[1:], source.name)
   path = Path(config.workdir).expanduser()
   with locked(path, config.wait_for_workdir):
@@ -71,7 +61,8 @@ def main(config: PredictFlags) -> None:
 def _predict(config: PredictFlags, run: SplitRun, source: Source, path: Path) -> None:
   """Classifies the test images, and writes what came out to the run's folder, which is locked."""
   log = MessageLog()
-  fetch(run.served, _WHO, run.config.hand_over, log.observe)
+  hand_over = run.flags.hand_over or run.flags.hand_over_by_default
+  fetch(run.served, _WHO, hand_over, log.observe)
   weights = log.traffic(_WHO)
   images = source.test.images
   outputs = outputs_of(run.served, images, config.eval_batch_size, log.observe, _WHO)

@@ -103,9 +103,14 @@ def settler(source: Source) -> Settle:
     division = partition.from_config(config, train.labels, train.clients, config.seed)
     config = resolve(config, source, division)
     task = make_task(config, source, division)
-    return in_force(config.row, task, config), task
+    return _in_force(task, config), task
 
   return settle
+
+
+def _in_force(task: Task, config: Config) -> Config:
+  """The flags with the values that the method takes on a task."""
+  return in_force(config.row, task, config) if config.row else config
 
 
 def resolve(config: Config, source: Source, division: Partition) -> Config:
@@ -157,7 +162,7 @@ def _settle_apart(config: Config) -> tuple[Config, Task]:
   if config.by_channel:
     statistics = common_statistics(source.train.images, own, config.prepare)
   task = make_task(config, source, division, statistics)
-  return in_force(config.row, task, config), task
+  return _in_force(task, config), task
 
 
 def open_folder(path: Path, config: Config) -> RunFolder:

@@ -102,8 +102,7 @@ class SplitConfig(LocalStepsConfig):
     """The options in force."""
     config = super().in_force(spec, all_clients)
     if config.variant == "split":
-      hand_over = self.hand_over or ("peer" if self.relays else "centralised")
-      return dataclasses.replace(config, hand_over=hand_over)
+      return dataclasses.replace(config, hand_over=self.hand_over or self.hand_over_by_default)
     if config.client_momentum is None and config.momentum:
       return dataclasses.replace(config, client_momentum="local" if all_clients else "reset")
     return config
@@ -112,6 +111,11 @@ class SplitConfig(LocalStepsConfig):
   def of_a_seed(self) -> bool:
     """Whether the compiled program depends on the seed: a decoder starts from it."""
     return self.autoencoder is not None or super().of_a_seed
+
+  @property
+  def hand_over_by_default(self) -> str:
+    """How a client gets the weights where it is not said; relays hide clients from the server."""
+    return "peer" if self.relays else "centralised"
 
   @property
   def relay_stages(self) -> tuple[str, ...]:

@@ -48,7 +48,10 @@ class DistilConfig(SgdConfig):
     0.0, "The weight, 0 to 1, of the public labels beside the teacher's outputs.", least=0, most=1
   )
   seed: int = option(
-    0, "The seed of the student's weights, the order of the images and dropout.", least=0
+    0,
+    "The seed of the student's weights, the order of the images and dropout.",
+    least=0,
+    most=2**32 - 1,
   )
 
 

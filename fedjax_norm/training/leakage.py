@@ -1,7 +1,7 @@
 """Measures at every cut of a model what would leak there: of the images, and of the labels."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from fedjax_norm.leakage.likeness import psnr, relative_error, ssim
 from fedjax_norm.models.stages import Staged, describe, stage_names
 from fedjax_norm.norm import Mode
 from fedjax_norm.objectives import find
+from fedjax_norm.options import Options, option
 from fedjax_norm.training.task import Task
 from fedjax_norm.typing import Array, Variables
 
@@ -28,33 +29,39 @@ _LIKENESS = ("reconstruction_error", "psnr", "ssim")
 
 
 @dataclasses.dataclass(frozen=True)
-class LeakageConfig:
+class LeakageConfig(Options):
   """How much is looked at.
 
   Attributes:
-    cuts: the last stages before the cuts to measure; None is every cut behind a stage that learns.
-    examples: test images whose activations are attacked, and training images whose gradients are,
-      at the most.
-    auxiliary: the share of the test images that the attacker has; the others are the victims.
-    known: examples of each class whose labels Bob knows, half of the class's at the most.
-    attack: how the decoder is trained.
-    seed: of which images are whose, and of the attacks.
+    attack: how the decoder is trained, but for its steps.
   """
 
-  cuts: tuple[str, ...] | None = None
-  examples: int = 512
-  auxiliary: float = 0.5
-  known: int = 5
-  attack: Attack = dataclasses.field(default_factory=Attack)
-  seed: int = 0
+  group = "leakage"
 
-  def __post_init__(self):
-    if self.examples < _LEAST:
-      raise UserError(f"examples is {self.examples}; distances need at least {_LEAST}.")
-    if not 0 < self.auxiliary < 1:
-      raise UserError(f"the attacker's share is {self.auxiliary}; it must lie between 0 and 1.")
-    if self.known < 1:
-      raise UserError(f"the labels known of a class are {self.known}; give at least 1.")
+  cuts: str | None = option(
+    None,
+    "The stages after which to cut, with commas; by default every cut behind a stage that learns "
+    "(python -m experiments.stages lists them).",
+  )
+  examples: int = option(
+    512,
+    "Test images whose activations are attacked, and training images whose gradients are, at most.",
+    least=_LEAST,
+  )
+  auxiliary: float = option(
+    0.5,
+    "The share of the test images that the attacker has; the others are the victims.",
+    above=0,
+    below=1,
+  )
+  attack_steps: int = option(1000, "Steps of the attacker's decoder.", least=1)
+  known_labels: int = option(
+    5, "Examples of each class whose labels Bob knows, at most half of the class.", least=1
+  )
+  seed: int = option(
+    0, "The seed of which images are whose, and of the attacks.", least=0, most=2**32 - 1
+  )
+  attack: Attack = dataclasses.field(default_factory=Attack)
 
 
 class Leakage(NamedTuple):
@@ -100,6 +107,7 @@ def measure(task: Task, variables: Variables, config: LeakageConfig) -> Leakage:
   if not isinstance(model, Staged):
     raise UserError("this model is no sequence of stages, so it cannot be cut; choose another one.")
   shapes = _cuts(model, task.image_shape, config.cuts)
+  decoder = dataclasses.replace(config.attack, steps=config.attack_steps)
   rng = np.random.default_rng(config.seed)
   test, train = task.source.test, task.source.train
   order = rng.permutation(len(test.labels))
@@ -124,7 +132,7 @@ def measure(task: Task, variables: Variables, config: LeakageConfig) -> Leakage:
     activations = jax.jit(_each, static_argnums=0)(front, variables, victims)
     inputs = task.eval_transform(victims)
     plain, corrected = jax.jit(distance_correlation)(inputs, activations)
-    found = attack(front, variables, own, originals, victims, key, config.attack)
+    found = attack(front, variables, own, originals, victims, key, decoder)
     row = {
       "cut": name,
       "shape": "x".join(map(str, shape)),
@@ -142,7 +150,7 @@ def measure(task: Task, variables: Variables, config: LeakageConfig) -> Leakage:
 
 
 def _cuts(
-  model: Staged, image_shape: tuple[int, int, int], names: Sequence[str] | None
+  model: Staged, image_shape: tuple[int, int, int], cuts: str | None
 ) -> dict[str, tuple[int, tuple[int, ...]]]:
   """The name of each cut -> (the stages before it, the shape of what crosses it)."""
   found, learns = {}, False
@@ -150,14 +158,15 @@ def _cuts(
     learns |= info.parametric
     if learns:
       found[info.name] = index + 1, info.shape
-  unknown = [name for name in names or () if name not in found]
+  names = [name.strip() for name in cuts.split(",")] if cuts is not None else list(found)
+  unknown = [name for name in names if name not in found]
   if unknown or not found:
     raise UserError(
       f"the model cannot be cut after {unknown[0]!r}; choose among {', '.join(found)}."
       if unknown
       else f"the model has no cut behind a stage that learns among {', '.join(stage_names(model))}."
     )
-  return {name: found[name] for name in names} if names else found
+  return {name: found[name] for name in names}
 
 
 def _likeness(images: Array, found: Array, auxiliary: Array) -> tuple[Array, ...]:
@@ -200,7 +209,7 @@ def _labels(
   """What the gradients say of the labels."""
   # At most half of a class is known, so that there are others to guess.
   of_class = (np.flatnonzero(labels == c) for c in range(num_classes))
-  places = [ids[: min(config.known, len(ids) // 2)] for ids in of_class]
+  places = [ids[: min(config.known_labels, len(ids) // 2)] for ids in of_class]
   known = np.zeros(len(labels), bool)
   known[np.concatenate(places)] = True
   cosine = jax.jit(label_attacks.cosines)(gradients)

@@ -1,6 +1,7 @@
 """An ensemble is trained across a cut; a third party asks it, and a student learns from it."""
 
 import csv
+import functools
 import json
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import pytest
 from absl import flags
 from experiments_helpers import SMALL
 
-from experiments import app, distil, split, split_predict
+from experiments import app, distil, split_flags, split_predict, training
 from experiments.distil import DistilFlags
 from experiments.flags import define
-from experiments.split_flags import SplitFlags
 from experiments.split_predict import PredictFlags
 from fedjax_norm import nodes
 
+SPLIT = functools.partial(training.run, make=split_flags.make), split_flags.ALGORITHM.kind("split")
 PUBLIC = "--data=synthetic:classes=4,train=32,test=8,size=6,noise=0.3"
 CUT = (6 * 64 + 64) * 4  # bytes of an example of both members
 
@@ -29,7 +30,7 @@ def run(capsys, tmp_path, monkeypatch):
   def launch(main, config, *arguments):
     values = flags.FlagValues()
     define(config, values)
-    small = (*SMALL[:-1], "--host_devices=1") if config is SplitFlags else ()
+    small = (*SMALL[:-1], "--host_devices=1") if config is SPLIT[1] else ()
     rest = values(["binary", *small, *arguments])[1:]
     code = app.execute(main, config, values, rest)
     return code, *capsys.readouterr()
@@ -44,7 +45,7 @@ def rows(path):
 
 def test_train_ask_and_distil(run):
   members = ("--members=lstm:embed,lstm:lstm", "--norm=gn")
-  code, out, err = run(split.main, SplitFlags, *members, "--rounds=2", "--workdir=teacher")
+  code, out, err = run(*SPLIT, *members, "--rounds=2", "--workdir=teacher")
   assert code == 0, err
   assert "lstm+lstm, gn" in out
   assert "members alone, top-1" in out
@@ -100,13 +101,14 @@ def test_train_ask_and_distil(run):
     ((distil.main, DistilFlags), ("--teacher=x", "--temperature=0"), "temperature is 0"),
     ((distil.main, DistilFlags), ("--teacher=x", "--norm=fixbn"), "give bn"),
     ((split_predict.main, PredictFlags), (), "no model without a run"),
-    ((split.main, SplitFlags), ("--members=tiny:conv1",), "no majority"),
-    ((split.main, SplitFlags), ("--members=tiny,lenet:conv1",), "MODEL:CUT"),
-    ((split.main, SplitFlags), ("--members=tiny:conv1,no:conv1",), "unknown model 'no'"),
-    ((split.main, SplitFlags), ("--members=tiny:conv1,tiny:conv2", "--cut=conv1"), "--cut does"),
-    ((split.main, SplitFlags), ("--members=tiny:conv1,tiny:conv2", "--relays=a,b"), "--relays"),
+    ((split_predict.main, PredictFlags), ("--image_size=6",), "it needs --data"),
+    (SPLIT, ("--members=tiny:conv1",), "no majority"),
+    (SPLIT, ("--members=tiny,lenet:conv1",), "MODEL:CUT"),
+    (SPLIT, ("--members=tiny:conv1,no:conv1",), "unknown model 'no'"),
+    (SPLIT, ("--members=tiny:conv1,tiny:conv2", "--cut=conv1"), "--cut is of one model"),
+    (SPLIT, ("--members=tiny:conv1,tiny:conv2", "--relays=a,b"), "--relays"),
     (
-      (split.main, SplitFlags),
+      SPLIT,
       ("--members=tiny:conv1,tiny:conv2", "--model=lenet"),
       "drop --model",
     ),

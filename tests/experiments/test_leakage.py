@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 
 from experiments import app, leakage
-from experiments.finished import check_one_model
+from experiments.finished import check_one_model, told
 from experiments.flags import define
 from experiments.leakage_flags import LeakageFlags
 from fedjax_norm import nodes, norm
@@ -68,9 +68,9 @@ def test_the_model_of_a_run_is_measured_and_so_is_that_of_flags(fedavg_run, leak
   assert trained["distance_correlation"] != untrained["distance_correlation"]
 
   # What the run began with is what the same flags say, and what it ended with is what it left.
-  told = {"data": DATA.partition("=")[2], "clients": 4, "norm": "gn", "whiten": "gcn_zca"}
+  given = {"data": DATA.partition("=")[2], "clients": 4, "norm": "gn", "whiten": "gcn_zca"}
   begun, variables, _ = leakage._of_run(LeakageFlags(workdir="run", untrained=True))
-  said, expected, _ = leakage._of_flags(LeakageFlags(**told))
+  said, expected, _ = leakage._of_flags(LeakageFlags(**given))
   jax.tree.map(np.testing.assert_array_equal, variables, expected)
   images = said.source.test.images
   np.testing.assert_array_equal(begun.eval_transform(images), said.eval_transform(images))
@@ -81,7 +81,7 @@ def test_the_model_of_a_run_is_measured_and_so_is_that_of_flags(fedavg_run, leak
 
   # Where clients keep their statistics, or norms, nobody has what the run saved.
   saved = json.loads(Path("run/config.json").read_text())
-  for kept in ({"batch_stats": "local"}, {"fedbn": True}):
+  for kept in ({"batch_stats": "local"}, {"fedbn": True, "batch_stats": None}):
     Path("run/config.json").write_text(json.dumps({**saved, "norm": "bn", **kept}))
     code, _, err = leakage_run("--workdir=run", *QUICK)
     assert (code, err.count("\n")) == (2, 1)
@@ -93,6 +93,29 @@ def test_the_model_of_a_run_is_measured_and_so_is_that_of_flags(fedavg_run, leak
   with pytest.raises(UserError, match="its own running statistics"):
     check_one_model({**of_partitions, "algorithm": "bsp"}, task, "run")
   assert leakage._of_run(LeakageFlags(workdir="run", untrained=True))[2].endswith("untrained")
+
+
+@pytest.mark.parametrize(
+  ("saved", "method"),
+  [
+    ({"algorithm": "fedavg", "momentum": None}, "fedavg"),
+    ({"algorithm": "fedavg", "skewscout": None}, "periodic"),
+    ({"algorithm": "periodic", "skewscout": "hill"}, "periodic"),
+    ({"algorithm": "splitfed_v1", "cut": "conv1"}, "splitfed_v1"),
+    ({"algorithm": "distil", "epochs": 3}, None),
+  ],
+)
+def test_the_options_of_a_run_are_those_of_its_algorithm(saved, method):
+  flags = told({**saved, "batch_size": 8})
+  assert (flags.batch_size, flags.momentum) == (8, 0.9)
+  assert getattr(flags.row, "name", None) == method
+
+
+def test_an_ensemble_is_no_one_model(monkeypatch):
+  saved = {"algorithm": "split", "members": "tiny:conv1,tiny:conv2"}
+  monkeypatch.setattr(leakage, "load_run", lambda path: (saved, {}))
+  with pytest.raises(UserError, match="is of an ensemble"):
+    leakage._of_run(LeakageFlags(workdir="run"))
 
 
 @pytest.mark.parametrize(
