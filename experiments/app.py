@@ -50,7 +50,7 @@ def run(main: Callable[[Any], None], config: type[Config] = Config) -> None:
 def run_chosen(main: Callable[[Any], None], choice: Choice) -> None:
   """Runs a binary whose options depend on one of them (see :func:`run`)."""
   try:
-    kind = choice.kind(choice.chosen(sys.argv[1:]))
+    kind = choice.of(sys.argv[1:])
   except (UserError, flags.Error) as error:
     sys.exit(_say(error, 2))
   run(main, kind)

@@ -47,6 +47,14 @@ class Choice:
       namespace={"group": "algorithm"},
     )
 
+  def of(self, arguments: Sequence[str]) -> type[Config]:
+    """The class of the options that a command line chooses (see :meth:`chosen`).
+
+    Raises:
+      UserError: an unknown value.
+    """
+    return self.kind(self.chosen(arguments))
+
   def chosen(self, arguments: Sequence[str]) -> str:
     """The value that a command line gives the flag.
 

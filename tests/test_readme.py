@@ -7,24 +7,17 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from experiments import asgd, decentralized, fedavg, split, ssgd
-from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
-from experiments.decentralized_flags import ALGORITHMS, DecentralizedFlags
+from experiments import decentralized, fedavg, training
+from experiments.choice import Choice
 from experiments.flags import define, parse
-from experiments.split_flags import SplitFlags
+from experiments.tables import BINARIES
 from fedjax_norm import norm
+from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.data.partition import OPTIONS
 from fedjax_norm.models import MODELS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BINARIES = {
-  "fedavg": (FedAvgFlags, fedavg.prepare),
-  "ssgd": (SsgdFlags, ssgd.prepare),
-  "asgd": (AsgdFlags, asgd.prepare),
-  "decentralized": (DecentralizedFlags, decentralized.prepare),
-  "split": (SplitFlags, split.prepare),
-}
 PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
 
 
@@ -44,33 +37,38 @@ def test_the_library_example_runs(capsys):
 
 def test_the_tables_are_complete():
   rows = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
-  assert rows == {*norm.NAMES, *ALGORITHMS}
+  assert rows == {*norm.NAMES, *decentralized.ALGORITHM.kinds, *METHODS}
+  for name, method in METHODS.items():
+    assert f"\n| `{name}` | {method.help} |\n" in README
   for name in (*OPTIONS, *MODELS):
     assert f"`{name}`" in README or f"={name}`" in README
 
 
 def parsed(preset):
   """The config of a preset, of the binary that its name begins with (FedAvg's if none)."""
-  name = preset.stem.split("_")[0]
-  kind, prepare = BINARIES.get(name, BINARIES["fedavg"])
+  arguments = [f"--flagfile={preset}"]
+  binary = BINARIES.get(preset.stem.split("_")[0], fedavg.CONFIG)
+  kind = binary.of(arguments) if isinstance(binary, Choice) else binary
   values = flags.FlagValues()
   define(kind, values)
-  values([name, f"--flagfile={preset}"])
-  return parse(kind, values), prepare
+  values(["binary", *arguments])
+  return parse(kind, values)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_a_preset_is_a_run(preset):
   """Every preset parses, fits together, is a whole experiment and stands in the runbook."""
-  config, prepare = parsed(preset)
-  prepare(config.in_rounds(config.clients, 50_000))
+  config = parsed(preset)
+  training.check(config.in_rounds(config.clients, 50_000))
   assert preset.name in (ROOT / "BUILD.md").read_text()
 
 
 def test_the_default_preset_is_the_default():
-  given, prepare = parsed(ROOT / "experiments/presets/digits_one_class.flags")
-  default = FedAvgFlags()
-  assert prepare(given).keywords["config"] == prepare(default).keywords["config"]
-  # The others follow from the data and from these where they are not given.
-  follow = {"clients": 10, "partition": "classes", "classes_per_client": 1, "local_steps": 1}
-  assert given == dataclasses.replace(default, **follow, client_momentum="local")
+  given = parsed(ROOT / "experiments/presets/digits_one_class.flags")
+  # What follows from the data, the norm and the cohort where it is not given.
+  default = dataclasses.replace(
+    fedavg.CONFIG(), clients=10, partition="classes", classes_per_client=1
+  )
+  default = default.in_force(default.make_norm(default.rounds), all_clients=True)
+  assert given.in_force(given.make_norm(given.rounds), all_clients=True) == default
+  assert given == dataclasses.replace(default, batch_stats=None)

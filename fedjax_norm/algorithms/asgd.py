@@ -239,4 +239,5 @@ ASGD = Method(
   all_clients=True,
   one_process=True,
   one_by_one=lambda config: True,
+  without=("drift", "drift_stretches", "drift_rounds"),  # a round is one worker's
 )

@@ -34,13 +34,23 @@ class DgcConfig(LocalConfig):
   group = "algorithm"
 
   sparsity: float = option(
-    STAGES[-1], "The final s: the share of a tensor that is not sent.", least=0, below=1
+    STAGES[-1],
+    "The final s: the share of a tensor that is not sent.",
+    least=0,
+    below=1,
+    needs="skewscout=off,measure",
   )
   sparsity_warmup_rounds: int = option(
-    0, "Rounds of each of the stages 75, 93.75, 98.4375, 99.6 and 99.9%.", least=0
+    0,
+    "Rounds of each of the stages 75, 93.75, 98.4375, 99.6 and 99.9%.",
+    least=0,
+    needs="skewscout=off,measure",
   )
   sparsity_warmup_epochs: int | None = option(
-    None, "The same in epochs (E_warm), instead of --sparsity_warmup_rounds.", least=0
+    None,
+    "The same in epochs (E_warm), instead of --sparsity_warmup_rounds.",
+    least=0,
+    needs="skewscout=off,measure",
   )
   selection: str = option(
     "exact",

@@ -23,6 +23,7 @@ class GaiaConfig(LocalConfig):
     0.1,
     "T_0: updates above this share of a weight are sent. It falls with the learning rate.",
     least=0,
+    needs="skewscout=off,measure",
   )
 
   def policy(self, spec: NormSpec) -> str:

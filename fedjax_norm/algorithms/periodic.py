@@ -38,7 +38,9 @@ class PeriodicConfig(LocalConfig):
 
   group = "algorithm"
 
-  local_steps: int = option(20, "Iter_Local: steps between two averages.", least=1)
+  local_steps: int = option(
+    20, "Iter_Local: steps between two averages.", least=1, needs="skewscout=off,measure"
+  )
   client_momentum: str = option(
     "local",
     "Whether a partition keeps its momentum over an average (local; paper 004, Alg. 2) or starts "

@@ -101,7 +101,9 @@ def make_scout(config: ScoutConfig, method: Method, value: float) -> SkewScout |
   grid = config.scout_grid or theta.grid
   least, most = (1.0, np.inf) if theta.whole else (0.0, 1.0 if theta.rises else np.inf)
   if not all(least <= one < most and (not theta.whole or float(one).is_integer()) for one in grid):
-    raise UserError(f"--scout_grid is {grid}, not all of it a theta of {method.name}.")
+    whole, share = "whole numbers of at least 1", "shares of at least 0 and below 1"
+    wanted = whole if theta.whole else share if theta.rises else "numbers of at least 0"
+    raise UserError(f"--scout_grid is {grid}; give {wanted}.")
   start = grid[0] if config.scout_start is None else config.scout_start
   if start not in grid:
     raise UserError(f"--scout_start is {start:g}, which the grid {grid} lacks.")

@@ -23,12 +23,15 @@ from experiments import (
   split_client,
   split_server,
   ssgd,
+  training,
   wire_build,
 )
-from experiments.algorithm_flags import FedAvgFlags, SsgdFlags
+from experiments.choice import Choice
+from experiments.config import Config
 from experiments.flags import define
 from experiments.wire_flags import CertificatesFlags
 from fedjax_norm import nodes
+from fedjax_norm.errors import UserError
 from fedjax_norm.models import registry
 
 
@@ -53,15 +56,17 @@ def _run(capsys, tmp_path, monkeypatch):
   """
   monkeypatch.chdir(tmp_path)
 
-  def run(main, config: type, *arguments: str) -> Result:
+  def run(main, binary: type[Config] | Choice, *arguments: str) -> Result:
     values = flags.FlagValues()
-    define(config, values)
     in_epochs = any(argument.startswith("--epochs") for argument in arguments)
     lengths = ("--rounds", "--eval_every") if in_epochs else ()
     small = [flag for flag in SMALL if not flag.startswith(lengths)]
     try:
+      chosen = isinstance(binary, Choice)
+      config = binary.of(arguments) if chosen else binary
+      define(config, values)
       rest = values(["binary", *small, *arguments])[1:]
-    except flags.Error as error:
+    except (UserError, flags.Error) as error:
       return Result(app._say(error, 2), *capsys.readouterr())
     return Result(app.execute(main, config, values, rest), *capsys.readouterr())
 
@@ -71,26 +76,26 @@ def _run(capsys, tmp_path, monkeypatch):
 @pytest.fixture
 def fedavg_run(_run):
   """(*flags) -> Result of ``experiments.fedavg`` with ``SMALL`` and these flags."""
-  return functools.partial(_run, fedavg.main, FedAvgFlags)
+  return functools.partial(_run, training.run, fedavg.CONFIG)
 
 
 @pytest.fixture
 def ssgd_run(_run):
   """(*flags) -> Result of ``experiments.ssgd`` with ``SMALL`` and these flags."""
-  return functools.partial(_run, ssgd.main, SsgdFlags)
+  return functools.partial(_run, training.run, ssgd.CONFIG)
 
 
 @pytest.fixture
 def decentralized_run(_run):
   """(*flags) -> Result of ``experiments.decentralized`` with ``SMALL`` and these flags."""
-  return functools.partial(_run, decentralized.main, decentralized.CONFIG)
+  return functools.partial(_run, training.run, decentralized.ALGORITHM)
 
 
 @pytest.fixture
 def asgd_run(_run, monkeypatch):
   """(*flags) -> Result of ``experiments.asgd`` with ``SMALL`` and these flags."""
   monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
-  return functools.partial(_run, asgd.main, asgd.CONFIG, "--host_devices=1")
+  return functools.partial(_run, training.run, asgd.CONFIG, "--host_devices=1")
 
 
 @pytest.fixture

@@ -6,10 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.build_decentralized import make_decentralized_config, make_dial
-from experiments.decentralized_flags import DecentralizedFlags
-from fedjax_norm.algorithms.gaia import GaiaConfig
-from fedjax_norm.control.skewscout import GRIDS
+from experiments.decentralized import ALGORITHM
+from fedjax_norm.training.scouting import make_dial
+
+
+def settled(algorithm: str, **options):
+  """The flags with the lengths and the values in force, of ten clients."""
+  config = ALGORITHM.kind(algorithm)(**options).in_rounds(10, 1000)
+  return config.in_force(config.make_norm(config.rounds), all_clients=True)
+
+
+def dial(config):
+  return make_dial(config, config.row, config.rounds)
 
 
 def rows(folder: str) -> list[dict[str, str]]:
@@ -46,25 +54,23 @@ def test_skewscout_by_epochs(decentralized_run):
 
 
 def test_defaults():
-  config = DecentralizedFlags(algorithm="gaia", norm="bn").in_rounds(10, 1000)
-  assert make_decentralized_config(config).batch_stats == "local"
-  assert make_decentralized_config(
-    DecentralizedFlags(algorithm="gaia", norm="fixbn")
-  ) == GaiaConfig(make_decentralized_config(config).local, "mean")
-  dial = make_dial(config)
-  assert dial.follows_rate
-  assert dial.scout is None
-  np.testing.assert_allclose(dial.values, np.full(600, 0.1, np.float32))
-  assert make_dial(DecentralizedFlags()) is None
-  bsp = make_decentralized_config(DecentralizedFlags())
+  config = settled("gaia", norm="bn")
+  assert config.batch_stats == "local"
+  assert settled("gaia", norm="fixbn").batch_stats == "mean"
+  threshold = dial(config)
+  assert threshold.follows_rate
+  assert threshold.scout is None
+  np.testing.assert_allclose(threshold.values, np.full(600, 0.1, np.float32))
+  bsp = settled("bsp")
+  assert dial(bsp) is None
   assert (bsp.reduction, bsp.weighting) == ("sum", "uniform")
-  assert make_decentralized_config(DecentralizedFlags(norm="sync_bn")).weighting == "examples"
+  assert settled("bsp", norm="sync_bn").weighting == "examples"
+  assert settled("bsp", reduction="mean").weighting == "examples"
 
 
 def test_warm_up_and_boundaries_in_epochs():
   """500 mini-batches an epoch: E_warm = 2 makes stages of 1,000."""
-  flags = DecentralizedFlags(
-    algorithm="dgc",
+  flags = ALGORITHM.kind("dgc")(
     batch_size=20,
     epochs=12,
     sparsity_warmup_epochs=2,
@@ -74,49 +80,57 @@ def test_warm_up_and_boundaries_in_epochs():
   config = flags.in_rounds(5, 50_000)
   assert (config.rounds, config.lr_boundaries) == (6000, (3000, 4500))
   assert config.in_rounds(5, 50_000) == config
-  values = make_dial(config).values
+  values = dial(config).values
   np.testing.assert_allclose(
     values[::1000], [0.75, 0.9375, 0.984375, 0.996, 0.999, 0.999], rtol=1e-6
   )
 
 
 def test_the_grids_are_the_papers():
-  for name, grid in GRIDS.items():
-    config = DecentralizedFlags(algorithm=name, skewscout="hill", rounds=500)
-    scout = make_dial(config).scout
-    assert (scout.grid, scout.every, scout.start) == (grid, 500, 0)
-    assert (scout.lambda_al, scout.lambda_c, scout.sigma_al) == (50, 1, 0.05)
-    assert scout.whole == (name == "fedavg")
+  grids = {
+    "gaia": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+    "fedavg": (5, 10, 20, 50, 200, 500, 1000),
+    "dgc": (0.75, 0.9375, 0.984375, 0.996, 0.999),
+  }
+  for name, grid in grids.items():
+    config = settled(name, skewscout="hill", rounds=500)
+    scout = dial(config).scout
+    assert (scout.grid, scout.start, scout.whole) == (grid, 0, name == "fedavg")
     assert scout.per_density == (name == "dgc")
+    assert (config.scout_every, scout.init().next_look) == (500, 500)
+    assert (config.scout_lambda_al, config.scout_lambda_c, config.scout_sigma_al) == (50, 1, 0.05)
 
 
 @pytest.mark.parametrize(
   ("flags", "told"),
   [
-    ("--threshold=0.1", "belongs to --algorithm=gaia"),
-    ("--algorithm=gaia --reduction=mean", "belongs to --algorithm=bsp"),
-    ("--algorithm=gaia --sparsity=0.9", "belongs to --algorithm=dgc"),
+    ("--threshold=0.1", "Unknown command line flag 'threshold'"),
+    ("--algorithm=gaia --reduction=mean", "Unknown command line flag 'reduction'"),
+    ("--algorithm=gaia --sparsity=0.9", "Unknown command line flag 'sparsity'"),
     ("--algorithm=gaia --threshold=-1", "at least 0"),
     ("--algorithm=fedavg --local_steps=0", "at least 1"),
-    ("--algorithm=fedavg --momentum=0 --client_momentum=reset", "--momentum above 0"),
+    ("--algorithm=fedavg --momentum=0 --client_momentum=reset", "it needs --momentum;"),
     ("--algorithm=dgc --sparsity=1", "below 1"),
-    ("--algorithm=dgc --momentum=0 --momentum_masking", "--momentum above 0"),
+    ("--algorithm=dgc --momentum=0 --momentum_masking", "it needs --momentum;"),
     ("--algorithm=dgc --sparsity_warmup_epochs=1 --sparsity_warmup_rounds=1", "not both"),
     ("--skewscout=hill", "nothing to choose"),
     ("--scout_every=2", "--skewscout"),
-    ("--algorithm=gaia --skewscout=measure --scout_grid=0.1", "a search"),
+    (
+      "--algorithm=gaia --skewscout=measure --scout_grid=0.1",
+      "--skewscout=hill or stochastic or annealing",
+    ),
     ("--algorithm=gaia --skewscout=hill --threshold=0.1", "--skewscout=off"),
     ("--algorithm=gaia --skewscout=hill --scout_temperature=1", "annealing"),
     ("--algorithm=gaia --skewscout=hill --scout_start=0.15", "the grid"),
     ("--algorithm=gaia --skewscout=hill --scout_grid=a", "numbers"),
-    ("--algorithm=fedavg --skewscout=hill --scout_grid=0.5,2", "a theta of fedavg"),
-    ("--algorithm=dgc --skewscout=hill --scout_grid=0.5,2", "a theta of dgc"),
+    ("--algorithm=fedavg --skewscout=hill --scout_grid=0.5,2", "whole numbers of at least 1"),
+    ("--algorithm=dgc --skewscout=hill --scout_grid=0.5,2", "shares of at least 0 and below 1"),
     ("--algorithm=gaia --skewscout=hill --scout_every=0", "at least 1"),
     ("--algorithm=gaia --skewscout=hill", "never reaches"),
     ("--algorithm=fedavg --local_steps=3 --skewscout=measure --scout_every=4", "never reaches"),
     ("--algorithm=gaia --skewscout=hill --threshold=0", "--skewscout=off"),
-    ("--scout_every=0", "--skewscout"),
-    ("--algorithm=gaia --skewscout=hill --scout_sigma_al=-1", "0 or more"),
+    ("--scout_every=0", "at least 1"),
+    ("--algorithm=gaia --skewscout=hill --scout_sigma_al=-1", "at least 0"),
     ("--algorithm=gaia --cohort=2", "cohort"),
     ("--algorithm=sgd", "bsp"),
     ("--algorithm=gaia --norm=gn --batch_stats=local", "running statistics"),

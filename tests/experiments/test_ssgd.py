@@ -9,19 +9,19 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from settings import configure, plain
+from settings import configure
 
-from experiments import app, report, training
-from experiments.algorithm_flags import AsgdFlags, FedAvgFlags, SsgdFlags
+from experiments import app, asgd, fedavg, report, ssgd, training
 from fedjax_norm import norm
-from fedjax_norm.algorithms.ssgd import SsgdConfig
+from fedjax_norm.algorithms.ssgd import SSGD
 from fedjax_norm.comm import Cost
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.loop_config import LoopConfig
-from fedjax_norm.training.programs import make_ssgd
-from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.programs import make_program
 from fedjax_norm.training.task import make_task
+from fedjax_norm.training.train_config import config_of
+
+AsgdFlags, FedAvgFlags, SsgdFlags = asgd.CONFIG, fedavg.CONFIG, ssgd.CONFIG
 
 
 def read(folder: str) -> list[dict[str, str]]:
@@ -82,7 +82,7 @@ def test_a_run_goes_on_from_its_last_checkpoint(request, algorithm):
     assert rows[1]["bytes_up"] == rows[1]["bytes_down"] == str(4 * 4 * (56_164 + 320))
 
 
-SSGD = [
+SSGD_FLAGS = [
   ("--cohort=2", "cohort"),
   ("--local_steps=2", "local_steps"),
   ("--prox=1", "prox"),
@@ -113,7 +113,7 @@ SSGD = [
   ("--lr_schedule=plateau --lr_boundaries=2", "step"),
   ("--network=5g", "lan, wan, mobile"),
 ]
-ASGD = [
+ASGD_FLAGS = [
   ("--weighting=uniform", "weighting"),
   (
     "--coordinator_address=localhost:2 --num_processes=2 --process_id=0 --workdir=x",
@@ -123,14 +123,14 @@ ASGD = [
   ("--backend=vmap", "drop --backend"),
   ("--chunk=1", "--chunk"),
   ("--delay_compensation=some", "adaptive"),
-  ("--delay_lambda=1", "without compensation"),
+  ("--delay_lambda=1", "it needs --delay_compensation=constant or adaptive"),
   ("--delay_compensation=constant --delay_lambda=0", "delay_lambda"),
   ("--delay_compensation=constant --delay_decay=0.5", "adaptive"),
   ("--delay_compensation=adaptive --delay_decay=1", "delay_decay"),
   ("--batch_stats=local", "heard together"),
   ("--network=5g", "lan, wan, mobile"),
 ]
-TABLE = [("ssgd", *row) for row in SSGD] + [("asgd", *row) for row in ASGD]
+TABLE = [("ssgd", *row) for row in SSGD_FLAGS] + [("asgd", *row) for row in ASGD_FLAGS]
 
 
 @pytest.mark.parametrize(("algorithm", "arguments", "mentions"), TABLE)
@@ -231,8 +231,15 @@ def test_recalibration_takes_workers_with_larger_batches_as_long(tiny_source):
   """A pass over 10 and 50 examples, in batches of 2 and 10 as the clock has them."""
   division = Partition(np.arange(60), np.array([0, 10, 60]))
   task = make_task(tiny_source, division, norm.create("bn"))
-  local = plain(batch_size=6)
-  config = configure(SsgdConfig, local, batch_split="proportional", batch_stats="recalibrate")
-  program = make_ssgd(task, config, LoopConfig(2, 1), Schedule(0.1), network="lan")
+  config = configure(
+    config_of(SSGD),
+    batch_size=6,
+    batch_split="proportional",
+    batch_stats="recalibrate",
+    rounds=2,
+    eval_every=1,
+    network="lan",
+  )
+  program = make_program(SSGD, task, config)
   (phase,) = program.phases.values()
   np.testing.assert_allclose(phase.refresh_steps, [5 / 3, 5 / 3])
