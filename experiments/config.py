@@ -17,7 +17,7 @@ from fedjax_norm.training.train_config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(RunConfig, MachineConfig, TrainConfig, TaskConfig):
+class Config(RunConfig, MachineConfig, TrainConfig, LocalConfig, TaskConfig):
   """The options of every run; ``--help`` lists them from the last group to the first."""
 
   # Not flags.
@@ -96,17 +96,12 @@ class Config(RunConfig, MachineConfig, TrainConfig, TaskConfig):
     return {**given, "algorithm": self.algorithm}
 
 
-@dataclasses.dataclass(frozen=True)
-class WithoutMethod(LocalConfig, Config):
-  """The options of a binary that runs no method; most of them it hides (see :func:`all_but`)."""
-
-
 def all_but(*shown: str) -> tuple[str, ...]:
-  """The options of :class:`WithoutMethod` that are not among those that a binary shows."""
-  return tuple(one.name for one in options.of(WithoutMethod) if one.name not in shown)
+  """The options of :class:`Config` to hide in a binary that runs no method and shows only these."""
+  return tuple(one.name for one in options.of(Config) if one.name not in shown)
 
 
-def config_of(method: Method, base: type[Config] = Config) -> type[Config]:
+def config_of(method: Method, base: type = Config) -> type[Config]:
   """The class of all options of a binary that runs a method.
 
   Args:

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from experiments import app, training
-from experiments.config import WithoutMethod, all_but
+from experiments.config import Config, all_but
 from experiments.finished import SplitRun, check_images, load_split
 from fedjax_norm import memory, models, nodes, options
 from fedjax_norm.data.examples import Source
@@ -40,7 +40,7 @@ _SHOWN = (
 
 
 @dataclasses.dataclass(frozen=True)
-class DistilFlags(DistilConfig, WithoutMethod):
+class DistilFlags(DistilConfig, Config):
   """The options of distillation in this binary."""
 
   group = "distillation"

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from experiments import flags
-from experiments.config import Config, WithoutMethod, config_of
+from experiments.config import Config, config_of
 from experiments.split_flags import ALGORITHM, SplitFlags
 from experiments.training import load, settler
 from fedjax_norm import options
@@ -47,7 +47,7 @@ def kind_of(saved: dict[str, Any]) -> type[Config]:
     return ALGORITHM.kinds[name]
   if name == "fedavg" and "skewscout" in saved:  # what experiments.decentralized calls it
     name = PERIODIC.name
-  return config_of(METHODS[name]) if name in METHODS else WithoutMethod
+  return config_of(METHODS[name]) if name in METHODS else Config
 
 
 def told(saved: dict[str, Any]) -> Config:

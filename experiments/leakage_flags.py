@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.config import WithoutMethod, all_but
+from experiments.config import Config, all_but
 from fedjax_norm import options
 from fedjax_norm.data.partition import PartitionConfig
 from fedjax_norm.data.sources import DataConfig
@@ -44,7 +44,7 @@ _MACHINE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class LeakageFlags(LeakageConfig, WithoutMethod):
+class LeakageFlags(LeakageConfig, Config):
   """What the measurement of leakage is told."""
 
   group = "leakage"

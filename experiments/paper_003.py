@@ -39,7 +39,7 @@ class _Setting(NamedTuple):
   shares: tuple[float, float, float]
 
 
-_PLAIN: Options = {"lr_schedule": "constant", "lr_boundaries": ()}
+_PLAIN: Options = {"lr_schedule": "constant", "lr_boundaries": None}
 _SMOKE_NETWORK: Options = {
   "data": "digits",
   "image_size": None,

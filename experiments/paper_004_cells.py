@@ -127,7 +127,7 @@ def cell(
 def _lengths(known: Setting, options: Options, rounds: int) -> dict[str, Any]:
   """The flags of a run's length, and of what happens after shares of it."""
   lengths: dict[str, Any] = {"epochs": None, "rounds": rounds, "eval_every": rounds // 4}
-  lengths["lr_boundaries"] = tuple(round(share * rounds) for share in known.steps)
+  lengths["lr_boundaries"] = tuple(round(share * rounds) for share in known.steps) or None
   warmup = options.get("sparsity_warmup_epochs")
   if warmup is not None:
     each = max(1, round(warmup * rounds / known.epochs))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import app, training
-from experiments.config import WithoutMethod, all_but
+from experiments.config import Config, all_but
 from experiments.finished import SplitRun, check_images, load_split
 from fedjax_norm.data.examples import Source
 from fedjax_norm.errors import UserError
@@ -27,7 +27,7 @@ _WHO = "third"
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictFlags(WithoutMethod):
+class PredictFlags(Config):
   """What inference is told."""
 
   algorithm = "split_predict"

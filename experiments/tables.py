@@ -57,7 +57,7 @@ class Cell(NamedTuple):
   def name(self) -> str:
     """Of its run's folder; cells with the same flags have the same one."""
     options = sorted(self.options.items())
-    given = (f"{key}={written(value)}" for key, value in options if value not in (None, ()))
+    given = (f"{key}={written(value)}" for key, value in options if value is not None)
     return "-".join([self.preset, *given])
 
   @property

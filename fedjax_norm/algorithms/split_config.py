@@ -71,7 +71,7 @@ class SplitConfig(LocalStepsConfig):
 
   def check(self):
     """Refuses options that contradict each other or would do nothing."""
-    if self.variant == "split" and self.client_momentum not in (None, "reset"):
+    if self.variant == "split" and self.client_momentum is not None:
       raise UserError(
         "clients that take turns hand their momentum over with their part, so client_momentum does "
         "nothing; drop it or use a SplitFed variant."
@@ -81,7 +81,9 @@ class SplitConfig(LocalStepsConfig):
     if self.variant != "split" and self.hand_over is not None and self.relays is None:
       raise UserError("in SplitFed clients get averages, not a hand-over; drop hand_over.")
     if self.variant == "splitfed_v1" and self.turn_order != "fixed":
-      raise UserError("in splitfed_v1 all clients go at once, so turns have no order; drop it.")
+      raise UserError(
+        "in splitfed_v1 all clients go at once, so turns have no order; drop turn_order."
+      )
     if self.relays and self.variant == "split" and self.hand_over == "centralised":
       raise UserError(
         "relays hide clients from the server, which a hand-over through it would name; use "

@@ -1,0 +1,69 @@
+"""The options of a run: which there are, and which of their values are in force."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import asgd, fedavg, ssgd, training
+from experiments.decentralized import ALGORITHM
+from experiments.run import METHOD
+from experiments.split_flags import ALGORITHM as SPLIT
+from fedjax_norm import options
+from fedjax_norm.errors import UserError
+
+
+@pytest.mark.parametrize(
+  ("arguments", "value"),
+  [
+    ((), "bsp"),
+    (("--lr=1", "--algorithm=gaia"), "gaia"),
+    (("-algorithm", "dgc"), "dgc"),
+    (("--algorithm=gaia", "--algorithm=dgc"), "dgc"),
+    (("--flagfile=some.flags",), "gaia"),
+    (("--flagfile=some.flags", "--algorithm=fedavg"), "fedavg"),
+  ],
+)
+def test_the_flag_that_chooses_the_others(arguments, value, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  Path("some.flags").write_text("# a preset\n--algorithm=gaia\n")
+  kind = ALGORITHM.of(arguments)
+  assert kind is ALGORITHM.kind(value)
+  assert kind().algorithm == value
+
+
+def test_a_value_that_chooses_nothing_is_refused():
+  with pytest.raises(UserError, match="--algorithm is 'sgd'; choose one of bsp, gaia, fedavg, dgc"):
+    ALGORITHM.of(["--algorithm=sgd"])
+
+
+@pytest.mark.parametrize(
+  ("kind", "given", "in_force"),
+  [
+    (
+      fedavg.CONFIG,
+      {},
+      {"local_steps": 1, "client_momentum": "local", "batch_stats": "mean", "partition": "classes"},
+    ),
+    (fedavg.CONFIG, {"cohort": 2}, {"client_momentum": "reset", "classes_per_client": 1}),
+    (fedavg.CONFIG, {"fedbn": True}, {"batch_stats": "local"}),
+    (fedavg.CONFIG, {"drift": "label"}, {"drift_rounds": 300}),
+    (METHOD.kind("scaffold"), {"local_steps": 3}, {"local_steps": 3, "method": "scaffold"}),
+    (ssgd.CONFIG, {"epochs": 2}, {"rounds": 2, "eval_every": 1, "weighting": "examples"}),
+    (asgd.CONFIG, {}, {"rounds": 3000, "network": "lan", "momentum": 0.0}),
+    (ALGORITHM.kind("bsp"), {}, {"reduction": "sum", "weighting": "uniform", "lr": 0.01}),
+    (ALGORITHM.kind("gaia"), {}, {"batch_stats": "local", "threshold": 0.1}),
+    (ALGORITHM.kind("dgc"), {"epochs": 4, "sparsity_warmup_epochs": 1}, {"rounds": 4}),
+    (SPLIT.kind("split"), {}, {"hand_over": "centralised", "local_steps": 1}),
+    (SPLIT.kind("splitfed_v2"), {}, {"client_momentum": "local"}),
+  ],
+)
+def test_a_run_is_saved_with_the_values_in_force(tiny_source, kind, given, in_force):
+  settle = training.settler(tiny_source)
+  config, _ = settle(kind(clients=4, norm="bn", **given))
+  saved = config.saved()
+  assert in_force.items() <= saved.items()
+  # A folder that is gone on with compares what it has read.
+  assert options.from_json(json.loads(json.dumps(saved))) == saved
+  assert settle(config)[0] == config
+  assert saved.keys() <= {one.name for one in options.of(kind)} | {"algorithm"}
