@@ -17,7 +17,6 @@ import jax
 import numpy as np
 
 from experiments import app, training
-from experiments.checks import refuse
 from experiments.wire_build import (
   check_messages,
   limit,
@@ -59,8 +58,6 @@ class Prepared(NamedTuple):
 def main(config: ClientFlags) -> None:
   """Trains, or predicts."""
   split_address(config.server)
-  if config.predict:
-    refuse(config, ("init_seed", "listen"), "training, and so no --predict")
   identity = own_identity(config, client=True)
   path = Path(config.workdir or f"runs/split_client-{identity.name}").expanduser()
   with Caller(config.server, identity, limit(config), config.patience, told=say) as call:
@@ -95,8 +92,8 @@ def prepare(config: ClientFlags, described: Described) -> Prepared:
       f"the data has {task.num_classes} classes and images of {task.image_shape}, and the server's "
       f"network is for {classes} and {shape}; give other data or correct the server's flags."
     )
-  if config.hand_over != "peer":
-    refuse(config, ("listen",), "the server's --hand_over=peer")
+  if config.hand_over != "peer" and config.listen is not None:
+    raise UserError("--listen does nothing here: the server has no --hand_over=peer; drop it.")
   return Prepared(config, task, make_network_of(config, task.image_shape, task.num_classes))
 
 
@@ -121,8 +118,12 @@ def make_task(config: ClientFlags) -> Task:
   """The client's data, with that of the other clients where it is a share of a set."""
   source = training.load(config)
   if config.client_id is None:
-    if not config.predict:
-      refuse(config, ("clients", "partition"), "--client_id, which of the clients this is")
+    for name in ("clients", "partition"):
+      if not config.predict and getattr(config, name) is not None:
+        raise UserError(
+          f"--{name} does nothing here: it needs --client_id, which of the clients this is; drop "
+          "it or add that."
+        )
     if config.by_pixel:
       raise UserError(
         "--whiten=zca and --subtract=image depend on all training images, and parties with images "

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.split_flags import SplitFlags, make_split_config
+from experiments.split_flags import SplitFlags
 from experiments.wire_flags import AGREED, TOLD, ClientFlags, ServerFlags, WireFlags
 from fedjax_norm import memory, models, options, trees
 from fedjax_norm.errors import UserError
@@ -91,14 +91,12 @@ def make_network_of(config: WireFlags, image_shape: Shape, classes: int) -> Netw
   if classes < 2:
     raise UserError(f"a classifier needs at least 2 classes; --classes is {classes}.")
   memory.check_batch(config.batch_size, image_shape)
-  # A client's --alpha is that of its partition.
-  own = make_split_config(dataclasses.replace(config, alpha=None))
   norm = config.make_norm(config.rounds)
   model = models.create(config.model, norm, classes, image_shape, config.stem)
   if not isinstance(model, Staged):
     raise UserError(f"the model {config.model!r} is not made of stages, so it cannot be cut.")
   image = jax.ShapeDtypeStruct(image_shape, config.compute_dtype)
-  return make_network(model, own, image, classes)
+  return make_network(model, config.in_force(norm, all_clients=True), image, classes)
 
 
 def check_messages(config: WireFlags, network: Network, examples: int) -> None:

@@ -1,6 +1,7 @@
 """The flags of the two sides of a wire, and of their certificates."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from experiments.split_flags import SplitFlags
@@ -9,6 +10,7 @@ from fedjax_norm.data.order import Order
 from fedjax_norm.data.partition import PartitionConfig
 from fedjax_norm.data.preprocess import Preprocess
 from fedjax_norm.data.sources import DataConfig
+from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
 
 TOLD = (
@@ -28,16 +30,15 @@ _DATA = frozenset(
 ) - {"train_share", "relabelled", "compute_dtype"}
 _RUN = ("seed", "workdir", "resume", "wait_for_workdir", "compilation_cache")
 _LONGEST_WAIT = 365 * 24 * 3600  # seconds
-_ALL = frozenset(field.name for field in dataclasses.fields(SplitFlags))
+_ALL = frozenset(one.name for one in options.of(SplitFlags))
 
 
 @dataclasses.dataclass(frozen=True)
 class WireFlags(SplitFlags):
   """What both sides are told."""
 
-  # One client computes at a time, on one device.
-  backend: str = "scan"
-  hidden = frozenset()
+  algorithm = "split"
+  hidden: ClassVar[Collection[str]] = ()
   apart: ClassVar[tuple[str, ...]] = (
     "authority",
     "certificate",
@@ -72,7 +73,7 @@ class WireFlags(SplitFlags):
 
   def saved(self) -> dict[str, Any]:
     """What identifies a run: what this side is told, here or by the other."""
-    unused = {*self.apart, *(set(self.hidden) - {*TOLD, "algorithm"})}
+    unused = {*self.apart, *(set(self.hidden) - set(TOLD))}
     return {name: value for name, value in super().saved().items() if name not in unused}
 
 
@@ -119,6 +120,12 @@ class ClientFlags(WireFlags):
   predict: bool = option(
     False, "Whether to classify the test images with the trained network, and not to train."
   )
+
+  def check(self) -> None:
+    """Refuses what would do nothing."""
+    for name in ("init_seed", "listen"):
+      if self.predict and getattr(self, name) is not None:
+        raise UserError(f"--{name} does nothing here: with --predict nothing is trained; drop it.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from conftest import make_tiny_source
-from fedjax_norm.training.assemble import images_of
 from settings import configure, plain
 
 from experiments.split_client import drawing
@@ -29,7 +28,7 @@ from fedjax_norm.models.stages import Staged
 from fedjax_norm.norm import Norm, NormSpec
 from fedjax_norm.split.messages import ACTIVATION
 from fedjax_norm.training.exchange import make_interval
-from fedjax_norm.training.programs import initial_variables
+from fedjax_norm.training.programs import images_of, initial_variables
 from fedjax_norm.training.task import Task, make_task
 from fedjax_norm.wire import alice as alices
 from fedjax_norm.wire import asking, certificates, frames, private

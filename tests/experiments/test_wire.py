@@ -27,7 +27,7 @@ from experiments import (
   wire_testing,
 )
 from experiments.flags import define, parse
-from experiments.split_flags import SplitFlags, make_split_config
+from experiments.split_flags import ALGORITHM
 from experiments.training import load, settler
 from experiments.wire_flags import CertificatesFlags, ClientFlags, ServerFlags
 from fedjax_norm import memory
@@ -63,11 +63,12 @@ def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, started, ca
   assert "going on after turn" in out
   assert "round 4 of 4 is over, training loss" in out
   values = flags.FlagValues()
-  define(SplitFlags, values)
+  kind = ALGORITHM.kind("split")
+  define(kind, values)
   values(["simulation", *DATA, *TRAINING])
-  config, task = settler(load(config := parse(SplitFlags, values)))(config)
+  config, task = settler(load(config := parse(kind, values)))(config)
   rates = config.rates(config.rounds)
-  simulated = by_messages(task, make_split_config(config), rates)
+  simulated = by_messages(task, config, rates)
   for part in ("localhost/body.npz", "alice0/head.npz", "alice1/head.npz"):
     found = np.load(part)
     assert len(found) >= 5
@@ -309,6 +310,13 @@ def test_parties_do_not_each_whiten_by_images_of_their_own(option):
       split_client.make_task(config)
   share = dataclasses.replace(own, client_id=0, clients=2, partition="iid")
   assert split_client.make_task(share).num_classes == 4
+
+
+def test_how_weights_are_handed_over_matters_to_a_client_with_data_of_its_own():
+  """It is one of several, and its task is of itself alone."""
+  told = wire_build.told(ServerFlags(cut="conv1", hand_over="peer", handed_over="updates"))
+  mine = wire_build.merged(ClientFlags(data=DATA[0].partition("=")[2], cut="conv1"), told)
+  assert split_client.make_task(mine).data.num_clients == 1
 
 
 def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
