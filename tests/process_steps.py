@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from experiments import app
 from experiments.config import Config
+from experiments.fedavg import CONFIG
 from fedjax_norm.errors import UserError
 from fedjax_norm.training import distributed
 
@@ -73,4 +74,4 @@ if __name__ == "__main__":
     initialization_seconds=int(os.environ["INITIALIZATION"]),
     heartbeat_seconds=int(os.environ["HEARTBEAT"]),
   )
-  app.run(main, Config)
+  app.run(main, CONFIG)

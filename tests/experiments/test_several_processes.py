@@ -1,6 +1,7 @@
 """A run of several real processes has the numbers of one, and none of them needs another's data."""
 
 import csv
+import functools
 import json
 import os
 import shutil
@@ -9,8 +10,11 @@ import sys
 
 import numpy as np
 import pytest
-from experiments_helpers import PYTHONPATH, free_port
+from experiments_helpers import PYTHONPATH, ROOT, free_port
 
+from experiments import training
+from experiments.run import METHOD
+from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.data import partition
 from fedjax_norm.training.homes import Homes
 from fedjax_norm.training.run_folder import RunFolder
@@ -19,6 +23,19 @@ CLIENTS = 9
 # A small rate, for what summing in another order changes grows with every step of so small batches.
 TRAIN = ("--clients=9", "--batch_size=4", "--rounds=6", "--eval_every=3", "--partition=quantity")
 TRAIN = (*TRAIN, "--lr=0.01")
+# Of methods that several processes may run: with partial cohorts and kept states, or in lock-step.
+FLAGS = {
+  "fedavg": (
+    "--norm=bn",
+    "--batch_stats=local",
+    "--client_momentum=local",
+    "--cohort=5",
+    "--local_steps=2",
+    "--evaluate_clients=4",
+  ),
+  "scaffold": ("--norm=bn", "--cohort=5", "--local_steps=2", "--evaluate_clients=3"),
+  "ssgd": ("--norm=sync_bn", "--evaluate_clients=3", "--momentum=0.9", "--network=wan"),
+}
 EXACT = ("round", "examples", "bytes_up", "bytes_down", "round_trips")
 CLOSE = ("train_loss", "loss", "clients_top1")
 
@@ -53,17 +70,20 @@ def folders(tmp_path, tiny_source):
   return make
 
 
-def run_all(folders, binary: str, workdir, *flags: str, codes=None) -> list[tuple[str, str]]:
-  """Runs a process in each of the folders; (stdout, stderr) of each."""
+@pytest.fixture
+def method_run(_run):
+  """(method, *flags) -> Result of ``experiments.run`` in this process."""
+  return lambda name, *flags: _run(training.run, METHOD.kind(name), *flags)
+
+
+def run_all(folders, binary: str, workdir, *flags: str, codes=None, **environment: str):
+  """Runs a process of a binary in each of the folders; (stdout, stderr) of each."""
   port = free_port()
   started = [
     subprocess.Popen(
       [
         sys.executable,
-        "-m",
-        f"experiments.{binary}",
-        "--data=npz:data.npz",
-        *TRAIN,
+        str(ROOT / binary),
         *flags,
         f"--workdir={workdir}",
         f"--coordinator_address=127.0.0.1:{port}",
@@ -71,7 +91,7 @@ def run_all(folders, binary: str, workdir, *flags: str, codes=None) -> list[tupl
         f"--process_id={i}",
       ],
       cwd=folder,
-      env={**os.environ, "PYTHONPATH": PYTHONPATH},
+      env={**os.environ, "PYTHONPATH": PYTHONPATH, **environment},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -97,46 +117,59 @@ def assert_same_numbers(workdir, other):
   assert len(pairs) == 2
 
 
-def test_distributed_bn_over_two_processes_of_two_devices(tmp_path, tiny_source, folders, ssgd_run):
-  flags = ("--norm=sync_bn", "--evaluate_clients=3", "--momentum=0.9", "--network=wan")
-  hosts = folders(2, 2)
-  said = run_all(hosts, "ssgd", tmp_path / "many", *flags, "--host_devices=2")
-  write_data(tmp_path / "whole", tiny_source, slice(None))
-  one = ssgd_run("--data=npz:whole/data.npz", *TRAIN, *flags, "--workdir=one")
-  assert one.code == 0, one.err
-  assert_same_numbers(tmp_path / "many", tmp_path / "one")
-  # As if both had been killed before the last checkpoint: what follows has the same bits.
-  before = rows(tmp_path / "many")
-  shutil.rmtree(tmp_path / "many" / "checkpoints" / "6")
-  run_all(hosts, "ssgd", tmp_path / "many", *flags, "--host_devices=2")
-  assert rows(tmp_path / "many") == before
+def test_every_method_in_one_pair_of_processes(tmp_path, tiny_source, folders, method_run):
+  """All that may run there have the numbers of one process, and the others say why not."""
+  several = [name for name, method in METHODS.items() if not method.one_process]
+  assert set(FLAGS) <= {*several}
+  runs = {name: ("--data=npz:data.npz", *TRAIN, *FLAGS.get(name, ())) for name in METHODS}
+  hosts, many = folders(2, 2), tmp_path / "many"
+  pair = functools.partial(run_all, hosts, "tests/process_runs.py", many, "--host_devices=2")
+  said = pair(RUNS=json.dumps(runs))
   # The first process speaks for all of them.
-  assert "top-1" in said[0][0]
+  assert said[0][0].count("top-1") >= len(several)
   assert said[1][0] == ""
-  files = {path.name for path in (tmp_path / "many").iterdir()}
-  assert files >= {"partition.png", "learning_curves.png", "communication.csv", "summary.json"}
-  # That standardisation came from everybody's moments shows in the numbers; so does isolation, for
-  # where others' images should be each process had noise.
-  assert json.loads((tmp_path / "many/config.json").read_text())["num_processes"] == 2
+  for host in hosts:
+    assert (host / "refusals").read_text().splitlines() == [
+      f"{name} is simulated in one process; drop --num_processes."
+      for name in METHODS
+      if name not in several
+    ]
+  assert {path.name for path in many.iterdir()} == {*several}
 
-
-def test_cohorts_and_kept_states_over_three_processes(tmp_path, tiny_source, folders, fedavg_run):
-  flags = ("--norm=bn", "--batch_stats=local", "--client_momentum=local", "--cohort=5")
-  flags = (*flags, "--local_steps=2", "--evaluate_clients=4")
-  run_all(folders(3, 1), "fedavg", tmp_path / "many", *flags, "--host_devices=1")
+  # Where others' images should be each process had noise, so isolation shows in the numbers; and so
+  # does that standardization came from everybody's moments.
   write_data(tmp_path / "whole", tiny_source, slice(None))
-  one = fedavg_run("--data=npz:whole/data.npz", *TRAIN, *flags, "--workdir=one")
-  assert one.code == 0, one.err
-  assert_same_numbers(tmp_path / "many", tmp_path / "one")
+  for name in several:
+    flags = ("--data=npz:whole/data.npz", *runs[name][1:], f"--workdir=one/{name}")
+    one = method_run(name, *flags)
+    assert one.code == 0, one.err
+    assert_same_numbers(many / name, tmp_path / "one" / name)
+    files = {path.name for path in (many / name).iterdir()}
+    assert files >= {"partition.png", "learning_curves.png", "summary.json"}
+    assert json.loads((many / name / "config.json").read_text())["num_processes"] == 2
+
+  # As if both had been killed before the last checkpoint: what follows has the same bits.
+  before = [rows(many / name) for name in several]
+  for name in several:
+    shutil.rmtree(many / name / "checkpoints" / "6")
+  pair(RUNS=json.dumps({name: runs[name] for name in several}))
+  assert [rows(many / name) for name in several] == before
+
+
+@pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.one_process])
+def test_methods_of_one_process_say_so(name, method_run):
+  result = method_run(name, "--num_processes=2")
+  assert result.code == 2
+  assert result.err == f"error: {name} runs in one process; drop --num_processes.\n"
 
 
 def test_a_folder_in_use_ends_all_processes_and_keeps_the_log(tmp_path, folders):
-  flags = ("--norm=gn", "--host_devices=1", "--local_steps=2")
+  flags = ("--data=npz:data.npz", *TRAIN, "--norm=gn", "--host_devices=1", "--local_steps=2")
   log = tmp_path / "many.logs" / "process_0.log"
   log.parent.mkdir()
   log.write_text("of the other run\n")
   with RunFolder.open(tmp_path / "many", {}):
-    said = run_all(folders(2, 1), "fedavg", tmp_path / "many", *flags, codes=[2, 1])
+    said = run_all(folders(2, 1), "experiments/fedavg.py", tmp_path / "many", *flags, codes=[2, 1])
   assert f"in use by process {os.getpid()} on " in said[0][1]
   assert "another process of the run died" in said[1][1]
   assert [err.count("\n") for _, err in said] == [1, 1]
