@@ -1,5 +1,6 @@
 """The flags of every binary with the values that are tried, read from their config classes."""
 
+import functools
 import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,18 +18,19 @@ from experiments import (
   oracle,
   paper,
   regions,
-  split,
+  run,
   split_client,
+  split_flags,
   split_predict,
   split_server,
   ssgd,
   stages,
+  training,
 )
-from experiments.algorithm_flags import FedAvgFlags, SsgdFlags
+from experiments.choice import Choice
 from experiments.flags import parse, shown
 from experiments.leakage_flags import LeakageFlags
 from experiments.paper_flags import PaperFlags
-from experiments.split_flags import SplitFlags
 from experiments.wire_flags import CertificatesFlags, ClientFlags, ServerFlags
 
 # What no flag of a number takes: no plain digits, or more than programs compute with.
@@ -65,22 +67,43 @@ def _plain(main: Callable[[Any], None]) -> Callable[[Any, type], int]:
 DATA = "--data=synthetic:classes=4,train=64,test=32,size=6"
 _TRAINS = ("--clients=4", "--batch_size=8", "--noprogress", "--host_devices=2")
 _FOUR = ("--rounds=4", "--eval_every=2")  # not where lengths may be in epochs
+_ONE = "--host_devices=1"
+
+
+def _of(
+  name: str, choice: Choice, main: Callable[[Any], None], *base: str, **more: str
+) -> dict[str, Binary]:
+  """A binary for each value of the flag that chooses the others.
+
+  Args:
+    name: of its module.
+    choice: that flag.
+    main: its own work.
+    *base: the flags of every call.
+    **more: further ones, by the value.
+  """
+  return {
+    f"{name}:{value}": Binary(
+      _training(main), choice.kind(value), (*base, *more.get(value, "").split())
+    )
+    for value in choice.kinds
+  }
+
+
+_split = functools.partial(training.run, make=split_flags.make)
 
 BINARIES = {
-  "fedavg": Binary(_training(fedavg.main), FedAvgFlags, (DATA, *_TRAINS, *_FOUR)),
-  "ssgd": Binary(_training(ssgd.main), SsgdFlags, (DATA, *_TRAINS)),
-  "asgd": Binary(
-    _training(asgd.main), asgd.CONFIG, (DATA, *_TRAINS, "--host_devices=1")
+  "fedavg": Binary(_training(training.run), fedavg.CONFIG, (DATA, *_TRAINS, *_FOUR)),
+  "ssgd": Binary(_training(training.run), ssgd.CONFIG, (DATA, *_TRAINS)),
+  "asgd": Binary(_training(training.run), asgd.CONFIG, (DATA, *_TRAINS, _ONE)),
+  **_of("decentralized", decentralized.ALGORITHM, training.run, DATA, *_TRAINS),
+  **_of("split", split_flags.ALGORITHM, _split, DATA, *_TRAINS, *_FOUR, _ONE),
+  **_of(
+    "oracle", oracle.ALGORITHM, oracle.main, DATA, *_TRAINS, "--scout_every=2",
+    "--oracle_fractions=0.5", gaia="--scout_grid=0.1,0.2", fedavg="--scout_grid=1,2",
+    dgc="--scout_grid=0.1,0.2",
   ),
-  "decentralized": Binary(
-    _training(decentralized.main), decentralized.CONFIG, (DATA, *_TRAINS)
-  ),
-  "split": Binary(_training(split.main), SplitFlags, (DATA, *_TRAINS, *_FOUR, "--host_devices=1")),
-  "oracle": Binary(
-    _training(oracle.main),
-    oracle.CONFIG,
-    (DATA, *_TRAINS, "--scout_every=2", "--scout_grid=0.1,0.2", "--oracle_fractions=0.5"),
-  ),
+  **_of("run", run.METHOD, training.run, DATA, *_TRAINS, asgd=_ONE, split=_ONE, splitfed_v2=_ONE),
   "distil": Binary(
     _training(distil.main),
     distil.DistilFlags,
@@ -122,7 +145,7 @@ BINARIES = {
      "--key=certs/alice0.key", DATA, "--cut=conv1"),
   ),
 }  # fmt: skip
-"""By the module's name."""
+"""By the module's name, and the value of the flag that chooses the others."""
 
 # What a flag needs beside it to be looked at.
 COMPANY = {
@@ -168,12 +191,6 @@ COMPANY = {
   "server_momentum": ("--server_optimizer=momentum",),
   "delay_lambda": ("--delay_compensation=constant",),
   "delay_decay": ("--delay_compensation=adaptive",),
-  "threshold": ("--algorithm=gaia",),
-  "sparsity": ("--algorithm=dgc",),
-  "sparsity_warmup_rounds": ("--algorithm=dgc",),
-  "sparsity_warmup_epochs": ("--algorithm=dgc",),
-  "momentum_masking": ("--algorithm=dgc",),
-  "selection": ("--algorithm=dgc",),
   "labelled": ("--autoencoder=1",),
   "client_id": ("--clients=1",),
 }

@@ -13,7 +13,6 @@ from experiments_helpers import PYTHONPATH, SMALL
 from run_bits import parameters, read
 
 from experiments import app, fedavg, training
-from experiments.algorithm_flags import FedAvgFlags
 from fedjax_norm.training import checkpoint, plots
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -69,7 +68,7 @@ def disk() -> Disk:
 @pytest.fixture
 def run_seed(monkeypatch):
   """(folder) -> the exit code of a run with one compiled program for all folders."""
-  config = FedAvgFlags(
+  config = fedavg.CONFIG(
     data="synthetic:classes=4,train=64,test=32,size=6",
     clients=4,
     batch_size=8,
@@ -81,7 +80,7 @@ def run_seed(monkeypatch):
     host_devices=2,
   )
   config, task = training.settler(training.load(config))(config)
-  program = fedavg.prepare(config)(task)
+  program = training.make(task, config)
 
   class Canvas:
     """Draws nothing, for that takes longer than all else."""

@@ -1,7 +1,6 @@
 """The Oracle of paper 004: what could be saved, and the binary that finds it out."""
 
 import csv
-import dataclasses
 import functools
 import io
 import json
@@ -13,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import app, oracle, savings, training
+from experiments import app, decentralized, oracle, savings, training
 from experiments.cells import Result
-from experiments.decentralized_flags import DecentralizedFlags, OracleFlags
 from fedjax_norm import nodes
+from fedjax_norm.options import make
 
 
 def result(top1: float | None, sent: int = 0) -> Result:
@@ -136,7 +135,7 @@ def run(_run, one_convolution, monkeypatch):
 
   seed = training.run_seed
   monkeypatch.setattr(training, "run_seed", run_seed)
-  start = functools.partial(_run, oracle.main, oracle.CONFIG)
+  start = functools.partial(_run, oracle.main, oracle.ALGORITHM)
   start.started = started
   return start
 
@@ -169,14 +168,13 @@ def test_everything_is_run_told_and_gone_on_with(run):
 
 def test_the_runs_of_each_algorithm():
   for name, theta in (("gaia", "threshold"), ("fedavg", "local_steps"), ("dgc", "sparsity")):
-    config = OracleFlags(
-      algorithm=name, partition="skew", skewscout="hill", scout_every=7, oracle_fractions="0.2,1,1"
-    )
+    config = oracle.ALGORITHM.kind(name)(scout_every=7, oracle_fractions=(0.2, 1.0, 1.0))
+    own = decentralized.ALGORITHM.kind(name)
     configs, degrees = oracle.runs(config)
     assert [degree.label for degree in degrees] == ["20%", "100%"]
     for degree, fraction in zip(degrees, (0.2, 1.0), strict=True):
       bsp, scout = configs[degree.bsp], configs[degree.scout]
-      assert (bsp.algorithm, bsp.skewscout, bsp.scout_every) == ("bsp", "off", None)
+      assert (bsp.algorithm, bsp.skewscout, bsp.scout_every) == ("bsp", "off", 500)
       assert (scout.algorithm, scout.skewscout, scout.scout_every) == (name, "hill", 7)
       thetas = [getattr(configs[run], theta) for run in degree.thetas.values()]
       assert [f"{value:g}" for value in thetas] == list(degree.thetas)
@@ -184,16 +182,15 @@ def test_the_runs_of_each_algorithm():
       assert {type(value) for value in thetas} == {int if name == "fedavg" else float}
       runs = [bsp, scout, *(configs[run] for run in degree.thetas.values())]
       assert {run.fraction for run in runs} == {fraction}
-      assert {type(run) for run in runs} == {DecentralizedFlags}
+      assert {type(run) for run in runs} == {decentralized.ALGORITHM.kind("bsp"), own}
       # A run is that of the binary with its flags written out.
-      written = {"algorithm": name, "partition": "skew", "fraction": fraction, theta: thetas[1]}
-      assert runs[3] == DecentralizedFlags(**written)
+      assert runs[3] == own(partition="skew", fraction=fraction, **{theta: thetas[1]})
 
 
 @pytest.mark.parametrize(
   ("options", "mentions"),
   [
-    ({"algorithm": "bsp"}, "bsp has no theta"),
+    ({"algorithm": "bsp"}, "choose one of gaia, fedavg, dgc"),
     ({"skewscout": "off"}, "skewscout=off"),
     ({"skewscout": "measure"}, "skewscout=measure"),
     ({"partition": "iid"}, "oracle_fractions"),
@@ -202,14 +199,18 @@ def test_the_runs_of_each_algorithm():
     ({"threshold": 0.1}, "threshold"),
     ({"oracle_tolerance": -1.0}, "oracle_tolerance"),
     ({"oracle_fractions": "much"}, "oracle_fractions"),
-    ({"oracle_fractions": "2"}, "fraction"),
-    ({"scout_grid": "0.5,0.1"}, "rising"),
+    ({"oracle_fractions": (2.0,)}, "fraction"),
+    ({"scout_grid": (0.5, 0.1)}, "rising"),
   ],
 )
 def test_bad_input_is_one_sentence(options, mentions, capsys, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  config = dataclasses.replace(oracle.CONFIG(data="synthetic", workdir="work"), **options)
-  assert app.guard(lambda: oracle.main(config)) == 2
+
+  def start():
+    kind = oracle.ALGORITHM.kind(options.get("algorithm", "gaia"))
+    oracle.main(make(kind, **{"data": "synthetic", "workdir": "work", **options}))
+
+  assert app.guard(start) == 2
   err = capsys.readouterr().err
   assert err.count("\n") == 1
   assert re.search(mentions, err), err

@@ -20,7 +20,6 @@ from experiments import (
   tables,
   training,
 )
-from experiments.algorithm_flags import SsgdFlags
 from experiments.flags import define
 from experiments.paper_flags import PaperFlags
 from fedjax_norm import models
@@ -75,7 +74,7 @@ def test_every_cell_is_a_run(scale):
   seen = set()
   for cell in CELLS.values():
     config = settled(cell, scale)
-    cell.prepare(config)
+    training.check(config)
     key = (config.model, config.norm, config.groups)
     if scale != "full" and key not in seen:
       seen.add(key)
@@ -179,12 +178,12 @@ def test_paper_004_is_copied_rightly():
       assert [c.paper[0] for c in cells] == [
         top1 for row in printed for top1 in row[2 * place : 2 * place + 2]
       ]
-      configs = [settled(cell, "full") for cell in cells[2::2]]
-      got = {
-        6: [100 * c.threshold for c in configs if number == 6],
-        7: [c.local_steps for c in configs],
-        8: [c.sparsity_warmup_rounds and c.sparsity_warmup_rounds / 500 for c in configs],
+      name, times = {
+        6: ("threshold", 100),
+        7: ("local_steps", 1),
+        8: ("sparsity_warmup_rounds", 1 / 500),
       }[number]
+      got = [times * getattr(settled(cell, "full"), name) for cell in cells[2::2]]
       assert got == pytest.approx(values)
   last = text[text.index("BatchNorm\t\tBatchReNorm") : text.index("\nTable 9.")]
   assert [cell.paper[0] for cell in paper.TABLES["004.9"].cells] == [
@@ -234,7 +233,7 @@ def test_paper_004s_setting():
   for name, (threshold, steps, warm) in thetas.items():
     given = [cell.config("full") for cell in paper.TABLES[name].cells]
     flags_of = ("threshold", "local_steps", "sparsity_warmup_epochs")
-    found = [{getattr(c, f) for c in given} - {None} for f in flags_of]
+    found = [{getattr(c, f, None) for c in given} - {None} for f in flags_of]
     assert found == [{threshold}, {steps}, {warm} - {None}]
   sizes = {config.clients for config in (c.config("full") for c in paper.TABLES["004.fig19"].cells)}
   assert sizes == {5, 10}
@@ -418,9 +417,9 @@ def test_tables_are_run_told_and_gone_on_with(few, capsys):
   }
   assert given["ratio"] == 0.5
   values = flags.FlagValues()
-  define(SsgdFlags, values)
+  define(ssgd.CONFIG, values)
   values(["ssgd", *(f"--{name}={value}" for name, value in given.items()), "--workdir=binary"])
-  assert app.execute(ssgd.main, SsgdFlags, values) == 0
+  assert app.execute(training.run, ssgd.CONFIG, values) == 0
   ours = json.loads(Path("work", other, "summary.json").read_text())
   theirs = json.loads(Path("binary", "summary.json").read_text())
   assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}

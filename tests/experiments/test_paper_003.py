@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from experiments_helpers import ROOT
 
-from experiments import cells, efforts, paper, training
-from experiments.algorithm_flags import FedAvgFlags
+from experiments import cells, efforts, fedavg, paper, training
 from experiments.efforts import Spent
 from fedjax_norm import models
 from fedjax_norm.errors import UserError
@@ -88,7 +87,7 @@ def test_agents_in_turn_are_a_single_machine(tmp_path, monkeypatch):
   for cell, length in ((single, {"epochs": 2}), (split, {"rounds": 2, "clients": 3})):
     config = cell.config("full", **less, **length)
     source = training.load(config)
-    results.append(cells.run_cell(cell.name, cell.prepare, config, source, tmp_path / cell.name))
+    results.append(cells.run_cell(cell.name, config, source, tmp_path / cell.name, cell.maker))
   one, several = (result.rows for result in results)
   assert len(one) == len(several) == 2
   for alone, together in zip(one, several, strict=True):
@@ -219,13 +218,13 @@ def test_a_share_of_the_training_examples():
   data = "synthetic:classes=2,train=30,test=6,size=4"
   shares = {"all": None, "some": 0.1, "half": 0.5}
   loaded = cells.load_sources(
-    {name: FedAvgFlags(data=data, train_share=share) for name, share in shares.items()}
+    {name: fedavg.CONFIG(data=data, train_share=share) for name, share in shares.items()}
   )
   assert [len(source.train.labels) for source in loaded.values()] == [30, 3, 15]
   for source in loaded.values():
     np.testing.assert_array_equal(source.test.images, loaded["all"].test.images)
   with pytest.raises(UserError, match="train_share"):
-    training.load(FedAvgFlags(train_share=0.1), lambda labels, clients: np.arange(3))
+    training.load(fedavg.CONFIG(train_share=0.1), lambda labels, clients: np.arange(3))
 
 
 def test_presets_of_a_pair_agree():

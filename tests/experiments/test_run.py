@@ -338,14 +338,6 @@ def test_library_use_gives_the_numbers_of_the_command(fedavg_run):
   source = fn.load_source("synthetic:classes=4,train=64,test=32,size=6")
   partition = fn.make_partition("classes", source.train.labels, 4, 0, classes_per_client=1)
   task = fn.make_task(source, partition, fn.make_norm("fixbn"), "tiny")
-  outcome = fn.run_fedavg(
-    task,
-    fn.FedAvgConfig(
-      fn.plain(batch_size=8, momentum=0.9, weight_decay=5e-4), client_momentum="local"
-    ),
-    fn.LoopConfig(rounds=4, eval_every=2),
-    fn.Schedule(0.02),
-    freeze=fn.FreezeConfig(freeze_round=3),
-  )
+  outcome = fn.run("fedavg", task, batch_size=8, rounds=4, eval_every=2, freeze_round=3)
   shown = [{k: str(v) for k, v in row.items() if k != "seconds"} for row in outcome.rows]
   assert shown == read(Path("run"))

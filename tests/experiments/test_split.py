@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import split
+from experiments import split_flags, training
 from experiments.finished import told
-from experiments.split_flags import SplitFlags
 from fedjax_norm import nodes
 from fedjax_norm.clock import PROFILES
 
@@ -18,7 +17,8 @@ from fedjax_norm.clock import PROFILES
 def split_run(_run, monkeypatch):
   """(*flags) -> Result of ``experiments.split`` with ``SMALL`` and these flags."""
   monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
-  return functools.partial(_run, split.main, SplitFlags, "--host_devices=1")
+  main = functools.partial(training.run, make=split_flags.make)
+  return functools.partial(_run, main, split_flags.ALGORITHM, "--host_devices=1")
 
 
 def _rows(path):
@@ -86,18 +86,18 @@ def test_step_by_step_lists_its_messages(split_run, tmp_path):
     (("--cut=head",), "nothing is left for the other party"),
     (("--relays=conv2",), "see both ends"),
     (("--cohort=99",), "cannot be drawn"),
-    (("--algorithm=splitfed_v1", "--turn_order=shuffled"), "splitfed_v2"),
+    (("--algorithm=splitfed_v1", "--turn_order=shuffled"), "drop turn_order"),
     (("--clients=1", "--hand_over=peer"), "more than one client"),
     (("--step_by_step", "--batch_stats=recalibrate"), "no exchange of messages"),
     (("--labelled=0.5",), "needs --autoencoder"),
-    (("--client_momentum=local",), "splitfed_v1 or splitfed_v2"),
-    (("--algorithm=splitfed_v1", "--hand_over=peer"), "needs --algorithm=split"),
+    (("--client_momentum=reset",), "use a SplitFed variant"),
+    (("--algorithm=splitfed_v1", "--hand_over=peer"), "drop hand_over"),
     (("--norm=sync_bn",), "alone with Bob"),
     (("--fine_tune_lr=0.1",), "Unknown command line flag 'fine_tune_lr'"),
     (("--num_processes=2",), "split runs in one process; drop --num_processes"),
-    (("--autoencoder=0",), "--autoencoder is 0,"),
+    (("--autoencoder=0",), "--autoencoder is 0;"),
     (("--relays=",), "name two or more"),
-    (("--backend=vmap",), "take turns"),
+    (("--backend=vmap",), "run one after another; drop --backend=vmap"),
     (("--norm=gn", "--batch_stats=local"), "keeps no running statistics"),
     (("--autoencoder=0.1", "--labelled=1.5"), "between 0 and 1"),
   ],
@@ -121,6 +121,6 @@ def test_the_flags_of_an_older_version_are_read():
     "freeze_round": "5",
     "no_longer_there": 1,
   }
-  flags = told(saved, SplitFlags)
+  flags = told(saved)
   assert (flags.algorithm, flags.rounds, flags.lr_factor) == ("splitfed_v2", 7, 0.1)
   assert (flags.lr_boundaries, flags.freeze_round) == ((2.0, 3.0), 5)
