@@ -271,6 +271,7 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
     mean = _scaled(sums["upload"], 1 / sums["weight"], 1 / sums["count"], method.equal)
     mean = ledger.filled(mean, before["params"], unsent)
     server = method.server(server, mean, in_round(context, participants))
+    _check_state(server)
     # A server with a memory would go on moving what clients no longer move.
     still = trees.pick(before["params"], config.frozen_paths)
     variables = {**before, "params": trees.put(server.variables["params"], still)}
@@ -294,12 +295,14 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
       context = RoundContext(data, jnp.int32(0), jnp.float32(0), key, jnp.float32(0))
       functions = {"train": train, "gradient": of_batch}
       received = method.downlink(server)
+      _check_state(received)
       down = received._replace(variables={"params": received.variables["params"]})
       one = jnp.float32(1)
       _, up = work(received, init_client(server), jnp.int32(0), context, one, functions)
       return up, ledger.without(down, shapes["params"], personal)
 
     server = jax.eval_shape(method.init, shapes)
+    _check_state(server)
     data = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), setup.data)
     up, down = jax.eval_shape(crossing, server, data, jax.random.key(0))
     return ledger.exchange_cost(setup.model, setup.image_shape, policy, up, down)
@@ -315,10 +318,25 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
   )
 
 
+def _check_state(state: Any) -> None:
+  """Refuses what a user's own algorithm gives in the place of a server's state.
+
+  Raises:
+    UserError: it is no NamedTuple with variables.
+  """
+  if "variables" not in getattr(state, "_fields", ()):
+    raise UserError(
+      "the state of a server and what it sends down must be a NamedTuple with a field variables, "
+      f"not a {type(state).__name__}; see fedjax_norm/algorithms/contract.py."
+    )
+
+
 def _scaled(upload: PyTree, weight: Array, count: Array, equal: tuple[str, ...]) -> PyTree:
   """The upload by a client's weight, or by 1 where clients count alike; and back."""
   if not equal:
     return trees.scale(upload, weight)
+  if not isinstance(upload, dict) or not set(equal) <= upload.keys():
+    raise UserError(f"an upload must be a dict with the keys {', '.join(equal)} that equal names.")
   return {key: trees.scale(part, count if key in equal else weight) for key, part in upload.items()}
 
 

@@ -35,6 +35,23 @@ averaging with a server's learning rate, whole:
 ``fedjax_norm.run(TOY, task, rounds=10, toy_lr=0.5)`` runs it. With a row in ``registry.py`` it is
 also ``python -m experiments.run --method=toy --toy_lr=0.5``.
 
+What the page's functions can rely on:
+
+- The mean that ``server`` gets is ``sum_k p_k upload_k / sum_k p_k`` over the round's clients,
+  leaf by leaf, with the ``weight`` p_k of each :class:`Update`. A parameter that a client does not
+  send (FedBN's norms, frozen ones) has a mean of 0. Batch statistics are combined afterwards;
+  ``server`` may leave them alone.
+- ``config.steps(size)`` is the exact number of steps that ``train`` then takes, and
+  ``context.rate`` is the learning rate of all of them. A step is in ``local.make_client_update``.
+- ``train`` goes on from the momentum that the client has kept (``client_momentum``, local by
+  default if all clients take part in each round). ``local.optimizer(config).init(params)`` as its
+  ``optimizer_state`` starts anew.
+- A configuration is one flat namespace: its options and methods must not have the name of another
+  option of a run. ``check(self)`` refuses options that contradict each other. ``LocalConfig``,
+  ``AveragingConfig`` and ``ServerRateConfig`` have the usual options; inherit them.
+- ``tests/algorithms/test_contract.py`` tests every row of the registry; ``test_scaffold.py`` shows
+  how an algorithm is held against its paper's formulas.
+
 An algorithm that is no average of uploads gives a whole :class:`Algorithm` in place of an
 :class:`Averaging`: its ``round`` maps the clients itself.
 """
@@ -168,7 +185,8 @@ class Averaging(NamedTuple):
     init_client: the server's state -> what a client keeps at first.
     downlink: the server's state -> what each client receives, a NamedTuple with ``variables``. It
       is all of the server that ``client`` sees.
-    equal: keys of a dict upload in whose means every client counts alike, whatever its weight.
+    equal: keys of an upload that is a dict, in whose means every client counts alike, whatever its
+      weight.
   """
 
   init: Callable[[Variables], PyTree]
@@ -309,7 +327,7 @@ class Method:
     all_clients: whether every client takes part in every round.
     one_process: whether it is simulated in one process only.
     one_by_one: configuration -> whether its clients run one after another.
-    without: options of its classes that mean nothing to it.
+    without: options of its classes that mean nothing to it; no binary has a flag for them.
     theta: how much it communicates, where that may vary.
     step_flops: (configuration, setup) -> the operations of a client's local step; None is that of
       training the whole model.

@@ -1,5 +1,6 @@
 """Algorithms and optimizers of the user's own: the contract's page, run as it stands."""
 
+import dataclasses
 import doctest
 
 import jax
@@ -9,7 +10,9 @@ import pytest
 
 import fedjax_norm as fn
 from fedjax_norm.algorithms import contract
+from fedjax_norm.algorithms.averaging import AveragingConfig
 from fedjax_norm.algorithms.fedavg import FEDAVG
+from fedjax_norm.options import option
 
 FEW = {"rounds": 2, "eval_every": 2, "batch_size": 4, "local_steps": 2, "backend": "scan"}
 
@@ -49,6 +52,36 @@ def test_the_toy_of_the_page_runs_as_it_stands(task, toy):
     fn.run(toy, task, toy_lr=0.0, **FEW)
   with pytest.raises(fn.UserError, match="there is no option 'server_lr' here"):
     fn.run(toy, task, server_lr=0.5, **FEW)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clash(AveragingConfig):
+  """Has an option that every run has."""
+
+  rounds: int = option(3, "Another thing.")
+
+
+def broken(**changes):
+  """FedAvg with a mistake in what it gives."""
+
+  def build(config, setup):
+    return FEDAVG.build(config, setup)._replace(**changes)
+
+  return dataclasses.replace(FEDAVG, build=build)
+
+
+@pytest.mark.parametrize(
+  ("method", "words"),
+  [
+    (dataclasses.replace(FEDAVG, config=Clash), "Clash.rounds of method 'fedavg' has the name of"),
+    (broken(init=lambda variables: {"variables": variables}), "must be a NamedTuple with a field"),
+    (broken(server=lambda server, mean, context: mean), "must be a NamedTuple with a field"),
+    (broken(equal=("chnge",)), "an upload must be a dict with the keys chnge"),
+  ],
+)
+def test_mistakes_of_an_own_algorithm_are_one_sentence(task, method, words):
+  with pytest.raises(fn.UserError, match=words):
+    fn.run(method, task, **FEW)
 
 
 def test_own_optimizers_of_client_and_server(task):
