@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from settings import configure
 
+from fedjax_norm import trees
 from fedjax_norm.algorithms import residual
 from fedjax_norm.algorithms.contract import Algorithm, Averaging, Method, RoundContext
 from fedjax_norm.data.federated import cohorts
+from fedjax_norm.local import Metrics
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, Norm, NormSpec
@@ -174,11 +176,13 @@ class Replay(NamedTuple):
   Attributes:
     server: its state after them.
     clients: those of all clients.
+    metrics: summed over them.
     shares: of sparse updates, what was sent in each round.
   """
 
   server: Any
   clients: Any
+  metrics: Metrics
   shares: list[list[Any]]
 
 
@@ -197,18 +201,19 @@ def run_again(whole: Whole) -> Replay:
 
   config = dataclasses.replace(whole.config, backend="vmap")
   program = make_program(whole.method, whole.task, config)
-  server, clients = whole.start()
+  (server, clients), total = whole.start(), Metrics.zeros()
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(residual, "divide", divide)
     round_ = jax.jit(program.phases["explore"].algorithm.round)
     for index, cohort in enumerate(whole.cohorts[:2]):
       rows = np.insert(cohort, 1 + index, -1)
       states = jax.tree.map(lambda a, rows=rows: a[rows], clients)
-      server, states, _ = round_(server, states, rows, whole.context(index))
+      server, states, metrics = round_(server, states, rows, whole.context(index))
+      total = trees.add(total, metrics)
       jax.effects_barrier()
       sent.append([one for one in shares if any(leaf.any() for leaf in jax.tree.leaves(one))])
       shares.clear()
       states = jax.tree.map(lambda a, gap=1 + index: np.delete(a, gap, 0), states)
       for old, new in zip(jax.tree.leaves(clients), jax.tree.leaves(states), strict=True):
         old[cohort] = new
-  return Replay(server, clients, sent)
+  return Replay(server, clients, total, sent)

@@ -1,4 +1,4 @@
-"""SSGD of 16 unequal workers by every mapping, on eight devices; a file a run in the folder."""
+"""SSGD with synchronized BN of 16 unequal workers, on eight devices; a file a mapping."""
 
 import sys
 from pathlib import Path
@@ -18,33 +18,24 @@ from fedjax_norm.local import Metrics
 from fedjax_norm.training.feed import placer
 from fedjax_norm.training.program import make_interval
 
-SPECS = {
-  "gn": norm.create("gn", groups=2),
-  "bn": norm.create("bn"),
-  "sync_bn": norm.create("sync_bn"),
-}
-# A scan binds no axis for sync_bn, and what it does to gn it does to bn.
-MAPPINGS = {
-  "gn": ("vmap", "pmap", "shard_map"),
-  "bn": ("vmap", "scan", "pmap", "shard_map"),
-  "sync_bn": ("vmap", "pmap", "shard_map"),
-}
+SPEC = norm.create("sync_bn")
+BACKENDS = ("vmap", "pmap", "shard_map")
 SHAPE = (6, 6, 1)
 WORKERS, STEPS = 16, 5
 SIZES = 1 + np.arange(WORKERS) * 5 % 7  # 1 to 7 examples: of batches of 4 many are padded
 CONFIG = configure(SsgdConfig, plain(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0))
 
 
-def run(name: str, backend: str) -> dict[str, np.ndarray]:
+def run(backend: str) -> dict[str, np.ndarray]:
   """What the steps leave, by path, and ``devices``, how many ran them."""
-  spec, source = SPECS[name], make_tiny_source(int(SIZES.sum()))
+  source = make_tiny_source(int(SIZES.sum()))
   mapping = nodes.create(
     backend,
     num_nodes=WORKERS,
-    lockstep=spec.across_nodes,
+    lockstep=True,
     chunk=0 if backend in ("pmap", "shard_map") else None,  # a vmap in each device
   )
-  model = TinyNet(norm=spec)
+  model = TinyNet(norm=SPEC)
   transform = make_transforms(Preprocess(augment="none"), source.train.images)[0]
   offsets = np.concatenate([[0], np.cumsum(SIZES)])
   data = federate(source.train, Partition(np.arange(offsets[-1]), offsets))
@@ -66,7 +57,5 @@ def run(name: str, backend: str) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
   nodes.use_host_devices(8)
-  for spec_name, backends in MAPPINGS.items():
-    for mapping_name in backends:
-      path = Path(sys.argv[1]) / f"{spec_name}_{mapping_name}.npz"
-      np.savez(path, **run(spec_name, mapping_name))
+  for name in BACKENDS:
+    np.savez(Path(sys.argv[1]) / f"{name}.npz", **run(name))

@@ -144,6 +144,9 @@ def test_mappings_agree_and_padding_is_nobody(whole, replay):
     )
     return
   assert whole.program.nodes.backend == "shard_map"
+  row, metrics = whole.outcome.rows[0], replay.metrics
+  assert metrics.examples == row["examples"]
+  np.testing.assert_allclose(metrics.loss / metrics.examples, row["train_loss"], rtol=1e-4)
   for here, there in zip((replay.server, replay.clients), whole.states[0], strict=True):
     assert jax.tree.structure(here) == jax.tree.structure(there)
     pairs = zip(jax.tree.leaves_with_path(here), jax.tree.leaves(there), strict=True)

@@ -213,20 +213,6 @@ def test_fedavg_of_single_steps_is_mean_bsp(world, momentum):
     close(at(server, step).variables["params"], at(expected, step)["params"], f"after {step}")
 
 
-def test_mappings_agree(world):
-  thetas = np.full(STEPS, 0.2)
-  results = [
-    world.run(GAIA, configure(GaiaConfig, HEAVY), thetas=thetas, mapping=mapping)[1:3]
-    for mapping in (VMAP, nodes.create("shard_map", num_nodes=len(SIZES)))
-  ]
-  for server, parts in results[1:]:
-    close(at(server, -1).weights, at(results[0][0], -1).weights, "on another mapping")
-    assert jax.tree.map(int, at(server, -1).sent) == jax.tree.map(int, at(results[0][0], -1).sent)
-    residual = flat(at(results[0][1], -1).residual)
-    for path, leaf in flat(at(parts, -1).residual).items():
-      np.testing.assert_allclose(leaf, residual[path], atol=1e-5)
-
-
 @pytest.mark.parametrize("method", [GAIA, DGC])
 def test_what_is_frozen_does_not_move(world, method):
   """Not even by what partitions held back before: the residual at frozen paths stays."""

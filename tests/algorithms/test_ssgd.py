@@ -20,7 +20,7 @@ import pytest
 import reference_fedavg
 import reference_ssgd as reference
 from experiments_helpers import PYTHONPATH
-from mapping_steps import MAPPINGS
+from mapping_steps import BACKENDS
 from reference_fedavg import flat
 from settings import built, configure, plain
 from step_world import KEY, at, run_rounds, skewed
@@ -215,17 +215,6 @@ def test_parts_change_local_bn(world, bn_runs):
   assert distance(at(masters, 0).variables, at(whole, 0).variables) > 1e-3
 
 
-def test_nobody_changes_nothing(world, bn_runs):
-  """A row of -1, which fills up a device of several processes, counts in no average."""
-  case = "bn, uniform moments"
-  name, options, _ = WORKERS[case]
-  masters, _, metrics = world.run(name, configure(SsgdConfig, HEAVY, **options), (0, 1, -1, 2, 3))
-  expected, _, expected_metrics = bn_runs(case)[0]
-  for step in (0, STEPS - 1):
-    close(at(masters.variables, step), at(expected.variables, step), step)
-  assert metrics.examples.tolist() == expected_metrics.examples.tolist()
-
-
 def test_frozen_statistics_stay_bit_by_bit(world):
   before = random_variables(world.model("frozen"))["batch_stats"]["Norm_0"]
   masters, _, _ = world.run("frozen", configure(SsgdConfig, HEAVY))
@@ -264,14 +253,15 @@ def mapped(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize("name", MAPPINGS)
-def test_mappings_agree(mapped, name):
-  """16 unequal workers on one device, and on eight with two on each."""
-  runs = {path.stem: dict(np.load(path)) for path in mapped.glob(f"{name}_*.npz")}
-  assert runs.keys() == {f"{name}_{mapping}" for mapping in MAPPINGS[name]}
-  for mapping, run in runs.items():
-    assert run.pop("devices") == (1 if mapping.endswith(("vmap", "scan")) else 8)
-  expected = runs.pop(f"{name}_vmap")
+def test_mappings_agree(mapped):
+  """16 unequal workers in lock-step on one device, and on eight with two on each."""
+  runs = {name: dict(np.load(mapped / f"{name}.npz")) for name in BACKENDS}
+  assert {name: run.pop("devices") for name, run in runs.items()} == {
+    "vmap": 1,
+    "pmap": 8,
+    "shard_map": 8,
+  }
+  expected = runs.pop("vmap")
   for mapping, run in runs.items():
     assert run.keys() == expected.keys()
     for path in expected:
