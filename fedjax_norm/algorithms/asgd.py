@@ -119,7 +119,7 @@ def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
   delay, which at a decay of 0.9 diverges from 17 equal workers on.)
 
   Raises:
-    UserError: a norm that looks across nodes.
+    UserError: a norm that looks across nodes, or no clock.
   """
   model, spec = setup.model, setup.model.norm
   if spec.across_nodes:
@@ -127,7 +127,8 @@ def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
       f"norm {spec.name!r} merges the batches of all nodes, which asynchronous workers never have"
       " at the same time; choose another norm."
     )
-  assert setup.clock is not None
+  if setup.clock is None:
+    raise UserError("asynchronous SGD runs on a simulated clock; give a network, such as lan.")
   variables = model_shapes(model, setup.image_shape)
   up = without(variables["params"], variables["params"], config.frozen_paths)
   cost = exchange_cost(model, setup.image_shape, "mean", up, variables["params"])

@@ -150,9 +150,9 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
     UserError: options that the model's norm cannot honour.
   """
   spec, policy = setup.model.norm, config.policy(setup.model.norm)
-  check_policy(policy, spec)
   if config.keeps_norms and not spec.has_running_statistics:
     raise UserError(f"FedBN keeps batch normalization on the client; norm {spec.name!r} is none.")
+  check_policy(policy, spec)  # FedBN's own is local
   keeps_stats = spec.has_running_statistics and policy == "local"
   model, client_optimizer = setup.bound_model, optimizer(config)
   stats_policy = combiner(policy if spec.updates_running_statistics else "frozen")

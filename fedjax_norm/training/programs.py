@@ -99,7 +99,7 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
   )
   one_by_one = mapping.one_by_one()
   setup = Setup(model, mapping, data, task.transform, images_of(task), config.seed)
-  if config.network:
+  if config.network is not None:
     setup = setup._replace(clock=_clock(method, task, config, setup))
 
   def phase(spec: NormSpec, config: Any, **more: Any) -> Phase:

@@ -343,6 +343,12 @@ def test_options_that_are_refused(options, message):
     AsgdConfig(**options)
 
 
+def test_a_run_without_a_network_is_refused(world, tiny_net):
+  model, mapping = tiny_net(norm=norm.create("gn")), nodes.create("scan", num_nodes=1)
+  with pytest.raises(UserError, match="runs on a simulated clock; give a network"):
+    built(ASGD, PLAIN, model, mapping, world.data(), world.transform, SHAPE)
+
+
 def test_a_norm_across_workers_is_refused(world):
   with pytest.raises(UserError, match="'sync_bn' merges the batches of all nodes"):
     world.algorithm("sync_bn", PLAIN)

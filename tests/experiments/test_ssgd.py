@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from settings import configure
+from settings import program_of
 
 from experiments import app, asgd, fedavg, report, ssgd, training
 from fedjax_norm import norm
@@ -17,9 +17,7 @@ from fedjax_norm.algorithms.ssgd import SSGD
 from fedjax_norm.comm import Cost
 from fedjax_norm.data.partition import Partition
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.programs import make_program
 from fedjax_norm.training.task import make_task
-from fedjax_norm.training.train_config import config_of
 
 AsgdFlags, FedAvgFlags, SsgdFlags = asgd.CONFIG, fedavg.CONFIG, ssgd.CONFIG
 
@@ -231,8 +229,9 @@ def test_recalibration_takes_workers_with_larger_batches_as_long(tiny_source):
   """A pass over 10 and 50 examples, in batches of 2 and 10 as the clock has them."""
   division = Partition(np.arange(60), np.array([0, 10, 60]))
   task = make_task(tiny_source, division, norm.create("bn"))
-  config = configure(
-    config_of(SSGD),
+  program, _ = program_of(
+    SSGD,
+    task,
     batch_size=6,
     batch_split="proportional",
     batch_stats="recalibrate",
@@ -240,6 +239,5 @@ def test_recalibration_takes_workers_with_larger_batches_as_long(tiny_source):
     eval_every=1,
     network="lan",
   )
-  program = make_program(SSGD, task, config)
   (phase,) = program.phases.values()
   np.testing.assert_allclose(phase.refresh_steps, [5 / 3, 5 / 3])
