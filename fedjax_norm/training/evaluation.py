@@ -71,6 +71,25 @@ def stack_batches(
   return HeldOut(Batch(test.images[ids], known[ids], mask), ids)
 
 
+def of_batch(
+  model: nn.Module, transform: EvalTransform, result_of: Callable[[Array, Batch], Any]
+) -> Callable[..., Any]:
+  """(variables, one test batch, a client's feature strength or None) -> a result.
+
+  Args:
+    model: the model, unbound to any axis.
+    transform: of test images.
+    result_of: (the model's outputs in float32, the batch) -> the result.
+  """
+
+  def test(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Any:
+    batch, ids = examples
+    outputs: Array = model.apply(variables, transform(batch.images, ids, strength), Mode())
+    return result_of(outputs.astype(jnp.float32), batch)
+
+  return test
+
+
 def make_scores(
   model: nn.Module, num_classes: int, transform: EvalTransform, own: Objective | None = None
 ) -> Callable[..., Scores]:
@@ -79,19 +98,13 @@ def make_scores(
   ``own`` is the user's own objective, if there is one.
   """
 
-  def scores(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Scores:
-    batch, ids = examples
-    logits: Array = model.apply(variables, transform(batch.images, ids, strength), Mode())
-    return scores_of(logits, batch, num_classes, own)
-
-  return scores
+  return of_batch(model, transform, functools.partial(scores_of, num_classes=num_classes, own=own))
 
 
 def scores_of(
   logits: Array, batch: Batch, num_classes: int, own: Objective | None = None
 ) -> Scores:
-  """The scores of a batch's logits [B, C]; a padded example counts nothing."""
-  logits = logits.astype(jnp.float32)
+  """The scores of a batch's logits [B, C], float32; a padded example counts nothing."""
   real = batch.mask > 0
 
   def by_class(values: Array) -> Array:

@@ -9,15 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_norm.comm import Traffic
-from fedjax_norm.control.freeze import FreezeState
 from fedjax_norm.control.skewscout import ScoutState
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.errors import DivergedError, expect
 from fedjax_norm.local import Metrics
 from fedjax_norm.objectives import find
 from fedjax_norm.training.checkpoint import Checkpoints
-from fedjax_norm.training.clients import ClientStore
 from fedjax_norm.training.controls import Controls, Interval, next_interval, observe
 from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.measures import measures_of
@@ -39,43 +36,10 @@ class _State(NamedTuple):
 
   server: PyTree
   clients: PyTree
-  freeze: FreezeState | None
-  plateau: PyTree
-  round: np.int64
-  traffic: np.ndarray
-  seconds: np.float64
-  simulated: np.float64
-  scout: ScoutState | None
-
-  @classmethod
-  def of(
-    cls,
-    server: PyTree,
-    store: ClientStore,
-    controls: Controls,
-    round: int,
-    spent: Spent,
-    seconds: float,
-  ) -> "_State":
-    return cls(
-      server,
-      store.saved(),
-      controls.freeze,
-      controls.plateau,
-      np.int64(round),
-      np.array(spent.traffic, np.int64),
-      np.float64(seconds),
-      np.float64(spent.simulated),
-      controls.scout,
-    )
-
-  @property
-  def controls(self) -> Controls:
-    return Controls(self.freeze, self.plateau, self.scout)
-
-  @property
-  def spent(self) -> Spent:
-    return Spent(Traffic(*map(int, self.traffic)), float(self.simulated))
+  controls: Controls
+  round: int
+  spent: Spent
+  seconds: float
 
 
 def train(
@@ -110,7 +74,7 @@ def train(
   # A copy, for the programs take over the memory of the states they are given.
   server = algorithm.init(jax.tree.map(jnp.array, variables))
   store = make_store(program.nodes, algorithm.init_client(server), data.num_clients)
-  state = _State.of(server, store, Controls.of(program, variables), 0, Spent(), 0.0)
+  controls, round_, spent, seconds = Controls.of(program, variables), 0, Spent(), 0.0
   rows: list[dict[str, Any]] = []
   diagnosed: list[dict[str, Any]] = []
   accuracies: dict[int, float] = {}
@@ -119,13 +83,13 @@ def train(
     if folder:
       checkpoints = stack.enter_context(Checkpoints(folder.path / "checkpoints"))
       if folder.resumed:
-        state, rows = resume(folder, checkpoints, state)
+        state = _State(server, store.saved(), controls, round_, spent, seconds)
+        (server, clients, controls, *numbers), rows = resume(folder, checkpoints, state)
+        store.restore(clients)
+        round_, spent, seconds = jax.tree.map(lambda a: np.asarray(a).item(), numbers)
         diagnosed = folder.diagnostics()
-    store.restore(state.clients)
-    round_, controls = int(state.round), state.controls
-    spent, seconds = state.spent, float(state.seconds)
     run = Run.of(program, config, data, store, round_)
-    server = run.place(state.server)
+    server = run.place(server)
     stack.enter_context(run.feed)
     bar = stack.enter_context(Progress(config.rounds, round_, show_progress))
 
@@ -158,7 +122,7 @@ def train(
         found = program.diagnose(interval.phase, phase.algorithm, server, store, data, round_, key)
       if folder and checkpoints:
         on_host = jax.tree.map(np.asarray, server)
-        state = _State.of(on_host, store, controls, round_, spent, seconds)
+        state = _State(on_host, store.saved(), controls, round_, spent, seconds)
         with uninterrupted():
           if found:
             folder.append_diagnostics(found)

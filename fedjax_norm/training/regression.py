@@ -1,18 +1,13 @@
 """Regression: numbers are trained on in standard units and tested in their own."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
-from fedjax_norm.data.preprocess import EvalTransform
 from fedjax_norm.errors import UserError
-from fedjax_norm.norm import Mode
 from fedjax_norm.objectives import Objective, find
-from fedjax_norm.training.evaluation import HeldOut
-from fedjax_norm.typing import Array, Variables
+from fedjax_norm.typing import Array, Batch
 
 
 class Units(NamedTuple):
@@ -70,23 +65,12 @@ class Errors(NamedTuple):
   examples: Array
 
 
-def make_errors(
-  model: nn.Module, transform: EvalTransform, objective: str | Objective = "regression"
-) -> Callable[..., Errors]:
-  """(variables, one test batch, a client's feature strength or None) -> its errors."""
-
-  def errors(variables: Variables, held: HeldOut, strength: Array | None = None) -> Errors:
-    batch, ids = held
-    outputs: Array = model.apply(variables, transform(batch.images, ids, strength), Mode())
-    outputs = outputs.astype(jnp.float32)
-    real = batch.mask > 0
-    off = jnp.where(real[:, None], outputs - batch.labels, 0)
-    losses = jnp.where(real, find(objective).loss(outputs, batch.labels), 0)
-    return Errors(
-      losses.sum(), jnp.square(off).sum(0), abs(off).sum(0), real.sum(dtype=jnp.float32)
-    )
-
-  return errors
+def errors_of(outputs: Array, batch: Batch, objective: str | Objective = "regression") -> Errors:
+  """The errors of a batch's outputs [B, D]; a padded example counts nothing."""
+  real = batch.mask > 0
+  off = jnp.where(real[:, None], outputs - batch.labels, 0)
+  losses = jnp.where(real, find(objective).loss(outputs, batch.labels), 0)
+  return Errors(losses.sum(), jnp.square(off).sum(0), abs(off).sum(0), real.sum(dtype=jnp.float32))
 
 
 def summarize(errors: Errors, units: Units) -> dict[str, float]:

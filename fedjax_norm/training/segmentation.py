@@ -1,17 +1,13 @@
 """Segmentation: a test of the class of every pixel."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
-from fedjax_norm.data.preprocess import EvalTransform
-from fedjax_norm.norm import Mode
 from fedjax_norm.objectives import IGNORED, Objective, find
-from fedjax_norm.training.evaluation import HeldOut
-from fedjax_norm.typing import Array, Variables
+from fedjax_norm.typing import Array, Batch
 
 
 class Confusion(NamedTuple):
@@ -28,35 +24,22 @@ class Confusion(NamedTuple):
   examples: Array
 
 
-def make_confusion(
-  model: nn.Module,
-  num_classes: int,
-  transform: EvalTransform,
-  objective: str | Objective = "segmentation",
-) -> Callable[..., Confusion]:
-  """(variables, one test batch, a client's feature strength or None) -> its confusion.
+def confusion_of(
+  logits: Array, batch: Batch, num_classes: int, objective: str | Objective = "segmentation"
+) -> Confusion:
+  """The confusion of a batch's logits [B, H, W, C].
 
   Pixels that are ignored, and those of padded images, count nothing.
   """
-
-  def confusion(variables: Variables, held: HeldOut, strength: Array | None = None) -> Confusion:
-    batch, ids = held
-    logits: Array = model.apply(variables, transform(batch.images, ids, strength), Mode())
-    logits = logits.astype(jnp.float32)
-    real = batch.mask > 0
-    losses = jnp.where(real, find(objective).loss(logits, batch.labels), 0)
-    kept = real[:, None, None] & (batch.labels != IGNORED)
-    # A place past the end is dropped.
-    cell = batch.labels.astype(jnp.int32) * num_classes + logits.argmax(-1)
-    cell = jnp.where(kept, cell, num_classes**2)
-    pixels = jnp.zeros(num_classes**2, jnp.int32).at[cell].add(1, mode="drop")
-    return Confusion(
-      losses.sum(),
-      pixels.reshape(num_classes, num_classes).astype(jnp.float32),
-      real.sum(dtype=jnp.float32),
-    )
-
-  return confusion
+  real = batch.mask > 0
+  losses = jnp.where(real, find(objective).loss(logits, batch.labels), 0)
+  kept = real[:, None, None] & (batch.labels != IGNORED)
+  # A place past the end is dropped.
+  cell = batch.labels.astype(jnp.int32) * num_classes + logits.argmax(-1)
+  cell = jnp.where(kept, cell, num_classes**2)
+  pixels = jnp.zeros(num_classes**2, jnp.int32).at[cell].add(1, mode="drop")
+  pixels = pixels.reshape(num_classes, num_classes).astype(jnp.float32)
+  return Confusion(losses.sum(), pixels, real.sum(dtype=jnp.float32))
 
 
 def iou(pixels: np.ndarray) -> np.ndarray:

@@ -47,10 +47,14 @@ def make_test(task: Task, mapping: nodes.Nodes) -> Test:
   if task.pairs is not None:
     return _make_verification(task, task.pairs, mapping)
   if task.units is not None:
-    of_batch = regression.make_errors(model, transform, task.objective)
+    errors_of = functools.partial(regression.errors_of, objective=task.objective)
+    of_batch = evaluation.of_batch(model, transform, errors_of)
     summarize = functools.partial(regression.summarize, units=task.units)
   elif task.source.target_names is not None:
-    of_batch = segmentation.make_confusion(model, outputs, transform, task.objective)
+    confusion_of = functools.partial(
+      segmentation.confusion_of, num_classes=outputs, objective=task.objective
+    )
+    of_batch = evaluation.of_batch(model, transform, confusion_of)
     summarize = functools.partial(segmentation.summarize, names=task.source.target_names)
   elif isinstance(model, Ensemble):
     of_batch = voting.make_votes(model, outputs, transform)

@@ -41,7 +41,7 @@ def case():
 def errors_of(case, guesses, batch_size):
   test, units, _ = case
   model = Table(tuple(map(tuple, units.standard(guesses).tolist())))
-  of_batch = regression.make_errors(model, lambda images, ids, strength: images)
+  of_batch = evaluation.of_batch(model, lambda images, ids, strength: images, regression.errors_of)
   mapping = nodes.create("auto", num_nodes=2)
   targets = units.standard(test.targets)
   batches = evaluation.stack_batches(test, batch_size, mapping.num_devices, targets)

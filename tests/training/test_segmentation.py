@@ -34,7 +34,11 @@ def case():
 
 @pytest.mark.parametrize("batch_size", [3, 11])
 def test_equals_counting_by_hand(case, batch_size):
-  of_batch = segmentation.make_confusion(Shown(), len(NAMES), lambda images, ids, strength: images)
+  of_batch = evaluation.of_batch(
+    Shown(),
+    lambda images, ids, strength: images,
+    lambda logits, batch: segmentation.confusion_of(logits, batch, len(NAMES)),
+  )
   mapping = nodes.create("auto", num_nodes=2)
   batches = evaluation.stack_batches(case, batch_size, mapping.num_devices, case.targets)
   result = evaluation.make_evaluate(of_batch, mapping)({}, jax.tree.map(jnp.asarray, batches))
