@@ -14,7 +14,7 @@ from experiments import seeds
 from experiments.app import run_plain
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
-from fedjax_norm.training import curve_plots
+from fedjax_norm.training import curve_plots, plots
 from fedjax_norm.training.files import read_json
 from fedjax_norm.training.measures import Measure, headline, measures_of
 from fedjax_norm.training.rows import Row, read_rows
@@ -129,7 +129,7 @@ def compare(folders: Sequence[str], output: str, title: str, target: float | Non
     raise UserError(f"these runs tell {told}, which do not compare; name runs of one task.")
   [(column, measure)] = kinds
   labels = names(list(configs))
-  curve_plots.compare(dict(zip(labels, runs, strict=True)), output, title)
+  plots.save(curve_plots.compare_figure(dict(zip(labels, runs, strict=True)), title), output)
   table = [
     [
       label,

@@ -20,7 +20,7 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.norm import NORMS
 from fedjax_norm.options import option
 from fedjax_norm.split.plan import ALICE, BOB
-from fedjax_norm.training import curve_plots, evaluation
+from fedjax_norm.training import curve_plots, evaluation, plots
 from fedjax_norm.training.distil import DistilConfig, Public, distil
 from fedjax_norm.training.message_log import MessageLog
 from fedjax_norm.training.remote import outputs_of
@@ -129,7 +129,8 @@ def finish(
   }
   folder.write_summary(result)
   title = f"{config.data}, {config.model} taught by {run.flags.model_name}"
-  curve_plots.learning_curves(rows, folder.path / "learning_curves.png", title)
+  figure = curve_plots.learning_curves_figure(rows, title)
+  plots.save(figure, folder.path / "learning_curves.png")
   pairs = [
     ("student", f"{config.model}, {config.norm}: top-1 {result['top1']:.2%}"),
     ("teacher", f"{run.flags.model_name}, {run.flags.norm}: top-1 {result['teacher_top1']:.2%}"),

@@ -15,6 +15,7 @@ from fedjax_norm.training import (
   curve_plots,
   diagnostic_plots,
   guessing,
+  plots,
   remarks,
 )
 from fedjax_norm.training.measures import MEASURES, measures_of
@@ -99,8 +100,8 @@ def draw_start(folder: RunFolder, task: Task, title: str) -> None:
   """Draws who holds what."""
   population = task.data.num_clients
   counts = label_counts(task.data, client_plots.shown_clients(population), task.num_classes)
-  path = folder.path / "partition.png"
-  client_plots.partition(counts, task.source.class_names, path, title, population)
+  figure = client_plots.partition_figure(counts, task.source.class_names, title, population)
+  plots.save(figure, folder.path / "partition.png")
 
 
 def tell_communication(folder: RunFolder, config: Config, task: Task) -> None:
@@ -123,14 +124,15 @@ def write_clients(folder: RunFolder, program: Program, outcome: Outcome) -> None
 
 def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:
   """Draws what was learnt."""
-  path = folder.path / "learning_curves.png"
-  curve_plots.learning_curves(outcome.rows, path, title, outcome.frozen_at)
+  figure = curve_plots.learning_curves_figure(outcome.rows, title, outcome.frozen_at)
+  plots.save(figure, folder.path / "learning_curves.png")
   diagnostic_plots.diagnostics(
     outcome.diagnostics, outcome.rows, folder.path / "diagnostics.png", title
   )
   if outcome.client_accuracies:
     ids, accuracies = map(np.array, zip(*outcome.client_accuracies.items(), strict=True))
-    client_plots.client_accuracy(accuracies, folder.path / "clients.png", title, ids)
+    figure = client_plots.client_accuracy_figure(accuracies, title, ids)
+    plots.save(figure, folder.path / "clients.png")
 
 
 def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_norm import trees
 from fedjax_norm.norm import NormSpec
-from fedjax_norm.typing import Array, PyTree, Variables
+from fedjax_norm.typing import Array, PyTree
 
 _FLOAT_BYTES = 4
 _LOW_BITS = 20
@@ -156,16 +155,11 @@ def update_bytes(update: PyTree) -> Array:
   return total
 
 
-def moments_bytes(groups: list[int]) -> int:
-  """The bytes of the moments of norm layers with G groups: a count, G means and G m2 a layer."""
-  return sum(_FLOAT_BYTES * (1 + 2 * g) for g in groups)
-
-
 def lockstep_cost(spec: NormSpec, groups: list[int]) -> tuple[int, int, int]:
   """(bytes up, bytes down, round trips) a step of a norm that merges its moments across nodes.
 
-  A layer sends its moments forward and, for the exact gradient, two sums a group backward; each
-  comes back merged (``moments.merge_over_axes``).
+  A layer sends its moments forward (a count, G means and G m2) and, for the exact gradient, two
+  sums a group backward; each comes back merged (``moments.merge_over_axes``).
 
   Args:
     spec: the norm.
@@ -173,7 +167,7 @@ def lockstep_cost(spec: NormSpec, groups: list[int]) -> tuple[int, int, int]:
   """
   if not spec.across_nodes or not spec.updates_running_statistics:
     return 0, 0, 0
-  one_way = moments_bytes(groups) + _FLOAT_BYTES * 2 * sum(groups)
+  one_way = _FLOAT_BYTES * sum(1 + 4 * g for g in groups)
   return one_way, one_way, 2 * len(groups)
 
 
@@ -187,9 +181,3 @@ def paper_cost(cost: Cost, spec: NormSpec, groups: list[int]) -> Cost:
     return cost
   one_way = _FLOAT_BYTES * 2 * sum(groups)
   return cost._replace(step_up=one_way, step_down=one_way, step_trips=2 * len(groups))
-
-
-def model_bytes(variables: Variables, without: frozenset[str] = frozenset()) -> int:
-  """The bytes of a model's parameters, without those at some paths."""
-  flat = trees.flatten(variables["params"])
-  return trees.num_bytes({path: leaf for path, leaf in flat.items() if path not in without})

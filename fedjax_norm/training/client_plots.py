@@ -1,6 +1,5 @@
 """The pictures of clients: what each holds, and how well the model serves it."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,24 +14,6 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter, St
 from fedjax_norm.training import plots
 
 _MOST_BARS = 100
-
-
-def partition(
-  counts: np.ndarray,
-  class_names: Sequence[str],
-  path: str | os.PathLike,
-  title: str,
-  population: int | None = None,
-) -> None:
-  """Saves ``partition_figure``."""
-  plots.save(partition_figure(counts, class_names, title, population), path)
-
-
-def client_accuracy(
-  accuracies: np.ndarray, path: str | os.PathLike, title: str, ids: np.ndarray | None = None
-) -> None:
-  """Saves ``client_accuracy_figure``."""
-  plots.save(client_accuracy_figure(accuracies, title, ids), path)
 
 
 def shown_clients(population: int) -> np.ndarray:

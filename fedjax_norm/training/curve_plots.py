@@ -1,6 +1,5 @@
 """The pictures of measures against the round: one run's learning curves, and runs side by side."""
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -13,18 +12,6 @@ from fedjax_norm.training.measures import measures_of
 from fedjax_norm.training.table import human_seconds
 
 _TIME = "simulated_seconds"
-
-
-def learning_curves(
-  rows: plots.Rows, path: str | os.PathLike, title: str, phase_change: int | None = None
-) -> None:
-  """Saves ``learning_curves_figure``."""
-  plots.save(learning_curves_figure(rows, title, phase_change), path)
-
-
-def compare(runs: Mapping[str, plots.Rows], path: str | os.PathLike, title: str) -> None:
-  """Saves ``compare_figure``."""
-  plots.save(compare_figure(runs, title), path)
 
 
 def learning_curves_figure(rows: plots.Rows, title: str, phase_change: int | None = None) -> Figure:

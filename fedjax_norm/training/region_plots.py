@@ -79,9 +79,7 @@ def _figure(title: str, names: Sequence[str], height: float) -> tuple[Figure, Ax
   figure = Figure(figsize=(4.0 + 0.18 * shown, height), layout="constrained")
   figure.suptitle(title, fontsize=12)
   axes = figure.subplots()
-  axes.spines[["top", "right"]].set_visible(False)
-  axes.grid(axis="y", color="0.9", linewidth=0.8)
-  axes.set_axisbelow(True)
+  plots.tidy(axes)
   ticks = range(0, len(names), -(-len(names) // _MOST_NAMES))
   axes.set_xticks(
     list(ticks), [str(names[t])[:_NAME_LENGTH] for t in ticks], rotation=90, fontsize=8

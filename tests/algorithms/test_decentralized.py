@@ -16,7 +16,7 @@ from reference_fedavg import flat
 from settings import built, configure, plain
 from step_world import KEY, at, run_rounds, skewed
 
-from fedjax_norm import comm, nodes, norm
+from fedjax_norm import comm, nodes, norm, trees
 from fedjax_norm.algorithms.dgc import DGC, DgcConfig, kept, largest, roughly_largest
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.algorithms.gaia import GAIA, GaiaConfig, significant
@@ -139,7 +139,7 @@ def test_periodic_averaging_is_algorithm_2(world, local_steps):
       got = algorithm.views.travelling(at(server, step), at(at(parts, step), k))
       close(got["params"], own[k], f"of node {k} just before the average")
   traffic = sent(algorithm, server, STEPS - 1)
-  size = comm.model_bytes(random_variables(model))
+  size = trees.num_bytes(random_variables(model)["params"])
   averages = STEPS // local_steps
   assert traffic == (averages * 4 * size, averages * 4 * size, averages)
 

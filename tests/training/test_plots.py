@@ -6,7 +6,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.image import imread
 
-from fedjax_norm.training import client_plots, curve_plots
+from fedjax_norm.training import client_plots, curve_plots, plots
 
 
 def rows(final=0.9, count=20, every=5):
@@ -177,10 +177,14 @@ def test_client_accuracy_of_many_clients_is_a_histogram_of_all():
 def test_pictures_are_written_whole_and_without_global_state(tmp_path):
   before = dict(matplotlib.rcParams)
   counts = np.full((100_000, 200), 3)
-  curve_plots.learning_curves(rows(), tmp_path / "l.png", "l", 50)
-  curve_plots.compare({"gn": rows(), "bn": rows(0.3)}, tmp_path / "c.png", "c")
-  client_plots.partition(counts, [str(i) for i in range(200)], tmp_path / "p.png", "p")
-  client_plots.client_accuracy(np.array([0.5, 0.6]), tmp_path / "a.png", "a")
+  figures = {
+    "l.png": curve_plots.learning_curves_figure(rows(), "l", 50),
+    "c.png": curve_plots.compare_figure({"gn": rows(), "bn": rows(0.3)}, "c"),
+    "p.png": client_plots.partition_figure(counts, [str(i) for i in range(200)], "p"),
+    "a.png": client_plots.client_accuracy_figure(np.array([0.5, 0.6]), "a"),
+  }
+  for name, figure in figures.items():
+    plots.save(figure, tmp_path / name)
   assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "c.png", "l.png", "p.png"]
   for file in tmp_path.iterdir():
     image = imread(file)
