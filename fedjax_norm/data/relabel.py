@@ -3,7 +3,6 @@
 import numpy as np
 
 from fedjax_norm.data.partition import Partition, owners
-from fedjax_norm.errors import UserError
 
 
 def relabel(
@@ -15,17 +14,13 @@ def relabel(
     labels: [N] int, each in [0, C).
     partition: who holds them.
     num_classes: C, at least 2.
-    share: of the clients that do so, from 0 to 1; at least one does, whoever they are by chance.
+    share: of the clients that do so, above 0 and up to 1; who they are is chance, and at least one
+      does.
     seed: the only source of chance: of who, and of s in [1, C).
 
   Returns:
     [N] int32.
-
-  Raises:
-    UserError: a share out of range.
   """
-  if not 0 < share <= 1:
-    raise UserError(f"The share of relabelled clients must be above 0 and up to 1, not {share}.")
   num_clients = len(partition.offsets) - 1
   rng = np.random.default_rng(seed)
   chosen = rng.permutation(num_clients)[: max(1, round(share * num_clients))]

@@ -70,8 +70,8 @@ def fit_zca(images: np.ndarray, prepare: Prepare, epsilon: float) -> Whitening:
     epsilon: at least 0; 0 needs images that vary in every direction.
 
   Raises:
-    UserError: images too large for a matrix of all pairs of their numbers, an epsilon below 0, or
-      one of 0 with images that do not vary in some direction.
+    UserError: images too large for a matrix of all pairs of their numbers, or an epsilon of 0 with
+      images that do not vary in some direction.
   """
   numbers = int(np.prod(images.shape[1:]))
   if numbers > _MOST_NUMBERS:
@@ -79,8 +79,6 @@ def fit_zca(images: np.ndarray, prepare: Prepare, epsilon: float) -> Whitening:
       f"ZCA whitening of images of {numbers:,} numbers needs a matrix of {numbers:,} rows and"
       f" columns; make them smaller (--image_size), down to {_MOST_NUMBERS:,} at the most."
     )
-  if not epsilon >= 0:
-    raise UserError(f"The epsilon of ZCA whitening must be at least 0, not {epsilon}.")
   mean = sum(block.sum(0) for block in _prepared(images, prepare)).ravel() / len(images)
   covariance = np.zeros((numbers, numbers))
   for block in _prepared(images, prepare):

@@ -160,11 +160,6 @@ def test_crops_differ_by_key_and_work_under_vmap():
   assert not np.array_equal(both[0], both[1])
 
 
-def test_negative_padding_is_refused():
-  with pytest.raises(UserError, match="at least 0"):
-    augment.crop_flip(jax.random.key(0), IMAGES, -1)
-
-
 def test_noise_belongs_to_the_example_and_scales_with_the_strength():
   key = jax.random.key(1)
   ids = jnp.arange(64) + 10
@@ -209,19 +204,14 @@ def test_strengths_are_evenly_spaced():
 
 
 @pytest.mark.parametrize(
-  ("kind", "clients", "scale", "words"),
+  ("options", "words"),
   [
-    ("blur", 2, 1.0, "noise, brightness"),
-    ("noise", 0, 1.0, "number of clients"),
-    ("noise", 2, -1.0, "scale"),
-    ("noise", 2, float("nan"), "scale"),
+    ({"feature_shift": "blur"}, "noise, brightness"),
+    ({"feature_scale": -1.0}, "feature_scale"),
+    ({"feature_scale": float("nan")}, "feature_scale"),
+    ({"zca_epsilon": -1.0, "whiten": "zca"}, "zca_epsilon is -1; it must be at least 0"),
   ],
 )
-def test_bad_strengths_are_refused(kind, clients, scale, words):
+def test_bad_options_are_refused(options, words):
   with pytest.raises(UserError, match=words):
-    augment.client_strengths(kind, clients, scale)
-
-
-def test_an_unknown_shift_is_refused():
-  with pytest.raises(UserError, match="blur"):
-    augment.feature_shift(IMAGES, "blur", 1.0, jnp.arange(64), jax.random.key(0))
+    Preprocess(**options)

@@ -35,6 +35,5 @@ def test_who_relabels_and_how_is_chance():
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.1, float("nan")])
 def test_shares_out_of_range_are_refused(share):
-  labels = np.arange(4) % 2
-  with pytest.raises(UserError, match="share"):
-    relabel(labels, partition.make("iid", labels, 2, 0), 2, share, 0)
+  with pytest.raises(UserError, match="--relabelled"):
+    partition.PartitionConfig(relabelled=share)
