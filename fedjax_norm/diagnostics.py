@@ -110,7 +110,7 @@ def make_minibatch_moments(
       return found
 
     shapes = jax.eval_shape(of_batch, jnp.int32(0))
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    zeros = jax.tree.map(jnp.zeros_like, shapes)
     total = lax.fori_loop(0, batches, lambda i, total: trees.add(total, of_batch(i)), zeros)
     return trees.scale(total, 1 / batches)
 

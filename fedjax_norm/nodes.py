@@ -187,10 +187,8 @@ class Nodes(NamedTuple):
       return trees.add(total, sums), kept
 
     chunks = jax.tree.map(lambda a: a[:whole].reshape(-1, self.chunk, *a.shape[1:]), items)
-    zeros = jax.tree.map(
-      lambda a: jnp.zeros(a.shape, a.dtype),
-      jax.eval_shape(many, jax.tree.map(lambda a: a[: self.chunk], items))[0],
-    )
+    shapes = jax.eval_shape(many, jax.tree.map(lambda a: a[: self.chunk], items))[0]
+    zeros = jax.tree.map(jnp.zeros_like, shapes)
     sums, kept = jax.lax.scan(body, zeros, chunks)
     if self.chunk > 1:
       kept = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), kept)

@@ -294,14 +294,8 @@ def _even_shares(held: np.ndarray, class_sizes: np.ndarray) -> np.ndarray:
   """Divides each class over its holders so that the clients' totals are as even as it finds.
 
   Alternately scales the clients to one size and the classes to theirs (Sinkhorn's iteration), on
-  what is left when every holder has one example of each of its classes.
-
-  Args:
-    held: [C, K] bool, who holds what.
-    class_sizes: [C], at least the number of holders.
-
-  Returns:
-    [C, K] float64: at least 1 where held, 0 elsewhere; class c sums to its size.
+  what is left when every holder has one example of each of its classes. [C, K] bool -> [C, K]
+  float64: at least 1 where held, 0 elsewhere; class c sums to its size.
   """
   shares = np.where(held, (class_sizes / held.sum(1))[:, None], 0.0)
   target = class_sizes.sum() / held.shape[1]

@@ -70,14 +70,7 @@ def _receive(
   """The transpose of :func:`_windows`: every element adds up what the windows over it give.
 
   Row stride q + r of the image is row r + stride u of window q - u, for every u; columns likewise.
-
-  Args:
-    arrays: [N, H', W', C] each, what is known of the windows.
-    size: of a window.
-    stride: between windows.
-    pads: of the image.
-    image: its height and width.
-    take: what an element gets.
+  The arrays [N, H', W', C] are what is known of the windows, and ``take`` what an element gets.
   """
   rows, columns = (
     -(-(extent + sum(pad)) // stride) for extent, pad in zip(image, pads, strict=True)

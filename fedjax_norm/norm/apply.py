@@ -121,13 +121,8 @@ def normalize(
 def _affine(x: Array, mean: Array, scale: Array, shift: Array) -> Array:
   """(x - mean) scale + shift, with a backward pass that reads x and dy twice and no more.
 
-  It has no forward-mode derivative.
-
-  Args:
-    x: [N, *S, C].
-    mean: of x's rank, with 1 for what it has in common.
-    scale: of the same shape.
-    shift: of the same shape.
+  It has no forward-mode derivative. The mean, scale and shift have one shape of x's rank, with 1
+  for what it has in common.
   """
   return (x - mean) * scale + shift
 

@@ -156,7 +156,7 @@ def make_evaluate_clients(
       one = jax.eval_shape(
         lambda: scores(variables, jax.tree.map(lambda a: a[0], batches), strength)
       )
-      zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), one)
+      zeros = jax.tree.map(jnp.zeros_like, one)
       return (), jax.lax.scan(body, zeros, batches)[0]
 
     return nodes.map_reduce(node, (server, batches), (clients, strengths))[1]

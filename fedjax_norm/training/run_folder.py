@@ -252,10 +252,6 @@ class ReadOnlyFolder(RunFolder):
   def append_diagnostics(self, rows: list[Row]) -> None:
     """Leaves it to the first process."""
 
-  def rows(self) -> list[Row]:
-    """What the first process has written."""
-    return read_rows(self._metrics)[0]
-
   def cut_back(self, round: int) -> None:
     """Leaves it to the first process."""
 
