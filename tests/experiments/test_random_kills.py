@@ -17,6 +17,7 @@ KILLS = 2
 _LONG = ("--rounds=120", "--eval_every=5")
 COMMANDS = {
   "fedavg": ("fedavg", "--norm=fixbn", "--cohort=3", *_LONG),
+  "scaffold": ("run", "--method=scaffold", "--norm=bn", "--cohort=3", *_LONG),
   "ssgd": ("ssgd", "--norm=sync_bn", *_LONG),
   "asgd": ("asgd", "--norm=gn", "--host_devices=1", *_LONG),
   "decentralized": ("decentralized", "--algorithm=gaia", "--norm=bn", *_LONG),
