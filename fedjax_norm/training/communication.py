@@ -1,19 +1,18 @@
 """What an epoch of SSGD sends, for every norm that a model can have."""
 
-import csv
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from fedjax_norm import memory, models, norm
 from fedjax_norm.algorithms.ledger import exchange_cost, model_shapes
 from fedjax_norm.comm import paper_cost
 from fedjax_norm.errors import UserError
+from fedjax_norm.training.rows import write_table
 from fedjax_norm.training.table import columns_table, human_bytes
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
   """What one norm of one model sends in an epoch.
 
   Attributes:
@@ -115,7 +114,4 @@ def table(entries: Sequence[Entry]) -> str:
 
 def write(entries: Sequence[Entry], path: Path) -> None:
   """Writes the entries as CSV, a line each."""
-  with open(path, "w", newline="") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([field.name for field in dataclasses.fields(Entry)])
-    writer.writerows(dataclasses.astuple(entry) for entry in entries)
+  write_table(path, [entry._asdict() for entry in entries])

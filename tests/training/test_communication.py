@@ -1,7 +1,6 @@
 """What an epoch sends, against numbers by hand."""
 
 import csv
-import dataclasses
 
 import pytest
 
@@ -39,7 +38,7 @@ def test_it_is_kept_and_shown(entries, tmp_path):
   write(entries, tmp_path / "communication.csv")
   with open(tmp_path / "communication.csv", newline="") as file:
     rows = list(csv.DictReader(file))
-  assert rows == [{k: str(v) for k, v in dataclasses.asdict(e).items()} for e in entries]
+  assert rows == [{k: str(v) for k, v in e._asdict().items()} for e in entries]
   lines = table(entries).splitlines()
   assert len(lines) == 2 + len(entries)
 
