@@ -1,6 +1,5 @@
 """A seeded artificial set of identities to verify: smooth patterns under deformations and noise."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +7,6 @@ import numpy as np
 from fedjax_norm.data import images as images_lib
 from fedjax_norm.data import option_text, own
 from fedjax_norm.data.examples import Source
-from fedjax_norm.errors import UserError
 
 _WAVES = 8
 
@@ -41,13 +39,8 @@ def parse(text: str) -> Options:
   Raises:
     UserError: an unknown or repeated option, a value of the wrong kind or out of range.
   """
-  options = option_text.read(text, Options, "identities")
-  lowest = {"identities": 4, "images": 2, "size": 1, "channels": 1, "deformation": 0, "noise": 0}
-  for key, low in lowest.items():
-    value = getattr(options, key)
-    if not (math.isfinite(value) and value >= low):
-      raise UserError(f"The identities option {key} must be at least {low}, not {value}.")
-  return options
+  least = {"identities": 4, "images": 2, "size": 1, "channels": 1, "deformation": 0, "noise": 0}
+  return option_text.read(text, Options, "identities", least)
 
 
 def load(

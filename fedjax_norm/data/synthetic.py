@@ -1,6 +1,5 @@
 """A seeded artificial data set of any shape: smooth class prototypes under noise."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -42,24 +41,19 @@ def parse(text: str) -> Options:
   Raises:
     UserError: an unknown or repeated option, a value of the wrong kind or out of range.
   """
-  return _checked(option_text.read(text, Options, "synthetic"))
-
-
-def _checked(options: Options) -> Options:
-  lowest = {"classes": 2, "train": options.classes, "test": 1, "size": 1, "channels": 1}
-  for key, low in lowest.items():
-    if getattr(options, key) < low:
-      raise UserError(
-        f"The synthetic option {key} must be at least {low}, not {getattr(options, key)}."
-      )
-  if not (math.isfinite(options.noise) and options.noise >= 0):
-    raise UserError(f"The synthetic option noise must be at least 0, not {options.noise}.")
+  least = {"classes": 2, "train": 1, "test": 1, "size": 1, "channels": 1, "noise": 0, "clients": 0}
+  options = option_text.read(text, Options, "synthetic", least)
+  if options.train < options.classes:
+    raise UserError(
+      f"The synthetic option train must be at least {options.classes}, one image a class, not "
+      f"{options.train}."
+    )
   memory.check(
     4 * (options.train + options.test + options.classes) * options.size**2 * options.channels,
     f"drawing {options.train + options.test:,} images of {options.size}x{options.size} pixels",
     "make fewer or smaller ones",
   )
-  if not 0 <= options.clients <= options.train:
+  if options.clients > options.train:
     raise UserError(
       f"The synthetic option clients must be between 0 and the {options.train} training images,"
       f" not {options.clients}."
