@@ -9,36 +9,7 @@ from experiments.tables import Cell, Claim, Table, alike, least, rising
 Options = Mapping[str, Any]
 
 
-class _Setting(NamedTuple):
-  """A row of tables 1 and 2.
-
-  Attributes:
-    title: the data and the network.
-    split: the preset of split learning.
-    single: that of a single machine.
-    options: flags of both besides.
-    alone: flags of the single machine besides.
-    epochs: the paper's.
-    small: flags of both at the scale ``small``.
-    passes: over the data there.
-    words: what they mean.
-    parity: table 1: a single agent's accuracy, and split learning's.
-    shares: table 2: the accuracies with a tenth and half of the data, and with all of it.
-  """
-
-  title: str
-  split: str
-  single: str
-  options: Options
-  alone: Options
-  epochs: int
-  small: Options
-  passes: int
-  words: str
-  parity: tuple[float, float]
-  shares: tuple[float, float, float]
-
-
+_NONE: Options = {}
 _PLAIN: Options = {"lr_schedule": "constant", "lr_boundaries": None}
 _SMOKE_NETWORK: Options = {
   "data": "digits",
@@ -48,118 +19,130 @@ _SMOKE_NETWORK: Options = {
   "whiten": "none",
   "subtract": "none",
   "augment": "none",
+  "cut": "conv1",
 }
-_SMALL_NETWORK: Options = {
-  **_SMOKE_NETWORK,
-  "data": "cifar10",
-  "image_size": 16,
-  "model": "lenet",
-}
+_SMALL_NETWORK: Options = {**_SMOKE_NETWORK, "data": "cifar10", "image_size": 16, "model": "lenet"}
 _SMOKE = "the smallest network on digits, a few passes over them: only that it runs."
 _ALONE: Options = {"clients": 1, "batch_size": 50, "scale_lr_from": None, "norm": "bn"}
-_ALEXNET: Options = {
-  "data": "tiny_imagenet",
-  "model": "alexnet",
-  "whiten": "none",
-  "subtract": "image",
+_ALEXNET: Options = {"data": "tiny_imagenet", "model": "alexnet", "whiten": "none",
+                     "subtract": "image", "cut": "conv1"}  # fmt: skip
+# By the first word of a preset: the flag that counts epochs, and what switches a warm-up off.
+_LENGTHS = {"split": "rounds", "fedavg": "rounds", "ssgd": "epochs"}
+_COLD: Mapping[str, Options] = {
+  "split": {"lr_warmup_rounds": 0},
+  "fedavg": {},
+  "ssgd": {"lr_warmup_epochs": None},
 }
+
+
+class _Setting(NamedTuple):
+  """A row of tables 1 and 2.
+
+  Attributes:
+    title: the data and the network.
+    epochs: the paper's.
+    parity: table 1: a single agent's accuracy, and split learning's.
+    shares: table 2: the accuracies with a tenth and half of the data, and with all of it.
+    passes: over the data at the scale ``small``.
+    words: what that scale means.
+    small: flags of both there.
+    options: flags of both besides.
+    split: the preset of split learning.
+    single: that of a single machine.
+    alone: flags of the single machine besides.
+  """
+
+  title: str
+  epochs: int
+  parity: tuple[float, float]
+  shares: tuple[float, float, float]
+  passes: int
+  words: str
+  small: Options = _SMALL_NETWORK
+  options: Options = _NONE
+  split: str = "split_cifar10_vgg"
+  single: str = "ssgd_cifar10_vgg"
+  alone: Options = _ALONE
+
 
 _ROWS = {
   "mnist": _Setting(
     "MNIST, LeNet",
-    "split_mnist",
-    "ssgd_mnist",
-    {},
-    {},
     50,
-    {},
-    3,
-    "all of MNIST, 3 epochs, the rate falling after 2.",
     (99.18, 99.20),
     (97.54, 98.93, 99.20),
+    3,
+    "all of MNIST, 3 epochs, the rate falling after 2.",
+    small={},
+    split="split_mnist",
+    single="ssgd_mnist",
+    alone={},
   ),
   "cifar10": _Setting(
     "CIFAR-10, VGG",
-    "split_cifar10_vgg",
-    "ssgd_cifar10_vgg",
-    {},
-    _ALONE,
     200,
-    {**_SMALL_NETWORK, "cut": "conv1"},
-    4,
-    "LeNet with GN on images of 16 pixels, 4 epochs at a constant rate.",
     (92.45, 92.43),
     (72.53, 89.05, 92.45),
+    4,
+    "LeNet with GN on images of 16 pixels, 4 epochs at a constant rate.",
   ),
   "cifar100": _Setting(
     "CIFAR-100, VGG",
-    "split_cifar10_vgg",
-    "ssgd_cifar10_vgg",
-    {"data": "cifar100"},
-    _ALONE,
     200,
-    {**_SMALL_NETWORK, "model": "cnn", "cut": "conv1"},
+    (66.47, 66.59),
+    (36.03, 59.51, 66.59),
     2,
     "a stand-in, for this scale does with CIFAR-10: a network of two convolutions at 16 pixels, 2 "
     "epochs.",
-    (66.47, 66.59),
-    (36.03, 59.51, 66.59),
+    {**_SMALL_NETWORK, "model": "cnn"},
+    {"data": "cifar100"},
   ),
   "ilsvrc": _Setting(
     "ILSVRC 12 (Tiny-ImageNet stands in), AlexNet",
-    "split_cifar10_vgg",
-    "ssgd_cifar10_vgg",
-    {**_ALEXNET, "cut": "conv1"},
-    _ALONE,
     100,
-    {**_SMALL_NETWORK, "model": "alexnet", "cut": "conv1"},
-    2,
-    "a stand-in, for this scale does with CIFAR-10: AlexNet with GN at 16 pixels, 2 epochs.",
     (57.1, 57.1),
     (27.1, 56.3, 57.1),
+    2,
+    "a stand-in, for this scale does with CIFAR-10: AlexNet with GN at 16 pixels, 2 epochs.",
+    {**_SMALL_NETWORK, "model": "alexnet"},
+    _ALEXNET,
   ),
 }
 
 
-def _scales(row: _Setting, length: str) -> dict[str, dict[str, Any]]:
-  """What the scales change.
+def _cell(
+  label: str, preset: str, options: Options, small: Options, smoke: Options, top1: float | None
+) -> Cell:
+  """A run; only in split learning is there a cut."""
+  kind = preset.partition("_")[0]
+  own = ({k: v for k, v in some.items() if kind == "split" or k != "cut"}
+         for some in (options, small, smoke))  # fmt: skip
+  options, *scales = own
+  paper = None if top1 is None else (top1, math.nan)
+  return Cell(label, preset, options, dict(zip(("small", "smoke"), scales, strict=True)), paper)
 
-  Args:
-    row: the data.
-    length: the flag that counts epochs: ``rounds``, of split learning, or ``epochs``.
-  """
-  warm = "lr_warmup_rounds" if length == "rounds" else "lr_warmup_epochs"
-  warmup = {} if row.split == "split_mnist" else {warm: 0 if length == "rounds" else None}
-  steps: Options = {"lr_boundaries": (2,)} if row.split == "split_mnist" else _PLAIN
+
+def _row_cell(row: _Setting, label: str, preset: str, options: Options, top1: float) -> Cell:
+  """A run of tables 1 and 2."""
+  kind, mnist = preset.partition("_")[0], row.split == "split_mnist"
+  length, warmup = _LENGTHS[kind], {} if mnist else _COLD[kind]
+  steps = {"lr_boundaries": (2,)} if mnist else _PLAIN
+  options = {**row.options, **options, length: row.epochs}
   small = {**row.small, **warmup, **steps, length: row.passes, "eval_every": 1}
-  smoke = {**_SMOKE_NETWORK, **warmup, **_PLAIN, length: 4, "eval_every": 2}
-  smoke |= {"batch_size": 20} | ({"cut": "conv1"} if length == "rounds" else {})
-  if length == "epochs":
-    small.pop("cut", None)
-  return {"small": small, "smoke": smoke}
-
-
-def _split(name: str, label: str, top1: float, share: float = 1.0) -> Cell:
-  """A run of split learning with so much of the data, a tenth an agent."""
-  row = _ROWS[name]
-  options = {**row.options, "rounds": row.epochs}
-  if share < 1:
-    options |= {"clients": round(10 * share), "train_share": share}
-  return Cell(label, row.split, options, _scales(row, "rounds"), (top1, math.nan))
+  smoke = {**_SMOKE_NETWORK, **warmup, **_PLAIN, length: 4, "eval_every": 2, "batch_size": 20}
+  return _cell(label, preset, options, small, smoke, top1)
 
 
 def _table_1(name: str) -> Table:
   row = _ROWS[name]
-  alone = {**row.options, **row.alone, "epochs": row.epochs}
-  alone.pop("cut", None)
   single, split = row.parity
   same = name == "mnist"
   return Table(
     f"003.1.{name}",
     f"Paper 003, table 1: {row.title}, split learning beside a single machine",
     (
-      Cell("single machine", row.single, alone, _scales(row, "epochs"), (single, math.nan)),
-      _split(name, "split, 10 agents", split),
+      _row_cell(row, "single machine", row.single, row.alone, single),
+      _row_cell(row, "split, 10 agents", row.split, {}, split),
     ),
     (
       Claim(
@@ -185,9 +168,10 @@ def _table_1(name: str) -> Table:
 def _table_2(name: str) -> Table:
   row = _ROWS[name]
   labels = ("1 agent", "5 agents", "10 agents")
+  parts: list[Options] = [{"clients": n, "train_share": n / 10} for n in (1, 5)]
   cells = tuple(
-    _split(name, label, top1, share)
-    for label, top1, share in zip(labels, row.shares, (0.1, 0.5, 1.0), strict=True)
+    _row_cell(row, label, row.split, part, top1)
+    for label, part, top1 in zip(labels, [*parts, {}], row.shares, strict=True)
   )
   return Table(
     f"003.2.{name}",
@@ -211,14 +195,12 @@ class _Network(NamedTuple):
   Attributes:
     title: the network and the data.
     options: flags of all three algorithms.
-    cut: the client's last stage.
-    small: flags of all three at the scale ``small``, and the client's last stage there.
+    small: flags of all three at the scale ``small``.
     words: what they mean.
   """
 
   title: str
   options: Options
-  cut: str
   small: Options
   words: str
 
@@ -226,15 +208,13 @@ class _Network(NamedTuple):
 _NETWORKS = {
   "vgg": _Network(
     "VGG, CIFAR-10",
-    {},
-    "conv1_2",
-    {**_SMALL_NETWORK, "train_share": 0.2, "cut": "conv1"},
+    {"cut": "conv1_2"},
+    {**_SMALL_NETWORK, "train_share": 0.2},
     "LeNet on a fifth of CIFAR-10 at 16 pixels, 10 epochs.",
   ),
   "resnet50": _Network(
     "ResNet-50, CIFAR-100",
-    {"data": "cifar100", "model": "resnet50"},
-    "stem",
+    {"data": "cifar100", "model": "resnet50", "cut": "stem"},
     {**_SMALL_NETWORK, "model": "resnet20", "train_share": 0.2, "cut": "stem"},
     "a stand-in, for this scale does with CIFAR-10: ResNet-20 on a fifth of it at 16 pixels, 10 "
     "epochs.",
@@ -251,26 +231,18 @@ _JOINT = 1000  # the batch of large-batch SGD, whatever the clients
 
 def _method(label: str, network: _Network, clients: int) -> Cell:
   """One of the three on a network."""
-  preset, stepwise = _METHODS[label], label == "large-batch SGD"
-  options = {**network.options, "norm": "gn", "clients": clients}
-  options["batch_size"] = _JOINT // clients if stepwise else 10
-  cut: Options = {"cut": network.cut} if label == "split learning" else {}
-  small: dict[str, Any] = {**network.small, **_PLAIN}
-  smoke: dict[str, Any] = {**_SMOKE_NETWORK, "cut": "conv1", **_PLAIN}
-  smoke["clients"] = _SMOKE_CLIENTS[clients]
-  if stepwise:
-    small |= {"epochs": 10, "eval_every": 1, "lr_warmup_epochs": None, "scale_lr_from": None}
-    smoke |= {"epochs": 12, "eval_every": 2, "lr_warmup_epochs": None, "scale_lr_from": None}
-    smoke["batch_size"] = 80 // smoke["clients"]
-    small["lr"] = smoke["lr"] = 0.1
-  else:
-    small |= {"rounds": 10, "eval_every": 1, "lr": 0.01}
-    smoke |= {"rounds": 12, "eval_every": 2, "lr": 0.01}
-    if cut:
-      small["lr_warmup_rounds"] = smoke["lr_warmup_rounds"] = 0
-  if not cut:
-    del small["cut"], smoke["cut"]
-  return Cell(label, preset, {**options, **cut}, {"small": small, "smoke": smoke})
+  preset, fewer = _METHODS[label], _SMOKE_CLIENTS[clients]
+  kind = preset.partition("_")[0]
+  batch_size, rate, smoke = 10, 0.01, {**_SMOKE_NETWORK, "clients": fewer}
+  shared = {**_PLAIN, **_COLD[kind]}
+  if kind == "ssgd":
+    batch_size, rate, smoke["batch_size"] = _JOINT // clients, 0.1, 80 // fewer
+    shared["scale_lr_from"] = None
+  options = {**network.options, "norm": "gn", "clients": clients, "batch_size": batch_size}
+  shared["lr"], length = rate, _LENGTHS[kind]
+  small = {**network.small, **shared, length: 10, "eval_every": 1}
+  smoke |= {**shared, length: 12, "eval_every": 2}
+  return _cell(label, preset, options, small, smoke, None)
 
 
 def _figure(number: str, key: str, clients: int, measure: str, paper: str) -> Table:
