@@ -29,7 +29,7 @@ _THETA = {"gaia": "threshold", "fedavg": "local_steps", "dgc": "sparsity"}
 
 @dataclasses.dataclass(frozen=True)
 class OracleConfig(options.Options):
-  """What the Oracle of paper 004 is told besides."""
+  """Options of the Oracle of paper 004."""
 
   group = "Oracle"
 
@@ -80,7 +80,8 @@ def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
     if getattr(config, one.name) != one.default and not one.name.startswith("oracle_")
   }
   changed |= {"partition": "skew", "lr": config.lr}
-  off = {k: v for k, v in changed.items() if not k.startswith("scout_") and k != "algorithm"}
+  own = ("algorithm", "skewscout")
+  off = {k: v for k, v in changed.items() if not k.startswith("scout_") and k not in own}
   theta = _THETA[config.algorithm]
 
   def flags(algorithm: str, **more: Any) -> Config:

@@ -187,6 +187,17 @@ def test_the_runs_of_each_algorithm():
       assert runs[3] == own(partition="skew", fraction=fraction, **{theta: thetas[1]})
 
 
+@pytest.mark.parametrize("search", ["hill", "stochastic", "annealing"])
+@pytest.mark.parametrize("algorithm", ["gaia", "fedavg", "dgc"])
+def test_only_the_run_of_skewscout_searches(algorithm, search):
+  config = make(oracle.ALGORITHM.kind(algorithm), skewscout=search, oracle_fractions=(1.0,))
+  configs, (degree,) = oracle.runs(config)
+  found = {name: run.skewscout for name, run in configs.items()}
+  assert found == dict.fromkeys([degree.bsp, *degree.thetas.values()], "off") | {
+    degree.scout: search
+  }
+
+
 @pytest.mark.parametrize(
   ("options", "mentions"),
   [
