@@ -84,7 +84,7 @@ def check(config: Any) -> None:
     UserError: something is, in one of the seeds.
   """
   dataclasses.replace(config, seed=config.seed + config.seeds - 1)
-  if config.rounds is not None or getattr(config, "epochs", None) is None:
+  if not config.follows_data:
     known = config.in_rounds(config.clients or 10, 10**6)
     known.check_rounds(known.rounds)
     make_dial(known, known.row, known.rounds)

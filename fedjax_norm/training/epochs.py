@@ -44,6 +44,11 @@ class EpochsConfig(Schedule, LoopConfig):
   )
 
   @property
+  def follows_data(self) -> bool:
+    """Whether the rate or the length in force follows from the data."""
+    return self.epochs is not None or self.scale_lr_from is not None
+
+  @property
   def warms_up(self) -> bool:
     """Whether the rate rises at the beginning."""
     return bool(self.lr_warmup_rounds or self.lr_warmup_epochs)

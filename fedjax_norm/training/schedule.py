@@ -62,6 +62,11 @@ class Schedule(Options):
   )
 
   @property
+  def follows_data(self) -> bool:
+    """Whether the rate or the length in force follows from the data."""
+    return False
+
+  @property
   def warms_up(self) -> bool:
     """Whether the rate rises at the beginning."""
     return bool(self.lr_warmup_rounds)
@@ -81,7 +86,7 @@ class Schedule(Options):
     if self.lr_warmup_from is not None:
       if not self.warms_up:
         raise UserError("--lr_warmup_from does nothing here: it needs a warm-up; drop it.")
-      if self.lr_warmup_from >= self.lr:
+      if self.lr_warmup_from >= self.lr and not self.follows_data:
         raise UserError(
           f"--lr_warmup_from is {self.lr_warmup_from:g}; it must be below the rate {self.lr:g}."
         )
@@ -105,7 +110,7 @@ class Schedule(Options):
     if self.lr_boundaries and max(self.lr_boundaries) >= rounds:
       raise UserError(
         f"--lr_boundaries has round {max(self.lr_boundaries):g}, which a run of {rounds} rounds "
-        "never reaches."
+        "never reaches; lower it or raise --rounds."
       )
     if self.lr_warmup_rounds > rounds:
       raise UserError(

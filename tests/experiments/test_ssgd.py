@@ -180,6 +180,11 @@ def test_the_rate_grows_with_the_joint_batch():
   warm = {**plain, "lr_warmup_rounds": 4}
   assert rates(SsgdFlags(**warm), 4) == pytest.approx([0.125, 0.15, 0.175, 0.2])
   assert rates(SsgdFlags(**warm, lr_warmup_from=0.0), 4) == pytest.approx([0.05, 0.1, 0.15, 0.2])
+  # What it rises from is compared with the scaled rate.
+  assert rates(SsgdFlags(**warm, lr_warmup_from=0.1), 4) == rates(SsgdFlags(**warm), 4)
+  training.check(SsgdFlags(**warm, lr_warmup_from=0.1, clients=2))
+  with pytest.raises(UserError, match=r"must be below the rate 0\.05"):
+    rates(SsgdFlags(**warm, lr_warmup_from=0.05), 1)
   # From 0 where the rate has not grown.
   assert rates(SsgdFlags(**warm), 2) == pytest.approx([0.025, 0.05, 0.075, 0.1])
   assert rates(SsgdFlags(**warm), 1) == pytest.approx([0.0125, 0.025, 0.0375, 0.05])

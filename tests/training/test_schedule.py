@@ -78,7 +78,7 @@ def test_refusals(wrong):
 @pytest.mark.parametrize(
   ("schedule", "says"),
   [
-    (Schedule(0.1, "step", lr_boundaries=(3, 9)), "has round 9, which a run of 9 rounds never"),
+    (Schedule(0.1, "step", lr_boundaries=(3, 9)), "a run of 9 rounds never reaches; lower it"),
     (Schedule(0.1, lr_warmup_rounds=10), "--lr_warmup_rounds is 10, and the run has 9"),
   ],
 )
