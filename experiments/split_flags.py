@@ -42,10 +42,6 @@ class SplitFlags(SplitConfig, Config):
 
   def check(self) -> None:
     """Refuses options that contradict each other or would do nothing."""
-    if self.row and self.clients == 1:  # on a wire others may come to predict
-      for name in ("hand_over", "handed_over", "turn_order"):
-        if getattr(self, name) not in (None, "weights", "fixed", self.hand_over_by_default):
-          raise UserError(f"--{name} does nothing here: it needs more than one client; drop it.")
     if self.members is None:
       return
     if self.model != ModelConfig.model:
@@ -56,6 +52,11 @@ class SplitFlags(SplitConfig, Config):
           f"--{name} is of one model, and --members has several, each with its own cut; drop one "
           "of them."
         )
+
+  @property
+  def alone(self) -> bool:
+    """Whether there is one client; on a wire others may come to predict."""
+    return self.row is not None and self.clients == 1
 
   @property
   def members_tail(self) -> str | None:

@@ -14,7 +14,7 @@ VARIANTS = ("split", "splitfed_v1", "splitfed_v2")
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig(LocalStepsConfig):
-  """What split learning is told; each party's optimizer is its own.
+  """Options of split learning; each party's optimizer is its own.
 
   Attributes:
     variant: ``split``: clients take turns with one client part and one server part (Alg. 2).
@@ -39,9 +39,9 @@ class SplitConfig(LocalStepsConfig):
   relays: str | None = option(
     None, "Two or more relays between client and server: the last stage of each, with commas."
   )
-  turn_order: str = option(
-    "fixed",
-    "The order of the clients' turns in a round: fixed, or shuffled in every round.",
+  turn_order: str | None = option(
+    None,
+    "The order of the clients' turns in a round: fixed (the default), or shuffled in every round.",
     choices=("fixed", "shuffled"),
   )
   hand_over: str | None = option(
@@ -50,9 +50,10 @@ class SplitConfig(LocalStepsConfig):
     "that client (peer). The default is centralised, with --relays peer.",
     choices=("centralised", "peer"),
   )
-  handed_over: str = option(
-    "weights",
-    "What it gets: the weights, or the updates of weights that a seed gives (sec. 3.4).",
+  handed_over: str | None = option(
+    None,
+    "What it gets: the weights (the default), or the updates of weights that a seed gives (sec. "
+    "3.4).",
     choices=("weights", "updates"),
   )
   client_momentum: str | None = option(
@@ -76,11 +77,14 @@ class SplitConfig(LocalStepsConfig):
         "clients that take turns hand their momentum over with their part, so client_momentum does "
         "nothing; drop it or use a SplitFed variant."
       )
-    if self.variant != "split" and self.handed_over != "weights":
+    for name in ("hand_over", "handed_over", "turn_order") if self.alone else ():
+      if getattr(self, name) is not None:
+        raise UserError(f"--{name} does nothing here: it needs more than one client; drop it.")
+    if self.variant != "split" and self.handed_over is not None:
       raise UserError("in SplitFed clients get averages, not updates of a seed; drop handed_over.")
-    if self.variant != "split" and self.hand_over is not None and self.relays is None:
+    if self.variant != "split" and self.hand_over is not None:
       raise UserError("in SplitFed clients get averages, not a hand-over; drop hand_over.")
-    if self.variant == "splitfed_v1" and self.turn_order != "fixed":
+    if self.variant == "splitfed_v1" and self.turn_order is not None:
       raise UserError(
         "in splitfed_v1 all clients go at once, so turns have no order; drop turn_order."
       )
@@ -102,17 +106,26 @@ class SplitConfig(LocalStepsConfig):
 
   def in_force(self, spec: NormSpec, all_clients: bool) -> Self:
     """The options in force."""
-    config = super().in_force(spec, all_clients)
-    if config.variant == "split":
-      return dataclasses.replace(config, hand_over=self.hand_over or self.hand_over_by_default)
-    if config.client_momentum is None and config.momentum:
-      return dataclasses.replace(config, client_momentum="local" if all_clients else "reset")
-    return config
+    filled: dict[str, str] = {}
+    if not self.alone:
+      if self.in_turns:
+        filled["turn_order"] = self.turn_order or "fixed"
+      if self.variant == "split":
+        filled["hand_over"] = self.hand_over or self.hand_over_by_default
+        filled["handed_over"] = self.handed_over or "weights"
+    if self.variant != "split" and self.momentum:
+      filled["client_momentum"] = self.client_momentum or ("local" if all_clients else "reset")
+    return dataclasses.replace(super().in_force(spec, all_clients), **filled)
 
   @property
   def of_a_seed(self) -> bool:
     """Whether the compiled program depends on the seed: a decoder starts from it."""
-    return self.autoencoder is not None or super().of_a_seed
+    return self.autoencoder is not None
+
+  @property
+  def alone(self) -> bool:
+    """Whether there is only one client for sure, so that nothing is handed over."""
+    return False
 
   @property
   def hand_over_by_default(self) -> str:

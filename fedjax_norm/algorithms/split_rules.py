@@ -255,7 +255,7 @@ def make_rules(
 
   def order(context: RoundContext, turns: int) -> Array:
     places = jnp.arange(turns, dtype=jnp.int32)
-    if config.turn_order == "fixed":
+    if config.turn_order != "shuffled":
       return places
     key = jax.random.fold_in(stream(context.key, Stream.TURN), context.round)
     return permuted(key, places, turns)

@@ -148,7 +148,7 @@ def make_interval(
     if last in (-1, client):
       return parts
     path = [f"{ALICE}{last}", *([BOB] if config.hand_over == "centralised" else []), me]
-    if config.handed_over == "weights":
+    if config.handed_over != "updates":
       return _travel(parts, rules, config, path, HAND_OVER, observe)
     known = seed  # of a client that has been told it in an earlier turn
     if int(own.turns) == 0:
