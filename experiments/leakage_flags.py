@@ -45,7 +45,7 @@ _MACHINE = (
 
 @dataclasses.dataclass(frozen=True)
 class LeakageFlags(LeakageConfig, Config):
-  """What the measurement of leakage is told."""
+  """Options of the measurement of leakage."""
 
   group = "leakage"
   algorithm = "leakage"

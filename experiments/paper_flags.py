@@ -7,7 +7,7 @@ from fedjax_norm.options import Options, option
 
 @dataclasses.dataclass(frozen=True)
 class PaperFlags(Options):
-  """What the runner of the papers' tables is told."""
+  """Options of the runner of the papers' tables."""
 
   tables: str = option(
     "all",
@@ -24,6 +24,10 @@ class PaperFlags(Options):
   wait_for_workdir: bool = option(
     False, "Whether to wait until another process that uses --workdir has ended."
   )
-  seed: int = option(0, "Of everything random, in every run.", most=2**32 - 1)
+  seed: int = option(
+    0,
+    "Seed of all random numbers: initialization, partition, cohorts, batches, dropout.",
+    most=2**32 - 1,
+  )
   progress: bool = option(True, "Whether to draw a progress bar of each run.")
   compilation_cache: bool = option(True, "Whether compiled programs are kept for the next start.")

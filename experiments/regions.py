@@ -31,7 +31,7 @@ _MOST_PRINTED = 40
 
 @dataclasses.dataclass(frozen=True)
 class RegionsFlags(PartitionConfig, DataConfig):
-  """What the table of the classes by region is told besides."""
+  """Options of the table of the classes by region."""
 
   group = "tables"
   hidden = ("image_size", "train_share", "relabelled")

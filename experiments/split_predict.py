@@ -28,7 +28,7 @@ _WHO = "third"
 
 @dataclasses.dataclass(frozen=True)
 class PredictFlags(Config):
-  """What inference is told."""
+  """Options of inference."""
 
   algorithm = "split_predict"
   hidden = all_but("data", "data_dir", "image_size", "eval_batch_size", "workdir",

@@ -21,7 +21,7 @@ _FLOAT32 = 4  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class StagesFlags(Options):
-  """What the list of a model's stages is told."""
+  """Options of the list of a model's stages."""
 
   model: str = option("tiny", "Which model.", choices=tuple(models.MODELS))
   norm: str = option("gn", "Its norm, with the model's usual groups.", choices=norm.NAMES)

@@ -35,7 +35,7 @@ _ALL = frozenset(one.name for one in options.of(SplitFlags))
 
 @dataclasses.dataclass(frozen=True)
 class WireFlags(SplitFlags):
-  """What both sides are told."""
+  """Options of both sides."""
 
   algorithm = "split"
   hidden: ClassVar[Collection[str]] = ()
@@ -72,14 +72,14 @@ class WireFlags(SplitFlags):
   )
 
   def saved(self) -> dict[str, Any]:
-    """What identifies a run: what this side is told, here or by the other."""
+    """What identifies a run: the options given here or sent by the other side."""
     unused = {*self.apart, *(set(self.hidden) - set(TOLD))}
     return {name: value for name, value in super().saved().items() if name not in unused}
 
 
 @dataclasses.dataclass(frozen=True)
 class ServerFlags(WireFlags):
-  """What Bob is told."""
+  """Options of the server (Bob)."""
 
   hidden = _ALL - {*TOLD, *_RUN}
   apart = (*WireFlags.apart, "listen")
@@ -94,7 +94,7 @@ class ServerFlags(WireFlags):
 
 @dataclasses.dataclass(frozen=True)
 class ClientFlags(WireFlags):
-  """What an Alice is told; the rest the server tells her.
+  """Options of a client (Alice); the server sends her the others.
 
   What she sends is for her to say: ``--cut`` and ``--tail`` have to be those of the server.
   """
@@ -130,7 +130,7 @@ class ClientFlags(WireFlags):
 
 @dataclasses.dataclass(frozen=True)
 class CertificatesFlags(Options):
-  """What the maker of certificates is told."""
+  """Options of the maker of certificates."""
 
   output: str = option("certificates", "The folder to make; keys in it are never overwritten.")
   clients: str | None = option(None, "The clients' names, with commas: alice0,alice1.")

@@ -16,7 +16,7 @@ _COOLING = 0.9  # multiplies the temperature of annealing from look to look
 
 @dataclasses.dataclass(frozen=True)
 class ScoutConfig(Options):
-  """What SkewScout is told (see :class:`SkewScout`)."""
+  """Options of SkewScout (see :class:`SkewScout`)."""
 
   group = "SkewScout"
 

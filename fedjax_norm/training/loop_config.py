@@ -21,7 +21,12 @@ class LoopConfig(Options):
   cohort: int | None = option(
     None, "Clients that take part in a round; all of them if not given.", least=1
   )
-  seed: int = option(0, "The seed of everything that is random.", least=0, most=2**32 - 1)
+  seed: int = option(
+    0,
+    "Seed of all random numbers: initialization, partition, cohorts, batches, dropout.",
+    least=0,
+    most=2**32 - 1,
+  )
 
   def check(self) -> None:
     """Refuses a run that is too long for the host's memory."""
@@ -70,5 +75,7 @@ class LoopConfig(Options):
       UserError: the cohort is larger than the population.
     """
     if self.cohort and self.cohort > num_clients:
-      raise UserError(f"a cohort of {self.cohort} cannot be drawn from {num_clients} clients.")
+      raise UserError(
+        f"a cohort of {self.cohort} cannot be drawn from {num_clients} clients; lower --cohort."
+      )
     return self.cohort or num_clients

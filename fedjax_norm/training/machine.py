@@ -1,4 +1,8 @@
-"""The options of the machine and of the folder that a run has; they change no result."""
+"""Options of the machine and of a run's folder.
+
+``backend``, ``chunk`` and ``host_devices`` change the order of sums, and so the last bits of
+results.
+"""
 
 import dataclasses
 
@@ -57,7 +61,7 @@ class RunConfig(Options):
 
   seeds: int = option(
     1,
-    "Repeats the run with so many seeds, from --seed on; the mean and the deviation are told.",
+    "Repeats the run with so many seeds, from --seed on; the mean and the deviation are printed.",
     least=1,
   )
   workdir: str | None = option(None, "The run's folder; a new one under runs/ if not given.")
