@@ -1,20 +1,17 @@
 """Figures 2, 3 and 18 to 20 of paper 004 as data, and all of its tables and figures."""
 
-import math
 from typing import Any
 
 from experiments import paper_004_thetas
 from experiments.paper_004_cells import (
-  ALGORITHMS,
   IID,
   MATCHED,
   NOT_PRINTED,
   PARTITIONS,
   SMOKE,
   Options,
-  cell,
+  grid,
   small_words,
-  theta,
 )
 from experiments.paper_004_lenet import FIGURE_5, FIGURE_6, FIGURE_8, TABLE_9
 from experiments.paper_004_thetas import BSP, SWEEPS
@@ -48,26 +45,15 @@ _GEO_SETTINGS = {
 
 
 def _geo_cells(clients: int, prefix: str = "") -> tuple[Cell, ...]:
-  cells = []
-  for name in ("BSP", "Gaia", "FedAvg"):
-    for column in PARTITIONS:
-      iid = column == "IID"
-      options: dict[str, Any] = {**theta(name, MATCHED.get(name))}
-      if iid:
-        options |= IID if clients == 13 else {**IID, "region": None}
-      skewed: Options = {} if iid else {"partition": "dirichlet", "alpha": 0.5}
-      cells.append(
-        cell(
-          f"{prefix}{name}, {column}",
-          f"flickr_{clients}",
-          options,
-          base=None if name == "BSP" and iid else f"{prefix}BSP, IID",
-          loss=None if iid else _GEO_LOSSES[clients].get(name),
-          small=skewed,
-          smoke=skewed,
-        )
-      )
-  return tuple(cells)
+  def printed(name: str, column: str) -> dict[str, Any]:
+    if column == "IID":
+      return {}
+    skewed = {"partition": "dirichlet", "alpha": 0.5}
+    return {"loss": _GEO_LOSSES[clients].get(name), "small": skewed, "smoke": skewed}
+
+  thetas = {name: MATCHED[name] for name in ("Gaia", "FedAvg")}
+  partitions = {**PARTITIONS, "IID": IID if clients == 13 else {**IID, "region": None}}
+  return grid(f"flickr_{clients}", thetas, prefix, partitions, printed)
 
 
 _FIGURE_2 = Table(
@@ -104,16 +90,10 @@ _FIGURE_20 = Table(
 _FIGURE_3 = Table(
   "004.fig3",
   "Paper 004, figure 3: faces, two partitions",
-  tuple(
-    cell(
-      f"{name}, {column}",
-      "face",
-      {**theta(name, value), **partition},
-      base=None if (name, column) == ("BSP", "IID") else "BSP, IID",
-      top1=50.0 if name != "BSP" and column == "non-IID" else math.nan,
-    )
-    for name, value in (("BSP", None), ("Gaia", 0.2), ("FedAvg", 50))
-    for column, partition in PARTITIONS.items()
+  grid(
+    "face",
+    {"Gaia": 0.2, "FedAvg": 50},
+    printed=lambda name, column: {"top1": 50.0} if name != "BSP" and column != "IID" else {},
   ),
   (_keeps("Gaia"), _keeps("FedAvg"), _loses("Gaia", 2.0), _loses("FedAvg", 2.0)),
   (
@@ -137,16 +117,6 @@ _IMAGENET_MODELS = {"googlenet": "GoogLeNet", "resnet10": "ResNet10"}
 
 def _figure_18(model: str) -> Table:
   preset = f"imagenet_{model}"
-  cells = tuple(
-    cell(
-      f"{name}, {column}",
-      preset,
-      {**theta(name, _IMAGENET.get(name)), **partition},
-      base=None if (name, column) == ("BSP", "IID") else "BSP, IID",
-    )
-    for name in ("BSP", *ALGORITHMS)
-    for column, partition in PARTITIONS.items()
-  )
   if model == "googlenet":
     text = "{} keeps BSP's accuracy on non-IID data"
     both = ("BSP", "DGC")
@@ -156,7 +126,7 @@ def _figure_18(model: str) -> Table:
   return Table(
     f"004.fig18.{model}",
     f"Paper 004, figure 18: {_IMAGENET_MODELS[model]} on Tiny-ImageNet, two partitions",
-    cells,
+    grid(preset, _IMAGENET),
     (_loses("Gaia", 2.0), _loses("FedAvg", 2.0), *kept),
     (
       "Tiny-ImageNet stands in for ImageNet at every scale but `smoke`.",
@@ -177,29 +147,19 @@ _RESNET20 = 6  # where its columns begin in tables 6 to 8
 _BELOW_BSP = {5: {"Gaia": 0.0, "FedAvg": 17.0}, 10: {"Gaia": 3.0, "FedAvg": 36.0}}
 
 
-def _size_cells(clients: int) -> list[Cell]:
+def _size_cells(clients: int) -> tuple[Cell, ...]:
   rows = {"BSP": BSP, **{s.algorithm: s.rows[s.chosen] for s in SWEEPS}}
-  cells = []
-  for name in ("BSP", *ALGORITHMS):
-    for column, partition in PARTITIONS.items():
-      if clients == 10:
-        partition = {**_TEN, **IID} if column == "IID" else _DOMINANT
-      printed: dict[str, Any] = {}
-      if clients == 5:
-        printed["top1"] = rows[name][_RESNET20 + list(PARTITIONS).index(column)]
-      if column == "non-IID" and name in _BELOW_BSP[clients]:
-        printed["loss"] = _BELOW_BSP[clients][name]
-      base = f"K = {clients}, BSP, {column}"
-      cells.append(
-        cell(
-          f"K = {clients}, {name}, {column}",
-          "cifar10_resnet20",
-          {**theta(name, MATCHED.get(name)), **partition},
-          base=None if name == "BSP" else base,
-          **printed,
-        )
-      )
-  return cells
+
+  def printed(name: str, column: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"base": None if name == "BSP" else f"K = {clients}, BSP, {column}"}
+    if clients == 5:
+      told["top1"] = rows[name][_RESNET20 + list(PARTITIONS).index(column)]
+    if column == "non-IID":
+      told["loss"] = _BELOW_BSP[clients].get(name)
+    return told
+
+  partitions = {"IID": {**_TEN, **IID}, "non-IID": _DOMINANT} if clients == 10 else PARTITIONS
+  return grid("cifar10_resnet20", MATCHED, f"K = {clients}, ", partitions, printed)
 
 
 _FIGURE_19 = Table(

@@ -1,7 +1,7 @@
 """What the tables and figures of paper 004 have in common: its cells and their scales."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -124,10 +124,38 @@ def cell(
   return Cell(label, f"decentralized_{preset}", options, scales, paper, base, loss)
 
 
+def grid(
+  preset: str,
+  thetas: Mapping[str, float],
+  prefix: str = "",
+  partitions: Mapping[str, Options] = PARTITIONS,
+  printed: Callable[[str, str], Mapping[str, Any]] = lambda name, column: {},
+  **options: Any,
+) -> tuple[Cell, ...]:
+  """A run of BSP, and of each algorithm with its theta, on every partition.
+
+  Args:
+    preset: as of :func:`cell`.
+    thetas: by the algorithms' names.
+    prefix: of the labels; losses are counted from BSP on IID data with the same one.
+    partitions: the columns and their flags.
+    printed: (algorithm, column) -> what the paper prints of that run, and else is its own.
+    **options: flags of all.
+  """
+  cells = []
+  for name in ("BSP", *thetas):
+    for column, partition in partitions.items():
+      label, base = f"{prefix}{name}, {column}", f"{prefix}BSP, IID"
+      flags = {**options, **theta(name, thetas.get(name)), **partition}
+      own = {"base": None if label == base else base, **printed(name, column)}
+      cells.append(cell(label, preset, flags, **own))
+  return tuple(cells)
+
+
 def _lengths(known: Setting, options: Options, rounds: int) -> dict[str, Any]:
   """The flags of a run's length, and of what happens after shares of it."""
-  lengths: dict[str, Any] = {"epochs": None, "rounds": rounds, "eval_every": rounds // 4}
-  lengths["lr_boundaries"] = tuple(round(share * rounds) for share in known.steps) or None
+  falls = tuple(round(share * rounds) for share in known.steps) or None
+  lengths = {"epochs": None, "rounds": rounds, "eval_every": rounds // 4, "lr_boundaries": falls}
   warmup = options.get("sparsity_warmup_epochs")
   if warmup is not None:
     each = max(1, round(warmup * rounds / known.epochs))

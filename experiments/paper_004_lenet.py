@@ -11,6 +11,7 @@ from experiments.paper_004_cells import (
   SMOKE,
   Options,
   cell,
+  grid,
   small_words,
   theta,
 )
@@ -32,28 +33,16 @@ _BN_MORE = {"Gaia": 10.7, "FedAvg": 19.8, "DGC": 60.2}
 _GN_NON_IID = 79.2
 
 
-def _norm_cells(norm: str) -> list[Cell]:
-  cells = []
-  for name in ("BSP", *ALGORITHMS):
-    for column, partition in PARTITIONS.items():
-      printed: dict[str, Any] = {}
-      if name != "BSP" and column == "non-IID":
-        more = _BN_MORE[name] if norm == "bn" else 0.0
-        printed["loss"] = round(_GN_LOSSES[name] + more, 1)
-      if (norm, name, column) == ("gn", "BSP", "non-IID"):
-        printed["top1"] = _GN_NON_IID
-      first = (name, column) == ("BSP", "IID")
-      cells.append(
-        cell(
-          f"{norm.upper()}, {name}, {column}",
-          _LENET,
-          {"norm": norm, **theta(name, MATCHED.get(name)), **partition},
-          base=None if first else f"{norm.upper()}, BSP, IID",
-          small=_SHORT.get(name, {}),
-          **printed,
-        )
-      )
-  return cells
+def _norm_cells(norm: str) -> tuple[Cell, ...]:
+  def printed(name: str, column: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"small": _SHORT.get(name, {})}
+    if column == "non-IID" and name != "BSP":
+      told["loss"] = round(_GN_LOSSES[name] + (_BN_MORE[name] if norm == "bn" else 0.0), 1)
+    if (norm, name, column) == ("gn", "BSP", "non-IID"):
+      told["top1"] = _GN_NON_IID
+    return told
+
+  return grid(_LENET, MATCHED, f"{norm.upper()}, ", printed=printed, norm=norm)
 
 
 FIGURE_5 = Table(
