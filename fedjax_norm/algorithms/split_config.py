@@ -1,7 +1,7 @@
 """The options of split learning (paper 003) and SplitFed."""
 
 import dataclasses
-from typing import Self
+from typing import Any, Self
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalStepsConfig
@@ -106,7 +106,7 @@ class SplitConfig(LocalStepsConfig):
 
   def in_force(self, spec: NormSpec, all_clients: bool) -> Self:
     """The options in force."""
-    filled: dict[str, str] = {}
+    filled: dict[str, Any] = {}
     if not self.alone:
       if self.in_turns:
         filled["turn_order"] = self.turn_order or "fixed"
