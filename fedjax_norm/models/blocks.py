@@ -46,9 +46,9 @@ class Unit(nn.Module):
     return jax.nn.relu(Norm(self.norm)(x, mode))
 
 
-def halve(x: Array) -> Array:
-  """The 3x3 max pool at stride 2 whose windows cover the whole image, as Caffe rounds."""
-  return max_pool(x, 3, 2, ceil_pads(x.shape[1:3], 3, 2))
+def halve(x: Array, size: int = 3) -> Array:
+  """The square max pool at stride 2 whose windows cover the whole image, as Caffe rounds."""
+  return max_pool(x, size, 2, ceil_pads(x.shape[1:3], size, 2))
 
 
 def dropout(x: Array, rate: float, mode: Mode, name: str | None = None) -> Array:

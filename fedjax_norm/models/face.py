@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fedjax_norm.models.blocks import halve
 from fedjax_norm.models.layers import Conv, Dense, xavier
-from fedjax_norm.models.pool import ceil_pads, max_pool
 from fedjax_norm.models.stages import Stage, Staged, stage_names
 from fedjax_norm.norm import Mode, Norm, NormSpec
 from fedjax_norm.typing import Array
@@ -47,8 +47,7 @@ class Trunk(Staged):
       return layer(0, self.channels[0] // 2, x, mode)
 
     def conv(index: int, features: int, x: Array, mode: Mode) -> Array:
-      x = layer(index, features, x, mode)
-      return max_pool(x, 2, 2, ceil_pads(x.shape[1:3], 2, 2))
+      return halve(layer(index, features, x, mode), 2)
 
     def unit(index: int, features: int, x: Array, mode: Mode) -> Array:
       y = layer(index, features, x, mode, kernel_init=_small, use_bias=False)
@@ -137,12 +136,7 @@ class Face(Staged):
 
 
 def center_loss(
-  embeddings: Array,
-  labels: Array,
-  mask: Array | None,
-  centers: Array,
-  weight: float,
-  rate: float,
+  embeddings: Array, labels: Array, mask: Array | None, centers: Array, weight: float, rate: float
 ) -> Array:
   """lambda / 2 sum_i |x_i - c_{y_i}|^2 over real examples (Wen et al. 2016, eq. 2).
 

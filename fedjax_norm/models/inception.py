@@ -26,6 +26,15 @@ class _Module(nn.Module):
 
   norm: NormSpec
 
+  @nn.compact
+  def __call__(self, x: Array, mode: Mode) -> Array:
+    """[N, H, W, I] -> [N, H', W', the channels of all ways]."""
+    return jnp.concatenate(self.ways(x, mode), -1)
+
+  def ways(self, x: Array, mode: Mode) -> Sequence[Array]:
+    """The ways, each [N, H', W', ...]."""
+    raise NotImplementedError
+
   def way(self, x: Array, mode: Mode, *steps: tuple[int, int, int]) -> Array:
     """Convolutions one after another, each as (channels, rows, columns) of its kernel."""
     for features, rows, columns in steps:
@@ -51,30 +60,23 @@ class ModuleA(_Module):
 
   after_pool: int
 
-  @nn.compact
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> [N, H, W, 224 + after_pool]."""
-    ways = [
+  def ways(self, x: Array, mode: Mode) -> Sequence[Array]:
+    """Together [N, H, W, I] -> [N, H, W, 224 + after_pool]."""
+    return [
       self.way(x, mode, (64, 1, 1)),
       self.way(x, mode, (48, 1, 1), (64, 5, 5)),
       self.way(x, mode, (64, 1, 1), (96, 3, 3), (96, 3, 3)),
       self.pooled(x, mode, self.after_pool),
     ]
-    return jnp.concatenate(ways, -1)
 
 
 class ModuleB(_Module):
   """Figure 10: halves the image, by strided convolutions and a pool."""
 
-  @nn.compact
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> [N, H', W', 480 + I]."""
-    ways = [
-      self.halved(x, mode, 384),
-      self.halved(self.way(x, mode, (64, 1, 1), (96, 3, 3)), mode, 96),
-      halve(x),
-    ]
-    return jnp.concatenate(ways, -1)
+  def ways(self, x: Array, mode: Mode) -> Sequence[Array]:
+    """Together [N, H, W, I] -> [N, H', W', 480 + I]."""
+    three = self.halved(x, mode, 384)
+    return three, self.halved(self.way(x, mode, (64, 1, 1), (96, 3, 3)), mode, 96), halve(x)
 
 
 class ModuleC(_Module):
@@ -86,43 +88,38 @@ class ModuleC(_Module):
 
   inner: int
 
-  @nn.compact
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> [N, H, W, 768]."""
+  def ways(self, x: Array, mode: Mode) -> Sequence[Array]:
+    """Together [N, H, W, I] -> [N, H, W, 768]."""
     inner = self.inner
     long = [(inner, 1, 1), (inner, 7, 1), (inner, 1, 7), (inner, 7, 1), (192, 1, 7)]
-    ways = [
+    return [
       self.way(x, mode, (192, 1, 1)),
       self.way(x, mode, (inner, 1, 1), (inner, 1, 7), (192, 7, 1)),
       self.way(x, mode, *long),
       self.pooled(x, mode, 192),
     ]
-    return jnp.concatenate(ways, -1)
 
 
 class ModuleD(_Module):
   """Figure 10 once more, with 1x7 and 7x1 before one of the strided convolutions."""
 
-  @nn.compact
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> [N, H', W', 512 + I]."""
-    ways = [
+  def ways(self, x: Array, mode: Mode) -> Sequence[Array]:
+    """Together [N, H, W, I] -> [N, H', W', 512 + I]."""
+    return [
       self.halved(self.way(x, mode, (192, 1, 1)), mode, 320),
       self.halved(self.way(x, mode, (192, 1, 1), (192, 1, 7), (192, 7, 1)), mode, 192),
       halve(x),
     ]
-    return jnp.concatenate(ways, -1)
 
 
 class ModuleE(_Module):
   """Figure 7: 3x3 as 1x3 and 3x1 side by side."""
 
-  @nn.compact
-  def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> [N, H, W, 2048]."""
+  def ways(self, x: Array, mode: Mode) -> Sequence[Array]:
+    """Together [N, H, W, I] -> [N, H, W, 2048]."""
     three = self.way(x, mode, (384, 1, 1))
     double = self.way(x, mode, (448, 1, 1), (384, 3, 3))
-    ways = [
+    return [
       self.way(x, mode, (320, 1, 1)),
       self.way(three, mode, (384, 1, 3)),
       self.way(three, mode, (384, 3, 1)),
@@ -130,7 +127,6 @@ class ModuleE(_Module):
       self.way(double, mode, (384, 3, 1)),
       self.pooled(x, mode, 192),
     ]
-    return jnp.concatenate(ways, -1)
 
 
 class Auxiliary(nn.Module):

@@ -141,11 +141,7 @@ def entry(name: str) -> Entry:
 
 
 def create(
-  name: str,
-  norm: NormSpec,
-  num_classes: int,
-  image_shape: tuple[int, int, int],
-  stem: str = "auto",
+  name: str, norm: NormSpec, num_classes: int, image_shape: tuple[int, int, int], stem: str = "auto"
 ) -> Staged:
   """A model, checked against the images it will see.
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax
 
-from fedjax_norm.models.blocks import dropout
+from fedjax_norm.models.blocks import dropout, halve
 from fedjax_norm.models.layers import Conv, Dense, xavier
 from fedjax_norm.models.pool import avg_pool, ceil_pads, max_pool
 from fedjax_norm.models.stages import Stage, Staged
@@ -54,10 +54,9 @@ class LeNet(Staged):
       def run(x: Array, mode: Mode) -> Array:
         x = Conv(features, (5, 5), self.norm, name=f"Conv_{index}")(x, mode)
         x = Norm(self.norm, name=f"Norm_{index}")(x, mode)
-        pads = ceil_pads(x.shape[1:3], 3, 2)
         if index == 0:
-          return jax.nn.relu(max_pool(x, 3, 2, pads))
-        return avg_pool(jax.nn.relu(x), 3, 2, pads)
+          return jax.nn.relu(halve(x))
+        return avg_pool(jax.nn.relu(x), 3, 2, ceil_pads(x.shape[1:3], 3, 2))
 
       return f"conv{index + 1}", run
 
@@ -86,16 +85,10 @@ class LeNet5(Staged):
 
     def unit(index: int, features: int) -> Stage:
       def run(x: Array, mode: Mode) -> Array:
-        layer = Conv(
-          features,
-          (5, 5),
-          self.norm,
-          padding="VALID",
-          kernel_init=xavier,
-          name=f"Conv_{index}",
-        )
-        x = Norm(self.norm, name=f"Norm_{index}")(layer(x, mode), mode)
-        return max_pool(x, 2, 2, ceil_pads(x.shape[1:3], 2, 2))
+        options = {"padding": "VALID", "kernel_init": xavier, "name": f"Conv_{index}"}
+        x = Conv(features, (5, 5), self.norm, **options)(x, mode)
+        x = Norm(self.norm, name=f"Norm_{index}")(x, mode)
+        return halve(x, 2)
 
       return f"conv{index + 1}", run
 
@@ -121,15 +114,13 @@ class CNN(Staged):
   def stages(self) -> Sequence[Stage]:
     """conv1, conv2, dense, head."""
 
-    def unit(index: int, features: int, x: Array, mode: Mode) -> Array:
-      x = Conv(features, (3, 3), self.norm, padding="VALID", name=f"Conv_{index}")(x, mode)
-      return jax.nn.relu(Norm(self.norm, name=f"Norm_{index}")(x, mode))
+    def unit(index: int, features: int) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        x = Conv(features, (3, 3), self.norm, padding="VALID", name=f"Conv_{index}")(x, mode)
+        x = jax.nn.relu(Norm(self.norm, name=f"Norm_{index}")(x, mode))
+        return dropout(max_pool(x, 2, 2), 0.25, mode, "Dropout_0") if index else x
 
-    def conv1(x: Array, mode: Mode) -> Array:
-      return unit(0, 32, x, mode)
-
-    def conv2(x: Array, mode: Mode) -> Array:
-      return dropout(max_pool(unit(1, 64, x, mode), 2, 2), 0.25, mode, "Dropout_0")
+      return f"conv{index + 1}", run
 
     def dense(x: Array, mode: Mode) -> Array:
       x = jax.nn.relu(Dense(128, self.norm, name="Dense_0")(x.reshape(len(x), -1), mode))
@@ -138,4 +129,4 @@ class CNN(Staged):
     def head(x: Array, mode: Mode) -> Array:
       return Dense(self.num_classes, self.norm, name="Dense_1")(x, mode)
 
-    return ("conv1", conv1), ("conv2", conv2), ("dense", dense), ("head", head)
+    return unit(0, 32), unit(1, 64), ("dense", dense), ("head", head)

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from fedjax_norm.models.blocks import Unit, dense_stages
-from fedjax_norm.models.pool import ceil_pads, max_pool
+from fedjax_norm.models.blocks import Unit, dense_stages, halve
 from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.typing import Array
@@ -40,7 +39,7 @@ class VGG16(Staged):
     def conv(name: str, features: int, last: bool) -> Stage:
       def run(x: Array, mode: Mode) -> Array:
         x = Unit(features, (3, 3), self.norm, name=name)(x, mode)
-        return max_pool(x, 2, 2, ceil_pads(x.shape[1:3], 2, 2)) if last else x
+        return halve(x, 2) if last else x
 
       return name, run
 

@@ -35,10 +35,7 @@ class Autoencoder(NamedTuple):
 
 
 def make_autoencoder(
-  encoded: jax.ShapeDtypeStruct,
-  image_shape: tuple[int, int, int],
-  local: LocalConfig,
-  alpha: float,
+  encoded: jax.ShapeDtypeStruct, image_shape: tuple[int, int, int], local: LocalConfig, alpha: float
 ) -> Autoencoder:
   """The encoder is Alice's head F_e, whose output X_m goes to the decoder F_d and to Bob's F_b.
 

@@ -50,10 +50,7 @@ def read(text: str | None, norm: NormSpec) -> tuple[Choice, ...]:
 
 
 def make_ensemble(
-  choices: Sequence[Choice],
-  num_classes: int,
-  image_shape: tuple[int, int, int],
-  stem: str = "auto",
+  choices: Sequence[Choice], num_classes: int, image_shape: tuple[int, int, int], stem: str = "auto"
 ) -> Ensemble:
   """Models side by side, which the split code cuts after ``client`` (and ``server``).
 

@@ -71,12 +71,7 @@ def check_local(local: LocalConfig) -> None:
 
 
 def make_party(
-  model: Staged,
-  segment: Segment,
-  local: LocalConfig,
-  shapes: Variables,
-  *,
-  first: bool,
+  model: Staged, segment: Segment, local: LocalConfig, shapes: Variables, *, first: bool
 ) -> Party:
   """The computations of the party that holds a segment.
 

@@ -91,9 +91,7 @@ def make(
       .sign(key, hashes.SHA256())
     )
     private = own.private_bytes(
-      serialization.Encoding.PEM,
-      serialization.PrivateFormat.PKCS8,
-      serialization.NoEncryption(),
+      serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return Pair(certificate.public_bytes(serialization.Encoding.PEM), private)
 

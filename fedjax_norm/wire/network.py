@@ -65,10 +65,7 @@ class Network(NamedTuple):
 
 
 def make_network(
-  model: Staged,
-  config: SplitConfig,
-  image: jax.ShapeDtypeStruct,
-  num_classes: int,
+  model: Staged, config: SplitConfig, image: jax.ShapeDtypeStruct, num_classes: int
 ) -> Network:
   """A model as the parties of a wire compute with it.
 
@@ -105,14 +102,7 @@ def make_network(
   )
   evaluate = tuple(jax.jit(one) for one in make_evaluate(model, rules.plan))
   return Network(
-    rules,
-    tuple(outputs),
-    evaluate,
-    stage_names(model),
-    batch_size,
-    label,
-    num_classes,
-    begin,
+    rules, tuple(outputs), evaluate, stage_names(model), batch_size, label, num_classes, begin
   )
 
 
