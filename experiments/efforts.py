@@ -4,8 +4,6 @@ Runs of unlike algorithms are compared at the accuracy that all of them reach, b
 together had computed, sent and received until then.
 """
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,6 +11,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+from experiments import texts
 from experiments.cells import Result
 from fedjax_norm.training import curve_plots
 from fedjax_norm.training.rows import Row
@@ -103,14 +102,14 @@ def render(runs: Mapping[str, Sequence[Spent]]) -> str:
   first = next(iter(runs))
   columns = [(name, f"by that of {first}") for name, _ in AXES.values()]
   heads = [f"run, at {common(runs):.2%}", "round", *(head for pair in columns for head in pair)]
-  lines = [f"| {' | '.join(heads)} |", f"| --- {'| ---: ' * (len(heads) - 1)}|"]
+  rows = []
   for label, spent_at in at.items():
     cells = [label, f"{spent_at.round:,}"]
     for measure, (_, unit) in AXES.items():
       value = EngFormatter(unit, places=2)(getattr(spent_at, measure))
       cells += [value, f"{ratios[measure][label]:.2f}"]
-    lines.append(f"| {' | '.join(cells)} |")
-  return "\n".join(lines)
+    rows.append(cells)
+  return texts.as_markdown(heads, rows)
 
 
 def draw(runs: Mapping[str, Sequence[Spent]], measure: str, title: str) -> Figure:
@@ -142,9 +141,7 @@ def draw(runs: Mapping[str, Sequence[Spent]], measure: str, title: str) -> Figur
 
 def as_csv(runs: Mapping[str, Sequence[Spent]]) -> str:
   """A line an evaluation of each run; the accuracy in percent."""
-  out = io.StringIO()
-  writer = csv.writer(out, lineterminator="\n")
-  writer.writerow(["cell", "round", "top1", "client_flops", "bytes"])
-  for label, run in runs.items():
-    writer.writerows([label, at.round, 100 * at.top1, at.client_flops, at.sent] for at in run)
-  return out.getvalue()
+  head = ["cell", "round", "top1", "client_flops", "bytes"]
+  points = [(label, at) for label, run in runs.items() for at in run]
+  rows = [[label, at.round, 100 * at.top1, at.client_flops, at.sent] for label, at in points]
+  return texts.as_csv(head, rows)

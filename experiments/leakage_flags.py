@@ -33,14 +33,7 @@ WHICH_MODEL = (
 )
 """What says which model is measured on which data, where no run does."""
 
-_MACHINE = (
-  "seed",
-  "workdir",
-  "wait_for_workdir",
-  "compilation_cache",
-  "progress",
-  "host_devices",
-)
+_MACHINE = ("seed", "workdir", "wait_for_workdir", "compilation_cache", "progress", "host_devices")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,7 @@ beside ours, with what the paper claims and whether it held, in ``results.md``, 
 a picture for each figure.
 """
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from experiments.cells import Result, Results, load_sources, run_cell
 from experiments.config import Config
 from experiments.paper_flags import PaperFlags
 from experiments.tables import Claim, Table
+from experiments.texts import as_csv, as_markdown
 from fedjax_norm import nodes
 from fedjax_norm.errors import UserError
 from fedjax_norm.training import bar_plots, curve_plots, plots
@@ -108,46 +107,44 @@ def render(table: Table, scale: str, results: Results) -> str:
   lines = [f"## {_heading(table, '; ')} ({table.name})", ""]
   if scale in table.settings:
     lines += [f"Scale `{scale}`: {table.settings[scale]}", ""]
-  lines += _losses(table, results) if any(c.base for c in table.cells) else _top5(table, results)
+  with_losses = any(cell.base for cell in table.cells)
+  lines.append(_losses(table, results) if with_losses else _top5(table, results))
   if table.degrees:
     lines += ["", savings.render(table.degrees, results, table.tolerance)]
   if table.figure in efforts.AXES:
     lines += ["", efforts.render(_efforts(table, results))]
   tested = results[table.cells[0].name].tested
-  lines += ["", _line(["claim", "ours", "the paper's own figures"]), _line(["---"] * 3)]
-  for claim in table.claims:
-    ours = judge(claim, figures_of(table, results, claim.measure), tested)
-    lines.append(_line([claim.text, ours, judge(claim, table.papers(claim.measure))]))
-  return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)])
+  judged = [
+    [
+      claim.text,
+      judge(claim, figures_of(table, results, claim.measure), tested),
+      judge(claim, table.papers(claim.measure)),
+    ]
+    for claim in table.claims
+  ]
+  claims = as_markdown(["claim", "ours", "the paper's own figures"], judged, left=3)
+  return "\n".join([*lines, "", claims, "", *(f"- {note}" for note in table.notes)])
 
 
 def _heading(table: Table, between: str) -> str:
   return between.join(filter(None, (table.title, table.here)))
 
 
-def _top5(table: Table, results: Results) -> list[str]:
-  head = ["cell", "top-1, paper", "top-1, ours", "top-5, paper", "top-5, ours"]
-  lines = [_line(head), _line(["---", *["---:"] * 4])]
+def _top5(table: Table, results: Results) -> str:
+  rows = []
   for cell in table.cells:
-    ours = results[cell.name]
-    papers = cell.paper or (math.nan, math.nan)
+    ours, papers = results[cell.name], cell.paper or (math.nan, math.nan)
     figures = [papers[0], ours.percent("top1"), papers[1], ours.percent("top5")]
-    lines.append(_line([cell.label, *map(_figure, figures)]))
-  return lines
+    rows.append([cell.label, *map(_figure, figures)])
+  return as_markdown(["cell", "top-1, paper", "top-1, ours", "top-5, paper", "top-5, ours"], rows)
 
 
-def _losses(table: Table, results: Results) -> list[str]:
-  head = ["cell", "top-1, paper", "top-1, ours", "loss, paper", "loss, ours"]
-  lines = [_line(head), _line(["---", *["---:"] * 4])]
+def _losses(table: Table, results: Results) -> str:
   pairs = [(table.papers(m), figures_of(table, results, m)) for m in ("top1", "loss")]
-  for cell in table.cells:
-    figures = [side.get(cell.label, math.nan) for pair in pairs for side in pair]
-    lines.append(_line([cell.label, *map(_figure, figures)]))
-  return lines
-
-
-def _line(cells: Sequence[str]) -> str:
-  return f"| {' | '.join(cells)} |"
+  sides = [side for pair in pairs for side in pair]
+  labels = [cell.label for cell in table.cells]
+  rows = [[label, *(_figure(side.get(label, math.nan)) for side in sides)] for label in labels]
+  return as_markdown(["cell", "top-1, paper", "top-1, ours", "loss, paper", "loss, ours"], rows)
 
 
 def _figure(value: float) -> str:
@@ -189,22 +186,19 @@ def _bars(table: Table, results: Results, title: str) -> Figure:
   return bar_plots.bars_figure(groups, series, title, "top-1 in %")
 
 
-def as_csv(tables: Sequence[Table], results: Results) -> str:
+def results_csv(tables: Sequence[Table], results: Results) -> str:
   """A line a cell of each table; accuracies in percent, empty where there is none."""
-  out = io.StringIO()
-  writer = csv.writer(out, lineterminator="\n")
   head = ["table", "cell", "paper_top1", "paper_top5", "top1", "top5", "loss", "rounds", "seconds"]
-  writer.writerow([*head, "bytes", "folder"])
+  rows = []
   for table in tables:
     for cell in table.cells:
       result = results[cell.name]
-      summary = result.summary or {}
-      figures = [*(cell.paper or ()), *(result.percent(name) for name in ("top1", "top5"))]
-      figures = [math.nan] * (4 - len(figures)) + figures
-      told = [figure if math.isfinite(figure) else "" for figure in (*figures, result.sent)]
-      others = [summary.get(name, "") for name in ("loss", "rounds", "seconds")]
-      writer.writerow([table.name, cell.label, *told[:4], *others, told[4], cell.name])
-  return out.getvalue()
+      papers = cell.paper or (math.nan, math.nan)
+      figures = [*papers, result.percent("top1"), result.percent("top5"), result.sent]
+      *told, sent = (figure if math.isfinite(figure) else "" for figure in figures)
+      others = [(result.summary or {}).get(name, "") for name in head[6:]]
+      rows.append([table.name, cell.label, *told, *others, sent, cell.name])
+  return as_csv([*head, "bytes", "folder"], rows)
 
 
 def place(config: Config, data_dir: str | None) -> Config:
@@ -250,7 +244,7 @@ def main(options: PaperFlags) -> None:
       _tell(f"{number}/{len(placed)}", tables, name, results[name])
     text = "\n\n".join(render(table, options.scale, results) for table in tables)
     write_atomic(folder / "results.md", f"{text}\n".encode())
-    write_atomic(folder / "results.csv", as_csv(tables, results).encode())
+    write_atomic(folder / "results.csv", results_csv(tables, results).encode())
     for table in tables:
       draw(table, results, folder)
     print(f"\n{text}\n\nwritten: {folder}/results.md and results.csv")

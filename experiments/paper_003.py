@@ -36,33 +36,19 @@ _COLD: Mapping[str, Options] = {
 
 
 class _Setting(NamedTuple):
-  """A row of tables 1 and 2.
-
-  Attributes:
-    title: the data and the network.
-    epochs: the paper's.
-    parity: table 1: a single agent's accuracy, and split learning's.
-    shares: table 2: the accuracies with a tenth and half of the data, and with all of it.
-    passes: over the data at the scale ``small``.
-    words: what that scale means.
-    small: flags of both there.
-    options: flags of both besides.
-    split: the preset of split learning.
-    single: that of a single machine.
-    alone: flags of the single machine besides.
-  """
+  """A row of tables 1 and 2, of the data and the network that the title names."""
 
   title: str
   epochs: int
-  parity: tuple[float, float]
-  shares: tuple[float, float, float]
-  passes: int
-  words: str
+  parity: tuple[float, float]  # table 1: a single agent's accuracy, and split learning's
+  shares: tuple[float, float, float]  # table 2: with a tenth and half of the data, and all of it
+  passes: int  # over the data at the scale small
+  words: str  # what that scale means
   small: Options = _SMALL_NETWORK
-  options: Options = _NONE
+  options: Options = _NONE  # at every scale
   split: str = "split_cifar10_vgg"
   single: str = "ssgd_cifar10_vgg"
-  alone: Options = _ALONE
+  alone: Options = _ALONE  # of the single machine besides
 
 
 _ROWS = {
@@ -190,19 +176,12 @@ def _table_2(name: str) -> Table:
 
 
 class _Network(NamedTuple):
-  """A network of figures 3 and 4.
-
-  Attributes:
-    title: the network and the data.
-    options: flags of all three algorithms.
-    small: flags of all three at the scale ``small``.
-    words: what they mean.
-  """
+  """A network of figures 3 and 4, and the flags of all three algorithms."""
 
   title: str
   options: Options
   small: Options
-  words: str
+  words: str  # what the scale small means
 
 
 _NETWORKS = {

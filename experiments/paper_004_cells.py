@@ -22,57 +22,38 @@ NOT_PRINTED = "The text does not print the heights of the bars, only the losses 
 _THETAS = {"Gaia": "threshold", "FedAvg": "local_steps", "DGC": "sparsity_warmup_epochs"}
 
 
-class Setting(NamedTuple):
-  """How a preset is made smaller.
+class _Setting(NamedTuple):
+  """How a preset is made smaller."""
 
-  Attributes:
-    epochs: of the preset.
-    steps: where its rate falls, as shares of the run; none of a polynomial.
-    rounds: of the scale ``small``.
-    rate: there, of a step with the mean of the partitions' gradients. What adds them up has a K-th.
-    clients: of the preset.
-    small: its other flags there.
-    smoke: its flags at ``smoke``.
-  """
-
-  epochs: int
-  steps: tuple[float, ...]
-  rounds: int
+  epochs: int  # of the preset
+  steps: tuple[float, ...]  # where its rate falls, as shares of the run; none of a polynomial
+  rounds: int  # of the scale small
+  # There, of a step with the mean of the partitions' gradients. What adds them up has a K-th.
   rate: float
-  clients: int
+  clients: int  # of the preset
   small: Options
   smoke: Options
 
 
 _DIGITS = {"data": "digits", "model": "tiny", "image_size": None, "batch_size": 4}
 _HALVES = (1 / 2, 3 / 4)
-_FLICKR = {
-  "data": "cifar10",
-  "model": "lenet",
-  "image_size": 16,
-  "region": None,
-  "min_region_size": 0,
-  "batch_size": 20,
-}
-_FLICKR_SMOKE = {**_DIGITS, "region": None, "min_region_size": 0}
-_FACE = {
-  "data": "identities:identities=80,images=20,size=16",
-  "image_size": None,
-  "batch_size": 16,
-}
+_ANYWHERE = {"region": None, "min_region_size": 0}
+_FLICKR = {**_ANYWHERE, "data": "cifar10", "model": "lenet", "image_size": 16, "batch_size": 20}
+_FLICKR_SMOKE = {**_DIGITS, **_ANYWHERE}
+_FACE = {"data": "identities:identities=80,images=20,size=16", "image_size": None, "batch_size": 16}
 _FACE_SMOKE = {**_FACE, "data": "identities:identities=40,images=4,size=16", "batch_size": 4}
 _SIXTEEN = {"image_size": 16}
 
 _SETTINGS = {
-  "cifar10_lenet": Setting(128, _HALVES, 1024, 0.05, 5, _SIXTEEN, _DIGITS),
-  "cifar10_alexnet": Setting(128, _HALVES, 512, 0.02, 5, _SIXTEEN, _DIGITS),
-  "cifar10_googlenet": Setting(128, _HALVES, 256, 0.02, 5, _SIXTEEN, _DIGITS),
-  "cifar10_resnet20": Setting(128, _HALVES, 512, 0.1, 5, _SIXTEEN, _DIGITS),
-  "imagenet_googlenet": Setting(60, (), 256, 0.02, 2, _SIXTEEN, _DIGITS),
-  "imagenet_resnet10": Setting(64, (), 256, 0.1, 2, _SIXTEEN, _DIGITS),
-  "face": Setting(7, (4 / 7, 6 / 7), 256, 0.02, 2, _FACE, _FACE_SMOKE),
-  "flickr_5": Setting(55, (), 1024, 0.05, 5, _FLICKR, _FLICKR_SMOKE),
-  "flickr_13": Setting(55, (), 392, 0.05, 13, _FLICKR, _FLICKR_SMOKE),
+  "cifar10_lenet": _Setting(128, _HALVES, 1024, 0.05, 5, _SIXTEEN, _DIGITS),
+  "cifar10_alexnet": _Setting(128, _HALVES, 512, 0.02, 5, _SIXTEEN, _DIGITS),
+  "cifar10_googlenet": _Setting(128, _HALVES, 256, 0.02, 5, _SIXTEEN, _DIGITS),
+  "cifar10_resnet20": _Setting(128, _HALVES, 512, 0.1, 5, _SIXTEEN, _DIGITS),
+  "imagenet_googlenet": _Setting(60, (), 256, 0.02, 2, _SIXTEEN, _DIGITS),
+  "imagenet_resnet10": _Setting(64, (), 256, 0.1, 2, _SIXTEEN, _DIGITS),
+  "face": _Setting(7, (4 / 7, 6 / 7), 256, 0.02, 2, _FACE, _FACE_SMOKE),
+  "flickr_5": _Setting(55, (), 1024, 0.05, 5, _FLICKR, _FLICKR_SMOKE),
+  "flickr_13": _Setting(55, (), 392, 0.05, 13, _FLICKR, _FLICKR_SMOKE),
 }
 _SMOKE_ROUNDS = 4
 
@@ -111,13 +92,9 @@ def cell(
   known = _SETTINGS[preset]
   clients = options.get("clients", known.clients)
   share = 1 if options.get("algorithm") == "fedavg" else clients
+  lengths = _lengths(known, options, known.rounds)
   scales = {
-    "small": {
-      **known.small,
-      **_lengths(known, options, known.rounds),
-      "lr": known.rate / share,
-      **small,
-    },
+    "small": {**known.small, **lengths, "lr": known.rate / share, **small},
     "smoke": {**known.smoke, **_lengths(known, options, _SMOKE_ROUNDS), **smoke},
   }
   paper = (top1, math.nan) if math.isfinite(top1) else None
@@ -152,7 +129,7 @@ def grid(
   return tuple(cells)
 
 
-def _lengths(known: Setting, options: Options, rounds: int) -> dict[str, Any]:
+def _lengths(known: _Setting, options: Options, rounds: int) -> dict[str, Any]:
   """The flags of a run's length, and of what happens after shares of it."""
   falls = tuple(round(share * rounds) for share in known.steps) or None
   lengths = {"epochs": None, "rounds": rounds, "eval_every": rounds // 4, "lr_boundaries": falls}

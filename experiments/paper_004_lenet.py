@@ -219,10 +219,7 @@ FIGURE_8 = Table(
     "It says neither the model nor the degrees of skew of the figure: ours are those of figure 6.",
     "Equal is at most 1 point below BSP at the same degree of skew.",
   ),
-  {
-    "small": f"{small_words(_LENET)} SkewScout looks every 64 mini-batches.",
-    "smoke": SMOKE,
-  },
+  {"small": f"{small_words(_LENET)} SkewScout looks every 64 mini-batches.", "smoke": SMOKE},
   figure="",
   degrees=_SAVED_DEGREES,
 )

@@ -7,12 +7,7 @@ from typing import NamedTuple
 from experiments.paper_004_cells import PARTITIONS, SMOKE, cell, small_words, theta
 from experiments.tables import Cell, Claim, Table, all_near, least, near, rising
 
-MODELS = {
-  "alexnet": "AlexNet",
-  "googlenet": "GoogLeNet",
-  "lenet": "LeNet",
-  "resnet20": "ResNet20",
-}
+MODELS = {"alexnet": "AlexNet", "googlenet": "GoogLeNet", "lenet": "LeNet", "resnet20": "ResNet20"}
 
 Row = tuple[float, float, float, float, float, float, float, float]
 """Top-1 in percent as the tables print it: IID and non-IID of each of ``MODELS``."""

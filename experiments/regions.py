@@ -7,14 +7,13 @@ Regions are the clients of any partition: ``--region=subcontinent`` for the seco
 ``--partition=dirichlet --alpha=0.1`` for what that would do to the same labels.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from experiments import texts
 from experiments.app import run_plain
 from fedjax_norm.data import label_share, partition, sources
 from fedjax_norm.data.partition import PartitionConfig
@@ -49,10 +48,7 @@ def run(config: RegionsFlags) -> None:
   if config.top < 1:
     raise UserError(f"--top is {config.top}; it must be at least 1.")
   known = sources.load_labels(
-    config.data,
-    config.data_dir,
-    region=config.region,
-    min_region_size=config.min_region_size,
+    config.data, config.data_dir, region=config.region, min_region_size=config.min_region_size
   )
   division = partition.from_config(config, known.labels, known.clients, config.seed)
   counts = partition.counts(division, known.labels, len(known.class_names))
@@ -103,13 +99,12 @@ def _write(
 ) -> None:
   """Writes the numbers, a row a region, and the pictures."""
   for kind, values in {"counts": counts, **shares}.items():
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["region", *class_names])
-    for name, row in zip(names, values.tolist(), strict=True):
-      writer.writerow([name, *(f"{v:.6g}" if isinstance(v, float) else v for v in row)])
+    rows = [
+      [name, *(f"{v:.6g}" if isinstance(v, float) else v for v in row)]
+      for name, row in zip(names, values.tolist(), strict=True)
+    ]
     stem = kind if kind == "counts" else f"share_{kind}"
-    write_atomic(folder / f"{stem}.csv", text.getvalue().encode())
+    write_atomic(folder / f"{stem}.csv", texts.as_csv(["region", *class_names], rows).encode())
   figures = {
     "classes": region_plots.amounts_figure(counts.sum(0), class_names, "Examples by class"),
     "regions": region_plots.amounts_figure(counts.sum(1), names, "Examples by region"),

@@ -5,8 +5,6 @@ SkewScout chooses theta. The Oracle is whichever theta sent least among those th
 accuracy; it has to run all of them to know.
 """
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from experiments import texts
 from experiments.cells import Result, Results
 from fedjax_norm.training import bar_plots
 from fedjax_norm.training.table import human_bytes
@@ -94,22 +93,18 @@ def measure(degree: Degree, results: Results, tolerance: float) -> Saving:
 
 def render(degrees: Sequence[Degree], results: Results, tolerance: float) -> str:
   """The savings as a Markdown table, a line a degree."""
-  lines = [
-    f"Communication saved over BSP, of runs at most {tolerance:g} points below BSP's accuracy at "
-    "the same degree of skew:",
-    "",
-    "| non-IID | BSP, top-1 | sent | Oracle | SkewScout, top-1 | SkewScout | SkewScout sends |",
-    "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-  ]
+  rows = []
   for degree in degrees:
     found, bsp = measure(degree, results, tolerance), results[degree.bsp]
-    lines.append(
-      f"| {degree.label} | {_percent(bsp)} | {_bytes(bsp)} | "
-      f"{_times(found.oracle)}{f' ({found.best})' if found.best is not None else ''} | "
-      f"{_percent(results[degree.scout])} | {_times(found.scout)} | "
-      f"{_times(found.overhead, 'of Oracle', '-')} |"
-    )
-  return "\n".join(lines)
+    best = "" if found.best is None else f" ({found.best})"
+    figures = [_percent(bsp), _bytes(bsp), _times(found.oracle) + best]
+    figures += [_percent(results[degree.scout]), _times(found.scout)]
+    rows.append([degree.label, *figures, _times(found.overhead, "of Oracle", "-")])
+  head = ["non-IID", "BSP, top-1", "sent", "Oracle", "SkewScout, top-1", "SkewScout"]
+  return (
+    f"Communication saved over BSP, of runs at most {tolerance:g} points below BSP's accuracy at "
+    f"the same degree of skew:\n\n{texts.as_markdown([*head, 'SkewScout sends'], rows)}"
+  )
 
 
 def draw(degrees: Sequence[Degree], results: Results, tolerance: float, title: str) -> Figure:
@@ -128,9 +123,7 @@ def draw(degrees: Sequence[Degree], results: Results, tolerance: float, title: s
 
 def as_csv(degrees: Sequence[Degree], results: Results, tolerance: float) -> str:
   """A line a run: what it sent, what that saves, and whether it keeps BSP's accuracy."""
-  out = io.StringIO()
-  writer = csv.writer(out, lineterminator="\n")
-  writer.writerow(["non_iid", "run", "top1", "bytes", "saved", "kept", "oracle", "folder"])
+  rows = []
   for degree in degrees:
     best, bsp = measure(degree, results, tolerance).best, results[degree.bsp]
     for run, name in {"BSP": degree.bsp, **degree.thetas, "SkewScout": degree.scout}.items():
@@ -138,8 +131,9 @@ def as_csv(degrees: Sequence[Degree], results: Results, tolerance: float) -> str
       figures = [result.percent("top1"), result.sent, saved(bsp, result)]
       told = [figure if math.isfinite(figure) else "" for figure in figures]
       kept = int(keeps(bsp, result, tolerance))
-      writer.writerow([degree.label, run, *told, kept, int(run == best), Path(name).name])
-  return out.getvalue()
+      rows.append([degree.label, run, *told, kept, int(run == best), Path(name).name])
+  head = ["non_iid", "run", "top1", "bytes", "saved", "kept", "oracle", "folder"]
+  return texts.as_csv(head, rows)
 
 
 def _percent(result: Result) -> str:

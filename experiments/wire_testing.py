@@ -1,7 +1,5 @@
 """A client's test images through its own part of the network and the server's."""
 
-import csv
-import io
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,7 +10,7 @@ from experiments.wire_build import check_messages, limit, say
 from experiments.wire_flags import ClientFlags
 from fedjax_norm.errors import LostError
 from fedjax_norm.split.parties import Part
-from fedjax_norm.training.files import write_atomic
+from fedjax_norm.training.rows import write_table
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.task import Task
 from fedjax_norm.wire import alice as alices
@@ -79,12 +77,11 @@ def predict(ready: Joined, folder: RunFolder) -> None:
     own = ready.keeper.obtain(asked.handed)
     logits = logits_of(ready, own, asked.handed.step)
   labels, names = ready.task.source.test.labels, ready.task.source.class_names
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(("example", "class", "predicted"))
-  for index, (label, guess) in enumerate(zip(labels, logits.argmax(-1), strict=True)):
-    writer.writerow((index, names[label], names[guess]))
-  write_atomic(folder.path / "predictions.csv", text.getvalue().encode())
+  rows = [
+    {"example": index, "class": names[label], "predicted": names[guess]}
+    for index, (label, guess) in enumerate(zip(labels, logits.argmax(-1), strict=True))
+  ]
+  write_table(folder.path / "predictions.csv", rows)
   ask(ready.call, size, waiting=False, final=True)
   top1 = float((logits.argmax(-1) == labels).mean())
   print(f"{len(labels):,} test images, {top1:.2%} right; {folder.path / 'predictions.csv'}")

@@ -294,7 +294,7 @@ def test_predictions_are_on_the_disk_before_the_server_hears_of_the_end(tmp_path
   ready = wire_testing.Joined(config, task, SimpleNamespace(), None, keeper, call)
   folder = SimpleNamespace(path=tmp_path)
   with monkeypatch.context() as patch:
-    patch.setattr(wire_testing, "write_atomic", full)
+    patch.setattr(wire_testing, "write_table", full)
     with pytest.raises(OSError, match="No space left"):
       wire_testing.predict(ready, folder)
   assert True not in asked
