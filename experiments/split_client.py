@@ -11,7 +11,6 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -47,14 +46,6 @@ from fedjax_norm.wire.network import Network
 from fedjax_norm.wire.transport import Caller, serving
 
 
-class Prepared(NamedTuple):
-  """What a client computes, with the flags that the server completed."""
-
-  config: ClientFlags
-  task: Task
-  network: Network
-
-
 def main(config: ClientFlags) -> None:
   """Trains, or predicts."""
   split_address(config.server)
@@ -62,20 +53,29 @@ def main(config: ClientFlags) -> None:
   path = Path(config.workdir or f"runs/split_client-{identity.name}").expanduser()
   with Caller(config.server, identity, limit(config), config.patience, told=say) as call:
     described = describe(call, limit(config))
-    prepared = prepare(config, described)
-    saved = prepared.config.saved()
+    config, task, network = prepare(config, described)
     may_resume = config.resume or config.predict
-    with RunFolder.open(path, saved, may_resume, config.wait_for_workdir) as folder:
-      keeper = make_keeper(prepared, described, identity, call, folder.path)
-      ready = Joined(*prepared, described, keeper, call)
+    with RunFolder.open(path, config.saved(), may_resume, config.wait_for_workdir) as folder:
+      keeper = Keeper(
+        network,
+        identity,
+        described.run,
+        exchange_key(folder.path, described.run),
+        call,
+        folder.path,
+        peer=config.hand_over == "peer",
+        updates=config.handed_over == "updates",
+        limit=limit(config),
+      )
+      ready = Joined(config, task, network, described, keeper, call)
       if config.predict:
         predict(ready, folder)
       else:
         train(ready, identity, folder)
 
 
-def prepare(config: ClientFlags, described: Described) -> Prepared:
-  """Completes the flags and checks the data against what the run is.
+def prepare(config: ClientFlags, described: Described) -> tuple[ClientFlags, Task, Network]:
+  """Completes the flags, and checks the data against what the run is.
 
   Raises:
     UserError: they do not fit.
@@ -94,24 +94,7 @@ def prepare(config: ClientFlags, described: Described) -> Prepared:
     )
   if config.hand_over != "peer" and config.listen is not None:
     raise UserError("--listen does nothing here: the server has no --hand_over=peer; drop it.")
-  return Prepared(config, task, make_network_of(config, task.image_shape, task.num_classes))
-
-
-def make_keeper(
-  prepared: Prepared, described: Described, identity: Identity, call: Caller, folder: Path
-) -> Keeper:
-  """What hands over, with the folder's key."""
-  return Keeper(
-    prepared.network,
-    identity,
-    described.run,
-    exchange_key(folder, described.run),
-    call,
-    folder,
-    peer=prepared.config.hand_over == "peer",
-    updates=prepared.config.handed_over == "updates",
-    limit=limit(prepared.config),
-  )
+  return config, task, make_network_of(config, task.image_shape, task.num_classes)
 
 
 def make_task(config: ClientFlags) -> Task:
@@ -156,8 +139,7 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
     make_rates(config, steps),
     key,
     jax.random.key(config.init_seed) if config.init_seed is not None else None,
-    drawing(task, gather(task.data, np.array([row]), size), place, key,
-            config.batch_size),
+    drawing(task, gather(task.data, np.array([row]), size), place, key, config.batch_size),
     limit(config),
     config.patience,
   )  # fmt: skip

@@ -29,7 +29,7 @@ from experiments import (
 )
 from experiments.choice import Choice
 from experiments.flags import parse, shown
-from experiments.leakage_flags import LeakageFlags
+from experiments.leakage import LeakageFlags
 from experiments.paper_flags import PaperFlags
 from experiments.wire_flags import CertificatesFlags, ClientFlags, ServerFlags
 

@@ -132,14 +132,7 @@ def _builder(subject, issuer, key, days: int) -> x509.CertificateBuilder:
 
 
 def _usage(signs_certificates: bool) -> x509.KeyUsage:
-  return x509.KeyUsage(
-    digital_signature=not signs_certificates,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=signs_certificates,
-    crl_sign=signs_certificates,
-    encipher_only=False,
-    decipher_only=False,
-  )
+  signs = {"key_cert_sign": signs_certificates, "crl_sign": signs_certificates}
+  enciphers = ("key_encipherment", "data_encipherment", "encipher_only", "decipher_only")
+  unused = dict.fromkeys(("content_commitment", "key_agreement", *enciphers), False)
+  return x509.KeyUsage(digital_signature=not signs_certificates, **signs, **unused)

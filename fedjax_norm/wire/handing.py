@@ -7,7 +7,7 @@ import numpy as np
 from fedjax_norm.split import handover
 from fedjax_norm.split.messages import HAND_OVER
 from fedjax_norm.split.parties import Part
-from fedjax_norm.typing import Key, PyTree
+from fedjax_norm.typing import Key
 from fedjax_norm.wire import frames
 from fedjax_norm.wire.frames import UPDATES, Frame
 from fedjax_norm.wire.network import Network
@@ -46,7 +46,8 @@ def unpack(network: Network, data: bytes) -> tuple[tuple[Part, ...], Key | None]
   """
   frame = frames.decode(data)
   if frame.kind != UPDATES:
-    return _arrays(frames.tree_of(frame, HAND_OVER, templates(network))), None
+    parts = frames.tree_of(frame, HAND_OVER, templates(network))
+    return jax.tree.map(jnp.asarray, parts), None
   words = frame.tensors.get(_SEED, np.zeros(0))
   if words.dtype != np.uint32 or words.shape != (2,):
     raise frames.FrameError("updates came without the seed that they are relative to.")
@@ -60,7 +61,3 @@ def unpack(network: Network, data: bytes) -> tuple[tuple[Part, ...], Key | None]
 def templates(network: Network) -> tuple[Part, ...]:
   """The shapes of Alice's parts."""
   return network.own(jax.eval_shape(network.begin, jax.random.key(0)))
-
-
-def _arrays(tree: PyTree) -> PyTree:
-  return jax.tree.map(jnp.asarray, tree)

@@ -54,7 +54,7 @@ def join(state: State, name: str, data: bytes, now: float) -> tuple[State, bytes
   if before and member.client is None:  # a client that comes back to predict keeps its place
     member = before._replace(announcement=member.announcement)
   members = {**roll.members, name: member}
-  after = state.enrol(roll._replace(members=members, final=roll.final - {name}))
+  after = state._replace(roll=roll._replace(members=members, final=roll.final - {name}))
   # Its certificate may be another, which the last sender may trust.
   return after._replace(offered=state.offered - {name}).heard(name, now), frames.text({})
 
@@ -117,7 +117,7 @@ def ask(state: State, name: str, data: bytes, now: float) -> tuple[State, Asking
   if name not in roll.members:
     raise UserError(f"{name!r} has not joined.")
   if asked["final"] and name not in roll.final:
-    state = state.enrol(roll._replace(final=roll.final | {name}))
+    state = state._replace(roll=roll._replace(final=roll.final | {name}))
   waiting = asked["waiting"] and state.takes_part(name)
   poll = min(_LONGEST_POLL, state.setting.patience / 4) if waiting else 0.0
   return state.heard(name, now), Asking(name, waiting, now + poll)

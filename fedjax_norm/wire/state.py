@@ -15,7 +15,7 @@ from fedjax_norm.wire import frames, seal
 from fedjax_norm.wire.body import Way
 from fedjax_norm.wire.network import Moment, Network
 from fedjax_norm.wire.store import Committed, Roll, Totals
-from fedjax_norm.wire.turns import STEPS, described, following, step_id
+from fedjax_norm.wire.turns import STEPS, step_id
 
 
 class Setting(NamedTuple):
@@ -142,7 +142,9 @@ class State(NamedTuple):
 
   def described(self, step: int) -> str:
     """A step in words."""
-    return described(step, self.number)
+    turn, local_step = divmod(step, STEPS)
+    round, client = divmod(turn, self.number)
+    return f"step {local_step} of client {client} in round {round}"
 
   def takes_part(self, name: str) -> bool:
     """Whether somebody has joined as a client."""
@@ -176,10 +178,6 @@ class State(NamedTuple):
     """Somebody has said a word."""
     return self._replace(seen={**self.seen, name: now})
 
-  def enrol(self, roll: Roll) -> "State":
-    """Others take part."""
-    return self._replace(roll=roll)
-
   def keep(self, kept: Committed) -> "State":
     """Something else is kept."""
     return self._replace(kept=kept, readers=readers_of(kept))
@@ -211,16 +209,14 @@ class State(NamedTuple):
     last = max(self.since, self.seen.get(self.current, -np.inf))
     if now - last <= self.setting.patience:
       return self
-    ready = {
-      place
-      for place, name in enumerate(self.setting.clients)
-      if self.takes_part(name) and self.there(name, now) and self.can_read(name)
-    }
-    later = following(self.kept.turn, self.number, ready)
-    if later is None:  # what nobody takes over is not lost
+    turn, totals = self.kept.turn, self.kept.totals
+    for later in range(turn + 1, turn + self.number):
+      name = self.setting.clients[later % self.number]
+      if self.takes_part(name) and self.there(name, now) and self.can_read(name):
+        break
+    else:  # what nobody takes over is not lost
       return self
-    totals = self.kept.totals
-    passed = totals.passed + min(later, self.end) - self.kept.turn
+    passed = totals.passed + min(later, self.end) - turn
     return self.proceed(self.kept._replace(turn=later, totals=totals._replace(passed=passed)), now)
 
 

@@ -14,7 +14,7 @@ from absl import flags
 from experiments import app, leakage
 from experiments.finished import check_one_model, told
 from experiments.flags import define
-from experiments.leakage_flags import LeakageFlags
+from experiments.leakage import LeakageFlags
 from fedjax_norm import nodes, norm
 from fedjax_norm.errors import UserError
 
