@@ -5,49 +5,40 @@ from typing import Any
 
 from experiments.tables import Cell, Claim, Table, below, best, near, rising
 
+Options = Mapping[str, Any]
+
 _SMALL = {"model": "resnet10", "image_size": 16, "augment": "none"}
 _SMOKE = {"data": "digits", "model": "tiny", "augment": "none"}
-# Fixup needs residual branches, and this is the smallest network that has them.
-_SMOKE_FIXUP = {**_SMOKE, "model": "resnet20"}
 
 
-def _smoke(norm: str) -> Mapping[str, Any]:
-  return _SMOKE_FIXUP if norm == "fixup" else _SMOKE
+def _cell(label: str, preset: str, options: Options, small: Options, smoke: Options) -> Cell:
+  """A run, on smaller networks and images at the smaller scales."""
+  # Fixup needs residual branches, and this is the smallest network that has them.
+  network = {"model": "resnet20"} if "Fixup" in label else {}
+  scales = {"small": {**_SMALL, **small}, "smoke": {**_SMOKE, **network, **smoke}}
+  return Cell(label, preset, options, scales)
+
+
+def _lengths(rounds: int, looks: int) -> Options:
+  return {"epochs": None, "rounds": rounds, "eval_every": rounds // looks}
 
 
 def _device_cell(label: str, norm: str, **options) -> Cell:
   """Of figure 2: ten devices."""
-  scales = {
-    "small": {
-      **_SMALL,
-      "batch_size": 8,
-      "scale_lr_from": 320,
-      "epochs": None,
-      "rounds": 240,
-      "eval_every": 80,
-    },
-    "smoke": {**_smoke(norm), "batch_size": 4, "epochs": None, "rounds": 2, "eval_every": 1},
-  }
-  return Cell(label, "ssgd_edgify", {"norm": norm, **options}, scales)
+  small = {"batch_size": 8, "scale_lr_from": 320, **_lengths(240, 3)}
+  smoke = {"batch_size": 4, **_lengths(2, 2)}
+  return _cell(label, "ssgd_edgify", {"norm": norm, **options}, small, smoke)
 
 
 def _large_cell(label: str, norm: str, device_batch: int, epochs: int, **options) -> Cell:
   """Of figures 3 and 4: eight devices, and a warm-up of so many of the 100 epochs, or none."""
   # Small has two devices with a quarter of the batch each: a sixteenth of the joint one.
-  rounds = 19_200 // (2 * device_batch // 4)
-  small = {
-    **_SMALL,
-    "clients": 2,
-    "batch_size": device_batch // 4,
-    "lr": 0.1 / 16,
-    "epochs": None,
-    "rounds": rounds,
-    "eval_every": rounds // 3,
-  }
-  smoke = {**_smoke(norm), "batch_size": 2, "epochs": None, "rounds": 4, "eval_every": 2}
+  batch_size = device_batch // 4
+  rounds = 19_200 // (2 * batch_size)
+  small = {"clients": 2, "batch_size": batch_size, "lr": 0.1 / 16, **_lengths(rounds, 3)}
+  smoke = {"batch_size": 2, **_lengths(4, 2)}
   if norm == "gn":  # its preset scales from 128
-    small["scale_lr_from"] = 8
-    smoke["scale_lr_from"] = 8
+    small["scale_lr_from"] = smoke["scale_lr_from"] = 8
   if epochs:
     options["lr_warmup_epochs"] = epochs
     small |= {"lr_warmup_epochs": None, "lr_warmup_rounds": rounds * epochs // 100}
@@ -55,22 +46,16 @@ def _large_cell(label: str, norm: str, device_batch: int, epochs: int, **options
   if "lr_warmup_from" in options:
     small["lr_warmup_from"] = options["lr_warmup_from"] / 16
   options["batch_size"] = device_batch
-  return Cell(label, f"ssgd_large_batch_{norm}", options, {"small": small, "smoke": smoke})
+  return _cell(label, f"ssgd_large_batch_{norm}", options, small, smoke)
 
 
 def _average_cell(label: str, steps: int, **options) -> Cell:
   """Of figure 5: FedAvg every so many batches."""
-  small_steps = {10: 10, 150: 120}[steps]
-  small = {
-    **_SMALL,
-    "batch_size": 8,
-    "lr": 0.025,
-    "local_steps": small_steps,
-    "rounds": 240 // small_steps,
-    "eval_every": max(1, 80 // small_steps),
-  }
-  smoke = {**_SMOKE, "batch_size": 4, "local_steps": 1 + steps // 100, "rounds": 2, "eval_every": 1}
-  return Cell(label, f"fedavg_edgify_{steps}", options, {"small": small, "smoke": smoke})
+  fewer = {10: 10, 150: 120}[steps]
+  small = {"batch_size": 8, "lr": 0.025, "local_steps": fewer}
+  small |= {"rounds": 240 // fewer, "eval_every": max(1, 80 // fewer)}
+  smoke = {"batch_size": 4, "local_steps": 1 + steps // 100, "rounds": 2, "eval_every": 1}
+  return _cell(label, f"fedavg_edgify_{steps}", options, small, smoke)
 
 
 _IID = {"partition": "iid", "classes_per_client": None}

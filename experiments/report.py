@@ -26,6 +26,14 @@ from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.table import human_bytes, human_seconds, summary_table
 from fedjax_norm.training.task import Task
 
+# Of the figures at the end those that not every run has: the name, the title, and the text.
+_OWN_TESTS = (
+  ("accuracy_loss", "accuracy loss", "{accuracy_loss:.2%} at the last look"),
+  ("theta", "theta at the end", "{theta:g}"),
+  ("clients_top1", "own labels, top-1", "mean {clients_top1:.2%}, least {clients_top1_min:.2%}"),
+  ("personal_top1", "fine-tuned", "mean {personal_top1:.2%}, least {personal_top1_min:.2%}"),
+)
+
 # Natural clients, or classes of pixels, that are named, at the most.
 _MOST_NAMES = 20
 
@@ -151,16 +159,7 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
   if "member0_top1" in summary:
     each = [f"{summary[name]:.2%}" for name in summary if name.startswith("member")]
     pairs.append(("members alone, top-1", ", ".join(each)))
-  if "accuracy_loss" in summary:
-    pairs.append(("accuracy loss", f"{summary['accuracy_loss']:.2%} at the last look"))
-  if "theta" in summary:
-    pairs.append(("theta at the end", f"{summary['theta']:g}"))
-  if "clients_top1" in summary:
-    mean, least = summary["clients_top1"], summary["clients_top1_min"]
-    pairs.append(("own labels, top-1", f"mean {mean:.2%}, least {least:.2%}"))
-  if "personal_top1" in summary:
-    mean, least = summary["personal_top1"], summary["personal_top1_min"]
-    pairs.append(("fine-tuned", f"mean {mean:.2%}, least {least:.2%}"))
+  pairs += [(title, text.format(**summary)) for n, title, text in _OWN_TESTS if n in summary]
   pairs += [
     ("sent up, down", f"{human_bytes(summary['bytes_up'])}, {human_bytes(summary['bytes_down'])}"),
     ("round trips", f"{summary['round_trips']:,}"),

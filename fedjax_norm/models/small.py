@@ -85,9 +85,10 @@ class LeNet5(Staged):
 
     def unit(index: int, features: int) -> Stage:
       def run(x: Array, mode: Mode) -> Array:
-        options = {"padding": "VALID", "kernel_init": xavier, "name": f"Conv_{index}"}
-        x = Conv(features, (5, 5), self.norm, **options)(x, mode)
-        x = Norm(self.norm, name=f"Norm_{index}")(x, mode)
+        layer = Conv(
+          features, (5, 5), self.norm, padding="VALID", kernel_init=xavier, name=f"Conv_{index}"
+        )
+        x = Norm(self.norm, name=f"Norm_{index}")(layer(x, mode), mode)
         return halve(x, 2)
 
       return f"conv{index + 1}", run
