@@ -16,7 +16,7 @@ from fedjax_norm.data.federated import steps_per_epoch
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.objectives import Objective, find
-from fedjax_norm.options import Options, option
+from fedjax_norm.options import Options, option, refuse_beside
 from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
 STATISTICS = ("mean", "moments", "local", "recalibrate")
@@ -38,7 +38,7 @@ class SgdConfig(Options):
   batch_size: int = option(32, "Examples per local step.", least=1)
   momentum: float = option(
     0.9,
-    "Momentum of SGD: the clients' in FedAvg and split learning, the master's in SSGD and ASGD.",
+    "Momentum of SGD: the clients' own, or the master's in SSGD and ASGD.",
     least=0,
     below=1,
   )
@@ -47,6 +47,11 @@ class SgdConfig(Options):
   clip_norm: float = option(0.0, "Largest global norm of a gradient; 0 does not clip.", least=0)
   optimizer: optax.GradientTransformation | None = None
   frozen_paths: frozenset[str] = frozenset()
+
+  def check(self):
+    """Refuses options of SGD that an optimizer of the user's own does not read."""
+    if self.optimizer is not None:
+      refuse_beside(self, "optimizer", "momentum", "nesterov", "weight_decay", "clip_norm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +124,11 @@ class LocalConfig(SgdConfig):
     """Whether the compiled program depends on the seed or on the sizes of the clients' data."""
     return False
 
+  @property
+  def steps_vary(self) -> bool:
+    """Whether clients take other numbers of steps if their data has other sizes."""
+    return False
+
   def round_examples(self, clients: int) -> int:
     """The examples of a step of so many clients, by which epochs are counted."""
     return self.batch_size * clients
@@ -130,7 +140,7 @@ class LocalConfig(SgdConfig):
 
 @dataclasses.dataclass(frozen=True)
 class LocalStepsConfig(LocalConfig):
-  """What algorithms are told whose clients take several local steps per round."""
+  """Options of algorithms whose clients take several local steps per round."""
 
   group = "algorithm"
 
@@ -147,8 +157,8 @@ class LocalStepsConfig(LocalConfig):
       raise UserError("local_steps and local_epochs exclude each other; give one of them.")
 
   @property
-  def of_a_seed(self) -> bool:
-    """Whether the compiled program depends on the seed or on the sizes of the clients' data."""
+  def steps_vary(self) -> bool:
+    """Whether clients take other numbers of steps if their data has other sizes."""
     return self.local_epochs is not None
 
   def steps(self, size: Any) -> Any:

@@ -6,7 +6,9 @@ An option has the same name in Python and on the command line.
 """
 
 import dataclasses
+import difflib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -72,6 +74,7 @@ class Option(NamedTuple):
   Attributes:
     name: of the field and of the flag.
     types: its possible types, without None.
+    optional: whether None is among them.
     default: its value when it is not given.
     help: sentences.
     choices: the allowed texts; empty for any.
@@ -82,6 +85,7 @@ class Option(NamedTuple):
 
   name: str
   types: tuple[type, ...]
+  optional: bool
   default: Any
   help: str
   choices: tuple[str, ...]
@@ -107,6 +111,7 @@ def of(kind: type) -> tuple[Option, ...]:
     Option(
       field.name,
       _types(hints[field.name]),
+      type(None) in typing.get_args(hints[field.name]),
       field.default,
       **field.metadata,
       group=owners[field.name],
@@ -136,7 +141,8 @@ def make(kind: type[C], /, *groups: Any, **given: Any) -> C:
 
   Args:
     kind: a subclass of :class:`Options` that inherits from the classes of all groups.
-    *groups: configurations, such as ``LoopConfig(rounds=10)``.
+    *groups: configurations, such as ``LoopConfig(rounds=10)``; of theirs, what differs from the
+      defaults of their classes counts as given.
     **given: further options by name, which win.
 
   Raises:
@@ -144,16 +150,19 @@ def make(kind: type[C], /, *groups: Any, **given: Any) -> C:
       that would do nothing.
   """
   known = {one.name: one for one in of(kind)}
+  fields = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
   for name in given:
-    if name not in known:
-      raise UserError(f"there is no option {name!r} here; choose from {', '.join(known)}.")
+    if name not in fields:
+      near = difflib.get_close_matches(name, fields, 3) or sorted(known)
+      raise UserError(f"there is no option {name!r} here; choose from {', '.join(near)}.")
   values: dict[str, Any] = {}
   for one in groups:
     if not isinstance(one, Options) or not issubclass(kind, type(one)):
       raise UserError(f"{type(one).__name__} is no group of options of {kind.__name__}; drop it.")
-    values |= {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
+    changed = (f for f in dataclasses.fields(one) if getattr(one, f.name) != f.default)
+    values |= {field.name: getattr(one, field.name) for field in changed}
   config = kind(**values | given)
-  for name in given:  # a given default would do nothing, too
+  for name in given.keys() & known.keys():  # a given default would do nothing, too
     _check_needs(config, known[name])
   return config
 
@@ -171,7 +180,7 @@ def check(config: Any) -> None:
   """
   for one in of(type(config)):
     value = getattr(config, one.name)
-    if value is None:
+    if value is None and (one.optional or one.default is None):
       continue
     _check_type(one, value)
     if one.choices and value not in one.choices:
@@ -184,6 +193,23 @@ def check(config: Any) -> None:
   for kind in reversed(type(config).__mro__):
     if "check" in vars(kind):
       vars(kind)["check"](config)
+
+
+def refuse_beside(config: Any, name: str, *others: str) -> None:
+  """Refuses options that another one replaces, unless they have their defaults or are off.
+
+  Args:
+    config: the configuration.
+    name: of what replaces them.
+    *others: the options.
+
+  Raises:
+    UserError: one of them was changed.
+  """
+  for one in of(type(config)):
+    value = getattr(config, one.name)
+    if one.name in others and value != one.default and value not in _OFF:
+      raise UserError(f"--{one.name} does nothing beside {name}, which replaces it; drop one.")
 
 
 def _check_type(one: Option, value: Any) -> None:
@@ -210,9 +236,9 @@ def _check_limits(one: Option, value: float) -> None:
   least, above, most, below = (one.limits[key] for key in ("least", "above", "most", "below"))
   lower = least is None or value >= least, above is None or value > above
   upper = most is None or value <= most, below is None or value < below
-  if all(lower) and all(upper):  # NaN fails
+  if all(lower) and all(upper) and math.isfinite(value):
     return
-  wanted = []
+  wanted = [] if math.isfinite(value) else ["finite"]
   if least is not None:
     wanted.append(f"at least {least:.12g}")
   if above is not None:

@@ -219,7 +219,7 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
       stats = variables.get("batch_stats", {})
       grads, stats, metrics = gradient(variables["params"], stats, batch, context.round, key)
       after = {**variables, **({"batch_stats": stats} if stats else {})}
-      return grads, ClientOutput(after, (), metrics)
+      return grads, ClientOutput(after, kept.momentum, metrics)
 
     return {"train": train, "gradient": of_batch}
 

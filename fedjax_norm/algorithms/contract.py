@@ -75,6 +75,9 @@ from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 class Setup(NamedTuple):
   """What an algorithm is built for.
 
+  An algorithm that compiles the seed or the clients' sizes into its program says so by
+  ``of_a_seed`` of its configuration; else a run of several seeds reuses the program of the first.
+
   Attributes:
     model: the model, its norm bound to no axis.
     nodes: how clients are mapped.

@@ -167,6 +167,7 @@ DGC = Method(
   DgcConfig,
   dgc,
   "Deep gradient compression: partitions share their largest updates.",
+  defaults={"lr": 0.01},
   stepwise=True,
   all_clients=True,
   one_process=True,

@@ -17,13 +17,13 @@ from fedjax_norm.algorithms.contract import (
 )
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import optimizer
-from fedjax_norm.options import option
+from fedjax_norm.options import option, refuse_beside
 from fedjax_norm.typing import PyTree, Variables
 
 
 @dataclasses.dataclass(frozen=True)
 class FedAvgConfig(ServerRateConfig, AveragingConfig):
-  """What FedAvg is told.
+  """Options of FedAvg.
 
   Attributes:
     own_server_optimizer: an optax transformation of the negated mean change, in place of
@@ -59,6 +59,15 @@ class FedAvgConfig(ServerRateConfig, AveragingConfig):
       raise UserError(
         "prox pulls a client back to where its round began, which a single local step never "
         "leaves; take more local_steps or drop it."
+      )
+    if self.own_server_optimizer is not None:
+      refuse_beside(
+        self, "own_server_optimizer", "server_optimizer", "server_lr", "server_momentum"
+      )
+    if self.optimizer is not None and self.client_momentum == "global":
+      raise UserError(
+        "the server averages the momentum of SGD and not the state of another optimizer; use "
+        "client_momentum=local or reset."
       )
     if self.fedbn and self.client_momentum == "global":
       raise UserError(

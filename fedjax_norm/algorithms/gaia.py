@@ -57,6 +57,7 @@ GAIA = Method(
   GaiaConfig,
   gaia,
   "Gaia: partitions share the updates that are significant.",
+  defaults={"lr": 0.01},
   stepwise=True,
   all_clients=True,
   one_process=True,

@@ -168,6 +168,7 @@ PERIODIC = Method(
   PeriodicConfig,
   periodic,
   "FedAvg step by step, whose number of local steps may change at any time (paper 004).",
+  defaults={"lr": 0.01},
   stepwise=True,
   all_clients=True,
   one_process=True,

@@ -26,7 +26,11 @@ from fedjax_norm.typing import PyTree, Variables
 
 @dataclasses.dataclass(frozen=True)
 class SsgdConfig(LocalConfig):
-  """What SSGD is told; clipping, weight decay and momentum act on the averaged gradient."""
+  """Options of SSGD; clipping, weight decay and momentum act on the averaged gradient.
+
+  Attributes:
+    equal_workers: whether workers count alike unless ``weighting`` or the norm says otherwise.
+  """
 
   group = "algorithm"
 
@@ -34,7 +38,7 @@ class SsgdConfig(LocalConfig):
     None,
     "Weight of a worker's gradient in the average: the examples of its batch, which gives the "
     "gradient of the joint batch (paper 000, eq. 8), or uniform (eq. 5). The default is examples; "
-    "with --reduction=sum it is uniform, unless the norm merges the workers' batches.",
+    "of bsp it is uniform, unless the norm merges the workers' batches.",
     choices=("examples", "uniform"),
   )
   batch_split: str = option(
@@ -50,10 +54,12 @@ class SsgdConfig(LocalConfig):
     choices=("mean", "sum"),
   )
 
+  equal_workers: bool = False
+
   def weighs_examples(self, spec: NormSpec) -> bool:
     """Whether workers are weighted by the examples of their batches."""
     if self.weighting is None:
-      return self.reduction == "mean" or spec.across_nodes
+      return not self.equal_workers or spec.across_nodes
     return self.weighting == "examples"
 
   def in_force(self, spec: NormSpec, all_clients: bool) -> Self:
@@ -138,7 +144,7 @@ BSP = dataclasses.replace(
   SSGD,
   name="bsp",
   help="Synchronous SGD that adds up the workers' updates (paper 004).",
-  defaults={"reduction": "sum"},
+  defaults={"reduction": "sum", "equal_workers": True, "lr": 0.01},
   one_process=True,
   theta=Theta(lambda config, rounds: np.zeros(rounds, np.float32)),
 )

@@ -80,5 +80,5 @@ def calibrating(task: Task, config: Any) -> Any:
   if config.freeze_affine:
     layers = models.norm_modules(task.model, task.image_shape)
     names = frozenset(f"{layer}/{name}" for layer in layers for name in ("scale", "bias"))
-    changes["frozen_paths"] = names
+    changes["frozen_paths"] = config.frozen_paths | names
   return dataclasses.replace(config, **changes)

@@ -179,7 +179,8 @@ def in_force(method: Method, task: Task, config: Any) -> Any:
       "other one or give it to make_task."
     )
   config = config.in_force(task.model.norm, everyone)
-  return dataclasses.replace(config, objective=task.objective)
+  cohort = config.cohort_of(task.data.num_clients)
+  return dataclasses.replace(config, objective=task.objective, cohort=cohort)
 
 
 def images_of(task: Task) -> jax.ShapeDtypeStruct:
@@ -189,16 +190,26 @@ def images_of(task: Task) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(task.image_shape, batch.dtype)
 
 
+def check_mapping(method: Method, config: Any) -> None:
+  """Refuses a mapping for a method whose clients run one after another.
+
+  Raises:
+    UserError: such a mapping.
+  """
+  chosen = config.backend not in ("auto", "scan") or config.chunk is not None
+  if chosen and method.one_by_one(config):
+    raise UserError(
+      f"the clients of {method.name} run one after another; drop --backend={config.backend} and "
+      "--chunk."
+    )
+
+
 def _check(method: Method, task: Task, config: Any) -> None:
   """Refuses what a method or a task cannot do."""
   spec, count = task.model.norm, task.data.num_clients
   if method.one_process and jax.process_count() > 1:
     raise UserError(f"{method.name} is simulated in one process; drop --num_processes.")
-  if method.one_by_one(config) and (config.backend not in ("auto", "scan") or config.chunk):
-    raise UserError(
-      f"the clients of {method.name} run one after another; drop --backend={config.backend} and "
-      "--chunk."
-    )
+  check_mapping(method, config)
   if not 0 <= config.evaluate_clients <= count:
     raise UserError(
       f"evaluate_clients is {config.evaluate_clients}; it must lie between 0 and the {count} "
@@ -209,6 +220,9 @@ def _check(method: Method, task: Task, config: Any) -> None:
   changed = [one for one in of(FreezeConfig) if getattr(config, one.name) != one.default]
   if changed and not spec.settles:
     raise UserError(f"a freeze belongs to norm 'fixbn', not to {spec.name!r}; drop it.")
+  known = trees.flatten(ledger.model_shapes(task.model, task.image_shape)["params"])
+  if lost := sorted(config.frozen_paths - known.keys()):
+    raise UserError(f"the model has no parameter {lost[0]!r} to freeze; it has {', '.join(known)}.")
   memory.check_batch(config.batch_size, task.image_shape)
 
 
@@ -223,7 +237,7 @@ def _check_counts(config: Any, data: FederatedData, algorithm: Algorithm) -> Non
   if algorithm.sent and heard >= comm.MOST_SENDERS:
     raise UserError(
       f"the ledger of updates counts fewer than {comm.MOST_SENDERS:,} clients a round, and there "
-      f"are {heard:,}; take fewer --clients."
+      f"are {heard:,}; take fewer --clients or a smaller --cohort."
     )
 
 

@@ -119,16 +119,19 @@ def make_dial(config: Any, method: Method, rounds: int) -> Dial | None:
     rounds: of the run.
 
   Raises:
-    UserError: as :func:`make_scout`, or a run that ends before SkewScout looks.
+    UserError: as :func:`make_scout`, thetas that cannot be, or a run that ends before SkewScout
+      looks.
   """
   theta = method.theta
   if theta is None:
     return None
-  values = theta.values(config, rounds)
+  values = np.asarray(theta.values(config, rounds), np.float32)
+  if values.shape != (rounds,) or not np.isfinite(values).all():
+    raise UserError(f"{method.name} must give a finite theta for each of the {rounds} rounds.")
   scout = make_scout(config, method, float(values[0]))
   if scout and (first := scout.init().next_look) > rounds:
     raise UserError(
       f"SkewScout first looks after {first} rounds, which a run of {rounds} never reaches; lower "
       "--scout_every."
     )
-  return Dial(values, theta.follows_rate, scout) if scout or theta.grid else None
+  return Dial(values, theta.follows_rate, scout) if scout or values.any() else None

@@ -12,7 +12,10 @@ import fedjax_norm as fn
 from fedjax_norm.algorithms import contract
 from fedjax_norm.algorithms.averaging import AveragingConfig
 from fedjax_norm.algorithms.fedavg import FEDAVG
+from fedjax_norm.algorithms.registry import METHODS
+from fedjax_norm.options import make as configure
 from fedjax_norm.options import option
+from fedjax_norm.training.train_config import config_of
 
 FEW = {"rounds": 2, "eval_every": 2, "batch_size": 4, "local_steps": 2, "backend": "scan"}
 
@@ -95,6 +98,36 @@ def test_own_optimizers_of_client_and_server(task):
     own_server_optimizer=optax.adam(0.01, b1=0.9, b2=0.99, eps=1e-3),
   )
   close(params(fn.run(FEDAVG, task, own, **FEW)), params(usual))
+
+
+def test_a_group_counts_by_what_differs_from_its_defaults(task):
+  """Or it would overwrite the defaults of a method's row."""
+
+  def make(method, *groups, **options):
+    return configure(config_of(METHODS[method]), *groups, **options)
+
+  assert make("bsp", fn.SsgdConfig(batch_size=16)).reduction == "sum"
+  assert make("splitfed_v1", fn.SplitConfig(cut="a")).variant == "splitfed_v1"
+  assert make("asgd", fn.LocalConfig(batch_size=16)).momentum == 0
+  assert make("ssgd", fn.LoopConfig(seed=3), epochs=2).seed == 3
+  assert make("fedavg", fn.LocalConfig(momentum=0.5)).momentum == 0.5
+
+
+@pytest.mark.parametrize(
+  ("options", "words"),
+  [
+    ({"optimizer": optax.adam(1e-3), "clip_norm": 1.0}, "--clip_norm does nothing beside optim"),
+    ({"own_server_optimizer": optax.sgd(1.0), "server_lr": 0.5}, "--server_lr does nothing beside"),
+    ({"optimizer": optax.adam(1e-3), "client_momentum": "global"}, "averages the momentum of SGD"),
+    ({"frozen_paths": frozenset(["Conv_0/kernal"])}, "no parameter 'Conv_0/kernal' to freeze"),
+    ({"lr": float("inf")}, "--lr is inf; it must be finite"),
+    ({"rounds": None}, "--rounds is None; it must be a whole number"),
+    ({"learning_rate": 0.1}, "there is no option 'learning_rate' here; choose from"),
+  ],
+)
+def test_options_that_cannot_be_are_one_sentence(task, options, words):
+  with pytest.raises(fn.UserError, match=words):
+    fn.run("fedavg", task, **{**FEW, **options})
 
 
 def test_wrong_arguments_are_one_sentence(task):

@@ -29,8 +29,8 @@ ONES = np.ones(LOOP.rounds, np.float32)
 CLIENTS = 4
 METHODS = {
   "gaia": (GAIA, {"batch_stats": "local"}),
-  "fedavg": (PERIODIC, {"local_steps": 3}),
-  "dgc": (DGC, {"sparsity": 0.9}),
+  "fedavg": (PERIODIC, {}),
+  "dgc": (DGC, {}),
 }
 GRIDS = {"gaia": (0.01, 0.05, 0.3), "fedavg": (1.0, 2.0, 5.0), "dgc": (0.5, 0.9)}
 FIXED = {

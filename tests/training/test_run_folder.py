@@ -59,7 +59,7 @@ def test_a_new_folder_holds_the_config_and_nothing_else(tmp_path):
   [made] = saved.pop("made_by")
   assert saved == {**CONFIG, "stages": [1, 2], "format": FORMAT}
   assert (made["fedjax_norm"], made["jax"]) == (made_by.version(), jax.__version__)
-  assert "pytest" in made["command"]
+  assert made["command"]
   assert read_config(tmp_path / "a" / "b") == {**CONFIG, "stages": [1, 2]}
   assert RunFolder.open(tmp_path / "a" / "b", CONFIG).resumed
 
