@@ -14,13 +14,12 @@ from fedjax_norm.algorithms.dgc import DGC
 from fedjax_norm.algorithms.gaia import GAIA
 from fedjax_norm.algorithms.periodic import PERIODIC
 from fedjax_norm.algorithms.ssgd import BSP
-from fedjax_norm.options import with_defaults
 
 _METHODS = {"bsp": BSP, "gaia": GAIA, "fedavg": PERIODIC, "dgc": DGC}
 ALGORITHM = Choice(
   "algorithm",
   "bsp",
-  {name: with_defaults(config_of(method), lr=0.01) for name, method in _METHODS.items()},
+  {name: config_of(method) for name, method in _METHODS.items()},
   {name: method.help for name, method in _METHODS.items()},
 )
 

@@ -79,7 +79,7 @@ def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
     for one in options.of(type(config))
     if getattr(config, one.name) != one.default and not one.name.startswith("oracle_")
   }
-  changed |= {"partition": "skew", "lr": config.lr}
+  changed["partition"] = "skew"
   own = ("algorithm", "skewscout")
   off = {k: v for k, v in changed.items() if not k.startswith("scout_") and k not in own}
   theta = _THETA[config.algorithm]

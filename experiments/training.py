@@ -26,7 +26,7 @@ from fedjax_norm.training.homes import common_statistics, own_examples
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.outcome import summary
 from fedjax_norm.training.program import Program
-from fedjax_norm.training.programs import in_force, initial_variables, make_program
+from fedjax_norm.training.programs import check_mapping, in_force, initial_variables, make_program
 from fedjax_norm.training.restore import save_model
 from fedjax_norm.training.rows import write_table
 from fedjax_norm.training.run_folder import ReadOnlyFolder, RunFolder
@@ -69,7 +69,8 @@ def run(config: Any, make: Make = make) -> None:
     for seed in range(config.seed, config.seed + config.seeds):
       one, task = settle(dataclasses.replace(config, seed=seed, seeds=1))
       # Another seed mostly runs the same compiled program on other data.
-      if config.of_a_seed or (config.network and config.batch_stats == "recalibrate"):
+      timed = config.network and config.batch_stats == "recalibrate"
+      if config.of_a_seed or timed or (config.freeze_round == "auto" and config.steps_vary):
         program = make(task, one)
       summaries[seed] = run_seed(one, task, program, path / f"seed_{seed}")
     result = seeds.summarize(list(summaries.values()))
@@ -84,6 +85,7 @@ def check(config: Any) -> None:
     UserError: something is, in one of the seeds.
   """
   dataclasses.replace(config, seed=config.seed + config.seeds - 1)
+  check_mapping(config.row, config)
   if not config.follows_data:
     known = config.in_rounds(config.clients or 10, 10**6)
     known.check_rounds(known.rounds)

@@ -45,6 +45,7 @@ def test_a_value_that_chooses_nothing_is_refused():
       {},
       {"local_steps": 1, "client_momentum": "local", "batch_stats": "mean", "partition": "classes"},
     ),
+    (fedavg.CONFIG, {}, {"cohort": 4, "lr": 0.02}),
     (fedavg.CONFIG, {"cohort": 2}, {"client_momentum": "reset", "classes_per_client": 1}),
     (fedavg.CONFIG, {"fedbn": True}, {"batch_stats": "local"}),
     (fedavg.CONFIG, {"drift": "label"}, {"drift_rounds": 300}),
@@ -53,9 +54,15 @@ def test_a_value_that_chooses_nothing_is_refused():
     (asgd.CONFIG, {}, {"rounds": 3000, "network": "lan", "momentum": 0.0}),
     (ALGORITHM.kind("bsp"), {}, {"reduction": "sum", "weighting": "uniform", "lr": 0.01}),
     (ALGORITHM.kind("gaia"), {}, {"batch_stats": "local", "threshold": 0.1}),
+    *((METHOD.kind(name), {}, {"lr": 0.01}) for name in ("bsp", "gaia", "periodic", "dgc")),
     (ALGORITHM.kind("dgc"), {"epochs": 4, "sparsity_warmup_epochs": 1}, {"rounds": 4}),
-    (SPLIT.kind("split"), {}, {"hand_over": "centralised", "local_steps": 1}),
-    (SPLIT.kind("splitfed_v2"), {}, {"client_momentum": "local"}),
+    (
+      SPLIT.kind("split"),
+      {},
+      {"hand_over": "centralised", "handed_over": "weights", "turn_order": "fixed"},
+    ),
+    (SPLIT.kind("splitfed_v1"), {}, {"client_momentum": "local", "turn_order": None}),
+    (SPLIT.kind("splitfed_v2"), {}, {"turn_order": "fixed", "handed_over": None}),
   ],
 )
 def test_a_run_is_saved_with_the_values_in_force(tiny_source, kind, given, in_force):

@@ -101,7 +101,7 @@ def test_step_by_step_lists_its_messages(split_run, tmp_path):
     (("--num_processes=2",), "split runs in one process; drop --num_processes"),
     (("--autoencoder=0",), "--autoencoder is 0;"),
     (("--relays=",), "name two or more"),
-    (("--backend=vmap",), "run one after another; drop --backend=vmap"),
+    (("--backend=vmap", "--data=npz:missing.npz"), "run one after another; drop --backend=vmap"),
     (("--norm=gn", "--batch_stats=local"), "keeps no running statistics"),
     (("--autoencoder=0.1", "--labelled=1.5"), "between 0 and 1"),
   ],
