@@ -8,6 +8,7 @@ from fedjax_norm.algorithms.asgd import AsgdConfig
 from fedjax_norm.algorithms.contract import Algorithm, Averaging, Context, Method, Update
 from fedjax_norm.algorithms.dgc import DgcConfig
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
+from fedjax_norm.algorithms.fednova import FedNovaConfig
 from fedjax_norm.algorithms.gaia import GaiaConfig
 from fedjax_norm.algorithms.periodic import PeriodicConfig
 from fedjax_norm.algorithms.registry import METHODS
@@ -46,6 +47,7 @@ __all__ = [
   "DivergedError",
   "Examples",
   "FedAvgConfig",
+  "FedNovaConfig",
   "FreezeConfig",
   "GaiaConfig",
   "LocalConfig",

@@ -4,6 +4,7 @@ from fedjax_norm.algorithms.asgd import ASGD
 from fedjax_norm.algorithms.contract import Method
 from fedjax_norm.algorithms.dgc import DGC
 from fedjax_norm.algorithms.fedavg import FEDAVG
+from fedjax_norm.algorithms.fednova import FEDNOVA
 from fedjax_norm.algorithms.gaia import GAIA
 from fedjax_norm.algorithms.periodic import PERIODIC
 from fedjax_norm.algorithms.scaffold import SCAFFOLD
@@ -16,6 +17,7 @@ METHODS = {
   for method in (
     FEDAVG,
     SCAFFOLD,
+    FEDNOVA,
     SSGD,
     ASGD,
     BSP,
