@@ -65,7 +65,7 @@ def test_defaults():
   assert dial(bsp) is None
   assert (bsp.reduction, bsp.weighting) == ("sum", "uniform")
   assert settled("bsp", norm="sync_bn").weighting == "examples"
-  assert settled("bsp", reduction="mean").weighting == "examples"
+  assert settled("bsp", reduction="mean").weighting == "uniform"
 
 
 def test_warm_up_and_boundaries_in_epochs():
