@@ -12,7 +12,7 @@ from fedjax_norm.algorithms.contract import (
   HELD,
   Algorithm,
   Averaging,
-  ClientExamples,
+  ClientData,
   Context,
   Method,
   RoundContext,
@@ -93,7 +93,7 @@ class AveragingConfig(LocalStepsConfig):
       return dataclasses.replace(config, client_momentum="local" if all_clients else "reset")
     return config
 
-  def weight(self, examples: ClientExamples, trained: ClientOutput) -> Array:
+  def weight(self, examples: ClientData, trained: ClientOutput) -> Array:
     """The weight of a client in the average."""
     match self.weighting:
       case "examples":
@@ -236,7 +236,7 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
     result = method.client(
       received._replace(variables=client_variables(received, kept)),
       kept.own,
-      ClientExamples(data.clients[row], data.sizes[row], batch),
+      ClientData(data.clients[row], data.sizes[row], batch),
       in_round(context, participants, **functions),
     )
     return result, ledger.without(result.upload, shapes["params"], unsent)

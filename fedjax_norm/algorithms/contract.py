@@ -115,7 +115,7 @@ class Setup(NamedTuple):
 # --- An algorithm that averages: two functions. ---
 
 
-class ClientExamples(NamedTuple):
+class ClientData(NamedTuple):
   """A client's training examples.
 
   Attributes:
@@ -193,7 +193,7 @@ class Averaging(NamedTuple):
   """
 
   init: Callable[[Variables], PyTree]
-  client: Callable[[Any, PyTree, ClientExamples, Context], Update]
+  client: Callable[[Any, PyTree, ClientData, Context], Update]
   server: Callable[[Any, PyTree, Context], PyTree]
   init_client: Callable[[PyTree], PyTree] = lambda server: ()
   downlink: Callable[[Any], Any] = lambda server: server

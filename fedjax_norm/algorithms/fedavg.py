@@ -7,14 +7,7 @@ import optax
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.averaging import AveragingConfig, ServerRateConfig
-from fedjax_norm.algorithms.contract import (
-  Averaging,
-  ClientExamples,
-  Context,
-  Method,
-  Setup,
-  Update,
-)
+from fedjax_norm.algorithms.contract import Averaging, ClientData, Context, Method, Setup, Update
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import optimizer
 from fedjax_norm.options import option, refuse_beside
@@ -133,7 +126,7 @@ def fedavg(config: FedAvgConfig, setup: Setup) -> Averaging:
     momentum = optimizer(config).init(params) if momentum_too else None
     return Server(variables, of_server.init(params), momentum)
 
-  def client(received: Downlink, own: PyTree, examples: ClientExamples, context: Context) -> Update:
+  def client(received: Downlink, own: PyTree, examples: ClientData, context: Context) -> Update:
     start = received.variables["params"]
 
     def distance(params: PyTree) -> Any:

@@ -7,14 +7,7 @@ import jax.numpy as jnp
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.averaging import AveragingConfig, ServerRateConfig
-from fedjax_norm.algorithms.contract import (
-  Averaging,
-  ClientExamples,
-  Context,
-  Method,
-  Setup,
-  Update,
-)
+from fedjax_norm.algorithms.contract import Averaging, ClientData, Context, Method, Setup, Update
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import option
 from fedjax_norm.typing import Array, PyTree, Variables
@@ -61,7 +54,7 @@ def fednova(config: FedNovaConfig, setup: Setup) -> Averaging:
   x <- x + server_lr tau_eff sum_i p_i d_i,  tau_eff = sum_i p_i |a_i|_1
   """
 
-  def client(received: Server, own: PyTree, examples: ClientExamples, context: Context) -> Update:
+  def client(received: Server, own: PyTree, examples: ClientData, context: Context) -> Update:
     steps = config.steps(examples.size)
     trained = context.train(received.variables, examples, steps)
     change = trees.subtract(trained.variables["params"], received.variables["params"])

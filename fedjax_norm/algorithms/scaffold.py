@@ -8,20 +8,13 @@ import jax.numpy as jnp
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.averaging import AveragingConfig, ServerRateConfig
-from fedjax_norm.algorithms.contract import (
-  Averaging,
-  ClientExamples,
-  Context,
-  Method,
-  Setup,
-  Update,
-)
+from fedjax_norm.algorithms.contract import Averaging, ClientData, Context, Method, Setup, Update
 from fedjax_norm.typing import PyTree, Variables
 
 
 @dataclasses.dataclass(frozen=True)
 class ScaffoldConfig(ServerRateConfig, AveragingConfig):
-  """What SCAFFOLD is told; ``weighting`` is of the models, as all clients' controls count alike."""
+  """Options of SCAFFOLD; ``weighting`` weights the models, while all controls count alike."""
 
 
 class Server(NamedTuple):
@@ -47,7 +40,7 @@ def scaffold(config: ScaffoldConfig, setup: Setup) -> Averaging:
   def init(variables: Variables) -> Server:
     return Server(variables, jax.tree.map(jnp.zeros_like, variables["params"]))
 
-  def client(received: Server, own: PyTree, examples: ClientExamples, context: Context) -> Update:
+  def client(received: Server, own: PyTree, examples: ClientData, context: Context) -> Update:
     x, steps = received.variables["params"], config.steps(examples.size)
     correction = trees.subtract(received.control, own)
     trained = context.train(received.variables, examples, steps, correction=correction)
@@ -64,9 +57,7 @@ def scaffold(config: ScaffoldConfig, setup: Setup) -> Averaging:
     control = trees.add(state.control, trees.scale(mean["control"], share))
     return Server({**state.variables, "params": params}, control)
 
-  return Averaging(
-    init, client, server, init_client=lambda state: state.control, equal=("control",)
-  )
+  return Averaging(init, client, server, lambda state: state.control, equal=("control",))
 
 
 SCAFFOLD = Method("scaffold", ScaffoldConfig, scaffold, "FedAvg with control variates.")

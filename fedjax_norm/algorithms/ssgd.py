@@ -10,7 +10,7 @@ import optax
 from fedjax_norm import trees
 from fedjax_norm.algorithms.contract import (
   Averaging,
-  ClientExamples,
+  ClientData,
   Context,
   Method,
   Setup,
@@ -117,7 +117,7 @@ def ssgd(config: SsgdConfig, setup: Setup) -> Averaging:
   def init(variables: Variables) -> Master:
     return Master(variables, master.init(variables["params"]))
 
-  def client(received: Downlink, own: PyTree, examples: ClientExamples, context: Context) -> Update:
+  def client(received: Downlink, own: PyTree, examples: ClientData, context: Context) -> Update:
     take = None if config.batch_split == "equal" else jnp.asarray(takes)[examples.client]
     gradient, trained = context.gradient(received.variables, examples, places, take)
     weight = trained.metrics.examples if by_examples else jnp.int32(1)

@@ -34,7 +34,10 @@ def test_a_run_leaves_a_table_and_a_picture(fedavg_run, tiny_net, monkeypatch):
     (("--diagnostics_batches=5",), "it needs --diagnostics"),
     (("--diagnostics", "--diagnostics_layer=Norm_9"), "no norm position 'Norm_9'"),
     (("--diagnostics", "--clients=1", "--classes_per_client=4"), "there is only one"),
-    (("--diagnostics", "--diagnostics_batches=0"), "--diagnostics_batches is 0; it must be at least 1"),
+    (
+      ("--diagnostics", "--diagnostics_batches=0"),
+      "--diagnostics_batches is 0; it must be at least 1",
+    ),
   ],
 )
 def test_flags_that_cannot_be_honoured(fedavg_run, flags, sentence):
