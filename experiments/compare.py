@@ -35,15 +35,9 @@ class CompareFlags(Options):
 
 # What hardly names a run: flags of the machine, of looking on, and the seed.
 _QUIET = (
-  "backend",
-  "chunk",
-  "eval_batch_size",
-  "eval_every",
-  "host_devices",
-  "seed",
-  "seeds",
+  "backend", "chunk", "eval_batch_size", "eval_every", "host_devices", "seed", "seeds",
   "version",  # of runs of older versions
-)
+)  # fmt: skip
 
 
 def names(configs: list[dict[str, Any]]) -> list[str]:

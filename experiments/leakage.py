@@ -37,20 +37,9 @@ WHICH_MODEL = (
     for one in options.of(kind)
     if one.name not in ("train_share", "relabelled")
   ),
-  "task",
-  "standardise",
-  "whiten",
-  "zca_epsilon",
-  "subtract",
-  "model",
-  "stem",
-  "norm",
-  "groups",
-  "group_size",
-  "mean_only_bn",
-  "norm_epsilon",
-  "compute_dtype",
-)
+  "task", "standardise", "whiten", "zca_epsilon", "subtract", "model", "stem", "norm", "groups",
+  "group_size", "mean_only_bn", "norm_epsilon", "compute_dtype",
+)  # fmt: skip
 """What says which model is measured on which data, where no run does."""
 
 _MACHINE = ("seed", "workdir", "wait_for_workdir", "compilation_cache", "progress", "host_devices")

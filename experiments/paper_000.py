@@ -2,28 +2,10 @@
 
 from experiments.tables import Cell, Claim, Table, best, rising, spread_above
 
-_SCALES = {
-  "small": {
-    "model": "resnet10",
-    "image_size": 16,
-    "augment": "none",
-    "batch_size": 16,
-    "epochs": None,
-    "rounds": 600,
-    "eval_every": 200,
-    "lr_schedule": "constant",
-  },
-  "smoke": {
-    "data": "digits",
-    "model": "tiny",
-    "augment": "none",
-    "batch_size": 8,
-    "epochs": None,
-    "rounds": 4,
-    "eval_every": 2,
-    "lr_schedule": "constant",
-  },
-}
+_SHORT = {"augment": "none", "epochs": None, "lr_schedule": "constant"}
+_SMALL = {**_SHORT, "model": "resnet10", "image_size": 16, "batch_size": 16, "rounds": 600}
+_SMOKE = {**_SHORT, "data": "digits", "model": "tiny", "batch_size": 8, "rounds": 4}
+_SCALES = {"small": {**_SMALL, "eval_every": 200}, "smoke": {**_SMOKE, "eval_every": 2}}
 
 _SETTINGS = {
   "small": "ResNet-10 on images of 16 pixels, 600 steps of two workers with 16 images each (0.4 "

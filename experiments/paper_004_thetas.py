@@ -16,25 +16,15 @@ BSP: Row = (74.9, 75.0, 79.1, 78.9, 77.4, 76.6, 83.7, 44.3)
 
 
 class Sweep(NamedTuple):
-  """One of the tables.
+  """One of the tables."""
 
-  Attributes:
-    number: the table's.
-    algorithm: whose theta varies.
-    sign: how theta is written, with a place for its value.
-    rows: theta to the paper's figures.
-    chosen: theta of figure 1.
-    tight: of two thetas, that with more communication.
-    loose: the other one.
-  """
-
-  number: int
-  algorithm: str
-  sign: str
-  rows: Mapping[float, Row]
-  chosen: float
-  tight: float
-  loose: float
+  number: int  # the table's
+  algorithm: str  # whose theta varies
+  sign: str  # how theta is written, with a place for its value
+  rows: Mapping[float, Row]  # theta to the paper's figures
+  chosen: float  # theta of figure 1
+  tight: float  # of two thetas, that with more communication
+  loose: float  # the other one
 
 
 SWEEPS = (

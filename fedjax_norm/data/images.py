@@ -182,11 +182,10 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
   count, _, _, channels = images.shape
   _check_memory(count, size, channels * images.dtype.itemsize)
   result = np.empty((count, size, size, channels), images.dtype)
-  for i in range(count):
-    for c in range(channels):
-      # Channel by channel: Pillow has no float image of several channels.
-      plane = Image.fromarray(np.ascontiguousarray(images[i, :, :, c]))
-      result[i, :, :, c] = plane.resize((size, size), Image.Resampling.BILINEAR)
+  for i, c in np.ndindex(count, channels):
+    # Channel by channel: Pillow has no float image of several channels.
+    plane = Image.fromarray(np.ascontiguousarray(images[i, :, :, c]))
+    result[i, :, :, c] = plane.resize((size, size), Image.Resampling.BILINEAR)
   return result
 
 

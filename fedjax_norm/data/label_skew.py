@@ -192,19 +192,16 @@ def dirichlet(
   class_of, class_sizes = _classes(labels)
   for _ in range(_DIRICHLET_TRIES):
     # Part k of class c ends at round(n_c * (p_1 + ... + p_k)); floor would favour the last client.
-    parts = np.stack([_cut(n, rng.dirichlet(concentration)) for n in class_sizes])
+    shares = np.stack([rng.dirichlet(concentration) for _ in class_sizes])
+    ends = np.rint(class_sizes[:, None] * shares.cumsum(1)).astype(np.int64)
+    ends[:, -1] = class_sizes
+    parts = np.diff(np.minimum(ends, class_sizes[:, None]), prepend=0)
     if parts.sum(0).min() >= min_size:
       return _deal_parts(class_of, parts, rng)
   raise UserError(
     f"In each of {_DIRICHLET_TRIES} draws a client had fewer than min_size={min_size} examples; use"
     " fewer clients, a larger alpha or a smaller min_size."
   )
-
-
-def _cut(total: int, shares: np.ndarray) -> np.ndarray:
-  ends = np.rint(total * np.cumsum(shares)).astype(np.int64)
-  ends[-1] = total
-  return np.diff(np.minimum(ends, total), prepend=0)
 
 
 def _classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
