@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flax import linen as nn
-
 from experiments import training
 from experiments.config import Config
 from experiments.training import Make
@@ -79,15 +77,13 @@ def run_cell(
   with training.open_folder(path, settled) as folder:
     tested = 0 if config.task == "verification" else len(source.test.labels)
     rows = folder.rows()
-    count = functools.cache(
-      functools.partial(_example_flops, task.model, task.image_shape, config.batch_size)
-    )
-    return Result(folder.read_summary(), rows, tested, count)
 
+    @functools.cache
+    def example_flops() -> float:
+      model, shape, size = task.model, task.image_shape, config.batch_size
+      return step_flops(model, shape, batch_size=size, input_gradient=False).training / size
 
-def _example_flops(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int) -> float:
-  flops = step_flops(model, image_shape, batch_size=batch_size, input_gradient=False)
-  return flops.training / batch_size
+    return Result(folder.read_summary(), rows, tested, example_flops)
 
 
 def load_sources(configs: Mapping[str, Config]) -> dict[str, Source]:

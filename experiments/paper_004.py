@@ -2,17 +2,8 @@
 
 from typing import Any
 
+from experiments import paper_004_cells as cells
 from experiments import paper_004_thetas
-from experiments.paper_004_cells import (
-  IID,
-  MATCHED,
-  NOT_PRINTED,
-  PARTITIONS,
-  SMOKE,
-  Options,
-  grid,
-  small_words,
-)
 from experiments.paper_004_lenet import FIGURE_5, FIGURE_6, FIGURE_8, TABLE_9
 from experiments.paper_004_thetas import BSP, SWEEPS
 from experiments.tables import Cell, Claim, Table, least, near, rising
@@ -33,14 +24,14 @@ def _loses(name: str, points: float) -> Claim:
 
 _GEO_LOSSES = {5: {"Gaia": 3.7, "FedAvg": 3.2}, 13: {"Gaia": 5.2, "FedAvg": 5.5}}
 _GEO_NOTES = (
-  NOT_PRINTED,
+  cells.NOT_PRINTED,
   "Flickr-Mammal cannot be had with this package: `full` looks for `flickr_mammal.csv`, an index "
   "of your own pictures with their countries, below --data_dir.",
 )
 _GEO_SETTINGS = {
   "small": "a stand-in, for there are no geotagged pictures here: CIFAR-10 divided by Dirichlet "
-  f"draws of 0.5, LeNet; {small_words('flickr_5')} With 13 partitions they are 392.",
-  "smoke": f"a stand-in: digits by Dirichlet draws of 0.5; {SMOKE}",
+  f"draws of 0.5, LeNet; {cells.small_words('flickr_5')} With 13 partitions they are 392.",
+  "smoke": f"a stand-in: digits by Dirichlet draws of 0.5; {cells.SMOKE}",
 }
 
 
@@ -51,9 +42,12 @@ def _geo_cells(clients: int, prefix: str = "") -> tuple[Cell, ...]:
     skewed = {"partition": "dirichlet", "alpha": 0.5}
     return {"loss": _GEO_LOSSES[clients].get(name), "small": skewed, "smoke": skewed}
 
-  thetas = {name: MATCHED[name] for name in ("Gaia", "FedAvg")}
-  partitions = {**PARTITIONS, "IID": IID if clients == 13 else {**IID, "region": None}}
-  return grid(f"flickr_{clients}", thetas, prefix, partitions, printed)
+  thetas = {name: cells.MATCHED[name] for name in ("Gaia", "FedAvg")}
+  partitions = {
+    **cells.PARTITIONS,
+    "IID": cells.IID if clients == 13 else {**cells.IID, "region": None},
+  }
+  return cells.grid(f"flickr_{clients}", thetas, prefix, partitions, printed)
 
 
 _FIGURE_2 = Table(
@@ -90,7 +84,7 @@ _FIGURE_20 = Table(
 _FIGURE_3 = Table(
   "004.fig3",
   "Paper 004, figure 3: faces, two partitions",
-  grid(
+  cells.grid(
     "face",
     {"Gaia": 0.2, "FedAvg": 50},
     printed=lambda name, column: {"top1": 50.0} if name != "BSP" and column != "IID" else {},
@@ -102,7 +96,7 @@ _FIGURE_3 = Table(
     "`full` looks for the folder `faces` below --data_dir, with `train` and `test`.",
   ),
   {
-    "small": small_words("face", "40 generated identities to learn and 40 others to verify"),
+    "small": cells.small_words("face", "40 generated identities to learn and 40 others to verify"),
     "smoke": "generated identities, a few rounds: only that it runs.",
   },
   figure="bars",
@@ -126,22 +120,22 @@ def _figure_18(model: str) -> Table:
   return Table(
     f"004.fig18.{model}",
     f"Paper 004, figure 18: {_IMAGENET_MODELS[model]} on Tiny-ImageNet, two partitions",
-    grid(preset, _IMAGENET),
+    cells.grid(preset, _IMAGENET),
     (_loses("Gaia", 2.0), _loses("FedAvg", 2.0), *kept),
     (
       "Tiny-ImageNet stands in for ImageNet at every scale but `smoke`.",
       "The text prints losses of 8.1 to 27.2 points for Gaia and FedAvg on non-IID data, of up to "
       "61.7 for ResNet10, and that DGC keeps GoogLeNet's accuracy and cannot train ResNet10.",
     ),
-    {"small": f"{small_words(preset)} The rate was not tuned.", "smoke": SMOKE},
+    {"small": f"{cells.small_words(preset)} The rate was not tuned.", "smoke": cells.SMOKE},
     figure="bars",
   )
 
 
 # Figure 19.
 
-_TEN: Options = {"clients": 10}
-_DOMINANT: Options = {**_TEN, "partition": "dominant", "dominant_share": 0.8}
+_TEN: cells.Options = {"clients": 10}
+_DOMINANT: cells.Options = {**_TEN, "partition": "dominant", "dominant_share": 0.8}
 _RESNET20 = 6  # where its columns begin in tables 6 to 8
 # Of Gaia and FedAvg, relative to BSP on the same data.
 _BELOW_BSP = {5: {"Gaia": 0.0, "FedAvg": 17.0}, 10: {"Gaia": 3.0, "FedAvg": 36.0}}
@@ -153,13 +147,15 @@ def _size_cells(clients: int) -> tuple[Cell, ...]:
   def printed(name: str, column: str) -> dict[str, Any]:
     told: dict[str, Any] = {"base": None if name == "BSP" else f"K = {clients}, BSP, {column}"}
     if clients == 5:
-      told["top1"] = rows[name][_RESNET20 + list(PARTITIONS).index(column)]
+      told["top1"] = rows[name][_RESNET20 + list(cells.PARTITIONS).index(column)]
     if column == "non-IID":
       told["loss"] = _BELOW_BSP[clients].get(name)
     return told
 
-  partitions = {"IID": {**_TEN, **IID}, "non-IID": _DOMINANT} if clients == 10 else PARTITIONS
-  return grid("cifar10_resnet20", MATCHED, f"K = {clients}, ", partitions, printed)
+  partitions = (
+    {"IID": {**_TEN, **cells.IID}, "non-IID": _DOMINANT} if clients == 10 else cells.PARTITIONS
+  )
+  return cells.grid("cifar10_resnet20", cells.MATCHED, f"K = {clients}, ", partitions, printed)
 
 
 _FIGURE_19 = Table(
@@ -179,7 +175,7 @@ _FIGURE_19 = Table(
     "Losses are those over BSP on the same data, as the text has them for Gaia and FedAvg.",
     "Of ten partitions each has 80% of one class and 20% of another.",
   ),
-  {"small": small_words("cifar10_resnet20"), "smoke": SMOKE},
+  {"small": cells.small_words("cifar10_resnet20"), "smoke": cells.SMOKE},
   figure="bars",
 )
 

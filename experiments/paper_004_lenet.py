@@ -2,19 +2,7 @@
 
 from typing import Any
 
-from experiments.paper_004_cells import (
-  ALGORITHMS,
-  IID,
-  MATCHED,
-  NOT_PRINTED,
-  PARTITIONS,
-  SMOKE,
-  Options,
-  cell,
-  grid,
-  small_words,
-  theta,
-)
+from experiments import paper_004_cells as cells
 from experiments.paper_004_thetas import SWEEPS
 from experiments.savings import Degree
 from experiments.tables import Cell, Claim, Table, falling, least, near, rising
@@ -22,7 +10,7 @@ from experiments.tables import Cell, Claim, Table, falling, least, near, rising
 _LENET = "cifar10_lenet"
 # In a sixtieth of the epochs less may be held back: what keeps most of BSP's accuracy on IID data
 # there, as the paper chose its thetas (sec. 3).
-_SHORT: dict[str, Options] = {"FedAvg": {"local_steps": 5}, "DGC": {"sparsity": 0.97}}
+_SHORT: dict[str, cells.Options] = {"FedAvg": {"local_steps": 5}, "DGC": {"sparsity": 0.97}}
 _SHORT_WORDS = " FedAvg averages every 5 steps, and DGC's sparsity ends at 97%."
 
 
@@ -42,7 +30,7 @@ def _norm_cells(norm: str) -> tuple[Cell, ...]:
       told["top1"] = _GN_NON_IID
     return told
 
-  return grid(_LENET, MATCHED, f"{norm.upper()}, ", printed=printed, norm=norm)
+  return cells.grid(_LENET, cells.MATCHED, f"{norm.upper()}, ", printed=printed, norm=norm)
 
 
 FIGURE_5 = Table(
@@ -62,14 +50,14 @@ FIGURE_5 = Table(
         rising,
         "loss",
       )
-      for name in ("BSP", *ALGORITHMS)
+      for name in ("BSP", *cells.ALGORITHMS)
     ),
   ),
   (
-    NOT_PRINTED,
+    cells.NOT_PRINTED,
     "Those of BN are the text's of GN and what it says that GN is better by, added up.",
   ),
-  {"small": small_words(_LENET) + _SHORT_WORDS, "smoke": SMOKE},
+  {"small": cells.small_words(_LENET) + _SHORT_WORDS, "smoke": cells.SMOKE},
   figure="bars",
 )
 
@@ -85,23 +73,23 @@ FIGURE_6 = Table(
   "004.fig6",
   "Paper 004, figure 6: GN-LeNet on CIFAR-10 by the degree of skew",
   (
-    cell("BSP, IID", _LENET, {"norm": "gn", **IID}),
+    cells.cell("BSP, IID", _LENET, {"norm": "gn", **cells.IID}),
     *(
-      cell(
+      cells.cell(
         f"{name}, {fraction:.0%}",
         _LENET,
-        {**_degree(fraction), **theta(name, MATCHED.get(name))},
+        {**_degree(fraction), **cells.theta(name, cells.MATCHED.get(name))},
         base="BSP, IID",
         loss=_GN_LOSSES.get(name) if fraction == 1 else None,
         small=_SHORT.get(name, {}),
       )
-      for name in ("BSP", *ALGORITHMS)
+      for name in ("BSP", *cells.ALGORITHMS)
       for fraction in _DEGREES
     ),
   ),
   tuple(
     claim
-    for name in ALGORITHMS
+    for name in cells.ALGORITHMS
     for claim in (
       Claim(
         f"{name} loses more with every degree of skew",
@@ -119,7 +107,7 @@ FIGURE_6 = Table(
     "The text prints 1.5 to 3.0 points of loss at 40%, and up to 7.4 points (DGC) between 20% and "
     "80%. 100% is of figure 5.",
   ),
-  {"small": small_words(_LENET) + _SHORT_WORDS, "smoke": SMOKE},
+  {"small": cells.small_words(_LENET) + _SHORT_WORDS, "smoke": cells.SMOKE},
   figure="bars",
 )
 
@@ -129,7 +117,7 @@ TABLE_9 = Table(
   "004.9",
   "Paper 004, table 9: BSP with BN and BatchReNorm, LeNet on CIFAR-10, two partitions",
   tuple(
-    cell(
+    cells.cell(
       f"{name}, {column}",
       _LENET,
       {"norm": norm, "clients": 2, **partition},
@@ -137,7 +125,7 @@ TABLE_9 = Table(
       None if column == "IID" else f"{name}, IID",
     )
     for norm, (name, printed) in _BATCH_NORMS.items()
-    for (column, partition), top1 in zip(PARTITIONS.items(), printed, strict=True)
+    for (column, partition), top1 in zip(cells.PARTITIONS.items(), printed, strict=True)
   ),
   (
     Claim(
@@ -149,7 +137,7 @@ TABLE_9 = Table(
     Claim("on IID data the two are alike (2 points)", ("BatchReNorm, IID", "BN, IID"), near(2.0)),
   ),
   ("The paper tuned BatchReNorm and does not say to what; ours has Ioffe's settings.",),
-  {"small": small_words(_LENET), "smoke": SMOKE},
+  {"small": cells.small_words(_LENET), "smoke": cells.SMOKE},
   figure="",
 )
 
@@ -157,20 +145,20 @@ TABLE_9 = Table(
 # Figure 8.
 
 _SAVED_AT = (0.2, 0.6, 1.0)
-_SCOUT: Options = {"algorithm": "gaia", "skewscout": "hill"}
+_SCOUT: cells.Options = {"algorithm": "gaia", "skewscout": "hill"}
 _GAIA = SWEEPS[0]
 
 
 def _saving_cells(fraction: float) -> tuple[list[Cell], Degree]:
   label, shared = f"{fraction:.0%}", _degree(fraction)
-  bsp = cell(f"{label}, BSP", _LENET, shared)
+  bsp = cells.cell(f"{label}, BSP", _LENET, shared)
   thetas = {
-    _GAIA.sign.format(value): cell(
-      f"{label}, {_GAIA.sign.format(value)}", _LENET, {**shared, **theta("Gaia", value)}
+    _GAIA.sign.format(value): cells.cell(
+      f"{label}, {_GAIA.sign.format(value)}", _LENET, {**shared, **cells.theta("Gaia", value)}
     )
     for value in _GAIA.rows
   }
-  scout = cell(
+  scout = cells.cell(
     f"{label}, SkewScout",
     _LENET,
     {**shared, **_SCOUT},
@@ -219,7 +207,10 @@ FIGURE_8 = Table(
     "It says neither the model nor the degrees of skew of the figure: ours are those of figure 6.",
     "Equal is at most 1 point below BSP at the same degree of skew.",
   ),
-  {"small": f"{small_words(_LENET)} SkewScout looks every 64 mini-batches.", "smoke": SMOKE},
+  {
+    "small": f"{cells.small_words(_LENET)} SkewScout looks every 64 mini-batches.",
+    "smoke": cells.SMOKE,
+  },
   figure="",
   degrees=_SAVED_DEGREES,
 )

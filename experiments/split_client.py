@@ -15,17 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments import app, training
-from experiments.wire_build import (
-  check_messages,
-  limit,
-  make_network_of,
-  make_rates,
-  merged,
-  own_identity,
-  save_part,
-  say,
-)
+from experiments import app, training, wire_build
 from experiments.wire_flags import ClientFlags
 from experiments.wire_testing import Joined, evaluate, predict
 from fedjax_norm.data import partition
@@ -49,10 +39,12 @@ from fedjax_norm.wire.transport import Caller, serving
 def main(config: ClientFlags) -> None:
   """Trains, or predicts."""
   split_address(config.server)
-  identity = own_identity(config, client=True)
+  identity = wire_build.own_identity(config, client=True)
   path = Path(config.workdir or f"runs/split_client-{identity.name}").expanduser()
-  with Caller(config.server, identity, limit(config), config.patience, told=say) as call:
-    described = describe(call, limit(config))
+  with Caller(
+    config.server, identity, wire_build.limit(config), config.patience, told=wire_build.say
+  ) as call:
+    described = describe(call, wire_build.limit(config))
     config, task, network = prepare(config, described)
     may_resume = config.resume or config.predict
     with RunFolder.open(path, config.saved(), may_resume, config.wait_for_workdir) as folder:
@@ -65,7 +57,7 @@ def main(config: ClientFlags) -> None:
         folder.path,
         peer=config.hand_over == "peer",
         updates=config.handed_over == "updates",
-        limit=limit(config),
+        limit=wire_build.limit(config),
       )
       ready = Joined(config, task, network, described, keeper, call)
       if config.predict:
@@ -82,7 +74,7 @@ def prepare(config: ClientFlags, described: Described) -> tuple[ClientFlags, Tas
   """
   content = dict(described.told)
   shape, classes = content.pop("image_shape", None), content.pop("classes", None)
-  config = merged(config, content)
+  config = wire_build.merged(config, content)
   task = make_task(config)
   if config.client_id is not None:
     train = task.source.train
@@ -94,7 +86,7 @@ def prepare(config: ClientFlags, described: Described) -> tuple[ClientFlags, Tas
     )
   if config.hand_over != "peer" and config.listen is not None:
     raise UserError("--listen does nothing here: the server has no --hand_over=peer; drop it.")
-  return config, task, make_network_of(config, task.image_shape, task.num_classes)
+  return config, task, wire_build.make_network_of(config, task.image_shape, task.num_classes)
 
 
 def make_task(config: ClientFlags) -> Task:
@@ -126,7 +118,7 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
   place = place_of(config, identity.name, ready.described.clients, task.data.num_clients)
   row = place if config.client_id is not None else 0
   size = int(task.data.sizes[row])
-  check_messages(config, network, max(size, len(task.source.test.labels)))
+  wire_build.check_messages(config, network, max(size, len(task.source.test.labels)))
   steps = int(network.rules.steps(np.int64(size)))
   key = jax.random.key(config.seed)
   alice = Alice(
@@ -136,11 +128,11 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
     place,
     len(ready.described.clients),
     steps,
-    make_rates(config, steps),
+    wire_build.make_rates(config, steps),
     key,
     jax.random.key(config.init_seed) if config.init_seed is not None else None,
     drawing(task, gather(task.data, np.array([row]), size), place, key, config.batch_size),
-    limit(config),
+    wire_build.limit(config),
     config.patience,
   )  # fmt: skip
   every, rounds, began = config.eval_every, len(alice.rates), time.monotonic()
@@ -163,13 +155,13 @@ def train(ready: Joined, identity: Identity, folder: RunFolder) -> None:
     if config.hand_over == "peer":
       listen = config.listen or "localhost:0"
       methods = ready.keeper.methods()
-      port = stack.enter_context(serving(listen, identity, methods, limit(config)))
+      port = stack.enter_context(serving(listen, identity, methods, wire_build.limit(config)))
       address = f"{split_address(listen, least=0)[0]}:{port}"
     labels = "stay here" if network.rules.plan.u_shaped else "are sent"
-    say(f"{config.model} is cut after {network.cut}; labels {labels}.")
+    wire_build.say(f"{config.model} is cut after {network.cut}; labels {labels}.")
     join(ready.call, ready.keeper.announcement, place, size, address)
-    say(f"{identity.name} has joined run {ready.described.run} with {size:,} examples.")
-    final = alices.train(alice, test, after, say)
+    wire_build.say(f"{identity.name} has joined run {ready.described.run} with {size:,} examples.")
+    final = alices.train(alice, test, after, wire_build.say)
     with alices.at_work(ready.call, config.patience):
       result = finish(ready, folder, final)
     seconds = time.monotonic() - began
@@ -232,7 +224,7 @@ def finish(ready: Joined, folder: RunFolder, final: Final | None) -> dict[str, f
   if final is None:
     return {}
   for name, part in zip(("head", "tail"), final.own, strict=False):
-    save_part(folder.path / f"{name}.npz", part.variables)
+    wire_build.save_part(folder.path / f"{name}.npz", part.variables)
   return evaluate(ready, final.own, final.handed.step)
 
 

@@ -11,17 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments import app
-from experiments.wire_build import (
-  Shape,
-  limit,
-  make_network_of,
-  make_rates,
-  own_identity,
-  save_part,
-  say,
-  told,
-)
+from experiments import app, wire_build
 from experiments.wire_flags import ServerFlags
 from fedjax_norm import numerals
 from fedjax_norm.errors import UserError
@@ -46,18 +36,18 @@ def main(config: ServerFlags) -> None:
   shape, classes = image_shape(config.image_shape), config.classes
   if classes is None:
     raise UserError("give the number of --classes; the server sees no data to count them in.")
-  identity = own_identity(config, client=False)
-  network = make_network_of(config, shape, classes)
+  identity = wire_build.own_identity(config, client=False)
+  network = wire_build.make_network_of(config, shape, classes)
   setting = Setting(
     network,
     identity.authority,
     names,
-    {**told(config), "image_shape": list(shape), "classes": classes},
-    make_rates(config, int(network.rules.steps(np.int64(1)))),
+    {**wire_build.told(config), "image_shape": list(shape), "classes": classes},
+    wire_build.make_rates(config, int(network.rules.steps(np.int64(1)))),
     jax.random.key(config.seed),
     config.patience,
     config.hand_over == "peer",
-    limit(config),
+    wire_build.limit(config),
   )
   rounds, path = config.rounds, Path(config.workdir or "runs/split_server").expanduser()
   with RunFolder.open(path, config.saved(), config.resume, config.wait_for_workdir) as folder:
@@ -67,15 +57,15 @@ def main(config: ServerFlags) -> None:
         told = row(round, totals, labelled=config.tail is None)
         append(folder, told)
         loss = f", training loss {told['train_loss']:.4f}" if "train_loss" in told else ""
-        say(f"round {round:,} of {rounds:,} is over{loss}.")
+        wire_build.say(f"round {round:,} of {rounds:,} is over{loss}.")
 
-    bob = Bob(setting, folder.path, on_round, say=say)
+    bob = Bob(setting, folder.path, on_round, say=wire_build.say)
     folder.cut_back(bob.state.round)
     methods = bob.methods()
     with serving(config.listen, identity, methods, setting.limit, len(names)) as port:
-      say(f"listening at port {port} for {', '.join(names)}; run {bob.state.roll.run}.")
+      wire_build.say(f"listening at port {port} for {', '.join(names)}; run {bob.state.roll.run}.")
       if turn := bob.state.kept.turn:
-        say(f"going on after turn {turn:,} of {bob.state.end:,}.")
+        wire_build.say(f"going on after turn {turn:,} of {bob.state.end:,}.")
       while not bob.deserted():
         if bob.failure:
           raise bob.failure
@@ -83,7 +73,7 @@ def main(config: ServerFlags) -> None:
       time.sleep(max(_GRACE, config.linger))
     kept = bob.state.kept
     totals = kept.totals
-    save_part(folder.path / "body.npz", kept.part.variables)
+    wire_build.save_part(folder.path / "body.npz", kept.part.variables)
     summary = {**row(rounds, totals, labelled=False), "seconds": totals.seconds}
     folder.write_summary(summary)
     pairs = [
@@ -126,7 +116,7 @@ def row(round: int, totals: Totals, *, labelled: bool) -> dict[str, int | float]
   return {"round": round, **told}
 
 
-def image_shape(text: str | None) -> Shape:
+def image_shape(text: str | None) -> wire_build.Shape:
   """(H, W, C) of HxWxC.
 
   Raises:

@@ -29,7 +29,7 @@ _DATA = frozenset(
   one.name for kind in (DataConfig, PartitionConfig, Preprocess, Order) for one in options.of(kind)
 ) - {"train_share", "relabelled", "compute_dtype"}
 _RUN = ("seed", "workdir", "resume", "wait_for_workdir", "compilation_cache")
-_LONGEST_WAIT = 365 * 24 * 3600  # seconds
+_YEAR = 365 * 24 * 3600  # seconds, the longest wait
 _ALL = frozenset(one.name for one in options.of(SplitFlags))
 
 
@@ -40,36 +40,24 @@ class WireFlags(SplitFlags):
   algorithm = "split"
   hidden: ClassVar[Collection[str]] = ()
   apart: ClassVar[tuple[str, ...]] = (
-    "authority",
-    "certificate",
-    "key",
-    "patience",
-    "linger",
-    "max_megabytes",
-  )
+    "authority", "certificate", "key", "patience", "linger", "max_megabytes",
+  )  # fmt: skip
   """What changes no result, and may be other when a run goes on."""
 
   authority: str = option("certificates/authority.pem", "The authority's certificate.")
   certificate: str | None = option(None, "This party's certificate.")
   key: str | None = option(None, "The private key of --certificate.")
   patience: float = option(
-    60.0,
-    "Seconds for which somebody who does not answer is waited for.",
-    least=1,
-    most=_LONGEST_WAIT,
+    60.0, "Seconds for which somebody who does not answer is waited for.", least=1, most=_YEAR
   )
   linger: float = option(
     0.0,
     "Seconds to stay after the last round, for third parties that predict.",
     least=0,
-    most=_LONGEST_WAIT,
+    most=_YEAR,
   )
-  max_megabytes: int = option(
-    256,
-    "The size of the largest message.",
-    least=1,
-    most=2147,  # gRPC counts bytes in 31 bits
-  )
+  # gRPC counts bytes in 31 bits.
+  max_megabytes: int = option(256, "The size of the largest message.", least=1, most=2147)
 
   def saved(self) -> dict[str, Any]:
     """What identifies a run: the options given here or sent by the other side."""

@@ -7,15 +7,8 @@ import numpy as np
 
 from fedjax_norm.typing import PyTree
 
-ACTIVATION, GRADIENT, LABELS, HAND_OVER, SEED, MODEL, OUTPUT = (
-  "activation",
-  "gradient",
-  "labels",
-  "hand_over",
-  "seed",
-  "model",
-  "output",
-)
+ACTIVATION, GRADIENT, LABELS, HAND_OVER = "activation", "gradient", "labels", "hand_over"
+SEED, MODEL, OUTPUT = "seed", "model", "output"
 """The kinds: of a cut (paper 003, Alg. 1, steps 6 and 10), of a turn (Alg. 2, step 7; sec. 3.4), of
 an average of client parts, and of inference."""
 

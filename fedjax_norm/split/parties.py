@@ -95,14 +95,9 @@ def make_party(
     def run(params, x):
       variables = {**part.variables, **({"params": params} if params else {})}
       mode = Mode(train=True, mask=mask, step=time, labels=labels, objective=local.objective)
+      changing, rngs = ["batch_stats", "losses"], {"dropout": key}
       y, changed = model.apply(
-        variables,
-        x,
-        mode,
-        segment.begin,
-        segment.end,
-        mutable=["batch_stats", "losses"],
-        rngs={"dropout": key},
+        variables, x, mode, segment.begin, segment.end, mutable=changing, rngs=rngs
       )
       own_loss = sum(jax.tree.leaves(changed.get("losses", {})), jnp.float32(0))
       return (y, own_loss), changed.get("batch_stats", {})

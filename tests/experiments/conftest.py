@@ -20,8 +20,6 @@ from experiments import (
   certificates,
   decentralized,
   fedavg,
-  split_client,
-  split_server,
   ssgd,
   training,
   wire_build,
@@ -109,16 +107,15 @@ def made(tmp_path, monkeypatch):
 @pytest.fixture
 def compiled_once(monkeypatch):
   """Parties of one network in this process share what they compile."""
-  made, lock = {}, threading.Lock()
+  made, lock, make = {}, threading.Lock(), wire_build.make_network_of
 
   def shared(config, *shape):
     with lock:
       key = json.dumps([*wire_build.told(config).items(), *shape])
-      made[key] = made.get(key) or wire_build.make_network_of(config, *shape)
+      made[key] = made.get(key) or make(config, *shape)
       return made[key]
 
-  for binary in (split_client, split_server):
-    monkeypatch.setattr(binary, "make_network_of", shared)
+  monkeypatch.setattr(wire_build, "make_network_of", shared)
 
 
 @pytest.fixture
