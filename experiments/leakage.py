@@ -42,8 +42,6 @@ WHICH_MODEL = (
 )  # fmt: skip
 """What says which model is measured on which data, where no run does."""
 
-_MACHINE = ("seed", "workdir", "wait_for_workdir", "compilation_cache", "progress", "host_devices")
-
 
 @dataclasses.dataclass(frozen=True)
 class LeakageFlags(LeakageConfig, Config):
@@ -51,7 +49,8 @@ class LeakageFlags(LeakageConfig, Config):
 
   group = "leakage"
   algorithm = "leakage"
-  hidden = all_but(*WHICH_MODEL, *_MACHINE)
+  hidden = all_but(*WHICH_MODEL, "seed", "workdir", "wait_for_workdir", "compilation_cache",
+                   "progress", "host_devices")  # fmt: skip
 
   untrained: bool = option(
     False, "Whether the model that the run of --workdir began with is measured, not its last one."

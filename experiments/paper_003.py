@@ -12,15 +12,9 @@ Options = Mapping[str, Any]
 _NONE: Options = {}
 _PLAIN: Options = {"lr_schedule": "constant", "lr_boundaries": None}
 _SMOKE_NETWORK: Options = {
-  "data": "digits",
-  "image_size": None,
-  "model": "tiny",
-  "norm": "gn",
-  "whiten": "none",
-  "subtract": "none",
-  "augment": "none",
-  "cut": "conv1",
-}
+  "data": "digits", "image_size": None, "model": "tiny", "norm": "gn", "whiten": "none",
+  "subtract": "none", "augment": "none", "cut": "conv1",
+}  # fmt: skip
 _SMALL_NETWORK: Options = {**_SMOKE_NETWORK, "data": "cifar10", "image_size": 16, "model": "lenet"}
 _SMOKE = "the smallest network on digits, a few passes over them: only that it runs."
 _ALONE: Options = {"clients": 1, "batch_size": 50, "scale_lr_from": None, "norm": "bn"}
@@ -54,10 +48,7 @@ class _Setting(NamedTuple):
 _ROWS = {
   "mnist": _Setting(
     "MNIST, LeNet",
-    50,
-    (99.18, 99.20),
-    (97.54, 98.93, 99.20),
-    3,
+    50, (99.18, 99.20), (97.54, 98.93, 99.20), 3,
     "all of MNIST, 3 epochs, the rate falling after 2.",
     small={},
     split="split_mnist",
@@ -66,18 +57,12 @@ _ROWS = {
   ),
   "cifar10": _Setting(
     "CIFAR-10, VGG",
-    200,
-    (92.45, 92.43),
-    (72.53, 89.05, 92.45),
-    4,
+    200, (92.45, 92.43), (72.53, 89.05, 92.45), 4,
     "LeNet with GN on images of 16 pixels, 4 epochs at a constant rate.",
   ),
   "cifar100": _Setting(
     "CIFAR-100, VGG",
-    200,
-    (66.47, 66.59),
-    (36.03, 59.51, 66.59),
-    2,
+    200, (66.47, 66.59), (36.03, 59.51, 66.59), 2,
     "a stand-in, for this scale does with CIFAR-10: a network of two convolutions at 16 pixels, 2 "
     "epochs.",
     {**_SMALL_NETWORK, "model": "cnn"},
@@ -85,15 +70,12 @@ _ROWS = {
   ),
   "ilsvrc": _Setting(
     "ILSVRC 12 (Tiny-ImageNet stands in), AlexNet",
-    100,
-    (57.1, 57.1),
-    (27.1, 56.3, 57.1),
-    2,
+    100, (57.1, 57.1), (27.1, 56.3, 57.1), 2,
     "a stand-in, for this scale does with CIFAR-10: AlexNet with GN at 16 pixels, 2 epochs.",
     {**_SMALL_NETWORK, "model": "alexnet"},
     _ALEXNET,
   ),
-}
+}  # fmt: skip
 
 
 def _cell(

@@ -181,13 +181,7 @@ _FIGURE_19 = Table(
 
 TABLES = (
   *paper_004_thetas.TABLES,
-  TABLE_9,
-  _FIGURE_2,
-  _FIGURE_3,
-  FIGURE_5,
-  FIGURE_6,
-  FIGURE_8,
+  *(TABLE_9, _FIGURE_2, _FIGURE_3, FIGURE_5, FIGURE_6, FIGURE_8),
   *(_figure_18(model) for model in _IMAGENET_MODELS),
-  _FIGURE_19,
-  _FIGURE_20,
+  *(_FIGURE_19, _FIGURE_20),
 )

@@ -164,11 +164,8 @@ def read_roll(folder: Path) -> Roll | None:
 
 def write_state(folder: Path, committed: Committed) -> None:
   """Replaces the state on the disk, whole or not at all."""
-  head = {
-    "turn": committed.turn,
-    "handed": committed.handed._asdict() if committed.handed else None,
-    "totals": committed.totals._asdict(),
-  }
+  handed = committed.handed._asdict() if committed.handed else None
+  head = {"turn": committed.turn, "handed": handed, "totals": committed.totals._asdict()}
   content = {
     **frames.named(committed.part),
     "json": frames.from_bytes(json.dumps(head).encode()),
