@@ -164,7 +164,7 @@ def _no_work(files, monkeypatch):
     (regions, "_write", accept),
     (stages, "step_flops", lambda *_, **__: Flops(1.0, 3.0)),
     (communication, "write", accept),
-    (compare.curve_plots, "compare", accept),
+    (compare.plots, "save", accept),
     (certificates.private, "create", accept),
     (split_server, "RunFolder", SimpleNamespace(open=accept)),
     (split_client, "RunFolder", SimpleNamespace(open=accept)),

@@ -113,10 +113,12 @@ def assert_same_numbers(workdir, other):
   for row, expected in pairs:
     assert [row[name] for name in EXACT] == [expected[name] for name in EXACT]
     for name in CLOSE:
-      np.testing.assert_allclose(float(row[name]), float(expected[name]), rtol=2e-4)
+      if name in expected:
+        np.testing.assert_allclose(float(row[name]), float(expected[name]), rtol=2e-4)
   assert len(pairs) == 2
 
 
+@pytest.mark.long
 def test_every_method_in_one_pair_of_processes(tmp_path, tiny_source, folders, method_run):
   """All that may run there have the numbers of one process, and the others say why not."""
   several = [name for name, method in METHODS.items() if not method.one_process]
