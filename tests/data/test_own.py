@@ -240,6 +240,7 @@ def resident():
   return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
+@pytest.mark.long
 def test_a_real_prepared_set_is_read_in_part():
   if not (SHARED / "mnist").is_dir():
     pytest.skip("mnist is not prepared in ../shared/tfds")

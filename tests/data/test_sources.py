@@ -143,6 +143,7 @@ def test_a_folder_of_prepared_sets_is_refused_where_it_does_nothing(data):
     ("cifar10", (50000, 32, 32, 3), (10000, 32, 32, 3), "airplane"),
   ],
 )
+@pytest.mark.long
 def test_real_prepared_sets_load_in_seconds(name, train, test, first_class):
   if not (SHARED / name).is_dir():
     pytest.skip(f"{name} is not prepared in ../shared/tfds")

@@ -181,6 +181,7 @@ def test_a_data_folder_that_cannot_be_is_refused(tmp_path):
     tiny_imagenet.prepare(str(manual), str(tmp_path / "file"))
 
 
+@pytest.mark.long
 def test_the_real_archive_is_prepared_with_the_right_labels(tmp_path):
   if not (SHARED / tiny_imagenet.ARCHIVE).is_file():
     pytest.skip(f"{tiny_imagenet.ARCHIVE} is not in ../shared/raw")

@@ -96,6 +96,7 @@ def run_seed(monkeypatch):
 
 
 @pytest.mark.usefixtures("one_convolution")
+@pytest.mark.long
 def test_every_write_may_fail_once(tmp_path, run_seed, disk, capsys, monkeypatch):
   whole, folder = tmp_path / "whole", tmp_path / "run"
   assert run_seed(whole) == 0
@@ -129,6 +130,7 @@ def test_every_write_may_fail_once(tmp_path, run_seed, disk, capsys, monkeypatch
     assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.long
 def test_a_full_file_system(tmp_path, fedavg_run):
   """A real one, in a process of its own: the storage library writes without Python's ``open``."""
   (small := tmp_path / "small").mkdir()

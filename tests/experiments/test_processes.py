@@ -152,6 +152,7 @@ def test_all_end_well_and_silently(tmp_path):
     assert not (tmp_path / "run").exists()  # nothing is put where a run folder must be empty
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_the_others(tmp_path):
   with Run(tmp_path, "well", "well", "kill") as run:
     ended = run.ended()
@@ -161,6 +162,7 @@ def test_a_killed_process_ends_the_others(tmp_path):
     assert ended[2].err.endswith(f"{AGAIN}\n")
 
 
+@pytest.mark.long
 def test_a_killed_coordinator_ends_the_others_and_a_killed_supervisor_its_child(tmp_path):
   with Run(tmp_path, "kill_parent", "well") as run:
     ended = run.ended()
@@ -187,6 +189,7 @@ def test_a_process_that_ends_by_itself_ends_the_other(tmp_path, victim, act, cod
     check_lost(run, ended, (1 - victim,), death)
 
 
+@pytest.mark.long
 def test_nobody_at_the_address(tmp_path):
   with Run(tmp_path, "well", first_id=1, num_processes=2, initialization=1) as run:
     (ended,) = run.ended()

@@ -124,6 +124,7 @@ def test_more_devices_than_there_is_work_for(options, fedavg_run):
   assert [row["round"] for row in read(Path("run"))] == ["2"]
 
 
+@pytest.mark.long
 def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
   """In the user's cache folder; the numbers are the same."""
 
@@ -272,6 +273,7 @@ def test_a_model_that_guesses_is_told(fedavg_run):
     assert ("no better than that of one constant answer" in result.out) == guesses
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_to_the_same_bits(fedavg_run, tmp_path):
   """SIGKILL at a random moment, then the same command: the bits of an undisturbed run."""
   options = ("--rounds=24", "--eval_every=4", "--norm=fixbn", "--freeze_round=7", "--cohort=3")
@@ -313,6 +315,7 @@ def test_a_natural_partition_from_a_file(fedavg_run):
 
 
 @pytest.mark.usefixtures("one_convolution")
+@pytest.mark.long
 def test_real_data(fedavg_run):
   """MNIST; the tests of the sources read CIFAR-10 too."""
   if not (SHARED / "tfds" / "mnist").exists():

@@ -42,6 +42,7 @@ from fedjax_norm.wire.turns import step_id
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
+@pytest.mark.long
 def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, started, capsys):
   """Bob is a process that is killed in the middle, and the same flags go on."""
   address = f"localhost:{free_port()}"
@@ -100,6 +101,7 @@ def intrusions() -> list[tuple[str, bytes, str]]:
   ]
 
 
+@pytest.mark.long
 def test_a_client_that_is_killed_in_its_turn_and_bad_company(made, started, capsys):
   """A server, and a client that dies in the middle of its turn, are processes; so is a stranger."""
   address = f"localhost:{free_port()}"

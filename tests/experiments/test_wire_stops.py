@@ -68,6 +68,7 @@ def until_well(*one) -> list[int]:
 @pytest.mark.parametrize(
   ("whose", "options"), [("server", ()), ("client", ("--hand_over=peer", "--tail=conv3"))]
 )
+@pytest.mark.long
 def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
   made, monkeypatch, capsys, caplog, whose, options
 ):
@@ -127,6 +128,7 @@ def test_two_processes_do_not_share_a_folder(made, capsys):
   assert codes == [0]
 
 
+@pytest.mark.long
 def test_sigterm_is_one_sentence(made, started):
   server, client = parties("run").values()
   both = started("split_server", *server[2:]), started("split_client", *client[2:])
