@@ -52,10 +52,7 @@ class Config(RunConfig, MachineConfig, TrainConfig, LocalConfig, TaskConfig):
         "--whiten=zca and --subtract=image need the pixels of all training images, of which each of"
         " several processes reads only its own; drop them or --num_processes."
       )
-    if (
-      getattr(self, "batch_stats", None) == "recalibrate"
-      and self.norm_decay != NormConfig.norm_decay
-    ):
+    if self.batch_stats == "recalibrate" and self.norm_decay != NormConfig.norm_decay:
       raise UserError(
         "--norm_decay does nothing here: --batch_stats=recalibrate replaces the moving averages; "
         "drop one of them."

@@ -106,7 +106,7 @@ def largest(v: Array, w: Array, sparsity: Array, key: Key | None = None) -> Arra
 def roughly_largest(v: Array, w: Array, sparsity: Array, key: Key) -> Array:
   """The same by the threshold of a hundredth of the elements (Lin et al. 2018, app. B).
 
-  The sample is every so manieth element from a random one on. A threshold that lets through more
+  The sample is every stride-th element, from a random one on. A threshold that lets through more
   than 1.3 k elements is made exact. One that lets through too few stands, so that there may be
   fewer than k; at sparsity 0 all are chosen.
   """

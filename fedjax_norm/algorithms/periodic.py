@@ -85,8 +85,8 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
     u_k <- m u_k - eta grad f(w_k, b);  w_k <- w_k + u_k
 
   The average comes before a step, so that between two rounds a partition still has its local model,
-  and the mean of those is the global one. ``Context.theta`` is Iter_Local. An average is charged to
-  the last of its steps. Where running statistics no longer move (FixBN's second stage), partitions
+  and the mean of those is the global one. ``RoundContext.theta`` is Iter_Local. An average is
+  charged to the last of its steps. Where running statistics no longer move (FixBN's second stage), partitions
   have the server's from the first step on, for which nothing is charged.
   """
   spec, policy = setup.model.norm, config.policy(setup.model.norm)
@@ -151,7 +151,7 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
     init=init,
     init_client=init_partition,
     round=step,
-    local_steps=lambda sizes: 0 * sizes + 1,
+    local_steps=config.steps,
     cost=cost._replace(up=0, down=0, trips=0),  # what is left are the norms' messages in a step
     sent=lambda server: server.sent.traffic(),
     averages_next=lambda server: server.due,

@@ -8,7 +8,7 @@ from fedjax_norm.control.skewscout import ScoutState, SkewScout
 
 
 class Dial(NamedTuple):
-  """What sets an algorithm's theta (``Context.theta``).
+  """What sets an algorithm's theta (``RoundContext.theta``).
 
   Attributes:
     values: [rounds] float32, the schedule; SkewScout's choice takes its place.

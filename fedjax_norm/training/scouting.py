@@ -134,4 +134,4 @@ def make_dial(config: Any, method: Method, rounds: int) -> Dial | None:
       f"SkewScout first looks after {first} rounds, which a run of {rounds} never reaches; lower "
       "--scout_every."
     )
-  return Dial(values, theta.follows_rate, scout) if scout or values.any() else None
+  return Dial(values, theta.follows_rate, scout) if scout or theta.grid or values.any() else None

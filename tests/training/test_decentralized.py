@@ -3,7 +3,7 @@
 import chex
 import numpy as np
 import pytest
-from settings import plain, program_of
+from settings import configure, plain, program_of
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.dgc import DGC, stages
@@ -20,7 +20,9 @@ from fedjax_norm.training.outcome import summary
 from fedjax_norm.training.programs import initial_variables
 from fedjax_norm.training.run_folder import RunFolder
 from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.scouting import make_dial
 from fedjax_norm.training.task import make_task
+from fedjax_norm.training.train_config import config_of
 
 LOCAL = plain(batch_size=4, momentum=0.5)
 LOOP = LoopConfig(12, 4)
@@ -165,3 +167,11 @@ def test_what_cannot_be_is_refused(tiny_source, tiny_net):
   alone = task._replace(data=task.data._replace(sizes=task.data.sizes[:1]))
   with pytest.raises(UserError, match="take more"):
     program_of(GAIA, alone, LOCAL, LOOP, skewscout="hill")
+
+
+@pytest.mark.parametrize(("method", "off"), [(GAIA, {"threshold": 0.0}), (DGC, {"sparsity": 0.0})])
+def test_a_theta_of_zero_is_a_theta(method, off):
+  """It sends everything, and its column stands in the rows as that of any other theta."""
+  dial = make_dial(configure(config_of(method), **off), method, 4)
+  assert dial is not None
+  assert not dial.values.any()
