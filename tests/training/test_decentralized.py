@@ -169,7 +169,7 @@ def test_what_cannot_be_is_refused(tiny_source, tiny_net):
     program_of(GAIA, alone, LOCAL, LOOP, skewscout="hill")
 
 
-@pytest.mark.parametrize(("method", "off"), [(GAIA, {"threshold": 0.0}), (DGC, {"sparsity": 0.0})])
+@pytest.mark.parametrize(("method", "off"), [(GAIA, {"threshold": 0}), (DGC, {"sparsity": 0})])
 def test_a_theta_of_zero_is_a_theta(method, off):
   """It sends everything, and its column stands in the rows as that of any other theta."""
   dial = make_dial(configure(config_of(method), **off), method, 4)
