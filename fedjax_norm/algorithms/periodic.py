@@ -86,8 +86,8 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
 
   The average comes before a step, so that between two rounds a partition still has its local model,
   and the mean of those is the global one. ``RoundContext.theta`` is Iter_Local. An average is
-  charged to the last of its steps. Where running statistics no longer move (FixBN's second stage), partitions
-  have the server's from the first step on, for which nothing is charged.
+  charged to the last of its steps. Where running statistics no longer move (FixBN's second stage),
+  partitions have the server's from the first step on, for which nothing is charged.
   """
   spec, policy = setup.model.norm, config.policy(setup.model.norm)
   check_policy(policy, spec)
