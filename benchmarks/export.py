@@ -15,15 +15,15 @@ from flax.traverse_util import flatten_dict
 
 from benchmarks.workloads import Data, Workload
 from fedjax_norm import nodes
-from fedjax_norm.data import sources
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.data.federated import FederatedData, cohorts, draw
-from fedjax_norm.data.partition import Partition
-from fedjax_norm.data.partition import make as make_partition
-from fedjax_norm.data.preprocess import Preprocess
+from fedjax_norm.data.partitions.registry import Partition
+from fedjax_norm.data.partitions.registry import make as make_partition
+from fedjax_norm.data.sources import registry as sources
+from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.norm import create as make_norm
-from fedjax_norm.training.programs import initial_variables
-from fedjax_norm.training.task import Task, make_task
+from fedjax_norm.training.build_program import initial_variables
+from fedjax_norm.training.task.task import Task, make_task
 
 # Enough for the library's loop, which looks up at the end of an interval, to look at.
 _TEST_IMAGES = 10

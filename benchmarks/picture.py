@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from benchmarks.report import Summary, number
 from benchmarks.systems import OURS, SYSTEMS
 from benchmarks.workloads import Workload
-from fedjax_norm.training.plots import COLOURS
+from fedjax_norm.plots.base import COLOURS
 
 _COLOUR = {system.name: COLOURS[i % len(COLOURS)] for i, system in enumerate(SYSTEMS)}
 _COLUMNS = 3

@@ -19,10 +19,10 @@ from benchmarks import measure, picture, report, systems
 from benchmarks.measure import Contender, Measurement
 from benchmarks.systems import OURS, SYSTEMS, System, Unavailable
 from benchmarks.workloads import LETTERS, Workload, table
-from experiments.app import guard, parse_flags
-from fedjax_norm.data import tfds_source
+from fedjax_norm.cli.app import guard, parse_flags
+from fedjax_norm.data.sources import tfds
 from fedjax_norm.errors import UserError
-from fedjax_norm.training import plots
+from fedjax_norm.plots import base
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _PEERS = tuple(system.name for system in SYSTEMS if system.name != OURS)
@@ -88,7 +88,7 @@ def main(options: Options) -> None:
   repeats = _REPEATS[options.scale] if options.repeats is None else options.repeats
   if repeats < 1 or not options.workloads:
     raise UserError("there is nothing to measure; give a workload and at least one repeat.")
-  if options.data_dir and "cifar10" not in tfds_source.prepared(options.data_dir):
+  if options.data_dir and "cifar10" not in tfds.prepared(options.data_dir):
     raise UserError(
       f"{options.data_dir!r} holds no prepared cifar10; prepare it there or drop --data_dir."
     )
@@ -240,7 +240,7 @@ def draw(output: Path, workloads: Sequence[Workload], measurements: Sequence[Mea
     one.key: report.summarize([m for m in measurements if m.workload == one.key])
     for one in workloads
   }
-  plots.save(picture.draw(workloads, by_key), output / "results.png")
+  base.save(picture.draw(workloads, by_key), output / "results.png")
 
 
 def _from_flags(argv: Sequence[str]) -> None:

@@ -4,11 +4,8 @@ Workers of unequal speed send gradients whenever they are ready, and the master 
 each; a round is one arrival. ``--delay_compensation`` corrects late gradients (Zheng et al. 2017).
 """
 
-from experiments import app, training
-from experiments.config import config_of
-from fedjax_norm.algorithms.asgd import ASGD
-
-CONFIG = config_of(ASGD)
+from fedjax_norm.cli import app, train
+from fedjax_norm.cli.methods import ASGD_CONFIG
 
 if __name__ == "__main__":
-  app.run(training.run, CONFIG)
+  app.run(train.run, ASGD_CONFIG)

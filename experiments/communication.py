@@ -7,47 +7,7 @@ variance forward, in one exchange after the other, and nothing backward. Both ma
 trips a step with n norm layers; bytes are those of the messages.
 """
 
-import dataclasses
-from pathlib import Path
-
-from experiments.app import run_plain
-from fedjax_norm import models
-from fedjax_norm.options import Options, option
-from fedjax_norm.training.communication import epoch_table, table, write
-
-
-@dataclasses.dataclass(frozen=True)
-class CommunicationFlags(Options):
-  """What an epoch is counted for."""
-
-  clients: int = option(10, "Workers.", least=1)
-  batch_size: int = option(32, "Examples of a worker's step.", least=1)
-  examples: int = option(50_000, "Training examples of all workers.", least=1)
-  image_size: int = option(32, "Height and width of an image, in pixels.", least=1)
-  channels: int = option(3, "Channels of an image.", least=1)
-  classes: int = option(10, "How many classes there are.", least=1)
-  models: str = option(",".join(models.MODELS), "The models, separated by commas.")
-  output: str | None = option(None, "A CSV file to write the table to.")
-
-
-def run(config: CommunicationFlags) -> None:
-  """Prints the table of the models that the flags name.
-
-  Raises:
-    UserError: a model that is unknown or does not fit its images.
-  """
-  shape = (config.image_size, config.image_size, config.channels)
-  steps = -(-config.examples // (config.clients * config.batch_size))
-  entries = [
-    entry
-    for model in config.models.split(",")
-    for entry in epoch_table(model.strip(), shape, config.classes, config.clients, steps)
-  ]
-  print(table(entries))
-  if config.output:
-    write(entries, Path(config.output))
-    print(f"written: {config.output}")
-
+from fedjax_norm.cli.commands.communication import launch
 
 if __name__ == "__main__":
-  run_plain(run, CommunicationFlags)
+  launch()

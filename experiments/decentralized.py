@@ -7,21 +7,8 @@ times as large as there are partitions. ``--algorithm`` is read before the other
 those of the algorithm.
 """
 
-from experiments import app, training
-from experiments.choice import Choice
-from experiments.config import config_of
-from fedjax_norm.algorithms.dgc import DGC
-from fedjax_norm.algorithms.gaia import GAIA
-from fedjax_norm.algorithms.periodic import PERIODIC
-from fedjax_norm.algorithms.ssgd import BSP
-
-_METHODS = {"bsp": BSP, "gaia": GAIA, "fedavg": PERIODIC, "dgc": DGC}
-ALGORITHM = Choice(
-  "algorithm",
-  "bsp",
-  {name: config_of(method) for name, method in _METHODS.items()},
-  {name: method.help for name, method in _METHODS.items()},
-)
+from fedjax_norm.cli import app, train
+from fedjax_norm.cli.methods import DECENTRALIZED
 
 if __name__ == "__main__":
-  app.run_chosen(training.run, ALGORITHM)
+  app.run_chosen(train.run, DECENTRALIZED)

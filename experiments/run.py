@@ -4,17 +4,8 @@
 experiments.run --method=scaffold --help`` lists them.
 """
 
-from experiments import app, training
-from experiments.choice import Choice
-from experiments.config import config_of
-from fedjax_norm.algorithms.registry import METHODS
-
-METHOD = Choice(
-  "method",
-  "fedavg",
-  {name: config_of(method) for name, method in METHODS.items()},
-  {name: method.help for name, method in METHODS.items()},
-)
+from fedjax_norm.cli import app, train
+from fedjax_norm.cli.methods import ANY_METHOD
 
 if __name__ == "__main__":
-  app.run_chosen(training.run, METHOD)
+  app.run_chosen(train.run, ANY_METHOD)

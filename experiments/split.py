@@ -8,8 +8,8 @@ labels, ``--relays`` hides clients from the server. ``--algorithm`` is read befo
 
 import functools
 
-from experiments import app, training
-from experiments.split_flags import ALGORITHM, make
+from fedjax_norm.cli import app, train
+from fedjax_norm.cli.split_options import ALGORITHM, make
 
 if __name__ == "__main__":
-  app.run_chosen(functools.partial(training.run, make=make), ALGORITHM)
+  app.run_chosen(functools.partial(train.run, make=make), ALGORITHM)

@@ -13,29 +13,29 @@ from fedjax_norm.algorithms.gaia import GaiaConfig
 from fedjax_norm.algorithms.periodic import PeriodicConfig
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.algorithms.scaffold import ScaffoldConfig
-from fedjax_norm.algorithms.split_config import SplitConfig
 from fedjax_norm.algorithms.ssgd import SsgdConfig
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.data.examples import Examples, Source
-from fedjax_norm.data.partition import Partition
-from fedjax_norm.data.partition import make as make_partition
-from fedjax_norm.data.preprocess import Preprocess
-from fedjax_norm.data.sources import load as load_source
+from fedjax_norm.data.partitions.registry import Partition
+from fedjax_norm.data.partitions.registry import make as make_partition
+from fedjax_norm.data.sources.registry import load as load_source
+from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.local import LocalConfig
 from fedjax_norm.nodes import use_host_devices
 from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.norm import create as make_norm
 from fedjax_norm.objectives import Objective
-from fedjax_norm.training.freezing import FreezeConfig
-from fedjax_norm.training.loop_config import LoopConfig
+from fedjax_norm.split.config import SplitConfig
+from fedjax_norm.training.build_program import make_program, run
+from fedjax_norm.training.config.freeze import FreezeConfig
+from fedjax_norm.training.config.loop import LoopConfig
+from fedjax_norm.training.config.schedule import Schedule
+from fedjax_norm.training.config.train import config_of
 from fedjax_norm.training.outcome import Outcome, summary
-from fedjax_norm.training.programs import make_program, run
-from fedjax_norm.training.restore import load_run
-from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.training.schedule import Schedule
-from fedjax_norm.training.task import Task, make_task
-from fedjax_norm.training.train_config import config_of
+from fedjax_norm.training.storage.restore import load_run
+from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.training.task.task import Task, make_task
 
 __all__ = [
   "METHODS",

@@ -20,7 +20,7 @@ from fedjax_norm.options import Options, option, refuse_beside
 from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
 STATISTICS = ("mean", "moments", "local", "recalibrate")
-"""The ways to combine running statistics (see ``algorithms/statistics.py``)."""
+"""The ways to combine running statistics (see ``algorithms/batch_statistics.py``)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedjax_norm import memory, trees
+from fedjax_norm import host_memory, trees
 from fedjax_norm.errors import UserError
 from fedjax_norm.typing import Array, PyTree
 
@@ -302,7 +302,7 @@ def device_memory(devices: list[jax.Device]) -> int:
   """The bytes of a device's memory; host devices have a part each of the machine's."""
   mine = [device for device in devices if device.process_index == jax.process_index()]
   stats = mine[0].memory_stats() or {}
-  return stats.get("bytes_limit", memory.of_machine() // len(mine))
+  return stats.get("bytes_limit", host_memory.of_machine() // len(mine))
 
 
 def use_host_devices(count: int) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 import torch
-from reference_fedavg import random_variables
-from settings import plain
+from helpers.reference_fedavg import random_variables
+from helpers.settings import plain
 
 from fedjax_norm import models, norm, trees
 from fedjax_norm.errors import UserError

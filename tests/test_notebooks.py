@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from experiments_helpers import PYTHONPATH
+from helpers.binaries import PYTHONPATH
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flax import linen as nn
-from settings import plain
+from helpers.settings import plain
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import make_gradient, measure

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from experiments import decentralized, fedavg, training
-from experiments.choice import Choice
-from experiments.flags import define, parse
-from experiments.tables import BINARIES
 from fedjax_norm import norm
 from fedjax_norm.algorithms.registry import METHODS
-from fedjax_norm.data.partition import OPTIONS
+from fedjax_norm.cli import methods, train
+from fedjax_norm.cli.choice import Choice
+from fedjax_norm.cli.flags import define, parse
+from fedjax_norm.data.partitions.registry import OPTIONS
 from fedjax_norm.models import MODELS
+from fedjax_norm.papers.tables import BINARIES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
+PRESETS = sorted((ROOT / "fedjax_norm" / "presets").glob("*.flags"))
 
 
 def test_the_library_example_runs(capsys):
@@ -37,7 +37,7 @@ def test_the_library_example_runs(capsys):
 
 def test_the_tables_are_complete():
   rows = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
-  assert rows == {*norm.NAMES, *decentralized.ALGORITHM.kinds, *METHODS}
+  assert rows == {*norm.NAMES, *methods.DECENTRALIZED.kinds, *METHODS}
   for name, method in METHODS.items():
     assert f"\n| `{name}` | {method.help} |\n" in README
   for name in (*OPTIONS, *MODELS):
@@ -47,7 +47,7 @@ def test_the_tables_are_complete():
 def parsed(preset):
   """The config of a preset, of the binary that its name begins with (FedAvg's if none)."""
   arguments = [f"--flagfile={preset}"]
-  binary = BINARIES.get(preset.stem.split("_")[0], fedavg.CONFIG)
+  binary = BINARIES.get(preset.stem.split("_")[0], methods.FEDAVG_CONFIG)
   kind = binary.of(arguments) if isinstance(binary, Choice) else binary
   values = flags.FlagValues()
   define(kind, values)
@@ -59,15 +59,15 @@ def parsed(preset):
 def test_a_preset_is_a_run(preset):
   """Every preset parses, fits together, is a whole experiment and stands in the runbook."""
   config = parsed(preset)
-  training.check(config.in_rounds(config.clients, 50_000))
+  train.check(config.in_rounds(config.clients, 50_000))
   assert preset.name in (ROOT / "BUILD.md").read_text()
 
 
 def test_the_default_preset_is_the_default():
-  given = parsed(ROOT / "experiments/presets/digits_one_class.flags")
+  given = parsed(ROOT / "fedjax_norm/presets/digits_one_class.flags")
   # What follows from the data, the norm and the cohort where it is not given.
   default = dataclasses.replace(
-    fedavg.CONFIG(), clients=10, partition="classes", classes_per_client=1
+    methods.FEDAVG_CONFIG(), clients=10, partition="classes", classes_per_client=1
   )
   default = default.in_force(default.make_norm(default.rounds), all_clients=True)
   assert given.in_force(given.make_norm(given.rounds), all_clients=True) == default

@@ -15,7 +15,7 @@ from benchmarks.peers import job as jobs
 from benchmarks.peers.jax_compile import CompileClock
 from benchmarks.peers.job import Job, Result
 from fedjax_norm.algorithms.fedavg import FEDAVG
-from fedjax_norm.data.partition import Partition
+from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.training.loop import train
 
 

@@ -10,13 +10,12 @@ import optax
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.contract import Algorithm, Method, Report, RoundContext, Setup
-from fedjax_norm.algorithms.ledger import exchange_cost, model_shapes, without
-from fedjax_norm.comm import Cost
+from fedjax_norm.algorithms.ledger import Cost, exchange_cost, model_shapes, without
 from fedjax_norm.data.federated import draw
 from fedjax_norm.errors import UserError
-from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import LocalConfig, make_gradient, optimizer
 from fedjax_norm.options import option
+from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.typing import Array, PyTree, Variables
 
 # The lambda_0 of Zheng et al. on CIFAR-10, and the m and epsilon of their mean square.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from fedjax_norm import models, trees
 from fedjax_norm.algorithms import ledger
+from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.contract import (
   HELD,
   Algorithm,
@@ -20,11 +21,9 @@ from fedjax_norm.algorithms.contract import (
   Update,
   Views,
 )
-from fedjax_norm.algorithms.statistics import check_policy, combiner
-from fedjax_norm.comm import Cost
+from fedjax_norm.algorithms.ledger import Cost
 from fedjax_norm.data.federated import FederatedData, draw
 from fedjax_norm.errors import UserError
-from fedjax_norm.keys import Stream, stream
 from fedjax_norm.local import (
   ClientOutput,
   LocalConfig,
@@ -36,6 +35,7 @@ from fedjax_norm.local import (
 )
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.options import Options, option
+from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 WEIGHTINGS = ("examples", "processed", "uniform")

@@ -64,8 +64,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm.clock import Clock, Pace
-from fedjax_norm.comm import Cost, Traffic
+from fedjax_norm.algorithms.clock import Clock, Pace
+from fedjax_norm.algorithms.ledger import Cost, Traffic
 from fedjax_norm.data.federated import FederatedData, Transform
 from fedjax_norm.local import ClientOutput, LocalConfig, Metrics
 from fedjax_norm.nodes import Nodes

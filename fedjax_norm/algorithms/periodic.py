@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from fedjax_norm import trees
+from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.contract import (
   HELD,
   Algorithm,
@@ -23,10 +24,8 @@ from fedjax_norm.algorithms.contract import (
   Theta,
   Views,
 )
-from fedjax_norm.algorithms.ledger import exchange_cost, model_shapes, without
-from fedjax_norm.algorithms.statistics import check_policy, combiner
-from fedjax_norm.algorithms.worker import make_step_gradient
-from fedjax_norm.comm import Counter, Sent
+from fedjax_norm.algorithms.ledger import Counter, Sent, exchange_cost, model_shapes, without
+from fedjax_norm.algorithms.step_gradient import make_step_gradient
 from fedjax_norm.local import LocalConfig, optimizer
 from fedjax_norm.options import option
 from fedjax_norm.typing import Array, PyTree, Variables

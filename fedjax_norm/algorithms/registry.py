@@ -8,9 +8,9 @@ from fedjax_norm.algorithms.fednova import FEDNOVA
 from fedjax_norm.algorithms.gaia import GAIA
 from fedjax_norm.algorithms.periodic import PERIODIC
 from fedjax_norm.algorithms.scaffold import SCAFFOLD
-from fedjax_norm.algorithms.split import SPLIT, SPLITFED_V1, SPLITFED_V2
 from fedjax_norm.algorithms.ssgd import BSP, SSGD
 from fedjax_norm.errors import UserError
+from fedjax_norm.split.algorithm import SPLIT, SPLITFED_V1, SPLITFED_V2
 
 METHODS = {
   method.name: method

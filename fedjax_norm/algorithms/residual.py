@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_norm import comm, trees
+from fedjax_norm import trees
+from fedjax_norm.algorithms import ledger
+from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.contract import HELD, Algorithm, RoundContext, Setup, Views
-from fedjax_norm.algorithms.ledger import exchange_cost
-from fedjax_norm.algorithms.statistics import check_policy, combiner
-from fedjax_norm.algorithms.worker import make_step_gradient
-from fedjax_norm.comm import Counter, Sent
-from fedjax_norm.keys import Stream, stream
+from fedjax_norm.algorithms.ledger import Counter, Sent, exchange_cost
+from fedjax_norm.algorithms.step_gradient import make_step_gradient
 from fedjax_norm.local import LocalConfig, optimizer
+from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 Choose = Callable[[Array, Array, Array, Key], Array]
@@ -134,7 +134,7 @@ def residual_algorithm(
     sums = {
       "share": share,
       "rest": trees.scale(rest, here) if own_models else (),
-      "sent": Counter.of(comm.update_bytes(share) * (row >= 0)),
+      "sent": Counter.of(ledger.update_bytes(share) * (row >= 0)),
       "count": here,
       "stats": stats_policy.to_sums(stats, here, server.variables.get("batch_stats", {})),
       "metrics": metrics,
@@ -146,7 +146,7 @@ def residual_algorithm(
       partition, (server, context), (rows, partitions), (False, HELD)
     )
     weights = trees.add(server.weights, sums["share"])
-    down = Counter.of(comm.update_bytes(sums["share"])).times((rows >= 0).sum())
+    down = Counter.of(ledger.update_bytes(sums["share"])).times((rows >= 0).sum())
     rest = trees.scale(sums["rest"], 1 / sums["count"])
     variables = {**server.variables, "params": trees.add(weights, rest) if own_models else weights}
     if "batch_stats" in variables:

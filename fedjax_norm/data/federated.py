@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_norm.data.batch_order import FOREVER, Order, arrange
 from fedjax_norm.data.examples import Examples
-from fedjax_norm.data.order import FOREVER, Order, arrange
-from fedjax_norm.data.partition import Partition
+from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.shuffle import permuted
-from fedjax_norm.keys import Stream, stream
+from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.typing import Array, Batch, Key
 
 Transform = Callable[[Array, Array, Array, Key, Key], Array]

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from fedjax_norm.models.blocks import Unit, dense_stages, halve
-from fedjax_norm.models.pool import max_pool
 from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, NormSpec
+from fedjax_norm.ops.pool import max_pool
 from fedjax_norm.typing import Array
 
 # Channels of the five convolutions, units of the hidden dense layers.

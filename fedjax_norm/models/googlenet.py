@@ -9,9 +9,9 @@ from flax import linen as nn
 
 from fedjax_norm.models.blocks import Unit, dropout, halve, sow_loss
 from fedjax_norm.models.layers import Dense, he_normal
-from fedjax_norm.models.pool import avg_pool, max_pool
 from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, NormSpec
+from fedjax_norm.ops.pool import avg_pool, max_pool
 from fedjax_norm.typing import Array
 
 

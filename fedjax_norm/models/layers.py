@@ -9,8 +9,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedjax_norm.models.conv import conv
 from fedjax_norm.norm import Mode, NormSpec
+from fedjax_norm.ops.conv import conv
 from fedjax_norm.typing import Array
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedjax_norm import memory
+from fedjax_norm import host_memory
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.alexnet import AlexNet
 from fedjax_norm.models.face import Face
@@ -158,12 +158,12 @@ def create(
       that is no ResNet, or a norm that does not fit a layer.
   """
   known = entry(name)
-  memory.check(
+  host_memory.check(
     4 * math.prod(image_shape),
     f"an image of {'x'.join(map(str, image_shape))}",
     "choose a smaller image size",
   )
-  memory.check(4 * num_classes, f"an output of {num_classes:,} classes", "choose fewer")
+  host_memory.check(4 * num_classes, f"an output of {num_classes:,} classes", "choose fewer")
   if stem not in STEMS:
     raise UserError(f"unknown stem {stem!r}; choose auto, cifar or imagenet.")
   if stem != "auto" and not known.imagenet:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fedjax_norm.models.layers import Conv, Dense, he_normal
-from fedjax_norm.models.pool import max_pool
 from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, Norm, NormSpec
+from fedjax_norm.ops.pool import max_pool
 from fedjax_norm.typing import Array
 
 

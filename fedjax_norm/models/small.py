@@ -7,9 +7,9 @@ import jax
 
 from fedjax_norm.models.blocks import dropout, halve
 from fedjax_norm.models.layers import Conv, Dense, xavier
-from fedjax_norm.models.pool import avg_pool, ceil_pads, max_pool
 from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, Norm, NormSpec
+from fedjax_norm.ops.pool import avg_pool, ceil_pads, max_pool
 from fedjax_norm.typing import Array
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.norm import Mode
-from fedjax_norm.split.exchange import Send
 from fedjax_norm.split.messages import ACTIVATION, OUTPUT
 from fedjax_norm.split.plan import ALICE, Plan, Segment
+from fedjax_norm.split.step import Send
 from fedjax_norm.typing import Array, PyTree, Variables
 
 Evaluate = Callable[[Variables, PyTree], PyTree]

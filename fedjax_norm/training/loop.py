@@ -12,19 +12,24 @@ import numpy as np
 from fedjax_norm.control.skewscout import ScoutState
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.errors import DivergedError, expect
+from fedjax_norm.evaluation.measures import measures_of
 from fedjax_norm.local import Metrics
 from fedjax_norm.objectives import find
-from fedjax_norm.training.checkpoint import Checkpoints
-from fedjax_norm.training.controls import Controls, Interval, next_interval, observe
-from fedjax_norm.training.loop_config import LoopConfig
-from fedjax_norm.training.measures import measures_of
+from fedjax_norm.training.config.loop import LoopConfig
+from fedjax_norm.training.controllers import (
+  Controls,
+  Interval,
+  next_interval,
+  observe,
+)
 from fedjax_norm.training.outcome import Outcome
 from fedjax_norm.training.program import Program
-from fedjax_norm.training.progress import Progress
-from fedjax_norm.training.resume import resume
 from fedjax_norm.training.rounds import Run, Spent, make_store, of_everyone, refresh, run_interval
-from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.training.signals import uninterrupted
+from fedjax_norm.training.storage.checkpoint import Checkpoints
+from fedjax_norm.training.storage.resume import resume
+from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.training.terminal.progress import Progress
+from fedjax_norm.training.terminal.signals import uninterrupted
 from fedjax_norm.typing import PyTree, Variables
 
 Callback = Callable[[int, dict[str, Any], Variables], bool | None]

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_norm.training.clients import ClientStore
-from fedjax_norm.training.measures import MEASURES
+from fedjax_norm.evaluation.measures import MEASURES
+from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.typing import Variables
 
 # How the columns of several models, and of an ensemble's members, begin.

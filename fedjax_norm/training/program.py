@@ -8,20 +8,20 @@ import numpy as np
 from flax import linen as nn
 
 from fedjax_norm import trees
+from fedjax_norm.algorithms.batch_statistics import Part
+from fedjax_norm.algorithms.clock import Clock
 from fedjax_norm.algorithms.contract import Algorithm, RoundContext
-from fedjax_norm.algorithms.statistics import Part
-from fedjax_norm.clock import Clock
-from fedjax_norm.comm import Cost
-from fedjax_norm.control.dial import Dial
+from fedjax_norm.algorithms.ledger import Cost
 from fedjax_norm.control.freeze import Freeze
 from fedjax_norm.control.plateau import Plateau
+from fedjax_norm.control.theta import Dial
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.nodes import Nodes
 from fedjax_norm.objectives import Objective
-from fedjax_norm.training.clients import ClientStore
-from fedjax_norm.training.diagnose import Diagnose
-from fedjax_norm.training.message_log import MessageLog
-from fedjax_norm.training.scouting import Scouting
+from fedjax_norm.split.by_messages.log import MessageLog
+from fedjax_norm.training.diagnostics_recorder import Diagnose
+from fedjax_norm.training.placement.client_states import ClientStore
+from fedjax_norm.training.skewscout import Scouting
 from fedjax_norm.typing import Key, PyTree, Variables
 
 

@@ -5,16 +5,16 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fedjax_norm.clock import Share
-from fedjax_norm.comm import Cost, Traffic
+from fedjax_norm.algorithms.clock import Share
+from fedjax_norm.algorithms.ledger import Cost, Traffic
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.local import Metrics
 from fedjax_norm.nodes import Nodes
-from fedjax_norm.training.clients import ClientStore
-from fedjax_norm.training.controls import Interval
-from fedjax_norm.training.feed import Feed, Place, placer
-from fedjax_norm.training.homes import HomeFeed, Homes, HomeStore
-from fedjax_norm.training.loop_config import LoopConfig
+from fedjax_norm.training.config.loop import LoopConfig
+from fedjax_norm.training.controllers import Interval
+from fedjax_norm.training.placement.client_placement import HomeFeed, Homes, HomeStore
+from fedjax_norm.training.placement.client_states import ClientStore
+from fedjax_norm.training.placement.data_feed import Feed, Place, placer
 from fedjax_norm.training.program import Phase, Program
 from fedjax_norm.typing import Key, PyTree
 

@@ -5,23 +5,23 @@ import heapq
 import math
 from types import SimpleNamespace
 
+import helpers.reference_fedavg as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import reference_fedavg as reference
+from helpers.reference_fedavg import flat
+from helpers.settings import built, configure, plain
 from jax import lax
-from reference_fedavg import flat
-from settings import built, configure, plain
 
 from fedjax_norm import models, nodes, norm, trees
 from fedjax_norm.algorithms.asgd import ASGD, AsgdConfig
 from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
 from fedjax_norm.data.federated import federate
-from fedjax_norm.data.partition import Partition
-from fedjax_norm.data.preprocess import Preprocess, make_transforms
+from fedjax_norm.data.partitions.registry import Partition
+from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 
 SHAPE = (6, 6, 1)

@@ -10,12 +10,12 @@ import functools
 import itertools
 
 import chex
+import helpers.reference_decentralized as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference_decentralized as reference
-from contract_world import (
+from helpers.contract_world import (
   ACTIVATION,
   CLIENTS,
   COHORT,
@@ -33,16 +33,16 @@ from contract_world import (
   run_whole,
   watched,
 )
-from settings import built, configure
+from helpers.settings import built, configure
 
 from fedjax_norm import nodes, trees
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
+from fedjax_norm.training.build_program import in_force, initial_variables, make_program
 from fedjax_norm.training.loop import train
-from fedjax_norm.training.programs import in_force, initial_variables, make_program
-from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.training.task import Task, make_task
+from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.training.task.task import Task, make_task
 
 
 @pytest.fixture(scope="module")

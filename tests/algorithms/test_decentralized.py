@@ -3,27 +3,32 @@
 import dataclasses
 import functools
 
+import helpers.reference_decentralized as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference_decentralized as reference
-import reference_fedavg
-import reference_ssgd
+from helpers import reference_fedavg, reference_ssgd
+from helpers.reference_fedavg import flat
+from helpers.settings import built, configure, plain
+from helpers.step_world import (
+  KEY,
+  at,
+  run_rounds,
+  skewed,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_fedavg import flat
-from settings import built, configure, plain
-from step_world import KEY, at, run_rounds, skewed
 
-from fedjax_norm import comm, nodes, norm, trees
+from fedjax_norm import nodes, norm, trees
+from fedjax_norm.algorithms import ledger
 from fedjax_norm.algorithms.dgc import DGC, DgcConfig, kept, largest, roughly_largest
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.algorithms.gaia import GAIA, GaiaConfig, significant
 from fedjax_norm.algorithms.periodic import PERIODIC, PeriodicConfig
 from fedjax_norm.algorithms.residual import divide
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
-from fedjax_norm.data.preprocess import Preprocess, make_transforms
+from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 
 SHAPE = (6, 6, 1)
@@ -294,7 +299,7 @@ def test_the_ledger_counts_the_bytes_of_a_message(pairs, threshold):
     for i, (v, _) in enumerate(pairs)
   }
   message = reference.encode(update)
-  assert int(comm.update_bytes(update)) == len(message)
+  assert int(ledger.update_bytes(update)) == len(message)
   back = reference.decode(message, {name: value.shape for name, value in update.items()})
   for name, value in update.items():
     np.testing.assert_array_equal(back[name], value)
@@ -303,12 +308,12 @@ def test_the_ledger_counts_the_bytes_of_a_message(pairs, threshold):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 2**31 - 1), max_size=6), st.integers(1, 4095))
 def test_counters_do_not_overflow(counts, factor):
-  total, expected = comm.Counter.of(0), 0
+  total, expected = ledger.Counter.of(0), 0
   for count in counts:
-    total = total.add(comm.Counter.of(jnp.uint32(count)).times(factor))
+    total = total.add(ledger.Counter.of(jnp.uint32(count)).times(factor))
     expected += count * factor
   assert total.value() == expected
-  assert comm.Counter.of(expected).value() == expected
+  assert ledger.Counter.of(expected).value() == expected
 
 
 @pytest.mark.parametrize(

@@ -3,33 +3,33 @@
 import dataclasses
 import functools
 
+import helpers.reference_fedavg as reference
 import jax
 import jax.numpy as jnp
-import norm_rows
 import numpy as np
 import optax
 import pytest
-import reference_fedavg as reference
 import torch
-from reference_fedavg import flat
-from settings import built, configure, plain
+from helpers import norm_rows
+from helpers.reference_fedavg import flat
+from helpers.settings import built, configure, plain
 
 from fedjax_norm import nodes, norm, trees
+from fedjax_norm.algorithms.batch_statistics import Part, make_recalibrate
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
-from fedjax_norm.algorithms.statistics import Part, make_recalibrate
-from fedjax_norm.comm import Traffic
+from fedjax_norm.algorithms.ledger import Traffic
 from fedjax_norm.data.federated import federate
-from fedjax_norm.data.partition import Partition
-from fedjax_norm.data.preprocess import Preprocess, make_transforms
+from fedjax_norm.data.partitions.registry import Partition
+from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import Metrics
 from fedjax_norm.models.resnet import ResNet
-from fedjax_norm.training.clients import ClientStore
-from fedjax_norm.training.feed import placer
+from fedjax_norm.training.build_program import make_program
+from fedjax_norm.training.config.train import config_of
+from fedjax_norm.training.placement.client_states import ClientStore
+from fedjax_norm.training.placement.data_feed import placer
 from fedjax_norm.training.program import make_interval
-from fedjax_norm.training.programs import make_program
-from fedjax_norm.training.task import make_task
-from fedjax_norm.training.train_config import config_of
+from fedjax_norm.training.task.task import make_task
 
 SHAPE = (6, 6, 1)
 SIZES = (5, 9, 12, 4)  # with batches of 4: 2, 3, 3 and 1 steps an epoch, the last ones padded

@@ -1,16 +1,16 @@
 """FedNova against a transcription of its equation in NumPy, and the bytes that it sends."""
 
+import helpers.reference_fedavg as reference
 import numpy as np
 import pytest
-import reference_fedavg as reference
-from norm_rows import ROWS
-from reference_fedavg import flat
-from settings import built, configure, plain
-from step_world import KEY, run_rounds, skewed
+from helpers.norm_rows import ROWS
+from helpers.reference_fedavg import flat
+from helpers.settings import built, configure, plain
+from helpers.step_world import KEY, run_rounds, skewed
 
 from fedjax_norm import nodes, trees
 from fedjax_norm.algorithms.fednova import FEDNOVA
-from fedjax_norm.data.preprocess import Preprocess, make_transforms
+from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 
 SIZES = (5, 9, 13, 4)  # with batches of 4: 2, 3, 4 and 1 steps an epoch
 SHAPE, ROUNDS, RATE = (6, 6, 1), 3, 0.05

@@ -15,7 +15,7 @@ from fedjax_norm.algorithms.fedavg import FEDAVG
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.options import make as configure
 from fedjax_norm.options import option
-from fedjax_norm.training.train_config import config_of
+from fedjax_norm.training.config.train import config_of
 
 FEW = {"rounds": 2, "eval_every": 2, "batch_size": 4, "local_steps": 2, "backend": "scan"}
 

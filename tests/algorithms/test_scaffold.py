@@ -2,23 +2,23 @@
 
 import functools
 
+import helpers.reference_fedavg as reference
 import jax
 import numpy as np
 import pytest
-import reference_fedavg as reference
-from norm_rows import SPECS
-from reference_fedavg import flat
-from settings import built, configure, plain
-from step_world import KEY, skewed
+from helpers.norm_rows import SPECS
+from helpers.reference_fedavg import flat
+from helpers.settings import built, configure, plain
+from helpers.step_world import KEY, skewed
 
 from fedjax_norm import nodes
 from fedjax_norm.algorithms.fedavg import FEDAVG
 from fedjax_norm.algorithms.scaffold import SCAFFOLD, ScaffoldConfig
-from fedjax_norm.data.preprocess import Preprocess, make_transforms
+from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.local import Metrics
 from fedjax_norm.models.resnet import ResNet
-from fedjax_norm.training.clients import ClientStore
-from fedjax_norm.training.feed import placer
+from fedjax_norm.training.placement.client_states import ClientStore
+from fedjax_norm.training.placement.data_feed import placer
 from fedjax_norm.training.program import make_interval
 
 SHAPE = (6, 6, 1)

@@ -12,22 +12,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import helpers.reference_ssgd as reference
 import jax
-import norm_rows
 import numpy as np
 import optax
 import pytest
-import reference_fedavg
-import reference_ssgd as reference
-from experiments_helpers import PYTHONPATH
-from mapping_steps import BACKENDS
-from reference_fedavg import flat
-from settings import built, configure, plain
-from step_world import KEY, at, run_rounds, skewed
+from helpers import norm_rows, reference_fedavg
+from helpers.binaries import PYTHONPATH
+from helpers.mapping_steps import BACKENDS
+from helpers.reference_fedavg import flat
+from helpers.settings import built, configure, plain
+from helpers.step_world import (
+  KEY,
+  at,
+  run_rounds,
+  skewed,
+)
 
 from fedjax_norm import nodes, norm
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
-from fedjax_norm.data.preprocess import Preprocess, make_transforms
+from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.resnet import ResNet
 

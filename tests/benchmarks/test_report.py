@@ -3,8 +3,8 @@
 import csv
 import io
 
-import benchmarks_helpers
 import pytest
+from helpers import benchmarks
 
 from benchmarks import flops, picture, report, workloads
 from benchmarks.measure import Measurement
@@ -12,7 +12,7 @@ from benchmarks.peers.job import Result
 
 A, B, C, *POPULATIONS = workloads.table("abcf", "full", accelerator=False)
 MACHINE = {
-  **benchmarks_helpers.MACHINE,
+  **benchmarks.MACHINE,
   "versions": {"ours": {"jax": "1.2"}, "flower": "cannot be installed: no ray"},
 }
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from benchmarks_helpers import MACHINE
+from helpers.benchmarks import MACHINE
 
 from benchmarks import run, workloads
 from benchmarks.peers.job import Result

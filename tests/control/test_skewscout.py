@@ -5,8 +5,8 @@ import pytest
 
 from fedjax_norm.algorithms.dgc import STAGES, stages
 from fedjax_norm.algorithms.gaia import GAIA
-from fedjax_norm.control.dial import Dial
 from fedjax_norm.control.skewscout import ScoutConfig, SkewScout
+from fedjax_norm.control.theta import Dial
 from fedjax_norm.errors import UserError
 
 GRID = GAIA.theta.grid

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from data_helpers import arrays, check, saved
+from helpers.small_data import arrays, check, saved
 
-from fedjax_norm.data import sources
 from fedjax_norm.data.examples import value_range
+from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
 
 

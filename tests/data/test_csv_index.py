@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_norm.data import csv_index, partition, sources
+from fedjax_norm.data.partitions import registry as partitions
+from fedjax_norm.data.sources import csv_index
+from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
 
 # Codes of both kinds; Namibia, which a careless reader takes for a missing value.
@@ -69,8 +71,8 @@ def test_continents_are_the_natural_clients(pictures):
     "left out 40 of 220 images, which have no natural client",
     "held out 11 of 220 images (5%) at random for the test",
   )
-  owners = partition.make("natural", source.train.labels, None, 0, clients=source.train.clients)
-  assert partition.sizes(owners).tolist() == np.bincount(source.train.clients).tolist()
+  owners = partitions.make("natural", source.train.labels, None, 0, clients=source.train.clients)
+  assert partitions.sizes(owners).tolist() == np.bincount(source.train.clients).tolist()
 
 
 def test_a_twentieth_of_every_class_is_tested_on(pictures):

@@ -17,7 +17,7 @@ from fedjax_norm.data.federated import (
   rows,
   steps_per_epoch,
 )
-from fedjax_norm.data.partition import Partition
+from fedjax_norm.data.partitions.registry import Partition
 
 TOTAL = 60
 CLIENTS = 4

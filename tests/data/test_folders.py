@@ -5,10 +5,16 @@ import unicodedata
 
 import numpy as np
 import pytest
-from data_helpers import check, flat, same, write
+from helpers.small_data import (
+  check,
+  flat,
+  same,
+  write,
+)
 from PIL import Image
 
-from fedjax_norm.data import folders, sources
+from fedjax_norm.data.sources import folders
+from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
 
 

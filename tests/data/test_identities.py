@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_norm.data import sources
+from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
-from fedjax_norm.training import verification
+from fedjax_norm.evaluation import verification
 
 
 def test_identities_are_disjoint_seeded_and_as_asked():

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm.data import label_share
+from fedjax_norm.data.partitions import label_share
 
 
 def test_shares_by_hand():

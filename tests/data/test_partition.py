@@ -7,16 +7,17 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm.data import partition, splits
-from fedjax_norm.data.partition import PartitionConfig
+from fedjax_norm.data import train_test_split
+from fedjax_norm.data.partitions import registry as partitions
+from fedjax_norm.data.partitions.registry import PartitionConfig
 from fedjax_norm.errors import UserError
 
 BALANCED = np.repeat(np.arange(10), 100)
 
 
 def table(name, labels, num_clients, seed=0, **options):
-  made = partition.make(name, labels, num_clients, seed, **options)
-  return partition.counts(made, labels, int(labels.max()) + 1)
+  made = partitions.make(name, labels, num_clients, seed, **options)
+  return partitions.counts(made, labels, int(labels.max()) + 1)
 
 
 def check(made, labels, num_clients):
@@ -27,14 +28,14 @@ def check(made, labels, num_clients):
   assert made.offsets.shape == (num_clients + 1,)
   assert made.offsets[0] == 0
   assert made.offsets[-1] == len(labels)
-  sizes = partition.sizes(made)
+  sizes = partitions.sizes(made)
   assert sizes.min() >= 1
-  counts = partition.counts(made, labels, int(labels.max()) + 1)
+  counts = partitions.counts(made, labels, int(labels.max()) + 1)
   np.testing.assert_array_equal(counts.sum(1), sizes)
   np.testing.assert_array_equal(counts.sum(0), np.bincount(labels))
-  owners = partition.owners(made)
+  owners = partitions.owners(made)
   for k in range(min(num_clients, 5)):
-    np.testing.assert_array_equal(np.sort(partition.client(made, k)), np.flatnonzero(owners == k))
+    np.testing.assert_array_equal(np.sort(partitions.client(made, k)), np.flatnonzero(owners == k))
 
 
 label_lists = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(np.asarray)
@@ -65,14 +66,14 @@ def test_a_partition_keeps_its_promises_or_is_refused_in_one_sentence(
 ):
   name, options = case
   try:
-    made = partition.make(name, labels, num_clients, seed, **options)
+    made = partitions.make(name, labels, num_clients, seed, **options)
   except UserError as error:
     text = str(error)
     assert text.endswith((".", ").")), text
     assert "\n" not in text
     return
   check(made, labels, num_clients)
-  again = partition.make(name, labels, num_clients, seed, **options)
+  again = partitions.make(name, labels, num_clients, seed, **options)
   np.testing.assert_array_equal(made.order, again.order)
   np.testing.assert_array_equal(made.offsets, again.offsets)
 
@@ -82,14 +83,14 @@ def test_a_partition_keeps_its_promises_or_is_refused_in_one_sentence(
 def test_iid_and_skew_are_never_refused_and_even(labels, num_clients, fraction):
   assume(num_clients <= len(labels))
   for name, options in (("iid", {}), ("skew", {"fraction": fraction})):
-    made = partition.make(name, labels, num_clients, 0, **options)
-    assert np.ptp(partition.sizes(made)) <= 1
+    made = partitions.make(name, labels, num_clients, 0, **options)
+    assert np.ptp(partitions.sizes(made)) <= 1
 
 
 @pytest.mark.parametrize("num_clients", [1, 3, 4])
 def test_contiguous_clients_are_the_source_cut_up(num_clients):
-  made = partition.make("contiguous", np.arange(11) % 2, num_clients, seed=7)
-  stretches = [np.sort(partition.client(made, k)) for k in range(num_clients)]
+  made = partitions.make("contiguous", np.arange(11) % 2, num_clients, seed=7)
+  stretches = [np.sort(partitions.client(made, k)) for k in range(num_clients)]
   for held, expected in zip(stretches, np.array_split(np.arange(11), num_clients), strict=True):
     np.testing.assert_array_equal(held, expected)
 
@@ -111,7 +112,7 @@ def test_classes_are_exactly_k_each_and_refused_only_where_impossible(
   )
   if not possible:
     with pytest.raises(UserError):
-      partition.make("classes", labels, num_clients, seed, classes_per_client=each)
+      partitions.make("classes", labels, num_clients, seed, classes_per_client=each)
     return
   counts = table("classes", labels, num_clients, seed, classes_per_client=each)
   np.testing.assert_array_equal((counts > 0).sum(1), each)
@@ -243,8 +244,8 @@ def test_dirichlet_goes_from_one_class_to_all():
 
 
 def test_dirichlet_draws_again_until_all_have_enough():
-  made = partition.make("dirichlet", BALANCED, 10, 0, alpha=0.5, min_size=30)
-  assert partition.sizes(made).min() >= 30
+  made = partitions.make("dirichlet", BALANCED, 10, 0, alpha=0.5, min_size=30)
+  assert partitions.sizes(made).min() >= 30
 
 
 def test_quantity_follows_the_power_law_and_keeps_labels_even():
@@ -258,34 +259,34 @@ def test_quantity_follows_the_power_law_and_keeps_labels_even():
 
 
 def test_quantity_without_skew_is_even():
-  made = partition.make("quantity", BALANCED, 7, 0, exponent=0)
-  assert np.ptp(partition.sizes(made)) <= 1
+  made = partitions.make("quantity", BALANCED, 7, 0, exponent=0)
+  assert np.ptp(partitions.sizes(made)) <= 1
 
 
 def test_natural_clients_are_kept_and_numbered_in_order():
   clients = np.tile([7, 3, 30, 3], 25)
   labels = np.arange(100) % 10
   for asked in (0, None, 3):
-    made = partition.make("natural", labels, asked, 0, clients=clients)
+    made = partitions.make("natural", labels, asked, 0, clients=clients)
     check(made, labels, 3)
-    np.testing.assert_array_equal(np.asarray([3, 7, 30])[partition.owners(made)], clients)
+    np.testing.assert_array_equal(np.asarray([3, 7, 30])[partitions.owners(made)], clients)
 
 
-@pytest.mark.parametrize("name", [n for n in partition.OPTIONS if n != "natural"])
+@pytest.mark.parametrize("name", [n for n in partitions.OPTIONS if n != "natural"])
 def test_the_seed_changes_the_division(name):
-  owners = [partition.owners(partition.make(name, BALANCED, 10, seed)) for seed in (0, 1)]
-  orders = [partition.make(name, BALANCED, 10, seed).order for seed in (0, 1)]
+  owners = [partitions.owners(partitions.make(name, BALANCED, 10, seed)) for seed in (0, 1)]
+  orders = [partitions.make(name, BALANCED, 10, seed).order for seed in (0, 1)]
   assert not np.array_equal(*orders)
   # Their defaults leave no chance in who holds what.
   if name not in ("contiguous", "ratio", "skew"):
     assert not np.array_equal(*owners)
 
 
-@pytest.mark.parametrize("name", list(partition.OPTIONS))
+@pytest.mark.parametrize("name", list(partitions.OPTIONS))
 def test_clients_hold_their_examples_in_random_order(name):
   options = {"clients": BALANCED} if name == "natural" else {}
-  made = partition.make(name, BALANCED, 10, 0, **options)
-  ids = partition.client(made, 0)
+  made = partitions.make(name, BALANCED, 10, 0, **options)
+  ids = partitions.client(made, 0)
   assert (np.diff(ids) < 0).any()
 
 
@@ -338,7 +339,7 @@ def test_labels_with_gaps_are_classes_all_the_same():
 )
 def test_the_impossible_is_refused(name, clients, options, words):
   with pytest.raises(UserError, match=words):
-    partition.make(name, BALANCED, clients, 0, **options)
+    partitions.make(name, BALANCED, clients, 0, **options)
 
 
 @pytest.mark.parametrize(
@@ -346,29 +347,29 @@ def test_the_impossible_is_refused(name, clients, options, words):
 )
 def test_bad_labels_are_refused(labels):
   with pytest.raises(UserError, match="labels"):
-    partition.make("iid", labels, 1, 0)
+    partitions.make("iid", labels, 1, 0)
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, None])
 def test_bad_seeds_are_refused(seed):
   with pytest.raises(UserError, match="seed"):
-    partition.make("iid", BALANCED, 1, seed)
+    partitions.make("iid", BALANCED, 1, seed)
 
 
 def test_one_class_cannot_dominate():
   with pytest.raises(UserError, match="2 classes"):
-    partition.make("dominant", np.zeros(10, int), 2, 0)
+    partitions.make("dominant", np.zeros(10, int), 2, 0)
 
 
 def test_helpers_refuse_what_is_out_of_range():
-  made = partition.make("iid", BALANCED, 4, 0)
+  made = partitions.make("iid", BALANCED, 4, 0)
   for k in (-1, 4):
     with pytest.raises(UserError, match="no client"):
-      partition.client(made, k)
+      partitions.client(made, k)
   with pytest.raises(UserError, match="labels"):
-    partition.counts(made, BALANCED, 9)
+    partitions.counts(made, BALANCED, 9)
   with pytest.raises(UserError, match="labels"):
-    partition.counts(made, BALANCED[1:], 10)
+    partitions.counts(made, BALANCED[1:], 10)
 
 
 @pytest.mark.parametrize(
@@ -383,16 +384,16 @@ def test_helpers_refuse_what_is_out_of_range():
 def test_a_hundred_thousand_clients_take_seconds(name, options):
   labels = np.random.default_rng(0).integers(0, 10, 500_000 if name != "dirichlet" else 1_000_000)
   start = time.perf_counter()
-  made = partition.make(name, labels, 100_000, 0, **options)
+  made = partitions.make(name, labels, 100_000, 0, **options)
   # A loop over clients times examples would take hours; the bound leaves room for a busy machine.
   assert time.perf_counter() - start < 10
-  assert partition.sizes(made).min() >= 1
+  assert partitions.sizes(made).min() >= 1
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=20), st.integers(0, 10**6))
 def test_apportioned_shares_sum_and_stay_within_one(weights, total):
-  shares = splits.apportion(np.asarray(weights), total)
+  shares = train_test_split.apportion(np.asarray(weights), total)
   assert shares.sum() == total
   if sum(weights) > 0:
     exact = total * np.asarray(weights) / sum(weights)
@@ -401,15 +402,15 @@ def test_apportioned_shares_sum_and_stay_within_one(weights, total):
 
 def test_a_stratified_split_is_exact_and_disjoint():
   strata = np.repeat([0, 1, 2], [50, 30, 20])
-  train, test = splits.stratified_split(strata, 20, 3)
+  train, test = train_test_split.stratified_split(strata, 20, 3)
   np.testing.assert_array_equal(np.bincount(strata[test]), [10, 6, 4])
   np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(100))
-  assert not np.array_equal(test, splits.stratified_split(strata, 20, 4)[1])
+  assert not np.array_equal(test, train_test_split.stratified_split(strata, 20, 4)[1])
 
 
 def test_no_stratum_gives_its_last_example_to_the_test_set():
   strata = np.concatenate([np.arange(6), np.full(14, 9)])
-  train, test = splits.stratified_split(strata, 15, 0)
+  train, test = train_test_split.stratified_split(strata, 15, 0)
   assert set(strata[train]) == set(strata)
   assert len(test) > 0
 
@@ -431,18 +432,18 @@ def test_no_stratum_gives_its_last_example_to_the_test_set():
 )
 def test_what_is_not_given_follows_from_the_data(options, owners, in_force):
   config = PartitionConfig(**options)
-  resolved = partition.resolve(config, BALANCED, owners)
+  resolved = partitions.resolve(config, BALANCED, owners)
   assert {name: getattr(resolved, name) for name in in_force} == in_force
-  assert partition.resolve(resolved, BALANCED, owners) == resolved
-  one, same = (partition.from_config(c, BALANCED, owners, 3) for c in (config, resolved))
+  assert partitions.resolve(resolved, BALANCED, owners) == resolved
+  one, same = (partitions.from_config(c, BALANCED, owners, 3) for c in (config, resolved))
   np.testing.assert_array_equal(one.order, same.order)
   assert len(one.offsets) - 1 == resolved.clients
 
 
 def test_a_configuration_divides_as_its_options_by_hand():
   config = PartitionConfig(clients=5, partition="skew", fraction=0.6)
-  made = partition.make("skew", BALANCED, 5, 3, fraction=0.6)
-  np.testing.assert_array_equal(partition.from_config(config, BALANCED, None, 3).order, made.order)
+  made = partitions.make("skew", BALANCED, 5, 3, fraction=0.6)
+  np.testing.assert_array_equal(partitions.from_config(config, BALANCED, None, 3).order, made.order)
 
 
 @pytest.mark.parametrize(
@@ -459,4 +460,4 @@ def test_a_configuration_divides_as_its_options_by_hand():
 )
 def test_options_that_cannot_be_are_refused(options, owners, words):
   with pytest.raises(UserError, match=words):
-    partition.from_config(PartitionConfig(**options), BALANCED, owners, 0)
+    partitions.from_config(PartitionConfig(**options), BALANCED, owners, 0)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm.data import partition
-from fedjax_norm.data.relabel import relabel
+from fedjax_norm.data.partitions import registry as partitions
+from fedjax_norm.data.partitions.relabel import relabel
 from fedjax_norm.errors import UserError
 
 
@@ -14,11 +14,11 @@ from fedjax_norm.errors import UserError
 @settings(max_examples=30, deadline=None)
 def test_a_share_of_clients_shifts_every_class_alike(share, seed, classes):
   labels = np.arange(90) % classes
-  division = partition.make("iid", labels, 9, 0)
+  division = partitions.make("iid", labels, 9, 0)
   named = relabel(labels, division, classes, share, seed)
   assert named.dtype == np.int32
   shifts = [
-    set(((named - labels) % classes)[partition.client(division, k)].tolist()) for k in range(9)
+    set(((named - labels) % classes)[partitions.client(division, k)].tolist()) for k in range(9)
   ]
   assert all(len(shift) == 1 for shift in shifts)
   assert sum(shift != {0} for shift in shifts) == max(1, round(9 * share))
@@ -27,7 +27,7 @@ def test_a_share_of_clients_shifts_every_class_alike(share, seed, classes):
 
 def test_who_relabels_and_how_is_chance():
   labels = np.arange(400) % 10
-  division = partition.make("iid", labels, 40, 0)
+  division = partitions.make("iid", labels, 40, 0)
   changes = [(relabel(labels, division, 10, 0.5, seed) - labels) % 10 for seed in range(3)]
   assert len(np.unique(changes[0])) > 5
   assert not np.array_equal(changes[0], changes[1])
@@ -36,4 +36,4 @@ def test_who_relabels_and_how_is_chance():
 @pytest.mark.parametrize("share", [0, -0.1, 1.1, float("nan")])
 def test_shares_out_of_range_are_refused(share):
   with pytest.raises(UserError, match="--relabelled"):
-    partition.PartitionConfig(relabelled=share)
+    partitions.PartitionConfig(relabelled=share)

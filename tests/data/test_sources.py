@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import check, same
+from helpers.small_data import check, same
 
-from fedjax_norm.data import sources
 from fedjax_norm.data.examples import sample
+from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "tfds"

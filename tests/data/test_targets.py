@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 from sklearn import datasets
 
-from fedjax_norm.data import images, npy, sources
+from fedjax_norm.data import image_decoding
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.data.federated import draw, federate, gather
-from fedjax_norm.data.partition import Partition
+from fedjax_norm.data.partitions.registry import Partition
+from fedjax_norm.data.sources import npy
+from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
 from fedjax_norm.objectives import IGNORED
 
@@ -52,10 +54,10 @@ def test_synthetic_targets_are_of_the_prototypes():
 
 def test_classes_of_pixels_are_resized_by_the_nearest_centre():
   classes = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
-  doubled = images.resize_classes(classes, 8)
+  doubled = image_decoding.resize_classes(classes, 8)
   np.testing.assert_array_equal(doubled, classes.repeat(2, 1).repeat(2, 2))
-  np.testing.assert_array_equal(images.resize_classes(doubled, 4), classes)
-  assert images.resize_classes(classes, None) is classes
+  np.testing.assert_array_equal(image_decoding.resize_classes(doubled, 4), classes)
+  assert image_decoding.resize_classes(classes, None) is classes
   source = sources.load("digits", image_size=16, objective="segmentation")
   small = sources.load("digits", objective="segmentation")
   np.testing.assert_array_equal(source.test.targets[:, ::2, ::2], small.test.targets)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_norm.data import sources, tiny_imagenet
+from fedjax_norm.data.sources import registry as sources
+from fedjax_norm.data.sources import tiny_imagenet
 from fedjax_norm.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "raw"

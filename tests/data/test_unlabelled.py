@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm.data import partition
-from fedjax_norm.data.unlabelled import HIDDEN, hide
+from fedjax_norm.data.partitions import registry as partitions
+from fedjax_norm.data.partitions.unlabelled import HIDDEN, hide
 from fedjax_norm.errors import UserError
 
 LABELS = np.arange(200) % 5
 
 
 def divide(clients=7, seed=0):
-  return partition.make("quantity", LABELS, clients, seed, alpha=0.5)
+  return partitions.make("quantity", LABELS, clients, seed, alpha=0.5)
 
 
 @given(share=st.floats(0.01, 0.99), seed=st.integers(0, 99), clients=st.integers(1, 20))
@@ -24,7 +24,7 @@ def test_each_client_knows_its_share_and_one_label_at_the_least(share, seed, cli
   known = labels != HIDDEN
   np.testing.assert_array_equal(labels[known], LABELS[known])
   for k in range(clients):
-    own = known[partition.client(division, k)]
+    own = known[partitions.client(division, k)]
     assert own.sum() == max(1, round(share * len(own)))
 
 
@@ -34,7 +34,7 @@ def test_the_seed_alone_decides_which_and_every_example_has_its_chance():
   np.testing.assert_array_equal(one, hide(LABELS, division, 0.3, 1))
   assert (one != hide(LABELS, division, 0.3, 2)).any()
   times = sum(hide(LABELS, division, 0.3, seed) != HIDDEN for seed in range(300))
-  large = np.diff(division.offsets)[partition.owners(division)] > 20
+  large = np.diff(division.offsets)[partitions.owners(division)] > 20
   assert times[large].min() > 0.3 * 300 / 2
   assert times[large].max() < 0.3 * 300 * 1.6
 

@@ -12,23 +12,15 @@ from typing import NamedTuple
 
 import pytest
 from absl import flags
-from experiments_helpers import ROOT, SMALL
+from helpers.binaries import ROOT, SMALL
 
-from experiments import (
-  app,
-  asgd,
-  certificates,
-  decentralized,
-  fedavg,
-  ssgd,
-  training,
-  wire_build,
-)
-from experiments.choice import Choice
-from experiments.config import Config
-from experiments.flags import define
-from experiments.wire_flags import CertificatesFlags
 from fedjax_norm import nodes
+from fedjax_norm.cli import app, methods, train
+from fedjax_norm.cli.choice import Choice
+from fedjax_norm.cli.config import Config
+from fedjax_norm.cli.flags import define
+from fedjax_norm.cli.wire import build, certificates
+from fedjax_norm.cli.wire.options import CertificatesFlags
 from fedjax_norm.errors import UserError
 from fedjax_norm.models import registry
 
@@ -74,26 +66,26 @@ def _run(capsys, tmp_path, monkeypatch):
 @pytest.fixture
 def fedavg_run(_run):
   """(*flags) -> Result of ``experiments.fedavg`` with ``SMALL`` and these flags."""
-  return functools.partial(_run, training.run, fedavg.CONFIG)
+  return functools.partial(_run, train.run, methods.FEDAVG_CONFIG)
 
 
 @pytest.fixture
 def ssgd_run(_run):
   """(*flags) -> Result of ``experiments.ssgd`` with ``SMALL`` and these flags."""
-  return functools.partial(_run, training.run, ssgd.CONFIG)
+  return functools.partial(_run, train.run, methods.SSGD_CONFIG)
 
 
 @pytest.fixture
 def decentralized_run(_run):
   """(*flags) -> Result of ``experiments.decentralized`` with ``SMALL`` and these flags."""
-  return functools.partial(_run, training.run, decentralized.ALGORITHM)
+  return functools.partial(_run, train.run, methods.DECENTRALIZED)
 
 
 @pytest.fixture
 def asgd_run(_run, monkeypatch):
   """(*flags) -> Result of ``experiments.asgd`` with ``SMALL`` and these flags."""
   monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
-  return functools.partial(_run, training.run, asgd.CONFIG, "--host_devices=1")
+  return functools.partial(_run, train.run, methods.ASGD_CONFIG, "--host_devices=1")
 
 
 @pytest.fixture
@@ -107,15 +99,15 @@ def made(tmp_path, monkeypatch):
 @pytest.fixture
 def compiled_once(monkeypatch):
   """Parties of one network in this process share what they compile."""
-  made, lock, make = {}, threading.Lock(), wire_build.make_network_of
+  made, lock, make = {}, threading.Lock(), build.make_network_of
 
   def shared(config, *shape):
     with lock:
-      key = json.dumps([*wire_build.told(config).items(), *shape])
+      key = json.dumps([*build.told(config).items(), *shape])
       made[key] = made.get(key) or make(config, *shape)
       return made[key]
 
-  monkeypatch.setattr(wire_build, "make_network_of", shared)
+  monkeypatch.setattr(build, "make_network_of", shared)
 
 
 @pytest.fixture

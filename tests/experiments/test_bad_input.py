@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from experiments_helpers import PYTHONPATH
+from helpers.binaries import PYTHONPATH
 
-from experiments import app
+from fedjax_norm.cli import app
 
 # (the flags, what the sentence must mention)
 TABLE = [

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import asgd, fedavg, ssgd, training
-from experiments.decentralized import ALGORITHM
-from experiments.run import METHOD
-from experiments.split_flags import ALGORITHM as SPLIT
 from fedjax_norm import options
+from fedjax_norm.cli import methods, train
+from fedjax_norm.cli.methods import ANY_METHOD, DECENTRALIZED
+from fedjax_norm.cli.split_options import ALGORITHM as SPLIT
 from fedjax_norm.errors import UserError
 
 
@@ -27,35 +26,35 @@ from fedjax_norm.errors import UserError
 def test_the_flag_that_chooses_the_others(arguments, value, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   Path("some.flags").write_text("# a preset\n--algorithm=gaia\n")
-  kind = ALGORITHM.of(arguments)
-  assert kind is ALGORITHM.kind(value)
+  kind = DECENTRALIZED.of(arguments)
+  assert kind is DECENTRALIZED.kind(value)
   assert kind().algorithm == value
 
 
 def test_a_value_that_chooses_nothing_is_refused():
   with pytest.raises(UserError, match="--algorithm is 'sgd'; choose one of bsp, gaia, fedavg, dgc"):
-    ALGORITHM.of(["--algorithm=sgd"])
+    DECENTRALIZED.of(["--algorithm=sgd"])
 
 
 @pytest.mark.parametrize(
   ("kind", "given", "in_force"),
   [
     (
-      fedavg.CONFIG,
+      methods.FEDAVG_CONFIG,
       {},
       {"local_steps": 1, "client_momentum": "local", "batch_stats": "mean", "partition": "classes"},
     ),
-    (fedavg.CONFIG, {}, {"cohort": 4, "lr": 0.02}),
-    (fedavg.CONFIG, {"cohort": 2}, {"client_momentum": "reset", "classes_per_client": 1}),
-    (fedavg.CONFIG, {"fedbn": True}, {"batch_stats": "local"}),
-    (fedavg.CONFIG, {"drift": "label"}, {"drift_rounds": 300}),
-    (METHOD.kind("scaffold"), {"local_steps": 3}, {"local_steps": 3, "method": "scaffold"}),
-    (ssgd.CONFIG, {"epochs": 2}, {"rounds": 2, "eval_every": 1, "weighting": "examples"}),
-    (asgd.CONFIG, {}, {"rounds": 3000, "network": "lan", "momentum": 0.0}),
-    (ALGORITHM.kind("bsp"), {}, {"reduction": "sum", "weighting": "uniform", "lr": 0.01}),
-    (ALGORITHM.kind("gaia"), {}, {"batch_stats": "local", "threshold": 0.1}),
-    *((METHOD.kind(name), {}, {"lr": 0.01}) for name in ("bsp", "gaia", "periodic", "dgc")),
-    (ALGORITHM.kind("dgc"), {"epochs": 4, "sparsity_warmup_epochs": 1}, {"rounds": 4}),
+    (methods.FEDAVG_CONFIG, {}, {"cohort": 4, "lr": 0.02}),
+    (methods.FEDAVG_CONFIG, {"cohort": 2}, {"client_momentum": "reset", "classes_per_client": 1}),
+    (methods.FEDAVG_CONFIG, {"fedbn": True}, {"batch_stats": "local"}),
+    (methods.FEDAVG_CONFIG, {"drift": "label"}, {"drift_rounds": 300}),
+    (ANY_METHOD.kind("scaffold"), {"local_steps": 3}, {"local_steps": 3, "method": "scaffold"}),
+    (methods.SSGD_CONFIG, {"epochs": 2}, {"rounds": 2, "eval_every": 1, "weighting": "examples"}),
+    (methods.ASGD_CONFIG, {}, {"rounds": 3000, "network": "lan", "momentum": 0.0}),
+    (DECENTRALIZED.kind("bsp"), {}, {"reduction": "sum", "weighting": "uniform", "lr": 0.01}),
+    (DECENTRALIZED.kind("gaia"), {}, {"batch_stats": "local", "threshold": 0.1}),
+    *((ANY_METHOD.kind(name), {}, {"lr": 0.01}) for name in ("bsp", "gaia", "periodic", "dgc")),
+    (DECENTRALIZED.kind("dgc"), {"epochs": 4, "sparsity_warmup_epochs": 1}, {"rounds": 4}),
     (
       SPLIT.kind("split"),
       {},
@@ -66,7 +65,7 @@ def test_a_value_that_chooses_nothing_is_refused():
   ],
 )
 def test_a_run_is_saved_with_the_values_in_force(tiny_source, kind, given, in_force):
-  settle = training.settler(tiny_source)
+  settle = train.settler(tiny_source)
   config, _ = settle(kind(clients=4, norm="bn", **given))
   saved = config.saved()
   assert in_force.items() <= saved.items()

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.decentralized import ALGORITHM
-from fedjax_norm.training.scouting import make_dial
+from fedjax_norm.cli.methods import DECENTRALIZED
+from fedjax_norm.training.skewscout import make_dial
 
 
 def settled(algorithm: str, **options):
   """The flags with the lengths and the values in force, of ten clients."""
-  config = ALGORITHM.kind(algorithm)(**options).in_rounds(10, 1000)
+  config = DECENTRALIZED.kind(algorithm)(**options).in_rounds(10, 1000)
   return config.in_force(config.make_norm(config.rounds), all_clients=True)
 
 
@@ -70,7 +70,7 @@ def test_defaults():
 
 def test_warm_up_and_boundaries_in_epochs():
   """500 mini-batches an epoch: E_warm = 2 makes stages of 1,000."""
-  flags = ALGORITHM.kind("dgc")(
+  flags = DECENTRALIZED.kind("dgc")(
     batch_size=20,
     epochs=12,
     sparsity_warmup_epochs=2,

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import flags
-from experiments_helpers import SMALL
+from helpers.binaries import SMALL
 
-from experiments import app, distil, split_flags, split_predict, training
-from experiments.distil import DistilFlags
-from experiments.flags import define
-from experiments.split_predict import PredictFlags
 from fedjax_norm import nodes
+from fedjax_norm.cli import app, split_options, train
+from fedjax_norm.cli.commands import distil, split_predict
+from fedjax_norm.cli.commands.distil import DistilFlags
+from fedjax_norm.cli.commands.split_predict import PredictFlags
+from fedjax_norm.cli.flags import define
 
-SPLIT = functools.partial(training.run, make=split_flags.make), split_flags.ALGORITHM.kind("split")
+SPLIT = functools.partial(train.run, make=split_options.make), split_options.ALGORITHM.kind("split")
 PUBLIC = "--data=synthetic:classes=4,train=32,test=8,size=6,noise=0.3"
 CUT = (6 * 64 + 64) * 4  # bytes of an example of both members
 

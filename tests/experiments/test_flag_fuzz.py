@@ -11,43 +11,47 @@ import signal
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 
-import flag_table
 import jax
 import jax.numpy as jnp
 import pytest
 from absl import flags
-from flag_table import BINARIES
+from helpers import flag_table
+from helpers.flag_table import BINARIES
 
-from experiments import (
+from fedjax_norm import host_memory, models, nodes
+from fedjax_norm.cli import (
   app,
-  certificates,
+  finished_run,
+  supervisor,
+  train,
+)
+from fedjax_norm.cli.commands import (
   communication,
   compare,
   distil,
-  finished,
   leakage,
   oracle,
   paper,
-  processes,
   regions,
-  split_client,
   split_predict,
-  split_server,
   stages,
-  training,
-  wire_build,
 )
-from experiments.flags import define, parse, shown
-from experiments.training import settler
-from fedjax_norm import memory, models, nodes
+from fedjax_norm.cli.flags import define, parse, shown
+from fedjax_norm.cli.train import settler
+from fedjax_norm.cli.wire import (
+  build,
+  certificates,
+  client,
+  server,
+)
 from fedjax_norm.models import registry
 from fedjax_norm.models.flops import Flops
 from fedjax_norm.models.small import Tiny
 from fedjax_norm.norm import Mode
-from fedjax_norm.training.programs import initial_variables
-from fedjax_norm.training.restore import save_model
-from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.wire import frames
+from fedjax_norm.training.build_program import initial_variables
+from fedjax_norm.training.storage.restore import save_model
+from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.wire.protocol import frames
 
 _SECONDS = 10  # for one value, of which checks take milliseconds
 _HEADROOM = 2**31  # bytes that checking and building may take
@@ -107,7 +111,7 @@ def files(tmp_path_factory):
     maker, split = BINARIES["certificates"], BINARIES["split:split"]
     certificates.main(parse(maker.config, made(maker, "--output=certs")))
     config = parse(split.config, made(split))
-    config, task = settler(training.load(config))(config)
+    config, task = settler(train.load(config))(config)
     with RunFolder.open(folder / "split_run", config.saved(), True) as run:
       save_model(run.path, initial_variables(task, 0))
     for name in ("run_a", "run_b"):
@@ -132,7 +136,7 @@ def zeros(model, key, image_shape):
 
 @functools.cache
 def loaded(path):
-  return finished.load_split(path)
+  return finished_run.load_split(path)
 
 
 @pytest.fixture
@@ -150,9 +154,9 @@ def _no_work(files, monkeypatch):
     (models.stages, "layer_macs", lambda *_: {}),
     (app, "keep_compiled", lambda keep: None),
     (nodes, "use_host_devices", lambda count: start(2 if 0 < count < 2**10 else count)),
-    (processes, "supervise", accept),
-    (training, "run_seed", accept),
-    (training, "open_folder", accept),
+    (supervisor, "supervise", accept),
+    (train, "run_seed", accept),
+    (train, "open_folder", accept),
     (oracle, "RunFolder", SimpleNamespace(open=lambda *_, **__: contextlib.nullcontext())),
     (paper, "RunFolder", SimpleNamespace(open=lambda *_, **__: contextlib.nullcontext())),
     (distil, "RunFolder", SimpleNamespace(open=accept)),
@@ -166,10 +170,10 @@ def _no_work(files, monkeypatch):
     (communication, "write", accept),
     (compare.plots, "save", accept),
     (certificates.private, "create", accept),
-    (split_server, "RunFolder", SimpleNamespace(open=accept)),
-    (split_client, "RunFolder", SimpleNamespace(open=accept)),
-    (split_client, "Caller", _server),
-    (memory, "of_machine", lambda: 2**28),
+    (server, "RunFolder", SimpleNamespace(open=accept)),
+    (client, "RunFolder", SimpleNamespace(open=accept)),
+    (client, "Caller", _server),
+    (host_memory, "of_machine", lambda: 2**28),
   ]:
     monkeypatch.setattr(place, name, stub)
   kept = resource.getrlimit(resource.RLIMIT_AS)
@@ -183,7 +187,7 @@ def _no_work(files, monkeypatch):
 @contextlib.contextmanager
 def _server(*_, **__):
   binary = BINARIES["split_server"]
-  told = wire_build.told(parse(binary.config, made(binary)))
+  told = build.told(parse(binary.config, made(binary)))
   told |= {"image_shape": [6, 6, 1], "classes": 4}
   yield lambda *_: frames.text({"run": "0" * 32, "clients": ["alice0"], "told": told})
 

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from experiments_helpers import PYTHONPATH, SMALL
-from run_bits import parameters, read
+from helpers.binaries import PYTHONPATH, SMALL
+from helpers.run_bits import parameters, read
 
-from experiments import app, fedavg, training
-from fedjax_norm.training import checkpoint, plots
+from fedjax_norm.cli import app, methods, train
+from fedjax_norm.plots import base
+from fedjax_norm.training.storage import checkpoint
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -68,7 +69,7 @@ def disk() -> Disk:
 @pytest.fixture
 def run_seed(monkeypatch):
   """(folder) -> the exit code of a run with one compiled program for all folders."""
-  config = fedavg.CONFIG(
+  config = methods.FEDAVG_CONFIG(
     data="synthetic:classes=4,train=64,test=32,size=6",
     clients=4,
     batch_size=8,
@@ -79,8 +80,8 @@ def run_seed(monkeypatch):
     progress=False,
     host_devices=2,
   )
-  config, task = training.settler(training.load(config))(config)
-  program = training.make(task, config)
+  config, task = train.settler(train.load(config))(config)
+  program = train.make(task, config)
 
   class Canvas:
     """Draws nothing, for that takes longer than all else."""
@@ -91,8 +92,8 @@ def run_seed(monkeypatch):
     def print_figure(self, path, **_):
       Path(path).write_bytes(b"picture")
 
-  monkeypatch.setattr(plots, "FigureCanvasAgg", Canvas)
-  return lambda folder: app.guard(lambda: training.run_seed(config, task, program, folder) and None)
+  monkeypatch.setattr(base, "FigureCanvasAgg", Canvas)
+  return lambda folder: app.guard(lambda: train.run_seed(config, task, program, folder) and None)
 
 
 @pytest.mark.usefixtures("one_convolution")

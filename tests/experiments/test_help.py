@@ -7,10 +7,15 @@ import sys
 
 import pytest
 from absl import flags
-from experiments_helpers import ROOT
-from flag_table import BINARIES
+from helpers.binaries import ROOT
+from helpers.flag_table import BINARIES
 
-from experiments.flags import define, define_help, help_of, shown
+from fedjax_norm.cli.flags import (
+  define,
+  define_help,
+  help_of,
+  shown,
+)
 from fedjax_norm.options import Options, option
 
 

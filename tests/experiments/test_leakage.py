@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import app, leakage
-from experiments.finished import check_one_model, told
-from experiments.flags import define
-from experiments.leakage import LeakageFlags
 from fedjax_norm import nodes, norm
+from fedjax_norm.cli import app
+from fedjax_norm.cli.commands import leakage
+from fedjax_norm.cli.commands.leakage import LeakageFlags
+from fedjax_norm.cli.finished_run import check_one_model, told
+from fedjax_norm.cli.flags import define
 from fedjax_norm.errors import UserError
 
 QUICK = ("--attack_steps=1", "--cuts=conv3", "--examples=40", "--known_labels=2")

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import app, decentralized, oracle, savings, training
-from experiments.cells import Result
 from fedjax_norm import nodes
+from fedjax_norm.cli import app, methods, train
+from fedjax_norm.cli.commands import oracle
 from fedjax_norm.options import make
+from fedjax_norm.study import savings
+from fedjax_norm.study.cells import Result
 
 
 def result(top1: float | None, sent: int = 0) -> Result:
@@ -133,8 +135,8 @@ def run(_run, one_convolution, monkeypatch):
     started.append(path.name)
     return seed(config, task, program, path)
 
-  seed = training.run_seed
-  monkeypatch.setattr(training, "run_seed", run_seed)
+  seed = train.run_seed
+  monkeypatch.setattr(train, "run_seed", run_seed)
   start = functools.partial(_run, oracle.main, oracle.ALGORITHM)
   start.started = started
   return start
@@ -169,7 +171,7 @@ def test_everything_is_run_told_and_gone_on_with(run):
 def test_the_runs_of_each_algorithm():
   for name, theta in (("gaia", "threshold"), ("fedavg", "local_steps"), ("dgc", "sparsity")):
     config = oracle.ALGORITHM.kind(name)(scout_every=7, oracle_fractions=(0.2, 1.0, 1.0))
-    own = decentralized.ALGORITHM.kind(name)
+    own = methods.DECENTRALIZED.kind(name)
     configs, degrees = oracle.runs(config)
     assert [degree.label for degree in degrees] == ["20%", "100%"]
     for degree, fraction in zip(degrees, (0.2, 1.0), strict=True):
@@ -182,7 +184,7 @@ def test_the_runs_of_each_algorithm():
       assert {type(value) for value in thetas} == {int if name == "fedavg" else float}
       runs = [bsp, scout, *(configs[run] for run in degree.thetas.values())]
       assert {run.fraction for run in runs} == {fraction}
-      assert {type(run) for run in runs} == {decentralized.ALGORITHM.kind("bsp"), own}
+      assert {type(run) for run in runs} == {methods.DECENTRALIZED.kind("bsp"), own}
       # A run is that of the binary with its flags written out.
       assert runs[3] == own(partition="skew", fraction=fraction, **{theta: thetas[1]})
 

@@ -5,10 +5,10 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from data_helpers import flat, write
 from flax import linen as nn
+from helpers.small_data import flat, write
 
-from experiments import training
+from fedjax_norm.cli import train
 from fedjax_norm.models import registry
 
 
@@ -16,7 +16,7 @@ from fedjax_norm.models import registry
 def started(fedavg_run, monkeypatch):
   """(*flags) -> the Result of a run's start, and the flags that would be trained with."""
   settled = []
-  monkeypatch.setattr(training, "run_seed", lambda config, *rest: settled.append(config))
+  monkeypatch.setattr(train, "run_seed", lambda config, *rest: settled.append(config))
 
   def start(*arguments):
     settled.clear()

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from experiments_helpers import PYTHONPATH, ROOT, free_port
+from helpers.binaries import PYTHONPATH, ROOT, free_port
 
-from experiments import processes
+from fedjax_norm.cli import supervisor
 from fedjax_norm.errors import LostError, UserError
-from fedjax_norm.training import distributed
-from fedjax_norm.training.distributed import Place
+from fedjax_norm.training.placement import processes
+from fedjax_norm.training.placement.processes import Place
 
 HEARTBEAT = 4
 # As the stated 30 seconds stand to the heartbeat of 20 of a real run.
@@ -228,7 +228,7 @@ def test_an_error_of_the_network_is_told_whatever_its_type(kind, monkeypatch):
     raise kind("UNKNOWN: Gloo AllReduce failed: Connection closed by peer")
 
   monkeypatch.setattr(jax.distributed, "initialize", end)
-  with pytest.raises(LostError, match="process 1 of 2 ended"), distributed.joined(PLACE):
+  with pytest.raises(LostError, match="process 1 of 2 ended"), processes.joined(PLACE):
     pass
 
 
@@ -238,8 +238,8 @@ def test_an_error_of_the_network_is_told_whatever_its_type(kind, monkeypatch):
 )
 def test_other_errors_are_not_of_the_network(error, monkeypatch):
   monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
-  monkeypatch.setattr(distributed, "_connect", lambda: None)
-  with pytest.raises(type(error)) as caught, distributed.joined(PLACE):
+  monkeypatch.setattr(processes, "_connect", lambda: None)
+  with pytest.raises(type(error)) as caught, processes.joined(PLACE):
     raise error
   assert caught.value is error
 
@@ -248,7 +248,7 @@ def test_a_port_in_use_is_refused():
   with (
     socket.create_server(("127.0.0.1", 0)) as server,
     pytest.raises(UserError, match=r"port .* in use.*another port in --coordinator_address"),
-    distributed.joined(Place(f"127.0.0.1:{server.getsockname()[1]}", 2, 0)),
+    processes.joined(Place(f"127.0.0.1:{server.getsockname()[1]}", 2, 0)),
   ):
     pass
 
@@ -275,26 +275,26 @@ def test_a_port_in_use_is_refused():
 def test_flags_that_cannot_be_are_refused(changed, said):
   given = {"coordinator_address": "[::1]:65535", "num_processes": 3, "process_id": 2}
   given |= {"workdir": "run", "several_processes": True, "algorithm": "split"}
-  assert processes.place_of(SimpleNamespace(**given)) == Place("[::1]:65535", 3, 2)
+  assert supervisor.place_of(SimpleNamespace(**given)) == Place("[::1]:65535", 3, 2)
   with pytest.raises(UserError, match=said):
-    processes.place_of(SimpleNamespace(**{**given, **changed}))
+    supervisor.place_of(SimpleNamespace(**{**given, **changed}))
 
 
 def test_one_process_needs_no_flags():
   none = dict.fromkeys(("coordinator_address", "num_processes", "process_id", "workdir"))
-  assert processes.place_of(SimpleNamespace(**none)) is None
+  assert supervisor.place_of(SimpleNamespace(**none)) is None
 
 
 def test_processes_must_have_the_same_flags(monkeypatch):
   told: list[np.ndarray] = []
-  gather = distributed.multihost_utils
+  gather = processes.multihost_utils
 
   def check(*all_flags: dict) -> None:
     """As the last of processes that are given these flags."""
     told.clear()
     monkeypatch.setattr(gather, "process_allgather", lambda a: told.append(a) or np.stack(told))
     for flags in all_flags:
-      distributed.check_alike(flags)
+      processes.check_alike(flags)
 
   flags = {"lr": 0.1, "norm": "bn", "clients": None}
   check(flags, dict(reversed(flags.items())), flags)

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from experiments_helpers import PYTHONPATH, SMALL, free_port
-from run_bits import parameters, read
+from helpers.binaries import PYTHONPATH, SMALL, free_port
+from helpers.run_bits import parameters, read
 
 KILLS = 2
 _LONG = ("--rounds=120", "--eval_every=5")

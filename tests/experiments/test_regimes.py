@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import asgd, fedavg, split_flags, ssgd, training
-from experiments.flags import define, parse
-from fedjax_norm.data import partition
+from fedjax_norm.cli import methods, split_options, train
+from fedjax_norm.cli.flags import define, parse
 from fedjax_norm.data.federated import label_counts
-from fedjax_norm.data.unlabelled import HIDDEN
+from fedjax_norm.data.partitions import registry as partitions
+from fedjax_norm.data.partitions.unlabelled import HIDDEN
 from fedjax_norm.errors import UserError
 
-AsgdFlags, FedAvgFlags, SsgdFlags = asgd.CONFIG, fedavg.CONFIG, ssgd.CONFIG
-SplitFlags = split_flags.ALGORITHM.kind("split")
+AsgdFlags, FedAvgFlags, SsgdFlags = methods.ASGD_CONFIG, methods.FEDAVG_CONFIG, methods.SSGD_CONFIG
+SplitFlags = split_options.ALGORITHM.kind("split")
 
 SIZES = np.array([31, 64, 65])
 
@@ -40,18 +40,18 @@ def test_the_steps_of_a_round(arguments, kind, steps):
 
 def test_a_drift_reaches_the_task_in_steps(tiny_source):
   given = config("--drift=label --rounds=10 --local_steps=3 --norm=gn --partition=iid --clients=3")
-  settled, task = training.settler(tiny_source)(given)
+  settled, task = train.settler(tiny_source)(given)
   assert settled.drift_rounds == 5
   assert (task.data.stretches.tolist(), task.data.spans.tolist()) == ([2] * 3, [15] * 3)
 
 
 def test_orders_and_labels_reach_the_task(tiny_source):
-  division = partition.make("iid", tiny_source.train.labels, 3, 0)
+  division = partitions.make("iid", tiny_source.train.labels, 3, 0)
   given = config("--batch_order=label --order_block=5 --norm=gn --relabelled=0.4")
-  task = training.make_task(given, tiny_source, division)
+  task = train.make_task(given, tiny_source, division)
   assert task.data.blocks.tolist() == [5, 5, 5]
   changed = [
-    (task.data.labels != tiny_source.train.labels)[partition.client(division, k)] for k in range(3)
+    (task.data.labels != tiny_source.train.labels)[partitions.client(division, k)] for k in range(3)
   ]
   assert sorted((c.all(), c.any()) for c in changed) == [(False, False)] * 2 + [(True, True)]
   np.testing.assert_array_equal(task.source.test.labels, tiny_source.test.labels)
@@ -64,13 +64,13 @@ def test_orders_and_labels_reach_the_task(tiny_source):
 def test_labels_that_clients_do_not_know_are_not_trained_on_but_counted(tiny_source):
   """The picture of the partition and a client's own mix of labels are of all its examples."""
   labels = tiny_source.train.labels
-  division = partition.make("iid", labels, 3, 0)
+  division = partitions.make("iid", labels, 3, 0)
   given = config("--norm=gn --autoencoder=0.1 --labelled=0.1", SplitFlags)
-  data = training.make_task(given, tiny_source, division).data
+  data = train.make_task(given, tiny_source, division).data
   known = data.targets != HIDDEN
   np.testing.assert_array_equal(data.targets[known], labels[known])
   counts = label_counts(data, np.arange(3), 4)
-  for k, own in enumerate(partition.client(division, k) for k in range(3)):
+  for k, own in enumerate(partitions.client(division, k) for k in range(3)):
     assert known[own].sum() == max(1, round(0.1 * len(own)))
     np.testing.assert_array_equal(counts[k], np.bincount(labels[own], minlength=4))
 

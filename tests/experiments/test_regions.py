@@ -5,8 +5,8 @@ import csv
 import pytest
 from absl import flags
 
-from experiments import regions
-from experiments.flags import define, parse
+from fedjax_norm.cli.commands import regions
+from fedjax_norm.cli.flags import define, parse
 from fedjax_norm.errors import UserError
 
 

@@ -12,12 +12,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from experiments_helpers import PYTHONPATH, ROOT, SMALL, run_process
-from run_bits import parameters, read
+from helpers.binaries import (
+  PYTHONPATH,
+  ROOT,
+  SMALL,
+  run_process,
+)
+from helpers.run_bits import parameters, read
 
-from experiments import app, compare
-from fedjax_norm.training import feed
-from fedjax_norm.training.checkpoint import Checkpoints
+from fedjax_norm.cli import app
+from fedjax_norm.cli.commands import compare
+from fedjax_norm.training.placement import data_feed
+from fedjax_norm.training.storage.checkpoint import Checkpoints
 
 SHARED = ROOT.parent / "shared"
 
@@ -60,7 +66,7 @@ def test_where_the_data_stays_changes_nothing(fedavg_run, monkeypatch):
   """From the host in windows of a round and more; a run may go on with either."""
   options = ("--norm=gn", "--cohort=3", "--partition=feature")
   assert fedavg_run(*options, "--workdir=device", "--data_on=device").code == 0
-  monkeypatch.setattr(feed, "_WINDOW_BUDGET", 1)
+  monkeypatch.setattr(data_feed, "_WINDOW_BUDGET", 1)
   result = fedavg_run(*options, "--workdir=host", "--data_on=host")
   assert result.code == 0, result.err
   assert "kept on the host" in result.out

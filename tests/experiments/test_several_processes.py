@@ -10,14 +10,14 @@ import sys
 
 import numpy as np
 import pytest
-from experiments_helpers import PYTHONPATH, ROOT, free_port
+from helpers.binaries import PYTHONPATH, ROOT, free_port
 
-from experiments import training
-from experiments.run import METHOD
 from fedjax_norm.algorithms.registry import METHODS
-from fedjax_norm.data import partition
-from fedjax_norm.training.homes import Homes
-from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.cli import train
+from fedjax_norm.cli.methods import ANY_METHOD
+from fedjax_norm.data.partitions import registry as partitions
+from fedjax_norm.training.placement.client_placement import Homes
+from fedjax_norm.training.storage.run_folder import RunFolder
 
 CLIENTS = 9
 # A small rate, for what summing in another order changes grows with every step of so small batches.
@@ -57,7 +57,7 @@ def folders(tmp_path, tiny_source):
   """(processes, devices of each) -> a folder for each with its own clients' images alone."""
 
   def make(processes: int, devices: int):
-    division = partition.make("quantity", tiny_source.train.labels, CLIENTS, 0)
+    division = partitions.make("quantity", tiny_source.train.labels, CLIENTS, 0)
     homes = Homes(CLIENTS, processes * devices)
     made = []
     for process in range(processes):
@@ -75,7 +75,7 @@ def folders(tmp_path, tiny_source):
 @pytest.fixture
 def method_run(_run):
   """(method, *flags) -> Result of ``experiments.run`` in this process."""
-  return lambda name, *flags: _run(training.run, METHOD.kind(name), *flags)
+  return lambda name, *flags: _run(train.run, ANY_METHOD.kind(name), *flags)
 
 
 def run_all(folders, binary: str, workdir, *flags: str, codes=None, **environment: str):
@@ -126,7 +126,9 @@ def test_every_method_in_one_pair_of_processes(tmp_path, tiny_source, folders, m
   assert set(FLAGS) <= {*several}
   runs = {name: ("--data=npz:data.npz", *TRAIN, *FLAGS.get(name, EVALUATES)) for name in METHODS}
   hosts, many = folders(2, 2), tmp_path / "many"
-  pair = functools.partial(run_all, hosts, "tests/process_runs.py", many, "--host_devices=2")
+  pair = functools.partial(
+    run_all, hosts, "tests/helpers/process_runs.py", many, "--host_devices=2"
+  )
   said = pair(RUNS=json.dumps(runs))
   # The first process speaks for all of them.
   assert said[0][0].count("top-1") >= len(several)

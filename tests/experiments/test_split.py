@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from experiments import split_flags, training
-from experiments.finished import told
 from fedjax_norm import nodes
-from fedjax_norm.clock import PROFILES
+from fedjax_norm.algorithms.clock import PROFILES
+from fedjax_norm.cli import split_options, train
+from fedjax_norm.cli.finished_run import told
 
 
 @pytest.fixture
 def split_run(_run, monkeypatch):
   """(*flags) -> Result of ``experiments.split`` with ``SMALL`` and these flags."""
   monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
-  main = functools.partial(training.run, make=split_flags.make)
-  return functools.partial(_run, main, split_flags.ALGORITHM, "--host_devices=1")
+  main = functools.partial(train.run, make=split_options.make)
+  return functools.partial(_run, main, split_options.ALGORITHM, "--host_devices=1")
 
 
 def _rows(path):

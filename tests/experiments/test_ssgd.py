@@ -9,17 +9,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from settings import program_of
+from helpers.settings import program_of
 
-from experiments import app, asgd, fedavg, report, ssgd, training
 from fedjax_norm import norm
+from fedjax_norm.algorithms.ledger import Cost
 from fedjax_norm.algorithms.ssgd import SSGD
-from fedjax_norm.comm import Cost
-from fedjax_norm.data.partition import Partition
+from fedjax_norm.cli import app, methods, run_report, train
+from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.task import make_task
+from fedjax_norm.training.task.task import make_task
 
-AsgdFlags, FedAvgFlags, SsgdFlags = asgd.CONFIG, fedavg.CONFIG, ssgd.CONFIG
+AsgdFlags, FedAvgFlags, SsgdFlags = methods.ASGD_CONFIG, methods.FEDAVG_CONFIG, methods.SSGD_CONFIG
 
 
 def read(folder: str) -> list[dict[str, str]]:
@@ -182,7 +182,7 @@ def test_the_rate_grows_with_the_joint_batch():
   assert rates(SsgdFlags(**warm, lr_warmup_from=0.0), 4) == pytest.approx([0.05, 0.1, 0.15, 0.2])
   # What it rises from is compared with the scaled rate.
   assert rates(SsgdFlags(**warm, lr_warmup_from=0.1), 4) == rates(SsgdFlags(**warm), 4)
-  training.check(SsgdFlags(**warm, lr_warmup_from=0.1, clients=2))
+  train.check(SsgdFlags(**warm, lr_warmup_from=0.1, clients=2))
   with pytest.raises(UserError, match=r"must be below the rate 0\.05"):
     rates(SsgdFlags(**warm, lr_warmup_from=0.05), 1)
   # From 0 where the rate has not grown.
@@ -199,7 +199,7 @@ def test_the_start_tells_what_distributed_bn_sends_in_a_step(ssgd_run):
 
 def test_round_trips_without_bytes_of_their_own_are_told_alone():
   """SplitFed's, whose bytes are those of the activations that are sent."""
-  assert report._lockstep(Cost(0, 0, step_trips=1)) == [("a step besides", "1 round trip")]
+  assert run_report._lockstep(Cost(0, 0, step_trips=1)) == [("a step besides", "1 round trip")]
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -207,16 +207,16 @@ def test_a_process_looks_for_what_the_first_one_wrote(tmp_path, monkeypatch, sha
   token = np.array([7, 8], np.uint32)
   if shared:
     (tmp_path / "shared.token").write_bytes(token.tobytes())
-  monkeypatch.setattr(training, "_TOKEN_SECONDS", 1)
-  monkeypatch.setattr(training, "is_main", lambda: False)
+  monkeypatch.setattr(train, "_TOKEN_SECONDS", 1)
+  monkeypatch.setattr(train, "is_main", lambda: False)
   monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(training.multihost_utils, "broadcast_one_to_all", lambda _: token)
+  monkeypatch.setattr(train.multihost_utils, "broadcast_one_to_all", lambda _: token)
   if shared:
     (tmp_path / "metrics.csv").write_text("round,loss\n2,0.5\n4,0.25\n")
-    assert [row["round"] for row in training.open_folder(tmp_path, SsgdFlags()).rows()] == [2, 4]
+    assert [row["round"] for row in train.open_folder(tmp_path, SsgdFlags()).rows()] == [2, 4]
   else:
     with pytest.raises(UserError, match="does not see"):
-      training.open_folder(tmp_path, SsgdFlags())
+      train.open_folder(tmp_path, SsgdFlags())
 
 
 @pytest.mark.parametrize(("processes", "devices"), [(None, 10), (3, 3), (20, 1)])

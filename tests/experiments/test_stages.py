@@ -2,9 +2,9 @@
 
 import pytest
 
-from experiments.app import guard
-from experiments.stages import StagesFlags, run
 from fedjax_norm import models, norm
+from fedjax_norm.cli.app import guard
+from fedjax_norm.cli.commands.stages import StagesFlags, run
 from fedjax_norm.models.flops import step_flops
 
 SMALL = StagesFlags(image_size=6, channels=1, classes=4)

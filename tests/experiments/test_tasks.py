@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import compare
+from fedjax_norm.cli.commands import compare
 from fedjax_norm.errors import UserError
 from fedjax_norm.models import registry
 from fedjax_norm.models.layers import Conv

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from flax import linen as nn
 
-from experiments import compare
+from fedjax_norm.cli.commands import compare
 from fedjax_norm.models import registry
 from fedjax_norm.models.layers import Dense
 from fedjax_norm.norm import Norm, NormSpec

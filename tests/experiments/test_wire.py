@@ -14,30 +14,39 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from absl import flags
-from experiments_helpers import free_port
-from wire_binaries import CLIENT, DATA, SERVER, SHAPE, TRAINING, party, run, together
-from wire_world import by_messages
-
-from experiments import (
-  app,
-  certificates,
-  split_client,
-  split_server,
-  wire_build,
-  wire_testing,
+from helpers.binaries import free_port
+from helpers.wire_binaries import (
+  CLIENT,
+  DATA,
+  SERVER,
+  SHAPE,
+  TRAINING,
+  party,
+  run,
+  together,
 )
-from experiments.flags import define, parse
-from experiments.split_flags import ALGORITHM
-from experiments.training import load, settler
-from experiments.wire_flags import CertificatesFlags, ClientFlags, ServerFlags
-from fedjax_norm import memory
+from helpers.wire_world import by_messages
+
+from fedjax_norm import host_memory
+from fedjax_norm.cli import app
+from fedjax_norm.cli.flags import define, parse
+from fedjax_norm.cli.split_options import ALGORITHM
+from fedjax_norm.cli.train import load, settler
+from fedjax_norm.cli.wire import (
+  build,
+  certificates,
+  client,
+  server,
+  test_images,
+)
+from fedjax_norm.cli.wire.options import CertificatesFlags, ClientFlags, ServerFlags
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.messages import ACTIVATION
-from fedjax_norm.training.run_folder import RunFolder, read_config
-from fedjax_norm.wire import frames, identity
-from fedjax_norm.wire.frames import Frame
-from fedjax_norm.wire.transport import Caller
-from fedjax_norm.wire.turns import step_id
+from fedjax_norm.training.storage.run_folder import RunFolder, read_config
+from fedjax_norm.wire.protocol import frames, identity
+from fedjax_norm.wire.protocol.frames import Frame
+from fedjax_norm.wire.protocol.transport import Caller
+from fedjax_norm.wire.protocol.turns import step_id
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -148,10 +157,10 @@ def test_a_third_party_predicts_in_the_u_shape(made, capsys):
   peer = ("--hand_over=peer", "--handed_over=updates", f"--listen={address}")
   shared = (*DATA, f"--server={address}", *how[-2:])
   with together(
-    (ServerFlags, split_server.main, *party("localhost", *SHAPE, *how, *peer)),
-    (ClientFlags, split_client.main, *party("alice0", *shared, "--client_id=0")),
-    (ClientFlags, split_client.main, *party("alice1", *shared, "--client_id=1")),
-    (ClientFlags, split_client.main, *party("carol", *shared, "--predict")),
+    (ServerFlags, server.main, *party("localhost", *SHAPE, *how, *peer)),
+    (ClientFlags, client.main, *party("alice0", *shared, "--client_id=0")),
+    (ClientFlags, client.main, *party("alice1", *shared, "--client_id=1")),
+    (ClientFlags, client.main, *party("carol", *shared, "--predict")),
   ) as codes:
     pass
   out, err = capsys.readouterr()
@@ -252,26 +261,26 @@ def test_certificates_on_a_full_disk_leave_nothing_half_made(made, monkeypatch, 
   ],
 )
 def test_a_client_takes_no_settings_that_cannot_be_or_that_its_user_denies(changes, text):
-  told = wire_build.told(ServerFlags(cut="conv1"))
+  told = build.told(ServerFlags(cut="conv1"))
   mine = ClientFlags(cut="conv1")
-  assert wire_build.merged(mine, told).rounds == mine.rounds
+  assert build.merged(mine, told).rounds == mine.rounds
   with pytest.raises(UserError, match=text):
-    wire_build.make_network_of(wire_build.merged(mine, {**told, **changes}), (6, 6, 1), 4)
+    build.make_network_of(build.merged(mine, {**told, **changes}), (6, 6, 1), 4)
 
 
 def test_a_minibatch_must_fit_a_message_with_the_rows_that_it_has():
   config = ClientFlags(cut="conv1", norm="gn", batch_size=100_000, max_megabytes=1)
-  network = wire_build.make_network_of(config, (6, 6, 1), 4)
-  wire_build.check_messages(config, network, 100)
+  network = build.make_network_of(config, (6, 6, 1), 4)
+  build.check_messages(config, network, 100)
   with pytest.raises(UserError, match="cut elsewhere"):
-    wire_build.check_messages(config, network, 20_000)
+    build.check_messages(config, network, 20_000)
 
 
 def test_a_client_counts_its_steps_before_it_joins():
   config = ClientFlags(rounds=3000, eval_every=1)
-  assert len(wire_build.make_rates(config, 1)) == 3000
+  assert len(build.make_rates(config, 1)) == 3000
   with pytest.raises(UserError, match="steps that can be counted"):
-    wire_build.make_rates(config, 2**20 - 1)
+    build.make_rates(config, 2**20 - 1)
 
 
 def test_predictions_are_on_the_disk_before_the_server_hears_of_the_end(tmp_path, monkeypatch):
@@ -286,21 +295,21 @@ def test_predictions_are_on_the_disk_before_the_server_hears_of_the_end(tmp_path
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
   config = ClientFlags(data=DATA[0].partition("=")[2], clients=1, predict=True)
-  task = split_client.make_task(config)
-  monkeypatch.setattr(wire_testing, "ask", ask)
-  monkeypatch.setattr(wire_testing, "join", lambda *_: None)
-  monkeypatch.setattr(wire_testing, "check_messages", lambda *_: None)
-  monkeypatch.setattr(wire_testing, "logits_of", lambda *_: np.zeros((8, 4)))
+  task = client.make_task(config)
+  monkeypatch.setattr(test_images, "ask", ask)
+  monkeypatch.setattr(test_images, "join", lambda *_: None)
+  monkeypatch.setattr(test_images, "check_messages", lambda *_: None)
+  monkeypatch.setattr(test_images, "logits_of", lambda *_: np.zeros((8, 4)))
   keeper = SimpleNamespace(announcement=b"", obtain=lambda handed: ())
   call = SimpleNamespace(once=lambda *_: None)
-  ready = wire_testing.Joined(config, task, SimpleNamespace(), None, keeper, call)
+  ready = test_images.Joined(config, task, SimpleNamespace(), None, keeper, call)
   folder = SimpleNamespace(path=tmp_path)
   with monkeypatch.context() as patch:
-    patch.setattr(wire_testing, "write_table", full)
+    patch.setattr(test_images, "write_table", full)
     with pytest.raises(OSError, match="No space left"):
-      wire_testing.predict(ready, folder)
+      test_images.predict(ready, folder)
   assert True not in asked
-  wire_testing.predict(ready, folder)
+  test_images.predict(ready, folder)
   assert asked[-1]
 
 
@@ -309,22 +318,22 @@ def test_parties_do_not_each_whiten_by_images_of_their_own(option):
   own = ClientFlags(data=DATA[0].partition("=")[2], **option)
   for config in (own, dataclasses.replace(own, predict=True)):
     with pytest.raises(UserError, match="would feed one network differently"):
-      split_client.make_task(config)
+      client.make_task(config)
   share = dataclasses.replace(own, client_id=0, clients=2, partition="iid")
-  assert split_client.make_task(share).num_classes == 4
+  assert client.make_task(share).num_classes == 4
 
 
 def test_how_weights_are_handed_over_matters_to_a_client_with_data_of_its_own():
   """It is one of several, and its task is of itself alone."""
-  told = wire_build.told(ServerFlags(cut="conv1", hand_over="peer", handed_over="updates"))
-  mine = wire_build.merged(ClientFlags(data=DATA[0].partition("=")[2], cut="conv1"), told)
-  assert split_client.make_task(mine).data.num_clients == 1
+  told = build.told(ServerFlags(cut="conv1", hand_over="peer", handed_over="updates"))
+  mine = build.merged(ClientFlags(data=DATA[0].partition("=")[2], cut="conv1"), told)
+  assert client.make_task(mine).data.num_clients == 1
 
 
 def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
   with RunFolder.open(tmp_path, {}) as folder:
     for number, value in ((1, 1), (2, 2), (2, 3)):
-      split_server.append(folder, {"round": number, "turns": value})
+      server.append(folder, {"round": number, "turns": value})
     assert folder.rows() == [{"round": 1, "turns": 1}, {"round": 2, "turns": 3}]
 
 
@@ -371,7 +380,7 @@ def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
   ],
 )
 def test_bad_input_is_one_sentence(made, capsys, monkeypatch, which, options, text):
-  monkeypatch.setattr(memory, "of_machine", lambda: 2**34)
+  monkeypatch.setattr(host_memory, "of_machine", lambda: 2**34)
   assert run(*which, *options) == 2
   err = capsys.readouterr().err
   assert text in err

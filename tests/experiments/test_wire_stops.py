@@ -10,13 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments_helpers import free_port
-from wire_binaries import CLIENT, DATA, SERVER, party, run, together
+from helpers.binaries import free_port
+from helpers.wire_binaries import (
+  CLIENT,
+  DATA,
+  SERVER,
+  party,
+  run,
+  together,
+)
 
-from experiments import split_server
-from fedjax_norm.training.lock import locked
-from fedjax_norm.wire import alice as alices
-from fedjax_norm.wire import requests
+from fedjax_norm.cli.wire import server
+from fedjax_norm.training.storage.lock import locked
+from fedjax_norm.wire.client import client as alices
+from fedjax_norm.wire.server import run_requests
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -28,9 +35,9 @@ MINE = (DATA[0], "--cut=conv1", "--init_seed=0")
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
   """Whoever waits asks again soon."""
-  monkeypatch.setattr(requests, "_LONGEST_POLL", 0.05)
+  monkeypatch.setattr(run_requests, "_LONGEST_POLL", 0.05)
   monkeypatch.setattr(alices, "PAUSE", 0.02)
-  monkeypatch.setattr(split_server, "_GRACE", 0.2)
+  monkeypatch.setattr(server, "_GRACE", 0.2)
 
 
 def parties(folder: str, *options: str) -> dict[str, tuple]:

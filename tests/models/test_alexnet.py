@@ -6,8 +6,8 @@ import jax
 import pytest
 import torch.nn.functional as F
 from flax import linen as nn
-from norm_rows import SPECS
-from torch_units import (
+from helpers.norm_rows import SPECS
+from helpers.torch_units import (
   assert_close,
   channels_first,
   count,
@@ -22,9 +22,10 @@ from torch_units import (
 
 from fedjax_norm import models
 from fedjax_norm.errors import UserError
-from fedjax_norm.models import conv, registry
+from fedjax_norm.models import registry
 from fedjax_norm.models.alexnet import AlexNet
 from fedjax_norm.norm import NAMES, Mode, create
+from fedjax_norm.ops import conv
 
 NONE, BN = create("none"), create("bn")
 

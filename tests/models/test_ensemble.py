@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.settings import plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from settings import plain
 
 from fedjax_norm import models, trees
 from fedjax_norm.errors import UserError
@@ -17,11 +17,11 @@ from fedjax_norm.models.layers import Dense
 from fedjax_norm.models.stages import Staged, describe, stage_names
 from fedjax_norm.norm import Mode, Norm, NormSpec, create
 from fedjax_norm.objectives import majority
-from fedjax_norm.split.exchange import step
-from fedjax_norm.split.members import Choice, make_ensemble
+from fedjax_norm.split.ensemble_members import Choice, make_ensemble
 from fedjax_norm.split.messages import ACTIVATION, GRADIENT, LABELS
 from fedjax_norm.split.parties import loss_gradient, make_parties
 from fedjax_norm.split.plan import divide, join, make_plan, segment_shapes
+from fedjax_norm.split.step import step
 from fedjax_norm.typing import Batch
 
 SHAPE, CLASSES = (8, 8, 1), 3

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from settings import plain
+from helpers.settings import plain
 
 from fedjax_norm import models, norm
 from fedjax_norm.errors import UserError

@@ -6,10 +6,11 @@ import pytest
 
 from benchmarks import flops as by_hand
 from fedjax_norm import models, norm
-from fedjax_norm.models import conv, flops
-from fedjax_norm.models.conv import conv as convolve
+from fedjax_norm.models import flops
 from fedjax_norm.models.layers import Conv
 from fedjax_norm.norm import Mode
+from fedjax_norm.ops import conv
+from fedjax_norm.ops.conv import conv as convolve
 
 SHAPE = (32, 32, 3)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flax import linen as nn
-from settings import plain
-from torch_units import (
+from helpers.settings import plain
+from helpers.torch_units import (
   KEY,
   assert_close,
   channels_first,
@@ -26,11 +26,11 @@ from torch_units import (
 
 from fedjax_norm import models
 from fedjax_norm.local import make_gradient
-from fedjax_norm.models import conv
 from fedjax_norm.models.flops import layer_macs
 from fedjax_norm.models.googlenet import Auxiliary, GoogLeNet, Inception
 from fedjax_norm.models.layers import Dense
 from fedjax_norm.norm import Mode, NormSpec, create
+from fedjax_norm.ops import conv
 from fedjax_norm.typing import Batch
 
 NONE, BN = create("none"), create("bn")

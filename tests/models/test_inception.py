@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flax import linen as nn
-from torch_units import (
+from helpers.torch_units import (
   KEY,
   assert_close,
   channels_first,
@@ -22,7 +22,6 @@ from torch_units import (
   unit,
 )
 
-from fedjax_norm.models import conv
 from fedjax_norm.models.inception import (
   Auxiliary,
   InceptionV3,
@@ -34,6 +33,7 @@ from fedjax_norm.models.inception import (
 )
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.norm import Mode, create
+from fedjax_norm.ops import conv
 
 NONE, BN = create("none"), create("bn")
 LARGE = (299, 299, 3)

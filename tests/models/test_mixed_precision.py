@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedjax_norm import models, norm
-from fedjax_norm.data.preprocess import Preprocess, make_transforms
+from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import measure
 from fedjax_norm.models.layers import Conv

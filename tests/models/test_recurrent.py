@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from norm_rows import SPECS
-from torch_units import KEY, assert_close, images, randomized, shapes
+from helpers.norm_rows import SPECS
+from helpers.torch_units import (
+  KEY,
+  assert_close,
+  images,
+  randomized,
+  shapes,
+)
 
 from fedjax_norm import models, norm
 from fedjax_norm.models.flops import layer_macs

@@ -7,9 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.torch_units import (
+  KEY,
+  images,
+  randomized,
+  shapes,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_units import KEY, images, randomized, shapes
 
 from fedjax_norm import models, trees
 from fedjax_norm.errors import UserError

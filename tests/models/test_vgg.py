@@ -3,8 +3,17 @@
 import jax
 import pytest
 import torch.nn.functional as F
-from torch_units import assert_close, channels_first, count, dense, flat, images, randomized, shapes
-from torch_units import unit as torch_unit
+from helpers.torch_units import (
+  assert_close,
+  channels_first,
+  count,
+  dense,
+  flat,
+  images,
+  randomized,
+  shapes,
+)
+from helpers.torch_units import unit as torch_unit
 
 from fedjax_norm import models
 from fedjax_norm.models.vgg import VGG16

@@ -7,9 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from helpers.norm_rows import (
+  BATCH,
+  EPSILON,
+  ROWS,
+  SPECS,
+  WITHIN,
+)
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from norm_rows import BATCH, EPSILON, ROWS, SPECS, WITHIN
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import NAMES, Mode, Norm, NormSpec, Renorm, create

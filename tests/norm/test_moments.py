@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.split_messages import messages
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from messages import messages
 
 from fedjax_norm.norm import moments as lib
 from fedjax_norm.norm.moments import Moments

@@ -3,13 +3,13 @@
 import dataclasses
 
 import pytest
+from helpers.norm_rows import BATCH, ROWS, SPECS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from norm_rows import BATCH, ROWS, SPECS
 
-from experiments.config import Config
-from experiments.stages import StagesFlags
 from fedjax_norm import options
+from fedjax_norm.cli.commands.stages import StagesFlags
+from fedjax_norm.cli.config import Config
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import NORMS, NormConfig, NormSpec, Renorm, create
 

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import logging
-from experiments_helpers import PYTHONPATH
+from helpers.binaries import PYTHONPATH
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training import checkpoint
-from fedjax_norm.training.checkpoint import Checkpoints
+from fedjax_norm.training.storage import checkpoint
+from fedjax_norm.training.storage.checkpoint import Checkpoints
 
 
 class State(NamedTuple):
@@ -243,7 +243,7 @@ def test_folders_that_cannot_be_used(tmp_path, monkeypatch):
 _SAVE_FOR_EVER = """
 import sys
 import numpy as np
-from fedjax_norm.training.checkpoint import Checkpoints
+from fedjax_norm.training.storage.checkpoint import Checkpoints
 with Checkpoints(sys.argv[1]) as saved:
   round = (saved.latest() or 0) + 1
   while True:

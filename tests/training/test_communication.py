@@ -4,9 +4,9 @@ import csv
 
 import pytest
 
+from fedjax_norm.cli.communication_table import epoch_table, table, write
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import NAMES
-from fedjax_norm.training.communication import epoch_table, table, write
 
 # tiny: convolutions of 1 x 32, 32 x 64 and 64 x 64 with 9 places each, a dense layer of 64 x 4 + 4.
 PARAMETERS = 9 * (32 + 32 * 64 + 64 * 64) + 64 * 4 + 4

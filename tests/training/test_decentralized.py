@@ -3,26 +3,26 @@
 import chex
 import numpy as np
 import pytest
-from settings import configure, plain, program_of
+from helpers.settings import configure, plain, program_of
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.dgc import DGC, stages
 from fedjax_norm.algorithms.gaia import GAIA
 from fedjax_norm.algorithms.periodic import PERIODIC
 from fedjax_norm.algorithms.ssgd import BSP, SSGD
-from fedjax_norm.control.dial import Dial
-from fedjax_norm.data import partition
+from fedjax_norm.control.theta import Dial
+from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
+from fedjax_norm.training.build_program import initial_variables
+from fedjax_norm.training.config.loop import LoopConfig
+from fedjax_norm.training.config.schedule import Schedule
+from fedjax_norm.training.config.train import config_of
 from fedjax_norm.training.loop import train
-from fedjax_norm.training.loop_config import LoopConfig
 from fedjax_norm.training.outcome import summary
-from fedjax_norm.training.programs import initial_variables
-from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.training.schedule import Schedule
-from fedjax_norm.training.scouting import make_dial
-from fedjax_norm.training.task import make_task
-from fedjax_norm.training.train_config import config_of
+from fedjax_norm.training.skewscout import make_dial
+from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.training.task.task import make_task
 
 LOCAL = plain(batch_size=4, momentum=0.5)
 LOOP = LoopConfig(12, 4)
@@ -45,7 +45,7 @@ FIXED = {
 def make(name, source, net, **options):
   """(the task, the program of a run with SkewScout)."""
   spec = create("bn")
-  division = partition.make("classes", source.train.labels, CLIENTS, 0, classes_per_client=1)
+  division = partitions.make("classes", source.train.labels, CLIENTS, 0, classes_per_client=1)
   task = make_task(source, division, spec)._replace(model=net(norm=spec))
   method, own = METHODS[name]
   scout = {"scout_every": 3, "scout_examples": 8, "scout_grid": GRIDS[name]}

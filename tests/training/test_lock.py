@@ -9,15 +9,15 @@ import threading
 import time
 
 import pytest
-from experiments_helpers import PYTHONPATH
+from helpers.binaries import PYTHONPATH
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.run_folder import ReadOnlyFolder, RunFolder
+from fedjax_norm.training.storage.run_folder import ReadOnlyFolder, RunFolder
 
 CONFIG = {"clients": 10}
 _HOLD = """
 import sys, time
-from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.storage.run_folder import RunFolder
 with RunFolder.open(sys.argv[1], {'clients': 10}) as folder:
   folder.append({'round': 1})
   print('open', flush=True)

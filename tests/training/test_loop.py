@@ -6,27 +6,27 @@ import chex
 import jax
 import numpy as np
 import pytest
-from settings import configure, plain, program_of
+from helpers.settings import configure, plain, program_of
 
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
-from fedjax_norm.data import partition
+from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.norm import create
-from fedjax_norm.training.checkpoint import Checkpoints
-from fedjax_norm.training.clients import ClientStore
-from fedjax_norm.training.freezing import FreezeConfig
+from fedjax_norm.training.build_program import initial_variables
+from fedjax_norm.training.config.freeze import FreezeConfig
+from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.loop import train
-from fedjax_norm.training.loop_config import LoopConfig
-from fedjax_norm.training.programs import initial_variables
-from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.training.task import make_task
+from fedjax_norm.training.placement.client_states import ClientStore
+from fedjax_norm.training.storage.checkpoint import Checkpoints
+from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.training.task.task import make_task
 
 CONFIG = configure(FedAvgConfig, plain(batch_size=8, momentum=0.9), client_momentum="local")
 
 
 @pytest.fixture(scope="module")
 def task(tiny_source, tiny_net):
-  division, spec = partition.make("iid", tiny_source.train.labels, 5, 0), create("fixbn")
+  division, spec = partitions.make("iid", tiny_source.train.labels, 5, 0), create("fixbn")
   return make_task(tiny_source, division, spec)._replace(model=tiny_net(norm=spec))
 
 
@@ -164,7 +164,7 @@ def test_a_cohort_larger_than_the_population(task):
 
 
 def test_a_freeze_needs_fixbn(tiny_source):
-  division = partition.make("iid", tiny_source.train.labels, 5, 0)
+  division = partitions.make("iid", tiny_source.train.labels, 5, 0)
   task = make_task(tiny_source, division, create("bn"))
   with pytest.raises(UserError, match="fixbn"):
     run(task, LoopConfig(2, 2), FreezeConfig(1))

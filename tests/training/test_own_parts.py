@@ -10,7 +10,7 @@ from flax import linen as nn
 import fedjax_norm as fn
 from fedjax_norm.models.flops import layer_macs, training_flops
 from fedjax_norm.norm import Norm
-from fedjax_norm.training.programs import initial_variables
+from fedjax_norm.training.build_program import initial_variables
 
 CLIENTS = np.arange(60) % 3
 LOCAL = fn.LocalConfig(batch_size=8)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.restore import load_run, save_model
-from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.storage.restore import load_run, save_model
+from fedjax_norm.training.storage.run_folder import RunFolder
 
 VARIABLES = {
   "params": {"Conv_0": {"kernel": np.random.default_rng(0).random((3, 2), np.float32)}},

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.checkpoint import Checkpoints
-from fedjax_norm.training.resume import resume
-from fedjax_norm.training.run_folder import RunFolder
+from fedjax_norm.training.storage.checkpoint import Checkpoints
+from fedjax_norm.training.storage.resume import resume
+from fedjax_norm.training.storage.run_folder import RunFolder
 
 
 def row(round):

@@ -11,8 +11,8 @@ from tensorboardX import record_writer
 from tensorboardX.proto.event_pb2 import Event
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training import made_by
-from fedjax_norm.training.run_folder import FORMAT, RunFolder, read_config
+from fedjax_norm.training.storage import provenance
+from fedjax_norm.training.storage.run_folder import FORMAT, RunFolder, read_config
 
 CONFIG = {"clients": 10, "norm": "gn", "lr": 0.1, "stages": (1, 2)}
 FLOATS = [0.1, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, 1e16, 123456789.125, math.inf, -1e-7]
@@ -58,7 +58,7 @@ def test_a_new_folder_holds_the_config_and_nothing_else(tmp_path):
   saved = json.loads((tmp_path / "a" / "b" / "config.json").read_text())
   [made] = saved.pop("made_by")
   assert saved == {**CONFIG, "stages": [1, 2], "format": FORMAT}
-  assert (made["fedjax_norm"], made["jax"]) == (made_by.version(), jax.__version__)
+  assert (made["fedjax_norm"], made["jax"]) == (provenance.version(), jax.__version__)
   assert made["command"]
   assert read_config(tmp_path / "a" / "b") == {**CONFIG, "stages": [1, 2]}
   assert RunFolder.open(tmp_path / "a" / "b", CONFIG).resumed
@@ -285,7 +285,7 @@ def test_a_resumed_run_knows_all_that_it_was_made_by(tmp_path, monkeypatch):
   """Another version or command is added and blocks nothing; the same at another time adds none."""
   for version, date in (("1.0", "Monday"), ("1.0", "Tuesday"), ("1.1", "Wednesday")):
     entry = {"fedjax_norm": version, "date": date}
-    monkeypatch.setattr(made_by, "entry", lambda entry=entry: entry)
+    monkeypatch.setattr(provenance, "entry", lambda entry=entry: entry)
     with RunFolder.open(tmp_path, CONFIG):
       pass
   entries = json.loads((tmp_path / "config.json").read_text())["made_by"]
@@ -305,6 +305,6 @@ def test_a_run_of_an_older_version_is_read_and_not_resumed(tmp_path):
 def test_a_checkout_knows_its_version(tmp_path):
   setup = tmp_path / "setup.cfg"
   setup.write_text("[metadata]\nname = fedjax_norm\nversion = 9.8%\n")
-  assert made_by.version(setup) == "9.8%"
+  assert provenance.version(setup) == "9.8%"
   setup.write_text("[metadata]\nname = another\nversion = 1\n")  # of the folder it is installed in
-  assert made_by.version(setup) == importlib.metadata.version("fedjax_norm")
+  assert provenance.version(setup) == importlib.metadata.version("fedjax_norm")

@@ -5,7 +5,7 @@ import pytest
 
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.schedule import Schedule
+from fedjax_norm.training.config.schedule import Schedule
 
 ROUNDS = np.arange(10)
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from fedjax_norm.training.signals import Terminated, terminable, uninterrupted
+from fedjax_norm.training.terminal.signals import Terminated, terminable, uninterrupted
 
 
 def test_sigterm_is_an_exception_and_the_old_handler_comes_back():

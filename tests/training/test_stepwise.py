@@ -3,21 +3,21 @@
 import chex
 import numpy as np
 import pytest
-from settings import plain, program_of
-from split_world import Net
+from helpers.settings import plain, program_of
+from helpers.split_world import Net
 
 from fedjax_norm.algorithms.asgd import ASGD
-from fedjax_norm.algorithms.split import SPLIT
 from fedjax_norm.algorithms.ssgd import SSGD
 from fedjax_norm.control.plateau import Plateau
-from fedjax_norm.data import partition
+from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
+from fedjax_norm.split.algorithm import SPLIT
+from fedjax_norm.training.build_program import initial_variables
+from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.loop import train
-from fedjax_norm.training.loop_config import LoopConfig
-from fedjax_norm.training.programs import initial_variables
-from fedjax_norm.training.run_folder import RunFolder
-from fedjax_norm.training.task import make_task
+from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.training.task.task import make_task
 
 LOCAL = plain(batch_size=4, momentum=0.5)
 LOOP = LoopConfig(11, 3)
@@ -29,7 +29,7 @@ PLATEAU = Plateau(factor=0.5, patience=1, tolerance=0.9, start=WARM_UP)
 def make(name, source, net):
   """(the task, the program of a run that lowers its rate and, but for ASGD, freezes)."""
   spec = create("bn" if name == "asgd" else "fixbn")
-  division = partition.make("dirichlet", source.train.labels, 5, 0, alpha=1.0)
+  division = partitions.make("dirichlet", source.train.labels, 5, 0, alpha=1.0)
   task = make_task(source, division, spec)._replace(model=net(norm=spec))
   if name == "split":
     task = task._replace(model=Net(spec))

@@ -3,17 +3,16 @@
 import numpy as np
 import pytest
 
-from fedjax_norm.data import partition
+from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.errors import UserError
-from fedjax_norm.training import task_config
-from fedjax_norm.training.task_config import TaskConfig
+from fedjax_norm.training.task.config import TaskConfig, from_config, resolve
 
 
 def task_of(source, config, **others):
   train = source.train
-  config = task_config.resolve(config, train.labels, train.clients)
-  division = partition.from_config(config, train.labels, train.clients, 0)
-  return config, task_config.from_config(config, source, division, 0, 10, **others)
+  config = resolve(config, train.labels, train.clients)
+  division = partitions.from_config(config, train.labels, train.clients, 0)
+  return config, from_config(config, source, division, 0, 10, **others)
 
 
 def test_a_feature_shift_is_noise_unless_said(tiny_source):

@@ -1,10 +1,10 @@
 """What all tests of the wire share."""
 
 import pytest
-from wire_world import simulated
+from helpers.wire_world import simulated
 
-from fedjax_norm.wire import alice as alices
-from fedjax_norm.wire import requests
+from fedjax_norm.wire.client import client as alices
+from fedjax_norm.wire.server import run_requests
 
 
 @pytest.fixture(scope="session")
@@ -16,5 +16,5 @@ def plain():
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
   """Whoever waits for a turn asks again soon."""
-  monkeypatch.setattr(requests, "_LONGEST_POLL", 0.05)
+  monkeypatch.setattr(run_requests, "_LONGEST_POLL", 0.05)
   monkeypatch.setattr(alices, "PAUSE", 0.02)

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import wire_world
-from wire_world import (
+from helpers import wire_world
+from helpers.wire_world import (
   STEPS,
   assert_same,
   begun,
@@ -20,10 +20,11 @@ from wire_world import (
 
 from fedjax_norm import trees
 from fedjax_norm.errors import LostError, UserError
-from fedjax_norm.wire import alice as alices
-from fedjax_norm.wire import asking, frames, keeping, private
-from fedjax_norm.wire.transport import FailedError, OutOfOrderError, RefusedError
-from fedjax_norm.wire.turns import step_id
+from fedjax_norm.wire.client import client as alices
+from fedjax_norm.wire.client import hand_overs, queries
+from fedjax_norm.wire.protocol import frames, private_files
+from fedjax_norm.wire.protocol.transport import FailedError, OutOfOrderError, RefusedError
+from fedjax_norm.wire.protocol.turns import step_id
 
 
 @pytest.mark.parametrize("peer", [False, True])
@@ -32,14 +33,14 @@ def test_a_client_that_vanishes_costs_its_own_turn_alone(tmp_path, peer):
     alice, other, _ = begun(w)
     turned = alices._turn(alice, yours(alice, other))
     alice.keeper.hand_over(turned.own, turned.step)
-    asked = asking.ask(other.call, wire_world.LIMIT, waiting=True)
+    asked = queries.ask(other.call, wire_world.LIMIT, waiting=True)
     assert asked.state == "yours"
     before = w.bob.state.kept
     other.call("Forward", frames.encode(request(w, turn=1)))  # and is not heard of again
     assert w.bob.state.working.part is not before.part
-    assert asking.ask(alice.call, wire_world.LIMIT, waiting=True).state == "wait"
+    assert queries.ask(alice.call, wire_world.LIMIT, waiting=True).state == "wait"
     w.later += 25
-    asked = asking.ask(alice.call, wire_world.LIMIT, waiting=True)
+    asked = queries.ask(alice.call, wire_world.LIMIT, waiting=True)
     assert (asked.state, asked.turn, asked.handed.sender) == ("yours", 2, "alice0")
     assert_same(
       {k: np.asarray(v) for k, v in trees.flatten(w.bob.state.working.part.variables).items()},
@@ -65,18 +66,18 @@ def test_a_log_on_a_full_disk_stops_the_server_with_one_sentence(tmp_path, monke
     monkeypatch.setattr(w.bob, "_say", full)
     w.later += 25
     with pytest.raises(FailedError, match="No space left on device"):
-      asking.ask(other.call, wire_world.LIMIT, waiting=True)
+      queries.ask(other.call, wire_world.LIMIT, waiting=True)
     assert w.bob.failure
 
 
 def test_a_turn_waits_for_the_only_client_that_can_have_it(tmp_path):
   with world(tmp_path) as w:
     alice = w.alice("alice0")
-    assert asking.ask(alice.call, wire_world.LIMIT, waiting=True).state == "wait"
+    assert queries.ask(alice.call, wire_world.LIMIT, waiting=True).state == "wait"
     w.later += 25  # alice1 never joined
-    assert asking.ask(alice.call, wire_world.LIMIT, waiting=True).state == "yours"
+    assert queries.ask(alice.call, wire_world.LIMIT, waiting=True).state == "yours"
     w.later += 100  # nobody else is there, and what nobody takes over is not lost
-    assert asking.ask(alice.call, wire_world.LIMIT, waiting=True).state == "yours"
+    assert queries.ask(alice.call, wire_world.LIMIT, waiting=True).state == "yours"
     assert w.bob.state.kept.totals.passed == 0
 
 
@@ -121,7 +122,7 @@ def test_a_server_that_restarts_keeps_its_run_and_waits_for_its_members(tmp_path
   with world(tmp_path) as w:
     early = w.alice("alice0", join=False)
     w.restart()  # before anybody has joined
-    asking.join(early.call, early.keeper.announcement, 0, 7, "")
+    queries.join(early.call, early.keeper.announcement, 0, 7, "")
     alice, other = w.alice("alice0"), w.alice("alice1")
     w.train(alice, other)
     alices.stay(alice, 0, last=False)
@@ -151,7 +152,7 @@ def test_a_lost_last_peer_is_not_waited_for_for_ever(tmp_path):
     asked = len(w.seen)
     late = late._replace(patience=0.2)
     with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(keeping, "_PEER_PATIENCE", 0.1)
+      patch.setattr(hand_overs, "_PEER_PATIENCE", 0.1)
       with pytest.raises(LostError, match="all turns are over"):
         alices.train(late, wire_world.nothing, wire_world.nothing, wire_world.nothing)
     assert len(w.seen) - asked < 12
@@ -178,7 +179,7 @@ def test_a_full_disk_costs_no_turn(tmp_path, monkeypatch):
       raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-      patch.setattr(private, "replace", full)
+      patch.setattr(private_files, "replace", full)
       with pytest.raises(RefusedError, match="cannot write"):
         other.keeper.hand_over(turned.own, turned.step)
     other.keeper.hand_over(turned.own, turned.step)
@@ -223,7 +224,7 @@ def test_a_client_that_computes_for_long_keeps_its_turn(tmp_path):
         until = time.monotonic() + 10
         while w.bob.state.seen["alice0"] == heard and time.monotonic() < until:
           time.sleep(0.01)
-        assert asking.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
+        assert queries.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
       return alice.draw(step)
 
     w.train(alice._replace(draw=long), other)

@@ -5,18 +5,29 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import wire_world
+from helpers import wire_world
+from helpers.wire_world import (
+  LIMIT,
+  NAMES,
+  World,
+  begun,
+  identities,
+  request,
+  turn_of,
+  world,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wire_world import LIMIT, NAMES, World, begun, identities, request, turn_of, world
 
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.split.messages import OUTPUT
 from fedjax_norm.split.parties import Part
-from fedjax_norm.wire import asking, frames, progress, remote, requests, seal, weights
-from fedjax_norm.wire.fields import LONGEST
-from fedjax_norm.wire.frames import FrameError
-from fedjax_norm.wire.keeping import Keeper, exchange_key
+from fedjax_norm.wire.client import progress, queries, remote_steps
+from fedjax_norm.wire.client.hand_overs import Keeper, exchange_key
+from fedjax_norm.wire.protocol import frames, seal
+from fedjax_norm.wire.protocol.fields import LONGEST
+from fedjax_norm.wire.protocol.frames import FrameError
+from fedjax_norm.wire.server import run_requests, weight_requests
 
 HUGE = 10**400
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)  # lone surrogates too
@@ -117,9 +128,9 @@ def test_a_client_with_too_many_steps_to_count_is_refused(open_world):
   setting = open_world[0].setting
   rules = setting.network.rules._replace(steps=lambda examples: 2**20 - 1)
   setting = setting._replace(network=setting.network._replace(rules=rules))
-  requests._check_size(setting, "alice0", 7)
+  run_requests._check_size(setting, "alice0", 7)
   with pytest.raises(UserError, match="steps that can be counted"):
-    requests._check_size(setting._replace(rates=np.zeros(3000, np.float32)), "alice0", 7)
+    run_requests._check_size(setting._replace(rates=np.zeros(3000, np.float32)), "alice0", 7)
 
 
 def test_peers_need_an_address(open_world):
@@ -159,7 +170,7 @@ def test_a_client_takes_no_answer_that_cannot_be(changes):
     return frames.text({**ANSWERS, **changes})
 
   with pytest.raises(FrameError, match="cannot have"):
-    asking.ask(call, LIMIT, waiting=True)
+    queries.ask(call, LIMIT, waiting=True)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +191,9 @@ def test_a_client_takes_no_answer_that_cannot_be(changes):
 )
 def test_a_client_takes_no_run_that_cannot_be(changes):
   good = {"run": "0" * 32, "clients": ["a"], "told": {"rounds": 3, "lr": 0.1, "image_shape": [6]}}
-  assert asking.describe(lambda *_: frames.text(good), LIMIT).run == "0" * 32
+  assert queries.describe(lambda *_: frames.text(good), LIMIT).run == "0" * 32
   with pytest.raises(FrameError, match="cannot have"):
-    asking.describe(lambda *_: frames.text({**good, **changes}), LIMIT)
+    queries.describe(lambda *_: frames.text({**good, **changes}), LIMIT)
 
 
 def test_a_hand_over_is_for_members_and_says_little_of_itself(tmp_path):
@@ -197,7 +208,7 @@ def test_a_hand_over_is_for_members_and_says_little_of_itself(tmp_path):
     ):
       frame = sealed._replace(tensors={**sealed.tensors, **tensors})
       with pytest.raises(FrameError, match=text):
-        weights.put(w.bob.state, "alice0", frames.encode(frame), 0.0)
+        weight_requests.put(w.bob.state, "alice0", frames.encode(frame), 0.0)
 
 
 def test_a_step_without_examples_is_refused(tmp_path):
@@ -224,7 +235,7 @@ def test_outputs_that_are_wrong_are_no_predictions(value, later, error):
   own = network.own(network.begin(wire_world.jax.random.key(0)))
   images = np.zeros((2, *wire_world.task().image_shape), np.float32)
   with pytest.raises(error):
-    remote.infer(network, call, LIMIT, own, 3, iter([images]))
+    remote_steps.infer(network, call, LIMIT, own, 3, iter([images]))
 
 
 def test_a_tail_that_has_diverged_predicts_nothing():
@@ -242,13 +253,13 @@ def test_a_tail_that_has_diverged_predicts_nothing():
     return frames.encode(frames.Frame(OUTPUT, 3, frames.named(outputs)))
 
   with pytest.raises(DivergedError, match="the client's tail has numbers that are not finite"):
-    remote.infer(network, call, LIMIT, own, 3, iter([np.zeros((2, 6, 6, 1), np.float32)]))
+    remote_steps.infer(network, call, LIMIT, own, 3, iter([np.zeros((2, 6, 6, 1), np.float32)]))
 
 
 @pytest.mark.parametrize(
   "ask",
   [
-    lambda call: asking.join(call, b"", 0, 7, ""),
+    lambda call: queries.join(call, b"", 0, 7, ""),
     lambda call: Keeper._put(SimpleNamespace(_call=call), b""),
   ],
 )

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_norm.split.parties import Part
-from fedjax_norm.wire import fields, frames
-from fedjax_norm.wire.frames import Frame, FrameError
+from fedjax_norm.wire.protocol import fields, frames
+from fedjax_norm.wire.protocol.frames import Frame, FrameError
 
 DTYPES = ("f4", "i4", "u1", "u2", "u4", "u8", "f2")
 

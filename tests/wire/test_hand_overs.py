@@ -3,19 +3,29 @@
 import jax
 import numpy as np
 import pytest
-import wire_world
-from wire_world import ROUNDS, STEPS, begun, request, task, turn_of, world, yours
+from helpers import wire_world
+from helpers.wire_world import (
+  ROUNDS,
+  STEPS,
+  begun,
+  request,
+  task,
+  turn_of,
+  world,
+  yours,
+)
 
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.norm import Mode
-from fedjax_norm.wire import alice as alices
-from fedjax_norm.wire import asking, frames, handing, seal
-from fedjax_norm.wire.frames import OUTPUT, Frame
-from fedjax_norm.wire.keeping import StaleError
-from fedjax_norm.wire.remote import infer
-from fedjax_norm.wire.store import Committed, Totals
-from fedjax_norm.wire.transport import OutOfOrderError
-from fedjax_norm.wire.turns import step_id
+from fedjax_norm.wire.client import client as alices
+from fedjax_norm.wire.client import queries
+from fedjax_norm.wire.client.hand_overs import StaleError
+from fedjax_norm.wire.client.remote_steps import infer
+from fedjax_norm.wire.protocol import frames, hand_over_bytes, seal
+from fedjax_norm.wire.protocol.frames import OUTPUT, Frame
+from fedjax_norm.wire.protocol.transport import OutOfOrderError
+from fedjax_norm.wire.protocol.turns import step_id
+from fedjax_norm.wire.server.store import Committed, Totals
 
 
 @pytest.mark.parametrize("updates", [False, True])
@@ -29,7 +39,7 @@ def test_bob_keeps_hand_overs_that_he_cannot_read(tmp_path, updates):
     stored = (tmp_path / "bob" / "state.frame").read_bytes()
     assert kernel in frames.encode(Frame(OUTPUT, 0, frames.named(final.own)))
     if updates:
-      assert b"a seed.." in handing.pack_updates(w.network, final.own, 0, alice.keeper.seed)
+      assert b"a seed.." in hand_over_bytes.pack_updates(w.network, final.own, 0, alice.keeper.seed)
     for message in (stored, *(data for _, _, data in w.seen)):
       assert kernel not in message
       assert b"a seed.." not in message
@@ -51,7 +61,7 @@ def test_hand_overs_out_of_order_are_refused(tmp_path):
       alice.keeper.hand_over(own, step_id(2, 0))
     alice.keeper.hand_over(own, step_id(1, 0))
     assert w.bob.state.kept.turn == 1
-    asked = asking.ask(other.call, wire_world.LIMIT, waiting=True)
+    asked = queries.ask(other.call, wire_world.LIMIT, waiting=True)
     assert asked.handed.sender == "alice0"
     with pytest.raises(OutOfOrderError, match="alone is kept"):
       other.call("Get", frames.text({"step": step_id(0, 0)}))
@@ -103,7 +113,7 @@ def test_a_third_party_classifies_without_training(tmp_path):
     alice, other = w.alice("alice0"), w.alice("alice1")
     w.train(alice, other)
     carol = w.alice("carol")
-    asked = asking.ask(carol.call, wire_world.LIMIT, waiting=False)
+    asked = queries.ask(carol.call, wire_world.LIMIT, waiting=False)
     assert (asked.state, asked.readable) == ("done", False)
     with pytest.raises(OutOfOrderError, match="not sealed for 'carol' yet"):
       carol.keeper.obtain(asked.handed)
@@ -121,7 +131,7 @@ def test_a_third_party_classifies_without_training(tmp_path):
     }
     expected = task().model.apply(variables, images, Mode())
     np.testing.assert_allclose(logits, expected, atol=1e-6)
-    asking.ask(carol.call, wire_world.LIMIT, waiting=False, final=True)
+    queries.ask(carol.call, wire_world.LIMIT, waiting=False, final=True)
     assert w.bob.deserted()
     old = iter((images[:4],))
     with pytest.raises(OutOfOrderError, match="fetch it again"):
@@ -162,9 +172,9 @@ def test_a_hand_over_leaves_out_whom_nobody_vouches_for(tmp_path):
     members["carol"] = members["carol"]._replace(announcement=damaged)
     turn_of(alice, other)
     assert w.bob.state.readers == {*wire_world.NAMES}
-    assert not asking.ask(alice.call, wire_world.LIMIT, waiting=False).lacking  # once is enough
-    asking.join(carol.call, carol.keeper.announcement, None, 0, "")  # with a new certificate
-    assert asking.ask(alice.call, wire_world.LIMIT, waiting=False).lacking
+    assert not queries.ask(alice.call, wire_world.LIMIT, waiting=False).lacking  # once is enough
+    queries.join(carol.call, carol.keeper.announcement, None, 0, "")  # with a new certificate
+    assert queries.ask(alice.call, wire_world.LIMIT, waiting=False).lacking
 
 
 def test_sealing_again_may_come_too_late(tmp_path, monkeypatch):

@@ -5,17 +5,17 @@ import datetime
 from types import SimpleNamespace
 
 import pytest
-from wire_world import identities
+from helpers.wire_world import identities
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.wire import certificates, identity, private
-from fedjax_norm.wire.keeping import exchange_key
+from fedjax_norm.wire.client.hand_overs import exchange_key
+from fedjax_norm.wire.protocol import certificates, identity, private_files
 
 
 def load(folder, authority: bytes, certificate: bytes, key: bytes, mode: int = 0o600):
   """The identity that these files make, which are written first."""
   for name, data in (("ca", authority), ("pem", certificate), ("key", key)):
-    private.create(folder / name, data)
+    private_files.create(folder / name, data)
   (folder / "key").chmod(mode)
   return identity.load(*(str(folder / name) for name in ("ca", "pem", "key")))
 

@@ -5,8 +5,8 @@ from concurrent import futures
 
 import numpy as np
 import pytest
-import wire_world
-from wire_world import (
+from helpers import wire_world
+from helpers.wire_world import (
   BATCH,
   ROUNDS,
   STEPS,
@@ -21,9 +21,11 @@ from wire_world import (
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.messages import ACTIVATION, GRADIENT
-from fedjax_norm.wire import asking, body, frames
-from fedjax_norm.wire.transport import OutOfOrderError, RefusedError
-from fedjax_norm.wire.turns import step_id
+from fedjax_norm.wire.client import queries
+from fedjax_norm.wire.protocol import frames
+from fedjax_norm.wire.protocol.transport import OutOfOrderError, RefusedError
+from fedjax_norm.wire.protocol.turns import step_id
+from fedjax_norm.wire.server import body
 
 
 @pytest.mark.parametrize("updates", [False, True])
@@ -116,9 +118,9 @@ def test_who_joins_is_who_the_certificate_says(tmp_path):
     alice = w.alice("alice0")
     announcement = alice.keeper.announcement
     with pytest.raises(RefusedError, match="'alice1' announces a public key of 'alice0'"):
-      asking.join(w.caller("alice1"), announcement, 1, 7, "")
+      queries.join(w.caller("alice1"), announcement, 1, 7, "")
     with pytest.raises(RefusedError, match=r"'alice0' asks for place 1 and.* has place 0"):
-      asking.join(alice.call, announcement, 1, 7, "")
+      queries.join(alice.call, announcement, 1, 7, "")
     with pytest.raises(RefusedError, match=r"'carol' asks for place 0 and.* is none of"):
       w.alice("carol", place=0)
     (tmp_path / "alice0" / "exchange.key").unlink()
@@ -133,11 +135,11 @@ def test_who_joins_is_who_the_certificate_says(tmp_path):
         w.alice("alice0", join=False)
     for examples, text in ((0, "no training examples"), (10**30, "divide them over more clients")):
       with pytest.raises(RefusedError, match=text):
-        asking.join(alice.call, announcement, 0, examples, "")
+        queries.join(alice.call, announcement, 0, examples, "")
     with pytest.raises(RefusedError, match="more of itself than"):
-      asking.join(alice.call, announcement + b" " * 9000, 0, 7, "")
+      queries.join(alice.call, announcement + b" " * 9000, 0, 7, "")
     with pytest.raises(RefusedError, match="no address"):
-      asking.join(alice.call, announcement, 0, 7, "nowhere")
+      queries.join(alice.call, announcement, 0, 7, "nowhere")
 
 
 def test_a_part_that_has_diverged_is_never_kept(tmp_path):
@@ -171,7 +173,7 @@ def test_bob_answers_others_while_he_computes(tmp_path, monkeypatch):
       answer = thread.submit(alice.call, "Forward", frames.encode(frame))
       assert begun_.wait(10)
       w.later += 100  # longer than the patience, but the time is Bob's
-      assert asking.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
+      assert queries.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
       go.set()
       assert frames.decode(answer.result(10)).kind == GRADIENT
     assert w.bob.state.kept.totals.passed == 0

@@ -5,10 +5,10 @@ import hashlib
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from wire_world import NAMES, identities
+from helpers.wire_world import NAMES, identities
 
-from fedjax_norm.wire import frames, seal
-from fedjax_norm.wire.seal import Label, SealError
+from fedjax_norm.wire.protocol import frames, seal
+from fedjax_norm.wire.protocol.seal import Label, SealError
 
 KEYS = {name: X25519PrivateKey.generate() for name in (*NAMES, "carol")}
 PUBLIC = {name: key.public_key() for name, key in KEYS.items()}

@@ -3,13 +3,20 @@
 import jax
 import numpy as np
 import pytest
-import wire_world
+from helpers import wire_world
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.wire import frames, requests
-from fedjax_norm.wire.state import Setting, State, begin
-from fedjax_norm.wire.store import Committed, Handed, Member, Roll, Totals
-from fedjax_norm.wire.turns import step_id
+from fedjax_norm.wire.protocol import frames
+from fedjax_norm.wire.protocol.turns import step_id
+from fedjax_norm.wire.server import run_requests
+from fedjax_norm.wire.server.state import Setting, State, begin
+from fedjax_norm.wire.server.store import (
+  Committed,
+  Handed,
+  Member,
+  Roll,
+  Totals,
+)
 
 NAMES = ("a", "b", "c")
 PATIENCE, ROUNDS = 10.0, 2
@@ -31,8 +38,8 @@ def asked(
 ) -> tuple[State, dict | None]:
   """The answer to who asks for a turn at a time, when it has waited for a while."""
   data = frames.text({"waiting": True, "final": final})
-  state, asking = requests.ask(state, name, data, now)
-  state, answer = requests.turn(state, asking, now + later)
+  state, asking = run_requests.ask(state, name, data, now)
+  state, answer = run_requests.turn(state, asking, now + later)
   fields = dict.fromkeys(
     ("state", "turn", "handed", "readable", "lacking", "deserted"), lambda _: True
   )
@@ -49,7 +56,7 @@ def handed_over(state: State, now: float) -> State:
 def test_the_first_turn_is_for_all_who_come_in_time():
   state, answer = asked(state_of("a", "b"), "a", 0.0)
   assert answer is None  # the others may come, and who asks may wait
-  state, answer = asked(state, "b", 9.0, later=requests._LONGEST_POLL)
+  state, answer = asked(state, "b", 9.0, later=run_requests._LONGEST_POLL)
   assert (answer["state"], state.since) == ("wait", None)
   full, _ = asked(state_of(*NAMES).heard("b", 0.0).heard("c", 0.0), "a", 0.0)
   assert full.since == 0.0

@@ -11,13 +11,13 @@ from concurrent import futures
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from experiments_helpers import free_port
-from wire_world import identities, identity
+from helpers.binaries import free_port
+from helpers.wire_world import identities, identity
 
 from fedjax_norm.errors import LostError, UserError
-from fedjax_norm.wire import certificates, transport
-from fedjax_norm.wire.handshake import split_address
-from fedjax_norm.wire.transport import Caller, RefusedError, serving
+from fedjax_norm.wire.protocol import certificates, transport
+from fedjax_norm.wire.protocol.addresses import split_address
+from fedjax_norm.wire.protocol.transport import Caller, RefusedError, serving
 
 ECHO = {"Echo": lambda name, data: name.encode() + b":" + data}
 

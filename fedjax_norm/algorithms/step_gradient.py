@@ -1,0 +1,38 @@
+"""The gradient of one step of a partition, for algorithms whose round is a step."""
+
+from collections.abc import Callable
+
+import jax
+
+from fedjax_norm.algorithms.contract import RoundContext, Setup
+from fedjax_norm.data.federated import draw
+from fedjax_norm.local import LocalConfig, Metrics, make_gradient
+from fedjax_norm.random_keys import Stream, stream
+from fedjax_norm.typing import Array, PyTree, Variables
+
+
+def make_step_gradient(
+  config: LocalConfig, setup: Setup
+) -> Callable[..., tuple[PyTree, PyTree, Metrics]]:
+  """The gradient of a partition's next batch, in a round that is one step.
+
+  Args:
+    config: how the partition trains.
+    setup: the model and the data.
+
+  Returns:
+    ``step_gradient(context, row, variables) -> (gradient, batch_stats, metrics)``: of the partition
+    in a row of the context's data; row -1 has an empty batch.
+  """
+  model = setup.bound_model
+  gradient = make_gradient(model, config, model.norm.axis_names)
+
+  def step_gradient(context: RoundContext, row: Array, variables: Variables):
+    batch = draw(context.data, row, context.round, config.batch_size, setup.transform, context.key)
+    batch = batch._replace(mask=batch.mask * (row >= 0))
+    key = jax.random.fold_in(stream(context.key, Stream.DROPOUT), context.round)
+    key = jax.random.fold_in(key, context.data.clients[row])
+    stats = variables.get("batch_stats", {})
+    return gradient(variables["params"], stats, batch, context.round, key)
+
+  return step_gradient

@@ -1,0 +1,1 @@
+"""The command line: flags from the options, what every binary does around its work, reports."""

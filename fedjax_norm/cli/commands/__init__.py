@@ -1,0 +1,1 @@
+"""The work of each binary that trains no method by itself."""

@@ -1,0 +1,154 @@
+"""Distils a split teacher into a public student: ``python -m experiments.distil --teacher=RUN``.
+
+After training by ``experiments.split``, public images go through the client's part of the model and
+their activations through the server's, whose outputs teach a student of its own (paper 003, sec.
+6). The public images are the training ones of ``--data``; the student is tested, beside its
+teacher, on the test images of the teacher's run.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from fedjax_norm import (
+  host_memory,
+  models,
+  nodes,
+  options,
+)
+from fedjax_norm.cli import app, train
+from fedjax_norm.cli.config import Config, all_but
+from fedjax_norm.cli.finished_run import SplitRun, check_images, load_split
+from fedjax_norm.data.examples import Source
+from fedjax_norm.data.transforms.preprocess import make_transforms
+from fedjax_norm.errors import UserError
+from fedjax_norm.evaluation import classification
+from fedjax_norm.norm import NORMS
+from fedjax_norm.options import option
+from fedjax_norm.plots import base, curves
+from fedjax_norm.split.by_messages.inference import outputs_of
+from fedjax_norm.split.by_messages.log import MessageLog
+from fedjax_norm.split.plan import ALICE, BOB
+from fedjax_norm.training.distillation import DistilConfig, Public, distil
+from fedjax_norm.training.evaluator import make_test
+from fedjax_norm.training.storage.csv_rows import Row, write_table
+from fedjax_norm.training.storage.restore import save_model
+from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.training.task.task import Task
+from fedjax_norm.training.terminal.tables import human_bytes, human_seconds, summary_table
+from fedjax_norm.typing import Variables
+
+_SHOWN = (
+  "data", "data_dir", "image_size", "stem", "norm", "groups", "group_size", "eval_batch_size",
+  "workdir", "resume", "wait_for_workdir", "progress", "compilation_cache",
+  *(one.name for one in options.of(DistilConfig)),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class DistilFlags(DistilConfig, Config):
+  """The options of distillation in this binary."""
+
+  group = "distillation"
+  algorithm = "distil"
+  hidden = all_but(*_SHOWN)
+
+  teacher: str | None = option(None, "The folder of a finished run of experiments.split.")
+  student: str = option("tiny", "The student's model.", choices=tuple(models.MODELS))
+
+  def check(self) -> None:
+    """Refuses norms that are BN to a student."""
+    if NORMS[self.norm].settles or NORMS[self.norm].across_nodes:
+      raise UserError(f"--norm={self.norm} is bn to a student that trains in one place; give bn.")
+
+
+def main(config: DistilFlags) -> None:
+  """Asks the teacher, trains the student and tests both."""
+  teacher = config.teacher
+  if teacher is None:
+    raise UserError("there is nobody to learn from; give --teacher=FOLDER of experiments.split.")
+  config = dataclasses.replace(config, model=config.student, rounds=config.epochs)
+  run = load_split(teacher)
+  if config.data == run.flags.data and config.data_dir == run.flags.data_dir:
+    raise UserError(
+      f"{config.data} is what the clients trained on, which is not public; give other --data."
+    )
+  source = train.load(config)
+  check_images(run, source.train.images.shape[1:], source.name)
+  host_memory.check_batch(config.batch_size, source.train.images.shape[1:])
+  if config.hard and source.class_names != run.task.source.class_names:
+    raise UserError(
+      "--hard does nothing here: the classes of --data are not the teacher's; drop it or give "
+      "other --data."
+    )
+  task = make_student(config, run, source)
+  own = (app.new_folder(config), config.saved(), config.resume, config.wait_for_workdir)
+  with RunFolder.open(*own) as folder:
+    log, images = MessageLog(), source.train.images
+    taught = outputs_of(run.served, images, config.batch_size, log.observe, ALICE, BOB)
+    public = Public(images, taught, source.train.labels.astype(np.int32))
+    variables, rows = distil(
+      task,
+      public,
+      config,
+      log.traffic(ALICE),
+      folder,
+      eval_batch_size=config.eval_batch_size,
+      show_progress=config.progress,
+    )
+    finish(config, run, folder, log, rows, variables)
+
+
+def make_student(config: DistilFlags, run: SplitRun, source: Source) -> Task:
+  """The teacher's task with the student in its place, which sees images as the public set says."""
+  task, norm = run.task, config.make_norm(config.rounds)
+  model = models.create(config.model, norm, task.num_classes, task.image_shape, config.stem)
+  if models.entry(config.model).segments:
+    raise UserError(f"{config.model!r} says a class of every pixel; choose another --student.")
+  transforms = make_transforms(config, source.train.images)
+  data = Source(source.name, source.train, task.source.test, task.source.class_names)
+  return task._replace(
+    model=model, source=data, eval_transform=transforms[-1], objective="classification"
+  )
+
+
+def finish(
+  config: DistilFlags,
+  run: SplitRun,
+  folder: RunFolder,
+  log: MessageLog,
+  rows: list[Row],
+  variables: Variables,
+) -> None:
+  """Writes the student and what it has come to, beside its teacher."""
+  task, last = run.task, rows[-1]
+  test = make_test(task, nodes.create("scan", num_nodes=1))
+  held = classification.stack_batches(task.source.test, config.eval_batch_size)
+  teacher = test.summarize(test.of_model(run.variables, held))
+  save_model(folder.path, variables)
+  write_table(folder.path / "messages.csv", log.rows())
+  names = ("loss", "top1", "top5", "bytes_up", "bytes_down", "seconds")
+  result = {
+    "rounds": last["round"],
+    **{name: last[name] for name in names},
+    **{f"teacher_{name}": teacher[name] for name in ("loss", "top1", "top5")},
+  }
+  folder.write_summary(result)
+  title = f"{config.data}, {config.model} taught by {run.flags.model_name}"
+  figure = curves.learning_curves_figure(rows, title)
+  base.save(figure, folder.path / "learning_curves.png")
+  pairs = [
+    ("student", f"{config.model}, {config.norm}: top-1 {result['top1']:.2%}"),
+    ("teacher", f"{run.flags.model_name}, {run.flags.norm}: top-1 {result['teacher_top1']:.2%}"),
+    ("test loss", f"student {result['loss']:.4f}, teacher {result['teacher_loss']:.4f}"),
+    ("epochs", f"{last['round']:,}"),
+    ("sent up, down", f"{human_bytes(last['bytes_up'])}, {human_bytes(last['bytes_down'])}"),
+    ("time", human_seconds(last["seconds"])),
+    ("folder", str(folder.path)),
+  ]
+  print(summary_table("result", pairs), flush=True)
+
+
+def launch() -> None:
+  """Runs the binary on the command line's flags, and exits."""
+  app.run(main, DistilFlags)

@@ -1,0 +1,141 @@
+"""What a model would leak at each cut: ``python -m experiments.leakage --workdir=runs/NAME``.
+
+For every stage behind which the model can be cut: how far the activations depend on the images
+(distance correlation), what an attacker makes of them who has test images of his own and trains a
+decoder, and which labels Bob reads off the gradients that a tail of the stages behind the cut sends
+him in the U-shape (paper 003, sec. 3.6). ``leakage.csv`` and ``leakage.png`` go to the run's
+folder. Without ``--workdir`` it is the untrained model that the flags say.
+"""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+
+from fedjax_norm import options
+from fedjax_norm.cli import app
+from fedjax_norm.cli.config import Config, all_but
+from fedjax_norm.cli.finished_run import check_one_model, told
+from fedjax_norm.cli.train import load, settler
+from fedjax_norm.data.partitions.registry import PartitionConfig
+from fedjax_norm.data.sources.registry import DataConfig
+from fedjax_norm.errors import UserError
+from fedjax_norm.options import option
+from fedjax_norm.plots import leakage
+from fedjax_norm.training import cut_leakage
+from fedjax_norm.training.build_program import initial_variables
+from fedjax_norm.training.cut_leakage import LeakageConfig
+from fedjax_norm.training.storage.csv_rows import write_table
+from fedjax_norm.training.storage.lock import locked
+from fedjax_norm.training.storage.restore import load_run
+from fedjax_norm.training.task.task import Task
+from fedjax_norm.training.terminal.tables import columns_table
+from fedjax_norm.typing import Variables
+
+WHICH_MODEL = (
+  *(
+    one.name
+    for kind in (DataConfig, PartitionConfig)
+    for one in options.of(kind)
+    if one.name not in ("train_share", "relabelled")
+  ),
+  "task", "standardise", "whiten", "zca_epsilon", "subtract", "model", "stem", "norm", "groups",
+  "group_size", "mean_only_bn", "norm_epsilon", "compute_dtype",
+)  # fmt: skip
+"""What says which model is measured on which data, where no run does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeakageFlags(LeakageConfig, Config):
+  """Options of the measurement of leakage."""
+
+  group = "leakage"
+  algorithm = "leakage"
+  hidden = all_but(*WHICH_MODEL, "seed", "workdir", "wait_for_workdir", "compilation_cache",
+                   "progress", "host_devices")  # fmt: skip
+
+  untrained: bool = option(
+    False, "Whether the model that the run of --workdir began with is measured, not its last one."
+  )
+
+  def check(self) -> None:
+    """Refuses what would do nothing with the model of a run, or without one."""
+    if self.workdir is None and self.untrained:
+      raise UserError(
+        "--untrained does nothing here: without --workdir the model is untrained; drop it."
+      )
+    for one in options.of(type(self)) if self.workdir else ():
+      if one.name in WHICH_MODEL and getattr(self, one.name) != one.default:
+        raise UserError(
+          f"--{one.name} does nothing here: the run in --workdir says which model on which data; "
+          "drop it."
+        )
+
+
+_COLUMNS = {
+  "cut": "cut after",
+  "shape": "shape",
+  "distance_correlation_corrected": "dependence",
+  "reconstruction_error": "image error",
+  "ssim": "SSIM",
+  "labels_by_known": "labels, some known",
+  "labels_by_clusters": "none known",
+  "labels_chance": "chance",
+}
+
+
+def main(config: LeakageFlags) -> None:
+  """Measures, prints a table and writes the files."""
+  task, variables, title = _of_run(config) if config.workdir else _of_flags(config)
+  folder = app.new_folder(config)
+  with locked(folder, config.wait_for_workdir) if config.workdir else contextlib.nullcontext():
+    _measure(config, task, variables, title, folder)
+
+
+def _measure(
+  config: LeakageFlags, task: Task, variables: Variables, title: str, folder: Path
+) -> None:
+  """Measures a model and writes what came out; a run's folder is locked."""
+  measured = cut_leakage.measure(task, variables, config)
+  head = {name: text for name, text in _COLUMNS.items() if name in measured.rows[0]}
+  rows = [[_cell(row[name]) for name in head] for row in measured.rows]
+  print(columns_table(list(head.values()), rows))
+  print(
+    f"{measured.victims:,} test images attacked with {measured.auxiliary:,} others; an image error "
+    "of 1 is that of their mean"
+  )
+  folder.mkdir(parents=True, exist_ok=True)
+  stem = "leakage_untrained" if config.untrained else "leakage"
+  write_table(folder / f"{stem}.csv", measured.rows)
+  leakage.leakage(measured, folder / f"{stem}.png", title)
+  print(f"written: {folder / stem}.csv, {folder / stem}.png")
+
+
+def _of_flags(config: LeakageFlags) -> tuple[Task, Variables, str]:
+  """The untrained model that the flags say."""
+  _, task = settler(load(config))(config)
+  title = f"{config.data}, {config.model}, {config.norm}, untrained"
+  return task, initial_variables(task, config.seed), title
+
+
+def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
+  """The model of a finished run, or the one that it began with."""
+  path = config.workdir or ""
+  saved, variables = load_run(path)
+  one = told(saved)
+  if one.members is not None:
+    raise UserError("the run is of an ensemble, which has no model of its own; pass another run.")
+  _, task = settler(load(one))(one)
+  title = f"{one.data}, {one.model}, {one.norm}, {saved['algorithm']}"
+  if config.untrained:
+    return task, initial_variables(task, one.seed), f"{title}, untrained"
+  check_one_model(saved, task, path)
+  return task, variables, title
+
+
+def _cell(value: str | float) -> str:
+  return value if isinstance(value, str) else f"{value:.3f}"
+
+
+def launch() -> None:
+  """Runs the binary on the command line's flags, and exits."""
+  app.run(main, LeakageFlags)

@@ -1,0 +1,17 @@
+"""The options of each binary that trains, by the method or the methods that it offers."""
+
+from fedjax_norm.algorithms.asgd import ASGD
+from fedjax_norm.algorithms.dgc import DGC
+from fedjax_norm.algorithms.fedavg import FEDAVG
+from fedjax_norm.algorithms.gaia import GAIA
+from fedjax_norm.algorithms.periodic import PERIODIC
+from fedjax_norm.algorithms.registry import METHODS
+from fedjax_norm.algorithms.ssgd import BSP, SSGD
+from fedjax_norm.cli.choice import choice_of
+from fedjax_norm.cli.config import config_of
+
+FEDAVG_CONFIG = config_of(FEDAVG)
+SSGD_CONFIG = config_of(SSGD)
+ASGD_CONFIG = config_of(ASGD)
+DECENTRALIZED = choice_of("algorithm", {"bsp": BSP, "gaia": GAIA, "fedavg": PERIODIC, "dgc": DGC})
+ANY_METHOD = choice_of("method", METHODS)

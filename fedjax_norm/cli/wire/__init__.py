@@ -1,0 +1,1 @@
+"""The binaries of split learning between processes."""

@@ -1,0 +1,258 @@
+"""A data source made of named NumPy arrays, wherever they come from."""
+
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+
+from fedjax_norm.data import process_share
+from fedjax_norm.data.examples import Source
+from fedjax_norm.data.names import normal
+from fedjax_norm.errors import UserError
+from fedjax_norm.objectives import IGNORED
+
+REQUIRED = ("x_train", "y_train", "x_test", "y_test")
+"""`x_train`, `x_test`: [N, H, W, C] or [N, H, W], uint8 or floating; `y_train`, `y_test`: [N]
+integers from 0."""
+
+TARGETS = ("target_train", "target_test", "target_names")
+"""What is learnt where that is not the labels. `target_train`, `target_test`: [N] or [N, D] numbers
+for regression; [N, H, W] integers for segmentation, the classes of the pixels from 0, of which 255
+counts nothing. `target_names`: strings, one for each number or class."""
+
+OPTIONAL = ("client_train", "class_names", *TARGETS)
+"""`client_train`: [N] integers from 0, the natural client of each training example; `class_names`:
+[number of classes] strings; and ``TARGETS``."""
+
+_MANY_CLASSES = 1000
+
+
+def check_names(path: str, names: Collection[str]) -> None:
+  """Checks that all arrays are there, and no others.
+
+  Raises:
+    UserError: one is missing or superfluous.
+  """
+  missing = [name for name in REQUIRED if name not in names]
+  if missing:
+    raise UserError(f"{path} lacks the array {missing[0]}; it needs {', '.join(REQUIRED)}.")
+  unknown = [name for name in names if name not in REQUIRED + OPTIONAL]
+  if unknown:
+    raise UserError(
+      f"{path} holds an array {unknown[0]!r} that has no meaning here; besides"
+      f" {', '.join(REQUIRED)} it may hold {', '.join(OPTIONAL)}."
+    )
+
+
+def make_source(
+  kind: str,
+  path: str,
+  arrays: Mapping[str, np.ndarray],
+  reader: Callable[[np.ndarray], process_share.Read],
+  mine: process_share.Mine | None,
+  open_set: bool = False,
+  objective: str = "classification",
+  resize: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> Source:
+  """Makes a source; images are not copied unless they are floating and not float32.
+
+  Args:
+    kind: the source's name.
+    path: where the arrays come from, for errors.
+    arrays: those of `REQUIRED`, and any of `OPTIONAL`.
+    reader: how images [N, H, W, C] are read.
+    mine: which training images are read; None reads all. The others may hold anything.
+    open_set: whether the test classes may be others than the training ones; they have labels of
+      their own then.
+    objective: of ``objectives.OBJECTIVES``, what the targets are for.
+    resize: of pixel classes [N, H, W], as the reader resizes images.
+
+  Raises:
+    UserError: an array has the wrong shape, dtype, length or content.
+  """
+  train, test = (_images(path, arrays, split) for split in ("train", "test"))
+  if train.shape[1:] != test.shape[1:]:
+    raise UserError(
+      f"{path}: images of x_train have shape {train.shape[1:]} but those of x_test"
+      f" {test.shape[1:]}; make them the same."
+    )
+  if train.dtype != test.dtype:
+    raise UserError(
+      f"{path}: x_train is {train.dtype} but x_test is {test.dtype}; make them the same."
+    )
+  labels = _ids(path, "y_train", arrays["y_train"], len(train))
+  test_labels = _ids(path, "y_test", arrays["y_test"], len(test))
+  named = "class_names" in arrays
+  occurring = np.union1d(labels, labels if open_set and not named else test_labels)
+  num_classes = 1 + int(occurring[-1])  # each label is an output of the model
+  if not named:
+    _check_dense(path, num_classes, len(occurring))
+  class_names = _names(path, arrays, "class_names", num_classes, "label")
+  unknown = np.setdiff1d(test_labels, labels)
+  if unknown.size and objective == "classification" and not (named or open_set):
+    raise UserError(
+      f"{path}: class {unknown[0]} has test images but no training image; add one, remove its test"
+      " images, name all classes in an array class_names, or choose the task verification."
+    )
+  test_names = None
+  if open_set:
+    tested, places = np.unique(test_labels, return_inverse=True)
+    test_labels = places.astype(np.int32)
+    test_names = tuple(class_names[c] if named else str(c) for c in tested)
+  targets, test_targets, target_names = None, None, None
+  if objective in _READ_TARGETS:
+    if missing := [name for name in TARGETS[:2] if name not in arrays]:
+      raise UserError(f"{path} lacks the array {missing[0]}, which {objective} needs; add it.")
+    targets, test_targets, target_names = _READ_TARGETS[objective](path, arrays)
+    if objective == "segmentation":
+      targets, test_targets = resize(targets), resize(test_targets)
+  clients, client_names = None, None
+  if "client_train" in arrays:
+    ids = _ids(path, "client_train", arrays["client_train"], len(train))
+    present, places = np.unique(ids, return_inverse=True)
+    clients = places.astype(np.int32)
+    client_names = tuple(str(k) for k in present)
+
+  def checked(name: str, images: np.ndarray) -> process_share.Read:
+    read = reader(images)
+
+    def check_and_read(ids: np.ndarray | None) -> np.ndarray:
+      blocks = process_share.blocks(images, ids) if images.dtype.kind == "f" else ()
+      if not all(np.isfinite(block).all() for block in blocks):
+        raise UserError(f"{path}: {name} holds values that are not finite; clean it.")
+      return read(ids)
+
+    return check_and_read
+
+  return Source(
+    kind,
+    process_share.examples(labels, clients, checked("x_train", train), mine, targets),
+    process_share.examples(test_labels, None, checked("x_test", test), None, test_targets),
+    class_names,
+    client_names,
+    test_names=test_names,
+    target_names=target_names,
+  )
+
+
+_Targets = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
+
+
+def _number_targets(path: str, arrays: Mapping[str, np.ndarray]) -> _Targets:
+  """Of training and test examples [N, D] float32, and the names of the D numbers."""
+
+  def read(split: str) -> np.ndarray:
+    name = f"target_{split}"
+    values, count = arrays[name], len(arrays[f"x_{split}"])
+    if values.dtype.kind not in "fiu" or values.ndim not in (1, 2) or len(values) != count:
+      raise UserError(
+        f"{path}: {name} is {values.dtype} of shape {values.shape}; regression needs numbers"
+        f" [{count}] or [{count}, D], a row an image."
+      )
+    if not np.isfinite(values).all():
+      raise UserError(f"{path}: {name} holds values that are not finite; clean it.")
+    if (greatest := np.abs(values.astype(np.float64)).max()) > np.finfo(np.float32).max:
+      raise UserError(
+        f"{path}: {name} holds a number of size {greatest:g}, which float32 cannot hold; scale the"
+        " numbers down."
+      )
+    return values.reshape(count, -1).astype(np.float32)
+
+  train, test = read("train"), read("test")
+  if train.shape[1] != test.shape[1] or not train.shape[1]:
+    raise UserError(
+      f"{path}: target_train has {train.shape[1]} numbers an image and target_test"
+      f" {test.shape[1]}; give both as many, at least one."
+    )
+  names = _names(path, arrays, "target_names", train.shape[1], "number")
+  return train, test, names[: train.shape[1]]
+
+
+def _pixel_targets(path: str, arrays: Mapping[str, np.ndarray]) -> _Targets:
+  """Of training and test examples [N, H, W] uint8, and the names of the classes."""
+
+  def read(split: str) -> np.ndarray:
+    name, shape = f"target_{split}", arrays[f"x_{split}"].shape[:3]
+    classes = arrays[name]
+    if classes.dtype.kind not in "iu" or classes.shape != shape:
+      raise UserError(
+        f"{path}: {name} is {classes.dtype} of shape {classes.shape}; segmentation needs integers"
+        f" {shape}, one for each pixel."
+      )
+    if classes.min() < 0 or classes.max() > IGNORED:
+      raise UserError(
+        f"{path}: {name} must lie between 0 and {IGNORED - 1}, or be {IGNORED} where a pixel counts"
+        " nothing; number the classes from 0."
+      )
+    return classes.astype(np.uint8, copy=False)
+
+  train, test = read("train"), read("test")
+  known = [part[part != IGNORED] for part in (train, test)]
+  if not all(map(len, known)):
+    raise UserError(f"{path}: all pixels of a target array are {IGNORED}; give some a class.")
+  count = 1 + int(max(part.max() for part in known))
+  return train, test, _names(path, arrays, "target_names", count, "class")
+
+
+_READ_TARGETS: Mapping[str, Callable[[str, Mapping[str, np.ndarray]], _Targets]] = {
+  "regression": _number_targets,
+  "segmentation": _pixel_targets,
+}
+
+
+def _names(
+  path: str, arrays: Mapping[str, np.ndarray], name: str, count: int, what: str
+) -> tuple[str, ...]:
+  """The strings of an array, at least so many; the numbers from 0 where it is not there."""
+  if name not in arrays:
+    return tuple(map(str, range(count)))
+  names = arrays[name]
+  if names.ndim != 1 or names.dtype.kind != "U" or len(names) < count:
+    raise UserError(
+      f"{path}: {name} must be a list of at least {count} strings, one for each {what}."
+    )
+  return tuple(normal(str(name)) for name in names)
+
+
+def _images(path: str, arrays: Mapping[str, np.ndarray], split: str) -> np.ndarray:
+  images = arrays[f"x_{split}"]
+  if images.ndim == 3:
+    images = images[..., None]
+  if images.ndim != 4 or 0 in images.shape:
+    raise UserError(
+      f"{path}: x_{split} has shape {arrays[f'x_{split}'].shape}; it must be [N, H, W, C] or"
+      " [N, H, W] and not empty."
+    )
+  _, height, width, channels = images.shape
+  if height in (1, 3, 4) and width == channels > 4:
+    raise UserError(
+      f"{path}: x_{split} has shape {images.shape}, which looks like [N, C, H, W]; put the channels"
+      " last with numpy.moveaxis(images, 1, -1)."
+    )
+  if images.dtype.kind == "f":
+    return images.astype(np.float32, copy=False)
+  if images.dtype != np.uint8:
+    raise UserError(
+      f"{path}: x_{split} is {images.dtype}; it must be uint8 (0 to 255) or floating (0 to 1)."
+    )
+  return images
+
+
+def _check_dense(path: str, count: int, occur: int) -> None:
+  """Refuses many classes most of which do not occur, for a model would have an output for each."""
+  if count > _MANY_CLASSES and 2 * occur < count:
+    raise UserError(
+      f"{path}: the labels go up to {count - 1:,} but only {occur:,} classes occur; number them"
+      " anew with numpy.unique(labels, return_inverse=True), or name all in an array class_names."
+    )
+
+
+def _ids(path: str, name: str, values: np.ndarray, count: int) -> np.ndarray:
+  if values.dtype.kind not in "iu":
+    raise UserError(f"{path}: {name} is {values.dtype}; it must hold integers.")
+  if values.shape != (count,):
+    raise UserError(
+      f"{path}: {name} has shape {values.shape}; it must be ({count},), one for each image."
+    )
+  if values.min() < 0 or values.max() > np.iinfo(np.int32).max:
+    raise UserError(f"{path}: {name} must lie between 0 and 2^31 - 1; number from 0.")
+  return values.astype(np.int32)

@@ -1,0 +1,237 @@
+"""Data from a CSV index of image files: their classes, and where in the world they are from."""
+
+import csv
+import os
+from collections import Counter
+from typing import Any
+
+from fedjax_norm.data.countries import Place, place
+from fedjax_norm.data.names import normal, split_of
+from fedjax_norm.data.sources.image_files import File, Listing, split
+from fedjax_norm.errors import UserError
+
+REGIONS = ("continent", "subcontinent", "country", "column")
+"""What a natural client may be: a region of M49, a country, or what a column of its own says."""
+
+_COLUMNS = {
+  "path": ("path", "image", "file"),
+  "label": ("label", "class"),
+  "country": ("country", "country_code", "iso"),
+  "region": ("client", "client_id", "user", "user_id", "site", "site_id", "region"),
+  "split": ("split",),
+  "value": ("value",),
+}
+
+# The share that paper 004 validates on (fig. 2 and 20).
+_TEST_SHARE = 0.05
+
+# The region of the test images that belong to no client.
+_SHARED = ""
+
+Row = dict[str, str]
+"""By the keys of ``_COLUMNS``, those that the index has; and its ``line``, for errors."""
+
+
+def scan(path: str, seed: int, region: str | None = None, min_region_size: int = 0) -> Listing:
+  """Reads an index of images, as of the pictures of paper 004 (sec. 2.2 and app. B).
+
+  The first line names the columns: `path` (or `image`, `file`), relative to the index's folder or
+  absolute; `label` (or `class`); and if there are any `country` (or `country_code`, `iso`), an ISO
+  3166 alpha-2 or alpha-3 code; `client`, `client_id`, `user`, `user_id`, `site`, `site_id` or
+  `region`, any text, of which the first that is there counts; `value`, the number that regression
+  is to say of the image; and `split`, which is train, test or val in any usual spelling (see
+  ``names.split_of``); val is the test set where there is no test, and is not used where there is
+  one. Without `split` a seeded twentieth of all images, stratified by class, is the test set.
+
+  After that images without a region (Antarctica, and empty fields) are left out, as in app. B.2,
+  and so are those of small regions, as in app. B.3, whatever the partition, and test images of a
+  class that loses all its training images by it; ``notes`` tells how many. So no image is trained
+  on at one level of regions and tested on at another. Where a column names the clients, images
+  without a client that `split` puts into the test set stay there: all clients share them.
+
+  Args:
+    path: of the index.
+    seed: the chance in the split.
+    region: of ``REGIONS``, what a natural client is; None is `column` if the index has one, else
+      `continent` if it has countries.
+    min_region_size: a region with fewer images, training and test together, is left out.
+
+  Raises:
+    UserError: the index is missing or damaged, lacks a column, names an image twice or an unknown
+      country; or no image remains to train or to test on.
+  """
+  if min_region_size < 0:
+    raise UserError(f"The least size of a region must be at least 0, not {min_region_size}.")
+  rows, client_columns = _rows(path)
+  notes: tuple[str, ...] = ()
+  splits = Counter(row.get("split") for row in rows)
+  if splits["test"] and splits["val"]:
+    notes = (f"the test set is test; the {splits['val']:,} images of val are not used",)
+    rows = [row for row in rows if row["split"] != "val"]
+  region = _checked(path, rows[0], region, min_region_size)
+  if region == "column" and len(client_columns) > 1:
+    used, *others = client_columns
+    notes += (f"the column {used} names the clients; not used: {', '.join(others)}",)
+  regions = [_region(path, row, region) for row in rows]
+  kept: set[str | None] = {None}
+  if region:
+    kept, left_out = _kept(path, regions, min_region_size)
+    notes += left_out
+  files = [
+    File(row["path"], row["label"], name, row.get("value"))
+    for row, name in zip(rows, regions, strict=True)
+  ]
+  if "split" not in rows[0]:
+    train, test, note = split(files, [file.label for file in files], _TEST_SHARE, seed, path)
+    parts, notes = (train, test), (*notes, note)
+  else:
+    parts = _by_split(path, files, [row["split"] == "train" for row in rows])
+  train, test = ([file for file in part if file.client in kept] for part in parts)
+  lost = {file.label for file in parts[0]}.difference(file.label for file in train)
+  if gone := [file.label for file in test if file.label in lost]:
+    names = ", ".join(sorted(set(gone)))
+    notes += (f"left out {len(gone):,} test images, of classes without a training image: {names}",)
+    test = [file for file in test if file.label not in lost]
+  if not (train and test):
+    purpose = "test" if train else "train"
+    raise UserError(
+      f"{path}: no image to {purpose} on is of a region that is kept; lower the least size or add"
+      " images."
+    )
+  return Listing("csv", train, test, notes)
+
+
+def _by_split(path: str, files: list[File], trains: list[bool]) -> tuple[list[File], list[File]]:
+  """The training and the test images, at least one each."""
+  train, test = (
+    [file for file, trained in zip(files, trains, strict=True) if trained == wanted]
+    for wanted in (True, False)
+  )
+  if not (train and test):
+    missing = "test or val" if train else "train"
+    raise UserError(f"{path} has no image whose split is {missing}; add some or drop the column.")
+  return train, test
+
+
+def _rows(path: str) -> tuple[list[Row], list[str]]:
+  """The rows of an index, at least one, checked one by one; and the columns that name clients."""
+  try:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+      lines = csv.reader(file, strict=True)
+      columns, client_columns = _columns(path, next(lines, []))
+      # The csv module gives an empty list for an empty line.
+      rows = [_row(path, lines.line_num, cells, columns) for cells in lines if cells]
+  except FileNotFoundError:
+    raise UserError(f"There is no file {path!r}; give the path of a CSV index of images.") from None
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise UserError(f"{path} cannot be read as CSV ({error}); save it as UTF-8 text.") from error
+  if not rows:
+    raise UserError(f"{path} names no image; add a row an image.")
+  lines_of: dict[str, str] = {}
+  for row in rows:
+    first = lines_of.setdefault(row["path"], row["line"])
+    if first != row["line"]:
+      raise UserError(
+        f"{path}, lines {first} and {row['line']} name one image, {row['path']}, which could be"
+        " both trained and tested on; remove one of them."
+      )
+  return rows, client_columns
+
+
+def _columns(path: str, header: list[str]) -> tuple[list[str | None], list[str]]:
+  """What each column of the file is, or None; and all that name clients, the one in use first."""
+  found = [name.strip().lower() for name in header]
+  client_columns = [name for name in _COLUMNS["region"] if name in found]
+  kinds = {name: kind for kind, names in _COLUMNS.items() for name in names}
+  columns = [None if name in client_columns[1:] else kinds.get(name) for name in found]
+  for kind, names in _COLUMNS.items():
+    if columns.count(kind) > 1:
+      raise UserError(f"{path} has several columns for the {kind}; keep one of {', '.join(names)}.")
+    if kind in ("path", "label") and kind not in columns:
+      raise UserError(
+        f"{path} has no column for the {kind}; name one {' or '.join(names)} in its first line,"
+        f" which has {', '.join(header) or 'nothing'}."
+      )
+  return columns, client_columns
+
+
+def _row(path: str, line: int, cells: list[str], columns: list[str | None]) -> Row:
+  if len(cells) != len(columns):
+    raise UserError(
+      f"{path}, line {line} has {len(cells)} fields where the first line names {len(columns)};"
+      " mend the row or remove it."
+    )
+  row = {kind: cell.strip() for kind, cell in zip(columns, cells, strict=True) if kind}
+  # A path stays as it is, for file systems tell apart what looks the same.
+  row |= {kind: normal(cell) for kind, cell in row.items() if kind != "path"}
+  for kind in ("path", "label"):
+    if not row[kind]:
+      raise UserError(f"{path}, line {line} has no {kind}; fill it in or remove the row.")
+  row["path"] = os.path.normpath(os.path.join(os.path.dirname(path), row["path"]))
+  if "split" in row:
+    meant = split_of(row["split"])
+    if meant is None:
+      raise UserError(
+        f"{path}, line {line} has the split {row['split']!r}; it must be train, test or val."
+      )
+    row["split"] = meant
+  return {**row, "line": str(line)}
+
+
+def _checked(path: str, row: Row, region: str | None, min_region_size: int) -> str | None:
+  """What a region is, or None for an index that does not tell any."""
+  if region is None:
+    region = "column" if "region" in row else "continent" if "country" in row else None
+    if region is None and min_region_size:
+      raise UserError(f"{path} tells no regions; add a column country, region or client.")
+    return region
+  if region not in REGIONS:
+    raise UserError(f"There is no region {region!r}; choose one of {', '.join(REGIONS)}.")
+  kind = "region" if region == "column" else "country"
+  if kind not in row:
+    names = " or ".join(_COLUMNS[kind])
+    raise UserError(f"{path} has no column {names}, which --region={region} needs; add one.")
+  return region
+
+
+def _region(path: str, row: Row, region: str | None) -> str | None:
+  """The name of a row's region; None if it has none and is left out."""
+  if region is None:
+    return None
+  if region == "column":
+    shared = row.get("split", "train") != "train"
+    return row["region"] or (_SHARED if shared else None)
+  if not row["country"]:
+    return None
+  found: Place | None = place(row["country"])
+  if found is None:
+    raise UserError(
+      f"{path}, line {row['line']} has the country {row['country']!r}, which is no ISO 3166 alpha-2"
+      " or alpha-3 code; mend it, or leave it empty to leave the image out."
+    )
+  return getattr(found, region)
+
+
+def _kept(
+  path: str, regions: list[str | None], min_region_size: int
+) -> tuple[set[Any], tuple[str, ...]]:
+  """The regions that are large enough, and what to tell about the others."""
+  sizes = Counter(filter(None, regions))
+  nowhere = regions.count(None)
+  small = sorted(name for name, size in sizes.items() if size < min_region_size)
+  notes = []
+  if nowhere:
+    notes.append(f"left out {nowhere:,} of {len(regions):,} images, which have no natural client")
+  if small:
+    notes.append(
+      f"left out {sum(sizes[name] for name in small):,} of {len(regions):,} images, of regions with"
+      f" fewer than {min_region_size:,}: {', '.join(small)}"
+    )
+  if not sizes:
+    raise UserError(f"{path}: no image has a region; fill in its column.")
+  kept = set(sizes).difference(small)
+  if not kept:
+    raise UserError(
+      f"{path}: no region has {min_region_size:,} images or more; lower the least size."
+    )
+  return {*kept, _SHARED}, tuple(notes)

@@ -1,0 +1,131 @@
+"""Data sets that TFDS has prepared, read without TensorFlow."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedjax_norm.data import image_decoding as images_lib
+from fedjax_norm.data import process_share
+from fedjax_norm.data.examples import Examples, Source
+from fedjax_norm.errors import UserError
+
+_CHUNK = 1000
+_INFO = "dataset_info.json"
+
+
+def prepared(data_dir: str) -> list[str]:
+  """Lists the data sets that a folder holds prepared, by name, with `/config` where there is one.
+
+  Raises:
+    UserError: there is no such folder.
+  """
+  root = Path(data_dir)
+  if not root.is_dir():
+    raise UserError(f"There is no folder {data_dir!r}; give the folder of the prepared data sets.")
+  versions = {info.parent.parent for depth in (2, 3) for info in root.glob("*/" * depth + _INFO)}
+  return sorted(folder.relative_to(root).as_posix() for folder in versions)
+
+
+def load(
+  name: str, data_dir: str, image_size: int | None = None, mine: process_share.Mine | None = None
+) -> Source:
+  """Loads a prepared image classification set as uint8, the newest version of it.
+
+  The test examples are the split `test`, or `validation` where there is none.
+
+  Args:
+    name: `dataset` or `dataset/config`, one of `prepared(data_dir)`.
+    data_dir: the folder that TFDS prepared it in.
+    image_size: the side to resize every image to; None demands that all have one size.
+    mine: which training images are decoded; of the other records only the label is used. None
+      decodes all.
+
+  Raises:
+    UserError: it was prepared in a file format that needs TensorFlow, lacks a split, is not made of
+      8-bit images with one class label, or is damaged.
+  """
+  import tensorflow_datasets as tfds  # here, for it takes a second to import
+
+  folder = _newest(Path(data_dir, name))
+  try:
+    builder = tfds.builder_from_directory(folder)
+    features = builder.info.features
+    splits = set(builder.info.splits)
+  except Exception as error:  # whatever a broken metadata file makes TFDS raise
+    raise UserError(f"{folder} cannot be read as a prepared data set; prepare it again.") from error
+  image_key, label_key = _keys(tfds, name, features)
+  channels = features[image_key].shape[-1]
+  if features[image_key].np_dtype != np.uint8 or channels not in (1, 3):
+    raise UserError(f"The images of {name} are not 8-bit gray or RGB; choose another data set.")
+  test_split = "test" if "test" in splits else "validation"
+  if not {"train", test_split} <= splits:
+    raise UserError(
+      f"{name} has the splits {', '.join(sorted(splits))}; a split 'train' and one of 'test' and"
+      " 'validation' are needed."
+    )
+
+  def read(split: str, mine: process_share.Mine | None = None) -> Examples:
+    # Left encoded, the records come ten times faster, and TFDS looks for no image library.
+    decoders = {image_key: tfds.decode.SkipDecoding()}
+    try:
+      records = builder.as_data_source(split, decoders=decoders)
+      count = len(records)
+    except NotImplementedError as error:
+      raise UserError(
+        f"{name} was prepared in a format that needs TensorFlow; prepare it again with"
+        " file_format=array_record."
+      ) from error
+    if not count:
+      raise UserError(f"The split {split!r} of {name} is empty; prepare it again.")
+    labels, everything = np.empty(count, np.int32), np.arange(count)
+
+    def encoded(ids: np.ndarray) -> Iterator[bytes]:
+      for start in range(0, len(ids), _CHUNK):
+        places = ids[start : start + _CHUNK]
+        chunk = _fetch(records, places.tolist(), f"{name}/{split}", folder)
+        labels[places] = [record[label_key] for record in chunk]
+        yield from (record[image_key] for record in chunk)
+
+    def read_images(ids: np.ndarray | None) -> np.ndarray:
+      streams = map(io.BytesIO, encoded(everything if ids is None else ids))
+      return images_lib.stack(
+        streams, count, lambda i: f"Image {i} of {name}/{split}", channels, image_size, ids
+      )
+
+    if mine is not None:
+      for _ in encoded(everything):
+        pass  # the labels, which else come along with the images, are needed before them
+    return process_share.examples(labels, None, read_images, mine)
+
+  return Source(name, read("train", mine), read(test_split), tuple(features[label_key].names))
+
+
+def _fetch(records: Any, ids: list[int], what: str, folder: Path) -> list[dict[str, Any]]:
+  try:
+    return records.__getitems__(ids)
+  except Exception as error:  # array_record raises bare errors for missing or damaged files
+    raise UserError(f"{what} cannot be read in {folder}; prepare it again.") from error
+
+
+def _newest(folder: Path) -> Path:
+  def version(path: Path) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdecimal() else -1 for part in path.name.split("."))
+
+  return max((info.parent for info in folder.glob("*/" + _INFO)), key=version)
+
+
+def _keys(tfds: Any, name: str, features: Any) -> tuple[str, str]:
+  """The one image and the one class label among the features."""
+  keys = []
+  for kind in (tfds.features.Image, tfds.features.ClassLabel):
+    found = [key for key, feature in features.items() if isinstance(feature, kind)]
+    if len(found) != 1:
+      raise UserError(
+        f"{name} has {len(found)} features of type {kind.__name__} where one is needed; choose an"
+        " image classification set."
+      )
+    keys += found
+  return keys[0], keys[1]

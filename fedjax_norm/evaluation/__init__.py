@@ -1,0 +1,1 @@
+"""What is measured: accuracy, errors, segmentation, verification, diagnostics, leakage."""

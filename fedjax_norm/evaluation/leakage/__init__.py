@@ -1,0 +1,1 @@
+"""How much a party of split learning can learn from the messages that it receives."""

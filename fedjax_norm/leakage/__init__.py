@@ -1,1 +1,0 @@
-"""What the parties of split learning could learn from what they are sent."""

@@ -1,0 +1,175 @@
+"""The pictures of clients: what each holds, and how well the model serves it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter, StrMethodFormatter
+
+from fedjax_norm.plots import base
+
+_MOST_BARS = 100
+
+
+def shown_clients(population: int) -> np.ndarray:
+  """The clients that ``partition_figure`` shows of a population: all, or the same 100 each time."""
+  return _sample(population, _MOST_BARS)
+
+
+def partition_figure(
+  counts: np.ndarray, class_names: Sequence[str], title: str, population: int | None = None
+) -> Figure:
+  """Bars of the clients' examples, stacked by class.
+
+  Above 100 clients, a sample of 100 is drawn, the same each time, and the picture says so.
+
+  Args:
+    counts: [K, C] ints, examples of each class at each client.
+    class_names: C names; up to 20 stand in a legend, more become a colour bar.
+    title: one line.
+    population: K, where the counts are of its ``shown_clients`` alone.
+
+  Raises:
+    ValueError: the shapes do not go together, or a count is negative.
+  """
+  counts = np.asarray(counts)
+  if counts.ndim != 2 or 0 in counts.shape or counts.shape[1] != len(class_names):
+    raise ValueError(
+      f"The counts have the shape {counts.shape}; it has to be [clients, {len(class_names)}]."
+    )
+  if (counts < 0).any():
+    raise ValueError("A count of examples is negative.")
+  clients, classes = population or len(counts), counts.shape[1]
+  shown = shown_clients(clients)
+  figure, (axes,) = base.new_figure(title, (9.0 if classes <= base.MOST_NAMED else 8.0, 4.2), 1)
+  counts = counts if population else counts[shown]
+  tops = np.cumsum(counts, axis=1)
+  colours = base.category_colours(classes)
+  # A collection a class: a patch a bar would take seconds for hundreds of classes.
+  for i in range(classes):
+    low, high = tops[:, i] - counts[:, i], tops[:, i]
+    left = np.arange(len(shown)) - 0.42
+    right = left + 0.84
+    corners = np.stack([left, low, left, high, right, high, right, low], 1).reshape(-1, 4, 2)
+    axes.add_collection(
+      PolyCollection(
+        list(corners[counts[:, i] > 0]),
+        facecolors=colours[i],
+        edgecolors="white" if classes <= base.MOST_NAMED and len(shown) <= 40 else "none",
+        linewidths=0.4,
+        label=str(class_names[i]),
+      ),
+      autolim=False,
+    )
+  margin = max(0.6, (5 - len(shown)) * 0.5)
+  axes.set_xlim(-margin, len(shown) - 1 + margin)
+  axes.set_ylim(0, max(1, tops[:, -1].max()) * 1.04)
+  axes.set_ylabel("examples")
+  axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+  ticks = _every(len(shown), 20 if len(shown) <= 20 else 10)
+  axes.set_xticks(ticks, [f"{shown[t]:,}" for t in ticks])
+  if len(shown) < clients:
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_xlabel(f"client (a random {len(shown)} of {clients:,}, in order)")
+  else:
+    axes.set_xlabel("client")
+  if classes <= base.MOST_NAMED:
+    handles = [
+      Patch(color=colour, label=str(name)[:24])
+      for colour, name in zip(colours, class_names, strict=True)
+    ]
+    # Outside, and from the top down in the order of the stacks.
+    figure.legend(
+      handles=handles[::-1],
+      loc="outside right center",
+      title="class",
+      frameon=False,
+      fontsize=8 if classes > 10 else 9,
+    )
+  else:
+    scale = ScalarMappable(
+      BoundaryNorm(np.arange(classes + 1) - 0.5, classes), ListedColormap(colours)
+    )
+    bar = figure.colorbar(scale, ax=axes, pad=0.02, spacing="proportional")
+    ticks = _every(classes, 8)
+    bar.set_ticks(ticks.tolist(), labels=[str(class_names[t])[:24] for t in ticks])
+    bar.minorticks_off()
+    bar.set_label(f"class ({classes} in all)")
+  return figure
+
+
+def client_accuracy_figure(
+  accuracies: np.ndarray, title: str, ids: np.ndarray | None = None
+) -> Figure:
+  """The clients' test accuracies: sorted bars, or a histogram of more than 100 clients.
+
+  Args:
+    accuracies: [K], 0 to 1; a client without test examples has NaN and is left out.
+    title: one line.
+    ids: [K] what the clients are called; 0 to K - 1 by default.
+
+  Raises:
+    ValueError: the accuracies are no vector.
+  """
+  accuracies = np.asarray(accuracies, dtype=np.float64)
+  if accuracies.ndim != 1:
+    raise ValueError(f"The accuracies have the shape {accuracies.shape}; it has to be [clients].")
+  clients = np.flatnonzero(np.isfinite(accuracies))
+  clients = clients[np.argsort(accuracies[clients], kind="stable")]
+  values = accuracies[clients]
+  called = clients if ids is None else np.asarray(ids)[clients]
+  figure, (axes,) = base.new_figure(title, (7.5, 4.0), 1)
+  omitted = len(accuracies) - len(values)
+  note = f", {omitted:,} without test examples left out" if omitted else ""
+  percent = PercentFormatter(1.0, decimals=0)
+  if len(values) > _MOST_BARS:
+    bins = np.linspace(0, 1, 41).tolist()
+    axes.hist(values, bins=bins, color=base.COLOURS[0], edgecolor="white", linewidth=0.4)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_locator(MultipleLocator(0.2))
+    axes.xaxis.set_major_formatter(percent)
+    axes.set_xlabel(f"test accuracy ({len(values):,} clients{note})")
+    axes.set_ylabel("clients")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    line: Callable[..., Any] = axes.axvline
+  else:
+    axes.bar(np.arange(len(values)), values, width=0.84, color=base.COLOURS[0])
+    margin = max(0.6, (5 - len(values)) * 0.5)
+    axes.set_xlim(-margin, max(len(values), 1) - 1 + margin)
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(percent)
+    if len(values) <= 20:
+      axes.set_xticks(np.arange(len(values)), [str(client) for client in called])
+      axes.set_xlabel(f"client, sorted by accuracy{note}")
+    else:
+      axes.set_xticks([])
+      axes.set_xlabel(f"{len(values)} clients, sorted by accuracy{note}")
+    axes.set_ylabel("test accuracy")
+    line = axes.axhline
+  if len(values):
+    mean = values.mean()
+    line(mean, color=base.COLOURS[1], linestyle="--", linewidth=1.5, label=f"mean {mean:.1%}")
+    # Above the axes: inside there is no place that is free for every distribution.
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
+  return figure
+
+
+def _sample(total: int, most: int) -> np.ndarray:
+  """Sorted indices below a total: all of them, or a fixed random choice of ``most``.
+
+  Random, for even steps would meet only one class where classes go to clients in turn.
+  """
+  if total <= most:
+    return np.arange(total)
+  return np.sort(np.random.default_rng(0).choice(total, most, replace=False))
+
+
+def _every(total: int, most: int) -> np.ndarray:
+  """At most so many of the indices below a total, at one whole step from 0."""
+  return np.arange(0, total, -(-total // most))

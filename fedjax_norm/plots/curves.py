@@ -1,0 +1,176 @@
+"""The pictures of measures against the round: one run's learning curves, and runs side by side."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from fedjax_norm.evaluation.measures import measures_of
+from fedjax_norm.plots import base
+from fedjax_norm.training.terminal.tables import human_seconds
+
+_TIME = "simulated_seconds"
+
+
+def learning_curves_figure(rows: base.Rows, title: str, phase_change: int | None = None) -> Figure:
+  """Test accuracy and losses against the round; where there is one, against simulated time too.
+
+  Args:
+    rows: the run's rows; a column that is absent is not drawn.
+    title: one line.
+    phase_change: the round at which the statistics were frozen, or None.
+  """
+  timed = _timed(rows)
+  figure, (left, right, *more) = base.new_figure(title, (9.0 + 4.5 * timed, 3.8), 2 + timed)
+  tested = measures_of({name for row in rows for name in row})
+  accuracies = {name: measure.title for name, measure in tested.items() if measure.best_is_one}
+  base.curves(left, rows, accuracies)
+  for axes in more:
+    base.curves(axes, rows, accuracies, _TIME)
+    _accuracy_axis(axes, accuracies)
+    _time_axis(axes)
+  base.curves(right, rows, {"train_loss": "train", "loss": "test"})
+  _accuracy_axis(left, accuracies)
+  right.set_ylabel("loss")
+  for axes in (left, right, *more):
+    if phase_change is not None and axes not in more:
+      axes.axvline(phase_change, color="0.45", linestyle=":", linewidth=1.2, zorder=1)
+      axes.annotate(
+        "freeze",
+        (phase_change, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=8,
+        color="0.35",
+      )
+    if axes.get_legend_handles_labels()[0]:
+      axes.legend(frameon=False, loc="best")
+  return figure
+
+
+def compare_figure(runs: Mapping[str, base.Rows], title: str, leaders: bool = True) -> Figure:
+  """The headline measure of several runs against the round, each named at the end of its line.
+
+  Runs differ in colour, line and marker, so that the picture also reads in grey. Where all of them
+  tell simulated time, a second panel has that. Rows with a deviation over seeds (the measure's
+  column and ``_std``) have a band of one deviation around their line.
+
+  Args:
+    runs: name to rows, in the order of the colours; all of one task.
+    title: one line.
+    leaders: whether fine lines lead from the runs' ends to their names; where some end early, they
+      would cross the picture.
+  """
+  columns = {name for rows in runs.values() for row in rows for name in row}
+  tested = measures_of(columns)
+  column_of, title_of = next(((n, m.title) for n, m in tested.items()), ("top1", "top-1"))
+  timed = all(map(_timed, runs.values()))
+  longest = max(map(len, runs), default=0) + len(" ± 0.0%") * (f"{column_of}_std" in columns)
+  names = 0.07 * max(0, longest - 20)  # inches that long ones want beside
+  figure, panes = base.new_figure(title, (7.5 + 4.5 * timed + names, 4.5), 1 + timed)
+  for axes, column in zip(panes, ("round", _TIME), strict=False):
+    for i, (name, rows) in enumerate(runs.items()):
+      places, values = base.column(rows, column_of, column)
+      base.line(axes, places, values, name, i)
+      _, deviations = base.column(rows, f"{column_of}_std", column)
+      if deviations.size:
+        low, high = values - deviations, np.minimum(values + deviations, 1)
+        axes.fill_between(places, low, high, color=base.style(i)["color"], alpha=0.18, linewidth=0)
+    _accuracy_axis(axes, tested)
+  panes[0].set_ylabel("top-1 test accuracy" if title_of == "top-1" else title_of)
+  if timed:
+    _time_axis(panes[-1])
+  _name_ends(panes[-1], runs, column_of, _TIME if timed else "round", leaders)
+  return figure
+
+
+def _name_ends(
+  axes: Axes, runs: Mapping[str, base.Rows], what: str, column: str, leaders: bool
+) -> None:
+  """Writes each run's name and last accuracy to the right of its line's end."""
+  ends = []
+  for i, (name, rows) in enumerate(runs.items()):
+    places, values = base.column(rows, what, column)
+    finite = np.flatnonzero(np.isfinite(values))
+    if finite.size:
+      _, deviations = base.column(rows, f"{what}_std", column)
+      spread = f" ± {deviations[finite[-1]]:.1%}" if deviations.size else ""
+      text = f"{name} {values[finite[-1]]:.1%}{spread}"
+      ends.append((text, places[finite[-1]], values[finite[-1]], base.style(i)))
+  heights = _apart([value / 1.02 for _, _, value, _ in ends], min(0.052, 1 / max(len(ends), 1)))
+  for (text, place, value, style), height in zip(ends, heights, strict=True):
+    # A piece of the line beside the name tells runs of one colour apart, and runs in grey.
+    axes.plot(
+      [1.05, 1.085, 1.12],
+      [height] * 3,
+      transform=axes.transAxes,
+      clip_on=False,
+      markevery=[1],
+      label="_sample",
+      **style,
+    )
+    if leaders:
+      axes.annotate(
+        "",
+        (place, value),
+        xytext=(1.05, height),
+        textcoords="axes fraction",
+        arrowprops={
+          "arrowstyle": "-",
+          "color": style["color"],
+          "linewidth": 0.6,
+          "alpha": 0.6,
+          "shrinkA": 0,
+          "shrinkB": 0,
+        },
+      )
+    axes.text(1.135, height, text, transform=axes.transAxes, fontsize=9, va="center")
+
+
+def _timed(rows: base.Rows) -> bool:
+  return bool(rows) and all(_TIME in row for row in rows)
+
+
+def _accuracy_axis(axes: Axes, names: Collection[str]) -> None:
+  axes.set_ylabel("R² on the test set" if "r2" in names else "test accuracy")
+  axes.set_ylim(0, 1.02)
+  axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _time_axis(axes: Axes) -> None:
+  axes.set_xlabel("simulated time")
+  axes.xaxis.set_major_locator(MaxNLocator(6))
+  axes.set_xlim(left=0)
+  axes.xaxis.set_major_formatter(
+    FuncFormatter(lambda seconds, _: human_seconds(seconds) if seconds > 0 else "0")
+  )
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+  """The nearest heights in 0..1 that keep their order and are at least a gap apart."""
+  order = np.argsort(heights, kind="stable")
+  # (centre, members) of names that touch and so move as one.
+  groups: list[tuple[float, int]] = []
+  for i in order:
+    groups.append((_inside(float(heights[i]), 1, gap), 1))
+    while len(groups) > 1:
+      (low, m), (high, n) = groups[-2:]
+      if high - low >= gap * (m + n) / 2 - 1e-9:
+        break
+      # What each member wants for the whole group's centre, averaged.
+      centre = (m * (low + gap * n / 2) + n * (high - gap * m / 2)) / (m + n)
+      groups[-2:] = [(_inside(centre, m + n, gap), m + n)]
+  placed = [centre + gap * (j - (n - 1) / 2) for centre, n in groups for j in range(n)]
+  result = np.empty(len(placed))
+  result[order] = placed
+  return result.tolist()
+
+
+def _inside(centre: float, members: int, gap: float) -> float:
+  half = gap * (members - 1) / 2
+  return min(max(centre, half), 1 - half)

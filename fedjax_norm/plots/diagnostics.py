@@ -1,0 +1,146 @@
+"""The picture of a run's diagnostics: a panel for each measure that was recorded."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+  FuncFormatter,
+  LogLocator,
+  MaxNLocator,
+  NullFormatter,
+  PercentFormatter,
+)
+
+from fedjax_norm.plots.base import (
+  COLOURS,
+  Rows,
+  curves,
+  new_figure,
+  save,
+)
+
+_DELTAS = {
+  "residual_update_delta": "unsent residual / weight",
+  "local_update_delta": "local change / weight",
+  "weight_difference": "weights between clients",
+  "neuron_difference": "neurons between clients",
+}
+# Above it two values are of opposite sign, and how far above tells how near 0 their average is.
+_CUT = 2.0
+# Of legends: inside there is no place that is free in every run.
+_ABOVE: dict[str, Any] = {
+  "frameon": False,
+  "loc": "lower left",
+  "bbox_to_anchor": (0, 1),
+  "borderaxespad": 0.1,
+  "fontsize": 8,
+}
+
+
+def diagnostics(rows: Rows, metrics: Rows, path: str | os.PathLike, title: str) -> None:
+  """Saves ``diagnostics_figure``, if there is anything to draw."""
+  if rows or _losses(metrics):
+    save(diagnostics_figure(rows, metrics, title), path)
+
+
+def diagnostics_figure(rows: Rows, metrics: Rows, title: str) -> Figure:
+  """What is there of: divergences by channel, deltas, accuracies by partition, accuracy loss.
+
+  The divergences (paper 004, fig. 4) and the accuracies (fig. 21) are those of the last evaluation,
+  the deltas (fig. 22, 23, app. G) and the accuracy loss (fig. 24) are drawn against the round.
+
+  Args:
+    rows: as ``diagnose`` makes them, of any evaluations.
+    metrics: the run's rows of metrics, for the column ``accuracy_loss``.
+    title: one line.
+  """
+  last = [row for row in rows if row["round"] == rows[-1]["round"]]
+  bars = {
+    "mean": _places(last, "mean_divergence"),
+    "variance": _places(last, "variance_divergence"),
+  }
+  deltas = [{"round": row["round"], row["quantity"]: row["value"]} for row in rows]
+  deltas = [row for row in deltas if row.keys() & _DELTAS.keys()]
+  accuracies, losses = _places(last, "accuracy"), _losses(metrics)
+  draw = []
+  if bars["mean"]:
+    draw.append(lambda axes: _draw_divergence(axes, bars))
+  if deltas:
+    draw.append(lambda axes: _draw_deltas(axes, deltas))
+  if accuracies:
+    draw.append(lambda axes: _draw_accuracies(axes, accuracies))
+  if losses:
+    draw.append(lambda axes: _draw_losses(axes, losses))
+  figure, panes = new_figure(title, (max(4.4 * len(draw), 6.4), 4.2), len(draw))
+  for one, axes in zip(draw, panes, strict=True):
+    one(axes)
+  return figure
+
+
+def _places(rows: Rows, quantity: str) -> dict[str, float]:
+  return {str(row["place"]): row["value"] for row in rows if row["quantity"] == quantity}
+
+
+def _losses(metrics: Rows) -> list[Mapping[str, Any]]:
+  return [row for row in metrics if "accuracy_loss" in row]
+
+
+def _draw_divergence(axes: Axes, bars: Mapping[str, Mapping[str, float]]) -> None:
+  """A pair of bars a channel, cut where a value near 0 would dwarf the rest."""
+  values = np.array([list(of.values()) for of in bars.values()])
+  layer = next(iter(bars["mean"])).rpartition(":")[0]
+  channels = values.shape[1]
+  for i, (name, row) in enumerate(zip(bars, values, strict=True)):
+    places = np.arange(channels) + 0.4 * (i - 0.5)
+    label = f"minibatch {name} (median {np.median(row):.0%})"
+    axes.bar(places, np.minimum(row, _CUT), 0.4, color=COLOURS[i], label=label)
+  cut = int((values > _CUT).sum())
+  axes.set_xlabel(f"channel of {layer}" + (f" (cut at {_CUT:.0%}: {cut})" if cut else ""))
+  axes.set_ylabel("divergence of what enters the norm")
+  axes.set_ylim(0, max(1e-3, 1.04 * np.minimum(values, _CUT).max()))
+  axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+  axes.legend(**_ABOVE)
+
+
+def _draw_deltas(axes: Axes, rows: Rows) -> None:
+  present = {name: label for name, label in _DELTAS.items() if any(name in row for row in rows)}
+  curves(axes, rows, present)
+  axes.set_ylabel("relative difference")
+  if any(row[name] > 0 for row in rows for name in present if name in row):
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+  axes.legend(ncols=2, **_ABOVE)
+
+
+def _draw_accuracies(axes: Axes, accuracies: Mapping[str, float]) -> None:
+  """A table in colours: whose model (rows) on whose classes (columns)."""
+  owners = list(dict.fromkeys(place.split(" on ")[0] for place in accuracies))
+  classes = list(dict.fromkeys(place.split(" on ")[1] for place in accuracies))
+  table = np.array([[accuracies[f"{i} on {j}"] for j in classes] for i in owners])
+  axes.imshow(table, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+  for (i, j), value in np.ndenumerate(table):
+    text = f"{100 * value:.0f}" if np.isfinite(value) else "-"
+    colour = "white" if value <= 0.5 else "black"  # nothing is drawn where there is no number
+    axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
+  axes.grid(False)
+  axes.spines[:].set_visible(False)
+  axes.tick_params(length=0)
+  axes.set_xticks(range(len(classes)), classes)
+  axes.set_yticks(range(len(owners)), owners)
+  axes.set_xlabel("classes of client")
+  axes.set_ylabel("model of client" if len(owners) > 1 else "model")
+  axes.set_title("test accuracy (%)", fontsize=10, loc="left")
+
+
+def _draw_losses(axes: Axes, metrics: Rows) -> None:
+  curves(axes, metrics, {"accuracy_loss": "accuracy loss"})
+  axes.set_title("training accuracy lost by travelling", fontsize=10, loc="left")
+  axes.set_ylabel("accuracy loss")
+  axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+  axes.yaxis.set_major_locator(MaxNLocator(6))

@@ -1,0 +1,82 @@
+"""The picture of what leaks at the cuts of a model."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from fedjax_norm.plots.base import save, style
+from fedjax_norm.training.cut_leakage import Leakage
+
+_PANELS: Mapping[str, Mapping[str, str]] = {
+  "activations that depend on images": {
+    "distance_correlation": "distance correlation",
+    "distance_correlation_corrected": "corrected for its bias",
+  },
+  "images from activations": {
+    "reconstruction_error": "error, of the mean image's",
+    "ssim": "structural similarity",
+  },
+  "labels from gradients (U-shape)": {
+    "labels_by_known": "some labels known",
+    "labels_by_clusters": "none known: clusters",
+    "labels_shuffled": "clusters, shuffled labels",
+  },
+}
+
+
+def leakage(measured: Leakage, path: str | os.PathLike, title: str) -> None:
+  """Saves ``leakage_figure``."""
+  save(leakage_figure(measured, title), path)
+
+
+def leakage_figure(measured: Leakage, title: str) -> Figure:
+  """Curves over the cuts, from the first to the last, and images beside what came back of them.
+
+  Args:
+    measured: of at least one cut.
+    title: one line.
+  """
+  rows = measured.rows
+  panels = {name: of for name, of in _PANELS.items() if next(iter(of)) in rows[0]}
+  height = 0.75 * (len(rows) + 1)
+  figure = Figure(figsize=(3.8 * len(panels), 3.6 + height), layout="constrained")
+  FigureCanvasAgg(figure)
+  figure.suptitle(title, fontsize=12)
+  parts = figure.add_gridspec(2, 1, height_ratios=[3.6, height])
+  above, below = (figure.add_subfigure(parts[i]) for i in range(2))
+  for axes, (name, columns) in zip(above.subplots(1, len(panels)), panels.items(), strict=True):
+    axes.set_title(name, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    for i, (column, label) in enumerate(columns.items()):
+      axes.plot([row[column] for row in rows], label=label, **style(i))
+    axes.set_xticks(range(len(rows)), [row["cut"] for row in rows], rotation=45, ha="right")
+    axes.set_xlabel("cut after")
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]), top=max(1.05, axes.get_ylim()[1]))
+    axes.legend(frameon=False, fontsize=8)
+  names = ["image", *(row["cut"] for row in rows)]
+  for axes, name, images in zip(
+    below.subplots(len(names), 1, squeeze=False)[:, 0],
+    names,
+    [measured.images, *measured.found],
+    strict=True,
+  ):
+    _strip(axes, name, images)
+  return figure
+
+
+def _strip(axes: Axes, name: str, images: np.ndarray) -> None:
+  """Images [S, H, W, C] side by side, a pixel apart."""
+  _, height, width, channels = images.shape
+  padded = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=1.0)
+  line = padded.transpose(1, 0, 2, 3).reshape(height, len(images) * (width + 1), channels)[:, :-1]
+  colours = line if channels == 3 else np.repeat(line.mean(-1, keepdims=True), 3, -1)
+  axes.imshow(colours.clip(0, 1), aspect="equal", interpolation="nearest")
+  axes.set_xticks([])
+  axes.set_yticks([])
+  axes.spines[:].set_visible(False)
+  axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)

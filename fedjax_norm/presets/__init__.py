@@ -1,0 +1,1 @@
+"""Whole experiments as flag files; ``--preset=list`` describes them."""

@@ -1,0 +1,1 @@
+"""Split learning in which every message between parties is an object."""

@@ -1,0 +1,1 @@
+"""What split learning costs: bytes, messages and floating-point operations."""

@@ -1,0 +1,1 @@
+"""The options of a run's loop: length, schedule, evaluation, machine."""

@@ -1,0 +1,1 @@
+"""Which process and device holds which client and its data."""

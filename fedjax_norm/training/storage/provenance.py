@@ -1,0 +1,44 @@
+"""Which code and which command made a run."""
+
+import configparser
+import datetime
+import importlib.metadata
+import shlex
+import sys
+from pathlib import Path
+
+import jax
+
+_SETUP = Path(__file__).parents[3] / "setup.cfg"
+
+
+def version(setup: Path = _SETUP) -> str:
+  """The version of this package; of a checkout, installed or not, that of its ``setup.cfg``.
+
+  Args:
+    setup: the file beside the package.
+  """
+  parser = configparser.ConfigParser(interpolation=None)
+  if parser.read(setup) and parser.get("metadata", "name", fallback="") == "fedjax_norm":
+    return parser["metadata"]["version"]
+  try:
+    return importlib.metadata.version("fedjax_norm")
+  except importlib.metadata.PackageNotFoundError:
+    return "unknown"
+
+
+def entry() -> dict[str, str]:
+  """The versions, the date and the command line of this process."""
+  return {
+    "fedjax_norm": version(),
+    "jax": jax.__version__,
+    "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    "command": shlex.join(sys.orig_argv),
+  }
+
+
+def extended(entries: list[dict[str, str]]) -> list[dict[str, str]]:
+  """The entries of a run with that of this process, unless only its date would be new."""
+  new = entry()
+  same = entries and {**entries[-1], "date": ""} == {**new, "date": ""}
+  return entries if same else [*entries, new]

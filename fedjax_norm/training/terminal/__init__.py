@@ -1,0 +1,1 @@
+"""What a run prints, and how it reacts to signals."""

@@ -1,0 +1,80 @@
+"""Plain tables and quantities for the terminal."""
+
+import math
+import re
+from collections.abc import Sequence
+
+from fedjax_norm.host_memory import human_bytes as human_bytes
+
+_NUMERIC = re.compile(r"[-+]?[0-9.,]+(e[-+]?[0-9]+)?( ?(%|[a-zA-Z]{1,3}))?( ±.*)?|nan|-|")
+
+
+def human_seconds(seconds: float) -> str:
+  """A duration: ``12 ms``, ``3.4 s``, ``2 min 05 s``, ``1 h 07 min``, ``3 d 02 h``.
+
+  Args:
+    seconds: not negative.
+
+  Raises:
+    ValueError: ``seconds`` is negative or not finite.
+  """
+  if not 0 <= seconds < math.inf:
+    raise ValueError(f"A duration is finite and not negative, and this is {seconds} seconds.")
+  if round(seconds * 1000) < 1000:
+    return f"{seconds * 1000:.0f} ms"
+  if round(seconds, 1) < 60:
+    return f"{seconds:.1f} s"
+  for size, above, unit, name in ((1, 60, "s", "min"), (60, 60, "min", "h")):
+    high, low = divmod(round(seconds / size), above)
+    if high < (24 if name == "h" else 60):
+      return f"{high} {name} {low:02d} {unit}"
+  high, low = divmod(round(seconds / 3600), 24)
+  return f"{high} d {low:02d} h"
+
+
+def summary_table(title: str, pairs: Sequence[tuple[str, str]]) -> str:
+  """Names and values in two aligned columns under a title.
+
+  Args:
+    title: one line.
+    pairs: (name, value) in order; a value of several lines stays in its column.
+
+  Returns:
+    Lines without trailing spaces and without a final line end.
+  """
+  width = max((len(name) for name, _ in pairs), default=0)
+  lines = [title, "-" * len(title)]
+  for name, value in pairs:
+    first, *others = str(value).splitlines() or [""]
+    lines += [f"{name:<{width}}  {first}", *(" " * (width + 2) + other for other in others)]
+  return "\n".join(line.rstrip() for line in lines)
+
+
+def columns_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Rows under headers; a column of numbers is set to the right, other ones to the left.
+
+  Args:
+    headers: one text a column.
+    rows: as many texts each.
+
+  Returns:
+    Lines without trailing spaces and without a final line end.
+
+  Raises:
+    ValueError: a row has another number of cells than there are headers.
+  """
+  for row in rows:
+    if len(row) != len(headers):
+      raise ValueError(f"A row has {len(row)} cells under {len(headers)} headers.")
+  cells = [[str(cell) for cell in row] for row in rows]
+  columns = [[header, *(row[i] for row in cells)] for i, header in enumerate(headers)]
+  widths = [max(map(len, column)) for column in columns]
+  right = [
+    len(column) > 1 and all(_NUMERIC.fullmatch(cell) for cell in column[1:]) for column in columns
+  ]
+
+  def line(row):
+    parts = (f"{c:>{w}}" if r else f"{c:<{w}}" for c, w, r in zip(row, widths, right, strict=True))
+    return "  ".join(parts).rstrip()
+
+  return "\n".join([line(headers), "  ".join("-" * w for w in widths), *map(line, cells)])

@@ -1,0 +1,1 @@
+"""A client of split learning over a network."""

@@ -1,0 +1,73 @@
+"""Files that only their owner may read."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.training.storage import atomic_files
+
+
+def create(path: Path, data: bytes) -> None:
+  """Writes a new file with mode 0600.
+
+  Raises:
+    UserError: the file already exists.
+    OSError: with the name of ``path``, which does not exist then.
+  """
+  with atomic_files.named(path):
+    try:
+      with open(path, "xb", opener=_opened) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    except FileExistsError as error:
+      raise UserError(
+        f"{path} is there already and is not overwritten; move it or choose another folder."
+      ) from error
+    except OSError:
+      with contextlib.suppress(OSError):
+        path.unlink()
+      raise
+
+
+def check(path: Path) -> None:
+  """Refuses a private key that others may use.
+
+  Raises:
+    UserError: the mode of the file lets others read or write it.
+  """
+  if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+    raise UserError(
+      f"the private key {path} has mode {mode:04o}, so that others may use it; run chmod 600 on it."
+    )
+
+
+def replace(path: Path, data: bytes) -> None:
+  """Replaces a file, whole or not at all; it has mode 0600."""
+  with replacing(path, data):
+    pass
+
+
+@contextlib.contextmanager
+def replacing(path: Path, data: bytes) -> Iterator[None]:
+  """Replaces a file when the block has ended well; its new content is on the disk before.
+
+  Args:
+    path: the file, which gets mode 0600.
+    data: its content.
+  """
+  with atomic_files.replacing(path) as temporary:
+    with open(temporary, "wb", opener=_opened) as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    yield
+
+
+def _opened(path: str | Path, flags: int) -> int:
+  descriptor = os.open(path, flags, 0o600)
+  os.fchmod(descriptor, 0o600)  # of a file that a kill has left, too
+  return descriptor

@@ -1,0 +1,1 @@
+"""The server of split learning over a network."""

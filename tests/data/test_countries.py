@@ -1,0 +1,82 @@
+"""The regions of countries, against what the United Nations publish."""
+
+import itertools
+import string
+from collections import Counter
+
+import pytest
+
+from fedjax_norm.data.countries import place
+
+# The number of countries of each region in the UN's list, with the 249 codes of ISO 3166 (so with
+# Taiwan and without Sark, which has no code).
+SUBCONTINENTS = {
+  "Northern Africa": 7,
+  "Sub-Saharan Africa": 53,
+  "Latin America and the Caribbean": 52,
+  "Northern America": 5,
+  "Central Asia": 5,
+  "Eastern Asia": 8,
+  "South-eastern Asia": 11,
+  "Southern Asia": 9,
+  "Western Asia": 18,
+  "Eastern Europe": 10,
+  "Northern Europe": 16,
+  "Southern Europe": 16,
+  "Western Europe": 9,
+  "Australia and New Zealand": 6,
+  "Melanesia": 5,
+  "Micronesia": 8,
+  "Polynesia": 10,
+}
+CONTINENTS = {"Africa": 60, "Americas": 57, "Asia": 51, "Europe": 51, "Oceania": 29}
+
+
+def places(length):
+  """Every code of so many letters that there is, with its place."""
+  codes = map("".join, itertools.product(string.ascii_uppercase, repeat=length))
+  return {code: found for code in codes if (found := place(code))}
+
+
+def test_every_country_has_one_code_of_each_kind_and_a_place():
+  two, three = places(2), places(3)
+  assert len(two) == len(three) == 249
+  assert Counter(two.values()) == Counter(three.values())
+  assert all(found.country == code for code, found in two.items())
+  assert Counter(found.subcontinent for found in two.values()) == SUBCONTINENTS | {None: 1}
+  assert Counter(found.continent for found in two.values()) == CONTINENTS | {None: 1}
+
+
+@pytest.mark.parametrize(
+  ("codes", "continent", "subcontinent"),
+  [
+    ("EG EGY SD SDN EH", "Africa", "Northern Africa"),
+    ("NA NAM ZA ZAF KEN SS RE TF MRT", "Africa", "Sub-Saharan Africa"),
+    ("US USA GL GRL BMU", "Americas", "Northern America"),
+    ("MX MEX BR FK JAM PRI BV", "Americas", "Latin America and the Caribbean"),
+    ("KZ UZB", "Asia", "Central Asia"),
+    ("CN JPN MN HKG TW", "Asia", "Eastern Asia"),
+    ("ID TLS SGP", "Asia", "South-eastern Asia"),
+    ("IN IRN AF LKA", "Asia", "Southern Asia"),
+    ("TR CYP GE PSE", "Asia", "Western Asia"),
+    ("RU UKR CZE PL", "Europe", "Eastern Europe"),
+    ("GB GBR EST NOR IRL JE", "Europe", "Northern Europe"),
+    ("ES HRV VAT SVN", "Europe", "Southern Europe"),
+    ("DE DEU CHE FR MCO", "Europe", "Western Europe"),
+    ("AU NZL NF", "Oceania", "Australia and New Zealand"),
+    ("FJ PNG NCL", "Oceania", "Melanesia"),
+    ("GU KIR NR PW", "Oceania", "Micronesia"),
+    ("WS TON PYF PCN TV", "Oceania", "Polynesia"),
+  ],
+)
+def test_countries_lie_where_the_standard_says(codes, continent, subcontinent):
+  for code in codes.split():
+    found = place(f" {code.lower()} ")
+    assert found[1:] == (continent, subcontinent), code
+
+
+def test_what_is_no_code_has_no_place_and_antarctica_no_region():
+  assert place("XX") is None
+  assert place("") is None
+  assert place("UK") is None  # the code is GB
+  assert place("ATA") == ("AQ", None, None)

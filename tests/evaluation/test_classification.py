@@ -1,0 +1,102 @@
+"""Scores against counting by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from fedjax_norm import nodes
+from fedjax_norm.data.examples import Examples
+from fedjax_norm.evaluation import classification
+
+CLASSES = 7
+
+
+class Table(nn.Module):
+  """Logits read off a table by the image's first pixel, so that every rank is known."""
+
+  table: tuple
+
+  def __call__(self, x, mode):
+    del mode
+    return jnp.asarray(self.table)[x[:, 0, 0, 0].astype(jnp.int32)]
+
+
+@pytest.fixture(scope="module")
+def case():
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(23, CLASSES)).astype(np.float32)
+  labels = rng.integers(0, CLASSES, 23).astype(np.int32)
+  images = np.zeros((23, 2, 2, 1), np.float32)
+  images[:, 0, 0, 0] = np.arange(23)
+  return Table(tuple(map(tuple, logits.tolist()))), logits, Examples(images, labels)
+
+
+def by_hand(logits, labels):
+  """(loss, top-1, top-5) as means over examples, in float64."""
+  logits = logits.astype(np.float64)
+  losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
+  order = np.argsort(-logits, axis=1)
+  top1 = (order[:, :1] == labels[:, None]).any(1)
+  top5 = (order[:, :5] == labels[:, None]).any(1)
+  return losses.mean(), top1.mean(), top5.mean()
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
+def test_equals_counting_by_hand_whatever_the_batches(case, batch_size):
+  model, logits, test = case
+  scores = classification.make_scores(model, CLASSES, lambda images, ids, strength: images)
+  mapping = nodes.create("auto", num_nodes=2)
+  batches = classification.stack_batches(test, batch_size, mapping.num_devices)
+  assert batches.batch.mask.sum() == 23
+  result = classification.make_evaluate(scores, mapping)({}, jax.tree.map(jnp.asarray, batches))
+  summary = classification.summarize(result)
+  loss, top1, top5 = by_hand(logits, test.labels)
+  np.testing.assert_allclose(summary["loss"], loss, rtol=1e-5)
+  assert (summary["top1"], summary["top5"]) == (top1, top5)
+  np.testing.assert_array_equal(result.examples, np.bincount(test.labels, minlength=CLASSES))
+
+
+def test_a_model_without_an_opinion_scores_nothing():
+  """Equal logits and logits that are no numbers earn no accuracy."""
+  for value in (0.0, float("nan")):
+    model = Table(((value,) * CLASSES,))
+    scores = classification.make_scores(model, CLASSES, lambda images, ids, strength: images)
+    batch = classification.stack_batches(
+      Examples(np.zeros((4, 1, 1, 1), np.float32), np.arange(4, dtype=np.int32)), 4
+    )
+    result = scores({}, jax.tree.map(lambda a: jnp.asarray(a[0]), batch))
+    assert float(result.top1.sum()) == 0
+    assert np.isnan(float(result.loss.sum())) == np.isnan(value)
+
+
+def test_each_clients_own_model(case):
+  """The scores of stacked models are those of each model alone."""
+  model, logits, test = case
+
+  class Shifted(nn.Module):
+    @nn.compact
+    def __call__(self, x, mode):
+      return model(x, mode) + self.param("shift", nn.initializers.zeros, (CLASSES,))
+
+  shifts = np.random.default_rng(1).normal(size=(3, CLASSES)).astype(np.float32)
+  scores = classification.make_scores(Shifted(), CLASSES, lambda images, ids, strength: images)
+  evaluate = classification.make_evaluate_clients(
+    scores, nodes.create("auto", num_nodes=3), lambda server, own: {"params": {"shift": own}}
+  )
+  batches = jax.tree.map(jnp.asarray, classification.stack_batches(test, 5))
+  result = evaluate((), jnp.asarray(shifts), np.zeros(3, np.float32), batches)
+  for k in range(3):
+    one = jax.tree.map(lambda a, k=k: a[k], result)
+    expected = by_hand(logits + shifts[k], test.labels)
+    np.testing.assert_allclose(list(classification.summarize(one).values()), expected, rtol=1e-5)
+
+
+def test_accuracy_on_a_clients_own_labels():
+  top1, count = np.array([8.0, 1.0, 0.0]), np.array([10.0, 2.0, 0.0])
+  scores = classification.Scores(count, top1, top1, count)
+  counts = np.array([[4, 0, 0], [1, 3, 0], [2, 2, 6], [0, 0, 9]])
+  np.testing.assert_allclose(
+    classification.by_label_share(scores, counts), [0.8, 0.25 * 0.8 + 0.75 * 0.5, 0.65, np.nan]
+  )

@@ -1,0 +1,241 @@
+"""The flags of every binary with the values that are tried, read from their config classes."""
+
+import functools
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fedjax_norm.cli import app, methods, split_options, train
+from fedjax_norm.cli.choice import Choice
+from fedjax_norm.cli.commands import (
+  communication,
+  compare,
+  distil,
+  leakage,
+  oracle,
+  paper,
+  regions,
+  split_predict,
+  stages,
+)
+from fedjax_norm.cli.commands.leakage import LeakageFlags
+from fedjax_norm.cli.flags import parse, shown
+from fedjax_norm.cli.wire import certificates, client, server
+from fedjax_norm.cli.wire.options import CertificatesFlags, ClientFlags, ServerFlags
+from fedjax_norm.papers.options import PaperFlags
+
+# What no flag of a number takes: no plain digits, or more than programs compute with.
+UNREADABLE = ("", " 5", "1_0", "\u00b2", "\u0663", "five", "nan", "inf", "0x1f", "9" * 5000)
+NO_COUNTS = (*UNREADABLE, "4294967296", "1000000000000", "9223372036854775808", "1e30")
+NO_NUMBERS = (*UNREADABLE, "-inf", "1e39", "1e308")
+COUNTS = ("0", "-1", "65537", "2147483647")
+NUMBERS = ("0", "-1", "1e-30", "65537", "3e38")
+TEXTS = ("", "\u00b2", "nan", "-1", "1e30", "five,5", "1,2", "a:\u00b2")
+
+
+class Binary(NamedTuple):
+  """A binary as the table runs it.
+
+  Attributes:
+    main: (the parsed flags, the config class) -> the exit code.
+    config: the class of its flags.
+    base: the flags of every call, which are accepted.
+  """
+
+  main: Callable[[Any, type], int]
+  config: type
+  base: tuple[str, ...]
+
+
+def _training(main: Callable[[Any], None]) -> Callable[[Any, type], int]:
+  return lambda values, config: app.execute(main, config, values)
+
+
+def _plain(main: Callable[[Any], None]) -> Callable[[Any, type], int]:
+  return lambda values, config: app.guard(lambda: main(parse(config, values)))
+
+
+DATA = "--data=synthetic:classes=4,train=64,test=32,size=6"
+_TRAINS = ("--clients=4", "--batch_size=8", "--noprogress", "--host_devices=2")
+_FOUR = ("--rounds=4", "--eval_every=2")  # not where lengths may be in epochs
+_ONE = "--host_devices=1"
+
+
+def _of(
+  name: str, choice: Choice, main: Callable[[Any], None], *base: str, **more: str
+) -> dict[str, Binary]:
+  """A binary for each value of the flag that chooses the others.
+
+  Args:
+    name: of its module.
+    choice: that flag.
+    main: its own work.
+    *base: the flags of every call.
+    **more: further ones, by the value.
+  """
+  return {
+    f"{name}:{value}": Binary(
+      _training(main), choice.kind(value), (*base, *more.get(value, "").split())
+    )
+    for value in choice.kinds
+  }
+
+
+_split = functools.partial(train.run, make=split_options.make)
+
+BINARIES = {
+  "fedavg": Binary(_training(train.run), methods.FEDAVG_CONFIG, (DATA, *_TRAINS, *_FOUR)),
+  "ssgd": Binary(_training(train.run), methods.SSGD_CONFIG, (DATA, *_TRAINS)),
+  "asgd": Binary(_training(train.run), methods.ASGD_CONFIG, (DATA, *_TRAINS, _ONE)),
+  **_of("decentralized", methods.DECENTRALIZED, train.run, DATA, *_TRAINS),
+  **_of("split", split_options.ALGORITHM, _split, DATA, *_TRAINS, *_FOUR, _ONE),
+  **_of(
+    "oracle", oracle.ALGORITHM, oracle.main, DATA, *_TRAINS, "--scout_every=2",
+    "--oracle_fractions=0.5", gaia="--scout_grid=0.1,0.2", fedavg="--scout_grid=1,2",
+    dgc="--scout_grid=0.1,0.2",
+  ),
+  **_of(
+    "run", methods.ANY_METHOD, train.run, DATA, *_TRAINS, asgd=_ONE, split=_ONE, splitfed_v2=_ONE
+  ),
+  "distil": Binary(
+    _training(distil.main),
+    distil.DistilFlags,
+    ("--data=synthetic:classes=4,train=32,test=32,size=6", "--teacher=split_run", "--noprogress"),
+  ),
+  "leakage": Binary(_training(leakage.main), LeakageFlags, (DATA, "--clients=4", "--noprogress")),
+  "split_predict": Binary(
+    _training(split_predict.main), split_predict.PredictFlags, ("--workdir=split_run",)
+  ),
+  "paper": Binary(_plain(paper.main), PaperFlags, ("--tables=000.1",)),
+  "stages": Binary(_plain(stages.run), stages.StagesFlags, ("--image_size=8",)),
+  "regions": Binary(
+    _plain(regions.run),
+    regions.CONFIG,
+    (DATA, "--clients=4", "--partition=classes"),
+  ),
+  "communication": Binary(
+    _plain(communication.run),
+    communication.CommunicationFlags,
+    ("--models=tiny", "--image_size=8"),
+  ),
+  "compare": Binary(
+    _plain(lambda c: compare.compare(("run_a", "run_b"), c.output, c.title, c.target)),
+    compare.CompareFlags,
+    (),
+  ),
+  "certificates": Binary(_plain(certificates.main), CertificatesFlags, ("--clients=alice0",)),
+  "split_server": Binary(
+    _training(server.main),
+    ServerFlags,
+    ("--authority=certs/authority.pem", "--certificate=certs/localhost.pem",
+     "--key=certs/localhost.key", "--client_names=alice0", "--image_shape=6x6x1", "--classes=4",
+     "--norm=gn", "--rounds=4", "--eval_every=2", "--batch_size=8", "--cut=conv1"),
+  ),
+  "split_client": Binary(
+    _training(client.main),
+    ClientFlags,
+    ("--authority=certs/authority.pem", "--certificate=certs/alice0.pem",
+     "--key=certs/alice0.key", DATA, "--cut=conv1"),
+  ),
+}  # fmt: skip
+"""By the module's name, and the value of the flag that chooses the others."""
+
+# What a flag needs beside it to be looked at.
+COMPANY = {
+  "alpha": ("--partition=dirichlet",),
+  "classes_per_client": ("--partition=classes",),
+  "ratio": ("--partition=ratio",),
+  "fraction": ("--partition=skew",),
+  "dominant_share": ("--partition=dominant",),
+  "exponent": ("--partition=quantity",),
+  "min_size": ("--partition=dirichlet", "--alpha=1"),
+  "zca_epsilon": ("--whiten=zca",),
+  "feature_shift": ("--partition=feature",),
+  "feature_scale": ("--partition=feature",),
+  "order_block": ("--batch_order=label",),
+  "drift_stretches": ("--drift=label",),
+  "drift_rounds": ("--drift=label",),
+  "groups": ("--norm=gn",),
+  "group_size": ("--norm=gn",),
+  "mean_only_bn": ("--norm=wn",),
+  "norm_decay": ("--norm=bn",),
+  "brn_r_max": ("--norm=brn",),
+  "brn_d_max": ("--norm=brn",),
+  "brn_ramp": ("--norm=brn",),
+  "lr_warmup_from": ("--lr_warmup_rounds=2",),
+  "lr_boundaries": ("--lr_schedule=step",),
+  "lr_factor": ("--lr_schedule=exponential",),
+  "lr_patience": ("--lr_schedule=plateau",),
+  "lr_power": ("--lr_schedule=polynomial",),
+  "lr_warmup_epochs": ("--epochs=3",),
+  "freeze_round": ("--norm=fixbn",),
+  "freeze_lr_factor": ("--norm=fixbn",),
+  "freeze_clip_norm": ("--norm=fixbn",),
+  "freeze_affine": ("--norm=fixbn",),
+  "freeze_tolerance": ("--norm=fixbn", "--freeze_round=auto"),
+  "fine_tune_lr": ("--fine_tune_steps=2",),
+  "diagnostics_layer": ("--diagnostics",),
+  "diagnostics_batches": ("--diagnostics",),
+  "chunk": ("--backend=vmap", "--host_devices=1"),
+  "coordinator_address": ("--num_processes=2", "--process_id=0", "--workdir=run"),
+  "num_processes": ("--coordinator_address=a:1", "--process_id=0", "--workdir=run"),
+  "process_id": ("--coordinator_address=a:1", "--num_processes=2", "--workdir=run"),
+  "prox": ("--local_steps=2",),
+  "server_momentum": ("--server_optimizer=momentum",),
+  "delay_lambda": ("--delay_compensation=constant",),
+  "delay_decay": ("--delay_compensation=adaptive",),
+  "labelled": ("--autoencoder=1",),
+  "client_id": ("--clients=1",),
+}
+"""By the flag; one that is not here is tried alone."""
+
+
+class Values(NamedTuple):
+  """The arguments that try a flag.
+
+  Attributes:
+    refused: those that its kind does not take, whatever the flag.
+    tried: those that it may take or refuse.
+  """
+
+  refused: tuple[str, ...]
+  tried: tuple[str, ...]
+
+
+def values_of(binary: Binary, name: str) -> Values:
+  """What a flag is tried with, by its kind."""
+  (one,) = (one for one in shown(binary.config) if one.name == name)
+  if one.choices:
+    return Values((f"--{name}=\u00b2",), tuple(f"--{name}={choice}" for choice in one.choices))
+  if bool in one.types:
+    return Values((f"--{name}=\u00b2",), (f"--{name}", f"--no{name}"))
+  refused, tried = (), TEXTS
+  if one.types in ((int,), (float,)):
+    refused, tried = (NO_COUNTS, COUNTS) if int in one.types else (NO_NUMBERS, NUMBERS)
+  return Values(*(tuple(f"--{name}={value}" for value in each) for each in (refused, tried)))
+
+
+def company(binary: Binary, name: str) -> list[str]:
+  """What a flag needs beside it to be looked at, of the flags that the binary has."""
+  known = {field.name for field in shown(binary.config)}
+  return [flag for flag in COMPANY.get(name, ()) if flag[2:].partition("=")[0] in known]
+
+
+# Flags of fedavg that are accepted alone, or need or exclude others of these.
+TOGETHER = (
+  "--local_steps=2", "--local_epochs=2", "--prox=1", "--cohort=2", "--groups=2", "--norm=fixbn",
+  "--norm=sync_bn", "--backend=scan", "--chunk=2", "--fedbn", "--batch_stats=recalibrate",
+  "--client_momentum=global", "--momentum=0", "--nesterov", "--accumulate=3", "--whiten=zca",
+  "--subtract=image", "--drift=label", "--relabelled=0.5", "--fine_tune_steps=2",
+)  # fmt: skip
+
+
+def pairs(binary: Binary, count: int) -> list[tuple[str, ...]]:
+  """Arguments of two flags each, the same at every call."""
+  chance = random.Random(0)
+  names = [field.name for field in shown(binary.config)]
+  drawn = []
+  for _ in range(count):
+    two = chance.sample(names, 2)
+    drawn.append(tuple(chance.choice(values_of(binary, name).tried) for name in two))
+  return drawn

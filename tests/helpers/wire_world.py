@@ -1,0 +1,276 @@
+"""A small cut network, and Bob and Alices that talk over real sockets."""
+
+import atexit
+import contextlib
+import functools
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from conftest import make_tiny_source
+from helpers.settings import configure, plain
+
+from fedjax_norm import norm, trees
+from fedjax_norm.cli.wire.client import drawing
+from fedjax_norm.data.federated import gather
+from fedjax_norm.data.partitions import registry as partitions
+from fedjax_norm.local import Metrics
+from fedjax_norm.models.layers import Conv, Dense
+from fedjax_norm.models.stages import Staged
+from fedjax_norm.norm import Norm, NormSpec
+from fedjax_norm.split.by_messages.training import make_interval
+from fedjax_norm.split.config import SplitConfig
+from fedjax_norm.split.messages import ACTIVATION
+from fedjax_norm.split.rules import make_rules
+from fedjax_norm.training.build_program import images_of, initial_variables
+from fedjax_norm.training.task.task import Task, make_task
+from fedjax_norm.wire.client import client as alices
+from fedjax_norm.wire.client import queries
+from fedjax_norm.wire.client.client import Alice
+from fedjax_norm.wire.client.hand_overs import Keeper, exchange_key
+from fedjax_norm.wire.protocol import certificates, frames, private_files
+from fedjax_norm.wire.protocol.frames import Frame
+from fedjax_norm.wire.protocol.identity import Identity
+from fedjax_norm.wire.protocol.network import Network, make_network
+from fedjax_norm.wire.protocol.transport import Caller, serving
+from fedjax_norm.wire.protocol.turns import step_id
+from fedjax_norm.wire.server.server import Bob
+from fedjax_norm.wire.server.state import Setting
+
+LIMIT, BATCH, ROUNDS, STEPS = 10**6, 4, 2, 2
+RATES = np.float32([0.1, 0.05])
+NAMES = ("alice0", "alice1")
+
+
+class Small(Staged):
+  """A convolution with a norm, two dense layers: a stage each."""
+
+  norm: NormSpec
+  num_classes: int = 4
+
+  def stages(self):
+    def head(x, mode):
+      x = Conv(2, (3, 3), self.norm, strides=(2, 2), name="Conv_0")(x, mode)
+      return jax.nn.relu(Norm(self.norm, name="Norm_0")(x, mode)).reshape(len(x), -1)
+
+    def body(x, mode):
+      return jax.nn.relu(Dense(5, self.norm, name="Dense_0")(x, mode))
+
+    def tail(x, mode):
+      return Dense(self.num_classes, self.norm, name="Dense_1")(x, mode)
+
+    return (("head", head), ("body", body), ("tail", tail))
+
+
+@functools.cache
+def task() -> Task:
+  """Two clients of 7 examples, so that an epoch ends with a batch that is not full."""
+  source = make_tiny_source(num_train=14, num_test=6)
+  division = partitions.make("iid", source.train.labels, 2, 0)
+  made = make_task(source, division, norm.create("bn"))
+  return made._replace(model=Small(norm.create("bn")))
+
+
+def options(**changes) -> SplitConfig:
+  local = plain(batch_size=BATCH, momentum=0.9, weight_decay=1e-3)
+  return configure(SplitConfig, local, cut="head", local_steps=STEPS, **changes)
+
+
+def by_messages(task: Task, config: SplitConfig, rates: np.ndarray) -> dict[str, np.ndarray]:
+  """The variables that the simulation ends with, step by step, by path."""
+  label = jax.ShapeDtypeStruct((), np.int32)
+  rules = make_rules(task.model, config, images_of(task), label)
+  start = rules.init(initial_variables(task, 0))
+  interval = make_interval(rules, config, task.transform, 0, lambda seed: start, nothing)
+  number, rounds = task.data.num_clients, len(rates)
+  one = rules.init_client(start)
+  clients = jax.tree.map(lambda a: jnp.stack([a] * number), one)
+  slots, data = np.tile(np.arange(number), (rounds, 1)), jax.device_put(task.data)
+  state, _, _ = interval(
+    start, clients, Metrics.zeros(), slots, rates, rates, 0, 0, rounds, data, jax.random.key(0)
+  )
+  return trees.flatten(jax.tree.map(np.asarray, state.variables))
+
+
+@functools.cache
+def network(tail: str | None = None) -> Network:
+  return make_network(task().model, options(tail=tail), images_of(task()), task().num_classes)
+
+
+@functools.cache
+def identities() -> dict[str, Identity]:
+  """Of the server, of two clients and of carol, who does not train."""
+  authority, server, clients = certificates.make(["localhost"], [*NAMES, "carol"])
+  pairs = {"localhost": server, **clients}
+  return {name: identity(name, authority, pair) for name, pair in pairs.items()}
+
+
+def identity(name: str, authority: bytes, pair: certificates.Pair) -> Identity:
+  """With files that are there until the tests are over."""
+  folder = Path(tempfile.mkdtemp())
+  atexit.register(shutil.rmtree, folder)
+  files = folder / "pem", folder / "key"
+  for path, data in zip(files, pair, strict=True):
+    private_files.create(path, data)
+  return Identity(name, authority, *pair, files)
+
+
+class World:
+  """One run: Bob behind a socket, who can be restarted, and what it takes to be an Alice."""
+
+  def __init__(self, folder: Path, *, tail=None, peer=False, updates=False, patience=20.0):
+    self.network, self.folder = network(tail), folder
+    self.peer, self.updates = peer, updates
+    told = {"config": "none"}
+    key = jax.random.key(0)
+    authority = identities()["localhost"].authority
+    self.setting = Setting(self.network, authority, NAMES, told, RATES, key, patience, peer, LIMIT)
+    self.later = 0.0  # seconds that a test lets pass at once
+    self.seen: list[tuple[str, str, bytes]] = []
+    self.rounds: list[tuple] = []
+    (folder / "bob").mkdir()
+    self.restart()
+    self._stack = contextlib.ExitStack()
+
+  def restart(self) -> None:
+    """Bob is killed and begins again from his folder."""
+    self.bob = Bob(
+      self.setting,
+      self.folder / "bob",
+      lambda *row: self.rounds.append(row),
+      lambda: time.monotonic() + self.later,
+    )
+
+  def __enter__(self) -> "World":
+    def method(name):
+      def run(caller: str, data: bytes) -> bytes:
+        self.seen.append((name, caller, data))
+        return self.bob.methods()[name](caller, data)
+
+      return run
+
+    methods = {name: method(name) for name in self.bob.methods()}
+    server = serving("localhost:0", identities()["localhost"], methods, LIMIT)
+    self.address = f"localhost:{self._stack.enter_context(server)}"
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._stack.close()
+
+  def caller(self, name: str) -> Caller:
+    return self._stack.enter_context(Caller(self.address, identities()[name], LIMIT, 5))
+
+  def alice(self, name: str, *, join: bool = True, place: int | None = None) -> Alice:
+    """A client with its own folder, or the same one again, that has joined."""
+    folder = self.folder / name
+    folder.mkdir(exist_ok=True)
+    call, identity = self.caller(name), identities()[name]
+    keeper = Keeper(
+      self.network,
+      identity,
+      self.bob.state.roll.run,
+      exchange_key(folder, self.bob.state.roll.run),
+      call,
+      folder,
+      peer=self.peer,
+      updates=self.updates,
+      limit=LIMIT,
+    )
+    address = ""
+    if self.peer:
+      port = self._stack.enter_context(serving("localhost:0", identity, keeper.methods(), LIMIT))
+      address = f"localhost:{port}"
+    place = NAMES.index(name) if name in NAMES else place
+    if join:
+      queries.join(call, keeper.announcement, place, 7 * (place is not None), address)
+    key, row = jax.random.key(0), place or 0
+    drawn = drawing(task(), gather(task().data, np.array([row]), 7), row, key, BATCH)
+    how = (row, len(NAMES), STEPS, RATES, key, key, drawn, LIMIT, 5.0)
+    return Alice(self.network, call, keeper, *how)
+
+  def train(self, *members: Alice) -> list:
+    """All take their turns, each in a thread; what ``alice.train`` gave each of them."""
+    results = [None] * len(members)
+
+    def run(index: int) -> None:
+      try:
+        results[index] = alices.train(members[index], self.before_put, nothing, self.told)
+      except Exception as error:
+        results[index] = error
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(members))]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join(30)
+    for error in results:
+      if not isinstance(error, alices.Final):
+        raise AssertionError from error
+    return results
+
+  def before_put(self, turned) -> None:
+    """A test may look in."""
+
+  def told(self, text: str) -> None:
+    """And listen."""
+
+
+def nothing(*_) -> None:
+  """Is told, and does nothing."""
+
+
+@contextlib.contextmanager
+def world(path: Path, **changes) -> Iterator[World]:
+  with World(path, **changes) as made:
+    yield made
+
+
+def simulated(tail=None):
+  """The variables of ``--step_by_step`` in one process."""
+  return by_messages(task(), options(tail=tail), RATES)
+
+
+def held(own, bob) -> dict[str, np.ndarray]:
+  """The whole model's variables, from both sides."""
+  parts = [part.variables for part in (*own, bob.state.kept.part)]
+  return {k: np.asarray(v) for part in parts for k, v in trees.flatten(part).items()}
+
+
+def assert_same(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name], name)
+
+
+def begun(w, name="alice0"):
+  """An Alice whose turn has begun, and the request of its first step."""
+  alice = w.alice(name)
+  other = w.alice("alice1" if name == "alice0" else "alice0")
+  queries.ask(other.call, LIMIT, waiting=True)
+  assert queries.ask(alice.call, LIMIT, waiting=True).state == "yours"
+  return alice, other, request(w)
+
+
+def request(w, step=0, turn=0, **changes):
+  rng = np.random.default_rng(step)
+  shape = w.network.outputs[0].shape
+  sent = {"activation": rng.normal(size=(3, *shape)).astype(np.float32)}
+  sent["labels"] = np.array([0, 1, 3], np.int32)
+  return Frame(ACTIVATION, step_id(turn, step), frames.named({**sent, **changes}))
+
+
+def yours(alice, other):
+  queries.ask(other.call, LIMIT, waiting=True)
+  return queries.ask(alice.call, LIMIT, waiting=True)
+
+
+def turn_of(alice, other):
+  """A turn, handed over; what Bob has kept then."""
+  turned = alices._turn(alice, yours(alice, other))
+  alice.keeper.hand_over(turned.own, turned.step)

@@ -1,0 +1,245 @@
+"""The convolution's lowerings against each other and torch, alone and under vmap and scan."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjax_norm.ops import conv as conv_module
+from fedjax_norm.ops.conv import conv
+
+
+class Case(NamedTuple):
+  """x is [2, *size, features[0] * groups], the kernel [*kernel, *features] of features[1]."""
+
+  size: tuple[int, int]
+  kernel: tuple[int, int]
+  strides: tuple[int, int]
+  padding: str | tuple[tuple[int, int], tuple[int, int]]
+  features: tuple[int, int]
+  groups: int = 1
+
+
+CASES = {
+  "same": Case((6, 6), (3, 3), (1, 1), "SAME", (5, 4)),
+  "same at stride 2, even": Case((6, 8), (3, 3), (2, 2), "SAME", (5, 4)),
+  "same at stride 2, odd": Case((7, 5), (3, 3), (2, 2), "SAME", (5, 4)),
+  "unequal strides": Case((7, 6), (3, 2), (2, 3), "SAME", (5, 3)),
+  "stride above the kernel": Case((7, 8), (1, 2), (3, 3), "VALID", (5, 2)),
+  "shortcut": Case((7, 6), (1, 1), (2, 2), "VALID", (6, 3)),
+  "what valid leaves over": Case((8, 9), (3, 3), (3, 2), "VALID", (5, 2)),
+  "imagenet's stem": Case((12, 11), (7, 7), (2, 2), ((3, 3), (3, 3)), (3, 4)),
+  "few channels": Case((5, 5), (3, 3), (1, 1), "VALID", (1, 3)),
+  "few channels at stride": Case((6, 5), (5, 4), (2, 3), ((0, 3), (2, 1)), (4, 1)),
+  "pads beyond the kernel": Case((3, 4), (2, 1), (1, 2), ((3, 0), (2, 3)), (5, 2)),
+  "one position": Case((3, 3), (3, 3), (2, 2), "VALID", (6, 6)),
+  "kernel above the image": Case((2, 1), (5, 5), (1, 1), "SAME", (5, 2)),
+  "as many channels as are folded": Case((4, 7), (3, 3), (1, 1), "SAME", (16, 16)),
+  "more channels than are folded": Case((4, 5), (3, 3), (2, 2), "SAME", (17, 5)),
+  "two groups": Case((5, 6), (3, 3), (2, 2), "SAME", (3, 4), 2),
+  "a group a channel": Case((4, 5), (3, 3), (1, 1), "SAME", (1, 6), 3),
+}
+# How the map over a second axis of the arguments is written.
+ALONE, BOTH, IMAGES, SCAN = "alone", "vmap", "vmap over images", "scan"
+LOWERINGS = ("canonical", "xla")
+
+
+def gradients(lowering, case, x, kernel, dy):
+  """(y, dx, dkernel)."""
+  y, pullback = jax.vjp(
+    lambda x, kernel: conv(x, kernel, case.strides, case.padding, case.groups, lowering), x, kernel
+  )
+  return y, *pullback(dy)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def mapped(lowering, how, case, x, kernel, dy):
+  one = functools.partial(gradients, lowering, case)
+  match how:
+    case "alone":
+      return jax.tree.map(lambda a: a[None], one(x[0], kernel[0], dy[0]))
+    case "vmap":
+      return jax.vmap(one)(x, kernel, dy)
+    case "vmap over images":
+      return jax.vmap(one, (0, None, 0))(x, kernel[0], dy)
+    case _:
+      return jax.lax.scan(lambda carry, args: (carry, one(*args)), None, (x, kernel, dy))[1]
+
+
+def pads_of(case: Case):
+  """The padding by its definition, written out."""
+  if case.padding == "VALID":
+    return (0, 0), (0, 0)
+  if case.padding != "SAME":
+    return case.padding
+  total = [
+    max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    for size, kernel, stride in zip(case.size, case.kernel, case.strides, strict=True)
+  ]
+  return tuple((pad // 2, pad - pad // 2) for pad in total)
+
+
+def torchs(case: Case, x, kernel, dy):
+  """:func:`gradients` by torch."""
+  x = torch.tensor(x.transpose(0, 3, 1, 2).copy(), requires_grad=True)
+  kernel = torch.tensor(kernel.transpose(3, 2, 0, 1).copy(), requires_grad=True)
+  (top, bottom), (left, right) = pads_of(case)
+  y = F.conv2d(F.pad(x, (left, right, top, bottom)), kernel, None, case.strides, 0, 1, case.groups)
+  y.backward(torch.tensor(dy.transpose(0, 3, 1, 2).copy()))
+  images = (a.detach().permute(0, 2, 3, 1).numpy() for a in (y, x.grad))
+  return *images, kernel.grad.permute(2, 3, 1, 0).numpy()
+
+
+def arguments(case: Case):
+  """Two of each: (x, kernel, dy)."""
+  rng = np.random.default_rng(0)
+  channels = case.features[0] * case.groups
+  x = rng.standard_normal((2, 2, *case.size, channels)).astype(np.float32)
+  kernel = rng.standard_normal((2, *case.kernel, *case.features)).astype(np.float32)
+  out = [
+    (size + sum(pad) - taps) // stride + 1
+    for size, pad, taps, stride in zip(
+      case.size, pads_of(case), case.kernel, case.strides, strict=True
+    )
+  ]
+  return x, kernel, rng.standard_normal((2, 2, *out, case.features[1])).astype(np.float32)
+
+
+def assert_same(actual, expected):
+  for ours, theirs in zip(actual, expected, strict=True):
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5 * (1 + np.abs(theirs).max()))
+
+
+def check(case: Case, how: str):
+  """The canonical lowering against torch on each node alone."""
+  x, kernel, dy = arguments(case)
+  result = mapped("canonical", how, case, x, kernel, dy)
+  nodes = 1 if how == ALONE else 2
+  assert all(len(a) == nodes for a in result)
+  for i in range(nodes):
+    own = kernel[0 if how == IMAGES else i]
+    assert_same([a[i] for a in result], torchs(case, x[i], own, dy[i]))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tricky_cases_are_the_same_in_both_lowerings(name):
+  case = CASES[name]
+  check(case, ALONE)
+  ours, xlas = (mapped(lowering, ALONE, case, *arguments(case)) for lowering in LOWERINGS)
+  assert_same(ours, xlas)
+
+
+@pytest.mark.parametrize("name", ["same at stride 2, odd", "few channels at stride", "shortcut"])
+@pytest.mark.parametrize("how", [BOTH, IMAGES, SCAN])
+def test_maps_are_the_same_in_both_lowerings(name, how):
+  case = CASES[name]
+  check(case, how)
+  ours, xlas = (mapped(lowering, how, case, *arguments(case)) for lowering in LOWERINGS)
+  assert_same(ours, xlas)
+
+
+@pytest.mark.parametrize(
+  ("case", "parts"),
+  [
+    (Case((7, 5), (3, 3), (1, 1), "SAME", (5, 4)), 7),  # seven rows, a prime number
+    (Case((12, 5), (3, 2), (2, 1), "SAME", (5, 4)), 3),  # two of six rows at a time
+    (Case((9, 6), (2, 2), (2, 3), "VALID", (5, 3)), 2),  # rows of x that no window reaches
+  ],
+)
+def test_a_large_gradient_goes_through_its_rows_in_parts(case, parts, monkeypatch):
+  x, kernel, dy = arguments(case)
+  row = dy[0, :, 0].nbytes
+  monkeypatch.setattr(conv_module, "_LARGE", 1)
+  monkeypatch.setattr(conv_module, "_CACHED", 2 * row)
+  assert conv_module._rows_at_once(dy.shape[2], row) * parts == dy.shape[2]
+  check(case, ALONE)
+
+  static = case.strides, pads_of(case), kernel.shape[1:3]
+  gradient = functools.partial(conv_module._kernel_gradient, *static)
+  assert "dynamic_slice" in str(jax.make_jaxpr(gradient)(x[0], dy[0]))
+  half = gradient(x[0].astype(jnp.bfloat16), dy[0].astype(jnp.bfloat16))
+  exact = torchs(case, x[0], kernel[0], dy[0])[2]
+  assert half.dtype == jnp.bfloat16  # of a sum in float32
+  np.testing.assert_allclose(half.astype(np.float32), exact, rtol=0.02, atol=0.02 * exact.max())
+
+
+@st.composite
+def cases(draw):
+  def pair(values):
+    return st.tuples(values, values)
+
+  kernel = draw(pair(st.integers(1, 5)))
+  pads = pair(pair(st.integers(0, 3)))
+  padding = draw(st.one_of(st.sampled_from(["SAME", "VALID"]), pads))
+  size = []
+  for axis in range(2):
+    least = 1
+    if padding != "SAME":
+      around = 0 if padding == "VALID" else sum(padding[axis])
+      least = max(1, kernel[axis] - around)
+    size.append(draw(st.integers(least, least + 6)))
+  strides, groups = draw(pair(st.integers(1, 3))), draw(st.integers(1, 2))
+  features = draw(st.integers(1, 18)), draw(st.integers(1, 9)) * groups
+  return Case(tuple(size), kernel, strides, padding, features, groups)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(cases(), st.sampled_from([ALONE, BOTH, IMAGES, SCAN]))
+def test_any_convolution_is_torchs(case, how):
+  check(case, how)
+
+
+def test_the_canonical_lowering_has_no_grouped_or_dilated_convolution_under_vmap():
+  case = CASES["same at stride 2, odd"]
+  args = arguments(case)
+  text = {
+    lowering: str(jax.make_jaxpr(functools.partial(mapped, lowering, BOTH, case))(*args))
+    for lowering in (*LOWERINGS, None)
+  }
+  canonical = text["canonical"]
+  found = canonical.count("conv_general_dilated[")
+  assert found >= 6  # the output, four phases of the input's gradient, the kernel's gradient
+  for parameter in ("feature_group_count=1\n", "batch_group_count=1\n", "lhs_dilation=(1, 1)\n"):
+    assert canonical.count(parameter) == found
+  assert "feature_group_count=2" in text["xla"]  # as a plain convolution would have
+  assert text[None] == text["canonical" if jax.default_backend() == "cpu" else "xla"]
+
+
+def test_the_three_convolutions_are_functions_of_their_own():
+  # Inlined, their reads would be fused with the layers around them, which a CPU then runs slowly.
+  case = CASES["same"]
+  args = arguments(case)
+  text = mapped.lower("canonical", SCAN, case, *args).compile().as_text()
+  calls = [line for line in text.splitlines() if " call(" in line and 'inlineable="false"' in line]
+  assert len(calls) == 3
+  for name in ("forward", "input_gradient", "kernel_gradient"):
+    assert any(name in line for line in calls)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_groups_that_do_not_fit_are_refused(lowering):
+  x, kernel = np.zeros((1, 3, 3, 6), np.float32), np.zeros((3, 3, 2, 4), np.float32)
+  for groups in (1, 2, 3):  # 3 divide the input's channels, but not the output's
+    with pytest.raises(ValueError, match="do not fit 6 channels"):
+      conv(x, kernel, groups=groups, lowering=lowering)
+
+
+def test_an_image_smaller_than_the_kernel_is_left_to_matrix_products():
+  """XLA would exchange the two, and take 100 times as long."""
+
+  def primitives(size):
+    x, kernel = jnp.ones((2, size, size, 8)), jnp.ones((3, 3, 8, 4))
+    forward = functools.partial(conv_module._forward, (1, 1), ((1, 1), (1, 1)))
+    return {eqn.primitive.name for eqn in jax.make_jaxpr(forward)(x, kernel).eqns}
+
+  assert "conv_general_dilated" not in primitives(2)
+  assert "dot_general" in primitives(2)
+  assert "dot_general" not in primitives(8)

@@ -1,0 +1,100 @@
+"""Pooling against torch, forwards and backwards."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fedjax_norm.ops.pool import avg_pool, ceil_pads, max_pool
+
+THEIRS = {
+  "max": functools.partial(F.max_pool2d, ceil_mode=True),
+  "avg": functools.partial(F.avg_pool2d, ceil_mode=True, count_include_pad=False),
+}
+OURS = {"max": max_pool, "avg": avg_pool}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def pooled(kind, x, dy, size, stride, pads):
+  y, pullback = jax.vjp(lambda x: OURS[kind](x, size, stride, pads), x)
+  return y, pullback(dy)[0]
+
+
+def check(kind, shape, size, stride, pads, theirs):
+  rng = np.random.default_rng(0)
+  # No two alike; and below zero, so that a padding of zeros would win.
+  x = (rng.permutation(np.prod(shape)).reshape(shape) - np.prod(shape)).astype(np.float32) / 8
+  theirs_x = torch.tensor(x.transpose(0, 3, 1, 2).copy(), requires_grad=True)
+  expected = theirs(theirs_x)
+  dy = torch.tensor(rng.standard_normal(expected.shape).astype(np.float32))
+  expected.backward(dy)
+  y, dx = pooled(kind, x, dy.permute(0, 2, 3, 1).numpy(), size, stride, pads)
+  np.testing.assert_allclose(y, expected.detach().permute(0, 2, 3, 1), rtol=1e-5)
+  np.testing.assert_allclose(dx, theirs_x.grad.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", OURS)
+@pytest.mark.parametrize(
+  ("image", "size", "stride"),
+  [
+    ((8, 8), 3, 2),  # the last window hangs over
+    ((7, 9), 3, 2),  # none does
+    ((6, 5), 3, 2),  # one side's does
+    ((5, 7), 2, 2),
+    ((9, 8), 3, 3),
+    ((5, 6), 3, 1),
+    ((5, 8), 1, 3),  # the next window would begin outside, so there is none
+    ((6, 9), 2, 4),
+    ((3, 3), 3, 2),
+  ],
+)
+def test_windows_rounded_up_are_torchs(kind, image, size, stride):
+  theirs = functools.partial(THEIRS[kind], kernel_size=size, stride=stride)
+  check(kind, (2, *image, 3), size, stride, ceil_pads(image, size, stride), theirs)
+
+
+@pytest.mark.parametrize("kind", OURS)
+@pytest.mark.parametrize(("size", "stride", "pad"), [(3, 2, 0), (2, 2, 0), (3, 2, 1), (4, 1, 2)])
+def test_windows_rounded_down_are_torchs(kind, size, stride, pad):
+  theirs = functools.partial(
+    THEIRS[kind], kernel_size=size, stride=stride, padding=pad, ceil_mode=False
+  )
+  check(kind, (2, 8, 7, 3), size, stride, ((pad, pad), (pad, pad)), theirs)
+
+
+def test_an_image_smaller_than_its_window_is_one_window():
+  assert ceil_pads((2, 1), 3, 2) == ((0, 1), (0, 2))
+  x = np.array([[4.0], [2.0]], np.float32).reshape(1, 2, 1, 1)
+  assert max_pool(x, 3, 2, ceil_pads((2, 1), 3, 2)).item() == 4
+  assert avg_pool(x, 3, 2, ceil_pads((2, 1), 3, 2)).item() == 3
+
+
+def test_the_first_of_equal_maxima_gets_the_gradient():
+  # As in torch; after a ReLU, windows of nothing but zeros are common.
+  x, dy = np.zeros((1, 5, 5, 1), np.float32), np.arange(4, dtype=np.float32) + 1
+  _, dx = pooled("max", x, dy.reshape(1, 2, 2, 1), 3, 2, ((0, 0), (0, 0)))
+  expected = np.zeros((5, 5), np.float32)
+  expected[0, 0], expected[0, 2], expected[2, 0], expected[2, 2] = dy
+  np.testing.assert_array_equal(dx[0, :, :, 0], expected)
+
+
+@pytest.mark.parametrize("kind", OURS)
+@pytest.mark.parametrize("how", ["vmap", "scan"])
+def test_maps_are_loops(kind, how):
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((3, 2, 6, 5, 2)).astype(np.float32)
+  dy = rng.standard_normal((3, 2, 3, 3, 2)).astype(np.float32)
+
+  def one(x, dy):
+    return pooled(kind, x, dy, 3, 2, ((1, 0), (1, 1)))
+
+  if how == "vmap":
+    together = jax.jit(jax.vmap(one))(x, dy)
+  else:
+    together = jax.lax.scan(lambda carry, args: (carry, one(*args)), None, (x, dy))[1]
+  for i in range(3):
+    for ours, alone in zip(together, one(x[i], dy[i]), strict=True):
+      np.testing.assert_allclose(ours[i], alone, rtol=1e-6)

@@ -1,0 +1,31 @@
+"""Grouped bars show the numbers they are given, each in its group."""
+
+import math
+
+import pytest
+
+from fedjax_norm.plots import bars
+
+
+def test_bars_stand_in_their_groups_with_their_values():
+  series = {"IID": [75.0, math.nan], "non-IID": [70.0, 10.0]}
+  (axes,) = bars.bars_figure(["BSP", "Gaia"], series, "Accuracy", "top-1", missing="lost").axes
+  assert [tick.get_text() for tick in axes.get_xticklabels()] == ["BSP", "Gaia"]
+  places = [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in axes.patches]
+  assert [height for _, height in places] == [75, 0, 70, 10]
+  assert [round(place) for place, _ in places] == [0, 1, 0, 1]
+  assert places[0][0] < 0 < places[2][0]
+  assert {text.get_text() for text in axes.texts} == {"75.0", "lost", "70.0", "10.0"}
+  assert [text.get_text() for text in axes.get_legend().get_texts()] == ["IID", "non-IID"]
+  assert axes.get_ylim()[0] == 0
+
+
+def test_one_series_needs_no_legend():
+  (axes,) = bars.bars_figure(["a", "b", "c"], {"x": [1, 2, 3]}, "t", "y", "{:.0f}x").axes
+  assert axes.get_legend() is None
+  assert [text.get_text() for text in axes.texts] == ["1x", "2x", "3x"]
+
+
+def test_a_series_has_a_value_for_each_group():
+  with pytest.raises(ValueError, match="2 groups"):
+    bars.bars_figure(["a", "b"], {"x": [1]}, "t", "y")

@@ -1,0 +1,40 @@
+"""What a constant answer for all test examples would score."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fedjax_norm.objectives import IGNORED
+from fedjax_norm.training.task.constant_baseline import no_better_than_guessing
+
+
+def pixels(*counts: int) -> SimpleNamespace:
+  """A task of segmentation: so many pixels of each class, and as many again that count nothing."""
+  targets = np.repeat(np.arange(len(counts)), counts)
+  targets = np.concatenate([targets, np.full(len(targets), IGNORED)]).astype(np.uint8)
+  return SimpleNamespace(
+    own_objective=None, kind="segmentation", test_targets=targets.reshape(1, 2, -1)
+  )
+
+
+def labels(*counts: int) -> SimpleNamespace:
+  """A task of classification: so many test examples of each class."""
+  targets = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+  return SimpleNamespace(own_objective=None, kind="classification", test_targets=targets)
+
+
+@pytest.mark.parametrize("make", [labels, pixels])
+@pytest.mark.parametrize("counts", [(5, 5), (5, 0, 5), (8, 1, 1)])
+def test_the_loss_has_to_be_below_the_entropy_of_what_counts(make, counts):
+  shares = np.array([count for count in counts if count]) / 10
+  entropy = -sum(share * np.log(share) for share in shares)
+  assert not no_better_than_guessing(make(*counts), {"loss": 0.99 * entropy})
+  assert no_better_than_guessing(make(*counts), {"loss": np.float32(entropy)})
+  assert no_better_than_guessing(make(*counts), {"loss": 568.0})
+  assert no_better_than_guessing(make(*counts), {"loss": float("nan")})
+
+
+def test_numbers_have_to_be_better_than_their_mean():
+  assert no_better_than_guessing(labels(1), {"r2": 0.0, "loss": 1.0})
+  assert not no_better_than_guessing(labels(1), {"r2": 0.01, "loss": 1.0})

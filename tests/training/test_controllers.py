@@ -1,0 +1,80 @@
+"""Where an interval ends, at which rates it runs, and what the controllers make of it."""
+
+from types import SimpleNamespace
+
+import chex
+import numpy as np
+import pytest
+
+from fedjax_norm.algorithms.ledger import Traffic
+from fedjax_norm.control.freeze import CALIBRATE, EXPLORE, Freeze
+from fedjax_norm.control.plateau import Plateau
+from fedjax_norm.control.skewscout import ScoutConfig, SkewScout
+from fedjax_norm.control.theta import Dial
+from fedjax_norm.training.config.loop import LoopConfig
+from fedjax_norm.training.controllers import Controls, next_interval, observe
+from fedjax_norm.training.program import Phase, Program
+from fedjax_norm.training.skewscout import Scouting
+
+CONFIG = LoopConfig(rounds=20, eval_every=8)
+RATES = np.linspace(1.0, 0.05, CONFIG.rounds, dtype=np.float32)
+MODEL = {"params": {}, "batch_stats": {}}
+SERVER = SimpleNamespace(variables=MODEL)
+
+
+def program(freeze=None, plateau=None, scout=None):
+  phases = {EXPLORE: Phase(*[None] * 3), CALIBRATE: Phase(*[None] * 3, rate_factor=0.5)}
+  scouting = Scouting(scout, {}) if scout else None
+  dial = Dial(np.full(CONFIG.rounds, 0.1, np.float32), follows_rate=True, scout=scout)
+  return Program(
+    phases, None, None, freeze, plateau, None, RATES, "device", {}, dial=dial, scouting=scouting
+  )
+
+
+def after(one, controls, interval, loss=1.0):
+  return observe(one, CONFIG, controls, interval, SERVER, loss, Traffic(300, 40, 1))
+
+
+@pytest.mark.parametrize(
+  ("options", "ends"),
+  [
+    ({}, [8, 16, 20]),
+    ({"freeze": Freeze(10)}, [8, 10, 16, 20]),
+    ({"freeze": Freeze(8)}, [8, 16, 20]),
+  ],
+)
+def test_intervals_end_at_evaluations_the_freeze_and_the_end(options, ends):
+  one = program(**options)
+  controls, found = Controls.of(one, MODEL), [0]
+  while found[-1] < CONFIG.rounds:
+    interval = next_interval(one, CONFIG, controls, found[-1])
+    frozen = "freeze" in options and interval.first >= options["freeze"].round
+    assert interval.phase == (CALIBRATE if frozen else EXPLORE)
+    rates = RATES[interval.first : interval.end] * np.float32(0.5 if frozen else 1)
+    np.testing.assert_array_equal(interval.rates, rates)
+    # The peak is the schedule's first rate; theta falls from there as the rate does.
+    np.testing.assert_allclose(interval.thetas, 0.1 * rates / RATES[0], rtol=1e-6)
+    controls = after(one, controls, interval)
+    found.append(interval.end)
+  assert found[1:] == ends
+  assert controls.frozen_at == (options["freeze"].round if options else None)
+
+
+def test_a_look_ends_an_interval_and_costs_the_plateau_no_patience():
+  scout = SkewScout((0.1, 0.2), config=ScoutConfig(skewscout="hill", scout_every=5))
+  one = program(plateau=Plateau(factor=0.5, patience=1), scout=scout)
+  controls = Controls.of(one, MODEL)
+  interval = next_interval(one, CONFIG, controls, 0)
+  assert (interval.first, interval.end) == (0, 5)
+  # Without a fall of the loss: the first of two evaluations sets what the second falls short of.
+  factors, ends = [], (5, 8, 10, 16)
+  for end in ends:
+    controls = after(one, controls, interval._replace(end=end))
+    factors.append(float(controls.plateau.scale))
+  assert factors == [1, 1, 1, 0.5]
+  unknown = after(one, controls, interval._replace(end=20), loss=float("nan"))
+  chex.assert_trees_all_equal(unknown.plateau, controls.plateau)
+  assert int(controls.scout.sent) == len(ends) * 340
+  controls = controls._replace(scout=scout.observe(controls.scout, 0.0, 1.0, 16))
+  interval = next_interval(one, CONFIG, controls, 16)
+  np.testing.assert_array_equal(interval.rates, RATES[16:20] * np.float32(0.5))

@@ -1,0 +1,212 @@
+"""What a run records of its clients' differences, and that recording changes nothing else."""
+
+import dataclasses
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+from helpers.settings import configure, plain, program_of
+
+from fedjax_norm import trees
+from fedjax_norm.algorithms.averaging import averaging
+from fedjax_norm.algorithms.contract import Method, Views
+from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig, fedavg
+from fedjax_norm.algorithms.ledger import Sent
+from fedjax_norm.algorithms.periodic import Average
+from fedjax_norm.data.federated import federate
+from fedjax_norm.data.partitions import registry as partitions
+from fedjax_norm.data.sources import digits
+from fedjax_norm.errors import UserError
+from fedjax_norm.evaluation import diagnostics
+from fedjax_norm.evaluation.classification import Scores
+from fedjax_norm.evaluation.config import EvaluationConfig
+from fedjax_norm.norm import create
+from fedjax_norm.training import diagnostics_recorder
+from fedjax_norm.training.build_program import initial_variables
+from fedjax_norm.training.config.loop import LoopConfig
+from fedjax_norm.training.diagnostics_recorder import _sample, accuracy_by_partition, make_diagnose
+from fedjax_norm.training.loop import train
+from fedjax_norm.training.placement.client_states import ClientStore
+from fedjax_norm.training.storage.checkpoint import Checkpoints
+from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.training.task.task import make_task
+
+LOOP = LoopConfig(4, 2)
+FEW = EvaluationConfig(diagnostics=True, diagnostics_batches=2)
+
+
+def test_accuracy_by_partition_by_hand():
+  count = np.array([10.0, 2.0])
+  first, second = (Scores(count, np.array(top1), count, count) for top1 in ([8.0, 1], [1.0, 2]))
+  counts = np.array([[4, 0], [1, 3]])
+  expected = [[0.8, 0.25 * 0.8 + 0.75 * 0.5], [0.1, 0.25 * 0.1 + 0.75]]
+  np.testing.assert_allclose(accuracy_by_partition([first, second], counts), expected)
+
+
+@pytest.fixture(scope="module")
+def task(tiny_source, tiny_net):
+  division = partitions.make("classes", tiny_source.train.labels, 3, 0, classes_per_client=2)
+  return make_task(tiny_source, division, create("bn"))._replace(model=tiny_net(norm=create("bn")))
+
+
+def unsent(server, client):
+  """A residual for the tests: the client's momentum."""
+  return optax.tree.get(client.momentum, "trace")
+
+
+def make(task, config=FEW):
+  """FedAvg whose clients' models are said to be the global one and their momentum."""
+
+  def own(server, client):
+    params = trees.add(server.variables["params"], unsent(server, client))
+    return {**server.variables, "params": params}
+
+  def build(config, setup):
+    algorithm = averaging(fedavg(config, setup), config, setup)
+    return algorithm._replace(views=Views(travelling=own, residual=unsent))
+
+  fed = configure(FedAvgConfig, plain(batch_size=8, momentum=0.5), client_momentum="local")
+  program, _ = program_of(Method("own", FedAvgConfig, build, ""), task, fed, LOOP, lr=0.05)
+  return diagnosed(program, task, config, 8) if config else program
+
+
+def diagnosed(program, task, config, batch_size):
+  """The program with diagnostics of fewer images than a run has."""
+  models = {name: phase.model for name, phase in program.phases.items()}
+  mapping = program.nodes.one_by_one()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(diagnostics_recorder, "_IMAGES", 4)
+    return program._replace(diagnose=make_diagnose(task, models, config, batch_size, mapping))
+
+
+@pytest.fixture(scope="module")
+def whole(task, tmp_path_factory):
+  """(the program, the run's folder, its outcome)."""
+  program, path = make(task), tmp_path_factory.mktemp("whole")
+  with RunFolder.open(path, {}) as folder:
+    return program, path, train(program, LOOP, task.data, initial_variables(task, 0), folder)
+
+
+def test_what_is_recorded_is_what_the_clients_hold(task, whole):
+  _, _, outcome = whole
+  last = {(r["quantity"], r["place"]): r["value"] for r in outcome.diagnostics if r["round"] == 4}
+  states = [jax.tree.map(lambda a, k=k: a[k], outcome.clients.arrays) for k in range(3)]
+  residuals = [unsent(None, state) for state in states]
+  shared = outcome.variables["params"]
+  own = [jax.tree.map(np.add, shared, residual) for residual in residuals]
+  expected = {
+    "residual_update_delta": diagnostics.residual_update_delta(residuals, shared),
+    "local_update_delta": diagnostics.local_update_delta(own, shared),
+    "weight_difference": diagnostics.weight_difference(own),
+  }
+  for quantity, value in expected.items():
+    np.testing.assert_allclose(last[quantity, ""], value, rtol=1e-5)
+    assert value > 0
+  # Of the evenly spread test images, over all pairs.
+  images = task.eval_transform(task.source.test.images[[0, 7, 13, 20]])
+  models = [{**outcome.variables, "params": params} for params in own]
+  neurons = [
+    diagnostics.neuron_difference(task.model, ("Norm_0",), models[i], models[j], images)["Norm_0"]
+    for i, j in ((0, 1), (0, 2), (1, 2))
+  ]
+  np.testing.assert_allclose(last["neuron_difference", ""], np.mean(neurons), rtol=1e-4)
+  channels = [last["mean_divergence", f"Norm_0:{c}"] for c in range(8)]
+  np.testing.assert_allclose(last["mean_divergence_median", "Norm_0"], np.median(channels))
+  places = {place for quantity, place in last if quantity == "accuracy"}
+  assert places == {f"{i} on {j}" for i in range(3) for j in range(3)}
+
+
+def test_local_updates_of_averaging_now_and_then_are_told_just_before_it(task, whole):
+  program, _, outcome = whole
+  algorithm = program.phases["explore"].algorithm
+  algorithm = algorithm._replace(averages_next=lambda server: server.due)
+  told = []
+  for due in (True, False):
+    server = Average(outcome.variables, np.int32(3), np.bool_(due), Sent.zeros())
+    rows = program.diagnose(
+      "explore", algorithm, server, outcome.clients, task.data, 4, jax.random.key(0)
+    )
+    told.append({row["quantity"] for row in rows})
+  assert told[0] - told[1] == {"local_update_delta"}
+
+
+def test_recording_changes_no_bit_of_the_run(task, whole):
+  plain = train(make(task, None), LOOP, task.data, initial_variables(task, 0))
+  chex.assert_trees_all_equal(plain.variables, whole[2].variables)
+  assert plain.diagnostics == []
+
+
+def test_a_resumed_run_records_each_evaluation_once(task, whole, tmp_path, monkeypatch):
+  program, path, outcome = whole
+  save = Checkpoints.save
+
+  def killed(self, round_, state):
+    if round_ == 4:
+      raise KeyboardInterrupt
+    save(self, round_, state)
+
+  with monkeypatch.context() as patch, RunFolder.open(tmp_path, {}) as folder:
+    patch.setattr(Checkpoints, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+      train(program, LOOP, task.data, initial_variables(task, 0), folder)
+  text = (path / "diagnostics.csv").read_text()
+  assert (tmp_path / "diagnostics.csv").read_text() == text
+  # torn in the middle of a line of the evaluation that has no checkpoint
+  (tmp_path / "diagnostics.csv").write_text(text[:-5])
+  with RunFolder.open(tmp_path, {}) as folder:
+    resumed = train(program, LOOP, task.data, initial_variables(task, 0), folder)
+  assert (tmp_path / "diagnostics.csv").read_text() == text
+  assert resumed.diagnostics == outcome.diagnostics
+
+
+def test_skewed_labels_diverge_more_than_iid_ones(tiny_net):
+  """Paper 004, fig. 4, at the size of a test: what enters the first norm, digits, five clients."""
+  source, spec, medians = digits.load(), create("none"), {}
+  iid, skewed = (
+    partitions.make(name, source.train.labels, 5, 0, **options)
+    for name, options in (("iid", {}), ("classes", {"classes_per_client": 2}))
+  )
+  task = make_task(source, iid, spec)._replace(model=tiny_net(norm=spec, num_classes=10))
+  fed = configure(FedAvgConfig, plain(batch_size=64))
+  few = dataclasses.replace(
+    FEW, diagnostics_batches=4
+  )  # less than a pass, so that all samples have one size
+  program, _ = program_of(FEDAVG, task, fed, LOOP, lr=0.05)
+  program = diagnosed(program, task, few, 64)
+  algorithm = program.phases["explore"].algorithm
+  server = algorithm.init(initial_variables(task, 0))
+  store = ClientStore(algorithm.init_client(server), 5)
+  for name, data in (("iid", task.data), ("classes", federate(source.train, skewed))):
+    rows = program.diagnose("explore", algorithm, server, store, data, 1, jax.random.key(0))
+    found = {(row["quantity"], row["place"]): row["value"] for row in rows}
+    for moment in ("mean", "variance"):
+      medians[name, moment] = found[f"{moment}_divergence_median", "Norm_0"]
+  assert medians["classes", "mean"] > 3 * medians["iid", "mean"]
+  assert medians["classes", "variance"] > 2 * medians["iid", "variance"]
+
+
+def test_a_sample_is_of_one_clients_examples_without_repeats(task):
+  data, key = task.data, jax.random.key(3)
+  own = data.order[data.offsets[1] : data.offsets[1] + data.sizes[1]]
+  few = _sample(data, 1, 5, key)
+  assert few.clients.tolist() == [1]
+  assert few.sizes.tolist() == [5]
+  assert len(set(few.ids.tolist()) & set(own.tolist())) == 5
+  np.testing.assert_array_equal(few.labels, data.labels[few.ids])
+  np.testing.assert_array_equal(_sample(data, 1, 5, key).ids, few.ids)
+  everything = _sample(data, 1, 100, key)
+  assert everything.ids[: len(own)].tolist() == sorted(own.tolist())
+
+
+@pytest.mark.parametrize(
+  ("options", "sentence"),
+  [
+    ({"diagnostics_layer": "Norm_7"}, "choose one of Norm_0"),
+    ({"diagnostics_batches": 0}, "diagnostics_batches is 0"),
+  ],
+)
+def test_what_cannot_be_diagnosed_is_refused(task, options, sentence):
+  with pytest.raises(UserError, match=sentence):
+    make(task, dataclasses.replace(FEW, **options))

@@ -1,0 +1,143 @@
+"""Fine-tuning before an evaluation, against SGD written out and accuracies counted by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.reference_fedavg import (
+  batch_drawer,
+  batch_gradient,
+  flat,
+  nested,
+  random_variables,
+  sgd_step,
+)
+from helpers.settings import configure, plain, program_of
+
+from fedjax_norm import nodes, norm
+from fedjax_norm.algorithms.contract import Algorithm, Views
+from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
+from fedjax_norm.algorithms.ledger import Cost
+from fedjax_norm.data.federated import federate
+from fedjax_norm.data.partitions import registry as partitions
+from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
+from fedjax_norm.evaluation import classification
+from fedjax_norm.norm import Mode
+from fedjax_norm.training import build_program
+from fedjax_norm.training.config.loop import LoopConfig
+from fedjax_norm.training.outcome import Outcome, summary
+from fedjax_norm.training.personalization import make_personalise
+from fedjax_norm.training.placement.client_states import ClientStore
+from fedjax_norm.training.task.task import Task
+
+LOCAL = plain(batch_size=5, momentum=0.9, weight_decay=0.01, clip_norm=0.5)
+STEPS, RATE = 7, 0.1  # of the fine-tuning
+SIZES = (9, 16, 14, 21)  # none a multiple of the batch: 7 steps go through several epochs
+KEY = jax.random.key(3)  # of the run
+
+
+@pytest.fixture(scope="module")
+def task(tiny_source, tiny_net):
+  """Four clients with three classes each, most of them of one, behind noise of their own."""
+  order = np.argsort(tiny_source.train.labels, kind="stable").astype(np.int32)
+  division = partitions.Partition(np.roll(order, 4), np.concatenate([[0], np.cumsum(SIZES)]))
+  transforms = make_transforms(Preprocess(feature_shift="noise"), tiny_source.train.images)
+  data = federate(tiny_source.train, division, np.array([0, 0.3, 0.1, 0.2], np.float32))
+  return Task(tiny_net(norm.create("bn")), tiny_source, data, *transforms)
+
+
+def by_hand(task, variables, client):
+  """The client's model after its steps, flat."""
+  drawn = batch_drawer(task.data, LOCAL.batch_size, task.transform, KEY)
+  params, stats = flat(variables["params"]), flat(variables["batch_stats"])
+  anchor, trace = params, {k: np.zeros_like(v) for k, v in params.items()}
+  for step in range(STEPS):
+    grads, stats = batch_gradient(task.model, params, stats, drawn(client, step))
+    params, trace = sgd_step(LOCAL, params, trace, grads, anchor, RATE)
+  return params, stats
+
+
+def scored(task, params, stats, client):
+  """(the losses by class, the accuracy with the client's mix of labels) on its view of the test."""
+  test, labels = task.source.test.images, task.source.test.labels
+  images = task.eval_transform(
+    jnp.asarray(test), jnp.arange(len(test)), task.data.strengths[client]
+  )
+  variables = {"params": nested(params), "batch_stats": nested(stats)}
+  logits = np.asarray(task.model.apply(variables, images, Mode()), np.float64)
+  losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(labels)), labels]
+  right = logits.argmax(-1) == labels
+  start = task.data.offsets[client]
+  own = task.data.labels[task.data.order[start : start + SIZES[client]]]
+  by_class = [losses[labels == label].sum() for label in range(4)]
+  return by_class, np.mean([right[labels == label].mean() for label in own])
+
+
+def algorithm(**functions):
+  """What an evaluation asks of an algorithm; it trains nothing."""
+  return Algorithm(*[None] * 4, Cost(0, 0), **functions)
+
+
+def test_the_columns_are_the_accuracies_of_the_fine_tuned_models(task, monkeypatch):
+  """Of clients whose own models, all different, are what they start from.
+
+  The losses, which are no column, tell the models apart more finely.
+  """
+  models = [random_variables(task.model, task.image_shape) for _ in SIZES]
+  for k, model in enumerate(models):
+    model["params"] = jax.tree.map(lambda a, k=k: a * (1 + 0.3 * k), model["params"])
+  states = jax.tree.map(lambda *leaves: np.stack(leaves), *models)
+  own = algorithm(views=Views(client=lambda server, state: state))
+  mapping = nodes.create("auto", num_nodes=4).one_by_one()
+  # FedProx's term holds on to a round's start, and is off here.
+  config = configure(FedAvgConfig, LOCAL, prox=0.7, local_steps=2)
+  personalise = make_personalise(task, {own: (task.model, config)}, STEPS, RATE, mapping)
+  scores, by_label_share = [], classification.by_label_share
+
+  def note(result, counts):
+    scores.append(result)
+    return by_label_share(result, counts)
+
+  monkeypatch.setattr(classification, "by_label_share", note)
+  store = ClientStore(models[0], 4)
+  store.arrays = states
+  stacked = classification.stack_batches(task.source.test, 8, mapping.num_devices)
+  stacked = jax.tree.map(jnp.asarray, stacked)
+  ids = np.array([0, 3])
+  columns = personalise(own, (), store, task.data, KEY, ids, stacked)
+  losses, expected = zip(*(scored(task, *by_hand(task, models[k], k), k) for k in ids), strict=True)
+  plain = [
+    scored(task, flat(models[k]["params"]), flat(models[k]["batch_stats"]), k)[1] for k in ids
+  ]
+  np.testing.assert_allclose(scores[0].loss, losses, rtol=1e-3, atol=1e-4)
+  assert columns["personal_top1"] == pytest.approx(np.mean(expected), abs=1e-6)
+  assert columns["personal_top1_min"] == pytest.approx(np.min(expected), abs=1e-6)
+  assert not np.isclose(expected, plain).any()  # the steps do something
+
+
+def test_an_evaluation_has_the_columns(task, monkeypatch):
+  """Of ten clients, or of all where there are fewer, without being asked for those."""
+  asked = []
+
+  def make(*arguments):
+    asked.extend(arguments)
+    return lambda *arguments: asked.extend(arguments) or {"personal_top1": 0.5}
+
+  monkeypatch.setattr(build_program, "make_personalise", make)  # which the test above runs
+  plain = task.data._replace(strengths=np.zeros(4, np.float32))
+  loop = LoopConfig(rounds=1, eval_every=1)
+  program, _ = program_of(FEDAVG, task, LOCAL, loop, fine_tune_steps=7, fine_tune_lr=0.1)
+  algorithm = program.phases["explore"].algorithm
+  server = algorithm.init(random_variables(task.model, task.image_shape))
+  store = ClientStore(algorithm.init_client(server), 4)
+  columns, accuracies = program.evaluate(algorithm, server, store, plain, KEY)
+  config = program.phases["explore"].config
+  assert asked[:4] == [task, {algorithm: (task.model, config)}, STEPS, RATE]
+  assert asked[5:10] == [algorithm, server, store, plain, KEY]
+  assert asked[10].tolist() == [0, 1, 2, 3]
+  assert columns["personal_top1"] == 0.5
+  assert accuracies.keys() == {0, 1, 2, 3}
+  outcome = Outcome(server.variables, store, [{"round": 1, **columns}], None, accuracies, [])
+  assert columns.items() <= summary(outcome).items()
+  program_of(FEDAVG, task, LOCAL, loop, fine_tune_steps=7, lr=0.3)
+  assert asked[-2] == 0.3  # the rate of the run, where no other is given
