@@ -37,10 +37,7 @@ class SgdConfig(Options):
 
   batch_size: int = option(32, "Examples per local step.", least=1)
   momentum: float = option(
-    0.9,
-    "Momentum of SGD: the clients' own, or the master's in SSGD and ASGD.",
-    least=0,
-    below=1,
+    0.9, "Momentum of SGD: the clients' own, or the master's in SSGD and ASGD.", least=0, below=1
   )
   nesterov: bool = option(False, "Use Nesterov momentum.", needs="momentum")
   weight_decay: float = option(5e-4, "L2 penalty that the optimizer adds to the gradient.", least=0)

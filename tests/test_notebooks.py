@@ -27,7 +27,7 @@ QUESTIONS = {
     "moved": moved,
     "affine_error": affine_error,
     "traffic": traffic,
-  }""",
+  }"""
 }
 IMAGES = {"01_norms_as_axes": 6}
 

@@ -211,9 +211,7 @@ def exchange_cost(
   stats_up = stats * (shared and spec.updates_running_statistics)
   norms = list(models.norm_modules(model, image_shape).values())
   return Cost(
-    trees.num_bytes(up) + stats_up,
-    trees.num_bytes(down) + stats_down,
-    *lockstep_cost(spec, norms),
+    trees.num_bytes(up) + stats_up, trees.num_bytes(down) + stats_down, *lockstep_cost(spec, norms)
   )
 
 

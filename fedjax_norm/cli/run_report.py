@@ -11,12 +11,7 @@ from fedjax_norm.cli import communication_table
 from fedjax_norm.cli.config import Config
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.evaluation.measures import MEASURES, measures_of
-from fedjax_norm.plots import (
-  base,
-  clients,
-  curves,
-  diagnostics,
-)
+from fedjax_norm.plots import base, clients, curves, diagnostics
 from fedjax_norm.training.outcome import Outcome
 from fedjax_norm.training.program import Program
 from fedjax_norm.training.storage.csv_rows import write_table

@@ -261,11 +261,7 @@ def _batch(data, row, places, mask, transform: Transform, key: Key, step_key: Ke
   """The examples at some places of a client's."""
   places = data.order[data.offsets[row] + places]
   images = transform(
-    data.images[places],
-    data.ids[places],
-    data.strengths[row],
-    stream(key, Stream.NOISE),
-    step_key,
+    data.images[places], data.ids[places], data.strengths[row], stream(key, Stream.NOISE), step_key
   )
   return Batch(images, data.targets[places], mask.astype(jnp.float32))
 

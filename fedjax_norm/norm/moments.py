@@ -96,11 +96,7 @@ def to_sums(moments: Moments, shift: Array) -> tuple[Array, Array, Array]:
     (n, sum (x - shift), sum (x - shift)^2).
   """
   offset = moments.mean - shift
-  return (
-    moments.count,
-    moments.count * offset,
-    moments.m2 + moments.count * offset**2,
-  )
+  return (moments.count, moments.count * offset, moments.m2 + moments.count * offset**2)
 
 
 def from_sums(sums: tuple[Array, Array, Array], shift: Array) -> Moments:

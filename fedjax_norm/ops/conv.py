@@ -13,12 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fedjax_norm.ops.lowering import (
-  Pads,
-  apart,
-  on_cpu,
-  pad_or_crop,
-)
+from fedjax_norm.ops.lowering import Pads, apart, on_cpu, pad_or_crop
 from fedjax_norm.typing import Array
 
 # A kernel gradient whose dy has at least so many bytes goes through it in parts of at most so many.

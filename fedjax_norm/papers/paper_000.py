@@ -1,13 +1,6 @@
 """Tables 1 to 3 and figures 5 to 7 of paper 000 (Zhou, He, Yang 2021) as data."""
 
-from fedjax_norm.papers.tables import (
-  Cell,
-  Claim,
-  Table,
-  best,
-  rising,
-  spread_above,
-)
+from fedjax_norm.papers.tables import Cell, Claim, Table, best, rising, spread_above
 
 _SHORT = {"augment": "none", "epochs": None, "lr_schedule": "constant"}
 _SMALL = {**_SHORT, "model": "resnet10", "image_size": 16, "batch_size": 16, "rounds": 600}

@@ -3,15 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fedjax_norm.papers.tables import (
-  Cell,
-  Claim,
-  Table,
-  below,
-  best,
-  near,
-  rising,
-)
+from fedjax_norm.papers.tables import Cell, Claim, Table, below, best, near, rising
 
 Options = Mapping[str, Any]
 

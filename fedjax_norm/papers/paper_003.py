@@ -4,14 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fedjax_norm.papers.tables import (
-  Cell,
-  Claim,
-  Table,
-  alike,
-  least,
-  rising,
-)
+from fedjax_norm.papers.tables import Cell, Claim, Table, alike, least, rising
 
 Options = Mapping[str, Any]
 

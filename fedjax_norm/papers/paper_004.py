@@ -4,21 +4,9 @@ from typing import Any
 
 from fedjax_norm.papers import paper_004_cells as cells
 from fedjax_norm.papers import paper_004_thetas
-from fedjax_norm.papers.paper_004_lenet import (
-  FIGURE_5,
-  FIGURE_6,
-  FIGURE_8,
-  TABLE_9,
-)
+from fedjax_norm.papers.paper_004_lenet import FIGURE_5, FIGURE_6, FIGURE_8, TABLE_9
 from fedjax_norm.papers.paper_004_thetas import BSP, SWEEPS
-from fedjax_norm.papers.tables import (
-  Cell,
-  Claim,
-  Table,
-  least,
-  near,
-  rising,
-)
+from fedjax_norm.papers.tables import Cell, Claim, Table, least, near, rising
 
 
 def _keeps(name: str, points: float = 2.0) -> Claim:

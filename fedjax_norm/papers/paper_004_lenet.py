@@ -4,15 +4,7 @@ from typing import Any
 
 from fedjax_norm.papers import paper_004_cells as cells
 from fedjax_norm.papers.paper_004_thetas import SWEEPS
-from fedjax_norm.papers.tables import (
-  Cell,
-  Claim,
-  Table,
-  falling,
-  least,
-  near,
-  rising,
-)
+from fedjax_norm.papers.tables import Cell, Claim, Table, falling, least, near, rising
 from fedjax_norm.study.savings import Degree
 
 _LENET = "cifar10_lenet"

@@ -4,22 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from fedjax_norm.papers.paper_004_cells import (
-  PARTITIONS,
-  SMOKE,
-  cell,
-  small_words,
-  theta,
-)
-from fedjax_norm.papers.tables import (
-  Cell,
-  Claim,
-  Table,
-  all_near,
-  least,
-  near,
-  rising,
-)
+from fedjax_norm.papers.paper_004_cells import PARTITIONS, SMOKE, cell, small_words, theta
+from fedjax_norm.papers.tables import Cell, Claim, Table, all_near, least, near, rising
 
 MODELS = {"alexnet": "AlexNet", "googlenet": "GoogLeNet", "lenet": "LeNet", "resnet20": "ResNet20"}
 

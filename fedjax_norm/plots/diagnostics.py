@@ -15,13 +15,7 @@ from matplotlib.ticker import (
   PercentFormatter,
 )
 
-from fedjax_norm.plots.base import (
-  COLOURS,
-  Rows,
-  curves,
-  new_figure,
-  save,
-)
+from fedjax_norm.plots.base import COLOURS, Rows, curves, new_figure, save
 
 _DELTAS = {
   "residual_update_delta": "unsent residual / weight",

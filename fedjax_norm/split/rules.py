@@ -23,23 +23,9 @@ from fedjax_norm.split.costs.counters import Tally, make_step_tally, pass_cost
 from fedjax_norm.split.costs.flops import Effort, party_flops
 from fedjax_norm.split.costs.ledger import client_rows, count_hand_over, state_columns
 from fedjax_norm.split.parties import Part, Party, check_own_losses, loss_gradient, make_parties
-from fedjax_norm.split.plan import (
-  ALICE,
-  Plan,
-  describe,
-  divide,
-  join,
-  make_plan,
-  segment_shapes,
-)
+from fedjax_norm.split.plan import ALICE, Plan, describe, divide, join, make_plan, segment_shapes
 from fedjax_norm.split.splitfed_average import from_sums, to_sums
-from fedjax_norm.split.state import (
-  ClientState,
-  SplitState,
-  stats_of,
-  travelling,
-  with_stats,
-)
+from fedjax_norm.split.state import ClientState, SplitState, stats_of, travelling, with_stats
 from fedjax_norm.typing import Array, Batch, PyTree, Variables
 
 
@@ -249,8 +235,7 @@ def make_rules(
       if averaged:
         parts[index] = from_sums(parts[index], sums["averaged"][index], sums["weight"], policy)
     return put(state, parts)._replace(
-      tally=state.tally.add(sums["tally"]),
-      reconstruction=sums["reconstruction"] / sums["weight"],
+      tally=state.tally.add(sums["tally"]), reconstruction=sums["reconstruction"] / sums["weight"]
     )
 
   def order(context: RoundContext, turns: int) -> Array:

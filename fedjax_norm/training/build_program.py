@@ -7,12 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_norm import (
-  host_memory,
-  models,
-  nodes,
-  trees,
-)
+from fedjax_norm import host_memory, models, nodes, trees
 from fedjax_norm.algorithms import ledger
 from fedjax_norm.algorithms.averaging import build
 from fedjax_norm.algorithms.batch_statistics import make_recalibrate

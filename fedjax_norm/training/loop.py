@@ -16,12 +16,7 @@ from fedjax_norm.evaluation.measures import measures_of
 from fedjax_norm.local import Metrics
 from fedjax_norm.objectives import find
 from fedjax_norm.training.config.loop import LoopConfig
-from fedjax_norm.training.controllers import (
-  Controls,
-  Interval,
-  next_interval,
-  observe,
-)
+from fedjax_norm.training.controllers import Controls, Interval, next_interval, observe
 from fedjax_norm.training.outcome import Outcome
 from fedjax_norm.training.program import Program
 from fedjax_norm.training.rounds import Run, Spent, make_store, of_everyone, refresh, run_interval

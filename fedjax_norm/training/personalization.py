@@ -13,14 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from fedjax_norm.algorithms.contract import Algorithm
-from fedjax_norm.data.federated import (
-  FederatedData,
-  Transform,
-  draw,
-  gather,
-  label_counts,
-  steady,
-)
+from fedjax_norm.data.federated import FederatedData, Transform, draw, gather, label_counts, steady
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import classification
 from fedjax_norm.local import LocalConfig, make_client_update, optimizer

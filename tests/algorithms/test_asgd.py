@@ -169,11 +169,7 @@ def event_loop(model, data, transform, config, strength=0.0, decay=None, seconds
 RENORM = norm.create("brn", renorm=norm.Renorm(r_max=1.5, d_max=0.5, start=0, r_end=1, d_end=1))
 CASES = {
   "none": ("bn", {}, {}),
-  "constant": (
-    "bn",
-    {"delay_compensation": "constant", "delay_lambda": 3.0},
-    {"strength": 3.0},
-  ),
+  "constant": ("bn", {"delay_compensation": "constant", "delay_lambda": 3.0}, {"strength": 3.0}),
   "adaptive, the paper's": (
     "bn",
     {"delay_compensation": "adaptive"},

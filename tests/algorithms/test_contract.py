@@ -86,10 +86,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(whole, tmp_path):
   def stop(round_, row, model):
     raise OSError("stopped")
 
-  with (
-    RunFolder.open(tmp_path / "run", {}) as folder,
-    pytest.raises(OSError, match="stopped"),
-  ):
+  with RunFolder.open(tmp_path / "run", {}) as folder, pytest.raises(OSError, match="stopped"):
     train(program, config, task.data, variables, folder, on_evaluation=stop)
   with RunFolder.open(tmp_path / "run", {}) as folder:
     assert [row["round"] for row in folder.rows()] == [2]

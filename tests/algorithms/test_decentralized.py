@@ -11,12 +11,7 @@ import pytest
 from helpers import reference_fedavg, reference_ssgd
 from helpers.reference_fedavg import flat
 from helpers.settings import built, configure, plain
-from helpers.step_world import (
-  KEY,
-  at,
-  run_rounds,
-  skewed,
-)
+from helpers.step_world import KEY, at, run_rounds, skewed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

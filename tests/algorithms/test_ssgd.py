@@ -22,12 +22,7 @@ from helpers.binaries import PYTHONPATH
 from helpers.mapping_steps import BACKENDS
 from helpers.reference_fedavg import flat
 from helpers.settings import built, configure, plain
-from helpers.step_world import (
-  KEY,
-  at,
-  run_rounds,
-  skewed,
-)
+from helpers.step_world import KEY, at, run_rounds, skewed
 
 from fedjax_norm import nodes, norm
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
@@ -245,10 +240,7 @@ def mapped(tmp_path_factory):
   folder = tmp_path_factory.mktemp("mapped")
   done = subprocess.run(
     [sys.executable, str(tests / "mapping_steps.py"), str(folder)],
-    env={
-      **os.environ,
-      "PYTHONPATH": f"{PYTHONPATH}{os.pathsep}{tests}",
-    },
+    env={**os.environ, "PYTHONPATH": f"{PYTHONPATH}{os.pathsep}{tests}"},
     capture_output=True,
     text=True,
     check=False,

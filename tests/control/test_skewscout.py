@@ -77,8 +77,7 @@ def test_estimates_of_what_was_not_tried():
   state = scout.observe(scout.init(), 0.3, 0.5, 500)
   # Tighter: no AL, twice the cost (at most all). Looser: the same AL, half the cost, a quarter.
   np.testing.assert_allclose(
-    scout.objective(state),
-    [1.0, 50 * 0.25 + 0.5, 50 * 0.25 + 0.25, 50 * 0.25 + 0.125],
+    scout.objective(state), [1.0, 50 * 0.25 + 0.5, 50 * 0.25 + 0.25, 50 * 0.25 + 0.125]
   )
   assert int(state.index) == 0
   dense = SkewScout((0.5, 0.75, 0.999), per_density=True, start=1)

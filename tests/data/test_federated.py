@@ -9,14 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_norm.data.examples import Examples
-from fedjax_norm.data.federated import (
-  cohorts,
-  draw,
-  federate,
-  gather,
-  rows,
-  steps_per_epoch,
-)
+from fedjax_norm.data.federated import cohorts, draw, federate, gather, rows, steps_per_epoch
 from fedjax_norm.data.partitions.registry import Partition
 
 TOTAL = 60

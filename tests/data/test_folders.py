@@ -5,12 +5,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from helpers.small_data import (
-  check,
-  flat,
-  same,
-  write,
-)
+from helpers.small_data import check, flat, same, write
 from PIL import Image
 
 from fedjax_norm.data.sources import folders

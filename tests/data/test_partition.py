@@ -175,11 +175,7 @@ def test_more_workers_share_the_rest_evenly():
   own, other = 60, 30
   np.testing.assert_array_equal(
     counts,
-    [
-      [other] * 2 + [own] * 2 + [other] * 2,
-      [other] * 4 + [own] * 2,
-      [own] * 2 + [other] * 4,
-    ],
+    [[other] * 2 + [own] * 2 + [other] * 2, [other] * 4 + [own] * 2, [own] * 2 + [other] * 4],
   )
   np.testing.assert_array_equal(table("ratio", labels, 3, ratio=2 / 3), np.full((3, 6), 40))
 

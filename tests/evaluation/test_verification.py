@@ -90,9 +90,7 @@ def right(distances, same, threshold):
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-  st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=20, max_size=40),
-)
+@given(st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=20, max_size=40))
 def test_folds_are_judged_by_the_best_threshold_of_the_others(pairs):
   """Against trying every threshold; few values, so that many distances are equal."""
   distances = np.array([d / 8 for d, _ in pairs])

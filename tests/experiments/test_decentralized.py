@@ -71,11 +71,7 @@ def test_defaults():
 def test_warm_up_and_boundaries_in_epochs():
   """500 mini-batches an epoch: E_warm = 2 makes stages of 1,000."""
   flags = DECENTRALIZED.kind("dgc")(
-    batch_size=20,
-    epochs=12,
-    sparsity_warmup_epochs=2,
-    lr_schedule="step",
-    lr_boundaries=(6, 9),
+    batch_size=20, epochs=12, sparsity_warmup_epochs=2, lr_schedule="step", lr_boundaries=(6, 9)
   )
   config = flags.in_rounds(5, 50_000)
   assert (config.rounds, config.lr_boundaries) == (6000, (3000, 4500))

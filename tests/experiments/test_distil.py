@@ -108,11 +108,7 @@ def test_train_ask_and_distil(run):
     (SPLIT, ("--members=tiny:conv1,no:conv1",), "unknown model 'no'"),
     (SPLIT, ("--members=tiny:conv1,tiny:conv2", "--cut=conv1"), "--cut is of one model"),
     (SPLIT, ("--members=tiny:conv1,tiny:conv2", "--relays=a,b"), "--relays"),
-    (
-      SPLIT,
-      ("--members=tiny:conv1,tiny:conv2", "--model=lenet"),
-      "drop --model",
-    ),
+    (SPLIT, ("--members=tiny:conv1,tiny:conv2", "--model=lenet"), "drop --model"),
   ],
 )
 def test_what_cannot_be_is_one_sentence(run, binary, given, match):

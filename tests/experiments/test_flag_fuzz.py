@@ -19,12 +19,7 @@ from helpers import flag_table
 from helpers.flag_table import BINARIES
 
 from fedjax_norm import host_memory, models, nodes
-from fedjax_norm.cli import (
-  app,
-  finished_run,
-  supervisor,
-  train,
-)
+from fedjax_norm.cli import app, finished_run, supervisor, train
 from fedjax_norm.cli.commands import (
   communication,
   compare,
@@ -38,12 +33,7 @@ from fedjax_norm.cli.commands import (
 )
 from fedjax_norm.cli.flags import define, parse, shown
 from fedjax_norm.cli.train import settler
-from fedjax_norm.cli.wire import (
-  build,
-  certificates,
-  client,
-  server,
-)
+from fedjax_norm.cli.wire import build, certificates, client, server
 from fedjax_norm.models import registry
 from fedjax_norm.models.flops import Flops
 from fedjax_norm.models.small import Tiny

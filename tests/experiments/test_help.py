@@ -10,12 +10,7 @@ from absl import flags
 from helpers.binaries import ROOT
 from helpers.flag_table import BINARIES
 
-from fedjax_norm.cli.flags import (
-  define,
-  define_help,
-  help_of,
-  shown,
-)
+from fedjax_norm.cli.flags import define, define_help, help_of, shown
 from fedjax_norm.options import Options, option
 
 

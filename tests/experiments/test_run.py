@@ -12,12 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers.binaries import (
-  PYTHONPATH,
-  ROOT,
-  SMALL,
-  run_process,
-)
+from helpers.binaries import PYTHONPATH, ROOT, SMALL, run_process
 from helpers.run_bits import parameters, read
 
 from fedjax_norm.cli import app

@@ -113,10 +113,7 @@ SSGD_FLAGS = [
 ]
 ASGD_FLAGS = [
   ("--weighting=uniform", "weighting"),
-  (
-    "--coordinator_address=localhost:2 --num_processes=2 --process_id=0 --workdir=x",
-    "one process",
-  ),
+  ("--coordinator_address=localhost:2 --num_processes=2 --process_id=0 --workdir=x", "one process"),
   ("--norm=sync_bn", "never have"),
   ("--backend=vmap --data=npz:missing.npz", "drop --backend"),
   ("--chunk=1 --data=npz:missing.npz", "--chunk"),

@@ -13,11 +13,7 @@ from fedjax_norm.models import registry
 from fedjax_norm.models.layers import Dense
 from fedjax_norm.norm import Norm, NormSpec
 
-FLAGS = (
-  "--data=identities:identities=48,images=4,size=8",
-  "--task=verification",
-  "--model=face",
-)
+FLAGS = ("--data=identities:identities=48,images=4,size=8", "--task=verification", "--model=face")
 
 
 class Flat(nn.Module):

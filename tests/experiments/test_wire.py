@@ -15,16 +15,7 @@ import numpy as np
 import pytest
 from absl import flags
 from helpers.binaries import free_port
-from helpers.wire_binaries import (
-  CLIENT,
-  DATA,
-  SERVER,
-  SHAPE,
-  TRAINING,
-  party,
-  run,
-  together,
-)
+from helpers.wire_binaries import CLIENT, DATA, SERVER, SHAPE, TRAINING, party, run, together
 from helpers.wire_world import by_messages
 
 from fedjax_norm import host_memory
@@ -32,13 +23,7 @@ from fedjax_norm.cli import app
 from fedjax_norm.cli.flags import define, parse
 from fedjax_norm.cli.split_options import ALGORITHM
 from fedjax_norm.cli.train import load, settler
-from fedjax_norm.cli.wire import (
-  build,
-  certificates,
-  client,
-  server,
-  test_images,
-)
+from fedjax_norm.cli.wire import build, certificates, client, server, test_images
 from fedjax_norm.cli.wire.options import CertificatesFlags, ClientFlags, ServerFlags
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.messages import ACTIVATION
@@ -346,11 +331,7 @@ def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
     (SERVER, party("localhost", "--client_names=a"), "give height, width and channels"),
     (SERVER, party("localhost", SHAPE[0], SHAPE[2]), "number of --classes"),
     (SERVER, (*SHAPE, "--cut=conv1"), "give this party's --certificate"),
-    (
-      SERVER,
-      party("localhost", *SHAPE, "--max_megabytes=2148"),
-      "at least 1 and at most 2147",
-    ),
+    (SERVER, party("localhost", *SHAPE, "--max_megabytes=2148"), "at least 1 and at most 2147"),
     (SERVER, party("localhost", *SHAPE, "--authority=certificates/alice0.key"), "as --authority"),
     (SERVER, party("localhost", *SHAPE, f"--rounds={2**31 - 1}"), "choose fewer rounds"),
     (

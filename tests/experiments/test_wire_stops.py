@@ -11,14 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.binaries import free_port
-from helpers.wire_binaries import (
-  CLIENT,
-  DATA,
-  SERVER,
-  party,
-  run,
-  together,
-)
+from helpers.wire_binaries import CLIENT, DATA, SERVER, party, run, together
 
 from fedjax_norm.cli.wire import server
 from fedjax_norm.training.storage.lock import locked

@@ -9,12 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from helpers.reference_fedavg import (
-  Flat,
-  batch_gradient,
-  flat,
-  weighted_mean,
-)
+from helpers.reference_fedavg import Flat, batch_gradient, flat, weighted_mean
 
 
 class State(NamedTuple):

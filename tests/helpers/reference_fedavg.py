@@ -184,10 +184,7 @@ def fedavg(
   zeros = {k: np.zeros_like(v) for k, v in params.items()}
   own = {k for k in params if config.fedbn and k.rpartition("/")[0] in norm_layers}
   run = Run(
-    params,
-    stats,
-    zeros,
-    [Client(zeros, {k: params[k] for k in own}, stats) for _ in sizes],
+    params, stats, zeros, [Client(zeros, {k: params[k] for k in own}, stats) for _ in sizes]
   )
   moving = model.norm.source != "running"
   for round_, (cohort, rate) in enumerate(zip(cohorts, rates, strict=True)):

@@ -6,13 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.norm_rows import SPECS
-from helpers.torch_units import (
-  KEY,
-  assert_close,
-  images,
-  randomized,
-  shapes,
-)
+from helpers.torch_units import KEY, assert_close, images, randomized, shapes
 
 from fedjax_norm import models, norm
 from fedjax_norm.models.flops import layer_macs

@@ -4,13 +4,7 @@ import jax
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.torch_units import (
-  assert_close,
-  channels_first,
-  images,
-  randomized,
-  shapes,
-)
+from helpers.torch_units import assert_close, channels_first, images, randomized, shapes
 
 from fedjax_norm import models, norm
 from fedjax_norm.errors import UserError

@@ -7,12 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.torch_units import (
-  KEY,
-  images,
-  randomized,
-  shapes,
-)
+from helpers.torch_units import KEY, images, randomized, shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,10 +40,7 @@ class Flat(Staged):
       ("flatten", flatten),
       ("dense", dense),
       ("relu", lambda x, _: jax.nn.relu(x)),
-      (
-        "head",
-        lambda x, _: x,
-      ),
+      ("head", lambda x, _: x),
     )
 
 

@@ -7,13 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from helpers.norm_rows import (
-  BATCH,
-  EPSILON,
-  ROWS,
-  SPECS,
-  WITHIN,
-)
+from helpers.norm_rows import BATCH, EPSILON, ROWS, SPECS, WITHIN
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -209,8 +203,7 @@ def torch_step(layer, x, dy):
 
 
 @pytest.mark.parametrize(
-  ("name", "shape"),
-  [*(("bn", shape) for shape in SHAPES), ("sync_bn", SHAPE), ("fixbn", SHAPE)],
+  ("name", "shape"), [*(("bn", shape) for shape in SHAPES), ("sync_bn", SHAPE), ("fixbn", SHAPE)]
 )
 def test_batch_norm_is_torchs_in_training_and_evaluation(name, shape):
   spec = create(name)

@@ -21,12 +21,7 @@ from helpers.split_world import (
   net,
   scaled,
 )
-from helpers.step_world import (
-  KEY,
-  at,
-  run_rounds,
-  skewed,
-)
+from helpers.step_world import KEY, at, run_rounds, skewed
 
 from fedjax_norm import trees
 from fedjax_norm.algorithms.contract import RoundContext
@@ -60,13 +55,7 @@ def data(tiny_source):
     ("bn", {"cut": "conv", "tail": "body"}, MAP + FLAT, MAP + FLAT, 2),
     ("gn", {"cut": "conv", "turn_order": "shuffled"}, MAP + LABEL, MAP, 1),
     ("brn", {"cut": "body", "handed_over": "updates"}, FLAT + LABEL, FLAT, 1),
-    (
-      "frozen",
-      {"cut": "conv", "relays": "mix,body", "hand_over": "peer"},
-      MAP + LABEL,
-      MAP,
-      3,
-    ),
+    ("frozen", {"cut": "conv", "relays": "mix,body", "hand_over": "peer"}, MAP + LABEL, MAP, 3),
   ],
 )
 def test_turns_are_centralised_training(name, options, up, down, trips, data):
@@ -117,10 +106,7 @@ def test_turns_are_shuffled_anew_every_round(data):
 def test_splitfed_v1_is_fedavg_of_the_cut_model(name, options, data):
   model = net(name)
   variables = initial(model)
-  _, parallel = algorithm(
-    model,
-    configure(V1, LOCAL, cut="conv", local_steps=2, **options),
-  )
+  _, parallel = algorithm(model, configure(V1, LOCAL, cut="conv", local_steps=2, **options))
   config = configure(FedAvgConfig, LOCAL, local_steps=2, **options)
   averaged = built(FEDAVG, config, model, create("scan", num_nodes=3), data, scaled, SHAPE)
   ours, states, _ = run_rounds(parallel, variables, data, RATES)

@@ -9,20 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.settings import configure
-from helpers.split_world import (
-  LOCAL,
-  SIZES,
-  algorithm,
-  initial,
-  net,
-  scaled,
-)
-from helpers.step_world import (
-  KEY,
-  at,
-  run_rounds,
-  skewed,
-)
+from helpers.split_world import LOCAL, SIZES, algorithm, initial, net, scaled
+from helpers.step_world import KEY, at, run_rounds, skewed
 
 from fedjax_norm.local import Metrics
 from fedjax_norm.options import with_defaults

@@ -7,15 +7,7 @@ import numpy as np
 import optax
 import pytest
 from helpers.settings import configure
-from helpers.split_world import (
-  IMAGE,
-  LABEL,
-  LOCAL,
-  SHAPE,
-  initial,
-  momenta,
-  net,
-)
+from helpers.split_world import IMAGE, LABEL, LOCAL, SHAPE, initial, momenta, net
 
 from fedjax_norm import norm, trees
 from fedjax_norm.local import make_gradient, optimizer

@@ -29,11 +29,7 @@ LOOP = LoopConfig(12, 4)
 SCHEDULE = Schedule(0.1, "step", lr_boundaries=(6.0,), lr_factor=0.1)
 ONES = np.ones(LOOP.rounds, np.float32)
 CLIENTS = 4
-METHODS = {
-  "gaia": (GAIA, {"batch_stats": "local"}),
-  "fedavg": (PERIODIC, {}),
-  "dgc": (DGC, {}),
-}
+METHODS = {"gaia": (GAIA, {"batch_stats": "local"}), "fedavg": (PERIODIC, {}), "dgc": (DGC, {})}
 GRIDS = {"gaia": (0.01, 0.05, 0.3), "fedavg": (1.0, 2.0, 5.0), "dgc": (0.5, 0.9)}
 FIXED = {
   "gaia": Dial(0.1 * ONES, follows_rate=True),

@@ -7,16 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers import wire_world
-from helpers.wire_world import (
-  STEPS,
-  assert_same,
-  begun,
-  held,
-  request,
-  turn_of,
-  world,
-  yours,
-)
+from helpers.wire_world import STEPS, assert_same, begun, held, request, turn_of, world, yours
 
 from fedjax_norm import trees
 from fedjax_norm.errors import LostError, UserError

@@ -6,16 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers import wire_world
-from helpers.wire_world import (
-  LIMIT,
-  NAMES,
-  World,
-  begun,
-  identities,
-  request,
-  turn_of,
-  world,
-)
+from helpers.wire_world import LIMIT, NAMES, World, begun, identities, request, turn_of, world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -4,16 +4,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import wire_world
-from helpers.wire_world import (
-  ROUNDS,
-  STEPS,
-  begun,
-  request,
-  task,
-  turn_of,
-  world,
-  yours,
-)
+from helpers.wire_world import ROUNDS, STEPS, begun, request, task, turn_of, world, yours
 
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.norm import Mode

@@ -10,13 +10,7 @@ from fedjax_norm.wire.protocol import frames
 from fedjax_norm.wire.protocol.turns import step_id
 from fedjax_norm.wire.server import run_requests
 from fedjax_norm.wire.server.state import Setting, State, begin
-from fedjax_norm.wire.server.store import (
-  Committed,
-  Handed,
-  Member,
-  Roll,
-  Totals,
-)
+from fedjax_norm.wire.server.store import Committed, Handed, Member, Roll, Totals
 
 NAMES = ("a", "b", "c")
 PATIENCE, ROUNDS = 10.0, 2

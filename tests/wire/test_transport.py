@@ -158,11 +158,7 @@ def test_nobody_can_hold_the_server_alone():
     return b"%d" % go.wait(10)
 
   server = serving("localhost:0", identities()["localhost"], {**ECHO, "Wait": wait}, 1000)
-  with (
-    server as port,
-    contextlib.ExitStack() as stack,
-    futures.ThreadPoolExecutor(most) as threads,
-  ):
+  with server as port, contextlib.ExitStack() as stack, futures.ThreadPoolExecutor(most) as threads:
 
     def caller(name: str) -> Caller:
       return stack.enter_context(Caller(f"localhost:{port}", identities()[name], 1000, 5))

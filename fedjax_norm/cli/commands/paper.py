@@ -19,23 +19,12 @@ from fedjax_norm.cli import app, train
 from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.text_tables import as_csv, as_markdown
 from fedjax_norm.errors import UserError
-from fedjax_norm.papers import (
-  efforts,
-  paper_000,
-  paper_001,
-  paper_003,
-  paper_004,
-)
+from fedjax_norm.papers import efforts, paper_000, paper_001, paper_003, paper_004
 from fedjax_norm.papers.options import PaperFlags
 from fedjax_norm.papers.tables import Claim, Table
 from fedjax_norm.plots import bars, base, curves
 from fedjax_norm.study import savings
-from fedjax_norm.study.cells import (
-  Result,
-  Results,
-  load_sources,
-  run_cell,
-)
+from fedjax_norm.study.cells import Result, Results, load_sources, run_cell
 from fedjax_norm.training.storage.atomic_files import write_atomic
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.terminal.tables import human_seconds

@@ -9,32 +9,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_norm import (
-  host_memory,
-  models,
-  options,
-  trees,
-)
+from fedjax_norm import host_memory, models, options, trees
 from fedjax_norm.cli.split_options import SplitFlags
-from fedjax_norm.cli.wire.options import (
-  AGREED,
-  TOLD,
-  ClientFlags,
-  ServerFlags,
-  WireFlags,
-)
+from fedjax_norm.cli.wire.options import AGREED, TOLD, ClientFlags, ServerFlags, WireFlags
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.norm import NORMS
 from fedjax_norm.typing import Variables
 from fedjax_norm.wire.protocol import identity, private_files
 from fedjax_norm.wire.protocol.identity import Identity
-from fedjax_norm.wire.protocol.network import (
-  Network,
-  check_steps,
-  leading,
-  make_network,
-)
+from fedjax_norm.wire.protocol.network import Network, check_steps, leading, make_network
 
 Shape = tuple[int, int, int]
 

@@ -88,10 +88,7 @@ def checked_min_size(min_size: int, num_examples: int, num_clients: int) -> int:
 
 
 def natural(
-  labels: np.ndarray,
-  num_clients: int,
-  rng: np.random.Generator,
-  clients: np.ndarray | None = None,
+  labels: np.ndarray, num_clients: int, rng: np.random.Generator, clients: np.ndarray | None = None
 ) -> np.ndarray:
   """Gives each example to the client it comes from; client k is the k-th smallest id that occurs.
 

@@ -20,12 +20,7 @@ from fedjax_norm.data.transforms.augment import (
   to_float,
   to_unit,
 )
-from fedjax_norm.data.transforms.whiten import (
-  contrast_normalise,
-  fit_zca,
-  mean_image,
-  whiten,
-)
+from fedjax_norm.data.transforms.whiten import contrast_normalise, fit_zca, mean_image, whiten
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
 from fedjax_norm.typing import Array

@@ -21,16 +21,7 @@ from fedjax_norm.split import weight_delta
 from fedjax_norm.split.algorithm import turn_key
 from fedjax_norm.split.config import SplitConfig
 from fedjax_norm.split.costs.counters import Tally
-from fedjax_norm.split.messages import (
-  HAND_OVER,
-  LABELS,
-  MODEL,
-  OUTPUT,
-  SEED,
-  Message,
-  padded,
-  rows,
-)
+from fedjax_norm.split.messages import HAND_OVER, LABELS, MODEL, OUTPUT, SEED, Message, padded, rows
 from fedjax_norm.split.parties import Part, Party
 from fedjax_norm.split.plan import ALICE, BOB, Plan
 from fedjax_norm.split.rules import Rules

@@ -9,13 +9,7 @@ from typing import Any
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.storage import provenance, tensorboard
 from fedjax_norm.training.storage.atomic_files import read_json, write_atomic, write_json
-from fedjax_norm.training.storage.csv_rows import (
-  Row,
-  append_rows,
-  read_rows,
-  scalar,
-  write_rows,
-)
+from fedjax_norm.training.storage.csv_rows import Row, append_rows, read_rows, scalar, write_rows
 from fedjax_norm.training.storage.lock import HOLDER, LOCK, locked
 
 CONFIG = "config.json"
@@ -69,11 +63,7 @@ class RunFolder:
 
   @classmethod
   def open(
-    cls,
-    path: str | os.PathLike,
-    config: dict[str, Any],
-    resume: bool = True,
-    wait: bool = False,
+    cls, path: str | os.PathLike, config: dict[str, Any], resume: bool = True, wait: bool = False
   ) -> "RunFolder":
     """Opens a new run's folder, or that of a run to go on with.
 

@@ -222,11 +222,7 @@ def _kind(source: Source) -> str:
 
 
 def _check_objective(
-  objective: str | Objective,
-  kind: str,
-  source: Source,
-  preprocess: Preprocess,
-  verification: bool,
+  objective: str | Objective, kind: str, source: Source, preprocess: Preprocess, verification: bool
 ) -> None:
   """Refuses what does not fit what the model is to say."""
   if isinstance(objective, str) and objective not in TASKS:

@@ -13,13 +13,7 @@ from fedjax_norm.split.messages import HAND_OVER
 from fedjax_norm.split.parties import Part
 from fedjax_norm.wire.client import progress
 from fedjax_norm.wire.client.progress import NO_TRAFFIC, Progress, Traffic
-from fedjax_norm.wire.protocol import (
-  fields,
-  frames,
-  hand_over_bytes,
-  private_files,
-  seal,
-)
+from fedjax_norm.wire.protocol import fields, frames, hand_over_bytes, private_files, seal
 from fedjax_norm.wire.protocol.frames import SEALED, UPDATES, Frame
 from fedjax_norm.wire.protocol.identity import Identity
 from fedjax_norm.wire.protocol.network import Network, finite

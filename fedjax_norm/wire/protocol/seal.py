@@ -23,13 +23,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fedjax_norm.errors import UserError
 from fedjax_norm.wire.protocol import identity as identities
 from fedjax_norm.wire.protocol.fields import LONGEST, text
-from fedjax_norm.wire.protocol.frames import (
-  SEALED,
-  Frame,
-  FrameError,
-  from_bytes,
-  parse,
-)
+from fedjax_norm.wire.protocol.frames import SEALED, Frame, FrameError, from_bytes, parse
 from fedjax_norm.wire.protocol.identity import Identity
 
 _KEY, _NONCE, _TAG = 32, 12, 16

@@ -12,12 +12,7 @@ from fedjax_norm.split.parties import Part, Tape
 from fedjax_norm.typing import Batch, Key, PyTree
 from fedjax_norm.wire.protocol import frames
 from fedjax_norm.wire.protocol.frames import Frame, FrameError
-from fedjax_norm.wire.protocol.network import (
-  Moment,
-  Network,
-  finite,
-  leading,
-)
+from fedjax_norm.wire.protocol.network import Moment, Network, finite, leading
 
 
 class Way(NamedTuple):

@@ -22,13 +22,7 @@ from pathlib import Path
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.wire.protocol import frames
 from fedjax_norm.wire.protocol.transport import Method
-from fedjax_norm.wire.server import (
-  body,
-  run_requests,
-  store,
-  tensor_requests,
-  weight_requests,
-)
+from fedjax_norm.wire.server import body, run_requests, store, tensor_requests, weight_requests
 from fedjax_norm.wire.server.state import Setting, State, begin
 from fedjax_norm.wire.server.store import Committed, Roll, Totals
 

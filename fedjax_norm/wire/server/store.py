@@ -11,12 +11,7 @@ import jax.numpy as jnp
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.parties import Part
-from fedjax_norm.wire.protocol import (
-  fields,
-  frames,
-  private_files,
-  seal,
-)
+from fedjax_norm.wire.protocol import fields, frames, private_files, seal
 from fedjax_norm.wire.protocol.frames import STATE, Frame, FrameError
 
 _MEMBERS, _STATE = "members.json", "state.frame"
