@@ -33,7 +33,7 @@ from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.config.schedule import Schedule
 from fedjax_norm.training.config.train import config_of
 from fedjax_norm.training.outcome import Outcome, summary
-from fedjax_norm.training.storage.restore import load_run
+from fedjax_norm.training.storage.final_model import load_run
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import Task, make_task
 

@@ -15,7 +15,7 @@ from fedjax_norm.models.stages import Staged
 from fedjax_norm.split.by_messages.inference import Served, serve
 from fedjax_norm.split.plan import make_plan
 from fedjax_norm.training.build_program import images_of
-from fedjax_norm.training.storage.restore import load_run
+from fedjax_norm.training.storage.final_model import load_run
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.typing import Variables
 

@@ -40,14 +40,14 @@ def announce(config: Config, task: Task, program: Program) -> None:
   cost, size = algorithm.cost, trees.size(variables["params"])
   pairs = [
     ("data", f"{config.data}: {sizes.sum():,} training, {len(task.source.test.labels):,} test"),
-    ("images", data_notes.described(task)),
+    ("images", data_notes.describe_images(task)),
     ("classes", f"{task.num_classes:,}"),
     (
       "clients",
       f"{len(sizes):,} by {config.partition}, {sizes.min():,} to {sizes.max():,} examples each",
     ),
     *_clients(config, task),
-    *(("note", note) for note in data_notes.remarks(task)),
+    *(("note", note) for note in data_notes.collect_notes(task)),
     *_targets(task),
     ("model", f"{config.model_name}, {config.norm}, {size:,} parameters"),
     *_round(cost, by_need=algorithm.sent is not None),

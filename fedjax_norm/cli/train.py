@@ -13,11 +13,11 @@ from jax.experimental import multihost_utils
 
 from fedjax_norm.cli import app, run_report, seeds
 from fedjax_norm.cli.config import Config
-from fedjax_norm.data import batch_order
+from fedjax_norm.data import example_order
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.partitions.registry import Partition
-from fedjax_norm.data.process_share import Mine
+from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.build_program import (
@@ -34,7 +34,7 @@ from fedjax_norm.training.program import Program
 from fedjax_norm.training.skewscout import make_dial
 from fedjax_norm.training.storage.atomic_files import write_atomic
 from fedjax_norm.training.storage.csv_rows import write_table
-from fedjax_norm.training.storage.restore import save_model
+from fedjax_norm.training.storage.final_model import save_model
 from fedjax_norm.training.storage.run_folder import ReadOnlyFolder, RunFolder
 from fedjax_norm.training.task import config as task_config
 from fedjax_norm.training.task.constant_baseline import no_better_than_guessing
@@ -99,9 +99,9 @@ def check(config: Any) -> None:
     make_dial(known, known.row, known.rounds)
 
 
-def load(config: Config, mine: Mine | None = None) -> Source:
+def load(config: Config, select_local: SelectLocal | None = None) -> Source:
   """The data of a run (see ``sources.from_config``)."""
-  return sources.from_config(config, config.task, config.seed, mine)
+  return sources.from_config(config, config.task, config.seed, select_local)
 
 
 def settler(source: Source) -> Settle:
@@ -126,7 +126,7 @@ def resolve(config: Config, source: Source, division: Partition) -> Config:
   """The flags with lengths in rounds, and the values in force that follow from the data."""
   config = task_config.resolve(config, source.train.labels, source.train.clients)
   config = config.in_rounds(len(division.offsets) - 1, len(division.order))
-  return batch_order.resolve(config, config.rounds)
+  return example_order.resolve(config, config.rounds)
 
 
 def make_task(
@@ -160,12 +160,12 @@ def _settle_apart(config: Config) -> tuple[Config, Task]:
   """In one of several processes, which reads the images of its own clients alone."""
   found: list[tuple[Partition, np.ndarray]] = []
 
-  def mine(labels: np.ndarray, owners: np.ndarray | None) -> np.ndarray:
+  def select_local(labels: np.ndarray, owners: np.ndarray | None) -> np.ndarray:
     division = partitions.from_config(config, labels, owners, config.seed)
     found.append((division, own_examples(division)))
     return found[-1][1]
 
-  source = load(config, mine)
+  source = load(config, select_local)
   division, own = found[-1]
   config, statistics = resolve(config, source, division), None
   if config.by_channel:

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedjax_norm.training.storage.atomic_files import replacing
+from fedjax_norm.training.storage.atomic_files import atomic_replacement
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -37,7 +37,7 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
     figure: one of this module's.
     path: the file; its folder exists.
   """
-  with replacing(Path(path)) as temporary:
+  with atomic_replacement(Path(path)) as temporary:
     FigureCanvasAgg(figure).print_figure(temporary, format="png", dpi=144, bbox_inches="tight")
 
 

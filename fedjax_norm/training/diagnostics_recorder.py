@@ -189,7 +189,7 @@ def _make_scores(task: Task, batch_size: int, mapping: Nodes) -> Callable[[Varia
   """(a model, on the host) -> its scores on the test set."""
   place = placer(mapping)
   test = place(stack_batches(task.source.test, batch_size, mapping.num_devices))
-  scores = make_scores(task.model, task.num_classes, task.eval_transform, task.own_objective)
+  scores = make_scores(task.model, task.num_classes, task.eval_transform, task.user_objective)
   evaluate = make_evaluate(scores, mapping)
   return lambda variables: evaluate(place(variables), test)
 

@@ -66,7 +66,7 @@ def make_test(task: Task, mapping: nodes.Nodes) -> Test:
     of_batch = ensemble_votes.make_votes(model, outputs, transform)
     summarize = ensemble_votes.summarize
   else:
-    of_batch = classification.make_scores(model, outputs, transform, task.own_objective)
+    of_batch = classification.make_scores(model, outputs, transform, task.user_objective)
     summarize = classification.summarize
   return Test(
     classification.make_evaluate(of_batch, mapping),

@@ -13,7 +13,14 @@ import numpy as np
 from flax import linen as nn
 
 from fedjax_norm.algorithms.contract import Algorithm
-from fedjax_norm.data.federated import FederatedData, Transform, draw, gather, label_counts, steady
+from fedjax_norm.data.federated import (
+  FederatedData,
+  Transform,
+  draw,
+  gather,
+  label_counts,
+  without_drift,
+)
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import classification
 from fedjax_norm.local import LocalConfig, make_client_update, optimizer
@@ -107,7 +114,7 @@ def make_personalise(
   if task.kind != "classification":
     raise UserError(f"{task.kind} knows no client's own mix of labels; drop fine_tune_steps.")
   scores = classification.make_scores(
-    task.model, task.num_classes, task.eval_transform, task.own_objective
+    task.model, task.num_classes, task.eval_transform, task.user_objective
   )
   place, num_classes, transform = placer(mapping), task.num_classes, task.transform
   compiled: dict[Algorithm, Callable[..., Any]] = {}
@@ -122,7 +129,7 @@ def make_personalise(
       compiled[algorithm] = compile(algorithm)
     # Room for any so many clients, so that others next time run the same program.
     capacity = int(np.sort(data.sizes)[-len(ids) :].sum())
-    part = place(steady(gather(data, ids, capacity)))
+    part = place(without_drift(gather(data, ids, capacity)))
     states = place(store.gather(ids))
     rows = place(np.arange(len(ids), dtype=np.int32))
     strengths = np.asarray(data.strengths)[ids]

@@ -39,7 +39,7 @@ from fedjax_norm.models.flops import Flops
 from fedjax_norm.models.small import Tiny
 from fedjax_norm.norm import Mode
 from fedjax_norm.training.build_program import initial_variables
-from fedjax_norm.training.storage.restore import save_model
+from fedjax_norm.training.storage.final_model import save_model
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.wire.protocol import frames
 

@@ -14,14 +14,14 @@ def pixels(*counts: int) -> SimpleNamespace:
   targets = np.repeat(np.arange(len(counts)), counts)
   targets = np.concatenate([targets, np.full(len(targets), IGNORED)]).astype(np.uint8)
   return SimpleNamespace(
-    own_objective=None, kind="segmentation", test_targets=targets.reshape(1, 2, -1)
+    user_objective=None, kind="segmentation", test_targets=targets.reshape(1, 2, -1)
   )
 
 
 def labels(*counts: int) -> SimpleNamespace:
   """A task of classification: so many test examples of each class."""
   targets = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-  return SimpleNamespace(own_objective=None, kind="classification", test_targets=targets)
+  return SimpleNamespace(user_objective=None, kind="classification", test_targets=targets)
 
 
 @pytest.mark.parametrize("make", [labels, pixels])

@@ -11,7 +11,7 @@ from fedjax_norm.algorithms.fedavg import FEDAVG
 from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import NormSpec
-from fedjax_norm.training.task.data_notes import described, remarks
+from fedjax_norm.training.task.data_notes import describe_images, collect_notes
 
 
 def task_of(source, **options):
@@ -29,15 +29,17 @@ def test_values_far_outside_of_0_to_1_are_told_and_not_shifted(make_source):
   bright = scaled(source, np.float32(255))
   shift = Preprocess(feature_shift="noise")
   for good in (source, scaled(source, np.float32(1.5)), scaled(source, -1)):
-    assert not any("hold values" in note for note in remarks(task_of(good, preprocess=shift)))
-  assert any("hold values from 0." in note for note in remarks(task_of(bright)))
+    assert not any("hold values" in note for note in collect_notes(task_of(good, preprocess=shift)))
+  assert any("hold values from 0." in note for note in collect_notes(task_of(bright)))
   with pytest.raises(UserError, match="scale the images to 0 to 1"):
     task_of(bright, preprocess=shift)
   bytes_ = source._replace(
     train=source.train._replace(images=(255 * source.train.images).astype(np.uint8)),
     test=source.test._replace(images=(255 * source.test.images).astype(np.uint8)),
   )
-  assert described(task_of(bytes_, preprocess=shift)).startswith("6x6, 1 channel, uint8 from 0 to ")
+  assert describe_images(task_of(bytes_, preprocess=shift)).startswith(
+    "6x6, 1 channel, uint8 from 0 to "
+  )
 
 
 def test_classes_without_training_images_and_small_test_sets_are_told(make_source):
@@ -47,12 +49,12 @@ def test_classes_without_training_images_and_small_test_sets_are_told(make_sourc
     class_names=("a", "b", "c", "d", "e"),
     notes=("left out a lot",),
   )
-  assert remarks(task_of(gaps)) == [
+  assert collect_notes(task_of(gaps)) == [
     "left out a lot",
     "no training image is of the classes a, c, e, and 10 test images are",
     "one of the 20 test images is worth 5.0 points of accuracy",
   ]
-  assert remarks(task_of(make_source(num_test=100))) == []
+  assert collect_notes(task_of(make_source(num_test=100))) == []
 
 
 class OwnNet(nn.Module):

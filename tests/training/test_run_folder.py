@@ -145,7 +145,7 @@ def test_cut_back_and_go_on_equals_a_run_never_stopped(tmp_path):
   foreign = tmp_path / "cut" / "tensorboard" / "events.out.tfevents.1.someone"
   foreign.touch()
   with RunFolder.open(tmp_path / "cut", CONFIG) as run:
-    run.cut_back(1)
+    run.drop_rows_after(1)
     assert [r["round"] for r in run.rows()] == [0, 1]
     assert events(tmp_path / "cut") == expected_events(run.rows())
     for i, value in enumerate(values[2:], start=2):
@@ -158,9 +158,9 @@ def test_cut_back_and_go_on_equals_a_run_never_stopped(tmp_path):
 
 def test_cut_back_to_nothing_allows_other_columns(tmp_path):
   with RunFolder.open(tmp_path, CONFIG) as run:
-    run.cut_back(3)
+    run.drop_rows_after(3)
     run.append(row(1))
-    run.cut_back(0)
+    run.drop_rows_after(0)
     assert run.rows() == []
     assert events(tmp_path) == {}
     run.append({"round": 1, "other": 2})

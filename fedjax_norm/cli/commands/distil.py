@@ -27,7 +27,7 @@ from fedjax_norm.split.plan import ALICE, BOB
 from fedjax_norm.training.distillation import DistilConfig, Public, distil
 from fedjax_norm.training.evaluator import make_test
 from fedjax_norm.training.storage.csv_rows import Row, write_table
-from fedjax_norm.training.storage.restore import save_model
+from fedjax_norm.training.storage.final_model import save_model
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.training.terminal.tables import human_bytes, human_seconds, summary_table

@@ -26,7 +26,7 @@ from fedjax_norm.training.build_program import initial_variables
 from fedjax_norm.training.cut_leakage import LeakageConfig
 from fedjax_norm.training.storage.csv_rows import write_table
 from fedjax_norm.training.storage.lock import locked
-from fedjax_norm.training.storage.restore import load_run
+from fedjax_norm.training.storage.final_model import load_run
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.training.terminal.tables import columns_table
 from fedjax_norm.typing import Variables

@@ -61,7 +61,7 @@ def main(config: ServerFlags) -> None:
         build.say(f"round {round:,} of {rounds:,} is over{loss}.")
 
     bob = Bob(setting, folder.path, on_round, say=build.say)
-    folder.cut_back(bob.state.round)
+    folder.drop_rows_after(bob.state.round)
     methods = bob.methods()
     with serving(config.listen, identity, methods, setting.limit, len(names)) as port:
       build.say(f"listening at port {port} for {', '.join(names)}; run {bob.state.roll.run}.")
@@ -92,7 +92,7 @@ def main(config: ServerFlags) -> None:
 def append(folder: RunFolder, row: dict[str, int | float]) -> None:
   """Adds a row, in place of one that was told of a turn that could not be kept."""
   if any(told["round"] >= row["round"] for told in folder.rows()):
-    folder.cut_back(int(row["round"]) - 1)
+    folder.drop_rows_after(int(row["round"]) - 1)
   folder.append(row)
 
 

@@ -11,7 +11,7 @@ from fedjax_norm.errors import UserError
 
 
 @contextlib.contextmanager
-def named(path: Path) -> Iterator[None]:
+def filename_in_errors(path: Path) -> Iterator[None]:
   """Gives every ``OSError`` of the block the name of the file that the user knows.
 
   Args:
@@ -25,7 +25,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_replacement(path: Path) -> Iterator[Path]:
   """Gives a temporary file that replaces another one when the block ends well.
 
   Args:
@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
   """
   temporary = path.with_name(path.name + ".tmp")
   try:
-    with named(path):
+    with filename_in_errors(path):
       yield temporary
       os.replace(temporary, path)
       # The rename itself lives in the folder, which has to reach the disk too.
@@ -62,7 +62,7 @@ def write_atomic(path: Path, data: bytes, opener: Callable[[str, int], int] | No
   Raises:
     OSError: with the name of ``path``, which then keeps its old content.
   """
-  with replacing(path) as temporary, open(temporary, "wb", opener=opener) as file:
+  with atomic_replacement(path) as temporary, open(temporary, "wb", opener=opener) as file:
     file.write(data)
     file.flush()
     os.fsync(file.fileno())
@@ -78,7 +78,7 @@ def append(path: Path, data: bytes) -> None:
   Raises:
     OSError: with the name of ``path``, which then keeps its old content.
   """
-  with named(path):
+  with filename_in_errors(path):
     size = path.stat().st_size if path.exists() else 0
     try:
       with open(path, "ab") as file:

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.storage.atomic_files import named, read_json, write_json
+from fedjax_norm.training.storage.atomic_files import filename_in_errors, read_json, write_json
 
 LOCK = "run.lock"
 HOLDER = "run.lock.json"
@@ -30,7 +30,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     OSError: the lock cannot be written.
   """
   lock, holder = FileLock(folder / LOCK), folder / HOLDER
-  with named(folder / LOCK):
+  with filename_in_errors(folder / LOCK):
     try:
       lock.acquire(blocking=False)
     except Timeout as error:

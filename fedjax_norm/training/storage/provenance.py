@@ -37,7 +37,7 @@ def entry() -> dict[str, str]:
   }
 
 
-def extended(entries: list[dict[str, str]]) -> list[dict[str, str]]:
+def with_this_process(entries: list[dict[str, str]]) -> list[dict[str, str]]:
   """The entries of a run with that of this process, unless only its date would be new."""
   new = entry()
   same = entries and {**entries[-1], "date": ""} == {**new, "date": ""}

@@ -55,5 +55,5 @@ def resume(folder: RunFolder, checkpoints: Checkpoints, fresh: PyTree) -> tuple[
       f"0; rows of metrics.csv to compute again: {again}.",
       flush=True,
     )
-  folder.cut_back(round_)
+  folder.drop_rows_after(round_)
   return state, kept

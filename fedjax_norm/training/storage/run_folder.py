@@ -111,7 +111,7 @@ class RunFolder:
         _check_same(path, saved, new, resume)
       else:
         entries = []
-      if (extended := provenance.extended(entries)) != entries:
+      if (extended := provenance.with_this_process(entries)) != entries:
         content = json.dumps({**new, "made_by": extended}, indent=2, sort_keys=True) + "\n"
         write_atomic(file, content.encode())
       run = cls(path, resumed)
@@ -175,7 +175,7 @@ class RunFolder:
     """The rows of ``diagnostics.csv``; none of a run without."""
     return read_rows(self.path / _DIAGNOSTICS)[0]
 
-  def cut_back(self, round: int) -> None:
+  def drop_rows_after(self, round: int) -> None:
     """Forgets the rows after a round, so that a resumed run repeats none of them.
 
     The events of TensorBoard are written anew from the rows that remain.
@@ -248,7 +248,7 @@ class ReadOnlyFolder(RunFolder):
   def append_diagnostics(self, rows: list[Row]) -> None:
     """Leaves it to the first process."""
 
-  def cut_back(self, round: int) -> None:
+  def drop_rows_after(self, round: int) -> None:
     """Leaves it to the first process."""
 
   def write_summary(self, summary: dict[str, Any]) -> None:

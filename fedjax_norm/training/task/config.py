@@ -5,13 +5,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from fedjax_norm.data import batch_order
-from fedjax_norm.data.batch_order import Order
+from fedjax_norm.data import example_order
+from fedjax_norm.data.example_order import ExampleOrder
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.partitions.registry import Partition, PartitionConfig
 from fedjax_norm.data.partitions.relabel import relabel
-from fedjax_norm.data.partitions.unlabelled import hide
+from fedjax_norm.data.partitions.hidden_labels import hide_labels
 from fedjax_norm.data.sources.registry import DataConfig
 from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.errors import UserError
@@ -23,7 +23,7 @@ from fedjax_norm.training.task.task import Task, make_task
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskConfig(NormConfig, ModelConfig, Order, Preprocess, PartitionConfig, DataConfig):
+class TaskConfig(NormConfig, ModelConfig, ExampleOrder, Preprocess, PartitionConfig, DataConfig):
   """The data, its partition over clients, its images and their order, the model and its norm."""
 
 
@@ -95,12 +95,12 @@ def from_config(
     statistics=statistics,
     verification=config.task == "verification",
     order=config,
-    span=batch_order.span(config, rounds, steps),
+    span=example_order.steps_per_stretch(config, rounds, steps),
     objective=objective,
     members=ensemble.read(members, norm),
   )
   if labelled is None or labelled == 1:
     return task
   # Clients train on what they know; who holds what goes by the classes that the examples have.
-  known = hide(task.data.labels, division, labelled, seed)
+  known = hide_labels(task.data.labels, division, labelled, seed)
   return task._replace(data=task.data._replace(targets=known))

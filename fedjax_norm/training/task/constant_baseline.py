@@ -28,7 +28,7 @@ def no_better_than_guessing(task: Task, row: Mapping[str, Any]) -> bool:
     return not row["top1"] - row["verification_error"] > 0.5
   if "r2" in row:
     return not row["r2"] > 0
-  if task.own_objective:
+  if task.user_objective:
     return False
   targets = task.test_targets
   if task.kind == "segmentation":

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from fedjax_norm.data.examples import SAMPLE
-from fedjax_norm.data.names import listed
+from fedjax_norm.data.examples import MAX_SAMPLED
+from fedjax_norm.data.names import join_first
 from fedjax_norm.training.task.task import Task, far_outside
 
 _FEW = 100  # test images, below which the note says what one of them is worth
 
 
-def remarks(task: Task) -> list[str]:
+def collect_notes(task: Task) -> list[str]:
   """The notes of the data source, and what looks odd about images, classes and test set."""
   source, (low, high) = task.source, task.values
   notes = [*source.notes]
@@ -28,7 +28,7 @@ def remarks(task: Task) -> list[str]:
     for labels in (source.train.labels, source.test.labels)
   )
   if empty := np.flatnonzero(held == 0).tolist():
-    names = listed([source.class_names[c] for c in empty])
+    names = join_first([source.class_names[c] for c in empty])
     also = f", and {tested[empty].sum():,} test images are" if tested[empty].any() else ""
     notes.append(f"no training image is of the classes {names}{also}")
   if (count := len(source.test.labels)) < _FEW:
@@ -36,11 +36,11 @@ def remarks(task: Task) -> list[str]:
   return notes
 
 
-def described(task: Task) -> str:
+def describe_images(task: Task) -> str:
   """Size, channels and values of the training images."""
   height, width, channels = task.image_shape
   images, (low, high) = task.source.train.images, task.values
-  sampled = f" in a sample of {SAMPLE:,}" if len(images) > SAMPLE else ""
+  sampled = f" in a sample of {MAX_SAMPLED:,}" if len(images) > MAX_SAMPLED else ""
   return (
     f"{height}x{width}, {channels} channel{'s' if channels > 1 else ''},"
     f" {images.dtype} from {low:g} to {high:g}{sampled}"

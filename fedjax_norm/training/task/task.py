@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from fedjax_norm import models
-from fedjax_norm.data.batch_order import FOREVER, Order
+from fedjax_norm.data.example_order import FOREVER, ExampleOrder
 from fedjax_norm.data.examples import Source, value_range
 from fedjax_norm.data.federated import FederatedData, Transform, federate
 from fedjax_norm.data.partitions.registry import Partition
@@ -70,7 +70,7 @@ class Task(NamedTuple):
     return len(self.source.target_names or self.source.class_names)
 
   @property
-  def own_objective(self) -> Objective | None:
+  def user_objective(self) -> Objective | None:
     """The user's own objective; None for one of ``objectives.OBJECTIVES``."""
     return self.objective if isinstance(self.objective, Objective) else None
 
@@ -80,7 +80,7 @@ class Task(NamedTuple):
     if self.pairs:
       return "verification"
     kind = _kind(self.source)
-    if kind == "classification" and self.own_objective and not self.own_objective.right:
+    if kind == "classification" and self.user_objective and not self.user_objective.right:
       return "an objective without right"
     return kind
 
@@ -103,7 +103,7 @@ def make_task(
   stem: str = "auto",
   statistics: tuple[np.ndarray, np.ndarray] | None = None,
   verification: bool = False,
-  order: Order | None = None,
+  order: ExampleOrder | None = None,
   span: int | np.ndarray = FOREVER,
   objective: str | Objective = "classification",
   members: Sequence[Choice] = (),
@@ -122,7 +122,7 @@ def make_task(
     verification: whether the test is to tell identities apart by their embeddings, on the same
       pairs of test images in every run.
     order: how each client goes through its examples; None is at random.
-    span: the local steps that a stretch of a drift lasts (``order.span``), for all clients or [K].
+    span: the local steps that a stretch of a drift lasts (``example_order.steps_per_stretch``), for all clients or [K].
     objective: of ``objectives.TASKS``, as the source was loaded for, or the user's own: then the
       test loss is its loss, and the accuracy of labels is what it calls right. Numbers of
       regression are trained on with the mean 0 and deviation 1 of all clients' training examples.
@@ -139,7 +139,7 @@ def make_task(
   expect("norm", norm, NormSpec | None)
   expect("model", model, str | nn.Module)
   expect("preprocess", preprocess, Preprocess | None)
-  expect("order", order, Order | None)
+  expect("order", order, ExampleOrder | None)
   expect("objective", objective, str | Objective)
   preprocess = preprocess or Preprocess()
   embeds = models.entry(model).embeds if isinstance(model, str) else hasattr(model, "embed")

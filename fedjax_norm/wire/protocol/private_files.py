@@ -17,7 +17,7 @@ def create(path: Path, data: bytes) -> None:
     UserError: the file already exists.
     OSError: with the name of ``path``, which does not exist then.
   """
-  with atomic_files.named(path):
+  with atomic_files.filename_in_errors(path):
     try:
       with open(path, "xb", opener=_opened) as file:
         file.write(data)
@@ -59,7 +59,7 @@ def replacing(path: Path, data: bytes) -> Iterator[None]:
     path: the file, which gets mode 0600.
     data: its content.
   """
-  with atomic_files.replacing(path) as temporary:
+  with atomic_files.atomic_replacement(path) as temporary:
     with open(temporary, "wb", opener=_opened) as file:
       file.write(data)
       file.flush()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.storage.restore import load_run, save_model
+from fedjax_norm.training.storage.final_model import load_run, save_model
 from fedjax_norm.training.storage.run_folder import RunFolder
 
 VARIABLES = {
