@@ -22,7 +22,7 @@ from fedjax_norm.data.partitions.registry import make as make_partition
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.norm import create as make_norm
-from fedjax_norm.training.build_program import initial_variables
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.task.task import Task, make_task
 
 # Enough for the library's loop, which looks up at the end of an interval, to look at.

@@ -27,12 +27,13 @@ from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.norm import create as make_norm
 from fedjax_norm.objectives import Objective
 from fedjax_norm.split.config import SplitConfig
-from fedjax_norm.training.build_program import make_program, run
+from fedjax_norm.training.build_program import make_program
 from fedjax_norm.training.config.freeze import FreezeConfig
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.config.schedule import Schedule
 from fedjax_norm.training.config.train import config_of
 from fedjax_norm.training.outcome import Outcome, summary
+from fedjax_norm.training.run import run
 from fedjax_norm.training.storage.final_model import load_run
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import Task, make_task

@@ -138,9 +138,9 @@ def execute(
     keep_compiled(parsed.compilation_cache)
     # What a run's bits depend on belongs to its configuration.
     parsed = dataclasses.replace(parsed, host_devices=count)
-    with processes.joined(place) if place else contextlib.nullcontext():
+    with processes.join(place) if place else contextlib.nullcontext():
       if place:
-        processes.check_alike({**parsed.saved(), "resume": parsed.resume})
+        processes.check_same_flags({**parsed.saved(), "resume": parsed.resume})
       with _speaking(not place or processes.is_main()) as progress:
         main(dataclasses.replace(parsed, progress=parsed.progress and progress))
     return None

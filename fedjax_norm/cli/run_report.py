@@ -13,7 +13,7 @@ from fedjax_norm.data.federated import label_counts
 from fedjax_norm.evaluation.measures import MEASURES, measures_of
 from fedjax_norm.plots import base, clients, curves, diagnostics
 from fedjax_norm.training.outcome import Outcome
-from fedjax_norm.training.program import Program
+from fedjax_norm.training.program_types import Program
 from fedjax_norm.training.storage.csv_rows import write_table
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task import constant_baseline, data_notes
@@ -146,7 +146,7 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
     pairs.append(("frozen at round", f"{summary['frozen_at']:,}"))
   name, measure = next(iter(measures_of(summary).items()))
   if f"models_{name}" in summary:
-    mean, least = (measure.told(summary[f"models_{name}{end}"]) for end in ("", "_min"))
+    mean, least = (measure.format(summary[f"models_{name}{end}"]) for end in ("", "_min"))
     pairs.append((f"own models, {MEASURES[name].title}", f"mean {mean}, least {least}"))
   if "member0_top1" in summary:
     each = [f"{summary[name]:.2%}" for name in summary if name.startswith("member")]
@@ -170,7 +170,9 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
 
 def _tested(summary: dict[str, Any]) -> list[tuple[str, str]]:
   """The measures of the run's task."""
-  pairs = [(measure.title, measure.told(summary[n])) for n, measure in measures_of(summary).items()]
+  pairs = [
+    (measure.title, measure.format(summary[n])) for n, measure in measures_of(summary).items()
+  ]
   if "threshold" in summary:
     title, told = pairs[0]
     error = f"{summary['verification_error']:.2%}"

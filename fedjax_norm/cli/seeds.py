@@ -59,7 +59,7 @@ def print_table(summaries: dict[int, dict[str, Any]], result: dict[str, Any]) ->
   tested = measures_of(result)
 
   def row(label: str, figures: dict[str, Any], kind: str = "") -> list[str]:
-    told = (measure.told(figures[name + kind]) for name, measure in tested.items())
+    told = (measure.format(figures[name + kind]) for name, measure in tested.items())
     return [label, *told, f"{figures['loss' + kind]:.4f}"]
 
   rows = [row(str(seed), figures) for seed, figures in summaries.items()]

@@ -12,9 +12,9 @@ from fedjax_norm.models.registry import ModelConfig
 from fedjax_norm.options import option
 from fedjax_norm.split.algorithm import SPLIT, SPLITFED_V1, SPLITFED_V2
 from fedjax_norm.split.config import SplitConfig
-from fedjax_norm.split.ensemble_members import read
-from fedjax_norm.training.program import Program
-from fedjax_norm.training.split_by_messages import by_messages
+from fedjax_norm.split.ensemble_members import parse_members
+from fedjax_norm.training.program_types import Program
+from fedjax_norm.training.split_by_messages import make_message_program
 from fedjax_norm.training.task.task import Task
 
 
@@ -54,7 +54,7 @@ class SplitFlags(SplitConfig, Config):
         )
 
   @property
-  def alone(self) -> bool:
+  def single_client(self) -> bool:
     """Whether there is one client; on a wire others may come to predict."""
     return self.row is not None and self.clients == 1
 
@@ -63,7 +63,7 @@ class SplitFlags(SplitConfig, Config):
     """The last stage of the server in an ensemble in the U-shape; None otherwise."""
     if self.members is None:
       return None
-    return STAGES[1] if read(self.members, self.make_norm(self.rounds))[0].tail else None
+    return STAGES[1] if parse_members(self.members, self.make_norm(self.rounds))[0].tail else None
 
   @property
   def one_device(self) -> bool:
@@ -90,7 +90,7 @@ class SplitFlags(SplitConfig, Config):
 
 def make(task: Task, config: Any) -> Program:
   """The program of split learning."""
-  maker = by_messages if config.step_by_step else train.make_program
+  maker = make_message_program if config.step_by_step else train.make_program
   return maker(config.row, task, config)
 
 

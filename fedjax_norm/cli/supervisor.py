@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from absl import logging
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.placement.processes import Place, lost
+from fedjax_norm.training.placement.processes import ProcessInfo, lost_process_error
 
 # Marks a child in its environment: its parent's id and the descriptors of the terminal.
 _MARK = "FEDJAX_NORM_CHILD"
@@ -30,7 +30,7 @@ _RUNTIME_ENDED = b"distributed service detected fatal errors"
 _AT_THE_START = b"CoordinationService/RegisterTask"
 
 
-def place_of(config: Any) -> Place | None:
+def place_of(config: Any) -> ProcessInfo | None:
   """The place that the flags give this process, or None in a run of one process.
 
   Raises:
@@ -48,7 +48,7 @@ def place_of(config: Any) -> Place | None:
       f"--{absent[0]} is missing; a run of several processes needs "
       f"{', '.join(f'--{name}' for name in _FLAGS)} on each of them."
     )
-  place = Place(**given)
+  place = ProcessInfo(**given)
   host, _, port = place.coordinator_address.rpartition(":")
   if not host or not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16):
     raise UserError(
@@ -72,7 +72,7 @@ def place_of(config: Any) -> Place | None:
   return place
 
 
-def supervise(place: Place, workdir: str) -> int:
+def supervise(place: ProcessInfo, workdir: str) -> int:
   """Starts the same command as a child and waits for its end.
 
   SIGINT and SIGTERM are passed on to the child, and the second of them kills it. The child ends
@@ -170,7 +170,7 @@ def _wait(child: subprocess.Popen) -> list[int]:
   return passed
 
 
-def _reason(place: Place, passed: list[int], number: int, log: Path, before: int) -> str:
+def _reason(place: ProcessInfo, passed: list[int], number: int, log: Path, before: int) -> str:
   """Why a signal ended the child, which has written to the log after so many bytes."""
   said = log.read_bytes()[before:]
   if passed:
@@ -191,4 +191,4 @@ def _reason(place: Place, passed: list[int], number: int, log: Path, before: int
       f"the same --num_processes and each with its own --process_id ({log} has what the runtime "
       "said)."
     )
-  return f"{str(lost(place)).removesuffix('.')} ({log} has what the runtime said)."
+  return f"{str(lost_process_error(place)).removesuffix('.')} ({log} has what the runtime said)."

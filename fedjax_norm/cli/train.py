@@ -20,17 +20,16 @@ from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.build_program import (
-  check_mapping,
-  in_force,
-  initial_variables,
-  make_program,
-)
+from fedjax_norm.training.build_program import check_mapping, in_force, make_program
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.outcome import summary
-from fedjax_norm.training.placement.client_placement import common_statistics, own_examples
+from fedjax_norm.training.placement.client_placement import (
+  global_channel_statistics,
+  local_examples,
+)
 from fedjax_norm.training.placement.processes import is_main
-from fedjax_norm.training.program import Program
+from fedjax_norm.training.program_types import Program
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.skewscout import make_dial
 from fedjax_norm.training.storage.atomic_files import write_atomic
 from fedjax_norm.training.storage.csv_rows import write_table
@@ -162,14 +161,14 @@ def _settle_apart(config: Config) -> tuple[Config, Task]:
 
   def select_local(labels: np.ndarray, owners: np.ndarray | None) -> np.ndarray:
     division = partitions.from_config(config, labels, owners, config.seed)
-    found.append((division, own_examples(division)))
+    found.append((division, local_examples(division)))
     return found[-1][1]
 
   source = load(config, select_local)
   division, own = found[-1]
   config, statistics = resolve(config, source, division), None
   if config.by_channel:
-    statistics = common_statistics(source.train.images, own, config.prepare)
+    statistics = global_channel_statistics(source.train.images, own, config.prepare)
   task = make_task(config, source, division, statistics)
   return _in_force(task, config), task
 

@@ -174,7 +174,7 @@ def summarize(scores: Scores) -> dict[str, float]:
   }
 
 
-def by_label_share(scores: Scores, counts: np.ndarray) -> np.ndarray:
+def label_weighted_accuracy(scores: Scores, counts: np.ndarray) -> np.ndarray:
   """Each client's expected accuracy on test examples with its own mix of labels.
 
   accuracy_k = sum_c p_k(c) accuracy(c), with p_k(c) the share of class c among the client's

@@ -18,7 +18,7 @@ class Measure(NamedTuple):
   form: str = ".2%"
   best_is_one: bool = True
 
-  def told(self, value: float) -> str:
+  def format(self, value: float) -> str:
     """The value as it is written."""
     return format(value, self.form)
 

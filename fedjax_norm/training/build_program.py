@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fedjax_norm import host_memory, models, nodes, trees
@@ -18,58 +17,21 @@ from fedjax_norm.algorithms.registry import find
 from fedjax_norm.control.freeze import CALIBRATE, EXPLORE
 from fedjax_norm.control.model_traveling import make_travel
 from fedjax_norm.data.federated import FederatedData
-from fedjax_norm.errors import UserError, expect
+from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig, step_bytes
 from fedjax_norm.models.flops import training_flops
 from fedjax_norm.models.own_module import check_statistics
 from fedjax_norm.norm import NormSpec
-from fedjax_norm.options import make, of
-from fedjax_norm.random_keys import Stream, stream
-from fedjax_norm.training.config.freeze import FreezeConfig, calibrating
-from fedjax_norm.training.config.train import config_of
+from fedjax_norm.options import of
+from fedjax_norm.training.config.freeze import FreezeConfig, calibration_config
 from fedjax_norm.training.diagnostics_recorder import make_diagnose
 from fedjax_norm.training.evaluator import MODELS_EVALUATED, make_evaluate
-from fedjax_norm.training.loop import Callback, train
-from fedjax_norm.training.outcome import Outcome
-from fedjax_norm.training.personalization import make_personalise
-from fedjax_norm.training.placement.data_feed import choose
-from fedjax_norm.training.program import Phase, Program, make_interval
+from fedjax_norm.training.personalization import make_personalize
+from fedjax_norm.training.placement.data_feed import choose_data_location
+from fedjax_norm.training.program_types import Phase, Program
+from fedjax_norm.training.rounds import compile_interval
 from fedjax_norm.training.skewscout import Scouting, make_dial
-from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import Task
-from fedjax_norm.typing import Variables
-
-
-def run(
-  method: Method | str,
-  task: Task,
-  *groups: Any,
-  folder: RunFolder | None = None,
-  show_progress: bool = False,
-  on_evaluation: Callback | None = None,
-  **options: Any,
-) -> Outcome:
-  """Trains a task by a method.
-
-  Args:
-    method: its name in the registry, or a row of the user's own.
-    task: the federation and the model.
-    *groups: configurations of some of the options, such as ``LoopConfig(rounds=10, eval_every=5)``.
-    folder: where metrics and checkpoints go; None writes nothing.
-    show_progress: whether to draw a progress bar.
-    on_evaluation: called after each evaluation (see ``loop.train``).
-    **options: further options by their names, as on the command line: ``rounds=10, lr=0.05``.
-
-  Raises:
-    UserError: an argument of a wrong type, or options that do not fit together.
-  """
-  expect("task", task, Task)
-  expect("folder", folder, RunFolder | None)
-  method = find(method) if isinstance(method, str) else method
-  config = in_force(method, task, make(config_of(method), *groups, **options))
-  program = make_program(method, task, config)
-  variables = initial_variables(task, config.seed)
-  return train(program, config, task.data, variables, folder, show_progress, on_evaluation)
 
 
 def make_program(method: Method | str, task: Task, config: Any) -> Program:
@@ -112,9 +74,9 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
     # Of the three parts of a step, forward and two gradients, a pass over the data has one.
     sizes = np.asarray(data.sizes)
     phases[EXPLORE] = phases[EXPLORE]._replace(
-      refresh=make_recalibrate(model, one_by_one, config.batch_size, task.plain_transform),
-      refresh_cost=first.pass_cost or _pass_cost(task),
-      refresh_steps=sizes / config.step_examples(sizes) / 3,
+      recalibrate=make_recalibrate(model, one_by_one, config.batch_size, task.plain_transform),
+      recalibrate_cost=first.pass_cost or _pass_cost(task),
+      recalibrate_steps=sizes / config.step_examples(sizes) / 3,
     )
   _check_counts(config, data, first)
   policy = None
@@ -122,13 +84,13 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
     # After so many local steps a running statistic has forgotten 95% of what it was.
     steps = int(np.min(first.local_steps(np.asarray(data.sizes))))
     policy = config.freeze(config.rounds, max(1, round(3 / (1 - spec.decay) / steps)))
-    later = calibrating(task, config)
+    later = calibration_config(task, config)
     phases[CALIBRATE] = phase(spec.frozen(), later, rate_factor=config.freeze_lr_factor)
 
-  evaluated, personalise = config.evaluate_clients, None
+  evaluated, personalize = config.evaluate_clients, None
   if config.fine_tune_steps is not None:
     trained = {phase.algorithm: (phase.model, phase.config) for phase in phases.values()}
-    personalise = make_personalise(
+    personalize = make_personalize(
       task, trained, config.fine_tune_steps, config.fine_tune_lr or config.lr, one_by_one
     )
     evaluated = evaluated or min(MODELS_EVALUATED, data.num_clients)
@@ -153,13 +115,13 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
   return Program(
     phases,
     mapping,
-    make_evaluate(task, one_by_one, config.eval_batch_size, evaluated, personalise),
+    make_evaluate(task, one_by_one, config.eval_batch_size, evaluated, personalize),
     policy,
     config.plateau(),
     None if first.pace == "events" else setup.clock,
     config.rates(config.rounds),
-    choose(config.data_on, data, mapping),
-    {name: make_interval(phase.algorithm, mapping) for name, phase in phases.items()},
+    choose_data_location(config.data_on, data, mapping),
+    {name: compile_interval(phase.algorithm, mapping) for name, phase in phases.items()},
     diagnose,
     dial,
     scouting,
@@ -258,33 +220,3 @@ def _pass_cost(task: Task) -> ledger.Cost:
   return ledger.Cost(
     4 * sum(2 * channels + 1 for channels in norms.values()), trees.num_bytes(params)
   )
-
-
-def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables:
-  """The model before the first round, the same for all clients.
-
-  With weight normalization its scales and biases come from one batch of training examples, drawn
-  from all clients' data by the seed (Salimans and Kingma 2016, sec. 3).
-
-  Args:
-    task: the task.
-    seed: of the run.
-    batch_size: of the common batch.
-
-  Raises:
-    UserError: weight normalization in one of several processes.
-  """
-  if task.model.norm.weight_norm and jax.process_count() > 1:
-    raise UserError(
-      "weight normalization starts from a batch of all clients' examples, which no process of "
-      "several holds; run it in one process or choose another norm."
-    )
-  init_key, batch_key = jax.random.split(stream(jax.random.key(seed), Stream.INIT))
-  variables = models.init(task.model, init_key, task.image_shape)
-  if task.model.norm.weight_norm:
-    labels = task.source.train.labels
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(batch_key)))
-    ids = rng.choice(len(labels), min(batch_size, len(labels)), replace=False)
-    images = task.eval_transform(jnp.asarray(task.source.train.images[np.sort(ids)]))
-    variables = models.data_init(task.model, variables, images)
-  return variables

@@ -10,10 +10,10 @@ import numpy as np
 
 from fedjax_norm.data.transforms.augment import to_float
 from fedjax_norm.errors import UserError
-from fedjax_norm.evaluation.leakage import labels as label_attacks
-from fedjax_norm.evaluation.leakage.correlation import distance_correlation
+from fedjax_norm.evaluation.leakage import label_attacks
+from fedjax_norm.evaluation.leakage.distance_correlation import distance_correlation
 from fedjax_norm.evaluation.leakage.inversion import Attack, Front, in_batches, reconstruct
-from fedjax_norm.evaluation.leakage.likeness import psnr, relative_error, ssim
+from fedjax_norm.evaluation.leakage.similarity import psnr, relative_error, ssim
 from fedjax_norm.models.stages import Staged, describe, stage_names
 from fedjax_norm.norm import Mode
 from fedjax_norm.objectives import find

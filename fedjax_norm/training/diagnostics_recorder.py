@@ -14,14 +14,14 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import diagnostics
 from fedjax_norm.evaluation.classification import (
   Scores,
-  by_label_share,
+  label_weighted_accuracy,
   make_evaluate,
   make_scores,
   stack_batches,
 )
 from fedjax_norm.evaluation.config import EvaluationConfig
 from fedjax_norm.nodes import Nodes
-from fedjax_norm.training.placement.client_states import ClientStore, evenly
+from fedjax_norm.training.placement.client_states import ClientStore, evenly_spaced
 from fedjax_norm.training.placement.data_feed import placer
 from fedjax_norm.training.storage.csv_rows import Row
 from fedjax_norm.training.task.task import Task
@@ -41,7 +41,7 @@ def accuracy_by_partition(scores: list[Scores], counts: np.ndarray) -> np.ndarra
   """The accuracy of models on the classes of each partition (paper 004, app. G, fig. 21).
 
   A_ij = sum_c p_j(c) accuracy_i(c), with p_j(c) the share of class c in partition j (see
-  ``evaluation.by_label_share``).
+  ``evaluation.label_weighted_accuracy``).
 
   Args:
     scores: of each model on the test set, [C].
@@ -50,7 +50,7 @@ def accuracy_by_partition(scores: list[Scores], counts: np.ndarray) -> np.ndarra
   Returns:
     [len(scores), K].
   """
-  return np.stack([by_label_share(one, counts) for one in scores])
+  return np.stack([label_weighted_accuracy(one, counts) for one in scores])
 
 
 def make_diagnose(
@@ -100,7 +100,7 @@ def make_diagnose(
       f"the model has no norm position {layer!r} to diagnose; choose one of {', '.join(positions)}."
     )
   test = task.source.test.images
-  shown = np.asarray(test[evenly(np.arange(len(test)), _IMAGES)])
+  shown = np.asarray(test[evenly_spaced(np.arange(len(test)), _IMAGES)])
   scores = None
   if task.kind == "classification":
     scores = _make_scores(task, config.eval_batch_size, mapping)
@@ -154,7 +154,7 @@ def make_diagnose(
     own_of = algorithm.views.travelling or algorithm.views.client
     own_states = own_of or algorithm.views.residual
     ids = np.flatnonzero(store.seen) if own_states else np.arange(data.num_clients)
-    ids = evenly(ids, _CLIENTS)
+    ids = evenly_spaced(ids, _CLIENTS)
     server = jax.tree.map(np.asarray, server)
     shared = jax.tree.map(np.asarray, server.variables)
     own = _each(own_of, server, store, ids) if own_of else [shared] * len(ids)

@@ -18,8 +18,8 @@ from fedjax_norm.local import SgdConfig, optimizer
 from fedjax_norm.norm import Mode
 from fedjax_norm.options import option
 from fedjax_norm.random_keys import Stream, stream
-from fedjax_norm.training.build_program import initial_variables
 from fedjax_norm.training.evaluator import make_test
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.checkpoint import Checkpoints
 from fedjax_norm.training.storage.resume import resume
 from fedjax_norm.training.storage.run_folder import RunFolder

@@ -19,10 +19,10 @@ from fedjax_norm.evaluation import (
 )
 from fedjax_norm.evaluation.measures import headline
 from fedjax_norm.models.ensemble import Ensemble
-from fedjax_norm.training.personalization import Personalise
-from fedjax_norm.training.placement.client_states import evenly
+from fedjax_norm.training.personalization import Personalize
+from fedjax_norm.training.placement.client_states import evenly_spaced
 from fedjax_norm.training.placement.data_feed import placer
-from fedjax_norm.training.program import Evaluate
+from fedjax_norm.training.program_types import Evaluate
 from fedjax_norm.training.task.task import Task
 
 MODELS_EVALUATED = 10
@@ -89,7 +89,7 @@ def make_evaluate(
   mapping: nodes.Nodes,
   batch_size: int,
   evaluate_clients: int,
-  personalise: Personalise | None = None,
+  personalize: Personalize | None = None,
 ) -> Evaluate:
   """The loop's ``Evaluate`` on a task's test set; of the task's federation it keeps nothing.
 
@@ -99,7 +99,7 @@ def make_evaluate(
     batch_size: test examples a batch.
     evaluate_clients: how many clients are evaluated on their own mix of labels (see
       ``assemble.assemble``).
-    personalise: what they do with the model first, beside what it is without.
+    personalize: what they do with the model first, beside what it is without.
 
   Raises:
     UserError: clients' own mixes of labels in another task than classification.
@@ -127,13 +127,13 @@ def make_evaluate(
 
   def evaluate(algorithm, server, store, data, key):
     if algorithm.views.client is None:
-      ids = evenly(np.arange(data.num_clients), evaluate_clients)
+      ids = evenly_spaced(np.arange(data.num_clients), evaluate_clients)
       result = test.of_model(server.variables, stacked)
       columns = test.summarize(result)
       if evaluate_clients and np.any(data.strengths):  # clients see the test images otherwise
         result = of_clients(algorithm, server, store, data, ids)
     else:
-      ids = evenly(np.flatnonzero(store.seen), evaluate_clients or MODELS_EVALUATED)
+      ids = evenly_spaced(np.flatnonzero(store.seen), evaluate_clients or MODELS_EVALUATED)
       result = of_clients(algorithm, server, store, data, ids)
       if algorithm.views.global_too:
         each = [jax.tree.map(lambda a, i=i: a[i], result) for i in range(len(ids))]
@@ -145,13 +145,15 @@ def make_evaluate(
         columns = test.summarize(result)
     if not evaluate_clients:
       return columns, {}
-    accuracies = classification.by_label_share(result, label_counts(data, ids, num_classes))
+    accuracies = classification.label_weighted_accuracy(
+      result, label_counts(data, ids, num_classes)
+    )
     columns |= {
       "clients_top1": float(np.nanmean(accuracies)),
       "clients_top1_min": float(np.nanmin(accuracies)),
     }
-    if personalise:
-      columns |= personalise(algorithm, server, store, data, key, ids, stacked)
+    if personalize:
+      columns |= personalize(algorithm, server, store, data, key, ids, stacked)
     return columns, dict(zip(ids.tolist(), accuracies.tolist(), strict=True))
 
   return evaluate

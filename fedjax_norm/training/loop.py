@@ -16,10 +16,17 @@ from fedjax_norm.evaluation.measures import measures_of
 from fedjax_norm.local import Metrics
 from fedjax_norm.objectives import find
 from fedjax_norm.training.config.loop import LoopConfig
-from fedjax_norm.training.controllers import Controls, Interval, next_interval, observe
+from fedjax_norm.training.interval_planner import Controls, Interval, next_interval, observe
 from fedjax_norm.training.outcome import Outcome
-from fedjax_norm.training.program import Program
-from fedjax_norm.training.rounds import Run, Spent, make_store, of_everyone, refresh, run_interval
+from fedjax_norm.training.program_types import Program
+from fedjax_norm.training.rounds import (
+  RunContext,
+  Spent,
+  full_participation_cost,
+  make_client_store,
+  recalibrate,
+  run_interval,
+)
 from fedjax_norm.training.storage.checkpoint import Checkpoints
 from fedjax_norm.training.storage.resume import resume
 from fedjax_norm.training.storage.run_folder import RunFolder
@@ -73,8 +80,8 @@ def train(
   algorithm = next(iter(program.phases.values())).algorithm
   # A copy, for the programs take over the memory of the states they are given.
   server = algorithm.init(jax.tree.map(jnp.array, variables))
-  store = make_store(program.nodes, algorithm.init_client(server), data.num_clients)
-  controls, round_, spent, seconds = Controls.of(program, variables), 0, Spent(), 0.0
+  store = make_client_store(program.nodes, algorithm.init_client(server), data.num_clients)
+  controls, round_, spent, seconds = Controls.initial(program, variables), 0, Spent(), 0.0
   rows: list[dict[str, Any]] = []
   diagnosed: list[dict[str, Any]] = []
   accuracies: dict[int, float] = {}
@@ -88,7 +95,7 @@ def train(
         store.restore(clients)
         round_, spent, seconds = jax.tree.map(lambda a: np.asarray(a).item(), numbers)
         diagnosed = folder.diagnostics()
-    run = Run.of(program, config, data, store, round_)
+    run = RunContext.create(program, config, data, store, round_)
     server = run.place(server)
     stack.enter_context(run.feed)
     bar = stack.enter_context(Progress(config.rounds, round_, show_progress))
@@ -99,7 +106,7 @@ def train(
       phase, round_ = program.phases[interval.phase], interval.end
       server, total, here = run_interval(run, interval, server)
       _check_finite(total.loss, interval, folder)
-      server, more = refresh(run, phase, server)
+      server, more = recalibrate(run, phase, server)
       scores, accuracies = program.evaluate(phase.algorithm, server, store, data, run.key)
       _check_finite(scores["loss"], interval, folder)
 
@@ -131,7 +138,7 @@ def train(
           checkpoints.save(round_, state)
       diagnosed += found
       measure, tested = next(iter(measures_of(row).items()))
-      told = f"{tested.title} {tested.told(row[measure])}"
+      told = f"{tested.title} {tested.format(row[measure])}"
       bar.update(round_, loss, told, total.examples / elapsed)
       if on_evaluation:  # with copies, for the program takes over the memory of the server's state
         model = jax.tree.map(np.array, server.variables)
@@ -158,7 +165,7 @@ def _mean(value: np.ndarray, total: Metrics) -> float:
 
 
 def _look(
-  run: Run, config: LoopConfig, state: ScoutState, interval: Interval, server: PyTree
+  run: RunContext, config: LoopConfig, state: ScoutState, interval: Interval, server: PyTree
 ) -> tuple[ScoutState, float, Spent]:
   """(SkewScout's state after it has looked, the accuracy loss, what the models' journey took)."""
   assert run.program.scouting
@@ -175,7 +182,7 @@ def _look(
     config.seed,
   )
   nothing = np.zeros_like(run.sizes)
-  return state, loss, of_everyone(run, journey, nothing, nothing)
+  return state, loss, full_participation_cost(run, journey, nothing, nothing)
 
 
 def _row(

@@ -31,7 +31,7 @@ from fedjax_norm.training.placement.data_feed import placer
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
-Personalise = Callable[
+Personalize = Callable[
   [Algorithm, PyTree, ClientStore, FederatedData, Key, np.ndarray, classification.HeldOut],
   dict[str, float],
 ]
@@ -87,13 +87,13 @@ def make_fine_tuned(
   return fine_tuned
 
 
-def make_personalise(
+def make_personalize(
   task: Task,
   trained: Mapping[Algorithm, tuple[nn.Module, LocalConfig]],
   steps: int,
   rate: float,
   mapping: Nodes,
-) -> Personalise:
+) -> Personalize:
   """Tests the fine-tuned model of each of some clients on its own mix of labels.
 
   Args:
@@ -124,7 +124,7 @@ def make_personalise(
     fine_tuned = make_fine_tuned(*trained[algorithm], steps, rate, transform, model_of)
     return classification.make_evaluate_clients(scores, mapping, fine_tuned)
 
-  def personalise(algorithm, server, store, data, key, ids, stacked):
+  def personalize(algorithm, server, store, data, key, ids, stacked):
     if algorithm not in compiled:
       compiled[algorithm] = compile(algorithm)
     # Room for any so many clients, so that others next time run the same program.
@@ -135,10 +135,12 @@ def make_personalise(
     strengths = np.asarray(data.strengths)[ids]
     result = compiled[algorithm]((server, part, key), (states, rows), strengths, stacked)
     result = jax.tree.map(np.asarray, result)
-    accuracies = classification.by_label_share(result, label_counts(data, ids, num_classes))
+    accuracies = classification.label_weighted_accuracy(
+      result, label_counts(data, ids, num_classes)
+    )
     return {
       "personal_top1": float(np.nanmean(accuracies)),
       "personal_top1_min": float(np.nanmin(accuracies)),
     }
 
-  return personalise
+  return personalize

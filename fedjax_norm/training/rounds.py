@@ -1,21 +1,25 @@
 """The rounds of an interval, window by window, and what they take."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from fedjax_norm import trees
 from fedjax_norm.algorithms.clock import Share
+from fedjax_norm.algorithms.contract import Algorithm, RoundContext
 from fedjax_norm.algorithms.ledger import Cost, Traffic
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.local import Metrics
 from fedjax_norm.nodes import Nodes
 from fedjax_norm.training.config.loop import LoopConfig
-from fedjax_norm.training.controllers import Interval
-from fedjax_norm.training.placement.client_placement import HomeFeed, Homes, HomeStore
+from fedjax_norm.training.interval_planner import Interval
+from fedjax_norm.training.placement.client_placement import Placement
 from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.training.placement.data_feed import Feed, Place, placer
-from fedjax_norm.training.program import Phase, Program
+from fedjax_norm.training.placement.distributed_feed import DistributedClientStore, DistributedFeed
+from fedjax_norm.training.program_types import Phase, Program
 from fedjax_norm.typing import Key, PyTree
 
 # The most memory that the states of the clients of a window of rounds may take on the device.
@@ -38,7 +42,7 @@ class Spent(NamedTuple):
     return Spent(self.traffic + other.traffic, self.simulated + other.simulated)
 
 
-class Run(NamedTuple):
+class RunContext(NamedTuple):
   """What rounds need beside the server's state.
 
   Attributes:
@@ -53,21 +57,21 @@ class Run(NamedTuple):
   program: Program
   store: ClientStore
   sizes: np.ndarray
-  feed: Feed | HomeFeed
+  feed: Feed | DistributedFeed
   key: Key
   place: Place
 
   @classmethod
-  def of(
+  def create(
     cls, program: Program, config: LoopConfig, data: FederatedData, store: ClientStore, start: int
-  ) -> "Run":
+  ) -> "RunContext":
     """A run that begins, or goes on, with a round; its feed is yet to be entered."""
     cohort, place = config.cohort_of(data.num_clients), placer(program.nodes)
     key = place(jax.random.key(config.seed))
     longest = min(config.eval_every, config.rounds)
-    feed: Feed | HomeFeed
+    feed: Feed | DistributedFeed
     if program.nodes.apart:
-      feed = HomeFeed(
+      feed = DistributedFeed(
         data,
         program.nodes,
         key,
@@ -97,7 +101,7 @@ def _most_rounds(longest: int, cohort: int, num_clients: int, client_bytes: int)
   return max(1, min(longest, _STATE_BUDGET // (cohort * client_bytes)))
 
 
-def make_store(nodes: Nodes, one: PyTree, num_clients: int) -> ClientStore:
+def make_client_store(nodes: Nodes, one: PyTree, num_clients: int) -> ClientStore:
   """The states of so many clients, each of which starts with the same, where the mapping has them.
 
   Args:
@@ -106,11 +110,15 @@ def make_store(nodes: Nodes, one: PyTree, num_clients: int) -> ClientStore:
     num_clients: K.
   """
   if nodes.apart:
-    return HomeStore(one, nodes, Homes(num_clients, nodes.num_devices), num_clients)
+    return DistributedClientStore(
+      one, nodes, Placement(num_clients, nodes.num_devices), num_clients
+    )
   return ClientStore(one, num_clients)
 
 
-def run_interval(run: Run, interval: Interval, server: PyTree) -> tuple[PyTree, Metrics, Spent]:
+def run_interval(
+  run: RunContext, interval: Interval, server: PyTree
+) -> tuple[PyTree, Metrics, Spent]:
   """Runs an interval's rounds, window by window.
 
   Where traffic depends on what was learnt, the clock takes each of the rounds for their mean.
@@ -157,17 +165,21 @@ def run_interval(run: Run, interval: Interval, server: PyTree) -> tuple[PyTree, 
   return server, jax.tree.map(np.asarray, total), spent + Spent(sent)
 
 
-def refresh(run: Run, phase: Phase, server: PyTree) -> tuple[PyTree, Spent]:
+def recalibrate(run: RunContext, phase: Phase, server: PyTree) -> tuple[PyTree, Spent]:
   """The server's state with statistics recomputed, where the phase does so, and what that took."""
-  if phase.refresh is None:
+  if phase.recalibrate is None:
     return server, Spent()
   model = server.variables
-  stats = phase.refresh(model, run.feed.everyone(), run.key)
+  stats = phase.recalibrate(model, run.feed.everyone(), run.key)
   server = server._replace(variables={**model, "batch_stats": stats})
-  return server, of_everyone(run, phase.refresh_cost, run.sizes, phase.refresh_steps)
+  return server, full_participation_cost(
+    run, phase.recalibrate_cost, run.sizes, phase.recalibrate_steps
+  )
 
 
-def of_everyone(run: Run, cost: Cost, counted: np.ndarray, timed: np.ndarray) -> Spent:
+def full_participation_cost(
+  run: RunContext, cost: Cost, counted: np.ndarray, timed: np.ndarray
+) -> Spent:
   """What it takes when every client takes part once.
 
   Args:
@@ -179,3 +191,28 @@ def of_everyone(run: Run, cost: Cost, counted: np.ndarray, timed: np.ndarray) ->
   clock = run.program.clock
   seconds = clock.pass_seconds(cost, counted, timed) if clock else 0.0
   return Spent(cost.of_round(counted.tolist()), seconds)
+
+
+def compile_interval(algorithm: Algorithm, nodes: Nodes) -> Callable[..., Any]:
+  """One program for any rounds of a window in a phase.
+
+  Returns:
+    (server, clients [U, ...], metrics so far, slots [R, m], rates [R], thetas [R], first, begin,
+    end, data, key) -> (server, clients, metrics). Of the R rounds, the first of which is the run's
+    round ``first``, those from ``begin`` to before ``end`` are run. ``slots`` says where in
+    ``clients``, and in the rows of ``data``, each of a cohort is. The states are donated.
+  """
+
+  def interval(server, clients, metrics, slots, rates, thetas, first, begin, end, data, key):
+    def body(index, carry):
+      server, clients, total = carry
+      chosen = nodes.take(clients, slots[index])
+      context = RoundContext(data, first + index, rates[index], key, thetas[index])
+      server, chosen, metrics = algorithm.round(server, chosen, slots[index], context)
+      clients = nodes.put(clients, slots[index], chosen)
+      return server, clients, trees.add(total, metrics)
+
+    return jax.lax.fori_loop(begin, end, body, (server, clients, metrics))
+
+  shardings = (nodes.sharding, nodes.held_sharding, nodes.sharding)
+  return jax.jit(interval, donate_argnums=(0, 1), out_shardings=shardings)

@@ -6,19 +6,22 @@ from typing import Any
 
 from fedjax_norm.algorithms.contract import Method
 from fedjax_norm.errors import UserError
-from fedjax_norm.split.algorithm import rules_of
+from fedjax_norm.split.algorithm import rules_for_data
 from fedjax_norm.split.by_messages.log import MessageLog
-from fedjax_norm.split.by_messages.training import Observe, make_interval
+from fedjax_norm.split.by_messages.training import Observe, compile_interval
 from fedjax_norm.split.messages import Message
-from fedjax_norm.training.build_program import images_of, initial_variables, make_program
-from fedjax_norm.training.program import Phase, Program
+from fedjax_norm.training.build_program import images_of, make_program
+from fedjax_norm.training.program_types import Phase, Program
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.task.task import Task
 
-# Places among an interval's arguments (see ``program.make_interval``).
+# Places among an interval's arguments (see ``program.compile_interval``).
 _FIRST, _BEGIN = 6, 7
 
 
-def by_messages(method: Method, task: Task, config: Any, observe: Observe | None = None) -> Program:
+def make_message_program(
+  method: Method, task: Task, config: Any, observe: Observe | None = None
+) -> Program:
   """Split learning as a program whose parties exchange messages, in place of one for an interval.
 
   Args:
@@ -44,12 +47,12 @@ def by_messages(method: Method, task: Task, config: Any, observe: Observe | None
       observe(message)
 
   def interval_of(phase: Phase) -> Callable[..., Any]:
-    rules = rules_of(phase.model, phase.config, images_of(task), task.data, config.seed)
+    rules = rules_for_data(phase.model, phase.config, images_of(task), task.data, config.seed)
 
     def start(seed: int):
       return rules.init(initial_variables(task, seed))
 
-    interval = make_interval(rules, phase.config, task.transform, config.seed, start, told)
+    interval = compile_interval(rules, phase.config, task.transform, config.seed, start, told)
 
     def counted(*arguments):
       log.begin(int(arguments[_FIRST]) + int(arguments[_BEGIN]))

@@ -39,8 +39,9 @@ from fedjax_norm import nodes, trees
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
-from fedjax_norm.training.build_program import in_force, initial_variables, make_program
+from fedjax_norm.training.build_program import in_force, make_program
 from fedjax_norm.training.loop import train
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import Task, make_task
 

@@ -28,7 +28,7 @@ from fedjax_norm.training.build_program import make_program
 from fedjax_norm.training.config.train import config_of
 from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.training.placement.data_feed import placer
-from fedjax_norm.training.program import make_interval
+from fedjax_norm.training.rounds import compile_interval
 from fedjax_norm.training.task.task import make_task
 
 SHAPE = (6, 6, 1)
@@ -107,7 +107,7 @@ class Fast:
   def __post_init__(self):
     arguments = (self.model, self.mapping, self.data, self.transform, SHAPE)
     self.algorithm = built(FEDAVG, self.config, *arguments)
-    self.interval = make_interval(self.algorithm, self.mapping)
+    self.interval = compile_interval(self.algorithm, self.mapping)
 
   def begin(self):
     """(server, clients), host arrays."""

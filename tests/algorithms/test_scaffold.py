@@ -19,7 +19,7 @@ from fedjax_norm.local import Metrics
 from fedjax_norm.models.resnet import ResNet
 from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.training.placement.data_feed import placer
-from fedjax_norm.training.program import make_interval
+from fedjax_norm.training.rounds import compile_interval
 
 SHAPE = (6, 6, 1)
 SIZES = (5, 9, 12, 4)  # unequal; with batches of 4 some are padded
@@ -52,7 +52,7 @@ class World:
     rates = np.full(len(cohorts), rate, np.float32)
     bounds = np.int32(0), np.int32(0), np.int32(len(cohorts))
     values = (Metrics.zeros(), cohorts, rates, np.zeros_like(rates), *bounds, self.data, KEY)
-    out = make_interval(algorithm, mapping)(*map(placer(mapping), (server, clients, *values)))
+    out = compile_interval(algorithm, mapping)(*map(placer(mapping), (server, clients, *values)))
     server, clients, _ = jax.tree.map(np.asarray, out)
     return server, clients, algorithm
 

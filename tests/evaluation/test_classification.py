@@ -98,5 +98,6 @@ def test_accuracy_on_a_clients_own_labels():
   scores = classification.Scores(count, top1, top1, count)
   counts = np.array([[4, 0, 0], [1, 3, 0], [2, 2, 6], [0, 0, 9]])
   np.testing.assert_allclose(
-    classification.by_label_share(scores, counts), [0.8, 0.25 * 0.8 + 0.75 * 0.5, 0.65, np.nan]
+    classification.label_weighted_accuracy(scores, counts),
+    [0.8, 0.25 * 0.8 + 0.75 * 0.5, 0.65, np.nan],
   )

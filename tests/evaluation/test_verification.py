@@ -23,8 +23,8 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import classification, verification
 from fedjax_norm.models import registry
 from fedjax_norm.models.face import Face
-from fedjax_norm.training.build_program import initial_variables
 from fedjax_norm.training.loop import train
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.task.task import make_task
 
 # ------------------------------------------------------------------ pairs

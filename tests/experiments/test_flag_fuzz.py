@@ -38,7 +38,7 @@ from fedjax_norm.models import registry
 from fedjax_norm.models.flops import Flops
 from fedjax_norm.models.small import Tiny
 from fedjax_norm.norm import Mode
-from fedjax_norm.training.build_program import initial_variables
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.final_model import save_model
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.wire.protocol import frames
@@ -177,9 +177,9 @@ def _no_work(files, monkeypatch):
 @contextlib.contextmanager
 def _server(*_, **__):
   binary = BINARIES["split_server"]
-  told = build.told(parse(binary.config, made(binary)))
+  told = build.server_settings(parse(binary.config, made(binary)))
   told |= {"image_shape": [6, 6, 1], "classes": 4}
-  yield lambda *_: frames.text({"run": "0" * 32, "clients": ["alice0"], "told": told})
+  yield lambda *_: frames.encode_json({"run": "0" * 32, "clients": ["alice0"], "told": told})
 
 
 @contextlib.contextmanager
@@ -290,7 +290,7 @@ def test_flags_that_exclude_each_other():
     (
       "regions",
       "--data=synthetic:train=65537,size=65537",
-      "drawing 66,037 images of 65537x65537 pixels needs 1.13 PB",
+      "make_draw 66,037 images of 65537x65537 pixels needs 1.13 PB",
     ),
     ("regions", "--data=synthetic:train=\u0663", "option train is '\u0663'; give a whole number"),
   ],

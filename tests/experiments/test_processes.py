@@ -19,7 +19,7 @@ from helpers.binaries import PYTHONPATH, ROOT, free_port
 from fedjax_norm.cli import supervisor
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.training.placement import processes
-from fedjax_norm.training.placement.processes import Place
+from fedjax_norm.training.placement.processes import ProcessInfo
 
 HEARTBEAT = 4
 # As the stated 30 seconds stand to the heartbeat of 20 of a real run.
@@ -31,7 +31,7 @@ LOST = (
 AGAIN = "start all processes again with the same --workdir to go on from the last checkpoint."
 
 
-PLACE = Place("localhost:1", 2, 1)
+PLACE = ProcessInfo("localhost:1", 2, 1)
 
 
 class Ended(NamedTuple):
@@ -228,7 +228,7 @@ def test_an_error_of_the_network_is_told_whatever_its_type(kind, monkeypatch):
     raise kind("UNKNOWN: Gloo AllReduce failed: Connection closed by peer")
 
   monkeypatch.setattr(jax.distributed, "initialize", end)
-  with pytest.raises(LostError, match="process 1 of 2 ended"), processes.joined(PLACE):
+  with pytest.raises(LostError, match="process 1 of 2 ended"), processes.join(PLACE):
     pass
 
 
@@ -239,7 +239,7 @@ def test_an_error_of_the_network_is_told_whatever_its_type(kind, monkeypatch):
 def test_other_errors_are_not_of_the_network(error, monkeypatch):
   monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
   monkeypatch.setattr(processes, "_connect", lambda: None)
-  with pytest.raises(type(error)) as caught, processes.joined(PLACE):
+  with pytest.raises(type(error)) as caught, processes.join(PLACE):
     raise error
   assert caught.value is error
 
@@ -248,7 +248,7 @@ def test_a_port_in_use_is_refused():
   with (
     socket.create_server(("127.0.0.1", 0)) as server,
     pytest.raises(UserError, match=r"port .* in use.*another port in --coordinator_address"),
-    processes.joined(Place(f"127.0.0.1:{server.getsockname()[1]}", 2, 0)),
+    processes.join(ProcessInfo(f"127.0.0.1:{server.getsockname()[1]}", 2, 0)),
   ):
     pass
 
@@ -275,7 +275,7 @@ def test_a_port_in_use_is_refused():
 def test_flags_that_cannot_be_are_refused(changed, said):
   given = {"coordinator_address": "[::1]:65535", "num_processes": 3, "process_id": 2}
   given |= {"workdir": "run", "several_processes": True, "algorithm": "split"}
-  assert supervisor.place_of(SimpleNamespace(**given)) == Place("[::1]:65535", 3, 2)
+  assert supervisor.place_of(SimpleNamespace(**given)) == ProcessInfo("[::1]:65535", 3, 2)
   with pytest.raises(UserError, match=said):
     supervisor.place_of(SimpleNamespace(**{**given, **changed}))
 
@@ -294,7 +294,7 @@ def test_processes_must_have_the_same_flags(monkeypatch):
     told.clear()
     monkeypatch.setattr(gather, "process_allgather", lambda a: told.append(a) or np.stack(told))
     for flags in all_flags:
-      processes.check_alike(flags)
+      processes.check_same_flags(flags)
 
   flags = {"lr": 0.1, "norm": "bn", "clients": None}
   check(flags, dict(reversed(flags.items())), flags)

@@ -16,7 +16,7 @@ from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.cli import train
 from fedjax_norm.cli.methods import ANY_METHOD
 from fedjax_norm.data.partitions import registry as partitions
-from fedjax_norm.training.placement.client_placement import Homes
+from fedjax_norm.training.placement.client_placement import Placement
 from fedjax_norm.training.storage.run_folder import RunFolder
 
 CLIENTS = 9
@@ -58,7 +58,7 @@ def folders(tmp_path, tiny_source):
 
   def make(processes: int, devices: int):
     division = partitions.make("quantity", tiny_source.train.labels, CLIENTS, 0)
-    homes = Homes(CLIENTS, processes * devices)
+    homes = Placement(CLIENTS, processes * devices)
     made = []
     for process in range(processes):
       own = [homes.clients(process * devices + i) for i in range(devices)]
@@ -182,7 +182,7 @@ def test_a_folder_in_use_ends_all_processes_and_keeps_the_log(tmp_path, folders)
 
 
 def test_clients_live_on_devices_in_turn():
-  homes = Homes(7, 3)
+  homes = Placement(7, 3)
   assert [homes.clients(d).tolist() for d in range(3)] == [[0, 1, 2], [3, 4], [5, 6]]
   slots, positions = homes.layout(np.array([6, 1, 5, 0]), 3)
   # Client 6 is the second of the third device and the first that was asked for.

@@ -18,11 +18,12 @@ from fedjax_norm.local import Metrics
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, Norm, NormSpec
-from fedjax_norm.training.build_program import initial_variables, make_program
+from fedjax_norm.training.build_program import make_program
 from fedjax_norm.training.config.train import config_of
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.outcome import Outcome
-from fedjax_norm.training.program import Program
+from fedjax_norm.training.program_types import Program
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.task.task import Task
 
 # What a method needs beside its defaults, so that it does in four rounds what it can.

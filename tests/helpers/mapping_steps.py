@@ -16,7 +16,7 @@ from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.local import Metrics
 from fedjax_norm.training.placement.data_feed import placer
-from fedjax_norm.training.program import make_interval
+from fedjax_norm.training.rounds import compile_interval
 
 SPEC = norm.create("sync_bn")
 BACKENDS = ("vmap", "pmap", "shard_map")
@@ -47,7 +47,7 @@ def run(backend: str) -> dict[str, np.ndarray]:
   thetas, key = np.zeros_like(rates), jax.random.key(0)
   worker = algorithm.init_client(master)
   arguments = (master, worker, Metrics.zeros(), slots, rates, thetas, *bounds, data, key)
-  out = make_interval(algorithm, mapping)(*map(placer(mapping), arguments))
+  out = compile_interval(algorithm, mapping)(*map(placer(mapping), arguments))
   leaves = {
     jax.tree_util.keystr(path): np.asarray(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(out)

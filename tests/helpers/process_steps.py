@@ -69,8 +69,8 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-  processes.joined = functools.partial(
-    processes.joined,
+  processes.join = functools.partial(
+    processes.join,
     initialization_seconds=int(os.environ["INITIALIZATION"]),
     heartbeat_seconds=int(os.environ["HEARTBEAT"]),
   )

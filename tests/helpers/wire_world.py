@@ -1,4 +1,4 @@
-"""A small cut network, and Bob and Alices that talk over real sockets."""
+"""A small cut network, and Server and Alices that talk over real sockets."""
 
 import atexit
 import contextlib
@@ -17,31 +17,31 @@ from conftest import make_tiny_source
 from helpers.settings import configure, plain
 
 from fedjax_norm import norm, trees
-from fedjax_norm.cli.wire.client import drawing
+from fedjax_norm.cli.wire.client import make_draw
 from fedjax_norm.data.federated import gather
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.local import Metrics
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.norm import Norm, NormSpec
-from fedjax_norm.split.by_messages.training import make_interval
+from fedjax_norm.split.by_messages.training import compile_interval
 from fedjax_norm.split.config import SplitConfig
 from fedjax_norm.split.messages import ACTIVATION
 from fedjax_norm.split.rules import make_rules
-from fedjax_norm.training.build_program import images_of, initial_variables
+from fedjax_norm.training.build_program import images_of
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.task.task import Task, make_task
-from fedjax_norm.wire.client import client as alices
-from fedjax_norm.wire.client import queries
-from fedjax_norm.wire.client.client import Alice
-from fedjax_norm.wire.client.hand_overs import Keeper, exchange_key
+from fedjax_norm.wire.client import queries, training
+from fedjax_norm.wire.client.hand_overs import HandOvers, exchange_key
+from fedjax_norm.wire.client.training import Client
 from fedjax_norm.wire.protocol import certificates, frames, private_files
 from fedjax_norm.wire.protocol.frames import Frame
 from fedjax_norm.wire.protocol.identity import Identity
 from fedjax_norm.wire.protocol.network import Network, make_network
+from fedjax_norm.wire.protocol.step_ids import step_id
 from fedjax_norm.wire.protocol.transport import Caller, serving
-from fedjax_norm.wire.protocol.turns import step_id
-from fedjax_norm.wire.server.server import Bob
-from fedjax_norm.wire.server.state import Setting
+from fedjax_norm.wire.server.server import Server
+from fedjax_norm.wire.server.state import RunSettings
 
 LIMIT, BATCH, ROUNDS, STEPS = 10**6, 4, 2, 2
 RATES = np.float32([0.1, 0.05])
@@ -87,7 +87,7 @@ def by_messages(task: Task, config: SplitConfig, rates: np.ndarray) -> dict[str,
   label = jax.ShapeDtypeStruct((), np.int32)
   rules = make_rules(task.model, config, images_of(task), label)
   start = rules.init(initial_variables(task, 0))
-  interval = make_interval(rules, config, task.transform, 0, lambda seed: start, nothing)
+  interval = compile_interval(rules, config, task.transform, 0, lambda seed: start, nothing)
   number, rounds = task.data.num_clients, len(rates)
   one = rules.init_client(start)
   clients = jax.tree.map(lambda a: jnp.stack([a] * number), one)
@@ -122,7 +122,7 @@ def identity(name: str, authority: bytes, pair: certificates.Pair) -> Identity:
 
 
 class World:
-  """One run: Bob behind a socket, who can be restarted, and what it takes to be an Alice."""
+  """One run: Server behind a socket, who can be restarted, and what it takes to be an Client."""
 
   def __init__(self, folder: Path, *, tail=None, peer=False, updates=False, patience=20.0):
     self.network, self.folder = network(tail), folder
@@ -130,7 +130,7 @@ class World:
     told = {"config": "none"}
     key = jax.random.key(0)
     authority = identities()["localhost"].authority
-    self.setting = Setting(self.network, authority, NAMES, told, RATES, key, patience, peer, LIMIT)
+    self.settings = RunSettings(self.network, authority, NAMES, told, RATES, key, patience, peer, LIMIT)
     self.later = 0.0  # seconds that a test lets pass at once
     self.seen: list[tuple[str, str, bytes]] = []
     self.rounds: list[tuple] = []
@@ -139,9 +139,9 @@ class World:
     self._stack = contextlib.ExitStack()
 
   def restart(self) -> None:
-    """Bob is killed and begins again from his folder."""
-    self.bob = Bob(
-      self.setting,
+    """Server is killed and begins again from his folder."""
+    self.bob = Server(
+      self.settings,
       self.folder / "bob",
       lambda *row: self.rounds.append(row),
       lambda: time.monotonic() + self.later,
@@ -166,16 +166,16 @@ class World:
   def caller(self, name: str) -> Caller:
     return self._stack.enter_context(Caller(self.address, identities()[name], LIMIT, 5))
 
-  def alice(self, name: str, *, join: bool = True, place: int | None = None) -> Alice:
+  def alice(self, name: str, *, join: bool = True, place: int | None = None) -> Client:
     """A client with its own folder, or the same one again, that has joined."""
     folder = self.folder / name
     folder.mkdir(exist_ok=True)
     call, identity = self.caller(name), identities()[name]
-    keeper = Keeper(
+    hand_overs = HandOvers(
       self.network,
       identity,
-      self.bob.state.roll.run,
-      exchange_key(folder, self.bob.state.roll.run),
+      self.bob.state.membership.run,
+      exchange_key(folder, self.bob.state.membership.run),
       call,
       folder,
       peer=self.peer,
@@ -184,23 +184,23 @@ class World:
     )
     address = ""
     if self.peer:
-      port = self._stack.enter_context(serving("localhost:0", identity, keeper.methods(), LIMIT))
+      port = self._stack.enter_context(serving("localhost:0", identity, hand_overs.methods(), LIMIT))
       address = f"localhost:{port}"
     place = NAMES.index(name) if name in NAMES else place
     if join:
-      queries.join(call, keeper.announcement, place, 7 * (place is not None), address)
+      queries.join(call, hand_overs.announcement, place, 7 * (place is not None), address)
     key, row = jax.random.key(0), place or 0
-    drawn = drawing(task(), gather(task().data, np.array([row]), 7), row, key, BATCH)
+    drawn = make_draw(task(), gather(task().data, np.array([row]), 7), row, key, BATCH)
     how = (row, len(NAMES), STEPS, RATES, key, key, drawn, LIMIT, 5.0)
-    return Alice(self.network, call, keeper, *how)
+    return Client(self.network, call, hand_overs, *how)
 
-  def train(self, *members: Alice) -> list:
+  def train(self, *members: Client) -> list:
     """All take their turns, each in a thread; what ``alice.train`` gave each of them."""
     results = [None] * len(members)
 
     def run(index: int) -> None:
       try:
-        results[index] = alices.train(members[index], self.before_put, nothing, self.told)
+        results[index] = training.train(members[index], self.before_put, nothing, self.told)
       except Exception as error:
         results[index] = error
 
@@ -210,7 +210,7 @@ class World:
     for thread in threads:
       thread.join(30)
     for error in results:
-      if not isinstance(error, alices.Final):
+      if not isinstance(error, training.FinalWeights):
         raise AssertionError from error
     return results
 
@@ -238,7 +238,7 @@ def simulated(tail=None):
 
 def held(own, bob) -> dict[str, np.ndarray]:
   """The whole model's variables, from both sides."""
-  parts = [part.variables for part in (*own, bob.state.kept.part)]
+  parts = [part.variables for part in (*own, bob.state.committed.part)]
   return {k: np.asarray(v) for part in parts for k, v in trees.flatten(part).items()}
 
 
@@ -249,11 +249,11 @@ def assert_same(a, b):
 
 
 def begun(w, name="alice0"):
-  """An Alice whose turn has begun, and the request of its first step."""
+  """An Client whose turn has begun, and the request of its first step."""
   alice = w.alice(name)
   other = w.alice("alice1" if name == "alice0" else "alice0")
-  queries.ask(other.call, LIMIT, waiting=True)
-  assert queries.ask(alice.call, LIMIT, waiting=True).state == "yours"
+  queries.ask_turn(other.call, LIMIT, waiting=True)
+  assert queries.ask_turn(alice.call, LIMIT, waiting=True).state == "yours"
   return alice, other, request(w)
 
 
@@ -262,15 +262,15 @@ def request(w, step=0, turn=0, **changes):
   shape = w.network.outputs[0].shape
   sent = {"activation": rng.normal(size=(3, *shape)).astype(np.float32)}
   sent["labels"] = np.array([0, 1, 3], np.int32)
-  return Frame(ACTIVATION, step_id(turn, step), frames.named({**sent, **changes}))
+  return Frame(ACTIVATION, step_id(turn, step), frames.tree_tensors({**sent, **changes}))
 
 
 def yours(alice, other):
-  queries.ask(other.call, LIMIT, waiting=True)
-  return queries.ask(alice.call, LIMIT, waiting=True)
+  queries.ask_turn(other.call, LIMIT, waiting=True)
+  return queries.ask_turn(alice.call, LIMIT, waiting=True)
 
 
 def turn_of(alice, other):
-  """A turn, handed over; what Bob has kept then."""
-  turned = alices._turn(alice, yours(alice, other))
-  alice.keeper.hand_over(turned.own, turned.step)
+  """A turn, handed over; what Server has kept then."""
+  turned = training._turn(alice, yours(alice, other))
+  alice.hand_overs.hand_over(turned.own, turned.step)

@@ -21,10 +21,10 @@ from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
-from fedjax_norm.training.build_program import initial_variables
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.placement import data_feed
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import make_task
 
@@ -297,14 +297,14 @@ def test_the_choice_goes_by_the_memory(monkeypatch):
   data, mapping = federation([10, 20]), nodes.create("shard_map", num_nodes=2)
   size = 30 * (4 + 4 + 4 + 4)
   monkeypatch.setattr(data_feed, "device_memory", lambda devices: 2 * size)
-  assert data_feed.choose("auto", data, mapping) == "device"
+  assert data_feed.choose_data_location("auto", data, mapping) == "device"
   monkeypatch.setattr(data_feed, "device_memory", lambda devices: 2 * size - 1)
-  assert data_feed.choose("auto", data, mapping) == "host"
-  assert data_feed.choose("device", data, mapping) == "device"
+  assert data_feed.choose_data_location("auto", data, mapping) == "host"
+  assert data_feed.choose_data_location("device", data, mapping) == "device"
   monkeypatch.undo()
-  assert data_feed.choose("host", data, mapping) == "host"
+  assert data_feed.choose_data_location("host", data, mapping) == "host"
   with pytest.raises(UserError, match="auto, device, host"):
-    data_feed.choose("disk", data, mapping)
+    data_feed.choose_data_location("disk", data, mapping)
 
 
 def test_a_round_that_no_memory_holds_is_refused(monkeypatch):

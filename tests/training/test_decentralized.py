@@ -14,12 +14,12 @@ from fedjax_norm.control.theta import Dial
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
-from fedjax_norm.training.build_program import initial_variables
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.config.schedule import Schedule
 from fedjax_norm.training.config.train import config_of
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.outcome import summary
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.skewscout import make_dial
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import make_task

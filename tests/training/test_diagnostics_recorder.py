@@ -24,11 +24,11 @@ from fedjax_norm.evaluation.classification import Scores
 from fedjax_norm.evaluation.config import EvaluationConfig
 from fedjax_norm.norm import create
 from fedjax_norm.training import diagnostics_recorder
-from fedjax_norm.training.build_program import initial_variables
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.diagnostics_recorder import _sample, accuracy_by_partition, make_diagnose
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.placement.client_states import ClientStore
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.checkpoint import Checkpoints
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import make_task

@@ -9,10 +9,10 @@ from helpers.settings import configure, plain, program_of
 from fedjax_norm import norm
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.data.partitions.registry import make
-from fedjax_norm.training.build_program import initial_variables
-from fedjax_norm.training.config.freeze import calibrating
+from fedjax_norm.training.config.freeze import calibration_config
 from fedjax_norm.training.config.train import config_of
-from fedjax_norm.training.controllers import Controls, next_interval
+from fedjax_norm.training.interval_planner import Controls, next_interval
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.task.task import make_task
 
 CLIPPED = configure(FedAvgConfig, plain(batch_size=8, clip_norm=0.5))
@@ -27,8 +27,8 @@ def task(tiny_source):
 def test_by_default_the_freeze_changes_the_statistics_alone(task):
   """The clients' training and the learning rate of every round are those of a run without it."""
   program, loop = program_of(FEDAVG, task, CLIPPED, rounds=6, eval_every=3, lr=0.1)
-  assert calibrating(task, loop) == loop
-  controls = Controls.of(program, initial_variables(task, 0))
+  assert calibration_config(task, loop) == loop
+  controls = Controls.initial(program, initial_variables(task, 0))
   first = next_interval(program, loop, controls, 0)
   controls = controls._replace(freeze=controls.freeze._replace(frozen_at=3))
   second = next_interval(program, loop, controls, 3)
@@ -39,4 +39,4 @@ def test_by_default_the_freeze_changes_the_statistics_alone(task):
 @pytest.mark.parametrize("clip", [0.0, 0.1, 2.0])
 def test_clipping_after_the_freeze_is_what_its_option_says(task, clip):
   config = configure(config_of(FEDAVG), CLIPPED, freeze_clip_norm=clip)
-  assert calibrating(task, config) == dataclasses.replace(config, clip_norm=clip)
+  assert calibration_config(task, config) == dataclasses.replace(config, clip_norm=clip)

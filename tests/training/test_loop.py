@@ -12,11 +12,11 @@ from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.norm import create
-from fedjax_norm.training.build_program import initial_variables
 from fedjax_norm.training.config.freeze import FreezeConfig
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.placement.client_states import ClientStore
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.checkpoint import Checkpoints
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import make_task

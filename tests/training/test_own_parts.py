@@ -10,7 +10,7 @@ from flax import linen as nn
 import fedjax_norm as fn
 from fedjax_norm.models.flops import layer_macs, training_flops
 from fedjax_norm.norm import Norm
-from fedjax_norm.training.build_program import initial_variables
+from fedjax_norm.training.run import initial_variables
 
 CLIENTS = np.arange(60) % 3
 LOCAL = fn.LocalConfig(batch_size=8)
@@ -137,7 +137,7 @@ BN = fn.make_norm("bn")
     ({"model": "tiny"}, "model 'tiny' needs a norm"),
     ({"norm": "bn"}, "norm must be an object of type NormSpec, not a str"),
     ({"norm": BN, "preprocess": True}, "preprocess must be an object of type Preprocess"),
-    ({"norm": BN, "order": "label"}, "order must be an object of type Order"),
+    ({"norm": BN, "order": "label"}, "order must be an object of type ExampleOrder"),
     (
       {"norm": BN, "objective": optax.l2_loss},
       "objective must be an object of type str or Objective, not a function",

@@ -26,7 +26,7 @@ from fedjax_norm.norm import Mode
 from fedjax_norm.training import build_program
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.outcome import Outcome, summary
-from fedjax_norm.training.personalization import make_personalise
+from fedjax_norm.training.personalization import make_personalize
 from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.training.task.task import Task
 
@@ -91,20 +91,20 @@ def test_the_columns_are_the_accuracies_of_the_fine_tuned_models(task, monkeypat
   mapping = nodes.create("auto", num_nodes=4).one_by_one()
   # FedProx's term holds on to a round's start, and is off here.
   config = configure(FedAvgConfig, LOCAL, prox=0.7, local_steps=2)
-  personalise = make_personalise(task, {own: (task.model, config)}, STEPS, RATE, mapping)
-  scores, by_label_share = [], classification.by_label_share
+  personalize = make_personalize(task, {own: (task.model, config)}, STEPS, RATE, mapping)
+  scores, label_weighted_accuracy = [], classification.label_weighted_accuracy
 
   def note(result, counts):
     scores.append(result)
-    return by_label_share(result, counts)
+    return label_weighted_accuracy(result, counts)
 
-  monkeypatch.setattr(classification, "by_label_share", note)
+  monkeypatch.setattr(classification, "label_weighted_accuracy", note)
   store = ClientStore(models[0], 4)
   store.arrays = states
   stacked = classification.stack_batches(task.source.test, 8, mapping.num_devices)
   stacked = jax.tree.map(jnp.asarray, stacked)
   ids = np.array([0, 3])
-  columns = personalise(own, (), store, task.data, KEY, ids, stacked)
+  columns = personalize(own, (), store, task.data, KEY, ids, stacked)
   losses, expected = zip(*(scored(task, *by_hand(task, models[k], k), k) for k in ids), strict=True)
   plain = [
     scored(task, flat(models[k]["params"]), flat(models[k]["batch_stats"]), k)[1] for k in ids
@@ -123,7 +123,7 @@ def test_an_evaluation_has_the_columns(task, monkeypatch):
     asked.extend(arguments)
     return lambda *arguments: asked.extend(arguments) or {"personal_top1": 0.5}
 
-  monkeypatch.setattr(build_program, "make_personalise", make)  # which the test above runs
+  monkeypatch.setattr(build_program, "make_personalize", make)  # which the test above runs
   plain = task.data._replace(strengths=np.zeros(4, np.float32))
   loop = LoopConfig(rounds=1, eval_every=1)
   program, _ = program_of(FEDAVG, task, LOCAL, loop, fine_tune_steps=7, fine_tune_lr=0.1)

@@ -96,7 +96,7 @@ def read(folder: str) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
 def _told(measure: Measure, summary: dict[str, Any], column: str) -> str:
   """A measure as the table says it, with its deviation over seeds where there are several."""
   mean, deviation = summary[column], summary.get(f"{column}_std")
-  return measure.told(mean) + (f" ± {measure.told(deviation)}" if deviation is not None else "")
+  return measure.format(mean) + (f" ± {measure.format(deviation)}" if deviation is not None else "")
 
 
 def compare(folders: Sequence[str], output: str, title: str, target: float | None = None) -> str:

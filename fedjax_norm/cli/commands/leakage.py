@@ -14,7 +14,7 @@ from pathlib import Path
 from fedjax_norm import options
 from fedjax_norm.cli import app
 from fedjax_norm.cli.config import Config, all_but
-from fedjax_norm.cli.finished_run import check_one_model, told
+from fedjax_norm.cli.finished_run import check_single_model, saved_options
 from fedjax_norm.cli.train import load, settler
 from fedjax_norm.data.partitions.registry import PartitionConfig
 from fedjax_norm.data.sources.registry import DataConfig
@@ -22,11 +22,11 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.options import option
 from fedjax_norm.plots import leakage
 from fedjax_norm.training import cut_leakage
-from fedjax_norm.training.build_program import initial_variables
 from fedjax_norm.training.cut_leakage import LeakageConfig
+from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.csv_rows import write_table
-from fedjax_norm.training.storage.lock import locked
 from fedjax_norm.training.storage.final_model import load_run
+from fedjax_norm.training.storage.lock import locked
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.training.terminal.tables import columns_table
 from fedjax_norm.typing import Variables
@@ -121,14 +121,14 @@ def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
   """The model of a finished run, or the one that it began with."""
   path = config.workdir or ""
   saved, variables = load_run(path)
-  one = told(saved)
+  one = saved_options(saved)
   if one.members is not None:
     raise UserError("the run is of an ensemble, which has no model of its own; pass another run.")
   _, task = settler(load(one))(one)
   title = f"{one.data}, {one.model}, {one.norm}, {saved['algorithm']}"
   if config.untrained:
     return task, initial_variables(task, one.seed), f"{title}, untrained"
-  check_one_model(saved, task, path)
+  check_single_model(saved, task, path)
   return task, variables, title
 
 

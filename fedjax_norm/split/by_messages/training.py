@@ -20,12 +20,12 @@ from fedjax_norm.local import Metrics
 from fedjax_norm.split import weight_delta
 from fedjax_norm.split.algorithm import turn_key
 from fedjax_norm.split.config import SplitConfig
-from fedjax_norm.split.costs.counters import Tally
+from fedjax_norm.split.tally import Tally
 from fedjax_norm.split.messages import HAND_OVER, LABELS, MODEL, OUTPUT, SEED, Message, padded, rows
 from fedjax_norm.split.parties import Part, Party
 from fedjax_norm.split.plan import ALICE, BOB, Plan
 from fedjax_norm.split.rules import Rules
-from fedjax_norm.split.state import ClientState, SplitState, travelling
+from fedjax_norm.split.state import ClientState, ServerState, travelling
 from fedjax_norm.split.step import Send, step
 from fedjax_norm.typing import Array, Batch, PyTree
 
@@ -83,15 +83,15 @@ def send_rows(plan: Plan, alice: str, batch_size: int, observe: Observe) -> Send
   return send
 
 
-def make_interval(
+def compile_interval(
   rules: Rules,
   config: SplitConfig,
   transform: Transform,
   seed: int,
-  start: Callable[[int], SplitState],
+  start: Callable[[int], ServerState],
   observe: Observe,
 ) -> Callable[..., Any]:
-  """An interval like ``program.make_interval``'s, by messages.
+  """An interval like ``program.compile_interval``'s, by messages.
 
   Args:
     rules: what each party does.
@@ -118,7 +118,7 @@ def make_interval(
 
   def turn(parts: tuple[Part, ...], row: int, client: int, context: RoundContext):
     steps = int(rules.steps(context.data.sizes[row]))
-    key = turn_key(context, row)
+    key = turn_key(context.key, context.round, context.data.clients[row])
     send = send_rows(rules.plan, f"{ALICE}{client}", batch_size, observe)
     metrics, tally, done = Metrics.zeros(), Tally.zeros(), None
     for index in range(steps):
@@ -131,7 +131,7 @@ def make_interval(
       tally = tally.add(rules.step_tally(done.examples, done.exchanged))
     return parts, metrics, tally, done.reconstruction if done else jnp.float32(0)
 
-  def handed_over(state: SplitState, own: ClientState, parts: tuple[Part, ...], client: int):
+  def handed_over(state: ServerState, own: ClientState, parts: tuple[Part, ...], client: int):
     """The parts as they reach a client, by way of the messages that bring them."""
     last, me = int(state.last), f"{ALICE}{client}"
     if config.variant != "split":

@@ -67,7 +67,7 @@ class FreezeConfig(Options):
     return Freeze(at)
 
 
-def calibrating(task: Task, config: Any) -> Any:
+def calibration_config(task: Task, config: Any) -> Any:
   """A method's options after the freeze.
 
   Args:

@@ -4,17 +4,10 @@ Nobody else sees a client's examples or its lasting state. What every process kn
 clients is how many examples they hold, so that all of them lay out the same rounds.
 """
 
-from collections.abc import Iterator
-from typing import Any
-
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from fedjax_norm.algorithms.batch_statistics import Part
-from fedjax_norm.data.federated import FederatedData, cohorts, gather, rows
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.transforms.augment import (
   Prepare,
@@ -24,14 +17,10 @@ from fedjax_norm.data.transforms.augment import (
   to_unit,
 )
 from fedjax_norm.errors import UserError
-from fedjax_norm.nodes import DEVICES, Nodes, device_memory
 from fedjax_norm.norm.moments import Moments
-from fedjax_norm.training.placement.client_states import ClientStore
-from fedjax_norm.training.placement.data_feed import Window, placer
-from fedjax_norm.typing import Array, Key, PyTree
 
 
-class Homes:
+class Placement:
   """Who lives where: consecutive clients, as evenly over the devices as can be."""
 
   def __init__(self, num_clients: int, num_devices: int):
@@ -87,7 +76,7 @@ class Homes:
     return np.searchsorted(self._starts, ids, "right") - 1
 
 
-def own_examples(partition: Partition) -> np.ndarray:
+def local_examples(partition: Partition) -> np.ndarray:
   """The ids of the examples of this process's own clients, rising.
 
   Args:
@@ -96,14 +85,14 @@ def own_examples(partition: Partition) -> np.ndarray:
   Raises:
     UserError: fewer clients than devices.
   """
-  homes = Homes(len(partition.offsets) - 1, jax.device_count())
+  homes = Placement(len(partition.offsets) - 1, jax.device_count())
   mine = [i for i, d in enumerate(jax.devices()) if d.process_index == jax.process_index()]
   clients = np.concatenate([homes.clients(device) for device in mine])
   parts = [partition.order[partition.offsets[k] : partition.offsets[k + 1]] for k in clients]
   return np.sort(np.concatenate(parts))
 
 
-def common_statistics(
+def global_channel_statistics(
   images: np.ndarray, own: np.ndarray, prepare: Prepare = to_unit
 ) -> tuple[np.ndarray, np.ndarray]:
   """The channels' mean and deviation over all processes' images, of which each tells its moments.
@@ -119,162 +108,3 @@ def common_statistics(
   everyone = np.asarray(multihost_utils.process_allgather(message)).view(np.float64)
   parts = [Moments(row[0], *np.split(row[1:], 2)) for row in everyone]
   return channel_statistics(merge_channel_moments(parts))
-
-
-def own_devices(nodes: Nodes) -> list[tuple[int, jax.Device]]:
-  """This process's devices with their places among all."""
-  mine = jax.process_index()
-  return [(i, device) for i, device in enumerate(nodes.devices) if device.process_index == mine]
-
-
-def hold(nodes: Nodes, own: PyTree) -> PyTree:
-  """One array of all processes from the rows of each.
-
-  Args:
-    nodes: the mapping.
-    own: host arrays of this process's rows, the same number for each of :func:`own_devices`.
-  """
-  own_count = len(own_devices(nodes))
-
-  def held(rows):
-    placed = [
-      jax.device_put(part, device)
-      for part, (_, device) in zip(np.split(rows, own_count), own_devices(nodes), strict=True)
-    ]
-    shape = (nodes.num_devices * (len(rows) // own_count), *rows.shape[1:])
-    return jax.make_array_from_single_device_arrays(shape, nodes.held_sharding, placed)
-
-  return jax.tree.map(held, own)
-
-
-def own_parts(held: PyTree) -> PyTree:
-  """The rows that this process holds of an array, on the host: the inverse of :func:`hold`."""
-
-  def own(array):
-    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    return np.concatenate([np.asarray(shard.data) for shard in shards])
-
-  return jax.tree.map(own, held)
-
-
-class HomeStore(ClientStore):
-  """The states of this process's own clients; a row each, ``most`` a device."""
-
-  def __init__(self, one: PyTree, nodes: Nodes, homes: Homes, num_clients: int):
-    """Starts every client with the same state."""
-    self._nodes, self._homes, self._take = nodes, homes, jax.jit(nodes.take)
-    super().__init__(one, len(own_devices(nodes)) * homes.most)
-    self.seen = np.zeros(num_clients, bool)
-
-  def saved(self) -> PyTree:
-    """What a checkpoint holds; every process writes its own."""
-    return hold(self._nodes, self.arrays), self.seen
-
-  def restore(self, saved: PyTree) -> None:
-    """Takes back what :meth:`saved` gave."""
-    held, seen = saved
-    self.arrays, self.seen = own_parts(held), np.array(seen)
-
-  def models(self, ids: np.ndarray) -> tuple[PyTree, np.ndarray]:
-    """The states of some clients where they live, and whose each is (see ``ClientStore``)."""
-    slots, positions = self._homes.layout(ids, min(self._homes.most, len(ids)))
-    states = hold(self._nodes, self.arrays)
-    return self._take(states, held_slots(self._nodes, slots)), positions
-
-
-def held_slots(nodes: Nodes, slots: np.ndarray) -> Array:
-  """Places [..., D * width] that all processes know, each device's on it."""
-  assert nodes.mesh
-  sharding = NamedSharding(nodes.mesh, P(*[None] * (slots.ndim - 1), DEVICES))
-  return jax.make_array_from_callback(slots.shape, sharding, lambda index: slots[index])
-
-
-class HomeFeed:
-  """The data of a run of several processes, where it stays; a context manager like ``Feed``."""
-
-  def __init__(
-    self,
-    data: FederatedData,
-    nodes: Nodes,
-    key: Key,
-    *,
-    rounds: int,
-    cohort: int,
-    longest: int,
-    client_bytes: int,
-  ):
-    """Puts each client's examples on its device.
-
-    Args:
-      data: the federation, host arrays, of whose examples only this process's are read.
-      nodes: the mapping.
-      key: of the run, on the devices.
-      rounds: of the run.
-      cohort: clients a round.
-      longest: the rounds of a window at the most.
-      client_bytes: of a client's lasting state, of which each device holds its clients' too.
-
-    Raises:
-      UserError: a device's memory does not hold its clients.
-    """
-    assert nodes.devices == jax.devices(), "own_examples takes the devices in their own order"
-    self._nodes, self._rounds, self._cohort = nodes, rounds, cohort
-    self._longest = longest
-    self._homes = Homes(data.num_clients, nodes.num_devices)
-    draw = jax.jit(lambda first: cohorts(key, first, longest, data.num_clients, cohort))
-    self._draw = lambda first: np.asarray(draw(np.int32(first)))[: rounds - first]
-    if cohort == data.num_clients:
-      self._width = self._homes.most
-    else:
-      draws = (self._draw(first) for first in range(0, rounds, longest))
-      self._width = max(int(self._homes.counts(ids).max()) for ids in draws)
-
-    every = [self._homes.clients(device) for device in range(nodes.num_devices)]
-    capacity = max(int(data.sizes[ids].sum()) for ids in every)
-    needed = capacity * data.example_bytes + 2 * self._homes.most * client_bytes
-    if needed > device_memory(nodes.devices):
-      raise UserError(
-        f"the clients of one device hold {needed / 1e9:.1f} GB, which do not fit its memory; use "
-        "more processes or devices, for with several processes all data stays on them."
-      )
-
-    def part(device: int) -> FederatedData:
-      own = gather(data, every[device], capacity)
-      return rows(own, np.resize(np.arange(len(every[device])), self._homes.most))
-
-    parts = [part(device) for device, _ in own_devices(nodes)]
-    self._data = hold(nodes, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
-    grid = [np.append(np.arange(len(e)), [-1] * (self._homes.most - len(e))) for e in every]
-    self._everyone = Part(self._data, placer(nodes)(np.stack(grid).astype(np.int32)))
-    self._window: Window | None = None
-
-  def __enter__(self) -> "HomeFeed":
-    return self
-
-  def __exit__(self, *_: Any) -> None:
-    pass
-
-  def window(self, round_: int) -> Window:
-    """The window that holds a round; rounds are asked for in rising order."""
-    if self._window is None or round_ == self._window.end:
-      ids = self._draw(round_)
-      slots = np.full((self._longest, self._nodes.num_devices * self._width), -1, np.int32)
-      for row, chosen in zip(slots, ids, strict=False):
-        row[:] = self._homes.layout(chosen, self._width)[0]
-      placed = held_slots(self._nodes, slots)
-      self._window = Window(round_, ids, np.unique(ids), placed, self._data)
-    return self._window
-
-  def everyone(self) -> Iterator[Part]:
-    """All clients' data; each device goes through its own."""
-    yield self._everyone
-
-  def states(self, store: ClientStore, window: Window) -> PyTree:
-    """The clients' states where they live."""
-    del window
-    return hold(self._nodes, store.arrays)
-
-  def keep(self, store: ClientStore, window: Window, states: PyTree) -> None:
-    """Takes back what the rounds of a window left."""
-    del window
-    store.arrays = own_parts(states)

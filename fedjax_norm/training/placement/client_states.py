@@ -6,7 +6,7 @@ import numpy as np
 from fedjax_norm.typing import PyTree
 
 
-def evenly(ids: np.ndarray, count: int) -> np.ndarray:
+def evenly_spaced(ids: np.ndarray, count: int) -> np.ndarray:
   """At most ``count`` of some ids, spread evenly over them."""
   return ids[np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)]
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from fedjax_norm.algorithms.batch_statistics import Part
-from fedjax_norm.data.federated import TABLE, FederatedData, cohorts, gather, rows
+from fedjax_norm.data.federated import ROW_FIELDS, FederatedData, cohorts, gather, rows
 from fedjax_norm.errors import UserError
 from fedjax_norm.nodes import Nodes, device_memory
 from fedjax_norm.training.placement.client_states import ClientStore
@@ -79,7 +79,7 @@ def _everywhere(sharding: NamedSharding, leaf: Array) -> Array:
   return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def choose(data_on: str, data: FederatedData, nodes: Nodes) -> str:
+def choose_data_location(data_on: str, data: FederatedData, nodes: Nodes) -> str:
   """Where the data stays: ``'device'`` or ``'host'``.
 
   Args:
@@ -240,5 +240,5 @@ class Feed:
     if self._resident is None:
       return self._place(rows(gather(self._data, clients, capacity), repeated))
     table = rows(self._data, clients[repeated])
-    placed = self._place({name: getattr(table, name) for name in TABLE})
+    placed = self._place({name: getattr(table, name) for name in ROW_FIELDS})
     return self._resident._replace(**placed)

@@ -32,7 +32,7 @@ _OF_THE_NETWORK = ("coordination", "deadline_exceeded", "gloo", "nccl")
 _OF_THE_RUNTIME = ("barrier", "connect", "unavailable")
 
 
-class Place(NamedTuple):
+class ProcessInfo(NamedTuple):
   """One process's place among those of a run.
 
   Attributes:
@@ -55,7 +55,7 @@ def is_main() -> bool:
   return jax.process_index() == 0
 
 
-def lost(place: Place) -> LostError:
+def lost_process_error(place: ProcessInfo) -> LostError:
   """The error of a process that another one left alone."""
   return LostError(
     f"{place} ended because another process of the run died or could not be reached; start all "
@@ -63,7 +63,7 @@ def lost(place: Place) -> LostError:
   )
 
 
-def of_the_network(error: BaseException | None) -> bool:
+def is_network_error(error: BaseException | None) -> bool:
   """Whether it is the other processes, or the way to them, that an error or its causes are about.
 
   The type says nothing: for one and the same failure it is ``JaxRuntimeError`` or ``ValueError``.
@@ -72,12 +72,12 @@ def of_the_network(error: BaseException | None) -> bool:
     return False
   text, own = str(error).lower(), isinstance(error, jax.errors.JaxRuntimeError)
   signs = _OF_THE_NETWORK + (_OF_THE_RUNTIME if own else ())
-  return any(sign in text for sign in signs) or of_the_network(error.__cause__)
+  return any(sign in text for sign in signs) or is_network_error(error.__cause__)
 
 
 @contextlib.contextmanager
-def joined(
-  place: Place,
+def join(
+  place: ProcessInfo,
   initialization_seconds: int = INITIALIZATION_SECONDS,
   heartbeat_seconds: int = HEARTBEAT_SECONDS,
 ) -> Iterator[None]:
@@ -114,12 +114,12 @@ def joined(
     yield
     jax.distributed.shutdown()
   except Exception as error:
-    if of_the_network(error):
-      raise lost(place) from error
+    if is_network_error(error):
+      raise lost_process_error(place) from error
     raise
 
 
-def check_alike(flags: dict[str, Any]) -> None:
+def check_same_flags(flags: dict[str, Any]) -> None:
   """Checks that all processes were started with the same flags, else their programs would differ.
 
   Args:

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.placement.processes import of_the_network
+from fedjax_norm.training.placement.processes import is_network_error
 from fedjax_norm.training.storage import orbax_errors
 from fedjax_norm.training.storage.atomic_files import write_atomic
 from fedjax_norm.typing import PyTree
@@ -147,7 +147,7 @@ class Checkpoints:
           f"The checkpoint of round {round} in {self.path} may not be read; change its permissions."
         ) from error
       except Exception as error:  # whatever the storage library raises on bytes it cannot read
-        if jax.process_count() > 1 and of_the_network(error):
+        if jax.process_count() > 1 and is_network_error(error):
           raise
         logging.warning(
           "The checkpoint of round %d in %s is damaged and is left out (%s).",

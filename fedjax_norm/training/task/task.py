@@ -22,8 +22,8 @@ from fedjax_norm.models.own_module import adapt
 from fedjax_norm.models.registry import Entry
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.objectives import TASKS, Objective, check_loss
-from fedjax_norm.split.ensemble_members import Choice, make_ensemble
-from fedjax_norm.training.placement.client_placement import own_examples
+from fedjax_norm.split.ensemble_members import MemberSpec, make_ensemble
+from fedjax_norm.training.placement.client_placement import local_examples
 
 
 class Task(NamedTuple):
@@ -106,7 +106,7 @@ def make_task(
   order: ExampleOrder | None = None,
   span: int | np.ndarray = FOREVER,
   objective: str | Objective = "classification",
-  members: Sequence[Choice] = (),
+  members: Sequence[MemberSpec] = (),
 ) -> Task:
   """Puts a task together.
 
@@ -167,7 +167,7 @@ def make_task(
     targets = scale.standard(targets)
   # Of several processes each has the images of its own clients alone.
   alone = jax.process_count() == 1
-  readable = np.arange(len(train.labels)) if alone else own_examples(partition)
+  readable = np.arange(len(train.labels)) if alone else local_examples(partition)
   values = value_range(train.images, readable)
   strengths = None
   if preprocess.feature_shift:

@@ -8,7 +8,7 @@ from fedjax_norm.algorithms.ledger import Traffic
 from fedjax_norm.control.freeze import FreezeState
 from fedjax_norm.control.skewscout import ScoutState
 from fedjax_norm.training.config.loop import LoopConfig
-from fedjax_norm.training.program import Program
+from fedjax_norm.training.program_types import Program
 from fedjax_norm.typing import PyTree, Variables
 
 
@@ -44,7 +44,7 @@ class Controls(NamedTuple):
   scout: ScoutState | None
 
   @classmethod
-  def of(cls, program: Program, variables: Variables) -> "Controls":
+  def initial(cls, program: Program, variables: Variables) -> "Controls":
     """Before the first round, with the initial model."""
     return cls(
       program.freeze.init(variables["batch_stats"]) if program.freeze else None,

@@ -12,8 +12,8 @@ from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.control.skewscout import ScoutConfig, SkewScout
 from fedjax_norm.control.theta import Dial
 from fedjax_norm.training.config.loop import LoopConfig
-from fedjax_norm.training.controllers import Controls, next_interval, observe
-from fedjax_norm.training.program import Phase, Program
+from fedjax_norm.training.interval_planner import Controls, next_interval, observe
+from fedjax_norm.training.program_types import Phase, Program
 from fedjax_norm.training.skewscout import Scouting
 
 CONFIG = LoopConfig(rounds=20, eval_every=8)
@@ -45,7 +45,7 @@ def after(one, controls, interval, loss=1.0):
 )
 def test_intervals_end_at_evaluations_the_freeze_and_the_end(options, ends):
   one = program(**options)
-  controls, found = Controls.of(one, MODEL), [0]
+  controls, found = Controls.initial(one, MODEL), [0]
   while found[-1] < CONFIG.rounds:
     interval = next_interval(one, CONFIG, controls, found[-1])
     frozen = "freeze" in options and interval.first >= options["freeze"].round
@@ -63,7 +63,7 @@ def test_intervals_end_at_evaluations_the_freeze_and_the_end(options, ends):
 def test_a_look_ends_an_interval_and_costs_the_plateau_no_patience():
   scout = SkewScout((0.1, 0.2), config=ScoutConfig(skewscout="hill", scout_every=5))
   one = program(plateau=Plateau(factor=0.5, patience=1), scout=scout)
-  controls = Controls.of(one, MODEL)
+  controls = Controls.initial(one, MODEL)
   interval = next_interval(one, CONFIG, controls, 0)
   assert (interval.first, interval.end) == (0, 5)
   # Without a fall of the loss: the first of two evaluations sets what the second falls short of.

@@ -3,14 +3,12 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm import trees
 from fedjax_norm.algorithms.batch_statistics import Part
 from fedjax_norm.algorithms.clock import Clock
-from fedjax_norm.algorithms.contract import Algorithm, RoundContext
+from fedjax_norm.algorithms.contract import Algorithm
 from fedjax_norm.algorithms.ledger import Cost
 from fedjax_norm.control.freeze import Freeze
 from fedjax_norm.control.plateau import Plateau
@@ -33,19 +31,19 @@ class Phase(NamedTuple):
     model: the model, its norm as it is in this phase and bound to no axis.
     config: the method's options as they are in this phase.
     rate_factor: multiplies the schedule's learning rate.
-    refresh: (variables, all clients' data in parts, key) -> batch_stats, run before an evaluation
+    recalibrate: (variables, parts of all clients' data, key) -> batch_stats, run before evaluations
       when the statistics are recalibrated; None otherwise.
-    refresh_cost: what a client sends and receives then; a step of it is an example.
-    refresh_steps: [K] the time that it takes each client, in training steps.
+    recalibrate_cost: what a client sends and receives then; a step of it is an example.
+    recalibrate_steps: [K] the time that it takes each client, in training steps.
   """
 
   algorithm: Algorithm
   model: nn.Module
   config: Any
   rate_factor: float = 1.0
-  refresh: Callable[[Variables, Iterable[Part], Key], PyTree] | None = None
-  refresh_cost: Cost = Cost(0, 0)
-  refresh_steps: np.ndarray = np.zeros(0)
+  recalibrate: Callable[[Variables, Iterable[Part], Key], PyTree] | None = None
+  recalibrate_cost: Cost = Cost(0, 0)
+  recalibrate_steps: np.ndarray = np.zeros(0)
 
 
 Evaluate = Callable[
@@ -88,28 +86,3 @@ class Program(NamedTuple):
   scouting: Scouting | None = None
   objective: str | Objective = "classification"
   messages: MessageLog | None = None
-
-
-def make_interval(algorithm: Algorithm, nodes: Nodes) -> Callable[..., Any]:
-  """One program for any rounds of a window in a phase.
-
-  Returns:
-    (server, clients [U, ...], metrics so far, slots [R, m], rates [R], thetas [R], first, begin,
-    end, data, key) -> (server, clients, metrics). Of the R rounds, the first of which is the run's
-    round ``first``, those from ``begin`` to before ``end`` are run. ``slots`` says where in
-    ``clients``, and in the rows of ``data``, each of a cohort is. The states are donated.
-  """
-
-  def interval(server, clients, metrics, slots, rates, thetas, first, begin, end, data, key):
-    def body(index, carry):
-      server, clients, total = carry
-      chosen = nodes.take(clients, slots[index])
-      context = RoundContext(data, first + index, rates[index], key, thetas[index])
-      server, chosen, metrics = algorithm.round(server, chosen, slots[index], context)
-      clients = nodes.put(clients, slots[index], chosen)
-      return server, clients, trees.add(total, metrics)
-
-    return jax.lax.fori_loop(begin, end, body, (server, clients, metrics))
-
-  shardings = (nodes.sharding, nodes.held_sharding, nodes.sharding)
-  return jax.jit(interval, donate_argnums=(0, 1), out_shardings=shardings)

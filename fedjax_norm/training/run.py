@@ -1,0 +1,83 @@
+"""Trains a method on a task in one call, and draws the initial model."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_norm import models
+from fedjax_norm.algorithms.contract import Method
+from fedjax_norm.algorithms.registry import find
+from fedjax_norm.errors import UserError, expect
+from fedjax_norm.options import make
+from fedjax_norm.random_keys import Stream, stream
+from fedjax_norm.training.build_program import in_force, make_program
+from fedjax_norm.training.config.train import config_of
+from fedjax_norm.training.loop import Callback, train
+from fedjax_norm.training.outcome import Outcome
+from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.training.task.task import Task
+from fedjax_norm.typing import Variables
+
+
+def run(
+  method: Method | str,
+  task: Task,
+  *groups: Any,
+  folder: RunFolder | None = None,
+  show_progress: bool = False,
+  on_evaluation: Callback | None = None,
+  **options: Any,
+) -> Outcome:
+  """Trains a task by a method.
+
+  Args:
+    method: its name in the registry, or a row of the user's own.
+    task: the federation and the model.
+    *groups: configurations of some of the options, such as ``LoopConfig(rounds=10, eval_every=5)``.
+    folder: where metrics and checkpoints go; None writes nothing.
+    show_progress: whether to draw a progress bar.
+    on_evaluation: called after each evaluation (see ``loop.train``).
+    **options: further options by their names, as on the command line: ``rounds=10, lr=0.05``.
+
+  Raises:
+    UserError: an argument of a wrong type, or options that do not fit together.
+  """
+  expect("task", task, Task)
+  expect("folder", folder, RunFolder | None)
+  method = find(method) if isinstance(method, str) else method
+  config = in_force(method, task, make(config_of(method), *groups, **options))
+  program = make_program(method, task, config)
+  variables = initial_variables(task, config.seed)
+  return train(program, config, task.data, variables, folder, show_progress, on_evaluation)
+
+
+def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables:
+  """The model before the first round, the same for all clients.
+
+  With weight normalization its scales and biases come from one batch of training examples, drawn
+  from all clients' data by the seed (Salimans and Kingma 2016, sec. 3).
+
+  Args:
+    task: the task.
+    seed: of the run.
+    batch_size: of the common batch.
+
+  Raises:
+    UserError: weight normalization in one of several processes.
+  """
+  if task.model.norm.weight_norm and jax.process_count() > 1:
+    raise UserError(
+      "weight normalization starts from a batch of all clients' examples, which no process of "
+      "several holds; run it in one process or choose another norm."
+    )
+  init_key, batch_key = jax.random.split(stream(jax.random.key(seed), Stream.INIT))
+  variables = models.init(task.model, init_key, task.image_shape)
+  if task.model.norm.weight_norm:
+    labels = task.source.train.labels
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(batch_key)))
+    ids = rng.choice(len(labels), min(batch_size, len(labels)), replace=False)
+    images = task.eval_transform(jnp.asarray(task.source.train.images[np.sort(ids)]))
+    variables = models.data_init(task.model, variables, images)
+  return variables
