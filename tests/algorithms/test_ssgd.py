@@ -239,7 +239,7 @@ def mapped(tmp_path_factory):
   tests = Path(__file__).parents[1]
   folder = tmp_path_factory.mktemp("mapped")
   done = subprocess.run(
-    [sys.executable, str(tests / "mapping_steps.py"), str(folder)],
+    [sys.executable, str(tests / "helpers" / "mapping_steps.py"), str(folder)],
     env={**os.environ, "PYTHONPATH": f"{PYTHONPATH}{os.pathsep}{tests}"},
     capture_output=True,
     text=True,

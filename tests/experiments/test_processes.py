@@ -69,7 +69,7 @@ class Run:
       with open(folder / f"out{i}", "w") as out, open(folder / f"err{i}", "w") as err:
         command = [
           sys.executable,
-          str(ROOT / "tests" / "process_steps.py"),
+          str(ROOT / "tests" / "helpers" / "process_steps.py"),
           f"--coordinator_address=127.0.0.1:{self.port}",
           f"--num_processes={num_processes or len(acts)}",
           f"--process_id={first_id + i}",
