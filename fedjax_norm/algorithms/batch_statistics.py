@@ -9,7 +9,13 @@ from flax import linen as nn
 from jax import lax
 
 from fedjax_norm import trees
-from fedjax_norm.data.federated import FederatedData, Transform, draw, steady, steps_per_epoch
+from fedjax_norm.data.federated import (
+  FederatedData,
+  Transform,
+  draw,
+  steps_per_epoch,
+  without_drift,
+)
 from fedjax_norm.errors import UserError
 from fedjax_norm.nodes import Nodes
 from fedjax_norm.norm import Mode, NormSpec
@@ -140,7 +146,7 @@ def make_recalibrate(
   def client_sums(variables, data, row, key):
     shift = {layer: leaves["mean"] for layer, leaves in _layers(variables["batch_stats"]).items()}
 
-    data = steady(data)
+    data = without_drift(data)
 
     def moments(step):
       batch = draw(data, row, step, batch_size, transform, key)

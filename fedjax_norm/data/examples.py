@@ -6,7 +6,7 @@ import numpy as np
 
 from fedjax_norm.errors import UserError
 
-SAMPLE = 1000
+MAX_SAMPLED = 1000
 """Images that `value_range` looks at, at the most."""
 
 
@@ -79,11 +79,11 @@ class Source(NamedTuple):
 
 
 def value_range(images: np.ndarray, ids: np.ndarray) -> tuple[float, float]:
-  """The least and the greatest value of images, by a sample of up to ``SAMPLE`` of them.
+  """The least and the greatest value of images, by a sample of up to ``MAX_SAMPLED`` of them.
 
   Args:
     images: [N, H, W, C], in memory or mapped.
     ids: of those that may be read, at least one; the sample is spread evenly over them.
   """
-  sampled = [images[i] for i in ids[:: -(-len(ids) // SAMPLE)]]
+  sampled = [images[i] for i in ids[:: -(-len(ids) // MAX_SAMPLED)]]
   return min(float(x.min()) for x in sampled), max(float(x.max()) for x in sampled)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from fedjax_norm import host_memory
-from fedjax_norm.data import process_share
+from fedjax_norm.data import process_local
 from fedjax_norm.errors import UserError
 
 Stream = str | os.PathLike | BinaryIO
@@ -161,7 +161,7 @@ def stack(
   first, stream = next(placed)
   pixels = decode(stream, where(first), channels, size)
   shape = (count, *pixels.shape)
-  result = np.empty(shape, np.uint8) if ids is None else process_share.blank(shape, pixels.dtype)
+  result = np.empty(shape, np.uint8) if ids is None else process_local.blank(shape, pixels.dtype)
   result[first] = pixels
   for i, stream in placed:
     pixels = decode(stream, where(i), channels, size)
@@ -210,7 +210,7 @@ def _check_memory(count: int, size: int, pixel_bytes: int) -> None:
   host_memory.check(count * size**2 * pixel_bytes, what, "choose a smaller image size")
 
 
-def reader(images: np.ndarray, size: int | None) -> process_share.Read:
+def reader(images: np.ndarray, size: int | None) -> process_local.Read:
   """Reads from images that are in memory, resized to `size` unless that is None.
 
   What it reads for some ids is a copy, so that the whole set can leave the memory.
@@ -221,7 +221,7 @@ def reader(images: np.ndarray, size: int | None) -> process_share.Read:
     rows = rows if size is None else resize(rows, size)
     if ids is None:
       return rows
-    result = process_share.blank((len(images), *rows.shape[1:]), rows.dtype)
+    result = process_local.blank((len(images), *rows.shape[1:]), rows.dtype)
     result[ids] = rows
     return result
 

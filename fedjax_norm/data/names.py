@@ -29,7 +29,7 @@ def split_of(name: str) -> str | None:
   return _SPLITS.get(name.lower())
 
 
-def listed(names: Collection[str]) -> str:
+def join_first(names: Collection[str]) -> str:
   """Lists the first few names, and says how many more there are."""
   first = ", ".join(list(names)[:_MOST_LISTED])
   more = len(names) - _MOST_LISTED

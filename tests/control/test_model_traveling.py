@@ -14,7 +14,7 @@ from fedjax_norm.algorithms.ledger import Sent
 from fedjax_norm.algorithms.residual import Partition, Shared
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
 from fedjax_norm.control.model_traveling import accuracy_loss, hosts, make_travel
-from fedjax_norm.data.batch_order import Order
+from fedjax_norm.data.example_order import ExampleOrder
 from fedjax_norm.data.federated import federate, sample
 from fedjax_norm.data.partitions.registry import Partition as Division
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
@@ -52,8 +52,8 @@ def test_samples_are_whole_and_new_at_every_look(tiny_source):
   assert len({tuple(sorted(one)) for one in drawn}) > 1
   assert set(ids(data, 3, 1)) == set(data.order[data.offsets[3] :][:4])  # all that there are
   division = Division(data.order, np.append(data.offsets, data.offsets[-1] + data.sizes[-1]))
-  order = Order(drift="source", drift_stretches=2)
-  drifting = federate(tiny_source.train, division, order=order, span=5)
+  order = ExampleOrder(drift="source", drift_stretches=2)
+  drifting = federate(tiny_source.train, division, order=order, stretch_steps=5)
   assert set(ids(drifting, 2, 4)) == set(np.sort(own)[:6])
   assert set(ids(drifting, 2, 5)) == set(np.sort(own)[6:])
 

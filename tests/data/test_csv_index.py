@@ -242,11 +242,11 @@ def test_a_process_reads_its_own_images_alone(pictures):
   whole = world(pictures)
   told = {}
 
-  def mine(labels, clients):
+  def select_local(labels, clients):
     told.update(labels=labels, clients=clients)
     return clients == 2
 
-  own = world(pictures, mine=mine)
+  own = world(pictures, select_local=select_local)
   np.testing.assert_array_equal(told["labels"], whole.train.labels)
   np.testing.assert_array_equal(told["clients"], whole.train.clients)
   asian = whole.train.clients == 2

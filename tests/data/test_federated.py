@@ -158,7 +158,7 @@ def test_the_keys_of_a_transform_differ_by_step_and_client():
 
 def test_a_batch_does_not_depend_on_other_clients():
   data = federation((10, 20, 15, 15))
-  mine = batches(data, 1, 8)
+  select_local = batches(data, 1, 8)
   # The other clients' data, order and number change, and so does where this client's ids begin.
   own = np.asarray(data.order)[10:30]
   others = np.setdiff1d(np.arange(TOTAL), own)
@@ -168,7 +168,7 @@ def test_a_batch_does_not_depend_on_other_clients():
   changed = federation(
     (25, 20, 5, 10), np.concatenate([others[:25], own, others[25:]]), labels, images
   )
-  for a, b in zip(mine, batches(changed, 1, 8), strict=True):
+  for a, b in zip(select_local, batches(changed, 1, 8), strict=True):
     np.testing.assert_array_equal(a, b)
 
 

@@ -4,11 +4,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm.data.shuffle import permuted
+from fedjax_norm.data.shuffle import permute
 
 # One program for every size: n is traced and the positions are padded.
 _SIZE = 300
-_permuted = jax.jit(permuted)
+_permuted = jax.jit(permute)
 
 
 def permutation(n, seed):
@@ -43,10 +43,10 @@ def test_is_the_same_plain_jitted_and_vmapped():
   keys = jax.random.split(jax.random.key(1), 2)
   sizes = jnp.array([1, 10], jnp.int32)
   positions = jnp.arange(10, dtype=jnp.int32)
-  mapped = jax.jit(jax.vmap(permuted, (0, None, 0)))(keys, positions, sizes)
+  mapped = jax.jit(jax.vmap(permute, (0, None, 0)))(keys, positions, sizes)
   for key, size, row in zip(keys, sizes, mapped, strict=True):
     n = int(size)
-    plain = permuted(key, positions[:n], n)
+    plain = permute(key, positions[:n], n)
     np.testing.assert_array_equal(row[:n], plain)
     np.testing.assert_array_equal(np.sort(plain), np.arange(n))
 
@@ -59,7 +59,7 @@ def chi_square(counts, expected):
 def many_permutations(n, count):
   keys = jax.random.split(jax.random.key(2024), count)
   positions = jnp.arange(n, dtype=jnp.int32)
-  return np.asarray(jax.jit(jax.vmap(lambda k: permuted(k, positions, n)))(keys))
+  return np.asarray(jax.jit(jax.vmap(lambda k: permute(k, positions, n)))(keys))
 
 
 def test_every_place_is_equally_likely():

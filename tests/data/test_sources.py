@@ -123,7 +123,7 @@ def test_a_configuration_reads_what_its_options_say():
   regression = sources.from_config(sources.DataConfig(data=data), "regression")
   assert regression.train.targets is not None
   with pytest.raises(UserError, match="--train_share is for one process"):
-    sources.from_config(config, mine=lambda labels, clients: np.arange(3))
+    sources.from_config(config, select_local=lambda labels, clients: np.arange(3))
 
 
 @pytest.mark.parametrize("data", ["digits", "synthetic:classes=3", "npz:some.npz", "csv:some.csv"])

@@ -91,7 +91,9 @@ def test_arrays_have_targets_of_their_own(tmp_path):
   assert source.target_names == ("x", "y")
   assert sources.load(name).train.targets is None  # one archive serves several objectives
   # Of a process's own images the targets are there too, as labels are.
-  some = sources.load(name, objective="regression", mine=lambda labels, clients: labels == 0)
+  some = sources.load(
+    name, objective="regression", select_local=lambda labels, clients: labels == 0
+  )
   np.testing.assert_array_equal(some.train.targets, source.train.targets)
 
   masks = {"target_train": np.full((6, 4, 4), 3), "target_test": np.zeros((3, 4, 4), int)}

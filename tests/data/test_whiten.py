@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm.data import process_share
+from fedjax_norm.data import process_local
 from fedjax_norm.data.transforms import augment, whiten
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
@@ -20,7 +20,7 @@ BYTES = (IMAGES / IMAGES.max() * 255).astype(np.uint8)
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-  monkeypatch.setattr(process_share, "_BLOCK", 77)
+  monkeypatch.setattr(process_local, "_BLOCK", 77)
 
 
 def flat(images):

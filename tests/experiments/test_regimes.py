@@ -8,7 +8,7 @@ from fedjax_norm.cli import methods, split_options, train
 from fedjax_norm.cli.flags import define, parse
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.data.partitions import registry as partitions
-from fedjax_norm.data.partitions.unlabelled import HIDDEN
+from fedjax_norm.data.partitions.hidden_labels import HIDDEN_LABEL
 from fedjax_norm.errors import UserError
 
 AsgdFlags, FedAvgFlags, SsgdFlags = methods.ASGD_CONFIG, methods.FEDAVG_CONFIG, methods.SSGD_CONFIG
@@ -42,14 +42,14 @@ def test_a_drift_reaches_the_task_in_steps(tiny_source):
   given = config("--drift=label --rounds=10 --local_steps=3 --norm=gn --partition=iid --clients=3")
   settled, task = train.settler(tiny_source)(given)
   assert settled.drift_rounds == 5
-  assert (task.data.stretches.tolist(), task.data.spans.tolist()) == ([2] * 3, [15] * 3)
+  assert (task.data.num_stretches.tolist(), task.data.stretch_steps.tolist()) == ([2] * 3, [15] * 3)
 
 
 def test_orders_and_labels_reach_the_task(tiny_source):
   division = partitions.make("iid", tiny_source.train.labels, 3, 0)
   given = config("--batch_order=label --order_block=5 --norm=gn --relabelled=0.4")
   task = train.make_task(given, tiny_source, division)
-  assert task.data.blocks.tolist() == [5, 5, 5]
+  assert task.data.block_sizes.tolist() == [5, 5, 5]
   changed = [
     (task.data.labels != tiny_source.train.labels)[partitions.client(division, k)] for k in range(3)
   ]
@@ -67,7 +67,7 @@ def test_labels_that_clients_do_not_know_are_not_trained_on_but_counted(tiny_sou
   division = partitions.make("iid", labels, 3, 0)
   given = config("--norm=gn --autoencoder=0.1 --labelled=0.1", SplitFlags)
   data = train.make_task(given, tiny_source, division).data
-  known = data.targets != HIDDEN
+  known = data.targets != HIDDEN_LABEL
   np.testing.assert_array_equal(data.targets[known], labels[known])
   counts = label_counts(data, np.arange(3), 4)
   for k, own in enumerate(partitions.client(division, k) for k in range(3)):

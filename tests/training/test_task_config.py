@@ -25,8 +25,8 @@ def test_a_feature_shift_is_noise_unless_said(tiny_source):
 def test_a_drift_goes_by_the_steps_of_each_client(tiny_source):
   given = TaskConfig(partition="iid", clients=3, norm="gn", drift="label")
   _, task = task_of(tiny_source, given, steps=np.array([1, 2, 3]))
-  assert task.data.stretches.tolist() == [2, 2, 2]
-  assert task.data.spans.tolist() == [5, 10, 15]
+  assert task.data.num_stretches.tolist() == [2, 2, 2]
+  assert task.data.stretch_steps.tolist() == [5, 10, 15]
 
 
 @pytest.mark.parametrize("options", [{"feature_shift": "noise"}, {"feature_scale": 2.0}])

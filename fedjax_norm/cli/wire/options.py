@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 from fedjax_norm import options
 from fedjax_norm.cli.split_options import SplitFlags
-from fedjax_norm.data.batch_order import Order
+from fedjax_norm.data.example_order import ExampleOrder
 from fedjax_norm.data.partitions.registry import PartitionConfig
 from fedjax_norm.data.sources.registry import DataConfig
 from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
 
-TOLD = (
+SERVER_SETTINGS = (
   "model", "stem", "norm", "groups", "group_size", "mean_only_bn", "norm_decay", "norm_epsilon",
   "brn_r_max", "brn_d_max", "brn_ramp", "cut", "tail", "rounds", "batch_size", "local_steps",
   "local_epochs", "hand_over", "handed_over", "lr", "lr_schedule", "lr_warmup_rounds",
@@ -22,11 +22,13 @@ TOLD = (
 )  # fmt: skip
 """What the server decides and tells the clients."""
 
-AGREED = ("cut", "tail")
+CONFIRMED_BY_CLIENT = ("cut", "tail")
 """What of it the clients have to be told by their own users too, as it decides what they send."""
 
 _DATA = frozenset(
-  one.name for kind in (DataConfig, PartitionConfig, Preprocess, Order) for one in options.of(kind)
+  one.name
+  for kind in (DataConfig, PartitionConfig, Preprocess, ExampleOrder)
+  for one in options.of(kind)
 ) - {"train_share", "relabelled", "compute_dtype"}
 _RUN = ("seed", "workdir", "resume", "wait_for_workdir", "compilation_cache")
 _YEAR = 365 * 24 * 3600  # seconds, the longest wait
@@ -61,15 +63,15 @@ class WireFlags(SplitFlags):
 
   def saved(self) -> dict[str, Any]:
     """What identifies a run: the options given here or sent by the other side."""
-    unused = {*self.apart, *(set(self.hidden) - set(TOLD))}
+    unused = {*self.apart, *(set(self.hidden) - set(SERVER_SETTINGS))}
     return {name: value for name, value in super().saved().items() if name not in unused}
 
 
 @dataclasses.dataclass(frozen=True)
 class ServerFlags(WireFlags):
-  """Options of the server (Bob)."""
+  """Options of the server (Server)."""
 
-  hidden = _ALL - {*TOLD, *_RUN}
+  hidden = _ALL - {*SERVER_SETTINGS, *_RUN}
   apart = (*WireFlags.apart, "listen")
 
   client_names: str | None = option(
@@ -82,12 +84,12 @@ class ServerFlags(WireFlags):
 
 @dataclasses.dataclass(frozen=True)
 class ClientFlags(WireFlags):
-  """Options of a client (Alice); the server sends her the others.
+  """Options of a client (Client); the server sends her the others.
 
   What she sends is for her to say: ``--cut`` and ``--tail`` have to be those of the server.
   """
 
-  hidden = _ALL - {*_DATA, *_RUN, *AGREED}
+  hidden = _ALL - {*_DATA, *_RUN, *CONFIRMED_BY_CLIENT}
   apart = (*WireFlags.apart, "server", "listen", "client_id", "init_seed", "predict")
 
   server: str = option("localhost:50051", "HOST:PORT of the server.")

@@ -8,8 +8,8 @@ import heapq
 
 import numpy as np
 
-from fedjax_norm.data.partitions.option_checks import integer, number
 from fedjax_norm.data.partitions.size_skew import MAX_ALPHA, checked_min_size, deal, even_sizes
+from fedjax_norm.data.partitions.value_checks import integer, number
 from fedjax_norm.data.train_test_split import apportion
 from fedjax_norm.errors import UserError
 

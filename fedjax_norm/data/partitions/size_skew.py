@@ -6,7 +6,7 @@ example, an integer in [0, K).
 
 import numpy as np
 
-from fedjax_norm.data.partitions.option_checks import integer, number
+from fedjax_norm.data.partitions.value_checks import integer, number
 from fedjax_norm.data.train_test_split import apportion
 from fedjax_norm.errors import UserError
 

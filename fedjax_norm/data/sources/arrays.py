@@ -4,9 +4,10 @@ from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from fedjax_norm.data import process_share
+from fedjax_norm.data import process_local
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.names import normal
+from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.errors import UserError
 from fedjax_norm.objectives import IGNORED
 
@@ -47,8 +48,8 @@ def make_source(
   kind: str,
   path: str,
   arrays: Mapping[str, np.ndarray],
-  reader: Callable[[np.ndarray], process_share.Read],
-  mine: process_share.Mine | None,
+  reader: Callable[[np.ndarray], process_local.Read],
+  select_local: SelectLocal | None,
   open_set: bool = False,
   objective: str = "classification",
   resize: Callable[[np.ndarray], np.ndarray] = np.asarray,
@@ -60,7 +61,7 @@ def make_source(
     path: where the arrays come from, for errors.
     arrays: those of `REQUIRED`, and any of `OPTIONAL`.
     reader: how images [N, H, W, C] are read.
-    mine: which training images are read; None reads all. The others may hold anything.
+    select_local: which training images are read; None reads all. The others may hold anything.
     open_set: whether the test classes may be others than the training ones; they have labels of
       their own then.
     objective: of ``objectives.OBJECTIVES``, what the targets are for.
@@ -112,11 +113,11 @@ def make_source(
     clients = places.astype(np.int32)
     client_names = tuple(str(k) for k in present)
 
-  def checked(name: str, images: np.ndarray) -> process_share.Read:
+  def checked(name: str, images: np.ndarray) -> process_local.Read:
     read = reader(images)
 
     def check_and_read(ids: np.ndarray | None) -> np.ndarray:
-      blocks = process_share.blocks(images, ids) if images.dtype.kind == "f" else ()
+      blocks = process_local.blocks(images, ids) if images.dtype.kind == "f" else ()
       if not all(np.isfinite(block).all() for block in blocks):
         raise UserError(f"{path}: {name} holds values that are not finite; clean it.")
       return read(ids)
@@ -125,8 +126,8 @@ def make_source(
 
   return Source(
     kind,
-    process_share.examples(labels, clients, checked("x_train", train), mine, targets),
-    process_share.examples(test_labels, None, checked("x_test", test), None, test_targets),
+    process_local.examples(labels, clients, checked("x_train", train), select_local, targets),
+    process_local.examples(test_labels, None, checked("x_test", test), None, test_targets),
     class_names,
     client_names,
     test_names=test_names,

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from fedjax_norm.data import image_decoding as images_lib
-from fedjax_norm.data import process_share
+from fedjax_norm.data import image_decoding, process_local
 from fedjax_norm.data.examples import Source
+from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.train_test_split import stratified_split
 
 _SPLIT_SEED = 0
@@ -13,7 +13,7 @@ _NUM_TEST = 360
 
 def load(
   image_size: int | None = None,
-  mine: process_share.Mine | None = None,
+  select_local: SelectLocal | None = None,
   objective: str = "classification",
 ) -> Source:
   """Loads digits: 1437 training and 360 test images of 8x8x1, float32 in [0, 1].
@@ -26,7 +26,7 @@ def load(
 
   Args:
     image_size: the side to resize every image to; None keeps 8.
-    mine: which training images are kept; None keeps all.
+    select_local: which training images are kept; None keeps all.
     objective: of ``objectives.OBJECTIVES``, what the targets are for.
   """
   from sklearn import datasets  # here, for it takes a second to import
@@ -35,8 +35,8 @@ def load(
   images = (data.images / 16.0).astype(np.float32)[..., None]
   labels = data.target.astype(np.int32)
   train, test = stratified_split(labels, _NUM_TEST, _SPLIT_SEED)
-  read = images_lib.reader(images[train], image_size)
-  read_test = images_lib.reader(images[test], image_size)
+  read = image_decoding.reader(images[train], image_size)
+  read_test = image_decoding.reader(images[test], image_size)
   names = tuple(str(name) for name in data.target_names)
   targets: np.ndarray | None = None
   target_names: tuple[str, ...] | None = None
@@ -44,14 +44,14 @@ def load(
     targets, target_names = labels[:, None].astype(np.float32), ("digit",)
   elif objective == "segmentation":
     classes = np.where(images[..., 0] >= 0.5, labels[:, None, None] + 1, 0).astype(np.uint8)
-    targets = images_lib.resize_classes(classes, image_size)
+    targets = image_decoding.resize_classes(classes, image_size)
     target_names = ("background", *names)
   return Source(
     "digits",
-    process_share.examples(
-      labels[train], None, read, mine, None if targets is None else targets[train]
+    process_local.examples(
+      labels[train], None, read, select_local, None if targets is None else targets[train]
     ),
-    process_share.examples(
+    process_local.examples(
       labels[test], None, read_test, None, None if targets is None else targets[test]
     ),
     names,

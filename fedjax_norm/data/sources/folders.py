@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedjax_norm.data import image_decoding as images_lib
-from fedjax_norm.data.names import listed, normal, split_of
+from fedjax_norm.data import image_decoding
+from fedjax_norm.data.names import join_first, normal, split_of
 from fedjax_norm.data.sources.image_files import File, Listing, split
 from fedjax_norm.errors import UserError
 
@@ -37,7 +37,7 @@ def scan(path: str, seed: int) -> Listing:
   if not root.is_dir():
     raise UserError(f"There is no folder {path!r}; give the path of a folder of images.")
   found = dict(_walk(root))
-  images = [file for files in found.values() for file in files if images_lib.is_image(file)]
+  images = [file for files in found.values() for file in files if image_decoding.is_image(file)]
   notes = _skipped(root, found, images)
   if not images:
     raise UserError("; ".join([*notes, f"{path} holds no images, so fill it as {_LAYOUTS}."]))
@@ -78,12 +78,12 @@ def _skipped(root: Path, found: dict[Path, list[Path]], images: list[Path]) -> l
   if others := suffixes.total():
     kinds = [f"{n:,} {suffix or 'without suffix'}" for suffix, n in suffixes.most_common() if n]
     notes.append(
-      f"files skipped because Pillow does not read them as images: {others:,} ({listed(kinds)})"
+      f"files skipped because Pillow does not read them as images: {others:,} ({join_first(kinds)})"
     )
   filled = {folder for image in images for folder in image.parents}
   empty = [folder for folder in found if folder not in filled and folder.parent in filled]
   if empty:
-    names = listed([str(folder.relative_to(root)) for folder in empty])
+    names = join_first([str(folder.relative_to(root)) for folder in empty])
     notes.append(f"folders skipped because no image is in them: {names}")
   return notes
 

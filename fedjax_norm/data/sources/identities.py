@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_norm.data import image_decoding as images_lib
-from fedjax_norm.data import process_share
+from fedjax_norm.data import image_decoding, process_local
 from fedjax_norm.data.examples import Source
-from fedjax_norm.data.sources import option_text
+from fedjax_norm.data.process_local import SelectLocal
+from fedjax_norm.data.sources import key_value_options
 
 _WAVES = 8
 
@@ -41,11 +41,14 @@ def parse(text: str) -> Options:
     UserError: an unknown or repeated option, a value of the wrong kind or out of range.
   """
   least = {"identities": 4, "images": 2, "size": 1, "channels": 1, "deformation": 0, "noise": 0}
-  return option_text.read(text, Options, "identities", least)
+  return key_value_options.read(text, Options, "identities", least)
 
 
 def load(
-  options: Options, seed: int, image_size: int | None = None, mine: process_share.Mine | None = None
+  options: Options,
+  seed: int,
+  image_size: int | None = None,
+  select_local: SelectLocal | None = None,
 ) -> Source:
   """Draws the data; an identity's images are the same whatever the number of others.
 
@@ -53,21 +56,21 @@ def load(
     options: sizes, deformation and noise.
     seed: the only source of chance, at least 0.
     image_size: the side to resize every image to; None keeps the size.
-    mine: which training images are kept, the same as among all; None keeps all.
+    select_local: which training images are kept, the same as among all; None keeps all.
   """
   trained = (options.identities + 1) // 2
 
-  def examples(first: int, last: int, mine: process_share.Mine | None):
+  def examples(first: int, last: int, select_local: SelectLocal | None):
     drawn = [_images(options, np.random.default_rng((seed, i))) for i in range(first, last)]
     labels = np.repeat(np.arange(last - first, dtype=np.int32), options.images)
-    return process_share.examples(
-      labels, None, images_lib.reader(np.concatenate(drawn), image_size), mine
+    return process_local.examples(
+      labels, None, image_decoding.reader(np.concatenate(drawn), image_size), select_local
     )
 
   names = tuple(f"identity{i}" for i in range(options.identities))
   return Source(
     "identities",
-    examples(0, trained, mine),
+    examples(0, trained, select_local),
     examples(trained, options.identities, None),
     names[:trained],
     test_names=names[trained:],

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_norm import number_text
-from fedjax_norm.data import image_decoding as images_lib
-from fedjax_norm.data import process_share
+from fedjax_norm.data import image_decoding, process_local
 from fedjax_norm.data.examples import Examples, Source
+from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.train_test_split import stratified_split
 from fedjax_norm.errors import UserError
 
@@ -115,7 +115,7 @@ def load(
   listing: Listing,
   where: str,
   image_size: int | None,
-  mine: process_share.Mine | None,
+  select_local: SelectLocal | None,
   open_set: bool = False,
   objective: str = "classification",
 ) -> Source:
@@ -125,7 +125,7 @@ def load(
     listing: the files.
     where: what an error calls the data.
     image_size: the side to resize every image to; None demands that all have one size.
-    mine: which training images are decoded; of the others only the headers are read, which tell
+    select_local: which training images are decoded; of the others only the headers are read, which tell
       size and colour. None decodes all.
     open_set: whether the test classes may be others than the training ones; they have labels of
       their own then.
@@ -144,17 +144,17 @@ def load(
   missing = next((file.path for file in files if not os.path.isfile(file.path)), None)
   if missing:
     raise UserError(f"{where} names the image {missing}, which is not there; mend or remove it.")
-  shapes = [images_lib.header(file.path, file.path) for file in files]
+  shapes = [image_decoding.header(file.path, file.path) for file in files]
   if image_size is None:
     _same_size(files, shapes)
   channels = max(shape[2] for shape in shapes)
 
-  def reader(part: list[File]) -> process_share.Read:
+  def reader(part: list[File]) -> process_local.Read:
     paths = [file.path for file in part]
 
     def read(ids: np.ndarray | None) -> np.ndarray:
       wanted = paths if ids is None else [paths[i] for i in ids]
-      return images_lib.stack(wanted, len(paths), paths.__getitem__, channels, image_size, ids)
+      return image_decoding.stack(wanted, len(paths), paths.__getitem__, channels, image_size, ids)
 
     return read
 
@@ -165,7 +165,9 @@ def load(
     test_labels = np.asarray([label_of[name] for name in tested], np.int32)
   return Source(
     listing.name,
-    process_share.examples(known.labels, known.clients, reader(listing.train), mine, targets),
+    process_local.examples(
+      known.labels, known.clients, reader(listing.train), select_local, targets
+    ),
     Examples(reader(listing.test)(None), test_labels, targets=test_targets),
     known.class_names,
     known.client_names,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_norm.data import image_decoding as images_lib
+from fedjax_norm.data import image_decoding
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.sources.arrays import REQUIRED, make_source
@@ -37,7 +37,7 @@ def to_source(given: Any) -> Source:
     arrays = dict(zip(REQUIRED, map(np.asarray, given), strict=True))
   except ValueError as error:
     raise UserError(f"the arrays of the source do not have one shape each ({error}).") from error
-  return make_source("arrays", "the arrays", arrays, lambda x: images_lib.reader(x, None), None)
+  return make_source("arrays", "the arrays", arrays, lambda x: image_decoding.reader(x, None), None)
 
 
 def _check(source: Source) -> None:

@@ -4,15 +4,15 @@ import os
 
 import numpy as np
 
-from fedjax_norm.data import process_share
 from fedjax_norm.data.examples import Source
+from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.sources.arrays import check_names, make_source
 from fedjax_norm.errors import UserError
 
 
 def load(
   folder: str,
-  mine: process_share.Mine | None = None,
+  select_local: SelectLocal | None = None,
   open_set: bool = False,
   objective: str = "classification",
 ) -> Source:
@@ -23,7 +23,7 @@ def load(
 
   Args:
     folder: of the files `x_train.npy`, `y_train.npy`, ...
-    mine: which training images are checked; the others are mapped like them, but nothing of them is
+    select_local: which training images are checked; the others are mapped like them, but nothing of them is
       read here. None checks all.
     open_set: whether the test classes may be others than the training ones.
     objective: of ``objectives.OBJECTIVES``, what the targets are for.
@@ -51,7 +51,7 @@ def load(
         f"{folder}: {name} lies column after column; write numpy.ascontiguousarray of it."
       )
   return make_source(
-    "npy", folder, arrays, lambda images: lambda ids: images, mine, open_set, objective
+    "npy", folder, arrays, lambda images: lambda ids: images, select_local, open_set, objective
   )
 
 

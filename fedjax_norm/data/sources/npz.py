@@ -5,9 +5,9 @@ import zipfile
 
 import numpy as np
 
-from fedjax_norm.data import image_decoding as images_lib
-from fedjax_norm.data import process_share
+from fedjax_norm.data import image_decoding
 from fedjax_norm.data.examples import Source
+from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.sources.arrays import check_names, make_source
 from fedjax_norm.errors import UserError
 
@@ -15,7 +15,7 @@ from fedjax_norm.errors import UserError
 def load(
   path: str,
   image_size: int | None = None,
-  mine: process_share.Mine | None = None,
+  select_local: SelectLocal | None = None,
   open_set: bool = False,
   objective: str = "classification",
 ) -> Source:
@@ -24,7 +24,7 @@ def load(
   Args:
     path: the file.
     image_size: the side to resize every image to; None keeps the size.
-    mine: which training images are kept; None keeps all.
+    select_local: which training images are kept; None keeps all.
     open_set: whether the test classes may be others than the training ones.
     objective: of ``objectives.OBJECTIVES``, what the targets are for.
 
@@ -38,11 +38,11 @@ def load(
     "npz",
     path,
     _read(path),
-    lambda images: images_lib.reader(images, image_size),
-    mine,
+    lambda images: image_decoding.reader(images, image_size),
+    select_local,
     open_set,
     objective,
-    lambda classes: images_lib.resize_classes(classes, image_size),
+    lambda classes: image_decoding.resize_classes(classes, image_size),
   )
 
 

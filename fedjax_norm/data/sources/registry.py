@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from fedjax_norm.data import process_share
 from fedjax_norm.data.examples import Source, sample
+from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.sources import (
   csv_index,
   digits,
@@ -83,7 +83,7 @@ def from_config(
   config: DataConfig,
   task: str = "classification",
   seed: int = 0,
-  mine: process_share.Mine | None = None,
+  select_local: SelectLocal | None = None,
 ) -> Source:
   """Loads the data of a run.
 
@@ -92,18 +92,18 @@ def from_config(
     task: of ``objectives.TASKS``, or ``'verification'``, whose test classes may be others than the
       training ones.
     seed: of the training examples that ``train_share`` keeps.
-    mine: as of :func:`load`.
+    select_local: as of :func:`load`.
 
   Raises:
     UserError: as of :func:`load`, or a share of the training examples for one of several processes.
   """
-  if config.train_share is not None and mine is not None:
+  if config.train_share is not None and select_local is not None:
     raise UserError("--train_share is for one process; drop it or --num_processes.")
   source = load(
     config.data,
     config.data_dir,
     image_size=config.image_size,
-    mine=mine,
+    select_local=select_local,
     region=config.region,
     min_region_size=config.min_region_size,
     open_set=task == "verification",
@@ -120,7 +120,7 @@ def load(
   *,
   seed: int = 0,
   image_size: int | None = None,
-  mine: process_share.Mine | None = None,
+  select_local: SelectLocal | None = None,
   region: str | None = None,
   min_region_size: int = 0,
   open_set: bool = False,
@@ -138,7 +138,7 @@ def load(
       index; the others have none.
     image_size: the side in pixels to resize the images to, whatever their aspect ratio; None keeps
       their size, and images that stay on the disk (`npy`) keep theirs always.
-    mine: chooses the training examples whose images are this process's own; None is all of them.
+    select_local: chooses the training examples whose images are this process's own; None is all of them.
       The arrays have their whole length in any case, and own rows are the same bits. The images
       of other rows are zero and take no memory, or stay unread in their file (`npy`). Labels,
       natural clients and the test set are whole.
@@ -152,7 +152,7 @@ def load(
 
   Raises:
     UserError: there is no such source, or it cannot be read or has no targets for the objective, or
-      `mine` chooses no example; the sentence says why.
+      `select_local` chooses no example; the sentence says why.
   """
   if seed < 0:
     raise UserError(f"The data seed must be at least 0, not {seed}.")
@@ -167,23 +167,23 @@ def load(
     )
   listing = _listing(name, seed, region, min_region_size)
   if listing:
-    return image_files.load(listing, argument, image_size, mine, open_set, objective)
+    return image_files.load(listing, argument, image_size, select_local, open_set, objective)
   if kind == "npy" and argument:
     if image_size is not None:
       raise UserError(
         "The images of npy: stay in their file, so they are not resized; write them in the size you"
         " want, or use npz:."
       )
-    return npy.load(argument, mine, open_set, objective)
+    return npy.load(argument, select_local, open_set, objective)
   if name == "digits":
-    return digits.load(image_size, mine, objective)
+    return digits.load(image_size, select_local, objective)
   if kind == "synthetic":
-    return synthetic.load(synthetic.parse(argument), seed, image_size, mine, objective)
+    return synthetic.load(synthetic.parse(argument), seed, image_size, select_local, objective)
   if kind == "identities":
-    return identities.load(identities.parse(argument), seed, image_size, mine)
+    return identities.load(identities.parse(argument), seed, image_size, select_local)
   if kind == "npz" and argument:
-    return npz.load(argument, image_size, mine, open_set, objective)
-  return _prepared(name, data_dir, image_size, mine)
+    return npz.load(argument, image_size, select_local, open_set, objective)
+  return _prepared(name, data_dir, image_size, select_local)
 
 
 def load_labels(
@@ -231,7 +231,7 @@ def _listing(
 
 
 def _prepared(
-  name: str, data_dir: str | None, image_size: int | None, mine: process_share.Mine | None
+  name: str, data_dir: str | None, image_size: int | None, select_local: SelectLocal | None
 ) -> Source:
   known = f"the sources are {', '.join(BUILT_IN)}"
   if data_dir is None:
@@ -248,4 +248,4 @@ def _prepared(
       f"There is no data source {name!r}{how}; {known}, and the sets prepared in {data_dir}:"
       f" {', '.join(available) or 'none'}."
     )
-  return tfds.load(name, data_dir, image_size, mine)
+  return tfds.load(name, data_dir, image_size, select_local)

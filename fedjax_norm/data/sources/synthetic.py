@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_norm import host_memory
-from fedjax_norm.data import image_decoding as images_lib
-from fedjax_norm.data import process_share
+from fedjax_norm.data import image_decoding, process_local
 from fedjax_norm.data.examples import Source
-from fedjax_norm.data.sources import option_text
+from fedjax_norm.data.process_local import SelectLocal
+from fedjax_norm.data.sources import key_value_options
 from fedjax_norm.errors import UserError
 
 _CHUNK = 10_000  # images
@@ -43,7 +43,7 @@ def parse(text: str) -> Options:
     UserError: an unknown or repeated option, a value of the wrong kind or out of range.
   """
   least = {"classes": 2, "train": 1, "test": 1, "size": 1, "channels": 1, "noise": 0, "clients": 0}
-  options = option_text.read(text, Options, "synthetic", least)
+  options = key_value_options.read(text, Options, "synthetic", least)
   if options.train < options.classes:
     raise UserError(
       f"The synthetic option train must be at least {options.classes}, one image a class, not "
@@ -66,7 +66,7 @@ def load(
   options: Options,
   seed: int,
   image_size: int | None = None,
-  mine: process_share.Mine | None = None,
+  select_local: SelectLocal | None = None,
   objective: str = "classification",
 ) -> Source:
   """Draws the data: image = clip(prototype of its class + noise, 0, 1), classes balanced.
@@ -78,7 +78,7 @@ def load(
     options: sizes and noise.
     seed: the only source of chance, at least 0.
     image_size: the side to resize every image to; None keeps the size.
-    mine: which training images are kept, the same as among all; None keeps all.
+    select_local: which training images are kept, the same as among all; None keeps all.
     objective: of ``objectives.OBJECTIVES``, what the targets are for.
   """
   rng = np.random.default_rng(seed)
@@ -105,7 +105,7 @@ def load(
     of_class, target_names = prototypes.mean((1, 2, 3))[:, None], ("brightness",)
   elif objective == "segmentation":
     bright = (prototypes.mean(-1) > 0.5).astype(np.uint8)
-    of_class, target_names = images_lib.resize_classes(bright, image_size), ("dark", "bright")
+    of_class, target_names = image_decoding.resize_classes(bright, image_size), ("dark", "bright")
   targets, test_targets = (
     None if of_class is None else of_class[each] for each in (labels, test_labels)
   )
@@ -115,9 +115,11 @@ def load(
     client_names = tuple(f"client{k}" for k in range(options.clients))
   return Source(
     "synthetic",
-    process_share.examples(labels, clients, images_lib.reader(images, image_size), mine, targets),
-    process_share.examples(
-      test_labels, None, images_lib.reader(test_images, image_size), None, test_targets
+    process_local.examples(
+      labels, clients, image_decoding.reader(images, image_size), select_local, targets
+    ),
+    process_local.examples(
+      test_labels, None, image_decoding.reader(test_images, image_size), None, test_targets
     ),
     tuple(f"class{c}" for c in range(options.classes)),
     client_names,

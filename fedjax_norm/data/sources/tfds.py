@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_norm.data import image_decoding as images_lib
-from fedjax_norm.data import process_share
+from fedjax_norm.data import image_decoding, process_local
 from fedjax_norm.data.examples import Examples, Source
+from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.errors import UserError
 
 _CHUNK = 1000
@@ -30,7 +30,7 @@ def prepared(data_dir: str) -> list[str]:
 
 
 def load(
-  name: str, data_dir: str, image_size: int | None = None, mine: process_share.Mine | None = None
+  name: str, data_dir: str, image_size: int | None = None, select_local: SelectLocal | None = None
 ) -> Source:
   """Loads a prepared image classification set as uint8, the newest version of it.
 
@@ -40,7 +40,7 @@ def load(
     name: `dataset` or `dataset/config`, one of `prepared(data_dir)`.
     data_dir: the folder that TFDS prepared it in.
     image_size: the side to resize every image to; None demands that all have one size.
-    mine: which training images are decoded; of the other records only the label is used. None
+    select_local: which training images are decoded; of the other records only the label is used. None
       decodes all.
 
   Raises:
@@ -67,7 +67,7 @@ def load(
       " 'validation' are needed."
     )
 
-  def read(split: str, mine: process_share.Mine | None = None) -> Examples:
+  def read(split: str, select_local: SelectLocal | None = None) -> Examples:
     # Left encoded, the records come ten times faster, and TFDS looks for no image library.
     decoders = {image_key: tfds.decode.SkipDecoding()}
     try:
@@ -91,16 +91,18 @@ def load(
 
     def read_images(ids: np.ndarray | None) -> np.ndarray:
       streams = map(io.BytesIO, encoded(everything if ids is None else ids))
-      return images_lib.stack(
+      return image_decoding.stack(
         streams, count, lambda i: f"Image {i} of {name}/{split}", channels, image_size, ids
       )
 
-    if mine is not None:
+    if select_local is not None:
       for _ in encoded(everything):
         pass  # the labels, which else come along with the images, are needed before them
-    return process_share.examples(labels, None, read_images, mine)
+    return process_local.examples(labels, None, read_images, select_local)
 
-  return Source(name, read("train", mine), read(test_split), tuple(features[label_key].names))
+  return Source(
+    name, read("train", select_local), read(test_split), tuple(features[label_key].names)
+  )
 
 
 def _fetch(records: Any, ids: list[int], what: str, folder: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_norm.data import process_share
+from fedjax_norm.data import process_local
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import moments as moments_lib
 from fedjax_norm.norm.moments import Moments
@@ -61,9 +61,9 @@ def channel_moments(
     )
   count = np.float64(number * images.shape[1] * images.shape[2])
   axes = (0, 1, 2)
-  mean = sum(prepare(block).sum(axes) for block in process_share.blocks(images, ids)) / count
+  mean = sum(prepare(block).sum(axes) for block in process_local.blocks(images, ids)) / count
   m2 = sum(
-    np.square(prepare(block) - mean).sum(axes) for block in process_share.blocks(images, ids)
+    np.square(prepare(block) - mean).sum(axes) for block in process_local.blocks(images, ids)
   )
   return Moments(count, mean, m2)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_norm.data import process_share
+from fedjax_norm.data import process_local
 from fedjax_norm.data.transforms.augment import Prepare
 from fedjax_norm.errors import UserError
 from fedjax_norm.typing import Array
@@ -103,4 +103,4 @@ def whiten(images: Array, whitening: Whitening) -> Array:
 
 
 def _prepared(images: np.ndarray, prepare: Prepare) -> Iterator[np.ndarray]:
-  return map(prepare, process_share.blocks(images, None))
+  return map(prepare, process_local.blocks(images, None))

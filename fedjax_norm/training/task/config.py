@@ -9,16 +9,16 @@ from fedjax_norm.data import example_order
 from fedjax_norm.data.example_order import ExampleOrder
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.partitions import registry as partitions
+from fedjax_norm.data.partitions.hidden_labels import hide_labels
 from fedjax_norm.data.partitions.registry import Partition, PartitionConfig
 from fedjax_norm.data.partitions.relabel import relabel
-from fedjax_norm.data.partitions.hidden_labels import hide_labels
 from fedjax_norm.data.sources.registry import DataConfig
 from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.registry import ModelConfig
 from fedjax_norm.norm import NormConfig
 from fedjax_norm.objectives import trained_by
-from fedjax_norm.split import ensemble_members as ensemble
+from fedjax_norm.split import ensemble_members
 from fedjax_norm.training.task.task import Task, make_task
 
 
@@ -69,7 +69,7 @@ def from_config(
     rounds: of the run.
     steps: of a client in a round, for all clients or [K]; a drift goes by them.
     statistics: the channels' mean and deviation; None takes those of the source's images.
-    members: of an ensemble, as ``members.read`` reads them.
+    members: of an ensemble, as ``ensemble_members.parse_members`` reads them.
     labelled: the share of the labels that clients know; None is all of them.
 
   Raises:
@@ -97,7 +97,7 @@ def from_config(
     order=config,
     span=example_order.steps_per_stretch(config, rounds, steps),
     objective=objective,
-    members=ensemble.read(members, norm),
+    members=ensemble_members.parse_members(members, norm),
   )
   if labelled is None or labelled == 1:
     return task

@@ -122,7 +122,8 @@ def make_task(
     verification: whether the test is to tell identities apart by their embeddings, on the same
       pairs of test images in every run.
     order: how each client goes through its examples; None is at random.
-    span: the local steps that a stretch of a drift lasts (``example_order.steps_per_stretch``), for all clients or [K].
+    span: local steps that a stretch of a drift lasts (``example_order.steps_per_stretch``), for all
+      clients or [K].
     objective: of ``objectives.TASKS``, as the source was loaded for, or the user's own: then the
       test loss is its loss, and the accuracy of labels is what it calls right. Numbers of
       regression are trained on with the mean 0 and deviation 1 of all clients' training examples.

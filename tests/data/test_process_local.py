@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_norm.data import image_decoding as images_lib
-from fedjax_norm.data import process_share
+from fedjax_norm.data import image_decoding, process_local
 from fedjax_norm.data.federated import federate, gather
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.sources import npy, tiny_imagenet
@@ -90,7 +89,7 @@ def division(labels, clients):
   return partitions.make("dirichlet", labels, 5, 0, alpha=1.0)
 
 
-def mine(process):
+def select_local(process):
   """What process p reads: the examples of the nodes p, p + 3, p + 6 ..."""
 
   def choose(labels, clients):
@@ -100,7 +99,7 @@ def mine(process):
 
 
 def own_ids(source, process):
-  return mine(process)(source.train.labels, source.train.clients)
+  return select_local(process)(source.train.labels, source.train.clients)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "npy"])
@@ -110,7 +109,7 @@ def test_own_rows_are_those_of_the_whole_and_the_others_are_zero(load, kind, ima
   assert (whole.train.images != 0).any((1, 2, 3)).all()
   union = np.zeros_like(whole.train.images)
   for process in range(PROCESSES):
-    part = load(kind, image_size=image_size, mine=mine(process))
+    part = load(kind, image_size=image_size, select_local=select_local(process))
     ids = own_ids(whole, process)
     assert 0 < len(ids) < len(whole.train.labels)
     images = part.train.images
@@ -136,7 +135,7 @@ def test_the_choice_is_made_once_from_all_labels_and_clients(load, kind):
     given.append((labels, clients))
     return np.arange(len(labels)) == 3  # truth values do as well
 
-  whole, part = load(kind), load(kind, mine=choose)
+  whole, part = load(kind), load(kind, select_local=choose)
   assert len(given) == 1
   for values, expected in zip(given[0], (whole.train.labels, whole.train.clients), strict=True):
     np.testing.assert_array_equal(values, expected)
@@ -146,25 +145,25 @@ def test_the_choice_is_made_once_from_all_labels_and_clients(load, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_process_without_examples_is_refused(load, kind):
   with pytest.raises(UserError, match="at most as many processes as nodes"):
-    load(kind, mine=lambda labels, clients: np.zeros(0, int))
+    load(kind, select_local=lambda labels, clients: np.zeros(0, int))
 
 
 @pytest.mark.parametrize("kind", ["folder", "tfds"])
 def test_only_own_images_are_decoded(load, kind, monkeypatch):
-  decode, seen = images_lib.decode, []
+  decode, seen = image_decoding.decode, []
 
   def noted(stream, where, *rest):
     seen.append(where)
     return decode(stream, where, *rest)
 
-  monkeypatch.setattr(images_lib, "decode", noted)
+  monkeypatch.setattr(image_decoding, "decode", noted)
   whole = load(kind)
   names = seen[: len(whole.train.labels)]  # of the training images in their order
   tests = seen[len(names) :]
   assert len(tests) == len(whole.test.labels)
   for process in range(PROCESSES):
     seen.clear()
-    load(kind, mine=mine(process))
+    load(kind, select_local=select_local(process))
     assert seen == [names[i] for i in own_ids(whole, process)] + tests
 
 
@@ -174,9 +173,9 @@ def test_a_damaged_image_disturbs_its_owner_alone(tmp_path):
   broken = tmp_path / "train" / "client0" / "class0" / "0.png"
   broken.write_bytes(broken.read_bytes()[:60])  # its header remains
   with pytest.raises(UserError, match=r"0\.png is a damaged image"):
-    sources.load(f"folder:{tmp_path}", mine=mine(0))
+    sources.load(f"folder:{tmp_path}", select_local=select_local(0))
   for process in range(1, PROCESSES):
-    sources.load(f"folder:{tmp_path}", mine=mine(process))
+    sources.load(f"folder:{tmp_path}", select_local=select_local(process))
 
 
 class Watched(np.memmap):
@@ -198,7 +197,7 @@ def test_rows_of_others_are_not_read_from_a_file(load, monkeypatch):
   whole = load("npy")
   assert whole.train.images.read == set(range(40))
   for process in range(PROCESSES):
-    part = load("npy", mine=mine(process))
+    part = load("npy", select_local=select_local(process))
     ids = own_ids(whole, process)
     assert isinstance(part.train.images, np.memmap)
     augment.channel_moments(part.train.images, ids)
@@ -219,7 +218,7 @@ def test_values_of_others_are_not_looked_at(tmp_path, kind):
   name = f"{kind}:{tmp_path / ('npy' if kind == 'npy' else 'data.npz')}"
   with pytest.raises(UserError, match="not finite"):
     sources.load(name)
-  source = sources.load(name, mine=mine(1))
+  source = sources.load(name, select_local=select_local(1))
   data = federate(source.train, nodes)
   part = gather(data, np.asarray([1, 4]), len(ids))
   np.testing.assert_array_equal(part.images, arrays["x_train"][ids])
@@ -229,7 +228,7 @@ def test_values_of_others_are_not_looked_at(tmp_path, kind):
 def test_rows_of_others_take_no_memory():
   page, count = mmap.PAGESIZE, 3000
   before = resident()
-  images = process_share.blank((count, page, 1, 1), np.dtype(np.uint8))
+  images = process_local.blank((count, page, 1, 1), np.dtype(np.uint8))
   images[::10] = 1
   taken = (resident() - before) / page
   assert images.flags.c_contiguous
@@ -251,7 +250,7 @@ def test_a_real_prepared_set_is_read_in_part():
   whole = sources.load("mnist", str(SHARED)).train
   owner = partitions.owners(partitions.make("classes", whole.labels, 5, 0, classes_per_client=2))
   ids = np.flatnonzero(owner == 2)
-  part = sources.load("mnist", str(SHARED), mine=lambda *_: ids).train
+  part = sources.load("mnist", str(SHARED), select_local=lambda *_: ids).train
   np.testing.assert_array_equal(part.images[ids], whole.images[ids])
   np.testing.assert_array_equal(part.labels, whole.labels)
   assert not part.images[owner != 2].any()

@@ -5,11 +5,11 @@ import numpy as np
 from fedjax_norm.data.partitions.registry import Partition, owners, sizes
 from fedjax_norm.errors import UserError
 
-HIDDEN = -1
+HIDDEN_LABEL = -1
 """The label of an example whose class its client does not know."""
 
 
-def hide(labels: np.ndarray, partition: Partition, share: float, seed: int) -> np.ndarray:
+def hide_labels(labels: np.ndarray, partition: Partition, share: float, seed: int) -> np.ndarray:
   """Hides labels, so that each client knows about that share of its own, and one at the least.
 
   Which ones is chance, whatever their classes. It depends on the partition and the seed alone, so
@@ -22,7 +22,7 @@ def hide(labels: np.ndarray, partition: Partition, share: float, seed: int) -> n
     seed: the only source of chance.
 
   Returns:
-    [N] int32, ``HIDDEN`` in place of what is not known.
+    [N] int32, ``HIDDEN_LABEL`` in place of what is not known.
 
   Raises:
     UserError: a share out of range, or labels that are not those of the partition.
@@ -40,4 +40,4 @@ def hide(labels: np.ndarray, partition: Partition, share: float, seed: int) -> n
   keep = np.maximum(1, np.round(share * sizes(partition)))
   known = np.empty(len(own), bool)
   known[own] = rank < np.repeat(keep, sizes(partition))
-  return np.where(known, labels, HIDDEN).astype(np.int32)
+  return np.where(known, labels, HIDDEN_LABEL).astype(np.int32)

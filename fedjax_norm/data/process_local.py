@@ -10,7 +10,7 @@ import numpy as np
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.errors import UserError
 
-Mine = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+SelectLocal = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 """(labels [N] int32, natural clients [N] int32 or None) -> the ids of the training examples whose
 images this process reads, ascending, or a truth value for each example. Every process of a run
 gets the same labels and clients, so that all of them make the same partition."""
@@ -26,7 +26,7 @@ def examples(
   labels: np.ndarray,
   clients: np.ndarray | None,
   read: Read,
-  mine: Mine | None,
+  select_local: SelectLocal | None,
   targets: np.ndarray | None = None,
 ) -> Examples:
   """Reads the images that this process needs; here alone is decided which.
@@ -35,15 +35,15 @@ def examples(
     labels: [N] int32, of all examples.
     clients: [N] int32, of all examples, or None.
     read: the images.
-    mine: chooses the examples; None reads all of them.
+    select_local: chooses the examples; None reads all of them.
     targets: of all examples, or None.
 
   Raises:
     UserError: the process has no example of its own.
   """
-  if mine is None:
+  if select_local is None:
     return Examples(read(None), labels, clients, targets)
-  ids = np.arange(len(labels))[mine(labels, clients)]
+  ids = np.arange(len(labels))[select_local(labels, clients)]
   if not len(ids):
     raise UserError(
       "This process has no training examples of its own; use at most as many processes as nodes."

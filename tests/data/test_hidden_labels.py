@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_norm.data.partitions import registry as partitions
-from fedjax_norm.data.partitions.unlabelled import HIDDEN, hide
+from fedjax_norm.data.partitions.hidden_labels import HIDDEN_LABEL, hide_labels
 from fedjax_norm.errors import UserError
 
 LABELS = np.arange(200) % 5
@@ -20,8 +20,8 @@ def divide(clients=7, seed=0):
 @settings(max_examples=30, deadline=None)
 def test_each_client_knows_its_share_and_one_label_at_the_least(share, seed, clients):
   division = divide(clients, seed)
-  labels = hide(LABELS, division, share, seed)
-  known = labels != HIDDEN
+  labels = hide_labels(LABELS, division, share, seed)
+  known = labels != HIDDEN_LABEL
   np.testing.assert_array_equal(labels[known], LABELS[known])
   for k in range(clients):
     own = known[partitions.client(division, k)]
@@ -30,10 +30,10 @@ def test_each_client_knows_its_share_and_one_label_at_the_least(share, seed, cli
 
 def test_the_seed_alone_decides_which_and_every_example_has_its_chance():
   division = divide()
-  one = hide(LABELS, division, 0.3, 1)
-  np.testing.assert_array_equal(one, hide(LABELS, division, 0.3, 1))
-  assert (one != hide(LABELS, division, 0.3, 2)).any()
-  times = sum(hide(LABELS, division, 0.3, seed) != HIDDEN for seed in range(300))
+  one = hide_labels(LABELS, division, 0.3, 1)
+  np.testing.assert_array_equal(one, hide_labels(LABELS, division, 0.3, 1))
+  assert (one != hide_labels(LABELS, division, 0.3, 2)).any()
+  times = sum(hide_labels(LABELS, division, 0.3, seed) != HIDDEN_LABEL for seed in range(300))
   large = np.diff(division.offsets)[partitions.owners(division)] > 20
   assert times[large].min() > 0.3 * 300 / 2
   assert times[large].max() < 0.3 * 300 * 1.6
@@ -42,9 +42,9 @@ def test_the_seed_alone_decides_which_and_every_example_has_its_chance():
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
 def test_a_share_that_hides_nothing_or_all_is_refused(share):
   with pytest.raises(UserError, match="between 0 and 1"):
-    hide(LABELS, divide(), share, 0)
+    hide_labels(LABELS, divide(), share, 0)
 
 
 def test_labels_of_another_partition_are_refused():
   with pytest.raises(UserError, match="those that were partitioned"):
-    hide(LABELS[:-1], divide(), 0.5, 0)
+    hide_labels(LABELS[:-1], divide(), 0.5, 0)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm.data import batch_order as orders
-from fedjax_norm.data.batch_order import FOREVER, Order, arrange
+from fedjax_norm.data import example_order as orders
+from fedjax_norm.data.example_order import FOREVER, ExampleOrder, arrange
 from fedjax_norm.data.examples import Examples
-from fedjax_norm.data.federated import draw, federate, gather, rows, steady
+from fedjax_norm.data.federated import draw, federate, gather, rows, without_drift
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.errors import UserError
 
@@ -26,9 +26,9 @@ def divide(sizes):
   return Partition(order, np.concatenate([[0], np.cumsum(sizes)]))
 
 
-def federation(sizes, order, span=FOREVER):
+def federation(sizes, order, steps=FOREVER):
   examples = Examples(np.zeros((TOTAL, 1, 1, 1), np.float32), LABELS)
-  return federate(examples, divide(sizes), order=order, span=span)
+  return federate(examples, divide(sizes), order=order, stretch_steps=steps)
 
 
 @functools.cache
@@ -65,14 +65,14 @@ def joined(batches):
 
 def test_without_an_order_the_partition_stays_as_it_is():
   division = divide((30, 20))
-  arranged = arrange(division, LABELS, Order())
+  arranged = arrange(division, LABELS, ExampleOrder())
   np.testing.assert_array_equal(arranged.order, division.order)
-  assert (arranged.blocks.tolist(), arranged.stretches.tolist()) == ([1, 1], [1, 1])
+  assert (arranged.block_sizes.tolist(), arranged.num_stretches.tolist()) == ([1, 1], [1, 1])
 
 
 @pytest.mark.parametrize("by", ["label", "source"])
 def test_sorted_batches_go_the_same_way_every_epoch(by):
-  data = federation((27, 23), Order(by))
+  data = federation((27, 23), ExampleOrder(by))
   for client, size in enumerate((27, 23)):
     own = np.split(divide((27, 23)).order, [27])[client]
     first, *others = epochs(drawn(data, client), size)
@@ -85,7 +85,7 @@ def test_sorted_batches_go_the_same_way_every_epoch(by):
 @given(block=st.integers(1, 30), size=st.integers(5, 45))
 @settings(max_examples=25, deadline=None)
 def test_blocks_stay_together_and_move_as_one(block, size):
-  data = federation((size, TOTAL - size), Order("label", block))
+  data = federation((size, TOTAL - size), ExampleOrder("label", block))
   line = data.order[:size].tolist()  # by label
   assert (np.diff(LABELS[line]) >= 0).all()
   cut = size // min(block, size) * min(block, size)
@@ -102,7 +102,9 @@ def test_blocks_stay_together_and_move_as_one(block, size):
 @given(stretches=st.integers(2, 9), span=st.integers(1, 12), size=st.integers(1, 45))
 @settings(max_examples=40, deadline=None)
 def test_drifting_clients_draw_from_one_stretch_at_a_time(stretches, span, size):
-  data = federation((size, TOTAL - size), Order(drift="label", drift_stretches=stretches), span)
+  data = federation(
+    (size, TOTAL - size), ExampleOrder(drift="label", drift_stretches=stretches), span
+  )
   parts = np.array_split(data.order[:size], min(stretches, size))
   assert (np.diff(LABELS[data.order[:size]]) >= 0).all()
   streams = [[] for _ in parts]
@@ -117,11 +119,11 @@ def test_drifting_clients_draw_from_one_stretch_at_a_time(stretches, span, size)
 
 def test_the_classes_of_a_drifting_client_by_hand():
   """A client with ten examples of each class sees two classes, the next two, the last, again."""
-  order = Order(drift="label", drift_stretches=5)
+  order = ExampleOrder(drift="label", drift_stretches=5)
   labels = [sorted(set(LABELS[batch])) for batch in drawn(federation((TOTAL,), order, 3))[:18]]
   assert labels == [[c] for c in (0, 1, 2, 3, 4, 0) for _ in range(3)]
   # Of three stretches the first two have 17 examples: 10 of a class and 7 of the next.
-  data = federation((TOTAL,), Order(drift="label", drift_stretches=3), 5)
+  data = federation((TOTAL,), ExampleOrder(drift="label", drift_stretches=3), 5)
   seen = drawn(data)
   assert [sorted(set(LABELS[joined(seen[i : i + 5])])) for i in (0, 5, 10)] == [
     [0, 1],
@@ -132,20 +134,20 @@ def test_the_classes_of_a_drifting_client_by_hand():
 
 @pytest.mark.parametrize("span", [2**31, 10**30, np.array([2**40])])
 def test_a_stretch_may_last_longer_than_any_run(span):
-  data = federation((TOTAL,), Order(drift="label", drift_stretches=5), span)
+  data = federation((TOTAL,), ExampleOrder(drift="label", drift_stretches=5), span)
   assert set(LABELS[joined(drawn(data))]) == {0}
 
 
 def test_drift_and_correlation_together():
   """Frames in a row of one stretch of labels after the other."""
-  data = federation((TOTAL,), Order("source", drift="label", drift_stretches=5), 3)
+  data = federation((TOTAL,), ExampleOrder("source", drift="label", drift_stretches=5), 3)
   for c in range(5):
     ids = [i for i in range(TOTAL) if LABELS[i] == c]
     assert joined(drawn(data)[3 * c : 3 * c + 3]) == ids
 
 
 def test_clients_may_drift_at_their_own_pace():
-  data = federation((20, 30), Order(drift="label", drift_stretches=2), np.array([2, 4]))
+  data = federation((20, 30), ExampleOrder(drift="label", drift_stretches=2), np.array([2, 4]))
   for client, (size, span) in enumerate(((20, 2), (30, 4))):
     start = 20 * client
     halves = np.array_split(data.order[start : start + size], 2)
@@ -154,10 +156,10 @@ def test_clients_may_drift_at_their_own_pace():
 
 
 def test_a_part_of_the_data_keeps_the_order_and_steady_data_forget_the_drift():
-  data = federation((21, 29), Order("label", 3, "source", 3), 4)
+  data = federation((21, 29), ExampleOrder("label", 3, "source", 3), 4)
   part = rows(gather(data, np.array([1]), 40), np.zeros(2, int))
   assert drawn(part, 1) == drawn(data, 1)
-  first = epochs(drawn(steady(data), 1), 29)[0]
+  first = epochs(drawn(without_drift(data), 1), 29)[0]
   assert sorted(first) == sorted(data.order[21:].tolist())
 
 
@@ -176,12 +178,12 @@ def test_a_part_of_the_data_keeps_the_order_and_steady_data_forget_the_drift():
 )
 def test_orders_that_mean_nothing_are_refused(options, words):
   with pytest.raises(UserError, match=words):
-    Order(**options)
+    ExampleOrder(**options)
 
 
 def test_a_stretch_that_lasts_no_step_is_refused():
   with pytest.raises(UserError, match="lasts 0 steps"):
-    federation((TOTAL,), Order(drift="label"), 0)
+    federation((TOTAL,), ExampleOrder(drift="label"), 0)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +197,6 @@ def test_a_stretch_that_lasts_no_step_is_refused():
   ],
 )
 def test_drift_is_told_in_rounds_and_happens_in_steps(options, rounds, steps, drift_rounds, span):
-  config = Order(**options)
+  config = ExampleOrder(**options)
   assert orders.resolve(config, rounds).drift_rounds == drift_rounds
-  np.testing.assert_array_equal(orders.span(config, rounds, steps), span)
+  np.testing.assert_array_equal(orders.steps_per_stretch(config, rounds, steps), span)
