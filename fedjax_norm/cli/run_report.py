@@ -210,7 +210,7 @@ def _effort(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _theta(program: Program) -> list[tuple[str, str]]:
-  dial = program.dial
+  dial = program.theta_schedule
   if dial is None:
     return []
   if scout := dial.scout:

@@ -51,7 +51,7 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
   spec = model.norm
   config = in_force(method, task, config)
   _check(method, task, config)
-  dial = make_dial(config, method, config.rounds)
+  theta_schedule = make_dial(config, method, config.rounds)
   mapping = nodes.create(
     "scan" if method.one_by_one(config) else config.backend,
     num_nodes=config.cohort_of(data.num_clients),
@@ -98,8 +98,8 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
   if config.diagnostics:
     phase_models = {name: phase.model for name, phase in phases.items()}
     diagnose = make_diagnose(task, phase_models, config, config.batch_size, one_by_one)
-  scouting = None
-  if dial and dial.scout:
+  skewscout = None
+  if theta_schedule and theta_schedule.scout:
     travels = {
       name: make_travel(
         model,
@@ -111,7 +111,7 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
       )
       for name, phase in phases.items()
     }
-    scouting = Scouting(dial.scout, travels)
+    skewscout = Scouting(theta_schedule.scout, travels)
   return Program(
     phases,
     mapping,
@@ -123,8 +123,8 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
     choose_data_location(config.data_on, data, mapping),
     {name: compile_interval(phase.algorithm, mapping) for name, phase in phases.items()},
     diagnose,
-    dial,
-    scouting,
+    theta_schedule,
+    skewscout,
     task.objective,
   )
 

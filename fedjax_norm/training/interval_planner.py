@@ -1,4 +1,8 @@
-"""What is decided between intervals: where the next one ends, its phase, its rates and thetas."""
+"""Plans the next interval of a run: its last round, phase, learning rates and thetas.
+
+An interval ends at an evaluation, a phase change or a look of SkewScout. The state of FixBN's
+freeze, of the plateau policy and of SkewScout is updated after each interval.
+"""
 
 from typing import NamedTuple
 
@@ -13,14 +17,14 @@ from fedjax_norm.typing import PyTree, Variables
 
 
 class Interval(NamedTuple):
-  """Rounds in a row that one compiled program runs.
+  """Consecutive rounds of one phase between two evaluations.
 
   Attributes:
-    phase: its name.
-    first: the round that it starts with.
-    end: the round before which it ends.
-    rates: [end - first] float32, the learning rates.
-    thetas: [end - first] float32; 0 for algorithms without.
+    phase: name of the phase.
+    first: first round.
+    end: round after the last one.
+    rates: [end - first] float32, learning rate of each round.
+    thetas: [end - first] float32, communication threshold of each round; 0 for algorithms without.
   """
 
   phase: str
@@ -31,12 +35,12 @@ class Interval(NamedTuple):
 
 
 class Controls(NamedTuple):
-  """What the controllers of a program remember, host arrays; None of those that it has not.
+  """The states of a program's controllers, as host arrays; None for a controller that is off.
 
   Attributes:
-    freeze: when the phase changes.
-    plateau: how far the rate is lowered.
-    scout: SkewScout's.
+    freeze: state of FixBN's freeze.
+    plateau: state of the plateau policy, with the factor on the learning rate.
+    scout: state of SkewScout.
   """
 
   freeze: FreezeState | None
@@ -45,35 +49,35 @@ class Controls(NamedTuple):
 
   @classmethod
   def initial(cls, program: Program, variables: Variables) -> "Controls":
-    """Before the first round, with the initial model."""
+    """Returns the states before the first round, from the initial model."""
     return cls(
       program.freeze.init(variables["batch_stats"]) if program.freeze else None,
       program.plateau.init() if program.plateau else None,
-      program.scouting.scout.init() if program.scouting else None,
+      program.skewscout.scout.init() if program.skewscout else None,
     )
 
   @property
   def frozen_at(self) -> int | None:
-    """The round of the freeze, or None."""
+    """The round of the freeze; None before it."""
     return int(self.freeze.frozen_at) if self.freeze and self.freeze.frozen_at >= 0 else None
 
 
 def next_interval(program: Program, config: LoopConfig, controls: Controls, first: int) -> Interval:
-  """The interval that starts with a round."""
+  """Returns the interval that starts with round ``first``."""
   phase, end = _extent(program, config, controls, first)
   lowered = np.float32(controls.plateau.scale if program.plateau else 1)
   rates = program.rates[first:end] * np.float32(program.phases[phase].rate_factor * lowered)
   thetas = np.zeros_like(rates)
-  if program.dial:
+  if program.theta_schedule:
     peaks = np.maximum.accumulate(program.rates[:end])[first:]
-    thetas = program.dial.of(first, rates, peaks, controls.scout)
+    thetas = program.theta_schedule.of(first, rates, peaks, controls.scout)
   return Interval(phase, first, end, rates, thetas)
 
 
 def _extent(
   program: Program, config: LoopConfig, controls: Controls, first: int
 ) -> tuple[str, int]:
-  """(the phase of the interval that starts with a round, the round before which it ends)."""
+  """Returns the phase of the interval that starts with round ``first``, and the interval's end."""
   end = min(config.rounds, first + config.eval_every - first % config.eval_every)
   if controls.scout:
     end = min(end, int(controls.scout.next_look))
@@ -93,23 +97,23 @@ def observe(
   train_loss: float,
   traffic: Traffic,
 ) -> Controls:
-  """What the controllers remember after an interval, before SkewScout looks.
+  """Returns the controllers' states after an interval, before SkewScout looks.
 
   Args:
-    program: what is run.
-    config: its length.
-    controls: before.
-    interval: that was run.
-    server: the server's state after it.
-    train_loss: the mean of the interval; nan, if it had no labels, tells the plateau nothing.
-    traffic: of its rounds.
+    program: the program of the run.
+    config: the length of the run and of its evaluation intervals.
+    controls: the controllers' states before the interval.
+    interval: the interval that was run.
+    server: the server state after the interval.
+    train_loss: mean training loss of the interval; the plateau policy ignores nan (no labels).
+    traffic: bytes and round trips of the interval.
   """
   freeze, plateau, scout = controls
   if program.freeze and freeze:
     freeze = program.freeze.observe(freeze, server.variables["batch_stats"], interval.end)
-  # SkewScout's looks end intervals too, of which the plateau's patience does not count.
-  whole = interval.end % config.eval_every == 0 or interval.end >= config.rounds
-  if program.plateau and (whole or not scout) and not np.isnan(train_loss):
+  # The plateau's patience does not count intervals that end at a look of SkewScout.
+  scheduled = interval.end % config.eval_every == 0 or interval.end >= config.rounds
+  if program.plateau and (scheduled or not scout) and not np.isnan(train_loss):
     plateau = program.plateau.observe(plateau, train_loss, interval.end)
   if scout:
     scout = scout._replace(sent=scout.sent + traffic.bytes_up + traffic.bytes_down)

@@ -113,7 +113,7 @@ def train(
       loss = _mean(total.loss, total)
       controls = observe(program, config, controls, interval, server, loss, here.traffic)
       spent += here + more
-      accuracy_loss = rows[-1]["accuracy_loss"] if program.scouting and rows else float("nan")
+      accuracy_loss = rows[-1]["accuracy_loss"] if program.skewscout and rows else float("nan")
       if controls.scout and round_ == controls.scout.next_look:
         scout, accuracy_loss, journey = _look(run, config, controls.scout, interval, server)
         controls, spent = controls._replace(scout=scout), spent + journey
@@ -168,8 +168,8 @@ def _look(
   run: RunContext, config: LoopConfig, state: ScoutState, interval: Interval, server: PyTree
 ) -> tuple[ScoutState, float, Spent]:
   """(SkewScout's state after it has looked, the accuracy loss, what the models' journey took)."""
-  assert run.program.scouting
-  state, loss, journey = run.program.scouting.look(
+  assert run.program.skewscout
+  state, loss, journey = run.program.skewscout.look(
     state,
     interval.phase,
     run.program.phases[interval.phase].algorithm,
@@ -203,8 +203,8 @@ def _row(
     **({right: _mean(total.correct, total)} if right else {}),
     **scores,
     "rate": float(interval.rates[-1]),
-    **({"theta": float(interval.thetas[-1])} if program.dial else {}),
-    **({"accuracy_loss": accuracy_loss} if program.scouting else {}),
+    **({"theta": float(interval.thetas[-1])} if program.theta_schedule else {}),
+    **({"accuracy_loss": accuracy_loss} if program.skewscout else {}),
     "examples": int(total.examples),
     **spent.traffic._asdict(),
     "seconds": seconds,

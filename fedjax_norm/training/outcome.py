@@ -1,4 +1,4 @@
-"""What a run ends with, and the figures that are told of it."""
+"""The result of a run, and its summary for ``summary.json``."""
 
 from typing import Any, NamedTuple
 
@@ -8,21 +8,21 @@ from fedjax_norm.evaluation.measures import MEASURES
 from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.typing import Variables
 
-# How the columns of several models, and of an ensemble's members, begin.
+# Prefixes of the columns of several models and of an ensemble's members.
 _GROUPS = ("clients_", "models_", "personal_", "member")
 
 
 class Outcome(NamedTuple):
-  """What a run ends with.
+  """The result of a run.
 
   Attributes:
-    variables: the global model, host arrays.
-    clients: the clients' lasting states.
-    rows: one a evaluation, as in ``metrics.csv``.
-    frozen_at: the round of the freeze, or None.
-    client_accuracies: the accuracy on its own mix of labels of each client that was evaluated, by
-      its id; empty unless asked for.
-    diagnostics: the rows of all evaluations, as in ``diagnostics.csv``; empty unless asked for.
+    variables: global model, host arrays.
+    clients: client states after the last round.
+    rows: one row of ``metrics.csv`` per evaluation.
+    frozen_at: round of FixBN's freeze; None without a freeze.
+    client_accuracies: client id -> accuracy on test examples weighted by that client's label
+      shares; empty without ``evaluate_clients``.
+    diagnostics: rows of ``diagnostics.csv`` of all evaluations; empty without ``diagnostics``.
   """
 
   variables: Variables
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
-  """The figures of a run's end, as in ``summary.json``."""
+  """Returns the last measures and the total costs of a run, as in ``summary.json``."""
   last = outcome.rows[-1]
   names = ["loss", *MEASURES, "mse", *(name for name in last if name.startswith("iou_"))]
   names += ["threshold", "verification_error"]

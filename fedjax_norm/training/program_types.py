@@ -1,4 +1,4 @@
-"""What a run compiles once: its phases, and an interval of rounds of each."""
+"""The types that describe a run to the training loop: its phases and its program."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -24,17 +24,17 @@ from fedjax_norm.typing import Key, PyTree, Variables
 
 
 class Phase(NamedTuple):
-  """A stretch of training with one static spec: one compiled program.
+  """The rounds of a run that share one model, one norm spec and one compiled program.
 
   Attributes:
-    algorithm: the algorithm as it is in this phase.
-    model: the model, its norm as it is in this phase and bound to no axis.
-    config: the method's options as they are in this phase.
-    rate_factor: multiplies the schedule's learning rate.
+    algorithm: the algorithm of this phase.
+    model: the model of this phase; its norm has no axis name.
+    config: the method's options in this phase.
+    rate_factor: factor on the scheduled learning rate.
     recalibrate: (variables, parts of all clients' data, key) -> batch_stats, run before evaluations
       when the statistics are recalibrated; None otherwise.
-    recalibrate_cost: what a client sends and receives then; a step of it is an example.
-    recalibrate_steps: [K] the time that it takes each client, in training steps.
+    recalibrate_cost: bytes that a recalibration sends per client; one of its steps is one example.
+    recalibrate_steps: [K] duration of a recalibration for each client, in training steps.
   """
 
   algorithm: Algorithm
@@ -52,24 +52,24 @@ Evaluate = Callable[
 
 
 class Program(NamedTuple):
-  """What is compiled once and then run with any seed.
+  """Everything that the training loop needs to run a method on a task with any seed.
 
   Attributes:
-    phases: by name.
-    nodes: the mapping.
-    evaluate: (algorithm, the server's state, the clients' store, the federation on the host, the
-      run's key) -> (a row's test columns, the accuracies of the clients that were evaluated by id).
-    freeze: when the phase changes.
-    plateau: when the rate is lowered.
-    clock: what a round would take; None tells no simulated time.
-    rates: [rounds] the schedule's learning rates.
-    data_on: ``'device'`` if all the data stays there, ``'host'`` if it comes in windows.
-    intervals: the compiled interval of each phase, filled by ``programs.make_program``.
-    diagnose: measures how clients differ at evaluations; None does not.
-    dial: what sets theta; None for algorithms without.
-    scouting: SkewScout's looks; None for none.
-    objective: a name of ``objectives.OBJECTIVES`` or the user's own, which training metrics are of.
-    messages: the log of split learning's messages, where they are objects; else None.
+    phases: the phases by name, in the order of the run.
+    nodes: the mapping of clients to devices.
+    evaluate: (algorithm, server state, client store, federation on the host, key of the run) ->
+      (test columns of a row of ``metrics.csv``, accuracy of each evaluated client by its id).
+    freeze: FixBN's freeze policy, which changes the phase; None without a freeze.
+    plateau: policy that lowers the learning rate on a plateau of the loss; None without one.
+    clock: simulated clock of the network; None without simulated time.
+    rates: [rounds] scheduled learning rates.
+    data_on: ``'device'`` if all data stays on the device, ``'host'`` if it is sent in windows.
+    intervals: compiled function of each phase (see ``rounds.compile_interval``), by phase name.
+    diagnose: measures how clients differ, at evaluations; None without diagnostics.
+    theta_schedule: sets the communication threshold of each round; None for algorithms without.
+    skewscout: SkewScout with its model traveling; None without SkewScout.
+    objective: training objective: a name of ``objectives.OBJECTIVES`` or a user-defined objective.
+    messages: log of the messages of split learning by messages; None for all other runs.
   """
 
   phases: dict[str, Phase]
@@ -82,7 +82,7 @@ class Program(NamedTuple):
   data_on: str
   intervals: dict[str, Callable[..., Any]]
   diagnose: Diagnose | None = None
-  dial: Dial | None = None
-  scouting: Scouting | None = None
+  theta_schedule: Dial | None = None
+  skewscout: Scouting | None = None
   objective: str | Objective = "classification"
   messages: MessageLog | None = None

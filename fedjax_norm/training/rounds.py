@@ -1,4 +1,4 @@
-"""The rounds of an interval, window by window, and what they take."""
+"""Compiles and runs the rounds of an interval, and sums their traffic and simulated time."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,36 +22,36 @@ from fedjax_norm.training.placement.distributed_feed import DistributedClientSto
 from fedjax_norm.training.program_types import Phase, Program
 from fedjax_norm.typing import Key, PyTree
 
-# The most memory that the states of the clients of a window of rounds may take on the device.
+# Maximum bytes of the client states of one window of rounds on the device.
 _STATE_BUDGET = 2**30
 
 
 class Spent(NamedTuple):
-  """What has been sent, and how long it would have taken.
+  """Traffic and simulated time of some rounds.
 
   Attributes:
-    traffic: in bytes and round trips.
-    simulated: seconds by the program's clock; 0 without one.
+    traffic: bytes and round trips.
+    simulated: seconds by the program's simulated clock; 0 without a clock.
   """
 
   traffic: Traffic = Traffic()
   simulated: float = 0.0
 
   def __add__(self, other):
-    """Adds field by field."""
+    """Returns the sum, field by field."""
     return Spent(self.traffic + other.traffic, self.simulated + other.simulated)
 
 
 class RunContext(NamedTuple):
-  """What rounds need beside the server's state.
+  """Everything that the rounds of a run need except the server state.
 
   Attributes:
-    program: what is run.
-    store: the clients' states.
-    sizes: [K], host.
-    feed: the data as rounds need it.
-    key: of the run, on the device.
-    place: puts a tree where the program wants it.
+    program: the program of the run.
+    store: the client states.
+    sizes: [K] number of examples of each client, on the host.
+    feed: supplies the training data of each round.
+    key: random key of the run, on the device.
+    place: puts a pytree on the devices of the program.
   """
 
   program: Program
@@ -65,7 +65,10 @@ class RunContext(NamedTuple):
   def create(
     cls, program: Program, config: LoopConfig, data: FederatedData, store: ClientStore, start: int
   ) -> "RunContext":
-    """A run that begins, or goes on, with a round; its feed is yet to be entered."""
+    """Returns the context of a run that begins or resumes at round ``start``.
+
+    The caller enters its ``feed`` as a context manager.
+    """
     cohort, place = config.cohort_of(data.num_clients), placer(program.nodes)
     key = place(jax.random.key(config.seed))
     longest = min(config.eval_every, config.rounds)
@@ -95,19 +98,19 @@ class RunContext(NamedTuple):
 
 
 def _most_rounds(longest: int, cohort: int, num_clients: int, client_bytes: int) -> int:
-  """The rounds of a window at the most, by the memory of the states of the clients they touch."""
+  """Returns the maximum rounds of a window, so that its client states fit ``_STATE_BUDGET``."""
   if num_clients * client_bytes <= _STATE_BUDGET:
     return longest
   return max(1, min(longest, _STATE_BUDGET // (cohort * client_bytes)))
 
 
 def make_client_store(nodes: Nodes, one: PyTree, num_clients: int) -> ClientStore:
-  """The states of so many clients, each of which starts with the same, where the mapping has them.
+  """Returns the store of the client states; with several processes it has the local clients only.
 
   Args:
-    nodes: the mapping.
-    one: one client's state.
-    num_clients: K.
+    nodes: the mapping of clients to devices.
+    one: initial state of every client.
+    num_clients: K, the population.
   """
   if nodes.apart:
     return DistributedClientStore(
@@ -119,12 +122,13 @@ def make_client_store(nodes: Nodes, one: PyTree, num_clients: int) -> ClientStor
 def run_interval(
   run: RunContext, interval: Interval, server: PyTree
 ) -> tuple[PyTree, Metrics, Spent]:
-  """Runs an interval's rounds, window by window.
+  """Runs the rounds of an interval, window by window.
 
-  Where traffic depends on what was learnt, the clock takes each of the rounds for their mean.
+  If the traffic depends on the values sent (sparse updates), the clock assumes the interval's mean
+  traffic for each of its rounds.
 
   Returns:
-    (the server's state, metrics on the host, what the rounds took).
+    (server state, training metrics on the host, traffic and simulated time of the rounds).
   """
   algorithm = run.program.phases[interval.phase].algorithm
   before = algorithm.sent(server) if algorithm.sent else Traffic()
@@ -137,7 +141,7 @@ def run_interval(
     padded[:, begin:end] = interval.rates[here], interval.thetas[here]
     server, states, total = run.program.intervals[interval.phase](
       server,
-      run.feed.states(run.store, window),
+      run.feed.client_states(run.store, window),
       total,
       window.slots,
       *run.place(tuple(padded)),
@@ -147,10 +151,10 @@ def run_interval(
       window.data,
       run.key,
     )
-    # Or the windows that are read ahead of the work would wait in memory.
+    # Without waiting here, windows that are read ahead of the computation would fill the memory.
     jax.block_until_ready(total)
     ran += list(window.cohorts[begin:end])
-    run.feed.keep(run.store, window, states)
+    run.feed.store_states(run.store, window, states)
     run.store.seen[window.cohorts[begin:end]] = True
     first = window.first + end
   sent = algorithm.sent(server).minus(before) if algorithm.sent else Traffic()
@@ -166,11 +170,15 @@ def run_interval(
 
 
 def recalibrate(run: RunContext, phase: Phase, server: PyTree) -> tuple[PyTree, Spent]:
-  """The server's state with statistics recomputed, where the phase does so, and what that took."""
+  """Recomputes the batch statistics if the phase does so.
+
+  Returns:
+    (server state, traffic and simulated time of the recalibration).
+  """
   if phase.recalibrate is None:
     return server, Spent()
   model = server.variables
-  stats = phase.recalibrate(model, run.feed.everyone(), run.key)
+  stats = phase.recalibrate(model, run.feed.all_clients(), run.key)
   server = server._replace(variables={**model, "batch_stats": stats})
   return server, full_participation_cost(
     run, phase.recalibrate_cost, run.sizes, phase.recalibrate_steps
@@ -180,13 +188,13 @@ def recalibrate(run: RunContext, phase: Phase, server: PyTree) -> tuple[PyTree, 
 def full_participation_cost(
   run: RunContext, cost: Cost, counted: np.ndarray, timed: np.ndarray
 ) -> Spent:
-  """What it takes when every client takes part once.
+  """Returns the traffic and simulated time of one exchange with every client of the population.
 
   Args:
-    run: whose clients and clock.
-    cost: of a client.
-    counted: [K] steps of each that the cost counts.
-    timed: [K] the time that it takes each, in training steps.
+    run: the run, with its clients and its clock.
+    cost: cost of one client.
+    counted: [K] steps that the cost charges to each client.
+    timed: [K] duration for each client, in training steps.
   """
   clock = run.program.clock
   seconds = clock.pass_seconds(cost, counted, timed) if clock else 0.0
@@ -194,13 +202,14 @@ def full_participation_cost(
 
 
 def compile_interval(algorithm: Algorithm, nodes: Nodes) -> Callable[..., Any]:
-  """One program for any rounds of a window in a phase.
+  """Compiles the rounds of a phase: one program for any range of rounds of a window.
 
   Returns:
     (server, clients [U, ...], metrics so far, slots [R, m], rates [R], thetas [R], first, begin,
-    end, data, key) -> (server, clients, metrics). Of the R rounds, the first of which is the run's
-    round ``first``, those from ``begin`` to before ``end`` are run. ``slots`` says where in
-    ``clients``, and in the rows of ``data``, each of a cohort is. The states are donated.
+    end, data, key) -> (server, clients, metrics). The window has R rounds, of which the first is
+    round ``first`` of the run; the program runs those in ``begin:end``. ``slots`` are the row
+    numbers of each cohort's clients in ``clients`` and in ``data``. ``server`` and ``clients`` are
+    donated.
   """
 
   def interval(server, clients, metrics, slots, rates, thetas, first, begin, end, data, key):

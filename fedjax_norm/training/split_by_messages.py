@@ -8,7 +8,7 @@ from fedjax_norm.algorithms.contract import Method
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.algorithm import rules_for_data
 from fedjax_norm.split.by_messages.log import MessageLog
-from fedjax_norm.split.by_messages.training import Observe, compile_interval
+from fedjax_norm.split.by_messages.training import Observe, make_interval
 from fedjax_norm.split.messages import Message
 from fedjax_norm.training.build_program import images_of, make_program
 from fedjax_norm.training.program_types import Phase, Program
@@ -52,7 +52,7 @@ def make_message_program(
     def start(seed: int):
       return rules.init(initial_variables(task, seed))
 
-    interval = compile_interval(rules, phase.config, task.transform, config.seed, start, told)
+    interval = make_interval(rules, phase.config, task.transform, config.seed, start, told)
 
     def counted(*arguments):
       log.begin(int(arguments[_FIRST]) + int(arguments[_BEGIN]))

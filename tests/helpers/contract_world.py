@@ -147,7 +147,7 @@ class Whole(NamedTuple):
     return server, jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], CLIENTS, 0), one)
 
   def context(self, round_: int) -> RoundContext:
-    theta = self.program.dial.values[round_] if self.program.dial else 0.0
+    theta = self.program.theta_schedule.values[round_] if self.program.theta_schedule else 0.0
     rate = np.float32(self.program.rates[round_])
     data = jax.tree.map(jnp.asarray, self.task.data)
     return RoundContext(data, jnp.int32(round_), rate, jax.random.key(0), np.float32(theta))

@@ -148,7 +148,7 @@ def windows_of(data, mapping, on_host, rounds=9, start=0, cohort=3, longest=4):
       windows.append(supply.window(start))
       assert supply.window(windows[-1].end - 1) is windows[-1]
       start = windows[-1].end
-    return windows, list(supply.everyone())
+    return windows, list(supply.all_clients())
 
 
 def held(part, row):

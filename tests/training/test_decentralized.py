@@ -64,7 +64,7 @@ def test_theta_changes_and_nothing_is_compiled_for_it(whole):
   thetas = [row["theta"] for row in outcome.rows]
   assert len(set(thetas)) > 1
   assert [f._cache_size() for f in program.intervals.values()] == [1]
-  fixed = program._replace(dial=FIXED[name], scouting=None)
+  fixed = program._replace(theta_schedule=FIXED[name], skewscout=None)
   train(fixed, LOOP, task.data, initial_variables(task, 0))
   assert [f._cache_size() for f in program.intervals.values()] == [1]
   if name != "fedavg":
@@ -78,8 +78,8 @@ def test_theta_changes_and_nothing_is_compiled_for_it(whole):
 def test_a_look_is_charged(whole):
   """Every model goes up and to its host, at an accuracy's price back."""
   name, task, program, outcome = whole
-  fixed = program._replace(dial=FIXED[name], scouting=None)
-  only_first = fixed._replace(dial=Dial(GRIDS[name][0] * ONES))
+  fixed = program._replace(theta_schedule=FIXED[name], skewscout=None)
+  only_first = fixed._replace(theta_schedule=Dial(GRIDS[name][0] * ONES))
   plain = train(only_first, LoopConfig(3, 3), task.data, initial_variables(task, 0)).rows[0]
   first = outcome.rows[0]
   assert first["round"] == plain["round"] == 3
@@ -99,7 +99,7 @@ def test_what_is_sent_costs_simulated_time(whole):
   _, task, program, _ = whole
   seconds = []
   for theta in (1, 3):
-    fixed = program._replace(dial=Dial(theta * ONES), scouting=None)
+    fixed = program._replace(theta_schedule=Dial(theta * ONES), skewscout=None)
     rows = train(fixed, LoopConfig(12, 12), task.data, initial_variables(task, 0)).rows
     seconds.append(rows[0]["simulated_seconds"])
     assert rows[0]["round_trips"] == 12 // theta

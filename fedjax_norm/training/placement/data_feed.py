@@ -180,7 +180,7 @@ class Feed:
         self._prepare(self._window.end)
     return self._window
 
-  def everyone(self) -> Iterator[Part]:
+  def all_clients(self) -> Iterator[Part]:
     """All clients' data in parts, divided over the devices in the order of the clients' ids."""
     sizes, num_clients = self._data.sizes, self._data.num_clients
     devices = self._nodes.num_devices
@@ -207,12 +207,12 @@ class Feed:
       yield part
     yield ahead.result()
 
-  def states(self, store: ClientStore, window: Window) -> PyTree:
+  def client_states(self, store: ClientStore, window: Window) -> PyTree:
     """The states of a window's clients, in the order of its rows, on the device."""
     room = np.resize(window.clients, window.data.num_rows)
     return self._place(store.gather(room))
 
-  def keep(self, store: ClientStore, window: Window, states: PyTree) -> None:
+  def store_states(self, store: ClientStore, window: Window, states: PyTree) -> None:
     """Takes back what the rounds of a window left."""
     store.scatter(window.clients, states)
 

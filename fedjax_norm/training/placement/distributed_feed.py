@@ -162,16 +162,16 @@ class DistributedFeed:
       self._window = Window(round_, ids, np.unique(ids), placed, self._data)
     return self._window
 
-  def everyone(self) -> Iterator[Part]:
+  def all_clients(self) -> Iterator[Part]:
     """All clients' data; each device goes through its own."""
     yield self._everyone
 
-  def states(self, store: ClientStore, window: Window) -> PyTree:
+  def client_states(self, store: ClientStore, window: Window) -> PyTree:
     """The clients' states where they live."""
     del window
     return global_rows(self._nodes, store.arrays)
 
-  def keep(self, store: ClientStore, window: Window, states: PyTree) -> None:
+  def store_states(self, store: ClientStore, window: Window, states: PyTree) -> None:
     """Takes back what the rounds of a window left."""
     del window
     store.arrays = local_rows(states)
