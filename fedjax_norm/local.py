@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-from fedjax_norm import trees
+from fedjax_norm import tree_leaves
 from fedjax_norm.data.federated import steps_per_epoch
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import Mode, NormSpec
@@ -217,8 +217,8 @@ def optimizer(config: SgdConfig) -> optax.GradientTransformation:
 
   def freeze(updates: PyTree, params: PyTree) -> PyTree:
     del params
-    return trees.put(
-      updates, jax.tree.map(jnp.zeros_like, trees.pick(updates, config.frozen_paths))
+    return tree_leaves.put(
+      updates, jax.tree.map(jnp.zeros_like, tree_leaves.pick(updates, config.frozen_paths))
     )
 
   frozen = optax.stateless(freeze) if config.frozen_paths else optax.identity()
@@ -281,7 +281,7 @@ def step_bytes(model: nn.Module, config: LocalConfig, images: jax.ShapeDtypeStru
     (config.batch_size // config.accumulate, *images.shape), images.dtype
   )
   kept = jax.eval_shape(backward, variables, batch)
-  return 4 * trees.num_bytes(variables) + trees.num_bytes(kept)
+  return 4 * tree_leaves.num_bytes(variables) + tree_leaves.num_bytes(kept)
 
 
 def make_gradient(
@@ -347,13 +347,13 @@ def make_gradient(
         index, part = item
         part_key = jax.random.fold_in(key, index)
         grads, (batch_stats, more) = grad_fn(params, batch_stats, part, time, part_key, count)
-        return (trees.add(total, grads), batch_stats, trees.add(metrics, more)), None
+        return (optax.tree.add(total, grads), batch_stats, optax.tree.add(metrics, more)), None
 
       divided = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
       start = (jax.tree.map(jnp.zeros_like, params), batch_stats, Metrics.zeros())
       (grads, batch_stats, metrics), _ = lax.scan(body, start, (jnp.arange(parts), divided))
     if axis_names:
-      grads = trees.scale(grads, count / jnp.maximum(own, 1.0))
+      grads = optax.tree.scale(count / jnp.maximum(own, 1.0), grads)
     return grads, batch_stats, metrics
 
   return gradient
@@ -407,13 +407,13 @@ def make_client_update(
         params, batch_stats, batch, step / steps, jax.random.fold_in(key, index)
       )
       if extra_loss is not None:
-        grads = trees.add(grads, jax.grad(extra_loss)(params))
+        grads = optax.tree.add(grads, jax.grad(extra_loss)(params))
       updates, new_opt_state = transform.update(grads, opt_state, params)
       if correction is not None:
-        updates = trees.add(updates, correction)
-      new_params = optax.apply_updates(params, trees.scale(updates, -rate))
-      after = (new_params, new_stats, new_opt_state, trees.add(metrics, more))
-      return trees.select(batch.mask.any(), after, carry) if axis_names else after
+        updates = optax.tree.add(updates, correction)
+      new_params = optax.apply_updates(params, optax.tree.scale(-rate, updates))
+      after = (new_params, new_stats, new_opt_state, optax.tree.add(metrics, more))
+      return optax.tree.where(batch.mask.any(), after, carry) if axis_names else after
 
     start = (variables["params"], variables.get("batch_stats", {}), opt_state, Metrics.zeros())
     bound = lax.pmax(steps, axis_names) if axis_names else steps

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedjax_norm import host_memory, trees
+from fedjax_norm import host_memory
 from fedjax_norm.errors import UserError
 from fedjax_norm.typing import Array, PyTree
 
@@ -144,7 +145,7 @@ class Nodes(NamedTuple):
       def masked(shared, item):
         here, item = item
         sums, kept = fn(shared, item)
-        return trees.select(here, sums, jax.tree.map(jnp.zeros_like, sums)), kept
+        return optax.tree.where(here, sums, jax.tree.map(jnp.zeros_like, sums)), kept
 
       sums, kept = self._on_one_device(masked, shared, (present, items))
       return jax.lax.psum(sums, DEVICES), kept
@@ -184,7 +185,7 @@ class Nodes(NamedTuple):
 
     def body(total, items):
       sums, kept = many(items)
-      return trees.add(total, sums), kept
+      return optax.tree.add(total, sums), kept
 
     chunks = jax.tree.map(lambda a: a[:whole].reshape(-1, self.chunk, *a.shape[1:]), items)
     shapes = jax.eval_shape(many, jax.tree.map(lambda a: a[: self.chunk], items))[0]

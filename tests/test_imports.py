@@ -16,7 +16,7 @@ MODULES = sorted(
 LAYERS = (
   ("typing", "errors", "number_text"),
   ("options",),
-  ("trees", "random_keys", "objectives", "host_memory"),
+  ("tree_leaves", "random_keys", "objectives", "host_memory"),
   ("norm",),
   ("ops",),
   ("models",),
@@ -185,7 +185,7 @@ def test_inner_layers_have_no_side_effects(path):
     ("data/sources/npz.py", "from fedjax_norm.algorithms.ledger import Cost", True),
     ("local.py", "def f():\n  import fedjax_norm.algorithms.contract", True),
     ("ops/conv.py", "from fedjax_norm import conv", True),  # a public name, not a layer
-    ("algorithms/fedavg.py", "from fedjax_norm import trees", False),
+    ("algorithms/fedavg.py", "from fedjax_norm import tree_leaves", False),
     ("data/sources/npz.py", "from fedjax_norm.data import examples", False),
   ],
 )

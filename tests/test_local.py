@@ -9,7 +9,7 @@ import torch
 from helpers.reference_fedavg import random_variables
 from helpers.settings import plain
 
-from fedjax_norm import models, norm, trees
+from fedjax_norm import models, norm
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import make_client_update, make_gradient, measure, optimizer, step_bytes
 from fedjax_norm.typing import Batch
@@ -157,7 +157,7 @@ def test_an_extra_loss_adds_its_gradient_to_every_step(client):
   start = variables["params"]
 
   def distance(params):
-    return mu / 2 * trees.squared_norm(trees.subtract(params, start))
+    return mu / 2 * optax.tree.norm(optax.tree.sub(params, start), squared=True)
 
   free, prox = make(plain(batch_size=4)), make(plain(batch_size=4), distance)
   first = free(1, rate).variables["params"]

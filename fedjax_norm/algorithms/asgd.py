@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_norm import trees
+from fedjax_norm import tree_leaves
 from fedjax_norm.algorithms.contract import Algorithm, Method, Report, RoundContext, Setup
 from fedjax_norm.algorithms.ledger import Cost, exchange_cost, model_shapes, without
 from fedjax_norm.data.federated import draw
@@ -132,7 +132,7 @@ def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
   up = without(variables["params"], variables["params"], config.frozen_paths)
   cost = exchange_cost(model, setup.image_shape, "mean", up, variables["params"])
   # No phase of a run sends more than the whole model.
-  whole = trees.num_bytes(variables)
+  whole = tree_leaves.num_bytes(variables)
   longest = float(setup.clock.event_seconds(Cost(whole, whole)).max())
   gradient = make_gradient(model, config)
   master = optimizer(config)
@@ -180,15 +180,15 @@ def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
     grads, new, metrics = gradient(pulled["params"], old, batch, context.round, key)
 
     params = server.variables["params"]
-    drift = trees.subtract(params, pulled["params"])
+    drift = optax.tree.sub(params, pulled["params"])
     grads, mean_square = compensated(grads, drift, server.mean_square)
     updates, opt_state = master.update(grads, server.opt_state, params)
-    params = optax.apply_updates(params, trees.scale(updates, -context.rate))
+    params = optax.apply_updates(params, optax.tree.scale(-context.rate, updates))
     variables = {**server.variables, "params": params}
     if spec.updates_running_statistics:
       moves = batch.mask.reshape(config.accumulate, -1).any(-1).sum()
-      lag = trees.subtract(server.variables["batch_stats"], old)
-      variables["batch_stats"] = trees.add(new, trees.scale(lag, spec.decay**moves))
+      lag = optax.tree.sub(server.variables["batch_stats"], old)
+      variables["batch_stats"] = optax.tree.add(new, optax.tree.scale(spec.decay**moves, lag))
 
     updates_before = server.steps.sum()
     staleness = updates_before - server.versions[worker]

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from fedjax_norm import models, trees
+from fedjax_norm import models, tree_leaves
 from fedjax_norm.algorithms import ledger
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.contract import (
@@ -159,7 +160,7 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
   shapes = ledger.model_shapes(setup.model, setup.image_shape)
   norms = models.norm_modules(setup.model, setup.image_shape) if config.keeps_norms else {}
   personal = frozenset(
-    path for path in trees.flatten(shapes["params"]) if path.rpartition("/")[0] in norms
+    path for path in tree_leaves.flatten(shapes["params"]) if path.rpartition("/")[0] in norms
   )
   unsent = personal | config.frozen_paths
   update = make_client_update(model, config, model.norm.axis_names)
@@ -170,12 +171,12 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
     return Client(
       method.init_client(server),
       client_optimizer.init(params) if config.keeps_momentum else (),
-      trees.pick(params, personal),
+      tree_leaves.pick(params, personal),
       server.variables["batch_stats"] if keeps_stats else (),
     )
 
   def client_variables(server: Any, kept: Client) -> Variables:
-    params = trees.put(server.variables["params"], kept.params)
+    params = tree_leaves.put(server.variables["params"], kept.params)
     stats = {"batch_stats": kept.batch_stats} if keeps_stats else {}
     return {**server.variables, "params": params, **stats}
 
@@ -259,7 +260,7 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
     return sums, Client(
       result.own,
       result.trained.opt_state if config.keeps_momentum else (),
-      trees.pick(variables["params"], personal),
+      tree_leaves.pick(variables["params"], personal),
       stats if keeps_stats else (),
     )
 
@@ -273,8 +274,8 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
     server = method.server(server, mean, in_round(context, participants))
     _check_state(server)
     # A server with a memory would go on moving what clients no longer move.
-    still = trees.pick(before["params"], config.frozen_paths)
-    variables = {**before, "params": trees.put(server.variables["params"], still)}
+    still = tree_leaves.pick(before["params"], config.frozen_paths)
+    variables = {**before, "params": tree_leaves.put(server.variables["params"], still)}
     if "batch_stats" in variables:
       variables["batch_stats"] = stats_policy.from_sums(
         sums["stats"], sums["weight"], before["batch_stats"]
@@ -334,10 +335,12 @@ def _check_state(state: Any) -> None:
 def _scaled(upload: PyTree, weight: Array, count: Array, equal: tuple[str, ...]) -> PyTree:
   """The upload by a client's weight, or by 1 where clients count alike; and back."""
   if not equal:
-    return trees.scale(upload, weight)
+    return optax.tree.scale(weight, upload)
   if not isinstance(upload, dict) or not set(equal) <= upload.keys():
     raise UserError(f"an upload must be a dict with the keys {', '.join(equal)} that equal names.")
-  return {key: trees.scale(part, count if key in equal else weight) for key, part in upload.items()}
+  return {
+    key: optax.tree.scale(count if key in equal else weight, part) for key, part in upload.items()
+  }
 
 
 def build(method: Method, config: Any, setup: Setup) -> Algorithm:

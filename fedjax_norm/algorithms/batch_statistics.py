@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 from jax import lax
 
-from fedjax_norm import trees
+from fedjax_norm import tree_leaves
 from fedjax_norm.data.federated import (
   FederatedData,
   Transform,
@@ -85,8 +86,8 @@ def combiner(policy: str) -> Combiner:
   match policy:
     case "mean":
       return Combiner(
-        lambda stats, weight, server: trees.scale(stats, weight),
-        lambda sums, total, server: trees.scale(sums, 1 / total),
+        lambda stats, weight, server: optax.tree.scale(weight, stats),
+        lambda sums, total, server: optax.tree.scale(1 / total, sums),
       )
     case "moments":
       return Combiner(_moment_sums, _from_moment_sums)
@@ -97,7 +98,7 @@ def combiner(policy: str) -> Combiner:
 def _layers(stats: PyTree) -> dict[str, dict[str, Array]]:
   """The statistics of each layer by the layer's path."""
   layers: dict[str, dict[str, Array]] = {}
-  for path, leaf in trees.flatten(stats).items():
+  for path, leaf in tree_leaves.flatten(stats).items():
     layer, _, name = path.rpartition("/")
     layers.setdefault(layer, {})[name] = leaf
   return layers
@@ -121,7 +122,7 @@ def _from_moment_sums(sums, total, server):
     flat[f"{layer}/mean"] = moments.mean
     if "var" in leaves:
       flat[f"{layer}/var"] = moments.m2 / moments.count
-  return trees.unflatten(flat)
+  return tree_leaves.unflatten(flat)
 
 
 def make_recalibrate(
@@ -163,14 +164,14 @@ def make_recalibrate(
     steps = jnp.where(row < 0, 0, steps_per_epoch(data.sizes[row], batch_size))
     shapes = jax.eval_shape(moments, jnp.int32(0))
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    return lax.fori_loop(0, steps, lambda i, total: trees.add(total, moments(i)), zeros)
+    return lax.fori_loop(0, steps, lambda i, total: optax.tree.add(total, moments(i)), zeros)
 
   def device(shared, item):
     variables, data, key = shared
     total, rows = item
 
     def body(i, total):
-      return trees.add(total, client_sums(variables, data, rows[i], key))
+      return optax.tree.add(total, client_sums(variables, data, rows[i], key))
 
     return (), lax.fori_loop(0, rows.shape[0], body, total)
 
@@ -194,7 +195,7 @@ def make_recalibrate(
       flat[f"{layer}/mean"] = merged.mean
       if "var" in leaves:
         flat[f"{layer}/var"] = merged.unbiased_variance
-    return trees.unflatten(flat)
+    return tree_leaves.unflatten(flat)
 
   compiled_begin, compiled_add, compiled_finish = (
     jax.jit(function, out_shardings=nodes.sharding) for function in (begin, add, finish)

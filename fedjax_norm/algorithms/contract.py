@@ -12,7 +12,7 @@ averaging with a server's learning rate, whole:
 
 >>> import dataclasses
 >>> from typing import NamedTuple
->>> from fedjax_norm import trees
+>>> import optax
 >>> from fedjax_norm.algorithms.averaging import AveragingConfig
 >>> from fedjax_norm.algorithms.contract import Averaging, Method, Update
 >>> from fedjax_norm.options import option
@@ -24,10 +24,11 @@ averaging with a server's learning rate, whole:
 >>> def toy(config, setup):
 ...   def client(server, own, examples, context):
 ...     trained = context.train(server.variables, examples, config.steps(examples.size))
-...     change = trees.subtract(trained.variables["params"], server.variables["params"])
+...     change = optax.tree.sub(trained.variables["params"], server.variables["params"])
 ...     return Update(change, config.weight(examples, trained), trained)
 ...   def server(server, mean_change, context):
-...     params = trees.add(server.variables["params"], trees.scale(mean_change, config.toy_lr))
+...     step = optax.tree.scale(config.toy_lr, mean_change)
+...     params = optax.tree.add(server.variables["params"], step)
 ...     return Server({**server.variables, "params": params})
 ...   return Averaging(init=Server, client=client, server=server)
 >>> TOY = Method("toy", ToyConfig, toy, "Federated averaging with a server's learning rate.")

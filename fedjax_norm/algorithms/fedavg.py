@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import optax
 
-from fedjax_norm import trees
 from fedjax_norm.algorithms.averaging import AveragingConfig, ServerRateConfig
 from fedjax_norm.algorithms.contract import Averaging, ClientData, Context, Method, Setup, Update
 from fedjax_norm.errors import UserError
@@ -130,7 +129,7 @@ def fedavg(config: FedAvgConfig, setup: Setup) -> Averaging:
     start = received.variables["params"]
 
     def distance(params: PyTree) -> Any:
-      return config.prox / 2 * trees.squared_norm(trees.subtract(params, start))
+      return config.prox / 2 * optax.tree.norm(optax.tree.sub(params, start), squared=True)
 
     trained = context.train(
       received.variables,
@@ -139,14 +138,16 @@ def fedavg(config: FedAvgConfig, setup: Setup) -> Averaging:
       received.momentum,
       extra_loss=distance if config.prox else None,
     )
-    change = trees.subtract(trained.variables["params"], start)
+    change = optax.tree.sub(trained.variables["params"], start)
     momentum = trained.opt_state if momentum_too else None
     upload = {"change": change, "momentum": momentum}
     return Update(upload, config.weight(examples, trained), trained)
 
   def server(state: Server, mean: PyTree, context: Context) -> Server:
     params = state.variables["params"]
-    updates, opt_state = of_server.update(trees.scale(mean["change"], -1), state.opt_state, params)
+    updates, opt_state = of_server.update(
+      optax.tree.scale(-1, mean["change"]), state.opt_state, params
+    )
     params = optax.apply_updates(params, updates)
     return Server({**state.variables, "params": params}, opt_state, mean["momentum"])
 

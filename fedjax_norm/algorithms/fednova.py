@@ -4,8 +4,8 @@ import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import optax
 
-from fedjax_norm import trees
 from fedjax_norm.algorithms.averaging import AveragingConfig, ServerRateConfig
 from fedjax_norm.algorithms.contract import Averaging, ClientData, Context, Method, Setup, Update
 from fedjax_norm.errors import UserError
@@ -57,14 +57,14 @@ def fednova(config: FedNovaConfig, setup: Setup) -> Averaging:
   def client(received: Server, own: PyTree, examples: ClientData, context: Context) -> Update:
     steps = config.steps(examples.size)
     trained = context.train(received.variables, examples, steps)
-    change = trees.subtract(trained.variables["params"], received.variables["params"])
+    change = optax.tree.sub(trained.variables["params"], received.variables["params"])
     norm = norm_of(config, steps)
-    upload = {"change": trees.scale(change, 1 / norm), "norm": norm}
+    upload = {"change": optax.tree.scale(1 / norm, change), "norm": norm}
     return Update(upload, config.weight(examples, trained), trained)
 
   def server(state: Server, mean: PyTree, context: Context) -> Server:
-    step = trees.scale(mean["change"], config.server_lr * mean["norm"])
-    return Server({**state.variables, "params": trees.add(state.variables["params"], step)})
+    step = optax.tree.scale(config.server_lr * mean["norm"], mean["change"])
+    return Server({**state.variables, "params": optax.tree.add(state.variables["params"], step)})
 
   return Averaging(init=Server, client=client, server=server)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm import models, trees
+from fedjax_norm import models, tree_leaves
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.typing import Array, PyTree, Variables
 
@@ -204,14 +204,16 @@ def exchange_cost(
     down: what a client receives besides running statistics.
   """
   spec = model.norm
-  stats = trees.num_bytes(model_shapes(model, image_shape).get("batch_stats", {}))
+  stats = tree_leaves.num_bytes(model_shapes(model, image_shape).get("batch_stats", {}))
   shared = policy in ("mean", "moments")
   # A client gets the whole model, frozen statistics too.
   stats_down = stats * (shared or (policy == "recalibrate" and not spec.updates_running_statistics))
   stats_up = stats * (shared and spec.updates_running_statistics)
   norms = list(models.norm_modules(model, image_shape).values())
   return Cost(
-    trees.num_bytes(up) + stats_up, trees.num_bytes(down) + stats_down, *lockstep_cost(spec, norms)
+    tree_leaves.num_bytes(up) + stats_up,
+    tree_leaves.num_bytes(down) + stats_down,
+    *lockstep_cost(spec, norms),
   )
 
 
@@ -219,15 +221,15 @@ def without(tree: PyTree, params: PyTree, paths: Collection[str]) -> PyTree:
   """The tree with None at some paths of each subtree that has the parameters' structure."""
   if not paths:
     return tree
-  return _of_params(tree, params, lambda part: trees.put(part, dict.fromkeys(paths)))
+  return _of_params(tree, params, lambda part: tree_leaves.put(part, dict.fromkeys(paths)))
 
 
 def filled(tree: PyTree, params: PyTree, paths: Collection[str]) -> PyTree:
   """The inverse of :func:`without`: zeros where it left nothing."""
   if not paths:
     return tree
-  zeros = jax.tree.map(jax.numpy.zeros_like, trees.pick(params, paths))
-  return _of_params(tree, without(params, params, paths), lambda part: trees.put(part, zeros))
+  zeros = jax.tree.map(jax.numpy.zeros_like, tree_leaves.pick(params, paths))
+  return _of_params(tree, without(params, params, paths), lambda part: tree_leaves.put(part, zeros))
 
 
 def _of_params(tree: PyTree, params: PyTree, change: Callable[[Any], Any]) -> PyTree:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_norm import trees
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.contract import (
   HELD,
@@ -106,20 +105,20 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
   def partition(shared, item):
     (server, context), (row, own) = shared, item
     average, variables, momentum = server.variables, own.variables, own.momentum
-    taken = trees.select(server.due, average, variables)
+    taken = optax.tree.where(server.due, average, variables)
     if local_stats:
       taken["batch_stats"] = variables["batch_stats"]
     elif not moving and "batch_stats" in average:
       taken["batch_stats"] = average["batch_stats"]
     if config.client_momentum == "reset":
-      momentum = trees.select(server.due, jax.tree.map(jnp.zeros_like, momentum), momentum)
+      momentum = optax.tree.where(server.due, jax.tree.map(jnp.zeros_like, momentum), momentum)
 
     grads, stats, metrics = gradient(context, row, taken)
     updates, momentum = sgd.update(grads, momentum, taken["params"])
-    params = optax.apply_updates(taken["params"], trees.scale(updates, -context.rate))
+    params = optax.apply_updates(taken["params"], optax.tree.scale(-context.rate, updates))
     here = (row >= 0).astype(jnp.float32)
     sums = {
-      "params": trees.scale(params, here),
+      "params": optax.tree.scale(here, params),
       "count": here,
       "stats": stats_policy.to_sums(stats, here, average.get("batch_stats", {})),
       "metrics": metrics,
@@ -130,7 +129,7 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
     sums, partitions = setup.nodes.map_reduce(
       partition, (server, context), (rows, partitions), (False, HELD)
     )
-    variables = {**server.variables, "params": trees.scale(sums["params"], 1 / sums["count"])}
+    variables = {**server.variables, "params": optax.tree.scale(1 / sums["count"], sums["params"])}
     if "batch_stats" in variables:
       variables["batch_stats"] = stats_policy.from_sums(
         sums["stats"], sums["count"], variables["batch_stats"]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_norm import trees
+from fedjax_norm import tree_leaves
 from fedjax_norm.algorithms import ledger
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.contract import HELD, Algorithm, RoundContext, Setup, Views
@@ -110,22 +110,22 @@ def residual_algorithm(
     return {**server.variables, "params": params, **stats}
 
   def own_variables(server: Shared, own: Partition) -> Variables:
-    return with_stats(server, own, trees.add(server.weights, own.residual))
+    return with_stats(server, own, optax.tree.add(server.weights, own.residual))
 
   def partition(shared, item):
     (server, context), (row, own) = shared, item
     at = own_variables(server, own) if own_models else with_stats(server, own, server.weights)
     grads, stats, metrics = gradient(context, row, at)
     updates, momentum = sgd.update(grads, own.momentum, at["params"])
-    residual = trees.add(own.residual, trees.scale(updates, -context.rate))
+    residual = optax.tree.add(own.residual, optax.tree.scale(-context.rate, updates))
 
-    weights = trees.add(server.weights, residual)
+    weights = optax.tree.add(server.weights, residual)
     key = jax.random.fold_in(stream(context.key, Stream.SELECTION), context.round)
     key = jax.random.fold_in(key, context.data.clients[row])
     chosen = jax.tree.map(lambda v, w: choose(v, w, context.theta, key), residual, weights)
     # What is frozen stays as it is: not even what was held back before moves it.
-    frozen = trees.pick(chosen, config.frozen_paths)
-    chosen = trees.put(chosen, jax.tree.map(jnp.zeros_like, frozen))
+    frozen = tree_leaves.pick(chosen, config.frozen_paths)
+    chosen = tree_leaves.put(chosen, jax.tree.map(jnp.zeros_like, frozen))
     chosen = jax.tree.map(lambda s: s & (row >= 0), chosen)
     share, rest = divide(residual, chosen)
     if clears_momentum:
@@ -133,7 +133,7 @@ def residual_algorithm(
     here = (row >= 0).astype(jnp.float32)
     sums = {
       "share": share,
-      "rest": trees.scale(rest, here) if own_models else (),
+      "rest": optax.tree.scale(here, rest) if own_models else (),
       "sent": Counter.of(ledger.update_bytes(share) * (row >= 0)),
       "count": here,
       "stats": stats_policy.to_sums(stats, here, server.variables.get("batch_stats", {})),
@@ -145,10 +145,13 @@ def residual_algorithm(
     sums, partitions = setup.nodes.map_reduce(
       partition, (server, context), (rows, partitions), (False, HELD)
     )
-    weights = trees.add(server.weights, sums["share"])
+    weights = optax.tree.add(server.weights, sums["share"])
     down = Counter.of(ledger.update_bytes(sums["share"])).times((rows >= 0).sum())
-    rest = trees.scale(sums["rest"], 1 / sums["count"])
-    variables = {**server.variables, "params": trees.add(weights, rest) if own_models else weights}
+    rest = optax.tree.scale(1 / sums["count"], sums["rest"])
+    variables = {
+      **server.variables,
+      "params": optax.tree.add(weights, rest) if own_models else weights,
+    }
     if "batch_stats" in variables:
       variables["batch_stats"] = stats_policy.from_sums(
         sums["stats"], sums["count"], variables["batch_stats"]

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from fedjax_norm import trees
 from fedjax_norm.algorithms.averaging import AveragingConfig, ServerRateConfig
 from fedjax_norm.algorithms.contract import Averaging, ClientData, Context, Method, Setup, Update
 from fedjax_norm.typing import PyTree, Variables
@@ -42,19 +42,19 @@ def scaffold(config: ScaffoldConfig, setup: Setup) -> Averaging:
 
   def client(received: Server, own: PyTree, examples: ClientData, context: Context) -> Update:
     x, steps = received.variables["params"], config.steps(examples.size)
-    correction = trees.subtract(received.control, own)
+    correction = optax.tree.sub(received.control, own)
     trained = context.train(received.variables, examples, steps, correction=correction)
-    change = trees.subtract(trained.variables["params"], x)
-    drift = trees.scale(change, -1 / (jnp.maximum(steps, 1) * context.rate))
-    control = trees.subtract(drift, correction)
-    upload = {"model": change, "control": trees.subtract(control, own)}
+    change = optax.tree.sub(trained.variables["params"], x)
+    drift = optax.tree.scale(-1 / (jnp.maximum(steps, 1) * context.rate), change)
+    control = optax.tree.sub(drift, correction)
+    upload = {"model": change, "control": optax.tree.sub(control, own)}
     return Update(upload, config.weight(examples, trained), trained, control)
 
   def server(state: Server, mean: PyTree, context: Context) -> Server:
-    step = trees.scale(mean["model"], config.server_lr)
-    params = trees.add(state.variables["params"], step)
+    step = optax.tree.scale(config.server_lr, mean["model"])
+    params = optax.tree.add(state.variables["params"], step)
     share = context.participants / context.num_clients
-    control = trees.add(state.control, trees.scale(mean["control"], share))
+    control = optax.tree.add(state.control, optax.tree.scale(share, mean["control"]))
     return Server({**state.variables, "params": params}, control)
 
   return Averaging(init, client, server, lambda state: state.control, equal=("control",))

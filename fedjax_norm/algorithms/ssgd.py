@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_norm import trees
 from fedjax_norm.algorithms.contract import (
   Averaging,
   ClientData,
@@ -126,7 +125,7 @@ def ssgd(config: SsgdConfig, setup: Setup) -> Averaging:
   def server(state: Master, mean_gradient: PyTree, context: Context) -> Master:
     params = state.variables["params"]
     updates, opt_state = master.update(mean_gradient, state.opt_state, params)
-    params = optax.apply_updates(params, trees.scale(updates, -context.rate * times))
+    params = optax.apply_updates(params, optax.tree.scale(-context.rate * times, updates))
     return Master({**state.variables, "params": params}, opt_state)
 
   return Averaging(init, client, server, downlink=lambda state: Downlink(state.variables))

@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
-from fedjax_norm import models, trees
+from fedjax_norm import models
 from fedjax_norm.algorithms.ledger import Cost
 from fedjax_norm.cli import communication_table
 from fedjax_norm.cli.config import Config
@@ -37,7 +38,7 @@ def announce(config: Config, task: Task, program: Program) -> None:
   sizes = np.asarray(task.data.sizes)
   variables = jax.eval_shape(lambda: models.init(task.model, jax.random.key(0), task.image_shape))
   algorithm = next(iter(program.phases.values())).algorithm
-  cost, size = algorithm.cost, trees.size(variables["params"])
+  cost, size = algorithm.cost, optax.tree.size(variables["params"])
   pairs = [
     ("data", f"{config.data}: {sizes.sum():,} training, {len(task.source.test.labels):,} test"),
     ("images", data_notes.describe_images(task)),

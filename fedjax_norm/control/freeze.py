@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_norm import trees
+from fedjax_norm import tree_leaves
 from fedjax_norm.typing import PyTree
 
 EXPLORE, CALIBRATE = "explore", "calibrate"
@@ -56,7 +56,7 @@ class Freeze(NamedTuple):
     """The state before the first round."""
     if self.round is not None:
       batch_stats = {}
-    last = {path: np.asarray(leaf) for path, leaf in trees.flatten(batch_stats).items()}
+    last = {path: np.asarray(leaf) for path, leaf in tree_leaves.flatten(batch_stats).items()}
     return FreezeState(np.int32(-1), np.int32(-1), np.int32(0), np.float32(np.inf), last)
 
   def phase(self, state: FreezeState, round: int) -> str:
@@ -74,7 +74,7 @@ class Freeze(NamedTuple):
     if state.frozen_at >= 0:
       return state
     if self.round is None and round - max(int(state.looked_at), 0) >= self.window:
-      stats = {path: np.asarray(leaf) for path, leaf in trees.flatten(batch_stats).items()}
+      stats = {path: np.asarray(leaf) for path, leaf in tree_leaves.flatten(batch_stats).items()}
       first = state.looked_at < 0
       moved = np.float32(np.inf if first else movement(state.last, stats))
       calm = np.int32(state.calm + 1 if moved < self.tolerance else 0)

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 from jax import lax
 
-from fedjax_norm import norm, trees
+from fedjax_norm import norm
 from fedjax_norm.data.federated import FederatedData, Transform, draw
 from fedjax_norm.norm import Mode, Norm
 from fedjax_norm.norm.apply import batch_moments
@@ -111,8 +112,8 @@ def make_minibatch_moments(
 
     shapes = jax.eval_shape(of_batch, jnp.int32(0))
     zeros = jax.tree.map(jnp.zeros_like, shapes)
-    total = lax.fori_loop(0, batches, lambda i, total: trees.add(total, of_batch(i)), zeros)
-    return trees.scale(total, 1 / batches)
+    total = lax.fori_loop(0, batches, lambda i, total: optax.tree.add(total, of_batch(i)), zeros)
+    return optax.tree.scale(1 / batches, total)
 
   return moments
 
@@ -196,7 +197,7 @@ def weight_difference(models: Sequence[PyTree]) -> float:
       float(relative_difference(np.asarray(x, np.float64), np.asarray(y, np.float64)).sum())
       for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
-    return total / trees.size(a)
+    return total / optax.tree.size(a)
 
   return float(np.mean([mean(a, b) for a, b in itertools.combinations(models, 2)]))
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from flax import linen as nn
 
-from fedjax_norm import trees
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.flops import layer_macs, one_example
 from fedjax_norm.norm import Mode
@@ -86,7 +86,7 @@ def describe(model: Staged, image_shape: tuple[int, int, int]) -> tuple[StageInf
 
     y, variables = jax.eval_shape(run)
     parameters, statistics = (
-      trees.size(variables.get(kind, {})) for kind in ("params", "batch_stats")
+      optax.tree.size(variables.get(kind, {})) for kind in ("params", "batch_stats")
     )
     macs = sum(layer_macs(model, shape, index, index + 1).values())
     shape = jax.tree.map(lambda a: a.shape[1:], y)

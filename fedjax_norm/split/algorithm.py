@@ -4,9 +4,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 
-from fedjax_norm import trees
 from fedjax_norm.algorithms.contract import (
   HELD,
   Algorithm,
@@ -68,7 +68,7 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
         context.rate,
       )
       tally = tally.add(rules.step_tally(done.examples, done.exchanged))
-      return done.parts, trees.add(metrics, done.metrics), tally, done.reconstruction
+      return done.parts, optax.tree.add(metrics, done.metrics), tally, done.reconstruction
 
     start = (parts, Metrics.zeros(), Tally.zeros(), jnp.float32(0))
     return jax.lax.fori_loop(0, steps, body, start)
@@ -87,7 +87,7 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
       client = jax.tree.map(lambda a: a[place], clients)
       state, client, sums = node(state, client, cohort[place], context)
       clients = jax.tree.map(lambda a, b: a.at[place].set(b), clients, client)
-      return state, clients, trees.add(total, sums)
+      return state, clients, optax.tree.add(total, sums)
 
     first = jax.tree.map(lambda a: a[0], clients)
     shapes = jax.eval_shape(node, state, first, cohort[0], context)[2]

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_norm import trees
 from fedjax_norm.local import LocalConfig, optimizer
 from fedjax_norm.models.decoder import Decoder
 from fedjax_norm.norm import Mode
@@ -68,7 +67,7 @@ def make_autoencoder(
     params = part.variables["params"]
     value, (grads, of_x) = jax.value_and_grad(loss, (0, 1))(params, x)
     updates, opt_state = sgd.update(grads, part.opt_state, params)
-    params = optax.apply_updates(params, trees.scale(updates, -rate))
+    params = optax.apply_updates(params, optax.tree.scale(-rate, updates))
     return Part({"params": params}, opt_state), of_x, value
 
   def choose(x: PyTree, batch: Batch):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_norm import trees
+from fedjax_norm import tree_leaves
 from fedjax_norm.errors import UserError
 from fedjax_norm.local import LocalConfig, Metrics, measure, optimizer
 from fedjax_norm.models.stages import Staged
@@ -85,7 +85,7 @@ def make_party(
     shapes: of the segment's variables.
     first: whether x is the images, whose gradient nobody needs.
   """
-  own = frozenset(trees.flatten(shapes.get("params", {})))
+  own = frozenset(tree_leaves.flatten(shapes.get("params", {})))
   sgd = optimizer(dataclasses.replace(local, frozen_paths=local.frozen_paths & own))
 
   def init(variables: Variables) -> Part:
@@ -115,10 +115,10 @@ def make_party(
     updates, opt_state = sgd.update(grads, part.opt_state, params)
     variables = dict(part.variables)
     if params:
-      variables["params"] = optax.apply_updates(params, trees.scale(updates, -rate))
+      variables["params"] = optax.apply_updates(params, optax.tree.scale(-rate, updates))
     if tape.batch_stats:
       variables["batch_stats"] = tape.batch_stats
-    after = trees.select(count > 0, Part(variables, opt_state), part)
+    after = optax.tree.where(count > 0, Part(variables, opt_state), part)
     return after, rest[0] if rest else ()
 
   return Party(init, forward, backward)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from fedjax_norm import trees
+from fedjax_norm import tree_leaves
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged, position, stage_names
 from fedjax_norm.models.stages import describe as stage_infos
@@ -127,15 +128,18 @@ def divide(variables: Variables, shapes: Sequence[Variables]) -> tuple[Variables
     variables: of the whole.
     shapes: what each part holds, as of :func:`segment_shapes`.
   """
-  flat = trees.flatten(variables)
+  flat = tree_leaves.flatten(variables)
   return tuple(
-    trees.unflatten({path: flat[path] for path in trees.flatten(part)}) for part in shapes
+    tree_leaves.unflatten({path: flat[path] for path in tree_leaves.flatten(part)})
+    for part in shapes
   )
 
 
 def join(parts: Sequence[Variables]) -> Variables:
   """The whole's variables; the inverse of :func:`divide`."""
-  return trees.unflatten({k: v for part in parts for k, v in trees.flatten(part).items()})
+  return tree_leaves.unflatten(
+    {k: v for part in parts for k, v in tree_leaves.flatten(part).items()}
+  )
 
 
 def num_bytes(shapes: PyTree) -> int:
@@ -157,7 +161,7 @@ def describe(
   names, lines = stage_names(model), []
   for index, (segment, held, output) in enumerate(zip(plan.segments, shapes, outputs, strict=True)):
     first, last = names[segment.begin], names[segment.end - 1]
-    count = trees.size(held.get("params", {}))
+    count = optax.tree.size(held.get("params", {}))
     sent = "" if index == len(shapes) - 1 else f", sends {num_bytes(output):,} bytes an example"
     span = first if first == last else f"{first} to {last}"
     lines.append((segment.owner, f"{span}, {count:,} parameters{sent}"))

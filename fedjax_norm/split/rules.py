@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedjax_norm import trees
+from fedjax_norm import tree_leaves
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.algorithms.ledger import Cost
@@ -149,7 +149,7 @@ def make_rules(
 
   step_tally = make_step_tally(plan, outputs, label, batch_size, trips=config.in_turns)
   part_shapes = jax.eval_shape(lambda variables: make_parts(variables, None), shapes)
-  size = sum(trees.num_bytes(hand_over_state(part_shapes[i], config)) for i in client_indices)
+  size = sum(tree_leaves.num_bytes(hand_over_state(part_shapes[i], config)) for i in client_indices)
 
   def init(variables: Variables) -> ServerState:
     parts = make_parts(divide(variables, shapes), None)

@@ -1,6 +1,7 @@
 """How SplitFed averages what clients made of the same part (Thapa et al. 2022)."""
 
-from fedjax_norm import trees
+import optax
+
 from fedjax_norm.algorithms.batch_statistics import Combiner
 from fedjax_norm.split.parties import Part
 from fedjax_norm.split.state import params_of, stats_of
@@ -18,9 +19,9 @@ def to_sums(old: Part, new: Part, weight: Array, policy: Combiner, momentum: boo
     momentum: whether the optimizer's state is averaged too.
   """
   return {
-    "params": trees.scale(trees.subtract(params_of(new), params_of(old)), weight),
+    "params": optax.tree.scale(weight, optax.tree.sub(params_of(new), params_of(old))),
     "stats": policy.to_sums(stats_of(new), weight, stats_of(old)),
-    "momentum": trees.scale(new.opt_state, weight) if momentum else (),
+    "momentum": optax.tree.scale(weight, new.opt_state) if momentum else (),
   }
 
 
@@ -35,7 +36,9 @@ def from_sums(old: Part, sums: PyTree, weight: Array, policy: Combiner) -> Part:
   """
   variables = dict(old.variables)
   if "params" in variables:
-    variables["params"] = trees.add(variables["params"], trees.scale(sums["params"], 1 / weight))
+    variables["params"] = optax.tree.add(
+      variables["params"], optax.tree.scale(1 / weight, sums["params"])
+    )
   if "batch_stats" in variables:
     variables["batch_stats"] = policy.from_sums(sums["stats"], weight, variables["batch_stats"])
-  return Part(variables, trees.scale(sums["momentum"], 1 / weight))
+  return Part(variables, optax.tree.scale(1 / weight, sums["momentum"]))

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_norm import host_memory, models, nodes, trees
+from fedjax_norm import host_memory, models, nodes, tree_leaves
 from fedjax_norm.algorithms import ledger
 from fedjax_norm.algorithms.averaging import build
 from fedjax_norm.algorithms.batch_statistics import make_recalibrate
@@ -182,7 +182,7 @@ def _check(method: Method, task: Task, config: Any) -> None:
   changed = [one for one in of(FreezeConfig) if getattr(config, one.name) != one.default]
   if changed and not spec.settles:
     raise UserError(f"a freeze belongs to norm 'fixbn', not to {spec.name!r}; drop it.")
-  known = trees.flatten(ledger.model_shapes(task.model, task.image_shape)["params"])
+  known = tree_leaves.flatten(ledger.model_shapes(task.model, task.image_shape)["params"])
   if lost := sorted(config.frozen_paths - known.keys()):
     raise UserError(f"the model has no parameter {lost[0]!r} to freeze; it has {', '.join(known)}.")
   host_memory.check_batch(config.batch_size, task.image_shape)
@@ -218,5 +218,5 @@ def _pass_cost(task: Task) -> ledger.Cost:
   norms = models.norm_modules(task.model, task.image_shape)
   params = ledger.model_shapes(task.model, task.image_shape)["params"]
   return ledger.Cost(
-    4 * sum(2 * channels + 1 for channels in norms.values()), trees.num_bytes(params)
+    4 * sum(2 * channels + 1 for channels in norms.values()), tree_leaves.num_bytes(params)
   )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_norm import nodes, trees
+from fedjax_norm import nodes
 from fedjax_norm.algorithms.ledger import Traffic
 from fedjax_norm.errors import DivergedError
 from fedjax_norm.evaluation import classification
@@ -159,7 +159,7 @@ def make_epoch(
 
       grads, (own, stats) = jax.grad(loss, has_aux=True)(variables["params"])
       updates, opt_state = sgd.update(grads, opt_state, variables["params"])
-      params = optax.apply_updates(variables["params"], trees.scale(updates, -config.lr))
+      params = optax.apply_updates(variables["params"], optax.tree.scale(-config.lr, updates))
       after = {"params": params, **({"batch_stats": stats} if stats else {})}
       return (Student(after, opt_state), total + own), None
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
-from fedjax_norm import trees
 from fedjax_norm.algorithms.clock import Share
 from fedjax_norm.algorithms.contract import Algorithm, RoundContext
 from fedjax_norm.algorithms.ledger import Cost, Traffic
@@ -219,7 +219,7 @@ def compile_interval(algorithm: Algorithm, nodes: Nodes) -> Callable[..., Any]:
       context = RoundContext(data, first + index, rates[index], key, thetas[index])
       server, chosen, metrics = algorithm.round(server, chosen, slots[index], context)
       clients = nodes.put(clients, slots[index], chosen)
-      return server, clients, trees.add(total, metrics)
+      return server, clients, optax.tree.add(total, metrics)
 
     return jax.lax.fori_loop(begin, end, body, (server, clients, metrics))
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_norm import trees
+from fedjax_norm import tree_leaves
 from fedjax_norm.algorithms.contract import Algorithm, Method
 from fedjax_norm.algorithms.ledger import Cost
 from fedjax_norm.control.model_traveling import Travel, accuracy_loss
@@ -68,8 +68,8 @@ class Scouting(NamedTuple):
     states, when = place(store.gather(np.arange(count))), place(np.int32(round))
     loss = accuracy_loss(*self.travels[phase](server, states, data, when, key))
     variables: Variables = server.variables
-    steps, model = round - int(state.since), trees.num_bytes(variables)
-    bsp = 2 * count * trees.num_bytes(variables["params"]) * steps
+    steps, model = round - int(state.since), tree_leaves.num_bytes(variables)
+    bsp = 2 * count * tree_leaves.num_bytes(variables["params"]) * steps
     cost = Cost(model + _ANSWER_BYTES, model + _ANSWER_BYTES, trips=2)
     if not self.scout.searches:
       cost = Cost(0, 0, trips=0)

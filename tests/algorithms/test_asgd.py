@@ -15,7 +15,7 @@ from helpers.reference_fedavg import flat
 from helpers.settings import built, configure, plain
 from jax import lax
 
-from fedjax_norm import models, nodes, norm, trees
+from fedjax_norm import models, nodes, norm, tree_leaves
 from fedjax_norm.algorithms.asgd import ASGD, AsgdConfig
 from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
@@ -306,17 +306,19 @@ def test_frozen_statistics_stay_though_workers_pulled_older_ones(world):
   model, algorithm = world.algorithm(spec, PLAIN)
   start = begin(model)
   server = algorithm.init(start)
-  older = trees.scale(server.pulled["batch_stats"], 2.0)
+  older = optax.tree.scale(2.0, server.pulled["batch_stats"])
   server = server._replace(pulled={**server.pulled, "batch_stats": older})
   server, _, _ = runner(algorithm, data, 5)(server)
-  assert trees.squared_norm(trees.subtract(server.variables["params"], start["params"])) > 0
+  assert (
+    optax.tree.norm(optax.tree.sub(server.variables["params"], start["params"]), squared=True) > 0
+  )
   close(server.variables["batch_stats"], start["batch_stats"], atol=0)
 
 
 def test_what_is_sent(world):
   model, algorithm = world.algorithm("bn", PLAIN)
   variables = begin(model)
-  assert algorithm.cost.up == algorithm.cost.down == trees.num_bytes(variables)
+  assert algorithm.cost.up == algorithm.cost.down == tree_leaves.num_bytes(variables)
   assert algorithm.cost.step_trips == 0
   # one worker is heard an event
   assert algorithm.local_steps(np.array(SIZES)).tolist() == [1]

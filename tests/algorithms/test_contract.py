@@ -14,6 +14,7 @@ import helpers.reference_decentralized as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers.contract_world import (
   ACTIVATION,
@@ -35,7 +36,7 @@ from helpers.contract_world import (
 )
 from helpers.settings import built, configure
 
-from fedjax_norm import nodes, trees
+from fedjax_norm import nodes, tree_leaves
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
@@ -74,10 +75,12 @@ def test_the_phase_changes(whole):
   start = whole.start()[0].variables
   chex.assert_trees_all_equal(end.variables["batch_stats"], middle.variables["batch_stats"])
   for before, after in ((start, middle.variables), (middle.variables, end.variables)):
-    for path, leaf in trees.flatten(before["params"]).items():
-      assert (leaf != trees.flatten(after["params"])[path]).any(), path
-  moved = trees.flatten(middle.variables["batch_stats"])
-  assert all((leaf != moved[p]).any() for p, leaf in trees.flatten(start["batch_stats"]).items())
+    for path, leaf in tree_leaves.flatten(before["params"]).items():
+      assert (leaf != tree_leaves.flatten(after["params"])[path]).any(), path
+  moved = tree_leaves.flatten(middle.variables["batch_stats"])
+  assert all(
+    (leaf != moved[p]).any() for p, leaf in tree_leaves.flatten(start["batch_stats"]).items()
+  )
 
 
 def test_a_stopped_run_goes_on_with_the_same_bits(whole, tmp_path):
@@ -171,9 +174,9 @@ def of_averaging(whole, replay):
 def of_sparse_updates(whole, replay):
   """What an encoder makes of the updates; statistics are averaged in every step."""
   assert [len(shares) for shares in replay.shares] == [CLIENTS] * 2
-  sums = [functools.reduce(trees.add, shares) for shares in replay.shares]
+  sums = [functools.reduce(optax.tree.add, shares) for shares in replay.shares]
   up, down = (
-    sum(len(reference.encode(trees.flatten(jax.tree.map(np.asarray, one)))) for one in sent)
+    sum(len(reference.encode(tree_leaves.flatten(jax.tree.map(np.asarray, one)))) for one in sent)
     for sent in (itertools.chain(*replay.shares), sums)
   )
   assert up < 2 * CLIENTS * PARAMS

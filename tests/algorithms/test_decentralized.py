@@ -15,7 +15,7 @@ from helpers.step_world import KEY, at, run_rounds, skewed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm import nodes, norm, trees
+from fedjax_norm import nodes, norm, tree_leaves
 from fedjax_norm.algorithms import ledger
 from fedjax_norm.algorithms.dgc import DGC, DgcConfig, kept, largest, roughly_largest
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
@@ -139,7 +139,7 @@ def test_periodic_averaging_is_algorithm_2(world, local_steps):
       got = algorithm.views.travelling(at(server, step), at(at(parts, step), k))
       close(got["params"], own[k], f"of node {k} just before the average")
   traffic = sent(algorithm, server, STEPS - 1)
-  size = trees.num_bytes(random_variables(model)["params"])
+  size = tree_leaves.num_bytes(random_variables(model)["params"])
   averages = STEPS // local_steps
   assert traffic == (averages * 4 * size, averages * 4 * size, averages)
 

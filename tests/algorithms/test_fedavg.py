@@ -14,7 +14,7 @@ from helpers import norm_rows
 from helpers.reference_fedavg import flat
 from helpers.settings import built, configure, plain
 
-from fedjax_norm import nodes, norm, trees
+from fedjax_norm import nodes, norm
 from fedjax_norm.algorithms.batch_statistics import Part, make_recalibrate
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.algorithms.ledger import Traffic
@@ -325,7 +325,7 @@ def joint_gradients(params, batches):
     return loss, (mean, m2 / (count - 1))
 
   grads, moments = jax.grad(joint_loss, has_aux=True)(params)
-  own = [trees.scale(g, 1 / b.mask.sum()) for g, b in zip(grads, batches, strict=True)]
+  own = [optax.tree.scale(1 / b.mask.sum(), g) for g, b in zip(grads, batches, strict=True)]
   return own, moments
 
 

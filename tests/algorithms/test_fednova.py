@@ -8,7 +8,7 @@ from helpers.reference_fedavg import flat
 from helpers.settings import built, configure, plain
 from helpers.step_world import KEY, run_rounds, skewed
 
-from fedjax_norm import nodes, trees
+from fedjax_norm import nodes, tree_leaves
 from fedjax_norm.algorithms.fednova import FEDNOVA
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 
@@ -53,5 +53,5 @@ def test_equals_the_transcription(tiny_source, tiny_net, norm, options):
     x = {path: x[path] - config.server_lr * tau_eff * RATE * mean[path] for path in x}
     for path, leaf in x.items():
       np.testing.assert_allclose(actual[path][number], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
-  model_bytes = trees.num_bytes(variables)
+  model_bytes = tree_leaves.num_bytes(variables)
   assert (algorithm.cost.up, algorithm.cost.down) == (model_bytes + 4, model_bytes)  # |a_i|_1

@@ -7,7 +7,7 @@ import pytest
 from helpers.settings import plain
 from helpers.split_messages import messages
 
-from fedjax_norm import models, norm, trees
+from fedjax_norm import models, norm, tree_leaves
 from fedjax_norm.algorithms import ledger
 from fedjax_norm.algorithms.ledger import Cost, Traffic, exchange_cost, model_shapes
 from fedjax_norm.local import make_gradient
@@ -103,4 +103,4 @@ def test_a_round_waits_for_its_longest_client():
 
 def test_the_bytes_of_parameters():
   params = {"a": {"kernel": np.zeros((3, 2), np.float32)}, "b": np.zeros(5, np.float16)}
-  assert trees.num_bytes(params) == 24 + 10
+  assert tree_leaves.num_bytes(params) == 24 + 10

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers.settings import configure
 
-from fedjax_norm import trees
 from fedjax_norm.algorithms import residual
 from fedjax_norm.algorithms.contract import Algorithm, Averaging, Method, RoundContext
 from fedjax_norm.data.federated import cohorts
@@ -210,7 +210,7 @@ def run_again(whole: Whole) -> Replay:
       rows = np.insert(cohort, 1 + index, -1)
       states = jax.tree.map(lambda a, rows=rows: a[rows], clients)
       server, states, metrics = round_(server, states, rows, whole.context(index))
-      total = trees.add(total, metrics)
+      total = optax.tree.add(total, metrics)
       jax.effects_barrier()
       sent.append([one for one in shares if any(leaf.any() for leaf in jax.tree.leaves(one))])
       shares.clear()

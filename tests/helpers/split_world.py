@@ -11,7 +11,7 @@ from helpers.norm_rows import ROWS
 from helpers.settings import plain, setup_of
 from helpers.step_world import KEY
 
-from fedjax_norm import norm, trees
+from fedjax_norm import norm, tree_leaves
 from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.data.federated import draw
 from fedjax_norm.local import make_gradient, optimizer
@@ -106,7 +106,7 @@ def make_turn(model: Net, local, steps: int):
     stats = variables.get("batch_stats", {})
     grads, stats, _ = gradient(variables["params"], stats, batch, place / steps, key)
     updates, opt_state = sgd.update(grads, opt_state, variables["params"])
-    params = optax.apply_updates(variables["params"], trees.scale(updates, -rate))
+    params = optax.apply_updates(variables["params"], optax.tree.scale(-rate, updates))
     return {"params": params, **({"batch_stats": stats} if stats else {})}, opt_state
 
   def turn(variables, opt_state, data, row, round_, rate):
@@ -137,5 +137,5 @@ def momenta(opt_states) -> dict:
   found = {}
   for state in jax.tree.leaves(opt_states, is_leaf=lambda s: isinstance(s, optax.TraceState)):
     if isinstance(state, optax.TraceState):
-      found |= trees.flatten(state.trace)
+      found |= tree_leaves.flatten(state.trace)
   return found

@@ -16,7 +16,7 @@ import numpy as np
 from conftest import make_tiny_source
 from helpers.settings import configure, plain
 
-from fedjax_norm import norm, trees
+from fedjax_norm import norm, tree_leaves
 from fedjax_norm.cli.wire.client import make_draw
 from fedjax_norm.data.federated import gather
 from fedjax_norm.data.partitions import registry as partitions
@@ -95,7 +95,7 @@ def by_messages(task: Task, config: SplitConfig, rates: np.ndarray) -> dict[str,
   state, _, _ = interval(
     start, clients, Metrics.zeros(), slots, rates, rates, 0, 0, rounds, data, jax.random.key(0)
   )
-  return trees.flatten(jax.tree.map(np.asarray, state.variables))
+  return tree_leaves.flatten(jax.tree.map(np.asarray, state.variables))
 
 
 @functools.cache
@@ -130,7 +130,9 @@ class World:
     told = {"config": "none"}
     key = jax.random.key(0)
     authority = identities()["localhost"].authority
-    self.settings = RunSettings(self.network, authority, NAMES, told, RATES, key, patience, peer, LIMIT)
+    self.settings = RunSettings(
+      self.network, authority, NAMES, told, RATES, key, patience, peer, LIMIT
+    )
     self.later = 0.0  # seconds that a test lets pass at once
     self.seen: list[tuple[str, str, bytes]] = []
     self.rounds: list[tuple] = []
@@ -184,7 +186,9 @@ class World:
     )
     address = ""
     if self.peer:
-      port = self._stack.enter_context(serving("localhost:0", identity, hand_overs.methods(), LIMIT))
+      port = self._stack.enter_context(
+        serving("localhost:0", identity, hand_overs.methods(), LIMIT)
+      )
       address = f"localhost:{port}"
     place = NAMES.index(name) if name in NAMES else place
     if join:
@@ -239,7 +243,7 @@ def simulated(tail=None):
 def held(own, bob) -> dict[str, np.ndarray]:
   """The whole model's variables, from both sides."""
   parts = [part.variables for part in (*own, bob.state.committed.part)]
-  return {k: np.asarray(v) for part in parts for k, v in trees.flatten(part).items()}
+  return {k: np.asarray(v) for part in parts for k, v in tree_leaves.flatten(part).items()}
 
 
 def assert_same(a, b):

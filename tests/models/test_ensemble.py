@@ -9,7 +9,7 @@ from helpers.settings import plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm import models, trees
+from fedjax_norm import models, tree_leaves
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.ensemble import LOGITS, Ensemble, Member
 from fedjax_norm.models.flops import step_flops
@@ -126,11 +126,11 @@ def test_members_train_and_vote_as_they_would_alone(norms, tails):
     own = {kind: held[f"member{index}"] for kind, held in variables.items()}
     alone_after, apart, figures = train(model, own_plan, own, "classification", batches)
     after = {kind: held[f"member{index}"] for kind, held in together.items()}
-    flat, expected = trees.flatten(after), trees.flatten(alone_after)
+    flat, expected = tree_leaves.flatten(after), tree_leaves.flatten(alone_after)
     assert flat.keys() == expected.keys()
     for path, value in flat.items():
       np.testing.assert_allclose(value, expected[path], rtol=1e-5, atol=1e-6, err_msg=path)
-      assert not np.array_equal(value, trees.flatten(own)[path]), path
+      assert not np.array_equal(value, tree_leaves.flatten(own)[path]), path
     says = kept[LOGITS]["each"][0][:, index]
     np.testing.assert_allclose(says, model.apply(alone_after, images, Mode()), atol=1e-5)
     losses.append(figures.loss)

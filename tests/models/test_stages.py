@@ -11,7 +11,7 @@ from helpers.torch_units import KEY, images, randomized, shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm import models, trees
+from fedjax_norm import models, tree_leaves
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.face import Face
 from fedjax_norm.models.flops import layer_macs
@@ -63,11 +63,11 @@ def test_the_stages_share_out_the_variables_of_every_model(name):
   x, parts = None, {}
   for index in range(len(stage_names(model))):
     x, own = held(model, index, index + 1, x)
-    own = trees.flatten(own)
+    own = tree_leaves.flatten(own)
     assert x.ndim >= 2  # one tensor crosses
     assert not own.keys() & parts.keys()
     parts |= own
-  assert parts == trees.flatten(whole)
+  assert parts == tree_leaves.flatten(whole)
   assert x == y
 
 
@@ -117,12 +117,12 @@ def test_stage_by_stage_is_the_whole(name):
 
 def test_a_part_starts_as_the_whole_does():
   model, shape = SMALL["face"]
-  whole = trees.flatten(models.init(model, KEY, shape))
+  whole = tree_leaves.flatten(models.init(model, KEY, shape))
   # the last two stages, of which one lies in a module of its own
   names = stage_names(model)
   x = jnp.zeros((1, *describe(model, shape)[-3].shape))
   part = jax.jit(lambda x: model.init(KEY, x, Mode(), len(names) - 2, len(names)))(x)
-  part = trees.flatten(part)
+  part = tree_leaves.flatten(part)
   assert {path.split("/")[1] for path in part} == {"trunk", "classifier", "centers"}
   for path, value in part.items():
     np.testing.assert_array_equal(value, whole[path])

@@ -23,7 +23,7 @@ from helpers.split_world import (
 )
 from helpers.step_world import KEY, at, run_rounds, skewed
 
-from fedjax_norm import trees
+from fedjax_norm import tree_leaves
 from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.data.federated import draw
@@ -69,8 +69,8 @@ def test_turns_are_centralised_training(name, options, up, down, trips, data):
   servers, clients, metrics = run_rounds(turns, variables, data, RATES)
   chex.assert_trees_all_close(at(servers.variables, -1), whole, atol=2e-6)
   chex.assert_trees_all_close(momenta(at(servers.opt_states, -1)), momenta(opt_state), atol=2e-6)
-  moved = trees.subtract(whole["params"], variables["params"])
-  assert trees.squared_norm(moved) > 1e-4
+  moved = optax.tree.sub(whole["params"], variables["params"])
+  assert optax.tree.norm(moved, squared=True) > 1e-4
   assert list(at(clients.turns, -1)) == [2, 2, 2]
 
   assert int(metrics.examples.sum()) == ROWS.sum()
@@ -78,7 +78,7 @@ def test_turns_are_centralised_training(name, options, up, down, trips, data):
     rules.begin(at(servers, -1), at(at(clients, -1), 0))[k] for k in rules.plan.owned_by("alice")
   ]
   gets = 5 - (orders[0][-1] == orders[1][0])  # all turns but the first, and one after one's own
-  handed = gets * trees.num_bytes(own) + (16 if "handed_over" in options else 0)
+  handed = gets * tree_leaves.num_bytes(own) + (16 if "handed_over" in options else 0)
   sent = turns.sent(at(servers, -1))
   assert sent.bytes_up == ROWS.sum() * up + handed
   assert sent.bytes_down == ROWS.sum() * down + handed
@@ -114,8 +114,8 @@ def test_splitfed_v1_is_fedavg_of_the_cut_model(name, options, data):
   chex.assert_trees_all_close(ours.variables, theirs.variables, atol=2e-6)
   # Two steps of the slowest client, and the average.
   assert parallel.cost.of_round([2, 2, 2]).round_trips == 3
-  own = trees.num_bytes([variables["params"][k] for k in ("Conv_0", "Norm_0")])
-  stats = trees.num_bytes(variables.get("batch_stats", {}).get("Norm_0", {}))
+  own = tree_leaves.num_bytes([variables["params"][k] for k in ("Conv_0", "Norm_0")])
+  stats = tree_leaves.num_bytes(variables.get("batch_stats", {}).get("Norm_0", {}))
   each = own * (2 if name == "gn" else 1) + stats
   assert int(ours.tally.down.low[-1]) == ROWS.sum() * MAP + 6 * each
   assert at(states.tally.down.low, -1).sum() == int(ours.tally.down.low[-1])
@@ -146,7 +146,9 @@ def test_splitfed_v2_keeps_one_server_part(data):
     }
     momentum = jax.tree.map(
       lambda s, forgotten=forgotten: (
-        s._replace(trace=trees.put(s.trace, forgotten)) if isinstance(s, optax.TraceState) else s
+        s._replace(trace=tree_leaves.put(s.trace, forgotten))
+        if isinstance(s, optax.TraceState)
+        else s
       ),
       momentum,
       is_leaf=lambda s: isinstance(s, optax.TraceState),
@@ -210,12 +212,12 @@ def test_autoencoder_adds_its_gradient(data):
   slopes = jax.jit(jax.grad(total))
   for part, weight in (("Conv_0", alpha), ("Dense_0", 0.0)):
     grads = slopes(variables["params"], weight)[part]
-    decayed = trees.add(grads, trees.scale(variables["params"][part], local.weight_decay))
-    expected = trees.subtract(variables["params"][part], trees.scale(decayed, RATES[0]))
+    decayed = optax.tree.add(grads, optax.tree.scale(local.weight_decay, variables["params"][part]))
+    expected = optax.tree.sub(variables["params"][part], optax.tree.scale(RATES[0], decayed))
     chex.assert_trees_all_close(at(servers.variables["params"], -1)[part], expected, atol=2e-6)
   error, grads = jax.jit(jax.value_and_grad(lambda d: losses(variables["params"], d)[1]))(start)
-  decayed = trees.add(grads, trees.scale(start, local.weight_decay))
-  expected = trees.subtract(start, trees.scale(decayed, RATES[0]))
+  decayed = optax.tree.add(grads, optax.tree.scale(local.weight_decay, start))
+  expected = optax.tree.sub(start, optax.tree.scale(RATES[0], decayed))
   chex.assert_trees_all_close(at(servers.decoder["params"], -1), expected, atol=2e-6)
   np.testing.assert_allclose(servers.reconstruction[-1], error, rtol=1e-5)
   assert int(metrics.examples[-1]) == known.sum()
@@ -243,8 +245,8 @@ def _handed(variables) -> int:
   """The bytes of a hand-over: conv1's weights, their momentum and statistics, and the decoder's."""
   own = [variables["params"][k] for k in ("Conv_0", "Norm_0")]
   decoder = Decoder(SHAPE).init(KEY, jnp.zeros((1, 3, 3, 4)), Mode())["params"]
-  stats = trees.num_bytes(variables["batch_stats"]["Norm_0"])
-  return 2 * trees.num_bytes([own, decoder]) + stats
+  stats = tree_leaves.num_bytes(variables["batch_stats"]["Norm_0"])
+  return 2 * tree_leaves.num_bytes([own, decoder]) + stats
 
 
 @pytest.mark.parametrize(

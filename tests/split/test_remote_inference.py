@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers.split_world import IMAGE, SHAPE, net
 
-from fedjax_norm import models, trees
+from fedjax_norm import models, tree_leaves
 from fedjax_norm.norm import Mode
 from fedjax_norm.split.by_messages.inference import fetch, outputs_of, serve
 from fedjax_norm.split.by_messages.log import MessageLog
@@ -92,8 +92,8 @@ def test_a_third_party_fetches_alices_weights_alone(mode, path, trained):
   own = {f"params/{name}" for name in ("Conv_0/kernel", "Norm_0/scale", "Norm_0/bias")}
   own |= {"batch_stats/Norm_0/mean", "batch_stats/Norm_0/var"}
   own |= {"params/Dense_1/kernel", "params/Dense_1/bias"}
-  paths = {path for part in messages[-1].tensors for path in trees.flatten(part)}
+  paths = {path for part in messages[-1].tensors for path in tree_leaves.flatten(part)}
   assert paths == own
-  size = sum(trees.flatten(variables)[path].nbytes for path in own)
+  size = sum(tree_leaves.flatten(variables)[path].nbytes for path in own)
   assert log.traffic("third") == (0, size, 0)
   assert log.traffic(BOB) == ((size, size, 0) if mode == "centralised" else (0, 0, 0))

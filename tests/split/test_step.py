@@ -9,7 +9,7 @@ import pytest
 from helpers.settings import configure
 from helpers.split_world import IMAGE, LABEL, LOCAL, SHAPE, initial, momenta, net
 
-from fedjax_norm import norm, trees
+from fedjax_norm import norm
 from fedjax_norm.local import make_gradient, optimizer
 from fedjax_norm.split.config import SplitConfig
 from fedjax_norm.split.plan import join
@@ -50,7 +50,7 @@ def test_steps_are_those_of_the_whole(name, ends):
         whole["params"], whole.get("batch_stats", {}), batch, time, key
       )
       updates, opt_state = sgd.update(grads, opt_state, whole["params"])
-      params = optax.apply_updates(whole["params"], trees.scale(updates, -RATE))
+      params = optax.apply_updates(whole["params"], optax.tree.scale(-RATE, updates))
       whole = {"params": params, **({"batch_stats": stats} if stats else {})}
       chex.assert_trees_all_close(done.metrics, metrics, rtol=1e-5)
   after = momenta([part.opt_state for part in parts])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers.settings import configure, plain, program_of
 
-from fedjax_norm import trees
+from fedjax_norm import tree_leaves
 from fedjax_norm.algorithms.dgc import DGC, stages
 from fedjax_norm.algorithms.gaia import GAIA
 from fedjax_norm.algorithms.periodic import PERIODIC
@@ -85,7 +85,7 @@ def test_a_look_is_charged(whole):
   assert first["round"] == plain["round"] == 3
   assert first["train_loss"] == plain["train_loss"]
   variables = initial_variables(task, 0)
-  model = trees.num_bytes(variables["params"]) + 4 * 2 * 8  # with its running statistics
+  model = tree_leaves.num_bytes(variables["params"]) + 4 * 2 * 8  # with its running statistics
   assert first["bytes_up"] - plain["bytes_up"] == CLIENTS * (model + 4)
   assert first["bytes_down"] - plain["bytes_down"] == CLIENTS * (model + 4)
   assert first["round_trips"] - plain["round_trips"] == 2

@@ -9,7 +9,6 @@ import optax
 import pytest
 from helpers.settings import configure, plain, program_of
 
-from fedjax_norm import trees
 from fedjax_norm.algorithms.averaging import averaging
 from fedjax_norm.algorithms.contract import Method, Views
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig, fedavg
@@ -60,7 +59,7 @@ def make(task, config=FEW):
   """FedAvg whose clients' models are said to be the global one and their momentum."""
 
   def own(server, client):
-    params = trees.add(server.variables["params"], unsent(server, client))
+    params = optax.tree.add(server.variables["params"], unsent(server, client))
     return {**server.variables, "params": params}
 
   def build(config, setup):

@@ -9,7 +9,7 @@ import pytest
 from helpers import wire_world
 from helpers.wire_world import STEPS, assert_same, begun, held, request, turn_of, world, yours
 
-from fedjax_norm import trees
+from fedjax_norm import tree_leaves
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.wire.client import client as alices
 from fedjax_norm.wire.client import hand_overs, queries
@@ -34,8 +34,10 @@ def test_a_client_that_vanishes_costs_its_own_turn_alone(tmp_path, peer):
     asked = queries.ask(alice.call, wire_world.LIMIT, waiting=True)
     assert (asked.state, asked.turn, asked.handed.sender) == ("yours", 2, "alice0")
     assert_same(
-      {k: np.asarray(v) for k, v in trees.flatten(w.bob.state.working.part.variables).items()},
-      {k: np.asarray(v) for k, v in trees.flatten(before.part.variables).items()},
+      {
+        k: np.asarray(v) for k, v in tree_leaves.flatten(w.bob.state.working.part.variables).items()
+      },
+      {k: np.asarray(v) for k, v in tree_leaves.flatten(before.part.variables).items()},
     )
     with pytest.raises(OutOfOrderError, match="not 'alice1'"):
       other.call("Forward", frames.encode(request(w, 1, turn=1)))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_norm import host_memory, models, options, trees
+from fedjax_norm import host_memory, models, options, tree_leaves
 from fedjax_norm.cli.split_options import SplitFlags
 from fedjax_norm.cli.wire.options import AGREED, TOLD, ClientFlags, ServerFlags, WireFlags
 from fedjax_norm.errors import UserError
@@ -112,7 +112,7 @@ def check_messages(config: WireFlags, network: Network, examples: int) -> None:
   """
   sent = network.outputs[: len(network.alice)]  # by the client, and in the U-shape by the server
   count = min(network.batch_size, examples)
-  largest = max(trees.num_bytes(leading(one, count)) for one in sent)
+  largest = max(tree_leaves.num_bytes(leading(one, count)) for one in sent)
   if largest > limit(config):
     raise UserError(
       f"what is sent of a minibatch takes {host_memory.human_bytes(largest)} and --max_megabytes "
@@ -152,7 +152,9 @@ def own_identity(config: WireFlags, *, client: bool) -> Identity:
 def save_part(path: Path, variables: Variables) -> None:
   """Writes a part of the model as an npz of its arrays by path, for its owner alone."""
   content = io.BytesIO()
-  arrays: dict[str, Any] = {k: np.asarray(leaf) for k, leaf in trees.flatten(variables).items()}
+  arrays: dict[str, Any] = {
+    k: np.asarray(leaf) for k, leaf in tree_leaves.flatten(variables).items()
+  }
   np.savez(content, **arrays)
   private_files.replace(path, content.getvalue())
 

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from fedjax_norm import trees
 from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.data.federated import Transform, draw
 from fedjax_norm.local import Metrics
@@ -127,7 +127,7 @@ def compile_interval(
       now = np.float32(place / np.int32(steps))
       dropout = jax.random.fold_in(key, index)
       done = one_step(send, parts, batch, now, dropout, context.rate)
-      parts, metrics = done.parts, trees.add(metrics, done.metrics)
+      parts, metrics = done.parts, optax.tree.add(metrics, done.metrics)
       tally = tally.add(rules.step_tally(done.examples, done.exchanged))
     return parts, metrics, tally, done.reconstruction if done else jnp.float32(0)
 
@@ -163,8 +163,8 @@ def compile_interval(
           _travel(parts, rules, config, [f"{ALICE}{client}", AVERAGER], MODEL, observe)
         state, own, sums = rules.end(state, own, row, context, parts, tally, reconstruction)
         clients = jax.tree.map(lambda a, b, row=row: a.at[row].set(b), clients, own)
-        metrics = trees.add(metrics, more)
-        total = sums if total is None else trees.add(total, sums)
+        metrics = optax.tree.add(metrics, more)
+        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
       state = rules.close(state, total)
     return state, clients, metrics
 

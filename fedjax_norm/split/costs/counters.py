@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_norm import trees
+from fedjax_norm import tree_leaves
 from fedjax_norm.algorithms.ledger import Cost, Counter
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.plan import ALICE, Plan, num_bytes
@@ -111,9 +111,9 @@ def pass_cost(plan: Plan, shapes: Sequence[Variables], outputs: Sequence[PyTree]
     if segment.owner != ALICE:
       continue
     stats = shapes[index].get("batch_stats", {})
-    layers = {path.rpartition("/")[0] for path in trees.flatten(stats)}
-    up += trees.num_bytes(stats) + 4 * len(layers)
-    down += trees.num_bytes(shapes[index].get("params", {}))
+    layers = {path.rpartition("/")[0] for path in tree_leaves.flatten(stats)}
+    up += tree_leaves.num_bytes(stats) + 4 * len(layers)
+    down += tree_leaves.num_bytes(shapes[index].get("params", {}))
     if index:
       step_down += num_bytes(outputs[index - 1])
     if index < len(outputs) - 1:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fedjax_norm import host_memory, models, trees
+from fedjax_norm import host_memory, models, tree_leaves
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged, stage_names
 from fedjax_norm.random_keys import Stream, stream
@@ -98,7 +98,9 @@ def make_network(
   batch_size = config.batch_size
   shapes = jax.eval_shape(begin, jax.random.key(0)), leading(outputs, batch_size)
   host_memory.check(
-    trees.num_bytes(shapes), "a step", "choose a smaller model, smaller images or a smaller batch"
+    tree_leaves.num_bytes(shapes),
+    "a step",
+    "choose a smaller model, smaller images or a smaller batch",
   )
   evaluate = tuple(jax.jit(one) for one in make_evaluate(model, rules.plan))
   return Network(
