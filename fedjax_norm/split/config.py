@@ -14,13 +14,13 @@ VARIANTS = ("split", "splitfed_v1", "splitfed_v2")
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig(LocalStepsConfig):
-  """Options of split learning; each party's optimizer is its own.
+  """Options of split learning; every party has a separate optimizer.
 
   Attributes:
     variant: ``split``: clients take turns with one client part and one server part (Alg. 2).
-      ``splitfed_v1``: every client has a copy of both in a round, and both are averaged after it,
-      which makes it FedAvg of the cut model. ``splitfed_v2``: Bob keeps one part that sees the
-      clients one after another, and client parts are averaged (Thapa et al. 2022).
+      ``splitfed_v1``: every client trains a copy of both parts, and both are averaged after the
+      round, which is FedAvg of the cut model. ``splitfed_v2``: the clients train sequentially with
+      one server part, and the client parts are averaged (Thapa et al. 2022).
   """
 
   group = "algorithm"
@@ -28,74 +28,77 @@ class SplitConfig(LocalStepsConfig):
   variant: str = "split"
   cut: str | None = option(
     None,
-    "The last stage of the model that a client holds, the first with parameters by default; python "
-    "-m experiments.stages lists them.",
+    "The last stage in the clients' first part of the model; by default the first stage with "
+    "parameters. python -m experiments.stages lists the stages.",
   )
   tail: str | None = option(
     None,
-    "The U-shape without label sharing: the last stage of the server; the stages after it are the "
-    "client's again.",
+    "The last stage of the server in the U-shape; the clients hold the stages after it, so that "
+    "labels never leave them.",
   )
   relays: str | None = option(
-    None, "Two or more relays between client and server: the last stage of each, with commas."
+    None, "The last stage of each relay between client and server, two or more, with commas."
   )
   turn_order: str | None = option(
     None,
-    "The order of the clients' turns in a round: fixed (the default), or shuffled in every round.",
+    "The order of the clients' turns: fixed (the default), or shuffled in every round.",
     choices=("fixed", "shuffled"),
   )
   hand_over: str | None = option(
     None,
-    "How a client gets the weights of the client before: through the server (centralised) or from "
-    "that client (peer). The default is centralised, with --relays peer.",
+    "The way of a hand-over, in which a client receives the weights of the previous client: "
+    "through the server (centralised) or directly (peer). The default is centralised, or peer with "
+    "--relays.",
     choices=("centralised", "peer"),
   )
   handed_over: str | None = option(
     None,
-    "What it gets: the weights (the default), or the updates of weights that a seed gives (sec. "
-    "3.4).",
+    "The content of a hand-over: weights (the default), or updates: their difference from the "
+    "initial weights, which every client computes from the seed (sec. 3.4).",
     choices=("weights", "updates"),
   )
   client_momentum: str | None = option(
     None,
-    "What becomes of the momentum of parts that SplitFed averages: it is reset in each turn, stays "
-    "on the client (local), or is averaged too (global). The default is local if all clients take "
-    "part in each round, else reset.",
+    "Momentum of the parts that SplitFed averages: reset in every turn, local (stays on the "
+    "client), or global (averaged like the weights). The default is local if all clients take part "
+    "in every round, else reset.",
     choices=("reset", "local", "global"),
     needs="momentum",
   )
   autoencoder: float | None = option(
     None,
-    "Semi-supervised learning (Alg. 3): alpha, the weight of the loss of the clients' autoencoder.",
+    "Semi-supervised learning (Alg. 3): the weight alpha of the clients' reconstruction loss.",
     above=0,
   )
 
-  def check(self):
-    """Refuses options that contradict each other or would do nothing."""
+  def check(self) -> None:
+    """Raises ``UserError`` if options contradict each other or would have no effect."""
     if self.variant == "split" and self.client_momentum is not None:
       raise UserError(
         "clients that take turns hand their momentum over with their part, so client_momentum does "
         "nothing; drop it or use a SplitFed variant."
       )
-    for name in ("hand_over", "handed_over", "turn_order") if self.alone else ():
+    for name in ("hand_over", "handed_over", "turn_order") if self.single_client else ():
       if getattr(self, name) is not None:
         raise UserError(f"--{name} does nothing here: it needs more than one client; drop it.")
     if self.variant != "split" and self.handed_over is not None:
-      raise UserError("in SplitFed clients get averages, not updates of a seed; drop handed_over.")
+      raise UserError(
+        "SplitFed clients receive averages, not updates relative to a seed; drop handed_over."
+      )
     if self.variant != "split" and self.hand_over is not None:
-      raise UserError("in SplitFed clients get averages, not a hand-over; drop hand_over.")
+      raise UserError("SplitFed clients receive averages, not hand-overs; drop hand_over.")
     if self.variant == "splitfed_v1" and self.turn_order is not None:
       raise UserError(
-        "in splitfed_v1 all clients go at once, so turns have no order; drop turn_order."
+        "splitfed_v1 trains the clients in parallel, so turns have no order; drop turn_order."
       )
     if self.relays and self.variant == "split" and self.hand_over == "centralised":
       raise UserError(
-        "relays hide clients from the server, which a hand-over through it would name; use "
-        "hand_over=peer."
+        "relays hide the clients from the server, but a hand-over through it would identify them; "
+        "use hand_over=peer."
       )
     if self.relays and self.batch_stats == "recalibrate":
       raise UserError(
-        "the ledger has no place for what relays send while statistics are recomputed; drop "
+        "the ledger does not count what relays send while statistics are recomputed; drop "
         "batch_stats=recalibrate or the relays."
       )
     if self.variant == "split" and self.batch_stats == "moments":
@@ -105,13 +108,13 @@ class SplitConfig(LocalStepsConfig):
       )
 
   def in_force(self, spec: NormSpec, all_clients: bool) -> Self:
-    """The options in force."""
+    """Returns the options with the defaults that depend on the norm and the cohort filled in."""
     filled: dict[str, Any] = {}
-    if not self.alone:
+    if not self.single_client:
       if self.in_turns:
         filled["turn_order"] = self.turn_order or "fixed"
       if self.variant == "split":
-        filled["hand_over"] = self.hand_over or self.hand_over_by_default
+        filled["hand_over"] = self.hand_over or self.default_hand_over
         filled["handed_over"] = self.handed_over or "weights"
     if self.variant != "split" and self.momentum:
       filled["client_momentum"] = self.client_momentum or ("local" if all_clients else "reset")
@@ -119,17 +122,17 @@ class SplitConfig(LocalStepsConfig):
 
   @property
   def of_a_seed(self) -> bool:
-    """Whether the compiled program depends on the seed: a decoder starts from it."""
+    """Whether the compiled program depends on the seed, from which a decoder is initialized."""
     return self.autoencoder is not None
 
   @property
-  def alone(self) -> bool:
-    """Whether there is only one client for sure, so that nothing is handed over."""
+  def single_client(self) -> bool:
+    """Whether there is certainly only one client, so that no weights are handed over."""
     return False
 
   @property
-  def hand_over_by_default(self) -> str:
-    """How a client gets the weights where it is not said; relays hide clients from the server."""
+  def default_hand_over(self) -> str:
+    """The default of ``hand_over``; with relays, which hide clients from the server, ``peer``."""
     return "peer" if self.relays else "centralised"
 
   @property
@@ -139,9 +142,9 @@ class SplitConfig(LocalStepsConfig):
 
   @property
   def in_turns(self) -> bool:
-    """Whether some part of the model goes from client to client within a round."""
+    """Whether the clients of a round train sequentially."""
     return self.variant != "splitfed_v1"
 
   def averaged(self, owner: str) -> bool:
-    """Whether a party's parts are averaged after a round, rather than carried on."""
+    """Whether the parts of a party (``alice``, ``bob``, ...) are averaged after a round."""
     return self.variant == "splitfed_v1" or (self.variant == "splitfed_v2" and owner == ALICE)

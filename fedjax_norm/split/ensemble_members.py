@@ -1,4 +1,4 @@
-"""An ensemble put together from models, each of them cut in its own place (paper 003, sec. 6)."""
+"""Builds an ensemble of several models, each with a separate cut (paper 003, sec. 6)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from fedjax_norm.norm import NormSpec
 from fedjax_norm.split.plan import make_plan
 
 
-class Choice(NamedTuple):
-  """What is chosen of a member.
+class MemberSpec(NamedTuple):
+  """The specification of one member.
 
   Attributes:
-    model: a key of ``models.MODELS``.
-    norm: after its convolutions; members differ in its groups alone.
-    cut: the last stage of its head; None is the first with parameters.
-    tail: the last stage of its body in the U-shape; None has no tail.
+    model: key of ``models.MODELS``.
+    norm: norm of the member; between members only its groups can differ.
+    cut: last stage of the client's head; None is the first stage with parameters.
+    tail: last stage of the server in the U-shape; None has no tail.
   """
 
   model: str
@@ -27,53 +27,55 @@ class Choice(NamedTuple):
   tail: str | None = None
 
 
-def read(text: str | None, norm: NormSpec) -> tuple[Choice, ...]:
-  """The members that a text names; none without a text.
+def parse_members(text: str | None, norm: NormSpec) -> tuple[MemberSpec, ...]:
+  """Parses ``--members``; returns () for None.
 
   Args:
-    text: MODEL:CUT or, in the U-shape, MODEL:CUT:TAIL of each member, with commas between.
-    norm: of all of them.
+    text: MODEL:CUT, or MODEL:CUT:TAIL in the U-shape, for each member, with commas between.
+    norm: norm of all members.
 
   Raises:
-    UserError: a text that is not written so, or an unknown model.
+    UserError: malformed text, or an unknown model.
   """
-  choices = []
+  specs = []
   for part in text.split(",") if text is not None else ():
     model, *cuts = (name.strip() for name in part.split(":"))
     if not 1 <= len(cuts) <= 2 or not all(cuts):
       raise UserError(
         f"--members has {part!r}; write each member as MODEL:CUT, or MODEL:CUT:TAIL in the U-shape."
       )
-    models.entry(model)  # refuses an unknown one
-    choices.append(Choice(model, norm, *cuts))
-  return tuple(choices)
+    models.entry(model)  # raises an error for an unknown model
+    specs.append(MemberSpec(model, norm, *cuts))
+  return tuple(specs)
 
 
 def make_ensemble(
-  choices: Sequence[Choice], num_classes: int, image_shape: tuple[int, int, int], stem: str = "auto"
+  specs: Sequence[MemberSpec],
+  num_classes: int,
+  image_shape: tuple[int, int, int],
+  stem: str = "auto",
 ) -> Ensemble:
-  """Models side by side, which the split code cuts after ``client`` (and ``server``).
+  """Returns an ensemble with the stages ``client``, ``server`` and, in the U-shape, ``tail``.
 
   Args:
-    choices: the members.
-    num_classes: outputs of each.
+    specs: the members.
+    num_classes: number of outputs of each member.
     image_shape: (H, W, C).
-    stem: of the members that have several (see ``models.create``).
+    stem: stem of members that have several (see ``models.create``).
 
   Raises:
-    UserError: fewer than two members, tails of some alone, or a member that cannot be made or cut
-      so.
+    UserError: fewer than two members, tails of only some members, or an impossible model or cut.
   """
-  if len(choices) < 2:
-    raise UserError(f"an ensemble of {len(choices)} has no majority; name two members or more.")
-  if len({choice.tail is None for choice in choices}) > 1:
+  if len(specs) < 2:
+    raise UserError(f"an ensemble of {len(specs)} has no majority; name two members or more.")
+  if len({spec.tail is None for spec in specs}) > 1:
     raise UserError("some members of the ensemble have a tail and others none; give all or none.")
   members = []
-  for choice in choices:
-    model = models.create(choice.model, choice.norm, num_classes, image_shape, stem)
+  for spec in specs:
+    model = models.create(spec.model, spec.norm, num_classes, image_shape, stem)
     if not isinstance(model, Staged):
-      raise UserError(f"{choice.model!r} is no sequence of stages, so it cannot be cut; drop it.")
-    plan = make_plan(model, image_shape, choice.cut, choice.tail)
+      raise UserError(f"{spec.model!r} is no sequence of stages, so it cannot be cut; drop it.")
+    plan = make_plan(model, image_shape, spec.cut, spec.tail)
     spans = tuple((segment.begin, segment.end) for segment in plan.segments)
     members.append(Member(model.clone, model.norm, spans))
-  return Ensemble(choices[0].norm, tuple(members))
+  return Ensemble(specs[0].norm, tuple(members))

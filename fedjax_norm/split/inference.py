@@ -1,4 +1,4 @@
-"""Inference over a cut model: activations go forward and outputs come back (paper 003, sec. 3)."""
+"""Inference with a cut model: activations go forward and outputs return (paper 003, sec. 3)."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,15 +11,15 @@ from fedjax_norm.split.step import Send
 from fedjax_norm.typing import Array, PyTree, Variables
 
 Evaluate = Callable[[Variables, PyTree], PyTree]
-"""(a segment's variables, its input) -> its output in evaluation mode."""
+"""(variables of a segment, input) -> output in evaluation mode."""
 
 
 def make_evaluate(model: Staged, plan: Plan) -> tuple[Evaluate, ...]:
-  """What each party computes, in the order of the segments.
+  """Returns the evaluation function of each segment, in order.
 
   Args:
-    model: the whole, its norm bound to no axis.
-    plan: who holds what.
+    model: the whole model, its norm bound to no axis.
+    plan: the division of the model.
   """
 
   def run(variables: Variables, x: PyTree, segment: Segment) -> PyTree:
@@ -37,26 +37,26 @@ def infer(
   count: Array,
   reader: str = ALICE,
 ) -> PyTree:
-  """A minibatch's outputs; no label crosses, and no gradient.
+  """Returns the outputs for a minibatch; no label and no gradient crosses.
 
-  Whoever holds the images plays Alice, a third party without training data as well: it needs her
-  parameters alone. Where the last stages are not the reader's, the outputs go back the way that
-  the activations came, so that relays still part Alice from Bob.
+  The holder of the images takes the client's role; a third party without training data can do so
+  with the client's weights. Outputs return to their reader by the way of the activations, so that
+  relays still separate client and server.
 
   Args:
     plan: the segments.
-    evaluate: what each computes, traced or compiled.
-    send: what carries messages (see ``exchange.Send``).
-    variables: of each segment.
-    images: [B, ...] as the model takes them.
-    count: how many of them are examples.
-    reader: who is to have the outputs, Alice or Bob.
+    evaluate: evaluation function of each segment.
+    send: delivers the messages.
+    variables: variables of each segment.
+    images: [B, ...] images as the model takes them.
+    count: number of rows that are examples.
+    reader: party that receives the outputs, ``alice`` or ``bob``.
   """
   x: PyTree = images
-  for index, (run, held) in enumerate(zip(evaluate, variables, strict=True)):
+  for index, (run, part_variables) in enumerate(zip(evaluate, variables, strict=True)):
     if index:
       x = send(ACTIVATION, index - 1, index, x, count)
-    x = run(held, x)
+    x = run(part_variables, x)
   index = len(plan.segments) - 1
   while plan.segments[index].owner != reader:
     x = send(OUTPUT, index, index - 1, x, count)

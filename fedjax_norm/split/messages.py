@@ -1,4 +1,4 @@
-"""What crosses between parties; there is nothing else that does."""
+"""The messages that parties exchange; nothing else crosses between them."""
 
 from typing import NamedTuple
 
@@ -9,19 +9,20 @@ from fedjax_norm.typing import PyTree
 
 ACTIVATION, GRADIENT, LABELS, HAND_OVER = "activation", "gradient", "labels", "hand_over"
 SEED, MODEL, OUTPUT = "seed", "model", "output"
-"""The kinds: of a cut (paper 003, Alg. 1, steps 6 and 10), of a turn (Alg. 2, step 7; sec. 3.4), of
-an average of client parts, and of inference."""
+"""The kinds of messages. Activations, gradients and labels cross a cut (paper 003, Alg. 1, steps 6
+and 10); a hand-over (Alg. 2, step 7) and a seed (sec. 3.4) come before a turn; SplitFed averages
+models; outputs belong to inference."""
 
 
 class Message(NamedTuple):
   """One message.
 
   Attributes:
-    kind: of the kinds above.
-    sender: a party: ``alice3`` is client 3.
-    receiver: a party.
-    tensors: what it holds, numpy arrays; of a minibatch's only the rows of real examples.
-    reader: whom it is for, where the receiver only passes it on.
+    kind: one of the kinds above.
+    sender: sending party; ``alice3`` is client 3.
+    receiver: receiving party.
+    tensors: numpy arrays; tensors of a minibatch have only the rows of real examples.
+    reader: final recipient, if the receiver only forwards the message.
   """
 
   kind: str
@@ -32,23 +33,23 @@ class Message(NamedTuple):
 
   @property
   def num_bytes(self) -> int:
-    """The bytes of its tensors, without headers and encryption."""
+    """The bytes of the tensors, without headers and encryption."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(self.tensors))
 
 
 def rows(tensors: PyTree, count: int) -> PyTree:
-  """The first rows of a minibatch's tensors, on the host: the real examples."""
+  """Returns the first rows of a minibatch's tensors, the real examples, as numpy arrays."""
   return jax.tree.map(lambda a: np.asarray(a)[:count], tensors)
 
 
 def padded(tensors: PyTree, size: int) -> PyTree:
-  """The tensors with rows of zeros added up to a minibatch's size: what the receiver computes with.
+  """Returns the tensors with rows of zeros appended up to the size of a minibatch.
 
   Raises:
-    ValueError: more rows than that.
+    ValueError: more rows than ``size``.
   """
 
-  def pad(a):
+  def pad(a: np.ndarray) -> np.ndarray:
     if len(a) > size:
       raise ValueError(f"{len(a)} rows do not fit a minibatch of {size}.")
     return np.concatenate([a, np.zeros((size - len(a), *a.shape[1:]), a.dtype)])

@@ -1,12 +1,12 @@
-"""What each party computes in a step, as pure functions (paper 003, Alg. 1 and 3).
+"""The computations of each party in a training step, as pure functions (paper 003, Alg. 1 and 3).
 
-The simulation composes them in one program; step by step, and on the wire, each is compiled by
-itself.
+The simulation composes them in one program; with messages, and on the wire, each is compiled
+separately.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,11 @@ from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
 
 class Part(NamedTuple):
-  """What a party holds of one segment.
+  """The training state of one segment.
 
   Attributes:
-    variables: ``params`` and ``batch_stats`` of its stages.
-    opt_state: its optimizer's state.
+    variables: ``params`` and ``batch_stats`` of the segment's stages.
+    opt_state: optimizer state of the segment.
   """
 
   variables: Variables
@@ -34,11 +34,11 @@ class Part(NamedTuple):
 
 
 class Tape(NamedTuple):
-  """What a party remembers between the way forward and the way back.
+  """What the forward pass saves for the backward pass.
 
   Attributes:
-    batch_stats: as the way forward left them.
-    pullback: of the output and of the losses of its own.
+    batch_stats: running statistics after the forward pass.
+    pullback: VJP function of the output and of the auxiliary losses.
   """
 
   batch_stats: PyTree
@@ -46,13 +46,14 @@ class Tape(NamedTuple):
 
 
 class Party(NamedTuple):
-  """A segment's computations.
+  """The functions of one segment.
 
   Attributes:
     init: variables -> :class:`Part`.
     forward: (part, x, labels or None, mask, time, key) -> (output, :class:`Tape`).
-    backward: (part, tape, gradient of the output, count, rate) -> (part, gradient of x). Of the
-      first segment's x there is none, (). With a count of no examples the part stays as it is.
+    backward: (part, tape, gradient of the output, number of examples, rate) -> (part, gradient of
+      x). The first segment returns () for the gradient of x. Without examples the part does not
+      change.
   """
 
   init: Callable[[Variables], Part]
@@ -60,47 +61,39 @@ class Party(NamedTuple):
   backward: Callable[..., tuple[Part, PyTree]]
 
 
-def check_local(local: LocalConfig) -> None:
-  """Refuses what means nothing to parties that see a part of the model each.
-
-  Raises:
-    UserError: it is asked for.
-  """
-  if local.accumulate > 1:
-    raise UserError("a batch crosses the cut as a whole in split learning; drop accumulate.")
-
-
 def make_party(
   model: Staged, segment: Segment, local: LocalConfig, shapes: Variables, *, first: bool
 ) -> Party:
-  """The computations of the party that holds a segment.
+  """Returns the functions of the party that holds a segment.
 
-  The optimizer is the party's own: momentum and decay act on each weight by itself, so that the
-  halves step as the whole would; clipping is by the norm of the party's own gradient.
+  Momentum and decay act on each weight separately, so that the parties together step as one
+  optimizer of the whole model would; clipping uses the norm of the segment's gradient alone.
 
   Args:
-    model: the whole, its norm bound to no axis.
-    segment: which stages.
-    local: the settings of training.
-    shapes: of the segment's variables.
-    first: whether x is the images, whose gradient nobody needs.
+    model: the whole model, its norm bound to no axis.
+    segment: stages of the party.
+    local: training options.
+    shapes: shapes of the segment's variables.
+    first: whether the input is the images, which need no gradient.
   """
-  own = frozenset(tree_leaves.flatten(shapes.get("params", {})))
-  sgd = optimizer(dataclasses.replace(local, frozen_paths=local.frozen_paths & own))
+  paths = frozenset(tree_leaves.flatten(shapes.get("params", {})))
+  sgd = optimizer(dataclasses.replace(local, frozen_paths=local.frozen_paths & paths))
 
   def init(variables: Variables) -> Part:
     return Part(variables, sgd.init(variables.get("params", {})))
 
-  def forward(part: Part, x: PyTree, labels: Array | None, mask: Array, time: Array, key: Key):
-    def run(params, x):
+  def forward(
+    part: Part, x: PyTree, labels: Array | None, mask: Array, time: Array, key: Key
+  ) -> tuple[PyTree, Tape]:
+    def run(params: PyTree, x: PyTree) -> tuple[tuple[PyTree, Array], PyTree]:
       variables = {**part.variables, **({"params": params} if params else {})}
       mode = Mode(train=True, mask=mask, step=time, labels=labels, objective=local.objective)
       changing, rngs = ["batch_stats", "losses"], {"dropout": key}
       y, changed = model.apply(
         variables, x, mode, segment.begin, segment.end, mutable=changing, rngs=rngs
       )
-      own_loss = sum(jax.tree.leaves(changed.get("losses", {})), jnp.float32(0))
-      return (y, own_loss), changed.get("batch_stats", {})
+      auxiliary = sum(jax.tree.leaves(changed.get("losses", {})), jnp.float32(0))
+      return (y, auxiliary), changed.get("batch_stats", {})
 
     params = part.variables.get("params", {})
     if first:
@@ -109,7 +102,9 @@ def make_party(
       (y, _), pullback, stats = jax.vjp(run, params, x, has_aux=True)
     return y, Tape(stats, pullback)
 
-  def backward(part: Part, tape: Tape, gradient: PyTree, count: Array, rate: Array):
+  def backward(
+    part: Part, tape: Tape, gradient: PyTree, count: Array, rate: Array
+  ) -> tuple[Part, PyTree]:
     grads, *rest = tape.pullback((gradient, 1 / jnp.maximum(count, 1).astype(jnp.float32)))
     params = part.variables.get("params", {})
     updates, opt_state = sgd.update(grads, part.opt_state, params)
@@ -127,35 +122,36 @@ def make_party(
 def make_parties(
   model: Staged, plan: Plan, local: LocalConfig, shapes: Sequence[Variables]
 ) -> tuple[Party, ...]:
-  """The parties of a plan's segments, in order (see :func:`make_party`).
+  """Returns the functions of all segments in order (see :func:`make_party`).
 
   Raises:
-    UserError: settings that mean nothing here.
+    UserError: batches accumulated in parts.
   """
-  check_local(local)
+  if local.accumulate > 1:
+    raise UserError("a batch crosses the cut as a whole in split learning; drop accumulate.")
   return tuple(
-    make_party(model, segment, local, held, first=index == 0)
-    for index, (segment, held) in enumerate(zip(plan.segments, shapes, strict=True))
+    make_party(model, segment, local, variables, first=index == 0)
+    for index, (segment, variables) in enumerate(zip(plan.segments, shapes, strict=True))
   )
 
 
 def loss_gradient(local: LocalConfig, outputs: PyTree, batch: Batch) -> tuple[PyTree, Metrics]:
-  """G'(output, label) of the mean loss over a batch's examples, and the sums of the metrics.
+  """Returns G'(output, label), the gradient of a batch's mean loss, and the sums of the metrics.
 
   Args:
-    local: its objective.
-    outputs: of the last segment, [B, ...].
-    batch: labels and mask; its images are nobody's business here.
+    local: training options, which name the objective.
+    outputs: [B, ...] outputs of the last segment.
+    batch: labels and mask; the images are not read.
   """
 
-  def loss(outputs: PyTree):
+  def loss(outputs: PyTree) -> tuple[Array, Metrics]:
     metrics = measure(local.objective, outputs, batch)
     return metrics.loss / jnp.maximum(batch.mask.sum(), 1), metrics
 
   return jax.grad(loss, has_aux=True)(outputs)
 
 
-def check_own_losses(
+def check_auxiliary_losses(
   model: Staged,
   plan: Plan,
   image: jax.ShapeDtypeStruct,
@@ -163,26 +159,26 @@ def check_own_losses(
   *,
   labelled: bool,
 ) -> None:
-  """Refuses stages with losses of their own (auxiliary classifiers) where labels are lacking.
+  """Refuses stages with auxiliary classifiers at a party that lacks labels.
 
   Args:
-    model: the whole.
-    plan: who holds what.
+    model: the whole model.
+    plan: the division of the model.
     image: (H, W, C) and the dtype that the model computes in.
-    outputs: what each segment gives for one example.
+    outputs: shapes of each segment's output for one example.
     labelled: whether all examples have labels.
 
   Raises:
-    UserError: there are such stages.
+    UserError: such a stage exists.
   """
   inputs = [image, *outputs]
   for index, segment in enumerate(plan.segments):
-    knows = index == len(plan.segments) - 1 or segment.owner == ALICE
-    if knows and labelled:
+    has_labels = index == len(plan.segments) - 1 or segment.owner == ALICE
+    if has_labels and labelled:
       continue
     x = jax.tree.map(lambda a: jnp.zeros((1, *a.shape), a.dtype), inputs[index])
 
-    def run(x, segment=segment):
+    def run(x: PyTree, segment: Segment = segment) -> Any:
       key, labels = jax.random.key(0), jnp.zeros(1, jnp.int32)
       mode = Mode(train=True, labels=labels, step=jnp.int32(0))
       variables = model.init({"params": key}, x, Mode(), segment.begin, segment.end)
@@ -193,6 +189,6 @@ def check_own_losses(
 
     if jax.tree.leaves(jax.eval_shape(run, x).get("losses", {})):
       raise UserError(
-        f"{segment.owner} holds stages with losses of their own, for which labels are lacking "
-        "there; cut the model elsewhere, label all examples, or choose another model."
+        f"{segment.owner} holds stages with auxiliary losses, but lacks labels for them; cut the "
+        "model elsewhere, label all examples, or choose another model."
       )

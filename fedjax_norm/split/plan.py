@@ -1,8 +1,8 @@
-"""Who holds which stages of a model (paper 003, figures 1 and 2, sec. 6)."""
+"""Divides the stages of a model among the parties (paper 003, figures 1 and 2, sec. 6)."""
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,16 @@ from fedjax_norm.norm import Mode
 from fedjax_norm.typing import PyTree, Variables
 
 ALICE, BOB = "alice", "bob"
+"""The paper's names of a client and of the server."""
 
 
 class Segment(NamedTuple):
-  """Stages that one party holds.
+  """A range of stages that one party holds.
 
   Attributes:
-    owner: ``alice`` (whichever client's turn it is), ``bob``, or a relay ``eve0``, ``eve1``, ...
-    begin: the first stage.
-    end: the stage after the last.
+    owner: ``alice`` (the client in its turn), ``bob`` (the server), or a relay ``eve0``, ``eve1``.
+    begin: index of the first stage.
+    end: index after the last stage.
   """
 
   owner: str
@@ -33,21 +34,22 @@ class Segment(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """The segments of a model in order: F_a, F_b and whatever lies around them.
+  """The division of a model among the parties.
 
   Attributes:
-    segments: Alice's first; the last is Bob's, or Alice's own tail in the U-shape.
+    segments: all segments in the order of the forward pass. The first is the client's; the last is
+      the server's, or the client's tail in the U-shape.
   """
 
   segments: tuple[Segment, ...]
 
   @property
   def u_shaped(self) -> bool:
-    """Whether the last stages are Alice's, so that no label leaves her (sec. 3.6)."""
+    """Whether the client holds the last stages, so that no label leaves it (sec. 3.6)."""
     return self.segments[-1].owner == ALICE
 
   def owned_by(self, owner: str) -> tuple[int, ...]:
-    """The places of a party's segments."""
+    """Returns the indices of a party's segments."""
     return tuple(i for i, segment in enumerate(self.segments) if segment.owner == owner)
 
 
@@ -61,25 +63,25 @@ def make_plan(
   """Cuts a model.
 
   Args:
-    model: the whole.
+    model: the whole model.
     image_shape: (H, W, C).
-    cut: the last stage of Alice's head F_a; None is the first with parameters.
-    tail: the last stage of Bob's body in the U-shape; what follows is Alice's tail. None leaves
-      all that follows the cut to Bob.
-    relays: the last stage of each relay Eve_0, Eve_1, ... between Alice and Bob (sec. 6).
+    cut: last stage of the client's head F_a; None is the first stage with parameters.
+    tail: last stage of the server in the U-shape, after which the client's tail begins; None gives
+      the server all stages after the cut.
+    relays: last stage of each relay Eve_0, Eve_1, ... between client and server (sec. 6).
 
   Raises:
-    UserError: a cut that cannot be, or relays that hide nothing.
+    UserError: an impossible cut, or relays that hide nothing.
   """
   if tail is not None and relays:
     raise UserError(
-      "relays hide Alice from Bob, who in the U-shape would send his outputs back to her; drop the "
-      "tail or the relays."
+      "relays hide the clients from the server, which in the U-shape would have to send outputs "
+      "back to them; drop the tail or the relays."
     )
   if len(relays) == 1:
     raise UserError(
-      "a single relay would be the neighbour of Alice and of Bob and see both ends; name two or "
-      "more, or none."
+      "a single relay would be a neighbour of both client and server and see both ends; name two "
+      "or more relays, or none."
     )
   if cut is None:
     cut = next(info.name for info in stage_infos(model, image_shape) if info.parametric)
@@ -100,68 +102,67 @@ def make_plan(
 def segment_shapes(
   model: Staged, plan: Plan, image: jax.ShapeDtypeStruct
 ) -> tuple[list[Variables], list[PyTree]]:
-  """The shapes of each segment's variables, and of what it gives for one example.
+  """Returns the shapes of each segment's variables and of its output for one example.
 
   Args:
-    model: the whole, its norm bound to no axis.
-    plan: its cuts.
+    model: the whole model, its norm bound to no axis.
+    plan: the division of the model.
     image: (H, W, C) and the dtype that the model computes in.
   """
   variables, outputs = [], []
   x: PyTree = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
   for segment in plan.segments:
 
-    def run(x, segment=segment):
+    def run(x: PyTree, segment: Segment = segment) -> tuple[PyTree, Any]:
       key = jax.random.key(0)
       return model.init_with_output(key, x, Mode(), segment.begin, segment.end)
 
-    x, held = jax.eval_shape(run, x)
-    variables.append({name: held[name] for name in ("params", "batch_stats") if name in held})
+    x, created = jax.eval_shape(run, x)
+    variables.append({k: created[k] for k in ("params", "batch_stats") if k in created})
     outputs.append(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x))
   return variables, outputs
 
 
 def divide(variables: Variables, shapes: Sequence[Variables]) -> tuple[Variables, ...]:
-  """The parts of a model's variables.
+  """Returns each segment's variables; the inverse of :func:`join`.
 
   Args:
-    variables: of the whole.
-    shapes: what each part holds, as of :func:`segment_shapes`.
+    variables: variables of the whole model.
+    shapes: shapes of each segment's variables (see :func:`segment_shapes`).
   """
   flat = tree_leaves.flatten(variables)
   return tuple(
-    tree_leaves.unflatten({path: flat[path] for path in tree_leaves.flatten(part)})
-    for part in shapes
+    tree_leaves.unflatten({path: flat[path] for path in tree_leaves.flatten(part)}) for part in shapes
   )
 
 
 def join(parts: Sequence[Variables]) -> Variables:
-  """The whole's variables; the inverse of :func:`divide`."""
-  return tree_leaves.unflatten(
-    {k: v for part in parts for k, v in tree_leaves.flatten(part).items()}
-  )
+  """Returns the variables of the whole model; the inverse of :func:`divide`."""
+  return tree_leaves.unflatten({k: v for part in parts for k, v in tree_leaves.flatten(part).items()})
 
 
 def num_bytes(shapes: PyTree) -> int:
-  """The bytes of an example's tensors."""
+  """Returns the bytes of tensors of these shapes."""
   return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def describe(
   model: Staged, plan: Plan, shapes: Sequence[Variables], outputs: Sequence[PyTree]
 ) -> list[tuple[str, str]]:
-  """Who holds what and sends how much, a line each.
+  """Returns a pair for each segment: its owner, and its stages, parameters and bytes sent.
 
   Args:
-    model: the whole.
-    plan: who holds what.
-    shapes: of each segment's variables.
-    outputs: what each gives for one example.
+    model: the whole model.
+    plan: the division of the model.
+    shapes: shapes of each segment's variables.
+    outputs: shapes of each segment's output for one example.
   """
   names, lines = stage_names(model), []
-  for index, (segment, held, output) in enumerate(zip(plan.segments, shapes, outputs, strict=True)):
+  for index, (segment, variables, output) in enumerate(
+    zip(plan.segments, shapes, outputs, strict=True)
+  ):
     first, last = names[segment.begin], names[segment.end - 1]
-    count = optax.tree.size(held.get("params", {}))
+    count = optax.tree.size(variables.get("params", {}))
     sent = "" if index == len(shapes) - 1 else f", sends {num_bytes(output):,} bytes an example"
     span = first if first == last else f"{first} to {last}"
     lines.append((segment.owner, f"{span}, {count:,} parameters{sent}"))

@@ -1,4 +1,4 @@
-"""How SplitFed averages what clients made of the same part (Thapa et al. 2022)."""
+"""Averages the parts that SplitFed's clients trained in a round (Thapa et al. 2022)."""
 
 import optax
 
@@ -9,14 +9,14 @@ from fedjax_norm.typing import Array, PyTree
 
 
 def to_sums(old: Part, new: Part, weight: Array, policy: Combiner, momentum: bool) -> PyTree:
-  """One client's share in the average, which adding merges.
+  """Returns one client's summands of the average.
 
   Args:
-    old: the part that its turn started from.
-    new: the part after it.
-    weight: of the client, float32.
-    policy: of running statistics.
-    momentum: whether the optimizer's state is averaged too.
+    old: part at the start of the turn.
+    new: part at the end of the turn.
+    weight: weight of the client, float32.
+    policy: combiner of running statistics.
+    momentum: whether optimizer states are averaged too.
   """
   return {
     "params": optax.tree.scale(weight, optax.tree.sub(params_of(new), params_of(old))),
@@ -26,19 +26,17 @@ def to_sums(old: Part, new: Part, weight: Array, policy: Combiner, momentum: boo
 
 
 def from_sums(old: Part, sums: PyTree, weight: Array, policy: Combiner) -> Part:
-  """The average.
+  """Returns the averaged part.
 
   Args:
-    old: the part that all turns started from.
-    sums: of all clients' :func:`to_sums`.
-    weight: of all clients together.
-    policy: of running statistics.
+    old: part that all turns started from.
+    sums: sum of :func:`to_sums` over the clients.
+    weight: sum of the clients' weights.
+    policy: combiner of running statistics.
   """
   variables = dict(old.variables)
   if "params" in variables:
-    variables["params"] = optax.tree.add(
-      variables["params"], optax.tree.scale(1 / weight, sums["params"])
-    )
+    variables["params"] = optax.tree.add(variables["params"], optax.tree.scale(1 / weight, sums["params"]))
   if "batch_stats" in variables:
     variables["batch_stats"] = policy.from_sums(sums["stats"], weight, variables["batch_stats"])
   return Part(variables, optax.tree.scale(1 / weight, sums["momentum"]))

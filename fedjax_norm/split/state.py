@@ -1,27 +1,27 @@
-"""What the parties of split learning hold, and what of it goes from one to another."""
+"""The states of split learning, and the part of them that crosses in a hand-over."""
 
 from typing import NamedTuple
 
 from fedjax_norm.split.config import SplitConfig
-from fedjax_norm.split.costs.counters import Tally
 from fedjax_norm.split.parties import Part
 from fedjax_norm.split.plan import ALICE
+from fedjax_norm.split.tally import Tally
 from fedjax_norm.typing import Array, PyTree, Variables
 
 
-class SplitState(NamedTuple):
-  """What all parties hold together.
+class ServerState(NamedTuple):
+  """The global state: the current model and the optimizer states of all parties.
 
   Attributes:
-    variables: of the whole model.
-    opt_states: of each segment, and of the decoder; of averaged ones under
-      ``client_momentum='global'`` alone, else ().
-    decoder: Alice's decoder's variables, or ().
-    starter: the client that had the first turn, -1 before it and where all go at once, int32.
-    last: the client that trained last, likewise.
-    turns: how many there have been one after another, int32.
-    tally: since the start.
-    reconstruction: the autoencoder's loss on the last minibatches of the last round's turns.
+    variables: variables of the whole model.
+    opt_states: optimizer state of each segment and of the decoder; () for an averaged part, except
+      under ``client_momentum='global'``.
+    decoder: variables of the clients' decoder, or ().
+    starter: id of the client that had the first turn, int32; -1 before it and without turns.
+    last: id of the client that trained last, int32; -1 likewise.
+    turns: number of sequential turns so far, int32.
+    tally: counts since the start of the run.
+    reconstruction: mean autoencoder loss of the last minibatch of each turn in the last round.
   """
 
   variables: Variables
@@ -35,15 +35,15 @@ class SplitState(NamedTuple):
 
 
 class ClientState(NamedTuple):
-  """What a client keeps between turns.
+  """The state that stays on a client between its turns.
 
   Attributes:
-    batch_stats: of its segments, under ``batch_stats='local'``, else ().
-    opt_states: of averaged segments under ``client_momentum='local'``, else ().
-    turns: how many it has had, int32.
-    first: the number of the first of them among all turns, -1 before it, int32.
-    latest: that of the last.
-    tally: of its own; the hand-over that others had from it is in it from its next turn on.
+    batch_stats: running statistics of the client's segments under ``batch_stats='local'``, else ().
+    opt_states: optimizer states of averaged parts under ``client_momentum='local'``, else ().
+    turns: number of turns of this client, int32.
+    first: index of its first turn among the turns of all clients, int32; -1 before it.
+    latest: index of its latest turn likewise.
+    tally: counts of this client. A hand-over that it sent is counted at its next turn.
   """
 
   batch_stats: tuple[PyTree, ...]
@@ -55,29 +55,29 @@ class ClientState(NamedTuple):
 
 
 def params_of(part: Part) -> PyTree:
-  """Its parameters; {} of stages without."""
+  """Returns the parameters of a part; {} for stages without parameters."""
   return part.variables.get("params", {})
 
 
 def stats_of(part: Part) -> PyTree:
-  """Its running statistics; {} of stages without."""
+  """Returns the running statistics of a part; {} for stages without statistics."""
   return part.variables.get("batch_stats", {})
 
 
 def with_stats(part: Part, stats: PyTree) -> Part:
-  """The part with other running statistics, where there are any."""
+  """Returns the part with these running statistics; unchanged if there are none."""
   return part._replace(variables={**part.variables, "batch_stats": stats}) if stats else part
 
 
-def travelling(part: Part, config: SplitConfig) -> dict[str, PyTree]:
-  """What of a part of Alice's goes from client to client, or to and from who averages.
+def hand_over_state(part: Part, config: SplitConfig) -> dict[str, PyTree]:
+  """Returns what one client passes to the next, or to SplitFed's averager, of one of its parts.
 
-  Its parameters; its statistics where they are neither the client's own nor made anew; its
-  optimizer's state where it goes on.
+  It has the parameters; the running statistics unless they are local or recomputed; and the
+  optimizer state if it survives the turn.
   """
-  kept = {"params": params_of(part)}
+  state = {"params": params_of(part)}
   if config.batch_stats in (None, "mean", "moments"):
-    kept["batch_stats"] = stats_of(part)
+    state["batch_stats"] = stats_of(part)
   if not config.averaged(ALICE) or config.client_momentum == "global":
-    kept["opt_state"] = part.opt_state
-  return kept
+    state["opt_state"] = part.opt_state
+  return state

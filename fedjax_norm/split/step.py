@@ -1,4 +1,4 @@
-"""One step of split training: who computes what, and what is sent between (Alg. 1 and 3)."""
+"""One step of split training: the order of the computations and of the messages (Alg. 1 and 3)."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,19 +13,19 @@ from fedjax_norm.split.plan import ALICE, Plan
 from fedjax_norm.typing import Array, Batch, Key, PyTree
 
 Send = Callable[[str, int, int, PyTree, Array], PyTree]
-"""(kind, the sender's segment, the receiver's, tensors, how many of their rows are examples) -> the
-tensors as they arrive."""
+"""(kind, sending segment, receiving segment, tensors, number of rows that are examples) -> the
+tensors as the receiver gets them."""
 
 
-class Stepped(NamedTuple):
-  """What a step leaves.
+class StepResult(NamedTuple):
+  """The result of a step.
 
   Attributes:
-    parts: of the segments, and of the decoder if there is one.
-    metrics: of the labelled examples.
-    examples: how many there were, int32.
-    exchanged: how many crossed the cut, int32.
-    reconstruction: the autoencoder's mean loss; 0 without one.
+    parts: new parts of all segments, and of the decoder if there is one.
+    metrics: metrics of the labelled examples.
+    examples: number of examples in the batch, int32.
+    exchanged: number of examples whose activations crossed the cut, int32.
+    reconstruction: mean loss of the autoencoder; 0 without one.
   """
 
   parts: tuple[Part, ...]
@@ -46,27 +46,27 @@ def step(
   time: Array,
   key: Key,
   rate: Array,
-) -> Stepped:
-  """Takes one step on one minibatch of Alice's.
+) -> StepResult:
+  """Takes one step on one minibatch of a client.
 
-  X <- F_a(data), sent with the labels to Bob, who returns the gradient of X. With more segments
-  each passes its output on, and the gradient comes back the same way; relays pass the labels on
-  unread, and in the U-shape they stay with Alice.
+  The client computes X <- F_a(data) and sends X and the labels to the server, which returns the
+  gradient of X. With more segments, each sends its output to the next and the gradient returns the
+  same way. Relays forward the labels unread; in the U-shape the labels stay with the client.
 
   Args:
     plan: the segments.
-    parties: their computations, traced, or each compiled by itself.
+    parties: functions of the segments.
     loss_gradient: (outputs, batch) -> (G', metrics).
-    autoencoder: of Alg. 3.
-    send: what carries messages.
-    parts: what the parties hold.
-    batch: Alice's.
-    time: what norms are told.
-    key: dropout derives from it.
-    rate: the learning rate.
+    autoencoder: functions of Alg. 3, or None.
+    send: delivers the messages.
+    parts: parts of all segments, and of the decoder if there is one.
+    batch: the client's minibatch.
+    time: step number given to the norms.
+    key: key that dropout derives from.
+    rate: learning rate.
   """
   parts, last = list(parts), len(plan.segments) - 1
-  everything, x, tapes = batch, batch.images, []
+  whole_batch, x, tapes = batch, batch.images, []
   examples = exchanged = batch.mask.sum(dtype=jnp.int32)
   reconstruction = jnp.float32(0)
   for index, (segment, party) in enumerate(zip(plan.segments, parties, strict=True)):
@@ -75,30 +75,30 @@ def step(
       if not plan.u_shaped:
         labels = send(LABELS, index - 1, index, batch.labels, exchanged)
         batch = batch._replace(labels=labels)
-    told = batch.labels if index == last or segment.owner == ALICE else None
-    x, tape = party.forward(parts[index], x, told, batch.mask, time, key)
+    visible_labels = batch.labels if index == last or segment.owner == ALICE else None
+    x, tape = party.forward(parts[index], x, visible_labels, batch.mask, time, key)
     tapes.append(tape)
     if index == 0 and autoencoder:
-      parts[-1], own, reconstruction = autoencoder.decode(
+      parts[-1], decoder_gradient, reconstruction = autoencoder.decode(
         parts[-1], x, batch.images, batch.mask, rate
       )
-      places, x, batch = autoencoder.choose(x, batch)
+      order, x, batch = autoencoder.choose(x, batch)
       exchanged = batch.mask.sum(dtype=jnp.int32)
 
   gradient, metrics = loss_gradient(x, batch)
 
   for index in reversed(range(last + 1)):
     if index == 0 and autoencoder:
-      gradient = autoencoder.combine(gradient, places, batch.mask, own)
-    count = (everything if index == 0 else batch).mask.sum()
+      gradient = autoencoder.combine(gradient, order, batch.mask, decoder_gradient)
+    count = (whole_batch if index == 0 else batch).mask.sum()
     parts[index], gradient = parties[index].backward(
       parts[index], tapes[index], gradient, count, rate
     )
     if index:
       gradient = send(GRADIENT, index, index - 1, gradient, exchanged)
-  return Stepped(tuple(parts), metrics, examples, exchanged, reconstruction)
+  return StepResult(tuple(parts), metrics, examples, exchanged, reconstruction)
 
 
-def carry(kind: str, sender: int, receiver: int, tensors: PyTree, count: Array) -> PyTree:
-  """Carries messages within one program: nothing happens to them."""
+def deliver(kind: str, sender: int, receiver: int, tensors: PyTree, count: Array) -> PyTree:
+  """Returns the tensors unchanged: the ``Send`` of parties that share one program."""
   return tensors

@@ -1,4 +1,4 @@
-"""Weights as what has been added to those of a seed (paper 003, sec. 3.4), without rounding."""
+"""Exact differences between weights and initial weights (paper 003, sec. 3.4)."""
 
 import jax
 import jax.numpy as jnp
@@ -6,23 +6,23 @@ from jax import lax
 
 from fedjax_norm.typing import Array, PyTree
 
-_WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+_UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 def difference(now: PyTree, start: PyTree) -> PyTree:
-  """The difference of the bit patterns as unsigned integers, modulo their range.
+  """Returns the difference of the bit patterns as unsigned integers, modulo their range.
 
-  d = bits(now) - bits(start); floats would round, integers do not.
+  d = bits(now) - bits(start); unlike a difference of floats it does not round.
 
   Args:
-    now: arrays of 1, 2 or 4 bytes an element.
-    start: of the same shapes and dtypes.
+    now: arrays with elements of 1, 2 or 4 bytes.
+    start: arrays of the same shapes and dtypes.
   """
   return jax.tree.map(lambda a, b: _bits(a) - _bits(b), now, start)
 
 
 def restore(difference: PyTree, start: PyTree) -> PyTree:
-  """The inverse: start and difference give exactly what was."""
+  """Returns exactly the arrays that :func:`difference` was computed from."""
 
   def leaf(d: Array, b: Array) -> Array:
     return lax.bitcast_convert_type(_bits(b) + jnp.asarray(d), jnp.asarray(b).dtype)
@@ -32,4 +32,4 @@ def restore(difference: PyTree, start: PyTree) -> PyTree:
 
 def _bits(a: Array) -> Array:
   a = jnp.asarray(a)
-  return lax.bitcast_convert_type(a, _WORDS[a.dtype.itemsize])
+  return lax.bitcast_convert_type(a, _UINT[a.dtype.itemsize])

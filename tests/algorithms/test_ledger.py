@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.collectives import collectives
 from helpers.settings import plain
-from helpers.split_messages import messages
 
 from fedjax_norm import models, norm, tree_leaves
 from fedjax_norm.algorithms import ledger
@@ -35,7 +35,7 @@ def step_messages(name, axes, spec=ACROSS["sync_bn"]):
     return gradient(params, stats, batch, jnp.int32(0), jax.random.key(0))
 
   jaxpr = jax.make_jaxpr(step, axis_env=[(axis, 2) for axis in axes])
-  sent = list(messages(jaxpr(shapes["params"], shapes["batch_stats"]).jaxpr))
+  sent = list(collectives(jaxpr(shapes["params"], shapes["batch_stats"]).jaxpr))
   # The number of examples that the loss is a mean over travels in every layer's count already.
   (count,) = (message for message in sent if message.elements == 1)
   sent.remove(count)

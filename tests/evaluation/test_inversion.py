@@ -7,7 +7,7 @@ import pytest
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation.leakage.inversion import Attack, in_batches, reconstruct
-from fedjax_norm.evaluation.leakage.likeness import relative_error
+from fedjax_norm.evaluation.leakage.similarity import relative_error
 
 RNG = np.random.default_rng(0)
 # Smooth images of four numbers each, stored as bytes.

@@ -102,7 +102,7 @@ def make_turn(model: Net, local, steps: int):
     context = RoundContext(data, round_, rate, KEY)
     place = round_ * steps + index
     batch = draw(data, row, place, local.batch_size, scaled, KEY)
-    key = jax.random.fold_in(turn_key(context, row), index)
+    key = jax.random.fold_in(turn_key(context.key, context.round, context.data.clients[row]), index)
     stats = variables.get("batch_stats", {})
     grads, stats, _ = gradient(variables["params"], stats, batch, place / steps, key)
     updates, opt_state = sgd.update(grads, opt_state, variables["params"])

@@ -17,7 +17,7 @@ from fedjax_norm.models.layers import Dense
 from fedjax_norm.models.stages import Staged, describe, stage_names
 from fedjax_norm.norm import Mode, Norm, NormSpec, create
 from fedjax_norm.objectives import majority
-from fedjax_norm.split.ensemble_members import Choice, make_ensemble
+from fedjax_norm.split.ensemble_members import MemberSpec, make_ensemble
 from fedjax_norm.split.messages import ACTIVATION, GRADIENT, LABELS
 from fedjax_norm.split.parties import loss_gradient, make_parties
 from fedjax_norm.split.plan import divide, join, make_plan, segment_shapes
@@ -49,7 +49,7 @@ class Small(Staged):
 
 
 def choice(cut=None, tail=None):
-  return Choice("tiny", create("bn"), cut, tail)
+  return MemberSpec("tiny", create("bn"), cut, tail)
 
 
 def train(model, plan, variables, objective, batches):
@@ -170,7 +170,7 @@ def test_a_class_that_nobody_believes_in_has_a_finite_logit():
 
 def test_stages_and_operations_are_the_members_sums():
   spec = create("gn", groups=8)
-  choices = [Choice("tiny", spec, "conv1"), Choice("tiny", spec, "conv2")]
+  choices = [MemberSpec("tiny", spec, "conv1"), MemberSpec("tiny", spec, "conv2")]
   whole = make_ensemble(choices, CLASSES, SHAPE)
   model = models.create("tiny", spec, CLASSES, SHAPE)
   assert stage_names(whole) == ("client", "server")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.split_messages import messages
+from helpers.collectives import collectives
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -247,7 +247,7 @@ def test_one_exchange_forward_and_one_backward(axes):
   shape = (PLACES, CHANNELS)
   arguments = [jnp.zeros(shape), jnp.zeros(PLACES), jnp.zeros(shape)]
   jaxpr = jax.make_jaxpr(functools.partial(node, axes=axes), axis_env=[(a, 2) for a in axes])
-  sent = list(messages(jaxpr(*arguments).jaxpr))
+  sent = list(collectives(jaxpr(*arguments).jaxpr))
   forward, backward = 1 + 2 * CHANNELS, 2 * CHANNELS
   gathers = [("all_gather", (axis,), forward, 4 * forward) for axis in reversed(axes)]
   assert sent == [*gathers, ("psum", axes, backward, 4 * backward)]

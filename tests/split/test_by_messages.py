@@ -15,7 +15,7 @@ from helpers.step_world import KEY, at, run_rounds, skewed
 from fedjax_norm.local import Metrics
 from fedjax_norm.options import with_defaults
 from fedjax_norm.split.by_messages.log import MessageLog
-from fedjax_norm.split.by_messages.training import compile_interval
+from fedjax_norm.split.by_messages.training import make_interval
 from fedjax_norm.split.config import SplitConfig
 
 RATES = np.array([0.1, 0.05], np.float32)
@@ -41,7 +41,7 @@ def _by_messages(config, data, name="bn"):
   rules, _ = algorithm(model, config)
   messages = []
   starts = {SEED: rules.init(variables)}.__getitem__
-  interval = compile_interval(rules, config, scaled, SEED, starts, messages.append)
+  interval = make_interval(rules, config, scaled, SEED, starts, messages.append)
   state = rules.init(variables)
   one = rules.init_client(state)
   clients = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a)[None], len(SIZES), 0), one)

@@ -7,7 +7,11 @@ from helpers.split_world import IMAGE, SHAPE, net
 
 from fedjax_norm import models, tree_leaves
 from fedjax_norm.norm import Mode
-from fedjax_norm.split.by_messages.inference import fetch, outputs_of, serve
+from fedjax_norm.split.by_messages.inference import (
+  make_cut_model,
+  remote_outputs,
+  send_client_weights,
+)
 from fedjax_norm.split.by_messages.log import MessageLog
 from fedjax_norm.split.messages import ACTIVATION, HAND_OVER, OUTPUT
 from fedjax_norm.split.plan import ALICE, BOB, make_plan
@@ -36,9 +40,9 @@ def trained():
 def test_outputs_are_the_whole_models(name, trained):
   model, variables = trained
   plan = make_plan(model, SHAPE, **CUTS[name])
-  served, messages = serve(model, plan, variables, half, IMAGE), []
+  cut_model, messages = make_cut_model(model, plan, variables, half, IMAGE), []
   expected = model.apply(variables, IMAGES / 2, Mode())
-  got = outputs_of(served, IMAGES, 3, messages.append, "third")
+  got = remote_outputs(cut_model, IMAGES, 3, messages.append, "third")
   np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
   links = [(m.sender, m.receiver, m.kind, m.reader) for m in messages[: len(messages) // 2]]
   assert (
@@ -68,8 +72,8 @@ def test_bob_can_have_the_outputs(name, sent, trained):
   """He has them anyway but in the U-shape, where Alice sends them."""
   model, variables = trained
   plan = make_plan(model, SHAPE, **CUTS[name])
-  served, messages = serve(model, plan, variables, half, IMAGE), []
-  got = outputs_of(served, IMAGES, 5, messages.append, reader=BOB)
+  cut_model, messages = make_cut_model(model, plan, variables, half, IMAGE), []
+  got = remote_outputs(cut_model, IMAGES, 5, messages.append, reader=BOB)
   np.testing.assert_allclose(got, model.apply(variables, IMAGES / 2, Mode()), rtol=1e-5, atol=1e-6)
   outputs = [m for m in messages if m.kind == OUTPUT]
   assert [(m.sender, m.receiver) for m in outputs] == [(ALICE, BOB)] * sent
@@ -84,8 +88,10 @@ def test_a_third_party_fetches_alices_weights_alone(mode, path, trained):
   model, variables = trained
   plan = make_plan(model, SHAPE, **CUTS["u_shape"])
   log, messages = MessageLog(), []
-  served = serve(model, plan, variables, half, IMAGE)
-  fetch(served, "third", mode, lambda message: (messages.append(message), log.observe(message)))
+  cut_model = make_cut_model(model, plan, variables, half, IMAGE)
+  send_client_weights(
+    cut_model, "third", mode, lambda message: (messages.append(message), log.observe(message))
+  )
   assert [m.sender for m in messages] == path[:-1]
   assert [m.receiver for m in messages] == path[1:]
   assert {m.kind for m in messages} == {HAND_OVER}

@@ -14,7 +14,7 @@ from fedjax_norm.local import make_gradient, optimizer
 from fedjax_norm.split.config import SplitConfig
 from fedjax_norm.split.plan import join
 from fedjax_norm.split.rules import make_rules
-from fedjax_norm.split.step import carry, step
+from fedjax_norm.split.step import deliver, step
 from fedjax_norm.typing import Batch
 
 RATE = np.float32(0.1)
@@ -43,7 +43,7 @@ def test_steps_are_those_of_the_whole(name, ends):
     for index, batch in enumerate(batches()):
       time, key = np.float32(index), jax.random.key(index)
       done = step(
-        rules.plan, rules.parties, rules.loss_gradient, None, carry, parts, batch, time, key, RATE
+        rules.plan, rules.parties, rules.loss_gradient, None, deliver, parts, batch, time, key, RATE
       )
       parts = done.parts
       grads, stats, metrics = gradient(

@@ -1,1 +1,1 @@
-"""Split learning in which every message between parties is an object."""
+"""Split learning in which each party is compiled separately and every message is an object."""

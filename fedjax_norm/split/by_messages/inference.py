@@ -1,4 +1,4 @@
-"""Inference over a cut model, minibatch by minibatch, in which every message is an object."""
+"""Inference with a cut model in minibatches, in which every message is an object."""
 
 from typing import NamedTuple
 
@@ -8,21 +8,21 @@ import numpy as np
 
 from fedjax_norm.data.transforms.preprocess import EvalTransform
 from fedjax_norm.models.stages import Staged
-from fedjax_norm.split.by_messages.training import Observe, pass_on, send_rows
+from fedjax_norm.split.by_messages.training import Observe, make_send, send_along
 from fedjax_norm.split.inference import infer, make_evaluate
 from fedjax_norm.split.messages import HAND_OVER, padded, rows
 from fedjax_norm.split.plan import ALICE, BOB, Plan, divide, segment_shapes
 from fedjax_norm.typing import Variables
 
 
-class Served(NamedTuple):
-  """A trained model, cut.
+class CutModel(NamedTuple):
+  """A trained model divided among the parties.
 
   Attributes:
-    model: the whole, its norm bound to no axis.
-    plan: who holds what.
-    parts: the variables of each segment.
-    transform: of stored images.
+    model: the whole model, its norm bound to no axis.
+    plan: the division of the model.
+    parts: variables of each segment.
+    transform: transform of stored images.
   """
 
   model: Staged
@@ -31,68 +31,65 @@ class Served(NamedTuple):
   transform: EvalTransform
 
 
-def serve(
+def make_cut_model(
   model: Staged,
   plan: Plan,
   variables: Variables,
   transform: EvalTransform,
   image: jax.ShapeDtypeStruct,
-) -> Served:
-  """Gives each party of a plan its part of a trained model.
+) -> CutModel:
+  """Divides a trained model among the parties of a plan.
 
   Args:
-    model: the whole, its norm bound to no axis.
-    plan: who holds what.
-    variables: of the whole.
-    transform: of stored images.
+    model: the whole model, its norm bound to no axis.
+    plan: the division of the model.
+    variables: variables of the whole model.
+    transform: transform of stored images.
     image: (H, W, C) and the dtype that the model computes in.
   """
-  return Served(model, plan, divide(variables, segment_shapes(model, plan, image)[0]), transform)
+  return CutModel(model, plan, divide(variables, segment_shapes(model, plan, image)[0]), transform)
 
 
-def fetch(served: Served, who: str, hand_over: str, observe: Observe) -> None:
-  """Sends Alice's weights to somebody who holds none: what it takes to compute F_a.
+def send_client_weights(cut_model: CutModel, party: str, hand_over: str, observe: Observe) -> None:
+  """Sends the clients' weights to a party without weights, so that it can compute F_a.
 
   Args:
-    served: the model.
-    who: gets them.
-    hand_over: as in training: ``centralised`` through Bob, or from a ``peer``.
-    observe: sees the messages.
+    cut_model: the trained model.
+    party: name of the party that receives the weights.
+    hand_over: ``centralised`` (through the server) or ``peer`` (directly from a client).
+    observe: callback for every message.
   """
-  own = [served.parts[index] for index in served.plan.owned_by(ALICE)]
-  path = [ALICE, *([BOB] if hand_over == "centralised" else []), who]
-  pass_on(HAND_OVER, path, jax.tree.map(np.asarray, own), observe)
+  weights = [cut_model.parts[index] for index in cut_model.plan.owned_by(ALICE)]
+  path = [ALICE, *([BOB] if hand_over == "centralised" else []), party]
+  send_along(path, HAND_OVER, jax.tree.map(np.asarray, weights), observe)
 
 
-def outputs_of(
-  served: Served,
+def remote_outputs(
+  cut_model: CutModel,
   images: np.ndarray,
   batch_size: int,
   observe: Observe,
-  who: str = ALICE,
+  client: str = ALICE,
   reader: str = ALICE,
 ) -> np.ndarray:
-  """The model's outputs, of which nobody but ``who`` sees the images.
+  """Returns the model's outputs [N, ...] float32; the images never leave the client.
 
   Args:
-    served: the model.
-    images: [N, H, W, C] as stored.
-    batch_size: of a minibatch.
-    observe: sees the messages.
-    who: plays Alice.
-    reader: who is to have the outputs: Alice or Bob.
-
-  Returns:
-    [N, ...] float32.
+    cut_model: the trained model.
+    images: [N, H, W, C] stored images.
+    batch_size: images per minibatch.
+    observe: callback for every message.
+    client: name of the party that holds the images and takes the client's role.
+    reader: role that receives the outputs, ``alice`` or ``bob``.
   """
-  evaluate = tuple(map(jax.jit, make_evaluate(served.model, served.plan)))
-  transform = jax.jit(lambda images: served.transform(images))
-  send = send_rows(served.plan, who, batch_size, observe)
-  found = []
+  evaluate = tuple(map(jax.jit, make_evaluate(cut_model.model, cut_model.plan)))
+  transform = jax.jit(lambda images: cut_model.transform(images))
+  send = make_send(cut_model.plan, client, batch_size, observe)
+  results = []
   for begin in range(0, len(images), batch_size):
-    some = np.asarray(images[begin : begin + batch_size])
-    x = transform(padded(some, batch_size))
-    count = jnp.int32(len(some))
-    outputs = infer(served.plan, evaluate, send, served.parts, x, count, reader)
-    found.append(rows(outputs, len(some)).astype(np.float32))
-  return np.concatenate(found)
+    batch = np.asarray(images[begin : begin + batch_size])
+    x = transform(padded(batch, batch_size))
+    count = jnp.int32(len(batch))
+    outputs = infer(cut_model.plan, evaluate, send, cut_model.parts, x, count, reader)
+    results.append(rows(outputs, len(batch)).astype(np.float32))
+  return np.concatenate(results)

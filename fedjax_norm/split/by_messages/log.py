@@ -1,4 +1,4 @@
-"""How many messages of each kind went from whom to whom, and of how many bytes."""
+"""Counts the messages and bytes of each kind between each pair of parties."""
 
 import collections
 
@@ -7,15 +7,15 @@ from fedjax_norm.split.messages import Message
 
 
 class MessageLog:
-  """Counts messages; it keeps none of them."""
+  """Counts messages without storing them."""
 
   def __init__(self) -> None:
-    """Nothing has been sent."""
+    """Creates an empty log."""
     self._since: int | None = None
     self._counts: dict[tuple[str, ...], list[int]] = collections.defaultdict(lambda: [0, 0])
 
   def begin(self, round_: int) -> None:
-    """Notes the round that comes next; a run that goes on counts from there."""
+    """Sets the round from which messages are counted, unless it is set already."""
     if self._since is None:
       self._since = round_
 
@@ -27,13 +27,13 @@ class MessageLog:
     count[1] += message.num_bytes
 
   def traffic(self, party: str) -> Traffic:
-    """The bytes that a party has sent, as going up, and received; trips are not told."""
+    """Returns the bytes that a party has sent (up) and received (down); round trips are 0."""
     up = sum(count[1] for (_, sender, _, _), count in self._counts.items() if sender == party)
     down = sum(count[1] for (_, _, to, _), count in self._counts.items() if to == party)
     return Traffic(up, down)
 
   def rows(self) -> list[dict[str, str | int]]:
-    """The rows of a table, in the order in which they first came up."""
+    """Returns the rows of ``messages.csv`` in the order of their first messages."""
     names = ("kind", "sender", "receiver", "reader", "messages", "bytes", "since_round")
     return [
       dict(zip(names, (*key, *count, self._since or 0), strict=True))

@@ -1,12 +1,12 @@
-"""Split learning step by step: parties compiled one by one, and every message an object.
+"""Split training in which each party is compiled separately and every message is an object.
 
-It computes what ``split/algorithm.py`` computes in one program, as a real deployment would: a test
+It computes what ``split/algorithm.py`` computes in one program, as a real deployment would: tests
 can read all messages, and the wire runs the same compiled functions.
 """
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,29 +15,29 @@ import numpy as np
 import optax
 
 from fedjax_norm.algorithms.contract import RoundContext
-from fedjax_norm.data.federated import Transform, draw
+from fedjax_norm.data.federated import FederatedData, Transform, draw
 from fedjax_norm.local import Metrics
 from fedjax_norm.split import weight_delta
-from fedjax_norm.split.algorithm import turn_key
+from fedjax_norm.split.algorithm import Turn, turn_key
 from fedjax_norm.split.config import SplitConfig
-from fedjax_norm.split.tally import Tally
 from fedjax_norm.split.messages import HAND_OVER, LABELS, MODEL, OUTPUT, SEED, Message, padded, rows
 from fedjax_norm.split.parties import Part, Party
 from fedjax_norm.split.plan import ALICE, BOB, Plan
 from fedjax_norm.split.rules import Rules
-from fedjax_norm.split.state import ClientState, ServerState, travelling
+from fedjax_norm.split.state import ClientState, ServerState, hand_over_state
 from fedjax_norm.split.step import Send, step
-from fedjax_norm.typing import Array, Batch, PyTree
+from fedjax_norm.split.tally import Tally
+from fedjax_norm.typing import Array, Batch, Key, PyTree
 
 Observe = Callable[[Message], None]
-"""Sees every message that is sent."""
+"""Callback that receives every message."""
 
 AVERAGER = "averager"
-"""Who averages the client parts of SplitFed; the federated server of Thapa et al."""
+"""The party that averages the client parts of SplitFed (the fed server of Thapa et al. 2022)."""
 
 
-def compiled(rules: Rules) -> Rules:
-  """The rules with each party's computations compiled by themselves."""
+def compile_parties(rules: Rules) -> Rules:
+  """Returns the rules with each function compiled separately."""
   autoencoder = rules.autoencoder
   if autoencoder:
     names = ("decode", "choose", "combine")
@@ -55,35 +55,35 @@ def compiled(rules: Rules) -> Rules:
   )
 
 
-def send_rows(plan: Plan, alice: str, batch_size: int, observe: Observe) -> Send:
-  """What carries a minibatch's messages: rows of real examples, padded where they arrive.
+def make_send(plan: Plan, client: str, batch_size: int, observe: Observe) -> Send:
+  """Returns a ``Send`` that sends only rows of real examples and pads them at the receiver.
 
-  Relays pass on labels, which are for Bob, and outputs, which are for Alice; in the U-shape she
-  has them, and they are for Bob if they are sent at all.
+  Relays forward labels to the server, and outputs to their reader: the client, or the server in
+  the U-shape, in which the client computes the outputs.
 
   Args:
     plan: the segments.
-    alice: who plays her.
-    batch_size: rows where they arrive.
-    observe: sees every message.
+    client: name of the party in the client's role.
+    batch_size: rows after padding.
+    observe: callback for every message.
   """
-  names = [alice if segment.owner == ALICE else segment.owner for segment in plan.segments]
-  readers = {LABELS: BOB, OUTPUT: BOB if plan.u_shaped else alice}
+  names = [client if segment.owner == ALICE else segment.owner for segment in plan.segments]
+  readers = {LABELS: BOB, OUTPUT: BOB if plan.u_shaped else client}
 
   def send(kind: str, sender: int, receiver: int, tensors: PyTree, count: Array) -> PyTree:
-    some = int(count)
-    if not some:
+    num_rows = int(count)
+    if not num_rows:
       return jax.tree.map(jnp.zeros_like, tensors)
     reader = readers.get(kind, names[receiver])
-    passed_on = None if reader == names[receiver] else reader
-    message = Message(kind, names[sender], names[receiver], rows(tensors, some), passed_on)
+    final_reader = None if reader == names[receiver] else reader
+    message = Message(kind, names[sender], names[receiver], rows(tensors, num_rows), final_reader)
     observe(message)
     return jax.tree.map(jnp.asarray, padded(message.tensors, batch_size))
 
   return send
 
 
-def compile_interval(
+def make_interval(
   rules: Rules,
   config: SplitConfig,
   transform: Transform,
@@ -91,79 +91,94 @@ def compile_interval(
   start: Callable[[int], ServerState],
   observe: Observe,
 ) -> Callable[..., Any]:
-  """An interval like ``program.compile_interval``'s, by messages.
+  """Returns a function like that of ``training.rounds.compile_interval``, but with messages.
 
   Args:
-    rules: what each party does.
+    rules: functions of the parties.
     config: the options.
-    transform: of the clients' images.
-    seed: of the run.
-    start: a seed -> the state that it gives, which updates are relative to.
-    observe: sees every message.
+    transform: transform of the clients' images.
+    seed: seed of the run.
+    start: seed -> initial server state, which updates are relative to.
+    observe: callback for every message.
   """
-  rules = compiled(rules)
+  rules = compile_parties(rules)
   batch_size = config.batch_size
   one_step = functools.partial(
     step, rules.plan, rules.parties, rules.loss_gradient, rules.autoencoder
   )
 
   @functools.cache
-  def begun(seed: int) -> tuple[Part, ...]:
+  def initial_parts(seed: int) -> tuple[Part, ...]:
     state = start(seed)
     return rules.begin(state, rules.init_client(state))
 
   @jax.jit
-  def drawn(data, row, place, key) -> Batch:
-    return draw(data, row, place, batch_size, transform, key)
+  def draw_batch(data: FederatedData, row: Array, step_index: Array, key: Key) -> Batch:
+    return draw(data, row, step_index, batch_size, transform, key)
 
-  def turn(parts: tuple[Part, ...], row: int, client: int, context: RoundContext):
+  def turn(parts: tuple[Part, ...], row: int, client_id: int, context: RoundContext) -> Turn:
     steps = int(rules.steps(context.data.sizes[row]))
     key = turn_key(context.key, context.round, context.data.clients[row])
-    send = send_rows(rules.plan, f"{ALICE}{client}", batch_size, observe)
-    metrics, tally, done = Metrics.zeros(), Tally.zeros(), None
+    send = make_send(rules.plan, f"{ALICE}{client_id}", batch_size, observe)
+    metrics, tally, reconstruction = Metrics.zeros(), Tally.zeros(), jnp.float32(0)
     for index in range(steps):
-      place = np.int32(int(context.round) * steps + index)
-      batch = drawn(context.data, row, place, context.key)
-      now = np.float32(place / np.int32(steps))
+      step_index = np.int32(int(context.round) * steps + index)
+      batch = draw_batch(context.data, row, step_index, context.key)
+      time = np.float32(step_index / np.int32(steps))
       dropout = jax.random.fold_in(key, index)
-      done = one_step(send, parts, batch, now, dropout, context.rate)
-      parts, metrics = done.parts, optax.tree.add(metrics, done.metrics)
-      tally = tally.add(rules.step_tally(done.examples, done.exchanged))
-    return parts, metrics, tally, done.reconstruction if done else jnp.float32(0)
+      result = one_step(send, parts, batch, time, dropout, context.rate)
+      parts, metrics = result.parts, optax.tree.add(metrics, result.metrics)
+      tally = tally.add(rules.step_tally(result.examples, result.exchanged))
+      reconstruction = result.reconstruction
+    return parts, metrics, tally, reconstruction
 
-  def handed_over(state: ServerState, own: ClientState, parts: tuple[Part, ...], client: int):
-    """The parts as they reach a client, by way of the messages that bring them."""
-    last, me = int(state.last), f"{ALICE}{client}"
+  def receive_parts(
+    state: ServerState, client: ClientState, parts: tuple[Part, ...], client_id: int
+  ) -> tuple[Part, ...]:
+    """Sends the messages that bring the parts to a client; returns the parts as they arrive."""
+    last, name = int(state.last), f"{ALICE}{client_id}"
     if config.variant != "split":
-      return _travel(parts, rules, config, [AVERAGER, me], MODEL, observe)
-    if last in (-1, client):
+      return _hand_over(parts, rules, config, [AVERAGER, name], MODEL, observe)
+    if last in (-1, client_id):
       return parts
-    path = [f"{ALICE}{last}", *([BOB] if config.hand_over == "centralised" else []), me]
+    path = [f"{ALICE}{last}", *([BOB] if config.hand_over == "centralised" else []), name]
     if config.handed_over != "updates":
-      return _travel(parts, rules, config, path, HAND_OVER, observe)
-    known = seed  # of a client that has been told it in an earlier turn
-    if int(own.turns) == 0:
-      told = pass_on(SEED, [f"{ALICE}{int(state.starter)}", *path[1:]], np.uint64(seed), observe)
-      known = int(told)
-    since = begun(seed), begun(known)
-    return _travel(parts, rules, config, path, HAND_OVER, observe, since)
+      return _hand_over(parts, rules, config, path, HAND_OVER, observe)
+    received_seed = seed  # a client receives the seed before its first turn only
+    if int(client.turns) == 0:
+      seed_path = [f"{ALICE}{int(state.starter)}", *path[1:]]
+      received_seed = int(send_along(seed_path, SEED, np.uint64(seed), observe))
+    initial = initial_parts(seed), initial_parts(received_seed)
+    return _hand_over(parts, rules, config, path, HAND_OVER, observe, initial)
 
-  def interval(state, clients, metrics, slots, rates, thetas, first, begin, end, data, key):
+  def interval(
+    state: ServerState,
+    clients: ClientState,
+    metrics: Metrics,
+    slots: Array,
+    rates: Array,
+    thetas: Array,
+    first: int,
+    begin: int,
+    end: int,
+    data: FederatedData,
+    key: Key,
+  ) -> tuple[ServerState, ClientState, Metrics]:
     slots = np.asarray(slots)
     for index in range(int(begin), int(end)):
       context = RoundContext(data, np.int32(first + index), rates[index], key, thetas[index])
       total: PyTree = None
-      for place in np.asarray(rules.order(context, len(slots[index]))):
-        row = int(slots[index][place])
-        client = int(data.clients[row])
-        own = jax.tree.map(lambda a, row=row: a[row], clients)
-        parts = handed_over(state, own, rules.begin(state, own), client)
-        parts, more, tally, reconstruction = turn(parts, row, client, context)
+      for position in np.asarray(rules.order(context, len(slots[index]))):
+        row = int(slots[index][position])
+        client_id = int(data.clients[row])
+        client = jax.tree.map(lambda a, row=row: a[row], clients)
+        parts = receive_parts(state, client, rules.begin(state, client), client_id)
+        parts, turn_metrics, tally, reconstruction = turn(parts, row, client_id, context)
         if config.variant != "split":
-          _travel(parts, rules, config, [f"{ALICE}{client}", AVERAGER], MODEL, observe)
-        state, own, sums = rules.end(state, own, row, context, parts, tally, reconstruction)
-        clients = jax.tree.map(lambda a, b, row=row: a.at[row].set(b), clients, own)
-        metrics = optax.tree.add(metrics, more)
+          _hand_over(parts, rules, config, [f"{ALICE}{client_id}", AVERAGER], MODEL, observe)
+        state, client, sums = rules.end(state, client, row, context, parts, tally, reconstruction)
+        clients = jax.tree.map(lambda a, b, row=row: a.at[row].set(b), clients, client)
+        metrics = optax.tree.add(metrics, turn_metrics)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
       state = rules.close(state, total)
     return state, clients, metrics
@@ -171,44 +186,50 @@ def compile_interval(
   return interval
 
 
-def _travel(
+def _hand_over(
   parts: tuple[Part, ...],
   rules: Rules,
   config: SplitConfig,
   path: list[str],
   kind: str,
   observe: Observe,
-  since: tuple[tuple[Part, ...], tuple[Part, ...]] | None = None,
+  initial: tuple[tuple[Part, ...], tuple[Part, ...]] | None = None,
 ) -> tuple[Part, ...]:
-  """Sends Alice's parts along a path and puts together what arrives.
+  """Sends the client parts along a path; returns all parts as the last party of the path has them.
 
   Args:
-    parts: of all segments.
-    rules: who holds which.
+    parts: parts of all segments, and of the decoder if there is one.
+    rules: functions of the parties.
     config: the options.
-    path: who passes it on, first to last.
-    kind: of the message.
-    observe: sees it.
-    since: the parts of the seed, as the sender and as the receiver has them, where only what has
-      been added to them travels.
+    path: parties from the sender to the final recipient.
+    kind: kind of the message.
+    observe: callback for every message.
+    initial: initial parts of the sender and of the recipient, if updates relative to them are sent.
   """
-  own = [*rules.plan.owned_by(ALICE), *([len(parts) - 1] if rules.autoencoder else [])]
-  now = [travelling(parts[index], config) for index in own]
-  if since:
-    then, known = ([travelling(start[index], config) for index in own] for start in since)
-    now = weight_delta.difference(now, then)
-  arrived = pass_on(kind, path, jax.tree.map(np.asarray, now), observe)
-  arrived = weight_delta.restore(arrived, known) if since else jax.tree.map(jnp.asarray, arrived)
-  parts_there = list(parts)
-  for index, held in zip(own, arrived, strict=True):
+  decoder = [len(parts) - 1] if rules.autoencoder else []
+  indices = [*rules.plan.owned_by(ALICE), *decoder]
+
+  def states(parts: Sequence[Part]) -> list[dict[str, PyTree]]:
+    return [hand_over_state(parts[index], config) for index in indices]
+
+  sent: PyTree = states(parts)
+  if initial:
+    sent = weight_delta.difference(sent, states(initial[0]))
+  received = send_along(path, kind, jax.tree.map(np.asarray, sent), observe)
+  if initial:
+    received = weight_delta.restore(received, states(initial[1]))
+  else:
+    received = jax.tree.map(jnp.asarray, received)
+  new_parts = list(parts)
+  for index, state in zip(indices, received, strict=True):
     old = parts[index]
-    variables = {k: held[k] for k in ("params", "batch_stats") if held.get(k)}
-    parts_there[index] = Part({**old.variables, **variables}, held.get("opt_state", old.opt_state))
-  return tuple(parts_there)
+    variables = {k: state[k] for k in ("params", "batch_stats") if state.get(k)}
+    new_parts[index] = Part({**old.variables, **variables}, state.get("opt_state", old.opt_state))
+  return tuple(new_parts)
 
 
-def pass_on(kind: str, path: list[str], tensors: PyTree, observe: Observe) -> PyTree:
-  """Sends tensors along a path of parties to its last, who alone reads them."""
+def send_along(path: list[str], kind: str, tensors: PyTree, observe: Observe) -> PyTree:
+  """Sends tensors along a path of parties, of which only the last reads them; returns them."""
   for sender, receiver in itertools.pairwise(path):
     reader = None if receiver == path[-1] else path[-1]
     observe(Message(kind, sender, receiver, tensors, reader))

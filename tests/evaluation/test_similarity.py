@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedjax_norm.evaluation.leakage import likeness
+from fedjax_norm.evaluation.leakage import similarity
 
 RNG = np.random.default_rng(0)
 
@@ -31,21 +31,21 @@ def test_structural_similarity_is_the_definition(height, width, size):
   x = RNG.random((2, height, width, 2)).astype(np.float32)
   y = (0.7 * x + 0.3 * RNG.random(x.shape)).astype(np.float32)
   by_hand = [ssim_by_hand(x[i, ..., c], y[i, ..., c], size) for i in range(2) for c in range(2)]
-  np.testing.assert_allclose(likeness.ssim(x, y), np.mean(by_hand), rtol=1e-3)
-  np.testing.assert_allclose(likeness.ssim(x, x), 1, rtol=1e-5)
-  assert likeness.ssim(x, 1 - x) < 0
+  np.testing.assert_allclose(similarity.ssim(x, y), np.mean(by_hand), rtol=1e-3)
+  np.testing.assert_allclose(similarity.ssim(x, x), 1, rtol=1e-5)
+  assert similarity.ssim(x, 1 - x) < 0
 
 
 def test_a_tenth_off_everywhere_is_twenty_decibels():
   x = RNG.random((3, 4, 4, 1)).astype(np.float32)
-  np.testing.assert_allclose(likeness.psnr(x, x + 0.1), 20, rtol=1e-4)
+  np.testing.assert_allclose(similarity.psnr(x, x + 0.1), 20, rtol=1e-4)
   # The mean over images, not that of all pixels' errors.
   each = np.array([0.1, 0.01, 0.001], np.float32)[:, None, None, None]
-  np.testing.assert_allclose(likeness.psnr(x, x + each), 40, rtol=1e-2)
+  np.testing.assert_allclose(similarity.psnr(x, x + each), 40, rtol=1e-2)
 
 
 def test_the_mean_image_has_the_relative_error_one():
   x = RNG.random((5, 4, 4, 1)).astype(np.float32)
   guess = RNG.random((4, 4, 1)).astype(np.float32)
-  np.testing.assert_allclose(likeness.relative_error(x, guess + 0 * x, guess), 1)
-  np.testing.assert_allclose(likeness.relative_error(x, (x + guess) / 2, guess), 0.25, rtol=1e-5)
+  np.testing.assert_allclose(similarity.relative_error(x, guess + 0 * x, guess), 1)
+  np.testing.assert_allclose(similarity.relative_error(x, (x + guess) / 2, guess), 0.25, rtol=1e-5)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 
-class Message(NamedTuple):
+class Collective(NamedTuple):
   """One exchange.
 
   Attributes:
@@ -20,14 +20,14 @@ class Message(NamedTuple):
   bytes: int
 
 
-def messages(jaxpr: Any) -> Iterator[Message]:
+def collectives(jaxpr: Any) -> Iterator[Collective]:
   """Every collective over named axes, of the jaxpr and of those inside its equations."""
   for equation in jaxpr.eqns:
     named = equation.params.get("axes", equation.params.get("axis_name", ()))
     axes = tuple(axis for axis in _tuple(named) if isinstance(axis, str))
     if axes and equation.primitive.name != "axis_index":
       avals = [operand.aval for operand in equation.invars]
-      yield Message(
+      yield Collective(
         equation.primitive.name,
         axes,
         sum(aval.size for aval in avals),
@@ -37,7 +37,7 @@ def messages(jaxpr: Any) -> Iterator[Message]:
       for inner in _tuple(value):
         inner = getattr(inner, "jaxpr", inner)
         if hasattr(inner, "eqns"):
-          yield from messages(inner)
+          yield from collectives(inner)
 
 
 def _tuple(value: Any) -> tuple:

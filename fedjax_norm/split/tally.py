@@ -1,4 +1,4 @@
-"""What split learning sends and computes, counted within a program."""
+"""Counters of bytes, round trips and examples inside a compiled program."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,15 +14,15 @@ from fedjax_norm.typing import Array, PyTree, Variables
 
 
 class Tally(NamedTuple):
-  """What a turn has sent and computed.
+  """Counts of communication and examples.
 
   Attributes:
-    up: bytes that Alice has sent.
-    down: bytes that she has received.
-    relayed: bytes that went between the other parties.
+    up: bytes sent by clients.
+    down: bytes received by clients.
+    relayed: bytes sent between the other parties.
     trips: round trips.
-    examples: that went through her head.
-    exchanged: of them, those that crossed the cut.
+    examples: examples that went through a client's head.
+    exchanged: examples whose activations crossed the cut.
   """
 
   up: Counter
@@ -34,11 +34,11 @@ class Tally(NamedTuple):
 
   @classmethod
   def zeros(cls) -> "Tally":
-    """Nothing."""
+    """Returns counts of zero."""
     return cls(*(Counter.of(0) for _ in cls._fields))
 
   def add(self, other: "Tally") -> "Tally":
-    """The sum."""
+    """Returns the sum of two tallies."""
     return Tally(*(a.add(b) for a, b in zip(self, other, strict=True)))
 
 
@@ -50,44 +50,44 @@ def make_step_tally(
   *,
   trips: bool,
 ) -> Callable[[Array, Array], Tally]:
-  """(examples of Alice's, those that crossed) -> the tally of one step.
+  """Returns a function: (examples in the batch, examples that cross the cut) -> tally of the step.
 
-  Only rows of real examples are sent; headers and encryption are left out.
+  Only rows of real examples are counted, without headers and encryption.
 
   Args:
     plan: the segments.
-    outputs: what each gives for one example, shapes.
-    label: of one example.
-    batch_size: the most examples of a step.
-    trips: whether the clients' steps follow one another, so that each waits for its own trips.
+    outputs: shapes of each segment's output for one example.
+    label: shape of the label of one example.
+    batch_size: largest number of examples in a step.
+    trips: whether clients train sequentially, so that a step's round trips add to the run's.
 
   Raises:
     UserError: a step that sends 4 GiB or more.
   """
   up = down = relayed = 0
-  told = 0 if plan.u_shaped else num_bytes(label)
+  label_bytes = 0 if plan.u_shaped else num_bytes(label)
   for before, after, output in zip(plan.segments, plan.segments[1:], outputs, strict=False):
     size = num_bytes(output)
     if before.owner == ALICE:
-      up, down = up + size + told, down + size
+      up, down = up + size + label_bytes, down + size
     elif after.owner == ALICE:
       up, down = up + size, down + size
     else:
-      relayed += 2 * size + told
+      relayed += 2 * size + label_bytes
   if max(up, down, relayed) * batch_size >= 2**32:
     raise UserError(
       f"a step of {batch_size} examples would send {max(up, down, relayed) * batch_size:,} bytes; "
-      "cut the model elsewhere or take a smaller batch_size."
+      "cut the model elsewhere or use a smaller batch_size."
     )
 
   def step_tally(examples: Array, exchanged: Array) -> Tally:
     rows = exchanged.astype(jnp.uint32)
-    waits = len(plan.segments) - 1 if trips else 0
+    links = len(plan.segments) - 1 if trips else 0
     return Tally(
       up=Counter.of(rows * jnp.uint32(up)),
       down=Counter.of(rows * jnp.uint32(down)),
       relayed=Counter.of(rows * jnp.uint32(relayed)),
-      trips=Counter.of((rows > 0) * jnp.uint32(waits)),
+      trips=Counter.of((rows > 0) * jnp.uint32(links)),
       examples=Counter.of(examples.astype(jnp.uint32)),
       exchanged=Counter.of(rows),
     )
@@ -96,15 +96,15 @@ def make_step_tally(
 
 
 def pass_cost(plan: Plan, shapes: Sequence[Variables], outputs: Sequence[PyTree]) -> Cost:
-  """What a client sends and receives while statistics are recomputed in one pass over its data.
+  """Returns the bytes of a client when statistics are recomputed in one pass over its data.
 
-  Alice gets her parameters, sends the activations of every example (a step of the cost), and the
-  moments of her own norms: count, mean and m2. There are neither labels nor gradients.
+  The client receives its parameters, sends the activations of every example (a step of the cost),
+  and sends the moments of its norms: count, mean and m2. No labels and no gradients cross.
 
   Args:
     plan: the segments.
-    shapes: of each segment's variables.
-    outputs: what each gives for one example, shapes.
+    shapes: shapes of each segment's variables.
+    outputs: shapes of each segment's output for one example.
   """
   up = down = step_up = step_down = 0
   for index, (segment, output) in enumerate(zip(plan.segments, outputs, strict=True)):

@@ -2,8 +2,8 @@
 
 from helpers.split_world import IMAGE, SHAPE, net
 
-from fedjax_norm.split.costs.counters import pass_cost
 from fedjax_norm.split.plan import make_plan, segment_shapes
+from fedjax_norm.split.tally import pass_cost
 
 
 def test_a_pass_sends_activations_and_moments():

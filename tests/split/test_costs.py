@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from fedjax_norm import models, norm
-from fedjax_norm.split.costs.flops import party_flops
+from fedjax_norm.split.costs import party_flops
 from fedjax_norm.split.plan import make_plan
 
 BATCH = 2
@@ -90,7 +90,7 @@ def _lenet5(groups):
   return conv1 + _max_pool(7 * 7 * 20), body, _linear(500 * 10, 10, 10)
 
 
-def _effort(name, side, channels, groups, *cuts):
+def _flops(name, side, channels, groups, *cuts):
   spec = norm.create("none") if groups is None else norm.create("gn", groups=groups)
   image = jax.ShapeDtypeStruct((side, side, channels), jnp.float32)
   model = models.create(name, spec, 10, image.shape)
@@ -104,14 +104,14 @@ def _effort(name, side, channels, groups, *cuts):
 )
 def test_parties_by_hand(name, side, channels, last, by_hand, groups):
   """To the operation, biases, activations, pools and norms included; there is no loss or update."""
-  effort = _effort(name, side, channels, groups, "conv1", last)
+  flops = _flops(name, side, channels, groups, "conv1", last)
   head, body, tail = by_hand(groups)
-  assert effort.client * BATCH == head
-  assert effort.server * BATCH == body
-  assert effort.client_crossing * BATCH == tail
-  assert effort.relays == 0
+  assert flops.client * BATCH == head
+  assert flops.server * BATCH == body
+  assert flops.client_crossing * BATCH == tail
+  assert flops.relays == 0
 
 
 def test_relays_have_what_lies_between():
-  effort = _effort("tiny", 8, 3, None, "conv1", None, ("conv2", "conv3"))
-  assert (effort.client * BATCH, effort.relays * BATCH, effort.server * BATCH) == _tiny(None)
+  flops = _flops("tiny", 8, 3, None, "conv1", None, ("conv2", "conv3"))
+  assert (flops.client * BATCH, flops.relays * BATCH, flops.server * BATCH) == _tiny(None)

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm.evaluation.leakage import labels as attacks
+from fedjax_norm.evaluation.leakage import label_attacks as attacks
 
 CLASSES = 4
 RNG = np.random.default_rng(0)

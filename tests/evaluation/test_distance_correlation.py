@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm.evaluation.leakage.correlation import distance_correlation
+from fedjax_norm.evaluation.leakage.distance_correlation import distance_correlation
 
 measure = jax.jit(distance_correlation)
 

@@ -1,1 +1,0 @@
-"""What split learning costs: bytes, messages and floating-point operations."""
