@@ -1,4 +1,4 @@
-"""A method on a task as a program for the loop, and a run of it in one call."""
+"""Builds the program of a method on a task, which the training loop runs."""
 
 import dataclasses
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_norm import host_memory, models, nodes, tree_leaves
+from fedjax_norm import client_mapping, host_memory, models, tree_leaves
 from fedjax_norm.algorithms import ledger
 from fedjax_norm.algorithms.averaging import build
 from fedjax_norm.algorithms.batch_statistics import make_recalibrate
@@ -18,9 +18,9 @@ from fedjax_norm.control.freeze import CALIBRATE, EXPLORE
 from fedjax_norm.control.model_traveling import make_travel
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig, step_bytes
+from fedjax_norm.local_training import LocalConfig, step_bytes
 from fedjax_norm.models.flops import training_flops
-from fedjax_norm.models.own_module import check_statistics
+from fedjax_norm.models.user_module import check_statistics
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.options import of
 from fedjax_norm.training.config.freeze import FreezeConfig, calibration_config
@@ -35,29 +35,29 @@ from fedjax_norm.training.task.task import Task
 
 
 def make_program(method: Method | str, task: Task, config: Any) -> Program:
-  """A method on a task: its phases, its mapping, its evaluation and what controls it.
+  """Builds the phases, client mapping, evaluation and controllers of a method on a task.
 
   Args:
-    method: a row of the registry, or its name.
-    task: the federation and the model.
-    config: the options, of :func:`config_of` or a class that inherits from the same groups.
+    method: row of the registry, or its name.
+    task: federation and model.
+    config: options, an instance of ``config_of(method)`` or of a class with the same groups.
 
   Raises:
-    UserError: options that do not fit together.
+    UserError: options that contradict each other.
   """
   method = find(method) if isinstance(method, str) else method
   model, data = task.model, task.data
   check_statistics(model, task.image_shape)
   spec = model.norm
-  config = in_force(method, task, config)
+  config = fill_defaults(method, task, config)
   _check(method, task, config)
   theta_schedule = make_dial(config, method, config.rounds)
-  mapping = nodes.create(
+  mapping = client_mapping.create(
     "scan" if method.one_by_one(config) else config.backend,
-    num_nodes=config.cohort_of(data.num_clients),
+    num_clients=config.cohort_of(data.num_clients),
     chunk=config.chunk,
     lockstep=spec.across_nodes and not method.one_by_one(config),
-    node_bytes=lambda: step_bytes(model, config, images_of(task)),
+    client_bytes=lambda: step_bytes(model, config, images_of(task)),
   )
   one_by_one = mapping.one_by_one()
   setup = Setup(model, mapping, data, task.transform, images_of(task), config.seed)
@@ -65,13 +65,14 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
     setup = setup._replace(clock=_clock(method, task, config, setup))
 
   def phase(spec: NormSpec, config: Any, **more: Any) -> Phase:
-    of_phase = model.clone(norm=spec)
-    return Phase(build(method, config, setup._replace(model=of_phase)), of_phase, config, **more)
+    phase_model = model.clone(norm=spec)
+    algorithm = build(method, config, setup._replace(model=phase_model))
+    return Phase(algorithm, phase_model, config, **more)
 
   phases = {EXPLORE: phase(spec, config)}
   first = phases[EXPLORE].algorithm
-  if config.policy(spec) == "recalibrate" and spec.updates_running_statistics:
-    # Of the three parts of a step, forward and two gradients, a pass over the data has one.
+  if config.statistics_policy(spec) == "recalibrate" and spec.updates_running_statistics:
+    # Recalibration runs the forward pass only: a third of a training step (forward, two gradients).
     sizes = np.asarray(data.sizes)
     phases[EXPLORE] = phases[EXPLORE]._replace(
       recalibrate=make_recalibrate(model, one_by_one, config.batch_size, task.plain_transform),
@@ -80,8 +81,8 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
     )
   _check_counts(config, data, first)
   policy = None
-  if spec.settles:
-    # After so many local steps a running statistic has forgotten 95% of what it was.
+  if spec.freezes_statistics:
+    # After 3 / (1 - decay) local steps, 95% of a running statistic comes from new batches.
     steps = int(np.min(first.local_steps(np.asarray(data.sizes))))
     policy = config.freeze(config.rounds, max(1, round(3 / (1 - spec.decay) / steps)))
     later = calibration_config(task, config)
@@ -129,45 +130,44 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
   )
 
 
-def in_force(method: Method, task: Task, config: Any) -> Any:
-  """The options with the values that follow from the task; a second time changes nothing."""
+def fill_defaults(method: Method, task: Task, config: Any) -> Any:
+  """Returns the options, completed with the values that follow from the task (idempotent)."""
   config = config.resolve(config.round_examples(task.data.num_clients), len(task.data.order))
   everyone = config.cohort_of(task.data.num_clients) == task.data.num_clients
   if method.all_clients and not everyone:
     raise UserError(f"every client takes part in each round of {method.name}; drop the cohort.")
   if config.objective not in (LocalConfig.objective, task.objective):
     raise UserError(
-      f"the objective of the task is {task.objective!r}, which the clients train for too; drop the "
-      "other one or give it to make_task."
+      f"the objective of the task is {task.objective!r}, and the clients train for it too; drop "
+      "the option objective or pass it to make_task."
     )
-  config = config.in_force(task.model.norm, everyone)
+  config = config.fill_defaults(task.model.norm, everyone)
   cohort = config.cohort_of(task.data.num_clients)
   return dataclasses.replace(config, objective=task.objective, cohort=cohort)
 
 
 def images_of(task: Task) -> jax.ShapeDtypeStruct:
-  """The shape of an image and the dtype that it comes to the model in."""
+  """Returns the shape and the dtype of one input image of the model."""
   stored = task.source.train.images[:1]
   batch = jax.eval_shape(task.eval_transform, jax.ShapeDtypeStruct(stored.shape, stored.dtype))
   return jax.ShapeDtypeStruct(task.image_shape, batch.dtype)
 
 
 def check_mapping(method: Method, config: Any) -> None:
-  """Refuses a mapping for a method whose clients run one after another.
+  """Refuses ``backend`` and ``chunk`` for a method with sequential clients.
 
   Raises:
-    UserError: such a mapping.
+    UserError: the options choose a mapping, and the method runs its clients sequentially.
   """
   chosen = config.backend not in ("auto", "scan") or config.chunk is not None
   if chosen and method.one_by_one(config):
     raise UserError(
-      f"the clients of {method.name} run one after another; drop --backend={config.backend} and "
-      "--chunk."
+      f"the clients of {method.name} run sequentially; drop --backend={config.backend} and --chunk."
     )
 
 
 def _check(method: Method, task: Task, config: Any) -> None:
-  """Refuses what a method or a task cannot do."""
+  """Raises a UserError if the method or the task does not support an option."""
   spec, count = task.model.norm, task.data.num_clients
   if method.one_process and jax.process_count() > 1:
     raise UserError(f"{method.name} is simulated in one process; drop --num_processes.")
@@ -178,33 +178,37 @@ def _check(method: Method, task: Task, config: Any) -> None:
       "clients."
     )
   if method.theta and config.skewscout != "off" and count < 2:
-    raise UserError("SkewScout lets models travel between clients, and there is one; take more.")
+    raise UserError("SkewScout needs at least two clients for model traveling; take more clients.")
   changed = [one for one in of(FreezeConfig) if getattr(config, one.name) != one.default]
-  if changed and not spec.settles:
-    raise UserError(f"a freeze belongs to norm 'fixbn', not to {spec.name!r}; drop it.")
+  if changed and not spec.freezes_statistics:
+    raise UserError(
+      f"--{changed[0].name} belongs to the norm 'fixbn', and the norm is {spec.name!r}; drop it."
+    )
   known = tree_leaves.flatten(ledger.model_shapes(task.model, task.image_shape)["params"])
-  if lost := sorted(config.frozen_paths - known.keys()):
-    raise UserError(f"the model has no parameter {lost[0]!r} to freeze; it has {', '.join(known)}.")
+  if unknown := sorted(config.frozen_paths - known.keys()):
+    raise UserError(
+      f"the model has no parameter {unknown[0]!r} to freeze; it has {', '.join(known)}."
+    )
   host_memory.check_batch(config.batch_size, task.image_shape)
 
 
 def _check_counts(config: Any, data: FederatedData, algorithm: Algorithm) -> None:
-  """Refuses numbers that programs cannot count."""
+  """Raises a UserError if the int32 counters of a run would overflow."""
   sizes = np.asarray(data.sizes, np.int64)
   steps = np.asarray(algorithm.local_steps(sizes), np.int64)
-  # Of asynchronous SGD one client takes part in a round.
+  # In a round of asynchronous SGD, one client takes part.
   batches = np.minimum(sizes, config.batch_size)
   config.check_counts(steps, steps * (batches if len(steps) > 1 else batches.max()))
-  heard = config.cohort_of(data.num_clients)
-  if algorithm.sent and heard >= ledger.MOST_SENDERS:
+  cohort = config.cohort_of(data.num_clients)
+  if algorithm.sent and cohort >= ledger.MOST_SENDERS:
     raise UserError(
-      f"the ledger of updates counts fewer than {ledger.MOST_SENDERS:,} clients a round, and there "
-      f"are {heard:,}; take fewer --clients or a smaller --cohort."
+      f"the ledger of updates counts fewer than {ledger.MOST_SENDERS:,} clients per round, and "
+      f"there are {cohort:,}; take fewer --clients or a smaller --cohort."
     )
 
 
 def _clock(method: Method, task: Task, config: Any, setup: Setup) -> Clock:
-  """The simulated clock of a task's clients."""
+  """Returns the simulated clock of a task's clients."""
   if method.step_flops:
     step_flops = method.step_flops(config, setup)
   else:
@@ -214,7 +218,7 @@ def _clock(method: Method, task: Task, config: Any, setup: Setup) -> Clock:
 
 
 def _pass_cost(task: Task) -> ledger.Cost:
-  """Of recomputing statistics: the model down; the moments of every norm up."""
+  """Returns a client's cost of recalibration: the model down, the moments of every norm up."""
   norms = models.norm_modules(task.model, task.image_shape)
   params = ledger.model_shapes(task.model, task.image_shape)["params"]
   return ledger.Cost(

@@ -1,4 +1,4 @@
-"""Records the diagnostics of paper 004 at evaluations, for any algorithm and norm."""
+"""Measures the diagnostics of paper 004 at evaluations, for any algorithm and norm."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from fedjax_norm.algorithms.contract import Algorithm
+from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import FederatedData, gather, label_counts, rows
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import diagnostics
@@ -20,7 +21,6 @@ from fedjax_norm.evaluation.classification import (
   stack_batches,
 )
 from fedjax_norm.evaluation.config import EvaluationConfig
-from fedjax_norm.nodes import Nodes
 from fedjax_norm.training.placement.client_states import ClientStore, evenly_spaced
 from fedjax_norm.training.placement.data_feed import placer
 from fedjax_norm.training.storage.csv_rows import Row
@@ -28,27 +28,29 @@ from fedjax_norm.training.task.task import Task
 from fedjax_norm.typing import Key, PyTree, Variables
 
 Diagnose = Callable[[str, Algorithm, PyTree, ClientStore, FederatedData, int, Key], list[Row]]
-"""(phase, its algorithm, the server's state, the clients' store, the federation on the host, the
-round, the run's key) -> rows of ``diagnostics.csv``: round, quantity, place, value."""
+"""(name of the phase, its algorithm, server state, client store, federation on the host, round, key
+of the run) -> rows of ``diagnostics.csv``: round, quantity, place, value."""
 
+Values = dict[tuple[str, str], float]
+"""(quantity, place) -> value."""
 
-# The clients that are looked at at the most, and the test images whose neurons are compared; both
-# are spread evenly.
+# Maximum numbers of clients that are measured and of test images for neuron differences; both are
+# spaced evenly over their ids.
 _CLIENTS, _IMAGES = 10, 32
 
 
 def accuracy_by_partition(scores: list[Scores], counts: np.ndarray) -> np.ndarray:
-  """The accuracy of models on the classes of each partition (paper 004, app. G, fig. 21).
+  """Returns the accuracy of each model on the classes of each partition (paper 004, fig. 21).
 
   A_ij = sum_c p_j(c) accuracy_i(c), with p_j(c) the share of class c in partition j (see
-  ``evaluation.label_weighted_accuracy``).
+  ``classification.label_weighted_accuracy``).
 
   Args:
-    scores: of each model on the test set, [C].
+    scores: test scores [C] of each model.
     counts: [K, C] training examples of each partition and class.
 
   Returns:
-    [len(scores), K].
+    [len(scores), K] accuracies A_ij.
   """
   return np.stack([label_weighted_accuracy(one, counts) for one in scores])
 
@@ -58,42 +60,48 @@ def make_diagnose(
   models: Mapping[str, nn.Module],
   config: EvaluationConfig,
   batch_size: int,
-  mapping: Nodes,
+  mapping: ClientMapping,
 ) -> Diagnose:
-  """What is measured of a run at an evaluation.
+  """Returns the function that measures the diagnostics of a run at an evaluation.
 
-  Each client is measured with its own model as it stands between rounds, if the algorithm has such
-  (``views.travelling``, else ``views.client``), among those that have taken part; else all are
-  with the global model. The quantities, and what their places are:
+  If the algorithm has client models (``views.travelling`` or ``views.client``), each client that
+  has taken part is measured with its model as it is between rounds; otherwise all clients are
+  measured with the global model. The quantities, with their ``place`` in ``diagnostics.csv``:
 
-  - ``mean_divergence``, ``variance_divergence``: of a layer's channels, 'layer:channel';
-  - ``mean_divergence_median``, ``variance_divergence_median``: over the channels of every layer;
-  - ``accuracy``: 'i on j', the model of client i (or 'global') on the classes of client j, of tasks
-    that classify;
-  - ``weight_difference``, ``neuron_difference`` (a mean over layers) and
-    ``neuron_difference_by_layer``: of algorithms whose models travel;
-  - ``local_update_delta``: of the same; where models are averaged every so many steps
-    (``periodic.py``), only just before they are, as the paper has it, so that evaluations where it
-    is told are of local training equally long;
-  - ``residual_update_delta``: of algorithms that have a ``residual``.
+  - ``mean_divergence``, ``variance_divergence``: per channel of one layer, 'layer:channel';
+  - ``mean_divergence_median``, ``variance_divergence_median``: over the channels of each layer;
+  - ``accuracy``: 'i on j', model of client i (or 'global') on the classes of client j; only for
+    classification;
+  - ``weight_difference``, ``neuron_difference`` (mean over layers) and
+    ``neuron_difference_by_layer``: only for algorithms with model traveling;
+  - ``local_update_delta``: only for algorithms with model traveling; with periodic averaging
+    (``periodic.py``) only directly before an average, as in the paper, so that all values are
+    measured after equally many local steps;
+  - ``residual_update_delta``: only for algorithms with a ``residual``.
 
   Args:
-    task: the federation and the model; of the federation's data nothing is kept.
-    models: the model of each phase, its norm bound to no axis.
-    config: how much is looked at.
-    batch_size: of training.
-    mapping: how test batches are mapped.
+    task: federation and model; the federation's data is not kept.
+    models: model of each phase by phase name, without an axis name.
+    config: layer and number of minibatches to measure, and the test batch size.
+    batch_size: batch size of training.
+    mapping: mapping of test batches to devices.
 
   Raises:
-    UserError: a federation of one client, an unknown layer, or several processes.
+    UserError: a population of one client, an unknown layer, or several processes.
   """
   if jax.process_count() > 1:
-    raise UserError("diagnostics compare clients in one process; drop them or --num_processes.")
+    raise UserError(
+      "diagnostics need all clients in one process; drop --diagnostics or --num_processes."
+    )
   if task.data.num_clients < 2:
-    raise UserError("diagnostics compare clients and there is only one; add clients or drop them.")
+    raise UserError(
+      "diagnostics compare clients, and there is only one; add clients or drop --diagnostics."
+    )
   positions = diagnostics.norm_positions(task.model, task.image_shape)
   if not positions:
-    raise UserError("diagnostics look at norms of fedjax_norm, and the model has none; drop them.")
+    raise UserError(
+      "diagnostics measure the norms of fedjax_norm, and the model has none; drop --diagnostics."
+    )
   layer = config.diagnostics_layer or positions[0]
   if layer not in positions:
     raise UserError(
@@ -111,30 +119,34 @@ def make_diagnose(
 
   @jax.jit
   def neurons(a: Variables, b: Variables, stored: np.ndarray) -> dict[str, jax.Array]:
-    seen = task.eval_transform(stored)
-    return diagnostics.neuron_difference(task.model, positions, a, b, seen)
+    images = task.eval_transform(stored)
+    return diagnostics.neuron_difference(task.model, positions, a, b, images)
 
   batches = config.diagnostics_batches
 
-  def divergences(phase, own, data, ids, round_, key) -> dict[tuple[str, str], float]:
-    most = min(int(data.sizes[ids].max()), batches * batch_size)
+  def divergences(
+    phase: str, models: list, data: FederatedData, ids: np.ndarray, round_: int, key: Key
+  ) -> Values:
+    limit = min(int(data.sizes[ids].max()), batches * batch_size)
     time = jnp.int32(round_)
-    seen = [
-      moments[phase](model, _sample(data, client, most, key), 0, batches, time, key)
-      for model, client in zip(own, ids, strict=True)
+    per_client = [
+      moments[phase](model, _sample(data, client, limit, key), 0, batches, time, key)
+      for model, client in zip(models, ids, strict=True)
     ]
-    found = {}
+    values = {}
     for kind in diagnostics.ChannelMoments._fields:
-      by_layer = {p: diagnostics.divergence([getattr(s[p], kind) for s in seen]) for p in positions}
+      by_layer = {
+        p: diagnostics.divergence([getattr(one[p], kind) for one in per_client]) for p in positions
+      }
       for channel, value in enumerate(by_layer[layer]):
-        found[f"{kind}_divergence", f"{layer}:{channel}"] = float(value)
-      for position, values in by_layer.items():
-        found[f"{kind}_divergence_median", position] = float(np.median(values))
-    return found
+        values[f"{kind}_divergence", f"{layer}:{channel}"] = float(value)
+      for position, channels in by_layer.items():
+        values[f"{kind}_divergence_median", position] = float(np.median(channels))
+    return values
 
-  def differences(own, shared) -> dict[tuple[str, str], float]:
-    params = [model["params"] for model in own]
-    pairs = [neurons(a, b, shown) for i, a in enumerate(own) for b in own[i + 1 :]]
+  def differences(models: list) -> Values:
+    params = [model["params"] for model in models]
+    pairs = [neurons(a, b, shown) for i, a in enumerate(models) for b in models[i + 1 :]]
     by_layer = {p: float(np.mean([pair[p] for pair in pairs])) for p in positions}
     return {
       ("weight_difference", ""): diagnostics.weight_difference(params),
@@ -151,42 +163,44 @@ def make_diagnose(
     round_: int,
     key: Key,
   ) -> list[Row]:
-    own_of = algorithm.views.travelling or algorithm.views.client
-    own_states = own_of or algorithm.views.residual
-    ids = np.flatnonzero(store.seen) if own_states else np.arange(data.num_clients)
+    client_model = algorithm.views.travelling or algorithm.views.client
+    client_states = client_model or algorithm.views.residual
+    ids = np.flatnonzero(store.seen) if client_states else np.arange(data.num_clients)
     ids = evenly_spaced(ids, _CLIENTS)
     server = jax.tree.map(np.asarray, server)
     shared = jax.tree.map(np.asarray, server.variables)
-    own = _each(own_of, server, store, ids) if own_of else [shared] * len(ids)
-    found: dict[tuple[str, str], float] = {}
+    models = _per_client(client_model, server, store, ids) if client_model else [shared] * len(ids)
+    values: Values = {}
     if len(ids) > 1:
-      found |= divergences(phase, own, data, ids, round_, key)
+      values |= divergences(phase, models, data, ids, round_, key)
       if algorithm.views.travelling:
-        found |= differences(own, shared)
+        values |= differences(models)
         if algorithm.averages_next is None or algorithm.averages_next(server):
-          params = [model["params"] for model in own]
+          params = [model["params"] for model in models]
           delta = diagnostics.local_update_delta(params, shared["params"])
-          found["local_update_delta", ""] = delta
+          values["local_update_delta", ""] = delta
     if algorithm.views.residual:
-      unsent = _each(algorithm.views.residual, server, store, ids)
-      delta = diagnostics.residual_update_delta(unsent, shared["params"])
-      found["residual_update_delta", ""] = delta
+      residuals = _per_client(algorithm.views.residual, server, store, ids)
+      delta = diagnostics.residual_update_delta(residuals, shared["params"])
+      values["residual_update_delta", ""] = delta
     if scores:
-      owners = [str(i) for i in ids] if own_of else ["global"]
+      names = [str(i) for i in ids] if client_model else ["global"]
       counts = label_counts(data, ids, task.num_classes)
-      table = accuracy_by_partition([scores(model) for model in own[: len(owners)]], counts)
-      for i, line in zip(owners, table, strict=True):
-        found |= {("accuracy", f"{i} on {j}"): float(v) for j, v in zip(ids, line, strict=True)}
+      table = accuracy_by_partition([scores(model) for model in models[: len(names)]], counts)
+      for i, line in zip(names, table, strict=True):
+        values |= {("accuracy", f"{i} on {j}"): float(v) for j, v in zip(ids, line, strict=True)}
     return [
       {"round": round_, "quantity": quantity, "place": place, "value": value}
-      for (quantity, place), value in found.items()
+      for (quantity, place), value in values.items()
     ]
 
   return diagnose
 
 
-def _make_scores(task: Task, batch_size: int, mapping: Nodes) -> Callable[[Variables], Scores]:
-  """(a model, on the host) -> its scores on the test set."""
+def _make_scores(
+  task: Task, batch_size: int, mapping: ClientMapping
+) -> Callable[[Variables], Scores]:
+  """Returns the function from a model on the host to its scores on the test set."""
   place = placer(mapping)
   test = place(stack_batches(task.source.test, batch_size, mapping.num_devices))
   scores = make_scores(task.model, task.num_classes, task.eval_transform, task.user_objective)
@@ -194,21 +208,24 @@ def _make_scores(task: Task, batch_size: int, mapping: Nodes) -> Callable[[Varia
   return lambda variables: evaluate(place(variables), test)
 
 
-def _each(of: Callable[..., PyTree], server: PyTree, store: ClientStore, ids: np.ndarray) -> list:
-  """What an algorithm makes of each client's state, on the host."""
-  stacked = jax.jit(jax.vmap(of, in_axes=(None, 0), axis_size=len(ids)))(server, store.gather(ids))
+def _per_client(
+  view: Callable[..., PyTree], server: PyTree, store: ClientStore, ids: np.ndarray
+) -> list:
+  """Returns ``view(server, client state)`` of each client, on the host."""
+  mapped = jax.jit(jax.vmap(view, in_axes=(None, 0), axis_size=len(ids)))
+  stacked = mapped(server, store.gather(ids))
   stacked = jax.tree.map(np.asarray, stacked)
   return [jax.tree.map(lambda a, k=k: a[k], stacked) for k in range(len(ids))]
 
 
-def _sample(data: FederatedData, client: Any, most: int, key: Key) -> FederatedData:
-  """One client's row with at most so many of its examples, the same in every round of a run."""
+def _sample(data: FederatedData, client: Any, limit: int, key: Key) -> FederatedData:
+  """Returns one client's row with at most ``limit`` examples, the same in every round of a run."""
   first, size = int(data.offsets[client]), int(data.sizes[client])
-  own = np.asarray(data.order[first : first + size])
-  if size > most:
+  examples = np.asarray(data.order[first : first + size])
+  if size > limit:
     rng = np.random.default_rng([*np.asarray(jax.random.key_data(key)).tolist(), int(client)])
-    own = own[np.sort(rng.choice(size, most, replace=False))]
+    examples = examples[np.sort(rng.choice(size, limit, replace=False))]
   one = rows(data, np.array([client]))._replace(
-    order=own, offsets=np.zeros(1, np.int32), sizes=np.array([len(own)], np.int32)
+    order=examples, offsets=np.zeros(1, np.int32), sizes=np.array([len(examples)], np.int32)
   )
-  return gather(one, np.arange(1), most)
+  return gather(one, np.arange(1), limit)

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
 from fedjax_norm.algorithms.ledger import Traffic
 from fedjax_norm.errors import DivergedError
 from fedjax_norm.evaluation import classification
-from fedjax_norm.local import SgdConfig, optimizer
+from fedjax_norm.local_training import SgdConfig, optimizer
 from fedjax_norm.norm import Mode
 from fedjax_norm.options import option
 from fedjax_norm.random_keys import Stream, stream
@@ -197,7 +197,7 @@ def distil(
   Raises:
     DivergedError: a loss is not finite.
   """
-  mapping = nodes.create("scan", num_nodes=1)
+  mapping = client_mapping.create("scan", num_clients=1)
   test = make_test(task, mapping)
   held = classification.stack_batches(task.source.test, eval_batch_size)
   epoch = make_epoch(task, config)
@@ -218,7 +218,7 @@ def distil(
       until = min(config.epochs, done + config.eval_every - done % config.eval_every)
       for index in range(done, until):
         student, loss = epoch(student, public, jnp.int32(index), key)
-      columns = test.summarize(test.of_model(student.variables, held))
+      columns = test.summarize(test.evaluate_model(student.variables, held))
       if not np.isfinite([loss, columns["loss"]]).all():
         raise DivergedError(
           f"the student's loss became infinite or not a number between epochs {done} and {until}; "

@@ -1,4 +1,4 @@
-"""How a run's models are tested: the global one, the clients' own, and each on its own labels."""
+"""Tests a run's models: the global model, and client models with their label shares."""
 
 import functools
 from collections.abc import Callable
@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedjax_norm import nodes
-from fedjax_norm.data.federated import label_counts
+from fedjax_norm import client_mapping
+from fedjax_norm.algorithms.contract import Algorithm
+from fedjax_norm.data.federated import FederatedData, label_counts
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import (
   classification,
@@ -20,33 +21,33 @@ from fedjax_norm.evaluation import (
 from fedjax_norm.evaluation.measures import headline
 from fedjax_norm.models.ensemble import Ensemble
 from fedjax_norm.training.personalization import Personalize
-from fedjax_norm.training.placement.client_states import evenly_spaced
+from fedjax_norm.training.placement.client_states import ClientStore, evenly_spaced
 from fedjax_norm.training.placement.data_feed import placer
 from fedjax_norm.training.program_types import Evaluate
 from fedjax_norm.training.task.task import Task
+from fedjax_norm.typing import Key, PyTree
 
 MODELS_EVALUATED = 10
-"""Where clients keep a part of the model, a run reports the mean over at most so many of their
-models."""
+"""Maximum number of client models that are tested, if clients keep a part of the model."""
 
 
 class Test(NamedTuple):
-  """How models are tested.
+  """The test functions of a task.
 
   Attributes:
-    of_model: (variables, stacked batches) -> a result.
-    of_clients: (server's state, one client's state) -> that client's model -> the function that
-      gives the results of clients (see ``evaluation.make_evaluate_clients``).
-    summarize: of a result, or of several -> a row's test columns.
+    evaluate_model: (variables, stacked batches) -> test result of one model.
+    make_evaluate_clients: ((server state, one client state) -> client model) -> the function that
+      tests client models (see ``classification.make_evaluate_clients``).
+    summarize: test result of one or several models -> test columns of a row of ``metrics.csv``.
   """
 
-  of_model: Callable[..., Any]
-  of_clients: Callable[..., Any]
+  evaluate_model: Callable[..., Any]
+  make_evaluate_clients: Callable[..., Any]
   summarize: Callable[..., dict[str, float]]
 
 
-def make_test(task: Task, mapping: nodes.Nodes) -> Test:
-  """Of the task's kind."""
+def make_test(task: Task, mapping: client_mapping.ClientMapping) -> Test:
+  """Returns the test functions for the kind of a task."""
   model, outputs, transform = task.model, task.num_outputs, task.eval_transform
   of_batch: Callable[..., Any]
   summarize: Callable[..., dict[str, float]]
@@ -75,7 +76,9 @@ def make_test(task: Task, mapping: nodes.Nodes) -> Test:
   )
 
 
-def _make_verification(task: Task, pairs: verification.Pairs, mapping: nodes.Nodes) -> Test:
+def _make_verification(
+  task: Task, pairs: verification.Pairs, mapping: client_mapping.ClientMapping
+) -> Test:
   embed = verification.make_embed(task.model, task.eval_transform)
   return Test(
     verification.make_evaluate(embed, pairs, mapping),
@@ -86,23 +89,22 @@ def _make_verification(task: Task, pairs: verification.Pairs, mapping: nodes.Nod
 
 def make_evaluate(
   task: Task,
-  mapping: nodes.Nodes,
+  mapping: client_mapping.ClientMapping,
   batch_size: int,
   evaluate_clients: int,
   personalize: Personalize | None = None,
 ) -> Evaluate:
-  """The loop's ``Evaluate`` on a task's test set; of the task's federation it keeps nothing.
+  """Returns the training loop's ``Evaluate`` function for a task's test set.
 
   Args:
-    task: the federation and the model.
-    mapping: the devices, one node after another on each.
-    batch_size: test examples a batch.
-    evaluate_clients: how many clients are evaluated on their own mix of labels (see
-      ``assemble.assemble``).
-    personalize: what they do with the model first, beside what it is without.
+    task: federation and model; the federation's data is not kept.
+    mapping: mapping of test batches and clients, sequential on each device.
+    batch_size: test examples per batch.
+    evaluate_clients: number of clients evaluated on their label shares; 0 evaluates none.
+    personalize: evaluation of the fine-tuned client models; None without fine-tuning.
 
   Raises:
-    UserError: clients' own mixes of labels in another task than classification.
+    UserError: ``evaluate_clients`` in a task that is not classification.
   """
   stacked = placer(mapping)(
     classification.stack_batches(
@@ -111,36 +113,42 @@ def make_evaluate(
   )
   test = make_test(task, mapping)
   if task.kind != "classification" and evaluate_clients:
-    raise UserError(f"{task.kind} knows no client's own mix of labels; drop evaluate_clients.")
+    raise UserError(
+      f"{task.kind} has no label shares to evaluate clients on; drop evaluate_clients."
+    )
   num_classes = task.num_classes
-  own_scores: dict[Any, Any] = {}
+  compiled: dict[Algorithm, Callable[..., Any]] = {}
 
-  def of_clients(algorithm, server, store, data, ids):
-    if algorithm not in own_scores:
+  def of_clients(
+    algorithm: Algorithm, server: PyTree, store: ClientStore, data: FederatedData, ids: np.ndarray
+  ) -> Any:
+    if algorithm not in compiled:
       model_of = algorithm.views.client or (lambda server, _: server.variables)
-      own_scores[algorithm] = test.of_clients(model_of)
+      compiled[algorithm] = test.make_evaluate_clients(model_of)
     states, positions = store.models(ids)
     strengths = np.asarray(data.strengths)[ids][positions]
-    result = own_scores[algorithm](server, states, strengths, stacked)
-    places = np.argsort(positions)[-len(ids) :]
-    return jax.tree.map(lambda a: np.asarray(a)[places], result)
+    result = compiled[algorithm](server, states, strengths, stacked)
+    order = np.argsort(positions)[-len(ids) :]
+    return jax.tree.map(lambda a: np.asarray(a)[order], result)
 
-  def evaluate(algorithm, server, store, data, key):
+  def evaluate(
+    algorithm: Algorithm, server: PyTree, store: ClientStore, data: FederatedData, key: Key
+  ) -> tuple[dict[str, float], dict[int, float]]:
     if algorithm.views.client is None:
       ids = evenly_spaced(np.arange(data.num_clients), evaluate_clients)
-      result = test.of_model(server.variables, stacked)
+      result = test.evaluate_model(server.variables, stacked)
       columns = test.summarize(result)
-      if evaluate_clients and np.any(data.strengths):  # clients see the test images otherwise
+      if evaluate_clients and np.any(data.strengths):  # a feature shift differs between clients
         result = of_clients(algorithm, server, store, data, ids)
     else:
       ids = evenly_spaced(np.flatnonzero(store.seen), evaluate_clients or MODELS_EVALUATED)
       result = of_clients(algorithm, server, store, data, ids)
       if algorithm.views.global_too:
         each = [jax.tree.map(lambda a, i=i: a[i], result) for i in range(len(ids))]
-        columns = test.summarize(test.of_model(server.variables, stacked))
+        columns = test.summarize(test.evaluate_model(server.variables, stacked))
         name = headline(columns)
-        own = [test.summarize(one)[name] for one in each]
-        columns |= {f"models_{name}": float(np.mean(own)), f"models_{name}_min": min(own)}
+        values = [test.summarize(one)[name] for one in each]
+        columns |= {f"models_{name}": float(np.mean(values)), f"models_{name}_min": min(values)}
       else:
         columns = test.summarize(result)
     if not evaluate_clients:

@@ -1,4 +1,4 @@
-"""The loop of every run: intervals of compiled rounds, and between them the world outside."""
+"""The training loop: intervals of compiled rounds, with evaluation and checkpoints between them."""
 
 import contextlib
 import time
@@ -11,9 +11,9 @@ import numpy as np
 
 from fedjax_norm.control.skewscout import ScoutState
 from fedjax_norm.data.federated import FederatedData
-from fedjax_norm.errors import DivergedError, expect
+from fedjax_norm.errors import DivergedError, check_type
 from fedjax_norm.evaluation.measures import measures_of
-from fedjax_norm.local import Metrics
+from fedjax_norm.local_training import Metrics
 from fedjax_norm.objectives import find
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.interval_planner import Controls, Interval, next_interval, observe
@@ -39,7 +39,7 @@ Callback = Callable[[int, dict[str, Any], Variables], bool | None]
 
 
 class _State(NamedTuple):
-  """Everything a checkpoint holds."""
+  """The contents of a checkpoint."""
 
   server: PyTree
   clients: PyTree
@@ -58,29 +58,29 @@ def train(
   show_progress: bool = False,
   on_evaluation: Callback | None = None,
 ) -> Outcome:
-  """Trains to the last round, or goes on from a folder's checkpoint.
+  """Trains to the last round; resumes from the folder's newest checkpoint if it has one.
 
   Args:
-    program: what to run.
-    config: its length and seed.
-    data: the federation, host arrays.
-    variables: the initial model; it stays as it is.
-    folder: where rows and checkpoints go; nothing is written without one.
+    program: program of the run.
+    config: length and seed of the run.
+    data: federation, host arrays.
+    variables: initial model; it is not modified.
+    folder: folder for metrics and checkpoints; None writes nothing.
     show_progress: whether to draw a progress bar.
-    on_evaluation: called after each evaluation, once its row and its checkpoint are saved. The run
-      ends early when it returns True; what it raises stops the run, and what was saved stays.
+    on_evaluation: callback after each evaluation, when its row and its checkpoint are saved. The
+      run ends early if it returns True. An exception stops the run; saved files stay.
 
   Raises:
-    UserError: an argument of a wrong type, a cohort larger than the population, data that fits no
-      memory, or a folder that has lost a part of its run.
-    DivergedError: a loss is not finite; what was saved before stays.
+    UserError: an argument of a wrong type, a cohort larger than the population, data that exceeds
+      the memory, or a folder with missing files.
+    DivergedError: a loss that is not finite; saved files stay.
   """
-  expect("config", config, LoopConfig)
-  expect("folder", folder, RunFolder | None)
+  check_type("config", config, LoopConfig)
+  check_type("folder", folder, RunFolder | None)
   algorithm = next(iter(program.phases.values())).algorithm
-  # A copy, for the programs take over the memory of the states they are given.
+  # A copy, because the compiled programs donate the states that they receive.
   server = algorithm.init(jax.tree.map(jnp.array, variables))
-  store = make_client_store(program.nodes, algorithm.init_client(server), data.num_clients)
+  store = make_client_store(program.mapping, algorithm.init_client(server), data.num_clients)
   controls, round_, spent, seconds = Controls.initial(program, variables), 0, Spent(), 0.0
   rows: list[dict[str, Any]] = []
   diagnosed: list[dict[str, Any]] = []
@@ -115,8 +115,8 @@ def train(
       spent += here + more
       accuracy_loss = rows[-1]["accuracy_loss"] if program.skewscout and rows else float("nan")
       if controls.scout and round_ == controls.scout.next_look:
-        scout, accuracy_loss, journey = _look(run, config, controls.scout, interval, server)
-        controls, spent = controls._replace(scout=scout), spent + journey
+        scout, accuracy_loss, traveling = _look(run, config, controls.scout, interval, server)
+        controls, spent = controls._replace(scout=scout), spent + traveling
 
       elapsed = time.perf_counter() - started
       seconds += elapsed
@@ -133,15 +133,15 @@ def train(
         with uninterrupted():
           if found:
             folder.append_diagnostics(found)
-          # The row first: a kill in between leaves one row too many, which resuming cuts off.
+          # The row comes first: after a kill in between, resuming drops the extra row.
           folder.append(row)
           checkpoints.save(round_, state)
       diagnosed += found
       measure, tested = next(iter(measures_of(row).items()))
-      told = f"{tested.title} {tested.format(row[measure])}"
-      bar.update(round_, loss, told, total.examples / elapsed)
-      if on_evaluation:  # with copies, for the program takes over the memory of the server's state
-        model = jax.tree.map(np.array, server.variables)
+      test_result = f"{tested.title} {tested.format(row[measure])}"
+      bar.update(round_, loss, test_result, total.examples / elapsed)
+      if on_evaluation:
+        model = jax.tree.map(np.array, server.variables)  # copies: the server state is donated
         if on_evaluation(round_, dict(row), model):
           break
   model = jax.tree.map(np.asarray, server.variables)
@@ -149,27 +149,33 @@ def train(
 
 
 def _check_finite(loss: float, interval: Interval, folder: RunFolder | None) -> None:
+  """Raises a DivergedError if the loss is infinite or nan."""
   if np.isfinite(loss):
     return
   first, last = interval.first, interval.end
-  kept = f"; the checkpoint of round {first} is kept in {folder.path}" if folder and first else ""
+  saved = f"; the checkpoint of round {first} is kept in {folder.path}" if folder and first else ""
   raise DivergedError(
-    f"the loss became infinite or not a number between rounds {first} and {last}{kept}; lower the "
-    "learning rate or clip gradients (after a FixBN freeze, by its own settings)."
+    f"the loss became infinite or not a number between rounds {first} and {last}{saved}; lower the "
+    "learning rate or clip gradients (after a FixBN freeze: --freeze_lr_factor, "
+    "--freeze_clip_norm)."
   )
 
 
 def _mean(value: np.ndarray, total: Metrics) -> float:
-  """Over an interval's labelled examples; nan if there were none."""
+  """Returns a sum divided by the interval's number of labelled examples; nan if there are none."""
   return float(value / total.examples) if total.examples else float("nan")
 
 
 def _look(
   run: RunContext, config: LoopConfig, state: ScoutState, interval: Interval, server: PyTree
 ) -> tuple[ScoutState, float, Spent]:
-  """(SkewScout's state after it has looked, the accuracy loss, what the models' journey took)."""
+  """Lets SkewScout measure the accuracy loss by model traveling and choose the next theta.
+
+  Returns:
+    (SkewScout's state, accuracy loss, traffic and simulated time of the model traveling).
+  """
   assert run.program.skewscout
-  state, loss, journey = run.program.skewscout.look(
+  state, loss, cost = run.program.skewscout.look(
     state,
     interval.phase,
     run.program.phases[interval.phase].algorithm,
@@ -182,7 +188,7 @@ def _look(
     config.seed,
   )
   nothing = np.zeros_like(run.sizes)
-  return state, loss, full_participation_cost(run, journey, nothing, nothing)
+  return state, loss, full_participation_cost(run, cost, nothing, nothing)
 
 
 def _row(
@@ -194,7 +200,7 @@ def _row(
   spent: Spent,
   seconds: float,
 ) -> dict[str, Any]:
-  """What ``metrics.csv`` tells of an interval, but for the algorithm's own columns."""
+  """Returns an interval's row of ``metrics.csv`` without algorithm-specific columns."""
   right = find(program.objective).train_column
   return {
     "round": interval.end,

@@ -1,7 +1,7 @@
-"""Personalisation as a way to evaluate: each client fine-tunes the model on its own data first.
+"""Personalized evaluation: each client fine-tunes the model on its own data, then it is tested.
 
-What a global model is worth as a base that is quickly specialized (paper 004, app. K; Yu et al.
-2020). Training itself is not changed by it.
+It measures how well a global model can be specialized in a few steps (paper 004, app. K; Yu et al.
+2020). Training does not change.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from fedjax_norm.algorithms.contract import Algorithm
+from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import (
   FederatedData,
   Transform,
@@ -23,8 +24,7 @@ from fedjax_norm.data.federated import (
 )
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import classification
-from fedjax_norm.local import LocalConfig, make_client_update, optimizer
-from fedjax_norm.nodes import Nodes
+from fedjax_norm.local_training import LocalConfig, make_client_update, optimizer
 from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.training.placement.data_feed import placer
@@ -35,8 +35,8 @@ Personalize = Callable[
   [Algorithm, PyTree, ClientStore, FederatedData, Key, np.ndarray, classification.HeldOut],
   dict[str, float],
 ]
-"""(algorithm, the server's state, the clients' store, the federation on the host, the run's key,
-the clients' ids, stacked test batches) -> columns of a row."""
+"""(algorithm, server state, client store, federation on the host, key of the run, client ids,
+stacked test batches) -> test columns of a row of ``metrics.csv``."""
 
 
 def make_fine_tuned(
@@ -47,24 +47,25 @@ def make_fine_tuned(
   transform: Transform,
   client_variables: Callable[[PyTree, PyTree], Variables],
 ) -> Callable[[Any, Any], Variables]:
-  """A client's model after steps on its own data, from the model that it has now.
+  """Returns a function that fine-tunes one client's model on that client's data.
 
-  The optimizer starts afresh, and nothing holds the model back. Batches are those of
-  a client's first steps (``federated.draw``), features shifted as in training, at every evaluation:
-  what changes from one to the next is the model. A norm that looks across nodes sees this client
-  alone, and batch renormalization is where its ramps begin. Where clients drift, they fine-tune on
-  all of their data.
+  The optimizer state starts at zero, without a proximal term. Every evaluation uses the batches of
+  the client's first training steps (``federated.draw``), with the feature shift of training, so
+  that only the model differs between evaluations. A cross-client norm sees this client alone, and
+  batch renormalization uses the initial values of its ramps. Clients with a drift fine-tune on all
+  of their data.
 
   Args:
-    model: the model, unbound to any axis.
-    local: the client's settings.
-    steps: of local SGD, with the run's batch size, momentum, decay and clipping.
-    rate: their learning rate.
-    transform: of training images.
-    client_variables: (server's state, client's state) -> the model to start from.
+    model: model without an axis name.
+    local: client options: batch size, momentum, decay and clipping.
+    steps: number of local steps.
+    rate: learning rate of the fine-tuning.
+    transform: transform of training images.
+    client_variables: (server state, client state) -> model before the fine-tuning.
 
   Returns:
-    ((server's state, data, the run's key), (client's state, its row in the data)) -> variables.
+    ((server state, data, key of the run), (client state, row of the client in the data)) ->
+    variables.
   """
   update, transformation = make_client_update(model, local), optimizer(local)
 
@@ -92,27 +93,27 @@ def make_personalize(
   trained: Mapping[Algorithm, tuple[nn.Module, LocalConfig]],
   steps: int,
   rate: float,
-  mapping: Nodes,
+  mapping: ClientMapping,
 ) -> Personalize:
-  """Tests the fine-tuned model of each of some clients on its own mix of labels.
+  """Returns a function that tests fine-tuned client models, weighted by the clients' label shares.
 
   Args:
-    task: the federation and the model.
-    trained: the model and the client's settings of each phase's algorithm.
-    steps: of the fine-tuning.
-    rate: their learning rate.
-    mapping: how clients are mapped, one at a time.
+    task: federation and model.
+    trained: algorithm of each phase -> (model, client options).
+    steps: number of fine-tuning steps.
+    rate: learning rate of the fine-tuning.
+    mapping: mapping of clients to devices, sequential on each device.
 
   Raises:
-    UserError: a run of several processes, or a test that knows no labels.
+    UserError: a run of several processes, or a task that is not classification.
   """
-  if mapping.apart:
+  if mapping.multi_process:
     raise UserError(
-      "fine-tuning moves the clients' data to where they are tested, which several processes do not"
-      " do; drop --fine_tune_steps or run one process."
+      "fine-tuning is not implemented for several processes; drop --fine_tune_steps or run one "
+      "process."
     )
   if task.kind != "classification":
-    raise UserError(f"{task.kind} knows no client's own mix of labels; drop fine_tune_steps.")
+    raise UserError(f"{task.kind} has no label shares to test clients on; drop fine_tune_steps.")
   scores = classification.make_scores(
     task.model, task.num_classes, task.eval_transform, task.user_objective
   )
@@ -124,10 +125,18 @@ def make_personalize(
     fine_tuned = make_fine_tuned(*trained[algorithm], steps, rate, transform, model_of)
     return classification.make_evaluate_clients(scores, mapping, fine_tuned)
 
-  def personalize(algorithm, server, store, data, key, ids, stacked):
+  def personalize(
+    algorithm: Algorithm,
+    server: PyTree,
+    store: ClientStore,
+    data: FederatedData,
+    key: Key,
+    ids: np.ndarray,
+    stacked: classification.HeldOut,
+  ) -> dict[str, float]:
     if algorithm not in compiled:
       compiled[algorithm] = compile(algorithm)
-    # Room for any so many clients, so that others next time run the same program.
+    # Padded to the largest clients, so that other clients at the next evaluation do not recompile.
     capacity = int(np.sort(data.sizes)[-len(ids) :].sum())
     part = place(without_drift(gather(data, ids, capacity)))
     states = place(store.gather(ids))

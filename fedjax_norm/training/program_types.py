@@ -10,11 +10,11 @@ from fedjax_norm.algorithms.batch_statistics import Part
 from fedjax_norm.algorithms.clock import Clock
 from fedjax_norm.algorithms.contract import Algorithm
 from fedjax_norm.algorithms.ledger import Cost
+from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.control.freeze import Freeze
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.control.theta import Dial
 from fedjax_norm.data.federated import FederatedData
-from fedjax_norm.nodes import Nodes
 from fedjax_norm.objectives import Objective
 from fedjax_norm.split.by_messages.log import MessageLog
 from fedjax_norm.training.diagnostics_recorder import Diagnose
@@ -56,7 +56,7 @@ class Program(NamedTuple):
 
   Attributes:
     phases: the phases by name, in the order of the run.
-    nodes: the mapping of clients to devices.
+    mapping: the mapping of clients to devices.
     evaluate: (algorithm, server state, client store, federation on the host, key of the run) ->
       (test columns of a row of ``metrics.csv``, accuracy of each evaluated client by its id).
     freeze: FixBN's freeze policy, which changes the phase; None without a freeze.
@@ -73,7 +73,7 @@ class Program(NamedTuple):
   """
 
   phases: dict[str, Phase]
-  nodes: Nodes
+  mapping: ClientMapping
   evaluate: Evaluate
   freeze: Freeze | None
   plateau: Plateau | None

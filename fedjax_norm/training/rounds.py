@@ -10,9 +10,9 @@ import optax
 from fedjax_norm.algorithms.clock import Share
 from fedjax_norm.algorithms.contract import Algorithm, RoundContext
 from fedjax_norm.algorithms.ledger import Cost, Traffic
+from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import FederatedData
-from fedjax_norm.local import Metrics
-from fedjax_norm.nodes import Nodes
+from fedjax_norm.local_training import Metrics
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.interval_planner import Interval
 from fedjax_norm.training.placement.client_placement import Placement
@@ -69,14 +69,14 @@ class RunContext(NamedTuple):
 
     The caller enters its ``feed`` as a context manager.
     """
-    cohort, place = config.cohort_of(data.num_clients), placer(program.nodes)
+    cohort, place = config.cohort_of(data.num_clients), placer(program.mapping)
     key = place(jax.random.key(config.seed))
     longest = min(config.eval_every, config.rounds)
     feed: Feed | DistributedFeed
-    if program.nodes.apart:
+    if program.mapping.multi_process:
       feed = DistributedFeed(
         data,
-        program.nodes,
+        program.mapping,
         key,
         rounds=config.rounds,
         cohort=cohort,
@@ -86,7 +86,7 @@ class RunContext(NamedTuple):
     else:
       feed = Feed(
         data,
-        program.nodes,
+        program.mapping,
         key,
         on_host=program.data_on == "host",
         rounds=config.rounds,
@@ -104,17 +104,17 @@ def _most_rounds(longest: int, cohort: int, num_clients: int, client_bytes: int)
   return max(1, min(longest, _STATE_BUDGET // (cohort * client_bytes)))
 
 
-def make_client_store(nodes: Nodes, one: PyTree, num_clients: int) -> ClientStore:
+def make_client_store(mapping: ClientMapping, one: PyTree, num_clients: int) -> ClientStore:
   """Returns the store of the client states; with several processes it has the local clients only.
 
   Args:
-    nodes: the mapping of clients to devices.
+    mapping: the mapping of clients to devices.
     one: initial state of every client.
     num_clients: K, the population.
   """
-  if nodes.apart:
+  if mapping.multi_process:
     return DistributedClientStore(
-      one, nodes, Placement(num_clients, nodes.num_devices), num_clients
+      one, mapping, Placement(num_clients, mapping.num_devices), num_clients
     )
   return ClientStore(one, num_clients)
 
@@ -201,7 +201,7 @@ def full_participation_cost(
   return Spent(cost.of_round(counted.tolist()), seconds)
 
 
-def compile_interval(algorithm: Algorithm, nodes: Nodes) -> Callable[..., Any]:
+def compile_interval(algorithm: Algorithm, mapping: ClientMapping) -> Callable[..., Any]:
   """Compiles the rounds of a phase: one program for any range of rounds of a window.
 
   Returns:
@@ -215,13 +215,13 @@ def compile_interval(algorithm: Algorithm, nodes: Nodes) -> Callable[..., Any]:
   def interval(server, clients, metrics, slots, rates, thetas, first, begin, end, data, key):
     def body(index, carry):
       server, clients, total = carry
-      chosen = nodes.take(clients, slots[index])
+      chosen = mapping.take(clients, slots[index])
       context = RoundContext(data, first + index, rates[index], key, thetas[index])
       server, chosen, metrics = algorithm.round(server, chosen, slots[index], context)
-      clients = nodes.put(clients, slots[index], chosen)
+      clients = mapping.put(clients, slots[index], chosen)
       return server, clients, optax.tree.add(total, metrics)
 
     return jax.lax.fori_loop(begin, end, body, (server, clients, metrics))
 
-  shardings = (nodes.sharding, nodes.held_sharding, nodes.sharding)
+  shardings = (mapping.sharding, mapping.row_sharding, mapping.sharding)
   return jax.jit(interval, donate_argnums=(0, 1), out_shardings=shardings)

@@ -9,10 +9,10 @@ import numpy as np
 from fedjax_norm import models
 from fedjax_norm.algorithms.contract import Method
 from fedjax_norm.algorithms.registry import find
-from fedjax_norm.errors import UserError, expect
+from fedjax_norm.errors import UserError, check_type
 from fedjax_norm.options import make
 from fedjax_norm.random_keys import Stream, stream
-from fedjax_norm.training.build_program import in_force, make_program
+from fedjax_norm.training.build_program import fill_defaults, make_program
 from fedjax_norm.training.config.train import config_of
 from fedjax_norm.training.loop import Callback, train
 from fedjax_norm.training.outcome import Outcome
@@ -30,47 +30,47 @@ def run(
   on_evaluation: Callback | None = None,
   **options: Any,
 ) -> Outcome:
-  """Trains a task by a method.
+  """Trains a model on a task with a method.
 
   Args:
-    method: its name in the registry, or a row of the user's own.
-    task: the federation and the model.
-    *groups: configurations of some of the options, such as ``LoopConfig(rounds=10, eval_every=5)``.
-    folder: where metrics and checkpoints go; None writes nothing.
+    method: name in the registry, or a user-defined ``Method``.
+    task: federation and model.
+    *groups: configs with some of the options, such as ``LoopConfig(rounds=10, eval_every=5)``.
+    folder: folder for metrics and checkpoints; None writes nothing.
     show_progress: whether to draw a progress bar.
-    on_evaluation: called after each evaluation (see ``loop.train``).
-    **options: further options by their names, as on the command line: ``rounds=10, lr=0.05``.
+    on_evaluation: callback after each evaluation (see ``loop.train``).
+    **options: further options by name, as on the command line: ``rounds=10, lr=0.05``.
 
   Raises:
-    UserError: an argument of a wrong type, or options that do not fit together.
+    UserError: an argument of a wrong type, or options that contradict each other.
   """
-  expect("task", task, Task)
-  expect("folder", folder, RunFolder | None)
+  check_type("task", task, Task)
+  check_type("folder", folder, RunFolder | None)
   method = find(method) if isinstance(method, str) else method
-  config = in_force(method, task, make(config_of(method), *groups, **options))
+  config = fill_defaults(method, task, make(config_of(method), *groups, **options))
   program = make_program(method, task, config)
   variables = initial_variables(task, config.seed)
   return train(program, config, task.data, variables, folder, show_progress, on_evaluation)
 
 
 def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables:
-  """The model before the first round, the same for all clients.
+  """Returns the initial model, which is the same for all clients.
 
-  With weight normalization its scales and biases come from one batch of training examples, drawn
-  from all clients' data by the seed (Salimans and Kingma 2016, sec. 3).
+  With weight normalization, the scales and biases are initialized from one batch of training
+  examples, which the seed draws from all clients' data (Salimans and Kingma 2016, sec. 3).
 
   Args:
-    task: the task.
-    seed: of the run.
-    batch_size: of the common batch.
+    task: federation and model.
+    seed: seed of the run.
+    batch_size: number of examples for the initialization of weight normalization.
 
   Raises:
-    UserError: weight normalization in one of several processes.
+    UserError: weight normalization in a run of several processes.
   """
   if task.model.norm.weight_norm and jax.process_count() > 1:
     raise UserError(
-      "weight normalization starts from a batch of all clients' examples, which no process of "
-      "several holds; run it in one process or choose another norm."
+      "weight normalization starts from a batch of all clients' examples, which no process of a "
+      "run of several processes has; run it in one process or choose another norm."
     )
   init_key, batch_key = jax.random.split(stream(jax.random.key(seed), Stream.INIT))
   variables = models.init(task.model, init_key, task.image_shape)

@@ -36,11 +36,11 @@ from helpers.contract_world import (
 )
 from helpers.settings import built, configure
 
-from fedjax_norm import nodes, tree_leaves
+from fedjax_norm import client_mapping, tree_leaves
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
-from fedjax_norm.training.build_program import in_force, make_program
+from fedjax_norm.training.build_program import fill_defaults, make_program
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.run_folder import RunFolder
@@ -139,12 +139,12 @@ def test_who_takes_part_changes_and_nobody_else(whole):
 
 def test_mappings_agree_and_padding_is_nobody(whole, replay):
   """Counts are the same exactly, the rest to float tolerance; or the mapping is refused."""
-  if whole.method.one_by_one(in_force(whole.method, whole.task, whole.config)):
+  if whole.method.one_by_one(fill_defaults(whole.method, whole.task, whole.config)):
     assert str(replay) == (
-      f"the clients of {whole.method.name} run one after another; drop --backend=vmap and --chunk."
+      f"the clients of {whole.method.name} run sequentially; drop --backend=vmap and --chunk."
     )
     return
-  assert whole.program.nodes.backend == "shard_map"
+  assert whole.program.mapping.backend == "shard_map"
   row, metrics = whole.outcome.rows[0], replay.metrics
   assert metrics.examples == row["examples"]
   np.testing.assert_allclose(metrics.loss / metrics.examples, row["train_loss"], rtol=1e-4)
@@ -248,7 +248,7 @@ def test_what_stays_is_not_charged(whole):
       continue
     seen: list[Crossing] = []
     config = dataclasses.replace(configure(method.config, batch_size=4), **options)
-    mapping = nodes.create("scan", num_nodes=COHORT)
+    mapping = client_mapping.create("scan", num_clients=COHORT)
     setup = (Net(create("bn")), mapping, task.data, task.transform, task.image_shape)
     algorithm = built(watched(method, seen, sent, received), config, *setup)
     seen.clear()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
 from fedjax_norm.algorithms.clock import PROFILES
 from fedjax_norm.cli import split_options, train
-from fedjax_norm.cli.finished_run import told
+from fedjax_norm.cli.finished_run import saved_options
 
 
 @pytest.fixture
@@ -96,12 +96,12 @@ def test_step_by_step_lists_its_messages(split_run, tmp_path):
     (("--client_momentum=reset",), "use a SplitFed variant"),
     (("--algorithm=splitfed_v1", "--hand_over=peer"), "drop hand_over"),
     (("--algorithm=splitfed_v1", "--relays=conv1,conv2", "--hand_over=peer"), "drop hand_over"),
-    (("--norm=sync_bn",), "alone with Bob"),
+    (("--norm=sync_bn",), "one client at a time"),
     (("--fine_tune_lr=0.1",), "Unknown command line flag 'fine_tune_lr'"),
     (("--num_processes=2",), "split runs in one process; drop --num_processes"),
     (("--autoencoder=0",), "--autoencoder is 0;"),
     (("--relays=",), "name two or more"),
-    (("--backend=vmap", "--data=npz:missing.npz"), "run one after another; drop --backend=vmap"),
+    (("--backend=vmap", "--data=npz:missing.npz"), "run sequentially; drop --backend=vmap"),
     (("--norm=gn", "--batch_stats=local"), "keeps no running statistics"),
     (("--autoencoder=0.1", "--labelled=1.5"), "between 0 and 1"),
   ],
@@ -125,6 +125,6 @@ def test_the_flags_of_an_older_version_are_read():
     "freeze_round": "5",
     "no_longer_there": 1,
   }
-  flags = told(saved)
+  flags = saved_options(saved)
   assert (flags.algorithm, flags.rounds, flags.lr_factor) == ("splitfed_v2", 7, 0.1)
   assert (flags.lr_boundaries, flags.freeze_round) == ((2.0, 3.0), 5)

@@ -27,7 +27,17 @@ def program(freeze=None, plateau=None, scout=None):
   scouting = Scouting(scout, {}) if scout else None
   dial = Dial(np.full(CONFIG.rounds, 0.1, np.float32), follows_rate=True, scout=scout)
   return Program(
-    phases, None, None, freeze, plateau, None, RATES, "device", {}, theta_schedule=dial, skewscout=scouting
+    phases,
+    None,
+    None,
+    freeze,
+    plateau,
+    None,
+    RATES,
+    "device",
+    {},
+    theta_schedule=dial,
+    skewscout=scouting,
   )
 
 

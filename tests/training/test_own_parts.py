@@ -263,7 +263,7 @@ def test_an_own_objective_is_trained_and_tested(tiny_source, tmp_path, told):
   with fn.RunFolder.open(tmp_path / "run", {}) as folder:
     assert len(run(task, fn.LoopConfig(6, 2), folder=folder).rows) == 3
   if not told:
-    with pytest.raises(fn.UserError, match="without right knows no client's own mix of labels"):
+    with pytest.raises(fn.UserError, match="without right has no label shares"):
       run(task, evaluate_clients=2)
 
 

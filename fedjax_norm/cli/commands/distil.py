@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from fedjax_norm import host_memory, models, nodes, options
+from fedjax_norm import host_memory, models, client_mapping, options
 from fedjax_norm.cli import app, train
 from fedjax_norm.cli.config import Config, all_but
 from fedjax_norm.cli.finished_run import SplitRun, check_images, load_split
@@ -21,7 +21,7 @@ from fedjax_norm.evaluation import classification
 from fedjax_norm.norm import NORMS
 from fedjax_norm.options import option
 from fedjax_norm.plots import base, curves
-from fedjax_norm.split.by_messages.inference import outputs_of
+from fedjax_norm.split.by_messages.inference import remote_outputs
 from fedjax_norm.split.by_messages.log import MessageLog
 from fedjax_norm.split.plan import ALICE, BOB
 from fedjax_norm.training.distillation import DistilConfig, Public, distil
@@ -53,7 +53,7 @@ class DistilFlags(DistilConfig, Config):
 
   def check(self) -> None:
     """Refuses norms that are BN to a student."""
-    if NORMS[self.norm].settles or NORMS[self.norm].across_nodes:
+    if NORMS[self.norm].freezes_statistics or NORMS[self.norm].across_nodes:
       raise UserError(f"--norm={self.norm} is bn to a student that trains in one place; give bn.")
 
 
@@ -80,7 +80,7 @@ def main(config: DistilFlags) -> None:
   own = (app.new_folder(config), config.saved(), config.resume, config.wait_for_workdir)
   with RunFolder.open(*own) as folder:
     log, images = MessageLog(), source.train.images
-    taught = outputs_of(run.served, images, config.batch_size, log.observe, ALICE, BOB)
+    taught = remote_outputs(run.cut_model, images, config.batch_size, log.observe, ALICE, BOB)
     public = Public(images, taught, source.train.labels.astype(np.int32))
     variables, rows = distil(
       task,
@@ -117,9 +117,9 @@ def finish(
 ) -> None:
   """Writes the student and what it has come to, beside its teacher."""
   task, last = run.task, rows[-1]
-  test = make_test(task, nodes.create("scan", num_nodes=1))
+  test = make_test(task, client_mapping.create("scan", num_clients=1))
   held = classification.stack_batches(task.source.test, config.eval_batch_size)
-  teacher = test.summarize(test.of_model(run.variables, held))
+  teacher = test.summarize(test.evaluate_model(run.variables, held))
   save_model(folder.path, variables)
   write_table(folder.path / "messages.csv", log.rows())
   names = ("loss", "top1", "top5", "bytes_up", "bytes_down", "seconds")
