@@ -1,1 +1,1 @@
-"""How much a party of split learning can learn from the messages that it receives."""
+"""Attacks that measure how much a party of split learning learns from the messages it receives."""

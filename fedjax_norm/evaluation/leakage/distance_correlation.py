@@ -1,4 +1,4 @@
-"""Distance correlation: how far two samples of vectors depend on each other, in any way."""
+"""Distance correlation: a measure of any dependence between two samples of vectors."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from fedjax_norm.typing import Array
 
 
 class DistanceCorrelation(NamedTuple):
-  """Of n pairs of examples.
+  """The distance correlation of n pairs of examples.
 
   Attributes:
-    plain: R_n, from 0 to 1. Where vectors are long and examples few it comes near 1 for
-      independent ones too.
-    corrected: the root of the bias-corrected square R*, with its sign: about 0 for independent
-      ones, below it by chance.
+    plain: R_n, from 0 to 1. For long vectors and few examples it is near 1 even if the samples are
+      independent.
+    corrected: signed root of the bias-corrected square R*: about 0 for independent samples, and
+      negative by chance.
   """
 
   plain: Array
@@ -23,16 +23,16 @@ class DistanceCorrelation(NamedTuple):
 
 
 def distance_correlation(x: Array, y: Array) -> DistanceCorrelation:
-  """Correlates the distances between examples.
+  """Returns the correlation of the distances between examples.
 
   With a_kl = |x_k - x_l| and A_kl = a_kl - a_k. - a_.l + a_.., and B of y likewise,
 
     R_n^2 = sum A B / sqrt(sum A^2 sum B^2)
 
-  (Szekely, Rizzo and Bakirov 2007, definitions 3 and 4). The corrected one has U-centred distances
-  instead, A_kl = a_kl - sum_l a_kl / (n - 2) - sum_k a_kl / (n - 2) + sum a / ((n - 1) (n - 2))
-  off the diagonal and 0 on it (Szekely and Rizzo 2014, definition 2), and may be negative. Either
-  is 0 where all examples of a side are alike.
+  (Szekely, Rizzo and Bakirov 2007, definitions 3 and 4). The corrected value uses U-centred
+  distances, A_kl = a_kl - sum_l a_kl / (n - 2) - sum_k a_kl / (n - 2) + sum a / ((n - 1) (n - 2))
+  off the diagonal and 0 on it (Szekely and Rizzo 2014, definition 2), and can be negative. Both
+  values are 0 if all examples of x, or of y, are equal.
 
   Args:
     x: [n, ...] float, n at least 4.
@@ -46,13 +46,13 @@ def distance_correlation(x: Array, y: Array) -> DistanceCorrelation:
 
 
 def _distances(x: Array) -> Array:
-  """[n, ...] -> [n, n]."""
+  """Returns the Euclidean distances [n, n] between the rows of x [n, ...]."""
   x = x.reshape(len(x), -1).astype(jnp.float32)
-  x = x - x.mean(0)  # distances stay, and squares come out smaller
+  x = x - x.mean(0)  # keeps the distances and makes the squares smaller
   products = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
   squares = jnp.diag(products)
-  found = jnp.sqrt(jnp.maximum(squares[:, None] + squares - 2 * products, 0))
-  return found * (1 - jnp.eye(len(x)))
+  distances = jnp.sqrt(jnp.maximum(squares[:, None] + squares - 2 * products, 0))
+  return distances * (1 - jnp.eye(len(x)))
 
 
 def _centred(a: Array) -> Array:

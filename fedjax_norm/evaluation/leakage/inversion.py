@@ -1,7 +1,7 @@
-"""An attacker who learns to turn activations back into images (Dosovitskiy and Brox 2016).
+"""An attack that reconstructs images from activations (Dosovitskiy and Brox 2016).
 
-It takes pairs of an image and its activation, and no parameters: whoever has images of the kind and
-sees their activations can train the decoder.
+The attacker trains a decoder on pairs of images and activations. It needs no model parameters, only
+images like those of the clients and a way to see their activations.
 """
 
 import dataclasses
@@ -14,24 +14,24 @@ import optax
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.decoder import Decoder
 from fedjax_norm.norm import Mode
-from fedjax_norm.typing import Array, Key, Variables
+from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 Front = Callable[[Variables, Array], Array]
-"""(the model's variables, images as stored [B, H, W, C]) -> activations [B, ...]."""
+"""(the model's variables, stored images [B, H, W, C]) -> activations [B, ...]."""
 
-_SAMPLE = 256  # activations that their scale is taken from
-_LOOKS = 10
-_QUIET = 0.01  # of the mean variance, added to that of each channel
+_SAMPLE = 256  # number of activations that give the scale of each channel
+_EVALUATIONS = 10
+_VARIANCE_FLOOR = 0.01  # share of the mean variance that is added to the variance of each channel
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-  """How the attacker trains the decoder, with Adam and a rate that falls to 0 as a cosine.
+  """The training of the decoder, with Adam and a cosine schedule that ends at a rate of 0.
 
   Attributes:
-    steps: of training.
-    batch_size: images of a step.
-    rate: the first learning rate.
+    steps: number of training steps.
+    batch_size: images per step.
+    rate: initial learning rate.
     features: channels of the decoder's hidden layers.
   """
 
@@ -40,9 +40,9 @@ class Attack:
   rate: float = 2e-3
   features: int = 32
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.steps < 1:
-      raise UserError(f"the attacker's steps are {self.steps}; give at least 1.")
+      raise UserError(f"the attacker takes {self.steps} steps; give at least 1.")
 
 
 def reconstruct(
@@ -56,45 +56,44 @@ def reconstruct(
 ) -> Array:
   """Trains a decoder on auxiliary images and applies it to the victims' activations; jittable.
 
-  The loss is the mean square error. Activations are given to the decoder with mean 0 and about
-  deviation 1 in each channel, as a sample of the auxiliary ones has them, and what it gives is
-  added, in deviations, to the mean of the auxiliary images. An eighth of these is not trained on:
-  what counts is what the decoder said at that one of ten looks at which it did best on them, or the
-  mean where that did better.
+  The loss is the mean square error. The decoder's input is standardized in each channel by a sample
+  of auxiliary activations; its output is scaled and added to the mean of the auxiliary images. An
+  eighth of the auxiliary images is held out: the result is the best of ten evaluations on them, or
+  their mean image if no evaluation is better.
 
   Args:
-    front: what Alice does.
-    variables: hers.
-    auxiliary: [A, H, W, C] images that the attacker has, as stored; A at least 2.
-    originals: [A, H, W, C] float32, the same as they are to come out.
-    victims: [V, H, W, C] images that he does not have, as stored.
-    key: of the decoder's start and its batches.
-    attack: how he trains.
+    front: the client's part of the model.
+    variables: variables of the model.
+    auxiliary: [A, H, W, C] stored images that the attacker has; A at least 2.
+    originals: [A, H, W, C] float32 auxiliary images as the decoder should output them.
+    victims: [V, H, W, C] stored images that the attacker does not have.
+    key: key of the decoder's initial weights and batches.
+    attack: training options of the attacker.
 
   Returns:
-    [V, H, W, C] float32.
+    reconstructions of the victims, [V, H, W, C] float32.
   """
   decoder = Decoder(originals.shape[1:], attack.features)
   sample = front(variables, auxiliary[:_SAMPLE]).astype(jnp.float32)
   axes = tuple(range(sample.ndim - 1))
   mean, variance = sample.mean(axes), sample.var(axes)
-  # A channel that hardly ever fires is not to drown the others when it does.
-  std = jnp.sqrt(variance + _QUIET * variance.mean() + 1e-12)
+  # Bounds the scale of a channel that is almost always zero.
+  std = jnp.sqrt(variance + _VARIANCE_FLOOR * variance.mean() + 1e-12)
   guess = originals.mean(0)
   spread = (originals - guess).std()
-  held = -(-len(auxiliary) // 8)
+  held_out = -(-len(auxiliary) // 8)
   optimizer = optax.adam(optax.cosine_decay_schedule(attack.rate, attack.steps))
   init_key, draw_key = jax.random.split(key)
   start = decoder.init(init_key, sample[:1], Mode())
 
   def decode(weights: Variables, images: Array) -> Array:
-    seen = front(variables, images).astype(jnp.float32)
-    return guess + spread * decoder.apply(weights, (seen - mean) / std, Mode())
+    activations = front(variables, images).astype(jnp.float32)
+    return guess + spread * decoder.apply(weights, (activations - mean) / std, Mode())
 
-  def step(index, carry):
+  def step(index: Array, carry: tuple[Variables, PyTree]) -> tuple[Variables, PyTree]:
     weights, state = carry
-    drawn_key = jax.random.fold_in(draw_key, index)
-    ids = jax.random.randint(drawn_key, (attack.batch_size,), held, len(auxiliary))
+    batch_key = jax.random.fold_in(draw_key, index)
+    ids = jax.random.randint(batch_key, (attack.batch_size,), held_out, len(auxiliary))
 
     def loss(weights: Variables) -> Array:
       return jnp.square(decode(weights, auxiliary[ids]) - originals[ids]).mean()
@@ -102,30 +101,33 @@ def reconstruct(
     updates, state = optimizer.update(jax.grad(loss)(weights), state)
     return optax.apply_updates(weights, updates), state
 
-  def look(index, carry):
+  def train_and_evaluate(
+    index: Array, carry: tuple[Variables, PyTree, Array, Array]
+  ) -> tuple[Variables, PyTree, Array, Array]:
     weights, state, best, least = carry
-    stretch = index * attack.steps // _LOOKS, (index + 1) * attack.steps // _LOOKS
-    weights, state = jax.lax.fori_loop(*stretch, step, (weights, state))
-    images = jnp.concatenate([auxiliary[:held], victims])
-    found = in_batches(lambda part: decode(weights, part), attack.batch_size, images)
-    error = jnp.square(found[:held] - originals[:held]).mean()
-    return weights, state, jnp.where(error < least, found[held:], best), jnp.minimum(error, least)
+    bounds = (i * attack.steps // _EVALUATIONS for i in (index, index + 1))
+    weights, state = jax.lax.fori_loop(*bounds, step, (weights, state))
+    images = jnp.concatenate([auxiliary[:held_out], victims])
+    decoded = in_batches(lambda part: decode(weights, part), attack.batch_size, images)
+    error = jnp.square(decoded[:held_out] - originals[:held_out]).mean()
+    best = jnp.where(error < least, decoded[held_out:], best)
+    return weights, state, best, jnp.minimum(error, least)
 
   best = jnp.broadcast_to(guess, (len(victims), *guess.shape))
-  least = jnp.square(guess - originals[:held]).mean()
+  least = jnp.square(guess - originals[:held_out]).mean()
   begin = start, optimizer.init(start), best, least
-  return jax.lax.fori_loop(0, _LOOKS, look, begin)[2]
+  return jax.lax.fori_loop(0, _EVALUATIONS, train_and_evaluate, begin)[2]
 
 
-def in_batches(of: Callable[..., Array], size: int, *arrays: Array) -> Array:
-  """A function of rows applied to ``size`` of them at a time; the last rows are padded with others.
+def in_batches(function: Callable[..., Array], size: int, *arrays: Array) -> Array:
+  """Applies a function to batches of rows and returns the concatenated results [N, ...].
 
   Args:
-    of: ([size, ...], ...) -> [size, ...], each row by itself.
-    size: rows at a time.
-    *arrays: [N, ...] each.
+    function: ([size, ...], ...) -> [size, ...], which treats each row separately.
+    size: rows per batch; the last batch is filled up with rows from the beginning.
+    *arrays: arrays [N, ...].
   """
   count, arrays = len(arrays[0]), tuple(map(jnp.asarray, arrays))
   ids = jnp.arange(-(-count // size) * size).reshape(-1, size) % count
-  parts = jax.lax.map(lambda ids: of(*(array[ids] for array in arrays)), ids)
+  parts = jax.lax.map(lambda ids: function(*(array[ids] for array in arrays)), ids)
   return parts.reshape(-1, *parts.shape[2:])[:count]

@@ -1,9 +1,9 @@
-"""What gradients tell about labels: those that Bob gets back in the U-shape (paper 003, sec. 3.6).
+"""Attacks on labels by the gradients that the server receives in the U-shape (paper 003, sec. 3.6).
 
-With the cross-entropy of softmax outputs p, the gradient at a cut is J^T (p - onehot(label)) with
-the Jacobian J of the tail, so that examples of one class have gradients of like direction however
-the tail's parameters are kept (compare Li et al. 2022, "Label leakage and protection in two-party
-split learning"). Both attacks look at directions alone: the cosines between gradients.
+With the cross-entropy of softmax outputs p, the gradient at a cut is J^T (p - onehot(label)), J
+being the Jacobian of the tail. Examples of one class therefore have gradients of similar direction,
+even though the server does not know the tail's parameters (compare Li et al. 2022, "Label leakage
+and protection in two-party split learning"). Both attacks use only the cosines between gradients.
 """
 
 import jax
@@ -16,9 +16,9 @@ _STEPS = 50
 
 
 def cosines(gradients: Array) -> Array:
-  """The cosines between examples' gradients, [n, ...] -> [n, n]; 0 with one that is 0."""
+  """Returns the cosines [n, n] between gradients [n, ...]; a zero gradient has cosines of 0."""
   rows = gradients.reshape(len(gradients), -1).astype(jnp.float32)
-  # The largest value first, for the squares of a well-trained model's gradients vanish.
+  # The gradients of a well-trained model are so small that their squares would underflow.
   largest = jnp.abs(rows).max(1, keepdims=True)
   rows = rows / jnp.where(largest > 0, largest, 1)
   length = jnp.linalg.norm(rows, axis=1, keepdims=True)
@@ -27,82 +27,74 @@ def cosines(gradients: Array) -> Array:
 
 
 def by_known(cosine: Array, labels: Array, known: Array, num_classes: int) -> Array:
-  """Guesses labels by the nearest mean direction of the examples whose labels Bob knows.
+  """Returns guesses [n] int32: the class with the nearest mean direction of known examples.
 
   Args:
-    cosine: [n, n] as of :func:`cosines`.
-    labels: [n] int32, of which those that are not known are not looked at.
-    known: [n] bool.
-    num_classes: C.
-
-  Returns:
-    [n] int32.
+    cosine: [n, n] cosines (see :func:`cosines`).
+    labels: [n] int32 labels; the attack uses only the known ones.
+    known: [n] bool mask of the labels that the server knows.
+    num_classes: number of classes C.
   """
   members = jax.nn.one_hot(jnp.where(known, labels, -1), num_classes)
   return _nearness(cosine, members).argmax(1).astype(jnp.int32)
 
 
 def clusters(cosine: Array, num_clusters: int, key: Key, restarts: int = 8) -> Array:
-  """Spherical k-means of the gradients' directions, without any label.
+  """Returns the cluster of each example, [n] int32, by spherical k-means without any label.
 
-  Each example goes to the cluster whose mean direction is nearest, until nothing changes or for 50
-  steps. Starts are examples drawn one by one, those far from the others before the rest (Arthur
-  and Vassilvitskii 2007); of all starts the one stays that ends with the greatest sum of cosines.
+  Each of 50 steps assigns every example to the cluster with the nearest mean direction. The initial
+  centres are examples drawn sequentially, preferably far from the previous ones (k-means++, Arthur
+  and Vassilvitskii 2007). The result is the restart with the largest sum of cosines.
 
   Args:
-    cosine: [n, n] as of :func:`cosines`.
-    num_clusters: static.
-    key: of the starts.
-    restarts: how many starts.
-
-  Returns:
-    [n] int32, the cluster of each.
+    cosine: [n, n] cosines (see :func:`cosines`).
+    num_clusters: number of clusters, static.
+    key: key of the initial centres.
+    restarts: number of restarts.
   """
 
   def begin(key: Key) -> Array:
-    def add(index, carry):
-      nearest, guess = carry
+    def add_centre(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+      nearest, cluster = carry
       chance = jnp.maximum(1 - nearest, 0) + 1e-9
-      chosen = jax.random.categorical(jax.random.fold_in(key, index), jnp.log(chance))
-      closer = cosine[chosen] > nearest
-      return jnp.maximum(nearest, cosine[chosen]), jnp.where(closer, index, guess)
+      centre = jax.random.categorical(jax.random.fold_in(key, index), jnp.log(chance))
+      closer = cosine[centre] > nearest
+      return jnp.maximum(nearest, cosine[centre]), jnp.where(closer, index, cluster)
 
     count = len(cosine)
     start = jnp.full(count, -2.0), jnp.zeros(count, jnp.int32)
-    return jax.lax.fori_loop(0, num_clusters, add, start)[1]
+    return jax.lax.fori_loop(0, num_clusters, add_centre, start)[1]
 
   def run(key: Key) -> tuple[Array, Array]:
-    def step(_, guess: Array) -> Array:
-      return near(guess).argmax(1).astype(jnp.int32)
+    def step(_: Array, cluster: Array) -> Array:
+      return nearness(cluster).argmax(1).astype(jnp.int32)
 
-    def near(guess: Array) -> Array:
-      return _nearness(cosine, jax.nn.one_hot(guess, num_clusters))
+    def nearness(cluster: Array) -> Array:
+      return _nearness(cosine, jax.nn.one_hot(cluster, num_clusters))
 
-    guess = jax.lax.fori_loop(0, _STEPS, step, begin(key))
-    return guess, near(guess).max(1).sum()
+    cluster = jax.lax.fori_loop(0, _STEPS, step, begin(key))
+    return cluster, nearness(cluster).max(1).sum()
 
-  guesses, gains = jax.lax.map(run, jax.random.split(key, restarts))
-  return guesses[gains.argmax()]
+  results, sums = jax.lax.map(run, jax.random.split(key, restarts))
+  return results[sums.argmax()]
 
 
-def matched_accuracy(found: Array, labels: Array, num_classes: int) -> Array:
-  """The share of examples that are right if each cluster is given the class that suits best.
-
-  No two clusters get one class (Kuhn 1955).
+def matched_accuracy(cluster: Array, labels: Array, num_classes: int) -> Array:
+  """Returns the accuracy under the best one-to-one matching of clusters to classes (Kuhn 1955).
 
   Args:
-    found: [n] int32, clusters from 0 to C - 1.
-    labels: [n] int32.
-    num_classes: C.
+    cluster: [n] int32 cluster of each example, from 0 to C - 1.
+    labels: [n] int32 true labels.
+    num_classes: number of classes C.
   """
-  table = jax.nn.one_hot(found, num_classes).T @ jax.nn.one_hot(labels, num_classes)
+  table = jax.nn.one_hot(cluster, num_classes).T @ jax.nn.one_hot(labels, num_classes)
   return table[hungarian_algorithm(-table)].sum() / len(labels)
 
 
 def _nearness(cosine: Array, members: Array) -> Array:
-  """The cosines [n, K] of examples with the mean directions of groups [n, K]; empty ones are -2.
+  """Returns the cosines [n, K] of examples with the mean directions of groups; -2 for empty groups.
 
-  The mean of a group with members z is sum z_j u_j, whose length is sqrt(z^T cosine z).
+  The sum of a group with members z is sum z_j u_j, with length sqrt(z^T cosine z).
   """
   sums = cosine @ members
   length = jnp.sqrt(jnp.maximum((members * sums).sum(0), 0))
