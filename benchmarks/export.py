@@ -14,7 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from benchmarks.workloads import Data, Workload
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.data.federated import FederatedData, cohorts, draw
 from fedjax_norm.data.partitions.registry import Partition
@@ -141,7 +141,7 @@ def export(workload: Workload, folder: Path, data_dir: str | None = None) -> Non
 
 def main() -> None:
   """Writes the arrays of the workload on the command line."""
-  nodes.use_host_devices(1)
+  client_mapping.use_host_devices(1)
   fields = json.loads(sys.argv[1])
   workload = Workload(**{**fields, "data": Data(*fields["data"])})
   export(workload, Path(sys.argv[2]), *sys.argv[3:])

@@ -1,7 +1,7 @@
 """How clients are best mapped on this machine's cores: ``python -m benchmarks.mapping``.
 
 One local step of ten clients, one after another and all at once, on one device of all cores and on
-single-threaded host devices: what the rules of ``nodes.create`` rest on.
+single-threaded host devices: what the rules of ``client_mapping.create`` rest on.
 """
 
 import json
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
-from fedjax_norm import models, nodes, norm
-from fedjax_norm.local import LocalConfig, make_client_update, optimizer
+from fedjax_norm import client_mapping, models, norm
+from fedjax_norm.local_training import LocalConfig, make_client_update, optimizer
 from fedjax_norm.typing import Batch
 
 _CLIENTS, _SAMPLES = 10, 9
@@ -37,7 +37,9 @@ def sample(
   config = LocalConfig(batch_size=batch_size, momentum=0.9, weight_decay=0.0)
   update, transform = make_client_update(model, config), optimizer(config)
   several = len(jax.devices()) > 1
-  mapping = nodes.create("shard_map" if several else "vmap", num_nodes=_CLIENTS, chunk=chunk)
+  mapping = client_mapping.create(
+    "shard_map" if several else "vmap", num_clients=_CLIENTS, chunk=chunk
+  )
 
   def node(variables, item):
     batch = Batch(*item, jnp.ones(batch_size))
@@ -74,7 +76,7 @@ def main() -> None:
   """Prints a table, each column measured in a process of its own."""
   if len(sys.argv) == 3:
     devices, chunk = map(int, sys.argv[1:])
-    nodes.use_host_devices(devices)
+    client_mapping.use_host_devices(devices)
     print(json.dumps([sample(*case, chunk) for case in _CASES]))
     return
   cores = len(os.sched_getaffinity(0))

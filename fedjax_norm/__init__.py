@@ -3,7 +3,7 @@
 The names that a script needs; see the README for a run in fifteen lines.
 """
 
-from fedjax_norm import data, models, nodes, norm
+from fedjax_norm import client_mapping, data, models, norm
 from fedjax_norm.algorithms.asgd import AsgdConfig
 from fedjax_norm.algorithms.contract import Algorithm, Averaging, Context, Method, Update
 from fedjax_norm.algorithms.dgc import DgcConfig
@@ -14,6 +14,7 @@ from fedjax_norm.algorithms.periodic import PeriodicConfig
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.algorithms.scaffold import ScaffoldConfig
 from fedjax_norm.algorithms.ssgd import SsgdConfig
+from fedjax_norm.client_mapping import use_host_devices
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.data.partitions.registry import Partition
@@ -21,8 +22,7 @@ from fedjax_norm.data.partitions.registry import make as make_partition
 from fedjax_norm.data.sources.registry import load as load_source
 from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.errors import DivergedError, UserError
-from fedjax_norm.local import LocalConfig
-from fedjax_norm.nodes import use_host_devices
+from fedjax_norm.local_training import LocalConfig
 from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.norm import create as make_norm
 from fedjax_norm.objectives import Objective
@@ -71,6 +71,7 @@ __all__ = [
   "Task",
   "Update",
   "UserError",
+  "client_mapping",
   "config_of",
   "data",
   "load_run",
@@ -80,7 +81,6 @@ __all__ = [
   "make_program",
   "make_task",
   "models",
-  "nodes",
   "norm",
   "run",
   "summary",

@@ -1,4 +1,4 @@
-"""The errors a user can act on: one sentence that says what was wrong and what to do."""
+"""Errors that a user can act on: one sentence that says what was wrong and what to do."""
 
 from typing import Any, get_args
 
@@ -15,19 +15,19 @@ class LostError(UserError):
   """Another process of the run died or cannot be reached."""
 
 
-def expect(name: str, value: Any, kind: Any) -> None:
-  """Refuses an argument of another type.
+def check_type(name: str, value: Any, expected: Any) -> None:
+  """Checks the type of an argument.
 
   Args:
-    name: of the argument.
-    value: of the argument.
-    kind: a class, or a union of classes.
+    name: name of the argument.
+    value: value of the argument.
+    expected: class, or union of classes.
 
   Raises:
-    UserError: the value is no instance of the kind.
+    UserError: the value is not an instance of the expected type.
   """
-  if not isinstance(value, kind):
-    kinds = [k for k in get_args(kind) or (kind,) if k is not type(None)]
+  if not isinstance(value, expected):
+    kinds = [k for k in get_args(expected) or (expected,) if k is not type(None)]
     wanted = " or ".join(k.__name__ for k in kinds)
     got = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
     raise UserError(f"the argument {name} must be an object of type {wanted}, not {got}.")

@@ -1,4 +1,4 @@
-"""The machine's memory, and what would not fit it."""
+"""The machine's memory, and checks that something fits it."""
 
 import math
 import os
@@ -6,34 +6,34 @@ import os
 from fedjax_norm.errors import UserError
 
 
-def of_machine() -> int:
-  """The bytes of the machine's memory."""
+def total_bytes() -> int:
+  """Returns the bytes of the machine's memory."""
   return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check(size: float, what: str, advice: str) -> None:
-  """Refuses what does not fit the machine's memory, before it is made.
+  """Checks that something fits the machine's memory, before it is allocated.
 
   Args:
-    size: the bytes that it needs at least.
-    what: what needs them.
+    size: bytes that it needs at least.
+    what: description of what needs them.
     advice: what to do instead.
 
   Raises:
     UserError: it does not fit.
   """
-  there = of_machine()
-  if size > there:
+  available = total_bytes()
+  if size > available:
     raise UserError(
-      f"{what} needs {human_bytes(size)} and this machine has {human_bytes(there)}; {advice}."
+      f"{what} needs {human_bytes(size)} and this machine has {human_bytes(available)}; {advice}."
     )
 
 
 def check_batch(size: int, image_shape: tuple[int, ...]) -> None:
-  """Refuses a batch of float images that does not fit the machine's memory.
+  """Checks that a batch of float images fits the machine's memory.
 
   Args:
-    size: examples.
+    size: number of examples.
     image_shape: (H, W, C).
 
   Raises:
@@ -44,21 +44,21 @@ def check_batch(size: int, image_shape: tuple[int, ...]) -> None:
 
 
 def human_bytes(count: float) -> str:
-  """A number of bytes in decimal units: ``999 B``, ``1.50 kB``, ``12.3 MB``.
+  """Formats a number of bytes in decimal units: ``999 B``, ``1.50 kB``, ``12.3 MB``.
 
   Args:
-    count: bytes, not negative.
+    count: number of bytes, not negative.
 
   Raises:
     ValueError: ``count`` is negative or not finite.
   """
   if not 0 <= count < math.inf:
-    raise ValueError(f"A number of bytes is finite and not negative, and this is {count}.")
+    raise ValueError(f"A number of bytes must be finite and not negative, not {count}.")
   if round(count) < 1000:
     return f"{round(count)} B"
   for unit in ("kB", "MB", "GB", "TB"):
     count /= 1000
-    # Compared as it will be printed, so that no "1000 kB" comes out.
+    # The rounded number is compared, so that "1000 kB" is printed as "1.00 MB".
     if float(text := _three_digits(count)) < 1000:
       return f"{text} {unit}"
   return f"{count / 1000:,.2f} PB"

@@ -30,7 +30,7 @@ class Objective(NamedTuple):
   """
 
   loss: Callable[[Array, Array], Array]
-  right: Callable[[Array, Array], Array] | None = None
+  correct: Callable[[Array, Array], Array] | None = None
   train_column: str | None = None
 
 
@@ -144,7 +144,7 @@ def check_loss(objective: Objective, output_shape: tuple[int, ...], targets: np.
   batch = 2
   outputs = jax.ShapeDtypeStruct((batch, *output_shape), jnp.float32)
   known = jax.ShapeDtypeStruct((batch, *targets.shape[1:]), targets.dtype)
-  for name, function in (("loss", objective.loss), ("right", objective.right)):
+  for name, function in (("loss", objective.loss), ("correct", objective.correct)):
     if function is None:
       continue
     shape = getattr(jax.eval_shape(function, outputs, known), "shape", None)

@@ -195,7 +195,7 @@ def check(config: Any) -> None:
       vars(kind)["check"](config)
 
 
-def refuse_beside(config: Any, name: str, *others: str) -> None:
+def refuse_replaced(config: Any, name: str, *others: str) -> None:
   """Refuses options that another one replaces, unless they have their defaults or are off.
 
   Args:

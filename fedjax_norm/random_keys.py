@@ -1,4 +1,4 @@
-"""The streams of chance of a run: one key per purpose, so that no two purposes share a draw."""
+"""The random number streams of a run: one key per purpose, so that draws are independent."""
 
 import enum
 
@@ -8,7 +8,7 @@ from fedjax_norm.typing import Key
 
 
 class Stream(enum.IntEnum):
-  """What a key is for; the numbers are part of what a seed means."""
+  """The purpose of a key; changing a number changes the results of every seed."""
 
   INIT = 0
   COHORT = 1
@@ -16,7 +16,7 @@ class Stream(enum.IntEnum):
   DROPOUT = 3
   NOISE = 4
   SELECTION = 5
-  TRAVEL = 6
+  MODEL_TRAVELING = 6
   FINE_TUNE = 7
   SAMPLE = 8
   TURN = 9
@@ -25,5 +25,5 @@ class Stream(enum.IntEnum):
 
 
 def stream(key: Key, purpose: Stream) -> Key:
-  """The key of one purpose, from the key of the run."""
+  """Returns the key of one purpose, derived from the key of the run."""
   return jax.random.fold_in(key, int(purpose))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.norm import Mode, Norm, NormSpec
@@ -23,7 +23,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_cpu_parallel_codegen_split_count=1",
   )
 )
-nodes.use_host_devices(2)  # the imports above have not started JAX
+client_mapping.use_host_devices(2)  # the imports above have not started JAX
 
 
 @pytest.fixture(scope="session", autouse=True)

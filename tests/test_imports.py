@@ -14,14 +14,14 @@ MODULES = sorted(
 
 # A module may import its own layer and those above it in this list, not its neighbours in a row.
 LAYERS = (
-  ("typing", "errors", "number_text"),
+  ("typing", "errors", "number_parsing"),
   ("options",),
   ("tree_leaves", "random_keys", "objectives", "host_memory"),
   ("norm",),
   ("ops",),
   ("models",),
-  ("data", "nodes"),
-  ("local",),
+  ("data", "client_mapping"),
+  ("local_training",),
   ("algorithms", "evaluation"),
   ("split",),
   ("algorithms.registry",),
@@ -183,7 +183,7 @@ def test_inner_layers_have_no_side_effects(path):
   [
     ("norm/apply.py", "from fedjax_norm import models", True),
     ("data/sources/npz.py", "from fedjax_norm.algorithms.ledger import Cost", True),
-    ("local.py", "def f():\n  import fedjax_norm.algorithms.contract", True),
+    ("local_training/config.py", "def f():\n  import fedjax_norm.algorithms.contract", True),
     ("ops/conv.py", "from fedjax_norm import conv", True),  # a public name, not a layer
     ("algorithms/fedavg.py", "from fedjax_norm import tree_leaves", False),
     ("data/sources/npz.py", "from fedjax_norm.data import examples", False),

@@ -11,7 +11,13 @@ from helpers.settings import plain
 
 from fedjax_norm import models, norm
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import make_client_update, make_gradient, measure, optimizer, step_bytes
+from fedjax_norm.local_training import (
+  make_client_update,
+  make_gradient,
+  measure,
+  optimizer,
+  step_bytes,
+)
 from fedjax_norm.typing import Batch
 
 SHAPE = (6, 6, 1)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
+from fedjax_norm.client_mapping import CLIENTS, DEVICES
 from fedjax_norm.errors import UserError
-from fedjax_norm.nodes import DEVICES, NODES
 
 ONE = jax.devices()[:1]
 CHOICES = [
@@ -44,7 +44,7 @@ def inputs(count):
 @pytest.mark.parametrize("count", [1, 2, 5, 7])
 @pytest.mark.parametrize(("backend", "chunk"), CHOICES)
 def test_map_reduce_is_a_loop(backend, chunk, count):
-  mapping = nodes.create(backend, num_nodes=count, chunk=chunk)
+  mapping = client_mapping.create(backend, num_clients=count, chunk=chunk)
   shared, items = inputs(count)
   results = [work(shared, jax.tree.map(lambda a, k=k: a[k], items)) for k in range(count)]
   expected_sums = jax.tree.map(lambda *a: sum(a), *(r[0] for r in results))
@@ -60,7 +60,7 @@ def test_map_reduce_is_a_loop(backend, chunk, count):
 
 def test_what_fills_up_a_device_may_be_anything():
   # Five nodes on two devices: the sixth is a copy of the first, and would be infinite twice.
-  mapping = nodes.create("shard_map", num_nodes=5)
+  mapping = client_mapping.create("shard_map", num_clients=5)
 
   def fn(shared, item):
     return jnp.where(item == 0, jnp.inf, item), ()
@@ -75,7 +75,7 @@ def test_what_fills_up_a_device_may_be_anything():
   ("backend", "count"), [("vmap", 3), ("shard_map", 4), ("shard_map", 3), ("pmap", 6), ("auto", 5)]
 )
 def test_all_nodes_hear_each_other_in_lockstep(backend, count):
-  mapping = nodes.create(backend, num_nodes=count, lockstep=True)
+  mapping = client_mapping.create(backend, num_clients=count, lockstep=True)
   assert count % mapping.num_devices == 0  # a node that fills up would be heard too
 
   def fn(shared, item):
@@ -89,17 +89,17 @@ def test_all_nodes_hear_each_other_in_lockstep(backend, count):
 
 def test_axis_names_are_those_that_are_bound():
   def names(backend, chunk=None, **options):
-    return nodes.create(backend, num_nodes=4, chunk=chunk, **options).axis_names
+    return client_mapping.create(backend, num_clients=4, chunk=chunk, **options).axis_names
 
-  assert names("vmap") == (NODES,)
-  assert names("shard_map", 0) == names("pmap", lockstep=True) == (DEVICES, NODES)
+  assert names("vmap") == (CLIENTS,)
+  assert names("shard_map", 0) == names("pmap", lockstep=True) == (DEVICES, CLIENTS)
   for backend, chunk in (("scan", None), ("vmap", 2), ("shard_map", None), ("pmap", 1)):
     assert names(backend, chunk) == ()
 
 
 def test_auto_chooses_by_devices_chunk_and_lockstep():
   def choice(num_nodes=4, **options):
-    mapping = nodes.create("auto", num_nodes=num_nodes, **options)
+    mapping = client_mapping.create("auto", num_clients=num_nodes, **options)
     return mapping.backend, mapping.chunk, mapping.num_devices
 
   assert choice(devices=ONE) == ("scan", 1, 1)
@@ -116,20 +116,21 @@ def test_auto_chooses_by_devices_chunk_and_lockstep():
 def test_describe_says_what_runs():
   platform = jax.default_backend()
   assert (
-    nodes.create("auto", num_nodes=4, devices=ONE).describe() == f"scan on one {platform} device"
+    client_mapping.create("auto", num_clients=4, devices=ONE).describe()
+    == f"scan on one {platform} device"
   )
-  lockstep = nodes.create("pmap", num_nodes=4, lockstep=True)
+  lockstep = client_mapping.create("pmap", num_clients=4, lockstep=True)
   assert lockstep.describe() == f"pmap over 2 {platform} devices, vmap in each"
-  chunked = nodes.create("vmap", num_nodes=4, chunk=2)
+  chunked = client_mapping.create("vmap", num_clients=4, chunk=2)
   assert chunked.describe() == f"vmap in chunks of 2 on one {platform} device"
 
 
 def test_shared_arrays_belong_on_all_devices():
-  mapping = nodes.create("shard_map", num_nodes=4)
+  mapping = client_mapping.create("shard_map", num_clients=4)
   placed = jax.device_put(jnp.arange(3), mapping.sharding)
   assert placed.is_fully_replicated
   assert len(placed.devices()) == 2
-  assert nodes.create("vmap", num_nodes=4).sharding is None
+  assert client_mapping.create("vmap", num_clients=4).sharding is None
 
 
 @pytest.mark.parametrize(
@@ -146,16 +147,16 @@ def test_shared_arrays_belong_on_all_devices():
 )
 def test_what_cannot_be_is_refused(options, words):
   with pytest.raises(UserError, match=words):
-    nodes.create(num_nodes=4, **options)
+    client_mapping.create(num_clients=4, **options)
 
 
 def test_host_devices_are_fixed_once_jax_has_started():
   assert len(jax.devices("cpu")) == 2
-  nodes.use_host_devices(2)  # what there is already
+  client_mapping.use_host_devices(2)  # what there is already
   with pytest.raises(UserError, match="already started with 2 host devices; call use_host_devices"):
-    nodes.use_host_devices(3)
+    client_mapping.use_host_devices(3)
   with pytest.raises(UserError, match="at least 1"):
-    nodes.use_host_devices(0)
+    client_mapping.use_host_devices(0)
   assert len(jax.devices("cpu")) == 2
 
 
@@ -175,8 +176,8 @@ def test_an_accelerator_runs_as_many_nodes_at_once_as_fit_their_share_of_it():
       assert node_bytes, "nobody needs to know"
       return node_bytes
 
-    mapping = nodes.create(
-      num_nodes=num_nodes, node_bytes=asked, devices=[Accelerator()], **options
+    mapping = client_mapping.create(
+      num_clients=num_nodes, client_bytes=asked, devices=[Accelerator()], **options
     )
     assert mapping.backend == "vmap"
     return mapping.chunk
@@ -186,11 +187,11 @@ def test_an_accelerator_runs_as_many_nodes_at_once_as_fit_their_share_of_it():
   assert chunk(6, 800) == 1
   assert chunk(6, None, chunk=2) == 2
   assert chunk(6, None, lockstep=True) == 0
-  assert nodes.create(num_nodes=6, devices=[Accelerator()]).chunk == 0
+  assert client_mapping.create(num_clients=6, devices=[Accelerator()]).chunk == 0
 
 
 def test_host_devices_share_the_machines_memory():
-  one, two = nodes.device_memory(ONE), nodes.device_memory(jax.devices())
+  one, two = client_mapping.device_memory(ONE), client_mapping.device_memory(jax.devices())
   assert two == one // 2
   assert one > 2**28
-  assert nodes.device_memory([Accelerator()]) == 1000
+  assert client_mapping.device_memory([Accelerator()]) == 1000

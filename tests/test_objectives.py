@@ -10,7 +10,7 @@ from flax import linen as nn
 from helpers.settings import plain
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import make_gradient, measure
+from fedjax_norm.local_training import make_gradient, measure
 from fedjax_norm.models.blocks import sow_loss
 from fedjax_norm.norm import Mode, NormSpec, create
 from fedjax_norm.objectives import IGNORED

@@ -8,7 +8,7 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedjax_norm import number_text, options
+from fedjax_norm import number_parsing, options
 from fedjax_norm.cli.flags import define, parse
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
@@ -109,7 +109,8 @@ def parsed(*arguments):
       "share": st.floats(2**-20, 1 - 2**-20),
       "kind": st.sampled_from("bc"),
       "bend": st.floats(0, 1e30),
-      "start": st.integers(0, number_text.MOST) | st.sampled_from(("half", "auto", "1_0", "")),
+      "start": st.integers(0, number_parsing.MAX_INT)
+      | st.sampled_from(("half", "auto", "1_0", "")),
       "marks": st.lists(st.floats(-1e30, 1e30), min_size=1).map(tuple),
       "own": st.text(),
     },

@@ -69,6 +69,6 @@ def test_the_default_preset_is_the_default():
   default = dataclasses.replace(
     methods.FEDAVG_CONFIG(), clients=10, partition="classes", classes_per_client=1
   )
-  default = default.in_force(default.make_norm(default.rounds), all_clients=True)
-  assert given.in_force(given.make_norm(given.rounds), all_clients=True) == default
+  default = default.fill_defaults(default.make_norm(default.rounds), all_clients=True)
+  assert given.fill_defaults(given.make_norm(given.rounds), all_clients=True) == default
   assert given == dataclasses.replace(default, batch_stats=None)

@@ -56,7 +56,7 @@ def run(job: Job) -> tuple[fn.Outcome, Result]:
   result.first -= result.compile / job.rounds_per_sample
   result.losses = [row["train_loss"] for row in outcome.rows]
   result.device = jax.default_backend()
-  result.detail = {"mapping": program.nodes.describe(), "data": program.data_on}
+  result.detail = {"mapping": program.mapping.describe(), "data": program.data_on}
   return outcome, result
 
 

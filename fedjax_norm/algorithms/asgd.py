@@ -13,7 +13,7 @@ from fedjax_norm.algorithms.contract import Algorithm, Method, Report, RoundCont
 from fedjax_norm.algorithms.ledger import Cost, exchange_cost, model_shapes, without
 from fedjax_norm.data.federated import draw
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig, make_gradient, optimizer
+from fedjax_norm.local_training import LocalConfig, make_gradient, optimizer
 from fedjax_norm.options import option
 from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.typing import Array, PyTree, Variables

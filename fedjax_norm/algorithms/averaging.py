@@ -11,7 +11,7 @@ from fedjax_norm import models, tree_leaves
 from fedjax_norm.algorithms import ledger
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.contract import (
-  HELD,
+  SHARDED,
   Algorithm,
   Averaging,
   ClientData,
@@ -25,7 +25,7 @@ from fedjax_norm.algorithms.contract import (
 from fedjax_norm.algorithms.ledger import Cost
 from fedjax_norm.data.federated import FederatedData, draw
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import (
+from fedjax_norm.local_training import (
   ClientOutput,
   LocalConfig,
   LocalStepsConfig,
@@ -73,7 +73,7 @@ class AveragingConfig(LocalStepsConfig):
         "denies; drop one of them."
       )
 
-  def policy(self, spec: NormSpec) -> str:
+  def statistics_policy(self, spec: NormSpec) -> str:
     """``batch_stats``, or its default: FedBN keeps the statistics on the client."""
     return self.batch_stats or ("local" if self.fedbn else "mean")
 
@@ -87,9 +87,9 @@ class AveragingConfig(LocalStepsConfig):
     """Whether the norms' parameters stay on the client (FedBN)."""
     return self.fedbn
 
-  def in_force(self, spec: NormSpec, all_clients: bool) -> Self:
+  def fill_defaults(self, spec: NormSpec, all_clients: bool) -> Self:
     """The options in force."""
-    config = super().in_force(spec, all_clients)
+    config = super().fill_defaults(spec, all_clients)
     if self.client_momentum is None and self.momentum:
       return dataclasses.replace(config, client_momentum="local" if all_clients else "reset")
     return config
@@ -150,7 +150,7 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
   Raises:
     UserError: options that the model's norm cannot honour.
   """
-  spec, policy = setup.model.norm, config.policy(setup.model.norm)
+  spec, policy = setup.model.norm, config.statistics_policy(setup.model.norm)
   if config.keeps_norms and not spec.has_running_statistics:
     raise UserError(f"FedBN keeps batch normalization on the client; norm {spec.name!r} is none.")
   check_policy(policy, spec)  # FedBN's own is local
@@ -267,7 +267,9 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
   def round_(server: Any, clients: Client, cohort: Array, context: RoundContext):
     participants = (cohort >= 0).sum().astype(jnp.float32)
     shared = (method.downlink(server), context, participants)
-    sums, clients = setup.nodes.map_reduce(node, shared, (cohort, clients), (False, HELD, False))
+    sums, clients = setup.mapping.map_reduce(
+      node, shared, (cohort, clients), (False, SHARDED, False)
+    )
     before = server.variables
     mean = _scaled(sums["upload"], 1 / sums["weight"], 1 / sums["count"], method.equal)
     mean = ledger.filled(mean, before["params"], unsent)

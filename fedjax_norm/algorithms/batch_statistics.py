@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax import lax
 
 from fedjax_norm import tree_leaves
+from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import (
   FederatedData,
   Transform,
@@ -18,7 +19,6 @@ from fedjax_norm.data.federated import (
   without_drift,
 )
 from fedjax_norm.errors import UserError
-from fedjax_norm.nodes import Nodes
 from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.norm.moments import Moments, from_sums, to_sums
 from fedjax_norm.typing import Array, Key, PyTree, Variables
@@ -59,7 +59,7 @@ def check_policy(policy: str, spec: NormSpec) -> None:
       f"norm {spec.name!r} keeps no running statistics, so batch_stats={policy} would "
       "do nothing; drop it or choose a norm that has them, such as bn."
     )
-  if spec.settles and policy == "local":
+  if spec.freezes_statistics and policy == "local":
     raise UserError(
       "FixBN freezes the global statistics, which batch_stats=local and FedBN never make; choose "
       "mean, moments or recalibrate."
@@ -126,7 +126,7 @@ def _from_moment_sums(sums, total, server):
 
 
 def make_recalibrate(
-  model: nn.Module, nodes: Nodes, batch_size: int, transform: Transform
+  model: nn.Module, mapping: ClientMapping, batch_size: int, transform: Transform
 ) -> Callable[[Variables, Iterable[Part], Key], PyTree]:
   """Recomputes running statistics with the aggregated weights, in one pass over all clients' data.
 
@@ -135,7 +135,7 @@ def make_recalibrate(
 
   Args:
     model: a model whose norms have running statistics and take them from the batch.
-    nodes: how clients are mapped; a device takes one after another.
+    mapping: how clients are mapped; a device takes one after another.
     batch_size: of the pass.
     transform: of the images, without augmentation.
 
@@ -179,16 +179,16 @@ def make_recalibrate(
     """A zero for each device, layer and sum: count [D], and two of [D, G]."""
     zeros = {}
     for layer, leaves in _layers(variables["batch_stats"]).items():
-      by_group = jnp.zeros((nodes.num_devices, *leaves["mean"].shape), jnp.float32)
-      zeros[layer] = (jnp.zeros(nodes.num_devices, jnp.float32), by_group, by_group)
+      by_group = jnp.zeros((mapping.num_devices, *leaves["mean"].shape), jnp.float32)
+      zeros[layer] = (jnp.zeros(mapping.num_devices, jnp.float32), by_group, by_group)
     return zeros
 
   def add(totals: PyTree, variables: Variables, part: Part, key: Key) -> PyTree:
     held = (False, True, False)
-    return nodes.map_reduce(device, (variables, part.data, key), (totals, part.rows), held)[1]
+    return mapping.map_reduce(device, (variables, part.data, key), (totals, part.rows), held)[1]
 
   def finish(totals: PyTree, variables: Variables) -> PyTree:
-    sums, _ = nodes.map_reduce(lambda shared, total: (total, ()), (), totals)
+    sums, _ = mapping.map_reduce(lambda shared, total: (total, ()), (), totals)
     flat = {}
     for layer, leaves in _layers(variables["batch_stats"]).items():
       merged = from_sums(sums[layer], leaves["mean"])
@@ -198,7 +198,7 @@ def make_recalibrate(
     return tree_leaves.unflatten(flat)
 
   compiled_begin, compiled_add, compiled_finish = (
-    jax.jit(function, out_shardings=nodes.sharding) for function in (begin, add, finish)
+    jax.jit(function, out_shardings=mapping.sharding) for function in (begin, add, finish)
   )
 
   def recalibrate(variables: Variables, parts: Iterable[Part], key: Key) -> PyTree:

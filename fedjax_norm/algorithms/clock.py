@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fedjax_norm import number_text
+from fedjax_norm import number_parsing
 from fedjax_norm.algorithms.ledger import Cost, Traffic
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
@@ -308,7 +308,7 @@ def _numbers(where: str, row: Mapping[str, str | None]) -> list[float]:
   for name in COLUMNS:
     text = row[name]
     try:
-      value = number_text.real((text or "").strip())
+      value = number_parsing.parse_float((text or "").strip())
     except ValueError:
       value = math.nan
     if name == "node":

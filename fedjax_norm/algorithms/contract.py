@@ -43,10 +43,11 @@ What the page's functions can rely on:
   send (FedBN's norms, frozen ones) has a mean of 0. Batch statistics are combined afterwards;
   ``server`` may leave them alone.
 - ``config.steps(size)`` is the exact number of steps that ``train`` then takes, and
-  ``context.rate`` is the learning rate of all of them. A step is in ``local.make_client_update``.
+  ``context.rate`` is the learning rate of all of them. ``local_training.make_client_update``
+  defines a step.
 - ``train`` goes on from the momentum that the client has kept (``client_momentum``, local by
-  default if all clients take part in each round). ``local.optimizer(config).init(params)`` as its
-  ``optimizer_state`` starts anew.
+  default if all clients take part in each round). To start anew, pass
+  ``local_training.optimizer(config).init(params)`` as its ``optimizer_state``.
 - A configuration is one flat namespace: its options and methods must not have the name of another
   option of a run. ``check(self)`` refuses options that contradict each other. ``LocalConfig``,
   ``AveragingConfig`` and ``ServerRateConfig`` have the usual options; inherit them.
@@ -67,9 +68,9 @@ from flax import linen as nn
 
 from fedjax_norm.algorithms.clock import Clock, Pace
 from fedjax_norm.algorithms.ledger import Cost, Traffic
+from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import FederatedData, Transform
-from fedjax_norm.local import ClientOutput, LocalConfig, Metrics
-from fedjax_norm.nodes import Nodes
+from fedjax_norm.local_training import ClientOutput, LocalConfig, Metrics
 from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
 
@@ -77,11 +78,12 @@ class Setup(NamedTuple):
   """What an algorithm is built for.
 
   An algorithm that compiles the seed or the clients' sizes into its program says so by
-  ``of_a_seed`` of its configuration; else a run of several seeds reuses the program of the first.
+  ``depends_on_seed`` of its configuration; else a run of several seeds reuses the program of the
+  first.
 
   Attributes:
     model: the model, its norm bound to no axis.
-    nodes: how clients are mapped.
+    mapping: how clients are mapped.
     data: the whole federation, host arrays.
     transform: makes training images of stored ones.
     images: the shape [H, W, C] of an image and the dtype that the model computes in.
@@ -90,7 +92,7 @@ class Setup(NamedTuple):
   """
 
   model: nn.Module
-  nodes: Nodes
+  mapping: ClientMapping
   data: FederatedData
   transform: Transform
   images: jax.ShapeDtypeStruct
@@ -110,7 +112,7 @@ class Setup(NamedTuple):
   @property
   def bound_model(self) -> nn.Module:
     """The model with its norm bound to the axes over which clients are mapped."""
-    return self.model.clone(norm=self.model.norm.bind(self.nodes.axis_names))
+    return self.model.clone(norm=self.model.norm.bind(self.mapping.axis_names))
 
 
 # --- An algorithm that averages: two functions. ---
@@ -146,11 +148,12 @@ class Context(NamedTuple):
     rate: the learning rate eta of the clients, float32.
     theta: how much the algorithm communicates, for those that can vary it, float32.
     train: (variables, examples, steps, optimizer_state=None, correction=None, extra_loss=None) ->
-      ``local.ClientOutput``: that many local steps; for clients alone. See
-      ``local.make_client_update``. The optimizer state is the one that the client has kept, or a
-      new one, if it is not given.
-    gradient: (variables, examples, places=None, take=None) -> (gradient, ``local.ClientOutput``):
-      of the mean loss of one batch at this round; for clients alone.
+      ``local_training.ClientOutput``: that many local steps; for clients alone. See
+      ``local_training.make_client_update``. The optimizer state is the one that the client has
+      kept, or a new one, if it is not given.
+    gradient: (variables, examples, places=None, take=None) -> (gradient,
+      ``local_training.ClientOutput``): of the mean loss of one batch at this round; for clients
+      alone.
   """
 
   num_clients: int
@@ -223,8 +226,8 @@ class RoundContext(NamedTuple):
   theta: Array = 0.0
 
 
-HELD = RoundContext(*[name == "data" for name in RoundContext._fields])  # type: ignore[arg-type]
-"""What of a context each device holds a part of its own of (see ``Nodes.map_reduce``)."""
+SHARDED = RoundContext(*[name == "data" for name in RoundContext._fields])  # type: ignore[arg-type]
+"""What of a context each device holds a part of its own of (see ``ClientMapping.map_reduce``)."""
 
 
 class Views(NamedTuple):

@@ -11,7 +11,7 @@ from jax import lax
 from fedjax_norm.algorithms.contract import Algorithm, Method, Setup, Theta
 from fedjax_norm.algorithms.residual import residual_algorithm
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig
+from fedjax_norm.local_training import LocalConfig
 from fedjax_norm.options import option
 from fedjax_norm.typing import Array, Key
 

@@ -8,8 +8,8 @@ import optax
 from fedjax_norm.algorithms.averaging import AveragingConfig, ServerRateConfig
 from fedjax_norm.algorithms.contract import Averaging, ClientData, Context, Method, Setup, Update
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import optimizer
-from fedjax_norm.options import option, refuse_beside
+from fedjax_norm.local_training import optimizer
+from fedjax_norm.options import option, refuse_replaced
 from fedjax_norm.typing import PyTree, Variables
 
 
@@ -53,7 +53,7 @@ class FedAvgConfig(ServerRateConfig, AveragingConfig):
         "leaves; take more local_steps or drop it."
       )
     if self.own_server_optimizer is not None:
-      refuse_beside(
+      refuse_replaced(
         self, "own_server_optimizer", "server_optimizer", "server_lr", "server_momentum"
       )
     if self.optimizer is not None and self.client_momentum == "global":

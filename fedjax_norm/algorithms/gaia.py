@@ -7,7 +7,7 @@ import numpy as np
 
 from fedjax_norm.algorithms.contract import Algorithm, Method, Setup, Theta
 from fedjax_norm.algorithms.residual import residual_algorithm
-from fedjax_norm.local import LocalConfig
+from fedjax_norm.local_training import LocalConfig
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.options import option
 from fedjax_norm.typing import Array, Key
@@ -26,9 +26,9 @@ class GaiaConfig(LocalConfig):
     needs="skewscout=off,measure",
   )
 
-  def policy(self, spec: NormSpec) -> str:
+  def statistics_policy(self, spec: NormSpec) -> str:
     """``batch_stats``, or its default: partitions keep their models, and so their statistics."""
-    own = spec.updates_running_statistics and not spec.across_nodes and not spec.settles
+    own = spec.updates_running_statistics and not spec.across_nodes and not spec.freezes_statistics
     return self.batch_stats or ("local" if own and spec.scale else "mean")
 
 

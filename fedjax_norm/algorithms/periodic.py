@@ -15,7 +15,7 @@ import optax
 
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.contract import (
-  HELD,
+  SHARDED,
   Algorithm,
   Method,
   RoundContext,
@@ -25,7 +25,7 @@ from fedjax_norm.algorithms.contract import (
 )
 from fedjax_norm.algorithms.ledger import Counter, Sent, exchange_cost, model_shapes, without
 from fedjax_norm.algorithms.step_gradient import make_step_gradient
-from fedjax_norm.local import LocalConfig, optimizer
+from fedjax_norm.local_training import LocalConfig, optimizer
 from fedjax_norm.options import option
 from fedjax_norm.typing import Array, PyTree, Variables
 
@@ -87,7 +87,7 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
   charged to the last of its steps. Where running statistics no longer move (FixBN's second stage),
   partitions have the server's from the first step on, for which nothing is charged.
   """
-  spec, policy = setup.model.norm, config.policy(setup.model.norm)
+  spec, policy = setup.model.norm, config.statistics_policy(setup.model.norm)
   check_policy(policy, spec)
   local_stats, moving = policy == "local", spec.updates_running_statistics
   gradient, sgd = make_step_gradient(config, setup), optimizer(config)
@@ -126,8 +126,8 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
     return sums, Partition(momentum, {**taken, "params": params, **_stats(stats)})
 
   def step(server: Average, partitions: Partition, rows: Array, context: RoundContext):
-    sums, partitions = setup.nodes.map_reduce(
-      partition, (server, context), (rows, partitions), (False, HELD)
+    sums, partitions = setup.mapping.map_reduce(
+      partition, (server, context), (rows, partitions), (False, SHARDED)
     )
     variables = {**server.variables, "params": optax.tree.scale(1 / sums["count"], sums["params"])}
     if "batch_stats" in variables:

@@ -16,10 +16,10 @@ import optax
 from fedjax_norm import tree_leaves
 from fedjax_norm.algorithms import ledger
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
-from fedjax_norm.algorithms.contract import HELD, Algorithm, RoundContext, Setup, Views
+from fedjax_norm.algorithms.contract import SHARDED, Algorithm, RoundContext, Setup, Views
 from fedjax_norm.algorithms.ledger import Counter, Sent, exchange_cost
 from fedjax_norm.algorithms.step_gradient import make_step_gradient
-from fedjax_norm.local import LocalConfig, optimizer
+from fedjax_norm.local_training import LocalConfig, optimizer
 from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
@@ -90,7 +90,7 @@ def residual_algorithm(
   Raises:
     UserError: options that the model's norm denies.
   """
-  spec, policy = setup.model.norm, config.policy(setup.model.norm)
+  spec, policy = setup.model.norm, config.statistics_policy(setup.model.norm)
   check_policy(policy, spec)
   local_stats = policy == "local"
   gradient, sgd = make_step_gradient(config, setup), optimizer(config)
@@ -142,8 +142,8 @@ def residual_algorithm(
     return sums, Partition(momentum, rest, stats if local_stats else ())
 
   def step(server: Shared, partitions: Partition, rows: Array, context: RoundContext):
-    sums, partitions = setup.nodes.map_reduce(
-      partition, (server, context), (rows, partitions), (False, HELD)
+    sums, partitions = setup.mapping.map_reduce(
+      partition, (server, context), (rows, partitions), (False, SHARDED)
     )
     weights = optax.tree.add(server.weights, sums["share"])
     down = Counter.of(ledger.update_bytes(sums["share"])).times((rows >= 0).sum())

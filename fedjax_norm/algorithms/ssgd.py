@@ -17,7 +17,7 @@ from fedjax_norm.algorithms.contract import (
   Update,
 )
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig, optimizer
+from fedjax_norm.local_training import LocalConfig, optimizer
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.options import option
 from fedjax_norm.typing import PyTree, Variables
@@ -61,13 +61,13 @@ class SsgdConfig(LocalConfig):
       return not self.equal_workers or spec.across_nodes
     return self.weighting == "examples"
 
-  def in_force(self, spec: NormSpec, all_clients: bool) -> Self:
+  def fill_defaults(self, spec: NormSpec, all_clients: bool) -> Self:
     """The options in force."""
     weighting = "examples" if self.weighs_examples(spec) else "uniform"
-    return dataclasses.replace(super().in_force(spec, all_clients), weighting=weighting)
+    return dataclasses.replace(super().fill_defaults(spec, all_clients), weighting=weighting)
 
   @property
-  def of_a_seed(self) -> bool:
+  def depends_on_seed(self) -> bool:
     """Whether the compiled program depends on the sizes of the workers' data."""
     return self.batch_split == "proportional"
 

@@ -6,7 +6,7 @@ import jax
 
 from fedjax_norm.algorithms.contract import RoundContext, Setup
 from fedjax_norm.data.federated import draw
-from fedjax_norm.local import LocalConfig, Metrics, make_gradient
+from fedjax_norm.local_training import LocalConfig, Metrics, make_gradient
 from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.typing import Array, PyTree, Variables
 

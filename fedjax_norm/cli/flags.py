@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 from absl import flags
 
 import __main__
-from fedjax_norm import number_text, options
+from fedjax_norm import number_parsing, options
 from fedjax_norm.options import Option
 
 C = TypeVar("C", bound=options.Options)
 
 
 def shown(kind: type[options.Options]) -> list[Option]:
-  """The options that are flags: all but those that the class names as ``hidden``."""
+  """Returns the options that are flags: all except those in the class attribute ``hidden``."""
   hidden = getattr(kind, "hidden", ())
   return [one for one in options.of(kind) if one.name not in hidden]
 
@@ -24,68 +24,67 @@ def define(kind: type[options.Options], values: flags.FlagValues = flags.FLAGS) 
   """Defines a flag for each option.
 
   Args:
-    kind: the class of the configuration.
-    values: where the flags are defined.
+    kind: config class.
+    values: receives the flags.
   """
   for one in shown(kind):
-    given = one.default, _sentences(one), values
+    text = _help_sentences(one)
     if one.choices:
-      flags.DEFINE_enum(one.name, one.default, one.choices, *given[1:])
+      flags.DEFINE_enum(one.name, one.default, one.choices, text, values)
     elif bool in one.types:
-      flags.DEFINE_boolean(one.name, *given)
+      flags.DEFINE_boolean(one.name, one.default, text, values)
     else:
-      flags.DEFINE(_Reader(one), one.name, *given, _Writer())
+      flags.DEFINE(_Parser(one), one.name, one.default, text, values, _Serializer())
 
 
 def parse(kind: type[C], values: flags.FlagValues = flags.FLAGS) -> C:
-  """The configuration of the flags that were given.
+  """Returns the config of parsed flags.
 
   Args:
-    kind: its class.
-    values: the parsed flags.
+    kind: config class.
+    values: parsed flags.
 
   Raises:
-    UserError: a value that cannot be, or an option that does nothing.
+    UserError: a value is invalid, or a given option would have no effect.
   """
   return options.make(kind, **given(kind, values))
 
 
 def given(kind: type[options.Options], values: flags.FlagValues) -> dict[str, Any]:
-  """The options that were given, by name.
+  """Returns the options that were given, on the command line or in a flag file or preset, by name.
 
   Args:
-    kind: the class of the configuration.
-    values: the parsed flags.
+    kind: config class.
+    values: parsed flags.
   """
   flags_of = {one.name: values[one.name] for one in shown(kind)}
   return {name: flag.value for name, flag in flags_of.items() if flag.present}
 
 
-def read(one: Option, text: str) -> Any:
-  """The value that a text on the command line stands for.
-
-  Args:
-    one: the option.
-    text: as it was given.
+def parse_value(one: Option, text: str) -> Any:
+  """Returns the value of an option from its text on the command line.
 
   Raises:
-    ValueError: it stands for none.
+    ValueError: the text is not a value of the option.
   """
   most = one.limits["most"]
-  return _READ[one.types](text, max(number_text.MOST, int(most or 0)))
+  return _READ[one.types](text, max(number_parsing.MAX_INT, int(most or 0)))
 
 
-def define_help(kind: type[options.Options], values: flags.FlagValues = flags.FLAGS) -> None:
-  """Lets ``--help`` print :func:`help_of` the main module and exit with code 0."""
-  flags.DEFINE_flag(_Help(kind), values)
+def define_help(
+  kind: type[options.Options], values: flags.FlagValues = flags.FLAGS, end: str = ""
+) -> None:
+  """Makes ``--help`` print the text of :func:`help_of` for the main module and exit with code 0."""
+  flags.DEFINE_flag(_Help(kind, end), values)
 
 
-def help_of(kind: type[options.Options], description: str) -> str:
-  """The text of ``--help``: the options of a binary under the headings of their groups.
+def help_of(kind: type[options.Options], description: str, end: str = "") -> str:
+  """Returns the text of ``--help``, with the options under the headings of their groups.
 
   Args:
-    kind: the class of its configuration.
-    description: what the binary does.
+    kind: config class of the binary.
+    description: purpose of the binary.
+    end: lines about further flags.
   """
   parts = [description.strip()]
   by_group: dict[str, list[Option]] = {}
@@ -94,68 +93,67 @@ def help_of(kind: type[options.Options], description: str) -> str:
   for group, members in by_group.items():
     parts.append(f"{group}:")
     for one in members:
-      text = textwrap.fill(_told(one), 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+      text = textwrap.fill(_help_text(one), 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
       parts[-1] += f"\n  --{_header(one)}\n{text}"
-  parts.append(
-    "--flagfile=FILE reads options from a file, one on each line.\n"
-    "--helpfull also lists the options of the libraries."
-  )
-  return "\n\n".join(parts)
+  lines = [
+    *end.splitlines(),
+    "--flagfile=FILE reads flags from a file, one on each line.",
+    "--helpfull also lists the flags of the libraries.",
+  ]
+  return "\n\n".join([*parts, "\n".join(lines)])
 
 
 class _Help(flags.BooleanFlag):
-  def __init__(self, kind: type[options.Options]):
+  def __init__(self, kind: type[options.Options], end: str) -> None:
     super().__init__("help", False, "Print this help.", short_name="?", allow_override=True)
-    self._kind = kind
+    self._kind, self._end = kind, end
 
   def parse(self, argument: Any) -> None:
-    """Prints the help; called by absl where the flag is given."""
+    """Prints the help; absl calls this if the flag is given."""
     if self._parse(argument):
-      print(help_of(self._kind, __main__.__doc__ or ""))
+      print(help_of(self._kind, __main__.__doc__ or "", self._end))
       sys.exit(0)
 
 
-class _Reader(flags.ArgumentParser):
-  """Reads the value of an option from text."""
+class _Parser(flags.ArgumentParser):
+  """Parses the value of an option."""
 
-  def __init__(self, one: Option):
+  def __init__(self, one: Option) -> None:
     super().__init__()
     self._one = one
 
   def parse(self, argument: Any) -> Any:
-    """The value; a default already is one."""
-    if not isinstance(argument, str):
-      return argument
-    return read(self._one, argument)
+    """Returns the value of a text; a default is no text and is returned as it is."""
+    return parse_value(self._one, argument) if isinstance(argument, str) else argument
 
   def flag_type(self) -> str:
-    """What ``--help`` calls the value."""
+    """Returns the kind of the value for ``--help``."""
     return _KINDS[self._one.types]
 
 
-class _Writer(flags.ArgumentSerializer):
+class _Serializer(flags.ArgumentSerializer):
   def serialize(self, value: Any) -> str:
-    """The text that reads as the value."""
-    return written(value)
+    """Returns the text of a value."""
+    return format_value(value)
 
 
 def _whole_or_text(text: str, most: int) -> int | str:
   try:
-    return number_text.whole(text, most)
+    return number_parsing.parse_int(text, most)
   except ValueError:
     return text
 
 
 def _numbers(text: str, _: int) -> tuple[float, ...]:
   try:
-    return tuple(number_text.real(item.strip()) for item in text.split(","))
+    return tuple(number_parsing.parse_float(item.strip()) for item in text.split(","))
   except ValueError:
-    raise ValueError("give finite numbers in plain digits, with commas between.") from None
+    raise ValueError("give finite numbers in plain digits, separated by commas.") from None
 
 
 _READ: dict[tuple[type, ...], Callable[[str, int], Any]] = {
-  (int,): number_text.whole,
-  (float,): lambda text, _: number_text.real(text),
+  (int,): number_parsing.parse_int,
+  (float,): lambda text, _: number_parsing.parse_float(text),
   (str,): lambda text, _: text,
   (tuple,): _numbers,
   (int, str): _whole_or_text,
@@ -164,14 +162,14 @@ _KINDS = {
   (int,): "an integer",
   (float,): "a number",
   (str,): "a text",
-  (tuple,): "numbers with commas between",
+  (tuple,): "numbers separated by commas",
   (int, str): "an integer or a word",
 }
 
 
-def written(value: Any) -> str:
-  """A value as it is written on the command line."""
-  return ",".join(map(written, value)) if isinstance(value, tuple) else str(value)
+def format_value(value: Any) -> str:
+  """Returns a value as text for the command line."""
+  return ",".join(map(format_value, value)) if isinstance(value, tuple) else str(value)
 
 
 def _header(one: Option) -> str:
@@ -180,19 +178,19 @@ def _header(one: Option) -> str:
   return f"{one.name}=<{'one of the choices' if one.choices else _KINDS[one.types]}>"
 
 
-def _sentences(one: Option) -> str:
-  """The help of an option and what it needs; absl adds the choices and the default."""
+def _help_sentences(one: Option) -> str:
+  """Returns the help of an option and which option it needs; absl adds choices and default."""
   if one.needs is None:
     return one.help
   name, equals, values = one.needs.partition("=")
-  return f"{one.help} It needs --{name}{equals}{' or '.join(values.split(','))}."
+  return f"{one.help} Needs --{name}{equals}{' or '.join(values.split(','))}."
 
 
-def _told(one: Option) -> str:
-  told = _sentences(one)
+def _help_text(one: Option) -> str:
+  text = _help_sentences(one)
   if one.choices:
-    told += f" Choices: {', '.join(one.choices)}."
+    text += f" Choices: {', '.join(one.choices)}."
   if one.default is not None and one.default != ():
-    shown = str(one.default).lower() if isinstance(one.default, bool) else written(one.default)
-    told += f" Default: {shown}."
-  return told
+    is_bool = isinstance(one.default, bool)
+    text += f" Default: {str(one.default).lower() if is_bool else format_value(one.default)}."
+  return text

@@ -1,4 +1,4 @@
-"""What a run shows: its start, its pictures and its end."""
+"""The report of a run: the tables that it prints, its pictures and the CSV files of its clients."""
 
 from typing import Any
 
@@ -21,20 +21,20 @@ from fedjax_norm.training.task import constant_baseline, data_notes
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.training.terminal.tables import human_bytes, human_seconds, summary_table
 
-# Of the figures at the end those that not every run has: the name, the title, and the text.
-_OWN_TESTS = (
-  ("accuracy_loss", "accuracy loss", "{accuracy_loss:.2%} at the last look"),
-  ("theta", "theta at the end", "{theta:g}"),
-  ("clients_top1", "own labels, top-1", "mean {clients_top1:.2%}, least {clients_top1_min:.2%}"),
-  ("personal_top1", "fine-tuned", "mean {personal_top1:.2%}, least {personal_top1_min:.2%}"),
+# Results that only some runs have: key in the summary, title, text.
+_OPTIONAL_RESULTS = (
+  ("accuracy_loss", "accuracy loss", "{accuracy_loss:.2%} at the last measurement"),
+  ("theta", "final theta", "{theta:g}"),
+  ("clients_top1", "client labels, top-1", "mean {clients_top1:.2%}, min {clients_top1_min:.2%}"),
+  ("personal_top1", "fine-tuned, top-1", "mean {personal_top1:.2%}, min {personal_top1_min:.2%}"),
 )
 
-# Natural clients, or classes of pixels, that are named, at the most.
+# Largest number of natural clients, or of classes of pixels, whose names are printed.
 _MOST_NAMES = 20
 
 
-def announce(config: Config, task: Task, program: Program) -> None:
-  """Prints what is about to run."""
+def print_start(config: Config, task: Task, program: Program) -> None:
+  """Prints the settings of a run before it starts."""
   sizes = np.asarray(task.data.sizes)
   variables = jax.eval_shape(lambda: models.init(task.model, jax.random.key(0), task.image_shape))
   algorithm = next(iter(program.phases.values())).algorithm
@@ -45,70 +45,69 @@ def announce(config: Config, task: Task, program: Program) -> None:
     ("classes", f"{task.num_classes:,}"),
     (
       "clients",
-      f"{len(sizes):,} by {config.partition}, {sizes.min():,} to {sizes.max():,} examples each",
+      f"{len(sizes):,} (--partition={config.partition}) with {sizes.min():,} to {sizes.max():,} "
+      "examples each",
     ),
     *_clients(config, task),
     *(("note", note) for note in data_notes.collect_notes(task)),
     *_targets(task),
     ("model", f"{config.model_name}, {config.norm}, {size:,} parameters"),
-    *_round(cost, by_need=algorithm.sent is not None),
-    *_lockstep(cost),
+    *_round_bytes(cost, sparse=algorithm.sent is not None),
+    *_step_bytes(cost),
     *_theta(program),
     *algorithm.report.summary(),
-    ("mapping", program.nodes.describe()),
-    ("memory", f"images of {human_bytes(task.data.images.nbytes)}, kept on the {program.data_on}"),
+    ("mapping", program.mapping.describe()),
+    ("images in memory", f"{human_bytes(task.data.images.nbytes)} on the {program.data_on}"),
     *([("simulated network", config.network)] if config.network else []),
   ]
   print(summary_table(config.algorithm, pairs), flush=True)
 
 
 def _clients(config: Config, task: Task) -> list[tuple[str, str]]:
-  """The names of a few natural clients, or a note that the partition ignores them."""
+  """Returns the names of natural clients if there are few, or a note that they are ignored."""
   owners, names = task.source.train.clients, task.source.client_names
   if owners is None or names is None:
     return []
   present = np.unique(owners)
   if config.partition != "natural":
-    note = (
-      f"--partition={config.partition} ignores the {len(present):,} clients that the data names"
-    )
-    return [("note", f"{note}; --partition=natural trains these")]
+    note = f"--partition={config.partition} ignores the {len(present):,} clients in the data"
+    return [("note", f"{note}; --partition=natural uses them")]
   if len(present) > _MOST_NAMES:
     return []
-  return [("who", ", ".join(names[k] for k in present))]
+  return [("client names", ", ".join(names[k] for k in present))]
 
 
 def _targets(task: Task) -> list[tuple[str, str]]:
-  """What is learnt where that is not the classes."""
+  """Returns the names of the targets, if the task has other targets than classes."""
   names = task.source.target_names
-  return [(task.kind, f"of {', '.join(names)}")] if names else []
+  return [(f"{task.kind} targets", ", ".join(names))] if names else []
 
 
-def tell_resumed(folder: RunFolder, rounds: int) -> None:
-  """Says that a folder holds a run already, and how much of it."""
+def print_resumed(folder: RunFolder, rounds: int) -> None:
+  """Prints how far the run in a folder has come, if it is resumed."""
   if not (folder.resumed and (rows := folder.rows())):
     return
   last = rows[-1]["round"]
   if last == rounds:
-    print(f"note: {folder.path} holds this run to its end; nothing is trained again.", flush=True)
+    print(f"note: the run in {folder.path} is complete; nothing is trained.", flush=True)
   else:
     print(
-      f"note: {folder.path} holds this run up to round {last:,}; it goes on from its last "
+      f"note: the run in {folder.path} has reached round {last:,} and resumes from its last "
       "checkpoint.",
       flush=True,
     )
 
 
-def draw_start(folder: RunFolder, task: Task, title: str) -> None:
-  """Draws who holds what."""
+def draw_partition(folder: RunFolder, task: Task, title: str) -> None:
+  """Draws the number of examples of each class that each client has."""
   population = task.data.num_clients
   counts = label_counts(task.data, clients.shown_clients(population), task.num_classes)
   figure = clients.partition_figure(counts, task.source.class_names, title, population)
   base.save(figure, folder.path / "partition.png")
 
 
-def tell_communication(folder: RunFolder, config: Config, task: Task) -> None:
-  """Prints, and keeps, what an epoch of the model would send under each norm."""
+def print_communication(folder: RunFolder, config: Config, task: Task) -> None:
+  """Prints and writes the communication of an epoch of the model under each norm."""
   workers = task.data.num_clients
   steps = -(-int(task.data.sizes.sum()) // (workers * config.batch_size))
   entries = communication_table.epoch_table(
@@ -119,14 +118,14 @@ def tell_communication(folder: RunFolder, config: Config, task: Task) -> None:
 
 
 def write_clients(folder: RunFolder, program: Program, outcome: Outcome) -> None:
-  """Writes what each client sent and computed, where the algorithm counts it."""
+  """Writes the bytes and FLOPs of each client, if the algorithm counts them."""
   client_rows = next(iter(program.phases.values())).algorithm.report.client_rows
   if client_rows:
     write_table(folder.path / "clients.csv", client_rows(outcome.clients.arrays))
 
 
-def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:
-  """Draws what was learnt."""
+def draw_results(folder: RunFolder, outcome: Outcome, title: str) -> None:
+  """Draws the learning curves, the diagnostics and the accuracy of each client."""
   figure = curves.learning_curves_figure(outcome.rows, title, outcome.frozen_at)
   base.save(figure, folder.path / "learning_curves.png")
   diagnostics.diagnostics(outcome.diagnostics, outcome.rows, folder.path / "diagnostics.png", title)
@@ -137,9 +136,9 @@ def draw_end(folder: RunFolder, outcome: Outcome, title: str) -> None:
 
 
 def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
-  """Prints the figures of one run."""
+  """Prints the results of one run."""
   pairs = [
-    *_tested(summary),
+    *_test_results(summary),
     ("test loss", f"{summary['loss']:.4f}" if summary["loss"] < 1e6 else f"{summary['loss']:.3g}"),
     ("rounds", f"{summary['rounds']:,}"),
   ]
@@ -148,65 +147,65 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
   name, measure = next(iter(measures_of(summary).items()))
   if f"models_{name}" in summary:
     mean, least = (measure.format(summary[f"models_{name}{end}"]) for end in ("", "_min"))
-    pairs.append((f"own models, {MEASURES[name].title}", f"mean {mean}, least {least}"))
+    pairs.append((f"client models, {MEASURES[name].title}", f"mean {mean}, min {least}"))
   if "member0_top1" in summary:
     each = [f"{summary[name]:.2%}" for name in summary if name.startswith("member")]
-    pairs.append(("members alone, top-1", ", ".join(each)))
-  pairs += [(title, text.format(**summary)) for n, title, text in _OWN_TESTS if n in summary]
+    pairs.append(("ensemble members, top-1", ", ".join(each)))
+  pairs += [(title, text.format(**summary)) for n, title, text in _OPTIONAL_RESULTS if n in summary]
   pairs += [
-    ("sent up, down", f"{human_bytes(summary['bytes_up'])}, {human_bytes(summary['bytes_down'])}"),
+    ("bytes up, down", f"{human_bytes(summary['bytes_up'])}, {human_bytes(summary['bytes_down'])}"),
     ("round trips", f"{summary['round_trips']:,}"),
-    *_effort(summary),
+    *_flops(summary),
     ("time", human_seconds(summary["seconds"])),
     *_simulated(summary),
     ("folder", str(folder.path)),
   ]
   if summary["no_better_than_guessing"]:
     advice = "try a lower --lr or more rounds"
-    if "frozen_at" in summary:  # the network is no longer normalized by its batches
+    if "frozen_at" in summary:  # batches no longer normalize the network
       advice = "try a lower --lr, or --freeze_lr_factor=0.2 --freeze_clip_norm=1"
     pairs.append(("warning", f"{constant_baseline.WARNING}; {advice}"))
   print(summary_table("result", pairs), flush=True)
 
 
-def _tested(summary: dict[str, Any]) -> list[tuple[str, str]]:
-  """The measures of the run's task."""
+def _test_results(summary: dict[str, Any]) -> list[tuple[str, str]]:
+  """Returns the test measures of the run's task."""
   pairs = [
     (measure.title, measure.format(summary[n])) for n, measure in measures_of(summary).items()
   ]
   if "threshold" in summary:
-    title, told = pairs[0]
+    title, accuracy = pairs[0]
     error = f"{summary['verification_error']:.2%}"
-    return [(title, f"{told} ± {error}"), ("threshold", f"{summary['threshold']:.4f}")]
+    return [(title, f"{accuracy} ± {error}"), ("threshold", f"{summary['threshold']:.4f}")]
   by_class = {n.removeprefix("iou_"): summary[n] for n in summary if n.startswith("iou_")}
   if 0 < len(by_class) <= _MOST_NAMES:
     pairs.append(("IoU by class", ", ".join(f"{n} {value:.1%}" for n, value in by_class.items())))
   return pairs
 
 
-def _round(cost: Cost, by_need: bool) -> list[tuple[str, str]]:
-  """What a client sends and receives, where it does not depend on what it learns."""
-  sent = f"{human_bytes(cost.up)} up and {human_bytes(cost.down)} down a client"
-  if not by_need:
-    return [("a round", sent)]
-  also = f", and {sent}" if cost.up or cost.down else ""
-  return [("a round", f"what the algorithm shares{also}")]
+def _round_bytes(cost: Cost, sparse: bool) -> list[tuple[str, str]]:
+  """Returns the bytes of a client per round, as far as they do not depend on its updates."""
+  fixed = f"{human_bytes(cost.up)} up and {human_bytes(cost.down)} down per client"
+  if not sparse:
+    return [("bytes per round", fixed)]
+  also = f", and {fixed}" if cost.up or cost.down else ""
+  return [("bytes per round", f"depend on the updates{also}")]
 
 
-def _effort(summary: dict[str, Any]) -> list[tuple[str, str]]:
-  """What clients and others computed, where that is told apart."""
+def _flops(summary: dict[str, Any]) -> list[tuple[str, str]]:
+  """Returns the FLOPs of each party, and results of split learning that only some runs have."""
   if "client_flops" not in summary:
     return []
-  told = ", ".join(
-    f"{who} {summary[f'{who}_flops']:.3g}"
-    for who in ("client", "server", "relay")
-    if f"{who}_flops" in summary
+  flops = ", ".join(
+    f"{party} {summary[f'{party}_flops']:.3g}"
+    for party in ("client", "server", "relay")
+    if f"{party}_flops" in summary
   )
-  pairs = [("FLOPs of training", told)]
+  pairs = [("training FLOPs", flops)]
   if "relay_bytes" in summary:
-    pairs.append(("sent between relays", human_bytes(summary["relay_bytes"])))
+    pairs.append(("bytes between relays", human_bytes(summary["relay_bytes"])))
   if "reconstruction" in summary:
-    pairs.append(("autoencoder's loss", f"{summary['reconstruction']:.4f}"))
+    pairs.append(("autoencoder loss", f"{summary['reconstruction']:.4f}"))
   return pairs
 
 
@@ -218,22 +217,22 @@ def _theta(program: Program) -> list[tuple[str, str]]:
     search, every = scout.config.skewscout, scout.config.scout_every
     if scout.searches:
       grid = ", ".join(f"{theta:g}" for theta in scout.grid)
-      return [("theta", f"SkewScout's ({search}), of {grid}; a look every {every}")]
+      return [("theta", f"SkewScout ({search}) chooses from {grid} every {every} rounds")]
     return [("accuracy loss", f"measured every {every} rounds")]
   first, last = dial.values[0], dial.values[-1]
   text = f"{first:g}" if first == last else f"{first:g} to {last:g}"
-  return [("theta", f"{text}{', falling with the rate' if dial.follows_rate else ''}")]
+  return [("theta", f"{text}{', scaled with the learning rate' if dial.follows_rate else ''}")]
 
 
-def _lockstep(cost: Cost) -> list[tuple[str, str]]:
-  """What all wait for within a round, and its bytes where every step has the same."""
+def _step_bytes(cost: Cost) -> list[tuple[str, str]]:
+  """Returns the bytes and round trips of each local step, which come on top of a round's."""
   if not cost.step_trips:
     return []
   trips = f"{cost.step_trips} round trip{'s' if cost.step_trips > 1 else ''}"
-  if not cost.step_up and not cost.step_down:  # of activations, which the algorithm tells itself
-    return [("a step besides", trips)]
+  if not cost.step_up and not cost.step_down:  # bytes of activations are in the algorithm's summary
+    return [("also per step", trips)]
   up, down = human_bytes(cost.step_up), human_bytes(cost.step_down)
-  return [("a step besides", f"{up} up and {down} down a client, {trips}")]
+  return [("also per step", f"{up} up and {down} down per client, {trips}")]
 
 
 def _simulated(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -242,5 +241,5 @@ def _simulated(summary: dict[str, Any]) -> list[tuple[str, str]]:
     pairs.append(("simulated time", human_seconds(summary["simulated_seconds"])))
   if "staleness_mean" in summary:
     mean, most = summary["staleness_mean"], summary["staleness_max"]
-    pairs.append(("staleness", f"mean {mean:.1f} updates, most {most}"))
+    pairs.append(("staleness", f"mean {mean:.1f} updates, max {most}"))
   return pairs

@@ -71,9 +71,9 @@ class SplitFlags(SplitConfig, Config):
     return self.step_by_step or super().one_device
 
   @property
-  def of_a_seed(self) -> bool:
+  def depends_on_seed(self) -> bool:
     """Whether the compiled program depends on the seed."""
-    return self.step_by_step or super().of_a_seed
+    return self.step_by_step or super().depends_on_seed
 
   @property
   def model_name(self) -> str:
@@ -82,9 +82,9 @@ class SplitFlags(SplitConfig, Config):
       return self.model
     return "+".join(member.partition(":")[0] for member in self.members.split(","))
 
-  def in_force(self, spec: Any, all_clients: bool) -> Self:
+  def fill_defaults(self, spec: Any, all_clients: bool) -> Self:
     """The options in force."""
-    config = super().in_force(spec, all_clients)
+    config = super().fill_defaults(spec, all_clients)
     return dataclasses.replace(config, tail=config.tail or config.members_tail)
 
 

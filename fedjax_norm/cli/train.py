@@ -1,4 +1,4 @@
-"""What the binaries that train have in common: seeds, folders, the report."""
+"""The work of the training binaries: data, seeds, run folders and reports."""
 
 import dataclasses
 import os
@@ -20,7 +20,7 @@ from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.build_program import check_mapping, in_force, make_program
+from fedjax_norm.training.build_program import check_mapping, fill_defaults, make_program
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.outcome import summary
 from fedjax_norm.training.placement.client_placement import (
@@ -39,18 +39,15 @@ from fedjax_norm.training.task import config as task_config
 from fedjax_norm.training.task.constant_baseline import no_better_than_guessing
 from fedjax_norm.training.task.task import Task
 
-# What the first of several processes writes, and the others have to find, in the run's folder.
+# File by which processes check that they share the run's folder, and the seconds they wait for it.
 _TOKEN, _TOKEN_SECONDS = "shared.token", 20
 
 Make = Callable[[Task, Any], Program]
-"""(the task of a seed, the flags in force) -> the program."""
-
-Settle = Callable[[Config], tuple[Config, Task]]
-"""The flags, of one seed -> (the same with the values in force, the task)."""
+"""(task of a seed, config with all defaults filled in) -> program."""
 
 
 def make(task: Task, config: Any) -> Program:
-  """The program of the method that the flags are of."""
+  """Returns the program of the config's method."""
   return make_program(config.row, task, config)
 
 
@@ -58,25 +55,25 @@ def run(config: Any, make: Make = make) -> None:
   """Trains with one seed or several.
 
   Args:
-    config: the flags, of ``config_of``.
+    config: config of a class that ``config_of`` returns.
     make: makes the program.
   """
   check(config)
-  settle = _settle_apart if jax.process_count() > 1 else settler(load(config))
-  settled, task = settle(config)
-  program = make(task, settled)
-  run_report.announce(settled, task, program)
+  source = None if jax.process_count() > 1 else load(config)
+  first, task = prepare(config, source)
+  program = make(task, first)
+  run_report.print_start(first, task, program)
   path = app.new_folder(config)
   if config.seeds == 1:
-    run_seed(settled, task, program, path)
+    run_seed(first, task, program, path)
     return
   summaries: dict[int, dict[str, Any]] = {}
-  with open_folder(path, settled) as folder:
+  with open_folder(path, first) as folder:
     for seed in range(config.seed, config.seed + config.seeds):
-      one, task = settle(dataclasses.replace(config, seed=seed, seeds=1))
-      # Another seed mostly runs the same compiled program on other data.
+      one, task = prepare(dataclasses.replace(config, seed=seed, seeds=1), source)
+      # The next seed runs the same compiled program on other data, with few exceptions.
       timed = config.network and config.batch_stats == "recalibrate"
-      if config.of_a_seed or timed or (config.freeze_round == "auto" and config.steps_vary):
+      if config.depends_on_seed or timed or (config.freeze_round == "auto" and config.steps_vary):
         program = make(task, one)
       summaries[seed] = run_seed(one, task, program, path / f"seed_{seed}")
     result = seeds.summarize(list(summaries.values()))
@@ -85,12 +82,12 @@ def run(config: Any, make: Make = make) -> None:
 
 
 def check(config: Any) -> None:
-  """Refuses what is wrong with the flags alone, before data is read.
+  """Checks the config before data is read.
 
   Raises:
-    UserError: something is, in one of the seeds.
+    UserError: options are wrong, for any of the seeds.
   """
-  dataclasses.replace(config, seed=config.seed + config.seeds - 1)
+  dataclasses.replace(config, seed=config.seed + config.seeds - 1)  # checks the last seed
   check_mapping(config.row, config)
   if not config.follows_data:
     known = config.in_rounds(config.clients or 10, 10**6)
@@ -99,88 +96,91 @@ def check(config: Any) -> None:
 
 
 def load(config: Config, select_local: SelectLocal | None = None) -> Source:
-  """The data of a run (see ``sources.from_config``)."""
+  """Returns the data of a run (see ``sources.from_config``)."""
   return sources.from_config(config, config.task, config.seed, select_local)
 
 
-def settler(source: Source) -> Settle:
-  """Settles the flags of runs on the same data."""
+def prepare(config: Config, source: Source | None) -> tuple[Config, Task]:
+  """Returns the config of one seed with all defaults filled in, and the task of the seed.
 
-  def settle(config: Config) -> tuple[Config, Task]:
-    train = source.train
-    division = partitions.from_config(config, train.labels, train.clients, config.seed)
-    config = resolve(config, source, division)
-    task = make_task(config, source, division)
-    return _in_force(task, config), task
-
-  return settle
-
-
-def _in_force(task: Task, config: Config) -> Config:
-  """The flags with the values that the method takes on a task."""
-  return in_force(config.row, task, config) if config.row else config
+  Args:
+    config: config of one seed.
+    source: data of the run; None to load only the images of this process's clients.
+  """
+  if source is None:
+    return _prepare_local(config)
+  train = source.train
+  partition = partitions.from_config(config, train.labels, train.clients, config.seed)
+  config = resolve(config, source, partition)
+  task = make_task(config, source, partition)
+  return _fill_defaults(task, config), task
 
 
-def resolve(config: Config, source: Source, division: Partition) -> Config:
-  """The flags with lengths in rounds, and the values in force that follow from the data."""
+def _fill_defaults(task: Task, config: Config) -> Config:
+  """Returns the config with the defaults of its method for a task."""
+  return fill_defaults(config.row, task, config) if config.row else config
+
+
+def resolve(config: Config, source: Source, partition: Partition) -> Config:
+  """Returns the config with lengths in rounds and with the defaults that depend on the data."""
   config = task_config.resolve(config, source.train.labels, source.train.clients)
-  config = config.in_rounds(len(division.offsets) - 1, len(division.order))
+  config = config.in_rounds(len(partition.offsets) - 1, len(partition.order))
   return example_order.resolve(config, config.rounds)
 
 
 def make_task(
   config: Config,
   source: Source,
-  division: Partition,
+  partition: Partition,
   statistics: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Task:
-  """The task of one seed.
+  """Returns the task of one seed.
 
   Args:
-    config: the flags, resolved.
-    source: the data.
-    division: of its training examples over clients.
-    statistics: the channels' mean and deviation; None takes those of the source's images.
+    config: result of :func:`resolve`.
+    source: data of the run.
+    partition: partition of the training examples over clients.
+    statistics: mean and standard deviation of each channel; computed from the source if None.
   """
   return task_config.from_config(
     config,
     source,
-    division,
+    partition,
     config.seed,
     config.rounds,
-    config.steps(partitions.sizes(division)),
+    config.steps(partitions.sizes(partition)),
     statistics=statistics,
     members=config.members,
     labelled=config.labelled,
   )
 
 
-def _settle_apart(config: Config) -> tuple[Config, Task]:
-  """In one of several processes, which reads the images of its own clients alone."""
-  found: list[tuple[Partition, np.ndarray]] = []
+def _prepare_local(config: Config) -> tuple[Config, Task]:
+  """Does the same as :func:`prepare`, but loads only the images of this process's clients."""
+  selected: list[tuple[Partition, np.ndarray]] = []
 
   def select_local(labels: np.ndarray, owners: np.ndarray | None) -> np.ndarray:
-    division = partitions.from_config(config, labels, owners, config.seed)
-    found.append((division, local_examples(division)))
-    return found[-1][1]
+    partition = partitions.from_config(config, labels, owners, config.seed)
+    selected.append((partition, local_examples(partition)))
+    return selected[-1][1]
 
   source = load(config, select_local)
-  division, own = found[-1]
-  config, statistics = resolve(config, source, division), None
+  partition, examples = selected[-1]
+  config, statistics = resolve(config, source, partition), None
   if config.by_channel:
-    statistics = global_channel_statistics(source.train.images, own, config.prepare)
-  task = make_task(config, source, division, statistics)
-  return _in_force(task, config), task
+    statistics = global_channel_statistics(source.train.images, examples, config.prepare)
+  task = make_task(config, source, partition, statistics)
+  return _fill_defaults(task, config), task
 
 
 def open_folder(path: Path, config: Config) -> RunFolder:
-  """The run's folder; of several processes the first alone writes to it.
+  """Opens the run's folder, to which only the main process writes.
 
   Raises:
-    UserError: it cannot be used, or a process does not see what the first one wrote to it.
+    UserError: the folder cannot be used, or processes do not see the same folder.
   """
-  own = (path, config.saved(), config.resume, config.wait_for_workdir)
-  folder = RunFolder.open(*own) if is_main() else None
+  options = (path, config.saved(), config.resume, config.wait_for_workdir)
+  folder = RunFolder.open(*options) if is_main() else None
   if folder and jax.process_count() == 1:
     return folder
   token = np.frombuffer(os.urandom(8), np.uint32)
@@ -189,33 +189,33 @@ def open_folder(path: Path, config: Config) -> RunFolder:
   token = np.asarray(multihost_utils.broadcast_one_to_all(token))
   if folder:
     return folder
-  for _ in range(_TOKEN_SECONDS):  # a network's file system may take its time
+  for _ in range(_TOKEN_SECONDS):  # a network file system can be late
     if (path / _TOKEN).is_file() and (path / _TOKEN).read_bytes() == token.tobytes():
       return ReadOnlyFolder(path)
     time.sleep(1)
   raise UserError(
-    f"process {jax.process_index()} does not see in {path.absolute()} what process 0 wrote to its "
-    "--workdir; give all processes one folder that all of them can reach."
+    f"process {jax.process_index()} does not see in {path.absolute()} the file of process 0; "
+    "give all processes one folder that all of them can reach."
   )
 
 
 def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[str, Any]:
-  """Runs one seed in its own folder, shows it and gives its summary."""
+  """Runs one seed in the folder ``path``, prints and draws its results, and returns its summary."""
   variables = initial_variables(task, config.seed)
   title = f"{config.data}, {config.model_name}, {config.norm}, {task.data.num_clients} clients"
   with open_folder(path, config) as folder:
     if is_main():
-      run_report.tell_resumed(folder, config.rounds)
-      run_report.draw_start(folder, task, f"{title} by {config.partition}")
+      run_report.print_resumed(folder, config.rounds)
+      run_report.draw_partition(folder, task, f"{title} by {config.partition}")
       if config.algorithm == "ssgd":
-        run_report.tell_communication(folder, config, task)
+        run_report.print_communication(folder, config, task)
     outcome = train(program, config, task.data, variables, folder, config.progress)
     guesses = no_better_than_guessing(task, outcome.rows[-1])
     result = {**summary(outcome), "no_better_than_guessing": guesses}
-    if lost := sorted((folder.read_summary() or {}).keys() - result.keys()):
+    if missing := sorted((folder.read_summary() or {}).keys() - result.keys()):
       raise UserError(
-        f"{folder.path / 'metrics.csv'} has no column {', '.join(lost)}, which summary.json tells "
-        "of; restore its first line or pass another --workdir."
+        f"{folder.path / 'metrics.csv'} has no column {', '.join(missing)}, and summary.json has; "
+        "restore its first line or pass another --workdir."
       )
     folder.write_summary(result)
     if is_main():
@@ -223,6 +223,6 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
       run_report.write_clients(folder, program, outcome)
       if program.messages:
         write_table(folder.path / "messages.csv", program.messages.rows())
-      run_report.draw_end(folder, outcome, title)
+      run_report.draw_results(folder, outcome, title)
       run_report.print_end(folder, result)
   return result

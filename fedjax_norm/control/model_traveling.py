@@ -8,10 +8,10 @@ import numpy as np
 from flax import linen as nn
 
 from fedjax_norm.algorithms.contract import Algorithm
+from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import FederatedData, Transform, sample
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import measure
-from fedjax_norm.nodes import Nodes
+from fedjax_norm.local_training import measure
 from fedjax_norm.norm import Mode
 from fedjax_norm.objectives import Objective, find
 from fedjax_norm.random_keys import Stream, stream
@@ -27,7 +27,7 @@ def hosts(key: Key, round: Array, num_clients: int) -> Array:
 
   All go the same random number of places on, so that everyone is visited once.
   """
-  key = jax.random.fold_in(stream(key, Stream.TRAVEL), round)
+  key = jax.random.fold_in(stream(key, Stream.MODEL_TRAVELING), round)
   shift = jax.random.randint(key, (), 1, num_clients)
   return (jnp.arange(num_clients, dtype=jnp.int32) + shift) % num_clients
 
@@ -35,7 +35,7 @@ def hosts(key: Key, round: Array, num_clients: int) -> Array:
 def make_travel(
   model: nn.Module,
   algorithm: Algorithm,
-  nodes: Nodes,
+  mapping: ClientMapping,
   transform: Transform,
   examples: int,
   objective: str | Objective = "classification",
@@ -48,7 +48,7 @@ def make_travel(
   Args:
     model: the model, unbound to any axis.
     algorithm: whose models travel (``views.travelling``), or its global model.
-    nodes: how clients are mapped.
+    mapping: how clients are mapped.
     transform: of training images, without augmentation.
     examples: of a sample.
     objective: under which something is right or wrong.
@@ -56,7 +56,7 @@ def make_travel(
   Raises:
     UserError: an objective that knows no accuracy to be lost.
   """
-  if find(objective).right is None:
+  if find(objective).correct is None:
     raise UserError(
       "SkewScout weighs the accuracy that is lost, and this objective has none; drop SkewScout."
     )
@@ -80,7 +80,7 @@ def make_travel(
   def travel(server, clients, data, round_, key):
     rows = jnp.arange(data.num_clients, dtype=jnp.int32)
     items = (rows, hosts(key, round_, data.num_clients), clients)
-    return nodes.map_reduce(node, (server, data, round_, key), items)[1]
+    return mapping.map_reduce(node, (server, data, round_, key), items)[1]
 
   return travel
 

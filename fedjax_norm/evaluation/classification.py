@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.data.transforms.preprocess import EvalTransform
-from fedjax_norm.nodes import Nodes
 from fedjax_norm.norm import Mode
 from fedjax_norm.objectives import Objective
 from fedjax_norm.typing import Array, Batch, PyTree, Variables
@@ -112,7 +112,7 @@ def scores_of(
     return jnp.zeros(num_classes, jnp.float32).at[batch.labels].add(kept)
 
   if own:
-    right = by_class(own.right(logits, batch.labels)) if own.right else None
+    right = by_class(own.correct(logits, batch.labels)) if own.correct else None
     return Scores(by_class(own.loss(logits, batch.labels)), right, None, by_class(real))
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
   at_label = jnp.take_along_axis(logits, batch.labels[:, None], -1)
@@ -121,7 +121,7 @@ def scores_of(
   return Scores(by_class(losses), by_class(rank < 1), by_class(rank < 5), by_class(real))
 
 
-def make_evaluate(scores, nodes: Nodes) -> Callable[[Variables, HeldOut], Scores]:
+def make_evaluate(scores, mapping: ClientMapping) -> Callable[[Variables, HeldOut], Scores]:
   """(variables, stacked batches) -> scores of the whole set; batches are mapped as nodes are."""
 
   @jax.jit
@@ -129,13 +129,13 @@ def make_evaluate(scores, nodes: Nodes) -> Callable[[Variables, HeldOut], Scores
     def node(variables, batch):
       return scores(variables, batch), ()
 
-    return nodes.map_reduce(node, variables, batches)[0]
+    return mapping.map_reduce(node, variables, batches)[0]
 
   return evaluate
 
 
 def make_evaluate_clients(
-  scores, nodes: Nodes, client_variables: Callable[[PyTree, PyTree], Variables]
+  scores, mapping: ClientMapping, client_variables: Callable[[PyTree, PyTree], Variables]
 ) -> Callable[[PyTree, PyTree, Array, HeldOut], Scores]:
   """Each client's model on the test set as that client would see it.
 
@@ -144,7 +144,7 @@ def make_evaluate_clients(
     scores [k, C].
   """
 
-  @functools.partial(jax.jit, out_shardings=nodes.sharding)
+  @functools.partial(jax.jit, out_shardings=mapping.sharding)
   def evaluate(server: PyTree, clients: PyTree, strengths: Array, batches: HeldOut) -> Scores:
     def node(shared, item):
       (server, batches), (client, strength) = shared, item
@@ -159,7 +159,7 @@ def make_evaluate_clients(
       zeros = jax.tree.map(jnp.zeros_like, one)
       return (), jax.lax.scan(body, zeros, batches)[0]
 
-    return nodes.map_reduce(node, (server, batches), (clients, strengths))[1]
+    return mapping.map_reduce(node, (server, batches), (clients, strengths))[1]
 
   return evaluate
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.transforms.preprocess import EvalTransform
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation.classification import HeldOut
-from fedjax_norm.nodes import Nodes
 from fedjax_norm.norm import Mode
 from fedjax_norm.typing import Array, PyTree, Variables
 
@@ -131,22 +131,25 @@ def cosine_distances(embeddings: Array, pairs: Pairs) -> Array:
 
 
 def make_evaluate(
-  embed: Embed, pairs: Pairs, nodes: Nodes
+  embed: Embed, pairs: Pairs, mapping: ClientMapping
 ) -> Callable[[Variables, HeldOut], Array]:
   """(variables, stacked batches) -> the pairs' distances [P]; batches are mapped as nodes are."""
 
-  @functools.partial(jax.jit, out_shardings=nodes.sharding)
+  @functools.partial(jax.jit, out_shardings=mapping.sharding)
   def evaluate(variables: Variables, batches: HeldOut) -> Array:
     def node(variables, batch):
       return (), embed(variables, batch)
 
-    return cosine_distances(nodes.map_reduce(node, variables, batches)[1], pairs)
+    return cosine_distances(mapping.map_reduce(node, variables, batches)[1], pairs)
 
   return evaluate
 
 
 def make_evaluate_clients(
-  embed: Embed, pairs: Pairs, nodes: Nodes, client_variables: Callable[[PyTree, PyTree], Variables]
+  embed: Embed,
+  pairs: Pairs,
+  mapping: ClientMapping,
+  client_variables: Callable[[PyTree, PyTree], Variables],
 ) -> Callable[[PyTree, PyTree, Array, HeldOut], Array]:
   """The pairs' distances by each client's model, on the test set as that client would see it.
 
@@ -155,7 +158,7 @@ def make_evaluate_clients(
     distances [k, P].
   """
 
-  @functools.partial(jax.jit, out_shardings=nodes.sharding)
+  @functools.partial(jax.jit, out_shardings=mapping.sharding)
   def evaluate(server: PyTree, clients: PyTree, strengths: Array, batches: HeldOut) -> Array:
     def node(shared, item):
       (server, batches), (client, strength) = shared, item
@@ -163,7 +166,7 @@ def make_evaluate_clients(
       embeddings = jax.lax.map(lambda batch: embed(variables, batch, strength), batches)
       return (), cosine_distances(embeddings, pairs)
 
-    return nodes.map_reduce(node, (server, batches), (clients, strengths))[1]
+    return mapping.map_reduce(node, (server, batches), (clients, strengths))[1]
 
   return evaluate
 

@@ -21,7 +21,7 @@ class Mode(NamedTuple):
     step: the time so far, for batch renormalization's ramps.
     data_init: whether weight-normalized layers set their scale and bias from this batch.
     labels: the batch's targets in training, for the models that have losses of their own (see
-      ``local.make_gradient``).
+      ``local_training.make_gradient``).
     objective: a name of ``objectives.OBJECTIVES`` or the user's own, what the labels are.
     plain: whether convolutions are XLA's own on every platform and recurrent networks no loops, as
       a count of operations needs them (see ``models/flops.py``).

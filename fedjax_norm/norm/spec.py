@@ -51,7 +51,7 @@ class NormSpec:
     scale: whether to divide by the standard deviation (a mean-only norm just centres).
     axis_names: the mapped axes of a norm ``across_nodes``, which :meth:`bind` names.
     across_nodes: whether the batch's moments are merged over all nodes (distributed BN).
-    settles: whether a later phase freezes the statistics (FixBN, paper 002).
+    freezes_statistics: whether a later phase freezes the statistics (FixBN, paper 002).
     weight_norm: whether kernels are reparameterized as g v / |v| (Salimans and Kingma 2016).
     fixup: whether a ResNet is initialized and biased as Fixup says (Zhang et al. 2019).
     renorm: the ramps of batch renormalization, for the corrected source.
@@ -66,7 +66,7 @@ class NormSpec:
   source: Literal["batch", "running", "corrected"] = "batch"
   scale: bool = True
   axis_names: tuple[str, ...] = ()
-  settles: bool = False
+  freezes_statistics: bool = False
   across_nodes: bool = False
   weight_norm: bool = False
   fixup: bool = False
@@ -89,7 +89,7 @@ class NormSpec:
       raise UserError(
         f"norm {self.name!r} does not reduce the batch, so there is nothing to merge across nodes."
       )
-    if "N" not in self.reduce and (self.source != "batch" or self.settles):
+    if "N" not in self.reduce and (self.source != "batch" or self.freezes_statistics):
       raise UserError(
         f"norm {self.name!r} keeps no running statistics to take its source from, or to settle."
       )
@@ -180,7 +180,7 @@ NORMS: Mapping[str, NormSpec] = MappingProxyType(
     for spec in (
       NormSpec("bn", "NSK", group_size=1),
       NormSpec("sync_bn", "NSK", group_size=1, across_nodes=True),
-      NormSpec("fixbn", "NSK", group_size=1, settles=True),
+      NormSpec("fixbn", "NSK", group_size=1, freezes_statistics=True),
       NormSpec("brn", "NSK", group_size=1, source="corrected", renorm=Renorm()),
       NormSpec("bgn", "NSK"),  # Summers and Dinneen 2020; Zhou et al. 2020
       NormSpec("gn", "SK"),

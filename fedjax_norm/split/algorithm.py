@@ -11,7 +11,7 @@ from fedjax_norm.algorithms import contract
 from fedjax_norm.algorithms.contract import Algorithm, Method, Report, RoundContext, Setup
 from fedjax_norm.algorithms.ledger import Cost, Sent
 from fedjax_norm.data.federated import FederatedData, draw
-from fedjax_norm.local import Metrics
+from fedjax_norm.local_training import Metrics
 from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.split.config import SplitConfig
 from fedjax_norm.split.parties import Part
@@ -108,8 +108,8 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
       _, client, sums = one_client(state, client, row, context)
       return jax.tree.map(lambda a: jnp.where(row >= 0, a, 0), sums), client
 
-    sharded = (False, contract.HELD)
-    sums, clients = setup.nodes.map_reduce(one, (state, context), (cohort, clients), sharded)
+    sharded = (False, contract.SHARDED)
+    sums, clients = setup.mapping.map_reduce(one, (state, context), (cohort, clients), sharded)
     return state, clients, sums
 
   def round_(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_norm.local import LocalConfig, optimizer
+from fedjax_norm.local_training import LocalConfig, optimizer
 from fedjax_norm.models.decoder import Decoder
 from fedjax_norm.norm import Mode
 from fedjax_norm.split.parties import Part

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Self
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalStepsConfig
+from fedjax_norm.local_training import LocalStepsConfig
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.options import option
 from fedjax_norm.split.plan import ALICE
@@ -107,7 +107,7 @@ class SplitConfig(LocalStepsConfig):
         "batch_stats=moments, or use local, recalibrate or a SplitFed variant."
       )
 
-  def in_force(self, spec: NormSpec, all_clients: bool) -> Self:
+  def fill_defaults(self, spec: NormSpec, all_clients: bool) -> Self:
     """Returns the options with the defaults that depend on the norm and the cohort filled in."""
     filled: dict[str, Any] = {}
     if not self.single_client:
@@ -118,10 +118,10 @@ class SplitConfig(LocalStepsConfig):
         filled["handed_over"] = self.handed_over or "weights"
     if self.variant != "split" and self.momentum:
       filled["client_momentum"] = self.client_momentum or ("local" if all_clients else "reset")
-    return dataclasses.replace(super().in_force(spec, all_clients), **filled)
+    return dataclasses.replace(super().fill_defaults(spec, all_clients), **filled)
 
   @property
-  def of_a_seed(self) -> bool:
+  def depends_on_seed(self) -> bool:
     """Whether the compiled program depends on the seed, from which a decoder is initialized."""
     return self.autoencoder is not None
 

@@ -14,7 +14,7 @@ import optax
 
 from fedjax_norm import tree_leaves
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import LocalConfig, Metrics, measure, optimizer
+from fedjax_norm.local_training import LocalConfig, Metrics, measure, optimizer
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.norm import Mode
 from fedjax_norm.split.plan import ALICE, Plan, Segment

@@ -17,7 +17,7 @@ from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.algorithms.ledger import Cost
 from fedjax_norm.data.shuffle import permute
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import Metrics
+from fedjax_norm.local_training import Metrics
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.split import costs
@@ -104,7 +104,7 @@ def make_rules(
   """
   if not isinstance(model, Staged):
     raise UserError("this model is not a sequence of stages, so it cannot be cut; choose another.")
-  spec, policy = model.norm, config.policy(model.norm)
+  spec, policy = model.norm, config.statistics_policy(model.norm)
   if spec.across_nodes:
     raise UserError(
       f"norm {spec.name!r} merges the batches of clients that step together, but the server "

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from fedjax_norm.local import Metrics
+from fedjax_norm.local_training import Metrics
 from fedjax_norm.split.autoencoder import Autoencoder
 from fedjax_norm.split.messages import ACTIVATION, GRADIENT, LABELS
 from fedjax_norm.split.parties import Part, Party

@@ -15,7 +15,7 @@ from helpers.reference_fedavg import flat
 from helpers.settings import built, configure, plain
 from jax import lax
 
-from fedjax_norm import models, nodes, norm, tree_leaves
+from fedjax_norm import client_mapping, models, norm, tree_leaves
 from fedjax_norm.algorithms.asgd import ASGD, AsgdConfig
 from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
@@ -57,7 +57,7 @@ def built_asgd(world, model, config, seconds, longest=None):
   """ASGD whose workers need given times, at most the longest."""
   answers = [np.array([longest or np.max(seconds)]), seconds]  # of the whole model, of an event
   clock = SimpleNamespace(event_seconds=lambda cost: answers.pop(0))
-  mapping = nodes.create("scan", num_nodes=1)
+  mapping = client_mapping.create("scan", num_clients=1)
   return built(ASGD, config, model, mapping, world.data(), world.transform, SHAPE, clock=clock)
 
 
@@ -217,7 +217,7 @@ def test_each_compensation_makes_a_difference(world):
 def synchronous(world):
   """(the master, metrics) of seven steps of SSGD with a single worker."""
   model, data = world.net(norm=norm.create("bn"), dropout=0.3), world.data((10,))
-  mapping = nodes.create("scan", num_nodes=1)
+  mapping = client_mapping.create("scan", num_clients=1)
   algorithm = built(
     SSGD, configure(SsgdConfig, HEAVY), model, mapping, data, world.transform, SHAPE
   )
@@ -342,7 +342,7 @@ def test_options_that_are_refused(options, message):
 
 
 def test_a_run_without_a_network_is_refused(world, tiny_net):
-  model, mapping = tiny_net(norm=norm.create("gn")), nodes.create("scan", num_nodes=1)
+  model, mapping = tiny_net(norm=norm.create("gn")), client_mapping.create("scan", num_clients=1)
   with pytest.raises(UserError, match="runs on a simulated clock; give a network"):
     built(ASGD, PLAIN, model, mapping, world.data(), world.transform, SHAPE)
 

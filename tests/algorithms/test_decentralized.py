@@ -15,7 +15,7 @@ from helpers.step_world import KEY, at, run_rounds, skewed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm import nodes, norm, tree_leaves
+from fedjax_norm import client_mapping, norm, tree_leaves
 from fedjax_norm.algorithms import ledger
 from fedjax_norm.algorithms.dgc import DGC, DgcConfig, kept, largest, roughly_largest
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
@@ -34,8 +34,8 @@ FALLING = np.linspace(0.1, 0.02, STEPS, dtype=np.float32)
 PLAIN = plain(batch_size=4, momentum=0.9)
 HEAVY = plain(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0)
 NO_MOMENTUM = plain(batch_size=4)
-VMAP = nodes.create("vmap", num_nodes=len(SIZES))
-SCAN = nodes.create("scan", num_nodes=len(SIZES))
+VMAP = client_mapping.create("vmap", num_clients=len(SIZES))
+SCAN = client_mapping.create("scan", num_clients=len(SIZES))
 random_variables = functools.partial(reference_fedavg.random_variables, image_shape=SHAPE)
 
 

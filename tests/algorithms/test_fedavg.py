@@ -14,7 +14,7 @@ from helpers import norm_rows
 from helpers.reference_fedavg import flat
 from helpers.settings import built, configure, plain
 
-from fedjax_norm import nodes, norm
+from fedjax_norm import client_mapping, norm
 from fedjax_norm.algorithms.batch_statistics import Part, make_recalibrate
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.algorithms.ledger import Traffic
@@ -22,7 +22,7 @@ from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import Metrics
+from fedjax_norm.local_training import Metrics
 from fedjax_norm.models.resnet import ResNet
 from fedjax_norm.training.build_program import make_program
 from fedjax_norm.training.config.train import config_of
@@ -46,7 +46,7 @@ SPECS = {
 }
 FOUR = plain(batch_size=4)
 HEAVY = dataclasses.replace(FOUR, momentum=0.9, weight_decay=5e-3)
-SCAN = nodes.create("scan", num_nodes=4)
+SCAN = client_mapping.create("scan", num_clients=4)
 KEPT = {"momentum reset": "reset", "momentum local": "local", "momentum global": "global"}
 
 
@@ -102,7 +102,7 @@ class Fast:
   config: FedAvgConfig
   data: object
   transform: object
-  mapping: nodes.Nodes = SCAN
+  mapping: client_mapping.ClientMapping = SCAN
 
   def __post_init__(self):
     arguments = (self.model, self.mapping, self.data, self.transform, SHAPE)
@@ -285,7 +285,7 @@ def test_sync_bn_in_lockstep_is_centralised_bn(world, backend, clients):
   # The clients of 5 and 9 examples bring partly padded batches in the second and third round.
   cohorts = [[2, 0, 1, 3], [3, 1, 0, 2], [0, 2, 1, 3]]
   cohorts = [cohort[:clients] for cohort in cohorts]
-  mapping = nodes.create(backend, num_nodes=clients, lockstep=True)
+  mapping = client_mapping.create(backend, num_clients=clients, lockstep=True)
   fast = world.fast("sync_bn", ONE_STEP, mapping)
   server, _, _ = fast.run(cohorts)
   params, stats = centralised(
@@ -332,7 +332,7 @@ def joint_gradients(params, batches):
 def test_sync_bn_with_clients_that_finish_early(world):
   # Two steps for client 0 and three for client 1: client 1's last batch is normalized alone.
   config = configure(FedAvgConfig, FOUR, local_epochs=1, weighting="processed")
-  mapping = nodes.create("shard_map", num_nodes=2, lockstep=True)
+  mapping = client_mapping.create("shard_map", num_clients=2, lockstep=True)
   fast = world.fast("sync_bn", config, mapping, sizes=(5, 9))
   server, _, metrics = fast.run([[0, 1]], [0.2])
   batch = reference.batch_drawer(fast.data, 4, fast.transform, KEY)
@@ -434,7 +434,7 @@ def by_mapping(world, mapping=None):
 
 @pytest.mark.parametrize("case", MAPPINGS)
 def test_mapping_changes_nothing(world, case):
-  fast = by_mapping(world, nodes.create(num_nodes=3, **MAPPINGS[case]))
+  fast = by_mapping(world, client_mapping.create(num_clients=3, **MAPPINGS[case]))
   close_runs(fast.run(THREE), by_mapping(world).run(THREE))
 
 
@@ -546,7 +546,7 @@ def test_fedbn_keeps_norms_on_the_client(world):
 def test_recalibration_takes_the_moments_of_all_data(world, name, groups):
   model, data, transform = world.model(name), world.data(), world.transform()
   variables = random_variables(model)
-  mapping = nodes.create("shard_map", num_nodes=len(SIZES))
+  mapping = client_mapping.create("shard_map", num_clients=len(SIZES))
   recalibrate = make_recalibrate(model, mapping, 4, transform)
   place = placer(mapping)
   # Two devices, a part in which each has a client and one in which the second has none.
@@ -611,7 +611,7 @@ def test_ledger_by_hand(world, case):
 
 
 def test_ledger_of_sync_bn_charges_every_step(world):
-  mapping = nodes.create("vmap", num_nodes=3, lockstep=True)
+  mapping = client_mapping.create("vmap", num_clients=3, lockstep=True)
   cost = ledger(world, "sync_bn", mapping)
   # Each way: count, 8 means and 8 m2 forwards, 2 x 8 sums backwards; two exchanges a step, and all
   # wait for the client with the most steps.
@@ -638,7 +638,7 @@ def test_ledger_of_recalibration(world, name, numbers):
 
 @pytest.mark.parametrize("backend", ["scan", "shard_map"])
 def test_intervals_neither_recompile_nor_touch_the_host(world, backend):
-  mapping = nodes.create(backend, num_nodes=2)
+  mapping = client_mapping.create(backend, num_clients=2)
   fast = world.fast("bn", OPTIONS["momentum local"], mapping)
   compiled = fast.interval._cache_size()  # by other tests
   states = tuple(map(placer(mapping), fast.begin()))

@@ -8,7 +8,7 @@ from helpers.reference_fedavg import flat
 from helpers.settings import built, configure, plain
 from helpers.step_world import KEY, run_rounds, skewed
 
-from fedjax_norm import nodes, tree_leaves
+from fedjax_norm import client_mapping, tree_leaves
 from fedjax_norm.algorithms.fednova import FEDNOVA
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 
@@ -32,7 +32,7 @@ def test_equals_the_transcription(tiny_source, tiny_net, norm, options):
   config = configure(FEDNOVA.config, plain(batch_size=4), local_epochs=1, **options)
   data, model = skewed(tiny_source, SIZES), tiny_net(norm=ROWS[norm].spec(norm))
   transform = make_transforms(Preprocess(augment="none"), tiny_source.train.images)[0]
-  mapping = nodes.create("vmap", num_nodes=4)
+  mapping = client_mapping.create("vmap", num_clients=4)
   algorithm = built(FEDNOVA, config, model, mapping, data, transform, SHAPE)
   variables = reference.random_variables(model, SHAPE)
   servers = run_rounds(algorithm, variables, data, np.full(ROUNDS, RATE, np.float32))[0]

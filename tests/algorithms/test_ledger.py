@@ -10,7 +10,7 @@ from helpers.settings import plain
 from fedjax_norm import models, norm, tree_leaves
 from fedjax_norm.algorithms import ledger
 from fedjax_norm.algorithms.ledger import Cost, Traffic, exchange_cost, model_shapes
-from fedjax_norm.local import make_gradient
+from fedjax_norm.local_training import make_gradient
 from fedjax_norm.typing import Batch
 
 IMAGE = (8, 8, 3)

@@ -11,11 +11,11 @@ from helpers.reference_fedavg import flat
 from helpers.settings import built, configure, plain
 from helpers.step_world import KEY, skewed
 
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
 from fedjax_norm.algorithms.fedavg import FEDAVG
 from fedjax_norm.algorithms.scaffold import SCAFFOLD, ScaffoldConfig
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
-from fedjax_norm.local import Metrics
+from fedjax_norm.local_training import Metrics
 from fedjax_norm.models.resnet import ResNet
 from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.training.placement.data_feed import placer
@@ -43,8 +43,8 @@ class World:
   def run(self, method, config, model, cohorts, rate=RATE):
     """(the server, the clients' states) after all rounds, and the algorithm."""
     lockstep = model.norm.across_nodes
-    mapping = nodes.create(
-      "vmap" if lockstep else "scan", num_nodes=cohorts.shape[1], lockstep=lockstep
+    mapping = client_mapping.create(
+      "vmap" if lockstep else "scan", num_clients=cohorts.shape[1], lockstep=lockstep
     )
     algorithm = built(method, config, model, mapping, self.data, self.transform, SHAPE)
     server = algorithm.init(random_variables(model))
@@ -165,7 +165,7 @@ def test_sends_twice_what_fedavg_sends(world):
   """The model and a control variate in each direction; running statistics once."""
   for name, stats in (("gn", 0), ("bn", 4 * 16)):
     model = world.model(name)
-    mapping = nodes.create("scan", num_nodes=4)
+    mapping = client_mapping.create("scan", num_clients=4)
     arguments = (model, mapping, world.data, world.transform, SHAPE)
     config = configure(FEDAVG.config, plain(batch_size=4), local_steps=3)
     fedavg, scaffold = built(FEDAVG, config, *arguments), built(SCAFFOLD, settings(), *arguments)

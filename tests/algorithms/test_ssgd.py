@@ -24,7 +24,7 @@ from helpers.reference_fedavg import flat
 from helpers.settings import built, configure, plain
 from helpers.step_world import KEY, at, run_rounds, skewed
 
-from fedjax_norm import nodes, norm
+from fedjax_norm import client_mapping, norm
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
@@ -36,7 +36,7 @@ random_variables = functools.partial(reference_fedavg.random_variables, image_sh
 STEPS = 20
 RATES = np.linspace(0.1, 0.2, STEPS, dtype=np.float32)
 HEAVY = plain(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0)
-VMAP = nodes.create("vmap", num_nodes=len(SIZES))
+VMAP = client_mapping.create("vmap", num_clients=len(SIZES))
 SPECS = {
   # So quick a decay lets the policies for running statistics differ.
   **{name: row.spec(name, decay=0.5) for name, row in norm_rows.ROWS.items()},
@@ -307,4 +307,6 @@ def test_what_does_not_fit_together_is_refused(world, name, options, words):
 
 def test_sync_bn_needs_lockstep(world):
   with pytest.raises(UserError, match="lock-step"):
-    world.algorithm("sync_bn", configure(SsgdConfig, HEAVY), nodes.create("scan", num_nodes=4))
+    world.algorithm(
+      "sync_bn", configure(SsgdConfig, HEAVY), client_mapping.create("scan", num_clients=4)
+    )

@@ -8,7 +8,7 @@ from helpers import reference_fedavg
 from helpers.settings import built, configure, plain
 from helpers.step_world import KEY, skewed
 
-from fedjax_norm import nodes, norm
+from fedjax_norm import client_mapping, norm
 from fedjax_norm.algorithms.gaia import GAIA, GaiaConfig
 from fedjax_norm.algorithms.ledger import Sent
 from fedjax_norm.algorithms.residual import Partition, Shared
@@ -63,7 +63,7 @@ def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
   """Each sample holds all of a client's examples, so that their order cannot matter."""
   data, model = skewed(tiny_source, SIZES), tiny_net(norm=norm.create("bn"))
   transform = make_transforms(Preprocess(), tiny_source.train.images)[1]
-  mapping = nodes.create("scan", num_nodes=4)
+  mapping = client_mapping.create("scan", num_clients=4)
   variables = reference_fedavg.random_variables(model, (6, 6, 1))
   rng = np.random.default_rng(0)
 

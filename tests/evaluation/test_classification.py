@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.evaluation import classification
 
@@ -47,7 +47,7 @@ def by_hand(logits, labels):
 def test_equals_counting_by_hand_whatever_the_batches(case, batch_size):
   model, logits, test = case
   scores = classification.make_scores(model, CLASSES, lambda images, ids, strength: images)
-  mapping = nodes.create("auto", num_nodes=2)
+  mapping = client_mapping.create("auto", num_clients=2)
   batches = classification.stack_batches(test, batch_size, mapping.num_devices)
   assert batches.batch.mask.sum() == 23
   result = classification.make_evaluate(scores, mapping)({}, jax.tree.map(jnp.asarray, batches))
@@ -83,7 +83,9 @@ def test_each_clients_own_model(case):
   shifts = np.random.default_rng(1).normal(size=(3, CLASSES)).astype(np.float32)
   scores = classification.make_scores(Shifted(), CLASSES, lambda images, ids, strength: images)
   evaluate = classification.make_evaluate_clients(
-    scores, nodes.create("auto", num_nodes=3), lambda server, own: {"params": {"shift": own}}
+    scores,
+    client_mapping.create("auto", num_clients=3),
+    lambda server, own: {"params": {"shift": own}},
   )
   batches = jax.tree.map(jnp.asarray, classification.stack_batches(test, 5))
   result = evaluate((), jnp.asarray(shifts), np.zeros(3, np.float32), batches)

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from sklearn import metrics
 
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import classification, regression
@@ -44,7 +44,7 @@ def errors_of(case, guesses, batch_size):
   of_batch = classification.of_batch(
     model, lambda images, ids, strength: images, regression.errors_of
   )
-  mapping = nodes.create("auto", num_nodes=2)
+  mapping = client_mapping.create("auto", num_clients=2)
   targets = units.standard(test.targets)
   batches = classification.stack_batches(test, batch_size, mapping.num_devices, targets)
   result = classification.make_evaluate(of_batch, mapping)({}, jax.tree.map(jnp.asarray, batches))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.evaluation import classification, segmentation
 from fedjax_norm.objectives import IGNORED
@@ -39,7 +39,7 @@ def test_equals_counting_by_hand(case, batch_size):
     lambda images, ids, strength: images,
     lambda logits, batch: segmentation.confusion_of(logits, batch, len(NAMES)),
   )
-  mapping = nodes.create("auto", num_nodes=2)
+  mapping = client_mapping.create("auto", num_clients=2)
   batches = classification.stack_batches(case, batch_size, mapping.num_devices, case.targets)
   result = classification.make_evaluate(of_batch, mapping)({}, jax.tree.map(jnp.asarray, batches))
   found = segmentation.summarize(result, NAMES)

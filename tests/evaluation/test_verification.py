@@ -14,7 +14,7 @@ from helpers.settings import plain, program_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm import nodes, norm
+from fedjax_norm import client_mapping, norm
 from fedjax_norm.algorithms.ssgd import SSGD
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.data.partitions import registry as partitions
@@ -158,7 +158,7 @@ def test_models_are_embedded_batch_by_batch():
   images = rng.normal(size=(25, 2, 3, 1)).astype(np.float32)
   pairs = verification.make_pairs(labels, per_fold=2)
   embed = verification.make_embed(Scaled(), lambda images, ids, strength: images)
-  mapping = nodes.create("auto", num_nodes=2)
+  mapping = client_mapping.create("auto", num_clients=2)
   batches = classification.stack_batches(Examples(images, labels), 7, mapping.num_devices)
   assert batches.batch.mask.size > 25  # with padding
   batches = jax.tree.map(jnp.asarray, batches)

@@ -14,7 +14,7 @@ import pytest
 from absl import flags
 from helpers.binaries import ROOT, SMALL
 
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
 from fedjax_norm.cli import app, methods, train
 from fedjax_norm.cli.choice import Choice
 from fedjax_norm.cli.config import Config
@@ -84,7 +84,9 @@ def decentralized_run(_run):
 @pytest.fixture
 def asgd_run(_run, monkeypatch):
   """(*flags) -> Result of ``experiments.asgd`` with ``SMALL`` and these flags."""
-  monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
+  monkeypatch.setattr(
+    client_mapping, "use_host_devices", lambda count: None
+  )  # JAX has started with two
   return functools.partial(_run, train.run, methods.ASGD_CONFIG, "--host_devices=1")
 
 
@@ -99,15 +101,15 @@ def made(tmp_path, monkeypatch):
 @pytest.fixture
 def compiled_once(monkeypatch):
   """Parties of one network in this process share what they compile."""
-  made, lock, make = {}, threading.Lock(), build.make_network_of
+  made, lock, make = {}, threading.Lock(), build.build_network
 
   def shared(config, *shape):
     with lock:
-      key = json.dumps([*build.told(config).items(), *shape])
+      key = json.dumps([*build.server_settings(config).items(), *shape])
       made[key] = made.get(key) or make(config, *shape)
       return made[key]
 
-  monkeypatch.setattr(build, "make_network_of", shared)
+  monkeypatch.setattr(build, "build_network", shared)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from fedjax_norm.training.skewscout import make_dial
 def settled(algorithm: str, **options):
   """The flags with the lengths and the values in force, of ten clients."""
   config = DECENTRALIZED.kind(algorithm)(**options).in_rounds(10, 1000)
-  return config.in_force(config.make_norm(config.rounds), all_clients=True)
+  return config.fill_defaults(config.make_norm(config.rounds), all_clients=True)
 
 
 def dial(config):

@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 from helpers.binaries import SMALL
 
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
 from fedjax_norm.cli import app, split_options, train
 from fedjax_norm.cli.commands import distil, split_predict
 from fedjax_norm.cli.commands.distil import DistilFlags
@@ -26,7 +26,9 @@ CUT = (6 * 64 + 64) * 4  # bytes of an example of both members
 def run(capsys, tmp_path, monkeypatch):
   """(main, its flags, *flags) -> (exit code, what it printed, what went wrong)."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
+  monkeypatch.setattr(
+    client_mapping, "use_host_devices", lambda count: None
+  )  # JAX has started with two
 
   def launch(main, config, *arguments):
     values = flags.FlagValues()
@@ -49,7 +51,7 @@ def test_train_ask_and_distil(run):
   code, out, err = run(*SPLIT, *members, "--rounds=2", "--workdir=teacher")
   assert code == 0, err
   assert "lstm+lstm, gn" in out
-  assert "members alone, top-1" in out
+  assert "ensemble members, top-1" in out
   summary = json.loads(Path("teacher/summary.json").read_text())
   assert {"member0_top1", "member1_top1"} <= summary.keys()
   (row,) = rows("teacher/metrics.csv")

@@ -18,7 +18,7 @@ from absl import flags
 from helpers import flag_table
 from helpers.flag_table import BINARIES
 
-from fedjax_norm import host_memory, models, nodes
+from fedjax_norm import client_mapping, host_memory, models
 from fedjax_norm.cli import app, finished_run, supervisor, train
 from fedjax_norm.cli.commands import (
   communication,
@@ -133,7 +133,7 @@ def loaded(path):
 def _no_work(files, monkeypatch):
   """Where the work of a binary would begin, its flags are accepted; too much memory is an error."""
   monkeypatch.chdir(files)
-  start = nodes.use_host_devices
+  start = client_mapping.use_host_devices
   cached = functools.cache(registry.norm_modules)
   tiny = registry.MODELS["tiny"]._replace(build=Small)
   for place, name, stub in [
@@ -143,7 +143,7 @@ def _no_work(files, monkeypatch):
     (models, "init", zeros),
     (models.stages, "layer_macs", lambda *_: {}),
     (app, "keep_compiled", lambda keep: None),
-    (nodes, "use_host_devices", lambda count: start(2 if 0 < count < 2**10 else count)),
+    (client_mapping, "use_host_devices", lambda count: start(2 if 0 < count < 2**10 else count)),
     (supervisor, "supervise", accept),
     (train, "run_seed", accept),
     (train, "open_folder", accept),
@@ -163,7 +163,7 @@ def _no_work(files, monkeypatch):
     (server, "RunFolder", SimpleNamespace(open=accept)),
     (client, "RunFolder", SimpleNamespace(open=accept)),
     (client, "Caller", _server),
-    (host_memory, "of_machine", lambda: 2**28),
+    (host_memory, "total_bytes", lambda: 2**28),
   ]:
     monkeypatch.setattr(place, name, stub)
   kept = resource.getrlimit(resource.RLIMIT_AS)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from fedjax_norm import nodes, norm
+from fedjax_norm import client_mapping, norm
 from fedjax_norm.cli import app
 from fedjax_norm.cli.commands import leakage
 from fedjax_norm.cli.commands.leakage import LeakageFlags
-from fedjax_norm.cli.finished_run import check_one_model, told
+from fedjax_norm.cli.finished_run import check_single_model, saved_options
 from fedjax_norm.cli.flags import define
 from fedjax_norm.errors import UserError
 
@@ -28,7 +28,9 @@ DATA = "--data=synthetic:classes=4,train=64,test=32,size=6"
 def leakage_run(capsys, tmp_path, monkeypatch):
   """(*flags) -> (exit code, stdout, stderr)."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
+  monkeypatch.setattr(
+    client_mapping, "use_host_devices", lambda count: None
+  )  # JAX has started with two
 
   def run(*arguments: str):
     values = flags.FlagValues()
@@ -90,9 +92,9 @@ def test_the_model_of_a_run_is_measured_and_so_is_that_of_flags(fedavg_run, leak
   # What experiments.decentralized saves is the mean of the partitions' models, but for bsp.
   task = SimpleNamespace(model=SimpleNamespace(norm=norm.create("bn")))
   of_partitions = {"skewscout": None, "batch_stats": "local"}
-  check_one_model({**of_partitions, "algorithm": "fedavg"}, task, "run")
+  check_single_model({**of_partitions, "algorithm": "fedavg"}, task, "run")
   with pytest.raises(UserError, match="its own running statistics"):
-    check_one_model({**of_partitions, "algorithm": "bsp"}, task, "run")
+    check_single_model({**of_partitions, "algorithm": "bsp"}, task, "run")
   assert leakage._of_run(LeakageFlags(workdir="run", untrained=True))[2].endswith("untrained")
 
 
@@ -107,7 +109,7 @@ def test_the_model_of_a_run_is_measured_and_so_is_that_of_flags(fedavg_run, leak
   ],
 )
 def test_the_options_of_a_run_are_those_of_its_algorithm(saved, method):
-  flags = told({**saved, "batch_size": 8})
+  flags = saved_options({**saved, "batch_size": 8})
   assert (flags.batch_size, flags.momentum) == (8, 0.9)
   assert getattr(flags.row, "name", None) == method
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
 from fedjax_norm.cli import app, methods, train
 from fedjax_norm.cli.commands import oracle
 from fedjax_norm.options import make
@@ -128,7 +128,9 @@ FLAGS = (
 @pytest.fixture
 def run(_run, one_convolution, monkeypatch):
   """(*flags) -> Result of ``experiments.oracle``; ``run.started`` are the runs that it began."""
-  monkeypatch.setattr(nodes, "use_host_devices", lambda count: None)  # JAX has started with two
+  monkeypatch.setattr(
+    client_mapping, "use_host_devices", lambda count: None
+  )  # JAX has started with two
   started = []
 
   def run_seed(config, task, program, path):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from absl import flags
+from fedjax_norm.wire.protocol.transport import Caller
 from helpers.binaries import free_port
 from helpers.wire_binaries import CLIENT, DATA, SERVER, SHAPE, TRAINING, party, run, together
 from helpers.wire_world import by_messages
@@ -23,22 +24,21 @@ from fedjax_norm.cli import app
 from fedjax_norm.cli.flags import define, parse
 from fedjax_norm.cli.split_options import ALGORITHM
 from fedjax_norm.cli.train import load, settler
-from fedjax_norm.cli.wire import build, certificates, client, server, test_images
+from fedjax_norm.cli.wire import build, certificates, client, evaluation, server
 from fedjax_norm.cli.wire.options import CertificatesFlags, ClientFlags, ServerFlags
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.messages import ACTIVATION
 from fedjax_norm.training.storage.run_folder import RunFolder, read_config
 from fedjax_norm.wire.protocol import frames, identity
 from fedjax_norm.wire.protocol.frames import Frame
-from fedjax_norm.wire.protocol.transport import Caller
-from fedjax_norm.wire.protocol.turns import step_id
+from fedjax_norm.wire.protocol.step_ids import step_id
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.mark.long
 def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, started, capsys):
-  """Bob is a process that is killed in the middle, and the same flags go on."""
+  """Server is a process that is killed in the middle, and the same flags go on."""
   address = f"localhost:{free_port()}"
   server = party("localhost", *SHAPE, *TRAINING, f"--listen={address}")
   shared = *DATA, f"--server={address}", "--cut=conv1"
@@ -190,7 +190,7 @@ def test_certificates_are_never_overwritten(made):
     (CertificatesFlags(output="x", clients="a", days=10**8), "at most 36,500"),
     (CertificatesFlags(output="x", clients="authority"), "same name, 'authority'"),
     (CertificatesFlags(output="x", clients="Authority"), "same name, 'authority'"),
-    (CertificatesFlags(output="x", clients="alice,Alice"), "same name, 'alice'"),
+    (CertificatesFlags(output="x", clients="alice,Client"), "same name, 'alice'"),
     (CertificatesFlags(output="x", clients="a", server="b,A"), "same name, 'a'"),
     (CertificatesFlags(output="x", clients="a", server="authority"), "same name"),
     (CertificatesFlags(output="x", clients="../a"), "cannot be a client's name"),
@@ -246,16 +246,16 @@ def test_certificates_on_a_full_disk_leave_nothing_half_made(made, monkeypatch, 
   ],
 )
 def test_a_client_takes_no_settings_that_cannot_be_or_that_its_user_denies(changes, text):
-  told = build.told(ServerFlags(cut="conv1"))
+  told = build.server_settings(ServerFlags(cut="conv1"))
   mine = ClientFlags(cut="conv1")
-  assert build.merged(mine, told).rounds == mine.rounds
+  assert build.apply_server_settings(mine, told).rounds == mine.rounds
   with pytest.raises(UserError, match=text):
-    build.make_network_of(build.merged(mine, {**told, **changes}), (6, 6, 1), 4)
+    build.build_network(build.apply_server_settings(mine, {**told, **changes}), (6, 6, 1), 4)
 
 
 def test_a_minibatch_must_fit_a_message_with_the_rows_that_it_has():
   config = ClientFlags(cut="conv1", norm="gn", batch_size=100_000, max_megabytes=1)
-  network = build.make_network_of(config, (6, 6, 1), 4)
+  network = build.build_network(config, (6, 6, 1), 4)
   build.check_messages(config, network, 100)
   with pytest.raises(UserError, match="cut elsewhere"):
     build.check_messages(config, network, 20_000)
@@ -281,20 +281,20 @@ def test_predictions_are_on_the_disk_before_the_server_hears_of_the_end(tmp_path
 
   config = ClientFlags(data=DATA[0].partition("=")[2], clients=1, predict=True)
   task = client.make_task(config)
-  monkeypatch.setattr(test_images, "ask", ask)
-  monkeypatch.setattr(test_images, "join", lambda *_: None)
-  monkeypatch.setattr(test_images, "check_messages", lambda *_: None)
-  monkeypatch.setattr(test_images, "logits_of", lambda *_: np.zeros((8, 4)))
-  keeper = SimpleNamespace(announcement=b"", obtain=lambda handed: ())
+  monkeypatch.setattr(evaluation, "ask_turn", ask)
+  monkeypatch.setattr(evaluation, "join", lambda *_: None)
+  monkeypatch.setattr(evaluation, "check_messages", lambda *_: None)
+  monkeypatch.setattr(evaluation, "logits_of", lambda *_: np.zeros((8, 4)))
+  hand_overs = SimpleNamespace(announcement=b"", obtain=lambda handed: ())
   call = SimpleNamespace(once=lambda *_: None)
-  ready = test_images.Joined(config, task, SimpleNamespace(), None, keeper, call)
+  ready = evaluation.Session(config, task, SimpleNamespace(), None, hand_overs, call)
   folder = SimpleNamespace(path=tmp_path)
   with monkeypatch.context() as patch:
-    patch.setattr(test_images, "write_table", full)
+    patch.setattr(evaluation, "write_table", full)
     with pytest.raises(OSError, match="No space left"):
-      test_images.predict(ready, folder)
+      evaluation.predict(ready, folder)
   assert True not in asked
-  test_images.predict(ready, folder)
+  evaluation.predict(ready, folder)
   assert asked[-1]
 
 
@@ -310,8 +310,8 @@ def test_parties_do_not_each_whiten_by_images_of_their_own(option):
 
 def test_how_weights_are_handed_over_matters_to_a_client_with_data_of_its_own():
   """It is one of several, and its task is of itself alone."""
-  told = build.told(ServerFlags(cut="conv1", hand_over="peer", handed_over="updates"))
-  mine = build.merged(ClientFlags(data=DATA[0].partition("=")[2], cut="conv1"), told)
+  told = build.server_settings(ServerFlags(cut="conv1", hand_over="peer", handed_over="updates"))
+  mine = build.apply_server_settings(ClientFlags(data=DATA[0].partition("=")[2], cut="conv1"), told)
   assert client.make_task(mine).data.num_clients == 1
 
 
@@ -361,7 +361,7 @@ def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
   ],
 )
 def test_bad_input_is_one_sentence(made, capsys, monkeypatch, which, options, text):
-  monkeypatch.setattr(host_memory, "of_machine", lambda: 2**34)
+  monkeypatch.setattr(host_memory, "total_bytes", lambda: 2**34)
   assert run(*which, *options) == 2
   err = capsys.readouterr().err
   assert text in err

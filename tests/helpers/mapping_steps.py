@@ -9,12 +9,12 @@ from conftest import TinyNet, make_tiny_source
 from helpers.reference_fedavg import random_variables
 from helpers.settings import built, configure, plain
 
-from fedjax_norm import nodes, norm
+from fedjax_norm import client_mapping, norm
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
-from fedjax_norm.local import Metrics
+from fedjax_norm.local_training import Metrics
 from fedjax_norm.training.placement.data_feed import placer
 from fedjax_norm.training.rounds import compile_interval
 
@@ -29,9 +29,9 @@ CONFIG = configure(SsgdConfig, plain(batch_size=4, momentum=0.9, weight_decay=5e
 def run(backend: str) -> dict[str, np.ndarray]:
   """What the steps leave, by path, and ``devices``, how many ran them."""
   source = make_tiny_source(int(SIZES.sum()))
-  mapping = nodes.create(
+  mapping = client_mapping.create(
     backend,
-    num_nodes=WORKERS,
+    num_clients=WORKERS,
     lockstep=True,
     chunk=0 if backend in ("pmap", "shard_map") else None,  # a vmap in each device
   )
@@ -56,6 +56,6 @@ def run(backend: str) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-  nodes.use_host_devices(8)
+  client_mapping.use_host_devices(8)
   for name in BACKENDS:
     np.savez(Path(sys.argv[1]) / f"{name}.npz", **run(name))

@@ -13,11 +13,11 @@ from helpers.step_world import KEY
 
 from fedjax_norm import norm, tree_leaves
 from fedjax_norm.algorithms.contract import RoundContext
+from fedjax_norm.client_mapping import create
 from fedjax_norm.data.federated import draw
-from fedjax_norm.local import make_gradient, optimizer
+from fedjax_norm.local_training import make_gradient, optimizer
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.models.stages import Stage, Staged
-from fedjax_norm.nodes import create
 from fedjax_norm.norm import Mode, Norm, NormSpec
 from fedjax_norm.split.algorithm import split, turn_key
 from fedjax_norm.split.config import SplitConfig
@@ -89,7 +89,7 @@ def scaled(images, ids, strength, noise_key, step_key):
 def algorithm(model: Net, config: SplitConfig, seed: int = 0, nodes=None):
   """(rules, the algorithm) of a config."""
   rules = make_rules(model, config, IMAGE, LABEL, seed)
-  nodes = nodes or create("scan", num_nodes=len(SIZES))
+  nodes = nodes or create("scan", num_clients=len(SIZES))
   return rules, split(rules, config, setup_of(model, nodes, None, scaled, SHAPE, seed=seed))
 
 

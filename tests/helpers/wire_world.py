@@ -14,17 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from conftest import make_tiny_source
+from fedjax_norm.wire.protocol.transport import Caller, serving
 from helpers.settings import configure, plain
 
 from fedjax_norm import norm, tree_leaves
 from fedjax_norm.cli.wire.client import make_draw
 from fedjax_norm.data.federated import gather
 from fedjax_norm.data.partitions import registry as partitions
-from fedjax_norm.local import Metrics
+from fedjax_norm.local_training import Metrics
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.norm import Norm, NormSpec
-from fedjax_norm.split.by_messages.training import compile_interval
+from fedjax_norm.split.by_messages.training import make_interval
 from fedjax_norm.split.config import SplitConfig
 from fedjax_norm.split.messages import ACTIVATION
 from fedjax_norm.split.rules import make_rules
@@ -39,7 +40,6 @@ from fedjax_norm.wire.protocol.frames import Frame
 from fedjax_norm.wire.protocol.identity import Identity
 from fedjax_norm.wire.protocol.network import Network, make_network
 from fedjax_norm.wire.protocol.step_ids import step_id
-from fedjax_norm.wire.protocol.transport import Caller, serving
 from fedjax_norm.wire.server.server import Server
 from fedjax_norm.wire.server.state import RunSettings
 
@@ -87,7 +87,7 @@ def by_messages(task: Task, config: SplitConfig, rates: np.ndarray) -> dict[str,
   label = jax.ShapeDtypeStruct((), np.int32)
   rules = make_rules(task.model, config, images_of(task), label)
   start = rules.init(initial_variables(task, 0))
-  interval = compile_interval(rules, config, task.transform, 0, lambda seed: start, nothing)
+  interval = make_interval(rules, config, task.transform, 0, lambda seed: start, nothing)
   number, rounds = task.data.num_clients, len(rates)
   one = rules.init_client(start)
   clients = jax.tree.map(lambda a: jnp.stack([a] * number), one)

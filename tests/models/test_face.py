@@ -9,7 +9,7 @@ from helpers.settings import plain
 
 from fedjax_norm import models, norm
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import make_gradient, step_bytes
+from fedjax_norm.local_training import make_gradient, step_bytes
 from fedjax_norm.models.face import Face, PReLU, center_loss
 from fedjax_norm.models.flops import layer_macs
 from fedjax_norm.norm import Mode

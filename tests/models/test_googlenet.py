@@ -25,7 +25,7 @@ from helpers.torch_units import (
 )
 
 from fedjax_norm import models
-from fedjax_norm.local import make_gradient
+from fedjax_norm.local_training import make_gradient
 from fedjax_norm.models.flops import layer_macs
 from fedjax_norm.models.googlenet import Auxiliary, GoogLeNet, Inception
 from fedjax_norm.models.layers import Dense

@@ -10,7 +10,7 @@ import pytest
 from fedjax_norm import models, norm
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import measure
+from fedjax_norm.local_training import measure
 from fedjax_norm.models.layers import Conv
 from fedjax_norm.norm import Mode, Norm
 from fedjax_norm.typing import Batch

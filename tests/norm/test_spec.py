@@ -79,7 +79,7 @@ def test_create_refuses(name, options, message):
     ({"across_nodes": True}, "nothing to merge across nodes"),
     ({"reduce": "SK", "groups": 1, "source": "running"}, "keeps no running statistics"),
     ({"source": "running"}, "keeps no running statistics"),
-    ({"reduce": "SK", "settles": True}, "keeps no running statistics to .* settle"),
+    ({"reduce": "SK", "freezes_statistics": True}, "keeps no running statistics to .* settle"),
     ({"reduce": "NSK", "axis_names": ("nodes",)}, "not across_nodes"),
     ({"reduce": "NSK", "source": "corrected", "renorm": Renorm(), "scale": False}, "deviation"),
     ({"reduce": "NSK", "group_size": 1, "source": "corrected"}, "its ramps together"),
@@ -116,7 +116,7 @@ def test_frozen_specs_take_the_running_statistics_and_leave_them(name):
   assert not frozen.axis_names
   assert not frozen.across_nodes  # it exchanges nothing, so that nodes need no lock-step
   assert frozen.bind(()) == frozen
-  assert (frozen.decay, frozen.epsilon, frozen.settles) == (0.5, 1e-4, name == "fixbn")
+  assert (frozen.decay, frozen.epsilon, frozen.freezes_statistics) == (0.5, 1e-4, name == "fixbn")
   assert frozen.frozen() == frozen
 
 

@@ -26,11 +26,11 @@ from helpers.step_world import KEY, at, run_rounds, skewed
 from fedjax_norm import tree_leaves
 from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
+from fedjax_norm.client_mapping import create
 from fedjax_norm.data.federated import draw
 from fedjax_norm.errors import UserError
-from fedjax_norm.local import optimizer
+from fedjax_norm.local_training import optimizer
 from fedjax_norm.models.decoder import Decoder
-from fedjax_norm.nodes import create
 from fedjax_norm.norm import Mode
 from fedjax_norm.options import with_defaults
 from fedjax_norm.split.algorithm import turn_key
@@ -108,7 +108,7 @@ def test_splitfed_v1_is_fedavg_of_the_cut_model(name, options, data):
   variables = initial(model)
   _, parallel = algorithm(model, configure(V1, LOCAL, cut="conv", local_steps=2, **options))
   config = configure(FedAvgConfig, LOCAL, local_steps=2, **options)
-  averaged = built(FEDAVG, config, model, create("scan", num_nodes=3), data, scaled, SHAPE)
+  averaged = built(FEDAVG, config, model, create("scan", num_clients=3), data, scaled, SHAPE)
   ours, states, _ = run_rounds(parallel, variables, data, RATES)
   theirs, _, _ = run_rounds(averaged, variables, data, RATES)
   chex.assert_trees_all_close(ours.variables, theirs.variables, atol=2e-6)
@@ -146,7 +146,9 @@ def test_splitfed_v2_keeps_one_server_part(data):
     }
     momentum = jax.tree.map(
       lambda s, forgotten=forgotten: (
-        s._replace(trace=tree_leaves.put(s.trace, forgotten)) if isinstance(s, optax.TraceState) else s
+        s._replace(trace=tree_leaves.put(s.trace, forgotten))
+        if isinstance(s, optax.TraceState)
+        else s
       ),
       momentum,
       is_leaf=lambda s: isinstance(s, optax.TraceState),

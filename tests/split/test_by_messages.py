@@ -12,7 +12,7 @@ from helpers.settings import configure
 from helpers.split_world import LOCAL, SIZES, algorithm, initial, net, scaled
 from helpers.step_world import KEY, at, run_rounds, skewed
 
-from fedjax_norm.local import Metrics
+from fedjax_norm.local_training import Metrics
 from fedjax_norm.options import with_defaults
 from fedjax_norm.split.by_messages.log import MessageLog
 from fedjax_norm.split.by_messages.training import make_interval

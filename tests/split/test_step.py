@@ -10,7 +10,7 @@ from helpers.settings import configure
 from helpers.split_world import IMAGE, LABEL, LOCAL, SHAPE, initial, momenta, net
 
 from fedjax_norm import norm
-from fedjax_norm.local import make_gradient, optimizer
+from fedjax_norm.local_training import make_gradient, optimizer
 from fedjax_norm.split.config import SplitConfig
 from fedjax_norm.split.plan import join
 from fedjax_norm.split.rules import make_rules

@@ -12,7 +12,7 @@ from helpers.settings import configure, plain, program_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.data.federated import federate
@@ -175,7 +175,7 @@ def check_row(part, row, data, client):
 @settings(max_examples=15, deadline=None)
 def test_windows_and_parts_hold_what_is_asked_for(sizes, budget, devices, on_host, start):
   data = federation(sizes, sum(sizes) + 5)
-  mapping = nodes.create("shard_map" if devices == 2 else "scan", num_nodes=2)
+  mapping = client_mapping.create("shard_map" if devices == 2 else "scan", num_clients=2)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(data_feed, "_WINDOW_BUDGET", budget * 4)
     windows, parts = windows_of(data, mapping, on_host, start=start)
@@ -208,11 +208,13 @@ def test_windows_and_parts_hold_what_is_asked_for(sizes, budget, devices, on_hos
 def test_a_window_holds_as_many_rounds_as_fit(monkeypatch):
   """Cohorts of 3 of 40 clients of 10 examples: two disjoint rounds fill 60, and 75 hold no more."""
   monkeypatch.setattr(data_feed, "_WINDOW_BUDGET", 75 * 4)
-  windows, _ = windows_of(federation([10] * 40), nodes.create("scan", num_nodes=3), True)
+  windows, _ = windows_of(federation([10] * 40), client_mapping.create("scan", num_clients=3), True)
   assert [len(w.cohorts) for w in windows] == [2, 2, 2, 2, 1]
   assert {w.data.images.shape for w in windows} == {(75, 1, 1, 1)}
   assert {w.data.sizes.shape for w in windows} == {(6,)}
-  resident, parts = windows_of(federation([10] * 40), nodes.create("scan", num_nodes=3), False)
+  resident, parts = windows_of(
+    federation([10] * 40), client_mapping.create("scan", num_clients=3), False
+  )
   assert [len(w.cohorts) for w in resident] == [4, 4, 1]
   # One copy on the device, whatever is asked for.
   assert len({id(w.data.images) for w in [*resident, *parts][:-1]}) == 1
@@ -294,7 +296,7 @@ def test_a_map_stays_a_map(tmp_path, tiny_source, tiny_net):
 
 
 def test_the_choice_goes_by_the_memory(monkeypatch):
-  data, mapping = federation([10, 20]), nodes.create("shard_map", num_nodes=2)
+  data, mapping = federation([10, 20]), client_mapping.create("shard_map", num_clients=2)
   size = 30 * (4 + 4 + 4 + 4)
   monkeypatch.setattr(data_feed, "device_memory", lambda devices: 2 * size)
   assert data_feed.choose_data_location("auto", data, mapping) == "device"
@@ -310,7 +312,7 @@ def test_the_choice_goes_by_the_memory(monkeypatch):
 def test_a_round_that_no_memory_holds_is_refused(monkeypatch):
   monkeypatch.setattr(data_feed, "device_memory", lambda devices: 200)
   with pytest.raises(UserError, match="smaller cohort"):
-    windows_of(federation([10] * 4), nodes.create("scan", num_nodes=3), True)
+    windows_of(federation([10] * 4), client_mapping.create("scan", num_clients=3), True)
 
 
 @pytest.mark.parametrize("data_on", ["device", "host"])

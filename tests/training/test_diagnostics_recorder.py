@@ -74,7 +74,7 @@ def make(task, config=FEW):
 def diagnosed(program, task, config, batch_size):
   """The program with diagnostics of fewer images than a run has."""
   models = {name: phase.model for name, phase in program.phases.items()}
-  mapping = program.nodes.one_by_one()
+  mapping = program.mapping.one_by_one()
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(diagnostics_recorder, "_IMAGES", 4)
     return program._replace(diagnose=make_diagnose(task, models, config, batch_size, mapping))

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from fedjax_norm.algorithms.ledger import Traffic
 from fedjax_norm.errors import DivergedError, UserError
-from fedjax_norm.local import optimizer
+from fedjax_norm.local_training import optimizer
 from fedjax_norm.models.layers import Dense
 from fedjax_norm.norm import Mode, Norm, NormSpec, create
 from fedjax_norm.training.distillation import (

@@ -14,7 +14,7 @@ from helpers.reference_fedavg import (
 )
 from helpers.settings import configure, plain, program_of
 
-from fedjax_norm import nodes, norm
+from fedjax_norm import client_mapping, norm
 from fedjax_norm.algorithms.contract import Algorithm, Views
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.algorithms.ledger import Cost
@@ -88,7 +88,7 @@ def test_the_columns_are_the_accuracies_of_the_fine_tuned_models(task, monkeypat
     model["params"] = jax.tree.map(lambda a, k=k: a * (1 + 0.3 * k), model["params"])
   states = jax.tree.map(lambda *leaves: np.stack(leaves), *models)
   own = algorithm(views=Views(client=lambda server, state: state))
-  mapping = nodes.create("auto", num_nodes=4).one_by_one()
+  mapping = client_mapping.create("auto", num_clients=4).one_by_one()
   # FedProx's term holds on to a round's start, and is off here.
   config = configure(FedAvgConfig, LOCAL, prox=0.7, local_steps=2)
   personalize = make_personalize(task, {own: (task.model, config)}, STEPS, RATE, mapping)

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from fedjax_norm import host_memory, models, client_mapping, options
+from fedjax_norm import client_mapping, host_memory, models, options
 from fedjax_norm.cli import app, train
 from fedjax_norm.cli.config import Config, all_but
 from fedjax_norm.cli.finished_run import SplitRun, check_images, load_split

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from fedjax_norm import nodes
+from fedjax_norm import client_mapping
 from fedjax_norm.cli import app, train
 from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.text_tables import as_csv, as_markdown
@@ -222,7 +222,7 @@ def main(options: PaperFlags) -> None:
   """Runs the cells of the tables that the flags name, and writes the results."""
   tables = [table.at(options.scale) for table in choose(options.tables)]
   cells = {cell.name: cell for table in tables for cell in table.cells}
-  nodes.use_host_devices(_HOST_DEVICES)
+  client_mapping.use_host_devices(_HOST_DEVICES)
   app.keep_compiled(options.compilation_cache)
   configs = {
     name: cell.config(

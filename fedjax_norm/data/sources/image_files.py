@@ -1,11 +1,11 @@
-"""Data whose images are files: what is known of them beforehand, and how they are read."""
+"""Data sets whose images are files: the list of the files, and reading them."""
 
 import os
 from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_norm import number_text
+from fedjax_norm import number_parsing
 from fedjax_norm.data import image_decoding, process_local
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.data.process_local import SelectLocal
@@ -17,10 +17,10 @@ class File(NamedTuple):
   """An image file.
 
   Attributes:
-    path: where it is.
-    label: the name of its class.
-    client: the name of its natural client, or None.
-    value: the number that regression is to say, as text; None where the data has none.
+    path: the path of the file.
+    label: the name of the class.
+    client: the name of the natural client, or None.
+    value: the target of regression, as text; None if the data has none.
   """
 
   path: str
@@ -30,13 +30,13 @@ class File(NamedTuple):
 
 
 class Listing(NamedTuple):
-  """The files of a data set, none of them opened yet.
+  """The files of a data set; no file is opened yet.
 
   Attributes:
-    name: of the kind of source.
-    train: the training images, at least one; all of them have a client or none has.
-    test: the test images; their clients do not matter.
-    notes: as of ``examples.Source``.
+    name: the kind of source.
+    train: the training images, at least one; either all have a client or none has.
+    test: the test images; their clients are ignored.
+    notes: remarks to print, as in ``examples.Source``.
   """
 
   name: str
@@ -46,14 +46,14 @@ class Listing(NamedTuple):
 
 
 class Labels(NamedTuple):
-  """What the training examples of a source are labelled with.
+  """The labels and natural clients of the training examples of a source.
 
   Attributes:
     labels: [N] int32.
     clients: [N] int32, or None without natural clients.
-    class_names: one for each label, in alphabetical order.
-    client_names: one for each natural client, in alphabetical order, or None.
-    notes: as of ``examples.Source``.
+    class_names: one name per label, in alphabetical order.
+    client_names: one name per natural client, in alphabetical order, or None.
+    notes: remarks to print, as in ``examples.Source``.
   """
 
   labels: np.ndarray
@@ -64,110 +64,117 @@ class Labels(NamedTuple):
 
 
 def split(
-  files: list[File], strata: list[str], share: float, seed: int, where: str
+  files: list[File], strata: list[str], share: float, seed: int, data: str
 ) -> tuple[list[File], list[File], str]:
-  """Divides files at random into those to train on and those to test on, with a note that says so.
+  """Splits files at random into training and test files, and returns both with a note.
 
   Args:
-    files: N of them.
-    strata: [N], each of which is tested on by its share (see ``splits.stratified_split``).
-    share: of the files, to test on; at least one is.
-    seed: the only source of chance.
-    where: what an error calls the data.
+    files: N files.
+    strata: [N] the stratum of each file (see ``train_test_split.stratified_split``).
+    share: share of the files to test on; at least one file is.
+    seed: seed of the split.
+    data: name of the data in errors.
 
   Raises:
-    UserError: no stratum has a file to spare.
+    UserError: every stratum has only one file, so none can be tested on.
   """
   num_test = max(1, round(share * len(files)))
   train, test = stratified_split(np.asarray(strata), num_test, seed)
   if not len(test):
-    raise UserError(f"{where} has one image a class, none left to test on; add images.")
+    raise UserError(f"{data} has one image per class, so none is left to test on; add images.")
   note = f"held out {len(test):,} of {len(files):,} images ({share:.0%}) at random for the test"
   return [files[i] for i in train], [files[i] for i in test], note
 
 
-def labels(listing: Listing, where: str, open_set: bool = False) -> Labels:
+def labels(listing: Listing, data: str, open_set: bool = False) -> Labels:
   """Numbers the classes and the natural clients.
 
   Args:
     listing: the files.
-    where: what an error calls the data.
-    open_set: whether the test classes may be others than the training ones.
+    data: name of the data in errors.
+    open_set: whether the test classes may differ from the training classes.
 
   Raises:
-    UserError: a class has test images alone.
+    UserError: a class has test images but no training images.
   """
   classes, numbers = _numbered([file.label for file in listing.train])
   unknown = sorted({file.label for file in listing.test}.difference(classes))
   if unknown and not open_set:
     raise UserError(
-      f"{where}: class {unknown[0]!r} has test images but no training image; add one, or choose the"
+      f"{data}: class {unknown[0]!r} has test images but no training image; add one, or choose the"
       " task verification."
     )
   owners = [file.client for file in listing.train if file.client is not None]
   if not owners:
     return Labels(numbers, None, classes, None, listing.notes)
-  clients, owned = _numbered(owners)
-  return Labels(numbers, owned, classes, clients, listing.notes)
+  client_names, clients = _numbered(owners)
+  return Labels(numbers, clients, classes, client_names, listing.notes)
 
 
 def load(
   listing: Listing,
-  where: str,
+  data: str,
   image_size: int | None,
   select_local: SelectLocal | None,
   open_set: bool = False,
   objective: str = "classification",
 ) -> Source:
-  """Reads the images as uint8; they are RGB unless every one is grayscale.
+  """Reads the images as uint8; they are RGB unless all are grayscale.
 
   Args:
     listing: the files.
-    where: what an error calls the data.
-    image_size: the side to resize every image to; None demands that all have one size.
-    select_local: which training images are decoded; of the others only the headers are read, which tell
-      size and colour. None decodes all.
-    open_set: whether the test classes may be others than the training ones; they have labels of
-      their own then.
-    objective: classification or regression, of the files' values.
+    data: name of the data in errors.
+    image_size: height and width to resize images to; None requires that all have one size.
+    select_local: choice of the training images to decode; of other images only the headers are
+      read, for size and colour. None decodes all.
+    open_set: whether the test classes may differ from the training classes; test labels are then
+      numbered separately.
+    objective: classification, or regression of the files' values.
 
   Raises:
-    UserError: a class has test images alone, an image is missing or damaged, sizes differ, or a
-      value is no number.
+    UserError: a class has no training image, an image is missing or damaged, sizes differ, or a
+      value is not a number.
   """
-  known = labels(listing, where, open_set)
+  known = labels(listing, data, open_set)
   targets, test_targets, target_names = None, None, None
   if objective == "regression":
-    targets, test_targets = _values(listing.train, where), _values(listing.test, where)
+    targets, test_targets = _values(listing.train, data), _values(listing.test, data)
     target_names = ("value",)
   files = [*listing.train, *listing.test]
   missing = next((file.path for file in files if not os.path.isfile(file.path)), None)
   if missing:
-    raise UserError(f"{where} names the image {missing}, which is not there; mend or remove it.")
+    raise UserError(
+      f"{data} names the image {missing}, which does not exist; correct or remove it."
+    )
   shapes = [image_decoding.header(file.path, file.path) for file in files]
   if image_size is None:
-    _same_size(files, shapes)
+    for file, shape in zip(files, shapes, strict=True):
+      if shape[:2] != shapes[0][:2]:
+        raise image_decoding.different_sizes(file.path, shape, files[0].path, shapes[0])
   channels = max(shape[2] for shape in shapes)
 
-  def reader(part: list[File]) -> process_local.Read:
+  def reader(part: list[File]) -> process_local.ReadImages:
     paths = [file.path for file in part]
 
     def read(ids: np.ndarray | None) -> np.ndarray:
-      wanted = paths if ids is None else [paths[i] for i in ids]
-      return image_decoding.stack(wanted, len(paths), paths.__getitem__, channels, image_size, ids)
+      selected = paths if ids is None else [paths[i] for i in ids]
+      return image_decoding.stack(
+        selected, len(paths), paths.__getitem__, channels, image_size, ids
+      )
 
     return read
 
-  tested = [file.label for file in listing.test]
-  test_names, test_labels = _numbered(tested)
+  test_classes = [file.label for file in listing.test]
+  test_names, test_labels = _numbered(test_classes)
   if not open_set:
     label_of = {name: label for label, name in enumerate(known.class_names)}
-    test_labels = np.asarray([label_of[name] for name in tested], np.int32)
+    test_labels = np.asarray([label_of[name] for name in test_classes], np.int32)
+  train = process_local.read_examples(
+    known.labels, known.clients, reader(listing.train), select_local, targets
+  )
   return Source(
     listing.name,
-    process_local.examples(
-      known.labels, known.clients, reader(listing.train), select_local, targets
-    ),
+    train,
     Examples(reader(listing.test)(None), test_labels, targets=test_targets),
     known.class_names,
     known.client_names,
@@ -177,31 +184,22 @@ def load(
   )
 
 
-def _values(files: list[File], where: str) -> np.ndarray:
-  """What regression is to say of each image: [N, 1] float32."""
+def _values(files: list[File], data: str) -> np.ndarray:
+  """Parses the regression target of each file: [N, 1] float32."""
 
   def number(file: File) -> float:
     if file.value is None:
-      raise UserError(f"{where} has no column value, which regression needs; add it.")
+      raise UserError(f"{data} has no column value, which regression needs; add it.")
     try:
-      return number_text.real(file.value)
+      return number_parsing.parse_float(file.value)
     except ValueError as error:
-      raise UserError(f"{where}: the value of {file.path} is {file.value!r}; {error}") from None
+      raise UserError(f"{data}: the value of {file.path} is {file.value!r}; {error}") from None
 
   return np.array([[number(file)] for file in files], np.float32)
 
 
 def _numbered(names: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
-  """The distinct names in alphabetical order, and the place among them of each: [N] int32."""
+  """Returns the distinct names in alphabetical order, and the index of each name: [N] int32."""
   distinct = tuple(sorted(set(names)))
   number = {name: i for i, name in enumerate(distinct)}
   return distinct, np.asarray([number[name] for name in names], np.int32)
-
-
-def _same_size(files: list[File], shapes: list[tuple[int, int, int]]) -> None:
-  for file, shape in zip(files, shapes, strict=True):
-    if shape[:2] != shapes[0][:2]:
-      raise UserError(
-        f"{file.path} has {shape[0]}x{shape[1]} pixels where {files[0].path} has"
-        f" {shapes[0][0]}x{shapes[0][1]}; give an image size to resize them all to."
-      )

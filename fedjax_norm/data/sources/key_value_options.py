@@ -1,25 +1,25 @@
-"""The options of generated data, as they stand after the source's name."""
+"""Parses the options of generated data, such as `classes=4,noise=0.1`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from fedjax_norm import number_text
+from fedjax_norm import number_parsing
 from fedjax_norm.errors import UserError
 
 T = TypeVar("T")
 
 
-def read(text: str, options: Callable[..., T], kind: str, least: Mapping[str, int]) -> T:
-  """Reads options such as `classes=4,noise=0.1`.
+def parse(text: str, options: Callable[..., T], data: str, least: Mapping[str, int]) -> T:
+  """Parses key=value pairs.
 
   Args:
-    text: key=value pairs with commas between.
-    options: a NamedTuple of their default values, each of which says by its type what it takes.
-    kind: what an error calls the data.
+    text: key=value pairs separated by commas.
+    options: NamedTuple with default values, whose types decide whether a value is an integer.
+    data: name of the data in errors.
     least: the smallest allowed values.
 
   Raises:
-    UserError: an unknown or repeated option, a value of the wrong kind or out of range.
+    UserError: an option is unknown or repeated, or a value has the wrong type or is out of range.
   """
   defaults: dict[str, Any] = options()._asdict()  # type: ignore[attr-defined]
   values: dict[str, Any] = {}
@@ -27,16 +27,18 @@ def read(text: str, options: Callable[..., T], kind: str, least: Mapping[str, in
     key, equals, value = item.partition("=")
     if key not in defaults or not equals:
       raise UserError(
-        f"{kind.capitalize()} data have no option {item!r}; write key=value with a key among"
+        f"{data.capitalize()} data have no option {item!r}; write key=value with a key among"
         f" {', '.join(defaults)}."
       )
     if key in values:
-      raise UserError(f"The {kind} option {key!r} is given twice; give it once.")
-    read = number_text.real if isinstance(defaults[key], float) else number_text.whole
+      raise UserError(f"The {data} option {key!r} is given twice; give it once.")
+    number = (
+      number_parsing.parse_float if isinstance(defaults[key], float) else number_parsing.parse_int
+    )
     try:
-      values[key] = read(value)
+      values[key] = number(value)
     except ValueError as error:
-      raise UserError(f"The {kind} option {key} is {value!r}; {error}") from None
+      raise UserError(f"The {data} option {key} is {value!r}; {error}") from None
     if values[key] < least[key]:
-      raise UserError(f"The {kind} option {key} must be at least {least[key]}, not {values[key]}.")
+      raise UserError(f"The {data} option {key} must be at least {least[key]}, not {values[key]}.")
   return options(**values)

@@ -16,7 +16,7 @@ import optax
 
 from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.data.federated import FederatedData, Transform, draw
-from fedjax_norm.local import Metrics
+from fedjax_norm.local_training import Metrics
 from fedjax_norm.split import weight_delta
 from fedjax_norm.split.algorithm import Turn, turn_key
 from fedjax_norm.split.config import SplitConfig

@@ -5,8 +5,9 @@ from typing import Self
 
 import numpy as np
 
-from fedjax_norm import host_memory, number_text
+from fedjax_norm import host_memory
 from fedjax_norm.errors import UserError
+from fedjax_norm.number_parsing import MAX_INT
 from fedjax_norm.options import Options, option
 
 
@@ -56,16 +57,16 @@ class LoopConfig(Options):
         many examples.
     """
     most, every = int(steps.max()), min(self.eval_every, self.rounds)
-    if self.rounds * most > number_text.MOST:
+    if self.rounds * most > MAX_INT:
       raise UserError(
-        f"{self.rounds:,} rounds of {most:,} local steps are more than the {number_text.MOST:,} "
+        f"{self.rounds:,} rounds of {most:,} local steps are more than the {MAX_INT:,} "
         "steps that can be counted; choose fewer."
       )
     seen = every * sum(np.sort(examples)[-(self.cohort or len(examples)) :].tolist())
-    if seen > number_text.MOST:
+    if seen > MAX_INT:
       raise UserError(
         f"{every:,} rounds between evaluations are up to {seen:,} examples, more than the "
-        f"{number_text.MOST:,} that can be counted; choose a smaller --eval_every."
+        f"{MAX_INT:,} that can be counted; choose a smaller --eval_every."
       )
 
   def cohort_of(self, num_clients: int) -> int:

@@ -6,7 +6,7 @@ results.
 
 import dataclasses
 
-from fedjax_norm.nodes import BACKENDS
+from fedjax_norm.client_mapping import BACKENDS
 from fedjax_norm.options import Options, option
 from fedjax_norm.training.placement.data_feed import DATA_ON
 

@@ -18,9 +18,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from fedjax_norm.algorithms.batch_statistics import Part
+from fedjax_norm.client_mapping import ClientMapping, device_memory
 from fedjax_norm.data.federated import ROW_FIELDS, FederatedData, cohorts, gather, rows
 from fedjax_norm.errors import UserError
-from fedjax_norm.nodes import Nodes, device_memory
 from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.typing import Array, Key, PyTree
 
@@ -61,12 +61,12 @@ Place = Callable[[PyTree], PyTree]
 """Puts a tree where programs want it."""
 
 
-def placer(nodes: Nodes) -> Place:
+def placer(mapping: ClientMapping) -> Place:
   """Puts a tree where programs want it, so that fresh and restored arrays run one program."""
-  sharding = nodes.sharding
+  sharding = mapping.sharding
   if sharding is None:
     return lambda tree: jax.tree.map(jnp.asarray, tree)
-  if nodes.apart:
+  if mapping.multi_process:
     return lambda tree: jax.tree.map(functools.partial(_everywhere, sharding), tree)
   return lambda tree: jax.device_put(tree, sharding)
 
@@ -79,20 +79,20 @@ def _everywhere(sharding: NamedSharding, leaf: Array) -> Array:
   return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def choose_data_location(data_on: str, data: FederatedData, nodes: Nodes) -> str:
+def choose_data_location(data_on: str, data: FederatedData, mapping: ClientMapping) -> str:
   """Where the data stays: ``'device'`` or ``'host'``.
 
   Args:
     data_on: either of them, or ``'auto'``: the device if the data fills at most half of its memory.
     data: host arrays.
-    nodes: the mapping, each of whose devices would hold a copy.
+    mapping: the mapping, each of whose devices would hold a copy.
 
   Raises:
     UserError: an unknown choice, or one that several processes cannot honour.
   """
   if data_on not in DATA_ON:
     raise UserError(f"unknown data_on {data_on!r}; choose one of {', '.join(DATA_ON)}.")
-  if nodes.apart:
+  if mapping.multi_process:
     if data_on == "host":
       raise UserError(
         "with several processes each device holds its own clients' data; drop --data_on=host."
@@ -102,7 +102,7 @@ def choose_data_location(data_on: str, data: FederatedData, nodes: Nodes) -> str
     return data_on
   size = len(data.labels) * data.example_bytes
   size += data.labels.nbytes + data.ids.nbytes + data.order.nbytes
-  return "device" if size <= _RESIDENT_SHARE * device_memory(nodes.devices) else "host"
+  return "device" if size <= _RESIDENT_SHARE * device_memory(mapping.devices) else "host"
 
 
 class Feed:
@@ -111,7 +111,7 @@ class Feed:
   def __init__(
     self,
     data: FederatedData,
-    nodes: Nodes,
+    mapping: ClientMapping,
     key: Key,
     *,
     on_host: bool,
@@ -124,7 +124,7 @@ class Feed:
 
     Args:
       data: the federation, host arrays.
-      nodes: the mapping.
+      mapping: the mapping.
       key: of the run, on the device.
       on_host: whether the examples stay on the host, or are put on the device here.
       rounds: of the run.
@@ -135,7 +135,7 @@ class Feed:
     Raises:
       UserError: the clients of one round hold more than the device's memory.
     """
-    self._data, self._nodes, self._place = data, nodes, placer(nodes)
+    self._data, self._mapping, self._place = data, mapping, placer(mapping)
     self._rounds, self._start, self._cohort = rounds, start, cohort
 
     def drawer(count: int) -> Callable[[int], np.ndarray]:
@@ -152,7 +152,7 @@ class Feed:
       needs = np.concatenate([data.sizes[ids].sum(1) for ids in draws])
       most = int(needs.max())
       self._capacity = min(total, max(most, min(self._budget, longest * most)))
-      if 2 * self._capacity * example > device_memory(nodes.devices):
+      if 2 * self._capacity * example > device_memory(mapping.devices):
         raise UserError(
           f"the clients of one round hold {self._capacity:,} examples or "
           f"{self._capacity * example / 1e9:.1f} GB, and two rounds of that do not fit the memory; "
@@ -183,7 +183,7 @@ class Feed:
   def all_clients(self) -> Iterator[Part]:
     """All clients' data in parts, divided over the devices in the order of the clients' ids."""
     sizes, num_clients = self._data.sizes, self._data.num_clients
-    devices = self._nodes.num_devices
+    devices = self._mapping.num_devices
     grid = np.arange(-(-num_clients // devices) * devices).reshape(devices, -1)
     held = np.append(sizes, np.zeros(grid.size - num_clients, sizes.dtype))[grid].sum(0)
     capacity = max(self._budget, int(held.max()))

@@ -15,11 +15,11 @@ from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.sources.in_memory import Arrays, to_partition, to_source
 from fedjax_norm.data.transforms.augment import client_strengths
 from fedjax_norm.data.transforms.preprocess import EvalTransform, Preprocess, make_transforms
-from fedjax_norm.errors import UserError, expect
+from fedjax_norm.errors import UserError, check_type
 from fedjax_norm.evaluation.regression import Units, units
 from fedjax_norm.evaluation.verification import Pairs, make_pairs
-from fedjax_norm.models.own_module import adapt
 from fedjax_norm.models.registry import Entry
+from fedjax_norm.models.user_module import adapt
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.objectives import TASKS, Objective, check_loss
 from fedjax_norm.split.ensemble_members import MemberSpec, make_ensemble
@@ -80,7 +80,7 @@ class Task(NamedTuple):
     if self.pairs:
       return "verification"
     kind = _kind(self.source)
-    if kind == "classification" and self.user_objective and not self.user_objective.right:
+    if kind == "classification" and self.user_objective and not self.user_objective.correct:
       return "an objective without right"
     return kind
 
@@ -137,11 +137,11 @@ def make_task(
   source = to_source(source)
   train, kind = source.train, _kind(source)
   partition = to_partition(partition, len(train.labels))
-  expect("norm", norm, NormSpec | None)
-  expect("model", model, str | nn.Module)
-  expect("preprocess", preprocess, Preprocess | None)
-  expect("order", order, ExampleOrder | None)
-  expect("objective", objective, str | Objective)
+  check_type("norm", norm, NormSpec | None)
+  check_type("model", model, str | nn.Module)
+  check_type("preprocess", preprocess, Preprocess | None)
+  check_type("order", order, ExampleOrder | None)
+  check_type("objective", objective, str | Objective)
   preprocess = preprocess or Preprocess()
   embeds = models.entry(model).embeds if isinstance(model, str) else hasattr(model, "embed")
   if verification and not embeds:

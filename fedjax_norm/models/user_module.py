@@ -13,7 +13,7 @@ from fedjax_norm.typing import Array
 _PASSED = ("mode", "train", "training", "deterministic")
 
 
-class Own(nn.Module):
+class UserModule(nn.Module):
   """A module that knows no norm of ours; its variables are the module's own, at the same paths.
 
   Attributes:
@@ -66,7 +66,7 @@ def adapt(
     if norm not in (None, own):
       raise UserError(f"{name} has norm {own.name!r} already; drop the norm, or build it with it.")
   else:
-    model = Own(module)
+    model = UserModule(module)
     if norm not in (None, model.norm):
       raise UserError(
         f"{name} does not take a norm, so {norm.name!r} would do nothing; drop the norm, or give "

@@ -1,0 +1,16 @@
+"""Maps a pure per-client function over clients and devices: vmap, scan, pmap or shard_map."""
+
+from fedjax_norm.client_mapping.choice import BACKENDS, create
+from fedjax_norm.client_mapping.devices import device_memory, use_host_devices
+from fedjax_norm.client_mapping.mapping import CLIENTS, DEVICES, ClientFn, ClientMapping
+
+__all__ = [
+  "BACKENDS",
+  "CLIENTS",
+  "DEVICES",
+  "ClientFn",
+  "ClientMapping",
+  "create",
+  "device_memory",
+  "use_host_devices",
+]

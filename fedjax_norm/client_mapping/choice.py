@@ -1,0 +1,111 @@
+"""Chooses how clients are mapped, by the devices, their memory and the norm."""
+
+from collections.abc import Callable
+
+import jax
+from jax.sharding import AxisType
+
+from fedjax_norm.client_mapping.devices import device_memory
+from fedjax_norm.client_mapping.mapping import DEVICES, ClientMapping
+from fedjax_norm.errors import UserError
+
+BACKENDS = ("auto", "vmap", "scan", "pmap", "shard_map")
+
+_AUTO = {
+  # (platform, several devices, lock-step): (backend, clients that a device runs in parallel: 0 all,
+  # None as many as fit). Measured on CPUs (benchmarks/README.md), an educated guess for
+  # accelerators.
+  ("cpu", False, False): ("scan", 1),
+  ("cpu", False, True): ("vmap", 0),
+  ("cpu", True, False): ("shard_map", 1),
+  ("cpu", True, True): ("shard_map", 0),
+  ("accelerator", False, False): ("vmap", None),
+  ("accelerator", False, True): ("vmap", 0),
+  ("accelerator", True, False): ("shard_map", None),
+  ("accelerator", True, True): ("shard_map", 0),
+}
+
+# The share of an accelerator's memory for clients that run in parallel; the data may use half of
+# the memory.
+_CLIENTS_SHARE = 0.3
+
+
+def create(
+  backend: str = "auto",
+  *,
+  num_clients: int,
+  chunk: int | None = None,
+  lockstep: bool = False,
+  client_bytes: Callable[[], int] | None = None,
+  devices: list[jax.Device] | None = None,
+) -> ClientMapping:
+  """Chooses a mapping.
+
+  ``auto`` divides the clients over several devices (shard_map). Within a device, a CPU runs the
+  clients sequentially (scan), because running them in parallel is no faster and takes more memory;
+  an accelerator runs as many in parallel (vmap) as fit its memory, each for as many steps as the
+  longest of them takes. Clients in lock-step all run in parallel, without padding, because padding
+  would take part in their collectives: the number of devices is chosen so that it divides them.
+
+  Args:
+    backend: one of ``BACKENDS``.
+    num_clients: number of clients to map.
+    chunk: number of clients that a device runs in parallel; 0 for all of them; None to choose.
+    lockstep: whether a norm merges statistics across clients, so that all must run in parallel.
+    client_bytes: () -> the bytes that a running client needs; called on accelerators only. None
+      assumes that all clients fit.
+    devices: devices to use; by default all devices of JAX.
+
+  Raises:
+    UserError: an unknown backend, a negative chunk, or a choice that rules out lock-step.
+  """
+  if backend not in BACKENDS:
+    raise UserError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
+  if chunk is not None and chunk < 0:
+    raise UserError(f"chunk is {chunk}; it must be 0 (all clients in parallel) or more.")
+  if lockstep and (backend == "scan" or chunk):
+    raise UserError(
+      "a norm that merges statistics across clients needs all of them in lock-step, which "
+      f"{'--backend=scan' if backend == 'scan' else '--chunk'} rules out; use --backend=vmap, pmap "
+      "or shard_map without --chunk."
+    )
+  if backend == "scan" and chunk not in (None, 1):
+    raise UserError(f"--backend=scan runs one client at a time; drop --chunk={chunk} or use vmap.")
+  devices = devices or jax.devices()
+  if multi_process := jax.process_count() > 1:
+    # Every process takes part with all of its devices, padded with clients that count for nothing.
+    if backend in ("vmap", "scan", "pmap"):
+      raise UserError(
+        f"--backend={backend} is for one process; use shard_map (or auto) with several."
+      )
+  else:
+    devices = devices[: max(1, min(len(devices), num_clients))]
+    while lockstep and num_clients % len(devices):
+      devices = devices[:-1]
+  platform = "cpu" if devices[0].platform == "cpu" else "accelerator"
+  auto_backend, auto_chunk = _AUTO[platform, multi_process or len(devices) > 1, lockstep]
+  if backend == "auto":
+    backend = "vmap" if auto_backend == "scan" and chunk is not None else auto_backend
+  if backend == "scan":
+    chunk = 1
+  elif chunk is None:
+    # On one device, an explicit vmap runs all clients in parallel.
+    chunk = 0 if backend == "vmap" and auto_chunk == 1 else auto_chunk
+  if backend in ("vmap", "scan"):
+    devices = devices[:1]
+  if chunk is None:
+    chunk = _fitting_chunk(-(-num_clients // len(devices)), client_bytes, devices)
+  mesh = None
+  if backend in ("pmap", "shard_map"):
+    mesh = jax.make_mesh((len(devices),), (DEVICES,), axis_types=(AxisType.Auto,), devices=devices)
+  return ClientMapping(backend, chunk, mesh, lockstep)
+
+
+def _fitting_chunk(
+  num_clients: int, client_bytes: Callable[[], int] | None, devices: list[jax.Device]
+) -> int:
+  """Returns how many of a device's clients fit its memory in parallel; 0 for all of them."""
+  if client_bytes is None:
+    return 0
+  fitting = int(_CLIENTS_SHARE * device_memory(devices) // client_bytes())
+  return 0 if fitting >= num_clients else max(1, fitting)

@@ -1,0 +1,96 @@
+"""The local training of a client: a pure loop of SGD steps."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+from flax import linen as nn
+from jax import lax
+
+from fedjax_norm.local_training.client_optimizer import optimizer
+from fedjax_norm.local_training.config import LocalConfig
+from fedjax_norm.local_training.gradient import make_gradient
+from fedjax_norm.local_training.metrics import Metrics
+from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
+
+_Carry = tuple[PyTree, PyTree, PyTree, Metrics]
+
+
+class ClientOutput(NamedTuple):
+  """The result of a client's local steps.
+
+  Attributes:
+    variables: trained model of the client.
+    opt_state: optimizer state of the client.
+    metrics: training metrics of the steps.
+  """
+
+  variables: Variables
+  opt_state: PyTree
+  metrics: Metrics
+
+
+def make_client_update(
+  model: nn.Module, config: LocalConfig, axis_names: tuple[str, ...] = ()
+) -> Callable[..., ClientOutput]:
+  """Returns the function that trains a client locally.
+
+  Args:
+    model: the model, with its norm bound to ``axis_names``.
+    config: settings of the client.
+    axis_names: mapped axes over which the model's norms merge statistics; empty if clients do not
+      share statistics.
+
+  Returns:
+    ``update(variables, opt_state, draw, first_step, steps, rate, key, correction=None,
+    extra_loss=None) -> ClientOutput``, where ``draw(step)`` returns the client's batch, ``steps``
+    is the number of local steps (traced) and ``rate`` the learning rate eta. A step is
+
+      w <- w - eta (optimizer(gradient of the loss + extra_loss(w)) + correction).
+
+    The correction has the structure of the parameters and is added after clipping, decay and
+    momentum: as part of the gradient, it would be multiplied by the momentum. Step ``i`` derives
+    its dropout from ``fold_in(key, i)``. Norms get ``step / steps`` as the time: the round and the
+    fraction of it, the same for clients of all sizes.
+  """
+  transform = optimizer(config)
+  gradient = make_gradient(model, config, axis_names)
+
+  def update(
+    variables: Variables,
+    opt_state: PyTree,
+    draw: Callable[[Array], Batch],
+    first_step: Array,
+    steps: Array,
+    rate: Array,
+    key: Key,
+    correction: PyTree | None = None,
+    extra_loss: Callable[[PyTree], Array] | None = None,
+  ) -> ClientOutput:
+    def body(index: Array, carry: _Carry) -> _Carry:
+      params, batch_stats, opt_state, metrics = carry
+      step = first_step + index
+      batch = draw(step)
+      if axis_names:
+        # In lock-step, a client that has finished its steps takes part with an empty batch.
+        batch = batch._replace(mask=batch.mask * (index < steps))
+      grads, new_stats, more = gradient(
+        params, batch_stats, batch, step / steps, jax.random.fold_in(key, index)
+      )
+      if extra_loss is not None:
+        grads = optax.tree.add(grads, jax.grad(extra_loss)(params))
+      updates, new_opt_state = transform.update(grads, opt_state, params)
+      if correction is not None:
+        updates = optax.tree.add(updates, correction)
+      new_params = optax.apply_updates(params, optax.tree.scale(-rate, updates))
+      after = (new_params, new_stats, new_opt_state, optax.tree.add(metrics, more))
+      return optax.tree.where(batch.mask.any(), after, carry) if axis_names else after
+
+    start = (variables["params"], variables.get("batch_stats", {}), opt_state, Metrics.zeros())
+    bound = lax.pmax(steps, axis_names) if axis_names else steps
+    params, batch_stats, opt_state, metrics = lax.fori_loop(0, bound, body, start)
+    after = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
+    return ClientOutput(after, opt_state, metrics)
+
+  return update

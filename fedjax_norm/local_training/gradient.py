@@ -1,0 +1,97 @@
+"""The gradient of a batch's mean loss."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.local_training.config import LocalConfig
+from fedjax_norm.local_training.metrics import Metrics, measure
+from fedjax_norm.norm import Mode
+from fedjax_norm.typing import Array, Batch, Key, PyTree
+
+
+def make_gradient(
+  model: nn.Module, config: LocalConfig, axis_names: tuple[str, ...] = ()
+) -> Callable[..., tuple[PyTree, PyTree, Metrics]]:
+  """Returns a function that computes the gradient of a batch's mean loss.
+
+  The loss is the objective's, plus auxiliary losses of the model (auxiliary classifiers, centre
+  loss). The model sows each auxiliary loss, summed over the batch's real examples, into the
+  collection ``losses``, in training only.
+
+  A batch is processed in ``config.accumulate`` parts, sequentially, and their gradients add up to
+  the gradient of the whole batch; memory is that of one part. Norms that reduce the batch normalize
+  each part separately, and running statistics are updated once per part.
+
+  Args:
+    model: the model, with its norm bound to ``axis_names``.
+    config: settings of the client.
+    axis_names: mapped axes over which the model's norms merge statistics; empty if clients do not
+      share statistics.
+
+  Returns:
+    ``gradient(params, batch_stats, batch, time, key) -> (gradient, batch_stats, metrics)``: the
+    gradient of the mean over this client's examples (0 if there are none). ``time`` is passed to
+    the norms as ``Mode.step``, and dropout derives its random numbers from ``key``.
+
+  Raises:
+    UserError: several parts of a batch with a norm that needs the joint batch of all clients.
+  """
+  parts = config.accumulate
+  if parts > 1 and model.norm.across_nodes:
+    raise UserError(
+      f"norm {model.norm.name!r} needs the joint batch of all clients, but accumulate={parts} "
+      "processes it in parts; drop one of them."
+    )
+
+  def loss_fn(
+    params: PyTree, batch_stats: PyTree, batch: Batch, time: Array, key: Key, count: Array
+  ) -> tuple[Array, tuple[PyTree, Metrics]]:
+    variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
+    mode = Mode(
+      train=True, mask=batch.mask, step=time, labels=batch.labels, objective=config.objective
+    )
+    mutable = ["batch_stats", "losses"]
+    outputs, changed = model.apply(
+      variables, batch.images, mode, mutable=mutable, rngs={"dropout": key}
+    )
+    metrics = measure(config.objective, outputs, batch)
+    total = sum(jax.tree.leaves(changed.get("losses", {})), metrics.loss)
+    return total / jnp.maximum(count, 1), (changed.get("batch_stats", {}), metrics)
+
+  grad_fn = jax.grad(loss_fn, has_aux=True)
+
+  def gradient(
+    params: PyTree, batch_stats: PyTree, batch: Batch, time: Array, key: Key
+  ) -> tuple[PyTree, PyTree, Metrics]:
+    client_count = count = batch.mask.sum()
+    if axis_names:
+      # The backward pass through merged statistics adds the other clients' losses to this client's
+      # gradient, so each loss must be weighted by its share of the joint batch.
+      count = lax.psum(count, axis_names)
+    if parts == 1:
+      grads, (batch_stats, metrics) = grad_fn(params, batch_stats, batch, time, key, count)
+    else:
+
+      def body(
+        carry: tuple[PyTree, PyTree, Metrics], item: tuple[Array, Batch]
+      ) -> tuple[tuple[PyTree, PyTree, Metrics], None]:
+        total, batch_stats, metrics = carry
+        index, part = item
+        part_key = jax.random.fold_in(key, index)
+        grads, (batch_stats, more) = grad_fn(params, batch_stats, part, time, part_key, count)
+        return (optax.tree.add(total, grads), batch_stats, optax.tree.add(metrics, more)), None
+
+      divided = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
+      start = (jax.tree.map(jnp.zeros_like, params), batch_stats, Metrics.zeros())
+      (grads, batch_stats, metrics), _ = lax.scan(body, start, (jnp.arange(parts), divided))
+    if axis_names:
+      grads = optax.tree.scale(count / jnp.maximum(client_count, 1.0), grads)
+    return grads, batch_stats, metrics
+
+  return gradient
