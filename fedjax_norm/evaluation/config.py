@@ -1,4 +1,4 @@
-"""What a run tests its model with at evaluations."""
+"""Options of the evaluations of a run."""
 
 import dataclasses
 
@@ -7,38 +7,40 @@ from fedjax_norm.options import Options, option
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig(Options):
-  """How the model is tested, and what else is measured of the clients."""
+  """How the model is tested, and what is measured per client."""
 
   group = "evaluation"
 
-  eval_batch_size: int = option(256, "Test examples of a batch.", least=1)
+  eval_batch_size: int = option(256, "Number of examples per test batch.", least=1)
   evaluate_clients: int = option(
     0,
-    "Clients that are tested on their own mix of labels; up to 10 with --fine_tune_steps.",
+    "Number of clients whose accuracy is also reported, as the test accuracy weighted by each "
+    "client's label shares; 0 by default, or 10 with --fine_tune_steps.",
     least=0,
   )
   fine_tune_steps: int | None = option(
     None,
-    "Local steps for which each of them fine-tunes the model on its own data, to be tested beside "
-    "the model as it is.",
+    "Number of local steps with which the evaluated clients fine-tune the model on their training "
+    "data before they are tested again; no fine-tuning by default.",
     least=1,
   )
   fine_tune_lr: float | None = option(
-    None,
-    "The learning rate of the fine-tuning; --lr if not given.",
-    above=0,
-    needs="fine_tune_steps",
+    None, "Learning rate of --fine_tune_steps; --lr by default.", above=0, needs="fine_tune_steps"
   )
   diagnostics: bool = option(
     False,
-    "Whether evaluations also measure how far the clients' data, models and updates are apart "
-    "(paper 004), in diagnostics.csv and a picture.",
+    "Whether evaluations also measure how much the clients' data, models and updates differ "
+    "(paper 004); the results go to diagnostics.csv and a plot.",
   )
   diagnostics_layer: str | None = option(
     None,
-    "The position of a norm whose channels are told one by one; the first if not given.",
+    "Name of the norm layer for which --diagnostics reports every channel; by default the first "
+    "one.",
     needs="diagnostics",
   )
   diagnostics_batches: int = option(
-    100, "Minibatches of a client whose moments are averaged.", least=1, needs="diagnostics"
+    100,
+    "Number of minibatches per client over which --diagnostics averages means and variances.",
+    least=1,
+    needs="diagnostics",
   )

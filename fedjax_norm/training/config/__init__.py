@@ -1,1 +1,1 @@
-"""The options of a run's loop: length, schedule, evaluation, machine."""
+"""The options of a training run: length, learning rate, FixBN's freeze, devices, folder."""

@@ -1,4 +1,4 @@
-"""Lengths in epochs, and rates in proportion to the joint batch."""
+"""Options of methods that train one joint model step by step: epochs, and linear rate scaling."""
 
 import dataclasses
 from typing import ClassVar, Self
@@ -11,50 +11,58 @@ from fedjax_norm.training.config.schedule import Schedule
 
 @dataclasses.dataclass(frozen=True)
 class EpochsConfig(Schedule, LoopConfig):
-  """The length and the rate of a run whose rounds are steps of one joint model.
+  """Run length and learning rate of a method whose rounds are steps of one joint model.
 
-  An epoch takes as many rounds as all training examples last.
+  An epoch has ceil(training examples of all clients / examples per round) rounds.
   """
 
   group = "training"
   usual: ClassVar[tuple[int, int]] = (600, 50)
-  """Rounds of a run, and between two evaluations, where neither is given."""
+  """Default numbers of rounds of a run and between two evaluations."""
 
-  # None until ``resolve`` fills them in.
-  rounds: int = option(None, "Steps of the joint model; 600 if not given, of asgd 3000.", least=1)
+  # ``resolve`` replaces None.
+  rounds: int = option(
+    None,
+    "Number of rounds, each a step of the joint model; 600 by default, 3000 for asgd.",
+    least=1,
+  )
   eval_every: int = option(
     None,
-    "Rounds between two evaluations, or epochs with --epochs; if not given, one epoch with "
-    "--epochs, else 50 rounds, of asgd 250.",
+    "Rounds between two evaluations (epochs with --epochs); by default 50 rounds, 250 rounds for "
+    "asgd, or one epoch with --epochs.",
     least=1,
   )
   epochs: int | None = option(
     None,
-    "Passes over all training examples, in place of --rounds; --eval_every and --lr_boundaries "
-    "then count epochs too.",
+    "Length of the run in passes over all training examples, instead of --rounds; --eval_every and "
+    "--lr_boundaries then count epochs too.",
     least=1,
   )
   lr_warmup_epochs: int | None = option(
-    None, "Epochs of warm-up, in place of --lr_warmup_rounds.", least=1, needs="epochs"
+    None,
+    "Length of the learning rate warm-up in epochs, instead of --lr_warmup_rounds.",
+    least=1,
+    needs="epochs",
   )
   scale_lr_from: int | None = option(
     None,
-    "Linear scaling: --lr is meant for a joint batch of this size, and grows with the real one.",
+    "Linear scaling of the learning rate: --lr is the rate for a joint batch of this many examples "
+    "and is multiplied by the size of the real joint batch over this number; off by default.",
     least=1,
   )
 
   @property
   def follows_data(self) -> bool:
-    """Whether the rate or the length in force follows from the data."""
+    """Whether the learning rate or the run length depends on the data."""
     return self.epochs is not None or self.scale_lr_from is not None
 
   @property
   def warms_up(self) -> bool:
-    """Whether the rate rises at the beginning."""
+    """Whether the learning rate has a warm-up."""
     return bool(self.lr_warmup_rounds or self.lr_warmup_epochs)
 
   def check(self) -> None:
-    """Refuses a length that is given in epochs and in rounds."""
+    """Raises a UserError if a length is given both in epochs and in rounds."""
     if self.epochs is not None and self.rounds is not None:
       raise UserError("--epochs and --rounds both give the length of the run; drop one of them.")
     if self.lr_warmup_epochs is not None and self.lr_warmup_rounds:
@@ -64,11 +72,11 @@ class EpochsConfig(Schedule, LoopConfig):
       )
 
   def resolve(self, round_examples: int, examples: int) -> Self:
-    """The same with lengths in rounds and the rate in force; a second time changes nothing.
+    """Returns the config with lengths in rounds and the scaled learning rate (idempotent).
 
     Args:
-      round_examples: the examples of a step of the joint model.
-      examples: the training examples of all clients.
+      round_examples: number of examples of a step of the joint model.
+      examples: number of training examples of all clients.
     """
     rate, start = self.lr, self.lr_warmup_from
     if self.scale_lr_from is not None:

@@ -1,4 +1,4 @@
-"""FixBN's freeze in a run: when it comes and what changes for the clients (paper 002)."""
+"""Options of FixBN's freeze: its round, and the client options after it (paper 002)."""
 
 import dataclasses
 from typing import Any
@@ -12,48 +12,57 @@ from fedjax_norm.training.task.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class FreezeConfig(Options):
-  """FixBN's second stage (paper 002). By default the freeze changes the statistics alone."""
+  """FixBN's second stage (paper 002); by default the freeze changes only the statistics."""
 
   group = "normalization"
 
   freeze_round: int | str = option(
     "half",
-    "FixBN's T*: a round; half of the rounds; or auto, once the statistics are at rest, and after "
-    "three quarters of the rounds at the latest.",
+    "Round at which FixBN freezes its statistics (T*): a round number, 'half' (half of the rounds) "
+    "or 'auto' (when the statistics have settled, at the latest after three quarters of the "
+    "rounds).",
     needs="norm=fixbn",
   )
   freeze_lr_factor: float = option(
-    1.0, "Multiplies the learning rate after the freeze.", above=0, needs="norm=fixbn"
+    1.0,
+    "Factor on the learning rate after FixBN's freeze; 1 leaves the rate unchanged.",
+    above=0,
+    needs="norm=fixbn",
   )
   freeze_clip_norm: float | None = option(
     None,
-    "The greatest norm of a gradient after the freeze, 0 for no clipping; --clip_norm if not "
-    "given.",
+    "Maximum norm of a gradient after FixBN's freeze; larger gradients are clipped. 0 turns "
+    "clipping off; the default is --clip_norm.",
     least=0,
     needs="norm=fixbn",
   )
-  freeze_affine: bool = option(False, "Whether gamma and beta freeze too.", needs="norm=fixbn")
+  freeze_affine: bool = option(
+    False,
+    "Whether FixBN's freeze also stops training of the norms' gamma and beta.",
+    needs="norm=fixbn",
+  )
   freeze_tolerance: float = option(
     0.1,
-    "The movement of the statistics, in standard deviations, that counts as rest.",
+    "With --freeze_round=auto, the statistics have settled when they change less than this between "
+    "two measurements, in standard deviations.",
     above=0,
     needs="freeze_round=auto",
   )
 
   def check(self) -> None:
-    """Refuses a word that names no round."""
+    """Raises a UserError if ``freeze_round`` is an unknown word."""
     if isinstance(self.freeze_round, str) and self.freeze_round not in ("half", "auto"):
       raise UserError(f"--freeze_round is {self.freeze_round!r}; give a round, half or auto.")
 
   def freeze(self, rounds: int, window: int) -> Freeze:
-    """The policy of a run.
+    """Returns the freeze policy of a run.
 
     Args:
-      rounds: of the run.
-      window: rounds between two looks at the statistics, for ``'auto'``.
+      rounds: number of rounds of the run.
+      window: rounds between two measurements of the statistics, for ``'auto'``.
 
     Raises:
-      UserError: a round outside the run.
+      UserError: a freeze round outside the run.
     """
     if rounds < 2:
       raise UserError("FixBN needs a round before the freeze and one after; run at least 2 rounds.")
@@ -68,11 +77,11 @@ class FreezeConfig(Options):
 
 
 def calibration_config(task: Task, config: Any) -> Any:
-  """A method's options after the freeze.
+  """Returns a method's options for the rounds after the freeze.
 
   Args:
-    task: whose model's norms may freeze.
-    config: before it: those of ``LocalConfig`` and of :class:`FreezeConfig`.
+    task: task with the model, for the names of its norm parameters.
+    config: options before the freeze, with those of ``LocalConfig`` and :class:`FreezeConfig`.
   """
   changes: dict[str, Any] = {}
   if config.freeze_clip_norm is not None:

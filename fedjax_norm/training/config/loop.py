@@ -1,4 +1,4 @@
-"""How long a run is and when it is evaluated."""
+"""Options of the training loop: rounds, evaluation interval, cohort and seed."""
 
 import dataclasses
 from typing import Self
@@ -13,14 +13,14 @@ from fedjax_norm.options import Options, option
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig(Options):
-  """The length of a run, when it is evaluated, and its random seed."""
+  """Number of rounds, evaluation interval, cohort size and seed of a run."""
 
   group = "training"
 
-  rounds: int = option(600, "Rounds of communication.", least=1)
-  eval_every: int = option(50, "Rounds between two evaluations.", least=1)
+  rounds: int = option(600, "Number of communication rounds.", least=1)
+  eval_every: int = option(50, "Rounds between two evaluations of the model.", least=1)
   cohort: int | None = option(
-    None, "Clients that take part in a round; all of them if not given.", least=1
+    None, "Number of clients sampled for each round; by default all clients.", least=1
   )
   seed: int = option(
     0,
@@ -30,30 +30,30 @@ class LoopConfig(Options):
   )
 
   def check(self) -> None:
-    """Refuses a run that is too long for the host's memory."""
-    if self.rounds is not None:  # of EpochsConfig it may follow from the data
-      # The host keeps a rate, a theta and a cohort of each round.
+    """Raises a UserError if the run is too long for the host's memory."""
+    if self.rounds is not None:  # EpochsConfig computes it from the data
+      # The host keeps a learning rate, a theta and a cohort of each round.
       host_memory.check(64 * self.rounds, f"a run of {self.rounds:,} rounds", "choose fewer rounds")
 
   def resolve(self, round_examples: int, examples: int) -> Self:
-    """The same with the lengths in force, in rounds; a second time changes nothing.
+    """Returns the config with all lengths in rounds (idempotent).
 
     Args:
-      round_examples: the examples of a round.
-      examples: the training examples of all clients.
+      round_examples: number of examples of a round.
+      examples: number of training examples of all clients.
     """
     del round_examples, examples
     return self
 
   def check_counts(self, steps: np.ndarray, examples: np.ndarray) -> None:
-    """Refuses a run of more local steps or examples than programs count, in int32.
+    """Checks that the int32 counters of local steps and examples do not overflow.
 
     Args:
-      steps: of each client that can take part in a round, int64.
-      examples: that each of them sees in a round, at the most, int64.
+      steps: local steps per round of each client, int64.
+      examples: maximum number of examples per round of each client, int64.
 
     Raises:
-      UserError: the whole run has too many steps, or the rounds between two evaluations have too
+      UserError: the run has too many local steps, or the rounds between two evaluations have too
         many examples.
     """
     most, every = int(steps.max()), min(self.eval_every, self.rounds)
@@ -62,15 +62,15 @@ class LoopConfig(Options):
         f"{self.rounds:,} rounds of {most:,} local steps are more than the {MAX_INT:,} "
         "steps that can be counted; choose fewer."
       )
-    seen = every * sum(np.sort(examples)[-(self.cohort or len(examples)) :].tolist())
-    if seen > MAX_INT:
+    total = every * sum(np.sort(examples)[-(self.cohort or len(examples)) :].tolist())
+    if total > MAX_INT:
       raise UserError(
-        f"{every:,} rounds between evaluations are up to {seen:,} examples, more than the "
+        f"{every:,} rounds between evaluations are up to {total:,} examples, more than the "
         f"{MAX_INT:,} that can be counted; choose a smaller --eval_every."
       )
 
   def cohort_of(self, num_clients: int) -> int:
-    """The number of clients a round in a population.
+    """Returns the number of clients per round in a population of ``num_clients``.
 
     Raises:
       UserError: the cohort is larger than the population.

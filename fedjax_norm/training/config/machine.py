@@ -1,6 +1,6 @@
-"""Options of the machine and of a run's folder.
+"""Options of devices, processes and the run folder.
 
-``backend``, ``chunk`` and ``host_devices`` change the order of sums, and so the last bits of
+``backend``, ``chunk`` and ``host_devices`` change the order of sums, and therefore the last bits of
 results.
 """
 
@@ -13,60 +13,76 @@ from fedjax_norm.training.placement.data_feed import DATA_ON
 
 @dataclasses.dataclass(frozen=True)
 class MappingConfig(Options):
-  """How clients are mapped to devices, and where their data is."""
+  """How clients are mapped to devices, and where their training data stays."""
 
   group = "machine"
 
-  backend: str = option("auto", "How clients are mapped to devices.", choices=BACKENDS)
+  backend: str = option(
+    "auto",
+    "How the clients of a round are mapped to devices: vmap (in parallel) or scan (sequentially) "
+    "on one device, pmap or shard_map over several devices; auto chooses by the platform.",
+    choices=BACKENDS,
+  )
   chunk: int | None = option(
-    None, "Clients that run at once on a device, 0 for all; chosen if not given.", least=0
+    None,
+    "Number of clients that a device trains in parallel; 0 for all, 1 for sequential training; "
+    "chosen automatically by default.",
+    least=0,
   )
   data_on: str = option(
     "auto",
-    "Where training images stay: on the device, or on the host, which sends those of the next "
-    "rounds' clients ahead; auto looks at the memory.",
+    "Where training images stay: 'device' holds all of them, 'host' sends those of the next "
+    "rounds' clients to the device in advance; auto chooses 'device' if they fill at most half of "
+    "its memory.",
     choices=DATA_ON,
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class MachineConfig(Options):
-  """The devices and the processes of a binary."""
+  """CPU devices, compilation cache and processes of a run."""
 
   group = "machine"
 
   host_devices: int | None = option(
     None,
-    "CPU devices that the clients are divided over; if not given one for each core, up to the "
-    "cohort.",
+    "Number of CPU devices over which the clients are divided; by default one per core, at most "
+    "one per client of the cohort.",
     least=1,
   )
   compilation_cache: bool = option(
     True,
-    "Whether compiled programs are kept for the next start, in the user's cache folder or the one "
-    "that JAX_COMPILATION_CACHE_DIR names.",
+    "Whether compiled programs are saved for later runs, in the user's cache folder or in the "
+    "folder that the environment variable JAX_COMPILATION_CACHE_DIR names.",
   )
   coordinator_address: str | None = option(
     None, "HOST:PORT of process 0, for a run of several processes."
   )
-  num_processes: int | None = option(None, "How many processes the run has.")
-  process_id: int | None = option(None, "Which of the processes this is, from 0.")
+  num_processes: int | None = option(
+    None, "Number of processes of the run; by default the run has a single process."
+  )
+  process_id: int | None = option(
+    None, "Index of this process in a run of several processes, starting from 0."
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig(Options):
-  """Where a run is kept, and how often it is repeated."""
+  """Folder of a run, resuming, and repetition with several seeds."""
 
   group = "run"
 
   seeds: int = option(
     1,
-    "Repeats the run with so many seeds, from --seed on; the mean and the deviation are printed.",
+    "Number of runs with consecutive seeds, starting from --seed; the mean and the standard "
+    "deviation of their results are printed.",
     least=1,
   )
-  workdir: str | None = option(None, "The run's folder; a new one under runs/ if not given.")
-  resume: bool = option(True, "Whether to go on with a run that --workdir holds.")
+  workdir: str | None = option(
+    None, "Folder of the run, for metrics and checkpoints; by default a new folder under runs/."
+  )
+  resume: bool = option(True, "Whether to resume a run that exists in --workdir.")
   wait_for_workdir: bool = option(
     False, "Whether to wait until another process that uses --workdir has ended."
   )
-  progress: bool = option(True, "Whether to draw a progress bar.")
+  progress: bool = option(True, "Whether to show a progress bar.")

@@ -1,4 +1,4 @@
-"""Learning rates over rounds."""
+"""Options of the learning rate and its schedule over the rounds."""
 
 import dataclasses
 
@@ -16,72 +16,80 @@ SCHEDULES = ("constant", "cosine", "step", "polynomial", "exponential", "plateau
 
 @dataclasses.dataclass(frozen=True)
 class Schedule(Options):
-  """The learning rate by round, of FedAvg's clients or of the server."""
+  """The learning rate of each round: of the clients' local steps, or of the joint model's steps."""
 
   group = "training"
 
-  lr: float = option(0.02, "The learning rate.", above=0)
+  lr: float = option(0.02, "Learning rate of training steps.", above=0)
   lr_schedule: str = option(
     "constant",
-    "How the learning rate changes over the rounds; plateau lowers it when the training loss stops "
-    "falling.",
+    "How the learning rate changes over the rounds: constant; cosine and polynomial fall to 0; "
+    "step falls at --lr_boundaries; exponential falls to --lr times --lr_factor; plateau falls "
+    "when the training loss stops falling.",
     choices=SCHEDULES,
   )
   lr_warmup_rounds: int = option(
     0,
-    "Rounds in which the rate rises linearly from --lr_warmup_from; the schedule goes on "
-    "underneath.",
+    "Number of rounds in which the learning rate rises linearly from --lr_warmup_from to the "
+    "schedule's value; 0 for no warm-up.",
     least=0,
   )
   lr_boundaries: tuple[float, ...] = option(
     (),
-    "Where the rate is multiplied by --lr_factor: rounds, or shares of the run such as 0.5,0.75.",
+    "With --lr_schedule=step, when the learning rate is multiplied by --lr_factor: rounds, or "
+    "shares of the run such as 0.5,0.75.",
     needs="lr_schedule=step",
   )
   lr_factor: float = option(
     0.1,
-    "Multiplies the rate: of step at each boundary, of exponential over the whole run, of plateau "
-    "each time.",
+    "Factor on the learning rate: at each boundary of the step schedule, over the whole run of the "
+    "exponential schedule, or at each plateau of the plateau schedule.",
     above=0,
     needs="lr_schedule=step,exponential,plateau",
   )
   lr_power: float = option(
-    1.0, "The power of the polynomial.", above=0, needs="lr_schedule=polynomial"
+    1.0,
+    "Power of the polynomial learning rate schedule; 1 is linear.",
+    above=0,
+    needs="lr_schedule=polynomial",
   )
   lr_warmup_from: float | None = option(
     None,
-    "The rate that the warm-up rises from; if not given 0, or --lr where --scale_lr_from raises "
+    "Learning rate at the start of the warm-up; by default 0, or --lr if --scale_lr_from raises "
     "the rate.",
     least=0,
   )
   lr_patience: int = option(
     3,
-    "Evaluations in a row without a fall of the loss before the rate is lowered.",
+    "Number of consecutive evaluations without a lower training loss after which the plateau "
+    "schedule lowers the learning rate.",
     least=1,
     needs="lr_schedule=plateau",
   )
 
   @property
   def follows_data(self) -> bool:
-    """Whether the rate or the length in force follows from the data."""
+    """Whether the learning rate or the run length depends on the data."""
     return False
 
   @property
   def warms_up(self) -> bool:
-    """Whether the rate rises at the beginning."""
+    """Whether the learning rate has a warm-up."""
     return bool(self.lr_warmup_rounds)
 
   def check(self) -> None:
-    """Refuses boundaries and a warm-up that cannot be."""
+    """Raises a UserError if the boundaries, the warm-up or the plateau factor are invalid."""
     at = self.lr_boundaries
     if self.lr_schedule == "step" and not at:
       raise UserError("--lr_schedule=step needs --lr_boundaries; add them.")
     if list(at) != sorted(set(at)) or not all(0 < b < np.inf for b in at):
-      raise UserError(f"--lr_boundaries are {_listed(at)}; they must be positive and rising.")
+      raise UserError(
+        f"--lr_boundaries are {_comma_separated(at)}; they must be positive and rising."
+      )
     if not all(b < 1 for b in at) and any(b % 1 for b in at):
       raise UserError(
-        f"--lr_boundaries are {_listed(at)}; give whole rounds, or shares of the run between 0 and "
-        "1."
+        f"--lr_boundaries are {_comma_separated(at)}; give whole rounds, or shares of the run "
+        "between 0 and 1."
       )
     if self.lr_warmup_from is not None:
       if not self.warms_up:
@@ -96,16 +104,16 @@ class Schedule(Options):
       )
 
   def plateau(self) -> Plateau | None:
-    """The policy that lowers the rate when the loss stops falling; None of other schedules."""
+    """Returns the policy of the plateau schedule; None for other schedules."""
     if self.lr_schedule != "plateau":
       return None
     return Plateau(self.lr_factor, self.lr_patience, start=self.lr_warmup_rounds)
 
   def check_rounds(self, rounds: int) -> None:
-    """Refuses boundaries and a warm-up that a run of so many rounds never reaches.
+    """Checks that the boundaries and the warm-up lie within a run of ``rounds`` rounds.
 
     Raises:
-      UserError: there are such.
+      UserError: a boundary or the end of the warm-up is after the last round.
     """
     if self.lr_boundaries and max(self.lr_boundaries) >= rounds:
       raise UserError(
@@ -118,10 +126,10 @@ class Schedule(Options):
       )
 
   def rates(self, rounds: int) -> np.ndarray:
-    """The rate of every round, [rounds] float32; plateau lowers it from there.
+    """Returns the learning rate of every round, [rounds] float32, before the plateau factor.
 
     Raises:
-      UserError: as of :meth:`check_rounds`.
+      UserError: see :meth:`check_rounds`.
     """
     self.check_rounds(rounds)
     match self.lr_schedule:
@@ -130,7 +138,7 @@ class Schedule(Options):
       case "cosine":
         schedule = optax.cosine_decay_schedule(self.lr, rounds)
       case "step":
-        scales: dict[int, float] = {}  # in a short run several shares may meet in one round
+        scales: dict[int, float] = {}  # in a short run, several shares can fall in one round
         for boundary in self.lr_boundaries:
           inside = min(max(1, round(boundary * rounds)), rounds - 1)  # a share always takes effect
           at = inside if boundary < 1 else int(boundary)
@@ -149,5 +157,5 @@ class Schedule(Options):
     return np.asarray(rates, np.float32)
 
 
-def _listed(numbers: tuple[float, ...]) -> str:
+def _comma_separated(numbers: tuple[float, ...]) -> str:
   return ",".join(f"{number:g}" for number in numbers)

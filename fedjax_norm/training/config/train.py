@@ -1,4 +1,4 @@
-"""The options that a run of any method has, and those of a run of one method."""
+"""The options that runs of all methods have, and the class of all options of one method's run."""
 
 import dataclasses
 import functools
@@ -23,16 +23,16 @@ from fedjax_norm.training.task.config import TaskConfig
 class TrainConfig(
   NetworkConfig, MappingConfig, EvaluationConfig, FreezeConfig, Schedule, LoopConfig
 ):
-  """The options that a run of any method has, besides those of the method and of the task."""
+  """The options that runs of all methods have; each method and task adds its options."""
 
 
 @functools.cache
 def config_of(method: Method, base: type = TrainConfig) -> Any:
-  """The class of all options of a run of a method, with the method's own defaults.
+  """Returns the class of all options of a run of a method, with the method's defaults.
 
   Args:
-    method: a row of the registry.
-    base: the options besides the method's, :class:`TrainConfig` or a class that inherits from it.
+    method: row of the registry.
+    base: class of the method-independent options, :class:`TrainConfig` or a subclass.
   """
   groups: list[type] = [method.config]
   if method.theta:
@@ -49,16 +49,16 @@ def config_of(method: Method, base: type = TrainConfig) -> Any:
 
 
 def _check_names(method: Method) -> None:
-  """Refuses a method whose options or functions have the name of another option of a run.
+  """Checks that a method's options and functions do not reuse the name of another option.
 
   Raises:
-    UserError: one has, so that one value would mean two things.
+    UserError: a name is used twice, so that one value would have two meanings.
   """
   others = {one.name: kind for kind in _OTHERS for one in of(kind)}
   for kind in method.config.__mro__:
-    taken = others.keys() & (vars(kind).keys() | inspect.get_annotations(kind).keys())
-    if taken:
-      name = min(taken)
+    duplicates = others.keys() & (vars(kind).keys() | inspect.get_annotations(kind).keys())
+    if duplicates:
+      name = min(duplicates)
       raise UserError(
         f"{kind.__name__}.{name} of method {method.name!r} has the name of an option of "
         f"{others[name].__name__}, and all options of a run share one namespace; rename it."
