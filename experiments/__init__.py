@@ -1,1 +1,1 @@
-"""The binaries: absl flags in, a run folder out."""
+"""The binaries of this checkout: flags in, a run folder out."""

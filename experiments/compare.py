@@ -1,8 +1,7 @@
-"""Puts finished runs side by side: ``python -m experiments.compare runs/a runs/b``.
+"""Compares finished runs: ``python -m experiments.compare runs/a runs/b``.
 
-Draws their test accuracy over rounds into one picture and prints a table; a run is named by the
-flags in which the runs differ. A run with several seeds (``--seeds``) is shown by its mean and its
-standard deviation.
+Draws the test accuracy over rounds and prints a table. Runs are labelled by the flags in which they
+differ. A run with several seeds (``--seeds``) is shown as mean and standard deviation.
 """
 
 from fedjax_norm.cli.commands.compare import launch

@@ -12,4 +12,4 @@ from fedjax_norm.cli import app, train
 from fedjax_norm.cli.split_options import ALGORITHM, make
 
 if __name__ == "__main__":
-  app.run_chosen(functools.partial(train.run, make=make), ALGORITHM)
+  app.run(functools.partial(train.run, make=make), ALGORITHM, "split")

@@ -37,7 +37,7 @@ def test_the_library_example_runs(capsys):
 
 def test_the_tables_are_complete():
   rows = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
-  assert rows == {*norm.NAMES, *methods.DECENTRALIZED.kinds, *METHODS}
+  assert rows == {*norm.NAMES, *methods.DECENTRALIZED.configs, *METHODS}
   for name, method in METHODS.items():
     assert f"\n| `{name}` | {method.help} |\n" in README
   for name in (*OPTIONS, *MODELS):
@@ -48,7 +48,7 @@ def parsed(preset):
   """The config of a preset, of the binary that its name begins with (FedAvg's if none)."""
   arguments = [f"--flagfile={preset}"]
   binary = BINARIES.get(preset.stem.split("_")[0], methods.FEDAVG_CONFIG)
-  kind = binary.of(arguments) if isinstance(binary, Choice) else binary
+  kind = binary.config_for(arguments) if isinstance(binary, Choice) else binary
   values = flags.FlagValues()
   define(kind, values)
   values(["binary", *arguments])

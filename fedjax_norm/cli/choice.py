@@ -1,4 +1,4 @@
-"""A flag that is read before the others, for it says which others there are."""
+"""A flag that decides which other flags there are, and is therefore read before them."""
 
 import dataclasses
 import functools
@@ -14,32 +14,32 @@ from fedjax_norm.options import option
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Choice:
-  """A flag whose value chooses the class of the other options.
+  """A flag whose value chooses the config class.
 
   Attributes:
-    name: of the flag.
-    default: its value when it is not given.
-    kinds: value -> the class of the options that come with it.
-    help: value -> one sentence.
+    name: name of the flag.
+    default: value of the flag if it is not given.
+    configs: value of the flag -> config class.
+    help: value of the flag -> one sentence.
   """
 
   name: str
   default: str
-  kinds: Mapping[str, type[Config]]
+  configs: Mapping[str, type[Config]]
   help: Mapping[str, str]
 
   @functools.cache  # noqa: B019
-  def kind(self, value: str) -> type[Config]:
-    """The class of the options of a value, with the flag itself among them.
+  def config(self, value: str) -> type[Config]:
+    """Returns the config class of a value, with the flag itself as one of its options.
 
     Raises:
-      UserError: an unknown value.
+      UserError: the value is unknown.
     """
-    if value not in self.kinds:
-      raise UserError(f"--{self.name} is {value!r}; choose one of {', '.join(self.kinds)}.")
+    if value not in self.configs:
+      raise UserError(f"--{self.name} is {value!r}; choose one of {', '.join(self.configs)}.")
     text = " ".join(f"{name}: {sentence}" for name, sentence in self.help.items())
-    field = option(value, text, choices=tuple(self.kinds))
-    base = self.kinds[value]
+    field = option(value, text, choices=tuple(self.configs))
+    base = self.configs[value]
     return dataclasses.make_dataclass(
       base.__name__,
       [(self.name, str, field)],
@@ -48,36 +48,46 @@ class Choice:
       namespace={"group": "algorithm"},
     )
 
-  def of(self, arguments: Sequence[str]) -> type[Config]:
-    """The class of the options that a command line chooses (see :meth:`chosen`).
-
-    Raises:
-      UserError: an unknown value.
-    """
-    return self.kind(self.chosen(arguments))
-
-  def chosen(self, arguments: Sequence[str]) -> str:
-    """The value that a command line gives the flag.
+  def config_for(self, arguments: Sequence[str]) -> type[Config]:
+    """Returns the config class that a command line chooses.
 
     Args:
-      arguments: without the program's name; flag files are read.
+      arguments: command line without the program's name; flag files in it are read.
+
+    Raises:
+      UserError: the value is unknown.
     """
-    value, words = self.default, flags.FlagValues().read_flags_from_files(list(arguments))
-    for place, word in enumerate(words):
-      if word in (f"--{self.name}", f"-{self.name}") and place + 1 < len(words):
-        value = words[place + 1]
-      elif word.lstrip("-").startswith(f"{self.name}=") and word.startswith("-"):
-        value = word.partition("=")[2]
-    return value
+    return self.config(self.value_in(arguments))
+
+  def value_in(self, arguments: Sequence[str]) -> str:
+    """Returns the value of the flag in a command line (see :meth:`config_for`)."""
+    words = flags.FlagValues().read_flags_from_files(list(arguments))
+    value, _ = take_flag(self.name, words)
+    return self.default if value is None else value
+
+
+def take_flag(name: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+  """Returns the last value of a flag in a command line, or None, and the other arguments."""
+  value, others = None, []
+  words = iter(arguments)
+  for word in words:
+    flag, equals, text = word.partition("=")
+    if flag in (f"--{name}", f"-{name}"):
+      value = text if equals else next(words, "")
+    else:
+      others.append(word)
+      if word == "--":  # what follows are no flags
+        others += words
+  return value, others
 
 
 def choice_of(flag: str, methods: Mapping[str, Method], base: type[Config] = Config) -> Choice:
-  """A flag that chooses one of several methods; its default is the first.
+  """Returns the flag that chooses one of several methods; the first one is the default.
 
   Args:
-    flag: its name.
-    methods: by the flag's value.
-    base: the options besides the method's.
+    flag: name of the flag.
+    methods: value of the flag -> method.
+    base: class of the options that do not depend on the method.
   """
   return Choice(
     flag,

@@ -1,4 +1,4 @@
-"""What an epoch of SSGD sends, for every norm that a model can have."""
+"""The communication of one epoch of synchronous SGD, under each norm that a model can have."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +12,18 @@ from fedjax_norm.training.terminal.tables import columns_table, human_bytes
 
 
 class Entry(NamedTuple):
-  """What one norm of one model sends in an epoch.
+  """The communication of one model with one norm in one epoch.
 
   Attributes:
-    model: its name.
-    norm: its name.
-    norm_layers: n.
-    steps: of an epoch.
-    bytes_up: of all workers in an epoch, as sent here.
-    bytes_down: likewise.
-    round_trips: in an epoch.
-    paper_bytes_up: of all workers in an epoch, by the paper's exchange.
-    paper_round_trips: (2 n + 1) a step for distributed BN, else 1.
+    model: name of the model.
+    norm: name of the norm.
+    norm_layers: number n of norm layers.
+    steps: steps of the epoch.
+    bytes_up: bytes that all workers send, in this implementation.
+    bytes_down: bytes that all workers receive, in this implementation.
+    round_trips: round trips of the epoch.
+    paper_bytes_up: bytes that all workers send by the count of paper 000.
+    paper_round_trips: round trips by that count: 2 n + 1 per step for distributed BN, else 1.
   """
 
   model: str
@@ -45,20 +45,20 @@ def epoch_table(
   steps: int,
   stem: str = "auto",
 ) -> list[Entry]:
-  """What an epoch sends under each norm that a model can have.
+  """Returns the communication of an epoch under each norm that a model can have.
 
   Args:
-    model: a key of ``models.MODELS``.
+    model: key of ``models.MODELS``.
     image_shape: (H, W, C).
-    num_classes: outputs.
-    workers: how many send in a step.
-    steps: of an epoch.
-    stem: of the models that have several (see ``models.create``).
+    num_classes: number of outputs.
+    workers: number of workers.
+    steps: steps of the epoch.
+    stem: first layers of a model that has several variants of them (see ``models.create``).
 
   Raises:
-    UserError: an unknown model, or one that no norm makes fit these images.
+    UserError: the model is unknown, or does not fit images of this shape with any norm.
   """
-  models.entry(model)  # refuses an unknown one
+  models.entry(model)  # raises for an unknown model
   host_memory.check(100 * workers, f"a ledger of {workers:,} workers", "take fewer")
   entries, refused = [], None
   for name in norm.NAMES:
@@ -66,7 +66,7 @@ def epoch_table(
       net = models.create(model, norm.create(name), num_classes, image_shape, stem)
       groups = list(models.norm_modules(net, image_shape).values())
     except UserError as error:
-      refused = error  # this model, at this size, does not come with this norm
+      refused = error  # the model cannot have this norm with images of this shape
       continue
     params = model_shapes(net, image_shape)["params"]
     cost = exchange_cost(net, image_shape, "mean", params, params)
@@ -91,9 +91,9 @@ def epoch_table(
 
 
 def table(entries: Sequence[Entry]) -> str:
-  """The entries for reading."""
-  head = ["model", "norm", "norm layers", "steps", "up", "down", "round trips"]
-  head += ["up by the paper", "round trips by the paper"]
+  """Returns the entries as a table for the terminal."""
+  head = ["model", "norm", "norm layers", "steps", "bytes up", "bytes down", "round trips"]
+  head += ["bytes up (paper 000)", "round trips (paper 000)"]
   rows = [
     [
       e.model,
@@ -112,5 +112,5 @@ def table(entries: Sequence[Entry]) -> str:
 
 
 def write(entries: Sequence[Entry], path: Path) -> None:
-  """Writes the entries as CSV, a line each."""
+  """Writes the entries to a CSV file, one in each row."""
   write_table(path, [entry._asdict() for entry in entries])

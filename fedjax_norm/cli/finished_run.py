@@ -9,7 +9,7 @@ from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.cli import flags
 from fedjax_norm.cli.config import Config, config_of
 from fedjax_norm.cli.split_options import ALGORITHM, SplitFlags
-from fedjax_norm.cli.train import load, settler
+from fedjax_norm.cli.train import load, prepare
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.split.by_messages.inference import Served, serve
@@ -43,8 +43,8 @@ def kind_of(saved: dict[str, Any]) -> type[Config]:
     saved: its ``config.json``.
   """
   name = saved.get("algorithm", "")
-  if name in ALGORITHM.kinds:
-    return ALGORITHM.kinds[name]
+  if name in ALGORITHM.configs:
+    return ALGORITHM.configs[name]
   if name == "fedavg" and "skewscout" in saved:  # what experiments.decentralized calls it
     name = PERIODIC.name
   return config_of(METHODS[name]) if name in METHODS else Config
@@ -60,7 +60,7 @@ def told(saved: dict[str, Any]) -> Config:
   known = {one.name: one for one in options.of(kind) if one.name != "network"}
   # Older versions wrote None where a default was taken, and texts where there are now numbers.
   values = {k: v for k, v in options.from_json(saved).items() if k in known and v is not None}
-  texts = {k: flags.read(known[k], v) for k, v in values.items() if isinstance(v, str)}
+  texts = {k: flags.parse_value(known[k], v) for k, v in values.items() if isinstance(v, str)}
   given = kind(**{**values, **texts})
   return dataclasses.replace(given, seeds=1, num_processes=None, host_devices=None)
 
@@ -96,13 +96,13 @@ def load_split(path: str) -> SplitRun:
     UserError: there is none, or its data is not there any more.
   """
   saved, variables = load_run(path)
-  if saved.get("algorithm") not in ALGORITHM.kinds:
+  if saved.get("algorithm") not in ALGORITHM.configs:
     raise UserError(
       f"the run in {path} is of {saved.get('algorithm')}, whose model nobody has cut; pass the "
       "folder of a run of experiments.split."
     )
   flags = told(saved)
-  settled, task = settler(load(flags))(flags)
+  settled, task = prepare(flags, load(flags))
   image, model = images_of(task), task.model
   assert isinstance(settled, SplitFlags)
   assert isinstance(model, Staged)

@@ -1,4 +1,4 @@
-"""The options of each binary that trains, by the method or the methods that it offers."""
+"""The config class of each training binary, or the flag that chooses it."""
 
 from fedjax_norm.algorithms.asgd import ASGD
 from fedjax_norm.algorithms.dgc import DGC

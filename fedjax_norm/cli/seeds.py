@@ -1,4 +1,4 @@
-"""Runs with several seeds: their mean and their deviation."""
+"""Mean and standard deviation of a run over several seeds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,19 +12,21 @@ from fedjax_norm.training.terminal.tables import columns_table
 
 
 def summarize(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-  """Mean and standard deviation (n - 1) over seeds.
+  """Returns mean and standard deviation (n - 1) over seeds.
 
   Args:
-    figures: one dict a seed, such as its summary: name to a number, or to a text.
+    figures: one dict for each seed, such as its summary: name -> number, text or bool.
 
   Returns:
-    ``seeds``, how many there are; and for every name that all seeds have the mean under that name
-    and the deviation under ``name_std``. What is equal for all seeds keeps its type, a text that
-    differs is left out, and a yes is a yes for one of them or more.
+    ``seeds``, the number of seeds; and, for every name that all seeds have, the mean under that
+    name and the standard deviation under ``name_std``. Equal values keep their type, a text that
+    differs between seeds is dropped, and a bool is true if it is true for any seed.
   """
   result: dict[str, Any] = {"seeds": len(figures)}
   for name in figures[0]:
-    if not all(name in figure for figure in figures):  # a class that one seed never met
+    if not all(
+      name in figure for figure in figures
+    ):  # for example the IoU of a class that one seed lacks
       continue
     values = [figure[name] for figure in figures]
     if isinstance(values[0], str):
@@ -39,10 +41,10 @@ def summarize(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summarize_rows(runs: Sequence[Sequence[Row]]) -> list[Row]:
-  """The rows of ``metrics.csv`` as :func:`summarize` gives them, of the rounds that all seeds have.
+  """Returns :func:`summarize` of the rows of ``metrics.csv``, for each round that all seeds have.
 
   Args:
-    runs: the rows of each seed.
+    runs: rows of each seed.
   """
   by_round = [{row["round"]: row for row in rows} for rows in runs]
   shared = [round for round in by_round[0] if all(round in rows for rows in by_round)]
@@ -50,21 +52,21 @@ def summarize_rows(runs: Sequence[Sequence[Row]]) -> list[Row]:
 
 
 def print_table(summaries: dict[int, dict[str, Any]], result: dict[str, Any]) -> None:
-  """Prints a row a seed, the mean and the deviation.
+  """Prints a row for each seed, for the mean and for the standard deviation.
 
   Args:
-    summaries: by seed.
-    result: what :func:`summarize` makes of them.
+    summaries: seed -> summary.
+    result: :func:`summarize` of the summaries.
   """
-  tested = measures_of(result)
+  measures = measures_of(result)
 
-  def row(label: str, figures: dict[str, Any], kind: str = "") -> list[str]:
-    told = (measure.format(figures[name + kind]) for name, measure in tested.items())
-    return [label, *told, f"{figures['loss' + kind]:.4f}"]
+  def row(label: str, figures: dict[str, Any], suffix: str = "") -> list[str]:
+    values = (measure.format(figures[name + suffix]) for name, measure in measures.items())
+    return [label, *values, f"{figures['loss' + suffix]:.4f}"]
 
   rows = [row(str(seed), figures) for seed, figures in summaries.items()]
   rows += [row("mean", result), row("std", result, "_std")]
-  titles = [measure.title for measure in tested.values()]
+  titles = [measure.title for measure in measures.values()]
   print(columns_table(["seed", *titles, "test loss"], rows), flush=True)
-  if guess := [str(k) for k, one in summaries.items() if one["no_better_than_guessing"]]:
-    print(f"warning: with --seed={', '.join(guess)} {WARNING}.", flush=True)
+  if seeds := [str(k) for k, one in summaries.items() if one["no_better_than_guessing"]]:
+    print(f"warning: with --seed={', '.join(seeds)} {WARNING}.", flush=True)

@@ -17,7 +17,7 @@ from fedjax_norm import presets
 from fedjax_norm.cli import methods, split_options, train
 from fedjax_norm.cli.choice import Choice
 from fedjax_norm.cli.config import Config
-from fedjax_norm.cli.flags import define, given, written
+from fedjax_norm.cli.flags import define, given, format_value
 from fedjax_norm.cli.train import Make
 from fedjax_norm.options import make
 from fedjax_norm.study.savings import Degree
@@ -58,7 +58,7 @@ class Cell(NamedTuple):
   def name(self) -> str:
     """Of its run's folder; cells with the same flags have the same one."""
     options = sorted(self.options.items())
-    given = (f"{key}={written(value)}" for key, value in options if value is not None)
+    given = (f"{key}={format_value(value)}" for key, value in options if value is not None)
     return "-".join([self.preset, *given])
 
   @property
@@ -72,7 +72,7 @@ class Cell(NamedTuple):
     binary = BINARIES[self.preset.partition("_")[0]]
     kind: Any = binary
     if isinstance(binary, Choice):
-      kind = binary.kind(changed.get(binary.name) or binary.chosen(_file(self.preset)))
+      kind = binary.config(changed.get(binary.name) or binary.value_in(_file(self.preset)))
     changed = {**_preset(self.preset, kind), **changed}
     return make(kind, **{name: v for name, v in changed.items() if v is not None})
 

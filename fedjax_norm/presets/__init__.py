@@ -1,1 +1,1 @@
-"""Whole experiments as flag files; ``--preset=list`` describes them."""
+"""Whole experiments as flag files; ``--preset=list`` of a training binary describes them."""

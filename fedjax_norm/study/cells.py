@@ -64,7 +64,7 @@ def run_cell(name: str, config: Any, source: Source, path: Path, make: Make = tr
   Raises:
     UserError: the folder holds another run.
   """
-  settled, task = train.settler(source)(config)
+  settled, task = train.prepare(config, source)
   if not (path / "summary.json").exists():
     program = make(task, settled)
     try:

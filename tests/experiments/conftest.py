@@ -53,11 +53,11 @@ def _run(capsys, tmp_path, monkeypatch):
     small = [flag for flag in SMALL if not flag.startswith(lengths)]
     try:
       chosen = isinstance(binary, Choice)
-      config = binary.of(arguments) if chosen else binary
+      config = binary.config_for(arguments) if chosen else binary
       define(config, values)
       rest = values(["binary", *small, *arguments])[1:]
     except (UserError, flags.Error) as error:
-      return Result(app._say(error, 2), *capsys.readouterr())
+      return Result(app.print_error(error, 2), *capsys.readouterr())
     return Result(app.execute(main, config, values, rest), *capsys.readouterr())
 
   return run

@@ -26,14 +26,14 @@ from fedjax_norm.errors import UserError
 def test_the_flag_that_chooses_the_others(arguments, value, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   Path("some.flags").write_text("# a preset\n--algorithm=gaia\n")
-  kind = DECENTRALIZED.of(arguments)
-  assert kind is DECENTRALIZED.kind(value)
+  kind = DECENTRALIZED.config_for(arguments)
+  assert kind is DECENTRALIZED.config(value)
   assert kind().algorithm == value
 
 
 def test_a_value_that_chooses_nothing_is_refused():
   with pytest.raises(UserError, match="--algorithm is 'sgd'; choose one of bsp, gaia, fedavg, dgc"):
-    DECENTRALIZED.of(["--algorithm=sgd"])
+    DECENTRALIZED.config_for(["--algorithm=sgd"])
 
 
 @pytest.mark.parametrize(
@@ -48,20 +48,20 @@ def test_a_value_that_chooses_nothing_is_refused():
     (methods.FEDAVG_CONFIG, {"cohort": 2}, {"client_momentum": "reset", "classes_per_client": 1}),
     (methods.FEDAVG_CONFIG, {"fedbn": True}, {"batch_stats": "local"}),
     (methods.FEDAVG_CONFIG, {"drift": "label"}, {"drift_rounds": 300}),
-    (ANY_METHOD.kind("scaffold"), {"local_steps": 3}, {"local_steps": 3, "method": "scaffold"}),
+    (ANY_METHOD.config("scaffold"), {"local_steps": 3}, {"local_steps": 3, "method": "scaffold"}),
     (methods.SSGD_CONFIG, {"epochs": 2}, {"rounds": 2, "eval_every": 1, "weighting": "examples"}),
     (methods.ASGD_CONFIG, {}, {"rounds": 3000, "network": "lan", "momentum": 0.0}),
-    (DECENTRALIZED.kind("bsp"), {}, {"reduction": "sum", "weighting": "uniform", "lr": 0.01}),
-    (DECENTRALIZED.kind("gaia"), {}, {"batch_stats": "local", "threshold": 0.1}),
-    *((ANY_METHOD.kind(name), {}, {"lr": 0.01}) for name in ("bsp", "gaia", "periodic", "dgc")),
-    (DECENTRALIZED.kind("dgc"), {"epochs": 4, "sparsity_warmup_epochs": 1}, {"rounds": 4}),
+    (DECENTRALIZED.config("bsp"), {}, {"reduction": "sum", "weighting": "uniform", "lr": 0.01}),
+    (DECENTRALIZED.config("gaia"), {}, {"batch_stats": "local", "threshold": 0.1}),
+    *((ANY_METHOD.config(name), {}, {"lr": 0.01}) for name in ("bsp", "gaia", "periodic", "dgc")),
+    (DECENTRALIZED.config("dgc"), {"epochs": 4, "sparsity_warmup_epochs": 1}, {"rounds": 4}),
     (
-      SPLIT.kind("split"),
+      SPLIT.config("split"),
       {},
       {"hand_over": "centralised", "handed_over": "weights", "turn_order": "fixed"},
     ),
-    (SPLIT.kind("splitfed_v1"), {}, {"client_momentum": "local", "turn_order": None}),
-    (SPLIT.kind("splitfed_v2"), {}, {"turn_order": "fixed", "handed_over": None}),
+    (SPLIT.config("splitfed_v1"), {}, {"client_momentum": "local", "turn_order": None}),
+    (SPLIT.config("splitfed_v2"), {}, {"turn_order": "fixed", "handed_over": None}),
   ],
 )
 def test_a_run_is_saved_with_the_values_in_force(tiny_source, kind, given, in_force):

@@ -12,7 +12,7 @@ from fedjax_norm.training.skewscout import make_dial
 
 def settled(algorithm: str, **options):
   """The flags with the lengths and the values in force, of ten clients."""
-  config = DECENTRALIZED.kind(algorithm)(**options).in_rounds(10, 1000)
+  config = DECENTRALIZED.config(algorithm)(**options).in_rounds(10, 1000)
   return config.fill_defaults(config.make_norm(config.rounds), all_clients=True)
 
 
@@ -42,10 +42,10 @@ def test_skewscout_by_epochs(decentralized_run):
     "--network=wan",
   )
   assert result.code == 0, result.err
-  assert "SkewScout's (hill), of 0.1, 0.2; a look every 1" in result.out
+  assert "SkewScout (hill) chooses from 0.1, 0.2 every 1 rounds" in result.out
   assert "accuracy loss" in result.out
-  assert "theta at the end" in result.out
-  assert "own models, top-1" in result.out
+  assert "final theta" in result.out
+  assert "client models, top-1" in result.out
   written = rows("run")
   assert [row["round"] for row in written] == ["1", "2", "3", "4"]
   assert float(written[0]["theta"]) == pytest.approx(0.2)
@@ -70,7 +70,7 @@ def test_defaults():
 
 def test_warm_up_and_boundaries_in_epochs():
   """500 mini-batches an epoch: E_warm = 2 makes stages of 1,000."""
-  flags = DECENTRALIZED.kind("dgc")(
+  flags = DECENTRALIZED.config("dgc")(
     batch_size=20, epochs=12, sparsity_warmup_epochs=2, lr_schedule="step", lr_boundaries=(6, 9)
   )
   config = flags.in_rounds(5, 50_000)

@@ -17,7 +17,7 @@ from fedjax_norm.cli.commands.distil import DistilFlags
 from fedjax_norm.cli.commands.split_predict import PredictFlags
 from fedjax_norm.cli.flags import define
 
-SPLIT = functools.partial(train.run, make=split_options.make), split_options.ALGORITHM.kind("split")
+SPLIT = functools.partial(train.run, make=split_options.make), split_options.ALGORITHM.config("split")
 PUBLIC = "--data=synthetic:classes=4,train=32,test=8,size=6,noise=0.3"
 CUT = (6 * 64 + 64) * 4  # bytes of an example of both members
 

@@ -32,7 +32,7 @@ from fedjax_norm.cli.commands import (
   stages,
 )
 from fedjax_norm.cli.flags import define, parse, shown
-from fedjax_norm.cli.train import settler
+from fedjax_norm.cli.train import prepare
 from fedjax_norm.cli.wire import build, certificates, client, server
 from fedjax_norm.models import registry
 from fedjax_norm.models.flops import Flops
@@ -87,7 +87,7 @@ def said(binary, *arguments):
     try:
       code = binary.main(made(binary, *arguments), binary.config)
     except flags.Error as error:
-      code = app._say(error, 2)
+      code = app.print_error(error, 2)
     except Accepted:
       code = None
   return code, err.getvalue()
@@ -101,7 +101,7 @@ def files(tmp_path_factory):
     maker, split = BINARIES["certificates"], BINARIES["split:split"]
     certificates.main(parse(maker.config, made(maker, "--output=certs")))
     config = parse(split.config, made(split))
-    config, task = settler(train.load(config))(config)
+    config, task = prepare(config, train.load(config))
     with RunFolder.open(folder / "split_run", config.saved(), True) as run:
       save_model(run.path, initial_variables(task, 0))
     for name in ("run_a", "run_b"):
@@ -142,7 +142,7 @@ def _no_work(files, monkeypatch):
     (models, "norm_modules", cached),
     (models, "init", zeros),
     (models.stages, "layer_macs", lambda *_: {}),
-    (app, "keep_compiled", lambda keep: None),
+    (app, "set_compilation_cache", lambda enabled: None),
     (client_mapping, "use_host_devices", lambda count: start(2 if 0 < count < 2**10 else count)),
     (supervisor, "supervise", accept),
     (train, "run_seed", accept),
@@ -290,7 +290,7 @@ def test_flags_that_exclude_each_other():
     (
       "regions",
       "--data=synthetic:train=65537,size=65537",
-      "make_draw 66,037 images of 65537x65537 pixels needs 1.13 PB",
+      "drawing 66,037 images of 65537x65537 pixels needs 1.13 PB",
     ),
     ("regions", "--data=synthetic:train=\u0663", "option train is '\u0663'; give a whole number"),
   ],

@@ -80,7 +80,7 @@ def run_seed(monkeypatch):
     progress=False,
     host_devices=2,
   )
-  config, task = train.settler(train.load(config))(config)
+  config, task = train.prepare(config, train.load(config))
   program = train.make(task, config)
 
   class Canvas:

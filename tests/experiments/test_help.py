@@ -52,10 +52,10 @@ small things:
   --kind=<one of the choices>
       What it is. Choices: a, b. Default: a.
   --size=<an integer>
-      How large it is. It needs --kind=a or b.
+      How large it is. Needs --kind=a or b.
   --[no]on
       Whether it is on. Default: true.
-  --at=<numbers with commas between>
+  --at=<numbers separated by commas>
       Where it is. Default: 0.5,2.0.
 
 """)

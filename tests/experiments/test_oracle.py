@@ -172,8 +172,8 @@ def test_everything_is_run_told_and_gone_on_with(run):
 
 def test_the_runs_of_each_algorithm():
   for name, theta in (("gaia", "threshold"), ("fedavg", "local_steps"), ("dgc", "sparsity")):
-    config = oracle.ALGORITHM.kind(name)(scout_every=7, oracle_fractions=(0.2, 1.0, 1.0))
-    own = methods.DECENTRALIZED.kind(name)
+    config = oracle.ALGORITHM.config(name)(scout_every=7, oracle_fractions=(0.2, 1.0, 1.0))
+    own = methods.DECENTRALIZED.config(name)
     configs, degrees = oracle.runs(config)
     assert [degree.label for degree in degrees] == ["20%", "100%"]
     for degree, fraction in zip(degrees, (0.2, 1.0), strict=True):
@@ -186,7 +186,7 @@ def test_the_runs_of_each_algorithm():
       assert {type(value) for value in thetas} == {int if name == "fedavg" else float}
       runs = [bsp, scout, *(configs[run] for run in degree.thetas.values())]
       assert {run.fraction for run in runs} == {fraction}
-      assert {type(run) for run in runs} == {methods.DECENTRALIZED.kind("bsp"), own}
+      assert {type(run) for run in runs} == {methods.DECENTRALIZED.config("bsp"), own}
       # A run is that of the binary with its flags written out.
       assert runs[3] == own(partition="skew", fraction=fraction, **{theta: thetas[1]})
 
@@ -194,7 +194,7 @@ def test_the_runs_of_each_algorithm():
 @pytest.mark.parametrize("search", ["hill", "stochastic", "annealing"])
 @pytest.mark.parametrize("algorithm", ["gaia", "fedavg", "dgc"])
 def test_only_the_run_of_skewscout_searches(algorithm, search):
-  config = make(oracle.ALGORITHM.kind(algorithm), skewscout=search, oracle_fractions=(1.0,))
+  config = make(oracle.ALGORITHM.config(algorithm), skewscout=search, oracle_fractions=(1.0,))
   configs, (degree,) = oracle.runs(config)
   found = {name: run.skewscout for name, run in configs.items()}
   assert found == dict.fromkeys([degree.bsp, *degree.thetas.values()], "off") | {
@@ -222,7 +222,7 @@ def test_bad_input_is_one_sentence(options, mentions, capsys, tmp_path, monkeypa
   monkeypatch.chdir(tmp_path)
 
   def start():
-    kind = oracle.ALGORITHM.kind(options.get("algorithm", "gaia"))
+    kind = oracle.ALGORITHM.config(options.get("algorithm", "gaia"))
     oracle.main(make(kind, **{"data": "synthetic", "workdir": "work", **options}))
 
   assert app.guard(start) == 2

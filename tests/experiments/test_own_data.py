@@ -54,12 +54,12 @@ def archive(name, **changes):
 def test_clients_that_the_data_names_are_the_federation(started, federation, fedavg_run):
   out, config = started(federation)
   assert config.partition == config.saved()["partition"] == "natural"
-  assert "4 by natural, 8 to 8 examples each" in out
-  assert "who ann0, ann1, ann2, ann3" in out
+  assert "4 (--partition=natural) with 8 to 8 examples each" in out
+  assert "client names ann0, ann1, ann2, ann3" in out
   assert "ignores" not in out
   out, config = started(federation, "--partition=iid", "--clients=3")
-  assert "3 by iid" in out
-  assert "--partition=iid ignores the 4 clients that the data names" in out
+  assert "3 (--partition=iid)" in out
+  assert "--partition=iid ignores the 4 clients in the data" in out
   result = fedavg_run(federation, "--clients=3")
   check_refused(result, "4 clients, not 3; leave out .* another partition")
   _, config = started("--data=digits")
@@ -85,8 +85,8 @@ def test_the_start_tells_what_was_read(started, federation, tmp_path):
   labels = np.arange(40) % 3 + 1
   given = {"x_train": bright, "x_test": bright, "y_train": labels, "y_test": labels}
   out, _ = started(archive("bright.npz", **given))
-  assert "note images hold values from 255 to 255" in out
-  assert "note no training image is of the classes 0" in out
+  assert "note image values range from 255 to 255" in out
+  assert "note no training image has one of the classes 0" in out
   assert "are read as height" not in out
   windows = np.random.default_rng(0).random((40, 4, 16, 9), np.float32)
   out, _ = started(archive("windows.npz", x_train=windows, x_test=windows))
@@ -110,7 +110,7 @@ def test_identities_of_arrays_can_be_verified(started):
     (
       {f"target_{s}": np.r_[1e300, np.ones(39)] for s in ("train", "test")},
       ["--task=regression"],
-      "float32 cannot hold",
+      "float32 cannot represent",
     ),
   ],
 )
@@ -122,7 +122,7 @@ def test_arrays_that_would_be_read_wrong_are_one_sentence(fedavg_run, changes, f
 def test_folders_that_could_be_misread_are_one_sentence(fedavg_run, federation, tmp_path):
   write(tmp_path / "own" / "Test" / "class0" / "0.png", flat(0, 6))
   result = fedavg_run(federation)
-  check_refused(result, "'Test', which names a split, beside 'ann0'")
+  check_refused(result, "'Test', which names a split, next to 'ann0'")
 
 
 def test_an_own_model_with_batch_statistics_is_one_sentence(fedavg_run, monkeypatch):

@@ -134,7 +134,7 @@ def check_lost(run: Run, ended: list[Ended], survivors: tuple[int, ...], death: 
     assert ended[i].code == 1
     told = re.escape(LOST.format(i, len(ended)))
     log = re.escape(str(run.folder / "run.logs" / f"process_{i}.log"))
-    assert re.fullmatch(rf"{told}(\.| \({log} has what the runtime said\)\.)\n", ended[i].err)
+    assert re.fullmatch(rf"{told}(\.| \(output of the runtime is in {log}\)\.)\n", ended[i].err)
     assert ended[i].at - death < BOUND
 
 
@@ -176,7 +176,7 @@ def test_a_killed_coordinator_ends_the_others_and_a_killed_supervisor_its_child(
   ("victim", "act", "code", "said"),
   [
     (1, "refuse", 2, "error: a file is missing here; put it there.\n"),
-    (0, "term_parent", 143, "error: stopped by SIGTERM; what was saved stays, and the same --w"),
+    (0, "term_parent", 143, "error: stopped by SIGTERM; the last checkpoint stays, and the same"),
   ],
 )
 def test_a_process_that_ends_by_itself_ends_the_other(tmp_path, victim, act, code, said):
@@ -218,7 +218,7 @@ def test_a_second_interrupt_ends_a_process_that_waits_for_the_others(tmp_path):
     parent.send_signal(signal.SIGINT)
     (ended,) = run.ended(timeout=20)
     assert ended.code == 130
-    assert ended.err.startswith("error: process 0 of 2 was stopped by SIGINT; what was saved stays")
+    assert ended.err.startswith("error: process 0 of 2 was stopped by SIGINT; the last checkpoint stays")
     assert gone(child)
 
 
@@ -275,14 +275,14 @@ def test_a_port_in_use_is_refused():
 def test_flags_that_cannot_be_are_refused(changed, said):
   given = {"coordinator_address": "[::1]:65535", "num_processes": 3, "process_id": 2}
   given |= {"workdir": "run", "several_processes": True, "algorithm": "split"}
-  assert supervisor.place_of(SimpleNamespace(**given)) == ProcessInfo("[::1]:65535", 3, 2)
+  assert supervisor.process_info(SimpleNamespace(**given)) == ProcessInfo("[::1]:65535", 3, 2)
   with pytest.raises(UserError, match=said):
-    supervisor.place_of(SimpleNamespace(**{**given, **changed}))
+    supervisor.process_info(SimpleNamespace(**{**given, **changed}))
 
 
 def test_one_process_needs_no_flags():
   none = dict.fromkeys(("coordinator_address", "num_processes", "process_id", "workdir"))
-  assert supervisor.place_of(SimpleNamespace(**none)) is None
+  assert supervisor.process_info(SimpleNamespace(**none)) is None
 
 
 def test_processes_must_have_the_same_flags(monkeypatch):

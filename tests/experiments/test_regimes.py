@@ -12,7 +12,7 @@ from fedjax_norm.data.partitions.hidden_labels import HIDDEN_LABEL
 from fedjax_norm.errors import UserError
 
 AsgdFlags, FedAvgFlags, SsgdFlags = methods.ASGD_CONFIG, methods.FEDAVG_CONFIG, methods.SSGD_CONFIG
-SplitFlags = split_options.ALGORITHM.kind("split")
+SplitFlags = split_options.ALGORITHM.config("split")
 
 SIZES = np.array([31, 64, 65])
 
@@ -40,7 +40,7 @@ def test_the_steps_of_a_round(arguments, kind, steps):
 
 def test_a_drift_reaches_the_task_in_steps(tiny_source):
   given = config("--drift=label --rounds=10 --local_steps=3 --norm=gn --partition=iid --clients=3")
-  settled, task = train.settler(tiny_source)(given)
+  settled, task = train.prepare(given, tiny_source)
   assert settled.drift_rounds == 5
   assert (task.data.num_stretches.tolist(), task.data.stretch_steps.tolist()) == ([2] * 3, [15] * 3)
 

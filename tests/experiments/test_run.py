@@ -64,12 +64,12 @@ def test_where_the_data_stays_changes_nothing(fedavg_run, monkeypatch):
   monkeypatch.setattr(data_feed, "_WINDOW_BUDGET", 1)
   result = fedavg_run(*options, "--workdir=host", "--data_on=host")
   assert result.code == 0, result.err
-  assert "kept on the host" in result.out
+  assert " on the host" in result.out
   assert read(Path("host")) == read(Path("device"))
   assert parameters(Path("host")) == parameters(Path("device"))
   result = fedavg_run(*options, "--workdir=host")
   assert result.code == 0, result.err
-  assert "kept on the device" in result.out
+  assert " on the device" in result.out
 
 
 @pytest.mark.usefixtures("one_convolution")
@@ -150,20 +150,20 @@ def test_compiled_programs_are_kept_where_and_only_if_they_can_be(tmp_path, monk
   monkeypatch.setattr(jax.config, "update", told.__setitem__)
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "the environment's")
-  app.keep_compiled(True)
+  app.set_compilation_cache(True)
   assert told == {}
   monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-  app.keep_compiled(True)
+  app.set_compilation_cache(True)
   assert told["jax_compilation_cache_dir"].startswith(str(tmp_path / "user"))
   told.clear()
-  app.keep_compiled(False)
+  app.set_compilation_cache(False)
   assert told == {"jax_enable_compilation_cache": False}
   told.clear()
   (tmp_path / "file").write_text("")
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-  app.keep_compiled(True)
+  app.set_compilation_cache(True)
   assert told == {}
-  assert "note: compiled programs are not kept, for" in capsys.readouterr().out
+  assert "note: compiled programs are not saved;" in capsys.readouterr().out
 
 
 def test_fedbn_is_judged_on_each_clients_own_features(fedavg_run):
@@ -183,7 +183,7 @@ def test_a_finished_run_is_not_run_again(fedavg_run):
   before = metrics.read_bytes(), summary.read_bytes()
   again = fedavg_run("--workdir=run")
   assert again.code == 0
-  assert "holds this run to its end; nothing is trained again" in again.out
+  assert "is complete; nothing is trained" in again.out
   assert metrics.read_bytes() == before[0]
   # A sweep and a run do not share a folder.
   result = fedavg_run("--workdir=run", "--seeds=2")
@@ -248,12 +248,12 @@ def test_a_signal_waits_for_the_checkpoint_and_says_its_round(
   assert (result.code, result.err) == (
     code,
     f"error: stopped by {name}; round 2 is saved in {folder}/checkpoints, and the same --workdir "
-    "goes on from it.\n",
+    "resumes from it.\n",
   )
   assert [row["round"] for row in read(folder)] == ["2"]
   result = fedavg_run("--workdir=stopped")
   assert (result.code, result.out.count("note:")) == (0, 1)
-  assert "holds this run up to round 2; it goes on from its last checkpoint" in result.out
+  assert "has reached round 2 and resumes from its last checkpoint" in result.out
   assert fedavg_run("--workdir=whole").code == 0
   assert read(folder) == read(Path("whole"))
   assert parameters(folder) == parameters(Path("whole"))
@@ -312,7 +312,7 @@ def test_a_natural_partition_from_a_file(fedavg_run):
   assert result.code == 0, result.err
   assert json.loads(Path("run/config.json").read_text())["partition"] == "natural"
   assert fedavg_run(*options).code == 0  # the same flags go on with the run
-  assert "3 by natural, 5 to 20 examples each" in result.out
+  assert "3 (--partition=natural) with 5 to 20 examples each" in result.out
 
 
 @pytest.mark.usefixtures("one_convolution")

@@ -75,7 +75,7 @@ def folders(tmp_path, tiny_source):
 @pytest.fixture
 def method_run(_run):
   """(method, *flags) -> Result of ``experiments.run`` in this process."""
-  return lambda name, *flags: _run(train.run, ANY_METHOD.kind(name), *flags)
+  return lambda name, *flags: _run(train.run, ANY_METHOD.config(name), *flags)
 
 
 def run_all(folders, binary: str, workdir, *flags: str, codes=None, **environment: str):

@@ -190,13 +190,13 @@ def test_the_rate_grows_with_the_joint_batch():
 def test_the_start_tells_what_distributed_bn_sends_in_a_step(ssgd_run):
   result = ssgd_run("--norm=sync_bn", "--rounds=1", "--eval_every=1")
   # Three norms of 32, 64 and 64 channels: 4 C + 1 numbers of four bytes each way, two trips each.
-  assert "2.57 kB up and 2.57 kB down a client, 6 round trips" in result.out
+  assert "2.57 kB up and 2.57 kB down per client, 6 round trips" in result.out
   assert result.code == 0
 
 
 def test_round_trips_without_bytes_of_their_own_are_told_alone():
   """SplitFed's, whose bytes are those of the activations that are sent."""
-  assert run_report._lockstep(Cost(0, 0, step_trips=1)) == [("a step besides", "1 round trip")]
+  assert run_report._step_bytes(Cost(0, 0, step_trips=1)) == [("also per step", "1 round trip")]
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -71,8 +71,8 @@ def test_regression_learns_and_tells_what_it_is_about(decentralized_run):
   for name in ("r2", "rmse", "mae", "models_r2"):
     assert summary[name] == float(last[name])
   assert float(last["models_r2_min"]) <= float(last["models_r2"]) <= 1
-  assert "regression  of brightness" in result.out
-  assert f"own models, R²    mean {float(last['models_r2']):.4f}" in result.out
+  assert "regression targets  brightness" in result.out
+  assert f"client models, R²    mean {float(last['models_r2']):.4f}" in result.out
   assert "top-1" not in result.out
   titles = result.out.split("seed ")[-1].split("\n")[0].split()
   assert titles == ["R²", "rmse", "mae", "test", "loss"]
@@ -81,7 +81,7 @@ def test_regression_learns_and_tells_what_it_is_about(decentralized_run):
   assert table.split("\n")[0].split()[:2] == ["run", "R²"]
   others = {name: summary[name] for name in summary if name not in ("r2", "rmse", "mae", "mse")}
   Path("run/seed_1/summary.json").write_text(json.dumps({**others, "mean_iou": 0.5}))
-  with pytest.raises(UserError, match="tell R² and mean IoU, which do not compare"):
+  with pytest.raises(UserError, match="different test measures, R² and mean IoU; name"):
     compare.compare(["run/seed_0", "run/seed_1"], "out.png", "title")
 
 
@@ -95,20 +95,23 @@ def test_segmentation_learns_and_tells_its_classes(fedavg_run):
   both = (float(last["iou_dark"]) + float(last["iou_bright"])) / 2
   assert both == pytest.approx(float(last["mean_iou"]))
   assert abs(float(last["train_pixel_accuracy"]) - float(last["pixel_accuracy"])) < 0.2
-  assert f"IoU by class   dark {float(last['iou_dark']):.1%}" in result.out
+  assert f"IoU by class    dark {float(last['iou_dark']):.1%}" in result.out
 
 
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    (("--task=segmentation",), "'tiny' does not serve segmentation; choose one of fcn"),
-    (("--model=fcn", DATA), "'fcn' does not serve classification; choose one of tiny, lenet,"),
-    (("--task=regression", "--model=face"), "'face' does not serve regression; choose one of tiny"),
+    (("--task=segmentation",), "'tiny' does not support segmentation; choose one of fcn"),
+    (("--model=fcn", DATA), "'fcn' does not support classification; choose one of tiny, lenet,"),
+    (
+      ("--task=regression", "--model=face"),
+      "'face' does not support regression; choose one of tiny",
+    ),
     (("--task=regression", "--data=identities"), "has no targets for regression"),
     (("--task=regression", "--evaluate_clients=2"), "regression has no label shares"),
     (("--task=regression", "--fine_tune_steps=1"), "regression has no label shares"),
     (("--task=regression", "--relabelled=0.5"), "--relabelled changes classes"),
-    ((*SEGMENTATION, "--augment=crop"), "moves images and leaves the classes of their pixels"),
+    ((*SEGMENTATION, "--augment=crop"), "moves images but not the classes of their pixels"),
   ],
 )
 def test_what_does_not_fit_is_refused(fedavg_run, flags, message):

@@ -23,7 +23,7 @@ from fedjax_norm import host_memory
 from fedjax_norm.cli import app
 from fedjax_norm.cli.flags import define, parse
 from fedjax_norm.cli.split_options import ALGORITHM
-from fedjax_norm.cli.train import load, settler
+from fedjax_norm.cli.train import load, prepare
 from fedjax_norm.cli.wire import build, certificates, client, evaluation, server
 from fedjax_norm.cli.wire.options import CertificatesFlags, ClientFlags, ServerFlags
 from fedjax_norm.errors import UserError
@@ -58,10 +58,10 @@ def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, started, ca
   assert "going on after turn" in out
   assert "round 4 of 4 is over, training loss" in out
   values = flags.FlagValues()
-  kind = ALGORITHM.kind("split")
+  kind = ALGORITHM.config("split")
   define(kind, values)
   values(["simulation", *DATA, *TRAINING])
-  config, task = settler(load(config := parse(kind, values)))(config)
+  config, task = prepare(config := parse(kind, values), load(config))
   rates = config.rates(config.rounds)
   simulated = by_messages(task, config, rates)
   for part in ("localhost/body.npz", "alice0/head.npz", "alice1/head.npz"):

@@ -75,9 +75,9 @@ def _of(
   """
   return {
     f"{name}:{value}": Binary(
-      _training(main), choice.kind(value), (*base, *more.get(value, "").split())
+      _training(main), choice.config(value), (*base, *more.get(value, "").split())
     )
-    for value in choice.kinds
+    for value in choice.configs
   }
 
 

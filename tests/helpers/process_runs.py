@@ -23,7 +23,7 @@ def main(config: Config) -> None:
   """Runs each method in a folder of its name, under ``--workdir``."""
   place = {name: getattr(config, name) for name in PLACE}
   for method, arguments in json.loads(os.environ["RUNS"]).items():
-    kind, values = ANY_METHOD.kind(method), flags.FlagValues()
+    kind, values = ANY_METHOD.config(method), flags.FlagValues()
     define(kind, values)
     values(["run", *arguments, f"--workdir={config.workdir}/{method}"])
     try:

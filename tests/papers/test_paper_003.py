@@ -74,7 +74,7 @@ def test_the_settings_of_its_text():
 
 def test_agents_in_turn_are_a_single_machine(tmp_path, monkeypatch):
   """The presets of MNIST, on other data: every evaluation is the same, to float tolerance."""
-  monkeypatch.setattr(train.report, "tell_communication", lambda *_: None)  # of other norms
+  monkeypatch.setattr(train.run_report, "print_communication", lambda *_: None)  # of other norms
   less = {
     "data": "synthetic:classes=4,train=48,test=16,size=6",
     "data_dir": None,
@@ -102,7 +102,7 @@ def test_agents_in_turn_are_a_single_machine(tmp_path, monkeypatch):
   whole = efforts.of({"single": results[0], "split": results[1]})
   assert 0 < whole["split"][-1].client_flops < whole["single"][-1].client_flops / 2
   # By the layers' shapes, which count no norm, activation or pool.
-  _, task_model = train.settler(source)(config)
+  _, task_model = train.prepare(config, source)
   by_shape = flops.training_flops(task_model.model, (6, 6, 3))
   counted = whole["single"][-1].client_flops / 96
   assert 0.6 * by_shape < counted < 1.5 * by_shape

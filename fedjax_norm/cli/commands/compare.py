@@ -1,9 +1,4 @@
-"""Puts finished runs side by side: ``python -m experiments.compare runs/a runs/b``.
-
-Draws their test accuracy over rounds into one picture and prints a table; a run is named by the
-flags in which the runs differ. A run with several seeds (``--seeds``) is shown by its mean and its
-standard deviation.
-"""
+"""Compares finished runs in a table and a picture (see ``experiments.compare``)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,33 +19,34 @@ from fedjax_norm.training.terminal.tables import columns_table, human_bytes, hum
 
 @dataclasses.dataclass(frozen=True)
 class CompareFlags(Options):
-  """How runs are compared."""
+  """Options of the comparison."""
 
-  output: str = option("compare.png", "Where the picture goes.")
+  output: str = option("compare.png", "File to which the picture is written.")
   target: float | None = option(
-    None, "A test accuracy, such as 0.9: what each run needed to reach it is told too."
+    None,
+    "Test accuracy, such as 0.9; the table then shows the rounds, bytes and simulated time that "
+    "each run needed to reach it.",
   )
-  title: str = option("Test accuracy", "The title of the picture.")
+  title: str = option("Test accuracy", "Title of the picture.")
 
 
-# What hardly names a run: flags of the machine, of looking on, and the seed.
-_QUIET = (
-  "backend", "chunk", "eval_batch_size", "eval_every", "host_devices", "seed", "seeds",
-  "version",  # of runs of older versions
+# Flags that name a run only if no other flag differs: machine, evaluation, seeds, old versions.
+_MINOR_FLAGS = (
+  "backend", "chunk", "eval_batch_size", "eval_every", "host_devices", "seed", "seeds", "version",
 )  # fmt: skip
 
 
 def names(configs: list[dict[str, Any]]) -> list[str]:
-  """Names runs by the flags in which they differ, with as few of them as tell the runs apart.
+  """Returns a label for each run: the flags in which the runs differ, as few as possible.
 
   Raises:
-    UserError: two runs do not differ at all.
+    UserError: two runs have the same flags.
   """
   keys = sorted({key for config in configs for key in config})
-  apart = [key for key in keys if any(c.get(key) != configs[0].get(key) for c in configs)]
-  shared = [key for key in apart if all(key in config for config in configs)]
-  loud = [key for key in shared if key not in _QUIET]
-  for chosen in (loud, shared, apart):
+  different = [key for key in keys if any(c.get(key) != configs[0].get(key) for c in configs)]
+  shared = [key for key in different if all(key in config for config in configs)]
+  major = [key for key in shared if key not in _MINOR_FLAGS]
+  for chosen in (major, shared, different):
     labels = [" ".join(_label(key, config) for key in chosen) for config in configs]
     if len(set(labels)) == len(labels):
       return labels
@@ -63,11 +59,11 @@ def _label(key: str, config: dict[str, Any]) -> str:
 
 
 def to_reach(rows: Sequence[dict[str, Any]], target: float) -> list[str]:
-  """What a run had used at the first evaluation with a test accuracy: rounds, bytes, time.
+  """Returns rounds, bytes and simulated time until a run reached a test accuracy, as texts.
 
   Args:
-    rows: of its evaluations.
-    target: of the measure that runs of this task are compared by, from 0 to 1.
+    rows: evaluations of the run.
+    target: value of the main test measure of the task, from 0 to 1.
   """
   row = next((row for row in rows if row[headline(row)] >= target), None)
   if row is None:
@@ -77,40 +73,40 @@ def to_reach(rows: Sequence[dict[str, Any]], target: float) -> list[str]:
 
 
 def read(folder: str) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
-  """A finished run's flags, rows and summary; of several seeds their means and deviations.
+  """Returns config, rows and summary of a finished run; means and deviations of several seeds.
 
   Raises:
-    UserError: the folder holds no finished run.
+    UserError: the folder contains no finished run.
   """
   path = Path(folder)
   if not (path / "summary.json").exists() or not (path / CONFIG).exists():
-    raise UserError(f"{folder} holds no finished run; name the folder that --workdir was.")
+    raise UserError(f"{folder} contains no finished run; name the --workdir of a finished run.")
   config, summary = read_config(path), read_json(path / "summary.json")
   if config.get("seeds"):
     numbers = range(config["seed"], config["seed"] + config["seeds"])
-    tables = [read_rows(path / f"seed_{k}" / "metrics.csv")[0] for k in numbers]
+    tables = [read_rows(path / f"seed_{seed}" / "metrics.csv")[0] for seed in numbers]
     return config, seeds.summarize_rows(tables), summary
   return config, read_rows(path / "metrics.csv")[0], summary
 
 
-def _told(measure: Measure, summary: dict[str, Any], column: str) -> str:
-  """A measure as the table says it, with its deviation over seeds where there are several."""
+def _format(measure: Measure, summary: dict[str, Any], column: str) -> str:
+  """Returns a measure as text, with its standard deviation if the run has several seeds."""
   mean, deviation = summary[column], summary.get(f"{column}_std")
   return measure.format(mean) + (f" ± {measure.format(deviation)}" if deviation is not None else "")
 
 
 def compare(folders: Sequence[str], output: str, title: str, target: float | None = None) -> str:
-  """Draws the picture and gives the table.
+  """Draws the picture and returns the table.
 
   Args:
-    folders: of at least two runs with summaries.
-    output: the picture's path.
-    title: of the picture.
-    target: a test accuracy; the table tells what each run needed to reach it.
+    folders: folders of at least two finished runs.
+    output: path of the picture.
+    title: title of the picture.
+    target: test accuracy; the table has the rounds, bytes and time until each run reached it.
 
   Raises:
-    UserError: a target that is no share, fewer than two folders, one that holds no finished run, or
-      runs of different tasks.
+    UserError: the target is not between 0 and 1, there are fewer than two folders, a folder
+      contains no finished run, or the runs have different tasks.
   """
   if target is not None and not 0 < target <= 1:
     raise UserError(f"--target is {target}; give an accuracy above 0 and up to 1, such as 0.9.")
@@ -119,15 +115,15 @@ def compare(folders: Sequence[str], output: str, title: str, target: float | Non
   configs, runs, summaries = zip(*map(read, folders), strict=True)
   kinds = {next(iter(measures_of(summary).items())) for summary in summaries}
   if len(kinds) > 1:
-    told = " and ".join(sorted(measure.title for _, measure in kinds))
-    raise UserError(f"these runs tell {told}, which do not compare; name runs of one task.")
+    titles = " and ".join(sorted(measure.title for _, measure in kinds))
+    raise UserError(f"these runs have different test measures, {titles}; name runs of one task.")
   [(column, measure)] = kinds
   labels = names(list(configs))
   base.save(curves.compare_figure(dict(zip(labels, runs, strict=True)), title), output)
   table = [
     [
       label,
-      _told(measure, s, column),
+      _format(measure, s, column),
       f"{s['loss']:.4f}",
       human_bytes(s["bytes_up"] + s["bytes_down"]),
       f"{s['round_trips']:,}",
@@ -136,18 +132,18 @@ def compare(folders: Sequence[str], output: str, title: str, target: float | Non
     ]
     for label, s, rows in zip(labels, summaries, runs, strict=True)
   ]
-  head = ["run", measure.title, "test loss", "sent", "round trips", "simulated time"]
+  head = ["run", measure.title, "test loss", "bytes", "round trips", "simulated time"]
   if target is not None:
-    head += [f"{what} to {target:.0%}" for what in ("rounds", "sent", "time")]
+    head += [f"{cost} to {target:.0%}" for cost in ("rounds", "bytes", "time")]
   return columns_table(head, table)
 
 
 def main(config: CompareFlags, *paths: str) -> None:
-  """Compares the runs in some folders."""
+  """Compares the runs in the given folders."""
   print(compare(paths, config.output, config.title, config.target))
   print(f"picture: {config.output}")
 
 
 def launch() -> None:
-  """Runs the binary on the command line's flags, and exits."""
+  """Runs the binary with the flags of the command line, and exits."""
   run_plain(main, CompareFlags, positional=True)

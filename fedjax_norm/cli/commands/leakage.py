@@ -15,7 +15,7 @@ from fedjax_norm import options
 from fedjax_norm.cli import app
 from fedjax_norm.cli.config import Config, all_but
 from fedjax_norm.cli.finished_run import check_single_model, saved_options
-from fedjax_norm.cli.train import load, settler
+from fedjax_norm.cli.train import load, prepare
 from fedjax_norm.data.partitions.registry import PartitionConfig
 from fedjax_norm.data.sources.registry import DataConfig
 from fedjax_norm.errors import UserError
@@ -112,7 +112,7 @@ def _measure(
 
 def _of_flags(config: LeakageFlags) -> tuple[Task, Variables, str]:
   """The untrained model that the flags say."""
-  _, task = settler(load(config))(config)
+  _, task = prepare(config, load(config))
   title = f"{config.data}, {config.model}, {config.norm}, untrained"
   return task, initial_variables(task, config.seed), title
 
@@ -124,7 +124,7 @@ def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
   one = saved_options(saved)
   if one.members is not None:
     raise UserError("the run is of an ensemble, which has no model of its own; pass another run.")
-  _, task = settler(load(one))(one)
+  _, task = prepare(one, load(one))
   title = f"{one.data}, {one.model}, {one.norm}, {saved['algorithm']}"
   if config.untrained:
     return task, initial_variables(task, one.seed), f"{title}, untrained"

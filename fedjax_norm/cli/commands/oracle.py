@@ -51,7 +51,7 @@ def _kind(kind: type[Config]) -> type[Config]:
 ALGORITHM = Choice(
   "algorithm",
   "gaia",
-  {name: _kind(DECENTRALIZED.kinds[name]) for name in _THETA},
+  {name: _kind(DECENTRALIZED.configs[name]) for name in _THETA},
   {name: DECENTRALIZED.help[name] for name in _THETA},
 )
 
@@ -87,7 +87,7 @@ def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
   theta = _THETA[config.algorithm]
 
   def flags(algorithm: str, **more: Any) -> Config:
-    kind = DECENTRALIZED.kind(algorithm)
+    kind = DECENTRALIZED.config(algorithm)
     has = {one.name for one in options.of(kind)}
     given = {**(changed if "skewscout" in more else off), **more}
     return options.make(kind, **{name: value for name, value in given.items() if name in has})
@@ -145,4 +145,4 @@ def main(config: Any) -> None:
 
 def launch() -> None:
   """Runs the binary on the command line's flags, and exits."""
-  app.run_chosen(main, ALGORITHM)
+  app.run(main, ALGORITHM)

@@ -223,7 +223,7 @@ def main(options: PaperFlags) -> None:
   tables = [table.at(options.scale) for table in choose(options.tables)]
   cells = {cell.name: cell for table in tables for cell in table.cells}
   client_mapping.use_host_devices(_HOST_DEVICES)
-  app.keep_compiled(options.compilation_cache)
+  app.set_compilation_cache(options.compilation_cache)
   configs = {
     name: cell.config(
       options.scale, host_devices=_HOST_DEVICES, seed=options.seed, progress=options.progress
