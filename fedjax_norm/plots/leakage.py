@@ -1,4 +1,4 @@
-"""The picture of what leaks at the cuts of a model."""
+"""The figure of the leakage at the cuts of a model."""
 
 import os
 from collections.abc import Mapping
@@ -12,36 +12,36 @@ from fedjax_norm.plots.base import save, style
 from fedjax_norm.training.cut_leakage import Leakage
 
 _PANELS: Mapping[str, Mapping[str, str]] = {
-  "activations that depend on images": {
+  "dependence of activations on images": {
     "distance_correlation": "distance correlation",
-    "distance_correlation_corrected": "corrected for its bias",
+    "distance_correlation_corrected": "bias-corrected",
   },
   "images from activations": {
-    "reconstruction_error": "error, of the mean image's",
+    "reconstruction_error": "error / error of the mean image",
     "ssim": "structural similarity",
   },
   "labels from gradients (U-shape)": {
     "labels_by_known": "some labels known",
-    "labels_by_clusters": "none known: clusters",
+    "labels_by_clusters": "no labels known: clusters",
     "labels_shuffled": "clusters, shuffled labels",
   },
 }
 
 
 def leakage(measured: Leakage, path: str | os.PathLike, title: str) -> None:
-  """Saves ``leakage_figure``."""
+  """Saves the figure of :func:`leakage_figure`."""
   save(leakage_figure(measured, title), path)
 
 
 def leakage_figure(measured: Leakage, title: str) -> Figure:
-  """Curves over the cuts, from the first to the last, and images beside what came back of them.
+  """Returns a figure with curves over the cuts, and images above their reconstructions.
 
   Args:
-    measured: of at least one cut.
-    title: one line.
+    measured: results for at least one cut.
+    title: title of one line.
   """
   rows = measured.rows
-  panels = {name: of for name, of in _PANELS.items() if next(iter(of)) in rows[0]}
+  panels = {name: labels for name, labels in _PANELS.items() if next(iter(labels)) in rows[0]}
   height = 0.75 * (len(rows) + 1)
   figure = Figure(figsize=(3.8 * len(panels), 3.6 + height), layout="constrained")
   FigureCanvasAgg(figure)
@@ -62,7 +62,7 @@ def leakage_figure(measured: Leakage, title: str) -> Figure:
   for axes, name, images in zip(
     below.subplots(len(names), 1, squeeze=False)[:, 0],
     names,
-    [measured.images, *measured.found],
+    [measured.images, *measured.reconstructions],
     strict=True,
   ):
     _strip(axes, name, images)
@@ -70,7 +70,7 @@ def leakage_figure(measured: Leakage, title: str) -> Figure:
 
 
 def _strip(axes: Axes, name: str, images: np.ndarray) -> None:
-  """Images [S, H, W, C] side by side, a pixel apart."""
+  """Draws images [S, H, W, C] in a row, with a gap of one pixel."""
   _, height, width, channels = images.shape
   padded = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=1.0)
   line = padded.transpose(1, 0, 2, 3).reshape(height, len(images) * (width + 1), channels)[:, :-1]

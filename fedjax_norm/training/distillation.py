@@ -1,4 +1,4 @@
-"""A student learns what a teacher says of public images (paper 003, sec. 6; Hinton et al. 2015)."""
+"""Trains a student on a teacher's outputs for public images (paper 003, sec. 6)."""
 
 import dataclasses
 import time
@@ -31,7 +31,7 @@ from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 @dataclasses.dataclass(frozen=True)
 class DistilConfig(SgdConfig):
-  """How the student learns."""
+  """Options of the student's training."""
 
   group = "distillation"
 
@@ -40,41 +40,41 @@ class DistilConfig(SgdConfig):
   eval_every: int = option(1, "Epochs between two evaluations.", least=1)
   temperature: float = option(
     2.0,
-    "T: all logits are divided by it, so that a higher one says more about the classes that the "
-    "teacher thinks less likely.",
+    "The temperature T that divides all logits; a higher one gives less likely classes of the "
+    "teacher more weight.",
     above=0,
   )
   hard: float = option(
-    0.0, "The weight, 0 to 1, of the public labels beside the teacher's outputs.", least=0, most=1
+    0.0, "The weight of the public labels in the loss, from 0 to 1.", least=0, most=1
   )
   seed: int = option(
     0,
-    "The seed of the student's weights, the order of the images and dropout.",
+    "Seed of the student's initial weights, the order of the images and dropout.",
     least=0,
     most=2**32 - 1,
   )
 
 
-class Public(NamedTuple):
-  """The public images and what is known of them.
+class PublicData(NamedTuple):
+  """The public images that the student learns from.
 
   Attributes:
-    images: [N, H, W, C] as stored.
-    taught: [N, C] float32, the teacher's outputs.
-    labels: [N] int32; those of the student's batches under ``hard``.
+    images: [N, H, W, C] stored images.
+    teacher_logits: [N, C] float32 outputs of the teacher.
+    labels: [N] int32 labels, used under ``hard``.
   """
 
   images: Array
-  taught: Array
+  teacher_logits: Array
   labels: Array
 
 
 class Student(NamedTuple):
-  """What is trained.
+  """The training state of the student.
 
   Attributes:
-    variables: its model.
-    opt_state: of its SGD.
+    variables: variables of the model.
+    opt_state: optimizer state.
   """
 
   variables: Variables
@@ -82,67 +82,70 @@ class Student(NamedTuple):
 
 
 class _State(NamedTuple):
+  """The content of a checkpoint."""
+
   student: Student
   epoch: np.int64
   seconds: np.float64
 
 
 def distillation_loss(
-  logits: Array, taught: Array, labels: Array, temperature: float, hard: float
+  logits: Array, teacher_logits: Array, labels: Array, temperature: float, hard: float
 ) -> Array:
-  """(1 - h) T^2 KL(softmax(t / T) || softmax(s / T)) - h log softmax(s)[label].
+  """Returns (1 - h) T^2 KL(softmax(t / T) || softmax(s / T)) - h log softmax(s)[label], [B].
 
-  T^2 keeps the size of the gradient when T changes (Hinton et al. 2015, sec. 2).
+  The factor T^2 keeps the scale of the gradient when T changes (Hinton et al. 2015, sec. 2).
 
   Args:
-    logits: s [B, C], the student's.
-    taught: t [B, C], the teacher's.
+    logits: [B, C] logits s of the student.
+    teacher_logits: [B, C] logits t of the teacher.
     labels: [B] int32.
-    temperature: T.
-    hard: h.
-
-  Returns:
-    [B] float32.
+    temperature: temperature T.
+    hard: weight h of the labels.
   """
-  says, told = (jax.nn.log_softmax(a.astype(jnp.float32) / temperature) for a in (logits, taught))
-  soft = temperature**2 * (jnp.exp(told) * (told - says)).sum(-1)
-  own = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
-  return (1 - hard) * soft + hard * own
+  student, teacher = (
+    jax.nn.log_softmax(a.astype(jnp.float32) / temperature) for a in (logits, teacher_logits)
+  )
+  soft_loss = temperature**2 * (jnp.exp(teacher) * (teacher - student)).sum(-1)
+  hard_loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+  return (1 - hard) * soft_loss + hard * hard_loss
 
 
 def make_epoch(
   task: Task, config: DistilConfig
-) -> Callable[[Student, Public, Array, Key], tuple[Student, Array]]:
-  """(student, public images, epoch, key) -> (student, mean loss) after a pass in random order.
+) -> Callable[[Student, PublicData, Array, Key], tuple[Student, Array]]:
+  """Returns a function: (student, public data, epoch, key) -> (student, mean loss) after one epoch.
 
-  Auxiliary classifiers of a student learn the teacher's first guess.
+  Auxiliary classifiers of the student learn the teacher's most likely class.
 
   Args:
-    task: its model and its transform of images are the student's.
-    config: how it learns.
+    task: the student's model and transform of images.
+    config: the options.
   """
   model, sgd, size = task.model, optimizer(config), config.batch_size
 
-  def epoch(student: Student, public: Public, number: Array, key: Key) -> tuple[Student, Array]:
+  def epoch(student: Student, public: PublicData, number: Array, key: Key) -> tuple[Student, Array]:
     count = len(public.images)
     steps = -(-count // size)
     order_key, dropout_key = jax.random.split(jax.random.fold_in(key, number))
-    places = jnp.arange(steps * size)
-    mask, order = places < count, jax.random.permutation(order_key, count)[places % count]
+    positions = jnp.arange(steps * size)
+    mask, order = positions < count, jax.random.permutation(order_key, count)[positions % count]
 
-    def body(carry: tuple[Student, Array], step: tuple[Array, Array, Array]):
+    def body(
+      carry: tuple[Student, Array], step: tuple[Array, Array, Array]
+    ) -> tuple[tuple[Student, Array], None]:
       (variables, opt_state), total = carry
       ids, real, index = step
-      images, taught = task.eval_transform(public.images[ids]), public.taught[ids]
+      images, teacher_logits = task.eval_transform(public.images[ids]), public.teacher_logits[ids]
       key = jax.random.fold_in(dropout_key, index)
       mode = Mode(
         train=True,
         mask=real.astype(jnp.float32),
         step=number + index / steps,
-        labels=taught.argmax(-1),
+        labels=teacher_logits.argmax(-1),
       )
 
-      def loss(params: PyTree):
+      def loss(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
         logits, changed = model.apply(
           {**variables, "params": params},
           images,
@@ -151,17 +154,17 @@ def make_epoch(
           rngs={"dropout": key},
         )
         each = distillation_loss(
-          logits, taught, public.labels[ids], config.temperature, config.hard
+          logits, teacher_logits, public.labels[ids], config.temperature, config.hard
         )
-        own = jnp.where(real, each, 0).sum()
-        more = sum(jax.tree.leaves(changed.get("losses", {})), jnp.float32(0))
-        return (own + more) / real.sum(), (own, changed.get("batch_stats", {}))
+        summed = jnp.where(real, each, 0).sum()
+        auxiliary = sum(jax.tree.leaves(changed.get("losses", {})), jnp.float32(0))
+        return (summed + auxiliary) / real.sum(), (summed, changed.get("batch_stats", {}))
 
-      grads, (own, stats) = jax.grad(loss, has_aux=True)(variables["params"])
+      grads, (summed, stats) = jax.grad(loss, has_aux=True)(variables["params"])
       updates, opt_state = sgd.update(grads, opt_state, variables["params"])
       params = optax.apply_updates(variables["params"], optax.tree.scale(-config.lr, updates))
       after = {"params": params, **({"batch_stats": stats} if stats else {})}
-      return (Student(after, opt_state), total + own), None
+      return (Student(after, opt_state), total + summed), None
 
     batches = (order.reshape(steps, size), mask.reshape(steps, size), jnp.arange(steps))
     (student, total), _ = jax.lax.scan(body, (student, jnp.float32(0)), batches)
@@ -172,7 +175,7 @@ def make_epoch(
 
 def distil(
   task: Task,
-  public: Public,
+  public: PublicData,
   config: DistilConfig,
   traffic: Traffic,
   folder: RunFolder,
@@ -180,31 +183,31 @@ def distil(
   eval_batch_size: int = 256,
   show_progress: bool = False,
 ) -> tuple[Variables, list[dict[str, Any]]]:
-  """Trains a student, or goes on from the folder's checkpoint, with the same bits.
+  """Trains a student; resumes from the folder's checkpoint with bit-identical results.
 
   Args:
-    task: the student's model, its transform of images, and its test images.
-    public: what it learns from.
-    config: how.
-    traffic: what the teacher's outputs took, which goes with every row.
-    folder: where rows and checkpoints go.
-    eval_batch_size: test examples a batch.
+    task: the student's model, transform of images and test images.
+    public: training data of the student.
+    config: the options.
+    traffic: bytes exchanged to compute the teacher's outputs, written to every row.
+    folder: folder of the rows and checkpoints.
+    eval_batch_size: test examples per batch.
     show_progress: whether to draw a progress bar.
 
   Returns:
-    (the student's variables, the rows of its metrics).
+    (variables of the student, rows of metrics).
 
   Raises:
-    DivergedError: a loss is not finite.
+    DivergedError: a loss that is not finite.
   """
   mapping = client_mapping.create("scan", num_clients=1)
   test = make_test(task, mapping)
-  held = classification.stack_batches(task.source.test, eval_batch_size)
+  test_batches = classification.stack_batches(task.source.test, eval_batch_size)
   epoch = make_epoch(task, config)
   variables = jax.tree.map(jnp.asarray, initial_variables(task, config.seed))
   student = Student(variables, optimizer(config).init(variables["params"]))
   state = _State(student, np.int64(0), np.float64(0))
-  public = Public(*map(jnp.asarray, public))
+  public = PublicData(*map(jnp.asarray, public))
   key = stream(jax.random.key(config.seed), Stream.DISTIL)
   with (
     Checkpoints(folder.path / "checkpoints") as checkpoints,
@@ -218,7 +221,7 @@ def distil(
       until = min(config.epochs, done + config.eval_every - done % config.eval_every)
       for index in range(done, until):
         student, loss = epoch(student, public, jnp.int32(index), key)
-      columns = test.summarize(test.evaluate_model(student.variables, held))
+      columns = test.summarize(test.evaluate_model(student.variables, test_batches))
       if not np.isfinite([loss, columns["loss"]]).all():
         raise DivergedError(
           f"the student's loss became infinite or not a number between epochs {done} and {until}; "
@@ -236,7 +239,7 @@ def distil(
         "seconds": seconds,
       }
       with uninterrupted():
-        # The row first: a kill in between leaves one row too many, which resuming cuts off.
+        # Row before checkpoint: resuming removes an extra row but could not restore a missing one.
         folder.append(row)
         checkpoints.save(done, _State(student, np.int64(done), np.float64(seconds)))
       bar.update(done, float(loss), f"top-1 {columns['top1']:.2%}", speed)

@@ -92,7 +92,7 @@ def test_labels_that_are_known_are_not_counted_as_found():
   """Noise says nothing, with as few examples of a class as there are labels known."""
   rng = np.random.default_rng(0)
   labels = rng.permutation(np.arange(120) % 40).astype(np.int32)
-  told = cut_leakage._labels(rng.normal(size=(120, 30)), labels, 40, CONFIG, jax.random.key(0))
+  told = cut_leakage._label_accuracies(rng.normal(size=(120, 30)), labels, 40, CONFIG, jax.random.key(0))
   assert told["labels_by_known"] < 0.1
 
 

@@ -17,7 +17,7 @@ from fedjax_norm.models.layers import Dense
 from fedjax_norm.norm import Mode, Norm, NormSpec, create
 from fedjax_norm.training.distillation import (
   DistilConfig,
-  Public,
+  PublicData,
   Student,
   distil,
   distillation_loss,
@@ -51,7 +51,7 @@ def task_of(source, norm="none"):
 
 def public_of(source):
   taught = RNG.normal(0, 2, (len(source.train.labels), 4)).astype(np.float32)
-  return Public(source.train.images, taught, source.train.labels)
+  return PublicData(source.train.images, taught, source.train.labels)
 
 
 @pytest.mark.parametrize(("temperature", "hard"), [(1.0, 0.0), (3.0, 0.4), (2.0, 1.0)])
@@ -85,7 +85,7 @@ def test_a_pass_takes_every_example_once(make_source):
   student = Student(variables, optimizer(config).init(variables["params"]))
   logits = task.model.apply(variables, source.train.images, Mode())
   expected = distillation_loss(logits, *public[1:], 2.0, 0.3).mean()
-  public = Public(*map(jnp.asarray, public))
+  public = PublicData(*map(jnp.asarray, public))
   _, loss = make_epoch(task, config)(student, public, jnp.int32(0), jax.random.key(1))
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
@@ -93,7 +93,7 @@ def test_a_pass_takes_every_example_once(make_source):
 def test_the_student_learns_the_teacher_and_goes_on_with_the_same_bits(make_source, tmp_path):
   source = make_source(num_train=24, num_test=8)
   wrong = 8 * np.eye(4, dtype=np.float32)[(source.train.labels + 1) % 4]
-  task, public = task_of(source, "bn"), public_of(source)._replace(taught=wrong)
+  task, public = task_of(source, "bn"), public_of(source)._replace(teacher_logits=wrong)
   config = DistilConfig(**PLAIN, lr=0.05, epochs=8, eval_every=4)
   traffic = Traffic(7, 5, 0)
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_is_refused(make_source, tmp_path):
     with pytest.raises(UserError, match=match):
       DistilConfig(**options)
   source = make_source(num_train=8, num_test=4)
-  public = public_of(source)._replace(taught=np.full((8, 4), np.nan, np.float32))
+  public = public_of(source)._replace(teacher_logits=np.full((8, 4), np.nan, np.float32))
   config = DistilConfig(**PLAIN, epochs=1)
   with (
     RunFolder.open(tmp_path / "run", {}) as folder,

@@ -105,8 +105,8 @@ def reconstruct(
     index: Array, carry: tuple[Variables, PyTree, Array, Array]
   ) -> tuple[Variables, PyTree, Array, Array]:
     weights, state, best, least = carry
-    bounds = (i * attack.steps // _EVALUATIONS for i in (index, index + 1))
-    weights, state = jax.lax.fori_loop(*bounds, step, (weights, state))
+    first, end = (i * attack.steps // _EVALUATIONS for i in (index, index + 1))
+    weights, state = jax.lax.fori_loop(first, end, step, (weights, state))
     images = jnp.concatenate([auxiliary[:held_out], victims])
     decoded = in_batches(lambda part: decode(weights, part), attack.batch_size, images)
     error = jnp.square(decoded[:held_out] - originals[:held_out]).mean()
