@@ -1,4 +1,4 @@
-"""What a model is to say about an image: a class, numbers, or the class of every pixel."""
+"""Training objectives: the loss and the accuracy of classes, numbers, or classes of pixels."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -13,20 +13,20 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.typing import Array
 
 IGNORED = 255
-"""The pixel class that segmentation neither trains nor tests."""
+"""The pixel class that segmentation ignores in training and testing."""
 
 
 class Objective(NamedTuple):
-  """How outputs are held against targets, example by example.
+  """Compares outputs with targets, example by example.
 
-  A user may pass an objective of their own wherever a name of ``OBJECTIVES`` is accepted.
+  A user-defined objective can be passed wherever a name in ``OBJECTIVES`` is accepted.
 
   Attributes:
-    loss: (outputs, targets) -> [B] float32, what training lowers.
-    right: (outputs, targets) -> [B], the share that is right of each; None where nothing is right
-      or wrong, as of numbers.
-    train_column: what the mean of the latter over training examples is called in ``metrics.csv``;
-      None leaves it out.
+    loss: (outputs, targets) -> [B] float32, the training loss of each example.
+    correct: (outputs, targets) -> [B], the correct share of each example; None if outputs are not
+      correct or wrong, as in regression.
+    train_column: column of ``metrics.csv`` for the mean of ``correct`` over training examples; None
+      omits it.
   """
 
   loss: Callable[[Array, Array], Array]
@@ -39,7 +39,7 @@ def _cross_entropy(logits: Array, labels: Array) -> Array:
   return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def _guessed(logits: Array, labels: Array) -> Array:
+def _correct_class(logits: Array, labels: Array) -> Array:
   return logits.argmax(-1) == labels
 
 
@@ -49,10 +49,10 @@ def _half_squared_distance(outputs: Array, targets: Array) -> Array:
 
 
 def _pixel_mean(values: Array, classes: Array) -> Array:
-  """The mean over an image's pixels that are not ignored, 0 without any; [B, H, W] -> [B]."""
-  kept = classes != IGNORED
-  total = jnp.where(kept, values, 0).sum((1, 2))
-  return total / jnp.maximum(kept.sum((1, 2)), 1)
+  """The mean over an image's pixels that are not ignored, 0 if all are; [B, H, W] -> [B]."""
+  counted = classes != IGNORED
+  total = jnp.where(counted, values, 0).sum((1, 2))
+  return total / jnp.maximum(counted.sum((1, 2)), 1)
 
 
 def _pixel_cross_entropy(logits: Array, classes: Array) -> Array:
@@ -61,18 +61,19 @@ def _pixel_cross_entropy(logits: Array, classes: Array) -> Array:
   return _pixel_mean(_cross_entropy(logits, known), classes)
 
 
-def _pixels_guessed(logits: Array, classes: Array) -> Array:
-  return _pixel_mean(_guessed(logits, classes), classes)
+def _correct_pixels(logits: Array, classes: Array) -> Array:
+  return _pixel_mean(_correct_class(logits, classes), classes)
 
 
 def majority(logits: Array) -> Array:
-  """The majority vote of an ensemble, ties broken by the mean probability; [B, M, C] -> [B, C].
+  """Returns the majority vote of an ensemble, [B, M, C] -> [B, C].
 
-  With the votes v_c of M members and their mean probability p_c, the outcome is
+  The mean probability breaks ties. With the votes v_c of M members and their mean probability p_c,
+  the result is
 
-    log((v_c + p_c) / (M + 1))
+    log((v_c + p_c) / (M + 1)),
 
-  the logarithm of a probability: the mean probability is one further vote, divided among classes.
+  the logarithm of a probability: the mean probability counts as one more vote, split over classes.
   """
   members, classes = logits.shape[1:]
   votes = jax.nn.one_hot(logits.argmax(-1), classes).sum(1)
@@ -81,44 +82,44 @@ def majority(logits: Array) -> Array:
 
 
 def _all_cross_entropies(logits: Array, labels: Array) -> Array:
-  """The sum over members; [B, M, C] and [B] int32 -> [B]."""
+  """The sum of the members' cross-entropies; [B, M, C] and [B] int32 -> [B]."""
   return _cross_entropy(logits, jnp.broadcast_to(labels[:, None], logits.shape[:2])).sum(-1)
 
 
-def _voted(logits: Array, labels: Array) -> Array:
-  return _guessed(majority(logits), labels)
+def _correct_vote(logits: Array, labels: Array) -> Array:
+  return _correct_class(majority(logits), labels)
 
 
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
   {
-    "classification": Objective(_cross_entropy, _guessed, "train_top1"),
+    "classification": Objective(_cross_entropy, _correct_class, "train_top1"),
     "regression": Objective(_half_squared_distance),
-    "segmentation": Objective(_pixel_cross_entropy, _pixels_guessed, "train_pixel_accuracy"),
-    "ensemble": Objective(_all_cross_entropies, _voted, "train_top1"),
+    "segmentation": Objective(_pixel_cross_entropy, _correct_pixels, "train_pixel_accuracy"),
+    "ensemble": Objective(_all_cross_entropies, _correct_vote, "train_top1"),
   }
 )
-"""By name. The outputs are logits [B, C], numbers [B, D], logits [B, H, W, C], and the logits of M
-members [B, M, C]; the targets are [B] int32, [B, D] float32, [B, H, W] uint8 with ``IGNORED`` among
-them, and [B] int32."""
+"""The objectives by name. In this order, the outputs are logits [B, C], numbers [B, D], logits
+[B, H, W, C], and the logits of M members [B, M, C]; the targets are [B] int32, [B, D] float32,
+[B, H, W] uint8 (which may contain ``IGNORED``), and [B] int32."""
 
 TASKS = tuple(name for name in OBJECTIVES if name != "ensemble")
-"""What a model of one topology can be trained for."""
+"""The objectives that a single model can be trained with."""
 
 
-def trained_by(task: str) -> str:
-  """The objective that a task is trained by; verification learns identities as classes.
+def training_objective(task: str) -> str:
+  """Returns the training objective of a task; verification learns identities as classes.
 
   Args:
-    task: of ``TASKS``, or ``'verification'``.
+    task: one of ``TASKS``, or ``'verification'``.
   """
   return "classification" if task == "verification" else task
 
 
 def find(objective: str | Objective) -> Objective:
-  """The objective of a name; a user's own objective stays as it is.
+  """Returns the objective with a name; a user-defined objective is returned unchanged.
 
   Raises:
-    UserError: an unknown name.
+    UserError: the name is unknown.
   """
   if isinstance(objective, Objective):
     return objective
@@ -131,25 +132,25 @@ def find(objective: str | Objective) -> Objective:
 
 
 def check_loss(objective: Objective, output_shape: tuple[int, ...], targets: np.ndarray) -> None:
-  """Refuses a user's own objective whose functions do not give a number for each example.
+  """Checks that the functions of a user-defined objective return one number per example.
 
   Args:
-    objective: the user's own.
-    output_shape: of the model's output for one example.
-    targets: [N, ...] that outputs are held against.
+    objective: user-defined objective.
+    output_shape: shape of the model's output for one example.
+    targets: targets of the data set, [N, ...].
 
   Raises:
-    UserError: a function gives another shape than [B], such as the mean of a batch.
+    UserError: a function returns a shape other than [B], for example the mean of a batch.
   """
   batch = 2
   outputs = jax.ShapeDtypeStruct((batch, *output_shape), jnp.float32)
-  known = jax.ShapeDtypeStruct((batch, *targets.shape[1:]), targets.dtype)
+  labels = jax.ShapeDtypeStruct((batch, *targets.shape[1:]), targets.dtype)
   for name, function in (("loss", objective.loss), ("correct", objective.correct)):
     if function is None:
       continue
-    shape = getattr(jax.eval_shape(function, outputs, known), "shape", None)
+    shape = getattr(jax.eval_shape(function, outputs, labels), "shape", None)
     if shape != (batch,):
       raise UserError(
-        f"the {name} of the objective gives the shape {shape} for a batch of {batch} examples; it "
-        f"must give one number for each, ({batch},), and no mean."
+        f"the {name} of the objective returns the shape {shape} for a batch of {batch} examples; "
+        f"return one number per example, ({batch},), and not their mean."
       )

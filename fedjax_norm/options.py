@@ -1,8 +1,8 @@
-"""Options: each is written once, as a field of a frozen dataclass.
+"""Options: each is defined once, as a field of a frozen dataclass.
 
-A class that inherits from :class:`Options` is a group of options. A run's configuration inherits
-from all the groups that it needs, so it has every option as an attribute and is passed on whole.
-An option has the same name in Python and on the command line.
+A subclass of :class:`Options` is a group of options. The configuration class of a run inherits from
+all groups that it needs, so that every option is an attribute of one object. An option has the same
+name in Python and on the command line.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from fedjax_norm.errors import UserError
 
 C = TypeVar("C")
 
-# Values that switch a feature off, so that the options of the feature would do nothing.
+# Values that switch a feature off, so that the options of the feature have no effect.
 _OFF = (None, False, 0, "", "none", "off", ())
 
 
@@ -35,17 +35,17 @@ def option(
   below: float | None = None,
   needs: str | None = None,
 ) -> Any:
-  """A field of an :class:`Options` class.
+  """Returns a field of an :class:`Options` class.
 
   Args:
-    default: its value when it is not given; None where it follows from other options or the data.
+    default: default value; None if the default depends on other options or the data.
     help: one or two sentences for ``--help``.
-    choices: the allowed texts; any by default.
-    least: the smallest allowed number.
-    above: a number that the value must exceed.
-    most: the largest allowed number.
-    below: a number that the value must stay below.
-    needs: the option without which this one does nothing: ``"norm=brn"``, one of several values
+    choices: allowed strings; empty for any.
+    least: smallest allowed number.
+    above: exclusive lower limit.
+    most: largest allowed number.
+    below: exclusive upper limit.
+    needs: other option that this one has no effect without: ``"norm=brn"``, one of several values
       as in ``"lr_schedule=step,plateau"``, or ``"momentum"`` for any value that switches it on.
   """
   limits = {"least": least, "above": above, "most": most, "below": below}
@@ -55,32 +55,32 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """A group of options; its values are checked when it is built.
+  """A group of options, whose values are checked when an object is created.
 
-  A class may define ``check(self)`` for what concerns several options at once; the checks of all
-  inherited classes run.
+  A class can define ``check(self)`` for conditions on several options; the checks of all inherited
+  classes run.
   """
 
   group: ClassVar[str] = "run"
-  """The heading under which ``--help`` lists the options of this class."""
+  """The heading of the options of this class in ``--help``."""
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     check(self)
 
 
 class Option(NamedTuple):
-  """What is known of an option.
+  """The description of an option.
 
   Attributes:
-    name: of the field and of the flag.
-    types: its possible types, without None.
-    optional: whether None is among them.
-    default: its value when it is not given.
-    help: sentences.
-    choices: the allowed texts; empty for any.
+    name: name of the field and of the flag.
+    types: possible types, without None.
+    optional: whether None is allowed.
+    default: default value.
+    help: one or two sentences.
+    choices: allowed strings; empty for any.
     limits: ``least``, ``above``, ``most`` and ``below``, each None or a number.
-    needs: as in :func:`option`.
-    group: the heading that it belongs under.
+    needs: other option that this one has no effect without (see :func:`option`).
+    group: heading in ``--help``.
   """
 
   name: str
@@ -94,19 +94,19 @@ class Option(NamedTuple):
   group: str
 
 
-def of(kind: type) -> tuple[Option, ...]:
-  """The options of a class, inherited ones included, in the order of their groups.
+def of(config_class: type) -> tuple[Option, ...]:
+  """Returns the options of a class, including inherited ones, in the order of their groups.
 
   Args:
-    kind: a subclass of :class:`Options`.
+    config_class: subclass of :class:`Options`.
   """
-  hints = typing.get_type_hints(kind)
-  owners: dict[str, str] = {}
-  for owner in reversed(kind.__mro__):
-    for name in inspect.get_annotations(owner):
-      # A subclass that only changes a default leaves the option under its heading.
-      if "group" in vars(owner) or name not in owners:
-        owners[name] = getattr(owner, "group", "run")
+  hints = typing.get_type_hints(config_class)
+  groups: dict[str, str] = {}
+  for base in reversed(config_class.__mro__):
+    for name in inspect.get_annotations(base):
+      # A subclass that only changes a default does not change the heading.
+      if "group" in vars(base) or name not in groups:
+        groups[name] = getattr(base, "group", "run")
   return tuple(
     Option(
       field.name,
@@ -114,9 +114,9 @@ def of(kind: type) -> tuple[Option, ...]:
       type(None) in typing.get_args(hints[field.name]),
       field.default,
       **field.metadata,
-      group=owners[field.name],
+      group=groups[field.name],
     )
-    for field in dataclasses.fields(kind)
+    for field in dataclasses.fields(config_class)
     if "help" in field.metadata
   )
 
@@ -126,49 +126,53 @@ def _types(hint: Any) -> tuple[type, ...]:
   return tuple(typing.get_origin(part) or part for part in parts if part is not type(None))
 
 
-def with_defaults(kind: type[C], /, **defaults: Any) -> type[C]:
-  """The same class with other defaults for some of its options."""
-  fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+def with_defaults(config_class: type[C], /, **defaults: Any) -> type[C]:
+  """Returns the class with other defaults for some of its options."""
+  fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
   changed = [
     (name, fields[name].type, dataclasses.field(default=value, metadata=fields[name].metadata))
     for name, value in defaults.items()
   ]
-  return dataclasses.make_dataclass(kind.__name__, changed, bases=(kind,), frozen=True)
+  return dataclasses.make_dataclass(
+    config_class.__name__, changed, bases=(config_class,), frozen=True
+  )
 
 
-def make(kind: type[C], /, *groups: Any, **given: Any) -> C:
-  """A configuration of the options that were given, checked.
+def make(config_class: type[C], /, *groups: Any, **given: Any) -> C:
+  """Returns a checked configuration.
 
   Args:
-    kind: a subclass of :class:`Options` that inherits from the classes of all groups.
-    *groups: configurations, such as ``LoopConfig(rounds=10)``; of theirs, what differs from the
-      defaults of their classes counts as given.
-    **given: further options by name, which win.
+    config_class: subclass of :class:`Options` that inherits from the classes of all groups.
+    *groups: configurations such as ``LoopConfig(rounds=10)``; values that differ from the defaults
+      of their classes count as given.
+    **given: further options by name; they override the groups.
 
   Raises:
     UserError: an option or a group that the class does not have, a wrong value, or an option
-      that would do nothing.
+      without effect.
   """
-  known = {one.name: one for one in of(kind)}
-  fields = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+  known = {item.name: item for item in of(config_class)}
+  fields = [field.name for field in dataclasses.fields(config_class)]  # type: ignore[arg-type]
   for name in given:
     if name not in fields:
       near = difflib.get_close_matches(name, fields, 3) or sorted(known)
       raise UserError(f"there is no option {name!r} here; choose from {', '.join(near)}.")
   values: dict[str, Any] = {}
-  for one in groups:
-    if not isinstance(one, Options) or not issubclass(kind, type(one)):
-      raise UserError(f"{type(one).__name__} is no group of options of {kind.__name__}; drop it.")
-    changed = (f for f in dataclasses.fields(one) if getattr(one, f.name) != f.default)
-    values |= {field.name: getattr(one, field.name) for field in changed}
-  config = kind(**values | given)
-  for name in given.keys() & known.keys():  # a given default would do nothing, too
+  for group in groups:
+    if not isinstance(group, Options) or not issubclass(config_class, type(group)):
+      raise UserError(
+        f"{type(group).__name__} is no group of options of {config_class.__name__}; drop it."
+      )
+    changed = (f for f in dataclasses.fields(group) if getattr(group, f.name) != f.default)
+    values |= {field.name: getattr(group, field.name) for field in changed}
+  config = config_class(**values | given)
+  for name in given.keys() & known.keys():  # also if the given value is the default
     _check_needs(config, known[name])
   return config
 
 
 def from_json(saved: Mapping[str, Any]) -> dict[str, Any]:
-  """The values of options that were written as JSON, which has lists in place of tuples."""
+  """Returns the values of options that were saved as JSON, with tuples instead of lists."""
   return {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
 
 
@@ -176,51 +180,52 @@ def check(config: Any) -> None:
   """Checks the values of a configuration.
 
   Raises:
-    UserError: one has a wrong type or is outside its limits, does nothing, or contradicts another.
+    UserError: an option has a wrong type, is outside its limits, has no effect, or contradicts
+      another.
   """
-  for one in of(type(config)):
-    value = getattr(config, one.name)
-    if value is None and (one.optional or one.default is None):
+  for item in of(type(config)):
+    value = getattr(config, item.name)
+    if value is None and (item.optional or item.default is None):
       continue
-    _check_type(one, value)
-    if one.choices and value not in one.choices:
-      choices = ", ".join(one.choices)
-      raise UserError(f"unknown {one.name} {value!r}; choose one of {choices}.")
+    _check_type(item, value)
+    if item.choices and value not in item.choices:
+      choices = ", ".join(item.choices)
+      raise UserError(f"unknown {item.name} {value!r}; choose one of {choices}.")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-      _check_limits(one, value)
-    if value != one.default:
-      _check_needs(config, one)
-  for kind in reversed(type(config).__mro__):
-    if "check" in vars(kind):
-      vars(kind)["check"](config)
+      _check_limits(item, value)
+    if value != item.default:
+      _check_needs(config, item)
+  for base in reversed(type(config).__mro__):
+    if "check" in vars(base):
+      vars(base)["check"](config)
 
 
 def refuse_replaced(config: Any, name: str, *others: str) -> None:
-  """Refuses options that another one replaces, unless they have their defaults or are off.
+  """Checks that options which another setting replaces are off or have their defaults.
 
   Args:
-    config: the configuration.
-    name: of what replaces them.
-    *others: the options.
+    config: configuration with the options.
+    name: name of the setting that replaces them.
+    *others: names of the replaced options.
 
   Raises:
-    UserError: one of them was changed.
+    UserError: one of the options was changed.
   """
-  for one in of(type(config)):
-    value = getattr(config, one.name)
-    if one.name in others and value != one.default and value not in _OFF:
-      raise UserError(f"--{one.name} does nothing beside {name}, which replaces it; drop one.")
+  for item in of(type(config)):
+    value = getattr(config, item.name)
+    if item.name in others and value != item.default and value not in _OFF:
+      raise UserError(f"--{item.name} does nothing with {name}, which replaces it; drop one.")
 
 
-def _check_type(one: Option, value: Any) -> None:
-  kinds: tuple[Any, ...] = one.types
+def _check_type(item: Option, value: Any) -> None:
+  kinds: tuple[Any, ...] = item.types
   if float in kinds or int in kinds:
     kinds += (np.integer,)
   if float in kinds:
     kinds += (int, np.floating)
   if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-    wanted = " or ".join(_NAMES.get(kind, kind.__name__) for kind in one.types)
-    raise UserError(f"--{one.name} is {value!r}; it must be {wanted}.")
+    wanted = " or ".join(_NAMES.get(kind, kind.__name__) for kind in item.types)
+    raise UserError(f"--{item.name} is {value!r}; it must be {wanted}.")
 
 
 _NAMES = {
@@ -232,8 +237,8 @@ _NAMES = {
 }
 
 
-def _check_limits(one: Option, value: float) -> None:
-  least, above, most, below = (one.limits[key] for key in ("least", "above", "most", "below"))
+def _check_limits(item: Option, value: float) -> None:
+  least, above, most, below = (item.limits[key] for key in ("least", "above", "most", "below"))
   lower = least is None or value >= least, above is None or value > above
   upper = most is None or value <= most, below is None or value < below
   if all(lower) and all(upper) and math.isfinite(value):
@@ -247,17 +252,17 @@ def _check_limits(one: Option, value: float) -> None:
     wanted.append(f"at most {most:.12g}")
   if below is not None:
     wanted.append(f"below {below:.12g}")
-  raise UserError(f"--{one.name} is {value:.12g}; it must be {' and '.join(wanted)}.")
+  raise UserError(f"--{item.name} is {value:.12g}; it must be {' and '.join(wanted)}.")
 
 
-def _check_needs(config: Any, one: Option) -> None:
-  if one.needs is None or getattr(config, one.name) is None:
+def _check_needs(config: Any, item: Option) -> None:
+  if item.needs is None or getattr(config, item.name) is None:
     return
-  name, _, values = one.needs.partition("=")
-  if not hasattr(config, name):  # of a group that this configuration does not have
+  name, _, values = item.needs.partition("=")
+  if not hasattr(config, name):  # an option of a group that this configuration does not have
     return
   value = getattr(config, name)
   if str(value) in values.split(",") if values else value not in _OFF:
     return
   wanted = f"--{name}={' or '.join(values.split(','))}" if values else f"--{name}"
-  raise UserError(f"--{one.name} does nothing here: it needs {wanted}; drop it or add that.")
+  raise UserError(f"--{item.name} does nothing here: it needs {wanted}; drop it or add that.")

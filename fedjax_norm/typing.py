@@ -1,10 +1,10 @@
-"""The types that every layer shares."""
+"""The types that all modules share."""
 
 from typing import Any, NamedTuple
 
 import jax
 
-# jax.Array or numpy.ndarray: the same functions serve the device, the host and traced values.
+# jax.Array or numpy.ndarray: the same functions accept device, host and traced arrays.
 Array = Any
 Key = jax.Array
 PyTree = Any
@@ -13,12 +13,12 @@ Variables = dict[str, PyTree]
 
 
 class Batch(NamedTuple):
-  """One minibatch of static size; what the mask leaves out does not exist.
+  """One minibatch of static size, padded with examples that are ignored.
 
   Attributes:
     images: [B, H, W, C] float32.
-    labels: [B] int32; of other objectives than classification their targets (``objectives.py``).
-    mask: [B] float32, 1 for an example and 0 for padding.
+    labels: [B] int32; the targets, for objectives other than classification (``objectives.py``).
+    mask: [B] float32, 1 for a real example and 0 for padding.
   """
 
   images: Array

@@ -1,4 +1,4 @@
-"""What training lowers, against PyTorch and by hand."""
+"""The losses and accuracies of the objectives, against PyTorch and by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ REAL = MASK > 0
 
 
 def measured(objective, outputs, targets):
-  """(metrics, the gradient with respect to the outputs)."""
+  """Returns the metrics and the gradient with respect to the outputs."""
   batch = Batch(None, jnp.asarray(targets), jnp.asarray(MASK))
 
   def loss(outputs):
@@ -46,15 +46,15 @@ def test_regression_is_half_the_squared_distance():
   assert (metrics.correct, metrics.examples) == (0, 3)
 
 
-def test_segmentation_is_the_mean_over_the_pixels_that_count():
+def test_segmentation_is_the_mean_over_the_pixels_that_are_not_ignored():
   outputs = RNG.standard_normal((4, 5, 6, 3)).astype(np.float32)
   targets = RNG.integers(0, 3, (4, 5, 6)).astype(np.uint8)
   targets[RNG.random(targets.shape) < 0.3] = IGNORED
-  targets[3] = IGNORED  # an image that counts nothing
+  targets[3] = IGNORED  # an image without any counted pixel
   outputs[2] = np.nan
   metrics, gradient = measured("segmentation", outputs, targets)
   theirs = torch.tensor(outputs[:2], requires_grad=True)
-  # PyTorch averages over all pixels of a batch, so that each image goes by itself.
+  # PyTorch averages over all pixels of a batch, so it gets the images one at a time.
   losses = [
     F.cross_entropy(
       one.permute(2, 0, 1)[None], torch.tensor(labels[None].astype(int)), ignore_index=IGNORED
@@ -87,7 +87,7 @@ class Auxiliary(nn.Module):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_auxiliary_heads_have_the_objective_of_the_model(accumulate):
-  """And parts of a batch add up to it."""
+  """The gradients of the parts of a batch add up to that of the whole batch."""
   model, images = Auxiliary(), RNG.standard_normal((4, 2, 2, 1)).astype(np.float32)
   targets = RNG.standard_normal((4, 2)).astype(np.float32)
   params = model.init(jax.random.key(0), images, Mode())["params"]
@@ -96,10 +96,10 @@ def test_auxiliary_heads_have_the_objective_of_the_model(accumulate):
   gradient, _, metrics = jax.jit(make_gradient(model, config))(
     params, {}, batch, jnp.float32(0), jax.random.key(0)
   )
-  off = images.reshape(4, -1) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"] - targets
-  off = off * MASK[:, None]
-  np.testing.assert_allclose(metrics.loss, np.square(off).sum() / 2, rtol=1e-5)
-  kernel = 1.25 * images.reshape(4, -1).T @ off / 3
+  error = images.reshape(4, -1) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"] - targets
+  error = error * MASK[:, None]
+  np.testing.assert_allclose(metrics.loss, np.square(error).sum() / 2, rtol=1e-5)
+  kernel = 1.25 * images.reshape(4, -1).T @ error / 3
   np.testing.assert_allclose(gradient["Dense_0"]["kernel"], kernel, rtol=1e-4, atol=1e-6)
 
 

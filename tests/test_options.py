@@ -1,4 +1,4 @@
-"""Options: from a field of a dataclass to what is checked and what the command line reads."""
+"""Options: how fields of dataclasses are described, checked and read from the command line."""
 
 import dataclasses
 
@@ -18,8 +18,8 @@ from fedjax_norm.options import Options, option
 class Size(Options):
   group = "size"
 
-  count: int = option(3, "How many.", least=1, most=2**32 - 1)
-  share: float | None = option(None, "Which part.", above=0, below=1)
+  count: int = option(3, "A number.", least=1, most=2**32 - 1)
+  share: float | None = option(None, "A share.", above=0, below=1)
 
   def check(self):
     if self.count == 7:
@@ -28,37 +28,37 @@ class Size(Options):
 
 @dataclasses.dataclass(frozen=True)
 class Kind(Options):
-  kind: str = option("a", "What.", choices=("a", "b", "c"))
-  depth: int = option(2, "How deep.", needs="kind=b,c")
-  bend: float = option(0.0, "How bent.", least=0)
+  kind: str = option("a", "A choice.", choices=("a", "b", "c"))
+  depth: int = option(2, "A depth.", needs="kind=b,c")
+  bend: float = option(0.0, "An angle.", least=0)
   twist: bool = option(False, "Whether it is twisted.", needs="bend")
   start: int | str = option("half", "A number or a word.")
-  marks: tuple[float, ...] = option((), "Where.")
+  marks: tuple[float, ...] = option((), "Some positions.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Both(Size, Kind):
-  own: str | None = option(None, "Its own.")
+  label: str | None = option(None, "A label.")
 
 
-def test_options_are_known_by_class_under_their_headings():
-  known = {one.name: one for one in options.of(Both)}
-  assert {name: one.group for name, one in known.items()} == {
+def test_the_options_of_a_class_are_listed_under_their_headings():
+  known = {item.name: item for item in options.of(Both)}
+  assert {name: item.group for name, item in known.items()} == {
     **dict.fromkeys(("kind", "depth", "bend", "twist", "start", "marks"), "run"),
-    **dict.fromkeys(("count", "share", "own"), "size"),
+    **dict.fromkeys(("count", "share", "label"), "size"),
   }
   assert known["start"].types == (int, str)
   assert known["share"].types == (float,)
   other = options.with_defaults(Both, count=5, kind="b")
   assert issubclass(other, Both)
-  assert [one._replace(default=None) for one in options.of(other)] == [
-    one._replace(default=None) for one in options.of(Both)
+  assert [item._replace(default=None) for item in options.of(other)] == [
+    item._replace(default=None) for item in options.of(Both)
   ]
   assert (other().count, other().kind, other().bend) == (5, "b", 0.0)
 
 
 @pytest.mark.parametrize(
-  ("wrong", "says"),
+  ("wrong", "message"),
   [
     ({"count": 0}, "--count is 0; it must be at least 1"),
     ({"count": 2**32}, "at most"),
@@ -77,15 +77,15 @@ def test_options_are_known_by_class_under_their_headings():
     ({"colour": 1}, "no option 'colour'.*count"),
   ],
 )
-def test_wrong_options_are_one_sentence(wrong, says):
-  with pytest.raises(UserError, match=says):
+def test_wrong_options_are_rejected(wrong, message):
+  with pytest.raises(UserError, match=message):
     options.make(Both, **wrong)
 
 
-def test_what_is_needed_may_be_given():
+def test_an_option_is_accepted_with_the_option_that_it_needs():
   made = options.make(Both, depth=3, kind="c", bend=1, twist=True, share=np.float32(0.5))
-  assert (made.depth, made.twist, made.own) == (3, True, None)
-  assert Both(depth=2) == Both()  # as in a configuration that is passed on whole
+  assert (made.depth, made.twist, made.label) == (3, True, None)
+  assert Both(depth=2) == Both()  # only options.make knows that the depth was given
 
 
 def test_groups_are_joined():
@@ -112,28 +112,28 @@ def parsed(*arguments):
       "start": st.integers(0, number_parsing.MAX_INT)
       | st.sampled_from(("half", "auto", "1_0", "")),
       "marks": st.lists(st.floats(-1e30, 1e30), min_size=1).map(tuple),
-      "own": st.text(),
+      "label": st.text(),
     },
   )
 )
-def test_the_command_line_reads_what_is_written(chosen):
-  def written(value):
+def test_the_command_line_parses_the_values_that_it_prints(chosen):
+  def text(value):
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
   expected = options.make(Both, **chosen)
-  assert parsed(*(f"--{name}={written(value)}" for name, value in chosen.items())) == expected
+  assert parsed(*(f"--{name}={text(value)}" for name, value in chosen.items())) == expected
 
 
 @pytest.mark.parametrize(
   "argument",
   ["--count=1_0", "--count=4294967296", "--share=nan", "--bend=1e39", "--marks=1,,2", "--kind=d"],
 )
-def test_what_cannot_be_read_is_refused(argument):
+def test_malformed_values_are_rejected(argument):
   with pytest.raises(flags.Error, match=argument.split("=")[0]):
     parsed(argument)
 
 
-def test_a_default_that_is_given_and_does_nothing_is_refused():
+def test_an_option_without_effect_is_rejected_even_if_it_has_its_default():
   with pytest.raises(UserError, match="--depth does nothing here"):
     parsed("--depth=2")
   with pytest.raises(UserError, match="--twist does nothing here"):

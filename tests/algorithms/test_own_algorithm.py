@@ -116,8 +116,8 @@ def test_a_group_counts_by_what_differs_from_its_defaults(task):
 @pytest.mark.parametrize(
   ("options", "words"),
   [
-    ({"optimizer": optax.adam(1e-3), "clip_norm": 1.0}, "--clip_norm does nothing beside optim"),
-    ({"own_server_optimizer": optax.sgd(1.0), "server_lr": 0.5}, "--server_lr does nothing beside"),
+    ({"optimizer": optax.adam(1e-3), "clip_norm": 1.0}, "--clip_norm does nothing with optim"),
+    ({"own_server_optimizer": optax.sgd(1.0), "server_lr": 0.5}, "--server_lr does nothing with"),
     ({"optimizer": optax.adam(1e-3), "client_momentum": "global"}, "averages the momentum of SGD"),
     ({"frozen_paths": frozenset(["Conv_0/kernal"])}, "no parameter 'Conv_0/kernal' to freeze"),
     ({"lr": float("inf")}, "--lr is inf; it must be finite"),

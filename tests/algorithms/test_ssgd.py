@@ -294,7 +294,7 @@ def test_ledger_by_hand(world, name, options, up, trips):
   [
     ("gn", {"batch_stats": "moments"}, "keeps no running statistics"),
     ("sync_bn", {"batch_stats": "recalibrate"}, "recalibrate"),
-    ("sync_bn", {"accumulate": 2}, "accumulate=2 shows it a part at a time"),
+    ("sync_bn", {"accumulate": 2}, "accumulate=2 processes it in parts"),
     ("bn", {"weighting": "processed"}, "unknown weighting 'processed'"),
     ("bn", {"batch_split": "half"}, "unknown batch_split 'half'"),
     ("bn", {"batch_stats": "sum"}, "unknown batch_stats 'sum'"),

@@ -176,7 +176,7 @@ def bad(source, split="train", **fields):
     (lambda s: s.train[:2], "the source must not be a tuple; pass"),
     (lambda s: (s.train.images, s.train.labels + 0.5, *s.test[:2]), "y_train is float"),
     (lambda s: (s.train.images[:9], *s.train[1:2], *s.test[:2]), "y_train has shape"),
-    (lambda s: ([[1], [1, 2]], *s.train[1:2], *s.test[:2]), "do not have one shape each"),
+    (lambda s: ([[1], [1, 2]], *s.train[1:2], *s.test[:2]), "are not regular"),
     (lambda s: bad(s, labels=s.train.labels + 1), "train labels .* must be integers from 0 to 3"),
     (lambda s: bad(s, labels=s.train.labels[1:]), "one label for each"),
     (
@@ -207,18 +207,18 @@ def test_clients_by_example_and_examples_by_client(tiny_source):
 @pytest.mark.parametrize(
   ("given", "words"),
   [
-    (10, "the partition must not be such a int"),
-    ("iid", "the partition must not be such a str"),
+    (10, "the partition is an unsuitable int"),
+    ("iid", "the partition is an unsuitable str"),
     (CLIENTS / 3, r"integers from 0 \(numpy.unique"),
-    ([], "the partition must not be such a list"),
-    ({0: [1, 2]}, "the partition must not be such a dict"),
+    ([], "the partition is an unsuitable list"),
+    ({0: [1, 2]}, "the partition is an unsuitable dict"),
     (CLIENTS[1:], "of 59 examples and the source has 60"),
     (CLIENTS - 1, "names client -1"),
     (CLIENTS * 100, "names client 100"),
     (CLIENTS * 2, "leaves client 1 without examples"),
     ([range(30), range(30, 61)], "of 61 examples"),
     ([range(30), range(31, 61)], "names example 60"),
-    ([range(30), range(29, 59)], "gives example 29 to a client twice or to two"),
+    ([range(30), range(29, 59)], "gives example 29 twice"),
     ([range(60), []], "leaves client 1 without examples"),
     (fn.make_partition("iid", CLIENTS[1:], 3, 0), "the partition divides 59 examples"),
   ],
@@ -308,7 +308,7 @@ def test_an_own_objective_of_numbers_is_tested_by_their_measures(make_source):
 
 
 def test_a_loss_that_is_a_mean_is_refused(tiny_source):
-  with pytest.raises(fn.UserError, match=r"loss of the objective gives the shape \(\)"):
+  with pytest.raises(fn.UserError, match=r"loss of the objective returns the shape \(\)"):
     fn.make_task(tiny_source, CLIENTS, BN, objective=fn.Objective(lambda o, t: smooth(o, t).mean()))
 
 

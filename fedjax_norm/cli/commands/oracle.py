@@ -17,7 +17,7 @@ from fedjax_norm.cli.choice import Choice
 from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.methods import DECENTRALIZED
 from fedjax_norm.errors import UserError
-from fedjax_norm.objectives import trained_by
+from fedjax_norm.objectives import training_objective
 from fedjax_norm.options import option, with_defaults
 from fedjax_norm.plots import base
 from fedjax_norm.study import savings
@@ -116,7 +116,7 @@ def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
 
 def main(config: Any) -> None:
   """Runs everything and writes what was saved."""
-  if trained_by(config.task) != "classification":
+  if training_objective(config.task) != "classification":
     raise UserError(
       f"the Oracle holds runs against BSP's accuracy, of which {config.task} has none; choose "
       "--task=classification."

@@ -1,4 +1,4 @@
-"""One entry to every data source, by name."""
+"""Loads a data source by its name, and the options that choose the data of a run."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from fedjax_norm.data.sources import (
   tfds,
 )
 from fedjax_norm.errors import UserError
-from fedjax_norm.objectives import OBJECTIVES, trained_by
+from fedjax_norm.objectives import OBJECTIVES, training_objective
 from fedjax_norm.options import Options, option
 
 BUILT_IN = (
@@ -28,54 +28,60 @@ BUILT_IN = (
   "folder:PATH",
   "csv:PATH",
 )
-"""How the sources are written that need no prepared TFDS set."""
+"""The names of the sources that need no prepared TFDS data set."""
 
 
 TARGETS = {
   "regression": ("digits", "synthetic", "npy", "npz", "csv"),
   "segmentation": ("digits", "synthetic", "npy", "npz"),
 }
-"""The sources that can have targets for an objective, by what they are written with."""
+"""The sources, without what follows the colon in a name, that can have targets for an objective."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Options):
-  """Which data is read."""
+  """The data of a run."""
 
   group = "data"
 
   data: str = option(
     "digits",
-    f"{', '.join(BUILT_IN)}, or a prepared TFDS set (mnist, cifar10, cifar100, tiny_imagenet, ...; "
-    "needs --data_dir).",
+    f"Data source: {', '.join(BUILT_IN)}, or a data set that TFDS prepared in --data_dir (mnist, "
+    "cifar10, cifar100, tiny_imagenet, ...).",
   )
-  data_dir: str | None = option(None, "The folder of prepared TFDS sets.")
+  data_dir: str | None = option(None, "Folder of the data sets that TFDS prepared.")
   region: str | None = option(
     None,
-    "What makes a natural client of a csv: index: a continent or subcontinent (M49), a country, or "
-    "its column region, client, user or site; by default the column, or the continent if there is "
-    "no such column.",
+    "Natural client of an image in a csv: index: its continent or subcontinent (M49), its country, "
+    "or the value of the column client, user, site or region; by default that column, or the "
+    "continent without one.",
     choices=csv_index.REGIONS,
   )
   min_region_size: int = option(
-    0, "Regions of a csv: index with fewer images are left out, whatever the partition.", least=0
+    0,
+    "Smallest number of images of a region of a csv: index; smaller regions are left out, whatever "
+    "the partition.",
+    least=0,
   )
   image_size: int | None = option(
-    None, "Resizes images to this many pixels in height and width.", least=1
+    None,
+    "Height and width in pixels to resize images to; by default images keep their size.",
+    least=1,
   )
   train_share: float | None = option(
     None,
-    "Trains on a random share of the training examples only, which --seed chooses.",
+    "Share of the training examples to train on, drawn at random with --seed; by default all.",
     above=0,
     most=1,
   )
 
   def check(self) -> None:
-    """Refuses a folder that the data does not need."""
+    """Rejects a folder of TFDS data sets if the data needs none."""
     kinds = {name.partition("[")[0].partition(":")[0] for name in BUILT_IN}
     if self.data_dir is not None and str(self.data).partition(":")[0] in kinds:
       raise UserError(
-        "--data_dir does nothing here: it needs a prepared TFDS set as --data; drop it or add that."
+        "--data_dir does nothing here: it needs a data set that TFDS prepared as --data; drop it or"
+        " add that."
       )
 
 
@@ -89,13 +95,13 @@ def from_config(
 
   Args:
     config: the options.
-    task: of ``objectives.TASKS``, or ``'verification'``, whose test classes may be others than the
-      training ones.
-    seed: of the training examples that ``train_share`` keeps.
-    select_local: as of :func:`load`.
+    task: one of ``objectives.TASKS``, or ``'verification'``, whose test classes may differ from the
+      training classes.
+    seed: seed of the draw for ``train_share``.
+    select_local: choice of the training images to read, as for :func:`load`.
 
   Raises:
-    UserError: as of :func:`load`, or a share of the training examples for one of several processes.
+    UserError: see :func:`load`; or ``train_share`` is given with several processes.
   """
   if config.train_share is not None and select_local is not None:
     raise UserError("--train_share is for one process; drop it or --num_processes.")
@@ -107,7 +113,7 @@ def from_config(
     region=config.region,
     min_region_size=config.min_region_size,
     open_set=task == "verification",
-    objective=trained_by(task),
+    objective=training_objective(task),
   )
   if config.train_share is None:
     return source
@@ -126,33 +132,31 @@ def load(
   open_set: bool = False,
   objective: str = "classification",
 ) -> Source:
-  """Loads a data source, or of its training images those that one of several processes needs.
+  """Loads a data source, with all training images or only those that this process needs.
 
   Args:
-    name: `digits`; `synthetic` with options as in `synthetic.Options`, as in
-      `synthetic:classes=4,noise=0.1`; `identities` with those of `identities.Options`; `npy:PATH`;
-      `npz:PATH`; `folder:PATH`; `csv:PATH`; or a TFDS image classification set that `data_dir`
-      holds prepared, such as `cifar10`.
-    data_dir: where TFDS has prepared its sets; only those need it.
-    seed: the chance in `synthetic`, in `identities` and in the split of a `folder` or a `csv`
-      index; the others have none.
-    image_size: the side in pixels to resize the images to, whatever their aspect ratio; None keeps
-      their size, and images that stay on the disk (`npy`) keep theirs always.
-    select_local: chooses the training examples whose images are this process's own; None is all of them.
-      The arrays have their whole length in any case, and own rows are the same bits. The images
-      of other rows are zero and take no memory, or stay unread in their file (`npy`). Labels,
-      natural clients and the test set are whole.
+    name: `digits`; `synthetic` with ``synthetic.Options``, as in `synthetic:classes=4,noise=0.1`;
+      `identities` with ``identities.Options``; `npy:PATH`; `npz:PATH`; `folder:PATH`; `csv:PATH`;
+      or an image classification set that TFDS prepared in `data_dir`, such as `cifar10`.
+    data_dir: folder of the data sets that TFDS prepared.
+    seed: seed of `synthetic`, `identities` and the split of a `folder` or a `csv` index; other
+      sources ignore it.
+    image_size: height and width in pixels to resize images to, whatever their aspect ratio; None
+      keeps the size. `npy` does not resize.
+    select_local: choice of the training examples whose images are read; None reads all. The arrays
+      have the whole length, and the images that are read are bit-identical. Other images are zero
+      and take no memory, or remain unread in their file (`npy`). Labels, natural clients and the
+      test set are complete.
     region: what a natural client of a `csv` index is (see ``csv_index.scan``).
-    min_region_size: the least images of a region of a `csv` index.
-    open_set: whether the test classes of a `folder`, a `csv` index, `npz` or `npy` may be others
-      than the training ones, as identities that are to be verified; those of `identities` always
-      are.
-    objective: of ``objectives.OBJECTIVES``; regression and segmentation have targets besides the
-      labels, of the training examples of all processes.
+    min_region_size: number of images below which a region of a `csv` index is left out.
+    open_set: whether the test classes of a `folder`, a `csv` index, `npz` or `npy` may differ from
+      the training classes, as with identities to verify; those of `identities` always do.
+    objective: the kind of targets, one of ``objectives.OBJECTIVES``; regression and segmentation
+      have targets in addition to the labels, for the training examples of all processes.
 
   Raises:
-    UserError: there is no such source, or it cannot be read or has no targets for the objective, or
-      `select_local` chooses no example; the sentence says why.
+    UserError: the source is unknown, cannot be read or has no targets for the objective, or
+      `select_local` selects no example.
   """
   if seed < 0:
     raise UserError(f"The data seed must be at least 0, not {seed}.")
@@ -163,7 +167,7 @@ def load(
     raise UserError(f"unknown objective {objective!r}; choose one of {', '.join(OBJECTIVES)}.")
   if kind not in TARGETS.get(objective, (kind,)):
     raise UserError(
-      f"{name!r} has no targets for {objective}; take one of {', '.join(TARGETS[objective])}."
+      f"{name!r} has no targets for {objective}; choose one of {', '.join(TARGETS[objective])}."
     )
   listing = _listing(name, seed, region, min_region_size)
   if listing:
@@ -171,7 +175,7 @@ def load(
   if kind == "npy" and argument:
     if image_size is not None:
       raise UserError(
-        "The images of npy: stay in their file, so they are not resized; write them in the size you"
+        "The images of npy: remain in their file and cannot be resized; save them in the size you"
         " want, or use npz:."
       )
     return npy.load(argument, select_local, open_set, objective)
@@ -194,19 +198,19 @@ def load_labels(
   region: str | None = None,
   min_region_size: int = 0,
 ) -> image_files.Labels:
-  """The labels and natural clients of the training examples; opens no image file of a data set.
+  """Loads the labels and natural clients of the training examples, without opening image files.
 
-  What the test examples are of does not matter.
+  The test examples are not checked.
 
   Args:
-    name: as of :func:`load`, as the others are.
-    data_dir: where TFDS has prepared its sets.
-    seed: the chance in the split.
+    name: name of the source, as for :func:`load`.
+    data_dir: folder of the data sets that TFDS prepared.
+    seed: seed of the split.
     region: what a natural client of a `csv` index is.
-    min_region_size: the least images of a region of a `csv` index.
+    min_region_size: number of images below which a region of a `csv` index is left out.
 
   Raises:
-    UserError: as of :func:`load`.
+    UserError: see :func:`load`.
   """
   listing = _listing(name, seed, region, min_region_size)
   if listing:
@@ -221,12 +225,12 @@ def load_labels(
 def _listing(
   name: str, seed: int, region: str | None, min_region_size: int
 ) -> image_files.Listing | None:
-  """The files of a source that consists of image files; None for other sources."""
+  """Returns the files of a source that consists of image files; None for other sources."""
   kind, _, argument = name.partition(":")
   if kind == "csv" and argument:
     return csv_index.scan(argument, seed, region, min_region_size)
   if region is not None or min_region_size:
-    raise UserError(f"Only a csv: index has regions, and {name!r} is none; leave the region out.")
+    raise UserError(f"Only a csv: index has regions, unlike {name!r}; drop the option.")
   return folders.scan(argument, seed) if kind == "folder" and argument else None
 
 
@@ -236,16 +240,16 @@ def _prepared(
   known = f"the sources are {', '.join(BUILT_IN)}"
   if data_dir is None:
     raise UserError(
-      f"There is no data source {name!r} without a folder of TFDS sets; {known}, and with data_dir"
-      " the sets prepared there."
+      f"There is no data source {name!r} without data_dir, the folder of TFDS data sets; {known},"
+      " and with data_dir the data sets prepared there."
     )
   available = tfds.prepared(data_dir)
   if name not in available:
     how = ""
     if name == "tiny_imagenet":
-      how = " (prepare it with python -m fedjax_norm.data.tiny_imagenet)"
+      how = " (prepare it with python -m fedjax_norm.data.sources.tiny_imagenet)"
     raise UserError(
-      f"There is no data source {name!r}{how}; {known}, and the sets prepared in {data_dir}:"
+      f"There is no data source {name!r}{how}; {known}, and the data sets prepared in {data_dir}:"
       f" {', '.join(available) or 'none'}."
     )
   return tfds.load(name, data_dir, image_size, select_local)

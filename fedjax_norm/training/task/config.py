@@ -1,4 +1,4 @@
-"""The options of a task: its data, clients, images, order, model and norm; and the task itself."""
+"""The options of a task: data, partition, images, order, model and norm; builds the task."""
 
 import dataclasses
 from typing import TypeVar
@@ -17,29 +17,29 @@ from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.registry import ModelConfig
 from fedjax_norm.norm import NormConfig
-from fedjax_norm.objectives import trained_by
+from fedjax_norm.objectives import training_objective
 from fedjax_norm.split import ensemble_members
 from fedjax_norm.training.task.task import Task, make_task
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig(NormConfig, ModelConfig, ExampleOrder, Preprocess, PartitionConfig, DataConfig):
-  """The data, its partition over clients, its images and their order, the model and its norm."""
+  """Options of the data, partition, preprocessing, example order, model and normalization."""
 
 
 C = TypeVar("C", bound=TaskConfig)
 
 
 def resolve(config: C, labels: np.ndarray, owners: np.ndarray | None) -> C:
-  """The configuration with the values in force that follow from the data.
+  """Returns the options, with unset ones filled in from the data.
 
   Args:
     config: the options.
-    labels: [N] of the training examples.
-    owners: [N] the client of each example, where the data names clients.
+    labels: [N] labels of the training examples.
+    owners: [N] client of each example, if the data names clients.
 
   Raises:
-    UserError: as of ``partition.resolve``.
+    UserError: the errors of ``data.partitions.registry.resolve``.
   """
   config = partitions.resolve(config, labels, owners)
   if config.partition != "feature" or config.feature_shift is not None:
@@ -59,31 +59,31 @@ def from_config(
   members: str | None = None,
   labelled: float | None = None,
 ) -> Task:
-  """The task that the options describe.
+  """Builds the task that the options describe.
 
   Args:
-    config: the options, resolved.
-    source: the data.
-    division: of its training examples over clients.
-    seed: of the clients that label otherwise and of the labels that are hidden.
-    rounds: of the run.
-    steps: of a client in a round, for all clients or [K]; a drift goes by them.
-    statistics: the channels' mean and deviation; None takes those of the source's images.
-    members: of an ensemble, as ``ensemble_members.parse_members`` reads them.
-    labelled: the share of the labels that clients know; None is all of them.
+    config: the resolved options.
+    source: the data source.
+    division: partition of the training examples over clients.
+    seed: seed of the relabelling and of the choice of hidden labels.
+    rounds: number of rounds of the run.
+    steps: local steps in a round, for all clients or [K]; they time the stretches of a drift.
+    statistics: mean and standard deviation of each channel; None computes them from the source.
+    members: members of an ensemble, as text for ``ensemble_members.parse_members``.
+    labelled: share of the labels that clients know; None is all.
 
   Raises:
-    UserError: as of ``make_task``, or labels that are to change where the task is not about them.
+    UserError: the errors of ``make_task``, or an option changes labels but the task has none.
   """
-  objective = trained_by(config.task)
+  objective = training_objective(config.task)
   if objective != "classification":
-    for name, given in (("relabelled", config.relabelled), ("labelled", labelled)):
-      if given is not None:
+    for name, value in (("relabelled", config.relabelled), ("labelled", labelled)):
+      if value is not None:
         raise UserError(f"--{name} changes classes, and --task is {config.task}; drop one of them.")
   if config.relabelled is not None:
     train, classes = source.train, len(source.class_names)
-    named = relabel(train.labels, division, classes, config.relabelled, seed)
-    source = source._replace(train=train._replace(labels=named))
+    labels = relabel(train.labels, division, classes, config.relabelled, seed)
+    source = source._replace(train=train._replace(labels=labels))
   norm = config.make_norm(rounds)
   task = make_task(
     source,
@@ -101,6 +101,6 @@ def from_config(
   )
   if labelled is None or labelled == 1:
     return task
-  # Clients train on what they know; who holds what goes by the classes that the examples have.
+  # Only the training targets are hidden; the partition uses the true classes.
   known = hide_labels(task.data.labels, division, labelled, seed)
   return task._replace(data=task.data._replace(targets=known))

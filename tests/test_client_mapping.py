@@ -1,4 +1,4 @@
-"""Every mapping is a Python loop over the nodes."""
+"""Every mapping equals a Python loop over the clients."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ CHOICES = [
 
 
 def work(shared, item):
-  """Not linear in the node, and of several dtypes and shapes."""
+  """A nonlinear function of the item, with results of several dtypes and shapes."""
   weights, offset = shared
   number, state = item
   value = jnp.tanh(weights * number) + state["v"]
@@ -43,14 +43,14 @@ def inputs(count):
 
 @pytest.mark.parametrize("count", [1, 2, 5, 7])
 @pytest.mark.parametrize(("backend", "chunk"), CHOICES)
-def test_map_reduce_is_a_loop(backend, chunk, count):
+def test_map_reduce_equals_a_loop(backend, chunk, count):
   mapping = client_mapping.create(backend, num_clients=count, chunk=chunk)
   shared, items = inputs(count)
   results = [work(shared, jax.tree.map(lambda a, k=k: a[k], items)) for k in range(count)]
   expected_sums = jax.tree.map(lambda *a: sum(a), *(r[0] for r in results))
-  expected_kept = jax.tree.map(lambda *a: np.stack(a), *(r[1] for r in results))
-  sums, kept = jax.jit(lambda s, i: mapping.map_reduce(work, s, i))(shared, items)
-  for actual, expected in ((sums, expected_sums), (kept, expected_kept)):
+  expected_rows = jax.tree.map(lambda *a: np.stack(a), *(r[1] for r in results))
+  sums, rows = jax.jit(lambda s, i: mapping.map_reduce(work, s, i))(shared, items)
+  for actual, expected in ((sums, expected_sums), (rows, expected_rows)):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
       assert (a.shape, a.dtype) == (b.shape, b.dtype)
@@ -58,8 +58,8 @@ def test_map_reduce_is_a_loop(backend, chunk, count):
   assert sums["count"] == count
 
 
-def test_what_fills_up_a_device_may_be_anything():
-  # Five nodes on two devices: the sixth is a copy of the first, and would be infinite twice.
+def test_padding_does_not_count():
+  # Five clients on two devices: the sixth is a copy of the first, and must not be added.
   mapping = client_mapping.create("shard_map", num_clients=5)
 
   def fn(shared, item):
@@ -74,9 +74,9 @@ def test_what_fills_up_a_device_may_be_anything():
 @pytest.mark.parametrize(
   ("backend", "count"), [("vmap", 3), ("shard_map", 4), ("shard_map", 3), ("pmap", 6), ("auto", 5)]
 )
-def test_all_nodes_hear_each_other_in_lockstep(backend, count):
+def test_clients_in_lockstep_share_collectives(backend, count):
   mapping = client_mapping.create(backend, num_clients=count, lockstep=True)
-  assert count % mapping.num_devices == 0  # a node that fills up would be heard too
+  assert count % mapping.num_devices == 0  # padding would take part in the collectives
 
   def fn(shared, item):
     return item, jax.lax.psum(item, mapping.axis_names) - item
@@ -87,7 +87,7 @@ def test_all_nodes_hear_each_other_in_lockstep(backend, count):
   np.testing.assert_allclose(others, values.sum() - values)
 
 
-def test_axis_names_are_those_that_are_bound():
+def test_axis_names_are_those_that_a_client_can_use():
   def names(backend, chunk=None, **options):
     return client_mapping.create(backend, num_clients=4, chunk=chunk, **options).axis_names
 
@@ -98,8 +98,8 @@ def test_axis_names_are_those_that_are_bound():
 
 
 def test_auto_chooses_by_devices_chunk_and_lockstep():
-  def choice(num_nodes=4, **options):
-    mapping = client_mapping.create("auto", num_clients=num_nodes, **options)
+  def choice(num_clients=4, **options):
+    mapping = client_mapping.create("auto", num_clients=num_clients, **options)
     return mapping.backend, mapping.chunk, mapping.num_devices
 
   assert choice(devices=ONE) == ("scan", 1, 1)
@@ -109,11 +109,11 @@ def test_auto_chooses_by_devices_chunk_and_lockstep():
   assert choice() == ("shard_map", 1, 2)
   assert choice(chunk=3) == ("shard_map", 3, 2)
   assert choice(lockstep=True) == ("shard_map", 0, 2)
-  assert choice(num_nodes=1) == ("scan", 1, 1)
-  assert choice(num_nodes=3, lockstep=True) == ("vmap", 0, 1)
+  assert choice(num_clients=1) == ("scan", 1, 1)
+  assert choice(num_clients=3, lockstep=True) == ("vmap", 0, 1)
 
 
-def test_describe_says_what_runs():
+def test_describe():
   platform = jax.default_backend()
   assert (
     client_mapping.create("auto", num_clients=4, devices=ONE).describe()
@@ -125,7 +125,7 @@ def test_describe_says_what_runs():
   assert chunked.describe() == f"vmap in chunks of 2 on one {platform} device"
 
 
-def test_shared_arrays_belong_on_all_devices():
+def test_shared_arrays_are_replicated():
   mapping = client_mapping.create("shard_map", num_clients=4)
   placed = jax.device_put(jnp.arange(3), mapping.sharding)
   assert placed.is_fully_replicated
@@ -134,25 +134,25 @@ def test_shared_arrays_belong_on_all_devices():
 
 
 @pytest.mark.parametrize(
-  ("options", "words"),
+  ("options", "message"),
   [
     ({"backend": "mpi"}, "unknown backend 'mpi'"),
     ({"backend": "vmap", "chunk": -1}, "chunk is -1"),
-    ({"backend": "scan", "lockstep": True}, "--backend=scan denies"),
-    ({"backend": "vmap", "chunk": 2, "lockstep": True}, "--chunk denies"),
-    ({"backend": "auto", "chunk": 1, "lockstep": True}, "--chunk denies"),
-    ({"backend": "scan", "chunk": 2}, "one node at a time"),
-    ({"backend": "scan", "chunk": 0}, "one node at a time"),
+    ({"backend": "scan", "lockstep": True}, "--backend=scan rules out"),
+    ({"backend": "vmap", "chunk": 2, "lockstep": True}, "--chunk rules out"),
+    ({"backend": "auto", "chunk": 1, "lockstep": True}, "--chunk rules out"),
+    ({"backend": "scan", "chunk": 2}, "one client at a time"),
+    ({"backend": "scan", "chunk": 0}, "one client at a time"),
   ],
 )
-def test_what_cannot_be_is_refused(options, words):
-  with pytest.raises(UserError, match=words):
+def test_contradicting_options_are_rejected(options, message):
+  with pytest.raises(UserError, match=message):
     client_mapping.create(num_clients=4, **options)
 
 
 def test_host_devices_are_fixed_once_jax_has_started():
   assert len(jax.devices("cpu")) == 2
-  client_mapping.use_host_devices(2)  # what there is already
+  client_mapping.use_host_devices(2)  # the number that JAX has started with
   with pytest.raises(UserError, match="already started with 2 host devices; call use_host_devices"):
     client_mapping.use_host_devices(3)
   with pytest.raises(UserError, match="at least 1"):
@@ -161,7 +161,7 @@ def test_host_devices_are_fixed_once_jax_has_started():
 
 
 class Accelerator:
-  """A device of 1,000 bytes."""
+  """A device with 1,000 bytes of memory."""
 
   platform = "gpu"
   process_index = 0
@@ -170,14 +170,14 @@ class Accelerator:
     return {"bytes_limit": 1000}
 
 
-def test_an_accelerator_runs_as_many_nodes_at_once_as_fit_their_share_of_it():
-  def chunk(num_nodes, node_bytes, **options):
-    def asked():
-      assert node_bytes, "nobody needs to know"
-      return node_bytes
+def test_an_accelerator_runs_as_many_clients_in_parallel_as_fit_its_memory():
+  def chunk(num_clients, size, **options):
+    def client_bytes():
+      assert size, "the size is not needed"
+      return size
 
     mapping = client_mapping.create(
-      num_clients=num_nodes, client_bytes=asked, devices=[Accelerator()], **options
+      num_clients=num_clients, client_bytes=client_bytes, devices=[Accelerator()], **options
     )
     assert mapping.backend == "vmap"
     return mapping.chunk

@@ -1,4 +1,4 @@
-"""The client's SGD against PyTorch's, and what its options do to one step."""
+"""The client's SGD against PyTorch's, and the effect of its options on a step."""
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def test_clipping_equals_pytorch_and_comes_before_decay(limit):
     np.testing.assert_allclose(update, leaf.grad + 0.1 * leaf.detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_freezing_stops_updates_whatever_else_is_on():
+def test_frozen_parameters_do_not_move_under_any_option():
   rng = np.random.default_rng(2)
   params, gradient = tree(rng), tree(rng)
   config = plain(
@@ -79,14 +79,14 @@ def test_freezing_stops_updates_whatever_else_is_on():
   assert np.all(updates["b"] != 0)
 
 
-def test_the_state_keeps_its_structure_over_phases():
+def test_the_optimizer_state_has_the_same_structure_in_all_phases():
   params = tree(np.random.default_rng(3))
   before = optimizer(plain(momentum=0.9)).init(params)
   after = plain(momentum=0.9, clip_norm=1.0, frozen_paths=frozenset({"b"}))
   assert jax.tree.structure(before) == jax.tree.structure(optimizer(after).init(params))
 
 
-def test_a_measure_counts_real_examples_only():
+def test_metrics_count_only_real_examples():
   rng = np.random.default_rng(4)
   logits = rng.standard_normal((6, 3)).astype(np.float32)
   labels = np.array([0, 1, 2, 0, 1, 2])
@@ -99,7 +99,7 @@ def test_a_measure_counts_real_examples_only():
   np.testing.assert_allclose(metrics.loss, 4 * expected, rtol=1e-6)
   assert metrics.correct == (logits[real].argmax(1) == labels[real]).sum()
   assert metrics.examples == 4
-  # Padding that is not a number harms neither the loss nor the gradient.
+  # NaNs in padded examples change neither the loss nor the gradient.
   logits[~real] = np.nan
   batch = Batch(None, jnp.asarray(labels), jnp.asarray(mask))
   again, gradient = jax.value_and_grad(lambda x: measure("classification", x, batch).loss)(
@@ -111,7 +111,7 @@ def test_a_measure_counts_real_examples_only():
 
 @pytest.fixture(scope="module")
 def client(tiny_net, tiny_source):
-  """(config, extra loss) -> (variables, run), where run(steps, rate) is the client's update."""
+  """Returns (variables, make): make(config, extra_loss) -> run, and run(steps, rate) -> output."""
   model = tiny_net(norm=norm.create("bn"))
   variables = models.init(model, jax.random.key(0), SHAPE)
   images, labels = tiny_source.train.images[:40], tiny_source.train.labels[:40]
@@ -136,7 +136,7 @@ def client(tiny_net, tiny_source):
   return variables, make
 
 
-def test_no_steps_change_nothing_and_steps_go_on_where_they_stopped(client):
+def test_zero_steps_change_nothing_and_the_first_step_chooses_the_batches(client):
   variables, make = client
   config = plain(batch_size=4, momentum=0.9, weight_decay=0.1)
   run = make(config)
@@ -146,7 +146,7 @@ def test_no_steps_change_nothing_and_steps_go_on_where_they_stopped(client):
     np.testing.assert_array_equal(a, b)
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(out.opt_state))
   assert tuple(out.metrics) == (0, 0, 0)
-  # From the second batch on, the same client meets other examples.
+  # With another first step, the client draws other examples.
   one, other = run(1), run(1, first=3)
   assert one.metrics.examples == other.metrics.examples == 4
   assert one.metrics.loss != other.metrics.loss
@@ -156,8 +156,8 @@ def test_no_steps_change_nothing_and_steps_go_on_where_they_stopped(client):
 
 
 def test_an_extra_loss_adds_its_gradient_to_every_step(client):
-  # FedProx's pull back to the start: two steps by two clients that differ in mu alone. The first
-  # steps are equal, and the second differ by -rate mu (w_1 - w_0).
+  # FedProx penalizes the distance to the start: two clients that differ only in mu take two steps.
+  # The first steps are equal, and the second steps differ by -rate mu (w_1 - w_0).
   variables, make = client
   mu, rate = 0.5, 0.2
   start = variables["params"]
@@ -179,7 +179,7 @@ def test_an_extra_loss_adds_its_gradient_to_every_step(client):
   assert pull > 1e-3  # far above the tolerance
 
 
-def test_the_bytes_of_a_step_are_four_models_and_what_each_example_leaves(tiny_net):
+def test_the_bytes_of_a_step_are_four_models_and_the_residuals_of_each_example(tiny_net):
   def total(batch_size, dtype=jnp.float32):
     config = plain(batch_size=batch_size)
     model = tiny_net(norm=norm.create("gn", groups=2))
@@ -189,21 +189,23 @@ def test_the_bytes_of_a_step_are_four_models_and_what_each_example_leaves(tiny_n
   four_models = 4 * 4 * (72 + 16 + 36)
   example = total(3) - total(2)
   assert total(9) - total(8) == example
-  # At the least: the image, the norm's and the ReLU's input of 6x6x8, and the pooled features.
+  # At least the image, the 6x6x8 inputs of the norm and the ReLU, and the pooled features.
   assert 4 * (36 + 2 * 288 + 8) <= example <= 4 * (36 + 5 * 288 + 8) + 200
   assert four_models <= total(1) - example <= four_models + 4 * (72 + 36) + 200
   assert total(3, jnp.bfloat16) - total(2, jnp.bfloat16) < example
 
 
 def test_parts_must_be_equal():
-  for wrong, words in ((0, "at least 1"), (-1, "at least 1"), (3, "cannot be"), (8, "cannot be")):
-    with pytest.raises(UserError, match=words):
-      plain(batch_size=4, accumulate=wrong)
+  for parts, message in (
+    (0, "at least 1"), (-1, "at least 1"), (3, "cannot be divided"), (8, "cannot be divided")
+  ):  # fmt: skip
+    with pytest.raises(UserError, match=message):
+      plain(batch_size=4, accumulate=parts)
 
 
 @pytest.fixture(scope="module")
 def padded(tiny_net, tiny_source):
-  """(norm, parts, steps) -> the client after its steps, of whose batches of 8 most are padded."""
+  """Returns (norm, parts) -> the client's output after four steps; most batches are padded."""
   images, labels = tiny_source.train.images, tiny_source.train.labels
   counts = jnp.array([8, 3, 1, 6])
 
@@ -229,20 +231,20 @@ def padded(tiny_net, tiny_source):
 
 
 @pytest.mark.parametrize("parts", [2, 8])
-def test_parts_are_the_whole_unless_the_norm_looks_across_the_batch(padded, parts):
-  """Of eight parts of one example, up to seven are padding alone."""
+def test_parts_equal_the_whole_batch_unless_the_norm_reduces_the_batch(padded, parts):
+  """Of eight parts of one example, up to seven are padding only."""
   gn, bn = norm.create("gn", groups=2), norm.create("bn")
   whole, divided = padded(gn, 1), padded(gn, parts)
   assert divided.metrics.examples == whole.metrics.examples == 18
   for a, b in zip(jax.tree.leaves(divided), jax.tree.leaves(whole), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
   if parts == 2:
-    apart = [padded(bn, k).variables["params"]["Conv_0"]["kernel"] for k in (1, parts)]
-    assert np.abs(apart[0] - apart[1]).max() > 1e-3
+    kernels = [padded(bn, k).variables["params"]["Conv_0"]["kernel"] for k in (1, parts)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-3
 
 
 def test_each_part_drops_other_units(tiny_net, tiny_source):
-  """Eight times the same example in eight parts: the mean over eight keys."""
+  """The same example in eight parts gives the mean of the gradients of eight keys."""
   model = tiny_net(norm=norm.create("none"), dropout=0.5)
   params = random_variables(model, SHAPE)["params"]
   example = Batch(
@@ -250,24 +252,26 @@ def test_each_part_drops_other_units(tiny_net, tiny_source):
   )
   key = jax.random.key(5)
 
-  def of(batch, parts, key):
+  def kernel_gradient(batch, parts, key):
     config = plain(batch_size=parts, accumulate=parts)
     return make_gradient(model, config)(params, {}, batch, jnp.int32(0), key)[0]["Dense_0"][
       "kernel"
     ]
 
   eight = jax.tree.map(lambda a: a.repeat(8, 0), example)
-  whole = jax.jit(lambda key: of(eight, 8, key))(key)
+  whole = jax.jit(lambda key: kernel_gradient(eight, 8, key))(key)
   keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(8))
-  alone = jax.jit(lambda keys: jax.lax.map(lambda key: of(example, 1, key), keys))(keys)
-  np.testing.assert_allclose(whole, alone.mean(0), rtol=1e-5, atol=1e-6)
-  assert alone.std(0).max() > 1e-2
+  single = jax.jit(lambda keys: jax.lax.map(lambda key: kernel_gradient(example, 1, key), keys))(
+    keys
+  )
+  np.testing.assert_allclose(whole, single.mean(0), rtol=1e-5, atol=1e-6)
+  assert single.std(0).max() > 1e-2
 
 
-def test_a_norm_over_the_joint_batch_takes_no_parts(tiny_net):
+def test_a_norm_over_the_joint_batch_rejects_parts(tiny_net):
   config = plain(batch_size=4, accumulate=2)
   model = tiny_net(norm=norm.create("sync_bn"))
-  with pytest.raises(UserError, match="accumulate=2 shows it a part at a time"):
-    make_gradient(model, config, ("nodes",))
+  with pytest.raises(UserError, match="accumulate=2 processes it in parts"):
+    make_gradient(model, config, ("clients",))
   with pytest.raises(UserError, match="accumulate=2"):
-    make_client_update(model, config, ("nodes",))
+    make_client_update(model, config, ("clients",))
