@@ -1,10 +1,10 @@
-"""What a model would leak at each cut: ``python -m experiments.leakage --workdir=runs/NAME``.
+"""Measures the leakage at each cut: ``python -m experiments.leakage --workdir=runs/NAME``.
 
-For every stage behind which the model can be cut: how far the activations depend on the images
-(distance correlation), what an attacker makes of them who has test images of his own and trains a
-decoder, and which labels Bob reads off the gradients that a tail of the stages behind the cut sends
-him in the U-shape (paper 003, sec. 3.6). ``leakage.csv`` and ``leakage.png`` go to the run's
-folder. Without ``--workdir`` it is the untrained model that the flags say.
+For every possible cut of the model it measures how much the activations depend on the images
+(distance correlation), how well an attacker with other test images can train a decoder that
+reconstructs images from activations, and how well the server can infer labels from the gradients
+that it receives in the U-shape (paper 003, sec. 3.6). The run's folder gets ``leakage.csv`` and
+``leakage.png``. Without ``--workdir`` it measures the untrained model that the flags choose.
 """
 
 from fedjax_norm.cli.commands.leakage import launch

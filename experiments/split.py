@@ -1,9 +1,10 @@
 """Split learning (paper 003): ``python -m experiments.split --model=lenet5 --cut=conv2``.
 
-Clients hold the first stages of the model and their data, a server the rest; activations, labels
-and gradients at the cut are all that crosses. ``python -m experiments.stages`` lists the stages of
-a model; ``--tail`` keeps labels with the clients, ``--autoencoder`` learns from examples without
-labels, ``--relays`` hides clients from the server. ``--algorithm`` is read before the other flags.
+Clients hold their data and the first stages of the model, a server holds the rest; only
+activations, labels and gradients cross the cut. ``python -m experiments.stages`` lists the stages
+of a model. ``--tail`` keeps labels on the clients, ``--autoencoder`` learns from unlabelled
+examples, ``--relays`` hides the clients from the server. ``--algorithm`` determines which other
+flags exist.
 """
 
 import functools

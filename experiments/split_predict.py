@@ -1,9 +1,8 @@
-"""Inference by somebody who took no part in training: ``python -m experiments.split_predict``.
+"""Split inference by a third party: ``python -m experiments.split_predict --workdir=runs/NAME``.
 
-A third party that holds no training data gets the clients' part of the model of a finished run of
-``experiments.split`` (``--workdir``), sends the activations of its images to the server, and has
-the outputs back (paper 003, sec. 3). ``predictions.csv`` and ``inference_messages.csv`` go to the
-run's folder.
+A party without training data receives the clients' part of the model of a finished run of
+``experiments.split``, sends the activations of its images to the server, and receives the outputs
+(paper 003, sec. 3). The run's folder gets ``predictions.csv`` and ``inference_messages.csv``.
 """
 
 from fedjax_norm.cli.commands.split_predict import launch

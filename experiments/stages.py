@@ -1,8 +1,8 @@
-"""Where a model can be cut, and what each side then has: ``python -m experiments.stages``.
+"""Lists the stages of a model and both sides of each cut: ``python -m experiments.stages``.
 
-A stage has a line: what it gives for one example, in bytes of float32, and for the cut after it the
-parameters of the party before it and of the party behind it and what training takes of each on one
-example, in a batch of 32 (``models/flops.py``). The party before computes no gradient of images.
+The table shows the output of each stage for one example, its size in bytes of float32, and the
+parameters and training FLOPs per example before and after a cut at the end of the stage. FLOPs are
+counted in a batch of 32 (``models/flops.py``), without the gradient of the images.
 """
 
 from fedjax_norm.cli.commands.stages import launch

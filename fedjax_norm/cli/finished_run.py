@@ -1,4 +1,4 @@
-"""A finished run as its folder tells it: the flags it was told, its task and its model."""
+"""Loads the options, the task and the model of a finished run from its folder."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from fedjax_norm.cli.split_options import ALGORITHM, SplitFlags
 from fedjax_norm.cli.train import load, prepare
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
-from fedjax_norm.split.by_messages.inference import Served, serve
+from fedjax_norm.split.by_messages.inference import CutModel, make_cut_model
 from fedjax_norm.split.plan import make_plan
 from fedjax_norm.training.build_program import images_of
 from fedjax_norm.training.storage.final_model import load_run
@@ -24,105 +24,110 @@ class SplitRun(NamedTuple):
   """A finished run of split learning.
 
   Attributes:
-    flags: what it was told.
-    task: what it learnt.
-    variables: of the model that it ended with.
-    served: that model, cut as it was.
+    flags: options of the run.
+    task: data and model of the run.
+    variables: variables of the final model.
+    cut_model: the final model divided among the parties.
   """
 
   flags: SplitFlags
   task: Task
   variables: Variables
-  served: Served
+  cut_model: CutModel
 
 
-def kind_of(saved: dict[str, Any]) -> type[Config]:
-  """The class of a run's options.
+def config_class(saved: dict[str, Any]) -> type[Config]:
+  """Returns the class of a run's options.
 
   Args:
-    saved: its ``config.json``.
+    saved: content of the run's ``config.json``.
   """
   name = saved.get("algorithm", "")
   if name in ALGORITHM.configs:
     return ALGORITHM.configs[name]
-  if name == "fedavg" and "skewscout" in saved:  # what experiments.decentralized calls it
+  if name == "fedavg" and "skewscout" in saved:  # the name in experiments.decentralized
     name = PERIODIC.name
   return config_of(METHODS[name]) if name in METHODS else Config
 
 
-def told(saved: dict[str, Any]) -> Config:
-  """The options of one seed of a run, without those of its machine and folder.
+def saved_options(saved: dict[str, Any]) -> Config:
+  """Returns the options of one seed of a run, without those of its machine and folder.
 
   Args:
-    saved: its ``config.json``.
+    saved: content of the run's ``config.json``.
   """
-  kind = kind_of(saved)
-  known = {one.name: one for one in options.of(kind) if one.name != "network"}
-  # Older versions wrote None where a default was taken, and texts where there are now numbers.
+  config_type = config_class(saved)
+  known = {one.name: one for one in options.of(config_type) if one.name != "network"}
+  # Older versions saved None for defaults, and texts for options that are numbers now.
   values = {k: v for k, v in options.from_json(saved).items() if k in known and v is not None}
   texts = {k: flags.parse_value(known[k], v) for k, v in values.items() if isinstance(v, str)}
-  given = kind(**{**values, **texts})
-  return dataclasses.replace(given, seeds=1, num_processes=None, host_devices=None)
+  config = config_type(**{**values, **texts})
+  return dataclasses.replace(config, seeds=1, num_processes=None, host_devices=None)
 
 
-def check_one_model(saved: dict[str, Any], task: Task, path: str) -> None:
-  """Refuses a run of which the saved model is untrained where clients have parts of their own.
+def check_single_model(saved: dict[str, Any], task: Task, path: str) -> None:
+  """Refuses a run whose saved model lacks what its clients trained locally.
 
   Args:
-    saved: its ``config.json``.
-    task: what it learnt.
-    path: its folder.
+    saved: content of the run's ``config.json``.
+    task: data and model of the run.
+    path: folder of the run.
 
   Raises:
-    UserError: the clients have kept their running statistics, or with FedBN their norms.
+    UserError: clients with local running statistics or, with FedBN, local norms.
   """
   if "skewscout" in saved and saved["algorithm"] != "bsp":
-    return  # of the partitions of experiments.decentralized, the mean of all is saved
-  kept = saved.get("batch_stats") == "local" or saved.get("fedbn")
-  if kept and task.model.norm.has_running_statistics:
+    return  # experiments.decentralized saves the mean of all partitions' models
+  local = saved.get("batch_stats") == "local" or saved.get("fedbn")
+  if local and task.model.norm.has_running_statistics:
     raise UserError(
-      f"in the run in {path} each client has kept its own running statistics (--batch_stats=local "
-      "or --fedbn), so there is no one model; pass a run with another --batch_stats."
+      f"the clients of the run in {path} have local running statistics (--batch_stats=local or "
+      "--fedbn), so there is no single model; pass a run with another --batch_stats."
     )
 
 
 def load_split(path: str) -> SplitRun:
-  """A finished run of ``experiments.split``.
+  """Loads a finished run of ``experiments.split``.
 
   Args:
-    path: its folder, of one seed.
+    path: folder of one seed of the run.
 
   Raises:
-    UserError: there is none, or its data is not there any more.
+    UserError: the folder has no such run, or its data is gone.
   """
   saved, variables = load_run(path)
   if saved.get("algorithm") not in ALGORITHM.configs:
     raise UserError(
-      f"the run in {path} is of {saved.get('algorithm')}, whose model nobody has cut; pass the "
+      f"the run in {path} used {saved.get('algorithm')}, which does not cut the model; pass the "
       "folder of a run of experiments.split."
     )
-  flags = told(saved)
-  settled, task = prepare(flags, load(flags))
+  flags = saved_options(saved)
+  config, task = prepare(flags, load(flags))
   image, model = images_of(task), task.model
-  assert isinstance(settled, SplitFlags)
+  assert isinstance(config, SplitFlags)
   assert isinstance(model, Staged)
-  check_one_model(saved, task, path)
-  plan = make_plan(model, image.shape, settled.cut, settled.tail, settled.relay_stages)
-  served = serve(model, plan, variables, task.eval_transform, image)
-  return SplitRun(settled, task, variables, served)
+  check_single_model(saved, task, path)
+  plan = make_plan(model, image.shape, config.cut, config.tail, config.relay_stages)
+  cut_model = make_cut_model(model, plan, variables, task.eval_transform, image)
+  return SplitRun(config, task, variables, cut_model)
 
 
 def check_images(run: SplitRun, shape: tuple[int, ...], data: str) -> None:
-  """Refuses images that the model does not take.
+  """Checks that a run's model can classify images.
+
+  Args:
+    run: the finished run.
+    shape: shape of one image.
+    data: name of the data, for the error.
 
   Raises:
-    UserError: they are of another shape, or the model says no classes.
+    UserError: the images have another shape, or the run is no classification.
   """
   if run.task.kind != "classification":
-    raise UserError(f"the run is of {run.task.kind}, and this is about classes; pass another run.")
+    raise UserError(f"the run's task is {run.task.kind}; pass a run of classification.")
   if shape != run.task.image_shape:
-    theirs, own = ("x".join(map(str, size)) for size in (shape, run.task.image_shape))
+    given, needed = ("x".join(map(str, size)) for size in (shape, run.task.image_shape))
     raise UserError(
-      f"the images of {data} are {theirs} and the run's are {own}; give other --data, or an "
+      f"the images of {data} are {given}, but the run's are {needed}; give other --data or an "
       "--image_size."
     )

@@ -1,4 +1,4 @@
-"""The flags of ``experiments.split``."""
+"""The options of ``experiments.split``."""
 
 import dataclasses
 from typing import Any, Self
@@ -20,14 +20,14 @@ from fedjax_norm.training.task.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class SplitFlags(SplitConfig, Config):
-  """The options of split learning in this binary."""
+  """Options of ``experiments.split``."""
 
   group = "algorithm"
 
   members: str | None = option(  # type: ignore[misc]
     None,
-    "An ensemble that trains in one exchange and votes, in place of --model: MODEL:CUT of each "
-    "member with commas, as in tiny:conv1,lenet:conv1, or MODEL:CUT:TAIL in the U-shape.",
+    "An ensemble of models that vote, instead of --model: MODEL:CUT of each member, as in "
+    "tiny:conv1,lenet:conv1, or MODEL:CUT:TAIL in the U-shape.",
   )
   labelled: float | None = option(  # type: ignore[misc]
     None,
@@ -36,38 +36,38 @@ class SplitFlags(SplitConfig, Config):
   )
   step_by_step: bool = option(
     False,
-    "Compile every party by itself and make each message an object: slower, and the messages are "
-    "listed in messages.csv.",
+    "Compile each party separately and make every message an object; this is slower and writes "
+    "messages.csv.",
   )
 
   def check(self) -> None:
-    """Refuses options that contradict each other or would do nothing."""
+    """Raises ``UserError`` if options contradict each other or would have no effect."""
     if self.members is None:
       return
     if self.model != ModelConfig.model:
-      raise UserError(f"--members names the models itself; drop --model={self.model}.")
+      raise UserError(f"--members already names the models; drop --model={self.model}.")
     for name in ("cut", "tail", "relays", "autoencoder"):
       if getattr(self, name) not in (None, self.members_tail):
         raise UserError(
-          f"--{name} is of one model, and --members has several, each with its own cut; drop one "
-          "of them."
+          f"--{name} applies to a single model, but --members has several, each with a cut; drop "
+          "one of them."
         )
 
   @property
   def single_client(self) -> bool:
-    """Whether there is one client; on a wire others may come to predict."""
+    """Whether there is one client. False on the wire, where others can join to predict."""
     return self.row is not None and self.clients == 1
 
   @property
   def members_tail(self) -> str | None:
-    """The last stage of the server in an ensemble in the U-shape; None otherwise."""
+    """The last stage of the server in a U-shaped ensemble; None otherwise."""
     if self.members is None:
       return None
     return STAGES[1] if parse_members(self.members, self.make_norm(self.rounds))[0].tail else None
 
   @property
   def one_device(self) -> bool:
-    """Whether clients run one after another."""
+    """Whether clients run sequentially on one device."""
     return self.step_by_step or super().one_device
 
   @property
@@ -77,21 +77,21 @@ class SplitFlags(SplitConfig, Config):
 
   @property
   def model_name(self) -> str:
-    """The members' names, of an ensemble."""
+    """The model's name, or the names of an ensemble's members."""
     if self.members is None:
       return self.model
     return "+".join(member.partition(":")[0] for member in self.members.split(","))
 
   def fill_defaults(self, spec: Any, all_clients: bool) -> Self:
-    """The options in force."""
+    """Returns the options with the defaults that depend on the norm and the cohort filled in."""
     config = super().fill_defaults(spec, all_clients)
     return dataclasses.replace(config, tail=config.tail or config.members_tail)
 
 
 def make(task: Task, config: Any) -> Program:
-  """The program of split learning."""
-  maker = make_message_program if config.step_by_step else train.make_program
-  return maker(config.row, task, config)
+  """Returns the training program of split learning."""
+  build = make_message_program if config.step_by_step else train.make_program
+  return build(config.row, task, config)
 
 
 ALGORITHM = choice_of(

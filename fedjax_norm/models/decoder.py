@@ -1,4 +1,4 @@
-"""A small network that turns the activations of a cut back into images."""
+"""A small network that reconstructs images from the activations at a cut."""
 
 import jax
 from flax import linen as nn
@@ -8,21 +8,21 @@ from fedjax_norm.models.layers import Conv, Dense, he_normal
 from fedjax_norm.norm import Mode
 from fedjax_norm.typing import Array
 
-_SMALL = 8  # rows and columns that a flat activation is given at most, before it is enlarged
+_MAX_START = 8  # largest side of the map that a flat activation becomes before it is enlarged
 
 
 class Decoder(nn.Module):
-  """Activations -> images, without a norm: 3x3 convolutions between enlargements by two.
+  """Activations -> images: 3x3 convolutions between bilinear resizings, without a norm.
 
-  A map is enlarged (bilinear, at most twice a side at a time, with a convolution and ReLU before
-  each) until it has the image's size, a larger one is made smaller; a last convolution without
-  ReLU gives the image. An activation without rows and columns first becomes a small map by a dense
-  layer.
+  Each step is a convolution with ReLU and a resizing that at most doubles each side, until the map
+  has the size of the image; a larger map is shrunk. A last convolution without ReLU outputs the
+  image. A dense layer first turns an activation without rows and columns into a small map.
 
-  It is the decoder of semi-supervised split learning (paper 003, Alg. 3), and the attacker's.
+  It is the decoder of semi-supervised split learning (paper 003, Alg. 3) and of the inversion
+  attack (``evaluation/leakage/inversion.py``).
 
   Attributes:
-    image_shape: H, W, C of the images.
+    image_shape: (H, W, C) of the images.
     features: channels of the hidden layers.
   """
 
@@ -31,12 +31,12 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, activation: Array, mode: Mode) -> Array:
-    """[N, h, w, c], or [N, ...] of any other rank -> [N, H, W, C] of the activation's dtype."""
+    """Maps activations [N, h, w, c] or [N, ...] to images [N, H, W, C] of the same dtype."""
     spec = norm.create("none")
     *size, channels = self.image_shape
     x = activation
     if x.ndim != 4:
-      rows, columns = (_small(pixels) for pixels in size)
+      rows, columns = (_start_size(pixels) for pixels in size)
       x = x.reshape(len(x), -1)
       x = Dense(rows * columns * self.features, spec, he_normal)(x, mode)
       x = jax.nn.relu(x).reshape(-1, rows, columns, self.features)
@@ -46,15 +46,15 @@ class Decoder(nn.Module):
 
     x = hidden(x)
     while x.shape[1:3] != tuple(size):
-      rows, columns = (min(2 * now, wanted) for now, wanted in zip(x.shape[1:3], size, strict=True))
-      # As products with constant matrices, whose gradients scatter nothing.
+      rows, columns = (min(2 * old, target) for old, target in zip(x.shape[1:3], size, strict=True))
+      # This compiles to products with constant matrices, so the gradient needs no scatter.
       x = jax.image.resize(x, (len(x), rows, columns, x.shape[-1]), "bilinear")
       x = hidden(x)
     return Conv(channels, (3, 3), spec)(x, mode)
 
 
-def _small(pixels: int) -> int:
-  """A side halved, rounded up, until it is small."""
-  while pixels > _SMALL:
+def _start_size(pixels: int) -> int:
+  """Returns the side halved, rounded up, until it is at most ``_MAX_START``."""
+  while pixels > _MAX_START:
     pixels = -(-pixels // 2)
   return pixels

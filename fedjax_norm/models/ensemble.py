@@ -1,4 +1,4 @@
-"""Several topologies as one model, so that they train in one exchange (paper 003, sec. 6)."""
+"""Several models as one ensemble that trains in one exchange of messages (paper 003, sec. 6)."""
 
 import dataclasses
 import functools
@@ -13,19 +13,19 @@ from fedjax_norm.objectives import majority
 from fedjax_norm.typing import Array
 
 STAGES = ("client", "server", "tail")
-"""The stages of an ensemble; the tail in the U-shape alone."""
+"""The stages of an ensemble; only the U-shape has the tail."""
 
 LOGITS = "logits"
-"""The collection that evaluation writes the members' own logits to, where it is mutable."""
+"""The collection of the members' logits, written in evaluation if it is mutable."""
 
 
 class Member(NamedTuple):
-  """One topology.
+  """One model of an ensemble.
 
   Attributes:
-    build: (parent, name, norm) -> its module.
-    norm: its own; only its groups differ from the ensemble's.
-    spans: (begin, end) of its own stages in each of the ensemble's.
+    build: (parent, name, norm) -> the member's module.
+    norm: norm of the member; only its groups can differ from the ensemble's.
+    spans: (begin, end) of the member's stages that form each stage of the ensemble.
   """
 
   build: Callable[..., Staged]
@@ -34,38 +34,40 @@ class Member(NamedTuple):
 
 
 class Ensemble(Staged):
-  """Members that run side by side, each cut in its own place.
+  """Members with separate cuts that run in parallel.
 
-  The stages run the same stretch of every member; between them is a tuple of one tensor a member.
-  Member i has its parameters under ``member<i>``. In training the outputs are the members' logits
-  [N, M, C] (see ``objectives.OBJECTIVES['ensemble']``), in evaluation the majority vote's [N, C].
+  Each stage runs the corresponding stages of every member; one tensor per member crosses to the
+  next stage. The parameters of member i are under ``member<i>``. In training the outputs are the
+  members' logits [N, M, C] (see ``objectives.OBJECTIVES['ensemble']``), in evaluation those of the
+  majority vote [N, C].
 
   Attributes:
-    norm: what the members' norms have in common.
-    members: two or more.
+    norm: common settings of the members' norms.
+    members: two or more members.
   """
 
   norm: NormSpec
   members: tuple[Member, ...]
 
   def stages(self) -> Sequence[Stage]:
-    """client and server, and tail if the members have one."""
+    """Returns the stages client and server, and tail if the members have one."""
 
-    @functools.cache  # a stretch of several stages makes each member once
-    def member(index: int) -> Staged:
-      build, own, _ = self.members[index]
-      norm = dataclasses.replace(self.norm, groups=own.groups, group_size=own.group_size)
-      return build(parent=self, name=f"member{index}", norm=norm)
+    @functools.cache  # a call that runs several stages builds each member once
+    def member_module(index: int) -> Staged:
+      member = self.members[index]
+      groups, group_size = member.norm.groups, member.norm.group_size
+      norm = dataclasses.replace(self.norm, groups=groups, group_size=group_size)
+      return member.build(parent=self, name=f"member{index}", norm=norm)
 
-    def stage(place: int) -> Stage:
+    def stage(position: int) -> Stage:
       def run(x: Array | tuple[Array, ...], mode: Mode) -> Array | tuple[Array, ...]:
         mode = mode._replace(objective="classification")
-        inputs = x if place else (x,) * len(self.members)
+        inputs = x if position else (x,) * len(self.members)
         outputs = tuple(
-          member(index)(inputs[index], mode, *known.spans[place])
-          for index, known in enumerate(self.members)
+          member_module(index)(inputs[index], mode, *member.spans[position])
+          for index, member in enumerate(self.members)
         )
-        if place < last:
+        if position < last:
           return outputs
         logits = jnp.stack(outputs, 1)
         if mode.train:
@@ -75,7 +77,7 @@ class Ensemble(Staged):
           self.sow(LOGITS, "each", logits)
         return majority(logits)
 
-      return STAGES[place], run
+      return STAGES[position], run
 
     last = len(self.members[0].spans) - 1
-    return tuple(stage(place) for place in range(last + 1))
+    return tuple(stage(position) for position in range(last + 1))

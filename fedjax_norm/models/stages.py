@@ -1,4 +1,4 @@
-"""A model as a sequence of named stages, so that it can be cut between any two of them."""
+"""Models as sequences of named stages, which can be cut between any two stages."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,29 +13,29 @@ from fedjax_norm.norm import Mode
 from fedjax_norm.typing import Array
 
 Stage = tuple[str, Callable[[Array, Mode], Array]]
-"""(its name, what it does); the function makes its layers under explicit names."""
+"""(name, function); the function creates its layers under explicit names."""
 
 
 class Staged(nn.Module):
-  """A model that is its stages, one after another; any stretch of them runs by itself.
+  """A model that runs its stages sequentially, and can run any range of them.
 
-  The layers of a stage have names of their own, whatever stages run, so that a part's variables are
-  those of the whole at the same paths, and are initialized to the same values by the same key.
+  The names of a stage's layers do not depend on the range, so that the variables of a range have
+  the same paths as in the whole model, and the same key initializes them to the same values.
   """
 
   def stages(self) -> Sequence[Stage]:
-    """The stages in order."""
+    """Returns the stages in order."""
     raise NotImplementedError
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode, begin: int = 0, end: int | None = None) -> Array:
-    """Images [N, H, W, C] -> outputs; of a stretch, what its stages take and give.
+    """Runs a range of stages, by default all: images [N, H, W, C] -> outputs.
 
     Args:
-      x: images, or what stage ``begin - 1`` gave.
-      mode: how the pass is meant.
-      begin: the first stage that runs.
-      end: the stage before which it stops; None is the end.
+      x: images, or the output of stage ``begin - 1``.
+      mode: training or evaluation mode.
+      begin: index of the first stage that runs.
+      end: index after the last stage that runs; None runs all remaining stages.
     """
     for _, stage in self.stages()[begin:end]:
       x = stage(x, mode)
@@ -43,19 +43,19 @@ class Staged(nn.Module):
 
 
 def stage_names(model: Staged) -> tuple[str, ...]:
-  """The names of a model's stages, in order."""
+  """Returns the names of a model's stages in order."""
   return tuple(name for name, _ in model.stages())
 
 
 class StageInfo(NamedTuple):
-  """What is known of a stage.
+  """The sizes of a stage.
 
   Attributes:
-    name: of the stage.
-    shape: of what it gives for one example; of each tensor, where it gives several.
-    parameters: how many numbers it learns.
-    batch_stats: how many numbers of running statistics it holds.
-    macs: multiply-adds of its layers on one example's way forward (see ``flops.layer_macs``).
+    name: name of the stage.
+    shape: shape of the output for one example, or a tuple of shapes for several tensors.
+    parameters: number of parameters.
+    batch_stats: number of running statistics.
+    macs: multiply-adds of the layers in the forward pass of one example (see ``flops.layer_macs``).
   """
 
   name: str
@@ -66,21 +66,21 @@ class StageInfo(NamedTuple):
 
   @property
   def parametric(self) -> bool:
-    """Whether it learns anything."""
+    """Whether the stage has parameters."""
     return self.parameters > 0
 
 
 def describe(model: Staged, image_shape: tuple[int, int, int]) -> tuple[StageInfo, ...]:
-  """A model's stages; it is run on shapes alone.
+  """Returns the sizes of a model's stages, computed without running the model.
 
   Args:
-    model: the whole.
+    model: the whole model.
     image_shape: (H, W, C).
   """
   infos, shape = [], tuple(image_shape)
   for index, name in enumerate(stage_names(model)):
 
-    def run(shape=shape, index=index):
+    def run(shape: Any = shape, index: int = index) -> Any:
       x = one_example(shape)
       return model.init_with_output(jax.random.key(0), x, Mode(), index, index + 1)
 
@@ -95,31 +95,31 @@ def describe(model: Staged, image_shape: tuple[int, int, int]) -> tuple[StageInf
 
 
 def position(model: Staged, name: str, image_shape: tuple[int, int, int] | None = None) -> int:
-  """How many stages there are up to and including the one of this name: the cut lies after it.
+  """Returns the number of stages before the cut after a named stage.
 
   Args:
-    model: the whole.
-    name: of the last stage before the cut.
-    image_shape: (H, W, C); with it, a cut before which nothing is learnt is refused too.
+    model: the whole model.
+    name: name of the last stage before the cut.
+    image_shape: (H, W, C), needed to refuse a cut before the first stage with parameters.
 
   Raises:
-    UserError: an unknown stage, the last one, or a cut before the first stage with parameters.
+    UserError: an unknown stage, the last stage, or a cut before the first stage with parameters.
   """
   names = stage_names(model)
   if name not in names:
     raise UserError(f"unknown stage {name!r}; the model can be cut after {', '.join(names[:-1])}.")
   if name == names[-1]:
     raise UserError(
-      f"stage {name!r} is the last, after which nothing is left for the other party; cut after one "
-      f"of {', '.join(names[:-1])}."
+      f"stage {name!r} is the last, so nothing is left for the other party; cut after one of "
+      f"{', '.join(names[:-1])}."
     )
-  place = names.index(name) + 1
+  count = names.index(name) + 1
   if image_shape is not None:
     infos = describe(model, image_shape)
-    if not any(info.parametric for info in infos[:place]):
+    if not any(info.parametric for info in infos[:count]):
       later = [info.name for info in infos[:-1] if info.parametric]
       raise UserError(
-        f"the cut after {name!r} lies before the first stage with parameters, so that raw images "
-        f"would cross; cut after {', '.join(later)}."
+        f"the cut after {name!r} is before the first stage with parameters, so raw images would "
+        f"cross; cut after {', '.join(later)}."
       )
-  return place
+  return count

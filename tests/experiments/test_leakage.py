@@ -88,12 +88,12 @@ def test_the_model_of_a_run_is_measured_and_so_is_that_of_flags(fedavg_run, leak
     Path("run/config.json").write_text(json.dumps({**saved, "norm": "bn", **kept}))
     code, _, err = leakage_run("--workdir=run", *QUICK)
     assert (code, err.count("\n")) == (2, 1)
-    assert "each client has kept its own running statistics" in err
+    assert "have local running statistics" in err
   # What experiments.decentralized saves is the mean of the partitions' models, but for bsp.
   task = SimpleNamespace(model=SimpleNamespace(norm=norm.create("bn")))
   of_partitions = {"skewscout": None, "batch_stats": "local"}
   check_single_model({**of_partitions, "algorithm": "fedavg"}, task, "run")
-  with pytest.raises(UserError, match="its own running statistics"):
+  with pytest.raises(UserError, match="local running statistics"):
     check_single_model({**of_partitions, "algorithm": "bsp"}, task, "run")
   assert leakage._of_run(LeakageFlags(workdir="run", untrained=True))[2].endswith("untrained")
 
@@ -117,7 +117,7 @@ def test_the_options_of_a_run_are_those_of_its_algorithm(saved, method):
 def test_an_ensemble_is_no_one_model(monkeypatch):
   saved = {"algorithm": "split", "members": "tiny:conv1,tiny:conv2"}
   monkeypatch.setattr(leakage, "load_run", lambda path: (saved, {}))
-  with pytest.raises(UserError, match="is of an ensemble"):
+  with pytest.raises(UserError, match="trained an ensemble"):
     leakage._of_run(LeakageFlags(workdir="run"))
 
 

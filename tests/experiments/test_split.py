@@ -93,7 +93,7 @@ def test_step_by_step_lists_its_messages(split_run, tmp_path):
     (("--clients=1", "--hand_over=centralised"), "more than one client"),
     (("--clients=1", "--handed_over=weights"), "more than one client"),
     (("--clients=1", "--turn_order=fixed"), "more than one client"),
-    (("--step_by_step", "--batch_stats=recalibrate"), "no exchange of messages"),
+    (("--step_by_step", "--batch_stats=recalibrate"), "step_by_step has no messages"),
     (("--labelled=0.5",), "needs --autoencoder"),
     (("--client_momentum=reset",), "use a SplitFed variant"),
     (("--algorithm=splitfed_v1", "--hand_over=peer"), "drop hand_over"),

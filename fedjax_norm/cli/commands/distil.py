@@ -1,10 +1,4 @@
-"""Distils a split teacher into a public student: ``python -m experiments.distil --teacher=RUN``.
-
-After training by ``experiments.split``, public images go through the client's part of the model and
-their activations through the server's, whose outputs teach a student of its own (paper 003, sec.
-6). The public images are the training ones of ``--data``; the student is tested, beside its
-teacher, on the test images of the teacher's run.
-"""
+"""Distils the model of a split run into a student model (see ``experiments.distil``)."""
 
 import dataclasses
 
@@ -24,7 +18,7 @@ from fedjax_norm.plots import base, curves
 from fedjax_norm.split.by_messages.inference import remote_outputs
 from fedjax_norm.split.by_messages.log import MessageLog
 from fedjax_norm.split.plan import ALICE, BOB
-from fedjax_norm.training.distillation import DistilConfig, Public, distil
+from fedjax_norm.training.distillation import DistilConfig, PublicData, distil
 from fedjax_norm.training.evaluator import make_test
 from fedjax_norm.training.storage.csv_rows import Row, write_table
 from fedjax_norm.training.storage.final_model import save_model
@@ -42,31 +36,31 @@ _SHOWN = (
 
 @dataclasses.dataclass(frozen=True)
 class DistilFlags(DistilConfig, Config):
-  """The options of distillation in this binary."""
+  """Options of ``experiments.distil``."""
 
   group = "distillation"
   algorithm = "distil"
   hidden = all_but(*_SHOWN)
 
   teacher: str | None = option(None, "The folder of a finished run of experiments.split.")
-  student: str = option("tiny", "The student's model.", choices=tuple(models.MODELS))
+  student: str = option("tiny", "The model of the student.", choices=tuple(models.MODELS))
 
   def check(self) -> None:
-    """Refuses norms that are BN to a student."""
-    if NORMS[self.norm].freezes_statistics or NORMS[self.norm].across_nodes:
-      raise UserError(f"--norm={self.norm} is bn to a student that trains in one place; give bn.")
+    """Refuses norms that equal BN for a student, which trains without clients."""
+    if NORMS[self.norm].freezes_statistics or NORMS[self.norm].across_clients:
+      raise UserError(f"--norm={self.norm} equals bn for a student without clients; give bn.")
 
 
 def main(config: DistilFlags) -> None:
-  """Asks the teacher, trains the student and tests both."""
+  """Computes the teacher's outputs, trains the student and tests both."""
   teacher = config.teacher
   if teacher is None:
-    raise UserError("there is nobody to learn from; give --teacher=FOLDER of experiments.split.")
+    raise UserError("there is no teacher; give --teacher=FOLDER of a run of experiments.split.")
   config = dataclasses.replace(config, model=config.student, rounds=config.epochs)
   run = load_split(teacher)
   if config.data == run.flags.data and config.data_dir == run.flags.data_dir:
     raise UserError(
-      f"{config.data} is what the clients trained on, which is not public; give other --data."
+      f"{config.data} is the clients' training data, which is not public; give other --data."
     )
   source = train.load(config)
   check_images(run, source.train.images.shape[1:], source.name)
@@ -77,11 +71,11 @@ def main(config: DistilFlags) -> None:
       "other --data."
     )
   task = make_student(config, run, source)
-  own = (app.new_folder(config), config.saved(), config.resume, config.wait_for_workdir)
-  with RunFolder.open(*own) as folder:
+  path = app.new_folder(config)
+  with RunFolder.open(path, config.saved(), config.resume, config.wait_for_workdir) as folder:
     log, images = MessageLog(), source.train.images
-    taught = remote_outputs(run.cut_model, images, config.batch_size, log.observe, ALICE, BOB)
-    public = Public(images, taught, source.train.labels.astype(np.int32))
+    logits = remote_outputs(run.cut_model, images, config.batch_size, log.observe, ALICE, BOB)
+    public = PublicData(images, logits, source.train.labels.astype(np.int32))
     variables, rows = distil(
       task,
       public,
@@ -95,11 +89,11 @@ def main(config: DistilFlags) -> None:
 
 
 def make_student(config: DistilFlags, run: SplitRun, source: Source) -> Task:
-  """The teacher's task with the student in its place, which sees images as the public set says."""
+  """Returns the teacher's task with the student as model and the public images as training data."""
   task, norm = run.task, config.make_norm(config.rounds)
   model = models.create(config.model, norm, task.num_classes, task.image_shape, config.stem)
   if models.entry(config.model).segments:
-    raise UserError(f"{config.model!r} says a class of every pixel; choose another --student.")
+    raise UserError(f"{config.model!r} classifies pixels, not images; choose another --student.")
   transforms = make_transforms(config, source.train.images)
   data = Source(source.name, source.train, task.source.test, task.source.class_names)
   return task._replace(
@@ -115,11 +109,11 @@ def finish(
   rows: list[Row],
   variables: Variables,
 ) -> None:
-  """Writes the student and what it has come to, beside its teacher."""
+  """Writes the student's model and the test results of student and teacher."""
   task, last = run.task, rows[-1]
   test = make_test(task, client_mapping.create("scan", num_clients=1))
-  held = classification.stack_batches(task.source.test, config.eval_batch_size)
-  teacher = test.summarize(test.evaluate_model(run.variables, held))
+  test_batches = classification.stack_batches(task.source.test, config.eval_batch_size)
+  teacher = test.summarize(test.evaluate_model(run.variables, test_batches))
   save_model(folder.path, variables)
   write_table(folder.path / "messages.csv", log.rows())
   names = ("loss", "top1", "top5", "bytes_up", "bytes_down", "seconds")

@@ -1,11 +1,4 @@
-"""What a model would leak at each cut: ``python -m experiments.leakage --workdir=runs/NAME``.
-
-For every stage behind which the model can be cut: how far the activations depend on the images
-(distance correlation), what an attacker makes of them who has test images of his own and trains a
-decoder, and which labels Bob reads off the gradients that a tail of the stages behind the cut sends
-him in the U-shape (paper 003, sec. 3.6). ``leakage.csv`` and ``leakage.png`` go to the run's
-folder. Without ``--workdir`` it is the untrained model that the flags say.
-"""
+"""Measures the leakage at each cut of a model (see ``experiments.leakage``)."""
 
 import contextlib
 import dataclasses
@@ -31,7 +24,7 @@ from fedjax_norm.training.task.task import Task
 from fedjax_norm.training.terminal.tables import columns_table
 from fedjax_norm.typing import Variables
 
-WHICH_MODEL = (
+MODEL_OPTIONS = (
   *(
     one.name
     for kind in (DataConfig, PartitionConfig)
@@ -41,33 +34,32 @@ WHICH_MODEL = (
   "task", "standardise", "whiten", "zca_epsilon", "subtract", "model", "stem", "norm", "groups",
   "group_size", "mean_only_bn", "norm_epsilon", "compute_dtype",
 )  # fmt: skip
-"""What says which model is measured on which data, where no run does."""
+"""The options that choose the model and the data if there is no run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LeakageFlags(LeakageConfig, Config):
-  """Options of the measurement of leakage."""
+  """Options of ``experiments.leakage``."""
 
   group = "leakage"
   algorithm = "leakage"
-  hidden = all_but(*WHICH_MODEL, "seed", "workdir", "wait_for_workdir", "compilation_cache",
+  hidden = all_but(*MODEL_OPTIONS, "seed", "workdir", "wait_for_workdir", "compilation_cache",
                    "progress", "host_devices")  # fmt: skip
 
   untrained: bool = option(
-    False, "Whether the model that the run of --workdir began with is measured, not its last one."
+    False, "Whether the initial model of the run is measured instead of its final model."
   )
 
   def check(self) -> None:
-    """Refuses what would do nothing with the model of a run, or without one."""
+    """Raises ``UserError`` for options that have no effect with a run, or without one."""
     if self.workdir is None and self.untrained:
       raise UserError(
         "--untrained does nothing here: without --workdir the model is untrained; drop it."
       )
     for one in options.of(type(self)) if self.workdir else ():
-      if one.name in WHICH_MODEL and getattr(self, one.name) != one.default:
+      if one.name in MODEL_OPTIONS and getattr(self, one.name) != one.default:
         raise UserError(
-          f"--{one.name} does nothing here: the run in --workdir says which model on which data; "
-          "drop it."
+          f"--{one.name} does nothing here: the run in --workdir determines model and data; drop it."
         )
 
 
@@ -78,13 +70,13 @@ _COLUMNS = {
   "reconstruction_error": "image error",
   "ssim": "SSIM",
   "labels_by_known": "labels, some known",
-  "labels_by_clusters": "none known",
+  "labels_by_clusters": "no labels known",
   "labels_chance": "chance",
 }
 
 
 def main(config: LeakageFlags) -> None:
-  """Measures, prints a table and writes the files."""
+  """Measures the leakage, prints a table and writes the files."""
   task, variables, title = _of_run(config) if config.workdir else _of_flags(config)
   folder = app.new_folder(config)
   with locked(folder, config.wait_for_workdir) if config.workdir else contextlib.nullcontext():
@@ -94,14 +86,14 @@ def main(config: LeakageFlags) -> None:
 def _measure(
   config: LeakageFlags, task: Task, variables: Variables, title: str, folder: Path
 ) -> None:
-  """Measures a model and writes what came out; a run's folder is locked."""
+  """Measures a model and writes the results to a folder."""
   measured = cut_leakage.measure(task, variables, config)
   head = {name: text for name, text in _COLUMNS.items() if name in measured.rows[0]}
   rows = [[_cell(row[name]) for name in head] for row in measured.rows]
   print(columns_table(list(head.values()), rows))
   print(
-    f"{measured.victims:,} test images attacked with {measured.auxiliary:,} others; an image error "
-    "of 1 is that of their mean"
+    f"{measured.victims:,} test images attacked with {measured.auxiliary:,} others, whose mean has "
+    "an image error of 1"
   )
   folder.mkdir(parents=True, exist_ok=True)
   stem = "leakage_untrained" if config.untrained else "leakage"
@@ -111,19 +103,19 @@ def _measure(
 
 
 def _of_flags(config: LeakageFlags) -> tuple[Task, Variables, str]:
-  """The untrained model that the flags say."""
+  """Returns the task, the untrained model of the options, and a title."""
   _, task = prepare(config, load(config))
   title = f"{config.data}, {config.model}, {config.norm}, untrained"
   return task, initial_variables(task, config.seed), title
 
 
 def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
-  """The model of a finished run, or the one that it began with."""
+  """Returns the task and the final (or initial) model of a finished run, and a title."""
   path = config.workdir or ""
   saved, variables = load_run(path)
   one = saved_options(saved)
   if one.members is not None:
-    raise UserError("the run is of an ensemble, which has no model of its own; pass another run.")
+    raise UserError("the run trained an ensemble, which is not one model; pass another run.")
   _, task = prepare(one, load(one))
   title = f"{one.data}, {one.model}, {one.norm}, {saved['algorithm']}"
   if config.untrained:

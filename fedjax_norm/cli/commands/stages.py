@@ -1,9 +1,4 @@
-"""Where a model can be cut, and what each side then has: ``python -m experiments.stages``.
-
-A stage has a line: what it gives for one example, in bytes of float32, and for the cut after it the
-parameters of the party before it and of the party behind it and what training takes of each on one
-example, in a batch of 32 (``models/flops.py``). The party before computes no gradient of images.
-"""
+"""Lists the stages of a model and both sides of each cut (see ``experiments.stages``)."""
 
 import dataclasses
 import math
@@ -15,52 +10,54 @@ from fedjax_norm.models.stages import describe, position
 from fedjax_norm.options import Options, option
 from fedjax_norm.training.terminal.tables import columns_table, human_bytes
 
-_BATCH = 32  # several examples, for in training a norm of the batch refuses single elements
-_FLOAT32 = 4  # bytes
+_BATCH = 32  # more than one example, which BN requires in training
+_FLOAT32_BYTES = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class StagesFlags(Options):
-  """Options of the list of a model's stages."""
+  """Options of ``experiments.stages``."""
 
-  model: str = option("tiny", "Which model.", choices=tuple(models.MODELS))
-  norm: str = option("gn", "Its norm, with the model's usual groups.", choices=norm.NAMES)
-  stem: str = option("auto", "Of models that have both.", choices=("auto", "cifar", "imagenet"))
-  image_size: int = option(32, "Pixels square.", least=1)
-  channels: int = option(3, "Of an image.", least=1)
-  classes: int = option(10, "Classes.", least=2)
-  cut: str | None = option(None, "The stage after which the model is cut; it is marked.")
+  model: str = option("tiny", "The model.", choices=tuple(models.MODELS))
+  norm: str = option("gn", "The norm, with the model's default groups.", choices=norm.NAMES)
+  stem: str = option(
+    "auto", "The stem of models that have both.", choices=("auto", "cifar", "imagenet")
+  )
+  image_size: int = option(32, "The height and width of an image in pixels.", least=1)
+  channels: int = option(3, "The channels of an image.", least=1)
+  classes: int = option(10, "The number of classes.", least=2)
+  cut: str | None = option(None, "The stage after which the model is cut; the table marks it.")
 
 
 def run(config: StagesFlags) -> None:
   """Prints the table.
 
   Raises:
-    UserError: a model that does not fit its images or norm, or a cut that cannot be.
+    UserError: a model that does not fit its images or norm, or an impossible cut.
   """
   shape = (config.image_size, config.image_size, config.channels)
   model = models.create(config.model, norm.create(config.norm), config.classes, shape, config.stem)
   marked = None if config.cut is None else position(model, config.cut, shape)
 
   infos = describe(model, shape)
-  # A stretch takes what its stages take, so that each is counted once for all cuts.
+  # FLOPs add up over stages, so each stage is counted once for all cuts.
   training = [
     step_flops(model, shape, i, i + 1, _BATCH, input_gradient=i > 0).training / _BATCH
     for i in range(len(infos))
   ]
   parameters = [info.parameters for info in infos]
   rows = []
-  for place, info in enumerate(infos, 1):
-    sides = ["-"] * 4  # where nothing can be cut
-    if place < len(infos) and any(parameters[:place]):
-      sides = [f"{sum(side):,}" for side in (parameters[:place], parameters[place:])]
-      sides += [f"{sum(side):.3g}" for side in (training[:place], training[place:])]
-    size = human_bytes(_FLOAT32 * math.prod(info.shape))
+  for count, info in enumerate(infos, 1):
+    sides = ["-"] * 4  # the model cannot be cut here
+    if count < len(infos) and any(parameters[:count]):
+      sides = [f"{sum(side):,}" for side in (parameters[:count], parameters[count:])]
+      sides += [f"{sum(side):.3g}" for side in (training[:count], training[count:])]
+    size = human_bytes(_FLOAT32_BYTES * math.prod(info.shape))
     pixels = "x".join(map(str, info.shape))
-    mark = "<--" if place == marked else ""
+    mark = "<--" if count == marked else ""
     rows.append([info.name, pixels, size, f"{info.parameters:,}", *sides, mark])
-  head = ["stage", "activation", "bytes", "parameters", "parameters before", "behind"]
-  head += ["FLOPs before", "behind", "cut"]
+  head = ["stage", "activation", "bytes", "parameters", "parameters before", "after"]
+  head += ["FLOPs before", "after", "cut"]
   print(columns_table(head, rows))
 
 
