@@ -56,7 +56,7 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
     "scan" if method.one_by_one(config) else config.backend,
     num_clients=config.cohort_of(data.num_clients),
     chunk=config.chunk,
-    lockstep=spec.across_nodes and not method.one_by_one(config),
+    lockstep=spec.across_clients and not method.one_by_one(config),
     client_bytes=lambda: step_bytes(model, config, images_of(task)),
   )
   one_by_one = mapping.one_by_one()

@@ -22,7 +22,7 @@ from fedjax_norm.evaluation.classification import (
 )
 from fedjax_norm.evaluation.config import EvaluationConfig
 from fedjax_norm.training.placement.client_states import ClientStore, evenly_spaced
-from fedjax_norm.training.placement.data_feed import placer
+from fedjax_norm.training.placement.device_arrays import placer
 from fedjax_norm.training.storage.csv_rows import Row
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.typing import Key, PyTree, Variables

@@ -22,7 +22,7 @@ from fedjax_norm.evaluation.measures import headline
 from fedjax_norm.models.ensemble import Ensemble
 from fedjax_norm.training.personalization import Personalize
 from fedjax_norm.training.placement.client_states import ClientStore, evenly_spaced
-from fedjax_norm.training.placement.data_feed import placer
+from fedjax_norm.training.placement.device_arrays import placer
 from fedjax_norm.training.program_types import Evaluate
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.typing import Key, PyTree

@@ -27,7 +27,7 @@ from fedjax_norm.evaluation import classification
 from fedjax_norm.local_training import LocalConfig, make_client_update, optimizer
 from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.training.placement.client_states import ClientStore
-from fedjax_norm.training.placement.data_feed import placer
+from fedjax_norm.training.placement.device_arrays import placer
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 

@@ -17,7 +17,8 @@ from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.interval_planner import Interval
 from fedjax_norm.training.placement.client_placement import Placement
 from fedjax_norm.training.placement.client_states import ClientStore
-from fedjax_norm.training.placement.data_feed import Feed, Place, placer
+from fedjax_norm.training.placement.data_feed import Feed
+from fedjax_norm.training.placement.device_arrays import Place, placer
 from fedjax_norm.training.placement.distributed_feed import DistributedClientStore, DistributedFeed
 from fedjax_norm.training.program_types import Phase, Program
 from fedjax_norm.typing import Key, PyTree

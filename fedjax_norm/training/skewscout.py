@@ -13,7 +13,7 @@ from fedjax_norm.control.theta import Dial
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.placement.client_states import ClientStore
-from fedjax_norm.training.placement.data_feed import Place
+from fedjax_norm.training.placement.device_arrays import Place
 from fedjax_norm.typing import Key, PyTree, Variables
 
 # An accuracy, on its way back.

@@ -27,7 +27,7 @@ from fedjax_norm.models.resnet import ResNet
 from fedjax_norm.training.build_program import make_program
 from fedjax_norm.training.config.train import config_of
 from fedjax_norm.training.placement.client_states import ClientStore
-from fedjax_norm.training.placement.data_feed import placer
+from fedjax_norm.training.placement.device_arrays import placer
 from fedjax_norm.training.rounds import compile_interval
 from fedjax_norm.training.task.task import make_task
 

@@ -18,7 +18,7 @@ from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.local_training import Metrics
 from fedjax_norm.models.resnet import ResNet
 from fedjax_norm.training.placement.client_states import ClientStore
-from fedjax_norm.training.placement.data_feed import placer
+from fedjax_norm.training.placement.device_arrays import placer
 from fedjax_norm.training.rounds import compile_interval
 
 SHAPE = (6, 6, 1)
@@ -42,7 +42,7 @@ class World:
 
   def run(self, method, config, model, cohorts, rate=RATE):
     """(the server, the clients' states) after all rounds, and the algorithm."""
-    lockstep = model.norm.across_nodes
+    lockstep = model.norm.across_clients
     mapping = client_mapping.create(
       "vmap" if lockstep else "scan", num_clients=cohorts.shape[1], lockstep=lockstep
     )

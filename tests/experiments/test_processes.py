@@ -26,9 +26,9 @@ HEARTBEAT = 4
 BOUND = HEARTBEAT + 10
 LOST = (
   "error: process {} of {} ended because another process of the run died or could not be reached; "
-  "start all processes again with the same --workdir to go on from the last checkpoint"
+  "start all processes again with the same --workdir to resume from the last checkpoint"
 )
-AGAIN = "start all processes again with the same --workdir to go on from the last checkpoint."
+AGAIN = "start all processes again with the same --workdir to resume from the last checkpoint."
 
 
 PLACE = ProcessInfo("localhost:1", 2, 1)

@@ -15,7 +15,7 @@ from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.local_training import Metrics
-from fedjax_norm.training.placement.data_feed import placer
+from fedjax_norm.training.placement.device_arrays import placer
 from fedjax_norm.training.rounds import compile_interval
 
 SPEC = norm.create("sync_bn")

@@ -23,7 +23,7 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.loop import train
-from fedjax_norm.training.placement import data_feed
+from fedjax_norm.training.placement import data_feed, device_arrays
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import make_task
@@ -132,7 +132,7 @@ def federation(sizes, num_examples=None):
 
 def windows_of(data, mapping, on_host, rounds=9, start=0, cohort=3, longest=4):
   """(all windows of a run, all parts), and the feed's thread has ended."""
-  place = data_feed.placer(mapping)
+  place = device_arrays.placer(mapping)
   with data_feed.Feed(
     data,
     mapping,
@@ -311,7 +311,7 @@ def test_the_choice_goes_by_the_memory(monkeypatch):
 
 def test_a_round_that_no_memory_holds_is_refused(monkeypatch):
   monkeypatch.setattr(data_feed, "device_memory", lambda devices: 200)
-  with pytest.raises(UserError, match="smaller cohort"):
+  with pytest.raises(UserError, match="choose a smaller --cohort"):
     windows_of(federation([10] * 4), client_mapping.create("scan", num_clients=3), True)
 
 

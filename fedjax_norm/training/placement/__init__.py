@@ -1,1 +1,1 @@
-"""Which process and device holds which client and its data."""
+"""Where clients, their states and their training data are: host, devices and processes."""

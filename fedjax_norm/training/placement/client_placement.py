@@ -1,7 +1,7 @@
-"""A run of several processes: every client has a home, a device of the process that holds its data.
+"""Assigns clients to devices in a run of several processes.
 
-Nobody else sees a client's examples or its lasting state. What every process knows of the others'
-clients is how many examples they hold, so that all of them lay out the same rounds.
+Only the process of a client's device reads the client's examples and its state. Every process
+knows the number of examples of all clients, so that all processes plan the same rounds.
 """
 
 import jax
@@ -21,17 +21,21 @@ from fedjax_norm.norm.moments import Moments
 
 
 class Placement:
-  """Who lives where: consecutive clients, as evenly over the devices as can be."""
+  """Assigns consecutive clients to each device, as evenly as possible.
+
+  Attributes:
+    max_clients: maximum number of clients of a device.
+  """
 
   def __init__(self, num_clients: int, num_devices: int):
     """Divides the clients.
 
     Args:
-      num_clients: K.
-      num_devices: D, of all processes.
+      num_clients: K, the population.
+      num_devices: D, the number of devices of all processes.
 
     Raises:
-      UserError: a device without a client.
+      UserError: fewer clients than devices.
     """
     if num_clients < num_devices:
       raise UserError(
@@ -40,36 +44,36 @@ class Placement:
       )
     sizes = [len(part) for part in np.array_split(np.arange(num_clients), num_devices)]
     self._starts = np.concatenate([[0], np.cumsum(sizes)])
-    self.most = max(sizes)
+    self.max_clients = max(sizes)
 
   def clients(self, device: int) -> np.ndarray:
-    """The ids of the clients of a device."""
+    """Returns the ids of the clients of a device."""
     return np.arange(self._starts[device], self._starts[device + 1])
 
   def counts(self, ids: np.ndarray) -> np.ndarray:
-    """How many of some clients [n, m] live on each device: [n, D]."""
+    """Returns the number of clients on each device [n, D], for n cohorts of client ids [n, m]."""
     devices = self._devices(ids)
     return np.stack([np.bincount(row, minlength=len(self._starts) - 1) for row in devices])
 
   def layout(self, ids: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gives some clients places on their devices.
+    """Arranges some clients in D * width slots, ``width`` per device.
 
     Args:
-      ids: [m], distinct.
-      width: the places of a device.
+      ids: [m] distinct client ids.
+      width: number of slots of a device.
 
     Returns:
-      (the row of each place's client among those of its device, its position in ``ids``), both
-      [D * width] int32 with -1 for an empty place.
+      (row of each slot's client among the clients of its device, index of that client in ``ids``),
+      both [D * width] int32; -1 in an empty slot.
     """
     slots = np.full((len(self._starts) - 1, width), -1, np.int32)
     positions = slots.copy()
     devices = self._devices(ids)
     order = np.argsort(devices, kind="stable")
     first = np.searchsorted(devices[order], np.arange(len(slots)))
-    places = np.arange(len(ids)) - first[devices[order]]
-    slots[devices[order], places] = ids[order] - self._starts[devices[order]]
-    positions[devices[order], places] = order
+    columns = np.arange(len(ids)) - first[devices[order]]
+    slots[devices[order], columns] = ids[order] - self._starts[devices[order]]
+    positions[devices[order], columns] = order
     return slots.ravel(), positions.ravel()
 
   def _devices(self, ids: np.ndarray) -> np.ndarray:
@@ -77,34 +81,36 @@ class Placement:
 
 
 def local_examples(partition: Partition) -> np.ndarray:
-  """The ids of the examples of this process's own clients, rising.
+  """Returns the sorted ids of the examples of this process's local clients.
 
   Args:
-    partition: of the whole federation, the same in every process.
+    partition: partition of the whole federation, the same in every process.
 
   Raises:
     UserError: fewer clients than devices.
   """
-  homes = Placement(len(partition.offsets) - 1, jax.device_count())
-  mine = [i for i, d in enumerate(jax.devices()) if d.process_index == jax.process_index()]
-  clients = np.concatenate([homes.clients(device) for device in mine])
+  placement = Placement(len(partition.offsets) - 1, jax.device_count())
+  local = [i for i, d in enumerate(jax.devices()) if d.process_index == jax.process_index()]
+  clients = np.concatenate([placement.clients(device) for device in local])
   parts = [partition.order[partition.offsets[k] : partition.offsets[k + 1]] for k in clients]
   return np.sort(np.concatenate(parts))
 
 
 def global_channel_statistics(
-  images: np.ndarray, own: np.ndarray, prepare: Prepare = to_unit
+  images: np.ndarray, ids: np.ndarray, prepare: Prepare = to_unit
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The channels' mean and deviation over all processes' images, of which each tells its moments.
+  """Returns the mean and the deviation of each channel over the training images of all processes.
+
+  The processes exchange the moments of their images, not the images.
 
   Args:
-    images: [N, H, W, C] as stored, of which this process has its own.
-    own: their ids.
-    prepare: what is done to the images before (see ``channel_moments``).
+    images: [N, H, W, C] stored images, of which this process has only the local ones.
+    ids: ids of the local images.
+    prepare: preprocessing before the moments are computed (see ``channel_moments``).
   """
-  moments = channel_moments(images, own, prepare)
-  # As bytes, for JAX would round what it exchanges to float32.
+  moments = channel_moments(images, ids, prepare)
+  # Exchanged as uint32, because JAX would round float64 to float32.
   message = np.concatenate([np.ravel(leaf) for leaf in moments]).view(np.uint32)
-  everyone = np.asarray(multihost_utils.process_allgather(message)).view(np.float64)
-  parts = [Moments(row[0], *np.split(row[1:], 2)) for row in everyone]
+  gathered = np.asarray(multihost_utils.process_allgather(message)).view(np.float64)
+  parts = [Moments(row[0], *np.split(row[1:], 2)) for row in gathered]
   return channel_statistics(merge_channel_moments(parts))

@@ -1,36 +1,38 @@
-"""The clients' lasting states: on the host for the population, on the device for an interval."""
+"""Stores the state of every client of the population on the host."""
+
+from typing import Any
 
 import jax
 import numpy as np
 
-from fedjax_norm.typing import PyTree
+from fedjax_norm.typing import Array, PyTree
 
 
 def evenly_spaced(ids: np.ndarray, count: int) -> np.ndarray:
-  """At most ``count`` of some ids, spread evenly over them."""
+  """Returns at most ``count`` of the ids, at equal distances."""
   return ids[np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)]
 
 
 class ClientStore:
-  """One state per client, as host arrays; empty when clients keep nothing.
+  """One state per client, as host arrays; empty for algorithms without client states.
 
   Attributes:
-    arrays: a client's state with a leading axis, [K, ...].
-    seen: [K] bool, who has taken part.
+    arrays: stacked client states, [K, ...].
+    seen: [K] bool, whether each client has taken part in a round.
   """
 
   def __init__(self, one: PyTree, num_clients: int):
-    """Starts every client with the same state.
+    """Initializes every client with the same state.
 
     Args:
-      one: one client's state.
-      num_clients: K.
+      one: initial state of every client.
+      num_clients: K, the population.
     """
 
-    def repeat(leaf):
+    def repeat(leaf: Any) -> np.ndarray:
       leaf = np.asarray(leaf)
-      # Zeroed memory is not touched before a client is, so that momenta of a large population cost
-      # what the clients seen so far do.
+      # The operating system allocates zeroed memory on first use: the momenta of a large
+      # population take memory only for the clients that have taken part.
       stacked = np.zeros((num_clients, *leaf.shape), leaf.dtype)
       if leaf.any():
         stacked[:] = leaf
@@ -41,33 +43,33 @@ class ClientStore:
 
   @property
   def client_bytes(self) -> int:
-    """The bytes of one client's state."""
+    """The number of bytes of one client state."""
     return sum(a[0].nbytes for a in jax.tree.leaves(self.arrays))
 
   def gather(self, ids: np.ndarray) -> PyTree:
-    """The states of some clients, [len(ids), ...]."""
+    """Returns the states of some clients, [len(ids), ...]."""
     return jax.tree.map(lambda a: a[ids], self.arrays)
 
   def scatter(self, ids: np.ndarray, states: PyTree) -> None:
-    """Takes back the states of some clients (distinct ids); who took part the caller notes."""
+    """Replaces the states of some clients (distinct ids); the caller updates ``seen``."""
 
-    def put(array, rows):
+    def put(array: np.ndarray, rows: Array) -> None:
       array[ids] = np.asarray(rows)[: len(ids)]
 
     jax.tree.map(put, self.arrays, states)
 
   def saved(self) -> PyTree:
-    """What a checkpoint holds."""
+    """Returns the content of a checkpoint: (states, seen)."""
     return self.arrays, self.seen
 
   def restore(self, saved: PyTree) -> None:
-    """Takes back what :meth:`saved` gave."""
+    """Sets states and ``seen`` to a result of :meth:`saved`."""
     self.arrays, self.seen = jax.tree.map(np.array, saved)
 
   def models(self, ids: np.ndarray) -> tuple[PyTree, np.ndarray]:
-    """What the models of some clients are made of, in an order that suits the devices.
+    """Returns the states of some clients for evaluation, in an order that suits the devices.
 
     Returns:
-      (their states [n, ...], the position in ``ids`` of each, or -1 for a row that is nobody's).
+      (states [n, ...], index in ``ids`` of each row's client, or -1 for a padding row).
     """
     return self.gather(ids), np.arange(len(ids))

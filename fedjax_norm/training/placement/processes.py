@@ -1,4 +1,4 @@
-"""Several processes, on one machine or many, that run one program through JAX's own runtime."""
+"""Joins several processes, on one or several machines, to one run by ``jax.distributed``."""
 
 import contextlib
 import json
@@ -17,28 +17,28 @@ from jax.sharding import PartitionSpec as P
 from fedjax_norm.errors import LostError, UserError
 
 INITIALIZATION_SECONDS = 60
-"""How long a process waits at the start for all others."""
+"""Maximum time that a process waits for the others at the start."""
 
 HEARTBEAT_SECONDS = 20
-"""How long a process may be silent before the runtime ends all others."""
+"""Maximum time without a sign of life of a process before the runtime ends all others."""
 
-# At the end the others wait while process 0 writes the last files; who dies then is told by the
-# heartbeat, not by this.
+# At the end, the other processes wait while process 0 writes the last files; a process that dies
+# meanwhile is detected by its heartbeat.
 _SHUTDOWN_SECONDS = 3600
 
-# What errors say when it is the others or the way to them that failed: of any type, and what only
-# the runtime's own mean by it, for others may quote a path.
-_OF_THE_NETWORK = ("coordination", "deadline_exceeded", "gloo", "nccl")
-_OF_THE_RUNTIME = ("barrier", "connect", "unavailable")
+# Words in the text of errors about other processes or the network: in errors of any type, and in
+# JaxRuntimeError only (errors of other types can quote a path that contains them).
+_NETWORK_WORDS = ("coordination", "deadline_exceeded", "gloo", "nccl")
+_RUNTIME_WORDS = ("barrier", "connect", "unavailable")
 
 
 class ProcessInfo(NamedTuple):
-  """One process's place among those of a run.
+  """The identity of one of the processes of a run.
 
   Attributes:
     coordinator_address: HOST:PORT at which process 0 coordinates the run.
-    num_processes: of the run.
-    process_id: from 0 to ``num_processes - 1``.
+    num_processes: number of processes of the run.
+    process_id: index of the process, from 0 to ``num_processes - 1``.
   """
 
   coordinator_address: str
@@ -46,65 +46,65 @@ class ProcessInfo(NamedTuple):
   process_id: int
 
   def __str__(self) -> str:
-    """As in a sentence."""
+    """Returns a text for messages, such as 'process 0 of 2'."""
     return f"process {self.process_id} of {self.num_processes}"
 
 
 def is_main() -> bool:
-  """Whether this process is the one that prints, draws and writes what only one writes."""
+  """Returns whether this is process 0, which prints, draws plots and writes the common files."""
   return jax.process_index() == 0
 
 
-def lost_process_error(place: ProcessInfo) -> LostError:
-  """The error of a process that another one left alone."""
+def lost_process_error(process: ProcessInfo) -> LostError:
+  """Returns the error of a process that has lost the connection to another one."""
   return LostError(
-    f"{place} ended because another process of the run died or could not be reached; start all "
-    "processes again with the same --workdir to go on from the last checkpoint."
+    f"{process} ended because another process of the run died or could not be reached; start all "
+    "processes again with the same --workdir to resume from the last checkpoint."
   )
 
 
 def is_network_error(error: BaseException | None) -> bool:
-  """Whether it is the other processes, or the way to them, that an error or its causes are about.
+  """Returns whether an error or one of its causes is about another process or the network.
 
-  The type says nothing: for one and the same failure it is ``JaxRuntimeError`` or ``ValueError``.
+  The text decides, because the same failure raises ``JaxRuntimeError`` or ``ValueError``.
   """
-  if error is None or isinstance(error, UserError | OSError):  # of a file, whatever its name
+  if error is None or isinstance(error, UserError | OSError):  # OSError: the text can be a path
     return False
-  text, own = str(error).lower(), isinstance(error, jax.errors.JaxRuntimeError)
-  signs = _OF_THE_NETWORK + (_OF_THE_RUNTIME if own else ())
-  return any(sign in text for sign in signs) or is_network_error(error.__cause__)
+  text = str(error).lower()
+  runtime_error = isinstance(error, jax.errors.JaxRuntimeError)
+  words = _NETWORK_WORDS + (_RUNTIME_WORDS if runtime_error else ())
+  return any(word in text for word in words) or is_network_error(error.__cause__)
 
 
 @contextlib.contextmanager
 def join(
-  place: ProcessInfo,
+  process: ProcessInfo,
   initialization_seconds: int = INITIALIZATION_SECONDS,
   heartbeat_seconds: int = HEARTBEAT_SECONDS,
 ) -> Iterator[None]:
-  """Joins the run before JAX has started, and leaves it together with the others at the end.
+  """Joins the run before JAX starts, and leaves it together with the other processes at the end.
 
-  A process that dies ends the others: by an error of a collective, or by an abort of the whole
-  process, for the runtime does not return from what it hangs in. So this belongs into a process
-  that another one supervises. After an error the caller has to end by ``os._exit``: JAX's own
-  ending waits for the others.
+  A process that dies ends the others: by an error of a collective operation, or by an abort of the
+  whole process if the runtime hangs. Therefore a supervisor process must start this one. After an
+  error, the caller must end the process by ``os._exit``, because JAX's exit waits for the others.
 
   Args:
-    place: of this process.
-    initialization_seconds: how long to wait for the others, after which the runtime aborts.
-    heartbeat_seconds: how long a process may be silent before the others are aborted.
+    process: identity of this process.
+    initialization_seconds: maximum wait for the others; then the runtime aborts.
+    heartbeat_seconds: maximum time without a heartbeat of a process; then the others abort.
 
   Raises:
     LostError: another process died or cannot be reached.
     UserError: the port is in use, or processes have unequal numbers of devices.
   """
-  if place.process_id == 0:
-    _check_port(int(place.coordinator_address.rpartition(":")[2]))
-  # Its service catches SIGTERM and keeps the process alive.
+  if process.process_id == 0:
+    _check_port(int(process.coordinator_address.rpartition(":")[2]))
+  # JAX's preemption service would catch SIGTERM and keep the process alive.
   jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
-      *place,
-      cluster_detection_method="deactivate",  # in SLURM it would hide all devices but one
+      *process,
+      cluster_detection_method="deactivate",  # SLURM detection would hide all devices except one
       initialization_timeout=initialization_seconds,
       heartbeat_timeout_seconds=heartbeat_seconds,
       shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
@@ -115,18 +115,18 @@ def join(
     jax.distributed.shutdown()
   except Exception as error:
     if is_network_error(error):
-      raise lost_process_error(place) from error
+      raise lost_process_error(process) from error
     raise
 
 
 def check_same_flags(flags: dict[str, Any]) -> None:
-  """Checks that all processes were started with the same flags, else their programs would differ.
+  """Checks that all processes were started with the same flags, so that they run one program.
 
   Args:
-    flags: name to JSON types; the same names everywhere.
+    flags: flag name -> value of a JSON type; every process must pass the same names.
 
   Raises:
-    UserError: on every process, of a flag that differs.
+    UserError: a flag differs between processes; every process raises the error.
   """
   names = sorted(flags)
   texts = (json.dumps(flags[name], sort_keys=True).encode() for name in names)
@@ -136,12 +136,15 @@ def check_same_flags(flags: dict[str, Any]) -> None:
   if len(columns):
     raise UserError(
       f"process {processes[0]} was started with another --{names[columns[0]]} than process 0; "
-      "start all processes with the same flags but for --process_id."
+      "start all processes with the same flags except --process_id."
     )
 
 
 def _check_port(port: int) -> None:
-  # The runtime crashes on a port in use, and shares one with another run's coordinator.
+  """Raises a UserError if the port is in use.
+
+  The runtime would crash, or share the port with the coordinator of another run.
+  """
   both = socket.has_dualstack_ipv6()
   family = socket.AF_INET6 if both else socket.AF_INET
   try:
@@ -154,25 +157,26 @@ def _check_port(port: int) -> None:
 
 
 def _check_devices() -> None:
+  """Raises a UserError if the processes have unequal numbers of devices."""
   counts = np.bincount([device.process_index for device in jax.devices()])
   differing = np.flatnonzero(counts != counts[0])
   if len(differing):
     other = differing[0]
     raise UserError(
-      f"process 0 has {counts[0]} devices and process {other} has {counts[other]}; give all "
-      "processes as many, with --host_devices on CPUs."
+      f"process 0 has {counts[0]} devices and process {other} has {counts[other]}; start all "
+      "processes with the same number of devices (on CPUs: --host_devices)."
     )
 
 
 def _connect() -> None:
-  """Lets all devices hear each other once.
+  """Connects all devices by one collective operation.
 
-  Gloo waits for 30 seconds where a set of devices meets for the first time, and later for as long
-  as it takes; so they meet now, before anything that takes one process longer than another.
+  Gloo waits at most 30 seconds when a set of devices connects for the first time, and without limit
+  later; so the devices connect now, before one process takes longer than another.
   """
   mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,))
   total = jax.shard_map(
     lambda: jax.lax.psum(jnp.ones(()), "all"), mesh=mesh, in_specs=(), out_specs=P()
   )
   jax.block_until_ready(jax.jit(total)())
-  multihost_utils.sync_global_devices("joined")  # meets in other sets, those of a checkpoint's save
+  multihost_utils.sync_global_devices("joined")  # connects the device sets that checkpoints use
