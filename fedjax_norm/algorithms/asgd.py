@@ -121,7 +121,7 @@ def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
     UserError: a norm that looks across nodes, or no clock.
   """
   model, spec = setup.model, setup.model.norm
-  if spec.across_nodes:
+  if spec.across_clients:
     raise UserError(
       f"norm {spec.name!r} merges the batches of all nodes, which asynchronous workers never have"
       " at the same time; choose another norm."

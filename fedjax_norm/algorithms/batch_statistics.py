@@ -64,7 +64,7 @@ def check_policy(policy: str, spec: NormSpec) -> None:
       "FixBN freezes the global statistics, which batch_stats=local and FedBN never make; choose "
       "mean, moments or recalibrate."
     )
-  if spec.across_nodes and policy == "recalibrate":
+  if spec.across_clients and policy == "recalibrate":
     raise UserError(
       f"norm {spec.name!r} merges the clients' batches, which a pass of each client alone cannot "
       "recalibrate; choose mean or moments."

@@ -28,7 +28,9 @@ class GaiaConfig(LocalConfig):
 
   def statistics_policy(self, spec: NormSpec) -> str:
     """``batch_stats``, or its default: partitions keep their models, and so their statistics."""
-    own = spec.updates_running_statistics and not spec.across_nodes and not spec.freezes_statistics
+    own = (
+      spec.updates_running_statistics and not spec.across_clients and not spec.freezes_statistics
+    )
     return self.batch_stats or ("local" if own and spec.scale else "mean")
 
 

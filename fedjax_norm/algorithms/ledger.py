@@ -168,7 +168,7 @@ def lockstep_cost(spec: NormSpec, groups: list[int]) -> tuple[int, int, int]:
     spec: the norm.
     groups: of each norm layer (see ``models.norm_modules``).
   """
-  if not spec.across_nodes or not spec.updates_running_statistics:
+  if not spec.across_clients or not spec.updates_running_statistics:
     return 0, 0, 0
   one_way = _FLOAT_BYTES * sum(1 + 4 * g for g in groups)
   return one_way, one_way, 2 * len(groups)
@@ -180,7 +180,7 @@ def paper_cost(cost: Cost, spec: NormSpec, groups: list[int]) -> Cost:
   The mean goes up and comes back, then the variance, a number a group each; the exchange that the
   exact gradient needs is left out.
   """
-  if not spec.across_nodes or not spec.updates_running_statistics:
+  if not spec.across_clients or not spec.updates_running_statistics:
     return cost
   one_way = _FLOAT_BYTES * 2 * sum(groups)
   return cost._replace(step_up=one_way, step_down=one_way, step_trips=2 * len(groups))

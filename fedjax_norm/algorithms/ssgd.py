@@ -58,7 +58,7 @@ class SsgdConfig(LocalConfig):
   def weighs_examples(self, spec: NormSpec) -> bool:
     """Whether workers are weighted by the examples of their batches."""
     if self.weighting is None:
-      return not self.equal_workers or spec.across_nodes
+      return not self.equal_workers or spec.across_clients
     return self.weighting == "examples"
 
   def fill_defaults(self, spec: NormSpec, all_clients: bool) -> Self:
@@ -102,7 +102,7 @@ def ssgd(config: SsgdConfig, setup: Setup) -> Averaging:
   """
   spec = setup.model.norm
   by_examples = config.weighs_examples(spec)
-  if spec.across_nodes and not by_examples:
+  if spec.across_clients and not by_examples:
     raise UserError(
       f"norm {spec.name!r} gives the gradient of the joint batch, in which every example counts "
       "alike; use weighting=examples."

@@ -20,7 +20,7 @@ from jax import lax
 from fedjax_norm import norm
 from fedjax_norm.data.federated import FederatedData, Transform, draw
 from fedjax_norm.norm import Mode, Norm
-from fedjax_norm.norm.apply import batch_moments
+from fedjax_norm.norm.normalize import batch_moments
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 _PER_CHANNEL = norm.create("bn")

@@ -43,7 +43,7 @@ def make_gradient(
     UserError: several parts of a batch with a norm that needs the joint batch of all clients.
   """
   parts = config.accumulate
-  if parts > 1 and model.norm.across_nodes:
+  if parts > 1 and model.norm.across_clients:
     raise UserError(
       f"norm {model.norm.name!r} needs the joint batch of all clients, but accumulate={parts} "
       "processes it in parts; drop one of them."

@@ -104,7 +104,7 @@ def program_flops(function: Callable, *shapes: PyTree) -> float:
 
   def plainly(call, args, kwargs, context):
     del context
-    args = (a._replace(plain=True) if isinstance(a, Mode) else a for a in args)
+    args = (a._replace(count_flops=True) if isinstance(a, Mode) else a for a in args)
     return call(*args, **kwargs)
 
   def fresh(*args):  # JAX keeps traces by function

@@ -48,7 +48,7 @@ class Recurrence(Linear):
       shape = (len(gates), hidden)
       start = jnp.zeros(shape, gates.dtype), jnp.zeros(shape, jnp.float32)
       # A cost analysis counts a loop's body once.
-      return lax.scan(step, start, gates.swapaxes(0, 1), unroll=mode.plain)[0][0]
+      return lax.scan(step, start, gates.swapaxes(0, 1), unroll=mode.count_flops)[0][0]
 
     orthogonal = nn.initializers.orthogonal(column_axis=-1)
     shape, mode = (hidden, 4 * hidden), mode._replace(data_init=False)

@@ -10,7 +10,7 @@ from fedjax_norm.options import Options, option
 
 
 def _norms(rule: Callable[[NormSpec], Any]) -> str:
-  """What an option needs that only some norms have."""
+  """Returns the ``needs`` of an option that only some norms have."""
   return "norm=" + ",".join(name for name, spec in NORMS.items() if rule(spec))
 
 
@@ -22,15 +22,15 @@ _RENORM = _norms(lambda spec: spec.renorm)
 
 @dataclasses.dataclass(frozen=True)
 class NormConfig(Options):
-  """Which normalization a model has, and how it is set."""
+  """The options of a model's normalization."""
 
   group = "normalization"
 
   norm: str = option("bn", "The normalization after each convolution.", choices=NAMES)
   groups: int | None = option(
     None,
-    "Number of groups that the channels of a layer are divided into; the model's own choice of "
-    "groups if neither this nor --group_size is given.",
+    "Number of groups that the channels of a layer are divided into; a default of the model if "
+    "neither this nor --group_size is given.",
     least=1,
     needs=_GROUPED,
   )
@@ -44,7 +44,7 @@ class NormConfig(Options):
   )
   norm_decay: float = option(
     NormSpec.decay,
-    "Weight of the old value when running statistics are updated in a step.",
+    "Weight of the old value when a step updates running statistics (1 - PyTorch's momentum).",
     least=0,
     below=1,
     needs=_AVERAGING,
@@ -66,27 +66,27 @@ class NormConfig(Options):
   )
   brn_ramp: tuple[float, ...] = option(
     (0.04, 0.2, 0.3),
-    "Ramps of batch renormalization's bounds as three fractions of all rounds: their start, the "
-    "end of d's, the end of r's.",
+    "Ramps of batch renormalization's bounds as three fractions of all rounds: the start of both "
+    "ramps, the end of the ramp of d, the end of the ramp of r.",
     needs=_RENORM,
   )
 
   def check(self) -> None:
-    """Refuses ramps that cannot be, and a decay without moving averages."""
+    """Raises UserError if the ramps are invalid or options contradict each other."""
     if len(self.brn_ramp) != 3 or not all(0 <= fraction <= 1 for fraction in self.brn_ramp):
       raise UserError("--brn_ramp takes three fractions from 0 to 1: start, end of d, end of r.")
     if self.brn_ramp[0] > min(self.brn_ramp[1:]):
-      raise UserError("--brn_ramp begins with the start, which cannot come after the ends.")
+      raise UserError("--brn_ramp must not end before its start; give the start first.")
     if self.groups is not None and self.group_size is not None:
       raise UserError("give --groups or --group_size, not both; they exclude each other.")
     if NORMS[self.norm].weight_norm and not self.mean_only_bn and self.norm_decay != NormSpec.decay:
       raise UserError("--norm_decay does nothing here: it needs --mean_only_bn; drop it or add it.")
 
   def make_norm(self, rounds: float) -> NormSpec:
-    """The normalization; groups that are not given are left to the model.
+    """Returns the normalization; the model chooses groups that are not given.
 
     Args:
-      rounds: of the whole run, which the ramps of batch renormalization are fractions of.
+      rounds: number of rounds of the run; the ramps of batch renormalization are fractions of it.
     """
     renorm = None
     if NORMS[self.norm].renorm:

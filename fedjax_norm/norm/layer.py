@@ -1,30 +1,30 @@
-"""The flax layer of every normalization."""
+"""The flax layer of all normalizations."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedjax_norm.norm.apply import Running, normalize, updated
+from fedjax_norm.norm.normalize import Running, normalize, update_running
 from fedjax_norm.norm.spec import NormSpec
 from fedjax_norm.objectives import Objective
 from fedjax_norm.typing import Array
 
 
 class Mode(NamedTuple):
-  """How a forward pass is meant; every layer gets it.
+  """The settings of a forward pass, passed to every layer.
 
   Attributes:
-    train: training's statistics and dropout, or evaluation's.
-    dropout: whether training drops units; statistics are recalibrated without.
+    train: whether to use the statistics and the dropout of training, or those of evaluation.
+    dropout: whether training uses dropout; False when statistics are recalibrated.
     mask: [N], 0 for padded examples.
-    step: the time so far, for batch renormalization's ramps.
+    step: current time, for the ramps of batch renormalization.
     data_init: whether weight-normalized layers set their scale and bias from this batch.
-    labels: the batch's targets in training, for the models that have losses of their own (see
+    labels: targets of the batch in training, for models with auxiliary losses (see
       ``local_training.make_gradient``).
-    objective: a name of ``objectives.OBJECTIVES`` or the user's own, what the labels are.
-    plain: whether convolutions are XLA's own on every platform and recurrent networks no loops, as
-      a count of operations needs them (see ``models/flops.py``).
+    objective: training objective: a name in ``objectives.OBJECTIVES``, or user-defined.
+    count_flops: whether convolutions use XLA's default lowering and recurrent networks are
+      unrolled, so that XLA counts their operations correctly (see ``models/flops.py``).
   """
 
   train: bool = False
@@ -34,15 +34,15 @@ class Mode(NamedTuple):
   data_init: bool = False
   labels: Array | None = None
   objective: str | Objective = "classification"
-  plain: bool = False
+  count_flops: bool = False
 
 
 class Norm(nn.Module):
-  """Normalizes x[N, *S, C] as its spec says; the identity when the spec does not normalize.
+  """Normalizes x[N, *S, C] with a spec; the identity if the spec does not normalize.
 
-  Parameters ``scale`` (gamma) and ``bias`` (beta), [C]. Collection ``batch_stats`` holds ``mean``
-  and ``var``, [G], of a spec with running statistics. Where the collection ``moments`` is mutable,
-  the batch's own moments are written to it.
+  The parameters are ``scale`` (gamma) and ``bias`` (beta), [C]. For a spec with running statistics,
+  the collection ``batch_stats`` contains ``mean`` and ``var``, [G]. If the collection ``moments``
+  is mutable, the moments of the batch are written to it.
   """
 
   spec: NormSpec
@@ -71,7 +71,7 @@ class Norm(nn.Module):
       flat = moments._replace(mean=moments.mean.reshape(groups), m2=moments.m2.reshape(groups))
       self.put_variable("moments", "batch", flat)
     if self.is_mutable_collection("batch_stats"):
-      after = updated(running, moments, spec.decay)
+      after = update_running(running, moments, spec.decay)
       mean.value = after.mean
       if var is not None:
         var.value = after.var

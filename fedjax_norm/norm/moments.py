@@ -1,4 +1,4 @@
-"""Counts, means and squared deviations, and how they merge (the law of total variance)."""
+"""Counts, means and squared deviations, merged by the law of total variance."""
 
 import functools
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from fedjax_norm.typing import Array
 
 
 class Moments(NamedTuple):
-  """The first two moments of a set of values, mergeable exactly.
+  """The first two moments of a set of values; moments of disjoint sets can be merged exactly.
 
   Attributes:
-    count: how many values, float; broadcasts against ``mean``.
-    mean: their mean, 0 when there are none.
-    m2: the sum of their squared deviations from the mean.
+    count: number of values, float; broadcasts against ``mean``.
+    mean: mean of the values; 0 if there are none.
+    m2: sum of the squared deviations from the mean.
   """
 
   count: Array
@@ -25,17 +25,17 @@ class Moments(NamedTuple):
 
   @property
   def variance(self) -> Array:
-    """The biased variance m2 / count (0 when there are no values)."""
+    """The biased variance m2 / count; 0 if there are no values."""
     return self.m2 / jnp.maximum(self.count, 1.0)
 
   @property
   def unbiased_variance(self) -> Array:
-    """m2 / (count - 1) (paper 000, Alg. 2: m / (m - 1) of the biased one); 0 for a single value."""
+    """The unbiased variance m2 / (count - 1) (paper 000, Alg. 2); 0 for a single value."""
     return self.m2 / jnp.maximum(self.count - 1.0, 1.0)
 
 
 def merge(parts: Moments, axis: int = 0) -> Moments:
-  """Merges moments stacked along an axis.
+  """Merges moments that are stacked along an axis.
 
   n = sum n_i, mean = sum n_i mean_i / n, m2 = sum (m2_i + n_i (mean_i - mean)^2).
   """
@@ -48,17 +48,17 @@ def merge(parts: Moments, axis: int = 0) -> Moments:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def merge_over_axes(local: Moments, axis_names: tuple[str, ...]) -> Moments:
-  """The same merge over mapped axes: one exchange forward and one backward.
+  """Merges moments over mapped axes, with one exchange forward and one backward.
 
-  Forward, every node sends its count, mean and m2 in one message. Backward, with the sums over
-  nodes of the derivatives by the merged mean and m2 in one message (for normalization these are the
-  sums of dy and dy * xhat up to factors), and with mean_i and n_i of a node,
+  Forward, every client sends its count, mean and m2 in one message. Backward, one message has the
+  sums over clients of the derivatives with respect to the merged mean and m2 (for normalization,
+  these are the sums of dy and dy * xhat up to factors). With mean_i and n_i of client i,
 
     d mean_i = n_i / n d mean + 2 n_i (mean_i - mean) d m2,  d m2_i = d m2.
 
   Args:
-    local: a node's own; the count a scalar.
-    axis_names: the mapped axes, the outermost first.
+    local: moments of one client, with a scalar count.
+    axis_names: mapped axes, the outermost first.
   """
   shape = local.mean.shape
   for name in reversed(axis_names):
@@ -70,27 +70,31 @@ def merge_over_axes(local: Moments, axis_names: tuple[str, ...]) -> Moments:
   return Moments(local.count, local.mean.reshape(shape), local.m2.reshape(shape))
 
 
-def _merge_fwd(local, axis_names):
+def _merge_fwd(
+  local: Moments, axis_names: tuple[str, ...]
+) -> tuple[Moments, tuple[Array, Array, Array]]:
   merged = merge_over_axes(local, axis_names)
   return merged, (local.count, local.mean - merged.mean, merged.count)
 
 
-def _merge_bwd(axis_names, residuals, derivative):
-  own, offset, count = residuals
+def _merge_bwd(
+  axis_names: tuple[str, ...], residuals: tuple[Array, Array, Array], derivative: Moments
+) -> tuple[Moments]:
+  local_count, offset, count = residuals
   dmean, dm2 = lax.psum(jnp.stack([derivative.mean, derivative.m2]), axis_names)
-  dmean = own / jnp.maximum(count, 1.0) * dmean + 2 * own * offset * dm2
-  return (Moments(jnp.zeros_like(own), dmean, dm2),)
+  dmean = local_count / jnp.maximum(count, 1.0) * dmean + 2 * local_count * offset * dm2
+  return (Moments(jnp.zeros_like(local_count), dmean, dm2),)
 
 
 merge_over_axes.defvjp(_merge_fwd, _merge_bwd)
 
 
 def to_sums(moments: Moments, shift: Array) -> tuple[Array, Array, Array]:
-  """Moments as three plain sums about a shift, so that adding them merges them.
+  """Returns moments as three sums about a shift, which are merged by addition.
 
   Args:
-    moments: any.
-    shift: a value near the means (it keeps the sums free of cancellation).
+    moments: moments of any shape.
+    shift: a value near the means, which avoids cancellation in the sums.
 
   Returns:
     (n, sum (x - shift), sum (x - shift)^2).
@@ -100,7 +104,7 @@ def to_sums(moments: Moments, shift: Array) -> tuple[Array, Array, Array]:
 
 
 def from_sums(sums: tuple[Array, Array, Array], shift: Array) -> Moments:
-  """The inverse of :func:`to_sums`."""
+  """Returns the moments of three sums: the inverse of :func:`to_sums`."""
   count, first, second = sums
   offset = first / jnp.maximum(count, jnp.finfo(jnp.float32).tiny)
   return Moments(count, shift + offset, jnp.maximum(second - count * offset**2, 0.0))

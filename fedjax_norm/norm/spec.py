@@ -1,7 +1,7 @@
-"""A normalization as a choice of axes: which ones it reduces, and where its statistics come from.
+"""A normalization as a choice of axes: the axes that it reduces, and the source of its statistics.
 
-An activation x[N, *S, C] is read as x[N, *S, G, K] with K = C / G. Every normalization is one
-:class:`NormSpec`, a row of ``NORMS``; everything else is the same code (``apply.py``).
+An activation x[N, *S, C] is viewed as x[N, *S, G, K] with K = C / G. Every normalization is a
+:class:`NormSpec`, a row of ``NORMS``; all of them run the same code (``normalize.py``).
 """
 
 import dataclasses
@@ -15,16 +15,16 @@ from fedjax_norm.errors import UserError
 class Renorm(NamedTuple):
   """The ramps of batch renormalization (Ioffe 2017, sec. 3): r_max and d_max over time.
 
-  Both bounds stay at batch normalization's (1 and 0) until ``start``, then rise linearly. Times are
-  in the unit of the ``step`` that the layer is given; FedAvg gives rounds and fractions of them.
-  The defaults are Ioffe's optimizer steps, for a training of 130,000.
+  Until ``start``, the bounds are 1 and 0, which is batch normalization; then they rise linearly.
+  Times have the unit of ``Mode.step``; FedAvg counts rounds and fractions of rounds. The defaults
+  are Ioffe's, in optimizer steps of a training with 130,000 steps.
 
   Attributes:
-    r_max: the final bound of the scale correction r, at least 1.
-    d_max: the final bound of the shift correction d, at least 0.
-    start: when the ramps begin.
-    r_end: when r_max is reached.
-    d_end: when d_max is reached.
+    r_max: final bound of the scale correction r, at least 1.
+    d_max: final bound of the shift correction d, at least 0.
+    start: time at which the ramps begin.
+    r_end: time at which r_max is reached.
+    d_end: time at which d_max is reached.
   """
 
   r_max: float = 3.0
@@ -36,27 +36,27 @@ class Renorm(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class NormSpec:
-  """What one normalization does; the rules of legality are checked when it is built.
+  """A normalization; invalid combinations of its fields raise UserError.
 
   Attributes:
-    name: what to call it in messages.
-    reduce: the axes that are reduced: ``'NSK'`` (across the batch), ``'SK'`` or ``'K'`` (within an
+    name: name in messages.
+    reduce: axes that are reduced: ``'NSK'`` (across the batch), ``'SK'`` or ``'K'`` (within an
       example), or ``''`` for no normalization. N is the batch, S the spatial axes, K the channels
       of a group.
-    groups: the number of groups G (P in paper 000); exclusive with ``group_size``. A norm that has
-      neither gets the default of the model that it is put into (see ``models.create``).
-    group_size: the channels of a group K; 1 makes every channel a group.
-    source: where training takes its statistics from: the ``'batch'``, the ``'running'`` statistics,
-      or the batch ``'corrected'`` by the running ones (batch renormalization).
-    scale: whether to divide by the standard deviation (a mean-only norm just centres).
-    axis_names: the mapped axes of a norm ``across_nodes``, which :meth:`bind` names.
-    across_nodes: whether the batch's moments are merged over all nodes (distributed BN).
+    groups: number of groups G (P in paper 000); exclusive with ``group_size``. Without either, a
+      norm gets the default groups of the model that uses it (see ``models.create``).
+    group_size: channels of a group K; 1 makes every channel a group.
+    source: source of the statistics in training: the ``'batch'``, the ``'running'`` statistics, or
+      the batch ``'corrected'`` by the running statistics (batch renormalization).
+    scale: whether to divide by the standard deviation; otherwise the norm only centres.
+    axis_names: mapped axes of a norm with ``across_clients``, set by :meth:`bind`.
+    across_clients: whether the moments of the batch are merged over all clients (distributed BN).
     freezes_statistics: whether a later phase freezes the statistics (FixBN, paper 002).
     weight_norm: whether kernels are reparameterized as g v / |v| (Salimans and Kingma 2016).
-    fixup: whether a ResNet is initialized and biased as Fixup says (Zhang et al. 2019).
-    renorm: the ramps of batch renormalization, for the corrected source.
-    decay: what a running statistic keeps of its old value (PyTorch's momentum is 1 - decay).
-    epsilon: what is added to the variance.
+    fixup: whether a ResNet has the initialization and biases of Fixup (Zhang et al. 2019).
+    renorm: ramps of batch renormalization, for the corrected source.
+    decay: weight of the old value of running statistics (PyTorch's momentum is 1 - decay).
+    epsilon: constant added to the variance.
   """
 
   name: str
@@ -67,14 +67,14 @@ class NormSpec:
   scale: bool = True
   axis_names: tuple[str, ...] = ()
   freezes_statistics: bool = False
-  across_nodes: bool = False
+  across_clients: bool = False
   weight_norm: bool = False
   fixup: bool = False
   renorm: Renorm | None = None
   decay: float = 0.9
   epsilon: float = 1e-5
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.reduce not in ("", "K", "SK", "NSK"):
       raise UserError(
         f"norm {self.name!r} reduces {self.reduce!r}; choose '' (nothing), 'K', 'SK' or 'NSK'."
@@ -85,16 +85,18 @@ class NormSpec:
       value = getattr(self, field)
       if value is not None and value < 1:
         raise UserError(f"{field} of norm {self.name!r} is {value}; it must be at least 1.")
-    if "N" not in self.reduce and (self.axis_names or self.across_nodes):
+    if "N" not in self.reduce and (self.axis_names or self.across_clients):
       raise UserError(
-        f"norm {self.name!r} does not reduce the batch, so there is nothing to merge across nodes."
+        f"norm {self.name!r} does not reduce the batch, so there is nothing to merge across clients"
+        "; drop across_clients and axis_names."
       )
     if "N" not in self.reduce and (self.source != "batch" or self.freezes_statistics):
       raise UserError(
-        f"norm {self.name!r} keeps no running statistics to take its source from, or to settle."
+        f"norm {self.name!r} keeps no running statistics to normalize with or to freeze; use the "
+        "source 'batch' without freezes_statistics."
       )
-    if self.axis_names and not self.across_nodes:
-      raise UserError(f"norm {self.name!r} has axis_names but is not across_nodes; set that, too.")
+    if self.axis_names and not self.across_clients:
+      raise UserError(f"norm {self.name!r} has axis_names but not across_clients; set it, too.")
     if (self.source == "corrected") != (self.renorm is not None):
       raise UserError("batch renormalization needs the corrected source and its ramps together.")
     if self.renorm and not self.scale:
@@ -109,29 +111,29 @@ class NormSpec:
 
   @property
   def normalizes(self) -> bool:
-    """Whether activations are normalized at all."""
+    """Whether activations are normalized."""
     return bool(self.reduce)
 
   @property
   def needs_groups(self) -> bool:
-    """Whether its groups are still to be chosen."""
+    """Whether the groups have to be chosen."""
     return self.normalizes and self.groups is None and self.group_size is None
 
   @property
   def has_running_statistics(self) -> bool:
-    """Whether the norm keeps averaged statistics for evaluation."""
+    """Whether the norm keeps running statistics for evaluation."""
     return "N" in self.reduce
 
   @property
   def updates_running_statistics(self) -> bool:
-    """Whether training moves the running statistics (not once they are frozen)."""
+    """Whether training updates running statistics, which are not frozen."""
     return self.has_running_statistics and self.source != "running"
 
   def num_groups(self, channels: int) -> int:
-    """G for a layer of this many channels.
+    """Returns the number of groups G of a layer with this many channels.
 
     Raises:
-      UserError: the groups do not divide the channels, or were never chosen.
+      UserError: the groups do not divide the channels, or have not been chosen.
     """
     if self.needs_groups:
       raise UserError(f"norm {self.name!r} has no groups yet; give it groups or group_size.")
@@ -151,7 +153,7 @@ class NormSpec:
     return channels // self.group_size
 
   def frozen(self) -> "NormSpec":
-    """The spec that normalizes with the frozen running statistics (FixBN's second stage).
+    """Returns the spec that normalizes with frozen running statistics (FixBN's second stage).
 
     Raises:
       UserError: the norm has no running statistics.
@@ -159,17 +161,17 @@ class NormSpec:
     if not self.has_running_statistics:
       raise UserError(f"norm {self.name!r} has no running statistics that could be frozen.")
     return dataclasses.replace(
-      self, source="running", renorm=None, across_nodes=False, axis_names=()
+      self, source="running", renorm=None, across_clients=False, axis_names=()
     )
 
   def bind(self, axis_names: tuple[str, ...]) -> "NormSpec":
-    """Merges the moments over these mapped axes, for a norm that looks across nodes."""
-    if not self.across_nodes:
+    """Returns the spec with its mapped axes, if it merges moments across clients, else itself."""
+    if not self.across_clients:
       return self
     if not axis_names:
       raise UserError(
-        f"norm {self.name!r} merges statistics across nodes, so all nodes must run in lock-step; "
-        "use --backend=vmap, pmap or shard_map without --chunk."
+        f"norm {self.name!r} merges statistics across clients, so all of them must run in "
+        "lock-step; use --backend=vmap, pmap or shard_map without --chunk."
       )
     return dataclasses.replace(self, axis_names=axis_names)
 
@@ -179,7 +181,7 @@ NORMS: Mapping[str, NormSpec] = MappingProxyType(
     spec.name: spec
     for spec in (
       NormSpec("bn", "NSK", group_size=1),
-      NormSpec("sync_bn", "NSK", group_size=1, across_nodes=True),
+      NormSpec("sync_bn", "NSK", group_size=1, across_clients=True),
       NormSpec("fixbn", "NSK", group_size=1, freezes_statistics=True),
       NormSpec("brn", "NSK", group_size=1, source="corrected", renorm=Renorm()),
       NormSpec("bgn", "NSK"),  # Summers and Dinneen 2020; Zhou et al. 2020
@@ -193,7 +195,7 @@ NORMS: Mapping[str, NormSpec] = MappingProxyType(
     )
   }
 )
-"""Every norm by its name; one without groups lets them be chosen."""
+"""The norms by name; if a row has no groups, they can be chosen."""
 
 NAMES = tuple(NORMS)
 
@@ -208,21 +210,21 @@ def create(
   decay: float = 0.9,
   epsilon: float = 1e-5,
 ) -> NormSpec:
-  """The spec of a norm by its name.
+  """Returns the spec of a norm.
 
   Args:
     name: one of ``NAMES``.
-    groups: the number of groups, for ``gn`` and ``bgn`` (P in paper 000); the model's default if
-      neither this nor ``group_size`` is given.
-    group_size: the channels of a group, for ``gn`` and ``bgn``.
+    groups: number of groups, for ``gn`` and ``bgn`` (P in paper 000); without it and
+      ``group_size``, the default of the model.
+    group_size: channels of a group, for ``gn`` and ``bgn``.
     mean_only_bn: whether ``wn`` also centres with mean-only BN (Salimans and Kingma 2016, sec.
       2.3).
-    renorm: the ramps of ``brn``.
-    decay: the weight of the old value in running statistics.
-    epsilon: added to the variance.
+    renorm: ramps of ``brn``.
+    decay: weight of the old value of running statistics.
+    epsilon: constant added to the variance.
 
   Raises:
-    UserError: an unknown name, or an option that this norm does not have.
+    UserError: the name is unknown, or the norm does not have an option.
   """
   if name not in NORMS:
     raise UserError(f"unknown norm {name!r}; choose one of {', '.join(NAMES)}.")

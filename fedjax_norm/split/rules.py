@@ -105,7 +105,7 @@ def make_rules(
   if not isinstance(model, Staged):
     raise UserError("this model is not a sequence of stages, so it cannot be cut; choose another.")
   spec, policy = model.norm, config.statistics_policy(model.norm)
-  if spec.across_nodes:
+  if spec.across_clients:
     raise UserError(
       f"norm {spec.name!r} merges the batches of clients that step together, but the server "
       "processes the batch of one client at a time; choose bn or another norm."

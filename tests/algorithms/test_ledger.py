@@ -18,9 +18,9 @@ IMAGE = (8, 8, 3)
 
 ACROSS = {
   "sync_bn": norm.create("sync_bn"),
-  "in groups": norm.NormSpec("own", "NSK", groups=4, across_nodes=True),
-  "centred": norm.NormSpec("own", "NSK", group_size=8, across_nodes=True, scale=False),
-  "default groups": norm.NormSpec("own", "NSK", across_nodes=True),
+  "in groups": norm.NormSpec("own", "NSK", groups=4, across_clients=True),
+  "centred": norm.NormSpec("own", "NSK", group_size=8, across_clients=True, scale=False),
+  "default groups": norm.NormSpec("own", "NSK", across_clients=True),
 }
 
 

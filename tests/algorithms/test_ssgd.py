@@ -40,7 +40,7 @@ VMAP = client_mapping.create("vmap", num_clients=len(SIZES))
 SPECS = {
   # So quick a decay lets the policies for running statistics differ.
   **{name: row.spec(name, decay=0.5) for name, row in norm_rows.ROWS.items()},
-  "sync_bgn": norm.NormSpec("own", "NSK", groups=2, across_nodes=True, decay=0.5),
+  "sync_bgn": norm.NormSpec("own", "NSK", groups=2, across_clients=True, decay=0.5),
   "frozen": norm.create("fixbn").frozen(),
   "brn": norm.create("brn", renorm=norm.Renorm(r_max=1.5, d_max=0.5, start=0, r_end=4, d_end=4)),
 }

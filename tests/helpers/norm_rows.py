@@ -42,7 +42,7 @@ def _groups(number=None, size=None):
 
 ROWS = {
   "bn": Row({}, "NSK", 12, _groups(size=1)),
-  "sync_bn": Row({}, "NSK", 12, _groups(size=1), {"across_nodes": True}),
+  "sync_bn": Row({}, "NSK", 12, _groups(size=1), {"across_clients": True}),
   "fixbn": Row({}, "NSK", 12, _groups(size=1), {"freezes_statistics": True}),
   "brn": Row({"renorm": RAMP}, "NSK", 12, None, {"source": "corrected", "renorm": RAMP}),
   "bgn": Row({"groups": 2}, "NSK", 2, _groups(2)),

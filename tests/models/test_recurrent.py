@@ -37,8 +37,8 @@ def test_equals_pytorch_row_by_row():
     rows = F.batch_norm(rows.transpose(1, 2), None, None, scale, bias, training=True)
     last = cell(F.relu(rows.transpose(1, 2)))[0][:, -1]
     theirs = last @ torch.tensor(params["head"]["kernel"]) + torch.tensor(params["head"]["bias"])
-  for plain in (False, True):  # as a loop, and unrolled
-    mode = Mode(train=True, plain=plain)
+  for count_flops in (False, True):  # as a loop, and unrolled
+    mode = Mode(train=True, count_flops=count_flops)
     ours, _ = jax.jit(lambda v, x, m=mode: model.apply(v, x, m, mutable=["batch_stats"]))(
       variables, x
     )

@@ -38,7 +38,7 @@ def torchs(variables, x):
 def test_it_is_torchs():
   model, size = VGG16(NONE, 5), (18, 9, 2)
   variables, x = randomized(shapes(model, size)), images(2, *size)
-  mode = Mode(train=True, dropout=False, plain=True)  # which compiles faster
+  mode = Mode(train=True, dropout=False, count_flops=True)  # which compiles faster
   logits = jax.jit(lambda v, x: model.apply(v, x, mode))(variables, x)
   assert_close(logits, torchs(variables, x))
 

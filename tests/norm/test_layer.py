@@ -453,8 +453,8 @@ MAPPINGS = {
 
 ACROSS = {
   "sync_bn": SPECS["sync_bn"],
-  "in groups": NormSpec("own", "NSK", groups=2, across_nodes=True),
-  "centred": NormSpec("own", "NSK", group_size=2, across_nodes=True, scale=False),
+  "in groups": NormSpec("own", "NSK", groups=2, across_clients=True),
+  "centred": NormSpec("own", "NSK", group_size=2, across_clients=True, scale=False),
 }
 
 

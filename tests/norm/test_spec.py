@@ -74,13 +74,13 @@ def test_create_refuses(name, options, message):
   [
     ({"reduce": "NK", "groups": 1}, "reduces 'NK'; choose"),
     ({"reduce": "SK", "groups": 2, "group_size": 2}, "not both"),
-    ({"reduce": "SK", "groups": 1, "axis_names": ("nodes",)}, "nothing to merge across nodes"),
-    ({"reduce": "K", "groups": 1, "across_nodes": True}, "nothing to merge across nodes"),
-    ({"across_nodes": True}, "nothing to merge across nodes"),
+    ({"reduce": "SK", "groups": 1, "axis_names": ("nodes",)}, "nothing to merge across clients"),
+    ({"reduce": "K", "groups": 1, "across_clients": True}, "nothing to merge across clients"),
+    ({"across_clients": True}, "nothing to merge across clients"),
     ({"reduce": "SK", "groups": 1, "source": "running"}, "keeps no running statistics"),
     ({"source": "running"}, "keeps no running statistics"),
-    ({"reduce": "SK", "freezes_statistics": True}, "keeps no running statistics to .* settle"),
-    ({"reduce": "NSK", "axis_names": ("nodes",)}, "not across_nodes"),
+    ({"reduce": "SK", "freezes_statistics": True}, "keeps no running statistics to .* freeze"),
+    ({"reduce": "NSK", "axis_names": ("nodes",)}, "has axis_names but not across_clients"),
     ({"reduce": "NSK", "source": "corrected", "renorm": Renorm(), "scale": False}, "deviation"),
     ({"reduce": "NSK", "group_size": 1, "source": "corrected"}, "its ramps together"),
     ({"reduce": "NSK", "group_size": 1, "renorm": Renorm()}, "its ramps together"),
@@ -114,7 +114,7 @@ def test_frozen_specs_take_the_running_statistics_and_leave_them(name):
   assert frozen.has_running_statistics
   assert not frozen.updates_running_statistics
   assert not frozen.axis_names
-  assert not frozen.across_nodes  # it exchanges nothing, so that nodes need no lock-step
+  assert not frozen.across_clients  # it exchanges nothing, so that nodes need no lock-step
   assert frozen.bind(()) == frozen
   assert (frozen.decay, frozen.epsilon, frozen.freezes_statistics) == (0.5, 1e-4, name == "fixbn")
   assert frozen.frozen() == frozen
@@ -188,7 +188,7 @@ def test_the_options_of_a_run_reach_the_spec():
     ({"norm": "brn", "brn_r_max": 0.5}, "--brn_r_max is 0.5; it must be at least 1"),
     ({"norm": "brn", "brn_ramp": (0.1, 0.2)}, "--brn_ramp takes three fractions"),
     ({"norm": "brn", "brn_ramp": (0.1, 0.2, 1.5)}, "--brn_ramp takes three fractions"),
-    ({"norm": "brn", "brn_ramp": (0.5, 0.2, 0.3)}, "--brn_ramp begins with the start"),
+    ({"norm": "brn", "brn_ramp": (0.5, 0.2, 0.3)}, "--brn_ramp must not end before its start"),
   ],
 )
 def test_options_that_cannot_be_are_refused(given, message):

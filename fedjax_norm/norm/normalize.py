@@ -1,5 +1,6 @@
-"""The one code path of every normalization (paper 000, Alg. 3)."""
+"""The code of all normalizations (paper 000, Alg. 3)."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -16,8 +17,8 @@ class Running(NamedTuple):
   """Running statistics of one layer.
 
   Attributes:
-    mean: [G].
-    var: [G], unbiased; None for a norm that only centres.
+    mean: running means, [G].
+    var: unbiased running variances, [G]; None for a norm that only centres.
   """
 
   mean: Array
@@ -25,22 +26,20 @@ class Running(NamedTuple):
 
 
 def batch_moments(x: Array, spec: NormSpec, mask: Array | None = None) -> Moments:
-  """The moments that a spec takes of an activation, over its reduced axes and named axes.
+  """Computes the moments of an activation over the reduced axes and named axes of a spec.
 
   Args:
     x: [N, *S, C] float.
     spec: a spec that normalizes.
-    mask: [N], 0 for padded examples; only a reduction over N looks at it.
+    mask: [N], 0 for padded examples; used only by a reduction over N.
 
   Returns:
-    Moments whose mean broadcasts as [N or 1, *(S or 1), G]; the variance is taken in two passes.
+    Moments with a mean of shape [N or 1, *(S or 1), G]; the variance is computed in two passes.
   """
   *_, channels = x.shape
   groups = spec.num_groups(channels)
   spatial = tuple(range(1, x.ndim - 1)) if "S" in spec.reduce else ()
-  per_example = channels // groups
-  for axis in spatial:
-    per_example *= x.shape[axis]
+  per_example = math.prod((channels // groups, *(x.shape[axis] for axis in spatial)))
   if "N" in spec.reduce:
     weight = jnp.ones(x.shape[0], x.dtype) if mask is None else mask.astype(x.dtype)
     count = per_example * weight.sum()
@@ -49,8 +48,8 @@ def batch_moments(x: Array, spec: NormSpec, mask: Array | None = None) -> Moment
     weight, count = None, jnp.float32(per_example)
 
   def total(values: Array) -> Array:
-    # First over space, to a small array, and only then over groups and examples: folding the whole
-    # activation into groups would cost a pass over memory of its own.
+    # The sum over space comes first, because folding the whole activation into groups would cost an
+    # additional pass over memory.
     values = values.sum(spatial, keepdims=True)
     if weight is not None:
       values = (values * weight).sum(0, keepdims=True)
@@ -60,8 +59,8 @@ def batch_moments(x: Array, spec: NormSpec, mask: Array | None = None) -> Moment
   mean = total(x) / divisor
   m2 = jnp.zeros_like(mean)
   if spec.scale:
-    # Deviations from a mean sum to 0, so that to first order m2 does not change with it.
-    m2 = total((x - lax.stop_gradient(_spread(mean, channels))) ** 2)
+    # The gradient of m2 with respect to the mean is 0, because deviations from a mean sum to 0.
+    m2 = total((x - lax.stop_gradient(_per_channel(mean, channels))) ** 2)
   local = Moments(count, mean, m2)
   return merge_over_axes(local, spec.axis_names) if spec.axis_names else local
 
@@ -80,22 +79,22 @@ def normalize(
   """Normalizes an activation: y = gamma (x - mean) / sqrt(var + epsilon) + beta.
 
   Args:
-    x: [N, *S, C]; statistics are float32 whatever its dtype.
+    x: [N, *S, C] of any float dtype; statistics are float32.
     spec: a spec that normalizes.
-    gamma: [C], or None for a norm that only centres.
-    beta: [C].
-    running: the running statistics of a spec that has them.
-    train: whether the statistics are training's (``spec.source``) or evaluation's.
+    gamma: scale [C], or None for a norm that only centres.
+    beta: shift [C].
+    running: running statistics, for a spec that has them.
+    train: whether to use the statistics of training (``spec.source``) or of evaluation.
     mask: [N], 0 for padded examples.
-    step: the time on the ramps of batch renormalization, a scalar.
+    step: current time on the ramps of batch renormalization, a scalar.
 
   Returns:
-    (y, the batch's moments when they were taken across the batch, else None).
+    (y, moments of the batch if the norm reduces the batch, else None).
 
   Raises:
-    UserError: the reduction would hold a single element, so that the output would be beta alone.
+    UserError: the reduction would be over a single element, so that the output would be beta.
   """
-  _refuse_single_element(x, spec, train)
+  _check_reduction(x, spec, train)
   channels, dtype = x.shape[-1], x.dtype
   x = x.astype(jnp.float32)
   moments = None
@@ -107,11 +106,11 @@ def normalize(
   scale, shift = lax.rsqrt(var + spec.epsilon) if spec.scale else jnp.ones_like(mean), beta
   if moments is not None and running is not None and spec.renorm is not None:
     r, d = _corrections(moments, running, spec.renorm, spec.epsilon, step)
-    scale, shift = scale * r, _spread(d, channels) * gamma + beta
-  scale = _spread(scale, channels)
+    scale, shift = scale * r, _per_channel(d, channels) * gamma + beta
+  scale = _per_channel(scale, channels)
   if gamma is not None:
     scale = scale * gamma
-  mean = _spread(mean, channels)
+  mean = _per_channel(mean, channels)
   shape = (1,) * (x.ndim - mean.ndim) + mean.shape
   y = _affine(x, *(jnp.broadcast_to(a, shape) for a in (mean, scale, shift)))
   return y.astype(dtype), moments if "N" in spec.reduce else None
@@ -119,15 +118,17 @@ def normalize(
 
 @jax.custom_vjp
 def _affine(x: Array, mean: Array, scale: Array, shift: Array) -> Array:
-  """(x - mean) scale + shift, with a backward pass that reads x and dy twice and no more.
+  """(x - mean) scale + shift, with a backward pass that reads x and dy only twice.
 
-  It has no forward-mode derivative. The mean, scale and shift have one shape of x's rank, with 1
-  for what it has in common.
+  There is no forward-mode derivative. The mean, scale and shift have the same shape and broadcast
+  against x, with size 1 for the axes that are reduced.
   """
   return (x - mean) * scale + shift
 
 
-def _affine_bwd(residuals, dy):
+def _affine_bwd(
+  residuals: tuple[Array, Array, Array], dy: Array
+) -> tuple[Array, Array, Array, Array]:
   x, mean, scale = residuals
   axes = tuple(axis for axis, size in enumerate(mean.shape) if size == 1)
   dshift = dy.sum(axes, keepdims=True)
@@ -140,11 +141,11 @@ _affine.defvjp(
 )
 
 
-def updated(running: Running, batch: Moments, decay: float) -> Running:
-  """Running statistics after a batch: decay old + (1 - decay) new, with the unbiased variance.
+def update_running(running: Running, batch: Moments, decay: float) -> Running:
+  """Updates running statistics with a batch: decay old + (1 - decay) new, unbiased variance.
 
-  A batch without values leaves both as they were; one of a single value says nothing about the
-  variance.
+  A batch without values changes neither statistic, and a batch with a single value does not change
+  the variance.
   """
 
   def move(old: Array, new: Array, known: Array) -> Array:
@@ -156,13 +157,13 @@ def updated(running: Running, batch: Moments, decay: float) -> Running:
   return Running(mean, move(running.var, batch.unbiased_variance, batch.count > 1))
 
 
-def _spread(values: Array, channels: int) -> Array:
-  """[..., G] -> [..., C]: each group's value at each of its channels."""
+def _per_channel(values: Array, channels: int) -> Array:
+  """Repeats the value of each group for its channels: [..., G] -> [..., C]."""
   return jnp.repeat(values, channels // values.shape[-1], axis=-1)
 
 
 def _bounds(ramp: Renorm, step: Array) -> tuple[Array, Array]:
-  """(r_max, d_max) at a step."""
+  """Returns (r_max, d_max) at a step."""
 
   def progress(end: float) -> Array:
     return jnp.clip((step - ramp.start) / max(end - ramp.start, 1e-9), 0.0, 1.0)
@@ -173,9 +174,9 @@ def _bounds(ramp: Renorm, step: Array) -> tuple[Array, Array]:
 def _corrections(
   batch: Moments, running: Running, ramp: Renorm, epsilon: float, step: Array
 ) -> tuple[Array, Array]:
-  """r and d of batch renormalization (Ioffe 2017, Alg. 1); gradients do not flow through them."""
+  """Returns r and d of batch renormalization (Ioffe 2017, Alg. 1), as constants of the gradient."""
   if step is None:
-    raise ValueError("batch renormalization needs the step to place itself on its ramps.")
+    raise ValueError("batch renormalization needs the step, because its bounds change over time.")
   r_max, d_max = _bounds(ramp, step)
   sigma = jnp.sqrt(running.var + epsilon)
   r = jnp.clip(jnp.sqrt(batch.variance + epsilon) / sigma, 1 / r_max, r_max)
@@ -183,11 +184,10 @@ def _corrections(
   return lax.stop_gradient(r), lax.stop_gradient(d)
 
 
-def _refuse_single_element(x: Array, spec: NormSpec, train: bool) -> None:
+def _check_reduction(x: Array, spec: NormSpec, train: bool) -> None:
   elements = x.shape[-1] // spec.num_groups(x.shape[-1])
   if "S" in spec.reduce:
-    for size in x.shape[1:-1]:
-      elements *= size
+    elements *= math.prod(x.shape[1:-1])
   if "N" in spec.reduce:
     if not train or spec.source == "running" or spec.axis_names:
       return
@@ -195,6 +195,6 @@ def _refuse_single_element(x: Array, spec: NormSpec, train: bool) -> None:
   if elements == 1:
     shape = "x".join(map(str, x.shape[1:]))
     raise UserError(
-      f"norm {spec.name!r} would normalize single elements of a {shape} activation, which leaves "
-      "nothing but zeros; use larger images (or batches), larger groups or another norm."
+      f"norm {spec.name!r} would normalize single elements of a {shape} activation to zeros; use "
+      "larger images (or batches), larger groups or another norm."
     )
