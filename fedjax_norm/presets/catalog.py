@@ -1,8 +1,8 @@
 """Reads the presets: the flags of each one, and what ``--preset=list`` prints about it.
 
-The first line of a preset's file is a comment that describes it. The comments ``# binary:``,
-``# needs:``, ``# cost:`` and ``# accuracy:`` give the other fields of :class:`Preset`. Further
-comments are for readers of the file, and every other line is a flag.
+The first line of a preset's file is a comment that describes it. The next comments, ``# binary:``,
+``# needs:``, ``# cost:`` and ``# accuracy:``, give the other fields of :class:`Preset`. Further
+comments are notes, and every other line is a flag.
 """
 
 import difflib
@@ -54,6 +54,7 @@ def load(name: str) -> Preset:
     raise UserError(f"there is no preset {name!r}; {choice} --preset=list for all presets.")
   lines = (_FOLDER / f"{name}.flags").read_text(encoding="utf-8").splitlines()
   comments = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
-  values = dict(line.split(": ", 1) for line in comments if line.startswith(_FIELDS))
+  values = dict(line.split(": ", 1) for line in comments[1 : 1 + len(_FIELDS)])
+  binary, needs, cost, accuracy = (values[field] for field in _FIELDS)
   flags = tuple(line for line in lines if line and not line.startswith("#"))
-  return Preset(name, comments[0], *(values[field] for field in _FIELDS), flags)
+  return Preset(name, comments[0], binary, needs, cost, accuracy, flags)
