@@ -1,38 +1,39 @@
-"""The norms as the tests see them: one row each, with an oracle of its own."""
+"""A table of the norms for tests: their options, expected fields, and flax layers."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 from flax import linen as nn
 
 from fedjax_norm.norm import NormSpec, Renorm, create
 
 EPSILON = 1e-5
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NONE: Mapping[str, Any] = MappingProxyType({})
 RAMP = Renorm(r_max=3.0, d_max=5.0, start=10, r_end=30, d_end=20)
 
 
 class Row(NamedTuple):
-  """What is expected of a norm.
+  """The expected properties of a norm.
 
   Attributes:
-    options: of ``create``, for a layer whose channels are a multiple of four.
-    reduce: the axes that it reduces.
-    groups: of 12 channels.
-    oracle: flax's layer of the same training step, or None; a norm of the batch is that layer with
-      the whole batch as one example.
-    others: the fields of the spec that differ from their defaults.
+    options: options of ``create``, for a layer with a multiple of four channels.
+    reduce: axes that the norm reduces.
+    groups: number of groups of 12 channels.
+    oracle: flax layer with the same training step, or None; for a norm across the batch, the layer
+      gets the whole batch as one example.
+    others: further fields of the spec that differ from their defaults.
   """
 
-  options: Mapping[str, Any] = _NOTHING
+  options: Mapping[str, Any] = _NONE
   reduce: str = ""
   groups: int | None = None
   oracle: nn.Module | None = None
-  others: Mapping[str, Any] = _NOTHING
+  others: Mapping[str, Any] = _NONE
 
   def spec(self, name: str, **more) -> NormSpec:
-    """The spec of the row with this label."""
+    """Returns the spec of the row with this label."""
     return create(name.partition("-")[0], **{**self.options, **more})
 
 
@@ -57,8 +58,13 @@ ROWS = {
   "fixup": Row(others={"fixup": True}),
   "none": Row(),
 }
-"""By label: a norm's name, and after a hyphen what is special about the row."""
+"""The rows by label: the name of a norm, and a variant after a hyphen."""
 
 SPECS = {label: row.spec(label) for label, row in ROWS.items()}
 BATCH = [label for label, row in ROWS.items() if row.reduce == "NSK"]
 WITHIN = [label for label, row in ROWS.items() if row.reduce in ("SK", "K")]
+
+
+def bounds_at(step):
+  """Returns (r_max, d_max) of RAMP."""
+  return np.interp(step, [10, 30], [1, 3]), np.interp(step, [10, 20], [0, 5])

@@ -1,4 +1,4 @@
-"""The table of norms, and the rules of legality."""
+"""The table of norms, and the combinations of fields that are rejected."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from fedjax_norm.norm import NORMS, NormConfig, NormSpec, Renorm, create
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_norm_is_its_row(name):
+def test_every_norm_has_the_fields_of_its_row(name):
   row, spec = ROWS[name], ROWS[name].spec(name, epsilon=1e-3)
   assert spec.normalizes == (row.reduce != "")
   assert spec.has_running_statistics == spec.updates_running_statistics == (name in BATCH)
@@ -33,7 +33,7 @@ def test_options_reach_the_spec():
   assert create("brn").renorm == Renorm(3.0, 5.0, 5_000, 40_000, 25_000)  # Ioffe 2017, sec. 3
 
 
-def test_specs_are_values():
+def test_specs_are_immutable_and_compare_by_value():
   assert create("gn", groups=2) == create("gn", groups=2) != create("gn", group_size=2)
   assert hash(create("brn")) == hash(create("brn"))
   with pytest.raises(dataclasses.FrozenInstanceError):
@@ -64,7 +64,7 @@ def test_specs_are_values():
     ("ln", {"epsilon": -1e-5}, "epsilon >= 0"),
   ],
 )
-def test_create_refuses(name, options, message):
+def test_create_rejects_wrong_options(name, options, message):
   with pytest.raises(UserError, match=message):
     create(name, **options)
 
@@ -74,26 +74,26 @@ def test_create_refuses(name, options, message):
   [
     ({"reduce": "NK", "groups": 1}, "reduces 'NK'; choose"),
     ({"reduce": "SK", "groups": 2, "group_size": 2}, "not both"),
-    ({"reduce": "SK", "groups": 1, "axis_names": ("nodes",)}, "nothing to merge across clients"),
+    ({"reduce": "SK", "groups": 1, "axis_names": ("clients",)}, "nothing to merge across clients"),
     ({"reduce": "K", "groups": 1, "across_clients": True}, "nothing to merge across clients"),
     ({"across_clients": True}, "nothing to merge across clients"),
     ({"reduce": "SK", "groups": 1, "source": "running"}, "keeps no running statistics"),
     ({"source": "running"}, "keeps no running statistics"),
     ({"reduce": "SK", "freezes_statistics": True}, "keeps no running statistics to .* freeze"),
-    ({"reduce": "NSK", "axis_names": ("nodes",)}, "has axis_names but not across_clients"),
+    ({"reduce": "NSK", "axis_names": ("clients",)}, "has axis_names but not across_clients"),
     ({"reduce": "NSK", "source": "corrected", "renorm": Renorm(), "scale": False}, "deviation"),
     ({"reduce": "NSK", "group_size": 1, "source": "corrected"}, "its ramps together"),
     ({"reduce": "NSK", "group_size": 1, "renorm": Renorm()}, "its ramps together"),
   ],
 )
-def test_illegal_specs_are_refused_when_they_are_built(fields, message):
+def test_illegal_combinations_of_fields_are_rejected(fields, message):
   with pytest.raises(UserError, match=message):
     NormSpec("custom", **fields)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.integers(1, 16), st.integers(1, 16), st.integers(0, 15))
-def test_groups_times_their_size_are_the_channels(groups, size, rest):
+def test_groups_times_group_size_are_the_channels(groups, size, rest):
   channels = groups * size
   assert create("gn", groups=groups).num_groups(channels) == groups
   assert create("gn", group_size=size).num_groups(channels) == groups
@@ -106,38 +106,38 @@ def test_groups_times_their_size_are_the_channels(groups, size, rest):
 
 
 @pytest.mark.parametrize("name", BATCH)
-def test_frozen_specs_take_the_running_statistics_and_leave_them(name):
-  spec = ROWS[name].spec(name, decay=0.5, epsilon=1e-4).bind(("nodes",))
+def test_frozen_specs_use_the_running_statistics_without_updates(name):
+  spec = ROWS[name].spec(name, decay=0.5, epsilon=1e-4).bind(("clients",))
   frozen = spec.frozen()
   assert frozen.source == "running"
   assert frozen.normalizes
   assert frozen.has_running_statistics
   assert not frozen.updates_running_statistics
   assert not frozen.axis_names
-  assert not frozen.across_clients  # it exchanges nothing, so that nodes need no lock-step
+  assert not frozen.across_clients  # clients exchange nothing, so they need no lock-step
   assert frozen.bind(()) == frozen
   assert (frozen.decay, frozen.epsilon, frozen.freezes_statistics) == (0.5, 1e-4, name == "fixbn")
   assert frozen.frozen() == frozen
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name not in BATCH])
-def test_nothing_to_freeze_without_running_statistics(name):
+def test_norms_without_running_statistics_cannot_be_frozen(name):
   with pytest.raises(UserError, match="has no running statistics that could be frozen"):
     SPECS[name].frozen()
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_only_a_norm_across_nodes_binds_axis_names(name):
+def test_only_a_norm_across_clients_binds_axis_names(name):
   spec = SPECS[name]
-  if name == "sync_bn":
-    assert spec.bind(("devices", "nodes")).axis_names == ("devices", "nodes")
+  if spec.across_clients:
+    assert spec.bind(("devices", "clients")).axis_names == ("devices", "clients")
     with pytest.raises(UserError, match="lock-step; use --backend=vmap"):
       spec.bind(())
   else:
-    assert spec.bind(("nodes",)) == spec.bind(()) == spec
+    assert spec.bind(("clients",)) == spec.bind(()) == spec
 
 
-def test_groups_that_were_never_chosen_are_asked_for():
+def test_missing_groups_are_reported():
   for name in ("gn", "bgn"):
     assert create(name).needs_groups
     with pytest.raises(UserError, match=f"'{name}' has no groups yet; give it groups or group_s"):
@@ -148,8 +148,8 @@ def test_groups_that_were_never_chosen_are_asked_for():
 
 
 @pytest.mark.parametrize("kind", [Config, StagesFlags])
-def test_every_norm_can_be_given(kind):
-  (norm,) = (one for one in options.of(kind) if one.name == "norm")
+def test_the_command_line_offers_every_norm(kind):
+  (norm,) = (item for item in options.of(kind) if item.name == "norm")
   assert norm.choices == tuple(NORMS)
 
 
@@ -157,7 +157,8 @@ def test_every_norm_can_be_given(kind):
 def test_a_run_can_have_every_norm(name):
   options = {key: value for key, value in ROWS[name].options.items() if key != "renorm"}
   spec = NormConfig(norm=name.partition("-")[0], **options).make_norm(rounds=100)
-  renorm = Renorm(3.0, 5.0, 4.0, 30.0, 20.0) if SPECS[name].renorm else None  # Ioffe's shares
+  # Ioffe's ramps, as shares of the rounds
+  renorm = Renorm(3.0, 5.0, 4.0, 30.0, 20.0) if SPECS[name].renorm else None
   assert spec == dataclasses.replace(SPECS[name], renorm=renorm)
 
 
@@ -191,6 +192,6 @@ def test_the_options_of_a_run_reach_the_spec():
     ({"norm": "brn", "brn_ramp": (0.5, 0.2, 0.3)}, "--brn_ramp must not end before its start"),
   ],
 )
-def test_options_that_cannot_be_are_refused(given, message):
+def test_wrong_options_of_a_run_are_rejected(given, message):
   with pytest.raises(UserError, match=message):
     options.make(NormConfig, **given)
