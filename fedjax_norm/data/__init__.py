@@ -1,1 +1,1 @@
-"""Data sources, partitions over clients, and how a client draws its batches."""
+"""Data sources, partitions over clients, and the batches that a client draws."""

@@ -1,15 +1,15 @@
-"""Countries by region: the United Nations' M49 standard.
+"""The region of each country, by the United Nations' standard M49.
 
-Paper 004 groups geotagged pictures by the standard's first level (continents) and second level
-(subcontinents), from the United Nations Statistics Division's "Standard country or area codes for
+Paper 004 groups geotagged pictures by the first level (continents) and the second level
+(subcontinents) of the United Nations Statistics Division's "Standard country or area codes for
 statistical use (M49)".
 """
 
 from typing import NamedTuple
 
-# Continent -> subcontinent -> its countries, as ISO 3166 alpha-2 and alpha-3 codes: all 249 of them
-# but Antarctica, which M49 puts into no region. M49 does not list Taiwan by itself; it stands with
-# its neighbours.
+# Continent -> subcontinent -> countries, as ISO 3166 alpha-2 and alpha-3 codes: all 249 except
+# Antarctica, which M49 puts into no region. M49 does not list Taiwan separately; here it is in
+# Eastern Asia.
 _COUNTRIES = {
   "Africa": {
     "Northern Africa": "DZ/DZA EG/EGY EH/ESH LY/LBY MA/MAR SD/SDN TN/TUN",
@@ -65,12 +65,12 @@ _COUNTRIES = {
 _NO_REGION = ("AQ", "ATA")
 
 
-class Place(NamedTuple):
-  """Where a country lies.
+class Country(NamedTuple):
+  """A country and its regions.
 
   Attributes:
-    country: its ISO 3166 alpha-2 code.
-    continent: the first-level region; None where the standard names none (Antarctica).
+    country: the ISO 3166 alpha-2 code.
+    continent: the first-level region; None for Antarctica, which has none in M49.
     subcontinent: the second-level region, or None.
   """
 
@@ -79,26 +79,19 @@ class Place(NamedTuple):
   subcontinent: str | None
 
 
-def _places() -> dict[str, Place]:
-  places = dict.fromkeys(_NO_REGION, Place(_NO_REGION[0], None, None))
+def _by_code() -> dict[str, Country]:
+  countries = dict.fromkeys(_NO_REGION, Country(_NO_REGION[0], None, None))
   for continent, parts in _COUNTRIES.items():
     for subcontinent, codes in parts.items():
       for pair in codes.split():
         two, _, three = pair.partition("/")
-        places |= dict.fromkeys((two, three), Place(two, continent, subcontinent))
-  return places
+        countries |= dict.fromkeys((two, three), Country(two, continent, subcontinent))
+  return countries
 
 
-_PLACES = _places()
+_BY_CODE = _by_code()
 
 
-def place(code: str) -> Place | None:
-  """Finds a country.
-
-  Args:
-    code: its ISO 3166 alpha-2 or alpha-3 code, in capitals or not.
-
-  Returns:
-    Where it lies; None if there is no such code.
-  """
-  return _PLACES.get(code.strip().upper())
+def find_country(code: str) -> Country | None:
+  """Returns the country with an ISO 3166 alpha-2 or alpha-3 code in any case; None if unknown."""
+  return _BY_CODE.get(code.strip().upper())

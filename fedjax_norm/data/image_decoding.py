@@ -1,4 +1,4 @@
-"""Decoding and resizing of images on the host, with Pillow."""
+"""Decodes and resizes images on the host, with Pillow."""
 
 import os
 import warnings
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from fedjax_norm import host_memory
-from fedjax_norm.data import process_local
+from fedjax_norm.data.process_local import ReadImages, lazy_zeros
 from fedjax_norm.errors import UserError
 
 Stream = str | os.PathLike | BinaryIO
@@ -18,9 +18,9 @@ Stream = str | os.PathLike | BinaryIO
 _GRAY = ("1", "L", "LA")
 _DEEP = ("I", "F")  # and the "I;16" family: more than 8 bits a channel
 
-# Files with these suffixes are images without a look at their content. Other files are images if
-# their content has one of these formats. Pillow's other formats are those of films and documents,
-# or have no mark to be recognised by; HEIF and JXL come with plugins.
+# A file with one of these suffixes counts as an image; some others do if their content has one of
+# these formats. Pillow's other formats are films and documents, or cannot be recognized by their
+# content. HEIF and JXL need plugins of Pillow.
 _SUFFIXES = (
   ".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe",
   ".jpeg", ".jpg", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".sgi",
@@ -31,7 +31,7 @@ _FORMATS = (
   "QOI", "SGI", "TIFF", "WEBP",
 )  # fmt: skip
 
-# EXIF's orientation -> what makes the pixels upright.
+# EXIF orientation -> the transposition that makes the image upright.
 _UPRIGHT = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
   3: Image.Transpose.ROTATE_180,
@@ -41,15 +41,15 @@ _UPRIGHT = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
-_LYING = (5, 6, 7, 8)  # those that exchange height and width
+_SWAPPED_SIDES = (5, 6, 7, 8)  # the orientations that exchange height and width
 
 
 def is_image(path: Path) -> bool:
-  """Whether a file is an image, by its suffix or by its content.
+  """Returns whether a file is an image, by its suffix or by its content.
 
   The content decides for files without a suffix and for the rarer suffixes that Pillow or one of
-  its plugins registers. Files with any other suffix count as no images: raw photos and backups of
-  an editor have the content of an image, but are usually copies of one that is there as well.
+  its plugins registers. Files with other suffixes do not count as images: raw photos and backups
+  of editors have the content of an image, but are usually copies of another file in the folder.
   """
   suffix = path.suffix.lower()
   if suffix in _SUFFIXES:
@@ -60,54 +60,54 @@ def is_image(path: Path) -> bool:
   try:
     with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]):
       return True
-  except Exception:  # whatever other content makes Pillow's readers raise
+  except Exception:  # Pillow's readers raise various errors for other content
     return False
 
 
 def _orientation(image: Image.Image) -> int:
-  """How an image that is not decoded yet is to be turned, by EXIF; 1 is not at all."""
+  """Returns the EXIF orientation of an image that is not decoded yet; 1 is upright."""
   if image.format == "TIFF":
-    return 1  # Pillow turns it, and tells the size that it has then
+    return 1  # Pillow turns a TIFF image itself and reports the size of the upright image
   try:
-    # Not the method of PNG files, which decodes the pixels to look behind them.
+    # The getexif of PNG images would decode the pixels to read the metadata behind them.
     return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-  except Exception:  # damaged metadata of pixels that are sound
+  except Exception:  # the metadata are damaged, but the pixels may not be
     return 1
 
 
-def _open(stream: Stream, where: str) -> Image.Image:
+def _open(stream: Stream, name: str) -> Image.Image:
   try:
-    # A large photograph is what the user asked for, not an attack.
+    # Pillow warns of large images as a possible attack; the user chose these files.
     with warnings.catch_warnings():
       warnings.simplefilter("ignore", Image.DecompressionBombWarning)
       return Image.open(stream)
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    raise UserError(f"{where} is not an image that can be read; replace or remove it.") from error
+    raise UserError(f"{name} is not an image that can be read; replace or remove it.") from error
 
 
-def header(stream: Stream, where: str) -> tuple[int, int, int]:
+def header(stream: Stream, name: str) -> tuple[int, int, int]:
   """Reads the height, width and channels (1 or 3) of an image without decoding its pixels.
 
-  Height and width are those of the upright image, as `decode` gives it.
+  Height and width are those of the upright image that `decode` returns.
 
   Raises:
-    UserError: it is no image, or it has more than 8 bits a channel.
+    UserError: the content is not an image, or it has more than 8 bits per channel.
   """
-  with _open(stream, where) as image:
+  with _open(stream, name) as image:
     if image.mode.split(";")[0] in _DEEP:
-      raise UserError(f"{where} has more than 8 bits a channel; convert it to 8-bit pixels.")
-    size = image.size if _orientation(image) in _LYING else image.size[::-1]
+      raise UserError(f"{name} has more than 8 bits per channel; convert it to 8-bit pixels.")
+    size = image.size if _orientation(image) in _SWAPPED_SIDES else image.size[::-1]
     return *size, 1 if image.mode in _GRAY else 3
 
 
-def decode(stream: Stream, where: str, channels: int, size: int | None = None) -> np.ndarray:
-  """Decodes one image as uint8, upright as viewers show it by EXIF's orientation.
+def decode(stream: Stream, name: str, channels: int, size: int | None = None) -> np.ndarray:
+  """Decodes one image as uint8, turned upright by its EXIF orientation.
 
   Args:
-    stream: a path or an open file with an encoded image.
-    where: what an error calls it.
+    stream: path or open file of an encoded image.
+    name: name of the image in errors.
     channels: 1 (luminance) or 3 (RGB); an alpha channel is dropped.
-    size: the side to resize to, whatever the aspect ratio; None keeps the size.
+    size: height and width to resize to, whatever the aspect ratio; None keeps the size.
 
   Returns:
     [H, W, channels] uint8.
@@ -115,14 +115,14 @@ def decode(stream: Stream, where: str, channels: int, size: int | None = None) -
   Raises:
     UserError: the image is damaged.
   """
-  with _open(stream, where) as image:
+  with _open(stream, name) as image:
     upright = _UPRIGHT.get(_orientation(image))
     try:
       if "transparency" in image.info:
-        image = image.convert("RGBA")  # else Pillow warns that it drops the transparency
+        image = image.convert("RGBA")  # otherwise Pillow warns that it drops the transparency
       image = image.convert("L" if channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError) as error:
-      raise UserError(f"{where} is a damaged image; replace or remove it.") from error
+      raise UserError(f"{name} is a damaged image; replace or remove it.") from error
     if upright is not None:
       image = image.transpose(upright)
     if size is not None and image.size != (size, size):
@@ -134,7 +134,7 @@ def decode(stream: Stream, where: str, channels: int, size: int | None = None) -
 def stack(
   streams: Iterable[Stream],
   count: int,
-  where: Callable[[int], str],
+  name: Callable[[int], str],
   channels: int,
   size: int | None = None,
   ids: np.ndarray | None = None,
@@ -143,36 +143,49 @@ def stack(
 
   Args:
     streams: the encoded images, at least 1.
-    count: how many images the array has room for.
-    where: the name of image i, for errors.
+    count: length of the array.
+    name: function from the index of an image to its name in errors.
     channels: 1 or 3.
-    size: as in `decode`.
-    ids: where in the array the images belong; None means that there are `count` of them.
+    size: height and width to resize to; None keeps the size.
+    ids: indices of the images in the array; None means that all `count` images are given.
 
   Returns:
-    [count, H, W, channels] uint8, zero where no image belongs.
+    [count, H, W, channels] uint8, zero at all other indices.
 
   Raises:
-    UserError: an image is damaged or has another size than the first.
+    UserError: an image is damaged or differs in size from the first one.
   """
   if size is not None:
     _check_memory(count if ids is None else len(ids), size, channels)
-  placed = zip(range(count) if ids is None else ids, streams, strict=True)
-  first, stream = next(placed)
-  pixels = decode(stream, where(first), channels, size)
+  indexed = zip(range(count) if ids is None else ids, streams, strict=True)
+  first, stream = next(indexed)
+  pixels = decode(stream, name(first), channels, size)
   shape = (count, *pixels.shape)
-  result = np.empty(shape, np.uint8) if ids is None else process_local.blank(shape, pixels.dtype)
+  result = np.empty(shape, np.uint8) if ids is None else lazy_zeros(shape, pixels.dtype)
   result[first] = pixels
-  for i, stream in placed:
-    pixels = decode(stream, where(i), channels, size)
+  for i, stream in indexed:
+    pixels = decode(stream, name(i), channels, size)
     if pixels.shape != result.shape[1:]:
-      height, width = result.shape[1:3]
-      raise UserError(
-        f"{where(i)} has {pixels.shape[0]}x{pixels.shape[1]} pixels where {where(first)} has"
-        f" {height}x{width}; give an image size to resize them all to."
-      )
+      raise different_sizes(name(i), pixels.shape, name(first), result.shape[1:])
     result[i] = pixels
   return result
+
+
+def different_sizes(
+  name: str, shape: tuple[int, ...], first: str, first_shape: tuple[int, ...]
+) -> UserError:
+  """Returns the error that an image differs in size from the first one of its data set.
+
+  Args:
+    name: name of the image.
+    shape: height and width of the image; further entries are ignored.
+    first: name of the first image.
+    first_shape: height and width of the first image.
+  """
+  return UserError(
+    f"{name} has {shape[0]}x{shape[1]} pixels, but {first} has {first_shape[0]}x{first_shape[1]};"
+    " give an image size to resize them all to."
+  )
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
@@ -183,18 +196,16 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
   _check_memory(count, size, channels * images.dtype.itemsize)
   result = np.empty((count, size, size, channels), images.dtype)
   for i, c in np.ndindex(count, channels):
-    # Channel by channel: Pillow has no float image of several channels.
+    # One channel at a time, because Pillow has no float image of several channels.
     plane = Image.fromarray(np.ascontiguousarray(images[i, :, :, c]))
     result[i, :, :, c] = plane.resize((size, size), Image.Resampling.BILINEAR)
   return result
 
 
 def resize_classes(classes: np.ndarray, size: int | None) -> np.ndarray:
-  """Resizes [N, H, W] pixel classes to [N, size, size], each that of the nearest pixel.
+  """Resizes pixel classes [N, H, W] of any dtype to [N, size, size] by the nearest pixel.
 
-  Args:
-    classes: of any dtype.
-    size: the side; None keeps the size.
+  A `size` of None keeps the size.
   """
   if size is None:
     return classes
@@ -210,10 +221,10 @@ def _check_memory(count: int, size: int, pixel_bytes: int) -> None:
   host_memory.check(count * size**2 * pixel_bytes, what, "choose a smaller image size")
 
 
-def reader(images: np.ndarray, size: int | None) -> process_local.Read:
-  """Reads from images that are in memory, resized to `size` unless that is None.
+def reader(images: np.ndarray, size: int | None) -> ReadImages:
+  """Returns a function that reads images in memory, resized to `size` unless that is None.
 
-  What it reads for some ids is a copy, so that the whole set can leave the memory.
+  For selected ids the function returns a copy, so that the whole set can be freed.
   """
 
   def read(ids: np.ndarray | None) -> np.ndarray:
@@ -221,7 +232,7 @@ def reader(images: np.ndarray, size: int | None) -> process_local.Read:
     rows = rows if size is None else resize(rows, size)
     if ids is None:
       return rows
-    result = process_local.blank((len(images), *rows.shape[1:]), rows.dtype)
+    result = lazy_zeros((len(images), *rows.shape[1:]), rows.dtype)
     result[ids] = rows
     return result
 

@@ -1,4 +1,4 @@
-"""The names in a data set: one form of each text, and which names mean a split."""
+"""The text of names in a data set: normalization, names of splits, and short lists of names."""
 
 import unicodedata
 from collections.abc import Collection
@@ -12,25 +12,22 @@ _SPLITS = {spelling: split for split, names in _SPELLINGS.items() for spelling i
 _MOST_LISTED = 10
 
 
-def normal(text: str) -> str:
-  """Composes the characters (Unicode's NFC), so that texts that look the same are the same."""
+def normalize(text: str) -> str:
+  """Composes the characters (Unicode's NFC), so that texts that look the same are equal."""
   return unicodedata.normalize("NFC", text)
 
 
 def split_of(name: str) -> str | None:
-  """Finds the split that a name means, in any case.
-
-  Args:
-    name: of a folder, or what a column `split` says.
+  """Returns the split that a folder's name or a value of the column `split` means, in any case.
 
   Returns:
-    `train`, `test` or `val`; None for a name that means no split.
+    `train`, `test` or `val`; None if the name means no split.
   """
   return _SPLITS.get(name.lower())
 
 
 def join_first(names: Collection[str]) -> str:
-  """Lists the first few names, and says how many more there are."""
+  """Joins the first ten names with commas and says how many more there are."""
   first = ", ".join(list(names)[:_MOST_LISTED])
   more = len(names) - _MOST_LISTED
   return f"{first} and {more:,} more" if more > 0 else first

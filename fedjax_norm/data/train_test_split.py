@@ -1,12 +1,12 @@
-"""Exact integer shares, and the stratified train/test split that is made of them."""
+"""Exact integer shares, and a stratified train/test split made with them."""
 
 import numpy as np
 
 
 def apportion(weights: np.ndarray, total: int) -> np.ndarray:
-  """Divides `total` units in proportion to the weights by the largest remainder.
+  """Divides `total` units in proportion to the weights by the largest remainder method.
 
-  Unit i gets floor(q_i) or floor(q_i) + 1 with q_i = total * w_i / sum(w); ties go to the lower
+  Share i is floor(q_i) or floor(q_i) + 1 with q_i = total * w_i / sum(w); ties go to the lower
   index. Weights that are all zero count as equal.
 
   Args:
@@ -14,13 +14,13 @@ def apportion(weights: np.ndarray, total: int) -> np.ndarray:
     total: the number of units, at least 0.
 
   Returns:
-    [n] int64 which sums to `total`.
+    [n] int64, with the sum `total`.
   """
   weights = np.asarray(weights, np.float64)
   if weights.sum() <= 0:
     weights = np.ones_like(weights)
   quota = total * (weights / weights.sum())
-  # A quota that is whole up to rounding must not lose a unit to its floor.
+  # A quota that is an integer up to rounding error must not be rounded down.
   whole = np.rint(quota)
   quota = np.where(np.abs(quota - whole) < 1e-9 * np.maximum(whole, 1), whole, quota)
   shares = np.floor(quota).astype(np.int64)
@@ -30,18 +30,18 @@ def apportion(weights: np.ndarray, total: int) -> np.ndarray:
 
 
 def stratified_split(strata: np.ndarray, num_test: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Splits examples at random so that every stratum is in the test set by its share.
+  """Splits examples at random, with every stratum in the test set in proportion to its size.
 
-  No stratum gives its last example to the test set, so the test set may come out smaller than
-  asked for where strata are tiny.
+  Every stratum keeps at least one example for training, so the test set may be smaller than
+  `num_test` if strata are tiny.
 
   Args:
     strata: [N] int, the stratum of each example.
-    num_test: how many examples to test on.
-    seed: the only source of chance.
+    num_test: number of test examples.
+    seed: seed of the split.
 
   Returns:
-    The ids to train on and the ids to test on, both sorted, disjoint, together all N.
+    The ids of the training and of the test examples, both sorted.
   """
   rng = np.random.default_rng(seed)
   _, strata, counts = np.unique(strata, return_inverse=True, return_counts=True)

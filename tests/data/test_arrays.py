@@ -44,7 +44,7 @@ def test_the_images_of_a_folder_stay_on_the_disk(tmp_path):
   assert (source.train.images[3] == 0.5).all()
   with pytest.raises(ValueError, match="read-only"):
     source.train.images[0] = 0
-  with pytest.raises(UserError, match="not resized"):
+  with pytest.raises(UserError, match="cannot be resized"):
     sources.load(f"npy:{tmp_path}", image_size=2)
 
 
@@ -54,7 +54,7 @@ def test_the_images_of_a_folder_stay_on_the_disk(tmp_path):
     ({"x_train": np.zeros((6, 4, 4, 3))}, "x_train is float64.*float32 or uint8"),
     ({"x_test": np.zeros((2, 4, 4, 3), ">f4")}, "x_test is >f4.*float32 or uint8"),
     ({"x_train": np.asfortranarray(np.zeros((6, 4, 4, 3), np.uint8))}, "ascontiguousarray"),
-    ({"y_train": np.asarray([None] * 6)}, r"y_train\.npy is no plain array"),
+    ({"y_train": np.asarray([None] * 6)}, r"y_train\.npy is not a plain array"),
   ],
 )
 def test_arrays_that_cannot_stay_on_the_disk_are_refused(tmp_path, changes, words):
@@ -73,7 +73,7 @@ def test_folders_and_files_that_hold_no_arrays_are_refused(tmp_path):
   whole = (tmp_path / "x_train.npy").read_bytes()
   for content in (b"", b"hello", whole[:100], whole[:200]):
     (tmp_path / "x_train.npy").write_bytes(content)
-    with pytest.raises(UserError, match=r"x_train\.npy is no plain array"):
+    with pytest.raises(UserError, match=r"x_train\.npy is not a plain array"):
       sources.load(name)
 
 
@@ -82,7 +82,7 @@ def test_folders_and_files_that_hold_no_arrays_are_refused(tmp_path):
   ("changes", "words"),
   [
     ({"y_test": None}, "lacks the array y_test"),
-    ({"clients_train": np.zeros(6, int)}, "'clients_train' that has no meaning"),
+    ({"clients_train": np.zeros(6, int)}, "unknown array 'clients_train'"),
     ({"x_train": np.zeros((6, 4), np.uint8)}, "N, H, W, C"),
     ({"x_test": np.zeros((0, 4, 4, 3), np.uint8), "y_test": np.zeros(0, int)}, "not empty"),
     ({"x_train": np.zeros((6, 4, 4, 3), np.int64)}, "uint8"),
@@ -91,14 +91,14 @@ def test_folders_and_files_that_hold_no_arrays_are_refused(tmp_path):
         "x_train": np.full((6, 4, 4, 3), np.nan, np.float32),
         "x_test": np.zeros((2, 4, 4, 3), np.float32),
       },
-      "x_train holds values that are not finite",
+      "x_train has values that are not finite",
     ),
     (
       {
         "x_train": np.zeros((6, 4, 4, 3), np.float32),
         "x_test": np.full((2, 4, 4, 3), np.inf, np.float32),
       },
-      "x_test holds values that are not finite",
+      "x_test has values that are not finite",
     ),
     ({"x_train": np.zeros((6, 5, 5, 3), np.uint8)}, "make them the same"),
     ({"x_train": np.zeros((6, 4, 4, 3), np.float32)}, "make them the same"),

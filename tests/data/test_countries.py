@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from fedjax_norm.data.countries import place
+from fedjax_norm.data.countries import find_country
 
 # The number of countries of each region in the UN's list, with the 249 codes of ISO 3166 (so with
 # Taiwan and without Sark, which has no code).
@@ -35,7 +35,7 @@ CONTINENTS = {"Africa": 60, "Americas": 57, "Asia": 51, "Europe": 51, "Oceania":
 def places(length):
   """Every code of so many letters that there is, with its place."""
   codes = map("".join, itertools.product(string.ascii_uppercase, repeat=length))
-  return {code: found for code in codes if (found := place(code))}
+  return {code: found for code in codes if (found := find_country(code))}
 
 
 def test_every_country_has_one_code_of_each_kind_and_a_place():
@@ -71,12 +71,12 @@ def test_every_country_has_one_code_of_each_kind_and_a_place():
 )
 def test_countries_lie_where_the_standard_says(codes, continent, subcontinent):
   for code in codes.split():
-    found = place(f" {code.lower()} ")
+    found = find_country(f" {code.lower()} ")
     assert found[1:] == (continent, subcontinent), code
 
 
 def test_what_is_no_code_has_no_place_and_antarctica_no_region():
-  assert place("XX") is None
-  assert place("") is None
-  assert place("UK") is None  # the code is GB
-  assert place("ATA") == ("AQ", None, None)
+  assert find_country("XX") is None
+  assert find_country("") is None
+  assert find_country("UK") is None  # the code is GB
+  assert find_country("ATA") == ("AQ", None, None)

@@ -111,8 +111,8 @@ def test_a_class_without_a_training_image_is_not_tested(tmp_path):
   listing = csv_index.scan(where, 0, min_region_size=2)
   assert [file.label for file in listing.train] == ["cat"]
   assert [(file.label, file.client) for file in listing.test] == [("cat", "Africa")]
-  assert listing.notes[-1] == "left out 1 test images, of classes without a training image: emu"
-  with pytest.raises(UserError, match="no image to test on is of a region that is kept"):
+  assert listing.notes[-1] == "left out 1 test images of classes without training images: emu"
+  with pytest.raises(UserError, match="all test images are of regions that are left out"):
     csv_index.scan(write(tmp_path, rows[:2] + rows[4:], "path,label,country,split")[4:], 0)
 
 
@@ -137,7 +137,7 @@ def test_small_regions_are_left_out_and_told(pictures):
   assert sorted([*values(source.train), *values(source.test)]) == list(range(29))
   assert source.notes[0] == "left out 8 of 37 images, of regions with fewer than 9: Polynesia"
   assert len(sources.load(name).notes) == 1
-  with pytest.raises(UserError, match="no region has 21 images or more; lower the least size"):
+  with pytest.raises(UserError, match="no region has 21 images or more; lower the smallest size"):
     sources.load(name, min_region_size=21)
 
 
@@ -234,7 +234,7 @@ def test_an_index_without_places_has_no_natural_clients(pictures):
   assert source.client_names is None
   assert source.train.clients is None
   assert len(source.train.labels) == 11
-  with pytest.raises(UserError, match="tells no regions"):
+  with pytest.raises(UserError, match="names no regions"):
     sources.load(name, min_region_size=1)
 
 
@@ -272,7 +272,7 @@ def test_labels_are_known_without_the_images(tmp_path):
   opened = write(tmp_path, ["0.png,cat,train", "1.png,emu,test"], "path,label,split")
   assert sources.load_labels(opened).class_names == ("cat",)  # emu is to be verified
   assert known.client_names == ("Africa", "Americas", "Asia", "Europe", "Oceania")
-  with pytest.raises(UserError, match="which is not there"):
+  with pytest.raises(UserError, match="which does not exist"):
     sources.load(write(tmp_path, rows))
 
 
@@ -300,15 +300,15 @@ GOOD = [f"{i}.png,{label(i)},US" for i in range(6)]
     ([*GOOD, "8.png,cat,Utopia"], "path,label,country", "line 8 has the country 'Utopia'"),
     ([*GOOD, '1.png,"cat,US'], "path,label,country", "cannot be read as CSV"),
     (GOOD, "path,label,split", "line 2 has the split 'US'"),
-    ([f"{i}.png,cat,train" for i in range(3)], "path,label,split", "no image whose split is test"),
-    (["1.png,cat,test"], "path,label,split", "no image whose split is train"),
+    ([f"{i}.png,cat,train" for i in range(3)], "path,label,split", "no image with the split test"),
+    (["1.png,cat,test"], "path,label,split", "no image with the split train"),
     (["1.png,cat,train", "2.png,emu,test"], "path,label,split", "'emu' has test images"),
     ([], "path,label", "names no image"),
-    (["1.png,cat", "2.png,emu"], "path,label", "one image a class"),
-    ([*GOOD, "absent.png,cat,US"], "path,label,country", "absent.png, which is not there"),
+    (["1.png,cat", "2.png,emu"], "path,label", "one image per class"),
+    ([*GOOD, "absent.png,cat,US"], "path,label,country", "absent.png, which does not exist"),
     ([*GOOD, "index.csv,cat,US"], "path,label,country", "is not an image"),
     (["1.png,cat,", "2.png,cat,"], "path,label,country", "no image has a region; fill in"),
-    ([*GOOD, "./x/../3.png,emu,DE"], "path,label,country", "lines 5 and 8 name one image"),
+    ([*GOOD, "./x/../3.png,emu,DE"], "path,label,country", "lines 5 and 8 both name the image"),
   ],
 )
 def test_bad_indexes_are_refused(pictures, rows, header, words):

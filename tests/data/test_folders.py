@@ -139,8 +139,8 @@ def broken(tmp_path, kind):
     ("deep", "8-bit"),
     ("loose", "outside any class"),
     ("mixed", "mixes"),
-    ("nested", "too deep"),
-    ("single", "none left to test on"),
+    ("nested", "too deeply"),
+    ("single", "none is left to test on"),
     ("unknown", "'b' has test images but no training"),
   ],
 )
@@ -183,18 +183,21 @@ def test_a_fifth_of_a_training_folder_alone_is_held_out(tmp_path):
 @pytest.mark.parametrize(
   ("paths", "words"),
   [
-    (["train/cat/1.png", "anna/cat/1.png"], "'train', which names a split, beside 'anna'"),
+    (["train/cat/1.png", "anna/cat/1.png"], "'train', which names a split, next to 'anna'"),
     (["Testing/cat/1.png", "ben/cat/1.png"], "rename 'Testing' if it is a class or a client"),
     (["test/cat/1.png"], "no training set"),
     (["test/cat/1.png", "val/cat/1.png"], "no training set"),
-    (["train/cat/1.png", "Training/cat/2.png", "test/cat/3.png"], "under two names.*merge"),
+    (
+      ["train/cat/1.png", "Training/cat/2.png", "test/cat/3.png"],
+      "two folders for one split.*merge",
+    ),
     (["train/cat/1.png", "test/cat/notes.txt"], "test holds no images"),
-    (["cat/train/1.png", "cat/test/2.png"], "lies in '(train|test)', which names a split; put"),
-    (["ann/train/cat/1.png", "ann/test/cat/2.png"], "ann.(train|test).cat lies in"),
+    (["cat/train/1.png", "cat/test/2.png"], "is in '(train|test)', which names a split; put"),
+    (["ann/train/cat/1.png", "ann/test/cat/2.png"], "ann.(train|test).cat is in"),
     (["images/Train/cat/1.png", "images/Test/cat/2.png"], "names a split; put split folders at"),
     (["train/1.png", "train/cat/2.png", "test/cat/3.png"], "outside any class"),
-    (["cat/train/1.png", "cat/test/2.png", "dog/3.png"], "lies in '(train|test)'"),
-    (["train/train/cat/1.png", "test/ann/cat/2.png"], "lies in 'train', which names a split"),
+    (["cat/train/1.png", "cat/test/2.png", "dog/3.png"], "is in '(train|test)'"),
+    (["train/train/cat/1.png", "test/ann/cat/2.png"], "is in 'train', which names a split"),
     (["cat/scan.heic"], r"skipped because.*1 \(1 .heic\); .* holds no images"),
   ],
 )
@@ -234,7 +237,7 @@ def test_folders_that_are_not_used_may_hold_anything(tmp_path):
   touch(tmp_path, "val/3.png", "val/a/b/c/d/4.png")
   assert folders.scan(str(tmp_path), 0).notes[-1].endswith("the 2 images of val are not used")
   (tmp_path / "train" / "ann" / "loop").symlink_to(tmp_path / "train", target_is_directory=True)
-  with pytest.raises(UserError, match="too deep"):
+  with pytest.raises(UserError, match="too deeply"):
     folders.scan(str(tmp_path), 0)
 
 

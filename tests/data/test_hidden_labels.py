@@ -46,5 +46,5 @@ def test_a_share_that_hides_nothing_or_all_is_refused(share):
 
 
 def test_labels_of_another_partition_are_refused():
-  with pytest.raises(UserError, match="those that were partitioned"):
+  with pytest.raises(UserError, match="the labels that were partitioned"):
     hide_labels(LABELS[:-1], divide(), 0.5, 0)

@@ -41,12 +41,12 @@ def test_shares_add_up_and_normalized_ones_ignore_how_large_a_region_is(counts, 
 
 def test_the_top_classes_are_sorted_and_held():
   share = np.array([[0.2, 0.9, 0.2, 0.0], [0.8, 0.1, 0.8, 0.0]])
-  assert label_share.top(share, 2) == [[1, 0], [0, 2]]
-  assert label_share.top(share, 9) == [[1, 0, 2], [0, 2, 1]]
+  assert label_share.top_classes(share, 2) == [[1, 0], [0, 2]]
+  assert label_share.top_classes(share, 9) == [[1, 0, 2], [0, 2, 1]]
 
 
 def test_regions_that_hold_nearly_nothing_of_a_class():
   # Of the first class two regions hold less than 1%, of the second one; the third nobody has.
   share = np.array([[0.995, 0.5, 0], [0.005, 0.5, 0], [0.0, 0.0, 0]])
-  assert label_share.regions_without(share) == 1.5
-  assert label_share.regions_without(share, 0.6) == (2 + 3) / 2
+  assert label_share.mean_regions_below(share) == 1.5
+  assert label_share.mean_regions_below(share, 0.6) == (2 + 3) / 2

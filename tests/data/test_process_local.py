@@ -228,7 +228,7 @@ def test_values_of_others_are_not_looked_at(tmp_path, kind):
 def test_rows_of_others_take_no_memory():
   page, count = mmap.PAGESIZE, 3000
   before = resident()
-  images = process_local.blank((count, page, 1, 1), np.dtype(np.uint8))
+  images = process_local.lazy_zeros((count, page, 1, 1), np.dtype(np.uint8))
   images[::10] = 1
   taken = (resident() - before) / page
   assert images.flags.c_contiguous

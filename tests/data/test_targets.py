@@ -111,7 +111,11 @@ def test_arrays_have_targets_of_their_own(tmp_path):
   ("objective", "others", "message"),
   [
     ("regression", {"target_test": None}, "lacks the array target_test, which regression needs"),
-    ("regression", {"target_test": RNG.random((3, 1))}, "has 2 numbers an image and target_test 1"),
+    (
+      "regression",
+      {"target_test": RNG.random((3, 1))},
+      "has 2 numbers per image and target_test 1",
+    ),
     ("regression", {"target_train": RNG.random((5, 2))}, r"regression needs numbers \[6\]"),
     ("regression", {"target_train": np.full(6, np.nan)}, "not finite"),
     ("regression", {"target_test": np.full((3, 2), -1e39)}, "size 1e.39, which float32 cannot"),
@@ -160,7 +164,11 @@ def test_a_csv_index_has_a_value_an_image(tmp_path):
 @pytest.mark.parametrize(
   ("name", "objective", "message"),
   [
-    ("identities", "regression", "'identities' has no targets for regression; take one of digits"),
+    (
+      "identities",
+      "regression",
+      "'identities' has no targets for regression; choose one of digits",
+    ),
     ("csv:index.csv", "segmentation", "has no targets for segmentation"),
     ("cifar10", "segmentation", "has no targets for segmentation"),
     ("digits", "ranking", "unknown objective 'ranking'"),

@@ -62,7 +62,7 @@ def run(config: RegionsFlags) -> None:
   shares = {"raw": label_share.raw(counts), "normalized": label_share.normalized(counts)}
   for note in known.notes:
     print(f"note: {note}")
-  tops = label_share.top(shares["normalized"], config.top)
+  tops = label_share.top_classes(shares["normalized"], config.top)
   width = max(map(len, tops))
   rows = [
     [name, f"{size:,}", *_cells(own, share, known.class_names, width)]
@@ -72,7 +72,7 @@ def run(config: RegionsFlags) -> None:
   print(columns_table(head, rows[:_MOST_PRINTED]))
   if len(rows) > _MOST_PRINTED:
     print(f"and {len(rows) - _MOST_PRINTED:,} more regions, which are in the files")
-  without = label_share.regions_without(shares["raw"])
+  without = label_share.mean_regions_below(shares["raw"])
   print(f"on average {without:.1f} of {len(names):,} regions hold less than 1% of a class")
   _write(folder, counts, shares, names, known.class_names)
   print(f"written: {folder}")

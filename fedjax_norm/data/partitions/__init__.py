@@ -1,1 +1,1 @@
-"""Which client holds which training examples."""
+"""Partitions: how the training examples are divided over the clients."""

@@ -1,4 +1,4 @@
-"""Clients that know the labels of some of their examples only (paper 003, sec. 3.3, Alg. 3)."""
+"""Clients that know the labels of only some of their examples (paper 003, sec. 3.3, Alg. 3)."""
 
 import numpy as np
 
@@ -6,38 +6,38 @@ from fedjax_norm.data.partitions.registry import Partition, owners, sizes
 from fedjax_norm.errors import UserError
 
 HIDDEN_LABEL = -1
-"""The label of an example whose class its client does not know."""
+"""The training label of an example if the client does not know the class."""
 
 
 def hide_labels(labels: np.ndarray, partition: Partition, share: float, seed: int) -> np.ndarray:
-  """Hides labels, so that each client knows about that share of its own, and one at the least.
+  """Hides random labels of each client, so that it knows a share of them and at least one.
 
-  Which ones is chance, whatever their classes. It depends on the partition and the seed alone, so
-  that every one of several processes finds the same.
+  The draw ignores the classes and depends on the partition and the seed alone, so all processes of
+  a run hide the same labels.
 
   Args:
     labels: [N] int, each in [0, C).
-    partition: who holds them.
-    share: of the labels that stay, above 0 and below 1.
-    seed: the only source of chance.
+    partition: the division of the examples over the clients.
+    share: share of a client's labels that stay known, above 0 and below 1.
+    seed: seed of the draw.
 
   Returns:
-    [N] int32, ``HIDDEN_LABEL`` in place of what is not known.
+    [N] int32, with ``HIDDEN_LABEL`` for the hidden labels.
 
   Raises:
-    UserError: a share out of range, or labels that are not those of the partition.
+    UserError: the share is out of range, or the partition has another number of examples.
   """
   if not 0 < share < 1:
-    raise UserError(f"The share of labels that are known must lie between 0 and 1, not {share}.")
+    raise UserError(f"The share of known labels must lie between 0 and 1, not {share}.")
   if labels.shape != partition.order.shape:
     raise UserError(
       f"There are {labels.size} labels for the {len(partition.order)} examples of the partition; "
-      "give those that were partitioned."
+      "give the labels that were partitioned."
     )
   chance = np.random.default_rng(seed).random(len(labels))
-  own = np.lexsort((chance, owners(partition)))  # client after client, each one's in random order
-  rank = np.arange(len(own)) - np.repeat(partition.offsets[:-1], sizes(partition))
-  keep = np.maximum(1, np.round(share * sizes(partition)))
-  known = np.empty(len(own), bool)
-  known[own] = rank < np.repeat(keep, sizes(partition))
+  ids = np.lexsort((chance, owners(partition)))  # by client, in random order within each client
+  rank = np.arange(len(ids)) - np.repeat(partition.offsets[:-1], sizes(partition))
+  num_known = np.maximum(1, np.round(share * sizes(partition)))
+  known = np.empty(len(ids), bool)
+  known[ids] = rank < np.repeat(num_known, sizes(partition))
   return np.where(known, labels, HIDDEN_LABEL).astype(np.int32)

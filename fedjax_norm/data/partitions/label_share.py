@@ -1,65 +1,63 @@
-"""How the examples of each class are shared out over regions (paper 004, sec. 2.2 and app. B).
+"""The share of each class's examples that each region has (paper 004, sec. 2.2 and app. B).
 
-A region is any client of a partition; counts are those of ``partition.counts``.
+A region is a client of any partition; the counts are those of ``registry.counts``.
 """
 
 import numpy as np
 
 
 def raw(counts: np.ndarray) -> np.ndarray:
-  """The share of each class's examples that each region holds (fig. 11 and 14).
+  """Returns each region's share of the examples of each class (fig. 11 and 14).
 
     s_rc = n_rc / sum_r n_rc
 
   Args:
-    counts: [R, C] the examples n_rc of each region and class.
+    counts: [R, C] numbers n_rc of examples per region and class.
 
   Returns:
-    [R, C] float64; a class's shares add up to 1, or are 0 where nobody has it.
+    [R, C] float64; the shares of a class sum to 1, or are 0 if no region has it.
   """
   counts = np.asarray(counts, np.float64)
-  return _over(counts, counts.sum(0))
+  return _divide(counts, counts.sum(0))
 
 
 def normalized(counts: np.ndarray) -> np.ndarray:
-  """The same when every region is scaled to the same number of examples (fig. 12 and 15).
+  """Returns the shares after scaling all regions to one number of examples (fig. 12 and 15).
 
     s_rc = p_rc / sum_r p_rc,  p_rc = n_rc / sum_c n_rc
 
   Args:
-    counts: [R, C] the examples n_rc of each region and class.
+    counts: [R, C] numbers n_rc of examples per region and class.
 
   Returns:
-    [R, C] float64, as of :func:`raw`; a region without examples has no share.
+    [R, C] float64 as from :func:`raw`; a region without examples has the share 0.
   """
   counts = np.asarray(counts, np.float64)
-  return raw(_over(counts, counts.sum(1, keepdims=True)))
+  return raw(_divide(counts, counts.sum(1, keepdims=True)))
 
 
-def top(share: np.ndarray, most: int) -> list[list[int]]:
-  """The classes that each region has the largest shares of, the largest first (table 1).
+def top_classes(share: np.ndarray, most: int) -> list[list[int]]:
+  """Returns the classes with each region's largest shares, in descending order (table 1).
 
   Args:
     share: [R, C].
-    most: classes a region; fewer where it holds fewer.
+    most: number of classes per region; a region with fewer classes has a shorter list.
 
   Returns:
-    R lists of classes; of equal shares the lower class comes first.
+    R lists of classes; for equal shares the lower class comes first.
   """
   order = np.argsort(-share, axis=1, kind="stable")[:, :most]
-  return [[int(c) for c in row if own[c] > 0] for row, own in zip(order, share, strict=True)]
+  return [[int(c) for c in top if row[c] > 0] for top, row in zip(order, share, strict=True)]
 
 
-def regions_without(share: np.ndarray, less_than: float = 0.01) -> float:
-  """The mean over classes of how many regions hold less than a share of them (app. B.3).
+def mean_regions_below(share: np.ndarray, bound: float = 0.01) -> float:
+  """Returns the number of regions with a share below `bound`, averaged over classes (app. B.3).
 
-  Args:
-    share: [R, C]; classes that nobody has are left out.
-    less_than: the share.
+  Classes that no region has are left out of the average.
   """
-  held = share[:, share.sum(0) > 0]
-  return float((held < less_than).sum(0).mean())
+  occurring = share[:, share.sum(0) > 0]
+  return float((occurring < bound).sum(0).mean())
 
 
-def _over(values: np.ndarray, totals: np.ndarray) -> np.ndarray:
+def _divide(values: np.ndarray, totals: np.ndarray) -> np.ndarray:
   return np.divide(values, totals, out=np.zeros_like(values), where=totals > 0)

@@ -1,7 +1,7 @@
-"""How the training examples are divided over the clients: seeded functions of the labels.
+"""Divides the training examples over the clients, by a seed and the labels.
 
-Every partition uses each example exactly once and leaves no client empty, or is refused. Classes
-are those that occur in the labels, in ascending order.
+Every partition uses each example exactly once and gives every client at least one, or raises an
+error. Classes are those that occur in the labels, in ascending order.
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fedjax_norm.data.partitions import label_skew, size_skew
+from fedjax_norm.data.partitions import classes_per_client, label_skew, size_skew
+from fedjax_norm.data.partitions.value_checks import is_integer
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
 
@@ -19,7 +20,7 @@ from fedjax_norm.options import Options, option
 class Partition(NamedTuple):
   """A division of N examples over K clients.
 
-  Client k holds the examples `order[offsets[k] : offsets[k + 1]]`, in random order.
+  Client k has the examples `order[offsets[k] : offsets[k + 1]]`, in random order.
 
   Attributes:
     order: [N] int32, the ids of the examples, client after client.
@@ -31,15 +32,15 @@ class Partition(NamedTuple):
 
 
 def sizes(partition: Partition) -> np.ndarray:
-  """Counts the examples of each client: [K] int64."""
+  """Returns the number of examples of each client: [K] int64."""
   return np.diff(partition.offsets)
 
 
 def client(partition: Partition, k: int) -> np.ndarray:
-  """Gives the ids of the examples of client k: [n_k] int32.
+  """Returns the ids of the examples of client k: [n_k] int32.
 
   Raises:
-    UserError: there is no client k.
+    UserError: the client does not exist.
   """
   num_clients = len(partition.offsets) - 1
   if not 0 <= k < num_clients:
@@ -48,7 +49,7 @@ def client(partition: Partition, k: int) -> np.ndarray:
 
 
 def owners(partition: Partition) -> np.ndarray:
-  """Gives the client of each example, by example id: [N] int32."""
+  """Returns the client of each example, by example id: [N] int32."""
   result = np.empty(len(partition.order), np.int32)
   num_clients = len(partition.offsets) - 1
   result[partition.order] = np.repeat(np.arange(num_clients, dtype=np.int32), sizes(partition))
@@ -56,15 +57,15 @@ def owners(partition: Partition) -> np.ndarray:
 
 
 def counts(partition: Partition, labels: np.ndarray, num_classes: int) -> np.ndarray:
-  """Counts the examples of each class that each client holds: [K, C] int64.
+  """Returns the number of each client's examples of each class: [K, C] int64.
 
   Args:
-    partition: of N examples.
+    partition: division of N examples.
     labels: [N] int, each in [0, num_classes).
     num_classes: C.
 
   Raises:
-    UserError: the labels are not N, or one is out of range.
+    UserError: there are not N labels, or one is out of range.
   """
   labels = np.asarray(labels)
   if labels.shape != partition.order.shape or labels.min() < 0 or labels.max() >= num_classes:
@@ -80,7 +81,7 @@ def counts(partition: Partition, labels: np.ndarray, num_classes: int) -> np.nda
 _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
   "iid": size_skew.iid,
   "contiguous": size_skew.contiguous,
-  "classes": label_skew.classes,
+  "classes": classes_per_client.classes,
   "ratio": label_skew.ratio,
   "skew": label_skew.skew,
   "dominant": label_skew.dominant,
@@ -96,10 +97,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
   name: tuple(key for key in inspect.signature(function).parameters if key not in _COMMON)
   for name, function in _FUNCTIONS.items()
 }
-"""The options that each partition uses; `make` refuses any other."""
+"""The options that each partition uses; `make` rejects any other."""
 
 CLIENTS = 10
-"""The number of clients of a run that does not say it, of data that names none."""
+"""The default number of clients if the data has no natural clients."""
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
   name: {
@@ -109,65 +110,72 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
   }
   for name, function in _FUNCTIONS.items()
 }
-# The options of a configuration that not every partition uses.
-_DEPENDENT = tuple(
+# The options that only some partitions use.
+_SPECIFIC = tuple(
   dict.fromkeys(key for keys in OPTIONS.values() for key in keys if key != "clients")
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class PartitionConfig(Options):
-  """How the training examples are divided over the clients."""
+  """Options of the division of the training examples over the clients."""
 
   group = "partition"
 
   clients: int | None = option(
     None,
-    "The number of clients; by default 10, or all that the data names (--partition=natural).",
+    "Number of clients; by default 10, or all clients that the data names (--partition=natural).",
     least=1,
   )
   partition: str | None = option(
     None,
-    "How the training examples are divided over the clients; by default natural where the data "
-    "names clients, else classes.",
+    "How the training examples are divided over the clients; by default natural if the data names "
+    "clients, otherwise classes.",
     choices=tuple(OPTIONS),
   )
   classes_per_client: int | None = option(
     None,
-    "The number of classes that a client holds, for --partition=classes; by default the smallest "
-    "number with which every class is held.",
+    "Number of classes of each client, for --partition=classes; by default the smallest number "
+    "with which every class belongs to a client.",
   )
   ratio: float | None = option(
     None,
-    "R of paper 000, for --partition=ratio: with 0 no two clients share a class, and with "
-    "(clients - 1) / clients all have the same mix.",
+    "Mixing ratio R of paper 000, for --partition=ratio: with 0 (the default) no two clients share "
+    "a class, with (clients - 1) / clients all have the same mix.",
   )
   fraction: float | None = option(
-    None, "The share of the examples that is divided by label, for --partition=skew."
+    None,
+    "Share of the examples that is divided by label instead of at random, for --partition=skew; 1 "
+    "by default.",
   )
   dominant_share: float | None = option(
-    None, "The share of a client's main class, for --partition=dominant."
+    None,
+    "Share of each class that goes to its main clients, for --partition=dominant; 0.8 by default.",
   )
   alpha: float | None = option(
-    None, "The concentration, for --partition=dirichlet or quantity; small values are more skewed."
+    None,
+    "Concentration of the Dirichlet distribution, smaller values being more skewed, for "
+    "--partition=dirichlet (0.5 by default) or quantity (instead of --exponent).",
   )
   exponent: float | None = option(
-    None, "The exponent of the power law of sizes, for --partition=quantity."
+    None, "Exponent of the power law of the clients' sizes, for --partition=quantity; 1 by default."
   )
   min_size: int | None = option(
-    None, "The smallest number of examples of a client, for --partition=dirichlet or quantity."
+    None,
+    "Smallest number of examples of a client, for --partition=dirichlet or quantity; 1 by default.",
   )
   relabelled: float | None = option(
     None,
-    "The share of clients that give every class another label; the test set keeps its labels.",
+    "Share of the clients that replace every class by another one, while the test set keeps its "
+    "labels; by default none.",
     above=0,
     most=1,
   )
 
   def check(self) -> None:
-    """Refuses options that the partition does not use."""
-    used = OPTIONS[self.partition or "classes"]  # that of natural clients uses none of these
-    for name in _DEPENDENT:
+    """Rejects options that the partition does not use."""
+    used = OPTIONS[self.partition or "classes"]  # natural uses none of these options
+    for name in _SPECIFIC:
       if name not in used and getattr(self, name) is not None:
         able = " or ".join(other for other, options in OPTIONS.items() if name in options)
         raise UserError(
@@ -179,15 +187,16 @@ C = TypeVar("C", bound=PartitionConfig)
 
 
 def resolve(config: C, labels: np.ndarray, owners: np.ndarray | None) -> C:
-  """The configuration with the values in force in place of those that were not given.
+  """Returns the configuration with defaults filled in for the options that were not given.
 
   Args:
     config: the options.
-    labels: [N] of the training examples.
-    owners: [N] the client of each example, where the data names clients.
+    labels: [N] labels of the training examples.
+    owners: [N] natural client of each example, or None.
 
   Raises:
-    UserError: natural clients of data that names none, or an option that would do nothing.
+    UserError: the partition is natural but the data names no clients, or an option does nothing
+      with this partition.
   """
   name = config.partition or ("classes" if owners is None else "natural")
   clients = CLIENTS
@@ -208,20 +217,20 @@ def resolve(config: C, labels: np.ndarray, owners: np.ndarray | None) -> C:
 def from_config(
   config: PartitionConfig, labels: np.ndarray, owners: np.ndarray | None, seed: int
 ) -> Partition:
-  """Divides the training examples over the clients as the options say.
+  """Divides the training examples over the clients by the options.
 
   Args:
     config: the options.
-    labels: [N] of the examples.
-    owners: [N] the client of each example, where the data names clients.
-    seed: the only source of chance.
+    labels: [N] labels of the examples.
+    owners: [N] natural client of each example, or None.
+    seed: seed of the partition.
 
   Raises:
-    UserError: as of :func:`resolve` and :func:`make`.
+    UserError: see :func:`resolve` and :func:`make`.
   """
   config = resolve(config, labels, owners)
   assert config.partition is not None
-  options = {key: getattr(config, key) for key in _DEPENDENT if getattr(config, key) is not None}
+  options = {key: getattr(config, key) for key in _SPECIFIC if getattr(config, key) is not None}
   if config.partition == "natural":
     options["clients"] = owners
   return make(config.partition, labels, config.clients, seed, **options)
@@ -233,16 +242,16 @@ def make(
   """Divides the examples over the clients.
 
   Args:
-    name: a key of `OPTIONS`. `feature` is `iid` in its division: what differs between its clients
-      is done to their images, by `augment.feature_shift`.
+    name: a key of `OPTIONS`. `feature` divides like `iid`; its clients differ in their images, by
+      `augment.feature_shift`.
     labels: [N] int, the class of each example.
-    num_clients: K; None or 0 for `natural` means as many as there are.
-    seed: the only source of chance, at least 0.
-    **options: those in `OPTIONS[name]`, explained where the partition is defined: the modules
+    num_clients: K; None or 0 for `natural` means all natural clients.
+    seed: seed of the partition, at least 0.
+    **options: options in `OPTIONS[name]`, documented in the modules `classes_per_client`,
       `label_skew` and `size_skew`.
 
   Raises:
-    UserError: there is no such partition or option, a value is out of range, or the partition is
+    UserError: the partition or an option is unknown, a value is out of range, or the partition is
       impossible with these labels and clients.
   """
   if name not in _FUNCTIONS:
@@ -256,13 +265,13 @@ def make(
   labels = np.asarray(labels)
   if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels) or labels.min() < 0:
     raise UserError("The labels to partition must be a non-empty list of integers from 0.")
-  if not _is_int(seed) or seed < 0:
+  if not is_integer(seed) or seed < 0:
     raise UserError(f"The partition seed must be an integer of at least 0, not {seed!r}.")
   lowest = 1
   if name == "natural":
     lowest = 0
     num_clients = 0 if num_clients is None else num_clients
-  if num_clients is None or not _is_int(num_clients) or num_clients < lowest:
+  if num_clients is None or not is_integer(num_clients) or num_clients < lowest:
     raise UserError(
       f"The number of clients must be an integer of at least {lowest}, not {num_clients!r}."
     )
@@ -271,21 +280,19 @@ def make(
       f"{num_clients} clients cannot share {len(labels)} examples; use fewer clients."
     )
   rng = np.random.default_rng(seed)
-  return _gather(name, _FUNCTIONS[name](labels, num_clients, rng, **options), num_clients, rng)
+  return _from_owners(name, _FUNCTIONS[name](labels, num_clients, rng, **options), num_clients, rng)
 
 
-def _is_int(value: Any) -> bool:
-  return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _gather(name: str, owner: np.ndarray, num_clients: int, rng: np.random.Generator) -> Partition:
+def _from_owners(
+  name: str, owner: np.ndarray, num_clients: int, rng: np.random.Generator
+) -> Partition:
   num_clients = num_clients or int(owner.max()) + 1
-  held = np.bincount(owner, minlength=num_clients)
-  if held.min() == 0:
+  client_sizes = np.bincount(owner, minlength=num_clients)
+  if client_sizes.min() == 0:
     raise UserError(
-      f"The partition {name!r} leaves client {held.argmin()} without examples; use fewer clients or"
-      " a milder option."
+      f"The partition {name!r} leaves client {client_sizes.argmin()} without examples; use fewer"
+      " clients or less skew."
     )
   shuffled = rng.permutation(len(owner))
   order = shuffled[np.argsort(owner[shuffled], kind="stable")].astype(np.int32)
-  return Partition(order, np.concatenate([[0], np.cumsum(held)]).astype(np.int64))
+  return Partition(order, np.concatenate([[0], np.cumsum(client_sizes)]).astype(np.int64))

@@ -1,4 +1,4 @@
-"""Clients that label alike images otherwise (paper 004, app. K: same features, different label)."""
+"""Clients with permuted labels (paper 004, app. K: same features, different label)."""
 
 import numpy as np
 
@@ -8,15 +8,14 @@ from fedjax_norm.data.partitions.registry import Partition, owners
 def relabel(
   labels: np.ndarray, partition: Partition, num_classes: int, share: float, seed: int
 ) -> np.ndarray:
-  """Lets some clients name every class c another one, (c + s) mod C with an s of their own.
+  """Replaces every class c of some clients by (c + s) mod C, with one random s per client.
 
   Args:
     labels: [N] int, each in [0, C).
-    partition: who holds them.
+    partition: the division of the examples over the clients.
     num_classes: C, at least 2.
-    share: of the clients that do so, above 0 and up to 1; who they are is chance, and at least one
-      does.
-    seed: the only source of chance: of who, and of s in [1, C).
+    share: share of the clients with replaced labels, above 0 and up to 1; at least one client.
+    seed: seed of the draw of these clients and of each s in [1, C).
 
   Returns:
     [N] int32.

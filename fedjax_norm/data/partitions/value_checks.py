@@ -1,4 +1,4 @@
-"""Checks of the options of partitions."""
+"""Checks of the values of partition options."""
 
 import math
 from typing import Any
@@ -7,12 +7,17 @@ import numpy as np
 
 from fedjax_norm.errors import UserError
 
+MAX_ALPHA = 1e9
+"""The largest concentration of a Dirichlet distribution; above it all shares are equal anyway."""
 
-def number(name: str, value: Any, low: float, high: float = math.inf, *, open_low=False) -> float:
-  """Returns the value as a float if it is a finite number in [low, high], or (low, high].
+
+def check_number(
+  name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False
+) -> float:
+  """Returns the value as a float if it is a finite number in [low, high], or in (low, high].
 
   Raises:
-    UserError: it is not.
+    UserError: the value is not such a number.
   """
   is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
   above = is_number and (value > low if open_low else value >= low)
@@ -24,13 +29,27 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, open_lo
   raise UserError(f"The option {name} must be a number {bounds}, not {value!r}.")
 
 
-def integer(name: str, value: Any, low: int, high: int, why: str) -> int:
-  """Returns the value if it is an integer in [low, high]; `why` says where the bounds come from.
+def check_integer(name: str, value: Any, low: int, high: int, why: str) -> int:
+  """Returns the value if it is an integer in [low, high]; `why` explains the bounds in the error.
 
   Raises:
-    UserError: it is not.
+    UserError: the value is not such an integer.
   """
-  is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-  if is_integer and low <= value <= high:
+  if is_integer(value) and low <= value <= high:
     return int(value)
   raise UserError(f"The option {name} must be from {low} to {high} ({why}), not {value!r}.")
+
+
+def is_integer(value: Any) -> bool:
+  """Returns whether the value is an integer, of Python or NumPy, and not a bool."""
+  return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_min_size(min_size: Any, num_examples: int, num_clients: int) -> int:
+  """Returns `min_size` if it is at least 1 and the examples suffice for all clients.
+
+  Raises:
+    UserError: `min_size` is out of this range.
+  """
+  why = f"{num_clients} clients share {num_examples} examples"
+  return check_integer("min_size", min_size, 1, num_examples // num_clients, why)

@@ -1,1 +1,1 @@
-"""Where examples come from: one file for each kind of source."""
+"""Data sources: one module per kind, and the registry that loads a source by name."""

@@ -1,4 +1,4 @@
-"""A data source made of named NumPy arrays, wherever they come from."""
+"""Checks named NumPy arrays and makes a data source of them."""
 
 from collections.abc import Callable, Collection, Mapping
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from fedjax_norm.data import process_local
 from fedjax_norm.data.examples import Source
-from fedjax_norm.data.names import normal
+from fedjax_norm.data.names import normalize
 from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.errors import UserError
 from fedjax_norm.objectives import IGNORED
@@ -16,9 +16,9 @@ REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 integers from 0."""
 
 TARGETS = ("target_train", "target_test", "target_names")
-"""What is learnt where that is not the labels. `target_train`, `target_test`: [N] or [N, D] numbers
-for regression; [N, H, W] integers for segmentation, the classes of the pixels from 0, of which 255
-counts nothing. `target_names`: strings, one for each number or class."""
+"""What is predicted if that is not the label. `target_train`, `target_test`: for regression [N] or
+[N, D] numbers; for segmentation [N, H, W] integers, the classes of the pixels from 0, with 255 for
+pixels that do not count. `target_names`: strings, one per number or class."""
 
 OPTIONAL = ("client_train", "class_names", *TARGETS)
 """`client_train`: [N] integers from 0, the natural client of each training example; `class_names`:
@@ -28,10 +28,10 @@ _MANY_CLASSES = 1000
 
 
 def check_names(path: str, names: Collection[str]) -> None:
-  """Checks that all arrays are there, and no others.
+  """Checks the names of the arrays.
 
   Raises:
-    UserError: one is missing or superfluous.
+    UserError: an array is missing or unknown.
   """
   missing = [name for name in REQUIRED if name not in names]
   if missing:
@@ -39,8 +39,8 @@ def check_names(path: str, names: Collection[str]) -> None:
   unknown = [name for name in names if name not in REQUIRED + OPTIONAL]
   if unknown:
     raise UserError(
-      f"{path} holds an array {unknown[0]!r} that has no meaning here; besides"
-      f" {', '.join(REQUIRED)} it may hold {', '.join(OPTIONAL)}."
+      f"{path} has an unknown array {unknown[0]!r}; remove it (known: {', '.join(REQUIRED)}, and"
+      f" optionally {', '.join(OPTIONAL)})."
     )
 
 
@@ -48,24 +48,24 @@ def make_source(
   kind: str,
   path: str,
   arrays: Mapping[str, np.ndarray],
-  reader: Callable[[np.ndarray], process_local.Read],
+  reader: Callable[[np.ndarray], process_local.ReadImages],
   select_local: SelectLocal | None,
   open_set: bool = False,
   objective: str = "classification",
   resize: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Source:
-  """Makes a source; images are not copied unless they are floating and not float32.
+  """Makes a source; images are copied only if they are floating but not float32.
 
   Args:
-    kind: the source's name.
-    path: where the arrays come from, for errors.
-    arrays: those of `REQUIRED`, and any of `OPTIONAL`.
-    reader: how images [N, H, W, C] are read.
-    select_local: which training images are read; None reads all. The others may hold anything.
-    open_set: whether the test classes may be others than the training ones; they have labels of
-      their own then.
-    objective: of ``objectives.OBJECTIVES``, what the targets are for.
-    resize: of pixel classes [N, H, W], as the reader resizes images.
+    kind: the name of the source.
+    path: name of the arrays' origin in errors.
+    arrays: the arrays in `REQUIRED`, and optionally those in `OPTIONAL`.
+    reader: function that makes a reader of images [N, H, W, C].
+    select_local: choice of the training images to read and check; None reads all.
+    open_set: whether the test classes may differ from the training classes; test labels are then
+      numbered separately.
+    objective: the kind of targets, one of ``objectives.OBJECTIVES``.
+    resize: function that resizes pixel classes [N, H, W] as the reader resizes images.
 
   Raises:
     UserError: an array has the wrong shape, dtype, length or content.
@@ -82,23 +82,23 @@ def make_source(
     )
   labels = _ids(path, "y_train", arrays["y_train"], len(train))
   test_labels = _ids(path, "y_test", arrays["y_test"], len(test))
-  named = "class_names" in arrays
-  occurring = np.union1d(labels, labels if open_set and not named else test_labels)
-  num_classes = 1 + int(occurring[-1])  # each label is an output of the model
-  if not named:
+  has_names = "class_names" in arrays
+  occurring = np.union1d(labels, labels if open_set and not has_names else test_labels)
+  num_classes = 1 + int(occurring[-1])  # the model has one output per label
+  if not has_names:
     _check_dense(path, num_classes, len(occurring))
   class_names = _names(path, arrays, "class_names", num_classes, "label")
   unknown = np.setdiff1d(test_labels, labels)
-  if unknown.size and objective == "classification" and not (named or open_set):
+  if unknown.size and objective == "classification" and not (has_names or open_set):
     raise UserError(
       f"{path}: class {unknown[0]} has test images but no training image; add one, remove its test"
       " images, name all classes in an array class_names, or choose the task verification."
     )
   test_names = None
   if open_set:
-    tested, places = np.unique(test_labels, return_inverse=True)
-    test_labels = places.astype(np.int32)
-    test_names = tuple(class_names[c] if named else str(c) for c in tested)
+    test_classes, numbers = np.unique(test_labels, return_inverse=True)
+    test_labels = numbers.astype(np.int32)
+    test_names = tuple(class_names[c] if has_names else str(c) for c in test_classes)
   targets, test_targets, target_names = None, None, None
   if objective in _READ_TARGETS:
     if missing := [name for name in TARGETS[:2] if name not in arrays]:
@@ -109,25 +109,25 @@ def make_source(
   clients, client_names = None, None
   if "client_train" in arrays:
     ids = _ids(path, "client_train", arrays["client_train"], len(train))
-    present, places = np.unique(ids, return_inverse=True)
-    clients = places.astype(np.int32)
+    present, numbers = np.unique(ids, return_inverse=True)
+    clients = numbers.astype(np.int32)
     client_names = tuple(str(k) for k in present)
 
-  def checked(name: str, images: np.ndarray) -> process_local.Read:
+  def checked(name: str, images: np.ndarray) -> process_local.ReadImages:
     read = reader(images)
 
     def check_and_read(ids: np.ndarray | None) -> np.ndarray:
-      blocks = process_local.blocks(images, ids) if images.dtype.kind == "f" else ()
-      if not all(np.isfinite(block).all() for block in blocks):
-        raise UserError(f"{path}: {name} holds values that are not finite; clean it.")
+      blocks = process_local.image_blocks(images, ids) if images.dtype.kind == "f" else ()
+      for block in blocks:
+        _check_finite(path, name, block)
       return read(ids)
 
     return check_and_read
 
   return Source(
     kind,
-    process_local.examples(labels, clients, checked("x_train", train), select_local, targets),
-    process_local.examples(test_labels, None, checked("x_test", test), None, test_targets),
+    process_local.read_examples(labels, clients, checked("x_train", train), select_local, targets),
+    process_local.read_examples(test_labels, None, checked("x_test", test), None, test_targets),
     class_names,
     client_names,
     test_names=test_names,
@@ -139,7 +139,7 @@ _Targets = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 
 
 def _number_targets(path: str, arrays: Mapping[str, np.ndarray]) -> _Targets:
-  """Of training and test examples [N, D] float32, and the names of the D numbers."""
+  """Returns training and test targets [N, D] float32, and the names of the D numbers."""
 
   def read(split: str) -> np.ndarray:
     name = f"target_{split}"
@@ -147,29 +147,28 @@ def _number_targets(path: str, arrays: Mapping[str, np.ndarray]) -> _Targets:
     if values.dtype.kind not in "fiu" or values.ndim not in (1, 2) or len(values) != count:
       raise UserError(
         f"{path}: {name} is {values.dtype} of shape {values.shape}; regression needs numbers"
-        f" [{count}] or [{count}, D], a row an image."
+        f" [{count}] or [{count}, D], one row per image."
       )
-    if not np.isfinite(values).all():
-      raise UserError(f"{path}: {name} holds values that are not finite; clean it.")
+    _check_finite(path, name, values)
     if (greatest := np.abs(values.astype(np.float64)).max()) > np.finfo(np.float32).max:
       raise UserError(
-        f"{path}: {name} holds a number of size {greatest:g}, which float32 cannot hold; scale the"
-        " numbers down."
+        f"{path}: {name} has a number of size {greatest:g}, which float32 cannot represent; scale"
+        " the numbers down."
       )
     return values.reshape(count, -1).astype(np.float32)
 
   train, test = read("train"), read("test")
   if train.shape[1] != test.shape[1] or not train.shape[1]:
     raise UserError(
-      f"{path}: target_train has {train.shape[1]} numbers an image and target_test"
-      f" {test.shape[1]}; give both as many, at least one."
+      f"{path}: target_train has {train.shape[1]} numbers per image and target_test"
+      f" {test.shape[1]}; give both the same number, at least one."
     )
   names = _names(path, arrays, "target_names", train.shape[1], "number")
   return train, test, names[: train.shape[1]]
 
 
 def _pixel_targets(path: str, arrays: Mapping[str, np.ndarray]) -> _Targets:
-  """Of training and test examples [N, H, W] uint8, and the names of the classes."""
+  """Returns training and test targets [N, H, W] uint8, and the names of the pixel classes."""
 
   def read(split: str) -> np.ndarray:
     name, shape = f"target_{split}", arrays[f"x_{split}"].shape[:3]
@@ -181,8 +180,8 @@ def _pixel_targets(path: str, arrays: Mapping[str, np.ndarray]) -> _Targets:
       )
     if classes.min() < 0 or classes.max() > IGNORED:
       raise UserError(
-        f"{path}: {name} must lie between 0 and {IGNORED - 1}, or be {IGNORED} where a pixel counts"
-        " nothing; number the classes from 0."
+        f"{path}: {name} must lie between 0 and {IGNORED - 1}, or be {IGNORED} for pixels that do"
+        " not count; number the classes from 0."
       )
     return classes.astype(np.uint8, copy=False)
 
@@ -203,7 +202,7 @@ _READ_TARGETS: Mapping[str, Callable[[str, Mapping[str, np.ndarray]], _Targets]]
 def _names(
   path: str, arrays: Mapping[str, np.ndarray], name: str, count: int, what: str
 ) -> tuple[str, ...]:
-  """The strings of an array, at least so many; the numbers from 0 where it is not there."""
+  """Returns the strings of an array, at least `count`; without the array, the numbers from 0."""
   if name not in arrays:
     return tuple(map(str, range(count)))
   names = arrays[name]
@@ -211,7 +210,7 @@ def _names(
     raise UserError(
       f"{path}: {name} must be a list of at least {count} strings, one for each {what}."
     )
-  return tuple(normal(str(name)) for name in names)
+  return tuple(normalize(str(name)) for name in names)
 
 
 def _images(path: str, arrays: Mapping[str, np.ndarray], split: str) -> np.ndarray:
@@ -239,12 +238,17 @@ def _images(path: str, arrays: Mapping[str, np.ndarray], split: str) -> np.ndarr
 
 
 def _check_dense(path: str, count: int, occur: int) -> None:
-  """Refuses many classes most of which do not occur, for a model would have an output for each."""
+  """Rejects many labels that mostly do not occur, because the model has one output per label."""
   if count > _MANY_CLASSES and 2 * occur < count:
     raise UserError(
-      f"{path}: the labels go up to {count - 1:,} but only {occur:,} classes occur; number them"
-      " anew with numpy.unique(labels, return_inverse=True), or name all in an array class_names."
+      f"{path}: the labels go up to {count - 1:,} but only {occur:,} classes occur; renumber them"
+      " with numpy.unique(labels, return_inverse=True), or name all in an array class_names."
     )
+
+
+def _check_finite(path: str, name: str, values: np.ndarray) -> None:
+  if not np.isfinite(values).all():
+    raise UserError(f"{path}: {name} has values that are not finite; replace them.")
 
 
 def _ids(path: str, name: str, values: np.ndarray, count: int) -> np.ndarray:

@@ -1,17 +1,16 @@
-"""Data from a CSV index of image files: their classes, and where in the world they are from."""
+"""Data from a CSV index of image files with their classes, and their countries or clients."""
 
 import csv
 import os
 from collections import Counter
-from typing import Any
 
-from fedjax_norm.data.countries import Place, place
-from fedjax_norm.data.names import normal, split_of
+from fedjax_norm.data.countries import find_country
+from fedjax_norm.data.names import normalize, split_of
 from fedjax_norm.data.sources.image_files import File, Listing, split
 from fedjax_norm.errors import UserError
 
 REGIONS = ("continent", "subcontinent", "country", "column")
-"""What a natural client may be: a region of M49, a country, or what a column of its own says."""
+"""What a natural client can be: a region of M49, a country, or a value of a column for clients."""
 
 _COLUMNS = {
   "path": ("path", "image", "file"),
@@ -22,46 +21,50 @@ _COLUMNS = {
   "value": ("value",),
 }
 
-# The share that paper 004 validates on (fig. 2 and 20).
+# The share of the images that paper 004 validates on (fig. 2 and 20).
 _TEST_SHARE = 0.05
 
-# The region of the test images that belong to no client.
+# The region of test images without a client.
 _SHARED = ""
 
 Row = dict[str, str]
-"""By the keys of ``_COLUMNS``, those that the index has; and its ``line``, for errors."""
+"""A row of the index: values by the keys of ``_COLUMNS``, and its ``line`` for errors."""
 
 
 def scan(path: str, seed: int, region: str | None = None, min_region_size: int = 0) -> Listing:
-  """Reads an index of images, as of the pictures of paper 004 (sec. 2.2 and app. B).
+  """Reads an index of images, such as the pictures of paper 004 (sec. 2.2 and app. B).
 
-  The first line names the columns: `path` (or `image`, `file`), relative to the index's folder or
-  absolute; `label` (or `class`); and if there are any `country` (or `country_code`, `iso`), an ISO
-  3166 alpha-2 or alpha-3 code; `client`, `client_id`, `user`, `user_id`, `site`, `site_id` or
-  `region`, any text, of which the first that is there counts; `value`, the number that regression
-  is to say of the image; and `split`, which is train, test or val in any usual spelling (see
-  ``names.split_of``); val is the test set where there is no test, and is not used where there is
-  one. Without `split` a seeded twentieth of all images, stratified by class, is the test set.
+  The first line names the columns:
 
-  After that images without a region (Antarctica, and empty fields) are left out, as in app. B.2,
-  and so are those of small regions, as in app. B.3, whatever the partition, and test images of a
-  class that loses all its training images by it; ``notes`` tells how many. So no image is trained
-  on at one level of regions and tested on at another. Where a column names the clients, images
-  without a client that `split` puts into the test set stay there: all clients share them.
+  - `path` (or `image`, `file`): relative to the index's folder, or absolute.
+  - `label` (or `class`).
+  - optionally `country` (or `country_code`, `iso`): an ISO 3166 alpha-2 or alpha-3 code.
+  - optionally `client`, `client_id`, `user`, `user_id`, `site`, `site_id` or `region`, any text;
+    the first of these in this order is used.
+  - optionally `value`: the number that regression predicts.
+  - optionally `split`: train, test or val in a usual spelling (see ``names.split_of``). If there is
+    no test, val is the test set; otherwise val is not used. Without this column a random
+    twentieth of all images, stratified by class, is the test set.
+
+  After the split, images without a region (Antarctica, and empty fields) are left out, as in app.
+  B.2, then images of small regions, as in app. B.3, and then test images of a class that lost all
+  its training images; ``notes`` counts them. So no image is trained on at one level of regions and
+  tested on at another. If a column names the clients, test images (by `split`) without a client
+  are kept: all clients share them.
 
   Args:
-    path: of the index.
-    seed: the chance in the split.
-    region: of ``REGIONS``, what a natural client is; None is `column` if the index has one, else
-      `continent` if it has countries.
-    min_region_size: a region with fewer images, training and test together, is left out.
+    path: the path of the index.
+    seed: seed of the split.
+    region: what a natural client is, one of ``REGIONS``; None is `column` if the index has one,
+      otherwise `continent` if it has countries.
+    min_region_size: number of training and test images below which a region is left out.
 
   Raises:
     UserError: the index is missing or damaged, lacks a column, names an image twice or an unknown
-      country; or no image remains to train or to test on.
+      country; or no training or test image remains.
   """
   if min_region_size < 0:
-    raise UserError(f"The least size of a region must be at least 0, not {min_region_size}.")
+    raise UserError(f"The smallest size of a region must be at least 0, not {min_region_size}.")
   rows, client_columns = _rows(path)
   notes: tuple[str, ...] = ()
   splits = Counter(row.get("split") for row in rows)
@@ -73,9 +76,9 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
     used, *others = client_columns
     notes += (f"the column {used} names the clients; not used: {', '.join(others)}",)
   regions = [_region(path, row, region) for row in rows]
-  kept: set[str | None] = {None}
+  large: set[str | None] = {None}
   if region:
-    kept, left_out = _kept(path, regions, min_region_size)
+    large, left_out = _large_regions(path, regions, min_region_size)
     notes += left_out
   files = [
     File(row["path"], row["label"], name, row.get("value"))
@@ -86,64 +89,66 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
     parts, notes = (train, test), (*notes, note)
   else:
     parts = _by_split(path, files, [row["split"] == "train" for row in rows])
-  train, test = ([file for file in part if file.client in kept] for part in parts)
+  train, test = ([file for file in part if file.client in large] for part in parts)
   lost = {file.label for file in parts[0]}.difference(file.label for file in train)
-  if gone := [file.label for file in test if file.label in lost]:
-    names = ", ".join(sorted(set(gone)))
-    notes += (f"left out {len(gone):,} test images, of classes without a training image: {names}",)
+  if untrained := [file.label for file in test if file.label in lost]:
+    names = ", ".join(sorted(set(untrained)))
+    notes += (
+      f"left out {len(untrained):,} test images of classes without training images: {names}",
+    )
     test = [file for file in test if file.label not in lost]
   if not (train and test):
-    purpose = "test" if train else "train"
+    purpose = "test" if train else "training"
     raise UserError(
-      f"{path}: no image to {purpose} on is of a region that is kept; lower the least size or add"
-      " images."
+      f"{path}: all {purpose} images are of regions that are left out; lower the smallest size or"
+      " add images."
     )
   return Listing("csv", train, test, notes)
 
 
-def _by_split(path: str, files: list[File], trains: list[bool]) -> tuple[list[File], list[File]]:
-  """The training and the test images, at least one each."""
+def _by_split(path: str, files: list[File], is_train: list[bool]) -> tuple[list[File], list[File]]:
+  """Returns the training and the test images, at least one each."""
   train, test = (
-    [file for file, trained in zip(files, trains, strict=True) if trained == wanted]
+    [file for file, trained in zip(files, is_train, strict=True) if trained == wanted]
     for wanted in (True, False)
   )
   if not (train and test):
     missing = "test or val" if train else "train"
-    raise UserError(f"{path} has no image whose split is {missing}; add some or drop the column.")
+    raise UserError(f"{path} has no image with the split {missing}; add some or drop the column.")
   return train, test
 
 
 def _rows(path: str) -> tuple[list[Row], list[str]]:
-  """The rows of an index, at least one, checked one by one; and the columns that name clients."""
+  """Reads and checks the rows of an index; returns them and the columns that name clients."""
   try:
     with open(path, encoding="utf-8-sig", newline="") as file:
       lines = csv.reader(file, strict=True)
       columns, client_columns = _columns(path, next(lines, []))
-      # The csv module gives an empty list for an empty line.
+      # The csv module returns an empty list for an empty line.
       rows = [_row(path, lines.line_num, cells, columns) for cells in lines if cells]
   except FileNotFoundError:
     raise UserError(f"There is no file {path!r}; give the path of a CSV index of images.") from None
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise UserError(f"{path} cannot be read as CSV ({error}); save it as UTF-8 text.") from error
   if not rows:
-    raise UserError(f"{path} names no image; add a row an image.")
+    raise UserError(f"{path} names no image; add one row per image.")
   lines_of: dict[str, str] = {}
   for row in rows:
     first = lines_of.setdefault(row["path"], row["line"])
     if first != row["line"]:
       raise UserError(
-        f"{path}, lines {first} and {row['line']} name one image, {row['path']}, which could be"
-        " both trained and tested on; remove one of them."
+        f"{path}, lines {first} and {row['line']} both name the image {row['path']}, which"
+        " could be both trained and tested on; remove one of them."
       )
   return rows, client_columns
 
 
 def _columns(path: str, header: list[str]) -> tuple[list[str | None], list[str]]:
-  """What each column of the file is, or None; and all that name clients, the one in use first."""
-  found = [name.strip().lower() for name in header]
-  client_columns = [name for name in _COLUMNS["region"] if name in found]
+  """Returns the key of each column or None, and the client columns, the used one first."""
+  header_names = [name.strip().lower() for name in header]
+  client_columns = [name for name in _COLUMNS["region"] if name in header_names]
   kinds = {name: kind for kind, names in _COLUMNS.items() for name in names}
-  columns = [None if name in client_columns[1:] else kinds.get(name) for name in found]
+  columns = [None if name in client_columns[1:] else kinds.get(name) for name in header_names]
   for kind, names in _COLUMNS.items():
     if columns.count(kind) > 1:
       raise UserError(f"{path} has several columns for the {kind}; keep one of {', '.join(names)}.")
@@ -158,32 +163,32 @@ def _columns(path: str, header: list[str]) -> tuple[list[str | None], list[str]]
 def _row(path: str, line: int, cells: list[str], columns: list[str | None]) -> Row:
   if len(cells) != len(columns):
     raise UserError(
-      f"{path}, line {line} has {len(cells)} fields where the first line names {len(columns)};"
-      " mend the row or remove it."
+      f"{path}, line {line} has {len(cells)} fields, but the first line names {len(columns)};"
+      " correct the row or remove it."
     )
   row = {kind: cell.strip() for kind, cell in zip(columns, cells, strict=True) if kind}
-  # A path stays as it is, for file systems tell apart what looks the same.
-  row |= {kind: normal(cell) for kind, cell in row.items() if kind != "path"}
+  # Paths are not normalized, because file systems distinguish texts that look the same.
+  row |= {kind: normalize(cell) for kind, cell in row.items() if kind != "path"}
   for kind in ("path", "label"):
     if not row[kind]:
       raise UserError(f"{path}, line {line} has no {kind}; fill it in or remove the row.")
   row["path"] = os.path.normpath(os.path.join(os.path.dirname(path), row["path"]))
   if "split" in row:
-    meant = split_of(row["split"])
-    if meant is None:
+    split_name = split_of(row["split"])
+    if split_name is None:
       raise UserError(
         f"{path}, line {line} has the split {row['split']!r}; it must be train, test or val."
       )
-    row["split"] = meant
+    row["split"] = split_name
   return {**row, "line": str(line)}
 
 
 def _checked(path: str, row: Row, region: str | None, min_region_size: int) -> str | None:
-  """What a region is, or None for an index that does not tell any."""
+  """Checks or chooses what a region is; returns None if the index names no regions."""
   if region is None:
     region = "column" if "region" in row else "continent" if "country" in row else None
     if region is None and min_region_size:
-      raise UserError(f"{path} tells no regions; add a column country, region or client.")
+      raise UserError(f"{path} names no regions; add a column country, region or client.")
     return region
   if region not in REGIONS:
     raise UserError(f"There is no region {region!r}; choose one of {', '.join(REGIONS)}.")
@@ -195,7 +200,7 @@ def _checked(path: str, row: Row, region: str | None, min_region_size: int) -> s
 
 
 def _region(path: str, row: Row, region: str | None) -> str | None:
-  """The name of a row's region; None if it has none and is left out."""
+  """Returns the name of a row's region; None if it has none and is left out."""
   if region is None:
     return None
   if region == "column":
@@ -203,25 +208,25 @@ def _region(path: str, row: Row, region: str | None) -> str | None:
     return row["region"] or (_SHARED if shared else None)
   if not row["country"]:
     return None
-  found: Place | None = place(row["country"])
-  if found is None:
+  country = find_country(row["country"])
+  if country is None:
     raise UserError(
-      f"{path}, line {row['line']} has the country {row['country']!r}, which is no ISO 3166 alpha-2"
-      " or alpha-3 code; mend it, or leave it empty to leave the image out."
+      f"{path}, line {row['line']} has the country {row['country']!r}, which is not an ISO 3166"
+      " alpha-2 or alpha-3 code; correct it, or leave it empty to leave the image out."
     )
-  return getattr(found, region)
+  return getattr(country, region)
 
 
-def _kept(
+def _large_regions(
   path: str, regions: list[str | None], min_region_size: int
-) -> tuple[set[Any], tuple[str, ...]]:
-  """The regions that are large enough, and what to tell about the others."""
+) -> tuple[set[str | None], tuple[str, ...]]:
+  """Returns the regions that are large enough, and notes about the images of the others."""
   sizes = Counter(filter(None, regions))
-  nowhere = regions.count(None)
+  without = regions.count(None)
   small = sorted(name for name, size in sizes.items() if size < min_region_size)
   notes = []
-  if nowhere:
-    notes.append(f"left out {nowhere:,} of {len(regions):,} images, which have no natural client")
+  if without:
+    notes.append(f"left out {without:,} of {len(regions):,} images, which have no natural client")
   if small:
     notes.append(
       f"left out {sum(sizes[name] for name in small):,} of {len(regions):,} images, of regions with"
@@ -229,9 +234,9 @@ def _kept(
     )
   if not sizes:
     raise UserError(f"{path}: no image has a region; fill in its column.")
-  kept = set(sizes).difference(small)
-  if not kept:
+  large = set(sizes).difference(small)
+  if not large:
     raise UserError(
-      f"{path}: no region has {min_region_size:,} images or more; lower the least size."
+      f"{path}: no region has {min_region_size:,} images or more; lower the smallest size."
     )
-  return {*kept, _SHARED}, tuple(notes)
+  return {*large, _SHARED}, tuple(notes)

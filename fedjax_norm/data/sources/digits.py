@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn ships: a real data set that needs no download."""
+"""The handwritten digits of scikit-learn: a real data set that needs no download."""
 
 import numpy as np
 
@@ -18,18 +18,18 @@ def load(
 ) -> Source:
   """Loads digits: 1437 training and 360 test images of 8x8x1, float32 in [0, 1].
 
-  The split is stratified and always the same, so that runs with different seeds are tested on the
-  same images.
+  The stratified split is always the same, so that runs with different seeds use the same test
+  images.
 
-  Regression is of the digit as a number, from 0 to 9. Segmentation puts a pixel that is at least
-  half full of ink into the class of its digit, and any other one into the background.
+  The target of regression is the digit, from 0 to 9. For segmentation a pixel that is at least half
+  full of ink has the class of its digit, and any other pixel is background.
 
   Args:
-    image_size: the side to resize every image to; None keeps 8.
-    select_local: which training images are kept; None keeps all.
-    objective: of ``objectives.OBJECTIVES``, what the targets are for.
+    image_size: height and width to resize images to; None keeps 8.
+    select_local: choice of the training images to keep; None keeps all.
+    objective: the kind of targets, one of ``objectives.OBJECTIVES``.
   """
-  from sklearn import datasets  # here, for it takes a second to import
+  from sklearn import datasets  # imported here because that takes a second
 
   data = datasets.load_digits()
   images = (data.images / 16.0).astype(np.float32)[..., None]
@@ -46,14 +46,11 @@ def load(
     classes = np.where(images[..., 0] >= 0.5, labels[:, None, None] + 1, 0).astype(np.uint8)
     targets = image_decoding.resize_classes(classes, image_size)
     target_names = ("background", *names)
+  targets_of = [None if targets is None else targets[ids] for ids in (train, test)]
   return Source(
     "digits",
-    process_local.examples(
-      labels[train], None, read, select_local, None if targets is None else targets[train]
-    ),
-    process_local.examples(
-      labels[test], None, read_test, None, None if targets is None else targets[test]
-    ),
+    process_local.read_examples(labels[train], None, read, select_local, targets_of[0]),
+    process_local.read_examples(labels[test], None, read_test, None, targets_of[1]),
     names,
     target_names=target_names,
   )

@@ -1,11 +1,11 @@
-"""A seeded artificial set of identities to verify: smooth patterns under deformations and noise."""
+"""Synthetic identities to verify: smooth random patterns with deformations and noise."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from fedjax_norm.data import image_decoding, process_local
-from fedjax_norm.data.examples import Source
+from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.sources import key_value_options
 
@@ -13,17 +13,17 @@ _WAVES = 8
 
 
 class Options(NamedTuple):
-  """What can be chosen about the identities.
+  """Options of the identities.
 
   Attributes:
-    identities: their number, at least 4; the first half, rounded up, is trained on and the rest is
-      tested on.
-    images: of each identity, at least 2.
-    size: the side of an image in pixels.
-    channels: of an image.
-    deformation: how far images of one identity are turned, scaled, moved, bent and lit otherwise; 0
-      for not at all.
-    noise: the standard deviation of the pixel noise before clipping to [0, 1].
+    identities: number of identities, at least 4; the first half, rounded up, is for training and
+      the rest for testing.
+    images: number of images per identity, at least 2.
+    size: height and width of an image in pixels.
+    channels: number of channels of an image.
+    deformation: strength with which the images of one identity are rotated, scaled, shifted, bent
+      and lit differently; 0 is not at all.
+    noise: standard deviation of the pixel noise before clipping to [0, 1].
   """
 
   identities: int = 80
@@ -38,10 +38,10 @@ def parse(text: str) -> Options:
   """Reads options such as `identities=40,noise=0.1`.
 
   Raises:
-    UserError: an unknown or repeated option, a value of the wrong kind or out of range.
+    UserError: an option is unknown or repeated, or a value has the wrong type or is out of range.
   """
   least = {"identities": 4, "images": 2, "size": 1, "channels": 1, "deformation": 0, "noise": 0}
-  return key_value_options.read(text, Options, "identities", least)
+  return key_value_options.parse(text, Options, "identities", least)
 
 
 def load(
@@ -50,35 +50,35 @@ def load(
   image_size: int | None = None,
   select_local: SelectLocal | None = None,
 ) -> Source:
-  """Draws the data; an identity's images are the same whatever the number of others.
+  """Draws the images; those of one identity do not depend on the number of identities.
 
   Args:
     options: sizes, deformation and noise.
-    seed: the only source of chance, at least 0.
-    image_size: the side to resize every image to; None keeps the size.
-    select_local: which training images are kept, the same as among all; None keeps all.
+    seed: seed of all draws, at least 0.
+    image_size: height and width to resize images to; None keeps the size.
+    select_local: choice of the training images to keep; None keeps all.
   """
-  trained = (options.identities + 1) // 2
+  num_train = (options.identities + 1) // 2
 
-  def examples(first: int, last: int, select_local: SelectLocal | None):
+  def examples(first: int, last: int, select_local: SelectLocal | None) -> Examples:
     drawn = [_images(options, np.random.default_rng((seed, i))) for i in range(first, last)]
     labels = np.repeat(np.arange(last - first, dtype=np.int32), options.images)
-    return process_local.examples(
+    return process_local.read_examples(
       labels, None, image_decoding.reader(np.concatenate(drawn), image_size), select_local
     )
 
   names = tuple(f"identity{i}" for i in range(options.identities))
   return Source(
     "identities",
-    examples(0, trained, select_local),
-    examples(trained, options.identities, None),
-    names[:trained],
-    test_names=names[trained:],
+    examples(0, num_train, select_local),
+    examples(num_train, options.identities, None),
+    names[:num_train],
+    test_names=names[num_train:],
   )
 
 
 def _images(options: Options, rng: np.random.Generator) -> np.ndarray:
-  """One identity's images: a sum of long waves, seen at coordinates that differ by image.
+  """Draws the images of one identity: a sum of long waves at coordinates that differ by image.
 
   Returns:
     [images, size, size, channels] float32 in [0, 1].
@@ -95,8 +95,8 @@ def _images(options: Options, rng: np.random.Generator) -> np.ndarray:
   angle, scale = vary(0.5), np.exp(vary(0.2))
   turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
   bend = vary(0.15, 1, 2) * np.sin(grid @ rng.normal(0, 2, (2, 2)) + vary(np.pi, 1, 2))
-  places = grid @ turn.transpose(2, 0, 1) + vary(0.5, 1, 2) + bend
-  pattern = np.sin(places @ frequencies + phases) @ amplitudes
+  coordinates = grid @ turn.transpose(2, 0, 1) + vary(0.5, 1, 2) + bend
+  pattern = np.sin(coordinates @ frequencies + phases) @ amplitudes
   images = 0.5 + 0.25 * np.exp(vary(0.4, 1, 1)) * pattern + vary(0.15, 1, 1)
   images += options.noise * rng.standard_normal(images.shape)
   shape = (options.images, options.size, options.size, options.channels)

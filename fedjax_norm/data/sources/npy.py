@@ -1,4 +1,4 @@
-"""Data from a folder of NumPy files, whose images stay on the disk."""
+"""Data from a folder of .npy files; the images stay on the disk."""
 
 import os
 
@@ -16,25 +16,25 @@ def load(
   open_set: bool = False,
   objective: str = "classification",
 ) -> Source:
-  """Maps a folder of .npy files into memory: a file for each array in `arrays.REQUIRED`.
+  """Maps the files of a folder into memory: one .npy file per array in `arrays.REQUIRED`.
 
-  Those in `arrays.OPTIONAL` may be there too, and so may files of other kinds. Images are uint8 or
-  float32, and are read from the disk as they are needed.
+  The arrays in `arrays.OPTIONAL` are read too if present; files of other kinds are ignored. Images
+  are uint8 or float32, and are read from the disk when they are needed.
 
   Args:
-    folder: of the files `x_train.npy`, `y_train.npy`, ...
-    select_local: which training images are checked; the others are mapped like them, but nothing of them is
-      read here. None checks all.
-    open_set: whether the test classes may be others than the training ones.
-    objective: of ``objectives.OBJECTIVES``, what the targets are for.
+    folder: the folder of the files `x_train.npy`, `y_train.npy`, ...
+    select_local: choice of the training images to check; others are mapped but not read here. None
+      checks all.
+    open_set: whether the test classes may differ from the training classes.
+    objective: the kind of targets, one of ``objectives.OBJECTIVES``.
 
   Raises:
-    UserError: there is no such folder, a file is no plain array, or an array is missing,
-      superfluous, or of the wrong shape, dtype, layout, length or content.
+    UserError: the folder does not exist, a file is not a plain array, or an array is missing,
+      unknown, or of the wrong shape, dtype, layout, length or content.
   """
   if not os.path.isdir(folder):
     raise UserError(
-      f"There is no folder {folder!r}; give the folder of x_train.npy and the others."
+      f"There is no folder {folder!r}; give the folder of x_train.npy and the other arrays."
     )
   names = [name for name, end in map(os.path.splitext, sorted(os.listdir(folder))) if end == ".npy"]
   check_names(folder, names)
@@ -43,12 +43,12 @@ def load(
     images = arrays[name]
     if images.dtype.kind == "f" and images.dtype != np.float32:
       raise UserError(
-        f"{folder}: {name} is {images.dtype}, which stays on the disk as it is; write it as float32"
-        " or uint8."
+        f"{folder}: {name} is {images.dtype}, which cannot stay on the disk; write it as float32 or"
+        " uint8."
       )
     if not images.flags.c_contiguous:
       raise UserError(
-        f"{folder}: {name} lies column after column; write numpy.ascontiguousarray of it."
+        f"{folder}: {name} is stored in column-major order; save numpy.ascontiguousarray of it."
       )
   return make_source(
     "npy", folder, arrays, lambda images: lambda ids: images, select_local, open_set, objective
@@ -62,5 +62,5 @@ def _map(path: str) -> np.ndarray:
     raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
   except (ValueError, EOFError) as error:
     raise UserError(
-      f"{path} is no plain array or is cut short ({error}); write it with numpy.save."
+      f"{path} is not a plain array or is truncated ({error}); write it with numpy.save."
     ) from error

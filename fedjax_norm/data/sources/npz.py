@@ -1,4 +1,4 @@
-"""Data from a NumPy archive."""
+"""Data from a NumPy archive (.npz)."""
 
 import os
 import zipfile
@@ -19,21 +19,21 @@ def load(
   open_set: bool = False,
   objective: str = "classification",
 ) -> Source:
-  """Loads an .npz archive of the arrays in `arrays.REQUIRED` and, if it likes, `arrays.OPTIONAL`.
+  """Loads an .npz archive of the arrays in `arrays.REQUIRED`, and optionally `arrays.OPTIONAL`.
 
   Args:
     path: the file.
-    image_size: the side to resize every image to; None keeps the size.
-    select_local: which training images are kept; None keeps all.
-    open_set: whether the test classes may be others than the training ones.
-    objective: of ``objectives.OBJECTIVES``, what the targets are for.
+    image_size: height and width to resize images to; None keeps the size.
+    select_local: choice of the training images to keep; None keeps all.
+    open_set: whether the test classes may differ from the training classes.
+    objective: the kind of targets, one of ``objectives.OBJECTIVES``.
 
   Raises:
-    UserError: the file is missing or is no such archive, or an array is missing, superfluous, or
-      of the wrong shape, dtype, length or content.
+    UserError: the file is missing or not such an archive, or an array is missing, unknown, or of
+      the wrong shape, dtype, length or content.
   """
-  # A member of an archive is a stream and is read whole; what is not this process's own leaves the
-  # memory when this function ends. `npy:` reads nothing of it.
+  # An array of an archive is read whole; the images that this process does not need are freed when
+  # this function returns. `npy:` does not read them at all.
   return make_source(
     "npz",
     path,
@@ -50,13 +50,13 @@ def _read(path: str) -> dict[str, np.ndarray]:
   if not os.path.isfile(path):
     raise UserError(f"There is no file {path!r}; give the path of an .npz archive.")
   try:
-    # Opened here, for np.load leaves a file open that turns out to be no archive.
+    # Opened here because np.load leaves a file open that is not an archive.
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
       check_names(path, archive.files)
       return {name: archive[name] for name in archive.files}
   except UserError:
     raise
-  # A plain .npy file comes back as an array, which is no context manager and has no names.
+  # np.load returns an array for a plain .npy file: no context manager, and without `files`.
   except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
     raise UserError(
       f"{path} is not an .npz archive of plain arrays; write it with numpy.savez."

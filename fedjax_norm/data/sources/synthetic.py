@@ -1,4 +1,4 @@
-"""A seeded artificial data set of any shape: smooth class prototypes under noise."""
+"""A synthetic data set of any shape: smooth class prototypes with noise."""
 
 from typing import NamedTuple
 
@@ -15,16 +15,16 @@ _CHUNK = 10_000  # images
 
 
 class Options(NamedTuple):
-  """What can be chosen about the synthetic data.
+  """Options of the synthetic data.
 
   Attributes:
-    classes: the number of classes, at least 2.
-    train: the number of training images, at least one a class.
-    test: the number of test images, at least 1.
-    size: the side of an image in pixels.
-    channels: the channels of an image.
-    noise: the standard deviation of the pixel noise before clipping to [0, 1].
-    clients: the number of natural clients that share the training images evenly, 0 for none.
+    classes: number of classes, at least 2.
+    train: number of training images, at least one per class.
+    test: number of test images, at least 1.
+    size: height and width of an image in pixels.
+    channels: number of channels of an image.
+    noise: standard deviation of the pixel noise before clipping to [0, 1].
+    clients: number of natural clients that share the training images evenly; 0 is none.
   """
 
   classes: int = 10
@@ -40,13 +40,13 @@ def parse(text: str) -> Options:
   """Reads options such as `classes=4,noise=0.1`.
 
   Raises:
-    UserError: an unknown or repeated option, a value of the wrong kind or out of range.
+    UserError: an option is unknown or repeated, or a value has the wrong type or is out of range.
   """
   least = {"classes": 2, "train": 1, "test": 1, "size": 1, "channels": 1, "noise": 0, "clients": 0}
-  options = key_value_options.read(text, Options, "synthetic", least)
+  options = key_value_options.parse(text, Options, "synthetic", least)
   if options.train < options.classes:
     raise UserError(
-      f"The synthetic option train must be at least {options.classes}, one image a class, not "
+      f"The synthetic option train must be at least {options.classes}, one image per class, not "
       f"{options.train}."
     )
   host_memory.check(
@@ -69,29 +69,29 @@ def load(
   select_local: SelectLocal | None = None,
   objective: str = "classification",
 ) -> Source:
-  """Draws the data: image = clip(prototype of its class + noise, 0, 1), classes balanced.
+  """Draws the data: image = clip(prototype of the class + noise, 0, 1), with balanced classes.
 
-  Regression is of the mean brightness of the prototype, and segmentation of its pixels into dark
-  and bright ones, those that are above a half; the images are the same.
+  The target of regression is the mean brightness of the prototype; segmentation has the classes
+  dark and bright, bright if the prototype's pixel is above 0.5. The images are the same.
 
   Args:
     options: sizes and noise.
-    seed: the only source of chance, at least 0.
-    image_size: the side to resize every image to; None keeps the size.
-    select_local: which training images are kept, the same as among all; None keeps all.
-    objective: of ``objectives.OBJECTIVES``, what the targets are for.
+    seed: seed of all draws, at least 0.
+    image_size: height and width to resize images to; None keeps the size.
+    select_local: choice of the training images to keep; None keeps all.
+    objective: the kind of targets, one of ``objectives.OBJECTIVES``.
   """
   rng = np.random.default_rng(seed)
-  # Blocks of two pixels, so that a pooling network can tell the classes apart.
+  # Blocks of 2x2 pixels, so that a network with pooling can distinguish the classes.
   coarse = -(-options.size // 2)
   blocks = rng.uniform(0.2, 0.8, (options.classes, coarse, coarse, options.channels))
   prototypes = blocks.repeat(2, axis=1).repeat(2, axis=2)[:, : options.size, : options.size]
   prototypes = prototypes.astype(np.float32)
 
-  def draw(count):
+  def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
     labels = rng.permutation(np.arange(count, dtype=np.int32) % options.classes)
     images = rng.standard_normal((count, *prototypes.shape[1:]), np.float32)
-    # In place and by parts, for a large set fits in memory hardly more than once.
+    # In place and in chunks, because a large set hardly fits in memory twice.
     images *= np.float32(options.noise)
     for start in range(0, count, _CHUNK):
       images[start : start + _CHUNK] += prototypes[labels[start : start + _CHUNK]]
@@ -99,28 +99,26 @@ def load(
 
   images, labels = draw(options.train)
   test_images, test_labels = draw(options.test)
-  of_class: np.ndarray | None = None
+  class_targets: np.ndarray | None = None
   target_names: tuple[str, ...] | None = None
   if objective == "regression":
-    of_class, target_names = prototypes.mean((1, 2, 3))[:, None], ("brightness",)
+    class_targets, target_names = prototypes.mean((1, 2, 3))[:, None], ("brightness",)
   elif objective == "segmentation":
     bright = (prototypes.mean(-1) > 0.5).astype(np.uint8)
-    of_class, target_names = image_decoding.resize_classes(bright, image_size), ("dark", "bright")
+    class_targets = image_decoding.resize_classes(bright, image_size)
+    target_names = ("dark", "bright")
   targets, test_targets = (
-    None if of_class is None else of_class[each] for each in (labels, test_labels)
+    None if class_targets is None else class_targets[each] for each in (labels, test_labels)
   )
   clients, client_names = None, None
   if options.clients:
     clients = rng.permutation(np.arange(options.train, dtype=np.int32) % options.clients)
     client_names = tuple(f"client{k}" for k in range(options.clients))
+  read, read_test = (image_decoding.reader(x, image_size) for x in (images, test_images))
   return Source(
     "synthetic",
-    process_local.examples(
-      labels, clients, image_decoding.reader(images, image_size), select_local, targets
-    ),
-    process_local.examples(
-      test_labels, None, image_decoding.reader(test_images, image_size), None, test_targets
-    ),
+    process_local.read_examples(labels, clients, read, select_local, targets),
+    process_local.read_examples(test_labels, None, read_test, None, test_targets),
     tuple(f"class{c}" for c in range(options.classes)),
     client_names,
     target_names=target_names,

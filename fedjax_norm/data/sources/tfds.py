@@ -1,4 +1,4 @@
-"""Data sets that TFDS has prepared, read without TensorFlow."""
+"""Reads data sets that TFDS has prepared, without TensorFlow."""
 
 import io
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ _INFO = "dataset_info.json"
 
 
 def prepared(data_dir: str) -> list[str]:
-  """Lists the data sets that a folder holds prepared, by name, with `/config` where there is one.
+  """Lists the prepared data sets in a folder, as `dataset` or `dataset/config`.
 
   Raises:
-    UserError: there is no such folder.
+    UserError: the folder does not exist.
   """
   root = Path(data_dir)
   if not root.is_dir():
@@ -32,29 +32,29 @@ def prepared(data_dir: str) -> list[str]:
 def load(
   name: str, data_dir: str, image_size: int | None = None, select_local: SelectLocal | None = None
 ) -> Source:
-  """Loads a prepared image classification set as uint8, the newest version of it.
+  """Loads the newest version of a prepared image classification set, as uint8.
 
-  The test examples are the split `test`, or `validation` where there is none.
+  The test examples are the split `test`, or `validation` if there is no `test`.
 
   Args:
-    name: `dataset` or `dataset/config`, one of `prepared(data_dir)`.
-    data_dir: the folder that TFDS prepared it in.
-    image_size: the side to resize every image to; None demands that all have one size.
-    select_local: which training images are decoded; of the other records only the label is used. None
-      decodes all.
+    name: one of `prepared(data_dir)`.
+    data_dir: the folder that TFDS prepared the data set in.
+    image_size: height and width to resize images to; None requires that all have one size.
+    select_local: choice of the training images to decode; of other records only the label is used.
+      None decodes all.
 
   Raises:
-    UserError: it was prepared in a file format that needs TensorFlow, lacks a split, is not made of
-      8-bit images with one class label, or is damaged.
+    UserError: the data set has a file format that needs TensorFlow, lacks a split, does not consist
+      of 8-bit images with one class label each, or is damaged.
   """
-  import tensorflow_datasets as tfds  # here, for it takes a second to import
+  import tensorflow_datasets as tfds  # imported here because that takes a second
 
   folder = _newest(Path(data_dir, name))
   try:
     builder = tfds.builder_from_directory(folder)
     features = builder.info.features
     splits = set(builder.info.splits)
-  except Exception as error:  # whatever a broken metadata file makes TFDS raise
+  except Exception as error:  # TFDS raises various errors for damaged metadata
     raise UserError(f"{folder} cannot be read as a prepared data set; prepare it again.") from error
   image_key, label_key = _keys(tfds, name, features)
   channels = features[image_key].shape[-1]
@@ -63,12 +63,12 @@ def load(
   test_split = "test" if "test" in splits else "validation"
   if not {"train", test_split} <= splits:
     raise UserError(
-      f"{name} has the splits {', '.join(sorted(splits))}; a split 'train' and one of 'test' and"
-      " 'validation' are needed."
+      f"{name} has the splits {', '.join(sorted(splits))}, but needs 'train' and 'test' or"
+      " 'validation'; choose another data set."
     )
 
   def read(split: str, select_local: SelectLocal | None = None) -> Examples:
-    # Left encoded, the records come ten times faster, and TFDS looks for no image library.
+    # Reading encoded images is ten times faster, and TFDS needs no image library for it.
     decoders = {image_key: tfds.decode.SkipDecoding()}
     try:
       records = builder.as_data_source(split, decoders=decoders)
@@ -80,25 +80,25 @@ def load(
       ) from error
     if not count:
       raise UserError(f"The split {split!r} of {name} is empty; prepare it again.")
-    labels, everything = np.empty(count, np.int32), np.arange(count)
+    labels, all_ids = np.empty(count, np.int32), np.arange(count)
 
     def encoded(ids: np.ndarray) -> Iterator[bytes]:
       for start in range(0, len(ids), _CHUNK):
-        places = ids[start : start + _CHUNK]
-        chunk = _fetch(records, places.tolist(), f"{name}/{split}", folder)
-        labels[places] = [record[label_key] for record in chunk]
+        chunk_ids = ids[start : start + _CHUNK]
+        chunk = _fetch(records, chunk_ids.tolist(), f"{name}/{split}", folder)
+        labels[chunk_ids] = [record[label_key] for record in chunk]
         yield from (record[image_key] for record in chunk)
 
     def read_images(ids: np.ndarray | None) -> np.ndarray:
-      streams = map(io.BytesIO, encoded(everything if ids is None else ids))
+      streams = map(io.BytesIO, encoded(all_ids if ids is None else ids))
       return image_decoding.stack(
         streams, count, lambda i: f"Image {i} of {name}/{split}", channels, image_size, ids
       )
 
     if select_local is not None:
-      for _ in encoded(everything):
-        pass  # the labels, which else come along with the images, are needed before them
-    return process_local.examples(labels, None, read_images, select_local)
+      for _ in encoded(all_ids):
+        pass  # reads the labels first, because `select_local` needs them
+    return process_local.read_examples(labels, None, read_images, select_local)
 
   return Source(
     name, read("train", select_local), read(test_split), tuple(features[label_key].names)
@@ -120,14 +120,14 @@ def _newest(folder: Path) -> Path:
 
 
 def _keys(tfds: Any, name: str, features: Any) -> tuple[str, str]:
-  """The one image and the one class label among the features."""
+  """Returns the keys of the image and of the class label; there must be one of each."""
   keys = []
   for kind in (tfds.features.Image, tfds.features.ClassLabel):
-    found = [key for key, feature in features.items() if isinstance(feature, kind)]
-    if len(found) != 1:
+    matches = [key for key, feature in features.items() if isinstance(feature, kind)]
+    if len(matches) != 1:
       raise UserError(
-        f"{name} has {len(found)} features of type {kind.__name__} where one is needed; choose an"
+        f"{name} has {len(matches)} features of type {kind.__name__}, but needs one; choose an"
         " image classification set."
       )
-    keys += found
+    keys += matches
   return keys[0], keys[1]

@@ -1,7 +1,8 @@
-"""A TFDS builder for Tiny-ImageNet that needs no TensorFlow, and a command to run it.
+"""Prepares Tiny-ImageNet with a TFDS builder that needs no TensorFlow.
 
-Run `python -m fedjax_norm.data.tiny_imagenet --manual_dir=... --data_dir=...` with the folder that
-holds the official `tiny-imagenet-200.zip` and the folder to prepare the set in.
+Run `python -m fedjax_norm.data.sources.tiny_imagenet --manual_dir=... --data_dir=...`, where
+--manual_dir is the folder with the official `tiny-imagenet-200.zip` and --data_dir the folder to
+prepare the data set in.
 """
 
 import argparse
@@ -22,12 +23,12 @@ _ROOT = "tiny-imagenet-200"
 
 
 class Index(NamedTuple):
-  """What the archive holds.
+  """The classes and images in the archive.
 
   Attributes:
     wnids: the WordNet ids of the classes, in the archive's order: class i is `wnids[i]`.
     train: (member of the archive, class) of each training image.
-    validation: the same for the validation images.
+    validation: (member of the archive, class) of each validation image.
   """
 
   wnids: list[str]
@@ -36,13 +37,13 @@ class Index(NamedTuple):
 
 
 def read_index(path: Path) -> Index:
-  """Reads which images the archive holds and what their classes are.
+  """Reads the classes and the names of the images in the archive.
 
-  Training images are `train/WNID/images/*.JPEG`; validation images are those that
-  `val/val_annotations.txt` names. The archive's test images have no labels and are left out.
+  Training images are `train/WNID/images/*.JPEG`; `val/val_annotations.txt` lists the validation
+  images. The archive's test images have no labels and are left out.
 
   Raises:
-    UserError: the archive is missing, damaged or laid out differently.
+    UserError: the archive is missing, damaged or has another layout.
   """
   if not path.is_file():
     raise UserError(f"There is no {path}; download {ARCHIVE} into the manual folder.")
@@ -54,7 +55,9 @@ def read_index(path: Path) -> Index:
   except (zipfile.BadZipFile, UnicodeDecodeError) as error:
     raise UserError(f"{path} is damaged; download it again.") from error
   except KeyError as error:
-    raise UserError(f"{path} is not the official archive: {error.args[0]}") from error
+    raise UserError(
+      f"{path} is not the official archive ({error.args[0]}); download it again."
+    ) from error
   label_of = {wnid: label for label, wnid in enumerate(wnids)}
 
   train = []
@@ -71,13 +74,15 @@ def read_index(path: Path) -> Index:
   if missing:
     raise UserError(f"{path} lacks the validation image {min(missing)}; download it again.")
   if not train or not validation:
-    raise UserError(f"{path} holds no training or no validation images; download it again.")
+    raise UserError(f"{path} has no training or no validation images; download it again.")
   return Index(wnids, train, validation)
 
 
 def _label(label_of: dict[str, int], wnid: str, path: Path) -> int:
   if wnid not in label_of:
-    raise UserError(f"{path} has an image of class {wnid!r}, which wnids.txt does not list.")
+    raise UserError(
+      f"{path} has an image of class {wnid!r}, which wnids.txt does not list; download it again."
+    )
   return label_of[wnid]
 
 
@@ -104,7 +109,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
     path = Path(dl_manager.manual_dir) / ARCHIVE
     index = read_index(path)
-    # The names are known only now: the archive says them.
+    # The archive has the names of the classes, so `_info` could not set them.
     self.info.features["label"].names = index.wnids
     return {
       "train": self._generate_examples(path, index.train),
@@ -114,7 +119,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(
     self, path: Path, members: list[tuple[str, int]]
   ) -> Iterator[tuple[str, dict[str, Any]]]:
-    # The JPEG files pass through as they are: nothing decodes them, so nothing needs TensorFlow.
+    # The JPEG files are copied without decoding, which would need TensorFlow.
     with zipfile.ZipFile(path) as archive:
       for member, label in members:
         with archive.open(member) as image:
@@ -122,28 +127,29 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(manual_dir: str, data_dir: str) -> tfds.core.DatasetBuilder:
-  """Prepares the set in array_record format, unless that is done already.
+  """Prepares the data set in array_record format, unless it is prepared already.
 
   Args:
-    manual_dir: the folder that holds the official archive.
-    data_dir: the folder to prepare the set in; `sources.load('tiny_imagenet', data_dir)` reads it.
+    manual_dir: the folder with the official archive.
+    data_dir: the folder to prepare the data set in; `registry.load('tiny_imagenet', data_dir)`
+      reads it.
 
   Returns:
     The builder, whose `info` has the number of examples of each split.
 
   Raises:
-    UserError: the archive is missing, damaged or laid out differently, or `data_dir` cannot be
+    UserError: the archive is missing, damaged or has another layout, or `data_dir` cannot be
       written to.
   """
   builder = TinyImagenet(data_dir=data_dir, file_format="array_record")
-  # `builder.is_prepared` would warn about a folder that is not there yet.
+  # `builder.is_prepared` would warn about a folder that does not exist yet.
   if Path(builder.data_dir, "dataset_info.json").is_file():
     return builder
   path = Path(manual_dir) / ARCHIVE
   read_index(path)
   config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
   try:
-    # Nothing is downloaded, but TFDS makes folders for it: elsewhere than among the data.
+    # Nothing is downloaded, but TFDS makes folders for downloads, here outside `data_dir`.
     with tempfile.TemporaryDirectory() as downloads:
       builder.download_and_prepare(download_dir=downloads, download_config=config)
   except zipfile.BadZipFile as error:
@@ -154,13 +160,13 @@ def prepare(manual_dir: str, data_dir: str) -> tfds.core.DatasetBuilder:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Prepares Tiny-ImageNet as the command line says; returns the exit status."""
+  """Runs the command line and returns the exit status."""
   parser = argparse.ArgumentParser(
-    prog="python -m fedjax_norm.data.tiny_imagenet",
+    prog="python -m fedjax_norm.data.sources.tiny_imagenet",
     description="Prepare Tiny-ImageNet for fedjax_norm.",
   )
-  parser.add_argument("--manual_dir", required=True, help=f"the folder that holds {ARCHIVE}")
-  parser.add_argument("--data_dir", required=True, help="the folder to prepare the set in")
+  parser.add_argument("--manual_dir", required=True, help=f"Folder that contains {ARCHIVE}.")
+  parser.add_argument("--data_dir", required=True, help="Folder to prepare the data set in.")
   args = parser.parse_args(argv)
   tfds.disable_progress_bar()
   try:

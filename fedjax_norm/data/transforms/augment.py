@@ -61,9 +61,9 @@ def channel_moments(
     )
   count = np.float64(number * images.shape[1] * images.shape[2])
   axes = (0, 1, 2)
-  mean = sum(prepare(block).sum(axes) for block in process_local.blocks(images, ids)) / count
+  mean = sum(prepare(block).sum(axes) for block in process_local.image_blocks(images, ids)) / count
   m2 = sum(
-    np.square(prepare(block) - mean).sum(axes) for block in process_local.blocks(images, ids)
+    np.square(prepare(block) - mean).sum(axes) for block in process_local.image_blocks(images, ids)
   )
   return Moments(count, mean, m2)
 

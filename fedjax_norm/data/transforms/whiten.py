@@ -103,4 +103,4 @@ def whiten(images: Array, whitening: Whitening) -> Array:
 
 
 def _prepared(images: np.ndarray, prepare: Prepare) -> Iterator[np.ndarray]:
-  return map(prepare, process_local.blocks(images, None))
+  return map(prepare, process_local.image_blocks(images, None))

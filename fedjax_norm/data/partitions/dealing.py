@@ -1,0 +1,64 @@
+"""Random assignment of examples to clients in given numbers, overall or class by class."""
+
+import numpy as np
+
+
+def even_sizes(total: int, num_parts: int) -> np.ndarray:
+  """Divides `total` into sizes that differ by at most 1, the larger ones first: [parts] int64."""
+  return total // num_parts + (np.arange(num_parts) < total % num_parts)
+
+
+def deal(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Assigns sizes[k] random examples to client k: owners [sum of sizes] int64."""
+  return rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+
+
+def index_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns each example's index among the classes that occur, [N], and the class sizes, [C]."""
+  _, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+  return class_of, sizes
+
+
+def group_by_class(
+  class_of: np.ndarray, class_sizes: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns ids by class, in random order within each class, and their rank in the class."""
+  shuffled = rng.permutation(len(class_of))
+  grouped = shuffled[np.argsort(class_of[shuffled], kind="stable")]
+  starts = np.cumsum(class_sizes) - class_sizes
+  return grouped, np.arange(len(class_of)) - np.repeat(starts, class_sizes)
+
+
+def deal_counts(class_of: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Assigns counts[c, k] random examples of class c to client k: owners [N] int64."""
+  grouped, _ = group_by_class(class_of, counts.sum(1), rng)
+  owner = np.empty(len(class_of), np.int64)
+  num_classes, num_clients = counts.shape
+  owner[grouped] = np.repeat(np.tile(np.arange(num_clients), num_classes), counts.ravel())
+  return owner
+
+
+def deal_shares(class_of: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Assigns shares[c, k] random examples of class c, rounded, to client k: owners [N] int64."""
+  return deal_counts(class_of, _round(shares), rng)
+
+
+def _round(shares: np.ndarray) -> np.ndarray:
+  """Rounds shares [C, K] up or down without changing the sum of each class.
+
+  A client that loses a fraction in one class is preferred in the next, so that the sizes of the
+  clients also stay within about one example of their exact value.
+  """
+  whole = np.rint(shares)
+  shares = np.where(np.abs(shares - whole) < 1e-9 * np.maximum(whole, 1), whole, shares)
+  counts = np.floor(shares).astype(np.int64)
+  owed = np.zeros(shares.shape[1])
+  for exact, count in zip(shares, counts, strict=True):
+    fraction = exact - count
+    owed += fraction
+    num_up = round(fraction.sum())
+    # Only a client with a fraction of this class can get one more: an exact share stays exact.
+    up = np.argsort(np.where(fraction > 0, -owed, np.inf), kind="stable")[:num_up]
+    count[up] += 1
+    owed[up] -= 1
+  return counts
