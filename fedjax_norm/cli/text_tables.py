@@ -1,4 +1,4 @@
-"""Tables as text."""
+"""Formats tables as CSV and Markdown text."""
 
 import csv
 import io
@@ -7,13 +7,13 @@ from typing import Any
 
 
 def as_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-  """The text of a CSV file: a line of the columns' names, and one for each row."""
+  """Returns the text of a CSV file: a line of column names, then one line per row."""
   out = io.StringIO()
   csv.writer(out, lineterminator="\n").writerows([head, *rows])
   return out.getvalue()
 
 
 def as_markdown(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-  """A Markdown table, whose columns after the first ones are set to the right."""
+  """Returns a Markdown table; the first ``left`` columns are left-aligned, the others right."""
   rule = ["---"] * left + ["---:"] * (len(head) - left)
   return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))

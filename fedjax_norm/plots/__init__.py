@@ -1,1 +1,1 @@
-"""Pictures, as functions from numbers to figures."""
+"""Matplotlib figures, as functions of numbers."""

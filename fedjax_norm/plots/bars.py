@@ -1,4 +1,4 @@
-"""Bars side by side, as the figures of paper 004 compare runs."""
+"""Grouped bars, as in the figures of paper 004."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,19 +18,18 @@ def bars_figure(
   form: str = "{:.1f}",
   missing: str = "-",
 ) -> Figure:
-  """Groups of bars, one of each series in every group, with its value above.
+  """Draws groups of bars, with one bar per series in every group and its value above it.
 
   Args:
-    groups: what the groups are called.
-    series: what a bar of a group is called -> its height in each group, from 0 up; where that is
-      NaN there is no bar, and a word stands in its place.
-    title: one line.
-    label: of the axis.
-    form: how a value is written.
-    missing: the word.
+    groups: names of the groups.
+    series: name of a series -> height of its bar in each group, at least 0; NaN draws no bar.
+    title: title of one line.
+    label: label of the y axis.
+    form: format of the values above the bars.
+    missing: text drawn instead of a NaN bar.
 
   Raises:
-    ValueError: a series has not one value a group.
+    ValueError: the number of values of a series differs from the number of groups.
   """
   if any(len(values) != len(groups) for values in series.values()):
     raise ValueError(f"every series needs a value for each of the {len(groups)} groups.")
@@ -38,10 +37,10 @@ def bars_figure(
   size = max(6.0, 1.5 + 0.55 * len(groups) * len(series)), 4.2
   figure, (axes,) = new_figure(title, size, 1)
   for i, (name, values) in enumerate(series.items()):
-    places = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
+    positions = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
     heights = np.asarray(values, np.float64)
     bars = axes.bar(
-      places,
+      positions,
       np.nan_to_num(heights),
       width * 0.94,
       label=name,
@@ -49,8 +48,8 @@ def bars_figure(
       hatch=_HATCHES[i % len(_HATCHES)],
       edgecolor="white",
     )
-    told = [form.format(value) if np.isfinite(value) else missing for value in heights]
-    axes.bar_label(bars, told, padding=2, fontsize=8)
+    labels = [form.format(value) if np.isfinite(value) else missing for value in heights]
+    axes.bar_label(bars, labels, padding=2, fontsize=8)
   axes.set_xticks(range(len(groups)), groups)
   axes.set_xlabel("")
   axes.set_ylabel(label)

@@ -1,8 +1,8 @@
-"""What the pictures of ``*_plots.py`` share: colours, lines, empty panels, and how one is saved.
+"""Shared by all plots: colours, lines, empty panels, and saving a figure.
 
-Each of them has a pure function that builds the figure. Rows are those of ``RunFolder.rows``, with
-the columns ``round``, those of ``measures.py`` and, where there are any, ``train_loss``, ``loss``
-and ``simulated_seconds``.
+Each plot is a pure function that returns a figure. Rows are those of ``RunFolder.rows``, with the
+columns ``round``, those of ``evaluation/measures.py`` and, if present, ``train_loss``, ``loss`` and
+``simulated_seconds``.
 """
 
 import os
@@ -21,33 +21,33 @@ from fedjax_norm.training.storage.atomic_files import atomic_replacement
 
 Rows = Sequence[Mapping[str, Any]]
 
-# Okabe and Ito's colours, told apart with any common colour blindness; yellow is left out, which
-# is too light for a line on white.
+# Okabe and Ito's colours, distinct with any common colour blindness, without yellow, which is too
+# light for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 MOST_NAMED = 20
-"""So many classes or regions have colours of their own."""
+"""Largest number of classes or regions with distinct colours and a legend."""
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
-  """Writes a figure as a PNG, whole or not at all.
+  """Atomically writes a figure as a PNG file.
 
   Args:
-    figure: one of this module's.
-    path: the file; its folder exists.
+    figure: the figure.
+    path: the file, in an existing folder.
   """
   with atomic_replacement(Path(path)) as temporary:
     FigureCanvasAgg(figure).print_figure(temporary, format="png", dpi=144, bbox_inches="tight")
 
 
 def new_figure(title: str, size: tuple[float, float], panels: int) -> tuple[Figure, list[Axes]]:
-  """Empty panels side by side, against the round.
+  """Returns a figure with empty panels side by side; the x axis is the round.
 
   Args:
-    title: one line.
+    title: title of one line.
     size: width and height in inches.
-    panels: how many.
+    panels: number of panels.
   """
   figure = Figure(figsize=size, layout="constrained")
   FigureCanvasAgg(figure)
@@ -61,44 +61,44 @@ def new_figure(title: str, size: tuple[float, float], panels: int) -> tuple[Figu
 
 
 def tidy(axes: Axes) -> None:
-  """Leaves out what no panel needs, and puts fine lines behind what is drawn."""
+  """Removes the top and right borders of a panel, and draws a light grid behind the data."""
   axes.spines[["top", "right"]].set_visible(False)
   axes.grid(axis="y", color="0.9", linewidth=0.8)
   axes.set_axisbelow(True)
 
 
 def column(rows: Rows, name: str, against: str = "round") -> tuple[np.ndarray, np.ndarray]:
-  """(where, what): the values of a column against another's."""
+  """Returns the x values (column ``against``) and the y values (column ``name``) of rows."""
   pairs = [(row[against], row[name]) for row in rows if name in row]
-  places, values = zip(*pairs, strict=True) if pairs else ((), ())
-  return np.asarray(places), np.asarray(values, dtype=np.float64)
+  x, values = zip(*pairs, strict=True) if pairs else ((), ())
+  return np.asarray(x), np.asarray(values, dtype=np.float64)
 
 
 def curves(axes: Axes, rows: Rows, names: Mapping[str, str], against: str = "round") -> None:
-  """A line for each column that there is.
+  """Draws a line for each of the columns that the rows have.
 
   Args:
-    axes: to draw on.
-    rows: of metrics.
-    names: a column -> what it is called.
-    against: the column that says where.
+    axes: panel to draw on.
+    rows: rows of metrics.
+    names: column -> label of its line.
+    against: column of the x values.
   """
   for i, (name, label) in enumerate(names.items()):
-    places, values = column(rows, name, against)
-    if places.size:
-      line(axes, places, values, label, i)
+    x, values = column(rows, name, against)
+    if x.size:
+      line(axes, x, values, label, i)
 
 
-def line(axes: Axes, places: np.ndarray, values: np.ndarray, label: str, i: int) -> None:
-  """The i-th line of a panel."""
-  # About eight markers a line, at other places on each, so that none hides another.
-  step = max(1, len(places) // 8)
-  axes.plot(places, values, label=label, markevery=(i % step, step), **style(i))
+def line(axes: Axes, x: np.ndarray, values: np.ndarray, label: str, i: int) -> None:
+  """Draws the i-th line of a panel."""
+  # About eight markers per line, shifted from line to line so that they do not overlap.
+  step = max(1, len(x) // 8)
+  axes.plot(x, values, label=label, markevery=(i % step, step), **style(i))
 
 
 def style(i: int) -> dict[str, Any]:
-  """Colour, line and marker of the i-th line; no two of the first 308 are alike."""
-  # Three cycles of lengths without a common factor.
+  """Returns colour, line style and marker of the i-th line; the first 308 are all different."""
+  # The lengths of the three cycles have no common factor.
   return {
     "color": COLOURS[i % len(COLOURS)],
     "linestyle": _STYLES[i % len(_STYLES)],
@@ -109,7 +109,7 @@ def style(i: int) -> dict[str, Any]:
 
 
 def category_colours(classes: int) -> list[Any]:
-  """Colours for so many classes or regions, as distinct as there are."""
+  """Returns a colour for each class or region, as distinct as possible."""
   if classes <= len(COLOURS):
     return list(COLOURS[:classes])
   if classes <= 10:

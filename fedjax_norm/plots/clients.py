@@ -1,4 +1,4 @@
-"""The pictures of clients: what each holds, and how well the model serves it."""
+"""Plots of clients: their examples by class, and their test accuracies."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,30 +17,30 @@ _MOST_BARS = 100
 
 
 def shown_clients(population: int) -> np.ndarray:
-  """The clients that ``partition_figure`` shows of a population: all, or the same 100 each time."""
+  """Returns the clients that ``partition_figure`` draws: all, or a fixed random 100."""
   return _sample(population, _MOST_BARS)
 
 
 def partition_figure(
   counts: np.ndarray, class_names: Sequence[str], title: str, population: int | None = None
 ) -> Figure:
-  """Bars of the clients' examples, stacked by class.
+  """Draws bars of the clients' numbers of examples, stacked by class.
 
-  Above 100 clients, a sample of 100 is drawn, the same each time, and the picture says so.
+  Of more than 100 clients, a fixed random sample of 100 is drawn, as the axis label says.
 
   Args:
-    counts: [K, C] ints, examples of each class at each client.
-    class_names: C names; up to 20 stand in a legend, more become a colour bar.
-    title: one line.
-    population: K, where the counts are of its ``shown_clients`` alone.
+    counts: [K, C] ints, number of examples of each class at each client.
+    class_names: C names; up to 20 are in a legend, more are on a colour bar.
+    title: title of one line.
+    population: K, if ``counts`` has only the rows of ``shown_clients(K)``.
 
   Raises:
-    ValueError: the shapes do not go together, or a count is negative.
+    ValueError: the shapes do not fit, or a count is negative.
   """
   counts = np.asarray(counts)
   if counts.ndim != 2 or 0 in counts.shape or counts.shape[1] != len(class_names):
     raise ValueError(
-      f"The counts have the shape {counts.shape}; it has to be [clients, {len(class_names)}]."
+      f"The counts have the shape {counts.shape}; expected [clients, {len(class_names)}]."
     )
   if (counts < 0).any():
     raise ValueError("A count of examples is negative.")
@@ -50,7 +50,7 @@ def partition_figure(
   counts = counts if population else counts[shown]
   tops = np.cumsum(counts, axis=1)
   colours = base.category_colours(classes)
-  # A collection a class: a patch a bar would take seconds for hundreds of classes.
+  # One collection per class: one patch per bar would take seconds with hundreds of classes.
   for i in range(classes):
     low, high = tops[:, i] - counts[:, i], tops[:, i]
     left = np.arange(len(shown)) - 0.42
@@ -83,7 +83,7 @@ def partition_figure(
       Patch(color=colour, label=str(name)[:24])
       for colour, name in zip(colours, class_names, strict=True)
     ]
-    # Outside, and from the top down in the order of the stacks.
+    # Outside the panel, in the order of the stacks from the top down.
     figure.legend(
       handles=handles[::-1],
       loc="outside right center",
@@ -106,23 +106,23 @@ def partition_figure(
 def client_accuracy_figure(
   accuracies: np.ndarray, title: str, ids: np.ndarray | None = None
 ) -> Figure:
-  """The clients' test accuracies: sorted bars, or a histogram of more than 100 clients.
+  """Draws the clients' test accuracies as sorted bars; as a histogram above 100 clients.
 
   Args:
-    accuracies: [K], 0 to 1; a client without test examples has NaN and is left out.
-    title: one line.
-    ids: [K] what the clients are called; 0 to K - 1 by default.
+    accuracies: [K] values from 0 to 1; NaN for clients without test examples, which are omitted.
+    title: title of one line.
+    ids: [K] ids of the clients; 0 to K - 1 by default.
 
   Raises:
-    ValueError: the accuracies are no vector.
+    ValueError: the accuracies are not a vector.
   """
   accuracies = np.asarray(accuracies, dtype=np.float64)
   if accuracies.ndim != 1:
-    raise ValueError(f"The accuracies have the shape {accuracies.shape}; it has to be [clients].")
+    raise ValueError(f"The accuracies have the shape {accuracies.shape}; expected [clients].")
   clients = np.flatnonzero(np.isfinite(accuracies))
   clients = clients[np.argsort(accuracies[clients], kind="stable")]
   values = accuracies[clients]
-  called = clients if ids is None else np.asarray(ids)[clients]
+  shown_ids = clients if ids is None else np.asarray(ids)[clients]
   figure, (axes,) = base.new_figure(title, (7.5, 4.0), 1)
   omitted = len(accuracies) - len(values)
   note = f", {omitted:,} without test examples left out" if omitted else ""
@@ -145,7 +145,7 @@ def client_accuracy_figure(
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(percent)
     if len(values) <= 20:
-      axes.set_xticks(np.arange(len(values)), [str(client) for client in called])
+      axes.set_xticks(np.arange(len(values)), [str(client) for client in shown_ids])
       axes.set_xlabel(f"client, sorted by accuracy{note}")
     else:
       axes.set_xticks([])
@@ -155,15 +155,15 @@ def client_accuracy_figure(
   if len(values):
     mean = values.mean()
     line(mean, color=base.COLOURS[1], linestyle="--", linewidth=1.5, label=f"mean {mean:.1%}")
-    # Above the axes: inside there is no place that is free for every distribution.
+    # Above the panel, because no position inside is free for every distribution.
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
   return figure
 
 
 def _sample(total: int, most: int) -> np.ndarray:
-  """Sorted indices below a total: all of them, or a fixed random choice of ``most``.
+  """Returns sorted indices below ``total``: all, or a fixed random choice of ``most``.
 
-  Random, for even steps would meet only one class where classes go to clients in turn.
+  Even steps would show only one class if classes are assigned to clients in turn.
   """
   if total <= most:
     return np.arange(total)
@@ -171,5 +171,5 @@ def _sample(total: int, most: int) -> np.ndarray:
 
 
 def _every(total: int, most: int) -> np.ndarray:
-  """At most so many of the indices below a total, at one whole step from 0."""
+  """Returns at most ``most`` evenly spaced indices below ``total``, from 0."""
   return np.arange(0, total, -(-total // most))

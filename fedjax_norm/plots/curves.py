@@ -1,4 +1,4 @@
-"""The pictures of measures against the round: one run's learning curves, and runs side by side."""
+"""Plots of measures against the round: learning curves of one run, and a comparison of runs."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -15,12 +15,12 @@ _TIME = "simulated_seconds"
 
 
 def learning_curves_figure(rows: base.Rows, title: str, phase_change: int | None = None) -> Figure:
-  """Test accuracy and losses against the round; where there is one, against simulated time too.
+  """Draws test accuracy and losses against the round, and accuracy against simulated time if known.
 
   Args:
-    rows: the run's rows; a column that is absent is not drawn.
-    title: one line.
-    phase_change: the round at which the statistics were frozen, or None.
+    rows: the run's rows; missing columns are not drawn.
+    title: title of one line.
+    phase_change: round at which the running statistics were frozen, or None.
   """
   timed = _timed(rows)
   figure, (left, right, *more) = base.new_figure(title, (9.0 + 4.5 * timed, 3.8), 2 + timed)
@@ -54,33 +54,33 @@ def learning_curves_figure(rows: base.Rows, title: str, phase_change: int | None
 
 
 def compare_figure(runs: Mapping[str, base.Rows], title: str, leaders: bool = True) -> Figure:
-  """The headline measure of several runs against the round, each named at the end of its line.
+  """Draws the headline measure of several runs against the round, with names at the line ends.
 
-  Runs differ in colour, line and marker, so that the picture also reads in grey. Where all of them
-  tell simulated time, a second panel has that. Rows with a deviation over seeds (the measure's
-  column and ``_std``) have a band of one deviation around their line.
+  Runs differ in colour, line style and marker, so the plot is readable in grey. If all runs have
+  simulated time, a second panel uses it. Rows with a standard deviation over seeds (the measure's
+  column name plus ``_std``) get a band of one deviation around the line.
 
   Args:
     runs: name to rows, in the order of the colours; all of one task.
-    title: one line.
-    leaders: whether fine lines lead from the runs' ends to their names; where some end early, they
-      would cross the picture.
+    title: title of one line.
+    leaders: whether thin lines connect the ends of the runs with their names; for runs that end
+      early they would cross the plot.
   """
   columns = {name for rows in runs.values() for row in rows for name in row}
   tested = measures_of(columns)
   column_of, title_of = next(((n, m.title) for n, m in tested.items()), ("top1", "top-1"))
   timed = all(map(_timed, runs.values()))
   longest = max(map(len, runs), default=0) + len(" ± 0.0%") * (f"{column_of}_std" in columns)
-  names = 0.07 * max(0, longest - 20)  # inches that long ones want beside
+  names = 0.07 * max(0, longest - 20)  # inches for long names
   figure, panes = base.new_figure(title, (7.5 + 4.5 * timed + names, 4.5), 1 + timed)
   for axes, column in zip(panes, ("round", _TIME), strict=False):
     for i, (name, rows) in enumerate(runs.items()):
-      places, values = base.column(rows, column_of, column)
-      base.line(axes, places, values, name, i)
+      x, values = base.column(rows, column_of, column)
+      base.line(axes, x, values, name, i)
       _, deviations = base.column(rows, f"{column_of}_std", column)
       if deviations.size:
         low, high = values - deviations, np.minimum(values + deviations, 1)
-        axes.fill_between(places, low, high, color=base.style(i)["color"], alpha=0.18, linewidth=0)
+        axes.fill_between(x, low, high, color=base.style(i)["color"], alpha=0.18, linewidth=0)
     _accuracy_axis(axes, tested)
   panes[0].set_ylabel("top-1 test accuracy" if title_of == "top-1" else title_of)
   if timed:
@@ -90,21 +90,23 @@ def compare_figure(runs: Mapping[str, base.Rows], title: str, leaders: bool = Tr
 
 
 def _name_ends(
-  axes: Axes, runs: Mapping[str, base.Rows], what: str, column: str, leaders: bool
+  axes: Axes, runs: Mapping[str, base.Rows], measure: str, against: str, leaders: bool
 ) -> None:
   """Writes each run's name and last accuracy to the right of its line's end."""
   ends = []
   for i, (name, rows) in enumerate(runs.items()):
-    places, values = base.column(rows, what, column)
+    x, values = base.column(rows, measure, against)
     finite = np.flatnonzero(np.isfinite(values))
     if finite.size:
-      _, deviations = base.column(rows, f"{what}_std", column)
+      _, deviations = base.column(rows, f"{measure}_std", against)
       spread = f" ± {deviations[finite[-1]]:.1%}" if deviations.size else ""
       text = f"{name} {values[finite[-1]]:.1%}{spread}"
-      ends.append((text, places[finite[-1]], values[finite[-1]], base.style(i)))
-  heights = _apart([value / 1.02 for _, _, value, _ in ends], min(0.052, 1 / max(len(ends), 1)))
-  for (text, place, value, style), height in zip(ends, heights, strict=True):
-    # A piece of the line beside the name tells runs of one colour apart, and runs in grey.
+      ends.append((text, x[finite[-1]], values[finite[-1]], base.style(i)))
+  heights = _spread_out(
+    [value / 1.02 for _, _, value, _ in ends], min(0.052, 1 / max(len(ends), 1))
+  )
+  for (text, x, value, style), height in zip(ends, heights, strict=True):
+    # A sample of the line next to the name identifies runs of one colour, or in grey.
     axes.plot(
       [1.05, 1.085, 1.12],
       [height] * 3,
@@ -117,7 +119,7 @@ def _name_ends(
     if leaders:
       axes.annotate(
         "",
-        (place, value),
+        (x, value),
         xytext=(1.05, height),
         textcoords="axes fraction",
         arrowprops={
@@ -151,10 +153,10 @@ def _time_axis(axes: Axes) -> None:
   )
 
 
-def _apart(heights: Sequence[float], gap: float) -> list[float]:
-  """The nearest heights in 0..1 that keep their order and are at least a gap apart."""
+def _spread_out(heights: Sequence[float], gap: float) -> list[float]:
+  """Returns the nearest heights in 0..1 with the same order and at least ``gap`` between them."""
   order = np.argsort(heights, kind="stable")
-  # (centre, members) of names that touch and so move as one.
+  # (centre, members) of groups of names that touch and therefore move together.
   groups: list[tuple[float, int]] = []
   for i in order:
     groups.append((_inside(float(heights[i]), 1, gap), 1))
@@ -162,7 +164,7 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
       (low, m), (high, n) = groups[-2:]
       if high - low >= gap * (m + n) / 2 - 1e-9:
         break
-      # What each member wants for the whole group's centre, averaged.
+      # The mean over the members of the group centre that puts a member at its preferred height.
       centre = (m * (low + gap * n / 2) + n * (high - gap * m / 2)) / (m + n)
       groups[-2:] = [(_inside(centre, m + n, gap), m + n)]
   placed = [centre + gap * (j - (n - 1) / 2) for centre, n in groups for j in range(n)]

@@ -1,4 +1,4 @@
-"""The picture of a run's diagnostics: a panel for each measure that was recorded."""
+"""Plots a run's diagnostics, with one panel for each kind of recorded measure."""
 
 import os
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ _DELTAS = {
   "weight_difference": "weights between clients",
   "neuron_difference": "neurons between clients",
 }
-# Above it two values are of opposite sign, and how far above tells how near 0 their average is.
+# Above 2 the two values have opposite signs; the divergence then shows how near 0 their mean is.
 _CUT = 2.0
-# Of legends: inside there is no place that is free in every run.
+# Arguments of legends above the panel, because no position inside is free in every run.
 _ABOVE: dict[str, Any] = {
   "frameon": False,
   "loc": "lower left",
@@ -42,24 +42,24 @@ def diagnostics(rows: Rows, metrics: Rows, path: str | os.PathLike, title: str) 
 
 
 def diagnostics_figure(rows: Rows, metrics: Rows, title: str) -> Figure:
-  """What is there of: divergences by channel, deltas, accuracies by partition, accuracy loss.
+  """Draws the recorded ones of: divergences, update deltas, accuracies by partition, accuracy loss.
 
-  The divergences (paper 004, fig. 4) and the accuracies (fig. 21) are those of the last evaluation,
-  the deltas (fig. 22, 23, app. G) and the accuracy loss (fig. 24) are drawn against the round.
+  The divergences by channel (paper 004, fig. 4) and the accuracies (fig. 21) are those of the last
+  evaluation; the deltas (fig. 22, 23, app. G) and the accuracy loss (fig. 24) are per round.
 
   Args:
-    rows: as ``diagnose`` makes them, of any evaluations.
-    metrics: the run's rows of metrics, for the column ``accuracy_loss``.
-    title: one line.
+    rows: rows of ``diagnostics.csv``.
+    metrics: rows of ``metrics.csv``, for the column ``accuracy_loss``.
+    title: title of one line.
   """
   last = [row for row in rows if row["round"] == rows[-1]["round"]]
   bars = {
-    "mean": _places(last, "mean_divergence"),
-    "variance": _places(last, "variance_divergence"),
+    "mean": _by_place(last, "mean_divergence"),
+    "variance": _by_place(last, "variance_divergence"),
   }
   deltas = [{"round": row["round"], row["quantity"]: row["value"]} for row in rows]
   deltas = [row for row in deltas if row.keys() & _DELTAS.keys()]
-  accuracies, losses = _places(last, "accuracy"), _losses(metrics)
+  accuracies, losses = _by_place(last, "accuracy"), _losses(metrics)
   draw = []
   if bars["mean"]:
     draw.append(lambda axes: _draw_divergence(axes, bars))
@@ -75,7 +75,7 @@ def diagnostics_figure(rows: Rows, metrics: Rows, title: str) -> Figure:
   return figure
 
 
-def _places(rows: Rows, quantity: str) -> dict[str, float]:
+def _by_place(rows: Rows, quantity: str) -> dict[str, float]:
   return {str(row["place"]): row["value"] for row in rows if row["quantity"] == quantity}
 
 
@@ -89,12 +89,12 @@ def _draw_divergence(axes: Axes, bars: Mapping[str, Mapping[str, float]]) -> Non
   layer = next(iter(bars["mean"])).rpartition(":")[0]
   channels = values.shape[1]
   for i, (name, row) in enumerate(zip(bars, values, strict=True)):
-    places = np.arange(channels) + 0.4 * (i - 0.5)
+    x = np.arange(channels) + 0.4 * (i - 0.5)
     label = f"minibatch {name} (median {np.median(row):.0%})"
-    axes.bar(places, np.minimum(row, _CUT), 0.4, color=COLOURS[i], label=label)
+    axes.bar(x, np.minimum(row, _CUT), 0.4, color=COLOURS[i], label=label)
   cut = int((values > _CUT).sum())
   axes.set_xlabel(f"channel of {layer}" + (f" (cut at {_CUT:.0%}: {cut})" if cut else ""))
-  axes.set_ylabel("divergence of what enters the norm")
+  axes.set_ylabel("divergence of the norm's input")
   axes.set_ylim(0, max(1e-3, 1.04 * np.minimum(values, _CUT).max()))
   axes.yaxis.set_major_formatter(PercentFormatter(1.0))
   axes.legend(**_ABOVE)
@@ -113,28 +113,28 @@ def _draw_deltas(axes: Axes, rows: Rows) -> None:
 
 
 def _draw_accuracies(axes: Axes, accuracies: Mapping[str, float]) -> None:
-  """A table in colours: whose model (rows) on whose classes (columns)."""
-  owners = list(dict.fromkeys(place.split(" on ")[0] for place in accuracies))
+  """Draws a coloured table: the client of the model (rows), the client of the classes (columns)."""
+  models = list(dict.fromkeys(place.split(" on ")[0] for place in accuracies))
   classes = list(dict.fromkeys(place.split(" on ")[1] for place in accuracies))
-  table = np.array([[accuracies[f"{i} on {j}"] for j in classes] for i in owners])
+  table = np.array([[accuracies[f"{i} on {j}"] for j in classes] for i in models])
   axes.imshow(table, vmin=0, vmax=1, cmap="cividis", aspect="auto")
   for (i, j), value in np.ndenumerate(table):
     text = f"{100 * value:.0f}" if np.isfinite(value) else "-"
-    colour = "white" if value <= 0.5 else "black"  # nothing is drawn where there is no number
+    colour = "white" if value <= 0.5 else "black"  # a NaN cell has no fill, so its text is black
     axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
   axes.grid(False)
   axes.spines[:].set_visible(False)
   axes.tick_params(length=0)
   axes.set_xticks(range(len(classes)), classes)
-  axes.set_yticks(range(len(owners)), owners)
+  axes.set_yticks(range(len(models)), models)
   axes.set_xlabel("classes of client")
-  axes.set_ylabel("model of client" if len(owners) > 1 else "model")
+  axes.set_ylabel("model of client" if len(models) > 1 else "model")
   axes.set_title("test accuracy (%)", fontsize=10, loc="left")
 
 
 def _draw_losses(axes: Axes, metrics: Rows) -> None:
   curves(axes, metrics, {"accuracy_loss": "accuracy loss"})
-  axes.set_title("training accuracy lost by travelling", fontsize=10, loc="left")
+  axes.set_title("training accuracy lost by model traveling", fontsize=10, loc="left")
   axes.set_ylabel("accuracy loss")
   axes.yaxis.set_major_formatter(PercentFormatter(1.0))
   axes.yaxis.set_major_locator(MaxNLocator(6))

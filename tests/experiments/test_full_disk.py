@@ -108,7 +108,7 @@ def test_every_write_may_fail_once(tmp_path, run_seed, disk, capsys, monkeypatch
     fsync(descriptor)
 
   monkeypatch.setattr(os, "fsync", checked)
-  monkeypatch.setattr(checkpoint, "_SETTLE_SECONDS", 0)
+  monkeypatch.setattr(checkpoint, "_DELETE_SECONDS", 0)
   for _ in itertools.count():
     capsys.readouterr()
     disk.attempt(folder)

@@ -1,4 +1,4 @@
-"""Grouped bars show the numbers they are given, each in its group."""
+"""Grouped bars."""
 
 import math
 
@@ -7,14 +7,14 @@ import pytest
 from fedjax_norm.plots import bars
 
 
-def test_bars_stand_in_their_groups_with_their_values():
+def test_bars_are_in_their_groups_with_their_values():
   series = {"IID": [75.0, math.nan], "non-IID": [70.0, 10.0]}
   (axes,) = bars.bars_figure(["BSP", "Gaia"], series, "Accuracy", "top-1", missing="lost").axes
   assert [tick.get_text() for tick in axes.get_xticklabels()] == ["BSP", "Gaia"]
-  places = [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in axes.patches]
-  assert [height for _, height in places] == [75, 0, 70, 10]
-  assert [round(place) for place, _ in places] == [0, 1, 0, 1]
-  assert places[0][0] < 0 < places[2][0]
+  positions = [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in axes.patches]
+  assert [height for _, height in positions] == [75, 0, 70, 10]
+  assert [round(x) for x, _ in positions] == [0, 1, 0, 1]
+  assert positions[0][0] < 0 < positions[2][0]
   assert {text.get_text() for text in axes.texts} == {"75.0", "lost", "70.0", "10.0"}
   assert [text.get_text() for text in axes.get_legend().get_texts()] == ["IID", "non-IID"]
   assert axes.get_ylim()[0] == 0
@@ -26,6 +26,6 @@ def test_one_series_needs_no_legend():
   assert [text.get_text() for text in axes.texts] == ["1x", "2x", "3x"]
 
 
-def test_a_series_has_a_value_for_each_group():
+def test_a_series_needs_a_value_for_each_group():
   with pytest.raises(ValueError, match="2 groups"):
     bars.bars_figure(["a", "b"], {"x": [1]}, "t", "y")

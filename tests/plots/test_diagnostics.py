@@ -28,7 +28,7 @@ ROWS = [*recorded(2), *recorded(4)]
 METRICS = [{"round": 2, "accuracy_loss": 0.1}, {"round": 3}, {"round": 4, "accuracy_loss": 0.3}]
 
 
-def test_every_panel_draws_what_was_recorded():
+def test_every_panel_draws_the_recorded_values():
   figure = diagnostics.diagnostics_figure(ROWS, METRICS, "a run")
   bars, deltas, table, losses = figure.axes
   heights = [bar.get_height() for bar in bars.patches]
@@ -45,13 +45,13 @@ def test_every_panel_draws_what_was_recorded():
   assert losses.lines[0].get_xydata().tolist() == [[2, 0.1], [4, 0.3]]
 
 
-def test_what_is_written_can_be_read_on_its_colour():
-  """Bright letters on dark fields; where nothing is known there is the white of the paper."""
+def test_the_text_of_a_cell_contrasts_with_its_colour():
+  """White text on dark cells, black text on bright cells and on empty ones."""
   cells = {"0 on 0": 0.2, "0 on 1": 0.8, "0 on 2": float("nan")}
   rows = [row(1, "accuracy", place, value) for place, value in cells.items()]
   (table,) = diagnostics.diagnostics_figure(rows, [], "a run").axes
-  written = {text.get_text(): text.get_color() for text in table.texts}
-  assert written == {"20": "white", "80": "black", "-": "black"}
+  colours = {text.get_text(): text.get_color() for text in table.texts}
+  assert colours == {"20": "white", "80": "black", "-": "black"}
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_what_is_written_can_be_read_on_its_colour():
     ([row(1, "local_update_delta", "", 0.0)], [], 1),
   ],
 )
-def test_a_panel_without_data_is_left_out(rows, metrics, panels):
+def test_a_panel_without_data_is_omitted(rows, metrics, panels):
   figure = diagnostics.diagnostics_figure(rows, metrics, "a run")
   assert len(figure.axes) == panels
   figure.canvas.draw()
 
 
-def test_the_picture_is_written_only_of_something(tmp_path):
+def test_the_plot_is_saved_only_if_there_is_data(tmp_path):
   diagnostics.diagnostics([], [{"round": 1}], tmp_path / "none.png", "t")
   diagnostics.diagnostics(ROWS, [], tmp_path / "some.png", "t")
   assert [file.name for file in tmp_path.iterdir()] == ["some.png"]

@@ -27,7 +27,7 @@ def lines(axes):
 
 
 def stacks(figure):
-  """[bars, classes] heights, and that each part stands on the one below."""
+  """Returns [bars, classes] heights; checks that each part starts where the one below ends."""
   collections = [c for c in figure.axes[0].collections if isinstance(c, PolyCollection)]
   tops, heights = {}, []
   for i, collection in enumerate(collections):
@@ -61,14 +61,14 @@ def test_learning_curves_draw_the_rows():
   assert figure.get_suptitle() == "a run"
 
 
-def test_learning_curves_leave_out_absent_columns_and_a_phase_that_never_changed():
+def test_learning_curves_omit_missing_columns_and_a_freeze_that_did_not_happen():
   left, right = curves.learning_curves_figure([{"round": 1, "top1": 0.5}], "short").axes
   assert set(lines(left)) == {"top-1"}
   assert not right.lines
   assert not left.texts
 
 
-def test_compare_names_every_run_and_no_two_look_alike():
+def test_compare_names_every_run_and_no_two_lines_look_alike():
   finals = {f"norm{i}": 0.9 - 0.01 * i for i in range(13)}
   figure = curves.compare_figure({name: rows(final) for name, final in finals.items()}, "norms")
   axes = figure.axes[0]
@@ -88,8 +88,8 @@ def test_compare_draws_a_deviation_as_a_band():
   spread = [{**row, "top1_std": 0.1} for row in rows(0.6)]
   axes = curves.compare_figure({"spread": spread, "single": rows(0.3)}, "t").axes[0]
   [band] = axes.collections
-  places, heights = band.get_paths()[0].vertices.T
-  final = heights[places == spread[-1]["round"]]
+  x, heights = band.get_paths()[0].vertices.T
+  final = heights[x == spread[-1]["round"]]
   assert (final.min(), final.max()) == pytest.approx((0.5, 0.7))
   assert [t.get_text() for t in axes.texts if t.get_text()] == [
     "spread 60.0% ± 10.0%",
@@ -97,7 +97,7 @@ def test_compare_draws_a_deviation_as_a_band():
   ]
 
 
-def test_compare_keeps_a_run_that_diverged():
+def test_compare_draws_a_run_that_diverged_up_to_its_last_number():
   bad = [*rows()[:3], {"round": 20, "top1": float("nan")}]
   texts = [t.get_text() for t in curves.compare_figure({"bad": bad, "none": []}, "t").axes[0].texts]
   assert [t for t in texts if t] == ["bad 13.5%"]
@@ -107,7 +107,7 @@ def test_compare_keeps_a_run_that_diverged():
   "heights", [[0.5], [0.5, 0.5, 0.5], [0.0, 0.01, 1.0], [1.0, 0.99, 0.98, 0.2, 0.21], [0.3, 0.9]]
 )
 def test_labels_are_moved_apart_and_stay_inside(heights):
-  placed = curves._apart(heights, 0.05)
+  placed = curves._spread_out(heights, 0.05)
   ordered = np.array(placed)[np.argsort(heights, kind="stable")]
   assert (np.diff(ordered) >= 0.05 - 1e-6).all()
   assert min(placed) >= 0
@@ -116,9 +116,9 @@ def test_labels_are_moved_apart_and_stay_inside(heights):
     assert placed == heights
 
 
-@pytest.mark.parametrize(("clients", "classes"), [(2, 10), (10, 20), (100, 3), (7, 200)])
-def test_partition_stacks_are_the_counts(clients, classes):
-  counts = np.random.default_rng(clients).integers(0, 9, (clients, classes))
+@pytest.mark.parametrize(("num_clients", "classes"), [(2, 10), (10, 20), (100, 3), (7, 200)])
+def test_partition_stacks_are_the_counts(num_clients, classes):
+  counts = np.random.default_rng(num_clients).integers(0, 9, (num_clients, classes))
   counts[1:, 0] = 0
   names = [f"c{i}" for i in range(classes)]
   figure = clients.partition_figure(counts, names, "p")
@@ -132,7 +132,7 @@ def test_partition_stacks_are_the_counts(clients, classes):
 
 
 def test_partition_samples_many_clients_and_says_so():
-  # Classes in turn: a sample at even steps would meet one class only.
+  # Classes are assigned in turn, so a sample at even steps would show only one class.
   counts = np.eye(10, dtype=np.int64)[np.arange(100_000) % 10] * 7
   figure = clients.partition_figure(counts, [str(i) for i in range(10)], "p")
   drawn = stacks(figure)
@@ -140,22 +140,22 @@ def test_partition_samples_many_clients_and_says_so():
   assert (drawn.sum(1) == 7).all()
   assert (drawn.sum(0) > 0).all()
   assert "100 of 100,000" in figure.axes[0].get_xlabel()
-  # The same picture from the counts of those clients alone.
+  # The counts of only the shown clients give the same plot.
   shown = clients.shown_clients(100_000)
-  alone = clients.partition_figure(counts[shown], [str(i) for i in range(10)], "p", 100_000)
-  np.testing.assert_array_equal(stacks(alone), drawn)
-  assert alone.axes[0].get_xlabel() == figure.axes[0].get_xlabel()
+  sampled = clients.partition_figure(counts[shown], [str(i) for i in range(10)], "p", 100_000)
+  np.testing.assert_array_equal(stacks(sampled), drawn)
+  assert sampled.axes[0].get_xlabel() == figure.axes[0].get_xlabel()
 
 
 @pytest.mark.parametrize("counts", [np.zeros(3), np.zeros((2, 4)), np.full((2, 3), -1)])
-def test_partition_refuses_what_is_no_table_of_counts(counts):
+def test_partition_refuses_bad_counts(counts):
   with pytest.raises(ValueError, match=r"shape|negative"):
     clients.partition_figure(counts, ["a", "b", "c"], "p")
 
 
-def test_client_accuracy_bars_are_sorted_and_the_mean_leaves_out_missing_clients():
-  named = clients.client_accuracy_figure([0.9, 0.1], "c", np.array([7, 3])).axes[0]
-  assert [tick.get_text() for tick in named.get_xticklabels()] == ["3", "7"]
+def test_client_accuracy_bars_are_sorted_and_the_mean_omits_missing_clients():
+  with_ids = clients.client_accuracy_figure([0.9, 0.1], "c", np.array([7, 3])).axes[0]
+  assert [tick.get_text() for tick in with_ids.get_xticklabels()] == ["3", "7"]
   axes = clients.client_accuracy_figure([0.9, float("nan"), 0.1, 0.5], "c").axes[0]
   assert [bar.get_height() for bar in axes.patches] == [0.1, 0.5, 0.9]
   assert [t.get_text() for t in axes.get_xticklabels()] == ["2", "3", "0"]
@@ -170,7 +170,7 @@ def test_client_accuracy_of_many_clients_is_a_histogram_of_all():
   assert len(axes.patches) == 40
 
 
-def test_pictures_are_written_whole_and_without_global_state(tmp_path):
+def test_plots_are_saved_without_changing_global_state(tmp_path):
   before = dict(matplotlib.rcParams)
   counts = np.full((100_000, 200), 3)
   figures = {

@@ -11,11 +11,11 @@ def full(*_):
 
 
 @pytest.mark.parametrize("write", [atomic_files.write_atomic, atomic_files.append])
-def test_a_full_disk_leaves_the_old_content_and_tells_the_file(tmp_path, write, monkeypatch):
+def test_a_full_disk_leaves_the_old_content_and_names_the_file(tmp_path, write, monkeypatch):
   file = tmp_path / "file"
   file.write_bytes(b"old")
   with monkeypatch.context() as patch:
-    patch.setattr(os, "fsync", full)  # with all of the new content in the file
+    patch.setattr(os, "fsync", full)  # fails after all of the new content is in the file
     with pytest.raises(OSError, match="No space left") as caught:
       write(file, b"new")
   assert caught.value.filename == str(file)
@@ -27,7 +27,7 @@ def test_a_full_disk_leaves_the_old_content_and_tells_the_file(tmp_path, write, 
   )
 
 
-def test_a_folder_in_the_way_is_told_by_its_own_name(tmp_path):
+def test_a_folder_of_the_same_name_is_named_in_the_error(tmp_path):
   (tmp_path / "file").mkdir()
   for write in (atomic_files.write_atomic, atomic_files.append):
     with pytest.raises(IsADirectoryError) as caught:

@@ -54,7 +54,7 @@ def damage(folder, round, how):
       file.unlink()
   elif how == "layout":
     (step / "layout" / "metadata").write_text('{"leaves": [[')
-    (step / "checksums.json").unlink()  # found by reading it, then
+    (step / "checksums.json").unlink()  # so that the damage is noticed by reading the layout
   elif how == "checksums":
     (step / "checksums.json").write_text("{")
 
@@ -90,7 +90,7 @@ def test_special_floats_and_weak_types_are_kept(tmp_path):
   assert [a.weak_type for a in restored] == [False, True, True, False]
 
 
-def test_a_placed_array_is_placed_again(tmp_path):
+def test_a_committed_array_returns_to_its_device(tmp_path):
   device = jax.devices()[-1]
   tree = (jax.device_put(jnp.ones(3), device), jnp.ones(3))
   with Checkpoints(tmp_path) as saved:
@@ -107,7 +107,7 @@ def test_a_state_without_elements(tmp_path, empty):
     same_bits(saved.restore(empty), empty)
 
 
-def test_as_many_as_asked_for_are_kept(tmp_path):
+def test_the_oldest_checkpoints_are_deleted(tmp_path):
   with Checkpoints(tmp_path, keep=2) as saved:
     assert saved.latest() is None
     for round in (1, 2, 10):
@@ -123,17 +123,20 @@ def test_as_many_as_asked_for_are_kept(tmp_path):
 @pytest.mark.parametrize(
   ("template", "sentence"),
   [
-    ({"a": np.zeros((2, 3), np.float32)}, r"state\['b'\] is int64\[3\] there and absent here"),
+    (
+      {"a": np.zeros((2, 3), np.float32)},
+      r"state\['b'\] is saved as int64\[3\] and expected as absent",
+    ),
     ({"a": np.zeros((2, 3), np.float32), "c": np.zeros(3)}, "and 1 more differ"),
     (
       {"a": np.zeros((3, 2), np.float32), "b": np.arange(3)},
-      r"state\['a'\] is float32\[2, 3\] there and float32\[3, 2\] here",
+      r"state\['a'\] is saved as float32\[2, 3\] and expected as float32\[3, 2\]",
     ),
-    ({"a": np.zeros((2, 3), np.float16), "b": np.arange(3)}, r"float16\[2, 3\] here"),
-    ((np.zeros((2, 3), np.float32), np.arange(3)), r"state\['a'\] .* absent here"),
+    ({"a": np.zeros((2, 3), np.float16), "b": np.arange(3)}, r"expected as float16\[2, 3\]"),
+    ((np.zeros((2, 3), np.float32), np.arange(3)), r"state\['a'\] .* expected as absent"),
   ],
 )
-def test_a_state_of_another_kind_is_refused_by_name(tmp_path, template, sentence):
+def test_a_state_of_another_structure_is_refused_with_its_path(tmp_path, template, sentence):
   with Checkpoints(tmp_path) as saved:
     saved.save(7, {"a": np.ones((2, 3), np.float32), "b": np.arange(3)})
     with pytest.raises(UserError, match=sentence) as caught:
@@ -148,19 +151,21 @@ def test_nothing_to_restore(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "missing", "layout", "checksums"])
-def test_a_damaged_newest_checkpoint_is_told_kept_and_passed_over(tmp_path, how, monkeypatch):
-  told = []
-  monkeypatch.setattr(logging, "warning", lambda text, *args: told.append(text % args))
+def test_a_damaged_newest_checkpoint_is_reported_and_moved_and_the_previous_one_used(
+  tmp_path, how, monkeypatch
+):
+  warnings = []
+  monkeypatch.setattr(logging, "warning", lambda text, *args: warnings.append(text % args))
   with Checkpoints(tmp_path) as saved:
     saved.save(1, state(1))
     saved.save(2, state(2))
   damage(tmp_path, 2, how)
-  for _ in range(2):  # again after the damaged one has been set aside once
+  for _ in range(2):  # opening the folder twice reports it twice
     with Checkpoints(tmp_path) as saved:
       same_bits(saved.restore(state()), state(1))
       assert saved.latest() == 1
-  assert len(told) == 2
-  assert "round 2" in told[0]
+  assert len(warnings) == 2
+  assert "round 2" in warnings[0]
   with Checkpoints(tmp_path) as saved:
     saved.restore(state())
     saved.save(2, state(2.5))
@@ -170,7 +175,7 @@ def test_a_damaged_newest_checkpoint_is_told_kept_and_passed_over(tmp_path, how,
 
 
 def test_one_flipped_bit_is_noticed(tmp_path, monkeypatch):
-  # Noise does not compress: the stored bytes are those of the array.
+  # Noise cannot be compressed, so the stored bytes are those of the array.
   noise = np.random.default_rng(0).integers(0, 256, 4096, dtype=np.uint8)
   monkeypatch.setattr(logging, "warning", lambda *_: None)
   with Checkpoints(tmp_path) as saved:
@@ -183,7 +188,7 @@ def test_one_flipped_bit_is_noticed(tmp_path, monkeypatch):
     saved.restore(noise)
 
 
-def test_a_kill_before_the_checksums_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
+def test_a_kill_before_the_checksums_leaves_a_complete_checkpoint(tmp_path, monkeypatch):
   def killed(*_):
     raise KeyboardInterrupt
 
@@ -196,22 +201,22 @@ def test_a_kill_before_the_checksums_leaves_a_whole_checkpoint(tmp_path, monkeyp
     same_bits(saved.restore(state()), state(2))
 
 
-def test_a_lost_process_is_no_damage(tmp_path, monkeypatch):
+def test_the_network_error_of_a_lost_process_is_not_reported_as_damage(tmp_path, monkeypatch):
   with Checkpoints(tmp_path) as saved:
     saved.save(1, state(1))
 
-    def alone(*_, **__):
+    def disconnected(*_, **__):
       raise ValueError("UNKNOWN: Gloo AllReduce failed: Connection closed by peer")
 
     with monkeypatch.context() as patch:
       patch.setattr(jax, "process_count", lambda: 2)
-      patch.setattr(saved._manager, "restore", alone)
+      patch.setattr(saved._manager, "restore", disconnected)
       with pytest.raises(ValueError, match="Gloo"):
         saved.restore(state())
     same_bits(saved.restore(state()), state(1))
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
   with Checkpoints(tmp_path) as saved:
     saved.save(1, state(1))
     save = saved._manager.save
@@ -240,7 +245,7 @@ def test_folders_that_cannot_be_used(tmp_path, monkeypatch):
     Checkpoints(tmp_path / "new")
 
 
-_SAVE_FOR_EVER = """
+_SAVE_FOREVER = """
 import sys
 import numpy as np
 from fedjax_norm.training.storage.checkpoint import Checkpoints
@@ -258,7 +263,7 @@ def test_a_kill_at_any_moment_leaves_the_last_complete_checkpoint(tmp_path):
   random = np.random.default_rng(0)
   for _ in range(3):
     child = subprocess.Popen(
-      [sys.executable, "-c", _SAVE_FOR_EVER, str(tmp_path)],
+      [sys.executable, "-c", _SAVE_FOREVER, str(tmp_path)],
       stdout=subprocess.PIPE,
       env={**os.environ, "PYTHONPATH": PYTHONPATH, "JAX_PLATFORMS": "cpu"},
     )
@@ -266,11 +271,11 @@ def test_a_kill_at_any_moment_leaves_the_last_complete_checkpoint(tmp_path):
       assert child.stdout.readline()
     time.sleep(random.uniform(0, 0.08))
     child.send_signal(signal.SIGKILL)
-    promised = int((child.stdout.read().split() or [b"0"])[-1])
+    last_printed = int((child.stdout.read().split() or [b"0"])[-1])
     child.wait()
     child.stdout.close()
     with Checkpoints(tmp_path) as saved:
       restored = saved.restore(template)
-      assert saved.latest() == restored["round"] >= promised
+      assert saved.latest() == restored["round"] >= last_printed
     assert (restored["data"] == restored["round"]).all()
   assert not [name for name in os.listdir(tmp_path) if not name.isdigit()]

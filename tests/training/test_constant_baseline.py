@@ -1,4 +1,4 @@
-"""What a constant answer for all test examples would score."""
+"""The comparison of a model with the best constant answer for all test examples."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from fedjax_norm.training.task.constant_baseline import no_better_than_guessing
 
 
 def pixels(*counts: int) -> SimpleNamespace:
-  """A task of segmentation: so many pixels of each class, and as many again that count nothing."""
+  """Returns a segmentation task: pixels of each class, and as many ignored pixels."""
   targets = np.repeat(np.arange(len(counts)), counts)
   targets = np.concatenate([targets, np.full(len(targets), IGNORED)]).astype(np.uint8)
   return SimpleNamespace(
@@ -19,14 +19,14 @@ def pixels(*counts: int) -> SimpleNamespace:
 
 
 def labels(*counts: int) -> SimpleNamespace:
-  """A task of classification: so many test examples of each class."""
+  """Returns a classification task with the given number of test examples of each class."""
   targets = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
   return SimpleNamespace(user_objective=None, kind="classification", test_targets=targets)
 
 
 @pytest.mark.parametrize("make", [labels, pixels])
 @pytest.mark.parametrize("counts", [(5, 5), (5, 0, 5), (8, 1, 1)])
-def test_the_loss_has_to_be_below_the_entropy_of_what_counts(make, counts):
+def test_the_loss_has_to_be_below_the_entropy_of_the_classes(make, counts):
   shares = np.array([count for count in counts if count]) / 10
   entropy = -sum(share * np.log(share) for share in shares)
   assert not no_better_than_guessing(make(*counts), {"loss": 0.99 * entropy})
@@ -35,6 +35,6 @@ def test_the_loss_has_to_be_below_the_entropy_of_what_counts(make, counts):
   assert no_better_than_guessing(make(*counts), {"loss": float("nan")})
 
 
-def test_numbers_have_to_be_better_than_their_mean():
+def test_regression_has_to_be_better_than_the_mean():
   assert no_better_than_guessing(labels(1), {"r2": 0.0, "loss": 1.0})
   assert not no_better_than_guessing(labels(1), {"r2": 0.01, "loss": 1.0})

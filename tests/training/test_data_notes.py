@@ -1,4 +1,4 @@
-"""What is said of a task's data, and what a model's statistics must be."""
+"""Notes on a task's data, and checks of user-defined models with running statistics."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from fedjax_norm.algorithms.fedavg import FEDAVG
 from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import NormSpec
-from fedjax_norm.training.task.data_notes import describe_images, collect_notes
+from fedjax_norm.training.task.data_notes import collect_notes, describe_images
 
 
 def task_of(source, **options):
@@ -24,13 +24,15 @@ def scaled(source, factor):
   return source._replace(train=train, test=test)
 
 
-def test_values_far_outside_of_0_to_1_are_told_and_not_shifted(make_source):
+def test_values_far_outside_0_to_1_are_noted_and_not_shifted(make_source):
   source = make_source()
   bright = scaled(source, np.float32(255))
   shift = Preprocess(feature_shift="noise")
   for good in (source, scaled(source, np.float32(1.5)), scaled(source, -1)):
-    assert not any("hold values" in note for note in collect_notes(task_of(good, preprocess=shift)))
-  assert any("hold values from 0." in note for note in collect_notes(task_of(bright)))
+    assert not any(
+      "image values range" in note for note in collect_notes(task_of(good, preprocess=shift))
+    )
+  assert any("image values range from 0." in note for note in collect_notes(task_of(bright)))
   with pytest.raises(UserError, match="scale the images to 0 to 1"):
     task_of(bright, preprocess=shift)
   bytes_ = source._replace(
@@ -42,7 +44,7 @@ def test_values_far_outside_of_0_to_1_are_told_and_not_shifted(make_source):
   )
 
 
-def test_classes_without_training_images_and_small_test_sets_are_told(make_source):
+def test_classes_without_training_images_and_small_test_sets_are_noted(make_source):
   source = make_source(num_test=20)
   gaps = source._replace(
     train=source.train._replace(labels=source.train.labels % 2 * 2 + 1),
@@ -51,14 +53,14 @@ def test_classes_without_training_images_and_small_test_sets_are_told(make_sourc
   )
   assert collect_notes(task_of(gaps)) == [
     "left out a lot",
-    "no training image is of the classes a, c, e, and 10 test images are",
+    "no training image has one of the classes a, c, e; 10 test images do",
     "one of the 20 test images is worth 5.0 points of accuracy",
   ]
   assert collect_notes(task_of(make_source(num_test=100))) == []
 
 
-class OwnNet(nn.Module):
-  """A user's own module, whose norm the library does not see."""
+class UserNet(nn.Module):
+  """A user-defined module with a norm that the library does not control."""
 
   norm: NormSpec
   num_classes: int
@@ -70,24 +72,24 @@ class OwnNet(nn.Module):
 
 
 class NoNorm(nn.Module):
-  """A module without a field for the norm."""
+  """A user-defined module without a field for the norm."""
 
   @nn.compact
   def __call__(self, x, mode):
     return nn.Dense(4)(x.mean((1, 2)))
 
 
-def test_own_modules_whose_statistics_would_stay_are_refused(tiny_source):
+def test_user_modules_with_statistics_that_are_never_updated_are_refused(tiny_source):
   task = task_of(tiny_source)
   for model, words in (
     (
-      OwnNet(fn.make_norm("none"), 4),
-      "OwnNet keeps variables in 'batch_stats'.*'none' never updates",
+      UserNet(fn.make_norm("none"), 4),
+      "UserNet keeps variables in 'batch_stats'.*'none' never updates",
     ),
-    (OwnNet(fn.make_norm("ln"), 4), "in place of nn.BatchNorm"),
+    (UserNet(fn.make_norm("ln"), 4), "in place of nn.BatchNorm"),
     (NoNorm(), "NoNorm has no field norm"),
   ):
-    for method in (FEDAVG, ASGD):  # the latter asks for its messages first
+    for method in (FEDAVG, ASGD):  # ASGD computes its messages before the first round
       with pytest.raises(UserError, match=words):
         program_of(method, task._replace(model=model), rounds=2)
-  program_of(FEDAVG, task._replace(model=OwnNet(fn.make_norm("bn"), 4)), rounds=2)
+  program_of(FEDAVG, task._replace(model=UserNet(fn.make_norm("bn"), 4)), rounds=2)

@@ -1,4 +1,4 @@
-"""A finished run's model comes back bit for bit, and a folder without one is told."""
+"""A finished run's model is loaded bit for bit, and a folder without one is refused."""
 
 import jax
 import numpy as np
@@ -21,14 +21,14 @@ def folder(tmp_path):
   return folder.path
 
 
-def test_what_was_saved_is_loaded(folder):
+def test_the_saved_model_is_loaded(folder):
   config, variables = load_run(folder)
   assert config == {"model": "tiny", "seed": 3}
   assert jax.tree.structure(variables) == jax.tree.structure(VARIABLES)
   jax.tree.map(np.testing.assert_array_equal, variables, VARIABLES)
 
 
-def test_no_run_no_model_and_a_damaged_one_are_told(folder, tmp_path):
+def test_a_missing_run_a_missing_model_and_a_damaged_one_are_refused(folder, tmp_path):
   with pytest.raises(UserError, match="holds no run"):
     load_run(tmp_path)
   model = folder / "model.msgpack"

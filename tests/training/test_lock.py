@@ -1,4 +1,4 @@
-"""The lock on a run's folder, with a process of its own as the holder."""
+"""The lock on a run's folder, which another process holds."""
 
 import json
 import os
@@ -27,7 +27,7 @@ with RunFolder.open(sys.argv[1], {'clients': 10}) as folder:
 
 @pytest.fixture
 def holder(tmp_path):
-  """Another process that has opened ``tmp_path``."""
+  """A process that has opened ``tmp_path`` as its run folder."""
   with subprocess.Popen(
     [sys.executable, "-c", _HOLD, str(tmp_path)],
     stdout=subprocess.PIPE,
@@ -38,7 +38,7 @@ def holder(tmp_path):
     process.kill()
 
 
-def test_a_folder_in_use_is_refused_with_its_holder_and_read_all_the_same(tmp_path, holder):
+def test_a_folder_in_use_is_refused_with_its_holder_but_can_be_read(tmp_path, holder):
   before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
   for resume in (True, False):
     with pytest.raises(UserError, match=f"in use by process {holder.pid} on .* since 20") as caught:
@@ -56,7 +56,7 @@ def test_a_killed_holder_leaves_no_lock(tmp_path, holder):
     assert json.loads((tmp_path / "run.lock.json").read_text())["process"] == os.getpid()
 
 
-def test_who_waits_says_so_once_and_goes_on_with_what_the_holder_left(tmp_path, holder, capsys):
+def test_waiting_prints_one_note_and_then_resumes_the_run(tmp_path, holder, capsys):
   def end():
     time.sleep(1)
     holder.kill()
@@ -71,7 +71,7 @@ def test_who_waits_says_so_once_and_goes_on_with_what_the_holder_left(tmp_path, 
   assert out.count("\n") == 1
 
 
-def test_a_refused_config_and_a_closed_folder_hold_no_lock(tmp_path):
+def test_a_refused_config_and_a_closed_folder_are_not_locked(tmp_path):
   with RunFolder.open(tmp_path, CONFIG):
     pass
   with pytest.raises(UserError, match="other flags"):
@@ -80,7 +80,7 @@ def test_a_refused_config_and_a_closed_folder_hold_no_lock(tmp_path):
     RunFolder.open(tmp_path, CONFIG)
 
 
-def test_a_foreign_folder_is_left_as_it_is(tmp_path):
+def test_a_folder_with_other_files_is_not_changed(tmp_path):
   (tmp_path / "file").write_text("x")
   with pytest.raises(UserError, match="no run folder"):
     RunFolder.open(tmp_path, CONFIG)

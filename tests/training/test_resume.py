@@ -1,4 +1,4 @@
-"""Where a run goes on, and what it says when a part of it is gone."""
+"""The round from which a run resumes, and the notes and errors if a part of it is missing."""
 
 import shutil
 
@@ -18,21 +18,24 @@ def row(round):
 
 @pytest.fixture
 def run(tmp_path):
-  """(saved, rows) -> the folder of a run that saved these rounds and evaluated those."""
+  """(rounds with checkpoints, rounds with rows) -> the folder of such a run."""
 
   def make(saved, rows):
-    with RunFolder.open(tmp_path, {}) as folder, Checkpoints(tmp_path / "checkpoints") as kept:
+    with (
+      RunFolder.open(tmp_path, {}) as folder,
+      Checkpoints(tmp_path / "checkpoints") as checkpoints,
+    ):
       for round in rows:
         folder.append(row(round))
       for round in saved:
-        kept.save(round, np.int64(round))
+        checkpoints.save(round, np.int64(round))
     return tmp_path
 
   return make
 
 
 def resumed(path):
-  """The round of the state, after the rows were cut back to it."""
+  """Returns the round of the resumed state; checks that the rows end there."""
   with RunFolder.open(path, {}) as folder, Checkpoints(path / "checkpoints") as checkpoints:
     state, rows = resume(folder, checkpoints, np.int64(0))
     assert folder.rows() == rows == [row(round) for round in range(1, int(state) + 1)]
@@ -47,23 +50,23 @@ def test_a_kill_between_a_row_and_its_checkpoint_needs_no_note(run, saved, rows,
   assert capsys.readouterr().out == ""
 
 
-def test_lost_checkpoints_are_told(run, capsys):
+def test_lost_checkpoints_are_noted(run, capsys):
   path = run((1, 2, 3), (1, 2, 3))
   shutil.rmtree(path / "checkpoints" / "3")
   assert resumed(path) == 2
   assert capsys.readouterr().out == (
-    f"note: the run goes on from round 2, that of the newest checkpoint in {path}/checkpoints; "
+    f"note: the run resumes from round 2, that of the newest checkpoint in {path}/checkpoints; "
     "rows of metrics.csv to compute again: 1.\n"
   )
   shutil.rmtree(path / "checkpoints")
   assert resumed(path) == 0
   assert capsys.readouterr().out == (
-    f"note: there is no checkpoint in {path}/checkpoints, so the run begins again at round 0; "
+    f"note: there is no checkpoint in {path}/checkpoints, so the run starts again at round 0; "
     "rows of metrics.csv to compute again: 2.\n"
   )
 
 
-def test_the_lost_checkpoint_of_a_finished_run_is_told(run, capsys):
+def test_the_lost_checkpoint_of_a_finished_run_is_noted(run, capsys):
   path = run((1, 2), (1, 2))
   (path / "summary.json").write_text("{}")
   shutil.rmtree(path / "checkpoints" / "2")

@@ -8,7 +8,7 @@ import pytest
 from fedjax_norm.training.terminal.signals import Terminated, terminable, uninterrupted
 
 
-def test_sigterm_is_an_exception_and_the_old_handler_comes_back():
+def test_sigterm_raises_an_exception_and_the_old_handler_is_restored():
   before = signal.getsignal(signal.SIGTERM)
   with pytest.raises(Terminated), terminable():
     signal.raise_signal(signal.SIGTERM)
@@ -23,7 +23,7 @@ BOTH = pytest.mark.parametrize(
 @pytest.mark.usefixtures("interruptible")
 @BOTH
 def test_a_signal_is_not_lost_where_errors_are_ignored(number, error):
-  """JAX has a callback of the garbage collector, which runs while programs are compiled."""
+  """JAX's callback of the garbage collector, for example, runs while programs are compiled."""
 
   def _xla_gc_callback():
     signal.raise_signal(number)
@@ -54,7 +54,7 @@ def test_an_ignored_sigint_stays_ignored():
 @pytest.mark.usefixtures("interruptible")
 @BOTH
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_block_ends_before_a_signal_acts(number, error, fails):
+def test_a_signal_acts_after_the_uninterrupted_block(number, error, fails):
   done = []
 
   def work():
@@ -69,7 +69,7 @@ def test_a_block_ends_before_a_signal_acts(number, error, fails):
   assert type(caught.value) is error
 
 
-def test_other_threads_have_no_handlers():
+def test_other_threads_change_no_handlers():
   done = []
 
   def work():

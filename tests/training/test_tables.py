@@ -52,7 +52,7 @@ def test_human_seconds(seconds, text):
 
 
 @pytest.mark.parametrize("bad", [-1, float("nan"), float("inf")])
-def test_quantities_refuse_what_is_none(bad):
+def test_negative_and_infinite_quantities_are_refused(bad):
   with pytest.raises(ValueError, match="finite and not negative"):
     human_bytes(bad)
   with pytest.raises(ValueError, match="finite and not negative"):
@@ -75,7 +75,7 @@ def test_summary_table_without_pairs():
   assert summary_table("Empty", []) == "Empty\n-----"
 
 
-def test_columns_table_sets_numbers_right_and_text_left():
+def test_columns_table_aligns_numbers_right_and_text_left():
   rows = [["gn", "99.4%", "3"], ["fixbn", "7.2% ± 0.3", "1,200"]]
   assert columns_table(["norm", "top-1", "seeds"], rows).splitlines() == [
     "norm        top-1  seeds",

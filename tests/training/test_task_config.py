@@ -1,4 +1,4 @@
-"""The task that the options describe."""
+"""The task that ``from_config`` builds from the options."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ def task_of(source, config, **others):
   return config, from_config(config, source, division, 0, 10, **others)
 
 
-def test_a_feature_shift_is_noise_unless_said(tiny_source):
+def test_the_default_feature_shift_is_noise(tiny_source):
   given = TaskConfig(partition="feature", clients=3, norm="gn", feature_scale=0.5)
   config, task = task_of(tiny_source, given)
   assert config.feature_shift == "noise"
   np.testing.assert_allclose(task.data.strengths, [0, 0.25, 0.5])
 
 
-def test_a_drift_goes_by_the_steps_of_each_client(tiny_source):
+def test_a_drift_depends_on_the_local_steps_of_each_client(tiny_source):
   given = TaskConfig(partition="iid", clients=3, norm="gn", drift="label")
   _, task = task_of(tiny_source, given, steps=np.array([1, 2, 3]))
   assert task.data.num_stretches.tolist() == [2, 2, 2]
@@ -39,7 +39,7 @@ def test_a_shift_needs_its_partition(options):
   ("options", "others", "which"),
   [({"relabelled": 0.5}, {}, "relabelled"), ({}, {"labelled": 0.5}, "labelled")],
 )
-def test_labels_change_only_where_a_task_has_them(tiny_source, options, others, which):
+def test_options_that_change_labels_need_a_task_with_labels(tiny_source, options, others, which):
   given = TaskConfig(task="regression", partition="iid", clients=3, **options)
   with pytest.raises(UserError, match=f"--{which} changes classes, and --task is regression"):
     task_of(tiny_source, given, **others)

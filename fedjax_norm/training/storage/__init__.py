@@ -1,1 +1,1 @@
-"""A run's folder: configuration, metrics, checkpoints; safe against kills and full disks."""
+"""A run's folder on disk: configuration, metrics, checkpoints. Survives kills and full disks."""

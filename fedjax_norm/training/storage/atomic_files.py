@@ -1,4 +1,4 @@
-"""Files that a kill or a full disk leaves whole: with the old content or the new one."""
+"""Writes files so that a kill or a full disk leaves either the old or the new content."""
 
 import contextlib
 import json
@@ -12,10 +12,9 @@ from fedjax_norm.errors import UserError
 
 @contextlib.contextmanager
 def filename_in_errors(path: Path) -> Iterator[None]:
-  """Gives every ``OSError`` of the block the name of the file that the user knows.
+  """Makes every ``OSError`` raised in the block name ``path``.
 
-  Args:
-    path: the file, which the system may know by a descriptor or by a temporary name only.
+  Without it the error may name only a file descriptor or a temporary file.
   """
   try:
     yield
@@ -26,20 +25,20 @@ def filename_in_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_replacement(path: Path) -> Iterator[Path]:
-  """Gives a temporary file that replaces another one when the block ends well.
+  """Yields a temporary path to write to; the file replaces ``path`` when the block succeeds.
 
   Args:
-    path: the file to replace; its folder exists.
+    path: the file to replace, in an existing folder.
 
   Raises:
-    OSError: with the name of ``path``; what is half written is gone then.
+    OSError: the file cannot be written; names ``path``, and the temporary file is deleted.
   """
   temporary = path.with_name(path.name + ".tmp")
   try:
     with filename_in_errors(path):
       yield temporary
       os.replace(temporary, path)
-      # The rename itself lives in the folder, which has to reach the disk too.
+      # The rename is an entry of the folder, so the folder has to be synced as well.
       folder = os.open(path.parent, os.O_RDONLY)
       try:
         os.fsync(folder)
@@ -52,15 +51,15 @@ def atomic_replacement(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes, opener: Callable[[str, int], int] | None = None) -> None:
-  """Replaces a file's content so that a kill leaves either the old or the new one.
+  """Replaces a file's content; a kill leaves either the old or the new content.
 
   Args:
-    path: the file; its folder exists.
-    data: the whole new content.
-    opener: as of ``open``, for other permissions than usual.
+    path: the file, in an existing folder.
+    data: the complete new content.
+    opener: the ``opener`` argument of ``open``, to set permissions.
 
   Raises:
-    OSError: with the name of ``path``, which then keeps its old content.
+    OSError: the file cannot be written; names ``path``, which keeps the old content.
   """
   with atomic_replacement(path) as temporary, open(temporary, "wb", opener=opener) as file:
     file.write(data)
@@ -69,14 +68,14 @@ def write_atomic(path: Path, data: bytes, opener: Callable[[str, int], int] | No
 
 
 def append(path: Path, data: bytes) -> None:
-  """Adds to the end of a file, on the disk on return.
+  """Appends data to a file; it is on the disk when the function returns.
 
   Args:
-    path: the file, created where absent; its folder exists.
-    data: what to add.
+    path: the file, created if missing, in an existing folder.
+    data: the bytes to append.
 
   Raises:
-    OSError: with the name of ``path``, which then keeps its old content.
+    OSError: the data cannot be written; names ``path``, which keeps the old content.
   """
   with filename_in_errors(path):
     size = path.stat().st_size if path.exists() else 0
@@ -92,15 +91,15 @@ def append(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-  """Writes a dict of JSON types, whole or not at all."""
+  """Atomically writes a dict of JSON types."""
   write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_json(file: Path) -> dict[str, Any]:
-  """The object that a JSON file of a run holds.
+  """Returns the object in a JSON file of a run.
 
   Raises:
-    UserError: it cannot be read, or is damaged.
+    UserError: the file cannot be read or is damaged.
   """
   try:
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -110,7 +109,7 @@ def read_json(file: Path) -> dict[str, Any]:
     ) from error
   except ValueError as error:
     raise UserError(
-      f"{file} is damaged and does not read as JSON; restore it or pass another --workdir."
+      f"{file} is damaged and cannot be read as JSON; restore it or pass another --workdir."
     ) from error
   if not isinstance(content, dict):
     raise UserError(

@@ -1,4 +1,4 @@
-"""Tables as CSV text: rows of which every value reads back as itself."""
+"""Tables as CSV text. Every value is read back exactly as it was written."""
 
 import csv
 import io
@@ -18,21 +18,21 @@ _FLOAT = re.compile(r"-?([0-9]+\.[0-9]*(e[+-]?[0-9]+)?|[0-9]+e[+-]?[0-9]+|inf)|n
 
 
 def scalar(name: str, value: Any) -> int | float | str:
-  """The value of a column as a row has it.
+  """Converts a value to the int, float or str that a row stores.
 
   Args:
-    name: of the column.
+    name: name of the column, for error messages.
     value: an int, a float, a str, or a zero-dimensional array.
 
   Raises:
-    ValueError: a text that would not read back as itself.
-    TypeError: anything else.
+    ValueError: a str that would be read back as another value.
+    TypeError: a value of any other type.
   """
   if getattr(value, "shape", None) == () and hasattr(value, "item"):
     value = value.item()
   if isinstance(value, str):
     if "\n" in value or "\r" in value or not isinstance(_parse(value), str):
-      raise ValueError(f"The text {value!r} in column {name!r} would not read back as itself.")
+      raise ValueError(f"The text {value!r} in column {name!r} would be read as another value.")
     return value
   if isinstance(value, bool) or not isinstance(value, int | float):
     raise TypeError(f"Column {name!r} holds {value!r}; a metric is an int, a float or a str.")
@@ -40,43 +40,43 @@ def scalar(name: str, value: Any) -> int | float | str:
 
 
 def write_table(path: Path, rows: list[Row]) -> None:
-  """Writes a CSV file of rows with the columns of the first; none without rows."""
+  """Writes rows to a CSV file with the columns of the first row; writes no file without rows."""
   if rows:
     write_rows(path, rows)
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
-  """Replaces a CSV file by rows with the columns of the first; an empty file without rows."""
+  """Replaces a CSV file by rows with the columns of the first row; by nothing without rows."""
   write_atomic(path, _lines(rows, tuple(rows[0]), header=True) if rows else b"")
 
 
 def append_rows(path: Path, rows: list[Row], columns: tuple[str, ...], header: bool) -> None:
-  """Adds rows to a CSV file, on the disk on return.
+  """Appends rows to a CSV file; they are on the disk when the function returns.
 
   Args:
     path: the file.
-    rows: each with all of the columns.
-    columns: in their order.
-    header: whether a line of their names goes first.
+    rows: the rows, each with all columns.
+    columns: column names, in the order of the file.
+    header: whether to write a line of column names first.
   """
   append(path, _lines(rows, columns, header))
 
 
 def read_rows(path: Path) -> tuple[list[Row], bool]:
-  """The complete rows of a file, and whether an incomplete last line was left out.
+  """Returns the complete rows of a file, and whether an incomplete last line was dropped.
 
   Raises:
-    UserError: a line other than that does not read as a row.
+    UserError: a complete line is damaged.
   """
   if not path.exists():
     return [], False
-  # A line is written with its end in one go, so that one without an end is torn.
-  whole, _, tail = path.read_bytes().rpartition(b"\n")
+  # A line and its line end are written together, so a line without an end is incomplete.
+  complete, _, tail = path.read_bytes().rpartition(b"\n")
   try:
-    header, *lines = csv.reader(io.StringIO(whole.decode(), newline="")) if whole else [[]]
+    header, *lines = csv.reader(io.StringIO(complete.decode(), newline="")) if complete else [[]]
   except (UnicodeDecodeError, csv.Error) as error:
     raise UserError(
-      f"{path} is damaged and does not read as CSV text; restore it or pass another --workdir."
+      f"{path} is damaged and cannot be read as CSV text; restore it or pass another --workdir."
     ) from error
   rows = []
   for number, line in enumerate(lines, start=2):
@@ -86,8 +86,8 @@ def read_rows(path: Path) -> tuple[list[Row], bool]:
         f"Line {number} of {path} is damaged; repair the line or pass another --workdir."
       )
     rows.append(row)
-  # A header alone, its row torn off, is as good as nothing: the next row writes it again.
-  return rows, bool(tail) or (bool(whole) and not rows)
+  # A header without rows counts as incomplete too: the next row writes the header again.
+  return rows, bool(tail) or (bool(complete) and not rows)
 
 
 def _lines(rows: list[Row], columns: tuple[str, ...], header: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""The model that a finished run leaves in its folder, for whoever works with it later."""
+"""Saves the final model of a run in its folder, and loads it again."""
 
 import os
 from pathlib import Path
@@ -17,34 +17,34 @@ _MODEL = "model.msgpack"
 
 
 def save_model(path: Path, variables: Variables) -> None:
-  """Writes a run's final model into its folder, whole or not at all.
+  """Atomically writes a run's final model into its folder.
 
   Args:
-    path: the folder, which exists.
-    variables: arrays of the host or the device.
+    path: the existing folder of the run.
+    variables: the model's variables, on the host or on devices.
   """
   write_atomic(path / _MODEL, serialization.msgpack_serialize(jax.tree.map(np.asarray, variables)))
 
 
 def load_run(path: str | os.PathLike) -> tuple[dict[str, Any], Variables]:
-  """What a finished run was told and the model that it ended with.
+  """Loads the options and the final model of a finished run.
 
   Args:
-    path: the run's folder, of one seed.
+    path: the run's folder; for several seeds, the folder of one seed.
 
   Returns:
-    (flag name to value, as in ``config.json``; the variables, NumPy arrays).
+    (flag name to value as in ``config.json``, the variables as NumPy arrays).
 
   Raises:
-    UserError: the folder holds no finished run, or one whose files are damaged.
+    UserError: the folder contains no finished run, or its files are damaged.
   """
   path = Path(path).expanduser()
   if not (path / CONFIG).is_file():
-    raise UserError(f"{path} holds no run, for it has no {CONFIG}; pass the folder of a run.")
+    raise UserError(f"{path} holds no run because it has no {CONFIG}; pass the folder of a run.")
   if not (path / _MODEL).is_file():
     seeds = sorted(folder.parent.name for folder in path.glob(f"seed_*/{_MODEL}"))
     advice = (
-      f"it is of several seeds, so pass one of theirs, such as {path / seeds[0]}"
+      f"it has several seeds, so pass the folder of one, such as {path / seeds[0]}"
       if seeds
       else "run it to its end first"
     )
@@ -54,7 +54,7 @@ def load_run(path: str | os.PathLike) -> tuple[dict[str, Any], Variables]:
     return config, serialization.msgpack_restore((path / _MODEL).read_bytes())
   except OSError as error:
     raise UserError(f"The run in {path} cannot be read ({error.strerror}).") from error
-  except Exception as error:  # whatever the decoders raise on bytes that are not theirs
+  except Exception as error:  # the decoders raise many types on damaged bytes
     raise UserError(
-      f"The run in {path} is damaged: its {CONFIG} or {_MODEL} does not read; restore it."
+      f"The run in {path} is damaged: its {CONFIG} or {_MODEL} cannot be decoded; restore it."
     ) from error

@@ -1,4 +1,4 @@
-"""The lock on a run's folder. The kernel releases it when its process ends, however it ends."""
+"""The lock on a run's folder. The kernel releases it when the process ends, even by a kill."""
 
 import contextlib
 import datetime
@@ -14,19 +14,19 @@ from fedjax_norm.training.storage.atomic_files import filename_in_errors, read_j
 
 LOCK = "run.lock"
 HOLDER = "run.lock.json"
-"""Says who holds the lock; a killed process leaves it behind, which blocks nobody."""
+"""Names the process that holds the lock. If a killed process leaves it behind, it blocks nobody."""
 
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-  """Keeps all other processes from writing into a folder for as long as the block runs.
+  """Locks a folder against all other processes during the block.
 
   Args:
-    folder: which exists.
-    wait: whether to wait, with a note that says for whom, until another process has left it.
+    folder: an existing folder.
+    wait: whether to wait, with a note, until no other process uses the folder.
 
   Raises:
-    UserError: another process holds the folder, and ``wait`` is False.
+    UserError: another process uses the folder, and ``wait`` is False.
     OSError: the lock cannot be written.
   """
   lock, holder = FileLock(folder / LOCK), folder / HOLDER
@@ -36,21 +36,21 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     except Timeout as error:
       if not wait:
         raise UserError(
-          f"{folder} is in use by {_told(holder)}; wait until that ends, pass "
+          f"{folder} is in use by {_describe(holder)}; wait until that ends, pass "
           "--wait_for_workdir to do so, or pass another --workdir."
         ) from error
-      print(f"note: waiting for {folder}, which is in use by {_told(holder)}.", flush=True)
+      print(f"note: waiting for {folder}, which is in use by {_describe(holder)}.", flush=True)
       lock.acquire(poll_interval=0.5)
   now = datetime.datetime.now().isoformat(" ", "seconds")
-  with contextlib.ExitStack() as held:
-    held.callback(lock.release)
+  with contextlib.ExitStack() as cleanup:
+    cleanup.callback(lock.release)
     write_json(holder, {"process": os.getpid(), "host": socket.gethostname(), "since": now})
-    held.callback(holder.unlink, missing_ok=True)
+    cleanup.callback(holder.unlink, missing_ok=True)
     yield
 
 
-def _told(holder: Path) -> str:
+def _describe(holder: Path) -> str:
   try:
     return "process {process} on {host} since {since}".format(**read_json(holder))
-  except (UserError, KeyError):  # it holds the lock and has not yet written who it is
+  except (UserError, KeyError):  # the process has the lock but has not written the file yet
     return "another process"

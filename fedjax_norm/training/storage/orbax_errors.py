@@ -1,4 +1,4 @@
-"""What the storage library of the checkpoints says: errors of the system, and a lot of noise."""
+"""Handles the errors and log messages of Orbax, the library that writes the checkpoints."""
 
 import contextlib
 import functools
@@ -12,39 +12,39 @@ from typing import Any
 from absl import logging
 
 
-def os_error(error: BaseException) -> int | None:
-  """The number of the system's error that an exception, or one that caused it, is about."""
+def errno_of(error: BaseException) -> int | None:
+  """Returns the system error number of an exception or of its cause; None if there is no number."""
   if isinstance(error, OSError):
     return error.errno
-  if found := re.search(r"os_error_code='(\d+)'", str(error)):
-    return int(found[1])
+  if match := re.search(r"os_error_code='(\d+)'", str(error)):
+    return int(match[1])
   cause = error.__cause__ or error.__context__
-  return os_error(cause) if cause else None
+  return errno_of(cause) if cause else None
 
 
-class _NoChatter(python_logging.Filter):
-  """Drops what the storage library reports: what went well, and errors that it raises as well."""
+class _DropOrbaxMessages(python_logging.Filter):
+  """Drops Orbax's log records except warnings: it also raises the errors that it logs."""
 
   def filter(self, record: python_logging.LogRecord) -> bool:
-    ours = f"{os.sep}orbax{os.sep}" not in record.pathname
-    return ours or record.levelno == python_logging.WARNING
+    from_orbax = f"{os.sep}orbax{os.sep}" in record.pathname
+    return not from_orbax or record.levelno == python_logging.WARNING
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """Silences the library in a block, and what its threads say after a block that failed."""
-  chatter, hook = _NoChatter(), sys.unraisablehook
+  """Silences Orbax's log in the block, and the errors of its threads after a block that failed."""
+  drop, hook = _DropOrbaxMessages(), sys.unraisablehook
   logger = logging.get_absl_logger()
-  logger.addFilter(chatter)
+  logger.addFilter(drop)
   sys.unraisablehook = functools.partial(_unraisable, hook)
   try:
     yield
-    sys.unraisablehook = hook  # after a failure the library's threads write on, and complain
+    sys.unraisablehook = hook  # after a failure it stays: Orbax's threads still write and complain
   finally:
-    logger.removeFilter(chatter)
+    logger.removeFilter(drop)
 
 
 def _unraisable(hook: Callable[[Any], Any], unraisable: Any) -> None:
-  """Reports what no caller can catch, but for writes that end after the save that they are of."""
+  """Reports an unraisable exception, unless it comes from an Orbax write that outlived its save."""
   if str(unraisable.exc_value) != "Event loop is closed":
     hook(unraisable)

@@ -1,4 +1,4 @@
-"""Which code and which command made a run."""
+"""Records the versions and the command that made a run, for ``config.json``."""
 
 import configparser
 import datetime
@@ -13,11 +13,7 @@ _SETUP = Path(__file__).parents[3] / "setup.cfg"
 
 
 def version(setup: Path = _SETUP) -> str:
-  """The version of this package; of a checkout, installed or not, that of its ``setup.cfg``.
-
-  Args:
-    setup: the file beside the package.
-  """
+  """Returns the version of this package, of a checkout from ``setup.cfg`` next to the package."""
   parser = configparser.ConfigParser(interpolation=None)
   if parser.read(setup) and parser.get("metadata", "name", fallback="") == "fedjax_norm":
     return parser["metadata"]["version"]
@@ -28,7 +24,7 @@ def version(setup: Path = _SETUP) -> str:
 
 
 def entry() -> dict[str, str]:
-  """The versions, the date and the command line of this process."""
+  """Returns the versions, the date and the command line of this process."""
   return {
     "fedjax_norm": version(),
     "jax": jax.__version__,
@@ -38,7 +34,7 @@ def entry() -> dict[str, str]:
 
 
 def with_this_process(entries: list[dict[str, str]]) -> list[dict[str, str]]:
-  """The entries of a run with that of this process, unless only its date would be new."""
+  """Returns a run's entries plus the entry of this process, unless only its date is new."""
   new = entry()
   same = entries and {**entries[-1], "date": ""} == {**new, "date": ""}
   return entries if same else [*entries, new]

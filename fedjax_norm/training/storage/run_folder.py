@@ -1,4 +1,4 @@
-"""The folder of one run: its configuration, its rows of metrics and its summary."""
+"""The folder of one run: configuration, rows of metrics, diagnostics and summary."""
 
 import contextlib
 import json
@@ -14,19 +14,21 @@ from fedjax_norm.training.storage.lock import HOLDER, LOCK, locked
 
 CONFIG = "config.json"
 FORMAT = 2
-"""Of ``config.json``; a run of another one is not resumed. It is raised whenever a change of this
-package would let a resumed run go on differently from how it began."""
+"""Format number in ``config.json``; a run with another number cannot be resumed.
+
+Increase it with every change of this package that would make a resumed run differ from a run that
+was not interrupted."""
 _METRICS = "metrics.csv"
 _DIAGNOSTICS = "diagnostics.csv"
 _DIAGNOSTICS_COLUMNS = ("round", "quantity", "place", "value")
 _SUMMARY = "summary.json"
 _EVENTS = "tensorboard"
-# What a folder may hold before its first run has a config: a kill leaves no more than these.
+# Files that a run killed before it wrote its config can leave in the folder.
 _NO_RUN_YET = {f"{CONFIG}.tmp", LOCK, HOLDER, f"{HOLDER}.tmp"}
 
 
 def read_config(path: Path) -> dict[str, Any]:
-  """What a run was told, from its ``config.json``; by other versions of this package, too.
+  """Returns the options of a run from its ``config.json``; reads those of older versions too.
 
   Args:
     path: the run's folder.
@@ -39,15 +41,15 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 class RunFolder:
-  """One run's files: ``config.json``, ``metrics.csv``, ``summary.json``, ``tensorboard/``.
+  """The files of one run; a context manager, made by ``RunFolder.open``.
 
-  And ``diagnostics.csv``, of a run that was asked for it. Made by ``RunFolder.open``; a context
-  manager. ``metrics.csv`` is the record, the TensorBoard events are derived from it. No other
-  process can open the folder until it is closed; see ``ReadOnlyFolder`` for those who only read.
+  The files are ``config.json``, ``metrics.csv``, ``summary.json``, ``tensorboard/`` and, if the run
+  records diagnostics, ``diagnostics.csv``. The TensorBoard events are derived from ``metrics.csv``.
+  No other process can open the folder until it is closed; ``ReadOnlyFolder`` needs no lock.
 
   Attributes:
     path: the folder.
-    resumed: whether the folder already held this run when it was opened.
+    resumed: whether the folder already contained this run when it was opened.
   """
 
   def __init__(self, path: Path, resumed: bool):
@@ -55,8 +57,8 @@ class RunFolder:
     self.resumed = resumed
     self._lock = contextlib.ExitStack()
     self._events: Path | None = None
-    rows, torn = read_rows(self._metrics)
-    if torn:
+    rows, incomplete = read_rows(self._metrics)
+    if incomplete:
       write_rows(self._metrics, rows)
     self._columns = tuple(rows[0]) if rows else None
     self._last_round = rows[-1]["round"] if rows else None
@@ -65,22 +67,22 @@ class RunFolder:
   def open(
     cls, path: str | os.PathLike, config: dict[str, Any], resume: bool = True, wait: bool = False
   ) -> "RunFolder":
-    """Opens a new run's folder, or that of a run to go on with.
+    """Opens the folder of a new run, or of a run to resume.
 
     Args:
-      path: the folder, created with its parents where absent.
-      config: flag name to value, JSON types (tuples count as lists). ``config.json`` also gets
+      path: the folder, created with its parents if missing.
+      config: flag name to value, JSON types (tuples become lists). ``config.json`` also gets
         ``made_by``, with an entry for each version or command that the run was started with.
-      resume: whether the folder may already hold a run of the same config.
+      resume: whether the folder may already contain a run with the same config.
       wait: whether to wait until another process closes the folder.
 
     Returns:
-      The open folder. A last line of metrics torn by a kill is already dropped.
+      The open folder. If a kill cut the last line of metrics short, that line is dropped.
 
     Raises:
-      UserError: the path is no usable folder, holds something other than a run, holds a run of
-        another config or of another version's format, holds any run while ``resume`` is False, or
-        is in use by another process.
+      UserError: the path is no usable folder, contains other files, contains a run with another
+        config or format, contains any run while ``resume`` is False, or is in use by another
+        process.
     """
     path = Path(path).expanduser().absolute()
     new = json.loads(json.dumps({**config, "format": FORMAT}))
@@ -123,15 +125,17 @@ class RunFolder:
     return self.path / _METRICS
 
   def append(self, row: dict[str, Any]) -> None:
-    """Adds one evaluation to ``metrics.csv``, on the disk on return, and to TensorBoard.
+    """Appends one evaluation to ``metrics.csv`` and to the TensorBoard events.
+
+    The row is on the disk when the method returns.
 
     Args:
       row: column name to a scalar: int, float, str, or a zero-dimensional array. ``round`` is an
-        int above that of the row before. The columns are those of the first row, in any order.
+        int above that of the previous row. The columns are those of the first row, in any order.
 
     Raises:
-      UserError: the columns differ from those that the file has.
-      ValueError: ``round`` is missing or not increasing, or a text would not read back as itself.
+      UserError: the columns differ from those of the file.
+      ValueError: ``round`` is missing or not increasing, or a str would be read as another value.
       TypeError: a value is not a scalar of those types.
     """
     row = {name: scalar(name, value) for name, value in row.items()}
@@ -142,71 +146,67 @@ class RunFolder:
         f"Round {row['round']} is not after round {self._last_round}, the last one written."
       )
     if self._columns is not None and set(row) != set(self._columns):
-      different = sorted(set(row) ^ set(self._columns))
+      differing = sorted(set(row) ^ set(self._columns))
       raise UserError(
         f"{self._metrics} does not have the columns of this run, which differ in "
-        f"{', '.join(different)}; restore its first line or pass another --workdir."
+        f"{', '.join(differing)}; restore its first line or pass another --workdir."
       )
     columns = self._columns or tuple(row)
     append_rows(self._metrics, [row], columns, header=self._columns is None)
     self._columns = columns
     self._last_round = row["round"]
-    self._emit([row])
+    self._write_events([row])
 
   def rows(self) -> list[Row]:
-    """The rows of ``metrics.csv`` in order: ints, floats to the last bit, and strings.
+    """Returns the rows of ``metrics.csv`` in order; floats are exact to the last bit.
 
     Raises:
-      UserError: a line other than a torn last one does not read as a row.
+      UserError: a complete line is damaged.
     """
     return read_rows(self._metrics)[0]
 
   def append_diagnostics(self, rows: list[Row]) -> None:
-    """Adds one evaluation's diagnostics to ``diagnostics.csv``, on the disk on return.
+    """Appends one evaluation's diagnostics to ``diagnostics.csv``.
 
     Args:
-      rows: each a ``round``, a ``quantity``, a ``place`` and a ``value`` (see ``diagnose``).
+      rows: rows of ``round``, ``quantity``, ``place`` and ``value`` (see ``diagnostics_recorder``).
     """
     file = self.path / _DIAGNOSTICS
     header = not file.exists() or file.stat().st_size == 0
     append_rows(file, rows, _DIAGNOSTICS_COLUMNS, header)
 
   def diagnostics(self) -> list[Row]:
-    """The rows of ``diagnostics.csv``; none of a run without."""
+    """Returns the rows of ``diagnostics.csv``; no rows if the run records none."""
     return read_rows(self.path / _DIAGNOSTICS)[0]
 
   def drop_rows_after(self, round: int) -> None:
-    """Forgets the rows after a round, so that a resumed run repeats none of them.
+    """Deletes the rows after a round, because a resumed run writes them again.
 
-    The events of TensorBoard are written anew from the rows that remain.
+    The TensorBoard events are written again from the remaining rows.
 
     Args:
-      round: the last round to keep, that of the checkpoint the run goes on from.
+      round: round of the checkpoint from which the run resumes.
     """
-    kept = [row for row in self.rows() if row["round"] <= round]
+    rows = [row for row in self.rows() if row["round"] <= round]
     if self._metrics.exists():
-      write_rows(self._metrics, kept)
+      write_rows(self._metrics, rows)
     if (self.path / _DIAGNOSTICS).exists():
       write_rows(
         self.path / _DIAGNOSTICS, [row for row in self.diagnostics() if row["round"] <= round]
       )
-    self._columns = tuple(kept[0]) if kept else None
-    self._last_round = kept[-1]["round"] if kept else None
+    self._columns = tuple(rows[0]) if rows else None
+    self._last_round = rows[-1]["round"] if rows else None
     self._events = None
     tensorboard.delete(self.path / _EVENTS)
-    if kept:
-      self._emit(kept)
+    if rows:
+      self._write_events(rows)
 
   def write_summary(self, summary: dict[str, Any]) -> None:
-    """Writes ``summary.json``, whole or not at all.
-
-    Args:
-      summary: JSON types.
-    """
+    """Atomically writes ``summary.json`` from a dict of JSON types."""
     write_json(self.path / _SUMMARY, summary)
 
   def read_summary(self) -> dict[str, Any] | None:
-    """The content of ``summary.json``, or None where there is none yet.
+    """Returns the content of ``summary.json``; None if the file does not exist yet.
 
     Raises:
       UserError: the file is damaged.
@@ -221,41 +221,37 @@ class RunFolder:
   def __enter__(self) -> "RunFolder":
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, *_: object) -> None:
     self.close()
 
-  def _emit(self, rows: list[Row]) -> None:
+  def _write_events(self, rows: list[Row]) -> None:
     if self._events is None:
       self._events = tensorboard.new_file(self.path / _EVENTS)
     tensorboard.write(self._events, rows)
 
 
 class ReadOnlyFolder(RunFolder):
-  """A run's folder without its lock: for all but the first of several processes of a run."""
+  """A run's folder without a lock, for every process of a run except the first; writes nothing."""
 
   def __init__(self, path: str | os.PathLike):
-    """Reads a folder, and leaves it as it is.
-
-    Args:
-      path: the folder, which holds a run.
-    """
+    """Opens a folder that contains a run."""
     self.path = Path(path).expanduser().absolute()
     self.resumed = True
 
   def append(self, row: dict[str, Any]) -> None:
-    """Leaves it to the first process."""
+    """Does nothing; the first process writes the row."""
 
   def append_diagnostics(self, rows: list[Row]) -> None:
-    """Leaves it to the first process."""
+    """Does nothing; the first process writes the rows."""
 
   def drop_rows_after(self, round: int) -> None:
-    """Leaves it to the first process."""
+    """Does nothing; the first process deletes the rows."""
 
   def write_summary(self, summary: dict[str, Any]) -> None:
-    """Leaves it to the first process."""
+    """Does nothing; the first process writes the summary."""
 
   def close(self) -> None:
-    """Nothing is open."""
+    """Does nothing; there is no lock to release."""
 
 
 def _check_same(path: Path, saved: dict[str, Any], new: dict[str, Any], resume: bool) -> None:
@@ -277,8 +273,8 @@ def _check_same(path: Path, saved: dict[str, Any], new: dict[str, Any], resume: 
 
 
 def _differences(saved: dict[str, Any], new: dict[str, Any]) -> list[str]:
-  # Compared as JSON text: NaN equals itself there, and True does not equal 1.
-  def describe(config, name):
+  # Values are compared as JSON text, in which NaN equals NaN and True differs from 1.
+  def describe(config: dict[str, Any], name: str) -> str:
     return json.dumps(config[name], sort_keys=True) if name in config else "absent"
 
   pairs = ((name, describe(saved, name), describe(new, name)) for name in sorted({*saved, *new}))

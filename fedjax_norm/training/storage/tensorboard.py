@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written without its writer's threads, queues and open files."""
+"""Writes TensorBoard event files directly, without the writer's threads, queues and open files."""
 
 import socket
 import struct
@@ -12,18 +12,18 @@ from tensorboardX.record_writer import masked_crc32c
 from fedjax_norm.training.storage.atomic_files import append
 from fedjax_norm.training.storage.csv_rows import Row
 
-# Marks the event files that are ours to delete when a run is cut back.
+# Marks the event files that this package writes and can delete when a run is resumed.
 _SUFFIX = ".fedjax_norm"
 
 
 def new_file(folder: Path) -> Path:
-  """Starts an event file in a folder, which is created where absent.
+  """Starts an event file in a folder, which is created if missing.
 
   Raises:
     OSError: the folder or the file cannot be written.
   """
   folder.mkdir(exist_ok=True)
-  # The time has whole seconds only, and two files of one second must differ.
+  # The number makes the names of two files of the same second differ.
   number = sum(1 for _ in folder.iterdir())
   stamp = f"{int(time.time())}.{socket.gethostname()}.{number}"
   file = folder / f"events.out.tfevents.{stamp}{_SUFFIX}"
@@ -32,11 +32,11 @@ def new_file(folder: Path) -> Path:
 
 
 def write(file: Path, rows: list[Row]) -> None:
-  """Adds the numbers of rows to an event file, on the disk on return.
+  """Appends the numbers of rows to an event file; they are on the disk when it returns.
 
   Args:
-    file: made by :func:`new_file`.
-    rows: their ``round`` is the step, and the other columns are the tags.
+    file: an event file of :func:`new_file`.
+    rows: the rows; ``round`` is the step, the other columns are the tags.
 
   Raises:
     OSError: the file cannot be written.
@@ -45,7 +45,7 @@ def write(file: Path, rows: list[Row]) -> None:
 
 
 def delete(folder: Path) -> None:
-  """Deletes the event files of :func:`new_file`, and no other ones."""
+  """Deletes the event files that :func:`new_file` made; leaves all others."""
   for file in folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
     file.unlink()
 

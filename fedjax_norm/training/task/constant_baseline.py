@@ -1,4 +1,4 @@
-"""Whether a run ended above its start: what the best constant answer would lose in the test."""
+"""Compares a trained model with the best constant answer for all test examples."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,17 +12,17 @@ WARNING = "the test loss is no better than that of one constant answer for all t
 
 
 def no_better_than_guessing(task: Task, row: Mapping[str, Any]) -> bool:
-  """Whether one constant answer for all test examples has as good a loss as a model.
+  """Returns whether one constant answer for all test examples is as good as a model.
 
-  For classes, of images or pixels, the best constant answer is their shares in the test set, and
-  its loss is the entropy of these. So every network with constant outputs is found, whatever they
-  are, and so is every loss above that, of a network that is right but far too sure as well. For
-  numbers it is their mean, which has an R² of 0. For pairs it is either answer, which is right for
-  half of them. Of a user's own loss it is not known.
+  For classes of images or pixels, the best constant answer is the class shares of the test set, and
+  its loss is their entropy. This detects every network with constant outputs, and every accurate
+  but overconfident network with a loss above the entropy. For regression the best constant answer
+  is the mean (R² = 0); for pairs it is either answer, correct for half of them. For a user-defined
+  loss it is unknown, and the function returns False.
 
   Args:
-    task: what was to be learnt.
-    row: the measures of the model, as in ``metrics.csv``.
+    task: the task.
+    row: the model's measures, as in ``metrics.csv``.
   """
   if "threshold" in row:
     return not row["top1"] - row["verification_error"] > 0.5
@@ -35,5 +35,5 @@ def no_better_than_guessing(task: Task, row: Mapping[str, Any]) -> bool:
     targets = targets[targets != IGNORED]
   counts = np.bincount(targets.ravel())
   shares = counts[counts > 0] / counts.sum()
-  # The loss is summed in float32.
+  # The tolerance covers the float32 sum of the loss.
   return not row["loss"] < -(shares * np.log(shares)).sum() * (1 - 1e-5)

@@ -1,4 +1,4 @@
-"""What a user should know about the data of a task before it trains."""
+"""Notes on the data of a task, printed before training."""
 
 import numpy as np
 
@@ -6,16 +6,16 @@ from fedjax_norm.data.examples import MAX_SAMPLED
 from fedjax_norm.data.names import join_first
 from fedjax_norm.training.task.task import Task, far_outside
 
-_FEW = 100  # test images, below which the note says what one of them is worth
+_SMALL_TEST_SET = 100  # with fewer test images, a note gives the accuracy points of one image
 
 
 def collect_notes(task: Task) -> list[str]:
-  """The notes of the data source, and what looks odd about images, classes and test set."""
-  source, (low, high) = task.source, task.values
+  """Returns the data source's notes, and notes on unusual images, classes and test sets."""
+  source, (low, high) = task.source, task.value_range
   notes = [*source.notes]
-  if far_outside(source.train.images.dtype, task.values):
+  if far_outside(source.train.images.dtype, task.value_range):
     notes.append(
-      f"images hold values from {low:g} to {high:g}; --nostandardise, --subtract and the leakage"
+      f"image values range from {low:g} to {high:g}; --nostandardise, --subtract and the leakage"
       " measures assume 0 to 1"
     )
   height, width, channels = task.image_shape
@@ -23,23 +23,24 @@ def collect_notes(task: Task) -> list[str]:
     notes.append(f"arrays are read as height x width x channels: {height}x{width}x{channels}")
   if task.kind != "classification":
     return notes
-  held, tested = (
+  trained, tested = (
     np.bincount(labels, minlength=task.num_classes)
     for labels in (source.train.labels, source.test.labels)
   )
-  if empty := np.flatnonzero(held == 0).tolist():
+  if empty := np.flatnonzero(trained == 0).tolist():
     names = join_first([source.class_names[c] for c in empty])
-    also = f", and {tested[empty].sum():,} test images are" if tested[empty].any() else ""
-    notes.append(f"no training image is of the classes {names}{also}")
-  if (count := len(source.test.labels)) < _FEW:
+    count = tested[empty].sum()
+    also = f"; {count:,} test images do" if count else ""
+    notes.append(f"no training image has one of the classes {names}{also}")
+  if (count := len(source.test.labels)) < _SMALL_TEST_SET:
     notes.append(f"one of the {count} test images is worth {100 / count:.1f} points of accuracy")
   return notes
 
 
 def describe_images(task: Task) -> str:
-  """Size, channels and values of the training images."""
+  """Returns a text with the size, channels, dtype and value range of the training images."""
   height, width, channels = task.image_shape
-  images, (low, high) = task.source.train.images, task.values
+  images, (low, high) = task.source.train.images, task.value_range
   sampled = f" in a sample of {MAX_SAMPLED:,}" if len(images) > MAX_SAMPLED else ""
   return (
     f"{height}x{width}, {channels} channel{'s' if channels > 1 else ''},"

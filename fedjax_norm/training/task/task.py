@@ -1,4 +1,4 @@
-"""What is to be learnt: a source, its partition over clients, a model and the preprocessing."""
+"""The learning task: data source, partition over clients, model and preprocessing."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,20 +27,19 @@ from fedjax_norm.training.placement.client_placement import local_examples
 
 
 class Task(NamedTuple):
-  """A federation and its model.
+  """A federation and the model to train on it.
 
   Attributes:
-    model: the model, unbound to any axis.
-    source: the data it came from.
-    data: the federation, host arrays.
-    transform: of training images.
-    plain_transform: of training images, without augmentation.
-    eval_transform: of test images.
-    pairs: of test images, which verification tells apart; None for other tasks.
-    objective: what the model is trained to say: a name of ``objectives.OBJECTIVES``, or the user's
-      own objective.
-    units: of the numbers of regression; None for other tasks.
-    values: the least and greatest value of the training images as stored, by a sample.
+    model: the model, not bound to a named axis.
+    source: the data source.
+    data: the federation, as host arrays.
+    transform: transformation of training images.
+    plain_transform: transformation of training images without augmentation.
+    eval_transform: transformation of test images.
+    pairs: pairs of test images for verification; None for other tasks.
+    objective: training objective: a key of ``objectives.OBJECTIVES`` or a user-defined one.
+    units: scales of the regression targets; None for other tasks.
+    value_range: smallest and largest stored value in a sample of the training images.
   """
 
   model: nn.Module
@@ -52,31 +51,31 @@ class Task(NamedTuple):
   pairs: Pairs | None = None
   objective: str | Objective = "classification"
   units: Units | None = None
-  values: tuple[float, float] = (0.0, 1.0)
+  value_range: tuple[float, float] = (0.0, 1.0)
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """(H, W, C)."""
+    """Height, width and channels of an image."""
     return self.source.train.images.shape[1:]
 
   @property
   def num_classes(self) -> int:
-    """C, of the labels."""
+    """Number of classes of the labels."""
     return len(self.source.class_names)
 
   @property
   def num_outputs(self) -> int:
-    """What the model says: logits of classes, or numbers."""
+    """Number of the model's outputs: logits of classes, or regression targets."""
     return len(self.source.target_names or self.source.class_names)
 
   @property
   def user_objective(self) -> Objective | None:
-    """The user's own objective; None for one of ``objectives.OBJECTIVES``."""
+    """The user-defined objective; None for a key of ``objectives.OBJECTIVES``."""
     return self.objective if isinstance(self.objective, Objective) else None
 
   @property
   def kind(self) -> str:
-    """What the test is of: verification, a name of ``objectives.TASKS``, or the loss alone."""
+    """What the test measures: verification, a name of ``objectives.TASKS``, or only the loss."""
     if self.pairs:
       return "verification"
     kind = _kind(self.source)
@@ -86,7 +85,7 @@ class Task(NamedTuple):
 
   @property
   def test_targets(self) -> np.ndarray:
-    """[N, ...] what the model's outputs for the test images are held against."""
+    """[N, ...] targets that the model's outputs for the test images are compared with."""
     test = self.source.test
     if test.targets is None:
       return test.labels.astype(np.int32)
@@ -108,31 +107,30 @@ def make_task(
   objective: str | Objective = "classification",
   members: Sequence[MemberSpec] = (),
 ) -> Task:
-  """Puts a task together.
+  """Builds a task.
 
   Args:
-    source: the data, or four arrays of it (see ``given.to_source``).
-    partition: of its training examples over clients; or the client of each example, or each
-      client's example ids (see ``given.to_partition``).
-    norm: after each convolution; a module of the user's own does without.
-    model: a key of ``models.MODELS``, or a flax module of the user's own (see ``own.adapt``).
-    preprocess: of the images.
-    stem: of the models that have several (see ``models.create``).
-    statistics: the channels' mean and deviation; None takes those of the source's images.
-    verification: whether the test is to tell identities apart by their embeddings, on the same
-      pairs of test images in every run.
-    order: how each client goes through its examples; None is at random.
-    span: local steps that a stretch of a drift lasts (``example_order.steps_per_stretch``), for all
+    source: the data source, or four arrays (see ``data.sources.in_memory.to_source``).
+    partition: partition of the training examples over clients; or the client of each example, or
+      each client's example ids (see ``data.sources.in_memory.to_partition``).
+    norm: normalization after each convolution; optional for a user-defined module.
+    model: a key of ``models.MODELS``, or a user-defined flax module (see ``models.user_module``).
+    preprocess: options of the image preprocessing.
+    stem: first layers, for models with several choices (see ``models.create``).
+    statistics: mean and standard deviation of each channel; None computes them from the source.
+    verification: whether the test verifies identities by embeddings, on fixed pairs of test images.
+    order: order in which each client draws its examples; None is random.
+    span: local steps in each stretch of a drift (``example_order.steps_per_stretch``), for all
       clients or [K].
-    objective: of ``objectives.TASKS``, as the source was loaded for, or the user's own: then the
-      test loss is its loss, and the accuracy of labels is what it calls right. Numbers of
-      regression are trained on with the mean 0 and deviation 1 of all clients' training examples.
-    members: of an ensemble, in place of ``model``; the task's objective is then ``ensemble``.
+    objective: the name in ``objectives.TASKS`` that the source was loaded for, or a user-defined
+      objective, which then defines the test loss and the accuracy. Regression targets are
+      standardized to mean 0 and deviation 1 over all clients' training examples.
+    members: members of an ensemble, instead of ``model``; the task's objective is ``ensemble``.
 
   Raises:
-    UserError: an argument of a wrong type, a model that does not fit the images, the norm or the
-      objective, a test set that does not fit the test, or a feature shift of images that are far
-      outside of 0 to 1.
+    UserError: an argument has a wrong type, the model does not fit the images, the norm or the
+      objective, the test set does not fit the test, or a feature shift is applied to images with
+      values far outside 0 to 1.
   """
   source = to_source(source)
   train, kind = source.train, _kind(source)
@@ -145,36 +143,36 @@ def make_task(
   preprocess = preprocess or Preprocess()
   embeds = models.entry(model).embeds if isinstance(model, str) else hasattr(model, "embed")
   if verification and not embeds:
-    able = ", ".join(name for name, entry in models.MODELS.items() if entry.embeds)
+    choices = ", ".join(name for name, entry in models.MODELS.items() if entry.embeds)
     title = repr(model) if isinstance(model, str) else type(model).__name__
-    raise UserError(f"model {title} has no embedding to verify identities by; choose {able}.")
+    raise UserError(f"model {title} has no embedding to verify identities by; choose {choices}.")
   if not verification and source.test_names is not None:
     raise UserError(
-      f"the test classes of {source.name!r} are not the training ones, so images cannot be put into"
-      " them; choose the task verification."
+      f"the test classes of {source.name!r} differ from the training classes, so they cannot be"
+      " predicted; choose the task verification."
     )
   _check_objective(objective, kind, source, preprocess, verification)
   for name in (choice.model for choice in members) if members else (model,):
-    if isinstance(name, str) and not _serves(models.entry(name), kind):
-      able = ", ".join(name for name, entry in models.MODELS.items() if _serves(entry, kind))
-      raise UserError(f"model {name!r} does not serve {kind}; choose one of {able}.")
+    if isinstance(name, str) and not _supports(models.entry(name), kind):
+      choices = ", ".join(n for n, entry in models.MODELS.items() if _supports(entry, kind))
+      raise UserError(f"model {name!r} does not support {kind}; choose one of {choices}.")
   if members and (verification or objective != "classification"):
-    raise UserError("an ensemble votes on classes; drop its members or take another task.")
+    raise UserError("an ensemble votes on classes; drop its members or choose another task.")
   scale, targets = None, train.targets
   if kind == "regression":
     assert targets is not None
     assert source.test.targets is not None
     scale = units(targets, source.test.targets)
     targets = scale.standard(targets)
-  # Of several processes each has the images of its own clients alone.
-  alone = jax.process_count() == 1
-  readable = np.arange(len(train.labels)) if alone else local_examples(partition)
+  # With several processes, each has only the images of its local clients.
+  single = jax.process_count() == 1
+  readable = np.arange(len(train.labels)) if single else local_examples(partition)
   values = value_range(train.images, readable)
   strengths = None
   if preprocess.feature_shift:
     if far_outside(train.images.dtype, values):
       raise UserError(
-        "a feature shift is in units of images from 0 to 1, and these hold values from"
+        "a feature shift assumes image values from 0 to 1, but these range from"
         f" {values[0]:g} to {values[1]:g}; scale the images to 0 to 1."
       )
     num_clients = len(partition.offsets) - 1
@@ -189,7 +187,7 @@ def make_task(
     built = make_ensemble(members, outputs, image_shape, stem)
   elif isinstance(model, nn.Module):
     if stem != "auto":
-      raise UserError(f"a module of your own has no stem to choose; drop the stem {stem!r}.")
+      raise UserError(f"a user-defined module has no stem to choose; drop the stem {stem!r}.")
     built = adapt(model, norm, image_shape, output_shape)
   elif norm is None:
     raise UserError(f"model {model!r} needs a norm; give one, such as make_norm('bn').")
@@ -211,12 +209,12 @@ def make_task(
 
 
 def far_outside(dtype: np.dtype, values: tuple[float, float]) -> bool:
-  """Whether floating images go far beyond 0 to 1; uint8 ones are divided by 255."""
+  """Returns whether float images have values far outside 0 to 1; uint8 ones are divided by 255."""
   return dtype != np.uint8 and not (values[0] >= -1 and values[1] <= 2)
 
 
 def _kind(source: Source) -> str:
-  """Of ``objectives.TASKS``, what a source was loaded for: labels, numbers or pixel classes."""
+  """Returns the name in ``objectives.TASKS`` that a source was loaded for."""
   if source.train.targets is None:
     return "classification"
   return "regression" if source.train.targets.dtype.kind == "f" else "segmentation"
@@ -225,7 +223,7 @@ def _kind(source: Source) -> str:
 def _check_objective(
   objective: str | Objective, kind: str, source: Source, preprocess: Preprocess, verification: bool
 ) -> None:
-  """Refuses what does not fit what the model is to say."""
+  """Raises if the source, the preprocessing or the test does not fit the objective."""
   if isinstance(objective, str) and objective not in TASKS:
     raise UserError(f"unknown objective {objective!r}; choose one of {', '.join(TASKS)}.")
   if isinstance(objective, str) and objective != kind:
@@ -233,16 +231,16 @@ def _check_objective(
       f"the source {source.name!r} was not loaded for {objective}; load it with that objective."
     )
   if verification and kind != "classification":
-    raise UserError(f"identities are learnt by classification, not by {kind}; drop one.")
+    raise UserError(f"verification needs labels, but the task is {kind}; drop one.")
   if kind == "segmentation" and preprocess.augment != "none":
     raise UserError(
-      f"the augmentation {preprocess.augment!r} moves images and leaves the classes of their "
-      "pixels where they are; drop it."
+      f"the augmentation {preprocess.augment!r} moves images but not the classes of their pixels; "
+      "drop it."
     )
 
 
-def _serves(entry: Entry, kind: str) -> bool:
-  """Whether a model says what the task is about; a centre loss is of classes alone."""
+def _supports(entry: Entry, kind: str) -> bool:
+  """Returns whether a model has the outputs of a task; a center loss needs classes."""
   if kind == "segmentation":
     return entry.segments
   return not entry.segments and (kind == "classification" or not entry.embeds)

@@ -1,1 +1,1 @@
-"""What a run prints, and how it reacts to signals."""
+"""Terminal output of a run (progress line, tables), and handling of signals."""

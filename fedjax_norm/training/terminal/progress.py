@@ -1,4 +1,4 @@
-"""The progress of a run on the terminal."""
+"""The progress line of a run on the terminal."""
 
 import sys
 
@@ -6,15 +6,15 @@ import tqdm
 
 
 class Progress:
-  """One line on stderr: round, loss, accuracy, speed, time left; a context manager."""
+  """A line on stderr: round, loss, accuracy, speed, time left; a context manager."""
 
   def __init__(self, total_rounds: int, start: int = 0, enabled: bool = True):
     """Shows the line.
 
     Args:
-      total_rounds: rounds of the whole run.
-      start: rounds already done, by the run that is resumed.
-      enabled: False shows nothing.
+      total_rounds: number of rounds of the run.
+      start: number of rounds completed before the run was resumed.
+      enabled: whether to show the line.
     """
     self._bar = tqdm.tqdm(
       total=total_rounds,
@@ -23,7 +23,7 @@ class Progress:
       desc="round",
       unit="round",
       file=sys.stderr,
-      # In a log file every refresh stays, so that there they come seldom.
+      # In a log file every refresh adds a line, so refreshes are rare there.
       mininterval=0.2 if sys.stderr.isatty() else 10.0,
       miniters=1,
       dynamic_ncols=True,
@@ -31,13 +31,13 @@ class Progress:
     )
 
   def update(self, round: int, loss: float, tested: str, examples_per_second: float) -> None:
-    """Moves to a round.
+    """Updates the line after an evaluation.
 
     Args:
-      round: rounds done.
-      loss: the mean training loss of the last interval.
-      tested: how the model does on the test set.
-      examples_per_second: training examples a second of the last interval.
+      round: number of completed rounds.
+      loss: mean training loss of the last interval.
+      tested: text with the test result.
+      examples_per_second: training examples per second in the last interval.
     """
     self._bar.set_postfix_str(
       f"loss {loss:.4f}, {tested}, {examples_per_second:,.0f} examples/s", refresh=False
@@ -45,7 +45,7 @@ class Progress:
     self._bar.update(round - self._bar.n)
 
   def close(self) -> None:
-    """Shows the last state and ends the line."""
+    """Shows the final state and ends the line."""
     if not self._bar.disable:
       self._bar.refresh()
     self._bar.close()
@@ -53,5 +53,5 @@ class Progress:
   def __enter__(self) -> "Progress":
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, *_: object) -> None:
     self.close()

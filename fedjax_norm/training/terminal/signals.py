@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: what they raise, and when they may act."""
+"""Turns SIGINT and SIGTERM into exceptions, and delays them during critical blocks."""
 
 import contextlib
 import os
@@ -10,29 +10,29 @@ from typing import Any
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
-# Functions that Python or JAX calls at any time, as while a program is compiled, and whose errors
-# are ignored.
-_DEAF = ("_xla_gc_callback", "__del__")
-_AGAIN_SECONDS = 0.05
+# Functions that Python or JAX calls at any time, for example during compilation. Exceptions raised
+# in them are ignored.
+_IGNORING_ERRORS = ("_xla_gc_callback", "__del__")
+_RESEND_SECONDS = 0.05
 
 
 class Terminated(KeyboardInterrupt):
-  """SIGTERM arrived, which a scheduler sends before it kills."""
+  """SIGTERM arrived, which job schedulers send before they kill a process."""
 
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-  """Lets SIGTERM raise :class:`Terminated` in the block, and SIGINT ``KeyboardInterrupt``.
+  """Makes SIGTERM raise :class:`Terminated` in the block, and SIGINT ``KeyboardInterrupt``.
 
-  In the main thread only. A SIGINT that is ignored, as in the background of a shell, stays so.
+  Works in the main thread only. If SIGINT is ignored (a background job), it stays ignored.
   """
 
   def stop(number: int, frame: FrameType | None) -> None:
     while frame:
       if (
-        frame.f_code.co_name in _DEAF
-      ):  # an exception would be lost here, so the signal comes again
-        threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
+        frame.f_code.co_name in _IGNORING_ERRORS
+      ):  # the exception would be lost: signal again later
+        threading.Timer(_RESEND_SECONDS, os.kill, (os.getpid(), number)).start()
         return
       frame = frame.f_back
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
@@ -44,7 +44,7 @@ def terminable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-  """Lets a block end before SIGINT and SIGTERM act; in the main thread only."""
+  """Delays SIGINT and SIGTERM until the block ends; works in the main thread only."""
   arrived: list[int] = []
   try:
     with _handling(_STOPS, lambda number, frame: arrived.append(number)):
@@ -57,7 +57,7 @@ def uninterrupted() -> Iterator[None]:
 @contextlib.contextmanager
 def _handling(numbers: tuple[int, ...], handler: Callable[[int, Any], None]) -> Iterator[None]:
   if threading.current_thread() is not threading.main_thread():
-    yield  # Python allows handlers in the main thread alone
+    yield  # Python allows signal handlers only in the main thread
     return
   before = {number: signal.signal(number, handler) for number in numbers}
   try:

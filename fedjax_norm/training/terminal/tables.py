@@ -1,4 +1,4 @@
-"""Plain tables and quantities for the terminal."""
+"""Formats tables, durations and byte counts for the terminal."""
 
 import math
 import re
@@ -10,16 +10,16 @@ _NUMERIC = re.compile(r"[-+]?[0-9.,]+(e[-+]?[0-9]+)?( ?(%|[a-zA-Z]{1,3}))?( ±.*
 
 
 def human_seconds(seconds: float) -> str:
-  """A duration: ``12 ms``, ``3.4 s``, ``2 min 05 s``, ``1 h 07 min``, ``3 d 02 h``.
+  """Formats a duration: ``12 ms``, ``3.4 s``, ``2 min 05 s``, ``1 h 07 min``, ``3 d 02 h``.
 
   Args:
-    seconds: not negative.
+    seconds: duration in seconds, not negative.
 
   Raises:
     ValueError: ``seconds`` is negative or not finite.
   """
   if not 0 <= seconds < math.inf:
-    raise ValueError(f"A duration is finite and not negative, and this is {seconds} seconds.")
+    raise ValueError(f"A duration must be finite and not negative, not {seconds} seconds.")
   if round(seconds * 1000) < 1000:
     return f"{seconds * 1000:.0f} ms"
   if round(seconds, 1) < 60:
@@ -33,11 +33,11 @@ def human_seconds(seconds: float) -> str:
 
 
 def summary_table(title: str, pairs: Sequence[tuple[str, str]]) -> str:
-  """Names and values in two aligned columns under a title.
+  """Formats names and values in two aligned columns under a title.
 
   Args:
-    title: one line.
-    pairs: (name, value) in order; a value of several lines stays in its column.
+    title: title of one line.
+    pairs: (name, value) in order; a value can have several lines.
 
   Returns:
     Lines without trailing spaces and without a final line end.
@@ -51,17 +51,17 @@ def summary_table(title: str, pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def columns_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Rows under headers; a column of numbers is set to the right, other ones to the left.
+  """Formats rows under headers; columns of numbers are right-aligned, others left-aligned.
 
   Args:
-    headers: one text a column.
-    rows: as many texts each.
+    headers: one text per column.
+    rows: rows with one text per column.
 
   Returns:
     Lines without trailing spaces and without a final line end.
 
   Raises:
-    ValueError: a row has another number of cells than there are headers.
+    ValueError: the number of cells in a row differs from the number of headers.
   """
   for row in rows:
     if len(row) != len(headers):
@@ -73,7 +73,7 @@ def columns_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     len(column) > 1 and all(_NUMERIC.fullmatch(cell) for cell in column[1:]) for column in columns
   ]
 
-  def line(row):
+  def line(row: Sequence[str]) -> str:
     parts = (f"{c:>{w}}" if r else f"{c:<{w}}" for c, w, r in zip(row, widths, right, strict=True))
     return "  ".join(parts).rstrip()
 
