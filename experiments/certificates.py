@@ -1,10 +1,12 @@
-"""A test authority: ``python -m experiments.certificates --clients=alice0,alice1``.
+"""Makes certificates to try out experiments.split_server and experiments.split_client.
 
-For trying out ``experiments.split_server`` and ``split_client``. Everyone gets the authority's
-certificate and their own two files; a private key is its owner's alone.
+  python -m experiments.certificates --clients=alice0,alice1
+
+Every party needs the authority's certificate and its two files; nobody else may get a party's
+private key. Needs: pip install -e ".[wire]"
 """
 
-from fedjax_norm.cli.wire.certificates import launch
+from fedjax_norm.cli.wire import launch
 
 if __name__ == "__main__":
-  launch()
+  launch.certificates()

@@ -1,12 +1,13 @@
-"""Alice: ``python -m experiments.split_client --certificate=alice0.pem --key=alice0.key ...``.
+"""Trains a client of split learning over a network (paper 003, sec. 4).
 
-A client of split learning over a real network (paper 003, sec. 4): it holds the first stages of the
-model (and with the server's ``--tail`` the last ones) and its data, which never leave it. With
-``--predict`` it classifies its test images with the trained network (sec. 3). The same command goes
-on where a killed one stopped.
+  python -m experiments.split_client --certificate=alice0.pem --key=alice0.key ...
+
+The client has its data, which it never sends, and the first stages of the model (with the server's
+--tail also the last ones). With --predict it classifies its test images with the trained network
+(sec. 3). The same command resumes a stopped client. Needs: pip install -e ".[wire]"
 """
 
-from fedjax_norm.cli.wire.client import launch
+from fedjax_norm.cli.wire import launch
 
 if __name__ == "__main__":
-  launch()
+  launch.client()

@@ -1,11 +1,13 @@
-"""Bob: ``python -m experiments.split_server --client_names=alice0,alice1 --image_shape=8x8x1 ...``.
+"""Runs the server of split learning over a network (paper 003, sec. 4).
 
-The server of split learning over a real network (paper 003, sec. 4): it holds the body of the
-model, sees activations, gradients and (without ``--tail``) labels, and says whose turn it is. The
-same command goes on where a killed one stopped.
+  python -m experiments.split_server --client_names=alice0,alice1 --image_shape=8x8x1 ...
+
+The server has the middle stages of the model. It receives activations, gradients and (without
+--tail) labels, and decides which client trains next. The same command resumes a stopped server.
+Needs: pip install -e ".[wire]"
 """
 
-from fedjax_norm.cli.wire.server import launch
+from fedjax_norm.cli.wire import launch
 
 if __name__ == "__main__":
-  launch()
+  launch.server()

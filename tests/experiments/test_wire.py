@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from absl import flags
-from fedjax_norm.wire.protocol.transport import Caller
 from helpers.binaries import free_port
 from helpers.wire_binaries import CLIENT, DATA, SERVER, SHAPE, TRAINING, party, run, together
 from helpers.wire_world import by_messages
@@ -30,6 +29,7 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.split.messages import ACTIVATION
 from fedjax_norm.training.storage.run_folder import RunFolder, read_config
 from fedjax_norm.wire.protocol import frames, identity
+from fedjax_norm.wire.protocol.caller import Caller
 from fedjax_norm.wire.protocol.frames import Frame
 from fedjax_norm.wire.protocol.step_ids import step_id
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 @pytest.mark.long
 def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, started, capsys):
-  """Server is a process that is killed in the middle, and the same flags go on."""
+  """The server is a process that is killed in the middle of training; the same flags resume it."""
   address = f"localhost:{free_port()}"
   server = party("localhost", *SHAPE, *TRAINING, f"--listen={address}")
   shared = *DATA, f"--server={address}", "--cut=conv1"
@@ -55,7 +55,7 @@ def test_a_killed_server_goes_on_to_the_bits_of_the_simulation(made, started, ca
   assert codes == [0, 0]
   out = capsys.readouterr().out
   assert "0 passed on" in out
-  assert "going on after turn" in out
+  assert "resuming after turn" in out
   assert "round 4 of 4 is over, training loss" in out
   values = flags.FlagValues()
   kind = ALGORITHM.config("split")
@@ -87,9 +87,9 @@ def intrusions() -> list[tuple[str, bytes, str]]:
   return [
     ("Infer", whole, "is float16.* is expected|fetch it again"),  # if another turn is over by now
     ("Forward", b"", "truncated"),
-    ("Forward", b"x" * 2**16, "none of this protocol"),
+    ("Forward", b"x" * 2**16, "does not belong to this protocol"),
     ("Forward", whole[:-1], "is truncated"),
-    ("Forward", bytes(11 * 10**5), "larger than the other end takes"),
+    ("Forward", bytes(11 * 10**5), "larger than the other end accepts"),
     ("Forward", whole, "it is not 'carol'"),
     ("Put", whole, "should be a sealed hand-over"),
   ]
@@ -129,7 +129,7 @@ def test_a_client_that_is_killed_in_its_turn_and_bad_company(made, started, caps
   assert codes == [0], capsys.readouterr().err
   told, _ = server.communicate()
   assert server.returncode == 0, told
-  assert told.count("alice1 has gone; its turn passes on.") == 2
+  assert told.count("alice1 does not answer; its turn passes on.") == 2
   told, _ = eve.communicate()
   assert eve.returncode in (1, 2)
   assert "Traceback" not in told
@@ -176,21 +176,21 @@ def test_a_third_party_predicts_in_the_u_shape(made, capsys):
 def test_certificates_are_never_overwritten(made):
   before = Path("certificates/alice0.key").read_bytes()
   again = CertificatesFlags(clients="alice2,alice0")
-  with pytest.raises(UserError, match=r"is there already and is not overwritten"):
+  with pytest.raises(UserError, match=r"already exists and is not overwritten"):
     certificates.main(again)
   assert Path("certificates/alice0.key").read_bytes() == before
   assert not Path("certificates/alice2.key").exists()
   for wrong, text in (
-    (CertificatesFlags(), "nobody to certify"),
+    (CertificatesFlags(), "no clients are given"),
     (CertificatesFlags(output="x", clients="a,a"), "same name"),
     (CertificatesFlags(output="x", clients="localhost"), "same name"),
     (CertificatesFlags(output="x", clients="a b"), "cannot be a client's name"),
-    (CertificatesFlags(output="x", clients="a", server="-"), "neither a host's name nor"),
+    (CertificatesFlags(output="x", clients="a", server="-"), "neither a host name nor"),
     (CertificatesFlags(output="x", clients="a", days=0), "at least 1"),
     (CertificatesFlags(output="x", clients="a", days=10**8), "at most 36,500"),
     (CertificatesFlags(output="x", clients="authority"), "same name, 'authority'"),
     (CertificatesFlags(output="x", clients="Authority"), "same name, 'authority'"),
-    (CertificatesFlags(output="x", clients="alice,Client"), "same name, 'alice'"),
+    (CertificatesFlags(output="x", clients="alice,Alice"), "same name, 'alice'"),
     (CertificatesFlags(output="x", clients="a", server="b,A"), "same name, 'a'"),
     (CertificatesFlags(output="x", clients="a", server="authority"), "same name"),
     (CertificatesFlags(output="x", clients="../a"), "cannot be a client's name"),
@@ -235,11 +235,11 @@ def test_certificates_on_a_full_disk_leave_nothing_half_made(made, monkeypatch, 
     ({"cut": "conv3"}, "has --cut=conv3 and this client has --cut=conv1"),
     ({"tail": "conv3"}, "has --tail=conv3 and this client has no --tail"),
     ({"cut": None}, "has no --cut"),
-    ({"rounds": "many"}, "tells --rounds='many', which cannot be"),
-    ({"lr": "x"}, "which cannot be"),
-    ({"lr": float("nan")}, "which cannot be"),
-    ({"batch_size": True}, "which cannot be"),
-    ({"norm": "other"}, "which cannot be"),
+    ({"rounds": "many"}, "sends --rounds='many', an impossible value"),
+    ({"lr": "x"}, "an impossible value"),
+    ({"lr": float("nan")}, "an impossible value"),
+    ({"batch_size": True}, "an impossible value"),
+    ({"norm": "other"}, "an impossible value"),
     ({"batch_size": -1}, "must be at least 1"),
     ({"local_steps": 2**20}, "fewer than 1,048,576 steps"),
     ({"more": 1}, "use one version"),
@@ -273,8 +273,8 @@ def test_predictions_are_on_the_disk_before_the_server_hears_of_the_end(tmp_path
 
   def ask(call, size, waiting, final=False):
     asked.append(final)
-    handed = SimpleNamespace(step=3)
-    return SimpleNamespace(handed=handed, readable=True, state="done")
+    hand_over = SimpleNamespace(step=3)
+    return SimpleNamespace(hand_over=hand_over, readable=True, state="done")
 
   def full(path, data):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -284,7 +284,7 @@ def test_predictions_are_on_the_disk_before_the_server_hears_of_the_end(tmp_path
   monkeypatch.setattr(evaluation, "ask_turn", ask)
   monkeypatch.setattr(evaluation, "join", lambda *_: None)
   monkeypatch.setattr(evaluation, "check_messages", lambda *_: None)
-  monkeypatch.setattr(evaluation, "logits_of", lambda *_: np.zeros((8, 4)))
+  monkeypatch.setattr(evaluation, "compute_logits", lambda *_: np.zeros((8, 4)))
   hand_overs = SimpleNamespace(announcement=b"", obtain=lambda handed: ())
   call = SimpleNamespace(once=lambda *_: None)
   ready = evaluation.Session(config, task, SimpleNamespace(), None, hand_overs, call)
@@ -339,8 +339,8 @@ def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
       party("localhost", *SHAPE[1:], f"--image_shape=9x9x{4 * 10**7}", "--batch_size=1"),
       "a step needs",
     ),
-    (SERVER, party("localhost", *SHAPE, "--norm=wn"), "weight normalization starts"),
-    (SERVER, party("localhost", *SHAPE, "--norm=fixbn"), "FixBN changes the network half-way"),
+    (SERVER, party("localhost", *SHAPE, "--norm=wn"), "weight normalization is initialized"),
+    (SERVER, party("localhost", *SHAPE, "--norm=fixbn"), "FixBN changes the network"),
     (SERVER, party("localhost", *SHAPE, "--lr_schedule=plateau"), "another schedule"),
     (SERVER, party("localhost", *SHAPE, "--listen=here"), "write HOST:PORT"),
     (SERVER, party("localhost", *SHAPE, "--listen=here:²"), "write HOST:PORT"),
@@ -354,10 +354,10 @@ def test_a_round_that_is_told_again_replaces_its_row(tmp_path):
     (SERVER, party("localhost", *SHAPE, "--linger=1e10"), "at most 31536000"),
     (CLIENT, party("alice0", "--patience=1e10"), "at most 31536000"),
     (CLIENT, DATA, "give this party's --certificate"),
-    (CLIENT, party("localhost", *DATA), "no client's of this authority"),
+    (CLIENT, party("localhost", *DATA), "not a client certificate of this authority"),
     (CLIENT, party("alice0", "--server=here"), "write HOST:PORT"),
     (CLIENT, party("alice0", "--server=localhost:0"), "a port from 1 to"),
-    (CLIENT, party("alice0", "--predict", "--init_seed=1"), "--init_seed does nothing here"),
+    (CLIENT, party("alice0", "--predict", "--init_seed=1"), "--init_seed has no effect"),
   ],
 )
 def test_bad_input_is_one_sentence(made, capsys, monkeypatch, which, options, text):

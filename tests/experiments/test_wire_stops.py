@@ -15,7 +15,7 @@ from helpers.wire_binaries import CLIENT, DATA, SERVER, party, run, together
 
 from fedjax_norm.cli.wire import server
 from fedjax_norm.training.storage.lock import locked
-from fedjax_norm.wire.client import client as alices
+from fedjax_norm.wire.client import training
 from fedjax_norm.wire.server import run_requests
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -29,7 +29,7 @@ MINE = (DATA[0], "--cut=conv1", "--init_seed=0")
 def _soon(monkeypatch):
   """Whoever waits asks again soon."""
   monkeypatch.setattr(run_requests, "_LONGEST_POLL", 0.05)
-  monkeypatch.setattr(alices, "PAUSE", 0.02)
+  monkeypatch.setattr(training, "PAUSE", 0.02)
   monkeypatch.setattr(server, "_GRACE", 0.2)
 
 

@@ -1,4 +1,4 @@
-"""A small cut network, and Server and Alices that talk over real sockets."""
+"""A small cut network, and a server and clients that communicate over real sockets."""
 
 import atexit
 import contextlib
@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from conftest import make_tiny_source
-from fedjax_norm.wire.protocol.transport import Caller, serving
 from helpers.settings import configure, plain
 
 from fedjax_norm import norm, tree_leaves
@@ -33,15 +32,18 @@ from fedjax_norm.training.build_program import images_of
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.task.task import Task, make_task
 from fedjax_norm.wire.client import queries, training
-from fedjax_norm.wire.client.hand_overs import HandOvers, exchange_key
+from fedjax_norm.wire.client.exchange_key import exchange_key
+from fedjax_norm.wire.client.hand_overs import HandOvers
 from fedjax_norm.wire.client.training import Client
 from fedjax_norm.wire.protocol import certificates, frames, private_files
+from fedjax_norm.wire.protocol.caller import Caller
 from fedjax_norm.wire.protocol.frames import Frame
 from fedjax_norm.wire.protocol.identity import Identity
 from fedjax_norm.wire.protocol.network import Network, make_network
+from fedjax_norm.wire.protocol.serving import serving
 from fedjax_norm.wire.protocol.step_ids import step_id
 from fedjax_norm.wire.server.server import Server
-from fedjax_norm.wire.server.state import RunSettings
+from fedjax_norm.wire.server.state import RunSettings, RunState
 
 LIMIT, BATCH, ROUNDS, STEPS = 10**6, 4, 2, 2
 RATES = np.float32([0.1, 0.05])
@@ -70,7 +72,7 @@ class Small(Staged):
 
 @functools.cache
 def task() -> Task:
-  """Two clients of 7 examples, so that an epoch ends with a batch that is not full."""
+  """Two clients of 7 examples, so that an epoch ends with a partial batch."""
   source = make_tiny_source(num_train=14, num_test=6)
   division = partitions.make("iid", source.train.labels, 2, 0)
   made = make_task(source, division, norm.create("bn"))
@@ -83,7 +85,7 @@ def options(**changes) -> SplitConfig:
 
 
 def by_messages(task: Task, config: SplitConfig, rates: np.ndarray) -> dict[str, np.ndarray]:
-  """The variables that the simulation ends with, step by step, by path."""
+  """Returns the final variables of the simulation, step by step, by path."""
   label = jax.ShapeDtypeStruct((), np.int32)
   rules = make_rules(task.model, config, images_of(task), label)
   start = rules.init(initial_variables(task, 0))
@@ -105,14 +107,14 @@ def network(tail: str | None = None) -> Network:
 
 @functools.cache
 def identities() -> dict[str, Identity]:
-  """Of the server, of two clients and of carol, who does not train."""
+  """Identities of the server, two clients, and carol, who does not train."""
   authority, server, clients = certificates.make(["localhost"], [*NAMES, "carol"])
   pairs = {"localhost": server, **clients}
   return {name: identity(name, authority, pair) for name, pair in pairs.items()}
 
 
 def identity(name: str, authority: bytes, pair: certificates.Pair) -> Identity:
-  """With files that are there until the tests are over."""
+  """Returns an identity with files that exist until the tests are over."""
   folder = Path(tempfile.mkdtemp())
   atexit.register(shutil.rmtree, folder)
   files = folder / "pem", folder / "key"
@@ -122,29 +124,28 @@ def identity(name: str, authority: bytes, pair: certificates.Pair) -> Identity:
 
 
 class World:
-  """One run: Server behind a socket, who can be restarted, and what it takes to be an Client."""
+  """One run: a server behind a socket, which can be restarted, and its clients."""
 
   def __init__(self, folder: Path, *, tail=None, peer=False, updates=False, patience=20.0):
     self.network, self.folder = network(tail), folder
     self.peer, self.updates = peer, updates
-    told = {"config": "none"}
     key = jax.random.key(0)
     authority = identities()["localhost"].authority
     self.settings = RunSettings(
-      self.network, authority, NAMES, told, RATES, key, patience, peer, LIMIT
+      self.network, authority, NAMES, {}, RATES, key, patience, peer, LIMIT
     )
-    self.later = 0.0  # seconds that a test lets pass at once
+    self.later = 0.0  # seconds that a test adds to the clock
     self.seen: list[tuple[str, str, bytes]] = []
     self.rounds: list[tuple] = []
-    (folder / "bob").mkdir()
+    (folder / "server").mkdir()
     self.restart()
     self._stack = contextlib.ExitStack()
 
   def restart(self) -> None:
-    """Server is killed and begins again from his folder."""
-    self.bob = Server(
+    """Replaces the server by a new one that resumes from the folder."""
+    self.server = Server(
       self.settings,
-      self.folder / "bob",
+      self.folder / "server",
       lambda *row: self.rounds.append(row),
       lambda: time.monotonic() + self.later,
     )
@@ -153,11 +154,11 @@ class World:
     def method(name):
       def run(caller: str, data: bytes) -> bytes:
         self.seen.append((name, caller, data))
-        return self.bob.methods()[name](caller, data)
+        return self.server.methods()[name](caller, data)
 
       return run
 
-    methods = {name: method(name) for name in self.bob.methods()}
+    methods = {name: method(name) for name in self.server.methods()}
     server = serving("localhost:0", identities()["localhost"], methods, LIMIT)
     self.address = f"localhost:{self._stack.enter_context(server)}"
     return self
@@ -168,16 +169,16 @@ class World:
   def caller(self, name: str) -> Caller:
     return self._stack.enter_context(Caller(self.address, identities()[name], LIMIT, 5))
 
-  def alice(self, name: str, *, join: bool = True, place: int | None = None) -> Client:
-    """A client with its own folder, or the same one again, that has joined."""
+  def client(self, name: str, *, join: bool = True, place: int | None = None) -> Client:
+    """Returns a client that has joined, with its folder, which an earlier client may have used."""
     folder = self.folder / name
     folder.mkdir(exist_ok=True)
     call, identity = self.caller(name), identities()[name]
     hand_overs = HandOvers(
       self.network,
       identity,
-      self.bob.state.membership.run,
-      exchange_key(folder, self.bob.state.membership.run),
+      self.server.state.membership.run,
+      exchange_key(folder, self.server.state.membership.run),
       call,
       folder,
       peer=self.peer,
@@ -199,12 +200,12 @@ class World:
     return Client(self.network, call, hand_overs, *how)
 
   def train(self, *members: Client) -> list:
-    """All take their turns, each in a thread; what ``alice.train`` gave each of them."""
+    """Runs ``training.train`` of all clients, each in a thread; returns the results."""
     results = [None] * len(members)
 
     def run(index: int) -> None:
       try:
-        results[index] = training.train(members[index], self.before_put, nothing, self.told)
+        results[index] = training.train(members[index], self.before_put, nothing, nothing)
       except Exception as error:
         results[index] = error
 
@@ -218,15 +219,16 @@ class World:
         raise AssertionError from error
     return results
 
-  def before_put(self, turned) -> None:
-    """A test may look in."""
+  @property
+  def state(self) -> RunState:
+    return self.server.state
 
-  def told(self, text: str) -> None:
-    """And listen."""
+  def before_put(self, turn) -> None:
+    """A test can replace this callback."""
 
 
 def nothing(*_) -> None:
-  """Is told, and does nothing."""
+  """A callback that does nothing."""
 
 
 @contextlib.contextmanager
@@ -236,13 +238,13 @@ def world(path: Path, **changes) -> Iterator[World]:
 
 
 def simulated(tail=None):
-  """The variables of ``--step_by_step`` in one process."""
+  """Returns the variables of ``--step_by_step`` in one process."""
   return by_messages(task(), options(tail=tail), RATES)
 
 
-def held(own, bob) -> dict[str, np.ndarray]:
-  """The whole model's variables, from both sides."""
-  parts = [part.variables for part in (*own, bob.state.committed.part)]
+def all_variables(parts, server) -> dict[str, np.ndarray]:
+  """Returns the whole model's variables, from the client's and the server's parts."""
+  parts = [part.variables for part in (*parts, server.state.committed.part)]
   return {k: np.asarray(v) for part in parts for k, v in tree_leaves.flatten(part).items()}
 
 
@@ -253,12 +255,12 @@ def assert_same(a, b):
 
 
 def begun(w, name="alice0"):
-  """An Client whose turn has begun, and the request of its first step."""
-  alice = w.alice(name)
-  other = w.alice("alice1" if name == "alice0" else "alice0")
+  """Returns a client with the turn, the other client, and the request of the first step."""
+  client = w.client(name)
+  other = w.client("alice1" if name == "alice0" else "alice0")
   queries.ask_turn(other.call, LIMIT, waiting=True)
-  assert queries.ask_turn(alice.call, LIMIT, waiting=True).state == "yours"
-  return alice, other, request(w)
+  assert queries.ask_turn(client.call, LIMIT, waiting=True).state == "yours"
+  return client, other, request(w)
 
 
 def request(w, step=0, turn=0, **changes):
@@ -269,12 +271,12 @@ def request(w, step=0, turn=0, **changes):
   return Frame(ACTIVATION, step_id(turn, step), frames.tree_tensors({**sent, **changes}))
 
 
-def yours(alice, other):
+def yours(client, other):
   queries.ask_turn(other.call, LIMIT, waiting=True)
-  return queries.ask_turn(alice.call, LIMIT, waiting=True)
+  return queries.ask_turn(client.call, LIMIT, waiting=True)
 
 
-def turn_of(alice, other):
-  """A turn, handed over; what Server has kept then."""
-  turned = training._turn(alice, yours(alice, other))
-  alice.hand_overs.hand_over(turned.own, turned.step)
+def turn_of(client, other):
+  """Takes a client's turn and hands over."""
+  turn = training._take_turn(client, yours(client, other))
+  client.hand_overs.hand_over(turn.parts, turn.next_step)

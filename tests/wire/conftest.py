@@ -3,7 +3,7 @@
 import pytest
 from helpers.wire_world import simulated
 
-from fedjax_norm.wire.client import client as alices
+from fedjax_norm.wire.client import training
 from fedjax_norm.wire.server import run_requests
 
 
@@ -17,4 +17,4 @@ def plain():
 def _impatient(monkeypatch):
   """Whoever waits for a turn asks again soon."""
   monkeypatch.setattr(run_requests, "_LONGEST_POLL", 0.05)
-  monkeypatch.setattr(alices, "PAUSE", 0.02)
+  monkeypatch.setattr(training, "PAUSE", 0.02)

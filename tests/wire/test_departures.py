@@ -7,47 +7,53 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers import wire_world
-from helpers.wire_world import STEPS, assert_same, begun, held, request, turn_of, world, yours
+from helpers.wire_world import (
+  STEPS,
+  all_variables,
+  assert_same,
+  begun,
+  request,
+  turn_of,
+  world,
+  yours,
+)
 
 from fedjax_norm import tree_leaves
 from fedjax_norm.errors import LostError, UserError
-from fedjax_norm.wire.client import client as alices
-from fedjax_norm.wire.client import hand_overs, queries
+from fedjax_norm.wire.client import hand_overs, queries, training
 from fedjax_norm.wire.protocol import frames, private_files
-from fedjax_norm.wire.protocol.transport import FailedError, OutOfOrderError, RefusedError
-from fedjax_norm.wire.protocol.turns import step_id
+from fedjax_norm.wire.protocol.remote_errors import FailedError, OutOfOrderError, RefusedError
+from fedjax_norm.wire.protocol.step_ids import step_id
 
 
 @pytest.mark.parametrize("peer", [False, True])
 def test_a_client_that_vanishes_costs_its_own_turn_alone(tmp_path, peer):
   with world(tmp_path, peer=peer) as w:
-    alice, other, _ = begun(w)
-    turned = alices._turn(alice, yours(alice, other))
-    alice.keeper.hand_over(turned.own, turned.step)
-    asked = queries.ask(other.call, wire_world.LIMIT, waiting=True)
-    assert asked.state == "yours"
-    before = w.bob.state.kept
+    client, other, _ = begun(w)
+    turn = training._take_turn(client, yours(client, other))
+    client.hand_overs.hand_over(turn.parts, turn.next_step)
+    info = queries.ask_turn(other.call, wire_world.LIMIT, waiting=True)
+    assert info.state == "yours"
+    before = w.state.committed
     other.call("Forward", frames.encode(request(w, turn=1)))  # and is not heard of again
-    assert w.bob.state.working.part is not before.part
-    assert queries.ask(alice.call, wire_world.LIMIT, waiting=True).state == "wait"
+    assert w.state.active.part is not before.part
+    assert queries.ask_turn(client.call, wire_world.LIMIT, waiting=True).state == "wait"
     w.later += 25
-    asked = queries.ask(alice.call, wire_world.LIMIT, waiting=True)
-    assert (asked.state, asked.turn, asked.handed.sender) == ("yours", 2, "alice0")
+    info = queries.ask_turn(client.call, wire_world.LIMIT, waiting=True)
+    assert (info.state, info.turn, info.hand_over.sender) == ("yours", 2, "alice0")
     assert_same(
-      {
-        k: np.asarray(v) for k, v in tree_leaves.flatten(w.bob.state.working.part.variables).items()
-      },
+      {k: np.asarray(v) for k, v in tree_leaves.flatten(w.state.active.part.variables).items()},
       {k: np.asarray(v) for k, v in tree_leaves.flatten(before.part.variables).items()},
     )
     with pytest.raises(OutOfOrderError, match="not 'alice1'"):
       other.call("Forward", frames.encode(request(w, 1, turn=1)))
     with pytest.raises(OutOfOrderError, match="not 'alice1'"):
-      other.keeper.hand_over(turned.own, step_id(2, 0))
+      other.hand_overs.hand_over(turn.parts, step_id(2, 0))
     # Both go on: the one that came back has the last turn, from what the other has handed over.
-    first, second = w.train(alice, other)
-    assert w.bob.state.kept.totals.passed == 1
-    assert w.bob.state.kept.totals.turns == 3
-    assert_same(held(first.own, w.bob), held(second.own, w.bob))
+    first, second = w.train(client, other)
+    assert w.state.committed.totals.passed == 1
+    assert w.state.committed.totals.turns == 3
+    assert_same(all_variables(first.parts, w.server), all_variables(second.parts, w.server))
 
 
 def test_a_log_on_a_full_disk_stops_the_server_with_one_sentence(tmp_path, monkeypatch):
@@ -56,22 +62,22 @@ def test_a_log_on_a_full_disk_stops_the_server_with_one_sentence(tmp_path, monke
 
   with world(tmp_path) as w:
     _, other, _ = begun(w)
-    monkeypatch.setattr(w.bob, "_say", full)
+    monkeypatch.setattr(w.server, "_notify", full)
     w.later += 25
     with pytest.raises(FailedError, match="No space left on device"):
-      queries.ask(other.call, wire_world.LIMIT, waiting=True)
-    assert w.bob.failure
+      queries.ask_turn(other.call, wire_world.LIMIT, waiting=True)
+    assert w.server.failure
 
 
 def test_a_turn_waits_for_the_only_client_that_can_have_it(tmp_path):
   with world(tmp_path) as w:
-    alice = w.alice("alice0")
-    assert queries.ask(alice.call, wire_world.LIMIT, waiting=True).state == "wait"
+    client = w.client("alice0")
+    assert queries.ask_turn(client.call, wire_world.LIMIT, waiting=True).state == "wait"
     w.later += 25  # alice1 never joined
-    assert queries.ask(alice.call, wire_world.LIMIT, waiting=True).state == "yours"
+    assert queries.ask_turn(client.call, wire_world.LIMIT, waiting=True).state == "yours"
     w.later += 100  # nobody else is there, and what nobody takes over is not lost
-    assert queries.ask(alice.call, wire_world.LIMIT, waiting=True).state == "yours"
-    assert w.bob.state.kept.totals.passed == 0
+    assert queries.ask_turn(client.call, wire_world.LIMIT, waiting=True).state == "yours"
+    assert w.state.committed.totals.passed == 0
 
 
 @pytest.mark.parametrize("peer", [False, True])
@@ -79,94 +85,95 @@ def test_parties_that_are_killed_go_on_to_the_same_bits(tmp_path, plain, peer):
   with world(tmp_path, peer=peer) as w:
     killed = []
 
-    def before_put(turned):
-      if len(killed) < 2:  # Bob dies, with steps that were not handed over
-        killed.append(turned.round)
+    def before_put(turn):
+      if len(killed) < 2:  # the server dies, with steps without a hand-over
+        killed.append(turn.round)
         w.restart()
 
     w.before_put = before_put
-    alice, other = w.alice("alice0"), w.alice("alice1")
-    turned = alices._turn(alice, yours(alice, other))
-    alice.keeper.hand_over(turned.own, turned.step)
-    again = w.alice("alice0")  # a new process, with the old one's folder
+    client, other = w.client("alice0"), w.client("alice1")
+    turn = training._take_turn(client, yours(client, other))
+    client.hand_overs.hand_over(turn.parts, turn.next_step)
+    again = w.client("alice0")  # a new process, with the old one's folder
     first, second = w.train(again, other)
     assert killed == [0, 1] or killed == [0, 0]
-    assert_same(held(first.own, w.bob), plain)
-    assert_same(held(second.own, w.bob), plain)
+    assert_same(all_variables(first.parts, w.server), plain)
+    assert_same(all_variables(second.parts, w.server), plain)
 
 
 def test_a_damaged_folder_of_bobs_is_refused(tmp_path):
   with world(tmp_path) as w:
-    alice, _, _ = begun(w)
-    own = w.network.own(w.network.begin(alice.start))
+    client, _, _ = begun(w)
+    own = w.network.client_parts(w.network.initial_parts(client.start))
     for step in range(STEPS):
-      alice.call("Forward", frames.encode(request(w, step)))
-    alice.keeper.hand_over(own, step_id(1, 0))
-    path = tmp_path / "bob" / "state.frame"
+      client.call("Forward", frames.encode(request(w, step)))
+    client.hand_overs.hand_over(own, step_id(1, 0))
+    path = tmp_path / "server" / "state.frame"
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(UserError, match="is damaged"):
       w.restart()
-    (tmp_path / "bob" / "members.json").write_text("{")
+    (tmp_path / "server" / "members.json").write_text("{")
     with pytest.raises(UserError, match=r"members\.json is damaged"):
       w.restart()
 
 
 def test_a_server_that_restarts_keeps_its_run_and_waits_for_its_members(tmp_path):
   with world(tmp_path) as w:
-    early = w.alice("alice0", join=False)
+    early = w.client("alice0", join=False)
     w.restart()  # before anybody has joined
-    queries.join(early.call, early.keeper.announcement, 0, 7, "")
-    alice, other = w.alice("alice0"), w.alice("alice1")
-    w.train(alice, other)
-    alices.stay(alice, 0, last=False)
+    queries.join(early.call, early.hand_overs.announcement, 0, 7, "")
+    client, other = w.client("alice0"), w.client("alice1")
+    w.train(client, other)
+    training.stay(client, 0, last=False)
     w.restart()
-    assert not w.bob.deserted()  # alice1 has not said that it has the end
-    alices.stay(other, 0, last=False)
-    assert w.bob.deserted()
+    assert not w.server.finished()  # alice1 has not said that it has the end
+    training.stay(other, 0, last=False)
+    assert w.server.finished()
     w.restart()
-    assert w.bob.deserted()
-    w.alice("alice1")  # comes back
-    assert not w.bob.deserted()
+    assert w.server.finished()
+    w.client("alice1")  # comes back
+    assert not w.server.finished()
     w.restart()
     w.later += 25
-    w.bob._state = w.bob.state._replace(began=w.bob.state.began - 25)
-    assert w.bob.deserted()
+    w.server._state = w.state._replace(started=w.state.started - 25)
+    assert w.server.finished()
 
 
 def test_a_lost_last_peer_is_not_waited_for_for_ever(tmp_path):
   with world(tmp_path, peer=True) as w:
-    alice, other = w.alice("alice0"), w.alice("alice1")
-    w.train(alice, other)
-    sender, late = (other, alice) if w.bob.state.kept.handed.sender == "alice1" else (alice, other)
-    sender.keeper._path(w.bob.state.kept.handed.step).unlink()
-    name = late.keeper._identity.name
-    members = w.bob.state.roll.members
-    members[sender.keeper._identity.name] = members[name]._replace(address="[::1]:1")
-    asked = len(w.seen)
+    client, other = w.client("alice0"), w.client("alice1")
+    w.train(client, other)
+    last = w.state.committed.hand_over
+    sender, late = (other, client) if last.sender == "alice1" else (client, other)
+    sender.hand_overs._path(last.step).unlink()
+    name = late.hand_overs._identity.name
+    members = w.state.membership.members
+    members[sender.hand_overs._identity.name] = members[name]._replace(address="[::1]:1")
+    info = len(w.seen)
     late = late._replace(patience=0.2)
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(hand_overs, "_PEER_PATIENCE", 0.1)
       with pytest.raises(LostError, match="all turns are over"):
-        alices.train(late, wire_world.nothing, wire_world.nothing, wire_world.nothing)
-    assert len(w.seen) - asked < 12
+        training.train(late, wire_world.nothing, wire_world.nothing, wire_world.nothing)
+    assert len(w.seen) - info < 12
 
 
 def test_whoever_waits_for_the_last_weights_asks_now_and_then(tmp_path):
   with world(tmp_path) as w:
-    alice, other = w.alice("alice0"), w.alice("alice1")
-    w.train(alice, other)
-    w.bob._state = w.bob.state._replace(readers=frozenset())
-    asked = len(w.seen)
+    client, other = w.client("alice0"), w.client("alice1")
+    w.train(client, other)
+    w.server._state = w.state._replace(readers=frozenset())
+    info = len(w.seen)
     with pytest.raises(LostError, match="all turns are over"):
-      alices.train(alice._replace(patience=0.2), *3 * [wire_world.nothing])
-    assert len(w.seen) - asked < 15
+      training.train(client._replace(patience=0.2), *3 * [wire_world.nothing])
+    assert len(w.seen) - info < 15
 
 
 def test_a_full_disk_costs_no_turn(tmp_path, monkeypatch):
   with world(tmp_path) as w:
-    alice, other = w.alice("alice0"), w.alice("alice1")
-    turn_of(alice, other)
-    turned = alices._turn(other, yours(other, alice))
+    client, other = w.client("alice0"), w.client("alice1")
+    turn_of(client, other)
+    turn = training._take_turn(other, yours(other, client))
 
     def full(path, data):
       raise OSError(28, "No space left on device")
@@ -174,77 +181,77 @@ def test_a_full_disk_costs_no_turn(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
       patch.setattr(private_files, "replace", full)
       with pytest.raises(RefusedError, match="cannot write"):
-        other.keeper.hand_over(turned.own, turned.step)
-    other.keeper.hand_over(turned.own, turned.step)
+        other.hand_overs.hand_over(turn.parts, turn.next_step)
+    other.hand_overs.hand_over(turn.parts, turn.next_step)
     assert [round for round, _ in w.rounds] == [1, 1]
-    assert w.bob.state.kept.turn == 2
+    assert w.state.committed.turn == 2
 
 
 def test_a_turn_whose_answer_was_lost_keeps_its_scores(tmp_path):
   with world(tmp_path) as w:
-    alice, other, _ = begun(w)
-    turned = alices._turn(alice, yours(alice, other))
+    client, other, _ = begun(w)
+    turn = training._take_turn(client, yours(client, other))
 
     def lost(method, *request):
-      answer = alice.call(method, *request)
+      answer = client.call(method, *request)
       if method == "Put":
         raise LostError("the answer is lost.")
       return answer
 
-    def told():
+    def after():
       raise EOFError
 
-    alice.keeper._call = lost
+    client.hand_overs._call = lost
     with pytest.raises(LostError, match="the answer is lost"):
-      alice.keeper.hand_over(turned.own, turned.step, scores={"round": 1})
-    again = w.alice("alice0")
-    assert again.keeper.progress.scores is None
+      client.hand_overs.hand_over(turn.parts, turn.next_step, scores={"round": 1})
+    again = w.client("alice0")
+    assert again.hand_overs.progress.scores is None
     with pytest.raises(EOFError):
-      alices.train(again, wire_world.nothing, told, wire_world.nothing)
-    assert again.keeper.progress.scores == {"round": 1}
-    assert w.alice("alice0").keeper.progress == again.keeper.progress
+      training.train(again, wire_world.nothing, after, wire_world.nothing)
+    assert again.hand_overs.progress.scores == {"round": 1}
+    assert w.client("alice0").hand_overs.progress == again.hand_overs.progress
 
 
 def test_a_client_that_computes_for_long_keeps_its_turn(tmp_path):
-  """It compiles, say: a turn is for whoever is there, and Bob hears that she is."""
+  """For example it compiles; signs of life keep the turn."""
   with world(tmp_path) as w:
-    alice, other = w.alice("alice0")._replace(patience=0.2), w.alice("alice1")
+    client, other = w.client("alice0")._replace(patience=0.2), w.client("alice1")
 
     def long(step):
-      for _ in range(3):  # each shorter than Bob's patience, all of them longer
-        w.later += 0.6 * w.setting.patience
-        heard = w.bob.state.seen["alice0"]
+      for _ in range(3):  # each shorter than the server's patience, all of them longer
+        w.later += 0.6 * w.settings.patience
+        heard = w.state.last_heard["alice0"]
         until = time.monotonic() + 10
-        while w.bob.state.seen["alice0"] == heard and time.monotonic() < until:
+        while w.state.last_heard["alice0"] == heard and time.monotonic() < until:
           time.sleep(0.01)
-        assert queries.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
-      return alice.draw(step)
+        assert queries.ask_turn(other.call, wire_world.LIMIT, waiting=True).state == "wait"
+      return client.draw(step)
 
-    w.train(alice._replace(draw=long), other)
-    assert w.bob.state.kept.totals.passed == 0
+    w.train(client._replace(draw=long), other)
+    assert w.state.committed.totals.passed == 0
 
 
 def test_a_server_that_is_lost_in_a_turn_is_waited_for_once(tmp_path):
   with world(tmp_path) as w:
-    alice, _, _ = begun(w)
+    client, _, _ = begun(w)
 
     def lost(step):
       raise LostError("has been waited for.")
 
     with pytest.raises(LostError, match="has been waited for"):
-      alices.train(alice._replace(draw=lost), *3 * [wire_world.nothing])
+      training.train(client._replace(draw=lost), *3 * [wire_world.nothing])
 
 
 def test_an_interrupt_waits_for_no_silent_server():
-  asked, go = threading.Event(), threading.Event()
+  info, go = threading.Event(), threading.Event()
 
   def once(method, request):
-    asked.set()
+    info.set()
     go.wait(10)
 
   def work():
-    with alices.at_work(SimpleNamespace(once=once), 0.2):
-      assert asked.wait(10)
+    with training.keep_alive(SimpleNamespace(once=once), 0.2):
+      assert info.wait(10)
       raise KeyboardInterrupt
 
   began = time.monotonic()

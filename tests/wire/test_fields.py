@@ -14,9 +14,10 @@ from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.split.messages import OUTPUT
 from fedjax_norm.split.parties import Part
 from fedjax_norm.wire.client import progress, queries, remote_steps
-from fedjax_norm.wire.client.hand_overs import Keeper, exchange_key
+from fedjax_norm.wire.client.exchange_key import exchange_key
+from fedjax_norm.wire.client.hand_overs import HandOvers
 from fedjax_norm.wire.protocol import frames, seal
-from fedjax_norm.wire.protocol.fields import LONGEST
+from fedjax_norm.wire.protocol.fields import MAX_TEXT_BYTES
 from fedjax_norm.wire.protocol.frames import FrameError
 from fedjax_norm.wire.server import run_requests, weight_requests
 
@@ -49,12 +50,14 @@ def open_world(request, tmp_path_factory):
   """A server without sockets that two clients have joined, and their announcements."""
   folder = tmp_path_factory.mktemp("world")
   made, announced = World(folder, peer=request.param), {}
-  run = made.bob.state.roll.run
+  run = made.state.membership.run
   for place, name in enumerate(NAMES):
     (folder / name).mkdir()
     key = exchange_key(folder / name, run)
     announced[name] = seal.make_announcement(identities()[name], run, key).decode()
-    made.bob.methods()["Join"](name, frames.text(joining(announced[name]) | {"client": place}))
+    made.server.methods()["Join"](
+      name, frames.encode_json(joining(announced[name]) | {"client": place})
+    )
   return made, announced
 
 
@@ -71,35 +74,37 @@ def test_no_request_does_anything_but_be_answered_or_refused(open_world, data):
   if data.draw(st.booleans()) and method == "Join":
     content = joining(announced["alice0"]) | content
   content |= data.draw(st.just({}) | st.dictionaries(TEXTS, VALUES, max_size=1))
-  sent = frames.text(content) if data.draw(st.booleans()) else data.draw(st.binary(max_size=60))
+  sent = (
+    frames.encode_json(content) if data.draw(st.booleans()) else data.draw(st.binary(max_size=60))
+  )
   with contextlib.suppress(UserError):
-    w.bob.methods()[method](data.draw(st.sampled_from([*NAMES, "eve", ""])), sent)
-  assert set(w.bob.state.roll.members) == set(NAMES)
+    w.server.methods()[method](data.draw(st.sampled_from([*NAMES, "eve", ""])), sent)
+  assert set(w.state.membership.members) == set(NAMES)
 
 
 def test_what_was_accepted_reads_again(open_world):
   w, _ = open_world
-  before = w.bob.state
+  before = w.state
   w.restart()
-  assert w.bob.state.roll == before.roll
+  assert w.state.membership == before.membership
 
 
 @pytest.mark.parametrize(
   ("changes", "text"),
   [
-    ({"address": "host:²"}, "is no address"),
-    ({"address": "host:" + "9" * 5000}, "is no address"),
-    ({"address": "localhost:0"}, "is no address"),
-    ({"address": "unix:/x:1"}, "is no address"),
-    ({"address": "\ud800:1"}, "does not read as such"),
-    ({"announcement": "\ud800"}, "does not read as such"),
-    ({"announcement": "x" * (LONGEST + 1)}, "says more of itself"),
-    ({"announcement": "x" * frames.LONGEST_REQUEST}, "above the limit"),
-    ({"client": False}, "'client' .* cannot have"),
-    ({"client": -1}, "'client' .* cannot have"),
-    ({"client": HUGE}, "'client' .* cannot have"),
-    ({"examples": True}, "'examples' .* cannot have"),
-    ({"examples": 7.0}, "'examples' .* cannot have"),
+    ({"address": "host:²"}, "is not an address"),
+    ({"address": "host:" + "9" * 5000}, "is not an address"),
+    ({"address": "localhost:0"}, "is not an address"),
+    ({"address": "unix:/x:1"}, "is not an address"),
+    ({"address": "\ud800:1"}, "cannot be read as JSON"),
+    ({"announcement": "\ud800"}, "cannot be read as JSON"),
+    ({"announcement": "x" * (MAX_TEXT_BYTES + 1)}, "an announcement of more than"),
+    ({"announcement": "x" * frames.MAX_REQUEST_BYTES}, "above the limit"),
+    ({"client": False}, "'client' .* not allowed"),
+    ({"client": -1}, "'client' .* not allowed"),
+    ({"client": HUGE}, "'client' .* not allowed"),
+    ({"examples": True}, "'examples' .* not allowed"),
+    ({"examples": 7.0}, "'examples' .* not allowed"),
     ({"examples": HUGE}, "so many examples"),
     ({"examples": -1}, "no training examples"),
     ({"client": None, "examples": HUGE}, "0 examples"),
@@ -108,26 +113,26 @@ def test_what_was_accepted_reads_again(open_world):
 )
 def test_a_wrong_field_of_join_is_one_sentence(open_world, changes, text):
   w, announced = open_world
-  before = w.bob.state.roll
+  before = w.state.membership
   with pytest.raises(UserError, match=text) as refused:
-    w.bob.methods()["Join"]("alice0", frames.text(joining(announced["alice0"]) | changes))
+    w.server.methods()["Join"]("alice0", frames.encode_json(joining(announced["alice0"]) | changes))
   assert len(f"{refused.value}") < 1000
-  assert w.bob.state.roll == before
+  assert w.state.membership == before
 
 
 def test_a_client_with_too_many_steps_to_count_is_refused(open_world):
-  setting = open_world[0].setting
-  rules = setting.network.rules._replace(steps=lambda examples: 2**20 - 1)
-  setting = setting._replace(network=setting.network._replace(rules=rules))
-  run_requests._check_size(setting, "alice0", 7)
+  run_settings = open_world[0].settings
+  rules = run_settings.network.rules._replace(steps=lambda examples: 2**20 - 1)
+  run_settings = run_settings._replace(network=run_settings.network._replace(rules=rules))
+  run_requests._check_size(run_settings, "alice0", 7)
   with pytest.raises(UserError, match="steps that can be counted"):
-    run_requests._check_size(setting._replace(rates=np.zeros(3000, np.float32)), "alice0", 7)
+    run_requests._check_size(run_settings._replace(rates=np.zeros(3000, np.float32)), "alice0", 7)
 
 
 def test_peers_need_an_address(open_world):
   w, announced = open_world
-  join = w.bob.methods()["Join"]
-  without = frames.text(joining(announced["alice0"]) | {"address": ""})
+  join = w.server.methods()["Join"]
+  without = frames.encode_json(joining(announced["alice0"]) | {"address": ""})
   with pytest.raises(UserError, match="no address") if w.peer else contextlib.nullcontext():
     join("alice0", without)
 
@@ -158,10 +163,10 @@ ANSWERS = {
 )
 def test_a_client_takes_no_answer_that_cannot_be(changes):
   def call(method, asked):
-    return frames.text({**ANSWERS, **changes})
+    return frames.encode_json({**ANSWERS, **changes})
 
-  with pytest.raises(FrameError, match="cannot have"):
-    queries.ask(call, LIMIT, waiting=True)
+  with pytest.raises(FrameError, match="is not allowed"):
+    queries.ask_turn(call, LIMIT, waiting=True)
 
 
 @pytest.mark.parametrize(
@@ -182,34 +187,34 @@ def test_a_client_takes_no_answer_that_cannot_be(changes):
 )
 def test_a_client_takes_no_run_that_cannot_be(changes):
   good = {"run": "0" * 32, "clients": ["a"], "told": {"rounds": 3, "lr": 0.1, "image_shape": [6]}}
-  assert queries.describe(lambda *_: frames.text(good), LIMIT).run == "0" * 32
-  with pytest.raises(FrameError, match="cannot have"):
-    queries.describe(lambda *_: frames.text({**good, **changes}), LIMIT)
+  assert queries.describe(lambda *_: frames.encode_json(good), LIMIT).run == "0" * 32
+  with pytest.raises(FrameError, match="is not allowed"):
+    queries.describe(lambda *_: frames.encode_json({**good, **changes}), LIMIT)
 
 
 def test_a_hand_over_is_for_members_and_says_little_of_itself(tmp_path):
   with world(tmp_path) as w:
-    alice, other, _ = begun(w)
-    turn_of(alice, other)
-    sealed = frames.decode(w.bob.state.kept.sealed)
+    client, other, _ = begun(w)
+    turn_of(client, other)
+    sealed = frames.decode(w.state.committed.sealed)
     box = sealed.tensors["for:alice0"]
     for tensors, text in (
       ({"for:eve": box}, "sealed for 'eve', who has not joined"),
-      ({"announcement": np.zeros(LONGEST + 1, np.uint8)}, "an announcement of more than"),
+      ({"announcement": np.zeros(MAX_TEXT_BYTES + 1, np.uint8)}, "an announcement of more than"),
     ):
       frame = sealed._replace(tensors={**sealed.tensors, **tensors})
       with pytest.raises(FrameError, match=text):
-        weight_requests.put(w.bob.state, "alice0", frames.encode(frame), 0.0)
+        weight_requests.put(w.state, "alice0", frames.encode(frame), 0.0)
 
 
 def test_a_step_without_examples_is_refused(tmp_path):
   with world(tmp_path) as w:
-    alice, _, good = begun(w)
+    client, _, good = begun(w)
     none = request(
       w, **{k: v[:0] for k, v in zip(("activation", "labels"), good.tensors.values(), strict=True)}
     )
     with pytest.raises(UserError, match="no examples"):
-      alice.call("Forward", frames.encode(none))
+      client.call("Forward", frames.encode(none))
 
 
 @pytest.mark.parametrize(
@@ -221,9 +226,9 @@ def test_outputs_that_are_wrong_are_no_predictions(value, later, error):
   def call(method, data, seconds):
     step = frames.decode(data).step
     outputs = np.full((2, 4), value, np.float32)
-    return frames.encode(frames.Frame(OUTPUT, step + later, frames.named(outputs)))
+    return frames.encode(frames.Frame(OUTPUT, step + later, frames.tree_tensors(outputs)))
 
-  own = network.own(network.begin(wire_world.jax.random.key(0)))
+  own = network.client_parts(network.initial_parts(wire_world.jax.random.key(0)))
   images = np.zeros((2, *wire_world.task().image_shape), np.float32)
   with pytest.raises(error):
     remote_steps.infer(network, call, LIMIT, own, 3, iter([images]))
@@ -241,7 +246,7 @@ def test_a_tail_that_has_diverged_predicts_nothing():
 
   def call(method, data, seconds):
     outputs = np.zeros((2, *network.outputs[1].shape), np.float32)
-    return frames.encode(frames.Frame(OUTPUT, 3, frames.named(outputs)))
+    return frames.encode(frames.Frame(OUTPUT, 3, frames.tree_tensors(outputs)))
 
   with pytest.raises(DivergedError, match="the client's tail has numbers that are not finite"):
     remote_steps.infer(network, call, LIMIT, own, 3, iter([np.zeros((2, 6, 6, 1), np.float32)]))
@@ -251,12 +256,12 @@ def test_a_tail_that_has_diverged_predicts_nothing():
   "ask",
   [
     lambda call: queries.join(call, b"", 0, 7, ""),
-    lambda call: Keeper._put(SimpleNamespace(_call=call), b""),
+    lambda call: HandOvers._put(SimpleNamespace(_call=call), b""),
   ],
 )
 def test_an_answer_that_says_nothing_is_read_too(ask):
-  assert ask(lambda *_: frames.text({})) is None
-  for answer in (b"", frames.text({"more": 1})):
+  assert ask(lambda *_: frames.encode_json({})) is None
+  for answer in (b"", frames.encode_json({"more": 1})):
     with pytest.raises(FrameError):
       ask(lambda *_, answer=answer: answer)
 

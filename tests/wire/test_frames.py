@@ -71,7 +71,7 @@ def test_no_bytes_do_anything_but_decode_or_be_refused(frame, data):
 def test_an_empty_tensor_does_not_hide_a_huge_one():
   empty = frames.encode(Frame("state", 0, {"x": np.zeros((0, 3), np.float32)}))
   at = len(empty) - 16
-  with pytest.raises(FrameError, match="is not what"):
+  with pytest.raises(FrameError, match="is not the size"):
     frames.decode(empty[:at] + struct.pack("<Q", 2**62) + empty[at + 8 :])
 
 
@@ -82,13 +82,13 @@ AT = len(ONE) - 24 - 3 * 8 - 2  # of the dtype, before the axes, three lengths a
 @pytest.mark.parametrize(
   ("data", "text"),
   [
-    (b"HTTP" + ONE[4:], "none of this protocol"),
+    (b"HTTP" + ONE[4:], "does not belong to this protocol"),
     (ONE[:4] + b"\x09\0" + ONE[6:], "version 9"),
     (ONE[:6] + b"\xff" + ONE[7:], "unknown kind 255"),
     (ONE[:AT] + b"\xee" + ONE[AT + 1 :], "unknown dtype"),
     (ONE[: AT + 1] + b"\x20" + ONE[AT + 2 :], "32 axes"),
-    (ONE[: AT + 2] + struct.pack("<Q", 4) + ONE[AT + 10 :], "24 bytes, which is not what"),
-    (ONE[: AT + 2] + struct.pack("<Q", 2**63) + ONE[AT + 10 :], "is not what"),
+    (ONE[: AT + 2] + struct.pack("<Q", 4) + ONE[AT + 10 :], "24 bytes, which is not the size"),
+    (ONE[: AT + 2] + struct.pack("<Q", 2**63) + ONE[AT + 10 :], "is not the size"),
     (b"", "truncated"),
   ],
 )
@@ -110,26 +110,26 @@ def test_a_limit_and_twins_are_refused():
 
 def test_trees_are_checked_against_what_is_expected():
   tree = Part({"params": {"w": np.ones((2, 3), np.float32)}}, (jnp.zeros(2, jnp.bfloat16),))
-  frame = frames.decode(frames.encode(Frame("state", 0, frames.named(tree))))
-  found = frames.tree_of(frame, "state", tree)
+  frame = frames.decode(frames.encode(Frame("state", 0, frames.tree_tensors(tree))))
+  found = frames.read_tree(frame, "state", tree)
   assert isinstance(found, Part)
   np.testing.assert_array_equal(found.variables["params"]["w"], 1)
   assert found.opt_state[0].dtype == jnp.bfloat16
   narrow = Part({"params": {"w": np.ones((2, 2), np.float32)}}, tree.opt_state)
-  with pytest.raises(FrameError, match=r"float32\[2, 3\] where float32\[2, 2\] is expected"):
-    frames.tree_of(frame, "state", narrow)
+  with pytest.raises(FrameError, match=r"float32\[2, 3\] but float32\[2, 2\] is expected"):
+    frames.read_tree(frame, "state", narrow)
   whole = Part({"params": {"w": np.ones((2, 3), np.int32)}}, tree.opt_state)
-  with pytest.raises(FrameError, match=r"float32\[2, 3\] where int32\[2, 3\] is expected"):
-    frames.tree_of(frame, "state", whole)
+  with pytest.raises(FrameError, match=r"float32\[2, 3\] but int32\[2, 3\] is expected"):
+    frames.read_tree(frame, "state", whole)
   with pytest.raises(FrameError, match="are expected"):
-    frames.tree_of(frame, "state", Part(tree.variables, ()))
-  with pytest.raises(FrameError, match="kind 'state' where 'gradient'"):
-    frames.tree_of(frame, "gradient", tree)
+    frames.read_tree(frame, "state", Part(tree.variables, ()))
+  with pytest.raises(FrameError, match="kind 'state' but 'gradient'"):
+    frames.read_tree(frame, "gradient", tree)
 
 
 def test_text_is_checked():
   one, maybe = {"a": fields.integer}, fields.optional(fields.string)
-  assert frames.read_text(frames.text({"a": 1, "b": None}), **one, b=maybe)["a"] == 1
+  assert frames.decode_json(frames.encode_json({"a": 1, "b": None}), **one, b=maybe)["a"] == 1
   for content, checks in (
     ({"a": "1"}, one),
     ({"a": 1, "b": 2}, one),
@@ -137,12 +137,12 @@ def test_text_is_checked():
     ({}, one),
   ):
     with pytest.raises(FrameError, match="of JSON"):
-      frames.read_text(frames.text(content), **checks)
-  with pytest.raises(FrameError, match="does not read as such"):
-    frames.parse(b"[" * 10**5, **one)
+      frames.decode_json(frames.encode_json(content), **checks)
+  with pytest.raises(FrameError, match="cannot be read as JSON"):
+    frames.parse_json(b"[" * 10**5, **one)
   # What JSON can say and no file or terminal can hold.
   for data in (rb'"\ud800"', b'{"b": ["\xed\xa0\x80"]}', rb'{"\udfff": 1}', b"NaN", b"1e999"):
-    with pytest.raises(FrameError, match="does not read as such"):
-      frames.parse(b'{"a": %s}' % data, a=lambda value: True)
+    with pytest.raises(FrameError, match="cannot be read as JSON"):
+      frames.parse_json(b'{"a": %s}' % data, a=lambda value: True)
   with pytest.raises(ValueError, match="fits no frame"):
     frames.encode(Frame("state", 0, {"x": np.zeros(1, complex)}))

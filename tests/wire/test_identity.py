@@ -8,7 +8,7 @@ import pytest
 from helpers.wire_world import identities
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.wire.client.hand_overs import exchange_key
+from fedjax_norm.wire.client.exchange_key import exchange_key
 from fedjax_norm.wire.protocol import certificates, identity, private_files
 
 
@@ -62,11 +62,11 @@ def test_versions_and_curves_that_nobody_knows_are_refused(tmp_path, which, chan
   mine = identities()["alice0"]
   files = [mine.authority, mine.certificate, mine.key]
   files[which] = changed(files[which], *change)
-  with pytest.raises(UserError, match="not read as a certificate"):
+  with pytest.raises(UserError, match="cannot be read as a certificate"):
     load(tmp_path, *files)
   if which == 1:
-    with pytest.raises(UserError, match="no client's of this authority"):
-      identity.vouched(files[1], mine.authority)
+    with pytest.raises(UserError, match="not a client certificate of this authority"):
+      identity.verify_client_certificate(files[1], mine.authority)
 
 
 @pytest.mark.parametrize("days", [-40, 40])

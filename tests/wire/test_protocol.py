@@ -10,9 +10,9 @@ from helpers.wire_world import (
   BATCH,
   ROUNDS,
   STEPS,
+  all_variables,
   assert_same,
   begun,
-  held,
   request,
   simulated,
   turn_of,
@@ -23,24 +23,24 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.split.messages import ACTIVATION, GRADIENT
 from fedjax_norm.wire.client import queries
 from fedjax_norm.wire.protocol import frames
-from fedjax_norm.wire.protocol.transport import OutOfOrderError, RefusedError
-from fedjax_norm.wire.protocol.turns import step_id
-from fedjax_norm.wire.server import body
+from fedjax_norm.wire.protocol.remote_errors import OutOfOrderError, RefusedError
+from fedjax_norm.wire.protocol.step_ids import step_id
+from fedjax_norm.wire.server import server_step
 
 
 @pytest.mark.parametrize("updates", [False, True])
 @pytest.mark.parametrize("peer", [False, True])
 def test_wire_is_step_by_step_bit_for_bit(tmp_path, plain, peer, updates):
   with world(tmp_path, peer=peer, updates=updates) as w:
-    first, second = w.train(w.alice("alice0"), w.alice("alice1"))
-    assert_same(held(first.own, w.bob), plain)
-    assert_same(held(second.own, w.bob), plain)
+    first, second = w.train(w.client("alice0"), w.client("alice1"))
+    assert_same(all_variables(first.parts, w.server), plain)
+    assert_same(all_variables(second.parts, w.server), plain)
     assert [round for round, _ in w.rounds] == [1, 2]
-    totals = w.bob.state.kept.totals
+    totals = w.state.committed.totals
     assert totals.turns == ROUNDS * 2
-    # Both sides count the same bytes, and an Alice that comes back has not forgotten hers.
-    told = [w.alice(name).keeper.progress.traffic for name in wire_world.NAMES]
-    assert (totals.up, totals.down) == tuple(map(sum, zip(*told, strict=True)))
+    # Both sides count the same bytes, and a client that returns remembers its count.
+    traffic = [w.client(name).hand_overs.progress.traffic for name in wire_world.NAMES]
+    assert (totals.up, totals.down) == tuple(map(sum, zip(*traffic, strict=True)))
     counted = [len(d) for method, _, d in w.seen if method in ("Forward", "Put")]
     fetched = [len(d) for method, _, d in w.seen if method == "Get"][: ROUNDS * 2 - 1]
     assert totals.up == sum(counted) + sum(fetched)
@@ -50,8 +50,8 @@ def test_wire_is_step_by_step_bit_for_bit(tmp_path, plain, peer, updates):
 
 def test_u_shape_is_step_by_step_and_keeps_labels_and_images(tmp_path):
   with world(tmp_path, tail="body", updates=True) as w:
-    final, _ = w.train(w.alice("alice0"), w.alice("alice1"))
-    assert_same(held(final.own, w.bob), simulated(tail="body"))
+    final, _ = w.train(w.client("alice0"), w.client("alice1"))
+    assert_same(all_variables(final.parts, w.server), simulated(tail="body"))
     kinds = set()
     for method, _, data in w.seen:
       frame = frames.decode(data)
@@ -64,22 +64,22 @@ def test_u_shape_is_step_by_step_and_keeps_labels_and_images(tmp_path):
 
 def test_a_step_that_is_repeated_is_taken_once(tmp_path):
   with world(tmp_path) as w:
-    alice, _, frame = begun(w)
+    client, _, frame = begun(w)
     data = frames.encode(frame)
-    first = alice.call("Forward", data)
-    part = w.bob.state.working.part
-    assert alice.call("Forward", data) == first
-    assert w.bob.state.working.part is part
-    assert w.bob.state.working.totals.steps == 1
+    first = client.call("Forward", data)
+    part = w.state.active.part
+    assert client.call("Forward", data) == first
+    assert w.state.active.part is part
+    assert w.state.active.totals.steps == 1
     other = request(w, labels=np.array([1, 1, 3], np.int32))
     with pytest.raises(RefusedError, match="with other content"):
-      alice.call("Forward", frames.encode(other))
+      client.call("Forward", frames.encode(other))
     # The next step acknowledges it; then it is old.
-    alice.call("Forward", frames.encode(request(w, 1)))
-    assert w.bob.state.working.totals.steps == 2
+    client.call("Forward", frames.encode(request(w, 1)))
+    assert w.state.active.totals.steps == 2
     for frame, next_ in ((request(w), "step 2"), (request(w, 5), "step 2")):
       with pytest.raises(OutOfOrderError, match=f"out of order: .*{next_} of client 0 in round 0"):
-        alice.call("Forward", frames.encode(frame))
+        client.call("Forward", frames.encode(frame))
     with pytest.raises(OutOfOrderError, match="not 'alice1'"):
       w.caller("alice1")("Forward", data)
 
@@ -104,76 +104,76 @@ def wrong_frames(w):
 
 def test_a_wrong_tensor_is_one_sentence_and_changes_nothing(tmp_path):
   with world(tmp_path) as w:
-    alice, _, frame = begun(w)
-    part = w.bob.state.working.part
+    client, _, frame = begun(w)
+    part = w.state.active.part
     for data, text in wrong_frames(w):
       with pytest.raises(RefusedError, match=text):
-        alice.call("Forward", data)
-      assert w.bob.state.working.part is part
-    alice.call("Forward", frames.encode(frame))
+        client.call("Forward", data)
+      assert w.state.active.part is part
+    client.call("Forward", frames.encode(frame))
 
 
 def test_who_joins_is_who_the_certificate_says(tmp_path):
   with world(tmp_path) as w:
-    alice = w.alice("alice0")
-    announcement = alice.keeper.announcement
+    client = w.client("alice0")
+    announcement = client.hand_overs.announcement
     with pytest.raises(RefusedError, match="'alice1' announces a public key of 'alice0'"):
       queries.join(w.caller("alice1"), announcement, 1, 7, "")
-    with pytest.raises(RefusedError, match=r"'alice0' asks for place 1 and.* has place 0"):
-      queries.join(alice.call, announcement, 1, 7, "")
-    with pytest.raises(RefusedError, match=r"'carol' asks for place 0 and.* is none of"):
-      w.alice("carol", place=0)
+    with pytest.raises(RefusedError, match=r"'alice0' asks to be client 1 but.* is client 0"):
+      queries.join(client.call, announcement, 1, 7, "")
+    with pytest.raises(RefusedError, match=r"'carol' asks to be client 0 but.* is none of"):
+      w.client("carol", place=0)
     (tmp_path / "alice0" / "exchange.key").unlink()
     with pytest.raises(RefusedError, match="with another public key"):
-      w.alice("alice0")
+      w.client("alice0")
     (tmp_path / "alice0" / "exchange.key").write_text(f"other {'00' * 32}")
     with pytest.raises(UserError, match="another run"):
-      w.alice("alice0", join=False)
-    for damaged in ("", f"{w.bob.state.roll.run} abc"):
+      w.client("alice0", join=False)
+    for damaged in ("", f"{w.state.membership.run} abc"):
       (tmp_path / "alice0" / "exchange.key").write_text(damaged)
       with pytest.raises(UserError, match="is damaged"):
-        w.alice("alice0", join=False)
+        w.client("alice0", join=False)
     for examples, text in ((0, "no training examples"), (10**30, "divide them over more clients")):
       with pytest.raises(RefusedError, match=text):
-        queries.join(alice.call, announcement, 0, examples, "")
-    with pytest.raises(RefusedError, match="more of itself than"):
-      queries.join(alice.call, announcement + b" " * 9000, 0, 7, "")
-    with pytest.raises(RefusedError, match="no address"):
-      queries.join(alice.call, announcement, 0, 7, "nowhere")
+        queries.join(client.call, announcement, 0, examples, "")
+    with pytest.raises(RefusedError, match="an announcement of more than"):
+      queries.join(client.call, announcement + b" " * 9000, 0, 7, "")
+    with pytest.raises(RefusedError, match="not an address"):
+      queries.join(client.call, announcement, 0, 7, "nowhere")
 
 
 def test_a_part_that_has_diverged_is_never_kept(tmp_path):
   with world(tmp_path) as w:
-    alice, other, good = begun(w)
-    before = w.bob.state.kept
+    client, other, good = begun(w)
+    before = w.state.committed
     x, _ = good.tensors.values()
     for step in range(STEPS):
-      alice.call("Forward", frames.encode(request(w, step, activation=np.float32(1e30) * x)))
-    own = w.network.own(w.network.begin(alice.start))
+      client.call("Forward", frames.encode(request(w, step, activation=np.float32(1e30) * x)))
+    own = w.network.client_parts(w.network.initial_parts(client.start))
     with pytest.raises(RefusedError, match="is not finite after the turn of 'alice0'"):
-      alice.keeper.hand_over(own, step_id(1, 0))
-    assert w.bob.state.kept is before
-    turn_of(alice, other)  # the turn is had again
-    assert w.bob.state.kept.turn == 1
+      client.hand_overs.hand_over(own, step_id(1, 0))
+    assert w.state.committed is before
+    turn_of(client, other)  # the turn is repeated
+    assert w.state.committed.turn == 1
 
 
-def test_bob_answers_others_while_he_computes(tmp_path, monkeypatch):
+def test_the_server_answers_others_while_it_computes(tmp_path, monkeypatch):
   with world(tmp_path) as w:
-    alice, other, frame = begun(w)
+    client, other, frame = begun(w)
     begun_, go = threading.Event(), threading.Event()
-    compute = body.forward
+    compute = server_step.forward
 
     def slow(*args):
       begun_.set()
       go.wait(10)
       return compute(*args)
 
-    monkeypatch.setattr(body, "forward", slow)
+    monkeypatch.setattr(server_step, "forward", slow)
     with futures.ThreadPoolExecutor(1) as thread:
-      answer = thread.submit(alice.call, "Forward", frames.encode(frame))
+      answer = thread.submit(client.call, "Forward", frames.encode(frame))
       assert begun_.wait(10)
-      w.later += 100  # longer than the patience, but the time is Bob's
-      assert queries.ask(other.call, wire_world.LIMIT, waiting=True).state == "wait"
+      w.later += 100  # longer than the patience, but the server computes
+      assert queries.ask_turn(other.call, wire_world.LIMIT, waiting=True).state == "wait"
       go.set()
       assert frames.decode(answer.result(10)).kind == GRADIENT
-    assert w.bob.state.kept.totals.passed == 0
+    assert w.state.committed.totals.passed == 0

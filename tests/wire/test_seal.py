@@ -33,7 +33,7 @@ def opened(frame: frames.Frame, label: Label = LABEL, receiver="alice1", key=Non
 def test_every_receiver_opens_what_others_cannot():
   frame = frames.decode(frames.encode(sealed()))
   assert seal.receivers_of(frame) == {*NAMES}
-  assert opened(frame) == opened(seal.addressed(frame, "alice0"), receiver="alice0") == DATA
+  assert opened(frame) == opened(seal.for_receiver(frame, "alice0"), receiver="alice0") == DATA
   assert DATA not in frames.encode(frame)
   for receiver, key in (("carol", None), ("alice1", KEYS["carol"])):
     with pytest.raises(SealError, match="forged, replayed or meant for another"):
@@ -72,7 +72,7 @@ def test_bob_cannot_put_himself_in_between():
   with pytest.raises(SealError, match="not signed"):  # of another run
     seal.read_announcement(announced("alice0", "before"), authority, "run")
   # His own certificate is no client's.
-  with pytest.raises(SealError, match="no client's of this authority"):
+  with pytest.raises(SealError, match="not a client certificate of this authority"):
     seal.read_announcement(announced("localhost", key=own), authority, "run")
   mine = announced("carol", key=own)  # an outsider's is not the sender's
   frame = seal.seal(DATA, LABEL, own, mine, {"alice1": PUBLIC["alice1"]})
@@ -84,11 +84,11 @@ def test_bob_cannot_put_himself_in_between():
 
 def test_a_receiver_cannot_forge_for_another():
   """Who opened a hand-over knows its key, but cannot put another body into others' boxes."""
-  frame, bound = sealed(), LABEL.bound("alice1")
+  frame, bound = sealed(), LABEL.associated_data("alice1")
   box = frame.tensors["for:alice1"].tobytes()
-  shared = seal._agreed(KEYS["alice1"], PUBLIC["alice0"], bound)
+  shared = seal._shared_key(KEYS["alice1"], PUBLIC["alice0"], bound)
   inner = ChaCha20Poly1305(shared).decrypt(box[:12], box[12:], bound)
-  body = ChaCha20Poly1305(inner[:32]).encrypt(bytes(12), b"forged", LABEL.bound(""))
+  body = ChaCha20Poly1305(inner[:32]).encrypt(bytes(12), b"forged", LABEL.associated_data(""))
   assert inner[32:] == hashlib.sha256(frame.tensors["body"].tobytes()).digest()
   forged = frame._replace(tensors={**frame.tensors, "body": frames.from_bytes(body)})
   with pytest.raises(SealError, match="forged"):

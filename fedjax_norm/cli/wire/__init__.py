@@ -1,1 +1,1 @@
-"""The binaries of split learning between processes."""
+"""The three binaries of split learning between processes: server, client and certificates."""

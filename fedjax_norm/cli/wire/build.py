@@ -1,4 +1,4 @@
-"""From the flags of a wire to the library's objects, the same way on both sides."""
+"""Builds the network and other objects from the flags, in the same way for client and server."""
 
 import dataclasses
 import io
@@ -11,83 +11,101 @@ import numpy as np
 
 from fedjax_norm import host_memory, models, options, tree_leaves
 from fedjax_norm.cli.split_options import SplitFlags
-from fedjax_norm.cli.wire.options import AGREED, TOLD, ClientFlags, ServerFlags, WireFlags
+from fedjax_norm.cli.wire.options import (
+  CONFIRMED_BY_CLIENT,
+  SERVER_SETTINGS,
+  ClientFlags,
+  ServerFlags,
+  WireFlags,
+)
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.norm import NORMS
 from fedjax_norm.typing import Variables
 from fedjax_norm.wire.protocol import identity, private_files
 from fedjax_norm.wire.protocol.identity import Identity
-from fedjax_norm.wire.protocol.network import Network, check_steps, leading, make_network
+from fedjax_norm.wire.protocol.network import Network, batched, check_steps, make_network
 
 Shape = tuple[int, int, int]
 
 
-def told(config: ServerFlags) -> dict[str, Any]:
-  """What the server tells the clients of its flags."""
-  return {name: getattr(config, name) for name in TOLD}
+def server_settings(config: ServerFlags) -> dict[str, Any]:
+  """Returns the flags that the server sends to clients."""
+  return {name: getattr(config, name) for name in SERVER_SETTINGS}
 
 
-def merged(config: ClientFlags, content: dict[str, Any]) -> ClientFlags:
-  """A client's flags with what the server has told it.
+def apply_server_settings(config: ClientFlags, content: dict[str, Any]) -> ClientFlags:
+  """Returns a client's flags with the settings that the server sent.
 
   Raises:
-    UserError: the server is of another version, tells what cannot be, or cuts the model elsewhere
-      than the client's user says.
+    UserError: the server is of another version, sends an impossible value, or cuts the model at
+      another stage than the client's flags.
   """
-  if set(content) != set(TOLD):
-    raise UserError("the server tells other settings than this client knows; use one version.")
-  known = {one.name: one for one in options.of(type(config))}
+  if set(content) != set(SERVER_SETTINGS):
+    raise UserError(
+      "the server sends other settings than this client knows; use one version on both sides."
+    )
+  known = {option.name: option for option in options.of(type(config))}
   for name, value in content.items():
-    if not _can_be(value, known[name]):
+    if not _is_valid(value, known[name]):
       raise UserError(
-        f"the server tells --{name}={value!r}, which cannot be; use one version on both sides."
+        f"the server sends --{name}={value!r}, an impossible value; use one version on both sides."
       )
-  for name in AGREED:
-    mine, its = getattr(config, name), content[name]
-    if mine != its:
+  for name in CONFIRMED_BY_CLIENT:
+    mine, servers = getattr(config, name), content[name]
+    if mine != servers:
       raise UserError(
-        f"the server {_said(name, its)} and this client {_said(name, mine)}; what a client sends "
-        "depends on it, so say the same on both sides."
+        f"the server {_flag_text(name, servers)} and this client {_flag_text(name, mine)}; give "
+        "the same value on both sides, because it decides what a client sends."
       )
   return dataclasses.replace(config, **options.from_json(content))
 
 
-def _can_be(value: Any, one: options.Option) -> bool:
-  """Whether an option can have a value that came as JSON."""
+def _is_valid(value: Any, option: options.Option) -> bool:
+  """Whether a value from JSON is possible for an option."""
   if value is None:
-    return one.default is None
+    return option.default is None
   if isinstance(value, list):
-    return tuple in one.types and all(isinstance(at, float) and math.isfinite(at) for at in value)
+    numbers = all(isinstance(item, float) and math.isfinite(item) for item in value)
+    return tuple in option.types and numbers
   if isinstance(value, bool):
-    return bool in one.types
+    return bool in option.types
   if isinstance(value, float):
-    return float in one.types and math.isfinite(value)
-  return isinstance(value, one.types) and (not one.choices or value in one.choices)
+    return float in option.types and math.isfinite(value)
+  return isinstance(value, option.types) and (not option.choices or value in option.choices)
 
 
-def _said(name: str, value: str | None) -> str:
+def _flag_text(name: str, value: str | None) -> str:
   return f"has no --{name}" if value is None else f"has --{name}={value}"
 
 
-def make_network_of(config: WireFlags, image_shape: Shape, classes: int) -> Network:
-  """The cut network.
+def build_network(config: WireFlags, image_shape: Shape, classes: int) -> Network:
+  """Builds the cut network.
 
   Args:
-    config: the flags, complete.
+    config: the complete flags.
     image_shape: (H, W, C).
-    classes: how many.
+    classes: number of classes.
 
   Raises:
-    UserError: what the wire does not do.
+    UserError: split learning over a network does not support the options.
   """
-  if NORMS[config.norm].settles:
-    raise UserError("FixBN changes the network half-way, which the wire does not do; use bn or gn.")
+  if NORMS[config.norm].freezes_statistics:
+    raise UserError(
+      "FixBN changes the network during training, which split learning over a network does not "
+      "support; use bn or gn."
+    )
   if config.lr_schedule == "plateau":
-    raise UserError("on a wire nobody knows when the loss stops falling; choose another schedule.")
+    raise UserError(
+      "split learning over a network does not measure when the loss stops falling; choose another "
+      "schedule."
+    )
   entry = models.entry(config.model)
   if entry.segments or entry.embeds:
-    raise UserError(f"the wire classifies images, which {config.model!r} does not; choose another.")
+    raise UserError(
+      f"split learning over a network classifies images, which {config.model!r} does not; choose "
+      "another model."
+    )
   if classes < 2:
     raise UserError(f"a classifier needs at least 2 classes; --classes is {classes}.")
   host_memory.check_batch(config.batch_size, image_shape)
@@ -96,51 +114,51 @@ def make_network_of(config: WireFlags, image_shape: Shape, classes: int) -> Netw
   if not isinstance(model, Staged):
     raise UserError(f"the model {config.model!r} is not made of stages, so it cannot be cut.")
   image = jax.ShapeDtypeStruct(image_shape, config.compute_dtype)
-  return make_network(model, config.in_force(norm, all_clients=True), image, classes)
+  return make_network(model, config.fill_defaults(norm, all_clients=True), image, classes)
 
 
 def check_messages(config: WireFlags, network: Network, examples: int) -> None:
-  """Refuses minibatches that are larger than a message may be.
+  """Refuses a batch size whose messages would be larger than the limit.
 
   Args:
-    config: the flags, complete.
-    network: the model.
-    examples: the size of the client's largest set.
+    config: the complete flags.
+    network: the cut network.
+    examples: size of the client's largest data set.
 
   Raises:
-    UserError: what the client or the server sends for a minibatch is too large.
+    UserError: a batch's activations, or outputs in the U-shape, are too large for a message.
   """
-  sent = network.outputs[: len(network.alice)]  # by the client, and in the U-shape by the server
+  sent = network.outputs[: len(network.client_indices)]
   count = min(network.batch_size, examples)
-  largest = max(tree_leaves.num_bytes(leading(one, count)) for one in sent)
+  largest = max(tree_leaves.num_bytes(batched(shapes, count)) for shapes in sent)
   if largest > limit(config):
     raise UserError(
-      f"what is sent of a minibatch takes {host_memory.human_bytes(largest)} and --max_megabytes "
-      f"is {config.max_megabytes}; raise it on both sides, lower --batch_size or cut elsewhere."
+      f"a message with one batch takes {host_memory.human_bytes(largest)} and --max_megabytes is "
+      f"{config.max_megabytes}; raise it on both sides, lower --batch_size or cut elsewhere."
     )
 
 
 def make_rates(config: SplitFlags, steps: int) -> np.ndarray:
-  """The learning rates, [rounds] float32.
+  """Returns the learning rates, [rounds] float32.
 
   Args:
-    config: the flags, complete.
-    steps: of one turn, at least.
+    config: the complete flags.
+    steps: smallest number of local steps in a turn.
 
   Raises:
-    UserError: the run has more steps than can be counted, or its schedule cannot be.
+    UserError: the run has more steps than can be counted, or the schedule is not possible.
   """
   check_steps(config.rounds, steps)
   return config.rates(config.rounds)
 
 
 def limit(config: WireFlags) -> int:
-  """The most bytes of a message."""
+  """Returns the largest number of bytes in a message."""
   return config.max_megabytes * 10**6
 
 
-def own_identity(config: WireFlags, *, client: bool) -> Identity:
-  """This party's certificate."""
+def load_identity(config: WireFlags, *, client: bool) -> Identity:
+  """Reads this party's certificate and key."""
   if config.certificate is None or config.key is None:
     raise UserError(
       "give this party's --certificate and --key; experiments.certificates makes them."
@@ -150,15 +168,14 @@ def own_identity(config: WireFlags, *, client: bool) -> Identity:
 
 
 def save_part(path: Path, variables: Variables) -> None:
-  """Writes a part of the model as an npz of its arrays by path, for its owner alone."""
+  """Writes a part of the model as an npz file of arrays by path, readable by its owner only."""
   content = io.BytesIO()
-  arrays: dict[str, Any] = {
-    k: np.asarray(leaf) for k, leaf in tree_leaves.flatten(variables).items()
-  }
+  leaves = tree_leaves.flatten(variables).items()
+  arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves}
   np.savez(content, **arrays)
   private_files.replace(path, content.getvalue())
 
 
-def say(text: str) -> None:
-  """Tells the user what happens, at once."""
+def print_status(text: str) -> None:
+  """Prints a status line and flushes the output."""
   print(text, flush=True)

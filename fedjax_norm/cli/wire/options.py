@@ -1,4 +1,4 @@
-"""The flags of the two sides of a wire, and of their certificates."""
+"""Options of the server, the client and the certificates of split learning over a network."""
 
 import dataclasses
 from collections.abc import Collection
@@ -20,10 +20,10 @@ SERVER_SETTINGS = (
   "lr_warmup_from", "lr_boundaries", "lr_factor", "lr_power", "momentum", "nesterov",
   "weight_decay", "clip_norm", "eval_every", "compute_dtype",
 )  # fmt: skip
-"""What the server decides and tells the clients."""
+"""Options that the server decides and sends to clients."""
 
 CONFIRMED_BY_CLIENT = ("cut", "tail")
-"""What of it the clients have to be told by their own users too, as it decides what they send."""
+"""Options among these that clients give as well, because they decide what a client sends."""
 
 _DATA = frozenset(
   one.name
@@ -37,94 +37,96 @@ _ALL = frozenset(one.name for one in options.of(SplitFlags))
 
 @dataclasses.dataclass(frozen=True)
 class WireFlags(SplitFlags):
-  """Options of both sides."""
+  """Options of both the server and the client."""
 
   algorithm = "split"
   hidden: ClassVar[Collection[str]] = ()
-  apart: ClassVar[tuple[str, ...]] = (
+  not_saved: ClassVar[tuple[str, ...]] = (
     "authority", "certificate", "key", "patience", "linger", "max_megabytes",
   )  # fmt: skip
-  """What changes no result, and may be other when a run goes on."""
+  """Options that change no result and can differ when a run resumes."""
 
   authority: str = option("certificates/authority.pem", "The authority's certificate.")
   certificate: str | None = option(None, "This party's certificate.")
   key: str | None = option(None, "The private key of --certificate.")
   patience: float = option(
-    60.0, "Seconds for which somebody who does not answer is waited for.", least=1, most=_YEAR
+    60.0, "Seconds to wait for a party that does not answer.", least=1, most=_YEAR
   )
   linger: float = option(
     0.0,
-    "Seconds to stay after the last round, for third parties that predict.",
+    "Seconds to stay after the last round for third parties that use --predict.",
     least=0,
     most=_YEAR,
   )
   # gRPC counts bytes in 31 bits.
-  max_megabytes: int = option(256, "The size of the largest message.", least=1, most=2147)
+  max_megabytes: int = option(256, "Largest size of a message.", least=1, most=2147)
 
   def saved(self) -> dict[str, Any]:
-    """What identifies a run: the options given here or sent by the other side."""
-    unused = {*self.apart, *(set(self.hidden) - set(SERVER_SETTINGS))}
+    """Returns the options that identify a run: those given here or sent by the server."""
+    unused = {*self.not_saved, *(set(self.hidden) - set(SERVER_SETTINGS))}
     return {name: value for name, value in super().saved().items() if name not in unused}
 
 
 @dataclasses.dataclass(frozen=True)
 class ServerFlags(WireFlags):
-  """Options of the server (Server)."""
+  """Options of the server."""
 
   hidden = _ALL - {*SERVER_SETTINGS, *_RUN}
-  apart = (*WireFlags.apart, "listen")
+  not_saved = (*WireFlags.not_saved, "listen")
 
   client_names: str | None = option(
-    None, "The names on the clients' certificates, in the order of their turns, with commas."
+    None, "Names on the clients' certificates in the order of turns, separated by commas."
   )
-  image_shape: str | None = option(None, "Height, width and channels of an image, as 28x28x1.")
-  classes: int | None = option(None, "How many classes there are.", least=1)
+  image_shape: str | None = option(
+    None, "Height, width and channels of an image, for example 28x28x1."
+  )
+  classes: int | None = option(None, "Number of classes.", least=1)
   listen: str = option("localhost:50051", "HOST:PORT to listen at.")
 
 
 @dataclasses.dataclass(frozen=True)
 class ClientFlags(WireFlags):
-  """Options of a client (Client); the server sends her the others.
+  """Options of a client; the server sends the others.
 
-  What she sends is for her to say: ``--cut`` and ``--tail`` have to be those of the server.
+  ``--cut`` and ``--tail`` have to be those of the server: a client's user decides what it sends.
   """
 
   hidden = _ALL - {*_DATA, *_RUN, *CONFIRMED_BY_CLIENT}
-  apart = (*WireFlags.apart, "server", "listen", "client_id", "init_seed", "predict")
+  not_saved = (*WireFlags.not_saved, "server", "listen", "client_id", "init_seed", "predict")
 
   server: str = option("localhost:50051", "HOST:PORT of the server.")
   client_id: int | None = option(
     None,
-    "Which of the --clients that divide --data this is, from 0. If not given, --data is all its "
-    "own, and so are the mean and deviation of the training images that it standardises with, in "
-    "--predict too.",
+    "Index of this client, from 0, if --data is partitioned over --clients. Without it, all of "
+    "--data belongs to this client, and images are standardized with the mean and standard "
+    "deviation of its training images, also with --predict.",
   )
   init_seed: int | None = option(
     None,
-    "Of the weights, should this be the first client; drawn, and told nobody else, if not.",
+    "Seed of the initial weights if this client trains first; by default a secret random seed.",
     most=2**32 - 1,
   )
   listen: str | None = option(
-    None, "With --hand_over=peer, HOST:PORT at which peers find this; localhost:0 by default."
+    None, "With --hand_over=peer, HOST:PORT to listen at for peers; localhost:0 by default."
   )
   predict: bool = option(
-    False, "Whether to classify the test images with the trained network, and not to train."
+    False, "Classify the test images with the trained network instead of training."
   )
 
   def check(self) -> None:
-    """Refuses what would do nothing."""
+    """Refuses options that would have no effect."""
     for name in ("init_seed", "listen"):
       if self.predict and getattr(self, name) is not None:
-        raise UserError(f"--{name} does nothing here: with --predict nothing is trained; drop it.")
+        raise UserError(f"--{name} has no effect with --predict, which does not train; drop it.")
 
 
 @dataclasses.dataclass(frozen=True)
 class CertificatesFlags(Options):
-  """Options of the maker of certificates."""
+  """Options of ``experiments.certificates``."""
 
-  output: str = option("certificates", "The folder to make; keys in it are never overwritten.")
-  clients: str | None = option(None, "The clients' names, with commas: alice0,alice1.")
+  output: str = option("certificates", "Output folder; existing files are not overwritten.")
+  clients: str | None = option(None, "Names of the clients, separated by commas: alice0,alice1.")
   server: str = option(
-    "localhost", "The host names and addresses that the server is reached by, with commas."
+    "localhost", "Host names and IP addresses of the server, separated by commas."
   )
-  days: int = option(365, "How long the certificates are valid.")
+  days: int = option(365, "Days for which the certificates are valid.")

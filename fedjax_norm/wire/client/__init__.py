@@ -1,1 +1,1 @@
-"""A client of split learning over a network."""
+"""The client of split learning over a network."""

@@ -1,4 +1,4 @@
-"""How far a client is, kept on its disk: its last step, the bytes of its turns, the last scores."""
+"""A client's progress on its disk: the last step, the bytes of its turns and the last scores."""
 
 import contextlib
 import json
@@ -13,22 +13,22 @@ _FILE = "progress.json"
 
 
 class Traffic(NamedTuple):
-  """Bytes of completed turns' steps and hand-overs, as the client and the server both count them.
+  """Bytes of completed turns' steps and hand-overs, counted alike by client and server.
 
   Attributes:
-    sent: to the server.
-    received: from the server.
+    sent: bytes to the server.
+    received: bytes from the server.
   """
 
   sent: int = 0
   received: int = 0
 
   def plus(self, other: "Traffic") -> "Traffic":
-    """The sum of two."""
+    """Returns the sum."""
     return Traffic(self.sent + other.sent, self.received + other.received)
 
   def minus(self, other: "Traffic") -> "Traffic":
-    """What came after another."""
+    """Returns the difference."""
     return Traffic(self.sent - other.sent, self.received - other.received)
 
 
@@ -36,12 +36,12 @@ NO_TRAFFIC = Traffic()
 
 
 class Progress(NamedTuple):
-  """How far a client is.
+  """Progress of a client.
 
   Attributes:
-    reached: the greatest step up to which it has handed over or been handed.
-    traffic: of its turns.
-    scores: the round and the test scores of its last turn; None if that was not evaluated.
+    reached: number of the greatest step among the hand-overs that it made or received.
+    traffic: bytes of its turns.
+    scores: round and test scores of its last turn, or None if that was not evaluated.
   """
 
   reached: int = 0
@@ -50,10 +50,7 @@ class Progress(NamedTuple):
 
 
 def read(folder: Path) -> Progress:
-  """Reads what a client's folder keeps.
-
-  Args:
-    folder: of the client.
+  """Reads the progress in a client's folder.
 
   Raises:
     UserError: the file is damaged or of another version.
@@ -63,7 +60,7 @@ def read(folder: Path) -> Progress:
 
 
 def unconfirmed(folder: Path) -> Progress | None:
-  """What was written for a hand-over whose answer has not come; None if nothing reads as such."""
+  """Returns the progress written for a hand-over without an answer yet; None if there is none."""
   with contextlib.suppress(UserError, OSError):
     return _read(folder / f"{_FILE}.tmp")
   return None
@@ -72,27 +69,27 @@ def unconfirmed(folder: Path) -> Progress | None:
 def _read(path: Path) -> Progress:
   whole = fields.whole
   try:
-    content = frames.parse(
+    content = frames.parse_json(
       path.read_bytes(),
       reached=whole,
       traffic=fields.record(sent=whole, received=whole),
-      scores=fields.optional(fields.mapping(fields.number)),
+      scores=fields.optional(fields.mapping_of(fields.number)),
     )
   except frames.FrameError as error:
     raise UserError(
-      f"{path} is damaged or of another version; restore it, go on with the version that wrote it, "
-      "or pass another --workdir."
+      f"{path} is damaged or of another version; restore it, use the version that wrote it, or "
+      "pass another --workdir."
     ) from error
   return Progress(**{**content, "traffic": Traffic(**content["traffic"])})
 
 
 @contextlib.contextmanager
 def written(folder: Path, progress: Progress) -> Iterator[None]:
-  """Writes a client's progress, which counts when the block has ended well.
+  """Writes the progress to the disk; it takes effect if the block ends without error.
 
   Args:
-    folder: of the client.
-    progress: how far it is after the block.
+    folder: the client's folder.
+    progress: progress after the block.
   """
   content = {**progress._asdict(), "traffic": progress.traffic._asdict()}
   with private_files.replacing(folder / _FILE, json.dumps(content, allow_nan=False).encode()):

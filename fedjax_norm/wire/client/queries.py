@@ -1,104 +1,110 @@
-"""What a client asks the server of the run: what it is, to join it, and whose turn it is."""
+"""A client's questions to the server: the run's settings, joining the run, and the turns."""
 
 from typing import Any, NamedTuple
 
 from fedjax_norm.wire.protocol import fields, frames
-from fedjax_norm.wire.protocol.transport import Caller
+from fedjax_norm.wire.protocol.caller import Caller
 from fedjax_norm.wire.server import store
-from fedjax_norm.wire.server.store import Handed
+from fedjax_norm.wire.server.store import HandOver
 
 
-class Described(NamedTuple):
-  """What the server says of the run.
+class RunInfo(NamedTuple):
+  """The server's description of the run.
 
   Attributes:
-    run: its name.
-    clients: the names on the certificates of the clients, in the order of their turns.
-    told: the settings that the server decides.
+    run: name of the run.
+    clients: names on the clients' certificates, in the order of their turns.
+    settings: the settings that the server decides.
   """
 
   run: str
   clients: list[str]
-  told: dict[str, Any]
+  settings: dict[str, Any]
 
 
-class Asked(NamedTuple):
-  """What the server says of the turns.
+class TurnInfo(NamedTuple):
+  """The server's answer about the turns.
 
   Attributes:
     state: ``yours``, ``wait`` or ``done``.
-    turn: the present one.
-    handed: the last hand-over, if there was any.
-    readable: whether it is sealed for the asker.
-    lacking: whether the asker has to seal it for others who have joined since.
-    deserted: whether nobody else is there who still waits for it.
+    turn: number of the current turn.
+    hand_over: the last hand-over, or None.
+    readable: whether the last hand-over is sealed for the caller.
+    reseal: whether the caller has to seal its hand-over for members that joined later.
+    nobody_waits: whether no other present party lacks the last hand-over.
   """
 
   state: str
   turn: int
-  handed: Handed | None
+  hand_over: HandOver | None
   readable: bool
-  lacking: bool
-  deserted: bool
+  reseal: bool
+  nobody_waits: bool
 
 
-def describe(call: Caller, limit: int) -> Described:
-  """Asks what the run is.
+def describe(call: Caller, limit: int) -> RunInfo:
+  """Returns the server's description of the run.
 
   Args:
-    call: the server.
-    limit: the most bytes of a message.
+    call: calls the server.
+    limit: largest number of bytes in a message.
   """
-  answer = frames.read_text(
-    call("Describe", frames.text({})),
+  answer = frames.decode_json(
+    call("Describe", frames.encode_json({})),
     limit,
     run=store.is_run,
-    clients=fields.listed(fields.name),
-    told=fields.mapping(fields.setting),
+    clients=fields.list_of(fields.name),
+    told=fields.mapping_of(fields.setting),
   )
-  return Described(**answer)
+  return RunInfo(answer["run"], answer["clients"], answer["told"])
 
 
 def join(
   call: Caller, announcement: bytes, client: int | None, examples: int, address: str
 ) -> None:
-  """Joins a run.
+  """Joins the run.
 
   Args:
-    call: the server.
-    announcement: of the public key.
-    client: the place among the clients, or None for a third party.
-    examples: of training; a third party has 0.
-    address: where peers may ask, or ''.
+    call: calls the server.
+    announcement: the party's signed public key.
+    client: index of the client, or None for a third party.
+    examples: number of training examples; 0 for a third party.
+    address: address for requests of peers, or ''.
   """
   content = {"client": client, "examples": examples, "address": address}
-  request = frames.text({**content, "announcement": announcement.decode()})
-  frames.read_text(call("Join", request), frames.LONGEST_REQUEST)
+  request = frames.encode_json({**content, "announcement": announcement.decode()})
+  frames.decode_json(call("Join", request), frames.MAX_REQUEST_BYTES)
 
 
-def ask(call: Caller, limit: int, *, waiting: bool, final: bool = False) -> Asked:
-  """Asks whose turn it is, and who trained last.
+def ask_turn(call: Caller, limit: int, *, waiting: bool, final: bool = False) -> TurnInfo:
+  """Asks for a turn, and for the last hand-over.
 
   Args:
-    call: the server.
-    limit: the most bytes of a message.
-    waiting: whether the asker wants a turn.
-    final: whether it has the last hand-over of all.
+    call: calls the server.
+    limit: largest number of bytes in a message.
+    waiting: whether the caller wants a turn.
+    final: whether the caller has the last hand-over of the run.
   """
-  answer = frames.read_text(
-    call("Turn", asking(waiting=waiting, final=final)),
+  answer = frames.decode_json(
+    call("Turn", turn_request(waiting=waiting, final=final)),
     limit,
     state=fields.one_of("yours", "wait", "done"),
     turn=fields.whole,
-    handed=fields.optional(store.is_handed),
+    handed=fields.optional(store.is_hand_over),
     readable=fields.flag,
-    lacking=fields.listed(fields.name),
+    lacking=fields.list_of(fields.name),
     deserted=fields.flag,
   )
-  handed = Handed(**answer["handed"]) if answer["handed"] else None
-  return Asked(**{**answer, "handed": handed, "lacking": bool(answer["lacking"])})
+  return TurnInfo(
+    answer["state"],
+    answer["turn"],
+    HandOver(**answer["handed"]) if answer["handed"] else None,
+    answer["readable"],
+    bool(answer["lacking"]),
+    answer["deserted"],
+  )
 
 
-def asking(*, waiting: bool, final: bool = False) -> bytes:
-  """The request that asks for a turn."""
-  return frames.text({"waiting": waiting, "final": final})
+def turn_request(*, waiting: bool, final: bool = False) -> bytes:
+  """Returns the bytes of a request for a turn."""
+  return frames.encode_json({"waiting": waiting, "final": final})

@@ -1,1 +1,1 @@
-"""What both sides of the network share: frames, identities, encryption, transport."""
+"""What clients and server share: frames, identities, encryption, gRPC and the cut network."""

@@ -1,4 +1,4 @@
-"""Addresses, and what a TLS handshake tells that gRPC does not."""
+"""Addresses, and a TLS handshake that finds out which side rejects the other's certificate."""
 
 import re
 import socket
@@ -12,27 +12,27 @@ _ADDRESS = re.compile(rf"({_HOST}):([0-9]{{1,5}})")
 
 
 def check_handshake(address: str, identity: Identity, name: str | None = None) -> None:
-  """Shakes hands once, for what gRPC does not tell: who of the two does not trust the other.
+  """Makes one TLS handshake, because gRPC does not report a rejected certificate as such.
 
   Args:
-    address: HOST:PORT.
-    identity: of the client.
-    name: the server's, where it is not its host's.
+    address: HOST:PORT of the server.
+    identity: the client's identity.
+    name: the name on the server's certificate, if it is not the host name.
 
   Raises:
-    UserError: one of them. That nobody answers is no matter here.
+    UserError: one side rejects the other's certificate. An unreachable server raises nothing.
   """
   host, _, port = address.rpartition(":")
   context = ssl.create_default_context(cadata=identity.authority.decode())
   context.set_alpn_protocols(["h2"])
   try:
-    context.load_cert_chain(*identity.files)  # which ssl reads from files alone
+    context.load_cert_chain(*identity.files)  # ssl reads certificates from files only
   except OSError:
-    return  # they have been moved, and we learn no more
+    return  # the files were moved, so the handshake cannot be made
 
-  def turned_away() -> bool:
-    # A server that accepts us speaks first; its verdict on our certificate comes after the
-    # handshake, and is that it hangs up.
+  def rejected() -> bool:
+    # A server that accepts the client sends first. A server that rejects the client's certificate
+    # closes the connection after the handshake.
     try:
       with (
         socket.create_connection((host.strip("[]"), int(port)), timeout=2) as plain,
@@ -41,34 +41,32 @@ def check_handshake(address: str, identity: Identity, name: str | None = None) -
         return not connection.recv(1)
     except ssl.SSLCertVerificationError as error:
       raise UserError(
-        f"the certificate of {address} is not to be trusted ({error.verify_message}); check the "
+        f"the certificate of {address} is not trusted ({error.verify_message}); check the "
         "address and --authority."
       ) from error
     except (OSError, ValueError):
       return False
 
-  if turned_away() and turned_away():  # one that is being stopped hangs up too, but once
+  if rejected() and rejected():  # a server that is stopping closes a connection too, but only once
     raise UserError(
-      f"{address} refuses the certificate of {identity.name!r}; use one of its own authority."
+      f"{address} rejects the certificate of {identity.name!r}; use a certificate of the server's "
+      "authority."
     )
 
 
 def split_address(address: str, least: int = 1) -> tuple[str, int]:
-  """Splits HOST:PORT.
+  """Splits HOST:PORT into the host and the port.
 
   Args:
-    address: the text; an IPv6 address stands in brackets.
-    least: the least port; 0 to listen at, where it means any that is free.
-
-  Returns:
-    The host and the port.
+    address: text of the form HOST:PORT, with an IPv6 address in brackets.
+    least: the lowest port; 0 for an address to listen at, where port 0 means any free port.
 
   Raises:
-    UserError: it is something else.
+    UserError: the text is not an address.
   """
-  found = _ADDRESS.fullmatch(address)
-  if not found or not least <= int(found[2]) < 2**16:
+  match = _ADDRESS.fullmatch(address)
+  if not match or not least <= int(match[2]) < 2**16:
     raise UserError(
-      f"{address[:300]!r} is no address; write HOST:PORT, with a port from {least} to 65535."
+      f"{address[:300]!r} is not an address; write HOST:PORT, with a port from {least} to 65535."
     )
-  return found[1], int(found[2])
+  return match[1], int(match[2])

@@ -15,12 +15,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fedjax_norm.errors import UserError
 
 AUTHORITY = "authority"
-"""The name of the authority's file, which no party may have."""
+"""Name of the authority's certificate file; no party can have this name."""
 
-_MOST_DAYS = 36_500  # dates end with the year 9999
+_MAX_DAYS = 36_500  # dates end with the year 9999
 _NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?")
 _HOST = re.compile(rf"{_NAME.pattern}(\.{_NAME.pattern})*")
-_LONGEST_HOST, _LONGEST_SUBJECT = 253, 64  # of DNS and of X.509
+_MAX_HOST, _MAX_SUBJECT = 253, 64  # limits of DNS and of X.509
 
 
 class Pair(NamedTuple):
@@ -33,38 +33,39 @@ class Pair(NamedTuple):
 def make(
   servers: Sequence[str], clients: Sequence[str], days: int = 365
 ) -> tuple[bytes, Pair, dict[str, Pair]]:
-  """A new authority's certificate, the server's pair and the clients'.
+  """Returns a new authority's certificate, the server's pair and the clients' pairs by name.
 
-  The authority's key is thrown away: nobody can make further certificates. A server's certificate
-  does not let it act as a client, so that Bob cannot pass for an Alice; a client's lets it be
-  connected to, by its name, as peers do.
+  The authority's key is discarded, so that nobody can issue further certificates. The server's
+  certificate is not valid for a client, so that the server cannot pose as one. A client's
+  certificate is valid for a server with the client's name as well, because peers connect to it.
 
   Args:
-    servers: the hosts and addresses of the server; the first is its name.
-    clients: the names of the clients.
-    days: how long all are valid.
+    servers: host names and IP addresses of the server; the first is its name.
+    clients: names of the clients.
+    days: number of days for which the certificates are valid.
 
   Raises:
-    UserError: a name or a number of days that cannot be.
+    UserError: a name or the number of days is not possible.
   """
-  if not 1 <= days <= _MOST_DAYS:
-    raise UserError(f"{days} days of validity must be at least 1 and at most {_MOST_DAYS:,}.")
+  if not 1 <= days <= _MAX_DAYS:
+    raise UserError(f"{days} days of validity must be at least 1 and at most {_MAX_DAYS:,}.")
   hosts = [_host(name) for name in servers]
   for name in clients:
     if not _NAME.fullmatch(name):
       raise UserError(
         f"{name!r} cannot be a client's name; use up to 63 letters, digits and hyphens."
       )
-  if len(servers[0]) > _LONGEST_SUBJECT:
+  if len(servers[0]) > _MAX_SUBJECT:
     raise UserError(
-      f"{servers[0]!r} is too long for the server's name; put one of up to {_LONGEST_SUBJECT} "
+      f"{servers[0]!r} is too long for the server's name; put a name of up to {_MAX_SUBJECT} "
       "characters first."
     )
-  names = [name.lower() for name in (AUTHORITY, *servers, *clients)]  # as some file systems do
-  if twice := sorted(name for name in set(names) if names.count(name) > 1):
+  # Names become file names, and some file systems ignore case.
+  names = [name.lower() for name in (AUTHORITY, *servers, *clients)]
+  if repeated := sorted(name for name in set(names) if names.count(name) > 1):
     raise UserError(
-      f"two parties have the same name, {twice[0]!r}; give the server and every client a name of "
-      f"its own, other than {AUTHORITY!r} and in more than upper and lower case."
+      f"two parties have the same name, {repeated[0]!r}; give the server and every client "
+      f"different names, not {AUTHORITY!r}, that differ in more than upper and lower case."
     )
   key = ec.generate_private_key(ec.SECP256R1())
   subject = _name("fedjax_norm test authority")
@@ -77,11 +78,11 @@ def make(
   )
 
   def pair(name: str, hosts: Sequence[x509.GeneralName], *purposes: x509.ObjectIdentifier) -> Pair:
-    own = ec.generate_private_key(ec.SECP256R1())
-    identifier = x509.SubjectKeyIdentifier.from_public_key(own.public_key())
+    party_key = ec.generate_private_key(ec.SECP256R1())
+    identifier = x509.SubjectKeyIdentifier.from_public_key(party_key.public_key())
     of_authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
     certificate = (
-      _builder(_name(name), subject, own, days)
+      _builder(_name(name), subject, party_key, days)
       .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
       .add_extension(_usage(signs_certificates=False), critical=True)
       .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
@@ -90,16 +91,16 @@ def make(
       .add_extension(of_authority, critical=False)
       .sign(key, hashes.SHA256())
     )
-    private = own.private_bytes(
+    private = party_key.private_bytes(
       serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return Pair(certificate.public_bytes(serialization.Encoding.PEM), private)
 
-  serving, asking = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+  as_server, as_client = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
   return (
     authority.public_bytes(serialization.Encoding.PEM),
-    pair(servers[0], hosts, serving),
-    {name: pair(name, [_host(name)], asking, serving) for name in clients},
+    pair(servers[0], hosts, as_server),
+    {name: pair(name, [_host(name)], as_client, as_server) for name in clients},
   )
 
 
@@ -109,16 +110,18 @@ def _name(text: str) -> x509.Name:
 
 def _host(text: str) -> x509.GeneralName:
   with contextlib.suppress(ValueError):
-    if "%" not in text:  # behind it an IPv6 address may have anything
+    if "%" not in text:  # the zone of an IPv6 address, after %, can hold any characters
       return x509.IPAddress(ipaddress.ip_address(text))
-  if not _HOST.fullmatch(text) or len(text) > _LONGEST_HOST:
+  if not _HOST.fullmatch(text) or len(text) > _MAX_HOST:
     raise UserError(
-      f"{text!r} is neither a host's name nor an address; correct the server's names."
+      f"{text!r} is neither a host name nor an IP address; correct the server's names."
     )
   return x509.DNSName(text)
 
 
-def _builder(subject, issuer, key, days: int) -> x509.CertificateBuilder:
+def _builder(
+  subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
+) -> x509.CertificateBuilder:
   now = datetime.datetime.now(datetime.UTC)
   return (
     x509.CertificateBuilder()

@@ -1,20 +1,20 @@
-"""What the fields of JSON messages and files may hold: checks of type, range and length.
+"""Checks of the fields of JSON messages and files: type, range and length.
 
-A check is a function of a field's value. Where JSON is read
-(``frames.parse``), all texts are checked to be encodable, and all numbers to be finite.
+A check is a function of a field's value. ``frames.parse_json`` applies the checks; it also refuses
+texts that cannot be encoded and numbers that are not finite.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from fedjax_norm import number_text
+from fedjax_norm import number_parsing
 from fedjax_norm.errors import UserError
 from fedjax_norm.wire.protocol.addresses import split_address
 
 Check = Callable[[Any], bool]
 
-LONGEST = 8192  # bytes of a text
-_LONGEST_NAME = 253
+MAX_TEXT_BYTES = 8192
+_MAX_NAME_LENGTH = 253
 
 
 def flag(value: Any) -> bool:
@@ -23,12 +23,12 @@ def flag(value: Any) -> bool:
 
 
 def integer(value: Any) -> bool:
-  """Whether a value is a whole number of any size."""
+  """Whether a value is an integer of any size."""
   return isinstance(value, int) and not isinstance(value, bool)
 
 
 def whole(value: Any) -> bool:
-  """Whether a value is a whole number that a frame's header can hold, as of a step or of bytes."""
+  """Whether a value is an unsigned 64-bit integer, the type of steps and sizes in a frame."""
   return integer(value) and 0 <= value < 2**64
 
 
@@ -43,30 +43,30 @@ def string(value: Any) -> bool:
 
 
 def text(value: Any) -> bool:
-  """Whether a value is a text that is not too long."""
-  return string(value) and len(value.encode()) <= LONGEST
+  """Whether a value is a text of at most :data:`MAX_TEXT_BYTES`."""
+  return string(value) and len(value.encode()) <= MAX_TEXT_BYTES
 
 
 def setting(value: Any) -> bool:
-  """Whether a value can be that of a flag, or a list of numbers, that programs count with."""
+  """Whether a value can be the value of a flag: null, a bool, number, short text or number list."""
   if integer(value):
-    return abs(value) <= number_text.MOST
+    return abs(value) <= number_parsing.MAX_INT
   if string(value):
-    return len(value) <= LONGEST and value.isprintable()
-  return value is None or isinstance(value, bool | float) or listed(_counted)(value)
+    return len(value) <= MAX_TEXT_BYTES and value.isprintable()
+  return value is None or isinstance(value, bool | float) or list_of(_float_or_whole)(value)
 
 
-def _counted(value: Any) -> bool:
+def _float_or_whole(value: Any) -> bool:
   return isinstance(value, float) or whole(value)
 
 
 def name(value: Any) -> bool:
-  """Whether a value can be the name on a certificate: short, and safe to print."""
-  return string(value) and 0 < len(value) <= _LONGEST_NAME and value.isprintable()
+  """Whether a value can be the name on a certificate: short and printable."""
+  return string(value) and 0 < len(value) <= _MAX_NAME_LENGTH and value.isprintable()
 
 
 def address(value: Any) -> bool:
-  """Whether a value is an address that can be connected to, or empty."""
+  """Whether a value is an address to connect to, or empty."""
   if not string(value):
     return False
   try:
@@ -77,29 +77,29 @@ def address(value: Any) -> bool:
 
 
 def one_of(*values: str) -> Check:
-  """Checks that a value is one of some words."""
+  """Returns a check that a value is one of some texts."""
   return lambda value: string(value) and value in values
 
 
 def optional(check: Check) -> Check:
-  """Checks a value that may be null."""
+  """Returns a check that a value is null or passes another check."""
   return lambda value: value is None or check(value)
 
 
-def listed(check: Check) -> Check:
-  """Checks every item of a list."""
+def list_of(check: Check) -> Check:
+  """Returns a check of a list and of every item in it."""
   return lambda value: isinstance(value, list) and all(map(check, value))
 
 
-def mapping(check: Check) -> Check:
-  """Checks the names and the values of an object whose fields are names."""
+def mapping_of(check: Check) -> Check:
+  """Returns a check of an object with any fields: their names, and their values by ``check``."""
   return lambda value: (
     isinstance(value, dict) and all(name(k) and check(v) for k, v in value.items())
   )
 
 
 def record(**checks: Check) -> Check:
-  """Checks an object that has these fields and no others."""
+  """Returns a check of an object that has exactly these fields."""
   return lambda value: (
     isinstance(value, dict)
     and set(value) == set(checks)

@@ -1,9 +1,9 @@
-"""Tensors as bytes, and back: every length is checked, and nothing may be left over.
+"""Encodes tensors as bytes and decodes them, with every length checked and no bytes left over.
 
 A frame, little endian:
 
   "FJNW", version u16, kind u8, step u64, number of tensors u16, bytes of the whole frame u64,
-  and of each tensor: bytes of its name u16, name (UTF-8), dtype u8, number of axes u8, each axis
+  and for each tensor: bytes of its name u16, name (UTF-8), dtype u8, number of axes u8, each axis
   u64, bytes u64, data.
 """
 
@@ -22,12 +22,13 @@ from fedjax_norm.split.messages import ACTIVATION, GRADIENT, HAND_OVER, LABELS, 
 from fedjax_norm.typing import PyTree
 from fedjax_norm.wire.protocol.fields import Check
 
-LONGEST_REQUEST = 2**16
-"""Bytes of a request that is JSON."""
+MAX_REQUEST_BYTES = 2**16
+"""Largest size of a JSON request."""
 
 SEALED, UPDATES, TEXT, STATE = "sealed", "updates", "text", "state"
-"""Kinds beside those of ``split/messages.py``, of which an output is of the U-shape's body too: of
-what only its receiver can read, of updates since a seed, of JSON, and of a server's folder."""
+"""Kinds in addition to those of ``split/messages.py``: an encrypted hand-over, weight updates
+relative to a seed, JSON, and the server's state file. (OUTPUT is also the kind of the server's
+output in a training step of the U-shape.)"""
 
 _KINDS = (ACTIVATION, GRADIENT, LABELS, HAND_OVER, OUTPUT, SEALED, UPDATES, TEXT, STATE)
 _DTYPES = tuple(
@@ -36,19 +37,19 @@ _DTYPES = tuple(
 )
 _MAGIC, _VERSION = b"FJNW", 1
 _HEADER = struct.Struct("<4sHBQHQ")
-_MAX_AXES, _MOST_ELEMENTS = 8, 2**40
+_MAX_AXES, _MAX_ELEMENTS = 8, 2**40
 
 
 class FrameError(UserError):
-  """Bytes that are no frame, or a frame that is not what was expected."""
+  """Bytes are not a frame, or the frame is not the expected one."""
 
 
 class Frame(NamedTuple):
   """One message.
 
   Attributes:
-    kind: of ``split/messages.py`` or above.
-    step: which step it is of.
+    kind: a kind of ``split/messages.py`` or of this module.
+    step: number of the step.
     tensors: numpy arrays by name.
   """
 
@@ -58,18 +59,18 @@ class Frame(NamedTuple):
 
 
 def encode(frame: Frame) -> bytes:
-  """The bytes of a frame.
+  """Returns the bytes of a frame.
 
   Raises:
-    ValueError: a kind, a dtype or a name that frames have no place for.
+    ValueError: a frame cannot hold this kind, dtype, name or number of axes.
   """
   body = bytearray()
   for name, tensor in frame.tensors.items():
     array = np.asarray(tensor)
-    named = name.encode()
-    if array.dtype not in _DTYPES or array.ndim > _MAX_AXES or len(named) > 0xFFFF:
+    name_bytes = name.encode()
+    if array.dtype not in _DTYPES or array.ndim > _MAX_AXES or len(name_bytes) > 0xFFFF:
       raise ValueError(f"{name!r} of dtype {array.dtype} and {array.ndim} axes fits no frame.")
-    body += struct.pack("<H", len(named)) + named
+    body += struct.pack("<H", len(name_bytes)) + name_bytes
     body += struct.pack("<BB", _DTYPES.index(array.dtype), array.ndim)
     body += struct.pack(f"<{array.ndim + 1}Q", *array.shape, array.nbytes)
     body += array.tobytes()
@@ -79,53 +80,55 @@ def encode(frame: Frame) -> bytes:
 
 
 def decode(data: bytes, limit: int | None = None) -> Frame:
-  """The frame that some bytes are.
+  """Returns the frame that some bytes encode.
 
   Args:
-    data: a whole frame and nothing else.
-    limit: the most bytes that a frame may have.
+    data: one whole frame.
+    limit: largest number of bytes allowed.
 
   Raises:
-    FrameError: it is not, in one sentence.
+    FrameError: the bytes are not exactly one frame, or too many.
   """
   if limit is not None and len(data) > limit:
     raise FrameError(f"a message of {len(data)} bytes is above the limit of {limit}.")
   reader = _Reader(data)
   magic, version, kind, step, count, total = reader.unpack(_HEADER)
   if magic != _MAGIC:
-    raise FrameError(f"a message begins with {magic!r}, so that it is none of this protocol.")
+    raise FrameError(f"a message begins with {magic!r}, so it does not belong to this protocol.")
   if version != _VERSION:
-    raise FrameError(f"a message is of version {version} of the protocol, and this is {_VERSION}.")
+    raise FrameError(
+      f"a message uses version {version} of the protocol, but this is version {_VERSION}."
+    )
   if kind >= len(_KINDS):
-    raise FrameError(f"a message is of the unknown kind {kind}.")
+    raise FrameError(f"a message has the unknown kind {kind}.")
   if len(data) < total:
-    raise FrameError(f"a message is truncated: {len(data)} of {total} bytes are there.")
+    raise FrameError(f"a message is truncated: it has {len(data)} of {total} bytes.")
   tensors: dict[str, np.ndarray] = {}
   for _ in range(count):
     name, array = _tensor(reader)
     if name in tensors:
-      raise FrameError(f"a message holds the tensor {name!r} twice.")
+      raise FrameError(f"a message contains the tensor {name!r} twice.")
     tensors[name] = array
-  if reader.left or total != len(data):
-    raise FrameError(f"a message of {len(data)} bytes has {max(reader.left, 1)} too many.")
+  if reader.remaining or total != len(data):
+    raise FrameError(f"a message of {len(data)} bytes has {max(reader.remaining, 1)} too many.")
   return Frame(_KINDS[kind], step, tensors)
 
 
 class _Reader:
-  """A place in some bytes, which never goes beyond their end."""
+  """Reads bytes in order and never beyond their end."""
 
   def __init__(self, data: bytes):
-    self._data, self._at = memoryview(data), 0
+    self._data, self._position = memoryview(data), 0
 
   @property
-  def left(self) -> int:
-    return len(self._data) - self._at
+  def remaining(self) -> int:
+    return len(self._data) - self._position
 
   def take(self, count: int) -> memoryview:
-    if count > self.left:
-      raise FrameError(f"a message is truncated: {count - self.left} bytes are missing.")
-    self._at += count
-    return self._data[self._at - count : self._at]
+    if count > self.remaining:
+      raise FrameError(f"a message is truncated: {count - self.remaining} bytes are missing.")
+    self._position += count
+    return self._data[self._position - count : self._position]
 
   def unpack(self, form: struct.Struct) -> tuple:
     return form.unpack(self.take(form.size))
@@ -136,105 +139,107 @@ def _tensor(reader: _Reader) -> tuple[str, np.ndarray]:
   try:
     name = bytes(reader.take(length)).decode()
   except UnicodeDecodeError:
-    raise FrameError("a message holds a tensor whose name is no text.") from None
+    raise FrameError("a message contains a tensor with a name that is not text.") from None
   dtype, axes = reader.unpack(struct.Struct("<BB"))
   if dtype >= len(_DTYPES):
-    raise FrameError(f"the tensor {name!r} is of an unknown dtype, number {dtype}.")
+    raise FrameError(f"the tensor {name!r} has an unknown dtype, number {dtype}.")
   if axes > _MAX_AXES:
     raise FrameError(f"the tensor {name!r} has {axes} axes, more than {_MAX_AXES}.")
   *shape, size = reader.unpack(struct.Struct(f"<{axes + 1}Q"))
-  # Of axes of length 0, numpy multiplies the others, which must not overflow.
-  most = math.prod(max(length, 1) for length in shape)
-  if size != math.prod(shape) * _DTYPES[dtype].itemsize or most > _MOST_ELEMENTS:
+  # If an axis has length 0, numpy still multiplies the others, which must not overflow.
+  largest = math.prod(max(length, 1) for length in shape)
+  if size != math.prod(shape) * _DTYPES[dtype].itemsize or largest > _MAX_ELEMENTS:
     raise FrameError(
-      f"the tensor {name!r} says {size} bytes, which is not what {_DTYPES[dtype]}{shape} takes."
+      f"the tensor {name!r} claims {size} bytes, which is not the size of {_DTYPES[dtype]}{shape}."
     )
   return name, np.frombuffer(reader.take(size), _DTYPES[dtype]).reshape(shape)
 
 
-def expect(frame: Frame, kind: str, *names: str) -> Frame:
-  """The frame, if it is of a kind and holds these tensors and no others.
+def check_frame(frame: Frame, kind: str, *names: str) -> Frame:
+  """Returns the frame if it has this kind and exactly these tensors.
 
   Raises:
-    FrameError: it is another one.
+    FrameError: the kind or the names differ.
   """
   if frame.kind != kind:
-    raise FrameError(f"a message is of the kind {frame.kind!r} where {kind!r} is expected.")
+    raise FrameError(f"a message has the kind {frame.kind!r} but {kind!r} is expected.")
   if set(frame.tensors) != set(names):
     raise FrameError(
-      f"a message of the kind {kind!r} holds the tensors {sorted(frame.tensors)} where "
+      f"a message of the kind {kind!r} has the tensors {sorted(frame.tensors)} but "
       f"{sorted(names)} are expected."
     )
   return frame
 
 
-def named(tree: PyTree) -> dict[str, np.ndarray]:
-  """The leaves of a tree by their paths, on the host."""
+def tree_tensors(tree: PyTree) -> dict[str, np.ndarray]:
+  """Returns the leaves of a tree as numpy arrays by path."""
   paths = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in paths}
 
 
-def tree_of(frame: Frame, kind: str, template: PyTree) -> PyTree:
-  """The inverse of :func:`named`, checked against what the receiver expects.
+def read_tree(frame: Frame, kind: str, template: PyTree) -> PyTree:
+  """Returns the tree of a frame's tensors: the inverse of :func:`tree_tensors`, checked.
 
   Args:
-    frame: of tensors by their paths.
-    kind: which it has to be.
-    template: arrays or their shapes.
+    frame: the received frame.
+    kind: the expected kind.
+    template: tree of arrays or shapes that the tensors have to match.
 
   Raises:
-    FrameError: another kind, other names, or a tensor of another shape or dtype.
+    FrameError: the kind, a name, a shape or a dtype differs.
   """
   paths, structure = jax.tree_util.tree_flatten_with_path(template)
-  wanted = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
-  expect(frame, kind, *wanted)
-  for name, leaf in wanted.items():
-    found = frame.tensors[name]
-    if found.shape != tuple(leaf.shape) or found.dtype != leaf.dtype:
+  expected = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+  check_frame(frame, kind, *expected)
+  for name, leaf in expected.items():
+    tensor = frame.tensors[name]
+    if tensor.shape != tuple(leaf.shape) or tensor.dtype != leaf.dtype:
       raise FrameError(
-        f"the tensor {name!r} is {found.dtype}{list(found.shape)} where "
+        f"the tensor {name!r} is {tensor.dtype}{list(tensor.shape)} but "
         f"{np.dtype(leaf.dtype)}{list(leaf.shape)} is expected."
       )
-  return jax.tree_util.tree_unflatten(structure, [frame.tensors[name] for name in wanted])
+  return jax.tree_util.tree_unflatten(structure, [frame.tensors[name] for name in expected])
 
 
-def text(content: dict[str, Any], step: int = 0) -> bytes:
-  """The bytes of a frame of JSON."""
+def encode_json(content: dict[str, Any], step: int = 0) -> bytes:
+  """Returns the bytes of a frame that contains JSON."""
   return encode(Frame(TEXT, step, {"json": from_bytes(json.dumps(content).encode())}))
 
 
-def read_text(data: bytes, limit: int | None = None, **checks: Check) -> dict[str, Any]:
-  """The content of a frame of JSON.
+def decode_json(data: bytes, limit: int | None = None, **checks: Check) -> dict[str, Any]:
+  """Returns the content of a frame of JSON.
 
   Args:
-    data: its bytes.
-    limit: the most that they may be.
-    **checks: of ``fields.py``, for every field that must be there.
+    data: bytes of the frame.
+    limit: largest number of bytes allowed.
+    **checks: a check of ``fields.py`` for each field; exactly these fields must exist.
 
   Raises:
-    FrameError: it is another frame, or another object.
+    FrameError: the frame or the JSON object is not the expected one.
   """
-  return parse(expect(decode(data, limit), TEXT, "json").tensors["json"].tobytes(), **checks)
+  return parse_json(
+    check_frame(decode(data, limit), TEXT, "json").tensors["json"].tobytes(), **checks
+  )
 
 
-def parse(data: bytes, **checks: Check) -> dict[str, Any]:
-  """The JSON object that some bytes are (see :func:`read_text`).
+def parse_json(data: bytes, **checks: Check) -> dict[str, Any]:
+  """Parses a JSON object (see :func:`decode_json`).
 
-  Its texts can be encoded, and its numbers are finite.
+  All texts in the result can be encoded, and all numbers are finite.
   """
   try:
     content = json.loads(data)
     json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
   except (ValueError, RecursionError):
-    raise FrameError("a message that should be JSON does not read as such.") from None
+    raise FrameError("a message that should be JSON cannot be read as JSON.") from None
   if not isinstance(content, dict) or set(content) != set(checks):
     raise FrameError(f"a message of JSON does not have the fields {sorted(checks)}.")
   for name, check in checks.items():
     if not check(content[name]):
-      raise FrameError(f"the field {name!r} of a message of JSON has a value that it cannot have.")
+      raise FrameError(f"the field {name!r} of a message of JSON has a value that is not allowed.")
   return content
 
 
 def from_bytes(data: bytes) -> np.ndarray:
-  """Bytes as a tensor, [n] uint8."""
+  """Returns bytes as a tensor [n] uint8."""
   return np.frombuffer(data, np.uint8)

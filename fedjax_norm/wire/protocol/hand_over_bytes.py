@@ -1,4 +1,4 @@
-"""What one Alice hands over to the next, as bytes (paper 003, Alg. 2, step 7; sec. 3.4)."""
+"""Encodes the parts that a client hands over to the next (paper 003, Alg. 2, step 7; sec. 3.4)."""
 
 import jax
 import jax.numpy as jnp
@@ -15,49 +15,50 @@ from fedjax_norm.wire.protocol.network import Network
 _SEED = "seed"
 
 
-def pack(own: tuple[Part, ...], step: int) -> bytes:
-  """Parameters, running statistics and optimizer states, as they are."""
-  return frames.encode(Frame(HAND_OVER, step, frames.named(own)))
+def pack(parts: tuple[Part, ...], step: int) -> bytes:
+  """Encodes the parameters, running statistics and optimizer states themselves."""
+  return frames.encode(Frame(HAND_OVER, step, frames.tree_tensors(parts)))
 
 
-def pack_updates(network: Network, own: tuple[Part, ...], step: int, seed: Key) -> bytes:
-  """The seed, and the bits that have been added to what it gives.
+def pack_updates(network: Network, parts: tuple[Part, ...], step: int, seed: Key) -> bytes:
+  """Encodes the seed of the initial weights and the integer differences from these weights.
 
   Args:
-    network: the model.
-    own: Alice's parts.
-    step: the first that is not in them.
-    seed: that training began from.
+    network: the cut network.
+    parts: the client's parts.
+    step: number of the first step that is not in the parts.
+    seed: key of the initial weights that training started from.
   """
-  added = frames.named(weight_delta.difference(own, network.own(network.begin(seed))))
+  start = network.client_parts(network.initial_parts(seed))
+  differences = frames.tree_tensors(weight_delta.difference(parts, start))
   words = np.asarray(jax.random.key_data(seed))
-  return frames.encode(Frame(UPDATES, step, {**added, _SEED: words}))
+  return frames.encode(Frame(UPDATES, step, {**differences, _SEED: words}))
 
 
 def unpack(network: Network, data: bytes) -> tuple[tuple[Part, ...], Key | None]:
-  """Alice's parts, and the seed if that came with them; the inverse of both of the above.
+  """Returns the client's parts, and the seed if the hand-over holds updates.
 
   Args:
-    network: the model; what does not fit it is refused.
-    data: what was handed over.
+    network: the cut network, which the parts have to fit.
+    data: result of :func:`pack` or :func:`pack_updates`.
 
   Raises:
-    FrameError: it is not what the network needs.
+    FrameError: the hand-over does not fit the network.
   """
   frame = frames.decode(data)
   if frame.kind != UPDATES:
-    parts = frames.tree_of(frame, HAND_OVER, templates(network))
+    parts = frames.read_tree(frame, HAND_OVER, shapes(network))
     return jax.tree.map(jnp.asarray, parts), None
   words = frame.tensors.get(_SEED, np.zeros(0))
   if words.dtype != np.uint32 or words.shape != (2,):
-    raise frames.FrameError("updates came without the seed that they are relative to.")
+    raise frames.FrameError("weight updates came without the seed that they are relative to.")
   seed = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
-  start = network.own(network.begin(seed))
-  added = frame._replace(tensors={k: v for k, v in frame.tensors.items() if k != _SEED})
-  shapes = jax.eval_shape(weight_delta.difference, start, start)
-  return weight_delta.restore(frames.tree_of(added, UPDATES, shapes), start), seed
+  start = network.client_parts(network.initial_parts(seed))
+  differences = frame._replace(tensors={k: v for k, v in frame.tensors.items() if k != _SEED})
+  template = jax.eval_shape(weight_delta.difference, start, start)
+  return weight_delta.restore(frames.read_tree(differences, UPDATES, template), start), seed
 
 
-def templates(network: Network) -> tuple[Part, ...]:
-  """The shapes of Alice's parts."""
-  return network.own(jax.eval_shape(network.begin, jax.random.key(0)))
+def shapes(network: Network) -> tuple[Part, ...]:
+  """Returns the shapes of the client's parts."""
+  return network.client_parts(jax.eval_shape(network.initial_parts, jax.random.key(0)))

@@ -1,4 +1,4 @@
-"""Who a party is: its certificate, and those of others that the same authority vouches for."""
+"""A party's identity (its certificate and private key), and checks of other certificates."""
 
 import datetime
 from pathlib import Path
@@ -18,14 +18,14 @@ _UNREADABLE = (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm)
 
 
 class Identity(NamedTuple):
-  """What a party proves who it is with, all PEM.
+  """The certificate and private key of a party, PEM.
 
   Attributes:
-    name: of its certificate's subject.
-    authority: the certificate that all others hang on.
-    certificate: its own.
-    key: its private one.
-    files: where certificate and key lie, for what reads them from there alone.
+    name: common name of the certificate's subject.
+    authority: the authority's certificate, which all other certificates are checked against.
+    certificate: the party's certificate.
+    key: the party's private key.
+    files: paths of the certificate and the key, for libraries that read them from files only.
   """
 
   name: str
@@ -39,37 +39,41 @@ def load(authority: str, certificate: str, key: str) -> Identity:
   """Reads an identity.
 
   Args:
-    authority: the authority's file.
-    certificate: the file of the party's own certificate.
-    key: the file of its private key.
+    authority: file of the authority's certificate.
+    certificate: file of the party's certificate.
+    key: file of the party's private key.
 
   Raises:
-    UserError: a file cannot be read, they do not belong together, a certificate is out of date, or
-      others may read the key.
+    UserError: a file cannot be read, the key does not match the certificate, a certificate is not
+      valid now, or other users may read the key.
   """
   files = [Path(path).expanduser() for path in (authority, certificate, key)]
   texts = [_read(path) for path in files]
   try:
-    vouching = x509.load_pem_x509_certificate(texts[0])
+    authority_certificate = x509.load_pem_x509_certificate(texts[0])
   except _UNREADABLE as error:
     raise UserError(
-      f"{authority} does not read as a certificate; give the authority's as --authority."
+      f"{authority} cannot be read as a certificate; give the authority's certificate as "
+      "--authority."
     ) from error
   try:
-    held = x509.load_pem_x509_certificate(texts[1])
-    secret = serialization.load_pem_private_key(texts[2], password=None)
-    matching = secret.public_key() == held.public_key()
+    party_certificate = x509.load_pem_x509_certificate(texts[1])
+    private = serialization.load_pem_private_key(texts[2], password=None)
+    matching = private.public_key() == party_certificate.public_key()
   except _UNREADABLE as error:
     raise UserError(
-      f"{certificate} and {key} do not read as a certificate and its private key; make them with "
-      "experiments.certificates."
+      f"{certificate} and {key} cannot be read as a certificate and its private key; make them "
+      "with experiments.certificates."
     ) from error
   if not matching:
-    raise UserError(f"{key} is not the private key of {certificate}; give the two of one party.")
-  for path, found in ((authority, vouching), (certificate, held)):
-    _check_dates(path, found)
+    raise UserError(
+      f"{key} is not the private key of {certificate}; give a certificate and a key that belong "
+      "together."
+    )
+  for path, checked in ((authority, authority_certificate), (certificate, party_certificate)):
+    _check_dates(path, checked)
   private_files.check(files[2])
-  return Identity(name_of(held), texts[0], texts[1], texts[2], (files[1], files[2]))
+  return Identity(name_of(party_certificate), texts[0], texts[1], texts[2], (files[1], files[2]))
 
 
 def _check_dates(path: str, certificate: x509.Certificate) -> None:
@@ -83,9 +87,9 @@ def _check_dates(path: str, certificate: x509.Certificate) -> None:
 
 
 def load_client(authority: str, certificate: str, key: str) -> Identity:
-  """Reads a client's identity, which the authority must vouch for (see :func:`load`)."""
+  """Reads a client's identity and checks that the authority signed it (see :func:`load`)."""
   identity = load(authority, certificate, key)
-  vouched(identity.certificate, identity.authority)
+  verify_client_certificate(identity.certificate, identity.authority)
   return identity
 
 
@@ -93,47 +97,47 @@ def _read(path: Path) -> bytes:
   try:
     return path.read_bytes()
   except OSError as error:
-    raise UserError(f"{path} cannot be read ({error.strerror}); give a file of yours.") from error
+    raise UserError(
+      f"{path} cannot be read ({error.strerror}); give a file that you may read."
+    ) from error
 
 
 def name_of(certificate: x509.Certificate) -> str:
-  """The common name of a certificate's subject."""
+  """Returns the common name of a certificate's subject, or ''."""
   names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
   return str(names[0].value) if names else ""
 
 
-def vouched(certificate: bytes, authority: bytes) -> x509.Certificate:
-  """A client's certificate, checked.
-
-  Args:
-    certificate: PEM.
-    authority: PEM.
+def verify_client_certificate(certificate: bytes, authority: bytes) -> x509.Certificate:
+  """Checks a client's certificate against the authority's, both PEM, and returns it parsed.
 
   Raises:
-    UserError: the authority has not signed it, not for a client, or not for today.
+    UserError: the authority did not sign it, it is not a client's, or it is not valid now.
   """
   try:
-    found = x509.load_pem_x509_certificate(certificate)
+    parsed = x509.load_pem_x509_certificate(certificate)
     store = verification.Store([x509.load_pem_x509_certificate(authority)])
-    verification.PolicyBuilder().store(store).build_client_verifier().verify(found, [])
+    verification.PolicyBuilder().store(store).build_client_verifier().verify(parsed, [])
   except (*_UNREADABLE, verification.VerificationError) as error:
     raise UserError(
-      "a certificate is no client's of this authority, or is out of date; use one that "
-      "experiments.certificates made together with the authority's."
+      "a certificate is not a client certificate of this authority, or is not valid now; use a "
+      "certificate that experiments.certificates made together with the authority's."
     ) from error
-  return found
+  return parsed
 
 
 def sign(identity: Identity, data: bytes) -> bytes:
-  """A party's signature (ECDSA with SHA-256)."""
+  """Returns a party's signature of some bytes (ECDSA with SHA-256)."""
   key = serialization.load_pem_private_key(identity.key, password=None)
   if not isinstance(key, ec.EllipticCurvePrivateKey):
-    raise UserError("the private key is of no elliptic curve; use experiments.certificates.")
+    raise UserError(
+      "the private key is not an elliptic-curve key; make keys with experiments.certificates."
+    )
   return key.sign(data, ec.ECDSA(hashes.SHA256()))
 
 
-def signed(certificate: x509.Certificate, signature: bytes, data: bytes) -> bool:
-  """Whether a signature is that of a certificate's owner."""
+def verify_signature(certificate: x509.Certificate, signature: bytes, data: bytes) -> bool:
+  """Whether the owner of a certificate signed some bytes."""
   key = certificate.public_key()
   if not isinstance(key, ec.EllipticCurvePublicKey):
     return False

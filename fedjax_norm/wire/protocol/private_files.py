@@ -15,17 +15,17 @@ def create(path: Path, data: bytes) -> None:
 
   Raises:
     UserError: the file already exists.
-    OSError: with the name of ``path``, which does not exist then.
+    OSError: the file cannot be written; it names ``path``, and no file is left.
   """
   with atomic_files.filename_in_errors(path):
     try:
-      with open(path, "xb", opener=_opened) as file:
+      with open(path, "xb", opener=_open_private) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     except FileExistsError as error:
       raise UserError(
-        f"{path} is there already and is not overwritten; move it or choose another folder."
+        f"{path} already exists and is not overwritten; move it or choose another folder."
       ) from error
     except OSError:
       with contextlib.suppress(OSError):
@@ -34,10 +34,10 @@ def create(path: Path, data: bytes) -> None:
 
 
 def check(path: Path) -> None:
-  """Refuses a private key that others may use.
+  """Refuses a private key that other users may read or write.
 
   Raises:
-    UserError: the mode of the file lets others read or write it.
+    UserError: the file's mode gives others access.
   """
   if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
     raise UserError(
@@ -46,28 +46,28 @@ def check(path: Path) -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-  """Replaces a file, whole or not at all; it has mode 0600."""
+  """Replaces a file atomically; the new file has mode 0600."""
   with replacing(path, data):
     pass
 
 
 @contextlib.contextmanager
 def replacing(path: Path, data: bytes) -> Iterator[None]:
-  """Replaces a file when the block has ended well; its new content is on the disk before.
+  """Writes the new content to the disk, and replaces the file if the block ends without error.
 
   Args:
     path: the file, which gets mode 0600.
-    data: its content.
+    data: the new content.
   """
   with atomic_files.atomic_replacement(path) as temporary:
-    with open(temporary, "wb", opener=_opened) as file:
+    with open(temporary, "wb", opener=_open_private) as file:
       file.write(data)
       file.flush()
       os.fsync(file.fileno())
     yield
 
 
-def _opened(path: str | Path, flags: int) -> int:
+def _open_private(path: str | Path, flags: int) -> int:
   descriptor = os.open(path, flags, 0o600)
-  os.fchmod(descriptor, 0o600)  # of a file that a kill has left, too
+  os.fchmod(descriptor, 0o600)  # also of a file that a killed process left behind
   return descriptor

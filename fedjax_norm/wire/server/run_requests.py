@@ -1,6 +1,6 @@
-"""The training request (paper 003, sec. 4): what the run is, who takes part, whose turn it is.
+"""The training request (paper 003, sec. 4): the run's settings, joining it, and the turns.
 
-Pure: (the state, who asks, the request, the time) -> the state after it and the answer.
+Pure functions: (state, the caller's name, request, time) -> (state after it, answer).
 """
 
 from typing import NamedTuple
@@ -11,136 +11,150 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.wire.protocol import fields, frames, seal
 from fedjax_norm.wire.protocol.addresses import split_address
 from fedjax_norm.wire.protocol.network import check_steps
-from fedjax_norm.wire.protocol.turns import STEPS
-from fedjax_norm.wire.server.state import Setting, State
+from fedjax_norm.wire.protocol.step_ids import MAX_STEPS
+from fedjax_norm.wire.server.state import RunSettings, RunState
 from fedjax_norm.wire.server.store import Member
 
 _LONGEST_POLL = 1.0  # seconds
-_MOST_EXAMPLES = 2**31
+_MAX_EXAMPLES = 2**31
 
 
-class Asking(NamedTuple):
-  """Somebody who asks for a turn, or whose it is.
+class TurnRequest(NamedTuple):
+  """A request for a turn.
 
   Attributes:
-    name: who.
-    waiting: whether it wants a turn, and has a place.
-    until: when it wants an answer at the latest.
+    name: name of the party.
+    waiting: whether the party is a client that wants a turn.
+    deadline: time at which the party gets an answer at the latest.
   """
 
   name: str
   waiting: bool
-  until: float
+  deadline: float
 
 
-def describe(state: State, name: str, data: bytes, now: float) -> tuple[State, bytes]:
-  """What the run is; the first thing that a client asks."""
-  setting = state.setting
-  frames.read_text(data, frames.LONGEST_REQUEST)
-  content = {"run": state.roll.run, "clients": list(setting.clients), "told": setting.told}
-  return state, frames.text(content)
+def describe(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, bytes]:
+  """Answers with the run's name, its clients and its settings; a client's first request."""
+  settings = state.settings
+  frames.decode_json(data, frames.MAX_REQUEST_BYTES)
+  content = {
+    "run": state.membership.run,
+    "clients": list(settings.clients),
+    "told": settings.client_settings,
+  }
+  return state, frames.encode_json(content)
 
 
-def join(state: State, name: str, data: bytes, now: float) -> tuple[State, bytes]:
-  """A client, or a third party, gives its public key, and a client its place and address."""
-  setting, roll = state.setting, state.roll
-  member = _member(setting, roll.run, name, data)
-  before = roll.members.get(name)
+def join(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, bytes]:
+  """Adds a client or a third party with its public key, and the client's index and address."""
+  settings, membership = state.settings, state.membership
+  member = _read_member(settings, membership.run, name, data)
+  before = membership.members.get(name)
   if before and before.public != member.public:
     raise UserError(
       f"{name!r} has joined this run with another public key; start it with the --workdir that "
       "it began with."
     )
-  if before and member.client is None:  # a client that comes back to predict keeps its place
+  if before and member.client is None:  # a client that returns to predict remains a client
     member = before._replace(announcement=member.announcement)
-  members = {**roll.members, name: member}
-  after = state._replace(roll=roll._replace(members=members, final=roll.final - {name}))
-  # Its certificate may be another, which the last sender may trust.
-  return after._replace(offered=state.offered - {name}).heard(name, now), frames.text({})
+  members = {**membership.members, name: member}
+  after = membership._replace(members=members, final=membership.final - {name})
+  # The party may have a new certificate, which the last sender may trust.
+  state = state._replace(membership=after, sender_keys=state.sender_keys - {name})
+  return state.heard_from(name, now), frames.encode_json({})
 
 
-def _member(setting: Setting, run: str, name: str, data: bytes) -> Member:
-  """What somebody says of itself, checked."""
-  asked = frames.read_text(
+def _read_member(settings: RunSettings, run: str, name: str, data: bytes) -> Member:
+  """Returns the member that a request to join describes, checked."""
+  request = frames.decode_json(
     data,
-    frames.LONGEST_REQUEST,
+    frames.MAX_REQUEST_BYTES,
     announcement=fields.string,
     client=fields.optional(fields.whole),
     examples=fields.integer,
     address=fields.string,
   )
-  if not fields.text(asked["announcement"]):
-    raise UserError(f"{name!r} says more of itself than the {fields.LONGEST} bytes that it may.")
-  if asked["address"]:
-    split_address(asked["address"])
-  elif setting.peer and asked["client"] is not None:
-    raise UserError(f"{name!r} gives no address, at which peers could ask it for the weights.")
-  who, key = seal.read_announcement(asked["announcement"].encode(), setting.authority, run)
-  if who != name:
-    raise UserError(f"{name!r} announces a public key of {who!r}; it can only give its own.")
-  if asked["client"] is not None:
-    _check_place(setting, name, asked["client"])
-    _check_size(setting, name, asked["examples"])
-  elif asked["examples"] != 0:
-    raise UserError(f"{name!r} joins without a place in training, and so with 0 examples.")
-  return Member(**asked, public=key.public_bytes_raw().hex())
-
-
-def _check_place(setting: Setting, name: str, place: int) -> None:
-  """Refuses a client that asks for another's place."""
-  clients = setting.clients
-  own = clients.index(name) if name in clients else None
-  if own != place:
-    expected = f"is none of {', '.join(clients)}" if own is None else f"has place {own}"
+  announcement, index = request["announcement"], request["client"]
+  if not fields.text(announcement):
     raise UserError(
-      f"{name!r} asks for place {place} and, by its certificate, {expected}; correct --client_id."
+      f"{name!r} sends an announcement of more than the {fields.MAX_TEXT_BYTES} bytes allowed."
+    )
+  if request["address"]:
+    split_address(request["address"])
+  elif settings.peer and index is not None:
+    raise UserError(f"{name!r} gives no address at which peers could request the weights.")
+  owner, key = seal.read_announcement(announcement.encode(), settings.authority, run)
+  if owner != name:
+    raise UserError(
+      f"{name!r} announces a public key of {owner!r}; a party can announce only its key."
+    )
+  if index is not None:
+    _check_index(settings, name, index)
+    _check_size(settings, name, request["examples"])
+  elif request["examples"] != 0:
+    raise UserError(f"{name!r} joins as a third party, so it must have 0 examples.")
+  return Member(**request, public=key.public_bytes_raw().hex())
+
+
+def _check_index(settings: RunSettings, name: str, index: int) -> None:
+  """Refuses a client with another client's index."""
+  clients = settings.clients
+  expected = clients.index(name) if name in clients else None
+  if expected != index:
+    known = f"is none of {', '.join(clients)}" if expected is None else f"is client {expected}"
+    raise UserError(
+      f"{name!r} asks to be client {index} but, by its certificate, {known}; correct --client_id."
     )
 
 
-def _check_size(setting: Setting, name: str, examples: int) -> None:
-  """Refuses a client that would take no step, or too many to count."""
+def _check_size(settings: RunSettings, name: str, examples: int) -> None:
+  """Refuses a client that would take no step, or more steps than can be counted."""
   if examples < 1:
-    raise UserError(f"{name!r} has no training examples, so it can take no part.")
-  steps = int(setting.network.rules.steps(np.int64(min(examples, _MOST_EXAMPLES))))
-  if examples >= _MOST_EXAMPLES or steps >= STEPS:
+    raise UserError(f"{name!r} has no training examples, so it cannot take part.")
+  steps = int(settings.network.rules.steps(np.int64(min(examples, _MAX_EXAMPLES))))
+  if examples >= _MAX_EXAMPLES or steps >= MAX_STEPS:
     raise UserError(
-      f"{name!r} has so many examples that a turn would have {STEPS:,} steps or more; "
+      f"{name!r} has so many examples that a turn would have {MAX_STEPS:,} steps or more; "
       "divide them over more clients, or lower --local_epochs."
     )
-  check_steps(len(setting.rates), steps)
+  check_steps(len(settings.rates), steps)
 
 
-def ask(state: State, name: str, data: bytes, now: float) -> tuple[State, Asking]:
-  """Whose turn it is, and who trained last; waits a little for the asker's own."""
-  asked = frames.read_text(data, frames.LONGEST_REQUEST, final=fields.flag, waiting=fields.flag)
-  roll = state.roll
-  if name not in roll.members:
+def ask_turn(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, TurnRequest]:
+  """Reads a request for a turn; :func:`answer_turn` answers it, perhaps a little later."""
+  content = frames.decode_json(
+    data, frames.MAX_REQUEST_BYTES, final=fields.flag, waiting=fields.flag
+  )
+  membership = state.membership
+  if name not in membership.members:
     raise UserError(f"{name!r} has not joined.")
-  if asked["final"] and name not in roll.final:
-    state = state._replace(roll=roll._replace(final=roll.final | {name}))
-  waiting = asked["waiting"] and state.takes_part(name)
-  poll = min(_LONGEST_POLL, state.setting.patience / 4) if waiting else 0.0
-  return state.heard(name, now), Asking(name, waiting, now + poll)
+  if content["final"] and name not in membership.final:
+    state = state._replace(membership=membership._replace(final=membership.final | {name}))
+  waiting = content["waiting"] and state.is_client(name)
+  poll = min(_LONGEST_POLL, state.settings.patience / 4) if waiting else 0.0
+  return state.heard_from(name, now), TurnRequest(name, waiting, now + poll)
 
 
-def turn(state: State, asking: Asking, now: float) -> tuple[State, bytes | None]:
-  """The answer to who asks for a turn; None as long as it may wait for a better one."""
-  name, state = asking.name, state.offer(now).pass_on(now)
-  mine = asking.waiting and not state.done and state.current == name and state.can_begin
-  lacking = state.lacking(name)
-  if not (mine or state.done or lacking or now >= asking.until):
+def answer_turn(state: RunState, request: TurnRequest, now: float) -> tuple[RunState, bytes | None]:
+  """Answers a request for a turn; None while the caller may wait for its turn."""
+  name, state = request.name, state.offer_first_turn(now).pass_on(now)
+  is_current = request.waiting and not state.done and state.current_client == name
+  has_turn = is_current and state.can_start_turn
+  missing = state.missing_receivers(name)
+  if not (has_turn or state.done or missing or now >= request.deadline):
     return state, None
-  if mine:
-    state = state.begin_turn().heard(name, now)
-  handed = state.kept.handed
-  if handed:  # its address may have changed since
-    handed = handed._replace(address=state.roll.members[handed.sender].address)
+  if has_turn:
+    state = state.begin_turn().heard_from(name, now)
+  hand_over = state.committed.hand_over
+  if hand_over:  # the sender's address may have changed
+    address = state.membership.members[hand_over.sender].address
+    hand_over = hand_over._replace(address=address)
   content = {
-    "state": "done" if state.done else "yours" if mine else "wait",
-    "turn": state.kept.turn,
-    "handed": handed._asdict() if handed else None,
+    "state": "done" if state.done else "yours" if has_turn else "wait",
+    "turn": state.committed.turn,
+    "handed": hand_over._asdict() if hand_over else None,
     "readable": state.can_read(name),
-    "lacking": lacking,
+    "lacking": missing,
     "deserted": not (state.waiting(now) - {name}),
   }
-  return state, frames.text(content)
+  return state, frames.encode_json(content)

@@ -1,14 +1,14 @@
-"""Bob: the body of the model, whose turn it is, and the hand-overs that he cannot read.
+"""The server: it trains its part of the model, assigns the turns and stores sealed hand-overs.
 
-A turn is what is done or not done: its steps change a copy, which becomes Bob's part, and is on the
-disk, when the client has put its hand-over. Until then the part before it is kept, and a client
-that comes back, the next one after a client that does not, and Bob himself after a restart begin
-from it, and from the hand-over that belongs to it, and come to the same bits.
+A turn counts as a whole or not at all. Its steps change a copy of the server's part. When the
+client has put its hand-over, the copy becomes the server's part and is written to the disk. Until
+then a client that returns, the next client after one that does not return, or a restarted server
+starts from the part and the hand-over of the previous turn, and gets the same bits.
 
-What a request does to the state is said by pure functions (``requests.py``, ``tensors.py``,
-``weights.py``); here are the locks, the clock and the disk. There are two locks: one for the state,
-held as long as an answer takes that nothing is computed for, and one of whoever computes, which is
-taken before the other and never while it is held.
+Pure functions (``run_requests.py``, ``tensor_requests.py``, ``weight_requests.py``) say how a
+request changes the state; this module adds the locks, the clock and the disk. One lock guards the
+state and is never held during a computation. The other is held during a computation, and is always
+acquired before the first.
 """
 
 import contextlib
@@ -21,69 +21,76 @@ from pathlib import Path
 
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.wire.protocol import frames
-from fedjax_norm.wire.protocol.transport import Method
-from fedjax_norm.wire.server import body, run_requests, store, tensor_requests, weight_requests
-from fedjax_norm.wire.server.state import Setting, State, begin
-from fedjax_norm.wire.server.store import Committed, Roll, Totals
+from fedjax_norm.wire.protocol.serving import Method
+from fedjax_norm.wire.server import (
+  run_requests,
+  server_step,
+  store,
+  tensor_requests,
+  weight_requests,
+)
+from fedjax_norm.wire.server.state import RunSettings, RunState, initial_state
+from fedjax_norm.wire.server.store import Committed, Membership, Totals
 
-_Event = Callable[[State, float], State]
-_Request = Callable[[State, str, bytes, float], tuple[State, bytes]]
+_Event = Callable[[RunState, float], RunState]
+_Request = Callable[[RunState, str, bytes, float], tuple[RunState, bytes]]
 
 
-class Bob:
-  """Bob's side of the protocol; every method is safe to call from many threads.
+class Server:
+  """The server's side of the protocol; every method is thread-safe.
 
   Attributes:
-    failure: why the state could not be written, if so; whoever runs Bob should stop then.
+    failure: the error of a failed write of the state, or None; the process should stop then.
   """
 
   def __init__(
     self,
-    setting: Setting,
+    settings: RunSettings,
     folder: Path,
     on_round: Callable[[int, Totals], None] = lambda round, totals: None,
     clock: Callable[[], float] = time.monotonic,
-    say: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
   ):
-    """Begins a run, or goes on with the one that the folder holds.
+    """Starts a run, or resumes the run in the folder.
 
     Args:
-      setting: what does not change.
-      folder: of this run alone; it exists.
-      on_round: is told when a round is over, before that is on the disk, so perhaps again after a
-        restart.
-      clock: seconds.
-      say: is told what happens.
+      settings: constants of the run.
+      folder: the run's folder, which exists.
+      on_round: callback at the end of a round, before the state is written, so that a round may be
+        reported again after a restart.
+      clock: returns the time in seconds.
+      notify: receives status lines.
 
     Raises:
-      UserError: the folder's files are damaged, or of two runs.
+      UserError: the folder's files are damaged or belong to two runs.
     """
-    self._folder, self._on_round, self._clock, self._say = folder, on_round, clock, say
+    self._folder, self._on_round, self._clock, self._notify = folder, on_round, clock, notify
     self.failure: OSError | None = None
-    self._computing = threading.Lock()  # taken before the other; one at a time computes
-    self._changed = threading.Condition()  # its lock is that of the state
-    roll = store.read_roll(folder) or Roll(secrets.token_hex(16), {}, frozenset())
-    start = setting.network.begin(setting.key)[setting.network.bob]
-    kept = store.read_state(folder, start) or Committed(0, start, None, b"", Totals())
-    if kept.handed and kept.handed.sender not in roll.members:
+    self._computing = threading.Lock()  # acquired before the other lock
+    self._changed = threading.Condition()  # its lock guards the state
+    membership = store.read_membership(folder) or Membership(secrets.token_hex(16), {}, frozenset())
+    part = settings.network.initial_parts(settings.key)[settings.network.server_index]
+    committed = store.read_state(folder, part) or Committed(0, part, None, b"", Totals())
+    if committed.hand_over and committed.hand_over.sender not in membership.members:
       raise UserError(
-        f"the files of {folder} are of two runs; restore it or pass another --workdir."
+        f"the files of {folder} belong to two different runs; restore the folder or pass another "
+        "--workdir."
       )
-    store.write_roll(folder, roll)
-    self._state = begin(setting, roll, kept, clock())
+    store.write_membership(folder, membership)
+    self._state = initial_state(settings, membership, committed, clock())
 
   @property
-  def state(self) -> State:
-    """As it is now."""
+  def state(self) -> RunState:
+    """The current state."""
     return self._state
 
-  def deserted(self) -> bool:
-    """Whether all turns are over and nobody who is still there waits for the last hand-over."""
-    held = self._state
-    return held.done and not held.waiting(self._clock())
+  def finished(self) -> bool:
+    """Whether all turns are over and no present party waits for the last hand-over."""
+    state = self._state
+    return state.done and not state.waiting(self._clock())
 
   def methods(self) -> dict[str, Method]:
-    """What clients may call, in the paper's groups (sec. 4)."""
+    """Returns the methods that clients call, in the groups of paper 003, sec. 4."""
     answer, hear, step = self._answer, self._hear, self._step
     return {
       "Describe": functools.partial(answer, run_requests.describe),
@@ -100,89 +107,89 @@ class Bob:
   def _answer(self, request: _Request, name: str, data: bytes) -> bytes:
     with self._changed:
       after, answer = request(self._state, name, data, self._clock())
-      self._become(after)
+      self._set_state(after)
       return answer
 
   def _hear(self, request: _Request, name: str, data: bytes) -> bytes:
-    """Answers; a request that is refused is a word of its sender's too."""
-    self._change(lambda held, now: held.heard(name, now))
+    """Answers a request; a refused request counts as a sign of life as well."""
+    self._change(lambda state, now: state.heard_from(name, now))
     return self._answer(request, name, data)
 
   def _turn(self, name: str, data: bytes) -> bytes:
-    """Answers when it is the asker's turn, or a little later."""
+    """Answers when it is the caller's turn, or at the request's deadline."""
     with self._changed:
-      after, asking = run_requests.ask(self._state, name, data, self._clock())
-      self._become(after)
+      after, request = run_requests.ask_turn(self._state, name, data, self._clock())
+      self._set_state(after)
       while True:
         now = self._clock()
-        after, answer = run_requests.turn(self._state, asking, now)
-        self._become(after)
+        after, answer = run_requests.answer_turn(self._state, request, now)
+        self._set_state(after)
         if answer is not None:
           return answer
-        self._changed.wait(asking.until - now)
+        self._changed.wait(request.deadline - now)
 
   def _step(self, method: str, name: str, data: bytes) -> bytes:
-    request = tensor_requests.read(method, name, data, self._state.setting.limit)
+    request = tensor_requests.read(method, name, data, self._state.settings.limit)
     with self._computing:
-      before = self._change(lambda held, now: held.heard(name, now))
-      working = tensor_requests.find(before, request)
-      known = tensor_requests.answered(before, working, request)
-      if known is not None:
-        return known
-      with self._at_work(name):
-        computed = tensor_requests.compute(before, working, request.frame)
-      answer = frames.encode(computed.answer)
+      before = self._change(lambda state, now: state.heard_from(name, now))
+      active = tensor_requests.match_step(before, request)
+      repeated = tensor_requests.repeated_answer(before, active, request)
+      if repeated is not None:
+        return repeated
+      with self._mark_computing(name):
+        result = tensor_requests.compute(before, active, request.frame)
+      answer = frames.encode(result.answer)
       self._change(
-        lambda held, now: tensor_requests.taken(held, working, request, computed, answer)
+        lambda state, now: tensor_requests.after_step(state, active, request, result, answer)
       )
       return answer
 
   def _infer(self, name: str, data: bytes) -> bytes:
-    """Activations in evaluation -> outputs, by the part that fits the caller's hand-over."""
-    frame = frames.decode(data, self._state.setting.limit)
-    before = self._change(lambda held, now: held.heard(name, now))
-    part = tensor_requests.part_for(before, name, frame.step)
-    with self._computing, self._at_work(name):
-      return frames.encode(body.infer(before.setting.network, part, frame))
+    """Answers activations in evaluation mode, with the part that fits the caller's weights."""
+    frame = frames.decode(data, self._state.settings.limit)
+    before = self._change(lambda state, now: state.heard_from(name, now))
+    part = tensor_requests.inference_part(before, name, frame.step)
+    with self._computing, self._mark_computing(name):
+      return frames.encode(server_step.infer(before.settings.network, part, frame))
 
   @contextlib.contextmanager
-  def _at_work(self, name: str) -> Iterator[None]:
-    """While Bob computes for somebody; others may ask, but no turn passes on."""
-    self._change(lambda held, now: held._replace(busy=True))
+  def _mark_computing(self, name: str) -> Iterator[None]:
+    """Marks that the server computes for a party; requests are answered but no turn passes on."""
+    self._change(lambda state, now: state._replace(computing=True))
     try:
       yield
-    finally:  # what took long was ours
-      self._change(lambda held, now: held.heard(name, now)._replace(busy=False))
+    finally:  # the server's computation does not count as the party's silence
+      self._change(lambda state, now: state.heard_from(name, now)._replace(computing=False))
 
-  def _change(self, event: _Event) -> State:
-    """The state after an event."""
+  def _change(self, event: _Event) -> RunState:
+    """Returns the state after an event."""
     with self._changed:
-      self._become(event(self._state, self._clock()))
+      self._set_state(event(self._state, self._clock()))
       return self._state
 
-  def _become(self, after: State) -> None:
-    """Another state, once what has to be is on the disk; the lock is held.
+  def _set_state(self, after: RunState) -> None:
+    """Writes the changes to the disk, then replaces the state; the caller holds the state's lock.
 
     Raises:
-      LostError: it cannot be written, and the state is what it was.
+      LostError: the state cannot be written; the old one remains.
     """
     before = self._state
     try:
-      if after.roll is not before.roll:
-        store.write_roll(self._folder, after.roll)
-      if after.kept is not before.kept:
+      if after.membership is not before.membership:
+        store.write_membership(self._folder, after.membership)
+      if after.committed is not before.committed:
         if after.round > before.round:
-          self._on_round(before.round + 1, after.kept.totals)
-          after = after._replace(kept=after.kept.of_new_round())
-        store.write_state(self._folder, after.kept)
-      if after.kept.totals.passed > before.kept.totals.passed:
-        self._say(f"{before.current} has gone; its turn passes on.")
+          self._on_round(before.round + 1, after.committed.totals)
+          after = after._replace(committed=after.committed.at_new_round())
+        store.write_state(self._folder, after.committed)
+      if after.committed.totals.passed > before.committed.totals.passed:
+        self._notify(f"{before.current_client} does not answer; its turn passes on.")
     except OSError as error:
       self.failure = error
       raise LostError(
         f"the server cannot write its state ({error.strerror}) and stops; free some space on its "
-        "disk and start again what has stopped, with the same flags."
+        "disk and run the stopped commands again."
       ) from error
     self._state = after
-    if after.kept is not before.kept or after.since != before.since:
+    if after.committed is not before.committed or after.offered_at != before.offered_at:
       self._changed.notify_all()

@@ -1,7 +1,7 @@
-"""A run as Bob has it at one moment, and whose turn it is.
+"""The server's state of a run, and the rules about which client has the turn.
 
-Pure: what happens gives another state, and who asks says what time it is. The old state goes on to
-hold when the new one cannot be kept.
+Pure: an event returns a new state, and the caller passes the time. The server continues with the
+old state if the new one cannot be written.
 """
 
 from collections.abc import Mapping
@@ -12,31 +12,31 @@ import numpy as np
 
 from fedjax_norm.split.parties import Part
 from fedjax_norm.wire.protocol import frames, seal
-from fedjax_norm.wire.protocol.network import Moment, Network
-from fedjax_norm.wire.protocol.turns import STEPS, step_id
-from fedjax_norm.wire.server.body import Way
-from fedjax_norm.wire.server.store import Committed, Roll, Totals
+from fedjax_norm.wire.protocol.network import Network, StepPosition
+from fedjax_norm.wire.protocol.step_ids import MAX_STEPS, step_id
+from fedjax_norm.wire.server.server_step import PendingStep
+from fedjax_norm.wire.server.store import Committed, Membership, Totals
 
 
-class Setting(NamedTuple):
-  """What does not change in a run.
+class RunSettings(NamedTuple):
+  """Constants of a run.
 
   Attributes:
-    network: the model.
-    authority: PEM, of all certificates.
-    clients: the names on the certificates of the Alices, in the order of their turns.
-    told: what clients are told of the run, JSON types.
-    rates: [rounds] float32.
-    key: of Bob's initial weights and his dropout.
-    patience: seconds without a word after which a client's turn passes on.
-    peer: whether hand-overs stay with the Alices.
-    limit: the most bytes of a message.
+    network: the cut network.
+    authority: the authority's certificate, PEM.
+    clients: names on the clients' certificates, in the order of their turns.
+    client_settings: settings that the server sends to clients, JSON types.
+    rates: learning rates, [rounds] float32.
+    key: key of the server's initial weights and dropout.
+    patience: seconds of silence after which a client's turn passes on.
+    peer: whether hand-overs stay with the clients.
+    limit: largest number of bytes in a message.
   """
 
   network: Network
   authority: bytes
   clients: tuple[str, ...]
-  told: dict[str, Any]
+  client_settings: dict[str, Any]
   rates: np.ndarray
   key: jax.Array
   patience: float
@@ -44,187 +44,199 @@ class Setting(NamedTuple):
   limit: int
 
 
-class Working(NamedTuple):
-  """A turn that is being had.
+class ActiveTurn(NamedTuple):
+  """A turn in progress.
 
   Attributes:
-    part: Bob's.
-    step: the next step.
-    way: of the U-shape, what the way forward of this step left.
-    answered: (method, step, digest of the request, answer) of the last request.
-    totals: with the steps so far.
-    got: bytes of the request for the last hand-over and of the answer, once it was asked for.
+    part: the server's part after the steps so far.
+    step: number of the next step.
+    pending: state of a step that waits for its backward request (U-shape), or None.
+    last_answer: (method, step, digest of the request, answer) of the last request, or None.
+    totals: counts including the steps so far.
+    fetched: bytes of the request for the last hand-over and of its answer; zeros if not requested.
   """
 
   part: Part
   step: int
-  way: Way | None
-  answered: tuple[str, int, bytes, bytes] | None
+  pending: PendingStep | None
+  last_answer: tuple[str, int, bytes, bytes] | None
   totals: Totals
-  got: tuple[int, int] = (0, 0)
+  fetched: tuple[int, int] = (0, 0)
 
 
-class State(NamedTuple):
-  """A run at one moment.
+class RunState(NamedTuple):
+  """A run at one moment. All times are in seconds.
 
   Attributes:
-    setting: what does not change.
-    roll: who takes part; on the disk.
-    kept: what the last turn left; on the disk.
-    readers: of the hand-over that is kept; see :meth:`keep`.
-    began: when Bob did, seconds, as all times here.
-    seen: when each was last heard.
-    told: whose public keys each was told.
-    offered: whose the last sender was told.
-    first: when somebody first asked for a turn.
-    since: when the present turn was offered.
-    working: the present turn, once it has begun.
-    busy: whether Bob computes, so that no turn passes on.
+    settings: constants of the run.
+    membership: parties that joined; also on the disk.
+    committed: state after the last turn; also on the disk.
+    readers: names of the parties that can read the committed hand-over; see :meth:`commit`.
+    started: time at which the server process started.
+    last_heard: time of each party's last request.
+    keys_sent: for each party, the names of the members whose public keys it received.
+    sender_keys: ``keys_sent`` of the last sender at the time of its hand-over.
+    first_request: time of the first request for a turn, or None.
+    offered_at: time at which the current turn was offered, or None.
+    active: the current turn, or None before it begins.
+    computing: whether the server computes; no turn passes on in this time.
   """
 
-  setting: Setting
-  roll: Roll
-  kept: Committed
+  settings: RunSettings
+  membership: Membership
+  committed: Committed
   readers: frozenset[str]
-  began: float
-  seen: Mapping[str, float]
-  told: Mapping[str, frozenset[str]]
-  offered: frozenset[str] = frozenset()
-  first: float | None = None
-  since: float | None = None
-  working: Working | None = None
-  busy: bool = False
+  started: float
+  last_heard: Mapping[str, float]
+  keys_sent: Mapping[str, frozenset[str]]
+  sender_keys: frozenset[str] = frozenset()
+  first_request: float | None = None
+  offered_at: float | None = None
+  active: ActiveTurn | None = None
+  computing: bool = False
 
   @property
-  def number(self) -> int:
-    """Of clients."""
-    return len(self.setting.clients)
+  def num_clients(self) -> int:
+    """Number of clients."""
+    return len(self.settings.clients)
 
   @property
-  def end(self) -> int:
-    """The turn after the last."""
-    return len(self.setting.rates) * self.number
+  def num_turns(self) -> int:
+    """Number of turns in the run."""
+    return len(self.settings.rates) * self.num_clients
 
   @property
   def done(self) -> bool:
     """Whether all turns are over."""
-    return self.kept.turn >= self.end
+    return self.committed.turn >= self.num_turns
 
   @property
   def round(self) -> int:
-    """Of the present turn."""
-    return self.kept.turn // self.number
+    """Round of the current turn."""
+    return self.committed.turn // self.num_clients
 
   @property
-  def current(self) -> str:
-    """Whose turn it is."""
-    return self.setting.clients[self.kept.turn % self.number]
+  def current_client(self) -> str:
+    """Name of the client that has the current turn."""
+    return self.settings.clients[self.committed.turn % self.num_clients]
 
   @property
-  def turn_over(self) -> bool:
-    """Whether all steps of the present turn are taken."""
-    if self.working is None:
+  def steps_done(self) -> bool:
+    """Whether all steps of the current turn are done."""
+    if self.active is None:
       return False
-    steps = self.moment(self.working.step).steps
-    return self.working.way is None and self.working.step == step_id(self.kept.turn, steps)
+    steps = self.position(self.active.step).steps
+    return self.active.pending is None and self.active.step == step_id(self.committed.turn, steps)
 
   @property
-  def can_begin(self) -> bool:
-    """Whether the present turn is offered, to somebody who can read the last hand-over."""
-    return self.since is not None and self.can_read(self.current)
+  def can_start_turn(self) -> bool:
+    """Whether the current turn is offered and its client can read the last hand-over."""
+    return self.offered_at is not None and self.can_read(self.current_client)
 
-  def moment(self, step: int) -> Moment:
-    """When a step is."""
-    turn, index = divmod(step, STEPS)
-    round, client = divmod(turn, self.number)
-    size = self.roll.members[self.setting.clients[client]].examples
-    return Moment(round, client, int(self.setting.network.rules.steps(np.int32(size))), index)
+  def _split_step(self, step: int) -> tuple[int, int, int]:
+    """Returns (round, client, local step)."""
+    turn, local_step = divmod(step, MAX_STEPS)
+    return *divmod(turn, self.num_clients), local_step
 
-  def described(self, step: int) -> str:
-    """A step in words."""
-    turn, local_step = divmod(step, STEPS)
-    round, client = divmod(turn, self.number)
+  def position(self, step: int) -> StepPosition:
+    """Returns the position of a step in the run."""
+    round, client, local_step = self._split_step(step)
+    size = self.membership.members[self.settings.clients[client]].examples
+    steps = int(self.settings.network.rules.steps(np.int32(size)))
+    return StepPosition(round, client, steps, local_step)
+
+  def describe_step(self, step: int) -> str:
+    """Returns a step in words."""
+    round, client, local_step = self._split_step(step)
     return f"step {local_step} of client {client} in round {round}"
 
-  def takes_part(self, name: str) -> bool:
-    """Whether somebody has joined as a client."""
-    member = self.roll.members.get(name)
+  def is_client(self, name: str) -> bool:
+    """Whether a party has joined as a client."""
+    member = self.membership.members.get(name)
     return member is not None and member.client is not None
 
   def can_read(self, name: str) -> bool:
-    """Whether somebody can read what was handed over last, if anything was."""
-    return self.setting.peer or self.kept.handed is None or name in self.readers
+    """Whether a party can read the last hand-over, or there is none yet."""
+    return self.settings.peer or self.committed.hand_over is None or name in self.readers
 
-  def there(self, name: str, now: float, unheard: float = -np.inf) -> bool:
-    """Whether somebody was heard of lately."""
-    return now - self.seen.get(name, unheard) <= self.setting.patience
+  def is_present(self, name: str, now: float, default: float = -np.inf) -> bool:
+    """Whether a party's last request (at ``default`` if none) is within the patience."""
+    return now - self.last_heard.get(name, default) <= self.settings.patience
 
   def waiting(self, now: float) -> frozenset[str]:
-    """Who is there, or may come back to a Bob who has restarted, and has not got the end."""
-    there = (name for name in self.roll.members if self.there(name, now, self.began))
-    return frozenset(there) - self.roll.final
+    """Returns the present members that lack the last hand-over; after a restart all count."""
+    members = self.membership.members
+    present = (name for name in members if self.is_present(name, now, self.started))
+    return frozenset(present) - self.membership.final
 
-  def lacking(self, name: str) -> list[str]:
-    """Who has come too late to be among the receivers of this sender's hand-over.
+  def missing_receivers(self, name: str) -> list[str]:
+    """Returns the members that joined too late to be receivers of this sender's last hand-over.
 
-    Whom the sender was told of and left out, as it does not trust the certificate, stays out.
+    Members whose keys the sender received but did not trust are not included.
     """
-    handed = self.kept.handed
-    if self.setting.peer or not handed or handed.sender != name:
+    hand_over = self.committed.hand_over
+    if self.settings.peer or not hand_over or hand_over.sender != name:
       return []
-    return sorted(set(self.roll.members) - self.readers - self.offered)
+    return sorted(set(self.membership.members) - self.readers - self.sender_keys)
 
-  def heard(self, name: str, now: float) -> "State":
-    """Somebody has said a word."""
-    return self._replace(seen={**self.seen, name: now})
+  def heard_from(self, name: str, now: float) -> "RunState":
+    """Returns the state after a request of a party."""
+    return self._replace(last_heard={**self.last_heard, name: now})
 
-  def keep(self, kept: Committed) -> "State":
-    """Something else is kept."""
-    return self._replace(kept=kept, readers=readers_of(kept))
+  def commit(self, committed: Committed) -> "RunState":
+    """Returns the state with another committed state."""
+    return self._replace(committed=committed, readers=readers_of(committed))
 
-  def begin_turn(self) -> "State":
-    """The present turn begins, from what the last one left."""
-    kept = self.kept
-    return self._replace(working=Working(kept.part, step_id(kept.turn, 0), None, None, kept.totals))
+  def begin_turn(self) -> "RunState":
+    """Returns the state in which the current turn begins, or begins again."""
+    committed = self.committed
+    start = step_id(committed.turn, 0)
+    return self._replace(active=ActiveTurn(committed.part, start, None, None, committed.totals))
 
-  def proceed(self, kept: Committed, now: float) -> "State":
-    """To a later turn."""
-    took = 0.0 if self.since is None else now - self.since
-    totals = kept.totals._replace(seconds=kept.totals.seconds + took)
-    return self.keep(kept._replace(totals=totals))._replace(working=None, since=now)
+  def advance(self, committed: Committed, now: float) -> "RunState":
+    """Returns the state in which a later turn is offered."""
+    seconds = 0.0 if self.offered_at is None else now - self.offered_at
+    totals = committed.totals._replace(seconds=committed.totals.seconds + seconds)
+    after = self.commit(committed._replace(totals=totals))
+    return after._replace(active=None, offered_at=now)
 
-  def offer(self, now: float) -> "State":
-    """Offers the first turn, when all are there or have been awaited for long enough."""
-    if self.since is not None:
+  def offer_first_turn(self, now: float) -> "RunState":
+    """Offers the first turn once all clients are there or the patience is over."""
+    if self.offered_at is not None:
       return self
-    first = now if self.first is None else self.first
-    complete = set(self.setting.clients) <= set(self.seen)
-    offered = complete or now - first > self.setting.patience
-    return self._replace(first=first, since=now if offered else None)
+    first = now if self.first_request is None else self.first_request
+    complete = set(self.settings.clients) <= set(self.last_heard)
+    offered = complete or now - first > self.settings.patience
+    return self._replace(first_request=first, offered_at=now if offered else None)
 
-  def pass_on(self, now: float) -> "State":
-    """Passes over a client that has its turn and is gone, if another is there to have one."""
-    if self.done or self.busy or self.since is None:
+  def pass_on(self, now: float) -> "RunState":
+    """Passes the turn of an absent client to the next client that can take it, if any."""
+    if self.done or self.computing or self.offered_at is None:
       return self
-    last = max(self.since, self.seen.get(self.current, -np.inf))
-    if now - last <= self.setting.patience:
+    last = max(self.offered_at, self.last_heard.get(self.current_client, -np.inf))
+    if now - last <= self.settings.patience:
       return self
-    turn, totals = self.kept.turn, self.kept.totals
-    for later in range(turn + 1, turn + self.number):
-      name = self.setting.clients[later % self.number]
-      if self.takes_part(name) and self.there(name, now) and self.can_read(name):
+    turn, totals = self.committed.turn, self.committed.totals
+    for later in range(turn + 1, turn + self.num_clients):
+      name = self.settings.clients[later % self.num_clients]
+      if self.is_client(name) and self.is_present(name, now) and self.can_read(name):
         break
-    else:  # what nobody takes over is not lost
+    else:
       return self
-    passed = totals.passed + min(later, self.end) - turn
-    return self.proceed(self.kept._replace(turn=later, totals=totals._replace(passed=passed)), now)
+    totals = totals._replace(passed=totals.passed + min(later, self.num_turns) - turn)
+    return self.advance(self.committed._replace(turn=later, totals=totals), now)
 
 
-def begin(setting: Setting, roll: Roll, kept: Committed, now: float) -> State:
-  """The state of a run that begins, or goes on from the disk."""
-  return State(setting, roll, kept, readers_of(kept), now, seen={}, told={})
+def initial_state(
+  settings: RunSettings, membership: Membership, committed: Committed, now: float
+) -> RunState:
+  """Returns the state of a run that starts, or resumes from the disk."""
+  readers = readers_of(committed)
+  return RunState(settings, membership, committed, readers, now, last_heard={}, keys_sent={})
 
 
-def readers_of(kept: Committed) -> frozenset[str]:
-  """Who can read the hand-over that is kept."""
-  return seal.receivers_of(frames.decode(kept.sealed)) if kept.sealed else frozenset()
+def readers_of(committed: Committed) -> frozenset[str]:
+  """Returns the names of the parties that can read the committed hand-over."""
+  if not committed.sealed:
+    return frozenset()
+  return seal.receivers_of(frames.decode(committed.sealed))

@@ -1,4 +1,4 @@
-"""What Bob keeps on the disk: who has joined, and the state after the last turn."""
+"""The server's files: the parties that joined, and the state after the last turn."""
 
 import json
 import re
@@ -19,14 +19,14 @@ _RUN = re.compile("[0-9a-f]{32}")
 
 
 class Member(NamedTuple):
-  """Somebody who has joined.
+  """A party that joined the run.
 
   Attributes:
-    client: the place among the clients, or None for a third party.
-    examples: of training.
-    address: where peers may ask, or ''.
-    announcement: of the public key, signed.
-    public: that key, hexadecimal.
+    client: index of the client, or None for a third party.
+    examples: number of training examples.
+    address: address for requests of peers, or ''.
+    announcement: signed public key.
+    public: the public key, hexadecimal.
   """
 
   client: int | None
@@ -36,13 +36,13 @@ class Member(NamedTuple):
   public: str
 
 
-class Roll(NamedTuple):
-  """Who takes part in a run.
+class Membership(NamedTuple):
+  """The parties of a run.
 
   Attributes:
-    run: its name.
-    members: by the names on their certificates.
-    final: who has the last hand-over of all.
+    run: name of the run.
+    members: parties by the name on their certificate.
+    final: names of the parties that have the last hand-over of the run.
   """
 
   run: str
@@ -51,18 +51,18 @@ class Roll(NamedTuple):
 
 
 class Totals(NamedTuple):
-  """What has happened, as it is told.
+  """Counts for the metrics and the summary.
 
   Attributes:
-    steps: taken.
-    turns: completed.
+    steps: local steps.
+    turns: completed turns.
     passed: turns that passed to another client.
-    up: bytes of completed turns' steps and hand-overs, to Bob.
-    down: from him.
-    loss: the sum over the present round's examples; Bob does not know it in the U-shape.
-    correct: of them.
-    examples: of them.
-    seconds: between the offer of a turn and its end, of all turns.
+    up: bytes to the server, of the steps and hand-overs of completed turns.
+    down: bytes from the server.
+    loss: sum of the losses of the current round's examples; the server lacks it in the U-shape.
+    correct: number of the current round's examples that were classified correctly.
+    examples: number of the current round's examples.
+    seconds: time between the offer and the end of each turn, summed over all turns.
   """
 
   steps: int = 0
@@ -75,18 +75,18 @@ class Totals(NamedTuple):
   examples: int = 0
   seconds: float = 0.0
 
-  def carried(self, up: int, down: int) -> "Totals":
-    """With some bytes more, each way."""
+  def add_bytes(self, up: int, down: int) -> "Totals":
+    """Returns the totals with more bytes in each direction."""
     return self._replace(up=self.up + up, down=self.down + down)
 
 
-class Handed(NamedTuple):
-  """The last hand-over.
+class HandOver(NamedTuple):
+  """Description of the last hand-over.
 
   Attributes:
-    step: the first that is not in it.
-    sender: who made it.
-    address: where its sender answers peers; '' where Bob keeps it.
+    step: number of the first step that is not in the weights.
+    sender: name of the client that made it.
+    address: address at which its sender answers peers, or '' if the server stores it.
   """
 
   step: int
@@ -94,46 +94,46 @@ class Handed(NamedTuple):
   address: str
 
 
-is_handed = fields.record(step=fields.whole, sender=fields.name, address=fields.address)
-"""Checks a hand-over as JSON has it."""
+is_hand_over = fields.record(step=fields.whole, sender=fields.name, address=fields.address)
+"""Checks a :class:`HandOver` in JSON."""
 
 
 class Committed(NamedTuple):
-  """The state after a turn.
+  """The state after a turn, as stored on the disk.
 
   Attributes:
-    turn: the next one.
-    part: Bob's, as the hand-over fits it.
-    handed: the last hand-over; None before the first.
-    sealed: it, unless it stays with its sender.
-    totals: so far.
+    turn: number of the next turn.
+    part: the server's part, which belongs to the hand-over.
+    hand_over: the last hand-over, or None before the first.
+    sealed: bytes of the last hand-over, or b'' if it stays with its sender.
+    totals: counts so far.
   """
 
   turn: int
   part: Part
-  handed: Handed | None
+  hand_over: HandOver | None
   sealed: bytes
   totals: Totals
 
-  def of_new_round(self) -> "Committed":
-    """The same, with no examples in its round yet."""
+  def at_new_round(self) -> "Committed":
+    """Returns the state with the metrics of the round reset."""
     return self._replace(totals=self.totals._replace(loss=0.0, correct=0.0, examples=0))
 
 
 def is_run(value: Any) -> bool:
-  """Whether a value can be the name of a run, which a new one draws."""
+  """Whether a value can be the name of a run."""
   return isinstance(value, str) and _RUN.fullmatch(value) is not None
 
 
-def write_roll(folder: Path, roll: Roll) -> None:
-  """Replaces what the disk says of who takes part."""
-  members = {name: member._asdict() for name, member in roll.members.items()}
-  content = {"run": roll.run, "members": members, "final": sorted(roll.final)}
+def write_membership(folder: Path, membership: Membership) -> None:
+  """Replaces the file of the parties that joined."""
+  members = {name: member._asdict() for name, member in membership.members.items()}
+  content = {"run": membership.run, "members": members, "final": sorted(membership.final)}
   private_files.replace(folder / _MEMBERS, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def read_roll(folder: Path) -> Roll | None:
-  """The inverse; None in a folder without.
+def read_membership(folder: Path) -> Membership | None:
+  """Reads the file of the parties that joined; None if it does not exist.
 
   Raises:
     UserError: the file is damaged.
@@ -141,48 +141,47 @@ def read_roll(folder: Path) -> Roll | None:
   path = folder / _MEMBERS
   if not path.exists():
     return None
+  member = fields.record(
+    client=fields.optional(fields.whole),
+    examples=fields.whole,
+    address=fields.address,
+    announcement=fields.text,
+    public=fields.text,
+  )
   try:
-    content = frames.parse(
+    content = frames.parse_json(
       path.read_bytes(),
       run=is_run,
-      members=fields.mapping(
-        fields.record(
-          client=fields.optional(fields.whole),
-          examples=fields.whole,
-          address=fields.address,
-          announcement=fields.text,
-          public=fields.text,
-        )
-      ),
-      final=fields.listed(fields.name),
+      members=fields.mapping_of(member),
+      final=fields.list_of(fields.name),
     )
   except FrameError as error:
     raise _damaged(path, error) from error
-  members = {name: Member(**member) for name, member in content["members"].items()}
-  return Roll(content["run"], members, frozenset(content["final"]))
+  members = {name: Member(**record) for name, record in content["members"].items()}
+  return Membership(content["run"], members, frozenset(content["final"]))
 
 
 def write_state(folder: Path, committed: Committed) -> None:
-  """Replaces the state on the disk, whole or not at all."""
-  handed = committed.handed._asdict() if committed.handed else None
-  head = {"turn": committed.turn, "handed": handed, "totals": committed.totals._asdict()}
+  """Replaces the state file atomically."""
+  hand_over = committed.hand_over._asdict() if committed.hand_over else None
+  head = {"turn": committed.turn, "handed": hand_over, "totals": committed.totals._asdict()}
   content = {
-    **frames.named(committed.part),
+    **frames.tree_tensors(committed.part),
     "json": frames.from_bytes(json.dumps(head).encode()),
     "sealed": frames.from_bytes(committed.sealed),
   }
   private_files.replace(folder / _STATE, frames.encode(Frame(STATE, committed.turn, content)))
 
 
-def read_state(folder: Path, start: Part) -> Committed | None:
-  """The inverse; None in a folder without.
+def read_state(folder: Path, template: Part) -> Committed | None:
+  """Reads the state file; None if it does not exist.
 
   Args:
-    folder: Bob's.
-    start: a part of the same shapes.
+    folder: the server's folder.
+    template: a part of the expected shapes.
 
   Raises:
-    UserError: the file is damaged or of another model.
+    UserError: the file is damaged or belongs to another model.
   """
   path = folder / _STATE
   if not path.exists():
@@ -190,24 +189,25 @@ def read_state(folder: Path, start: Part) -> Committed | None:
   try:
     frame = frames.decode(path.read_bytes())
     tensors = dict(frame.tensors)
-    head = frames.parse(
+    head = frames.parse_json(
       tensors.pop("json").tobytes(),
       turn=fields.whole,
-      handed=fields.optional(is_handed),
+      handed=fields.optional(is_hand_over),
       totals=fields.record(**dict.fromkeys(Totals._fields, fields.number)),
     )
     sealed = tensors.pop("sealed").tobytes()
     if sealed:
       seal.check_sealed(frames.decode(sealed))
-    part = frames.tree_of(frame._replace(tensors=tensors), STATE, start)
+    part = frames.read_tree(frame._replace(tensors=tensors), STATE, template)
   except (FrameError, KeyError) as error:
     raise _damaged(path, error) from error
-  handed = Handed(**head["handed"]) if head["handed"] else None
+  hand_over = HandOver(**head["handed"]) if head["handed"] else None
   part = jax.tree.map(jnp.asarray, part)
-  return Committed(head["turn"], part, handed, sealed, Totals(**head["totals"]))
+  return Committed(head["turn"], part, hand_over, sealed, Totals(**head["totals"]))
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
   return UserError(
-    f"{path} is damaged or of another model ({error}); restore it or pass another --workdir."
+    f"{path} is damaged or belongs to another model ({error}); restore it or pass another "
+    "--workdir."
   )

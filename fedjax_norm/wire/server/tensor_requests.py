@@ -1,33 +1,33 @@
-"""Tensor transmission (paper 003, sec. 4): the steps of a turn, taken once each, and inference.
+"""Tensor transmission (paper 003, sec. 4): the local steps of a turn and inference.
 
-Pure: what a request is answered is computed between :func:`find` and :func:`taken`, for which no
-state has to stand still.
+Pure functions. :func:`compute` runs between :func:`match_step` and :func:`after_step`, and the
+state may change in the meantime.
 """
 
 import hashlib
 from typing import NamedTuple
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.split.algorithm import key_of_turn
+from fedjax_norm.split.algorithm import turn_key
 from fedjax_norm.split.parties import Part
 from fedjax_norm.wire.protocol import frames
 from fedjax_norm.wire.protocol.frames import Frame
-from fedjax_norm.wire.protocol.refusals import OutOfOrderError
-from fedjax_norm.wire.protocol.turns import step_id
-from fedjax_norm.wire.server import body
-from fedjax_norm.wire.server.body import Computed
-from fedjax_norm.wire.server.state import State, Working
+from fedjax_norm.wire.protocol.remote_errors import OutOfOrderError
+from fedjax_norm.wire.protocol.step_ids import step_id
+from fedjax_norm.wire.server import server_step
+from fedjax_norm.wire.server.server_step import RequestResult
+from fedjax_norm.wire.server.state import ActiveTurn, RunState
 
 
-class Request(NamedTuple):
-  """One half or all of a step.
+class StepRequest(NamedTuple):
+  """A request of a local step.
 
   Attributes:
     method: ``Forward`` or ``Backward``.
-    name: whose.
-    frame: its content.
-    digest: of it.
-    size: in bytes.
+    name: name of the client.
+    frame: content of the request.
+    digest: SHA-256 of the request.
+    size: number of bytes in the request.
   """
 
   method: str
@@ -37,121 +37,120 @@ class Request(NamedTuple):
   size: int
 
 
-def read(method: str, name: str, data: bytes, limit: int) -> Request:
-  """A request from its bytes.
+def read(method: str, name: str, data: bytes, limit: int) -> StepRequest:
+  """Decodes a request.
 
   Raises:
-    FrameError: they are none.
+    FrameError: the bytes are not a frame.
   """
   frame = frames.decode(data, limit)
-  return Request(method, name, frame, hashlib.sha256(data).digest(), len(data))
+  return StepRequest(method, name, frame, hashlib.sha256(data).digest(), len(data))
 
 
-def find(state: State, request: Request) -> Working:
-  """The turn that a step belongs to, of which it is the next one or the last again.
+def match_step(state: RunState, request: StepRequest) -> ActiveTurn:
+  """Returns the active turn if a request is its next step, or a repetition of its last one.
 
   Raises:
-    OutOfOrderError: there is none.
+    OutOfOrderError: the request is another step, or it is not the client's turn.
   """
   method, name, step = request.method, request.name, request.frame.step
-  working = state.working
-  if working is None or state.done or name != state.current:
+  active = state.active
+  if active is None or state.done or name != state.current_client:
     raise OutOfOrderError(
-      f"it is not {name!r}'s turn, so that its step is out of order; ask for the next turn."
+      f"it is not {name!r}'s turn, so its step is out of order; ask for the next turn."
     )
-  awaited = "Forward" if working.way is None else "Backward"
-  if not _again(working, request) and (step, method) != (working.step, awaited):
+  expected = "Forward" if active.pending is None else "Backward"
+  if not _is_repeated(active, request) and (step, method) != (active.step, expected):
     raise OutOfOrderError(
-      f"{method} of {state.described(step)} is out of order: {awaited} of "
-      f"{state.described(working.step)} is next."
+      f"{method} of {state.describe_step(step)} is out of order: {expected} of "
+      f"{state.describe_step(active.step)} is next."
     )
-  return working
+  return active
 
 
-def answered(state: State, working: Working, request: Request) -> bytes | None:
-  """The answer of the last request, if this is it again.
+def repeated_answer(state: RunState, active: ActiveTurn, request: StepRequest) -> bytes | None:
+  """Returns the stored answer if the request repeats the last one, else None.
 
   Raises:
-    UserError: it has another content.
+    UserError: the repeated request has other content.
   """
-  if working.answered is None or not _again(working, request):
+  if active.last_answer is None or not _is_repeated(active, request):
     return None
-  *_, digest, answer = working.answered
+  *_, digest, answer = active.last_answer
   if digest != request.digest:
-    step = state.described(request.frame.step)
+    step = state.describe_step(request.frame.step)
     raise UserError(f"{request.name!r} repeats {step} with other content, which is refused.")
   return answer
 
 
-def _again(working: Working, request: Request) -> bool:
+def _is_repeated(active: ActiveTurn, request: StepRequest) -> bool:
   step = request.method, request.frame.step
-  return working.answered is not None and working.answered[:2] == step
+  return active.last_answer is not None and active.last_answer[:2] == step
 
 
-def compute(state: State, working: Working, frame: Frame) -> Computed:
-  """What a step's tensors are answered, and what of the turn is other then."""
-  setting, moment = state.setting, state.moment(working.step)
-  rate = setting.rates[moment.round]
-  if working.way is not None:
-    return body.backward(setting.network, working.part, working.way, rate, frame)
-  key = key_of_turn(setting.key, moment.round, moment.client)
-  return body.forward(setting.network, working.part, moment, key, rate, frame)
+def compute(state: RunState, active: ActiveTurn, frame: Frame) -> RequestResult:
+  """Computes the server's half of a step."""
+  settings, position = state.settings, state.position(active.step)
+  rate = settings.rates[position.round]
+  if active.pending is not None:
+    return server_step.backward(settings.network, active.part, active.pending, rate, frame)
+  key = turn_key(settings.key, position.round, position.client)
+  return server_step.forward(settings.network, active.part, position, key, rate, frame)
 
 
-def taken(
-  state: State, working: Working, request: Request, computed: Computed, answer: bytes
-) -> State:
-  """After a step.
+def after_step(
+  state: RunState, active: ActiveTurn, request: StepRequest, result: RequestResult, answer: bytes
+) -> RunState:
+  """Returns the state after a step.
 
   Args:
-    state: of now.
-    working: the turn as it was before.
-    request: that was answered.
-    computed: for it.
-    answer: that it gets.
+    state: the current state.
+    active: the active turn before the step.
+    request: the request of the step.
+    result: result of :func:`compute`.
+    answer: bytes of the answer.
 
   Raises:
-    OutOfOrderError: the turn has begun anew in between, or passed on.
+    OutOfOrderError: the turn has restarted or passed to another client during the computation.
   """
-  if state.working is not working:
+  if state.active is not active:
     raise OutOfOrderError(
-      f"{request.name!r} has begun its turn anew, so that this step is out of order."
+      f"{request.name!r} has restarted or lost its turn, so this step is out of order."
     )
-  totals, metrics = working.totals.carried(request.size, len(answer)), computed.metrics
-  after = Working(
-    part=computed.part,
-    step=working.step + (computed.way is None),
-    way=computed.way,
-    answered=(request.method, request.frame.step, request.digest, answer),
+  totals, metrics = active.totals.add_bytes(request.size, len(answer)), result.metrics
+  after = ActiveTurn(
+    part=result.part,
+    step=active.step + (result.pending is None),
+    pending=result.pending,
+    last_answer=(request.method, request.frame.step, request.digest, answer),
     totals=totals._replace(
-      steps=totals.steps + (computed.way is None),
+      steps=totals.steps + (result.pending is None),
       loss=totals.loss + float(metrics.loss),
       correct=totals.correct + float(metrics.correct),
       examples=totals.examples + int(metrics.examples),
     ),
-    got=working.got,
+    fetched=active.fetched,
   )
-  return state._replace(working=after)
+  return state._replace(active=after)
 
 
-def part_for(state: State, name: str, step: int) -> Part:
-  """Bob's part that fits a hand-over, or that of a turn that is yet to be handed over.
+def inference_part(state: RunState, name: str, step: int) -> Part:
+  """Returns the server's part that fits a party's weights: the committed or the active turn's.
 
   Args:
-    state: of now.
-    name: who infers.
-    step: the first that is not in the hand-over.
+    state: the current state.
+    name: name of the party that infers.
+    step: number of the first step that is not in the party's weights.
 
   Raises:
-    OutOfOrderError: the hand-over is an older one.
+    OutOfOrderError: the party's weights are older than the last hand-over.
   """
-  working, handed = state.working, state.kept.handed
-  own = working is not None and name == state.current and state.turn_over
-  if working and own and step == step_id(state.kept.turn + 1, 0):
-    return working.part
-  if handed and step == handed.step:
-    return state.kept.part
+  active, hand_over = state.active, state.committed.hand_over
+  finished_turn = active is not None and name == state.current_client and state.steps_done
+  if active and finished_turn and step == step_id(state.committed.turn + 1, 0):
+    return active.part
+  if hand_over and step == hand_over.step:
+    return state.committed.part
   raise OutOfOrderError(
-    "the weights that these activations come from are not those of the last hand-over; fetch it "
-    "again."
+    "these activations do not come from the weights of the last hand-over; fetch it again."
   )

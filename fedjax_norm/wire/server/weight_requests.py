@@ -1,6 +1,6 @@
-"""Weight update (paper 003, sec. 4): the hand-over after a turn, which Bob keeps and cannot read.
+"""Weight update (paper 003, sec. 4): the hand-over after a turn, which the server cannot read.
 
-Pure, as :mod:`fedjax_norm.wire.server.run_requests`.
+Pure functions, with the arguments of :mod:`fedjax_norm.wire.server.run_requests`.
 """
 
 import math
@@ -8,66 +8,71 @@ import math
 from fedjax_norm.errors import DivergedError
 from fedjax_norm.wire.protocol import fields, frames, seal
 from fedjax_norm.wire.protocol.frames import SEALED, FrameError
-from fedjax_norm.wire.protocol.network import finite
-from fedjax_norm.wire.protocol.refusals import OutOfOrderError
-from fedjax_norm.wire.protocol.turns import step_id
-from fedjax_norm.wire.server.state import State
-from fedjax_norm.wire.server.store import Committed, Handed
+from fedjax_norm.wire.protocol.network import all_finite
+from fedjax_norm.wire.protocol.remote_errors import OutOfOrderError
+from fedjax_norm.wire.protocol.step_ids import step_id
+from fedjax_norm.wire.server.state import RunState
+from fedjax_norm.wire.server.store import Committed, HandOver
 
 
-def members(state: State, name: str, data: bytes, now: float) -> tuple[State, bytes]:
-  """The public keys of all who have joined, as they signed them."""
-  frames.read_text(data, frames.LONGEST_REQUEST)
-  joined = state.roll.members
-  told = {**state.told, name: frozenset(joined)}
+def members(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, bytes]:
+  """Answers with the announcements (signed public keys) of all members."""
+  frames.decode_json(data, frames.MAX_REQUEST_BYTES)
+  joined = state.membership.members
   content = {"members": {other: member.announcement for other, member in joined.items()}}
-  return state._replace(told=told), frames.text(content)
+  keys_sent = {**state.keys_sent, name: frozenset(joined)}
+  return state._replace(keys_sent=keys_sent), frames.encode_json(content)
 
 
-def put(state: State, name: str, data: bytes, now: float) -> tuple[State, bytes]:
-  """The hand-over after a turn, sealed, or word that it is to be had from its sender."""
-  peer, kept, working = state.setting.peer, state.kept, state.working
-  frame = frames.decode(data, state.setting.limit)
+def put(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, bytes]:
+  """Ends a turn with its hand-over: a sealed one, or in peer mode only its step number."""
+  peer, committed, active = state.settings.peer, state.committed, state.active
+  frame = frames.decode(data, state.settings.limit)
   if peer:
-    frames.expect(frame, SEALED)
+    frames.check_frame(frame, SEALED)
   else:
     receivers = seal.receivers_of(seal.check_sealed(frame))
     if name not in receivers:
-      raise FrameError(f"a hand-over of {name!r} is not sealed for itself, who may need it again.")
-    if strangers := receivers - set(state.roll.members):
+      raise FrameError(
+        f"a hand-over of {name!r} is not sealed for {name!r}, who may need it again."
+      )
+    if strangers := receivers - set(state.membership.members):
       raise FrameError(f"a hand-over is sealed for {min(strangers)!r}, who has not joined.")
-  answer, sealed = frames.text({}), b"" if peer else data
-  offered = state.told.get(name, frozenset())
-  if kept.handed and (kept.handed.step, kept.handed.sender) == (frame.step, name):
-    # A repeated request, or the same for more receivers.
-    return state.keep(kept._replace(sealed=sealed))._replace(offered=offered), answer
-  if working is None or name != state.current:
-    raise OutOfOrderError(f"it is not {name!r}'s turn, so that its hand-over is out of order.")
-  if frame.step != step_id(kept.turn + 1, 0) or not state.turn_over:
-    raise OutOfOrderError(f"a hand-over is out of order: {state.described(working.step)} is next.")
-  if not (finite(working.part) and math.isfinite(working.totals.loss)):
+  answer, sealed = frames.encode_json({}), b"" if peer else data
+  sender_keys, last = state.keys_sent.get(name, frozenset()), committed.hand_over
+  if last and (last.step, last.sender) == (frame.step, name):
+    # A repeated request, or the same hand-over sealed for more receivers.
+    after = state.commit(committed._replace(sealed=sealed))
+    return after._replace(sender_keys=sender_keys), answer
+  if active is None or name != state.current_client:
+    raise OutOfOrderError(f"it is not {name!r}'s turn, so its hand-over is out of order.")
+  if frame.step != step_id(committed.turn + 1, 0) or not state.steps_done:
+    raise OutOfOrderError(
+      f"a hand-over is out of order: {state.describe_step(active.step)} is next."
+    )
+  if not (all_finite(active.part) and math.isfinite(active.totals.loss)):
     raise DivergedError(
       f"the server's part or loss is not finite after the turn of {name!r}, which does not count: "
-      "training has diverged, or what was sent is wrong; lower the learning rate or look at "
+      "training has diverged, or the client sent wrong data; lower the learning rate or check "
       "the data."
     )
-  up, down = working.got
-  totals = working.totals.carried(up + len(data), down + len(answer))
+  up, down = active.fetched
+  totals = active.totals.add_bytes(up + len(data), down + len(answer))
   totals = totals._replace(turns=totals.turns + 1)
-  handed = Handed(frame.step, name, "")
-  after = state.proceed(Committed(kept.turn + 1, working.part, handed, sealed, totals), now)
-  return after._replace(offered=offered), answer
+  hand_over = HandOver(frame.step, name, "")
+  after = state.advance(Committed(committed.turn + 1, active.part, hand_over, sealed, totals), now)
+  return after._replace(sender_keys=sender_keys), answer
 
 
-def get(state: State, name: str, data: bytes, now: float) -> tuple[State, bytes]:
-  """The last hand-over, as its sender sealed it for the asker."""
-  asked = frames.read_text(data, frames.LONGEST_REQUEST, step=fields.whole)
-  handed, working = state.kept.handed, state.working
-  if not handed or handed.step != asked["step"] or state.setting.peer:
-    raise OutOfOrderError("that hand-over is not the last one, which alone is kept here.")
+def get(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, bytes]:
+  """Answers with the last hand-over, sealed for the caller."""
+  request = frames.decode_json(data, frames.MAX_REQUEST_BYTES, step=fields.whole)
+  hand_over, active = state.committed.hand_over, state.active
+  if not hand_over or hand_over.step != request["step"] or state.settings.peer:
+    raise OutOfOrderError("this is not the last hand-over, the only one that the server stores.")
   if name not in state.readers:
     raise OutOfOrderError(f"the last hand-over is not sealed for {name!r} yet.")
-  answer = frames.encode(seal.addressed(frames.decode(state.kept.sealed), name))
-  if working is not None and name == state.current:
-    state = state._replace(working=working._replace(got=(len(data), len(answer))))
+  answer = frames.encode(seal.for_receiver(frames.decode(state.committed.sealed), name))
+  if active is not None and name == state.current_client:
+    state = state._replace(active=active._replace(fetched=(len(data), len(answer))))
   return state, answer
