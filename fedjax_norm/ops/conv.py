@@ -1,10 +1,10 @@
-"""One convolution for every model, lowered the way the backend runs fast.
+"""The convolution of all models, lowered so that it is fast on the backend.
 
-On accelerators this is ``lax.conv_general_dilated``. XLA's CPU backend runs a convolution well
-inside a loop only when it is written NHWC x HWIO -> NHWC with neither groups nor input dilation,
-which JAX's own backward convolutions and the vmap of a convolution over per-client kernels are not.
-On a CPU the three convolutions of a layer (forward, input gradient, kernel gradient) are therefore
-written in that form by hand, each as a function of its own, and a vmap over them becomes a loop.
+On accelerators this is ``lax.conv_general_dilated``. Inside a loop, XLA's CPU backend is fast only
+for convolutions of the form NHWC x HWIO -> NHWC without groups and input dilation. JAX's backward
+convolutions, and convolutions with one kernel per client under vmap, do not have this form. On a
+CPU, the three convolutions of a layer (forward, input gradient, kernel gradient) are therefore
+written in this form by hand, each as a separate function, and vmap runs them in a loop.
 """
 
 import functools
@@ -13,10 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fedjax_norm.ops.lowering import Pads, apart, on_cpu, pad_or_crop
+from fedjax_norm.ops.lowering import Pads, isolated, on_cpu, pad_or_crop
 from fedjax_norm.typing import Array
 
-# A kernel gradient whose dy has at least so many bytes goes through it in parts of at most so many.
+Pair = tuple[int, int]
+"""(rows, columns)"""
+
+# If dy has at least _LARGE bytes, the kernel gradient is summed over parts of up to _CACHED bytes.
 _LARGE, _CACHED = 2**22, 2**19
 
 
@@ -33,17 +36,17 @@ def conv(
   Args:
     x: [N, H, W, I] float.
     kernel: [KH, KW, I / groups, O] of the same dtype.
-    strides: rows, columns.
+    strides: (rows, columns).
     padding: ``'SAME'``, ``'VALID'`` or ((top, bottom), (left, right)).
-    groups: into how many parts the channels fall that do not see each other.
+    groups: number of channel groups that are convolved separately.
     lowering: ``'xla'`` (``lax.conv_general_dilated``) or ``'canonical'`` (this module's form for
-      CPUs, no forward-mode derivative); None chooses by the default backend.
+      CPUs, without forward-mode derivative); None chooses by the default backend.
 
   Returns:
     [N, H', W', O].
 
   Raises:
-    ValueError: an unknown lowering, or groups that do not divide the channels.
+    ValueError: the lowering is unknown, or the groups do not divide the channels.
   """
   if x.shape[-1] != groups * kernel.shape[2] or kernel.shape[3] % groups:
     raise ValueError(
@@ -63,8 +66,13 @@ def conv(
 
 
 def _plain(
-  x, kernel, strides=(1, 1), padding=((0, 0), (0, 0)), rhs_dilation=(1, 1), groups: int = 1
-):
+  x: Array,
+  kernel: Array,
+  strides: Pair = (1, 1),
+  padding: Pads = ((0, 0), (0, 0)),
+  rhs_dilation: Pair = (1, 1),
+  groups: int = 1,
+) -> Array:
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -77,28 +85,32 @@ def _plain(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _conv(strides, padding, x, kernel):
-  return apart(_forward, strides, padding)(x, kernel)
+def _conv(strides: Pair, padding: Pads, x: Array, kernel: Array) -> Array:
+  return isolated(_forward, strides, padding)(x, kernel)
 
 
-def _conv_fwd(strides, padding, x, kernel):
+def _conv_fwd(
+  strides: Pair, padding: Pads, x: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
   return _conv(strides, padding, x, kernel), (x, kernel)
 
 
-def _conv_bwd(strides, padding, residuals, dy):
+def _conv_bwd(
+  strides: Pair, padding: Pads, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
   x, kernel = residuals
-  dx = apart(_input_gradient, strides, padding, x.shape[1:3])(dy, kernel)
-  return dx, apart(_kernel_gradient, strides, padding, kernel.shape[:2])(x, dy)
+  dx = isolated(_input_gradient, strides, padding, x.shape[1:3])(dy, kernel)
+  return dx, isolated(_kernel_gradient, strides, padding, kernel.shape[:2])(x, dy)
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
-def _forward(strides, padding, x, kernel):
-  """A convolution that is fast with few channels too, where XLA's own is up to six times slower.
+def _forward(strides: Pair, padding: Pads, x: Array, kernel: Array) -> Array:
+  """The convolution, up to six times faster than XLA's if there are few channels.
 
-  Several neighbouring columns of the output are computed as channels of one: a wider kernel at a
-  wider stride has one shifted copy of the kernel for each of them.
+  Several neighbouring columns of the output are folded into channels of one column: a wider kernel
+  with a wider stride contains one shifted copy of the kernel for each of them.
   """
   kh, kw, i, o = kernel.shape
   if kh * kw > x.shape[1] * x.shape[2]:
@@ -117,61 +129,66 @@ def _forward(strides, padding, x, kernel):
     for shift in range(0, fold * stride, stride)
   ]
   wide = jnp.stack(copies, -2).reshape(kh, width, i, fold * o)
-  if right < 0:  # columns at the end that no window reaches
+  if right < 0:  # no window reaches the last columns
     x, right = x[:, :, :right], 0
   y = _plain(x, wide, (strides[0], fold * stride), (padding[0], (left, right)))
   return y.reshape(n, y.shape[1], count * fold, o)[:, :, :columns]
 
 
-def _by_taps(strides, padding, x, kernel):
-  """A convolution as one matrix product a tap, for images smaller than the kernel.
+def _by_taps(strides: Pair, padding: Pads, x: Array, kernel: Array) -> Array:
+  """A convolution as one matrix product per kernel element, for images smaller than the kernel.
 
-  XLA would take the kernel for the image and the image for the kernel, in loops 100 times slower.
+  XLA would swap the kernel and the image, and run loops that are 100 times slower.
   """
   (kh, kw), (sh, sw) = kernel.shape[:2], strides
   n, h, w, _ = x.shape
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   down, right = x.shape[1] - kh + 1, x.shape[2] - kw + 1
-  # A sum of many parts: in float32, whatever is multiplied.
+  # The sum of many parts is float32, also for bfloat16 products.
   y = jnp.zeros((n, -(-down // sh), -(-right // sw), kernel.shape[3]), jnp.float32)
-  for r in _meeting(kh, range(0, down, sh), padding[0][0], h):
-    for c in _meeting(kw, range(0, right, sw), padding[1][0], w):
+  for r in _useful_taps(kh, range(0, down, sh), padding[0][0], h):
+    for c in _useful_taps(kw, range(0, right, sw), padding[1][0], w):
       y += (x[:, r : r + down : sh, c : c + right : sw] @ kernel[r, c]).astype(jnp.float32)
   return y.astype(x.dtype)
 
 
-def _meeting(taps: int, windows: range, before: int, size: int) -> list[int]:
-  """The taps that meet the image in any window; of a 3x3 kernel on one pixel, it is the middle."""
+def _useful_taps(taps: int, windows: range, before: int, size: int) -> list[int]:
+  """The kernel elements that overlap the image in any window, along one axis.
+
+  For a 3x3 kernel on a single pixel, this is only the middle.
+  """
   return [
     tap for tap in range(taps) if any(before <= first + tap < before + size for first in windows)
   ]
 
 
 def _fold(columns: int, inputs: int, outputs: int) -> int:
-  """How many columns of the output to fold, as measured: 32 channels are wide, 16 are not."""
+  """The number of output columns to fold: up to 32 channels, according to measurements."""
   if columns == 1 or inputs > 16:
     return 1
   return max(1, min(4, (64 if inputs <= 4 else 32) // outputs))
 
 
-def _phase(size, out_size, kernel_size, stride, pad, r):
+def _phase(
+  size: int, out_size: int, kernel_size: int, stride: int, pad: int, r: int
+) -> tuple[int, int, Pair]:
   """One axis of the input gradient at positions r, r + stride, r + 2 stride, ...
 
   From y[o] = sum_t x[stride o + t - pad] w[t], the position i = stride q + r receives
   sum_u dy[q + shift - u] w[first + stride u].
 
   Returns:
-    (first tap, number of taps, pads of dy) such that the phase is a stride-1 convolution.
+    (first tap, number of taps, padding of dy) of the phase as a stride-1 convolution.
   """
   first = (r + pad) % stride
   taps = len(range(first, kernel_size, stride))
   shift = (r + pad - first) // stride
-  count = -(-size // stride)  # as many positions as the longest phase has; the rest is cropped
+  count = -(-size // stride)  # number of positions of the longest phase; others are cropped
   return first, taps, (taps - 1 - shift, count - out_size + shift)
 
 
-def _input_gradient(strides, padding, size, dy, kernel):
-  """At stride s, s * s convolutions of stride 1, one for each phase of the rows and columns."""
+def _input_gradient(strides: Pair, padding: Pads, size: Pair, dy: Array, kernel: Array) -> Array:
+  """The gradient of x: at stride s, s * s convolutions of stride 1, one per phase."""
   (sh, sw), (h, w) = strides, size
   flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
   kh, kw = kernel.shape[:2]
@@ -180,7 +197,7 @@ def _input_gradient(strides, padding, size, dy, kernel):
     top, rows, row_pads = _phase(h, dy.shape[1], kh, sh, padding[0][0], r)
     for c in range(sw):
       left, columns, column_pads = _phase(w, dy.shape[2], kw, sw, padding[1][0], c)
-      if rows == 0 or columns == 0:  # no tap of the kernel falls on these positions
+      if rows == 0 or columns == 0:  # no kernel element reaches these positions
         shape = (dy.shape[0], -(-h // sh), -(-w // sw), kernel.shape[2])
         phases.append(jnp.zeros(shape, dy.dtype))
         continue
@@ -198,17 +215,17 @@ def _input_gradient(strides, padding, size, dy, kernel):
   return grid.reshape(n, rows * sh, columns * sw, i)[:, :h, :w]
 
 
-def _kernel_gradient(strides, padding, kernel_size, x, dy):
-  """A convolution of x by dy as the kernel, whose summed channel is the example.
+def _kernel_gradient(strides: Pair, padding: Pads, kernel_size: Pair, x: Array, dy: Array) -> Array:
+  """The gradient of the kernel: a convolution of x with dy as the kernel, summed over examples.
 
-  With the input channel as a part of the column, column w and channel i at place w I + i, a kernel
-  dilated by I columns meets the same channel everywhere, and the result comes out as
-  [KH, KW I, O]: only x needs a transposition, and that of a plain matrix.
+  Columns and input channels are merged: column w, channel i has the position w I + i. A kernel that
+  is dilated by I columns then combines equal channels, and the result is [KH, KW I, O]. Only x has
+  to be transposed, as a matrix.
   """
   (sh, sw), (kh, kw) = strides, kernel_size
   n, h, w, i = x.shape
   oh, ow, o = dy.shape[1:]
-  # The rows and columns of x that the kernel touches, and no others.
+  # Padding, or cropping, to the rows and columns of x that the kernel reaches.
   rows = (padding[0][0], kh + (oh - 1) * sh - h - padding[0][0])
   columns = (padding[1][0], kw + (ow - 1) * sw - w - padding[1][0])
   if min(*rows, *columns) < 0:
@@ -218,7 +235,7 @@ def _kernel_gradient(strides, padding, kernel_size, x, dy):
   dy = dy.transpose(1, 2, 0, 3)
   sideways = (columns[0] * i, columns[1] * i)
 
-  def gradient(by_column, dy, rows):
+  def gradient(by_column: Array, dy: Array, rows: Pair) -> Array:
     return _plain(by_column, dy, padding=(rows, sideways), rhs_dilation=(sh, sw * i))
 
   count = _rows_at_once(oh, ow * n * o * dy.dtype.itemsize)
@@ -227,18 +244,18 @@ def _kernel_gradient(strides, padding, kernel_size, x, dy):
   else:
     padded = jnp.pad(by_column, ((0, 0), rows, (0, 0), (0, 0)))
 
-    def add(index, dk):
+    def add(index: Array, dk: Array) -> Array:
       first = index * count
-      some = lax.dynamic_slice_in_dim(padded, first * sh, (count - 1) * sh + kh, 1)
-      return dk + gradient(some, lax.dynamic_slice_in_dim(dy, first, count, 0), (0, 0))
+      part = lax.dynamic_slice_in_dim(padded, first * sh, (count - 1) * sh + kh, 1)
+      return dk + gradient(part, lax.dynamic_slice_in_dim(dy, first, count, 0), (0, 0))
 
-    # A sum of many parts: in float32, whatever is multiplied.
+    # The sum of many parts is float32, also for bfloat16 products.
     dk = lax.fori_loop(0, oh // count, add, jnp.zeros((1, kh, kw * i, o), jnp.float32))
   return dk.astype(dy.dtype).reshape(kh, kw, i, o)
 
 
 def _rows_at_once(rows: int, row_bytes: int) -> int:
-  """How many rows of dy to go through at once: all, or of a large one what stays in the cache."""
+  """The number of rows of dy per part: all of them, or as many as fit the cache if dy is large."""
   if rows * row_bytes < _LARGE:
     return rows
   fitting = (n for n in range(2, rows) if rows % n == 0 and n * row_bytes <= _CACHED)

@@ -1,7 +1,8 @@
-"""How a part of a model is put to XLA, and what convolutions and pools have in common."""
+"""How convolutions and pools are lowered to XLA: helpers that both share."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,25 +13,25 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from fedjax_norm.typing import Array
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
-"""Of an image: (top, bottom), (left, right); a negative pad crops."""
+"""Padding of an image: (top, bottom), (left, right); negative padding crops."""
 
 
 def on_cpu() -> bool:
-  """Whether the default backend is a CPU, whose compiler wants some operations in other forms."""
+  """Whether the default backend is a CPU, which runs some operations faster in other forms."""
   return jax.default_backend() == "cpu"
 
 
 @functools.cache
-def apart(function: Callable[..., Array], *static) -> Callable[..., Array]:
-  """A function of arrays; on a CPU it runs apart from what surrounds it, one client at a time.
+def isolated(function: Callable[..., Array], *static: Any) -> Callable[..., Array]:
+  """Binds static arguments; on a CPU, the function is not inlined and runs one client at a time.
 
-  Inlined, a strided or transposed read of an activation would be fused with the layers before it,
-  which computes them again, element by element and out of order (a fifth of a ResNet-20's step).
-  And under vmap, per-client kernels would become a grouped convolution.
+  If it were inlined, XLA would fuse a strided or transposed read of an activation with the previous
+  layers and compute them again, element by element and out of order (a fifth of the time of a
+  ResNet-20's step). Under vmap, kernels of several clients would become a grouped convolution.
 
   Args:
     function: (*static, *arrays) -> array.
-    *static: its first arguments.
+    *static: first arguments of the function.
   """
   if not on_cpu():
     return functools.partial(function, *static)
@@ -38,10 +39,10 @@ def apart(function: Callable[..., Array], *static) -> Callable[..., Array]:
   one_by_one = sequential_vmap(functools.partial(function, *static))
 
   def run(*arrays: Array) -> Array:
-    with set_xla_metadata(inlineable="true"):  # what it calls in its turn
+    with set_xla_metadata(inlineable="true"):  # functions that it calls
       return one_by_one(*arrays)
 
-  run.__name__ = function.__name__  # what profiles show
+  run.__name__ = function.__name__  # the name in profiles
   compiled = jax.jit(run)
 
   def call(*arrays: Array) -> Array:
@@ -52,5 +53,5 @@ def apart(function: Callable[..., Array], *static) -> Callable[..., Array]:
 
 
 def pad_or_crop(pads: Pads, x: Array) -> Array:
-  """Pads the rows and columns of [N, H, W, C] with zeros, or crops them."""
+  """Pads the rows and columns of [N, H, W, C] with zeros; negative pads crop."""
   return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)])

@@ -1,4 +1,4 @@
-"""Pooling as strided shifts of the input: fast under vmap and scan, forwards and backwards.
+"""Pooling by strided shifts of the input: fast under vmap and scan, forward and backward.
 
 There is no forward-mode derivative.
 """
@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fedjax_norm.ops.lowering import Pads, apart, pad_or_crop
+from fedjax_norm.ops.lowering import Pads, isolated, pad_or_crop
 from fedjax_norm.typing import Array
 
 
 def ceil_pads(shape: tuple[int, int], size: int, stride: int) -> Pads:
-  """Pads after the last row and column, so that windows cover all of the image (Caffe's rule)."""
+  """Returns bottom and right padding, so that windows cover the whole image (as in Caffe)."""
 
   def after(extent: int) -> int:
-    # The last window begins inside the image, also where the stride exceeds the size.
+    # The last window must begin inside the image, even if the stride exceeds the window size.
     positions = max(min(-(-(extent - size) // stride), (extent - 1) // stride), 0) + 1
     return max((positions - 1) * stride + size - extent, 0)
 
@@ -27,15 +27,15 @@ def ceil_pads(shape: tuple[int, int], size: int, stride: int) -> Pads:
 
 
 def max_pool(x: Array, size: int, stride: int, pads: Pads = ((0, 0), (0, 0))) -> Array:
-  """The maximum of each window: [N, H, W, C] -> [N, H', W', C].
+  """Returns the maximum of each window: [N, H, W, C] -> [N, H', W', C].
 
-  The gradient goes to the first of several equal maxima, row by row.
+  If a window has several equal maxima, the first one in row-major order gets the gradient.
   """
   return _max_pool(size, stride, pads, x)
 
 
 def avg_pool(x: Array, size: int, stride: int, pads: Pads = ((0, 0), (0, 0))) -> Array:
-  """The mean of each window's elements inside the image: [N, H, W, C] -> [N, H', W', C]."""
+  """Returns the mean of each window without the padding: [N, H, W, C] -> [N, H', W', C]."""
 
   def inside(extent: int, pad: tuple[int, int]) -> np.ndarray:
     real = np.pad(np.ones(extent), pad)
@@ -49,7 +49,7 @@ def avg_pool(x: Array, size: int, stride: int, pads: Pads = ((0, 0), (0, 0))) ->
 
 
 def _windows(x: Array, size: int, stride: int, pads: Pads, fill: float) -> list[Array]:
-  """The size * size shifts of x whose elements at one position are one window."""
+  """Returns size * size shifts of x; their elements at one position are the window there."""
   x = lax.pad(x, jnp.array(fill, x.dtype), [(0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)])
   rows, columns = ((extent - size) // stride + 1 for extent in x.shape[1:3])
   return [
@@ -59,81 +59,92 @@ def _windows(x: Array, size: int, stride: int, pads: Pads, fill: float) -> list[
   ]
 
 
-Take = Callable[..., Array]
-"""(arrays of windows, places [stride, 1, stride, 1]) -> what elements at those places get of them;
-the place is -1 where there is none."""
+WindowGradient = Callable[..., Array]
+"""(arrays of windows, positions [stride, 1, stride, 1]) -> the gradient that the windows pass to
+their elements at these positions; a position is -1 if it is outside the window."""
 
 
-def _receive(
-  arrays: tuple[Array, ...], size: int, stride: int, pads: Pads, image: tuple[int, int], take: Take
+def _sum_over_windows(
+  arrays: tuple[Array, ...],
+  size: int,
+  stride: int,
+  pads: Pads,
+  image: tuple[int, int],
+  gradient: WindowGradient,
 ) -> Array:
-  """The transpose of :func:`_windows`: every element adds up what the windows over it give.
+  """The transpose of :func:`_windows`: sums the gradients that each element gets from its windows.
 
   Row stride q + r of the image is row r + stride u of window q - u, for every u; columns likewise.
-  The arrays [N, H', W', C] are what is known of the windows, and ``take`` what an element gets.
+  The arrays [N, H', W', C] have one element per window.
   """
   rows, columns = (
     -(-(extent + sum(pad)) // stride) for extent, pad in zip(image, pads, strict=True)
   )
   n, out_rows, out_columns, channels = arrays[0].shape
-  reach = -(-size // stride)  # windows over one element, along a side
+  reach = -(-size // stride)  # windows that contain an element, along one axis
   around = ((reach - 1, rows - out_rows), (reach - 1, columns - out_columns))
-  # A pad fused into what reads it would check its bounds at every element.
-  padded = [apart(pad_or_crop, around)(array) for array in arrays]
+  # If the padding were fused with its readers, they would check bounds at every element.
+  padded = [isolated(pad_or_crop, around)(array) for array in arrays]
   total: Array | float = 0.0
   for u in range(reach):
     for v in range(reach):
       top, left = reach - 1 - u, reach - 1 - v
-      own = [a[:, top : top + rows, None, left : left + columns, None] for a in padded]
+      windows = [a[:, top : top + rows, None, left : left + columns, None] for a in padded]
       row = np.arange(stride)[:, None] + stride * u
       column = np.arange(stride) + stride * v
-      places = np.where((row < size) & (column < size), row * size + column, -1)
-      total += take(*own, places[:, None, :, None])
+      positions = np.where((row < size) & (column < size), row * size + column, -1)
+      total += gradient(*windows, positions[:, None, :, None])
   whole = jnp.reshape(total, (n, rows * stride, columns * stride, channels))
   (top, _), (left, _) = pads
   return whole[:, top : top + image[0], left : left + image[1]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _sum_pool(size, stride, pads, x):
+def _sum_pool(size: int, stride: int, pads: Pads, x: Array) -> Array:
   return sum(_windows(x, size, stride, pads, 0.0))
 
 
-def _sum_pool_fwd(size, stride, pads, x):
+def _sum_pool_fwd(size: int, stride: int, pads: Pads, x: Array) -> tuple[Array, tuple[int, int]]:
   return _sum_pool(size, stride, pads, x), x.shape[1:3]
 
 
-def _sum_pool_bwd(size, stride, pads, image, dy):
-  def take(dy, places):
-    return jnp.where(places >= 0, dy, 0)
+def _sum_pool_bwd(
+  size: int, stride: int, pads: Pads, image: tuple[int, int], dy: Array
+) -> tuple[Array]:
+  def gradient(dy: Array, positions: Array) -> Array:
+    return jnp.where(positions >= 0, dy, 0)
 
-  return (_receive((dy,), size, stride, pads, image, take),)
+  return (_sum_over_windows((dy,), size, stride, pads, image, gradient),)
 
 
 _sum_pool.defvjp(_sum_pool_fwd, _sum_pool_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _max_pool(size, stride, pads, x):
+def _max_pool(size: int, stride: int, pads: Pads, x: Array) -> Array:
   return _max_pool_fwd(size, stride, pads, x)[0]
 
 
-def _max_pool_fwd(size, stride, pads, x):
+def _max_pool_fwd(
+  size: int, stride: int, pads: Pads, x: Array
+) -> tuple[Array, tuple[Array, tuple[int, int]]]:
   windows = _windows(x, size, stride, pads, -jnp.inf)
-  best, which = windows[0], jnp.zeros(windows[0].shape, jnp.int32)
+  best, argmax = windows[0], jnp.zeros(windows[0].shape, jnp.int32)
   for index, window in enumerate(windows[1:], 1):
-    which = jnp.where(window > best, jnp.int32(index), which)
+    argmax = jnp.where(window > best, jnp.int32(index), argmax)
     best = jnp.maximum(best, window)
-  return best, (which, x.shape[1:3])
+  return best, (argmax, x.shape[1:3])
 
 
-def _max_pool_bwd(size, stride, pads, residuals, dy):
-  which, image = residuals
+def _max_pool_bwd(
+  size: int, stride: int, pads: Pads, residuals: tuple[Array, tuple[int, int]], dy: Array
+) -> tuple[Array]:
+  argmax, image = residuals
 
-  def take(dy, which, places):
-    return jnp.where(which == places, dy, 0)
+  def gradient(dy: Array, argmax: Array, positions: Array) -> Array:
+    return jnp.where(argmax == positions, dy, 0)
 
-  return (_receive((dy, which), size, stride, pads, image, take),)
+  return (_sum_over_windows((dy, argmax), size, stride, pads, image, gradient),)
 
 
 _max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)

@@ -1,4 +1,4 @@
-"""The convolution's lowerings against each other and torch, alone and under vmap and scan."""
+"""The lowerings of the convolution against each other and torch, also under vmap and scan."""
 
 import functools
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from fedjax_norm.ops.conv import conv
 
 
 class Case(NamedTuple):
-  """x is [2, *size, features[0] * groups], the kernel [*kernel, *features] of features[1]."""
+  """A convolution of x [2, *size, features[0] * groups] with a kernel [*kernel, *features]."""
 
   size: tuple[int, int]
   kernel: tuple[int, int]
@@ -34,25 +34,25 @@ CASES = {
   "unequal strides": Case((7, 6), (3, 2), (2, 3), "SAME", (5, 3)),
   "stride above the kernel": Case((7, 8), (1, 2), (3, 3), "VALID", (5, 2)),
   "shortcut": Case((7, 6), (1, 1), (2, 2), "VALID", (6, 3)),
-  "what valid leaves over": Case((8, 9), (3, 3), (3, 2), "VALID", (5, 2)),
+  "valid with a remainder": Case((8, 9), (3, 3), (3, 2), "VALID", (5, 2)),
   "imagenet's stem": Case((12, 11), (7, 7), (2, 2), ((3, 3), (3, 3)), (3, 4)),
   "few channels": Case((5, 5), (3, 3), (1, 1), "VALID", (1, 3)),
   "few channels at stride": Case((6, 5), (5, 4), (2, 3), ((0, 3), (2, 1)), (4, 1)),
   "pads beyond the kernel": Case((3, 4), (2, 1), (1, 2), ((3, 0), (2, 3)), (5, 2)),
   "one position": Case((3, 3), (3, 3), (2, 2), "VALID", (6, 6)),
   "kernel above the image": Case((2, 1), (5, 5), (1, 1), "SAME", (5, 2)),
-  "as many channels as are folded": Case((4, 7), (3, 3), (1, 1), "SAME", (16, 16)),
-  "more channels than are folded": Case((4, 5), (3, 3), (2, 2), "SAME", (17, 5)),
+  "16 channels, which are folded": Case((4, 7), (3, 3), (1, 1), "SAME", (16, 16)),
+  "17 channels, which are not folded": Case((4, 5), (3, 3), (2, 2), "SAME", (17, 5)),
   "two groups": Case((5, 6), (3, 3), (2, 2), "SAME", (3, 4), 2),
-  "a group a channel": Case((4, 5), (3, 3), (1, 1), "SAME", (1, 6), 3),
+  "one group per channel": Case((4, 5), (3, 3), (1, 1), "SAME", (1, 6), 3),
 }
-# How the map over a second axis of the arguments is written.
-ALONE, BOTH, IMAGES, SCAN = "alone", "vmap", "vmap over images", "scan"
+# How the arguments are mapped over their first axis.
+SINGLE, BOTH, IMAGES, SCAN = "single", "vmap", "vmap over images", "scan"
 LOWERINGS = ("canonical", "xla")
 
 
 def gradients(lowering, case, x, kernel, dy):
-  """(y, dx, dkernel)."""
+  """Returns (y, dx, dkernel)."""
   y, pullback = jax.vjp(
     lambda x, kernel: conv(x, kernel, case.strides, case.padding, case.groups, lowering), x, kernel
   )
@@ -63,7 +63,7 @@ def gradients(lowering, case, x, kernel, dy):
 def mapped(lowering, how, case, x, kernel, dy):
   one = functools.partial(gradients, lowering, case)
   match how:
-    case "alone":
+    case "single":
       return jax.tree.map(lambda a: a[None], one(x[0], kernel[0], dy[0]))
     case "vmap":
       return jax.vmap(one)(x, kernel, dy)
@@ -74,7 +74,7 @@ def mapped(lowering, how, case, x, kernel, dy):
 
 
 def pads_of(case: Case):
-  """The padding by its definition, written out."""
+  """Returns the padding as explicit pads."""
   if case.padding == "VALID":
     return (0, 0), (0, 0)
   if case.padding != "SAME":
@@ -86,8 +86,8 @@ def pads_of(case: Case):
   return tuple((pad // 2, pad - pad // 2) for pad in total)
 
 
-def torchs(case: Case, x, kernel, dy):
-  """:func:`gradients` by torch."""
+def torch_gradients(case: Case, x, kernel, dy):
+  """Returns (y, dx, dkernel) by torch."""
   x = torch.tensor(x.transpose(0, 3, 1, 2).copy(), requires_grad=True)
   kernel = torch.tensor(kernel.transpose(3, 2, 0, 1).copy(), requires_grad=True)
   (top, bottom), (left, right) = pads_of(case)
@@ -98,7 +98,7 @@ def torchs(case: Case, x, kernel, dy):
 
 
 def arguments(case: Case):
-  """Two of each: (x, kernel, dy)."""
+  """Returns two of each of (x, kernel, dy)."""
   rng = np.random.default_rng(0)
   channels = case.features[0] * case.groups
   x = rng.standard_normal((2, 2, *case.size, channels)).astype(np.float32)
@@ -119,21 +119,21 @@ def assert_same(actual, expected):
 
 
 def check(case: Case, how: str):
-  """The canonical lowering against torch on each node alone."""
+  """Compares the canonical lowering with torch, for each client."""
   x, kernel, dy = arguments(case)
   result = mapped("canonical", how, case, x, kernel, dy)
-  nodes = 1 if how == ALONE else 2
-  assert all(len(a) == nodes for a in result)
-  for i in range(nodes):
-    own = kernel[0 if how == IMAGES else i]
-    assert_same([a[i] for a in result], torchs(case, x[i], own, dy[i]))
+  clients = 1 if how == SINGLE else 2
+  assert all(len(a) == clients for a in result)
+  for i in range(clients):
+    client_kernel = kernel[0 if how == IMAGES else i]
+    assert_same([a[i] for a in result], torch_gradients(case, x[i], client_kernel, dy[i]))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_tricky_cases_are_the_same_in_both_lowerings(name):
+def test_special_cases_are_the_same_in_both_lowerings(name):
   case = CASES[name]
-  check(case, ALONE)
-  ours, xlas = (mapped(lowering, ALONE, case, *arguments(case)) for lowering in LOWERINGS)
+  check(case, SINGLE)
+  ours, xlas = (mapped(lowering, SINGLE, case, *arguments(case)) for lowering in LOWERINGS)
   assert_same(ours, xlas)
 
 
@@ -150,24 +150,24 @@ def test_maps_are_the_same_in_both_lowerings(name, how):
   ("case", "parts"),
   [
     (Case((7, 5), (3, 3), (1, 1), "SAME", (5, 4)), 7),  # seven rows, a prime number
-    (Case((12, 5), (3, 2), (2, 1), "SAME", (5, 4)), 3),  # two of six rows at a time
+    (Case((12, 5), (3, 2), (2, 1), "SAME", (5, 4)), 3),  # parts of two rows out of six
     (Case((9, 6), (2, 2), (2, 3), "VALID", (5, 3)), 2),  # rows of x that no window reaches
   ],
 )
-def test_a_large_gradient_goes_through_its_rows_in_parts(case, parts, monkeypatch):
+def test_a_large_gradient_is_summed_over_parts_of_the_rows(case, parts, monkeypatch):
   x, kernel, dy = arguments(case)
   row = dy[0, :, 0].nbytes
   monkeypatch.setattr(conv_module, "_LARGE", 1)
   monkeypatch.setattr(conv_module, "_CACHED", 2 * row)
   assert conv_module._rows_at_once(dy.shape[2], row) * parts == dy.shape[2]
-  check(case, ALONE)
+  check(case, SINGLE)
 
   static = case.strides, pads_of(case), kernel.shape[1:3]
   gradient = functools.partial(conv_module._kernel_gradient, *static)
   assert "dynamic_slice" in str(jax.make_jaxpr(gradient)(x[0], dy[0]))
   half = gradient(x[0].astype(jnp.bfloat16), dy[0].astype(jnp.bfloat16))
-  exact = torchs(case, x[0], kernel[0], dy[0])[2]
-  assert half.dtype == jnp.bfloat16  # of a sum in float32
+  exact = torch_gradients(case, x[0], kernel[0], dy[0])[2]
+  assert half.dtype == jnp.bfloat16  # the sum is float32
   np.testing.assert_allclose(half.astype(np.float32), exact, rtol=0.02, atol=0.02 * exact.max())
 
 
@@ -192,8 +192,8 @@ def cases(draw):
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
-@given(cases(), st.sampled_from([ALONE, BOTH, IMAGES, SCAN]))
-def test_any_convolution_is_torchs(case, how):
+@given(cases(), st.sampled_from([SINGLE, BOTH, IMAGES, SCAN]))
+def test_random_convolutions_equal_torch(case, how):
   check(case, how)
 
 
@@ -205,16 +205,16 @@ def test_the_canonical_lowering_has_no_grouped_or_dilated_convolution_under_vmap
     for lowering in (*LOWERINGS, None)
   }
   canonical = text["canonical"]
-  found = canonical.count("conv_general_dilated[")
-  assert found >= 6  # the output, four phases of the input's gradient, the kernel's gradient
+  count = canonical.count("conv_general_dilated[")
+  assert count >= 6  # the output, four phases of the input gradient, the kernel gradient
   for parameter in ("feature_group_count=1\n", "batch_group_count=1\n", "lhs_dilation=(1, 1)\n"):
-    assert canonical.count(parameter) == found
-  assert "feature_group_count=2" in text["xla"]  # as a plain convolution would have
+    assert canonical.count(parameter) == count
+  assert "feature_group_count=2" in text["xla"]
   assert text[None] == text["canonical" if jax.default_backend() == "cpu" else "xla"]
 
 
-def test_the_three_convolutions_are_functions_of_their_own():
-  # Inlined, their reads would be fused with the layers around them, which a CPU then runs slowly.
+def test_the_three_convolutions_are_not_inlined():
+  # If inlined, their reads would be fused with the neighbouring layers, which is slow on a CPU.
   case = CASES["same"]
   args = arguments(case)
   text = mapped.lower("canonical", SCAN, case, *args).compile().as_text()
@@ -225,15 +225,15 @@ def test_the_three_convolutions_are_functions_of_their_own():
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
-def test_groups_that_do_not_fit_are_refused(lowering):
+def test_groups_that_do_not_divide_the_channels_are_rejected(lowering):
   x, kernel = np.zeros((1, 3, 3, 6), np.float32), np.zeros((3, 3, 2, 4), np.float32)
-  for groups in (1, 2, 3):  # 3 divide the input's channels, but not the output's
+  for groups in (1, 2, 3):  # 3 divides the input channels, but not the output channels
     with pytest.raises(ValueError, match="do not fit 6 channels"):
       conv(x, kernel, groups=groups, lowering=lowering)
 
 
-def test_an_image_smaller_than_the_kernel_is_left_to_matrix_products():
-  """XLA would exchange the two, and take 100 times as long."""
+def test_a_kernel_larger_than_the_image_is_lowered_to_matrix_products():
+  """XLA would swap the image and the kernel, and take 100 times as long."""
 
   def primitives(size):
     x, kernel = jnp.ones((2, size, size, 8)), jnp.ones((3, 3, 8, 4))

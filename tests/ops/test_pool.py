@@ -1,4 +1,4 @@
-"""Pooling against torch, forwards and backwards."""
+"""Pooling against torch, forward and backward."""
 
 import functools
 
@@ -25,7 +25,7 @@ def pooled(kind, x, dy, size, stride, pads):
 
 def check(kind, shape, size, stride, pads, theirs):
   rng = np.random.default_rng(0)
-  # No two alike; and below zero, so that a padding of zeros would win.
+  # All values differ, and are negative, so that a maximum over zero padding would be wrong.
   x = (rng.permutation(np.prod(shape)).reshape(shape) - np.prod(shape)).astype(np.float32) / 8
   theirs_x = torch.tensor(x.transpose(0, 3, 1, 2).copy(), requires_grad=True)
   expected = theirs(theirs_x)
@@ -40,32 +40,32 @@ def check(kind, shape, size, stride, pads, theirs):
 @pytest.mark.parametrize(
   ("image", "size", "stride"),
   [
-    ((8, 8), 3, 2),  # the last window hangs over
-    ((7, 9), 3, 2),  # none does
-    ((6, 5), 3, 2),  # one side's does
+    ((8, 8), 3, 2),  # the last window reaches beyond the image
+    ((7, 9), 3, 2),  # no window does
+    ((6, 5), 3, 2),  # a window does on one axis
     ((5, 7), 2, 2),
     ((9, 8), 3, 3),
     ((5, 6), 3, 1),
-    ((5, 8), 1, 3),  # the next window would begin outside, so there is none
+    ((5, 8), 1, 3),  # the next window would begin outside, so it is omitted
     ((6, 9), 2, 4),
     ((3, 3), 3, 2),
   ],
 )
-def test_windows_rounded_up_are_torchs(kind, image, size, stride):
+def test_pools_that_round_up_equal_torch(kind, image, size, stride):
   theirs = functools.partial(THEIRS[kind], kernel_size=size, stride=stride)
   check(kind, (2, *image, 3), size, stride, ceil_pads(image, size, stride), theirs)
 
 
 @pytest.mark.parametrize("kind", OURS)
 @pytest.mark.parametrize(("size", "stride", "pad"), [(3, 2, 0), (2, 2, 0), (3, 2, 1), (4, 1, 2)])
-def test_windows_rounded_down_are_torchs(kind, size, stride, pad):
+def test_pools_that_round_down_equal_torch(kind, size, stride, pad):
   theirs = functools.partial(
     THEIRS[kind], kernel_size=size, stride=stride, padding=pad, ceil_mode=False
   )
   check(kind, (2, 8, 7, 3), size, stride, ((pad, pad), (pad, pad)), theirs)
 
 
-def test_an_image_smaller_than_its_window_is_one_window():
+def test_an_image_smaller_than_the_window_is_one_window():
   assert ceil_pads((2, 1), 3, 2) == ((0, 1), (0, 2))
   x = np.array([[4.0], [2.0]], np.float32).reshape(1, 2, 1, 1)
   assert max_pool(x, 3, 2, ceil_pads((2, 1), 3, 2)).item() == 4
@@ -73,7 +73,7 @@ def test_an_image_smaller_than_its_window_is_one_window():
 
 
 def test_the_first_of_equal_maxima_gets_the_gradient():
-  # As in torch; after a ReLU, windows of nothing but zeros are common.
+  # As in torch. After a ReLU, windows with only zeros are common.
   x, dy = np.zeros((1, 5, 5, 1), np.float32), np.arange(4, dtype=np.float32) + 1
   _, dx = pooled("max", x, dy.reshape(1, 2, 2, 1), 3, 2, ((0, 0), (0, 0)))
   expected = np.zeros((5, 5), np.float32)
@@ -83,7 +83,7 @@ def test_the_first_of_equal_maxima_gets_the_gradient():
 
 @pytest.mark.parametrize("kind", OURS)
 @pytest.mark.parametrize("how", ["vmap", "scan"])
-def test_maps_are_loops(kind, how):
+def test_mapped_pools_equal_a_loop(kind, how):
   rng = np.random.default_rng(0)
   x = rng.standard_normal((3, 2, 6, 5, 2)).astype(np.float32)
   dy = rng.standard_normal((3, 2, 3, 3, 2)).astype(np.float32)
@@ -92,9 +92,9 @@ def test_maps_are_loops(kind, how):
     return pooled(kind, x, dy, 3, 2, ((1, 0), (1, 1)))
 
   if how == "vmap":
-    together = jax.jit(jax.vmap(one))(x, dy)
+    mapped = jax.jit(jax.vmap(one))(x, dy)
   else:
-    together = jax.lax.scan(lambda carry, args: (carry, one(*args)), None, (x, dy))[1]
+    mapped = jax.lax.scan(lambda carry, args: (carry, one(*args)), None, (x, dy))[1]
   for i in range(3):
-    for ours, alone in zip(together, one(x[i], dy[i]), strict=True):
-      np.testing.assert_allclose(ours[i], alone, rtol=1e-6)
+    for ours, single in zip(mapped, one(x[i], dy[i]), strict=True):
+      np.testing.assert_allclose(ours[i], single, rtol=1e-6)
