@@ -1,1 +1,1 @@
-"""What is measured: accuracy, errors, segmentation, verification, diagnostics, leakage."""
+"""Test measures and diagnostics of models: one module per kind of task, diagnostics, leakage."""

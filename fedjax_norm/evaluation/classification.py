@@ -1,4 +1,4 @@
-"""Evaluation on the test set: of the global model, and of every client's."""
+"""Tests classifiers; makes test batches and maps test functions for all kinds of tasks."""
 
 import functools
 from collections.abc import Callable
@@ -19,15 +19,15 @@ from fedjax_norm.typing import Array, Batch, PyTree, Variables
 
 
 class Scores(NamedTuple):
-  """Sums over the test set by class, so that adding merges them.
+  """Sums over test examples by class; the sum of two ``Scores`` belongs to the joint examples.
 
   Attributes:
-    loss: [C] of the cross-entropies, or of the user's own loss.
-    top1: [C] examples whose label is the first guess, or that the user's own objective calls right;
-      None where it calls nothing right.
-    top5: [C] examples whose label is among the first five (or all, of fewer classes); None under
-      the user's own objective.
-    examples: [C] how many.
+    loss: [C] sum of cross-entropies, or of a user-defined loss.
+    top1: [C] number of examples with the correct class first, or that a user-defined objective
+      counts as correct; None if the objective defines no correct outputs.
+    top5: [C] number of examples with the correct class among the first five (or among all classes,
+      if there are fewer); None with a user-defined objective.
+    examples: [C] number of examples.
   """
 
   loss: Array
@@ -37,11 +37,11 @@ class Scores(NamedTuple):
 
 
 class HeldOut(NamedTuple):
-  """Test examples as they are stored.
+  """A batch of stored test examples.
 
   Attributes:
     batch: raw images, labels (or other targets) and mask, [B, ...] (or [T, B, ...] when stacked).
-    ids: [B] int32, the examples' ids.
+    ids: [B] int32 ids of the examples.
   """
 
   batch: Batch
@@ -51,13 +51,13 @@ class HeldOut(NamedTuple):
 def stack_batches(
   test: Examples, batch_size: int, multiple: int = 1, targets: np.ndarray | None = None
 ) -> HeldOut:
-  """The test set as stacked batches [T, B, ...] of raw images, padded and masked.
+  """Returns the test set as stacked batches [T, B, ...] of raw images, padded and masked.
 
   Args:
-    test: the examples.
-    batch_size: B at the most.
-    multiple: T becomes a multiple of this (the number of devices).
-    targets: [N, ...] that outputs are held against; None is the labels.
+    test: test examples.
+    batch_size: maximum batch size B.
+    multiple: divisor of the number of batches T, such as the number of devices.
+    targets: [N, ...] targets; None for the labels.
   """
   n = len(test.labels)
   count = -(-n // batch_size)
@@ -67,19 +67,19 @@ def stack_batches(
   mask = (ids < n).astype(np.float32)
   ids = np.minimum(ids, n - 1)
   ids = ids.astype(np.int32)
-  known = test.labels.astype(np.int32) if targets is None else targets
-  return HeldOut(Batch(test.images[ids], known[ids], mask), ids)
+  targets = test.labels.astype(np.int32) if targets is None else targets
+  return HeldOut(Batch(test.images[ids], targets[ids], mask), ids)
 
 
-def of_batch(
+def make_batch_test(
   model: nn.Module, transform: EvalTransform, result_of: Callable[[Array, Batch], Any]
 ) -> Callable[..., Any]:
-  """(variables, one test batch, a client's feature strength or None) -> a result.
+  """Returns the function (variables, test batch, client's feature shift or None) -> test result.
 
   Args:
-    model: the model, unbound to any axis.
-    transform: of test images.
-    result_of: (the model's outputs in float32, the batch) -> the result.
+    model: model without an axis name.
+    transform: transform of test images.
+    result_of: (model outputs in float32, batch) -> test result.
   """
 
   def test(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Any:
@@ -91,81 +91,88 @@ def of_batch(
 
 
 def make_scores(
-  model: nn.Module, num_classes: int, transform: EvalTransform, own: Objective | None = None
+  model: nn.Module, num_classes: int, transform: EvalTransform, objective: Objective | None = None
 ) -> Callable[..., Scores]:
-  """(variables, one test batch, a client's feature strength or None) -> its scores.
+  """Returns the function (variables, test batch, client's feature shift or None) -> scores.
 
-  ``own`` is the user's own objective, if there is one.
+  ``objective`` is a user-defined objective; None for cross-entropy.
   """
-
-  return of_batch(model, transform, functools.partial(scores_of, num_classes=num_classes, own=own))
+  result_of = functools.partial(scores_of, num_classes=num_classes, objective=objective)
+  return make_batch_test(model, transform, result_of)
 
 
 def scores_of(
-  logits: Array, batch: Batch, num_classes: int, own: Objective | None = None
+  logits: Array, batch: Batch, num_classes: int, objective: Objective | None = None
 ) -> Scores:
-  """The scores of a batch's logits [B, C], float32; a padded example counts nothing."""
+  """Returns the scores of float32 logits [B, C]; padded examples count 0."""
   real = batch.mask > 0
 
   def by_class(values: Array) -> Array:
-    kept = jnp.where(real, values, 0).astype(jnp.float32)
-    return jnp.zeros(num_classes, jnp.float32).at[batch.labels].add(kept)
+    values = jnp.where(real, values, 0).astype(jnp.float32)
+    return jnp.zeros(num_classes, jnp.float32).at[batch.labels].add(values)
 
-  if own:
-    right = by_class(own.correct(logits, batch.labels)) if own.correct else None
-    return Scores(by_class(own.loss(logits, batch.labels)), right, None, by_class(real))
+  if objective:
+    correct = by_class(objective.correct(logits, batch.labels)) if objective.correct else None
+    return Scores(by_class(objective.loss(logits, batch.labels)), correct, None, by_class(real))
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
   at_label = jnp.take_along_axis(logits, batch.labels[:, None], -1)
-  # The rank counts a tie, and a logit that is not a number, against the model.
+  # Ties and logits that are nan count as errors of the model.
   rank = num_classes - 1 - (at_label > logits).sum(-1)
   return Scores(by_class(losses), by_class(rank < 1), by_class(rank < 5), by_class(real))
 
 
-def make_evaluate(scores, mapping: ClientMapping) -> Callable[[Variables, HeldOut], Scores]:
-  """(variables, stacked batches) -> scores of the whole set; batches are mapped as nodes are."""
+def make_evaluate(
+  test: Callable[..., Any], mapping: ClientMapping
+) -> Callable[[Variables, HeldOut], Any]:
+  """Returns the function (variables, stacked batches) -> test result summed over all batches.
+
+  The batches are mapped to devices as clients are.
+  """
 
   @jax.jit
-  def evaluate(variables: Variables, batches: HeldOut) -> Scores:
-    def node(variables, batch):
-      return scores(variables, batch), ()
+  def evaluate(variables: Variables, batches: HeldOut) -> Any:
+    def test_batch(variables: Variables, batch: HeldOut) -> tuple[Any, tuple]:
+      return test(variables, batch), ()
 
-    return mapping.map_reduce(node, variables, batches)[0]
+    return mapping.map_reduce(test_batch, variables, batches)[0]
 
   return evaluate
 
 
 def make_evaluate_clients(
-  scores, mapping: ClientMapping, client_variables: Callable[[PyTree, PyTree], Variables]
-) -> Callable[[PyTree, PyTree, Array, HeldOut], Scores]:
-  """Each client's model on the test set as that client would see it.
+  test: Callable[..., Any],
+  mapping: ClientMapping,
+  client_variables: Callable[[PyTree, PyTree], Variables],
+) -> Callable[[PyTree, PyTree, Array, HeldOut], Any]:
+  """Returns a function that tests client models on the test set with each client's feature shift.
 
   Returns:
-    (server's state, clients' states [k, ...], their feature strengths [k], stacked batches) ->
-    scores [k, C].
+    (server state, client states [k, ...], feature shifts [k], stacked batches) -> test results
+    [k, ...], such as scores [k, C].
   """
 
   @functools.partial(jax.jit, out_shardings=mapping.sharding)
-  def evaluate(server: PyTree, clients: PyTree, strengths: Array, batches: HeldOut) -> Scores:
-    def node(shared, item):
-      (server, batches), (client, strength) = shared, item
-      variables = client_variables(server, client)
+  def evaluate(server: PyTree, clients: PyTree, strengths: Array, batches: HeldOut) -> Any:
+    def test_client(shared: tuple, item: tuple) -> tuple[tuple, Any]:
+      (server, batches), (client_state, strength) = shared, item
+      variables = client_variables(server, client_state)
 
-      def body(total, batch):
-        return jax.tree.map(jnp.add, total, scores(variables, batch, strength)), None
+      def add_batch(total: Any, batch: HeldOut) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, test(variables, batch, strength)), None
 
-      one = jax.eval_shape(
-        lambda: scores(variables, jax.tree.map(lambda a: a[0], batches), strength)
+      shapes = jax.eval_shape(
+        lambda: test(variables, jax.tree.map(lambda a: a[0], batches), strength)
       )
-      zeros = jax.tree.map(jnp.zeros_like, one)
-      return (), jax.lax.scan(body, zeros, batches)[0]
+      zeros = jax.tree.map(jnp.zeros_like, shapes)
+      return (), jax.lax.scan(add_batch, zeros, batches)[0]
 
-    return mapping.map_reduce(node, (server, batches), (clients, strengths))[1]
+    return mapping.map_reduce(test_client, (server, batches), (clients, strengths))[1]
 
   return evaluate
 
 
 def summarize(scores: Scores) -> dict[str, float]:
-  """Loss, top-1 and top-5 as means over examples (and over models, for scores [k, C])."""
+  """Returns loss, top-1 and top-5 as means over examples (and over models, for scores [k, C])."""
   total = np.asarray(scores.examples, np.float64).sum()
   return {
     name: float(np.asarray(getattr(scores, name), np.float64).sum() / total)
@@ -175,21 +182,20 @@ def summarize(scores: Scores) -> dict[str, float]:
 
 
 def label_weighted_accuracy(scores: Scores, counts: np.ndarray) -> np.ndarray:
-  """Each client's expected accuracy on test examples with its own mix of labels.
+  """Returns the test accuracy for each client, weighted by the client's label shares.
 
   accuracy_k = sum_c p_k(c) accuracy(c), with p_k(c) the share of class c among the client's
-  training examples; classes without a test example are left out.
+  training examples; classes without test examples are ignored.
 
   Args:
-    scores: of the global model [C], or of each client's [K, C].
+    scores: scores of the global model [C], or of each client's model [K, C].
     counts: [K, C] training examples of each client and class.
 
   Returns:
-    [K]; not a number for a client none of whose classes is tested.
+    [K] accuracies; nan for a client without a tested class.
   """
   top1, count = np.asarray(scores.top1, np.float64), np.asarray(scores.examples, np.float64)
   accuracy = np.divide(top1, count, out=np.zeros_like(top1), where=count > 0)
   share = counts * (count > 0)
   total = share.sum(-1)
-  seen = np.where(total > 0, total, 1)
-  return np.where(total > 0, (share * accuracy).sum(-1) / seen, np.nan)
+  return np.where(total > 0, (share * accuracy).sum(-1) / np.where(total > 0, total, 1), np.nan)

@@ -1,14 +1,14 @@
-"""How far the partitions of a federation and their models are apart, as pure functions (paper 004).
+"""Measures how much the partitions of a federation and their models differ (paper 004).
 
-Relative differences of weights and of neurons are not defined by the paper beyond their name; here
-both are the same |a - b| / ((|a| + |b|) / 2), from 0 (equal) to 2 (opposite signs), so that one can
-be held against the other. The accuracy of each model by the classes of each partition (fig. 21) is
-made of test scores and stands in ``training/diagnostics_recorder.py``.
+The paper names relative differences of weights and of neurons but does not define them; here both
+are |a - b| / ((|a| + |b|) / 2), from 0 (equal) to 2 (opposite signs), so that they are comparable.
+The accuracy of each model on the classes of each partition (fig. 21) needs test scores and is in
+``training/diagnostics_recorder.py``.
 """
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,11 @@ _PER_CHANNEL = norm.create("bn")
 
 
 class ChannelMoments(NamedTuple):
-  """What a norm position sees of a minibatch, or of many on average.
+  """Moments of the input of a norm layer in one minibatch, or their mean over several.
 
   Attributes:
-    mean: [C], over examples and space.
-    variance: [C], biased.
+    mean: [C] mean over examples and space.
+    variance: [C] biased variance over examples and space.
   """
 
   mean: Array
@@ -41,110 +41,111 @@ class ChannelMoments(NamedTuple):
 def norm_inputs(
   model: nn.Module, variables: Variables, images: Array, mode: Mode
 ) -> dict[str, Array]:
-  """What enters each norm position of a model, whether or not its norm normalizes there.
+  """Returns the input of each ``Norm`` layer of a model, also if its norm is the identity.
 
   Args:
-    model: any model that has a ``Norm`` wherever one could be.
-    variables: its variables; running statistics stay as they are.
-    images: [N, H, W, C] as the model takes them.
-    mode: of the pass, without dropout.
+    model: model with ``Norm`` layers.
+    variables: variables of the model; running statistics do not change.
+    images: [N, H, W, C] input images of the model.
+    mode: mode of the forward pass, without dropout.
 
   Returns:
-    [N, *S, C] by the path of the module, 'a/b', in the order of the pass.
+    inputs [N, *S, C] by the path of the layer, 'a/b', in the order of the forward pass.
   """
   inputs: dict[str, Array] = {}
 
-  def note(call, args, kwargs, context):
+  def record(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
     if isinstance(context.module, Norm):
       inputs["/".join(context.module.path)] = args[0]
     return call(*args, **kwargs)
 
-  with nn.intercept_methods(note):
+  with nn.intercept_methods(record):
     model.apply(variables, images, mode)
   return inputs
 
 
 def norm_positions(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[str, ...]:
-  """The norm positions of a model's evaluation, first to last; computed on shapes alone."""
-  found: list[str] = []
+  """Returns the paths of a model's ``Norm`` layers, first to last; computed from shapes only."""
+  positions: list[str] = []
 
-  def run():
+  def run() -> None:
     image = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = model.init(jax.random.key(0), image, Mode())
-    found.extend(norm_inputs(model, variables, image, Mode()))
+    variables: Any = model.init(jax.random.key(0), image, Mode())
+    positions.extend(norm_inputs(model, variables, image, Mode()))
 
   jax.eval_shape(run)
-  return tuple(found)
+  return tuple(positions)
 
 
 def make_minibatch_moments(
   model: nn.Module, positions: Sequence[str], batch_size: int, transform: Transform
 ) -> Callable[..., dict[str, ChannelMoments]]:
-  """The average minibatch mean and variance of a client's data (paper 004, sec. 5.1).
+  """Returns a function for the average minibatch moments of a client (paper 004, sec. 5.1).
 
-  The model is in training mode without dropout, and its running statistics do not move. A norm that
-  merges statistics across clients sees here its own client's batch alone, which concerns the
-  positions after its first one.
+  The model runs in training mode without dropout, and its running statistics do not change. A norm
+  that merges statistics across clients uses only this client's batch here; this affects the
+  positions after its first layer.
 
   Args:
-    model: its norm bound to no axis.
+    model: model without an axis name.
     positions: some of :func:`norm_positions`.
-    batch_size: of the minibatches; the last one of a pass over the data may be smaller.
-    transform: of training images.
+    batch_size: minibatch size; the last minibatch of a pass over the data can be smaller.
+    transform: transform of training images.
 
   Returns:
-    ``moments(variables, data, row, batches, time, key)`` -> by position the mean over the client's
-    first ``batches`` minibatches, each of which counts once; ``time`` is what norms are told.
+    ``moments(variables, data, row, batches, time, key)`` -> position -> mean of the moments over
+    the client's first ``batches`` minibatches, unweighted; ``time`` is the step that norms receive.
   """
 
   def moments(
     variables: Variables, data: FederatedData, row: Array, batches: Array, time: Array, key: Key
   ) -> dict[str, ChannelMoments]:
-    def of_batch(step: Array) -> dict[str, ChannelMoments]:
+    def minibatch_moments(step: Array) -> dict[str, ChannelMoments]:
       batch = draw(data, row, step, batch_size, transform, key)
       mode = Mode(train=True, dropout=False, mask=batch.mask, step=time)
       inputs = norm_inputs(model, variables, batch.images, mode)
-      found = {}
+      result = {}
       for position in positions:
-        seen = batch_moments(inputs[position].astype(jnp.float32), _PER_CHANNEL, batch.mask)
-        found[position] = ChannelMoments(seen.mean.ravel(), seen.variance.ravel())
-      return found
+        one = batch_moments(inputs[position].astype(jnp.float32), _PER_CHANNEL, batch.mask)
+        result[position] = ChannelMoments(one.mean.ravel(), one.variance.ravel())
+      return result
 
-    shapes = jax.eval_shape(of_batch, jnp.int32(0))
-    zeros = jax.tree.map(jnp.zeros_like, shapes)
-    total = lax.fori_loop(0, batches, lambda i, total: optax.tree.add(total, of_batch(i)), zeros)
-    return optax.tree.scale(1 / batches, total)
+    def add(step: Array, total: dict[str, ChannelMoments]) -> dict[str, ChannelMoments]:
+      return optax.tree.add(total, minibatch_moments(step))
+
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(minibatch_moments, jnp.int32(0)))
+    return optax.tree.scale(1 / batches, lax.fori_loop(0, batches, add, zeros))
 
   return moments
 
 
 def divergence(values: Array) -> np.ndarray:
-  """The divergence of a per-channel value between partitions (paper 004, sec. 5.1, fig. 4).
+  """Returns the divergence of per-channel values between partitions (paper 004, sec. 5.1, fig. 4).
 
-  ||v_i - v_j|| / ||(v_i + v_j) / 2||, channel by channel, as a mean over all pairs of partitions.
-  Values of opposite sign give more than 2; where both are equal it is 0, zeros too.
+  ||v_i - v_j|| / ||(v_i + v_j) / 2|| of each channel, as a mean over all pairs of partitions. It is
+  greater than 2 for values of opposite sign, and 0 for equal values, including zeros.
 
   Args:
-    values: [K, C] of K >= 2 partitions: their average minibatch means, or variances.
+    values: [K, C] average minibatch means, or variances, of K >= 2 partitions.
 
   Returns:
-    [C] float64.
+    [C] float64 divergences.
 
   Raises:
     ValueError: fewer than two partitions.
   """
   _check_pairs(values)
   pairs = itertools.combinations(np.asarray(values, np.float64), 2)
-  with np.errstate(divide="ignore"):  # of exactly opposite values: infinite, as defined
+  with np.errstate(divide="ignore"):  # exactly opposite values: infinite by the definition
     return np.mean([_ratio(np.abs(a - b), np.abs(a + b) / 2) for a, b in pairs], axis=0)
 
 
 def relative_update(update: PyTree, weights: PyTree) -> float:
-  """The mean over weights of |update / w|, all parameters alike; those of exactly 0 are left out.
+  """Returns the mean over all weights of |update / w|, without weights of exactly 0.
 
   Args:
-    update: of the weights' structure.
-    weights: w; not a number where all of them are 0.
+    update: updates, a pytree with the structure of ``weights``.
+    weights: weights w; the result is nan if all of them are 0.
   """
   pairs = [
     (np.abs(np.asarray(u, np.float64)), np.abs(np.asarray(w, np.float64)))
@@ -156,36 +157,36 @@ def relative_update(update: PyTree, weights: PyTree) -> float:
 
 
 def residual_update_delta(residuals: Sequence[PyTree], weights: PyTree) -> float:
-  """The mean over partitions and weights of |v_k / w| (paper 004, app. G, fig. 22).
+  """Returns the mean over partitions and weights of |v_k / w| (paper 004, app. G, fig. 22).
 
   Args:
-    residuals: v_k, what each partition has accumulated and not sent.
-    weights: w of the global model; weights of exactly 0 are left out.
+    residuals: v_k, accumulated updates of each partition that it has not sent.
+    weights: w, weights of the global model; weights of exactly 0 are ignored.
   """
   return float(np.mean([relative_update(v, weights) for v in residuals]))
 
 
 def local_update_delta(models: Sequence[PyTree], weights: PyTree) -> float:
-  """The mean over partitions and weights of |w_k - w| / |w| (paper 004, app. G, fig. 23).
+  """Returns the mean over partitions and weights of |w_k - w| / |w| (paper 004, app. G, fig. 23).
 
   Args:
-    models: w_k, the parameters of each partition's model.
-    weights: w, those of the mean model; weights of exactly 0 are left out.
+    models: w_k, parameters of each partition's model.
+    weights: w, parameters of the mean model; weights of exactly 0 are ignored.
   """
-  updates = [jax.tree.map(lambda a, b: np.asarray(a) - b, own, weights) for own in models]
+  updates = [jax.tree.map(lambda a, b: np.asarray(a) - b, model, weights) for model in models]
   return residual_update_delta(updates, weights)
 
 
 def relative_difference(a: Array, b: Array) -> Array:
-  """|a - b| / ((|a| + |b|) / 2), element by element; 0 where both are 0."""
+  """Returns |a - b| / ((|a| + |b|) / 2) elementwise; 0 where both are 0."""
   return _ratio(abs(a - b), (abs(a) + abs(b)) / 2)
 
 
 def weight_difference(models: Sequence[PyTree]) -> float:
-  """The mean over pairs of partitions and over weights of their relative difference (app. G).
+  """Returns the mean relative difference of weights over all pairs of partitions (app. G).
 
   Args:
-    models: the parameters of each partition's model.
+    models: parameters of each partition's model.
 
   Raises:
     ValueError: fewer than two partitions.
@@ -205,20 +206,20 @@ def weight_difference(models: Sequence[PyTree]) -> float:
 def neuron_difference(
   model: nn.Module, positions: Sequence[str], a: Variables, b: Variables, images: Array
 ) -> dict[str, Array]:
-  """The mean relative difference of the neurons of two models for the same images (app. G).
+  """Returns the mean relative difference of the neurons of two models on the same images (app. G).
 
-  Neurons are what enters the norm positions, before any norm or activation function, in evaluation
-  mode with each model's own running statistics.
+  Neurons are the inputs of the norm layers, before norm and activation function, in evaluation mode
+  with the running statistics of each model.
 
   Args:
-    model: of both.
+    model: module of both models.
     positions: some of :func:`norm_positions`.
-    a: one model's variables.
-    b: the other's.
-    images: [N, H, W, C] as the model takes them.
+    a: variables of the first model.
+    b: variables of the second model.
+    images: [N, H, W, C] input images of the models.
 
   Returns:
-    By position, the mean over images and neurons of their relative difference, from 0 to 2.
+    position -> mean relative difference over images and neurons, from 0 to 2.
   """
   first, second = (norm_inputs(model, variables, images, Mode()) for variables in (a, b))
   return {
@@ -230,10 +231,10 @@ def neuron_difference(
 
 
 def _ratio(difference: Array, scale: Array) -> Array:
-  """Their quotient; 0 where there is no difference, whatever the scale."""
+  """Returns difference / scale; 0 where the difference is 0, for every scale."""
   return difference / (scale + (difference == 0) * (scale == 0))
 
 
 def _check_pairs(partitions: Sequence) -> None:
   if len(partitions) < 2:
-    raise ValueError("There is nothing to compare: give at least two partitions.")
+    raise ValueError("Diagnostics compare partitions; pass at least two.")

@@ -1,4 +1,4 @@
-"""Testing an ensemble: the vote, and each member by itself (paper 003, sec. 6)."""
+"""Tests an ensemble: its vote, and each member alone (paper 003, sec. 6)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from fedjax_norm.typing import Array, Variables
 
 
 class Votes(NamedTuple):
-  """Sums over the test set by class, so that adding merges them.
+  """Sums over test examples by class; the sum of two ``Votes`` belongs to the joint examples.
 
   Attributes:
-    loss: [C] of the vote (see :class:`Scores`).
-    top1: [C] of the vote.
-    top5: [C] of the vote.
-    examples: [C] how many.
-    each: [M, C] examples that are the first guess of each member.
+    loss: [C] loss of the vote (see :class:`Scores`).
+    top1: [C] top-1 count of the vote.
+    top5: [C] top-5 count of the vote.
+    examples: [C] number of examples.
+    each: [M, C] top-1 count of each of the M members.
   """
 
   loss: Array
@@ -33,13 +33,13 @@ class Votes(NamedTuple):
 
 
 def make_votes(model: Ensemble, num_classes: int, transform: EvalTransform) -> Callable[..., Votes]:
-  """(variables, one test batch, a client's feature strength or None) -> its votes."""
+  """Returns the function (variables, test batch, client's feature shift or None) -> votes."""
 
   def votes(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Votes:
     batch, ids = examples
     images = transform(batch.images, ids, strength)
-    vote, kept = model.apply(variables, images, Mode(), mutable=[LOGITS])
-    logits = kept[LOGITS]["each"][0]
+    vote, collections = model.apply(variables, images, Mode(), mutable=[LOGITS])
+    logits = collections[LOGITS]["each"][0]
     scores = [
       classification.scores_of(one, batch, num_classes)
       for one in (vote, *jnp.moveaxis(logits, 1, 0))
@@ -50,13 +50,13 @@ def make_votes(model: Ensemble, num_classes: int, transform: EvalTransform) -> C
 
 
 def summarize(votes: Votes) -> dict[str, float]:
-  """A row's test columns: the vote's, and ``member<i>_top1`` of each member.
+  """Returns the test columns: those of the vote, and ``member<i>_top1`` of each member.
 
   Args:
-    votes: of a model, or of several [k, ...], whose mean it is then.
+    votes: votes of one model, or of several models [k, ...] for means over the models.
   """
   columns = classification.summarize(Scores(*votes[:4]))
-  right = np.asarray(votes.each, np.float64)
-  right = right.sum(-1).reshape(-1, right.shape[-2]).sum(0)
-  shares = right / np.asarray(votes.examples, np.float64).sum()
+  correct = np.asarray(votes.each, np.float64)
+  correct = correct.sum(-1).reshape(-1, correct.shape[-2]).sum(0)
+  shares = correct / np.asarray(votes.examples, np.float64).sum()
   return columns | {f"member{index}_top1": float(share) for index, share in enumerate(shares)}

@@ -1,4 +1,4 @@
-"""What a run's test measures are called and how they are written, whatever its task."""
+"""Names and number formats of the test measures of all kinds of tasks."""
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 
 class Measure(NamedTuple):
-  """One of the test columns of a row.
+  """A test measure, which is a column of ``metrics.csv``.
 
   Attributes:
-    title: as it is told.
-    form: how its value is written.
-    best_is_one: whether 1 is the best that it can be, so that it is drawn beside accuracies.
+    title: name of the measure in printed texts and plots.
+    form: format specification of its value.
+    best_is_one: whether its best value is 1, so that plots draw it beside accuracies.
   """
 
   title: str
@@ -19,7 +19,7 @@ class Measure(NamedTuple):
   best_is_one: bool = True
 
   def format(self, value: float) -> str:
-    """The value as it is written."""
+    """Returns the value as text."""
     return format(value, self.form)
 
 
@@ -34,23 +34,23 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
     "pixel_accuracy": Measure("pixels right"),
   }
 )
-"""By column; of a task's, the first is what its models are compared by."""
+"""Measures by column name; models are compared by the first one that their task has."""
 
 
 def measures_of(columns: Collection[str]) -> dict[str, Measure]:
-  """The measures that a row or a summary has, the most important first.
+  """Returns the measures of a row or a summary, the most important first.
 
-  Those of verification, which has a ``threshold``, are of pairs and know no five first guesses.
-  An objective that calls nothing right has the test loss alone.
+  Verification, which has the column ``threshold``, measures pairs and has no top-5. A user-defined
+  objective without ``correct`` has only the test loss.
   """
   if "threshold" in columns:
-    return {"top1": Measure("pairs told right")}
-  found = {name: measure for name, measure in MEASURES.items() if name in columns}
-  if found or "loss" not in columns:
-    return found
+    return {"top1": Measure("pairs right")}
+  measures = {name: measure for name, measure in MEASURES.items() if name in columns}
+  if measures or "loss" not in columns:
+    return measures
   return {"loss": Measure("test loss", ".4g", best_is_one=False)}
 
 
 def headline(columns: Collection[str]) -> str:
-  """The column by which models are compared; more is better, but of a loss."""
+  """Returns the column by which models are compared; higher is better, except for a loss."""
   return next(iter(measures_of(columns)))

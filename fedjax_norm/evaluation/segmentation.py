@@ -1,4 +1,4 @@
-"""Segmentation: a test of the class of every pixel."""
+"""Tests segmentation models: the class of every pixel."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from fedjax_norm.typing import Array, Batch
 
 
 class Confusion(NamedTuple):
-  """Sums over the test set, so that adding merges them.
+  """Sums over test images; the sum of two belongs to the joint images.
 
   Attributes:
-    loss: [] of the images' mean cross-entropies, or of the user's own loss.
-    pixels: [C, C] float32, how many of each class (rows) were taken for each (columns).
-    examples: [] how many images.
+    loss: [] sum of the images' mean cross-entropies, or of a user-defined loss.
+    pixels: [C, C] float32, number of pixels by true class (rows) and predicted class (columns).
+    examples: [] number of images.
   """
 
   loss: Array
@@ -27,25 +27,21 @@ class Confusion(NamedTuple):
 def confusion_of(
   logits: Array, batch: Batch, num_classes: int, objective: str | Objective = "segmentation"
 ) -> Confusion:
-  """The confusion of a batch's logits [B, H, W, C].
-
-  Pixels that are ignored, and those of padded images, count nothing.
-  """
+  """Returns the confusion of logits [B, H, W, C]; ignored pixels and padded images count 0."""
   real = batch.mask > 0
   losses = jnp.where(real, find(objective).loss(logits, batch.labels), 0)
-  kept = real[:, None, None] & (batch.labels != IGNORED)
-  # A place past the end is dropped.
+  counted = real[:, None, None] & (batch.labels != IGNORED)
   cell = batch.labels.astype(jnp.int32) * num_classes + logits.argmax(-1)
-  cell = jnp.where(kept, cell, num_classes**2)
+  cell = jnp.where(counted, cell, num_classes**2)  # an index past the end is dropped
   pixels = jnp.zeros(num_classes**2, jnp.int32).at[cell].add(1, mode="drop")
   pixels = pixels.reshape(num_classes, num_classes).astype(jnp.float32)
   return Confusion(losses.sum(), pixels, real.sum(dtype=jnp.float32))
 
 
 def iou(pixels: np.ndarray) -> np.ndarray:
-  """Intersection over union by class, TP / (TP + FP + FN); [..., C, C] -> [..., C].
+  """Returns the intersection over union TP / (TP + FP + FN) by class; [..., C, C] -> [..., C].
 
-  Not a number for a class that no pixel has and none was taken for.
+  It is nan for a class that is neither a true nor a predicted class of any pixel.
   """
   hit = np.diagonal(pixels, axis1=-2, axis2=-1)
   union = pixels.sum(-1) + pixels.sum(-2) - hit
@@ -53,24 +49,24 @@ def iou(pixels: np.ndarray) -> np.ndarray:
 
 
 def summarize(confusion: Confusion, names: Sequence[str]) -> dict[str, float]:
-  """A row's test columns, as means over models for a confusion [k, ...].
+  """Returns the test columns, as means over models for a confusion [k, ...].
 
-  ``loss``, as it is trained; ``mean_iou``, the mean over the classes that occur;
-  ``pixel_accuracy``, the share of pixels told right; and ``iou_NAME`` of each class.
+  ``loss`` is the training objective's loss, ``mean_iou`` the mean over the classes that occur,
+  ``pixel_accuracy`` the share of correct pixels, ``iou_NAME`` the value of each class.
   """
   loss, pixels, examples = (np.asarray(leaf, np.float64) for leaf in confusion)
   pixels = pixels.reshape(-1, len(names), len(names))
   by_class = iou(pixels)
-  right = np.diagonal(pixels, axis1=-2, axis2=-1).sum()
+  correct = np.diagonal(pixels, axis1=-2, axis2=-1).sum()
   return {
     "loss": float(loss.sum() / examples.sum()),
     "mean_iou": float(np.mean([_mean(one) for one in by_class])),
-    "pixel_accuracy": float(right / pixels.sum()),
+    "pixel_accuracy": float(correct / pixels.sum()),
     **{f"iou_{name}": _mean(column) for name, column in zip(names, by_class.T, strict=True)},
   }
 
 
 def _mean(values: np.ndarray) -> float:
-  """Of those that are numbers; not a number without any."""
-  known = values[np.isfinite(values)]
-  return float(known.mean()) if len(known) else float("nan")
+  """Returns the mean of the finite values; nan if there are none."""
+  finite = values[np.isfinite(values)]
+  return float(finite.mean()) if len(finite) else float("nan")

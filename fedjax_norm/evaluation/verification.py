@@ -1,8 +1,8 @@
-"""Verification: whether two images show one identity, told by how far apart their embeddings are.
+"""Tests verification: whether two images show the same identity, by the distance of embeddings.
 
-The protocol is that of Labeled Faces in the Wild, view 2 (Huang et al. 2007): ten folds of pairs,
-half of each showing one identity and half two, and no identity in two folds; each fold is judged by
-the threshold that is best for the other nine.
+The protocol is that of Labeled Faces in the Wild, view 2 (Huang et al. 2007): ten folds of pairs;
+half of the pairs of a fold show the same identity, and no identity is in two folds. Each fold is
+classified by the distance threshold that is best for the other nine folds.
 """
 
 import functools
@@ -22,17 +22,17 @@ from fedjax_norm.norm import Mode
 from fedjax_norm.typing import Array, PyTree, Variables
 
 Embed = Callable[..., Array]
-"""(variables, a test batch, a client's feature strength or None) -> embeddings [B, D] float32."""
+"""(variables, test batch, client's feature shift or None) -> embeddings [B, D] float32."""
 
 
 class Pairs(NamedTuple):
-  """Pairs of test examples, P in all.
+  """P pairs of test examples.
 
   Attributes:
-    first: [P] int32, the id of one example.
-    second: [P] int32, of the other.
-    same: [P] bool, whether both are of one identity.
-    fold: [P] int32, from 0.
+    first: [P] int32, id of the first example.
+    second: [P] int32, id of the second example.
+    same: [P] bool, whether both show the same identity.
+    fold: [P] int32, index of the fold from 0.
   """
 
   first: np.ndarray
@@ -44,36 +44,38 @@ class Pairs(NamedTuple):
 def make_pairs(labels: np.ndarray, seed: int = 0, folds: int = 10, per_fold: int = 300) -> Pairs:
   """Draws the pairs of a test set.
 
-  Each fold has n pairs of either kind, n being ``per_fold`` or the most that every fold has. As in
-  LFW a pair of one identity is two of its images, the identity drawn uniformly, and a pair of two
-  is an image of each; no pair comes twice. With fewer than two identities a fold the folds cannot
-  have identities of their own: then pairs of all identities are dealt over them.
+  Each fold has n pairs of the same identity and n pairs of different identities; n is ``per_fold``
+  or, if that is smaller, the number of pairs that every fold has. As in LFW, a pair of the same
+  identity is two images of a uniformly drawn identity. No pair occurs twice. With fewer than two
+  identities per fold, the folds share their identities: pairs of all identities are divided over
+  the folds.
 
   Args:
-    labels: [N] int, the identity of each test example.
-    seed: of the draws.
-    folds: how many, at least 2.
-    per_fold: n at the most.
+    labels: [N] int, identity of each test example.
+    seed: seed of the draws.
+    folds: number of folds, at least 2.
+    per_fold: maximum of n.
 
   Raises:
-    UserError: too few identities or images for a pair of either kind in every fold.
+    UserError: too few identities or images for both kinds of pairs in every fold.
   """
   rng = np.random.default_rng(seed)
   images = [np.flatnonzero(labels == label) for label in rng.permutation(np.unique(labels))]
-  images.sort(key=lambda ids: len(ids) < 2)  # so that every fold has one with a pair of its own
-  apart = len(images) >= 2 * folds and sum(len(ids) > 1 for ids in images) >= folds
-  sections = [images[fold::folds] for fold in range(folds)] if apart else [images]
+  images.sort(key=lambda ids: len(ids) < 2)  # every fold gets an identity with two images
+  disjoint = len(images) >= 2 * folds and sum(len(ids) > 1 for ids in images) >= folds
+  sections = [images[fold::folds] for fold in range(folds)] if disjoint else [images]
   share = folds // len(sections)
   count = min(per_fold * share, *(n for section in sections for n in _available(section)))
   count -= count % share
   if not count:
     raise UserError(
       f"verification needs {folds} pairs of test images that show one identity and {folds} that "
-      f"show two; these {len(labels)} test images of {len(images)} identities do not have them."
+      f"show two; choose a larger test set than these {len(labels)} images of {len(images)} "
+      "identities."
     )
   parts = []
   for index, section in enumerate(sections):
-    fold = np.full(count, index) if apart else np.arange(count) % folds
+    fold = np.full(count, index) if disjoint else np.arange(count) % folds
     for kind in (True, False):
       first, second = _draw(rng, section, count, kind).T
       parts.append((first, second, np.full(count, kind), fold))
@@ -82,7 +84,7 @@ def make_pairs(labels: np.ndarray, seed: int = 0, folds: int = 10, per_fold: int
 
 
 def _available(section: Sequence[np.ndarray]) -> tuple[int, int]:
-  """The pairs of one identity, and of two, among the images of some identities."""
+  """Returns the numbers of pairs of the same identity and of different identities."""
   sizes = np.array([len(ids) for ids in section])
   return int((sizes * (sizes - 1)).sum() // 2), int((sizes.sum() ** 2 - (sizes**2).sum()) // 2)
 
@@ -90,7 +92,7 @@ def _available(section: Sequence[np.ndarray]) -> tuple[int, int]:
 def _draw(
   rng: np.random.Generator, section: Sequence[np.ndarray], count: int, same: bool
 ) -> np.ndarray:
-  """Distinct pairs [count, 2] of the images of some identities."""
+  """Draws distinct pairs [count, 2] of images, of the same or of different identities."""
   if same:
     section = [ids for ids in section if len(ids) > 1]
   pairs: set[tuple[int, int]] = set()
@@ -104,7 +106,7 @@ def _draw(
 
 
 def make_embed(model: nn.Module, transform: EvalTransform) -> Embed:
-  """The embeddings of a batch of test images by a model with a method ``embed``."""
+  """Returns the ``Embed`` function of a model that has a method ``embed``."""
 
   def embed(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Array:
     images = transform(examples.batch.images, examples.ids, strength)
@@ -115,14 +117,14 @@ def make_embed(model: nn.Module, transform: EvalTransform) -> Embed:
 
 
 def cosine_distances(embeddings: Array, pairs: Pairs) -> Array:
-  """1 - cos of the angle between the embeddings of each pair, from 0 to 2.
+  """Returns 1 - cos of the angle between the embeddings of each pair, from 0 to 2.
 
   Args:
-    embeddings: [..., D], examples in the order of their ids; one of length 0 is 1 from all others.
-    pairs: of them.
+    embeddings: [..., D] in the order of the example ids; a zero embedding has distance 1 to all.
+    pairs: pairs of example ids.
 
   Returns:
-    [P] float32.
+    [P] float32 distances.
   """
   embeddings = embeddings.reshape(-1, embeddings.shape[-1])
   length = jnp.sqrt((embeddings**2).sum(-1, keepdims=True))
@@ -133,14 +135,17 @@ def cosine_distances(embeddings: Array, pairs: Pairs) -> Array:
 def make_evaluate(
   embed: Embed, pairs: Pairs, mapping: ClientMapping
 ) -> Callable[[Variables, HeldOut], Array]:
-  """(variables, stacked batches) -> the pairs' distances [P]; batches are mapped as nodes are."""
+  """Returns the function (variables, stacked batches) -> distances [P] of the pairs.
+
+  The batches are mapped to devices as clients are.
+  """
 
   @functools.partial(jax.jit, out_shardings=mapping.sharding)
   def evaluate(variables: Variables, batches: HeldOut) -> Array:
-    def node(variables, batch):
+    def embed_batch(variables: Variables, batch: HeldOut) -> tuple[tuple, Array]:
       return (), embed(variables, batch)
 
-    return cosine_distances(mapping.map_reduce(node, variables, batches)[1], pairs)
+    return cosine_distances(mapping.map_reduce(embed_batch, variables, batches)[1], pairs)
 
   return evaluate
 
@@ -151,32 +156,32 @@ def make_evaluate_clients(
   mapping: ClientMapping,
   client_variables: Callable[[PyTree, PyTree], Variables],
 ) -> Callable[[PyTree, PyTree, Array, HeldOut], Array]:
-  """The pairs' distances by each client's model, on the test set as that client would see it.
+  """Returns a function that tests client models on the test set with each client's feature shift.
 
   Returns:
-    (server's state, clients' states [k, ...], their feature strengths [k], stacked batches) ->
-    distances [k, P].
+    (server state, client states [k, ...], feature shifts [k], stacked batches) -> distances [k, P].
   """
 
   @functools.partial(jax.jit, out_shardings=mapping.sharding)
   def evaluate(server: PyTree, clients: PyTree, strengths: Array, batches: HeldOut) -> Array:
-    def node(shared, item):
-      (server, batches), (client, strength) = shared, item
-      variables = client_variables(server, client)
+    def test_client(shared: tuple, item: tuple) -> tuple[tuple, Array]:
+      (server, batches), (client_state, strength) = shared, item
+      variables = client_variables(server, client_state)
       embeddings = jax.lax.map(lambda batch: embed(variables, batch, strength), batches)
       return (), cosine_distances(embeddings, pairs)
 
-    return mapping.map_reduce(node, (server, batches), (clients, strengths))[1]
+    return mapping.map_reduce(test_client, (server, batches), (clients, strengths))[1]
 
   return evaluate
 
 
 class Verdict(NamedTuple):
-  """What a set of distances is worth.
+  """The accuracy of verification by distances.
 
   Attributes:
-    accuracies: [folds] the share of each fold's pairs told right.
-    thresholds: [folds] the distance up to which a pair counts as one identity, by the other folds.
+    accuracies: [folds] share of correctly classified pairs of each fold.
+    thresholds: [folds] distance up to which a pair counts as the same identity, chosen on the other
+      folds.
   """
 
   accuracies: np.ndarray
@@ -184,50 +189,50 @@ class Verdict(NamedTuple):
 
 
 def judge(distances: np.ndarray, pairs: Pairs) -> Verdict:
-  """Judges each fold by the threshold under which most of the others' pairs are told right.
+  """Classifies the pairs of each fold by the threshold that is best for the other folds.
 
   Args:
-    distances: [P].
-    pairs: of two folds or more.
+    distances: [P] distances of the pairs.
+    pairs: pairs of two or more folds.
   """
   distances = np.asarray(distances, np.float64)
   verdicts = []
   for fold in np.unique(pairs.fold):
     tested = pairs.fold == fold
     threshold = best_threshold(distances[~tested], pairs.same[~tested])
-    right = (distances[tested] <= threshold) == pairs.same[tested]
-    verdicts.append((right.mean(), threshold))
+    correct = (distances[tested] <= threshold) == pairs.same[tested]
+    verdicts.append((correct.mean(), threshold))
   accuracies, thresholds = np.array(verdicts).T
   return Verdict(accuracies, thresholds)
 
 
 def best_threshold(distances: np.ndarray, same: np.ndarray) -> float:
-  """The threshold under which most pairs are told right, the least of several that are best.
+  """Returns the distance threshold with the most correct pairs; the least one among equals.
 
-  It lies halfway between the last distance that it takes for one identity and the next; one that
-  takes none is a half below the least.
+  It is halfway between the greatest distance that counts as the same identity and the next greater
+  one; a threshold below all distances is 0.5 below the least.
 
   Args:
-    distances: [P] float64.
-    same: [P] bool.
+    distances: [P] float64 distances of the pairs.
+    same: [P] bool, whether a pair shows the same identity.
   """
   order = np.argsort(distances)
-  values = np.append(distances.min() - 1, distances[order])  # a place before all pairs
-  # Of the first k pairs, less what is wrong among them: right in all, but for a constant.
+  values = np.append(distances.min() - 1, distances[order])  # the first threshold accepts no pair
+  # Number of correct pairs if the first k pairs are accepted, up to a constant.
   gain = np.append(0, np.where(same[order], 1, -1).cumsum())
-  last = np.append(values[1:] > values[:-1], True)  # equal distances are on one side
+  last = np.append(values[1:] > values[:-1], True)  # equal distances are accepted together
   k = int(np.flatnonzero(last)[gain[last].argmax()])
   return float(values[k : k + 2].mean())
 
 
 def summarize(distances: np.ndarray, pairs: Pairs) -> dict[str, float]:
-  """A row's test columns, as means over models for distances [k, P].
+  """Returns the test columns, as means over models for distances [k, P].
 
   Returns:
-    ``loss``: the cosine embedding loss, the mean over pairs of the distance where they show one
-    identity and of max(0, cos) where they show two; ``top1``: the share of pairs told right, the
-    mean over folds; ``threshold``, the mean over folds; ``verification_error``: the standard error
-    of that share over folds, s / sqrt(folds) with n - 1 in s.
+    ``loss``: cosine embedding loss, the mean over pairs of the distance (same identity) or of
+    max(0, cos) (different identities); ``top1``: share of correctly classified pairs, mean over
+    folds; ``threshold``: mean over folds; ``verification_error``: standard error of ``top1`` over
+    folds, s / sqrt(folds) with n - 1 in s.
   """
   models = np.atleast_2d(np.asarray(distances, np.float64))
   losses = np.where(pairs.same, models, np.maximum(1 - models, 0))

@@ -49,29 +49,29 @@ class Test(NamedTuple):
 def make_test(task: Task, mapping: client_mapping.ClientMapping) -> Test:
   """Returns the test functions for the kind of a task."""
   model, outputs, transform = task.model, task.num_outputs, task.eval_transform
-  of_batch: Callable[..., Any]
+  batch_test: Callable[..., Any]
   summarize: Callable[..., dict[str, float]]
   if task.pairs is not None:
     return _make_verification(task, task.pairs, mapping)
   if task.units is not None:
     errors_of = functools.partial(regression.errors_of, objective=task.objective)
-    of_batch = classification.of_batch(model, transform, errors_of)
-    summarize = functools.partial(regression.summarize, units=task.units)
+    batch_test = classification.make_batch_test(model, transform, errors_of)
+    summarize = functools.partial(regression.summarize, scale=task.units)
   elif task.source.target_names is not None:
     confusion_of = functools.partial(
       segmentation.confusion_of, num_classes=outputs, objective=task.objective
     )
-    of_batch = classification.of_batch(model, transform, confusion_of)
+    batch_test = classification.make_batch_test(model, transform, confusion_of)
     summarize = functools.partial(segmentation.summarize, names=task.source.target_names)
   elif isinstance(model, Ensemble):
-    of_batch = ensemble_votes.make_votes(model, outputs, transform)
+    batch_test = ensemble_votes.make_votes(model, outputs, transform)
     summarize = ensemble_votes.summarize
   else:
-    of_batch = classification.make_scores(model, outputs, transform, task.user_objective)
+    batch_test = classification.make_scores(model, outputs, transform, task.user_objective)
     summarize = classification.summarize
   return Test(
-    classification.make_evaluate(of_batch, mapping),
-    functools.partial(classification.make_evaluate_clients, of_batch, mapping),
+    classification.make_evaluate(batch_test, mapping),
+    functools.partial(classification.make_evaluate_clients, batch_test, mapping),
     summarize,
   )
 

@@ -21,7 +21,7 @@ from fedjax_norm.training.placement.data_feed import Feed
 from fedjax_norm.training.placement.device_arrays import Place, placer
 from fedjax_norm.training.placement.distributed_feed import DistributedClientStore, DistributedFeed
 from fedjax_norm.training.program_types import Phase, Program
-from fedjax_norm.typing import Key, PyTree
+from fedjax_norm.typing import Array, Key, PyTree
 
 # Maximum bytes of the client states of one window of rounds on the device.
 _STATE_BUDGET = 2**30
@@ -38,7 +38,7 @@ class Spent(NamedTuple):
   traffic: Traffic = Traffic()
   simulated: float = 0.0
 
-  def __add__(self, other):
+  def __add__(self, other: Any) -> "Spent":
     """Returns the sum, field by field."""
     return Spent(self.traffic + other.traffic, self.simulated + other.simulated)
 
@@ -213,16 +213,30 @@ def compile_interval(algorithm: Algorithm, mapping: ClientMapping) -> Callable[.
     donated.
   """
 
-  def interval(server, clients, metrics, slots, rates, thetas, first, begin, end, data, key):
-    def body(index, carry):
+  def interval(
+    server: PyTree,
+    clients: PyTree,
+    metrics: Metrics,
+    slots: Array,
+    rates: Array,
+    thetas: Array,
+    first: Array,
+    begin: Array,
+    end: Array,
+    data: FederatedData,
+    key: Key,
+  ) -> tuple[PyTree, PyTree, Metrics]:
+    def run_round(
+      index: Array, carry: tuple[PyTree, PyTree, Metrics]
+    ) -> tuple[PyTree, PyTree, Metrics]:
       server, clients, total = carry
-      chosen = mapping.take(clients, slots[index])
+      cohort = mapping.take(clients, slots[index])
       context = RoundContext(data, first + index, rates[index], key, thetas[index])
-      server, chosen, metrics = algorithm.round(server, chosen, slots[index], context)
-      clients = mapping.put(clients, slots[index], chosen)
+      server, cohort, metrics = algorithm.round(server, cohort, slots[index], context)
+      clients = mapping.put(clients, slots[index], cohort)
       return server, clients, optax.tree.add(total, metrics)
 
-    return jax.lax.fori_loop(begin, end, body, (server, clients, metrics))
+    return jax.lax.fori_loop(begin, end, run_round, (server, clients, metrics))
 
   shardings = (mapping.sharding, mapping.row_sharding, mapping.sharding)
   return jax.jit(interval, donate_argnums=(0, 1), out_shardings=shardings)

@@ -33,7 +33,7 @@ def case():
   images[:, 0, 0, 0] = np.arange(23)
   return (
     Examples(images, np.zeros(23, np.int32), targets=test),
-    regression.units(train, test),
+    regression.target_scale(train, test),
     guesses,
   )
 
@@ -41,13 +41,13 @@ def case():
 def errors_of(case, guesses, batch_size):
   test, units, _ = case
   model = Table(tuple(map(tuple, units.standard(guesses).tolist())))
-  of_batch = classification.of_batch(
+  batch_test = classification.make_batch_test(
     model, lambda images, ids, strength: images, regression.errors_of
   )
   mapping = client_mapping.create("auto", num_clients=2)
   targets = units.standard(test.targets)
   batches = classification.stack_batches(test, batch_size, mapping.num_devices, targets)
-  result = classification.make_evaluate(of_batch, mapping)({}, jax.tree.map(jnp.asarray, batches))
+  result = classification.make_evaluate(batch_test, mapping)({}, jax.tree.map(jnp.asarray, batches))
   return jax.tree.map(np.asarray, result)
 
 
@@ -76,7 +76,7 @@ def test_several_models_count_as_their_mean(case):
 
 def test_standard_units_are_of_the_training_targets():
   train = np.array([[1.0], [3.0]], np.float32)
-  units = regression.units(train, np.array([[0.0], [1.0]]))
+  units = regression.target_scale(train, np.array([[0.0], [1.0]]))
   np.testing.assert_array_equal(units.standard(train), [[-1], [1]])
   assert units.standard(train).dtype == np.float32
   np.testing.assert_array_equal(units.spread, [0.5])
@@ -90,4 +90,4 @@ def test_a_number_that_never_changes_is_refused(train, test, name):
   with pytest.raises(
     UserError, match=f"number 1 of the targets is the same in all {name} examples"
   ):
-    regression.units(train, test)
+    regression.target_scale(train, test)

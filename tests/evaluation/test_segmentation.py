@@ -34,14 +34,14 @@ def case():
 
 @pytest.mark.parametrize("batch_size", [3, 11])
 def test_equals_counting_by_hand(case, batch_size):
-  of_batch = classification.of_batch(
+  batch_test = classification.make_batch_test(
     Shown(),
     lambda images, ids, strength: images,
     lambda logits, batch: segmentation.confusion_of(logits, batch, len(NAMES)),
   )
   mapping = client_mapping.create("auto", num_clients=2)
   batches = classification.stack_batches(case, batch_size, mapping.num_devices, case.targets)
-  result = classification.make_evaluate(of_batch, mapping)({}, jax.tree.map(jnp.asarray, batches))
+  result = classification.make_evaluate(batch_test, mapping)({}, jax.tree.map(jnp.asarray, batches))
   found = segmentation.summarize(result, NAMES)
 
   kept = case.targets != IGNORED

@@ -16,7 +16,7 @@ from fedjax_norm.data.sources.in_memory import Arrays, to_partition, to_source
 from fedjax_norm.data.transforms.augment import client_strengths
 from fedjax_norm.data.transforms.preprocess import EvalTransform, Preprocess, make_transforms
 from fedjax_norm.errors import UserError, check_type
-from fedjax_norm.evaluation.regression import Units, units
+from fedjax_norm.evaluation.regression import TargetScale, target_scale
 from fedjax_norm.evaluation.verification import Pairs, make_pairs
 from fedjax_norm.models.registry import Entry
 from fedjax_norm.models.user_module import adapt
@@ -50,7 +50,7 @@ class Task(NamedTuple):
   eval_transform: EvalTransform
   pairs: Pairs | None = None
   objective: str | Objective = "classification"
-  units: Units | None = None
+  units: TargetScale | None = None
   value_range: tuple[float, float] = (0.0, 1.0)
 
   @property
@@ -162,7 +162,7 @@ def make_task(
   if kind == "regression":
     assert targets is not None
     assert source.test.targets is not None
-    scale = units(targets, source.test.targets)
+    scale = target_scale(targets, source.test.targets)
     targets = scale.standard(targets)
   # With several processes, each has only the images of its local clients.
   single = jax.process_count() == 1
