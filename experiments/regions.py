@@ -1,10 +1,10 @@
-"""Which classes are where: ``python -m experiments.regions --data=csv:index.csv``.
+"""The classes of each region: ``python -m experiments.regions --data=csv:index.csv``.
 
-Prints the top classes of each region with their shares in the world, every region scaled to the
-same number of examples (paper 004, table 1), and writes what app. B draws: the training examples by
-class and by region, and the share of each class that each region holds, raw and normalized.
-Regions are the clients of any partition: ``--region=subcontinent`` for the second level of M49,
-``--partition=dirichlet --alpha=0.1`` for what that would do to the same labels.
+Prints the classes with the largest shares of each region, after scaling all regions to one number
+of examples (paper 004, table 1). Writes the tables and figures of app. B: training examples by
+class and by region, and the share of each class that each region has, raw and normalized. Regions
+are the clients of any partition: ``--region=subcontinent`` for the second level of M49,
+``--partition=dirichlet --alpha=0.1`` for a Dirichlet partition of the same labels.
 """
 
 from fedjax_norm.cli.commands.regions import launch

@@ -1,6 +1,6 @@
-"""The pictures of examples by class and region (paper 004, fig. 9-15), as pure functions.
+"""Figures of the number of examples by class and region (paper 004, fig. 9-15).
 
-``plots.save`` writes them.
+The functions are pure; ``base.save`` writes a figure.
 """
 
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from fedjax_norm.plots import base
 
-# A name under each bar up to so many; above, every so many-th bar has one.
+# The largest number of bars with a name each; of more bars only every n-th has a name.
 _MOST_NAMES = 60
 _NAME_LENGTH = 32
 _MOST_REGIONS = 20
 
 
 def amounts_figure(amounts: np.ndarray, names: Sequence[str], title: str) -> Figure:
-  """Bars of the examples of each class, or of each region (fig. 9, 10, 13).
+  """Draws one bar per class, or per region, for its number of examples (fig. 9, 10, 13).
 
   Args:
-    amounts: [n] ints.
-    names: n of them.
-    title: one line.
+    amounts: [n] numbers of examples.
+    names: n names of the classes or regions.
+    title: title of one line.
   """
   figure, axes = _figure(title, names, 3.6)
   axes.bar(np.arange(len(names)), amounts, width=0.8, color=base.COLOURS[0])
@@ -37,44 +37,44 @@ def amounts_figure(amounts: np.ndarray, names: Sequence[str], title: str) -> Fig
 def share_figure(
   share: np.ndarray, class_names: Sequence[str], region_names: Sequence[str], title: str
 ) -> Figure:
-  """A bar a class, divided by the shares of the regions (fig. 11, 12, 14, 15).
+  """Draws one bar per class, divided by the shares of the regions (fig. 11, 12, 14, 15).
 
-  Of more than 20 regions those with the largest shares are drawn, and the others as one.
+  If there are more than 20 regions, those with the smallest shares are drawn as one.
 
   Args:
-    share: [R, C] shares from 0 to 1, of which a class's add up to 1.
-    class_names: C.
-    region_names: R; the first lies at the bottom of the bars and of the legend.
-    title: one line.
+    share: [R, C] shares from 0 to 1; those of a class sum to 1.
+    class_names: C names.
+    region_names: R names; the first region is at the bottom of the bars and of the legend.
+    title: title of one line.
   """
   figure, axes = _figure(title, class_names, 4.6)
   share, region_names = _largest(share, region_names)
   bottoms = np.cumsum(share, axis=0) - share
-  places = np.arange(len(class_names))
+  positions = np.arange(len(class_names))
   colours = base.category_colours(len(region_names))
-  for name, own, bottom, colour in zip(region_names, share, bottoms, colours, strict=True):
-    axes.bar(places, own, 0.8, bottom, color=colour, label=name[:_NAME_LENGTH])
+  for name, heights, bottom, colour in zip(region_names, share, bottoms, colours, strict=True):
+    axes.bar(positions, heights, 0.8, bottom, color=colour, label=name[:_NAME_LENGTH])
   axes.set_ylim(0, 1)
   axes.set_ylabel("share of the class's examples")
   axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
   handles, labels = axes.get_legend_handles_labels()
-  # The legend is filled from the top, and the stacks from the bottom.
+  # A legend lists from the top, but bars stack from the bottom.
   figure.legend(handles[::-1], labels[::-1], loc="outside right center", frameon=False, fontsize=8)
   return figure
 
 
 def _largest(share: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-  """The regions to draw, in their own order, and the sum of the others."""
+  """Returns the rows and names of the largest regions, in their order, and one of all others."""
   if len(names) <= _MOST_REGIONS:
     return share, list(names)
   by_size = np.argsort(-share.sum(1), kind="stable")
   shown, rest = np.sort(by_size[: _MOST_REGIONS - 1]), by_size[_MOST_REGIONS - 1 :]
-  kept = np.concatenate([share[shown], share[rest].sum(0, keepdims=True)])
-  return kept, [*(names[int(i)] for i in shown), f"{len(rest):,} others"]
+  rows = np.concatenate([share[shown], share[rest].sum(0, keepdims=True)])
+  return rows, [*(names[int(i)] for i in shown), f"{len(rest):,} others"]
 
 
 def _figure(title: str, names: Sequence[str], height: float) -> tuple[Figure, Axes]:
-  """An empty figure as wide as a bar for each of the names needs."""
+  """Returns an empty figure that is wide enough for one bar per name."""
   shown = min(len(names), _MOST_NAMES)
   figure = Figure(figsize=(4.0 + 0.18 * shown, height), layout="constrained")
   figure.suptitle(title, fontsize=12)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_norm.data.transforms.augment import to_float
+from fedjax_norm.data.transforms.scaling import to_float
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation.leakage import label_attacks
 from fedjax_norm.evaluation.leakage.distance_correlation import distance_correlation

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm.data.transforms import augment
+from fedjax_norm.data.transforms import augment, scaling
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 
@@ -16,9 +16,9 @@ IMAGES = np.random.default_rng(0).random((64, 6, 5, 3), np.float32) + 0.1
 
 def test_uint8_is_divided_by_255_and_floats_are_kept():
   np.testing.assert_allclose(
-    augment.to_float(jnp.asarray([0, 51, 255], jnp.uint8)), [0, 0.2, 1], rtol=1e-6
+    scaling.to_float(jnp.asarray([0, 51, 255], jnp.uint8)), [0, 0.2, 1], rtol=1e-6
   )
-  halves = augment.to_float(jnp.asarray([0.5, 2.0], jnp.float16))
+  halves = scaling.to_float(jnp.asarray([0.5, 2.0], jnp.float16))
   assert halves.dtype == jnp.float32
   np.testing.assert_array_equal(halves, [0.5, 2.0])
 
@@ -28,18 +28,18 @@ def test_statistics_standardise_to_zero_mean_and_unit_deviation(dtype):
   rng = np.random.default_rng(1)
   images = rng.random((1500, 4, 4, 3)) * [0.5, 1.0, 0.2]  # more than one chunk
   images = (images * 255).astype(np.uint8) if dtype == np.uint8 else images.astype(np.float32)
-  mean, std = augment.channel_statistics(augment.channel_moments(images))
+  mean, std = scaling.channel_statistics(scaling.channel_moments(images))
   reference = images / 255.0 if dtype == np.uint8 else images.astype(np.float64)
   np.testing.assert_allclose(mean, reference.mean((0, 1, 2)), rtol=1e-5)
   np.testing.assert_allclose(std, reference.std((0, 1, 2)), rtol=1e-5)
-  result = np.asarray(augment.standardise(augment.to_float(jnp.asarray(images)), mean, std))
+  result = np.asarray(scaling.standardise(scaling.to_float(jnp.asarray(images)), mean, std))
   np.testing.assert_allclose(result.mean((0, 1, 2)), 0, atol=1e-4)
   np.testing.assert_allclose(result.std((0, 1, 2)), 1, atol=1e-4)
 
 
 def test_a_constant_channel_stays_finite():
   constant = np.full((3, 2, 2, 1), 0.25, np.float32)
-  mean, std = augment.channel_statistics(augment.channel_moments(constant))
+  mean, std = scaling.channel_statistics(scaling.channel_moments(constant))
   assert mean == np.float32(0.25)
   assert std == np.float32(0.001)
 
@@ -47,9 +47,9 @@ def test_a_constant_channel_stays_finite():
 @pytest.mark.parametrize("shape", [(0, 2, 2, 1), (4, 2, 2)])
 def test_statistics_of_no_images_are_refused(shape):
   with pytest.raises(UserError, match="Channel statistics"):
-    augment.channel_moments(np.zeros(shape, np.float32))
+    scaling.channel_moments(np.zeros(shape, np.float32))
   with pytest.raises(UserError, match="not 0 of shape"):
-    augment.channel_moments(IMAGES, np.zeros(0, int))
+    scaling.channel_moments(IMAGES, np.zeros(0, int))
 
 
 @given(
@@ -66,32 +66,32 @@ def test_the_moments_of_parts_merge_to_those_of_the_whole(owner, seed, dtype, of
     1 + owner[:, None, None, None]
   )
   images = np.minimum(images, 255).astype(dtype)
-  parts = [augment.channel_moments(images, np.flatnonzero(owner == k)) for k in np.unique(owner)]
-  merged = augment.merge_channel_moments(parts)
+  parts = [scaling.channel_moments(images, np.flatnonzero(owner == k)) for k in np.unique(owner)]
+  merged = scaling.merge_channel_moments(parts)
   for value in merged:
     assert value.dtype == np.float64
   scaled = images.astype(np.float64) / (255 if dtype == np.uint8 else 1)
   assert merged.count == len(owner) * 6
   np.testing.assert_allclose(merged.mean, scaled.mean((0, 1, 2)), rtol=1e-12)
   np.testing.assert_allclose(merged.m2, scaled.var((0, 1, 2)) * merged.count, rtol=1e-9)
-  whole = augment.channel_statistics(augment.channel_moments(images))
-  np.testing.assert_allclose(augment.channel_statistics(merged), whole, rtol=2e-7)
+  whole = scaling.channel_statistics(scaling.channel_moments(images))
+  np.testing.assert_allclose(scaling.channel_statistics(merged), whole, rtol=2e-7)
 
 
 def test_only_the_chosen_images_count():
   images = IMAGES.copy()
   ids = np.asarray([2, 3, 50])
-  chosen = augment.channel_moments(images[ids])
+  chosen = scaling.channel_moments(images[ids])
   images[np.setdiff1d(np.arange(64), ids)] = np.nan
-  for value, expected in zip(augment.channel_moments(images, ids), chosen, strict=True):
+  for value, expected in zip(scaling.channel_moments(images, ids), chosen, strict=True):
     np.testing.assert_array_equal(value, expected)
 
 
 @pytest.mark.parametrize("config", [Preprocess(), Preprocess(feature_shift="noise")])
 def test_transforms_are_the_same_from_images_and_from_merged_statistics(config):
   ids, key = jnp.arange(64), jax.random.key(0)
-  parts = [augment.channel_moments(IMAGES, np.arange(k, 64, 3)) for k in range(3)]
-  statistics = augment.channel_statistics(augment.merge_channel_moments(parts))
+  parts = [scaling.channel_moments(IMAGES, np.arange(k, 64, 3)) for k in range(3)]
+  statistics = scaling.channel_statistics(scaling.merge_channel_moments(parts))
   from_images = make_transforms(config, IMAGES)
   from_statistics = make_transforms(config, statistics=statistics)
   for one, other in zip(from_images[:2], from_statistics[:2], strict=True):

@@ -14,7 +14,7 @@ from fedjax_norm.data.federated import federate, gather
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.sources import npy, tiny_imagenet
 from fedjax_norm.data.sources import registry as sources
-from fedjax_norm.data.transforms import augment
+from fedjax_norm.data.transforms import scaling
 from fedjax_norm.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "tfds"
@@ -200,7 +200,7 @@ def test_rows_of_others_are_not_read_from_a_file(load, monkeypatch):
     part = load("npy", select_local=select_local(process))
     ids = own_ids(whole, process)
     assert isinstance(part.train.images, np.memmap)
-    augment.channel_moments(part.train.images, ids)
+    scaling.channel_moments(part.train.images, ids)
     assert part.train.images.read == set(ids.tolist())
     assert part.test.images.read == set(range(8))
 
@@ -222,7 +222,7 @@ def test_values_of_others_are_not_looked_at(tmp_path, kind):
   data = federate(source.train, nodes)
   part = gather(data, np.asarray([1, 4]), len(ids))
   np.testing.assert_array_equal(part.images, arrays["x_train"][ids])
-  assert np.isfinite(augment.channel_moments(source.train.images, ids).m2).all()
+  assert np.isfinite(scaling.channel_moments(source.train.images, ids).m2).all()
 
 
 def test_rows_of_others_take_no_memory():
@@ -254,8 +254,8 @@ def test_a_real_prepared_set_is_read_in_part():
   np.testing.assert_array_equal(part.images[ids], whole.images[ids])
   np.testing.assert_array_equal(part.labels, whole.labels)
   assert not part.images[owner != 2].any()
-  parts = [augment.channel_moments(whole.images, np.flatnonzero(owner == k)) for k in range(5)]
+  parts = [scaling.channel_moments(whole.images, np.flatnonzero(owner == k)) for k in range(5)]
   np.testing.assert_array_equal(
-    augment.channel_statistics(augment.merge_channel_moments(parts)),
-    augment.channel_statistics(augment.channel_moments(whole.images)),
+    scaling.channel_statistics(scaling.merge_channel_moments(parts)),
+    scaling.channel_statistics(scaling.channel_moments(whole.images)),
   )

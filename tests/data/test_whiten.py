@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_norm.data import process_local
-from fedjax_norm.data.transforms import augment, whiten
+from fedjax_norm.data.transforms import scaling, whiten
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 
@@ -68,7 +68,7 @@ def test_after_contrast_the_empty_direction_of_the_mean_stays_empty():
 def test_the_whitening_map_is_the_symmetric_root_and_shrinks_with_epsilon():
   x = flat(IMAGES)
   covariance = np.cov(x.T, bias=True)
-  prepare = augment.to_unit
+  prepare = scaling.to_unit
   for epsilon in (0.0, 0.5):
     mean, matrix = whiten.fit_zca(IMAGES, prepare, epsilon)
     np.testing.assert_allclose(mean, x.mean(0), rtol=1e-5)
@@ -98,7 +98,7 @@ def test_the_mean_image_and_the_channel_means_are_subtracted_after_contrast(kind
 
 def test_contrast_alone_leaves_the_channels_as_they_are():
   result = make_transforms(Preprocess(whiten="gcn"))[2](BYTES)
-  np.testing.assert_allclose(result, whiten.contrast_normalise(augment.to_unit(BYTES)), atol=1e-5)
+  np.testing.assert_allclose(result, whiten.contrast_normalise(scaling.to_unit(BYTES)), atol=1e-5)
 
 
 def test_training_and_test_images_go_the_same_way():
@@ -111,8 +111,8 @@ def test_training_and_test_images_go_the_same_way():
 
 def test_statistics_of_processes_merge_after_contrast():
   config = Preprocess(True, whiten="gcn")
-  parts = [augment.channel_moments(BYTES, np.arange(k, 300, 3), config.prepare) for k in range(3)]
-  merged = augment.channel_statistics(augment.merge_channel_moments(parts))
+  parts = [scaling.channel_moments(BYTES, np.arange(k, 300, 3), config.prepare) for k in range(3)]
+  merged = scaling.channel_statistics(scaling.merge_channel_moments(parts))
   one, other = make_transforms(config, BYTES)[2], make_transforms(config, statistics=merged)[2]
   np.testing.assert_allclose(one(BYTES), other(BYTES), atol=1e-5)
 
@@ -144,6 +144,6 @@ def test_what_needs_all_pixels_is_refused_where_they_are_not_all_there(options):
 def test_images_too_large_and_a_whitening_without_a_solution_are_refused():
   large = np.zeros((1, 65, 64, 3), np.uint8)
   with pytest.raises(UserError, match="--image_size"):
-    whiten.fit_zca(large, augment.to_unit, 0.1)
+    whiten.fit_zca(large, scaling.to_unit, 0.1)
   with pytest.raises(UserError, match="above 0"):
-    whiten.fit_zca(IMAGES[:10], augment.to_unit, 0.0)
+    whiten.fit_zca(IMAGES[:10], scaling.to_unit, 0.0)

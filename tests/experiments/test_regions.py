@@ -64,7 +64,7 @@ def test_any_partition_has_regions(tmp_path, capsys):
   )
   out = capsys.readouterr().out
   assert out.count("(100%)") == 4  # a class each
-  assert "on average 3.0 of 4 regions hold less than 1% of a class" in out
+  assert "on average 3.0 of 4 regions have less than 1% of a class" in out
 
 
 def test_regions_choose_the_images_of_any_partition(tmp_path, capsys, index):

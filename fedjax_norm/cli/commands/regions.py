@@ -1,11 +1,4 @@
-"""Which classes are where: ``python -m experiments.regions --data=csv:index.csv``.
-
-Prints the top classes of each region with their shares in the world, every region scaled to the
-same number of examples (paper 004, table 1), and writes what app. B draws: the training examples by
-class and by region, and the share of each class that each region holds, raw and normalized.
-Regions are the clients of any partition: ``--region=subcontinent`` for the second level of M49,
-``--partition=dirichlet --alpha=0.1`` for what that would do to the same labels.
-"""
+"""Tables and figures of the classes of each region (see ``experiments/regions.py``)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,20 +19,20 @@ from fedjax_norm.plots import base, regions
 from fedjax_norm.training.storage.atomic_files import write_atomic
 from fedjax_norm.training.terminal.tables import columns_table
 
-# A table on the terminal has a line for each of at most so many regions; the files have all.
+# The largest number of regions in the printed table; the files have all regions.
 _MOST_PRINTED = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class RegionsFlags(PartitionConfig, DataConfig):
-  """Options of the table of the classes by region."""
+  """Options of the tables of classes by region."""
 
   group = "tables"
   hidden = ("image_size", "train_share", "relabelled")
 
-  top: int = option(5, "Classes a region in the table.")
-  seed: int = option(0, "Of a partition that is drawn.", most=2**32 - 1)
-  output: str = option("regions", "The folder of the CSV files and pictures.")
+  top: int = option(5, "Number of classes per region in the printed table.")
+  seed: int = option(0, "Seed of the partition.", most=2**32 - 1)
+  output: str = option("regions", "Folder to write the CSV files and figures to.")
 
 
 CONFIG = with_defaults(RegionsFlags, partition="natural")
@@ -49,32 +42,32 @@ def run(config: RegionsFlags) -> None:
   """Prints the table and writes the files."""
   if config.top < 1:
     raise UserError(f"--top is {config.top}; it must be at least 1.")
-  known = sources.load_labels(
+  loaded = sources.load_labels(
     config.data, config.data_dir, region=config.region, min_region_size=config.min_region_size
   )
-  division = partitions.from_config(config, known.labels, known.clients, config.seed)
-  counts = partitions.counts(division, known.labels, len(known.class_names))
+  division = partitions.from_config(config, loaded.labels, loaded.clients, config.seed)
+  counts = partitions.counts(division, loaded.labels, len(loaded.class_names))
   names = [f"client {k}" for k in range(len(counts))]
-  if config.partition == "natural" and known.clients is not None and known.client_names:
-    # Client k of the partition is the k-th natural one that has a training example.
-    names = [known.client_names[k] for k in np.unique(known.clients)]
+  if config.partition == "natural" and loaded.clients is not None and loaded.client_names:
+    # Client k of the partition is the k-th natural client that has a training example.
+    names = [loaded.client_names[k] for k in np.unique(loaded.clients)]
   folder = _folder(config.output)
   shares = {"raw": label_share.raw(counts), "normalized": label_share.normalized(counts)}
-  for note in known.notes:
+  for note in loaded.notes:
     print(f"note: {note}")
   tops = label_share.top_classes(shares["normalized"], config.top)
   width = max(map(len, tops))
   rows = [
-    [name, f"{size:,}", *_cells(own, share, known.class_names, width)]
-    for name, size, own, share in zip(names, counts.sum(1), tops, shares["normalized"], strict=True)
+    [name, f"{size:,}", *_cells(top, share, loaded.class_names, width)]
+    for name, size, top, share in zip(names, counts.sum(1), tops, shares["normalized"], strict=True)
   ]
   head = ["region", "examples", *(f"top {i + 1}" for i in range(width))]
   print(columns_table(head, rows[:_MOST_PRINTED]))
   if len(rows) > _MOST_PRINTED:
     print(f"and {len(rows) - _MOST_PRINTED:,} more regions, which are in the files")
   without = label_share.mean_regions_below(shares["raw"])
-  print(f"on average {without:.1f} of {len(names):,} regions hold less than 1% of a class")
-  _write(folder, counts, shares, names, known.class_names)
+  print(f"on average {without:.1f} of {len(names):,} regions have less than 1% of a class")
+  _write(folder, counts, shares, names, loaded.class_names)
   print(f"written: {folder}")
 
 
@@ -83,13 +76,13 @@ def _folder(output: str) -> Path:
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    reason = f"cannot be made a folder: {error.strerror}"
-    raise UserError(f"--output={output} {reason}; name another one.") from error
+    reason = f"cannot be created as a folder ({error.strerror})"
+    raise UserError(f"--output={output} {reason}; choose another one.") from error
   return folder
 
 
-def _cells(own: list[int], share: np.ndarray, class_names: Sequence[str], width: int) -> list[str]:
-  return [f"{class_names[c]} ({share[c]:.0%})" for c in own] + [""] * (width - len(own))
+def _cells(top: list[int], share: np.ndarray, class_names: Sequence[str], width: int) -> list[str]:
+  return [f"{class_names[c]} ({share[c]:.0%})" for c in top] + [""] * (width - len(top))
 
 
 def _write(
@@ -99,7 +92,7 @@ def _write(
   names: Sequence[str],
   class_names: Sequence[str],
 ) -> None:
-  """Writes the numbers, a row a region, and the pictures."""
+  """Writes the numbers, one row per region, and the figures."""
   for kind, values in {"counts": counts, **shares}.items():
     rows = [
       [name, *(f"{v:.6g}" if isinstance(v, float) else v for v in row)]
@@ -124,5 +117,5 @@ def _write(
 
 
 def launch() -> None:
-  """Runs the binary on the command line's flags, and exits."""
+  """Runs the binary with the flags of the command line, and exits."""
   run_plain(run, CONFIG)

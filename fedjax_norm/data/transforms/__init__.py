@@ -1,1 +1,1 @@
-"""What happens to an image between storage and model."""
+"""Transformations of images between storage and model."""

@@ -1,4 +1,4 @@
-"""What happens to an image on the device between storage and model."""
+"""The steps that turn a stored image into the model's input on the device, and their options."""
 
 import dataclasses
 import functools
@@ -9,13 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_norm.data.federated import Transform
-from fedjax_norm.data.transforms.augment import (
-  SHIFT_KINDS,
+from fedjax_norm.data.transforms.augment import SHIFT_KINDS, crop_flip, feature_shift
+from fedjax_norm.data.transforms.scaling import (
   Prepare,
   channel_moments,
   channel_statistics,
-  crop_flip,
-  feature_shift,
   standardise,
   to_float,
   to_unit,
@@ -23,12 +21,12 @@ from fedjax_norm.data.transforms.augment import (
 from fedjax_norm.data.transforms.whiten import contrast_normalise, fit_zca, mean_image, whiten
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
-from fedjax_norm.typing import Array
+from fedjax_norm.typing import Array, Key
 
 EvalTransform = Callable[..., Array]
-"""(stored images [B, H, W, C], example ids [B], a client's feature strength or None) -> images."""
+"""(stored images [B, H, W, C], example ids [B], client's feature strength or None) -> images."""
 
-# The noise of a test image is the same in every run, as the test image is.
+# The noise of a test image is the same in every run.
 _TEST_NOISE_SEED = 0
 
 AUGMENTATIONS = ("none", "crop", "crop_flip")
@@ -39,60 +37,65 @@ SUBTRACTIONS = ("none", "channel", "image")
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess(Options):
-  """Which steps are on: first a client's own shift, then contrast, then what the training set says.
+  """Options of the images: the client's feature shift, contrast, and training set statistics.
 
-  Layers compute in the dtype of what they are given; parameters, statistics and sums are float32 in
-  any case.
+  The steps run in this order, and augmentation last. Layers compute in the dtype of their inputs;
+  parameters, statistics and sums are always float32.
   """
 
   group = "images"
 
   standardise: bool | None = option(
     None,
-    "Whether channels get mean 0 and standard deviation 1 by the statistics of the training images;"
-    " by default they do unless --whiten or --subtract is given.",
+    "Whether to give channels mean 0 and standard deviation 1 over the training images; by default "
+    "yes, unless --whiten or --subtract is given.",
   )
   augment: str = option(
     "none",
-    "Random changes of training images: crop pads them by 4 pixels and crops them, crop_flip also "
-    "mirrors them.",
+    "Random changes of training images: crop pads them by 4 pixels and crops them at random; "
+    "crop_flip also mirrors half of them.",
     choices=AUGMENTATIONS,
   )
   whiten: str = option(
     "none",
-    "gcn gives every image mean 0 and deviation 1 (global contrast normalization), zca makes the "
-    "pixels of the training images uncorrelated, and gcn_zca does both.",
+    "Whitening: gcn gives every image mean 0 and standard deviation 1 (global contrast "
+    "normalization), zca makes the pixels of the training images uncorrelated, gcn_zca does both.",
     choices=WHITENINGS,
   )
   zca_epsilon: float = option(
     0.1,
-    "Added to the variances of ZCA whitening, as a share of their mean.",
+    "Number that ZCA whitening adds to the variances, relative to their mean.",
     least=0,
     needs="whiten=zca,gcn_zca",
   )
   subtract: str = option(
     "none",
-    "What is subtracted from images: the training set's mean of each channel, or its mean image.",
+    "Mean of the training images to subtract from images: channel is the mean of each channel, "
+    "image the mean image.",
     choices=SUBTRACTIONS,
   )
   feature_shift: str | None = option(
     None,
-    "What differs between the images of clients with equal labels; noise by default.",
+    "Difference between the images of clients with --partition=feature: pixel noise or brightness; "
+    "by default noise.",
     choices=SHIFT_KINDS,
     needs="partition=feature",
   )
   feature_scale: float = option(
-    1.0, "The largest strength of the feature shift.", least=0, needs="partition=feature"
+    1.0,
+    "Largest strength of the feature shift of a client, in units of pixel values from 0 to 1.",
+    least=0,
+    needs="partition=feature",
   )
   compute_dtype: str = option(
     "float32",
-    "The type that activations are computed in; bfloat16 is for accelerators. Parameters, "
-    "statistics and sums stay float32.",
+    "Dtype of activations; bfloat16 is for accelerators. Parameters, statistics and sums stay "
+    "float32.",
     choices=COMPUTE_DTYPES,
   )
 
   def check(self) -> None:
-    """Refuses steps that contradict each other."""
+    """Rejects contradictory steps."""
     if self.zca and self.subtract != "none":
       raise UserError(
         f"ZCA whitening subtracts the mean image itself; drop --subtract={self.subtract}."
@@ -102,39 +105,39 @@ class Preprocess(Options):
       raise UserError(f"--standardise and {other} exclude each other; drop one of them.")
     if self.gcn and self.feature_shift == "brightness":
       raise UserError(
-        f"--whiten={self.whiten} removes the brightness in which the clients should differ; drop it"
+        f"--whiten={self.whiten} removes the difference in brightness between the clients; drop it"
         " or --feature_shift=brightness."
       )
 
   @property
   def gcn(self) -> bool:
-    """Whether each image's contrast is normalized."""
+    """Whether the contrast of each image is normalized."""
     return self.whiten in ("gcn", "gcn_zca")
 
   @property
   def zca(self) -> bool:
-    """Whether images are whitened."""
+    """Whether images are whitened by ZCA."""
     return self.whiten in ("zca", "gcn_zca")
 
   @property
   def standardises(self) -> bool:
-    """Whether channels are standardised, said or not."""
-    usual = self.whiten == "none" and self.subtract == "none"
-    return usual if self.standardise is None else self.standardise
+    """Whether channels are standardised, explicitly or by default."""
+    default = self.whiten == "none" and self.subtract == "none"
+    return default if self.standardise is None else self.standardise
 
   @property
   def by_channel(self) -> bool:
-    """Whether it needs the channels' statistics over the training images."""
+    """Whether the steps need the channels' statistics over the training images."""
     return self.standardises or self.subtract == "channel"
 
   @property
   def by_pixel(self) -> bool:
-    """Whether it needs what only all training images together tell."""
+    """Whether the steps need the pixels of all training images in one process."""
     return self.zca or self.subtract == "image"
 
   @property
   def prepare(self) -> Prepare:
-    """What is done to images before the training set's statistics are taken."""
+    """The conversion of images before the statistics of the training set are computed."""
     return (lambda images: contrast_normalise(to_unit(images))) if self.gcn else to_unit
 
 
@@ -144,39 +147,37 @@ def make_transforms(
   *,
   statistics: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Transform, Transform, EvalTransform]:
-  """The transforms of training images, of training images without augmentation, and of test images.
+  """Returns the transforms of augmented training, unaugmented training, and test images.
 
-  Test images are shifted only for a client's own view of them.
+  Test images are shifted only if the strength of a client is given.
 
   Args:
-    config: the steps.
-    train_images: [N, H, W, C], for the statistics that are not given.
-    statistics: mean and standard deviation of each channel over the training images of all
-      processes, [C] float32 each, as ``augment.channel_statistics`` gives them, of what
-      ``config.prepare`` makes of the images.
+    config: the options.
+    train_images: [N, H, W, C], needed for statistics that are not given.
+    statistics: ``scaling.channel_statistics`` over the training images of all processes, after
+      ``config.prepare``: mean and standard deviation, [C] float32 each.
 
   Raises:
-    UserError: channels are to be standardised, or their means subtracted, and neither images nor
-      statistics are given; or the images are to be whitened, or their mean image subtracted, and
-      not all of them are there.
+    UserError: statistics of channels are needed, but neither images nor statistics are given; or
+      whitening or the mean image needs all training images and they are not given.
   """
   finish = _finish(config, train_images, statistics)
 
-  def shifted(images, ids, strength, noise_key):
+  def shifted(images: Array, ids: Array | None, strength: Array | None, noise_key: Key) -> Array:
     images = to_float(images)
     if config.feature_shift and strength is not None:
       images = feature_shift(images, config.feature_shift, strength, ids, noise_key)
     return finish(contrast_normalise(images) if config.gcn else images)
 
-  def plain(images, ids, strength, noise_key, step_key):
+  def plain(images: Array, ids: Array, strength: Array, noise_key: Key, step_key: Key) -> Array:
     del step_key
     return shifted(images, ids, strength, noise_key).astype(config.compute_dtype)
 
-  def evaluation(images, ids=None, strength=None):
+  def evaluation(images: Array, ids: Array | None = None, strength: Array | None = None) -> Array:
     noise_key = jax.random.key(_TEST_NOISE_SEED)
     return shifted(images, ids, strength, noise_key).astype(config.compute_dtype)
 
-  def training(images, ids, strength, noise_key, step_key):
+  def training(images: Array, ids: Array, strength: Array, noise_key: Key, step_key: Key) -> Array:
     images = shifted(images, ids, strength, noise_key)
     if config.augment != "none":
       images = crop_flip(step_key, images, flip=config.augment == "crop_flip")
@@ -190,7 +191,7 @@ def _finish(
   train_images: np.ndarray | None,
   statistics: tuple[np.ndarray, np.ndarray] | None,
 ) -> Callable[[Array], Array]:
-  """What the training set's statistics do to images."""
+  """Returns the last step, which uses the statistics of the training set."""
   if config.by_pixel:
     if train_images is None or statistics is not None:
       raise UserError(
@@ -207,7 +208,7 @@ def _finish(
   elif statistics is None:
     if train_images is None:
       raise UserError(
-        "Standardising needs the training images or the statistics of their channels."
+        "Standardising needs the training images or the statistics of their channels; give one."
       )
     statistics = channel_statistics(channel_moments(train_images, prepare=config.prepare))
   mean, std = statistics

@@ -8,28 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_norm.data import process_local
-from fedjax_norm.data.transforms.augment import Prepare
+from fedjax_norm.data.transforms.scaling import Prepare
 from fedjax_norm.errors import UserError
 from fedjax_norm.typing import Array
 
-# The matrix has as many rows and columns as an image has numbers.
+# The largest D = H W C: the whitening matrix is [D, D].
 _MOST_NUMBERS = 64 * 64 * 3
 
 
 def contrast_normalise(
   images: Array, scale: float = 1.0, regulariser: float = 10 / 255**2, floor: float = 1e-8
 ) -> Array:
-  """Gives every image mean 0 and about the same deviation, by itself.
+  """Gives every image mean 0 and about the same standard deviation.
 
-  x' = s (x - mean(x)) / max(floor, sqrt(lambda + var(x))), the mean and the variance over the
+  x' = s (x - mean(x)) / max(floor, sqrt(lambda + var(x))), with mean and variance over the
   pixels and channels of one image (Goodfellow, Bengio and Courville 2016, eq. 12.3).
 
   Args:
-    images: [..., H, W, C] floating, of NumPy or JAX.
+    images: [..., H, W, C] floating array of NumPy or JAX.
     scale: s.
-    regulariser: lambda, so that an image without contrast is not all noise; by default Coates, Ng
-      and Lee's (2011) 10 for pixels of 0 to 255, on the scale of 0 to 1.
-    floor: of the divisor.
+    regulariser: lambda, which keeps images without contrast from becoming all noise; by default 10
+      for pixels from 0 to 255, as Coates, Ng and Lee (2011), on the scale of 0 to 1.
+    floor: smallest divisor.
   """
   axes = (-3, -2, -1)
   centred = images - images.mean(axes, keepdims=True)
@@ -38,10 +38,10 @@ def contrast_normalise(
 
 
 class Whitening(NamedTuple):
-  """An affine map of whole images.
+  """An affine map of images of D = H W C numbers.
 
   Attributes:
-    mean: [D] float32, D = H W C.
+    mean: [D] float32.
     matrix: [D, D] float32, symmetric.
   """
 
@@ -50,34 +50,33 @@ class Whitening(NamedTuple):
 
 
 def mean_image(images: np.ndarray, prepare: Prepare) -> np.ndarray:
-  """The mean over the images, pixel by pixel: [H, W, C] float32, summed in float64 on the host."""
+  """Returns the mean of the images [H, W, C] float32, summed in float64 on the host."""
   total = sum(block.sum(0) for block in _prepared(images, prepare))
   return (total / len(images)).astype(np.float32)
 
 
 def fit_zca(images: np.ndarray, prepare: Prepare, epsilon: float) -> Whitening:
-  """ZCA whitening: the symmetric map after which the images' numbers are uncorrelated.
+  """Fits ZCA whitening: the symmetric map that makes the images' pixels uncorrelated.
 
   W = U (L + epsilon mean(L) I)^(-1/2) U^T with the covariance U L U^T of the images (Bell and
-  Sejnowski 1997; Krizhevsky 2009, app. A), so that of all whitening maps it changes an image least.
-  epsilon is a share of the mean variance: without it, directions in which images hardly differ
-  would become as loud as all others. The covariance is summed block by block in float64, on the
-  host.
+  Sejnowski 1997; Krizhevsky 2009, app. A). Of all whitening maps this one changes images least.
+  epsilon is relative to the mean variance: without it, directions in which images hardly differ
+  would get the variance of all others. The covariance is summed in blocks, in float64 on the host.
 
   Args:
     images: [N, H, W, C], as stored.
-    prepare: what is done to them before.
-    epsilon: at least 0; 0 needs images that vary in every direction.
+    prepare: conversion of the images before.
+    epsilon: number of at least 0; 0 requires images that vary in every direction.
 
   Raises:
-    UserError: images too large for a matrix of all pairs of their numbers, or an epsilon of 0 with
-      images that do not vary in some direction.
+    UserError: the images are too large for the matrix, or epsilon is 0 and the images do not vary
+      in some direction.
   """
   numbers = int(np.prod(images.shape[1:]))
   if numbers > _MOST_NUMBERS:
     raise UserError(
       f"ZCA whitening of images of {numbers:,} numbers needs a matrix of {numbers:,} rows and"
-      f" columns; make them smaller (--image_size), down to {_MOST_NUMBERS:,} at the most."
+      f" columns; make them smaller (--image_size), at most {_MOST_NUMBERS:,} numbers."
     )
   mean = sum(block.sum(0) for block in _prepared(images, prepare)).ravel() / len(images)
   covariance = np.zeros((numbers, numbers))
@@ -88,15 +87,15 @@ def fit_zca(images: np.ndarray, prepare: Prepare, epsilon: float) -> Whitening:
   values = values.clip(0) + epsilon * values.mean()
   if not values.min() > 1e-12 * values.max():
     raise UserError(
-      "ZCA whitening needs an epsilon above 0 here, for there are directions in which the training"
-      " images do not differ; 0.1 is usual."
+      "ZCA whitening needs an epsilon above 0, because the training images do not differ in some"
+      " directions; 0.1 is usual."
     )
   matrix = (vectors / np.sqrt(values)) @ vectors.T
   return Whitening(mean.astype(np.float32), matrix.astype(np.float32))
 
 
 def whiten(images: Array, whitening: Whitening) -> Array:
-  """Computes (x - mean) W of each image x, taken as one row: [..., H, W, C] float32."""
+  """Returns (x - mean) W for each image x, flattened to a row vector: [..., H, W, C] float32."""
   rows = images.reshape(*images.shape[:-3], -1) - jnp.asarray(whitening.mean)
   product = jnp.matmul(rows, jnp.asarray(whitening.matrix), precision=jax.lax.Precision.HIGHEST)
   return product.reshape(images.shape)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from fedjax_norm.data.partitions.registry import Partition
-from fedjax_norm.data.transforms.augment import (
+from fedjax_norm.data.transforms.scaling import (
   Prepare,
   channel_moments,
   channel_statistics,
