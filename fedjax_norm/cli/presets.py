@@ -58,12 +58,13 @@ def expand(arguments: Sequence[str], options: type[Config] | Choice, binary: str
 
 def table() -> str:
   """Returns the text of ``--preset=list``."""
-  rows = [catalog.load(name)[:-1] for name in catalog.names()]
-  head = ("preset", "description", "binary", "needs", "time", "top-1")
+  presets = map(catalog.load, catalog.names())
+  rows = [(p.name, p.binary, p.description, p.needs, p.cost, p.accuracy) for p in presets]
+  head = ("preset", "binary", "description", "needs", "cost", "accuracy")
   return (
     f"{columns_table(head, rows)}\n\n"
-    "Time: the whole command on two CPU cores, compilation included. Top-1: test accuracy at the "
-    "end, seed 0.\n"
+    "Cost: time of the whole command on two CPU cores, compilation included.\n"
+    "Accuracy: top-1 on the test set at the end, seed 0.\n"
     "Flags on the command line override those of a preset, as in\n"
     "python -m experiments.fedavg --preset=digits_dirichlet --norm=bn"
   )

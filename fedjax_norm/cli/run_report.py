@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from fedjax_norm import models
 from fedjax_norm.algorithms.ledger import Cost
@@ -38,7 +37,7 @@ def print_start(config: Config, task: Task, program: Program) -> None:
   sizes = np.asarray(task.data.sizes)
   variables = jax.eval_shape(lambda: models.init(task.model, jax.random.key(0), task.image_shape))
   algorithm = next(iter(program.phases.values())).algorithm
-  cost, size = algorithm.cost, optax.tree.size(variables["params"])
+  cost, size = algorithm.cost, sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
   pairs = [
     ("data", f"{config.data}: {sizes.sum():,} training, {len(task.source.test.labels):,} test"),
     ("images", data_notes.describe_images(task)),

@@ -1,4 +1,4 @@
-"""The options of a run: which there are, and which of their values are in force."""
+"""The options of a run: the flag that chooses them, and the values that a run records."""
 
 import json
 from pathlib import Path
@@ -65,11 +65,10 @@ def test_a_value_that_chooses_nothing_is_refused():
   ],
 )
 def test_a_run_is_saved_with_the_values_in_force(tiny_source, kind, given, in_force):
-  settle = train.settler(tiny_source)
-  config, _ = settle(kind(clients=4, norm="bn", **given))
+  config, _ = train.prepare(kind(clients=4, norm="bn", **given), tiny_source)
   saved = config.saved()
   assert in_force.items() <= saved.items()
-  # A folder that is gone on with compares what it has read.
+  # A resumed run compares its config with the one read from the folder.
   assert options.from_json(json.loads(json.dumps(saved))) == saved
-  assert settle(config)[0] == config
+  assert train.prepare(config, tiny_source)[0] == config
   assert saved.keys() <= {one.name for one in options.of(kind)} | {"algorithm"}

@@ -85,7 +85,7 @@ def test_the_default_preset_is_the_default():
     ("split", "--algorithm=splitfed_v1 --preset=split_fed", {"algorithm": "splitfed_v1"}),
     ("run", "--preset=run_digits_scaffold", {"method": "scaffold", "local_steps": 5}),
     ("run", "--method=fednova --preset=run_digits_scaffold", {"method": "fednova"}),
-    ("run", "--preset=digits_dirichlet --method=scaffold --momentum=0", {"method": "scaffold"}),
+    ("run", "--preset=digits_dirichlet --method=scaffold", {"method": "scaffold"}),
     ("run", "--preset=decentralized_digits_gaia", {"method": "gaia", "threshold": 0.1}),
     ("run", "--preset=split_fed", {"method": "splitfed_v2"}),
     ("run", "--preset=ssgd_mnist", {"method": "ssgd", "clients": 1}),
