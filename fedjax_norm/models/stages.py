@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import optax
 from flax import linen as nn
 
 from fedjax_norm.errors import UserError
@@ -86,7 +85,8 @@ def describe(model: Staged, image_shape: tuple[int, int, int]) -> tuple[StageInf
 
     y, variables = jax.eval_shape(run)
     parameters, statistics = (
-      optax.tree.size(variables.get(kind, {})) for kind in ("params", "batch_stats")
+      sum(leaf.size for leaf in jax.tree.leaves(variables.get(kind, {})))
+      for kind in ("params", "batch_stats")
     )
     macs = sum(layer_macs(model, shape, index, index + 1).values())
     shape = jax.tree.map(lambda a: a.shape[1:], y)

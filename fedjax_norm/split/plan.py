@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from fedjax_norm import tree_leaves
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged, position, stage_names
 from fedjax_norm.models.stages import describe as stage_infos
 from fedjax_norm.norm import Mode
+from fedjax_norm.tree_leaves import flatten, unflatten
 from fedjax_norm.typing import PyTree, Variables
 
 ALICE, BOB = "alice", "bob"
@@ -130,15 +129,13 @@ def divide(variables: Variables, shapes: Sequence[Variables]) -> tuple[Variables
     variables: variables of the whole model.
     shapes: shapes of each segment's variables (see :func:`segment_shapes`).
   """
-  flat = tree_leaves.flatten(variables)
-  return tuple(
-    tree_leaves.unflatten({path: flat[path] for path in tree_leaves.flatten(part)}) for part in shapes
-  )
+  flat = flatten(variables)
+  return tuple(unflatten({path: flat[path] for path in flatten(part)}) for part in shapes)
 
 
 def join(parts: Sequence[Variables]) -> Variables:
   """Returns the variables of the whole model; the inverse of :func:`divide`."""
-  return tree_leaves.unflatten({k: v for part in parts for k, v in tree_leaves.flatten(part).items()})
+  return unflatten({k: v for part in parts for k, v in flatten(part).items()})
 
 
 def num_bytes(shapes: PyTree) -> int:
@@ -162,7 +159,7 @@ def describe(
     zip(plan.segments, shapes, outputs, strict=True)
   ):
     first, last = names[segment.begin], names[segment.end - 1]
-    count = optax.tree.size(variables.get("params", {}))
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables.get("params", {})))
     sent = "" if index == len(shapes) - 1 else f", sends {num_bytes(output):,} bytes an example"
     span = first if first == last else f"{first} to {last}"
     lines.append((segment.owner, f"{span}, {count:,} parameters{sent}"))

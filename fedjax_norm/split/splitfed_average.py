@@ -36,7 +36,9 @@ def from_sums(old: Part, sums: PyTree, weight: Array, policy: Combiner) -> Part:
   """
   variables = dict(old.variables)
   if "params" in variables:
-    variables["params"] = optax.tree.add(variables["params"], optax.tree.scale(1 / weight, sums["params"]))
+    variables["params"] = optax.tree.add(
+      variables["params"], optax.tree.scale(1 / weight, sums["params"])
+    )
   if "batch_stats" in variables:
     variables["batch_stats"] = policy.from_sums(sums["stats"], weight, variables["batch_stats"])
   return Part(variables, optax.tree.scale(1 / weight, sums["momentum"]))

@@ -1,17 +1,17 @@
-"""The collectives of a traced program: what one of its nodes sends."""
+"""Finds the collectives of a traced program, which are the messages of one client."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 
 class Collective(NamedTuple):
-  """One exchange.
+  """One collective operation.
 
   Attributes:
-    kind: the primitive's name.
-    axes: over which named axes.
-    elements: of all operands.
-    bytes: of all operands.
+    kind: name of the primitive.
+    axes: named axes of the operation.
+    elements: number of elements of all operands.
+    bytes: number of bytes of all operands.
   """
 
   kind: str
@@ -21,10 +21,10 @@ class Collective(NamedTuple):
 
 
 def collectives(jaxpr: Any) -> Iterator[Collective]:
-  """Every collective over named axes, of the jaxpr and of those inside its equations."""
+  """Yields every collective over named axes in a jaxpr and in the jaxprs inside it."""
   for equation in jaxpr.eqns:
-    named = equation.params.get("axes", equation.params.get("axis_name", ()))
-    axes = tuple(axis for axis in _tuple(named) if isinstance(axis, str))
+    names = equation.params.get("axes", equation.params.get("axis_name", ()))
+    axes = tuple(axis for axis in _tuple(names) if isinstance(axis, str))
     if axes and equation.primitive.name != "axis_index":
       avals = [operand.aval for operand in equation.invars]
       yield Collective(

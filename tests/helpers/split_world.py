@@ -1,4 +1,4 @@
-"""A small model to cut, and split learning without cuts: one party, the same batches."""
+"""A small model to cut, and a reference that trains the whole model on the same batches."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ LOCAL = plain(batch_size=4, momentum=0.9, nesterov=True, weight_decay=1e-2)
 
 
 class Net(Staged):
-  """shift (nothing to learn), conv, mix with dropout, body and head, of a few weights each."""
+  """Small stages: shift (no parameters), conv, mix with dropout, body and head."""
 
   norm: NormSpec
   num_classes: int = 4
@@ -60,7 +60,7 @@ class Net(Staged):
 
 
 def net(name: str) -> Net:
-  """The model under a norm; ``frozen`` is FixBN's second stage."""
+  """Returns the model with a norm; ``frozen`` is FixBN's second stage."""
   spec = (
     norm.create("fixbn").frozen()
     if name == "frozen"
@@ -73,7 +73,7 @@ _OPTIONS = {"brn": {"renorm": norm.Renorm(3.0, 5.0, 0.0, 1.0, 1.0)}}
 
 
 def initial(model: Net):
-  """Its initial variables, with running statistics that a frozen norm can use."""
+  """Returns initial variables, with running statistics that suit a frozen norm."""
   variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, *SHAPE)), Mode()))(KEY)
   if "batch_stats" in variables:
     stats = jax.tree.map(lambda a: a + 0.1, variables["batch_stats"])
@@ -82,29 +82,32 @@ def initial(model: Net):
 
 
 def scaled(images, ids, strength, noise_key, step_key):
-  """The transform of these tests: none."""
+  """Returns images unchanged: the transform of these tests."""
   return images
 
 
 def algorithm(model: Net, config: SplitConfig, seed: int = 0, nodes=None):
-  """(rules, the algorithm) of a config."""
+  """Returns (rules, algorithm) for a config."""
   rules = make_rules(model, config, IMAGE, LABEL, seed)
   nodes = nodes or create("scan", num_clients=len(SIZES))
   return rules, split(rules, config, setup_of(model, nodes, None, scaled, SHAPE, seed=seed))
 
 
 def make_turn(model: Net, local, steps: int):
-  """(variables, optimizer's state, data, row, round, rate) -> both after a client's steps."""
+  """Returns a function that takes a client's local steps with the whole model.
+
+  It maps (variables, optimizer state, data, row, round, rate) to (variables, optimizer state).
+  """
   sgd, gradient = optimizer(local), make_gradient(model, local)
 
   @jax.jit
   def step(variables, opt_state, data, row, round_, index, rate):
     context = RoundContext(data, round_, rate, KEY)
-    place = round_ * steps + index
-    batch = draw(data, row, place, local.batch_size, scaled, KEY)
+    step_index = round_ * steps + index
+    batch = draw(data, row, step_index, local.batch_size, scaled, KEY)
     key = jax.random.fold_in(turn_key(context.key, context.round, context.data.clients[row]), index)
     stats = variables.get("batch_stats", {})
-    grads, stats, _ = gradient(variables["params"], stats, batch, place / steps, key)
+    grads, stats, _ = gradient(variables["params"], stats, batch, step_index / steps, key)
     updates, opt_state = sgd.update(grads, opt_state, variables["params"])
     params = optax.apply_updates(variables["params"], optax.tree.scale(-rate, updates))
     return {"params": params, **({"batch_stats": stats} if stats else {})}, opt_state
@@ -120,11 +123,7 @@ def make_turn(model: Net, local, steps: int):
 
 
 def centralised(model: Net, local, variables, data, rates, steps: int, orders):
-  """One machine with the whole model: the clients' batches one after another.
-
-  Returns:
-    (variables, its optimizer's state) after all rounds.
-  """
+  """Trains the whole model on the clients' batches sequentially; returns (variables, opt_state)."""
   turn, opt_state = make_turn(model, local, steps), optimizer(local).init(variables["params"])
   for round_, (rate, order) in enumerate(zip(rates, orders, strict=True)):
     for row in order:
@@ -133,9 +132,9 @@ def centralised(model: Net, local, variables, data, rates, steps: int, orders):
 
 
 def momenta(opt_states) -> dict:
-  """The momentum of every weight, by path, whichever party has it."""
-  found = {}
+  """Returns the momentum of every weight by path, from one or several optimizer states."""
+  momentum = {}
   for state in jax.tree.leaves(opt_states, is_leaf=lambda s: isinstance(s, optax.TraceState)):
     if isinstance(state, optax.TraceState):
-      found |= tree_leaves.flatten(state.trace)
-  return found
+      momentum |= tree_leaves.flatten(state.trace)
+  return momentum

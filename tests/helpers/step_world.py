@@ -1,4 +1,4 @@
-"""A small federation, and an algorithm's rounds in it, all of its states kept."""
+"""A small federated data set, and the states of an algorithm after each of its rounds."""
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ KEY = jax.random.key(7)
 
 
 def skewed(source, sizes) -> FederatedData:
-  """Every second example, sorted by label, so that each client has other classes."""
+  """Returns every second example sorted by label, so that clients have different classes."""
   ids = np.argsort(source.train.labels, kind="stable")[::2]
   return federate(source.train, Partition(ids, np.concatenate([[0], np.cumsum(sizes)])))
 
 
 def run_rounds(algorithm: Algorithm, variables, data, rates, thetas=None, clients=None):
-  """(the server after every round, the clients' states after every round, metrics of each)."""
+  """Returns (server states, client states, metrics) of every round, stacked."""
   rows = jnp.arange(data.num_clients) if clients is None else jnp.array(clients)
   thetas = np.zeros_like(rates) if thetas is None else np.asarray(thetas, np.float32)
 
@@ -34,11 +34,11 @@ def run_rounds(algorithm: Algorithm, variables, data, rates, thetas=None, client
     return lax.scan(step, carry, (jnp.arange(len(rates)), rates, thetas))[1]
 
   server = jax.tree.map(jnp.asarray, algorithm.init(variables))
-  one = algorithm.init_client(server)
-  states = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a)[None], len(rows), 0), one)
+  client = algorithm.init_client(server)
+  states = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a)[None], len(rows), 0), client)
   return jax.tree.map(np.asarray, run((server, states), data))
 
 
 def at(tree, step):
-  """One round's of stacked states."""
+  """Returns the states of one round from stacked states."""
   return jax.tree.map(lambda a: a[step], tree)

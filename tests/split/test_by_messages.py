@@ -1,4 +1,4 @@
-"""Step by step, with every message in hand: the same numbers, and nothing that should not cross."""
+"""Training by messages gives the same numbers, and no message has what must not cross."""
 
 import collections
 import functools
@@ -36,19 +36,19 @@ def _model(name):
 
 
 def _by_messages(config, data, name="bn"):
-  """(state, the clients' states, metrics, all messages) after both rounds."""
+  """Returns (server state, client states, metrics, all messages) after both rounds."""
   model, variables = _model(name)
   rules, _ = algorithm(model, config)
   messages = []
   starts = {SEED: rules.init(variables)}.__getitem__
   interval = make_interval(rules, config, scaled, SEED, starts, messages.append)
   state = rules.init(variables)
-  one = rules.init_client(state)
-  clients = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a)[None], len(SIZES), 0), one)
+  client = rules.init_client(state)
+  clients = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a)[None], len(SIZES), 0), client)
   slots = np.tile(np.arange(len(SIZES)), (len(RATES), 1))
-  held, none = jax.tree.map(jnp.asarray, data), Metrics.zeros()
-  done = interval(state, clients, none, slots, RATES, 0 * RATES, 0, 0, len(RATES), held, KEY)
-  return (*jax.tree.map(np.asarray, done), messages)
+  data, zeros = jax.tree.map(jnp.asarray, data), Metrics.zeros()
+  result = interval(state, clients, zeros, slots, RATES, 0 * RATES, 0, 0, len(RATES), data, KEY)
+  return (*jax.tree.map(np.asarray, result), messages)
 
 
 CASES = {
@@ -72,12 +72,12 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def runs(data):
-  """(a case) -> what it gave."""
+  """A function: name of a case -> result of ``_by_messages``."""
   return functools.cache(lambda case: _by_messages(CASES[case][1], data[CASES[case][0]]))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_messages_do_what_one_program_does(case, data, runs):
+def test_messages_equal_one_program(case, data, runs):
   kind, config = CASES[case]
   state, clients, metrics, messages = runs(case)
   model, variables = _model("bn")
@@ -97,28 +97,28 @@ def test_messages_do_what_one_program_does(case, data, runs):
     me = f"alice{row['client']}"
     assert row["bytes_up"] == sum(m.num_bytes for m in messages if m.sender == me)
     assert row["bytes_down"] == sum(m.num_bytes for m in messages if m.receiver == me)
-  _check_inputs_stay(messages, data[kind].images)
+  _check_no_image_crosses(messages, data[kind].images)
 
 
-def _check_inputs_stay(messages, images):
-  """No row of any tensor is an image, shifted or not."""
-  seen = {image.tobytes() for shift in (0.0, 0.5) for image in images - np.float32(shift)}
+def _check_no_image_crosses(messages, images):
+  """Checks that no row of any tensor is an image, before or after the shift of the model."""
+  image_bytes = {image.tobytes() for shift in (0.0, 0.5) for image in images - np.float32(shift)}
   for message in messages:
     for leaf in jax.tree.leaves(message.tensors):
       for row in np.atleast_1d(leaf):
-        assert np.asarray(row).tobytes() not in seen
+        assert np.asarray(row).tobytes() not in image_bytes
 
 
 def test_labels_stay_in_the_u_shape(runs):
   *_, messages = runs("u_shape")
   assert {m.kind for m in messages} == {"activation", "gradient", "hand_over"}
   assert all(leaf.dtype == np.float32 for m in messages for leaf in jax.tree.leaves(m.tensors))
-  # Peers hand over themselves: Bob sees none of their weights.
+  # Peers hand over directly: the server receives no client weights.
   assert {m.sender[:5] for m in messages if m.kind == "hand_over"} == {"alice"}
   assert {m.receiver[:5] for m in messages if m.kind == "hand_over"} == {"alice"}
 
 
-def test_relays_see_one_end_at_most(runs):
+def test_relays_see_at_most_one_end(runs):
   *_, messages = runs("relays")
   partners = collections.defaultdict(set)
   for m in messages:
@@ -126,14 +126,14 @@ def test_relays_see_one_end_at_most(runs):
     partners[m.receiver].add(m.sender[:5])
     if m.kind == "labels":
       assert m.receiver == "bob" or m.reader == "bob"
-      assert m.tensors.min() >= 0  # what is not known is not sent
+      assert m.tensors.min() >= 0  # unknown labels are not sent
   assert partners["eve0"] == {"alice", "eve1"}
   assert partners["eve1"] == {"eve0", "bob"}
   assert partners["bob"] == {"eve1"}
 
 
 def test_updates_of_a_seed_are_exact(data, runs):
-  """A seed and integer differences (sec. 3.4) end with the very bits that weights end with."""
+  """A seed and integer differences (sec. 3.4) give the same bits as weights."""
   weights = runs("turns")
   config = configure(
     SplitConfig, LOCAL, cut="conv", local_steps=2, hand_over="peer", handed_over="updates"
@@ -151,11 +151,11 @@ def test_updates_of_a_seed_are_exact(data, runs):
     me = f"alice{row['client']}"
     assert row["bytes_up"] == sum(m.num_bytes for m in updates[-1] if m.sender == me)
   kernel = _model("bn")[1]["params"]["Conv_0"]["kernel"].tobytes()
-  held = [leaf.tobytes() for m in updates[-1] for leaf in jax.tree.leaves(m.tensors)]
-  assert kernel not in held
+  tensors = [leaf.tobytes() for m in updates[-1] for leaf in jax.tree.leaves(m.tensors)]
+  assert kernel not in tensors
 
 
-def test_the_log_counts(runs):
+def test_the_log_counts_messages_and_bytes(runs):
   *_, messages = runs("turns")
   log = MessageLog()
   for message in messages:
@@ -164,5 +164,5 @@ def test_the_log_counts(runs):
   row = rows["activation", "alice2", "bob"]
   assert (row["messages"], row["bytes"]) == (4, 16 * 144)
   assert sum(row["bytes"] for row in log.rows()) == sum(m.num_bytes for m in messages)
-  handed = rows["hand_over", "alice0", "bob"]
-  assert (handed["reader"], handed["messages"]) == ("alice1", 2)
+  row = rows["hand_over", "alice0", "bob"]
+  assert (row["reader"], row["messages"]) == ("alice1", 2)

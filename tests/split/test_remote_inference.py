@@ -1,4 +1,4 @@
-"""Inference by messages over a cut model says what the whole model says, and shows no image."""
+"""Inference with a cut model equals that of the whole model, and no image crosses."""
 
 import jax
 import numpy as np
@@ -30,14 +30,14 @@ def half(images, ids=None, strength=None):
 
 @pytest.fixture(scope="module")
 def trained():
-  """A model of bn with running statistics of its own."""
+  """(model, variables) with BN and running statistics other than the initial ones."""
   model = net("bn")
   variables = models.init(model, jax.random.key(0), SHAPE)
   return model, jax.tree.map(lambda a: a + 0.1, variables)
 
 
 @pytest.mark.parametrize("name", CUTS)
-def test_outputs_are_the_whole_models(name, trained):
+def test_outputs_equal_those_of_the_whole_model(name, trained):
   model, variables = trained
   plan = make_plan(model, SHAPE, **CUTS[name])
   cut_model, messages = make_cut_model(model, plan, variables, half, IMAGE), []
@@ -68,8 +68,8 @@ def test_outputs_are_the_whole_models(name, trained):
 
 
 @pytest.mark.parametrize(("name", "sent"), [("plain", 0), ("u_shape", 1)])
-def test_bob_can_have_the_outputs(name, sent, trained):
-  """He has them anyway but in the U-shape, where Alice sends them."""
+def test_the_server_can_read_the_outputs(name, sent, trained):
+  """The server computes them, except in the U-shape, where the client sends them."""
   model, variables = trained
   plan = make_plan(model, SHAPE, **CUTS[name])
   cut_model, messages = make_cut_model(model, plan, variables, half, IMAGE), []
@@ -84,7 +84,7 @@ def test_bob_can_have_the_outputs(name, sent, trained):
 @pytest.mark.parametrize(
   ("mode", "path"), [("centralised", [ALICE, BOB, "third"]), ("peer", [ALICE, "third"])]
 )
-def test_a_third_party_fetches_alices_weights_alone(mode, path, trained):
+def test_a_third_party_receives_only_the_client_weights(mode, path, trained):
   model, variables = trained
   plan = make_plan(model, SHAPE, **CUTS["u_shape"])
   log, messages = MessageLog(), []
@@ -95,11 +95,11 @@ def test_a_third_party_fetches_alices_weights_alone(mode, path, trained):
   assert [m.sender for m in messages] == path[:-1]
   assert [m.receiver for m in messages] == path[1:]
   assert {m.kind for m in messages} == {HAND_OVER}
-  own = {f"params/{name}" for name in ("Conv_0/kernel", "Norm_0/scale", "Norm_0/bias")}
-  own |= {"batch_stats/Norm_0/mean", "batch_stats/Norm_0/var"}
-  own |= {"params/Dense_1/kernel", "params/Dense_1/bias"}
+  expected = {f"params/{name}" for name in ("Conv_0/kernel", "Norm_0/scale", "Norm_0/bias")}
+  expected |= {"batch_stats/Norm_0/mean", "batch_stats/Norm_0/var"}
+  expected |= {"params/Dense_1/kernel", "params/Dense_1/bias"}
   paths = {path for part in messages[-1].tensors for path in tree_leaves.flatten(part)}
-  assert paths == own
-  size = sum(tree_leaves.flatten(variables)[path].nbytes for path in own)
+  assert paths == expected
+  size = sum(tree_leaves.flatten(variables)[path].nbytes for path in expected)
   assert log.traffic("third") == (0, size, 0)
   assert log.traffic(BOB) == ((size, size, 0) if mode == "centralised" else (0, 0, 0))

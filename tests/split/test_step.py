@@ -1,4 +1,4 @@
-"""Steps across a cut against steps of the whole model, under every norm."""
+"""Steps of a cut model against steps of the whole model, under every norm."""
 
 import chex
 import jax
@@ -21,7 +21,7 @@ RATE = np.float32(0.1)
 
 
 def batches():
-  """Two minibatches of different images, the second of which is not full."""
+  """Yields two minibatches of different images; the second is not full."""
   rng = np.random.default_rng(0)
   for real in (4, 3):
     images = jnp.asarray(rng.normal(size=(4, *SHAPE)), jnp.float32)
@@ -31,7 +31,7 @@ def batches():
 
 @pytest.mark.parametrize("name", [*(n for n in norm.NAMES if n != "sync_bn"), "frozen"])
 @pytest.mark.parametrize("ends", [{"cut": "conv"}, {"cut": "conv", "tail": "mix"}])
-def test_steps_are_those_of_the_whole(name, ends):
+def test_steps_equal_those_of_the_whole_model(name, ends):
   model = net(name)
   variables = initial(model)
   rules = make_rules(model, configure(SplitConfig, LOCAL, **ends), IMAGE, LABEL)
@@ -39,7 +39,7 @@ def test_steps_are_those_of_the_whole(name, ends):
   parts = rules.begin(state, rules.init_client(state))
   sgd, gradient = optimizer(LOCAL), make_gradient(model, LOCAL)
   whole, opt_state = variables, sgd.init(variables["params"])
-  with jax.disable_jit():  # a few small steps take less than their programs
+  with jax.disable_jit():  # a few small steps take less time than compilation
     for index, batch in enumerate(batches()):
       time, key = np.float32(index), jax.random.key(index)
       done = step(

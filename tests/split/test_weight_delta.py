@@ -1,4 +1,4 @@
-"""Differences of bits: what they restore is exactly what was."""
+"""Differences of bit patterns restore the weights exactly."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +13,9 @@ _FLOATS = arrays(np.float32, 5, elements=st.floats(width=32))
 
 @settings(max_examples=50, deadline=None)
 @given(_FLOATS, _FLOATS)
-def test_any_floats_come_back_to_the_bit(now, start):
+def test_floats_are_restored_bit_for_bit(now, start):
   sent = difference({"w": now}, {"w": start})
-  expected = now.view(np.uint32) - start.view(np.uint32)  # numpy wraps around too
+  expected = now.view(np.uint32) - start.view(np.uint32)  # numpy wraps around as well
   np.testing.assert_array_equal(sent["w"], expected)
   assert np.asarray(restore(sent, {"w": start})["w"]).tobytes() == now.tobytes()
 

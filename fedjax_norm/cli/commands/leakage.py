@@ -59,7 +59,7 @@ class LeakageFlags(LeakageConfig, Config):
     for one in options.of(type(self)) if self.workdir else ():
       if one.name in MODEL_OPTIONS and getattr(self, one.name) != one.default:
         raise UserError(
-          f"--{one.name} does nothing here: the run in --workdir determines model and data; drop it."
+          f"--{one.name} does nothing here: the run in --workdir has a model and data; drop it."
         )
 
 
