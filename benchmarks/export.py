@@ -15,8 +15,9 @@ from flax.traverse_util import flatten_dict
 
 from benchmarks.workloads import Data, Workload
 from fedjax_norm import client_mapping
+from fedjax_norm.data.cohorts import cohorts
 from fedjax_norm.data.examples import Examples, Source
-from fedjax_norm.data.federated import FederatedData, cohorts, draw
+from fedjax_norm.data.federated import FederatedData, draw
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.partitions.registry import make as make_partition
 from fedjax_norm.data.sources import registry as sources

@@ -64,12 +64,7 @@ C = TypeVar("C", bound=ExampleOrder)
 
 
 def resolve(config: C, rounds: int) -> C:
-  """Returns the configuration with a default filled in for the rounds that a stretch lasts.
-
-  Args:
-    config: the options.
-    rounds: number of rounds of the run.
-  """
+  """Returns the configuration with the default of `drift_rounds` for a run of `rounds` rounds."""
   if config.drift == "none" or config.drift_rounds is not None:
     return config
   return dataclasses.replace(config, drift_rounds=-(-rounds // config.drift_stretches))

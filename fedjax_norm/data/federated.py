@@ -88,9 +88,7 @@ def federate(
   targets: np.ndarray | None = None,
   stretch_steps: int | np.ndarray = FOREVER,
 ) -> FederatedData:
-  """Combines examples and their partition, as host arrays.
-
-  The images are copied only if they are not contiguous.
+  """Combines examples and their partition as host arrays; contiguous images are not copied.
 
   Args:
     examples: the training examples of all clients.
@@ -172,11 +170,7 @@ def gather(data: FederatedData, index: np.ndarray, capacity: int) -> FederatedDa
 
 
 def label_counts(data: FederatedData, clients: np.ndarray, num_classes: int) -> np.ndarray:
-  """Counts the training examples of some clients by class, hidden labels included.
-
-  Returns:
-    [k, C] on the host.
-  """
+  """Counts the training examples of k clients by class, hidden labels included: [k, C]."""
   starts, ends = data.offsets[clients], data.offsets[clients] + data.sizes[clients]
   labels = (data.labels[data.order[a:b]] for a, b in zip(starts, ends, strict=True))
   return np.stack([np.bincount(part, minlength=num_classes) for part in labels])
@@ -278,28 +272,3 @@ def _batch(
     data.images[index], data.ids[index], data.strengths[row], stream(key, Stream.NOISE), step_key
   )
   return Batch(images, data.targets[index], mask.astype(jnp.float32))
-
-
-def cohorts(key: Key, first_round: Array, rounds: int, num_clients: int, size: int) -> Array:
-  """Draws the cohorts of some rounds, each without replacement.
-
-  Args:
-    key: key of the run; a cohort depends on this key and its round alone.
-    first_round: int32 scalar.
-    rounds: number of rounds, static.
-    num_clients: K, static.
-    size: clients per round, static; if it is K, a cohort is all clients in the order of their ids.
-
-  Returns:
-    [rounds, size] int32 client ids.
-  """
-  ids = jnp.arange(size, dtype=jnp.int32)
-  if size == num_clients:
-    return jnp.broadcast_to(ids, (rounds, size))
-
-  cohort_key = stream(key, Stream.COHORT)
-
-  def one(index: Array) -> Array:
-    return permute(jax.random.fold_in(cohort_key, first_round + index), ids, num_clients)
-
-  return jax.vmap(one)(jnp.arange(rounds, dtype=jnp.int32))

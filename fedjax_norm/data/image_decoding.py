@@ -86,9 +86,7 @@ def _open(stream: Stream, name: str) -> Image.Image:
 
 
 def header(stream: Stream, name: str) -> tuple[int, int, int]:
-  """Reads the height, width and channels (1 or 3) of an image without decoding its pixels.
-
-  Height and width are those of the upright image that `decode` returns.
+  """Reads height, width and channels (1 or 3) of the image that `decode` returns from its header.
 
   Raises:
     UserError: the content is not an image, or it has more than 8 bits per channel.
@@ -174,14 +172,7 @@ def stack(
 def different_sizes(
   name: str, shape: tuple[int, ...], first: str, first_shape: tuple[int, ...]
 ) -> UserError:
-  """Returns the error that an image differs in size from the first one of its data set.
-
-  Args:
-    name: name of the image.
-    shape: height and width of the image; further entries are ignored.
-    first: name of the first image.
-    first_shape: height and width of the first image.
-  """
+  """Returns the error for an image that differs from the first one in height or width."""
   return UserError(
     f"{name} has {shape[0]}x{shape[1]} pixels, but {first} has {first_shape[0]}x{first_shape[1]};"
     " give an image size to resize them all to."

@@ -21,10 +21,7 @@ _MOST_REGIONS = 20
 def amounts_figure(amounts: np.ndarray, names: Sequence[str], title: str) -> Figure:
   """Draws one bar per class, or per region, for its number of examples (fig. 9, 10, 13).
 
-  Args:
-    amounts: [n] numbers of examples.
-    names: n names of the classes or regions.
-    title: title of one line.
+  `amounts` has n numbers, `names` n names; `title` is one line.
   """
   figure, axes = _figure(title, names, 3.6)
   axes.bar(np.arange(len(names)), amounts, width=0.8, color=base.COLOURS[0])

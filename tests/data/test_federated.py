@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedjax_norm.data.cohorts import cohorts
 from fedjax_norm.data.examples import Examples
-from fedjax_norm.data.federated import cohorts, draw, federate, gather, rows, steps_per_epoch
+from fedjax_norm.data.federated import draw, federate, gather, rows, steps_per_epoch
 from fedjax_norm.data.partitions.registry import Partition
 
 TOTAL = 60

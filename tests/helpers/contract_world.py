@@ -13,7 +13,7 @@ from helpers.settings import configure
 
 from fedjax_norm.algorithms import residual
 from fedjax_norm.algorithms.contract import Algorithm, Averaging, Method, RoundContext
-from fedjax_norm.data.federated import cohorts
+from fedjax_norm.data.cohorts import cohorts
 from fedjax_norm.local_training import Metrics
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.models.stages import Stage, Staged

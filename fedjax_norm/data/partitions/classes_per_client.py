@@ -1,4 +1,7 @@
-"""The partition `classes`: every client has examples of exactly k classes."""
+"""The partition `classes`: every client has examples of exactly k classes.
+
+The arguments `labels`, `num_clients` K and `rng` and the result are those in ``label_skew.py``.
+"""
 
 import heapq
 
@@ -26,9 +29,6 @@ def classes(
   the sizes depend on them, the most even of several draws is used.
 
   Args:
-    labels: [N] int.
-    num_clients: K.
-    rng: random generator.
     classes_per_client: k, with k <= C <= K k; paper 001 has 10 clients with 2 of 10 classes, paper
       004 has 5 clients with 2.
 

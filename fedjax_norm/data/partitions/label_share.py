@@ -1,6 +1,7 @@
 """The share of each class's examples that each region has (paper 004, sec. 2.2 and app. B).
 
-A region is a client of any partition; the counts are those of ``registry.counts``.
+A region is a client of any partition. Shares are [R, C] float64, computed from ``registry.counts``:
+[R, C] numbers n_rc of examples of each region r and class c.
 """
 
 import numpy as np
@@ -11,11 +12,7 @@ def raw(counts: np.ndarray) -> np.ndarray:
 
     s_rc = n_rc / sum_r n_rc
 
-  Args:
-    counts: [R, C] numbers n_rc of examples per region and class.
-
-  Returns:
-    [R, C] float64; the shares of a class sum to 1, or are 0 if no region has it.
+  The shares of a class sum to 1, or are 0 if no region has it.
   """
   counts = np.asarray(counts, np.float64)
   return _divide(counts, counts.sum(0))
@@ -26,11 +23,7 @@ def normalized(counts: np.ndarray) -> np.ndarray:
 
     s_rc = p_rc / sum_r p_rc,  p_rc = n_rc / sum_c n_rc
 
-  Args:
-    counts: [R, C] numbers n_rc of examples per region and class.
-
-  Returns:
-    [R, C] float64 as from :func:`raw`; a region without examples has the share 0.
+  A region without examples has the share 0.
   """
   counts = np.asarray(counts, np.float64)
   return raw(_divide(counts, counts.sum(1, keepdims=True)))

@@ -33,9 +33,7 @@ def ratio(
   within one example of their exact share.
 
   Args:
-    labels: [N] int.
     num_clients: K, from 2 to C.
-    rng: random generator.
     ratio: R in [0, 1].
 
   Raises:
@@ -63,9 +61,6 @@ def skew(
   one per client. The clients' sizes differ by at most 1.
 
   Args:
-    labels: [N] int.
-    num_clients: K.
-    rng: random generator.
     fraction: number in [0, 1]; 1 is the paper's 100% non-IID, 0 is IID.
 
   Raises:
@@ -96,9 +91,7 @@ def dominant(
   classes, and `class` above means such a block.
 
   Args:
-    labels: [N] int.
     num_clients: K, at least 2.
-    rng: random generator.
     dominant_share: s in [0.5, 1]; the paper has 0.8.
 
   Raises:
@@ -133,9 +126,6 @@ def dirichlet(
   The draw is repeated, up to 50 times, until every client has `min_size` examples.
 
   Args:
-    labels: [N] int.
-    num_clients: K.
-    rng: random generator.
     alpha: concentration, > 0; the smaller it is, the fewer classes a client has.
     min_size: smallest number of examples of a client.
 

@@ -219,14 +219,7 @@ def from_config(
 ) -> Partition:
   """Divides the training examples over the clients by the options.
 
-  Args:
-    config: the options.
-    labels: [N] labels of the examples.
-    owners: [N] natural client of each example, or None.
-    seed: seed of the partition.
-
-  Raises:
-    UserError: see :func:`resolve` and :func:`make`.
+  The arguments are those of :func:`resolve`, the errors those of :func:`resolve` and :func:`make`.
   """
   config = resolve(config, labels, owners)
   assert config.partition is not None

@@ -41,9 +41,6 @@ def quantity(
   the ranks r = 1..K in random order (power law), or w ~ Dirichlet(alpha).
 
   Args:
-    labels: [N] int.
-    num_clients: K.
-    rng: random generator.
     exponent: exponent a >= 0 of the power law; 1 if neither `exponent` nor `alpha` is given.
     alpha: concentration > 0 of the Dirichlet distribution; smaller values are more skewed.
     min_size: smallest number of examples of a client.
@@ -71,9 +68,7 @@ def natural(
   """Gives each example to its natural client; client k has the k-th smallest id that occurs.
 
   Args:
-    labels: [N] int.
     num_clients: 0, or the number of natural clients, which is checked.
-    rng: unused.
     clients: [N] int, the natural client of each example (`Examples.clients`).
 
   Raises:

@@ -24,10 +24,7 @@ def load(
   The target of regression is the digit, from 0 to 9. For segmentation a pixel that is at least half
   full of ink has the class of its digit, and any other pixel is background.
 
-  Args:
-    image_size: height and width to resize images to; None keeps 8.
-    select_local: choice of the training images to keep; None keeps all.
-    objective: the kind of targets, one of ``objectives.OBJECTIVES``.
+  The arguments are those of ``registry.load``.
   """
   from sklearn import datasets  # imported here because that takes a second
 

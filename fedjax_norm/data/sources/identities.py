@@ -52,11 +52,7 @@ def load(
 ) -> Source:
   """Draws the images; those of one identity do not depend on the number of identities.
 
-  Args:
-    options: sizes, deformation and noise.
-    seed: seed of all draws, at least 0.
-    image_size: height and width to resize images to; None keeps the size.
-    select_local: choice of the training images to keep; None keeps all.
+  The other arguments are those of ``registry.load``.
   """
   num_train = (options.identities + 1) // 2
 

@@ -125,10 +125,8 @@ def load(
     listing: the files.
     data: name of the data in errors.
     image_size: height and width to resize images to; None requires that all have one size.
-    select_local: choice of the training images to decode; of other images only the headers are
-      read, for size and colour. None decodes all.
-    open_set: whether the test classes may differ from the training classes; test labels are then
-      numbered separately.
+    select_local: choice of the training images to decode; of others only the headers are read.
+    open_set: whether the test classes may differ from the training classes.
     objective: classification, or regression of the files' values.
 
   Raises:

@@ -21,12 +21,8 @@ def load(
   The arrays in `arrays.OPTIONAL` are read too if present; files of other kinds are ignored. Images
   are uint8 or float32, and are read from the disk when they are needed.
 
-  Args:
-    folder: the folder of the files `x_train.npy`, `y_train.npy`, ...
-    select_local: choice of the training images to check; others are mapped but not read here. None
-      checks all.
-    open_set: whether the test classes may differ from the training classes.
-    objective: the kind of targets, one of ``objectives.OBJECTIVES``.
+  Images outside `select_local` are mapped but not checked. The other arguments are those of
+  ``registry.load``.
 
   Raises:
     UserError: the folder does not exist, a file is not a plain array, or an array is missing,

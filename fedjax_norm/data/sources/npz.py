@@ -21,12 +21,7 @@ def load(
 ) -> Source:
   """Loads an .npz archive of the arrays in `arrays.REQUIRED`, and optionally `arrays.OPTIONAL`.
 
-  Args:
-    path: the file.
-    image_size: height and width to resize images to; None keeps the size.
-    select_local: choice of the training images to keep; None keeps all.
-    open_set: whether the test classes may differ from the training classes.
-    objective: the kind of targets, one of ``objectives.OBJECTIVES``.
+  The other arguments are those of ``registry.load``.
 
   Raises:
     UserError: the file is missing or not such an archive, or an array is missing, unknown, or of

@@ -200,17 +200,7 @@ def load_labels(
 ) -> image_files.Labels:
   """Loads the labels and natural clients of the training examples, without opening image files.
 
-  The test examples are not checked.
-
-  Args:
-    name: name of the source, as for :func:`load`.
-    data_dir: folder of the data sets that TFDS prepared.
-    seed: seed of the split.
-    region: what a natural client of a `csv` index is.
-    min_region_size: number of images below which a region of a `csv` index is left out.
-
-  Raises:
-    UserError: see :func:`load`.
+  The test examples are not checked. Arguments and errors are those of :func:`load`.
   """
   listing = _listing(name, seed, region, min_region_size)
   if listing:

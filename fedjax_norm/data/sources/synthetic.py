@@ -74,12 +74,7 @@ def load(
   The target of regression is the mean brightness of the prototype; segmentation has the classes
   dark and bright, bright if the prototype's pixel is above 0.5. The images are the same.
 
-  Args:
-    options: sizes and noise.
-    seed: seed of all draws, at least 0.
-    image_size: height and width to resize images to; None keeps the size.
-    select_local: choice of the training images to keep; None keeps all.
-    objective: the kind of targets, one of ``objectives.OBJECTIVES``.
+  The other arguments are those of ``registry.load``.
   """
   rng = np.random.default_rng(seed)
   # Blocks of 2x2 pixels, so that a network with pooling can distinguish the classes.

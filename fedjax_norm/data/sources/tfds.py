@@ -36,12 +36,8 @@ def load(
 
   The test examples are the split `test`, or `validation` if there is no `test`.
 
-  Args:
-    name: one of `prepared(data_dir)`.
-    data_dir: the folder that TFDS prepared the data set in.
-    image_size: height and width to resize images to; None requires that all have one size.
-    select_local: choice of the training images to decode; of other records only the label is used.
-      None decodes all.
+  The arguments are those of ``registry.load``; `image_size` None requires that all images have one
+  size. Of records outside `select_local` only the label is used.
 
   Raises:
     UserError: the data set has a file format that needs TensorFlow, lacks a split, does not consist

@@ -65,14 +65,7 @@ def channel_moments(
 
 
 def merge_channel_moments(parts: Sequence[Moments]) -> Moments:
-  """Merges the moments of disjoint sets of images, such as those of several processes.
-
-  Args:
-    parts: results of `channel_moments`, at least one.
-
-  Returns:
-    The moments of all the images together.
-  """
+  """Merges moments of disjoint sets of images, such as those of several processes."""
   stacked = Moments(*(np.stack(values) for values in zip(*parts, strict=True)))
   with jax.enable_x64(True):
     merged = moments_lib.merge(stacked._replace(count=stacked.count[:, None]))
@@ -80,26 +73,15 @@ def merge_channel_moments(parts: Sequence[Moments]) -> Moments:
 
 
 def channel_statistics(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the mean and the standard deviation of each channel.
+  """Returns the means and the biased standard deviations of channels, [C] float32 each.
 
-  Args:
-    moments: moments of all images, as from `channel_moments`.
-
-  Returns:
-    The means and the biased standard deviations, [C] float32 each; a deviation is at least 0.001,
-    so that a constant channel can be divided by it.
+  A deviation is at least 0.001, so that a constant channel can be divided by it.
   """
   std = np.sqrt(moments.m2 / moments.count)
   return moments.mean.astype(np.float32), np.maximum(std, _STD_FLOOR).astype(np.float32)
 
 
 def standardise(images: Array, mean: Array, std: Array) -> Array:
-  """Computes (images - mean) / std by channel.
-
-  Args:
-    images: [..., C] float32.
-    mean: [C].
-    std: [C], positive.
-  """
+  """Returns (images - mean) / std by channel, for images [..., C] float32 and positive std [C]."""
   by_channel = (1,) * (images.ndim - 1) + (-1,)
   return (images - jnp.reshape(mean, by_channel)) / jnp.reshape(std, by_channel)

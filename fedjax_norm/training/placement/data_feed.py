@@ -15,7 +15,8 @@ import numpy as np
 
 from fedjax_norm.algorithms.batch_statistics import Part
 from fedjax_norm.client_mapping import ClientMapping, device_memory
-from fedjax_norm.data.federated import ROW_FIELDS, FederatedData, cohorts, gather, rows
+from fedjax_norm.data.cohorts import cohorts
+from fedjax_norm.data.federated import ROW_FIELDS, FederatedData, gather, rows
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.training.placement.device_arrays import placer
