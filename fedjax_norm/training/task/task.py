@@ -80,7 +80,7 @@ class Task(NamedTuple):
       return "verification"
     kind = _kind(self.source)
     if kind == "classification" and self.user_objective and not self.user_objective.correct:
-      return "an objective without right"
+      return "an objective without correct"
     return kind
 
   @property
