@@ -237,4 +237,4 @@ def _ratio(difference: Array, scale: Array) -> Array:
 
 def _check_pairs(partitions: Sequence) -> None:
   if len(partitions) < 2:
-    raise ValueError("Diagnostics compare partitions; pass at least two.")
+    raise ValueError("Diagnostics compare partitions; pass at least two partitions.")

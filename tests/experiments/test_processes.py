@@ -1,4 +1,4 @@
-"""Runs of several processes: how they end, well or because one of them dies."""
+"""Runs of several processes: normal end, death of a process, wrong flags."""
 
 import os
 import re
@@ -22,29 +22,27 @@ from fedjax_norm.training.placement import processes
 from fedjax_norm.training.placement.processes import ProcessInfo
 
 HEARTBEAT = 4
-# As the stated 30 seconds stand to the heartbeat of 20 of a real run.
+# A real run promises 30 seconds with a heartbeat of 20 seconds.
 BOUND = HEARTBEAT + 10
 LOST = (
   "error: process {} of {} ended because another process of the run died or could not be reached; "
   "start all processes again with the same --workdir to resume from the last checkpoint"
 )
 AGAIN = "start all processes again with the same --workdir to resume from the last checkpoint."
-
-
-PLACE = ProcessInfo("localhost:1", 2, 1)
+PROCESS = ProcessInfo("localhost:1", 2, 1)
 
 
 class Ended(NamedTuple):
   code: int
   out: str
   err: str
-  """Without the warning that every process logs."""
+  """The error stream without the warning that every process logs."""
   at: float
-  """When it ended, as of ``time.time``."""
+  """The time of the end by ``time.time``."""
 
 
 class Run:
-  """Processes of ``process_steps.py`` on this machine, one for each act."""
+  """Processes of ``process_steps.py`` on this machine, one per act."""
 
   def __init__(
     self,
@@ -87,11 +85,11 @@ class Run:
 
   def __exit__(self, *_) -> None:
     for process in self.processes:
-      process.kill()  # and its child with it
+      process.kill()  # its child ends with it
       process.wait()
 
   def ended(self, timeout: float = 100) -> list[Ended]:
-    """Waits for all of them."""
+    """Waits for the end of all processes."""
     at: dict[int, float] = {}
     deadline = time.monotonic() + timeout
     while len(at) < len(self.processes) and time.monotonic() < deadline:
@@ -117,7 +115,7 @@ class Run:
 
 
 def gone(pid: int) -> bool:
-  """Whether a process has ended, be it reaped or not."""
+  """Returns whether a process has ended, reaped or not."""
   try:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
   except (FileNotFoundError, ProcessLookupError):
@@ -129,27 +127,27 @@ def number(name: str, notes: str) -> float:
 
 
 def check_lost(run: Run, ended: list[Ended], survivors: tuple[int, ...], death: float) -> None:
-  """Each survivor says the one sentence and nothing else, in time."""
+  """Checks that each survivor prints only the error sentence, within ``BOUND`` seconds."""
   for i in survivors:
     assert ended[i].code == 1
-    told = re.escape(LOST.format(i, len(ended)))
+    sentence = re.escape(LOST.format(i, len(ended)))
     log = re.escape(str(run.folder / "run.logs" / f"process_{i}.log"))
-    assert re.fullmatch(rf"{told}(\.| \(output of the runtime is in {log}\)\.)\n", ended[i].err)
+    assert re.fullmatch(rf"{sentence}(\.| \(output of the runtime is in {log}\)\.)\n", ended[i].err)
     assert ended[i].at - death < BOUND
 
 
-def test_all_end_well_and_silently(tmp_path):
+def test_all_processes_end_without_errors(tmp_path):
   with Run(tmp_path, "well", "well", long=False) as run:
     ended = run.ended()
     for i, process in enumerate(ended):
       assert (process.code, process.err) == (0, "")
-      # Two processes of two devices: 4 * step + 0 + 1 + 2 + 3. The first speaks for both.
+      # Two processes with two devices: 4 * step + 0 + 1 + 2 + 3; process 0 prints for both.
       sums = [f"sum {4 * step + 6}" for step in range(8)]
       assert process.out.splitlines() == (sums if i == 0 else [])
       assert "noise of the runtime\n" in run.log(i)
       assert "chatter of the runtime\n" in run.log(i)
       assert "a warning" in (tmp_path / f"err{i}").read_text()
-    assert not (tmp_path / "run").exists()  # nothing is put where a run folder must be empty
+    assert not (tmp_path / "run").exists()  # a new run folder must be empty
 
 
 @pytest.mark.long
@@ -173,24 +171,24 @@ def test_a_killed_coordinator_ends_the_others_and_a_killed_supervisor_its_child(
 
 
 @pytest.mark.parametrize(
-  ("victim", "act", "code", "said"),
+  ("victim", "act", "code", "message"),
   [
     (1, "refuse", 2, "error: a file is missing here; put it there.\n"),
     (0, "term_parent", 143, "error: stopped by SIGTERM; the last checkpoint stays, and the same"),
   ],
 )
-def test_a_process_that_ends_by_itself_ends_the_other(tmp_path, victim, act, code, said):
+def test_a_process_that_ends_early_ends_the_other(tmp_path, victim, act, code, message):
   with Run(tmp_path, *[act if i == victim else "well" for i in range(2)]) as run:
     ended = run.ended()
     death = number("acts at", run.notes(victim))
     assert ended[victim].code == code
-    assert ended[victim].err.startswith(said)
+    assert ended[victim].err.startswith(message)
     assert ended[victim].at - death < BOUND  # it does not wait for the other
     check_lost(run, ended, (1 - victim,), death)
 
 
 @pytest.mark.long
-def test_nobody_at_the_address(tmp_path):
+def test_no_coordinator_at_the_address(tmp_path):
   with Run(tmp_path, "well", first_id=1, num_processes=2, initialization=1) as run:
     (ended,) = run.ended()
     assert ended.code == 1
@@ -207,7 +205,7 @@ def test_a_second_interrupt_ends_a_process_that_waits_for_the_others(tmp_path):
     while not children.read_text() and time.monotonic() < deadline:
       time.sleep(0.05)
     child = int(children.read_text())
-    # It listens, so Python's handler waits until the runtime returns from its own wait.
+    # The child listens, so the runtime waits and Python's signal handler cannot run.
     listening = f":{run.port:04X} "
     while listening not in Path(f"/proc/{child}/net/tcp6").read_text():
       assert time.monotonic() < deadline
@@ -218,17 +216,19 @@ def test_a_second_interrupt_ends_a_process_that_waits_for_the_others(tmp_path):
     parent.send_signal(signal.SIGINT)
     (ended,) = run.ended(timeout=20)
     assert ended.code == 130
-    assert ended.err.startswith("error: process 0 of 2 was stopped by SIGINT; the last checkpoint stays")
+    assert ended.err.startswith(
+      "error: process 0 of 2 was stopped by SIGINT; the last checkpoint stays"
+    )
     assert gone(child)
 
 
 @pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError, Exception])
-def test_an_error_of_the_network_is_told_whatever_its_type(kind, monkeypatch):
+def test_a_network_error_of_any_type_is_recognized(kind, monkeypatch):
   def end(*_, **__):
     raise kind("UNKNOWN: Gloo AllReduce failed: Connection closed by peer")
 
   monkeypatch.setattr(jax.distributed, "initialize", end)
-  with pytest.raises(LostError, match="process 1 of 2 ended"), processes.join(PLACE):
+  with pytest.raises(LostError, match="process 1 of 2 ended"), processes.join(PROCESS):
     pass
 
 
@@ -236,10 +236,10 @@ def test_an_error_of_the_network_is_told_whatever_its_type(kind, monkeypatch):
   "error",
   [UserError("connect it."), OSError(28, "full", "/gloo"), ValueError("runs/connect4 is damaged")],
 )
-def test_other_errors_are_not_of_the_network(error, monkeypatch):
+def test_other_errors_are_no_network_errors(error, monkeypatch):
   monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
   monkeypatch.setattr(processes, "_connect", lambda: None)
-  with pytest.raises(type(error)) as caught, processes.join(PLACE):
+  with pytest.raises(type(error)) as caught, processes.join(PROCESS):
     raise error
   assert caught.value is error
 
@@ -254,7 +254,7 @@ def test_a_port_in_use_is_refused():
 
 
 @pytest.mark.parametrize(
-  ("changed", "said"),
+  ("changed", "message"),
   [
     ({"process_id": None}, "--process_id is missing"),
     ({"num_processes": None}, "--num_processes is missing"),
@@ -272,11 +272,11 @@ def test_a_port_in_use_is_refused():
     ({"several_processes": False, "process_id": None}, "one process; drop --coordinator_address"),
   ],
 )
-def test_flags_that_cannot_be_are_refused(changed, said):
+def test_invalid_flags_are_refused(changed, message):
   given = {"coordinator_address": "[::1]:65535", "num_processes": 3, "process_id": 2}
   given |= {"workdir": "run", "several_processes": True, "algorithm": "split"}
   assert supervisor.process_info(SimpleNamespace(**given)) == ProcessInfo("[::1]:65535", 3, 2)
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     supervisor.process_info(SimpleNamespace(**{**given, **changed}))
 
 
@@ -286,13 +286,16 @@ def test_one_process_needs_no_flags():
 
 
 def test_processes_must_have_the_same_flags(monkeypatch):
-  told: list[np.ndarray] = []
-  gather = processes.multihost_utils
+  gathered: list[np.ndarray] = []
 
   def check(*all_flags: dict) -> None:
-    """As the last of processes that are given these flags."""
-    told.clear()
-    monkeypatch.setattr(gather, "process_allgather", lambda a: told.append(a) or np.stack(told))
+    """Calls ``check_same_flags`` as the last of processes with these flags."""
+    gathered.clear()
+    monkeypatch.setattr(
+      processes.multihost_utils,
+      "process_allgather",
+      lambda a: gathered.append(a) or np.stack(gathered),
+    )
     for flags in all_flags:
       processes.check_same_flags(flags)
 
