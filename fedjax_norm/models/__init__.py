@@ -1,4 +1,4 @@
-"""Models with the norm as an argument."""
+"""The models, each with a choice of the norm."""
 
 from fedjax_norm.models.registry import MODELS, create, data_init, entry, init, norm_modules
 

@@ -1,4 +1,4 @@
-"""AlexNet (Krizhevsky et al. 2012), and the form of it that paper 004 trains on CIFAR-10."""
+"""AlexNet (Krizhevsky et al. 2012), and its variant for CIFAR-10 in paper 004."""
 
 from collections.abc import Sequence
 
@@ -14,23 +14,23 @@ _IMAGENET = (96, 256, 384, 384, 256), (4096, 4096)
 
 
 class AlexNet(Staged):
-  """Five convolutions, a 3x3 max pool at stride 2 after the first, second and fifth, dense layers.
+  """Five convolutions with 3x3 max pools at stride 2 after the 1st, 2nd and 5th, and dense layers.
 
   ``'cifar'`` (765,738 parameters on CIFAR-10) is the network that the authors of paper 004
-  published with their code: 7x7-24, 5x5-64, 3x3-96, 3x3-96, 3x3-64, all at stride 1 and padded to
-  keep the size, pools rounded up, dense 512 and the output. ``'imagenet'`` (62,378,344 parameters
-  with 1000 classes) is the original as one column, its convolutions without groups: 11x11-96 at
-  stride 4 with a pad of 2, 5x5-256, 3x3-384, 3x3-384, 3x3-256, pools rounded down, dense 4096
-  twice and the output. Hidden dense layers end in a ReLU and dropout 0.5.
+  published with their code: 7x7-24, 5x5-64, 3x3-96, 3x3-96, 3x3-64, all at stride 1 with 'same'
+  padding, pools rounded up, dense 512 and the output. ``'imagenet'`` (62,378,344 parameters with
+  1000 classes) is the original as one column, without groups in its convolutions: 11x11-96 at
+  stride 4 with a padding of 2, 5x5-256, 3x3-384, 3x3-384, 3x3-256, pools rounded down, dense 4096
+  twice and the output. Hidden dense layers are followed by a ReLU and dropout 0.5.
 
-  Both are without local response normalization: the authors' CIFAR form has none, and on images of
-  unit scale its factor (1 + 1e-4 / 5 * a sum of 5 squares)^-0.75 is close to 1. A norm stands after
-  each convolution, before its ReLU. Kernels begin as He et al. propose.
+  Both variants omit local response normalization: the authors' CIFAR network has none, and for
+  images of unit scale its factor (1 + 1e-4 / 5 * a sum of 5 squares)^-0.75 is close to 1. The norm
+  is between each convolution and its ReLU. Kernels have He initialization.
 
   Attributes:
-    norm: the norm after every convolution.
-    num_classes: outputs.
-    stem: ``'cifar'`` or ``'imagenet'``: which of the two forms.
+    norm: norm after every convolution.
+    num_classes: number of outputs.
+    stem: variant, ``'cifar'`` or ``'imagenet'``.
   """
 
   norm: NormSpec

@@ -1,4 +1,4 @@
-"""What the networks of paper 004 share: a convolution with its norm, dropout, auxiliary losses."""
+"""Building blocks of several networks: normalized convolutions, dropout, auxiliary losses."""
 
 from collections.abc import Sequence
 
@@ -19,11 +19,11 @@ class Unit(nn.Module):
   """A convolution, the norm and a ReLU.
 
   Attributes:
-    features: output channels.
-    kernel_size: rows, columns.
-    norm: the model's norm.
-    stride: of rows and columns.
-    padding: ``'SAME'``, ``'VALID'`` or explicit pads.
+    features: number of output channels.
+    kernel_size: (rows, columns).
+    norm: norm of the model.
+    stride: stride of rows and columns.
+    padding: ``'SAME'``, ``'VALID'`` or explicit padding.
   """
 
   features: int
@@ -47,32 +47,32 @@ class Unit(nn.Module):
 
 
 def halve(x: Array, size: int = 3) -> Array:
-  """The square max pool at stride 2 whose windows cover the whole image, as Caffe rounds."""
+  """Max pool at stride 2 with an output size that is rounded up, as in Caffe."""
   return max_pool(x, size, 2, ceil_pads(x.shape[1:3], size, 2))
 
 
 def dropout(x: Array, rate: float, mode: Mode, name: str | None = None) -> Array:
-  """Drops units in training; to be called within a compact module.
+  """Drops units in training; must be called within a compact module.
 
   Args:
-    x: any shape.
-    rate: the share of units that are dropped.
-    mode: of the pass.
-    name: of the layer, from whose path flax derives its random key; None numbers it.
+    x: activation of any shape.
+    rate: share of units that are dropped.
+    mode: settings of the forward pass.
+    name: name of the layer; flax derives the random key from its path. None numbers the layer.
   """
   return nn.Dropout(rate, deterministic=not (mode.train and mode.dropout), name=name)(x)
 
 
 def sow_loss(module: nn.Module, outputs: Array, weight: float, mode: Mode) -> None:
-  """Adds an auxiliary head's loss to the model's: weight * sum of the losses of the objective.
+  """Adds the loss of an auxiliary head to the model's: weight * sum of the objective's losses.
 
-  Without labels, as when statistics are computed anew, there is no loss.
+  Without labels, for example when statistics are recalibrated, no loss is added.
 
   Args:
     module: the head, which sows into ``losses``.
-    outputs: [N, classes], or what else the objective is about.
-    weight: of the loss.
-    mode: of the pass, with the labels and the mask of the batch.
+    outputs: [N, classes], or other outputs of the objective.
+    weight: weight of the loss.
+    mode: settings of the forward pass, with the labels and the mask of the batch.
   """
   if mode.labels is None:
     return
@@ -82,12 +82,12 @@ def sow_loss(module: nn.Module, outputs: Array, weight: float, mode: Mode) -> No
 
 
 def dense_stages(hidden: Sequence[int], num_classes: int, norm: NormSpec) -> tuple[Stage, ...]:
-  """The end of AlexNet and VGG: dense1 and so on with ReLU and dropout 0.5, and head.
+  """Returns the last stages of AlexNet and VGG: dense layers with ReLU and dropout 0.5, and head.
 
   Args:
-    hidden: units of each hidden layer, at least one, whose first takes the map flattened.
-    num_classes: outputs.
-    norm: the model's; none follows a dense layer.
+    hidden: units of each hidden layer (at least one); the first one flattens its input.
+    num_classes: number of outputs.
+    norm: norm of the model; dense layers are not normalized.
   """
 
   def dense(index: int, features: int) -> Stage:

@@ -1,7 +1,8 @@
-"""The face network of paper 004, sec. 4.2, and its centre loss (Wen et al., ECCV 2016)."""
+"""The face network of paper 004, sec. 4.2, with the centre loss (Wen et al., ECCV 2016)."""
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +19,17 @@ _small = nn.initializers.normal(0.01)
 
 
 class PReLU(nn.Module):
-  """max(0, x) + slope min(0, x), with a slope for each channel that starts at 0.25."""
+  """max(0, x) + slope min(0, x), with a trainable slope per channel, initially 0.25."""
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[..., C] -> the same."""
+    """[..., C] -> [..., C]."""
     slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],))
     return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
 
 
 class Trunk(Staged):
-  """From an image to its embedding (see :class:`Face`)."""
+  """Computes the embeddings of images (see :class:`Face`)."""
 
   norm: NormSpec
   blocks: tuple[int, ...]
@@ -38,7 +39,7 @@ class Trunk(Staged):
   def stages(self) -> Sequence[Stage]:
     """stem, conv1, unit1_1, ..., conv2, unit2_1, ..., embedding."""
 
-    def layer(index: int, features: int, x: Array, mode: Mode, **options) -> Array:
+    def layer(index: int, features: int, x: Array, mode: Mode, **options: Any) -> Array:
       options = {"kernel_init": xavier, **options}
       x = Conv(features, (3, 3), self.norm, name=f"Conv_{index}", **options)(x, mode)
       return PReLU(name=f"PReLU_{index}")(Norm(self.norm, name=f"Norm_{index}")(x, mode))
@@ -58,7 +59,7 @@ class Trunk(Staged):
       return dense(x.reshape(len(x), -1), mode)
 
     stages: list[Stage] = [("stem", stem)]
-    index = 1  # of the next convolution
+    index = 1  # index of the next convolution
     for size, (features, units) in enumerate(zip(self.channels, self.blocks, strict=True), 1):
       stages.append((f"conv{size}", functools.partial(conv, index, features)))
       for i in range(units):
@@ -69,31 +70,32 @@ class Trunk(Staged):
 
 
 class Face(Staged):
-  """A residual network whose embeddings of one identity gather around a centre.
+  """A residual network that is trained to move the embeddings of an identity towards a centre.
 
-  The network is the one that Wen et al. released with their code, of 27 convolutions: 3x3 with 32
-  and 64 channels, then stages of 64, 128, 256 and 512 channels, each a 2x2 max pool, 1, 2, 5 or 3
-  residual units of two convolutions, and a convolution to the channels of the next; a dense layer
-  makes the embedding of 512. PReLU follows every convolution, after the norm that we add there, and
-  nothing follows a unit's sum. (That paper 004 trained it is read off its table 4, whose epochs and
-  rates are those of the released solver.) Two things differ: the convolutions that change the
-  channels are padded too, so that images from 16 pixels on fit, and weight decay and the rate are
-  the same for all parameters. As the last layers see 512 channels at every place, unaveraged, a
-  norm that keeps these large wants a far lower rate than the network without one (0.002 where 0.05
-  served).
+  The network has the 27 convolutions of the code that Wen et al. released: 3x3 with 32 and 64
+  channels, then stages of 64, 128, 256 and 512 channels. Each stage is a 2x2 max pool, 1, 2, 5 or 3
+  residual units of two convolutions, and a convolution to the channels of the next stage. A dense
+  layer computes the embedding of size 512. Every convolution is followed by a norm (which we add)
+  and a PReLU; the sums of the units are not followed by an activation. (Paper 004 must have trained
+  this network, because the epochs and learning rates of its table 4 are those of the released
+  solver.) Two things differ from the released code: the convolutions that change the channels are
+  padded, too, so that images of 16 pixels or more are accepted, and all parameters have the same
+  weight decay and learning rate. The dense layer gets 512 channels at every position, without
+  averaging, so with a norm that keeps activations large, the learning rate must be far lower than
+  without a norm (0.002 instead of 0.05).
 
-  The classifier on top serves training alone. In training with labels the model adds to the
-  cross-entropy, in the collection ``losses``, the centre loss with the centres as parameters.
+  The classifier is used only in training. In training with labels, the model adds the centre loss,
+  with the centres as parameters, to the cross-entropy by the collection ``losses``.
 
   Attributes:
-    norm: the norm after every convolution.
-    num_classes: the identities of the training set.
-    blocks: residual units of each stage.
-    channels: of each stage; the first convolution has half of the first.
-    embedding: D.
-    center_weight: lambda; Wen et al. choose 0.003.
-    center_rate: alpha, which multiplies the rate of SGD here (the released code does so too, with
-      an alpha of 1); 0.5 in the paper, where the centres move by alpha alone.
+    norm: norm after every convolution.
+    num_classes: number of identities in the training set.
+    blocks: number of residual units of each stage.
+    channels: channels of each stage; the first convolution has half as many as the first stage.
+    embedding: size D of the embeddings.
+    center_weight: lambda; 0.003 in Wen et al.
+    center_rate: alpha, which multiplies the learning rate of SGD here (as in the released code,
+      with an alpha of 1); 0.5 in the paper, where it is the learning rate of the centres.
   """
 
   norm: NormSpec
@@ -104,15 +106,15 @@ class Face(Staged):
   center_weight: float = 0.003
   center_rate: float = 0.5
 
-  def setup(self):
-    """Makes the trunk, which several stages run parts of."""
+  def setup(self) -> None:
+    """Creates the trunk; each stage runs a part of it."""
     self.trunk = self._make_trunk()
 
   def _make_trunk(self) -> Trunk:
     return Trunk(self.norm, self.blocks, self.channels, self.embedding, parent=None)
 
   def stages(self) -> Sequence[Stage]:
-    """Those of the trunk and head."""
+    """The stages of the trunk, and head."""
 
     def part(index: int, x: Array, mode: Mode) -> Array:
       return self.trunk(x, mode, index, index + 1)
@@ -131,43 +133,42 @@ class Face(Staged):
     return *parts, ("head", head)
 
   def embed(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> the embeddings [N, D], which verification compares."""
+    """[N, H, W, I] -> embeddings [N, D], which verification compares."""
     return self(x, mode, end=-1)
 
 
 def center_loss(
   embeddings: Array, labels: Array, mask: Array | None, centers: Array, weight: float, rate: float
 ) -> Array:
-  """lambda / 2 sum_i |x_i - c_{y_i}|^2 over real examples (Wen et al. 2016, eq. 2).
+  """Returns lambda / 2 sum_i |x_i - c_{y_i}|^2 over real examples (Wen et al. 2016, eq. 2).
 
-  Its gradient is divided by their number n with that of the cross-entropy. What reaches an
-  embedding is then that of eq. 3 in its share of the mean, lambda (x_i - c_{y_i}) / n. What reaches
-  a centre is no derivative of the loss but the step of eq. 4, which n multiplies beforehand so that
-  it arrives whole,
+  The gradient of the total loss is divided by the number n of real examples. The gradient of an
+  embedding is then its share of eq. 3, lambda (x_i - c_{y_i}) / n. The gradient of a centre is not
+  the derivative of the loss but the step of eq. 4, multiplied by n to cancel the division:
 
     alpha sum_i [y_i = j] (c_j - x_i) / (1 + sum_i [y_i = j]).
 
-  Of a batch taken in parts it is the parts' mean, weighted by their examples.
+  For a batch in several parts, it is the mean of the parts' steps, weighted by their examples.
 
   Args:
     embeddings: x, [N, D].
     labels: y, [N] int32.
-    mask: [N], 0 for padded examples; None has all real.
+    mask: [N], 0 for padded examples; None if all examples are real.
     centers: c, [C, D] float32.
     weight: lambda.
     rate: alpha.
 
   Returns:
-    The loss's value, float32.
+    Value of the loss, float32.
   """
   real = jnp.ones(len(labels)) if mask is None else (mask > 0).astype(jnp.float32)
-  x, own = embeddings.astype(jnp.float32), centers[labels]
+  x, targets = embeddings.astype(jnp.float32), centers[labels]
   fixed = jax.lax.stop_gradient
 
-  def square(x: Array, own: Array) -> Array:
-    return jnp.where(real > 0, ((x - own) ** 2).sum(-1), 0) / 2
+  def square(x: Array, targets: Array) -> Array:
+    return jnp.where(real > 0, ((x - targets) ** 2).sum(-1), 0) / 2
 
-  same = (labels[:, None] == labels).astype(jnp.float32) @ real  # [N], those of one's own identity
-  pull = real.sum() * (square(fixed(x), own) / (1 + same)).sum()
-  # The second part has the gradient of the centres and no value.
-  return weight * square(x, fixed(own)).sum() + rate * (pull - fixed(pull))
+  same = (labels[:, None] == labels).astype(jnp.float32) @ real  # [N], examples of the identity
+  pull = real.sum() * (square(fixed(x), targets) / (1 + same)).sum()
+  # The second term is 0 and has the gradient of the centres.
+  return weight * square(x, fixed(targets)).sum() + rate * (pull - fixed(pull))

@@ -1,4 +1,4 @@
-"""GoogLeNet (Szegedy et al. 2015, table 1), with and without a norm."""
+"""GoogLeNet (Szegedy et al. 2015, table 1), with or without a norm."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from fedjax_norm.typing import Array
 
 
 class Widths(NamedTuple):
-  """The channels of an inception module, as the columns of table 1 have them."""
+  """The channels of an inception module, named after the columns of table 1."""
 
   one: int
   three_reduce: int
@@ -40,11 +40,11 @@ MODULES = (
 
 
 class Inception(nn.Module):
-  """Four ways side by side: 1x1; 1x1 and 3x3; 1x1 and 5x5; a 3x3 max pool and 1x1 (fig. 2b).
+  """Four parallel branches: 1x1; 1x1 and 3x3; 1x1 and 5x5; a 3x3 max pool and 1x1 (fig. 2b).
 
   Attributes:
-    widths: the channels of its convolutions.
-    norm: the norm after every convolution.
+    widths: channels of the convolutions.
+    norm: norm after every convolution.
   """
 
   widths: Widths
@@ -58,25 +58,26 @@ class Inception(nn.Module):
     def unit(name: str, features: int, side: int, x: Array) -> Array:
       return Unit(features, (side, side), self.norm, name=name)(x, mode)
 
-    ways = [
+    branches = [
       unit("1x1", widths.one, 1, x),
       unit("3x3", widths.three, 3, unit("3x3_reduce", widths.three_reduce, 1, x)),
       unit("5x5", widths.five, 5, unit("5x5_reduce", widths.five_reduce, 1, x)),
       unit("pool_proj", widths.pool_proj, 1, max_pool(x, 3, 1, ((1, 1), (1, 1)))),
     ]
-    return jnp.concatenate(ways, -1)
+    return jnp.concatenate(branches, -1)
 
 
 class Auxiliary(nn.Module):
-  """A classifier on the side, for its loss alone (sec. 5).
+  """An auxiliary classifier, which is used only for its loss (sec. 5).
 
-  A 5x5 mean pool at stride 3, 1x1-128, dense 1024, dropout 0.7 and the output. An image smaller
-  than the pool's window is one window of its lesser side, as in paper 004's network for CIFAR-10.
+  A 5x5 mean pool at stride 3, 1x1-128, dense 1024, dropout 0.7 and the output. If the image is
+  smaller than the pool's window, the window has the length of its shorter side, as in paper 004's
+  network for CIFAR-10.
 
   Attributes:
-    num_classes: outputs.
-    weight: of its cross-entropy.
-    norm: the norm after the convolution.
+    num_classes: number of outputs.
+    weight: weight of the cross-entropy.
+    norm: norm after the convolution.
   """
 
   num_classes: int
@@ -85,7 +86,7 @@ class Auxiliary(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> None:
-    """Sows the loss of [N, H, W, I]."""
+    """Sows the loss for [N, H, W, I]."""
     x = avg_pool(x, min(5, *x.shape[1:3]), 3)
     x = Unit(128, (1, 1), self.norm)(x, mode)
     x = jax.nn.relu(Dense(1024, self.norm, he_normal)(x.reshape(len(x), -1), mode))
@@ -96,23 +97,21 @@ class Auxiliary(nn.Module):
 class GoogLeNet(Staged):
   """The stem, nine inception modules, a mean pool, dropout 0.4 and the output.
 
-  Without a norm it is the original less its two local response normalizations, which on images of
-  unit scale hardly differ from the identity; otherwise the norm stands after every convolution,
-  those of the auxiliary classifiers included. All 3x3 max pools at stride 2 are rounded up. Kernels
-  begin as He et al. propose.
+  Without a norm it is the original without its two local response normalizations, which for images
+  of unit scale are close to the identity. With a norm, every convolution is followed by it, also in
+  the auxiliary classifiers. All 3x3 max pools at stride 2 are rounded up. Kernels have He
+  initialization.
 
-  In training, both stems have the two auxiliary classifiers, after modules 4a and 4d; evaluation
-  does without. Of images of 32x32 pixels they see a single position, so that ``in``, which would
-  normalize single elements there, is refused.
+  The two auxiliary classifiers, after modules 4a and 4d, are used only in training. Images of 32x32
+  pixels are 1x1 there, so ``in``, which would normalize single elements, is rejected.
 
   Attributes:
-    norm: the norm after every convolution.
-    num_classes: outputs.
-    stem: ``'imagenet'``, whose first convolution is 7x7 at stride 2, or ``'cifar'``, where it is
-      3x3 at stride 1, so that images stay twice as large. Paper 004's authors published their
-      network for CIFAR-10 with the first, which takes 32x32 pixels to 1x1 (and without dropout
-      0.4).
-    auxiliary: the weight of each auxiliary classifier's cross-entropy; 0 leaves them out.
+    norm: norm after every convolution.
+    num_classes: number of outputs.
+    stem: first convolution: ``'imagenet'`` (7x7 at stride 2) or ``'cifar'`` (3x3 at stride 1, so
+      that images are twice as large). The network for CIFAR-10 that paper 004's authors published
+      has the ImageNet stem, which reduces 32x32 pixels to 1x1 (and no dropout 0.4).
+    auxiliary: weight of each auxiliary classifier's cross-entropy; 0 omits the classifiers.
   """
 
   norm: NormSpec
@@ -121,7 +120,7 @@ class GoogLeNet(Staged):
   auxiliary: float = 0.3
 
   def stages(self) -> Sequence[Stage]:
-    """conv1 to conv3, inception_3a to inception_5b, head; each with what follows on its side."""
+    """conv1 to conv3, inception_3a to inception_5b, head; pools belong to the previous layer."""
 
     def conv1(x: Array, mode: Mode) -> Array:
       if self.stem == "imagenet":
@@ -139,8 +138,8 @@ class GoogLeNet(Staged):
     def inception(name: str, widths: Widths) -> Stage:
       def run(x: Array, mode: Mode) -> Array:
         x = Inception(widths, self.norm, name=f"inception_{name}")(x, mode)
-        on_the_side = self.auxiliary and (mode.train or self.is_initializing())
-        if name in ("4a", "4d") and on_the_side:
+        has_auxiliary = self.auxiliary and (mode.train or self.is_initializing())
+        if name in ("4a", "4d") and has_auxiliary:
           head = Auxiliary(self.num_classes, self.auxiliary, self.norm, name=f"auxiliary_{name}")
           head(x, mode)
         return halve(x) if name in ("3b", "4e") else x

@@ -1,7 +1,7 @@
-"""Inception-v3 (Szegedy et al. 2016), in the form whose weights its authors published.
+"""Inception-v3 (Szegedy et al. 2016), the variant with published weights.
 
-The modules A to E are those of figures 5, 10, 6, 10 and 7. Their figures leave some channels open;
-these are the published network's, which PyTorch's also has.
+Modules A to E are those of figures 5, 10, 6, 10 and 7. Channels that the figures do not specify are
+those of the published network and of PyTorch.
 """
 
 from collections.abc import Sequence
@@ -18,41 +18,41 @@ from fedjax_norm.typing import Array
 
 
 class _Module(nn.Module):
-  """Ways side by side, joined on the channel axis.
+  """Parallel branches that are concatenated along the channels.
 
   Attributes:
-    norm: the norm after every convolution.
+    norm: norm after every convolution.
   """
 
   norm: NormSpec
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> [N, H', W', the channels of all ways]."""
-    return jnp.concatenate(self.ways(x, mode), -1)
+    """[N, H, W, I] -> [N, H', W', channels of all branches]."""
+    return jnp.concatenate(self.branches(x, mode), -1)
 
-  def ways(self, x: Array, mode: Mode) -> Sequence[Array]:
-    """The ways, each [N, H', W', ...]."""
+  def branches(self, x: Array, mode: Mode) -> Sequence[Array]:
+    """Returns the outputs of the branches, each [N, H', W', ...]."""
     raise NotImplementedError
 
-  def way(self, x: Array, mode: Mode, *steps: tuple[int, int, int]) -> Array:
-    """Convolutions one after another, each as (channels, rows, columns) of its kernel."""
+  def convs(self, x: Array, mode: Mode, *steps: tuple[int, int, int]) -> Array:
+    """Applies convolutions sequentially, each given as (channels, kernel rows, kernel columns)."""
     for features, rows, columns in steps:
       x = Unit(features, (rows, columns), self.norm)(x, mode)
     return x
 
-  def halved(self, x: Array, mode: Mode, features: int) -> Array:
-    """A 3x3 convolution at stride 2, rounded up like the pool beside it."""
+  def strided_conv(self, x: Array, mode: Mode, features: int) -> Array:
+    """Applies a 3x3 convolution at stride 2, rounded up like the parallel pool."""
     pads = ceil_pads(x.shape[1:3], 3, 2)
     return Unit(features, (3, 3), self.norm, 2, pads)(x, mode)
 
-  def pooled(self, x: Array, mode: Mode, features: int) -> Array:
-    """A 3x3 mean pool over what lies inside the image, and a 1x1 convolution."""
-    return self.way(avg_pool(x, 3, 1, ((1, 1), (1, 1))), mode, (features, 1, 1))
+  def pool_conv(self, x: Array, mode: Mode, features: int) -> Array:
+    """Applies a 3x3 mean pool, which ignores padding, and a 1x1 convolution."""
+    return self.convs(avg_pool(x, 3, 1, ((1, 1), (1, 1))), mode, (features, 1, 1))
 
 
 class ModuleA(_Module):
-  """Figure 5: 5x5 replaced by two 3x3, beside a smaller 5x5.
+  """Figure 5: two 3x3 instead of a 5x5 convolution, and a branch with a smaller 5x5 convolution.
 
   Attributes:
     after_pool: channels of the convolution after the pool.
@@ -60,27 +60,27 @@ class ModuleA(_Module):
 
   after_pool: int
 
-  def ways(self, x: Array, mode: Mode) -> Sequence[Array]:
+  def branches(self, x: Array, mode: Mode) -> Sequence[Array]:
     """Together [N, H, W, I] -> [N, H, W, 224 + after_pool]."""
     return [
-      self.way(x, mode, (64, 1, 1)),
-      self.way(x, mode, (48, 1, 1), (64, 5, 5)),
-      self.way(x, mode, (64, 1, 1), (96, 3, 3), (96, 3, 3)),
-      self.pooled(x, mode, self.after_pool),
+      self.convs(x, mode, (64, 1, 1)),
+      self.convs(x, mode, (48, 1, 1), (64, 5, 5)),
+      self.convs(x, mode, (64, 1, 1), (96, 3, 3), (96, 3, 3)),
+      self.pool_conv(x, mode, self.after_pool),
     ]
 
 
 class ModuleB(_Module):
-  """Figure 10: halves the image, by strided convolutions and a pool."""
+  """Figure 10: halves the image by strided convolutions and a pool."""
 
-  def ways(self, x: Array, mode: Mode) -> Sequence[Array]:
+  def branches(self, x: Array, mode: Mode) -> Sequence[Array]:
     """Together [N, H, W, I] -> [N, H', W', 480 + I]."""
-    three = self.halved(x, mode, 384)
-    return three, self.halved(self.way(x, mode, (64, 1, 1), (96, 3, 3)), mode, 96), halve(x)
+    three = self.strided_conv(x, mode, 384)
+    return three, self.strided_conv(self.convs(x, mode, (64, 1, 1), (96, 3, 3)), mode, 96), halve(x)
 
 
 class ModuleC(_Module):
-  """Figure 6: 7x7 as 1x7 and 7x1.
+  """Figure 6: 7x7 convolutions factorized into 1x7 and 7x1.
 
   Attributes:
     inner: channels between these convolutions.
@@ -88,57 +88,57 @@ class ModuleC(_Module):
 
   inner: int
 
-  def ways(self, x: Array, mode: Mode) -> Sequence[Array]:
+  def branches(self, x: Array, mode: Mode) -> Sequence[Array]:
     """Together [N, H, W, I] -> [N, H, W, 768]."""
     inner = self.inner
     long = [(inner, 1, 1), (inner, 7, 1), (inner, 1, 7), (inner, 7, 1), (192, 1, 7)]
     return [
-      self.way(x, mode, (192, 1, 1)),
-      self.way(x, mode, (inner, 1, 1), (inner, 1, 7), (192, 7, 1)),
-      self.way(x, mode, *long),
-      self.pooled(x, mode, 192),
+      self.convs(x, mode, (192, 1, 1)),
+      self.convs(x, mode, (inner, 1, 1), (inner, 1, 7), (192, 7, 1)),
+      self.convs(x, mode, *long),
+      self.pool_conv(x, mode, 192),
     ]
 
 
 class ModuleD(_Module):
-  """Figure 10 once more, with 1x7 and 7x1 before one of the strided convolutions."""
+  """Figure 10 with 1x7 and 7x1 convolutions before one of the strided convolutions."""
 
-  def ways(self, x: Array, mode: Mode) -> Sequence[Array]:
+  def branches(self, x: Array, mode: Mode) -> Sequence[Array]:
     """Together [N, H, W, I] -> [N, H', W', 512 + I]."""
     return [
-      self.halved(self.way(x, mode, (192, 1, 1)), mode, 320),
-      self.halved(self.way(x, mode, (192, 1, 1), (192, 1, 7), (192, 7, 1)), mode, 192),
+      self.strided_conv(self.convs(x, mode, (192, 1, 1)), mode, 320),
+      self.strided_conv(self.convs(x, mode, (192, 1, 1), (192, 1, 7), (192, 7, 1)), mode, 192),
       halve(x),
     ]
 
 
 class ModuleE(_Module):
-  """Figure 7: 3x3 as 1x3 and 3x1 side by side."""
+  """Figure 7: 3x3 convolutions replaced by parallel 1x3 and 3x1 convolutions."""
 
-  def ways(self, x: Array, mode: Mode) -> Sequence[Array]:
+  def branches(self, x: Array, mode: Mode) -> Sequence[Array]:
     """Together [N, H, W, I] -> [N, H, W, 2048]."""
-    three = self.way(x, mode, (384, 1, 1))
-    double = self.way(x, mode, (448, 1, 1), (384, 3, 3))
+    three = self.convs(x, mode, (384, 1, 1))
+    double = self.convs(x, mode, (448, 1, 1), (384, 3, 3))
     return [
-      self.way(x, mode, (320, 1, 1)),
-      self.way(three, mode, (384, 1, 3)),
-      self.way(three, mode, (384, 3, 1)),
-      self.way(double, mode, (384, 1, 3)),
-      self.way(double, mode, (384, 3, 1)),
-      self.pooled(x, mode, 192),
+      self.convs(x, mode, (320, 1, 1)),
+      self.convs(three, mode, (384, 1, 3)),
+      self.convs(three, mode, (384, 3, 1)),
+      self.convs(double, mode, (384, 1, 3)),
+      self.convs(double, mode, (384, 3, 1)),
+      self.pool_conv(x, mode, 192),
     ]
 
 
 class Auxiliary(nn.Module):
-  """A classifier on the side, for its loss alone (fig. 8).
+  """An auxiliary classifier, which is used only for its loss (fig. 8).
 
-  A 5x5 mean pool at stride 3, 1x1-128, 5x5-768, mean pool and the output. Windows that are larger
-  than a small image shrink to it.
+  A 5x5 mean pool at stride 3, 1x1-128, 5x5-768, mean pool and the output. Windows larger than the
+  image are reduced to its size.
 
   Attributes:
-    num_classes: outputs.
-    weight: of its cross-entropy.
-    norm: the norm after every convolution.
+    num_classes: number of outputs.
+    weight: weight of the cross-entropy.
+    norm: norm after every convolution.
   """
 
   num_classes: int
@@ -147,7 +147,7 @@ class Auxiliary(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> None:
-    """Sows the loss of [N, H, W, I]."""
+    """Sows the loss for [N, H, W, I]."""
     x = avg_pool(x, min(5, *x.shape[1:3]), 3)
     x = Unit(128, (1, 1), self.norm)(x, mode)
     _, rows, columns, _ = x.shape
@@ -159,19 +159,18 @@ class Auxiliary(nn.Module):
 class InceptionV3(Staged):
   """The stem, modules A A A B C C C C D E E, a mean pool, dropout 0.5 and the output.
 
-  A norm stands after every convolution, those of the auxiliary classifier included. Training has
-  the auxiliary classifier, after the last C; evaluation does without. It ends in a single position,
-  so that ``in``, which would normalize single elements there, is refused. Labels are not smoothed.
-  Kernels begin as He et al. propose. What halves the image is rounded up; with 299x299 pixels,
-  nothing is left over anywhere.
+  Every convolution is followed by a norm, also in the auxiliary classifier. The auxiliary
+  classifier, after the last module C, is used only in training. It reduces the image to 1x1, so
+  ``in``, which would normalize single elements, is rejected. Labels are not smoothed. Kernels have
+  He initialization. Layers that halve the image round up; with 299x299 pixels there is no rounding.
 
   Attributes:
-    norm: the norm after every convolution.
-    num_classes: outputs.
-    stem: ``'imagenet'`` (299x299 pixels come out of it as 35x35) or ``'cifar'``, whose first
-      convolution has stride 1 and all of whose convolutions keep the size (32x32 come out as 8x8,
-      and modules C and E see 4x4 and 2x2).
-    auxiliary: the weight of the auxiliary classifier's cross-entropy; 0 leaves it out.
+    norm: norm after every convolution.
+    num_classes: number of outputs.
+    stem: ``'imagenet'`` (reduces 299x299 pixels to 35x35) or ``'cifar'`` (stride 1 and 'same'
+      padding in all convolutions; reduces 32x32 pixels to 8x8, so that modules C and E get 4x4 and
+      2x2).
+    auxiliary: weight of the auxiliary classifier's cross-entropy; 0 omits the classifier.
   """
 
   norm: NormSpec

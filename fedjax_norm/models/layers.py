@@ -1,6 +1,6 @@
-"""Convolution and dense layers, with weight normalization as a form of their kernels.
+"""Convolution and dense layers, with optional weight normalization of their kernels.
 
-Parameters are float32; a layer computes in the dtype of the activation it is given.
+Parameters are float32; a layer computes in the dtype of its input.
 """
 
 import math
@@ -14,17 +14,17 @@ from fedjax_norm.ops.conv import conv
 from fedjax_norm.typing import Array
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
-# U(-sqrt(3 / fan_in), sqrt(3 / fan_in)): what Caffe calls xavier.
+# U(-sqrt(3 / fan_in), sqrt(3 / fan_in)): "xavier" in Caffe.
 xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
-# U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): what the small networks of FL benchmarks start from.
+# U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): the initialization of small networks in FL benchmarks.
 benchmark_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Linear(nn.Module):
-  """What layers with a kernel share: its parameterization and the bias.
+  """The base class of layers with a kernel and a bias.
 
   Weight normalization (Salimans and Kingma 2016, eq. 2): kernel = g v / |v| for every output
-  channel. Without data-dependent initialization g starts as |v|, so that the kernel starts as v.
+  channel. Without data-dependent initialization, the initial g is |v|, so that the kernel is v.
   With it (eq. 5-6), the pre-activations t = v . x / |v| of one batch give g = 1 / std(t) and
   b = -mean(t) / std(t).
   """
@@ -39,24 +39,23 @@ class Linear(nn.Module):
     use_bias: bool,
     mode: Mode,
   ) -> Array:
-    """linear(x, kernel) + bias.
+    """Returns linear(x, kernel) + bias.
 
     Args:
-      x: the activation.
-      shape: of the kernel, output channels last.
-      linear: (x, kernel) -> the output; linear in the kernel if there is to be a data-dependent
-        initialization.
-      spec: whether the kernel is weight-normalized.
-      kernel_init: of the kernel, or of v.
-      use_bias: whether there is a bias.
-      mode: of the pass.
+      x: input of the layer.
+      shape: shape of the kernel, output channels last.
+      linear: (x, kernel) -> output; must be linear in the kernel for data-dependent initialization.
+      spec: norm of the model, which determines whether the kernel is weight-normalized.
+      kernel_init: initializer of the kernel, or of v.
+      use_bias: whether the layer has a bias.
+      mode: settings of the forward pass.
     """
     v = self.param("kernel", kernel_init, shape)
     bias = self.param("bias", nn.initializers.zeros, (shape[-1],)) if use_bias else None
 
     def affine(kernel: Array, bias: Array | None) -> Array:
       y = linear(x, kernel.astype(x.dtype))
-      # Added in float32, for the bias's gradient is a sum over the batch.
+      # The bias is added in float32, because its gradient is a sum over the batch.
       return y if bias is None else (y.astype(bias.dtype) + bias).astype(x.dtype)
 
     if not spec.weight_norm:
@@ -67,7 +66,7 @@ class Linear(nn.Module):
       t = affine(v / length, None).astype(length.dtype)
       examples = tuple(range(t.ndim - 1))
       mean, std = t.mean(examples), t.std(examples)
-      # A unit that this batch leaves constant, up to rounding, keeps its scale.
+      # Units that are constant on this batch, up to rounding, keep their scale.
       varies = std > 1e-5 * jnp.abs(mean)
       g = jnp.where(varies, 1 / jnp.where(varies, std, 1.0), g)
       self.put_variable("params", "kernel_scale", g)
@@ -77,21 +76,21 @@ class Linear(nn.Module):
     return affine(v * (g / length), bias)
 
   def macs(self, x: Array, y: Array) -> int:
-    """The multiply-adds that take x to y."""
+    """Returns the number of multiply-adds that compute y from x."""
     raise NotImplementedError
 
 
 class Conv(Linear):
-  """A convolution; it has a bias of its own unless a norm follows that brings one.
+  """A convolution; by default it has a bias unless the following norm has one.
 
   Attributes:
-    features: output channels.
-    kernel_size: rows, columns.
-    spec: the model's norm.
-    strides: rows, columns.
-    padding: ``'SAME'``, ``'VALID'`` or explicit pads.
-    kernel_init: of the kernel, or of v under weight normalization.
-    use_bias: overrides whether there is a bias.
+    features: number of output channels.
+    kernel_size: (rows, columns).
+    spec: norm of the model.
+    strides: (rows, columns).
+    padding: ``'SAME'``, ``'VALID'`` or explicit padding.
+    kernel_init: initializer of the kernel, or of v under weight normalization.
+    use_bias: whether the layer has a bias; None for the default.
   """
 
   features: int
@@ -115,17 +114,17 @@ class Conv(Linear):
     return self.weighted(x, shape, linear, self.spec, self.kernel_init, use_bias, mode)
 
   def macs(self, x: Array, y: Array) -> int:
-    """Every place of the window counts, padding too."""
+    """Returns the number of multiply-adds, including those with padding."""
     return y.size * math.prod(self.kernel_size) * x.shape[-1]
 
 
 class Dense(Linear):
-  """A dense layer with a bias; no norm of activations follows it in these models.
+  """A dense layer with a bias; in these models its output is not normalized.
 
   Attributes:
-    features: output units.
-    spec: the model's norm.
-    kernel_init: of the kernel, or of v under weight normalization.
+    features: number of output units.
+    spec: norm of the model.
+    kernel_init: initializer of the kernel, or of v under weight normalization.
   """
 
   features: int
@@ -139,5 +138,5 @@ class Dense(Linear):
     return self.weighted(x, shape, jnp.matmul, self.spec, self.kernel_init, True, mode)
 
   def macs(self, x: Array, y: Array) -> int:
-    """An input and an output unit each."""
+    """Returns the number of multiply-adds: one per pair of an input and an output unit."""
     return y.size * x.shape[-1]

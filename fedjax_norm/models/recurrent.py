@@ -14,40 +14,40 @@ from fedjax_norm.typing import Array
 
 
 class Recurrence(Linear):
-  """The recurrent half of an LSTM (Hochreiter and Schmidhuber 1997; Gers et al. 2000).
+  """The recurrent part of an LSTM (Hochreiter and Schmidhuber 1997; Gers et al. 2000).
 
-  With the gates' inputs a_t given, which hold the biases, and U the kernel [H, 4 H]:
+  With the inputs a_t of the gates, which include the biases, and the kernel U [H, 4 H]:
 
-    i, f, g, o = a_t + h_{t-1} U        (in this order, H each)
+    i, f, g, o = a_t + h_{t-1} U        (in this order, each of size H)
     c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g)
     h_t = sigmoid(o) tanh(c_t)
 
-  from h_0 = c_0 = 0.
+  starting from h_0 = c_0 = 0.
 
   Attributes:
-    spec: the model's norm; under weight normalization the kernel is g v / |v|, whose g starts as
-      |v| without a look at the data, for what it multiplies depends on it.
+    spec: norm of the model. Under weight normalization, the kernel is g v / |v| with an initial g
+      of |v|, without data-dependent initialization, because its inputs depend on the kernel.
   """
 
   spec: NormSpec
 
   @nn.compact
   def __call__(self, gates: Array, mode: Mode) -> Array:
-    """The gates' inputs [N, T, 4 H] -> the last state [N, H]."""
+    """Inputs of the gates [N, T, 4 H] -> last state [N, H]."""
     hidden = gates.shape[-1] // 4
 
     def recur(gates: Array, kernel: Array) -> Array:
       def step(carry: tuple[Array, Array], a: Array) -> tuple[tuple[Array, Array], None]:
         h, c = carry
         i, f, g, o = jnp.split(a + h @ kernel, 4, -1)
-        # The cell is a sum over steps, which stays float32.
+        # The cell state is float32, because it is a sum over steps.
         c = jax.nn.sigmoid(f) * c + (jax.nn.sigmoid(i) * jnp.tanh(g)).astype(c.dtype)
         h = jax.nn.sigmoid(o) * jnp.tanh(c).astype(a.dtype)
         return (h, c), None
 
       shape = (len(gates), hidden)
       start = jnp.zeros(shape, gates.dtype), jnp.zeros(shape, jnp.float32)
-      # A cost analysis counts a loop's body once.
+      # XLA's cost analysis counts the body of a loop once, so the loop is unrolled for it.
       return lax.scan(step, start, gates.swapaxes(0, 1), unroll=mode.count_flops)[0][0]
 
     orthogonal = nn.initializers.orthogonal(column_axis=-1)
@@ -55,21 +55,21 @@ class Recurrence(Linear):
     return self.weighted(gates, shape, recur, self.spec, orthogonal, False, mode)
 
   def macs(self, x: Array, y: Array) -> int:
-    """The kernel's, of every step."""
+    """Returns the number of multiply-adds of the kernel in all steps."""
     return x.size * y.shape[-1]
 
 
 class LSTM(Staged):
-  """The rows of an image as a sequence: an embedding of each with its norm, an LSTM, a dense layer.
+  """An LSTM over the rows of an image: a normalized embedding of each row, an LSTM, a dense layer.
 
-  An image [H, W, C] is H steps of W C numbers. The norm sees [N, H, embedding], where the rows are
-  what space is to an image.
+  An image [H, W, C] is a sequence of H steps with W C numbers each. The norm gets
+  [N, H, embedding], with the rows as the spatial axis.
 
   Attributes:
-    norm: after the embedding.
-    num_classes: outputs.
-    embedding: numbers of a row.
-    hidden: of the LSTM's state.
+    norm: norm after the embedding.
+    num_classes: number of outputs.
+    embedding: size of a row's embedding.
+    hidden: size of the LSTM's state.
   """
 
   norm: NormSpec
@@ -81,7 +81,7 @@ class LSTM(Staged):
     """embed, lstm, head."""
 
     def embed(x: Array, mode: Mode) -> Array:
-      # A dense layer of each row, as a convolution, which has no bias where the norm brings one.
+      # A dense layer for each row, written as a convolution, which omits the bias before a norm.
       row = Conv(self.embedding, (1, x.shape[2]), self.norm, padding="VALID", name="embedding")
       x = row(x, mode)[:, :, 0]
       return jax.nn.relu(Norm(self.norm, name="embedding_norm")(x, mode))

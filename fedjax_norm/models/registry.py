@@ -1,4 +1,4 @@
-"""The models by name."""
+"""The models by name, and the functions that create and initialize them."""
 
 import dataclasses
 import functools
@@ -30,11 +30,11 @@ from fedjax_norm.typing import Key, Variables
 
 
 class ImageNetStem(NamedTuple):
-  """The second stem of a model that has two.
+  """The stem for large images of a model that has two stems.
 
   Attributes:
-    min_size: the least height and width of an image with it, in pixels.
-    default_from: the least height and width from which on it is the default.
+    min_size: minimum height and width of images, in pixels.
+    default_from: height and width from which this stem is the default, in pixels.
   """
 
   min_size: int
@@ -42,18 +42,17 @@ class ImageNetStem(NamedTuple):
 
 
 class Entry(NamedTuple):
-  """What is known of a model.
+  """The description of a model.
 
   Attributes:
     build: (norm, num_classes, ...) -> module.
-    min_size: the least height and width of an image, in pixels.
-    groups: ``groups`` or ``group_size`` of a norm whose groups are not chosen.
-    residual: whether it is a ResNet, so that Fixup exists for it.
-    imagenet: the stem for large images of a model whose stem can be chosen; ``min_size`` is of the
-      other one.
-    embeds: whether it has a method ``embed`` for verification.
-    segments: whether it says something of every pixel; the others say it of the image.
-    multiple: what the height and width of an image must be multiples of.
+    min_size: minimum height and width of images, in pixels; with the small stem, if there are two.
+    groups: default ``groups`` or ``group_size`` of norms with groups.
+    residual: whether the model is a ResNet, which can have Fixup.
+    imagenet: stem for large images, if the model has two stems.
+    embeds: whether the model has a method ``embed`` for verification.
+    segments: whether the model predicts every pixel; other models predict one output per image.
+    multiple: number that the height and width of images must be multiples of.
   """
 
   build: Callable[..., Staged]
@@ -66,11 +65,11 @@ class Entry(NamedTuple):
   multiple: int = 1
 
 
-def _resnet(blocks, **fields) -> Callable[..., Staged]:
+def _resnet(blocks: tuple[int, ...], **fields: Any) -> Callable[..., Staged]:
   return functools.partial(ResNet, blocks, **{"features": 64, **fields})
 
 
-_STEM = ImageNetStem(32)  # of the ResNets
+_STEM = ImageNetStem(32)  # the ResNets'
 
 _EIGHT = MappingProxyType({"groups": 8})
 _THIRTY_TWO = MappingProxyType({"groups": 32})  # paper 000, sec. 6.2
@@ -89,8 +88,8 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
     ),
     "vgg16": Entry(VGG16, 8, _THIRTY_TWO, imagenet=ImageNetStem(32)),
     "alexnet": Entry(AlexNet, 8, _EIGHT, imagenet=ImageNetStem(63)),
-    # Paper 004 trains it with this stem on 32x32 pixels. Eight divides the channels of all of its
-    # layers, and 16 those of all of Inception-v3's, Wu and He's (2018) group size.
+    # Paper 004 trains GoogLeNet with this stem on 32x32 pixels. The group size of 8 divides the
+    # channels of all layers of GoogLeNet, and 16 (Wu and He 2018) those of Inception-v3.
     "googlenet": Entry(
       GoogLeNet, 8, MappingProxyType({"group_size": 8}), imagenet=ImageNetStem(32, 32)
     ),
@@ -109,31 +108,31 @@ STEMS = ("auto", "cifar", "imagenet")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Options):
-  """Which model is trained, and for what."""
+  """The options of the model and the task."""
 
   group = "model"
 
   task: str = option(
     "classification",
     "What the model predicts: the class of an image; numbers (regression, with the euclidean loss);"
-    " the class of every pixel (segmentation, with --model=fcn); or an embedding that tells whether"
-    " two test images show the same identity (verification, with --model=face).",
+    " the class of every pixel (segmentation, with --model=fcn); or whether two test images show"
+    " the same identity (verification, with --model=face).",
     choices=(*TASKS, "verification"),
   )
   model: str = option("tiny", "The model.", choices=tuple(MODELS))
   stem: str = option(
     "auto",
-    "The first layers of ResNets, vgg16, alexnet, googlenet and inception_v3: for images as small "
-    "as CIFAR's or as large as ImageNet's; auto decides by the image size.",
+    "First layers of ResNets, vgg16, alexnet, googlenet and inception_v3: for small images "
+    "(cifar) or large images (imagenet); auto decides by the image size.",
     choices=STEMS,
   )
 
 
 def entry(name: str) -> Entry:
-  """What is known of a model.
+  """Returns the description of a model.
 
   Raises:
-    UserError: an unknown name.
+    UserError: the name is unknown.
   """
   if name not in MODELS:
     raise UserError(f"unknown model {name!r}; choose one of {', '.join(MODELS)}.")
@@ -143,21 +142,20 @@ def entry(name: str) -> Entry:
 def create(
   name: str, norm: NormSpec, num_classes: int, image_shape: tuple[int, int, int], stem: str = "auto"
 ) -> Staged:
-  """A model, checked against the images it will see.
+  """Creates a model and checks it for the shape of the images.
 
   Args:
-    name: a key of ``MODELS``.
-    norm: the norm after its convolutions; without groups it gets the model's default.
-    num_classes: outputs: logits of classes, or numbers of regression.
+    name: key of ``MODELS``.
+    norm: norm after the convolutions; if its groups are not chosen, the model's default is used.
+    num_classes: number of outputs (classes, or numbers of a regression).
     image_shape: (H, W, C).
-    stem: ``'cifar'``, ``'imagenet'`` or ``'auto'`` (by the image's size), for models that have
-      both.
+    stem: ``'cifar'``, ``'imagenet'`` or ``'auto'`` (by the image size), for models with two stems.
 
   Raises:
-    UserError: an unknown model or stem, images of a size that it does not take, Fixup on a model
-      that is no ResNet, or a norm that does not fit a layer.
+    UserError: the model or the stem is unknown, the model does not accept the image size, Fixup is
+      used without a ResNet, or a layer cannot have the norm.
   """
-  known = entry(name)
+  info = entry(name)
   host_memory.check(
     4 * math.prod(image_shape),
     f"an image of {'x'.join(map(str, image_shape))}",
@@ -166,53 +164,53 @@ def create(
   host_memory.check(4 * num_classes, f"an output of {num_classes:,} classes", "choose fewer")
   if stem not in STEMS:
     raise UserError(f"unknown stem {stem!r}; choose auto, cifar or imagenet.")
-  if stem != "auto" and not known.imagenet:
+  if stem != "auto" and not info.imagenet:
     raise UserError(f"model {name!r} has a single stem; drop the stem {stem!r}.")
-  if norm.fixup and not known.residual:
+  if norm.fixup and not info.residual:
     residual = ", ".join(name for name, entry in MODELS.items() if entry.residual)
     raise UserError(f"Fixup needs residual branches, which {name!r} lacks; choose {residual}.")
-  fields, min_size = {}, known.min_size
-  if known.imagenet:
+  fields, min_size = {}, info.min_size
+  if info.imagenet:
     if stem == "auto":
-      stem = "imagenet" if min(image_shape[:2]) >= known.imagenet.default_from else "cifar"
+      stem = "imagenet" if min(image_shape[:2]) >= info.imagenet.default_from else "cifar"
     if stem == "imagenet":
-      min_size = known.imagenet.min_size
+      min_size = info.imagenet.min_size
     fields["stem"] = stem
   if min(image_shape[:2]) < min_size:
     raise UserError(
       f"model {name!r} needs images of at least {min_size}x{min_size} pixels; "
       f"these are {image_shape[0]}x{image_shape[1]}."
     )
-  if any(side % known.multiple for side in image_shape[:2]):
+  if any(side % info.multiple for side in image_shape[:2]):
     raise UserError(
-      f"model {name!r} needs images whose sides are multiples of {known.multiple}; these are "
+      f"model {name!r} needs images whose sides are multiples of {info.multiple}; these are "
       f"{image_shape[0]}x{image_shape[1]}, so resize them."
     )
   if norm.needs_groups:
-    norm = dataclasses.replace(norm, **known.groups)
-  model = known.build(norm=norm, num_classes=num_classes, **fields)
+    norm = dataclasses.replace(norm, **info.groups)
+  model = info.build(norm=norm, num_classes=num_classes, **fields)
   norm_modules(model, image_shape)
   return model
 
 
 def init(model: nn.Module, key: Key, image_shape: tuple[int, int, int]) -> Variables:
-  """The initial variables: ``params`` and, for norms with running statistics, ``batch_stats``."""
+  """Returns initial variables: ``params`` and, for running statistics, ``batch_stats``."""
   return jax.jit(lambda key: model.init(key, _image(image_shape), Mode()))(key)
 
 
 def data_init(model: nn.Module, variables: Variables, images: jax.Array) -> Variables:
-  """Weight normalization's data-dependent initialization from one batch.
+  """Returns variables with the data-dependent initialization of weight normalization.
 
-  Salimans and Kingma 2016, sec. 3: layer by layer, the batch's pre-activations get mean 0 and
+  Salimans and Kingma 2016, sec. 3: in each layer, the pre-activations of a batch get mean 0 and
   standard deviation 1.
 
   Args:
-    model: a model of a weight-normalized spec.
-    variables: its initial variables.
-    images: [N, H, W, C], a batch that all clients have in common.
+    model: model with weight normalization.
+    variables: initial variables.
+    images: [N, H, W, C], one batch for all clients.
   """
 
-  def run(variables, images):
+  def run(variables: Variables, images: jax.Array) -> Variables:
     mode = Mode(train=True, dropout=False, data_init=True)
     _, changed = model.apply(variables, images, mode, mutable=["params", "batch_stats"])
     return {**variables, "params": changed["params"]}
@@ -225,17 +223,17 @@ def _image(image_shape: tuple[int, int, int]) -> jax.Array:
 
 
 def norm_modules(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-  """The paths of a model's norm modules, as 'a/b', with the number of groups of each.
+  """Returns the number of groups of each norm module of a model, by its path 'a/b'.
 
-  It runs the model on shapes alone, so that a norm or an image that does not fit is refused.
+  The model runs on shapes only, which raises UserError if it does not accept the norm or the image.
   """
   norms: dict[str, int] = {}
 
-  def note(call, args, kwargs, context):
+  def record(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
     if isinstance(context.module, Norm) and (spec := context.module.spec).normalizes:
       norms["/".join(context.module.path)] = spec.num_groups(args[0].shape[-1])
     return call(*args, **kwargs)
 
-  with nn.intercept_methods(note):
+  with nn.intercept_methods(record):
     jax.eval_shape(lambda: model.init(jax.random.key(0), _image(image_shape), Mode()))
   return norms

@@ -1,4 +1,4 @@
-"""ResNets for CIFAR and ImageNet (He et al. 2016), plain and as Fixup (Zhang et al. 2019)."""
+"""ResNets for CIFAR and ImageNet (He et al. 2016), with a norm or Fixup (Zhang et al. 2019)."""
 
 from collections.abc import Sequence
 
@@ -14,20 +14,20 @@ from fedjax_norm.typing import Array
 
 
 class Scalar(nn.Module):
-  """One learnt number, added to the input or multiplied with it (Fixup's rule 3)."""
+  """A trainable scalar that is added to the input, or multiplies it (Fixup's rule 3)."""
 
   multiply: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Any shape -> the same."""
+    """[...] -> [...]."""
     if self.multiply:
       return (x * self.param("multiplier", nn.initializers.ones, ())).astype(x.dtype)
     return (x + self.param("offset", nn.initializers.zeros, ())).astype(x.dtype)
 
 
 def _fixup_init(num_branches: int, layers_in_branch: int) -> nn.initializers.Initializer:
-  """He's normal initialization scaled by L^(-1 / (2m - 2)) (Fixup's rule 2)."""
+  """Returns He's normal initialization scaled by L^(-1 / (2m - 2)) (Fixup's rule 2)."""
   scale = num_branches ** (-2.0 / (2 * layers_in_branch - 2))  # of the variance
   return nn.initializers.variance_scaling(2.0 * scale, "fan_in", "truncated_normal")
 
@@ -35,17 +35,17 @@ def _fixup_init(num_branches: int, layers_in_branch: int) -> nn.initializers.Ini
 class Block(nn.Module):
   """A residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1 with 4x the channels.
 
-  With ``norm.fixup``, a scalar bias stands before every convolution and activation, a scalar
-  multiplier at the end of the branch, and the branch's last convolution starts at zero.
+  With ``norm.fixup``, there is a scalar bias before every convolution and activation and a scalar
+  multiplier at the end of the branch, and the last convolution of the branch is initialized to 0.
 
   Attributes:
     features: channels of the 3x3 convolutions.
-    stride: of the block.
-    norm: the model's norm.
-    bottleneck: which of the two forms.
-    projection: whether a shortcut that changes shape is a 1x1 convolution, or strided with zero
-      channels added (option A of the CIFAR networks).
-    num_branches: L, the number of residual branches of the network.
+    stride: stride of the block.
+    norm: norm of the model.
+    bottleneck: whether the block is a bottleneck.
+    projection: whether a shortcut that changes the shape is a 1x1 convolution; otherwise it is
+      strided and padded with zero channels (option A of the CIFAR networks).
+    num_branches: number L of residual branches of the network.
   """
 
   features: int
@@ -110,13 +110,14 @@ class ResNet(Staged):
   """A residual network.
 
   Attributes:
-    blocks: how many there are of each size; every size but the first halves the image.
-    features: channels of the first size; each halving doubles them.
-    norm: the norm after every convolution; with ``norm.fixup``, Fixup.
-    num_classes: outputs.
-    bottleneck: which block.
-    projection: which shortcut (see :class:`Block`).
-    stem: ``'cifar'`` (3x3) or ``'imagenet'`` (7x7 at stride 2 and a max pool).
+    blocks: number of blocks of each image size; the first block of each size after the first one
+      halves the image.
+    features: channels at the first size; each halving of the image doubles the channels.
+    norm: norm after every convolution; Fixup with ``norm.fixup``.
+    num_classes: number of outputs.
+    bottleneck: whether blocks are bottlenecks.
+    projection: kind of shortcut (see :class:`Block`).
+    stem: ``'cifar'`` (3x3 convolution) or ``'imagenet'`` (7x7 at stride 2, and a max pool).
   """
 
   blocks: Sequence[int]
@@ -128,7 +129,7 @@ class ResNet(Staged):
   stem: str = "cifar"
 
   def stages(self) -> Sequence[Stage]:
-    """stem, block1_1, block1_2, ..., head: a stage is a residual block."""
+    """stem, block1_1, block1_2, ..., head: each residual block is a stage."""
     fixup = self.norm.fixup
     large = self.stem == "imagenet"
 
@@ -166,7 +167,7 @@ class ResNet(Staged):
       x = x.mean((1, 2))
       if not fixup:
         return Dense(self.num_classes, self.norm, name="Dense_0")(x, mode)
-      # Fixup's rule 1: the classifier starts at zero.
+      # Fixup's rule 1: the classifier is initialized to zero.
       dense = Dense(self.num_classes, self.norm, nn.initializers.zeros, name="Dense_0")
       return dense(Scalar(name="Scalar_1")(x), mode)
 

@@ -1,4 +1,4 @@
-"""``fcn``: a small fully convolutional encoder-decoder, which says a class of every pixel."""
+"""``fcn``: a small fully convolutional encoder-decoder that predicts the class of every pixel."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ from fedjax_norm.typing import Array
 
 
 class FCN(Staged):
-  """3x3 convolutions, each with its norm and a ReLU: down to a quarter of the side and up again.
+  """3x3 convolutions, each with a norm and a ReLU: down to a quarter of the size and up again.
 
-  The encoder has 32 channels, then 64 and 128 at stride 2 each. The decoder doubles the side by
+  The encoder has 32 channels, then 64 and 128, each at stride 2. The decoder doubles the size by
   repeating pixels before a convolution with 64 channels, and again before one with 32; a 1x1
-  convolution says the classes. After Long, Shelhamer and Darrell (CVPR 2015), whose networks are
-  larger and add what the encoder had at the same side; here a stage sees only the one before it, so
-  that the model can be cut anywhere.
+  convolution predicts the classes. It follows Long, Shelhamer and Darrell (CVPR 2015), but is
+  smaller and has no skip connections from the encoder to the decoder, so that the model can be cut
+  after any stage.
 
-  Sides must be multiples of 4.
+  The height and width of images must be multiples of 4.
   """
 
   norm: NormSpec

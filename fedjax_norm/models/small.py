@@ -1,5 +1,5 @@
-"""The small networks: ``tiny`` (digits), ``lenet`` (paper 004), ``lenet5`` (MNIST, paper 003) and
-``cnn`` (FL benchmarks)."""
+"""Small networks: ``tiny`` (digits), ``lenet`` (paper 004), ``lenet5`` (MNIST, paper 003), ``cnn``
+(FL benchmarks)."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from fedjax_norm.typing import Array
 
 
 class Tiny(Staged):
-  """Three 3x3 convolutions (32, 64 at stride 2, 64), mean pool, dense."""
+  """Three 3x3 convolutions (32, 64 at stride 2, 64), a mean pool and a dense layer."""
 
   norm: NormSpec
   num_classes: int
@@ -40,8 +40,8 @@ class LeNet(Staged):
   """Caffe's cifar10_quick, the LeNet of paper 004; a norm after each convolution (BN-LeNet).
 
   Three 5x5 convolutions (32, 32, 64), each followed by a 3x3 pool at stride 2 (max, mean, mean,
-  rounded up as Caffe does), then dense 64 and the output; as in Caffe's network, no activation lies
-  between the two dense layers, and the first pool comes before its activation.
+  rounded up as in Caffe), then dense 64 and the output. As in Caffe's network, there is no
+  activation between the two dense layers, and the first pool comes before the activation.
   """
 
   norm: NormSpec
@@ -72,9 +72,9 @@ class LeNet(Staged):
 class LeNet5(Staged):
   """Caffe's LeNet for MNIST (431,080 parameters on 28x28x1 without a norm).
 
-  After LeCun et al. 1998: two 5x5 convolutions without padding (20, 50), each followed by its norm,
-  if any, and a 2x2 max pool rounded up; dense 500 with a ReLU, the network's only one; the output.
-  Kernels begin as Caffe's xavier has it.
+  After LeCun et al. 1998: two 5x5 convolutions without padding (20, 50), each followed by the norm,
+  if any, and a 2x2 max pool rounded up; dense 500 with the only ReLU of the network; the output.
+  Kernels have Caffe's xavier initialization.
   """
 
   norm: NormSpec

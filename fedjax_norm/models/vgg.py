@@ -1,4 +1,4 @@
-"""VGG-16 (Simonyan and Zisserman 2015, configuration D), for ImageNet and for CIFAR."""
+"""VGG-16 (Simonyan and Zisserman 2015, configuration D), for ImageNet and CIFAR."""
 
 from collections.abc import Sequence
 
@@ -7,25 +7,25 @@ from fedjax_norm.models.stages import Stage, Staged
 from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.typing import Array
 
-# Channels of the 3x3 convolutions between two pools.
+# Channels of the 3x3 convolutions, grouped by the pools between them.
 _CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 class VGG16(Staged):
-  """Thirteen 3x3 convolutions with a 2x2 max pool after the 2nd, 4th, 7th, 10th and last.
+  """Thirteen 3x3 convolutions with 2x2 max pools after the 2nd, 4th, 7th, 10th and last.
 
-  The forms differ in their hidden dense layers, which end in a ReLU and dropout 0.5:
+  The variants differ in their hidden dense layers, which are followed by a ReLU and dropout 0.5:
   ``'imagenet'`` (138,357,544 parameters with 1000 classes on 224x224 pixels and without a norm) is
-  the original with 4096 units twice, ``'cifar'`` (14,982,474 with 10 classes on 32x32 pixels, where
-  a single position is left) has 512 once, as is usual there. The norm stands after every
-  convolution, before its ReLU; pools are rounded up, which differs for small images alone. Kernels
-  begin as He et al. propose. As CIFAR's form ends in a 2x2 map before its last pool, ``in`` wants
-  images of more than 16 pixels.
+  the original with two layers of 4096 units; ``'cifar'`` (14,982,474 parameters with 10 classes on
+  32x32 pixels, which the convolutions reduce to 1x1) has the usual single layer of 512 units. The
+  norm is between each convolution and its ReLU. Pools are rounded up, which matters only for small
+  images. Kernels have He initialization. With ``in``, images must be larger than 16 pixels, because
+  smaller ones are reduced to 1x1 before the last convolutions.
 
   Attributes:
-    norm: the norm after every convolution.
-    num_classes: outputs.
-    stem: ``'cifar'`` or ``'imagenet'``: which of the two forms.
+    norm: norm after every convolution.
+    num_classes: number of outputs.
+    stem: variant, ``'cifar'`` or ``'imagenet'``.
   """
 
   norm: NormSpec

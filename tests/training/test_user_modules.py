@@ -106,8 +106,8 @@ def test_modules_with_a_norm_are_not_wrapped(tiny_source):
   ("options", "words"),
   [
     ({"model": Statistics()}, "Statistics keeps variables in 'batch_stats'.*nn.GroupNorm"),
-    ({"model": Plain(3)}, "Plain gives 3 outputs an image and the task needs 4"),
-    ({"model": Plain(), "norm": BN}, "Plain does not take a norm, so 'bn' would do nothing"),
+    ({"model": Plain(3)}, "Plain has 3 outputs per image and the task needs 4"),
+    ({"model": Plain(), "norm": BN}, "Plain does not take a norm, so 'bn' would have no effect"),
     ({"model": WithMode(BN), "norm": fn.make_norm("ln")}, "WithMode has norm 'bn' already"),
     ({"model": Needy()}, "Needy.__call__ needs 'temperature'"),
     ({"model": Plain(), "stem": "cifar"}, "no stem to choose"),
