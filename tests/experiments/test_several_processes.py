@@ -1,4 +1,4 @@
-"""A run of several real processes has the numbers of one, and none of them needs another's data."""
+"""Runs of several processes: the results of one process, with local data in each process."""
 
 import csv
 import functools
@@ -20,10 +20,10 @@ from fedjax_norm.training.placement.client_placement import Placement
 from fedjax_norm.training.storage.run_folder import RunFolder
 
 CLIENTS = 9
-# A small rate, for what summing in another order changes grows with every step of so small batches.
+# A small learning rate, because with small batches rounding differences grow with every step.
 TRAIN = ("--clients=9", "--batch_size=4", "--rounds=6", "--eval_every=3", "--partition=quantity")
 TRAIN = (*TRAIN, "--lr=0.01")
-# Of methods that several processes may run: with partial cohorts and kept states, or in lock-step.
+# Flags by method: partial cohorts and client states, or lock-step.
 FLAGS = {
   "fedavg": (
     "--norm=bn",
@@ -38,12 +38,12 @@ FLAGS = {
 }
 EXACT = ("round", "examples", "bytes_up", "bytes_down", "round_trips")
 EVALUATES = ("--evaluate_clients=4",)
-"""The flags of a method that has none of its own above."""
+"""Flags of methods that are not in ``FLAGS``."""
 CLOSE = ("train_loss", "loss", "clients_top1")
 
 
 def write_data(folder, source, ids) -> None:
-  """The training images of these ids as they are; in the others' places lies noise."""
+  """Writes a data set with the training images of these ids; all other images are noise."""
   train, test = source.train, source.test
   images = np.random.default_rng(1).uniform(0, 1, train.images.shape).astype(np.float32)
   images[ids] = train.images[ids]
@@ -54,20 +54,20 @@ def write_data(folder, source, ids) -> None:
 
 @pytest.fixture
 def folders(tmp_path, tiny_source):
-  """(processes, devices of each) -> a folder for each with its own clients' images alone."""
+  """(processes, devices per process) -> one folder per process, with its local clients' images."""
 
   def make(processes: int, devices: int):
     division = partitions.make("quantity", tiny_source.train.labels, CLIENTS, 0)
-    homes = Placement(CLIENTS, processes * devices)
-    made = []
+    placement = Placement(CLIENTS, processes * devices)
+    folders = []
     for process in range(processes):
-      own = [homes.clients(process * devices + i) for i in range(devices)]
+      local = [placement.clients(process * devices + i) for i in range(devices)]
       ids = [
-        division.order[division.offsets[k] : division.offsets[k + 1]] for k in np.concatenate(own)
+        division.order[division.offsets[k] : division.offsets[k + 1]] for k in np.concatenate(local)
       ]
-      made.append(tmp_path / f"host{process}")
-      write_data(made[-1], tiny_source, np.concatenate(ids))
-    return made
+      folders.append(tmp_path / f"host{process}")
+      write_data(folders[-1], tiny_source, np.concatenate(ids))
+    return folders
 
   return make
 
@@ -79,7 +79,7 @@ def method_run(_run):
 
 
 def run_all(folders, binary: str, workdir, *flags: str, codes=None, **environment: str):
-  """Runs a process of a binary in each of the folders; (stdout, stderr) of each."""
+  """Runs one process of a binary in each folder; returns their (stdout, stderr)."""
   port = free_port()
   started = [
     subprocess.Popen(
@@ -100,9 +100,9 @@ def run_all(folders, binary: str, workdir, *flags: str, codes=None, **environmen
     )
     for i, folder in enumerate(folders)
   ]
-  said = [process.communicate(timeout=200) for process in started]
-  assert [process.returncode for process in started] == (codes or [0] * len(folders)), said
-  return said
+  outputs = [process.communicate(timeout=200) for process in started]
+  assert [process.returncode for process in started] == (codes or [0] * len(folders)), outputs
+  return outputs
 
 
 def rows(workdir):
@@ -121,7 +121,7 @@ def assert_same_numbers(workdir, other):
 
 @pytest.mark.long
 def test_every_method_in_one_pair_of_processes(tmp_path, tiny_source, folders, method_run):
-  """All that may run there have the numbers of one process, and the others say why not."""
+  """Methods have the results of one process, or are refused."""
   several = [name for name, method in METHODS.items() if not method.one_process]
   assert set(FLAGS) <= {*several}
   runs = {name: ("--data=npz:data.npz", *TRAIN, *FLAGS.get(name, EVALUATES)) for name in METHODS}
@@ -129,10 +129,10 @@ def test_every_method_in_one_pair_of_processes(tmp_path, tiny_source, folders, m
   pair = functools.partial(
     run_all, hosts, "tests/helpers/process_runs.py", many, "--host_devices=2"
   )
-  said = pair(RUNS=json.dumps(runs))
-  # The first process speaks for all of them.
-  assert said[0][0].count("top-1") >= len(several)
-  assert said[1][0] == ""
+  outputs = pair(RUNS=json.dumps(runs))
+  # Process 0 prints for both.
+  assert outputs[0][0].count("top-1") >= len(several)
+  assert outputs[1][0] == ""
   for host in hosts:
     assert (host / "refusals").read_text().splitlines() == [
       f"{name} is simulated in one process; drop --num_processes."
@@ -141,8 +141,8 @@ def test_every_method_in_one_pair_of_processes(tmp_path, tiny_source, folders, m
     ]
   assert {path.name for path in many.iterdir()} == {*several}
 
-  # Where others' images should be each process had noise, so isolation shows in the numbers; and so
-  # does that standardization came from everybody's moments.
+  # Equal numbers show that no process used another's images, which were noise in its file, and that
+  # the standardization used the moments of all images.
   write_data(tmp_path / "whole", tiny_source, slice(None))
   for name in several:
     flags = ("--data=npz:whole/data.npz", *runs[name][1:], f"--workdir=one/{name}")
@@ -153,7 +153,7 @@ def test_every_method_in_one_pair_of_processes(tmp_path, tiny_source, folders, m
     assert files >= {"partition.png", "learning_curves.png", "summary.json"}
     assert json.loads((many / name / "config.json").read_text())["num_processes"] == 2
 
-  # As if both had been killed before the last checkpoint: what follows has the same bits.
+  # Without the last checkpoint, as after a kill, the resumed runs have the same bits.
   before = [rows(many / name) for name in several]
   for name in several:
     shutil.rmtree(many / name / "checkpoints" / "6")
@@ -162,32 +162,34 @@ def test_every_method_in_one_pair_of_processes(tmp_path, tiny_source, folders, m
 
 
 @pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.one_process])
-def test_methods_of_one_process_say_so(name, method_run):
+def test_methods_of_one_process_refuse_several(name, method_run):
   result = method_run(name, "--num_processes=2")
   assert result.code == 2
   assert result.err == f"error: {name} runs in one process; drop --num_processes.\n"
 
 
-def test_a_folder_in_use_ends_all_processes_and_keeps_the_log(tmp_path, folders):
+def test_a_folder_in_use_ends_all_processes_and_the_log_stays(tmp_path, folders):
   flags = ("--data=npz:data.npz", *TRAIN, "--norm=gn", "--host_devices=1", "--local_steps=2")
   log = tmp_path / "many.logs" / "process_0.log"
   log.parent.mkdir()
   log.write_text("of the other run\n")
   with RunFolder.open(tmp_path / "many", {}):
-    said = run_all(folders(2, 1), "experiments/fedavg.py", tmp_path / "many", *flags, codes=[2, 1])
-  assert f"in use by process {os.getpid()} on " in said[0][1]
-  assert "another process of the run died" in said[1][1]
-  assert [err.count("\n") for _, err in said] == [1, 1]
+    outputs = run_all(
+      folders(2, 1), "experiments/fedavg.py", tmp_path / "many", *flags, codes=[2, 1]
+    )
+  assert f"in use by process {os.getpid()} on " in outputs[0][1]
+  assert "another process of the run died" in outputs[1][1]
+  assert [err.count("\n") for _, err in outputs] == [1, 1]
   assert log.read_text().startswith("of the other run\n")
 
 
-def test_clients_live_on_devices_in_turn():
-  homes = Placement(7, 3)
-  assert [homes.clients(d).tolist() for d in range(3)] == [[0, 1, 2], [3, 4], [5, 6]]
-  slots, positions = homes.layout(np.array([6, 1, 5, 0]), 3)
-  # Client 6 is the second of the third device and the first that was asked for.
+def test_devices_have_consecutive_clients():
+  placement = Placement(7, 3)
+  assert [placement.clients(d).tolist() for d in range(3)] == [[0, 1, 2], [3, 4], [5, 6]]
+  slots, positions = placement.layout(np.array([6, 1, 5, 0]), 3)
+  # Client 6 is the second client of the third device and the first one in ``ids``.
   assert slots.tolist() == [1, 0, -1, -1, -1, -1, 1, 0, -1]
   assert positions.tolist() == [1, 3, -1, -1, -1, -1, 0, 2, -1]
   np.testing.assert_array_equal(
-    homes.counts(np.array([[6, 1, 5, 0], [3, 4, 0, 6]])), [[2, 0, 2], [1, 2, 1]]
+    placement.counts(np.array([[6, 1, 5, 0], [3, 4, 0, 6]])), [[2, 0, 2], [1, 2, 1]]
   )

@@ -1,7 +1,7 @@
-"""A binary that makes the runs of several methods, one after another.
+"""A binary that runs several methods sequentially.
 
-RUNS in the environment lists their names and flags as JSON. What a method is refused for is written
-to the file ``refusals`` in the process's own folder.
+The environment variable RUNS is a JSON object from method name to flags. The error of a method that
+is refused goes to the file ``refusals`` in the working folder of the process.
 """
 
 import dataclasses
@@ -16,18 +16,18 @@ from fedjax_norm.cli.flags import define, parse
 from fedjax_norm.cli.methods import ANY_METHOD, FEDAVG_CONFIG
 from fedjax_norm.errors import UserError
 
-PLACE = ("host_devices", "coordinator_address", "num_processes", "process_id", "progress")
+PROCESS_FLAGS = ("host_devices", "coordinator_address", "num_processes", "process_id", "progress")
 
 
 def main(config: Config) -> None:
-  """Runs each method in a folder of its name, under ``--workdir``."""
-  place = {name: getattr(config, name) for name in PLACE}
+  """Runs each method in the folder ``--workdir``/method name."""
+  process = {name: getattr(config, name) for name in PROCESS_FLAGS}
   for method, arguments in json.loads(os.environ["RUNS"]).items():
     kind, values = ANY_METHOD.config(method), flags.FlagValues()
     define(kind, values)
     values(["run", *arguments, f"--workdir={config.workdir}/{method}"])
     try:
-      train.run(dataclasses.replace(parse(kind, values), **place))
+      train.run(dataclasses.replace(parse(kind, values), **process))
     except UserError as error:
       with open("refusals", "a") as file:
         print(error, file=file)

@@ -1,6 +1,6 @@
-"""A binary of a few sums over the devices of all processes, for the tests of processes.
+"""A binary for the tests of processes: it prints sums over the devices of all processes.
 
-What it does besides is in the environment: ACT names one of ``ACTS``, done before the fifth step.
+The environment variable ACT is a key of ``ACTS``, the function that runs before step 5.
 """
 
 import functools
@@ -24,7 +24,7 @@ STEPS = 400
 
 
 def note(name: str, value: float) -> None:
-  """Tells the test, whether or not this process may print."""
+  """Writes a value for the test to a file, because only process 0 prints."""
   with open(f"notes{jax.process_index()}", "a") as file:
     print(name, value, file=file)
 
@@ -35,7 +35,7 @@ def refuse() -> None:
 
 def kill(pid: int, number: signal.Signals) -> None:
   os.kill(pid, number)
-  time.sleep(60)  # the signal comes before
+  time.sleep(60)  # the signal arrives during the wait
 
 
 ACTS = {

@@ -1,4 +1,4 @@
-"""What two runs with the same bits have in common: all but what a clock decides."""
+"""Reads the results of a run for bitwise comparison, without durations."""
 
 import csv
 from pathlib import Path
@@ -8,13 +8,13 @@ import orbax.checkpoint as ocp
 
 
 def read(folder: Path) -> list[dict[str, str]]:
-  """The rows of metrics.csv."""
+  """Returns the rows of ``metrics.csv``."""
   with open(folder / "metrics.csv", newline="") as file:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
 def parameters(folder: Path) -> dict[str, bytes]:
-  """The bits of the last checkpoint."""
+  """Returns the bytes of each array of the newest checkpoint."""
   rounds = (int(f.name) for f in (folder / "checkpoints").iterdir() if f.name.isdigit())
   newest = folder / "checkpoints" / str(max(rounds))
   with ocp.StandardCheckpointer() as reader:
