@@ -1,4 +1,4 @@
-"""Distance correlation against loops over the definition, and values that are known."""
+"""Distance correlation against loops over the definition and against known values."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ measure = jax.jit(distance_correlation)
 
 
 def by_hand(x, y):
-  """Szekely et al. 2007, definition 4, and Szekely and Rizzo 2014, definition 2, term by term."""
+  """Computes Szekely et al. 2007, definition 4, and Szekely and Rizzo 2014, definition 2."""
   n = len(x)
   sides = []
   for side in (x, y):
@@ -34,43 +34,43 @@ def by_hand(x, y):
 
 @given(st.integers(0, 10**6), st.floats(0, 1))
 @settings(max_examples=15, deadline=None)
-def test_it_is_the_definition(seed, share):
+def test_distance_correlation_equals_the_definition(seed, share):
   rng = np.random.default_rng(seed)
   x = rng.normal(size=(9, 2, 3))
   y = share * np.abs(x.reshape(9, 6)[:, :4]) + (1 - share) * rng.normal(size=(9, 4))
-  found = measure(x.astype(np.float32), y.astype(np.float32))
-  np.testing.assert_allclose(found.plain, by_hand(x, y)[0], atol=1e-4)
-  # The root magnifies what is near 0.
-  corrected = by_hand(x, y)[1]
+  result = measure(x.astype(np.float32), y.astype(np.float32))
+  plain, corrected = by_hand(x, y)
+  np.testing.assert_allclose(result.plain, plain, atol=1e-4)
+  # Compares squares, because the root magnifies errors near 0.
   np.testing.assert_allclose(
-    found.corrected * abs(found.corrected), corrected * abs(corrected), atol=1e-4
+    result.corrected * abs(result.corrected), corrected * abs(corrected), atol=1e-4
   )
 
 
-def test_turned_moved_and_scaled_images_are_wholly_dependent_and_so_are_curved_ones_partly():
+def test_rotations_are_fully_dependent_and_curves_partly():
   rng = np.random.default_rng(0)
   x = rng.normal(size=(60, 5)).astype(np.float32)
-  turn = np.linalg.qr(rng.normal(size=(5, 5)))[0]
-  moved = (3 * x @ turn + 7).astype(np.float32)
+  rotation = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+  moved = (3 * x @ rotation + 7).astype(np.float32)
   np.testing.assert_allclose(measure(x, moved), (1, 1), atol=1e-3)
-  # Uncorrelated in the usual sense, and dependent.
+  # Linearly uncorrelated, but dependent.
   line = np.linspace(-1, 1, 101, dtype=np.float32)[:, None]
   assert abs(np.corrcoef(line[:, 0], line[:, 0] ** 2)[0, 1]) < 1e-6
   assert measure(line, line**2).corrected > 0.4
 
 
 def test_independent_long_vectors_look_dependent_until_corrected():
-  found = []
+  results = []
   for seed in range(20):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(2, 30, 400)).astype(np.float32)
-    found.append(measure(x, y))
-  assert min(f.plain for f in found) > 0.8
-  signed = [float(f.corrected * abs(f.corrected)) for f in found]
+    results.append(measure(x, y))
+  assert min(r.plain for r in results) > 0.8
+  signed = [float(r.corrected * abs(r.corrected)) for r in results]
   assert abs(np.mean(signed)) < 0.03
   assert min(signed) < 0
 
 
-def test_examples_all_alike_tell_nothing():
+def test_equal_examples_have_no_dependence():
   x = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
   assert measure(x, np.ones((9, 4), np.float32)) == (0, 0)

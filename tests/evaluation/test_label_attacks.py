@@ -1,4 +1,4 @@
-"""The attacks on labels: perfect where gradients tell the class, chance where they do not."""
+"""The attacks on labels: perfect if gradients depend on the class, chance if they do not."""
 
 import itertools
 
@@ -21,37 +21,37 @@ _matched = jax.jit(attacks.matched_accuracy, static_argnums=2)
 @jax.jit
 def attack(gradients, labels):
   cosine = attacks.cosines(gradients)
-  known = attacks.by_known(cosine, labels, KNOWN, CLASSES)
-  found = attacks.clusters(cosine, CLASSES, jax.random.key(0))
-  right = jnp.where(KNOWN, 0, known == labels).sum() / (~KNOWN).sum()
-  return right, attacks.matched_accuracy(found, labels, CLASSES)
+  guesses = attacks.by_known(cosine, labels, KNOWN, CLASSES)
+  clusters = attacks.clusters(cosine, CLASSES, jax.random.key(0))
+  accuracy = jnp.where(KNOWN, 0, guesses == labels).sum() / (~KNOWN).sum()
+  return accuracy, attacks.matched_accuracy(clusters, labels, CLASSES)
 
 
 def gradients():
-  """Each class a direction, of any length and with some noise, as a trained model's."""
+  """Returns gradients with a direction for each class, any length and some noise."""
   directions = RNG.normal(size=(CLASSES, 3, 5))
   lengths = 10.0 ** RNG.uniform(-25, 2, (80, 1, 1))
   return (lengths * (directions[LABELS] + 0.2 * RNG.normal(size=(80, 3, 5)))).astype(np.float32)
 
 
-def test_directions_by_class_give_all_labels_away():
+def test_directions_by_class_reveal_all_labels():
   np.testing.assert_allclose(attack(gradients(), LABELS), (1, 1))
 
 
-def test_shuffled_labels_are_not_found():
+def test_shuffled_labels_are_guessed_by_chance():
   by_known, by_clusters = attack(gradients(), RNG.permutation(LABELS))
   assert by_known < 0.45
   assert by_clusters < 0.5
 
 
-def test_labels_that_are_not_known_are_not_looked_at():
+def test_unknown_labels_are_not_used():
   cosine = attacks.cosines(gradients())
   others = np.where(KNOWN, LABELS, (LABELS + 1) % CLASSES)
   guesses = attacks.by_known(cosine, LABELS, KNOWN, CLASSES)
   np.testing.assert_array_equal(guesses, attacks.by_known(cosine, others, KNOWN, CLASSES))
 
 
-def test_cosines_are_those_of_numpy_and_a_gradient_of_zero_has_none():
+def test_cosines_equal_those_of_numpy_and_are_zero_for_a_zero_gradient():
   rows = RNG.normal(size=(6, 2, 3))
   rows[2] = 0
   flat = rows.reshape(6, 6)
@@ -62,7 +62,9 @@ def test_cosines_are_those_of_numpy_and_a_gradient_of_zero_has_none():
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=12, max_size=12))
 @settings(max_examples=20, deadline=None)
-def test_the_matching_is_the_best_of_all(pairs):
-  found, labels = np.asarray(pairs, np.int32).T
-  best = max(np.mean(np.take(order, found) == labels) for order in itertools.permutations(range(4)))
-  np.testing.assert_allclose(_matched(found, labels, 4), best, rtol=1e-5)
+def test_the_matching_is_the_best_permutation(pairs):
+  clusters, labels = np.asarray(pairs, np.int32).T
+  best = max(
+    np.mean(np.take(order, clusters) == labels) for order in itertools.permutations(range(4))
+  )
+  np.testing.assert_allclose(_matched(clusters, labels, 4), best, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""An ensemble is trained across a cut; a third party asks it, and a student learns from it."""
+"""A cut ensemble is trained, a third party predicts with it, and a student learns from it."""
 
 import csv
 import functools
@@ -17,14 +17,17 @@ from fedjax_norm.cli.commands.distil import DistilFlags
 from fedjax_norm.cli.commands.split_predict import PredictFlags
 from fedjax_norm.cli.flags import define
 
-SPLIT = functools.partial(train.run, make=split_options.make), split_options.ALGORITHM.config("split")
+SPLIT = (
+  functools.partial(train.run, make=split_options.make),
+  split_options.ALGORITHM.config("split"),
+)
 PUBLIC = "--data=synthetic:classes=4,train=32,test=8,size=6,noise=0.3"
-CUT = (6 * 64 + 64) * 4  # bytes of an example of both members
+CUT = (6 * 64 + 64) * 4  # bytes of the activations of both members for one example
 
 
 @pytest.fixture
 def run(capsys, tmp_path, monkeypatch):
-  """(main, its flags, *flags) -> (exit code, what it printed, what went wrong)."""
+  """A function: (main, config class, flags) -> (exit code, stdout, stderr)."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(
     client_mapping, "use_host_devices", lambda count: None
@@ -46,7 +49,7 @@ def rows(path):
     return list(csv.DictReader(file))
 
 
-def test_train_ask_and_distil(run):
+def test_train_predict_and_distil(run):
   members = ("--members=lstm:embed,lstm:lstm", "--norm=gn")
   code, out, err = run(*SPLIT, *members, "--rounds=2", "--workdir=teacher")
   assert code == 0, err
@@ -56,10 +59,10 @@ def test_train_ask_and_distil(run):
   assert {"member0_top1", "member1_top1"} <= summary.keys()
   (row,) = rows("teacher/metrics.csv")
   assert float(row["member1_top1"]) == summary["member1_top1"]
-  # Two rounds of a step of 8 examples for each of 4 clients; labels of 4 bytes; 7 hand-overs of
+  # 2 rounds of 4 clients with a step of 8 examples, labels of 4 bytes, and 7 hand-overs of
   # parameters and momentum.
-  handed = 7 * 2 * 4 * (2 * (6 * 64 + 2 * 64) + 65 * 256 + 64 * 256)
-  assert summary["bytes_up"] == 64 * (CUT + 4) + handed
+  hand_overs = 7 * 2 * 4 * (2 * (6 * 64 + 2 * 64) + 65 * 256 + 64 * 256)
+  assert summary["bytes_up"] == 64 * (CUT + 4) + hand_overs
 
   code, out, err = run(split_predict.main, PredictFlags, "--workdir=teacher")
   assert code == 0, err
@@ -113,7 +116,7 @@ def test_train_ask_and_distil(run):
     (SPLIT, ("--members=tiny:conv1,tiny:conv2", "--model=lenet"), "drop --model"),
   ],
 )
-def test_what_cannot_be_is_one_sentence(run, binary, given, match):
+def test_bad_input_gives_an_error_of_one_sentence(run, binary, given, match):
   code, _, err = run(*binary, *given)
   assert code == 2
   assert match in err

@@ -1,4 +1,4 @@
-"""``experiments.leakage`` as a user runs it, and the preprocessing of the same model."""
+"""``experiments.leakage`` as users run it, and the preprocessing of the same model."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ DATA = "--data=synthetic:classes=4,train=64,test=32,size=6"
 
 @pytest.fixture
 def leakage_run(capsys, tmp_path, monkeypatch):
-  """(*flags) -> (exit code, stdout, stderr)."""
+  """A function: flags -> (exit code, stdout, stderr)."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(
     client_mapping, "use_host_devices", lambda count: None
@@ -46,7 +46,7 @@ def rows(path: str) -> list[dict[str, str]]:
     return list(csv.DictReader(file))
 
 
-def test_the_model_of_a_run_is_measured_and_so_is_that_of_flags(fedavg_run, leakage_run):
+def test_the_model_of_a_run_and_that_of_flags_are_measured(fedavg_run, leakage_run):
   assert fedavg_run("--whiten=gcn_zca", "--norm=gn", "--lr=0.3", "--workdir=run").code == 0
   assert json.loads(Path("run/config.json").read_text())["whiten"] == "gcn_zca"
   code, out, err = leakage_run("--workdir=run", *QUICK)
@@ -63,38 +63,38 @@ def test_the_model_of_a_run_is_measured_and_so_is_that_of_flags(fedavg_run, leak
   code, out, err = leakage_run(DATA, *MODEL, *QUICK)
   assert code == 0, err
   (untrained,) = rows(out.split("written: ")[1].split(",")[0])
-  # A dense layer behind a mean: of a model that knows nothing yet, gradients are the labels.
+  # After a mean and a dense layer, the gradients of an untrained model reveal all labels.
   assert untrained["labels_by_known"] == untrained["labels_by_clusters"] == "1.0"
   assert float(untrained["labels_shuffled"]) < 0.6
   assert float(untrained["labels_chance"]) < 0.4
   assert trained["labels_chance"] == untrained["labels_chance"]
   assert trained["distance_correlation"] != untrained["distance_correlation"]
 
-  # What the run began with is what the same flags say, and what it ended with is what it left.
+  # --untrained measures the initial model that the same flags give; otherwise the final model.
   given = {"data": DATA.partition("=")[2], "clients": 4, "norm": "gn", "whiten": "gcn_zca"}
-  begun, variables, _ = leakage._of_run(LeakageFlags(workdir="run", untrained=True))
-  said, expected, _ = leakage._of_flags(LeakageFlags(**given))
+  task, variables, _ = leakage._of_run(LeakageFlags(workdir="run", untrained=True))
+  expected_task, expected, _ = leakage._of_flags(LeakageFlags(**given))
   jax.tree.map(np.testing.assert_array_equal, variables, expected)
-  images = said.source.test.images
-  np.testing.assert_array_equal(begun.eval_transform(images), said.eval_transform(images))
+  images = expected_task.source.test.images
+  np.testing.assert_array_equal(task.eval_transform(images), expected_task.eval_transform(images))
   last = leakage._of_run(LeakageFlags(workdir="run"))[1]
   assert not np.array_equal(
     last["params"]["Conv_0"]["kernel"], expected["params"]["Conv_0"]["kernel"]
   )
 
-  # Where clients keep their statistics, or norms, nobody has what the run saved.
+  # A model whose statistics or norms stay on the clients is refused.
   saved = json.loads(Path("run/config.json").read_text())
-  for kept in ({"batch_stats": "local"}, {"fedbn": True, "batch_stats": None}):
-    Path("run/config.json").write_text(json.dumps({**saved, "norm": "bn", **kept}))
+  for local in ({"batch_stats": "local"}, {"fedbn": True, "batch_stats": None}):
+    Path("run/config.json").write_text(json.dumps({**saved, "norm": "bn", **local}))
     code, _, err = leakage_run("--workdir=run", *QUICK)
     assert (code, err.count("\n")) == (2, 1)
     assert "have local running statistics" in err
-  # What experiments.decentralized saves is the mean of the partitions' models, but for bsp.
+  # experiments.decentralized saves the mean of the partitions' models, except for bsp.
   task = SimpleNamespace(model=SimpleNamespace(norm=norm.create("bn")))
-  of_partitions = {"skewscout": None, "batch_stats": "local"}
-  check_single_model({**of_partitions, "algorithm": "fedavg"}, task, "run")
+  decentralized = {"skewscout": None, "batch_stats": "local"}
+  check_single_model({**decentralized, "algorithm": "fedavg"}, task, "run")
   with pytest.raises(UserError, match="local running statistics"):
-    check_single_model({**of_partitions, "algorithm": "bsp"}, task, "run")
+    check_single_model({**decentralized, "algorithm": "bsp"}, task, "run")
   assert leakage._of_run(LeakageFlags(workdir="run", untrained=True))[2].endswith("untrained")
 
 
@@ -108,13 +108,13 @@ def test_the_model_of_a_run_is_measured_and_so_is_that_of_flags(fedavg_run, leak
     ({"algorithm": "distil", "epochs": 3}, None),
   ],
 )
-def test_the_options_of_a_run_are_those_of_its_algorithm(saved, method):
+def test_saved_options_have_the_class_of_the_algorithm(saved, method):
   flags = saved_options({**saved, "batch_size": 8})
   assert (flags.batch_size, flags.momentum) == (8, 0.9)
   assert getattr(flags.row, "name", None) == method
 
 
-def test_an_ensemble_is_no_one_model(monkeypatch):
+def test_a_run_of_an_ensemble_is_refused(monkeypatch):
   saved = {"algorithm": "split", "members": "tiny:conv1,tiny:conv2"}
   monkeypatch.setattr(leakage, "load_run", lambda path: (saved, {}))
   with pytest.raises(UserError, match="trained an ensemble"):
@@ -130,7 +130,7 @@ def test_an_ensemble_is_no_one_model(monkeypatch):
     (("--attack_steps=0",), "at least 1"),
   ],
 )
-def test_what_would_do_nothing_is_one_sentence(leakage_run, arguments, words):
+def test_bad_input_gives_an_error_of_one_sentence(leakage_run, arguments, words):
   code, _, err = leakage_run(*arguments)
   assert code == 2
   assert err.startswith("error: ")
@@ -146,7 +146,7 @@ def test_what_would_do_nothing_is_one_sentence(leakage_run, arguments, words):
     (("--whiten=zca", "--standardise"), "drop one of them"),
   ],
 )
-def test_preprocessing_that_contradicts_is_refused(fedavg_run, arguments, words):
+def test_contradictory_preprocessing_is_refused(fedavg_run, arguments, words):
   result = fedavg_run(*arguments)
   assert result.code == 2
   assert words in result.err

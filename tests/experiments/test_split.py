@@ -1,4 +1,4 @@
-"""``experiments.split`` as users call it."""
+"""``experiments.split`` as users run it."""
 
 import csv
 import functools
@@ -15,7 +15,7 @@ from fedjax_norm.cli.finished_run import saved_options
 
 @pytest.fixture
 def split_run(_run, monkeypatch):
-  """(*flags) -> Result of ``experiments.split`` with ``SMALL`` and these flags."""
+  """A function: flags -> Result of ``experiments.split`` with ``SMALL`` and these flags."""
   monkeypatch.setattr(
     client_mapping, "use_host_devices", lambda count: None
   )  # JAX has started with two
@@ -28,7 +28,7 @@ def _rows(path):
     return list(csv.DictReader(file))
 
 
-def test_a_run_and_what_it_leaves(split_run, tmp_path):
+def test_a_run_and_its_files(split_run, tmp_path):
   flags = ("--norm=bn", "--cut=conv2", "--rounds=4", "--eval_every=2", "--network=lan")
   result = split_run(*flags, "--workdir=whole")
   assert result.code == 0, result.err
@@ -39,7 +39,7 @@ def test_a_run_and_what_it_leaves(split_run, tmp_path):
   assert sum(int(row["bytes_up"]) for row in clients) == summary["bytes_up"]
   assert sum(float(row["flops"]) for row in clients) == pytest.approx(summary["client_flops"])
   assert float(rows[-1]["server_flops"]) == summary["server_flops"] > 0
-  # Of the simulated time that is not the links', the clients' own work takes all.
+  # All of the simulated time except that of the links is computation of the clients.
   lan = PROFILES["lan"]
   links = 2 * lan.latency * summary["round_trips"]
   links += summary["bytes_up"] / lan.up + summary["bytes_down"] / lan.down
@@ -52,7 +52,7 @@ def test_a_cohort_takes_turns(split_run, tmp_path):
   result = split_run(*flags, "--autoencoder=0.1", "--labelled=0.001", "--batch_size=2")
   assert result.code == 0, result.err
   assert sum(int(row["turns"]) for row in _rows(tmp_path / "some/clients.csv")) == 3
-  # In a round without a label nothing is known of the training loss, and nobody is warned.
+  # A round without labels has no training loss, and no warning.
   rows = _rows(tmp_path / "some/metrics.csv")
   assert {(row["examples"] == "0", row["train_loss"] == "nan") for row in rows} == {
     (True, True),
@@ -66,7 +66,7 @@ def test_step_by_step_lists_its_messages(split_run, tmp_path):
   assert result.code == 0, result.err
   kinds = {row["kind"] for row in _rows(tmp_path / "slow/messages.csv")}
   assert kinds == {"activation", "gradient", "hand_over"}
-  # A link that is so slow that only messages take time: in turns all of them, one after another.
+  # The links are so slow that only the sequential messages take time.
   header = "node,step_seconds,latency_seconds,up_bytes_per_second,down_bytes_per_second"
   nodes = [f"{node},1e-9,1000,2,4" for node in range(10)]
   Path("slow.csv").write_text("\n".join([header, *nodes]))
@@ -115,7 +115,7 @@ def test_bad_input_is_one_sentence(split_run, flags, says):
 
 
 def test_the_flags_of_an_older_version_are_read():
-  """It wrote texts where there are numbers now, None for defaults, and flags that are gone."""
+  """Older versions saved texts for today's numbers, None for defaults, and removed flags."""
   saved = {
     "algorithm": "splitfed_v2",
     "version": "0.2.0",

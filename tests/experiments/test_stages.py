@@ -1,4 +1,4 @@
-"""The binary that lists where a model can be cut."""
+"""``experiments.stages``, which lists the cuts of a model."""
 
 import pytest
 
@@ -10,22 +10,22 @@ from fedjax_norm.models.flops import step_flops
 SMALL = StagesFlags(image_size=6, channels=1, classes=4)
 
 
-def test_the_table_tells_both_sides_of_every_cut(capsys):
+def test_the_table_shows_both_sides_of_every_cut(capsys):
   run(StagesFlags(**{**vars(SMALL), "cut": "conv2"}))
   rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
-  # GN brings 2 numbers a channel; convolutions then have no bias.
+  # GN has 2 parameters per channel, and convolutions before it have no bias.
   parameters = (9 * 32 + 64, 9 * 32 * 64 + 128, 9 * 64 * 64 + 128, 64 * 4 + 4)
-  told = {row[0]: row[1:] for row in rows}
-  assert told["conv1"][:4] == ["6x6x32", "4.61", "kB", f"{parameters[0]:,}"]
-  assert told["head"] == ["4", "16", "B", "260", "-", "-", "-", "-"]
+  cells = {row[0]: row[1:] for row in rows}
+  assert cells["conv1"][:4] == ["6x6x32", "4.61", "kB", f"{parameters[0]:,}"]
+  assert cells["head"] == ["4", "16", "B", "260", "-", "-", "-", "-"]
   sides = [f"{sum(side):,}" for side in (parameters[:2], parameters[2:])]
-  assert told["conv2"][4:6] == sides
+  assert cells["conv2"][4:6] == sides
   assert [row[0] for row in rows if "<--" in row] == ["conv2"]
 
   model = models.create("tiny", norm.create("gn", groups=8), 4, (6, 6, 1))
-  alice = step_flops(model, (6, 6, 1), 0, 2, 32, input_gradient=False).training / 32
-  bob = step_flops(model, (6, 6, 1), 2, None, 32).training / 32
-  assert [float(value) for value in told["conv2"][6:8]] == pytest.approx([alice, bob], rel=5e-3)
+  before = step_flops(model, (6, 6, 1), 0, 2, 32, input_gradient=False).training / 32
+  after = step_flops(model, (6, 6, 1), 2, None, 32).training / 32
+  assert [float(value) for value in cells["conv2"][6:8]] == pytest.approx([before, after], rel=5e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The decoder gives images of the right size from any activation, and learns to."""
+"""The decoder outputs images of the right size for any activation, and can be trained."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def test_any_activation_becomes_an_image(activation, image):
   assert set(variables) == {"params"}  # no norm, so no statistics
 
 
-def test_what_is_at_a_place_stays_near_it():
+def test_a_pixel_depends_only_on_nearby_activations():
   x = np.random.default_rng(0).random((2, 4, 4, 3), np.float32)
   x[1] = x[0]
   x[1, 0, 0] += 1
@@ -43,7 +43,7 @@ def test_what_is_at_a_place_stays_near_it():
   assert not changed[:, 7].any()
 
 
-def test_it_learns_to_enlarge_what_was_made_small():
+def test_it_learns_to_enlarge_small_images():
   rng = np.random.default_rng(0)
   small = jnp.asarray(rng.random((32, 4, 4, 1)), jnp.float32)
   images = jnp.repeat(jnp.repeat(small, 2, 1), 2, 2)

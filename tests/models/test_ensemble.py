@@ -1,4 +1,4 @@
-"""An ensemble's members train in one exchange as each would alone, and vote."""
+"""The members of an ensemble train as each would separately, and vote."""
 
 import jax
 import jax.numpy as jnp
@@ -48,12 +48,12 @@ class Small(Staged):
     return unit(0), unit(1), ("head", head)
 
 
-def choice(cut=None, tail=None):
+def member(cut=None, tail=None):
   return MemberSpec("tiny", create("bn"), cut, tail)
 
 
 def train(model, plan, variables, objective, batches):
-  """(the variables after some steps by messages, what was sent)."""
+  """Returns (variables after some steps, messages, metrics of the last step)."""
   local = plain(**LOCAL, objective=objective)
   shapes, _ = segment_shapes(model, plan, IMAGE)
   parties = make_parties(model, plan, local, shapes)
@@ -80,28 +80,29 @@ def train(model, plan, variables, objective, batches):
   parts = tuple(p.init(v) for p, v in zip(parties, divide(variables, shapes), strict=True))
   run = jax.jit(run)
   for batch in batches:
-    done = run(parts, batch)
-    parts = done.parts
-  return join([part.variables for part in parts]), sent, done.metrics
+    result = run(parts, batch)
+    parts = result.parts
+  return join([part.variables for part in parts]), sent, result.metrics
 
 
 @pytest.mark.parametrize(("norms", "tails"), [("gn", False), ("bn", True)])
-def test_members_train_and_vote_as_they_would_alone(norms, tails):
-  """Members of other groups, cut elsewhere, momentum and decay and a last batch of three."""
+def test_members_train_and_vote_as_they_would_separately(norms, tails):
+  """With different groups and cuts, momentum, decay and a last batch of three examples."""
   if norms == "gn":
     specs = [create("gn", groups=2), create("gn", group_size=4)]
   else:
     specs = [create("bn")] * 2
   cuts = [("unit0", "unit1")] * 2 if tails else [("unit0", None), ("unit1", None)]
-  alone = [Small(spec) for spec in specs]
+  models_alone = [Small(spec) for spec in specs]
   plans = [
-    make_plan(model, SHAPE, cut, tail) for model, (cut, tail) in zip(alone, cuts, strict=True)
+    make_plan(model, SHAPE, cut, tail)
+    for model, (cut, tail) in zip(models_alone, cuts, strict=True)
   ]
   whole = Ensemble(
     specs[0],
     tuple(
       Member(model.clone, model.norm, tuple(segment[1:] for segment in plan.segments))
-      for model, plan in zip(alone, plans, strict=True)
+      for model, plan in zip(models_alone, plans, strict=True)
     ),
   )
   variables = models.init(whole, jax.random.key(1), SHAPE)
@@ -119,24 +120,26 @@ def test_members_train_and_vote_as_they_would_alone(norms, tails):
   plan = make_plan(whole, SHAPE, tail=tail)
   together, sent, metrics = train(whole, plan, variables, "ensemble", batches)
   images = batches[0].images
-  vote, kept = whole.apply(together, images, Mode(), mutable=[LOGITS])
-  np.testing.assert_array_equal(vote, majority(kept[LOGITS]["each"][0]))
+  vote, collections = whole.apply(together, images, Mode(), mutable=[LOGITS])
+  np.testing.assert_array_equal(vote, majority(collections[LOGITS]["each"][0]))
   losses, crossing = [], []
-  for index, (model, own_plan) in enumerate(zip(alone, plans, strict=True)):
-    own = {kind: held[f"member{index}"] for kind, held in variables.items()}
-    alone_after, apart, figures = train(model, own_plan, own, "classification", batches)
-    after = {kind: held[f"member{index}"] for kind, held in together.items()}
+  for index, (model, member_plan) in enumerate(zip(models_alone, plans, strict=True)):
+    before = {kind: tree[f"member{index}"] for kind, tree in variables.items()}
+    alone_after, alone_sent, alone_metrics = train(
+      model, member_plan, before, "classification", batches
+    )
+    after = {kind: tree[f"member{index}"] for kind, tree in together.items()}
     flat, expected = tree_leaves.flatten(after), tree_leaves.flatten(alone_after)
     assert flat.keys() == expected.keys()
     for path, value in flat.items():
       np.testing.assert_allclose(value, expected[path], rtol=1e-5, atol=1e-6, err_msg=path)
-      assert not np.array_equal(value, tree_leaves.flatten(own)[path]), path
-    says = kept[LOGITS]["each"][0][:, index]
-    np.testing.assert_allclose(says, model.apply(alone_after, images, Mode()), atol=1e-5)
-    losses.append(figures.loss)
-    crossing.append(apart)
+      assert not np.array_equal(value, tree_leaves.flatten(before)[path]), path
+    logits = collections[LOGITS]["each"][0][:, index]
+    np.testing.assert_allclose(logits, model.apply(alone_after, images, Mode()), atol=1e-5)
+    losses.append(alone_metrics.loss)
+    crossing.append(alone_sent)
   np.testing.assert_allclose(metrics.loss, sum(losses), rtol=1e-5)
-  # What crosses is what would cross for each, the labels once.
+  # The messages hold the tensors of all members, and the labels once.
   assert [kind for kind, _ in sent] == [kind for kind, _ in crossing[0]]
   assert (LABELS in [kind for kind, _ in sent]) is not tails
   for (kind, tensors), *each in zip(sent, *crossing, strict=True):
@@ -150,15 +153,16 @@ def test_most_votes_win_and_the_mean_probability_breaks_ties(shape, scale, seed)
   logits = np.random.default_rng(seed).normal(0, scale, (6, *shape)).astype(np.float32)
   out = np.asarray(jax.jit(majority)(logits))
   np.testing.assert_allclose(np.exp(out).sum(-1), 1, rtol=1e-5)
-  shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+  shares = exponentials / exponentials.sum(-1, keepdims=True)
   for row, each, p in zip(out, logits, shares.mean(1), strict=True):
     votes = np.bincount(each.argmax(-1), minlength=shape[1])
     tied = np.flatnonzero(votes == votes.max())
     assert row.argmax() in tied
-    assert p[row.argmax()] > p[tied].max() - 1e-5  # what float32 tells apart beside a vote
+    assert p[row.argmax()] > p[tied].max() - 1e-5  # float32 resolution next to a vote
 
 
-def test_a_class_that_nobody_believes_in_has_a_finite_logit():
+def test_a_class_without_votes_has_a_finite_logit():
   logits = jnp.array([[[0.0, -400.0, -300.0], [0.0, -400.0, -300.0]]])
   out = majority(logits)
   assert bool(jnp.isfinite(out).all())
@@ -168,32 +172,32 @@ def test_a_class_that_nobody_believes_in_has_a_finite_logit():
   np.testing.assert_allclose(loss, 400 + np.log(3), rtol=1e-5)
 
 
-def test_stages_and_operations_are_the_members_sums():
+def test_parameters_and_flops_are_sums_over_the_members():
   spec = create("gn", groups=8)
-  choices = [MemberSpec("tiny", spec, "conv1"), MemberSpec("tiny", spec, "conv2")]
-  whole = make_ensemble(choices, CLASSES, SHAPE)
+  members = [MemberSpec("tiny", spec, "conv1"), MemberSpec("tiny", spec, "conv2")]
+  whole = make_ensemble(members, CLASSES, SHAPE)
   model = models.create("tiny", spec, CLASSES, SHAPE)
   assert stage_names(whole) == ("client", "server")
   client, server = describe(whole, SHAPE)
-  own = describe(model, SHAPE)
-  assert client.shape == (own[0].shape, own[1].shape)
-  assert client.parameters == 2 * own[0].parameters + own[1].parameters
-  assert client.macs == 2 * own[0].macs + own[1].macs
-  assert client.macs + server.macs == 2 * sum(info.macs for info in own)
+  single = describe(model, SHAPE)
+  assert client.shape == (single[0].shape, single[1].shape)
+  assert client.parameters == 2 * single[0].parameters + single[1].parameters
+  assert client.macs == 2 * single[0].macs + single[1].macs
+  assert client.macs + server.macs == 2 * sum(info.macs for info in single)
   both = step_flops(whole, SHAPE, 0, 1, 2, input_gradient=False).training
-  apart = [step_flops(model, SHAPE, 0, end, 2, input_gradient=False).training for end in (1, 2)]
-  np.testing.assert_allclose(both, sum(apart), rtol=1e-6)
+  separate = [step_flops(model, SHAPE, 0, end, 2, input_gradient=False).training for end in (1, 2)]
+  np.testing.assert_allclose(both, sum(separate), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-  ("choices", "match"),
+  ("members", "match"),
   [
-    ([choice()], "no majority"),
-    ([choice("conv1", "conv2"), choice("conv1")], "give all or none"),
-    ([choice("head"), choice("conv1")], "is the last"),
-    ([choice("pool"), choice("conv1")], "unknown stage 'pool'"),
+    ([member()], "no majority"),
+    ([member("conv1", "conv2"), member("conv1")], "give all or none"),
+    ([member("head"), member("conv1")], "is the last"),
+    ([member("pool"), member("conv1")], "unknown stage 'pool'"),
   ],
 )
-def test_what_cannot_vote_is_refused(choices, match):
+def test_invalid_members_are_refused(members, match):
   with pytest.raises(UserError, match=match):
-    make_ensemble(choices, CLASSES, SHAPE)
+    make_ensemble(members, CLASSES, SHAPE)

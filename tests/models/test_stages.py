@@ -1,4 +1,4 @@
-"""A model is its stages: any stretch runs by itself, with the whole's variables and values."""
+"""Models run stage by stage with the same variables and values as in one call."""
 
 import functools
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ SHAPE = (32, 32, 3)
 
 
 class Flat(Staged):
-  """Two stages without parameters around one with."""
+  """Stages without parameters before and after one with parameters."""
 
   def stages(self) -> Sequence[Stage]:
     def flatten(x, mode):
@@ -48,53 +48,53 @@ def model_of(name):
   return models.entry(name).build(norm=NONE, num_classes=4)
 
 
-def held(model, begin=None, end=None, x=None):
-  """The shapes of what a stretch gives and holds."""
-  stretch = () if begin is None else (begin, end)
+def range_shapes(model, begin=None, end=None, x=None):
+  """Returns the shapes of the output and the variables of a range of stages, by default all."""
+  stages = () if begin is None else (begin, end)
   x = jnp.zeros((1, *SHAPE)) if x is None else x
-  return jax.eval_shape(lambda x: model.init_with_output(KEY, x, Mode(), *stretch), x)
+  return jax.eval_shape(lambda x: model.init_with_output(KEY, x, Mode(), *stages), x)
 
 
-# The three left out, larger than others made of the same code, would take as long as all of these.
+# The three models left out share the code of smaller ones and take as long as all others together.
 @pytest.mark.parametrize("name", sorted({*models.MODELS} - {"resnet18", "resnet50", "googlenet"}))
-def test_the_stages_share_out_the_variables_of_every_model(name):
+def test_the_stages_partition_the_variables_of_every_model(name):
   model = model_of(name)
-  y, whole = held(model)
+  y, whole = range_shapes(model)
   x, parts = None, {}
   for index in range(len(stage_names(model))):
-    x, own = held(model, index, index + 1, x)
-    own = tree_leaves.flatten(own)
+    x, variables = range_shapes(model, index, index + 1, x)
+    variables = tree_leaves.flatten(variables)
     assert x.ndim >= 2  # one tensor crosses
-    assert not own.keys() & parts.keys()
-    parts |= own
+    assert not variables.keys() & parts.keys()
+    parts |= variables
   assert parts == tree_leaves.flatten(whole)
   assert x == y
 
 
 SMALL = {
-  "cnn": (models.create("cnn", BN, 3, (8, 8, 1)), (8, 8, 1)),  # drops units in two stages
+  "cnn": (models.create("cnn", BN, 3, (8, 8, 1)), (8, 8, 1)),  # has dropout in two stages
   "fixup": (ResNet((1, 1), 4, FIXUP, 3, bottleneck=True), (8, 8, 2)),
-  "face": (Face(BN, 3, (1,), (4,), 5), (8, 8, 1)),  # has a loss of its own
+  "face": (Face(BN, 3, (1,), (4,), 5), (8, 8, 1)),  # has an auxiliary loss
 }
 
 
 @functools.cache
 def passes(name):
-  """The whole's training pass, and the same stage by stage."""
+  """Runs training passes stage by stage and in one call: (model, variables, results of both)."""
   model, shape = SMALL[name]
   variables, x = randomized(shapes(model, shape)), images(3, *shape)
   mode = Mode(train=True, labels=np.array([0, 2, 2], np.int32))
 
-  def run(variables, x, *stretch):
+  def run(variables, x, *stages):
     mutable = ["batch_stats", "losses"]
-    return model.apply(variables, x, mode, *stretch, mutable=mutable, rngs={"dropout": KEY})
+    return model.apply(variables, x, mode, *stages, mutable=mutable, rngs={"dropout": KEY})
 
   @jax.jit
   def both(variables, x):
-    outputs, changes, now = [], {}, x
+    outputs, changes, y = [], {}, x
     for index in range(len(stage_names(model))):
-      now, changed = run({**variables, **changes}, now, index, index + 1)
-      outputs.append(now)
+      y, changed = run({**variables, **changes}, y, index, index + 1)
+      outputs.append(y)
       changes |= changed
     return outputs, changes, *run(variables, x)
 
@@ -102,8 +102,8 @@ def passes(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_stage_by_stage_is_the_whole(name):
-  """Outputs, running statistics, losses of its own and the units that are dropped."""
+def test_stage_by_stage_equals_one_call(name):
+  """In outputs, running statistics, auxiliary losses and dropout."""
   _, _, (outputs, changes, y, changed) = passes(name)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
@@ -115,10 +115,10 @@ def test_stage_by_stage_is_the_whole(name):
     assert (np.asarray(outputs[2]) == 0).mean() > 0.4
 
 
-def test_a_part_starts_as_the_whole_does():
+def test_a_range_is_initialized_like_the_whole_model():
   model, shape = SMALL["face"]
   whole = tree_leaves.flatten(models.init(model, KEY, shape))
-  # the last two stages, of which one lies in a module of its own
+  # The last two stages, one of which is in a separate module.
   names = stage_names(model)
   x = jnp.zeros((1, *describe(model, shape)[-3].shape))
   part = jax.jit(lambda x: model.init(KEY, x, Mode(), len(names) - 2, len(names)))(x)
@@ -128,7 +128,7 @@ def test_a_part_starts_as_the_whole_does():
     np.testing.assert_array_equal(value, whole[path])
 
 
-def test_an_embedding_is_what_goes_into_the_head():
+def test_an_embedding_is_the_input_of_the_head():
   model, variables, (outputs, *_) = passes("face")
   x = images(3, *SMALL["face"][1])
   embed = jax.jit(
@@ -147,7 +147,7 @@ def test_an_embedding_is_what_goes_into_the_head():
     (InceptionV3(NONE, 4), "module_c4", 768, {"Auxiliary_0"}),
   ],
 )
-def test_auxiliary_losses_are_sown_by_the_stage_where_they_stand(model, stage, channels, expected):
+def test_auxiliary_losses_belong_to_the_stage_of_their_classifier(model, stage, channels, expected):
   index = stage_names(model).index(stage)
 
   def run(x):
@@ -156,14 +156,11 @@ def test_auxiliary_losses_are_sown_by_the_stage_where_they_stand(model, stage, c
     return model.apply(variables, x, mode, index, index + 1, mutable=["losses"], rngs=rngs)[1]
 
   rngs = {"dropout": KEY}
-  found = jax.eval_shape(run, jnp.zeros((2, 4, 4, channels)))
-  assert set(found.get("losses", ())) == expected
+  collections = jax.eval_shape(run, jnp.zeros((2, 4, 4, channels)))
+  assert set(collections.get("losses", ())) == expected
 
 
-# ------------------------------------------------------------------ what is told of them
-
-
-def test_stages_by_hand():
+def test_sizes_of_stages_by_hand():
   tiny = models.create("tiny", BN, 5, (7, 6, 2))
   assert describe(tiny, (7, 6, 2)) == (
     ("conv1", (7, 6, 32), 9 * 2 * 32 + 64, 64, 7 * 6 * 32 * 9 * 2),
@@ -199,7 +196,7 @@ NAMES = stage_names(model_of("resnet10"))
 
 @given(st.integers(0, len(NAMES) - 2))
 @settings(deadline=None, max_examples=10)
-def test_a_cut_lies_after_its_stage(index):
+def test_a_cut_is_after_its_stage(index):
   assert position(model_of("resnet10"), NAMES[index]) == index + 1
 
 
@@ -215,10 +212,10 @@ def test_names_of_blocks():
     (Flat(), "flatten", "before the first stage with parameters, .* cut after dense\\."),
   ],
 )
-def test_cuts_that_are_refused(model, name, message):
+def test_invalid_cuts_are_refused(model, name, message):
   with pytest.raises(UserError, match=message):
     position(model, name, (8, 8, 3))
 
 
-def test_a_cut_after_a_parametric_stage_may_follow_one_without():
+def test_a_cut_after_a_stage_without_parameters_is_valid_after_parameters():
   assert position(Flat(), "relu", (2, 2, 1)) == 3

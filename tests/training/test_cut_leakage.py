@@ -1,4 +1,4 @@
-"""What is measured at the cuts of a model, and its picture."""
+"""The leakage measured at the cuts of a model, and its figure."""
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ def variables(task):
   return models.init(task.model, jax.random.key(0), task.image_shape)
 
 
-def test_the_picture_has_the_curves_and_the_images(tmp_path):
+def test_the_figure_has_curves_and_images(tmp_path):
   images = np.random.default_rng(0).random((3, 6, 5, 1))
   row = {"distance_correlation": 0.9, "distance_correlation_corrected": 0.8}
   row |= {"reconstruction_error": 0.2, "ssim": 0.5}
@@ -39,7 +39,7 @@ def test_the_picture_has_the_curves_and_the_images(tmp_path):
   )
   figure = leakage.leakage_figure(measured, "a title")
   curves, strips = figure.subfigs
-  assert len(curves.axes) == 2  # no panel of labels without them
+  assert len(curves.axes) == 2  # no panel of labels without label columns
   np.testing.assert_array_equal(curves.axes[1].lines[1].get_ydata(), [0.5, 0.5])
   assert [axes.get_ylabel() for axes in strips.axes] == ["image", "a", "b"]
   shown = strips.axes[0].images[0].get_array()[..., 0]
@@ -48,26 +48,27 @@ def test_the_picture_has_the_curves_and_the_images(tmp_path):
   assert imread(tmp_path / "leakage.png")[..., :3].std() > 0.02
 
 
-def test_the_gradient_at_a_cut_is_that_of_each_example_by_itself(task, variables):
+def test_gradients_at_a_cut_are_per_example(task, variables):
   images, labels = task.source.train.images[:5], task.source.train.labels[:5]
-  found = jax.jit(cut_leakage._make_gradients(task, 3))(variables, images, labels)
+  gradients = jax.jit(cut_leakage._make_gradients(task, 3))(variables, images, labels)
   logits = jax.jit(lambda x: task.model.apply(variables, task.eval_transform(x), Mode()))(images)
-  away = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True) - np.eye(4)[labels]
-  by_hand = away @ np.asarray(variables["params"]["Dense_0"]["kernel"]).T / 9
-  np.testing.assert_allclose(found, np.broadcast_to(by_hand[:, None, None], found.shape), atol=1e-6)
+  residual = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True) - np.eye(4)[labels]
+  by_hand = residual @ np.asarray(variables["params"]["Dense_0"]["kernel"]).T / 9
+  by_hand = np.broadcast_to(by_hand[:, None, None], gradients.shape)
+  np.testing.assert_allclose(gradients, by_hand, atol=1e-6)
 
 
-def test_every_cut_behind_a_stage_that_learns_is_one(task):
+def test_default_cuts_are_those_after_parameters(task):
   cuts = cut_leakage._cuts(task.model, task.image_shape, None)
   assert cuts == {"conv1": (1, (6, 6, 32)), "conv2": (2, (3, 3, 64)), "conv3": (3, (3, 3, 64))}
 
 
-def test_the_attacker_has_no_victim_and_no_client_image(task, variables, monkeypatch):
-  """His images, those he holds out of them (the first) and the victims are of all classes apart."""
-  given = {}
+def test_the_attacker_has_no_attacked_and_no_client_image(task, variables, monkeypatch):
+  """The attacker's images are in random order, so that the first, held-out ones mix the classes."""
+  recorded = {}
 
   def spy(front, variables, auxiliary, originals, victims, key, attack):
-    jax.debug.callback(lambda *images: given.update(images=images), auxiliary, victims)
+    jax.debug.callback(lambda *images: recorded.update(images=images), auxiliary, victims)
     return victims
 
   monkeypatch.setattr(cut_leakage, "reconstruct", spy)
@@ -77,23 +78,24 @@ def test_the_attacker_has_no_victim_and_no_client_image(task, variables, monkeyp
   task = task._replace(source=task.source._replace(test=test))
   cut_leakage.measure(task, variables, CONFIG)
   jax.effects_barrier()
-  own, victims, clients, tested = (
+  auxiliary, victims, clients, tested = (
     [np.asarray(image).tobytes() for image in images]
-    for images in (*given["images"], task.source.train.images, test.images)
+    for images in (*recorded["images"], task.source.train.images, test.images)
   )
-  assert set(own).isdisjoint(victims)
-  assert set(own + victims).isdisjoint(clients)
-  assert set(own + victims) == set(tested)
-  places = [tested.index(image) for image in own]
-  assert places != sorted(places)
+  assert set(auxiliary).isdisjoint(victims)
+  assert set(auxiliary + victims).isdisjoint(clients)
+  assert set(auxiliary + victims) == set(tested)
+  positions = [tested.index(image) for image in auxiliary]
+  assert positions != sorted(positions)
 
 
-def test_labels_that_are_known_are_not_counted_as_found():
-  """Noise says nothing, with as few examples of a class as there are labels known."""
+def test_known_labels_do_not_count_as_guessed():
+  """The accuracy on noise is low even if half of each class is known."""
   rng = np.random.default_rng(0)
   labels = rng.permutation(np.arange(120) % 40).astype(np.int32)
-  told = cut_leakage._label_accuracies(rng.normal(size=(120, 30)), labels, 40, CONFIG, jax.random.key(0))
-  assert told["labels_by_known"] < 0.1
+  noise = rng.normal(size=(120, 30))
+  result = cut_leakage._label_accuracies(noise, labels, 40, CONFIG, jax.random.key(0))
+  assert result["labels_by_known"] < 0.1
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,6 @@ def test_labels_that_are_known_are_not_counted_as_found():
     ({"known_labels": 0}, "at least 1"),
   ],
 )
-def test_what_cannot_be_measured_is_refused(task, variables, change, words):
+def test_invalid_options_are_refused(task, variables, change, words):
   with pytest.raises(UserError, match=words):
     cut_leakage.measure(task, variables, cut_leakage.LeakageConfig(**{**CONFIG.__dict__, **change}))

@@ -1,4 +1,4 @@
-"""Distillation: its loss against PyTorch, its pass over the data against a plain loop."""
+"""Distillation: the loss against PyTorch, an epoch against a plain mean, and resuming."""
 
 import dataclasses
 
@@ -30,8 +30,8 @@ RNG = np.random.default_rng(0)
 PLAIN = {"batch_size": 8, "momentum": 0.0, "weight_decay": 0.0}
 
 
-class Line(nn.Module):
-  """A dense layer with its norm."""
+class Linear(nn.Module):
+  """A norm and a dense layer."""
 
   norm: NormSpec
   num_classes: int = 4
@@ -46,38 +46,37 @@ def task_of(source, norm="none"):
   def plain(images, ids=None, strength=None):
     return images
 
-  return Task(Line(create(norm)), source, None, None, None, plain)
+  return Task(Linear(create(norm)), source, None, None, None, plain)
 
 
 def public_of(source):
-  taught = RNG.normal(0, 2, (len(source.train.labels), 4)).astype(np.float32)
-  return PublicData(source.train.images, taught, source.train.labels)
+  teacher_logits = RNG.normal(0, 2, (len(source.train.labels), 4)).astype(np.float32)
+  return PublicData(source.train.images, teacher_logits, source.train.labels)
 
 
 @pytest.mark.parametrize(("temperature", "hard"), [(1.0, 0.0), (3.0, 0.4), (2.0, 1.0)])
-def test_the_loss_is_hintons(temperature, hard):
-  logits, taught = RNG.normal(0, 3, (2, 6, 5)).astype(np.float32)
+def test_the_loss_equals_pytorch(temperature, hard):
+  logits, teacher_logits = RNG.normal(0, 3, (2, 6, 5)).astype(np.float32)
   labels = RNG.integers(0, 5, 6)
-  theirs = torch.tensor(logits, requires_grad=True)
+  torch_logits = torch.tensor(logits, requires_grad=True)
   soft = F.kl_div(
-    F.log_softmax(theirs / temperature, -1),
-    F.softmax(torch.tensor(taught) / temperature, -1),
+    F.log_softmax(torch_logits / temperature, -1),
+    F.softmax(torch.tensor(teacher_logits) / temperature, -1),
     reduction="none",
   ).sum(-1)
-  own = F.cross_entropy(theirs, torch.tensor(labels), reduction="none")
-  expected = (1 - hard) * temperature**2 * soft + hard * own
+  cross_entropy = F.cross_entropy(torch_logits, torch.tensor(labels), reduction="none")
+  expected = (1 - hard) * temperature**2 * soft + hard * cross_entropy
   expected.sum().backward()
-  told = (jnp.asarray(taught), jnp.asarray(labels), temperature, hard)
-  value, gradient = jax.value_and_grad(lambda s: distillation_loss(s, *told).sum())(logits)
+  rest = (jnp.asarray(teacher_logits), jnp.asarray(labels), temperature, hard)
+  value, gradient = jax.value_and_grad(lambda s: distillation_loss(s, *rest).sum())(logits)
   np.testing.assert_allclose(value, expected.sum().item(), rtol=1e-5)
-  np.testing.assert_allclose(gradient, theirs.grad, rtol=1e-4, atol=1e-6)
-  same = distillation_loss(jnp.asarray(taught), *told[:3], 0.0)
-  np.testing.assert_allclose(same, np.zeros(6), atol=1e-5)
+  np.testing.assert_allclose(gradient, torch_logits.grad, rtol=1e-4, atol=1e-6)
+  equal_logits = distillation_loss(jnp.asarray(teacher_logits), *rest[:3], 0.0)
+  np.testing.assert_allclose(equal_logits, np.zeros(6), atol=1e-5)
 
 
-def test_a_pass_takes_every_example_once(make_source):
-  """Of 5 examples in batches of 2 the last is of one; without momentum order does not matter to a
-  sum, so that a rate of nothing gives the mean loss of all examples."""
+def test_an_epoch_takes_every_example_once(make_source):
+  """At a rate of almost 0, an epoch over 5 examples in batches of 2 gives their mean loss."""
   source = make_source(num_train=5)
   task, public = task_of(source), public_of(source)
   config = DistilConfig(**{**PLAIN, "batch_size": 2}, lr=1e-12, temperature=2.0, hard=0.3)
@@ -90,7 +89,7 @@ def test_a_pass_takes_every_example_once(make_source):
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
-def test_the_student_learns_the_teacher_and_goes_on_with_the_same_bits(make_source, tmp_path):
+def test_the_student_learns_from_the_teacher_and_resumes_bit_for_bit(make_source, tmp_path):
   source = make_source(num_train=24, num_test=8)
   wrong = 8 * np.eye(4, dtype=np.float32)[(source.train.labels + 1) % 4]
   task, public = task_of(source, "bn"), public_of(source)._replace(teacher_logits=wrong)
@@ -110,13 +109,13 @@ def test_the_student_learns_the_teacher_and_goes_on_with_the_same_bits(make_sour
   assert rows[-1]["loss"] == again[-1]["loss"]
   assert rows[-1]["train_loss"] < rows[0]["train_loss"]
   assert (rows[-1]["bytes_up"], rows[-1]["bytes_down"]) == (7, 5)
-  # Taught that everything is of the class after its own, it says so.
-  said = task.model.apply(whole, source.test.images, Mode()).argmax(-1)
-  np.testing.assert_array_equal(said, (source.test.labels + 1) % 4)
+  # The teacher labels every image with the next class, and so does the student.
+  predicted = task.model.apply(whole, source.test.images, Mode()).argmax(-1)
+  np.testing.assert_array_equal(predicted, (source.test.labels + 1) % 4)
   assert rows[-1]["top1"] == 0.0
 
 
-def test_what_cannot_be_is_refused(make_source, tmp_path):
+def test_invalid_options_and_diverged_training_are_refused(make_source, tmp_path):
   for options, match in (
     ({"epochs": 0}, "epochs is 0"),
     ({"temperature": 0.0}, "temperature is 0"),

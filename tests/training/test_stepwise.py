@@ -1,4 +1,4 @@
-"""Runs of SSGD and of asynchronous SGD: one program, a plateau, the bits of a resumed run."""
+"""Runs of SSGD, asynchronous SGD and split learning: compilation, learning rates, resuming."""
 
 import chex
 import numpy as np
@@ -22,12 +22,12 @@ from fedjax_norm.training.task.task import make_task
 LOCAL = plain(batch_size=4, momentum=0.5)
 LOOP = LoopConfig(11, 3)
 WARM_UP = 4
-# Nothing falls by 90% of itself at once, so that each look after the first is one too many.
+# No loss falls by 90% between evaluations, so every evaluation after the first lowers the rate.
 PLATEAU = Plateau(factor=0.5, patience=1, tolerance=0.9, start=WARM_UP)
 
 
 def make(name, source, net):
-  """(the task, the program of a run that lowers its rate and, but for ASGD, freezes)."""
+  """Returns (task, program) of a run that lowers its rate and, except for ASGD, freezes."""
   spec = create("bn" if name == "asgd" else "fixbn")
   division = partitions.make("dirichlet", source.train.labels, 5, 0, alpha=1.0)
   task = make_task(source, division, spec)._replace(model=net(norm=spec))
@@ -43,14 +43,14 @@ def make(name, source, net):
 
 @pytest.fixture(scope="module", params=["ssgd", "asgd", "split"])
 def whole(request, tiny_source, tiny_net):
-  """(name, task, program, outcome) of an undisturbed run."""
+  """(name, task, program, outcome) of an uninterrupted run."""
   task, program = make(request.param, tiny_source, tiny_net)
   outcome = train(program, LOOP, task.data, initial_variables(task, 0))
   return request.param, task, program, outcome
 
 
-def test_one_program_a_phase(whole):
-  """Intervals of 3 and of 2 rounds, rates that fall, and another seed compile nothing anew."""
+def test_one_compilation_per_phase(whole):
+  """Intervals of 3 and 2 rounds, falling rates and another seed cause no recompilation."""
   name, task, program, outcome = whole
   other = train(program, LoopConfig(11, 3, seed=1), task.data, initial_variables(task, 1))
   assert {key: f._cache_size() for key, f in program.intervals.items()} == (
@@ -59,17 +59,17 @@ def test_one_program_a_phase(whole):
   assert other.rows[-1]["loss"] != outcome.rows[-1]["loss"]
 
 
-def test_the_rate_falls_once_the_warm_up_is_over(whole):
+def test_the_rate_falls_after_the_warm_up(whole):
   name, _, _, outcome = whole
   assert [row["round"] for row in outcome.rows] == [3, 6, 9, 11]
-  # Round 3 is in the warm-up, the look at round 6 is the first, and each later one halves the rate;
-  # the freeze at round 6 halves it besides.
+  # Round 3 is in the warm-up; round 6 is the first evaluation, and each later one halves the rate;
+  # the freeze at round 6 halves it once more.
   expected = np.array([0.1 * 3 / 4, 0.1, 0.1, 0.05]) * (1 if name == "asgd" else [1, 1, 0.5, 0.5])
   np.testing.assert_allclose([row["rate"] for row in outcome.rows], expected, rtol=1e-6)
 
 
 def test_the_rate_multiplies_every_step(whole):
-  """At a rate of nothing from round 3 on, parameters stay where they are."""
+  """At a rate of 0 from round 3 on, parameters do not change."""
   _, task, program, _ = whole
   still = program._replace(rates=np.where(np.arange(11) < 3, program.rates, 0).astype(np.float32))
   ends = [
@@ -80,7 +80,7 @@ def test_the_rate_multiplies_every_step(whole):
 
 
 @pytest.mark.parametrize("stop", [3, 9])
-def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path, stop):
+def test_a_resumed_run_ends_with_the_same_bits(whole, tmp_path, stop):
   _, task, program, outcome = whole
   variables = initial_variables(task, 0)
   with RunFolder.open(tmp_path / "run", {}) as folder:
@@ -96,7 +96,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path, stop):
 
 
 @pytest.mark.parametrize("method", [SSGD, ASGD])
-def test_all_workers_take_part(method, tiny_source, tiny_net):
+def test_a_cohort_is_refused(method, tiny_source, tiny_net):
   task, _ = make("asgd", tiny_source, tiny_net)
   with pytest.raises(UserError, match="every client takes part"):
     program_of(method, task, LoopConfig(2, 2, cohort=3))
