@@ -4,8 +4,9 @@ The names that a script needs; see the README for a run in fifteen lines.
 """
 
 from fedjax_norm import client_mapping, data, models, norm
+from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.algorithms.asgd import AsgdConfig
-from fedjax_norm.algorithms.contract import Algorithm, Averaging, Context, Method, Update
+from fedjax_norm.algorithms.contract import Averaging, Context, Method, Update
 from fedjax_norm.algorithms.dgc import DgcConfig
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
 from fedjax_norm.algorithms.fednova import FedNovaConfig

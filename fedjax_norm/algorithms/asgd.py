@@ -9,79 +9,80 @@ import numpy as np
 import optax
 
 from fedjax_norm import tree_leaves
-from fedjax_norm.algorithms.contract import Algorithm, Method, Report, RoundContext, Setup
-from fedjax_norm.algorithms.ledger import Cost, exchange_cost, model_shapes, without
+from fedjax_norm.algorithms.algorithm import Algorithm, Report, RoundContext
+from fedjax_norm.algorithms.contract import Method, Setup
+from fedjax_norm.algorithms.costs.ledger import Cost, exchange_cost, model_shapes, without
 from fedjax_norm.data.federated import draw
 from fedjax_norm.errors import UserError
-from fedjax_norm.local_training import LocalConfig, make_gradient, optimizer
+from fedjax_norm.local_training import LocalConfig, Metrics, make_gradient, optimizer
 from fedjax_norm.options import option
 from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.typing import Array, PyTree, Variables
 
-# The lambda_0 of Zheng et al. on CIFAR-10, and the m and epsilon of their mean square.
+# lambda_0 of Zheng et al. on CIFAR-10, and the epsilon of their mean square.
 _LAMBDAS = {"none": 0.0, "constant": 0.04, "adaptive": 2.0}
 _EPSILON = 1e-7
 
-# The slowest worker's event lasts so many ticks: sums of two of them are still int32.
+# Number of ticks of the slowest worker's event: the sum of two such events is still an int32.
 _TICKS = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class AsgdConfig(LocalConfig):
-  """What asynchronous SGD is told.
+  """Options of asynchronous SGD.
 
-  The master's clipping, weight decay and momentum act on each gradient as it arrives, compensated.
+  The server's clipping, weight decay and momentum act on each gradient after its compensation.
   """
 
   group = "algorithm"
 
   delay_compensation: str = option(
     "none",
-    "Correction of a late gradient g: g + lambda g g (w - w_bak), with a constant (DC-ASGD-c) or "
-    "an adaptive lambda (DC-ASGD-a).",
+    "Correction of a stale gradient g: g + lambda g g (w - w_bak), with a constant lambda "
+    "(DC-ASGD-c) or an adaptive one (DC-ASGD-a).",
     choices=tuple(_LAMBDAS),
   )
   delay_lambda: float | None = option(
     None,
-    "lambda_0; by default 0.04 for constant and 2 for adaptive.",
+    "Strength lambda_0 of the correction; by default 0.04 for constant and 2 for adaptive.",
     above=0,
     needs="delay_compensation=constant,adaptive",
   )
   delay_decay: float = option(
     0.95,
-    "What the mean square of gradients keeps of its old value at each arrival.",
+    "Decay m of the gradients' mean square s at each arrival: s <- m s + (1 - m) g g.",
     least=0,
     below=1,
     needs="delay_compensation=adaptive",
   )
 
   def round_examples(self, clients: int) -> int:
-    """The examples of an arrival, which is of one worker."""
+    """Returns the number of examples of a round, which is one worker's batch."""
     del clients
     return self.batch_size
 
-  def check(self):
-    """Refuses policies that combine several workers."""
+  def check(self) -> None:
+    """Raises UserError for a policy that combines the statistics of several workers."""
     if self.batch_stats not in (None, "mean"):
       raise UserError(
-        f"batch_stats={self.batch_stats} combines workers that are heard together, and asynchronous"
-        " SGD hears one at a time; drop it."
+        f"batch_stats={self.batch_stats} combines the statistics of several workers, but in "
+        "asynchronous SGD one worker arrives at a time; drop it."
       )
 
 
-class Server(NamedTuple):
-  """What the master holds, and what the simulation knows of its n workers.
+class ServerState(NamedTuple):
+  """The server's state, and that of the simulation of n workers.
 
   Attributes:
-    variables: the weights w_t, and the running statistics.
-    opt_state: of the master's SGD.
-    mean_square: of the gradients, of the parameters' structure; () unless adaptive.
-    pulled: [n, ...] each worker's stale copy of the variables (w_bak).
-    versions: [n] int32, the master's updates when each worker pulled.
-    steps: [n] int32, the steps that each worker has taken; together they are the master's updates.
+    variables: weights w_t and running statistics.
+    opt_state: state of the server's SGD.
+    mean_square: mean square of the gradients, of the parameters' structure; () unless adaptive.
+    pulled: [n, ...] variables that each worker pulled last (w_bak).
+    versions: [n] int32, number of server updates when each worker pulled.
+    steps: [n] int32, number of steps of each worker; their sum is the number of server updates.
     wait: [n] int32, ticks until each worker arrives.
-    elapsed: [2] int32, whole multiples of 2^30 ticks and the ticks beyond them.
-    staleness_max: int32, the greatest so far.
+    elapsed: [2] int32, elapsed time: multiples of 2^30 ticks, and remaining ticks.
+    staleness_max: int32, greatest staleness so far.
   """
 
   variables: Variables
@@ -96,35 +97,35 @@ class Server(NamedTuple):
 
 
 def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
-  """Asynchronous SGD; a round is one arrival.
+  """Makes asynchronous SGD; a round is the arrival of one worker.
 
-  A worker m pulls the weights (w_bak), draws its next batch, computes its gradient g there and
-  pushes it; by then the master has made a few more updates (their number is the staleness), and
-  stands at w. The master makes a step of its SGD with
+  A worker m pulls the weights (w_bak), computes the gradient g of its next batch there and pushes
+  it. Meanwhile the server has made a few more updates (their number is the staleness) and has the
+  weights w. The server takes a step of its SGD with
 
     g + lambda g * g * (w - w_bak)        (element by element; Alg. 2)
 
-  and the worker pulls at once. ``constant``: lambda = lambda_0. ``adaptive``: lambda = lambda_0 /
-  sqrt(s + 1e-7) with the master's mean square s <- m s + (1 - m) g * g.
+  and the worker pulls again immediately. ``constant``: lambda = lambda_0. ``adaptive``: lambda =
+  lambda_0 / sqrt(s + 1e-7) with the server's mean square s <- m s + (1 - m) g * g.
 
-  All workers pull at time 0. Worker m's events each last as long as the setup's clock says for its
-  pull, step and push; whoever arrives first is next, of several the one of the lowest index. Time
-  is counted in integer ticks, 2^30 to the longest event of the run, so that neither the order of
-  events nor the time that has passed suffers from rounding, however long the run is.
+  All workers pull at time 0. The setup's clock gives the duration of worker m's pull, step and
+  push. The worker that arrives first is next, and the one with the lowest index if several arrive
+  together. Time is counted in integer ticks, 2^30 for the longest event of the run, so that neither
+  the order of events nor the elapsed time suffers from rounding, however long the run is.
 
-  Running statistics: a worker's batches turn those that it pulled, p, into q = a p + b, where a is
-  the norm's decay once for each part of the batch that moved them. The master does the same to its
-  own, r <- a r + b = q + a (r - p). (To add q - p to them would feed old statistics back with a
-  delay, which at a decay of 0.9 diverges from 17 equal workers on.)
+  Running statistics: a worker's batches change the pulled ones, p, into q = a p + b, where a is the
+  norm's decay to the power of the number of accumulated parts. The server does the same to its
+  statistics, r <- a r + b = q + a (r - p). (Adding q - p instead would feed old statistics back
+  with a delay, which at a decay of 0.9 diverges from 17 equal workers on.)
 
   Raises:
-    UserError: a norm that looks across nodes, or no clock.
+    UserError: a norm across clients, or no clock.
   """
   model, spec = setup.model, setup.model.norm
   if spec.across_clients:
     raise UserError(
-      f"norm {spec.name!r} merges the batches of all nodes, which asynchronous workers never have"
-      " at the same time; choose another norm."
+      f"norm {spec.name!r} merges the batches of all clients, but asynchronous workers never "
+      "compute at the same time; choose another norm."
     )
   if setup.clock is None:
     raise UserError("asynchronous SGD runs on a simulated clock; give a network, such as lan.")
@@ -132,23 +133,23 @@ def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
   up = without(variables["params"], variables["params"], config.frozen_paths)
   cost = exchange_cost(model, setup.image_shape, "mean", up, variables["params"])
   # No phase of a run sends more than the whole model.
-  whole = tree_leaves.num_bytes(variables)
-  longest = float(setup.clock.event_seconds(Cost(whole, whole)).max())
+  model_bytes = tree_leaves.num_bytes(variables)
+  longest = float(setup.clock.event_seconds(Cost(model_bytes, model_bytes)).max())
   gradient = make_gradient(model, config)
-  master = optimizer(config)
+  server_optimizer = optimizer(config)
   event_seconds = setup.clock.event_seconds(cost)
   num_workers = len(event_seconds)
   ticks = np.maximum(np.rint(event_seconds / longest * _TICKS), 1).astype(np.int32)
   adaptive, decay = config.delay_compensation == "adaptive", config.delay_decay
   strength = config.delay_lambda or _LAMBDAS[config.delay_compensation]
 
-  def init(variables: Variables) -> Server:
+  def init(variables: Variables) -> ServerState:
     params = variables["params"]
     zeros = jnp.zeros(num_workers, jnp.int32)
-    return Server(
+    return ServerState(
       variables,
-      master.init(params),
-      jax.tree.map(jnp.zeros_like, params) if adaptive else (),
+      server_optimizer.init(params),
+      optax.tree.zeros_like(params) if adaptive else (),
       jax.tree.map(lambda a: jnp.repeat(a[None], num_workers, 0), variables),
       zeros,
       jnp.zeros_like(zeros),
@@ -157,19 +158,22 @@ def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
       jnp.int32(0),
     )
 
-  def compensated(grads: PyTree, drift: PyTree, mean_square: PyTree) -> tuple[PyTree, PyTree]:
+  def compensate(grads: PyTree, drift: PyTree, mean_square: PyTree) -> tuple[PyTree, PyTree]:
+    """Returns (compensated gradient, new mean square)."""
     if config.delay_compensation == "none":
       return grads, mean_square
     if not adaptive:
       return jax.tree.map(lambda g, d: g + strength * g * g * d, grads, drift), mean_square
     mean_square = jax.tree.map(lambda s, g: decay * s + (1 - decay) * g * g, mean_square, grads)
 
-    def towards(g, d, s):
+    def corrected(g: Array, d: Array, s: Array) -> Array:
       return g + strength / jnp.sqrt(s + _EPSILON) * g * g * d
 
-    return jax.tree.map(towards, grads, drift, mean_square), mean_square
+    return jax.tree.map(corrected, grads, drift, mean_square), mean_square
 
-  def event(server: Server, clients: PyTree, cohort: Array, context: RoundContext):
+  def arrival(
+    server: ServerState, clients: PyTree, cohort: Array, context: RoundContext
+  ) -> tuple[ServerState, PyTree, Metrics]:
     worker = jnp.argmin(server.wait)
     row, step = cohort[worker], server.steps[worker]
     pulled = jax.tree.map(lambda a: a[worker], server.pulled)
@@ -181,49 +185,49 @@ def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
 
     params = server.variables["params"]
     drift = optax.tree.sub(params, pulled["params"])
-    grads, mean_square = compensated(grads, drift, server.mean_square)
-    updates, opt_state = master.update(grads, server.opt_state, params)
+    grads, mean_square = compensate(grads, drift, server.mean_square)
+    updates, opt_state = server_optimizer.update(grads, server.opt_state, params)
     params = optax.apply_updates(params, optax.tree.scale(-context.rate, updates))
     variables = {**server.variables, "params": params}
     if spec.updates_running_statistics:
-      moves = batch.mask.reshape(config.accumulate, -1).any(-1).sum()
+      parts = batch.mask.reshape(config.accumulate, -1).any(-1).sum()
       lag = optax.tree.sub(server.variables["batch_stats"], old)
-      variables["batch_stats"] = optax.tree.add(new, optax.tree.scale(spec.decay**moves, lag))
+      variables["batch_stats"] = optax.tree.add(new, optax.tree.scale(spec.decay**parts, lag))
 
     updates_before = server.steps.sum()
     staleness = updates_before - server.versions[worker]
-    ahead = server.wait[worker]
-    time = server.elapsed[1] + ahead
-    server = Server(
+    waited = server.wait[worker]
+    time = server.elapsed[1] + waited
+    server = ServerState(
       variables,
       opt_state,
       mean_square,
       jax.tree.map(lambda all_, one: all_.at[worker].set(one), server.pulled, variables),
       server.versions.at[worker].set(updates_before + 1),
       server.steps.at[worker].add(1),
-      (server.wait - ahead).at[worker].set(jnp.asarray(ticks)[worker]),
+      (server.wait - waited).at[worker].set(jnp.asarray(ticks)[worker]),
       jnp.stack([server.elapsed[0] + time // _TICKS, time % _TICKS]),
       jnp.maximum(server.staleness_max, staleness),
     )
     return server, clients, metrics
 
-  def columns(server: Server) -> dict[str, Array]:
-    # A worker's staleness adds up to the updates until its last pull that were not its own.
-    others = (server.versions - server.steps).astype(jnp.float32).sum()
-    turns, rest = server.elapsed.astype(jnp.float32)
+  def columns(server: ServerState) -> dict[str, Array]:
+    # A worker's total staleness is the number of other workers' updates before its last pull.
+    staleness = (server.versions - server.steps).astype(jnp.float32).sum()
+    multiples, rest = server.elapsed.astype(jnp.float32)
     return {
-      "staleness_mean": others / jnp.maximum(server.steps.sum(), 1),
+      "staleness_mean": staleness / jnp.maximum(server.steps.sum(), 1),
       "staleness_max": server.staleness_max,
-      "simulated_seconds": longest * (turns + rest / _TICKS),
+      "simulated_seconds": longest * (multiples + rest / _TICKS),
     }
 
   return Algorithm(
     init=init,
     init_client=lambda server: (),
-    round=event,
+    round=arrival,
     local_steps=lambda sizes: np.ones(1, np.int32),
     cost=cost,
-    pace="events",
+    pace="asynchronous",
     report=Report(columns=columns),
   )
 
@@ -234,10 +238,11 @@ ASGD = Method(
   asgd,
   "Asynchronous SGD on a simulated clock, with delay compensation (Zheng et al. 2017).",
   defaults={"momentum": 0.0, "network": "lan"},
-  usual=(3000, 250),
+  default_lengths=(3000, 250),
   stepwise=True,
   all_clients=True,
   one_process=True,
-  one_by_one=lambda config: True,
-  without=("drift", "drift_stretches", "drift_rounds"),  # a round is one worker's
+  sequential=lambda config: True,
+  # Drift counts rounds of all workers, but a round is one arrival.
+  hidden_options=("drift", "drift_stretches", "drift_rounds"),
 )

@@ -1,159 +1,73 @@
-"""Everything that algorithms which average their clients' uploads have in common."""
+"""Turns a client function and a server function into an algorithm (see ``contract.py``)."""
 
-import dataclasses
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from fedjax_norm import models, tree_leaves
-from fedjax_norm.algorithms import ledger
+from fedjax_norm.algorithms.algorithm import SHARDED, Algorithm, RoundContext, Views
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
-from fedjax_norm.algorithms.contract import (
-  SHARDED,
-  Algorithm,
-  Averaging,
-  ClientData,
-  Context,
-  Method,
-  RoundContext,
-  Setup,
-  Update,
-  Views,
-)
-from fedjax_norm.algorithms.ledger import Cost
+from fedjax_norm.algorithms.contract import Averaging, ClientData, Context, Method, Setup, Update
+from fedjax_norm.algorithms.costs import ledger
+from fedjax_norm.algorithms.costs.ledger import Cost
 from fedjax_norm.data.federated import FederatedData, draw
 from fedjax_norm.errors import UserError
 from fedjax_norm.local_training import (
   ClientOutput,
   LocalConfig,
-  LocalStepsConfig,
   Metrics,
   make_client_update,
   make_gradient,
   optimizer,
 )
-from fedjax_norm.norm import NormSpec
-from fedjax_norm.options import Options, option
 from fedjax_norm.random_keys import Stream, stream
-from fedjax_norm.typing import Array, Key, PyTree, Variables
-
-WEIGHTINGS = ("examples", "processed", "uniform")
+from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
 
-@dataclasses.dataclass(frozen=True)
-class AveragingConfig(LocalStepsConfig):
-  """What algorithms are told whose clients take local steps between two averages."""
-
-  group = "algorithm"
-
-  weighting: str = option(
-    "examples",
-    "Weight of a client in the average: its number of examples, the examples that it processed in "
-    "the round, or the same for all (uniform).",
-    choices=WEIGHTINGS,
-  )
-  client_momentum: str | None = option(
-    None,
-    "What becomes of a client's momentum after a round: it is reset to zero or stays on the client "
-    "(local). The default is local if all clients take part in each round, else reset.",
-    choices=("reset", "local"),
-    needs="momentum",
-  )
-  fedbn: bool = option(
-    False, "FedBN: the parameters and statistics of batch normalization stay on the client."
-  )
-
-  def check(self):
-    """Refuses options that contradict each other."""
-    if self.fedbn and self.batch_stats not in (None, "local"):
-      raise UserError(
-        f"--fedbn keeps the statistics on the client, which --batch_stats={self.batch_stats} "
-        "denies; drop one of them."
-      )
-
-  def statistics_policy(self, spec: NormSpec) -> str:
-    """``batch_stats``, or its default: FedBN keeps the statistics on the client."""
-    return self.batch_stats or ("local" if self.fedbn else "mean")
-
-  @property
-  def keeps_momentum(self) -> bool:
-    """Whether a client's optimizer state stays on it between rounds."""
-    return self.client_momentum == "local"
-
-  @property
-  def keeps_norms(self) -> bool:
-    """Whether the norms' parameters stay on the client (FedBN)."""
-    return self.fedbn
-
-  def fill_defaults(self, spec: NormSpec, all_clients: bool) -> Self:
-    """The options in force."""
-    config = super().fill_defaults(spec, all_clients)
-    if self.client_momentum is None and self.momentum:
-      return dataclasses.replace(config, client_momentum="local" if all_clients else "reset")
-    return config
-
-  def weight(self, examples: ClientData, trained: ClientOutput) -> Array:
-    """The weight of a client in the average."""
-    match self.weighting:
-      case "examples":
-        return examples.size
-      case "processed":
-        return trained.metrics.examples
-      case _:
-        return jnp.int32(1)
-
-
-@dataclasses.dataclass(frozen=True)
-class ServerRateConfig(Options):
-  """The option of algorithms whose server scales the mean change."""
-
-  group = "algorithm"
-
-  server_lr: float = option(1.0, "The server's learning rate.", above=0)
-
-
-class Client(NamedTuple):
-  """What a client keeps between rounds; each part is empty unless something keeps it.
+class ClientState(NamedTuple):
+  """State that a client stores between rounds; unused parts are empty.
 
   Attributes:
-    own: the algorithm's own part.
-    momentum: its optimizer's state.
-    params: its own norm parameters, by path (FedBN).
-    batch_stats: its own running statistics.
+    algorithm: the client state of the algorithm (see ``contract.Averaging``).
+    momentum: state of the client's optimizer.
+    params: the client's norm parameters, by path (FedBN).
+    batch_stats: the client's running statistics.
   """
 
-  own: PyTree = ()
+  algorithm: PyTree = ()
   momentum: PyTree = ()
   params: PyTree = ()
   batch_stats: PyTree = ()
 
 
 def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm:
-  """The algorithm of a client function and a server function.
+  """Makes an algorithm of a client function and a server function.
 
-  A round, for the clients k of the cohort, each with its weight p_k:
+  A round, for the clients k of the cohort with weights p_k and client states s_k:
 
-    upload_k <- client(downlink(server), own_k, examples_k)
-    server   <- server(server, sum_k p_k upload_k / sum_k p_k)
+    upload_k, s_k <- client(downlink(server), s_k, examples_k)
+    server        <- server(server, sum_k p_k upload_k / sum_k p_k)
 
-  What stays with a client (its momentum, its own statistics, FedBN's parameters) is put into the
-  model before ``client`` and taken out of what crosses. A client trains a parameter that does not
-  cross without correction, and the server sees a mean of 0 for it.
+  What stays on a client (momentum, local statistics, FedBN's parameters) is put into the model
+  before ``client`` runs and removed from its upload. Parameters that are not sent are trained
+  without correction, and the server sees the mean 0 for them.
 
   Args:
     method: the two functions.
     config: how clients train.
-    setup: what it is built for.
+    setup: the model, the data and the mapping.
 
   Raises:
-    UserError: options that the model's norm cannot honour.
+    UserError: options that do not fit the model's norm.
   """
   spec, policy = setup.model.norm, config.statistics_policy(setup.model.norm)
   if config.keeps_norms and not spec.has_running_statistics:
-    raise UserError(f"FedBN keeps batch normalization on the client; norm {spec.name!r} is none.")
-  check_policy(policy, spec)  # FedBN's own is local
+    raise UserError(
+      f"norm {spec.name!r} is no batch normalization, which FedBN needs; drop --fedbn or choose bn."
+    )
+  check_policy(policy, spec)
   keeps_stats = spec.has_running_statistics and policy == "local"
   model, client_optimizer = setup.bound_model, optimizer(config)
   stats_policy = combiner(policy if spec.updates_running_statistics else "frozen")
@@ -164,49 +78,56 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
   )
   unsent = personal | config.frozen_paths
   update = make_client_update(model, config, model.norm.axis_names)
-  gradient = make_gradient(model, config, model.norm.axis_names)
+  batch_gradient = make_gradient(model, config, model.norm.axis_names)
 
-  def init_client(server: Any) -> Client:
+  def init_client(server: Any) -> ClientState:
     params = server.variables["params"]
-    return Client(
+    return ClientState(
       method.init_client(server),
       client_optimizer.init(params) if config.keeps_momentum else (),
       tree_leaves.pick(params, personal),
       server.variables["batch_stats"] if keeps_stats else (),
     )
 
-  def client_variables(server: Any, kept: Client) -> Variables:
-    params = tree_leaves.put(server.variables["params"], kept.params)
-    stats = {"batch_stats": kept.batch_stats} if keeps_stats else {}
+  def client_variables(server: Any, client_state: ClientState) -> Variables:
+    params = tree_leaves.put(server.variables["params"], client_state.params)
+    stats = {"batch_stats": client_state.batch_stats} if keeps_stats else {}
     return {**server.variables, "params": params, **stats}
 
-  def in_round(context: RoundContext, participants: Array, **functions) -> Context:
+  def round_context(context: RoundContext, participants: Array, **functions: Any) -> Context:
     return Context(
       setup.num_clients, participants, context.round, context.rate, context.theta, **functions
     )
 
-  def trainers(kept: Client, row: Array, context: RoundContext) -> dict[str, Any]:
-    """The ``train`` and ``gradient`` of a client; a row of -1 takes no step and sees no example."""
-    here = row >= 0
+  def training_functions(
+    client_state: ClientState, row: Array, context: RoundContext
+  ) -> dict[str, Any]:
+    """Returns a client's ``train`` and ``gradient``; row -1 takes no step and has no example."""
+    present = row >= 0
     key = jax.random.fold_in(stream(context.key, Stream.DROPOUT), context.round)
     key = jax.random.fold_in(key, context.data.clients[row])
 
     def train(
-      variables, examples, steps, optimizer_state=None, correction=None, extra_loss=None
+      variables: Variables,
+      examples: ClientData,
+      steps: Array,
+      optimizer_state: PyTree = None,
+      correction: PyTree = None,
+      extra_loss: Any = None,
     ) -> ClientOutput:
       if optimizer_state is None:
-        fresh = client_optimizer.init(variables["params"])
-        optimizer_state = kept.momentum if config.keeps_momentum else fresh
+        new_state = client_optimizer.init(variables["params"])
+        optimizer_state = client_state.momentum if config.keeps_momentum else new_state
       if correction is not None:
         sent = ledger.without(correction, correction, unsent)
         correction = ledger.filled(sent, correction, unsent)
-      steps = jnp.where(here, steps, 0)
-      first = context.round * steps
+      steps = jnp.where(present, steps, 0)
+      first_step = context.round * steps
       return update(
         variables,
         optimizer_state,
         examples.batch,
-        first,
+        first_step,
         steps,
         context.rate,
         key,
@@ -214,119 +135,127 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
         extra_loss,
       )
 
-    def of_batch(variables, examples, places=None, take=None) -> tuple[PyTree, ClientOutput]:
-      batch = examples.batch(context.round, places, take)
-      batch = batch._replace(mask=batch.mask * here)
+    def gradient(
+      variables: Variables,
+      examples: ClientData,
+      batch_size: int | None = None,
+      take: Array | None = None,
+    ) -> tuple[PyTree, ClientOutput]:
+      batch = examples.batch(context.round, batch_size, take)
+      batch = batch._replace(mask=batch.mask * present)
       stats = variables.get("batch_stats", {})
-      grads, stats, metrics = gradient(variables["params"], stats, batch, context.round, key)
+      grads, stats, metrics = batch_gradient(variables["params"], stats, batch, context.round, key)
       after = {**variables, **({"batch_stats": stats} if stats else {})}
-      return grads, ClientOutput(after, kept.momentum, metrics)
+      return grads, ClientOutput(after, client_state.momentum, metrics)
 
-    return {"train": train, "gradient": of_batch}
+    return {"train": train, "gradient": gradient}
 
-  def work(
-    received: Any, kept: Client, row: Array, context: RoundContext, participants: Array, functions
+  def run_client(
+    download: Any,
+    client_state: ClientState,
+    row: Array,
+    context: RoundContext,
+    participants: Array,
+    functions: dict[str, Any],
   ) -> tuple[Update, PyTree]:
-    """(what a client makes of the round, what of its upload crosses)."""
+    """Returns (the client's update, the part of its upload that is sent)."""
     data = context.data
 
-    def batch(step, places=None, take=None):
-      places = places or config.batch_size
-      return draw(data, row, step, places, setup.transform, context.key, take)
+    def batch(step: Array, batch_size: int | None = None, take: Array | None = None) -> Batch:
+      batch_size = batch_size or config.batch_size
+      return draw(data, row, step, batch_size, setup.transform, context.key, take)
 
     result = method.client(
-      received._replace(variables=client_variables(received, kept)),
-      kept.own,
+      download._replace(variables=client_variables(download, client_state)),
+      client_state.algorithm,
       ClientData(data.clients[row], data.sizes[row], batch),
-      in_round(context, participants, **functions),
+      round_context(context, participants, **functions),
     )
     return result, ledger.without(result.upload, shapes["params"], unsent)
 
-  def node(shared, item):
-    (received, context, participants), (row, kept) = shared, item
-    functions = trainers(kept, row, context)
-    result, upload = work(received, kept, row, context, participants, functions)
-    here = (row >= 0).astype(jnp.float32)
+  def client_round(shared: Any, item: Any) -> tuple[PyTree, ClientState]:
+    (download, context, participants), (row, client_state) = shared, item
+    functions = training_functions(client_state, row, context)
+    result, upload = run_client(download, client_state, row, context, participants, functions)
+    present = (row >= 0).astype(jnp.float32)
     weight = jnp.where(row >= 0, jnp.asarray(result.weight).astype(jnp.float32), 0.0)
     variables = result.trained.variables
     stats = variables.get("batch_stats", {})
     sums = {
       "weight": weight,
-      "count": here,
-      "upload": _scaled(upload, weight, here, method.equal),
-      "stats": stats_policy.to_sums(stats, weight, received.variables.get("batch_stats", {})),
+      "count": present,
+      "upload": _scaled(upload, weight, present, method.equal),
+      "stats": stats_policy.to_sums(stats, weight, download.variables.get("batch_stats", {})),
       "metrics": result.trained.metrics,
     }
-    return sums, Client(
-      result.own,
+    return sums, ClientState(
+      result.client_state,
       result.trained.opt_state if config.keeps_momentum else (),
       tree_leaves.pick(variables["params"], personal),
       stats if keeps_stats else (),
     )
 
-  def round_(server: Any, clients: Client, cohort: Array, context: RoundContext):
+  def round_(
+    server: Any, clients: ClientState, cohort: Array, context: RoundContext
+  ) -> tuple[Any, ClientState, Metrics]:
     participants = (cohort >= 0).sum().astype(jnp.float32)
     shared = (method.downlink(server), context, participants)
     sums, clients = setup.mapping.map_reduce(
-      node, shared, (cohort, clients), (False, SHARDED, False)
+      client_round, shared, (cohort, clients), (False, SHARDED, False)
     )
     before = server.variables
     mean = _scaled(sums["upload"], 1 / sums["weight"], 1 / sums["count"], method.equal)
     mean = ledger.filled(mean, before["params"], unsent)
-    server = method.server(server, mean, in_round(context, participants))
+    server = method.server(server, mean, round_context(context, participants))
     _check_state(server)
-    # A server with a memory would go on moving what clients no longer move.
-    still = tree_leaves.pick(before["params"], config.frozen_paths)
-    variables = {**before, "params": tree_leaves.put(server.variables["params"], still)}
+    # A server optimizer with momentum would still move frozen parameters.
+    frozen = tree_leaves.pick(before["params"], config.frozen_paths)
+    variables = {**before, "params": tree_leaves.put(server.variables["params"], frozen)}
     if "batch_stats" in variables:
       variables["batch_stats"] = stats_policy.from_sums(
         sums["stats"], sums["weight"], before["batch_stats"]
       )
     return server._replace(variables=variables), clients, sums["metrics"]
 
-  def cost() -> Cost:
-    """Of the trees that a client receives and sends, whose shapes need no training."""
+  def round_cost() -> Cost:
+    """Returns the cost of the trees that a client receives and sends, by their shapes alone."""
 
-    def train(variables, examples, steps, optimizer_state=None, correction=None, extra_loss=None):
-      state = client_optimizer.init(variables["params"])
-      return ClientOutput(variables, state, Metrics.zeros())
+    def train(variables: Variables, *arguments: Any, **options: Any) -> ClientOutput:
+      return ClientOutput(variables, client_optimizer.init(variables["params"]), Metrics.zeros())
 
-    def of_batch(variables, examples, places=None, take=None):
+    def gradient(
+      variables: Variables, *arguments: Any, **options: Any
+    ) -> tuple[PyTree, ClientOutput]:
       return variables["params"], ClientOutput(variables, (), Metrics.zeros())
 
-    def crossing(server: Any, data: FederatedData, key: Key):
+    def sent_trees(server: Any, data: FederatedData, key: Key) -> tuple[PyTree, PyTree]:
       context = RoundContext(data, jnp.int32(0), jnp.float32(0), key, jnp.float32(0))
-      functions = {"train": train, "gradient": of_batch}
-      received = method.downlink(server)
-      _check_state(received)
-      down = received._replace(variables={"params": received.variables["params"]})
+      functions = {"train": train, "gradient": gradient}
+      download = method.downlink(server)
+      _check_state(download)
+      down = download._replace(variables={"params": download.variables["params"]})
       one = jnp.float32(1)
-      _, up = work(received, init_client(server), jnp.int32(0), context, one, functions)
+      _, up = run_client(download, init_client(server), jnp.int32(0), context, one, functions)
       return up, ledger.without(down, shapes["params"], personal)
 
     server = jax.eval_shape(method.init, shapes)
     _check_state(server)
     data = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), setup.data)
-    up, down = jax.eval_shape(crossing, server, data, jax.random.key(0))
+    up, down = jax.eval_shape(sent_trees, server, data, jax.random.key(0))
     return ledger.exchange_cost(setup.model, setup.image_shape, policy, up, down)
 
-  keeps_model = keeps_stats or config.keeps_norms
   return Algorithm(
     init=method.init,
     init_client=init_client,
     round=round_,
     local_steps=config.steps,
-    cost=cost(),
-    views=Views(client=client_variables if keeps_model else None),
+    cost=round_cost(),
+    views=Views(client=client_variables if keeps_stats or config.keeps_norms else None),
   )
 
 
 def _check_state(state: Any) -> None:
-  """Refuses what a user's own algorithm gives in the place of a server's state.
-
-  Raises:
-    UserError: it is no NamedTuple with variables.
-  """
+  """Raises UserError if a user-defined algorithm's state is no NamedTuple with ``variables``."""
   if "variables" not in getattr(state, "_fields", ()):
     raise UserError(
       "the state of a server and what it sends down must be a NamedTuple with a field variables, "
@@ -335,7 +264,7 @@ def _check_state(state: Any) -> None:
 
 
 def _scaled(upload: PyTree, weight: Array, count: Array, equal: tuple[str, ...]) -> PyTree:
-  """The upload by a client's weight, or by 1 where clients count alike; and back."""
+  """Multiplies an upload by ``weight``, and its parts in ``equal`` by ``count``."""
   if not equal:
     return optax.tree.scale(weight, upload)
   if not isinstance(upload, dict) or not set(equal) <= upload.keys():
@@ -346,15 +275,15 @@ def _scaled(upload: PyTree, weight: Array, count: Array, equal: tuple[str, ...])
 
 
 def build(method: Method, config: Any, setup: Setup) -> Algorithm:
-  """The algorithm of a method.
+  """Builds the algorithm of a method.
 
   Args:
-    method: a row of the registry.
-    config: its options.
-    setup: what it is built for.
+    method: row of the registry.
+    config: options of the method.
+    setup: the model, the data and the mapping.
 
   Raises:
     UserError: options that do not fit together.
   """
-  made = method.build(config, setup)
-  return averaging(made, config, setup) if isinstance(made, Averaging) else made
+  built = method.build(config, setup)
+  return averaging(built, config, setup) if isinstance(built, Averaging) else built

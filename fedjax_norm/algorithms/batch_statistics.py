@@ -1,7 +1,7 @@
-"""How the server combines the clients' running statistics."""
+"""Policies that combine the clients' running statistics on the server, and recalibration."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,12 @@ from fedjax_norm.norm.moments import Moments, from_sums, to_sums
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 
-class Part(NamedTuple):
-  """Some clients' data and who goes through them.
+class DataPart(NamedTuple):
+  """The data of some clients, divided over devices.
 
   Attributes:
-    data: their examples.
-    rows: [D, n] int32, the rows of ``data`` that each device takes, one after another; -1 is none.
+    data: examples of the clients.
+    rows: [D, n] int32, rows of ``data`` that each device processes sequentially; -1 is padding.
   """
 
   data: FederatedData
@@ -37,11 +37,11 @@ class Part(NamedTuple):
 
 
 class Combiner(NamedTuple):
-  """A policy in two halves, around the sum over clients.
+  """A policy as two functions, before and after the sum over clients.
 
   Attributes:
-    to_sums: (a client's statistics, its weight, the server's statistics) -> what is summed.
-    from_sums: (sums, total weight, the server's statistics) -> the server's new statistics.
+    to_sums: (client's statistics, client's weight, server's statistics) -> summands.
+    from_sums: (sums, total weight, server's statistics) -> new server's statistics.
   """
 
   to_sums: Callable[[PyTree, Array, PyTree], PyTree]
@@ -49,39 +49,41 @@ class Combiner(NamedTuple):
 
 
 def check_policy(policy: str, spec: NormSpec) -> None:
-  """Refuses a policy that a norm denies.
+  """Checks that a norm supports a policy.
 
   Raises:
-    UserError: statistics that the norm does not keep, or needs in training and would not have.
+    UserError: the norm has no running statistics, or training needs those that the policy does not
+      compute.
   """
   if not spec.has_running_statistics and policy != "mean":
     raise UserError(
-      f"norm {spec.name!r} keeps no running statistics, so batch_stats={policy} would "
-      "do nothing; drop it or choose a norm that has them, such as bn."
+      f"norm {spec.name!r} keeps no running statistics, so batch_stats={policy} would have no "
+      "effect; drop it or choose a norm that has them, such as bn."
     )
   if spec.freezes_statistics and policy == "local":
     raise UserError(
-      "FixBN freezes the global statistics, which batch_stats=local and FedBN never make; choose "
+      "FixBN freezes global statistics, which batch_stats=local and FedBN do not compute; choose "
       "mean, moments or recalibrate."
     )
   if spec.across_clients and policy == "recalibrate":
     raise UserError(
-      f"norm {spec.name!r} merges the clients' batches, which a pass of each client alone cannot "
-      "recalibrate; choose mean or moments."
+      f"norm {spec.name!r} merges the clients' batches, but recalibrate passes over each client's "
+      "data separately; choose mean or moments."
     )
   if spec.source == "corrected" and policy == "recalibrate":
     raise UserError(
-      "batch renormalization trains with the running statistics, which recalibrate makes only at "
+      "batch renormalization trains with running statistics, but recalibrate computes them only at "
       "evaluations; choose mean, moments or local."
     )
 
 
 def combiner(policy: str) -> Combiner:
-  """The combiner of a policy.
+  """Returns the combiner of a policy.
 
-  ``mean`` averages means and variances, the usual FedAvg. ``moments`` is the law of total variance:
-  it keeps the variance between clients, var = sum p_i (var_i + (mean_i - mean)^2). ``local`` and
-  ``recalibrate`` send nothing in a round (and so do frozen statistics): the server's stay.
+  ``mean`` averages means and variances, as FedAvg usually does. ``moments`` is the law of total
+  variance, which includes the variance between clients: var = sum p_i (var_i + (mean_i - mean)^2).
+  ``local``, ``recalibrate`` and ``frozen`` send nothing in a round and leave the server's
+  statistics unchanged.
   """
   match policy:
     case "mean":
@@ -95,8 +97,8 @@ def combiner(policy: str) -> Combiner:
       return Combiner(lambda stats, weight, server: (), lambda sums, total, server: server)
 
 
-def _layers(stats: PyTree) -> dict[str, dict[str, Array]]:
-  """The statistics of each layer by the layer's path."""
+def _by_layer(stats: PyTree) -> dict[str, dict[str, Array]]:
+  """Returns the statistics of each layer by the layer's path."""
   layers: dict[str, dict[str, Array]] = {}
   for path, leaf in tree_leaves.flatten(stats).items():
     layer, _, name = path.rpartition("/")
@@ -104,20 +106,20 @@ def _layers(stats: PyTree) -> dict[str, dict[str, Array]]:
   return layers
 
 
-def _moment_sums(stats, weight, server):
-  shifts = _layers(server)
+def _moment_sums(stats: PyTree, weight: Array, server: PyTree) -> PyTree:
+  shifts = _by_layer(server)
   sums = {}
-  for layer, leaves in _layers(stats).items():
+  for layer, leaves in _by_layer(stats).items():
     mean = leaves["mean"]
     moments = Moments(weight, mean, weight * leaves.get("var", jnp.zeros_like(mean)))
     sums[layer] = to_sums(moments, shifts[layer]["mean"])
   return sums
 
 
-def _from_moment_sums(sums, total, server):
+def _from_moment_sums(sums: PyTree, total: Array, server: PyTree) -> PyTree:
   del total  # the weights are the moments' counts
   flat = {}
-  for layer, leaves in _layers(server).items():
+  for layer, leaves in _by_layer(server).items():
     moments = from_sums(sums[layer], leaves["mean"])
     flat[f"{layer}/mean"] = moments.mean
     if "var" in leaves:
@@ -127,29 +129,29 @@ def _from_moment_sums(sums, total, server):
 
 def make_recalibrate(
   model: nn.Module, mapping: ClientMapping, batch_size: int, transform: Transform
-) -> Callable[[Variables, Iterable[Part], Key], PyTree]:
-  """Recomputes running statistics with the aggregated weights, in one pass over all clients' data.
+) -> Callable[[Variables, Iterable[DataPart], Key], PyTree]:
+  """Makes a function that recomputes running statistics in one pass over all clients' data.
 
-  Every client goes once through its examples in training mode (without dropout) and sends the
-  moments of each norm's input, which the server merges by the law of total variance.
+  With the aggregated weights, every client goes once through its examples in training mode (without
+  dropout) and sends the moments of each norm's input, which the server merges by the law of total
+  variance.
 
   Args:
-    model: a model whose norms have running statistics and take them from the batch.
-    mapping: how clients are mapped; a device takes one after another.
-    batch_size: of the pass.
-    transform: of the images, without augmentation.
+    model: a model whose norms have running statistics and normalize with the batch in training.
+    mapping: how clients are mapped; each device processes its clients sequentially.
+    batch_size: batch size of the pass.
+    transform: transform of the images, without augmentation.
 
   Returns:
-    (variables, the clients' data in parts, key) -> batch_stats. The parts are summed device by
-    device, so that the result does not depend on where they are cut.
+    (variables, the clients' data in parts, key) -> batch_stats. Each device adds up its clients
+    first, so that the result does not depend on the division into parts.
   """
 
-  def client_sums(variables, data, row, key):
-    shift = {layer: leaves["mean"] for layer, leaves in _layers(variables["batch_stats"]).items()}
-
+  def client_sums(variables: Variables, data: FederatedData, row: Array, key: Key) -> PyTree:
+    shift = {layer: leaves["mean"] for layer, leaves in _by_layer(variables["batch_stats"]).items()}
     data = without_drift(data)
 
-    def moments(step):
+    def moments(step: Array) -> PyTree:
       batch = draw(data, row, step, batch_size, transform, key)
       mode = Mode(train=True, dropout=False, mask=batch.mask, step=jnp.int32(0))
       _, out = model.apply(variables, batch.images, mode, mutable=["moments"])
@@ -166,31 +168,32 @@ def make_recalibrate(
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     return lax.fori_loop(0, steps, lambda i, total: optax.tree.add(total, moments(i)), zeros)
 
-  def device(shared, item):
+  def add_clients(shared: Any, item: Any) -> tuple[tuple[()], PyTree]:
+    """Adds the sums of a device's clients to the device's total."""
     variables, data, key = shared
     total, rows = item
 
-    def body(i, total):
+    def body(i: Array, total: PyTree) -> PyTree:
       return optax.tree.add(total, client_sums(variables, data, rows[i], key))
 
     return (), lax.fori_loop(0, rows.shape[0], body, total)
 
   def begin(variables: Variables) -> PyTree:
-    """A zero for each device, layer and sum: count [D], and two of [D, G]."""
+    """Returns zero sums for each device and layer: a count [D], and two arrays [D, G]."""
     zeros = {}
-    for layer, leaves in _layers(variables["batch_stats"]).items():
+    for layer, leaves in _by_layer(variables["batch_stats"]).items():
       by_group = jnp.zeros((mapping.num_devices, *leaves["mean"].shape), jnp.float32)
       zeros[layer] = (jnp.zeros(mapping.num_devices, jnp.float32), by_group, by_group)
     return zeros
 
-  def add(totals: PyTree, variables: Variables, part: Part, key: Key) -> PyTree:
-    held = (False, True, False)
-    return mapping.map_reduce(device, (variables, part.data, key), (totals, part.rows), held)[1]
+  def add(totals: PyTree, variables: Variables, part: DataPart, key: Key) -> PyTree:
+    shared, sharded = (variables, part.data, key), (False, True, False)
+    return mapping.map_reduce(add_clients, shared, (totals, part.rows), sharded)[1]
 
   def finish(totals: PyTree, variables: Variables) -> PyTree:
     sums, _ = mapping.map_reduce(lambda shared, total: (total, ()), (), totals)
     flat = {}
-    for layer, leaves in _layers(variables["batch_stats"]).items():
+    for layer, leaves in _by_layer(variables["batch_stats"]).items():
       merged = from_sums(sums[layer], leaves["mean"])
       flat[f"{layer}/mean"] = merged.mean
       if "var" in leaves:
@@ -201,10 +204,10 @@ def make_recalibrate(
     jax.jit(function, out_shardings=mapping.sharding) for function in (begin, add, finish)
   )
 
-  def recalibrate(variables: Variables, parts: Iterable[Part], key: Key) -> PyTree:
+  def recalibrate(variables: Variables, parts: Iterable[DataPart], key: Key) -> PyTree:
     totals = compiled_begin(variables)
     for part in parts:
-      # One part after the other, or all that are read ahead of the work would wait in memory.
+      # Waits for each part, because parts that are read ahead would fill the memory.
       totals = jax.block_until_ready(compiled_add(totals, variables, part, key))
     return compiled_finish(totals, variables)
 

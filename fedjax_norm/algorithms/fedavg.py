@@ -1,16 +1,16 @@
 """Federated averaging (McMahan et al. 2017), with server optimizers and FedProx."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import optax
 
-from fedjax_norm.algorithms.averaging import AveragingConfig, ServerRateConfig
+from fedjax_norm.algorithms.averaging_config import AveragingConfig, ServerRateConfig
 from fedjax_norm.algorithms.contract import Averaging, ClientData, Context, Method, Setup, Update
 from fedjax_norm.errors import UserError
 from fedjax_norm.local_training import optimizer
 from fedjax_norm.options import option, refuse_replaced
-from fedjax_norm.typing import PyTree, Variables
+from fedjax_norm.typing import Array, PyTree, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class FedAvgConfig(ServerRateConfig, AveragingConfig):
   """Options of FedAvg.
 
   Attributes:
-    own_server_optimizer: an optax transformation of the negated mean change, in place of
+    own_server_optimizer: user-defined optax transformation of the negated mean change, instead of
       ``server_optimizer``.
   """
 
@@ -26,31 +26,33 @@ class FedAvgConfig(ServerRateConfig, AveragingConfig):
 
   client_momentum: str | None = option(
     None,
-    "What becomes of the clients' momentum after a round: it is reset to zero, stays on the client "
+    "What happens to a client's momentum after a round: it is reset to zero, stays on the client "
     "(local; paper 004, Alg. 2), or is averaged by the server and sent back (global; paper 002). "
     "The default is local if all clients take part in each round, else reset.",
     choices=("reset", "local", "global"),
     needs="momentum",
   )
   prox: float = option(
-    0.0, "mu of FedProx (Li et al. 2020): mu / 2 |w - w_round|^2 is added to the loss.", least=0
+    0.0,
+    "Strength mu of FedProx (Li et al. 2020): mu / 2 |w - w_round|^2 is added to the loss.",
+    least=0,
   )
   server_optimizer: str = option(
     "sgd",
-    "The server's optimizer, applied to the negated mean change; sgd at rate 1 is plain averaging.",
+    "Optimizer of the server, applied to the negated mean change; sgd at rate 1 averages models.",
     choices=("sgd", "momentum", "adam", "yogi", "adagrad"),
   )
   server_momentum: float = option(
-    0.9, "Momentum of the server.", above=0, below=1, needs="server_optimizer=momentum"
+    0.9, "Momentum of the server optimizer.", above=0, below=1, needs="server_optimizer=momentum"
   )
   own_server_optimizer: optax.GradientTransformation | None = None
 
-  def check(self):
-    """Refuses options that contradict each other or would do nothing."""
+  def check(self) -> None:
+    """Raises UserError if options contradict each other or would have no effect."""
     if self.prox and self.local_epochs is None and self.local_steps in (None, 1):
       raise UserError(
-        "prox pulls a client back to where its round began, which a single local step never "
-        "leaves; take more local_steps or drop it."
+        "prox pulls a client back to the weights at the start of the round, which has no effect on "
+        "a single local step; take more local_steps or drop it."
       )
     if self.own_server_optimizer is not None:
       refuse_replaced(
@@ -58,8 +60,8 @@ class FedAvgConfig(ServerRateConfig, AveragingConfig):
       )
     if self.optimizer is not None and self.client_momentum == "global":
       raise UserError(
-        "the server averages the momentum of SGD and not the state of another optimizer; use "
-        "client_momentum=local or reset."
+        "the server can average the momentum of SGD, but not the state of a user-defined "
+        "optimizer; use client_momentum=local or reset."
       )
     if self.fedbn and self.client_momentum == "global":
       raise UserError(
@@ -68,13 +70,13 @@ class FedAvgConfig(ServerRateConfig, AveragingConfig):
       )
 
 
-class Server(NamedTuple):
+class ServerState(NamedTuple):
   """The server's state.
 
   Attributes:
-    variables: the global model.
-    opt_state: the server optimizer's state.
-    momentum: the clients' mean optimizer state under ``client_momentum='global'``, else None.
+    variables: global model.
+    opt_state: state of the server optimizer.
+    momentum: mean optimizer state of the clients with ``client_momentum='global'``, else None.
   """
 
   variables: Variables
@@ -82,17 +84,17 @@ class Server(NamedTuple):
   momentum: PyTree
 
 
-class Downlink(NamedTuple):
-  """What a client receives: the global model, and the momentum where the server averages it."""
+class Download(NamedTuple):
+  """What a client downloads: the global model, and the mean momentum or None."""
 
   variables: Variables
   momentum: PyTree
 
 
-def server_optimizer(config: FedAvgConfig) -> optax.GradientTransformation:
-  """The server's optimizer; Adam, Yogi and Adagrad have tau = 1e-3 (Reddi et al. 2021).
+def make_server_optimizer(config: FedAvgConfig) -> optax.GradientTransformation:
+  """Returns the server optimizer; Adam, Yogi and Adagrad have tau = 1e-3 (Reddi et al. 2021).
 
-  Adagrad's stands under the root, as tau^2.
+  For Adagrad optax adds it under the root, as tau^2.
   """
   rate = config.server_lr
   if config.own_server_optimizer is not None:
@@ -111,51 +113,51 @@ def server_optimizer(config: FedAvgConfig) -> optax.GradientTransformation:
 
 
 def fedavg(config: FedAvgConfig, setup: Setup) -> Averaging:
-  """Federated averaging (McMahan et al. 2017; paper 004, Alg. 2).
+  """Makes federated averaging (McMahan et al. 2017; paper 004, Alg. 2).
 
-  A round, for the clients k of the cohort: take the server's w, run local steps from it to w_k, and
+  In a round, each client k of the cohort takes local steps from the server's w to w_k, and
 
     w <- w + server_optimizer(sum_k p_k (w_k - w)),  p_k = weight_k / sum of weights.
   """
-  of_server = server_optimizer(config)
-  momentum_too = config.client_momentum == "global"
+  server_optimizer = make_server_optimizer(config)
+  average_momentum = config.client_momentum == "global"
 
-  def init(variables: Variables) -> Server:
+  def init(variables: Variables) -> ServerState:
     params = variables["params"]
-    momentum = optimizer(config).init(params) if momentum_too else None
-    return Server(variables, of_server.init(params), momentum)
+    momentum = optimizer(config).init(params) if average_momentum else None
+    return ServerState(variables, server_optimizer.init(params), momentum)
 
-  def client(received: Downlink, own: PyTree, examples: ClientData, context: Context) -> Update:
-    start = received.variables["params"]
+  def client(
+    download: Download, client_state: PyTree, examples: ClientData, context: Context
+  ) -> Update:
+    start = download.variables["params"]
 
-    def distance(params: PyTree) -> Any:
+    def proximal_term(params: PyTree) -> Array:
       return config.prox / 2 * optax.tree.norm(optax.tree.sub(params, start), squared=True)
 
     trained = context.train(
-      received.variables,
+      download.variables,
       examples,
       config.steps(examples.size),
-      received.momentum,
-      extra_loss=distance if config.prox else None,
+      download.momentum,
+      extra_loss=proximal_term if config.prox else None,
     )
     change = optax.tree.sub(trained.variables["params"], start)
-    momentum = trained.opt_state if momentum_too else None
+    momentum = trained.opt_state if average_momentum else None
     upload = {"change": change, "momentum": momentum}
     return Update(upload, config.weight(examples, trained), trained)
 
-  def server(state: Server, mean: PyTree, context: Context) -> Server:
-    params = state.variables["params"]
-    updates, opt_state = of_server.update(
-      optax.tree.scale(-1, mean["change"]), state.opt_state, params
-    )
+  def server(state: ServerState, mean: PyTree, context: Context) -> ServerState:
+    params, gradient = state.variables["params"], optax.tree.scale(-1, mean["change"])
+    updates, opt_state = server_optimizer.update(gradient, state.opt_state, params)
     params = optax.apply_updates(params, updates)
-    return Server({**state.variables, "params": params}, opt_state, mean["momentum"])
+    return ServerState({**state.variables, "params": params}, opt_state, mean["momentum"])
 
   return Averaging(
     init=init,
     client=client,
     server=server,
-    downlink=lambda state: Downlink(state.variables, state.momentum),
+    downlink=lambda server: Download(server.variables, server.momentum),
   )
 
 

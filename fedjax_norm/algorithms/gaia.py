@@ -5,7 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_norm.algorithms.contract import Algorithm, Method, Setup, Theta
+from fedjax_norm.algorithms.algorithm import Algorithm
+from fedjax_norm.algorithms.contract import Method, Setup, Theta
 from fedjax_norm.algorithms.residual import residual_algorithm
 from fedjax_norm.local_training import LocalConfig
 from fedjax_norm.norm import NormSpec
@@ -15,50 +16,51 @@ from fedjax_norm.typing import Array, Key
 
 @dataclasses.dataclass(frozen=True)
 class GaiaConfig(LocalConfig):
-  """What Gaia is told."""
+  """Options of Gaia."""
 
   group = "algorithm"
 
   threshold: float = option(
     0.1,
-    "T_0: updates above this share of a weight are sent. It falls with the learning rate.",
+    "T_0: accumulated updates above this share of a weight are sent. It falls with the learning "
+    "rate.",
     least=0,
     needs="skewscout=off,measure",
   )
 
   def statistics_policy(self, spec: NormSpec) -> str:
-    """``batch_stats``, or its default: partitions keep their models, and so their statistics."""
-    own = (
+    """Returns ``batch_stats``, or its default: clients have local models, so local statistics."""
+    local = (
       spec.updates_running_statistics and not spec.across_clients and not spec.freezes_statistics
     )
-    return self.batch_stats or ("local" if own and spec.scale else "mean")
+    return self.batch_stats or ("local" if local and spec.scale else "mean")
 
 
 def significant(v: Array, w: Array, threshold: Array, key: Key | None = None) -> Array:
-  """Which accumulated updates are shared: |v / w| > T_t; those of a weight of 0 always are."""
+  """Returns which accumulated updates are sent: |v / w| > T_t, and all updates of weights of 0."""
   del key
   return (jnp.abs(v) > threshold * jnp.abs(w)) | (w == 0)
 
 
 def gaia(config: GaiaConfig, setup: Setup) -> Algorithm:
-  """Gaia; a round is one step of every partition, which keeps its own model w_k:
+  """Makes Gaia; a round is one step of every client k, which has a local model w_k:
 
     u_k <- m u_k - eta grad f(w_k, b);  w_k <- w_k + u_k;  v_k <- v_k + u_k
     S <- |v_k / w_k| > T_t
-    send v_k S to the others;  v_k <- v_k not S
-    w_k <- w_k + what the others sent
+    send v_k S to the other clients;  v_k <- v_k not S
+    w_k <- w_k + updates from the other clients
 
-  The updates of all partitions add up. ``theta`` is T_t. The global model is the mean of the
-  partitions' models.
+  The updates of all clients add up. ``theta`` is T_t. The global model is the mean of the clients'
+  models.
   """
-  return residual_algorithm(config, setup, significant, own_models=True, clears_momentum=False)
+  return residual_algorithm(config, setup, significant, local_models=True, clears_momentum=False)
 
 
 GAIA = Method(
   "gaia",
   GaiaConfig,
   gaia,
-  "Gaia: partitions share the updates that are significant.",
+  "Gaia: clients send the updates that are significant.",
   defaults={"lr": 0.01},
   stepwise=True,
   all_clients=True,

@@ -1,4 +1,4 @@
-"""The methods that exist; everything that lists methods reads this table."""
+"""The table of all methods, which binaries, presets, tests and docs read."""
 
 from fedjax_norm.algorithms.asgd import ASGD
 from fedjax_norm.algorithms.contract import Method
@@ -32,10 +32,10 @@ METHODS = {
 
 
 def find(name: str) -> Method:
-  """The method of a name.
+  """Returns the method with a name.
 
   Raises:
-    UserError: there is none.
+    UserError: there is no such method.
   """
   if name not in METHODS:
     raise UserError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}.")

@@ -3,21 +3,20 @@
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_norm.algorithms.averaging import AveragingConfig, ServerRateConfig
+from fedjax_norm.algorithms.averaging_config import AveragingConfig, ServerRateConfig
 from fedjax_norm.algorithms.contract import Averaging, ClientData, Context, Method, Setup, Update
 from fedjax_norm.typing import PyTree, Variables
 
 
 @dataclasses.dataclass(frozen=True)
 class ScaffoldConfig(ServerRateConfig, AveragingConfig):
-  """Options of SCAFFOLD; ``weighting`` weights the models, while all controls count alike."""
+  """Options of SCAFFOLD; ``weighting`` weights the models, but not the control variates."""
 
 
-class Server(NamedTuple):
+class ServerState(NamedTuple):
   """The server's state: the global model x and the mean control variate c."""
 
   variables: Variables
@@ -25,9 +24,9 @@ class Server(NamedTuple):
 
 
 def scaffold(config: ScaffoldConfig, setup: Setup) -> Averaging:
-  """SCAFFOLD with option II (Alg. 1), its control variates zero at first.
+  """Makes SCAFFOLD with option II (Alg. 1); all control variates are zero at first.
 
-  Client i of the cohort S, with its own control c_i, for K local steps at the rate eta:
+  Client i of the cohort S, with its control variate c_i, takes K local steps at the rate eta:
 
     y_i <- y_i - eta (g_i(y_i) + c - c_i)
     c_i+ <- c_i - c + (x - y_i) / (K eta)
@@ -37,27 +36,29 @@ def scaffold(config: ScaffoldConfig, setup: Setup) -> Averaging:
   Momentum, weight decay and clipping act on g_i alone.
   """
 
-  def init(variables: Variables) -> Server:
-    return Server(variables, jax.tree.map(jnp.zeros_like, variables["params"]))
+  def init(variables: Variables) -> ServerState:
+    return ServerState(variables, optax.tree.zeros_like(variables["params"]))
 
-  def client(received: Server, own: PyTree, examples: ClientData, context: Context) -> Update:
-    x, steps = received.variables["params"], config.steps(examples.size)
-    correction = optax.tree.sub(received.control, own)
-    trained = context.train(received.variables, examples, steps, correction=correction)
+  def client(
+    server: ServerState, client_control: PyTree, examples: ClientData, context: Context
+  ) -> Update:
+    x, steps = server.variables["params"], config.steps(examples.size)
+    correction = optax.tree.sub(server.control, client_control)
+    trained = context.train(server.variables, examples, steps, correction=correction)
     change = optax.tree.sub(trained.variables["params"], x)
     drift = optax.tree.scale(-1 / (jnp.maximum(steps, 1) * context.rate), change)
     control = optax.tree.sub(drift, correction)
-    upload = {"model": change, "control": optax.tree.sub(control, own)}
+    upload = {"model": change, "control": optax.tree.sub(control, client_control)}
     return Update(upload, config.weight(examples, trained), trained, control)
 
-  def server(state: Server, mean: PyTree, context: Context) -> Server:
+  def server(state: ServerState, mean: PyTree, context: Context) -> ServerState:
     step = optax.tree.scale(config.server_lr, mean["model"])
     params = optax.tree.add(state.variables["params"], step)
     share = context.participants / context.num_clients
     control = optax.tree.add(state.control, optax.tree.scale(share, mean["control"]))
-    return Server({**state.variables, "params": params}, control)
+    return ServerState({**state.variables, "params": params}, control)
 
-  return Averaging(init, client, server, lambda state: state.control, equal=("control",))
+  return Averaging(init, client, server, lambda server: server.control, equal=("control",))
 
 
 SCAFFOLD = Method("scaffold", ScaffoldConfig, scaffold, "FedAvg with control variates.")

@@ -1,10 +1,11 @@
-"""The gradient of one step of a partition, for algorithms whose round is a step."""
+"""The gradient of one step of a client, for algorithms whose round is a step."""
 
 from collections.abc import Callable
 
 import jax
 
-from fedjax_norm.algorithms.contract import RoundContext, Setup
+from fedjax_norm.algorithms.algorithm import RoundContext
+from fedjax_norm.algorithms.contract import Setup
 from fedjax_norm.data.federated import draw
 from fedjax_norm.local_training import LocalConfig, Metrics, make_gradient
 from fedjax_norm.random_keys import Stream, stream
@@ -13,21 +14,23 @@ from fedjax_norm.typing import Array, PyTree, Variables
 
 def make_step_gradient(
   config: LocalConfig, setup: Setup
-) -> Callable[..., tuple[PyTree, PyTree, Metrics]]:
-  """The gradient of a partition's next batch, in a round that is one step.
+) -> Callable[[RoundContext, Array, Variables], tuple[PyTree, PyTree, Metrics]]:
+  """Makes a function that computes the gradient of a client's batch in a round of one step.
 
   Args:
-    config: how the partition trains.
+    config: how the client trains.
     setup: the model and the data.
 
   Returns:
-    ``step_gradient(context, row, variables) -> (gradient, batch_stats, metrics)``: of the partition
-    in a row of the context's data; row -1 has an empty batch.
+    ``step_gradient(context, row, variables) -> (gradient, batch_stats, metrics)`` of the client in
+    a row of the context's data; the row -1 has an empty batch.
   """
   model = setup.bound_model
   gradient = make_gradient(model, config, model.norm.axis_names)
 
-  def step_gradient(context: RoundContext, row: Array, variables: Variables):
+  def step_gradient(
+    context: RoundContext, row: Array, variables: Variables
+  ) -> tuple[PyTree, PyTree, Metrics]:
     batch = draw(context.data, row, context.round, config.batch_size, setup.transform, context.key)
     batch = batch._replace(mask=batch.mask * (row >= 0))
     key = jax.random.fold_in(stream(context.key, Stream.DROPOUT), context.round)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedjax_norm import host_memory, models, norm
-from fedjax_norm.algorithms.ledger import exchange_cost, model_shapes, paper_cost
+from fedjax_norm.algorithms.costs.ledger import exchange_cost, model_shapes, paper_cost
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.storage.csv_rows import write_table
 from fedjax_norm.training.terminal.tables import columns_table, human_bytes

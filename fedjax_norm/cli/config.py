@@ -68,7 +68,7 @@ class Config(RunConfig, MachineConfig, TrainConfig, LocalConfig, TaskConfig):
   @property
   def one_device(self) -> bool:
     """Whether clients run sequentially on one device."""
-    return self.row is None or self.row.one_by_one(self)
+    return self.row is None or self.row.sequential(self)
 
   @property
   def several_processes(self) -> bool:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from fedjax_norm import models
-from fedjax_norm.algorithms.ledger import Cost
+from fedjax_norm.algorithms.costs.ledger import Cost
 from fedjax_norm.cli import communication_table
 from fedjax_norm.cli.config import Config
 from fedjax_norm.data.federated import label_counts
@@ -209,18 +209,20 @@ def _flops(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _theta(program: Program) -> list[tuple[str, str]]:
-  dial = program.theta_schedule
-  if dial is None:
+  theta_schedule = program.theta_schedule
+  if theta_schedule is None:
     return []
-  if scout := dial.scout:
+  if scout := theta_schedule.scout:
     search, every = scout.config.skewscout, scout.config.scout_every
     if scout.searches:
       grid = ", ".join(f"{theta:g}" for theta in scout.grid)
       return [("theta", f"SkewScout ({search}) chooses from {grid} every {every} rounds")]
     return [("accuracy loss", f"measured every {every} rounds")]
-  first, last = dial.values[0], dial.values[-1]
+  first, last = theta_schedule.values[0], theta_schedule.values[-1]
   text = f"{first:g}" if first == last else f"{first:g} to {last:g}"
-  return [("theta", f"{text}{', scaled with the learning rate' if dial.follows_rate else ''}")]
+  return [
+    ("theta", f"{text}{', scaled with the learning rate' if theta_schedule.follows_rate else ''}")
+  ]
 
 
 def _step_bytes(cost: Cost) -> list[tuple[str, str]]:

@@ -1,1 +1,1 @@
-"""Decisions between intervals, made on the host from what was measured."""
+"""Decisions between intervals, made on the host from measurements."""

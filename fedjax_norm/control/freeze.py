@@ -1,4 +1,4 @@
-"""When FixBN freezes its statistics (paper 002: the round T*)."""
+"""The freeze of FixBN: the round T* at which its statistics are frozen (paper 002)."""
 
 from typing import NamedTuple
 
@@ -11,14 +11,14 @@ EXPLORE, CALIBRATE = "explore", "calibrate"
 
 
 class FreezeState(NamedTuple):
-  """What the decision remembers; host arrays, so that a checkpoint holds it.
+  """State of the decision, host arrays.
 
   Attributes:
-    frozen_at: the round of the freeze, or -1 before it.
-    looked_at: the round of the last look at the statistics, or -1 before the first.
-    calm: how many looks in a row found them at rest.
-    movement: how far they moved last, in standard deviations; infinite before two looks.
-    last: the statistics of the last look.
+    frozen_at: round of the freeze, or -1 before it.
+    looked_at: round of the last measurement of the statistics, or -1 before the first.
+    calm: number of consecutive measurements in which the movement was below the tolerance.
+    movement: movement at the last measurement, in standard deviations; infinite before the second.
+    last: statistics at the last measurement.
   """
 
   frozen_at: np.int32
@@ -29,21 +29,21 @@ class FreezeState(NamedTuple):
 
 
 class Freeze(NamedTuple):
-  """The policy: at a fixed round, or when the global statistics have stopped moving.
+  """The policy: freezes at a fixed round, or when the global statistics have stopped moving.
 
-  Movement between two looks is, over all channels c of all norms, the root mean square of
-  (mean_c - mean'_c) / std_c and of log(std_c / std'_c) together. A look is an evaluation at least
-  ``window`` rounds after the last: the statistics are moving averages, which between closer looks
-  cannot move far whatever the network does. With ``round`` None the freeze comes at the look that
-  finds the movement below ``tolerance`` for the ``patience``-th time in a row, and at the latest at
-  ``latest``.
+  The movement between two measurements is, over all channels c of all norms, the root mean square
+  of (mean_c - mean'_c) / std_c and of log(std_c / std'_c) together. The statistics are measured at
+  evaluations at least ``window`` rounds apart: they are moving averages, which cannot move far
+  within fewer rounds whatever the network does. With ``round`` None the freeze comes when the
+  movement has been below ``tolerance`` in ``patience`` consecutive measurements, and at the latest
+  at ``latest``.
 
   Attributes:
     round: T*, or None to decide from the statistics.
-    latest: the last round at which to freeze when ``round`` is None.
-    tolerance: the movement below which the statistics are at rest.
-    patience: looks in a row.
-    window: the least number of rounds between two looks.
+    latest: last round at which to freeze if ``round`` is None.
+    tolerance: movement below which the statistics have stopped moving.
+    patience: number of consecutive measurements.
+    window: least number of rounds between two measurements.
   """
 
   round: int | None
@@ -53,28 +53,28 @@ class Freeze(NamedTuple):
   window: int = 1
 
   def init(self, batch_stats: PyTree) -> FreezeState:
-    """The state before the first round."""
+    """Returns the state before the first round."""
     if self.round is not None:
       batch_stats = {}
-    last = {path: np.asarray(leaf) for path, leaf in tree_leaves.flatten(batch_stats).items()}
+    last = _host_leaves(batch_stats)
     return FreezeState(np.int32(-1), np.int32(-1), np.int32(0), np.float32(np.inf), last)
 
   def phase(self, state: FreezeState, round: int) -> str:
-    """The phase of the interval that starts at a round."""
+    """Returns the phase of the interval that starts at a round."""
     return CALIBRATE if self._due(state, round) else EXPLORE
 
   def next_change(self, state: FreezeState, round: int) -> int | None:
-    """The round at which the phase will change for certain, so that an interval ends there."""
+    """Returns the round at which the phase changes at the latest, where an interval must end."""
     if state.frozen_at >= 0 or self._due(state, round):
       return None
     return self.latest if self.round is None else self.round
 
   def observe(self, state: FreezeState, batch_stats: PyTree, round: int) -> FreezeState:
-    """The state after an interval that ended before ``round``."""
+    """Returns the state after an interval that ended before ``round``."""
     if state.frozen_at >= 0:
       return state
     if self.round is None and round - max(int(state.looked_at), 0) >= self.window:
-      stats = {path: np.asarray(leaf) for path, leaf in tree_leaves.flatten(batch_stats).items()}
+      stats = _host_leaves(batch_stats)
       first = state.looked_at < 0
       moved = np.float32(np.inf if first else movement(state.last, stats))
       calm = np.int32(state.calm + 1 if moved < self.tolerance else 0)
@@ -91,12 +91,16 @@ class Freeze(NamedTuple):
     return bool(state.calm >= self.patience) or round >= self.latest
 
 
+def _host_leaves(batch_stats: PyTree) -> dict[str, np.ndarray]:
+  return {path: np.asarray(leaf) for path, leaf in tree_leaves.flatten(batch_stats).items()}
+
+
 def movement(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> float:
-  """How far running statistics moved, in standard deviations (see :class:`Freeze`).
+  """Returns the movement of running statistics, in standard deviations (see :class:`Freeze`).
 
   Args:
     before: flat running statistics, paths ending in ``mean`` and ``var``.
-    after: the same paths later.
+    after: flat running statistics at a later round, with the same paths.
   """
   squares = []
   for path, mean in after.items():

@@ -1,13 +1,14 @@
-"""Model travelling (paper 004, sec. 7.1): how well a client's model does on another's data."""
+"""Model traveling (paper 004, sec. 7.1): accuracy of a client's model on another client's data."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm.algorithms.contract import Algorithm
+from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import FederatedData, Transform, sample
 from fedjax_norm.errors import UserError
@@ -17,74 +18,78 @@ from fedjax_norm.objectives import Objective, find
 from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
-Travel = Callable[[PyTree, PyTree, FederatedData, int, Key], tuple[Array, Array]]
-"""(server's state, clients' states [K, ...], the federation on the device, the round before which
-it is, key of the run) -> (each model's accuracy at home [K], where it travelled to [K])."""
+ModelTraveling = Callable[[PyTree, PyTree, FederatedData, int, Key], tuple[Array, Array]]
+"""(server state, client states [K, ...], all clients' data on the device, round before which models
+travel, key of the run) -> (accuracy of each client's model on its data [K], and on the data of the
+client that it travels to [K])."""
 
 
-def hosts(key: Key, round: Array, num_clients: int) -> Array:
-  """Where each client's model travels: [K] int32, nobody's to its own client.
+def destinations(key: Key, round: Array, num_clients: int) -> Array:
+  """Returns the client that each client's model travels to, never its own client: [K] int32.
 
-  All go the same random number of places on, so that everyone is visited once.
+  All models travel by the same random shift of client ids, so that each client receives one model.
   """
-  key = jax.random.fold_in(stream(key, Stream.MODEL_TRAVELING), round)
+  key = jax.random.fold_in(stream(key, Stream.TRAVEL), round)
   shift = jax.random.randint(key, (), 1, num_clients)
   return (jnp.arange(num_clients, dtype=jnp.int32) + shift) % num_clients
 
 
-def make_travel(
+def make_model_traveling(
   model: nn.Module,
   algorithm: Algorithm,
   mapping: ClientMapping,
   transform: Transform,
   examples: int,
   objective: str | Objective = "classification",
-) -> Travel:
-  """Evaluates every client's model on a sample of its own training data and of another's.
+) -> ModelTraveling:
+  """Makes a function that tests every client's model on its own and another client's training data.
 
-  A sample is ``examples`` of a client's at random (all of them where it holds fewer), without
-  augmentation, of what it trains on at that time; home and host have one each.
+  Each client's model is tested on a random sample of ``examples`` examples (or all, if there are
+  fewer), without augmentation, of the data that the client trains on in that round.
 
   Args:
-    model: the model, unbound to any axis.
-    algorithm: whose models travel (``views.travelling``), or its global model.
+    model: the model, its norm bound to no axis.
+    algorithm: algorithm, for its ``views.traveling`` (by default ``views.client``, or the global
+      model).
     mapping: how clients are mapped.
-    transform: of training images, without augmentation.
-    examples: of a sample.
-    objective: under which something is right or wrong.
+    transform: transform of training images, without augmentation.
+    examples: number of examples of a sample.
+    objective: objective that decides which predictions are right.
 
   Raises:
-    UserError: an objective that knows no accuracy to be lost.
+    UserError: an objective without accuracy.
   """
-  if find(objective).correct is None:
+  if find(objective).right is None:
     raise UserError(
-      "SkewScout weighs the accuracy that is lost, and this objective has none; drop SkewScout."
+      "SkewScout measures a loss of accuracy, but this objective has no accuracy; drop SkewScout."
     )
 
-  def own(server: PyTree, client: PyTree) -> Variables:
-    model_of = algorithm.views.travelling or algorithm.views.client
+  def traveling_model(server: PyTree, client: PyTree) -> Variables:
+    model_of = algorithm.views.traveling or algorithm.views.client
     return model_of(server, client) if model_of else server.variables
 
-  def node(shared, item):
-    (server, data, round_, key), (row, other, client) = shared, item
-    variables = own(server, client)
+  def test_client(shared: Any, item: Any) -> tuple[tuple[()], tuple[Array, Array]]:
+    (server, data, round_, key), (row, destination, client) = shared, item
+    variables = traveling_model(server, client)
 
     def accuracy(row: Array) -> Array:
       batch = sample(data, row, round_, examples, transform, key)
       metrics = measure(objective, model.apply(variables, batch.images, Mode()), batch)
       return metrics.correct / metrics.examples
 
-    return (), (accuracy(row), accuracy(other))
+    return (), (accuracy(row), accuracy(destination))
 
   @jax.jit
-  def travel(server, clients, data, round_, key):
+  def travel(
+    server: PyTree, clients: PyTree, data: FederatedData, round_: int, key: Key
+  ) -> tuple[Array, Array]:
     rows = jnp.arange(data.num_clients, dtype=jnp.int32)
-    items = (rows, hosts(key, round_, data.num_clients), clients)
-    return mapping.map_reduce(node, (server, data, round_, key), items)[1]
+    items = (rows, destinations(key, round_, data.num_clients), clients)
+    return mapping.map_reduce(test_client, (server, data, round_, key), items)[1]
 
   return travel
 
 
 def accuracy_loss(home: Array, away: Array) -> float:
-  """AL: by how much models do worse abroad than at home, on average; a share."""
+  """Returns AL: the mean loss of accuracy on other clients' data, between -1 and 1."""
   return float(np.mean(np.asarray(home, np.float64) - np.asarray(away, np.float64)))

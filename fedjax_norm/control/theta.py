@@ -1,4 +1,4 @@
-"""Which theta a run uses in each round: by a schedule, with the rate, or as SkewScout says."""
+"""The communication threshold of each round: scheduled, scaled with the rate, or from SkewScout."""
 
 from typing import NamedTuple
 
@@ -7,30 +7,30 @@ import numpy as np
 from fedjax_norm.control.skewscout import ScoutState, SkewScout
 
 
-class Dial(NamedTuple):
-  """What sets an algorithm's theta (``RoundContext.theta``).
+class ThetaSchedule(NamedTuple):
+  """The communication threshold theta of each round (``RoundContext.theta``).
 
   Attributes:
-    values: [rounds] float32, the schedule; SkewScout's choice takes its place.
-    follows_rate: whether theta falls as the learning rate does from its peak (Gaia's threshold,
-      paper 004 Alg. 1 line 16): T_t = T_0 eta_t / (the greatest eta so far).
-    scout: who chooses theta while it runs; None is nobody.
+    values: [rounds] float32, the schedule; SkewScout's choice replaces it.
+    follows_rate: whether theta falls as the learning rate does from its maximum (Gaia's threshold,
+      paper 004 Alg. 1 line 16): T_t = T_0 eta_t / (maximum of eta so far).
+    scout: controller that chooses theta during the run; None without SkewScout.
   """
 
   values: np.ndarray
   follows_rate: bool = False
   scout: SkewScout | None = None
 
-  def of(
+  def thetas(
     self, first: int, rates: np.ndarray, peaks: np.ndarray, state: ScoutState | None
   ) -> np.ndarray:
-    """The thetas of some rounds: [n] float32.
+    """Returns the thetas of consecutive rounds: [n] float32.
 
     Args:
-      first: the first of them.
-      rates: [n] their learning rates.
-      peaks: [n] the greatest scheduled rate up to each.
-      state: SkewScout's.
+      first: first round.
+      rates: [n] learning rates of the rounds.
+      peaks: [n] maximum of the scheduled rate up to each round.
+      state: state of SkewScout, or None.
     """
     values = self.values[first : first + len(rates)]
     if self.scout and self.scout.searches and state:

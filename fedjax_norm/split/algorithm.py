@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from fedjax_norm.algorithms import contract
-from fedjax_norm.algorithms.contract import Algorithm, Method, Report, RoundContext, Setup
-from fedjax_norm.algorithms.ledger import Cost, Sent
+from fedjax_norm.algorithms.algorithm import SHARDED, Algorithm, Report, RoundContext, Views
+from fedjax_norm.algorithms.contract import Method, Setup
+from fedjax_norm.algorithms.costs.ledger import Cost, TrafficCounter
 from fedjax_norm.data.federated import FederatedData, draw
 from fedjax_norm.local_training import Metrics
 from fedjax_norm.random_keys import Stream, stream
@@ -108,7 +108,7 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
       _, client, sums = one_client(state, client, row, context)
       return jax.tree.map(lambda a: jnp.where(row >= 0, a, 0), sums), client
 
-    sharded = (False, contract.SHARDED)
+    sharded = (False, SHARDED)
     sums, clients = setup.mapping.map_reduce(one, (state, context), (cohort, clients), sharded)
     return state, clients, sums
 
@@ -129,10 +129,12 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
     round=round_,
     local_steps=config.steps,
     cost=Cost(0, 0, step_trips=links, trips=trips),
-    sent=lambda state: Sent(state.tally.up, state.tally.down, state.tally.trips).traffic(),
+    sent=lambda state: TrafficCounter(
+      state.tally.up, state.tally.down, state.tally.trips
+    ).traffic(),
     pass_cost=rules.pass_cost,
-    pace="turns" if config.in_turns else "apart",
-    views=contract.Views(client=rules.client_variables),
+    pace="sequential" if config.in_turns else "independent",
+    views=Views(client=rules.client_variables),
     report=Report(rules.columns, rules.client_rows, rules.summary),
   )
 
@@ -176,9 +178,9 @@ SPLIT = Method(
   lambda config, setup: split(_rules(config, setup), config, setup),
   "Split learning: clients take turns with the first stages of the model (paper 003).",
   one_process=True,
-  one_by_one=lambda config: config.in_turns,
+  sequential=lambda config: config.in_turns,
   # A batch crosses the cut as a whole, and no client has the whole model to fine-tune it.
-  without=("accumulate", "fine_tune_steps", "fine_tune_lr"),
+  hidden_options=("accumulate", "fine_tune_steps", "fine_tune_lr"),
   step_flops=_step_flops,
 )
 SPLITFED_V1 = dataclasses.replace(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fedjax_norm.algorithms.ledger import Counter
+from fedjax_norm.algorithms.costs.ledger import Counter
 from fedjax_norm.models.flops import program_flops, step_flops
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.split.autoencoder import Autoencoder

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_norm import tree_leaves
-from fedjax_norm.algorithms.ledger import Cost, Counter
+from fedjax_norm.algorithms.costs.ledger import Cost, Counter
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.plan import ALICE, Plan, num_bytes
 from fedjax_norm.typing import Array, PyTree, Variables

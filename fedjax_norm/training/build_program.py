@@ -7,15 +7,16 @@ import jax
 import numpy as np
 
 from fedjax_norm import client_mapping, host_memory, models, tree_leaves
-from fedjax_norm.algorithms import ledger
+from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.algorithms.averaging import build
 from fedjax_norm.algorithms.batch_statistics import make_recalibrate
-from fedjax_norm.algorithms.clock import Clock
-from fedjax_norm.algorithms.clock import make as make_clock
-from fedjax_norm.algorithms.contract import Algorithm, Method, Setup
+from fedjax_norm.algorithms.contract import Method, Setup
+from fedjax_norm.algorithms.costs import ledger
+from fedjax_norm.algorithms.costs.clock import Clock
+from fedjax_norm.algorithms.costs.clock import make as make_clock
 from fedjax_norm.algorithms.registry import find
 from fedjax_norm.control.freeze import CALIBRATE, EXPLORE
-from fedjax_norm.control.model_traveling import make_travel
+from fedjax_norm.control.model_traveling import make_model_traveling
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.errors import UserError
 from fedjax_norm.local_training import LocalConfig, step_bytes
@@ -30,7 +31,7 @@ from fedjax_norm.training.personalization import make_personalize
 from fedjax_norm.training.placement.data_feed import choose_data_location
 from fedjax_norm.training.program_types import Phase, Program
 from fedjax_norm.training.rounds import compile_interval
-from fedjax_norm.training.skewscout import Scouting, make_dial
+from fedjax_norm.training.skewscout import SkewScoutRun, make_theta_schedule
 from fedjax_norm.training.task.task import Task
 
 
@@ -51,12 +52,12 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
   spec = model.norm
   config = fill_defaults(method, task, config)
   _check(method, task, config)
-  theta_schedule = make_dial(config, method, config.rounds)
+  theta_schedule = make_theta_schedule(config, method, config.rounds)
   mapping = client_mapping.create(
-    "scan" if method.one_by_one(config) else config.backend,
+    "scan" if method.sequential(config) else config.backend,
     num_clients=config.cohort_of(data.num_clients),
     chunk=config.chunk,
-    lockstep=spec.across_clients and not method.one_by_one(config),
+    lockstep=spec.across_clients and not method.sequential(config),
     client_bytes=lambda: step_bytes(model, config, images_of(task)),
   )
   one_by_one = mapping.one_by_one()
@@ -101,8 +102,8 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
     diagnose = make_diagnose(task, phase_models, config, config.batch_size, one_by_one)
   skewscout = None
   if theta_schedule and theta_schedule.scout:
-    travels = {
-      name: make_travel(
+    model_traveling = {
+      name: make_model_traveling(
         model,
         phase.algorithm,
         one_by_one,
@@ -112,14 +113,14 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
       )
       for name, phase in phases.items()
     }
-    skewscout = Scouting(theta_schedule.scout, travels)
+    skewscout = SkewScoutRun(theta_schedule.scout, model_traveling)
   return Program(
     phases,
     mapping,
     make_evaluate(task, one_by_one, config.eval_batch_size, evaluated, personalize),
     policy,
     config.plateau(),
-    None if first.pace == "events" else setup.clock,
+    None if first.pace == "asynchronous" else setup.clock,
     config.rates(config.rounds),
     choose_data_location(config.data_on, data, mapping),
     {name: compile_interval(phase.algorithm, mapping) for name, phase in phases.items()},
@@ -160,7 +161,7 @@ def check_mapping(method: Method, config: Any) -> None:
     UserError: the options choose a mapping, and the method runs its clients sequentially.
   """
   chosen = config.backend not in ("auto", "scan") or config.chunk is not None
-  if chosen and method.one_by_one(config):
+  if chosen and method.sequential(config):
     raise UserError(
       f"the clients of {method.name} run sequentially; drop --backend={config.backend} and --chunk."
     )
@@ -200,9 +201,9 @@ def _check_counts(config: Any, data: FederatedData, algorithm: Algorithm) -> Non
   batches = np.minimum(sizes, config.batch_size)
   config.check_counts(steps, steps * (batches if len(steps) > 1 else batches.max()))
   cohort = config.cohort_of(data.num_clients)
-  if algorithm.sent and cohort >= ledger.MOST_SENDERS:
+  if algorithm.sent and cohort >= ledger.MAX_SENDERS:
     raise UserError(
-      f"the ledger of updates counts fewer than {ledger.MOST_SENDERS:,} clients per round, and "
+      f"the ledger of updates counts fewer than {ledger.MAX_SENDERS:,} clients per round, and "
       f"there are {cohort:,}; take fewer --clients or a smaller --cohort."
     )
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm.algorithms.contract import Algorithm
+from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import FederatedData, gather, label_counts, rows
 from fedjax_norm.errors import UserError
@@ -64,7 +64,7 @@ def make_diagnose(
 ) -> Diagnose:
   """Returns the function that measures the diagnostics of a run at an evaluation.
 
-  If the algorithm has client models (``views.travelling`` or ``views.client``), each client that
+  If the algorithm has client models (``views.traveling`` or ``views.client``), each client that
   has taken part is measured with its model as it is between rounds; otherwise all clients are
   measured with the global model. The quantities, with their ``place`` in ``diagnostics.csv``:
 
@@ -163,7 +163,7 @@ def make_diagnose(
     round_: int,
     key: Key,
   ) -> list[Row]:
-    client_model = algorithm.views.travelling or algorithm.views.client
+    client_model = algorithm.views.traveling or algorithm.views.client
     client_states = client_model or algorithm.views.residual
     ids = np.flatnonzero(store.seen) if client_states else np.arange(data.num_clients)
     ids = evenly_spaced(ids, _CLIENTS)
@@ -173,7 +173,7 @@ def make_diagnose(
     values: Values = {}
     if len(ids) > 1:
       values |= divergences(phase, models, data, ids, round_, key)
-      if algorithm.views.travelling:
+      if algorithm.views.traveling:
         values |= differences(models)
         if algorithm.averages_next is None or algorithm.averages_next(server):
           params = [model["params"] for model in models]

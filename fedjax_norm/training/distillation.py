@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from fedjax_norm import client_mapping
-from fedjax_norm.algorithms.ledger import Traffic
+from fedjax_norm.algorithms.costs.ledger import Traffic
 from fedjax_norm.errors import DivergedError
 from fedjax_norm.evaluation import classification
 from fedjax_norm.local_training import SgdConfig, optimizer

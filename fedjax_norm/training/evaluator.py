@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fedjax_norm import client_mapping
-from fedjax_norm.algorithms.contract import Algorithm
+from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.data.federated import FederatedData, label_counts
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import (
@@ -143,7 +143,7 @@ def make_evaluate(
     else:
       ids = evenly_spaced(np.flatnonzero(store.seen), evaluate_clients or MODELS_EVALUATED)
       result = of_clients(algorithm, server, store, data, ids)
-      if algorithm.views.global_too:
+      if algorithm.views.evaluate_global:
         each = [jax.tree.map(lambda a, i=i: a[i], result) for i in range(len(ids))]
         columns = test.summarize(test.evaluate_model(server.variables, stacked))
         name = headline(columns)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_norm.algorithms.ledger import Traffic
+from fedjax_norm.algorithms.costs.ledger import Traffic
 from fedjax_norm.control.freeze import FreezeState
 from fedjax_norm.control.skewscout import ScoutState
 from fedjax_norm.training.config.loop import LoopConfig
@@ -70,7 +70,7 @@ def next_interval(program: Program, config: LoopConfig, controls: Controls, firs
   thetas = np.zeros_like(rates)
   if program.theta_schedule:
     peaks = np.maximum.accumulate(program.rates[:end])[first:]
-    thetas = program.theta_schedule.of(first, rates, peaks, controls.scout)
+    thetas = program.theta_schedule.thetas(first, rates, peaks, controls.scout)
   return Interval(phase, first, end, rates, thetas)
 
 

@@ -175,7 +175,7 @@ def _look(
     (SkewScout's state, accuracy loss, traffic and simulated time of the model traveling).
   """
   assert run.program.skewscout
-  state, loss, cost = run.program.skewscout.look(
+  state, loss, cost = run.program.skewscout.measure(
     state,
     interval.phase,
     run.program.phases[interval.phase].algorithm,

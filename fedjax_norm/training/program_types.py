@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm.algorithms.batch_statistics import Part
-from fedjax_norm.algorithms.clock import Clock
-from fedjax_norm.algorithms.contract import Algorithm
-from fedjax_norm.algorithms.ledger import Cost
+from fedjax_norm.algorithms.algorithm import Algorithm
+from fedjax_norm.algorithms.batch_statistics import DataPart
+from fedjax_norm.algorithms.costs.clock import Clock
+from fedjax_norm.algorithms.costs.ledger import Cost
 from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.control.freeze import Freeze
 from fedjax_norm.control.plateau import Plateau
-from fedjax_norm.control.theta import Dial
+from fedjax_norm.control.theta import ThetaSchedule
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.objectives import Objective
 from fedjax_norm.split.by_messages.log import MessageLog
 from fedjax_norm.training.diagnostics_recorder import Diagnose
 from fedjax_norm.training.placement.client_states import ClientStore
-from fedjax_norm.training.skewscout import Scouting
+from fedjax_norm.training.skewscout import SkewScoutRun
 from fedjax_norm.typing import Key, PyTree, Variables
 
 
@@ -41,7 +41,7 @@ class Phase(NamedTuple):
   model: nn.Module
   config: Any
   rate_factor: float = 1.0
-  recalibrate: Callable[[Variables, Iterable[Part], Key], PyTree] | None = None
+  recalibrate: Callable[[Variables, Iterable[DataPart], Key], PyTree] | None = None
   recalibrate_cost: Cost = Cost(0, 0)
   recalibrate_steps: np.ndarray = np.zeros(0)
 
@@ -82,7 +82,7 @@ class Program(NamedTuple):
   data_on: str
   intervals: dict[str, Callable[..., Any]]
   diagnose: Diagnose | None = None
-  theta_schedule: Dial | None = None
-  skewscout: Scouting | None = None
+  theta_schedule: ThetaSchedule | None = None
+  skewscout: SkewScoutRun | None = None
   objective: str | Objective = "classification"
   messages: MessageLog | None = None

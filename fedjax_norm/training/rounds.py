@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import optax
 
-from fedjax_norm.algorithms.clock import Share
-from fedjax_norm.algorithms.contract import Algorithm, RoundContext
-from fedjax_norm.algorithms.ledger import Cost, Traffic
+from fedjax_norm.algorithms.algorithm import Algorithm, RoundContext
+from fedjax_norm.algorithms.costs.clock import ClientTraffic
+from fedjax_norm.algorithms.costs.ledger import Cost, Traffic
 from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.local_training import Metrics
@@ -159,7 +159,7 @@ def run_interval(
     run.store.seen[window.cohorts[begin:end]] = True
     first = window.first + end
   sent = algorithm.sent(server).minus(before) if algorithm.sent else Traffic()
-  share = Share.of(sent, sum(map(len, ran)), len(ran))
+  share = ClientTraffic.mean(sent, sum(map(len, ran)), len(ran))
   spent = Spent()
   for chosen in ran:
     steps = np.asarray(algorithm.local_steps(run.sizes[chosen]))

@@ -1,37 +1,37 @@
-"""SkewScout in a run: what it sees when it looks, and what that costs."""
+"""SkewScout in a run: its measurements, their cost, and the checks of its options."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedjax_norm import tree_leaves
-from fedjax_norm.algorithms.contract import Algorithm, Method
-from fedjax_norm.algorithms.ledger import Cost
-from fedjax_norm.control.model_traveling import Travel, accuracy_loss
+from fedjax_norm.algorithms.algorithm import Algorithm
+from fedjax_norm.algorithms.contract import Method
+from fedjax_norm.algorithms.costs.ledger import Cost
+from fedjax_norm.control.model_traveling import ModelTraveling, accuracy_loss
 from fedjax_norm.control.skewscout import ScoutConfig, ScoutState, SkewScout
-from fedjax_norm.control.theta import Dial
+from fedjax_norm.control.theta import ThetaSchedule
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.training.placement.device_arrays import Place
 from fedjax_norm.typing import Key, PyTree, Variables
 
-# An accuracy, on its way back.
-_ANSWER_BYTES = 4
+_ACCURACY_BYTES = 4
 
 
-class Scouting(NamedTuple):
-  """A controller and its eyes.
+class SkewScoutRun(NamedTuple):
+  """The controller with its measurements.
 
   Attributes:
-    scout: the controller.
-    travels: each phase's model travelling.
+    scout: controller.
+    model_traveling: model traveling of each phase.
   """
 
   scout: SkewScout
-  travels: dict[str, Travel]
+  model_traveling: dict[str, ModelTraveling]
 
-  def look(
+  def measure(
     self,
     state: ScoutState,
     phase: str,
@@ -44,83 +44,91 @@ class Scouting(NamedTuple):
     round: int,
     seed: int,
   ) -> tuple[ScoutState, float, Cost]:
-    """Lets models travel and chooses the next theta.
+    """Tests traveling models and chooses the next theta.
 
-    The journey is charged where it serves the algorithm, that is, unless theta stays in any case:
-    every model goes up and to its host, and an accuracy comes back.
+    Unless theta is fixed, the traffic is charged: every model goes up and to another client, and an
+    accuracy comes back.
 
     Args:
-      state: the controller's.
-      phase: of the run.
-      algorithm: of the phase.
-      server: its state.
-      store: the clients' states.
-      data: all clients' data on the device, client k in row k.
-      place: puts a tree where programs want it.
-      key: of the run.
-      round: the round before which the look is.
-      seed: of the run.
+      state: state of the controller.
+      phase: phase of the run.
+      algorithm: algorithm of the phase.
+      server: state of the server.
+      store: states of the clients.
+      data: data of all clients on the device, client k in row k.
+      place: function that puts a tree on the devices.
+      key: key of the run.
+      round: round before which the models travel.
+      seed: seed of the run.
 
     Returns:
-      (the controller's state, AL, what the journey costs a client).
+      (state of the controller, AL, cost of the measurement for a client).
     """
     count = data.num_clients
     states, when = place(store.gather(np.arange(count))), place(np.int32(round))
-    loss = accuracy_loss(*self.travels[phase](server, states, data, when, key))
+    loss = accuracy_loss(*self.model_traveling[phase](server, states, data, when, key))
     variables: Variables = server.variables
     steps, model = round - int(state.since), tree_leaves.num_bytes(variables)
     bsp = 2 * count * tree_leaves.num_bytes(variables["params"]) * steps
-    cost = Cost(model + _ANSWER_BYTES, model + _ANSWER_BYTES, trips=2)
+    cost = Cost(model + _ACCURACY_BYTES, model + _ACCURACY_BYTES, trips=2)
     if not self.scout.searches:
       cost = Cost(0, 0, trips=0)
     return self.scout.observe(state, loss, int(state.sent) / bsp, round, seed), loss, cost
 
 
 def make_scout(config: ScoutConfig, method: Method, value: float) -> SkewScout | None:
-  """SkewScout as the options say; None where it is off.
+  """Makes the controller from the options; None if SkewScout is off.
 
   Args:
-    config: the options.
-    method: whose theta it chooses.
-    value: the theta of a run in which it only measures.
+    config: options of SkewScout.
+    method: row of the registry, which has a theta.
+    value: fixed theta of a run that only measures.
 
   Raises:
-    UserError: a grid or a start that the method's theta cannot have.
+    UserError: a grid or a start that the method's theta does not allow.
   """
   theta = method.theta
   assert theta is not None
   if config.skewscout == "off":
     return None
   if config.skewscout == "measure":
-    return SkewScout((value,), 0, config, theta.rises, theta.whole)
+    return SkewScout((value,), 0, config, theta.is_sparsity, theta.is_integer)
   if not theta.grid:
     raise UserError(
       f"{method.name} always sends everything, so --skewscout={config.skewscout} has nothing to "
       "choose; use another algorithm, or --skewscout=measure."
     )
   grid = config.scout_grid or theta.grid
-  least, most = (1.0, np.inf) if theta.whole else (0.0, 1.0 if theta.rises else np.inf)
-  if not all(least <= one < most and (not theta.whole or float(one).is_integer()) for one in grid):
-    whole, share = "whole numbers of at least 1", "shares of at least 0 and below 1"
-    wanted = whole if theta.whole else share if theta.rises else "numbers of at least 0"
+  if theta.is_integer:
+    valid, wanted = (
+      all(t >= 1 and float(t).is_integer() for t in grid),
+      "whole numbers of at least 1",
+    )
+  elif theta.is_sparsity:
+    valid, wanted = all(0 <= t < 1 for t in grid), "shares of at least 0 and below 1"
+  else:
+    valid, wanted = all(0 <= t < np.inf for t in grid), "numbers of at least 0"
+  if not valid:
     raise UserError(f"--scout_grid is {grid}; give {wanted}.")
   start = grid[0] if config.scout_start is None else config.scout_start
   if start not in grid:
-    raise UserError(f"--scout_start is {start:g}, which the grid {grid} lacks.")
-  return SkewScout(grid, grid.index(start), config, theta.rises, theta.whole)
+    raise UserError(
+      f"--scout_start is {start:g}, which the grid {grid} lacks; choose one of the grid."
+    )
+  return SkewScout(grid, grid.index(start), config, theta.is_sparsity, theta.is_integer)
 
 
-def make_dial(config: Any, method: Method, rounds: int) -> Dial | None:
-  """What sets a method's theta in a run; None where it has none.
+def make_theta_schedule(config: Any, method: Method, rounds: int) -> ThetaSchedule | None:
+  """Makes the schedule of a method's theta in a run; None for methods without.
 
   Args:
-    config: the method's options, with those of :class:`ScoutConfig`.
-    method: a row of the registry.
-    rounds: of the run.
+    config: options of the method and of :class:`ScoutConfig`.
+    method: row of the registry.
+    rounds: number of rounds of the run.
 
   Raises:
-    UserError: as :func:`make_scout`, thetas that cannot be, or a run that ends before SkewScout
-      looks.
+    UserError: options that :func:`make_scout` refuses, thetas that are not finite, or a run that
+      ends before the first measurement.
   """
   theta = method.theta
   if theta is None:
@@ -131,7 +139,9 @@ def make_dial(config: Any, method: Method, rounds: int) -> Dial | None:
   scout = make_scout(config, method, float(values[0]))
   if scout and (first := scout.init().next_look) > rounds:
     raise UserError(
-      f"SkewScout first looks after {first} rounds, which a run of {rounds} never reaches; lower "
+      f"SkewScout measures first after {first} rounds, but the run has {rounds}; lower "
       "--scout_every."
     )
-  return Dial(values, theta.follows_rate, scout) if scout or theta.grid or values.any() else None
+  if not (scout or theta.grid or values.any()):
+    return None
+  return ThetaSchedule(values, theta.follows_rate, scout)

@@ -39,7 +39,7 @@ def make_message_program(
       "step_by_step has no messages for the pass that recomputes statistics; drop step_by_step or "
       "batch_stats=recalibrate."
     )
-  program = make_program(dataclasses.replace(method, one_by_one=lambda config: True), task, config)
+  program = make_program(dataclasses.replace(method, sequential=lambda config: True), task, config)
   log = MessageLog()
 
   def log_and_observe(message: Message) -> None:

@@ -16,8 +16,8 @@ from helpers.settings import built, configure, plain
 from jax import lax
 
 from fedjax_norm import client_mapping, models, norm, tree_leaves
+from fedjax_norm.algorithms.algorithm import RoundContext
 from fedjax_norm.algorithms.asgd import ASGD, AsgdConfig
-from fedjax_norm.algorithms.contract import RoundContext
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partitions.registry import Partition
@@ -348,7 +348,7 @@ def test_a_run_without_a_network_is_refused(world, tiny_net):
 
 
 def test_a_norm_across_workers_is_refused(world):
-  with pytest.raises(UserError, match="'sync_bn' merges the batches of all nodes"):
+  with pytest.raises(UserError, match="'sync_bn' merges the batches of all clients"):
     world.algorithm("sync_bn", PLAIN)
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_norm.algorithms import clock
-from fedjax_norm.algorithms.clock import Clock, Share
-from fedjax_norm.algorithms.ledger import Cost
+from fedjax_norm.algorithms.costs.clock import ClientTraffic, Clock
+from fedjax_norm.algorithms.costs.ledger import Cost
 from fedjax_norm.errors import UserError
 
 COST = Cost(up=1_000, down=3_000)
@@ -94,19 +94,19 @@ def test_clients_that_do_not_go_together_are_simulated_one_by_one(data):
   each = [data.draw(st.integers(1, 4)) for _ in range(size)]
   costs = (data.draw(st.integers(0, 500)) for _ in range(4))
   cost = Cost(*costs, data.draw(st.integers(0, 3)), data.draw(st.integers(0, 2)))
-  share = Share(*(data.draw(st.integers(0, 500)) for _ in range(3)))
+  share = ClientTraffic(*(data.draw(st.integers(0, 500)) for _ in range(3)))
   # Who takes more steps has more to send, and the trips of a round in turns are everybody's.
   parts = [count * size / sum(each) for count in each]
   together, last = 0.0, 0.0
   for node, (part, count) in enumerate(zip(parts, each, strict=True)):
-    own = Share(*(value * part for value in share))
+    own = ClientTraffic(*(value * part for value in share))
     last = max(last, ends(times, cost, count, own, 0.0, node))
     own = own._replace(trips=own.trips / size)
     together = ends(times, cost._replace(trips=0), count, own, together, node)
   clients, steps = np.arange(size), np.array(each)
-  lasted = times.round_seconds(cost, clients, steps, share, "apart")
+  lasted = times.round_seconds(cost, clients, steps, share, "independent")
   np.testing.assert_allclose(lasted, last, rtol=1e-9)
-  lasted = times.round_seconds(cost, clients, steps, share, "turns")
+  lasted = times.round_seconds(cost, clients, steps, share, "sequential")
   at_once = 2 * max(times.latency) * cost.trips
   np.testing.assert_allclose(lasted, at_once + together, rtol=1e-9)
 
@@ -183,8 +183,8 @@ def test_a_file_gives_each_node_its_row(tmp_path):
   [
     ("", "has no column node, step_seconds, latency_seconds"),
     ("node,step_seconds\n0,1\n", "has no column latency_seconds, up_bytes_per_second, down_"),
-    (HEADER + "0,1,0,1,1\n", "describes 1 nodes and not node 1, and the run has 2"),
-    (HEADER + "0,1,0,1,1\n2,1,0,1,1\n", "describes 2 nodes and not node 1"),
+    (HEADER + "0,1,0,1,1\n", "has no row for node 1; give a row for each of the run.s 2"),
+    (HEADER + "0,1,0,1,1\n2,1,0,1,1\n", "has no row for node 1"),
     (HEADER + "0,1,0,1,1\n0,1,0,1,1\n", "two rows of one node"),
     (HEADER + "0,1,0,1,1\n1,fast,0,1,1\n", "line 3: step_seconds is 'fast'; it must be a number a"),
     (HEADER + "0,0,0,1,1\n", "line 2: step_seconds is '0'; it must be a number above 0"),

@@ -139,7 +139,7 @@ def test_who_takes_part_changes_and_nobody_else(whole):
 
 def test_mappings_agree_and_padding_is_nobody(whole, replay):
   """Counts are the same exactly, the rest to float tolerance; or the mapping is refused."""
-  if whole.method.one_by_one(fill_defaults(whole.method, whole.task, whole.config)):
+  if whole.method.sequential(fill_defaults(whole.method, whole.task, whole.config)):
     assert str(replay) == (
       f"the clients of {whole.method.name} run sequentially; drop --backend=vmap and --chunk."
     )

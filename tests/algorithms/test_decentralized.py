@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_norm import client_mapping, norm, tree_leaves
-from fedjax_norm.algorithms import ledger
-from fedjax_norm.algorithms.dgc import DGC, DgcConfig, kept, largest, roughly_largest
+from fedjax_norm.algorithms.costs import ledger
+from fedjax_norm.algorithms.dgc import DGC, DgcConfig, largest, num_sent, roughly_largest
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.algorithms.gaia import GAIA, GaiaConfig, significant
 from fedjax_norm.algorithms.periodic import PERIODIC, PeriodicConfig
@@ -136,7 +136,7 @@ def test_periodic_averaging_is_algorithm_2(world, local_steps):
     step = (index + 1) * local_steps - 1
     close(at(server, step).variables["params"], average, f"after step {step}")
     for k in range(len(SIZES)):
-      got = algorithm.views.travelling(at(server, step), at(at(parts, step), k))
+      got = algorithm.views.traveling(at(server, step), at(at(parts, step), k))
       close(got["params"], own[k], f"of node {k} just before the average")
   traffic = sent(algorithm, server, STEPS - 1)
   size = tree_leaves.num_bytes(random_variables(model)["params"])
@@ -254,7 +254,7 @@ def test_what_is_sent_and_what_stays_add_up(vector, theta):
 def test_the_largest_are_chosen_with_their_ties(vector, sparsity):
   v = np.array(vector[0], np.float32)
   chosen = np.asarray(largest(v, v, sparsity))
-  count = int(kept(v.size, sparsity))
+  count = int(num_sent(v.size, sparsity))
   assert count == (v.size if sparsity == 0 else max(1, round((1 - sparsity) * v.size)))
   order = np.sort(np.abs(v))[::-1]
   np.testing.assert_array_equal(chosen, np.abs(v) >= order[count - 1])

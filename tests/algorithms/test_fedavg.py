@@ -15,9 +15,9 @@ from helpers.reference_fedavg import flat
 from helpers.settings import built, configure, plain
 
 from fedjax_norm import client_mapping, norm
-from fedjax_norm.algorithms.batch_statistics import Part, make_recalibrate
+from fedjax_norm.algorithms.batch_statistics import DataPart, make_recalibrate
+from fedjax_norm.algorithms.costs.ledger import Traffic
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
-from fedjax_norm.algorithms.ledger import Traffic
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
@@ -550,7 +550,9 @@ def test_recalibration_takes_the_moments_of_all_data(world, name, groups):
   recalibrate = make_recalibrate(model, mapping, 4, transform)
   place = placer(mapping)
   # Two devices, a part in which each has a client and one in which the second has none.
-  parts = [Part(place(data), place(np.int32(rows))) for rows in ([[1], [0]], [[3, 2], [-1, -1]])]
+  parts = [
+    DataPart(place(data), place(np.int32(rows))) for rows in ([[1], [0]], [[3, 2], [-1, -1]])
+  ]
   stats = recalibrate(place(variables), parts, place(KEY))
   images = transform(jnp.asarray(data.images[data.order]), None, None, None, None)
   kernel = variables["params"]["Conv_0"]["kernel"]

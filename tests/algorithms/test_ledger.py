@@ -8,8 +8,8 @@ from helpers.collectives import collectives
 from helpers.settings import plain
 
 from fedjax_norm import models, norm, tree_leaves
-from fedjax_norm.algorithms import ledger
-from fedjax_norm.algorithms.ledger import Cost, Traffic, exchange_cost, model_shapes
+from fedjax_norm.algorithms.costs import ledger
+from fedjax_norm.algorithms.costs.ledger import Cost, Traffic, exchange_cost, model_shapes
 from fedjax_norm.local_training import make_gradient
 from fedjax_norm.typing import Batch
 

@@ -10,7 +10,7 @@ import pytest
 
 import fedjax_norm as fn
 from fedjax_norm.algorithms import contract
-from fedjax_norm.algorithms.averaging import AveragingConfig
+from fedjax_norm.algorithms.averaging_config import AveragingConfig
 from fedjax_norm.algorithms.fedavg import FEDAVG
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.options import make as configure

@@ -9,11 +9,11 @@ from helpers.settings import built, configure, plain
 from helpers.step_world import KEY, skewed
 
 from fedjax_norm import client_mapping, norm
+from fedjax_norm.algorithms.costs.ledger import TrafficCounter
 from fedjax_norm.algorithms.gaia import GAIA, GaiaConfig
-from fedjax_norm.algorithms.ledger import Sent
-from fedjax_norm.algorithms.residual import Partition, Shared
+from fedjax_norm.algorithms.residual import ClientState, ServerState
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
-from fedjax_norm.control.model_traveling import accuracy_loss, hosts, make_travel
+from fedjax_norm.control.model_traveling import accuracy_loss, destinations, make_model_traveling
 from fedjax_norm.data.example_order import ExampleOrder
 from fedjax_norm.data.federated import federate, sample
 from fedjax_norm.data.partitions.registry import Partition as Division
@@ -27,12 +27,12 @@ SIZES = (5, 9, 12, 4)
 def test_everyone_travels_and_everyone_is_visited():
   seen = set()
   for journey in range(40):
-    there = np.asarray(hosts(KEY, jnp.int32(journey), 5))
+    there = np.asarray(destinations(KEY, jnp.int32(journey), 5))
     assert sorted(there) == list(range(5))
     assert not np.any(there == np.arange(5))
     seen.add(int(there[0]))
   assert seen == {1, 2, 3, 4}
-  np.testing.assert_array_equal(hosts(KEY, 3, 2), [1, 0])
+  np.testing.assert_array_equal(destinations(KEY, 3, 2), [1, 0])
 
 
 def test_samples_are_whole_and_new_at_every_look(tiny_source):
@@ -75,8 +75,8 @@ def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
     algorithm = built(GAIA, config, model, mapping, data, transform, (6, 6, 1))
     stats = jax.tree.map(lambda leaf: leaf + np.abs(noise(leaf)), variables["batch_stats"])
     residual = jax.tree.map(noise, variables["params"])
-    states = Partition((), residual, stats)
-    server = Shared(variables["params"], variables, Sent.zeros())
+    states = ClientState((), residual, stats)
+    server = ServerState(variables["params"], variables, TrafficCounter.zeros())
     models = [
       {
         "params": jax.tree.map(lambda b, v, k=k: b + v[k], variables["params"], residual),
@@ -90,9 +90,9 @@ def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
     states, models = (), [variables] * 4
     server = algorithm.init(variables)
 
-  travel = make_travel(model, algorithm, mapping, transform, 12)
+  travel = make_model_traveling(model, algorithm, mapping, transform, 12)
   home, away = travel(server, states, jax.tree.map(jnp.asarray, data), jnp.int32(2), KEY)
-  there = np.asarray(hosts(KEY, jnp.int32(2), 4))
+  there = np.asarray(destinations(KEY, jnp.int32(2), 4))
 
   def accuracy(k, client):
     own = data.order[data.offsets[client] : data.offsets[client] + data.sizes[client]]
@@ -111,4 +111,4 @@ def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
 
 def test_numbers_lose_no_accuracy():
   with pytest.raises(UserError, match="and this objective has none; drop SkewScout"):
-    make_travel(None, None, None, None, 12, "regression")
+    make_model_traveling(None, None, None, None, 12, "regression")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fedjax_norm.algorithms.dgc import STAGES, stages
+from fedjax_norm.algorithms.dgc import STAGES, warmup
 from fedjax_norm.algorithms.gaia import GAIA
 from fedjax_norm.control.skewscout import ScoutConfig, SkewScout
-from fedjax_norm.control.theta import Dial
+from fedjax_norm.control.theta import ThetaSchedule
 from fedjax_norm.errors import UserError
 
 GRID = GAIA.theta.grid
@@ -127,20 +127,20 @@ def test_wrong_settings_are_refused(change, told):
 
 
 def test_gaias_threshold_falls_with_the_rate_and_not_in_the_warm_up():
-  dial = Dial(np.full(6, 0.1, np.float32), follows_rate=True)
+  theta_schedule = ThetaSchedule(np.full(6, 0.1, np.float32), follows_rate=True)
   rates = np.array([0.5, 1, 1, 0.1, 0.1, 0.05], np.float32)
   peaks = np.maximum.accumulate(rates)
-  thetas = dial.of(0, rates, peaks, None)
+  thetas = theta_schedule.thetas(0, rates, peaks, None)
   np.testing.assert_allclose(thetas, [0.1, 0.1, 0.1, 0.01, 0.01, 0.005], rtol=1e-6)
-  np.testing.assert_allclose(dial.of(3, rates[3:], peaks[3:], None), thetas[3:])
+  np.testing.assert_allclose(theta_schedule.thetas(3, rates[3:], peaks[3:], None), thetas[3:])
   scout = SkewScout(GRID, start=4)
-  scouted = dial._replace(scout=scout).of(3, rates[3:], peaks[3:], scout.init())
+  scouted = theta_schedule._replace(scout=scout).thetas(3, rates[3:], peaks[3:], scout.init())
   np.testing.assert_allclose(scouted, [0.03, 0.03, 0.015], rtol=1e-6)
 
 
 def test_the_sparsity_rises_in_the_papers_stages():
-  values = stages(24, STAGES, 4, 0.999)
+  values = warmup(24, STAGES, 4, 0.999)
   np.testing.assert_allclose(values[::4], [0.75, 0.9375, 0.984375, 0.996, 0.999, 0.999], rtol=1e-6)
   np.testing.assert_allclose(values[3], 0.75)
-  np.testing.assert_allclose(stages(3, STAGES, 0, 0.9), [0.9] * 3, rtol=1e-6)
-  np.testing.assert_allclose(stages(8, STAGES, 1, 0.9), [0.75] + [0.9] * 7, rtol=1e-6)
+  np.testing.assert_allclose(warmup(3, STAGES, 0, 0.9), [0.9] * 3, rtol=1e-6)
+  np.testing.assert_allclose(warmup(8, STAGES, 1, 0.9), [0.75] + [0.9] * 7, rtol=1e-6)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedjax_norm.cli.methods import DECENTRALIZED
-from fedjax_norm.training.skewscout import make_dial
+from fedjax_norm.training.skewscout import make_theta_schedule
 
 
 def settled(algorithm: str, **options):
@@ -16,8 +16,8 @@ def settled(algorithm: str, **options):
   return config.fill_defaults(config.make_norm(config.rounds), all_clients=True)
 
 
-def dial(config):
-  return make_dial(config, config.row, config.rounds)
+def theta_schedule(config):
+  return make_theta_schedule(config, config.row, config.rounds)
 
 
 def rows(folder: str) -> list[dict[str, str]]:
@@ -57,12 +57,12 @@ def test_defaults():
   config = settled("gaia", norm="bn")
   assert config.batch_stats == "local"
   assert settled("gaia", norm="fixbn").batch_stats == "mean"
-  threshold = dial(config)
+  threshold = theta_schedule(config)
   assert threshold.follows_rate
   assert threshold.scout is None
   np.testing.assert_allclose(threshold.values, np.full(600, 0.1, np.float32))
   bsp = settled("bsp")
-  assert dial(bsp) is None
+  assert theta_schedule(bsp) is None
   assert (bsp.reduction, bsp.weighting) == ("sum", "uniform")
   assert settled("bsp", norm="sync_bn").weighting == "examples"
   assert settled("bsp", reduction="mean").weighting == "uniform"
@@ -76,7 +76,7 @@ def test_warm_up_and_boundaries_in_epochs():
   config = flags.in_rounds(5, 50_000)
   assert (config.rounds, config.lr_boundaries) == (6000, (3000, 4500))
   assert config.in_rounds(5, 50_000) == config
-  values = dial(config).values
+  values = theta_schedule(config).values
   np.testing.assert_allclose(
     values[::1000], [0.75, 0.9375, 0.984375, 0.996, 0.999, 0.999], rtol=1e-6
   )
@@ -90,8 +90,8 @@ def test_the_grids_are_the_papers():
   }
   for name, grid in grids.items():
     config = settled(name, skewscout="hill", rounds=500)
-    scout = dial(config).scout
-    assert (scout.grid, scout.start, scout.whole) == (grid, 0, name == "fedavg")
+    scout = theta_schedule(config).scout
+    assert (scout.grid, scout.start, scout.is_integer) == (grid, 0, name == "fedavg")
     assert scout.per_density == (name == "dgc")
     assert (config.scout_every, scout.init().next_look) == (500, 500)
     assert (config.scout_lambda_al, config.scout_lambda_c, config.scout_sigma_al) == (50, 1, 0.05)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedjax_norm import client_mapping
-from fedjax_norm.algorithms.clock import PROFILES
+from fedjax_norm.algorithms.costs.network_profiles import PROFILES
 from fedjax_norm.cli import split_options, train
 from fedjax_norm.cli.finished_run import saved_options
 

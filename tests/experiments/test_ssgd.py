@@ -12,7 +12,7 @@ import pytest
 from helpers.settings import program_of
 
 from fedjax_norm import norm
-from fedjax_norm.algorithms.ledger import Cost
+from fedjax_norm.algorithms.costs.ledger import Cost
 from fedjax_norm.algorithms.ssgd import SSGD
 from fedjax_norm.cli import app, methods, run_report, train
 from fedjax_norm.data.partitions.registry import Partition
@@ -114,7 +114,7 @@ SSGD_FLAGS = [
 ASGD_FLAGS = [
   ("--weighting=uniform", "weighting"),
   ("--coordinator_address=localhost:2 --num_processes=2 --process_id=0 --workdir=x", "one process"),
-  ("--norm=sync_bn", "never have"),
+  ("--norm=sync_bn", "never compute"),
   ("--backend=vmap --data=npz:missing.npz", "drop --backend"),
   ("--chunk=1 --data=npz:missing.npz", "--chunk"),
   ("--delay_compensation=some", "adaptive"),

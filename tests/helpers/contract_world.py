@@ -12,7 +12,8 @@ import pytest
 from helpers.settings import configure
 
 from fedjax_norm.algorithms import residual
-from fedjax_norm.algorithms.contract import Algorithm, Averaging, Method, RoundContext
+from fedjax_norm.algorithms.algorithm import Algorithm, RoundContext
+from fedjax_norm.algorithms.contract import Averaging, Method
 from fedjax_norm.data.cohorts import cohorts
 from fedjax_norm.local_training import Metrics
 from fedjax_norm.models.layers import Conv, Dense

@@ -24,7 +24,7 @@ from helpers.split_world import (
 from helpers.step_world import KEY, at, run_rounds, skewed
 
 from fedjax_norm import tree_leaves
-from fedjax_norm.algorithms.contract import RoundContext
+from fedjax_norm.algorithms.algorithm import RoundContext
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.client_mapping import create
 from fedjax_norm.data.federated import draw

@@ -6,11 +6,11 @@ import pytest
 from helpers.settings import configure, plain, program_of
 
 from fedjax_norm import tree_leaves
-from fedjax_norm.algorithms.dgc import DGC, stages
+from fedjax_norm.algorithms.dgc import DGC, warmup
 from fedjax_norm.algorithms.gaia import GAIA
 from fedjax_norm.algorithms.periodic import PERIODIC
 from fedjax_norm.algorithms.ssgd import BSP, SSGD
-from fedjax_norm.control.theta import Dial
+from fedjax_norm.control.theta import ThetaSchedule
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import create
@@ -20,7 +20,7 @@ from fedjax_norm.training.config.train import config_of
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.outcome import summary
 from fedjax_norm.training.run import initial_variables
-from fedjax_norm.training.skewscout import make_dial
+from fedjax_norm.training.skewscout import make_theta_schedule
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import make_task
 
@@ -32,9 +32,9 @@ CLIENTS = 4
 METHODS = {"gaia": (GAIA, {"batch_stats": "local"}), "fedavg": (PERIODIC, {}), "dgc": (DGC, {})}
 GRIDS = {"gaia": (0.01, 0.05, 0.3), "fedavg": (1.0, 2.0, 5.0), "dgc": (0.5, 0.9)}
 FIXED = {
-  "gaia": Dial(0.1 * ONES, follows_rate=True),
-  "fedavg": Dial(3 * ONES),
-  "dgc": Dial(stages(LOOP.rounds, (0.25, 0.5), 2, 0.9)),
+  "gaia": ThetaSchedule(0.1 * ONES, follows_rate=True),
+  "fedavg": ThetaSchedule(3 * ONES),
+  "dgc": ThetaSchedule(warmup(LOOP.rounds, (0.25, 0.5), 2, 0.9)),
 }
 
 
@@ -79,7 +79,7 @@ def test_a_look_is_charged(whole):
   """Every model goes up and to its host, at an accuracy's price back."""
   name, task, program, outcome = whole
   fixed = program._replace(theta_schedule=FIXED[name], skewscout=None)
-  only_first = fixed._replace(theta_schedule=Dial(GRIDS[name][0] * ONES))
+  only_first = fixed._replace(theta_schedule=ThetaSchedule(GRIDS[name][0] * ONES))
   plain = train(only_first, LoopConfig(3, 3), task.data, initial_variables(task, 0)).rows[0]
   first = outcome.rows[0]
   assert first["round"] == plain["round"] == 3
@@ -99,7 +99,7 @@ def test_what_is_sent_costs_simulated_time(whole):
   _, task, program, _ = whole
   seconds = []
   for theta in (1, 3):
-    fixed = program._replace(theta_schedule=Dial(theta * ONES), skewscout=None)
+    fixed = program._replace(theta_schedule=ThetaSchedule(theta * ONES), skewscout=None)
     rows = train(fixed, LoopConfig(12, 12), task.data, initial_variables(task, 0)).rows
     seconds.append(rows[0]["simulated_seconds"])
     assert rows[0]["round_trips"] == 12 // theta
@@ -168,6 +168,6 @@ def test_what_cannot_be_is_refused(tiny_source, tiny_net):
 @pytest.mark.parametrize(("method", "off"), [(GAIA, {"threshold": 0}), (DGC, {"sparsity": 0})])
 def test_a_theta_of_zero_is_a_theta(method, off):
   """It sends everything, and its column stands in the rows as that of any other theta."""
-  dial = make_dial(configure(config_of(method), **off), method, 4)
-  assert dial is not None
-  assert not dial.values.any()
+  theta_schedule = make_theta_schedule(configure(config_of(method), **off), method, 4)
+  assert theta_schedule is not None
+  assert not theta_schedule.values.any()

@@ -9,11 +9,12 @@ import optax
 import pytest
 from helpers.settings import configure, plain, program_of
 
+from fedjax_norm.algorithms.algorithm import Views
 from fedjax_norm.algorithms.averaging import averaging
-from fedjax_norm.algorithms.contract import Method, Views
+from fedjax_norm.algorithms.contract import Method
+from fedjax_norm.algorithms.costs.ledger import TrafficCounter
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig, fedavg
-from fedjax_norm.algorithms.ledger import Sent
-from fedjax_norm.algorithms.periodic import Average
+from fedjax_norm.algorithms.periodic import ServerState
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.sources import digits
@@ -64,7 +65,7 @@ def make(task, config=FEW):
 
   def build(config, setup):
     algorithm = averaging(fedavg(config, setup), config, setup)
-    return algorithm._replace(views=Views(travelling=own, residual=unsent))
+    return algorithm._replace(views=Views(traveling=own, residual=unsent))
 
   fed = configure(FedAvgConfig, plain(batch_size=8, momentum=0.5), client_momentum="local")
   program, _ = program_of(Method("own", FedAvgConfig, build, ""), task, fed, LOOP, lr=0.05)
@@ -123,7 +124,7 @@ def test_local_updates_of_averaging_now_and_then_are_told_just_before_it(task, w
   algorithm = algorithm._replace(averages_next=lambda server: server.due)
   told = []
   for due in (True, False):
-    server = Average(outcome.variables, np.int32(3), np.bool_(due), Sent.zeros())
+    server = ServerState(outcome.variables, np.int32(3), np.bool_(due), TrafficCounter.zeros())
     rows = program.diagnose(
       "explore", algorithm, server, outcome.clients, task.data, 4, jax.random.key(0)
     )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from flax import linen as nn
 
-from fedjax_norm.algorithms.ledger import Traffic
+from fedjax_norm.algorithms.costs.ledger import Traffic
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.local_training import optimizer
 from fedjax_norm.models.layers import Dense

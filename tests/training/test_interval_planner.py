@@ -6,15 +6,15 @@ import chex
 import numpy as np
 import pytest
 
-from fedjax_norm.algorithms.ledger import Traffic
+from fedjax_norm.algorithms.costs.ledger import Traffic
 from fedjax_norm.control.freeze import CALIBRATE, EXPLORE, Freeze
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.control.skewscout import ScoutConfig, SkewScout
-from fedjax_norm.control.theta import Dial
+from fedjax_norm.control.theta import ThetaSchedule
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.interval_planner import Controls, next_interval, observe
 from fedjax_norm.training.program_types import Phase, Program
-from fedjax_norm.training.skewscout import Scouting
+from fedjax_norm.training.skewscout import SkewScoutRun
 
 CONFIG = LoopConfig(rounds=20, eval_every=8)
 RATES = np.linspace(1.0, 0.05, CONFIG.rounds, dtype=np.float32)
@@ -24,8 +24,10 @@ SERVER = SimpleNamespace(variables=MODEL)
 
 def program(freeze=None, plateau=None, scout=None):
   phases = {EXPLORE: Phase(*[None] * 3), CALIBRATE: Phase(*[None] * 3, rate_factor=0.5)}
-  scouting = Scouting(scout, {}) if scout else None
-  dial = Dial(np.full(CONFIG.rounds, 0.1, np.float32), follows_rate=True, scout=scout)
+  scouting = SkewScoutRun(scout, {}) if scout else None
+  theta_schedule = ThetaSchedule(
+    np.full(CONFIG.rounds, 0.1, np.float32), follows_rate=True, scout=scout
+  )
   return Program(
     phases,
     None,
@@ -36,7 +38,7 @@ def program(freeze=None, plateau=None, scout=None):
     RATES,
     "device",
     {},
-    theta_schedule=dial,
+    theta_schedule=theta_schedule,
     skewscout=scouting,
   )
 

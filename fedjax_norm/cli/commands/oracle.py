@@ -22,7 +22,7 @@ from fedjax_norm.options import option, with_defaults
 from fedjax_norm.plots import base
 from fedjax_norm.study import savings
 from fedjax_norm.study.cells import Result, load_sources, run_cell
-from fedjax_norm.training.skewscout import make_dial
+from fedjax_norm.training.skewscout import make_theta_schedule
 from fedjax_norm.training.storage.atomic_files import write_atomic
 from fedjax_norm.training.storage.run_folder import RunFolder
 
@@ -70,12 +70,12 @@ def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
   if config.seeds != 1:
     raise UserError("one seed at a time is compared; drop --seeds and give --seed.")
   known = config.in_rounds(config.clients or 10, 10**6)
-  dial = make_dial(known, known.row, known.rounds)
-  if not (dial and dial.scout and dial.scout.searches):
+  theta_schedule = make_theta_schedule(known, known.row, known.rounds)
+  if not (theta_schedule and theta_schedule.scout and theta_schedule.scout.searches):
     raise UserError(
       f"--skewscout={config.skewscout} chooses nothing to compare; name a search, such as hill."
     )
-  grid = dial.scout.grid
+  grid = theta_schedule.scout.grid
   changed = {
     one.name: getattr(config, one.name)
     for one in options.of(type(config))
@@ -106,7 +106,7 @@ def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
     )
     configs[degree.bsp] = flags("bsp", fraction=fraction, **bsp)
     for value, name in zip(grid, degree.thetas.values(), strict=True):
-      whole = int(value) if config.row.theta.whole else value
+      whole = int(value) if config.row.theta.is_integer else value
       configs[name] = flags(config.algorithm, fraction=fraction, **{theta: whole})
     scout = {"skewscout": config.skewscout}
     configs[degree.scout] = flags(config.algorithm, fraction=fraction, **scout)

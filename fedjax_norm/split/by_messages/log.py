@@ -2,7 +2,7 @@
 
 import collections
 
-from fedjax_norm.algorithms.ledger import Traffic
+from fedjax_norm.algorithms.costs.ledger import Traffic
 from fedjax_norm.split.messages import Message
 
 

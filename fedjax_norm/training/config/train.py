@@ -5,8 +5,8 @@ import functools
 import inspect
 from typing import Any
 
-from fedjax_norm.algorithms.clock import NetworkConfig
 from fedjax_norm.algorithms.contract import Method
+from fedjax_norm.algorithms.costs.network_profiles import NetworkConfig
 from fedjax_norm.control.skewscout import ScoutConfig
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation.config import EvaluationConfig
@@ -41,8 +41,13 @@ def config_of(method: Method, base: type = TrainConfig) -> Any:
     groups.append(EpochsConfig)
   _check_names(method)
   bases = (*(group for group in groups if not issubclass(base, group)), base)
-  without = (*method.without, *(("cohort",) if method.all_clients else ()))
-  namespace = {"row": method, "algorithm": method.name, "usual": method.usual, "hidden": without}
+  without = (*method.hidden_options, *(("cohort",) if method.all_clients else ()))
+  namespace = {
+    "row": method,
+    "algorithm": method.name,
+    "usual": method.default_lengths,
+    "hidden": without,
+  }
   name = f"{method.config.__name__}Run"
   kind = dataclasses.make_dataclass(name, [], bases=bases, frozen=True, namespace=namespace)
   return with_defaults(kind, **method.defaults)

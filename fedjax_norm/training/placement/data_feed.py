@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedjax_norm.algorithms.batch_statistics import Part
+from fedjax_norm.algorithms.batch_statistics import DataPart
 from fedjax_norm.client_mapping import ClientMapping, device_memory
 from fedjax_norm.data.cohorts import cohorts
 from fedjax_norm.data.federated import ROW_FIELDS, FederatedData, gather, rows
@@ -156,7 +156,7 @@ class Feed:
         self._prepare(self._window.end)
     return self._window
 
-  def all_clients(self) -> Iterator[Part]:
+  def all_clients(self) -> Iterator[DataPart]:
     """Yields the data of all clients in parts, divided over the devices by client id."""
     sizes, num_clients = self._data.sizes, self._data.num_clients
     devices = self._mapping.num_devices
@@ -169,12 +169,12 @@ class Feed:
       cuts.append(int(np.searchsorted(ends, before + capacity, "right")))
     width = int(np.diff(cuts).max())
 
-    def read(begin: int, end: int) -> Part:
+    def read(begin: int, end: int) -> DataPart:
       block = grid[:, begin:end]
       real = block < num_clients
       index = np.full((devices, width), -1, np.int32)
       index[:, : end - begin][real] = np.arange(real.sum())
-      return Part(self._read(block[real], capacity, index.size), self._place(index))
+      return DataPart(self._read(block[real], capacity, index.size), self._place(index))
 
     blocks = itertools.pairwise(cuts)
     ahead = self._thread.submit(read, *next(blocks))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_norm.algorithms.batch_statistics import Part
+from fedjax_norm.algorithms.batch_statistics import DataPart
 from fedjax_norm.client_mapping import ClientMapping, device_memory
 from fedjax_norm.data.cohorts import cohorts
 from fedjax_norm.data.federated import FederatedData, gather, rows
@@ -109,7 +109,7 @@ class DistributedFeed:
     parts = [device_data(device) for device, _ in local_devices(mapping)]
     self._data = global_rows(mapping, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
     grid = [np.append(np.arange(len(ids)), [-1] * (max_clients - len(ids))) for ids in by_device]
-    self._all_clients = Part(self._data, placer(mapping)(np.stack(grid).astype(np.int32)))
+    self._all_clients = DataPart(self._data, placer(mapping)(np.stack(grid).astype(np.int32)))
     self._window: Window | None = None
 
   def __enter__(self) -> "DistributedFeed":
@@ -129,7 +129,7 @@ class DistributedFeed:
       self._window = Window(round_, ids, np.unique(ids), placed, self._data)
     return self._window
 
-  def all_clients(self) -> Iterator[Part]:
+  def all_clients(self) -> Iterator[DataPart]:
     """Yields the data of all clients as one part; each device processes its clients."""
     yield self._all_clients
 

@@ -1,6 +1,6 @@
 """Resumes a run from its newest checkpoint and the rows of metrics up to it."""
 
-from fedjax_norm.algorithms.ledger import Traffic
+from fedjax_norm.algorithms.costs.ledger import Traffic
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.storage.checkpoint import Checkpoints
 from fedjax_norm.training.storage.csv_rows import Row

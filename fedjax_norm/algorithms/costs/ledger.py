@@ -1,4 +1,4 @@
-"""The ledger: what a real federation would send, in bytes and round trips."""
+"""The ledger: the bytes and round trips of a real federation."""
 
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 
 from fedjax_norm import models, tree_leaves
@@ -15,44 +16,43 @@ from fedjax_norm.typing import Array, PyTree, Variables
 _FLOAT_BYTES = 4
 _LOW_BITS = 20
 _LOW = 2**_LOW_BITS - 1
-MOST_SENDERS = 2 ** (32 - _LOW_BITS)
-"""Fewer senders than this can be counted at once (see :class:`Counter`)."""
+MAX_SENDERS = 2 ** (32 - _LOW_BITS)
+"""Counts of this many clients could overflow when they are added up (see :class:`Counter`)."""
 
 
 class Traffic(NamedTuple):
-  """What has been sent.
+  """Bytes and round trips.
 
   Attributes:
-    bytes_up: from clients to the server, summed over clients.
-    bytes_down: from the server to clients, summed over clients.
-    round_trips: exchanges that follow one another; clients send at the same time, so a FedAvg round
-      is one whatever the cohort.
+    bytes_up: bytes from clients to the server, summed over clients.
+    bytes_down: bytes from the server to clients, summed over clients.
+    round_trips: sequential exchanges; clients send in parallel, so a FedAvg round is one round trip
+      whatever the cohort.
   """
 
   bytes_up: int = 0
   bytes_down: int = 0
   round_trips: int = 0
 
-  def __add__(self, other):
+  def __add__(self, other: "Traffic") -> "Traffic":  # type: ignore[override]
     """Adds field by field."""
     return Traffic(*(a + b for a, b in zip(self, other, strict=True)))
 
   def minus(self, other: "Traffic") -> "Traffic":
-    """What has been sent since the other."""
+    """Subtracts field by field."""
     return Traffic(*(a - b for a, b in zip(self, other, strict=True)))
 
 
 class Cost(NamedTuple):
-  """What one client of one round sends and receives, in bytes, and how often it must wait.
+  """Bytes and round trips of one client in one round.
 
   Attributes:
-    up: bytes to the server a round.
-    down: bytes from the server a round.
-    step_up: further bytes a local step.
-    step_down: further bytes a local step.
-    step_trips: further round trips a local step.
-    trips: round trips a round, without those of its steps.
-
+    up: bytes to the server per round.
+    down: bytes from the server per round.
+    step_up: further bytes to the server per local step.
+    step_down: further bytes from the server per local step.
+    step_trips: further round trips per local step.
+    trips: round trips per round, without those of its steps.
   """
 
   up: int
@@ -63,7 +63,7 @@ class Cost(NamedTuple):
   trips: int = 1
 
   def of_round(self, steps: list[int]) -> Traffic:
-    """The traffic of a round whose clients take these numbers of local steps."""
+    """Returns the traffic of a round, given the local steps of each client."""
     return Traffic(
       bytes_up=sum(self.up + self.step_up * n for n in steps),
       bytes_down=sum(self.down + self.step_down * n for n in steps),
@@ -72,11 +72,11 @@ class Cost(NamedTuple):
 
 
 class Counter(NamedTuple):
-  """A whole number of bytes that a program counts without rounding, up to 2^52.
+  """A whole number, up to 2^52, that a compiled program counts without rounding.
 
   Attributes:
     high: uint32, multiples of 2^20.
-    low: uint32, what is left; below 2^20 unless :func:`add` has yet to carry.
+    low: uint32, the remainder; below 2^20 unless :func:`add` has yet to carry.
   """
 
   high: Array
@@ -84,39 +84,39 @@ class Counter(NamedTuple):
 
   @classmethod
   def of(cls, count: Array | int) -> "Counter":
-    """A count: any of the host's, or of a program's one below 2^32, as uint32.
+    """Makes a counter of a Python int, or of a uint32 array of a compiled program.
 
-    The sum of fewer than 4096 of a program's does not overflow.
+    The sum of fewer than ``MAX_SENDERS`` counters of arrays does not overflow.
     """
     if isinstance(count, int):
       return cls(jnp.uint32(count >> _LOW_BITS), jnp.uint32(count & _LOW))
     return cls(count >> _LOW_BITS, count & _LOW)
 
   def times(self, factor: Array | int) -> "Counter":
-    """A multiple, by fewer than 4096; it has yet to be carried."""
+    """Multiplies by a factor below ``MAX_SENDERS``, without carrying."""
     factor = jnp.uint32(factor)
     return Counter(self.high * factor, self.low * factor)
 
   def add(self, other: "Counter") -> "Counter":
-    """The sum, carried."""
+    """Adds another counter and carries."""
     low = self.low + other.low
     return Counter(self.high + other.high + (low >> _LOW_BITS), low & _LOW)
 
   def value(self) -> int:
-    """The number, on the host."""
+    """Returns the number, on the host."""
     return (int(self.high) << _LOW_BITS) + int(self.low)
 
   def values(self) -> np.ndarray:
-    """The numbers of many counts, int64, on the host."""
+    """Returns the numbers of an array of counters, int64, on the host."""
     return (np.asarray(self.high, np.int64) << _LOW_BITS) + np.asarray(self.low, np.int64)
 
 
-class Sent(NamedTuple):
-  """What has been sent since the start of a run, in a program's state.
+class TrafficCounter(NamedTuple):
+  """The traffic since the start of a run, counted in a compiled program's state.
 
   Attributes:
     up: bytes to the server.
-    down: bytes from it.
+    down: bytes from the server.
     trips: round trips.
   """
 
@@ -125,29 +125,27 @@ class Sent(NamedTuple):
   trips: Counter
 
   @classmethod
-  def zeros(cls) -> "Sent":
-    """Nothing."""
+  def zeros(cls) -> "TrafficCounter":
+    """Makes a counter of no traffic."""
     return cls(*(Counter.of(0) for _ in cls._fields))
 
-  def add(self, up: Counter, down: Counter, trips: Counter) -> "Sent":
-    """With more traffic."""
-    return Sent(self.up.add(up), self.down.add(down), self.trips.add(trips))
+  def add(self, up: Counter, down: Counter, trips: Counter) -> "TrafficCounter":
+    """Adds traffic."""
+    return TrafficCounter(self.up.add(up), self.down.add(down), self.trips.add(trips))
 
   def traffic(self) -> Traffic:
-    """The numbers, on the host."""
+    """Returns the numbers, on the host."""
     return Traffic(*(counter.value() for counter in self))
 
 
 def update_bytes(update: PyTree) -> Array:
-  """The bytes of an update of which zeros are not sent, uint32.
+  """Returns the bytes of an update whose zeros are not sent, uint32.
 
-  No tensor may have 2^29 elements or more.
-
-  Every tensor is a message of its own: four bytes that hold the number of values that are not zero
-  and which of three forms follows, whichever is the shortest:
+  Tensors must have fewer than 2^29 elements. Each tensor is a message: four bytes with the number
+  of non-zero values and the form of the rest, which is the shortest of three:
 
     pairs of a 4-byte index and a 4-byte value;
-    a bit for each element, filled up to whole bytes, and the values whose bit is set;
+    a bit for each element, padded to whole bytes, and the values whose bit is set;
     all elements, 4 bytes each.
   """
   total = jnp.uint32(0)
@@ -159,14 +157,14 @@ def update_bytes(update: PyTree) -> Array:
 
 
 def lockstep_cost(spec: NormSpec, groups: list[int]) -> tuple[int, int, int]:
-  """(bytes up, bytes down, round trips) a step of a norm that merges its moments across nodes.
+  """Returns (bytes up, bytes down, round trips) per step of a norm that merges clients' moments.
 
   A layer sends its moments forward (a count, G means and G m2) and, for the exact gradient, two
-  sums a group backward; each comes back merged (``moments.merge_over_axes``).
+  sums per group backward; each comes back merged (``moments.merge_over_axes``).
 
   Args:
     spec: the norm.
-    groups: of each norm layer (see ``models.norm_modules``).
+    groups: number of groups of each norm layer (see ``models.norm_modules``).
   """
   if not spec.across_clients or not spec.updates_running_statistics:
     return 0, 0, 0
@@ -175,10 +173,10 @@ def lockstep_cost(spec: NormSpec, groups: list[int]) -> tuple[int, int, int]:
 
 
 def paper_cost(cost: Cost, spec: NormSpec, groups: list[int]) -> Cost:
-  """A cost with distributed BN counted as paper 000 does (sec. 4.2): 2 n + 1 round trips a step.
+  """Returns a cost that counts distributed BN as paper 000 does (sec. 4.2): 2 n + 1 trips per step.
 
-  The mean goes up and comes back, then the variance, a number a group each; the exchange that the
-  exact gradient needs is left out.
+  The mean goes up and comes back, then the variance, one number per group each; the exchange for
+  the exact gradient is not counted.
   """
   if not spec.across_clients or not spec.updates_running_statistics:
     return cost
@@ -187,52 +185,54 @@ def paper_cost(cost: Cost, spec: NormSpec, groups: list[int]) -> Cost:
 
 
 def model_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> Variables:
-  """The shapes of a model's variables, without computing any."""
+  """Returns the shapes and dtypes of a model's variables, without computing the variables."""
   return jax.eval_shape(lambda: models.init(model, jax.random.key(0), image_shape))
 
 
 def exchange_cost(
   model: nn.Module, image_shape: tuple[int, int, int], policy: str, up: PyTree, down: PyTree
 ) -> Cost:
-  """The cost of a round that sends these trees and what the norm needs besides.
+  """Returns the cost of a round: the given trees, running statistics, and the norm's exchanges.
 
   Args:
-    model: its norm bound to no axis.
+    model: the model, its norm bound to no axis.
     image_shape: (H, W, C).
-    policy: how running statistics are combined; it decides which of them cross.
-    up: what a client sends besides running statistics, arrays or their shapes.
-    down: what a client receives besides running statistics.
+    policy: how running statistics are combined, which decides whether they are sent.
+    up: what a client sends without running statistics, arrays or their shapes.
+    down: what a client receives without running statistics, arrays or their shapes.
   """
   spec = model.norm
   stats = tree_leaves.num_bytes(model_shapes(model, image_shape).get("batch_stats", {}))
   shared = policy in ("mean", "moments")
-  # A client gets the whole model, frozen statistics too.
+  # A client receives the whole model, frozen statistics included.
   stats_down = stats * (shared or (policy == "recalibrate" and not spec.updates_running_statistics))
   stats_up = stats * (shared and spec.updates_running_statistics)
-  norms = list(models.norm_modules(model, image_shape).values())
+  groups = list(models.norm_modules(model, image_shape).values())
   return Cost(
     tree_leaves.num_bytes(up) + stats_up,
     tree_leaves.num_bytes(down) + stats_down,
-    *lockstep_cost(spec, norms),
+    *lockstep_cost(spec, groups),
   )
 
 
 def without(tree: PyTree, params: PyTree, paths: Collection[str]) -> PyTree:
-  """The tree with None at some paths of each subtree that has the parameters' structure."""
+  """Removes the leaves at some paths from each subtree that has the structure of ``params``."""
   if not paths:
     return tree
-  return _of_params(tree, params, lambda part: tree_leaves.put(part, dict.fromkeys(paths)))
+  return _map_params(tree, params, lambda part: tree_leaves.put(part, dict.fromkeys(paths)))
 
 
 def filled(tree: PyTree, params: PyTree, paths: Collection[str]) -> PyTree:
-  """The inverse of :func:`without`: zeros where it left nothing."""
+  """Puts zeros where :func:`without` removed leaves."""
   if not paths:
     return tree
-  zeros = jax.tree.map(jax.numpy.zeros_like, tree_leaves.pick(params, paths))
-  return _of_params(tree, without(params, params, paths), lambda part: tree_leaves.put(part, zeros))
+  zeros = optax.tree.zeros_like(tree_leaves.pick(params, paths))
+  sent = without(params, params, paths)
+  return _map_params(tree, sent, lambda part: tree_leaves.put(part, zeros))
 
 
-def _of_params(tree: PyTree, params: PyTree, change: Callable[[Any], Any]) -> PyTree:
+def _map_params(tree: PyTree, params: PyTree, change: Callable[[Any], Any]) -> PyTree:
+  """Applies a function to each subtree that has the structure of ``params``."""
   structure: Any = jax.tree.structure(params)
 
   def has_structure(part: Any) -> bool:

@@ -1,0 +1,1 @@
+"""Bytes, round trips and simulated time of a run."""
