@@ -1,4 +1,4 @@
-"""Scores against counting by hand."""
+"""Scores of classifiers against counting by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ CLASSES = 7
 
 
 class Table(nn.Module):
-  """Logits read off a table by the image's first pixel, so that every rank is known."""
+  """Returns logits from a table; the first pixel of an image is the row number."""
 
   table: tuple
 
@@ -34,7 +34,7 @@ def case():
 
 
 def by_hand(logits, labels):
-  """(loss, top-1, top-5) as means over examples, in float64."""
+  """Returns loss, top-1 and top-5 as means over examples, in float64."""
   logits = logits.astype(np.float64)
   losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
   order = np.argsort(-logits, axis=1)
@@ -44,7 +44,7 @@ def by_hand(logits, labels):
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
-def test_equals_counting_by_hand_whatever_the_batches(case, batch_size):
+def test_equals_counting_by_hand_for_all_batch_sizes(case, batch_size):
   model, logits, test = case
   scores = classification.make_scores(model, CLASSES, lambda images, ids, strength: images)
   mapping = client_mapping.create("auto", num_clients=2)
@@ -58,8 +58,8 @@ def test_equals_counting_by_hand_whatever_the_batches(case, batch_size):
   np.testing.assert_array_equal(result.examples, np.bincount(test.labels, minlength=CLASSES))
 
 
-def test_a_model_without_an_opinion_scores_nothing():
-  """Equal logits and logits that are no numbers earn no accuracy."""
+def test_ties_and_nan_count_as_errors():
+  """Equal logits and nan logits give an accuracy of 0."""
   for value in (0.0, float("nan")):
     model = Table(((value,) * CLASSES,))
     scores = classification.make_scores(model, CLASSES, lambda images, ids, strength: images)
@@ -71,8 +71,8 @@ def test_a_model_without_an_opinion_scores_nothing():
     assert np.isnan(float(result.loss.sum())) == np.isnan(value)
 
 
-def test_each_clients_own_model(case):
-  """The scores of stacked models are those of each model alone."""
+def test_client_models(case):
+  """Stacked client models have the scores of each model alone."""
   model, logits, test = case
 
   class Shifted(nn.Module):
@@ -85,7 +85,7 @@ def test_each_clients_own_model(case):
   evaluate = classification.make_evaluate_clients(
     scores,
     client_mapping.create("auto", num_clients=3),
-    lambda server, own: {"params": {"shift": own}},
+    lambda server, state: {"params": {"shift": state}},
   )
   batches = jax.tree.map(jnp.asarray, classification.stack_batches(test, 5))
   result = evaluate((), jnp.asarray(shifts), np.zeros(3, np.float32), batches)
@@ -95,7 +95,7 @@ def test_each_clients_own_model(case):
     np.testing.assert_allclose(list(classification.summarize(one).values()), expected, rtol=1e-5)
 
 
-def test_accuracy_on_a_clients_own_labels():
+def test_label_weighted_accuracy_by_hand():
   top1, count = np.array([8.0, 1.0, 0.0]), np.array([10.0, 2.0, 0.0])
   scores = classification.Scores(count, top1, top1, count)
   counts = np.array([[4, 0, 0], [1, 3, 0], [2, 2, 6], [0, 0, 9]])

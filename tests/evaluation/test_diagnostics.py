@@ -1,4 +1,4 @@
-"""Every measure against NumPy by hand, and what must hold of each whatever the numbers."""
+"""Diagnostics against NumPy by hand, and their general properties."""
 
 import itertools
 
@@ -27,7 +27,7 @@ def plain(images, ids, strength, noise_key, step_key):
 
 
 def tree(values):
-  """A model of three tensors from 4 numbers."""
+  """Returns a model of three tensors with 4 numbers."""
   return {"a": {"kernel": values[:2].reshape(1, 2), "bias": values[2:3]}, "scale": values[3]}
 
 
@@ -47,7 +47,7 @@ def test_divergence_by_hand(values, expected):
 def test_deltas_by_hand():
   weights = tree(np.array([2.0, 0.0, -4.0, 1.0]))
   first, second = tree(np.array([1.0, 9.0, 1.0, 0.0])), tree(np.array([-4.0, 9.0, 0.0, -1.0]))
-  # the second weight is 0 and left out: (1/2 + 1/4 + 0) / 3 and (2 + 0 + 1) / 3
+  # the second weight is 0 and ignored: (1/2 + 1/4 + 0) / 3 and (2 + 0 + 1) / 3
   assert diagnostics.residual_update_delta([first, second], weights) == pytest.approx(0.625)
   # |1-2|/2, |1+4|/4, |0-1|/1 and |-4-2|/2, |0+4|/4, |-1-1|/1
   expected = np.mean([(0.5 + 1.25 + 1) / 3, (3 + 1 + 2) / 3])
@@ -65,12 +65,12 @@ def test_weight_difference_by_hand():
 
 @given(values=TABLES, factor=st.sampled_from([-4.0, 0.5, 1024.0]))
 @settings(max_examples=40, deadline=None)
-def test_equal_partitions_differ_by_nothing_and_no_measure_has_a_unit(values, factor):
+def test_equal_partitions_have_no_difference_and_scaling_changes_nothing(values, factor):
   same, weights = [tree(values[0])] * 3, tree(values[1])
   assert not diagnostics.divergence(np.stack([values[0]] * 3)).any()
   assert diagnostics.weight_difference(same) == 0
-  own = diagnostics.local_update_delta(same, same[0])
-  assert own == 0 or (np.isnan(own) and not values[0].any())
+  delta = diagnostics.local_update_delta(same, same[0])
+  assert delta == 0 or (np.isnan(delta) and not values[0].any())
   nothing = diagnostics.residual_update_delta([jax.tree.map(np.zeros_like, weights)], weights)
   assert nothing == 0 or np.isnan(nothing)
 
@@ -108,13 +108,13 @@ def test_one_partition_is_refused():
 
 
 @pytest.mark.parametrize("name", ["bn", "gn", "none"])
-def test_positions_are_those_of_any_norm_first_to_last(name):
+def test_positions_of_all_norms_first_to_last(name):
   norm = create(name, groups=8 if name == "gn" else None)
   tiny = models.create("tiny", norm, 4, IMAGE)
   assert diagnostics.norm_positions(tiny, IMAGE) == ("Norm_0", "Norm_1", "Norm_2")
 
 
-def test_positions_of_blocks_come_in_the_order_of_the_pass():
+def test_positions_of_blocks_are_in_the_order_of_the_forward_pass():
   net = models.create("resnet20", create("none"), 4, (8, 8, 1))
   positions = diagnostics.norm_positions(net, (8, 8, 1))
   assert positions[:3] == ("Norm_0", "Block_0/Norm_0", "Block_0/Norm_1")
@@ -124,20 +124,20 @@ def test_positions_of_blocks_come_in_the_order_of_the_pass():
 
 @pytest.fixture(scope="module")
 def federation(tiny_source):
-  """Two unequal clients, so that a pass over the data ends with a batch that is not full."""
+  """Two unequal clients, so that an epoch ends with a partial batch."""
   owners = (np.arange(60) >= 22).astype(np.int32)
   division = partitions.make("natural", tiny_source.train.labels, 2, 0, clients=owners)
   return federate(tiny_source.train, division)
 
 
 @pytest.mark.parametrize("name", ["bn", "none"])
-def test_minibatch_moments_are_those_of_the_batches_one_by_one(federation, tiny_net, name):
-  """The convolution before the first norm position, applied by hand to each drawn batch."""
-  model = tiny_net(norm=create(name), dropout=0.5)  # which would want a key if it were on
+def test_minibatch_moments_are_the_means_over_batches(federation, tiny_net, name):
+  """Applies the convolution before the first norm by hand to each drawn batch."""
+  model = tiny_net(norm=create(name), dropout=0.5)  # dropout would need a key
   variables = models.init(model, jax.random.key(1), IMAGE)
   key, batches = jax.random.key(2), 5
   moments = diagnostics.make_minibatch_moments(model, ("Norm_0",), 8, plain)
-  found = jax.jit(moments)(variables, federation, 0, batches, jnp.int32(0), key)["Norm_0"]
+  result = jax.jit(moments)(variables, federation, 0, batches, jnp.int32(0), key)["Norm_0"]
   kernel = np.asarray(variables["params"]["Conv_0"]["kernel"], np.float64)
   bias = np.asarray(variables["params"]["Conv_0"].get("bias", np.zeros(8)), np.float64)
   means, variances = [], []
@@ -153,12 +153,12 @@ def test_minibatch_moments_are_those_of_the_batches_one_by_one(federation, tiny_
     means.append(out.mean((0, 1, 2)))
     variances.append(out.var((0, 1, 2)))
   assert batch.mask.sum() == 8
-  np.testing.assert_allclose(found.mean, np.mean(means, 0), rtol=1e-4, atol=1e-5)
-  np.testing.assert_allclose(found.variance, np.mean(variances, 0), rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(result.mean, np.mean(means, 0), rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(result.variance, np.mean(variances, 0), rtol=1e-4, atol=1e-6)
 
 
-def test_neurons_are_compared_for_the_same_images(tiny_net):
-  """A channel of opposite sign differs by 2, one of three times the size by 1, equal ones by 0."""
+def test_neuron_difference_by_hand(tiny_net):
+  """The difference is 2 for opposite signs, 1 for a factor of 3 and 0 for equal channels."""
   model = tiny_net(norm=create("none"))
   variables = jax.tree.map(np.asarray, models.init(model, jax.random.key(1), IMAGE))
   kernel = variables["params"]["Conv_0"]["kernel"]
@@ -174,12 +174,12 @@ def test_neurons_are_compared_for_the_same_images(tiny_net):
 
 
 def test_small_changes_of_weights_can_be_large_changes_of_neurons(tiny_net):
-  """What app. G explains: where inputs nearly cancel, a neuron follows a weight's small change."""
+  """If inputs nearly cancel, a small change of a weight changes a neuron much (app. G)."""
   model = tiny_net(norm=create("none"))
   variables = jax.tree.map(np.array, models.init(model, jax.random.key(1), IMAGE))
   kernel = variables["params"]["Conv_0"]["kernel"]
   kernel[:] = 0
-  kernel[1, 1], kernel[1, 0] = 1.0, -1.005  # on an even image, -0.005 a neuron
+  kernel[1, 1], kernel[1, 0] = 1.0, -1.005  # a constant image gives -0.005 per neuron
   moved = jax.tree.map(np.copy, variables)
   moved["params"]["Conv_0"]["kernel"][1, 1] *= 1.02  # now +0.015
   images = jnp.ones((1, *IMAGE), jnp.float32)

@@ -1,4 +1,4 @@
-"""Errors of numbers against scikit-learn's."""
+"""Regression measures against scikit-learn."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from fedjax_norm.evaluation import classification, regression
 
 
 class Table(nn.Module):
-  """Outputs read off a table by the image's first pixel."""
+  """Returns outputs from a table; the first pixel of an image is the row number."""
 
   table: tuple
 
@@ -25,67 +25,67 @@ class Table(nn.Module):
 
 @pytest.fixture(scope="module")
 def case():
-  """(the test examples, their units, the guesses of two models in the targets' own units)."""
+  """(test examples, target scale, predictions of two models in the original units)."""
   rng = np.random.default_rng(0)
   train, test = (rng.normal([5, -300], [2, 40], (n, 2)).astype(np.float32) for n in (31, 23))
-  guesses = test + rng.normal(0, [1, 30], (2, 23, 2))
+  predictions = test + rng.normal(0, [1, 30], (2, 23, 2))
   images = np.zeros((23, 1, 1, 1), np.float32)
   images[:, 0, 0, 0] = np.arange(23)
   return (
     Examples(images, np.zeros(23, np.int32), targets=test),
     regression.target_scale(train, test),
-    guesses,
+    predictions,
   )
 
 
-def errors_of(case, guesses, batch_size):
-  test, units, _ = case
-  model = Table(tuple(map(tuple, units.standard(guesses).tolist())))
+def errors_of(case, predictions, batch_size):
+  test, scale, _ = case
+  model = Table(tuple(map(tuple, scale.standard(predictions).tolist())))
   batch_test = classification.make_batch_test(
     model, lambda images, ids, strength: images, regression.errors_of
   )
   mapping = client_mapping.create("auto", num_clients=2)
-  targets = units.standard(test.targets)
+  targets = scale.standard(test.targets)
   batches = classification.stack_batches(test, batch_size, mapping.num_devices, targets)
   result = classification.make_evaluate(batch_test, mapping)({}, jax.tree.map(jnp.asarray, batches))
   return jax.tree.map(np.asarray, result)
 
 
 @pytest.mark.parametrize("batch_size", [5, 23])
-def test_equals_scikit_learn_in_the_targets_own_units(case, batch_size):
-  test, units, (guesses, _) = case
-  found = regression.summarize(errors_of(case, guesses, batch_size), units)
-  mse = metrics.mean_squared_error(test.targets, guesses)
+def test_equals_scikit_learn_in_the_original_units(case, batch_size):
+  test, scale, (predictions, _) = case
+  columns = regression.summarize(errors_of(case, predictions, batch_size), scale)
+  mse = metrics.mean_squared_error(test.targets, predictions)
   expected = {
-    "r2": metrics.r2_score(test.targets, guesses),
+    "r2": metrics.r2_score(test.targets, predictions),
     "rmse": np.sqrt(mse),
-    "mae": metrics.mean_absolute_error(test.targets, guesses),
+    "mae": metrics.mean_absolute_error(test.targets, predictions),
     "mse": mse,
-    "loss": np.square((guesses - test.targets) / units.std).sum(1).mean() / 2,
+    "loss": np.square((predictions - test.targets) / scale.std).sum(1).mean() / 2,
   }
-  assert found == pytest.approx(expected, rel=1e-4)
+  assert columns == pytest.approx(expected, rel=1e-4)
 
 
-def test_several_models_count_as_their_mean(case):
-  each = [errors_of(case, guesses, 23) for guesses in case[2]]
+def test_columns_of_several_models_are_means(case):
+  each = [errors_of(case, predictions, 23) for predictions in case[2]]
   one, two = (regression.summarize(errors, case[1]) for errors in each)
   both = regression.summarize(jax.tree.map(lambda *a: np.stack(a), *each), case[1])
   for name in ("loss", "r2", "mae", "mse"):
     assert both[name] == pytest.approx((one[name] + two[name]) / 2)
 
 
-def test_standard_units_are_of_the_training_targets():
+def test_targets_are_standardized_by_the_training_set():
   train = np.array([[1.0], [3.0]], np.float32)
-  units = regression.target_scale(train, np.array([[0.0], [1.0]]))
-  np.testing.assert_array_equal(units.standard(train), [[-1], [1]])
-  assert units.standard(train).dtype == np.float32
-  np.testing.assert_array_equal(units.spread, [0.5])
+  scale = regression.target_scale(train, np.array([[0.0], [1.0]]))
+  np.testing.assert_array_equal(scale.standard(train), [[-1], [1]])
+  assert scale.standard(train).dtype == np.float32
+  np.testing.assert_array_equal(scale.spread, [0.5])
 
 
 @pytest.mark.parametrize(
   ("train", "test", "name"), [((1, 1), (0, 1), "training"), ((0, 1), (2, 2), "test")]
 )
-def test_a_number_that_never_changes_is_refused(train, test, name):
+def test_a_constant_target_is_refused(train, test, name):
   train, test = (np.array([[0, a], [1, b]], np.float32) for a, b in (train, test))
   with pytest.raises(
     UserError, match=f"number 1 of the targets is the same in all {name} examples"

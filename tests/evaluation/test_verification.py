@@ -1,4 +1,4 @@
-"""Pairs, distances and thresholds against counting by hand; a network that learns identities."""
+"""Verification: pairs, distances and thresholds by hand, and a network that learns identities."""
 
 import functools
 import itertools
@@ -27,11 +27,11 @@ from fedjax_norm.training.loop import train
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.task.task import make_task
 
-# ------------------------------------------------------------------ pairs
+# pairs
 
 
-def drawn(labels, pairs):
-  """What must hold of all pairs."""
+def check_pairs(labels, pairs):
+  """Checks the properties of all pairs; returns the number per fold and kind."""
   first, second = labels[pairs.first], labels[pairs.second]
   np.testing.assert_array_equal(first == second, pairs.same)
   assert (pairs.first != pairs.second).all()
@@ -46,24 +46,24 @@ def drawn(labels, pairs):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 7), min_size=20, max_size=40), st.integers(0, 100))
-def test_folds_are_balanced_and_have_identities_of_their_own(sizes, seed):
-  sizes = [*sizes, *[2] * 10]  # ten identities at least that have a pair
+def test_folds_are_balanced_and_share_no_identity(sizes, seed):
+  sizes = [*sizes, *[2] * 10]  # at least ten identities with a pair
   labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
   pairs = verification.make_pairs(labels, seed, per_fold=6)
-  assert 1 <= drawn(labels, pairs) <= 6
+  assert 1 <= check_pairs(labels, pairs) <= 6
   for label in np.unique(labels):
-    touched = (labels[pairs.first] == label) | (labels[pairs.second] == label)
-    assert len(np.unique(pairs.fold[touched])) <= 1
+    in_pair = (labels[pairs.first] == label) | (labels[pairs.second] == label)
+    assert len(np.unique(pairs.fold[in_pair])) <= 1
   again = verification.make_pairs(labels, seed, per_fold=6)
   assert all(map(np.array_equal, pairs, again))
 
 
-def test_a_fold_has_as_many_pairs_as_asked_for():
+def test_the_number_of_pairs_of_a_fold():
   labels = np.repeat(np.arange(40), 8)
-  assert drawn(labels, verification.make_pairs(labels, per_fold=50)) == 50
-  # Four identities of eight images have 4 * 28 pairs of one identity, and more of two.
+  assert check_pairs(labels, verification.make_pairs(labels, per_fold=50)) == 50
+  # Four identities of eight images have 4 * 28 pairs of the same identity.
   pairs = verification.make_pairs(labels)
-  assert drawn(labels, pairs) == 4 * 28
+  assert check_pairs(labels, pairs) == 4 * 28
   other = verification.make_pairs(labels, seed=1, per_fold=50)
   assert not np.array_equal(other.first, verification.make_pairs(labels, per_fold=50).first)
 
@@ -71,7 +71,7 @@ def test_a_fold_has_as_many_pairs_as_asked_for():
 def test_few_identities_are_in_all_folds():
   labels = np.repeat([0, 1, 2], 10)
   pairs = verification.make_pairs(labels)
-  assert drawn(labels, pairs) == 3 * 45 // 10
+  assert check_pairs(labels, pairs) == 3 * 45 // 10
   assert len(np.unique(pairs.fold[labels[pairs.first] == 0])) == 10
 
 
@@ -81,46 +81,46 @@ def test_too_few_pairs_are_refused(labels):
     verification.make_pairs(labels)
 
 
-# ------------------------------------------------------------------ distances and thresholds
+# distances and thresholds
 
 
-def right(distances, same, threshold):
-  """The share of pairs told right, one pair after another."""
+def accuracy(distances, same, threshold):
+  """Returns the share of correctly classified pairs."""
   return np.mean([(d <= threshold) == s for d, s in zip(distances, same, strict=True)])
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=20, max_size=40))
-def test_folds_are_judged_by_the_best_threshold_of_the_others(pairs):
-  """Against trying every threshold; few values, so that many distances are equal."""
+def test_each_fold_uses_the_best_threshold_of_the_others(pairs):
+  """Tries every threshold; the distances have few values, so that many are equal."""
   distances = np.array([d / 8 for d, _ in pairs])
   same = np.array([s for _, s in pairs])
   fold = np.arange(len(pairs)) % 10
   case = verification.Pairs(np.zeros(len(pairs)), np.zeros(len(pairs)), same, fold)
   verdict = verification.judge(distances, case)
   for f in range(10):
-    mine, others = fold == f, fold != f
-    each = [-np.inf, *np.unique(distances[others])]  # the first takes no pair for one identity
-    tried = {t: right(distances[others], same[others], t) for t in each}
-    assert right(distances[others], same[others], verdict.thresholds[f]) == max(tried.values())
+    tested, others = fold == f, fold != f
+    each = [-np.inf, *np.unique(distances[others])]  # the first one accepts no pair
+    tried = {t: accuracy(distances[others], same[others], t) for t in each}
+    assert accuracy(distances[others], same[others], verdict.thresholds[f]) == max(tried.values())
     first = min(t for t, share in tried.items() if share == max(tried.values()))
     assert first <= verdict.thresholds[f]
     assert not any(first < d <= verdict.thresholds[f] for d in distances[others])
-    assert verdict.accuracies[f] == right(distances[mine], same[mine], verdict.thresholds[f])
+    assert verdict.accuracies[f] == accuracy(distances[tested], same[tested], verdict.thresholds[f])
   columns = verification.summarize(distances, case)
   assert columns["top1"] == pytest.approx(verdict.accuracies.mean())
   error = np.sqrt(((verdict.accuracies - verdict.accuracies.mean()) ** 2).sum() / 9 / 10)
   assert columns["verification_error"] == pytest.approx(error)
 
 
-def test_where_nothing_is_told_apart_no_pair_may_be_the_best_guess():
+def test_the_best_threshold_can_accept_no_pair():
   distances, same = np.array([0.1, 0.2, 0.3, 0.4]), np.array([False, False, True, False])
   threshold = verification.best_threshold(distances, same)
   assert np.isfinite(threshold)
-  assert right(distances, same, threshold) == 0.75
+  assert accuracy(distances, same, threshold) == 0.75
 
 
-def test_distances_and_loss_are_torchs():
+def test_distances_and_loss_equal_torch():
   rng = np.random.default_rng(0)
   x = rng.normal(size=(12, 5)).astype(np.float32)
   x[3] = 0
@@ -131,9 +131,11 @@ def test_distances_and_loss_are_torchs():
   distances = np.asarray(verification.cosine_distances(jnp.asarray(x.reshape(3, 4, 5)), case))
   a, b = (torch.tensor(x[side]) for side in pairs.T)
   np.testing.assert_allclose(distances, 1 - torch.cosine_similarity(a, b), atol=1e-6)
-  theirs = torch.nn.functional.cosine_embedding_loss(a, b, torch.tensor(np.where(same, 1.0, -1.0)))
-  assert verification.summarize(distances, case)["loss"] == pytest.approx(float(theirs), abs=1e-6)
-  # Of several models the columns are the means of each one's.
+  expected = torch.nn.functional.cosine_embedding_loss(
+    a, b, torch.tensor(np.where(same, 1.0, -1.0))
+  )
+  assert verification.summarize(distances, case)["loss"] == pytest.approx(float(expected), abs=1e-6)
+  # Columns of several models are means.
   both = np.stack([distances, distances[::-1]])
   each = [verification.summarize(one, case) for one in both]
   mean = verification.summarize(both, case)
@@ -141,7 +143,7 @@ def test_distances_and_loss_are_torchs():
 
 
 class Scaled(nn.Module):
-  """Embeds an image as its own first row, each pixel times a parameter."""
+  """Embeds an image as its first row, each pixel times a parameter."""
 
   def embed(self, x, mode):
     return self(x, mode)
@@ -151,8 +153,8 @@ class Scaled(nn.Module):
     return x[:, 0, :, 0] * self.param("scale", nn.initializers.ones, (x.shape[2],))
 
 
-def test_models_are_embedded_batch_by_batch():
-  """Of one model and of each client's: distances as from the whole set at once."""
+def test_distances_do_not_depend_on_batches():
+  """Distances of one model and of client models equal those of the whole set."""
   rng = np.random.default_rng(3)
   labels = np.repeat(np.arange(5, dtype=np.int32), 5)
   images = rng.normal(size=(25, 2, 3, 1)).astype(np.float32)
@@ -172,14 +174,14 @@ def test_models_are_embedded_batch_by_batch():
   np.testing.assert_allclose(
     one({"params": {"scale": scales[0]}}, batches), expected[0], rtol=1e-4, atol=1e-6
   )
-  of_clients = verification.make_evaluate_clients(
-    embed, pairs, mapping, lambda server, own: {"params": {"scale": own}}
+  evaluate_clients = verification.make_evaluate_clients(
+    embed, pairs, mapping, lambda server, state: {"params": {"scale": state}}
   )
-  result = of_clients((), jnp.asarray(scales), np.zeros(3, np.float32), batches)
+  result = evaluate_clients((), jnp.asarray(scales), np.zeros(3, np.float32), batches)
   np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
 
 
-# ------------------------------------------------------------------ learning
+# learning
 
 
 @pytest.fixture
@@ -190,11 +192,11 @@ def small_face(monkeypatch):
   monkeypatch.setattr(registry, "MODELS", types.MappingProxyType({"face": entry}))
 
 
-def test_training_on_some_identities_tells_others_apart(small_face):
-  """Forty identities to train on and forty others; labels at random teach nothing of them."""
+def test_training_on_some_identities_helps_to_verify_others(small_face):
+  """40 training and 40 test identities; random training labels do not help."""
   source = sources.load("identities:size=8,images=12,noise=0,deformation=0.9")
   labels = source.train.labels
-  at_random = np.random.default_rng(0).permutation(labels)
+  random_labels = np.random.default_rng(0).permutation(labels)
   division = partitions.make("iid", labels, 2, 0)
 
   def task(labels):
@@ -206,7 +208,7 @@ def test_training_on_some_identities_tells_others_apart(small_face):
   local = plain(batch_size=16, momentum=0.9)
   program, config = program_of(SSGD, task(labels), local, rounds=80, eval_every=80, lr=0.05)
   rows = {}
-  for name, given_labels in (("true", labels), ("random", at_random)):
+  for name, given_labels in (("true", labels), ("random", random_labels)):
     one = task(given_labels)
     rows[name] = train(program, config, one.data, initial_variables(one, 0)).rows[-1]
   assert rows["true"]["top1"] > 0.7
@@ -215,7 +217,7 @@ def test_training_on_some_identities_tells_others_apart(small_face):
   assert "top5" not in rows["true"]
 
 
-def test_what_does_not_fit_verification_is_refused(small_face, tiny_source):
+def test_invalid_arguments_are_refused(small_face, tiny_source):
   source = sources.load("identities:identities=24,images=4")
   division = partitions.make("iid", source.train.labels, 2, 0)
   with pytest.raises(UserError, match="choose the task verification"):
@@ -225,7 +227,7 @@ def test_what_does_not_fit_verification_is_refused(small_face, tiny_source):
     program_of(SSGD, task, rounds=1, eval_every=1, evaluate_clients=2)
 
 
-def test_a_model_without_an_embedding_verifies_nothing(tiny_source):
+def test_a_model_without_an_embedding_is_refused(tiny_source):
   division = partitions.make("iid", tiny_source.train.labels, 2, 0)
   with pytest.raises(UserError, match=r"'tiny' has no embedding .*; choose face"):
     make_task(tiny_source, division, norm.create("bn"), "tiny", verification=True)

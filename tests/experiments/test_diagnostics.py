@@ -1,4 +1,4 @@
-"""``--diagnostics`` of a whole run."""
+"""Runs with ``--diagnostics``."""
 
 import csv
 import types
@@ -10,8 +10,8 @@ from matplotlib.image import imread
 from fedjax_norm.models import registry
 
 
-def test_a_run_leaves_a_table_and_a_picture(fedavg_run, tiny_net, monkeypatch):
-  entry = registry.MODELS["tiny"]._replace(build=tiny_net)  # one convolution, for less to compile
+def test_a_run_writes_a_table_and_a_plot(fedavg_run, tiny_net, monkeypatch):
+  entry = registry.MODELS["tiny"]._replace(build=tiny_net)  # one convolution: fast to compile
   monkeypatch.setattr(registry, "MODELS", types.MappingProxyType({"tiny": entry}))
   result = fedavg_run("--diagnostics", "--diagnostics_batches=2", "--norm=none", "--workdir=run")
   assert result.code == 0, result.err
@@ -20,7 +20,7 @@ def test_a_run_leaves_a_table_and_a_picture(fedavg_run, tiny_net, monkeypatch):
   last = {(row["quantity"], row["place"]): float(row["value"]) for row in rows[len(rows) // 2 :]}
   assert sum(place.startswith("Norm_0:") for _, place in last) == 2 * 8
   assert {place for name, place in last if name == "mean_divergence_median"} == {"Norm_0"}
-  # FedAvg round by round has no models of the clients' own to tell apart, and one class each.
+  # FedAvg has no client models between rounds; each client has one class.
   assert {place for name, place in last if name == "accuracy"} == {
     f"global on {k}" for k in range(4)
   }
@@ -40,7 +40,7 @@ def test_a_run_leaves_a_table_and_a_picture(fedavg_run, tiny_net, monkeypatch):
     ),
   ],
 )
-def test_flags_that_cannot_be_honoured(fedavg_run, flags, sentence):
+def test_invalid_flags_are_refused(fedavg_run, flags, sentence):
   result = fedavg_run(*flags)
   assert result.code == 2
   assert sentence in result.err

@@ -1,4 +1,4 @@
-"""``--task=regression`` and ``segmentation`` as a user runs them."""
+"""Runs with ``--task=regression`` and ``--task=segmentation``."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ SEGMENTATION = ("--task=segmentation", "--model=fcn", DATA)
 
 
 class Pixels(Staged):
-  """A 1x1 convolution, the norm and another one: little to compile."""
+  """A 1x1 convolution, the norm and a second 1x1 convolution: fast to compile."""
 
   norm: NormSpec
   num_classes: int
@@ -55,8 +55,8 @@ def rows(folder):
     return list(csv.DictReader(file))
 
 
-def test_regression_learns_and_tells_what_it_is_about(decentralized_run):
-  """With partitions that keep models of their own, and twice."""
+def test_regression_learns_and_prints_its_measures(decentralized_run):
+  """Gaia with client models, and two seeds."""
   result = decentralized_run(
     *("--task=regression", "--algorithm=gaia", "--partition=iid", "--norm=none", "--lr=0.05"),
     *("--rounds=40", "--eval_every=40", "--seeds=2", "--workdir=run"),
@@ -67,7 +67,7 @@ def test_regression_learns_and_tells_what_it_is_about(decentralized_run):
   assert not {"top1", "top5", "train_top1"} & {*last, *summary}
   assert float(last["r2"]) > 0.5
   assert float(last["mse"]) == pytest.approx(float(last["rmse"]) ** 2)
-  assert float(last["loss"]) < 0.25  # of guessing the mean it is about a half
+  assert float(last["loss"]) < 0.25  # predicting the mean gives about 0.5
   for name in ("r2", "rmse", "mae", "models_r2"):
     assert summary[name] == float(last[name])
   assert float(last["models_r2_min"]) <= float(last["models_r2"]) <= 1
@@ -85,7 +85,7 @@ def test_regression_learns_and_tells_what_it_is_about(decentralized_run):
     compare.compare(["run/seed_0", "run/seed_1"], "out.png", "title")
 
 
-def test_segmentation_learns_and_tells_its_classes(fedavg_run):
+def test_segmentation_learns_and_prints_its_classes(fedavg_run):
   flags = (*SEGMENTATION, "--lr=0.2", "--rounds=20", "--eval_every=20", "--norm=none")
   result = fedavg_run(*flags, "--workdir=run")
   assert result.code == 0, result.err
@@ -114,7 +114,7 @@ def test_segmentation_learns_and_tells_its_classes(fedavg_run):
     ((*SEGMENTATION, "--augment=crop"), "moves images but not the classes of their pixels"),
   ],
 )
-def test_what_does_not_fit_is_refused(fedavg_run, flags, message):
+def test_invalid_flags_are_refused(fedavg_run, flags, message):
   result = fedavg_run(*flags)
   assert result.code == 2
   assert message in result.err

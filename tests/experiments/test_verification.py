@@ -1,4 +1,4 @@
-"""``--task=verification`` as a user runs it."""
+"""Runs with ``--task=verification``."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ FLAGS = ("--data=identities:identities=48,images=4,size=8", "--task=verification
 
 
 class Flat(nn.Module):
-  """Embeds an image by a dense layer and the norm: little to compile."""
+  """Embeds an image by a dense layer and the norm: fast to compile."""
 
   norm: NormSpec
   num_classes: int
@@ -45,8 +45,8 @@ def rows(folder):
     return list(csv.DictReader(file))
 
 
-def test_a_run_tells_pairs_apart(fedavg_run):
-  """With clients that keep a part of the model, so that each has a threshold of its own."""
+def test_a_run_classifies_pairs(fedavg_run):
+  """FedBN: each client has a model, and therefore a threshold."""
   result = fedavg_run(*FLAGS, "--fedbn", "--rounds=2", "--seeds=2", "--workdir=run")
   assert result.code == 0, result.err
   last, ends = rows("run/seed_0")[-1], result.out.split("result\n")
@@ -66,7 +66,7 @@ def test_a_run_tells_pairs_apart(fedavg_run):
 
 
 @pytest.mark.parametrize(
-  ("options", "words"),
+  ("options", "message"),
   [
     (("--evaluate_clients=2",), "drop evaluate_clients"),
     (("--model=tiny",), "no embedding"),
@@ -75,8 +75,8 @@ def test_a_run_tells_pairs_apart(fedavg_run):
     (("--data_dir=x",), "data_dir"),
   ],
 )
-def test_what_does_not_fit_is_one_sentence(fedavg_run, options, words):
+def test_errors_are_one_sentence(fedavg_run, options, message):
   result = fedavg_run(*FLAGS, *options)
   assert result.code == 2
-  assert words in result.err
+  assert message in result.err
   assert result.err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""What an epoch sends, against numbers by hand."""
+"""The traffic of an epoch, against numbers by hand."""
 
 import csv
 
@@ -8,7 +8,7 @@ from fedjax_norm.cli.communication_table import epoch_table, table, write
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import NAMES
 
-# tiny: convolutions of 1 x 32, 32 x 64 and 64 x 64 with 9 places each, a dense layer of 64 x 4 + 4.
+# tiny: 3x3 convolutions 1 x 32, 32 x 64 and 64 x 64, a dense layer of 64 x 4 + 4.
 PARAMETERS = 9 * (32 + 32 * 64 + 64 * 64) + 64 * 4 + 4
 CHANNELS = (32, 64, 64)
 
@@ -21,11 +21,11 @@ def entries():
 def test_an_epoch_of_tiny(entries):
   by_norm = {entry.norm: entry for entry in entries}
   affine = 2 * sum(CHANNELS)
-  assert set(by_norm) == set(NAMES) - {"fixup"}  # which is of ResNets alone
+  assert set(by_norm) == set(NAMES) - {"fixup"}  # only for ResNets
   gn, bn, bgn, sync = (by_norm[name] for name in ("gn", "bn", "bgn", "sync_bn"))
   assert gn.bytes_up == gn.bytes_down == 4 * 3 * 5 * (PARAMETERS + affine)
-  assert bn.bytes_up == gn.bytes_up + 4 * 3 * 5 * affine  # and the running statistics
-  assert bgn.bytes_up == gn.bytes_up + 4 * 3 * 5 * 2 * 3 * 8  # of eight groups in three layers
+  assert bn.bytes_up == gn.bytes_up + 4 * 3 * 5 * affine  # running statistics
+  assert bgn.bytes_up == gn.bytes_up + 4 * 3 * 5 * 2 * 3 * 8  # eight groups in three layers
   moments = sum(4 * c + 1 for c in CHANNELS)
   assert sync.bytes_up - bn.bytes_up == 4 * 3 * 5 * moments
   assert sync.paper_bytes_up - bn.bytes_up == 4 * 3 * 5 * sum(2 * c for c in CHANNELS)
@@ -34,7 +34,7 @@ def test_an_epoch_of_tiny(entries):
   assert gn.paper_bytes_up == gn.bytes_up
 
 
-def test_it_is_kept_and_shown(entries, tmp_path):
+def test_the_table_is_written_and_printed(entries, tmp_path):
   write(entries, tmp_path / "communication.csv")
   with open(tmp_path / "communication.csv", newline="") as file:
     rows = list(csv.DictReader(file))
@@ -44,6 +44,6 @@ def test_it_is_kept_and_shown(entries, tmp_path):
 
 
 @pytest.mark.parametrize(("model", "size"), [("foo", 8), ("lenet", 1)])
-def test_what_no_norm_can_have_is_refused(model, size):
+def test_invalid_models_and_sizes_are_refused(model, size):
   with pytest.raises(UserError, match=f"{model}|images"):
     epoch_table(model, (size, size, 1), 4, workers=3, steps=5)

@@ -1,4 +1,4 @@
-"""Runs of Gaia, FedAvg by steps and DGC: one program for every theta, SkewScout, resumed runs."""
+"""Runs of Gaia, periodic averaging and DGC: one program for all thetas, SkewScout, resuming."""
 
 import chex
 import numpy as np
@@ -39,27 +39,27 @@ FIXED = {
 
 
 def make(name, source, net, **options):
-  """(the task, the program of a run with SkewScout)."""
+  """Returns the task and the program of a run with SkewScout."""
   spec = create("bn")
   division = partitions.make("classes", source.train.labels, CLIENTS, 0, classes_per_client=1)
   task = make_task(source, division, spec)._replace(model=net(norm=spec))
-  method, own = METHODS[name]
+  method, defaults = METHODS[name]
   scout = {"scout_every": 3, "scout_examples": 8, "scout_grid": GRIDS[name]}
   search = "annealing" if name == "dgc" else "hill"
-  options = {**own, "skewscout": search, **scout, **options}
+  options = {**defaults, "skewscout": search, **scout, **options}
   return task, program_of(method, task, LOCAL, LOOP, SCHEDULE, **options)[0]
 
 
 @pytest.fixture(scope="module", params=["fedavg", "dgc"])
 def whole(request, tiny_source, tiny_net):
-  """(name, task, program, outcome) of an undisturbed run with SkewScout."""
+  """(name, task, program, outcome) of an uninterrupted run with SkewScout."""
   task, program = make(request.param, tiny_source, tiny_net, network="wan")
   outcome = train(program, LOOP, task.data, initial_variables(task, 0))
   return request.param, task, program, outcome
 
 
-def test_theta_changes_and_nothing_is_compiled_for_it(whole):
-  """Looks every three mini-batches, or at the end of FedAvg's local steps, end intervals too."""
+def test_theta_changes_without_recompilation(whole):
+  """SkewScout's looks, every three steps or when FedAvg averages, end intervals too."""
   name, task, program, outcome = whole
   thetas = [row["theta"] for row in outcome.rows]
   assert len(set(thetas)) > 1
@@ -75,8 +75,8 @@ def test_theta_changes_and_nothing_is_compiled_for_it(whole):
 
 
 @pytest.mark.parametrize("whole", ["dgc"], indirect=True)
-def test_a_look_is_charged(whole):
-  """Every model goes up and to its host, at an accuracy's price back."""
+def test_model_traveling_is_charged(whole):
+  """Each model goes up and down to another client, and an accuracy comes back."""
   name, task, program, outcome = whole
   fixed = program._replace(theta_schedule=FIXED[name], skewscout=None)
   only_first = fixed._replace(theta_schedule=ThetaSchedule(GRIDS[name][0] * ONES))
@@ -85,7 +85,9 @@ def test_a_look_is_charged(whole):
   assert first["round"] == plain["round"] == 3
   assert first["train_loss"] == plain["train_loss"]
   variables = initial_variables(task, 0)
-  model = tree_leaves.num_bytes(variables["params"]) + 4 * 2 * 8  # with its running statistics
+  model = (
+    tree_leaves.num_bytes(variables["params"]) + 4 * 2 * 8
+  )  # parameters and running statistics
   assert first["bytes_up"] - plain["bytes_up"] == CLIENTS * (model + 4)
   assert first["bytes_down"] - plain["bytes_down"] == CLIENTS * (model + 4)
   assert first["round_trips"] - plain["round_trips"] == 2
@@ -94,8 +96,8 @@ def test_a_look_is_charged(whole):
 
 
 @pytest.mark.parametrize("whole", ["fedavg"], indirect=True)
-def test_what_is_sent_costs_simulated_time(whole):
-  """FedAvg's averages every 3 steps take a third of the trips of averages every step."""
+def test_averages_cost_simulated_time(whole):
+  """Averaging every 3 steps needs a third of the round trips of averaging every step."""
   _, task, program, _ = whole
   seconds = []
   for theta in (1, 3):
@@ -110,7 +112,7 @@ def test_what_is_sent_costs_simulated_time(whole):
   assert 2.5 < seconds[0] / seconds[1] <= 3.01
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path):
+def test_a_resumed_run_ends_with_the_same_bits(whole, tmp_path):
   _, task, program, outcome = whole
   stop = outcome.rows[2]["round"]
   variables = initial_variables(task, 0)
@@ -123,33 +125,33 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path):
     assert {**row, "seconds": 0} == {**other, "seconds": 0}
 
 
-def test_partitions_models_are_tested_beside_their_mean(whole):
+def test_client_models_are_tested_in_addition_to_their_mean(whole):
   name, _, _, outcome = whole
   last = outcome.rows[-1]
   assert ("models_top1" in last) == (name != "dgc")
   if name != "dgc":
     assert last["models_top1_min"] <= last["models_top1"]
-    # Four models of one class each: on average they know less than together, or no more.
+    # Each client model has seen one class, so the mean model has another accuracy.
     assert last["models_top1"] != last["top1"]
 
 
-def test_the_accuracy_loss_of_bsp_is_measured_for_free(tiny_source, tiny_net):
+def test_measuring_the_accuracy_loss_of_bsp_costs_no_traffic(tiny_source, tiny_net):
   task, _ = make("gaia", tiny_source, tiny_net)
   measured = {"skewscout": "measure", "scout_every": 4, "scout_examples": 8}
   rows = []
   for method, options in ((BSP, measured), (SSGD, {"reduction": "sum"})):
     program, _ = program_of(method, task, LOCAL, LOOP, SCHEDULE, weighting="uniform", **options)
     rows.append(train(program, LOOP, task.data, initial_variables(task, 0)).rows)
-  watched, plain = rows
-  assert np.isfinite([row["accuracy_loss"] for row in watched]).all()
-  for row, other in zip(watched, plain, strict=True):
+  measured_rows, plain_rows = rows
+  assert np.isfinite([row["accuracy_loss"] for row in measured_rows]).all()
+  for row, other in zip(measured_rows, plain_rows, strict=True):
     more = {"accuracy_loss", "theta", "seconds"}
     assert {k: v for k, v in row.items() if k not in more} == {
       k: v for k, v in other.items() if k != "seconds"
     }
 
 
-def test_what_cannot_be_is_refused(tiny_source, tiny_net):
+def test_invalid_options_are_refused(tiny_source, tiny_net):
   for options, words in (
     ({"scout_examples": 0}, "at least 1"),
     ({"cohort": 2}, "every client takes part in each round of gaia"),
@@ -166,8 +168,8 @@ def test_what_cannot_be_is_refused(tiny_source, tiny_net):
 
 
 @pytest.mark.parametrize(("method", "off"), [(GAIA, {"threshold": 0}), (DGC, {"sparsity": 0})])
-def test_a_theta_of_zero_is_a_theta(method, off):
-  """It sends everything, and its column stands in the rows as that of any other theta."""
+def test_a_theta_of_zero_has_a_schedule(method, off):
+  """Theta 0 sends everything, and the rows have the column theta."""
   theta_schedule = make_theta_schedule(configure(config_of(method), **off), method, 4)
   assert theta_schedule is not None
   assert not theta_schedule.values.any()

@@ -1,4 +1,4 @@
-"""What a run records of its clients' differences, and that recording changes nothing else."""
+"""The diagnostics of a run: their values, and that measuring them does not change the run."""
 
 import dataclasses
 
@@ -51,21 +51,21 @@ def task(tiny_source, tiny_net):
   return make_task(tiny_source, division, create("bn"))._replace(model=tiny_net(norm=create("bn")))
 
 
-def unsent(server, client):
-  """A residual for the tests: the client's momentum."""
+def residual_of(server, client):
+  """Returns the client's momentum, the residual of these tests."""
   return optax.tree.get(client.momentum, "trace")
 
 
 def make(task, config=FEW):
-  """FedAvg whose clients' models are said to be the global one and their momentum."""
+  """FedAvg with the global model plus the momentum as each client's model."""
 
-  def own(server, client):
-    params = optax.tree.add(server.variables["params"], unsent(server, client))
+  def client_model(server, client):
+    params = optax.tree.add(server.variables["params"], residual_of(server, client))
     return {**server.variables, "params": params}
 
   def build(config, setup):
     algorithm = averaging(fedavg(config, setup), config, setup)
-    return algorithm._replace(views=Views(traveling=own, residual=unsent))
+    return algorithm._replace(views=Views(traveling=client_model, residual=residual_of))
 
   fed = configure(FedAvgConfig, plain(batch_size=8, momentum=0.5), client_momentum="local")
   program, _ = program_of(Method("own", FedAvgConfig, build, ""), task, fed, LOOP, lr=0.05)
@@ -73,7 +73,7 @@ def make(task, config=FEW):
 
 
 def diagnosed(program, task, config, batch_size):
-  """The program with diagnostics of fewer images than a run has."""
+  """Returns the program with diagnostics of four test images."""
   models = {name: phase.model for name, phase in program.phases.items()}
   mapping = program.mapping.one_by_one()
   with pytest.MonkeyPatch.context() as patch:
@@ -83,30 +83,30 @@ def diagnosed(program, task, config, batch_size):
 
 @pytest.fixture(scope="module")
 def whole(task, tmp_path_factory):
-  """(the program, the run's folder, its outcome)."""
+  """(program, run folder, outcome)."""
   program, path = make(task), tmp_path_factory.mktemp("whole")
   with RunFolder.open(path, {}) as folder:
     return program, path, train(program, LOOP, task.data, initial_variables(task, 0), folder)
 
 
-def test_what_is_recorded_is_what_the_clients_hold(task, whole):
+def test_values_are_those_of_the_client_models(task, whole):
   _, _, outcome = whole
   last = {(r["quantity"], r["place"]): r["value"] for r in outcome.diagnostics if r["round"] == 4}
   states = [jax.tree.map(lambda a, k=k: a[k], outcome.clients.arrays) for k in range(3)]
-  residuals = [unsent(None, state) for state in states]
+  residuals = [residual_of(None, state) for state in states]
   shared = outcome.variables["params"]
-  own = [jax.tree.map(np.add, shared, residual) for residual in residuals]
+  params = [jax.tree.map(np.add, shared, residual) for residual in residuals]
   expected = {
     "residual_update_delta": diagnostics.residual_update_delta(residuals, shared),
-    "local_update_delta": diagnostics.local_update_delta(own, shared),
-    "weight_difference": diagnostics.weight_difference(own),
+    "local_update_delta": diagnostics.local_update_delta(params, shared),
+    "weight_difference": diagnostics.weight_difference(params),
   }
   for quantity, value in expected.items():
     np.testing.assert_allclose(last[quantity, ""], value, rtol=1e-5)
     assert value > 0
-  # Of the evenly spread test images, over all pairs.
+  # On evenly spaced test images, over all pairs.
   images = task.eval_transform(task.source.test.images[[0, 7, 13, 20]])
-  models = [{**outcome.variables, "params": params} for params in own]
+  models = [{**outcome.variables, "params": one} for one in params]
   neurons = [
     diagnostics.neuron_difference(task.model, ("Norm_0",), models[i], models[j], images)["Norm_0"]
     for i, j in ((0, 1), (0, 2), (1, 2))
@@ -118,21 +118,21 @@ def test_what_is_recorded_is_what_the_clients_hold(task, whole):
   assert places == {f"{i} on {j}" for i in range(3) for j in range(3)}
 
 
-def test_local_updates_of_averaging_now_and_then_are_told_just_before_it(task, whole):
+def test_local_updates_are_measured_only_just_before_an_average(task, whole):
   program, _, outcome = whole
   algorithm = program.phases["explore"].algorithm
   algorithm = algorithm._replace(averages_next=lambda server: server.due)
-  told = []
+  quantities = []
   for due in (True, False):
     server = ServerState(outcome.variables, np.int32(3), np.bool_(due), TrafficCounter.zeros())
     rows = program.diagnose(
       "explore", algorithm, server, outcome.clients, task.data, 4, jax.random.key(0)
     )
-    told.append({row["quantity"] for row in rows})
-  assert told[0] - told[1] == {"local_update_delta"}
+    quantities.append({row["quantity"] for row in rows})
+  assert quantities[0] - quantities[1] == {"local_update_delta"}
 
 
-def test_recording_changes_no_bit_of_the_run(task, whole):
+def test_diagnostics_change_no_bit_of_the_run(task, whole):
   plain = train(make(task, None), LOOP, task.data, initial_variables(task, 0))
   chex.assert_trees_all_equal(plain.variables, whole[2].variables)
   assert plain.diagnostics == []
@@ -153,7 +153,7 @@ def test_a_resumed_run_records_each_evaluation_once(task, whole, tmp_path, monke
       train(program, LOOP, task.data, initial_variables(task, 0), folder)
   text = (path / "diagnostics.csv").read_text()
   assert (tmp_path / "diagnostics.csv").read_text() == text
-  # torn in the middle of a line of the evaluation that has no checkpoint
+  # The last line, of the evaluation without a checkpoint, is incomplete.
   (tmp_path / "diagnostics.csv").write_text(text[:-5])
   with RunFolder.open(tmp_path, {}) as folder:
     resumed = train(program, LOOP, task.data, initial_variables(task, 0), folder)
@@ -161,8 +161,8 @@ def test_a_resumed_run_records_each_evaluation_once(task, whole, tmp_path, monke
   assert resumed.diagnostics == outcome.diagnostics
 
 
-def test_skewed_labels_diverge_more_than_iid_ones(tiny_net):
-  """Paper 004, fig. 4, at the size of a test: what enters the first norm, digits, five clients."""
+def test_label_skew_increases_the_divergence(tiny_net):
+  """Paper 004, fig. 4, in small: inputs of the first norm, digits, five clients."""
   source, spec, medians = digits.load(), create("none"), {}
   iid, skewed = (
     partitions.make(name, source.train.labels, 5, 0, **options)
@@ -172,7 +172,7 @@ def test_skewed_labels_diverge_more_than_iid_ones(tiny_net):
   fed = configure(FedAvgConfig, plain(batch_size=64))
   few = dataclasses.replace(
     FEW, diagnostics_batches=4
-  )  # less than a pass, so that all samples have one size
+  )  # less than an epoch, so that all samples have one size
   program, _ = program_of(FEDAVG, task, fed, LOOP, lr=0.05)
   program = diagnosed(program, task, few, 64)
   algorithm = program.phases["explore"].algorithm
@@ -180,24 +180,24 @@ def test_skewed_labels_diverge_more_than_iid_ones(tiny_net):
   store = ClientStore(algorithm.init_client(server), 5)
   for name, data in (("iid", task.data), ("classes", federate(source.train, skewed))):
     rows = program.diagnose("explore", algorithm, server, store, data, 1, jax.random.key(0))
-    found = {(row["quantity"], row["place"]): row["value"] for row in rows}
+    values = {(row["quantity"], row["place"]): row["value"] for row in rows}
     for moment in ("mean", "variance"):
-      medians[name, moment] = found[f"{moment}_divergence_median", "Norm_0"]
+      medians[name, moment] = values[f"{moment}_divergence_median", "Norm_0"]
   assert medians["classes", "mean"] > 3 * medians["iid", "mean"]
   assert medians["classes", "variance"] > 2 * medians["iid", "variance"]
 
 
-def test_a_sample_is_of_one_clients_examples_without_repeats(task):
+def test_a_sample_has_distinct_examples_of_one_client(task):
   data, key = task.data, jax.random.key(3)
-  own = data.order[data.offsets[1] : data.offsets[1] + data.sizes[1]]
+  ids = data.order[data.offsets[1] : data.offsets[1] + data.sizes[1]]
   few = _sample(data, 1, 5, key)
   assert few.clients.tolist() == [1]
   assert few.sizes.tolist() == [5]
-  assert len(set(few.ids.tolist()) & set(own.tolist())) == 5
+  assert len(set(few.ids.tolist()) & set(ids.tolist())) == 5
   np.testing.assert_array_equal(few.labels, data.labels[few.ids])
   np.testing.assert_array_equal(_sample(data, 1, 5, key).ids, few.ids)
   everything = _sample(data, 1, 100, key)
-  assert everything.ids[: len(own)].tolist() == sorted(own.tolist())
+  assert everything.ids[: len(ids)].tolist() == sorted(ids.tolist())
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,6 @@ def test_a_sample_is_of_one_clients_examples_without_repeats(task):
     ({"diagnostics_batches": 0}, "diagnostics_batches is 0"),
   ],
 )
-def test_what_cannot_be_diagnosed_is_refused(task, options, sentence):
+def test_invalid_options_are_refused(task, options, sentence):
   with pytest.raises(UserError, match=sentence):
     make(task, dataclasses.replace(FEW, **options))

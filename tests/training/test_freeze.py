@@ -1,4 +1,4 @@
-"""What FixBN's freeze changes for the clients."""
+"""The client options after FixBN's freeze."""
 
 import dataclasses
 
@@ -24,8 +24,8 @@ def task(tiny_source):
   return make_task(tiny_source, division, norm.create("fixbn"))
 
 
-def test_by_default_the_freeze_changes_the_statistics_alone(task):
-  """The clients' training and the learning rate of every round are those of a run without it."""
+def test_by_default_the_freeze_changes_only_the_statistics(task):
+  """Local training and learning rates are those of a run without a freeze."""
   program, loop = program_of(FEDAVG, task, CLIPPED, rounds=6, eval_every=3, lr=0.1)
   assert calibration_config(task, loop) == loop
   controls = Controls.initial(program, initial_variables(task, 0))
@@ -37,6 +37,6 @@ def test_by_default_the_freeze_changes_the_statistics_alone(task):
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.1, 2.0])
-def test_clipping_after_the_freeze_is_what_its_option_says(task, clip):
+def test_freeze_clip_norm_replaces_clip_norm(task, clip):
   config = configure(config_of(FEDAVG), CLIPPED, freeze_clip_norm=clip)
   assert calibration_config(task, config) == dataclasses.replace(config, clip_norm=clip)

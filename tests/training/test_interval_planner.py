@@ -1,4 +1,4 @@
-"""Where an interval ends, at which rates it runs, and what the controllers make of it."""
+"""The ends of intervals, their learning rates and thetas, and the controllers' states."""
 
 from types import SimpleNamespace
 
@@ -57,28 +57,28 @@ def after(one, controls, interval, loss=1.0):
 )
 def test_intervals_end_at_evaluations_the_freeze_and_the_end(options, ends):
   one = program(**options)
-  controls, found = Controls.initial(one, MODEL), [0]
-  while found[-1] < CONFIG.rounds:
-    interval = next_interval(one, CONFIG, controls, found[-1])
+  controls, ends_so_far = Controls.initial(one, MODEL), [0]
+  while ends_so_far[-1] < CONFIG.rounds:
+    interval = next_interval(one, CONFIG, controls, ends_so_far[-1])
     frozen = "freeze" in options and interval.first >= options["freeze"].round
     assert interval.phase == (CALIBRATE if frozen else EXPLORE)
     rates = RATES[interval.first : interval.end] * np.float32(0.5 if frozen else 1)
     np.testing.assert_array_equal(interval.rates, rates)
-    # The peak is the schedule's first rate; theta falls from there as the rate does.
+    # Theta is proportional to the rate; the peak is the first scheduled rate.
     np.testing.assert_allclose(interval.thetas, 0.1 * rates / RATES[0], rtol=1e-6)
     controls = after(one, controls, interval)
-    found.append(interval.end)
-  assert found[1:] == ends
+    ends_so_far.append(interval.end)
+  assert ends_so_far[1:] == ends
   assert controls.frozen_at == (options["freeze"].round if options else None)
 
 
-def test_a_look_ends_an_interval_and_costs_the_plateau_no_patience():
+def test_a_look_of_skewscout_ends_an_interval_and_is_ignored_by_the_plateau():
   scout = SkewScout((0.1, 0.2), config=ScoutConfig(skewscout="hill", scout_every=5))
   one = program(plateau=Plateau(factor=0.5, patience=1), scout=scout)
   controls = Controls.initial(one, MODEL)
   interval = next_interval(one, CONFIG, controls, 0)
   assert (interval.first, interval.end) == (0, 5)
-  # Without a fall of the loss: the first of two evaluations sets what the second falls short of.
+  # The loss does not fall; the first of the two evaluations sets the best loss.
   factors, ends = [], (5, 8, 10, 16)
   for end in ends:
     controls = after(one, controls, interval._replace(end=end))

@@ -1,4 +1,4 @@
-"""The loop: intervals, phases, lasting client states, divergence."""
+"""The training loop: intervals, phases, client states, divergence."""
 
 import dataclasses
 
@@ -56,8 +56,8 @@ def test_a_phase_change_ends_an_interval(whole):
   assert outcome.frozen_at == 6
 
 
-def test_one_program_a_phase(whole):
-  """Intervals of 4, 2, 2 and 3 rounds and two cohorts of clients compile twice: once a phase."""
+def test_each_phase_is_compiled_once(whole):
+  """Intervals of 4, 2, 2 and 3 rounds with different cohorts need one program per phase."""
   program, _ = whole
   assert {name: f._cache_size() for name, f in program.intervals.items()} == {
     "explore": 1,
@@ -73,17 +73,17 @@ def test_another_seed_runs_the_same_program(task, whole):
   assert other.rows[-1]["loss"] != outcome.rows[-1]["loss"]
 
 
-def test_an_interval_in_pieces_is_the_same_run(task, whole, monkeypatch):
-  """With little memory for clients' states an interval runs round by round, to the same bits."""
+def test_small_windows_give_the_same_run(task, whole, monkeypatch):
+  """With little memory for client states, an interval runs round by round, with the same bits."""
   monkeypatch.setattr("fedjax_norm.training.rounds._STATE_BUDGET", 1)
-  _, pieces = run(task, LoopConfig(11, 4, cohort=2), FreezeConfig(6))
-  chex.assert_trees_all_equal(pieces.variables, whole[1].variables)
-  chex.assert_trees_all_equal(pieces.clients.arrays, whole[1].clients.arrays)
-  for row, other in zip(pieces.rows, whole[1].rows, strict=True):
+  _, in_windows = run(task, LoopConfig(11, 4, cohort=2), FreezeConfig(6))
+  chex.assert_trees_all_equal(in_windows.variables, whole[1].variables)
+  chex.assert_trees_all_equal(in_windows.clients.arrays, whole[1].clients.arrays)
+  for row, other in zip(in_windows.rows, whole[1].rows, strict=True):
     assert {**row, "seconds": 0} == {**other, "seconds": 0}
 
 
-def test_statistics_stay_once_frozen(task):
+def test_frozen_statistics_do_not_change(task):
   config = LoopConfig(6, 2)
   _, early = run(task, config, FreezeConfig(2))
   stopped = run(task, LoopConfig(3, 2), FreezeConfig(2))[1]
@@ -109,7 +109,7 @@ def test_affine_parameters_freeze_on_request(task):
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam"])
-def test_a_server_with_a_memory_does_not_move_what_is_frozen(task, name):
+def test_a_server_optimizer_with_a_state_does_not_change_frozen_parameters(task, name):
   config = dataclasses.replace(CONFIG, server_optimizer=name, server_lr=0.1)
   ends = []
   for rounds in (3, 5):
@@ -119,7 +119,7 @@ def test_a_server_with_a_memory_does_not_move_what_is_frozen(task, name):
     np.testing.assert_array_equal(*(end["params"]["Norm_0"][leaf] for end in ends))
 
 
-def test_the_initial_model_stays_the_callers(task):
+def test_the_initial_model_is_not_modified(task):
   variables = initial_variables(task, 0)
   program, config = program_of(FEDAVG, task, CONFIG, LoopConfig(2, 2), lr=0.05)
   before = jax.tree.map(np.array, variables)
@@ -129,25 +129,25 @@ def test_the_initial_model_stays_the_callers(task):
   chex.assert_trees_all_equal(first.variables, second.variables)
 
 
-def test_an_evaluation_at_the_end_alone_costs_no_memory(task):
-  """An interval is as long as the run at the most, whatever it is told."""
+def test_a_long_evaluation_interval_needs_no_memory(task):
+  """An interval is at most as long as the run."""
   _, outcome = run(task, LoopConfig(2, 3_000_000_000))
   assert [row["round"] for row in outcome.rows] == [1, 2]
 
 
-def test_the_freeze_can_wait_for_the_statistics(task):
-  """A generous tolerance freezes at the third look, a strict one at three quarters."""
+def test_the_automatic_freeze_waits_for_the_statistics(task):
+  """A large tolerance freezes at the third measurement, a small one at 3/4 of the rounds."""
   config = LoopConfig(12, 2)
-  _, calm = run(task, config, FreezeConfig("auto", freeze_tolerance=1e6))
+  _, settled = run(task, config, FreezeConfig("auto", freeze_tolerance=1e6))
   _, late = run(task, config, FreezeConfig("auto", freeze_tolerance=1e-9))
-  # Looks are 30 local steps apart at a decay of 0.9, which this run never comes to.
-  assert (calm.frozen_at, late.frozen_at) == (9, 9)
+  # With a decay of 0.9, measurements have a distance of 30 local steps, more than this run has.
+  assert (settled.frozen_at, late.frozen_at) == (9, 9)
   freeze = FreezeConfig("auto", freeze_tolerance=1e6)
   assert run(task, config, freeze, local_steps=15, lr=0.01)[1].frozen_at == 6
 
 
-def test_divergence_keeps_what_was_saved(task, tmp_path):
-  """Round 3 blows up; the checkpoint and the row of round 2 stay."""
+def test_saved_files_stay_after_divergence(task, tmp_path):
+  """The loss of round 3 is not finite; the checkpoint and the row of round 2 stay."""
   program, config = program_of(FEDAVG, task, CONFIG, LoopConfig(4, 2), lr=0.05)
   rates = np.array([0.05, 0.05, 1e30, 1e30], np.float32)
   variables = initial_variables(task, 0)
@@ -158,7 +158,7 @@ def test_divergence_keeps_what_was_saved(task, tmp_path):
   assert Checkpoints(tmp_path / "run" / "checkpoints").latest() == 2
 
 
-def test_a_cohort_larger_than_the_population(task):
+def test_a_cohort_larger_than_the_population_is_refused(task):
   with pytest.raises(UserError, match="cohort of 6"):
     run(task, LoopConfig(1, 1, cohort=6))
 

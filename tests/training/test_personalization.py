@@ -1,4 +1,4 @@
-"""Fine-tuning before an evaluation, against SGD written out and accuracies counted by hand."""
+"""Personalized evaluation, against SGD in NumPy and accuracies counted by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +31,14 @@ from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.training.task.task import Task
 
 LOCAL = plain(batch_size=5, momentum=0.9, weight_decay=0.01, clip_norm=0.5)
-STEPS, RATE = 7, 0.1  # of the fine-tuning
-SIZES = (9, 16, 14, 21)  # none a multiple of the batch: 7 steps go through several epochs
-KEY = jax.random.key(3)  # of the run
+STEPS, RATE = 7, 0.1
+SIZES = (9, 16, 14, 21)  # no multiples of the batch size; 7 steps are several epochs
+KEY = jax.random.key(3)
 
 
 @pytest.fixture(scope="module")
 def task(tiny_source, tiny_net):
-  """Four clients with three classes each, most of them of one, behind noise of their own."""
+  """Four clients with three classes each, one of them frequent, and different noise."""
   order = np.argsort(tiny_source.train.labels, kind="stable").astype(np.int32)
   division = partitions.Partition(np.roll(order, 4), np.concatenate([[0], np.cumsum(SIZES)]))
   transforms = make_transforms(Preprocess(feature_shift="noise"), tiny_source.train.images)
@@ -47,7 +47,7 @@ def task(tiny_source, tiny_net):
 
 
 def by_hand(task, variables, client):
-  """The client's model after its steps, flat."""
+  """Returns a client's fine-tuned parameters and statistics, flat."""
   drawn = batch_drawer(task.data, LOCAL.batch_size, task.transform, KEY)
   params, stats = flat(variables["params"]), flat(variables["batch_stats"])
   anchor, trace = params, {k: np.zeros_like(v) for k, v in params.items()}
@@ -58,7 +58,7 @@ def by_hand(task, variables, client):
 
 
 def scored(task, params, stats, client):
-  """(the losses by class, the accuracy with the client's mix of labels) on its view of the test."""
+  """Returns the losses by class and the label-weighted accuracy, with the feature shift."""
   test, labels = task.source.test.images, task.source.test.labels
   images = task.eval_transform(
     jnp.asarray(test), jnp.arange(len(test)), task.data.strengths[client]
@@ -66,45 +66,44 @@ def scored(task, params, stats, client):
   variables = {"params": nested(params), "batch_stats": nested(stats)}
   logits = np.asarray(task.model.apply(variables, images, Mode()), np.float64)
   losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(labels)), labels]
-  right = logits.argmax(-1) == labels
+  correct = logits.argmax(-1) == labels
   start = task.data.offsets[client]
-  own = task.data.labels[task.data.order[start : start + SIZES[client]]]
+  client_labels = task.data.labels[task.data.order[start : start + SIZES[client]]]
   by_class = [losses[labels == label].sum() for label in range(4)]
-  return by_class, np.mean([right[labels == label].mean() for label in own])
+  return by_class, np.mean([correct[labels == label].mean() for label in client_labels])
 
 
 def algorithm(**functions):
-  """What an evaluation asks of an algorithm; it trains nothing."""
+  """An algorithm with the parts that an evaluation needs."""
   return Algorithm(*[None] * 4, Cost(0, 0), **functions)
 
 
 def test_the_columns_are_the_accuracies_of_the_fine_tuned_models(task, monkeypatch):
-  """Of clients whose own models, all different, are what they start from.
-
-  The losses, which are no column, tell the models apart more finely.
-  """
+  """Clients with different models before the fine-tuning; also checks the losses by class."""
   models = [random_variables(task.model, task.image_shape) for _ in SIZES]
   for k, model in enumerate(models):
     model["params"] = jax.tree.map(lambda a, k=k: a * (1 + 0.3 * k), model["params"])
   states = jax.tree.map(lambda *leaves: np.stack(leaves), *models)
-  own = algorithm(views=Views(client=lambda server, state: state))
+  with_client_models = algorithm(views=Views(client=lambda server, state: state))
   mapping = client_mapping.create("auto", num_clients=4).one_by_one()
-  # FedProx's term holds on to a round's start, and is off here.
+  # The fine-tuning must ignore FedProx's term.
   config = configure(FedAvgConfig, LOCAL, prox=0.7, local_steps=2)
-  personalize = make_personalize(task, {own: (task.model, config)}, STEPS, RATE, mapping)
+  personalize = make_personalize(
+    task, {with_client_models: (task.model, config)}, STEPS, RATE, mapping
+  )
   scores, label_weighted_accuracy = [], classification.label_weighted_accuracy
 
-  def note(result, counts):
+  def record(result, counts):
     scores.append(result)
     return label_weighted_accuracy(result, counts)
 
-  monkeypatch.setattr(classification, "label_weighted_accuracy", note)
+  monkeypatch.setattr(classification, "label_weighted_accuracy", record)
   store = ClientStore(models[0], 4)
   store.arrays = states
   stacked = classification.stack_batches(task.source.test, 8, mapping.num_devices)
   stacked = jax.tree.map(jnp.asarray, stacked)
   ids = np.array([0, 3])
-  columns = personalize(own, (), store, task.data, KEY, ids, stacked)
+  columns = personalize(with_client_models, (), store, task.data, KEY, ids, stacked)
   losses, expected = zip(*(scored(task, *by_hand(task, models[k], k), k) for k in ids), strict=True)
   plain = [
     scored(task, flat(models[k]["params"]), flat(models[k]["batch_stats"]), k)[1] for k in ids
@@ -112,18 +111,18 @@ def test_the_columns_are_the_accuracies_of_the_fine_tuned_models(task, monkeypat
   np.testing.assert_allclose(scores[0].loss, losses, rtol=1e-3, atol=1e-4)
   assert columns["personal_top1"] == pytest.approx(np.mean(expected), abs=1e-6)
   assert columns["personal_top1_min"] == pytest.approx(np.min(expected), abs=1e-6)
-  assert not np.isclose(expected, plain).any()  # the steps do something
+  assert not np.isclose(expected, plain).any()  # the fine-tuning changes the accuracies
 
 
 def test_an_evaluation_has_the_columns(task, monkeypatch):
-  """Of ten clients, or of all where there are fewer, without being asked for those."""
-  asked = []
+  """By default ten clients, or all if there are fewer, are fine-tuned."""
+  received = []
 
   def make(*arguments):
-    asked.extend(arguments)
-    return lambda *arguments: asked.extend(arguments) or {"personal_top1": 0.5}
+    received.extend(arguments)
+    return lambda *arguments: received.extend(arguments) or {"personal_top1": 0.5}
 
-  monkeypatch.setattr(build_program, "make_personalize", make)  # which the test above runs
+  monkeypatch.setattr(build_program, "make_personalize", make)
   plain = task.data._replace(strengths=np.zeros(4, np.float32))
   loop = LoopConfig(rounds=1, eval_every=1)
   program, _ = program_of(FEDAVG, task, LOCAL, loop, fine_tune_steps=7, fine_tune_lr=0.1)
@@ -132,12 +131,12 @@ def test_an_evaluation_has_the_columns(task, monkeypatch):
   store = ClientStore(algorithm.init_client(server), 4)
   columns, accuracies = program.evaluate(algorithm, server, store, plain, KEY)
   config = program.phases["explore"].config
-  assert asked[:4] == [task, {algorithm: (task.model, config)}, STEPS, RATE]
-  assert asked[5:10] == [algorithm, server, store, plain, KEY]
-  assert asked[10].tolist() == [0, 1, 2, 3]
+  assert received[:4] == [task, {algorithm: (task.model, config)}, STEPS, RATE]
+  assert received[5:10] == [algorithm, server, store, plain, KEY]
+  assert received[10].tolist() == [0, 1, 2, 3]
   assert columns["personal_top1"] == 0.5
   assert accuracies.keys() == {0, 1, 2, 3}
   outcome = Outcome(server.variables, store, [{"round": 1, **columns}], None, accuracies, [])
   assert columns.items() <= summary(outcome).items()
   program_of(FEDAVG, task, LOCAL, loop, fine_tune_steps=7, lr=0.3)
-  assert asked[-2] == 0.3  # the rate of the run, where no other is given
+  assert received[-2] == 0.3  # the default is the learning rate of the run

@@ -1,4 +1,4 @@
-"""Learning rates against their formulas."""
+"""Learning rate schedules against their formulas."""
 
 import numpy as np
 import pytest
@@ -20,9 +20,9 @@ ROUNDS = np.arange(10)
       0.1 * 0.5 ** np.searchsorted([4, 8], ROUNDS, side="right"),
     ),
     (Schedule(0.1, "step", lr_boundaries=(0.25, 0.8)), [0.1] * 2 + [0.01] * 6 + [0.001] * 2),
-    # Shares that meet in one round each take effect, and none before the second round.
+    # Two shares in one round both take effect, and not before the second round.
     (Schedule(0.1, "step", lr_boundaries=(0.01, 0.02)), [0.1] + [0.001] * 9),
-    # A late share still takes effect in the last round.
+    # A share near 1 takes effect in the last round.
     (Schedule(0.1, "step", lr_boundaries=(0.99,)), [0.1] * 9 + [0.01]),
     (Schedule(0.1, "polynomial", lr_power=0.5), 0.1 * (1 - ROUNDS / 10) ** 0.5),
     (Schedule(0.1, "exponential", lr_factor=0.01), 0.1 * 0.01 ** (ROUNDS / 10)),
@@ -31,7 +31,7 @@ ROUNDS = np.arange(10)
       Schedule(0.8, lr_warmup_rounds=4, lr_warmup_from=0.1),
       [0.275, 0.45, 0.625, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8],
     ),
-    # The schedule goes on underneath: at half of its rate after five rounds of ten.
+    # The warm-up multiplies the schedule, which is at half of its rate after five of ten rounds.
     (
       Schedule(0.8, "polynomial", lr_warmup_rounds=5, lr_warmup_from=0.2),
       0.8 * (1 - ROUNDS / 10) * np.minimum(1, 0.25 + 0.75 * (ROUNDS + 1) / 5),
@@ -70,20 +70,20 @@ def test_formula(schedule, expected):
     {"lr": 0.1, "lr_warmup_rounds": 2, "lr_warmup_from": float("nan")},
   ],
 )
-def test_refusals(wrong):
+def test_invalid_options_are_refused(wrong):
   with pytest.raises(UserError):
     Schedule(**wrong)
 
 
 @pytest.mark.parametrize(
-  ("schedule", "says"),
+  ("schedule", "message"),
   [
     (Schedule(0.1, "step", lr_boundaries=(3, 9)), "a run of 9 rounds never reaches; lower it"),
     (Schedule(0.1, lr_warmup_rounds=10), "--lr_warmup_rounds is 10, and the run has 9"),
   ],
 )
-def test_what_a_run_never_reaches_is_refused(schedule, says):
-  with pytest.raises(UserError, match=says):
+def test_rounds_after_the_end_of_the_run_are_refused(schedule, message):
+  with pytest.raises(UserError, match=message):
     schedule.rates(9)
 
 
