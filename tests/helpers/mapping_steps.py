@@ -1,4 +1,4 @@
-"""SSGD with synchronized BN of 16 unequal workers, on eight devices; a file a mapping."""
+"""Runs SSGD with distributed BN of 16 unequal workers on eight devices; one file per mapping."""
 
 import sys
 from pathlib import Path
@@ -22,18 +22,18 @@ SPEC = norm.create("sync_bn")
 BACKENDS = ("vmap", "pmap", "shard_map")
 SHAPE = (6, 6, 1)
 WORKERS, STEPS = 16, 5
-SIZES = 1 + np.arange(WORKERS) * 5 % 7  # 1 to 7 examples: of batches of 4 many are padded
+SIZES = 1 + np.arange(WORKERS) * 5 % 7  # 1 to 7 examples, so that many batches of 4 are padded
 CONFIG = configure(SsgdConfig, plain(batch_size=4, momentum=0.9, weight_decay=5e-3, clip_norm=1.0))
 
 
 def run(backend: str) -> dict[str, np.ndarray]:
-  """What the steps leave, by path, and ``devices``, how many ran them."""
+  """Returns the results of the steps by path, and the number of ``devices``."""
   source = make_tiny_source(int(SIZES.sum()))
   mapping = client_mapping.create(
     backend,
     num_clients=WORKERS,
     lockstep=True,
-    chunk=0 if backend in ("pmap", "shard_map") else None,  # a vmap in each device
+    chunk=0 if backend in ("pmap", "shard_map") else None,  # a vmap on each device
   )
   model = TinyNet(norm=SPEC)
   transform = make_transforms(Preprocess(augment="none"), source.train.images)[0]

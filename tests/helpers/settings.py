@@ -1,4 +1,4 @@
-"""Configurations that many tests share."""
+"""Configurations, setups and programs that many tests share."""
 
 import jax
 
@@ -14,22 +14,22 @@ __all__ = ["built", "configure", "plain", "program_of", "setup_of"]
 
 
 def plain(**options) -> LocalConfig:
-  """Plain SGD: no momentum and no weight decay unless they are given."""
+  """Returns plain SGD, without momentum and weight decay unless they are given."""
   return LocalConfig(**{"momentum": 0.0, "weight_decay": 0.0, **options})
 
 
 def setup_of(model, mapping, data, transform, image_shape, **more) -> Setup:
-  """What an algorithm is built for, on float32 images."""
+  """Returns the setup of an algorithm for float32 images."""
   images = jax.ShapeDtypeStruct(image_shape, "float32")
   return Setup(model, mapping, data, transform, images, **more)
 
 
 def built(method: Method, config, *arguments, **more) -> Algorithm:
-  """The algorithm of a method (see :func:`setup_of`)."""
+  """Returns the algorithm of a method (see :func:`setup_of`)."""
   return build(method, config, setup_of(*arguments, **more))
 
 
 def program_of(method: Method, task, *groups, **options):
-  """(the program of a run of a method, all of its options)."""
+  """Returns (the program of a run of a method, its complete options)."""
   config = configure(config_of(method), *groups, **options)
   return make_program(method, task, config), config

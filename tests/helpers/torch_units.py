@@ -1,4 +1,4 @@
-"""PyTorch layers that run on our parameters, for whole networks to be written from them."""
+"""PyTorch layers with the parameters of our layers, to build reference networks from."""
 
 import functools
 
@@ -11,22 +11,22 @@ from flax import linen as nn
 
 from fedjax_norm.norm import Mode
 
-KEY = jax.random.key(0, impl="rbg")  # which compiles faster
+KEY = jax.random.key(0, impl="rbg")  # rbg compiles faster
 
 
 @functools.cache
 def shapes(model: nn.Module, image_shape: tuple[int, int, int]):
-  """The shapes of a model's variables, without a compilation."""
+  """Returns the shapes of a model's variables, without compiling it."""
   return jax.eval_shape(lambda: model.init(KEY, jnp.zeros((1, *image_shape)), Mode()))
 
 
 def count(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-  """How many parameters a model has."""
+  """Returns the number of parameters of a model."""
   return sum(a.size for a in jax.tree.leaves(shapes(model, image_shape)["params"]))
 
 
 def randomized(tree):
-  """Values for a tree of shapes: kernels after He et al., the rest around its initial values."""
+  """Draws values for a tree of shapes: He initialization of kernels, others near their defaults."""
   rng = np.random.default_rng(0)
 
   def draw(path, a):
@@ -50,7 +50,7 @@ def channels_first(x: np.ndarray) -> torch.Tensor:
 
 
 def flat(x: torch.Tensor) -> torch.Tensor:
-  """Images as our dense layers see them."""
+  """Flattens images in the order of our dense layers."""
   return x.permute(0, 2, 3, 1).flatten(1)
 
 
@@ -59,7 +59,7 @@ def dense(x: torch.Tensor, params) -> torch.Tensor:
 
 
 def unit(x: torch.Tensor, params, stride: int = 1, padding: int | tuple[int, int] | None = None):
-  """A convolution, batch norm in training where there is one, ReLU; None keeps the image's size."""
+  """A convolution, batch norm in training if it exists, ReLU; padding None keeps the image size."""
   kernel = torch.tensor(params["Conv_0"]["kernel"]).permute(3, 2, 0, 1)
   bias = params["Conv_0"].get("bias")
   if padding is None:
@@ -76,11 +76,11 @@ def assert_close(ours, theirs: torch.Tensor) -> None:
   np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3 * np.abs(theirs).max())
 
 
-def noted(model: nn.Module, image_shape: tuple[int, int, int], mode: Mode, *kinds: type):
-  """The calls of modules of these kinds in a pass: (module, what goes in, what comes out)."""
+def module_calls(model: nn.Module, image_shape: tuple[int, int, int], mode: Mode, *kinds: type):
+  """Returns (calls of modules of these classes as (module, input shape, output shape), changes)."""
   calls = []
 
-  def note(call, args, kwargs, context):
+  def record(call, args, kwargs, context):
     out = call(*args, **kwargs)
     if isinstance(context.module, kinds) and context.method_name == "__call__":
       calls.append((context.module, args[0].shape, getattr(out, "shape", None)))
@@ -91,6 +91,6 @@ def noted(model: nn.Module, image_shape: tuple[int, int, int], mode: Mode, *kind
     return model.apply(variables, x, mode, mutable=mutable, rngs={"dropout": KEY})
 
   variables = shapes(model, image_shape)
-  with nn.intercept_methods(note):
+  with nn.intercept_methods(record):
     _, changed = jax.eval_shape(run, variables, jnp.zeros((2, *image_shape)))
   return calls, changed

@@ -1,4 +1,4 @@
-"""AlexNet against torch with the same weights, published sizes, and what paper 004's code has."""
+"""AlexNet against torch with the same weights and published counts; stems of the large networks."""
 
 import functools
 
@@ -14,7 +14,7 @@ from helpers.torch_units import (
   dense,
   flat,
   images,
-  noted,
+  module_calls,
   randomized,
   shapes,
   unit,
@@ -30,7 +30,7 @@ from fedjax_norm.ops import conv
 NONE, BN = create("none"), create("bn")
 
 
-def torchs(stem, variables, x):
+def torch_alexnet(stem, variables, x):
   params, x = variables["params"], channels_first(x)
   pool = functools.partial(F.max_pool2d, kernel_size=3, stride=2, ceil_mode=stem == "cifar")
   first = {"stride": 4, "padding": 2} if stem == "imagenet" else {}
@@ -48,20 +48,20 @@ def torchs(stem, variables, x):
 @pytest.mark.parametrize(
   ("stem", "norm", "size"), [("cifar", BN, (18, 13, 3)), ("imagenet", NONE, (63, 79, 2))]
 )
-def test_it_is_torchs(stem, norm, size, monkeypatch):
-  # The lowering of convolutions has tests of its own; XLA's compiles faster.
+def test_alexnet_equals_torch(stem, norm, size, monkeypatch):
+  # XLA's lowering compiles faster; other tests compare the lowerings.
   monkeypatch.setattr(conv, "on_cpu", lambda: False)
   model = AlexNet(norm, 5, stem)
   variables, x = randomized(shapes(model, size)), images(3, *size)
   mode = Mode(train=True, dropout=False)
   logits, _ = jax.jit(lambda v, x: model.apply(v, x, mode, mutable=["batch_stats"]))(variables, x)
-  assert_close(logits, torchs(stem, variables, x))
+  assert_close(logits, torch_alexnet(stem, variables, x))
 
 
 @pytest.mark.parametrize(
   ("stem", "classes", "size", "expected"),
   [
-    ("cifar", 10, (32, 32, 3), 765_738),  # of the layers that paper 004's code lists
+    ("cifar", 10, (32, 32, 3), 765_738),  # the layers of paper 004's code
     ("imagenet", 1000, (224, 224, 3), 62_378_344),  # as one column
     ("imagenet", 1000, (227, 227, 3), 62_378_344),
   ],
@@ -71,29 +71,29 @@ def test_parameter_counts(stem, classes, size, expected):
 
 
 @pytest.mark.parametrize(("stem", "units"), [("cifar", [512]), ("imagenet", [4096, 4096])])
-def test_hidden_layers_are_dropped_by_half(stem, units):
-  calls, _ = noted(AlexNet(NONE, 5, stem), (64, 64, 3), Mode(train=True), nn.Dropout)
+def test_hidden_layers_have_dropout_of_one_half(stem, units):
+  calls, _ = module_calls(AlexNet(NONE, 5, stem), (64, 64, 3), Mode(train=True), nn.Dropout)
   assert [(drop.rate, drop.deterministic, shape[1:]) for drop, shape, _ in calls] == [
     (0.5, False, (n,)) for n in units
   ]
 
 
-# ------------------------------------------------------------------ and the two larger networks
+# ------------------------------------------------------------------ also the larger networks
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("none", "fixup")])
-def test_every_norm_stands_after_every_convolution(name):
+def test_every_norm_follows_every_convolution(name):
   spec = SPECS[name]
-  found = models.norm_modules(AlexNet(spec, 5), (32, 32, 3))
+  norms = models.norm_modules(AlexNet(spec, 5), (32, 32, 3))
   channels = (24, 64, 96, 96, 64) if spec.normalizes else ()
-  assert found == {f"Unit_{i}/Norm_0": spec.num_groups(n) for i, n in enumerate(channels)}
+  assert norms == {f"Unit_{i}/Norm_0": spec.num_groups(n) for i, n in enumerate(channels)}
 
 
 @pytest.mark.parametrize(
   ("name", "convolutions", "least"),
   [("vgg16", 13, 32), ("alexnet", 5, 63), ("googlenet", 57 + 2, 32), ("inception_v3", 94 + 2, 75)],
 )
-def test_the_least_images_and_the_default_groups_are_accepted(name, convolutions, least):
+def test_the_smallest_images_and_the_default_groups_are_accepted(name, convolutions, least):
   gn = create("gn", **models.entry(name).groups)
   build = models.entry(name).build
   assert len(models.norm_modules(build(gn, 5, "cifar"), (8, 8, 1))) == convolutions
@@ -104,15 +104,15 @@ def test_the_least_images_and_the_default_groups_are_accepted(name, convolutions
   ("name", "from_size", "least"),
   [("vgg16", 128, 32), ("alexnet", 128, 63), ("googlenet", 32, 32), ("inception_v3", 128, 75)],
 )
-def test_the_default_stem_and_what_is_refused(name, from_size, least, monkeypatch):
-  monkeypatch.setattr(registry, "norm_modules", lambda *_: {})  # which the test above runs
-  for size, asked, stem in (
+def test_the_default_stem_and_image_sizes_that_are_rejected(name, from_size, least, monkeypatch):
+  monkeypatch.setattr(registry, "norm_modules", lambda *_: {})  # tested above
+  for size, option, stem in (
     (8, "auto", "cifar"),
     (from_size - 1, "auto", "cifar"),
     (from_size, "auto", "imagenet"),
     (least, "imagenet", "imagenet"),
   ):
-    assert models.create(name, NONE, 5, (size, 200, 3), asked).stem == stem
+    assert models.create(name, NONE, 5, (size, 200, 3), option).stem == stem
   for size, stem in ((7, "cifar"), (least - 1, "imagenet")):
     with pytest.raises(UserError, match=f"at least {size + 1}x{size + 1} pixels"):
       models.create(name, NONE, 5, (200, size, 3), stem)

@@ -1,4 +1,4 @@
-"""The face network: its layers, its embedding, and both gradients of the centre loss by hand."""
+"""The face network: its layers, its embeddings, and the gradients of the centre loss by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -21,21 +21,21 @@ MASK = np.array([1, 1, 1, 1, 0, 0], np.float32)
 
 
 def by_hand(x, labels, mask, centers):
-  """Wen et al. 2016: (eq. 2, eq. 3 for each embedding, eq. 4 times alpha for each centre)."""
+  """Returns (eq. 2, eq. 3 of each embedding, eq. 4 times alpha of each centre; Wen et al. 2016)."""
   loss, dx, dc = 0.0, np.zeros_like(x), np.zeros_like(centers)
   for i in np.flatnonzero(mask):
     difference = x[i] - centers[labels[i]]
     loss += LAMBDA / 2 * (difference @ difference)
     dx[i] = LAMBDA * difference
   for j in range(len(centers)):
-    mine = [i for i in np.flatnonzero(mask) if labels[i] == j]
-    total = sum((centers[j] - x[i] for i in mine), np.zeros(x.shape[1]))
-    dc[j] = ALPHA * total / (1 + len(mine))
+    members = [i for i in np.flatnonzero(mask) if labels[i] == j]
+    total = sum((centers[j] - x[i] for i in members), np.zeros(x.shape[1]))
+    dc[j] = ALPHA * total / (1 + len(members))
   return loss, dx, dc
 
 
 @pytest.mark.parametrize("mask", [MASK, None], ids=["padded", "whole"])
-def test_the_centre_loss_is_that_of_the_paper(mask):
+def test_the_centre_loss_equals_the_formulas(mask):
   rng = np.random.default_rng(0)
   x, centers = rng.normal(size=(6, 3)), rng.normal(size=(4, 3))
 
@@ -48,7 +48,7 @@ def test_the_centre_loss_is_that_of_the_paper(mask):
   expected, expected_dx, expected_dc = by_hand(x, LABELS, real, centers)
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   np.testing.assert_allclose(dx, expected_dx, rtol=1e-5, atol=1e-6)
-  # The number of examples that the loss is divided by comes off again.
+  # make_gradient divides by the number of examples, which the centre loss multiplies by.
   np.testing.assert_allclose(dc / real.sum(), expected_dc, rtol=1e-5, atol=1e-6)
   assert np.abs(expected_dc[:3]).min() > 0
   assert not dc[3].any()
@@ -56,7 +56,7 @@ def test_the_centre_loss_is_that_of_the_paper(mask):
 
 @pytest.fixture(scope="module")
 def small():
-  """(a model of three convolutions, its variables, a batch)."""
+  """Returns (a model with three convolutions, its variables, a batch)."""
   model = Face(
     norm.create("none"),
     3,
@@ -70,10 +70,10 @@ def small():
   return model, models.init(model, jax.random.key(0), (4, 4, 1)), Batch(images, LABELS, MASK)
 
 
-def test_a_training_step_moves_the_centres_and_the_embeddings_as_the_paper_says(small):
-  """Through ``make_gradient``: the paper's gradients beside those of the mean cross-entropy.
+def test_the_gradient_of_a_step_is_that_of_the_paper(small):
+  """``make_gradient`` adds the paper's gradients to those of the mean cross-entropy.
 
-  Of a batch in two parts the centres' gradient is the parts' mean, weighted by their examples.
+  For a batch in two parts, the gradient of the centres is the weighted mean of the parts'.
   """
   model, variables, batch = small
 
@@ -82,8 +82,8 @@ def test_a_training_step_moves_the_centres_and_the_embeddings_as_the_paper_says(
 
   def mean_cross_entropy(params):
     logits = model.apply({"params": params}, batch.images, Mode())
-    own = jax.nn.log_softmax(logits)[jnp.arange(6), batch.labels]
-    return -(own * batch.mask).sum() / batch.mask.sum()
+    label_logits = jax.nn.log_softmax(logits)[jnp.arange(6), batch.labels]
+    return -(label_logits * batch.mask).sum() / batch.mask.sum()
 
   @jax.jit
   def steps(params):
@@ -93,8 +93,8 @@ def test_a_training_step_moves_the_centres_and_the_embeddings_as_the_paper_says(
 
   @jax.jit
   def expect(params, dx):
-    pulled = jax.vjp(embed, params)[1](dx)[0]
-    return jax.tree.map(jnp.add, jax.grad(mean_cross_entropy)(params), pulled)
+    centre_gradient = jax.vjp(embed, params)[1](dx)[0]
+    return jax.tree.map(jnp.add, jax.grad(mean_cross_entropy)(params), centre_gradient)
 
   params = variables["params"]
   x, centers = np.asarray(jax.jit(embed)(params)), np.asarray(params["centers"])
@@ -103,17 +103,17 @@ def test_a_training_step_moves_the_centres_and_the_embeddings_as_the_paper_says(
   first, second = (
     by_hand(x[part], LABELS[part], MASK[part], centers)[2] for part in (slice(3), slice(3, 6))
   )
-  for found, centre in zip(steps(params), (dc, (3 * first + second) / 4), strict=True):
+  for gradient, centre in zip(steps(params), (dc, (3 * first + second) / 4), strict=True):
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-      found,
+      gradient,
       {**expected, "centers": centre},
     )
 
 
-def test_the_embedding_is_what_the_classifier_sees_and_labels_change_no_output(small):
+def test_the_classifier_is_a_dense_layer_of_the_embedding_and_labels_change_no_output(small):
   model, variables, batch = small
-  assert set(variables) == {"params"}  # no loss is left in what is sent
+  assert set(variables) == {"params"}  # losses are not part of the variables
 
   @jax.jit
   def passes(variables):
@@ -124,18 +124,18 @@ def test_the_embedding_is_what_the_classifier_sees_and_labels_change_no_output(s
       [model.apply(variables, batch.images, mode, mutable=["losses"]) for mode in modes],
     )
 
-  x, logits, ((without, nothing), (with_labels, changed)) = passes(variables)
+  x, logits, ((without_labels, no_losses), (with_labels, losses)) = passes(variables)
   dense = variables["params"]["classifier"]
   np.testing.assert_allclose(logits, x @ dense["kernel"] + dense["bias"], rtol=1e-5)
-  assert np.asarray(x).min() < 0  # no activation follows it
-  for others in (without, with_labels):
+  assert np.asarray(x).min() < 0  # the embedding has no activation
+  for others in (without_labels, with_labels):
     np.testing.assert_allclose(others, logits, rtol=1e-5)
-  assert (bool(nothing), bool(changed)) == (False, True)
+  assert (bool(no_losses), bool(losses)) == (False, True)
   images = jax.ShapeDtypeStruct((4, 4, 1), jnp.float32)
-  assert step_bytes(model, plain(batch_size=6), images) > 0  # of a step without labels
+  assert step_bytes(model, plain(batch_size=6), images) > 0  # traces a step without labels
 
 
-def test_prelu_is_torchs():
+def test_prelu_equals_torch():
   x = np.random.default_rng(2).normal(size=(3, 2, 2, 4)).astype(np.float32)
   slopes = np.array([0.25, -0.5, 2, 0], np.float32)
   ours = PReLU().apply({"params": {"slope": slopes}}, x)
@@ -144,8 +144,8 @@ def test_prelu_is_torchs():
   assert PReLU().init(jax.random.key(0), x)["params"]["slope"].tolist() == [0.25] * 4
 
 
-def test_the_network_is_the_released_one():
-  """Channels in and out of the 27 convolutions, and parameters counted from them by hand."""
+def test_the_network_has_the_layers_of_the_released_code():
+  """Checks the channels of the 27 convolutions, and the number of parameters that follows."""
   model = models.create("face", norm.create("none"), 10575, (112, 96, 3))
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 112, 96, 3)), Mode()))
   convs = [(3, 32), (32, 64)]
@@ -155,20 +155,20 @@ def test_the_network_is_the_released_one():
   trunk = shapes["params"]["trunk"]
   kernels = [trunk[f"Conv_{i}"]["kernel"].shape for i in range(27)]
   assert kernels == [(3, 3, *channels) for channels in convs]
-  # Units have no biases, and each convolution has the slopes of its PReLU.
+  # Residual units have no biases, and each convolution is followed by the slopes of a PReLU.
   units = {2, 3, 5, 6, 7, 8, *range(10, 20), *range(21, 27)}
   assert {i for i in range(27) if "bias" not in trunk[f"Conv_{i}"]} == units
   expected = sum(9 * i * o + o + (0 if k in units else o) for k, (i, o) in enumerate(convs))
   expected += 7 * 6 * 512 * 512 + 512 + 512 * 10575 + 10575 + 10575 * 512
   assert sum(a.size for a in jax.tree.leaves(shapes)) == expected
-  # A pool after the second convolution and after each that changes the channels.
+  # There is a pool after the second convolution and after each that changes the channels.
   macs = layer_macs(model, (112, 96, 3))
   assert macs["trunk/Conv_1"] == 112 * 96 * 9 * 32 * 64
   assert macs["trunk/Conv_2"] == 56 * 48 * 9 * 64 * 64
   assert macs["trunk/Conv_26"] == 7 * 6 * 9 * 512 * 512
 
 
-def test_a_norm_follows_every_convolution_where_there_is_one():
+def test_a_norm_follows_every_convolution():
   for name in ("bn", "wn"):
     model = models.create("face", norm.create(name), 4, (16, 16, 1))
     assert len(models.norm_modules(model, (16, 16, 1))) == (0 if name == "wn" else 27)

@@ -1,4 +1,4 @@
-"""GoogLeNet against torch with the same weights, published sizes, and its auxiliary losses."""
+"""GoogLeNet against torch with the same weights, published counts, and its auxiliary losses."""
 
 import functools
 
@@ -18,7 +18,7 @@ from helpers.torch_units import (
   dense,
   flat,
   images,
-  noted,
+  module_calls,
   randomized,
   shapes,
   unit,
@@ -38,13 +38,13 @@ LARGE = (224, 224, 3)
 
 
 def torch_inception(x, params):
-  ways = [
+  branches = [
     unit(x, params["1x1"]),
     unit(unit(x, params["3x3_reduce"]), params["3x3"]),
     unit(unit(x, params["5x5_reduce"]), params["5x5"]),
     unit(F.max_pool2d(x, 3, 1, 1), params["pool_proj"]),
   ]
-  return torch.cat(ways, 1)
+  return torch.cat(branches, 1)
 
 
 def torch_auxiliary(x, params):
@@ -53,7 +53,7 @@ def torch_auxiliary(x, params):
 
 
 def torch_googlenet(stem, variables, x):
-  """The logits, and those of the two auxiliary classifiers."""
+  """Returns the logits, and the logits of the two auxiliary classifiers."""
   params, x = variables["params"], channels_first(x)
   pool = functools.partial(F.max_pool2d, kernel_size=3, stride=2, ceil_mode=True)
   x = pool(unit(x, params["Unit_0"], 2 if stem == "imagenet" else 1))
@@ -73,8 +73,8 @@ def torch_googlenet(stem, variables, x):
   return dense(x.mean((2, 3)), params["Dense_0"]), heads
 
 
-def test_it_is_torchs_with_its_auxiliary_losses(monkeypatch):
-  # The lowering of convolutions has tests of its own; XLA's compiles faster.
+def test_googlenet_and_its_auxiliary_losses_equal_torch(monkeypatch):
+  # XLA's lowering compiles faster; other tests compare the lowerings.
   monkeypatch.setattr(conv, "on_cpu", lambda: False)
   size = (33, 40, 3)
   model = GoogLeNet(NONE, 5, "imagenet")
@@ -91,7 +91,7 @@ def test_it_is_torchs_with_its_auxiliary_losses(monkeypatch):
   assert not changed["losses"]
 
 
-def test_a_module_with_batch_norm_is_torchs():
+def test_a_module_with_batch_norm_equals_torch():
   module, x = Inception(dict(models.googlenet.MODULES)["4b"], BN), images(2, 4, 3, 8)
   mode = Mode(train=True)
   variables = randomized(jax.eval_shape(lambda: module.init(KEY, x, mode)))
@@ -102,9 +102,9 @@ def test_a_module_with_batch_norm_is_torchs():
 @pytest.mark.parametrize(
   ("norm", "auxiliary", "expected"),
   [
-    (NONE, 0.0, 6_998_552),  # as Caffe's has
+    (NONE, 0.0, 6_998_552),  # Caffe's count
     (NONE, 0.3, 13_378_280),
-    # torchvision's has 6,624,904, but 3x3 where the paper has 5x5
+    # torchvision has 6,624,904 parameters, with 3x3 instead of the paper's 5x5 kernels
     (BN, 0.0, 6_624_904 + (5 * 5 - 3 * 3) * (
       16 * 32 + 32 * 96 + 16 * 48 + 2 * 24 * 64 + 32 * 64 + 2 * 32 * 128 + 48 * 128
     )),
@@ -114,30 +114,30 @@ def test_parameter_counts(norm, auxiliary, expected):
   assert count(GoogLeNet(norm, 1000, "imagenet", auxiliary), LARGE) == expected
 
 
-def test_the_operations_are_those_of_table_1():
-  # "1.5 billion multiply-adds", by table 1's own sums of each row
+def test_the_multiply_adds_are_those_of_table_1():
+  # The sum of the rows of table 1; the text says "1.5 billion multiply-adds".
   macs = layer_macs(GoogLeNet(NONE, 1000, "imagenet", 0.0), LARGE)
   assert sum(macs.values()) == pytest.approx(1.58e9, rel=0.01)
 
 
 def test_only_training_has_auxiliary_classifiers():
   model = GoogLeNet(NONE, 5)
-  called = functools.partial(noted, model, (32, 32, 3))
+  run = functools.partial(module_calls, model, (32, 32, 3))
   labels = jnp.zeros(2, jnp.int32)
 
-  calls, changed = called(Mode(labels=labels), Auxiliary, nn.Dropout)
+  calls, changed = run(Mode(labels=labels), Auxiliary, nn.Dropout)
   assert [type(module) for module, *_ in calls] == [nn.Dropout]
   assert calls[0][0].deterministic
   assert not changed
 
-  calls, changed = called(Mode(train=True), Auxiliary, nn.Dropout)  # as a memory estimate does
+  calls, changed = run(Mode(train=True), Auxiliary, nn.Dropout)  # without labels, as step_bytes
   assert [m.rate for m, *_ in calls if isinstance(m, nn.Dropout)] == [0.7, 0.7, 0.4]
   assert [m.name for m, *_ in calls if isinstance(m, Auxiliary)] == ["auxiliary_4a", "auxiliary_4d"]
   assert not changed
 
 
 class WithHead(nn.Module):
-  """A linear classifier of images, and an auxiliary one beside it."""
+  """A linear classifier of images, with an auxiliary classifier."""
 
   norm: NormSpec
   weight: float
@@ -150,7 +150,7 @@ class WithHead(nn.Module):
     return Dense(4, self.norm)(x, mode)
 
 
-def test_the_gradient_is_that_of_the_losses_sum(monkeypatch):
+def test_the_gradient_is_that_of_the_sum_of_the_losses(monkeypatch):
   monkeypatch.setattr(conv, "on_cpu", lambda: False)
   x, labels = jnp.asarray(images(4, 2, 2, 3)), jnp.array([3, 1, 0, 2], jnp.int32)
   mask = jnp.array([1.0, 1.0, 0.0, 1.0])
@@ -160,22 +160,22 @@ def test_the_gradient_is_that_of_the_losses_sum(monkeypatch):
   params = variables["params"]
 
   def loss(params, weight):
-    """By hand: the mean over the three real examples, the classifiers' logits as they pass by."""
+    """Returns the mean loss of the three real examples, from the logits of both classifiers."""
     logits = {}
 
-    def note(call, args, kwargs, context):
+    def record(call, args, kwargs, context):
       out = call(*args, **kwargs)
       if isinstance(context.module, Dense):
         logits["/".join(context.module.path)] = out
       return out
 
-    with nn.intercept_methods(note):
+    with nn.intercept_methods(record):
       model.apply({"params": params}, x, Mode(train=True), rngs={"dropout": KEY})
-    chosen = [
+    label_logits = [
       jnp.take_along_axis(jax.nn.log_softmax(logits[name]), labels[:, None], 1)[:, 0]
       for name in ("Dense_1", "Auxiliary_0/Dense_1")
     ]
-    main, auxiliary = (-(c * mask).sum() / 3 for c in chosen)
+    main, auxiliary = (-(values * mask).sum() / 3 for values in label_logits)
     return main + weight * auxiliary, main
 
   by_hand = jax.jit(jax.grad(loss, has_aux=True))
@@ -186,6 +186,6 @@ def test_the_gradient_is_that_of_the_losses_sum(monkeypatch):
   close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
   jax.tree.map(close, grads, expected)
   assert stats == {}
-  close(metrics.loss, 3 * main)  # the metrics are of the main classifier alone
-  # Without it, the layers below it would move otherwise.
+  close(metrics.loss, 3 * main)  # the metrics are those of the main classifier
+  # Without the auxiliary loss, the gradient of the shared layer would differ.
   assert np.abs(grads["Dense_0"]["kernel"] - without["Dense_0"]["kernel"]).max() > 1e-3

@@ -1,4 +1,4 @@
-"""Inception-v3 against torch with the same weights, and its published sizes."""
+"""Inception-v3 against torch with the same weights, and published counts."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from helpers.torch_units import (
   channels_first,
   dense,
   images,
-  noted,
+  module_calls,
   randomized,
   shapes,
   unit,
@@ -41,39 +41,39 @@ LABELS = np.zeros(2, np.int32)
 MODULES = (ModuleA, ModuleB, ModuleC, ModuleD, ModuleE)
 
 
-def halved(x, params):
-  """At stride 2, windows over all of the image."""
+def strided(x, params):
+  """A 3x3 convolution at stride 2, rounded up."""
   below, right = ((size - 3) % 2 for size in x.shape[2:])
   return unit(F.pad(x, (0, right, 0, below)), params, 2, 0)
 
 
 def torch_module(kind, x, params):
-  """Figures 5, 10, 6, 10 and 7, left to right; units are numbered as they come."""
+  """Figures 5, 10, 6, 10 and 7, from left to right; units are numbered in this order."""
   units = iter([params[f"Unit_{i}"] for i in range(len(params))])
 
-  def way(x, steps):
+  def convs(x, steps):
     for _ in range(steps):
       x = unit(x, next(units))
     return x
 
   def mean_pooled(x):
-    return way(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), 1)
+    return convs(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), 1)
 
   pooled = functools.partial(F.max_pool2d, kernel_size=3, stride=2, ceil_mode=True)
   match kind.__name__:
     case "ModuleA":
-      ways = [way(x, 1), way(x, 2), way(x, 3), mean_pooled(x)]
+      branches = [convs(x, 1), convs(x, 2), convs(x, 3), mean_pooled(x)]
     case "ModuleB":
-      ways = [halved(x, next(units)), halved(way(x, 2), next(units)), pooled(x)]
+      branches = [strided(x, next(units)), strided(convs(x, 2), next(units)), pooled(x)]
     case "ModuleC":
-      ways = [way(x, 1), way(x, 3), way(x, 5), mean_pooled(x)]
+      branches = [convs(x, 1), convs(x, 3), convs(x, 5), mean_pooled(x)]
     case "ModuleD":
-      ways = [halved(way(x, 1), next(units)), halved(way(x, 3), next(units)), pooled(x)]
+      branches = [strided(convs(x, 1), next(units)), strided(convs(x, 3), next(units)), pooled(x)]
     case "ModuleE":
-      three, double = way(x, 1), way(x, 2)
-      ways = [way(y, 1) for y in (x, three, three, double, double)] + [mean_pooled(x)]
+      three, double = convs(x, 1), convs(x, 2)
+      branches = [convs(y, 1) for y in (x, three, three, double, double)] + [mean_pooled(x)]
   assert next(units, None) is None
-  return torch.cat(ways, 1)
+  return torch.cat(branches, 1)
 
 
 # (rows, columns) of the kernels, in the order of the units
@@ -97,8 +97,8 @@ KERNELS = {
   ],
   ids=lambda value: getattr(value, "__name__", None),
 )
-def test_a_module_is_torchs(kind, extra, norm, channels, monkeypatch):
-  # The lowering of convolutions has tests of its own; XLA's compiles faster.
+def test_modules_equal_torch(kind, extra, norm, channels, monkeypatch):
+  # XLA's lowering compiles faster; other tests compare the lowerings.
   monkeypatch.setattr(conv, "on_cpu", lambda: False)
   module, x, mode = kind(norm, *extra), images(2, 8, 7, 6), Mode(train=True)
   variables = randomized(jax.eval_shape(lambda: module.init(KEY, x, mode)))
@@ -110,7 +110,7 @@ def test_a_module_is_torchs(kind, extra, norm, channels, monkeypatch):
   assert_close(np.moveaxis(y, -1, 1), torch_module(kind, channels_first(x), params))
 
 
-def test_parameter_counts_are_torchvisions():
+def test_parameter_counts_equal_torchvision():
   params = shapes(InceptionV3(BN, 1000, "imagenet"), LARGE)["params"]
   total = sum(a.size for a in jax.tree.leaves(params))
   assert total == 27_161_264
@@ -118,18 +118,18 @@ def test_parameter_counts_are_torchvisions():
 
 
 def multiply_adds(call):
-  """Of one of two images, by the shapes of what goes in and comes out."""
-  layer, into, out = call
-  return math.prod(out) // 2 * into[-1] * math.prod(getattr(layer, "kernel_size", (1,)))
+  """Returns the multiply-adds of a layer for one of two images, from the shapes of a call."""
+  layer, inputs, outputs = call
+  return math.prod(outputs) // 2 * inputs[-1] * math.prod(getattr(layer, "kernel_size", (1,)))
 
 
 @pytest.mark.parametrize(
   ("stem", "size", "sides", "macs"),
-  # 5.71e9 multiply-adds, as torchvision counts them
+  # 5.71e9 multiply-adds is torchvision's count.
   [("imagenet", 299, (35, 17, 8), 5.713e9), ("cifar", 32, (8, 4, 2), None)],
 )
-def test_the_modules_and_what_they_cost(stem, size, sides, macs):
-  calls, changed = noted(
+def test_modules_shapes_and_multiply_adds(stem, size, sides, macs):
+  calls, changed = module_calls(
     InceptionV3(NONE, 1000, stem),
     (size, size, 3),
     Mode(labels=LABELS),
@@ -138,7 +138,7 @@ def test_the_modules_and_what_they_cost(stem, size, sides, macs):
     Conv,
     Dense,
   )
-  assert not any(isinstance(module, Auxiliary) for module, *_ in calls)  # outside of training
+  assert not any(isinstance(module, Auxiliary) for module, *_ in calls)  # only in training
   assert not changed
   if macs:
     linear = [call for call in calls if isinstance(call[0], Conv | Dense)]
@@ -157,7 +157,7 @@ def test_the_modules_and_what_they_cost(stem, size, sides, macs):
 
 
 @pytest.mark.parametrize("size", [(17, 17), (4, 5)])
-def test_the_auxiliary_loss_is_torchs(size):
+def test_the_auxiliary_loss_equals_torch(size):
   head, x, labels = Auxiliary(5, 0.4, BN), images(3, *size, 6), np.array([4, 0, 2])
   mode = Mode(train=True, labels=jnp.asarray(labels))
   variables = randomized(jax.eval_shape(lambda: head.init(KEY, x, Mode())))
@@ -172,7 +172,7 @@ def test_the_auxiliary_loss_is_torchs(size):
 
 def test_training_has_the_auxiliary_classifier():
   model, kinds = InceptionV3(NONE, 1000, "cifar"), (Auxiliary, ModuleC, ModuleD, nn.Dropout)
-  calls, changed = noted(model, (32, 32, 3), Mode(train=True, labels=LABELS), *kinds)
+  calls, changed = module_calls(model, (32, 32, 3), Mode(train=True, labels=LABELS), *kinds)
   names = [type(module).__name__ for module, *_ in calls]
   assert names == [*["ModuleC"] * 4, "Auxiliary", "ModuleD", "Dropout"]
   assert calls[-1][0].rate == 0.5

@@ -24,7 +24,7 @@ def half(x):
 
 
 def loss_and_gradients(model, variables, images):
-  """((loss, new statistics), gradients) of a training step."""
+  """Returns ((loss, new statistics), gradients) of a training step."""
 
   def loss(params):
     logits, changed = model.apply(
@@ -45,7 +45,7 @@ def loss_and_gradients(model, variables, images):
   ],
   ids=["bn", "wn", "fixup"],
 )
-def test_a_step_is_that_of_float32_to_bfloat16s_precision(name, spec):
+def test_a_step_equals_float32_within_the_precision_of_bfloat16(name, spec):
   model = models.create(name, spec, 4, (8, 8, 3))
   variables = models.init(model, jax.random.key(0), (8, 8, 3))
   step = jax.jit(lambda variables, images: loss_and_gradients(model, variables, images))
@@ -55,7 +55,7 @@ def test_a_step_is_that_of_float32_to_bfloat16s_precision(name, spec):
     assert ours.dtype == jnp.float32
   assert any(
     np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (gradients, gradients16)), strict=True)
-  )  # the dtype does something
+  )  # the dtype has an effect
   np.testing.assert_allclose(loss16, loss, rtol=0.02)
 
   def cosine(a, b):
@@ -74,12 +74,12 @@ def test_every_convolution_and_product_is_in_bfloat16():
     jax.make_jaxpr(lambda v, x: loss_and_gradients(model, v, x)[1])(variables, half(IMAGES))
   )
   products = re.findall(r":(\w+)\[[\d,]+\] = (?:conv_general_dilated|dot_general)\[", text)
-  assert len(products) >= 12  # three of each of five layers, but for the input's gradient
+  assert len(products) >= 12  # three for each of five layers, without the gradient of the images
   assert set(products) == {"bf16"}
 
 
-def test_statistics_are_those_of_float32():
-  # A mean of 100 deviations: sums of bfloat16 would lose the deviation altogether.
+def test_statistics_are_float32():
+  # The mean is 100 standard deviations: sums in bfloat16 would lose the deviations.
   x = half(100 + IMAGES)
   layer = Norm(norm.create("bn", decay=0.0))
   variables = layer.init(jax.random.key(0), x, Mode())
@@ -92,16 +92,16 @@ def test_statistics_are_those_of_float32():
   np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=0.01, atol=0.01)
 
 
-def test_a_biass_gradient_is_a_sum_in_float32():
+def test_the_gradient_of_a_bias_is_a_float32_sum():
   x = half(np.ones((4, 16, 16, 1)))
   layer = Conv(1, (1, 1), norm.create("none"))
   params = layer.init(jax.random.key(0), x, Mode())["params"]
   gradient = jax.grad(lambda p: layer.apply({"params": p}, x, Mode()).astype(jnp.float32).sum())
-  # bfloat16 counts to 256 and no further.
+  # In bfloat16, adding 1 to 256 has no effect.
   assert gradient(params)["bias"].item() == 4 * 16 * 16
 
 
-def test_the_images_decide():
+def test_the_images_have_the_compute_dtype():
   transforms = make_transforms(Preprocess(compute_dtype="bfloat16"), IMAGES)
   key = jax.random.key(0)
   args = (IMAGES, np.arange(6), np.float32(0), key, key)

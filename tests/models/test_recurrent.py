@@ -1,4 +1,4 @@
-"""The recurrent network against PyTorch's LSTM with our weights."""
+"""The recurrent network against PyTorch's LSTM with the same weights."""
 
 import jax
 import numpy as np
@@ -45,7 +45,7 @@ def test_equals_pytorch_row_by_row():
     assert_close(ours, theirs)
 
 
-def test_any_stretch_runs_by_itself():
+def test_ranges_of_stages_equal_the_whole_network():
   model, x = small(), images(2, *SHAPE)
   variables = randomized(shapes(model, SHAPE))
 
@@ -61,26 +61,26 @@ def test_any_stretch_runs_by_itself():
 
 
 @pytest.mark.parametrize("name", [n for n in norm.NAMES if n != "fixup"])
-def test_every_norm_fits(name):
+def test_every_norm_is_accepted(name):
   model = small(SPECS[name])
-  held = shapes(model, SHAPE)["params"]
+  params = shapes(model, SHAPE)["params"]
   normalizes = SPECS[name].normalizes
-  assert ("embedding_norm" in held) == normalizes
-  assert ("bias" in held["embedding"]) != normalizes
-  assert ("kernel_scale" in held["recurrence"]) == (name == "wn")
+  assert ("embedding_norm" in params) == normalizes
+  assert ("bias" in params["embedding"]) != normalizes
+  assert ("kernel_scale" in params["recurrence"]) == (name == "wn")
 
 
-def test_weight_normalization_starts_the_recurrent_kernel_at_its_own_length():
+def test_weight_normalization_initializes_the_recurrent_scale_to_the_length_of_the_kernel():
   model = small(norm.create("wn"))
   x = images(32, *SHAPE)
   variables = models.init(model, KEY, SHAPE)
-  started = models.data_init(model, variables, x)["params"]
+  params = models.data_init(model, variables, x)["params"]
   length = np.linalg.norm(variables["params"]["recurrence"]["kernel"], axis=0)
-  np.testing.assert_allclose(started["recurrence"]["kernel_scale"], length, rtol=1e-6)
-  assert np.all(started["gates"]["kernel_scale"] != variables["params"]["gates"]["kernel_scale"])
+  np.testing.assert_allclose(params["recurrence"]["kernel_scale"], length, rtol=1e-6)
+  assert np.all(params["gates"]["kernel_scale"] != variables["params"]["gates"]["kernel_scale"])
 
 
-def test_operations_by_hand():
+def test_multiply_adds_of_each_layer():
   assert layer_macs(small(), SHAPE) == {
     "embedding": 5 * 8 * 6,
     "gates": 5 * 6 * 28,

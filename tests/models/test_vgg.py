@@ -1,4 +1,4 @@
-"""VGG-16 against torch with the same weights, and the published sizes."""
+"""VGG-16 against torch with the same weights, and published parameter counts."""
 
 import jax
 import pytest
@@ -22,7 +22,7 @@ from fedjax_norm.norm import Mode, create
 NONE, BN = create("none"), create("bn")
 
 
-def torchs(variables, x):
+def torch_vgg(variables, x):
   params, x = variables["params"], channels_first(x)
   for layer in (64, 64, "M", 128, 128, "M", *((256,) * 3), "M", *((512,) * 3), "M", *((512,) * 3)):
     if layer == "M":
@@ -35,19 +35,19 @@ def torchs(variables, x):
   return dense(x, params["Dense_1"])
 
 
-def test_it_is_torchs():
+def test_vgg_equals_torch():
   model, size = VGG16(NONE, 5), (18, 9, 2)
   variables, x = randomized(shapes(model, size)), images(2, *size)
-  mode = Mode(train=True, dropout=False, count_flops=True)  # which compiles faster
+  mode = Mode(train=True, dropout=False, count_flops=True)  # XLA's lowering compiles faster
   logits = jax.jit(lambda v, x: model.apply(v, x, mode))(variables, x)
-  assert_close(logits, torchs(variables, x))
+  assert_close(logits, torch_vgg(variables, x))
 
 
 @pytest.mark.parametrize(
   ("norm", "classes", "size", "expected"),
   [
-    (NONE, 1000, 224, 138_357_544),  # the paper's 138 million, as torchvision counts them
-    (BN, 1000, 224, 138_365_992 - 4224),  # torchvision's vgg16_bn has needless biases
+    (NONE, 1000, 224, 138_357_544),  # torchvision's count; 138 million in the paper
+    (BN, 1000, 224, 138_365_992 - 4224),  # without the redundant biases of torchvision's vgg16_bn
     (NONE, 10, 32, 14_982_474),
   ],
 )
