@@ -1,4 +1,4 @@
-"""Deep gradient compression (Lin et al. 2018; paper 004, Alg. 3): sends only the largest updates."""
+"""Deep gradient compression (Lin et al. 2018; paper 004, Alg. 3): only large updates are sent."""
 
 import dataclasses
 from typing import Self

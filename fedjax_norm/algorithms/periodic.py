@@ -81,9 +81,9 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
     u_k <- m u_k - eta grad f(w_k, b);  w_k <- w_k + u_k
 
   The average comes before a step, so that between two rounds a client still has its local model,
-  and the global model is the mean of these. ``RoundContext.theta`` is Iter_Local. An average is charged
-  to the last of its steps. If running statistics are frozen (FixBN's second stage), clients use the
-  server's from the first step on, which is not charged.
+  and the global model is the mean of these. ``RoundContext.theta`` is Iter_Local. An average is
+  charged to the last of its steps. If running statistics are frozen (FixBN's second stage), clients
+  use the server's from the first step on, which is not charged.
   """
   spec, policy = setup.model.norm, config.statistics_policy(setup.model.norm)
   check_policy(policy, spec)

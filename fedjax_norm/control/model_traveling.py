@@ -29,7 +29,7 @@ def destinations(key: Key, round: Array, num_clients: int) -> Array:
 
   All models travel by the same random shift of client ids, so that each client receives one model.
   """
-  key = jax.random.fold_in(stream(key, Stream.TRAVEL), round)
+  key = jax.random.fold_in(stream(key, Stream.MODEL_TRAVELING), round)
   shift = jax.random.randint(key, (), 1, num_clients)
   return (jnp.arange(num_clients, dtype=jnp.int32) + shift) % num_clients
 
@@ -59,7 +59,7 @@ def make_model_traveling(
   Raises:
     UserError: an objective without accuracy.
   """
-  if find(objective).right is None:
+  if find(objective).correct is None:
     raise UserError(
       "SkewScout measures a loss of accuracy, but this objective has no accuracy; drop SkewScout."
     )
