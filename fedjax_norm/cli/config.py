@@ -46,8 +46,8 @@ class Config(RunConfig, MachineConfig, TrainConfig, LocalConfig, TaskConfig):
       self.evaluate_clients or self.fine_tune_steps or self.diagnostics
     ):
       raise UserError(
-        "--relabelled leaves the test set as it is, so relabelled clients cannot be tested; drop it, "
-        "or --evaluate_clients, --fine_tune_steps and --diagnostics."
+        "--relabelled leaves the test set as it is, so relabelled clients cannot be tested; drop "
+        "it, or --evaluate_clients, --fine_tune_steps and --diagnostics."
       )
     if self.by_pixel and self.num_processes:
       raise UserError(

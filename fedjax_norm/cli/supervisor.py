@@ -53,8 +53,8 @@ def process_info(config: Any) -> ProcessInfo | None:
   host, _, port = process.coordinator_address.rpartition(":")
   if not host or not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16):
     raise UserError(
-      f"--coordinator_address is {process.coordinator_address!r}; give HOST:PORT of process 0, such "
-      "as 10.0.0.1:12345."
+      f"--coordinator_address is {process.coordinator_address!r}; give HOST:PORT of process 0, "
+      "such as 10.0.0.1:12345."
     )
   if process.num_processes < 2:
     raise UserError(
