@@ -1,4 +1,4 @@
-"""Archives and folders of NumPy arrays that the tests write."""
+"""Archives and folders of NumPy arrays: loading, and errors."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_the_images_of_a_folder_stay_on_the_disk(tmp_path):
   source = sources.load(saved("npy", tmp_path, arrays(x_train=images, x_test=images[:2])))
   check(source)
   assert source.train.images.shape == (6, 4, 4, 1)
-  # A change of the file is seen, so that no copy was made.
+  # The images change with the file, so they are not a copy.
   np.lib.format.open_memmap(tmp_path / "x_train.npy", mode="r+")[3] = 0.5
   assert (source.train.images[3] == 0.5).all()
   with pytest.raises(ValueError, match="read-only"):
@@ -58,13 +58,12 @@ def test_the_images_of_a_folder_stay_on_the_disk(tmp_path):
   ],
 )
 def test_arrays_that_cannot_stay_on_the_disk_are_refused(tmp_path, changes, words):
-  for name, values in arrays(**changes).items():
-    np.save(tmp_path / f"{name}.npy", values)
+  name = saved("npy", tmp_path, arrays(**changes))
   with pytest.raises(UserError, match=words):
-    sources.load(f"npy:{tmp_path}")
+    sources.load(name)
 
 
-def test_folders_and_files_that_hold_no_arrays_are_refused(tmp_path):
+def test_folders_and_files_without_arrays_are_refused(tmp_path):
   with pytest.raises(UserError, match="no folder"):
     sources.load(f"npy:{tmp_path / 'absent'}")
   with pytest.raises(UserError, match="lacks the array x_train"):
@@ -119,7 +118,7 @@ def test_bad_arrays_are_refused(tmp_path, kind, changes, words):
     sources.load(name)
 
 
-def test_files_that_are_no_archive_are_refused(tmp_path):
+def test_files_that_are_not_archives_are_refused(tmp_path):
   with pytest.raises(UserError, match="no file"):
     sources.load(f"npz:{tmp_path / 'absent.npz'}")
   text = tmp_path / "text.npz"
@@ -152,7 +151,7 @@ def test_files_that_are_no_archive_are_refused(tmp_path):
     ),
   ],
 )
-def test_arrays_that_would_be_read_as_something_else_are_refused(tmp_path, kind, changes, words):
+def test_arrays_that_would_be_misread_are_refused(tmp_path, kind, changes, words):
   with pytest.raises(UserError, match=words):
     sources.load(saved(kind, tmp_path, arrays(**changes)))
 
@@ -165,7 +164,7 @@ def test_images_that_are_not_channels_first_are_read(tmp_path, shape):
 
 @pytest.mark.parametrize("kind", ["npz", "npy"])
 @pytest.mark.parametrize("names", [None, np.asarray(["a", "b", "c", "d", "e", "f", "g"])])
-def test_identities_to_verify_have_labels_of_their_own(tmp_path, kind, names):
+def test_identities_to_verify_are_numbered_separately(tmp_path, kind, names):
   given = arrays(y_test=np.asarray([6, 3]), class_names=names)
   name = saved(kind, tmp_path, given)
   source = sources.load(name, open_set=True)
@@ -189,7 +188,7 @@ def test_labels_of_named_classes_may_be_sparse(tmp_path):
 
 
 def test_a_file_that_names_its_classes_may_lack_some(tmp_path):
-  """As the file of one client does; labels stay what they are."""
+  """Allows the file of one client to have some of the classes; labels do not change."""
   names = np.asarray(["a", "b", "c", "cafe\u0301"])
   given = arrays(y_train=np.asarray([1, 1, 2, 2, 1, 2]), y_test=np.asarray([2, 3]))
   source = sources.load(saved("npz", tmp_path, {**given, "class_names": names}))
@@ -197,20 +196,20 @@ def test_a_file_that_names_its_classes_may_lack_some(tmp_path):
   np.testing.assert_array_equal(source.train.labels, given["y_train"])
 
 
-def test_many_labels_are_fine_where_most_occur(tmp_path):
+def test_many_labels_are_allowed_if_most_occur(tmp_path):
   labels = np.arange(0, 1203, 2) % 1201  # 601 classes of 1201
   images = np.zeros((len(labels), 1, 1), np.uint8)
-  given = arrays(x_train=images, y_train=labels, x_test=images, y_test=labels)
+  given = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
   assert len(sources.load(saved("npz", tmp_path, given)).class_names) == 1201
 
 
-def test_the_range_of_values_is_that_of_a_sample_of_own_images():
+def test_the_value_range_is_that_of_a_sample_of_local_images():
   images = np.zeros((5000, 1, 1, 1), np.float32)
-  images[::2] = np.nan  # another process's
+  images[::2] = np.nan  # images of another process
   images[1], images[3] = -3, 9
   assert value_range(images, np.asarray([1, 3])) == (-3, 9)
-  own = np.arange(1, 5000, 2)
-  images[own] = own[:, None, None, None]
-  low, high = value_range(images, own)
+  local = np.arange(1, 5000, 2)
+  images[local] = local[:, None, None, None]
+  low, high = value_range(images, local)
   assert low == 1
   assert high > 4990

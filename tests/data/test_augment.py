@@ -1,4 +1,4 @@
-"""Augmentation against NumPy, and that examples do not depend on each other."""
+"""Scaling and augmentation against NumPy, and independence of examples."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from fedjax_norm.errors import UserError
 IMAGES = np.random.default_rng(0).random((64, 6, 5, 3), np.float32) + 0.1
 
 
-def test_uint8_is_divided_by_255_and_floats_are_kept():
+def test_uint8_is_divided_by_255_and_floats_do_not_change():
   np.testing.assert_allclose(
     scaling.to_float(jnp.asarray([0, 51, 255], jnp.uint8)), [0, 0.2, 1], rtol=1e-6
   )
@@ -26,7 +26,7 @@ def test_uint8_is_divided_by_255_and_floats_are_kept():
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_statistics_standardise_to_zero_mean_and_unit_deviation(dtype):
   rng = np.random.default_rng(1)
-  images = rng.random((1500, 4, 4, 3)) * [0.5, 1.0, 0.2]  # more than one chunk
+  images = rng.random((1500, 4, 4, 3)) * [0.5, 1.0, 0.2]  # more than one block
   images = (images * 255).astype(np.uint8) if dtype == np.uint8 else images.astype(np.float32)
   mean, std = scaling.channel_statistics(scaling.channel_moments(images))
   reference = images / 255.0 if dtype == np.uint8 else images.astype(np.float64)
@@ -78,7 +78,7 @@ def test_the_moments_of_parts_merge_to_those_of_the_whole(owner, seed, dtype, of
   np.testing.assert_allclose(scaling.channel_statistics(merged), whole, rtol=2e-7)
 
 
-def test_only_the_chosen_images_count():
+def test_only_the_selected_images_count():
   images = IMAGES.copy()
   ids = np.asarray([2, 3, 50])
   chosen = scaling.channel_moments(images[ids])
@@ -105,7 +105,7 @@ def test_transforms_are_the_same_from_images_and_from_merged_statistics(config):
   np.testing.assert_allclose(result.std((0, 1, 2)), 1, atol=1e-4)
 
 
-def test_statistics_are_not_needed_where_nothing_is_standardised():
+def test_statistics_are_not_needed_without_standardising():
   transforms = make_transforms(Preprocess(standardise=False))
   np.testing.assert_array_equal(transforms[2](IMAGES), IMAGES)
   with pytest.raises(UserError, match="the training images or the statistics"):
@@ -113,7 +113,7 @@ def test_statistics_are_not_needed_where_nothing_is_standardised():
 
 
 def windows(image, pad, flip):
-  """Every result a random crop may have, with its offsets and whether it is mirrored."""
+  """Yields every possible result of a random crop, with its offsets and whether it is mirrored."""
   padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
   height, width, _ = image.shape
   for top in range(2 * pad + 1):
@@ -125,13 +125,13 @@ def windows(image, pad, flip):
 
 
 @pytest.mark.parametrize(("pad", "flip"), [(2, True), (1, False), (0, True)])
-def test_each_result_is_one_window_and_all_kinds_occur(pad, flip):
+def test_each_result_is_one_window_and_all_offsets_occur(pad, flip):
   results = np.asarray(
     jax.jit(augment.crop_flip, static_argnums=(2, 3))(jax.random.key(3), IMAGES, pad, flip)
   )
   seen = []
   for image, result in zip(IMAGES, results, strict=True):
-    matches = [what for what, crop in windows(image, pad, flip) if np.array_equal(crop, result)]
+    matches = [change for change, crop in windows(image, pad, flip) if np.array_equal(crop, result)]
     assert len(matches) == 1
     seen += matches
   tops, lefts, flips = zip(*seen, strict=True)
@@ -143,7 +143,7 @@ def test_no_crop_and_no_flip_is_the_identity():
   np.testing.assert_array_equal(augment.crop_flip(jax.random.key(0), IMAGES, 0, False), IMAGES)
 
 
-def test_an_example_is_cropped_alike_in_any_company():
+def test_the_crop_of_an_example_does_not_depend_on_others():
   key = jax.random.key(5)
   whole = augment.crop_flip(key, IMAGES)
   np.testing.assert_array_equal(augment.crop_flip(key, IMAGES[:7]), whole[:7])

@@ -1,4 +1,4 @@
-"""The regions of countries, against what the United Nations publish."""
+"""The regions of countries, against the list that the United Nations publish."""
 
 import itertools
 import string
@@ -32,19 +32,19 @@ SUBCONTINENTS = {
 CONTINENTS = {"Africa": 60, "Americas": 57, "Asia": 51, "Europe": 51, "Oceania": 29}
 
 
-def places(length):
-  """Every code of so many letters that there is, with its place."""
+def countries(length):
+  """Returns the country of every existing code of this length."""
   codes = map("".join, itertools.product(string.ascii_uppercase, repeat=length))
-  return {code: found for code in codes if (found := find_country(code))}
+  return {code: country for code in codes if (country := find_country(code))}
 
 
-def test_every_country_has_one_code_of_each_kind_and_a_place():
-  two, three = places(2), places(3)
+def test_every_country_has_one_code_of_each_length_and_its_regions():
+  two, three = countries(2), countries(3)
   assert len(two) == len(three) == 249
   assert Counter(two.values()) == Counter(three.values())
-  assert all(found.country == code for code, found in two.items())
-  assert Counter(found.subcontinent for found in two.values()) == SUBCONTINENTS | {None: 1}
-  assert Counter(found.continent for found in two.values()) == CONTINENTS | {None: 1}
+  assert all(country.country == code for code, country in two.items())
+  assert Counter(country.subcontinent for country in two.values()) == SUBCONTINENTS | {None: 1}
+  assert Counter(country.continent for country in two.values()) == CONTINENTS | {None: 1}
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_every_country_has_one_code_of_each_kind_and_a_place():
     ("WS TON PYF PCN TV", "Oceania", "Polynesia"),
   ],
 )
-def test_countries_lie_where_the_standard_says(codes, continent, subcontinent):
+def test_countries_have_the_regions_of_the_standard(codes, continent, subcontinent):
   for code in codes.split():
-    found = find_country(f" {code.lower()} ")
-    assert found[1:] == (continent, subcontinent), code
+    country = find_country(f" {code.lower()} ")
+    assert country[1:] == (continent, subcontinent), code
 
 
-def test_what_is_no_code_has_no_place_and_antarctica_no_region():
+def test_unknown_codes_have_no_country_and_antarctica_has_no_region():
   assert find_country("XX") is None
   assert find_country("") is None
   assert find_country("UK") is None  # the code is GB

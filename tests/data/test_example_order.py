@@ -1,4 +1,4 @@
-"""Correlated and drifting orders of a client's examples, against lists and by hand."""
+"""Sorted and drifting orders of a client's examples, against lists and by hand."""
 
 import functools
 import itertools
@@ -33,7 +33,7 @@ def federation(sizes, order, steps=FOREVER):
 
 @functools.cache
 def drawer():
-  """(data, client) -> the ids of its first batches [STEPS, BATCH], -1 for an empty place."""
+  """Returns (data, client) -> the ids of its first batches [STEPS, BATCH], -1 for padding."""
 
   def one(data, client, step):
     def ids_of(images, ids, *_):
@@ -46,14 +46,14 @@ def drawer():
 
 
 def drawn(data, client=0):
-  """The ids of each of the client's first batches."""
+  """Returns the ids of each of the client's first batches."""
   data = jax.tree.map(jnp.asarray, data)
   ids = np.asarray(drawer()(data, jnp.int32(client), jnp.arange(STEPS, dtype=jnp.int32)))
   return [row[row >= 0].tolist() for row in ids]
 
 
 def epochs(batches, size):
-  """The batches of a client of so many examples, epoch by epoch, each joined."""
+  """Returns the examples of each whole epoch of a client with `size` examples."""
   length = -(-size // BATCH)
   whole = range(0, len(batches) - length + 1, length)
   return [joined(batches[start : start + length]) for start in whole]
@@ -63,7 +63,7 @@ def joined(batches):
   return list(itertools.chain(*batches))
 
 
-def test_without_an_order_the_partition_stays_as_it_is():
+def test_by_default_the_order_is_that_of_the_partition():
   division = divide((30, 20))
   arranged = arrange(division, LABELS, ExampleOrder())
   np.testing.assert_array_equal(arranged.order, division.order)
@@ -71,12 +71,12 @@ def test_without_an_order_the_partition_stays_as_it_is():
 
 
 @pytest.mark.parametrize("by", ["label", "source"])
-def test_sorted_batches_go_the_same_way_every_epoch(by):
+def test_sorted_batches_have_the_same_order_in_every_epoch(by):
   data = federation((27, 23), ExampleOrder(by))
   for client, size in enumerate((27, 23)):
-    own = np.split(divide((27, 23)).order, [27])[client]
+    ids = np.split(divide((27, 23)).order, [27])[client]
     first, *others = epochs(drawn(data, client), size)
-    assert sorted(first) == sorted(own)
+    assert sorted(first) == sorted(ids)
     keys = LABELS[first] if by == "label" else first
     assert (np.diff(keys) >= 0).all()
     assert all(epoch == first for epoch in others)
@@ -84,7 +84,7 @@ def test_sorted_batches_go_the_same_way_every_epoch(by):
 
 @given(block=st.integers(1, 30), size=st.integers(5, 45))
 @settings(max_examples=25, deadline=None)
-def test_blocks_stay_together_and_move_as_one(block, size):
+def test_epochs_shuffle_whole_blocks(block, size):
   data = federation((size, TOTAL - size), ExampleOrder("label", block))
   line = data.order[:size].tolist()  # by label
   assert (np.diff(LABELS[line]) >= 0).all()
@@ -92,9 +92,9 @@ def test_blocks_stay_together_and_move_as_one(block, size):
   blocks = [line[i : i + block] for i in range(0, cut, block)]
   seen = epochs(drawn(data), size)
   for epoch in seen:
-    assert epoch[cut:] == line[cut:]  # what fills no block
-    found = [epoch[i : i + block] for i in range(0, cut, block)]
-    assert sorted(found) == sorted(blocks)
+    assert epoch[cut:] == line[cut:]  # the examples after the last whole block
+    drawn_blocks = [epoch[i : i + block] for i in range(0, cut, block)]
+    assert sorted(drawn_blocks) == sorted(blocks)
   if len(blocks) > 5:
     assert seen[0] != seen[1]
 
@@ -112,17 +112,17 @@ def test_drifting_clients_draw_from_one_stretch_at_a_time(stretches, span, size)
     stretch = step // span % len(parts)
     assert set(batch) <= set(parts[stretch].tolist())
     streams[stretch].append(batch)
-  for part, batches in zip(parts, streams, strict=True):  # epochs of each stretch by itself
+  for part, batches in zip(parts, streams, strict=True):  # the epochs of each stretch
     for epoch in epochs(batches, len(part)):
       assert sorted(epoch) == sorted(part.tolist())
 
 
 def test_the_classes_of_a_drifting_client_by_hand():
-  """A client with ten examples of each class sees two classes, the next two, the last, again."""
+  """Checks a client with ten examples of each class."""
   order = ExampleOrder(drift="label", drift_stretches=5)
   labels = [sorted(set(LABELS[batch])) for batch in drawn(federation((TOTAL,), order, 3))[:18]]
   assert labels == [[c] for c in (0, 1, 2, 3, 4, 0) for _ in range(3)]
-  # Of three stretches the first two have 17 examples: 10 of a class and 7 of the next.
+  # The first two of three stretches have 17 examples: 10 of one class and 7 of the next.
   data = federation((TOTAL,), ExampleOrder(drift="label", drift_stretches=3), 5)
   seen = drawn(data)
   assert [sorted(set(LABELS[joined(seen[i : i + 5])])) for i in (0, 5, 10)] == [
@@ -139,14 +139,14 @@ def test_a_stretch_may_last_longer_than_any_run(span):
 
 
 def test_drift_and_correlation_together():
-  """Frames in a row of one stretch of labels after the other."""
+  """Within a stretch sorted by label, batches are in the order of the source."""
   data = federation((TOTAL,), ExampleOrder("source", drift="label", drift_stretches=5), 3)
   for c in range(5):
     ids = [i for i in range(TOTAL) if LABELS[i] == c]
     assert joined(drawn(data)[3 * c : 3 * c + 3]) == ids
 
 
-def test_clients_may_drift_at_their_own_pace():
+def test_clients_may_drift_at_different_paces():
   data = federation((20, 30), ExampleOrder(drift="label", drift_stretches=2), np.array([2, 4]))
   for client, (size, span) in enumerate(((20, 2), (30, 4))):
     start = 20 * client
@@ -155,7 +155,7 @@ def test_clients_may_drift_at_their_own_pace():
       assert set(batch) <= set(halves[step // span % 2].tolist())
 
 
-def test_a_part_of_the_data_keeps_the_order_and_steady_data_forget_the_drift():
+def test_gathered_data_keep_the_order_and_without_drift_all_examples_are_drawn():
   data = federation((21, 29), ExampleOrder("label", 3, "source", 3), 4)
   part = rows(gather(data, np.array([1]), 40), np.zeros(2, int))
   assert drawn(part, 1) == drawn(data, 1)
@@ -176,12 +176,12 @@ def test_a_part_of_the_data_keeps_the_order_and_steady_data_forget_the_drift():
     ({"drift": "label", "drift_rounds": 0}, "at least 1"),
   ],
 )
-def test_orders_that_mean_nothing_are_refused(options, words):
+def test_invalid_orders_are_refused(options, words):
   with pytest.raises(UserError, match=words):
     ExampleOrder(**options)
 
 
-def test_a_stretch_that_lasts_no_step_is_refused():
+def test_a_stretch_without_steps_is_refused():
   with pytest.raises(UserError, match="lasts 0 steps"):
     federation((TOTAL,), ExampleOrder(drift="label"), 0)
 
@@ -196,7 +196,7 @@ def test_a_stretch_that_lasts_no_step_is_refused():
     ({}, 10, 3, None, FOREVER),
   ],
 )
-def test_drift_is_told_in_rounds_and_happens_in_steps(options, rounds, steps, drift_rounds, span):
+def test_rounds_of_a_stretch_are_converted_to_steps(options, rounds, steps, drift_rounds, span):
   config = ExampleOrder(**options)
   assert orders.resolve(config, rounds).drift_rounds == drift_rounds
   np.testing.assert_array_equal(orders.steps_per_stretch(config, rounds, steps), span)

@@ -1,4 +1,4 @@
-"""A share of the training examples."""
+"""Random samples of examples."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from fedjax_norm.errors import UserError
 ALL = Examples(np.arange(40).reshape(20, 2, 1, 1), np.arange(20) % 3, np.arange(20) // 4)
 
 
-def test_a_share_is_a_part_of_a_larger_one_and_keeps_what_belongs_together():
+def test_a_sample_is_a_subset_of_a_larger_one_and_keeps_examples_intact():
   small, large = sample(ALL, 0.25, 3), sample(ALL, 0.6, 3)
   assert (len(small.labels), len(large.labels)) == (5, 12)
   for part in (small, large):
@@ -25,6 +25,6 @@ def test_a_share_is_a_part_of_a_larger_one_and_keeps_what_belongs_together():
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.01, float("nan")])
-def test_a_share_that_is_none(share):
+def test_shares_out_of_range_are_refused(share):
   with pytest.raises(UserError, match="share"):
     sample(ALL, share, 0)

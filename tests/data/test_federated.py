@@ -20,7 +20,7 @@ KEY = jax.random.key(11)
 
 
 def echo(images, ids, strength, run_key, step_key):
-  """A transform that lets the test see what it was given."""
+  """Acts as a transform and returns its arguments in the channels of the images."""
   del run_key
   drawn = jax.random.uniform(step_key)
   extra = jnp.stack([ids.astype(jnp.float32), 0 * ids + strength, 0 * ids + drawn], -1)
@@ -28,7 +28,7 @@ def echo(images, ids, strength, run_key, step_key):
 
 
 def federation(sizes, order=None, labels=None, images=None):
-  """Clients of these sizes; the image of an example is its id over 100, its label the id mod 7."""
+  """Returns clients of these sizes; an example has the image id / 100 and the label id mod 7."""
   ids = np.arange(TOTAL)
   images = (ids / 100).astype(np.float32) if images is None else images
   labels = ids % 7 if labels is None else labels
@@ -41,7 +41,7 @@ def federation(sizes, order=None, labels=None, images=None):
 
 @functools.cache
 def drawer(batch_size):
-  """(data, client, key) -> the client's first ``STEPS`` batches, stacked."""
+  """Returns (data, client, key) -> the client's first ``STEPS`` batches, stacked."""
 
   def one(data, client, step, key):
     return draw(data, client, step, batch_size, echo, key)
@@ -64,7 +64,7 @@ def client_sizes(draw_from):
 
 @given(sizes=client_sizes(), batch_size=st.sampled_from([1, 8, 64]))
 @settings(max_examples=30, deadline=None)
-def test_an_epoch_holds_every_example_of_the_client_exactly_once(sizes, batch_size):
+def test_an_epoch_has_every_example_of_the_client_exactly_once(sizes, batch_size):
   data = federation(sizes)
   owned = np.split(np.asarray(data.order), np.cumsum(sizes)[:-1])
   for client, ids in enumerate(owned):
@@ -73,21 +73,21 @@ def test_an_epoch_holds_every_example_of_the_client_exactly_once(sizes, batch_si
     all_batches = batches(data, client, batch_size)
     for start in range(0, min(STEPS - epoch + 1, 3 * epoch), epoch):
       images, labels, mask = (a[start : start + epoch] for a in all_batches)
-      # Full batches, and a last one that holds what is left, in front.
+      # Batches are full, except the last, which begins with the remaining examples.
       filled = np.arange(epoch * batch_size).reshape(epoch, batch_size) < len(ids)
       np.testing.assert_array_equal(mask, filled)
       seen = np.rint(images[filled, 0] * 100).astype(int)
       np.testing.assert_array_equal(np.sort(seen), np.sort(ids))
       np.testing.assert_array_equal(labels[filled], seen % 7)
-      np.testing.assert_array_equal(images[filled, 1], seen)  # the ids that the transform is told
+      np.testing.assert_array_equal(images[filled, 1], seen)  # the ids that the transform gets
       assert (images[..., 2] == client).all()  # the client's strength
-      # Padding repeats one of the client's own examples, never another's.
+      # Padding repeats an example of the same client.
       assert np.isin(images[..., 1], ids).all()
 
 
 @functools.cache
 def taker(batch_size):
-  """(data, client, take) -> the client's first ``STEPS`` batches of so many places, stacked."""
+  """Returns (data, client, take) -> the client's first ``STEPS`` batches, stacked."""
 
   def one(data, client, step, take):
     return draw(data, client, step, batch_size, echo, KEY, take)
@@ -100,43 +100,43 @@ STEP = jnp.arange(STEPS)
 
 @given(sizes=client_sizes(), take=st.integers(1, 8))
 @settings(max_examples=20, deadline=None)
-def test_a_batch_of_fewer_places_is_the_smaller_batch_and_padding(sizes, take):
-  """The first ``take`` of 8 places are the batch of size ``take``, whose epochs are longer."""
+def test_a_batch_with_take_is_the_smaller_batch_and_padding(sizes, take):
+  """The first ``take`` of 8 examples are the batch of size ``take``; epochs are longer."""
   data = federation(sizes)
   owned = np.split(np.asarray(data.order), np.cumsum(sizes)[:-1])
   for client, ids in enumerate(owned):
     drawn = jax.tree.map(np.asarray, taker(8)(data, client, take))
     assert not drawn.mask[:, take:].any()
     epoch = min(-(-len(ids) // take), STEPS)
-    held = drawn.images[:epoch, :, 1][drawn.mask[:epoch] > 0]
+    seen = drawn.images[:epoch, :, 1][drawn.mask[:epoch] > 0]
     if epoch * take >= len(ids):
-      np.testing.assert_array_equal(np.sort(held), np.sort(ids))
-    assert len(np.unique(held)) == len(held)
-    if take in (1, 8):  # a batch size of its own is a program of its own
+      np.testing.assert_array_equal(np.sort(seen), np.sort(ids))
+    assert len(np.unique(seen)) == len(seen)
+    if take in (1, 8):  # each batch size compiles one program
       for a, b in zip(drawn, batches(data, client, take), strict=True):
         np.testing.assert_array_equal(a[:, :take], b)
 
 
-def test_epochs_clients_and_keys_have_orders_of_their_own():
+def test_epochs_clients_and_keys_have_different_orders():
   data = federation((20, 20, 10, 10))
   order = np.asarray(data.order)
 
-  def places(client, key=KEY):
-    """Where each epoch's examples stand among the client's own: [2, 20]."""
+  def positions(client, key=KEY):
+    """Returns each epoch's examples as positions in the client's part of the order: [2, 20]."""
     ids = batches(data, client, 8, key=key).images[:6, :, 1].reshape(2, 24)[:, :20]
-    own = list(order[20 * client :][:20])
-    return np.array([[own.index(i) for i in epoch] for epoch in ids])
+    client_ids = list(order[20 * client :][:20])
+    return np.array([[client_ids.index(i) for i in epoch] for epoch in ids])
 
-  first = places(0)
+  first = positions(0)
   assert (first[0] != first[1]).sum() > 12  # another epoch
-  assert (first != places(1)).sum() > 24  # another client
-  assert (first != places(0, jax.random.key(12))).sum() > 24  # another run
+  assert (first != positions(1)).sum() > 24  # another client
+  assert (first != positions(0, jax.random.key(12))).sum() > 24  # another run
 
 
 @given(sizes=client_sizes(), chosen=st.permutations(range(CLIENTS)), count=st.integers(1, CLIENTS))
 @settings(max_examples=15, deadline=None)
 def test_a_gathered_part_draws_the_batches_of_the_whole(sizes, chosen, count):
-  """Rows in any order, repeated, with their own examples alone and room left over."""
+  """Gathers rows in any order, repeated, with spare capacity."""
   data = federation(sizes)
   index = np.array(chosen[:count])
   host = jax.tree.map(np.asarray, data)
@@ -159,17 +159,17 @@ def test_the_keys_of_a_transform_differ_by_step_and_client():
 
 def test_a_batch_does_not_depend_on_other_clients():
   data = federation((10, 20, 15, 15))
-  select_local = batches(data, 1, 8)
-  # The other clients' data, order and number change, and so does where this client's ids begin.
-  own = np.asarray(data.order)[10:30]
-  others = np.setdiff1d(np.arange(TOTAL), own)
+  before = batches(data, 1, 8)
+  # The other clients' data, order and number change, and so does this client's offset.
+  client_ids = np.asarray(data.order)[10:30]
+  others = np.setdiff1d(np.arange(TOTAL), client_ids)
   foreign = np.isin(np.arange(TOTAL), others)
   images = np.where(foreign, 9.0, np.arange(TOTAL) / 100).astype(np.float32)
   labels = np.where(foreign, 0, np.arange(TOTAL) % 7)
   changed = federation(
-    (25, 20, 5, 10), np.concatenate([others[:25], own, others[25:]]), labels, images
+    (25, 20, 5, 10), np.concatenate([others[:25], client_ids, others[25:]]), labels, images
   )
-  for a, b in zip(select_local, batches(changed, 1, 8), strict=True):
+  for a, b in zip(before, batches(changed, 1, 8), strict=True):
     np.testing.assert_array_equal(a, b)
 
 
@@ -186,7 +186,7 @@ def test_cohorts_are_drawn_without_replacement_by_key_and_round_alone(first, see
   assert all(len(np.unique(row)) == 12 for row in ids)
   assert ids.min() >= 0
   assert ids.max() < 50
-  # The same rounds as a part of other intervals.
+  # The same rounds in other intervals.
   later = np.asarray(cohort_drawer(50, 12, 6)(key, jnp.int32(first + 2)))
   np.testing.assert_array_equal(later[:4], ids[2:])
   np.testing.assert_array_equal(cohort_drawer(50, 12, 1)(key, jnp.int32(first + 5))[0], ids[5])
@@ -207,7 +207,7 @@ def test_cohorts_cover_the_population_evenly():
 
 
 def test_the_cost_does_not_depend_on_the_population():
-  # Nothing of the population's size is computed, whatever it is.
+  # No computation has the size of the population.
   def operations(num_clients):
     lowered = jax.jit(lambda key: cohorts(key, 0, 4, num_clients, 10)).lower(KEY)
     return lowered.compile().cost_analysis()["flops"]
@@ -216,8 +216,8 @@ def test_the_cost_does_not_depend_on_the_population():
   large = cohort_drawer(100_000, 10, 200)
   ids = np.asarray(large(KEY, jnp.int32(0)))
   assert all(len(np.unique(row)) == 10 for row in ids)
-  assert len(np.unique(ids)) > 1900  # of 2000 draws, about 20 meet a client again
+  assert len(np.unique(ids)) > 1900  # about 20 of 2000 draws repeat a client
   assert ids.max() > 95_000
   started = time.perf_counter()
   large(KEY, jnp.int32(200)).block_until_ready()
-  assert time.perf_counter() - started < 1.0  # one permutation of 100,000 would take 0.1 s a round
+  assert time.perf_counter() - started < 1.0  # permuting 100,000 takes 0.1 s per round

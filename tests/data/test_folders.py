@@ -1,4 +1,4 @@
-"""Folders of images that the tests write."""
+"""Folders of image files: layouts, splits, clients, and errors."""
 
 import shutil
 import unicodedata
@@ -45,7 +45,7 @@ def test_a_folder_of_classes_is_split_by_seed_and_class(tmp_path):
     ("train", "dev"),
   ],
 )
-def test_a_folder_with_its_own_split_keeps_it(tmp_path, train, held_out):
+def test_split_folders_are_the_split(tmp_path, train, held_out):
   (tmp_path / "__MACOSX" / train).mkdir(parents=True)
   for name, value in (("ant", 1), ("bee", 2)):
     write(tmp_path / train / name / "a.bmp", flat(value, channels=1))
@@ -79,7 +79,7 @@ def test_a_folder_of_clients_is_a_natural_partition(tmp_path):
   assert source.test.clients is None
 
 
-def test_sizes_are_mended_on_request_and_colour_wins_over_gray(tmp_path):
+def test_images_are_resized_and_are_rgb_if_one_has_colour(tmp_path):
   write(tmp_path / "a" / "1.png", flat(10, 4, 1))
   write(tmp_path / "a" / "2.jpg", flat(20, 6), quality=95)
   write(tmp_path / "b" / "1.png", np.dstack([flat(30, 8), flat(128, 8, 1)]))  # with alpha
@@ -163,7 +163,7 @@ def touch(root, *paths):
     (root / path).touch()
 
 
-def test_clients_may_be_below_splits_and_validation_images_are_not_trained_on(tmp_path):
+def test_splits_may_contain_clients_and_validation_images_are_not_trained_on(tmp_path):
   touch(tmp_path, "Train/ann/cat/1.png", "Train/bob/cat/2.png", "Test/ann/cat/3.png")
   touch(tmp_path, "Validation/ann/cat/4.png", "Validation/bob/cat/5.png")
   listing = folders.scan(str(tmp_path), 0)
@@ -172,7 +172,7 @@ def test_clients_may_be_below_splits_and_validation_images_are_not_trained_on(tm
   assert listing.notes == ("the test set is Test; the 2 images of Validation are not used",)
 
 
-def test_a_fifth_of_a_training_folder_alone_is_held_out(tmp_path):
+def test_a_fifth_of_a_training_folder_without_a_test_folder_is_held_out(tmp_path):
   touch(tmp_path, *(f"train/{name}/{i}.png" for name in ("ant", "bee") for i in range(10)))
   listing = folders.scan(str(tmp_path), 0)
   assert {file.client for file in listing.train} == {None}
@@ -227,7 +227,7 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path, paths, clients, classes)
   assert {file.label for file in listing.train} == classes
 
 
-def test_folders_that_are_not_used_may_hold_anything(tmp_path):
+def test_unused_folders_may_contain_anything(tmp_path):
   touch(tmp_path, "train/ann/cat/1.png", "test/ann/cat/2.png")
   (tmp_path / "val").mkdir()
   (tmp_path / "train" / "ann" / "cat" / "meta" / "v1").mkdir(parents=True)
@@ -241,7 +241,7 @@ def test_folders_that_are_not_used_may_hold_anything(tmp_path):
     folders.scan(str(tmp_path), 0)
 
 
-def test_images_are_found_by_suffix_and_else_by_content(tmp_path):
+def test_images_are_recognized_by_suffix_or_by_content(tmp_path):
   for i, suffix in enumerate(["jpg", "JFIF", "jPeG", "TIFF", "avif", "webp", "jp2", "tga"]):
     write(tmp_path / "cat" / f"{i}.{suffix}", flat(i), format=None)
   write(tmp_path / "dog" / "0", flat(0), format="PNG")
@@ -264,10 +264,10 @@ def test_images_are_found_by_suffix_and_else_by_content(tmp_path):
     folders.scan(str(tmp_path), 0)
 
 
-def test_names_that_look_the_same_are_one_class_and_one_client(tmp_path):
-  composed, taken_apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
-  touch(tmp_path, f"train/{composed}/{composed}/1.png", f"train/{taken_apart}/{taken_apart}/2.png")
-  touch(tmp_path, f"test/{taken_apart}/{taken_apart}/1.png")
+def test_names_that_look_the_same_are_equal(tmp_path):
+  composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+  touch(tmp_path, f"train/{composed}/{composed}/1.png", f"train/{decomposed}/{decomposed}/2.png")
+  touch(tmp_path, f"test/{decomposed}/{decomposed}/1.png")
   listing = folders.scan(str(tmp_path), 0)
   files = [*listing.train, *listing.test]
   assert {(file.label, file.client) for file in files} == {(composed, composed)}

@@ -1,4 +1,4 @@
-"""Hidden labels: how many, whose, and that only the seed decides which."""
+"""Hidden labels: their number per client, and that they depend on the seed alone."""
 
 import numpy as np
 import pytest
@@ -18,17 +18,17 @@ def divide(clients=7, seed=0):
 
 @given(share=st.floats(0.01, 0.99), seed=st.integers(0, 99), clients=st.integers(1, 20))
 @settings(max_examples=30, deadline=None)
-def test_each_client_knows_its_share_and_one_label_at_the_least(share, seed, clients):
+def test_each_client_knows_its_share_and_at_least_one_label(share, seed, clients):
   division = divide(clients, seed)
   labels = hide_labels(LABELS, division, share, seed)
   known = labels != HIDDEN_LABEL
   np.testing.assert_array_equal(labels[known], LABELS[known])
   for k in range(clients):
-    own = known[partitions.client(division, k)]
-    assert own.sum() == max(1, round(share * len(own)))
+    known_k = known[partitions.client(division, k)]
+    assert known_k.sum() == max(1, round(share * len(known_k)))
 
 
-def test_the_seed_alone_decides_which_and_every_example_has_its_chance():
+def test_hidden_labels_depend_on_the_seed_and_all_examples_are_equally_likely():
   division = divide()
   one = hide_labels(LABELS, division, 0.3, 1)
   np.testing.assert_array_equal(one, hide_labels(LABELS, division, 0.3, 1))

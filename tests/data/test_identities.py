@@ -1,15 +1,15 @@
-"""Generated identities, and folders whose test identities are others than the training ones."""
+"""Synthetic identities, and folders with test identities that differ from the training ones."""
 
 import numpy as np
 import pytest
-from PIL import Image
+from helpers.small_data import flat, write
 
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import verification
 
 
-def test_identities_are_disjoint_seeded_and_as_asked():
+def test_identities_are_disjoint_and_follow_seed_and_options():
   source = sources.load("identities")
   assert len(source.class_names) == len(source.test_names) == 40
   assert not set(source.class_names) & set(source.test_names)
@@ -22,17 +22,17 @@ def test_identities_are_disjoint_seeded_and_as_asked():
   odd = sources.load("identities:identities=5,images=3,size=9,channels=2")
   assert (len(odd.class_names), odd.test.images.shape) == (3, (6, 9, 9, 2))
   assert sources.load("identities:identities=4", image_size=7).train.images.shape[1:3] == (7, 7)
-  # An identity does not depend on how many others there are.
+  # An identity does not depend on the number of identities.
   fewer = sources.load("identities:identities=8")
   np.testing.assert_array_equal(fewer.train.images, source.train.images[: 4 * 20])
 
 
-def test_deformation_and_noise_are_what_makes_images_of_an_identity_differ():
+def test_images_of_an_identity_differ_by_deformation_and_noise():
   still = sources.load("identities:identities=4,images=3,deformation=0,noise=0").train
   for label in (0, 1):
     assert np.ptp(still.images[still.labels == label], axis=0).max() == 0
   assert np.abs(still.images[0] - still.images[3]).mean() > 0.05
-  # Pixels alone tell identities apart the worse, the more their images are deformed.
+  # The more images are deformed, the worse raw pixels distinguish identities.
   shares = []
   for deformation in (0.3, 1, 2):
     test = sources.load(f"identities:images=8,deformation={deformation}").test
@@ -62,12 +62,12 @@ def test_bad_options_are_refused(options, words):
     sources.load(f"identities:{options}")
 
 
-def test_a_folder_may_test_on_other_identities(tmp_path):
+def test_a_folder_may_have_other_test_identities(tmp_path):
   for part, name, count in (("train", "ann", 2), ("train", "bo", 1), ("test", "ann", 1)):
     for i in range(count):
-      _write(tmp_path / part / name / f"{i}.png", 40)
+      write(tmp_path / part / name / f"{i}.png", flat(40))
   for i in range(3):
-    _write(tmp_path / "test" / "cy" / f"{i}.png", 200 + i)
+    write(tmp_path / "test" / "cy" / f"{i}.png", flat(200 + i))
   with pytest.raises(UserError, match=r"'cy' has test images but no training .* verification"):
     sources.load(f"folder:{tmp_path}")
   source = sources.load(f"folder:{tmp_path}", open_set=True)
@@ -76,8 +76,3 @@ def test_a_folder_may_test_on_other_identities(tmp_path):
   assert source.train.labels.tolist() == [0, 0, 1]
   assert source.test.labels.tolist() == [0, 1, 1, 1]
   assert source.test.images[1:, 0, 0, 0].tolist() == [200, 201, 202]
-
-
-def _write(path, value):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  Image.new("RGB", (4, 4), (value,) * 3).save(path)

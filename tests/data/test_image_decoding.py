@@ -1,4 +1,4 @@
-"""How image files are decoded."""
+"""Decoding of image files."""
 
 import io
 
@@ -9,10 +9,10 @@ from PIL import ExifTags, Image, PngImagePlugin, features
 from fedjax_norm.data import image_decoding
 from fedjax_norm.data.sources import registry as sources
 
-# 32 x 48 pixels of six blocks, none like another.
+# 32 x 48 pixels of six different blocks.
 BLOCKS = np.arange(0, 240, 40, dtype=np.uint8).reshape(2, 3).repeat(16, 0).repeat(16, 1)
-# EXIF's orientation -> how viewers show the pixels.
-SHOWN = {
+# EXIF orientation -> the function that makes the pixels upright.
+UPRIGHT = {
   1: lambda x: x,
   2: np.fliplr,
   3: lambda x: np.rot90(x, 2),
@@ -37,10 +37,10 @@ def encoded(kind, orientation):
 def test_images_are_upright_as_viewers_show_them(monkeypatch, kind):
   if kind == "AVIF" and not features.check("avif"):
     pytest.skip("this Pillow does not know AVIF")
-  for orientation, shown in SHOWN.items():
+  for orientation, upright in UPRIGHT.items():
     content = encoded(kind, orientation)
     pixels = image_decoding.decode(io.BytesIO(content), "it", 1)[..., 0]
-    np.testing.assert_allclose(pixels, shown(BLOCKS), atol=4)
+    np.testing.assert_allclose(pixels, upright(BLOCKS), atol=4)
     with monkeypatch.context() as patch:
       patch.setattr(Image.Image, "load", None)  # the header needs no pixels
       patch.setattr(PngImagePlugin.PngImageFile, "load", None)
@@ -48,7 +48,7 @@ def test_images_are_upright_as_viewers_show_them(monkeypatch, kind):
     assert pixels.shape == (height, width)
 
 
-def test_formats_of_plugins_are_images_where_the_plugin_is_there(tmp_path, monkeypatch):
+def test_formats_of_plugins_are_images_if_the_plugin_is_installed(tmp_path, monkeypatch):
   path = tmp_path / "photo.heic"
   path.write_bytes(encoded("PNG", 1))
   assert not image_decoding.is_image(path)
@@ -57,7 +57,7 @@ def test_formats_of_plugins_are_images_where_the_plugin_is_there(tmp_path, monke
   assert image_decoding.is_image(path)
 
 
-def test_damaged_metadata_leave_the_pixels_as_they_are():
+def test_damaged_metadata_do_not_change_the_pixels():
   stream = io.BytesIO()
   Image.fromarray(BLOCKS).save(stream, "PNG", exif=b"Exif\0\0no metadata at all")
   assert image_decoding.header(io.BytesIO(stream.getvalue()), "it") == (32, 48, 1)
@@ -65,7 +65,7 @@ def test_damaged_metadata_leave_the_pixels_as_they_are():
   np.testing.assert_array_equal(decoded[..., 0], BLOCKS)
 
 
-def test_photos_that_viewers_show_alike_are_of_one_size(tmp_path):
+def test_rotated_photos_have_the_size_of_upright_ones(tmp_path):
   (tmp_path / "cat").mkdir()
   for i in range(4):
     (tmp_path / "cat" / f"{i}.jpg").write_bytes(encoded("JPEG", 6))

@@ -1,27 +1,20 @@
-"""Partitions: exact invariants, the papers' examples by hand, refusals."""
+"""Invariants of all partitions, partitions without label skew, errors, and the options."""
 
 import time
 
 import numpy as np
 import pytest
+from helpers.small_data import BALANCED, class_counts, label_lists
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedjax_norm.data import train_test_split
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.partitions.registry import PartitionConfig
 from fedjax_norm.errors import UserError
 
-BALANCED = np.repeat(np.arange(10), 100)
-
-
-def table(name, labels, num_clients, seed=0, **options):
-  made = partitions.make(name, labels, num_clients, seed, **options)
-  return partitions.counts(made, labels, int(labels.max()) + 1)
-
 
 def check(made, labels, num_clients):
-  """What every partition promises."""
+  """Asserts the invariants of every partition."""
   assert made.order.dtype == np.int32
   assert made.offsets.dtype == np.int64
   np.testing.assert_array_equal(np.sort(made.order), np.arange(len(labels)))
@@ -38,7 +31,6 @@ def check(made, labels, num_clients):
     np.testing.assert_array_equal(np.sort(partitions.client(made, k)), np.flatnonzero(owners == k))
 
 
-label_lists = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(np.asarray)
 cases = st.one_of(
   st.tuples(st.just("iid"), st.just({})),
   st.tuples(st.just("feature"), st.just({})),
@@ -61,9 +53,7 @@ cases = st.one_of(
 
 @settings(max_examples=250, deadline=None)
 @given(labels=label_lists, case=cases, num_clients=st.integers(1, 12), seed=st.integers(0, 2**32))
-def test_a_partition_keeps_its_promises_or_is_refused_in_one_sentence(
-  labels, case, num_clients, seed
-):
+def test_a_partition_has_the_invariants_or_raises_one_sentence(labels, case, num_clients, seed):
   name, options = case
   try:
     made = partitions.make(name, labels, num_clients, seed, **options)
@@ -80,7 +70,7 @@ def test_a_partition_keeps_its_promises_or_is_refused_in_one_sentence(
 
 @settings(max_examples=60, deadline=None)
 @given(labels=label_lists, num_clients=st.integers(1, 12), fraction=st.floats(0, 1))
-def test_iid_and_skew_are_never_refused_and_even(labels, num_clients, fraction):
+def test_iid_and_skew_always_succeed_with_even_sizes(labels, num_clients, fraction):
   assume(num_clients <= len(labels))
   for name, options in (("iid", {}), ("skew", {"fraction": fraction})):
     made = partitions.make(name, labels, num_clients, 0, **options)
@@ -88,165 +78,16 @@ def test_iid_and_skew_are_never_refused_and_even(labels, num_clients, fraction):
 
 
 @pytest.mark.parametrize("num_clients", [1, 3, 4])
-def test_contiguous_clients_are_the_source_cut_up(num_clients):
+def test_contiguous_clients_have_consecutive_parts_of_the_source(num_clients):
   made = partitions.make("contiguous", np.arange(11) % 2, num_clients, seed=7)
-  stretches = [np.sort(partitions.client(made, k)) for k in range(num_clients)]
-  for held, expected in zip(stretches, np.array_split(np.arange(11), num_clients), strict=True):
-    np.testing.assert_array_equal(held, expected)
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-  labels=label_lists, num_clients=st.integers(1, 8), each=st.integers(1, 7), seed=st.integers(0, 99)
-)
-def test_classes_are_exactly_k_each_and_refused_only_where_impossible(
-  labels, num_clients, each, seed
-):
-  sizes = np.bincount(labels)
-  sizes = sizes[sizes > 0]
-  possible = (
-    len(sizes) <= num_clients * each
-    and each <= len(sizes)
-    and np.minimum(sizes, num_clients).sum() >= num_clients * each
-    and num_clients <= len(labels)
-  )
-  if not possible:
-    with pytest.raises(UserError):
-      partitions.make("classes", labels, num_clients, seed, classes_per_client=each)
-    return
-  counts = table("classes", labels, num_clients, seed, classes_per_client=each)
-  np.testing.assert_array_equal((counts > 0).sum(1), each)
-  assert ((counts > 0).any(0) == (np.bincount(labels) > 0)).all()
-
-
-@pytest.mark.parametrize(("num_clients", "each"), [(10, 2), (10, 1), (5, 2), (10, 10), (20, 3)])
-def test_balanced_classes_give_even_clients(num_clients, each):
-  counts = table("classes", BALANCED, num_clients, classes_per_client=each)
-  np.testing.assert_array_equal((counts > 0).sum(1), each)
-  assert np.ptp(counts.sum(1)) <= 1
-
-
-def test_classes_that_do_not_divide_are_evened_out():
-  # 12 places for 10 classes: two classes are shared, and their split makes up for the others.
-  assert np.ptp(table("classes", BALANCED, 3, classes_per_client=4).sum(1)) <= 2
-
-
-def test_classes_of_different_sizes_are_held_by_more_clients_when_larger():
-  labels = np.repeat([0, 1], [900, 100])
-  counts = table("classes", labels, 10, classes_per_client=1)
-  np.testing.assert_array_equal((counts > 0).sum(0), [9, 1])
-  np.testing.assert_array_equal(counts.sum(1), 100)
-
-
-def test_who_holds_a_rare_class_is_chance():
-  labels = np.repeat([0, 1], [900, 100])
-  holders = {
-    int(table("classes", labels, 10, seed, classes_per_client=1)[:, 1].argmax())
-    for seed in range(30)
-  }
-  assert len(holders) >= 6
-
-
-def test_the_classes_that_meet_depend_on_the_seed():
-  held = {
-    tuple(map(tuple, table("classes", BALANCED, 10, seed, classes_per_client=2) > 0))
-    for seed in range(5)
-  }
-  assert len(held) == 5
-
-
-@pytest.mark.parametrize(
-  ("ratio", "worker_1", "worker_2"),
-  [
-    (0.0, [0] * 5 + [100] * 5, [100] * 5 + [0] * 5),
-    (0.25, [25] * 5 + [75] * 5, [75] * 5 + [25] * 5),
-    (0.5, [50] * 10, [50] * 10),
-    (1.0, [100] * 5 + [0] * 5, [0] * 5 + [100] * 5),
-  ],
-)
-def test_two_workers_hold_what_equations_9_and_10_of_paper_000_say(ratio, worker_1, worker_2):
-  counts = table("ratio", BALANCED, 2, ratio=ratio)
-  np.testing.assert_array_equal(counts, [worker_1, worker_2])
-
-
-def test_more_workers_share_the_rest_evenly():
-  labels = np.repeat(np.arange(6), 120)
-  counts = table("ratio", labels, 3, ratio=0.5)
-  own, other = 60, 30
-  np.testing.assert_array_equal(
-    counts,
-    [[other] * 2 + [own] * 2 + [other] * 2, [other] * 4 + [own] * 2, [own] * 2 + [other] * 4],
-  )
-  np.testing.assert_array_equal(table("ratio", labels, 3, ratio=2 / 3), np.full((3, 6), 40))
-
-
-@settings(max_examples=60, deadline=None)
-@given(labels=label_lists, ratio=st.floats(0, 1))
-def test_each_class_of_a_ratio_is_within_one_example_of_its_share(labels, ratio):
-  classes = np.unique(labels)
-  assume(len(classes) >= 2)
-  try:
-    counts = table("ratio", labels, 2, ratio=ratio)[:, classes]
-  except UserError:
-    return
-  first = np.arange(len(classes)) < -(-len(classes) // 2)
-  exact = np.where(first, ratio, 1 - ratio) * np.bincount(labels)[classes]
-  assert np.abs(counts[0] - exact).max() < 1 + 1e-9
-
-
-def test_a_fully_skewed_partition_is_sorted_by_label():
-  counts = table("skew", BALANCED, 5, fraction=1.0)
-  np.testing.assert_array_equal(counts, np.kron(np.eye(5, dtype=int), [[100, 100]]))
-
-
-def test_a_partly_skewed_partition_has_the_fraction_on_top_of_chance():
-  labels = np.repeat(np.arange(5), 1000)
-  counts = table("skew", labels, 5, fraction=0.6)
-  own = np.diag(counts)
-  # 600 by label, and a fifth of the 400 that are dealt uniformly (standard deviation 8).
-  assert (np.abs(own - 680) < 45).all()
-  assert (np.abs(counts[~np.eye(5, dtype=bool)] - 80) < 45).all()
-
-
-def test_dominant_is_eighty_percent_of_one_class_and_twenty_of_the_next():
-  expected = 80 * np.eye(10, dtype=int) + 20 * np.roll(np.eye(10, dtype=int), 1, axis=1)
-  np.testing.assert_array_equal(table("dominant", BALANCED, 10), expected)
-  np.testing.assert_array_equal(
-    table("dominant", BALANCED, 20), np.concatenate([expected, expected]) // 2
-  )
-
-
-def test_dominant_with_fewer_clients_goes_by_blocks_of_classes():
-  counts = table("dominant", BALANCED, 5, dominant_share=0.7)
-  blocks = 70 * np.eye(5, dtype=int) + 30 * np.roll(np.eye(5, dtype=int), 1, axis=1)
-  np.testing.assert_array_equal(counts, np.kron(blocks, [[1, 1]]))
-
-
-def test_dominant_keeps_its_share_of_each_class_when_clients_do_not_divide():
-  counts = table("dominant", BALANCED, 13)
-  for k in range(13):
-    assert set(np.flatnonzero(counts[k])) == {k % 10, (k + 1) % 10}
-  for c in range(10):
-    assert counts[np.arange(13) % 10 == c, c].sum() == 80
-
-
-def test_dirichlet_goes_from_one_class_to_all():
-  labels = np.repeat(np.arange(10), 500)
-  shares = [
-    (counts / counts.sum(1, keepdims=True)).max(1).mean()
-    for counts in (table("dirichlet", labels, 10, alpha=a) for a in (0.05, 1.0, 1000.0))
-  ]
-  assert shares[0] > 0.6 > shares[1] > 0.15 > shares[2]
-
-
-def test_dirichlet_draws_again_until_all_have_enough():
-  made = partitions.make("dirichlet", BALANCED, 10, 0, alpha=0.5, min_size=30)
-  assert partitions.sizes(made).min() >= 30
+  parts = [np.sort(partitions.client(made, k)) for k in range(num_clients)]
+  for part, expected in zip(parts, np.array_split(np.arange(11), num_clients), strict=True):
+    np.testing.assert_array_equal(part, expected)
 
 
 def test_quantity_follows_the_power_law_and_keeps_labels_even():
   labels = np.repeat(np.arange(2), 5500)
-  counts = table("quantity", labels, 4, exponent=1.0)
+  counts = class_counts("quantity", labels, 4, exponent=1.0)
   weights = 1 / np.arange(1, 5)
   expected = 1 + (11000 - 4) * weights / weights.sum()
   np.testing.assert_allclose(np.sort(counts.sum(1))[::-1], expected, atol=1)
@@ -259,11 +100,11 @@ def test_quantity_without_skew_is_even():
   assert np.ptp(partitions.sizes(made)) <= 1
 
 
-def test_natural_clients_are_kept_and_numbered_in_order():
+def test_natural_clients_are_numbered_in_order():
   clients = np.tile([7, 3, 30, 3], 25)
   labels = np.arange(100) % 10
-  for asked in (0, None, 3):
-    made = partitions.make("natural", labels, asked, 0, clients=clients)
+  for num_clients in (0, None, 3):
+    made = partitions.make("natural", labels, num_clients, 0, clients=clients)
     check(made, labels, 3)
     np.testing.assert_array_equal(np.asarray([3, 7, 30])[partitions.owners(made)], clients)
 
@@ -273,7 +114,7 @@ def test_the_seed_changes_the_division(name):
   owners = [partitions.owners(partitions.make(name, BALANCED, 10, seed)) for seed in (0, 1)]
   orders = [partitions.make(name, BALANCED, 10, seed).order for seed in (0, 1)]
   assert not np.array_equal(*orders)
-  # Their defaults leave no chance in who holds what.
+  # With their default options these partitions fix each client's classes or examples.
   if name not in ("contiguous", "ratio", "skew"):
     assert not np.array_equal(*owners)
 
@@ -284,13 +125,6 @@ def test_clients_hold_their_examples_in_random_order(name):
   made = partitions.make(name, BALANCED, 10, 0, **options)
   ids = partitions.client(made, 0)
   assert (np.diff(ids) < 0).any()
-
-
-def test_labels_with_gaps_are_classes_all_the_same():
-  labels = np.repeat([2, 5, 9], 10)
-  np.testing.assert_array_equal(
-    table("classes", labels, 3, classes_per_client=1).max(1), [10, 10, 10]
-  )
 
 
 @pytest.mark.parametrize(
@@ -333,7 +167,7 @@ def test_labels_with_gaps_are_classes_all_the_same():
     ("natural", 0, {"clients": np.zeros(1000)}, "1000 integers"),
   ],
 )
-def test_the_impossible_is_refused(name, clients, options, words):
+def test_impossible_partitions_are_refused(name, clients, options, words):
   with pytest.raises(UserError, match=words):
     partitions.make(name, BALANCED, clients, 0, **options)
 
@@ -350,11 +184,6 @@ def test_bad_labels_are_refused(labels):
 def test_bad_seeds_are_refused(seed):
   with pytest.raises(UserError, match="seed"):
     partitions.make("iid", BALANCED, 1, seed)
-
-
-def test_one_class_cannot_dominate():
-  with pytest.raises(UserError, match="2 classes"):
-    partitions.make("dominant", np.zeros(10, int), 2, 0)
 
 
 def test_helpers_refuse_what_is_out_of_range():
@@ -381,41 +210,13 @@ def test_a_hundred_thousand_clients_take_seconds(name, options):
   labels = np.random.default_rng(0).integers(0, 10, 500_000 if name != "dirichlet" else 1_000_000)
   start = time.perf_counter()
   made = partitions.make(name, labels, 100_000, 0, **options)
-  # A loop over clients times examples would take hours; the bound leaves room for a busy machine.
+  # A loop over clients times examples would take hours; the limit allows for a busy machine.
   assert time.perf_counter() - start < 10
   assert partitions.sizes(made).min() >= 1
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=20), st.integers(0, 10**6))
-def test_apportioned_shares_sum_and_stay_within_one(weights, total):
-  shares = train_test_split.apportion(np.asarray(weights), total)
-  assert shares.sum() == total
-  if sum(weights) > 0:
-    exact = total * np.asarray(weights) / sum(weights)
-    assert np.abs(shares - exact).max() < 1 + 1e-6
-
-
-def test_a_stratified_split_is_exact_and_disjoint():
-  strata = np.repeat([0, 1, 2], [50, 30, 20])
-  train, test = train_test_split.stratified_split(strata, 20, 3)
-  np.testing.assert_array_equal(np.bincount(strata[test]), [10, 6, 4])
-  np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(100))
-  assert not np.array_equal(test, train_test_split.stratified_split(strata, 20, 4)[1])
-
-
-def test_no_stratum_gives_its_last_example_to_the_test_set():
-  strata = np.concatenate([np.arange(6), np.full(14, 9)])
-  train, test = train_test_split.stratified_split(strata, 15, 0)
-  assert set(strata[train]) == set(strata)
-  assert len(test) > 0
-
-
-# The options of a run.
-
-
 @pytest.mark.parametrize(
-  ("options", "owners", "in_force"),
+  ("options", "owners", "resolved"),
   [
     ({}, None, {"partition": "classes", "clients": 10, "classes_per_client": 1}),
     ({"clients": 3}, None, {"partition": "classes", "clients": 3, "classes_per_client": 4}),
@@ -426,17 +227,17 @@ def test_no_stratum_gives_its_last_example_to_the_test_set():
     ({"partition": "quantity"}, None, {"alpha": None, "exponent": None}),
   ],
 )
-def test_what_is_not_given_follows_from_the_data(options, owners, in_force):
+def test_defaults_follow_from_the_data(options, owners, resolved):
   config = PartitionConfig(**options)
-  resolved = partitions.resolve(config, BALANCED, owners)
-  assert {name: getattr(resolved, name) for name in in_force} == in_force
-  assert partitions.resolve(resolved, BALANCED, owners) == resolved
-  one, same = (partitions.from_config(c, BALANCED, owners, 3) for c in (config, resolved))
+  filled = partitions.resolve(config, BALANCED, owners)
+  assert {name: getattr(filled, name) for name in resolved} == resolved
+  assert partitions.resolve(filled, BALANCED, owners) == filled
+  one, same = (partitions.from_config(c, BALANCED, owners, 3) for c in (config, filled))
   np.testing.assert_array_equal(one.order, same.order)
-  assert len(one.offsets) - 1 == resolved.clients
+  assert len(one.offsets) - 1 == filled.clients
 
 
-def test_a_configuration_divides_as_its_options_by_hand():
+def test_from_config_makes_the_partition_of_the_options():
   config = PartitionConfig(clients=5, partition="skew", fraction=0.6)
   made = partitions.make("skew", BALANCED, 5, 3, fraction=0.6)
   np.testing.assert_array_equal(partitions.from_config(config, BALANCED, None, 3).order, made.order)
@@ -454,6 +255,6 @@ def test_a_configuration_divides_as_its_options_by_hand():
     ({"relabelled": 1.5}, None, "--relabelled is 1.5"),
   ],
 )
-def test_options_that_cannot_be_are_refused(options, owners, words):
+def test_contradictory_options_are_refused(options, owners, words):
   with pytest.raises(UserError, match=words):
     partitions.from_config(PartitionConfig(**options), BALANCED, owners, 0)

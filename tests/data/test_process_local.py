@@ -1,4 +1,4 @@
-"""Several processes that load one source: each reads the images of its own nodes alone."""
+"""Several processes that load one source: each reads only the images of its clients."""
 
 import io
 import mmap
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.small_data import saved, write
 from PIL import Image
 
 from fedjax_norm.data import image_decoding, process_local
@@ -31,24 +32,22 @@ def write_arrays(root):
     "y_test": np.arange(8) % 4,
     "client_train": np.arange(40) // 7,
   }
-  np.savez(root / "data.npz", **arrays)
+  saved("npz", root, arrays)
   (root / "npy").mkdir()
-  for name, values in arrays.items():
-    np.save(root / "npy" / f"{name}.npy", values)
+  saved("npy", root / "npy", arrays)
 
 
-def encoded(rng, kind, size):
+def jpeg(rng):
   stream = io.BytesIO()
-  Image.fromarray(rng.integers(1, 256, (size, size, 3), np.uint8)).save(stream, kind)
+  Image.fromarray(rng.integers(1, 256, (64, 64, 3), np.uint8)).save(stream, "JPEG")
   return stream.getvalue()
 
 
 def write_folder(root):
   rng = np.random.default_rng(1)
   for i in range(40):
-    folder = root / f"client{i % 5}" / f"class{i // 5 % 2}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{i}.png").write_bytes(encoded(rng, "PNG", 5))
+    path = root / f"client{i % 5}" / f"class{i // 5 % 2}" / f"{i}.png"
+    write(path, rng.integers(1, 256, (5, 5, 3), np.uint8))
 
 
 def write_tfds(root):
@@ -57,16 +56,15 @@ def write_tfds(root):
   with zipfile.ZipFile(root / tiny_imagenet.ARCHIVE, "w") as archive:
     archive.writestr(f"{base}/wnids.txt", "n0\nn1\nn2\n")
     for i in range(30):
-      name = f"{base}/train/n{i % 3}/images/{i}.JPEG"
-      archive.writestr(name, encoded(rng, "JPEG", 64))
-    archive.writestr(f"{base}/val/images/0.JPEG", encoded(rng, "JPEG", 64))
+      archive.writestr(f"{base}/train/n{i % 3}/images/{i}.JPEG", jpeg(rng))
+    archive.writestr(f"{base}/val/images/0.JPEG", jpeg(rng))
     archive.writestr(f"{base}/val/val_annotations.txt", "0.JPEG\tn1\n")
   tiny_imagenet.prepare(str(root), str(root / "tfds"))
 
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
-  """Loads a source by its kind: load(kind, **options of sources.load)."""
+  """Returns load(kind, **options of sources.load), which loads a source by its kind."""
   root = tmp_path_factory.mktemp("sets")
   write_arrays(root)
   write_folder(root / "folder")
@@ -83,14 +81,14 @@ def load(tmp_path_factory):
 
 
 def division(labels, clients):
-  """The nodes: natural clients where there are some, else unequal shares of the classes."""
+  """Returns the partition: natural clients if the source has some, else a Dirichlet partition."""
   if clients is not None:
     return partitions.make("natural", labels, None, 0, clients=clients)
   return partitions.make("dirichlet", labels, 5, 0, alpha=1.0)
 
 
 def select_local(process):
-  """What process p reads: the examples of the nodes p, p + 3, p + 6 ..."""
+  """Returns a function that selects the examples of clients p, p + 3, p + 6, ... of process p."""
 
   def choose(labels, clients):
     return np.flatnonzero(partitions.owners(division(labels, clients)) % PROCESSES == process)
@@ -98,19 +96,19 @@ def select_local(process):
   return choose
 
 
-def own_ids(source, process):
+def local_ids(source, process):
   return select_local(process)(source.train.labels, source.train.clients)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "npy"])
 @pytest.mark.parametrize("image_size", [None, 4])
-def test_own_rows_are_those_of_the_whole_and_the_others_are_zero(load, kind, image_size):
+def test_local_images_equal_those_of_the_whole_and_others_are_zero(load, kind, image_size):
   whole = load(kind, image_size=image_size)
   assert (whole.train.images != 0).any((1, 2, 3)).all()
   union = np.zeros_like(whole.train.images)
   for process in range(PROCESSES):
     part = load(kind, image_size=image_size, select_local=select_local(process))
-    ids = own_ids(whole, process)
+    ids = local_ids(whole, process)
     assert 0 < len(ids) < len(whole.train.labels)
     images = part.train.images
     assert images.dtype == whole.train.images.dtype
@@ -118,7 +116,7 @@ def test_own_rows_are_those_of_the_whole_and_the_others_are_zero(load, kind, ima
     np.testing.assert_array_equal(images[ids], whole.train.images[ids])
     assert not np.delete(images, ids, axis=0).any()
     union += images
-    # All but the training images is whole.
+    # Everything except the training images is complete.
     np.testing.assert_array_equal(part.train.labels, whole.train.labels)
     np.testing.assert_array_equal(part.train.clients, whole.train.clients)
     for one, other in zip(part.test[:2], whole.test[:2], strict=True):
@@ -133,7 +131,7 @@ def test_the_choice_is_made_once_from_all_labels_and_clients(load, kind):
 
   def choose(labels, clients):
     given.append((labels, clients))
-    return np.arange(len(labels)) == 3  # truth values do as well
+    return np.arange(len(labels)) == 3  # a boolean mask
 
   whole, part = load(kind), load(kind, select_local=choose)
   assert len(given) == 1
@@ -149,14 +147,14 @@ def test_a_process_without_examples_is_refused(load, kind):
 
 
 @pytest.mark.parametrize("kind", ["folder", "tfds"])
-def test_only_own_images_are_decoded(load, kind, monkeypatch):
+def test_only_local_images_are_decoded(load, kind, monkeypatch):
   decode, seen = image_decoding.decode, []
 
-  def noted(stream, where, *rest):
-    seen.append(where)
-    return decode(stream, where, *rest)
+  def recording_decode(stream, name, *rest):
+    seen.append(name)
+    return decode(stream, name, *rest)
 
-  monkeypatch.setattr(image_decoding, "decode", noted)
+  monkeypatch.setattr(image_decoding, "decode", recording_decode)
   whole = load(kind)
   names = seen[: len(whole.train.labels)]  # of the training images in their order
   tests = seen[len(names) :]
@@ -164,10 +162,10 @@ def test_only_own_images_are_decoded(load, kind, monkeypatch):
   for process in range(PROCESSES):
     seen.clear()
     load(kind, select_local=select_local(process))
-    assert seen == [names[i] for i in own_ids(whole, process)] + tests
+    assert seen == [names[i] for i in local_ids(whole, process)] + tests
 
 
-def test_a_damaged_image_disturbs_its_owner_alone(tmp_path):
+def test_a_damaged_image_is_an_error_only_in_the_process_that_reads_it(tmp_path):
   for split in ("train", "test"):
     write_folder(tmp_path / split)
   broken = tmp_path / "train" / "client0" / "class0" / "0.png"
@@ -179,7 +177,7 @@ def test_a_damaged_image_disturbs_its_owner_alone(tmp_path):
 
 
 class Watched(np.memmap):
-  """A map of a file that notes which rows are read."""
+  """A memory map that records the rows that are read."""
 
   def __getitem__(self, index):
     rows = np.arange(len(self))[index]
@@ -191,14 +189,14 @@ class Watched(np.memmap):
     self.read = getattr(origin, "read", set())
 
 
-def test_rows_of_others_are_not_read_from_a_file(load, monkeypatch):
+def test_rows_of_other_processes_are_not_read_from_a_file(load, monkeypatch):
   open_map = npy._map
   monkeypatch.setattr(npy, "_map", lambda path: open_map(path).view(Watched))
   whole = load("npy")
   assert whole.train.images.read == set(range(40))
   for process in range(PROCESSES):
     part = load("npy", select_local=select_local(process))
-    ids = own_ids(whole, process)
+    ids = local_ids(whole, process)
     assert isinstance(part.train.images, np.memmap)
     scaling.channel_moments(part.train.images, ids)
     assert part.train.images.read == set(ids.tolist())
@@ -206,8 +204,8 @@ def test_rows_of_others_are_not_read_from_a_file(load, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy"])
-def test_values_of_others_are_not_looked_at(tmp_path, kind):
-  """What the process reads, and what it later gathers and counts, is sound; the rest is not."""
+def test_values_of_other_processes_are_not_checked(tmp_path, kind):
+  """Only the images that the process reads, gathers and computes statistics of are finite."""
   write_arrays(tmp_path)
   arrays = dict(np.load(tmp_path / "data.npz"))
   nodes = division(arrays["y_train"], arrays["client_train"])
@@ -225,26 +223,26 @@ def test_values_of_others_are_not_looked_at(tmp_path, kind):
   assert np.isfinite(scaling.channel_moments(source.train.images, ids).m2).all()
 
 
-def test_rows_of_others_take_no_memory():
+def test_unwritten_rows_take_no_memory():
   page, count = mmap.PAGESIZE, 3000
   before = resident()
   images = process_local.lazy_zeros((count, page, 1, 1), np.dtype(np.uint8))
   images[::10] = 1
-  taken = (resident() - before) / page
+  pages = (resident() - before) / page
   assert images.flags.c_contiguous
   assert images.sum() == count // 10 * page
-  assert taken < count / 4
+  assert pages < count / 4
 
 
 def resident():
-  """The bytes of this process that lie in memory."""
+  """Returns the resident memory of this process in bytes."""
   if not Path("/proc/self/statm").is_file():
-    pytest.skip("only Linux tells how much memory is taken")
+    pytest.skip("resident memory is only known on Linux")
   return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 @pytest.mark.long
-def test_a_real_prepared_set_is_read_in_part():
+def test_a_real_prepared_set_is_read_partly():
   if not (SHARED / "mnist").is_dir():
     pytest.skip("mnist is not prepared in ../shared/tfds")
   whole = sources.load("mnist", str(SHARED)).train

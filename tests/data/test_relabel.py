@@ -1,4 +1,4 @@
-"""Clients that label otherwise."""
+"""Clients with permuted labels."""
 
 import numpy as np
 import pytest
@@ -12,20 +12,21 @@ from fedjax_norm.errors import UserError
 
 @given(share=st.floats(0.01, 1), seed=st.integers(0, 99), classes=st.integers(2, 6))
 @settings(max_examples=30, deadline=None)
-def test_a_share_of_clients_shifts_every_class_alike(share, seed, classes):
+def test_a_share_of_clients_shifts_all_classes_by_one_number(share, seed, classes):
   labels = np.arange(90) % classes
   division = partitions.make("iid", labels, 9, 0)
-  named = relabel(labels, division, classes, share, seed)
-  assert named.dtype == np.int32
+  relabelled = relabel(labels, division, classes, share, seed)
+  assert relabelled.dtype == np.int32
   shifts = [
-    set(((named - labels) % classes)[partitions.client(division, k)].tolist()) for k in range(9)
+    set(((relabelled - labels) % classes)[partitions.client(division, k)].tolist())
+    for k in range(9)
   ]
   assert all(len(shift) == 1 for shift in shifts)
   assert sum(shift != {0} for shift in shifts) == max(1, round(9 * share))
-  np.testing.assert_array_equal(named, relabel(labels, division, classes, share, seed))
+  np.testing.assert_array_equal(relabelled, relabel(labels, division, classes, share, seed))
 
 
-def test_who_relabels_and_how_is_chance():
+def test_the_clients_and_their_shifts_are_random():
   labels = np.arange(400) % 10
   division = partitions.make("iid", labels, 40, 0)
   changes = [(relabel(labels, division, 10, 0.5, seed) - labels) % 10 for seed in range(3)]

@@ -12,8 +12,8 @@ _permuted = jax.jit(permute)
 
 
 def permutation(n, seed):
-  places = _permuted(jax.random.key(seed), jnp.arange(_SIZE, dtype=jnp.int32), jnp.int32(n))
-  return np.asarray(places)[:n]
+  images = _permuted(jax.random.key(seed), jnp.arange(_SIZE, dtype=jnp.int32), jnp.int32(n))
+  return np.asarray(images)[:n]
 
 
 @given(n=st.integers(1, _SIZE), seed=st.integers(0, 2**32 - 1))
@@ -26,7 +26,7 @@ def test_is_a_permutation_of_any_size(n, seed):
 @settings(max_examples=30, deadline=None)
 def test_keys_and_sizes_give_different_permutations(n, seed):
   one, other = permutation(n, seed), permutation(n, seed + 1)
-  # Two random permutations agree in one place on average.
+  # Two random permutations agree in one position on average.
   assert (one == other).sum() < 15
   assert (one == np.arange(n)).sum() < 15
   assert (one[: n - 1] == permutation(n - 1, seed)).sum() < n // 2
@@ -52,7 +52,7 @@ def test_is_the_same_plain_jitted_and_vmapped():
 
 
 def chi_square(counts, expected):
-  """Pearson's statistic; its mean is the degrees of freedom, its variance twice that."""
+  """Returns Pearson's statistic; its mean is the degrees of freedom, its variance twice that."""
   return ((counts - expected) ** 2 / expected).sum()
 
 
@@ -62,23 +62,23 @@ def many_permutations(n, count):
   return np.asarray(jax.jit(jax.vmap(lambda k: permute(k, positions, n)))(keys))
 
 
-def test_every_place_is_equally_likely():
-  # counts[p, q]: how often position p went to q. Rows and columns sum to the number of keys, so the
-  # statistic has (n - 1)^2 degrees of freedom: mean 361, standard deviation 27.
+def test_every_position_is_equally_likely():
+  # counts[p, q]: number of keys that send position p to q. Rows and columns sum to the number of
+  # keys, so the statistic has (n - 1)^2 degrees of freedom: mean 361, standard deviation 27.
   n, keys = 20, 8000
-  places = many_permutations(n, keys)
+  images = many_permutations(n, keys)
   counts = np.zeros((n, n))
   for p in range(n):
-    counts[p] = np.bincount(places[:, p], minlength=n)
+    counts[p] = np.bincount(images[:, p], minlength=n)
   degrees = (n - 1) ** 2
   assert abs(chi_square(counts, keys / n) - degrees) < 4 * np.sqrt(2 * degrees)
 
 
 def test_every_pair_is_equally_likely():
-  # Where two neighbours go: n (n - 1) ordered pairs, each equally likely; mean 131, deviation 16.
+  # Two neighbours go to n (n - 1) ordered pairs, each equally likely; mean 131, deviation 16.
   n, keys = 12, 20000
-  places = many_permutations(n, keys)
-  pairs = np.bincount(places[:, 4] * n + places[:, 5], minlength=n * n).reshape(n, n)
+  images = many_permutations(n, keys)
+  pairs = np.bincount(images[:, 4] * n + images[:, 5], minlength=n * n).reshape(n, n)
   assert np.trace(pairs) == 0
   off = pairs[~np.eye(n, dtype=bool)]
   degrees = n * (n - 1) - 1
@@ -86,7 +86,7 @@ def test_every_pair_is_equally_likely():
 
 
 def test_every_order_of_four_is_equally_likely():
-  places = many_permutations(4, 12000)
-  codes = np.unique(places @ (4 ** np.arange(4)), return_counts=True)[1]
+  images = many_permutations(4, 12000)
+  codes = np.unique(images @ (4 ** np.arange(4)), return_counts=True)[1]
   assert len(codes) == 24
   assert abs(chi_square(codes, 500) - 23) < 4 * np.sqrt(2 * 23)

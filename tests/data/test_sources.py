@@ -1,4 +1,4 @@
-"""Sources by their names, generated data, and the real sets where they are there."""
+"""Sources by name, digits and synthetic data, options, and real data sets if they are prepared."""
 
 import time
 from pathlib import Path
@@ -12,9 +12,6 @@ from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "tfds"
-
-
-# Digits and synthetic data.
 
 
 def test_digits_have_a_fixed_stratified_split():
@@ -55,7 +52,7 @@ def test_synthetic_data_are_seeded_and_learnable():
   assert (distances.argmin(1) == source.test.labels).mean() > 0.95
 
 
-def test_synthetic_options_are_obeyed():
+def test_synthetic_data_follow_the_options():
   source = sources.load("synthetic:classes=3,train=31,test=7,size=5,channels=2,noise=0,clients=4")
   check(source)
   assert source.train.images.shape == (31, 5, 5, 2)
@@ -89,11 +86,8 @@ def test_bad_synthetic_options_are_refused(options, words):
     sources.load(f"synthetic:{options}")
 
 
-# Names.
-
-
 @pytest.mark.parametrize("name", ["cifra10", "npz", "folder", "npz:", "", "../x"])
-def test_an_unknown_name_lists_what_there_is(tmp_path, name):
+def test_the_error_of_an_unknown_name_lists_the_sources(tmp_path, name):
   for data_dir in (None, str(tmp_path)):
     with pytest.raises(UserError, match=r"digits, synthetic.*npz:PATH, folder:PATH"):
       sources.load(name, data_dir)
@@ -110,10 +104,7 @@ def test_bad_settings_are_refused(tmp_path):
     sources.load("digits", image_size=0)
 
 
-# The options of a run.
-
-
-def test_a_configuration_reads_what_its_options_say():
+def test_from_config_loads_the_data_of_the_options():
   data = "synthetic:classes=2,train=30,test=6,size=4"
   config = sources.DataConfig(data=data, image_size=5, train_share=0.5)
   source = sources.from_config(config, seed=3)
@@ -127,13 +118,10 @@ def test_a_configuration_reads_what_its_options_say():
 
 
 @pytest.mark.parametrize("data", ["digits", "synthetic:classes=3", "npz:some.npz", "csv:some.csv"])
-def test_a_folder_of_prepared_sets_is_refused_where_it_does_nothing(data):
+def test_a_folder_of_prepared_sets_is_refused_if_it_does_nothing(data):
   with pytest.raises(UserError, match="--data_dir does nothing here"):
     sources.DataConfig(data=data, data_dir="prepared")
   sources.DataConfig(data="cifar10", data_dir="prepared")
-
-
-# Real prepared sets.
 
 
 @pytest.mark.parametrize(

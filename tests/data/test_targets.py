@@ -1,10 +1,11 @@
-"""Targets that are not the labels: what the sources give, and how batches get them."""
+"""Targets other than labels: their values in each source, and in batches."""
 
 import csv
 
 import jax
 import numpy as np
 import pytest
+from helpers.small_data import saved
 from PIL import Image
 from sklearn import datasets
 
@@ -12,7 +13,6 @@ from fedjax_norm.data import image_decoding
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.data.federated import draw, federate, gather
 from fedjax_norm.data.partitions.registry import Partition
-from fedjax_norm.data.sources import npy
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
 from fedjax_norm.objectives import IGNORED
@@ -22,7 +22,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.mark.parametrize("name", ["digits", "synthetic:classes=3,train=20,test=9,size=5"])
 @pytest.mark.parametrize("objective", ["regression", "segmentation"])
-def test_targets_come_beside_the_same_images_and_labels(name, objective):
+def test_images_and_labels_are_the_same_with_targets(name, objective):
   plain, source = sources.load(name), sources.load(name, objective=objective)
   assert plain.train.targets is plain.target_names is None
   for ours, theirs in ((source.train, plain.train), (source.test, plain.test)):
@@ -33,7 +33,7 @@ def test_targets_come_beside_the_same_images_and_labels(name, objective):
     assert ours.targets.dtype == (np.uint8 if objective == "segmentation" else np.float32)
 
 
-def test_a_digit_is_its_number_and_its_ink_is_of_its_class():
+def test_targets_of_digits_are_numbers_and_inked_pixels():
   numbers = sources.load("digits", objective="regression").test
   np.testing.assert_array_equal(numbers.targets[:, 0], numbers.labels)
   source = sources.load("digits", objective="segmentation")
@@ -41,7 +41,7 @@ def test_a_digit_is_its_number_and_its_ink_is_of_its_class():
   test = source.test
   for image, label, classes in zip(test.images, test.labels, test.targets, strict=True):
     np.testing.assert_array_equal(classes, (image[..., 0] >= 0.5) * (label + 1))
-  assert datasets.load_digits().images.max() == 16  # which is full of ink
+  assert datasets.load_digits().images.max() == 16  # full of ink
 
 
 def test_synthetic_targets_are_of_the_prototypes():
@@ -52,7 +52,7 @@ def test_synthetic_targets_are_of_the_prototypes():
   np.testing.assert_array_equal(pixels.targets, pixels.images[..., 0] > 0.5)
 
 
-def test_classes_of_pixels_are_resized_by_the_nearest_centre():
+def test_pixel_classes_are_resized_by_the_nearest_pixel():
   classes = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
   doubled = image_decoding.resize_classes(classes, 8)
   np.testing.assert_array_equal(doubled, classes.repeat(2, 1).repeat(2, 2))
@@ -64,7 +64,7 @@ def test_classes_of_pixels_are_resized_by_the_nearest_centre():
 
 
 def arrays(**others):
-  """The arrays of a small source, some of them others."""
+  """Returns the arrays of a small source, some replaced."""
   plain = {
     "x_train": RNG.random((6, 4, 4, 1)).astype(np.float32),
     "y_train": np.arange(6) % 2,
@@ -76,34 +76,25 @@ def arrays(**others):
   return {name: value for name, value in {**plain, **others}.items() if value is not None}
 
 
-def write(folder, **others) -> str:
-  np.savez(folder / "data.npz", **arrays(**others))
-  return f"npz:{folder / 'data.npz'}"
-
-
-def test_arrays_have_targets_of_their_own(tmp_path):
+def test_arrays_may_have_targets(tmp_path):
   given = arrays(target_names=np.array(["x", "y"]))
-  np.savez(tmp_path / "data.npz", **given)
-  name = f"npz:{tmp_path / 'data.npz'}"
+  name = saved("npz", tmp_path, given)
   source = sources.load(name, objective="regression")
   np.testing.assert_array_equal(source.train.targets, given["target_train"].astype(np.float32))
   np.testing.assert_array_equal(source.test.targets, given["target_test"].astype(np.float32))
   assert source.target_names == ("x", "y")
-  assert sources.load(name).train.targets is None  # one archive serves several objectives
-  # Of a process's own images the targets are there too, as labels are.
-  some = sources.load(
-    name, objective="regression", select_local=lambda labels, clients: labels == 0
-  )
+  assert sources.load(name).train.targets is None  # one archive is for several objectives
+  # Targets, like labels, are complete in every process.
+  some = sources.load(name, objective="regression", select_local=lambda labels, _: labels == 0)
   np.testing.assert_array_equal(some.train.targets, source.train.targets)
 
   masks = {"target_train": np.full((6, 4, 4), 3), "target_test": np.zeros((3, 4, 4), int)}
   masks["target_train"][0] = IGNORED
-  for key, values in arrays(**masks).items():
-    np.save(tmp_path / f"{key}.npy", values)
-  source = npy.load(str(tmp_path), objective="segmentation")
+  source = sources.load(saved("npy", tmp_path, arrays(**masks)), objective="segmentation")
   np.testing.assert_array_equal(source.train.targets, masks["target_train"])
   assert source.target_names == ("0", "1", "2", "3")
-  resized = sources.load(write(tmp_path, **masks), image_size=8, objective="segmentation")
+  name = saved("npz", tmp_path, arrays(**masks))
+  resized = sources.load(name, image_size=8, objective="segmentation")
   assert resized.train.targets.shape == resized.train.images.shape[:3] == (6, 8, 8)
 
 
@@ -131,10 +122,10 @@ def test_arrays_have_targets_of_their_own(tmp_path):
 )
 def test_damaged_targets_are_refused(tmp_path, objective, others, message):
   with pytest.raises(UserError, match=message):
-    sources.load(write(tmp_path, **others), objective=objective)
+    sources.load(saved("npz", tmp_path, arrays(**others)), objective=objective)
 
 
-def test_a_csv_index_has_a_value_an_image(tmp_path):
+def test_a_csv_index_has_one_value_per_image(tmp_path):
   rows = [("path", "label", "value", "split")]
   for i in range(4):
     Image.fromarray(np.full((4, 4), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
@@ -150,7 +141,7 @@ def test_a_csv_index_has_a_value_an_image(tmp_path):
   np.testing.assert_array_equal(source.test.targets, [[1.5]])
   assert source.target_names == ("value",)
   rows[2] = (*rows[2][:2], "large", "train")
-  assert sources.load(index(rows)).train.targets is None  # what is not learnt may be anything
+  assert sources.load(index(rows)).train.targets is None  # unused values are not checked
   with pytest.raises(UserError, match=r"the value of .*1\.png is 'large'; give a finite number"):
     sources.load(index(rows), objective="regression")
   rows[2] = (*rows[2][:2], "1e39", "train")
@@ -180,7 +171,7 @@ def test_data_without_targets_is_refused(name, objective, message):
 
 
 def test_a_batch_has_the_targets_of_its_images():
-  """From the whole federation and from a part that is copied out of it."""
+  """Checks the whole federation and a part that is copied out of it."""
   values = np.arange(10, dtype=np.float32)
   examples = Examples(values.reshape(10, 1, 1, 1), np.zeros(10, np.int32))
   division = Partition(RNG.permutation(10).astype(np.int32), np.array([0, 3, 10], np.int32))

@@ -1,4 +1,4 @@
-"""The Tiny-ImageNet builder, on an archive that the test writes, and on the real one."""
+"""The Tiny-ImageNet builder, with an archive that the tests write and the real archive."""
 
 import io
 import json
@@ -26,7 +26,7 @@ def jpeg(value, mode="RGB", size=64):
 
 
 def members():
-  """A small archive: class i has i + 2 training images; red tells the class, green the image."""
+  """Returns a small archive: class i has i + 2 images; red is the class, green the image."""
   result = {f"{ROOT}/wnids.txt": "\n".join(WNIDS) + "\n", f"{ROOT}/words.txt": "n10\ta thing\n"}
   annotations = ""
   for label, wnid in enumerate(WNIDS):
@@ -69,12 +69,12 @@ def test_a_written_archive_is_prepared_and_loaded(tmp_path, capsys):
   pixels = source.test.images[:, 32, 32].astype(int)
   assert (np.abs(pixels - 80 * source.test.labels[:, None]) <= 4).all()
 
-  # A second run finds it done, even without the archive.
+  # A second run does nothing, even without the archive.
   assert tiny_imagenet.main([f"--manual_dir={tmp_path}", f"--data_dir={data}"]) == 0
   assert sources.load("tiny_imagenet", str(data), image_size=8).test.images.shape == (3, 8, 8, 3)
 
 
-def test_loading_says_nothing(tmp_path, capfd, caplog):
+def test_loading_prints_and_logs_nothing(tmp_path, capfd, caplog):
   manual = write(tmp_path / "manual", members())
   tiny_imagenet.prepare(str(manual), str(tmp_path / "data"))
   capfd.readouterr()
@@ -175,7 +175,7 @@ def test_a_damaged_member_is_refused_and_leaves_nothing_prepared(tmp_path):
       sources.load("tiny_imagenet", str(tmp_path / "data"))
 
 
-def test_a_data_folder_that_cannot_be_is_refused(tmp_path):
+def test_an_impossible_data_folder_is_refused(tmp_path):
   manual = write(tmp_path / "manual", members())
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot be written to"):
@@ -194,9 +194,9 @@ def test_the_real_archive_is_prepared_with_the_right_labels(tmp_path):
   for examples, expected in ((source.train, index.train), (source.test, index.validation)):
     assert examples.images.shape == (len(expected), 64, 64, 3)
     assert np.ptp(np.bincount(examples.labels)) == 0
-  # The first validation image of the archive, found again by its pixels, has its class.
+  # The first validation images of the archive, identified by their pixels, have their classes.
   with zipfile.ZipFile(SHARED / tiny_imagenet.ARCHIVE) as archive:
     for member, label in index.validation[:3]:
       pixels = np.asarray(Image.open(io.BytesIO(archive.read(member))).convert("RGB"))
-      found = (source.test.images == pixels).all((1, 2, 3))
-      assert label in source.test.labels[found]
+      matches = (source.test.images == pixels).all((1, 2, 3))
+      assert label in source.test.labels[matches]

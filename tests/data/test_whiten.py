@@ -1,4 +1,4 @@
-"""Contrast, mean images and whitening against NumPy by hand, and which of them go together."""
+"""Contrast, mean images and whitening against NumPy, and their combinations."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError
 
 RNG = np.random.default_rng(0)
-# Neighbours that go together, channels of other scales, and more images than a block of the test.
+# Correlated neighbours, channels of different scales, and more images than a block of the test.
 IMAGES = RNG.random((300, 4, 3, 2)).cumsum(1).astype(np.float32) / [4, 8]
 BYTES = (IMAGES / IMAGES.max() * 255).astype(np.uint8)
 
@@ -30,7 +30,7 @@ def flat(images):
 
 @given(st.floats(0.1, 3), st.floats(0, 1), st.floats(1e-8, 2), st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
-def test_contrast_is_that_of_the_definition(scale, regulariser, floor, seed):
+def test_contrast_normalization_follows_the_definition(scale, regulariser, floor, seed):
   images = np.random.default_rng(seed).random((3, 4, 5, 2))
   for image, result in zip(
     images, whiten.contrast_normalise(images, scale, regulariser, floor), strict=True
@@ -55,7 +55,7 @@ def test_whitened_training_images_are_uncorrelated_with_variance_one(images):
   np.testing.assert_allclose(np.cov(result.T, bias=True), np.eye(24), atol=5e-3)
 
 
-def test_after_contrast_the_empty_direction_of_the_mean_stays_empty():
+def test_after_contrast_normalization_the_mean_direction_has_no_variance():
   transform = jax.jit(make_transforms(Preprocess(whiten="gcn_zca", zca_epsilon=0.01), BYTES)[2])
   result = flat(transform(BYTES))
   covariance = np.cov(flat(whiten.contrast_normalise(BYTES / 255.0)).T, bias=True)
@@ -96,12 +96,12 @@ def test_the_mean_image_and_the_channel_means_are_subtracted_after_contrast(kind
   )
 
 
-def test_contrast_alone_leaves_the_channels_as_they_are():
+def test_contrast_normalization_alone_does_not_standardise_channels():
   result = make_transforms(Preprocess(whiten="gcn"))[2](BYTES)
   np.testing.assert_allclose(result, whiten.contrast_normalise(scaling.to_unit(BYTES)), atol=1e-5)
 
 
-def test_training_and_test_images_go_the_same_way():
+def test_training_and_test_images_have_the_same_transform():
   transforms = make_transforms(Preprocess(whiten="gcn_zca"), BYTES)
   ids, key = jnp.arange(300), jax.random.key(0)
   expected = transforms[2](BYTES)
@@ -128,20 +128,20 @@ def test_statistics_of_processes_merge_after_contrast():
     ({"whiten": "gcn", "feature_shift": "brightness"}, "brightness"),
   ],
 )
-def test_what_contradicts_is_refused(options, words):
+def test_contradictory_options_are_refused(options, words):
   with pytest.raises(UserError, match=words):
     Preprocess(**options)
 
 
 @pytest.mark.parametrize("options", [{"whiten": "zca"}, {"subtract": "image"}])
-def test_what_needs_all_pixels_is_refused_where_they_are_not_all_there(options):
+def test_steps_that_need_all_pixels_are_refused_without_them(options):
   statistics = np.zeros(2, np.float32), np.ones(2, np.float32)
   for images, given_ in ((None, None), (IMAGES, statistics)):
     with pytest.raises(UserError, match="all training images"):
       make_transforms(Preprocess(**options), images, statistics=given_)
 
 
-def test_images_too_large_and_a_whitening_without_a_solution_are_refused():
+def test_large_images_and_singular_whitening_are_refused():
   large = np.zeros((1, 65, 64, 3), np.uint8)
   with pytest.raises(UserError, match="--image_size"):
     whiten.fit_zca(large, scaling.to_unit, 0.1)

@@ -1,4 +1,4 @@
-"""A user's own data from the command line: what the start says of it, and what it refuses."""
+"""User-defined data from the command line: the summary at the start of a run, and errors."""
 
 import re
 from types import MappingProxyType
@@ -14,22 +14,22 @@ from fedjax_norm.models import registry
 
 @pytest.fixture
 def started(fedavg_run, monkeypatch):
-  """(*flags) -> the Result of a run's start, and the flags that would be trained with."""
-  settled = []
-  monkeypatch.setattr(train, "run_seed", lambda config, *rest: settled.append(config))
+  """Returns (*flags) -> the output of a run's start, and the configuration to train with."""
+  configs = []
+  monkeypatch.setattr(train, "run_seed", lambda config, *rest: configs.append(config))
 
   def start(*arguments):
-    settled.clear()
+    configs.clear()
     result = fedavg_run("--norm=none", *arguments)
     assert result.code == 0, result.err
-    return " ".join(result.out.split()), settled[0]
+    return " ".join(result.out.split()), configs[0]
 
   return start
 
 
 @pytest.fixture
 def federation(tmp_path):
-  """A folder of four clients with ten 6x6 images each, five a class."""
+  """Makes a folder of four clients with ten 6x6 images each, five per class."""
   for i in range(40):
     write(tmp_path / "own" / f"ann{i % 4}" / f"class{i // 4 % 2}" / f"{i}.png", flat(6 * i, 6))
   return "--data=folder:own"
@@ -51,7 +51,7 @@ def archive(name, **changes):
   return f"--data=npz:{name}"
 
 
-def test_clients_that_the_data_names_are_the_federation(started, federation, fedavg_run):
+def test_natural_clients_are_the_default_partition(started, federation, fedavg_run):
   out, config = started(federation)
   assert config.partition == config.saved()["partition"] == "natural"
   assert "4 (--partition=natural) with 8 to 8 examples each" in out
@@ -63,13 +63,13 @@ def test_clients_that_the_data_names_are_the_federation(started, federation, fed
   result = fedavg_run(federation, "--clients=3")
   check_refused(result, "4 clients, not 3; leave out .* another partition")
   _, config = started("--data=digits")
-  saved = config.saved()  # the values in force, for config.json
+  saved = config.saved()  # the resolved values, for config.json
   assert (saved["partition"], saved["clients"], saved["classes_per_client"]) == ("classes", 4, 3)
   _, config = started("--data=synthetic:classes=4,train=64,test=32,size=6,clients=4")
   assert config.partition == "natural"
 
 
-def test_the_start_tells_what_was_read(started, federation, tmp_path):
+def test_the_start_prints_what_was_read(started, federation, tmp_path):
   (tmp_path / "own" / "ann0" / "class0" / "scan.heic").touch()
   out, _ = started(federation)
   for words in (
@@ -114,18 +114,18 @@ def test_identities_of_arrays_can_be_verified(started):
     ),
   ],
 )
-def test_arrays_that_would_be_read_wrong_are_one_sentence(fedavg_run, changes, flags, words):
+def test_errors_of_arrays_are_one_sentence(fedavg_run, changes, flags, words):
   result = fedavg_run(archive("own.npz", **changes), *flags)
   check_refused(result, words)
 
 
-def test_folders_that_could_be_misread_are_one_sentence(fedavg_run, federation, tmp_path):
+def test_errors_of_folders_are_one_sentence(fedavg_run, federation, tmp_path):
   write(tmp_path / "own" / "Test" / "class0" / "0.png", flat(0, 6))
   result = fedavg_run(federation)
   check_refused(result, "'Test', which names a split, next to 'ann0'")
 
 
-def test_an_own_model_with_batch_statistics_is_one_sentence(fedavg_run, monkeypatch):
+def test_the_error_of_a_model_with_flax_batch_norm_is_one_sentence(fedavg_run, monkeypatch):
   class OwnNet(nn.Module):
     norm: object
     num_classes: int

@@ -1,4 +1,4 @@
-"""The flags of the regimes of paper 004, app. K: what they mean in steps, and what they refuse."""
+"""Flags of the regimes of paper 004, app. K: drift, order and labels in the task, and errors."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def config(arguments, kind=FedAvgFlags):
     ("", SsgdFlags, 1),
     ("", FedAvgFlags, 1),
     ("--local_steps=3", FedAvgFlags, 3),
-    # Batches of 32: one, two and three steps an epoch.
+    # With batches of 32 an epoch has one, two or three steps.
     ("--local_epochs=2", FedAvgFlags, [2, 4, 6]),
   ],
 )
@@ -38,14 +38,14 @@ def test_the_steps_of_a_round(arguments, kind, steps):
   np.testing.assert_array_equal(config(arguments, kind).steps(SIZES), steps)
 
 
-def test_a_drift_reaches_the_task_in_steps(tiny_source):
+def test_the_task_has_the_steps_of_a_drift(tiny_source):
   given = config("--drift=label --rounds=10 --local_steps=3 --norm=gn --partition=iid --clients=3")
   settled, task = train.prepare(given, tiny_source)
   assert settled.drift_rounds == 5
   assert (task.data.num_stretches.tolist(), task.data.stretch_steps.tolist()) == ([2] * 3, [15] * 3)
 
 
-def test_orders_and_labels_reach_the_task(tiny_source):
+def test_the_task_has_the_order_and_the_replaced_labels(tiny_source):
   division = partitions.make("iid", tiny_source.train.labels, 3, 0)
   given = config("--batch_order=label --order_block=5 --norm=gn --relabelled=0.4")
   task = train.make_task(given, tiny_source, division)
@@ -55,14 +55,14 @@ def test_orders_and_labels_reach_the_task(tiny_source):
   ]
   assert sorted((c.all(), c.any()) for c in changed) == [(False, False)] * 2 + [(True, True)]
   np.testing.assert_array_equal(task.source.test.labels, tiny_source.test.labels)
-  # An epoch goes by the labels that the client gives.
+  # An epoch is sorted by the replaced labels.
   for k in range(3):
-    own = task.data.order[task.data.offsets[k] :][: task.data.sizes[k]]
-    assert (np.diff(task.data.labels[own]) >= 0).all()
+    ids = task.data.order[task.data.offsets[k] :][: task.data.sizes[k]]
+    assert (np.diff(task.data.labels[ids]) >= 0).all()
 
 
-def test_labels_that_clients_do_not_know_are_not_trained_on_but_counted(tiny_source):
-  """The picture of the partition and a client's own mix of labels are of all its examples."""
+def test_hidden_labels_are_counted_but_not_trained_on(tiny_source):
+  """The figure of the partition and the label counts of a client include hidden labels."""
   labels = tiny_source.train.labels
   division = partitions.make("iid", labels, 3, 0)
   given = config("--norm=gn --autoencoder=0.1 --labelled=0.1", SplitFlags)
@@ -70,14 +70,14 @@ def test_labels_that_clients_do_not_know_are_not_trained_on_but_counted(tiny_sou
   known = data.targets != HIDDEN_LABEL
   np.testing.assert_array_equal(data.targets[known], labels[known])
   counts = label_counts(data, np.arange(3), 4)
-  for k, own in enumerate(partitions.client(division, k) for k in range(3)):
-    assert known[own].sum() == max(1, round(0.1 * len(own)))
-    np.testing.assert_array_equal(counts[k], np.bincount(labels[own], minlength=4))
+  for k, ids in enumerate(partitions.client(division, k) for k in range(3)):
+    assert known[ids].sum() == max(1, round(0.1 * len(ids)))
+    np.testing.assert_array_equal(counts[k], np.bincount(labels[ids], minlength=4))
 
 
 @pytest.mark.parametrize("flag", ["--evaluate_clients=2", "--fine_tune_steps=1", "--diagnostics"])
-def test_clients_that_label_otherwise_are_not_tested_by_their_labels(flag):
-  with pytest.raises(UserError, match="--relabelled keeps the labels of the test set"):
+def test_relabelled_clients_cannot_be_tested(flag):
+  with pytest.raises(UserError, match="relabelled clients cannot be tested"):
     config(f"--relabelled=0.4 {flag}")
 
 
@@ -95,6 +95,6 @@ def test_clients_that_label_otherwise_are_not_tested_by_their_labels(flag):
     ("--fine_tune_steps=0", FedAvgFlags, "fine_tune_steps"),
   ],
 )
-def test_what_would_do_nothing_is_refused(arguments, kind, words):
+def test_options_that_would_do_nothing_are_refused(arguments, kind, words):
   with pytest.raises((UserError, flags.Error), match=words):
     config(arguments, kind)

@@ -1,4 +1,4 @@
-"""The binary that tells which classes are where."""
+"""The binary that prints and draws the classes of each region."""
 
 import csv
 
@@ -13,13 +13,13 @@ from fedjax_norm.errors import UserError
 def run(folder, *options):
   values = flags.FlagValues()
   define(regions.CONFIG, values)
-  values(["regions", f"--output={folder / 'out'}", *options])  # the last of several counts
+  values(["regions", f"--output={folder / 'out'}", *options])  # the last of repeated flags is used
   regions.run(parse(regions.CONFIG, values))
 
 
 @pytest.fixture
 def index(tmp_path):
-  """100 zebras and 20 cats, most of both in Africa; two cats nowhere. No image is there."""
+  """Returns an index of 100 zebras and 20 cats, two cats without a country; no image exists."""
   where = ["KE"] * 75 + ["US"] * 25 + ["ZA"] * 15 + ["DE"] * 3 + [""] * 2
   rows = [
     f"{i}.png,{'zebra' if i < 100 else 'cat'},{code},{'test' if i % 5 == 4 else 'train'}"
@@ -29,13 +29,13 @@ def index(tmp_path):
   return f"--data=csv:{tmp_path / 'index.csv'}"
 
 
-def test_table_and_files_tell_the_shares(tmp_path, capsys, index):
+def test_the_table_and_the_files_have_the_shares(tmp_path, capsys, index):
   run(tmp_path, index, "--top=1")
   out = capsys.readouterr().out
   assert "note: left out 2 of 120 images, which have no natural client\n" in out
   lines = [line.split() for line in out.splitlines()]
-  # Training images: Africa 60 zebras and 12 cats, Americas 20 zebras, Europe 3 cats. Of zebras the
-  # Americas have 1 / (1 + 5 / 6), of cats Europe has 1 / (1 + 1 / 6).
+  # Training images: Africa 60 zebras and 12 cats, Americas 20 zebras, Europe 3 cats. The Americas
+  # have the normalized share 1 / (1 + 5 / 6) of zebras, Europe 1 / (1 + 1 / 6) of cats.
   table = {line[0]: line[1:] for line in lines if line[0] in ("Africa", "Americas", "Europe")}
   assert table == {
     "Africa": ["72", "zebra", "(45%)"],
@@ -56,29 +56,25 @@ def test_table_and_files_tell_the_shares(tmp_path, capsys, index):
 
 
 def test_any_partition_has_regions(tmp_path, capsys):
-  run(
-    tmp_path,
-    "--data=synthetic:classes=4,train=80,test=8,size=3",
-    "--partition=classes",
-    "--clients=4",
-  )
+  data = "--data=synthetic:classes=4,train=80,test=8,size=3"
+  run(tmp_path, data, "--partition=classes", "--clients=4")
   out = capsys.readouterr().out
-  assert out.count("(100%)") == 4  # a class each
+  assert out.count("(100%)") == 4  # one class per client
   assert "on average 3.0 of 4 regions have less than 1% of a class" in out
 
 
-def test_regions_choose_the_images_of_any_partition(tmp_path, capsys, index):
+def test_images_without_a_region_are_left_out_for_any_partition(tmp_path, capsys, index):
   run(tmp_path, index, "--partition=iid", "--clients=5", "--region=continent")
   out = capsys.readouterr().out
   assert "left out 2 of 120 images" in out
   assert out.count("client ") == 5
 
 
-def test_identities_to_be_verified_have_a_table(tmp_path, capsys):
-  """A folder whose test classes are others than its training classes."""
-  for place in ("train/anna/a.png", "train/ben/b.png", "test/carl/c.png"):
-    (tmp_path / "faces" / place).parent.mkdir(parents=True)
-    (tmp_path / "faces" / place).touch()
+def test_identities_to_verify_have_a_table(tmp_path, capsys):
+  """The test classes of the folder differ from its training classes."""
+  for path in ("train/anna/a.png", "train/ben/b.png", "test/carl/c.png"):
+    (tmp_path / "faces" / path).parent.mkdir(parents=True)
+    (tmp_path / "faces" / path).touch()
   run(tmp_path, f"--data=folder:{tmp_path / 'faces'}", "--partition=iid", "--clients=2")
   assert "carl" not in capsys.readouterr().out
 
@@ -94,6 +90,6 @@ def test_identities_to_be_verified_have_a_table(tmp_path, capsys):
     (["--output=/dev/null/regions"], "another one"),
   ],
 )
-def test_what_cannot_be_is_one_sentence(tmp_path, index, options, words):
+def test_errors_are_one_sentence(tmp_path, index, options, words):
   with pytest.raises(UserError, match=words):
     run(tmp_path, index, *options)

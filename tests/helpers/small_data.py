@@ -1,21 +1,35 @@
-"""What the tests of the data sources share."""
+"""Small data sets for the tests of sources and partitions."""
 
 import numpy as np
+from hypothesis import strategies as st
 from PIL import Image
+
+from fedjax_norm.data.partitions import registry as partitions
+
+BALANCED = np.repeat(np.arange(10), 100)
+
+label_lists = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(np.asarray)
+
+
+def class_counts(name, labels, num_clients, seed=0, **options):
+  """Makes a partition and returns the number of each client's examples of each class, [K, C]."""
+  made = partitions.make(name, labels, num_clients, seed, **options)
+  return partitions.counts(made, labels, int(labels.max()) + 1)
 
 
 def write(path, pixels, **options):
-  """Saves pixels as an image file, in folders that need not be there yet."""
+  """Saves pixels as an image file and creates its folders."""
   path.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(np.asarray(pixels, np.uint8)).save(path, **options)
 
 
 def flat(value, size=4, channels=3):
-  """The pixels of an image of one colour."""
+  """Returns the pixels of an image of one colour."""
   return np.full((size, size, channels) if channels > 1 else (size, size), value)
 
 
 def check(source):
+  """Asserts that shapes, dtypes and labels of a source are consistent."""
   for examples in (source.train, source.test):
     assert examples.images.ndim == 4
     assert examples.images.dtype in (np.uint8, np.float32)
@@ -26,6 +40,7 @@ def check(source):
 
 
 def same(one, two):
+  """Returns whether two sources have equal images and labels."""
   return all(
     np.array_equal(a, b)
     for part in ("train", "test")
@@ -34,6 +49,7 @@ def same(one, two):
 
 
 def arrays(**changes):
+  """Returns the arrays of a small data set, some replaced or, if None, removed."""
   rng = np.random.default_rng(0)
   result = {
     "x_train": rng.integers(0, 256, (6, 4, 4, 3), np.uint8),
@@ -46,7 +62,7 @@ def arrays(**changes):
 
 
 def saved(kind, folder, given):
-  """Writes arrays as an archive or a folder, and gives the name of the source."""
+  """Writes arrays as an archive or a folder and returns the name of the source."""
   if kind == "npz":
     np.savez(folder / "data.npz", **given)
     return f"npz:{folder / 'data.npz'}"

@@ -1,0 +1,169 @@
+"""Partitions with label skew against the papers' examples by hand, and their exact invariants."""
+
+import numpy as np
+import pytest
+from helpers.small_data import BALANCED, class_counts, label_lists
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from fedjax_norm.data.partitions import registry as partitions
+from fedjax_norm.errors import UserError
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+  labels=label_lists, num_clients=st.integers(1, 8), each=st.integers(1, 7), seed=st.integers(0, 99)
+)
+def test_clients_have_exactly_k_classes_unless_impossible(labels, num_clients, each, seed):
+  sizes = np.bincount(labels)
+  sizes = sizes[sizes > 0]
+  possible = (
+    len(sizes) <= num_clients * each
+    and each <= len(sizes)
+    and np.minimum(sizes, num_clients).sum() >= num_clients * each
+    and num_clients <= len(labels)
+  )
+  if not possible:
+    with pytest.raises(UserError):
+      partitions.make("classes", labels, num_clients, seed, classes_per_client=each)
+    return
+  counts = class_counts("classes", labels, num_clients, seed, classes_per_client=each)
+  np.testing.assert_array_equal((counts > 0).sum(1), each)
+  assert ((counts > 0).any(0) == (np.bincount(labels) > 0)).all()
+
+
+@pytest.mark.parametrize(("num_clients", "each"), [(10, 2), (10, 1), (5, 2), (10, 10), (20, 3)])
+def test_balanced_classes_give_even_clients(num_clients, each):
+  counts = class_counts("classes", BALANCED, num_clients, classes_per_client=each)
+  np.testing.assert_array_equal((counts > 0).sum(1), each)
+  assert np.ptp(counts.sum(1)) <= 1
+
+
+def test_shared_classes_even_out_the_sizes():
+  # 3 x 4 classes for 10 classes: two classes are shared and divided to even out the sizes.
+  assert np.ptp(class_counts("classes", BALANCED, 3, classes_per_client=4).sum(1)) <= 2
+
+
+def test_larger_classes_have_more_clients():
+  labels = np.repeat([0, 1], [900, 100])
+  counts = class_counts("classes", labels, 10, classes_per_client=1)
+  np.testing.assert_array_equal((counts > 0).sum(0), [9, 1])
+  np.testing.assert_array_equal(counts.sum(1), 100)
+
+
+def test_the_client_of_a_rare_class_is_random():
+  labels = np.repeat([0, 1], [900, 100])
+  holders = {
+    int(class_counts("classes", labels, 10, seed, classes_per_client=1)[:, 1].argmax())
+    for seed in range(30)
+  }
+  assert len(holders) >= 6
+
+
+def test_combinations_of_classes_depend_on_the_seed():
+  combinations = {
+    tuple(map(tuple, class_counts("classes", BALANCED, 10, seed, classes_per_client=2) > 0))
+    for seed in range(5)
+  }
+  assert len(combinations) == 5
+
+
+@pytest.mark.parametrize(
+  ("ratio", "client_1", "client_2"),
+  [
+    (0.0, [0] * 5 + [100] * 5, [100] * 5 + [0] * 5),
+    (0.25, [25] * 5 + [75] * 5, [75] * 5 + [25] * 5),
+    (0.5, [50] * 10, [50] * 10),
+    (1.0, [100] * 5 + [0] * 5, [0] * 5 + [100] * 5),
+  ],
+)
+def test_two_clients_follow_equations_9_and_10_of_paper_000(ratio, client_1, client_2):
+  counts = class_counts("ratio", BALANCED, 2, ratio=ratio)
+  np.testing.assert_array_equal(counts, [client_1, client_2])
+
+
+def test_further_clients_share_the_rest_evenly():
+  labels = np.repeat(np.arange(6), 120)
+  counts = class_counts("ratio", labels, 3, ratio=0.5)
+  main, other = 60, 30
+  np.testing.assert_array_equal(
+    counts,
+    [[other] * 2 + [main] * 2 + [other] * 2, [other] * 4 + [main] * 2, [main] * 2 + [other] * 4],
+  )
+  np.testing.assert_array_equal(class_counts("ratio", labels, 3, ratio=2 / 3), np.full((3, 6), 40))
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels=label_lists, ratio=st.floats(0, 1))
+def test_each_class_of_a_ratio_is_within_one_example_of_its_share(labels, ratio):
+  classes = np.unique(labels)
+  assume(len(classes) >= 2)
+  try:
+    counts = class_counts("ratio", labels, 2, ratio=ratio)[:, classes]
+  except UserError:
+    return
+  first = np.arange(len(classes)) < -(-len(classes) // 2)
+  exact = np.where(first, ratio, 1 - ratio) * np.bincount(labels)[classes]
+  assert np.abs(counts[0] - exact).max() < 1 + 1e-9
+
+
+def test_a_fully_skewed_partition_is_sorted_by_label():
+  counts = class_counts("skew", BALANCED, 5, fraction=1.0)
+  np.testing.assert_array_equal(counts, np.kron(np.eye(5, dtype=int), [[100, 100]]))
+
+
+def test_a_partly_skewed_partition_has_the_fraction_and_its_part_of_the_rest():
+  labels = np.repeat(np.arange(5), 1000)
+  counts = class_counts("skew", labels, 5, fraction=0.6)
+  main = np.diag(counts)
+  # 600 by label, and a fifth of the 400 that are divided at random (standard deviation 8).
+  assert (np.abs(main - 680) < 45).all()
+  assert (np.abs(counts[~np.eye(5, dtype=bool)] - 80) < 45).all()
+
+
+def test_dominant_clients_have_80_percent_one_class_and_20_the_next():
+  expected = 80 * np.eye(10, dtype=int) + 20 * np.roll(np.eye(10, dtype=int), 1, axis=1)
+  np.testing.assert_array_equal(class_counts("dominant", BALANCED, 10), expected)
+  np.testing.assert_array_equal(
+    class_counts("dominant", BALANCED, 20), np.concatenate([expected, expected]) // 2
+  )
+
+
+def test_dominant_with_fewer_clients_uses_blocks_of_classes():
+  counts = class_counts("dominant", BALANCED, 5, dominant_share=0.7)
+  blocks = 70 * np.eye(5, dtype=int) + 30 * np.roll(np.eye(5, dtype=int), 1, axis=1)
+  np.testing.assert_array_equal(counts, np.kron(blocks, [[1, 1]]))
+
+
+def test_dominant_clients_have_their_share_of_each_class_if_c_does_not_divide_k():
+  counts = class_counts("dominant", BALANCED, 13)
+  for k in range(13):
+    assert set(np.flatnonzero(counts[k])) == {k % 10, (k + 1) % 10}
+  for c in range(10):
+    assert counts[np.arange(13) % 10 == c, c].sum() == 80
+
+
+def test_dirichlet_clients_have_more_classes_with_larger_alpha():
+  labels = np.repeat(np.arange(10), 500)
+  shares = [
+    (counts / counts.sum(1, keepdims=True)).max(1).mean()
+    for counts in (class_counts("dirichlet", labels, 10, alpha=a) for a in (0.05, 1.0, 1000.0))
+  ]
+  assert shares[0] > 0.6 > shares[1] > 0.15 > shares[2]
+
+
+def test_dirichlet_repeats_the_draw_until_all_clients_have_enough():
+  made = partitions.make("dirichlet", BALANCED, 10, 0, alpha=0.5, min_size=30)
+  assert partitions.sizes(made).min() >= 30
+
+
+def test_labels_may_have_gaps():
+  labels = np.repeat([2, 5, 9], 10)
+  np.testing.assert_array_equal(
+    class_counts("classes", labels, 3, classes_per_client=1).max(1), [10, 10, 10]
+  )
+
+
+def test_one_class_cannot_dominate():
+  with pytest.raises(UserError, match="2 classes"):
+    partitions.make("dominant", np.zeros(10, int), 2, 0)
