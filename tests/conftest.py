@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
+from helpers import wire_extra
 
 from fedjax_norm import client_mapping
 from fedjax_norm.data.examples import Examples, Source
@@ -24,6 +25,13 @@ os.environ["XLA_FLAGS"] = " ".join(
   )
 )
 client_mapping.use_host_devices(2)  # the imports above have not started JAX
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+  """Skips the test files of the extra ``wire`` if its packages are not installed."""
+  if wire_extra.MISSING and wire_extra.needed_by(module_path):
+    return wire_extra.SkippedModule.from_parent(parent, path=module_path)
+  return None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -45,6 +45,9 @@ LAYERS = (
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
+# The modules of the extra ``wire`` that work without its packages, and check for them.
+CHECKS = ("wire/protocol/packages.py", "cli/wire/options.py", "cli/wire/launch.py")
+
 # The layers and modules that may write files, print and log.
 OUTER = ("training/", "wire/", "cli/", "study/", "data/sources/tiny_imagenet.py")
 # os.replace and shutil.move write, str.replace and NamedTuple._replace do not: these names write
@@ -127,6 +130,19 @@ def upward(path: str, tree: ast.AST) -> list[str]:
   ]
 
 
+def needs_extra(tree: ast.AST) -> list[str]:
+  """The imports that need the packages of the extra ``wire``."""
+  found = package_imports(tree)
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      found += [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      found += [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+  checks = tuple(f"fedjax_norm.{path.removesuffix('.py').replace('/', '.')}" for path in CHECKS)
+  extra = ("grpc", "cryptography", "fedjax_norm.wire", "fedjax_norm.cli.wire")
+  return [name for name in found if name.startswith(extra) and not name.startswith(checks)]
+
+
 def side_effects(tree: ast.AST) -> list[str]:
   """What a module does to files, the terminal or a log, as 'line: what'."""
   found = []
@@ -176,6 +192,25 @@ def test_imports_go_down_the_layers(path):
 )
 def test_inner_layers_have_no_side_effects(path):
   assert not side_effects(parse(path))
+
+
+@pytest.mark.parametrize(
+  "path",
+  [
+    p
+    for p in MODULES
+    if relative(p) in CHECKS or not relative(p).startswith(("wire/", "cli/wire/"))
+  ],
+  ids=relative,
+)
+def test_only_the_wire_needs_its_extra(path):
+  assert not needs_extra(parse(path))
+
+
+def test_the_check_sees_the_packages_of_the_extra():
+  for text in ("import grpc", "from cryptography import x509", "from fedjax_norm.cli import wire"):
+    assert needs_extra(ast.parse(text))
+  assert needs_extra(parse(ROOT / "cli/wire/server.py"))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from fedjax_norm.cli import app, methods, train
 from fedjax_norm.cli.choice import Choice
 from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.flags import define
-from fedjax_norm.cli.wire import build, certificates
 from fedjax_norm.cli.wire.options import CertificatesFlags
 from fedjax_norm.errors import UserError
 from fedjax_norm.models import registry
@@ -92,7 +91,9 @@ def asgd_run(_run, monkeypatch):
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-  """The folder that the test works in, with certificates."""
+  """The working folder of the test, with certificates."""
+  from fedjax_norm.cli.wire import certificates
+
   monkeypatch.chdir(tmp_path)
   certificates.main(CertificatesFlags(clients="alice0,alice1,carol"))
   return tmp_path
@@ -100,7 +101,9 @@ def made(tmp_path, monkeypatch):
 
 @pytest.fixture
 def compiled_once(monkeypatch):
-  """Parties of one network in this process share what they compile."""
+  """Parties with the same network in this process share compiled functions."""
+  from fedjax_norm.cli.wire import build
+
   made, lock, make = {}, threading.Lock(), build.build_network
 
   def shared(config, *shape):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from absl import flags
-from helpers import flag_table
+from helpers import flag_table, wire_extra
 from helpers.flag_table import BINARIES
 
 from fedjax_norm import client_mapping, host_memory, models
@@ -33,7 +33,6 @@ from fedjax_norm.cli.commands import (
 )
 from fedjax_norm.cli.flags import define, parse, shown
 from fedjax_norm.cli.train import prepare
-from fedjax_norm.cli.wire import build, certificates, client, server
 from fedjax_norm.models import registry
 from fedjax_norm.models.flops import Flops
 from fedjax_norm.models.small import Tiny
@@ -41,7 +40,10 @@ from fedjax_norm.norm import Mode
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.final_model import save_model
 from fedjax_norm.training.storage.run_folder import RunFolder
-from fedjax_norm.wire.protocol import frames
+
+if not wire_extra.MISSING:
+  from fedjax_norm.cli.wire import build, client, server
+  from fedjax_norm.wire.protocol import frames, private_files
 
 _SECONDS = 10  # for one value, of which checks take milliseconds
 _HEADROOM = 2**31  # bytes that checking and building may take
@@ -82,6 +84,8 @@ def made(binary, *arguments):
 
 def said(binary, *arguments):
   """(exit code, None if accepted; the errors) of a binary's call."""
+  if binary.needs_wire:
+    wire_extra.require()
   err = io.StringIO()
   with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
     try:
@@ -99,7 +103,8 @@ def files(tmp_path_factory):
   folder = tmp_path_factory.mktemp("flags")
   with contextlib.chdir(folder):
     maker, split = BINARIES["certificates"], BINARIES["split:split"]
-    certificates.main(parse(maker.config, made(maker, "--output=certs")))
+    if not wire_extra.MISSING:
+      maker.main(made(maker, "--output=certs"), maker.config)
     config = parse(split.config, made(split))
     config, task = prepare(config, train.load(config))
     with RunFolder.open(folder / "split_run", config.saved(), True) as run:
@@ -159,10 +164,7 @@ def _no_work(files, monkeypatch):
     (stages, "step_flops", lambda *_, **__: Flops(1.0, 3.0)),
     (communication, "write", accept),
     (compare.plots, "save", accept),
-    (certificates.private, "create", accept),
-    (server, "RunFolder", SimpleNamespace(open=accept)),
-    (client, "RunFolder", SimpleNamespace(open=accept)),
-    (client, "Caller", _server),
+    *_wire_stubs(),
     (host_memory, "total_bytes", lambda: 2**28),
   ]:
     monkeypatch.setattr(place, name, stub)
@@ -174,12 +176,24 @@ def _no_work(files, monkeypatch):
   resource.setrlimit(resource.RLIMIT_AS, kept)
 
 
+def _wire_stubs():
+  if wire_extra.MISSING:
+    return []
+  folder = SimpleNamespace(open=accept)
+  return [
+    (private_files, "create", accept),
+    (server, "RunFolder", folder),
+    (client, "RunFolder", folder),
+    (client, "Caller", _server),
+  ]
+
+
 @contextlib.contextmanager
 def _server(*_, **__):
   binary = BINARIES["split_server"]
-  told = build.server_settings(parse(binary.config, made(binary)))
-  told |= {"image_shape": [6, 6, 1], "classes": 4}
-  yield lambda *_: frames.encode_json({"run": "0" * 32, "clients": ["alice0"], "told": told})
+  settings = build.server_settings(parse(binary.config, made(binary)))
+  settings |= {"image_shape": [6, 6, 1], "classes": 4}
+  yield lambda *_: frames.encode_json({"run": "0" * 32, "clients": ["alice0"], "told": settings})
 
 
 @contextlib.contextmanager

@@ -20,9 +20,9 @@ from fedjax_norm.cli.commands import (
 )
 from fedjax_norm.cli.commands.leakage import LeakageFlags
 from fedjax_norm.cli.flags import parse, shown
-from fedjax_norm.cli.wire import certificates, client, server
+from fedjax_norm.cli.wire.launch import main_of
 from fedjax_norm.cli.wire.options import CertificatesFlags, ClientFlags, ServerFlags
-from fedjax_norm.papers.options import PaperFlags
+from fedjax_norm.papers.paper_flags import PaperFlags
 
 # What no flag of a number takes: no plain digits, or more than programs compute with.
 UNREADABLE = ("", " 5", "1_0", "\u00b2", "\u0663", "five", "nan", "inf", "0x1f", "9" * 5000)
@@ -40,11 +40,13 @@ class Binary(NamedTuple):
     main: (the parsed flags, the config class) -> the exit code.
     config: the class of its flags.
     base: the flags of every call, which are accepted.
+    needs_wire: whether it needs the packages of the extra ``wire``.
   """
 
   main: Callable[[Any, type], int]
   config: type
   base: tuple[str, ...]
+  needs_wire: bool = False
 
 
 def _training(main: Callable[[Any], None]) -> Callable[[Any, type], int]:
@@ -123,19 +125,23 @@ BINARIES = {
     compare.CompareFlags,
     (),
   ),
-  "certificates": Binary(_plain(certificates.main), CertificatesFlags, ("--clients=alice0",)),
+  "certificates": Binary(
+    _plain(main_of("certificates")), CertificatesFlags, ("--clients=alice0",), needs_wire=True
+  ),
   "split_server": Binary(
-    _training(server.main),
+    _training(main_of("server")),
     ServerFlags,
     ("--authority=certs/authority.pem", "--certificate=certs/localhost.pem",
      "--key=certs/localhost.key", "--client_names=alice0", "--image_shape=6x6x1", "--classes=4",
      "--norm=gn", "--rounds=4", "--eval_every=2", "--batch_size=8", "--cut=conv1"),
+    needs_wire=True,
   ),
   "split_client": Binary(
-    _training(client.main),
+    _training(main_of("client")),
     ClientFlags,
     ("--authority=certs/authority.pem", "--certificate=certs/alice0.pem",
      "--key=certs/alice0.key", DATA, "--cut=conv1"),
+    needs_wire=True,
   ),
 }  # fmt: skip
 """By the module's name, and the value of the flag that chooses the others."""

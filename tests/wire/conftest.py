@@ -1,20 +1,21 @@
-"""What all tests of the wire share."""
+"""Fixtures of all tests of split learning over a network."""
 
 import pytest
-from helpers.wire_world import simulated
-
-from fedjax_norm.wire.client import training
-from fedjax_norm.wire.server import run_requests
 
 
 @pytest.fixture(scope="session")
 def plain():
-  """The variables that ``--step_by_step`` ends with in one process."""
+  """The final variables of ``--step_by_step`` in one process."""
+  from helpers.wire_world import simulated
+
   return simulated()
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-  """Whoever waits for a turn asks again soon."""
+def _short_waits(monkeypatch):
+  """Parties that wait ask again soon."""
+  from fedjax_norm.wire.client import training
+  from fedjax_norm.wire.server import run_requests
+
   monkeypatch.setattr(run_requests, "_LONGEST_POLL", 0.05)
   monkeypatch.setattr(training, "PAUSE", 0.02)
