@@ -1,7 +1,7 @@
 """A simulated clock: how long rounds would take on real nodes behind a real network.
 
 Times are in seconds, bandwidths in bytes per second. A message of b bytes takes the one-way latency
-plus b / bandwidth. ClientMapping send in parallel; the server's link and computation cost nothing.
+plus b / bandwidth. Nodes send in parallel; the server's link and computation cost nothing.
 """
 
 from pathlib import Path
