@@ -86,7 +86,7 @@ def help_of(kind: type[options.Options], description: str, end: str = "") -> str
     description: purpose of the binary.
     end: lines about further flags.
   """
-  parts = [description.strip()]
+  parts = [description.strip().replace("``", "")]
   by_group: dict[str, list[Option]] = {}
   for one in shown(kind):
     by_group.setdefault(one.group, []).append(one)

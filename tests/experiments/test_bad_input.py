@@ -11,7 +11,7 @@ from helpers.binaries import PYTHONPATH
 
 from fedjax_norm.cli import app
 
-# (the flags, what the sentence must mention)
+# (flags, regular expression that the sentence must match)
 TABLE = [
   # flags that do not parse
   ("--rounds=abc", "rounds"),
@@ -153,12 +153,12 @@ def check_sentence(code: int, err: str, mentions: str) -> None:
 def test_flags(fedavg_run, arguments, mentions, tmp_path):
   result = fedavg_run(*arguments.split())
   check_sentence(result.code, result.err, mentions)
-  # Whatever is found wrong before training leaves no folder behind.
+  # An error before training leaves no folder behind.
   assert not (tmp_path / "runs").exists()
 
 
 def test_files(fedavg_run, tmp_path):
-  """Damaged data, and places where no run can be written."""
+  """Damaged data, and folders in which no run can be written."""
   images, labels = np.zeros((8, 6, 6, 1), np.float32), np.arange(8) % 2
   np.savez("short.npz", x_train=images, y_train=labels[:7], x_test=images, y_test=labels)
   np.savez("lacking.npz", x_train=images, y_train=labels)
@@ -185,7 +185,7 @@ def test_files(fedavg_run, tmp_path):
 
 
 def test_divergence_is_one_sentence(fedavg_run):
-  """A rate that explodes: exit code 1 (what was saved before stays, see the loop's tests)."""
+  """A learning rate that is too large ends with exit code 1."""
   result = fedavg_run("--norm=none", "--lr=1e30", "--workdir=run")
   check_sentence(result.code, result.err, "not a number")
   assert result.code == 1
@@ -199,14 +199,14 @@ def test_another_configuration_is_refused_by_name(fedavg_run):
   check_sentence(result.code, result.err, "already holds a run")
 
 
-def test_a_flag_that_is_not_there_is_one_sentence(capsys):
+def test_an_unknown_flag_is_one_sentence(capsys):
   with pytest.raises(SystemExit) as end:
     app.parse_flags(["fedavg", "--nothing=1"])
   check_sentence(end.value.code, capsys.readouterr().err, "nothing")
 
 
 def process(folder, binary, *arguments):
-  """A binary in a process of its own, as a command starts it."""
+  """Runs a binary as a command does."""
   return subprocess.run(
     [sys.executable, "-m", f"experiments.{binary}", *arguments],
     cwd=folder,
@@ -218,12 +218,11 @@ def process(folder, binary, *arguments):
 
 
 def test_the_command_itself_prints_no_traceback(tmp_path):
-  """The same through a real process, after JAX has started."""
+  """As above in a real process, after JAX has started."""
   done = process(tmp_path, "fedavg", "--clients=2000")
   check_sentence(done.returncode, done.stderr, "2000")
 
 
-def test_jax_says_nothing_of_backends_that_are_not_there(tmp_path):
-  """In none of the binaries, which have the same way to their flags."""
+def test_jax_prints_nothing_about_missing_backends(tmp_path):
   done = process(tmp_path, "stages", "--image_size=6")
   assert (done.returncode, done.stderr) == (0, "")

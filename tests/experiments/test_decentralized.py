@@ -10,8 +10,8 @@ from fedjax_norm.cli.methods import DECENTRALIZED
 from fedjax_norm.training.skewscout import make_theta_schedule
 
 
-def settled(algorithm: str, **options):
-  """The flags with the lengths and the values in force, of ten clients."""
+def filled(algorithm: str, **options):
+  """The config for ten clients with all defaults filled in."""
   config = DECENTRALIZED.config(algorithm)(**options).in_rounds(10, 1000)
   return config.fill_defaults(config.make_norm(config.rounds), all_clients=True)
 
@@ -26,7 +26,7 @@ def rows(folder: str) -> list[dict[str, str]]:
 
 
 def test_skewscout_by_epochs(decentralized_run):
-  """Two epochs of two rounds; the rate falls after the first, and Gaia's threshold with it."""
+  """Two epochs of two rounds; rate and theta fall after the first."""
   result = decentralized_run(
     "--algorithm=gaia",
     "--norm=bn",
@@ -54,22 +54,22 @@ def test_skewscout_by_epochs(decentralized_run):
 
 
 def test_defaults():
-  config = settled("gaia", norm="bn")
+  config = filled("gaia", norm="bn")
   assert config.batch_stats == "local"
-  assert settled("gaia", norm="fixbn").batch_stats == "mean"
+  assert filled("gaia", norm="fixbn").batch_stats == "mean"
   threshold = theta_schedule(config)
   assert threshold.follows_rate
   assert threshold.scout is None
   np.testing.assert_allclose(threshold.values, np.full(600, 0.1, np.float32))
-  bsp = settled("bsp")
+  bsp = filled("bsp")
   assert theta_schedule(bsp) is None
   assert (bsp.reduction, bsp.weighting) == ("sum", "uniform")
-  assert settled("bsp", norm="sync_bn").weighting == "examples"
-  assert settled("bsp", reduction="mean").weighting == "uniform"
+  assert filled("bsp", norm="sync_bn").weighting == "examples"
+  assert filled("bsp", reduction="mean").weighting == "uniform"
 
 
 def test_warm_up_and_boundaries_in_epochs():
-  """500 mini-batches an epoch: E_warm = 2 makes stages of 1,000."""
+  """An epoch has 500 mini-batches, so that E_warm = 2 makes stages of 1,000."""
   flags = DECENTRALIZED.config("dgc")(
     batch_size=20, epochs=12, sparsity_warmup_epochs=2, lr_schedule="step", lr_boundaries=(6, 9)
   )
@@ -89,7 +89,7 @@ def test_the_grids_are_the_papers():
     "dgc": (0.75, 0.9375, 0.984375, 0.996, 0.999),
   }
   for name, grid in grids.items():
-    config = settled(name, skewscout="hill", rounds=500)
+    config = filled(name, skewscout="hill", rounds=500)
     scout = theta_schedule(config).scout
     assert (scout.grid, scout.start, scout.is_integer) == (grid, 0, name == "fedavg")
     assert scout.per_density == (name == "dgc")
@@ -98,7 +98,7 @@ def test_the_grids_are_the_papers():
 
 
 @pytest.mark.parametrize(
-  ("flags", "told"),
+  ("flags", "message"),
   [
     ("--threshold=0.1", "Unknown command line flag 'threshold'"),
     ("--algorithm=gaia --reduction=mean", "Unknown command line flag 'reduction'"),
@@ -136,8 +136,8 @@ def test_the_grids_are_the_papers():
     ),
   ],
 )
-def test_bad_flags_get_a_sentence(decentralized_run, flags, told):
+def test_bad_flags_get_a_sentence(decentralized_run, flags, message):
   result = decentralized_run(*flags.split())
   assert result.code in (1, 2)
-  assert told in result.err
+  assert message in result.err
   assert "Traceback" not in result.err

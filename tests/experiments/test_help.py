@@ -45,7 +45,7 @@ class Small(Options):
   at: tuple[float, ...] = option((0.5, 2.0), "Where it is.")
 
 
-def test_an_option_is_told_with_its_choices_default_and_need():
+def test_the_help_of_an_option():
   assert help_of(Small, "What it does.\n").startswith("""What it does.
 
 small things:

@@ -29,7 +29,7 @@ def test_a_finished_run_is_not_run_again(fedavg_run):
   assert result.code == 2
   assert "seeds" in result.err
   assert summary.read_bytes() == before[1]
-  # A lost record is no traceback.
+  # A missing metrics.csv is an error in one sentence.
   metrics.unlink()
   result = fedavg_run("--workdir=run")
   assert result.code == 2
@@ -44,10 +44,10 @@ def test_a_finished_run_is_not_run_again(fedavg_run):
     ("--norm=bn", "--fedbn", "--cohort=3"),
   ],
 )
-def test_a_run_stopped_before_a_checkpoint_goes_on_to_the_same_bits(
+def test_a_run_stopped_before_a_checkpoint_resumes_with_the_same_bits(
   fedavg_run, options, monkeypatch
 ):
-  """A stop between a row and its checkpoint: the row is cut and written again, once."""
+  """After a stop between a row and its checkpoint, the row is dropped and written again."""
   options = ("--rounds=24", "--eval_every=4", *options)
   assert fedavg_run(*options, "--workdir=whole").code == 0
   save = Checkpoints.save
@@ -71,7 +71,7 @@ def test_a_run_stopped_before_a_checkpoint_goes_on_to_the_same_bits(
 @pytest.mark.parametrize(
   ("number", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")]
 )
-def test_a_signal_waits_for_the_checkpoint_and_says_its_round(
+def test_a_signal_waits_for_the_checkpoint_and_prints_its_round(
   fedavg_run, monkeypatch, interruptible, number, code, name
 ):
   save = Checkpoints.save
@@ -99,8 +99,8 @@ def test_a_signal_waits_for_the_checkpoint_and_says_its_round(
 
 
 @pytest.mark.long
-def test_a_killed_run_goes_on_to_the_same_bits(fedavg_run, tmp_path):
-  """SIGKILL at a random moment, then the same command: the bits of an undisturbed run."""
+def test_a_killed_run_resumes_with_the_same_bits(fedavg_run, tmp_path):
+  """After SIGKILL at a random moment, the same command gives the bits of an undisturbed run."""
   options = ("--rounds=24", "--eval_every=4", "--norm=fixbn", "--freeze_round=7", "--cohort=3")
   assert fedavg_run(*options, "--workdir=whole").code == 0
   command = [sys.executable, "-m", "experiments.fedavg", *SMALL, *options]
@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(fedavg_run, tmp_path):
       time.sleep(0.01)
     time.sleep(chance.uniform(0, 0.3))
     run.send_signal(signal.SIGKILL)
-  # A kill can tear the row that is being written.
+  # A kill can leave an incomplete row.
   with open(metrics, "a") as file:
     file.write("21,expl")
   checkpoint = Checkpoints(tmp_path / "killed" / "checkpoints").latest()

@@ -51,8 +51,8 @@ def test_the_same_flags_give_the_same_bits_and_another_seed_does_not(fedavg_run)
 
 
 @pytest.mark.usefixtures("one_convolution")
-def test_where_the_data_stays_changes_nothing(fedavg_run, monkeypatch):
-  """From the host in windows of a round and more; a run may go on with either."""
+def test_data_on_the_host_gives_the_same_bits(fedavg_run, monkeypatch):
+  """Data on the host comes in windows of rounds; a run can resume with either ``--data_on``."""
   options = ("--norm=gn", "--cohort=3", "--partition=feature")
   assert fedavg_run(*options, "--workdir=device", "--data_on=device").code == 0
   monkeypatch.setattr(data_feed, "_WINDOW_BUDGET", 1)
@@ -80,10 +80,10 @@ def test_seeds_repeat_a_run(fedavg_run):
   assert total["bytes_up"] == alone["bytes_up"]  # a run's, not the sum
   np.testing.assert_allclose(total["loss"], np.mean(losses))
   np.testing.assert_allclose(total["loss_std"], np.std(losses, ddof=1))
-  # A seed of several is the run of that seed alone, although the program is shared.
+  # Each seed has the bits of a run of that seed alone, although the seeds share a program.
   assert fedavg_run("--norm=gn", "--seed=6", "--workdir=alone").code == 0
   assert parameters(Path("alone")) == parameters(Path("run") / "seed_6")
-  # Beside another run the seeds are their mean and deviation, in the table and round by round.
+  # A comparison shows mean and deviation of the seeds, in the table and in each round.
   table = compare.compare(["run", "alone"], "both.png", "title").splitlines()
   assert f"{total['top1']:.2%} ± {total['top1_std']:.2%}" in table[2]
   assert "±" not in table[3]
@@ -96,7 +96,7 @@ def test_seeds_repeat_a_run(fedavg_run):
 
 @pytest.mark.usefixtures("one_convolution")
 def test_a_seed_of_a_ramp_is_the_run_of_that_seed(fedavg_run):
-  """Unequal clients, whose numbers of steps differ between seeds, and ramps by time."""
+  """The clients' numbers of steps, and so the ramp, differ between seeds."""
   options = ("--norm=brn", "--partition=dirichlet", "--alpha=0.5", "--local_epochs=1")
   options += ("--batch_size=2", "--brn_ramp=0,0.5,0.5")
   assert fedavg_run(*options, "--seeds=2", "--workdir=sweep").code == 0
@@ -113,55 +113,55 @@ def test_a_seed_of_a_ramp_is_the_run_of_that_seed(fedavg_run):
   ],
 )
 def test_more_devices_than_there_is_work_for(options, fedavg_run):
-  """Two devices for a cohort of one, or a single batch of test examples."""
+  """There are two devices for a cohort of one, or for a single batch of test examples."""
   result = fedavg_run(*options, "--rounds=2", "--workdir=run")
   assert result.code == 0, result.err
   assert [row["round"] for row in read(Path("run"))] == ["2"]
 
 
 @pytest.mark.long
-def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
-  """In the user's cache folder; the numbers are the same."""
+def test_compiled_programs_are_saved_for_the_next_start(tmp_path):
+  """Programs are in the user's cache folder, and the numbers are the same."""
 
   def run(name):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "user")
     run_process(tmp_path, "--rounds=2", f"--workdir={name}", environment=environment)
 
-  def kept():
+  def programs():
     return sorted(f.name for f in (tmp_path / "user").rglob("*") if f.name.endswith("-cache"))
 
   run("first")
-  programs = kept()
-  assert any(name.startswith("jit_interval-") for name in programs)
+  first = programs()
+  assert any(name.startswith("jit_interval-") for name in first)
   run("second")
-  assert kept() == programs  # nothing was compiled anew
+  assert programs() == first  # nothing was compiled again
   assert read(tmp_path / "first") == read(tmp_path / "second")
 
 
-def test_compiled_programs_are_kept_where_and_only_if_they_can_be(tmp_path, monkeypatch, capsys):
-  told = {}
-  monkeypatch.setattr(jax.config, "update", told.__setitem__)
+def test_the_folder_of_compiled_programs(tmp_path, monkeypatch, capsys):
+  updates = {}
+  monkeypatch.setattr(jax.config, "update", updates.__setitem__)
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "the environment's")
   app.set_compilation_cache(True)
-  assert told == {}
+  assert updates == {}
   monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
   app.set_compilation_cache(True)
-  assert told["jax_compilation_cache_dir"].startswith(str(tmp_path / "user"))
-  told.clear()
+  assert updates["jax_compilation_cache_dir"].startswith(str(tmp_path / "user"))
+  updates.clear()
   app.set_compilation_cache(False)
-  assert told == {"jax_enable_compilation_cache": False}
-  told.clear()
+  assert updates == {"jax_enable_compilation_cache": False}
+  updates.clear()
   (tmp_path / "file").write_text("")
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
   app.set_compilation_cache(True)
-  assert told == {}
+  assert updates == {}
   assert "note: compiled programs are not saved;" in capsys.readouterr().out
 
 
-def test_fedbn_is_judged_on_each_clients_own_features(fedavg_run):
-  """Clients whose images are brighter by up to 3: their own models are tested on such images."""
+def test_fedbn_is_tested_on_each_clients_features(fedavg_run):
+  """Images of clients are brighter by up to 3; the test images of each client are too."""
   options = ("--partition=feature", "--feature_shift=brightness", "--feature_scale=3", "--fedbn")
   options += ("--norm=bn", "--rounds=30", "--eval_every=30", "--lr=0.1", "--batch_size=16")
   assert fedavg_run(*options, "--workdir=run", "--evaluate_clients=4").code == 0
@@ -171,7 +171,7 @@ def test_fedbn_is_judged_on_each_clients_own_features(fedavg_run):
 
 
 @pytest.mark.usefixtures("one_convolution")
-def test_a_model_that_guesses_is_told(fedavg_run):
+def test_a_model_that_guesses_gets_a_warning(fedavg_run):
   good, bad = (
     ("--rounds=40", "--eval_every=40", "--lr=0.1"),
     ("--lr=1000", "--clip_norm=1", "--norm=gn"),
@@ -197,14 +197,14 @@ def test_a_natural_partition_from_a_file(fedavg_run):
   result = fedavg_run(*options)
   assert result.code == 0, result.err
   assert json.loads(Path("run/config.json").read_text())["partition"] == "natural"
-  assert fedavg_run(*options).code == 0  # the same flags go on with the run
+  assert fedavg_run(*options).code == 0  # the same flags resume the run
   assert "3 (--partition=natural) with 5 to 20 examples each" in result.out
 
 
 @pytest.mark.usefixtures("one_convolution")
 @pytest.mark.long
 def test_real_data(fedavg_run):
-  """MNIST; the tests of the sources read CIFAR-10 too."""
+  """Trains on MNIST; the tests of the sources read CIFAR-10 too."""
   if not (SHARED / "tfds" / "mnist").exists():
     pytest.skip("the prepared mnist is not beside the repository (../shared/tfds)")
   result = fedavg_run(
@@ -221,7 +221,7 @@ def test_real_data(fedavg_run):
 
 
 def test_library_use_gives_the_numbers_of_the_command(fedavg_run):
-  """The README's library example, and the same by flags."""
+  """Runs the README's library example, and the same by flags."""
   import fedjax_norm as fn
 
   fedavg_run("--norm=fixbn", "--workdir=run", "--freeze_round=3")

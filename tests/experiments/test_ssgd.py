@@ -1,6 +1,5 @@
 """``experiments.ssgd`` and ``experiments.asgd`` as a user runs them, and lengths in epochs."""
 
-import csv
 import json
 import os
 import re
@@ -9,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers.run_bits import read
 from helpers.settings import program_of
 
 from fedjax_norm import norm
@@ -20,12 +20,6 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.training.task.task import make_task
 
 AsgdFlags, FedAvgFlags, SsgdFlags = methods.ASGD_CONFIG, methods.FEDAVG_CONFIG, methods.SSGD_CONFIG
-
-
-def read(folder: str) -> list[dict[str, str]]:
-  """The rows of metrics.csv without what a clock decides."""
-  with open(Path(folder) / "metrics.csv", newline="") as file:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
 def test_ssgd_by_epochs(ssgd_run):
@@ -42,7 +36,7 @@ def test_ssgd_by_epochs(ssgd_run):
     "--workdir=run",
   )
   assert result.code == 0, result.err
-  rows, summary = read("run"), json.loads(Path("run/summary.json").read_text())
+  rows, summary = read(Path("run")), json.loads(Path("run/summary.json").read_text())
   assert [row["round"] for row in rows] == ["2", "4"]
   assert [row["examples"] for row in rows] == ["64", "64"]
   # From 0.05 to four times that.
@@ -58,8 +52,8 @@ def test_ssgd_by_epochs(ssgd_run):
 
 
 @pytest.mark.parametrize("algorithm", ["ssgd", "asgd"])
-def test_a_run_goes_on_from_its_last_checkpoint(request, algorithm):
-  """As if killed after the row of round 4, before its checkpoint."""
+def test_a_run_resumes_from_its_last_checkpoint(request, algorithm):
+  """The run looks as if it was killed after the row of round 4, before its checkpoint."""
   run = request.getfixturevalue(f"{algorithm}_run")
   options = {
     "ssgd": ("--norm=bn", "--batch_stats=local", "--accumulate=2", "--batch_split=proportional"),
@@ -68,15 +62,15 @@ def test_a_run_goes_on_from_its_last_checkpoint(request, algorithm):
   options += ("--lr_schedule=plateau", "--lr_patience=1", "--workdir=run")
   result = run(*options)
   assert result.code == 0, result.err
-  rows = read("run")
+  rows = read(Path("run"))
   Path("run/checkpoints/4").rename("aside")
   assert run(*options).code == 0
-  assert read("run") == rows
+  assert read(Path("run")) == rows
   assert [row["round"] for row in rows] == ["2", "4"]
   if algorithm == "asgd":
     assert float(rows[1]["simulated_seconds"]) > float(rows[0]["simulated_seconds"]) > 0
     assert float(rows[1]["staleness_max"]) >= float(rows[1]["staleness_mean"]) > 0
-    # A round is one worker's: the model there and its gradient back, statistics included.
+    # In a round one worker gets the model and sends its gradient, with the running statistics.
     assert rows[1]["bytes_up"] == rows[1]["bytes_down"] == str(4 * 4 * (56_164 + 320))
 
 
@@ -143,22 +137,22 @@ def lengths(config, clients, examples):
   return settled.rounds, settled.eval_every, settled.lr_warmup_rounds
 
 
-def test_an_epoch_is_as_many_rounds_as_the_examples_last():
+def test_an_epoch_in_rounds():
   config = SsgdFlags(batch_size=8, epochs=3, lr_warmup_epochs=2)
   assert lengths(config, 4, 64) == (6, 2, 4)
   assert lengths(config, 4, 65) == (9, 3, 6)  # the last batch of an epoch may be smaller
   assert lengths(config, 5, 64) == (6, 2, 4)
   evaluated = SsgdFlags(batch_size=8, epochs=6, eval_every=2, lr_warmup_rounds=5)
   assert lengths(evaluated, 4, 65) == (18, 6, 5)
-  # An arrival of asynchronous SGD is one worker's batch.
+  # A round of asynchronous SGD is the arrival of one worker's batch.
   assert lengths(AsgdFlags(batch_size=8, epochs=3), 4, 65) == (27, 9, 0)
 
 
-def test_lengths_in_rounds_stay():
+def test_lengths_in_rounds_do_not_change():
   assert lengths(SsgdFlags(), 4, 64) == lengths(FedAvgFlags(), 4, 64) == (600, 50, 0)
   assert lengths(AsgdFlags(), 4, 64) == (3000, 250, 0)
   assert lengths(SsgdFlags(rounds=7, eval_every=3, lr_warmup_rounds=2), 4, 64) == (7, 3, 2)
-  # What is settled stays as it is.
+  # A second call changes nothing.
   once = SsgdFlags(epochs=7, scale_lr_from=8, lr_warmup_epochs=1).in_rounds(4, 64)
   assert once.in_rounds(4, 64) == once
   with pytest.raises(UserError, match="--epochs and --rounds both give the length"):
@@ -173,34 +167,34 @@ def test_the_rate_grows_with_the_joint_batch():
   assert rates(SsgdFlags(**plain), 4) == pytest.approx([0.2] * 4)
   assert rates(SsgdFlags(**plain), 1) == pytest.approx([0.05] * 4)
   assert rates(AsgdFlags(**plain), 4) == pytest.approx([0.05] * 4)  # one worker's batch
-  # The warm-up rises from the unscaled rate (Goyal et al. 2017), unless told otherwise.
+  # The warm-up rises from the unscaled rate (Goyal et al. 2017) by default.
   warm = {**plain, "lr_warmup_rounds": 4}
   assert rates(SsgdFlags(**warm), 4) == pytest.approx([0.125, 0.15, 0.175, 0.2])
   assert rates(SsgdFlags(**warm, lr_warmup_from=0.0), 4) == pytest.approx([0.05, 0.1, 0.15, 0.2])
-  # What it rises from is compared with the scaled rate.
+  # The start of the warm-up is compared with the scaled rate.
   assert rates(SsgdFlags(**warm, lr_warmup_from=0.1), 4) == rates(SsgdFlags(**warm), 4)
   train.check(SsgdFlags(**warm, lr_warmup_from=0.1, clients=2))
   with pytest.raises(UserError, match=r"must be below the rate 0\.05"):
     rates(SsgdFlags(**warm, lr_warmup_from=0.05), 1)
-  # From 0 where the rate has not grown.
+  # The warm-up starts at 0 if the rate was not scaled up.
   assert rates(SsgdFlags(**warm), 2) == pytest.approx([0.025, 0.05, 0.075, 0.1])
   assert rates(SsgdFlags(**warm), 1) == pytest.approx([0.0125, 0.025, 0.0375, 0.05])
 
 
-def test_the_start_tells_what_distributed_bn_sends_in_a_step(ssgd_run):
+def test_the_start_prints_the_bytes_of_distributed_bn_per_step(ssgd_run):
   result = ssgd_run("--norm=sync_bn", "--rounds=1", "--eval_every=1")
   # Three norms of 32, 64 and 64 channels: 4 C + 1 numbers of four bytes each way, two trips each.
   assert "2.57 kB up and 2.57 kB down per client, 6 round trips" in result.out
   assert result.code == 0
 
 
-def test_round_trips_without_bytes_of_their_own_are_told_alone():
-  """SplitFed's, whose bytes are those of the activations that are sent."""
+def test_round_trips_without_bytes_are_printed_alone():
+  """As in SplitFed, which counts the bytes of activations elsewhere."""
   assert run_report._step_bytes(Cost(0, 0, step_trips=1)) == [("also per step", "1 round trip")]
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_process_looks_for_what_the_first_one_wrote(tmp_path, monkeypatch, shared):
+def test_a_process_looks_for_the_file_of_the_main_process(tmp_path, monkeypatch, shared):
   token = np.array([7, 8], np.uint32)
   if shared:
     (tmp_path / "shared.token").write_bytes(token.tobytes())
@@ -222,15 +216,15 @@ def test_processes_share_the_clients_of_their_devices(monkeypatch, processes, de
   assert app._host_devices(SsgdFlags(num_processes=processes)) == devices
 
 
-def test_a_home_folder_is_one_in_a_flag(monkeypatch, tmp_path):
+def test_a_workdir_may_be_in_the_home_folder(monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path))
   assert app.new_folder(SsgdFlags(workdir="~/run")) == tmp_path / "run"
 
 
-def test_recalibration_takes_workers_with_larger_batches_as_long(tiny_source):
-  """A pass over 10 and 50 examples, in batches of 2 and 10 as the clock has them."""
-  division = Partition(np.arange(60), np.array([0, 10, 60]))
-  task = make_task(tiny_source, division, norm.create("bn"))
+def test_recalibration_takes_proportional_batches(tiny_source):
+  """A pass over 10 and 50 examples in batches of 2 and 10 takes equally many steps."""
+  partition = Partition(np.arange(60), np.array([0, 10, 60]))
+  task = make_task(tiny_source, partition, norm.create("bn"))
   program, _ = program_of(
     SSGD,
     task,

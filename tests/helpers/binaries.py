@@ -1,4 +1,4 @@
-"""What the tests of the binaries share."""
+"""Flags, processes and ports for the tests of the binaries."""
 
 import os
 import socket
@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Of a process of its own: this repository's modules, and no PyTorch.
+# Python path of a subprocess: this repository's modules, and no PyTorch.
 PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "tests" / "without")))
 
-# Four classes that `tiny` learns in seconds.
+# Flags of a run that takes seconds: four classes and the model `tiny`.
 SMALL = (
   "--data=synthetic:classes=4,train=64,test=32,size=6",
   "--clients=4",
@@ -24,7 +24,7 @@ SMALL = (
 
 
 def run_process(folder: Path, *options: str, environment: Mapping[str, str] = os.environ) -> str:
-  """What ``experiments.fedavg`` prints in a process of its own, with ``SMALL`` and these flags."""
+  """Runs ``experiments.fedavg`` with ``SMALL`` and these flags and returns its output."""
   done = subprocess.run(
     [sys.executable, "-m", "experiments.fedavg", *SMALL, *options],
     env={**environment, "PYTHONPATH": PYTHONPATH},
@@ -38,6 +38,6 @@ def run_process(folder: Path, *options: str, environment: Mapping[str, str] = os
 
 
 def free_port() -> int:
-  """A port of this machine that nobody listens at."""
+  """Returns a free port of this machine."""
   with socket.create_server(("127.0.0.1", 0)) as server:
     return server.getsockname()[1]
