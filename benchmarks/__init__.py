@@ -1,1 +1,1 @@
-"""How fast the library is, next to what users would pick instead: ``python -m benchmarks.run``."""
+"""Measures the library beside its alternatives: ``python -m benchmarks.run``."""

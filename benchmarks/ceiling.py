@@ -1,7 +1,8 @@
-"""How fast the machine multiplies dense matrices: ``python -m benchmarks.ceiling`` prints JSON.
+"""Measures dense matrix multiplication on this machine and prints JSON.
 
-By JAX, and on a CPU by NumPy's BLAS too, of which the faster counts. An accelerator may multiply
-float32 in a lower precision by default, so there both are told.
+``python -m benchmarks.ceiling`` uses JAX and, on a CPU, also NumPy's BLAS, and takes the faster
+one. An accelerator may multiply float32 in a lower precision by default, so both precisions are
+printed there.
 """
 
 import functools
@@ -18,11 +19,11 @@ _SECONDS = 1.5
 
 
 def rate(multiply: Callable[[], object], size: int) -> float:
-  """The best 10^9 operations a second of a product of two square matrices.
+  """Returns the highest rate of a product of two square matrices, in 10^9 operations per second.
 
   Args:
-    multiply: multiplies them and waits for the product.
-    size: of their sides.
+    multiply: function that multiplies two matrices and waits for the product.
+    size: number of rows and columns.
   """
   multiply()
   best, end = np.inf, time.perf_counter() + _SECONDS
@@ -38,7 +39,7 @@ def _on_device(matmul: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array
 
 
 def main() -> None:
-  """Measures and prints."""
+  """Measures the rates and prints them as JSON."""
   device = jax.devices()[0]
   rng = np.random.default_rng(0)
   on_cpu = device.platform == "cpu"

@@ -1,7 +1,7 @@
-"""The arrays that every system reads: data, partition, initial weights, and the order of batches.
+"""Writes the arrays that every system reads: data, partition, initial weights, order of batches.
 
-As a command, ``python -m benchmarks.export WORKLOAD FOLDER [DATA_DIR]`` writes those of a workload,
-given as JSON, in a process of its own, so that the measuring one never starts JAX.
+``python -m benchmarks.export WORKLOAD FOLDER [DATA_DIR]`` writes the arrays of a workload, given as
+JSON, in a separate process, so that the measuring process never starts JAX.
 """
 
 import json
@@ -26,17 +26,17 @@ from fedjax_norm.norm import create as make_norm
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.task.task import Task, make_task
 
-# Enough for the library's loop, which looks up at the end of an interval, to look at.
+# Enough for the evaluations at the ends of the library's intervals.
 _TEST_IMAGES = 10
 
 
 def make_source(data: Data, clients: int, data_dir: str | None) -> Source:
-  """The images of a workload: real ones where they are at hand, for speed does not depend on them.
+  """Returns the images of a workload: real ones if available, as speed does not depend on it.
 
   Args:
-    data: what is asked for.
-    clients: among how many it is divided evenly.
-    data_dir: of prepared TFDS sets, for CIFAR-10.
+    data: name and shape of the data.
+    clients: number of clients, with equal shares.
+    data_dir: folder of prepared TFDS data sets, for CIFAR-10.
   """
   count = clients * data.examples
   if data.name == "digits" or (data.name == "cifar10" and data_dir):
@@ -58,7 +58,7 @@ def make_source(data: Data, clients: int, data_dir: str | None) -> Source:
 def make_benchmark_task(
   source: Source, partition: Partition, model: str, groups: int, dtype: str = "float32"
 ) -> Task:
-  """A task as every system has it: images from 0 to 1, GN or no norm."""
+  """Returns the common task of all systems: images from 0 to 1, group normalization or no norm."""
   norm = make_norm("gn", groups=groups) if groups else make_norm("none")
   preprocess = Preprocess(standardise=False, compute_dtype=dtype)
   return make_task(source, partition, norm, model, preprocess=preprocess)
@@ -67,21 +67,21 @@ def make_benchmark_task(
 def batch_ids(
   data: FederatedData, seed: int, rounds: int, cohort: int, batch_size: int, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The examples that the library draws.
+  """Returns the clients and examples that the library draws.
 
   Args:
-    data: the federation.
-    seed: of the run.
-    rounds: how many.
-    cohort: clients a round.
-    batch_size: of each draw, which divides the clients' sizes.
-    steps: local steps of a round.
+    data: the partitioned data.
+    seed: seed of the run.
+    rounds: number of rounds.
+    cohort: clients per round.
+    batch_size: examples per batch; it divides the clients' numbers of examples.
+    steps: local steps per round.
 
   Returns:
     ([rounds, cohort] client ids, [rounds, cohort, steps, batch] example ids).
   """
   key = jax.random.key(seed)
-  # Ids alone are wanted, and not the images that are drawn with them.
+  # Only the ids are needed, not the images.
   data = data._replace(images=np.zeros((len(data.labels), 1, 1, 1), np.uint8))
 
   def ids_of(images, ids, strength, noise_key, step_key):
@@ -106,14 +106,14 @@ def batch_ids(
 def export(workload: Workload, folder: Path, data_dir: str | None = None) -> None:
   """Writes a workload's arrays.
 
-  ``data/``: the source as the library's ``npy:`` reads it. ``order``, ``offsets``: of the
-  partition. ``cohorts``, ``batches``: as of :func:`batch_ids`. ``weights.npz``: the initial
-  parameters by path.
+  ``data/``: the source in the format of ``npy:``. ``order``, ``offsets``: the partition.
+  ``cohorts``, ``batches``: see :func:`batch_ids`. ``weights.npz``: the initial parameters by
+  path.
 
   Args:
-    workload: what for.
-    folder: an existing one.
-    data_dir: of prepared TFDS sets.
+    workload: the workload.
+    folder: existing folder for the arrays.
+    data_dir: folder of prepared TFDS data sets.
   """
   source = make_source(workload.data, workload.clients, data_dir)
   partition = make_partition("iid", source.train.labels, workload.clients, seed=0)

@@ -1,28 +1,28 @@
-"""How many floating-point operations training takes, counted by hand from the models' shapes."""
+"""Counts the floating-point operations of training by hand, from the shapes of the models."""
 
 from benchmarks.workloads import Workload
 
 
 def per_round(workload: Workload) -> float:
-  """The operations of a round's local training: those of convolutions and dense layers alone."""
+  """Returns the operations of a round's local training, in convolutions and dense layers only."""
   height, width, channels = workload.data.image_shape
   macs, stem = forward_macs(workload.model, height, width, channels)
   examples = workload.cohort * workload.local_steps * workload.batch_size
-  # Forward, kernel gradient and input gradient cost the same; of the stem's input there is none.
+  # Forward, kernel gradient and input gradient cost the same; the stem has no input gradient.
   return 2.0 * (3 * macs - stem) * examples
 
 
 def forward_macs(model: str, height: int, width: int, channels: int) -> tuple[int, int]:
-  """An image's multiply-adds on the way forward: (all of them, the first convolution's).
+  """Returns the multiply-adds of the forward pass of an image: (total, first convolution).
 
   Args:
-    model: of the benchmarks' models, with ten classes.
-    height: of an image, in pixels; as even as the model's strides want it.
-    width: likewise.
-    channels: of an image.
+    model: name of a benchmark model, with ten classes.
+    height: height of an image in pixels, divisible by the model's strides.
+    width: width of an image in pixels, likewise divisible.
+    channels: channels of an image.
 
   Raises:
-    ValueError: there is no such model.
+    ValueError: the model is unknown.
   """
   match model:
     case "tiny":
@@ -42,7 +42,7 @@ def forward_macs(model: str, height: int, width: int, channels: int) -> tuple[in
 
 
 def _conv(height: int, width: int, inputs: int, outputs: int, size: int = 3) -> int:
-  """Of a convolution whose output is of this height and width."""
+  """Returns the multiply-adds of a convolution with an output of this height and width."""
   return height * width * size * size * inputs * outputs
 
 

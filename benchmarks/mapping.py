@@ -1,7 +1,7 @@
-"""How clients are best mapped on this machine's cores: ``python -m benchmarks.mapping``.
+"""Measures how to map clients on this machine's cores: ``python -m benchmarks.mapping``.
 
-One local step of ten clients, one after another and all at once, on one device of all cores and on
-single-threaded host devices: what the rules of ``client_mapping.create`` rest on.
+It times one local step of ten clients, sequentially and in parallel, on one device with all cores
+and on single-threaded host devices. The rules of ``client_mapping.create`` rest on.
 """
 
 import json
@@ -20,7 +20,7 @@ from fedjax_norm.local_training import LocalConfig, make_client_update, optimize
 from fedjax_norm.typing import Batch
 
 _CLIENTS, _SAMPLES = 10, 9
-# (model, image shape, batch size, local steps a sample)
+# (model, image shape, batch size, local steps per sample)
 _CASES = (
   ("tiny", (8, 8, 1), 32, 40),
   ("cnn", (32, 32, 3), 10, 10),
@@ -31,7 +31,7 @@ _CASES = (
 def sample(
   model_name: str, shape: tuple[int, int, int], batch_size: int, steps: int, chunk: int
 ) -> float:
-  """The milliseconds of a local step of all clients: the median of some samples."""
+  """Returns the median time of a local step of all clients, in milliseconds."""
   model = models.create(model_name, norm.create("gn", groups=8), 10, shape)
   variables = models.init(model, jax.random.key(0), shape)
   config = LocalConfig(batch_size=batch_size, momentum=0.9, weight_decay=0.0)
@@ -73,7 +73,7 @@ def sample(
 
 
 def main() -> None:
-  """Prints a table, each column measured in a process of its own."""
+  """Prints a table; each column is measured in a separate process."""
   if len(sys.argv) == 3:
     devices, chunk = map(int, sys.argv[1:])
     client_mapping.use_host_devices(devices)

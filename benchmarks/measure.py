@@ -1,4 +1,4 @@
-"""Runs the systems one after another, again and again, each time in a new process."""
+"""Measures the systems in turns, each time in a new process."""
 
 import contextlib
 import dataclasses
@@ -19,13 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Contender(NamedTuple):
-  """A system in one of its variants.
+  """A variant of a system to be measured.
 
   Attributes:
-    system: which.
-    variant: of its variants.
-    python: the interpreter of its environment, None if there is no environment.
-    reason: why there is none.
+    system: the system.
+    variant: name of the variant.
+    python: interpreter of the environment; None if it could not be made.
+    reason: why there is no environment.
   """
 
   system: System
@@ -35,16 +35,16 @@ class Contender(NamedTuple):
 
 
 class Measurement(NamedTuple):
-  """One process.
+  """The measurement of one process.
 
   Attributes:
-    workload: the key of what was measured.
-    system: its name.
-    variant: of the system.
-    dtype: what was computed in.
-    repeat: the number of the turn.
-    result: what came out, None if it failed.
-    reason: why it failed.
+    workload: key of the workload.
+    system: name of the system.
+    variant: variant of the system.
+    dtype: data type of the computation.
+    repeat: index of the turn.
+    result: the times; None if the process failed.
+    reason: why the process failed.
   """
 
   workload: str
@@ -57,7 +57,7 @@ class Measurement(NamedTuple):
 
 
 def environment_variables() -> dict[str, str]:
-  """For every measured process: this repository's modules, and no compiled program from before."""
+  """Returns the environment of a measured process: the repository's modules, no stored programs."""
   variables = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
   return {**variables, "PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"}
 
@@ -72,17 +72,17 @@ def in_turn(
   logs: Path,
   say: Callable[[str], None],
 ) -> list[Measurement]:
-  """Measures all contenders, then all of them again, so that drift hits them alike.
+  """Measures all contenders in turns, so that drift of the machine affects all of them equally.
 
   Args:
-    key: of the workload.
-    job: what each is told, beside its variant and dtype.
-    dtypes: each contender computes in those of them that it can.
-    contenders: who; one that fails is left out of later turns.
-    repeats: how many turns.
-    timeout: of a process, in seconds.
-    logs: a folder for what the processes print.
-    say: tells what happens, a line at a time.
+    key: key of the workload.
+    job: the job of every contender, without variant and dtype.
+    dtypes: data types; each contender computes in those that it supports.
+    contenders: the contenders; one that fails is left out of later turns.
+    repeats: number of turns.
+    timeout: time limit of a process, in seconds.
+    logs: folder for the output of the processes.
+    say: function that prints a line of progress.
   """
   found: list[Measurement] = []
   failed: set[tuple[str, str, str]] = set()
@@ -106,7 +106,7 @@ def in_turn(
 
 
 def run(contender: Contender, job: Job, timeout: float, log: Path) -> Result | str:
-  """Measures in a process of its own; the result, or why there is none."""
+  """Measures in a separate process; returns the result, or the reason of a failure."""
   if contender.python is None:
     return contender.reason
   with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +128,7 @@ def run(contender: Contender, job: Job, timeout: float, log: Path) -> Result | s
 def _finish(
   command: Sequence[str], variables: Mapping[str, str], timeout: float
 ) -> tuple[int | None, str]:
-  """Runs a command to its end, or ends it and what it started; (its return code, its output)."""
+  """Runs a command, or kills its processes after the time limit; returns (return code, output)."""
   with tempfile.TemporaryFile("w+", errors="replace") as output:
     process = subprocess.Popen(
       command,

@@ -1,4 +1,4 @@
-"""The picture of a run: bars by workload and system, and lines over the population."""
+"""Draws the results: bars per workload and system, and lines over the population."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,11 +15,11 @@ _COLUMNS = 3
 
 
 def draw(workloads: Sequence[Workload], by_key: Mapping[str, Sequence[Summary]]) -> Figure:
-  """Draws what has figures.
+  """Draws the workloads that have results.
 
   Args:
-    workloads: what was measured.
-    by_key: the summaries of each.
+    workloads: the measured workloads.
+    by_key: summaries by the key of the workload.
   """
   bars = [one for one in workloads if one.key[0] != "f"]
   populations = [one for one in workloads if one.key[0] == "f"]

@@ -1,4 +1,4 @@
-"""What a run of the benchmarks leaves: a table to read, every measurement, and what it ran on."""
+"""The report of a benchmark run: tables, every measurement, and the machine."""
 
 import csv
 import io
@@ -15,23 +15,23 @@ TITLES = {system.name: system.title for system in SYSTEMS}
 
 
 class Summary(NamedTuple):
-  """One system, in one variant, on one workload; times in seconds.
+  """The results of one variant of a system on one workload; times in seconds.
 
   Attributes:
-    system: its name.
-    variant: of the system.
-    dtype: what was computed in.
-    median: of the steady rounds of all turns.
-    low: the least of them.
-    high: the greatest of them.
-    samples: how many there were.
-    start: the median start.
-    compile: the median compilation; None where nothing is compiled.
-    first: the median first round.
-    peak_mb: the greatest peak of memory; None where it is not known.
-    private_mb: the same without mapped files.
-    device: what did the work.
-    reason: why there are no figures; '' when there are.
+    system: name of the system.
+    variant: variant of the system.
+    dtype: data type of the computation.
+    median: median of the steady rounds of all turns.
+    low: fastest steady round.
+    high: slowest steady round.
+    samples: number of steady rounds.
+    start: median start-up time.
+    compile: median compilation time; None if nothing is compiled.
+    first: median time of the first round.
+    peak_mb: greatest peak of memory, in 10^6 bytes; None if unknown.
+    private_mb: the same, without mapped files.
+    device: device of the computation.
+    reason: why there are no results; '' if there are.
   """
 
   system: str
@@ -51,7 +51,7 @@ class Summary(NamedTuple):
 
   @property
   def title(self) -> str:
-    """Its name in tables."""
+    """Name in tables."""
     dtype = "" if self.dtype == "float32" else self.dtype
     device = "" if self.device == "cpu" else self.device
     parts = (TITLES[self.system], self.variant.replace("_", " "), dtype, device)
@@ -59,7 +59,7 @@ class Summary(NamedTuple):
 
 
 def summarize(measurements: Sequence[Measurement]) -> list[Summary]:
-  """One workload's measurements by system, variant and dtype, in the order they came."""
+  """Summarizes the measurements of a workload by system, variant and dtype, in their order."""
   grouped: dict[tuple[str, str, str], list[Measurement]] = {}
   for one in measurements:
     grouped.setdefault((one.system, one.variant, one.dtype), []).append(one)
@@ -92,7 +92,7 @@ def _summary(system: str, variant: str, dtype: str, those: Sequence[Measurement]
 
 
 def best(summaries: Sequence[Summary], system: str, dtype: str = "float32") -> Summary | None:
-  """The fastest variant of a system that has figures."""
+  """Returns the fastest variant of a system with results."""
   able = [s for s in summaries if s.system == system and s.dtype == dtype and not s.reason]
   return min(able, key=lambda s: s.median, default=None)
 
@@ -103,13 +103,13 @@ def markdown(
   machine: Mapping[str, Any],
   split: bool,
 ) -> str:
-  """The whole report.
+  """Returns the report as Markdown.
 
   Args:
-    workloads: what was measured.
-    measurements: what came out.
-    machine: as ``run.py`` writes it.
-    split: whether to tell compilation, first round and steady round apart (workload e).
+    workloads: the measured workloads.
+    measurements: all measurements.
+    machine: description of the machine by ``run.py``.
+    split: whether to list compilation, first round and steady round separately (workload e).
   """
   by_key = {
     one.key: summarize([m for m in measurements if m.workload == one.key]) for one in workloads
@@ -148,7 +148,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
 
 
 def number(value: float) -> str:
-  """Three digits, and never a power of ten."""
+  """Formats a number with three digits, without a power of ten."""
   return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
@@ -231,7 +231,7 @@ def _population(
 
 
 def all_as_csv(workloads: Sequence[Workload], measurements: Sequence[Measurement]) -> str:
-  """Every figure of every process, one a line."""
+  """Returns all measurements as CSV, one number per line."""
   clients = {one.key: one.clients for one in workloads}
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")

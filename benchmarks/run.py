@@ -26,23 +26,23 @@ from fedjax_norm.plots import base
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _PEERS = tuple(system.name for system in SYSTEMS if system.name != OURS)
-# The longest that a process may take, in seconds, and the turns of every system.
+# Time limit of a process in seconds, and turns of every system.
 _TIMEOUT = {"full": 900.0, "smoke": 300.0}
 _REPEATS = {"full": 2, "smoke": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """The command's flags.
+  """The options of the command.
 
   Attributes:
-    workloads: some of ``LETTERS``.
-    peers: whom to compare with.
-    repeats: turns of every system; None for as many as the scale has.
+    workloads: letters of the workloads, from ``LETTERS``.
+    peers: names of the systems to compare with.
+    repeats: turns of every system; None for the default of the scale.
     scale: ``full`` or ``smoke``.
-    output: the folder of the report.
-    env_dir: the folder of the peers' environments and of the logs.
-    data_dir: of prepared TFDS sets, or None.
+    output: folder of the report.
+    env_dir: folder of the peers' environments and logs.
+    data_dir: folder of prepared TFDS data sets, or None.
   """
 
   workloads: Sequence[str] = tuple(LETTERS)
@@ -55,7 +55,7 @@ class Options:
 
 
 def define_flags() -> None:
-  """Makes the options flags of the command line."""
+  """Defines the options as flags."""
   default = Options()
   letters = "; ".join(f"{letter}: {what}" for letter, what in LETTERS.items())
   flags.DEFINE_list("workloads", list(default.workloads), letters)
@@ -70,16 +70,16 @@ def define_flags() -> None:
 
 
 def say(line: str) -> None:
-  """Tells a line at once."""
+  """Prints a line and flushes it."""
   print(line, flush=True)
 
 
 def main(options: Options) -> None:
-  """Installs, exports, measures and reports.
+  """Installs the peers, exports the arrays, measures and writes the report.
 
   Raises:
-    UserError: an unknown workload or peer, a number of turns that cannot be, a data folder without
-      CIFAR-10, or a step before the measurements failed.
+    UserError: a workload or peer is unknown, the number of turns is invalid, the data folder has
+      no CIFAR-10, or a step before the measurements failed.
   """
   for given, known in ((options.workloads, LETTERS), (options.peers, _PEERS)):
     unknown = [name for name in given if name not in known]
@@ -128,7 +128,7 @@ def main(options: Options) -> None:
 
 
 def describe_machine() -> dict[str, Any]:
-  """What everything runs on, and how fast it multiplies matrices."""
+  """Describes the machine and measures its matrix multiplication."""
   threads = len(os.sched_getaffinity(0))
   ceiling = _ceiling(threads)
   if ceiling["platform"] == "cpu" and threads > 1:
@@ -146,7 +146,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _ceiling(threads: int) -> dict[str, Any]:
-  # Before NumPy and JAX are imported, which count the cores then.
+  # Before the imports of NumPy and JAX, which count the cores.
   cores = sorted(os.sched_getaffinity(0))[:threads]
   code = f"import os, runpy; os.sched_setaffinity(0, {cores}); "
   code += "runpy.run_module('benchmarks.ceiling', run_name='__main__')"
@@ -157,7 +157,7 @@ def _ceiling(threads: int) -> dict[str, Any]:
 
 
 def _run(arguments: Sequence[str], variables: Mapping[str, str], failure: str) -> str:
-  """What Python prints from the repository's root; if it fails, a UserError with its last line."""
+  """Runs Python in the repository's root and returns its output; a failure is a UserError."""
   done = subprocess.run(
     [sys.executable, *arguments], env=variables, cwd=measure.ROOT, capture_output=True, text=True
   )
@@ -176,7 +176,7 @@ def _processor() -> str:
 def install(
   wanted: Sequence[System], env_dir: Path, logs: Path, machine: dict[str, Any]
 ) -> dict[str, Path | Unavailable]:
-  """The interpreter of every system, or why there is none; versions go into ``machine``."""
+  """Returns the interpreter of every system, or why it has none; adds versions to ``machine``."""
   pythons: dict[str, Path | Unavailable] = {}
   for system in wanted:
     say(f"environment of {system.name}")
@@ -192,7 +192,7 @@ def install(
 
 
 def contenders(one: Workload, pythons: dict[str, Path | Unavailable]) -> list[Contender]:
-  """Who takes part in a workload, each in its variants."""
+  """Returns all variants of the systems of a workload."""
   found = []
   for system in SYSTEMS:
     python = pythons.get(system.name)
@@ -208,7 +208,7 @@ def contenders(one: Workload, pythons: dict[str, Path | Unavailable]) -> list[Co
 
 
 def export(one: Workload, folder: Path, data_dir: str | None, compiled: Path) -> None:
-  """Writes a workload's arrays, in a process of its own; programs are kept in ``compiled``."""
+  """Writes the arrays of a workload in a separate process; ``compiled`` keeps its programs."""
   command = ["-m", "benchmarks.export", json.dumps(one._asdict()), str(folder)]
   command += [str(Path(data_dir).absolute())] if data_dir else []
   environment = {
@@ -228,14 +228,14 @@ def write(
   machine: dict[str, Any],
   split: bool,
 ) -> None:
-  """Writes the tables of what has been measured so far."""
+  """Writes the tables of all measurements so far."""
   (output / "results.md").write_text(report.markdown(workloads, measurements, machine, split))
   (output / "results.csv").write_text(report.all_as_csv(workloads, measurements))
   (output / "machine.json").write_text(json.dumps(machine, indent=2) + "\n")
 
 
 def draw(output: Path, workloads: Sequence[Workload], measurements: Sequence[Measurement]) -> None:
-  """Saves the picture."""
+  """Draws and saves the picture."""
   by_key = {
     one.key: report.summarize([m for m in measurements if m.workload == one.key])
     for one in workloads

@@ -1,4 +1,4 @@
-"""The systems that are compared and the environments that they run in."""
+"""The compared systems and their environments."""
 
 import json
 import subprocess
@@ -10,16 +10,16 @@ _MARK = "benchmark_requirements.json"
 
 
 class System(NamedTuple):
-  """One of those compared.
+  """A compared system.
 
   Attributes:
-    name: on the command line.
-    title: in tables.
-    module: of ``benchmarks.peers``.
-    variants: each is measured; '' is the only one there is.
-    packages: whose versions are recorded.
-    requirements: for pip, a list for each call; none means the environment that this runs in.
-    dtypes: what it can compute in.
+    name: name on the command line.
+    title: name in tables.
+    module: module in ``benchmarks.peers``.
+    variants: names of the variants to measure; '' if there is only one.
+    packages: packages whose versions are recorded.
+    requirements: requirements for pip, a list per call; empty for the current environment.
+    dtypes: supported data types.
   """
 
   name: str
@@ -33,7 +33,7 @@ class System(NamedTuple):
 
 OURS = "ours"
 _BOTH = ("float32", "bfloat16")
-# Before whatever depends on it, so that one build of it is used by all.
+# Installed first, so that all packages use the same build of it.
 _TORCH = ("torch==2.13.0", "numpy==2.4.6")
 
 SYSTEMS = (
@@ -88,16 +88,16 @@ SYSTEMS = (
 
 
 class Unavailable(Exception):
-  """A system cannot be measured; the message says why, in a line."""
+  """A system cannot be measured; the message is one line with the reason."""
 
 
 def environment(system: System, folder: Path, log: Path) -> Path:
-  """The interpreter of a system's own environment, which is made unless it is there.
+  """Returns the interpreter of a system's environment, and makes the environment if necessary.
 
   Args:
-    system: whose.
-    folder: of all environments.
-    log: where pip's words go.
+    system: the system.
+    folder: folder of all environments.
+    log: file for pip's output.
 
   Raises:
     Unavailable: pip failed.
@@ -122,13 +122,13 @@ def environment(system: System, folder: Path, log: Path) -> Path:
 
 
 def _pip_reason(text: str) -> str:
-  """Why pip failed: its last error, for it may go on with advice."""
+  """Returns the reason of pip's failure: its last error, which advice may follow."""
   errors = [line for line in text.splitlines() if line.startswith("ERROR:")]
   return last_line("\n".join(errors) or text)
 
 
 def versions(system: System, python: Path) -> dict[str, str]:
-  """The versions of a system's packages in its environment.
+  """Returns the versions of a system's packages in its environment.
 
   Raises:
     Unavailable: the environment is damaged.
@@ -149,6 +149,6 @@ def versions(system: System, python: Path) -> dict[str, str]:
 
 
 def last_line(text: str) -> str:
-  """The last line that says something, not too long, for a table."""
+  """Returns the last line with text, shortened for a table."""
   lines = [line.strip() for line in text.splitlines() if line.strip()]
   return lines[-1][:200] if lines else "it said nothing"

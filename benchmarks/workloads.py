@@ -1,4 +1,4 @@
-"""What is measured: one row a workload, at full scale and as a quick look."""
+"""The workloads: one row each, at full scale and as a short check."""
 
 import dataclasses
 from typing import NamedTuple
@@ -7,13 +7,13 @@ from benchmarks.peers.job import Job
 
 
 class Data(NamedTuple):
-  """What a workload trains on.
+  """The data of a workload.
 
   Attributes:
-    name: ``cifar10`` (artificial images of its size where it is not at hand), ``digits`` or
+    name: ``cifar10`` (artificial images of its size if it is not available), ``digits`` or
       ``artificial``.
     image_shape: (H, W, C).
-    examples: of each client.
+    examples: examples per client.
   """
 
   name: str
@@ -22,15 +22,14 @@ class Data(NamedTuple):
 
 
 class Workload(NamedTuple):
-  """One federation and one model; ``Job`` says what the fields mean.
+  """One federation and one model; ``Job`` documents the common fields.
 
   Attributes:
-    key: the letter it is asked for by, with more behind it where one letter has several.
-    title: for tables and pictures.
-    unit: what a round's time is given in: ``s a round`` or ``ms a round``, or ``ms a step`` of all
-      clients together.
-    dtypes: what is computed in, one after the other.
-    contenders: (system, variant) of those that are measured; empty for all of them.
+    key: letter on the command line, with a suffix if a letter has several workloads.
+    title: title in tables and pictures.
+    unit: unit of the times: ``s a round``, ``ms a round``, or ``ms a step`` of all clients.
+    dtypes: data types to measure.
+    contenders: pairs (system, variant) to measure; empty for all.
   """
 
   key: str
@@ -51,7 +50,7 @@ class Workload(NamedTuple):
   contenders: tuple[tuple[str, str], ...] = ()
 
   def job(self, folder: str, threads: int) -> Job:
-    """What a system is told, without its own part."""
+    """Returns the job of every system, without its variant."""
     shared = {field.name for field in dataclasses.fields(Job)} & set(self._fields)
     return Job(
       **{name: getattr(self, name) for name in shared},
@@ -61,7 +60,7 @@ class Workload(NamedTuple):
     )
 
   def shown(self, seconds: float) -> float:
-    """A round's seconds in the workload's unit."""
+    """Converts the seconds of a round to the workload's unit."""
     factors = {"s a round": 1, "ms a round": 1e3, "ms a step": 1e3 / self.local_steps}
     return seconds * factors[self.unit]
 
@@ -169,12 +168,12 @@ _POPULATIONS = (1_000, 10_000, 100_000)
 
 
 def table(letters: str, scale: str, accelerator: bool) -> list[Workload]:
-  """The workloads of some letters; ``e`` reads the measurements of a, b and c.
+  """Returns the workloads of the letters; ``e`` uses the measurements of a, b and c.
 
   Args:
-    letters: some of ``LETTERS``.
-    scale: ``full``, or ``smoke`` for a run that only shows that everything works.
-    accelerator: whether the machine has one, for which workload d is larger.
+    letters: letters from ``LETTERS``.
+    scale: ``full``, or ``smoke`` for a run that only checks that everything works.
+    accelerator: whether the machine has an accelerator; workload d is larger then.
   """
   if "e" in letters and not set(letters) & set("abc"):
     letters += "abc"
@@ -198,7 +197,7 @@ def table(letters: str, scale: str, accelerator: bool) -> list[Workload]:
 
 
 def _smoke(one: Workload) -> Workload:
-  """The same programs on fewer clients and rounds."""
+  """Returns the workload with fewer clients and rounds."""
   cohort = min(one.cohort, 4)
   return one._replace(
     clients=cohort if one.clients == one.cohort else one.clients,

@@ -1,5 +1,5 @@
-"""The systems that are measured, each a script of its own: ``python -m benchmarks.peers.NAME``.
+"""The measured systems, one script each: ``python -m benchmarks.peers.NAME``.
 
-A peer runs in its own, older environment. So what stands here, ``ours`` apart, imports nothing of
-the library and nothing of the benchmarks outside of this folder.
+A peer runs in its own, older environment. Therefore the modules of this folder, except ``ours``,
+import neither the library nor other modules of the benchmarks.
 """

@@ -47,7 +47,7 @@ class Block(hk.Module):
 
 
 def _network(job: Job) -> Callable[[dict[str, jax.Array]], jax.Array]:
-  """The forward pass of a training batch, to be transformed."""
+  """Computes the forward pass of a training batch, for Haiku to transform."""
   groups = job.groups
 
   def tiny(x):
@@ -85,7 +85,7 @@ def _network(job: Job) -> Callable[[dict[str, jax.Array]], jax.Array]:
 
 
 def _parameters(weights: dict[str, np.ndarray]) -> dict[str, dict[str, jax.Array]]:
-  """The exported parameters under Haiku's names."""
+  """Returns the exported parameters under Haiku's names."""
   params: dict[str, dict[str, jax.Array]] = {}
   for path, values in weights.items():
     module, _, kind = path.rpartition("/")
@@ -101,7 +101,7 @@ def _to_float(examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def measure(job: Job) -> Result:
-  """Times FedJAX."""
+  """Measures FedJAX."""
   clock = CompileClock()
   images, labels = jobs.array(job, "data/x_train"), jobs.array(job, "data/y_train")
   data = fedjax.InMemoryFederatedData(

@@ -1,4 +1,4 @@
-"""Flower's simulation: a client app in PyTorch on Ray, one core a client."""
+"""Flower's simulation: a client app in PyTorch on Ray, one core per client."""
 
 import os
 import time
@@ -20,7 +20,7 @@ from benchmarks.peers.job import Job, Result
 
 
 def make_client_app(job: Job) -> ClientApp:
-  """An app that trains one client."""
+  """Returns an app that trains one client."""
   app = ClientApp()
 
   @app.train()
@@ -39,7 +39,7 @@ def make_client_app(job: Job) -> ClientApp:
 
 
 def measure(job: Job) -> Result:
-  """Times Flower by its central evaluation, which is called once before and after each round."""
+  """Measures Flower by its central evaluation, which runs before the first and after each round."""
   times: list[float] = []
   losses: list[float] = []
 

@@ -1,4 +1,4 @@
-"""What Flower's clients do, in a module that its worker processes can import."""
+"""The work of Flower's clients, in a module that its worker processes can import."""
 
 import functools
 import itertools
@@ -16,19 +16,19 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @functools.cache
 def _loaded(job: Job):
-  """The arrays of a job, read once a process."""
+  """Reads the arrays of a job, once per process."""
   images, image_shape = torch_models.load_images(job)
   labels = torch.from_numpy(jobs.array(job, "data/y_train")).long()
   return images, image_shape, labels, jobs.client_ids(job)
 
 
 def network(job: Job) -> torch.nn.Module:
-  """The model, whose parameters come with the server's message."""
+  """Returns the model; its parameters come with the server's message."""
   return torch_models.network(job, _loaded(job)[1])
 
 
 def load(job: Job, client: int) -> DataLoader:
-  """A client's batches."""
+  """Returns the batches of a client."""
   images, _, labels, clients = _loaded(job)
   ids = clients[client]
   data = TensorDataset(torch_models.to_float(images[ids]), labels[ids])
@@ -36,7 +36,7 @@ def load(job: Job, client: int) -> DataLoader:
 
 
 def train(job: Job, model: torch.nn.Module, batches: DataLoader) -> float:
-  """Takes the local steps of a round; their mean loss."""
+  """Takes the local steps of a round and returns their mean loss."""
   model.train()
   optimizer = torch.optim.SGD(model.parameters(), job.rate, job.momentum)
   total = 0.0

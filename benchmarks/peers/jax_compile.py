@@ -1,4 +1,4 @@
-"""How long JAX has been compiling: tracing, lowering and the backend's part."""
+"""Measures the time that JAX spends on compilation: tracing, lowering and the backend."""
 
 import time
 
@@ -8,7 +8,7 @@ _EVENTS = "/jax/core/compile/"
 
 
 class CompileClock:
-  """Listens to JAX from its construction on."""
+  """Records JAX's compilation events from its construction on."""
 
   def __init__(self) -> None:
     self._spans: list[tuple[float, float]] = []
@@ -20,7 +20,7 @@ class CompileClock:
       self._spans.append((now - duration_secs, now))
 
   def seconds(self, since: float) -> float:
-    """What was spent since a time of ``time.perf_counter``; what overlaps counts once."""
+    """Returns the seconds spent since a time of ``time.perf_counter``; overlaps count once."""
     total, end = 0.0, since
     for start, stop in sorted(self._spans):
       total += max(0.0, stop - max(start, end))

@@ -1,4 +1,4 @@
-"""What a system is asked to measure and what it answers; the standard library and NumPy only."""
+"""The job and the result of a measurement; needs only the standard library and NumPy."""
 
 import dataclasses
 import json
@@ -21,22 +21,22 @@ class Job:
 
   Attributes:
     model: ``tiny``, ``cnn``, ``resnet20`` or ``resnet18``.
-    groups: of its group normalization; 0 for no norm.
-    num_classes: of the labels.
-    clients: the population.
-    cohort: clients a round.
-    batch_size: examples a local step.
-    local_steps: a client takes a round.
-    rate: of the clients' SGD.
-    momentum: of the clients' SGD, which starts anew each round.
+    groups: groups of group normalization; 0 for no norm.
+    num_classes: number of classes.
+    clients: number of clients.
+    cohort: clients per round.
+    batch_size: examples per local step.
+    local_steps: local steps of a client per round.
+    rate: learning rate of the clients' SGD.
+    momentum: momentum of the clients' SGD, reset in each round.
     rounds_per_sample: rounds that are timed together.
-    samples: how many times are taken after the first call.
-    folder: of the exported arrays.
-    threads: the cores that may be used.
-    variant: what the system is to do differently, '' for nothing.
-    dtype: what is computed in, ``float32`` or ``bfloat16``.
-    seed: of everything random.
-    started: when the process was asked for, seconds since the epoch.
+    samples: number of timed samples after the first call.
+    folder: folder of the exported arrays.
+    threads: number of cores to use.
+    variant: name of the variant, '' for the default.
+    dtype: data type of the computation, ``float32`` or ``bfloat16``.
+    seed: seed of all random numbers.
+    started: launch time of the process, in seconds since the epoch.
   """
 
   model: str
@@ -59,26 +59,26 @@ class Job:
 
   @property
   def rounds(self) -> int:
-    """All rounds: those of the first call and those of the samples."""
+    """Number of all rounds: those of the first call and of the samples."""
     return (1 + self.samples) * self.rounds_per_sample
 
 
 @dataclasses.dataclass
 class Result:
-  """What came out; times in seconds.
+  """The result of a measurement; times in seconds.
 
   Attributes:
-    start: from the launch of the process to the first round: imports, data, construction.
-    first: a round of the first call, without what was compiled for it.
-    samples: a round in each later call, everything it computes done.
-    compile: what the first call compiled; None where nothing is compiled.
-    losses: the mean training loss of each call, where the system tells.
-    device: ``cpu``, or the kind of accelerator that did the work.
-    peak_mb: the greatest resident memory of the process, in 10^6 bytes; None where the work is
-      done by other processes.
-    private_mb: the same without files that are mapped, which the kernel can drop; looked at ten
-      times a second.
-    detail: what else is to be recorded.
+    start: time from the launch of the process to the first round: imports, data, construction.
+    first: time per round of the first call, without compilation.
+    samples: time per round of each later call, until its results are complete.
+    compile: compilation time of the first call; None if nothing is compiled.
+    losses: mean training loss of each call, if the system reports it.
+    device: ``cpu``, or the kind of accelerator.
+    peak_mb: greatest resident memory of the process, in 10^6 bytes; None if other processes do
+      the work.
+    private_mb: the same, without mapped files, which the kernel can drop; sampled ten times per
+      second.
+    detail: further values to record.
   """
 
   start: float
@@ -93,23 +93,23 @@ class Result:
 
 
 def array(job: Job, name: str, mapped: bool = False) -> np.ndarray:
-  """One of the exported arrays: see ``export.py``; in memory, or mapped from its file."""
+  """Reads an exported array (see ``export.py``), into memory or mapped from its file."""
   return np.load(Path(job.folder) / f"{name}.npy", mmap_mode="r" if mapped else None)
 
 
 def weights(job: Job) -> dict[str, np.ndarray]:
-  """The initial parameters by path, such as ``Block_0/Conv_0/kernel``."""
+  """Reads the initial parameters by path, such as ``Block_0/Conv_0/kernel``."""
   with np.load(Path(job.folder) / "weights.npz") as archive:
     return {name: archive[name] for name in archive.files}
 
 
 def client_ids(job: Job) -> list[np.ndarray]:
-  """The ids of each client's examples."""
+  """Returns the ids of each client's examples."""
   return np.split(array(job, "order"), array(job, "offsets")[1:-1])
 
 
 def memory_mb(name: str) -> float:
-  """What the kernel says of this process's memory, in 10^6 bytes: ``VmHWM``, ``RssAnon``, ..."""
+  """Returns this process's memory by the kernel's names (``VmHWM``, ``RssAnon``), in 10^6 bytes."""
   # ru_maxrss, to take another way, begins with what the launching process held.
   for line in Path("/proc/self/status").read_text().splitlines():
     if line.startswith(f"{name}:"):
@@ -118,12 +118,12 @@ def memory_mb(name: str) -> float:
 
 
 def result(job: Job, begun: float, ends: Sequence[float]) -> Result:
-  """A result from times of ``time.perf_counter``.
+  """Makes a result from times of ``time.perf_counter``.
 
   Args:
-    job: what was measured.
-    begun: when the first round began.
-    ends: when each call ended: the first one's, then the samples'.
+    job: the measured job.
+    begun: start of the first round.
+    ends: end of each call: the first, then those of the samples.
   """
   now = time.perf_counter()
   start = time.time() - job.started - (now - begun)
@@ -132,7 +132,7 @@ def result(job: Job, begun: float, ends: Sequence[float]) -> Result:
 
 
 def main(measure: Callable[[Job], Result]) -> None:
-  """Reads the job from the file named on the command line and prints the result."""
+  """Reads the job from the file on the command line and prints the result."""
   job = Job(**json.loads(Path(sys.argv[1]).read_text()))
   private = [0.0]
 
@@ -151,7 +151,7 @@ def main(measure: Callable[[Job], Result]) -> None:
 
 
 def answer(output: str) -> Result | None:
-  """The result in what a system printed, or None."""
+  """Returns the result in a system's output, or None."""
   for line in reversed(output.splitlines()):
     if line.startswith(_ANSWER):
       return Result(**json.loads(line.removeprefix(_ANSWER)))

@@ -1,7 +1,7 @@
 """The library itself, as its users call it.
 
-Variants: where the training data stays, ``device`` or ``host`` (memory-mapped); '' lets the library
-choose.
+The variants ``device`` and ``host`` say where the training data is (on the host: memory-mapped);
+with '' the library chooses.
 """
 
 import time
@@ -20,12 +20,12 @@ from fedjax_norm.training.loop import train
 
 
 def measure(job: Job) -> Result:
-  """Times the training loop by its rows; each is an interval and an evaluation of ten images."""
+  """Measures the training loop by its rows: each is an interval and an evaluation of ten images."""
   return run(job)[1]
 
 
 def run(job: Job) -> tuple[fn.Outcome, Result]:
-  """Trains as the job says, and times it."""
+  """Trains as the job says and measures the time."""
   clock = CompileClock()
   source = fn.load_source(f"npy:{job.folder}/data")
   partition = Partition(jobs.array(job, "order"), jobs.array(job, "offsets"))
@@ -61,7 +61,7 @@ def run(job: Job) -> tuple[fn.Outcome, Result]:
 
 
 def main(job: Job) -> Result:
-  """Gives JAX the cores and measures."""
+  """Sets the cores of JAX and measures."""
   fn.use_host_devices(max(1, min(job.threads, job.cohort)))
   return measure(job)
 

@@ -1,7 +1,7 @@
 """pfl-research's simulation of federated averaging, in PyTorch.
 
-Variants: ``threads``, one process that has all the cores; ``processes``, one process a core, as
-pfl's guide to distributed simulations has it.
+Variants: ``threads`` is one process with all cores; ``processes`` is one process per core, as pfl's
+guide to distributed simulations recommends.
 """
 
 import functools
@@ -24,19 +24,19 @@ _RANK, _ADDRESSES = "PFL_WORKER_RANK", "PFL_WORKER_ADDRESSES"
 
 
 class Classifier(nn.Module):
-  """A network with the two methods that pfl asks for."""
+  """A network with the two methods that pfl requires."""
 
   def __init__(self, network: nn.Module):
     super().__init__()
     self.network = network
 
   def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-    """Of a batch, to train on."""
+    """Returns the training loss of a batch."""
     return functional.cross_entropy(self.network(images), labels)
 
   @torch.no_grad()
   def metrics(self, images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Of a batch, to evaluate."""
+    """Returns the evaluation metrics of a batch."""
     from pfl.metrics import Weighted
 
     self.eval()
@@ -46,7 +46,7 @@ class Classifier(nn.Module):
 
 
 def measure(job: Job) -> Result:
-  """Times pfl; importing it joins its processes together, which needs the environment first."""
+  """Measures pfl; its import joins the processes, so the environment must be set before."""
   processes = job.threads if job.variant == "processes" else 1
   if processes > 1 and _RANK not in os.environ:
     _launch_others(processes)
@@ -117,7 +117,7 @@ def measure(job: Job) -> Result:
 
 
 def _launch_others(processes: int) -> None:
-  """Starts the other processes on the same job; this one becomes the first."""
+  """Starts the other processes for the same job; this process becomes the first."""
   with socket.socket() as probe:
     probe.bind(("localhost", 0))
     port = probe.getsockname()[1]

@@ -16,7 +16,7 @@ class Loop:
   """Federated averaging that follows the exported cohorts and batches.
 
   Attributes:
-    losses: the mean loss of each local step so far, of all clients.
+    losses: loss of each local step so far, averaged over the clients.
   """
 
   def __init__(self, job: Job, device: str = "cpu"):
@@ -34,7 +34,7 @@ class Loop:
     self.losses: list[Tensor] = []
 
   def run_round(self, round_: int) -> None:
-    """Trains the clients of a round one after another and averages their models."""
+    """Trains the clients of a round sequentially and averages their models."""
     total = [torch.zeros_like(p) for p in self.server]
     losses = []
     for batches in self.batches[round_]:
@@ -45,7 +45,7 @@ class Loop:
     self.losses += torch.stack(losses).mean(0).unbind()
 
   def _train_client(self, batches: Tensor) -> Tensor:
-    """Takes a client's local steps on the batches [steps, batch]; the loss of each."""
+    """Takes a client's local steps on the batches [steps, batch] and returns their losses."""
     job = self.job
     with torch.no_grad():
       for own, shared in zip(self.model.parameters(), self.server, strict=True):
@@ -72,13 +72,13 @@ class Loop:
     return contextlib.nullcontext()
 
   def wait(self) -> None:
-    """Until the device has done what it was given."""
+    """Waits until the device has finished."""
     if self.device == "cuda":
       torch.cuda.synchronize()
 
 
 def measure(job: Job) -> Result:
-  """Times the loop."""
+  """Measures the loop."""
   torch.set_num_threads(job.threads)
   torch.manual_seed(job.seed)
   loop = Loop(job, "cuda" if torch.cuda.is_available() else "cpu")

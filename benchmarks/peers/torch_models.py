@@ -1,8 +1,8 @@
-"""The benchmarks' models in PyTorch, with the parameters' names of the exported ones.
+"""The models of the benchmarks in PyTorch, with the names of the exported parameters.
 
-They see every image mirrored in both directions, and so are their kernels: the exported models pad
-a convolution of stride 2 after the last row and column, and mirrored this is the padding of 1 on
-all sides that a PyTorch user writes. Results are the same, and no time goes into other pads.
+Images and kernels are mirrored in both directions: the exported models pad a convolution of stride
+2 after the last row and column, which mirrored is the padding of 1 on all sides that a PyTorch user
+writes. The results are the same, and no time is spent on other paddings.
 """
 
 import numpy as np
@@ -119,10 +119,10 @@ class ResNet(nn.Module):
 
 
 def network(job: Job, image_shape: tuple[int, ...]) -> nn.Module:
-  """The model of a job.
+  """Returns the model of a job.
 
   Args:
-    job: names the model.
+    job: job with the name of the model.
     image_shape: (H, W, C), H and W even.
   """
   *size, channels = image_shape
@@ -141,7 +141,7 @@ def network(job: Job, image_shape: tuple[int, ...]) -> nn.Module:
 
 
 def build(job: Job, image_shape: tuple[int, ...], weights: dict[str, np.ndarray]) -> nn.Module:
-  """The model of a job with the exported parameters, given by their paths."""
+  """Returns the model of a job with the exported parameters, given by path."""
   model = network(job, image_shape)
   left = dict(weights)
   with torch.no_grad():
@@ -155,7 +155,7 @@ def build(job: Job, image_shape: tuple[int, ...], weights: dict[str, np.ndarray]
 def _exported(
   model: nn.Module, name: str, parameter: Tensor, left: dict[str, np.ndarray]
 ) -> Tensor:
-  """Takes a parameter's values out of the exported ones, in PyTorch's order of axes."""
+  """Returns a parameter's exported values in PyTorch's order of axes."""
   module, _, kind = name.replace(".", "/").rpartition("/")
   if kind == "bias":
     values = left.pop(f"{module}/bias")
@@ -175,16 +175,16 @@ def _exported(
 
 
 def load_images(job: Job) -> tuple[Tensor, tuple[int, ...]]:
-  """All training images of a job, as of :func:`mirrored`, and the shape (H, W, C) of one."""
+  """Returns all training images of a job, mirrored, and the shape (H, W, C) of an image."""
   stored = jobs.array(job, "data/x_train", mapped=True)  # it is copied, and not held twice
   return mirrored(stored), stored.shape[1:]
 
 
 def mirrored(stored: np.ndarray) -> Tensor:
-  """[N, H, W, C] as stored -> [N, C, H, W] of the same type, mirrored."""
+  """Mirrors images [N, H, W, C] and returns them as [N, C, H, W], in the same type."""
   return torch.from_numpy(np.ascontiguousarray(stored[:, ::-1, ::-1].transpose(0, 3, 1, 2)))
 
 
 def to_float(images: Tensor) -> Tensor:
-  """Images as a model reads them: float32; uint8 is divided by 255."""
+  """Converts images to float32; uint8 is divided by 255."""
   return images.float() / 255 if images.dtype == torch.uint8 else images
