@@ -1,10 +1,9 @@
-"""What communication could be saved: ``python -m experiments.oracle --algorithm=gaia``.
+"""Measures the communication saved over BSP: ``python -m experiments.oracle --algorithm=gaia``.
 
-The Oracle of paper 004 (sec. 7.3 and fig. 8). For each degree of skew this runs BSP, every theta of
-the algorithm's grid (``--scout_grid``) and SkewScout, each in a folder of its own below
-``--workdir``; one that was stopped goes on where it was. At the end it tells and draws what Oracle
-and SkewScout save over BSP without losing its accuracy: ``oracle.md``, ``oracle.csv`` and
-``oracle.png``. Communication is what a whole run sends, in both directions.
+This is the Oracle of paper 004 (sec. 7.3 and fig. 8). For each degree of skew it runs BSP, every
+theta of the algorithm's grid (``--scout_grid``) and SkewScout, each in a separate folder below
+``--workdir``; a second start resumes an interrupted run. ``oracle.md``, ``oracle.csv`` and
+``oracle.png`` give the bytes, up and down, that the Oracle and SkewScout save at BSP's accuracy.
 """
 
 from fedjax_norm.cli.commands.oracle import launch

@@ -1,9 +1,9 @@
-"""The tables and figures of the papers: ``python -m experiments.paper --scale=small``.
+"""Runs the tables and figures of the papers: ``python -m experiments.paper --scale=small``.
 
-Every cell is a run in a folder of its own below ``--workdir``; equal cells of several tables are
-one run, and a runner that was stopped goes on where it was. At the end the paper's accuracy stands
-beside ours, with what the paper claims and whether it held, in ``results.md``, ``results.csv`` and
-a picture for each figure.
+Every cell of a table is a run in a separate folder below ``--workdir``. Equal cells of several
+tables are one run, and a second start resumes an interrupted run. The results, with the papers'
+accuracies and whether their claims hold, are in ``results.md``, ``results.csv`` and one plot per
+figure.
 """
 
 from fedjax_norm.cli.commands.paper import launch

@@ -1,4 +1,6 @@
-"""Tables 1 to 3 and figures 5 to 7 of paper 000 (Zhou, He, Yang 2021) as data."""
+"""Tables 1 to 3 and figures 5 to 7 of paper 000 (Zhou, He, Yang 2021)."""
+
+from typing import Any
 
 from fedjax_norm.papers.tables import Cell, Claim, Table, best, rising, spread_above
 
@@ -9,19 +11,19 @@ _SCALES = {"small": {**_SMALL, "eval_every": 200}, "smoke": {**_SMOKE, "eval_eve
 
 _SETTINGS = {
   "small": "ResNet-10 on images of 16 pixels, 600 steps of two workers with 16 images each (0.4 "
-  "epochs), a constant rate of 0.1 and no augmentation: the beginning of training, not its end.",
-  "smoke": "the smallest network on digits, four steps: only that it runs. P = 64 is 32 here, for "
-  "the network begins with 32 channels.",
+  "epochs), a constant rate of 0.1 and no augmentation: only the beginning of training.",
+  "smoke": "the smallest network on digits for four steps, only to check that it runs. P = 64 is "
+  "replaced by 32, because the first layer has 32 channels.",
 }
 
 _OPEN = (
   "The paper states neither the learning rate, the batch, the epochs nor the augmentation of its "
-  '"ordinary SGD". Ours: a rate of 0.1 on a cosine, 64 images a worker, 100 epochs, no momentum or '
-  "weight decay (its algorithm 1 has none), crops and mirror images."
+  '"ordinary SGD". Ours: a cosine schedule from 0.1, 64 images per worker, 100 epochs, crops and '
+  "mirror images, no momentum or weight decay (as in its algorithm 1)."
 )
 
 
-def _cell(label: str, top1: float, top5: float, **options) -> Cell:
+def _cell(label: str, top1: float, top5: float, **options: Any) -> Cell:
   scales = _SCALES
   if options.get("groups", 0) > 32:
     scales = {**_SCALES, "smoke": {**_SCALES["smoke"], "groups": 32}}
@@ -74,9 +76,9 @@ TABLES = (
       Claim("local BN is worse at R = 0 than at R = 0.5", ("R = 0.0", "R = 0.5"), rising),
     ),
     (
-      "The paper prints the row R = 0.1 as top-1 99.80 and top-5 94.93, which cannot be, for top-5 "
-      "includes top-1: it is read here the other way round. Read so, 94.93 lies above the 94.25 of "
-      "R = 0.3: from there to R = 0.1 the paper's own figures rise, and they fall at both others.",
+      "The paper prints the row R = 0.1 as top-1 99.80 and top-5 94.93, which is impossible: "
+      "top-5 includes top-1. The two are exchanged here. Then 94.93 is above the 94.25 of R = 0.3: "
+      "from R = 0.3 to 0.1 the paper's accuracy rises, while it falls at the other two steps.",
       "The top-5 of BN at R = 0 is 99.87 here and 99.80 in table 2.",
       _OPEN,
     ),
@@ -95,8 +97,8 @@ TABLES = (
     ),
     (
       "GN with P = 32 is 92.32 / 99.83 here and 92.22 / 99.76 in table 3.",
-      "LN (90.88) should equal GN with P = 1, which table 3 has at 91.33: half a point is what the "
-      "paper's figures vary by. Both are run here.",
+      "LN (90.88) should equal GN with P = 1, which is 91.33 in table 3, so the paper's values "
+      "vary by about half a point. Both are run here.",
       _OPEN,
     ),
     _SETTINGS,

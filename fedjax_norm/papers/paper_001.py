@@ -1,4 +1,4 @@
-"""Figures 2 to 5 and table 1 of paper 001 (Edgify) as data."""
+"""Figures 2 to 5 and table 1 of paper 001 (Edgify)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,32 +12,32 @@ _SMOKE = {"data": "digits", "model": "tiny", "augment": "none"}
 
 
 def _cell(label: str, preset: str, options: Options, small: Options, smoke: Options) -> Cell:
-  """A run, on smaller networks and images at the smaller scales."""
-  # Fixup needs residual branches, and this is the smallest network that has them.
+  """Returns a cell, with smaller networks and images at the smaller scales."""
+  # Fixup needs residual branches; ResNet-20 is the smallest network with them.
   network = {"model": "resnet20"} if "Fixup" in label else {}
   scales = {"small": {**_SMALL, **small}, "smoke": {**_SMOKE, **network, **smoke}}
   return Cell(label, preset, options, scales)
 
 
-def _lengths(rounds: int, looks: int) -> Options:
-  return {"epochs": None, "rounds": rounds, "eval_every": rounds // looks}
+def _lengths(rounds: int, evaluations: int) -> Options:
+  return {"epochs": None, "rounds": rounds, "eval_every": rounds // evaluations}
 
 
-def _device_cell(label: str, norm: str, **options) -> Cell:
-  """Of figure 2: ten devices."""
+def _device_cell(label: str, norm: str, **options: Any) -> Cell:
+  """Returns a cell of figure 2: ten devices."""
   small = {"batch_size": 8, "scale_lr_from": 320, **_lengths(240, 3)}
   smoke = {"batch_size": 4, **_lengths(2, 2)}
   return _cell(label, "ssgd_edgify", {"norm": norm, **options}, small, smoke)
 
 
-def _large_cell(label: str, norm: str, device_batch: int, epochs: int, **options) -> Cell:
-  """Of figures 3 and 4: eight devices, and a warm-up of so many of the 100 epochs, or none."""
-  # Small has two devices with a quarter of the batch each: a sixteenth of the joint one.
+def _large_cell(label: str, norm: str, device_batch: int, epochs: int, **options: Any) -> Cell:
+  """Returns a cell of figures 3 and 4: eight devices; ``epochs`` of the 100 are the warm-up."""
+  # Scale small has two devices with a quarter of the batch each: a sixteenth of the joint batch.
   batch_size = device_batch // 4
   rounds = 19_200 // (2 * batch_size)
   small = {"clients": 2, "batch_size": batch_size, "lr": 0.1 / 16, **_lengths(rounds, 3)}
   smoke = {"batch_size": 2, **_lengths(4, 2)}
-  if norm == "gn":  # its preset scales from 128
+  if norm == "gn":  # the preset scales the rate from a batch of 128
     small["scale_lr_from"] = smoke["scale_lr_from"] = 8
   if epochs:
     options["lr_warmup_epochs"] = epochs
@@ -49,11 +49,11 @@ def _large_cell(label: str, norm: str, device_batch: int, epochs: int, **options
   return _cell(label, f"ssgd_large_batch_{norm}", options, small, smoke)
 
 
-def _average_cell(label: str, steps: int, **options) -> Cell:
-  """Of figure 5: FedAvg every so many batches."""
-  fewer = {10: 10, 150: 120}[steps]
-  small = {"batch_size": 8, "lr": 0.025, "local_steps": fewer}
-  small |= {"rounds": 240 // fewer, "eval_every": max(1, 80 // fewer)}
+def _average_cell(label: str, steps: int, **options: Any) -> Cell:
+  """Returns a cell of figure 5: FedAvg with ``steps`` local steps."""
+  small_steps = {10: 10, 150: 120}[steps]
+  small = {"batch_size": 8, "lr": 0.025, "local_steps": small_steps}
+  small |= {"rounds": 240 // small_steps, "eval_every": max(1, 80 // small_steps)}
   smoke = {"batch_size": 4, "local_steps": 1 + steps // 100, "rounds": 2, "eval_every": 1}
   return _cell(label, f"fedavg_edgify_{steps}", options, small, smoke)
 
@@ -87,33 +87,33 @@ _AVERAGES = (
 )
 
 _NO_FIGURES = (
-  "The text that we have of the paper holds the captions of its figures and of its table 1 and no "
-  "accuracies: there is nothing to print beside ours."
+  "The available text of the paper has the captions of its figures and of table 1 but no "
+  "accuracies to compare with."
 )
 _NUMBERING = (
-  "Figures are numbered by their captions: the text calls figures 3 and 4 (large batches) 4 and 5, "
-  "and figure 5 (federated averaging) 3."
+  "Figures are numbered as in their captions; the text calls figures 3 and 4 (large batches) 4 and "
+  "5, and figure 5 (federated averaging) 3."
 )
-_EPOCHS = "All runs augment by crops and mirror images, of which the paper says nothing."
+_EPOCHS = "All runs augment with crops and mirror images; the paper states no augmentation."
 _LARGE_OPEN = (
-  "The paper does not say how many devices carry the large batch, nor when a plateau acts: eight "
-  "IID devices (ten do not divide 128), a tenth of the rate after ten epochs without a fall of the "
-  "training loss. 1k and 2k are 1,024 and 2,048."
+  "The paper states neither the number of devices of the large batch nor the plateau rule. Ours: "
+  "eight IID devices (128 is not divisible by ten); a tenth of the rate after ten epochs without a "
+  "lower training loss. 1k and 2k are 1,024 and 2,048."
 )
 
-_SMALL_SETTING = "ResNet-10 on images of 16 pixels and no augmentation; 19,200 images are seen, "
+_SMALL_SETTING = "ResNet-10 on images of 16 pixels without augmentation; 19,200 training images, "
 _SETTINGS = {
   "small": _SMALL_SETTING + "in 240 steps with a quarter of the paper's batch and rate.",
-  "smoke": "the smallest network that has the norm on digits, a few steps: only that it runs.",
+  "smoke": "the smallest network with the norm on digits for a few steps, to check that it runs.",
 }
 _LARGE_SETTINGS = {
-  "small": _SMALL_SETTING + "by two devices; batches and rates are a sixteenth of the paper's "
-  "(8, 64 and 128), the warm-ups the same share of the run, which is too short for a plateau.",
+  "small": _SMALL_SETTING + "on two devices; batches and rates are a sixteenth of the paper's "
+  "(8, 64 and 128), warm-ups the same share of the run; the run is too short for a plateau.",
   "smoke": _SETTINGS["smoke"],
 }
 _AVERAGE_SETTINGS = {
-  "small": _SMALL_SETTING + "in 240 local steps of 8 images at a quarter of the paper's rate, and "
-  'averaged every 10 or, for "every 150", every 120.',
+  "small": _SMALL_SETTING + "in 240 local steps of 8 images at a quarter of the paper's rate, "
+  'averaged every 10 steps, or every 120 for "every 150".',
   "smoke": _SETTINGS["smoke"],
 }
 
@@ -134,8 +134,8 @@ TABLES = (
     ),
     (
       _NO_FIGURES,
-      'The paper says "random" and "similar"; 15% and 5 points are our reading of them.',
-      "The paper does not say how many epochs it trained: ours are 100. " + _EPOCHS,
+      'The paper says "random" and "similar"; we read these as 15% and 5 points.',
+      "The paper does not state the number of epochs; ours is 100. " + _EPOCHS,
     ),
     _SETTINGS,
   ),
@@ -160,7 +160,7 @@ TABLES = (
     (
       _NO_FIGURES,
       _NUMBERING,
-      'The paper says "little loss of accuracy"; 2 points are our reading of it.',
+      'The paper says "little loss of accuracy"; we read this as 2 points.',
       _LARGE_OPEN,
       _EPOCHS,
     ),
@@ -188,7 +188,7 @@ TABLES = (
     _AVERAGES,
     (
       Claim(
-        "on non-IID data the accuracy falls as averages become rarer",
+        "on non-IID data the accuracy falls with less frequent averaging",
         ("non-IID, every 150", "non-IID, every 10"),
         rising,
       ),
@@ -203,7 +203,7 @@ TABLES = (
         best,
       ),
       Claim(
-        "every 150 batches, devices learn their local data alone (below 25%)",
+        "every 150 batches, devices learn only their local data (below 25%)",
         ("non-IID, every 150",),
         below(25.0),
       ),
@@ -211,9 +211,9 @@ TABLES = (
     (
       _NO_FIGURES,
       'The paper says "nearly 50%" for non-IID data every 10 batches, and that devices only learn '
-      "their local data every 150; that this is below 25% is our reading (two classes are 20%).",
+      "their local data every 150; we read the latter as below 25% (two classes are 20%).",
       _NUMBERING,
-      "The paper does not say how long it trained: ours see 96 epochs. " + _EPOCHS,
+      "The paper does not state the length of training; ours is 96 epochs. " + _EPOCHS,
     ),
     _AVERAGE_SETTINGS,
   ),

@@ -1,7 +1,7 @@
-"""What a paper's table is as data: its cells, the paper's figures and what it claims.
+"""Types for a paper's table: its cells (runs), the paper's values and its claims.
 
-A cell is a preset with some flags changed, so that the presets are the only place where a paper's
-setting stands; a smaller scale changes some flags more.
+A cell is a preset with some flags changed, so a paper's setting is written only in the presets. A
+smaller scale changes more flags.
 """
 
 import functools
@@ -17,7 +17,7 @@ from fedjax_norm import presets
 from fedjax_norm.cli import methods, split_options, train
 from fedjax_norm.cli.choice import Choice
 from fedjax_norm.cli.config import Config
-from fedjax_norm.cli.flags import define, given, format_value
+from fedjax_norm.cli.flags import define, format_value, given
 from fedjax_norm.cli.train import Make
 from fedjax_norm.options import make
 from fedjax_norm.study.savings import Degree
@@ -28,7 +28,7 @@ BINARIES: dict[str, type[Config] | Choice] = {
   "decentralized": methods.DECENTRALIZED,
   "split": split_options.ALGORITHM,
 }
-"""The flags of a preset, by the word that its name begins with."""
+"""First word of a preset's name -> the flags of its binary."""
 
 _PRESETS = Path(presets.__file__).parent
 
@@ -37,13 +37,13 @@ class Cell(NamedTuple):
   """One run of a table.
 
   Attributes:
-    label: as in the table.
-    preset: the name of a file in ``presets``, without its ending.
-    options: flag to value, changed in the preset; None is a flag that is not given.
-    scales: what a scale changes besides, by its name.
-    paper: top-1 and top-5 in percent, NaN for one that the paper does not print; None for both.
-    base: the label of the cell that its loss of accuracy is counted from.
-    paper_loss: that loss in points, where the paper prints it.
+    label: label of the row in the table.
+    preset: name of a file in ``presets``, without its ending.
+    options: flag -> value that replaces the preset's; None removes a flag.
+    scales: name of a scale -> flags that it changes in addition.
+    paper: the paper's top-1 and top-5 in percent, NaN if not printed; None if neither is printed.
+    reference: label of the cell from which this cell's loss of accuracy is measured.
+    paper_loss: the paper's loss of accuracy in points, if printed.
   """
 
   label: str
@@ -51,23 +51,23 @@ class Cell(NamedTuple):
   options: Mapping[str, Any]
   scales: Mapping[str, Mapping[str, Any]]
   paper: tuple[float, float] | None = None
-  base: str | None = None
+  reference: str | None = None
   paper_loss: float | None = None
 
   @property
   def name(self) -> str:
-    """Of its run's folder; cells with the same flags have the same one."""
+    """Name of the run's folder; cells with the same flags share a folder."""
     options = sorted(self.options.items())
-    given = (f"{key}={format_value(value)}" for key, value in options if value is not None)
-    return "-".join([self.preset, *given])
+    texts = (f"{key}={format_value(value)}" for key, value in options if value is not None)
+    return "-".join([self.preset, *texts])
 
   @property
-  def maker(self) -> Make:
-    """Makes its program (see ``training.Make``)."""
+  def make_program(self) -> Make:
+    """Function that makes the run's program (see ``cli.train.Make``)."""
     return split_options.make if self.preset.startswith("split") else train.make
 
   def config(self, scale: str, **options: Any) -> Config:
-    """Its flags at a scale, with some more options."""
+    """Returns the run's flags at a scale, with further options."""
     changed = {**self.options, **self.scales.get(scale, {}), **options}
     binary = BINARIES[self.preset.partition("_")[0]]
     kind: Any = binary
@@ -83,7 +83,7 @@ def _file(name: str) -> list[str]:
 
 @functools.cache
 def _preset(name: str, kind: type[Config]) -> Mapping[str, Any]:
-  """The options that a preset gives."""
+  """Returns the options that a preset sets."""
   values = flags.FlagValues()
   define(kind, values)
   values([name, *_file(name)])
@@ -91,15 +91,16 @@ def _preset(name: str, kind: type[Config]) -> Mapping[str, Any]:
 
 
 class Claim(NamedTuple):
-  """Something that a paper says of a table's figures.
+  """A claim of a paper about a table's values.
 
   Attributes:
-    text: one line.
-    labels: the cells it is about; for savings those of ``savings``.
-    margin: their figures, in that order -> by how much it holds; negative where it does not.
-    measure: which figures: ``top1`` in percent; ``loss`` in points of it below the cells' bases;
-      ``saving``, how many times less is sent than by BSP; ``client_flops`` or ``sent``, how many
-      times as much as in the first cell the clients spend for an accuracy that all cells reach.
+    text: the claim in one line.
+    labels: labels of the cells; for savings, "<degree>, SkewScout" or "<degree>, Oracle".
+    margin: the cells' values, in the order of ``labels`` -> margin by which the claim holds;
+      negative if it does not hold.
+    measure: the values: ``top1`` in percent; ``loss`` in points of top-1 below the reference cell;
+      ``saving``, BSP's bytes divided by the run's; ``client_flops`` or ``sent``, the clients' cost
+      at the accuracy that all cells reach, divided by the first cell's.
   """
 
   text: str
@@ -112,19 +113,20 @@ class Table(NamedTuple):
   """A table or a figure of a paper.
 
   Attributes:
-    name: for ``--tables``.
-    title: one line.
-    cells: its rows.
-    claims: the paper's.
-    notes: what is odd in it, and what the paper leaves open.
-    settings: scale to how it differs there from the paper's setting.
-    figure: what is drawn: ``curves`` of learning; ``bars`` of accuracy, which are grouped by what
-      a label has before its last comma; accuracy against ``client_flops`` or ``sent``; or nothing.
-    degrees: of skew, with runs of BSP, of all thetas and of SkewScout; what they save is told too,
-      and drawn.
-    tolerance: points of accuracy that count as equal then.
-    choices: each cell's flags at a scale -> a note of what we chose ourselves there.
-    here: what stands in for the paper's setting, where something does (see ``at``).
+    name: name of the table for ``--tables``.
+    title: title of one line.
+    cells: rows of the table.
+    claims: claims of the paper.
+    notes: contradictions in the paper, and settings that it does not state.
+    settings: scale -> differences from the paper's setting.
+    figure: plot to draw: ``curves`` (learning curves); ``bars`` (accuracies, grouped by the part of
+      a label before its last comma); ``client_flops`` or ``sent`` (accuracy against that cost); or
+      an empty text for none.
+    degrees: degrees of skew with runs of BSP, of all thetas and of SkewScout; the communication
+      that they save is printed and drawn.
+    tolerance: points of accuracy below BSP's that count as equal for the savings.
+    choices: the cells' flags at a scale -> a note on settings that the paper does not state.
+    scale_note: model, data and clients of a scale below ``full`` (see ``at``).
   """
 
   name: str
@@ -137,79 +139,79 @@ class Table(NamedTuple):
   degrees: tuple[Degree, ...] = ()
   tolerance: float = 1.0
   choices: Callable[[Sequence[Config]], str] | None = None
-  here: str = ""
+  scale_note: str = ""
 
   def at(self, scale: str) -> "Table":
-    """The same as it is run at a scale: with all its notes, and what stands in below ``full``."""
+    """Returns the table as it is run at a scale, with all notes."""
     configs = [cell.config(scale) for cell in self.cells]
     notes = (self.choices(configs),) if self.choices else ()
-    here = "" if scale == "full" else f"here, at scale {scale}: {_in_short(configs)}"
-    return self._replace(notes=self.notes + notes, choices=None, here=here)
+    short = "" if scale == "full" else f"run at scale {scale}: {_summarize(configs)}"
+    return self._replace(notes=self.notes + notes, choices=None, scale_note=short)
 
-  def papers(self, measure: str) -> dict[str, float]:
-    """The paper's own figures by label, of the cells that it prints one for."""
+  def paper_values(self, measure: str) -> dict[str, float]:
+    """Returns label -> the paper's value of a measure, for the cells with a printed value."""
     cells = {cell.label: cell for cell in self.cells}
     top1 = {label: cell.paper[0] for label, cell in cells.items() if cell.paper}
     if measure == "top1":
       return top1
     losses = {}
     for label, cell in cells.items() if measure == "loss" else ():
-      loss = top1.get(cell.base or "", math.nan) - top1.get(label, math.nan)
+      loss = top1.get(cell.reference or "", math.nan) - top1.get(label, math.nan)
       loss = loss if cell.paper_loss is None else cell.paper_loss
       if math.isfinite(loss):
         losses[label] = loss
     return losses
 
 
-def _in_short(configs: Sequence[Config]) -> str:
-  """Which models learn which data on how many clients."""
+def _summarize(configs: Sequence[Config]) -> str:
+  """Returns the models, data sets and numbers of clients as text."""
   models = dict.fromkeys(config.model_name for config in configs)
   data = dict.fromkeys(config.data.partition(":")[0] for config in configs)
   clients = dict.fromkeys(str(config.clients) for config in configs if config.clients)
-  told = [" and ".join(models), " and ".join(data)]
-  return ", ".join([*told, f"{' or '.join(clients)} clients"] if clients else told)
+  parts = [" and ".join(models), " and ".join(data)]
+  return ", ".join([*parts, f"{' or '.join(clients)} clients"] if clients else parts)
 
 
 def rising(*accuracies: float) -> float:
-  """The least step from one to the next: each is above the one before it."""
+  """Margin of "each accuracy is above the previous one": the smallest step."""
   return min(b - a for a, b in itertools.pairwise(accuracies))
 
 
 def falling(*accuracies: float) -> float:
-  """The least step down from one to the next."""
+  """Margin of "each accuracy is below the previous one": the smallest step down."""
   return rising(*accuracies[::-1])
 
 
 def least(points: float) -> Callable[..., float]:
-  """The least of all is above so many points."""
+  """Margin of "all losses are above ``points``"."""
   return lambda *losses: min(losses) - points
 
 
 def best(first: float, *others: float) -> float:
-  """The lead of the first over the best of the others."""
+  """Margin of "the first is the best": its lead over the best of the others."""
   return first - max(others)
 
 
 def spread_above(points: float) -> Callable[..., float]:
-  """The best and the worst differ by more than so many points."""
+  """Margin of "the best and the worst differ by more than ``points``"."""
   return lambda *accuracies: max(accuracies) - min(accuracies) - points
 
 
 def below(points: float) -> Callable[[float], float]:
-  """An accuracy is below so many percent."""
+  """Margin of "the accuracy is below ``points`` percent"."""
   return lambda accuracy: points - accuracy
 
 
 def near(points: float) -> Callable[..., float]:
-  """The first is less than so many points below each of the others."""
+  """Margin of "the first is less than ``points`` below each of the others"."""
   return lambda first, *others: points - (max(others) - first)
 
 
 def alike(points: float) -> Callable[..., float]:
-  """All are within so many points."""
+  """Margin of "all differ by less than ``points``"."""
   return lambda *accuracies: points - (max(accuracies) - min(accuracies))
 
 
 def all_near(points: float) -> Callable[..., float]:
-  """Each of the others is less than so many points below the first."""
+  """Margin of "each of the others is less than ``points`` below the first"."""
   return lambda first, *others: points - (first - min(others))

@@ -1,6 +1,7 @@
 """Grouped bars, as in the figures of paper 004."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -39,15 +40,9 @@ def bars_figure(
   for i, (name, values) in enumerate(series.items()):
     positions = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
     heights = np.asarray(values, np.float64)
-    bars = axes.bar(
-      positions,
-      np.nan_to_num(heights),
-      width * 0.94,
-      label=name,
-      color=COLOURS[i % len(COLOURS)],
-      hatch=_HATCHES[i % len(_HATCHES)],
-      edgecolor="white",
-    )
+    style: dict[str, Any] = {"edgecolor": "white", "label": name}
+    style |= {"color": COLOURS[i % len(COLOURS)], "hatch": _HATCHES[i % len(_HATCHES)]}
+    bars = axes.bar(positions, np.nan_to_num(heights), width * 0.94, **style)
     labels = [form.format(value) if np.isfinite(value) else missing for value in heights]
     axes.bar_label(bars, labels, padding=2, fontsize=8)
   axes.set_xticks(range(len(groups)), groups)

@@ -51,21 +51,15 @@ def partition_figure(
   tops = np.cumsum(counts, axis=1)
   colours = base.category_colours(classes)
   # One collection per class: one patch per bar would take seconds with hundreds of classes.
+  left = np.arange(len(shown)) - 0.42
+  right = left + 0.84
+  edges = "white" if classes <= base.MOST_NAMED and len(shown) <= 40 else "none"
   for i in range(classes):
     low, high = tops[:, i] - counts[:, i], tops[:, i]
-    left = np.arange(len(shown)) - 0.42
-    right = left + 0.84
     corners = np.stack([left, low, left, high, right, high, right, low], 1).reshape(-1, 4, 2)
-    axes.add_collection(
-      PolyCollection(
-        list(corners[counts[:, i] > 0]),
-        facecolors=colours[i],
-        edgecolors="white" if classes <= base.MOST_NAMED and len(shown) <= 40 else "none",
-        linewidths=0.4,
-        label=str(class_names[i]),
-      ),
-      autolim=False,
-    )
+    style = {"facecolors": colours[i], "edgecolors": edges, "linewidths": 0.4}
+    parts = PolyCollection(list(corners[counts[:, i] > 0]), label=str(class_names[i]), **style)
+    axes.add_collection(parts, autolim=False)
   margin = max(0.6, (5 - len(shown)) * 0.5)
   axes.set_xlim(-margin, len(shown) - 1 + margin)
   axes.set_ylim(0, max(1, tops[:, -1].max()) * 1.04)
@@ -79,22 +73,14 @@ def partition_figure(
   else:
     axes.set_xlabel("client")
   if classes <= base.MOST_NAMED:
-    handles = [
-      Patch(color=colour, label=str(name)[:24])
-      for colour, name in zip(colours, class_names, strict=True)
-    ]
+    pairs = zip(colours, class_names, strict=True)
+    handles = [Patch(color=colour, label=str(name)[:24]) for colour, name in pairs]
     # Outside the panel, in the order of the stacks from the top down.
-    figure.legend(
-      handles=handles[::-1],
-      loc="outside right center",
-      title="class",
-      frameon=False,
-      fontsize=8 if classes > 10 else 9,
-    )
+    text = {"title": "class", "frameon": False, "fontsize": 8 if classes > 10 else 9}
+    figure.legend(handles=handles[::-1], loc="outside right center", **text)
   else:
-    scale = ScalarMappable(
-      BoundaryNorm(np.arange(classes + 1) - 0.5, classes), ListedColormap(colours)
-    )
+    boundaries = BoundaryNorm(np.arange(classes + 1) - 0.5, classes)
+    scale = ScalarMappable(boundaries, ListedColormap(colours))
     bar = figure.colorbar(scale, ax=axes, pad=0.02, spacing="proportional")
     ticks = _every(classes, 8)
     bar.set_ticks(ticks.tolist(), labels=[str(class_names[t])[:24] for t in ticks])

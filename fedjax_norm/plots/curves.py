@@ -1,6 +1,7 @@
 """Plots of measures against the round: learning curves of one run, and a comparison of runs."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,17 +38,9 @@ def learning_curves_figure(rows: base.Rows, title: str, phase_change: int | None
   for axes in (left, right, *more):
     if phase_change is not None and axes not in more:
       axes.axvline(phase_change, color="0.45", linestyle=":", linewidth=1.2, zorder=1)
-      axes.annotate(
-        "freeze",
-        (phase_change, 1.0),
-        xycoords=("data", "axes fraction"),
-        xytext=(0, 2),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        fontsize=8,
-        color="0.35",
-      )
+      text: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8, "color": "0.35"}
+      text |= {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+      axes.annotate("freeze", (phase_change, 1.0), (0, 2), **text)
     if axes.get_legend_handles_labels()[0]:
       axes.legend(frameon=False, loc="best")
   return figure
@@ -107,30 +100,12 @@ def _name_ends(
   )
   for (text, x, value, style), height in zip(ends, heights, strict=True):
     # A sample of the line next to the name identifies runs of one colour, or in grey.
-    axes.plot(
-      [1.05, 1.085, 1.12],
-      [height] * 3,
-      transform=axes.transAxes,
-      clip_on=False,
-      markevery=[1],
-      label="_sample",
-      **style,
-    )
+    style = {**style, "clip_on": False, "markevery": [1], "label": "_sample"}
+    axes.plot([1.05, 1.085, 1.12], [height] * 3, transform=axes.transAxes, **style)
     if leaders:
-      axes.annotate(
-        "",
-        (x, value),
-        xytext=(1.05, height),
-        textcoords="axes fraction",
-        arrowprops={
-          "arrowstyle": "-",
-          "color": style["color"],
-          "linewidth": 0.6,
-          "alpha": 0.6,
-          "shrinkA": 0,
-          "shrinkB": 0,
-        },
-      )
+      arrow = {"arrowstyle": "-", "color": style["color"], "linewidth": 0.6, "alpha": 0.6}
+      arrow |= {"shrinkA": 0, "shrinkB": 0}
+      axes.annotate("", (x, value), (1.05, height), textcoords="axes fraction", arrowprops=arrow)
     axes.text(1.135, height, text, transform=axes.transAxes, fontsize=9, va="center")
 
 

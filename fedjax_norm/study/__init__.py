@@ -1,1 +1,1 @@
-"""Sets of runs that belong together, and what they show."""
+"""Grids of runs and the comparison of their results."""

@@ -1,4 +1,4 @@
-"""Runs that belong together, each in a folder of its own, and what they ended with."""
+"""Runs the cells of a grid, each in a separate folder, and reads their results."""
 
 import contextlib
 import functools
@@ -21,59 +21,59 @@ from fedjax_norm.training.storage.csv_rows import Row
 
 
 class Result(NamedTuple):
-  """What a run ended with.
+  """The result of a run.
 
   Attributes:
-    summary: as in ``summary.json``; None if it diverged.
-    rows: its evaluations.
-    tested: images that its accuracy is a mean over; 0 if it is one over pairs of them.
-    example_flops: () -> the operations of training its whole model on one example; they take a
-      while to count.
+    summary: content of ``summary.json``; None if the run diverged.
+    rows: rows of ``metrics.csv``.
+    num_tested: number of images that the accuracy averages over; 0 if it averages over pairs.
+    example_flops: () -> floating-point operations of training the whole model on one example; a
+      function, because counting them takes a while.
   """
 
   summary: dict[str, Any] | None
   rows: list[Row]
-  tested: int
+  num_tested: int
   example_flops: Callable[[], float] = lambda: math.nan
 
   def percent(self, name: str) -> float:
-    """An accuracy in percent, NaN if the run diverged or does not measure it."""
+    """Returns an accuracy in percent; NaN if the run diverged or does not measure it."""
     return 100 * (self.summary or {}).get(name, math.nan)
 
   @property
   def sent(self) -> float:
-    """Bytes in both directions of the whole run, NaN if it diverged."""
+    """Bytes that the whole run sent, up and down; NaN if it diverged."""
     summary = self.summary
     return float(summary["bytes_up"] + summary["bytes_down"]) if summary else math.nan
 
 
 Results = Mapping[str, Result]
-"""Of runs, by their names."""
+"""Name of a run -> its result."""
 
 
 def run_cell(name: str, config: Any, source: Source, path: Path, make: Make = train.make) -> Result:
-  """Runs one, goes on with it, or reads what it ended with.
+  """Starts or resumes a run, or reads the result of a finished one.
 
   Args:
-    name: what it is called where it diverges.
-    config: its flags.
-    source: the data they name.
-    path: of its folder.
-    make: makes its program.
+    name: name of the run in the message that it diverged.
+    config: the run's options.
+    source: the data that the options name.
+    path: the run's folder.
+    make: function that makes the run's program.
 
   Raises:
-    UserError: the folder holds another run.
+    UserError: the folder contains another run.
   """
-  settled, task = train.prepare(config, source)
+  resolved, task = train.prepare(config, source)
   if not (path / "summary.json").exists():
-    program = make(task, settled)
+    program = make(task, resolved)
     try:
-      with contextlib.redirect_stdout(io.StringIO()):  # a line a run is enough
-        train.run_seed(settled, task, program, path)
+      with contextlib.redirect_stdout(io.StringIO()):  # the caller prints one line per run
+        train.run_seed(resolved, task, program, path)
     except DivergedError as error:
       print(f"{name}: {error}", file=sys.stderr)
-  with train.open_folder(path, settled) as folder:
-    tested = 0 if config.task == "verification" else len(source.test.labels)
+  with train.open_folder(path, resolved) as folder:
+    num_tested = 0 if config.task == "verification" else len(source.test.labels)
     rows = folder.rows()
 
     @functools.cache
@@ -81,22 +81,22 @@ def run_cell(name: str, config: Any, source: Source, path: Path, make: Make = tr
       model, shape, size = task.model, task.image_shape, config.batch_size
       return step_flops(model, shape, batch_size=size, input_gradient=False).training / size
 
-    return Result(folder.read_summary(), rows, tested, example_flops)
+    return Result(folder.read_summary(), rows, num_tested, example_flops)
 
 
 def load_sources(configs: Mapping[str, Config]) -> dict[str, Source]:
-  """The data of each run, by its name; what several have in common is read once.
+  """Returns the data of each run by the run's name; loads data that runs share once.
 
   Raises:
-    UserError: some of it cannot be read.
+    UserError: some data cannot be read.
   """
-  sources: dict[Any, Source] = {}
-  named = {}
+  loaded: dict[Any, Source] = {}
+  sources = {}
   for name, config in configs.items():
-    data: Any = config.task, *(getattr(config, one.name) for one in options.of(DataConfig))
+    key: Any = config.task, *(getattr(config, field.name) for field in options.of(DataConfig))
     if config.train_share is not None:
-      data = *data, config.seed
-    if data not in sources:
-      sources[data] = train.load(config)
-    named[name] = sources[data]
-  return named
+      key = *key, config.seed
+    if key not in loaded:
+      loaded[key] = train.load(config)
+    sources[name] = loaded[key]
+  return sources

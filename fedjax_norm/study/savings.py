@@ -1,8 +1,8 @@
-"""How much communication is saved at equal accuracy (paper 004, sec. 7.3 and fig. 8), as data.
+"""Communication saved over BSP at equal accuracy (paper 004, sec. 7.3 and fig. 8).
 
-At a degree of skew there is a run of BSP, one of each theta of an algorithm, and one in which
-SkewScout chooses theta. The Oracle is whichever theta sent least among those that kept BSP's
-accuracy; it has to run all of them to know.
+Each degree of skew has a run of BSP, one run for each theta (communication threshold) of Gaia,
+FedAvg or DGC, and one run in which SkewScout chooses theta. The Oracle is the theta that sends the
+fewest bytes among those that keep BSP's accuracy; finding it needs all runs.
 """
 
 import math
@@ -22,10 +22,10 @@ class Degree(NamedTuple):
   """The runs of one degree of skew, by their names in the results.
 
   Attributes:
-    label: such as 20%.
-    bsp: of the run of BSP.
-    thetas: what a theta is called -> its run.
-    scout: of SkewScout's.
+    label: the degree as text, for example 20%.
+    bsp: name of BSP's run.
+    thetas: theta as text -> name of its run.
+    scout: name of SkewScout's run.
   """
 
   label: str
@@ -35,103 +35,104 @@ class Degree(NamedTuple):
 
 
 class Saving(NamedTuple):
-  """What was saved at one degree.
+  """The communication saved at one degree of skew.
 
   Attributes:
-    label: the degree's.
-    accuracy: BSP's, in percent.
-    best: what Oracle's theta is called; None where no theta keeps the accuracy.
-    oracle: bytes of BSP by Oracle's; NaN where no theta keeps the accuracy.
-    scout: bytes of BSP by SkewScout's; NaN where SkewScout does not keep the accuracy.
+    label: the degree as text.
+    accuracy: BSP's accuracy in percent.
+    oracle_theta: the Oracle's theta as text; None if no theta keeps the accuracy.
+    oracle: BSP's bytes divided by the Oracle's; NaN if no theta keeps the accuracy.
+    scout: BSP's bytes divided by SkewScout's; NaN if SkewScout does not keep the accuracy.
   """
 
   label: str
   accuracy: float
-  best: str | None
+  oracle_theta: str | None
   oracle: float
   scout: float
 
   @property
   def overhead(self) -> float:
-    """What SkewScout sends by what Oracle sends."""
+    """SkewScout's bytes divided by the Oracle's."""
     return self.oracle / self.scout
 
 
-def saved(bsp: Result, other: Result) -> float:
-  """BSP's bytes by another run's; NaN if that sent nothing, and nobody learnt of the others."""
-  return bsp.sent / other.sent if other.sent else math.nan
+def saving_ratio(bsp: Result, run: Result) -> float:
+  """Returns BSP's bytes divided by a run's; NaN if the clients of the run sent nothing."""
+  return bsp.sent / run.sent if run.sent else math.nan
 
 
-def keeps(bsp: Result, other: Result, tolerance: float) -> bool:
-  """Whether a run's accuracy is at most so many points below BSP's; not if either diverged."""
-  return other.percent("top1") >= bsp.percent("top1") - tolerance
+def keeps_accuracy(bsp: Result, run: Result, tolerance: float) -> bool:
+  """Returns whether a run is at most ``tolerance`` points below BSP; False if one diverged."""
+  return run.percent("top1") >= bsp.percent("top1") - tolerance
 
 
 def measure(degree: Degree, results: Results, tolerance: float) -> Saving:
-  """What Oracle and SkewScout save at a degree.
+  """Returns what the Oracle and SkewScout save at a degree of skew.
 
   Args:
-    degree: its runs.
-    results: of them.
+    degree: the runs of the degree.
+    results: results of all runs.
     tolerance: points of accuracy below BSP's that count as equal.
   """
   bsp, scout = results[degree.bsp], results[degree.scout]
-  kept = {
-    theta: saved(bsp, results[name])
+  ratios = {
+    theta: saving_ratio(bsp, results[name])
     for theta, name in degree.thetas.items()
-    if keeps(bsp, results[name], tolerance) and results[name].sent
+    if keeps_accuracy(bsp, results[name], tolerance) and results[name].sent
   }
-  best = max(kept, key=lambda theta: kept[theta], default=None)
+  best = max(ratios, key=lambda theta: ratios[theta], default=None)
   return Saving(
     degree.label,
     bsp.percent("top1"),
     best,
-    kept[best] if best is not None else math.nan,
-    saved(bsp, scout) if keeps(bsp, scout, tolerance) else math.nan,
+    ratios[best] if best is not None else math.nan,
+    saving_ratio(bsp, scout) if keeps_accuracy(bsp, scout, tolerance) else math.nan,
   )
 
 
 def render(degrees: Sequence[Degree], results: Results, tolerance: float) -> str:
-  """The savings as a Markdown table, a line a degree."""
+  """Returns the savings as a Markdown table with one line per degree of skew."""
   rows = []
   for degree in degrees:
-    found, bsp = measure(degree, results, tolerance), results[degree.bsp]
-    best = "" if found.best is None else f" ({found.best})"
-    figures = [_percent(bsp), _bytes(bsp), _times(found.oracle) + best]
-    figures += [_percent(results[degree.scout]), _times(found.scout)]
-    rows.append([degree.label, *figures, _times(found.overhead, "of Oracle", "-")])
-  head = ["non-IID", "BSP, top-1", "sent", "Oracle", "SkewScout, top-1", "SkewScout"]
+    saving, bsp = measure(degree, results, tolerance), results[degree.bsp]
+    theta = "" if saving.oracle_theta is None else f" ({saving.oracle_theta})"
+    cells = [_percent(bsp), _bytes(bsp), _times(saving.oracle) + theta]
+    cells += [_percent(results[degree.scout]), _times(saving.scout)]
+    rows.append([degree.label, *cells, _times(saving.overhead, "of Oracle", "-")])
+  head = ["non-IID", "BSP, top-1", "BSP sends", "Oracle saves", "SkewScout, top-1"]
+  head += ["SkewScout saves", "SkewScout sends"]
   return (
-    f"Communication saved over BSP, of runs at most {tolerance:g} points below BSP's accuracy at "
-    f"the same degree of skew:\n\n{text_tables.as_markdown([*head, 'SkewScout sends'], rows)}"
+    f"Communication saved over BSP by runs at most {tolerance:g} points below BSP's accuracy at "
+    f"the same degree of skew:\n\n{text_tables.as_markdown(head, rows)}"
   )
 
 
 def draw(degrees: Sequence[Degree], results: Results, tolerance: float, title: str) -> Figure:
-  """Fig. 8: bars of what SkewScout and Oracle save, by degree; none where accuracy is lost."""
-  found = [measure(degree, results, tolerance) for degree in degrees]
-  series = {"SkewScout": [s.scout for s in found], "Oracle": [s.oracle for s in found]}
+  """Draws fig. 8: savings of SkewScout and the Oracle by degree; no bar if accuracy is lost."""
+  savings = [measure(degree, results, tolerance) for degree in degrees]
+  series = {"SkewScout": [s.scout for s in savings], "Oracle": [s.oracle for s in savings]}
   return bars.bars_figure(
-    [f"{s.label} non-IID" for s in found],
+    [f"{s.label} non-IID" for s in savings],
     series,
     title,
-    "communication of BSP by that of the run",
+    "BSP's communication / the run's communication",
     "{:.1f}x",
     "none",
   )
 
 
 def as_csv(degrees: Sequence[Degree], results: Results, tolerance: float) -> str:
-  """A line a run: what it sent, what that saves, and whether it keeps BSP's accuracy."""
+  """Returns CSV text, one line per run: bytes, saving, and whether it keeps BSP's accuracy."""
   rows = []
   for degree in degrees:
-    best, bsp = measure(degree, results, tolerance).best, results[degree.bsp]
+    best, bsp = measure(degree, results, tolerance).oracle_theta, results[degree.bsp]
     for run, name in {"BSP": degree.bsp, **degree.thetas, "SkewScout": degree.scout}.items():
       result = results[name]
-      figures = [result.percent("top1"), result.sent, saved(bsp, result)]
-      told = [figure if math.isfinite(figure) else "" for figure in figures]
-      kept = int(keeps(bsp, result, tolerance))
-      rows.append([degree.label, run, *told, kept, int(run == best), Path(name).name])
+      values = [result.percent("top1"), result.sent, saving_ratio(bsp, result)]
+      cells = [value if math.isfinite(value) else "" for value in values]
+      keeps = int(keeps_accuracy(bsp, result, tolerance))
+      rows.append([degree.label, run, *cells, keeps, int(run == best), Path(name).name])
   head = ["non_iid", "run", "top1", "bytes", "saved", "kept", "oracle", "folder"]
   return text_tables.as_csv(head, rows)
 

@@ -1,4 +1,4 @@
-"""Run folders in which something else lies where a file of the run belongs: one sentence each."""
+"""Run folders with a folder in place of a file, or the reverse: an error of one sentence."""
 
 import shutil
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-  """A place for one finished run that all tests copy."""
+  """Path of a finished run that all tests copy."""
   return tmp_path_factory.mktemp("finished") / "run"
 
 
 @pytest.fixture
 def run(fedavg_run, finished, one_convolution):
-  """(*flags) -> Result of the command whose finished run lies in ``run``."""
+  """() -> Result of running the command again, with its finished run in ``run``."""
   flags = ("--workdir=run", "--diagnostics")
   if not finished.exists():
     assert fedavg_run(*flags).code == 0
@@ -25,7 +25,7 @@ def run(fedavg_run, finished, one_convolution):
 
 
 def swap(name: str) -> None:
-  """Puts a folder where a file lies, and a file where a folder lies."""
+  """Replaces a file by a folder, and a folder by a file."""
   path = Path("run") / name
   if path.is_dir():
     shutil.rmtree(path)
@@ -52,7 +52,7 @@ def swap(name: str) -> None:
     "tensorboard",
   ],
 )
-def test_something_else_in_the_place_of_a_file(run, name):
+def test_a_folder_in_place_of_a_file_or_the_reverse(run, name):
   swap(name)
   result = run()
   assert result.code == 2, result.err

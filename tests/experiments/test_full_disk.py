@@ -1,4 +1,4 @@
-"""A disk that refuses a file: one sentence, and the same bits once it accepts files again."""
+"""A full disk: an error of one sentence, and the same bits after space is freed."""
 
 import errno
 import itertools
@@ -20,11 +20,11 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class Disk:
-  """Refuses every write to a folder once: each file, for each newest checkpoint of the run.
+  """Makes every write to a folder fail once: each file, for each newest checkpoint of the run.
 
   Attributes:
-    folder: which it refuses writes to; None for none.
-    refused: what it has refused so far.
+    folder: folder in which the next write fails; None if writes succeed.
+    refused: the failed writes.
   """
 
   def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Disk:
     sys.addaudithook(self._hook)
 
   def attempt(self, folder: Path) -> None:
-    """Refuses the first write of the next run that was not refused before."""
+    """Makes the first write of the next run fail that has not failed before."""
     saved = [int(f.name) for f in folder.glob("checkpoints/*") if f.name.isdigit()]
     self._newest, self.folder = max(saved, default=0), folder
 
@@ -46,7 +46,7 @@ class Disk:
       self.refused.add(write)
       self.last = write
       self.folder = None
-      # Of a descriptor the system names no file.
+      # The error of a file descriptor has no file name.
       name = () if what == "fsync" else (str(path),)
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *name)
 
@@ -68,7 +68,7 @@ def disk() -> Disk:
 
 @pytest.fixture
 def run_seed(monkeypatch):
-  """(folder) -> the exit code of a run with one compiled program for all folders."""
+  """(folder) -> exit code of a run; all runs share one compiled program."""
   config = methods.FEDAVG_CONFIG(
     data="synthetic:classes=4,train=64,test=32,size=6",
     clients=4,
@@ -84,7 +84,7 @@ def run_seed(monkeypatch):
   program = train.make(task, config)
 
   class Canvas:
-    """Draws nothing, for that takes longer than all else."""
+    """Draws nothing, because drawing takes most of the time."""
 
     def __init__(self, figure):
       pass
@@ -98,9 +98,9 @@ def run_seed(monkeypatch):
 
 @pytest.mark.usefixtures("one_convolution")
 @pytest.mark.long
-def test_every_write_may_fail_once(tmp_path, run_seed, disk, capsys, monkeypatch):
-  whole, folder = tmp_path / "whole", tmp_path / "run"
-  assert run_seed(whole) == 0
+def test_a_run_survives_one_failure_of_every_write(tmp_path, run_seed, disk, capsys, monkeypatch):
+  complete, folder = tmp_path / "complete", tmp_path / "run"
+  assert run_seed(complete) == 0
   fsync = os.fsync
 
   def checked(descriptor):
@@ -115,7 +115,7 @@ def test_every_write_may_fail_once(tmp_path, run_seed, disk, capsys, monkeypatch
     code = run_seed(folder)
     err = capsys.readouterr().err
     if disk.folder:
-      break  # it has refused nothing
+      break  # no write failed
     assert code == 1, disk.last
     assert re.fullmatch(r"error: /\S* cannot be read or written \(No space .*\n", err), err
     assert "free some space and run the same command again" in err
@@ -124,16 +124,16 @@ def test_every_write_may_fail_once(tmp_path, run_seed, disk, capsys, monkeypatch
   assert names >= {"metrics.csv", "diagnostics.csv", "summary.json.tmp", "model.msgpack.tmp"}
   assert names >= {"config.json.tmp", "partition.png.tmp", "checksums.json.tmp", "run.lock"}
   assert len(disk.refused) > 50
-  assert read(folder) == read(whole)
-  assert parameters(folder) == parameters(whole)
-  assert {f.name for f in folder.iterdir()} == {f.name for f in whole.iterdir()}
+  assert read(folder) == read(complete)
+  assert parameters(folder) == parameters(complete)
+  assert {f.name for f in folder.iterdir()} == {f.name for f in complete.iterdir()}
   for name in ("model.msgpack", "diagnostics.csv"):
-    assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    assert (folder / name).read_bytes() == (complete / name).read_bytes()
 
 
 @pytest.mark.long
 def test_a_full_file_system(tmp_path, fedavg_run):
-  """A real one, in a process of its own: the storage library writes without Python's ``open``."""
+  """Uses a real file system, because Orbax writes without Python's ``open``."""
   (small := tmp_path / "small").mkdir()
   mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(small)]
   if subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -157,10 +157,10 @@ def test_a_full_file_system(tmp_path, fedavg_run):
     assert re.fullmatch(sentence, done.stderr), done.stderr
     assert {path.name for path in (small / "run" / "checkpoints").iterdir()} <= set("123456")
     subprocess.run(["mount", "-o", "remount,size=40m", str(small)], check=True)
-    for folder in (small / "run", tmp_path / "whole"):
+    for folder in (small / "run", tmp_path / "complete"):
       result = fedavg_run(*options, f"--workdir={folder}")
       assert result.code == 0, result.err
-    assert read(small / "run") == read(tmp_path / "whole")
-    assert parameters(small / "run") == parameters(tmp_path / "whole")
+    assert read(small / "run") == read(tmp_path / "complete")
+    assert parameters(small / "run") == parameters(tmp_path / "complete")
   finally:
     subprocess.run(["umount", str(small)], check=True)

@@ -1,4 +1,4 @@
-"""The Oracle of paper 004: what could be saved, and the binary that finds it out."""
+"""The Oracle of paper 004: the savings, and ``experiments.oracle``."""
 
 import csv
 import functools
@@ -21,7 +21,7 @@ from fedjax_norm.study.cells import Result
 
 
 def result(top1: float | None, sent: int = 0) -> Result:
-  """A run with this accuracy in percent that sent so many bytes; None has diverged."""
+  """Returns the result of a run with an accuracy in percent; None for a run that diverged."""
   up = sent // 3
   summary = {"top1": (top1 or 0) / 100, "bytes_up": up, "bytes_down": sent - up}
   return Result(None if top1 is None else summary, [], 100)
@@ -34,31 +34,31 @@ def measured(**results: Result) -> savings.Saving:
   return savings.measure(DEGREE, results, 1.0)
 
 
-def test_the_oracle_is_the_cheapest_that_keeps_the_accuracy():
-  found = measured(
+def test_the_oracle_sends_the_fewest_bytes_at_equal_accuracy():
+  saving = measured(
     bsp=result(80.0, 1200),
     a=result(80.5, 300),
-    b=result(79.2, 60),  # within a point
-    c=result(78.9, 12),  # not
+    b=result(79.2, 60),  # less than a point below
+    c=result(78.9, 12),  # more than a point below
     scout=result(79.0, 120),
   )
-  assert found == savings.Saving("60%", 80.0, "0.2", 20.0, 10.0)
-  assert found.overhead == 2.0
+  assert saving == savings.Saving("60%", 80.0, "0.2", 20.0, 10.0)
+  assert saving.overhead == 2.0
 
 
-def test_nothing_is_saved_where_accuracy_is_lost():
-  found = measured(
+def test_nothing_is_saved_if_accuracy_is_lost():
+  saving = measured(
     bsp=result(80.0, 1200), a=result(70, 3), b=result(None), c=result(10, 1), scout=result(78, 9)
   )
-  assert found.best is None
-  assert math.isnan(found.oracle)
-  assert math.isnan(found.scout)
-  # Without BSP there is nothing to keep.
-  found = measured(
+  assert saving.oracle_theta is None
+  assert math.isnan(saving.oracle)
+  assert math.isnan(saving.scout)
+  # If BSP diverged, there is no accuracy to compare with.
+  saving = measured(
     bsp=result(None), a=result(70, 3), b=result(9, 1), c=result(9, 1), scout=result(78, 9)
   )
-  assert found.best is None
-  assert math.isnan(found.scout)
+  assert saving.oracle_theta is None
+  assert math.isnan(saving.scout)
 
 
 @given(
@@ -73,20 +73,20 @@ def test_nothing_is_saved_where_accuracy_is_lost():
 def test_no_theta_that_keeps_the_accuracy_saves_more(thetas, accuracy, tolerance):
   runs = dict(zip(DEGREE.thetas.values(), (result(*run) for run in thetas), strict=True))
   results = {"bsp": result(accuracy, 10**6), "scout": result(0, 1), **runs}
-  found = savings.measure(DEGREE, results, tolerance)
+  saving = savings.measure(DEGREE, results, tolerance)
   least = min(
     (sent for top1, sent in thetas if top1 is not None and accuracy - top1 <= tolerance - 1e-9),
     default=None,
   )
   if least is not None:
-    assert found.oracle >= 10**6 / least * (1 - 1e-12)
-  if found.best is not None:
-    top1, sent = thetas[list(DEGREE.thetas).index(found.best)]
+    assert saving.oracle >= 10**6 / least * (1 - 1e-12)
+  if saving.oracle_theta is not None:
+    top1, sent = thetas[list(DEGREE.thetas).index(saving.oracle_theta)]
     assert top1 >= accuracy - tolerance - 1e-9
-    assert found.oracle == pytest.approx(10**6 / sent)
+    assert saving.oracle == pytest.approx(10**6 / sent)
 
 
-def test_savings_are_told_and_drawn():
+def test_savings_are_rendered_and_drawn():
   results = {
     "bsp": result(80.0, 1200),
     "a": result(80.5, 300),
@@ -97,8 +97,8 @@ def test_savings_are_told_and_drawn():
   table = savings.render([DEGREE], results, 1.0)
   assert "| 60% | 80.00 | 1.20 kB | 4.0x (0.1) | 70.00 | none | - |" in table
   lines = list(csv.DictReader(io.StringIO(savings.as_csv([DEGREE], results, 1.0))))
-  told = {line["run"]: (line["saved"], line["kept"], line["oracle"]) for line in lines}
-  assert told == {
+  columns = {line["run"]: (line["saved"], line["kept"], line["oracle"]) for line in lines}
+  assert columns == {
     "BSP": ("1.0", "1", "0"),
     "0.1": ("4.0", "1", "1"),
     "0.2": ("20.0", "0", "0"),
@@ -127,7 +127,7 @@ FLAGS = (
 
 @pytest.fixture
 def run(_run, one_convolution, monkeypatch):
-  """(*flags) -> Result of ``experiments.oracle``; ``run.started`` are the runs that it began."""
+  """(*flags) -> Result of ``experiments.oracle``; ``run.started`` has the names of started runs."""
   monkeypatch.setattr(
     client_mapping, "use_host_devices", lambda count: None
   )  # JAX has started with two
@@ -144,7 +144,7 @@ def run(_run, one_convolution, monkeypatch):
   return start
 
 
-def test_everything_is_run_told_and_gone_on_with(run):
+def test_all_runs_are_started_reported_and_not_repeated(run):
   done = run(*FLAGS)
   assert done.code == 0, done.err
   names = ["1-bsp", "1-0.05", "1-0.5", "1-skewscout"]
@@ -158,12 +158,12 @@ def test_everything_is_run_told_and_gone_on_with(run):
     assert float(row["bytes"]) == sent[name]
     assert float(row["top1"]) == 100 * summaries[name]["top1"]
     assert float(row["saved"]) == sent["1-bsp"] / sent[name]
-  # SkewScout's own traffic is in what it sent.
+  # The bytes of SkewScout's run include its model traveling.
   assert sent["1-0.5"] < sent["1-0.05"] < sent["1-skewscout"]
   assert Path("work/oracle.md").read_text().strip() in done.out
   assert Path("work/oracle.png").read_bytes()[1:4] == b"PNG"
 
-  # Another start runs nothing that is finished, whatever counts as equal now.
+  # A second start with another tolerance runs nothing again.
   run.started.clear()
   assert run(*FLAGS, "--oracle_tolerance=100").code == 0
   assert not run.started
@@ -173,7 +173,7 @@ def test_everything_is_run_told_and_gone_on_with(run):
 def test_the_runs_of_each_algorithm():
   for name, theta in (("gaia", "threshold"), ("fedavg", "local_steps"), ("dgc", "sparsity")):
     config = oracle.ALGORITHM.config(name)(scout_every=7, oracle_fractions=(0.2, 1.0, 1.0))
-    own = methods.DECENTRALIZED.config(name)
+    kind = methods.DECENTRALIZED.config(name)
     configs, degrees = oracle.runs(config)
     assert [degree.label for degree in degrees] == ["20%", "100%"]
     for degree, fraction in zip(degrees, (0.2, 1.0), strict=True):
@@ -186,9 +186,9 @@ def test_the_runs_of_each_algorithm():
       assert {type(value) for value in thetas} == {int if name == "fedavg" else float}
       runs = [bsp, scout, *(configs[run] for run in degree.thetas.values())]
       assert {run.fraction for run in runs} == {fraction}
-      assert {type(run) for run in runs} == {methods.DECENTRALIZED.config("bsp"), own}
-      # A run is that of the binary with its flags written out.
-      assert runs[3] == own(partition="skew", fraction=fraction, **{theta: thetas[1]})
+      assert {type(run) for run in runs} == {methods.DECENTRALIZED.config("bsp"), kind}
+      # A run has the flags that the same run of experiments.decentralized has.
+      assert runs[3] == kind(partition="skew", fraction=fraction, **{theta: thetas[1]})
 
 
 @pytest.mark.parametrize("search", ["hill", "stochastic", "annealing"])
@@ -196,8 +196,8 @@ def test_the_runs_of_each_algorithm():
 def test_only_the_run_of_skewscout_searches(algorithm, search):
   config = make(oracle.ALGORITHM.config(algorithm), skewscout=search, oracle_fractions=(1.0,))
   configs, (degree,) = oracle.runs(config)
-  found = {name: run.skewscout for name, run in configs.items()}
-  assert found == dict.fromkeys([degree.bsp, *degree.thetas.values()], "off") | {
+  searches = {name: run.skewscout for name, run in configs.items()}
+  assert searches == dict.fromkeys([degree.bsp, *degree.thetas.values()], "off") | {
     degree.scout: search
   }
 

@@ -1,4 +1,4 @@
-"""Runs of all binaries, killed at random moments: the bits of an undisturbed run."""
+"""Runs of all binaries, killed at random moments, end with the bits of an uninterrupted run."""
 
 import json
 import os
@@ -32,7 +32,7 @@ COMMANDS = {
 
 
 class Run:
-  """A command in a folder: one process, or as many as it says."""
+  """A command with a run folder, of one or several processes."""
 
   def __init__(self, command, workdir):
     self.command, self.workdir = command, workdir
@@ -41,17 +41,17 @@ class Run:
     binary, *options = self.command
     count = 2 if "--num_processes=2" in options else 1
     address = f"--coordinator_address=localhost:{free_port()}"
-    places = [[address, f"--process_id={i}"] for i in range(count)] if count > 1 else [[]]
+    process_flags = [[address, f"--process_id={i}"] for i in range(count)] if count > 1 else [[]]
     command = [sys.executable, "-m", f"experiments.{binary}", *SMALL, *options]
     return [
       subprocess.Popen(
-        [*command, *place, f"--workdir={self.workdir}"],
+        [*command, *flags, f"--workdir={self.workdir}"],
         env={**os.environ, "PYTHONPATH": PYTHONPATH},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
       )
-      for place in places
+      for flags in process_flags
     ]
 
   def finish(self):
@@ -63,9 +63,9 @@ class Run:
     return sum((part / "metrics.csv").read_bytes().count(b"\n") for part in parts(self.workdir))
 
   def kill(self, chance):
-    """Kills one of the processes, or all, some rows and a moment after the start; the rest ends."""
-    processes, wanted = self.start(), self.rows() + chance.randint(1, 4)
-    while self.rows() < wanted and all(process.poll() is None for process in processes):
+    """Kills some processes a few rows and a moment after the start; waits until all have ended."""
+    processes, last_row = self.start(), self.rows() + chance.randint(1, 4)
+    while self.rows() < last_row and all(process.poll() is None for process in processes):
       time.sleep(0.01)
     time.sleep(chance.uniform(0, 0.3))
     for process in chance.sample(processes, chance.randint(1, len(processes))):
@@ -76,30 +76,30 @@ class Run:
 
 
 def parts(folder: Path) -> list[Path]:
-  """The folder of each seed, or the one of a run; of those with rows. Others come and go."""
+  """Returns the run folder or the folders of its seeds, if they have rows."""
   return [
     part for part in (folder, *sorted(folder.glob("seed_*"))) if (part / "metrics.csv").exists()
   ]
 
 
 def bits(folder: Path) -> list[object]:
-  """All that a run leaves and a clock does not decide."""
-  found: list[object] = []
+  """Returns all results of a run that do not depend on time."""
+  results: list[object] = []
   for part in parts(folder):
     summary = json.loads((part / "summary.json").read_text())
-    found += [read(part), parameters(part), (part / "model.msgpack").read_bytes()]
-    found += [{name: value for name, value in summary.items() if "seconds" not in name}]
-  return found
+    results += [read(part), parameters(part), (part / "model.msgpack").read_bytes()]
+    results += [{name: value for name, value in summary.items() if "seconds" not in name}]
+  return results
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", COMMANDS)
-def test_killed_runs_go_on_to_the_same_bits(name, tmp_path):
-  whole, killed = (Run(COMMANDS[name], tmp_path / part) for part in ("whole", "killed"))
-  whole.finish()
+def test_killed_runs_resume_to_the_same_bits(name, tmp_path):
+  complete, killed = (Run(COMMANDS[name], tmp_path / part) for part in ("complete", "killed"))
+  complete.finish()
   chance = random.Random(name)
   for _ in range(KILLS):
     killed.kill(chance)
   killed.finish()
   assert len(bits(killed.workdir)) == 4 * (2 if name == "seeds" else 1)
-  assert bits(killed.workdir) == bits(whole.workdir)
+  assert bits(killed.workdir) == bits(complete.workdir)

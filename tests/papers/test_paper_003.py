@@ -1,4 +1,4 @@
-"""Paper 003's tables and figures: as data, what an accuracy costs clients, and parity for real."""
+"""Paper 003: its tables as data, client costs, and equality of split learning and one machine."""
 
 import csv
 import io
@@ -15,8 +15,9 @@ from fedjax_norm.cli.commands import paper
 from fedjax_norm.errors import UserError
 from fedjax_norm.models import flops
 from fedjax_norm.models.stages import stage_names
-from fedjax_norm.papers import efforts
-from fedjax_norm.papers.efforts import Spent
+from fedjax_norm.papers import client_costs
+from fedjax_norm.papers.client_costs import ClientCost as Cost
+from fedjax_norm.papers.client_costs import costs_of_run, costs_of_runs
 from fedjax_norm.study import cells
 
 PAPERS = ROOT.parent / "shared" / "papers"
@@ -24,36 +25,36 @@ DATA = {"MNIST": "mnist", "CIFAR 10": "cifar10", "CIFAR 100": "cifar100", "ILSVR
 
 
 @pytest.mark.skipif(not PAPERS.is_dir(), reason="needs the paper's text in ../shared/papers")
-def test_the_tables_are_copied_rightly():
+def test_the_tables_are_copied_correctly():
   text = next(PAPERS.glob("003_*.txt")).read_text()
   rows = re.findall(r"^(MNIST|CIFAR 100?|ILSVRC 12)\t(.*)$", text, re.MULTILINE)
   assert len(rows) == 8
   for number, half in (("1", rows[:4]), ("2", rows[4:])):
     for name, row in half:
       columns = [part.strip(" %*") for part in row.split("\t")]
-      found = paper.TABLES[f"003.{number}.{DATA[name]}"].cells
+      row_cells = paper.TABLES[f"003.{number}.{DATA[name]}"].cells
       printed = columns[1:3] if number == "1" else columns
-      assert [cell.paper[0] for cell in found] == list(map(float, printed))
+      assert [cell.paper[0] for cell in row_cells] == list(map(float, printed))
       if number == "1":
-        for cell in found:
+        for cell in row_cells:
           config = cell.config("full")
           assert int(columns[3]) == (config.epochs if "single" in cell.label else config.rounds)
   assert all(
-    paper.judge(claim, table.papers("top1")).startswith("held")
+    paper.judge(claim, table.paper_values("top1")).startswith("held")
     for name, table in paper.TABLES.items()
     if name.startswith(("003.1", "003.2"))
     for claim in table.claims
   )
 
 
-def test_the_settings_of_its_text():
+def test_full_scale_has_the_settings_of_the_text():
   shares = {"1 agent": (1, 0.1), "5 agents": (5, 0.5), "10 agents": (10, None)}
   for name in DATA.values():
     for cell in paper.TABLES[f"003.2.{name}"].cells:
       config = cell.config("full")
       assert (config.clients, config.train_share) == shares[cell.label]
       assert config.local_epochs == 1
-    # The whole of table 2 is split learning's run of table 1.
+    # The last cell, with all data, is split learning's run of table 1.
     assert cell.name == paper.TABLES[f"003.1.{name}"].cells[1].name
   figures = {"3a": (100, "vgg16"), "3b": (500, "resnet50"), "4a": (500, "vgg16")}
   figures["4b"] = figures["3b"]
@@ -64,18 +65,18 @@ def test_the_settings_of_its_text():
     assert {(c.clients, c.model, c.data) for c in configs} == {(clients, model, data)}
     assert [c.algorithm for c in configs] == ["split", "fedavg", "ssgd"]
     assert configs[2].clients * configs[2].batch_size == 1000
-    for scale in ("smoke", "small"):  # all three see as many examples between evaluations
+    for scale in ("smoke", "small"):  # equal numbers of examples between evaluations
       _, fedavg, ssgd = (cell.config(scale) for cell in table.cells)
       assert (fedavg.rounds, fedavg.eval_every) == (ssgd.epochs, ssgd.eval_every)
 
 
-# Table 1: parity.
+# Table 1.
 
 
-def test_agents_in_turn_are_a_single_machine(tmp_path, monkeypatch):
-  """The presets of MNIST, on other data: every evaluation is the same, to float tolerance."""
-  monkeypatch.setattr(train.run_report, "print_communication", lambda *_: None)  # of other norms
-  less = {
+def test_split_learning_equals_a_single_machine(tmp_path, monkeypatch):
+  """The presets of MNIST on other data have the same evaluations, to float tolerance."""
+  monkeypatch.setattr(train.run_report, "print_communication", lambda *_: None)  # slow
+  small = {
     "data": "synthetic:classes=4,train=48,test=16,size=6",
     "data_dir": None,
     "model": "tiny",
@@ -88,82 +89,73 @@ def test_agents_in_turn_are_a_single_machine(tmp_path, monkeypatch):
   single, split = paper.TABLES["003.1.mnist"].cells
   results = []
   for cell, length in ((single, {"epochs": 2}), (split, {"rounds": 2, "clients": 3})):
-    config = cell.config("full", **less, **length)
+    config = cell.config("full", **small, **length)
     source = train.load(config)
-    results.append(cells.run_cell(cell.name, config, source, tmp_path / cell.name, cell.maker))
+    results.append(
+      cells.run_cell(cell.name, config, source, tmp_path / cell.name, cell.make_program)
+    )
   one, several = (result.rows for result in results)
   assert len(one) == len(several) == 2
-  for alone, together in zip(one, several, strict=True):
-    assert alone["examples"] == together["examples"] == 48
+  for single_row, split_row in zip(one, several, strict=True):
+    assert single_row["examples"] == split_row["examples"] == 48
     for name in ("train_loss", "loss", "train_top1", "top1"):
-      assert together[name] == pytest.approx(alone[name], rel=1e-5)
+      assert split_row[name] == pytest.approx(single_row[name], rel=1e-5)
   assert one[0]["loss"] != one[1]["loss"]
   # The clients of split learning compute less than the whole network.
-  whole = efforts.of({"single": results[0], "split": results[1]})
-  assert 0 < whole["split"][-1].client_flops < whole["single"][-1].client_flops / 2
-  # By the layers' shapes, which count no norm, activation or pool.
+  costs = costs_of_runs({"single": results[0], "split": results[1]})
+  assert 0 < costs["split"][-1].client_flops < costs["single"][-1].client_flops / 2
+  # FLOPs computed from the layers' shapes omit norms, activations and pools.
   _, task_model = train.prepare(config, source)
   by_shape = flops.training_flops(task_model.model, (6, 6, 3))
-  counted = whole["single"][-1].client_flops / 96
+  counted = costs["single"][-1].client_flops / 96
   assert 0.6 * by_shape < counted < 1.5 * by_shape
 
 
-# Figures 3 and 4: what an accuracy costs.
+# Figures 3 and 4: client costs.
 
 
 def row(round_, top1, examples, up, down, **more):
-  return {
-    "round": round_,
-    "top1": top1,
-    "examples": examples,
-    "bytes_up": up,
-    "bytes_down": down,
-    **more,
-  }
+  counts = {"examples": examples, "bytes_up": up, "bytes_down": down}
+  return {"round": round_, "top1": top1, **counts, **more}
 
 
-def test_what_was_spent_by_hand():
-  """Examples add up, bytes and split learning's operations are totals already."""
+def test_costs_computed_by_hand():
+  """Examples are summed; bytes and split learning's operations are already totals."""
   whole = [row(1, 0.3, 100, 5, 7), row(2, 0.5, 100, 10, 14), row(4, 0.6, 200, 20, 28)]
-  assert efforts.spent(whole, 7.0) == [
-    Spent(1, 0.3, 700.0, 12),
-    Spent(2, 0.5, 1400.0, 24),
-    Spent(4, 0.6, 2800.0, 48),
+  assert costs_of_run(whole, 7.0) == [
+    Cost(1, 0.3, 700.0, 12),
+    Cost(2, 0.5, 1400.0, 24),
+    Cost(4, 0.6, 2800.0, 48),
   ]
   split = [row(1, 0.4, 100, 1, 2, client_flops=30.0), row(2, 0.7, 100, 2, 4, client_flops=60.0)]
-  assert efforts.spent(split, math.nan) == [Spent(1, 0.4, 30.0, 3), Spent(2, 0.7, 60.0, 6)]
+  assert costs_of_run(split, math.nan) == [Cost(1, 0.4, 30.0, 3), Cost(2, 0.7, 60.0, 6)]
 
 
-SPLIT = [Spent(1, 0.4, 30.0, 300), Spent(2, 0.7, 60.0, 600)]
-FEDAVG = [Spent(1, 0.3, 700.0, 100), Spent(2, 0.6, 1400.0, 200), Spent(3, 0.5, 2100.0, 300)]
+SPLIT = [Cost(1, 0.4, 30.0, 300), Cost(2, 0.7, 60.0, 600)]
+FEDAVG = [Cost(1, 0.3, 700.0, 100), Cost(2, 0.6, 1400.0, 200), Cost(3, 0.5, 2100.0, 300)]
 
 
-def test_runs_are_compared_where_all_arrive():
+def test_runs_are_compared_at_the_common_accuracy():
   runs = {"split": SPLIT, "fedavg": FEDAVG}
-  assert efforts.common(runs) == 0.6
-  assert efforts.reached(runs) == {"split": SPLIT[1], "fedavg": FEDAVG[1]}
-  assert efforts.times(runs, "client_flops") == {"split": 1.0, "fedavg": 1400 / 60}
-  assert efforts.times(runs, "sent") == {"split": 1.0, "fedavg": 200 / 600}
-  told = efforts.render(runs)
-  assert "run, at 60.00%" in told
-  assert "| fedavg | 2 | 1.40 kFLOP | 23.33 | 200.00 B | 0.33 |" in told
-  rows = list(csv.DictReader(io.StringIO(efforts.as_csv(runs))))
+  assert client_costs.common_accuracy(runs) == 0.6
+  assert client_costs.at_common_accuracy(runs) == {"split": SPLIT[1], "fedavg": FEDAVG[1]}
+  assert client_costs.ratios(runs, "client_flops") == {"split": 1.0, "fedavg": 1400 / 60}
+  assert client_costs.ratios(runs, "sent") == {"split": 1.0, "fedavg": 200 / 600}
+  text = client_costs.render(runs)
+  assert "run, at 60.00%" in text
+  assert "| fedavg | 2 | 1.40 kFLOP | 23.33 | 200.00 B | 0.33 |" in text
+  rows = list(csv.DictReader(io.StringIO(client_costs.as_csv(runs))))
   assert [float(line["client_flops"]) for line in rows] == [30, 60, 700, 1400, 2100]
-  assert rows[3] == {
-    "cell": "fedavg",
-    "round": "2",
-    "top1": "60.0",
-    "client_flops": "1400.0",
-    "bytes": "200",
-  }
+  assert list(rows[3].values()) == ["fedavg", "2", "60.0", "1400.0", "200"]
+  assert list(rows[3]) == ["cell", "round", "top1", "client_flops", "bytes"]
   lost = {"split": SPLIT, "fedavg": []}
-  assert efforts.reached(lost) == {}
-  assert all(math.isnan(value) for value in efforts.times(lost, "sent").values())
-  assert "diverged" in efforts.render(lost)
+  assert client_costs.at_common_accuracy(lost) == {}
+  assert all(math.isnan(value) for value in client_costs.ratios(lost, "sent").values())
+  assert "diverged" in client_costs.render(lost)
 
 
-def test_a_figure_is_told_and_drawn(tmp_path, monkeypatch):
-  """Operations are counted by the whole network's step, of split learning they are in its rows."""
+def test_a_figure_of_client_costs_is_rendered_and_drawn(tmp_path, monkeypatch):
+  """Split learning's operations are in its rows; others are counted from the whole network."""
   table = paper.TABLES["003.fig3a"].at("smoke")
   rows = (
     [row(1, 0.5, 10, 4, 4, client_flops=20.0)],
@@ -174,21 +166,21 @@ def test_a_figure_is_told_and_drawn(tmp_path, monkeypatch):
     cell.name: paper.Result({"top1": run[-1]["top1"]}, run, 10, lambda: 3.0)
     for cell, run in zip(table.cells, rows, strict=True)
   }
-  told = paper.render(table, "smoke", results)
-  stand_in = "here, at scale smoke: tiny, digits, 10 clients"
-  assert f"figure 3a: VGG, CIFAR-10, 100 clients; {stand_in} (003.fig3a)" in told
-  assert "up to `conv1`; FedAvg" in told
-  assert "sees 80 images" in told
-  assert "| FedAvg | 2 | 60.00 FLOP | 3.00 | 4.00 B | 0.50 |" in told
-  assert re.search(r"FedAvg compute more .* \| held: 3.00 times \| not in the text", told)
-  assert re.search(r"SGD compute more .* \| held: 7.50 times \|", told)
-  sent = paper.judge(paper.TABLES["003.fig4a"].claims[0], paper.figures_of(table, results, "sent"))
+  text = paper.render(table, "smoke", results)
+  scale_note = "run at scale smoke: tiny, digits, 10 clients"
+  assert f"figure 3a: VGG, CIFAR-10, 100 clients; {scale_note} (003.fig3a)" in text
+  assert "up to `conv1`; FedAvg" in text
+  assert "uses 80 images" in text
+  assert "| FedAvg | 2 | 60.00 FLOP | 3.00 | 4.00 B | 0.50 |" in text
+  assert re.search(r"FedAvg compute more .* \| held: 3.00 times \| not in the text", text)
+  assert re.search(r"SGD compute more .* \| held: 7.50 times \|", text)
+  sent = paper.judge(paper.TABLES["003.fig4a"].claims[0], paper.our_values(table, results, "sent"))
   assert sent == "did not hold: 0.50 times"
   drawn = {}
-  monkeypatch.setattr(paper.plots, "save", lambda figure, path: drawn.update({path.name: figure}))
+  monkeypatch.setattr(paper.base, "save", lambda figure, path: drawn.update({path.name: figure}))
   paper.draw(table, results, tmp_path)
   (axes,) = drawn["003.fig3a.png"].axes
-  assert drawn["003.fig3a.png"].get_suptitle().endswith(f"100 clients\n{stand_in}")
+  assert drawn["003.fig3a.png"].get_suptitle().endswith(f"100 clients\n{scale_note}")
   assert axes.get_xscale() == "log"
   assert axes.get_xlabel() == "operations of all clients"
   lines = {line.get_label(): line.get_xdata() for line in axes.lines}
@@ -198,20 +190,20 @@ def test_a_figure_is_told_and_drawn(tmp_path, monkeypatch):
     assert [line["bytes"] for line in csv.DictReader(file)] == ["8", "2", "4", "16"]
 
 
-def test_what_is_told_of_a_scale_is_of_its_runs():
-  """The client keeps the first stage with parameters of whatever network stands in."""
+def test_notes_on_a_scale_describe_its_runs():
+  """The client has the first stage with parameters of the scale's network."""
   for number, cut in (("3a", "conv1"), ("4b", "stem")):
     table = paper.TABLES[f"003.fig{number}"]
     *_, note = table.at("small").notes
     assert f"up to `{cut}`;" in note
-    assert "sees 1,000 images" in note
+    assert "uses 1,000 images" in note
     config = table.cells[0].config("small")
     model = models.create(config.model, config.make_norm(1), 10, (16, 16, 3))
     assert stage_names(model)[0] == cut
   *_, note = paper.TABLES["003.fig3a"].at("full").notes
   assert "up to `conv1_2`;" in note
-  assert table.at("full").here == ""
-  assert table.at("small").here == "here, at scale small: resnet20, cifar10, 500 clients"
+  assert table.at("full").scale_note == ""
+  assert table.at("small").scale_note == "run at scale small: resnet20, cifar10, 500 clients"
 
 
 # Table 2: the data of some agents.
@@ -230,8 +222,7 @@ def test_a_share_of_the_training_examples():
     train.load(methods.FEDAVG_CONFIG(train_share=0.1), lambda labels, clients: np.arange(3))
 
 
-def test_presets_of_a_pair_agree():
-  """The single machine of table 1 differs from the agents in nothing but its clients and length."""
+def test_presets_of_table_1_differ_only_in_clients_and_length():
   pair = [cell.config("full") for cell in paper.TABLES["003.1.mnist"].cells]
   for name in ("data", "model", "norm", "partition", "batch_order", "batch_size", "lr", "momentum"):
     assert getattr(pair[0], name) == getattr(pair[1], name)

@@ -1,11 +1,4 @@
-"""What communication could be saved: ``python -m experiments.oracle --algorithm=gaia``.
-
-The Oracle of paper 004 (sec. 7.3 and fig. 8). For each degree of skew this runs BSP, every theta of
-the algorithm's grid (``--scout_grid``) and SkewScout, each in a folder of its own below
-``--workdir``; one that was stopped goes on where it was. At the end it tells and draws what Oracle
-and SkewScout save over BSP without losing its accuracy: ``oracle.md``, ``oracle.csv`` and
-``oracle.png``. Communication is what a whole run sends, in both directions.
-"""
+"""Measures the communication that SkewScout and the Oracle of paper 004 save over BSP."""
 
 import dataclasses
 from pathlib import Path
@@ -36,14 +29,14 @@ class OracleConfig(options.Options):
   group = "Oracle"
 
   oracle_tolerance: float = option(
-    1.0, "Points of accuracy below BSP's that count as equal.", least=0
+    1.0, "Points of accuracy below BSP's that still count as equal.", least=0
   )
   oracle_fractions: tuple[float, ...] = option(
-    (0.2, 0.6, 1.0), "Degrees of skew: the shares of the data that are divided by label."
+    (0.2, 0.6, 1.0), "Degrees of skew to compare: shares of the data that are partitioned by label."
   )
 
 
-def _kind(kind: type[Config]) -> type[Config]:
+def _with_oracle_options(kind: type[Config]) -> type[Config]:
   kind = dataclasses.make_dataclass(kind.__name__, [], bases=(OracleConfig, kind), frozen=True)
   return with_defaults(kind, partition="skew", skewscout="hill")
 
@@ -51,48 +44,50 @@ def _kind(kind: type[Config]) -> type[Config]:
 ALGORITHM = Choice(
   "algorithm",
   "gaia",
-  {name: _kind(DECENTRALIZED.configs[name]) for name in _THETA},
+  {name: _with_oracle_options(DECENTRALIZED.configs[name]) for name in _THETA},
   {name: DECENTRALIZED.help[name] for name in _THETA},
 )
 
 
 def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
-  """The flags of every run by its folder's name, and which runs belong to a degree of skew.
+  """Returns the flags of each run by the name of its folder, and the runs of each degree of skew.
 
   Raises:
-    UserError: flags that do not go together here.
+    UserError: the flags do not fit together.
   """
   if config.partition != "skew" or config.fraction is not None:
     raise UserError(
-      "the degrees of skew are those of --oracle_fractions, for --partition=skew; drop --partition "
+      "the degrees of skew are set by --oracle_fractions, with --partition=skew; drop --partition "
       "and --fraction."
     )
   if config.seeds != 1:
-    raise UserError("one seed at a time is compared; drop --seeds and give --seed.")
-  known = config.in_rounds(config.clients or 10, 10**6)
-  theta_schedule = make_theta_schedule(known, known.row, known.rounds)
+    raise UserError("only one seed can be compared; drop --seeds and give --seed.")
+  resolved = config.in_rounds(config.clients or 10, 10**6)
+  theta_schedule = make_theta_schedule(resolved, resolved.row, resolved.rounds)
   if not (theta_schedule and theta_schedule.scout and theta_schedule.scout.searches):
     raise UserError(
-      f"--skewscout={config.skewscout} chooses nothing to compare; name a search, such as hill."
+      f"--skewscout={config.skewscout} does not search for a theta; give a search, such as hill."
     )
   grid = theta_schedule.scout.grid
   changed = {
-    one.name: getattr(config, one.name)
-    for one in options.of(type(config))
-    if getattr(config, one.name) != one.default and not one.name.startswith("oracle_")
+    field.name: getattr(config, field.name)
+    for field in options.of(type(config))
+    if getattr(config, field.name) != field.default and not field.name.startswith("oracle_")
   }
   changed["partition"] = "skew"
-  own = ("algorithm", "skewscout")
-  off = {k: v for k, v in changed.items() if not k.startswith("scout_") and k not in own}
+  per_run = ("algorithm", "skewscout")
+  without_scout = {
+    k: v for k, v in changed.items() if not k.startswith("scout_") and k not in per_run
+  }
   theta = _THETA[config.algorithm]
 
   def flags(algorithm: str, **more: Any) -> Config:
     kind = DECENTRALIZED.config(algorithm)
-    has = {one.name for one in options.of(kind)}
-    given = {**(changed if "skewscout" in more else off), **more}
-    return options.make(kind, **{name: value for name, value in given.items() if name in has})
+    names = {field.name for field in options.of(kind)}
+    values = {**(changed if "skewscout" in more else without_scout), **more}
+    return options.make(kind, **{name: value for name, value in values.items() if name in names})
 
-  # Of FedAvg, whose models are averaged, one rate makes steps of one size with the mean.
+  # FedAvg averages models, so BSP takes steps of the same size only with the mean of the updates.
   bsp = {"reduction": "mean"} if config.algorithm == "fedavg" else {}
   configs: dict[str, Config] = {}
   degrees = []
@@ -106,8 +101,8 @@ def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
     )
     configs[degree.bsp] = flags("bsp", fraction=fraction, **bsp)
     for value, name in zip(grid, degree.thetas.values(), strict=True):
-      whole = int(value) if config.row.theta.is_integer else value
-      configs[name] = flags(config.algorithm, fraction=fraction, **{theta: whole})
+      number = int(value) if config.row.theta.is_integer else value
+      configs[name] = flags(config.algorithm, fraction=fraction, **{theta: number})
     scout = {"skewscout": config.skewscout}
     configs[degree.scout] = flags(config.algorithm, fraction=fraction, **scout)
     degrees.append(degree)
@@ -115,23 +110,23 @@ def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
 
 
 def main(config: Any) -> None:
-  """Runs everything and writes what was saved."""
+  """Runs all cells and writes the savings."""
   if training_objective(config.task) != "classification":
     raise UserError(
-      f"the Oracle holds runs against BSP's accuracy, of which {config.task} has none; choose "
+      f"the Oracle compares accuracies, which --task={config.task} does not have; choose "
       "--task=classification."
     )
   configs, degrees = runs(config)
-  for each in configs.values():  # what is wrong with the flags, before data is read
-    train.check(each)
+  for run_config in configs.values():  # errors in the flags are raised before data is read
+    train.check(run_config)
   sources = load_sources(configs)
   folder = app.new_folder(config)
-  apart = ("oracle_tolerance", "oracle_fractions")
-  saved = {key: value for key, value in config.saved().items() if key not in apart}
+  changeable = ("oracle_tolerance", "oracle_fractions")
+  saved = {key: value for key, value in config.saved().items() if key not in changeable}
   with RunFolder.open(folder, saved, config.resume, config.wait_for_workdir):
     results: dict[str, Result] = {}
-    for number, (name, each) in enumerate(configs.items(), 1):
-      results[name] = run_cell(name, each, sources[name], folder / name)
+    for number, (name, run_config) in enumerate(configs.items(), 1):
+      results[name] = run_cell(name, run_config, sources[name], folder / name)
       top1 = results[name].percent("top1")
       print(f"{number}/{len(configs)} {name}: {top1:.2f}", flush=True)
     tolerance = config.oracle_tolerance
@@ -144,5 +139,5 @@ def main(config: Any) -> None:
 
 
 def launch() -> None:
-  """Runs the binary on the command line's flags, and exits."""
+  """Runs the binary with the flags of the command line, and exits."""
   app.run(main, ALGORITHM)

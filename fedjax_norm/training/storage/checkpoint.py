@@ -17,16 +17,8 @@ from absl import logging
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.placement.processes import is_network_error
-from fedjax_norm.training.storage import orbax_errors
+from fedjax_norm.training.storage import checkpoint_leaves, orbax_errors
 from fedjax_norm.training.storage.atomic_files import write_atomic
-from fedjax_norm.training.storage.checkpoint_leaves import (
-  dtype_and_shape,
-  named_leaves,
-  place_like,
-  restore_target,
-  storage_keys,
-  to_host,
-)
 from fedjax_norm.typing import PyTree
 
 _DAMAGED = "damaged"
@@ -111,12 +103,17 @@ class Checkpoints:
     if last is not None and round <= last:
       raise ValueError(f"Round {round} is not after round {last}, the last checkpoint.")
     self._move_damaged()
-    names, leaves = named_leaves(tree)
-    arrays = [to_host(leaf) for leaf in leaves]
-    layout = [[name, *dtype_and_shape(array)] for name, array in zip(names, arrays, strict=True)]
+    names, leaves = checkpoint_leaves.named_leaves(tree)
+    arrays = [checkpoint_leaves.to_host(leaf) for leaf in leaves]
+    layout = [
+      [name, *checkpoint_leaves.dtype_and_shape(array)]
+      for name, array in zip(names, arrays, strict=True)
+    ]
     args = {"layout": ocp.args.JsonSave({"leaves": layout})}
     # The layout describes empty arrays completely, and Orbax cannot store empty items.
-    stored = {k: a for k, a in zip(storage_keys(names), arrays, strict=True) if a.size}
+    stored = {
+      k: a for k, a in zip(checkpoint_leaves.storage_keys(names), arrays, strict=True) if a.size
+    }
     if stored:
       args["arrays"] = ocp.args.StandardSave(stored)
     with self._writing(round):
@@ -231,11 +228,16 @@ class Checkpoints:
     with orbax_errors.quiet():
       args = ocp.args.Composite(layout=ocp.args.JsonRestore())
       saved = self._manager.restore(round, args=args)["layout"]["leaves"]
-    names, leaves = named_leaves(template)
-    expected = {name: dtype_and_shape(leaf) for name, leaf in zip(names, leaves, strict=True)}
+    names, leaves = checkpoint_leaves.named_leaves(template)
+    expected = {
+      name: checkpoint_leaves.dtype_and_shape(leaf)
+      for name, leaf in zip(names, leaves, strict=True)
+    }
     self._check_fit(round, {name: (dtype, shape) for name, dtype, shape in saved}, expected)
-    keys = storage_keys(names)
-    targets = {k: restore_target(leaf) for k, leaf in zip(keys, leaves, strict=True)}
+    keys = checkpoint_leaves.storage_keys(names)
+    targets = {
+      k: checkpoint_leaves.restore_target(leaf) for k, leaf in zip(keys, leaves, strict=True)
+    }
     targets = {k: target for k, target in targets.items() if target.size}
     arrays = {}
     if targets:
@@ -243,7 +245,9 @@ class Checkpoints:
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(targets))
         arrays = self._manager.restore(round, args=args)["arrays"]
     restored = [
-      place_like(arrays[key] if key in arrays else np.empty(leaf.shape, leaf.dtype), leaf)
+      checkpoint_leaves.place_like(
+        arrays[key] if key in arrays else np.empty(leaf.shape, leaf.dtype), leaf
+      )
       for key, leaf in zip(keys, leaves, strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(template), restored)

@@ -238,20 +238,10 @@ class ReadOnlyFolder(RunFolder):
     self.path = Path(path).expanduser().absolute()
     self.resumed = True
 
-  def append(self, row: dict[str, Any]) -> None:
-    """Does nothing; the first process writes the row."""
+  def _do_nothing(self, *_: Any, **__: Any) -> None:
+    """Does nothing; the first process writes."""
 
-  def append_diagnostics(self, rows: list[Row]) -> None:
-    """Does nothing; the first process writes the rows."""
-
-  def drop_rows_after(self, round: int) -> None:
-    """Does nothing; the first process deletes the rows."""
-
-  def write_summary(self, summary: dict[str, Any]) -> None:
-    """Does nothing; the first process writes the summary."""
-
-  def close(self) -> None:
-    """Does nothing; there is no lock to release."""
+  append = append_diagnostics = drop_rows_after = write_summary = close = _do_nothing
 
 
 def _check_same(path: Path, saved: dict[str, Any], new: dict[str, Any], resume: bool) -> None:

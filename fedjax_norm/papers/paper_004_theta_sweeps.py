@@ -1,30 +1,31 @@
-"""Tables 6 to 8 and figure 1 of paper 004: how much is communicated, and what that costs."""
+"""Tables 6 to 8 and figure 1 of paper 004: accuracy by theta, the communication threshold."""
 
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from fedjax_norm.papers.paper_004_cells import PARTITIONS, SMOKE, cell, small_words, theta
+from fedjax_norm.papers import paper_004_settings as settings
+from fedjax_norm.papers.paper_004_settings import PARTITIONS
 from fedjax_norm.papers.tables import Cell, Claim, Table, all_near, least, near, rising
 
 MODELS = {"alexnet": "AlexNet", "googlenet": "GoogLeNet", "lenet": "LeNet", "resnet20": "ResNet20"}
 
 Row = tuple[float, float, float, float, float, float, float, float]
-"""Top-1 in percent as the tables print it: IID and non-IID of each of ``MODELS``."""
+"""Top-1 in percent, in the order of the tables: IID and non-IID for each of ``MODELS``."""
 
 BSP: Row = (74.9, 75.0, 79.1, 78.9, 77.4, 76.6, 83.7, 44.3)
 
 
 class Sweep(NamedTuple):
-  """One of the tables."""
+  """One of tables 6 to 8."""
 
-  number: int  # the table's
-  algorithm: str  # whose theta varies
-  sign: str  # how theta is written, with a place for its value
-  rows: Mapping[float, Row]  # theta to the paper's figures
+  number: int  # number of the table
+  algorithm: str  # algorithm with the varied theta
+  label: str  # format of theta as text
+  rows: Mapping[float, Row]  # theta -> the paper's accuracies
   chosen: float  # theta of figure 1
-  tight: float  # of two thetas, that with more communication
-  loose: float  # the other one
+  tight: float  # theta with much communication, for a claim
+  loose: float  # theta with little communication, for the same claim
 
 
 SWEEPS = (
@@ -79,28 +80,28 @@ SWEEPS = (
   ),
 )
 
-_LOST = "Lost is what the paper marks: more than 2 points below BSP on IID partitions."
+_LOST = "As in the paper, accuracy is lost if it is over 2 points below BSP on IID partitions."
 _RATES = (
-  "BSP, Gaia and DGC add up the partitions' updates and FedAvg averages models, at `full` all at "
-  "one rate, as in the paper: FedAvg's steps are a K-th of the others' there."
+  "BSP, Gaia and DGC add up the partitions' updates and FedAvg averages models. At `full` all use "
+  "the same rate, as in the paper, so FedAvg's steps are a K-th of the others'."
 )
-_NUMBERING = (
-  "Tables have the names 004.6 to 004.9, figures 004.fig1 and so on; a name without the model's "
-  "end stands for all models."
+_NAMES = (
+  "Tables are named 004.6 to 004.9, figures 004.fig1 and so on; a name without the model selects "
+  "all models."
 )
 
 
 def cells_of(
   model: str, label: str, algorithm: str, row: Row, value: float = math.nan
 ) -> list[Cell]:
-  """A row of a table for one model: on IID partitions and on non-IID ones."""
-  place = 2 * list(MODELS).index(model)
+  """Returns the cells of a table row for one model: on IID and on non-IID partitions."""
+  first = 2 * list(MODELS).index(model)
   return [
-    cell(
+    settings.cell(
       f"{label}, {column}",
       f"cifar10_{model}",
-      {**theta(algorithm, value), **partition},
-      row[place + i],
+      {**settings.theta_flags(algorithm, value), **partition},
+      row[first + i],
       None if (algorithm, column) == ("BSP", "IID") else "BSP, IID",
     )
     for i, (column, partition) in enumerate(PARTITIONS.items())
@@ -108,11 +109,11 @@ def cells_of(
 
 
 def _settings(model: str) -> dict[str, str]:
-  return {"small": small_words(f"cifar10_{model}"), "smoke": SMOKE}
+  return {"small": settings.describe_small(f"cifar10_{model}"), "smoke": settings.SMOKE_NOTE}
 
 
 def _sweep(sweep: Sweep, model: str) -> Table:
-  labels = {value: sweep.sign.format(value) for value in sweep.rows}
+  labels = {value: sweep.label.format(value) for value in sweep.rows}
   cells = cells_of(model, "BSP", "BSP", BSP)
   for value, row in sweep.rows.items():
     cells += cells_of(model, labels[value], sweep.algorithm, row, value)
@@ -131,7 +132,7 @@ def _sweep(sweep: Sweep, model: str) -> Table:
         rising,
       ),
     ),
-    (_LOST, _RATES, _NUMBERING),
+    (_LOST, _RATES, _NAMES),
     _settings(model),
     figure="",
   )
@@ -143,7 +144,7 @@ def _figure_1(model: str) -> Table:
     Claim("BSP loses less than 2 points on non-IID data", ("BSP, non-IID", "BSP, IID"), near(2.0))
   ]
   if model == "resnet20":
-    claims = [Claim("BSP loses, for BN does", ("BSP, non-IID",), least(2.0), "loss")]
+    claims = [Claim("BSP loses accuracy because of BN", ("BSP, non-IID",), least(2.0), "loss")]
   for sweep in SWEEPS:
     name = sweep.algorithm
     cells += cells_of(model, name, name, sweep.rows[sweep.chosen], sweep.chosen)

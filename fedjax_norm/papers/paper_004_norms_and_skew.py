@@ -1,36 +1,43 @@
-"""Table 9 and the figures 5, 6 and 8 of paper 004 as data: LeNet on CIFAR-10."""
+"""Figures 5, 6 and 8 and table 9 of paper 004: norms and degrees of skew, LeNet on CIFAR-10."""
 
 from typing import Any
 
-from fedjax_norm.papers import paper_004_cells as cells
-from fedjax_norm.papers.paper_004_thetas import SWEEPS
+from fedjax_norm.papers import paper_004_settings as settings
+from fedjax_norm.papers.paper_004_theta_sweeps import SWEEPS
 from fedjax_norm.papers.tables import Cell, Claim, Table, falling, least, near, rising
 from fedjax_norm.study.savings import Degree
 
 _LENET = "cifar10_lenet"
-# In a sixtieth of the epochs less may be held back: what keeps most of BSP's accuracy on IID data
-# there, as the paper chose its thetas (sec. 3).
-_SHORT: dict[str, cells.Options] = {"FedAvg": {"local_steps": 5}, "DGC": {"sparsity": 0.97}}
-_SHORT_WORDS = " FedAvg averages every 5 steps, and DGC's sparsity ends at 97%."
+# Scale small has a sixtieth of the epochs, so clients must communicate more: these thetas keep most
+# of BSP's accuracy on IID data, which is how the paper chose its thetas (sec. 3).
+_SMALL_THETAS: dict[str, settings.Options] = {
+  "FedAvg": {"local_steps": 5},
+  "DGC": {"sparsity": 0.97},
+}
+_SMALL_THETAS_NOTE = " FedAvg averages every 5 steps, and DGC's sparsity ends at 97%."
 
 
 # Figures 5 and 6, table 9.
 
 _GN_LOSSES = {"Gaia": 14.4, "FedAvg": 8.9, "DGC": 8.7}
-_BN_MORE = {"Gaia": 10.7, "FedAvg": 19.8, "DGC": 60.2}
+# Points by which GN loses less than BN.
+_BN_EXTRA_LOSSES = {"Gaia": 10.7, "FedAvg": 19.8, "DGC": 60.2}
 _GN_NON_IID = 79.2
 
 
 def _norm_cells(norm: str) -> tuple[Cell, ...]:
-  def printed(name: str, column: str) -> dict[str, Any]:
-    told: dict[str, Any] = {"small": _SHORT.get(name, {})}
+  def cell_values(name: str, column: str) -> dict[str, Any]:
+    values: dict[str, Any] = {"small": _SMALL_THETAS.get(name, {})}
     if column == "non-IID" and name != "BSP":
-      told["loss"] = round(_GN_LOSSES[name] + (_BN_MORE[name] if norm == "bn" else 0.0), 1)
+      values["loss"] = round(
+        _GN_LOSSES[name] + (_BN_EXTRA_LOSSES[name] if norm == "bn" else 0.0), 1
+      )
     if (norm, name, column) == ("gn", "BSP", "non-IID"):
-      told["top1"] = _GN_NON_IID
-    return told
+      values["top1"] = _GN_NON_IID
+    return values
 
-  return cells.grid(_LENET, cells.MATCHED, f"{norm.upper()}, ", printed=printed, norm=norm)
+  thetas, prefix = settings.COMMON_THETAS, f"{norm.upper()}, "
+  return settings.grid(_LENET, thetas, prefix, cell_values=cell_values, norm=norm)
 
 
 FIGURE_5 = Table(
@@ -50,14 +57,14 @@ FIGURE_5 = Table(
         rising,
         "loss",
       )
-      for name in ("BSP", *cells.ALGORITHMS)
+      for name in ("BSP", *settings.ALGORITHMS)
     ),
   ),
   (
-    cells.NOT_PRINTED,
-    "Those of BN are the text's of GN and what it says that GN is better by, added up.",
+    settings.NOT_PRINTED,
+    "The losses of BN are the text's losses of GN plus the points by which it says GN is better.",
   ),
-  {"small": cells.small_words(_LENET) + _SHORT_WORDS, "smoke": cells.SMOKE},
+  {"small": settings.describe_small(_LENET) + _SMALL_THETAS_NOTE, "smoke": settings.SMOKE_NOTE},
   figure="bars",
 )
 
@@ -65,7 +72,7 @@ _DEGREES = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def _degree(fraction: float) -> dict[str, Any]:
-  """The flags of a degree of skew; at 1 those that the preset has without them."""
+  """Returns the flags of a degree of skew; 1 is the preset's."""
   return {"norm": "gn", **({} if fraction == 1 else {"fraction": fraction})}
 
 
@@ -73,23 +80,23 @@ FIGURE_6 = Table(
   "004.fig6",
   "Paper 004, figure 6: GN-LeNet on CIFAR-10 by the degree of skew",
   (
-    cells.cell("BSP, IID", _LENET, {"norm": "gn", **cells.IID}),
+    settings.cell("BSP, IID", _LENET, {"norm": "gn", **settings.IID}),
     *(
-      cells.cell(
+      settings.cell(
         f"{name}, {fraction:.0%}",
         _LENET,
-        {**_degree(fraction), **cells.theta(name, cells.MATCHED.get(name))},
-        base="BSP, IID",
+        {**_degree(fraction), **settings.theta_flags(name, settings.COMMON_THETAS.get(name))},
+        reference="BSP, IID",
         loss=_GN_LOSSES.get(name) if fraction == 1 else None,
-        small=_SHORT.get(name, {}),
+        small=_SMALL_THETAS.get(name, {}),
       )
-      for name in ("BSP", *cells.ALGORITHMS)
+      for name in ("BSP", *settings.ALGORITHMS)
       for fraction in _DEGREES
     ),
   ),
   tuple(
     claim
-    for name in cells.ALGORITHMS
+    for name in settings.ALGORITHMS
     for claim in (
       Claim(
         f"{name} loses more with every degree of skew",
@@ -105,9 +112,9 @@ FIGURE_6 = Table(
   ),
   (
     "The text prints 1.5 to 3.0 points of loss at 40%, and up to 7.4 points (DGC) between 20% and "
-    "80%. 100% is of figure 5.",
+    "80%. The losses at 100% are those of figure 5.",
   ),
-  {"small": cells.small_words(_LENET) + _SHORT_WORDS, "smoke": cells.SMOKE},
+  {"small": settings.describe_small(_LENET) + _SMALL_THETAS_NOTE, "smoke": settings.SMOKE_NOTE},
   figure="bars",
 )
 
@@ -117,7 +124,7 @@ TABLE_9 = Table(
   "004.9",
   "Paper 004, table 9: BSP with BN and BatchReNorm, LeNet on CIFAR-10, two partitions",
   tuple(
-    cells.cell(
+    settings.cell(
       f"{name}, {column}",
       _LENET,
       {"norm": norm, "clients": 2, **partition},
@@ -125,7 +132,7 @@ TABLE_9 = Table(
       None if column == "IID" else f"{name}, IID",
     )
     for norm, (name, printed) in _BATCH_NORMS.items()
-    for (column, partition), top1 in zip(cells.PARTITIONS.items(), printed, strict=True)
+    for (column, partition), top1 in zip(settings.PARTITIONS.items(), printed, strict=True)
   ),
   (
     Claim(
@@ -136,29 +143,31 @@ TABLE_9 = Table(
     Claim("BatchReNorm still loses on non-IID data", ("BatchReNorm, non-IID",), least(2.0), "loss"),
     Claim("on IID data the two are alike (2 points)", ("BatchReNorm, IID", "BN, IID"), near(2.0)),
   ),
-  ("The paper tuned BatchReNorm and does not say to what; ours has Ioffe's settings.",),
-  {"small": cells.small_words(_LENET), "smoke": cells.SMOKE},
+  ("The paper tuned BatchReNorm without printing the result; ours uses Ioffe's settings.",),
+  {"small": settings.describe_small(_LENET), "smoke": settings.SMOKE_NOTE},
   figure="",
 )
 
 
 # Figure 8.
 
-_SAVED_AT = (0.2, 0.6, 1.0)
-_SCOUT: cells.Options = {"algorithm": "gaia", "skewscout": "hill"}
+_FIGURE_8_DEGREES = (0.2, 0.6, 1.0)
+_SCOUT: settings.Options = {"algorithm": "gaia", "skewscout": "hill"}
 _GAIA = SWEEPS[0]
 
 
 def _saving_cells(fraction: float) -> tuple[list[Cell], Degree]:
   label, shared = f"{fraction:.0%}", _degree(fraction)
-  bsp = cells.cell(f"{label}, BSP", _LENET, shared)
+  bsp = settings.cell(f"{label}, BSP", _LENET, shared)
   thetas = {
-    _GAIA.sign.format(value): cells.cell(
-      f"{label}, {_GAIA.sign.format(value)}", _LENET, {**shared, **cells.theta("Gaia", value)}
+    _GAIA.label.format(value): settings.cell(
+      f"{label}, {_GAIA.label.format(value)}",
+      _LENET,
+      {**shared, **settings.theta_flags("Gaia", value)},
     )
     for value in _GAIA.rows
   }
-  scout = cells.cell(
+  scout = settings.cell(
     f"{label}, SkewScout",
     _LENET,
     {**shared, **_SCOUT},
@@ -169,12 +178,12 @@ def _saving_cells(fraction: float) -> tuple[list[Cell], Degree]:
   return [bsp, *thetas.values(), scout], degree
 
 
-_SAVED_CELLS, _SAVED_DEGREES = zip(*map(_saving_cells, _SAVED_AT), strict=True)
+_FIGURE_8_CELLS, _FIGURE_8_RUNS = zip(*map(_saving_cells, _FIGURE_8_DEGREES), strict=True)
 
 FIGURE_8 = Table(
   "004.fig8",
   "Paper 004, figure 8: communication saved over BSP at equal accuracy, GN-LeNet with Gaia",
-  tuple(run for runs in _SAVED_CELLS for run in runs),
+  tuple(run for runs in _FIGURE_8_CELLS for run in runs),
   (
     *(
       Claim(
@@ -184,33 +193,33 @@ FIGURE_8 = Table(
         least(9.6),
         "saving",
       )
-      for fraction in _SAVED_AT
+      for fraction in _FIGURE_8_DEGREES
     ),
     Claim(
       "SkewScout saves more with less skew",
-      tuple(f"{fraction:.0%}, SkewScout" for fraction in _SAVED_AT),
+      tuple(f"{fraction:.0%}, SkewScout" for fraction in _FIGURE_8_DEGREES),
       falling,
       "saving",
     ),
     *(
       Claim(
-        f"{fraction:.0%}: SkewScout sends at most 1.5 times what Oracle does",
+        f"{fraction:.0%}: SkewScout sends at most 1.5 times the Oracle's bytes",
         (f"{fraction:.0%}, SkewScout", f"{fraction:.0%}, Oracle"),
         lambda scout, oracle: 1.5 - oracle / scout,
         "saving",
       )
-      for fraction in _SAVED_AT
+      for fraction in _FIGURE_8_DEGREES
     ),
   ),
   (
-    "The text prints 9.6 to 34.1 times less communication than BSP, and 1.1 to 1.5 times Oracle's. "
-    "It says neither the model nor the degrees of skew of the figure: ours are those of figure 6.",
-    "Equal is at most 1 point below BSP at the same degree of skew.",
+    "The text prints 9.6 to 34.1 times less communication than BSP, and 1.1 to 1.5 times the "
+    "Oracle's. It states neither the model nor the degrees of skew: ours are those of figure 6.",
+    "Accuracy counts as equal up to 1 point below BSP at the same degree of skew.",
   ),
   {
-    "small": f"{cells.small_words(_LENET)} SkewScout looks every 64 mini-batches.",
-    "smoke": cells.SMOKE,
+    "small": f"{settings.describe_small(_LENET)} SkewScout acts every 64 minibatches.",
+    "smoke": settings.SMOKE_NOTE,
   },
   figure="",
-  degrees=_SAVED_DEGREES,
+  degrees=_FIGURE_8_RUNS,
 )

@@ -1,0 +1,147 @@
+"""Client computation and communication to reach an accuracy (paper 003, figures 3 and 4).
+
+Runs of different algorithms are compared at the highest accuracy that all of them reach, by the
+FLOPs and the bytes of all clients together until then.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+from fedjax_norm.cli import text_tables
+from fedjax_norm.plots import curves
+from fedjax_norm.study.cells import Result
+from fedjax_norm.training.storage.csv_rows import Row
+
+MEASURES = {
+  "client_flops": ("operations of all clients", "FLOP"),
+  "sent": ("sent and received by all clients", "B"),
+}
+"""Field of ``ClientCost`` -> (title, unit)."""
+
+
+class ClientCost(NamedTuple):
+  """The cumulative cost of all clients together at an evaluation.
+
+  Attributes:
+    round: round of the evaluation.
+    top1: test accuracy, 0 to 1.
+    client_flops: floating-point operations of training.
+    sent: bytes up and down.
+  """
+
+  round: int
+  top1: float
+  client_flops: float
+  sent: int
+
+
+def costs_of_run(rows: Sequence[Row], example_flops: float) -> list[ClientCost]:
+  """Returns the clients' cost at each evaluation of a run.
+
+  Split learning records its clients' operations in the column ``client_flops``. In all other
+  algorithms a client trains the whole model on each of its examples.
+
+  Args:
+    rows: rows of ``metrics.csv``; ``examples`` is per row, bytes are since the start.
+    example_flops: operations of training the whole model on one example.
+  """
+  costs, examples = [], 0
+  for row in rows:
+    examples += row["examples"]
+    flops = row["client_flops"] if "client_flops" in row else examples * example_flops
+    sent = row["bytes_up"] + row["bytes_down"]
+    costs.append(ClientCost(row["round"], row["top1"], float(flops), sent))
+  return costs
+
+
+def costs_of_runs(results: Mapping[str, Result]) -> dict[str, list[ClientCost]]:
+  """Returns the clients' costs of several runs; counts operations only if no column has them."""
+  costs = {}
+  for label, result in results.items():
+    recorded = all("client_flops" in row for row in result.rows)
+    costs[label] = costs_of_run(result.rows, math.nan if recorded else result.example_flops())
+  return costs
+
+
+def common_accuracy(runs: Mapping[str, Sequence[ClientCost]]) -> float:
+  """Returns the highest accuracy that all runs reach; NaN if a run has no evaluation."""
+  if not all(runs.values()):
+    return math.nan
+  return min(max(cost.top1 for cost in costs) for costs in runs.values())
+
+
+def at_common_accuracy(runs: Mapping[str, Sequence[ClientCost]]) -> dict[str, ClientCost]:
+  """Returns each run's cost when it first reaches the common accuracy; empty if that is NaN."""
+  goal = common_accuracy(runs)
+  if math.isnan(goal):
+    return {}
+  return {label: next(c for c in costs if c.top1 >= goal) for label, costs in runs.items()}
+
+
+def ratios(runs: Mapping[str, Sequence[ClientCost]], measure: str) -> dict[str, float]:
+  """Returns each run's cost at the common accuracy, divided by the first run's.
+
+  Args:
+    runs: label -> costs; split learning first.
+    measure: a key of ``MEASURES``.
+  """
+  costs = {label: getattr(cost, measure) for label, cost in at_common_accuracy(runs).items()}
+  first = next(iter(costs.values()), math.nan)
+  return {label: costs[label] / first if costs else math.nan for label in runs}
+
+
+def render(runs: Mapping[str, Sequence[ClientCost]]) -> str:
+  """Returns the costs at the common accuracy as a Markdown table."""
+  costs, ratios_of = at_common_accuracy(runs), {name: ratios(runs, name) for name in MEASURES}
+  if not costs:
+    return "A run diverged before its first evaluation, so the runs have no common accuracy."
+  first = next(iter(runs))
+  columns = [(title, f"relative to {first}") for title, _ in MEASURES.values()]
+  heads = [f"run, at {common_accuracy(runs):.2%}", "round", *(h for pair in columns for h in pair)]
+  rows = []
+  for label, cost in costs.items():
+    cells = [label, f"{cost.round:,}"]
+    for measure, (_, unit) in MEASURES.items():
+      value = EngFormatter(unit, places=2)(getattr(cost, measure))
+      cells += [value, f"{ratios_of[measure][label]:.2f}"]
+    rows.append(cells)
+  return text_tables.as_markdown(heads, rows)
+
+
+def draw(runs: Mapping[str, Sequence[ClientCost]], measure: str, title: str) -> Figure:
+  """Draws test accuracy against a cost, on a logarithmic axis.
+
+  Args:
+    runs: label -> costs.
+    measure: a key of ``MEASURES``.
+    title: title of one line.
+  """
+  name, unit = MEASURES[measure]
+  points = {
+    label: [{"round": getattr(cost, measure), "top1": cost.top1} for cost in costs]
+    for label, costs in runs.items()
+  }
+  figure = curves.compare_figure(points, title, leaders=False)
+  (axes,) = figure.axes
+  axes.set_xscale("log")
+  axes.set_xlabel(name)
+  low, high = axes.get_xlim()
+  # Only decades would be too few ticks for a short axis, and more would overlap on a long one.
+  within = (1, 2, 5) if high < 20 * low else (1, 3) if high < 300 * low else (1,)
+  axes.xaxis.set_major_locator(LogLocator(10, within))
+  axes.xaxis.set_major_formatter(EngFormatter(unit))
+  axes.xaxis.set_minor_formatter(NullFormatter())
+  axes.grid(axis="x", color="0.93", linewidth=0.8)
+  return figure
+
+
+def as_csv(runs: Mapping[str, Sequence[ClientCost]]) -> str:
+  """Returns CSV text, one line per evaluation of each run; accuracies in percent."""
+  head = ["cell", "round", "top1", "client_flops", "bytes"]
+  points = [(label, cost) for label, costs in runs.items() for cost in costs]
+  rows = [[label, c.round, 100 * c.top1, c.client_flops, c.sent] for label, c in points]
+  return text_tables.as_csv(head, rows)
