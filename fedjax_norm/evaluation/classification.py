@@ -53,11 +53,8 @@ def stack_batches(
 ) -> HeldOut:
   """Returns the test set as stacked batches [T, B, ...] of raw images, padded and masked.
 
-  Args:
-    test: test examples.
-    batch_size: maximum batch size B.
-    multiple: divisor of the number of batches T, such as the number of devices.
-    targets: [N, ...] targets; None for the labels.
+  B is at most ``batch_size``; T is divisible by ``multiple``, such as the number of devices.
+  ``targets`` [N, ...] replace the labels.
   """
   n = len(test.labels)
   count = -(-n // batch_size)
@@ -76,10 +73,7 @@ def make_batch_test(
 ) -> Callable[..., Any]:
   """Returns the function (variables, test batch, client's feature shift or None) -> test result.
 
-  Args:
-    model: model without an axis name.
-    transform: transform of test images.
-    result_of: (model outputs in float32, batch) -> test result.
+  ``result_of`` is (model outputs in float32, batch) -> test result.
   """
 
   def test(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Any:

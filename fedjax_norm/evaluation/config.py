@@ -15,7 +15,7 @@ class EvaluationConfig(Options):
   evaluate_clients: int = option(
     0,
     "Number of clients whose accuracy is also reported, as the test accuracy weighted by each "
-    "client's label shares; 0 by default, or 10 with --fine_tune_steps.",
+    "client's label shares; 0 by default, or up to 10 with --fine_tune_steps.",
     least=0,
   )
   fine_tune_steps: int | None = option(
@@ -34,8 +34,7 @@ class EvaluationConfig(Options):
   )
   diagnostics_layer: str | None = option(
     None,
-    "Name of the norm layer for which --diagnostics reports every channel; by default the first "
-    "one.",
+    "Norm layer for which --diagnostics reports every channel; by default the first one.",
     needs="diagnostics",
   )
   diagnostics_batches: int = option(

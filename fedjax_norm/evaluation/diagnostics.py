@@ -43,12 +43,6 @@ def norm_inputs(
 ) -> dict[str, Array]:
   """Returns the input of each ``Norm`` layer of a model, also if its norm is the identity.
 
-  Args:
-    model: model with ``Norm`` layers.
-    variables: variables of the model; running statistics do not change.
-    images: [N, H, W, C] input images of the model.
-    mode: mode of the forward pass, without dropout.
-
   Returns:
     inputs [N, *S, C] by the path of the layer, 'a/b', in the order of the forward pass.
   """
@@ -86,12 +80,6 @@ def make_minibatch_moments(
   that merges statistics across clients uses only this client's batch here; this affects the
   positions after its first layer.
 
-  Args:
-    model: model without an axis name.
-    positions: some of :func:`norm_positions`.
-    batch_size: minibatch size; the last minibatch of a pass over the data can be smaller.
-    transform: transform of training images.
-
   Returns:
     ``moments(variables, data, row, batches, time, key)`` -> position -> mean of the moments over
     the client's first ``batches`` minibatches, unweighted; ``time`` is the step that norms receive.
@@ -122,14 +110,9 @@ def make_minibatch_moments(
 def divergence(values: Array) -> np.ndarray:
   """Returns the divergence of per-channel values between partitions (paper 004, sec. 5.1, fig. 4).
 
-  ||v_i - v_j|| / ||(v_i + v_j) / 2|| of each channel, as a mean over all pairs of partitions. It is
-  greater than 2 for values of opposite sign, and 0 for equal values, including zeros.
-
-  Args:
-    values: [K, C] average minibatch means, or variances, of K >= 2 partitions.
-
-  Returns:
-    [C] float64 divergences.
+  ||v_i - v_j|| / ||(v_i + v_j) / 2|| of each channel, as a mean over all pairs of partitions, for
+  values [K, C]: average minibatch means, or variances. The result [C] is greater than 2 for values
+  of opposite sign, and 0 for equal values, including zeros.
 
   Raises:
     ValueError: fewer than two partitions.
@@ -141,12 +124,7 @@ def divergence(values: Array) -> np.ndarray:
 
 
 def relative_update(update: PyTree, weights: PyTree) -> float:
-  """Returns the mean over all weights of |update / w|, without weights of exactly 0.
-
-  Args:
-    update: updates, a pytree with the structure of ``weights``.
-    weights: weights w; the result is nan if all of them are 0.
-  """
+  """Returns the mean over all weights of |update / w|, without weights of 0 (nan if all are 0)."""
   pairs = [
     (np.abs(np.asarray(u, np.float64)), np.abs(np.asarray(w, np.float64)))
     for u, w in zip(jax.tree.leaves(update), jax.tree.leaves(weights), strict=True)
@@ -159,9 +137,8 @@ def relative_update(update: PyTree, weights: PyTree) -> float:
 def residual_update_delta(residuals: Sequence[PyTree], weights: PyTree) -> float:
   """Returns the mean over partitions and weights of |v_k / w| (paper 004, app. G, fig. 22).
 
-  Args:
-    residuals: v_k, accumulated updates of each partition that it has not sent.
-    weights: w, weights of the global model; weights of exactly 0 are ignored.
+  v_k are the accumulated updates that partition k has not sent; w is the global model, of which
+  weights of exactly 0 are ignored.
   """
   return float(np.mean([relative_update(v, weights) for v in residuals]))
 
@@ -169,9 +146,7 @@ def residual_update_delta(residuals: Sequence[PyTree], weights: PyTree) -> float
 def local_update_delta(models: Sequence[PyTree], weights: PyTree) -> float:
   """Returns the mean over partitions and weights of |w_k - w| / |w| (paper 004, app. G, fig. 23).
 
-  Args:
-    models: w_k, parameters of each partition's model.
-    weights: w, parameters of the mean model; weights of exactly 0 are ignored.
+  w_k is the model of partition k; w is the mean model, whose weights of exactly 0 are ignored.
   """
   updates = [jax.tree.map(lambda a, b: np.asarray(a) - b, model, weights) for model in models]
   return residual_update_delta(updates, weights)
@@ -184,9 +159,6 @@ def relative_difference(a: Array, b: Array) -> Array:
 
 def weight_difference(models: Sequence[PyTree]) -> float:
   """Returns the mean relative difference of weights over all pairs of partitions (app. G).
-
-  Args:
-    models: parameters of each partition's model.
 
   Raises:
     ValueError: fewer than two partitions.
@@ -210,13 +182,6 @@ def neuron_difference(
 
   Neurons are the inputs of the norm layers, before norm and activation function, in evaluation mode
   with the running statistics of each model.
-
-  Args:
-    model: module of both models.
-    positions: some of :func:`norm_positions`.
-    a: variables of the first model.
-    b: variables of the second model.
-    images: [N, H, W, C] input images of the models.
 
   Returns:
     position -> mean relative difference over images and neurons, from 0 to 2.

@@ -29,11 +29,7 @@ class TargetScale(NamedTuple):
 
 
 def target_scale(train: np.ndarray, test: np.ndarray) -> TargetScale:
-  """Returns the scale of regression targets.
-
-  Args:
-    train: [N, D] training targets.
-    test: [M, D] test targets.
+  """Returns the scale of training targets [N, D] and test targets [M, D].
 
   Raises:
     UserError: a target number that is the same in all training or in all test examples.

@@ -48,13 +48,7 @@ def make_pairs(labels: np.ndarray, seed: int = 0, folds: int = 10, per_fold: int
   or, if that is smaller, the number of pairs that every fold has. As in LFW, a pair of the same
   identity is two images of a uniformly drawn identity. No pair occurs twice. With fewer than two
   identities per fold, the folds share their identities: pairs of all identities are divided over
-  the folds.
-
-  Args:
-    labels: [N] int, identity of each test example.
-    seed: seed of the draws.
-    folds: number of folds, at least 2.
-    per_fold: maximum of n.
+  the folds. ``labels`` [N] are the identities of the test examples.
 
   Raises:
     UserError: too few identities or images for both kinds of pairs in every fold.
@@ -117,14 +111,9 @@ def make_embed(model: nn.Module, transform: EvalTransform) -> Embed:
 
 
 def cosine_distances(embeddings: Array, pairs: Pairs) -> Array:
-  """Returns 1 - cos of the angle between the embeddings of each pair, from 0 to 2.
+  """Returns the distances [P] float32 of pairs: 1 - cos of the embeddings' angle, from 0 to 2.
 
-  Args:
-    embeddings: [..., D] in the order of the example ids; a zero embedding has distance 1 to all.
-    pairs: pairs of example ids.
-
-  Returns:
-    [P] float32 distances.
+  ``embeddings`` [..., D] are in the order of the ids; a zero embedding has distance 1 to all.
   """
   embeddings = embeddings.reshape(-1, embeddings.shape[-1])
   length = jnp.sqrt((embeddings**2).sum(-1, keepdims=True))
@@ -189,12 +178,7 @@ class Verdict(NamedTuple):
 
 
 def judge(distances: np.ndarray, pairs: Pairs) -> Verdict:
-  """Classifies the pairs of each fold by the threshold that is best for the other folds.
-
-  Args:
-    distances: [P] distances of the pairs.
-    pairs: pairs of two or more folds.
-  """
+  """Classifies the pairs of each fold by the distance threshold that is best for the others."""
   distances = np.asarray(distances, np.float64)
   verdicts = []
   for fold in np.unique(pairs.fold):
@@ -211,10 +195,6 @@ def best_threshold(distances: np.ndarray, same: np.ndarray) -> float:
 
   It is halfway between the greatest distance that counts as the same identity and the next greater
   one; a threshold below all distances is 0.5 below the least.
-
-  Args:
-    distances: [P] float64 distances of the pairs.
-    same: [P] bool, whether a pair shows the same identity.
   """
   order = np.argsort(distances)
   values = np.append(distances.min() - 1, distances[order])  # the first threshold accepts no pair

@@ -38,10 +38,7 @@ from fedjax_norm.training.task.task import Task
 def make_program(method: Method | str, task: Task, config: Any) -> Program:
   """Builds the phases, client mapping, evaluation and controllers of a method on a task.
 
-  Args:
-    method: row of the registry, or its name.
-    task: federation and model.
-    config: options, an instance of ``config_of(method)`` or of a class with the same groups.
+  ``config`` is an instance of ``config_of(method)`` or of a class with the same options.
 
   Raises:
     UserError: options that contradict each other.
@@ -155,11 +152,7 @@ def images_of(task: Task) -> jax.ShapeDtypeStruct:
 
 
 def check_mapping(method: Method, config: Any) -> None:
-  """Refuses ``backend`` and ``chunk`` for a method with sequential clients.
-
-  Raises:
-    UserError: the options choose a mapping, and the method runs its clients sequentially.
-  """
+  """Raises a UserError if ``backend`` or ``chunk`` is given and the clients run sequentially."""
   chosen = config.backend not in ("auto", "scan") or config.chunk is not None
   if chosen and method.sequential(config):
     raise UserError(

@@ -79,12 +79,8 @@ def make_diagnose(
     measured after equally many local steps;
   - ``residual_update_delta``: only for algorithms with a ``residual``.
 
-  Args:
-    task: federation and model; the federation's data is not kept.
-    models: model of each phase by phase name, without an axis name.
-    config: layer and number of minibatches to measure, and the test batch size.
-    batch_size: batch size of training.
-    mapping: mapping of test batches to devices.
+  ``models`` are the models by phase name, without an axis name; ``batch_size`` is that of training;
+  ``mapping`` maps test batches. The federation's data is not kept.
 
   Raises:
     UserError: a population of one client, an unknown layer, or several processes.

@@ -52,7 +52,12 @@ def make_test(task: Task, mapping: client_mapping.ClientMapping) -> Test:
   batch_test: Callable[..., Any]
   summarize: Callable[..., dict[str, float]]
   if task.pairs is not None:
-    return _make_verification(task, task.pairs, mapping)
+    embed = verification.make_embed(model, transform)
+    return Test(
+      verification.make_evaluate(embed, task.pairs, mapping),
+      functools.partial(verification.make_evaluate_clients, embed, task.pairs, mapping),
+      functools.partial(verification.summarize, pairs=task.pairs),
+    )
   if task.units is not None:
     errors_of = functools.partial(regression.errors_of, objective=task.objective)
     batch_test = classification.make_batch_test(model, transform, errors_of)
@@ -76,17 +81,6 @@ def make_test(task: Task, mapping: client_mapping.ClientMapping) -> Test:
   )
 
 
-def _make_verification(
-  task: Task, pairs: verification.Pairs, mapping: client_mapping.ClientMapping
-) -> Test:
-  embed = verification.make_embed(task.model, task.eval_transform)
-  return Test(
-    verification.make_evaluate(embed, pairs, mapping),
-    functools.partial(verification.make_evaluate_clients, embed, pairs, mapping),
-    functools.partial(verification.summarize, pairs=pairs),
-  )
-
-
 def make_evaluate(
   task: Task,
   mapping: client_mapping.ClientMapping,
@@ -96,12 +90,9 @@ def make_evaluate(
 ) -> Evaluate:
   """Returns the training loop's ``Evaluate`` function for a task's test set.
 
-  Args:
-    task: federation and model; the federation's data is not kept.
-    mapping: mapping of test batches and clients, sequential on each device.
-    batch_size: test examples per batch.
-    evaluate_clients: number of clients evaluated on their label shares; 0 evaluates none.
-    personalize: evaluation of the fine-tuned client models; None without fine-tuning.
+  ``mapping`` is sequential on each device. ``evaluate_clients`` is the number of clients evaluated
+  on their label shares, with ``personalize`` also after fine-tuning. The federation's data is not
+  kept.
 
   Raises:
     UserError: ``evaluate_clients`` in a task that is not classification.

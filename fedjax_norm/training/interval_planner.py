@@ -64,7 +64,14 @@ class Controls(NamedTuple):
 
 def next_interval(program: Program, config: LoopConfig, controls: Controls, first: int) -> Interval:
   """Returns the interval that starts with round ``first``."""
-  phase, end = _extent(program, config, controls, first)
+  end = min(config.rounds, first + config.eval_every - first % config.eval_every)
+  if controls.scout:
+    end = min(end, int(controls.scout.next_look))
+  phase = next(iter(program.phases))
+  if program.freeze and controls.freeze:
+    change = program.freeze.next_change(controls.freeze, first)
+    phase = program.freeze.phase(controls.freeze, first)
+    end = end if change is None else min(end, change)
   lowered = np.float32(controls.plateau.scale if program.plateau else 1)
   rates = program.rates[first:end] * np.float32(program.phases[phase].rate_factor * lowered)
   thetas = np.zeros_like(rates)
@@ -72,20 +79,6 @@ def next_interval(program: Program, config: LoopConfig, controls: Controls, firs
     peaks = np.maximum.accumulate(program.rates[:end])[first:]
     thetas = program.theta_schedule.thetas(first, rates, peaks, controls.scout)
   return Interval(phase, first, end, rates, thetas)
-
-
-def _extent(
-  program: Program, config: LoopConfig, controls: Controls, first: int
-) -> tuple[str, int]:
-  """Returns the phase of the interval that starts with round ``first``, and the interval's end."""
-  end = min(config.rounds, first + config.eval_every - first % config.eval_every)
-  if controls.scout:
-    end = min(end, int(controls.scout.next_look))
-  if program.freeze is None or controls.freeze is None:
-    return next(iter(program.phases)), end
-  change = program.freeze.next_change(controls.freeze, first)
-  phase = program.freeze.phase(controls.freeze, first)
-  return phase, end if change is None else min(end, change)
 
 
 def observe(
@@ -99,14 +92,8 @@ def observe(
 ) -> Controls:
   """Returns the controllers' states after an interval, before SkewScout looks.
 
-  Args:
-    program: the program of the run.
-    config: the length of the run and of its evaluation intervals.
-    controls: the controllers' states before the interval.
-    interval: the interval that was run.
-    server: the server state after the interval.
-    train_loss: mean training loss of the interval; the plateau policy ignores nan (no labels).
-    traffic: bytes and round trips of the interval.
+  ``server`` is the state after the interval; ``train_loss`` and ``traffic`` are the interval's. The
+  plateau policy ignores a loss of nan (no labelled examples).
   """
   freeze, plateau, scout = controls
   if program.freeze and freeze:

@@ -55,13 +55,8 @@ def make_fine_tuned(
   batch renormalization uses the initial values of its ramps. Clients with a drift fine-tune on all
   of their data.
 
-  Args:
-    model: model without an axis name.
-    local: client options: batch size, momentum, decay and clipping.
-    steps: number of local steps.
-    rate: learning rate of the fine-tuning.
-    transform: transform of training images.
-    client_variables: (server state, client state) -> model before the fine-tuning.
+  ``local`` has batch size, momentum, decay and clipping; ``client_variables`` is (server state,
+  client state) -> model before the fine-tuning.
 
   Returns:
     ((server state, data, key of the run), (client state, row of the client in the data)) ->
@@ -97,12 +92,8 @@ def make_personalize(
 ) -> Personalize:
   """Returns a function that tests fine-tuned client models, weighted by the clients' label shares.
 
-  Args:
-    task: federation and model.
-    trained: algorithm of each phase -> (model, client options).
-    steps: number of fine-tuning steps.
-    rate: learning rate of the fine-tuning.
-    mapping: mapping of clients to devices, sequential on each device.
+  ``trained`` maps the algorithm of each phase to (model, client options); ``steps`` and ``rate``
+  are those of the fine-tuning; ``mapping`` is sequential on each device.
 
   Raises:
     UserError: a run of several processes, or a task that is not classification.

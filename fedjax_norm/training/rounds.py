@@ -73,45 +73,24 @@ class RunContext(NamedTuple):
     cohort, place = config.cohort_of(data.num_clients), placer(program.mapping)
     key = place(jax.random.key(config.seed))
     longest = min(config.eval_every, config.rounds)
+    lengths = {"rounds": config.rounds, "cohort": cohort}
+    client_bytes = store.client_bytes
     feed: Feed | DistributedFeed
     if program.mapping.multi_process:
-      feed = DistributedFeed(
-        data,
-        program.mapping,
-        key,
-        rounds=config.rounds,
-        cohort=cohort,
-        longest=longest,
-        client_bytes=store.client_bytes,
-      )
+      lengths |= {"longest": longest, "client_bytes": client_bytes}
+      feed = DistributedFeed(data, program.mapping, key, **lengths)
     else:
-      feed = Feed(
-        data,
-        program.mapping,
-        key,
-        on_host=program.data_on == "host",
-        rounds=config.rounds,
-        start=start,
-        cohort=cohort,
-        longest=_most_rounds(longest, cohort, data.num_clients, store.client_bytes),
-      )
+      if data.num_clients * client_bytes > _STATE_BUDGET:
+        longest = max(1, min(longest, _STATE_BUDGET // (cohort * client_bytes)))
+      lengths |= {"longest": longest, "start": start}
+      feed = Feed(data, program.mapping, key, on_host=program.data_on == "host", **lengths)
     return cls(program, store, np.asarray(data.sizes), feed, key, place)
 
 
-def _most_rounds(longest: int, cohort: int, num_clients: int, client_bytes: int) -> int:
-  """Returns the maximum rounds of a window, so that its client states fit ``_STATE_BUDGET``."""
-  if num_clients * client_bytes <= _STATE_BUDGET:
-    return longest
-  return max(1, min(longest, _STATE_BUDGET // (cohort * client_bytes)))
-
-
 def make_client_store(mapping: ClientMapping, one: PyTree, num_clients: int) -> ClientStore:
-  """Returns the store of the client states; with several processes it has the local clients only.
+  """Returns the store of the client states, which all start as ``one``.
 
-  Args:
-    mapping: the mapping of clients to devices.
-    one: initial state of every client.
-    num_clients: K, the population.
+  With several processes it has only the states of the local clients.
   """
   if mapping.multi_process:
     return DistributedClientStore(
@@ -133,6 +112,7 @@ def run_interval(
   """
   algorithm = run.program.phases[interval.phase].algorithm
   before = algorithm.sent(server) if algorithm.sent else Traffic()
+  compiled = run.program.intervals[interval.phase]
   first, total, ran = interval.first, run.place(Metrics.zeros()), []
   while first < interval.end:
     window = run.feed.window(first)
@@ -140,17 +120,10 @@ def run_interval(
     padded = np.zeros((2, len(window.slots)), np.float32)
     here = slice(first - interval.first, first - interval.first + end - begin)
     padded[:, begin:end] = interval.rates[here], interval.thetas[here]
-    server, states, total = run.program.intervals[interval.phase](
-      server,
-      run.feed.client_states(run.store, window),
-      total,
-      window.slots,
-      *run.place(tuple(padded)),
-      run.place(np.int32(window.first)),
-      run.place(np.int32(begin)),
-      run.place(np.int32(end)),
-      window.data,
-      run.key,
+    states = run.feed.client_states(run.store, window)
+    scalars = run.place((*padded, np.int32(window.first), np.int32(begin), np.int32(end)))
+    server, states, total = compiled(
+      server, states, total, window.slots, *scalars, window.data, run.key
     )
     # Without waiting here, windows that are read ahead of the computation would fill the memory.
     jax.block_until_ready(total)
@@ -192,7 +165,7 @@ def full_participation_cost(
   """Returns the traffic and simulated time of one exchange with every client of the population.
 
   Args:
-    run: the run, with its clients and its clock.
+    run: the run.
     cost: cost of one client.
     counted: [K] steps that the cost charges to each client.
     timed: [K] duration for each client, in training steps.

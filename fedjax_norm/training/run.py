@@ -59,11 +59,6 @@ def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables
   With weight normalization, the scales and biases are initialized from one batch of training
   examples, which the seed draws from all clients' data (Salimans and Kingma 2016, sec. 3).
 
-  Args:
-    task: federation and model.
-    seed: seed of the run.
-    batch_size: number of examples for the initialization of weight normalization.
-
   Raises:
     UserError: weight normalization in a run of several processes.
   """

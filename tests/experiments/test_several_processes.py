@@ -1,6 +1,5 @@
 """Runs of several processes: the results of one process, with local data in each process."""
 
-import csv
 import functools
 import json
 import os
@@ -11,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from helpers.binaries import PYTHONPATH, ROOT, free_port
+from helpers.run_bits import read as rows
 
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.cli import train
@@ -26,12 +26,8 @@ TRAIN = (*TRAIN, "--lr=0.01")
 # Flags by method: partial cohorts and client states, or lock-step.
 FLAGS = {
   "fedavg": (
-    "--norm=bn",
-    "--batch_stats=local",
-    "--client_momentum=local",
-    "--cohort=5",
-    "--local_steps=2",
-    "--evaluate_clients=4",
+    *("--norm=bn", "--batch_stats=local", "--client_momentum=local", "--cohort=5"),
+    *("--local_steps=2", "--evaluate_clients=4"),
   ),
   "scaffold": ("--norm=bn", "--cohort=5", "--local_steps=2", "--evaluate_clients=3"),
   "ssgd": ("--norm=sync_bn", "--evaluate_clients=3", "--momentum=0.9", "--network=wan"),
@@ -103,11 +99,6 @@ def run_all(folders, binary: str, workdir, *flags: str, codes=None, **environmen
   outputs = [process.communicate(timeout=200) for process in started]
   assert [process.returncode for process in started] == (codes or [0] * len(folders)), outputs
   return outputs
-
-
-def rows(workdir):
-  with open(workdir / "metrics.csv", newline="") as file:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
 def assert_same_numbers(workdir, other):

@@ -1,6 +1,5 @@
 """Runs with ``--task=regression`` and ``--task=segmentation``."""
 
-import csv
 import json
 import types
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from helpers.run_bits import read as rows
 
 from fedjax_norm.cli.commands import compare
 from fedjax_norm.errors import UserError
@@ -48,11 +48,6 @@ def _small_models(monkeypatch, tiny_net):
     "fcn": registry.MODELS["fcn"]._replace(build=Pixels),
   }
   monkeypatch.setattr(registry, "MODELS", types.MappingProxyType(small))
-
-
-def rows(folder):
-  with open(Path(folder) / "metrics.csv", newline="") as file:
-    return list(csv.DictReader(file))
 
 
 def test_regression_learns_and_prints_its_measures(decentralized_run):

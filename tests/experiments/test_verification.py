@@ -1,12 +1,12 @@
 """Runs with ``--task=verification``."""
 
-import csv
 import json
 import types
 from pathlib import Path
 
 import pytest
 from flax import linen as nn
+from helpers.run_bits import read as rows
 
 from fedjax_norm.cli.commands import compare
 from fedjax_norm.models import registry
@@ -38,11 +38,6 @@ def _small_face(monkeypatch):
   entry = registry.MODELS["face"]._replace(build=Flat, min_size=8)
   models = {**registry.MODELS, "face": entry}
   monkeypatch.setattr(registry, "MODELS", types.MappingProxyType(models))
-
-
-def rows(folder):
-  with open(Path(folder) / "metrics.csv", newline="") as file:
-    return list(csv.DictReader(file))
 
 
 def test_a_run_classifies_pairs(fedavg_run):

@@ -7,9 +7,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 
-def read(folder: Path) -> list[dict[str, str]]:
+def read(folder: Path | str) -> list[dict[str, str]]:
   """Returns the rows of ``metrics.csv``."""
-  with open(folder / "metrics.csv", newline="") as file:
+  with open(Path(folder) / "metrics.csv", newline="") as file:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 

@@ -26,16 +26,9 @@ def federation(sizes, num_examples=None):
 def windows_of(data, mapping, on_host, rounds=9, start=0, cohort=3, longest=4):
   """Returns all windows of a run and all parts of the data."""
   place = device_arrays.placer(mapping)
-  with data_feed.Feed(
-    data,
-    mapping,
-    place(jax.random.key(3)),
-    on_host=on_host,
-    rounds=rounds,
-    start=start,
-    cohort=cohort,
-    longest=longest,
-  ) as feed:
+  lengths = {"rounds": rounds, "start": start, "cohort": cohort, "longest": longest}
+  key = place(jax.random.key(3))
+  with data_feed.Feed(data, mapping, key, on_host=on_host, **lengths) as feed:
     windows = []
     while start < rounds:
       windows.append(feed.window(start))

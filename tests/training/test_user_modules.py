@@ -109,7 +109,7 @@ def test_modules_with_a_norm_are_not_wrapped(tiny_source):
     ({"model": Plain(3)}, "Plain has 3 outputs per image and the task needs 4"),
     ({"model": Plain(), "norm": BN}, "Plain does not take a norm, so 'bn' would have no effect"),
     ({"model": WithMode(BN), "norm": fn.make_norm("ln")}, "WithMode has norm 'bn' already"),
-    ({"model": Needy()}, "Needy.__call__ needs 'temperature'"),
+    ({"model": Needy()}, "Needy.__call__ requires the parameter 'temperature'"),
     ({"model": Plain(), "stem": "cifar"}, "no stem to choose"),
     ({"model": Plain(), "verification": True}, "no embedding"),
     ({"model": Plain}, "model must be an object of type str or Module, not the class Plain"),

@@ -22,9 +22,7 @@ class EpochsConfig(Schedule, LoopConfig):
 
   # ``resolve`` replaces None.
   rounds: int = option(
-    None,
-    "Number of rounds, each a step of the joint model; 600 by default, 3000 for asgd.",
-    least=1,
+    None, "Number of rounds (steps of the joint model); 600 by default, 3000 for asgd.", least=1
   )
   eval_every: int = option(
     None,
@@ -40,7 +38,7 @@ class EpochsConfig(Schedule, LoopConfig):
   )
   lr_warmup_epochs: int | None = option(
     None,
-    "Length of the learning rate warm-up in epochs, instead of --lr_warmup_rounds.",
+    "Learning rate warm-up in epochs, in place of --lr_warmup_rounds.",
     least=1,
     needs="epochs",
   )
@@ -72,12 +70,7 @@ class EpochsConfig(Schedule, LoopConfig):
       )
 
   def resolve(self, round_examples: int, examples: int) -> Self:
-    """Returns the config with lengths in rounds and the scaled learning rate (idempotent).
-
-    Args:
-      round_examples: number of examples of a step of the joint model.
-      examples: number of training examples of all clients.
-    """
+    """Returns the config with lengths in rounds and the scaled learning rate (idempotent)."""
     rate, start = self.lr, self.lr_warmup_from
     if self.scale_lr_from is not None:
       rate *= round_examples / self.scale_lr_from

@@ -24,10 +24,7 @@ class FreezeConfig(Options):
     needs="norm=fixbn",
   )
   freeze_lr_factor: float = option(
-    1.0,
-    "Factor on the learning rate after FixBN's freeze; 1 leaves the rate unchanged.",
-    above=0,
-    needs="norm=fixbn",
+    1.0, "Factor on the learning rate after FixBN's freeze.", above=0, needs="norm=fixbn"
   )
   freeze_clip_norm: float | None = option(
     None,
@@ -37,9 +34,7 @@ class FreezeConfig(Options):
     needs="norm=fixbn",
   )
   freeze_affine: bool = option(
-    False,
-    "Whether FixBN's freeze also stops training of the norms' gamma and beta.",
-    needs="norm=fixbn",
+    False, "Whether FixBN's freeze also freezes the norms' gamma and beta.", needs="norm=fixbn"
   )
   freeze_tolerance: float = option(
     0.1,
@@ -55,11 +50,7 @@ class FreezeConfig(Options):
       raise UserError(f"--freeze_round is {self.freeze_round!r}; give a round, half or auto.")
 
   def freeze(self, rounds: int, window: int) -> Freeze:
-    """Returns the freeze policy of a run.
-
-    Args:
-      rounds: number of rounds of the run.
-      window: rounds between two measurements of the statistics, for ``'auto'``.
+    """Returns the freeze policy of a run; ``window`` is the ``window`` of an automatic freeze.
 
     Raises:
       UserError: a freeze round outside the run.
@@ -77,12 +68,7 @@ class FreezeConfig(Options):
 
 
 def calibration_config(task: Task, config: Any) -> Any:
-  """Returns a method's options for the rounds after the freeze.
-
-  Args:
-    task: task with the model, for the names of its norm parameters.
-    config: options before the freeze, with those of ``LocalConfig`` and :class:`FreezeConfig`.
-  """
+  """Returns a method's options for the rounds after the freeze."""
   changes: dict[str, Any] = {}
   if config.freeze_clip_norm is not None:
     changes["clip_norm"] = config.freeze_clip_norm

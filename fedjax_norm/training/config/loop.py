@@ -39,22 +39,18 @@ class LoopConfig(Options):
     """Returns the config with all lengths in rounds (idempotent).
 
     Args:
-      round_examples: number of examples of a round.
+      round_examples: number of examples of a round, or of a step of the joint model.
       examples: number of training examples of all clients.
     """
     del round_examples, examples
     return self
 
   def check_counts(self, steps: np.ndarray, examples: np.ndarray) -> None:
-    """Checks that the int32 counters of local steps and examples do not overflow.
+    """Raises a UserError if the int32 counters of local steps or of examples would overflow.
 
     Args:
       steps: local steps per round of each client, int64.
       examples: maximum number of examples per round of each client, int64.
-
-    Raises:
-      UserError: the run has too many local steps, or the rounds between two evaluations have too
-        many examples.
     """
     most, every = int(steps.max()), min(self.eval_every, self.rounds)
     if self.rounds * most > MAX_INT:

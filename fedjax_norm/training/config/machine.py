@@ -58,12 +58,8 @@ class MachineConfig(Options):
   coordinator_address: str | None = option(
     None, "HOST:PORT of process 0, for a run of several processes."
   )
-  num_processes: int | None = option(
-    None, "Number of processes of the run; by default the run has a single process."
-  )
-  process_id: int | None = option(
-    None, "Index of this process in a run of several processes, starting from 0."
-  )
+  num_processes: int | None = option(None, "Number of processes of the run; 1 by default.")
+  process_id: int | None = option(None, "Index of this process among --num_processes, from 0.")
 
 
 @dataclasses.dataclass(frozen=True)

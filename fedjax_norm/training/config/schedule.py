@@ -48,10 +48,7 @@ class Schedule(Options):
     needs="lr_schedule=step,exponential,plateau",
   )
   lr_power: float = option(
-    1.0,
-    "Power of the polynomial learning rate schedule; 1 is linear.",
-    above=0,
-    needs="lr_schedule=polynomial",
+    1.0, "Power of the polynomial schedule; 1 is linear.", above=0, needs="lr_schedule=polynomial"
   )
   lr_warmup_from: float | None = option(
     None,
@@ -110,11 +107,7 @@ class Schedule(Options):
     return Plateau(self.lr_factor, self.lr_patience, start=self.lr_warmup_rounds)
 
   def check_rounds(self, rounds: int) -> None:
-    """Checks that the boundaries and the warm-up lie within a run of ``rounds`` rounds.
-
-    Raises:
-      UserError: a boundary or the end of the warm-up is after the last round.
-    """
+    """Raises a UserError if a boundary or the end of the warm-up is after the last round."""
     if self.lr_boundaries and max(self.lr_boundaries) >= rounds:
       raise UserError(
         f"--lr_boundaries has round {max(self.lr_boundaries):g}, which a run of {rounds} rounds "
@@ -126,11 +119,7 @@ class Schedule(Options):
       )
 
   def rates(self, rounds: int) -> np.ndarray:
-    """Returns the learning rate of every round, [rounds] float32, before the plateau factor.
-
-    Raises:
-      UserError: see :meth:`check_rounds`.
-    """
+    """Returns the learning rate of every round, [rounds] float32, before the plateau factor."""
     self.check_rounds(rounds)
     match self.lr_schedule:
       case "constant" | "plateau":

@@ -30,9 +30,7 @@ class TrainConfig(
 def config_of(method: Method, base: type = TrainConfig) -> Any:
   """Returns the class of all options of a run of a method, with the method's defaults.
 
-  Args:
-    method: row of the registry.
-    base: class of the method-independent options, :class:`TrainConfig` or a subclass.
+  ``base`` has the method-independent options: :class:`TrainConfig` or a subclass.
   """
   groups: list[type] = [method.config]
   if method.theta:
@@ -54,11 +52,7 @@ def config_of(method: Method, base: type = TrainConfig) -> Any:
 
 
 def _check_names(method: Method) -> None:
-  """Checks that a method's options and functions do not reuse the name of another option.
-
-  Raises:
-    UserError: a name is used twice, so that one value would have two meanings.
-  """
+  """Raises a UserError if an option or function of a method has the name of another option."""
   others = {one.name: kind for kind in _OTHERS for one in of(kind)}
   for kind in method.config.__mro__:
     duplicates = others.keys() & (vars(kind).keys() | inspect.get_annotations(kind).keys())

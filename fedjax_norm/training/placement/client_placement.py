@@ -28,15 +28,7 @@ class Placement:
   """
 
   def __init__(self, num_clients: int, num_devices: int):
-    """Divides the clients.
-
-    Args:
-      num_clients: K, the population.
-      num_devices: D, the number of devices of all processes.
-
-    Raises:
-      UserError: fewer clients than devices.
-    """
+    """Divides K clients over D devices; raises a UserError if there are fewer clients."""
     if num_clients < num_devices:
       raise UserError(
         f"{num_clients} clients cannot be divided over the {num_devices} devices of all processes; "
@@ -81,14 +73,7 @@ class Placement:
 
 
 def local_examples(partition: Partition) -> np.ndarray:
-  """Returns the sorted ids of the examples of this process's local clients.
-
-  Args:
-    partition: partition of the whole federation, the same in every process.
-
-  Raises:
-    UserError: fewer clients than devices.
-  """
+  """Returns the sorted ids of the examples of this process's local clients."""
   placement = Placement(len(partition.offsets) - 1, jax.device_count())
   local = [i for i, d in enumerate(jax.devices()) if d.process_index == jax.process_index()]
   clients = np.concatenate([placement.clients(device) for device in local])
@@ -101,12 +86,8 @@ def global_channel_statistics(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the mean and the deviation of each channel over the training images of all processes.
 
-  The processes exchange the moments of their images, not the images.
-
-  Args:
-    images: [N, H, W, C] stored images, of which this process has only the local ones.
-    ids: ids of the local images.
-    prepare: preprocessing before the moments are computed (see ``channel_moments``).
+  The processes exchange the moments of their images, not the images; ``ids`` are those of the local
+  images, and ``prepare`` is the preprocessing before the moments (see ``channel_moments``).
   """
   moments = channel_moments(images, ids, prepare)
   # Exchanged as uint32, because JAX would round float64 to float32.

@@ -22,12 +22,7 @@ class ClientStore:
   """
 
   def __init__(self, one: PyTree, num_clients: int):
-    """Initializes every client with the same state.
-
-    Args:
-      one: initial state of every client.
-      num_clients: K, the population.
-    """
+    """Initializes each of the K = ``num_clients`` states with ``one``."""
 
     def repeat(leaf: Any) -> np.ndarray:
       leaf = np.asarray(leaf)

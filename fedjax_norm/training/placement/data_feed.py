@@ -58,10 +58,7 @@ class Window(NamedTuple):
 def choose_data_location(data_on: str, data: FederatedData, mapping: ClientMapping) -> str:
   """Returns where the training data stays: ``'device'`` or ``'host'``.
 
-  Args:
-    data_on: either of them, or ``'auto'``: the device if the data fills at most half of its memory.
-    data: federation, host arrays.
-    mapping: mapping of clients to devices; each device would have a copy of the data.
+  ``'auto'`` is the device if a copy of the data fills at most half of each device's memory.
 
   Raises:
     UserError: an unknown choice, or ``'host'`` in a run of several processes.
@@ -98,15 +95,8 @@ class Feed:
   ):
     """Computes the size of a window; without ``on_host``, puts all examples on the device.
 
-    Args:
-      data: federation, host arrays.
-      mapping: mapping of clients to devices.
-      key: random key of the run, on the device.
-      on_host: whether the examples stay on the host.
-      rounds: number of rounds of the run.
-      start: first round that :meth:`window` will be called with.
-      cohort: number of clients per round.
-      longest: maximum number of rounds of a window.
+    ``data`` is on the host, ``key`` is that of the run on the device. The first call of
+    :meth:`window` is for round ``start``; a window has at most ``longest`` rounds.
 
     Raises:
       UserError: the examples of one round exceed the device's memory.

@@ -46,11 +46,9 @@ def local_devices(mapping: ClientMapping) -> list[tuple[int, jax.Device]]:
 
 
 def global_rows(mapping: ClientMapping, local: PyTree) -> PyTree:
-  """Returns global arrays that consist of the rows of all processes.
+  """Returns global arrays that consist of the ``local`` rows (host arrays) of all processes.
 
-  Args:
-    mapping: mapping of clients to devices.
-    local: host arrays with the rows of this process, equally many for each of its devices.
+  Each device of each process gets equally many rows.
   """
   devices = [device for _, device in local_devices(mapping)]
   sharding = mapping.row_sharding

@@ -3,6 +3,7 @@
 Each process has the examples and the states of its local clients only; they never move.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +53,7 @@ class DistributedClientStore(ClientStore):
     return self._take(states, divide_slots(self._mapping, slots)), positions
 
 
-class DistributedFeed:
+class DistributedFeed(contextlib.AbstractContextManager):
   """Supplies the training data of a run of several processes; replaces ``Feed``."""
 
   def __init__(
@@ -66,16 +67,9 @@ class DistributedFeed:
     longest: int,
     client_bytes: int,
   ):
-    """Puts the examples of each local client on the client's device.
+    """Puts the examples of each local client on the client's device (arguments: see ``Feed``).
 
-    Args:
-      data: federation, host arrays, with the examples of the local clients.
-      mapping: mapping of clients to devices.
-      key: random key of the run, on the devices.
-      rounds: number of rounds of the run.
-      cohort: number of clients per round.
-      longest: maximum number of rounds of a window.
-      client_bytes: bytes of one client state, of which each device has one per client.
+    ``client_bytes`` is the size of a client state; each device also stores its clients' states.
 
     Raises:
       UserError: the clients of a device exceed its memory.
@@ -111,9 +105,6 @@ class DistributedFeed:
     grid = [np.append(np.arange(len(ids)), [-1] * (max_clients - len(ids))) for ids in by_device]
     self._all_clients = DataPart(self._data, placer(mapping)(np.stack(grid).astype(np.int32)))
     self._window: Window | None = None
-
-  def __enter__(self) -> "DistributedFeed":
-    return self
 
   def __exit__(self, *_: Any) -> None:
     pass

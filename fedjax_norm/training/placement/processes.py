@@ -88,11 +88,6 @@ def join(
   whole process if the runtime hangs. Therefore a supervisor process must start this one. After an
   error, the caller must end the process by ``os._exit``, because JAX's exit waits for the others.
 
-  Args:
-    process: identity of this process.
-    initialization_seconds: maximum wait for the others; then the runtime aborts.
-    heartbeat_seconds: maximum time without a heartbeat of a process; then the others abort.
-
   Raises:
     LostError: another process died or cannot be reached.
     UserError: the port is in use, or processes have unequal numbers of devices.
@@ -120,14 +115,7 @@ def join(
 
 
 def check_same_flags(flags: dict[str, Any]) -> None:
-  """Checks that all processes were started with the same flags, so that they run one program.
-
-  Args:
-    flags: flag name -> value of a JSON type; every process must pass the same names.
-
-  Raises:
-    UserError: a flag differs between processes; every process raises the error.
-  """
+  """Raises a UserError in every process if a flag (of a JSON type) differs between processes."""
   names = sorted(flags)
   texts = (json.dumps(flags[name], sort_keys=True).encode() for name in names)
   sums = np.array([zlib.crc32(text) for text in texts], np.uint32)
