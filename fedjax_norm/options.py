@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import operator
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -69,17 +70,13 @@ class Options:
 
 
 class Option(NamedTuple):
-  """The description of an option.
+  """The description of an option; further attributes are the arguments of :func:`option`.
 
   Attributes:
     name: name of the field and of the flag.
     types: possible types, without None.
     optional: whether None is allowed.
-    default: default value.
-    help: one or two sentences.
-    choices: allowed strings; empty for any.
     limits: ``least``, ``above``, ``most`` and ``below``, each None or a number.
-    needs: other option that this one has no effect without (see :func:`option`).
     group: heading in ``--help``.
   """
 
@@ -237,22 +234,23 @@ _NAMES = {
 }
 
 
+_LIMITS = {
+  "least": ("at least", operator.ge),
+  "above": ("above", operator.gt),
+  "most": ("at most", operator.le),
+  "below": ("below", operator.lt),
+}
+
+
 def _check_limits(item: Option, value: float) -> None:
-  least, above, most, below = (item.limits[key] for key in ("least", "above", "most", "below"))
-  lower = least is None or value >= least, above is None or value > above
-  upper = most is None or value <= most, below is None or value < below
-  if all(lower) and all(upper) and math.isfinite(value):
-    return
-  wanted = [] if math.isfinite(value) else ["finite"]
-  if least is not None:
-    wanted.append(f"at least {least:.12g}")
-  if above is not None:
-    wanted.append(f"above {above:.12g}")
-  if most is not None:
-    wanted.append(f"at most {most:.12g}")
-  if below is not None:
-    wanted.append(f"below {below:.12g}")
-  raise UserError(f"--{item.name} is {value:.12g}; it must be {' and '.join(wanted)}.")
+  valid = math.isfinite(value)
+  wanted = [] if valid else ["finite"]
+  for name, (words, compare) in _LIMITS.items():
+    if (limit := item.limits[name]) is not None:
+      wanted.append(f"{words} {limit:.12g}")
+      valid = valid and compare(value, limit)
+  if not valid:
+    raise UserError(f"--{item.name} is {value:.12g}; it must be {' and '.join(wanted)}.")
 
 
 def _check_needs(config: Any, item: Option) -> None:

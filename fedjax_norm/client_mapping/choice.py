@@ -11,20 +11,6 @@ from fedjax_norm.errors import UserError
 
 BACKENDS = ("auto", "vmap", "scan", "pmap", "shard_map")
 
-_AUTO = {
-  # (platform, several devices, lock-step): (backend, clients that a device runs in parallel: 0 all,
-  # None as many as fit). Measured on CPUs (benchmarks/README.md), an educated guess for
-  # accelerators.
-  ("cpu", False, False): ("scan", 1),
-  ("cpu", False, True): ("vmap", 0),
-  ("cpu", True, False): ("shard_map", 1),
-  ("cpu", True, True): ("shard_map", 0),
-  ("accelerator", False, False): ("vmap", None),
-  ("accelerator", False, True): ("vmap", 0),
-  ("accelerator", True, False): ("shard_map", None),
-  ("accelerator", True, True): ("shard_map", 0),
-}
-
 # The share of an accelerator's memory for clients that run in parallel; the data may use half of
 # the memory.
 _CLIENTS_SHARE = 0.3
@@ -82,8 +68,12 @@ def create(
     devices = devices[: max(1, min(len(devices), num_clients))]
     while lockstep and num_clients % len(devices):
       devices = devices[:-1]
-  platform = "cpu" if devices[0].platform == "cpu" else "accelerator"
-  auto_backend, auto_chunk = _AUTO[platform, multi_process or len(devices) > 1, lockstep]
+  # Measured on CPUs (benchmarks/README.md); an educated guess for accelerators.
+  on_cpu = devices[0].platform == "cpu"
+  auto_chunk = 0 if lockstep else 1 if on_cpu else None
+  auto_backend = "scan" if auto_chunk == 1 else "vmap"
+  if multi_process or len(devices) > 1:
+    auto_backend = "shard_map"
   if backend == "auto":
     backend = "vmap" if auto_backend == "scan" and chunk is not None else auto_backend
   if backend == "scan":

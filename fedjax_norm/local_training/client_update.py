@@ -10,8 +10,7 @@ from jax import lax
 
 from fedjax_norm.local_training.client_optimizer import optimizer
 from fedjax_norm.local_training.config import LocalConfig
-from fedjax_norm.local_training.gradient import make_gradient
-from fedjax_norm.local_training.metrics import Metrics
+from fedjax_norm.local_training.gradient import Metrics, make_gradient
 from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
 _Carry = tuple[PyTree, PyTree, PyTree, Metrics]

@@ -16,7 +16,7 @@ _IMAGENET = (96, 256, 384, 384, 256), (4096, 4096)
 class AlexNet(Staged):
   """Five convolutions with 3x3 max pools at stride 2 after the 1st, 2nd and 5th, and dense layers.
 
-  ``'cifar'`` (765,738 parameters on CIFAR-10) is the network that the authors of paper 004
+  The stem ``'cifar'`` (765,738 parameters on CIFAR-10) is the network that the authors of paper 004
   published with their code: 7x7-24, 5x5-64, 3x3-96, 3x3-96, 3x3-64, all at stride 1 with 'same'
   padding, pools rounded up, dense 512 and the output. ``'imagenet'`` (62,378,344 parameters with
   1000 classes) is the original as one column, without groups in its convolutions: 11x11-96 at
@@ -26,11 +26,6 @@ class AlexNet(Staged):
   Both variants omit local response normalization: the authors' CIFAR network has none, and for
   images of unit scale its factor (1 + 1e-4 / 5 * a sum of 5 squares)^-0.75 is close to 1. The norm
   is between each convolution and its ReLU. Kernels have He initialization.
-
-  Attributes:
-    norm: norm after every convolution.
-    num_classes: number of outputs.
-    stem: variant, ``'cifar'`` or ``'imagenet'``.
   """
 
   norm: NormSpec

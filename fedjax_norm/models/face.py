@@ -88,7 +88,6 @@ class Face(Staged):
   with the centres as parameters, to the cross-entropy by the collection ``losses``.
 
   Attributes:
-    norm: norm after every convolution.
     num_classes: number of identities in the training set.
     blocks: number of residual units of each stage.
     channels: channels of each stage; the first convolution has half as many as the first stage.

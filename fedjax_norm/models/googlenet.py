@@ -106,8 +106,6 @@ class GoogLeNet(Staged):
   pixels are 1x1 there, so ``in``, which would normalize single elements, is rejected.
 
   Attributes:
-    norm: norm after every convolution.
-    num_classes: number of outputs.
     stem: first convolution: ``'imagenet'`` (7x7 at stride 2) or ``'cifar'`` (3x3 at stride 1, so
       that images are twice as large). The network for CIFAR-10 that paper 004's authors published
       has the ImageNet stem, which reduces 32x32 pixels to 1x1 (and no dropout 0.4).

@@ -165,8 +165,6 @@ class InceptionV3(Staged):
   He initialization. Layers that halve the image round up; with 299x299 pixels there is no rounding.
 
   Attributes:
-    norm: norm after every convolution.
-    num_classes: number of outputs.
     stem: ``'imagenet'`` (reduces 299x299 pixels to 35x35) or ``'cifar'`` (stride 1 and 'same'
       padding in all convolutions; reduces 32x32 pixels to 8x8, so that modules C and E get 4x4 and
       2x2).

@@ -66,8 +66,6 @@ class LSTM(Staged):
   [N, H, embedding], with the rows as the spatial axis.
 
   Attributes:
-    norm: norm after the embedding.
-    num_classes: number of outputs.
     embedding: size of a row's embedding.
     hidden: size of the LSTM's state.
   """

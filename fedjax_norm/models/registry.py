@@ -45,7 +45,7 @@ class Entry(NamedTuple):
   """The description of a model.
 
   Attributes:
-    build: (norm, num_classes, ...) -> module.
+    build: (norm after every convolution, number of outputs, ...) -> module.
     min_size: minimum height and width of images, in pixels; with the small stem, if there are two.
     groups: default ``groups`` or ``group_size`` of norms with groups.
     residual: whether the model is a ResNet, which can have Fixup.
@@ -74,11 +74,16 @@ _STEM = ImageNetStem(32)  # the ResNets'
 _EIGHT = MappingProxyType({"groups": 8})
 _THIRTY_TWO = MappingProxyType({"groups": 32})  # paper 000, sec. 6.2
 
+
+def _size(channels: int) -> Mapping[str, int]:
+  return MappingProxyType({"group_size": channels})
+
+
 MODELS: Mapping[str, Entry] = MappingProxyType(
   {
     "tiny": Entry(Tiny, 3, _EIGHT),
-    "lenet": Entry(LeNet, 8, MappingProxyType({"group_size": 2})),  # paper 004, sec. 5.2
-    "lenet5": Entry(LeNet5, 13, MappingProxyType({"group_size": 10})),  # divides 20 and 50
+    "lenet": Entry(LeNet, 8, _size(2)),  # paper 004, sec. 5.2
+    "lenet5": Entry(LeNet5, 13, _size(10)),  # divides 20 and 50
     "cnn": Entry(CNN, 6, _EIGHT),
     "resnet20": Entry(_resnet((3, 3, 3), features=16, projection=False), 8, _EIGHT, residual=True),
     "resnet10": Entry(_resnet((1, 1, 1, 1)), 8, _THIRTY_TWO, residual=True, imagenet=_STEM),
@@ -90,12 +95,8 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
     "alexnet": Entry(AlexNet, 8, _EIGHT, imagenet=ImageNetStem(63)),
     # Paper 004 trains GoogLeNet with this stem on 32x32 pixels. The group size of 8 divides the
     # channels of all layers of GoogLeNet, and 16 (Wu and He 2018) those of Inception-v3.
-    "googlenet": Entry(
-      GoogLeNet, 8, MappingProxyType({"group_size": 8}), imagenet=ImageNetStem(32, 32)
-    ),
-    "inception_v3": Entry(
-      InceptionV3, 8, MappingProxyType({"group_size": 16}), imagenet=ImageNetStem(75)
-    ),
+    "googlenet": Entry(GoogLeNet, 8, _size(8), imagenet=ImageNetStem(32, 32)),
+    "inception_v3": Entry(InceptionV3, 8, _size(16), imagenet=ImageNetStem(75)),
     "face": Entry(Face, 16, _EIGHT, embeds=True),
     "lstm": Entry(LSTM, 2, _EIGHT),
     "fcn": Entry(FCN, 4, _EIGHT, segments=True, multiple=4),

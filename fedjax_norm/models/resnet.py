@@ -114,7 +114,6 @@ class ResNet(Staged):
       halves the image.
     features: channels at the first size; each halving of the image doubles the channels.
     norm: norm after every convolution; Fixup with ``norm.fixup``.
-    num_classes: number of outputs.
     bottleneck: whether blocks are bottlenecks.
     projection: kind of shortcut (see :class:`Block`).
     stem: ``'cifar'`` (3x3 convolution) or ``'imagenet'`` (7x7 at stride 2, and a max pool).

@@ -14,18 +14,13 @@ _CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 
 class VGG16(Staged):
   """Thirteen 3x3 convolutions with 2x2 max pools after the 2nd, 4th, 7th, 10th and last.
 
-  The variants differ in their hidden dense layers, which are followed by a ReLU and dropout 0.5:
+  The stems differ in their hidden dense layers, which are followed by a ReLU and dropout 0.5:
   ``'imagenet'`` (138,357,544 parameters with 1000 classes on 224x224 pixels and without a norm) is
   the original with two layers of 4096 units; ``'cifar'`` (14,982,474 parameters with 10 classes on
   32x32 pixels, which the convolutions reduce to 1x1) has the usual single layer of 512 units. The
   norm is between each convolution and its ReLU. Pools are rounded up, which matters only for small
   images. Kernels have He initialization. With ``in``, images must be larger than 16 pixels, because
   smaller ones are reduced to 1x1 before the last convolutions.
-
-  Attributes:
-    norm: norm after every convolution.
-    num_classes: number of outputs.
-    stem: variant, ``'cifar'`` or ``'imagenet'``.
   """
 
   norm: NormSpec

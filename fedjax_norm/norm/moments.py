@@ -1,7 +1,7 @@
 """Counts, means and squared deviations, merged by the law of total variance."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,16 +70,12 @@ def merge_over_axes(local: Moments, axis_names: tuple[str, ...]) -> Moments:
   return Moments(local.count, local.mean.reshape(shape), local.m2.reshape(shape))
 
 
-def _merge_fwd(
-  local: Moments, axis_names: tuple[str, ...]
-) -> tuple[Moments, tuple[Array, Array, Array]]:
+def _merge_fwd(local: Moments, axis_names: tuple[str, ...]) -> tuple[Moments, Any]:
   merged = merge_over_axes(local, axis_names)
   return merged, (local.count, local.mean - merged.mean, merged.count)
 
 
-def _merge_bwd(
-  axis_names: tuple[str, ...], residuals: tuple[Array, Array, Array], derivative: Moments
-) -> tuple[Moments]:
+def _merge_bwd(axis_names: tuple[str, ...], residuals: Any, derivative: Moments) -> tuple[Moments]:
   local_count, offset, count = residuals
   dmean, dm2 = lax.psum(jnp.stack([derivative.mean, derivative.m2]), axis_names)
   dmean = local_count / jnp.maximum(count, 1.0) * dmean + 2 * local_count * offset * dm2

@@ -1,7 +1,7 @@
 """The code of all normalizations (paper 000, Alg. 3)."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -126,9 +126,7 @@ def _affine(x: Array, mean: Array, scale: Array, shift: Array) -> Array:
   return (x - mean) * scale + shift
 
 
-def _affine_bwd(
-  residuals: tuple[Array, Array, Array], dy: Array
-) -> tuple[Array, Array, Array, Array]:
+def _affine_bwd(residuals: Any, dy: Array) -> tuple[Array, Array, Array, Array]:
   x, mean, scale = residuals
   axes = tuple(axis for axis, size in enumerate(mean.shape) if size == 1)
   dshift = dy.sum(axes, keepdims=True)

@@ -210,18 +210,15 @@ def create(
   decay: float = 0.9,
   epsilon: float = 1e-5,
 ) -> NormSpec:
-  """Returns the spec of a norm.
+  """Returns the spec of a norm; see :class:`NormSpec` for arguments that are not listed.
 
   Args:
     name: one of ``NAMES``.
-    groups: number of groups, for ``gn`` and ``bgn`` (P in paper 000); without it and
-      ``group_size``, the default of the model.
+    groups: number of groups, for ``gn`` and ``bgn``.
     group_size: channels of a group, for ``gn`` and ``bgn``.
     mean_only_bn: whether ``wn`` also centres with mean-only BN (Salimans and Kingma 2016, sec.
       2.3).
     renorm: ramps of ``brn``.
-    decay: weight of the old value of running statistics.
-    epsilon: constant added to the variance.
 
   Raises:
     UserError: the name is unknown, or the norm does not have an option.

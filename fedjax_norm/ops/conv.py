@@ -8,6 +8,7 @@ written in this form by hand, each as a separate function, and vmap runs them in
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,15 +90,11 @@ def _conv(strides: Pair, padding: Pads, x: Array, kernel: Array) -> Array:
   return isolated(_forward, strides, padding)(x, kernel)
 
 
-def _conv_fwd(
-  strides: Pair, padding: Pads, x: Array, kernel: Array
-) -> tuple[Array, tuple[Array, Array]]:
+def _conv_fwd(strides: Pair, padding: Pads, x: Array, kernel: Array) -> tuple[Array, Any]:
   return _conv(strides, padding, x, kernel), (x, kernel)
 
 
-def _conv_bwd(
-  strides: Pair, padding: Pads, residuals: tuple[Array, Array], dy: Array
-) -> tuple[Array, Array]:
+def _conv_bwd(strides: Pair, padding: Pads, residuals: Any, dy: Array) -> tuple[Array, Array]:
   x, kernel = residuals
   dx = isolated(_input_gradient, strides, padding, x.shape[1:3])(dy, kernel)
   return dx, isolated(_kernel_gradient, strides, padding, kernel.shape[:2])(x, dy)

@@ -5,6 +5,7 @@ There is no forward-mode derivative.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,13 +105,11 @@ def _sum_pool(size: int, stride: int, pads: Pads, x: Array) -> Array:
   return sum(_windows(x, size, stride, pads, 0.0))
 
 
-def _sum_pool_fwd(size: int, stride: int, pads: Pads, x: Array) -> tuple[Array, tuple[int, int]]:
+def _sum_pool_fwd(size: int, stride: int, pads: Pads, x: Array) -> tuple[Array, Any]:
   return _sum_pool(size, stride, pads, x), x.shape[1:3]
 
 
-def _sum_pool_bwd(
-  size: int, stride: int, pads: Pads, image: tuple[int, int], dy: Array
-) -> tuple[Array]:
+def _sum_pool_bwd(size: int, stride: int, pads: Pads, image: Any, dy: Array) -> tuple[Array]:
   def gradient(dy: Array, positions: Array) -> Array:
     return jnp.where(positions >= 0, dy, 0)
 
@@ -125,9 +124,7 @@ def _max_pool(size: int, stride: int, pads: Pads, x: Array) -> Array:
   return _max_pool_fwd(size, stride, pads, x)[0]
 
 
-def _max_pool_fwd(
-  size: int, stride: int, pads: Pads, x: Array
-) -> tuple[Array, tuple[Array, tuple[int, int]]]:
+def _max_pool_fwd(size: int, stride: int, pads: Pads, x: Array) -> tuple[Array, Any]:
   windows = _windows(x, size, stride, pads, -jnp.inf)
   best, argmax = windows[0], jnp.zeros(windows[0].shape, jnp.int32)
   for index, window in enumerate(windows[1:], 1):
@@ -136,9 +133,7 @@ def _max_pool_fwd(
   return best, (argmax, x.shape[1:3])
 
 
-def _max_pool_bwd(
-  size: int, stride: int, pads: Pads, residuals: tuple[Array, tuple[int, int]], dy: Array
-) -> tuple[Array]:
+def _max_pool_bwd(size: int, stride: int, pads: Pads, residuals: Any, dy: Array) -> tuple[Array]:
   argmax, image = residuals
 
   def gradient(dy: Array, argmax: Array, positions: Array) -> Array:

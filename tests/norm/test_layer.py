@@ -6,8 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.norm_rows import BATCH, EPSILON, ROWS, SPECS, WITHIN
-from helpers.norm_runs import REAL, SHAPE, SHAPES, arrays, arrays_of, assert_close, run, variables
+import torch
+from helpers.norm_rows import BATCH, EPSILON, ROWS, SPECS, WITHIN, bounds_at
+from helpers.norm_runs import (
+  REAL,
+  SHAPE,
+  SHAPES,
+  arrays,
+  arrays_of,
+  assert_batch_norm,
+  assert_close,
+  by_channel,
+  by_hand,
+  run,
+  variables,
+)
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import NAMES, Mode, Norm, create
@@ -114,3 +127,143 @@ def test_evaluation_of_a_single_element_is_accepted():
   one = jnp.full((1, 1, 1, 4), 3.0)
   y, _ = Norm(create("bn")).init_with_output(jax.random.key(0), one, Mode())
   assert_close(y, np.full(one.shape, 3 / np.sqrt(1 + EPSILON)))
+
+
+def torch_batch_norm(ndim, channels, gamma, beta):
+  kind = {2: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d, 5: torch.nn.BatchNorm3d}[ndim]
+  layer = kind(channels, eps=EPSILON, momentum=0.1)
+  layer.weight.data, layer.bias.data = torch.tensor(gamma), torch.tensor(beta)
+  return layer
+
+
+def torch_step(layer, x, dy):
+  """Returns (y, dx, dgamma, dbeta) with channels last."""
+  x = torch.tensor(np.moveaxis(x, -1, 1).copy(), requires_grad=True)
+  y = layer(x)
+  layer.zero_grad()
+  y.backward(torch.tensor(np.moveaxis(dy, -1, 1).copy()))
+  y, dx = (np.moveaxis(a.detach().numpy(), 1, -1) for a in (y, x.grad))
+  return y, dx, layer.weight.grad.numpy(), layer.bias.grad.numpy()
+
+
+@pytest.mark.parametrize(
+  ("name", "shape"), [*(("bn", shape) for shape in SHAPES), ("sync_bn", SHAPE), ("fixbn", SHAPE)]
+)
+def test_batch_norm_equals_torch_in_training_and_evaluation(name, shape):
+  spec = create(name)
+  _, _, gamma, beta, *_ = arrays(shape)
+  layer = torch_batch_norm(len(shape), shape[-1], gamma, beta)
+  stats = Norm(spec).init(jax.random.key(0), jnp.ones(shape), Mode())["batch_stats"]
+  for step in range(4):
+    x, dy, *_ = arrays(shape, seed=step)
+    train = step < 3
+    layer.train(train)
+    start = {**variables(spec, gamma, beta), "batch_stats": stats}
+    y, (dx, grads), changed = run(spec, x, dy, start, train=train)
+    for ours, theirs in zip(
+      (y, dx, grads["scale"], grads["bias"]), torch_step(layer, x, dy), strict=True
+    ):
+      assert_close(ours, theirs)
+    stats = changed["batch_stats"]  # torch checks below that evaluation changes nothing
+    assert_close(stats["mean"], layer.running_mean.numpy())
+    assert_close(stats["var"], layer.running_var.numpy())
+
+
+def test_decay_is_the_weight_of_the_old_value():
+  x, dy, gamma, beta, mean, var = arrays(SHAPE)
+  spec = create("bn", decay=0.25)
+  result = run(spec, x, dy, variables(spec, gamma, beta, mean, var))
+  assert_batch_norm(result, by_hand(x, dy, gamma, beta, mean, var, decay=0.25))
+
+
+def test_initialization_sets_the_usual_values_and_ignores_the_batch():
+  x = jnp.asarray(arrays(SHAPE)[0])
+  start = Norm(create("bn")).init(jax.random.key(0), x, Mode(train=True))
+  np.testing.assert_array_equal(start["params"]["scale"], np.ones(4))
+  np.testing.assert_array_equal(start["params"]["bias"], np.zeros(4))
+  np.testing.assert_array_equal(start["batch_stats"]["mean"], np.zeros(4))
+  np.testing.assert_array_equal(start["batch_stats"]["var"], np.ones(4))
+  assert set(start) == {"params", "batch_stats"}
+
+
+def test_mean_only_batch_norm_centres():
+  spec = SPECS["wn-centred"]
+  x, dy, gamma, beta, mean, var = arrays(SHAPE)
+  start = variables(spec, gamma, beta, mean, var)
+  assert_batch_norm(run(spec, x, dy, start), by_hand(x, dy, gamma, beta, mean, var, scale=False))
+  y, (dx, _), changed = run(spec, x, dy, start, train=False)
+  assert_close(y, x - mean + beta)
+  assert_close(dx, dy)
+  assert_close(changed["batch_stats"]["mean"], mean)
+
+
+@pytest.mark.parametrize("name", BATCH)
+def test_a_masked_batch_equals_the_batch_without_padding(name):
+  spec = SPECS[name]
+  x, dy, gamma, beta, mean, var = arrays_of(spec)
+  real = REAL
+  x[~real] *= 1e3
+  dy[~real] = 0  # a padded example has no loss
+  step = 15
+  result = run(
+    spec,
+    x,
+    dy,
+    variables(spec, gamma, beta, mean, var),
+    mask=jnp.asarray(real, jnp.float32),
+    step=jnp.int32(step),
+  )
+  bounds = bounds_at(step) if name == "brn" else (1.0, 0.0)
+  expected = by_hand(x[real], dy[real], gamma, beta, mean, var, scale=spec.scale, bounds=bounds)
+  assert_batch_norm(result, expected, real)
+  np.testing.assert_array_equal(np.asarray(result[1][0])[~real], 0)
+
+
+@pytest.mark.parametrize("name", ["bn", "brn", "bgn", "wn-centred"])
+def test_a_batch_of_padding_does_not_change_running_statistics(name):
+  spec = SPECS[name]
+  x, dy, gamma, beta, mean, var = arrays_of(spec)
+  start = variables(spec, gamma, beta, mean, var)
+  y, (dx, grads), changed = run(spec, x, 0 * dy, start, mask=jnp.zeros(len(x)), step=jnp.int32(100))
+  for key, value in start["batch_stats"].items():
+    np.testing.assert_array_equal(changed["batch_stats"][key], value)
+  assert np.isfinite(y).all()
+  for grad in jax.tree.leaves((dx, grads)):  # not NaN, as 0 times infinity would be
+    np.testing.assert_array_equal(grad, np.zeros_like(grad))
+
+
+@pytest.mark.parametrize("name", ["bn", "brn", "wn-centred"])
+def test_a_single_value_changes_the_running_mean_but_not_the_variance(name):
+  spec = SPECS[name]
+  x, dy, gamma, beta, mean, var = arrays((3, 4))
+  mask = jnp.array([0.0, 1.0, 0.0])
+  dy[::2] = 0
+  _, (dx, _), changed = run(
+    spec, x, dy, variables(spec, gamma, beta, mean, var), mask=mask, step=jnp.int32(0)
+  )
+  assert_close(changed["batch_stats"]["mean"], 0.9 * mean + 0.1 * x[1])
+  if spec.scale:
+    np.testing.assert_array_equal(changed["batch_stats"]["var"], var)
+  assert_close(dx, np.zeros_like(x))  # a single value equals its mean
+
+
+@pytest.mark.parametrize("name", ["fixbn", "brn", "bgn", "wn-centred"])
+def test_frozen_norms_train_with_the_statistics_of_evaluation(name):
+  spec = SPECS[name].frozen()
+  x, dy, gamma, beta, mean, var = arrays_of(spec)
+  start = variables(spec, gamma, beta, mean, var)
+  if not spec.scale:
+    gamma, var = np.ones_like(gamma), np.full_like(var, 1 - EPSILON)
+  mean, sigma = by_channel(mean), by_channel(np.sqrt(np.float64(var) + EPSILON))
+  y, (dx, grads), changed = run(spec, x, dy, start)
+  assert_close(y, gamma * (x - mean) / sigma + beta)
+  np.testing.assert_array_equal(run(SPECS[name], x, dy, start, train=False)[0], y)
+  assert_close(dx, gamma / sigma * dy)
+  assert_close(grads["bias"], dy.sum((0, 1, 2)))
+  if spec.scale:
+    assert_close(grads["scale"], (dy * (x - mean) / sigma).sum((0, 1, 2)))
+  jax.tree.map(np.testing.assert_array_equal, changed, {"batch_stats": start["batch_stats"]})
+  # One example of one pixel is accepted, because nothing is reduced.
+  one, pixel = x[:1, :1, :1], dy[:1, :1, :1]
+  y, *_ = run(spec, one, pixel, start)
+  assert_close(y, gamma * (one - mean) / sigma + beta)
