@@ -1,6 +1,6 @@
-"""Federated learning on one machine: which norm, which algorithm, how much communication.
+"""Simulates federated learning on one machine, with a choice of norms and algorithms.
 
-The names that a script needs; see the README for a run in fifteen lines.
+These are the public names for scripts; the README has an example of fifteen lines.
 """
 
 from fedjax_norm import client_mapping, data, models, norm

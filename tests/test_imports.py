@@ -216,7 +216,7 @@ def test_the_check_sees_the_packages_of_the_extra():
 @pytest.mark.parametrize(
   ("path", "text", "refused"),
   [
-    ("norm/apply.py", "from fedjax_norm import models", True),
+    ("norm/normalize.py", "from fedjax_norm import models", True),
     ("data/sources/npz.py", "from fedjax_norm.algorithms.ledger import Cost", True),
     ("local_training/config.py", "def f():\n  import fedjax_norm.algorithms.contract", True),
     ("ops/conv.py", "from fedjax_norm import conv", True),  # a public name, not a layer
