@@ -179,11 +179,8 @@ def label_weighted_accuracy(scores: Scores, counts: np.ndarray) -> np.ndarray:
   """Returns the test accuracy for each client, weighted by the client's label shares.
 
   accuracy_k = sum_c p_k(c) accuracy(c), with p_k(c) the share of class c among the client's
-  training examples; classes without test examples are ignored.
-
-  Args:
-    scores: scores of the global model [C], or of each client's model [K, C].
-    counts: [K, C] training examples of each client and class.
+  training examples ``counts`` [K, C]; classes without test examples are ignored. ``scores`` are
+  those of the global model [C], or of each client's model [K, C].
 
   Returns:
     [K] accuracies; nan for a client without a tested class.

@@ -52,8 +52,7 @@ def make_votes(model: Ensemble, num_classes: int, transform: EvalTransform) -> C
 def summarize(votes: Votes) -> dict[str, float]:
   """Returns the test columns: those of the vote, and ``member<i>_top1`` of each member.
 
-  Args:
-    votes: votes of one model, or of several models [k, ...] for means over the models.
+  They are means over models for votes [k, ...].
   """
   columns = classification.summarize(Scores(*votes[:4]))
   correct = np.asarray(votes.each, np.float64)

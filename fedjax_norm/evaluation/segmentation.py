@@ -39,10 +39,7 @@ def confusion_of(
 
 
 def iou(pixels: np.ndarray) -> np.ndarray:
-  """Returns the intersection over union TP / (TP + FP + FN) by class; [..., C, C] -> [..., C].
-
-  It is nan for a class that is neither a true nor a predicted class of any pixel.
-  """
+  """Returns TP / (TP + FP + FN) by class, [..., C, C] -> [..., C]; nan without pixels."""
   hit = np.diagonal(pixels, axis1=-2, axis2=-1)
   union = pixels.sum(-1) + pixels.sum(-2) - hit
   return np.where(union > 0, hit / np.where(union > 0, union, 1), np.nan)

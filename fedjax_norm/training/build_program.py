@@ -99,16 +99,9 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
     diagnose = make_diagnose(task, phase_models, config, config.batch_size, one_by_one)
   skewscout = None
   if theta_schedule and theta_schedule.scout:
+    shared = (one_by_one, task.plain_transform, config.scout_examples, task.objective)
     model_traveling = {
-      name: make_model_traveling(
-        model,
-        phase.algorithm,
-        one_by_one,
-        task.plain_transform,
-        config.scout_examples,
-        task.objective,
-      )
-      for name, phase in phases.items()
+      name: make_model_traveling(model, phase.algorithm, *shared) for name, phase in phases.items()
     }
     skewscout = SkewScoutRun(theta_schedule.scout, model_traveling)
   return Program(

@@ -43,14 +43,8 @@ def accuracy_by_partition(scores: list[Scores], counts: np.ndarray) -> np.ndarra
   """Returns the accuracy of each model on the classes of each partition (paper 004, fig. 21).
 
   A_ij = sum_c p_j(c) accuracy_i(c), with p_j(c) the share of class c in partition j (see
-  ``classification.label_weighted_accuracy``).
-
-  Args:
-    scores: test scores [C] of each model.
-    counts: [K, C] training examples of each partition and class.
-
-  Returns:
-    [len(scores), K] accuracies A_ij.
+  ``classification.label_weighted_accuracy``). ``scores`` are the test scores [C] of each model i,
+  ``counts`` [K, C] the training examples of each partition and class.
   """
   return np.stack([label_weighted_accuracy(one, counts) for one in scores])
 

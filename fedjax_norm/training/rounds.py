@@ -66,10 +66,7 @@ class RunContext(NamedTuple):
   def create(
     cls, program: Program, config: LoopConfig, data: FederatedData, store: ClientStore, start: int
   ) -> "RunContext":
-    """Returns the context of a run that begins or resumes at round ``start``.
-
-    The caller enters its ``feed`` as a context manager.
-    """
+    """Returns the context of a run from round ``start``; the caller must enter its ``feed``."""
     cohort, place = config.cohort_of(data.num_clients), placer(program.mapping)
     key = place(jax.random.key(config.seed))
     longest = min(config.eval_every, config.rounds)
@@ -164,11 +161,8 @@ def full_participation_cost(
 ) -> Spent:
   """Returns the traffic and simulated time of one exchange with every client of the population.
 
-  Args:
-    run: the run.
-    cost: cost of one client.
-    counted: [K] steps that the cost charges to each client.
-    timed: [K] duration for each client, in training steps.
+  ``cost`` is that of one client, ``counted`` [K] are the steps charged to each client, and
+  ``timed`` [K] are the durations in training steps.
   """
   clock = run.program.clock
   seconds = clock.pass_seconds(cost, counted, timed) if clock else 0.0

@@ -25,22 +25,10 @@ SERVER = SimpleNamespace(variables=MODEL)
 def program(freeze=None, plateau=None, scout=None):
   phases = {EXPLORE: Phase(*[None] * 3), CALIBRATE: Phase(*[None] * 3, rate_factor=0.5)}
   scouting = SkewScoutRun(scout, {}) if scout else None
-  theta_schedule = ThetaSchedule(
-    np.full(CONFIG.rounds, 0.1, np.float32), follows_rate=True, scout=scout
-  )
-  return Program(
-    phases,
-    None,
-    None,
-    freeze,
-    plateau,
-    None,
-    RATES,
-    "device",
-    {},
-    theta_schedule=theta_schedule,
-    skewscout=scouting,
-  )
+  thetas = np.full(CONFIG.rounds, 0.1, np.float32)
+  schedule = ThetaSchedule(thetas, follows_rate=True, scout=scout)
+  first = (phases, None, None, freeze, plateau, None, RATES, "device", {})
+  return Program(*first, theta_schedule=schedule, skewscout=scouting)
 
 
 def after(one, controls, interval, loss=1.0):

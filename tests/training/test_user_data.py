@@ -25,7 +25,7 @@ def test_arrays_are_a_source(tiny_source):
   assert task.num_classes == 4
 
 
-def replaced(source, split="train", **fields):
+def alter(source, split="train", **fields):
   return source._replace(**{split: getattr(source, split)._replace(**fields)})
 
 
@@ -37,16 +37,13 @@ def replaced(source, split="train", **fields):
     (lambda s: (s.train.images, s.train.labels + 0.5, *s.test[:2]), "y_train is float"),
     (lambda s: (s.train.images[:9], *s.train[1:2], *s.test[:2]), "y_train has shape"),
     (lambda s: ([[1], [1, 2]], *s.train[1:2], *s.test[:2]), "are not regular"),
+    (lambda s: alter(s, labels=s.train.labels + 1), "train labels .* must be integers from 0 to 3"),
+    (lambda s: alter(s, labels=s.train.labels[1:]), "one label per image"),
     (
-      lambda s: replaced(s, labels=s.train.labels + 1),
-      "train labels .* must be integers from 0 to 3",
-    ),
-    (lambda s: replaced(s, labels=s.train.labels[1:]), "one label per image"),
-    (
-      lambda s: replaced(s, "test", images=s.test.images[:, 1:]),
+      lambda s: alter(s, "test", images=s.test.images[:, 1:]),
       r"test images .* shape \(21, 5, 6, 1\)",
     ),
-    (lambda s: replaced(s, "test", images=s.test.images.astype(int)), "must be uint8 or floating"),
+    (lambda s: alter(s, "test", images=s.test.images.astype(int)), "must be uint8 or floating"),
   ],
 )
 def test_invalid_sources_are_refused(tiny_source, make, words):

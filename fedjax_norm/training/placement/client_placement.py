@@ -48,11 +48,7 @@ class Placement:
     return np.stack([np.bincount(row, minlength=len(self._starts) - 1) for row in devices])
 
   def layout(self, ids: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Arranges some clients in D * width slots, ``width`` per device.
-
-    Args:
-      ids: [m] distinct client ids.
-      width: number of slots of a device.
+    """Arranges distinct clients ``ids`` [m] in D * width slots, ``width`` per device.
 
     Returns:
       (row of each slot's client among the clients of its device, index of that client in ``ids``),
