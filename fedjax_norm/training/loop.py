@@ -83,7 +83,7 @@ def train(
   store = make_client_store(program.mapping, algorithm.init_client(server), data.num_clients)
   controls, round_, spent, seconds = Controls.initial(program, variables), 0, Spent(), 0.0
   rows: list[dict[str, Any]] = []
-  diagnosed: list[dict[str, Any]] = []
+  diagnostics: list[dict[str, Any]] = []
   accuracies: dict[int, float] = {}
   with contextlib.ExitStack() as stack:
     checkpoints = None
@@ -94,7 +94,7 @@ def train(
         (server, clients, controls, *numbers), rows = resume(folder, checkpoints, state)
         store.restore(clients)
         round_, spent, seconds = jax.tree.map(lambda a: np.asarray(a).item(), numbers)
-        diagnosed = folder.diagnostics()
+        diagnostics = folder.diagnostics()
     run = RunContext.create(program, config, data, store, round_)
     server = run.place(server)
     stack.enter_context(run.feed)
@@ -104,15 +104,15 @@ def train(
       started = time.perf_counter()
       interval = next_interval(program, config, controls, round_)
       phase, round_ = program.phases[interval.phase], interval.end
-      server, total, here = run_interval(run, interval, server)
+      server, total, training = run_interval(run, interval, server)
       _check_finite(total.loss, interval, folder)
-      server, more = recalibrate(run, phase, server)
+      server, recalibration = recalibrate(run, phase, server)
       scores, accuracies = program.evaluate(phase.algorithm, server, store, data, run.key)
       _check_finite(scores["loss"], interval, folder)
 
       loss = _mean(total.loss, total)
-      controls = observe(program, config, controls, interval, server, loss, here.traffic)
-      spent += here + more
+      controls = observe(program, config, controls, interval, server, loss, training.traffic)
+      spent += training + recalibration
       accuracy_loss = rows[-1]["accuracy_loss"] if program.skewscout and rows else float("nan")
       if controls.scout and round_ == controls.scout.next_look:
         scout, accuracy_loss, traveling = _look(run, config, controls.scout, interval, server)
@@ -123,20 +123,22 @@ def train(
       columns = {k: np.asarray(v).item() for k, v in algorithm.report.columns(server).items()}
       row = _row(program, interval, total, scores, accuracy_loss, spent, seconds) | columns
       rows.append(row)
-      found: list[dict[str, Any]] = []
+      new_diagnostics: list[dict[str, Any]] = []
       if program.diagnose:
         key = jax.random.key(config.seed)
-        found = program.diagnose(interval.phase, phase.algorithm, server, store, data, round_, key)
+        new_diagnostics = program.diagnose(
+          interval.phase, phase.algorithm, server, store, data, round_, key
+        )
       if folder and checkpoints:
         on_host = jax.tree.map(np.asarray, server)
         state = _State(on_host, store.saved(), controls, round_, spent, seconds)
         with uninterrupted():
-          if found:
-            folder.append_diagnostics(found)
+          if new_diagnostics:
+            folder.append_diagnostics(new_diagnostics)
           # The row comes first: after a kill in between, resuming drops the extra row.
           folder.append(row)
           checkpoints.save(round_, state)
-      diagnosed += found
+      diagnostics += new_diagnostics
       measure, tested = next(iter(measures_of(row).items()))
       test_result = f"{tested.title} {tested.format(row[measure])}"
       bar.update(round_, loss, test_result, total.examples / elapsed)
@@ -145,7 +147,7 @@ def train(
         if on_evaluation(round_, dict(row), model):
           break
   model = jax.tree.map(np.asarray, server.variables)
-  return Outcome(model, store, rows, controls.frozen_at, accuracies, diagnosed)
+  return Outcome(model, store, rows, controls.frozen_at, accuracies, diagnostics)
 
 
 def _check_finite(loss: float, interval: Interval, folder: RunFolder | None) -> None:

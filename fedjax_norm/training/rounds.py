@@ -110,7 +110,7 @@ def run_interval(
   algorithm = run.program.phases[interval.phase].algorithm
   before = algorithm.sent(server) if algorithm.sent else Traffic()
   compiled = run.program.intervals[interval.phase]
-  first, total, ran = interval.first, run.place(Metrics.zeros()), []
+  first, total, cohorts = interval.first, run.place(Metrics.zeros()), []
   while first < interval.end:
     window = run.feed.window(first)
     begin, end = first - window.first, min(interval.end, window.end) - window.first
@@ -118,24 +118,24 @@ def run_interval(
     here = slice(first - interval.first, first - interval.first + end - begin)
     padded[:, begin:end] = interval.rates[here], interval.thetas[here]
     states = run.feed.client_states(run.store, window)
-    scalars = run.place((*padded, np.int32(window.first), np.int32(begin), np.int32(end)))
+    arguments = run.place((*padded, np.int32(window.first), np.int32(begin), np.int32(end)))
     server, states, total = compiled(
-      server, states, total, window.slots, *scalars, window.data, run.key
+      server, states, total, window.slots, *arguments, window.data, run.key
     )
     # Without waiting here, windows that are read ahead of the computation would fill the memory.
     jax.block_until_ready(total)
-    ran += list(window.cohorts[begin:end])
+    cohorts += list(window.cohorts[begin:end])
     run.feed.store_states(run.store, window, states)
     run.store.seen[window.cohorts[begin:end]] = True
     first = window.first + end
   sent = algorithm.sent(server).minus(before) if algorithm.sent else Traffic()
-  share = ClientTraffic.mean(sent, sum(map(len, ran)), len(ran))
+  share = ClientTraffic.mean(sent, sum(map(len, cohorts)), len(cohorts))
   spent = Spent()
-  for chosen in ran:
-    steps = np.asarray(algorithm.local_steps(run.sizes[chosen]))
+  for cohort in cohorts:
+    steps = np.asarray(algorithm.local_steps(run.sizes[cohort]))
     seconds = 0.0
     if clock := run.program.clock:
-      seconds = clock.round_seconds(algorithm.cost, chosen, steps, share, algorithm.pace)
+      seconds = clock.round_seconds(algorithm.cost, cohort, steps, share, algorithm.pace)
     spent += Spent(algorithm.cost.of_round(steps.tolist()), seconds)
   return server, jax.tree.map(np.asarray, total), spent + Spent(sent)
 
