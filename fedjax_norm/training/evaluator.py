@@ -90,9 +90,8 @@ def make_evaluate(
 ) -> Evaluate:
   """Returns the training loop's ``Evaluate`` function for a task's test set.
 
-  ``mapping`` is sequential on each device. ``evaluate_clients`` is the number of clients evaluated
-  on their label shares, with ``personalize`` also after fine-tuning. The federation's data is not
-  kept.
+  ``evaluate_clients`` is the number of clients tested on their label shares, with ``personalize``
+  also after fine-tuning. ``mapping`` is sequential on each device.
 
   Raises:
     UserError: ``evaluate_clients`` in a task that is not classification.

@@ -1,4 +1,4 @@
-"""Personalized evaluation: each client fine-tunes the model on its own data, then it is tested.
+"""Personalized evaluation: each client fine-tunes the model on its data, then the model is tested.
 
 It measures how well a global model can be specialized in a few steps (paper 004, app. K; Yu et al.
 2020). Training does not change.

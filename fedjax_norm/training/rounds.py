@@ -141,11 +141,7 @@ def run_interval(
 
 
 def recalibrate(run: RunContext, phase: Phase, server: PyTree) -> tuple[PyTree, Spent]:
-  """Recomputes the batch statistics if the phase does so.
-
-  Returns:
-    (server state, traffic and simulated time of the recalibration).
-  """
+  """Recomputes the batch statistics if the phase does so; returns (server state, costs)."""
   if phase.recalibrate is None:
     return server, Spent()
   model = server.variables

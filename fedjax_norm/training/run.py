@@ -57,10 +57,8 @@ def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables
   """Returns the initial model, which is the same for all clients.
 
   With weight normalization, the scales and biases are initialized from one batch of training
-  examples, which the seed draws from all clients' data (Salimans and Kingma 2016, sec. 3).
-
-  Raises:
-    UserError: weight normalization in a run of several processes.
+  examples, which the seed draws from all clients' data (Salimans and Kingma 2016, sec. 3). This
+  raises a UserError in a run of several processes.
   """
   if task.model.norm.weight_norm and jax.process_count() > 1:
     raise UserError(
