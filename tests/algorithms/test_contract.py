@@ -1,8 +1,8 @@
-"""What every method of the registry keeps to, whatever it computes.
+"""Properties that every method of the registry has.
 
-A method that is added to the registry joins by itself. Each runs once with the mapping that
-``auto`` chooses, which on the two devices of the tests is shard_map for all whose clients can run
-side by side; the other tests look at that run, or repeat a part of it.
+A new method of the registry is tested automatically. Each method runs once with the mapping that
+``auto`` chooses, which is shard_map on the two devices of the tests if clients can run in parallel.
+The other tests examine that run or repeat a part of it.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ from helpers.contract_world import (
   OWNERS,
   PARAMS,
   STATS,
-  Crossing,
+  Exchange,
   Net,
   Replay,
   Whole,
   make_config,
+  recorded,
   run_again,
   run_whole,
-  watched,
 )
 from helpers.settings import built, configure
 
@@ -54,13 +54,13 @@ def task(tiny_source) -> Task:
 
 @pytest.fixture(scope="module", params=METHODS)
 def whole(request, task) -> Whole:
-  """An undisturbed run."""
+  """A complete run."""
   return run_whole(METHODS[request.param], task)
 
 
 @pytest.fixture(scope="module")
 def replay(whole) -> Replay | UserError:
-  """A part of the run by another mapping, or the refusal of that."""
+  """A part of the run with another mapping, or the error if the method refuses that mapping."""
   try:
     return run_again(whole)
   except UserError as error:
@@ -68,7 +68,7 @@ def replay(whole) -> Replay | UserError:
 
 
 def test_the_phase_changes(whole):
-  """What the statistics are at the freeze they stay, and the rest goes on."""
+  """The statistics do not change after the freeze, and the parameters do."""
   assert [row["phase"] for row in whole.outcome.rows] == ["explore", "calibrate"]
   assert whole.outcome.frozen_at == 2
   (middle, _), (end, _) = whole.states
@@ -77,13 +77,13 @@ def test_the_phase_changes(whole):
   for before, after in ((start, middle.variables), (middle.variables, end.variables)):
     for path, leaf in tree_leaves.flatten(before["params"]).items():
       assert (leaf != tree_leaves.flatten(after["params"])[path]).any(), path
-  moved = tree_leaves.flatten(middle.variables["batch_stats"])
+  stats = tree_leaves.flatten(middle.variables["batch_stats"])
   assert all(
-    (leaf != moved[p]).any() for p, leaf in tree_leaves.flatten(start["batch_stats"]).items()
+    (leaf != stats[p]).any() for p, leaf in tree_leaves.flatten(start["batch_stats"]).items()
   )
 
 
-def test_a_stopped_run_goes_on_with_the_same_bits(whole, tmp_path):
+def test_a_resumed_run_has_the_same_bits(whole, tmp_path):
   _, task, program, config, outcome, *_ = whole
   variables = initial_variables(task, 0)
 
@@ -103,8 +103,8 @@ def test_a_stopped_run_goes_on_with_the_same_bits(whole, tmp_path):
   assert all(f._cache_size() == 1 for f in program.intervals.values())
 
 
-def test_shapes_and_types_stay(whole):
-  """Every array comes back as it went in, weak types too."""
+def test_a_round_keeps_shapes_and_types(whole):
+  """Every state array keeps its shape, dtype and weak type."""
   cohort = jnp.asarray(whole.cohorts[0])
   server, clients = whole.start()
   clients = jax.tree.map(lambda a: jnp.asarray(a)[cohort], clients)
@@ -121,7 +121,7 @@ def test_shapes_and_types_stay(whole):
       ), jax.tree_util.keystr(path)
 
 
-def test_who_takes_part_changes_and_nobody_else(whole):
+def test_only_clients_of_the_cohort_change(whole):
   method, task = whole.method, whole.task
   if method.all_clients:
     with pytest.raises(UserError, match=f"every client takes part in each round of {method.name};"):
@@ -131,14 +131,14 @@ def test_who_takes_part_changes_and_nobody_else(whole):
   clients = whole.states[0][1]
   absent = np.setdiff1d(np.arange(CLIENTS), whole.cohorts[:2])
   assert len(absent)
-  here = functools.partial(jax.tree.map, lambda a: a[absent])
-  chex.assert_trees_all_equal(here(clients), here(whole.start()[1]))
+  of_absent = functools.partial(jax.tree.map, lambda a: a[absent])
+  chex.assert_trees_all_equal(of_absent(clients), of_absent(whole.start()[1]))
   with pytest.raises(UserError, match="cohort of 6 cannot be drawn from 5 clients"):
     make_program(method, task, make_config(method, cohort=6))
 
 
-def test_mappings_agree_and_padding_is_nobody(whole, replay):
-  """Counts are the same exactly, the rest to float tolerance; or the mapping is refused."""
+def test_mappings_agree_and_padding_changes_nothing(whole, replay):
+  """Counts are equal and the rest is equal to float tolerance, or the mapping is refused."""
   if whole.method.sequential(fill_defaults(whole.method, whole.task, whole.config)):
     assert str(replay) == (
       f"the clients of {whole.method.name} run sequentially; drop --backend=vmap and --chunk."
@@ -148,9 +148,9 @@ def test_mappings_agree_and_padding_is_nobody(whole, replay):
   row, metrics = whole.outcome.rows[0], replay.metrics
   assert metrics.examples == row["examples"]
   np.testing.assert_allclose(metrics.loss / metrics.examples, row["train_loss"], rtol=1e-4)
-  for here, there in zip((replay.server, replay.clients), whole.states[0], strict=True):
-    assert jax.tree.structure(here) == jax.tree.structure(there)
-    pairs = zip(jax.tree.leaves_with_path(here), jax.tree.leaves(there), strict=True)
+  for mine, theirs in zip((replay.server, replay.clients), whole.states[0], strict=True):
+    assert jax.tree.structure(mine) == jax.tree.structure(theirs)
+    pairs = zip(jax.tree.leaves_with_path(mine), jax.tree.leaves(theirs), strict=True)
     for (path, one), other in pairs:
       atol = 1e-5 if jnp.issubdtype(one.dtype, jnp.inexact) else 0
       np.testing.assert_allclose(
@@ -158,13 +158,15 @@ def test_mappings_agree_and_padding_is_nobody(whole, replay):
       )
 
 
-# --- The ledger: (bytes up, bytes down) of the rounds before each evaluation, or of the first. ---
+# --- Expected (bytes up, bytes down) between evaluations, or before the first one. ---
 
 
 def of_averaging(whole, replay):
-  """What a client exchanges, as often as one takes part; frozen statistics go down alone."""
-  by_phase = {one.moving: (one.up + one.moving * one.stats, one.down) for one in whole.crossings}
-  assert len(whole.crossings) == len(by_phase) == 2
+  """Counts a client's exchange for each participation; frozen statistics are only sent down."""
+  by_phase = {
+    one.updates_stats: (one.up + one.updates_stats * one.stats, one.down) for one in whole.exchanges
+  }
+  assert len(whole.exchanges) == len(by_phase) == 2
   costs = [whole.program.phases[name].algorithm.cost for name in ("explore", "calibrate")]
   assert [(cost.up, cost.down) for cost in costs] == [by_phase[True], by_phase[False]]
   times = 2 * whole.cohorts.shape[1]
@@ -172,36 +174,36 @@ def of_averaging(whole, replay):
 
 
 def of_sparse_updates(whole, replay):
-  """What an encoder makes of the updates; statistics are averaged in every step."""
-  assert [len(shares) for shares in replay.shares] == [CLIENTS] * 2
-  sums = [functools.reduce(optax.tree.add, shares) for shares in replay.shares]
+  """Encodes the updates; statistics are averaged in every step."""
+  assert [len(updates) for updates in replay.updates] == [CLIENTS] * 2
+  sums = [functools.reduce(optax.tree.add, updates) for updates in replay.updates]
   up, down = (
     sum(len(reference.encode(tree_leaves.flatten(jax.tree.map(np.asarray, one)))) for one in sent)
-    for sent in (itertools.chain(*replay.shares), sums)
+    for sent in (itertools.chain(*replay.updates), sums)
   )
   assert up < 2 * CLIENTS * PARAMS
   return [(up + 2 * CLIENTS * STATS, CLIENTS * down + 2 * CLIENTS * STATS)]
 
 
 def of_whole_models(times: int):
-  """Models that go up and down so often between evaluations."""
+  """Counts a number of whole models in both directions between evaluations."""
   model = PARAMS + STATS
   return lambda whole, replay: [(times * model, times * model), (times * PARAMS, times * model)]
 
 
 def of_turns(size: int, *, first: bool):
-  """Labels up, activations up and gradients down, and a client's part of so many bytes.
+  """Counts labels and activations up, gradients down, and the hand-over of client parts.
 
   Args:
-    size: of the part.
-    first: whether it travels for each turn, or for those alone whose client is another than before.
+    size: bytes of a client part.
+    first: whether every turn has a hand-over, or only turns after those of another client.
   """
 
   def count(whole, replay):
     turns = whole.cohorts.reshape(2, -1)
     before = np.append(-1, turns.ravel()[:-1]).reshape(turns.shape)
-    travels = (turns >= 0) if first else (before >= 0) & (before != turns)
-    sizes = zip([row["examples"] for row in whole.outcome.rows], travels.sum(1), strict=True)
+    hand_overs = (turns >= 0) if first else (before >= 0) & (before != turns)
+    sizes = zip([row["examples"] for row in whole.outcome.rows], hand_overs.sum(1), strict=True)
     return [
       (n * (ACTIVATION + LABEL) + times * size, n * ACTIVATION + times * size) for n, times in sizes
     ]
@@ -210,27 +212,27 @@ def of_turns(size: int, *, first: bool):
 
 
 COUNTS = {
-  "asgd": of_whole_models(2),  # one worker a round
-  "periodic": of_whole_models(CLIENTS),  # after two steps each
+  "asgd": of_whole_models(2),  # one worker per round
+  "periodic": of_whole_models(CLIENTS),  # after every two steps
   "gaia": of_sparse_updates,
   "dgc": of_sparse_updates,
-  "split": of_turns(2 * FIRST_PARAMS + STATS, first=False),  # with the momentum
+  "split": of_turns(2 * FIRST_PARAMS + STATS, first=False),  # with momentum
   "splitfed_v1": of_turns(FIRST_PARAMS + STATS, first=True),
   "splitfed_v2": of_turns(FIRST_PARAMS + STATS, first=True),
 }
 
 
-def test_the_ledger_is_the_bytes_that_cross(whole, replay):
-  """A method that is not one of averaging needs a count of its own in ``COUNTS``."""
-  count = of_averaging if whole.crossings else COUNTS[whole.method.name]
-  told = [np.array((row["bytes_up"], row["bytes_down"])) for row in whole.outcome.rows]
-  told = [told[0].tolist(), (told[1] - told[0]).tolist()]
+def test_the_ledger_counts_the_bytes_that_are_sent(whole, replay):
+  """A method that does not average uploads needs a function in ``COUNTS``."""
+  count = of_averaging if whole.exchanges else COUNTS[whole.method.name]
+  totals = [np.array((row["bytes_up"], row["bytes_down"])) for row in whole.outcome.rows]
+  totals = [totals[0].tolist(), (totals[1] - totals[0]).tolist()]
   expected = [list(map(int, pair)) for pair in count(whole, replay)]
-  assert told[: len(expected)] == expected
+  assert totals[: len(expected)] == expected
 
 
-# Options: what of a path does not go up and down, and whether statistics cross.
-KEPT = (
+# (options, text in paths not uploaded, text in paths not downloaded, whether statistics are sent)
+UNSENT = (
   ({"batch_stats": "local"}, "", "batch_stats", False),
   ({"batch_stats": "recalibrate"}, "", "batch_stats", False),
   ({"fedbn": True}, "Norm_0", "Norm_0", False),
@@ -238,20 +240,20 @@ KEPT = (
 )
 
 
-def test_what_stays_is_not_charged(whole):
-  """Of averaging methods; nothing is compiled."""
-  if not whole.crossings:
+def test_parameters_that_stay_on_the_client_are_not_charged(whole):
+  """Tests averaging methods, without compiling them."""
+  if not whole.exchanges:
     return
   method, task = METHODS[whole.method.name], whole.task
-  for options, sent, received, stats_cross in KEPT:
+  for options, sent, received, stats_sent in UNSENT:
     if not all(hasattr(whole.config, name) for name in options):
       continue
-    seen: list[Crossing] = []
+    exchanges: list[Exchange] = []
     config = dataclasses.replace(configure(method.config, batch_size=4), **options)
     mapping = client_mapping.create("scan", num_clients=COHORT)
     setup = (Net(create("bn")), mapping, task.data, task.transform, task.image_shape)
-    algorithm = built(watched(method, seen, sent, received), config, *setup)
-    seen.clear()
+    algorithm = built(recorded(method, exchanges, sent, received), config, *setup)
+    exchanges.clear()
 
     def one_round(variables, cohort, algorithm=algorithm):
       server = algorithm.init(variables)
@@ -260,6 +262,6 @@ def test_what_stays_is_not_charged(whole):
       return algorithm.round(server, clients, cohort, whole.context(0))
 
     jax.eval_shape(one_round, initial_variables(task, 0), jnp.arange(COHORT))
-    (crossing,) = {*seen}
-    up = crossing.up + stats_cross * crossing.stats
-    assert (algorithm.cost.up, algorithm.cost.down) == (up, crossing.down), options
+    (exchange,) = {*exchanges}
+    up = exchange.up + stats_sent * exchange.stats
+    assert (algorithm.cost.up, algorithm.cost.down) == (up, exchange.down), options

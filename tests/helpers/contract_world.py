@@ -1,4 +1,4 @@
-"""A run of any method on a net of a few weights, and what its clients exchange in it."""
+"""A run of any method on a small network, and the bytes that its clients exchange."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from fedjax_norm.training.program_types import Program
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.task.task import Task
 
-# What a method needs beside its defaults, so that it does in four rounds what it can.
+# Options with which a method uses its features within four rounds.
 OPTIONS = {
   "fedavg": {"local_steps": 2, "client_momentum": "local", "server_optimizer": "momentum"},
   "scaffold": {"local_steps": 2},
@@ -37,18 +37,18 @@ OPTIONS = {
   "splitfed_v1": {"local_steps": 2, "client_momentum": "local"},
   "splitfed_v2": {"local_steps": 2, "client_momentum": "local"},
 }
-# The phase changes after the first of the two evaluations.
+# The phase changes after the first of two evaluations.
 RUN = {"rounds": 4, "eval_every": 2, "freeze_round": 2, "batch_size": 4, "lr": 0.1}
 OWNERS = np.repeat(np.arange(5), (20, 7, 13, 9, 11))
 CLIENTS, COHORT = 5, 3
 
-# The bytes of the net below: all of it, and of its first stage, which split learning cuts off.
+# Bytes of the network below: parameters, statistics, and those of its first stage, before the cut.
 PARAMS, STATS = 4 * (4 * 2 + 4 + 2 * 4 + 4), 4 * 4
 FIRST_PARAMS, ACTIVATION, LABEL = 4 * (4 * 2 + 4), 4 * (3 * 3 * 2), 4
 
 
 class Net(Staged):
-  """A convolution with the norm, and a dense layer: two stages, so that it can be cut."""
+  """A convolution with the norm, and a dense layer: two stages for split learning."""
 
   norm: NormSpec
   num_classes: int = 4
@@ -64,24 +64,24 @@ class Net(Staged):
     return ("conv", conv), ("head", head)
 
 
-class Crossing(NamedTuple):
-  """The bytes that a client of an averaging method exchanges, counted where it is traced.
+class Exchange(NamedTuple):
+  """Bytes that a client of an averaging method exchanges, counted when its function is traced.
 
   Attributes:
-    moving: whether running statistics move.
-    down: of what it receives.
-    up: of what it uploads.
-    stats: of the statistics that it has afterwards.
+    updates_stats: whether training updates running statistics.
+    down: bytes that the client receives.
+    up: bytes that the client uploads.
+    stats: bytes of its new running statistics.
   """
 
-  moving: bool
+  updates_stats: bool
   down: int
   up: int
   stats: int
 
 
 def num_bytes(tree: Any, without: str = "") -> int:
-  """Of arrays or tracers, by NumPy and leaf by leaf, without those whose path holds a text."""
+  """Returns the bytes of arrays or tracers, without leaves whose path contains a text."""
   return sum(
     np.zeros(leaf.shape, leaf.dtype).nbytes
     for path, leaf in jax.tree.leaves_with_path(tree)
@@ -89,23 +89,23 @@ def num_bytes(tree: Any, without: str = "") -> int:
   )
 
 
-def watched(method: Method, seen: list[Crossing], sent="", received="") -> Method:
-  """The method, which notes down what its clients exchange; without leaves of some paths."""
+def recorded(method: Method, exchanges: list[Exchange], sent="", received="") -> Method:
+  """Returns a method that records what its clients exchange, without the leaves of some paths."""
 
   def build(config, setup):
-    made = method.build(config, setup)
-    if not isinstance(made, Averaging):
-      return made
+    built = method.build(config, setup)
+    if not isinstance(built, Averaging):
+      return built
 
-    def client(server, own, examples, context):
-      update = made.client(server, own, examples, context)
+    def client(server, client_state, examples, context):
+      update = built.client(server, client_state, examples, context)
       stats = num_bytes(update.trained.variables.get("batch_stats", {}))
-      moving = setup.model.norm.updates_running_statistics
-      crossing = num_bytes(server, received), num_bytes(update.upload, sent), stats
-      seen.append(Crossing(moving, *crossing))
+      updates_stats = setup.model.norm.updates_running_statistics
+      exchanged = num_bytes(server, received), num_bytes(update.upload, sent), stats
+      exchanges.append(Exchange(updates_stats, *exchanged))
       return update
 
-    return made._replace(client=client)
+    return built._replace(client=client)
 
   return dataclasses.replace(method, build=build)
 
@@ -115,17 +115,17 @@ def make_config(method: Method, **options):
 
 
 class Whole(NamedTuple):
-  """An undisturbed run.
+  """A complete run.
 
   Attributes:
-    method: a row of the registry.
-    task: the federation and the model.
-    program: what ran, which no test compiles again.
-    config: its options.
-    outcome: what came out.
-    states: (the server's state, the clients' states), at each of the two evaluations.
-    cohorts: [rounds, m] the clients of each round.
-    crossings: what its clients exchanged, of averaging methods alone.
+    method: row of the registry.
+    task: federated data and model.
+    program: compiled program, which all tests share.
+    config: options of the run.
+    outcome: result of the run.
+    states: (server state, states of all clients) at each of the two evaluations.
+    cohorts: [rounds, m] clients of each round.
+    exchanges: bytes that a client exchanges; empty for methods that do not average.
   """
 
   method: Method
@@ -135,14 +135,14 @@ class Whole(NamedTuple):
   outcome: Outcome
   states: list[tuple[Any, Any]]
   cohorts: np.ndarray
-  crossings: set[Crossing]
+  exchanges: set[Exchange]
 
   @property
   def algorithm(self) -> Algorithm:
     return self.program.phases["explore"].algorithm
 
   def start(self):
-    """(the server's state, all clients' states) before the first round."""
+    """Returns (server state, states of all clients) before the first round."""
     server = self.algorithm.init(jax.tree.map(jnp.asarray, initial_variables(self.task, 0)))
     one = self.algorithm.init_client(server)
     return server, jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], CLIENTS, 0), one)
@@ -155,9 +155,9 @@ class Whole(NamedTuple):
 
 
 def run_whole(method: Method, task: Task) -> Whole:
-  """A run of a method by the mapping that ``auto`` chooses, in cohorts where it has them."""
-  states, seen = [], []
-  method = watched(method, seen)
+  """Runs a method with the mapping of ``auto``, and with cohorts if the method allows them."""
+  states, exchanges = [], []
+  method = recorded(method, exchanges)
   config = make_config(method, cohort=None if method.all_clients else COHORT)
   program = make_program(method, task, config)
 
@@ -165,41 +165,41 @@ def run_whole(method: Method, task: Task) -> Whole:
     states.append(jax.tree.map(np.array, (server, store.arrays)))
     return program.evaluate(algorithm, server, store, data, key)
 
-  seen.clear()  # of the ledger itself
+  exchanges.clear()  # those of building the ledger
   variables = initial_variables(task, 0)
   outcome = train(program._replace(evaluate=evaluate), config, task.data, variables)
   drawn = cohorts(jax.random.key(0), 0, RUN["rounds"], CLIENTS, config.cohort_of(CLIENTS))
-  return Whole(method, task, program, config, outcome, states, np.asarray(drawn), {*seen})
+  return Whole(method, task, program, config, outcome, states, np.asarray(drawn), {*exchanges})
 
 
 class Replay(NamedTuple):
-  """The first two rounds of a run again, under vmap.
+  """The first two rounds of a run, repeated under vmap.
 
   Attributes:
-    server: its state after them.
-    clients: those of all clients.
-    metrics: summed over them.
-    shares: of sparse updates, what was sent in each round.
+    server: server state after the rounds.
+    clients: states of all clients after the rounds.
+    metrics: sum over the rounds.
+    updates: for methods with sparse updates, the updates that clients sent in each round.
   """
 
   server: Any
   clients: Any
   metrics: Metrics
-  shares: list[list[Any]]
+  updates: list[list[Any]]
 
 
 def run_again(whole: Whole) -> Replay:
-  """The first two rounds of a run under vmap, with a row of -1 among each cohort.
+  """Repeats the first two rounds of a run under vmap, with a row of -1 in each cohort.
 
   Raises:
-    UserError: the method refuses the mapping.
+    UserError: the method does not support the mapping.
   """
-  shares, sent = [], []
+  updates, sent = [], []
 
   def divide(values, chosen, original=residual.divide):
-    share, rest = original(values, chosen)
-    jax.debug.callback(lambda s: shares.append(jax.tree.map(np.array, s)), share)
-    return share, rest
+    update, rest = original(values, chosen)
+    jax.debug.callback(lambda u: updates.append(jax.tree.map(np.array, u)), update)
+    return update, rest
 
   config = dataclasses.replace(whole.config, backend="vmap")
   program = make_program(whole.method, whole.task, config)
@@ -213,8 +213,8 @@ def run_again(whole: Whole) -> Replay:
       server, states, metrics = round_(server, states, rows, whole.context(index))
       total = optax.tree.add(total, metrics)
       jax.effects_barrier()
-      sent.append([one for one in shares if any(leaf.any() for leaf in jax.tree.leaves(one))])
-      shares.clear()
+      sent.append([one for one in updates if any(leaf.any() for leaf in jax.tree.leaves(one))])
+      updates.clear()
       states = jax.tree.map(lambda a, gap=1 + index: np.delete(a, gap, 0), states)
       for old, new in zip(jax.tree.leaves(clients), jax.tree.leaves(states), strict=True):
         old[cohort] = new
