@@ -46,7 +46,7 @@ def read_examples(
   ids = np.arange(len(labels))[select_local(labels, clients)]
   if not len(ids):
     raise UserError(
-      "This process has no training examples; use at most as many processes as nodes."
+      "This process has no training examples; use at most as many processes as clients."
     )
   return Examples(read(ids), labels, clients, targets)
 

@@ -142,7 +142,7 @@ def test_the_choice_is_made_once_from_all_labels_and_clients(load, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_process_without_examples_is_refused(load, kind):
-  with pytest.raises(UserError, match="at most as many processes as nodes"):
+  with pytest.raises(UserError, match="at most as many processes as clients"):
     load(kind, select_local=lambda labels, clients: np.zeros(0, int))
 
 

@@ -71,7 +71,7 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
   if splits["test"] and splits["val"]:
     notes = (f"the test set is test; the {splits['val']:,} images of val are not used",)
     rows = [row for row in rows if row["split"] != "val"]
-  region = _checked(path, rows[0], region, min_region_size)
+  region = _check_region(path, rows[0], region, min_region_size)
   if region == "column" and len(client_columns) > 1:
     used, *others = client_columns
     notes += (f"the column {used} names the clients; not used: {', '.join(others)}",)
@@ -183,7 +183,7 @@ def _row(path: str, line: int, cells: list[str], columns: list[str | None]) -> R
   return {**row, "line": str(line)}
 
 
-def _checked(path: str, row: Row, region: str | None, min_region_size: int) -> str | None:
+def _check_region(path: str, row: Row, region: str | None, min_region_size: int) -> str | None:
   """Checks or chooses what a region is; returns None if the index names no regions."""
   if region is None:
     region = "column" if "region" in row else "continent" if "country" in row else None

@@ -97,7 +97,7 @@ def labels(listing: Listing, data: str, open_set: bool = False) -> Labels:
   Raises:
     UserError: a class has test images but no training images.
   """
-  classes, numbers = _numbered([file.label for file in listing.train])
+  classes, numbers = _number_names([file.label for file in listing.train])
   unknown = sorted({file.label for file in listing.test}.difference(classes))
   if unknown and not open_set:
     raise UserError(
@@ -107,7 +107,7 @@ def labels(listing: Listing, data: str, open_set: bool = False) -> Labels:
   owners = [file.client for file in listing.train if file.client is not None]
   if not owners:
     return Labels(numbers, None, classes, None, listing.notes)
-  client_names, clients = _numbered(owners)
+  client_names, clients = _number_names(owners)
   return Labels(numbers, clients, classes, client_names, listing.notes)
 
 
@@ -163,7 +163,7 @@ def load(
     return read
 
   test_classes = [file.label for file in listing.test]
-  test_names, test_labels = _numbered(test_classes)
+  test_names, test_labels = _number_names(test_classes)
   if not open_set:
     label_of = {name: label for label, name in enumerate(known.class_names)}
     test_labels = np.asarray([label_of[name] for name in test_classes], np.int32)
@@ -196,7 +196,7 @@ def _values(files: list[File], data: str) -> np.ndarray:
   return np.array([[number(file)] for file in files], np.float32)
 
 
-def _numbered(names: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
+def _number_names(names: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
   """Returns the distinct names in alphabetical order, and the index of each name: [N] int32."""
   distinct = tuple(sorted(set(names)))
   number = {name: i for i, name in enumerate(distinct)}
