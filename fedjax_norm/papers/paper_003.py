@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fedjax_norm.papers.tables import Cell, Claim, Table, alike, least, rising
+from fedjax_norm.papers.tables import Cell, Claim, Table, all_within, least, rising
 
 Options = Mapping[str, Any]
 
@@ -121,7 +121,7 @@ def _table_1(name: str) -> Table:
       Claim(
         "split learning is as good as a single machine (0.2 points)",
         ("single machine", "split, 10 agents"),
-        alike(0.2),
+        all_within(0.2),
       ),
     ),
     (

@@ -141,7 +141,11 @@ TABLE_9 = Table(
       rising,
     ),
     Claim("BatchReNorm still loses on non-IID data", ("BatchReNorm, non-IID",), least(2.0), "loss"),
-    Claim("on IID data the two are alike (2 points)", ("BatchReNorm, IID", "BN, IID"), near(2.0)),
+    Claim(
+      "on IID data BatchReNorm is as good as BN (2 points)",
+      ("BatchReNorm, IID", "BN, IID"),
+      near(2.0),
+    ),
   ),
   ("The paper tuned BatchReNorm without printing the result; ours uses Ioffe's settings.",),
   {"small": settings.describe_small(_LENET), "smoke": settings.SMOKE_NOTE},

@@ -207,7 +207,7 @@ def near(points: float) -> Callable[..., float]:
   return lambda first, *others: points - (max(others) - first)
 
 
-def alike(points: float) -> Callable[..., float]:
+def all_within(points: float) -> Callable[..., float]:
   """Margin of "all differ by less than ``points``"."""
   return lambda *accuracies: points - (max(accuracies) - min(accuracies))
 

@@ -84,7 +84,7 @@ def _losses(metrics: Rows) -> list[Mapping[str, Any]]:
 
 
 def _draw_divergence(axes: Axes, bars: Mapping[str, Mapping[str, float]]) -> None:
-  """A pair of bars a channel, cut where a value near 0 would dwarf the rest."""
+  """Draws a pair of bars per channel, cut at ``_CUT`` because means near 0 give huge values."""
   values = np.array([list(of.values()) for of in bars.values()])
   layer = next(iter(bars["mean"])).rpartition(":")[0]
   channels = values.shape[1]

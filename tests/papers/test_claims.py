@@ -26,8 +26,8 @@ from fedjax_norm.papers import tables
     (tables.falling, (15, 10, 12), -2),
     (tables.least(2.0), (5, 3, 9), 1),
     (tables.least(2.0), (5, 1, 9), -1),
-    (tables.alike(2.0), (90, 91), 1),
-    (tables.alike(2.0), (91, 88), -1),
+    (tables.all_within(2.0), (90, 91), 1),
+    (tables.all_within(2.0), (91, 88), -1),
     (tables.all_near(2.0), (90, 95, 89), 1),
     (tables.all_near(2.0), (90, 95, 80), -8),
   ],
@@ -38,15 +38,15 @@ def test_margins(margin, accuracies, points):
 
 def test_verdicts():
   claim = tables.Claim("b above a", ("a", "b"), tables.rising)
-  assert paper.judge(claim, {"a": 40.0, "b": 45.5}) == "held by 5.50 points"
-  assert paper.judge(claim, {"a": 45.5, "b": 40.0}) == "did not hold by 5.50 points"
+  assert paper.judge(claim, {"a": 40.0, "b": 45.5}) == "holds by 5.50 points"
+  assert paper.judge(claim, {"a": 45.5, "b": 40.0}) == "does not hold by 5.50 points"
   assert "undecided" in paper.judge(claim, {"a": math.nan, "b": 1.0})
   # Two standard errors of a difference at 50% on 10,000 images are 200 sqrt(2 / 4 / 10,000) = 1.41.
   assert paper.judge(claim, {"a": 49.3, "b": 50.7}, 10_000).endswith("errors of the test set")
-  assert paper.judge(claim, {"a": 49.29, "b": 50.71}, 10_000) == "held by 1.42 points"
+  assert paper.judge(claim, {"a": 49.29, "b": 50.71}, 10_000) == "holds by 1.42 points"
   assert paper.judge(claim, {"a": 49.3}) == "not in the text"
   saving = claim._replace(measure="saving")
-  assert paper.judge(saving, {"a": 4.0, "b": 5.5}, 10_000) == "held: 4.00, 5.50 times"
+  assert paper.judge(saving, {"a": 4.0, "b": 5.5}, 10_000) == "holds: 4.00, 5.50 times"
   assert "accuracy is lost" in paper.judge(saving, {"a": math.nan, "b": 5.5})
 
 
@@ -57,7 +57,7 @@ def test_one_claim_of_paper_000_fails_on_its_own_values():
     for table in tables_of("000")
     for claim in table.claims
   }
-  failed = {text for text, verdict in verdicts.items() if not verdict.startswith("held")}
+  failed = {text for text, verdict in verdicts.items() if not verdict.startswith("holds")}
   assert failed == {"local BN's accuracy falls at every step of R from 0.5 to 0"}
   assert len(verdicts) == 10
 
@@ -69,7 +69,7 @@ def test_claims_of_paper_004_on_its_own_values():
     for table in tables_of("004")
     if table.name.startswith("004.fig1.")
     for claim in table.claims
-    if not paper.judge(claim, table.paper_values(claim.measure)).startswith("held")
+    if not paper.judge(claim, table.paper_values(claim.measure)).startswith("holds")
   }
   keeps = "{} keeps BSP's accuracy on IID data".format
   assert failed == {

@@ -40,7 +40,7 @@ def test_the_tables_are_copied_correctly():
           config = cell.config("full")
           assert int(columns[3]) == (config.epochs if "single" in cell.label else config.rounds)
   assert all(
-    paper.judge(claim, table.paper_values("top1")).startswith("held")
+    paper.judge(claim, table.paper_values("top1")).startswith("holds")
     for name, table in paper.TABLES.items()
     if name.startswith(("003.1", "003.2"))
     for claim in table.claims
@@ -172,10 +172,10 @@ def test_a_figure_of_client_costs_is_rendered_and_drawn(tmp_path, monkeypatch):
   assert "up to `conv1`; FedAvg" in text
   assert "uses 80 images" in text
   assert "| FedAvg | 2 | 60.00 FLOP | 3.00 | 4.00 B | 0.50 |" in text
-  assert re.search(r"FedAvg compute more .* \| held: 3.00 times \| not in the text", text)
-  assert re.search(r"SGD compute more .* \| held: 7.50 times \|", text)
+  assert re.search(r"FedAvg compute more .* \| holds: 3.00 times \| not in the text", text)
+  assert re.search(r"SGD compute more .* \| holds: 7.50 times \|", text)
   sent = paper.judge(paper.TABLES["003.fig4a"].claims[0], paper.our_values(table, results, "sent"))
-  assert sent == "did not hold: 0.50 times"
+  assert sent == "does not hold: 0.50 times"
   drawn = {}
   monkeypatch.setattr(paper.base, "save", lambda figure, path: drawn.update({path.name: figure}))
   paper.draw(table, results, tmp_path)

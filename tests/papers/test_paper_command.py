@@ -62,7 +62,7 @@ def test_tables_are_run_reported_and_resumed(started_runs, capsys):
   assert f"| R = 0.0 | 88.15 | {top1} | 99.87 |" in report
   assert "| bad | 90.88 | - | 99.74 | - |" in report
   assert "| hopeless | undecided: a run diverged |" in report
-  assert re.search(r"\| R matters \| (held|did not hold) by .* \| held by 7.17 points \|", report)
+  assert re.search(r"\| R matters \| (holds|does not hold) by .*\| holds by 7.17 points \|", report)
   assert f"000.2 BN: {top1} / " in out
   assert report.strip() in out
   for note in (*paper.TABLES["000.1"].notes, *paper.TABLES["000.2"].notes):
@@ -140,7 +140,7 @@ def test_losses_savings_and_bars(tmp_path, monkeypatch):
   text = paper.render(table, "small", results)
   assert "| BSP, IID | 77.40 | 70.00 | - | - |" in text
   assert "| Gaia, non-IID | 10.00 | 67.00 | 67.40 | 3.00 |" in text
-  assert "| Gaia loses on non-IID data | held by 1.00 points | held by 65.40 points |" in text
+  assert "| Gaia loses on non-IID data | holds by 1.00 points | holds by 65.40 points |" in text
   drawn = {}
   monkeypatch.setattr(paper.base, "save", lambda figure, path: drawn.update({path.name: figure}))
   results[table.cells[3].name] = paper.Result(None, [], 10)
@@ -164,7 +164,7 @@ def test_losses_savings_and_bars(tmp_path, monkeypatch):
   text = paper.render(table, "small", results)
   assert "| 60% | 70.00 | 1.20 kB | 40.0x (T_0 = 50%) | 70.00 | 20.0x | 2.0x of Oracle |" in text
   assert (
-    "at most 1.5 times the Oracle's bytes | did not hold: 20.00, 40.00 times | not in the text |"
+    "at most 1.5 times the Oracle's bytes | does not hold: 20.00, 40.00 times | not in the text |"
     in text
   )
   paper.draw(table, results, tmp_path)

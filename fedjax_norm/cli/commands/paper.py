@@ -62,12 +62,12 @@ def judge(claim: Claim, values: Mapping[str, float], num_tested: int = 0) -> str
   if not all(map(math.isfinite, claimed)):
     return f"undecided: {'accuracy is lost' if claim.measure == 'saving' else 'a run diverged'}"
   margin = claim.margin(*claimed)
-  verdict = "held" if margin > 0 else "did not hold"
+  verdict = "holds" if margin > 0 else "does not hold"
   if claim.measure not in ("top1", "loss"):
     return f"{verdict}: {', '.join(f'{value:.2f}' for value in claimed)} times"
   verdict += f" by {abs(margin):.2f} points"
   share = np.mean(claimed) / 100
-  # Of a difference of two accuracies, from the choice of test images alone.
+  # Standard error of a difference of two accuracies, from the choice of test images.
   errors = 200 * math.sqrt(2 * share * (1 - share) / num_tested) if num_tested else 0
   if claim.measure == "top1" and abs(margin) < errors:
     verdict += ", less than two standard errors of the test set"
