@@ -1,4 +1,4 @@
-"""What a full disk, a second process and a signal do to the two sides of a wire."""
+"""The effect of a full disk, a second process and a signal on the server and a client."""
 
 import errno
 import itertools
@@ -27,14 +27,14 @@ MINE = (DATA[0], "--cut=conv1", "--init_seed=0")
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
-  """Whoever waits asks again soon."""
+  """Parties that wait ask again soon."""
   monkeypatch.setattr(run_requests, "_LONGEST_POLL", 0.05)
   monkeypatch.setattr(training, "PAUSE", 0.02)
   monkeypatch.setattr(server, "_GRACE", 0.2)
 
 
 def parties(folder: str, *options: str) -> dict[str, tuple]:
-  """The two sides of a run in some folders, as :func:`wire_binaries.run` takes them."""
+  """Returns the arguments of :func:`wire_binaries.run` for both sides of a run."""
   address = f"localhost:{free_port()}"
   server = (*party("localhost", *HOW, *options), f"--listen={address}", "--patience=2")
   client = (*party("alice0", *MINE), f"--server={address}", "--patience=60")
@@ -44,21 +44,21 @@ def parties(folder: str, *options: str) -> dict[str, tuple]:
   }
 
 
-def left(folder: str) -> dict[str, list]:
-  """What a run has computed, without its bytes, which count what was asked for again."""
-  found = {}
+def results(folder: str) -> dict[str, list]:
+  """Returns the results of a run without the counted bytes, which include repeated requests."""
+  content = {}
   for path in ("server/body.npz", "client/head.npz", "client/tail.npz"):
     if Path(folder, path).exists():
-      found |= {f"{path}/{k}": v.tobytes() for k, v in np.load(Path(folder, path)).items()}
+      content |= {f"{path}/{k}": v.tobytes() for k, v in np.load(Path(folder, path)).items()}
   for path in ("server/metrics.csv", "client/metrics.csv"):
     header, *rows = (line.split(",") for line in Path(folder, path).read_text().splitlines())
-    kept = [i for i, column in enumerate(header) if not column.startswith("bytes")]
-    found[path] = [[line[i] for i in kept] for line in (header, *rows)]
-  return found
+    columns = [i for i, column in enumerate(header) if not column.startswith("bytes")]
+    content[path] = [[line[i] for i in columns] for line in (header, *rows)]
+  return content
 
 
-def until_well(*one) -> list[int]:
-  """The exit codes of the same command again and again until it ends well."""
+def run_until_success(*one) -> list[int]:
+  """Repeats a command until it succeeds; returns the exit codes."""
   codes = [run(*one)]
   while codes[-1] and len(codes) < 4:
     codes.append(run(*one))
@@ -69,7 +69,7 @@ def until_well(*one) -> list[int]:
   ("whose", "options"), [("server", ()), ("client", ("--hand_over=peer", "--tail=conv3"))]
 )
 @pytest.mark.long
-def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
+def test_a_full_disk_is_one_sentence_and_the_same_command_resumes(
   made, monkeypatch, capsys, caplog, whose, options
 ):
   mine = ("--tail=conv3",) if options else ()
@@ -80,11 +80,11 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
     sides["client"] = (*sides["client"], *mine)
     with futures.ThreadPoolExecutor(2) as threads:
       return dict(
-        zip(sides, threads.map(lambda one: until_well(*one), sides.values()), strict=True)
+        zip(sides, threads.map(lambda one: run_until_success(*one), sides.values()), strict=True)
       )
 
   trained("whole")
-  whole = left("whole")
+  whole = results("whole")
   assert len(whole) > 6
   capsys.readouterr()
   for number in itertools.count(1):
@@ -99,7 +99,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
     with monkeypatch.context() as patch:
       patch.setattr(os, "fsync", full)
       codes = trained(f"{folder}")
-    assert left(f"{folder}") == whole, number
+    assert results(f"{folder}") == whole, number
     err = capsys.readouterr().err
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
     if next(count) <= number:
@@ -137,7 +137,7 @@ def test_sigterm_is_one_sentence(made, started):
   assert len(lines) == 2
   for one in reversed(both):
     one.send_signal(signal.SIGTERM)
-    told, _ = one.communicate()
-    assert one.returncode == 143, told
-    assert told.count("stopped by SIGTERM") == 1
-    assert "Traceback" not in told
+    printed, _ = one.communicate()
+    assert one.returncode == 143, printed
+    assert printed.count("stopped by SIGTERM") == 1
+    assert "Traceback" not in printed

@@ -1,4 +1,4 @@
-"""The binaries of a wire: their flags for a small run, and how tests run them in their process."""
+"""Flags of a small run of server and clients, which run in the process of the test."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ SERVER, CLIENT = (ServerFlags, server.main), (ClientFlags, client.main)
 
 
 def party(name: str, *options: str) -> tuple[str, ...]:
-  own = (f"--certificate=certificates/{name}.pem", f"--key=certificates/{name}.key")
-  return (*own, f"--workdir={name}", *options)
+  files = (f"--certificate=certificates/{name}.pem", f"--key=certificates/{name}.key")
+  return (*files, f"--workdir={name}", *options)
 
 
 def run(config: type, main, *options: str) -> int:
-  """A binary in this process; its exit code."""
+  """Runs a binary in this process and returns the exit code."""
   values = flags.FlagValues()
   define(config, values)
   values(["binary", *options])
@@ -34,7 +34,7 @@ def run(config: type, main, *options: str) -> int:
 
 @contextlib.contextmanager
 def together(*runs: tuple) -> Iterator[list[int]]:
-  """Binaries in threads of this process while the context lasts; their exit codes after it."""
+  """Runs binaries in threads while the context lasts; the list gets their exit codes after it."""
   with futures.ThreadPoolExecutor(len(runs)) as threads:
     codes: list[int] = []
     jobs = [threads.submit(run, *one) for one in runs]

@@ -80,12 +80,7 @@ def _flag_text(name: str, value: str | None) -> str:
 
 
 def build_network(config: WireFlags, image_shape: Shape, classes: int) -> Network:
-  """Builds the cut network.
-
-  Args:
-    config: the complete flags.
-    image_shape: (H, W, C).
-    classes: number of classes.
+  """Builds the cut network for images of (H, W, C).
 
   Raises:
     UserError: split learning over a network does not support the options.
@@ -120,13 +115,8 @@ def build_network(config: WireFlags, image_shape: Shape, classes: int) -> Networ
 def check_messages(config: WireFlags, network: Network, examples: int) -> None:
   """Refuses a batch size whose messages would be larger than the limit.
 
-  Args:
-    config: the complete flags.
-    network: the cut network.
-    examples: size of the client's largest data set.
-
   Raises:
-    UserError: a batch's activations, or outputs in the U-shape, are too large for a message.
+    UserError: a batch of ``examples`` needs too large a message.
   """
   sent = network.outputs[: len(network.client_indices)]
   count = min(network.batch_size, examples)
@@ -140,10 +130,6 @@ def check_messages(config: WireFlags, network: Network, examples: int) -> None:
 
 def make_rates(config: SplitFlags, steps: int) -> np.ndarray:
   """Returns the learning rates, [rounds] float32.
-
-  Args:
-    config: the complete flags.
-    steps: smallest number of local steps in a turn.
 
   Raises:
     UserError: the run has more steps than can be counted, or the schedule is not possible.

@@ -185,16 +185,11 @@ def train(session: Session, identity: Identity, folder: RunFolder) -> None:
 
 
 def check_client_id(config: ClientFlags, name: str, clients: list[str], num_clients: int) -> int:
-  """Returns the client's index, in the order of turns.
-
-  Args:
-    config: the complete flags.
-    name: name on the client's certificate.
-    clients: names of the server's clients.
-    num_clients: number of clients that the data is partitioned over.
+  """Returns a client's index among the server's ``clients``.
 
   Raises:
-    UserError: the certificate, the flags and the server's clients do not fit each other.
+    UserError: ``--client_id``, the name on the certificate, the server's clients and the number of
+      clients in the data partition do not fit each other.
   """
   if name not in clients:
     raise UserError(

@@ -91,13 +91,7 @@ def append(folder: RunFolder, row: dict[str, int | float]) -> None:
 
 
 def metrics_row(round: int, totals: Totals, *, labelled: bool) -> dict[str, int | float]:
-  """Returns a row of ``metrics.csv``.
-
-  Args:
-    round: number of completed rounds.
-    totals: counts after the round.
-    labelled: whether the server has the labels, and so the training loss.
-  """
+  """Returns a row of ``metrics.csv``; ``labelled`` means that the server has the labels."""
   row: dict[str, int | float] = {
     "round": round,
     "turns": totals.turns,

@@ -13,10 +13,6 @@ _FILE = "exchange.key"
 def exchange_key(folder: Path, run: str) -> X25519PrivateKey:
   """Returns a party's private key for a run; writes a new one if the folder has none.
 
-  Args:
-    folder: the party's folder.
-    run: name of the server's run.
-
   Raises:
     UserError: the key is of another run, damaged, or may be read by other users.
   """

@@ -102,11 +102,7 @@ class HandOvers:
     return parts
 
   def recover_progress(self, hand_over: HandOver | None) -> None:
-    """Adopts the progress of a hand-over that the server has, but did not confirm.
-
-    Args:
-      hand_over: the last hand-over, according to the server.
-    """
+    """Adopts the progress of the server's last hand-over if its confirmation was lost."""
     written = progress.unconfirmed(self._folder)
     if not written or not hand_over:
       return
@@ -119,12 +115,8 @@ class HandOvers:
 
     Seals do not show it: an old hand-over and the server's part of that time fit each other.
 
-    Args:
-      hand_over: the last hand-over, according to the server.
-      turn: number of the turn that the server offers, or None.
-
     Raises:
-      StaleError: the server's state is older than the client's.
+      StaleError: the last hand-over, or the turn that the server offers, is too old.
     """
     step = hand_over.step if hand_over else 0
     reached = self.progress.reached

@@ -85,12 +85,7 @@ def _read(path: Path) -> Progress:
 
 @contextlib.contextmanager
 def written(folder: Path, progress: Progress) -> Iterator[None]:
-  """Writes the progress to the disk; it takes effect if the block ends without error.
-
-  Args:
-    folder: the client's folder.
-    progress: progress after the block.
-  """
+  """Writes the progress to the disk; it takes effect if the block ends without error."""
   content = {**progress._asdict(), "traffic": progress.traffic._asdict()}
   with private_files.replacing(folder / _FILE, json.dumps(content, allow_nan=False).encode()):
     yield

@@ -43,12 +43,7 @@ class TurnInfo(NamedTuple):
 
 
 def describe(call: Caller, limit: int) -> RunInfo:
-  """Returns the server's description of the run.
-
-  Args:
-    call: calls the server.
-    limit: largest number of bytes in a message.
-  """
+  """Returns the server's description of the run."""
   answer = frames.decode_json(
     call("Describe", frames.encode_json({})),
     limit,
@@ -62,15 +57,7 @@ def describe(call: Caller, limit: int) -> RunInfo:
 def join(
   call: Caller, announcement: bytes, client: int | None, examples: int, address: str
 ) -> None:
-  """Joins the run.
-
-  Args:
-    call: calls the server.
-    announcement: the party's signed public key.
-    client: index of the client, or None for a third party.
-    examples: number of training examples; 0 for a third party.
-    address: address for requests of peers, or ''.
-  """
+  """Joins the run (see ``server.store.Member`` for the fields)."""
   content = {"client": client, "examples": examples, "address": address}
   request = frames.encode_json({**content, "announcement": announcement.decode()})
   frames.decode_json(call("Join", request), frames.MAX_REQUEST_BYTES)
@@ -81,7 +68,7 @@ def ask_turn(call: Caller, limit: int, *, waiting: bool, final: bool = False) ->
 
   Args:
     call: calls the server.
-    limit: largest number of bytes in a message.
+    limit: largest number of bytes in the answer.
     waiting: whether the caller wants a turn.
     final: whether the caller has the last hand-over of the run.
   """

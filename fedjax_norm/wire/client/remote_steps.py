@@ -19,17 +19,9 @@ from fedjax_norm.wire.protocol.network import Network, all_finite, batched
 
 
 class RemoteServer:
-  """The server's party in one local step, with every computation done by the server."""
+  """The server's party in the local step number ``step``; the server does its computations."""
 
   def __init__(self, network: Network, call: Caller, limit: int, step: int):
-    """Prepares a step.
-
-    Args:
-      network: the cut network.
-      call: calls the server.
-      limit: largest number of bytes in an answer.
-      step: number of the step.
-    """
     self._network, self._call, self._limit, self._step = network, call, limit, step
 
   def rules(self) -> Rules:
@@ -109,7 +101,7 @@ def infer(
   Args:
     network: the cut network.
     call: calls the server.
-    limit: largest number of bytes in a message.
+    limit: largest number of bytes in an answer.
     parts: the client's parts.
     step: number of the first step that is not in the parts.
     batches: preprocessed images, at most a batch each.

@@ -157,12 +157,7 @@ def train(
 
 @contextlib.contextmanager
 def keep_alive(call: Caller, patience: float) -> Iterator[None]:
-  """Sends signs of life to the server while the block computes or compiles.
-
-  Args:
-    call: calls the server.
-    patience: the server's patience in seconds, or an estimate of it.
-  """
+  """Sends signs of life while the block computes; ``patience`` estimates the server's, seconds."""
   over = threading.Event()
   silence = min(_LONGEST_SILENCE, patience / 4)
 

@@ -14,13 +14,8 @@ _ADDRESS = re.compile(rf"({_HOST}):([0-9]{{1,5}})")
 def check_handshake(address: str, identity: Identity, name: str | None = None) -> None:
   """Makes one TLS handshake, because gRPC does not report a rejected certificate as such.
 
-  Args:
-    address: HOST:PORT of the server.
-    identity: the client's identity.
-    name: the name on the server's certificate, if it is not the host name.
-
-  Raises:
-    UserError: one side rejects the other's certificate. An unreachable server raises nothing.
+  Raises ``UserError`` if one side rejects the other's certificate, and nothing if the server cannot
+  be reached. ``name`` is the name on the server's certificate, if it is not the host name.
   """
   host, _, port = address.rpartition(":")
   context = ssl.create_default_context(cadata=identity.authority.decode())
@@ -55,10 +50,10 @@ def check_handshake(address: str, identity: Identity, name: str | None = None) -
 
 
 def split_address(address: str, least: int = 1) -> tuple[str, int]:
-  """Splits HOST:PORT into the host and the port.
+  """Splits HOST:PORT into the host (an IPv6 address in brackets) and the port.
 
   Args:
-    address: text of the form HOST:PORT, with an IPv6 address in brackets.
+    address: the text.
     least: the lowest port; 0 for an address to listen at, where port 0 means any free port.
 
   Raises:

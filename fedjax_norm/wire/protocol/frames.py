@@ -82,12 +82,8 @@ def encode(frame: Frame) -> bytes:
 def decode(data: bytes, limit: int | None = None) -> Frame:
   """Returns the frame that some bytes encode.
 
-  Args:
-    data: one whole frame.
-    limit: largest number of bytes allowed.
-
   Raises:
-    FrameError: the bytes are not exactly one frame, or too many.
+    FrameError: the bytes are not exactly one frame, or more than ``limit``.
   """
   if limit is not None and len(data) > limit:
     raise FrameError(f"a message of {len(data)} bytes is above the limit of {limit}.")

@@ -21,14 +21,7 @@ def pack(parts: tuple[Part, ...], step: int) -> bytes:
 
 
 def pack_updates(network: Network, parts: tuple[Part, ...], step: int, seed: Key) -> bytes:
-  """Encodes the seed of the initial weights and the integer differences from these weights.
-
-  Args:
-    network: the cut network.
-    parts: the client's parts.
-    step: number of the first step that is not in the parts.
-    seed: key of the initial weights that training started from.
-  """
+  """Encodes the key of the initial weights and the integer differences from these weights."""
   start = network.client_parts(network.initial_parts(seed))
   differences = frames.tree_tensors(weight_delta.difference(parts, start))
   words = np.asarray(jax.random.key_data(seed))
@@ -37,10 +30,6 @@ def pack_updates(network: Network, parts: tuple[Part, ...], step: int, seed: Key
 
 def unpack(network: Network, data: bytes) -> tuple[tuple[Part, ...], Key | None]:
   """Returns the client's parts, and the seed if the hand-over holds updates.
-
-  Args:
-    network: the cut network, which the parts have to fit.
-    data: result of :func:`pack` or :func:`pack_updates`.
 
   Raises:
     FrameError: the hand-over does not fit the network.

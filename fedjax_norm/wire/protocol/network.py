@@ -139,15 +139,7 @@ class StepPosition(NamedTuple):
 
 
 def check_steps(rounds: int, steps: int) -> None:
-  """Refuses a run with more local steps than an int32 counts.
-
-  Args:
-    rounds: number of rounds.
-    steps: number of local steps in a turn.
-
-  Raises:
-    UserError: there are too many.
-  """
+  """Raises ``UserError`` if rounds of so many local steps are more than an int32 counts."""
   LoopConfig(rounds, rounds).check_counts(np.array([steps]), np.zeros(1, np.int64))
 
 

@@ -34,11 +34,7 @@ def create(path: Path, data: bytes) -> None:
 
 
 def check(path: Path) -> None:
-  """Refuses a private key that other users may read or write.
-
-  Raises:
-    UserError: the file's mode gives others access.
-  """
+  """Raises ``UserError`` if the mode of a private key lets other users read or write it."""
   if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
     raise UserError(
       f"the private key {path} has mode {mode:04o}, so that others may use it; run chmod 600 on it."
@@ -53,12 +49,7 @@ def replace(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, data: bytes) -> Iterator[None]:
-  """Writes the new content to the disk, and replaces the file if the block ends without error.
-
-  Args:
-    path: the file, which gets mode 0600.
-    data: the new content.
-  """
+  """Writes the new content to the disk, and replaces the file if the block ends without error."""
   with atomic_files.atomic_replacement(path) as temporary:
     with open(temporary, "wb", opener=_open_private) as file:
       file.write(data)

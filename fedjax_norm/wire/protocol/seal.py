@@ -71,11 +71,6 @@ def make_announcement(identity: Identity, run: str, private: X25519PrivateKey) -
 def read_announcement(data: bytes, authority: bytes, run: str) -> tuple[str, X25519PublicKey]:
   """Returns the party's name and public key from an announcement, after checking its signature.
 
-  Args:
-    data: result of :func:`make_announcement`.
-    authority: the authority's certificate, PEM.
-    run: name of the run that the announcement has to be for.
-
   Raises:
     SealError: no client of the authority signed it, or it is for another run.
   """

@@ -176,12 +176,8 @@ def write_state(folder: Path, committed: Committed) -> None:
 def read_state(folder: Path, template: Part) -> Committed | None:
   """Reads the state file; None if it does not exist.
 
-  Args:
-    folder: the server's folder.
-    template: a part of the expected shapes.
-
   Raises:
-    UserError: the file is damaged or belongs to another model.
+    UserError: the file is damaged or does not have the shapes of ``template``.
   """
   path = folder / _STATE
   if not path.exists():

@@ -38,11 +38,7 @@ class StepRequest(NamedTuple):
 
 
 def read(method: str, name: str, data: bytes, limit: int) -> StepRequest:
-  """Decodes a request.
-
-  Raises:
-    FrameError: the bytes are not a frame.
-  """
+  """Decodes a request; raises ``FrameError`` if the bytes are not a frame."""
   frame = frames.decode(data, limit)
   return StepRequest(method, name, frame, hashlib.sha256(data).digest(), len(data))
 
@@ -101,14 +97,7 @@ def compute(state: RunState, active: ActiveTurn, frame: Frame) -> RequestResult:
 def after_step(
   state: RunState, active: ActiveTurn, request: StepRequest, result: RequestResult, answer: bytes
 ) -> RunState:
-  """Returns the state after a step.
-
-  Args:
-    state: the current state.
-    active: the active turn before the step.
-    request: the request of the step.
-    result: result of :func:`compute`.
-    answer: bytes of the answer.
+  """Returns the state after a step of the turn ``active``.
 
   Raises:
     OutOfOrderError: the turn has restarted or passed to another client during the computation.
@@ -136,11 +125,6 @@ def after_step(
 
 def inference_part(state: RunState, name: str, step: int) -> Part:
   """Returns the server's part that fits a party's weights: the committed or the active turn's.
-
-  Args:
-    state: the current state.
-    name: name of the party that infers.
-    step: number of the first step that is not in the party's weights.
 
   Raises:
     OutOfOrderError: the party's weights are older than the last hand-over.
