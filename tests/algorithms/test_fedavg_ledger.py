@@ -72,6 +72,6 @@ def test_cost_of_recalibration(world, name, numbers):
   program = make_program(FEDAVG, task, config)
   (phase,) = program.phases.values()
   # A pass of three clients: the model down; count, means and m2 of 8 channels or 2 groups up.
-  assert phase.refresh_cost.of_round([0, 0, 0]) == Traffic(3 * 4 * numbers, 3 * PARAMS, 1)
+  assert phase.recalibrate_cost.of_round([0, 0, 0]) == Traffic(3 * 4 * numbers, 3 * PARAMS, 1)
   # A pass over five batches of four takes a third of the time of five training steps.
-  np.testing.assert_allclose(phase.refresh_steps, [5 / 3] * 3)
+  np.testing.assert_allclose(phase.recalibrate_steps, [5 / 3] * 3)

@@ -1,4 +1,4 @@
-"""FedNova against a transcription of its equation in NumPy, and the bytes that it sends."""
+"""FedNova against its equation in NumPy, and the bytes that it sends."""
 
 import helpers.reference_fedavg as reference
 import numpy as np
@@ -19,7 +19,7 @@ CASES = [("bn", {}), ("gn", HEAVY), ("gn", {"momentum": 0.8, "nesterov": True})]
 
 
 def coefficients(config, steps):
-  """a_i: what each gradient counts for in the sum of all updates, a gradient a dimension."""
+  """Returns a_i: the weight of each gradient in the sum of all updates."""
   total, trace = np.zeros(steps), np.zeros(steps)
   for gradient in np.eye(steps):
     trace = config.momentum * trace + gradient
@@ -28,7 +28,7 @@ def coefficients(config, steps):
 
 
 @pytest.mark.parametrize(("norm", "options"), CASES)
-def test_equals_the_transcription(tiny_source, tiny_net, norm, options):
+def test_equals_the_equation(tiny_source, tiny_net, norm, options):
   config = configure(FEDNOVA.config, plain(batch_size=4), local_epochs=1, **options)
   data, model = skewed(tiny_source, SIZES), tiny_net(norm=ROWS[norm].spec(norm))
   transform = make_transforms(Preprocess(augment="none"), tiny_source.train.images)[0]
@@ -37,7 +37,7 @@ def test_equals_the_transcription(tiny_source, tiny_net, norm, options):
   variables = reference.random_variables(model, SHAPE)
   servers = run_rounds(algorithm, variables, data, np.full(ROUNDS, RATE, np.float32))[0]
   actual, x = flat(servers.variables["params"]), flat(variables["params"])
-  stats = flat(variables.get("batch_stats", {}))  # which training does not read
+  stats = flat(variables.get("batch_stats", {}))  # training does not use them
   draw = reference.batch_drawer(data, 4, transform, KEY)
   p = SIZES if config.weighting == "examples" else (1, 1, 1, 1)
   for number in range(ROUNDS):

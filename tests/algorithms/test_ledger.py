@@ -1,4 +1,4 @@
-"""The ledger against the messages of a step, and paper 000's way of counting."""
+"""The ledger against the messages of a step, and the cost as paper 000 counts it."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ ACROSS = {
 
 
 def step_messages(name, axes, spec=ACROSS["sync_bn"]):
-  """(the model, what a worker sends in one step for its norm layers)."""
+  """Returns (model, messages that a client sends for its norm layers in one step)."""
   model = models.create(name, spec, 10, IMAGE)
   shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0), IMAGE))
   gradient = make_gradient(model.clone(norm=model.norm.bind(axes)), plain(batch_size=2), axes)
@@ -36,7 +36,7 @@ def step_messages(name, axes, spec=ACROSS["sync_bn"]):
 
   jaxpr = jax.make_jaxpr(step, axis_env=[(axis, 2) for axis in axes])
   sent = list(collectives(jaxpr(shapes["params"], shapes["batch_stats"]).jaxpr))
-  # The number of examples that the loss is a mean over travels in every layer's count already.
+  # Removes the number of examples, which each layer's message already includes.
   (count,) = (message for message in sent if message.elements == 1)
   sent.remove(count)
   return model, sent
@@ -45,7 +45,7 @@ def step_messages(name, axes, spec=ACROSS["sync_bn"]):
 @pytest.mark.parametrize(
   ("name", "norm"), [("resnet10", "sync_bn"), *(("tiny", norm) for norm in ACROSS)]
 )
-def test_the_ledger_charges_what_a_step_sends(name, norm):
+def test_the_ledger_counts_the_messages_of_a_step(name, norm):
   model, sent = step_messages(name, ("nodes",), ACROSS[norm])
   up, down, trips = ledger.lockstep_cost(
     model.norm, list(models.norm_modules(model, IMAGE).values())
@@ -58,8 +58,8 @@ def test_the_ledger_charges_what_a_step_sends(name, norm):
   assert cost[2:5] == (up, down, trips)
 
 
-def test_nested_axes_send_a_nodes_message_once():
-  """Within a device nothing travels; what does is as large as it is over one axis."""
+def test_nested_axes_send_each_message_once():
+  """Only messages between devices count, and they are as large as those over one axis."""
   _, flat = step_messages("tiny", ("nodes",))
   _, nested = step_messages("tiny", ("devices", "nodes"))
   across = [message.bytes for message in nested if "devices" in message.axes]
@@ -69,7 +69,7 @@ def test_nested_axes_send_a_nodes_message_once():
 
 
 def test_lockstep_cost_by_hand():
-  """A count, means and m2 forward, two sums backward, of 4 bytes each."""
+  """A count, means and m2 forward, two sums backward, 4 bytes each."""
   spec = norm.create("sync_bn")
   one_way = 4 * ((1 + 5 + 5) + (5 + 5)) + 4 * ((1 + 7 + 7) + (7 + 7))
   assert ledger.lockstep_cost(spec, [5, 7]) == (one_way, one_way, 4)
@@ -79,8 +79,8 @@ def test_lockstep_cost_by_hand():
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_papers_way_of_counting(steps):
-  """2 n + 1 round trips a step: mean, variance, and the gradient once a round of one step."""
+def test_the_cost_as_the_paper_counts_it(steps):
+  """2 n + 1 round trips per step: mean and variance of each layer, and once the gradient."""
   spec, channels = norm.create("sync_bn"), [5, 7, 9]
   cost = Cost(1000, 2000, *ledger.lockstep_cost(spec, channels))
   paper = ledger.paper_cost(cost, spec, channels)
@@ -88,13 +88,13 @@ def test_the_papers_way_of_counting(steps):
   assert paper.of_round([steps] * 4) == Traffic(
     4 * (1000 + steps * extra), 4 * (2000 + steps * extra), 2 * 3 * steps + 1
   )
-  # The exchange that the exact gradient needs is what the paper leaves out, and a count a layer.
+  # The paper does not count the exchange for the exact gradient, nor a count per layer.
   assert cost.step_up - paper.step_up == 4 * (2 * (5 + 7 + 9) + 3)
   assert ledger.paper_cost(Cost(1, 2), norm.create("bn"), channels) == Cost(1, 2)
   assert ledger.paper_cost(Cost(1, 2), spec.frozen(), channels) == Cost(1, 2)
 
 
-def test_a_round_waits_for_its_longest_client():
+def test_a_round_waits_for_the_client_with_the_most_steps():
   traffic = Cost(10, 20, 3, 4, 2).of_round([2, 0, 5])
   assert traffic == Traffic(30 + 3 * 7, 60 + 4 * 7, 1 + 2 * 5)
   assert Cost(10, 20).of_round([2, 0, 5]) == Traffic(30, 60, 1)

@@ -1,4 +1,4 @@
-"""Algorithms and optimizers of the user's own: the contract's page, run as it stands."""
+"""User-defined algorithms and optimizers: the example of the contract's page."""
 
 import dataclasses
 import doctest
@@ -29,7 +29,7 @@ def task(tiny_source, tiny_net):
 
 @pytest.fixture(scope="module")
 def toy():
-  """The toy of the contract's docstring."""
+  """Returns the example of the contract's docstring."""
   (test,) = (one for one in doctest.DocTestFinder().find(contract) if one.examples)
   doctest.DocTestRunner().run(test, clear_globs=False)
   return test.globs["TOY"]
@@ -44,8 +44,8 @@ def close(a, b):
     np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
 
 
-def test_the_toy_of_the_page_runs_as_it_stands(task, toy):
-  """It is FedAvg with a server's rate, which FedAvg has as an option, and is charged like it."""
+def test_the_example_of_the_page_runs(task, toy):
+  """It equals FedAvg with ``server_lr`` and has the same cost."""
   mine = fn.run(toy, task, toy_lr=0.5, **FEW)
   theirs = fn.run("fedavg", task, server_lr=0.5, **FEW)
   close(params(mine), params(theirs))
@@ -59,13 +59,13 @@ def test_the_toy_of_the_page_runs_as_it_stands(task, toy):
 
 @dataclasses.dataclass(frozen=True)
 class Clash(AveragingConfig):
-  """Has an option that every run has."""
+  """Options with a name that every run has."""
 
-  rounds: int = option(3, "Another thing.")
+  rounds: int = option(3, "Something else.")
 
 
 def broken(**changes):
-  """FedAvg with a mistake in what it gives."""
+  """Returns FedAvg with mistakes."""
 
   def build(config, setup):
     return FEDAVG.build(config, setup)._replace(**changes)
@@ -82,13 +82,13 @@ def broken(**changes):
     (broken(equal=("chnge",)), "an upload must be a dict with the keys chnge"),
   ],
 )
-def test_mistakes_of_an_own_algorithm_are_one_sentence(task, method, words):
+def test_mistakes_of_a_user_defined_algorithm_are_refused(task, method, words):
   with pytest.raises(fn.UserError, match=words):
     fn.run(method, task, **FEW)
 
 
-def test_own_optimizers_of_client_and_server(task):
-  """Optax transformations that say the same as the options do the same."""
+def test_user_defined_optimizers_of_client_and_server(task):
+  """Optax transformations have the same result as equivalent options."""
   like = {**FEW, "momentum": 0.0, "weight_decay": 0.0}
   usual = fn.run(FEDAVG, task, server_optimizer="adam", server_lr=0.01, clip_norm=0.5, **like)
   own = fn.FedAvgConfig(
@@ -100,8 +100,8 @@ def test_own_optimizers_of_client_and_server(task):
   close(params(fn.run(FEDAVG, task, own, **FEW)), params(usual))
 
 
-def test_a_group_counts_by_what_differs_from_its_defaults(task):
-  """Or it would overwrite the defaults of a method's row."""
+def test_a_group_sets_only_options_that_differ_from_its_defaults(task):
+  """Otherwise it would overwrite the defaults of the method."""
 
   def make(method, *groups, **options):
     return configure(config_of(METHODS[method]), *groups, **options)
@@ -118,19 +118,22 @@ def test_a_group_counts_by_what_differs_from_its_defaults(task):
   [
     ({"optimizer": optax.adam(1e-3), "clip_norm": 1.0}, "--clip_norm does nothing with optim"),
     ({"own_server_optimizer": optax.sgd(1.0), "server_lr": 0.5}, "--server_lr does nothing with"),
-    ({"optimizer": optax.adam(1e-3), "client_momentum": "global"}, "averages the momentum of SGD"),
+    (
+      {"optimizer": optax.adam(1e-3), "client_momentum": "global"},
+      "can average the momentum of SGD",
+    ),
     ({"frozen_paths": frozenset(["Conv_0/kernal"])}, "no parameter 'Conv_0/kernal' to freeze"),
     ({"lr": float("inf")}, "--lr is inf; it must be finite"),
     ({"rounds": None}, "--rounds is None; it must be a whole number"),
     ({"learning_rate": 0.1}, "there is no option 'learning_rate' here; choose from"),
   ],
 )
-def test_options_that_cannot_be_are_one_sentence(task, options, words):
+def test_invalid_options_are_refused(task, options, words):
   with pytest.raises(fn.UserError, match=words):
     fn.run("fedavg", task, **{**FEW, **options})
 
 
-def test_wrong_arguments_are_one_sentence(task):
+def test_invalid_arguments_are_refused(task):
   with pytest.raises(fn.UserError, match="unknown method 'sgd'; choose one of fedavg, scaffold"):
     fn.run("sgd", task)
   with pytest.raises(fn.UserError, match="float is no group of options"):

@@ -1,4 +1,4 @@
-"""SCAFFOLD against a transcription of its algorithm 1 (option II) in NumPy, and its properties."""
+"""SCAFFOLD against its algorithm 1 (option II) in NumPy, and its properties."""
 
 import functools
 
@@ -22,16 +22,16 @@ from fedjax_norm.training.placement.device_arrays import placer
 from fedjax_norm.training.rounds import compile_interval
 
 SHAPE = (6, 6, 1)
-SIZES = (5, 9, 12, 4)  # unequal; with batches of 4 some are padded
+SIZES = (5, 9, 12, 4)  # with batches of 4, some batches are padded
 ROUNDS = 20
 COHORTS = np.array([[2, 0], [3, 1], [1, 2], [0, 3]] * 5, np.int32)  # half of the population
-EVERYONE = np.tile(np.arange(4, dtype=np.int32), (ROUNDS, 1))
+ALL_CLIENTS = np.tile(np.arange(4, dtype=np.int32), (ROUNDS, 1))
 RATE = 0.05
 random_variables = functools.partial(reference.random_variables, image_shape=SHAPE)
 
 
 class World:
-  """A skewed federation of the tiny images."""
+  """A small federated data set with label skew."""
 
   def __init__(self, source, net):
     self.net, self.data = net, skewed(source, SIZES)
@@ -41,7 +41,7 @@ class World:
     return ResNet((1,), 4, SPECS[name], 4) if name == "fixup" else self.net(norm=SPECS[name])
 
   def run(self, method, config, model, cohorts, rate=RATE):
-    """(the server, the clients' states) after all rounds, and the algorithm."""
+    """Returns (server state, client states, algorithm) after all rounds."""
     lockstep = model.norm.across_clients
     mapping = client_mapping.create(
       "vmap" if lockstep else "scan", num_clients=cohorts.shape[1], lockstep=lockstep
@@ -62,13 +62,13 @@ def world(tiny_source, tiny_net):
   return World(tiny_source, tiny_net)
 
 
-def transcription(world, model, config, cohorts, rate=RATE):
-  """Alg. 1, option II: (x, c, all c_i, batch statistics) in float64, from zero controls."""
+def algorithm_1(world, model, config, cohorts, rate=RATE):
+  """Returns (x, c, all c_i, batch statistics) of Alg. 1, option II, in float64."""
   batch = reference.batch_drawer(world.data, config.batch_size, world.transform, KEY)
   variables = random_variables(model)
   x, stats = flat(variables["params"]), flat(variables.get("batch_stats", {}))
   zeros = {path: np.zeros_like(leaf) for path, leaf in x.items()}
-  c, own = zeros, [zeros] * len(SIZES)
+  c, controls = zeros, [zeros] * len(SIZES)
   for number, cohort in enumerate(cohorts):
     models, changes, weights, all_stats = [], [], [], []
     for i in cohort:
@@ -80,20 +80,20 @@ def transcription(world, model, config, cohorts, rate=RATE):
           model, y, new_stats, batch(i, step), number + index / steps
         )
         moved, trace = reference.sgd_step(config, y, trace, grads, x, rate)
-        y = {path: moved[path] - rate * (c[path] - own[i][path]) for path in moved}
-      after = {p: own[i][p] - c[p] + (x[p] - y[p]) / (steps * rate) for p in x}
-      changes.append({path: after[path] - own[i][path] for path in x})
-      own[i] = after
+        y = {path: moved[path] - rate * (c[path] - controls[i][path]) for path in moved}
+      after = {p: controls[i][p] - c[p] + (x[p] - y[p]) / (steps * rate) for p in x}
+      changes.append({path: after[path] - controls[i][path] for path in x})
+      controls[i] = after
       models.append(y)
       weights.append({"examples": SIZES[i], "uniform": 1}[config.weighting])
       all_stats.append(new_stats)
     mean = reference.weighted_mean(models, weights)
     x = {p: x[p] + config.server_lr * (mean[p] - x[p]) for p in x}
     share = len(cohort) / len(SIZES)
-    alike = reference.weighted_mean(changes, [1] * len(cohort))
-    c = {path: c[path] + share * alike[path] for path in c}
+    mean_change = reference.weighted_mean(changes, [1] * len(cohort))
+    c = {path: c[path] + share * mean_change[path] for path in c}
     stats = reference.weighted_mean(all_stats, weights) if stats else stats
-  return x, c, own, stats
+  return x, c, controls, stats
 
 
 def close(actual, expected, tolerance=1e-4):
@@ -108,11 +108,11 @@ def settings(**options):
   return configure(ScaffoldConfig, plain(batch_size=4), **{"local_steps": 3, **options})
 
 
-# Every norm in full cohorts, and each option in partial ones.
+# Every norm with all clients, and each option with partial cohorts.
 CASES = {
-  **{name: (name, {}, EVERYONE[:3]) for name in ("brn", "ln", "in", "cn", "wn", "fixup", "bgn")},
+  **{name: (name, {}, ALL_CLIENTS[:3]) for name in ("brn", "ln", "in", "cn", "wn", "fixup", "bgn")},
   "20 rounds": ("bn", {}, COHORTS),
-  "20 rounds, everyone": ("gn", {"server_lr": 0.7}, EVERYONE),
+  "20 rounds, all clients": ("gn", {"server_lr": 0.7}, ALL_CLIENTS),
   "momentum, clip, decay": (
     "none",
     {"momentum": 0.9, "clip_norm": 0.3, "weight_decay": 0.02, "weighting": "uniform"},
@@ -123,37 +123,37 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_equals_the_transcription(world, case):
+def test_equals_the_algorithm_1(world, case):
   name, options, cohorts = CASES[case]
   model, config = world.model(name), settings(**options)
   server, clients, _ = world.run(SCAFFOLD, config, model, cohorts)
-  x, c, own, stats = transcription(world, model, config, cohorts)
+  x, c, controls, stats = algorithm_1(world, model, config, cohorts)
   close(server.variables["params"], x)
   close(server.control, c)
-  for i, expected in enumerate(own):
+  for i, expected in enumerate(controls):
     close(jax.tree.map(lambda a, i=i: a[i], clients.algorithm), expected)
   if stats:
     close(server.variables["batch_stats"], stats)
   assert max(np.abs(leaf).max() for leaf in flat(server.control).values()) > 1e-2
 
 
-def test_the_first_round_is_fedavg_s(world):
-  """Controls are zero at first; so too in lock-step, of which a transcription knows nothing."""
+def test_the_first_round_equals_fedavg(world):
+  """Control variates are zero at first; in lock-step, which ``algorithm_1`` does not cover."""
   model, fedavg = (
     world.model("sync_bn"),
     configure(FEDAVG.config, plain(batch_size=4), local_steps=3),
   )
-  server, _, _ = world.run(SCAFFOLD, settings(), model, EVERYONE[:1])
-  other, _, _ = world.run(FEDAVG, fedavg, model, EVERYONE[:1])
+  server, _, _ = world.run(SCAFFOLD, settings(), model, ALL_CLIENTS[:1])
+  other, _, _ = world.run(FEDAVG, fedavg, model, ALL_CLIENTS[:1])
   close(server.variables["params"], other.variables["params"], 1e-6)
   close(server.variables["batch_stats"], other.variables["batch_stats"], 1e-6)
 
 
-def test_weighting_changes_the_model_and_never_the_control(world):
-  """One round from equal controls: the controls' mean counts clients alike in both."""
+def test_weighting_changes_the_model_but_not_the_control(world):
+  """After one round from equal control variates, their mean does not depend on the weighting."""
   model = world.model("gn")
   by_examples, uniform = (
-    world.run(SCAFFOLD, settings(weighting=weighting), model, EVERYONE[:1])[0]
+    world.run(SCAFFOLD, settings(weighting=weighting), model, ALL_CLIENTS[:1])[0]
     for weighting in ("examples", "uniform")
   )
   close(by_examples.control, uniform.control, 1e-6)
@@ -161,8 +161,8 @@ def test_weighting_changes_the_model_and_never_the_control(world):
   assert max(np.abs(a[path] - b[path]).max() for path in a) > 1e-3
 
 
-def test_sends_twice_what_fedavg_sends(world):
-  """The model and a control variate in each direction; running statistics once."""
+def test_cost_is_twice_that_of_fedavg(world):
+  """The model and a control variate go in each direction; running statistics only once."""
   for name, stats in (("gn", 0), ("bn", 4 * 16)):
     model = world.model(name)
     mapping = client_mapping.create("scan", num_clients=4)
@@ -176,7 +176,7 @@ def test_sends_twice_what_fedavg_sends(world):
 @pytest.mark.parametrize("steps", [5, 50])
 @pytest.mark.parametrize("options", [{"momentum": 0.9}, {"momentum": 0.9, "clip_norm": 1.0}])
 def test_is_stable(world, steps, options):
-  """The control is added after momentum and clipping, so that neither multiplies it."""
+  """The control variate is added after momentum and clipping, so that neither multiplies it."""
   config = settings(local_steps=steps, **options)
   server, _, _ = world.run(SCAFFOLD, config, world.model("gn"), COHORTS[:10], rate=0.02)
   leaves = [*flat(server.variables["params"]).values(), *flat(server.control).values()]

@@ -1,4 +1,4 @@
-"""When FixBN freezes, on made-up trajectories of statistics."""
+"""The round at which FixBN freezes, on artificial trajectories of statistics."""
 
 import math
 
@@ -11,7 +11,7 @@ from fedjax_norm.control.freeze import CALIBRATE, EXPLORE, Freeze, movement
 
 
 def stats(mean, var):
-  """Two norms of 1 and 2 channels, all alike."""
+  """Returns the statistics of two norms with 1 and 2 equal channels."""
   return {
     "Norm_0": {"mean": jnp.full(1, mean), "var": jnp.full(1, var)},
     "Block_0": {"Norm_0": {"mean": jnp.full(2, mean), "var": jnp.full(2, var)}},
@@ -19,9 +19,9 @@ def stats(mean, var):
 
 
 def drive(policy, trajectory, start=None):
-  """The states after observing each of the statistics, a round apart, from round 1 on.
+  """Returns the states after observing the statistics of rounds 1, 2, ...
 
-  Before them, at round 0, it saw statistics of mean 0 and variance 1.
+  The statistics of round 0 have mean 0 and variance 1.
   """
   state, states = policy.init(start or stats(0.0, 1.0)), []
   if policy.round is None:
@@ -39,14 +39,14 @@ def frozen_at(states):
 def test_a_fixed_round():
   policy = Freeze(3)
   state = policy.init(stats(0.0, 1.0))
-  assert state.last == {}  # it looks at no statistics, and keeps none
+  assert state.last == {}  # it needs no statistics
   assert [policy.phase(state, r) for r in range(5)] == [EXPLORE] * 3 + [CALIBRATE] * 2
   assert [policy.next_change(state, r) for r in range(5)] == [3, 3, 3, None, None]
-  states = drive(policy, [stats(0.0, 1.0)] * 5)  # at rest from the start, which does not matter
+  states = drive(policy, [stats(0.0, 1.0)] * 5)  # constant statistics, which it does not use
   assert frozen_at(states) == [-1, -1, 3, 3, 3]
   assert policy.phase(states[-1], 0) == CALIBRATE
   assert policy.next_change(states[-1], 0) is None
-  # An interval that overshoots freezes where it ended.
+  # After an interval that ends later, the freeze is at the end of the interval.
   assert policy.observe(state, stats(0.0, 1.0), 4).frozen_at == 4
 
 
@@ -54,8 +54,8 @@ def test_movement_by_hand():
   before = {"a/mean": [1.0, 2.0], "a/var": [4.0, 1.0], "b/mean": [0.0], "b/var": [9.0]}
   after = {"a/mean": [2.0, 2.0], "a/var": [1.0, 4.0], "b/mean": [-3.0], "b/var": [9.0]}
   before, after = ({k: np.array(v) for k, v in tree.items()} for tree in (before, after))
-  # Steps of the mean in the new deviations: 1 / 1, 0 / 2, -3 / 3; logarithms of the ratios of the
-  # deviations: log(1 / 2), log 2, 0. Six numbers.
+  # Changes of the means in new standard deviations: 1 / 1, 0 / 2, -3 / 3. Logarithms of the ratios
+  # of standard deviations: log(1 / 2), log 2, 0.
   expected = math.sqrt((1 + 0 + 1 + 2 * math.log(2) ** 2) / 6)
   assert movement(before, after) == pytest.approx(expected, rel=1e-4)
   assert movement(after, after) == 0
@@ -76,23 +76,23 @@ def test_movement_does_not_depend_on_the_scale_of_a_channel():
   assert movement(scaled(before), scaled(after)) == pytest.approx(original, rel=1e-4)
 
 
-def test_auto_freezes_when_the_statistics_rest_for_long_enough():
+def test_auto_freezes_when_the_statistics_have_stopped_moving():
   policy = Freeze(None, latest=100, tolerance=0.1, patience=2)
-  # The mean moves by 1, 0.05, 0.5, 0.05, 0.02 deviations: calm once, disturbed, calm twice.
+  # The mean moves by 1, 0.05, 0.5, 0.05, 0.02 deviations: calm once, moving, calm twice.
   means = np.cumsum([1.0, 0.05, 0.5, 0.05, 0.02, 3.0])
   states = drive(policy, [stats(m, 1.0) for m in means])
   assert [int(s.calm) for s in states[:5]] == [0, 1, 0, 1, 2]
   assert frozen_at(states) == [-1, -1, -1, -1, 5, 5]
-  # Only the means moved, so that half of the numbers are 0.
+  # Only the means have moved, so that half of the six numbers are 0.
   moved = [float(s.movement) for s in states[:5]]
   np.testing.assert_allclose(moved, np.array([1, 0.05, 0.5, 0.05, 0.02]) / np.sqrt(2), rtol=1e-3)
-  # Once frozen it observes no more.
+  # After the freeze the state does not change.
   assert states[5] is states[4]
   assert policy.phase(states[4], 5) == CALIBRATE
   assert policy.phase(states[3], 4) == EXPLORE
 
 
-def test_auto_sees_a_variance_that_moves():
+def test_auto_measures_variances():
   policy = Freeze(None, latest=100, tolerance=0.1, patience=1)
   states = drive(policy, [stats(0.0, v) for v in (2.0, 4.0, 4.1)])
   assert frozen_at(states) == [-1, -1, 3]
@@ -105,24 +105,24 @@ def test_patience_counts_evaluations(patience, at):
   assert frozen_at(states)[: at - 1] == [-1] * (at - 1)
 
 
-def test_tolerance_decides_what_rest_is():
-  trajectory = [stats(0.2 * r, 1.0) for r in range(1, 5)]  # a movement of 0.14 each
+def test_tolerance():
+  trajectory = [stats(0.2 * r, 1.0) for r in range(1, 5)]  # movements of 0.14
   assert frozen_at(drive(Freeze(None, latest=50, tolerance=0.2), trajectory))[-1] == 2
   assert frozen_at(drive(Freeze(None, latest=50, tolerance=0.1), trajectory))[-1] == -1
 
 
-def test_auto_freezes_at_the_latest_round_in_any_case():
+def test_auto_freezes_at_the_latest_round():
   policy = Freeze(None, latest=3)
   state = policy.init(stats(0.0, 1.0))
   assert [policy.next_change(state, r) for r in range(3)] == [3, 3, 3]
   assert policy.phase(state, 2) == EXPLORE
   assert policy.phase(state, 3) == CALIBRATE
-  restless = [stats(float(r), 1.0) for r in range(1, 5)]
-  assert frozen_at(drive(policy, restless)) == [-1, -1, 3, 3]
+  moving = [stats(float(r), 1.0) for r in range(1, 5)]
+  assert frozen_at(drive(policy, moving)) == [-1, -1, 3, 3]
 
 
-def test_the_initial_statistics_are_no_measurement():
-  """A first look that finds them as they began does not count as rest."""
+def test_initial_statistics_are_not_a_measurement():
+  """If the first measured statistics equal the initial ones, that does not count as calm."""
   policy = Freeze(None, latest=9, patience=1)
   state = policy.init(stats(0.0, 1.0))
   assert np.isinf(state.movement)
@@ -133,19 +133,18 @@ def test_the_initial_statistics_are_no_measurement():
 
 
 @pytest.mark.parametrize("every", [1, 2, 5, 10])
-def test_how_often_it_is_shown_the_statistics_hardly_matters(every):
-  """Statistics that settle exponentially: looks are at least a window apart, so that close ones
-  do not pass slowness for rest."""
+def test_the_freeze_hardly_depends_on_the_interval_between_evaluations(every):
+  """Statistics that converge exponentially, measured at least a window apart."""
   policy = Freeze(None, latest=1000, tolerance=0.1, patience=2, window=10)
   state = policy.init(stats(0.0, 1.0))
   for round_ in range(every, 300, every):
     state = policy.observe(state, stats(5 * (1 - math.exp(-round_ / 30)), 1.0), round_)
-  assert state.frozen_at == 90  # the looks at 80 and 90 find 0.097 and 0.070
+  assert state.frozen_at == 90  # the movement at rounds 80 and 90 is 0.097 and 0.070
 
 
 @pytest.mark.parametrize("policy", [Freeze(4), Freeze(None, latest=9)])
-def test_a_state_survives_a_round_trip_through_its_leaves(policy):
-  # as a checkpoint keeps it: host arrays of one structure from the first round to the last
+def test_a_restored_state_continues(policy):
+  # A checkpoint needs host arrays of the same structure in all rounds.
   trajectory = [stats(m, 1.0) for m in (1.0, 1.02, 1.03, 1.04, 2.0)]
   states = drive(policy, trajectory)
   first = policy.init(stats(0.0, 1.0))
@@ -155,7 +154,7 @@ def test_a_state_survives_a_round_trip_through_its_leaves(policy):
     for leaf, initial in zip(leaves, jax.tree.leaves(first), strict=True):
       assert isinstance(leaf, np.ndarray | np.generic)
       assert (leaf.dtype, leaf.shape) == (initial.dtype, initial.shape)
-  # Restored in the middle, it decides as if nothing had happened.
+  # A state that is restored in the middle has the same results.
   restored = jax.tree.unflatten(
     jax.tree.structure(first), [np.array(leaf) for leaf in jax.tree.leaves(states[1])]
   )

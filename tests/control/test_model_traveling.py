@@ -1,4 +1,4 @@
-"""Model travelling against models taken by hand to the examples of each client."""
+"""Model traveling against accuracies that are computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +24,19 @@ from fedjax_norm.norm import Mode
 SIZES = (5, 9, 12, 4)
 
 
-def test_everyone_travels_and_everyone_is_visited():
-  seen = set()
-  for journey in range(40):
-    there = np.asarray(destinations(KEY, jnp.int32(journey), 5))
-    assert sorted(there) == list(range(5))
-    assert not np.any(there == np.arange(5))
-    seen.add(int(there[0]))
-  assert seen == {1, 2, 3, 4}
+def test_every_client_sends_and_receives_a_model():
+  first = set()
+  for round_ in range(40):
+    to = np.asarray(destinations(KEY, jnp.int32(round_), 5))
+    assert sorted(to) == list(range(5))
+    assert not np.any(to == np.arange(5))
+    first.add(int(to[0]))
+  assert first == {1, 2, 3, 4}
   np.testing.assert_array_equal(destinations(KEY, 3, 2), [1, 0])
 
 
-def test_samples_are_whole_and_new_at_every_look(tiny_source):
-  """Ten of a client's twelve, others each time; and of its stretch where its data drifts."""
+def test_samples_are_new_in_every_measurement(tiny_source):
+  """Ten of a client's twelve examples, and with drift those of the current stretch."""
 
   def ids(data, row, step):
     data = jax.tree.map(jnp.asarray, data)
@@ -44,23 +44,23 @@ def test_samples_are_whole_and_new_at_every_look(tiny_source):
     return np.asarray(batch.images)[np.asarray(batch.mask) > 0]
 
   data = skewed(tiny_source, SIZES)
-  own = data.order[data.offsets[2] : data.offsets[2] + 12]
+  all_ids = data.order[data.offsets[2] : data.offsets[2] + 12]
   drawn = [ids(data, 2, step) for step in range(6)]
   for one in drawn:
     assert len(set(one)) == 10
-    assert set(one) <= set(own)
+    assert set(one) <= set(all_ids)
   assert len({tuple(sorted(one)) for one in drawn}) > 1
-  assert set(ids(data, 3, 1)) == set(data.order[data.offsets[3] :][:4])  # all that there are
+  assert set(ids(data, 3, 1)) == set(data.order[data.offsets[3] :][:4])  # all four examples
   division = Division(data.order, np.append(data.offsets, data.offsets[-1] + data.sizes[-1]))
   order = ExampleOrder(drift="source", drift_stretches=2)
   drifting = federate(tiny_source.train, division, order=order, stretch_steps=5)
-  assert set(ids(drifting, 2, 4)) == set(np.sort(own)[:6])
-  assert set(ids(drifting, 2, 5)) == set(np.sort(own)[6:])
+  assert set(ids(drifting, 2, 4)) == set(np.sort(all_ids)[:6])
+  assert set(ids(drifting, 2, 5)) == set(np.sort(all_ids)[6:])
 
 
-@pytest.mark.parametrize("own_models", [True, False])
-def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
-  """Each sample holds all of a client's examples, so that their order cannot matter."""
+@pytest.mark.parametrize("local_models", [True, False])
+def test_accuracies_on_local_and_other_data(tiny_source, tiny_net, local_models):
+  """Each sample has all of a client's examples, so that their order does not matter."""
   data, model = skewed(tiny_source, SIZES), tiny_net(norm=norm.create("bn"))
   transform = make_transforms(Preprocess(), tiny_source.train.images)[1]
   mapping = client_mapping.create("scan", num_clients=4)
@@ -70,7 +70,7 @@ def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
   def noise(leaf):
     return rng.normal(0, 0.3, (4, *leaf.shape)).astype(np.float32)
 
-  if own_models:
+  if local_models:
     config = configure(GaiaConfig, plain(), batch_stats="local")
     algorithm = built(GAIA, config, model, mapping, data, transform, (6, 6, 1))
     stats = jax.tree.map(lambda leaf: leaf + np.abs(noise(leaf)), variables["batch_stats"])
@@ -92,15 +92,15 @@ def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
 
   travel = make_model_traveling(model, algorithm, mapping, transform, 12)
   home, away = travel(server, states, jax.tree.map(jnp.asarray, data), jnp.int32(2), KEY)
-  there = np.asarray(destinations(KEY, jnp.int32(2), 4))
+  to = np.asarray(destinations(KEY, jnp.int32(2), 4))
 
   def accuracy(k, client):
-    own = data.order[data.offsets[client] : data.offsets[client] + data.sizes[client]]
-    images = transform(jnp.asarray(data.images[own]), own, np.float32(0), KEY, KEY)
-    return np.mean(model.apply(models[k], images, Mode()).argmax(-1) == data.labels[own])
+    ids = data.order[data.offsets[client] : data.offsets[client] + data.sizes[client]]
+    images = transform(jnp.asarray(data.images[ids]), ids, np.float32(0), KEY, KEY)
+    return np.mean(model.apply(models[k], images, Mode()).argmax(-1) == data.labels[ids])
 
   expected_home = [accuracy(k, k) for k in range(4)]
-  expected_away = [accuracy(k, there[k]) for k in range(4)]
+  expected_away = [accuracy(k, to[k]) for k in range(4)]
   np.testing.assert_allclose(home, expected_home, atol=1e-6)
   np.testing.assert_allclose(away, expected_away, atol=1e-6)
   assert expected_home != expected_away
@@ -109,6 +109,6 @@ def test_accuracies_at_home_and_away(tiny_source, tiny_net, own_models):
   )
 
 
-def test_numbers_lose_no_accuracy():
-  with pytest.raises(UserError, match="and this objective has none; drop SkewScout"):
+def test_an_objective_without_accuracy_is_refused():
+  with pytest.raises(UserError, match="this objective has no accuracy; drop SkewScout"):
     make_model_traveling(None, None, None, None, 12, "regression")

@@ -1,4 +1,4 @@
-"""When the rate is lowered, against PyTorch's scheduler and by hand."""
+"""The rate lowered on a plateau, against PyTorch's scheduler and by hand."""
 
 import numpy as np
 import torch
@@ -9,29 +9,28 @@ from fedjax_norm.control.plateau import Plateau
 
 
 def factors(plateau, losses, first=1):
-  """The factor after each look, a round apart."""
-  state, seen = plateau.init(), []
+  """Returns the factor of the rate after each loss, with an evaluation in every round."""
+  state, scales = plateau.init(), []
   for round_, loss in enumerate(losses, start=first):
     state = plateau.observe(state, loss, round_)
-    seen.append(state.scale)
-  return np.array(seen)
+    scales.append(state.scale)
+  return np.array(scales)
 
 
-def pytorchs(factor, patience, tolerance, losses):
-  """The same by PyTorch, which acts after ``patience`` looks and one more."""
+def pytorch_factors(factor, patience, tolerance, losses):
+  """Returns PyTorch's factors; its patience does not count the evaluation that lowers the rate."""
   optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
   scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
     optimizer, "min", factor, patience - 1, threshold=tolerance, threshold_mode="rel", eps=0
   )
-  seen = []
+  rates = []
   for loss in losses:
     scheduler.step(float(loss))
-    seen.append(scheduler.get_last_lr()[0])
-  return np.array(seen)
+    rates.append(scheduler.get_last_lr()[0])
+  return np.array(rates)
 
 
-# A loss is one of a few values apart by more than the tolerance, so that float32 decides as float64
-# does.
+# Losses differ by more than rounding errors from the tolerance, so that float32 and float64 agree.
 LOSSES = st.lists(
   st.sampled_from([0.125, 0.25, 0.5, 0.96, 0.99, 1.0, 2.0]), min_size=8, max_size=24
 )
@@ -39,21 +38,24 @@ LOSSES = st.lists(
 
 @given(LOSSES, st.sampled_from([1, 2, 4]), st.sampled_from([(0.02, 0.1), (0.3, 0.5)]))
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_pytorch_lowers_it_at_the_same_looks(losses, patience, rest):
+def test_equals_pytorch(losses, patience, rest):
   tolerance, factor = rest
   actual = factors(Plateau(factor, patience, tolerance), losses)
-  np.testing.assert_allclose(actual, pytorchs(factor, patience, tolerance, losses), rtol=1e-5)
+  np.testing.assert_allclose(
+    actual, pytorch_factors(factor, patience, tolerance, losses), rtol=1e-5
+  )
 
 
 def test_by_hand():
   losses = [1.0, 0.8, 0.81, 0.8, 0.7, 0.72, 0.6999, 0.71, 0.9, 0.9, 0.9]
-  # A fall of less than 0.1% is none: three looks after 0.7 the rate falls, and three later again.
+  # A decrease below 0.1% does not count: the rate falls three evaluations after 0.7, and again
+  # three evaluations later.
   expected = [1, 1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25]
   np.testing.assert_array_equal(factors(Plateau(0.5, 3), losses), expected)
 
 
-def test_looks_during_the_warm_up_are_left_out():
-  # The loss is low at the start of the warm-up: were it looked at, no later one would be better.
+def test_evaluations_during_the_warm_up_are_ignored():
+  # The loss is lowest during the warm-up, which would lower the rate if it were not ignored.
   losses = [0.1, 0.1, 0.1, 0.1, 0.9, 0.8, 0.8, 0.8]
   plateau = Plateau(0.5, 2, start=4)
   np.testing.assert_array_equal(factors(plateau, losses), [1, 1, 1, 1, 1, 1, 1, 0.5])

@@ -12,44 +12,46 @@ from fedjax_norm.errors import UserError
 GRID = GAIA.theta.grid
 
 
-def settle(scout, losses, costs, looks, seed=0):
-  """The thetas of some looks, where each theta always has the same AL and C."""
-  state, seen = scout.init(), []
-  for look in range(looks):
+def settle(scout, losses, costs, count, seed=0):
+  """Returns (theta indices, last state) of some measurements with a fixed AL and C per theta."""
+  state, indices = scout.init(), []
+  for number in range(count):
     index = int(state.index)
-    seen.append(index)
-    state = scout.observe(state, losses[index], costs[index], 500 * (look + 1), seed)
-  return seen, state
+    indices.append(index)
+    state = scout.observe(state, losses[index], costs[index], 500 * (number + 1), seed)
+  return indices, state
 
 
 @pytest.mark.parametrize("best", range(len(GRID)))
 @pytest.mark.parametrize("start", [0, 3, 6])
 def test_hill_climbing_finds_the_best_theta(best, start):
-  """AL stays below the tolerance up to the best theta and rises steeply from there on."""
+  """AL is below the tolerance up to the best theta and above it for larger ones."""
   losses = np.where(np.arange(len(GRID)) <= best, 0.04, 0.2 + 0.1 * np.arange(len(GRID)))
   costs = 0.02 / np.array(GRID)
   scout = SkewScout(GRID, start=start)
-  seen, state = settle(scout, losses, costs, 20)
-  assert seen[-1] == best
-  wanted = 50 * np.maximum(0, losses - 0.05) + costs
-  assert best == wanted.argmin()
-  tried = np.isfinite(state.losses)
-  np.testing.assert_allclose(scout.objective(state)[tried], wanted[tried])
+  indices, state = settle(scout, losses, costs, 20)
+  assert indices[-1] == best
+  objective = 50 * np.maximum(0, losses - 0.05) + costs
+  assert best == objective.argmin()
+  used = np.isfinite(state.losses)
+  np.testing.assert_allclose(scout.objective(state)[used], objective[used])
 
 
 @pytest.mark.parametrize("search", ["stochastic", "annealing"])
-def test_searches_by_chance_find_it_too(search):
+def test_random_searches_find_the_best_theta(search):
   losses = np.array([0.01, 0.02, 0.04, 0.3, 0.5, 0.6, 0.7])
   costs = np.array([0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05])
   for seed in range(5):
     scout = SkewScout(GRID, 6, ScoutConfig(skewscout=search))
-    seen, _ = settle(scout, losses, costs, 60, seed)
-    assert np.bincount(seen[-15:], minlength=7).argmax() == 2
-    assert seen == settle(scout, losses, costs, 60, seed)[0]  # the same seed, the same walk
+    indices, _ = settle(scout, losses, costs, 60, seed)
+    assert np.bincount(indices[-15:], minlength=7).argmax() == 2
+    assert (
+      indices == settle(scout, losses, costs, 60, seed)[0]
+    )  # the same seed gives the same thetas
 
 
-def test_stochastic_climbing_prefers_what_is_better_by_far():
-  """The gains are 0.3 and 0.1: three times in four it goes to the first neighbour."""
+def test_stochastic_climbing_prefers_the_larger_improvement():
+  """The improvements are 0.3 and 0.1: it chooses the first neighbour three times in four."""
   chosen = []
   for seed in range(200):
     scout = SkewScout((1.0, 2.0, 3.0), 1, ScoutConfig(skewscout="stochastic"))
@@ -59,8 +61,8 @@ def test_stochastic_climbing_prefers_what_is_better_by_far():
   assert 0.65 < np.mean(np.array(chosen) == 0) < 0.85
 
 
-def test_annealing_leaves_a_local_minimum_while_it_is_warm():
-  losses, costs = np.zeros(3), np.array([0.3, 0.5, 0.1])  # the climb to the best leads over a hill
+def test_annealing_leaves_a_local_minimum_at_a_high_temperature():
+  losses, costs = np.zeros(3), np.array([0.3, 0.5, 0.1])  # a worse theta separates the two minima
   hill = SkewScout((1.0, 2.0, 3.0))
   known = hill.init()._replace(losses=losses, costs=costs)
   assert int(hill.observe(known, 0.0, 0.3, 500).index) == 0
@@ -72,29 +74,29 @@ def test_annealing_leaves_a_local_minimum_while_it_is_warm():
   assert int(cold.observe(known, 0.0, 0.3, 500).index) == 0
 
 
-def test_estimates_of_what_was_not_tried():
+def test_estimates_of_unused_thetas():
   scout = SkewScout((0.1, 0.2, 0.4, 0.8), start=1)
   state = scout.observe(scout.init(), 0.3, 0.5, 500)
-  # Tighter: no AL, twice the cost (at most all). Looser: the same AL, half the cost, a quarter.
+  # Smaller theta: no AL, twice the cost (at most 1). Larger ones: same AL, 1/2 and 1/4 of the cost.
   np.testing.assert_allclose(
     scout.objective(state), [1.0, 50 * 0.25 + 0.5, 50 * 0.25 + 0.25, 50 * 0.25 + 0.125]
   )
   assert int(state.index) == 0
-  dense = SkewScout((0.5, 0.75, 0.999), per_density=True, start=1)
-  state = dense.observe(dense.init(), 0.0, 0.4, 500)
-  np.testing.assert_allclose(dense.objective(state), [0.8, 0.4, 0.4 * 0.001 / 0.25], rtol=1e-6)
+  sparse = SkewScout((0.5, 0.75, 0.999), is_sparsity=True, start=1)
+  state = sparse.observe(sparse.init(), 0.0, 0.4, 500)
+  np.testing.assert_allclose(sparse.objective(state), [0.8, 0.4, 0.4 * 0.001 / 0.25], rtol=1e-6)
   assert int(state.index) == 2
 
 
-def test_the_newest_value_counts():
+def test_the_last_measurement_counts():
   scout = SkewScout((1.0, 2.0))
   state = scout.observe(scout.init(), 0.5, 0.9, 500)
   state = scout.observe(state._replace(index=np.int64(0)), 0.1, 0.8, 1000)
   assert (state.losses[0], state.costs[0]) == (0.1, 0.8)
 
 
-def test_a_look_waits_for_the_last_local_step():
-  scout = SkewScout((5.0, 200.0, 1000.0), whole=True)
+def test_a_measurement_waits_for_the_last_local_step():
+  scout = SkewScout((5.0, 200.0, 1000.0), is_integer=True)
   state = scout.init()
   assert int(state.next_look) == 500
   assert int(scout._replace(start=1).init().next_look) == 600
@@ -103,15 +105,15 @@ def test_a_look_waits_for_the_last_local_step():
   assert int(SkewScout((5.0, 200.0), start=1).init().next_look) == 500
 
 
-def test_without_a_search_theta_stays():
+def test_without_a_search_theta_does_not_change():
   scout = SkewScout(GRID, 2, ScoutConfig(skewscout="measure"))
-  seen, state = settle(scout, np.linspace(0, 1, 7), np.linspace(1, 0, 7), 4)
-  assert seen == [2] * 4
+  indices, state = settle(scout, np.linspace(0, 1, 7), np.linspace(1, 0, 7), 4)
+  assert indices == [2] * 4
   assert state.losses[2] == pytest.approx(2 / 6)
 
 
 @pytest.mark.parametrize(
-  ("change", "told"),
+  ("change", "words"),
   [
     ({"skewscout": "best"}, "skewscout"),
     ({"scout_grid": (1.0, 1.0)}, "different"),
@@ -121,12 +123,12 @@ def test_without_a_search_theta_stays():
     ({"scout_temperature": 0.0}, "temperature"),
   ],
 )
-def test_wrong_settings_are_refused(change, told):
-  with pytest.raises(UserError, match=told):
+def test_invalid_options_are_refused(change, words):
+  with pytest.raises(UserError, match=words):
     ScoutConfig(**{"skewscout": "annealing", **change})
 
 
-def test_gaias_threshold_falls_with_the_rate_and_not_in_the_warm_up():
+def test_gaias_threshold_falls_with_the_rate_after_the_warm_up():
   theta_schedule = ThetaSchedule(np.full(6, 0.1, np.float32), follows_rate=True)
   rates = np.array([0.5, 1, 1, 0.1, 0.1, 0.05], np.float32)
   peaks = np.maximum.accumulate(rates)
@@ -138,7 +140,7 @@ def test_gaias_threshold_falls_with_the_rate_and_not_in_the_warm_up():
   np.testing.assert_allclose(scouted, [0.03, 0.03, 0.015], rtol=1e-6)
 
 
-def test_the_sparsity_rises_in_the_papers_stages():
+def test_the_sparsity_rises_in_stages():
   values = warmup(24, STAGES, 4, 0.999)
   np.testing.assert_allclose(values[::4], [0.75, 0.9375, 0.984375, 0.996, 0.999, 0.999], rtol=1e-6)
   np.testing.assert_allclose(values[3], 0.75)

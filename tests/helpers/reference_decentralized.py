@@ -1,7 +1,7 @@
-"""Paper 004's algorithms 1 to 3, line by line: loops over steps, nodes and tensors in float64.
+"""Paper 004's algorithms 1 to 3, line by line: loops over steps, clients and tensors in float64.
 
-Every node has its own copies; what it sends is written out as bytes. What is shared with the
-library is what ``reference_fedavg`` shares.
+Every client has a copy of the model, and updates are encoded as bytes. It shares the same things
+with the library as ``reference_fedavg``.
 """
 
 import struct
@@ -13,7 +13,7 @@ from helpers.reference_fedavg import Flat, batch_gradient, flat, weighted_mean
 
 
 class State(NamedTuple):
-  """After a step: every node's weights w^k and v^k, and the bytes sent since the start."""
+  """Weights w^k and residuals v^k of all clients after a step, and the bytes sent so far."""
 
   weights: list[Flat]
   residuals: list[Flat]
@@ -23,24 +23,24 @@ class State(NamedTuple):
 
 
 def encode(update: Flat) -> bytes:
-  """An update as it is sent: tensor after tensor, in the shortest of three forms."""
+  """Encodes an update: each tensor in the shortest of three forms."""
   out = b""
   for values in update.values():
     values = values.ravel().astype("<f4")
-    (places,) = np.nonzero(values)
+    (positions,) = np.nonzero(values)
     forms = [
-      b"".join(struct.pack("<If", i, values[i]) for i in places),
-      np.packbits(values != 0).tobytes() + values[places].tobytes(),
+      b"".join(struct.pack("<If", i, values[i]) for i in positions),
+      np.packbits(values != 0).tobytes() + values[positions].tobytes(),
       values.tobytes(),
     ]
     form = min(range(3), key=lambda i: len(forms[i]))
     # The upper two bits of the header are the form.
-    out += struct.pack("<I", form << 30 | len(places)) + forms[form]
+    out += struct.pack("<I", form << 30 | len(positions)) + forms[form]
   return out
 
 
 def decode(message: bytes, shapes: dict[str, tuple[int, ...]]) -> Flat:
-  """What :func:`encode` was given, in float32."""
+  """Decodes a message of :func:`encode`, in float32."""
   update = {}
   for name, shape in shapes.items():
     (header,), message = struct.unpack("<I", message[:4]), message[4:]
@@ -48,12 +48,12 @@ def decode(message: bytes, shapes: dict[str, tuple[int, ...]]) -> Flat:
     values = np.zeros(size, "<f4")
     if form == 0:
       for _ in range(count):
-        place, value = struct.unpack("<If", message[:8])
-        values[place], message = value, message[8:]
+        position, value = struct.unpack("<If", message[:8])
+        values[position], message = value, message[8:]
     elif form == 1:
-      here = np.unpackbits(np.frombuffer(message[: -(-size // 8)], np.uint8))[:size] > 0
+      nonzero = np.unpackbits(np.frombuffer(message[: -(-size // 8)], np.uint8))[:size] > 0
       message = message[-(-size // 8) :]
-      values[here], message = np.frombuffer(message[: 4 * count], "<f4"), message[4 * count :]
+      values[nonzero], message = np.frombuffer(message[: 4 * count], "<f4"), message[4 * count :]
     else:
       values, message = np.frombuffer(message[: 4 * size], "<f4"), message[4 * size :]
     update[name] = values.reshape(shape)
@@ -81,7 +81,7 @@ def _split(v: Flat, chosen: Flat) -> tuple[Flat, Flat]:
 
 
 def _descent(model, local, w: Flat, stats: Flat, batch, rate: float, clip: float):
-  """(-eta grad f with clipping and decay, the node's running statistics)."""
+  """Returns (-eta grad f with clipping and decay, the client's running statistics)."""
   grads, stats = batch_gradient(model, w, stats, batch)
   if clip:
     norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
@@ -90,14 +90,14 @@ def _descent(model, local, w: Flat, stats: Flat, batch, rate: float, clip: float
 
 
 def gaia(model, local, batches: Callable, variables, rate, thresholds) -> Iterator[State]:
-  """Algorithm 1; running statistics stay with their node."""
-  params, nodes = flat(variables["params"]), range(len(batches(0)))
-  w, stats = [params] * len(nodes), [flat(variables.get("batch_stats", {}))] * len(nodes)
-  u, v = [_zeros(params)] * len(nodes), [_zeros(params)] * len(nodes)
+  """Algorithm 1; running statistics stay on the client."""
+  params, clients = flat(variables["params"]), range(len(batches(0)))
+  w, stats = [params] * len(clients), [flat(variables.get("batch_stats", {}))] * len(clients)
+  u, v = [_zeros(params)] * len(clients), [_zeros(params)] * len(clients)
   up = down = 0
   for t, threshold in enumerate(thresholds):
-    shared = []
-    for k in nodes:
+    sent = []
+    for k in clients:
       b = batches(t)[k]
       step, stats[k] = _descent(model, local, w[k], stats[k], b, rate, local.clip_norm)
       u[k] = _add(_times(u[k], local.momentum), step)
@@ -105,29 +105,29 @@ def gaia(model, local, batches: Callable, variables, rate, thresholds) -> Iterat
       v[k] = _add(v[k], u[k])
       with np.errstate(divide="ignore", invalid="ignore"):
         chosen = {n: (np.abs(v[k][n] / w[k][n]) > threshold) | (w[k][n] == 0) for n in w[k]}
-      share, v[k] = _split(v[k], chosen)
-      shared.append(share)
-      up += len(encode(share))
-    for k in nodes:
-      w[k] = _add(w[k], *(shared[i] for i in nodes if i != k))
-    down += len(nodes) * len(encode(_add(*shared)))
+      update, v[k] = _split(v[k], chosen)
+      sent.append(update)
+      up += len(encode(update))
+    for k in clients:
+      w[k] = _add(w[k], *(sent[i] for i in clients if i != k))
+    down += len(clients) * len(encode(_add(*sent)))
     yield State(list(w), list(v), list(stats), up, down)
 
 
 def fedavg(model, local, batches: Callable, variables, rate, rounds, local_steps):
-  """Algorithm 2: the averages, and every node's local weights before each."""
+  """Algorithm 2: yields each average, and the clients' local weights before it."""
   params = flat(variables["params"])
-  nodes = range(len(batches(0)))
-  server, u, t = params, [_zeros(params)] * len(nodes), 0
+  clients = range(len(batches(0)))
+  server, u, t = params, [_zeros(params)] * len(clients), 0
   for _ in range(rounds):
-    w = [server] * len(nodes)
+    w = [server] * len(clients)
     for _ in range(local_steps):
-      for k in nodes:
+      for k in clients:
         step, _ = _descent(model, local, w[k], {}, batches(t)[k], rate, local.clip_norm)
         u[k] = _add(_times(u[k], local.momentum), step)
         w[k] = _add(w[k], u[k])
       t += 1
-    server = weighted_mean(w, [1] * len(nodes))
+    server = weighted_mean(w, [1] * len(clients))
     yield server, w
 
 
@@ -135,13 +135,13 @@ def dgc(
   model, local, batches: Callable, variables, rate, sparsities: Sequence[float], masking=True
 ) -> Iterator[State]:
   """Algorithm 3; gradients are clipped to clip_norm / sqrt(K)."""
-  w, nodes = flat(variables["params"]), range(len(batches(0)))
-  u, v = [_zeros(w)] * len(nodes), [_zeros(w)] * len(nodes)
+  w, clients = flat(variables["params"]), range(len(batches(0)))
+  u, v = [_zeros(w)] * len(clients), [_zeros(w)] * len(clients)
   up = down = 0
   for t, sparsity in enumerate(sparsities):
-    shared = []
-    for k in nodes:
-      clip = local.clip_norm / np.sqrt(len(nodes))
+    sent = []
+    for k in clients:
+      clip = local.clip_norm / np.sqrt(len(clients))
       g, _ = _descent(model, local, w, {}, batches(t)[k], rate, clip)
       u[k] = _add(_times(u[k], local.momentum), g)
       v[k] = _add(v[k], u[k])
@@ -149,11 +149,11 @@ def dgc(
       for name, value in v[k].items():
         count = max(1, round((1 - sparsity) * value.size))
         chosen[name] = np.abs(value) >= np.sort(np.abs(value), axis=None)[-count]
-      share, v[k] = _split(v[k], chosen)
+      update, v[k] = _split(v[k], chosen)
       if masking:
         _, u[k] = _split(u[k], chosen)
-      shared.append(share)
-      up += len(encode(share))
-    w = _add(w, *shared)
-    down += len(nodes) * len(encode(_add(*shared)))
-    yield State([w] * len(nodes), list(v), [], up, down)
+      sent.append(update)
+      up += len(encode(update))
+    w = _add(w, *sent)
+    down += len(clients) * len(encode(_add(*sent)))
+    yield State([w] * len(clients), list(v), [], up, down)

@@ -1,9 +1,8 @@
-"""FedAvg as one would write it on paper: loops over rounds, clients and steps, float64 arithmetic.
+"""A slow and simple FedAvg: loops over rounds, clients and steps, in float64.
 
-Slow and plain on purpose, and independent of the library beyond three things that both must share:
-the model, the batches (``draw``) and the derivation of the dropout keys. Gradients come from
-``jax.grad`` of an un-vmapped ``model.apply``; SGD, clipping, the proximal term, averaging and the
-policies for momentum and statistics are written out in NumPy. Trees are flat dicts of float64
+It shares three things with the library: the model, the batches (``draw``) and the dropout keys.
+Gradients come from ``jax.grad`` of ``model.apply`` without vmap; SGD, clipping, the proximal term,
+averaging and the policies for momentum and statistics are in NumPy. Trees are flat dicts of float64
 arrays by path.
 """
 
@@ -27,17 +26,17 @@ Flat = dict[str, np.ndarray]
 
 
 def flat(tree: Any) -> Flat:
-  """A nested dict, or a flat one, as float64 arrays by path."""
+  """Returns the leaves of a nested or flat dict as float64 arrays by path."""
   return {k: np.asarray(v, np.float64) for k, v in flatten_dict(tree, sep="/").items()}
 
 
 def nested(leaves: Flat) -> Any:
-  """The inverse, in float32."""
+  """Returns the nested dict of :func:`flat`, in float32."""
   return unflatten_dict({k: np.asarray(v, np.float32) for k, v in leaves.items()}, sep="/")
 
 
 def random_variables(model, image_shape: tuple[int, int, int]) -> Any:
-  """Host arrays in which nothing is at a special value (no zero bias, no unit scale)."""
+  """Returns random variables, host arrays, without special values such as zero biases."""
 
   def fill(path, shape):
     rng = np.random.default_rng(zlib.crc32(path.encode()))
@@ -54,7 +53,7 @@ def random_variables(model, image_shape: tuple[int, int, int]) -> Any:
 
 @functools.cache
 def gradient(model) -> Callable:
-  """(variables, *batch, step, key) -> (gradient of the mean loss, new batch_stats)."""
+  """Makes a function (variables, *batch, step, key) -> (gradient of the mean loss, batch_stats)."""
 
   @jax.jit
   def run(variables, images, labels, mask, step, key):
@@ -76,7 +75,7 @@ def gradient(model) -> Callable:
 
 
 def batch_gradient(model, params, stats, batch, step=0, key=None) -> tuple[Flat, Flat]:
-  """The gradient of the mean loss of a batch and the running statistics after it, both flat."""
+  """Returns (gradient of a batch's mean loss, new running statistics), both flat."""
   variables = {"params": nested(params), **({"batch_stats": nested(stats)} if stats else {})}
   key = jax.random.key(0) if key is None else key
   grads, stats = gradient(model)(variables, *batch, jnp.int32(step), key)
@@ -91,31 +90,31 @@ def _draw(batch_size: int, transform) -> Callable:
 
 
 def batch_drawer(data: FederatedData, batch_size: int, transform, key) -> Callable:
-  """(client, step) -> that batch, by the library's own ``draw``."""
+  """Makes a function (client, step) -> batch, by the library's ``draw``."""
   data, run = jax.tree.map(jnp.asarray, data), _draw(batch_size, transform)
   return lambda client, step: run(data, jnp.int32(client), jnp.int32(step), key)
 
 
 def sgd_step(config, params: Flat, trace: Flat, grads: Flat, anchor: Flat, rate: float):
-  """One step of SGD as ``LocalConfig`` describes it: (params, trace) after it."""
-  prox = getattr(config, "prox", 0.0)  # of FedAvg alone
+  """Returns (params, trace) after a step of SGD with the options of ``LocalConfig``."""
+  prox = getattr(config, "prox", 0.0)  # an option of FedAvg
   grads = {k: g + prox * (params[k] - anchor[k]) for k, g in grads.items()}
-  still = config.frozen_paths
-  grads = {k: np.zeros_like(g) if k in still else g for k, g in grads.items()}
+  frozen = config.frozen_paths
+  grads = {k: np.zeros_like(g) if k in frozen else g for k, g in grads.items()}
   if config.clip_norm:
     norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
     grads = {k: g * min(1.0, config.clip_norm / norm) for k, g in grads.items()}
   grads = {k: g + config.weight_decay * params[k] for k, g in grads.items()}
   trace = {k: config.momentum * trace[k] + g for k, g in grads.items()}
-  moves = trace
+  updates = trace
   if config.nesterov:
-    moves = {k: g + config.momentum * trace[k] for k, g in grads.items()}
-  return {k: w if k in still else w - rate * moves[k] for k, w in params.items()}, trace
+    updates = {k: g + config.momentum * trace[k] for k, g in grads.items()}
+  return {k: w if k in frozen else w - rate * updates[k] for k, w in params.items()}, trace
 
 
 @dataclasses.dataclass
-class Client:
-  """What a client remembers."""
+class ClientState:
+  """The state of a client between rounds."""
 
   trace: Flat
   norm_params: Flat
@@ -124,24 +123,24 @@ class Client:
 
 @dataclasses.dataclass
 class Run:
-  """A federation in the middle of training."""
+  """The state of the server and of all clients."""
 
   params: Flat
   stats: Flat
   trace: Flat
-  clients: list[Client]
+  clients: list[ClientState]
   examples: int = 0
   server_state: Any = None
 
 
 def weighted_mean(trees: Sequence[Flat], weights: Sequence[float]) -> Flat:
-  """sum_k weight_k tree_k / sum_k weight_k."""
+  """Returns sum_k weight_k tree_k / sum_k weight_k."""
   total = sum(weights)
   return {k: sum(w * t[k] for t, w in zip(trees, weights, strict=True)) / total for k in trees[0]}
 
 
 def total_moments(stats: Sequence[Flat], weights: Sequence[float]) -> Flat:
-  """The mean and variance of the mixture of the clients' distributions."""
+  """Returns the mean and variance of the mixture of the clients' distributions."""
   result = weighted_mean(stats, weights)
   for path in result:
     if path.endswith("var"):
@@ -167,54 +166,57 @@ def fedavg(
   """Trains for ``len(cohorts)`` rounds.
 
   Args:
-    model: unbound to any axis.
+    model: the model, its norm bound to no axis.
     config: a ``FedAvgConfig``.
-    data: the federation.
-    transform: of its images.
-    variables: the initial model.
-    cohorts: each round's clients.
-    rates: each round's learning rate.
-    key: of the run.
-    norm_layers: the paths of the norms, whose parameters FedBN keeps on the client.
-    server: (params, mean change, state) -> (params, state); adds the change when None.
+    data: the federated data.
+    transform: transform of images.
+    variables: initial model.
+    cohorts: clients of each round.
+    rates: learning rate of each round.
+    key: key of the run.
+    norm_layers: paths of the norms whose parameters FedBN keeps on the client.
+    server: (params, mean change, state) -> (params, state); None adds the change.
   """
-  local, sizes = config, np.asarray(data.sizes)
-  batch = batch_drawer(data, local.batch_size, transform, key)
+  sizes = np.asarray(data.sizes)
+  batch = batch_drawer(data, config.batch_size, transform, key)
   params, stats = flat(variables["params"]), flat(variables.get("batch_stats", {}))
   zeros = {k: np.zeros_like(v) for k, v in params.items()}
-  own = {k for k in params if config.fedbn and k.rpartition("/")[0] in norm_layers}
+  personal = {k for k in params if config.fedbn and k.rpartition("/")[0] in norm_layers}
   run = Run(
-    params, stats, zeros, [Client(zeros, {k: params[k] for k in own}, stats) for _ in sizes]
+    params,
+    stats,
+    zeros,
+    [ClientState(zeros, {k: params[k] for k in personal}, stats) for _ in sizes],
   )
-  moving = model.norm.source != "running"
+  updates_stats = model.norm.source != "running"
   for round_, (cohort, rate) in enumerate(zip(cohorts, rates, strict=True)):
     round_key = jax.random.fold_in(stream(key, Stream.DROPOUT), round_)
-    models, all_stats, traces, weights = [], [], [], []
+    changes, all_stats, traces, weights = [], [], [], []
     for k in cohort:
       client = run.clients[k]
-      steps = config.local_steps or config.local_epochs * -(-sizes[k] // local.batch_size)
+      steps = config.local_steps or config.local_epochs * -(-sizes[k] // config.batch_size)
       anchor = {**run.params, **client.norm_params}
       w = anchor
       stats = client.stats if config.batch_stats == "local" else run.stats
       trace = {"reset": zeros, "local": client.trace, "global": run.trace}[
         config.client_momentum or "reset"
       ]
-      seen = 0
+      examples = 0
       for i in range(steps):
         step = round_ * steps + i
         b = batch(k, step)
         dropout_key = jax.random.fold_in(jax.random.fold_in(round_key, k), i)
         grads, after = batch_gradient(model, w, stats, b, step, dropout_key)
-        stats = after if moving else stats
-        w, trace = sgd_step(local, w, trace, grads, anchor, rate)
-        seen += int(b.mask.sum())
-      run.clients[k] = Client(trace, {p: w[p] for p in own}, stats)
-      run.examples += seen
-      models.append({p: w[p] - run.params[p] for p in w if p not in own})
+        stats = after if updates_stats else stats
+        w, trace = sgd_step(config, w, trace, grads, anchor, rate)
+        examples += int(b.mask.sum())
+      run.clients[k] = ClientState(trace, {p: w[p] for p in personal}, stats)
+      run.examples += examples
+      changes.append({p: w[p] - run.params[p] for p in w if p not in personal})
       all_stats.append(stats)
       traces.append(trace)
-      weights.append({"examples": sizes[k], "processed": seen, "uniform": 1}[config.weighting])
-    change = weighted_mean(models, weights)
+      weights.append({"examples": sizes[k], "processed": examples, "uniform": 1}[config.weighting])
+    change = weighted_mean(changes, weights)
     shared = {p: run.params[p] for p in change}
     if server is None:
       shared = {p: shared[p] + change[p] for p in change}
@@ -222,7 +224,7 @@ def fedavg(
       shared, run.server_state = server(shared, change, run.server_state)
     run.params = {**run.params, **shared}
     run.trace = weighted_mean(traces, weights)
-    if moving and run.stats and config.batch_stats in (None, "mean", "moments"):
+    if updates_stats and run.stats and config.batch_stats in (None, "mean", "moments"):
       combine = total_moments if config.batch_stats == "moments" else weighted_mean
       run.stats = combine(all_stats, weights)
   return run

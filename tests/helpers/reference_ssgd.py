@@ -1,8 +1,8 @@
-"""SSGD as one would write it on paper: a Python loop, float64 arithmetic, two ways.
+"""A slow and simple SSGD in float64, in two ways.
 
-``joint_steps`` knows no workers: it trains one model on the joint batch. ``worker_steps`` averages
-the gradients of workers that do not look at each other. A norm that looks across the batch never
-sees padding here. Both share with the library what ``reference_fedavg`` does.
+``joint_steps`` trains one model on the joint batch. ``worker_steps`` averages the gradients of
+clients whose norms do not exchange moments. Batches have no padding if the norm uses the batch.
+Both share the same things with the library as ``reference_fedavg``.
 """
 
 import functools
@@ -26,12 +26,12 @@ from fedjax_norm.typing import Batch
 
 
 class State(NamedTuple):
-  """What the master holds after a step, and each worker's own statistics."""
+  """The server's state after a step, and each client's local statistics."""
 
   params: Flat
   stats: Flat
   trace: Flat
-  own_stats: list[Flat]
+  local_stats: list[Flat]
 
 
 @functools.cache
@@ -42,15 +42,15 @@ def _draw(largest: int, transform) -> Callable:
 
 
 def joint_batch(model, batches: Sequence[Batch]) -> Batch:
-  """Some batches in one; without its padding for a norm that would have to leave it out."""
+  """Concatenates batches; without padding if the norm uses the batch."""
   joint = Batch(*(np.concatenate(field) for field in zip(*batches, strict=True)))
   if not model.norm.updates_running_statistics:
-    return joint  # of one size, so that it compiles once
+    return joint  # always the same size, which compiles once
   return Batch(*(field[joint.mask > 0] for field in joint))
 
 
 def batches_of(data: FederatedData, takes: Sequence[int], transform, key) -> Callable:
-  """(step) -> the batch of every worker, worker k's of ``takes[k]`` places."""
+  """Makes a function step -> batches of all clients, with ``takes[k]`` examples of client k."""
   data, run = jax.tree.map(jnp.asarray, data), _draw(max(takes), transform)
 
   def batches(step: int) -> list[Batch]:
@@ -66,7 +66,7 @@ def _start(variables) -> State:
 
 
 def joint_steps(model, local, batches: Callable, variables, rates) -> Iterator[State]:
-  """SGD of one model on all workers' examples at once; its state after every step."""
+  """Yields the state after every step of SGD on the joint batch of all clients."""
   state = _start(variables)
   for step, rate in enumerate(rates):
     batch = joint_batch(model, batches(step))
@@ -79,24 +79,24 @@ def joint_steps(model, local, batches: Callable, variables, rates) -> Iterator[S
 def worker_steps(
   model, local, batches: Callable, variables, rates, *, uniform=False, policy="mean"
 ) -> Iterator[State]:
-  """The workers' gradients one by one, averaged by examples or uniformly, and the master's step.
+  """Yields the state after every step with the average of the clients' gradients.
 
   Args:
-    model: of every worker.
-    local: the master's ``LocalConfig``.
-    batches: of ``batches_of``.
-    variables: the initial model.
-    rates: of each step.
-    uniform: whether every worker counts alike.
+    model: model of every client.
+    local: ``LocalConfig`` of the server.
+    batches: result of ``batches_of``.
+    variables: initial model.
+    rates: learning rate of each step.
+    uniform: whether all clients have the same weight; else examples are the weights.
     policy: ``mean``, ``moments`` or ``local``, for running statistics.
   """
   state = _start(variables)
   count = len(batches(0))
-  state = state._replace(own_stats=[state.stats] * count)
+  state = state._replace(local_stats=[state.stats] * count)
   for step, rate in enumerate(rates):
     all_grads, all_stats, weights = [], [], []
-    for batch, own in zip(batches(step), state.own_stats, strict=True):
-      stats = own if policy == "local" else state.stats
+    for batch, client_stats in zip(batches(step), state.local_stats, strict=True):
+      stats = client_stats if policy == "local" else state.stats
       grads, stats = batch_gradient(model, state.params, stats, joint_batch(model, [batch]), step)
       all_grads.append(grads)
       all_stats.append(stats)
