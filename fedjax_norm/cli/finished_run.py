@@ -12,8 +12,8 @@ from fedjax_norm.cli.split_options import ALGORITHM, SplitFlags
 from fedjax_norm.cli.train import load, prepare
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
-from fedjax_norm.split.by_messages.inference import CutModel, make_cut_model
-from fedjax_norm.split.plan import make_plan
+from fedjax_norm.split.by_messages.inference import CutModel
+from fedjax_norm.split.plan import divide, make_plan, segment_shapes
 from fedjax_norm.training.build_program import images_of
 from fedjax_norm.training.storage.final_model import load_run
 from fedjax_norm.training.task.task import Task
@@ -37,11 +37,7 @@ class SplitRun(NamedTuple):
 
 
 def config_class(saved: dict[str, Any]) -> type[Config]:
-  """Returns the class of a run's options.
-
-  Args:
-    saved: content of the run's ``config.json``.
-  """
+  """Returns the class of a run's options, given the content of its ``config.json``."""
   name = saved.get("algorithm", "")
   if name in ALGORITHM.configs:
     return ALGORITHM.configs[name]
@@ -51,10 +47,9 @@ def config_class(saved: dict[str, Any]) -> type[Config]:
 
 
 def saved_options(saved: dict[str, Any]) -> Config:
-  """Returns the options of one seed of a run, without those of its machine and folder.
+  """Returns the options of one seed of a run, given the content of its ``config.json``.
 
-  Args:
-    saved: content of the run's ``config.json``.
+  They leave out the number of seeds and the options of the machine.
   """
   config_type = config_class(saved)
   known = {one.name: one for one in options.of(config_type) if one.name != "network"}
@@ -67,11 +62,6 @@ def saved_options(saved: dict[str, Any]) -> Config:
 
 def check_single_model(saved: dict[str, Any], task: Task, path: str) -> None:
   """Refuses a run whose saved model lacks what its clients trained locally.
-
-  Args:
-    saved: content of the run's ``config.json``.
-    task: data and model of the run.
-    path: folder of the run.
 
   Raises:
     UserError: clients with local running statistics or, with FedBN, local norms.
@@ -87,10 +77,7 @@ def check_single_model(saved: dict[str, Any], task: Task, path: str) -> None:
 
 
 def load_split(path: str) -> SplitRun:
-  """Loads a finished run of ``experiments.split``.
-
-  Args:
-    path: folder of one seed of the run.
+  """Loads a finished run of ``experiments.split`` from the folder of one seed.
 
   Raises:
     UserError: the folder has no such run, or its data is gone.
@@ -108,17 +95,12 @@ def load_split(path: str) -> SplitRun:
   assert isinstance(model, Staged)
   check_single_model(saved, task, path)
   plan = make_plan(model, image.shape, config.cut, config.tail, config.relay_stages)
-  cut_model = make_cut_model(model, plan, variables, task.eval_transform, image)
-  return SplitRun(config, task, variables, cut_model)
+  parts = divide(variables, segment_shapes(model, plan, image)[0])
+  return SplitRun(config, task, variables, CutModel(model, plan, parts, task.eval_transform))
 
 
 def check_images(run: SplitRun, shape: tuple[int, ...], data: str) -> None:
-  """Checks that a run's model can classify images.
-
-  Args:
-    run: the finished run.
-    shape: shape of one image.
-    data: name of the data, for the error.
+  """Checks that a run's model can classify images of a shape; ``data`` is their name.
 
   Raises:
     UserError: the images have another shape, or the run is no classification.

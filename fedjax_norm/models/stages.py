@@ -70,12 +70,7 @@ class StageInfo(NamedTuple):
 
 
 def describe(model: Staged, image_shape: tuple[int, int, int]) -> tuple[StageInfo, ...]:
-  """Returns the sizes of a model's stages, computed without running the model.
-
-  Args:
-    model: the whole model.
-    image_shape: (H, W, C).
-  """
+  """Returns the sizes of a model's stages for images (H, W, C), without running the model."""
   infos, shape = [], tuple(image_shape)
   for index, name in enumerate(stage_names(model)):
 

@@ -1,6 +1,7 @@
 """Split learning (paper 003, Alg. 1 to 3, sec. 3.6) and SplitFed, simulated in one program."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,9 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
     setup: model, data and mapping; only ``splitfed_v1`` uses the mapping.
   """
   batch_size = config.batch_size
+  one_step = functools.partial(
+    step, rules.plan, rules.parties, rules.loss_gradient, rules.autoencoder, deliver
+  )
 
   def turn(parts: tuple[Part, ...], row: Array, context: RoundContext) -> Turn:
     steps = config.steps(context.data.sizes[row])
@@ -55,18 +59,8 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
       parts, metrics, tally, _ = carry
       step_index = context.round * steps + index
       batch = draw(context.data, row, step_index, batch_size, setup.transform, context.key)
-      result = step(
-        rules.plan,
-        rules.parties,
-        rules.loss_gradient,
-        rules.autoencoder,
-        deliver,
-        parts,
-        batch,
-        step_index / steps,
-        jax.random.fold_in(key, index),
-        context.rate,
-      )
+      dropout = jax.random.fold_in(key, index)
+      result = one_step(parts, batch, step_index / steps, dropout, context.rate)
       tally = tally.add(rules.step_tally(result.examples, result.exchanged))
       return result.parts, optax.tree.add(metrics, result.metrics), tally, result.reconstruction
 
@@ -140,13 +134,7 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
 
 
 def turn_key(key: Key, round: Array | int, client: Array | int) -> Key:
-  """Returns the key that the dropout keys of a client's turn derive from.
-
-  Args:
-    key: key of the run.
-    round: index of the round.
-    client: client id.
-  """
+  """Returns the dropout key of a client's turn from the run's key, the round and the client id."""
   key = jax.random.fold_in(stream(key, Stream.DROPOUT), round)
   return jax.random.fold_in(key, client)
 

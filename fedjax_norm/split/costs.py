@@ -101,13 +101,7 @@ def count_hand_over(
 
 
 def state_columns(config: SplitConfig, flops: PartyFlops, state: ServerState) -> dict[str, float]:
-  """Returns the columns that split learning adds to a row of metrics.
-
-  Args:
-    config: the options.
-    flops: FLOPs of the parties per example.
-    state: the server state.
-  """
+  """Returns the columns that split learning adds to a row of metrics."""
   examples, exchanged = state.tally.examples.value(), state.tally.exchanged.value()
   columns = {
     "client_flops": flops.client * examples + flops.client_crossing * exchanged,

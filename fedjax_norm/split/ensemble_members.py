@@ -28,11 +28,7 @@ class MemberSpec(NamedTuple):
 
 
 def parse_members(text: str | None, norm: NormSpec) -> tuple[MemberSpec, ...]:
-  """Parses ``--members``; returns () for None.
-
-  Args:
-    text: MODEL:CUT, or MODEL:CUT:TAIL in the U-shape, for each member, with commas between.
-    norm: norm of all members.
+  """Parses ``--members``: MODEL:CUT or MODEL:CUT:TAIL of each member, with commas; None gives ().
 
   Raises:
     UserError: malformed text, or an unknown model.

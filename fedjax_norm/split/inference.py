@@ -15,12 +15,7 @@ Evaluate = Callable[[Variables, PyTree], PyTree]
 
 
 def make_evaluate(model: Staged, plan: Plan) -> tuple[Evaluate, ...]:
-  """Returns the evaluation function of each segment, in order.
-
-  Args:
-    model: the whole model, its norm bound to no axis.
-    plan: the division of the model.
-  """
+  """Returns the evaluation function of each segment of a model whose norm is bound to no axis."""
 
   def run(variables: Variables, x: PyTree, segment: Segment) -> PyTree:
     return model.apply(variables, x, Mode(), segment.begin, segment.end)

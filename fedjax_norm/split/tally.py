@@ -99,12 +99,8 @@ def pass_cost(plan: Plan, shapes: Sequence[Variables], outputs: Sequence[PyTree]
   """Returns the bytes of a client when statistics are recomputed in one pass over its data.
 
   The client receives its parameters, sends the activations of every example (a step of the cost),
-  and sends the moments of its norms: count, mean and m2. No labels and no gradients cross.
-
-  Args:
-    plan: the segments.
-    shapes: shapes of each segment's variables.
-    outputs: shapes of each segment's output for one example.
+  and sends the moments of its norms: count, mean and m2. No labels and no gradients cross. The
+  arguments after the plan are the results of ``plan.segment_shapes``.
   """
   up = down = step_up = step_down = 0
   for index, (segment, output) in enumerate(zip(plan.segments, outputs, strict=True)):

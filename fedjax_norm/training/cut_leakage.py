@@ -193,9 +193,7 @@ def _each(front: Front, variables: Variables, images: Array) -> Array:
 def _make_gradients(task: Task, begin: int) -> Callable[[Variables, Array, Array], Array]:
   """Returns a function: (variables, images, labels) -> gradients of each example's loss [n, ...].
 
-  Args:
-    task: the data and the model.
-    begin: first stage after the cut; the gradients are by the activations at the cut.
+  The gradients are by the activations that enter stage ``begin``.
   """
   front, loss_of = _front(task, begin), find(task.objective).loss
 

@@ -117,10 +117,6 @@ def make_epoch(
   """Returns a function: (student, public data, epoch, key) -> (student, mean loss) after one epoch.
 
   Auxiliary classifiers of the student learn the teacher's most likely class.
-
-  Args:
-    task: the student's model and transform of images.
-    config: the options.
   """
   model, sgd, size = task.model, optimizer(config), config.batch_size
 

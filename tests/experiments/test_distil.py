@@ -29,9 +29,8 @@ CUT = (6 * 64 + 64) * 4  # bytes of the activations of both members for one exam
 def run(capsys, tmp_path, monkeypatch):
   """A function: (main, config class, flags) -> (exit code, stdout, stderr)."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(
-    client_mapping, "use_host_devices", lambda count: None
-  )  # JAX has started with two
+  # JAX already runs with two devices.
+  monkeypatch.setattr(client_mapping, "use_host_devices", lambda count: None)
 
   def launch(main, config, *arguments):
     values = flags.FlagValues()

@@ -28,9 +28,8 @@ DATA = "--data=synthetic:classes=4,train=64,test=32,size=6"
 def leakage_run(capsys, tmp_path, monkeypatch):
   """A function: flags -> (exit code, stdout, stderr)."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(
-    client_mapping, "use_host_devices", lambda count: None
-  )  # JAX has started with two
+  # JAX already runs with two devices.
+  monkeypatch.setattr(client_mapping, "use_host_devices", lambda count: None)
 
   def run(*arguments: str):
     values = flags.FlagValues()

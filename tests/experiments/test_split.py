@@ -16,9 +16,8 @@ from fedjax_norm.cli.finished_run import saved_options
 @pytest.fixture
 def split_run(_run, monkeypatch):
   """A function: flags -> Result of ``experiments.split`` with ``SMALL`` and these flags."""
-  monkeypatch.setattr(
-    client_mapping, "use_host_devices", lambda count: None
-  )  # JAX has started with two
+  # JAX already runs with two devices.
+  monkeypatch.setattr(client_mapping, "use_host_devices", lambda count: None)
   main = functools.partial(train.run, make=split_options.make)
   return functools.partial(_run, main, split_options.ALGORITHM, "--host_devices=1")
 

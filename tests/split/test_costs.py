@@ -1,12 +1,14 @@
-"""The FLOPs of each party against those of its layers, counted by hand."""
+"""The FLOPs of each party, and the bytes of a pass for statistics, against counts by hand."""
 
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.split_world import IMAGE, SHAPE, net
 
 from fedjax_norm import models, norm
 from fedjax_norm.split.costs import party_flops
-from fedjax_norm.split.plan import make_plan
+from fedjax_norm.split.plan import make_plan, segment_shapes
+from fedjax_norm.split.tally import pass_cost
 
 BATCH = 2
 
@@ -117,3 +119,15 @@ def test_flops_equal_the_hand_count(name, side, channels, last, by_hand, groups)
 def test_relays_have_the_stages_between():
   flops = _flops("tiny", 8, 3, None, "conv1", None, ("conv2", "conv3"))
   assert (flops.client * BATCH, flops.relays * BATCH, flops.server * BATCH) == _tiny(None)
+
+
+def test_a_pass_sends_activations_and_moments():
+  model = net("bn")
+  plan = make_plan(model, SHAPE, "mix", "body")
+  cost = pass_cost(plan, *segment_shapes(model, plan, IMAGE))
+  # Down: conv, mix and two norms of 4 channels, and the head with 6 inputs.
+  assert cost.down == 4 * (2 * 2 * 4 + (4 * 4 + 4) + 2 * (4 + 4) + (6 * 4 + 4))
+  assert cost.up == 4 * 2 * (2 * 4 + 1)  # mean, m2 and count of the two norms
+  # For every example the 3x3x4 map of mix goes up and the 6 outputs of body come down.
+  assert (cost.step_up, cost.step_down, cost.step_trips) == (4 * 36, 4 * 6, 0)
+  assert cost.of_round([5, 7]).bytes_up == 2 * cost.up + 12 * 144

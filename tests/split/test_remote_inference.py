@@ -7,14 +7,10 @@ from helpers.split_world import IMAGE, SHAPE, net
 
 from fedjax_norm import models, tree_leaves
 from fedjax_norm.norm import Mode
-from fedjax_norm.split.by_messages.inference import (
-  make_cut_model,
-  remote_outputs,
-  send_client_weights,
-)
+from fedjax_norm.split.by_messages.inference import CutModel, remote_outputs, send_client_weights
 from fedjax_norm.split.by_messages.log import MessageLog
 from fedjax_norm.split.messages import ACTIVATION, HAND_OVER, OUTPUT
-from fedjax_norm.split.plan import ALICE, BOB, make_plan
+from fedjax_norm.split.plan import ALICE, BOB, divide, make_plan, segment_shapes
 
 IMAGES = np.random.default_rng(0).random((5, *SHAPE), np.float32)
 CUTS = {
@@ -26,6 +22,10 @@ CUTS = {
 
 def half(images, ids=None, strength=None):
   return images / 2
+
+
+def cut(model, plan, variables):
+  return CutModel(model, plan, divide(variables, segment_shapes(model, plan, IMAGE)[0]), half)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def trained():
 def test_outputs_equal_those_of_the_whole_model(name, trained):
   model, variables = trained
   plan = make_plan(model, SHAPE, **CUTS[name])
-  cut_model, messages = make_cut_model(model, plan, variables, half, IMAGE), []
+  cut_model, messages = cut(model, plan, variables), []
   expected = model.apply(variables, IMAGES / 2, Mode())
   got = remote_outputs(cut_model, IMAGES, 3, messages.append, "third")
   np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
@@ -72,7 +72,7 @@ def test_the_server_can_read_the_outputs(name, sent, trained):
   """The server computes them, except in the U-shape, where the client sends them."""
   model, variables = trained
   plan = make_plan(model, SHAPE, **CUTS[name])
-  cut_model, messages = make_cut_model(model, plan, variables, half, IMAGE), []
+  cut_model, messages = cut(model, plan, variables), []
   got = remote_outputs(cut_model, IMAGES, 5, messages.append, reader=BOB)
   np.testing.assert_allclose(got, model.apply(variables, IMAGES / 2, Mode()), rtol=1e-5, atol=1e-6)
   outputs = [m for m in messages if m.kind == OUTPUT]
@@ -88,7 +88,7 @@ def test_a_third_party_receives_only_the_client_weights(mode, path, trained):
   model, variables = trained
   plan = make_plan(model, SHAPE, **CUTS["u_shape"])
   log, messages = MessageLog(), []
-  cut_model = make_cut_model(model, plan, variables, half, IMAGE)
+  cut_model = cut(model, plan, variables)
   send_client_weights(
     cut_model, "third", mode, lambda message: (messages.append(message), log.observe(message))
   )

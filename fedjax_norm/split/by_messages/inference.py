@@ -11,7 +11,7 @@ from fedjax_norm.models.stages import Staged
 from fedjax_norm.split.by_messages.training import Observe, make_send, send_along
 from fedjax_norm.split.inference import infer, make_evaluate
 from fedjax_norm.split.messages import HAND_OVER, padded, rows
-from fedjax_norm.split.plan import ALICE, BOB, Plan, divide, segment_shapes
+from fedjax_norm.split.plan import ALICE, BOB, Plan
 from fedjax_norm.typing import Variables
 
 
@@ -21,7 +21,7 @@ class CutModel(NamedTuple):
   Attributes:
     model: the whole model, its norm bound to no axis.
     plan: the division of the model.
-    parts: variables of each segment.
+    parts: variables of each segment (see ``plan.divide``).
     transform: transform of stored images.
   """
 
@@ -29,25 +29,6 @@ class CutModel(NamedTuple):
   plan: Plan
   parts: tuple[Variables, ...]
   transform: EvalTransform
-
-
-def make_cut_model(
-  model: Staged,
-  plan: Plan,
-  variables: Variables,
-  transform: EvalTransform,
-  image: jax.ShapeDtypeStruct,
-) -> CutModel:
-  """Divides a trained model among the parties of a plan.
-
-  Args:
-    model: the whole model, its norm bound to no axis.
-    plan: the division of the model.
-    variables: variables of the whole model.
-    transform: transform of stored images.
-    image: (H, W, C) and the dtype that the model computes in.
-  """
-  return CutModel(model, plan, divide(variables, segment_shapes(model, plan, image)[0]), transform)
 
 
 def send_client_weights(cut_model: CutModel, party: str, hand_over: str, observe: Observe) -> None:

@@ -195,16 +195,9 @@ def _hand_over(
   observe: Observe,
   initial: tuple[tuple[Part, ...], tuple[Part, ...]] | None = None,
 ) -> tuple[Part, ...]:
-  """Sends the client parts along a path; returns all parts as the last party of the path has them.
+  """Sends the client parts along a path of parties; returns all parts as its last party has them.
 
-  Args:
-    parts: parts of all segments, and of the decoder if there is one.
-    rules: functions of the parties.
-    config: the options.
-    path: parties from the sender to the final recipient.
-    kind: kind of the message.
-    observe: callback for every message.
-    initial: initial parts of the sender and of the recipient, if updates relative to them are sent.
+  With the initial parts of sender and recipient, it sends updates relative to them.
   """
   decoder = [len(parts) - 1] if rules.autoencoder else []
   indices = [*rules.plan.owned_by(ALICE), *decoder]
