@@ -223,6 +223,11 @@ class World:
   def state(self) -> RunState:
     return self.server.state
 
+  def variables(self, parts) -> dict[str, np.ndarray]:
+    """Returns the whole model's variables, from a client's parts and the server's."""
+    trees = [part.variables for part in (*parts, self.state.committed.part)]
+    return {k: np.asarray(v) for tree in trees for k, v in tree_leaves.flatten(tree).items()}
+
   def before_put(self, turn) -> None:
     """A test can replace this callback."""
 
@@ -242,24 +247,22 @@ def simulated(tail=None):
   return by_messages(task(), options(tail=tail), RATES)
 
 
-def all_variables(parts, server) -> dict[str, np.ndarray]:
-  """Returns the whole model's variables, from the client's and the server's parts."""
-  parts = [part.variables for part in (*parts, server.state.committed.part)]
-  return {k: np.asarray(v) for part in parts for k, v in tree_leaves.flatten(part).items()}
-
-
 def assert_same(a, b):
   assert a.keys() == b.keys()
   for name in a:
     np.testing.assert_array_equal(a[name], b[name], name)
 
 
+def ask(client, *, waiting=True, final=False) -> queries.TurnInfo:
+  return queries.ask_turn(client.call, LIMIT, waiting=waiting, final=final)
+
+
 def begun(w, name="alice0"):
   """Returns a client with the turn, the other client, and the request of the first step."""
   client = w.client(name)
   other = w.client("alice1" if name == "alice0" else "alice0")
-  queries.ask_turn(other.call, LIMIT, waiting=True)
-  assert queries.ask_turn(client.call, LIMIT, waiting=True).state == "yours"
+  ask(other)
+  assert ask(client).state == "yours"
   return client, other, request(w)
 
 
@@ -272,8 +275,8 @@ def request(w, step=0, turn=0, **changes):
 
 
 def yours(client, other):
-  queries.ask_turn(other.call, LIMIT, waiting=True)
-  return queries.ask_turn(client.call, LIMIT, waiting=True)
+  ask(other)
+  return ask(client)
 
 
 def turn_of(client, other):

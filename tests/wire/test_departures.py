@@ -1,4 +1,4 @@
-"""Parties that are slow, that vanish and that come back."""
+"""Parties that are slow, that disappear and that return."""
 
 import threading
 import time
@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import wire_world
 from helpers.wire_world import (
   STEPS,
-  all_variables,
+  ask,
   assert_same,
   begun,
+  nothing,
   request,
   turn_of,
   world,
@@ -27,19 +27,19 @@ from fedjax_norm.wire.protocol.step_ids import step_id
 
 
 @pytest.mark.parametrize("peer", [False, True])
-def test_a_client_that_vanishes_costs_its_own_turn_alone(tmp_path, peer):
+def test_a_client_that_disappears_loses_only_its_turn(tmp_path, peer):
   with world(tmp_path, peer=peer) as w:
     client, other, _ = begun(w)
     turn = training._take_turn(client, yours(client, other))
     client.hand_overs.hand_over(turn.parts, turn.next_step)
-    info = queries.ask_turn(other.call, wire_world.LIMIT, waiting=True)
+    info = ask(other)
     assert info.state == "yours"
     before = w.state.committed
-    other.call("Forward", frames.encode(request(w, turn=1)))  # and is not heard of again
+    other.call("Forward", frames.encode(request(w, turn=1)))  # its last request
     assert w.state.active.part is not before.part
-    assert queries.ask_turn(client.call, wire_world.LIMIT, waiting=True).state == "wait"
+    assert ask(client).state == "wait"
     w.later += 25
-    info = queries.ask_turn(client.call, wire_world.LIMIT, waiting=True)
+    info = ask(client)
     assert (info.state, info.turn, info.hand_over.sender) == ("yours", 2, "alice0")
     assert_same(
       {k: np.asarray(v) for k, v in tree_leaves.flatten(w.state.active.part.variables).items()},
@@ -49,14 +49,14 @@ def test_a_client_that_vanishes_costs_its_own_turn_alone(tmp_path, peer):
       other.call("Forward", frames.encode(request(w, 1, turn=1)))
     with pytest.raises(OutOfOrderError, match="not 'alice1'"):
       other.hand_overs.hand_over(turn.parts, step_id(2, 0))
-    # Both go on: the one that came back has the last turn, from what the other has handed over.
+    # The client that returned gets the last turn, with the hand-over of the other.
     first, second = w.train(client, other)
     assert w.state.committed.totals.passed == 1
     assert w.state.committed.totals.turns == 3
-    assert_same(all_variables(first.parts, w.server), all_variables(second.parts, w.server))
+    assert_same(w.variables(first.parts), w.variables(second.parts))
 
 
-def test_a_log_on_a_full_disk_stops_the_server_with_one_sentence(tmp_path, monkeypatch):
+def test_output_to_a_full_disk_stops_the_server_with_one_sentence(tmp_path, monkeypatch):
   def full(text):
     raise OSError(28, "No space left on device")
 
@@ -65,23 +65,23 @@ def test_a_log_on_a_full_disk_stops_the_server_with_one_sentence(tmp_path, monke
     monkeypatch.setattr(w.server, "_notify", full)
     w.later += 25
     with pytest.raises(FailedError, match="No space left on device"):
-      queries.ask_turn(other.call, wire_world.LIMIT, waiting=True)
+      ask(other)
     assert w.server.failure
 
 
 def test_a_turn_waits_for_the_only_client_that_can_have_it(tmp_path):
   with world(tmp_path) as w:
     client = w.client("alice0")
-    assert queries.ask_turn(client.call, wire_world.LIMIT, waiting=True).state == "wait"
+    assert ask(client).state == "wait"
     w.later += 25  # alice1 never joined
-    assert queries.ask_turn(client.call, wire_world.LIMIT, waiting=True).state == "yours"
-    w.later += 100  # nobody else is there, and what nobody takes over is not lost
-    assert queries.ask_turn(client.call, wire_world.LIMIT, waiting=True).state == "yours"
+    assert ask(client).state == "yours"
+    w.later += 100  # no other client can take the turn, so it does not pass on
+    assert ask(client).state == "yours"
     assert w.state.committed.totals.passed == 0
 
 
 @pytest.mark.parametrize("peer", [False, True])
-def test_parties_that_are_killed_go_on_to_the_same_bits(tmp_path, plain, peer):
+def test_parties_that_are_killed_resume_to_the_same_bits(tmp_path, plain, peer):
   with world(tmp_path, peer=peer) as w:
     killed = []
 
@@ -94,20 +94,20 @@ def test_parties_that_are_killed_go_on_to_the_same_bits(tmp_path, plain, peer):
     client, other = w.client("alice0"), w.client("alice1")
     turn = training._take_turn(client, yours(client, other))
     client.hand_overs.hand_over(turn.parts, turn.next_step)
-    again = w.client("alice0")  # a new process, with the old one's folder
+    again = w.client("alice0")  # a new process, with the folder of the old one
     first, second = w.train(again, other)
     assert killed == [0, 1] or killed == [0, 0]
-    assert_same(all_variables(first.parts, w.server), plain)
-    assert_same(all_variables(second.parts, w.server), plain)
+    assert_same(w.variables(first.parts), plain)
+    assert_same(w.variables(second.parts), plain)
 
 
-def test_a_damaged_folder_of_bobs_is_refused(tmp_path):
+def test_a_damaged_folder_of_the_server_is_refused(tmp_path):
   with world(tmp_path) as w:
     client, _, _ = begun(w)
-    own = w.network.client_parts(w.network.initial_parts(client.start))
+    parts = w.network.client_parts(w.network.initial_parts(client.start))
     for step in range(STEPS):
       client.call("Forward", frames.encode(request(w, step)))
-    client.hand_overs.hand_over(own, step_id(1, 0))
+    client.hand_overs.hand_over(parts, step_id(1, 0))
     path = tmp_path / "server" / "state.frame"
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(UserError, match="is damaged"):
@@ -126,12 +126,12 @@ def test_a_server_that_restarts_keeps_its_run_and_waits_for_its_members(tmp_path
     w.train(client, other)
     training.stay(client, 0, last=False)
     w.restart()
-    assert not w.server.finished()  # alice1 has not said that it has the end
+    assert not w.server.finished()  # alice1 has not reported that it has the last hand-over
     training.stay(other, 0, last=False)
     assert w.server.finished()
     w.restart()
     assert w.server.finished()
-    w.client("alice1")  # comes back
+    w.client("alice1")  # returns
     assert not w.server.finished()
     w.restart()
     w.later += 25
@@ -139,7 +139,7 @@ def test_a_server_that_restarts_keeps_its_run_and_waits_for_its_members(tmp_path
     assert w.server.finished()
 
 
-def test_a_lost_last_peer_is_not_waited_for_for_ever(tmp_path):
+def test_waiting_for_a_lost_last_peer_ends(tmp_path):
   with world(tmp_path, peer=True) as w:
     client, other = w.client("alice0"), w.client("alice1")
     w.train(client, other)
@@ -149,27 +149,27 @@ def test_a_lost_last_peer_is_not_waited_for_for_ever(tmp_path):
     name = late.hand_overs._identity.name
     members = w.state.membership.members
     members[sender.hand_overs._identity.name] = members[name]._replace(address="[::1]:1")
-    info = len(w.seen)
+    before = len(w.seen)
     late = late._replace(patience=0.2)
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(hand_overs, "_PEER_PATIENCE", 0.1)
       with pytest.raises(LostError, match="all turns are over"):
-        training.train(late, wire_world.nothing, wire_world.nothing, wire_world.nothing)
-    assert len(w.seen) - info < 12
+        training.train(late, *3 * [nothing])
+    assert len(w.seen) - before < 12
 
 
-def test_whoever_waits_for_the_last_weights_asks_now_and_then(tmp_path):
+def test_a_client_that_waits_for_the_last_weights_pauses_between_requests(tmp_path):
   with world(tmp_path) as w:
     client, other = w.client("alice0"), w.client("alice1")
     w.train(client, other)
     w.server._state = w.state._replace(readers=frozenset())
-    info = len(w.seen)
+    before = len(w.seen)
     with pytest.raises(LostError, match="all turns are over"):
-      training.train(client._replace(patience=0.2), *3 * [wire_world.nothing])
-    assert len(w.seen) - info < 15
+      training.train(client._replace(patience=0.2), *3 * [nothing])
+    assert len(w.seen) - before < 15
 
 
-def test_a_full_disk_costs_no_turn(tmp_path, monkeypatch):
+def test_a_full_disk_of_the_server_loses_no_turn(tmp_path, monkeypatch):
   with world(tmp_path) as w:
     client, other = w.client("alice0"), w.client("alice1")
     turn_of(client, other)
@@ -207,7 +207,7 @@ def test_a_turn_whose_answer_was_lost_keeps_its_scores(tmp_path):
     again = w.client("alice0")
     assert again.hand_overs.progress.scores is None
     with pytest.raises(EOFError):
-      training.train(again, wire_world.nothing, after, wire_world.nothing)
+      training.train(again, nothing, after, nothing)
     assert again.hand_overs.progress.scores == {"round": 1}
     assert w.client("alice0").hand_overs.progress == again.hand_overs.progress
 
@@ -218,40 +218,40 @@ def test_a_client_that_computes_for_long_keeps_its_turn(tmp_path):
     client, other = w.client("alice0")._replace(patience=0.2), w.client("alice1")
 
     def long(step):
-      for _ in range(3):  # each shorter than the server's patience, all of them longer
+      for _ in range(3):  # each shorter than the server's patience, longer together
         w.later += 0.6 * w.settings.patience
         heard = w.state.last_heard["alice0"]
         until = time.monotonic() + 10
         while w.state.last_heard["alice0"] == heard and time.monotonic() < until:
           time.sleep(0.01)
-        assert queries.ask_turn(other.call, wire_world.LIMIT, waiting=True).state == "wait"
+        assert ask(other).state == "wait"
       return client.draw(step)
 
     w.train(client._replace(draw=long), other)
     assert w.state.committed.totals.passed == 0
 
 
-def test_a_server_that_is_lost_in_a_turn_is_waited_for_once(tmp_path):
+def test_a_server_that_is_lost_in_a_turn_is_awaited_once(tmp_path):
   with world(tmp_path) as w:
     client, _, _ = begun(w)
 
     def lost(step):
-      raise LostError("has been waited for.")
+      raise LostError("the server is lost.")
 
-    with pytest.raises(LostError, match="has been waited for"):
-      training.train(client._replace(draw=lost), *3 * [wire_world.nothing])
+    with pytest.raises(LostError, match="the server is lost"):
+      training.train(client._replace(draw=lost), *3 * [nothing])
 
 
-def test_an_interrupt_waits_for_no_silent_server():
-  info, go = threading.Event(), threading.Event()
+def test_an_interrupt_does_not_wait_for_a_silent_server():
+  called, go = threading.Event(), threading.Event()
 
   def once(method, request):
-    info.set()
+    called.set()
     go.wait(10)
 
   def work():
     with training.keep_alive(SimpleNamespace(once=once), 0.2):
-      assert info.wait(10)
+      assert called.wait(10)
       raise KeyboardInterrupt
 
   began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Every field of every message, whoever sent it: type, range, length, and that it is text."""
+"""Checks of every field of every message: type, range, length and text."""
 
 import contextlib
 from types import SimpleNamespace
@@ -47,7 +47,7 @@ FIELDS = {
 
 @pytest.fixture(scope="module", params=[False, True])
 def open_world(request, tmp_path_factory):
-  """A server without sockets that two clients have joined, and their announcements."""
+  """A server without sockets that two clients have joined, and the announcements by name."""
   folder = tmp_path_factory.mktemp("world")
   made, announced = World(folder, peer=request.param), {}
   run = made.state.membership.run
@@ -67,7 +67,7 @@ def joining(announcement: str) -> dict:
 
 @FAST
 @given(st.data())
-def test_no_request_does_anything_but_be_answered_or_refused(open_world, data):
+def test_every_request_is_answered_or_refused(open_world, data):
   w, announced = open_world
   method = data.draw(st.sampled_from(sorted(FIELDS)))
   content = data.draw(st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS[method], VALUES)))
@@ -82,7 +82,7 @@ def test_no_request_does_anything_but_be_answered_or_refused(open_world, data):
   assert set(w.state.membership.members) == set(NAMES)
 
 
-def test_what_was_accepted_reads_again(open_world):
+def test_accepted_members_are_read_again(open_world):
   w, _ = open_world
   before = w.state
   w.restart()
@@ -161,8 +161,8 @@ ANSWERS = {
     {"handed": {"step": 1, "sender": "a", "address": "unix:/x:1"}},
   ],
 )
-def test_a_client_takes_no_answer_that_cannot_be(changes):
-  def call(method, asked):
+def test_a_client_refuses_an_impossible_answer(changes):
+  def call(method, request):
     return frames.encode_json({**ANSWERS, **changes})
 
   with pytest.raises(FrameError, match="is not allowed"):
@@ -185,14 +185,14 @@ def test_a_client_takes_no_answer_that_cannot_be(changes):
     {"told": {"model": {}}},
   ],
 )
-def test_a_client_takes_no_run_that_cannot_be(changes):
+def test_a_client_refuses_an_impossible_run(changes):
   good = {"run": "0" * 32, "clients": ["a"], "told": {"rounds": 3, "lr": 0.1, "image_shape": [6]}}
   assert queries.describe(lambda *_: frames.encode_json(good), LIMIT).run == "0" * 32
   with pytest.raises(FrameError, match="is not allowed"):
     queries.describe(lambda *_: frames.encode_json({**good, **changes}), LIMIT)
 
 
-def test_a_hand_over_is_for_members_and_says_little_of_itself(tmp_path):
+def test_a_hand_over_is_for_members_and_has_a_short_announcement(tmp_path):
   with world(tmp_path) as w:
     client, other, _ = begun(w)
     turn_of(client, other)
@@ -220,7 +220,7 @@ def test_a_step_without_examples_is_refused(tmp_path):
 @pytest.mark.parametrize(
   ("value", "later", "error"), [(np.nan, 0, DivergedError), (0, 1, FrameError)]
 )
-def test_outputs_that_are_wrong_are_no_predictions(value, later, error):
+def test_wrong_outputs_are_refused(value, later, error):
   network = wire_world.network()
 
   def call(method, data, seconds):
@@ -228,13 +228,13 @@ def test_outputs_that_are_wrong_are_no_predictions(value, later, error):
     outputs = np.full((2, 4), value, np.float32)
     return frames.encode(frames.Frame(OUTPUT, step + later, frames.tree_tensors(outputs)))
 
-  own = network.client_parts(network.initial_parts(wire_world.jax.random.key(0)))
+  parts = network.client_parts(network.initial_parts(wire_world.jax.random.key(0)))
   images = np.zeros((2, *wire_world.task().image_shape), np.float32)
   with pytest.raises(error):
-    remote_steps.infer(network, call, LIMIT, own, 3, iter([images]))
+    remote_steps.infer(network, call, LIMIT, parts, 3, iter([images]))
 
 
-def test_a_tail_that_has_diverged_predicts_nothing():
+def test_a_tail_that_has_diverged_is_refused():
   network = wire_world.network("body")
   network = network._replace(
     evaluate=tuple(
@@ -242,14 +242,14 @@ def test_a_tail_that_has_diverged_predicts_nothing():
       for value, shape in zip((0, 0, np.nan), network.outputs, strict=True)
     )
   )
-  own = (Part({}, ()), Part({}, ()))
+  parts = (Part({}, ()), Part({}, ()))
 
   def call(method, data, seconds):
     outputs = np.zeros((2, *network.outputs[1].shape), np.float32)
     return frames.encode(frames.Frame(OUTPUT, 3, frames.tree_tensors(outputs)))
 
   with pytest.raises(DivergedError, match="the client's tail has numbers that are not finite"):
-    remote_steps.infer(network, call, LIMIT, own, 3, iter([np.zeros((2, 6, 6, 1), np.float32)]))
+    remote_steps.infer(network, call, LIMIT, parts, 3, iter([np.zeros((2, 6, 6, 1), np.float32)]))
 
 
 @pytest.mark.parametrize(
@@ -259,14 +259,14 @@ def test_a_tail_that_has_diverged_predicts_nothing():
     lambda call: HandOvers._put(SimpleNamespace(_call=call), b""),
   ],
 )
-def test_an_answer_that_says_nothing_is_read_too(ask):
+def test_an_empty_answer_is_checked_too(ask):
   assert ask(lambda *_: frames.encode_json({})) is None
   for answer in (b"", frames.encode_json({"more": 1})):
     with pytest.raises(FrameError):
       ask(lambda *_, answer=answer: answer)
 
 
-def test_progress_that_does_not_fit_names_the_version(tmp_path):
+def test_damaged_progress_is_refused(tmp_path):
   (tmp_path / "progress.json").write_text('{"reached": 3}')
   with pytest.raises(UserError, match="damaged or of another version"):
     progress.read(tmp_path)

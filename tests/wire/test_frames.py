@@ -1,4 +1,4 @@
-"""Tensors as bytes, and what is no frame."""
+"""Encoding of frames, and bytes that are not a frame."""
 
 import struct
 
@@ -34,7 +34,7 @@ FRAMES = st.builds(
 
 @settings(max_examples=25, deadline=None)
 @given(FRAMES)
-def test_what_is_encoded_is_decoded(frame):
+def test_decoding_inverts_encoding(frame):
   found = frames.decode(frames.encode(frame))
   assert (found.kind, found.step) == (frame.kind, frame.step)
   assert list(found.tensors) == list(frame.tensors)
@@ -57,7 +57,7 @@ def test_every_truncation_and_every_addition_is_refused(frame, data):
 
 @settings(max_examples=60, deadline=None)
 @given(FRAMES, st.data())
-def test_no_bytes_do_anything_but_decode_or_be_refused(frame, data):
+def test_changed_bytes_are_decoded_or_refused(frame, data):
   whole = bytearray(frames.encode(frame))
   for _ in range(data.draw(st.integers(1, 3))):
     whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
@@ -76,7 +76,7 @@ def test_an_empty_tensor_does_not_hide_a_huge_one():
 
 
 ONE = frames.encode(Frame("activation", 3, {"x": np.ones((2, 3), np.float32)}))
-AT = len(ONE) - 24 - 3 * 8 - 2  # of the dtype, before the axes, three lengths and the data
+AT = len(ONE) - 24 - 3 * 8 - 2  # position of the dtype, before the axes, three lengths and the data
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_limit_and_twins_are_refused():
     frames.decode(twins)
 
 
-def test_trees_are_checked_against_what_is_expected():
+def test_trees_are_checked_against_a_template():
   tree = Part({"params": {"w": np.ones((2, 3), np.float32)}}, (jnp.zeros(2, jnp.bfloat16),))
   frame = frames.decode(frames.encode(Frame("state", 0, frames.tree_tensors(tree))))
   found = frames.read_tree(frame, "state", tree)
@@ -140,7 +140,7 @@ def test_text_is_checked():
       frames.decode_json(frames.encode_json(content), **checks)
   with pytest.raises(FrameError, match="cannot be read as JSON"):
     frames.parse_json(b"[" * 10**5, **one)
-  # What JSON can say and no file or terminal can hold.
+  # JSON that no file or terminal can hold.
   for data in (rb'"\ud800"', b'{"b": ["\xed\xa0\x80"]}', rb'{"\udfff": 1}', b"NaN", b"1e999"):
     with pytest.raises(FrameError, match="cannot be read as JSON"):
       frames.parse_json(b'{"a": %s}' % data, a=lambda value: True)

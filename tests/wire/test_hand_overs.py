@@ -1,10 +1,10 @@
-"""Hand-overs: for whom they are, in which order, and by whom they were made."""
+"""Receivers, order and origin of hand-overs."""
 
 import jax
 import numpy as np
 import pytest
 from helpers import wire_world
-from helpers.wire_world import ROUNDS, STEPS, begun, request, task, turn_of, world, yours
+from helpers.wire_world import ROUNDS, STEPS, ask, begun, request, task, turn_of, world, yours
 
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.norm import Mode
@@ -42,18 +42,18 @@ def test_the_server_stores_hand_overs_that_it_cannot_read(tmp_path, updates):
 def test_hand_overs_out_of_order_are_refused(tmp_path):
   with world(tmp_path) as w:
     client, other, _ = begun(w)
-    own = w.network.client_parts(w.network.initial_parts(client.start))
-    with pytest.raises(OutOfOrderError, match="step 0 of client 0"):  # no step is taken yet
-      client.hand_overs.hand_over(own, step_id(1, 0))
+    parts = w.network.client_parts(w.network.initial_parts(client.start))
+    with pytest.raises(OutOfOrderError, match="step 0 of client 0"):  # before the first step
+      client.hand_overs.hand_over(parts, step_id(1, 0))
     with pytest.raises(OutOfOrderError, match="not 'alice1'"):
-      other.hand_overs.hand_over(own, step_id(1, 0))
+      other.hand_overs.hand_over(parts, step_id(1, 0))
     for step in range(STEPS):
       client.call("Forward", frames.encode(request(w, step)))
     with pytest.raises(OutOfOrderError, match="out of order"):
-      client.hand_overs.hand_over(own, step_id(2, 0))
-    client.hand_overs.hand_over(own, step_id(1, 0))
+      client.hand_overs.hand_over(parts, step_id(2, 0))
+    client.hand_overs.hand_over(parts, step_id(1, 0))
     assert w.state.committed.turn == 1
-    info = queries.ask_turn(other.call, wire_world.LIMIT, waiting=True)
+    info = ask(other)
     assert info.hand_over.sender == "alice0"
     with pytest.raises(OutOfOrderError, match="the only one that"):
       other.call("Get", frames.encode_json({"step": step_id(0, 0)}))
@@ -70,11 +70,11 @@ def test_a_forged_or_old_hand_over_is_refused(tmp_path):
       turn = training._take_turn(mine, info)
       mine.hand_overs.hand_over(turn.parts, turn.next_step)
       old.append(w.state.committed.sealed)
-    handed = w.state.committed.hand_over
+    last = w.state.committed.hand_over
 
-    def given(sealed: Frame):
-      kept = w.state.committed._replace(sealed=frames.encode(sealed))
-      w.server._state = w.state.commit(kept)
+    def store(sealed: Frame):
+      committed = w.state.committed._replace(sealed=frames.encode(sealed))
+      w.server._state = w.state.commit(committed)
 
     now, before = (frames.decode(data) for data in reversed(old))
     body = bytearray(now.tensors["body"].tobytes())
@@ -84,11 +84,11 @@ def test_a_forged_or_old_hand_over_is_refused(tmp_path):
     readdressed = now._replace(tensors={**now.tensors, **boxes})
     replayed = before._replace(step=now.step)
     for forged in (damaged, readdressed, replayed, before):
-      given(forged)
+      store(forged)
       with pytest.raises(seal.SealError, match="forged, replayed or meant for another"):
-        client.hand_overs.obtain(handed)
-    given(now)
-    client.hand_overs.obtain(handed)
+        client.hand_overs.obtain(last)
+    store(now)
+    client.hand_overs.obtain(last)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
@@ -107,13 +107,13 @@ def test_a_third_party_classifies_without_training(tmp_path):
     client, other = w.client("alice0"), w.client("alice1")
     w.train(client, other)
     carol = w.client("carol")
-    info = queries.ask_turn(carol.call, wire_world.LIMIT, waiting=False)
+    info = ask(carol, waiting=False)
     assert (info.state, info.readable) == ("done", False)
     with pytest.raises(OutOfOrderError, match="not sealed for 'carol' yet"):
       carol.hand_overs.obtain(info.hand_over)
     training.stay(client, 0, last=False)
-    training.stay(other, 0, last=False)  # who trained last, and seals it again
-    assert not w.server.finished()  # carol is there
+    training.stay(other, 0, last=False)  # it trained last, and seals the hand-over again
+    assert not w.server.finished()  # carol is present
     own = carol.hand_overs.obtain(info.hand_over)
     images = np.asarray(task().eval_transform(task().source.test.images, np.arange(6), None))
     batches = iter((images[:4], images[4:]))
@@ -125,7 +125,7 @@ def test_a_third_party_classifies_without_training(tmp_path):
     }
     expected = task().model.apply(variables, images, Mode())
     np.testing.assert_allclose(logits, expected, atol=1e-6)
-    queries.ask_turn(carol.call, wire_world.LIMIT, waiting=False, final=True)
+    ask(carol, waiting=False, final=True)
     assert w.server.finished()
     old = iter((images[:4],))
     with pytest.raises(OutOfOrderError, match="fetch it again"):
@@ -140,16 +140,16 @@ def test_a_server_that_goes_back_is_refused(tmp_path):
     turn_of(other, client)
     turn_of(client, other)
 
-    def offered(committed):
+    def set_state(committed):
       w.server._state = w.state.commit(committed)._replace(active=None)
 
-    again = w.client("alice0")  # a new process knows it from the disk
+    again = w.client("alice0")  # a new process reads it from the disk
     begin = Committed(0, old.part, None, b"", Totals())
     for committed in (old._replace(turn=2), begin, w.state.committed._replace(turn=0)):
-      offered(committed)
+      set_state(committed)
       for one in (client, again):
         with pytest.raises(StaleError, match="has gone back to step"):
-          training.train(one, wire_world.nothing, wire_world.nothing, wire_world.nothing)
+          training.train(one, *3 * [wire_world.nothing])
     stale = w.state.committed.hand_over._replace(step=step_id(1, 0))
     for work in (other.hand_overs.obtain, other.hand_overs.reseal):
       with pytest.raises(StaleError):
@@ -158,7 +158,7 @@ def test_a_server_that_goes_back_is_refused(tmp_path):
       training._take_turn(client, training.TurnInfo("yours", 3, None, True, False, False))
 
 
-def test_a_hand_over_leaves_out_whom_nobody_vouches_for(tmp_path):
+def test_a_member_without_a_valid_certificate_is_no_receiver(tmp_path):
   with world(tmp_path) as w:
     client, other, carol = (w.client(name) for name in ("alice0", "alice1", "carol"))
     members = w.state.membership.members
@@ -166,21 +166,21 @@ def test_a_hand_over_leaves_out_whom_nobody_vouches_for(tmp_path):
     members["carol"] = members["carol"]._replace(announcement=damaged)
     turn_of(client, other)
     assert w.state.readers == {*wire_world.NAMES}
-    assert not queries.ask_turn(client.call, wire_world.LIMIT, waiting=False).reseal
+    assert not ask(client, waiting=False).reseal
     queries.join(carol.call, carol.hand_overs.announcement, None, 0, "")  # with a new certificate
-    assert queries.ask_turn(client.call, wire_world.LIMIT, waiting=False).reseal
+    assert ask(client, waiting=False).reseal
 
 
-def test_sealing_again_may_come_too_late(tmp_path, monkeypatch):
+def test_resealing_can_be_too_late(tmp_path, monkeypatch):
   with world(tmp_path) as w:
     client, other = w.client("alice0"), w.client("alice1")
     turn_of(client, other)
     turn = training._take_turn(other, yours(other, client))
     w.client("carol")
-    ask = training.ask_turn
+    original = training.ask_turn
 
     def racing(call, *args, **options):
-      info = ask(call, *args, **options)
+      info = original(call, *args, **options)
       if info.reseal and options["waiting"]:
         other.hand_overs.hand_over(turn.parts, turn.next_step)
       return info

@@ -1,4 +1,4 @@
-"""What a party is refused to prove who it is with."""
+"""Certificates and keys that are refused."""
 
 import base64
 import datetime
@@ -13,7 +13,7 @@ from fedjax_norm.wire.protocol import certificates, identity, private_files
 
 
 def load(folder, authority: bytes, certificate: bytes, key: bytes, mode: int = 0o600):
-  """The identity that these files make, which are written first."""
+  """Writes the files and reads the identity."""
   for name, data in (("ca", authority), ("pem", certificate), ("key", key)):
     private_files.create(folder / name, data)
   (folder / "key").chmod(mode)
@@ -45,7 +45,7 @@ def test_an_exchange_key_that_others_may_read_is_refused(tmp_path):
 
 
 def changed(pem: bytes, old: str, new: str) -> bytes:
-  """A PEM file with some bytes of its content replaced."""
+  """Returns a PEM file with some bytes of its content replaced."""
   first, *lines, last = pem.splitlines()
   content = base64.b64decode(b"".join(lines))
   assert bytes.fromhex(old) in content
@@ -58,7 +58,7 @@ CURVE = "2a8648ce3d030107", "2a8648ce3d030163"
 
 
 @pytest.mark.parametrize(("which", "change"), [(0, VERSION), (1, VERSION), (1, CURVE), (2, CURVE)])
-def test_versions_and_curves_that_nobody_knows_are_refused(tmp_path, which, change):
+def test_unknown_versions_and_curves_are_refused(tmp_path, which, change):
   mine = identities()["alice0"]
   files = [mine.authority, mine.certificate, mine.key]
   files[which] = changed(files[which], *change)
@@ -70,7 +70,7 @@ def test_versions_and_curves_that_nobody_knows_are_refused(tmp_path, which, chan
 
 
 @pytest.mark.parametrize("days", [-40, 40])
-@pytest.mark.parametrize("whose", ["own", "authority"])
+@pytest.mark.parametrize("whose", ["party", "authority"])
 def test_a_certificate_that_is_not_valid_now_is_refused(tmp_path, monkeypatch, days, whose):
   now = datetime.datetime.now(datetime.UTC)
   shifted = SimpleNamespace(now=lambda zone: now + datetime.timedelta(days=days))
@@ -78,8 +78,8 @@ def test_a_certificate_that_is_not_valid_now_is_refused(tmp_path, monkeypatch, d
   with monkeypatch.context() as patch:
     patch.setattr(certificates, "datetime", clock)
     authority, server, _ = certificates.make(["localhost"], ["alice0"], days=30)
-  if whose == "own":
+  if whose == "party":
     authority = identities()["localhost"].authority
-  wrong = {"own": "pem", "authority": "ca"}[whose]
+  wrong = {"party": "pem", "authority": "ca"}[whose]
   with pytest.raises(UserError, match=rf"the certificate .*/{wrong} is valid from .* and not now"):
     load(tmp_path, authority, *server)

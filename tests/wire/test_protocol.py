@@ -1,4 +1,4 @@
-"""Steps, and who may take them, over real sockets in one process."""
+"""Local steps and joining, over real sockets in one process."""
 
 import threading
 from concurrent import futures
@@ -10,11 +10,10 @@ from helpers.wire_world import (
   BATCH,
   ROUNDS,
   STEPS,
-  all_variables,
+  ask,
   assert_same,
   begun,
   request,
-  simulated,
   turn_of,
   world,
 )
@@ -30,11 +29,11 @@ from fedjax_norm.wire.server import server_step
 
 @pytest.mark.parametrize("updates", [False, True])
 @pytest.mark.parametrize("peer", [False, True])
-def test_wire_is_step_by_step_bit_for_bit(tmp_path, plain, peer, updates):
+def test_the_wire_gives_the_bits_of_the_simulation(tmp_path, plain, peer, updates):
   with world(tmp_path, peer=peer, updates=updates) as w:
     first, second = w.train(w.client("alice0"), w.client("alice1"))
-    assert_same(all_variables(first.parts, w.server), plain)
-    assert_same(all_variables(second.parts, w.server), plain)
+    assert_same(w.variables(first.parts), plain)
+    assert_same(w.variables(second.parts), plain)
     assert [round for round, _ in w.rounds] == [1, 2]
     totals = w.state.committed.totals
     assert totals.turns == ROUNDS * 2
@@ -48,10 +47,10 @@ def test_wire_is_step_by_step_bit_for_bit(tmp_path, plain, peer, updates):
     assert "['labels']" in labels
 
 
-def test_u_shape_is_step_by_step_and_keeps_labels_and_images(tmp_path):
+def test_the_u_shape_gives_the_bits_of_the_simulation_and_sends_no_labels_or_images(tmp_path):
   with world(tmp_path, tail="body", updates=True) as w:
     final, _ = w.train(w.client("alice0"), w.client("alice1"))
-    assert_same(all_variables(final.parts, w.server), simulated(tail="body"))
+    assert_same(w.variables(final.parts), wire_world.simulated(tail="body"))
     kinds = set()
     for method, _, data in w.seen:
       frame = frames.decode(data)
@@ -74,7 +73,7 @@ def test_a_step_that_is_repeated_is_taken_once(tmp_path):
     other = request(w, labels=np.array([1, 1, 3], np.int32))
     with pytest.raises(RefusedError, match="with other content"):
       client.call("Forward", frames.encode(other))
-    # The next step acknowledges it; then it is old.
+    # After the next step, this step is out of order.
     client.call("Forward", frames.encode(request(w, 1)))
     assert w.state.active.totals.steps == 2
     for frame, next_ in ((request(w), "step 2"), (request(w, 5), "step 2")):
@@ -113,7 +112,7 @@ def test_a_wrong_tensor_is_one_sentence_and_changes_nothing(tmp_path):
     client.call("Forward", frames.encode(frame))
 
 
-def test_who_joins_is_who_the_certificate_says(tmp_path):
+def test_a_party_joins_under_the_name_on_its_certificate(tmp_path):
   with world(tmp_path) as w:
     client = w.client("alice0")
     announcement = client.hand_overs.announcement
@@ -142,16 +141,16 @@ def test_who_joins_is_who_the_certificate_says(tmp_path):
       queries.join(client.call, announcement, 0, 7, "nowhere")
 
 
-def test_a_part_that_has_diverged_is_never_kept(tmp_path):
+def test_a_part_that_has_diverged_is_never_committed(tmp_path):
   with world(tmp_path) as w:
     client, other, good = begun(w)
     before = w.state.committed
     x, _ = good.tensors.values()
     for step in range(STEPS):
       client.call("Forward", frames.encode(request(w, step, activation=np.float32(1e30) * x)))
-    own = w.network.client_parts(w.network.initial_parts(client.start))
+    parts = w.network.client_parts(w.network.initial_parts(client.start))
     with pytest.raises(RefusedError, match="is not finite after the turn of 'alice0'"):
-      client.hand_overs.hand_over(own, step_id(1, 0))
+      client.hand_overs.hand_over(parts, step_id(1, 0))
     assert w.state.committed is before
     turn_of(client, other)  # the turn is repeated
     assert w.state.committed.turn == 1
@@ -173,7 +172,7 @@ def test_the_server_answers_others_while_it_computes(tmp_path, monkeypatch):
       answer = thread.submit(client.call, "Forward", frames.encode(frame))
       assert begun_.wait(10)
       w.later += 100  # longer than the patience, but the server computes
-      assert queries.ask_turn(other.call, wire_world.LIMIT, waiting=True).state == "wait"
+      assert ask(other).state == "wait"
       go.set()
       assert frames.decode(answer.result(10)).kind == GRADIENT
     assert w.state.committed.totals.passed == 0

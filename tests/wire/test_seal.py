@@ -1,4 +1,4 @@
-"""Only receivers read a hand-over, and only its sender can have made it."""
+"""Only receivers can read a hand-over, and only its sender can make it."""
 
 import hashlib
 
@@ -41,13 +41,13 @@ def test_every_receiver_opens_what_others_cannot():
 
 
 @pytest.mark.parametrize("field", Label._fields)
-def test_what_it_is_of_is_authenticated(field):
+def test_the_label_is_authenticated(field):
   other = {"run": "other", "step": 6, "sender": "alice1", "kind": "updates"}[field]
   label = LABEL._replace(**{field: other})
   for made, wanted in ((LABEL, label), (label, LABEL)):
     with pytest.raises(SealError):
       opened(sealed(made), wanted)
-  # Nor does another label on the outside help.
+  # Another step on the outside does not help.
   with pytest.raises(SealError):
     opened(sealed()._replace(step=6), LABEL._replace(step=6))
 
@@ -61,21 +61,21 @@ def test_no_bit_can_be_changed(name):
     opened(frame._replace(tensors={**frame.tensors, name: frames.from_bytes(bytes(tensor))}))
 
 
-def test_bob_cannot_put_himself_in_between():
-  authority, own = identities()["alice0"].authority, X25519PrivateKey.generate()
+def test_the_server_cannot_be_a_man_in_the_middle():
+  authority, fake = identities()["alice0"].authority, X25519PrivateKey.generate()
   forged = announced("alice0").replace(
     PUBLIC["alice0"].public_bytes_raw().hex().encode(),
-    own.public_key().public_bytes_raw().hex().encode(),
+    fake.public_key().public_bytes_raw().hex().encode(),
   )
   with pytest.raises(SealError, match="not signed"):
     seal.read_announcement(forged, authority, "run")
   with pytest.raises(SealError, match="not signed"):  # of another run
     seal.read_announcement(announced("alice0", "before"), authority, "run")
-  # His own certificate is no client's.
+  # The server's certificate is not a client's.
   with pytest.raises(SealError, match="not a client certificate of this authority"):
-    seal.read_announcement(announced("localhost", key=own), authority, "run")
-  mine = announced("carol", key=own)  # an outsider's is not the sender's
-  frame = seal.seal(DATA, LABEL, own, mine, {"alice1": PUBLIC["alice1"]})
+    seal.read_announcement(announced("localhost", key=fake), authority, "run")
+  mine = announced("carol", key=fake)  # the certificate of a third party, not of the sender
+  frame = seal.seal(DATA, LABEL, fake, mine, {"alice1": PUBLIC["alice1"]})
   with pytest.raises(SealError, match="forged"):
     opened(frame)
   with pytest.raises(SealError, match="cannot be trusted"):
@@ -83,7 +83,7 @@ def test_bob_cannot_put_himself_in_between():
 
 
 def test_a_receiver_cannot_forge_for_another():
-  """Who opened a hand-over knows its key, but cannot put another body into others' boxes."""
+  """A receiver knows the key of the body, but cannot change the body for other receivers."""
   frame, bound = sealed(), LABEL.associated_data("alice1")
   box = frame.tensors["for:alice1"].tobytes()
   shared = seal._shared_key(KEYS["alice1"], PUBLIC["alice0"], bound)

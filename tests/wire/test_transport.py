@@ -1,4 +1,4 @@
-"""Who may talk to whom, and what becomes of a server that goes away."""
+"""Connections: certificates, limits, and servers that are lost."""
 
 import contextlib
 import gc
@@ -25,7 +25,7 @@ from fedjax_norm.wire.protocol.serving import serving
 ECHO = {"Echo": lambda name, data: name.encode() + b":" + data}
 
 
-def test_the_name_is_the_certificates():
+def test_the_callers_name_comes_from_its_certificate():
   with (
     serving("localhost:0", identities()["localhost"], ECHO, 1000) as port,
     Caller(f"localhost:{port}", identities()["alice1"]._replace(name="alice0"), 1000, 1) as call,
@@ -41,18 +41,18 @@ def test_messages_that_are_too_large_leave_nothing_open():
     serving("localhost:0", identities()["localhost"], ECHO, 1000) as port,
     Caller(f"localhost:{port}", identities()["alice1"], 10**6, 1) as call,
   ):
-    gc.disable()  # which would close what is left open, in time or not
+    gc.disable()  # it could close open streams
     try:
       for _ in range(4 * serving_module._STREAMS):
         with pytest.raises(RefusedError, match="larger than the other end accepts"):
-          call("Echo", b"x" * 10**5)  # of which the server thinks so
+          call("Echo", b"x" * 10**5)  # too large for the server
       assert call("Echo", b"hi") == b"alice1:hi"
     finally:
       gc.enable()
 
 
 @pytest.mark.parametrize("name", ["carol\u00a0smith", "carol\nsmith", ""])
-def test_a_name_that_cannot_be_kept_is_refused(monkeypatch, name):
+def test_an_unprintable_name_is_refused(monkeypatch, name):
   names = [x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else []
   make = certificates._name
   monkeypatch.setattr(
@@ -68,13 +68,13 @@ def test_a_name_that_cannot_be_kept_is_refused(monkeypatch, name):
     call("Echo", b"hi")
 
 
-def test_a_stranger_is_refused_with_a_reason():
+def test_a_party_of_another_authority_is_refused_with_a_reason():
   authority, _, others = certificates.make(["localhost"], ["alice0"])
   true, stranger = identities()["localhost"], others["alice0"]
   with serving("localhost:0", true, ECHO, 1000) as port:
     for who, text in (
       (identity("alice0", true.authority, stranger), "rejects the certificate of 'alice0'"),
-      (true, "rejects the certificate of 'localhost'"),  # a server's is no client's
+      (true, "rejects the certificate of 'localhost'"),  # a server's certificate is not a client's
       (identity("alice0", authority, stranger), "is not trusted"),
     ):
       with (
@@ -99,7 +99,7 @@ def test_a_stranger_is_refused_with_a_reason():
       call("Echo", b"hi")
 
 
-def test_a_server_that_comes_back_is_found_again():
+def test_a_server_that_returns_is_found_again():
   address, notices = f"localhost:{free_port()}", []
   back = threading.Event()
 
@@ -139,7 +139,7 @@ def test_addresses_are_checked():
       split_address(wrong)
 
 
-def test_a_server_that_hangs_is_given_up(monkeypatch):
+def test_calls_of_a_server_that_hangs_end(monkeypatch):
   go = threading.Event()
   methods = {"Hang": lambda name, data: b"%d" % go.wait(10)}
   monkeypatch.setattr(caller, "_MIN_TIMEOUT", 0.2)
@@ -152,7 +152,7 @@ def test_a_server_that_hangs_is_given_up(monkeypatch):
     go.set()
 
 
-def test_nobody_can_hold_the_server_alone():
+def test_one_caller_cannot_occupy_the_server():
   go, most = threading.Event(), serving_module._STREAMS
   begun = threading.Semaphore(0)
 
@@ -170,8 +170,8 @@ def test_nobody_can_hold_the_server_alone():
     for _ in range(most):
       assert begun.acquire(timeout=10)
     with pytest.raises(RefusedError, match=f"'alice0' already has {most} open requests"):
-      caller("alice0")("Echo", b"hi")  # over one connection more
-    # Requests that have begun, headers and then nothing, are counted as well.
+      caller("alice0")("Echo", b"hi")  # over another connection
+    # Requests that send headers and no message are counted as well.
     for _ in range(serving_module._WORKERS // most):
       stack.enter_context(hanging(port, 2 * most))
     with pytest.raises(RefusedError, match="'carol' already has"):
@@ -184,7 +184,7 @@ def test_nobody_can_hold_the_server_alone():
 
 @contextlib.contextmanager
 def hanging(port: int, requests: int):
-  """A connection with HTTP/2 requests that have no body."""
+  """Opens a connection with HTTP/2 requests that have no body."""
   who = identities()["carol"]
   context = ssl.create_default_context(cadata=who.authority.decode())
   context.set_alpn_protocols(["h2"])
@@ -211,7 +211,7 @@ def hanging(port: int, requests: int):
     yield
 
 
-def test_a_server_that_is_lost_after_long_work_may_come_back(monkeypatch):
+def test_a_server_that_is_lost_after_long_work_is_tried_again(monkeypatch):
   answers = iter((caller._UnreachableError, None))
 
   def once(*_) -> bytes:

@@ -80,11 +80,7 @@ def _flag_text(name: str, value: str | None) -> str:
 
 
 def build_network(config: WireFlags, image_shape: Shape, classes: int) -> Network:
-  """Builds the cut network for images of (H, W, C).
-
-  Raises:
-    UserError: split learning over a network does not support the options.
-  """
+  """Builds the cut network for images of (H, W, C), or refuses unsupported options."""
   if NORMS[config.norm].freezes_statistics:
     raise UserError(
       "FixBN changes the network during training, which split learning over a network does not "
@@ -113,11 +109,7 @@ def build_network(config: WireFlags, image_shape: Shape, classes: int) -> Networ
 
 
 def check_messages(config: WireFlags, network: Network, examples: int) -> None:
-  """Refuses a batch size whose messages would be larger than the limit.
-
-  Raises:
-    UserError: a batch of ``examples`` needs too large a message.
-  """
+  """Refuses a batch size whose messages would be larger than the limit."""
   sent = network.outputs[: len(network.client_indices)]
   count = min(network.batch_size, examples)
   largest = max(tree_leaves.num_bytes(batched(shapes, count)) for shapes in sent)
@@ -129,11 +121,7 @@ def check_messages(config: WireFlags, network: Network, examples: int) -> None:
 
 
 def make_rates(config: SplitFlags, steps: int) -> np.ndarray:
-  """Returns the learning rates, [rounds] float32.
-
-  Raises:
-    UserError: the run has more steps than can be counted, or the schedule is not possible.
-  """
+  """Returns the learning rates, [rounds] float32; a turn has at least ``steps`` local steps."""
   check_steps(config.rounds, steps)
   return config.rates(config.rounds)
 

@@ -63,11 +63,7 @@ def main(config: ClientFlags) -> None:
 
 
 def prepare(config: ClientFlags, run_info: RunInfo) -> tuple[ClientFlags, Task, Network]:
-  """Completes the flags with the server's settings, and checks that the data fits the network.
-
-  Raises:
-    UserError: the flags, the data and the server's settings do not fit each other.
-  """
+  """Completes the flags with the server's settings, and checks that the data fits the network."""
   content = dict(run_info.settings)
   shape, classes = content.pop("image_shape", None), content.pop("classes", None)
   config = build.apply_server_settings(config, content)
@@ -185,12 +181,7 @@ def train(session: Session, identity: Identity, folder: RunFolder) -> None:
 
 
 def check_client_id(config: ClientFlags, name: str, clients: list[str], num_clients: int) -> int:
-  """Returns a client's index among the server's ``clients``.
-
-  Raises:
-    UserError: ``--client_id``, the name on the certificate, the server's clients and the number of
-      clients in the data partition do not fit each other.
-  """
+  """Returns a client's index among the server's ``clients``, if it agrees with the flags."""
   if name not in clients:
     raise UserError(
       f"the server does not train with {name!r}, only with {', '.join(clients)}; any party can use "

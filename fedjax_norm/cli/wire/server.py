@@ -107,11 +107,7 @@ def metrics_row(round: int, totals: Totals, *, labelled: bool) -> dict[str, int 
 
 
 def image_shape(text: str | None) -> build.Shape:
-  """Parses HxWxC to (H, W, C).
-
-  Raises:
-    UserError: the text has another form.
-  """
+  """Parses HxWxC to (H, W, C)."""
   sides = (text or "").split("x")
   try:
     height, width, channels = map(number_parsing.parse_int, sides)

@@ -11,11 +11,7 @@ _FILE = "exchange.key"
 
 
 def exchange_key(folder: Path, run: str) -> X25519PrivateKey:
-  """Returns a party's private key for a run; writes a new one if the folder has none.
-
-  Raises:
-    UserError: the key is of another run, damaged, or may be read by other users.
-  """
+  """Returns a party's private key for a run; writes a new one if the folder has none."""
   path = folder / _FILE
   if not path.exists():
     key = X25519PrivateKey.generate()

@@ -50,11 +50,7 @@ class Progress(NamedTuple):
 
 
 def read(folder: Path) -> Progress:
-  """Reads the progress in a client's folder.
-
-  Raises:
-    UserError: the file is damaged or of another version.
-  """
+  """Reads the progress in a client's folder."""
   path = folder / _FILE
   return _read(path) if path.exists() else Progress()
 

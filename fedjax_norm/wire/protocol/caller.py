@@ -103,13 +103,7 @@ class Caller:
       wait = min(2 * wait, _LONGEST_WAIT)
 
   def once(self, method: str, request: bytes, seconds: float = 0.0) -> bytes:
-    """Calls a method once (see :meth:`__call__`).
-
-    Raises:
-      OutOfOrderError: the server expects another request.
-      RefusedError: the server refuses the request, or (FailedError) cannot carry it out.
-      LostError: the server cannot be reached, or does not answer.
-    """
+    """Calls a method once, with the arguments and errors of :meth:`__call__`."""
     seconds = max(seconds, _MIN_TIMEOUT)
     try:
       call = self._channel.unary_unary(f"/{SERVICE}/{method}")

@@ -59,11 +59,7 @@ class Frame(NamedTuple):
 
 
 def encode(frame: Frame) -> bytes:
-  """Returns the bytes of a frame.
-
-  Raises:
-    ValueError: a frame cannot hold this kind, dtype, name or number of axes.
-  """
+  """Returns the bytes of a frame; raises ``ValueError`` if its content does not fit a frame."""
   body = bytearray()
   for name, tensor in frame.tensors.items():
     array = np.asarray(tensor)
@@ -80,11 +76,7 @@ def encode(frame: Frame) -> bytes:
 
 
 def decode(data: bytes, limit: int | None = None) -> Frame:
-  """Returns the frame that some bytes encode.
-
-  Raises:
-    FrameError: the bytes are not exactly one frame, or more than ``limit``.
-  """
+  """Returns the frame that the bytes are, or raises ``FrameError``; they are at most ``limit``."""
   if limit is not None and len(data) > limit:
     raise FrameError(f"a message of {len(data)} bytes is above the limit of {limit}.")
   reader = _Reader(data)
@@ -152,11 +144,7 @@ def _tensor(reader: _Reader) -> tuple[str, np.ndarray]:
 
 
 def check_frame(frame: Frame, kind: str, *names: str) -> Frame:
-  """Returns the frame if it has this kind and exactly these tensors.
-
-  Raises:
-    FrameError: the kind or the names differ.
-  """
+  """Returns the frame if it has this kind and exactly these tensors, else raises."""
   if frame.kind != kind:
     raise FrameError(f"a message has the kind {frame.kind!r} but {kind!r} is expected.")
   if set(frame.tensors) != set(names):

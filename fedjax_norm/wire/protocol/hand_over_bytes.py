@@ -29,11 +29,7 @@ def pack_updates(network: Network, parts: tuple[Part, ...], step: int, seed: Key
 
 
 def unpack(network: Network, data: bytes) -> tuple[tuple[Part, ...], Key | None]:
-  """Returns the client's parts, and the seed if the hand-over holds updates.
-
-  Raises:
-    FrameError: the hand-over does not fit the network.
-  """
+  """Returns the client's parts, and the seed if the hand-over holds updates; both are checked."""
   frame = frames.decode(data)
   if frame.kind != UPDATES:
     parts = frames.read_tree(frame, HAND_OVER, shapes(network))

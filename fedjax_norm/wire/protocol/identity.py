@@ -109,11 +109,7 @@ def name_of(certificate: x509.Certificate) -> str:
 
 
 def verify_client_certificate(certificate: bytes, authority: bytes) -> x509.Certificate:
-  """Checks a client's certificate against the authority's, both PEM, and returns it parsed.
-
-  Raises:
-    UserError: the authority did not sign it, it is not a client's, or it is not valid now.
-  """
+  """Returns a client's certificate, checked against the authority's and the date; both PEM."""
   try:
     parsed = x509.load_pem_x509_certificate(certificate)
     store = verification.Store([x509.load_pem_x509_certificate(authority)])

@@ -43,8 +43,7 @@ def check(path: Path) -> None:
 
 def replace(path: Path, data: bytes) -> None:
   """Replaces a file atomically; the new file has mode 0600."""
-  with replacing(path, data):
-    pass
+  atomic_files.write_atomic(path, data, _open_private)
 
 
 @contextlib.contextmanager

@@ -130,11 +130,7 @@ def for_receiver(sealed: Frame, receiver: str) -> Frame:
 
 
 def check_sealed(frame: Frame) -> Frame:
-  """Returns a frame if it looks like a sealed hand-over; the server can check no more than this.
-
-  Raises:
-    FrameError: the frame is not a sealed hand-over.
-  """
+  """Returns a frame if it looks like a sealed hand-over; the server can check no more than this."""
   tensors: Mapping[str, np.ndarray] = frame.tensors
   if frame.kind != SEALED or not {"announcement", "body"} <= set(tensors):
     raise FrameError("a message that should be a sealed hand-over is not one.")

@@ -37,12 +37,8 @@ def describe(state: RunState, name: str, data: bytes, now: float) -> tuple[RunSt
   """Answers with the run's name, its clients and its settings; a client's first request."""
   settings = state.settings
   frames.decode_json(data, frames.MAX_REQUEST_BYTES)
-  content = {
-    "run": state.membership.run,
-    "clients": list(settings.clients),
-    "told": settings.client_settings,
-  }
-  return state, frames.encode_json(content)
+  content = {"run": state.membership.run, "clients": list(settings.clients)}
+  return state, frames.encode_json({**content, "told": settings.client_settings})
 
 
 def join(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, bytes]:

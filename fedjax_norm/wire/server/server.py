@@ -168,11 +168,7 @@ class Server:
       return self._state
 
   def _set_state(self, after: RunState) -> None:
-    """Writes the changes to the disk, then replaces the state; the caller holds the state's lock.
-
-    Raises:
-      LostError: the state cannot be written; the old one remains.
-    """
+    """Writes the changes to the disk, then sets the state; the caller holds the state's lock."""
     before = self._state
     try:
       if after.membership is not before.membership:

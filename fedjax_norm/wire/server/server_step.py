@@ -90,11 +90,7 @@ def backward(
 
 
 def infer(network: Network, part: Part, frame: Frame) -> Frame:
-  """Answers activations in evaluation mode with the server's outputs.
-
-  Raises:
-    FrameError: the frame has other content.
-  """
+  """Answers activations in evaluation mode with the server's outputs."""
   tensors, count = _read_examples(network, frame, labelled=False)
   y = network.evaluate[network.server_index](part.variables, tensors[ACTIVATION])
   return Frame(OUTPUT, frame.step, frames.tree_tensors(rows(y, count)))
@@ -140,11 +136,7 @@ def _read_examples(
 
 
 def _check_finite(tree: PyTree) -> PyTree:
-  """Returns tensors if all their numbers are finite; others would spoil the server's part.
-
-  Raises:
-    FrameError: a number is not finite.
-  """
+  """Returns tensors if all their numbers are finite; others would spoil the server's part."""
   if not all_finite(tree):
     raise FrameError(
       "a message contains numbers that are not finite, so its sender's training has diverged; "

@@ -133,11 +133,7 @@ def write_membership(folder: Path, membership: Membership) -> None:
 
 
 def read_membership(folder: Path) -> Membership | None:
-  """Reads the file of the parties that joined; None if it does not exist.
-
-  Raises:
-    UserError: the file is damaged.
-  """
+  """Reads the file of the parties that joined; returns None if there is none."""
   path = folder / _MEMBERS
   if not path.exists():
     return None
@@ -174,11 +170,7 @@ def write_state(folder: Path, committed: Committed) -> None:
 
 
 def read_state(folder: Path, template: Part) -> Committed | None:
-  """Reads the state file; None if it does not exist.
-
-  Raises:
-    UserError: the file is damaged or does not have the shapes of ``template``.
-  """
+  """Reads the state file, if there is one, with a part of the shapes of ``template``."""
   path = folder / _STATE
   if not path.exists():
     return None

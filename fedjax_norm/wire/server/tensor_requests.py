@@ -44,11 +44,7 @@ def read(method: str, name: str, data: bytes, limit: int) -> StepRequest:
 
 
 def match_step(state: RunState, request: StepRequest) -> ActiveTurn:
-  """Returns the active turn if a request is its next step, or a repetition of its last one.
-
-  Raises:
-    OutOfOrderError: the request is another step, or it is not the client's turn.
-  """
+  """Returns the active turn if a request is its next step or repeats its last one, else raises."""
   method, name, step = request.method, request.name, request.frame.step
   active = state.active
   if active is None or state.done or name != state.current_client:
@@ -65,11 +61,7 @@ def match_step(state: RunState, request: StepRequest) -> ActiveTurn:
 
 
 def repeated_answer(state: RunState, active: ActiveTurn, request: StepRequest) -> bytes | None:
-  """Returns the stored answer if the request repeats the last one, else None.
-
-  Raises:
-    UserError: the repeated request has other content.
-  """
+  """Returns the stored answer if the last request is repeated; refuses it with other content."""
   if active.last_answer is None or not _is_repeated(active, request):
     return None
   *_, digest, answer = active.last_answer
@@ -97,11 +89,7 @@ def compute(state: RunState, active: ActiveTurn, frame: Frame) -> RequestResult:
 def after_step(
   state: RunState, active: ActiveTurn, request: StepRequest, result: RequestResult, answer: bytes
 ) -> RunState:
-  """Returns the state after a step of the turn ``active``.
-
-  Raises:
-    OutOfOrderError: the turn has restarted or passed to another client during the computation.
-  """
+  """Returns the state after a step, if ``active`` is still the active turn."""
   if state.active is not active:
     raise OutOfOrderError(
       f"{request.name!r} has restarted or lost its turn, so this step is out of order."
@@ -124,10 +112,9 @@ def after_step(
 
 
 def inference_part(state: RunState, name: str, step: int) -> Part:
-  """Returns the server's part that fits a party's weights: the committed or the active turn's.
+  """Returns the server's part that fits a party's weights, which end before ``step``.
 
-  Raises:
-    OutOfOrderError: the party's weights are older than the last hand-over.
+  Raises ``OutOfOrderError`` if the weights are older than the last hand-over.
   """
   active, hand_over = state.active, state.committed.hand_over
   finished_turn = active is not None and name == state.current_client and state.steps_done
