@@ -54,11 +54,6 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
   before ``client`` runs and removed from its upload. Parameters that are not sent are trained
   without correction, and the server sees the mean 0 for them.
 
-  Args:
-    method: the two functions.
-    config: how clients train.
-    setup: the model, the data and the mapping.
-
   Raises:
     UserError: options that do not fit the model's norm.
   """
@@ -122,18 +117,8 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
         sent = ledger.without(correction, correction, unsent)
         correction = ledger.filled(sent, correction, unsent)
       steps = jnp.where(present, steps, 0)
-      first_step = context.round * steps
-      return update(
-        variables,
-        optimizer_state,
-        examples.batch,
-        first_step,
-        steps,
-        context.rate,
-        key,
-        correction,
-        extra_loss,
-      )
+      start = (variables, optimizer_state, examples.batch, context.round * steps)
+      return update(*start, steps, context.rate, key, correction, extra_loss)
 
     def gradient(
       variables: Variables,
@@ -162,8 +147,8 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
     data = context.data
 
     def batch(step: Array, batch_size: int | None = None, take: Array | None = None) -> Batch:
-      batch_size = batch_size or config.batch_size
-      return draw(data, row, step, batch_size, setup.transform, context.key, take)
+      size = batch_size or config.batch_size
+      return draw(data, row, step, size, setup.transform, context.key, take)
 
     result = method.client(
       download._replace(variables=client_variables(download, client_state)),
@@ -275,12 +260,7 @@ def _scaled(upload: PyTree, weight: Array, count: Array, equal: tuple[str, ...])
 
 
 def build(method: Method, config: Any, setup: Setup) -> Algorithm:
-  """Builds the algorithm of a method.
-
-  Args:
-    method: row of the registry.
-    config: options of the method.
-    setup: the model, the data and the mapping.
+  """Builds the algorithm of a method of the registry.
 
   Raises:
     UserError: options that do not fit together.

@@ -11,13 +11,8 @@ from jax import lax
 
 from fedjax_norm import tree_leaves
 from fedjax_norm.client_mapping import ClientMapping
-from fedjax_norm.data.federated import (
-  FederatedData,
-  Transform,
-  draw,
-  steps_per_epoch,
-  without_drift,
-)
+from fedjax_norm.data import federated
+from fedjax_norm.data.federated import FederatedData, Transform, draw
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.norm.moments import Moments, from_sums, to_sums
@@ -149,7 +144,7 @@ def make_recalibrate(
 
   def client_sums(variables: Variables, data: FederatedData, row: Array, key: Key) -> PyTree:
     shift = {layer: leaves["mean"] for layer, leaves in _by_layer(variables["batch_stats"]).items()}
-    data = without_drift(data)
+    data = federated.without_drift(data)
 
     def moments(step: Array) -> PyTree:
       batch = draw(data, row, step, batch_size, transform, key)
@@ -163,7 +158,7 @@ def make_recalibrate(
         layers[layer] = to_sums(node["batch"], shift[layer])
       return layers
 
-    steps = jnp.where(row < 0, 0, steps_per_epoch(data.sizes[row], batch_size))
+    steps = jnp.where(row < 0, 0, federated.steps_per_epoch(data.sizes[row], batch_size))
     shapes = jax.eval_shape(moments, jnp.int32(0))
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     return lax.fori_loop(0, steps, lambda i, total: optax.tree.add(total, moments(i)), zeros)

@@ -15,13 +15,8 @@ import optax
 from fedjax_norm.algorithms.algorithm import SHARDED, Algorithm, RoundContext, Views
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.contract import Method, Setup, Theta
-from fedjax_norm.algorithms.costs.ledger import (
-  Counter,
-  TrafficCounter,
-  exchange_cost,
-  model_shapes,
-  without,
-)
+from fedjax_norm.algorithms.costs import ledger
+from fedjax_norm.algorithms.costs.ledger import Counter, TrafficCounter
 from fedjax_norm.algorithms.step_gradient import make_step_gradient
 from fedjax_norm.local_training import LocalConfig, Metrics, optimizer
 from fedjax_norm.options import option
@@ -90,9 +85,9 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
   local_stats, updates_stats = policy == "local", spec.updates_running_statistics
   gradient, sgd = make_step_gradient(config, setup), optimizer(config)
   stats_policy = combiner(("mean" if local_stats else policy) if updates_stats else "frozen")
-  params = model_shapes(setup.model, setup.image_shape)["params"]
-  up = without(params, params, config.frozen_paths)
-  cost = exchange_cost(setup.model, setup.image_shape, policy, up, params)
+  params = ledger.model_shapes(setup.model, setup.image_shape)["params"]
+  up = ledger.without(params, params, config.frozen_paths)
+  cost = ledger.exchange_cost(setup.model, setup.image_shape, policy, up, params)
 
   def init(variables: Variables) -> ServerState:
     return ServerState(variables, jnp.int32(0), jnp.bool(False), TrafficCounter.zeros())

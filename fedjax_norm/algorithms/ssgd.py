@@ -7,15 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_norm.algorithms.contract import (
-  Averaging,
-  ClientData,
-  Context,
-  Method,
-  Setup,
-  Theta,
-  Update,
-)
+from fedjax_norm.algorithms import contract
+from fedjax_norm.algorithms.contract import Averaging, ClientData, Context, Method, Setup, Update
 from fedjax_norm.errors import UserError
 from fedjax_norm.local_training import LocalConfig, optimizer
 from fedjax_norm.norm import NormSpec
@@ -148,5 +141,5 @@ BSP = dataclasses.replace(
   help="Synchronous SGD that adds up the clients' updates (paper 004).",
   defaults={"reduction": "sum", "equal_workers": True, "lr": 0.01},
   one_process=True,
-  theta=Theta(lambda config, rounds: np.zeros(rounds, np.float32)),
+  theta=contract.Theta(lambda config, rounds: np.zeros(rounds, np.float32)),
 )

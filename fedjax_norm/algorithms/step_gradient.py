@@ -15,15 +15,10 @@ from fedjax_norm.typing import Array, PyTree, Variables
 def make_step_gradient(
   config: LocalConfig, setup: Setup
 ) -> Callable[[RoundContext, Array, Variables], tuple[PyTree, PyTree, Metrics]]:
-  """Makes a function that computes the gradient of a client's batch in a round of one step.
+  """Makes a function that computes a client's gradient in a round of one step.
 
-  Args:
-    config: how the client trains.
-    setup: the model and the data.
-
-  Returns:
-    ``step_gradient(context, row, variables) -> (gradient, batch_stats, metrics)`` of the client in
-    a row of the context's data; the row -1 has an empty batch.
+  The function is ``step_gradient(context, row, variables) -> (gradient, batch_stats, metrics)`` for
+  the client in a row of the context's data; the row -1 has an empty batch.
   """
   model = setup.bound_model
   gradient = make_gradient(model, config, model.norm.axis_names)

@@ -96,12 +96,7 @@ def _host_leaves(batch_stats: PyTree) -> dict[str, np.ndarray]:
 
 
 def movement(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> float:
-  """Returns the movement of running statistics, in standard deviations (see :class:`Freeze`).
-
-  Args:
-    before: flat running statistics, paths ending in ``mean`` and ``var``.
-    after: flat running statistics at a later round, with the same paths.
-  """
+  """Returns the movement of flat statistics, in standard deviations (see :class:`Freeze`)."""
   squares = []
   for path, mean in after.items():
     if not path.endswith("mean"):

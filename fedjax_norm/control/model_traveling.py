@@ -47,14 +47,7 @@ def make_model_traveling(
   Each client's model is tested on a random sample of ``examples`` examples (or all, if there are
   fewer), without augmentation, of the data that the client trains on in that round.
 
-  Args:
-    model: the model, its norm bound to no axis.
-    algorithm: algorithm, for its ``views.traveling`` (by default ``views.client``, or the global
-      model).
-    mapping: how clients are mapped.
-    transform: transform of training images, without augmentation.
-    examples: number of examples of a sample.
-    objective: objective that decides which predictions are right.
+  The model is ``views.traveling``, by default ``views.client`` or the global model.
 
   Raises:
     UserError: an objective without accuracy.

@@ -30,13 +30,7 @@ class Plateau(NamedTuple):
     return jax.tree.map(np.asarray, self._transform().init(np.float32(0)))
 
   def observe(self, state: PyTree, loss: float, round: int) -> PyTree:
-    """Returns the state after an evaluation.
-
-    Args:
-      state: state before the evaluation.
-      loss: training loss since the last evaluation.
-      round: round before which the evaluation takes place.
-    """
+    """Returns the state after an evaluation before ``round``, given the training loss."""
     if round <= self.start:
       return state
     return jax.tree.map(np.asarray, _update(self, state, np.float32(loss)))

@@ -128,8 +128,8 @@ class SkewScout(NamedTuple):
   def init(self) -> ScoutState:
     """Returns the state before the first round."""
     unknown, zero = np.full(len(self.grid), np.nan), np.int64(0)
-    start, first_look = np.int64(self.start), self._next_look(0, self.start)
-    return ScoutState(start, unknown, unknown, zero, first_look, zero, zero)
+    first = self._next_look(0, self.start)
+    return ScoutState(np.int64(self.start), unknown, unknown, zero, first, zero, zero)
 
   def theta(self, state: ScoutState) -> float:
     """Returns the current theta."""
@@ -138,15 +138,7 @@ class SkewScout(NamedTuple):
   def observe(
     self, state: ScoutState, loss: float, cost: float, round: int, seed: int = 0
   ) -> ScoutState:
-    """Returns the state after a measurement.
-
-    Args:
-      state: state before the measurement.
-      loss: AL, as a share.
-      cost: C / CM since the last measurement.
-      round: round before which the measurement takes place.
-      seed: seed of the random searches.
-    """
+    """Returns the state after a measurement before ``round``, given AL and C / CM."""
     index, losses, costs = int(state.index), state.losses.copy(), state.costs.copy()
     losses[index], costs[index] = loss, cost
     state = state._replace(losses=losses, costs=costs)

@@ -77,12 +77,7 @@ class SkewScoutRun(NamedTuple):
 
 
 def make_scout(config: ScoutConfig, method: Method, value: float) -> SkewScout | None:
-  """Makes the controller from the options; None if SkewScout is off.
-
-  Args:
-    config: options of SkewScout.
-    method: row of the registry, which has a theta.
-    value: fixed theta of a run that only measures.
+  """Makes the controller, with theta ``value`` if it only measures; None if SkewScout is off.
 
   Raises:
     UserError: a grid or a start that the method's theta does not allow.
@@ -100,10 +95,8 @@ def make_scout(config: ScoutConfig, method: Method, value: float) -> SkewScout |
     )
   grid = config.scout_grid or theta.grid
   if theta.is_integer:
-    valid, wanted = (
-      all(t >= 1 and float(t).is_integer() for t in grid),
-      "whole numbers of at least 1",
-    )
+    valid = all(t >= 1 and float(t).is_integer() for t in grid)
+    wanted = "whole numbers of at least 1"
   elif theta.is_sparsity:
     valid, wanted = all(0 <= t < 1 for t in grid), "shares of at least 0 and below 1"
   else:
@@ -120,11 +113,6 @@ def make_scout(config: ScoutConfig, method: Method, value: float) -> SkewScout |
 
 def make_theta_schedule(config: Any, method: Method, rounds: int) -> ThetaSchedule | None:
   """Makes the schedule of a method's theta in a run; None for methods without.
-
-  Args:
-    config: options of the method and of :class:`ScoutConfig`.
-    method: row of the registry.
-    rounds: number of rounds of the run.
 
   Raises:
     UserError: options that :func:`make_scout` refuses, thetas that are not finite, or a run that
