@@ -90,7 +90,7 @@ def observe(
   train_loss: float,
   traffic: Traffic,
 ) -> Controls:
-  """Returns the controllers' states after an interval, before SkewScout looks.
+  """Returns the controllers' states after an interval, before SkewScout measures.
 
   ``server`` is the state after the interval; ``train_loss`` and ``traffic`` are the interval's. The
   plateau policy ignores a loss of nan (no labelled examples).

@@ -59,7 +59,7 @@ def whole(request, tiny_source, tiny_net):
 
 
 def test_theta_changes_without_recompilation(whole):
-  """SkewScout's looks, every three steps or when FedAvg averages, end intervals too."""
+  """SkewScout's measurements, every three steps or when FedAvg averages, end intervals too."""
   name, task, program, outcome = whole
   thetas = [row["theta"] for row in outcome.rows]
   assert len(set(thetas)) > 1
@@ -157,7 +157,7 @@ def test_invalid_options_are_refused(tiny_source, tiny_net):
     ({"cohort": 2}, "every client takes part in each round of gaia"),
     ({"scout_grid": (0.05, 0.01)}, "rising order"),
     ({"scout_start": 0.02}, "which the grid .* lacks"),
-    ({"scout_every": 13}, "which a run of 12 never reaches"),
+    ({"scout_every": 13}, "after 13 rounds, but the run has 12"),
   ):
     with pytest.raises(UserError, match=words):
       make("gaia", tiny_source, tiny_net, **options)
