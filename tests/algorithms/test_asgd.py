@@ -18,12 +18,11 @@ from helpers.asgd_world import (
   arrivals,
   begin,
   built_asgd,
-  close,
   event_loop,
   run_from_start,
   runner,
 )
-from helpers.reference_fedavg import flat
+from helpers.reference_fedavg import close, flat
 from helpers.settings import built, configure, plain
 
 from fedjax_norm import client_mapping, models, norm, tree_leaves
@@ -114,9 +113,8 @@ def test_one_worker_is_sgd(world, synchronous, mode):
   server, columns, metrics = run_from_start(model, algorithm, world.data((10,)), 7)
   sync_server, sync_metrics = synchronous
   close(server.variables, sync_server.variables, atol=1e-6)
-  close(
-    optax.tree.get(server.opt_state, "trace"), optax.tree.get(sync_server.opt_state, "trace"), 1e-6
-  )
+  actual, expected = (optax.tree.get(s.opt_state, "trace") for s in (server, sync_server))
+  close(actual, expected, atol=1e-6)
   np.testing.assert_allclose(metrics.loss, sync_metrics.loss, rtol=1e-5)
   assert columns["staleness_max"].max() == 0
   assert columns["staleness_mean"].max() == 0

@@ -52,6 +52,7 @@ VMAP = client_mapping.create("vmap", num_clients=len(SIZES))
 SCAN = client_mapping.create("scan", num_clients=len(SIZES))
 
 
+close = functools.partial(reference_fedavg.close, rtol=0)
 random_variables = functools.partial(reference_fedavg.random_variables, image_shape=SHAPE)
 
 
@@ -80,14 +81,6 @@ class World:
 @pytest.fixture(scope="module")
 def world(tiny_source, tiny_net):
   return World(tiny_source, tiny_net)
-
-
-def close(actual, expected, message, tolerance=2e-5):
-  actual, expected = flat(actual), flat(expected)
-  assert actual.keys() == expected.keys()
-  for path in expected:
-    difference = np.abs(actual[path] - expected[path]).max()
-    assert difference < tolerance, f"{path} {message}: {difference}"
 
 
 def sent(algorithm, server, step):

@@ -18,13 +18,11 @@ from helpers.fedavg_world import (
   SHAPE,
   SOME,
   Fast,
-  close,
-  distance,
   random_variables,
   same_bits,
   slow,
 )
-from helpers.reference_fedavg import flat
+from helpers.reference_fedavg import close, distance, flat
 from helpers.settings import built, configure
 
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig

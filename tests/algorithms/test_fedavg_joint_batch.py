@@ -7,18 +7,8 @@ import numpy as np
 import optax
 import pytest
 import torch
-from helpers.fedavg_world import (
-  ALL,
-  FOUR,
-  KEY,
-  RATES,
-  SIZES,
-  close,
-  distance,
-  local,
-  random_variables,
-)
-from helpers.reference_fedavg import flat
+from helpers.fedavg_world import ALL, FOUR, KEY, RATES, SIZES, local, random_variables
+from helpers.reference_fedavg import close, distance, flat
 from helpers.settings import configure
 
 from fedjax_norm import client_mapping

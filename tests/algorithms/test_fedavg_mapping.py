@@ -3,17 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from helpers.fedavg_world import (
-  OPTIONS,
-  RATES,
-  SCAN,
-  SOME,
-  close,
-  close_runs,
-  distance,
-  same_bits,
-  slow,
-)
+from helpers.fedavg_world import OPTIONS, RATES, SCAN, SOME, close_runs, same_bits, slow
+from helpers.reference_fedavg import close, distance
 
 from fedjax_norm import client_mapping
 from fedjax_norm.training.placement.device_arrays import placer

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import norm_rows, reference_fedavg
-from helpers.reference_fedavg import flat
+from helpers.reference_fedavg import distance
 from helpers.settings import built, configure, plain
 from helpers.step_world import KEY, at, run_rounds, skewed
 
@@ -30,6 +30,7 @@ SHAPE = (6, 6, 1)
 SIZES = (5, 9, 12, 4)  # with batches of 4, some batches of the first two clients are padded
 
 
+close = functools.partial(reference_fedavg.close, rtol=1e-5, atol=1e-5)
 random_variables = functools.partial(reference_fedavg.random_variables, image_shape=SHAPE)
 
 
@@ -84,14 +85,6 @@ def world(tiny_source, tiny_net):
   return World(tiny_source, tiny_net)
 
 
-def close(actual, expected, step):
-  actual, expected = flat(actual), flat(expected)
-  assert actual.keys() == expected.keys()
-  for path in expected:
-    message = f"{path} after step {step}"
-    np.testing.assert_allclose(actual[path], expected[path], rtol=1e-5, atol=1e-5, err_msg=message)
-
-
 def close_steps(servers, expected):
   """Asserts that parameters, statistics and momentum are equal after every step."""
   count = 0
@@ -102,11 +95,6 @@ def close_steps(servers, expected):
     close(optax.tree.get(server.opt_state, "trace"), state.trace, step)
     count += 1
   assert count == STEPS
-
-
-def distance(a, b):
-  a, b = flat(a), flat(b)
-  return max(np.abs(a[path] - b[path]).max() for path in a)
 
 
 def parts(count):

@@ -109,13 +109,6 @@ def arrivals(columns):
   return np.diff(steps, axis=0, prepend=0 * steps[:1]).argmax(1).tolist()
 
 
-def close(actual, expected, atol=2e-5):
-  actual, expected = flat(actual), flat(expected)
-  assert actual.keys() == expected.keys()
-  for path in expected:
-    np.testing.assert_allclose(actual[path], expected[path], rtol=1e-4, atol=atol, err_msg=path)
-
-
 @dataclasses.dataclass
 class Events:
   """The result of the event loop: the final model, and the values of every event."""

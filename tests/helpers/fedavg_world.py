@@ -7,7 +7,6 @@ import helpers.reference_fedavg as reference
 import jax
 import numpy as np
 from helpers import norm_rows
-from helpers.reference_fedavg import flat
 from helpers.settings import built, configure, plain
 
 from fedjax_norm import client_mapping, norm
@@ -145,14 +144,6 @@ def slow(fast, cohorts=SOME, rates=RATES, **options):
   return reference.fedavg(*arguments, norm_layers=NORMS, **options)
 
 
-def close(actual, expected, atol=2e-5):
-  """Asserts that two trees have the same paths and values."""
-  actual, expected = flat(actual), flat(expected)
-  assert actual.keys() == expected.keys()
-  for path in expected:
-    np.testing.assert_allclose(actual[path], expected[path], rtol=1e-4, atol=atol, err_msg=path)
-
-
 def close_runs(a, b):
   """Asserts that two results of ``Fast.run`` are equal to float tolerance."""
   assert jax.tree.structure(a) == jax.tree.structure(b)
@@ -164,11 +155,6 @@ def same_bits(a, b):
   assert jax.tree.structure(a) == jax.tree.structure(b)
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
-
-
-def distance(a, b):
-  a, b = flat(a), flat(b)
-  return max(np.abs(a[path] - b[path]).max() for path in a)
 
 
 def local(**fields):

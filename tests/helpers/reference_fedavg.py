@@ -30,6 +30,20 @@ def flat(tree: Any) -> Flat:
   return {k: np.asarray(v, np.float64) for k, v in flatten_dict(tree, sep="/").items()}
 
 
+def close(actual: Any, expected: Any, message: object = "", *, rtol=1e-4, atol=2e-5) -> None:
+  """Asserts that two trees have the same paths and values."""
+  actual, expected = flat(actual), flat(expected)
+  assert actual.keys() == expected.keys()
+  for path, leaf in expected.items():
+    np.testing.assert_allclose(actual[path], leaf, rtol, atol, err_msg=f"{path} {message}")
+
+
+def distance(a: Any, b: Any) -> float:
+  """Returns the largest difference of two elements."""
+  a, b = flat(a), flat(b)
+  return max(np.abs(a[path] - b[path]).max() for path in a)
+
+
 def nested(leaves: Flat) -> Any:
   """Returns the nested dict of :func:`flat`, in float32."""
   return unflatten_dict({k: np.asarray(v, np.float32) for k, v in leaves.items()}, sep="/")
