@@ -1,4 +1,4 @@
-"""Binaries run inside the test's process, and what they printed."""
+"""Fixtures that run the binaries, in the process of the test or as processes."""
 
 import contextlib
 import functools
@@ -32,27 +32,27 @@ class Result(NamedTuple):
 
 @pytest.fixture
 def one_convolution(monkeypatch, tiny_net):
-  """``--model=tiny`` is the smaller model of the tests, which is compiled in half the time."""
+  """Makes ``--model=tiny`` the smaller model of the tests, which compiles in half the time."""
   entry = registry.MODELS["tiny"]._replace(build=tiny_net)
   monkeypatch.setattr(registry, "MODELS", MappingProxyType({**registry.MODELS, "tiny": entry}))
 
 
 @pytest.fixture
 def _run(capsys, tmp_path, monkeypatch):
-  """(main, its flags, *flags) -> Result of a binary with ``SMALL`` and these.
+  """(main, config class or choice, *flags) -> Result of a binary with ``SMALL`` and these flags.
 
-  With ``--epochs`` among them, the lengths in rounds of ``SMALL`` are left out.
+  With ``--epochs`` in the flags, those of ``SMALL`` that give lengths in rounds are dropped.
   """
   monkeypatch.chdir(tmp_path)
 
-  def run(main, binary: type[Config] | Choice, *arguments: str) -> Result:
+  def run(main, options: type[Config] | Choice, *arguments: str) -> Result:
     values = flags.FlagValues()
     in_epochs = any(argument.startswith("--epochs") for argument in arguments)
     lengths = ("--rounds", "--eval_every") if in_epochs else ()
     small = [flag for flag in SMALL if not flag.startswith(lengths)]
     try:
-      chosen = isinstance(binary, Choice)
-      config = binary.config_for(arguments) if chosen else binary
+      chosen = isinstance(options, Choice)
+      config = options.config_for(arguments) if chosen else options
       define(config, values)
       rest = values(["binary", *small, *arguments])[1:]
     except (UserError, flags.Error) as error:
@@ -83,9 +83,8 @@ def decentralized_run(_run):
 @pytest.fixture
 def asgd_run(_run, monkeypatch):
   """(*flags) -> Result of ``experiments.asgd`` with ``SMALL`` and these flags."""
-  monkeypatch.setattr(
-    client_mapping, "use_host_devices", lambda count: None
-  )  # JAX has started with two
+  # JAX already runs with two devices.
+  monkeypatch.setattr(client_mapping, "use_host_devices", lambda count: None)
   return functools.partial(_run, train.run, methods.ASGD_CONFIG, "--host_devices=1")
 
 
@@ -117,7 +116,7 @@ def compiled_once(monkeypatch):
 
 @pytest.fixture
 def started():
-  """(a binary, *its flags) -> it as a process, which does not outlive the test."""
+  """(name of a binary, *flags) -> the binary as a process, which is killed after the test."""
   with contextlib.ExitStack() as stack:
 
     def start(binary: str, *options: str) -> subprocess.Popen:

@@ -124,7 +124,7 @@ TABLE = [
   ("--data=synthetic:colour=red", "colour"),
   ("--data=npz:missing.npz", "missing.npz"),
   ("--data=npy:missing", "missing"),
-  ("--data=npy:. --image_size=8", "not resized"),
+  ("--data=npy:. --image_size=8", "cannot be resized"),
   ("--data=folder:missing", "missing"),
   # schedules and phases
   ("--lr_schedule=step", "boundaries"),

@@ -92,7 +92,7 @@ def test_the_grids_are_the_papers():
     config = filled(name, skewscout="hill", rounds=500)
     scout = theta_schedule(config).scout
     assert (scout.grid, scout.start, scout.is_integer) == (grid, 0, name == "fedavg")
-    assert scout.per_density == (name == "dgc")
+    assert scout.is_sparsity == (name == "dgc")
     assert (config.scout_every, scout.init().next_look) == (500, 500)
     assert (config.scout_lambda_al, config.scout_lambda_c, config.scout_sigma_al) == (50, 1, 0.05)
 
@@ -122,8 +122,8 @@ def test_the_grids_are_the_papers():
     ("--algorithm=fedavg --skewscout=hill --scout_grid=0.5,2", "whole numbers of at least 1"),
     ("--algorithm=dgc --skewscout=hill --scout_grid=0.5,2", "shares of at least 0 and below 1"),
     ("--algorithm=gaia --skewscout=hill --scout_every=0", "at least 1"),
-    ("--algorithm=gaia --skewscout=hill", "never reaches"),
-    ("--algorithm=fedavg --local_steps=3 --skewscout=measure --scout_every=4", "never reaches"),
+    ("--algorithm=gaia --skewscout=hill", "measures first after"),
+    ("--algorithm=fedavg --local_steps=3 --skewscout=measure --scout_every=4", "measures first after"),
     ("--algorithm=gaia --skewscout=hill --threshold=0", "--skewscout=off"),
     ("--scout_every=0", "at least 1"),
     ("--algorithm=gaia --skewscout=hill --scout_sigma_al=-1", "at least 0"),

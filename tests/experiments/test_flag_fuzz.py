@@ -1,21 +1,17 @@
-"""Every flag of every binary with values that cannot be: accepted, or refused in one sentence."""
+"""Every flag of every binary with odd values is accepted, or refused in one sentence."""
 
 import contextlib
 import functools
-import io
 import itertools
 import json
 import re
 import resource
-import signal
 from types import MappingProxyType, SimpleNamespace
 
-import jax
-import jax.numpy as jnp
 import pytest
-from absl import flags
 from helpers import flag_table, wire_extra
 from helpers.binaries import ROOT
+from helpers.flag_calls import Small, accept, call, check, parse_flags, zeros
 from helpers.flag_table import BINARIES
 
 from fedjax_norm import client_mapping, host_memory, models
@@ -31,12 +27,10 @@ from fedjax_norm.cli.commands import (
   split_predict,
   stages,
 )
-from fedjax_norm.cli.flags import define, parse, shown
+from fedjax_norm.cli.flags import parse, shown
 from fedjax_norm.cli.train import prepare
 from fedjax_norm.models import registry
 from fedjax_norm.models.flops import Flops
-from fedjax_norm.models.small import Tiny
-from fedjax_norm.norm import Mode
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.final_model import save_model
 from fedjax_norm.training.storage.run_folder import RunFolder
@@ -45,67 +39,18 @@ if not wire_extra.MISSING:
   from fedjax_norm.cli.wire import build, client, server
   from fedjax_norm.wire.protocol import frames, private_files
 
-_SECONDS = 10  # for one value, of which checks take milliseconds
-_HEADROOM = 2**31  # bytes that checking and building may take
-
-
-class Small(Tiny):
-  """A model that is traced in no time; the usual ones are tried by ``--model``."""
-
-  def stages(self):
-    first, *_, head = super().stages()
-    return first, head
-
-
-class Accepted(BaseException):
-  """All was checked and built, and the work would begin."""
-
-
-def accept(*_, **__):
-  raise Accepted
-
-
-@functools.cache
-def defined(config):
-  """The flags of a binary, which take longer to define than to parse."""
-  values = flags.FlagValues()
-  define(config, values)
-  return values
-
-
-def made(binary, *arguments):
-  """The flags of a binary's call, parsed."""
-  values = defined(binary.config)
-  for name in values:
-    values[name].unparse()
-  values(["binary", *binary.base, *arguments])
-  return values
-
-
-def said(binary, *arguments):
-  """(exit code, None if accepted; the errors) of a binary's call."""
-  if binary.needs_wire:
-    wire_extra.require()
-  err = io.StringIO()
-  with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
-    try:
-      code = binary.main(made(binary, *arguments), binary.config)
-    except flags.Error as error:
-      code = app.print_error(error, 2)
-    except Accepted:
-      code = None
-  return code, err.getvalue()
+_HEADROOM = 2**31  # limit of the bytes that checks and the building of a program allocate
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-  """A folder with certificates, a run to take a model of and two runs to compare."""
+  """Returns a folder with certificates, a run with a model and two runs to compare."""
   folder = tmp_path_factory.mktemp("flags")
   with contextlib.chdir(folder):
     maker, split = BINARIES["certificates"], BINARIES["split:split"]
     if not wire_extra.MISSING:
-      maker.main(made(maker, "--output=certs"), maker.config)
-    config = parse(split.config, made(split))
+      maker.main(parse_flags(maker, "--output=certs"), maker.config)
+    config = parse(split.config, parse_flags(split))
     config, task = prepare(config, train.load(config))
     with RunFolder.open(folder / "split_run", config.saved(), True) as run:
       save_model(run.path, initial_variables(task, 0))
@@ -119,29 +64,18 @@ def files(tmp_path_factory):
 
 
 @functools.cache
-def shapes_of(model, image_shape):
-  key = jax.random.key(0)
-  return jax.eval_shape(lambda: model.init(key, jnp.zeros((1, *image_shape)), Mode()))
-
-
-def zeros(model, key, image_shape):
-  """Variables of a model, which is traced once."""
-  return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes_of(model, image_shape))
-
-
-@functools.cache
 def loaded(path):
   return finished_run.load_split(path)
 
 
 @pytest.fixture
 def _no_work(files, monkeypatch):
-  """Where the work of a binary would begin, its flags are accepted; too much memory is an error."""
+  """Ends a call as accepted where the work would start; allocating much memory is an error."""
   monkeypatch.chdir(files)
   start = client_mapping.use_host_devices
   cached = functools.cache(registry.norm_modules)
   tiny = registry.MODELS["tiny"]._replace(build=Small)
-  for place, name, stub in [
+  for owner, name, stub in [
     (registry, "MODELS", MappingProxyType({**registry.MODELS, "tiny": tiny})),
     (registry, "norm_modules", cached),
     (models, "norm_modules", cached),
@@ -157,7 +91,7 @@ def _no_work(files, monkeypatch):
     (distil, "RunFolder", SimpleNamespace(open=accept)),
     (distil, "load_split", loaded),
     (split_predict, "load_split", loaded),
-    (split_predict, "fetch", accept),
+    (split_predict, "send_client_weights", accept),
     (leakage, "initial_variables", lambda *_: {}),
     (leakage.leakage, "_each", accept),
     (regions, "_write", accept),
@@ -167,13 +101,13 @@ def _no_work(files, monkeypatch):
     *_wire_stubs(),
     (host_memory, "total_bytes", lambda: 2**28),
   ]:
-    monkeypatch.setattr(place, name, stub)
-  kept = resource.getrlimit(resource.RLIMIT_AS)
+    monkeypatch.setattr(owner, name, stub)
+  limits = resource.getrlimit(resource.RLIMIT_AS)
   with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
-  resource.setrlimit(resource.RLIMIT_AS, (used + _HEADROOM, kept[1]))
+  resource.setrlimit(resource.RLIMIT_AS, (used + _HEADROOM, limits[1]))
   yield
-  resource.setrlimit(resource.RLIMIT_AS, kept)
+  resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def _wire_stubs():
@@ -191,43 +125,13 @@ def _wire_stubs():
 @contextlib.contextmanager
 def _server(*_, **__):
   binary = BINARIES["split_server"]
-  settings = build.server_settings(parse(binary.config, made(binary)))
+  settings = build.server_settings(parse(binary.config, parse_flags(binary)))
   settings |= {"image_shape": [6, 6, 1], "classes": 4}
   yield lambda *_: frames.encode_json({"run": "0" * 32, "clients": ["alice0"], "told": settings})
 
 
-@contextlib.contextmanager
-def _in_time(what):
-  def late(*_):
-    raise AssertionError(f"{what} takes more than {_SECONDS} s")
-
-  before = signal.signal(signal.SIGALRM, late)
-  signal.setitimer(signal.ITIMER_REAL, _SECONDS)
-  try:
-    yield
-  finally:
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
-def check(binary, *arguments, refused=False):
-  """Accepted, or refused in a sentence."""
-  given = " ".join(arguments)[:200]
-  with _in_time(given):
-    try:
-      code, err = said(binary, *arguments)
-    except Exception as error:
-      raise AssertionError(f"{given} raises {error!r}") from error
-  where = f"{given}: {code}, {err!r}"
-  if not code:
-    assert not refused, where
-    return
-  assert code == 2, where
-  assert err.startswith("error: "), where
-  assert err.count("\n") == 1, where
-
-
-# Each flag of a module once, with the first choice that has it; ``run`` has those of the others.
+# Each flag of a binary once, with the first config that has it. Of ``run``, whose other flags are
+# those of the other binaries, only --method.
 MODULES = {name: name.partition(":")[0] for name in BINARIES}
 FIRST = {}
 for name, binary in BINARIES.items():
@@ -247,7 +151,7 @@ def test_every_binary_is_in_the_table():
 @pytest.mark.parametrize("name", BINARIES)
 @pytest.mark.usefixtures("_no_work")
 def test_the_usual_flags_are_accepted(name):
-  code, err = said(BINARIES[name])
+  code, err = call(BINARIES[name])
   assert not code, err
 
 
@@ -255,11 +159,11 @@ def test_the_usual_flags_are_accepted(name):
 @pytest.mark.usefixtures("_no_work")
 def test_a_flag(name, flag):
   binary = BINARIES[name]
-  values, company = flag_table.values_of(binary, flag), flag_table.company(binary, flag)
+  values, needed = flag_table.values_of(binary, flag), flag_table.needed_flags(binary, flag)
   for value in values.refused:
-    check(binary, *company, value, refused=True)
+    check(binary, *needed, value, refused=True)
   for value in values.tried:
-    check(binary, *company, value)
+    check(binary, *needed, value)
 
 
 @pytest.mark.parametrize("name", BINARIES)
@@ -310,14 +214,14 @@ def test_flags_that_exclude_each_other():
   ],
 )
 @pytest.mark.usefixtures("_no_work")
-def test_sizes_that_cannot_be(name, flag, says):
-  code, err = said(BINARIES[name], flag)
+def test_impossible_sizes(name, flag, says):
+  code, err = call(BINARIES[name], flag)
   assert code == 2
   assert re.search(says, err), err
 
 
-def test_a_check_that_is_missing_is_found():
-  """The test of a flag fails where a value ends in a traceback or another exit code."""
+def test_a_missing_check_fails():
+  """The test of a flag fails if a value ends in a traceback or another exit code."""
 
   def main(values, config):
     return [0] * (10**9 // max(0, parse(config, values).top - 65536)) and 0

@@ -87,7 +87,7 @@ SSGD_FLAGS = [
   ("--eval_every=0", "eval_every"),
   ("--accumulate=3", "accumulate"),
   ("--accumulate=0", "accumulate"),
-  ("--norm=sync_bn --accumulate=2", "a part at a time"),
+  ("--norm=sync_bn --accumulate=2", "in parts; drop"),
   ("--norm=sync_bn --chunk=1", "lock-step"),
   ("--norm=gn --batch_stats=moments", "running statistics"),
   ("--epochs=0", "epochs"),
@@ -116,7 +116,7 @@ ASGD_FLAGS = [
   ("--delay_compensation=constant --delay_lambda=0", "delay_lambda"),
   ("--delay_compensation=constant --delay_decay=0.5", "adaptive"),
   ("--delay_compensation=adaptive --delay_decay=1", "delay_decay"),
-  ("--batch_stats=local", "heard together"),
+  ("--batch_stats=local", "one worker arrives at a time"),
   ("--network=5g", "lan, wan, mobile"),
 ]
 TABLE = [("ssgd", *row) for row in SSGD_FLAGS] + [("asgd", *row) for row in ASGD_FLAGS]
@@ -236,4 +236,4 @@ def test_recalibration_takes_proportional_batches(tiny_source):
     network="lan",
   )
   (phase,) = program.phases.values()
-  np.testing.assert_allclose(phase.refresh_steps, [5 / 3, 5 / 3])
+  np.testing.assert_allclose(phase.recalibrate_steps, [5 / 3, 5 / 3])

@@ -1,4 +1,4 @@
-"""The flags of every binary with the values that are tried, read from their config classes."""
+"""The flags of every binary, and the values with which the tests call them."""
 
 import functools
 import random
@@ -24,7 +24,7 @@ from fedjax_norm.cli.wire.launch import main_of
 from fedjax_norm.cli.wire.options import CertificatesFlags, ClientFlags, ServerFlags
 from fedjax_norm.papers.paper_flags import PaperFlags
 
-# What no flag of a number takes: no plain digits, or more than programs compute with.
+# Values that no number flag accepts: other texts than plain digits, or too large numbers.
 UNREADABLE = ("", " 5", "1_0", "\u00b2", "\u0663", "five", "nan", "inf", "0x1f", "9" * 5000)
 NO_COUNTS = (*UNREADABLE, "4294967296", "1000000000000", "9223372036854775808", "1e30")
 NO_NUMBERS = (*UNREADABLE, "-inf", "1e39", "1e308")
@@ -34,13 +34,13 @@ TEXTS = ("", "\u00b2", "nan", "-1", "1e30", "five,5", "1,2", "a:\u00b2")
 
 
 class Binary(NamedTuple):
-  """A binary as the table runs it.
+  """A binary of ``experiments``.
 
   Attributes:
-    main: (the parsed flags, the config class) -> the exit code.
-    config: the class of its flags.
-    base: the flags of every call, which are accepted.
-    needs_wire: whether it needs the packages of the extra ``wire``.
+    main: (parsed flags, config class) -> exit code.
+    config: config class of the binary.
+    base: flags of every call; alone they are accepted.
+    needs_wire: whether the binary needs the packages of the extra ``wire``.
   """
 
   main: Callable[[Any, type], int]
@@ -59,21 +59,21 @@ def _plain(main: Callable[[Any], None]) -> Callable[[Any, type], int]:
 
 DATA = "--data=synthetic:classes=4,train=64,test=32,size=6"
 _TRAINS = ("--clients=4", "--batch_size=8", "--noprogress", "--host_devices=2")
-_FOUR = ("--rounds=4", "--eval_every=2")  # not where lengths may be in epochs
+_FOUR = ("--rounds=4", "--eval_every=2")  # for binaries without --epochs
 _ONE = "--host_devices=1"
 
 
 def _of(
   name: str, choice: Choice, main: Callable[[Any], None], *base: str, **more: str
 ) -> dict[str, Binary]:
-  """A binary for each value of the flag that chooses the others.
+  """Returns an entry for each value of the flag that chooses the config class.
 
   Args:
-    name: of its module.
-    choice: that flag.
-    main: its own work.
-    *base: the flags of every call.
-    **more: further ones, by the value.
+    name: name of the binary.
+    choice: flag that chooses the config class.
+    main: work of the binary.
+    *base: flags of every call.
+    **more: value of the flag -> further flags.
   """
   return {
     f"{name}:{value}": Binary(
@@ -144,10 +144,10 @@ BINARIES = {
     needs_wire=True,
   ),
 }  # fmt: skip
-"""By the module's name, and the value of the flag that chooses the others."""
+"""Name of the binary, with the value of the flag that chooses the config class -> binary."""
 
-# What a flag needs beside it to be looked at.
-COMPANY = {
+# Flags without which a flag would be refused before its value is checked.
+NEEDED_FLAGS = {
   "alpha": ("--partition=dirichlet",),
   "classes_per_client": ("--partition=classes",),
   "ratio": ("--partition=ratio",),
@@ -193,15 +193,15 @@ COMPANY = {
   "labelled": ("--autoencoder=1",),
   "client_id": ("--clients=1",),
 }
-"""By the flag; one that is not here is tried alone."""
+"""Name of the flag -> other flags; a flag that is not here is tried alone."""
 
 
 class Values(NamedTuple):
-  """The arguments that try a flag.
+  """Arguments with which a flag is tried.
 
   Attributes:
-    refused: those that its kind does not take, whatever the flag.
-    tried: those that it may take or refuse.
+    refused: values that no flag of this type accepts.
+    tried: values that the flag accepts or refuses.
   """
 
   refused: tuple[str, ...]
@@ -209,7 +209,7 @@ class Values(NamedTuple):
 
 
 def values_of(binary: Binary, name: str) -> Values:
-  """What a flag is tried with, by its kind."""
+  """Returns the arguments with which a flag is tried, by the type of its option."""
   (one,) = (one for one in shown(binary.config) if one.name == name)
   if one.choices:
     return Values((f"--{name}=\u00b2",), tuple(f"--{name}={choice}" for choice in one.choices))
@@ -221,13 +221,13 @@ def values_of(binary: Binary, name: str) -> Values:
   return Values(*(tuple(f"--{name}={value}" for value in each) for each in (refused, tried)))
 
 
-def company(binary: Binary, name: str) -> list[str]:
-  """What a flag needs beside it to be looked at, of the flags that the binary has."""
+def needed_flags(binary: Binary, name: str) -> list[str]:
+  """Returns the flags of the binary that a flag needs (see ``NEEDED_FLAGS``)."""
   known = {field.name for field in shown(binary.config)}
-  return [flag for flag in COMPANY.get(name, ()) if flag[2:].partition("=")[0] in known]
+  return [flag for flag in NEEDED_FLAGS.get(name, ()) if flag[2:].partition("=")[0] in known]
 
 
-# Flags of fedavg that are accepted alone, or need or exclude others of these.
+# Flags of fedavg that are tried in pairs; some need or exclude each other.
 TOGETHER = (
   "--local_steps=2", "--local_epochs=2", "--prox=1", "--cohort=2", "--groups=2", "--norm=fixbn",
   "--norm=sync_bn", "--backend=scan", "--chunk=2", "--fedbn", "--batch_stats=recalibrate",
@@ -237,11 +237,11 @@ TOGETHER = (
 
 
 def pairs(binary: Binary, count: int) -> list[tuple[str, ...]]:
-  """Arguments of two flags each, the same at every call."""
-  chance = random.Random(0)
+  """Draws pairs of flags with values; every call returns the same pairs."""
+  generator = random.Random(0)
   names = [field.name for field in shown(binary.config)]
   drawn = []
   for _ in range(count):
-    two = chance.sample(names, 2)
-    drawn.append(tuple(chance.choice(values_of(binary, name).tried) for name in two))
+    two = generator.sample(names, 2)
+    drawn.append(tuple(generator.choice(values_of(binary, name).tried) for name in two))
   return drawn
