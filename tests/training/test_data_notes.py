@@ -86,7 +86,7 @@ def test_user_modules_with_statistics_that_are_never_updated_are_refused(tiny_so
       UserNet(fn.make_norm("none"), 4),
       "UserNet keeps variables in 'batch_stats'.*'none' never updates",
     ),
-    (UserNet(fn.make_norm("ln"), 4), "in place of nn.BatchNorm"),
+    (UserNet(fn.make_norm("ln"), 4), "instead of nn.BatchNorm"),
     (NoNorm(), "NoNorm has no field norm"),
   ):
     for method in (FEDAVG, ASGD):  # ASGD computes its messages before the first round
