@@ -63,7 +63,7 @@ def table() -> str:
   head = ("preset", "binary", "description", "needs", "cost", "accuracy")
   return (
     f"{columns_table(head, rows)}\n\n"
-    "Cost: time of the whole command on two CPU cores, compilation included.\n"
+    "Cost: time of the command, with compilation, on two CPU cores that other jobs used too.\n"
     "Accuracy: top-1 on the test set at the end, seed 0.\n"
     "Flags on the command line override those of a preset, as in\n"
     "python -m experiments.fedavg --preset=digits_dirichlet --norm=bn"

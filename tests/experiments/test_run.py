@@ -207,15 +207,8 @@ def test_real_data(fedavg_run):
   """Trains on MNIST; the tests of the sources read CIFAR-10 too."""
   if not (SHARED / "tfds" / "mnist").exists():
     pytest.skip("the prepared mnist is not beside the repository (../shared/tfds)")
-  result = fedavg_run(
-    "--data=mnist",
-    f"--data_dir={SHARED / 'tfds'}",
-    "--partition=iid",
-    "--norm=gn",
-    "--rounds=2",
-    "--eval_batch_size=1000",
-    "--augment=crop_flip",
-  )
+  flags = "--data=mnist --partition=iid --norm=gn --rounds=2 --augment=crop_flip"
+  result = fedavg_run(*flags.split(), f"--data_dir={SHARED / 'tfds'}", "--eval_batch_size=1000")
   assert result.code == 0, result.err
   assert "60,000 training, 10,000" in result.out
 

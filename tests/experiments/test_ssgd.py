@@ -24,17 +24,9 @@ AsgdFlags, FedAvgFlags, SsgdFlags = methods.ASGD_CONFIG, methods.FEDAVG_CONFIG, 
 
 def test_ssgd_by_epochs(ssgd_run):
   """Two epochs of 64 examples in joint batches of 32: four rounds."""
-  result = ssgd_run(
-    "--norm=sync_bn",
-    "--epochs=2",
-    "--lr=0.05",
-    "--lr_warmup_epochs=2",
-    "--scale_lr_from=8",
-    "--lr_schedule=plateau",
-    "--batch_split=proportional",
-    "--network=wan",
-    "--workdir=run",
-  )
+  flags = "--norm=sync_bn --epochs=2 --lr=0.05 --lr_warmup_epochs=2 --scale_lr_from=8"
+  flags += " --lr_schedule=plateau --batch_split=proportional --network=wan --workdir=run"
+  result = ssgd_run(*flags.split())
   assert result.code == 0, result.err
   rows, summary = read(Path("run")), json.loads(Path("run/summary.json").read_text())
   assert [row["round"] for row in rows] == ["2", "4"]

@@ -146,54 +146,34 @@ BINARIES = {
 }  # fmt: skip
 """Name of the binary, with the value of the flag that chooses the config class -> binary."""
 
-# Flags without which a flag would be refused before its value is checked.
+# Flags without which a flag would be refused before its value is checked, unless its option's
+# ``needs`` says which value of which flag that is.
 NEEDED_FLAGS = {
-  "alpha": ("--partition=dirichlet",),
-  "classes_per_client": ("--partition=classes",),
-  "ratio": ("--partition=ratio",),
-  "fraction": ("--partition=skew",),
-  "dominant_share": ("--partition=dominant",),
-  "exponent": ("--partition=quantity",),
-  "min_size": ("--partition=dirichlet", "--alpha=1"),
-  "zca_epsilon": ("--whiten=zca",),
-  "feature_shift": ("--partition=feature",),
-  "feature_scale": ("--partition=feature",),
-  "order_block": ("--batch_order=label",),
-  "drift_stretches": ("--drift=label",),
-  "drift_rounds": ("--drift=label",),
-  "groups": ("--norm=gn",),
-  "group_size": ("--norm=gn",),
-  "mean_only_bn": ("--norm=wn",),
-  "norm_decay": ("--norm=bn",),
-  "brn_r_max": ("--norm=brn",),
-  "brn_d_max": ("--norm=brn",),
-  "brn_ramp": ("--norm=brn",),
-  "lr_warmup_from": ("--lr_warmup_rounds=2",),
-  "lr_boundaries": ("--lr_schedule=step",),
-  "lr_factor": ("--lr_schedule=exponential",),
-  "lr_patience": ("--lr_schedule=plateau",),
-  "lr_power": ("--lr_schedule=polynomial",),
-  "lr_warmup_epochs": ("--epochs=3",),
-  "freeze_round": ("--norm=fixbn",),
-  "freeze_lr_factor": ("--norm=fixbn",),
-  "freeze_clip_norm": ("--norm=fixbn",),
-  "freeze_affine": ("--norm=fixbn",),
-  "freeze_tolerance": ("--norm=fixbn", "--freeze_round=auto"),
-  "fine_tune_lr": ("--fine_tune_steps=2",),
-  "diagnostics_layer": ("--diagnostics",),
-  "diagnostics_batches": ("--diagnostics",),
-  "chunk": ("--backend=vmap", "--host_devices=1"),
-  "coordinator_address": ("--num_processes=2", "--process_id=0", "--workdir=run"),
-  "num_processes": ("--coordinator_address=a:1", "--process_id=0", "--workdir=run"),
-  "process_id": ("--coordinator_address=a:1", "--num_processes=2", "--workdir=run"),
-  "prox": ("--local_steps=2",),
-  "server_momentum": ("--server_optimizer=momentum",),
-  "delay_lambda": ("--delay_compensation=constant",),
-  "delay_decay": ("--delay_compensation=adaptive",),
-  "labelled": ("--autoencoder=1",),
-  "client_id": ("--clients=1",),
+  "alpha": "--partition=dirichlet",
+  "classes_per_client": "--partition=classes",
+  "ratio": "--partition=ratio",
+  "fraction": "--partition=skew",
+  "dominant_share": "--partition=dominant",
+  "exponent": "--partition=quantity",
+  "min_size": "--partition=dirichlet --alpha=1",
+  "drift_stretches": "--drift=label",
+  "drift_rounds": "--drift=label",
+  "lr_warmup_from": "--lr_warmup_rounds=2",
+  "lr_factor": "--lr_schedule=exponential",
+  "lr_warmup_epochs": "--epochs=3",
+  "freeze_tolerance": "--norm=fixbn --freeze_round=auto",
+  "fine_tune_lr": "--fine_tune_steps=2",
+  "diagnostics_layer": "--diagnostics",
+  "diagnostics_batches": "--diagnostics",
+  "chunk": "--backend=vmap --host_devices=1",
+  "coordinator_address": "--num_processes=2 --process_id=0 --workdir=run",
+  "num_processes": "--coordinator_address=a:1 --process_id=0 --workdir=run",
+  "process_id": "--coordinator_address=a:1 --num_processes=2 --workdir=run",
+  "prox": "--local_steps=2",
+  "delay_lambda": "--delay_compensation=constant",
+  "labelled": "--autoencoder=1",
+  "client_id": "--clients=1",
 }
-"""Name of the flag -> other flags; a flag that is not here is tried alone."""
 
 
 class Values(NamedTuple):
@@ -223,8 +203,10 @@ def values_of(binary: Binary, name: str) -> Values:
 
 def needed_flags(binary: Binary, name: str) -> list[str]:
   """Returns the flags of the binary that a flag needs (see ``NEEDED_FLAGS``)."""
-  known = {field.name for field in shown(binary.config)}
-  return [flag for flag in NEEDED_FLAGS.get(name, ()) if flag[2:].partition("=")[0] in known]
+  needs = {one.name: one.needs or "" for one in shown(binary.config)}
+  needed = f"--{needs[name].partition(',')[0]}" if "=" in needs[name] else ""
+  flags = NEEDED_FLAGS.get(name, needed).split()
+  return [flag for flag in flags if flag[2:].partition("=")[0] in needs]
 
 
 # Flags of fedavg that are tried in pairs; some need or exclude each other.
