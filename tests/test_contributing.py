@@ -64,7 +64,9 @@ def test_an_example_works(changed, what):
   """Every command of an example succeeds; pytest fails if it finds no test."""
   text = section(what)
   commands = [
-    line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()
+    line
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    for line in block.splitlines()
   ]
   assert any("pytest" in command for command in commands)
   assert any("experiments" in command for command in commands)
