@@ -93,7 +93,7 @@ def _no_work(files, monkeypatch):
     (split_predict, "load_split", loaded),
     (split_predict, "send_client_weights", accept),
     (leakage, "initial_variables", lambda *_: {}),
-    (leakage.leakage, "_each", accept),
+    (leakage.cut_leakage, "_each", accept),
     (regions, "_write", accept),
     (stages, "step_flops", lambda *_, **__: Flops(1.0, 3.0)),
     (communication, "write", accept),
