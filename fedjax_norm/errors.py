@@ -4,28 +4,19 @@ from typing import Any, get_args
 
 
 class UserError(ValueError):
-  """Bad input: a flag, a path, a file, a shape or a combination of them."""
+  """The user gave a wrong flag, path, file or array, or a wrong combination of them."""
 
 
 class DivergedError(UserError):
-  """Training produced a loss that is not finite."""
+  """The training loss became infinite or NaN."""
 
 
 class LostError(UserError):
-  """Another process of the run died or cannot be reached."""
+  """Another process of this run has died or cannot be reached."""
 
 
 def check_type(name: str, value: Any, expected: Any) -> None:
-  """Checks the type of an argument.
-
-  Args:
-    name: name of the argument.
-    value: value of the argument.
-    expected: class, or union of classes.
-
-  Raises:
-    UserError: the value is not an instance of the expected type.
-  """
+  """Raises UserError if the argument ``name`` is not of the expected class, or union of classes."""
   if not isinstance(value, expected):
     kinds = [k for k in get_args(expected) or (expected,) if k is not type(None)]
     wanted = " or ".join(k.__name__ for k in kinds)

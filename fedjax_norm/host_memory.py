@@ -1,4 +1,4 @@
-"""The machine's memory, and checks that something fits it."""
+"""The size of the machine's main memory, and checks that arrays fit into it."""
 
 import math
 import os
@@ -7,20 +7,20 @@ from fedjax_norm.errors import UserError
 
 
 def total_bytes() -> int:
-  """Returns the bytes of the machine's memory."""
+  """Returns the size of the machine's main memory in bytes."""
   return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check(size: float, what: str, advice: str) -> None:
-  """Checks that something fits the machine's memory, before it is allocated.
+  """Checks, before an allocation, that it fits into the machine's main memory.
 
   Args:
-    size: bytes that it needs at least.
-    what: description of what needs them.
-    advice: what to do instead.
+    size: lower bound of the bytes that will be allocated.
+    what: name of the allocated thing, for the error message.
+    advice: what the user can do instead, for the error message.
 
   Raises:
-    UserError: it does not fit.
+    UserError: ``size`` exceeds the machine's memory.
   """
   available = total_bytes()
   if size > available:
@@ -30,24 +30,17 @@ def check(size: float, what: str, advice: str) -> None:
 
 
 def check_batch(size: int, image_shape: tuple[int, ...]) -> None:
-  """Checks that a batch of float images fits the machine's memory.
-
-  Args:
-    size: number of examples.
-    image_shape: (H, W, C).
+  """Checks that a batch of ``size`` float32 images (H, W, C) fits into the machine's main memory.
 
   Raises:
-    UserError: it does not fit.
+    UserError: the batch does not fit.
   """
   what = f"a batch of {size:,} images of {'x'.join(map(str, image_shape))}"
   check(4 * size * math.prod(image_shape), what, "choose a smaller batch_size or smaller images")
 
 
 def human_bytes(count: float) -> str:
-  """Formats a number of bytes in decimal units: ``999 B``, ``1.50 kB``, ``12.3 MB``.
-
-  Args:
-    count: number of bytes, not negative.
+  """Returns a number of bytes as text with a decimal unit: ``999 B``, ``1.50 kB``, ``12.3 MB``.
 
   Raises:
     ValueError: ``count`` is negative or not finite.
@@ -58,12 +51,8 @@ def human_bytes(count: float) -> str:
     return f"{round(count)} B"
   for unit in ("kB", "MB", "GB", "TB"):
     count /= 1000
+    decimals = 2 if count < 9.995 else 1 if count < 99.95 else 0
     # The rounded number is compared, so that "1000 kB" is printed as "1.00 MB".
-    if float(text := _three_digits(count)) < 1000:
+    if float(text := f"{count:.{decimals}f}") < 1000:
       return f"{text} {unit}"
   return f"{count / 1000:,.2f} PB"
-
-
-def _three_digits(value: float) -> str:
-  decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
-  return f"{value:.{decimals}f}"

@@ -1,11 +1,11 @@
-"""Parses numbers from text: plain ASCII digits, and only numbers that programs can compute with."""
+"""Parses numbers that are written in plain ASCII digits and fit int32 or float32."""
 
 import re
 
 import numpy as np
 
 MAX_INT = 2**31 - 1
-"""The largest integer: compiled programs count rounds, steps and examples in int32."""
+"""The largest accepted integer: compiled programs count rounds, steps and examples in int32."""
 
 _MAX_FLOAT = float(np.finfo(np.float32).max)
 _INT = re.compile(r"([+-]?)0*([0-9]+)")
@@ -20,7 +20,7 @@ def parse_int(text: str, most: int = MAX_INT) -> int:
     most: largest allowed absolute value.
 
   Raises:
-    ValueError: the text is not such an integer.
+    ValueError: the text is not an integer in plain digits, or is outside -most to most.
   """
   match = _INT.fullmatch(text)
   # Python raises an error for numbers of thousands of digits.
@@ -30,13 +30,10 @@ def parse_int(text: str, most: int = MAX_INT) -> int:
 
 
 def parse_float(text: str) -> float:
-  """Parses a finite number within the range of float32.
-
-  Args:
-    text: decimal number, with an optional sign and exponent.
+  """Parses a decimal number with an optional sign and exponent.
 
   Raises:
-    ValueError: the text is not such a number.
+    ValueError: the text is not a decimal number, or is outside the range of float32.
   """
   if not _FLOAT.fullmatch(text) or abs(float(text)) > _MAX_FLOAT:
     raise ValueError(f"give a finite number up to {_MAX_FLOAT:.1e} in plain digits.")

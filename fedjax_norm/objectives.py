@@ -1,4 +1,4 @@
-"""Training objectives: the loss and the accuracy of classes, numbers, or classes of pixels."""
+"""Training objectives: how the loss and the accuracy follow from a model's outputs and targets."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -13,20 +13,20 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.typing import Array
 
 IGNORED = 255
-"""The pixel class that segmentation ignores in training and testing."""
+"""The label of pixels that segmentation ignores in training and testing."""
 
 
 class Objective(NamedTuple):
-  """Compares outputs with targets, example by example.
+  """Compares a model's outputs with the targets of each example of a batch.
 
   A user-defined objective can be passed wherever a name in ``OBJECTIVES`` is accepted.
 
   Attributes:
     loss: (outputs, targets) -> [B] float32, the training loss of each example.
-    correct: (outputs, targets) -> [B], the correct share of each example; None if outputs are not
-      correct or wrong, as in regression.
+    correct: (outputs, targets) -> [B], the share of each example that is predicted correctly; None
+      if outputs are not correct or wrong, as in regression.
     train_column: column of ``metrics.csv`` for the mean of ``correct`` over training examples; None
-      omits it.
+      omits this column.
   """
 
   loss: Callable[[Array, Array], Array]
@@ -61,19 +61,12 @@ def _pixel_cross_entropy(logits: Array, classes: Array) -> Array:
   return _pixel_mean(_cross_entropy(logits, known), classes)
 
 
-def _correct_pixels(logits: Array, classes: Array) -> Array:
-  return _pixel_mean(_correct_class(logits, classes), classes)
-
-
 def majority(logits: Array) -> Array:
-  """Returns the majority vote of an ensemble, [B, M, C] -> [B, C].
+  """Returns log-probabilities of the majority vote of an ensemble: logits [B, M, C] -> [B, C].
 
-  The mean probability breaks ties. With the votes v_c of M members and their mean probability p_c,
-  the result is
-
-    log((v_c + p_c) / (M + 1)),
-
-  the logarithm of a probability: the mean probability counts as one more vote, split over classes.
+  If v_c of M members vote for class c, and p_c is the mean of the members' probabilities of c, the
+  result is log((v_c + p_c) / (M + 1)): the mean probability breaks ties, as one more vote that is
+  divided over the classes.
   """
   members, classes = logits.shape[1:]
   votes = jax.nn.one_hot(logits.argmax(-1), classes).sum(1)
@@ -86,37 +79,39 @@ def _all_cross_entropies(logits: Array, labels: Array) -> Array:
   return _cross_entropy(logits, jnp.broadcast_to(labels[:, None], logits.shape[:2])).sum(-1)
 
 
-def _correct_vote(logits: Array, labels: Array) -> Array:
-  return _correct_class(majority(logits), labels)
-
-
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
   {
     "classification": Objective(_cross_entropy, _correct_class, "train_top1"),
     "regression": Objective(_half_squared_distance),
-    "segmentation": Objective(_pixel_cross_entropy, _correct_pixels, "train_pixel_accuracy"),
-    "ensemble": Objective(_all_cross_entropies, _correct_vote, "train_top1"),
+    "segmentation": Objective(
+      _pixel_cross_entropy,
+      lambda y, t: _pixel_mean(_correct_class(y, t), t),
+      "train_pixel_accuracy",
+    ),
+    "ensemble": Objective(
+      _all_cross_entropies, lambda y, t: _correct_class(majority(y), t), "train_top1"
+    ),
   }
 )
-"""The objectives by name. In this order, the outputs are logits [B, C], numbers [B, D], logits
-[B, H, W, C], and the logits of M members [B, M, C]; the targets are [B] int32, [B, D] float32,
-[B, H, W] uint8 (which may contain ``IGNORED``), and [B] int32."""
+"""The objectives by name, with these outputs and targets:
+
+- classification: logits [B, C]; classes [B] int32;
+- regression: numbers [B, D]; numbers [B, D] float32;
+- segmentation: logits of pixels [B, H, W, C]; classes [B, H, W] uint8, possibly ``IGNORED``;
+- ensemble: logits of M members [B, M, C]; classes [B] int32.
+"""
 
 TASKS = tuple(name for name in OBJECTIVES if name != "ensemble")
-"""The objectives that a single model can be trained with."""
+"""The names of the objectives of a single model."""
 
 
 def training_objective(task: str) -> str:
-  """Returns the training objective of a task; verification learns identities as classes.
-
-  Args:
-    task: one of ``TASKS``, or ``'verification'``.
-  """
+  """Returns the name of a task's objective; verification is trained to classify identities."""
   return "classification" if task == "verification" else task
 
 
 def find(objective: str | Objective) -> Objective:
-  """Returns the objective with a name; a user-defined objective is returned unchanged.
+  """Returns the objective with a name in ``OBJECTIVES``, or a user-defined objective unchanged.
 
   Raises:
     UserError: the name is unknown.
@@ -140,7 +135,7 @@ def check_loss(objective: Objective, output_shape: tuple[int, ...], targets: np.
     targets: targets of the data set, [N, ...].
 
   Raises:
-    UserError: a function returns a shape other than [B], for example the mean of a batch.
+    UserError: ``loss`` or ``correct`` returns a shape other than [B], for example the batch's mean.
   """
   batch = 2
   outputs = jax.ShapeDtypeStruct((batch, *output_shape), jnp.float32)
@@ -152,5 +147,5 @@ def check_loss(objective: Objective, output_shape: tuple[int, ...], targets: np.
     if shape != (batch,):
       raise UserError(
         f"the {name} of the objective returns the shape {shape} for a batch of {batch} examples; "
-        f"return one number per example, ({batch},), and not their mean."
+        f"return one number per example, ({batch},), and not the mean over the batch."
       )

@@ -1,4 +1,4 @@
-"""Options: each is defined once, as a field of a frozen dataclass.
+"""Options of a run: each is defined only once, as a field of a frozen dataclass.
 
 A subclass of :class:`Options` is a group of options. The configuration class of a run inherits from
 all groups that it needs, so that every option is an attribute of one object. An option has the same
@@ -36,7 +36,7 @@ def option(
   below: float | None = None,
   needs: str | None = None,
 ) -> Any:
-  """Returns a field of an :class:`Options` class.
+  """Returns a dataclass field that defines an option in a subclass of :class:`Options`.
 
   Args:
     default: default value; None if the default depends on other options or the data.
@@ -46,8 +46,8 @@ def option(
     above: exclusive lower limit.
     most: largest allowed number.
     below: exclusive upper limit.
-    needs: other option that this one has no effect without: ``"norm=brn"``, one of several values
-      as in ``"lr_schedule=step,plateau"``, or ``"momentum"`` for any value that switches it on.
+    needs: another option without which this one has no effect: ``"norm=brn"`` for one value,
+      ``"lr_schedule=step,plateau"`` for two, ``"momentum"`` for any value that turns it on.
   """
   limits = {"least": least, "above": above, "most": most, "below": below}
   metadata = {"help": help, "choices": tuple(choices), "limits": limits, "needs": needs}
@@ -56,28 +56,28 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """A group of options, whose values are checked when an object is created.
+  """A group of options; creating an object checks the values of its options.
 
-  A class can define ``check(self)`` for conditions on several options; the checks of all inherited
-  classes run.
+  A subclass can define ``check(self)`` for conditions on several options; its base classes' methods
+  ``check`` also run.
   """
 
   group: ClassVar[str] = "run"
-  """The heading of the options of this class in ``--help``."""
+  """The heading above the options of this class in ``--help``."""
 
   def __post_init__(self) -> None:
     check(self)
 
 
 class Option(NamedTuple):
-  """The description of an option; further attributes are the arguments of :func:`option`.
+  """The description of an option; :func:`option` explains the attributes that are not listed here.
 
   Attributes:
     name: name of the field and of the flag.
-    types: possible types, without None.
-    optional: whether None is allowed.
-    limits: ``least``, ``above``, ``most`` and ``below``, each None or a number.
-    group: heading in ``--help``.
+    types: possible types of the value, without None.
+    optional: whether the value can be None.
+    limits: the limits ``least``, ``above``, ``most`` and ``below``, each None or a number.
+    group: heading above the option in ``--help``.
   """
 
   name: str
@@ -92,11 +92,7 @@ class Option(NamedTuple):
 
 
 def of(config_class: type) -> tuple[Option, ...]:
-  """Returns the options of a class, including inherited ones, in the order of their groups.
-
-  Args:
-    config_class: subclass of :class:`Options`.
-  """
+  """Returns all options of a subclass of :class:`Options`, in the order of its dataclass fields."""
   hints = typing.get_type_hints(config_class)
   groups: dict[str, str] = {}
   for base in reversed(config_class.__mro__):
@@ -124,7 +120,7 @@ def _types(hint: Any) -> tuple[type, ...]:
 
 
 def with_defaults(config_class: type[C], /, **defaults: Any) -> type[C]:
-  """Returns the class with other defaults for some of its options."""
+  """Returns a subclass of ``config_class`` whose options in ``defaults`` have new defaults."""
   fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
   changed = [
     (name, fields[name].type, dataclasses.field(default=value, metadata=fields[name].metadata))
@@ -136,17 +132,17 @@ def with_defaults(config_class: type[C], /, **defaults: Any) -> type[C]:
 
 
 def make(config_class: type[C], /, *groups: Any, **given: Any) -> C:
-  """Returns a checked configuration.
+  """Returns a checked object of a configuration class.
 
   Args:
-    config_class: subclass of :class:`Options` that inherits from the classes of all groups.
-    *groups: configurations such as ``LoopConfig(rounds=10)``; values that differ from the defaults
-      of their classes count as given.
-    **given: further options by name; they override the groups.
+    config_class: subclass of :class:`Options` that inherits from the classes of all ``groups``.
+    *groups: objects such as ``LoopConfig(rounds=10)``, from which values that differ from the
+      defaults are taken.
+    **given: further options by name; they override the values from ``groups``.
 
   Raises:
-    UserError: an option or a group that the class does not have, a wrong value, or an option
-      without effect.
+    UserError: the class lacks one of the options or groups, or an option has a wrong value or no
+      effect.
   """
   known = {item.name: item for item in of(config_class)}
   fields = [field.name for field in dataclasses.fields(config_class)]  # type: ignore[arg-type]
@@ -157,9 +153,8 @@ def make(config_class: type[C], /, *groups: Any, **given: Any) -> C:
   values: dict[str, Any] = {}
   for group in groups:
     if not isinstance(group, Options) or not issubclass(config_class, type(group)):
-      raise UserError(
-        f"{type(group).__name__} is no group of options of {config_class.__name__}; drop it."
-      )
+      name = type(group).__name__
+      raise UserError(f"{name} is no group of options of {config_class.__name__}; drop {name}.")
     changed = (f for f in dataclasses.fields(group) if getattr(group, f.name) != f.default)
     values |= {field.name: getattr(group, field.name) for field in changed}
   config = config_class(**values | given)
@@ -169,16 +164,16 @@ def make(config_class: type[C], /, *groups: Any, **given: Any) -> C:
 
 
 def from_json(saved: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the values of options that were saved as JSON, with tuples instead of lists."""
+  """Returns options that were saved as JSON, with their lists turned back into tuples."""
   return {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
 
 
 def check(config: Any) -> None:
-  """Checks the values of a configuration.
+  """Checks all options of a configuration object.
 
   Raises:
-    UserError: an option has a wrong type, is outside its limits, has no effect, or contradicts
-      another.
+    UserError: an option has a wrong type, is not an allowed choice, is outside its limits, has no
+      effect, or contradicts another option.
   """
   for item in of(type(config)):
     value = getattr(config, item.name)
@@ -198,20 +193,17 @@ def check(config: Any) -> None:
 
 
 def refuse_replaced(config: Any, name: str, *others: str) -> None:
-  """Checks that options which another setting replaces are off or have their defaults.
-
-  Args:
-    config: configuration with the options.
-    name: name of the setting that replaces them.
-    *others: names of the replaced options.
+  """Checks that the options ``others``, which the setting ``name`` replaces, were not set.
 
   Raises:
-    UserError: one of the options was changed.
+    UserError: one of these options is neither off nor at its default.
   """
   for item in of(type(config)):
     value = getattr(config, item.name)
     if item.name in others and value != item.default and value not in _OFF:
-      raise UserError(f"--{item.name} does nothing with {name}, which replaces it; drop one.")
+      raise UserError(
+        f"--{item.name} does nothing with {name}, which replaces it; drop --{item.name} or {name}."
+      )
 
 
 def _check_type(item: Option, value: Any) -> None:
@@ -263,4 +255,6 @@ def _check_needs(config: Any, item: Option) -> None:
   if str(value) in values.split(",") if values else value not in _OFF:
     return
   wanted = f"--{name}={' or '.join(values.split(','))}" if values else f"--{name}"
-  raise UserError(f"--{item.name} does nothing here: it needs {wanted}; drop it or add that.")
+  raise UserError(
+    f"--{item.name} does nothing here: it needs {wanted}; drop --{item.name} or add {wanted}."
+  )

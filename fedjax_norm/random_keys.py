@@ -1,4 +1,4 @@
-"""The random number streams of a run: one key per purpose, so that draws are independent."""
+"""The random keys of a run: one per purpose, so that different purposes draw independently."""
 
 import enum
 
@@ -8,7 +8,7 @@ from fedjax_norm.typing import Key
 
 
 class Stream(enum.IntEnum):
-  """The purpose of a key; changing a number changes the results of every seed."""
+  """The purposes of random keys; changing a number would change the results of every seed."""
 
   INIT = 0
   COHORT = 1
@@ -19,11 +19,11 @@ class Stream(enum.IntEnum):
   MODEL_TRAVELING = 6
   FINE_TUNE = 7
   SAMPLE = 8
-  TURN = 9
+  TURN = 9  # the order in which the clients of split learning train
   DECODER = 10
-  DISTIL = 11
+  DISTIL = 11  # distillation of several models into one
 
 
 def stream(key: Key, purpose: Stream) -> Key:
-  """Returns the key of one purpose, derived from the key of the run."""
+  """Returns the key for one purpose, derived from the run's key ``key``."""
   return jax.random.fold_in(key, int(purpose))

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-# jax.Array or numpy.ndarray: the same functions accept device, host and traced arrays.
+# jax.Array or numpy.ndarray: a function accepts arrays on the device or the host, and traced ones.
 Array = Any
 Key = jax.Array
 PyTree = Any
@@ -13,11 +13,11 @@ Variables = dict[str, PyTree]
 
 
 class Batch(NamedTuple):
-  """One minibatch of static size, padded with examples that are ignored.
+  """One minibatch of fixed size B, filled up with padding examples, which are ignored.
 
   Attributes:
     images: [B, H, W, C] float32.
-    labels: [B] int32; the targets, for objectives other than classification (``objectives.py``).
+    labels: [B] int32 classes, or the targets of another objective (see ``objectives.OBJECTIVES``).
     mask: [B] float32, 1 for a real example and 0 for padding.
   """
 

@@ -1,4 +1,4 @@
-"""Maps a pure per-client function over clients and devices: vmap, scan, pmap or shard_map."""
+"""Runs a pure per-client function for all clients on all devices: vmap, scan, pmap or shard_map."""
 
 from fedjax_norm.client_mapping.choice import BACKENDS, create
 from fedjax_norm.client_mapping.devices import device_memory, use_host_devices

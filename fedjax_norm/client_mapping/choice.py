@@ -1,4 +1,4 @@
-"""Chooses how clients are mapped, by the devices, their memory and the norm."""
+"""Chooses how clients are mapped, given the devices, the memory of each device and the norm."""
 
 from collections.abc import Callable
 
@@ -11,8 +11,7 @@ from fedjax_norm.errors import UserError
 
 BACKENDS = ("auto", "vmap", "scan", "pmap", "shard_map")
 
-# The share of an accelerator's memory for clients that run in parallel; the data may use half of
-# the memory.
+# Share of an accelerator's memory for clients that run in parallel; the data may use half of it.
 _CLIENTS_SHARE = 0.3
 
 
@@ -25,30 +24,31 @@ def create(
   client_bytes: Callable[[], int] | None = None,
   devices: list[jax.Device] | None = None,
 ) -> ClientMapping:
-  """Chooses a mapping.
+  """Returns the mapping of clients to devices for the options ``backend`` and ``chunk``.
 
-  ``auto`` divides the clients over several devices (shard_map). Within a device, a CPU runs the
-  clients sequentially (scan), because running them in parallel is no faster and takes more memory;
-  an accelerator runs as many in parallel (vmap) as fit its memory, each for as many steps as the
-  longest of them takes. Clients in lock-step all run in parallel, without padding, because padding
-  would take part in their collectives: the number of devices is chosen so that it divides them.
+  ``auto`` divides the clients over several devices (shard_map). A single device that is a CPU runs
+  the clients sequentially (scan), because vmap is no faster and takes more memory. An accelerator
+  runs as many clients in parallel (vmap) as fit its memory; each takes as many steps as the client
+  with the most steps. If a norm merges statistics, all clients run in lock-step and without padding
+  clients, which would contribute statistics: the number of devices then divides that of clients.
 
   Args:
     backend: one of ``BACKENDS``.
     num_clients: number of clients to map.
     chunk: number of clients that a device runs in parallel; 0 for all of them; None to choose.
     lockstep: whether a norm merges statistics across clients, so that all must run in parallel.
-    client_bytes: () -> the bytes that a running client needs; called on accelerators only. None
+    client_bytes: () -> bytes of device memory per running client; called on accelerators only. None
       assumes that all clients fit.
     devices: devices to use; by default all devices of JAX.
 
   Raises:
-    UserError: an unknown backend, a negative chunk, or a choice that rules out lock-step.
+    UserError: the backend is unknown or cannot do what ``chunk``, ``lockstep`` or several processes
+      need, or ``chunk`` is negative.
   """
   if backend not in BACKENDS:
     raise UserError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
   if chunk is not None and chunk < 0:
-    raise UserError(f"chunk is {chunk}; it must be 0 (all clients in parallel) or more.")
+    raise UserError(f"--chunk is {chunk}; it must be 0 (all clients in parallel) or more.")
   if lockstep and (backend == "scan" or chunk):
     raise UserError(
       "a norm that merges statistics across clients needs all of them in lock-step, which "
@@ -62,7 +62,7 @@ def create(
     # Every process takes part with all of its devices, padded with clients that count for nothing.
     if backend in ("vmap", "scan", "pmap"):
       raise UserError(
-        f"--backend={backend} is for one process; use shard_map (or auto) with several."
+        f"--backend={backend} is for one process; use shard_map or auto for several processes."
       )
   else:
     devices = devices[: max(1, min(len(devices), num_clients))]
@@ -94,7 +94,7 @@ def create(
 def _fitting_chunk(
   num_clients: int, client_bytes: Callable[[], int] | None, devices: list[jax.Device]
 ) -> int:
-  """Returns how many of a device's clients fit its memory in parallel; 0 for all of them."""
+  """Returns how many of a device's clients fit into its memory in parallel; 0 for all of them."""
   if client_bytes is None:
     return 0
   fitting = int(_CLIENTS_SHARE * device_memory(devices) // client_bytes())

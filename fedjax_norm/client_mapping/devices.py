@@ -9,7 +9,7 @@ _MAX_HOST_DEVICES = 1024  # each of them starts threads
 
 
 def device_memory(devices: list[jax.Device]) -> int:
-  """Returns the bytes of one device's memory; CPU devices share the machine's memory equally."""
+  """Returns the bytes of memory of one device; CPU devices share the main memory equally."""
   local = [device for device in devices if device.process_index == jax.process_index()]
   stats = local[0].memory_stats() or {}
   return stats.get("bytes_limit", host_memory.total_bytes() // len(local))
@@ -19,7 +19,7 @@ def use_host_devices(count: int) -> None:
   """Sets the number of single-threaded CPU devices of JAX; must be called before JAX is used.
 
   Raises:
-    UserError: fewer than one or too many devices, or JAX has already started with another number.
+    UserError: ``count`` is below 1 or above 1024, or JAX has already started with another number.
   """
   if not 1 <= count <= _MAX_HOST_DEVICES:
     raise UserError(

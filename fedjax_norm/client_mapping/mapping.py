@@ -1,6 +1,5 @@
-"""A per-client function mapped over clients, whose results are summed or stacked."""
+"""Runs a function for every client, in parallel or sequentially, and sums or stacks its results."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,21 +12,21 @@ from jax.sharding import PartitionSpec as P
 from fedjax_norm.typing import Array, PyTree
 
 DEVICES, CLIENTS = "devices", "clients"
-"""The names of the mapped axes."""
+"""The names of the mapped axes: devices, and the clients that one device runs in parallel."""
 
 ClientFn = Callable[[Any, Any], tuple[PyTree, PyTree]]
-"""(shared, item of one client) -> (result to sum over clients, result to stack)."""
+"""(inputs of all clients, input of one client) -> (result to sum over clients, result to stack)."""
 
 
 class ClientMapping(NamedTuple):
-  """How clients are mapped.
+  """The way in which a per-client function runs for all clients.
 
   Attributes:
     backend: ``'vmap'`` or ``'scan'`` on one device; ``'pmap'`` or ``'shard_map'`` over devices.
-    chunk: number of clients that a device runs in parallel under vmap: 0 all, 1 sequentially (a
-      scan).
+    chunk: number of clients that a device runs in parallel by vmap; 0 for all, 1 for a scan.
     mesh: the devices, with the single axis ``DEVICES``; None on a single device.
-    lockstep: whether clients exchange statistics in each step, so that padding is not allowed.
+    lockstep: whether clients exchange statistics in each step, so that no clients may be added as
+      padding.
   """
 
   backend: str
@@ -42,7 +41,7 @@ class ClientMapping(NamedTuple):
 
   @property
   def axis_names(self) -> tuple[str, ...]:
-    """The axis names that the function of a client can use; none unless all run in parallel."""
+    """The axis names for collectives of clients; none unless all clients run in parallel."""
     if self.chunk != 0:
       return ()
     return (DEVICES, CLIENTS) if self.mesh else (CLIENTS,)
@@ -54,29 +53,29 @@ class ClientMapping(NamedTuple):
 
   @property
   def sharding(self) -> NamedSharding | None:
-    """The sharding of arrays that every client reads: replicated."""
+    """The sharding of arrays that every client reads: replicated. None on a single device."""
     return NamedSharding(self.mesh, P()) if self.mesh else None
 
   @property
   def multi_process(self) -> bool:
-    """Whether the devices belong to several processes, each of which has only local data."""
+    """Whether the devices belong to several processes, each with the data of its devices only."""
     return self.mesh is not None and self.mesh.is_multi_process
 
   @property
   def row_sharding(self) -> NamedSharding | None:
-    """The sharding of arrays with rows of clients: with several processes, divided over devices."""
+    """The sharding of arrays with one row per client: divided over devices if several processes."""
     return NamedSharding(self.mesh, self._spec(True)) if self.mesh else None
 
   def _spec(self, sharded: bool) -> P:
     return P(DEVICES) if sharded and self.multi_process else P()
 
   def take(self, states: PyTree, rows: Array) -> PyTree:
-    """Returns some rows of clients' states [U, ...].
+    """Returns the rows of ``states`` at the indices ``rows``.
 
     Args:
-      states: one row per client; with several processes, divided over the devices.
-      rows: [n] int32; with several processes, each device's share of them indexes the rows on that
-        device, and -1 selects padding.
+      states: arrays [U, ...] with one row per client; with several processes, divided over devices.
+      rows: [n] int32; with several processes, each device's share of ``rows`` indexes the rows on
+        that device, and -1 stands for a padding client.
     """
 
     def on_device(states: PyTree, rows: Array) -> PyTree:
@@ -85,7 +84,7 @@ class ClientMapping(NamedTuple):
     return self._on_each_device(on_device, states, rows)
 
   def put(self, states: PyTree, rows: Array, new: PyTree) -> PyTree:
-    """Returns the states with some rows replaced: the inverse of :meth:`take`."""
+    """Returns ``states`` in which ``new`` replaces the rows that :meth:`take` would return."""
 
     def on_device(states: PyTree, rows: Array, new: PyTree) -> PyTree:
       def replaced(a: Array, b: Array) -> Array:
@@ -107,7 +106,7 @@ class ClientMapping(NamedTuple):
     return ClientMapping("shard_map" if self.mesh else "scan", 1, self.mesh)
 
   def describe(self) -> str:
-    """Returns one line for the start of a run."""
+    """Returns one line for the start of a run, such as 'vmap on one cpu device'."""
     inner = {0: "vmap", 1: "scan"}.get(self.chunk, f"vmap in chunks of {self.chunk}")
     platform = jax.default_backend()
     if self.mesh is None:
@@ -117,17 +116,18 @@ class ClientMapping(NamedTuple):
   def map_reduce(
     self, fn: ClientFn, shared: PyTree, items: PyTree, sharded: PyTree = False
   ) -> tuple[PyTree, PyTree]:
-    """Runs a function on every client, sums its first result and stacks its second one.
+    """Runs a function for each client; sums its first result over clients and stacks its second.
 
     Args:
       fn: pure function (shared, item) -> (result to sum, result to stack).
       shared: inputs that every client reads.
       items: pytree of arrays [n, ...], one row per client.
-      sharded: prefix of ``shared``'s structure, True for parts that are divided over the devices if
-        there are several processes.
+      sharded: prefix of ``shared``'s structure, True for arrays that are divided over the devices
+        if there are several processes.
 
     Returns:
-      (sums over clients, stacked results [n, ...]). The sums need the memory of one chunk.
+      (sums over clients, stacked results [n, ...]). Only the first results of one chunk of clients
+      are in memory at any time.
     """
     count = jax.tree.leaves(items)[0].shape[0]
     if self.mesh is None:
@@ -148,11 +148,9 @@ class ClientMapping(NamedTuple):
       return jax.lax.psum(sums, DEVICES), rows
 
     if self.backend == "pmap":
-      fold = functools.partial(
-        jax.tree.map, lambda a: a.reshape(self.num_devices, -1, *a.shape[1:])
-      )
+      folded = jax.tree.map(lambda a: a.reshape(self.num_devices, -1, *a.shape[1:]), (real, items))
       run = jax.pmap(part, DEVICES, in_axes=(None, 0, 0), devices=self.devices)
-      sums, rows = run(shared, fold(real), fold(items))
+      sums, rows = run(shared, *folded)
       sums = jax.tree.map(lambda a: a[0], sums)
       rows = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
     else:
@@ -169,16 +167,17 @@ class ClientMapping(NamedTuple):
 
   def _on_one_device(self, fn: ClientFn, shared: PyTree, items: PyTree) -> tuple[PyTree, PyTree]:
     count = jax.tree.leaves(items)[0].shape[0]
-    if self.chunk == 0:
-      sums, rows = jax.vmap(fn, (None, 0), axis_name=CLIENTS)(shared, items)
-      return jax.tree.map(lambda a: a.sum(0), sums), rows
-    whole = count // self.chunk * self.chunk
 
     def run_chunk(items: PyTree) -> tuple[PyTree, PyTree]:
       if self.chunk == 1:
         return fn(shared, jax.tree.map(lambda a: a[0], items))
-      sums, rows = jax.vmap(fn, (None, 0))(shared, items)
+      axis = None if self.chunk else CLIENTS
+      sums, rows = jax.vmap(fn, (None, 0), axis_name=axis)(shared, items)
       return jax.tree.map(lambda a: a.sum(0), sums), rows
+
+    if self.chunk == 0:
+      return run_chunk(items)
+    whole = count // self.chunk * self.chunk
 
     def body(total: PyTree, items: PyTree) -> tuple[PyTree, PyTree]:
       sums, rows = run_chunk(items)
@@ -191,7 +190,7 @@ class ClientMapping(NamedTuple):
     if self.chunk > 1:
       rows = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
     if whole < count:  # the clients that do not fill a chunk
-      rest, more = jax.vmap(fn, (None, 0))(shared, jax.tree.map(lambda a: a[whole:], items))
-      sums = jax.tree.map(lambda a, b: a + b.sum(0), sums, rest)
+      rest, more = run_chunk(jax.tree.map(lambda a: a[whole:], items))
+      sums = optax.tree.add(sums, rest)
       rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), rows, more)
     return sums, rows

@@ -1,4 +1,4 @@
-"""The freeze of FixBN: the round T* at which its statistics are frozen (paper 002)."""
+"""Decides at which round T* FixBN freezes the running statistics (paper 002)."""
 
 from typing import NamedTuple
 
@@ -8,17 +8,19 @@ from fedjax_norm import tree_leaves
 from fedjax_norm.typing import PyTree
 
 EXPLORE, CALIBRATE = "explore", "calibrate"
+"""The phases before and after the freeze."""
 
 
 class FreezeState(NamedTuple):
-  """State of the decision, host arrays.
+  """The state of :class:`Freeze`, as arrays in host memory.
 
   Attributes:
     frozen_at: round of the freeze, or -1 before it.
     looked_at: round of the last measurement of the statistics, or -1 before the first.
-    calm: number of consecutive measurements in which the movement was below the tolerance.
-    movement: movement at the last measurement, in standard deviations; infinite before the second.
-    last: statistics at the last measurement.
+    calm: number of latest consecutive measurements with a movement below ``Freeze.tolerance``.
+    movement: change of the statistics between the last two measurements, in standard deviations;
+      infinite before the second measurement.
+    last: statistics at the last measurement, by path.
   """
 
   frozen_at: np.int32
@@ -29,20 +31,19 @@ class FreezeState(NamedTuple):
 
 
 class Freeze(NamedTuple):
-  """The policy: freezes at a fixed round, or when the global statistics have stopped moving.
+  """Freezes at a given round, or when the global running statistics have almost stopped changing.
 
-  The movement between two measurements is, over all channels c of all norms, the root mean square
-  of (mean_c - mean'_c) / std_c and of log(std_c / std'_c) together. The statistics are measured at
-  evaluations at least ``window`` rounds apart: they are moving averages, which cannot move far
-  within fewer rounds whatever the network does. With ``round`` None the freeze comes when the
-  movement has been below ``tolerance`` in ``patience`` consecutive measurements, and at the latest
-  at ``latest``.
+  The movement between two measurements (mean', std' and then mean, std) is the root mean square of
+  (mean_c - mean'_c) / std_c and log(std_c / std'_c) over all channels c of all norms. Evaluations
+  measure the statistics, at least ``window`` rounds apart, because moving averages always change
+  little within fewer rounds. If ``round`` is None, statistics freeze when the movement was below
+  ``tolerance`` in ``patience`` consecutive measurements, but not later than round ``latest``.
 
   Attributes:
     round: T*, or None to decide from the statistics.
     latest: last round at which to freeze if ``round`` is None.
-    tolerance: movement below which the statistics have stopped moving.
-    patience: number of consecutive measurements.
+    tolerance: movement, in standard deviations, below which a measurement counts as no change.
+    patience: number of consecutive measurements without change after which statistics freeze.
     window: least number of rounds between two measurements.
   """
 
@@ -53,24 +54,22 @@ class Freeze(NamedTuple):
   window: int = 1
 
   def init(self, batch_stats: PyTree) -> FreezeState:
-    """Returns the state before the first round."""
-    if self.round is not None:
-      batch_stats = {}
-    last = _host_leaves(batch_stats)
+    """Returns the state before the first round, given the model's initial running statistics."""
+    last = _host_leaves(batch_stats if self.round is None else {})
     return FreezeState(np.int32(-1), np.int32(-1), np.int32(0), np.float32(np.inf), last)
 
   def phase(self, state: FreezeState, round: int) -> str:
-    """Returns the phase of the interval that starts at a round."""
+    """Returns ``EXPLORE`` or ``CALIBRATE`` for the rounds until the next evaluation."""
     return CALIBRATE if self._due(state, round) else EXPLORE
 
   def next_change(self, state: FreezeState, round: int) -> int | None:
-    """Returns the round at which the phase changes at the latest, where an interval must end."""
+    """Returns the latest round of the freeze, before which the loop must stop; None if frozen."""
     if state.frozen_at >= 0 or self._due(state, round):
       return None
     return self.latest if self.round is None else self.round
 
   def observe(self, state: FreezeState, batch_stats: PyTree, round: int) -> FreezeState:
-    """Returns the state after an interval that ended before ``round``."""
+    """Returns the state after an evaluation before ``round``, given the global statistics."""
     if state.frozen_at >= 0:
       return state
     if self.round is None and round - max(int(state.looked_at), 0) >= self.window:
@@ -96,7 +95,7 @@ def _host_leaves(batch_stats: PyTree) -> dict[str, np.ndarray]:
 
 
 def movement(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> float:
-  """Returns the movement of flat statistics, in standard deviations (see :class:`Freeze`)."""
+  """Returns the movement between two measurements, each by path, as :class:`Freeze` defines it."""
   squares = []
   for path, mean in after.items():
     if not path.endswith("mean"):

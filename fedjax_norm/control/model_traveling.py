@@ -1,4 +1,4 @@
-"""Model traveling (paper 004, sec. 7.1): accuracy of a client's model on another client's data."""
+"""Model traveling (paper 004, sec. 7.1): tests each client's model on another client's data."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,18 +16,19 @@ from fedjax_norm.local_training import measure
 from fedjax_norm.norm import Mode
 from fedjax_norm.objectives import Objective, find
 from fedjax_norm.random_keys import Stream, stream
-from fedjax_norm.typing import Array, Key, PyTree, Variables
+from fedjax_norm.typing import Array, Key, PyTree
 
 ModelTraveling = Callable[[PyTree, PyTree, FederatedData, int, Key], tuple[Array, Array]]
 """(server state, client states [K, ...], all clients' data on the device, round before which models
-travel, key of the run) -> (accuracy of each client's model on its data [K], and on the data of the
-client that it travels to [K])."""
+are tested, key of the run) -> (accuracy [K] of each client's model on the client's data, accuracy
+[K] on the data of the client that the model travels to)."""
 
 
 def destinations(key: Key, round: Array, num_clients: int) -> Array:
-  """Returns the client that each client's model travels to, never its own client: [K] int32.
+  """Returns the index of the client to which each client's model travels: [K] int32.
 
-  All models travel by the same random shift of client ids, so that each client receives one model.
+  All models travel by the same random shift of indices, so that each client receives the model of
+  one other client.
   """
   key = jax.random.fold_in(stream(key, Stream.MODEL_TRAVELING), round)
   shift = jax.random.randint(key, (), 1, num_clients)
@@ -42,28 +43,24 @@ def make_model_traveling(
   examples: int,
   objective: str | Objective = "classification",
 ) -> ModelTraveling:
-  """Makes a function that tests every client's model on its own and another client's training data.
+  """Returns a function that tests every client's model on this and another client's training data.
 
-  Each client's model is tested on a random sample of ``examples`` examples (or all, if there are
-  fewer), without augmentation, of the data that the client trains on in that round.
-
-  The model is ``views.traveling``, by default ``views.client`` or the global model.
+  Each test uses a random sample of ``examples`` training examples of a client (all, if the client
+  has fewer), transformed by ``transform``. An algorithm's ``views.traveling`` chooses the model of
+  a client, by default ``views.client`` or else the global model.
 
   Raises:
-    UserError: an objective without accuracy.
+    UserError: the objective has no accuracy.
   """
   if find(objective).correct is None:
     raise UserError(
-      "SkewScout measures a loss of accuracy, but this objective has no accuracy; drop SkewScout."
+      "--skewscout measures a loss of accuracy, but this task has no accuracy; drop --skewscout."
     )
-
-  def traveling_model(server: PyTree, client: PyTree) -> Variables:
-    model_of = algorithm.views.traveling or algorithm.views.client
-    return model_of(server, client) if model_of else server.variables
+  model_of = algorithm.views.traveling or algorithm.views.client
 
   def test_client(shared: Any, item: Any) -> tuple[tuple[()], tuple[Array, Array]]:
     (server, data, round_, key), (row, destination, client) = shared, item
-    variables = traveling_model(server, client)
+    variables = model_of(server, client) if model_of else server.variables
 
     def accuracy(row: Array) -> Array:
       batch = sample(data, row, round_, examples, transform, key)
@@ -84,5 +81,10 @@ def make_model_traveling(
 
 
 def accuracy_loss(home: Array, away: Array) -> float:
-  """Returns AL: the mean loss of accuracy on other clients' data, between -1 and 1."""
+  """Returns the mean of home - away, SkewScout's accuracy loss AL, between -1 and 1.
+
+  Args:
+    home: [K] accuracy of each client's model on the client's data.
+    away: [K] accuracy of the same models on the data of the clients to which they traveled.
+  """
   return float(np.mean(np.asarray(home, np.float64) - np.asarray(away, np.float64)))

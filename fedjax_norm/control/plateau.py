@@ -1,4 +1,4 @@
-"""Lowers the learning rate when the loss has stopped falling (paper 001)."""
+"""Lowers the learning rate when the training loss has stopped falling (paper 001)."""
 
 import functools
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from fedjax_norm.typing import Array, PyTree
 
 
 class Plateau(NamedTuple):
-  """The policy of ``optax.contrib.reduce_on_plateau``, applied at every evaluation.
+  """Applies the rule of ``optax.contrib.reduce_on_plateau`` at every evaluation.
 
   Attributes:
-    factor: factor of the rate when the loss has not fallen in ``patience`` consecutive evaluations.
-    patience: number of evaluations.
-    tolerance: least decrease of the loss that counts, as a share of the best loss.
-    start: end of the warm-up; evaluations up to this round are ignored.
+    factor: factor that multiplies the learning rate at a plateau.
+    patience: number of consecutive evaluations without a lower loss that make a plateau.
+    tolerance: least decrease of the loss that counts, as a share of the lowest loss so far.
+    start: last round of the learning rate's warm-up; earlier evaluations are ignored.
   """
 
   factor: float = 0.1
@@ -26,7 +26,7 @@ class Plateau(NamedTuple):
   start: int = 0
 
   def init(self) -> PyTree:
-    """Returns the initial state, host arrays; its ``scale`` multiplies the schedule's rate."""
+    """Returns the initial state in host memory; ``scale`` in it multiplies the learning rate."""
     return jax.tree.map(np.asarray, self._transform().init(np.float32(0)))
 
   def observe(self, state: PyTree, loss: float, round: int) -> PyTree:

@@ -1,4 +1,4 @@
-"""SkewScout (paper 004, sec. 7): chooses theta by the accuracy that models lose on other data."""
+"""SkewScout (paper 004, sec. 7): chooses theta, the threshold that limits communication."""
 
 import dataclasses
 from typing import NamedTuple
@@ -10,70 +10,68 @@ from fedjax_norm.options import Options, option
 from fedjax_norm.typing import Array
 
 SEARCHES = ("hill", "stochastic", "annealing")
-_SEARCHING = ",".join(SEARCHES)
+_SEARCHING = f"skewscout={','.join(SEARCHES)}"  # the argument ``needs`` of an option
+_MEASURING = f"{_SEARCHING},measure"
 _COOLING = 0.9  # factor of the temperature of annealing at each measurement
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoutConfig(Options):
-  """Options of SkewScout (see :class:`SkewScout`)."""
+  """The options of :class:`SkewScout`."""
 
   group = "SkewScout"
 
   skewscout: str = option(
     "off",
-    "SkewScout: models travel to other clients and are tested there, and a search chooses theta by "
-    "the accuracy that they lose: hill climbing, stochastic hill climbing or simulated annealing; "
-    "measure tests the models without changing theta.",
+    "SkewScout (paper 004, sec. 7): tests each client's model on another client's data and chooses "
+    "the communication threshold theta by the loss of accuracy, with hill climbing (hill), "
+    "stochastic hill climbing or simulated annealing; measure only tests, and off turns it off.",
     choices=("off", "measure", *SEARCHES),
   )
   scout_every: int = option(
-    500, "Mini-batches between two measurements.", least=1, needs=f"skewscout=measure,{_SEARCHING}"
+    500, "Number of mini-batches between two tests of the models.", least=1, needs=_MEASURING
   )
   scout_examples: int = option(
-    256,
-    "Number of a client's training examples that a model is tested on.",
-    least=1,
-    needs=f"skewscout=measure,{_SEARCHING}",
+    256, "Number of a client's training examples in a test of a model.", least=1, needs=_MEASURING
   )
   scout_grid: tuple[float, ...] = option(
     (),
     "Thetas to choose from, in ascending order; by default those of paper 004, tables 6 to 8.",
-    needs=f"skewscout={_SEARCHING}",
+    needs=_SEARCHING,
   )
   scout_start: float | None = option(
-    None, "Initial theta; by default the first of the grid.", needs=f"skewscout={_SEARCHING}"
+    None, "Initial theta; by default the first one in --scout_grid.", needs=_SEARCHING
   )
   scout_lambda_al: float = option(
-    50.0, "Weight lambda_AL of the accuracy loss.", least=0, needs=f"skewscout={_SEARCHING}"
+    50.0, "Weight lambda_AL of the loss of accuracy in eq. 1.", least=0, needs=_SEARCHING
   )
   scout_lambda_c: float = option(
-    1.0, "Weight lambda_C of the communication.", least=0, needs=f"skewscout={_SEARCHING}"
+    1.0, "Weight lambda_C of the bytes sent in eq. 1.", least=0, needs=_SEARCHING
   )
   scout_sigma_al: float = option(
-    0.05, "Accuracy loss sigma_AL that is tolerated.", least=0, needs=f"skewscout={_SEARCHING}"
+    0.05, "Loss of accuracy sigma_AL that costs nothing in eq. 1.", least=0, needs=_SEARCHING
   )
   scout_temperature: float = option(
     0.5,
-    "Temperature of annealing at the first measurement; each further one multiplies it by 0.9.",
+    "Temperature of simulated annealing at the first test; each further test multiplies it by 0.9.",
     above=0,
     needs="skewscout=annealing",
   )
 
   def check(self) -> None:
-    """Raises UserError if the grid is not in ascending order."""
+    """Raises UserError if ``scout_grid`` is not in ascending order."""
     if list(self.scout_grid) != sorted(set(self.scout_grid)):
       raise UserError(f"--scout_grid is {self.scout_grid}; give different thetas in rising order.")
 
 
 class ScoutState(NamedTuple):
-  """State of SkewScout, host arrays.
+  """The state of :class:`SkewScout`, as arrays in host memory, for a grid of G thetas.
 
   Attributes:
     index: int64, index of the current theta in the grid.
-    losses: [G] float64, last measured AL of each theta; NaN for thetas that were never used.
-    costs: [G] float64, last measured C / CM of each theta; NaN likewise.
-    looks: int64, number of measurements.
+    losses: [G] float64, last measured accuracy loss AL of each theta; NaN if it was never used.
+    costs: [G] float64, last measured traffic C / CM of each theta; NaN if it was never used.
+    looks: int64, number of measurements so far.
     next_look: int64, round before which the next measurement takes place.
     sent: int64, bytes sent in both directions since the last measurement.
     since: int64, round of the last measurement.
@@ -89,29 +87,31 @@ class ScoutState(NamedTuple):
 
 
 class SkewScout(NamedTuple):
-  """The controller: after each measurement it chooses the theta of eq. 1,
+  """Chooses, after each measurement, the theta that minimizes eq. 1 of paper 004, sec. 7:
 
-    argmin over theta of  lambda_AL max(0, AL(theta) - sigma_AL) + lambda_C C(theta) / CM.
+    lambda_AL max(0, AL(theta) - sigma_AL) + lambda_C C(theta) / CM.
 
-  AL is a share between 0 and 1. C is the traffic of the algorithm per mini-batch, and CM that of
-  sending and receiving the whole model, so that C / CM of BSP is 1.
+  AL is the accuracy, between 0 and 1, that a client's model loses on another client's data. C is
+  the algorithm's traffic in bytes per mini-batch, and CM that of sending and receiving the whole
+  model in each step.
 
-  A used theta has its last measured AL and C. For other thetas, which the paper does not discuss,
-  the estimate is optimistic. AL is the greatest one of the used thetas with more communication (0
-  without any), because less communication does not lose less accuracy. C is that of the nearest
-  used theta, scaled in proportion to 1 / T_0, 1 / Iter_Local or 1 - s, and at most 1.
+  For a theta that was used before, AL and C are the last measured values. For other thetas, which
+  the paper does not discuss, they are estimated optimistically. AL is the greatest one of the used
+  thetas with more communication (0 without such thetas), because less communication does not lose
+  less accuracy. C is that of the nearest used theta, scaled in proportion to 1 / theta (Gaia's
+  threshold, FedAvg's local steps) or 1 - theta (DGC's sparsity), and C / CM is at most 1.
 
-  The searches consider only the neighbours of the current theta. ``hill`` chooses the best of the
-  three. ``stochastic`` chooses a better neighbour at random, in proportion to the improvement.
-  ``annealing`` picks a neighbour at random and chooses it if it is better, or else with the
-  probability exp(-loss / temperature), where the temperature falls with each measurement.
+  The searches consider only the current theta and its two neighbours in the grid. ``hill`` chooses
+  the best of the three. ``stochastic`` draws one of the better neighbours, in proportion to the
+  improvement. ``annealing`` draws a neighbour and chooses it if it is better, or else with the
+  probability exp(-deterioration / temperature), where the temperature falls with each measurement.
 
   Attributes:
     grid: thetas in ascending order, from most to least communication.
     start: index of the initial theta in the grid.
-    config: options; with ``measure`` theta does not change.
+    config: options; with ``skewscout="measure"``, theta does not change.
     is_sparsity: whether C is in proportion to 1 - theta (DGC), or else to 1 / theta.
-    is_integer: whether theta is a number of local steps, whose last one a measurement waits for.
+    is_integer: whether theta is a number of local steps; a measurement then waits for the last one.
   """
 
   grid: tuple[float, ...]
@@ -122,7 +122,7 @@ class SkewScout(NamedTuple):
 
   @property
   def searches(self) -> bool:
-    """Whether it chooses theta and does not only measure."""
+    """Whether SkewScout also chooses theta, instead of only measuring the loss of accuracy."""
     return self.config.skewscout in SEARCHES
 
   def init(self) -> ScoutState:
@@ -138,7 +138,15 @@ class SkewScout(NamedTuple):
   def observe(
     self, state: ScoutState, loss: float, cost: float, round: int, seed: int = 0
   ) -> ScoutState:
-    """Returns the state after a measurement before ``round``, given AL and C / CM."""
+    """Returns the state after a measurement before ``round``.
+
+    Args:
+      state: state before the measurement.
+      loss: measured accuracy loss AL of the current theta.
+      cost: measured traffic C / CM of the current theta.
+      round: next round.
+      seed: seed of the random searches.
+    """
     index, losses, costs = int(state.index), state.losses.copy(), state.costs.copy()
     losses[index], costs[index] = loss, cost
     state = state._replace(losses=losses, costs=costs)
@@ -153,7 +161,7 @@ class SkewScout(NamedTuple):
     )
 
   def objective(self, state: ScoutState) -> np.ndarray:
-    """Returns the objective of eq. 1 of every theta, with estimates for unused ones: [G]."""
+    """Returns the value of eq. 1 for each theta, estimated for those never used: [G]."""
     losses, costs = self._estimates(state)
     excess = np.maximum(0, losses - self.config.scout_sigma_al)
     return self.config.scout_lambda_al * excess + self.config.scout_lambda_c * costs

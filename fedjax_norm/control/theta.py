@@ -1,4 +1,4 @@
-"""The communication threshold of each round: scheduled, scaled with the rate, or from SkewScout."""
+"""The communication threshold theta of each round, from a schedule or from SkewScout."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ class ThetaSchedule(NamedTuple):
   """The communication threshold theta of each round (``RoundContext.theta``).
 
   Attributes:
-    values: [rounds] float32, the schedule; SkewScout's choice replaces it.
-    follows_rate: whether theta falls as the learning rate does from its maximum (Gaia's threshold,
-      paper 004 Alg. 1 line 16): T_t = T_0 eta_t / (maximum of eta so far).
-    scout: controller that chooses theta during the run; None without SkewScout.
+    values: [rounds] float32, the scheduled theta, which a choice of SkewScout replaces.
+    follows_rate: whether theta falls in proportion to the learning rate eta (Gaia's threshold T in
+      paper 004, Alg. 1, line 16): T_t = T_0 eta_t / (maximum of eta so far).
+    scout: SkewScout's controller; None without SkewScout.
   """
 
   values: np.ndarray
@@ -24,13 +24,13 @@ class ThetaSchedule(NamedTuple):
   def thetas(
     self, first: int, rates: np.ndarray, peaks: np.ndarray, state: ScoutState | None
   ) -> np.ndarray:
-    """Returns the thetas of consecutive rounds: [n] float32.
+    """Returns theta in each of n consecutive rounds: [n] float32.
 
     Args:
-      first: first round.
-      rates: [n] learning rates of the rounds.
-      peaks: [n] maximum of the scheduled rate up to each round.
-      state: state of SkewScout, or None.
+      first: first of these rounds.
+      rates: [n] learning rates of these rounds.
+      peaks: [n] maximum of the scheduled learning rate up to each of these rounds.
+      state: state of SkewScout; None without SkewScout.
     """
     values = self.values[first : first + len(rates)]
     if self.scout and self.scout.searches and state:

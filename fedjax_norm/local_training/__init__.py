@@ -1,4 +1,4 @@
-"""Local training: the steps of SGD that a client takes in a round."""
+"""Local training: the steps of SGD that a client takes on its data in a round."""
 
 from fedjax_norm.local_training.client_optimizer import optimizer
 from fedjax_norm.local_training.client_update import ClientOutput, make_client_update

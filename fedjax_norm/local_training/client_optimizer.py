@@ -1,4 +1,4 @@
-"""The optimizer of the local steps."""
+"""The optimizer of the clients' local steps."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,17 @@ from fedjax_norm.typing import PyTree
 
 
 def optimizer(config: SgdConfig) -> optax.GradientTransformation:
-  """Returns SGD with a learning rate of 1: clipping, weight decay, momentum.
+  """Returns clipping, weight decay and momentum, or the user-defined optimizer in ``config``.
 
-  The caller multiplies the result by the learning rate. A user-defined optimizer replaces all
-  three. The state has the same structure with and without clipping and frozen parameters, so
-  that momentum survives a change of phase.
+  The caller multiplies the updates by minus the learning rate. The optimizer's state has the same
+  structure with and without clipping and frozen parameters, so that momentum survives when FixBN
+  freezes statistics and continues with other options.
   """
 
   def freeze(updates: PyTree, params: PyTree) -> PyTree:
     del params
-    return tree_leaves.put(
-      updates, jax.tree.map(jnp.zeros_like, tree_leaves.pick(updates, config.frozen_paths))
-    )
+    frozen = tree_leaves.pick(updates, config.frozen_paths)
+    return tree_leaves.put(updates, jax.tree.map(jnp.zeros_like, frozen))
 
   frozen = optax.stateless(freeze) if config.frozen_paths else optax.identity()
   if config.optimizer is not None:

@@ -1,4 +1,4 @@
-"""The local training of a client: a pure loop of SGD steps."""
+"""The local training of one client: a loop of SGD steps, as a pure function."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,9 +20,9 @@ class ClientOutput(NamedTuple):
   """The result of a client's local steps.
 
   Attributes:
-    variables: trained model of the client.
-    opt_state: optimizer state of the client.
-    metrics: training metrics of the steps.
+    variables: the client's model after its last step.
+    opt_state: state of the client's optimizer after the last step.
+    metrics: sums over the examples of all steps.
   """
 
   variables: Variables
@@ -37,9 +37,9 @@ def make_client_update(
 
   Args:
     model: the model, with its norm bound to ``axis_names``.
-    config: settings of the client.
-    axis_names: mapped axes over which the model's norms merge statistics; empty if clients do not
-      share statistics.
+    config: options of the client's steps.
+    axis_names: names of the mapped axes of clients if the model's norms merge statistics over all
+      clients; otherwise empty.
 
   Returns:
     ``update(variables, opt_state, draw, first_step, steps, rate, key, correction=None,
@@ -48,10 +48,10 @@ def make_client_update(
 
       w <- w - eta (optimizer(gradient of the loss + extra_loss(w)) + correction).
 
-    The correction has the structure of the parameters and is added after clipping, decay and
-    momentum: as part of the gradient, it would be multiplied by the momentum. Step ``i`` derives
-    its dropout from ``fold_in(key, i)``. Norms get ``step / steps`` as the time: the round and the
-    fraction of it, the same for clients of all sizes.
+    The correction has the structure of the parameters. It is added after clipping, weight decay and
+    momentum, because momentum would amplify it as a part of the gradient. Step ``i`` derives its
+    dropout from ``fold_in(key, i)``. With ``step`` counted over all rounds from ``first_step``,
+    norms get the time ``step / steps`` in rounds, which does not depend on the client's size.
   """
   transform = optimizer(config)
   gradient = make_gradient(model, config, axis_names)

@@ -1,4 +1,4 @@
-"""The options of a client's local training."""
+"""The options of the training steps of a client: SGD, batches and the number of steps."""
 
 import dataclasses
 from typing import Any, Self
@@ -13,46 +13,47 @@ from fedjax_norm.objectives import Objective, find
 from fedjax_norm.options import Options, option, refuse_replaced
 
 STATISTICS = ("mean", "moments", "local", "recalibrate")
-"""The ways to combine running statistics (see ``algorithms/batch_statistics.py``)."""
+"""How a server can combine the clients' running statistics: the values of ``batch_stats``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SgdConfig(Options):
-  """The options of SGD; all of them are compile-time constants.
+  """The options of SGD; changing one of them compiles the training program again.
 
   Attributes:
     optimizer: an optax transformation that replaces SGD's clipping, weight decay and momentum; its
-      updates are multiplied by the negated learning rate.
-    frozen_paths: paths of the parameters that do not train.
+      updates are multiplied by minus the learning rate. None for SGD.
+    frozen_paths: paths 'a/b/c' of the parameters that do not train.
   """
 
   group = "training"
 
-  batch_size: int = option(32, "Examples per local step.", least=1)
+  batch_size: int = option(32, "Number of a client's examples per local step.", least=1)
   momentum: float = option(
-    0.9, "Momentum of SGD: of the clients, or of the server in SSGD and ASGD.", least=0, below=1
+    0.9, "Momentum of SGD on the clients; in SSGD and ASGD, on the server.", least=0, below=1
   )
-  nesterov: bool = option(False, "Use Nesterov momentum.", needs="momentum")
+  nesterov: bool = option(False, "Use Nesterov's form of --momentum.", needs="momentum")
   weight_decay: float = option(
-    5e-4, "L2 penalty that the client optimizer adds to the gradient.", least=0
+    5e-4, "Weight decay: this factor times the weights is added to the gradient. 0: none.", least=0
   )
   clip_norm: float = option(
-    0.0, "Largest global norm of a gradient; larger gradients are clipped. 0: no clipping.", least=0
+    0.0,
+    "Maximum norm of the gradient of all parameters together; a larger gradient is scaled down to "
+    "it. 0: no clipping.",
+    least=0,
   )
   optimizer: optax.GradientTransformation | None = None
   frozen_paths: frozenset[str] = frozenset()
 
   def check(self) -> None:
-    """Raises UserError if a user-defined optimizer comes with options that only SGD reads."""
+    """Raises UserError if options of SGD are set although ``optimizer`` replaces SGD."""
     if self.optimizer is not None:
       refuse_replaced(self, "optimizer", "momentum", "nesterov", "weight_decay", "clip_norm")
 
 
 @dataclasses.dataclass(frozen=True)
 class LocalConfig(SgdConfig):
-  """The options of a local step of a client, or of the server's step in SSGD.
-
-  The configurations of all algorithms inherit from it.
+  """The options of a client's local step, from which the options of all algorithms inherit.
 
   Attributes:
     objective: training loss: a name in ``objectives.OBJECTIVES``, or a user-defined objective.
@@ -62,30 +63,30 @@ class LocalConfig(SgdConfig):
 
   accumulate: int = option(
     1,
-    "Number of equal parts into which a batch is divided; the model processes the parts "
-    "sequentially, to save memory, and their gradients are summed.",
+    "Number of equal parts into which a batch is divided to save device memory: the model "
+    "processes the parts sequentially, and the gradients of the parts are summed.",
     least=1,
   )
   batch_stats: str | None = option(
     None,
-    "How the server combines the clients' running statistics: mean (the default), moments (keeps "
-    "the variance between clients), local (they stay on the client: SiloBN), or recalibrate "
-    "(recomputed with the global model before each evaluation).",
+    "How the server combines the clients' running statistics of norms: mean (the default), moments "
+    "(also counts the variance between clients' means), local (statistics stay on the client: "
+    "SiloBN), or recalibrate (recomputes them with the global model before each evaluation).",
     choices=STATISTICS,
   )
   objective: str | Objective = "classification"
 
   def check(self) -> None:
-    """Raises UserError if options contradict each other."""
+    """Raises UserError if ``accumulate`` does not divide a batch or the objective is unknown."""
     if self.batch_size % self.accumulate:
       raise UserError(
         f"a batch of {self.batch_size} cannot be divided into {self.accumulate} equal parts; "
-        "choose an accumulate that divides the batch_size."
+        "choose a value of --accumulate that divides --batch_size."
       )
     find(self.objective)
 
   def statistics_policy(self, spec: NormSpec) -> str:
-    """Returns how running statistics of a norm are combined: ``batch_stats``, or its default."""
+    """Returns how the server combines a norm's running statistics: a value in ``STATISTICS``."""
     del spec
     return self.batch_stats or "mean"
 
@@ -100,11 +101,11 @@ class LocalConfig(SgdConfig):
     return False
 
   def steps(self, size: Any) -> Any:
-    """Returns the local steps per round of a client with this many examples."""
+    """Returns the number of local steps per round of clients with ``size`` examples (any shape)."""
     return 0 * size + 1
 
   def fill_defaults(self, spec: NormSpec, all_clients: bool) -> Self:
-    """Returns the options with the defaults that depend on the norm and the cohort filled in.
+    """Returns the options, with None replaced by the defaults for this norm and kind of cohort.
 
     Args:
       spec: the model's norm.
@@ -124,31 +125,33 @@ class LocalConfig(SgdConfig):
     return False
 
   def round_examples(self, clients: int) -> int:
-    """Returns the examples of one step of this many clients, by which epochs are counted."""
+    """Returns the number of examples that this many clients together use in one step."""
     return self.batch_size * clients
 
   def step_examples(self, sizes: np.ndarray) -> np.ndarray:
-    """Returns the examples of one step of each client: [K], from their dataset sizes [K]."""
+    """Returns the batch sizes [K] of K clients, given the sizes [K] of their data sets."""
     return np.full(len(sizes), self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
 class LocalStepsConfig(LocalConfig):
-  """Options of algorithms that take several local steps per round."""
+  """The options of algorithms whose clients can take several local steps per round."""
 
   group = "algorithm"
 
   local_steps: int | None = option(
-    None, "Local steps of a client per round; 1 by default.", least=1
+    None, "Number of local steps of a client per round; 1 by default.", least=1
   )
   local_epochs: int | None = option(
-    None, "Passes of a client over its data per round, instead of --local_steps.", least=1
+    None, "Number of passes of a client over its data per round, instead of --local_steps.", least=1
   )
 
   def check(self) -> None:
-    """Raises UserError if both the local steps and the local epochs are given."""
+    """Raises UserError if both ``local_steps`` and ``local_epochs`` are given."""
     if self.local_steps is not None and self.local_epochs is not None:
-      raise UserError("local_steps and local_epochs exclude each other; give one of them.")
+      raise UserError(
+        "--local_steps and --local_epochs exclude each other; drop either of the two."
+      )
 
   @property
   def steps_vary(self) -> bool:
@@ -156,14 +159,13 @@ class LocalStepsConfig(LocalConfig):
     return self.local_epochs is not None
 
   def steps(self, size: Any) -> Any:
-    """Returns the local steps per round of a client with this many examples."""
+    """Returns the number of local steps per round of clients with ``size`` examples (any shape)."""
     if self.local_epochs is None:
       return 0 * size + (self.local_steps or 1)
     return self.local_epochs * steps_per_epoch(size, self.batch_size)
 
   def fill_defaults(self, spec: NormSpec, all_clients: bool) -> Self:
-    """Returns the options with their defaults filled in (see :class:`LocalConfig`)."""
+    """Returns the options, with None replaced by defaults (see :class:`LocalConfig`)."""
     config = super().fill_defaults(spec, all_clients)
-    if config.local_steps is None and config.local_epochs is None:
-      return dataclasses.replace(config, local_steps=1)
-    return config
+    missing = config.local_steps is None and config.local_epochs is None
+    return dataclasses.replace(config, local_steps=1) if missing else config

@@ -21,8 +21,8 @@ class Metrics(NamedTuple):
 
   Attributes:
     loss: sum of the examples' losses, float32.
-    correct: sum of the correct share of each example (see ``objectives.py``), float32; 0 for
-      objectives that define none.
+    correct: sum of the share of each example that is predicted correctly, float32; 0 for objectives
+      without accuracy.
     examples: number of examples, int32.
   """
 
@@ -32,16 +32,16 @@ class Metrics(NamedTuple):
 
   @classmethod
   def zeros(cls) -> "Metrics":
-    """Returns the metrics of no examples."""
+    """Returns the metrics of zero examples, to start a sum with."""
     return cls(jnp.float32(0), jnp.float32(0), jnp.int32(0))
 
 
 def measure(objective: str | Objective, outputs: Array, batch: Batch) -> Metrics:
-  """Sums the losses and the correct shares of a batch's real (unpadded) examples.
+  """Returns the sums of losses and correct shares over a batch's examples that are not padding.
 
   Args:
     objective: a name in ``objectives.OBJECTIVES``, or a user-defined objective.
-    outputs: outputs of the model, any float dtype.
+    outputs: outputs of the model for the batch, any float dtype.
     batch: the batch, with the objective's targets as its ``labels``.
   """
   chosen, outputs = find(objective), outputs.astype(jnp.float32)
@@ -60,18 +60,18 @@ def make_gradient(
   """Returns a function that computes the gradient of a batch's mean loss.
 
   The loss is the objective's, plus auxiliary losses of the model (auxiliary classifiers, centre
-  loss). The model sows each auxiliary loss, summed over the batch's real examples, into the
-  collection ``losses``, in training only.
+  loss). In training, the model sows each auxiliary loss, summed over the batch's examples that are
+  not padding, into the flax collection ``losses``.
 
-  A batch is processed in ``config.accumulate`` parts, sequentially, and their gradients add up to
-  the gradient of the whole batch; memory is that of one part. Norms that reduce the batch normalize
-  each part separately, and running statistics are updated once per part.
+  A batch is processed in ``config.accumulate`` parts, sequentially, so that it needs the memory of
+  one part; the gradients of the parts add up to that of the batch. Norms that reduce the batch
+  normalize each part separately, and running statistics are updated once per part.
 
   Args:
     model: the model, with its norm bound to ``axis_names``.
-    config: settings of the client.
-    axis_names: mapped axes over which the model's norms merge statistics; empty if clients do not
-      share statistics.
+    config: options of the client's steps.
+    axis_names: names of the mapped axes of clients if the model's norms merge statistics over all
+      clients; otherwise empty.
 
   Returns:
     ``gradient(params, batch_stats, batch, time, key) -> (gradient, batch_stats, metrics)``: the
@@ -79,13 +79,13 @@ def make_gradient(
     the norms as ``Mode.step``, and dropout derives its random numbers from ``key``.
 
   Raises:
-    UserError: several parts of a batch with a norm that needs the joint batch of all clients.
+    UserError: ``config.accumulate`` is above 1, but the norm needs the joint batch of all clients.
   """
   parts = config.accumulate
   if parts > 1 and model.norm.across_clients:
     raise UserError(
       f"norm {model.norm.name!r} needs the joint batch of all clients, but accumulate={parts} "
-      "processes it in parts; drop one of them."
+      "processes it in parts; drop --accumulate or use a norm within clients, such as bn or gn."
     )
 
   def loss_fn(
@@ -95,10 +95,8 @@ def make_gradient(
     mode = Mode(
       train=True, mask=batch.mask, step=time, labels=batch.labels, objective=config.objective
     )
-    mutable = ["batch_stats", "losses"]
-    outputs, changed = model.apply(
-      variables, batch.images, mode, mutable=mutable, rngs={"dropout": key}
-    )
+    mutable, rngs = ["batch_stats", "losses"], {"dropout": key}
+    outputs, changed = model.apply(variables, batch.images, mode, mutable=mutable, rngs=rngs)
     metrics = measure(config.objective, outputs, batch)
     total = sum(jax.tree.leaves(changed.get("losses", {})), metrics.loss)
     return total / jnp.maximum(count, 1), (changed.get("batch_stats", {}), metrics)

@@ -1,4 +1,4 @@
-"""An estimate of the memory that a client's local step needs."""
+"""An estimate of the device memory that a client's local step needs."""
 
 from collections.abc import Callable
 
@@ -13,15 +13,15 @@ from fedjax_norm.typing import Array, PyTree, Variables
 
 
 def step_bytes(model: nn.Module, config: LocalConfig, images: jax.ShapeDtypeStruct) -> int:
-  """Estimates the bytes of a client's step: four times its model, and the residuals of autodiff.
+  """Returns an estimate of the bytes of device memory that a client's local step needs.
 
-  Besides the model, there are the gradient, the update and the momentum. The residuals are what
-  the forward pass stores for the backward pass; the compiler may need fewer of them.
+  They are four times the size of the model (weights, gradient, update and momentum) plus everything
+  that the forward pass stores for the backward pass; the compiler may store less of it.
 
   Args:
-    model: the model, with a norm that is bound to no axis.
-    config: settings of the client.
-    images: shape of one image, and the dtype that the model computes in.
+    model: the model, with a norm that does not merge statistics over clients.
+    config: options of the client's steps.
+    images: shape (H, W, C) of one image, and the dtype in which the model computes.
   """
   key = jax.random.key(0)
   variables = jax.eval_shape(
@@ -30,16 +30,11 @@ def step_bytes(model: nn.Module, config: LocalConfig, images: jax.ShapeDtypeStru
 
   def backward(variables: Variables, batch: Array) -> Callable[..., PyTree]:
     def logits(params: PyTree) -> PyTree:
-      mode = Mode(train=True, step=jnp.int32(0))
-      changed = ["batch_stats"]
-      return model.apply(
-        {**variables, "params": params}, batch, mode, mutable=changed, rngs={"dropout": key}
-      )
+      inputs = ({**variables, "params": params}, batch, Mode(train=True, step=jnp.int32(0)))
+      return model.apply(*inputs, mutable=["batch_stats"], rngs={"dropout": key})
 
     return jax.vjp(logits, variables["params"])[1]
 
-  batch = jax.ShapeDtypeStruct(
-    (config.batch_size // config.accumulate, *images.shape), images.dtype
-  )
-  residuals = jax.eval_shape(backward, variables, batch)
+  shape = (config.batch_size // config.accumulate, *images.shape)
+  residuals = jax.eval_shape(backward, variables, jax.ShapeDtypeStruct(shape, images.dtype))
   return 4 * tree_leaves.num_bytes(variables) + tree_leaves.num_bytes(residuals)

@@ -1,4 +1,4 @@
-"""The models, each with a choice of the norm."""
+"""The neural networks, each with any norm, and the functions that create and initialize them."""
 
 from fedjax_norm.models.registry import MODELS, create, data_init, entry, init, norm_modules
 

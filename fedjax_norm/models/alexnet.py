@@ -8,24 +8,24 @@ from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.ops.pool import max_pool
 from fedjax_norm.typing import Array
 
-# Channels of the five convolutions, units of the hidden dense layers.
+# Channels of the five convolutions; units of the hidden dense layers.
 _CIFAR = (24, 64, 96, 96, 64), (512,)
 _IMAGENET = (96, 256, 384, 384, 256), (4096, 4096)
 
 
 class AlexNet(Staged):
-  """Five convolutions with 3x3 max pools at stride 2 after the 1st, 2nd and 5th, and dense layers.
+  """Five convolutions, with 3x3 max pools at stride 2 after the 1st, 2nd and 5th, and dense layers.
 
   The stem ``'cifar'`` (765,738 parameters on CIFAR-10) is the network that the authors of paper 004
-  published with their code: 7x7-24, 5x5-64, 3x3-96, 3x3-96, 3x3-64, all at stride 1 with 'same'
-  padding, pools rounded up, dense 512 and the output. ``'imagenet'`` (62,378,344 parameters with
-  1000 classes) is the original as one column, without groups in its convolutions: 11x11-96 at
-  stride 4 with a padding of 2, 5x5-256, 3x3-384, 3x3-384, 3x3-256, pools rounded down, dense 4096
-  twice and the output. Hidden dense layers are followed by a ReLU and dropout 0.5.
+  published with their code: 7x7-24 (24 channels), 5x5-64, 3x3-96, 3x3-96, 3x3-64, all at stride 1
+  with 'same' padding, pools rounded up, dense 512 and the output. ``'imagenet'`` (62,378,344
+  parameters with 1000 classes) is the original as one column, without groups in its convolutions:
+  11x11-96 at stride 4 with a padding of 2, 5x5-256, 3x3-384, 3x3-384, 3x3-256, pools rounded down,
+  dense 4096 twice and the output. Hidden dense layers are followed by a ReLU and dropout 0.5.
 
   Both variants omit local response normalization: the authors' CIFAR network has none, and for
   images of unit scale its factor (1 + 1e-4 / 5 * a sum of 5 squares)^-0.75 is close to 1. The norm
-  is between each convolution and its ReLU. Kernels have He initialization.
+  is between each convolution and the ReLU. Kernels have He initialization.
   """
 
   norm: NormSpec
@@ -33,7 +33,7 @@ class AlexNet(Staged):
   stem: str = "cifar"
 
   def stages(self) -> Sequence[Stage]:
-    """conv1 to conv5, dense1 (and dense2), head."""
+    """Returns the stages conv1 to conv5, dense1 (and dense2), head."""
     large = self.stem == "imagenet"
     channels, hidden = _IMAGENET if large else _CIFAR
 

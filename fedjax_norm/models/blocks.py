@@ -1,4 +1,4 @@
-"""Building blocks of several networks: normalized convolutions, dropout, auxiliary losses."""
+"""Building blocks that several models share: normalized convolutions, dropout, auxiliary losses."""
 
 from collections.abc import Sequence
 
@@ -16,15 +16,7 @@ from fedjax_norm.typing import Array
 
 
 class Unit(nn.Module):
-  """A convolution, the norm and a ReLU.
-
-  Attributes:
-    features: number of output channels.
-    kernel_size: (rows, columns).
-    norm: norm of the model.
-    stride: stride of rows and columns.
-    padding: ``'SAME'``, ``'VALID'`` or explicit padding.
-  """
+  """A convolution (see ``layers.Conv``) with He initialization, followed by the norm and a ReLU."""
 
   features: int
   kernel_size: tuple[int, int]
@@ -35,42 +27,33 @@ class Unit(nn.Module):
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> Array:
     """[N, H, W, I] -> [N, H', W', features]."""
-    x = Conv(
-      self.features,
-      self.kernel_size,
-      self.norm,
-      strides=(self.stride, self.stride),
-      padding=self.padding,
-      kernel_init=he_normal,
-    )(x, mode)
-    return jax.nn.relu(Norm(self.norm)(x, mode))
+    strides = (self.stride, self.stride)
+    conv = Conv(self.features, self.kernel_size, self.norm, strides, self.padding, he_normal)
+    return jax.nn.relu(Norm(self.norm)(conv(x, mode), mode))
 
 
 def halve(x: Array, size: int = 3) -> Array:
-  """Max pool at stride 2 with an output size that is rounded up, as in Caffe."""
+  """Returns the max pool of images at stride 2, with the output size rounded up as in Caffe."""
   return max_pool(x, size, 2, ceil_pads(x.shape[1:3], size, 2))
 
 
 def dropout(x: Array, rate: float, mode: Mode, name: str | None = None) -> Array:
-  """Drops units in training; must be called within a compact module.
+  """Returns the activation with the share ``rate`` of its units dropped, in training only.
 
-  Args:
-    x: activation of any shape.
-    rate: share of units that are dropped.
-    mode: settings of the forward pass.
-    name: name of the layer; flax derives the random key from its path. None numbers the layer.
+  Must be called within a compact flax module. The random key depends on the layer's name; a layer
+  without ``name`` gets a numbered one.
   """
   return nn.Dropout(rate, deterministic=not (mode.train and mode.dropout), name=name)(x)
 
 
 def sow_loss(module: nn.Module, outputs: Array, weight: float, mode: Mode) -> None:
-  """Adds the loss of an auxiliary head to the model's: weight * sum of the objective's losses.
+  """Adds ``weight`` times the sum of the objective's losses to the training loss of the model.
 
-  Without labels, for example when statistics are recalibrated, no loss is added.
+  Without labels, for example when running statistics are recomputed, no loss is added.
 
   Args:
-    module: the head, which sows into ``losses``.
-    outputs: [N, classes], or other outputs of the objective.
+    module: auxiliary classifier, which sows the loss into the flax collection ``losses``.
+    outputs: outputs of the auxiliary classifier, [N, classes], or other outputs of the objective.
     weight: weight of the loss.
     mode: settings of the forward pass, with the labels and the mask of the batch.
   """
@@ -85,9 +68,9 @@ def dense_stages(hidden: Sequence[int], num_classes: int, norm: NormSpec) -> tup
   """Returns the last stages of AlexNet and VGG: dense layers with ReLU and dropout 0.5, and head.
 
   Args:
-    hidden: units of each hidden layer (at least one); the first one flattens its input.
-    num_classes: number of outputs.
-    norm: norm of the model; dense layers are not normalized.
+    hidden: number of units of each hidden layer; the first hidden layer flattens its input.
+    num_classes: number of outputs of the last layer.
+    norm: norm of the model, which decides about weight normalization of the dense layers.
   """
 
   def dense(index: int, features: int) -> Stage:

@@ -1,4 +1,4 @@
-"""A small network that reconstructs images from the activations at a cut."""
+"""A small network that reconstructs images from the activations at the cut of a split model."""
 
 import jax
 from flax import linen as nn
@@ -12,17 +12,18 @@ _MAX_START = 8  # largest side of the map that a flat activation becomes before 
 
 
 class Decoder(nn.Module):
-  """Activations -> images: 3x3 convolutions between bilinear resizings, without a norm.
+  """Reconstructs images from activations by 3x3 convolutions between bilinear resizings.
 
-  Each step is a convolution with ReLU and a resizing that at most doubles each side, until the map
-  has the size of the image; a larger map is shrunk. A last convolution without ReLU outputs the
-  image. A dense layer first turns an activation without rows and columns into a small map.
+  Convolutions with ReLU alternate with resizings, which at most double each side, until the
+  activation has the size of the image; a larger activation is shrunk. A last convolution without
+  ReLU outputs the image. If the activation has no rows and columns, a dense layer first computes a
+  small map from it. No layer has a norm.
 
-  It is the decoder of semi-supervised split learning (paper 003, Alg. 3) and of the inversion
-  attack (``evaluation/leakage/inversion.py``).
+  Semi-supervised split learning (paper 003, Alg. 3) and the inversion attack
+  (``evaluation/leakage/inversion.py``) use this decoder.
 
   Attributes:
-    image_shape: (H, W, C) of the images.
+    image_shape: shape (H, W, C) of the reconstructed images.
     features: channels of the hidden layers.
   """
 

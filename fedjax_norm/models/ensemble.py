@@ -1,4 +1,4 @@
-"""Several models as one ensemble that trains in one exchange of messages (paper 003, sec. 6)."""
+"""An ensemble of models that are cut and trained together in split learning (paper 003, sec. 6)."""
 
 import dataclasses
 import functools
@@ -13,19 +13,19 @@ from fedjax_norm.objectives import majority
 from fedjax_norm.typing import Array
 
 STAGES = ("client", "server", "tail")
-"""The stages of an ensemble; only the U-shape has the tail."""
+"""The stages of an ensemble; only with a U-shaped split (outputs on the client) is there a tail."""
 
 LOGITS = "logits"
-"""The collection of the members' logits, written in evaluation if it is mutable."""
+"""The flax collection to which evaluation writes the members' logits, if it is mutable."""
 
 
 class Member(NamedTuple):
   """One model of an ensemble.
 
   Attributes:
-    build: (parent, name, norm) -> the member's module.
-    norm: norm of the member; only its groups can differ from the ensemble's.
-    spans: (begin, end) of the member's stages that form each stage of the ensemble.
+    build: (parent, name, norm) -> flax module of the model.
+    norm: norm of the model; only its groups can differ from those of the ensemble's norm.
+    spans: for each stage of the ensemble, (begin, end) of this model's stages that belong to it.
   """
 
   build: Callable[..., Staged]
@@ -34,23 +34,22 @@ class Member(NamedTuple):
 
 
 class Ensemble(Staged):
-  """Members with separate cuts that run in parallel.
+  """M models (members) that run in parallel, each with a separate cut.
 
-  Each stage runs the corresponding stages of every member; one tensor per member crosses to the
-  next stage. The parameters of member i are under ``member<i>``. In training the outputs are the
-  members' logits [N, M, C] (see ``objectives.OBJECTIVES['ensemble']``), in evaluation those of the
-  majority vote [N, C].
+  Each stage runs the corresponding stages of every member and outputs one tensor per member. The
+  parameters of member i are under ``member<i>``. The outputs are the members' logits [N, M, C] in
+  training (see ``objectives.OBJECTIVES``), and in evaluation those of the majority vote [N, C].
 
   Attributes:
-    norm: common settings of the members' norms.
-    members: two or more members.
+    norm: norm of all members, up to its groups.
+    members: two or more models.
   """
 
   norm: NormSpec
   members: tuple[Member, ...]
 
   def stages(self) -> Sequence[Stage]:
-    """Returns the stages client and server, and tail if the members have one."""
+    """Returns the stages client and server, and tail if the members' spans include one."""
 
     @functools.cache  # a call that runs several stages builds each member once
     def member_module(index: int) -> Staged:

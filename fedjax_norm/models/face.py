@@ -1,4 +1,4 @@
-"""The face network of paper 004, sec. 4.2, with the centre loss (Wen et al., ECCV 2016)."""
+"""The face network of paper 004, sec. 4.2, with the centre loss (Wen et al. 2016)."""
 
 import functools
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class PReLU(nn.Module):
 
 
 class Trunk(Staged):
-  """Computes the embeddings of images (see :class:`Face`)."""
+  """The layers of :class:`Face` that compute the embeddings of images."""
 
   norm: NormSpec
   blocks: tuple[int, ...]
@@ -37,7 +37,7 @@ class Trunk(Staged):
   embedding: int
 
   def stages(self) -> Sequence[Stage]:
-    """stem, conv1, unit1_1, ..., conv2, unit2_1, ..., embedding."""
+    """Returns the stages stem, conv1, unit1_1, ..., conv2, unit2_1, ..., embedding."""
 
     def layer(index: int, features: int, x: Array, mode: Mode, **options: Any) -> Array:
       options = {"kernel_init": xavier, **options}
@@ -70,31 +70,31 @@ class Trunk(Staged):
 
 
 class Face(Staged):
-  """A residual network that is trained to move the embeddings of an identity towards a centre.
+  """A residual network that is trained to move the embeddings of each identity towards a centre.
 
   The network has the 27 convolutions of the code that Wen et al. released: 3x3 with 32 and 64
   channels, then stages of 64, 128, 256 and 512 channels. Each stage is a 2x2 max pool, 1, 2, 5 or 3
   residual units of two convolutions, and a convolution to the channels of the next stage. A dense
   layer computes the embedding of size 512. Every convolution is followed by a norm (which we add)
   and a PReLU; the sums of the units are not followed by an activation. (Paper 004 must have trained
-  this network, because the epochs and learning rates of its table 4 are those of the released
-  solver.) Two things differ from the released code: the convolutions that change the channels are
-  padded, too, so that images of 16 pixels or more are accepted, and all parameters have the same
-  weight decay and learning rate. The dense layer gets 512 channels at every position, without
-  averaging, so with a norm that keeps activations large, the learning rate must be far lower than
-  without a norm (0.002 instead of 0.05).
+  this network, because the epochs and learning rates in its table 4 are those in the released
+  code.) Two things differ from that code: convolutions that change the number of channels are also
+  padded, so that images of 16 pixels or more are accepted, and all parameters have the same weight
+  decay and learning rate. The dense layer reads all positions of the image, without averaging, so
+  with a norm that keeps activations large, the learning rate must be far lower than without a norm
+  (0.002 instead of 0.05).
 
-  The classifier is used only in training. In training with labels, the model adds the centre loss,
-  with the centres as parameters, to the cross-entropy by the collection ``losses``.
+  The classifier is used only in training. In training with labels, the model adds the centre loss
+  to the cross-entropy, through the flax collection ``losses``. The centres are parameters.
 
   Attributes:
     num_classes: number of identities in the training set.
     blocks: number of residual units of each stage.
     channels: channels of each stage; the first convolution has half as many as the first stage.
     embedding: size D of the embeddings.
-    center_weight: lambda; 0.003 in Wen et al.
-    center_rate: alpha, which multiplies the learning rate of SGD here (as in the released code,
-      with an alpha of 1); 0.5 in the paper, where it is the learning rate of the centres.
+    center_weight: weight lambda of the centre loss; 0.003 in Wen et al.
+    center_rate: alpha, which multiplies SGD's learning rate for the centres (as in the released
+      code, where alpha is 1); in Wen et al., it is the learning rate of the centres, 0.5.
   """
 
   norm: NormSpec
@@ -106,14 +106,14 @@ class Face(Staged):
   center_rate: float = 0.5
 
   def setup(self) -> None:
-    """Creates the trunk; each stage runs a part of it."""
+    """Creates the trunk (all layers before the classifier), of which each stage runs a part."""
     self.trunk = self._make_trunk()
 
   def _make_trunk(self) -> Trunk:
     return Trunk(self.norm, self.blocks, self.channels, self.embedding, parent=None)
 
   def stages(self) -> Sequence[Stage]:
-    """The stages of the trunk, and head."""
+    """Returns the stages of the trunk, and head (the classifier)."""
 
     def part(index: int, x: Array, mode: Mode) -> Array:
       return self.trunk(x, mode, index, index + 1)
@@ -132,33 +132,30 @@ class Face(Staged):
     return *parts, ("head", head)
 
   def embed(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> embeddings [N, D], which verification compares."""
+    """Computes the embeddings that verification compares: images [N, H, W, C] -> [N, D]."""
     return self(x, mode, end=-1)
 
 
 def center_loss(
   embeddings: Array, labels: Array, mask: Array | None, centers: Array, weight: float, rate: float
 ) -> Array:
-  """Returns lambda / 2 sum_i |x_i - c_{y_i}|^2 over real examples (Wen et al. 2016, eq. 2).
+  """Returns lambda / 2 sum_i |x_i - c_{y_i}|^2 over the n examples that are not padding, float32.
 
-  The gradient of the total loss is divided by the number n of real examples. The gradient of an
-  embedding is then its share of eq. 3, lambda (x_i - c_{y_i}) / n. The gradient of a centre is not
-  the derivative of the loss but the step of eq. 4, multiplied by n to cancel the division:
+  This is eq. 2 of Wen et al. 2016. The trainer divides the gradient by n. The gradient of an
+  embedding is then that of eq. 3, lambda (x_i - c_{y_i}) / n. The gradient of a centre is not the
+  derivative of the loss but the step of eq. 4, multiplied by n to cancel the division:
 
     alpha sum_i [y_i = j] (c_j - x_i) / (1 + sum_i [y_i = j]).
 
-  For a batch in several parts, it is the mean of the parts' steps, weighted by their examples.
+  With ``--accumulate``, it is the mean of the steps of the batch's parts, weighted by examples.
 
   Args:
-    embeddings: x, [N, D].
-    labels: y, [N] int32.
-    mask: [N], 0 for padded examples; None if all examples are real.
-    centers: c, [C, D] float32.
-    weight: lambda.
-    rate: alpha.
-
-  Returns:
-    Value of the loss, float32.
+    embeddings: embeddings x, [N, D].
+    labels: identities y, [N] int32.
+    mask: [N], 0 for padding examples; None if there are none.
+    centers: centres c, [C, D] float32.
+    weight: weight lambda of the loss.
+    rate: factor alpha of the centres' steps.
   """
   real = jnp.ones(len(labels)) if mask is None else (mask > 0).astype(jnp.float32)
   x, targets = embeddings.astype(jnp.float32), centers[labels]

@@ -1,9 +1,9 @@
 """Counts the floating-point operations of a model, by its layers' shapes or by XLA.
 
 The count by shapes (:func:`layer_macs`, :func:`training_flops`) includes, as usual, only
-convolutions and dense layers (ours, and flax's ``Dense`` and ``Conv``), with two operations per
-multiply-add. It does not depend on how a platform lowers the layers. Auxiliary classifiers, which
-are used only in training, are included.
+convolutions and dense layers (also flax's ``Dense`` and ``Conv``), with two operations per
+multiply-add. It is the same on all devices. Auxiliary classifiers, which are used only in
+training, are included.
 
 XLA's count (:func:`step_flops`) includes all operations of a step, also norms, activations and
 pools; for convolutions it excludes multiplications with padding.
@@ -24,7 +24,7 @@ from fedjax_norm.typing import Array, PyTree
 
 
 class Flops(NamedTuple):
-  """The operations of one step of some stages.
+  """The numbers of floating-point operations of one step of :func:`step_flops`.
 
   Attributes:
     forward: operations of the forward pass.
@@ -36,20 +36,20 @@ class Flops(NamedTuple):
 
 
 def one_example(shape: tuple[Any, ...]) -> PyTree:
-  """Returns zeros with the shape of one example, or a tuple of them for several shapes."""
+  """Returns zeros [1, *shape] as a batch of one example; a tuple of them for a tuple of shapes."""
   if shape and isinstance(shape[0], tuple):
     return tuple(map(one_example, shape))
   return jnp.zeros((1, *shape), jnp.float32)
 
 
 def layer_macs(model: nn.Module, input_shape: tuple[Any, ...], *stages: int) -> dict[str, int]:
-  """Counts the multiply-adds of one example's forward pass, by the path 'a/b' of the layer.
+  """Returns the multiply-adds of each layer in one example's forward pass: {layer path 'a/b': n}.
 
   Args:
     model: model with layers of ``layers.py`` or flax.
     input_shape: (H, W, C), or the shape of the input of the first stage that runs; a tuple of
-      shapes if it has several inputs.
-    *stages: begin and end of the stages that run, for a staged model; all stages by default.
+      shapes if this stage has several inputs.
+    *stages: first stage that runs and end of the stages, for a ``Staged`` model; by default all.
   """
   macs: dict[str, int] = {}
 
@@ -74,10 +74,10 @@ def layer_macs(model: nn.Module, input_shape: tuple[Any, ...], *stages: int) -> 
 
 
 def training_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-  """Counts the operations of training on one image: the forward pass and both gradients.
+  """Returns the number of operations of the forward and backward pass for one image.
 
-  The gradients of a layer's kernel and of its input cost as much as its forward pass each, in total
-  three times the forward pass. The first layer has no gradient of its input, the image.
+  The backward pass computes the gradients of each layer's kernel and input, each of which costs as
+  much as the forward pass, except the gradient of the image.
 
   Raises:
     UserError: the model has no convolution or dense layer.
@@ -86,20 +86,20 @@ def training_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
   if not macs:
     raise UserError(
       "the model has no dense or convolution layer whose operations a simulated clock could count; "
-      "drop the network."
+      "drop --network."
     )
   return 2 * (3 * sum(macs) - macs[0])
 
 
 def program_flops(function: Callable, *shapes: PyTree) -> float:
-  """Counts the operations of one call of a function, by XLA's cost analysis.
+  """Returns the number of operations of one call of a function, by XLA's cost analysis.
 
   Convolutions use XLA's default lowering, because the forms that are fast on a CPU also multiply
-  zeros. The function should not have loops, because their body is counted once.
+  zeros. The function should not have loops, because XLA counts the body of a loop only once.
 
   Args:
-    function: function of arrays, not compiled, because a compiled one would cache this trace.
-    *shapes: shapes of its arguments.
+    function: function of arrays, not wrapped in ``jax.jit``, which would cache this trace.
+    *shapes: ``jax.ShapeDtypeStruct``s of the function's arguments.
   """
 
   def set_count_flops(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
@@ -107,11 +107,9 @@ def program_flops(function: Callable, *shapes: PyTree) -> float:
     args = (a._replace(count_flops=True) if isinstance(a, Mode) else a for a in args)
     return call(*args, **kwargs)
 
-  def uncached(*args: Any) -> Any:  # JAX caches traces by function
-    return function(*args)
-
   with nn.intercept_methods(set_count_flops):
-    cost = jax.jit(uncached).lower(*shapes).cost_analysis()
+    # JAX caches traces by function, so a new function is traced.
+    cost = jax.jit(lambda *args: function(*args)).lower(*shapes).cost_analysis()
   assert cost is not None, "this backend cannot count operations"
   return float(cost.get("flops", 0.0))
 
@@ -124,18 +122,18 @@ def step_flops(
   batch_size: int = 1,
   input_gradient: bool = True,
 ) -> Flops:
-  """Counts the operations of one step of a party that has some stages of a model.
+  """Returns the operations of one training step of the stages ``begin`` to ``end`` of a model.
 
-  Dropout is excluded, because the cost of random numbers depends on the platform, and so are the
-  loss and the optimizer.
+  Excluded are dropout, because the cost of random numbers depends on the platform, the loss and the
+  optimizer.
 
   Args:
-    model: staged model, with a norm that is bound to no axis.
+    model: ``Staged`` model, with a norm that does not merge statistics over clients.
     image_shape: (H, W, C).
-    begin: index of the party's first stage.
-    end: index after the party's last stage; None for all remaining stages.
+    begin: index of the first stage.
+    end: index after the last stage; None for all remaining stages.
     batch_size: number of examples in the step.
-    input_gradient: whether the step computes the gradient of its input; not needed for images.
+    input_gradient: whether the step computes the gradient of the input of the first stage.
   """
   key = jax.random.key(0)
 

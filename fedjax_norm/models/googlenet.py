@@ -16,7 +16,7 @@ from fedjax_norm.typing import Array
 
 
 class Widths(NamedTuple):
-  """The channels of an inception module, named after the columns of table 1."""
+  """The channels of the convolutions of an inception module, named like the columns of table 1."""
 
   one: int
   three_reduce: int
@@ -40,12 +40,7 @@ MODULES = (
 
 
 class Inception(nn.Module):
-  """Four parallel branches: 1x1; 1x1 and 3x3; 1x1 and 5x5; a 3x3 max pool and 1x1 (fig. 2b).
-
-  Attributes:
-    widths: channels of the convolutions.
-    norm: norm after every convolution.
-  """
+  """Four parallel branches: 1x1; 1x1 and 3x3; 1x1 and 5x5; a 3x3 max pool and 1x1 (fig. 2b)."""
 
   widths: Widths
   norm: NormSpec
@@ -68,16 +63,11 @@ class Inception(nn.Module):
 
 
 class Auxiliary(nn.Module):
-  """An auxiliary classifier, which is used only for its loss (sec. 5).
+  """An auxiliary classifier, whose loss times ``weight`` is added to the model's (sec. 5).
 
-  A 5x5 mean pool at stride 3, 1x1-128, dense 1024, dropout 0.7 and the output. If the image is
-  smaller than the pool's window, the window has the length of its shorter side, as in paper 004's
-  network for CIFAR-10.
-
-  Attributes:
-    num_classes: number of outputs.
-    weight: weight of the cross-entropy.
-    norm: norm after the convolution.
+  It has a 5x5 mean pool at stride 3, a 1x1 convolution with 128 channels, a dense layer of 1024
+  units, dropout 0.7 and the output. In images smaller than 5x5, the pool's window is a square as
+  long as the image's shorter side, as in paper 004's network for CIFAR-10.
   """
 
   num_classes: int
@@ -86,7 +76,7 @@ class Auxiliary(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> None:
-    """Sows the loss for [N, H, W, I]."""
+    """Adds the loss for the activation [N, H, W, I] to the flax collection ``losses``."""
     x = avg_pool(x, min(5, *x.shape[1:3]), 3)
     x = Unit(128, (1, 1), self.norm)(x, mode)
     x = jax.nn.relu(Dense(1024, self.norm, he_normal)(x.reshape(len(x), -1), mode))
@@ -97,18 +87,18 @@ class Auxiliary(nn.Module):
 class GoogLeNet(Staged):
   """The stem, nine inception modules, a mean pool, dropout 0.4 and the output.
 
-  Without a norm it is the original without its two local response normalizations, which for images
-  of unit scale are close to the identity. With a norm, every convolution is followed by it, also in
-  the auxiliary classifiers. All 3x3 max pools at stride 2 are rounded up. Kernels have He
+  Without a norm, this is the original network without two local response normalizations, which
+  hardly change images of unit scale. A norm follows every convolution, also in the auxiliary
+  classifiers. The sizes of all 3x3 max pools at stride 2 are rounded up. Kernels have He
   initialization.
 
   The two auxiliary classifiers, after modules 4a and 4d, are used only in training. Images of 32x32
-  pixels are 1x1 there, so ``in``, which would normalize single elements, is rejected.
+  pixels are 1x1 there, so the norm ``in``, which would normalize single elements, is rejected.
 
   Attributes:
-    stem: first convolution: ``'imagenet'`` (7x7 at stride 2) or ``'cifar'`` (3x3 at stride 1, so
-      that images are twice as large). The network for CIFAR-10 that paper 004's authors published
-      has the ImageNet stem, which reduces 32x32 pixels to 1x1 (and no dropout 0.4).
+    stem: first convolution: ``'imagenet'`` (7x7 at stride 2) or ``'cifar'`` (3x3 at stride 1, which
+      keeps the size). The network for CIFAR-10 that paper 004's authors published has the ImageNet
+      stem, which reduces 32x32 pixels to 1x1, and no dropout before the output.
     auxiliary: weight of each auxiliary classifier's cross-entropy; 0 omits the classifiers.
   """
 
@@ -118,7 +108,7 @@ class GoogLeNet(Staged):
   auxiliary: float = 0.3
 
   def stages(self) -> Sequence[Stage]:
-    """conv1 to conv3, inception_3a to inception_5b, head; pools belong to the previous layer."""
+    """Returns the stages conv1 to conv3, inception_3a to inception_5b, head, with their pools."""
 
     def conv1(x: Array, mode: Mode) -> Array:
       if self.stem == "imagenet":

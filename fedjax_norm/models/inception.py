@@ -1,7 +1,7 @@
 """Inception-v3 (Szegedy et al. 2016), the variant with published weights.
 
-Modules A to E are those of figures 5, 10, 6, 10 and 7. Channels that the figures do not specify are
-those of the published network and of PyTorch.
+Modules A to E are in figures 5, 10, 6, 10 and 7. Numbers of channels that the figures do not
+specify are those of the published network and of PyTorch.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,7 @@ from fedjax_norm.typing import Array
 
 
 class _Module(nn.Module):
-  """Parallel branches that are concatenated along the channels.
-
-  Attributes:
-    norm: norm after every convolution.
-  """
+  """Parallel branches that are concatenated along the channels."""
 
   norm: NormSpec
 
@@ -36,23 +32,23 @@ class _Module(nn.Module):
     raise NotImplementedError
 
   def convs(self, x: Array, mode: Mode, *steps: tuple[int, int, int]) -> Array:
-    """Applies convolutions sequentially, each given as (channels, kernel rows, kernel columns)."""
+    """Returns the output of a chain of convolutions (channels, kernel rows, kernel columns)."""
     for features, rows, columns in steps:
       x = Unit(features, (rows, columns), self.norm)(x, mode)
     return x
 
   def strided_conv(self, x: Array, mode: Mode, features: int) -> Array:
-    """Applies a 3x3 convolution at stride 2, rounded up like the parallel pool."""
+    """Returns the output of a 3x3 convolution at stride 2, with the size of the parallel pool's."""
     pads = ceil_pads(x.shape[1:3], 3, 2)
     return Unit(features, (3, 3), self.norm, 2, pads)(x, mode)
 
   def pool_conv(self, x: Array, mode: Mode, features: int) -> Array:
-    """Applies a 3x3 mean pool, which ignores padding, and a 1x1 convolution."""
+    """Returns the output of a 3x3 mean pool, which ignores padding, and a 1x1 convolution."""
     return self.convs(avg_pool(x, 3, 1, ((1, 1), (1, 1))), mode, (features, 1, 1))
 
 
 class ModuleA(_Module):
-  """Figure 5: two 3x3 instead of a 5x5 convolution, and a branch with a smaller 5x5 convolution.
+  """Figure 5: branches with two 3x3 convolutions, with a 5x5 convolution, and with a mean pool.
 
   Attributes:
     after_pool: channels of the convolution after the pool.
@@ -61,7 +57,7 @@ class ModuleA(_Module):
   after_pool: int
 
   def branches(self, x: Array, mode: Mode) -> Sequence[Array]:
-    """Together [N, H, W, I] -> [N, H, W, 224 + after_pool]."""
+    """Maps [N, H, W, I] to branches that together are [N, H, W, 224 + after_pool]."""
     return [
       self.convs(x, mode, (64, 1, 1)),
       self.convs(x, mode, (48, 1, 1), (64, 5, 5)),
@@ -74,7 +70,7 @@ class ModuleB(_Module):
   """Figure 10: halves the image by strided convolutions and a pool."""
 
   def branches(self, x: Array, mode: Mode) -> Sequence[Array]:
-    """Together [N, H, W, I] -> [N, H', W', 480 + I]."""
+    """Maps [N, H, W, I] to branches that together are [N, H', W', 480 + I]."""
     three = self.strided_conv(x, mode, 384)
     return three, self.strided_conv(self.convs(x, mode, (64, 1, 1), (96, 3, 3)), mode, 96), halve(x)
 
@@ -83,13 +79,13 @@ class ModuleC(_Module):
   """Figure 6: 7x7 convolutions factorized into 1x7 and 7x1.
 
   Attributes:
-    inner: channels between these convolutions.
+    inner: channels between the 7x1 and 1x7 convolutions.
   """
 
   inner: int
 
   def branches(self, x: Array, mode: Mode) -> Sequence[Array]:
-    """Together [N, H, W, I] -> [N, H, W, 768]."""
+    """Maps [N, H, W, I] to branches that together are [N, H, W, 768]."""
     inner = self.inner
     long = [(inner, 1, 1), (inner, 7, 1), (inner, 1, 7), (inner, 7, 1), (192, 1, 7)]
     return [
@@ -104,7 +100,7 @@ class ModuleD(_Module):
   """Figure 10 with 1x7 and 7x1 convolutions before one of the strided convolutions."""
 
   def branches(self, x: Array, mode: Mode) -> Sequence[Array]:
-    """Together [N, H, W, I] -> [N, H', W', 512 + I]."""
+    """Maps [N, H, W, I] to branches that together are [N, H', W', 512 + I]."""
     return [
       self.strided_conv(self.convs(x, mode, (192, 1, 1)), mode, 320),
       self.strided_conv(self.convs(x, mode, (192, 1, 1), (192, 1, 7), (192, 7, 1)), mode, 192),
@@ -113,10 +109,10 @@ class ModuleD(_Module):
 
 
 class ModuleE(_Module):
-  """Figure 7: 3x3 convolutions replaced by parallel 1x3 and 3x1 convolutions."""
+  """Figure 7: parallel 1x3 and 3x1 convolutions replace 3x3 convolutions."""
 
   def branches(self, x: Array, mode: Mode) -> Sequence[Array]:
-    """Together [N, H, W, I] -> [N, H, W, 2048]."""
+    """Maps [N, H, W, I] to branches that together are [N, H, W, 2048]."""
     three = self.convs(x, mode, (384, 1, 1))
     double = self.convs(x, mode, (448, 1, 1), (384, 3, 3))
     return [
@@ -130,15 +126,10 @@ class ModuleE(_Module):
 
 
 class Auxiliary(nn.Module):
-  """An auxiliary classifier, which is used only for its loss (fig. 8).
+  """An auxiliary classifier, whose loss times ``weight`` is added to the model's (fig. 8).
 
-  A 5x5 mean pool at stride 3, 1x1-128, 5x5-768, mean pool and the output. Windows larger than the
-  image are reduced to its size.
-
-  Attributes:
-    num_classes: number of outputs.
-    weight: weight of the cross-entropy.
-    norm: norm after every convolution.
+  It has a 5x5 mean pool at stride 3, a 1x1 convolution with 128 channels, a 5x5 convolution with
+  768 channels, a mean pool and the output. Windows larger than the image are reduced to its size.
   """
 
   num_classes: int
@@ -147,7 +138,7 @@ class Auxiliary(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> None:
-    """Sows the loss for [N, H, W, I]."""
+    """Adds the loss for the activation [N, H, W, I] to the flax collection ``losses``."""
     x = avg_pool(x, min(5, *x.shape[1:3]), 3)
     x = Unit(128, (1, 1), self.norm)(x, mode)
     _, rows, columns, _ = x.shape
@@ -159,10 +150,10 @@ class Auxiliary(nn.Module):
 class InceptionV3(Staged):
   """The stem, modules A A A B C C C C D E E, a mean pool, dropout 0.5 and the output.
 
-  Every convolution is followed by a norm, also in the auxiliary classifier. The auxiliary
-  classifier, after the last module C, is used only in training. It reduces the image to 1x1, so
+  A norm follows every convolution, also in the auxiliary classifier. The auxiliary classifier,
+  after the last module C, is used only in training. It reduces the image to 1x1, so the norm
   ``in``, which would normalize single elements, is rejected. Labels are not smoothed. Kernels have
-  He initialization. Layers that halve the image round up; with 299x299 pixels there is no rounding.
+  He initialization. Layers that halve the image round its size up, but not for 299x299 pixels.
 
   Attributes:
     stem: ``'imagenet'`` (reduces 299x299 pixels to 35x35) or ``'cifar'`` (stride 1 and 'same'
@@ -177,7 +168,7 @@ class InceptionV3(Staged):
   auxiliary: float = 0.4
 
   def stages(self) -> Sequence[Stage]:
-    """conv1 to conv5, module_a1 to module_e2, head; the auxiliary classifier is in module_c4."""
+    """Returns conv1 to conv5, module_a1 to module_e2 (with the auxiliary one in c4) and head."""
     norm, large = self.norm, self.stem == "imagenet"
     padding = "VALID" if large else "SAME"
     units = (

@@ -1,4 +1,4 @@
-"""Convolution and dense layers, with optional weight normalization of their kernels.
+"""Convolution and dense layers, with optional weight normalization of the kernels.
 
 Parameters are float32; a layer computes in the dtype of its input.
 """
@@ -23,10 +23,10 @@ benchmark_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 class Linear(nn.Module):
   """The base class of layers with a kernel and a bias.
 
-  Weight normalization (Salimans and Kingma 2016, eq. 2): kernel = g v / |v| for every output
+  Under weight normalization (Salimans and Kingma 2016, eq. 2), kernel = g v / |v| for every output
   channel. Without data-dependent initialization, the initial g is |v|, so that the kernel is v.
-  With it (eq. 5-6), the pre-activations t = v . x / |v| of one batch give g = 1 / std(t) and
-  b = -mean(t) / std(t).
+  With it (eq. 5-6), the pre-activations t = v . x / |v| of one batch give g = 1 / std(t) and the
+  bias -mean(t) / std(t).
   """
 
   def weighted(
@@ -39,14 +39,14 @@ class Linear(nn.Module):
     use_bias: bool,
     mode: Mode,
   ) -> Array:
-    """Returns linear(x, kernel) + bias.
+    """Creates the layer's parameters and returns linear(x, kernel) + bias.
 
     Args:
       x: input of the layer.
       shape: shape of the kernel, output channels last.
       linear: (x, kernel) -> output; must be linear in the kernel for data-dependent initialization.
       spec: norm of the model, which determines whether the kernel is weight-normalized.
-      kernel_init: initializer of the kernel, or of v.
+      kernel_init: initializer of the kernel, or of v under weight normalization.
       use_bias: whether the layer has a bias.
       mode: settings of the forward pass.
     """
@@ -81,7 +81,7 @@ class Linear(nn.Module):
 
 
 class Conv(Linear):
-  """A convolution; by default it has a bias unless the following norm has one.
+  """A convolution; by default it has a bias only if no norm (which has a bias) follows.
 
   Attributes:
     features: number of output channels.
@@ -114,12 +114,12 @@ class Conv(Linear):
     return self.weighted(x, shape, linear, self.spec, self.kernel_init, use_bias, mode)
 
   def macs(self, x: Array, y: Array) -> int:
-    """Returns the number of multiply-adds, including those with padding."""
+    """Returns the number of multiply-adds that compute y from x, including those with padding."""
     return y.size * math.prod(self.kernel_size) * x.shape[-1]
 
 
 class Dense(Linear):
-  """A dense layer with a bias; in these models its output is not normalized.
+  """A dense layer with a bias; no norm follows dense layers in these models.
 
   Attributes:
     features: number of output units.
@@ -138,5 +138,5 @@ class Dense(Linear):
     return self.weighted(x, shape, jnp.matmul, self.spec, self.kernel_init, True, mode)
 
   def macs(self, x: Array, y: Array) -> int:
-    """Returns the number of multiply-adds: one per pair of an input and an output unit."""
+    """Returns the number of multiply-adds: one per pair of an input unit and an output unit."""
     return y.size * x.shape[-1]

@@ -16,7 +16,7 @@ from fedjax_norm.typing import Array
 class Recurrence(Linear):
   """The recurrent part of an LSTM (Hochreiter and Schmidhuber 1997; Gers et al. 2000).
 
-  With the inputs a_t of the gates, which include the biases, and the kernel U [H, 4 H]:
+  With the inputs a_t of the gates at row t, which include biases, and the kernel U [H, 4 H]:
 
     i, f, g, o = a_t + h_{t-1} U        (in this order, each of size H)
     c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g)
@@ -25,15 +25,15 @@ class Recurrence(Linear):
   starting from h_0 = c_0 = 0.
 
   Attributes:
-    spec: norm of the model. Under weight normalization, the kernel is g v / |v| with an initial g
-      of |v|, without data-dependent initialization, because its inputs depend on the kernel.
+    spec: norm of the model. Weight normalization has no data-dependent initialization here, because
+      the inputs h_{t-1} of the kernel depend on the kernel.
   """
 
   spec: NormSpec
 
   @nn.compact
   def __call__(self, gates: Array, mode: Mode) -> Array:
-    """Inputs of the gates [N, T, 4 H] -> last state [N, H]."""
+    """Maps the inputs a of the gates [N, T, 4 H] to the last state h_T [N, H]."""
     hidden = gates.shape[-1] // 4
 
     def recur(gates: Array, kernel: Array) -> Array:
@@ -55,15 +55,15 @@ class Recurrence(Linear):
     return self.weighted(gates, shape, recur, self.spec, orthogonal, False, mode)
 
   def macs(self, x: Array, y: Array) -> int:
-    """Returns the number of multiply-adds of the kernel in all steps."""
+    """Returns the number of multiply-adds h U of all steps."""
     return x.size * y.shape[-1]
 
 
 class LSTM(Staged):
   """An LSTM over the rows of an image: a normalized embedding of each row, an LSTM, a dense layer.
 
-  An image [H, W, C] is a sequence of H steps with W C numbers each. The norm gets
-  [N, H, embedding], with the rows as the spatial axis.
+  An image [H, W, C] is a sequence of H steps with W C numbers each. The norm normalizes the
+  embeddings [N, H, embedding], with the rows as the spatial axis.
 
   Attributes:
     embedding: size of a row's embedding.
@@ -76,7 +76,7 @@ class LSTM(Staged):
   hidden: int = 64
 
   def stages(self) -> Sequence[Stage]:
-    """embed, lstm, head."""
+    """Returns the stages embed, lstm, head."""
 
     def embed(x: Array, mode: Mode) -> Array:
       # A dense layer for each row, written as a convolution, which omits the bias before a norm.

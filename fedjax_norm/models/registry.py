@@ -30,11 +30,11 @@ from fedjax_norm.typing import Key, Variables
 
 
 class ImageNetStem(NamedTuple):
-  """The stem for large images of a model that has two stems.
+  """The first layers for large images, of a model that also has first layers for small images.
 
   Attributes:
     min_size: minimum height and width of images, in pixels.
-    default_from: height and width from which this stem is the default, in pixels.
+    default_from: height and width, in pixels, from which on this stem is the default.
   """
 
   min_size: int
@@ -46,12 +46,12 @@ class Entry(NamedTuple):
 
   Attributes:
     build: (norm after every convolution, number of outputs, ...) -> module.
-    min_size: minimum height and width of images, in pixels; with the small stem, if there are two.
-    groups: default ``groups`` or ``group_size`` of norms with groups.
+    min_size: minimum height and width of images, in pixels, with the stem for small images.
+    groups: default ``groups`` or ``group_size`` of the norms gn and bgn.
     residual: whether the model is a ResNet, which can have Fixup.
     imagenet: stem for large images, if the model has two stems.
-    embeds: whether the model has a method ``embed`` for verification.
-    segments: whether the model predicts every pixel; other models predict one output per image.
+    embeds: whether the model has a method ``embed``, whose embeddings verification compares.
+    segments: whether the model predicts the class of every pixel, instead of one output per image.
     multiple: number that the height and width of images must be multiples of.
   """
 
@@ -69,8 +69,7 @@ def _resnet(blocks: tuple[int, ...], **fields: Any) -> Callable[..., Staged]:
   return functools.partial(ResNet, blocks, **{"features": 64, **fields})
 
 
-_STEM = ImageNetStem(32)  # the ResNets'
-
+_STEM = ImageNetStem(32)
 _EIGHT = MappingProxyType({"groups": 8})
 _THIRTY_TWO = MappingProxyType({"groups": 32})  # paper 000, sec. 6.2
 
@@ -91,7 +90,7 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
     "resnet50": Entry(
       _resnet((3, 4, 6, 3), bottleneck=True), 8, _THIRTY_TWO, residual=True, imagenet=_STEM
     ),
-    "vgg16": Entry(VGG16, 8, _THIRTY_TWO, imagenet=ImageNetStem(32)),
+    "vgg16": Entry(VGG16, 8, _THIRTY_TWO, imagenet=_STEM),
     "alexnet": Entry(AlexNet, 8, _EIGHT, imagenet=ImageNetStem(63)),
     # Paper 004 trains GoogLeNet with this stem on 32x32 pixels. The group size of 8 divides the
     # channels of all layers of GoogLeNet, and 16 (Wu and He 2018) those of Inception-v3.
@@ -109,18 +108,18 @@ STEMS = ("auto", "cifar", "imagenet")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Options):
-  """The options of the model and the task."""
+  """The options of the model and of what it predicts."""
 
   group = "model"
 
   task: str = option(
     "classification",
-    "What the model predicts: the class of an image; numbers (regression, with the euclidean loss);"
-    " the class of every pixel (segmentation, with --model=fcn); or whether two test images show"
-    " the same identity (verification, with --model=face).",
+    "The model predicts the class of an image (classification), numbers (regression, with half "
+    "the squared error as the loss), the class of every pixel (segmentation, with --model=fcn), or "
+    "whether two test images show the same identity (verification, with --model=face).",
     choices=(*TASKS, "verification"),
   )
-  model: str = option("tiny", "The model.", choices=tuple(MODELS))
+  model: str = option("tiny", "Neural network that is trained.", choices=tuple(MODELS))
   stem: str = option(
     "auto",
     "First layers of ResNets, vgg16, alexnet, googlenet and inception_v3: for small images "
@@ -130,11 +129,7 @@ class ModelConfig(Options):
 
 
 def entry(name: str) -> Entry:
-  """Returns the description of a model.
-
-  Raises:
-    UserError: the name is unknown.
-  """
+  """Returns the description of a model; raises UserError if ``MODELS`` does not have the name."""
   if name not in MODELS:
     raise UserError(f"unknown model {name!r}; choose one of {', '.join(MODELS)}.")
   return MODELS[name]
@@ -143,11 +138,11 @@ def entry(name: str) -> Entry:
 def create(
   name: str, norm: NormSpec, num_classes: int, image_shape: tuple[int, int, int], stem: str = "auto"
 ) -> Staged:
-  """Creates a model and checks it for the shape of the images.
+  """Returns a model, after checks that it accepts the norm and the images.
 
   Args:
     name: key of ``MODELS``.
-    norm: norm after the convolutions; if its groups are not chosen, the model's default is used.
+    norm: norm after the convolutions; without groups, it gets the model's default groups.
     num_classes: number of outputs (classes, or numbers of a regression).
     image_shape: (H, W, C).
     stem: ``'cifar'``, ``'imagenet'`` or ``'auto'`` (by the image size), for models with two stems.
@@ -180,7 +175,7 @@ def create(
   if min(image_shape[:2]) < min_size:
     raise UserError(
       f"model {name!r} needs images of at least {min_size}x{min_size} pixels; "
-      f"these are {image_shape[0]}x{image_shape[1]}."
+      f"these are {image_shape[0]}x{image_shape[1]}, so enlarge them or choose another model."
     )
   if any(side % info.multiple for side in image_shape[:2]):
     raise UserError(
@@ -195,20 +190,20 @@ def create(
 
 
 def init(model: nn.Module, key: Key, image_shape: tuple[int, int, int]) -> Variables:
-  """Returns initial variables: ``params`` and, for running statistics, ``batch_stats``."""
+  """Returns initial ``params`` and, if the norm has running statistics, ``batch_stats``."""
   return jax.jit(lambda key: model.init(key, _image(image_shape), Mode()))(key)
 
 
 def data_init(model: nn.Module, variables: Variables, images: jax.Array) -> Variables:
-  """Returns variables with the data-dependent initialization of weight normalization.
+  """Returns variables with which the pre-activations of each layer have mean 0 and deviation 1.
 
-  Salimans and Kingma 2016, sec. 3: in each layer, the pre-activations of a batch get mean 0 and
-  standard deviation 1.
+  This is the data-dependent initialization of weight normalization (Salimans and Kingma 2016, sec.
+  3); the deviation is the standard deviation over a batch.
 
   Args:
     model: model with weight normalization.
-    variables: initial variables.
-    images: [N, H, W, C], one batch for all clients.
+    variables: initial variables of the model.
+    images: [N, H, W, C], the batch that determines the initialization of all clients.
   """
 
   def run(variables: Variables, images: jax.Array) -> Variables:
@@ -224,9 +219,12 @@ def _image(image_shape: tuple[int, int, int]) -> jax.Array:
 
 
 def norm_modules(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-  """Returns the number of groups of each norm module of a model, by its path 'a/b'.
+  """Returns the number of groups in each norm layer of a model: {layer path 'a/b': groups}.
 
-  The model runs on shapes only, which raises UserError if it does not accept the norm or the image.
+  The model is traced with shapes only.
+
+  Raises:
+    UserError: a layer cannot have the norm with images of this shape.
   """
   norms: dict[str, int] = {}
 

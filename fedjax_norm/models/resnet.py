@@ -14,13 +14,13 @@ from fedjax_norm.typing import Array
 
 
 class Scalar(nn.Module):
-  """A trainable scalar that is added to the input, or multiplies it (Fixup's rule 3)."""
+  """A trainable scalar that is added to the input, or multiplied by it (Fixup's rule 3)."""
 
   multiply: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[...] -> [...]."""
+    """Maps an activation of any shape to one of the same shape."""
     if self.multiply:
       return (x * self.param("multiplier", nn.initializers.ones, ())).astype(x.dtype)
     return (x + self.param("offset", nn.initializers.zeros, ())).astype(x.dtype)
@@ -40,7 +40,7 @@ class Block(nn.Module):
 
   Attributes:
     features: channels of the 3x3 convolutions.
-    stride: stride of the block.
+    stride: 2 if the block halves the image, else 1.
     norm: norm of the model.
     bottleneck: whether the block is a bottleneck.
     projection: whether a shortcut that changes the shape is a 1x1 convolution; otherwise it is
@@ -58,8 +58,8 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> Array:
     """[N, H, W, I] -> [N, H', W', features or 4 features]."""
-    fixup, stride = self.norm.fixup, (self.stride, self.stride)
-    one = (1, 1)
+    fixup, stride, one = self.norm.fixup, (self.stride, self.stride), (1, 1)
+    use_bias = False if fixup else None
     if self.bottleneck:
       layers = [(self.features, one, one), (self.features, (3, 3), stride)]
       layers.append((4 * self.features, one, one))
@@ -73,15 +73,9 @@ class Block(nn.Module):
       last = index == len(layers) - 1
       if fixup and index > 0:
         y = Scalar()(y)
-      y = Conv(
-        features,
-        kernel,
-        self.norm,
-        strides=strides,
-        kernel_init=nn.initializers.zeros if fixup and last else init,
-        use_bias=False if fixup else None,
-      )(y, mode)
-      y = Norm(self.norm)(y, mode)
+      kernel_init = nn.initializers.zeros if fixup and last else init
+      conv = Conv(features, kernel, self.norm, strides, "SAME", kernel_init, use_bias)
+      y = Norm(self.norm)(conv(y, mode), mode)
       if last:
         y = Scalar()(Scalar(multiply=True)(y)) if fixup else y
       else:
@@ -89,17 +83,9 @@ class Block(nn.Module):
 
     if x.shape != y.shape:
       if self.projection:
-        shortcut = Conv(
-          y.shape[-1],
-          (1, 1),
-          self.norm,
-          strides=stride,
-          padding="VALID",
-          kernel_init=he_normal,
-          use_bias=False if fixup else None,
-          name="shortcut",
-        )(x_in, mode)
-        x = Norm(self.norm, name="shortcut_norm")(shortcut, mode)
+        features = y.shape[-1]
+        conv = Conv(features, one, self.norm, stride, "VALID", he_normal, use_bias, name="shortcut")
+        x = Norm(self.norm, name="shortcut_norm")(conv(x_in, mode), mode)
       else:
         x = x[:, :: self.stride, :: self.stride]
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1])))
@@ -107,15 +93,12 @@ class Block(nn.Module):
 
 
 class ResNet(Staged):
-  """A residual network.
+  """A residual network; :class:`Block` explains ``bottleneck`` and ``projection``.
 
   Attributes:
-    blocks: number of blocks of each image size; the first block of each size after the first one
-      halves the image.
+    blocks: number of blocks of each image size; between two sizes, the image is halved.
     features: channels at the first size; each halving of the image doubles the channels.
-    norm: norm after every convolution; Fixup with ``norm.fixup``.
-    bottleneck: whether blocks are bottlenecks.
-    projection: kind of shortcut (see :class:`Block`).
+    norm: norm after every convolution, or Fixup.
     stem: ``'cifar'`` (3x3 convolution) or ``'imagenet'`` (7x7 at stride 2, and a max pool).
   """
 
@@ -128,21 +111,14 @@ class ResNet(Staged):
   stem: str = "cifar"
 
   def stages(self) -> Sequence[Stage]:
-    """stem, block1_1, block1_2, ..., head: each residual block is a stage."""
-    fixup = self.norm.fixup
-    large = self.stem == "imagenet"
+    """Returns stem, block1_1, block1_2, ..., head: each residual block is a stage."""
+    fixup, large = self.norm.fixup, self.stem == "imagenet"
 
     def stem(x: Array, mode: Mode) -> Array:
-      x = Conv(
-        self.features,
-        (7, 7) if large else (3, 3),
-        self.norm,
-        strides=(2, 2) if large else (1, 1),
-        padding=((3, 3), (3, 3)) if large else "SAME",
-        kernel_init=he_normal,
-        use_bias=False if fixup else None,
-        name="Conv_0",
-      )(x, mode)
+      size, strides = ((7, 7), (2, 2)) if large else ((3, 3), (1, 1))
+      padding = ((3, 3), (3, 3)) if large else "SAME"
+      settings = strides, padding, he_normal, False if fixup else None
+      x = Conv(self.features, size, self.norm, *settings, name="Conv_0")(x, mode)
       x = Norm(self.norm, name="Norm_0")(x, mode)
       x = jax.nn.relu(Scalar(name="Scalar_0")(x) if fixup else x)
       return max_pool(x, 3, 2, ((1, 1), (1, 1))) if large else x

@@ -12,7 +12,7 @@ from fedjax_norm.typing import Array
 
 
 class FCN(Staged):
-  """3x3 convolutions, each with a norm and a ReLU: down to a quarter of the size and up again.
+  """3x3 convolutions, each with a norm and a ReLU, down to a quarter of the height and up again.
 
   The encoder has 32 channels, then 64 and 128, each at stride 2. The decoder doubles the size by
   repeating pixels before a convolution with 64 channels, and again before one with 32; a 1x1
@@ -27,16 +27,14 @@ class FCN(Staged):
   num_classes: int
 
   def stages(self) -> Sequence[Stage]:
-    """down1, down2, down3, up1, up2, head."""
+    """Returns the stages down1, down2, down3, up1, up2, head."""
 
     def unit(name: str, features: int, stride: int = 1, grow: bool = False) -> Stage:
       def run(x: Array, mode: Mode) -> Array:
         if grow:
           x = x.repeat(2, 1).repeat(2, 2)
-        strides, init = (stride, stride), he_normal
-        conv = Conv(
-          features, (3, 3), self.norm, strides=strides, kernel_init=init, name=f"{name}_conv"
-        )
+        settings = (3, 3), self.norm, (stride, stride), "SAME", he_normal
+        conv = Conv(features, *settings, name=f"{name}_conv")
         return jax.nn.relu(Norm(self.norm, name=f"{name}_norm")(conv(x, mode), mode))
 
       return name, run

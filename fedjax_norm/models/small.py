@@ -14,13 +14,13 @@ from fedjax_norm.typing import Array
 
 
 class Tiny(Staged):
-  """Three 3x3 convolutions (32, 64 at stride 2, 64), a mean pool and a dense layer."""
+  """3x3 convolutions with 32, 64 (at stride 2) and 64 channels, a mean pool and a dense layer."""
 
   norm: NormSpec
   num_classes: int
 
   def stages(self) -> Sequence[Stage]:
-    """conv1, conv2, conv3, head."""
+    """Returns the stages conv1, conv2, conv3, head."""
 
     def unit(index: int, features: int, stride: int) -> Stage:
       def run(x: Array, mode: Mode) -> Array:
@@ -37,18 +37,18 @@ class Tiny(Staged):
 
 
 class LeNet(Staged):
-  """Caffe's cifar10_quick, the LeNet of paper 004; a norm after each convolution (BN-LeNet).
+  """Caffe's cifar10_quick, the LeNet of paper 004, with a norm after each convolution (BN-LeNet).
 
-  Three 5x5 convolutions (32, 32, 64), each followed by a 3x3 pool at stride 2 (max, mean, mean,
-  rounded up as in Caffe), then dense 64 and the output. As in Caffe's network, there is no
-  activation between the two dense layers, and the first pool comes before the activation.
+  Three 5x5 convolutions (32, 32, 64 channels), each followed by a 3x3 pool at stride 2 (max, mean,
+  mean, sizes rounded up as in Caffe), then a dense layer of 64 units and the output. As in Caffe's
+  network, no activation is between the two dense layers, and the first pool is before the ReLU.
   """
 
   norm: NormSpec
   num_classes: int
 
   def stages(self) -> Sequence[Stage]:
-    """conv1, conv2, conv3, dense, head."""
+    """Returns the stages conv1, conv2, conv3, dense, head."""
 
     def unit(index: int, features: int) -> Stage:
       def run(x: Array, mode: Mode) -> Array:
@@ -72,22 +72,21 @@ class LeNet(Staged):
 class LeNet5(Staged):
   """Caffe's LeNet for MNIST (431,080 parameters on 28x28x1 without a norm).
 
-  After LeCun et al. 1998: two 5x5 convolutions without padding (20, 50), each followed by the norm,
-  if any, and a 2x2 max pool rounded up; dense 500 with the only ReLU of the network; the output.
-  Kernels have Caffe's xavier initialization.
+  After LeCun et al. 1998: two 5x5 convolutions without padding (20 and 50 channels), each followed
+  by the norm and a 2x2 max pool, rounded up; a dense layer of 500 units with the only ReLU of the
+  network; the output. Kernels have Caffe's xavier initialization.
   """
 
   norm: NormSpec
   num_classes: int
 
   def stages(self) -> Sequence[Stage]:
-    """conv1, conv2, dense, head."""
+    """Returns the stages conv1, conv2, dense, head."""
 
     def unit(index: int, features: int) -> Stage:
       def run(x: Array, mode: Mode) -> Array:
-        layer = Conv(
-          features, (5, 5), self.norm, padding="VALID", kernel_init=xavier, name=f"Conv_{index}"
-        )
+        settings = (5, 5), self.norm, (1, 1), "VALID", xavier
+        layer = Conv(features, *settings, name=f"Conv_{index}")
         x = Norm(self.norm, name=f"Norm_{index}")(layer(x, mode), mode)
         return halve(x, 2)
 
@@ -106,14 +105,15 @@ class LeNet5(Staged):
 class CNN(Staged):
   """The two-convolution network of FL benchmarks (1,626,442 parameters on CIFAR-10 without a norm).
 
-  conv3x3-32, conv3x3-64 (both valid), max pool 2, dropout 0.25, dense 128, dropout 0.5, dense.
+  3x3 convolutions without padding with 32 and 64 channels, a 2x2 max pool, dropout 0.25, a dense
+  layer of 128 units, dropout 0.5 and the output.
   """
 
   norm: NormSpec
   num_classes: int
 
   def stages(self) -> Sequence[Stage]:
-    """conv1, conv2, dense, head."""
+    """Returns the stages conv1, conv2, dense, head."""
 
     def unit(index: int, features: int) -> Stage:
       def run(x: Array, mode: Mode) -> Array:

@@ -1,4 +1,4 @@
-"""Models as sequences of named stages, which can be cut between any two stages."""
+"""Models as sequences of named stages (groups of layers), which can be cut between two stages."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,27 +12,27 @@ from fedjax_norm.norm import Mode
 from fedjax_norm.typing import Array
 
 Stage = tuple[str, Callable[[Array, Mode], Array]]
-"""(name, function); the function creates its layers under explicit names."""
+"""(name, function of an activation); the function gives explicit names to the layers it creates."""
 
 
 class Staged(nn.Module):
-  """A model that runs its stages sequentially, and can run any range of them.
+  """A model that runs its stages sequentially, or only consecutive ones (a part of the model).
 
-  The names of a stage's layers do not depend on the range, so that the variables of a range have
-  the same paths as in the whole model, and the same key initializes them to the same values.
+  The names of layers do not depend on the part, so that the variables of a part have the same paths
+  as in the whole model, and the same key initializes them to the same values.
   """
 
   def stages(self) -> Sequence[Stage]:
-    """Returns the stages in order."""
+    """Returns the model's stages in the order in which they run."""
     raise NotImplementedError
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode, begin: int = 0, end: int | None = None) -> Array:
-    """Runs a range of stages, by default all: images [N, H, W, C] -> outputs.
+    """Returns the output of stage ``end - 1``, by default the model's outputs for images x.
 
     Args:
-      x: images, or the output of stage ``begin - 1``.
-      mode: training or evaluation mode.
+      x: images [N, H, W, C], or the output of stage ``begin - 1``.
+      mode: settings of the forward pass.
       begin: index of the first stage that runs.
       end: index after the last stage that runs; None runs all remaining stages.
     """
@@ -42,7 +42,7 @@ class Staged(nn.Module):
 
 
 def stage_names(model: Staged) -> tuple[str, ...]:
-  """Returns the names of a model's stages in order."""
+  """Returns the names of a model's stages in the order in which the stages run."""
   return tuple(name for name, _ in model.stages())
 
 
@@ -70,7 +70,7 @@ class StageInfo(NamedTuple):
 
 
 def describe(model: Staged, image_shape: tuple[int, int, int]) -> tuple[StageInfo, ...]:
-  """Returns the sizes of a model's stages for images (H, W, C), without running the model."""
+  """Returns the sizes of each stage of a model, for images (H, W, C), without running the model."""
   infos, shape = [], tuple(image_shape)
   for index, name in enumerate(stage_names(model)):
 
@@ -90,22 +90,22 @@ def describe(model: Staged, image_shape: tuple[int, int, int]) -> tuple[StageInf
 
 
 def position(model: Staged, name: str, image_shape: tuple[int, int, int] | None = None) -> int:
-  """Returns the number of stages before the cut after a named stage.
+  """Returns the number of stages before the cut.
 
   Args:
     model: the whole model.
     name: name of the last stage before the cut.
-    image_shape: (H, W, C), needed to refuse a cut before the first stage with parameters.
+    image_shape: (H, W, C); None skips the check that a stage before the cut has parameters.
 
   Raises:
-    UserError: an unknown stage, the last stage, or a cut before the first stage with parameters.
+    UserError: the stage is unknown or the last one, or no stage before the cut has parameters.
   """
   names = stage_names(model)
   if name not in names:
     raise UserError(f"unknown stage {name!r}; the model can be cut after {', '.join(names[:-1])}.")
   if name == names[-1]:
     raise UserError(
-      f"stage {name!r} is the last, so nothing is left for the other party; cut after one of "
+      f"stage {name!r} is the last, so no stage is left after the cut; cut after one of "
       f"{', '.join(names[:-1])}."
     )
   count = names.index(name) + 1
@@ -115,6 +115,6 @@ def position(model: Staged, name: str, image_shape: tuple[int, int, int] | None 
       later = [info.name for info in infos[:-1] if info.parametric]
       raise UserError(
         f"the cut after {name!r} is before the first stage with parameters, so raw images would "
-        f"cross; cut after {', '.join(later)}."
+        f"be sent; cut after {', '.join(later)}."
       )
   return count

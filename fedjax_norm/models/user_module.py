@@ -1,4 +1,4 @@
-"""User-defined flax modules as models."""
+"""Checks user-defined flax modules and makes them usable as models."""
 
 import inspect
 from collections.abc import Mapping
@@ -16,23 +16,23 @@ _KEYWORDS = ("mode", "train", "training", "deterministic")
 
 
 class UserModule(nn.Module):
-  """Wraps a module without a norm of this library; its variables keep their paths.
+  """Wraps a flax module without a norm of this library; the variables keep their paths.
 
   Attributes:
     module: user-defined module; called with the images, and with ``mode``, ``train``, ``training``
       or ``deterministic`` if its ``__call__`` has such parameters.
-    norm: norm of the model: none.
+    norm: always the norm ``none``.
   """
 
   module: nn.Module
   norm: NormSpec = create("none")
 
   def setup(self) -> None:
-    """Shares the scope of the module, so that paths do not change."""
+    """Shares the flax scope of the module, so that paths of variables do not change."""
     nn.share_scope(self, self.module)
 
   def __call__(self, x: Array, mode: Mode) -> Array:
-    """Images [N, H, W, C] -> outputs of the module."""
+    """Maps images [N, H, W, C] to the outputs of the module."""
     train = mode.train and mode.dropout
     values = dict(zip(_KEYWORDS, (mode, train, train, not train), strict=True))
     return self.module(
@@ -46,19 +46,19 @@ def adapt(
   image_shape: tuple[int, int, int],
   output_shape: tuple[int, ...],
 ) -> nn.Module:
-  """Returns a user-defined module as a model.
+  """Returns a user-defined module as a model that the library can train.
 
-  A module with a field ``norm`` (a NormSpec) and a parameter ``mode`` is returned unchanged. Any
-  other module is wrapped.
+  A module with a field ``norm`` (a NormSpec) and a parameter ``mode`` of ``__call__`` is returned
+  unchanged. Any other module is wrapped in :class:`UserModule`.
 
   Args:
-    module: module that is called with images [N, H, W, C].
-    norm: requested norm; None for the norm of the module.
+    module: flax module that is called with images [N, H, W, C].
+    norm: required norm; None accepts the norm of the module.
     image_shape: (H, W, C).
     output_shape: required shape of the output for one image.
 
   Raises:
-    UserError: the module does not have the requested norm, needs further arguments, has batch
+    UserError: the module does not have the required norm, needs further arguments, has batch
       statistics that the library does not update, or has outputs of another shape.
   """
   name = type(module).__name__
@@ -67,13 +67,13 @@ def adapt(
     model = module
     if norm not in (None, module_norm):
       raise UserError(
-        f"{name} has norm {module_norm.name!r} already; drop the norm, or build the module with it."
+        f"{name} has norm {module_norm.name!r} already; drop norm, or give it to the module."
       )
   else:
     model = UserModule(module)
     if norm not in (None, model.norm):
       raise UserError(
-        f"{name} does not take a norm, so {norm.name!r} would have no effect; drop the norm, or "
+        f"{name} does not take a norm, so {norm.name!r} would have no effect; drop norm, or "
         "give the module a field norm and a parameter mode."
       )
     for p in list(_parameters(module).values())[1:]:
@@ -95,10 +95,11 @@ def adapt(
 
 
 def check_statistics(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
-  """Checks that a module has no batch statistics that the library would not update.
+  """Checks that a module only has variables that the library updates in training.
 
   Raises:
-    UserError: the module has no norm, or has variables that do not belong to its norm.
+    UserError: the module has no field ``norm``, or has variables other than the parameters and the
+      running statistics of this norm.
   """
   spec = getattr(model, "norm", None)
   name = type(getattr(model, "module", model)).__name__

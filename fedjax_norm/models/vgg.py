@@ -18,9 +18,9 @@ class VGG16(Staged):
   ``'imagenet'`` (138,357,544 parameters with 1000 classes on 224x224 pixels and without a norm) is
   the original with two layers of 4096 units; ``'cifar'`` (14,982,474 parameters with 10 classes on
   32x32 pixels, which the convolutions reduce to 1x1) has the usual single layer of 512 units. The
-  norm is between each convolution and its ReLU. Pools are rounded up, which matters only for small
-  images. Kernels have He initialization. With ``in``, images must be larger than 16 pixels, because
-  smaller ones are reduced to 1x1 before the last convolutions.
+  norm is between each convolution and the ReLU. Pools are rounded up, which matters only for small
+  images. Kernels have He initialization. With the norm ``in``, images must be larger than 16x16,
+  because smaller images are 1x1 before the last convolutions.
   """
 
   norm: NormSpec
@@ -28,7 +28,7 @@ class VGG16(Staged):
   stem: str = "cifar"
 
   def stages(self) -> Sequence[Stage]:
-    """conv1_1, conv1_2, conv2_1, ..., conv5_3, dense1 (and dense2), head."""
+    """Returns the stages conv1_1, conv1_2, conv2_1, ..., conv5_3, dense1 (and dense2), head."""
     hidden = (4096, 4096) if self.stem == "imagenet" else (512,)
 
     def conv(name: str, features: int, last: bool) -> Stage:

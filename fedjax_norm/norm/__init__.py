@@ -1,4 +1,4 @@
-"""Normalization as a choice of axes."""
+"""All normalizations: each is a choice of the axes over which an activation is normalized."""
 
 from fedjax_norm.norm.config import NormConfig
 from fedjax_norm.norm.layer import Mode, Norm

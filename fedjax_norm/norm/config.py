@@ -1,4 +1,4 @@
-"""The options of a run's normalization."""
+"""The command-line options of the normalization."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from fedjax_norm.options import Options, option
 
 
 def _norms(rule: Callable[[NormSpec], Any]) -> str:
-  """Returns the ``needs`` of an option that only some norms have."""
+  """Returns the argument ``needs`` of an option that only the norms with this property have."""
   return "norm=" + ",".join(name for name, spec in NORMS.items() if rule(spec))
 
 
@@ -22,72 +22,76 @@ _RENORM = _norms(lambda spec: spec.renorm)
 
 @dataclasses.dataclass(frozen=True)
 class NormConfig(Options):
-  """The options of a model's normalization."""
+  """The options of the norm after each convolution of a model."""
 
   group = "normalization"
 
-  norm: str = option("bn", "The normalization after each convolution.", choices=NAMES)
+  norm: str = option(
+    "bn", "Norm after each convolution; the README's table of norms describes them.", choices=NAMES
+  )
   groups: int | None = option(
     None,
-    "Number of groups that the channels of a layer are divided into; a default of the model if "
-    "neither this nor --group_size is given.",
+    "Number of groups into which the channels of a layer are divided. Without it and --group_size, "
+    "the model's default is used.",
     least=1,
     needs=_GROUPED,
   )
   group_size: int | None = option(
-    None, "Number of channels in a group, instead of --groups.", least=1, needs=_GROUPED
+    None, "Number of channels per group, as an alternative to --groups.", least=1, needs=_GROUPED
   )
   mean_only_bn: bool = option(
     False,
-    "Whether weight normalization also subtracts the mean of the batch.",
+    "Also subtract the mean of the batch (mean-only batch normalization; Salimans and Kingma 2016, "
+    "sec. 2.3).",
     needs=_norms(lambda spec: spec.weight_norm),
   )
   norm_decay: float = option(
     NormSpec.decay,
-    "Weight of the old value when a step updates running statistics (1 - PyTorch's momentum).",
+    "Weight of the old running statistics when a step updates them (1 - PyTorch's momentum).",
     least=0,
     below=1,
     needs=_AVERAGING,
   )
   norm_epsilon: float = option(
-    NormSpec.epsilon, "Constant added to the variances.", least=0, needs=_SCALING
+    NormSpec.epsilon, "Constant added to variances in the divisor.", least=0, needs=_SCALING
   )
   brn_r_max: float = option(
     Renorm().r_max,
-    "Final bound of batch renormalization's scale correction r.",
+    "Final upper bound r_max of batch renormalization's scale correction r (Ioffe 2017).",
     least=1,
     needs=_RENORM,
   )
   brn_d_max: float = option(
     Renorm().d_max,
-    "Final bound of batch renormalization's shift correction d.",
+    "Final bound d_max of batch renormalization's shift correction d (Ioffe 2017).",
     least=0,
     needs=_RENORM,
   )
   brn_ramp: tuple[float, ...] = option(
     (0.04, 0.2, 0.3),
-    "Ramps of batch renormalization's bounds as three fractions of all rounds: the start of both "
-    "ramps, the end of the ramp of d, the end of the ramp of r.",
+    "When the bounds of batch renormalization rise, as three fractions of all rounds: where both "
+    "start to rise, where d_max is reached, where r_max is reached.",
     needs=_RENORM,
   )
 
   def check(self) -> None:
-    """Raises UserError if the ramps are invalid or options contradict each other."""
+    """Raises UserError if ``brn_ramp`` is invalid or two options contradict each other."""
     if len(self.brn_ramp) != 3 or not all(0 <= fraction <= 1 for fraction in self.brn_ramp):
-      raise UserError("--brn_ramp takes three fractions from 0 to 1: start, end of d, end of r.")
+      raise UserError(
+        "--brn_ramp takes three fractions from 0 to 1: the start, the end for d, the end for r."
+      )
     if self.brn_ramp[0] > min(self.brn_ramp[1:]):
-      raise UserError("--brn_ramp must not end before its start; give the start first.")
+      raise UserError("--brn_ramp must not end before its start; give the smallest fraction first.")
     if self.groups is not None and self.group_size is not None:
-      raise UserError("give --groups or --group_size, not both; they exclude each other.")
+      raise UserError("give --groups or --group_size, not both: each of them determines the other.")
     if NORMS[self.norm].weight_norm and not self.mean_only_bn and self.norm_decay != NormSpec.decay:
-      raise UserError("--norm_decay does nothing here: it needs --mean_only_bn; drop it or add it.")
+      raise UserError(
+        "--norm_decay does nothing here: it needs --mean_only_bn; drop --norm_decay or add "
+        "--mean_only_bn."
+      )
 
   def make_norm(self, rounds: float) -> NormSpec:
-    """Returns the normalization; the model chooses groups that are not given.
-
-    Args:
-      rounds: number of rounds of the run; the ramps of batch renormalization are fractions of it.
-    """
+    """Returns the norm of a run of ``rounds`` rounds, of which ``brn_ramp`` gives fractions."""
     renorm = None
     if NORMS[self.norm].renorm:
       start, d_end, r_end = (fraction * rounds for fraction in self.brn_ramp)

@@ -1,4 +1,4 @@
-"""The flax layer of all normalizations."""
+"""The flax layer that all norms share, and the settings of a forward pass."""
 
 from typing import NamedTuple
 
@@ -15,14 +15,14 @@ class Mode(NamedTuple):
   """The settings of a forward pass, passed to every layer.
 
   Attributes:
-    train: whether to use the statistics and the dropout of training, or those of evaluation.
-    dropout: whether training uses dropout; False when statistics are recalibrated.
-    mask: [N], 0 for padded examples.
-    step: current time, for the ramps of batch renormalization.
+    train: whether the pass is for training (statistics of the batch, dropout), not for evaluation.
+    dropout: whether training uses dropout; False when running statistics are recomputed.
+    mask: [N], 0 for padding examples, else 1; None if there are none.
+    step: current time, in the unit of batch renormalization's ramps (see ``norm.Renorm``).
     data_init: whether weight-normalized layers set their scale and bias from this batch.
     labels: targets of the batch in training, for models with auxiliary losses (see
       ``local_training.make_gradient``).
-    objective: training objective: a name in ``objectives.OBJECTIVES``, or user-defined.
+    objective: training objective: a name in ``objectives.OBJECTIVES``, or a user-defined objective.
     count_flops: whether convolutions use XLA's default lowering and recurrent networks are
       unrolled, so that XLA counts their operations correctly (see ``models/flops.py``).
   """
@@ -38,11 +38,11 @@ class Mode(NamedTuple):
 
 
 class Norm(nn.Module):
-  """Normalizes x[N, *S, C] with a spec; the identity if the spec does not normalize.
+  """Normalizes activations [N, *S, C] as ``spec`` says; returns them unchanged if it has no axes.
 
-  The parameters are ``scale`` (gamma) and ``bias`` (beta), [C]. For a spec with running statistics,
-  the collection ``batch_stats`` contains ``mean`` and ``var``, [G]. If the collection ``moments``
-  is mutable, the moments of the batch are written to it.
+  The parameters are ``scale`` (gamma) and ``bias`` (beta), [C]. For a norm with running statistics,
+  the collection ``batch_stats`` contains ``mean`` and ``var``, one per group of channels. If the
+  collection ``moments`` is mutable, the moments of the batch are written to it.
   """
 
   spec: NormSpec

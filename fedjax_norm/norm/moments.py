@@ -1,4 +1,4 @@
-"""Counts, means and squared deviations, merged by the law of total variance."""
+"""The moments (count, mean, sum of squared deviations) of sets of values, and how they merge."""
 
 import functools
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ class Moments(NamedTuple):
 
   Attributes:
     count: number of values, float; broadcasts against ``mean``.
-    mean: mean of the values; 0 if there are none.
-    m2: sum of the squared deviations from the mean.
+    mean: mean of the values; 0 without values.
+    m2: sum of the values' squared deviations from the mean.
   """
 
   count: Array
@@ -35,7 +35,7 @@ class Moments(NamedTuple):
 
 
 def merge(parts: Moments, axis: int = 0) -> Moments:
-  """Merges moments that are stacked along an axis.
+  """Merges the moments of disjoint sets that are stacked along an axis.
 
   n = sum n_i, mean = sum n_i mean_i / n, m2 = sum (m2_i + n_i (mean_i - mean)^2).
   """
@@ -48,17 +48,18 @@ def merge(parts: Moments, axis: int = 0) -> Moments:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def merge_over_axes(local: Moments, axis_names: tuple[str, ...]) -> Moments:
-  """Merges moments over mapped axes, with one exchange forward and one backward.
+  """Merges the moments of all clients, with one message in each direction.
 
-  Forward, every client sends its count, mean and m2 in one message. Backward, one message has the
-  sums over clients of the derivatives with respect to the merged mean and m2 (for normalization,
-  these are the sums of dy and dy * xhat up to factors). With mean_i and n_i of client i,
+  In the forward pass, every client sends its count, mean and m2. In the backward pass, the message
+  has the sums over clients of the derivatives with respect to the merged mean and m2 (for
+  normalization, these are the sums of dy and dy * xhat up to factors). With the count n_i and mean
+  mean_i of client i,
 
     d mean_i = n_i / n d mean + 2 n_i (mean_i - mean) d m2,  d m2_i = d m2.
 
   Args:
     local: moments of one client, with a scalar count.
-    axis_names: mapped axes, the outermost first.
+    axis_names: names of the mapped axes (vmap, pmap) of the clients, the outermost first.
   """
   shape = local.mean.shape
   for name in reversed(axis_names):
@@ -86,21 +87,16 @@ merge_over_axes.defvjp(_merge_fwd, _merge_bwd)
 
 
 def to_sums(moments: Moments, shift: Array) -> tuple[Array, Array, Array]:
-  """Returns moments as three sums about a shift, which are merged by addition.
+  """Returns (n, sum (x - shift), sum (x - shift)^2): moments as sums, which merge by addition.
 
-  Args:
-    moments: moments of any shape.
-    shift: a value near the means, which avoids cancellation in the sums.
-
-  Returns:
-    (n, sum (x - shift), sum (x - shift)^2).
+  The shift should be near the means, to avoid cancellation in the sums.
   """
   offset = moments.mean - shift
   return (moments.count, moments.count * offset, moments.m2 + moments.count * offset**2)
 
 
 def from_sums(sums: tuple[Array, Array, Array], shift: Array) -> Moments:
-  """Returns the moments of three sums: the inverse of :func:`to_sums`."""
+  """Returns the moments for the three sums that :func:`to_sums` returned, given the same shift."""
   count, first, second = sums
   offset = first / jnp.maximum(count, jnp.finfo(jnp.float32).tiny)
   return Moments(count, shift + offset, jnp.maximum(second - count * offset**2, 0.0))

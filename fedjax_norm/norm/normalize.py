@@ -1,4 +1,4 @@
-"""The code of all normalizations (paper 000, Alg. 3)."""
+"""Normalizes an activation: the code that all norms share (paper 000, Alg. 3)."""
 
 import math
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ from fedjax_norm.typing import Array
 
 
 class Running(NamedTuple):
-  """Running statistics of one layer.
+  """Running statistics of one layer with G groups of channels.
 
   Attributes:
     mean: running means, [G].
-    var: unbiased running variances, [G]; None for a norm that only centres.
+    var: unbiased running variances, [G]; None for a norm that only subtracts the mean.
   """
 
   mean: Array
@@ -26,15 +26,16 @@ class Running(NamedTuple):
 
 
 def batch_moments(x: Array, spec: NormSpec, mask: Array | None = None) -> Moments:
-  """Computes the moments of an activation over the reduced axes and named axes of a spec.
+  """Computes the moments over the axes that a norm reduces and, if it merges them, all clients.
 
   Args:
-    x: [N, *S, C] float.
-    spec: a spec that normalizes.
-    mask: [N], 0 for padded examples; used only by a reduction over N.
+    x: activation [N, *S, C], float.
+    spec: a norm that reduces some axis.
+    mask: [N], 0 for padding examples; used only by a reduction over N.
 
   Returns:
-    Moments with a mean of shape [N or 1, *(S or 1), G]; the variance is computed in two passes.
+    Moments with a mean of shape [N or 1, *(S or 1), G]. The mean is computed before the squared
+    deviations from it.
   """
   *_, channels = x.shape
   groups = spec.num_groups(channels)
@@ -79,20 +80,21 @@ def normalize(
   """Normalizes an activation: y = gamma (x - mean) / sqrt(var + epsilon) + beta.
 
   Args:
-    x: [N, *S, C] of any float dtype; statistics are float32.
-    spec: a spec that normalizes.
-    gamma: scale [C], or None for a norm that only centres.
+    x: activation [N, *S, C] of any float dtype; statistics are float32.
+    spec: a norm that reduces some axis.
+    gamma: scale [C], or None for a norm that only subtracts the mean.
     beta: shift [C].
-    running: running statistics, for a spec that has them.
+    running: running statistics; None for a norm without them.
     train: whether to use the statistics of training (``spec.source``) or of evaluation.
-    mask: [N], 0 for padded examples.
+    mask: [N], 0 for padding examples.
     step: current time on the ramps of batch renormalization, a scalar.
 
   Returns:
-    (y, moments of the batch if the norm reduces the batch, else None).
+    (y, moments of the batch; None if the norm does not reduce the batch axis or used the running
+    statistics).
 
   Raises:
-    UserError: the reduction would be over a single element, so that the output would be beta.
+    UserError: each mean would be that of a single element, so that the output would be beta.
   """
   _check_reduction(x, spec, train)
   channels, dtype = x.shape[-1], x.dtype
@@ -140,7 +142,7 @@ _affine.defvjp(
 
 
 def update_running(running: Running, batch: Moments, decay: float) -> Running:
-  """Updates running statistics with a batch: decay old + (1 - decay) new, unbiased variance.
+  """Returns decay * old + (1 - decay) * new for the mean and the unbiased variance of a layer.
 
   A batch without values changes neither statistic, and a batch with a single value does not change
   the variance.
@@ -174,7 +176,7 @@ def _corrections(
 ) -> tuple[Array, Array]:
   """Returns r and d of batch renormalization (Ioffe 2017, Alg. 1), as constants of the gradient."""
   if step is None:
-    raise ValueError("batch renormalization needs the step, because its bounds change over time.")
+    raise ValueError("batch renormalization needs the step, which its bounds depend on; pass step.")
   r_max, d_max = _bounds(ramp, step)
   sigma = jnp.sqrt(running.var + epsilon)
   r = jnp.clip(jnp.sqrt(batch.variance + epsilon) / sigma, 1 / r_max, r_max)

@@ -1,7 +1,7 @@
-"""A normalization as a choice of axes: the axes that it reduces, and the source of its statistics.
+"""The table of norms: over which axes each computes statistics, and which statistics it uses.
 
-An activation x[N, *S, C] is viewed as x[N, *S, G, K] with K = C / G. Every normalization is a
-:class:`NormSpec`, a row of ``NORMS``; all of them run the same code (``normalize.py``).
+An activation [N, *S, C] (batch, spatial axes, channels) is viewed as [N, *S, G, K]: G groups of
+K = C / G channels. Every norm is a :class:`NormSpec`; all run the same code (``normalize.py``).
 """
 
 import dataclasses
@@ -13,16 +13,16 @@ from fedjax_norm.errors import UserError
 
 
 class Renorm(NamedTuple):
-  """The ramps of batch renormalization (Ioffe 2017, sec. 3): r_max and d_max over time.
+  """How the bounds r_max and d_max of batch renormalization rise (Ioffe 2017, sec. 3).
 
   Until ``start``, the bounds are 1 and 0, which is batch normalization; then they rise linearly.
-  Times have the unit of ``Mode.step``; FedAvg counts rounds and fractions of rounds. The defaults
-  are Ioffe's, in optimizer steps of a training with 130,000 steps.
+  All times have the unit of ``Mode.step``: federated algorithms count rounds and fractions of
+  rounds. The defaults are Ioffe's, in optimizer steps of a training with 130,000 steps.
 
   Attributes:
     r_max: final bound of the scale correction r, at least 1.
     d_max: final bound of the shift correction d, at least 0.
-    start: time at which the ramps begin.
+    start: time at which both bounds begin to rise.
     r_end: time at which r_max is reached.
     d_end: time at which d_max is reached.
   """
@@ -36,26 +36,26 @@ class Renorm(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class NormSpec:
-  """A normalization; invalid combinations of its fields raise UserError.
+  """A norm; invalid combinations of its fields raise UserError.
 
   Attributes:
-    name: name in messages.
-    reduce: axes that are reduced: ``'NSK'`` (across the batch), ``'SK'`` or ``'K'`` (within an
-      example), or ``''`` for no normalization. N is the batch, S the spatial axes, K the channels
-      of a group.
-    groups: number of groups G (P in paper 000); exclusive with ``group_size``. Without either, a
-      norm gets the default groups of the model that uses it (see ``models.create``).
-    group_size: channels of a group K; 1 makes every channel a group.
-    source: source of the statistics in training: the ``'batch'``, the ``'running'`` statistics, or
+    name: name of the norm in messages.
+    reduce: axes over which statistics are computed: ``'NSK'`` (across the batch), ``'SK'`` or
+      ``'K'`` (within an example), or ``''`` for no normalization. N is the batch, S the spatial
+      axes, K the channels of a group.
+    groups: number of groups G of a layer (P in paper 000). If neither this nor ``group_size`` is
+      given, the model that uses the norm chooses (see ``models.create``).
+    group_size: number of channels K of a group, instead of ``groups``.
+    source: statistics used in training: those of the ``'batch'``, the ``'running'`` statistics, or
       the batch ``'corrected'`` by the running statistics (batch renormalization).
-    scale: whether to divide by the standard deviation; otherwise the norm only centres.
-    axis_names: mapped axes of a norm with ``across_clients``, set by :meth:`bind`.
+    scale: whether to divide by the standard deviation; otherwise only the mean is subtracted.
+    axis_names: names of the mapped axes of clients if ``across_clients``, set by :meth:`bind`.
     across_clients: whether the moments of the batch are merged over all clients (distributed BN).
-    freezes_statistics: whether a later phase freezes the statistics (FixBN, paper 002).
+    freezes_statistics: whether statistics are frozen in the last rounds (FixBN, paper 002).
     weight_norm: whether kernels are reparameterized as g v / |v| (Salimans and Kingma 2016).
     fixup: whether a ResNet has the initialization and biases of Fixup (Zhang et al. 2019).
-    renorm: ramps of batch renormalization, for the corrected source.
-    decay: weight of the old value of running statistics (PyTorch's momentum is 1 - decay).
+    renorm: ramps of batch renormalization, only for the corrected source.
+    decay: weight of the old value when running statistics are updated (1 - PyTorch's momentum).
     epsilon: constant added to the variance.
   """
 
@@ -96,11 +96,11 @@ class NormSpec:
         "source 'batch' without freezes_statistics."
       )
     if self.axis_names and not self.across_clients:
-      raise UserError(f"norm {self.name!r} has axis_names but not across_clients; set it, too.")
+      raise UserError(f"norm {self.name!r} has axis_names but not across_clients; set both.")
     if (self.source == "corrected") != (self.renorm is not None):
-      raise UserError("batch renormalization needs the corrected source and its ramps together.")
+      raise UserError("the source 'corrected' and the ramps renorm need each other; give both.")
     if self.renorm and not self.scale:
-      raise UserError("batch renormalization corrects a deviation, so its scale must be True.")
+      raise UserError("batch renormalization divides by a standard deviation, so set scale=True.")
     if self.renorm and not (self.renorm.r_max >= 1 and self.renorm.d_max >= 0):
       raise UserError("batch renormalization needs r_max of at least 1 and d_max of at least 0.")
     if not 0 <= self.decay < 1 or self.epsilon < 0:
@@ -116,7 +116,7 @@ class NormSpec:
 
   @property
   def needs_groups(self) -> bool:
-    """Whether the groups have to be chosen."""
+    """Whether ``groups`` or ``group_size`` must still be chosen."""
     return self.normalizes and self.groups is None and self.group_size is None
 
   @property
@@ -126,34 +126,28 @@ class NormSpec:
 
   @property
   def updates_running_statistics(self) -> bool:
-    """Whether training updates running statistics, which are not frozen."""
+    """Whether the norm has running statistics that training updates (they are not frozen)."""
     return self.has_running_statistics and self.source != "running"
 
   def num_groups(self, channels: int) -> int:
     """Returns the number of groups G of a layer with this many channels.
 
     Raises:
-      UserError: the groups do not divide the channels, or have not been chosen.
+      UserError: neither ``groups`` nor ``group_size`` is set, or it does not divide ``channels``.
     """
     if self.needs_groups:
       raise UserError(f"norm {self.name!r} has no groups yet; give it groups or group_size.")
-    if self.groups is not None:
-      if channels % self.groups:
-        raise UserError(
-          f"{self.groups} groups do not divide a layer of {channels} channels; "
-          "choose --groups (or --group_size) that divides every layer."
-        )
-      return self.groups
-    assert self.group_size is not None
-    if channels % self.group_size:
+    divisor = self.groups or self.group_size or 1
+    if channels % divisor:
+      what = f"{divisor} groups do" if self.groups else f"a group size of {divisor} does"
       raise UserError(
-        f"a group size of {self.group_size} does not divide a layer of {channels} channels; "
-        "choose --group_size (or --groups) that divides every layer."
+        f"{what} not divide a layer of {channels} channels; choose a value of --groups or "
+        "--group_size that divides the channels of every layer."
       )
-    return channels // self.group_size
+    return self.groups or channels // divisor
 
   def frozen(self) -> "NormSpec":
-    """Returns the spec that normalizes with frozen running statistics (FixBN's second stage).
+    """Returns a norm that trains with frozen running statistics (FixBN after its freeze).
 
     Raises:
       UserError: the norm has no running statistics.
@@ -165,7 +159,11 @@ class NormSpec:
     )
 
   def bind(self, axis_names: tuple[str, ...]) -> "NormSpec":
-    """Returns the spec with its mapped axes, if it merges moments across clients, else itself."""
+    """Returns the norm with the names of the mapped axes of clients, if it merges over them.
+
+    Raises:
+      UserError: the norm merges moments over clients, but clients do not run on mapped axes.
+    """
     if not self.across_clients:
       return self
     if not axis_names:
@@ -195,7 +193,7 @@ NORMS: Mapping[str, NormSpec] = MappingProxyType(
     )
   }
 )
-"""The norms by name; if a row has no groups, they can be chosen."""
+"""The norms by name. For a row with axes but without groups, the user or the model chooses them."""
 
 NAMES = tuple(NORMS)
 
@@ -210,18 +208,19 @@ def create(
   decay: float = 0.9,
   epsilon: float = 1e-5,
 ) -> NormSpec:
-  """Returns the spec of a norm; see :class:`NormSpec` for arguments that are not listed.
+  """Returns a norm of ``NORMS`` with chosen settings (see :class:`NormSpec`).
 
   Args:
     name: one of ``NAMES``.
-    groups: number of groups, for ``gn`` and ``bgn``.
-    group_size: channels of a group, for ``gn`` and ``bgn``.
-    mean_only_bn: whether ``wn`` also centres with mean-only BN (Salimans and Kingma 2016, sec.
-      2.3).
-    renorm: ramps of ``brn``.
+    groups: number of groups of a layer, only for ``gn`` and ``bgn``.
+    group_size: number of channels of a group, only for ``gn`` and ``bgn``.
+    mean_only_bn: whether ``wn`` also subtracts the batch mean (Salimans and Kingma 2016, sec. 2.3).
+    renorm: ramps of batch renormalization, only for ``brn``.
+    decay: weight of the old value when running statistics are updated.
+    epsilon: constant added to the variance.
 
   Raises:
-    UserError: the name is unknown, or the norm does not have an option.
+    UserError: the name is unknown, or a setting does not belong to this norm.
   """
   if name not in NORMS:
     raise UserError(f"unknown norm {name!r}; choose one of {', '.join(NAMES)}.")
@@ -234,9 +233,9 @@ def create(
       f"norm {name!r} has no groups to choose; drop groups and group_size or use {grouped}."
     )
   if renorm is not None and spec.renorm is None:
-    raise UserError(f"the ramps r_max and d_max belong to norm 'brn', not to {name!r}.")
+    raise UserError(f"norm {name!r} has no r_max and d_max; drop renorm or use norm 'brn'.")
   if mean_only_bn:
     if not spec.weight_norm:
-      raise UserError(f"mean-only BN belongs to norm 'wn', not to {name!r}.")
+      raise UserError(f"norm {name!r} has no mean-only BN; drop mean_only_bn or use norm 'wn'.")
     fields |= {"reduce": "NSK", "group_size": 1, "scale": False}
   return dataclasses.replace(spec, decay=decay, epsilon=epsilon, **fields)

@@ -1,1 +1,1 @@
-"""Convolutions and pooling, written the way each backend runs them fast."""
+"""Convolutions and pooling, in the form that runs fast on each kind of device."""

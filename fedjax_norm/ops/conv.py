@@ -1,4 +1,4 @@
-"""The convolution of all models, lowered so that it is fast on the backend.
+"""The convolution of all models, in the form that is fast on the kind of device.
 
 On accelerators this is ``lax.conv_general_dilated``. Inside a loop, XLA's CPU backend is fast only
 for convolutions of the form NHWC x HWIO -> NHWC without groups and input dilation. JAX's backward
@@ -20,7 +20,8 @@ from fedjax_norm.typing import Array
 Pair = tuple[int, int]
 """(rows, columns)"""
 
-# If dy has at least _LARGE bytes, the kernel gradient is summed over parts of up to _CACHED bytes.
+# If the output's gradient dy has at least _LARGE bytes, the kernel gradient is summed over parts of
+# up to _CACHED bytes.
 _LARGE, _CACHED = 2**22, 2**19
 
 
@@ -41,7 +42,7 @@ def conv(
     padding: ``'SAME'``, ``'VALID'`` or ((top, bottom), (left, right)).
     groups: number of channel groups that are convolved separately.
     lowering: ``'xla'`` (``lax.conv_general_dilated``) or ``'canonical'`` (this module's form for
-      CPUs, without forward-mode derivative); None chooses by the default backend.
+      CPUs, without forward-mode derivative); None chooses by JAX's default backend.
 
   Returns:
     [N, H', W', O].
@@ -90,17 +91,13 @@ def _conv(strides: Pair, padding: Pads, x: Array, kernel: Array) -> Array:
   return isolated(_forward, strides, padding)(x, kernel)
 
 
-def _conv_fwd(strides: Pair, padding: Pads, x: Array, kernel: Array) -> tuple[Array, Any]:
-  return _conv(strides, padding, x, kernel), (x, kernel)
-
-
 def _conv_bwd(strides: Pair, padding: Pads, residuals: Any, dy: Array) -> tuple[Array, Array]:
   x, kernel = residuals
   dx = isolated(_input_gradient, strides, padding, x.shape[1:3])(dy, kernel)
   return dx, isolated(_kernel_gradient, strides, padding, kernel.shape[:2])(x, dy)
 
 
-_conv.defvjp(_conv_fwd, _conv_bwd)
+_conv.defvjp(lambda *args: (_conv(*args), args[2:]), _conv_bwd)
 
 
 def _forward(strides: Pair, padding: Pads, x: Array, kernel: Array) -> Array:
@@ -201,10 +198,10 @@ def _input_gradient(strides: Pair, padding: Pads, size: Pair, dy: Array, kernel:
       # taps first, first + s, ... of the kernel, in flipped order
       taps = flipped[(kh - 1 - top) % sh :: sh, (kw - 1 - left) % sw :: sw]
       pads = (row_pads, column_pads)
+      cropped = dy
       if min(*row_pads, *column_pads) < 0:
-        phases.append(_forward((1, 1), ((0, 0), (0, 0)), pad_or_crop(pads, dy), taps))
-      else:
-        phases.append(_forward((1, 1), pads, dy, taps))
+        pads, cropped = ((0, 0), (0, 0)), pad_or_crop(pads, dy)
+      phases.append(_forward((1, 1), pads, cropped, taps))
   if len(phases) == 1:
     return phases[0]
   n, rows, columns, i = phases[0].shape

@@ -1,4 +1,4 @@
-"""How convolutions and pools are lowered to XLA: helpers that both share."""
+"""Helpers of convolutions and pools: padding, and functions that XLA compiles separately."""
 
 import functools
 from collections.abc import Callable
@@ -23,15 +23,12 @@ def on_cpu() -> bool:
 
 @functools.cache
 def isolated(function: Callable[..., Array], *static: Any) -> Callable[..., Array]:
-  """Binds static arguments; on a CPU, the function is not inlined and runs one client at a time.
+  """Returns ``function`` with its first arguments bound to ``static``, as a function of arrays.
 
-  If it were inlined, XLA would fuse a strided or transposed read of an activation with the previous
-  layers and compute them again, element by element and out of order (a fifth of the time of a
-  ResNet-20's step). Under vmap, kernels of several clients would become a grouped convolution.
-
-  Args:
-    function: (*static, *arrays) -> array.
-    *static: first arguments of the function.
+  On a CPU, XLA does not inline it, and vmap runs it for one client at a time. If it were inlined,
+  XLA would fuse a strided or transposed read of an activation with the previous layers and compute
+  them again, element by element and out of order (a fifth of the time of a ResNet-20's step). Under
+  vmap, kernels of several clients would become a grouped convolution, which is slow.
   """
   if not on_cpu():
     return functools.partial(function, *static)

@@ -1,6 +1,6 @@
-"""Pooling by strided shifts of the input: fast under vmap and scan, forward and backward.
+"""Max and mean pools, computed from strided shifts of the input, without forward-mode derivative.
 
-There is no forward-mode derivative.
+Both passes are fast under vmap and scan.
 """
 
 import functools
@@ -17,7 +17,13 @@ from fedjax_norm.typing import Array
 
 
 def ceil_pads(shape: tuple[int, int], size: int, stride: int) -> Pads:
-  """Returns bottom and right padding, so that windows cover the whole image (as in Caffe)."""
+  """Returns the bottom and right padding with which pool windows cover the whole image (as Caffe).
+
+  Args:
+    shape: (H, W) of the image.
+    size: side of the windows.
+    stride: distance between neighbouring windows.
+  """
 
   def after(extent: int) -> int:
     # The last window must begin inside the image, even if the stride exceeds the window size.
@@ -28,7 +34,7 @@ def ceil_pads(shape: tuple[int, int], size: int, stride: int) -> Pads:
 
 
 def max_pool(x: Array, size: int, stride: int, pads: Pads = ((0, 0), (0, 0))) -> Array:
-  """Returns the maximum of each window: [N, H, W, C] -> [N, H', W', C].
+  """Returns the maximum of each size x size window: [N, H, W, C] -> [N, H', W', C].
 
   If a window has several equal maxima, the first one in row-major order gets the gradient.
   """
@@ -36,7 +42,7 @@ def max_pool(x: Array, size: int, stride: int, pads: Pads = ((0, 0), (0, 0))) ->
 
 
 def avg_pool(x: Array, size: int, stride: int, pads: Pads = ((0, 0), (0, 0))) -> Array:
-  """Returns the mean of each window without the padding: [N, H, W, C] -> [N, H', W', C]."""
+  """Returns each size x size window's mean without padding: [N, H, W, C] -> [N, H', W', C]."""
 
   def inside(extent: int, pad: tuple[int, int]) -> np.ndarray:
     real = np.pad(np.ones(extent), pad)
@@ -62,7 +68,7 @@ def _windows(x: Array, size: int, stride: int, pads: Pads, fill: float) -> list[
 
 WindowGradient = Callable[..., Array]
 """(arrays of windows, positions [stride, 1, stride, 1]) -> the gradient that the windows pass to
-their elements at these positions; a position is -1 if it is outside the window."""
+their elements at these positions (row-major indices within a window, -1 outside of it)."""
 
 
 def _sum_over_windows(
@@ -75,8 +81,8 @@ def _sum_over_windows(
 ) -> Array:
   """The transpose of :func:`_windows`: sums the gradients that each element gets from its windows.
 
-  Row stride q + r of the image is row r + stride u of window q - u, for every u; columns likewise.
-  The arrays [N, H', W', C] have one element per window.
+  Row stride q + r of the image is row r + stride u of window q - u, for every u, and the same holds
+  for columns. The arrays [N, H', W', C] have one element per window.
   """
   rows, columns = (
     -(-(extent + sum(pad)) // stride) for extent, pad in zip(image, pads, strict=True)
@@ -110,10 +116,10 @@ def _sum_pool_fwd(size: int, stride: int, pads: Pads, x: Array) -> tuple[Array, 
 
 
 def _sum_pool_bwd(size: int, stride: int, pads: Pads, image: Any, dy: Array) -> tuple[Array]:
-  def gradient(dy: Array, positions: Array) -> Array:
-    return jnp.where(positions >= 0, dy, 0)
-
-  return (_sum_over_windows((dy,), size, stride, pads, image, gradient),)
+  dx = _sum_over_windows(
+    (dy,), size, stride, pads, image, lambda dy, positions: jnp.where(positions >= 0, dy, 0)
+  )
+  return (dx,)
 
 
 _sum_pool.defvjp(_sum_pool_fwd, _sum_pool_bwd)
