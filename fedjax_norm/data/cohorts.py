@@ -9,17 +9,17 @@ from fedjax_norm.typing import Array, Key
 
 
 def cohorts(key: Key, first_round: Array, rounds: int, num_clients: int, size: int) -> Array:
-  """Draws the cohorts of some rounds, each without replacement.
+  """Draws the cohort (clients) of each of several consecutive rounds, without replacement.
 
   Args:
-    key: key of the run; a cohort depends on this key and its round alone.
-    first_round: int32 scalar.
+    key: key of the run; the draw for a round depends only on this key and the round.
+    first_round: the first round, int32 scalar.
     rounds: number of rounds, static.
-    num_clients: K, static.
+    num_clients: number K of clients, static.
     size: clients per round, static; if it is K, a cohort is all clients in the order of their ids.
 
   Returns:
-    [rounds, size] int32 client ids.
+    [rounds, size] int32 client ids, one row per round.
   """
   ids = jnp.arange(size, dtype=jnp.int32)
   if size == num_clients:

@@ -1,4 +1,4 @@
-"""The region of each country, by the United Nations' standard M49.
+"""The continent and subcontinent of each country, by the United Nations' standard M49.
 
 Paper 004 groups geotagged pictures by the first level (continents) and the second level
 (subcontinents) of the United Nations Statistics Division's "Standard country or area codes for
@@ -62,16 +62,14 @@ _COUNTRIES = {
   },
 }
 
-_NO_REGION = ("AQ", "ATA")
-
 
 class Country(NamedTuple):
-  """A country and its regions.
+  """A country, its continent and its subcontinent.
 
   Attributes:
     country: the ISO 3166 alpha-2 code.
     continent: the first-level region; None for Antarctica, which has none in M49.
-    subcontinent: the second-level region, or None.
+    subcontinent: the second-level region; None for Antarctica.
   """
 
   country: str
@@ -80,7 +78,7 @@ class Country(NamedTuple):
 
 
 def _by_code() -> dict[str, Country]:
-  countries = dict.fromkeys(_NO_REGION, Country(_NO_REGION[0], None, None))
+  countries = dict.fromkeys(("AQ", "ATA"), Country("AQ", None, None))
   for continent, parts in _COUNTRIES.items():
     for subcontinent, codes in parts.items():
       for pair in codes.split():
@@ -93,5 +91,5 @@ _BY_CODE = _by_code()
 
 
 def find_country(code: str) -> Country | None:
-  """Returns the country with an ISO 3166 alpha-2 or alpha-3 code in any case; None if unknown."""
+  """Returns the country with this ISO 3166 alpha-2 or alpha-3 code (any case); None if unknown."""
   return _BY_CODE.get(code.strip().upper())

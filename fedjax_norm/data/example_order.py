@@ -1,8 +1,8 @@
 """The order in which clients go through their examples: shuffled, sorted, or drifting over time.
 
-Implements two regimes of paper 004, app. K. Correlation within a partition: examples that lie
-together are drawn together, so that a batch is no random sample of the client's data. Concept
-drift: the examples that a client draws from change over the rounds. Neither changes the partition.
+Implements two regimes of paper 004, app. K, which do not change the partition. Correlation within a
+partition: similar examples are drawn together, so a batch is no random sample of the client's data.
+Concept drift: the examples that a client draws from change over the rounds.
 """
 
 import dataclasses
@@ -15,45 +15,45 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
 
 KEYS = ("label", "source")
-"""Sort keys of examples: the label, or the position in the source (as of a camera's frames)."""
+"""Sort keys of examples: the label, or the position in the source, as for frames of a camera."""
 BATCH_ORDERS = ("shuffled", *KEYS)
 DRIFTS = ("none", *KEYS)
 
 FOREVER = np.iinfo(np.int32).max
-"""More steps than any run has."""
+"""The length of a stretch without drift: more local steps than any run has."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ExampleOrder(Options):
-  """The order in which each client goes through its examples."""
+  """Options of the order in which each client goes through its training examples."""
 
   group = "order"
 
   batch_order: str = option(
     "shuffled",
-    "Order of a client's examples in an epoch: shuffled, sorted by label, or as in the source; the "
-    "last two make the examples of a batch alike.",
+    "Order of a client's examples in an epoch: shuffled, sorted by label, or as in the source. The "
+    "last two make the examples of a batch alike (paper 004, app. K).",
     choices=BATCH_ORDERS,
   )
   order_block: int | None = option(
     None,
-    "Number of consecutive examples that stay together when each epoch shuffles the blocks; by "
-    "default all examples of the client, so that every epoch has the same order.",
+    "Number of consecutive examples in a block. Each epoch shuffles the blocks, not the examples "
+    "inside; by default a client has one block, so that all its epochs have the same order.",
     least=1,
     needs="batch_order=label,source",
   )
   drift: str = option(
     "none",
-    "Concept drift: each client's examples are sorted by label or by position in the source and "
-    "cut into stretches, and the client draws from one stretch at a time, in turn.",
+    "Concept drift (paper 004, app. K): each client's examples are sorted by label or by position "
+    "in the source and cut into stretches; the client trains on one stretch at a time, in turn.",
     choices=DRIFTS,
   )
   drift_stretches: int = option(
-    2, "Number of stretches that each client's examples are cut into.", least=2, needs="drift"
+    2, "Number of stretches that --drift cuts a client's examples into.", least=2, needs="drift"
   )
   drift_rounds: int | None = option(
     None,
-    "Number of rounds that a client draws from one stretch; by default the rounds of the run "
+    "Number of rounds before --drift changes to the next stretch; by default the rounds of the run "
     "divided by --drift_stretches, rounded up.",
     least=1,
     needs="drift",
@@ -64,7 +64,7 @@ C = TypeVar("C", bound=ExampleOrder)
 
 
 def resolve(config: C, rounds: int) -> C:
-  """Returns the configuration with the default of `drift_rounds` for a run of `rounds` rounds."""
+  """Returns the options; with drift, `drift_rounds` has its default for a run of this length."""
   if config.drift == "none" or config.drift_rounds is not None:
     return config
   return dataclasses.replace(config, drift_rounds=-(-rounds // config.drift_stretches))
@@ -73,12 +73,10 @@ def resolve(config: C, rounds: int) -> C:
 def steps_per_stretch(
   config: ExampleOrder, rounds: int, steps: int | np.ndarray = 1
 ) -> int | np.ndarray:
-  """Returns the local steps that a stretch lasts, for all clients or [K]; ``FOREVER`` if no drift.
+  """Returns the number of local steps before drift changes the stretch; ``FOREVER`` without drift.
 
-  Args:
-    config: the options.
-    rounds: number of rounds of the run.
-    steps: local steps of a client per round, for all clients or [K].
+  ``rounds`` is the length of the run, and ``steps`` the number of local steps of a client per
+  round. ``steps`` and the result are one number for all clients, or [K].
   """
   if config.drift == "none":
     return FOREVER
@@ -90,9 +88,9 @@ class Arranged(NamedTuple):
 
   Attributes:
     order: [N] int32, the ids of the examples, client after client.
-    block_sizes: [K] int32, the number of consecutive examples that stay together.
-    num_stretches: [K] int32, at most the number of the client's examples.
-    stretch_steps: [K] int32, the number of local steps that a stretch lasts.
+    block_sizes: [K] int32, the number of consecutive examples that stay together in an epoch.
+    num_stretches: [K] int32, at most the number of the client's examples; 1 is no drift.
+    stretch_steps: [K] int32, the number of local steps before drift changes the stretch.
   """
 
   order: np.ndarray
@@ -107,26 +105,26 @@ def arrange(
   config: ExampleOrder,
   stretch_steps: int | np.ndarray = FOREVER,
 ) -> Arranged:
-  """Sorts each client's examples.
+  """Sorts each client's examples by the options of the drift and of the order in an epoch.
 
   Args:
-    partition: the clients' examples, those of each client in random order.
-    labels: [N] int.
+    partition: the examples of each client, in random order.
+    labels: [N] int, the classes of all examples.
     config: the options.
-    stretch_steps: local steps that a stretch lasts, for all clients or [K].
+    stretch_steps: local steps before drift changes the stretch, for all clients or [K].
 
   Raises:
     UserError: a stretch lasts less than one step.
   """
   if np.min(stretch_steps) < 1:
-    raise UserError(f"a stretch lasts {np.min(stretch_steps)} steps; it must last at least 1.")
+    raise UserError(f"stretch_steps is {np.min(stretch_steps)}; make it at least 1 local step.")
   drifts = config.drift != "none"
   order, sizes = partition.order.astype(np.int32), np.diff(partition.offsets).astype(np.int32)
   owner = np.repeat(np.arange(len(sizes)), sizes)
   stretches = np.minimum(config.drift_stretches if drifts else 1, sizes).astype(np.int32)
 
   def sort(by: str, groups: np.ndarray) -> np.ndarray:
-    """Sorts by a key within groups; examples with equal keys stay in random order."""
+    """Sorts the examples within each group; those with equal keys stay in random order."""
     keys = labels[order] if by == "label" else order
     return order[np.lexsort((keys, groups))]
 
@@ -137,7 +135,7 @@ def arrange(
   else:
     rank = np.arange(len(order)) - np.repeat(partition.offsets[:-1], sizes)
     base, extra = (values[owner] for values in np.divmod(sizes, stretches))
-    # If s examples are cut into p stretches, the first s mod p have one more.
+    # If s examples are cut into p stretches, the first s mod p stretches have one example more.
     stretch = np.where(
       rank < extra * (base + 1), rank // (base + 1), (rank - extra) // np.maximum(base, 1)
     )

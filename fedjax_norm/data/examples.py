@@ -1,4 +1,4 @@
-"""The examples of a data source, and what they mean."""
+"""The training and test examples of a data source, and the names of their labels."""
 
 from typing import NamedTuple
 
@@ -17,10 +17,10 @@ class Examples(NamedTuple):
     images: [N, H, W, C]; uint8 from 0 to 255 (the device divides by 255), or float32, usually in
       [0, 1].
     labels: [N] int32, each in [0, number of classes).
-    clients: [N] int32, the natural client of each example, or None.
-    targets: what a model predicts if that is not the label: [N, D] float32 numbers in their units,
-      or [N, H, W] uint8 pixel classes (``objectives.IGNORED`` for pixels that do not count); else
-      None.
+    clients: [N] int32, the natural client of each example (the one that the data names), or None.
+    targets: what a model predicts instead of the label, or None: for regression [N, D] float32
+      numbers in their original units; for segmentation [N, H, W] uint8 classes of the pixels
+      (``objectives.IGNORED`` for pixels that do not count).
   """
 
   images: np.ndarray
@@ -30,9 +30,9 @@ class Examples(NamedTuple):
 
 
 def sample(examples: Examples, share: float, seed: int) -> Examples:
-  """Draws a share of the examples at random and copies them, in their order.
+  """Returns copies of a random share of the examples, in the order of the source.
 
-  With one seed, a smaller sample is a subset of a larger one.
+  With the same seed, the sample of a smaller share is a subset of that of a larger share.
 
   Args:
     examples: N examples, possibly memory-mapped.
@@ -57,18 +57,19 @@ def sample(examples: Examples, share: float, seed: int) -> Examples:
 
 
 class Source(NamedTuple):
-  """A data set: training and test examples and the meaning of their numbers.
+  """A data set: its training and test examples, and the names of its classes and clients.
 
   Attributes:
     name: the name of the source.
     train: the examples that are partitioned over the clients.
     test: the examples that the global model is evaluated on.
-    class_names: one name per label; of the test labels too, unless `test_names` is given.
-    client_names: one name per natural client, or None.
+    class_names: one name per training label, and per test label if `test_names` is None.
+    client_names: one name per natural client; None if the data names no clients.
     notes: remarks that a run prints about the data, such as what was left out; one sentence each.
-    test_names: one name per label of the test examples if their classes differ from the training
-      classes, as with identities to verify; else None.
-    target_names: one name per number or pixel class of the targets; None without targets.
+    test_names: one name per test label if the test classes differ from the training classes, as
+      with identities to verify; else None.
+    target_names: one name per number (regression) or pixel class (segmentation) of the targets;
+      None without targets.
   """
 
   name: str
@@ -84,9 +85,8 @@ class Source(NamedTuple):
 def value_range(images: np.ndarray, ids: np.ndarray) -> tuple[float, float]:
   """Returns the smallest and the largest value in a sample of at most ``MAX_SAMPLED`` images.
 
-  Args:
-    images: [N, H, W, C], in memory or mapped.
-    ids: ids of the images that may be read, at least one; the sample is spread evenly over them.
+  ``ids`` are the ids of the images [N, H, W, C] that may be read, at least one; the sample is
+  evenly spaced over them.
   """
   sampled = [images[i] for i in ids[:: -(-len(ids) // MAX_SAMPLED)]]
   return min(float(x.min()) for x in sampled), max(float(x.max()) for x in sampled)

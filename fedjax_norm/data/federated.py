@@ -1,4 +1,4 @@
-"""The training data of all clients or some of them, and how a client draws its batches."""
+"""The training examples of all or some clients, and how a client draws its batches."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,25 +15,24 @@ from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.typing import Array, Batch, Key
 
 Transform = Callable[[Array, Array, Array, Key, Key], Array]
-"""(stored images [B, H, W, C], example ids [B], the client's feature strength, noise key, step
-key) -> float images [B, H, W, C]; see ``transforms/preprocess.py``."""
-
+"""(stored images [B, H, W, C], example ids [B], strength of the client's feature shift, key of the
+shift's noise, key of the step) -> float images [B, H, W, C]; see ``transforms/preprocess.py``."""
 
 ROW_FIELDS = (
   "clients", "offsets", "sizes", "strengths", "block_sizes", "num_stretches", "stretch_steps",
 )  # fmt: skip
-"""The fields of ``FederatedData`` with one entry per row."""
+"""The fields of ``FederatedData`` with one entry per row, which is a client."""
 
 
 class FederatedData(NamedTuple):
-  """Training examples, and a table with one row per client.
+  """M training examples, and a table with R rows, one per client.
 
-  The whole federation lies on the host: all N examples in the order of their source, so that a
-  memory map stays one, and client k in row k. A program on the device may read a part of it: the
-  rows of some clients, in any order (:func:`rows`), with only their examples (:func:`gather`).
+  The whole federation is in host arrays: all examples in the order of their source, so that
+  memory-mapped images stay in their file, and client k in row k. A device may get only a part of
+  it: the rows of some clients, in any order (:func:`rows`), and their examples (:func:`gather`).
 
   Attributes:
-    images: [M, H, W, C], as stored.
+    images: [M, H, W, C] uint8 or float32, as in the source.
     labels: [M] int32, the true classes.
     targets: [M, ...], what models are trained to predict; for classification the labels, with
       hidden ones replaced (``partitions/hidden_labels.py``).
@@ -45,9 +44,9 @@ class FederatedData(NamedTuple):
     strengths: [R] float32, the strength of each client's feature shift; 0 is no shift.
     block_sizes: [R] int32, the number of consecutive examples that stay together in an epoch; 1
       shuffles all examples (``example_order.py``).
-    num_stretches: [R] int32, the number of stretches that a client draws from in turn; 1 is no
-      drift.
-    stretch_steps: [R] int32, the number of local steps that each stretch lasts.
+    num_stretches: [R] int32, the number of stretches of examples that a client draws from in turn;
+      1 is no drift.
+    stretch_steps: [R] int32, the number of local steps before drift changes the stretch.
   """
 
   images: Array
@@ -75,7 +74,7 @@ class FederatedData(NamedTuple):
 
   @property
   def example_bytes(self) -> int:
-    """Bytes of one image and its targets (0 if those are the labels), on the host."""
+    """Host bytes of one image and its target; a target that is only the label counts 0."""
     targets = 0 if self.targets is self.labels else self.targets[0].nbytes
     return self.images[0].nbytes + targets
 
@@ -88,16 +87,16 @@ def federate(
   targets: np.ndarray | None = None,
   stretch_steps: int | np.ndarray = FOREVER,
 ) -> FederatedData:
-  """Combines examples and their partition as host arrays; contiguous images are not copied.
+  """Returns the whole federation as host arrays; contiguous images are not copied.
 
   Args:
     examples: the training examples of all clients.
-    partition: the division of their ids over the clients.
-    strengths: [K] the clients' strengths of the feature shift; None is no shift.
-    order: the order in which each client goes through its examples; None is random.
+    partition: the division of the examples over the clients.
+    strengths: [K] the strength of each client's feature shift; None is no shift.
+    order: options of the order in which each client goes through its examples; None is random.
     targets: [N, ...] what models are trained to predict; None is the labels.
-    stretch_steps: local steps that a stretch lasts (``example_order.steps_per_stretch``), for all
-      clients or [K].
+    stretch_steps: local steps before drift changes the stretch, for all clients or [K]
+      (``example_order.steps_per_stretch``).
   """
   labels = examples.labels.astype(np.int32, copy=False)
   sizes = np.diff(partition.offsets).astype(np.int32)
@@ -122,25 +121,17 @@ def without_drift(data: FederatedData) -> FederatedData:
 
 
 def rows(data: FederatedData, index: np.ndarray) -> FederatedData:
-  """Returns the same examples with only some rows of the table.
-
-  Args:
-    data: host arrays.
-    index: [R] indices of the rows, possibly repeated.
-  """
+  """Returns host data with all examples but only the rows ``index`` [R], possibly repeated."""
   return data._replace(**{name: getattr(data, name)[index] for name in ROW_FIELDS})
 
 
 def gather(data: FederatedData, index: np.ndarray, capacity: int) -> FederatedData:
-  """Copies some rows and only the examples of these rows.
+  """Copies some rows and only the examples of these clients, into host arrays.
 
   Args:
-    data: host arrays; only the images of these rows are read.
+    data: host arrays; only the images of these clients are read.
     index: [R] indices of distinct rows.
-    capacity: number of examples in the result; unused ones are zero.
-
-  Returns:
-    Host arrays of R rows and ``capacity`` examples.
+    capacity: number of examples in the result; it ends with zeros if the clients have fewer.
   """
   part = rows(data, index)
   ends = np.cumsum(part.sizes, dtype=np.int64)
@@ -170,14 +161,14 @@ def gather(data: FederatedData, index: np.ndarray, capacity: int) -> FederatedDa
 
 
 def label_counts(data: FederatedData, clients: np.ndarray, num_classes: int) -> np.ndarray:
-  """Counts the training examples of k clients by class, hidden labels included: [k, C]."""
+  """Returns the number of examples of each class at k clients, with hidden labels: [k, C] int64."""
   starts, ends = data.offsets[clients], data.offsets[clients] + data.sizes[clients]
   labels = (data.labels[data.order[a:b]] for a, b in zip(starts, ends, strict=True))
   return np.stack([np.bincount(part, minlength=num_classes) for part in labels])
 
 
 def steps_per_epoch(sizes: Array, batch_size: int) -> Array:
-  """Returns the number of batches of an epoch; the last batch may be smaller."""
+  """Returns the number of batches in each client's epoch; the last batch may be smaller."""
   return -(-sizes // batch_size)
 
 
@@ -190,25 +181,24 @@ def draw(
   key: Key,
   take: Array | None = None,
 ) -> Batch:
-  """Draws the batch of a client at one of its steps.
+  """Draws the batch that a client trains on at one local step.
 
   A client goes through its examples in epochs, each in a new order; the last batch of an epoch
-  has the remaining examples and is padded and masked. The batch is a function of the client, the
-  step and the key alone, so steps are counted whether or not the client takes part in a round.
+  has the remaining examples and is padded and masked. The batch depends only on the client, the
+  step and the key. Steps are counted also in rounds in which the client does not take part.
 
-  With blocks of b examples, whole blocks are shuffled and the order within a block is fixed. With
-  drift, step t draws from stretch floor(t / stretch_steps) mod num_stretches; the epochs of a
-  stretch resume when the client returns to it.
+  With blocks of several examples, epochs shuffle the blocks but not the examples in a block. With
+  drift, step t draws from stretch floor(t / stretch_steps) mod num_stretches; a client that returns
+  to a stretch resumes its epoch there.
 
   Args:
     data: the federation, or a part of it.
     row: the client's row in `data`, int32 scalar.
-    step: the client's step, counted from the start of training, int32 scalar.
+    step: the client's local step, counted from the start of training, int32 scalar.
     batch_size: number of examples of a batch, static.
     transform: function from stored images to float images.
     key: key of the run; shuffling and augmentation derive from it, the client and the step.
-    take: number of examples to draw, the rest of the batch being padding, int32 scalar; None is
-      `batch_size`.
+    take: number of examples to draw, int32 scalar; padding fills the batch. None: `batch_size`.
   """
   take = batch_size if take is None else take
   client_key = jax.random.fold_in(stream(key, Stream.DATA), data.clients[row])
@@ -231,15 +221,10 @@ def draw(
 def sample(
   data: FederatedData, row: Array, step: Array, count: int, transform: Transform, key: Key
 ) -> Batch:
-  """Samples examples, without replacement, from those that a client draws from at a step.
+  """Draws `count` (static) random examples of a client without replacement, anew for each step.
 
-  Args:
-    data: the federation, or a part of it.
-    row: the client's row in `data`, int32 scalar.
-    step: the client's step, int32 scalar; each step has another sample.
-    count: number of examples, static; padded if the client has fewer.
-    transform: function from stored images to float images.
-    key: key of the run.
+  With drift, the examples are those of the stretch of this step. The batch is padded if there are
+  fewer. The other arguments are those of :func:`draw`.
   """
   _, _, start, size = _stretch(data, row, step // data.stretch_steps[row])
   sample_key = jax.random.fold_in(stream(key, Stream.SAMPLE), data.clients[row])
@@ -251,7 +236,10 @@ def sample(
 
 
 def _stretch(data: FederatedData, row: Array, visit: Array) -> tuple[Array, Array, Array, Array]:
-  """Returns the earlier visits to the stretch, its index, its first position and its size."""
+  """Returns the stretch that a client draws from after `visit` changes of stretch.
+
+  The four numbers are earlier visits to this stretch, its index, its first position and its size.
+  """
   earlier, stretch = jnp.divmod(visit, data.num_stretches[row])
   base, longer = jnp.divmod(data.sizes[row], data.num_stretches[row])
   return earlier, stretch, stretch * base + jnp.minimum(stretch, longer), base + (stretch < longer)
@@ -266,7 +254,7 @@ def _batch(
   key: Key,
   step_key: Key,
 ) -> Batch:
-  """Returns the examples at some positions of a client's part of `data.order`."""
+  """Returns the batch of the examples at these positions of the client's part of `data.order`."""
   index = data.order[data.offsets[row] + positions]
   images = transform(
     data.images[index], data.ids[index], data.strengths[row], stream(key, Stream.NOISE), step_key

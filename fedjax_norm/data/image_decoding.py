@@ -48,8 +48,8 @@ def is_image(path: Path) -> bool:
   """Returns whether a file is an image, by its suffix or by its content.
 
   The content decides for files without a suffix and for the rarer suffixes that Pillow or one of
-  its plugins registers. Files with other suffixes do not count as images: raw photos and backups
-  of editors have the content of an image, but are usually copies of another file in the folder.
+  Pillow's plugins registers. Files with other suffixes do not count as images: raw photos and
+  editors' backups have the content of an image but usually copy another file in the folder.
   """
   suffix = path.suffix.lower()
   if suffix in _SUFFIXES:
@@ -86,7 +86,7 @@ def _open(stream: Stream, name: str) -> Image.Image:
 
 
 def header(stream: Stream, name: str) -> tuple[int, int, int]:
-  """Reads height, width and channels (1 or 3) of the image that `decode` returns from its header.
+  """Returns height, width and channels (1 or 3) of an image turned upright, without decoding it.
 
   Raises:
     UserError: the content is not an image, or it has more than 8 bits per channel.
@@ -105,7 +105,7 @@ def decode(stream: Stream, name: str, channels: int, size: int | None = None) ->
     stream: path or open file of an encoded image.
     name: name of the image in errors.
     channels: 1 (luminance) or 3 (RGB); an alpha channel is dropped.
-    size: height and width to resize to, whatever the aspect ratio; None keeps the size.
+    size: height and width in pixels to resize to, whatever the aspect ratio; None does not resize.
 
   Returns:
     [H, W, channels] uint8.
@@ -141,17 +141,18 @@ def stack(
 
   Args:
     streams: the encoded images, at least 1.
-    count: length of the array.
-    name: function from the index of an image to its name in errors.
+    count: number of images in the array.
+    name: function from the index of an image in the array to its name in errors.
     channels: 1 or 3.
-    size: height and width to resize to; None keeps the size.
-    ids: indices of the images in the array; None means that all `count` images are given.
+    size: height and width in pixels to resize to; None does not resize.
+    ids: index in the array of each image in `streams`; None means that all `count` are given.
 
   Returns:
-    [count, H, W, channels] uint8, zero at all other indices.
+    [count, H, W, channels] uint8; images that are not in `streams` are zero.
 
   Raises:
-    UserError: an image is damaged or differs in size from the first one.
+    UserError: an image is damaged or differs in size from the first one, or resized images do not
+      fit in the host's memory.
   """
   if size is not None:
     _check_memory(count if ids is None else len(ids), size, channels)
@@ -175,12 +176,12 @@ def different_sizes(
   """Returns the error for an image that differs from the first one in height or width."""
   return UserError(
     f"{name} has {shape[0]}x{shape[1]} pixels, but {first} has {first_shape[0]}x{first_shape[1]};"
-    " give an image size to resize them all to."
+    " give an image size (--image_size) to which all are resized."
   )
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
-  """Resizes [N, H, W, C] images to [N, size, size, C], bilinearly, keeping uint8 or float32."""
+  """Resizes uint8 or float32 images [N, H, W, C] bilinearly to [N, size, size, C], same dtype."""
   if images.shape[1:3] == (size, size):
     return images
   count, _, _, channels = images.shape
@@ -194,16 +195,11 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_classes(classes: np.ndarray, size: int | None) -> np.ndarray:
-  """Resizes pixel classes [N, H, W] of any dtype to [N, size, size] by the nearest pixel.
-
-  A `size` of None keeps the size.
-  """
+  """Resizes pixel classes [N, H, W] to [N, size, size] by the nearest pixel; None: not at all."""
   if size is None:
     return classes
   _check_memory(len(classes), size, classes.dtype.itemsize)
-  rows, columns = (
-    ((np.arange(size) + 0.5) * side / size).astype(int) for side in classes.shape[1:3]
-  )
+  rows, columns = (((np.arange(size) + 0.5) * n / size).astype(int) for n in classes.shape[1:3])
   return classes[:, rows[:, None], columns]
 
 
@@ -213,18 +209,18 @@ def _check_memory(count: int, size: int, pixel_bytes: int) -> None:
 
 
 def reader(images: np.ndarray, size: int | None) -> ReadImages:
-  """Returns a function that reads images in memory, resized to `size` unless that is None.
+  """Returns the function that reads from an array of images, resized to `size` unless it is None.
 
-  For selected ids the function returns a copy, so that the whole set can be freed.
+  For selected ids the function returns a copy, so that the memory of all images can be freed.
   """
 
   def read(ids: np.ndarray | None) -> np.ndarray:
-    rows = images if ids is None else images[ids]
-    rows = rows if size is None else resize(rows, size)
+    selected = images if ids is None else images[ids]
+    selected = selected if size is None else resize(selected, size)
     if ids is None:
-      return rows
-    result = lazy_zeros((len(images), *rows.shape[1:]), rows.dtype)
-    result[ids] = rows
+      return selected
+    result = lazy_zeros((len(images), *selected.shape[1:]), selected.dtype)
+    result[ids] = selected
     return result
 
   return read

@@ -1,4 +1,4 @@
-"""The text of names in a data set: normalization, names of splits, and short lists of names."""
+"""Names in a data set: their normalized text, the usual names of splits, and short lists."""
 
 import unicodedata
 from collections.abc import Collection
@@ -18,16 +18,12 @@ def normalize(text: str) -> str:
 
 
 def split_of(name: str) -> str | None:
-  """Returns the split that a folder's name or a value of the column `split` means, in any case.
-
-  Returns:
-    `train`, `test` or `val`; None if the name means no split.
-  """
+  """Returns the split (train, test or val) that a name such as 'Training' means, or None."""
   return _SPLITS.get(name.lower())
 
 
 def join_first(names: Collection[str]) -> str:
-  """Joins the first ten names with commas and says how many more there are."""
+  """Joins the first ten names with commas, followed by the number of further names."""
   first = ", ".join(list(names)[:_MOST_LISTED])
   more = len(names) - _MOST_LISTED
   return f"{first} and {more:,} more" if more > 0 else first

@@ -1,4 +1,4 @@
-"""Training examples of one of several processes: it reads only the images of its clients."""
+"""Reading examples where each of several processes needs only the images of its clients."""
 
 import contextlib
 import math
@@ -16,8 +16,8 @@ examples whose images this process reads, or a boolean mask [N]. Every process o
 same labels and clients, so that all of them make the same partition."""
 
 ReadImages = Callable[[np.ndarray | None], np.ndarray]
-"""(ids, ascending, or None for all) -> images [N, H, W, C]; images of other ids are not read: they
-are zero, or remain in their file."""
+"""(ids of images to read, ascending, or None for all) -> all N images [N, H, W, C]; those that are
+not read are zero, or remain in their file."""
 
 _BLOCK = 1000  # images
 
@@ -29,17 +29,17 @@ def read_examples(
   select_local: SelectLocal | None,
   targets: np.ndarray | None = None,
 ) -> Examples:
-  """Reads the images that this process needs.
+  """Returns the examples of all processes, but reads only the images that this process needs.
 
   Args:
-    labels: [N] int32, of the examples of all processes.
-    clients: [N] int32, of the examples of all processes, or None.
+    labels: [N] int32.
+    clients: [N] int32, the natural client of each example, or None.
     read: function that reads the images.
-    select_local: choice of the examples whose images are read; None reads all of them.
-    targets: targets of the examples of all processes, or None.
+    select_local: choice of the examples whose images are read; None reads all images.
+    targets: the targets of all examples (see :class:`Examples`), or None.
 
   Raises:
-    UserError: this process has no example.
+    UserError: `select_local` chooses no example.
   """
   if select_local is None:
     return Examples(read(None), labels, clients, targets)
@@ -52,7 +52,7 @@ def read_examples(
 
 
 def lazy_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-  """Returns an array of zeros that takes memory only for the pages that are written."""
+  """Returns an array of zeros that uses host memory only for the pages that are written to."""
   size = math.prod(shape) * dtype.itemsize
   memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
   # numpy.zeros asks Linux for pages of 2 MB, all of which scattered small images would write to.
@@ -63,11 +63,9 @@ def lazy_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def image_blocks(images: np.ndarray, ids: np.ndarray | None) -> Iterator[np.ndarray]:
-  """Yields the images in blocks, because a copy of the whole set may not fit in memory.
+  """Yields the images [N, H, W, C] with some ids (None: all) in blocks.
 
-  Args:
-    images: [N, H, W, C], in memory or mapped.
-    ids: ids of the images to read; None is all of them.
+  A copy of all images at the same time might not fit in the host's memory.
   """
   count = len(images) if ids is None else len(ids)
   for start in range(0, count, _BLOCK):

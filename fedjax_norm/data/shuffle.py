@@ -2,9 +2,9 @@
 
 Swap-or-not (Hoang, Morris, Rogaway 2012): each pass pairs position x with K - x mod n for a random
 K, and one random bit per pair decides whether the two are exchanged. Every pass is a permutation,
-so the composition is one exactly, whatever the quality of the bits. A position costs O(1) and n may
+and so are all passes together, whatever the quality of the bits. A position costs O(1) and n may
 be traced, so the cost of drawing a batch or a cohort depends neither on the number of the client's
-examples nor on the population.
+examples nor on the number of clients.
 """
 
 import jax
@@ -17,10 +17,10 @@ _PASSES = 24
 
 
 def permute(key: Key, positions: Array, n: Array | int) -> Array:
-  """Returns the images of some positions under a random permutation of 0 ... n - 1.
+  """Returns the numbers at some positions of a random permutation of 0 ... n - 1.
 
   Args:
-    key: key that determines the permutation.
+    key: random key of the permutation.
     positions: int32, any shape; positions outside [0, n) give meaningless values.
     n: size of the permutation, int32 scalar, at least 1, below 2^31.
 

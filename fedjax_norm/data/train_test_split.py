@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from fedjax_norm.data.partitions.dealing import group_by_class
+
 
 def apportion(weights: np.ndarray, total: int) -> np.ndarray:
-  """Divides `total` units in proportion to the weights by the largest remainder method.
+  """Returns `total` units divided in proportion to weights, by the largest remainder method.
 
   Share i is floor(q_i) or floor(q_i) + 1 with q_i = total * w_i / sum(w); ties go to the lower
   index. Weights that are all zero count as equal.
@@ -36,7 +38,7 @@ def stratified_split(strata: np.ndarray, num_test: int, seed: int) -> tuple[np.n
   `num_test` if strata are tiny.
 
   Args:
-    strata: [N] int, the stratum of each example.
+    strata: [N], the stratum of each example, such as its class.
     num_test: number of test examples.
     seed: seed of the split.
 
@@ -46,9 +48,6 @@ def stratified_split(strata: np.ndarray, num_test: int, seed: int) -> tuple[np.n
   rng = np.random.default_rng(seed)
   _, strata, counts = np.unique(strata, return_inverse=True, return_counts=True)
   test_counts = np.minimum(apportion(counts, num_test), counts - 1)
-  shuffled = rng.permutation(len(strata))
-  grouped = shuffled[np.argsort(strata[shuffled], kind="stable")]
-  starts = np.cumsum(counts) - counts
-  rank = np.arange(len(strata)) - np.repeat(starts, counts)
+  grouped, rank = group_by_class(strata, counts, rng)
   is_test = rank < np.repeat(test_counts, counts)
   return np.sort(grouped[~is_test]), np.sort(grouped[is_test])

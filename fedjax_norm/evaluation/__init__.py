@@ -1,1 +1,1 @@
-"""Test measures and diagnostics of models: one module per kind of task, diagnostics, leakage."""
+"""Tests of models, with one module per kind of task, and diagnostics and leakage of models."""

@@ -1,4 +1,4 @@
-"""Tests classifiers; makes test batches and maps test functions for all kinds of tasks."""
+"""Tests of classifiers; for all kinds of tasks: test batches, and tests of server and clients."""
 
 import functools
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from fedjax_norm.typing import Array, Batch, PyTree, Variables
 
 
 class Scores(NamedTuple):
-  """Sums over test examples by class; the sum of two ``Scores`` belongs to the joint examples.
+  """Sums over test examples by class; adding ``Scores`` gives those of all examples together.
 
   Attributes:
     loss: [C] sum of cross-entropies, or of a user-defined loss.
     top1: [C] number of examples with the correct class first, or that a user-defined objective
       counts as correct; None if the objective defines no correct outputs.
     top5: [C] number of examples with the correct class among the first five (or among all classes,
-      if there are fewer); None with a user-defined objective.
+      if there are fewer than five); None with a user-defined objective.
     examples: [C] number of examples.
   """
 
@@ -40,7 +40,7 @@ class HeldOut(NamedTuple):
   """A batch of stored test examples.
 
   Attributes:
-    batch: raw images, labels (or other targets) and mask, [B, ...] (or [T, B, ...] when stacked).
+    batch: stored images, labels (or targets) and mask, [B, ...], or [T, B, ...] for T batches.
     ids: [B] int32 ids of the examples.
   """
 
@@ -51,10 +51,10 @@ class HeldOut(NamedTuple):
 def stack_batches(
   test: Examples, batch_size: int, multiple: int = 1, targets: np.ndarray | None = None
 ) -> HeldOut:
-  """Returns the test set as stacked batches [T, B, ...] of raw images, padded and masked.
+  """Returns the test set as T stacked batches [T, B, ...] of stored images, padded and masked.
 
   B is at most ``batch_size``; T is divisible by ``multiple``, such as the number of devices.
-  ``targets`` [N, ...] replace the labels.
+  ``targets`` [N, ...] replace the labels unless they are None.
   """
   n = len(test.labels)
   count = -(-n // batch_size)
@@ -62,8 +62,7 @@ def stack_batches(
   size = -(-n // count)
   ids = np.arange(count * size).reshape(count, size)
   mask = (ids < n).astype(np.float32)
-  ids = np.minimum(ids, n - 1)
-  ids = ids.astype(np.int32)
+  ids = np.minimum(ids, n - 1).astype(np.int32)
   targets = test.labels.astype(np.int32) if targets is None else targets
   return HeldOut(Batch(test.images[ids], targets[ids], mask), ids)
 
@@ -71,9 +70,10 @@ def stack_batches(
 def make_batch_test(
   model: nn.Module, transform: EvalTransform, result_of: Callable[[Array, Batch], Any]
 ) -> Callable[..., Any]:
-  """Returns the function (variables, test batch, client's feature shift or None) -> test result.
+  """Returns the function that tests a model on one batch.
 
-  ``result_of`` is (model outputs in float32, batch) -> test result.
+  Its arguments are variables, a ``HeldOut`` batch and the strength of a client's feature shift or
+  None. Its result is ``result_of(model outputs in float32, batch)``.
   """
 
   def test(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Any:
@@ -87,9 +87,9 @@ def make_batch_test(
 def make_scores(
   model: nn.Module, num_classes: int, transform: EvalTransform, objective: Objective | None = None
 ) -> Callable[..., Scores]:
-  """Returns the function (variables, test batch, client's feature shift or None) -> scores.
+  """Returns the function of :func:`make_batch_test` whose result are ``Scores``.
 
-  ``objective`` is a user-defined objective; None for cross-entropy.
+  ``objective`` is a user-defined objective; None means cross-entropy.
   """
   result_of = functools.partial(scores_of, num_classes=num_classes, objective=objective)
   return make_batch_test(model, transform, result_of)
@@ -118,9 +118,9 @@ def scores_of(
 def make_evaluate(
   test: Callable[..., Any], mapping: ClientMapping
 ) -> Callable[[Variables, HeldOut], Any]:
-  """Returns the function (variables, stacked batches) -> test result summed over all batches.
+  """Returns the function (variables, stacked batches) -> sum of the test results of all batches.
 
-  The batches are mapped to devices as clients are.
+  The devices divide the batches as they divide clients.
   """
 
   @jax.jit
@@ -138,11 +138,13 @@ def make_evaluate_clients(
   mapping: ClientMapping,
   client_variables: Callable[[PyTree, PyTree], Variables],
 ) -> Callable[[PyTree, PyTree, Array, HeldOut], Any]:
-  """Returns a function that tests client models on the test set with each client's feature shift.
+  """Returns a function that tests each client's model on the whole test set.
+
+  ``client_variables`` is (server state, client state) -> variables of the client's model.
 
   Returns:
-    (server state, client states [k, ...], feature shifts [k], stacked batches) -> test results
-    [k, ...], such as scores [k, C].
+    (server state, client states [k, ...], strengths of feature shifts of the test images [k],
+    stacked batches) -> test results [k, ...], such as scores [k, C].
   """
 
   @functools.partial(jax.jit, out_shardings=mapping.sharding)
@@ -154,9 +156,8 @@ def make_evaluate_clients(
       def add_batch(total: Any, batch: HeldOut) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, test(variables, batch, strength)), None
 
-      shapes = jax.eval_shape(
-        lambda: test(variables, jax.tree.map(lambda a: a[0], batches), strength)
-      )
+      first = jax.tree.map(lambda a: a[0], batches)
+      shapes = jax.eval_shape(lambda: test(variables, first, strength))
       zeros = jax.tree.map(jnp.zeros_like, shapes)
       return (), jax.lax.scan(add_batch, zeros, batches)[0]
 
@@ -166,7 +167,7 @@ def make_evaluate_clients(
 
 
 def summarize(scores: Scores) -> dict[str, float]:
-  """Returns loss, top-1 and top-5 as means over examples (and over models, for scores [k, C])."""
+  """Returns mean loss, top-1 and top-5 over examples (and over k models, for scores [k, C])."""
   total = np.asarray(scores.examples, np.float64).sum()
   return {
     name: float(np.asarray(getattr(scores, name), np.float64).sum() / total)
@@ -176,11 +177,11 @@ def summarize(scores: Scores) -> dict[str, float]:
 
 
 def label_weighted_accuracy(scores: Scores, counts: np.ndarray) -> np.ndarray:
-  """Returns the test accuracy for each client, weighted by the client's label shares.
+  """Returns each client's test accuracy, weighted by the label shares of its training examples.
 
   accuracy_k = sum_c p_k(c) accuracy(c), with p_k(c) the share of class c among the client's
   training examples ``counts`` [K, C]; classes without test examples are ignored. ``scores`` are
-  those of the global model [C], or of each client's model [K, C].
+  the scores of the global model [C], or of each client's model [K, C].
 
   Returns:
     [K] accuracies; nan for a client without a tested class.

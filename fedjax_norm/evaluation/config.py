@@ -7,21 +7,21 @@ from fedjax_norm.options import Options, option
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig(Options):
-  """How the model is tested, and what is measured per client."""
+  """Options of tests: batches, tests and fine-tuning of single clients, and diagnostics."""
 
   group = "evaluation"
 
   eval_batch_size: int = option(256, "Number of examples per test batch.", least=1)
   evaluate_clients: int = option(
     0,
-    "Number of clients whose accuracy is also reported, as the test accuracy weighted by each "
-    "client's label shares; 0 by default, or up to 10 with --fine_tune_steps.",
+    "Number of clients for which an accuracy is reported: the test accuracy by class, weighted by "
+    "the client's label shares; 0 by default, or up to 10 with --fine_tune_steps.",
     least=0,
   )
   fine_tune_steps: int | None = option(
     None,
-    "Number of local steps with which the evaluated clients fine-tune the model on their training "
-    "data before they are tested again; no fine-tuning by default.",
+    "Number of local steps for which the clients of --evaluate_clients fine-tune the model on "
+    "their training data, to test it again; no fine-tuning by default.",
     least=1,
   )
   fine_tune_lr: float | None = option(
@@ -34,7 +34,7 @@ class EvaluationConfig(Options):
   )
   diagnostics_layer: str | None = option(
     None,
-    "Norm layer for which --diagnostics reports every channel; by default the first one.",
+    "Path of the norm layer for which --diagnostics reports each channel; by default the first.",
     needs="diagnostics",
   )
   diagnostics_batches: int = option(

@@ -1,4 +1,4 @@
-"""Measures how much the partitions of a federation and their models differ (paper 004).
+"""Measures how much the clients' data (partitions) and models differ (paper 004).
 
 The paper names relative differences of weights and of neurons but does not define them; here both
 are |a - b| / ((|a| + |b|) / 2), from 0 (equal) to 2 (opposite signs), so that they are comparable.
@@ -27,7 +27,7 @@ _PER_CHANNEL = norm.create("bn")
 
 
 class ChannelMoments(NamedTuple):
-  """Moments of the input of a norm layer in one minibatch, or their mean over several.
+  """Moments of the input of a norm layer in one minibatch, or means of them over minibatches.
 
   Attributes:
     mean: [C] mean over examples and space.
@@ -41,7 +41,7 @@ class ChannelMoments(NamedTuple):
 def norm_inputs(
   model: nn.Module, variables: Variables, images: Array, mode: Mode
 ) -> dict[str, Array]:
-  """Returns the input of each ``Norm`` layer of a model, also if its norm is the identity.
+  """Returns the input of each ``Norm`` layer of a model, also of layers with the norm `none`.
 
   Returns:
     inputs [N, *S, C] by the path of the layer, 'a/b', in the order of the forward pass.
@@ -59,7 +59,7 @@ def norm_inputs(
 
 
 def norm_positions(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[str, ...]:
-  """Returns the paths of a model's ``Norm`` layers, first to last; computed from shapes only."""
+  """Returns the paths of a model's ``Norm`` layers, first to last, without running the model."""
   positions: list[str] = []
 
   def run() -> None:
@@ -77,12 +77,13 @@ def make_minibatch_moments(
   """Returns a function for the average minibatch moments of a client (paper 004, sec. 5.1).
 
   The model runs in training mode without dropout, and its running statistics do not change. A norm
-  that merges statistics across clients uses only this client's batch here; this affects the
-  positions after its first layer.
+  that merges statistics across clients uses only this client's batch here, so the inputs of later
+  layers differ from those in training. ``positions`` are paths of norm layers.
 
   Returns:
-    ``moments(variables, data, row, batches, time, key)`` -> position -> mean of the moments over
-    the client's first ``batches`` minibatches, unweighted; ``time`` is the step that norms receive.
+    ``moments(variables, data, row, batches, time, key)`` -> position -> unweighted mean of the
+    moments over the first ``batches`` minibatches of the client in this row of ``data``; ``time``
+    is the training step that norms receive.
   """
 
   def moments(
@@ -93,16 +94,14 @@ def make_minibatch_moments(
       mode = Mode(train=True, dropout=False, mask=batch.mask, step=time)
       inputs = norm_inputs(model, variables, batch.images, mode)
       result = {}
-      for position in positions:
-        one = batch_moments(inputs[position].astype(jnp.float32), _PER_CHANNEL, batch.mask)
-        result[position] = ChannelMoments(one.mean.ravel(), one.variance.ravel())
+      for name in positions:
+        channels = batch_moments(inputs[name].astype(jnp.float32), _PER_CHANNEL, batch.mask)
+        result[name] = ChannelMoments(channels.mean.ravel(), channels.variance.ravel())
       return result
 
-    def add(step: Array, total: dict[str, ChannelMoments]) -> dict[str, ChannelMoments]:
-      return optax.tree.add(total, minibatch_moments(step))
-
     zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(minibatch_moments, jnp.int32(0)))
-    return optax.tree.scale(1 / batches, lax.fori_loop(0, batches, add, zeros))
+    sums = lax.fori_loop(0, batches, lambda i, s: optax.tree.add(s, minibatch_moments(i)), zeros)
+    return optax.tree.scale(1 / batches, sums)
 
   return moments
 
@@ -124,7 +123,7 @@ def divergence(values: Array) -> np.ndarray:
 
 
 def relative_update(update: PyTree, weights: PyTree) -> float:
-  """Returns the mean over all weights of |update / w|, without weights of 0 (nan if all are 0)."""
+  """Returns the mean of |update / w| over all weights w that are not 0; nan if all are 0."""
   pairs = [
     (np.abs(np.asarray(u, np.float64)), np.abs(np.asarray(w, np.float64)))
     for u, w in zip(jax.tree.leaves(update), jax.tree.leaves(weights), strict=True)
@@ -137,7 +136,7 @@ def relative_update(update: PyTree, weights: PyTree) -> float:
 def residual_update_delta(residuals: Sequence[PyTree], weights: PyTree) -> float:
   """Returns the mean over partitions and weights of |v_k / w| (paper 004, app. G, fig. 22).
 
-  v_k are the accumulated updates that partition k has not sent; w is the global model, of which
+  v_k is the sum of the updates that partition k has not sent yet; w is the global model, of which
   weights of exactly 0 are ignored.
   """
   return float(np.mean([relative_update(v, weights) for v in residuals]))
@@ -158,7 +157,7 @@ def relative_difference(a: Array, b: Array) -> Array:
 
 
 def weight_difference(models: Sequence[PyTree]) -> float:
-  """Returns the mean relative difference of weights over all pairs of partitions (app. G).
+  """Returns the mean relative difference of weights, over pairs of models (paper 004, app. G).
 
   Raises:
     ValueError: fewer than two partitions.
@@ -178,19 +177,17 @@ def weight_difference(models: Sequence[PyTree]) -> float:
 def neuron_difference(
   model: nn.Module, positions: Sequence[str], a: Variables, b: Variables, images: Array
 ) -> dict[str, Array]:
-  """Returns the mean relative difference of the neurons of two models on the same images (app. G).
+  """Returns the mean relative difference of two models' neurons on images (paper 004, app. G).
 
-  Neurons are the inputs of the norm layers, before norm and activation function, in evaluation mode
-  with the running statistics of each model.
+  Neurons are the inputs of the norm layers at ``positions``, before norm and activation function.
+  The models run in evaluation mode, each with its running statistics.
 
   Returns:
     position -> mean relative difference over images and neurons, from 0 to 2.
   """
-  first, second = (norm_inputs(model, variables, images, Mode()) for variables in (a, b))
+  inputs = [norm_inputs(model, variables, images, Mode()) for variables in (a, b)]
   return {
-    position: relative_difference(
-      first[position].astype(jnp.float32), second[position].astype(jnp.float32)
-    ).mean()
+    position: relative_difference(*(x[position].astype(jnp.float32) for x in inputs)).mean()
     for position in positions
   }
 

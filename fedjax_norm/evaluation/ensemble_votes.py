@@ -1,4 +1,4 @@
-"""Tests an ensemble: its vote, and each member alone (paper 003, sec. 6)."""
+"""Tests of an ensemble: of its vote and of each member model (paper 003, sec. 6)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from fedjax_norm.typing import Array, Variables
 
 
 class Votes(NamedTuple):
-  """Sums over test examples by class; the sum of two ``Votes`` belongs to the joint examples.
+  """Sums over test examples by class; adding ``Votes`` gives those of all examples together.
 
   Attributes:
-    loss: [C] loss of the vote (see :class:`Scores`).
-    top1: [C] top-1 count of the vote.
-    top5: [C] top-5 count of the vote.
+    loss: [C] sum of the losses of the vote (see :class:`Scores`).
+    top1: [C] number of examples for which the vote has the correct class first.
+    top5: [C] number of examples for which the vote has the correct class among the first five.
     examples: [C] number of examples.
-    each: [M, C] top-1 count of each of the M members.
+    each: [M, C] ``top1`` of each of the M member models.
   """
 
   loss: Array
@@ -33,7 +33,7 @@ class Votes(NamedTuple):
 
 
 def make_votes(model: Ensemble, num_classes: int, transform: EvalTransform) -> Callable[..., Votes]:
-  """Returns the function (variables, test batch, client's feature shift or None) -> votes."""
+  """Returns a function like that of ``classification.make_batch_test``, with ``Votes``."""
 
   def votes(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Votes:
     batch, ids = examples
@@ -50,9 +50,9 @@ def make_votes(model: Ensemble, num_classes: int, transform: EvalTransform) -> C
 
 
 def summarize(votes: Votes) -> dict[str, float]:
-  """Returns the test columns: those of the vote, and ``member<i>_top1`` of each member.
+  """Returns the vote's loss, top-1 and top-5, and ``member<i>_top1`` of each member model.
 
-  They are means over models for votes [k, ...].
+  These test columns are means over the k ensembles if the votes have the shape [k, ...].
   """
   columns = classification.summarize(Scores(*votes[:4]))
   correct = np.asarray(votes.each, np.float64)

@@ -34,11 +34,11 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
     "pixel_accuracy": Measure("pixels right"),
   }
 )
-"""Measures by column name; models are compared by the first one that their task has."""
+"""Measures by column name; models are compared by the first measure that their task has."""
 
 
 def measures_of(columns: Collection[str]) -> dict[str, Measure]:
-  """Returns the measures of a row or a summary, the most important first.
+  """Returns the measures among the columns of a row or a summary, the most important first.
 
   Verification, which has the column ``threshold``, measures pairs and has no top-5. A user-defined
   objective without ``correct`` has only the test loss.

@@ -1,4 +1,4 @@
-"""Tests regression models, which train on standardized targets, in the targets' original units."""
+"""Tests of regression models in the targets' original units; they train on standardized targets."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from fedjax_norm.typing import Array, Batch
 
 
 class TargetScale(NamedTuple):
-  """The scale of the D target numbers of a task.
+  """The mean and the spread of each of the D target numbers of a task.
 
   Attributes:
     mean: [D] float64, mean over the training examples of all clients.
@@ -32,7 +32,7 @@ def target_scale(train: np.ndarray, test: np.ndarray) -> TargetScale:
   """Returns the scale of training targets [N, D] and test targets [M, D].
 
   Raises:
-    UserError: a target number that is the same in all training or in all test examples.
+    UserError: one of the D numbers is the same in all training or in all test examples.
   """
   train, test = train.astype(np.float64), test.astype(np.float64)
   scale = TargetScale(train.mean(0), train.std(0), np.square(test - test.mean(0)).sum(0))
@@ -40,13 +40,13 @@ def target_scale(train: np.ndarray, test: np.ndarray) -> TargetScale:
     if not values.all():
       raise UserError(
         f"number {int(np.flatnonzero(values == 0)[0])} of the targets is the same in all {name} "
-        "examples, so a model cannot predict it; remove it or choose other examples."
+        "examples, so a model cannot predict it; remove this number or choose other examples."
       )
   return scale
 
 
 class Errors(NamedTuple):
-  """Sums over test examples in standard units; the sum of two belongs to the joint examples.
+  """Sums over test examples, for standardized targets; adding gives those of all examples together.
 
   Attributes:
     loss: [] sum of half the squared distances, or of a user-defined loss.
@@ -71,11 +71,12 @@ def errors_of(outputs: Array, batch: Batch, objective: str | Objective = "regres
 
 
 def summarize(errors: Errors, scale: TargetScale) -> dict[str, float]:
-  """Returns the test columns, as means over models for errors [k, ...].
+  """Returns the test columns, as means over k models for errors [k, ...].
 
-  ``loss`` is in standard units like ``train_loss``. The other columns are in the targets' original
-  units, as means over the D numbers: ``mse`` = mean (y - t)^2, ``rmse`` = its root, ``mae`` =
-  mean |y - t| and ``r2`` = 1 - sum (y - t)^2 / sum (t - mean t)^2, over the test examples.
+  ``loss`` is that of standardized targets, like ``train_loss``. The other columns are in the
+  targets' original units, over the test examples and as means over the D numbers: ``mse`` = mean
+  (y - t)^2, ``rmse`` = sqrt(mse), ``mae`` = mean |y - t|, and ``r2`` = 1 - sum (y - t)^2 /
+  sum (t - mean t)^2.
   """
   loss, squared, absolute, examples = (np.asarray(leaf, np.float64) for leaf in errors)
   total, models = examples.sum(), examples.size

@@ -1,4 +1,4 @@
-"""Tests segmentation models: the class of every pixel."""
+"""Tests of segmentation models, which predict the class of every pixel."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from fedjax_norm.typing import Array, Batch
 
 
 class Confusion(NamedTuple):
-  """Sums over test images; the sum of two belongs to the joint images.
+  """Sums over test images; adding two gives the sums over all images together.
 
   Attributes:
     loss: [] sum of the images' mean cross-entropies, or of a user-defined loss.
@@ -27,7 +27,7 @@ class Confusion(NamedTuple):
 def confusion_of(
   logits: Array, batch: Batch, num_classes: int, objective: str | Objective = "segmentation"
 ) -> Confusion:
-  """Returns the confusion of logits [B, H, W, C]; ignored pixels and padded images count 0."""
+  """Returns the sums for logits [B, H, W, C]; ignored pixels and padded images count 0."""
   real = batch.mask > 0
   losses = jnp.where(real, find(objective).loss(logits, batch.labels), 0)
   counted = real[:, None, None] & (batch.labels != IGNORED)
@@ -39,17 +39,17 @@ def confusion_of(
 
 
 def iou(pixels: np.ndarray) -> np.ndarray:
-  """Returns TP / (TP + FP + FN) by class, [..., C, C] -> [..., C]; nan without pixels."""
+  """Returns each class's IoU, TP / (TP + FP + FN), [..., C, C] -> [..., C]; nan without pixels."""
   hit = np.diagonal(pixels, axis1=-2, axis2=-1)
   union = pixels.sum(-1) + pixels.sum(-2) - hit
   return np.where(union > 0, hit / np.where(union > 0, union, 1), np.nan)
 
 
 def summarize(confusion: Confusion, names: Sequence[str]) -> dict[str, float]:
-  """Returns the test columns, as means over models for a confusion [k, ...].
+  """Returns the test columns, as means over k models for a confusion [k, ...].
 
-  ``loss`` is the training objective's loss, ``mean_iou`` the mean over the classes that occur,
-  ``pixel_accuracy`` the share of correct pixels, ``iou_NAME`` the value of each class.
+  ``loss`` is the training objective's loss, ``mean_iou`` the mean IoU of the classes that occur,
+  ``pixel_accuracy`` the share of correct pixels, and ``iou_NAME`` the IoU of the class NAME.
   """
   loss, pixels, examples = (np.asarray(leaf, np.float64) for leaf in confusion)
   pixels = pixels.reshape(-1, len(names), len(names))

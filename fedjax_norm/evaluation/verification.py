@@ -1,4 +1,4 @@
-"""Tests verification: whether two images show the same identity, by the distance of embeddings.
+"""Tests of verification: whether two images show the same identity, by their embeddings' distance.
 
 The protocol is that of Labeled Faces in the Wild, view 2 (Huang et al. 2007): ten folds of pairs;
 half of the pairs of a fold show the same identity, and no identity is in two folds. Each fold is
@@ -22,7 +22,7 @@ from fedjax_norm.norm import Mode
 from fedjax_norm.typing import Array, PyTree, Variables
 
 Embed = Callable[..., Array]
-"""(variables, test batch, client's feature shift or None) -> embeddings [B, D] float32."""
+"""(variables, test batch, strength of a client's feature shift or None) -> embeddings [B, D]."""
 
 
 class Pairs(NamedTuple):
@@ -44,11 +44,10 @@ class Pairs(NamedTuple):
 def make_pairs(labels: np.ndarray, seed: int = 0, folds: int = 10, per_fold: int = 300) -> Pairs:
   """Draws the pairs of a test set.
 
-  Each fold has n pairs of the same identity and n pairs of different identities; n is ``per_fold``
-  or, if that is smaller, the number of pairs that every fold has. As in LFW, a pair of the same
-  identity is two images of a uniformly drawn identity. No pair occurs twice. With fewer than two
-  identities per fold, the folds share their identities: pairs of all identities are divided over
-  the folds. ``labels`` [N] are the identities of the test examples.
+  Each fold has n pairs of the same identity and n pairs of different identities; n is ``per_fold``,
+  or less if a fold has fewer pairs. As in LFW, a pair of the same identity is two images of a
+  uniformly drawn identity. No pair occurs twice. With fewer than two identities per fold, pairs of
+  all identities are divided over the folds. ``labels`` [N] are the identities of the test examples.
 
   Raises:
     UserError: too few identities or images for both kinds of pairs in every fold.
@@ -64,8 +63,8 @@ def make_pairs(labels: np.ndarray, seed: int = 0, folds: int = 10, per_fold: int
   if not count:
     raise UserError(
       f"verification needs {folds} pairs of test images that show one identity and {folds} that "
-      f"show two; choose a larger test set than these {len(labels)} images of {len(images)} "
-      "identities."
+      f"show two; choose a test set with more than the {len(labels)} images of {len(images)} "
+      "identities here."
     )
   parts = []
   for index, section in enumerate(sections):
@@ -78,7 +77,7 @@ def make_pairs(labels: np.ndarray, seed: int = 0, folds: int = 10, per_fold: int
 
 
 def _available(section: Sequence[np.ndarray]) -> tuple[int, int]:
-  """Returns the numbers of pairs of the same identity and of different identities."""
+  """Returns how many pairs of the same identity and of different identities can be drawn."""
   sizes = np.array([len(ids) for ids in section])
   return int((sizes * (sizes - 1)).sum() // 2), int((sizes.sum() ** 2 - (sizes**2).sum()) // 2)
 
@@ -126,7 +125,7 @@ def make_evaluate(
 ) -> Callable[[Variables, HeldOut], Array]:
   """Returns the function (variables, stacked batches) -> distances [P] of the pairs.
 
-  The batches are mapped to devices as clients are.
+  The devices divide the batches as they divide clients.
   """
 
   @functools.partial(jax.jit, out_shardings=mapping.sharding)
@@ -145,10 +144,13 @@ def make_evaluate_clients(
   mapping: ClientMapping,
   client_variables: Callable[[PyTree, PyTree], Variables],
 ) -> Callable[[PyTree, PyTree, Array, HeldOut], Array]:
-  """Returns a function that tests client models on the test set with each client's feature shift.
+  """Returns a function that tests each client's model on the whole test set.
+
+  ``client_variables`` is (server state, client state) -> variables of the client's model.
 
   Returns:
-    (server state, client states [k, ...], feature shifts [k], stacked batches) -> distances [k, P].
+    (server state, client states [k, ...], strengths of feature shifts of the test images [k],
+    stacked batches) -> distances [k, P] of the pairs.
   """
 
   @functools.partial(jax.jit, out_shardings=mapping.sharding)
@@ -178,7 +180,7 @@ class Verdict(NamedTuple):
 
 
 def judge(distances: np.ndarray, pairs: Pairs) -> Verdict:
-  """Classifies the pairs of each fold by the distance threshold that is best for the others."""
+  """Classifies the pairs of each fold by the distance threshold that is best for other folds."""
   distances = np.asarray(distances, np.float64)
   verdicts = []
   for fold in np.unique(pairs.fold):
@@ -191,10 +193,10 @@ def judge(distances: np.ndarray, pairs: Pairs) -> Verdict:
 
 
 def best_threshold(distances: np.ndarray, same: np.ndarray) -> float:
-  """Returns the distance threshold with the most correct pairs; the least one among equals.
+  """Returns the distance threshold with the most correct pairs; the smallest of equally good ones.
 
-  It is halfway between the greatest distance that counts as the same identity and the next greater
-  one; a threshold below all distances is 0.5 below the least.
+  The threshold is halfway between the greatest distance that counts as the same identity and the
+  next greater distance; if no distance counts, it is 0.5 below the smallest.
   """
   order = np.argsort(distances)
   values = np.append(distances.min() - 1, distances[order])  # the first threshold accepts no pair
@@ -206,13 +208,13 @@ def best_threshold(distances: np.ndarray, same: np.ndarray) -> float:
 
 
 def summarize(distances: np.ndarray, pairs: Pairs) -> dict[str, float]:
-  """Returns the test columns, as means over models for distances [k, P].
+  """Returns the test columns, as means over k models for distances [k, P].
 
   Returns:
     ``loss``: cosine embedding loss, the mean over pairs of the distance (same identity) or of
     max(0, cos) (different identities); ``top1``: share of correctly classified pairs, mean over
-    folds; ``threshold``: mean over folds; ``verification_error``: standard error of ``top1`` over
-    folds, s / sqrt(folds) with n - 1 in s.
+    folds; ``threshold``: mean distance threshold of the folds; ``verification_error``: standard
+    error of ``top1``, the sample standard deviation over folds / sqrt(number of folds).
   """
   models = np.atleast_2d(np.asarray(distances, np.float64))
   losses = np.where(pairs.same, models, np.maximum(1 - models, 0))

@@ -19,11 +19,11 @@ def bars_figure(
   form: str = "{:.1f}",
   missing: str = "-",
 ) -> Figure:
-  """Draws groups of bars, with one bar per series in every group and its value above it.
+  """Draws groups of bars: one bar per series in every group, with the value above the bar.
 
   Args:
     groups: names of the groups.
-    series: name of a series -> height of its bar in each group, at least 0; NaN draws no bar.
+    series: name of a series -> height of the bar in each group, at least 0; NaN draws no bar.
     title: title of one line.
     label: label of the y axis.
     form: format of the values above the bars.

@@ -1,8 +1,8 @@
 """Shared by all plots: colours, lines, empty panels, and saving a figure.
 
 Each plot is a pure function that returns a figure. Rows are those of ``RunFolder.rows``, with the
-columns ``round``, those of ``evaluation/measures.py`` and, if present, ``train_loss``, ``loss`` and
-``simulated_seconds``.
+column ``round`` and, if present, ``train_loss``, ``loss``, ``simulated_seconds`` and the measures
+of ``evaluation/measures.py``.
 """
 
 import os
@@ -31,23 +31,15 @@ MOST_NAMED = 20
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
-  """Atomically writes a figure as a PNG file.
-
-  Args:
-    figure: the figure.
-    path: the file, in an existing folder.
-  """
+  """Atomically writes a figure as a PNG file to ``path``, in an existing folder."""
   with atomic_replacement(Path(path)) as temporary:
     FigureCanvasAgg(figure).print_figure(temporary, format="png", dpi=144, bbox_inches="tight")
 
 
 def new_figure(title: str, size: tuple[float, float], panels: int) -> tuple[Figure, list[Axes]]:
-  """Returns a figure with empty panels side by side; the x axis is the round.
+  """Returns a figure with a number of empty panels side by side, whose x axis is the round.
 
-  Args:
-    title: title of one line.
-    size: width and height in inches.
-    panels: number of panels.
+  ``title`` is one line, ``size`` the width and height in inches.
   """
   figure = Figure(figsize=size, layout="constrained")
   FigureCanvasAgg(figure)
@@ -68,20 +60,16 @@ def tidy(axes: Axes) -> None:
 
 
 def column(rows: Rows, name: str, against: str = "round") -> tuple[np.ndarray, np.ndarray]:
-  """Returns the x values (column ``against``) and the y values (column ``name``) of rows."""
+  """Returns the columns ``against`` (x) and ``name`` (y), of the rows that have ``name``."""
   pairs = [(row[against], row[name]) for row in rows if name in row]
   x, values = zip(*pairs, strict=True) if pairs else ((), ())
   return np.asarray(x), np.asarray(values, dtype=np.float64)
 
 
 def curves(axes: Axes, rows: Rows, names: Mapping[str, str], against: str = "round") -> None:
-  """Draws a line for each of the columns that the rows have.
+  """Draws a labelled line for each column that the rows have; ``names`` is column -> label.
 
-  Args:
-    axes: panel to draw on.
-    rows: rows of metrics.
-    names: column -> label of its line.
-    against: column of the x values.
+  ``against`` is the column of the x values.
   """
   for i, (name, label) in enumerate(names.items()):
     x, values = column(rows, name, against)
@@ -90,7 +78,7 @@ def curves(axes: Axes, rows: Rows, names: Mapping[str, str], against: str = "rou
 
 
 def line(axes: Axes, x: np.ndarray, values: np.ndarray, label: str, i: int) -> None:
-  """Draws the i-th line of a panel."""
+  """Draws the i-th line of a panel, in the i-th style."""
   # About eight markers per line, shifted from line to line so that they do not overlap.
   step = max(1, len(x) // 8)
   axes.plot(x, values, label=label, markevery=(i % step, step), **style(i))

@@ -17,14 +17,17 @@ _MOST_BARS = 100
 
 
 def shown_clients(population: int) -> np.ndarray:
-  """Returns the clients that ``partition_figure`` draws: all, or a fixed random 100."""
-  return _sample(population, _MOST_BARS)
+  """Returns the clients that ``partition_figure`` draws: all, or a fixed random sample of 100."""
+  if population <= _MOST_BARS:
+    return np.arange(population)
+  # Evenly spaced clients would show only one class if classes are assigned to clients in turn.
+  return np.sort(np.random.default_rng(0).choice(population, _MOST_BARS, replace=False))
 
 
 def partition_figure(
   counts: np.ndarray, class_names: Sequence[str], title: str, population: int | None = None
 ) -> Figure:
-  """Draws bars of the clients' numbers of examples, stacked by class.
+  """Draws one bar per client, its number of examples, stacked by class.
 
   Of more than 100 clients, a fixed random sample of 100 is drawn, as the axis label says.
 
@@ -92,7 +95,7 @@ def partition_figure(
 def client_accuracy_figure(
   accuracies: np.ndarray, title: str, ids: np.ndarray | None = None
 ) -> Figure:
-  """Draws the clients' test accuracies as sorted bars; as a histogram above 100 clients.
+  """Draws the clients' test accuracies as sorted bars, or as a histogram for more than 100 clients.
 
   Args:
     accuracies: [K] values from 0 to 1; NaN for clients without test examples, which are omitted.
@@ -144,16 +147,6 @@ def client_accuracy_figure(
     # Above the panel, because no position inside is free for every distribution.
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
   return figure
-
-
-def _sample(total: int, most: int) -> np.ndarray:
-  """Returns sorted indices below ``total``: all, or a fixed random choice of ``most``.
-
-  Even steps would show only one class if classes are assigned to clients in turn.
-  """
-  if total <= most:
-    return np.arange(total)
-  return np.sort(np.random.default_rng(0).choice(total, most, replace=False))
 
 
 def _every(total: int, most: int) -> np.ndarray:

@@ -21,7 +21,7 @@ def learning_curves_figure(rows: base.Rows, title: str, phase_change: int | None
   Args:
     rows: the run's rows; missing columns are not drawn.
     title: title of one line.
-    phase_change: round at which the running statistics were frozen, or None.
+    phase_change: round at which the norm's running statistics were frozen (marked), or None.
   """
   timed = _timed(rows)
   figure, (left, right, *more) = base.new_figure(title, (9.0 + 4.5 * timed, 3.8), 2 + timed)
@@ -50,14 +50,15 @@ def compare_figure(runs: Mapping[str, base.Rows], title: str, leaders: bool = Tr
   """Draws the headline measure of several runs against the round, with names at the line ends.
 
   Runs differ in colour, line style and marker, so the plot is readable in grey. If all runs have
-  simulated time, a second panel uses it. Rows with a standard deviation over seeds (the measure's
-  column name plus ``_std``) get a band of one deviation around the line.
+  simulated time, a second panel shows the measure against it. If rows have the standard deviation
+  over seeds (the measure's column name plus ``_std``), the line has a band of that width on each
+  side.
 
   Args:
-    runs: name to rows, in the order of the colours; all of one task.
+    runs: name of a run -> its rows, in the order of the colours; all of one task.
     title: title of one line.
-    leaders: whether thin lines connect the ends of the runs with their names; for runs that end
-      early they would cross the plot.
+    leaders: whether thin lines connect the end of each line with the run's name; if runs end early,
+      thin lines would cross the plot.
   """
   columns = {name for rows in runs.values() for row in rows for name in row}
   tested = measures_of(columns)
@@ -95,9 +96,8 @@ def _name_ends(
       spread = f" ± {deviations[finite[-1]]:.1%}" if deviations.size else ""
       text = f"{name} {values[finite[-1]]:.1%}{spread}"
       ends.append((text, x[finite[-1]], values[finite[-1]], base.style(i)))
-  heights = _spread_out(
-    [value / 1.02 for _, _, value, _ in ends], min(0.052, 1 / max(len(ends), 1))
-  )
+  gap = min(0.052, 1 / max(len(ends), 1))
+  heights = _spread_out([value / 1.02 for _, _, value, _ in ends], gap)
   for (text, x, value, style), height in zip(ends, heights, strict=True):
     # A sample of the line next to the name identifies runs of one colour, or in grey.
     style = {**style, "clip_on": False, "markevery": [1], "label": "_sample"}
@@ -123,9 +123,7 @@ def _time_axis(axes: Axes) -> None:
   axes.set_xlabel("simulated time")
   axes.xaxis.set_major_locator(MaxNLocator(6))
   axes.set_xlim(left=0)
-  axes.xaxis.set_major_formatter(
-    FuncFormatter(lambda seconds, _: human_seconds(seconds) if seconds > 0 else "0")
-  )
+  axes.xaxis.set_major_formatter(FuncFormatter(lambda s, _: human_seconds(s) if s > 0 else "0"))
 
 
 def _spread_out(heights: Sequence[float], gap: float) -> list[float]:

@@ -5,15 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-  FuncFormatter,
-  LogLocator,
-  MaxNLocator,
-  NullFormatter,
-  PercentFormatter,
-)
 
 from fedjax_norm.plots.base import COLOURS, Rows, curves, new_figure, save
 
@@ -23,7 +17,8 @@ _DELTAS = {
   "weight_difference": "weights between clients",
   "neuron_difference": "neurons between clients",
 }
-# Above 2 the two values have opposite signs; the divergence then shows how near 0 their mean is.
+# Above 2 the values of two clients have opposite signs, and the divergence only shows how near 0
+# the mean of the two is.
 _CUT = 2.0
 # Arguments of legends above the panel, because no position inside is free in every run.
 _ABOVE: dict[str, Any] = {
@@ -36,27 +31,21 @@ _ABOVE: dict[str, Any] = {
 
 
 def diagnostics(rows: Rows, metrics: Rows, path: str | os.PathLike, title: str) -> None:
-  """Saves ``diagnostics_figure``, if there is anything to draw."""
+  """Saves ``diagnostics_figure`` as the file ``path``, unless there is nothing to draw."""
   if rows or _losses(metrics):
     save(diagnostics_figure(rows, metrics, title), path)
 
 
 def diagnostics_figure(rows: Rows, metrics: Rows, title: str) -> Figure:
-  """Draws the recorded ones of: divergences, update deltas, accuracies by partition, accuracy loss.
+  """Draws a panel for each recorded measure of ``evaluation/diagnostics.py`` (paper 004).
 
-  The divergences by channel (paper 004, fig. 4) and the accuracies (fig. 21) are those of the last
-  evaluation; the deltas (fig. 22, 23, app. G) and the accuracy loss (fig. 24) are per round.
-
-  Args:
-    rows: rows of ``diagnostics.csv``.
-    metrics: rows of ``metrics.csv``, for the column ``accuracy_loss``.
-    title: title of one line.
+  The divergences by channel (fig. 4) and the accuracy of each client's model on the classes of each
+  client (fig. 21) are those of the last evaluation. The relative updates and differences (fig. 22,
+  23, app. G) and the accuracy loss (fig. 24) are drawn against the round. ``rows`` are those of
+  ``diagnostics.csv``, ``metrics`` those of ``metrics.csv``, with the column ``accuracy_loss``.
   """
   last = [row for row in rows if row["round"] == rows[-1]["round"]]
-  bars = {
-    "mean": _by_place(last, "mean_divergence"),
-    "variance": _by_place(last, "variance_divergence"),
-  }
+  bars = {kind: _by_place(last, f"{kind}_divergence") for kind in ("mean", "variance")}
   deltas = [{"round": row["round"], row["quantity"]: row["value"]} for row in rows]
   deltas = [row for row in deltas if row.keys() & _DELTAS.keys()]
   accuracies, losses = _by_place(last, "accuracy"), _losses(metrics)
@@ -96,7 +85,7 @@ def _draw_divergence(axes: Axes, bars: Mapping[str, Mapping[str, float]]) -> Non
   axes.set_xlabel(f"channel of {layer}" + (f" (cut at {_CUT:.0%}: {cut})" if cut else ""))
   axes.set_ylabel("divergence of the norm's input")
   axes.set_ylim(0, max(1e-3, 1.04 * np.minimum(values, _CUT).max()))
-  axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+  axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
   axes.legend(**_ABOVE)
 
 
@@ -106,9 +95,9 @@ def _draw_deltas(axes: Axes, rows: Rows) -> None:
   axes.set_ylabel("relative difference")
   if any(row[name] > 0 for row in rows for name in present if name in row):
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+  axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{100 * value:g}%"))
   axes.legend(ncols=2, **_ABOVE)
 
 
@@ -136,5 +125,5 @@ def _draw_losses(axes: Axes, metrics: Rows) -> None:
   curves(axes, metrics, {"accuracy_loss": "accuracy loss"})
   axes.set_title("training accuracy lost by model traveling", fontsize=10, loc="left")
   axes.set_ylabel("accuracy loss")
-  axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-  axes.yaxis.set_major_locator(MaxNLocator(6))
+  axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
+  axes.yaxis.set_major_locator(ticker.MaxNLocator(6))

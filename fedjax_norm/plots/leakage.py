@@ -1,4 +1,4 @@
-"""The figure of the leakage at the cuts of a model."""
+"""The figure of the leakage at the cut layers of a split model."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fedjax_norm.plots.base import save, style
+from fedjax_norm.plots.base import save, style, tidy
 from fedjax_norm.training.cut_leakage import Leakage
 
 _PANELS: Mapping[str, Mapping[str, str]] = {
@@ -29,16 +29,14 @@ _PANELS: Mapping[str, Mapping[str, str]] = {
 
 
 def leakage(measured: Leakage, path: str | os.PathLike, title: str) -> None:
-  """Saves the figure of :func:`leakage_figure`."""
+  """Saves the figure of :func:`leakage_figure` as the file ``path``."""
   save(leakage_figure(measured, title), path)
 
 
 def leakage_figure(measured: Leakage, title: str) -> Figure:
-  """Returns a figure with curves over the cuts, and images above their reconstructions.
+  """Draws the measures against the cut layer, and images above their reconstruction from each cut.
 
-  Args:
-    measured: results for at least one cut.
-    title: title of one line.
+  ``measured`` has the results of at least one cut layer.
   """
   rows = measured.rows
   panels = {name: labels for name, labels in _PANELS.items() if next(iter(labels)) in rows[0]}
@@ -50,8 +48,7 @@ def leakage_figure(measured: Leakage, title: str) -> Figure:
   above, below = (figure.add_subfigure(parts[i]) for i in range(2))
   for axes, (name, columns) in zip(above.subplots(1, len(panels)), panels.items(), strict=True):
     axes.set_title(name, fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    tidy(axes)
     for i, (column, label) in enumerate(columns.items()):
       axes.plot([row[column] for row in rows], label=label, **style(i))
     axes.set_xticks(range(len(rows)), [row["cut"] for row in rows], rotation=45, ha="right")
@@ -59,12 +56,9 @@ def leakage_figure(measured: Leakage, title: str) -> Figure:
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]), top=max(1.05, axes.get_ylim()[1]))
     axes.legend(frameon=False, fontsize=8)
   names = ["image", *(row["cut"] for row in rows)]
-  for axes, name, images in zip(
-    below.subplots(len(names), 1, squeeze=False)[:, 0],
-    names,
-    [measured.images, *measured.reconstructions],
-    strict=True,
-  ):
+  strips = below.subplots(len(names), 1, squeeze=False)[:, 0]
+  shown = [measured.images, *measured.reconstructions]
+  for axes, name, images in zip(strips, names, shown, strict=True):
     _strip(axes, name, images)
   return figure
 

@@ -1,7 +1,4 @@
-"""Figures of the number of examples by class and region (paper 004, fig. 9-15).
-
-The functions are pure; ``base.save`` writes a figure.
-"""
+"""Figures of the number of examples by class and region (paper 004, fig. 9-15)."""
 
 from collections.abc import Sequence
 
@@ -12,7 +9,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from fedjax_norm.plots import base
 
-# The largest number of bars with a name each; of more bars only every n-th has a name.
+# The largest number of names under the bars; of more bars only every n-th has a name.
 _MOST_NAMES = 60
 _NAME_LENGTH = 32
 _MOST_REGIONS = 20
@@ -36,7 +33,7 @@ def share_figure(
 ) -> Figure:
   """Draws one bar per class, divided by the shares of the regions (fig. 11, 12, 14, 15).
 
-  If there are more than 20 regions, those with the smallest shares are drawn as one.
+  Of more than 20 regions, the 19 largest are drawn, and all others as one.
 
   Args:
     share: [R, C] shares from 0 to 1; those of a class sum to 1.
@@ -61,7 +58,7 @@ def share_figure(
 
 
 def _largest(share: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-  """Returns the rows and names of the largest regions, in their order, and one of all others."""
+  """Returns rows and names of the largest regions in their order, and one row of all others."""
   if len(names) <= _MOST_REGIONS:
     return share, list(names)
   by_size = np.argsort(-share.sum(1), kind="stable")
@@ -78,8 +75,7 @@ def _figure(title: str, names: Sequence[str], height: float) -> tuple[Figure, Ax
   axes = figure.subplots()
   base.tidy(axes)
   ticks = range(0, len(names), -(-len(names) // _MOST_NAMES))
-  axes.set_xticks(
-    list(ticks), [str(names[t])[:_NAME_LENGTH] for t in ticks], rotation=90, fontsize=8
-  )
+  labels = [str(names[t])[:_NAME_LENGTH] for t in ticks]
+  axes.set_xticks(list(ticks), labels, rotation=90, fontsize=8)
   axes.set_xlim(-0.6, len(names) - 0.4)
   return figure, axes

@@ -36,7 +36,7 @@ def alter(source, split="train", **fields):
     (lambda s: s.train[:2], "the source must not be a tuple; pass"),
     (lambda s: (s.train.images, s.train.labels + 0.5, *s.test[:2]), "y_train is float"),
     (lambda s: (s.train.images[:9], *s.train[1:2], *s.test[:2]), "y_train has shape"),
-    (lambda s: ([[1], [1, 2]], *s.train[1:2], *s.test[:2]), "are not regular"),
+    (lambda s: ([[1], [1, 2]], *s.train[1:2], *s.test[:2]), "parts of different shapes"),
     (lambda s: alter(s, labels=s.train.labels + 1), "train labels .* must be integers from 0 to 3"),
     (lambda s: alter(s, labels=s.train.labels[1:]), "one label per image"),
     (

@@ -21,12 +21,12 @@ _MAX_DRAWN_CLIENTS = 2000
 def classes(
   labels: np.ndarray, num_clients: int, rng: np.random.Generator, classes_per_client: int = 2
 ) -> np.ndarray:
-  """Gives each client exactly k classes, and each class to a client (papers 001 and 004 sec. 4).
+  """Gives examples of exactly k classes to each client (papers 001 and 004 sec. 4).
 
-  The number of clients with a class is proportional to the size of the class. A class is divided
-  over its clients such that the clients' sizes are as even as possible: if all classes have one
-  size and C divides K k, they differ by rounding only. The combinations of classes are random; if
-  the sizes depend on them, the most even of several draws is used.
+  The number of clients with a class is proportional to the size of the class, and at least 1. A
+  class is divided over its clients such that all clients' sizes are as even as possible: they
+  differ only by rounding if all classes have one size and C divides K k. The combinations of
+  classes are random; if the sizes depend on them, the most even of several draws is used.
 
   Args:
     classes_per_client: k, with k <= C <= K k; paper 001 has 10 clients with 2 of 10 classes, paper
@@ -48,7 +48,7 @@ def classes(
   if most.sum() < each * num_clients:
     raise UserError(
       f"The classes have too few examples for {num_clients} clients with {each} classes each; use"
-      " fewer clients or classes_per_client."
+      " fewer clients or a smaller classes_per_client."
     )
   holders = _num_holders(class_sizes, most, each * num_clients)
   shares = _even_shares(_draw_classes(holders, each, num_clients, rng), class_sizes)
@@ -61,7 +61,10 @@ def classes(
 
 
 def _num_holders(class_sizes: np.ndarray, most: np.ndarray, total: int) -> np.ndarray:
-  """Returns the number of clients of each class, [C]: one, then more for the largest shares."""
+  """Returns the number of clients of each class, [C], with the sum `total`.
+
+  Each class gets one client; further ones go to the class with the most examples per client.
+  """
   holders = np.ones_like(class_sizes)
   queue = [(-size, c) for c, size in enumerate(class_sizes) if most[c] > 1]
   heapq.heapify(queue)

@@ -4,12 +4,12 @@ import numpy as np
 
 
 def even_sizes(total: int, num_parts: int) -> np.ndarray:
-  """Divides `total` into sizes that differ by at most 1, the larger ones first: [parts] int64."""
+  """Divides `total` into sizes that differ by at most 1, the larger ones first: [num_parts]."""
   return total // num_parts + (np.arange(num_parts) < total % num_parts)
 
 
 def deal(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Assigns sizes[k] random examples to client k: owners [sum of sizes] int64."""
+  """Returns the client of each example, [sum of sizes] int64: sizes[k] random ones for client k."""
   return rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
 
 
@@ -22,7 +22,7 @@ def index_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def group_by_class(
   class_of: np.ndarray, class_sizes: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns ids by class, in random order within each class, and their rank in the class."""
+  """Returns the ids sorted by class, in random order within a class, and each one's rank in it."""
   shuffled = rng.permutation(len(class_of))
   grouped = shuffled[np.argsort(class_of[shuffled], kind="stable")]
   starts = np.cumsum(class_sizes) - class_sizes
@@ -30,7 +30,7 @@ def group_by_class(
 
 
 def deal_counts(class_of: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Assigns counts[c, k] random examples of class c to client k: owners [N] int64."""
+  """Returns the client of each example, [N] int64: counts[c, k] random ones of class c for k."""
   grouped, _ = group_by_class(class_of, counts.sum(1), rng)
   owner = np.empty(len(class_of), np.int64)
   num_classes, num_clients = counts.shape
@@ -39,15 +39,15 @@ def deal_counts(class_of: np.ndarray, counts: np.ndarray, rng: np.random.Generat
 
 
 def deal_shares(class_of: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Assigns shares[c, k] random examples of class c, rounded, to client k: owners [N] int64."""
+  """Returns the result of :func:`deal_counts` for real-valued shares [C, K], which are rounded."""
   return deal_counts(class_of, _round(shares), rng)
 
 
 def _round(shares: np.ndarray) -> np.ndarray:
   """Rounds shares [C, K] up or down without changing the sum of each class.
 
-  A client that loses a fraction in one class is preferred in the next, so that the sizes of the
-  clients also stay within about one example of their exact value.
+  A client whose share is rounded down in one class is preferred in the next, so that the clients'
+  sizes also stay within about one example of their exact value.
   """
   whole = np.rint(shares)
   shares = np.where(np.abs(shares - whole) < 1e-9 * np.maximum(whole, 1), whole, shares)

@@ -6,14 +6,14 @@ from fedjax_norm.data.partitions.registry import Partition, owners, sizes
 from fedjax_norm.errors import UserError
 
 HIDDEN_LABEL = -1
-"""The training label of an example if the client does not know the class."""
+"""The training label of an example whose class the client does not know."""
 
 
 def hide_labels(labels: np.ndarray, partition: Partition, share: float, seed: int) -> np.ndarray:
-  """Hides random labels of each client, so that it knows a share of them and at least one.
+  """Hides random labels of each client, which then knows only a share of its labels, at least one.
 
-  The draw ignores the classes and depends on the partition and the seed alone, so all processes of
-  a run hide the same labels.
+  The draw depends only on the partition and the seed, not on the classes, so all processes of a run
+  hide the same labels.
 
   Args:
     labels: [N] int, each in [0, C).

@@ -12,7 +12,7 @@ def raw(counts: np.ndarray) -> np.ndarray:
 
     s_rc = n_rc / sum_r n_rc
 
-  The shares of a class sum to 1, or are 0 if no region has it.
+  The shares of a class sum to 1, or are 0 if no region has the class.
   """
   counts = np.asarray(counts, np.float64)
   return _divide(counts, counts.sum(0))
@@ -30,23 +30,19 @@ def normalized(counts: np.ndarray) -> np.ndarray:
 
 
 def top_classes(share: np.ndarray, most: int) -> list[list[int]]:
-  """Returns the classes with each region's largest shares, in descending order (table 1).
+  """Returns the classes with the largest shares of each region, in descending order (table 1).
 
-  Args:
-    share: [R, C].
-    most: number of classes per region; a region with fewer classes has a shorter list.
-
-  Returns:
-    R lists of classes; for equal shares the lower class comes first.
+  Each of the R lists has at most ``most`` classes, only with ``share`` [R, C] above 0. Of classes
+  with equal shares the lower one comes first.
   """
   order = np.argsort(-share, axis=1, kind="stable")[:, :most]
   return [[int(c) for c in top if row[c] > 0] for top, row in zip(order, share, strict=True)]
 
 
 def mean_regions_below(share: np.ndarray, bound: float = 0.01) -> float:
-  """Returns the number of regions with a share below `bound`, averaged over classes (app. B.3).
+  """Returns the number of regions whose share of a class is below `bound` (app. B.3).
 
-  Classes that no region has are left out of the average.
+  The number is a mean over the classes that some region has.
   """
   occurring = share[:, share.sum(0) > 0]
   return float((occurring < bound).sum(0).mean())

@@ -6,14 +6,7 @@ each example, an integer in [0, K). C is the number of classes that occur, n_c t
 
 import numpy as np
 
-from fedjax_norm.data.partitions.dealing import (
-  deal,
-  deal_counts,
-  deal_shares,
-  even_sizes,
-  group_by_class,
-  index_classes,
-)
+from fedjax_norm.data.partitions import dealing
 from fedjax_norm.data.partitions.value_checks import MAX_ALPHA, check_min_size, check_number
 from fedjax_norm.data.train_test_split import apportion
 from fedjax_norm.errors import UserError
@@ -29,18 +22,18 @@ def ratio(
   The classes are cut into K blocks of consecutive classes. As in the paper, client i has the share
   1 - R of block i + 1 (the last client: of the first block) and R / (K - 1) of every other block.
   Two clients have the paper's R * Subset_1 + (1 - R) * Subset_2 and the converse. R = 0
-  isolates the blocks, R = (K - 1) / K balances them. Each class is divided separately, with parts
-  within one example of their exact share.
+  isolates the blocks, R = (K - 1) / K balances them. Each class is divided separately, and a
+  client's part of it is within one example of the exact share.
 
   Args:
     num_clients: K, from 2 to C.
-    ratio: R in [0, 1].
+    ratio: R from 0 to 1.
 
   Raises:
     UserError: R or K is out of range.
   """
   mixed = check_number("ratio", ratio, 0, 1)
-  class_of, class_sizes = index_classes(labels)
+  class_of, class_sizes = dealing.index_classes(labels)
   if not 2 <= num_clients <= len(class_sizes):
     raise UserError(
       f"The partition 'ratio' needs from 2 to {len(class_sizes)} clients, one per block of classes,"
@@ -49,33 +42,35 @@ def ratio(
   block_of = _blocks(len(class_sizes), num_clients)
   shares = np.full((len(class_sizes), num_clients), mixed / (num_clients - 1))
   shares[np.arange(len(class_sizes)), (block_of - 1) % num_clients] = 1 - mixed
-  return deal_shares(class_of, shares * class_sizes[:, None], rng)
+  return dealing.deal_shares(class_of, shares * class_sizes[:, None], rng)
 
 
 def skew(
   labels: np.ndarray, num_clients: int, rng: np.random.Generator, fraction: float = 1.0
 ) -> np.ndarray:
-  """Partitions a fraction of the data by label and the rest uniformly (paper 004, sec. 3).
+  """Divides a fraction of the examples by label and the rest at random (paper 004, sec. 3).
 
   The fraction, drawn from every class in proportion, is sorted by label and cut into K even shards,
   one per client. The clients' sizes differ by at most 1.
 
   Args:
-    fraction: number in [0, 1]; 1 is the paper's 100% non-IID, 0 is IID.
+    fraction: fraction to divide by label, from 0 (IID) to 1 (the paper's 100% non-IID).
 
   Raises:
     UserError: the fraction is out of range.
   """
   part = check_number("fraction", fraction, 0, 1)
-  class_of, class_sizes = index_classes(labels)
+  class_of, class_sizes = dealing.index_classes(labels)
   num_sorted = round(part * len(labels))
   quota = apportion(class_sizes, num_sorted)
-  grouped, rank = group_by_class(class_of, class_sizes, rng)
+  grouped, rank = dealing.group_by_class(class_of, class_sizes, rng)
   by_label = rank < np.repeat(quota, class_sizes)
   owner = np.empty(len(labels), np.int64)
-  shard_sizes = even_sizes(num_sorted, num_clients)
+  shard_sizes = dealing.even_sizes(num_sorted, num_clients)
   owner[grouped[by_label]] = np.repeat(np.arange(num_clients), shard_sizes)
-  owner[grouped[~by_label]] = deal(even_sizes(len(labels), num_clients) - shard_sizes, rng)
+  owner[grouped[~by_label]] = dealing.deal(
+    dealing.even_sizes(len(labels), num_clients) - shard_sizes, rng
+  )
   return owner
 
 
@@ -85,20 +80,20 @@ def dominant(
   """Gives each client mostly one class and some examples of the next (paper 004, app. F).
 
   The share s of class c is divided evenly over the clients k with k mod C = c, and the share 1 - s
-  over those with (k + 1) mod C = c. If all classes have one size and C divides K, the share s of a
-  client's data has one class and 1 - s the next; otherwise s is still the share of each class that
-  its main clients have. With K < C clients the classes are first cut into K blocks of consecutive
-  classes, and `class` above means such a block.
+  over the clients with (k + 1) mod C = c. If all classes have one size and C divides K, a client's
+  data have one class with the share s and the next with 1 - s; otherwise s is still the share of
+  each class that its main clients have. With K < C clients the classes are first cut into K blocks
+  of consecutive classes, and `class` above means such a block.
 
   Args:
     num_clients: K, at least 2.
-    dominant_share: s in [0.5, 1]; the paper has 0.8.
+    dominant_share: s, from 0.5 to 1; the paper has 0.8.
 
   Raises:
     UserError: s is out of range, or there are fewer than two clients or classes.
   """
   share = check_number("dominant_share", dominant_share, 0.5, 1)
-  class_of, class_sizes = index_classes(labels)
+  class_of, class_sizes = dealing.index_classes(labels)
   if min(num_clients, len(class_sizes)) < 2:
     raise UserError(
       f"The partition 'dominant' needs at least 2 clients and 2 classes, not {num_clients} and"
@@ -111,7 +106,7 @@ def dominant(
   for block, part in ((first, share), ((first + 1) % num_blocks, 1 - share)):
     num_holders = np.bincount(block, minlength=num_blocks)
     shares += (block_of[:, None] == block) * (part / num_holders[block_of])[:, None]
-  return deal_shares(class_of, shares * class_sizes[:, None], rng)
+  return dealing.deal_shares(class_of, shares * class_sizes[:, None], rng)
 
 
 def dirichlet(
@@ -126,7 +121,7 @@ def dirichlet(
   The draw is repeated, up to 50 times, until every client has `min_size` examples.
 
   Args:
-    alpha: concentration, > 0; the smaller it is, the fewer classes a client has.
+    alpha: concentration above 0; with a smaller one a client has fewer classes.
     min_size: smallest number of examples of a client.
 
   Raises:
@@ -134,7 +129,7 @@ def dirichlet(
   """
   concentration = np.full(num_clients, check_number("alpha", alpha, 0, MAX_ALPHA, open_low=True))
   min_size = check_min_size(min_size, len(labels), num_clients)
-  class_of, class_sizes = index_classes(labels)
+  class_of, class_sizes = dealing.index_classes(labels)
   for _ in range(_DIRICHLET_TRIES):
     # Part k of class c ends at round(n_c * (p_1 + ... + p_k)); floor would favour the last client.
     shares = np.stack([rng.dirichlet(concentration) for _ in class_sizes])
@@ -142,7 +137,7 @@ def dirichlet(
     ends[:, -1] = class_sizes
     parts = np.diff(np.minimum(ends, class_sizes[:, None]), prepend=0)
     if parts.sum(0).min() >= min_size:
-      return deal_counts(class_of, parts, rng)
+      return dealing.deal_counts(class_of, parts, rng)
   raise UserError(
     f"In each of {_DIRICHLET_TRIES} draws a client had fewer than min_size={min_size} examples; use"
     " fewer clients, a larger alpha or a smaller min_size."
@@ -150,5 +145,5 @@ def dirichlet(
 
 
 def _blocks(num_classes: int, num_blocks: int) -> np.ndarray:
-  """Returns the block of each class, [C]: consecutive classes, sizes that differ by at most 1."""
-  return np.repeat(np.arange(num_blocks), even_sizes(num_classes, num_blocks))
+  """Returns the block of each class, [C]: consecutive classes; sizes differ by at most 1."""
+  return np.repeat(np.arange(num_blocks), dealing.even_sizes(num_classes, num_blocks))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fedjax_norm.data.partitions import classes_per_client, label_skew, size_skew
+from fedjax_norm.data.partitions.dealing import group_by_class
 from fedjax_norm.data.partitions.value_checks import is_integer
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
@@ -154,11 +155,13 @@ class PartitionConfig(Options):
   )
   alpha: float | None = option(
     None,
-    "Concentration of the Dirichlet distribution, smaller values being more skewed, for "
-    "--partition=dirichlet (0.5 by default) or quantity (instead of --exponent).",
+    "Concentration of the Dirichlet distribution, for --partition=dirichlet (0.5 by default) or "
+    "quantity (instead of --exponent); clients differ more with smaller values.",
   )
   exponent: float | None = option(
-    None, "Exponent of the power law of the clients' sizes, for --partition=quantity; 1 by default."
+    None,
+    "Exponent a of the power law of the clients' sizes, 1 / rank^a, for --partition=quantity; 1 by "
+    "default.",
   )
   min_size: int | None = option(
     None,
@@ -166,20 +169,20 @@ class PartitionConfig(Options):
   )
   relabelled: float | None = option(
     None,
-    "Share of the clients that replace every class by another one, while the test set keeps its "
-    "labels; by default none.",
+    "Share of the clients that replace the label of every class by another class (paper 004, "
+    "app. K); the test set keeps its labels. By default no client does.",
     above=0,
     most=1,
   )
 
   def check(self) -> None:
-    """Rejects options that the partition does not use."""
+    """Raises UserError for an option that the partition does not use."""
     used = OPTIONS[self.partition or "classes"]  # natural uses none of these options
     for name in _SPECIFIC:
       if name not in used and getattr(self, name) is not None:
         able = " or ".join(other for other, options in OPTIONS.items() if name in options)
         raise UserError(
-          f"--{name} does nothing here: it needs --partition={able}; drop it or add that."
+          f"--{name} does nothing here: it needs --partition={able}; drop --{name} or add that."
         )
 
 
@@ -187,12 +190,12 @@ C = TypeVar("C", bound=PartitionConfig)
 
 
 def resolve(config: C, labels: np.ndarray, owners: np.ndarray | None) -> C:
-  """Returns the configuration with defaults filled in for the options that were not given.
+  """Returns the options, with defaults for those of the partition that were not given.
 
   Args:
     config: the options.
     labels: [N] labels of the training examples.
-    owners: [N] natural client of each example, or None.
+    owners: [N] natural client of each example; None if the data names no clients.
 
   Raises:
     UserError: the partition is natural but the data names no clients, or an option does nothing
@@ -203,8 +206,8 @@ def resolve(config: C, labels: np.ndarray, owners: np.ndarray | None) -> C:
   if name == "natural":
     if owners is None:
       raise UserError(
-        "--partition=natural needs data that names the client of each example, which this data does"
-        " not; choose another partition."
+        "--partition=natural needs data that names the client of each example, unlike this data;"
+        " choose another partition."
       )
     clients = len(np.unique(owners))
   values: dict[str, Any] = {"partition": name, "clients": clients, **_DEFAULTS[name]}
@@ -219,7 +222,8 @@ def from_config(
 ) -> Partition:
   """Divides the training examples over the clients by the options.
 
-  The arguments are those of :func:`resolve`, the errors those of :func:`resolve` and :func:`make`.
+  ``seed`` is the seed of the partition; the other arguments are those of :func:`resolve`, and the
+  errors those of :func:`resolve` and :func:`make`.
   """
   config = resolve(config, labels, owners)
   assert config.partition is not None
@@ -235,8 +239,8 @@ def make(
   """Divides the examples over the clients.
 
   Args:
-    name: a key of `OPTIONS`. `feature` divides like `iid`; its clients differ in their images, by
-      `augment.feature_shift`.
+    name: a key of `OPTIONS`. `feature` divides like `iid`; `augment.feature_shift` then makes the
+      clients' images differ.
     labels: [N] int, the class of each example.
     num_clients: K; None or 0 for `natural` means all natural clients.
     seed: seed of the partition, at least 0.
@@ -245,7 +249,7 @@ def make(
 
   Raises:
     UserError: the partition or an option is unknown, a value is out of range, or the partition is
-      impossible with these labels and clients.
+      impossible with these labels and clients, such as if a client gets no example.
   """
   if name not in _FUNCTIONS:
     raise UserError(f"There is no partition {name!r}; choose one of {', '.join(_FUNCTIONS)}.")
@@ -260,10 +264,8 @@ def make(
     raise UserError("The labels to partition must be a non-empty list of integers from 0.")
   if not is_integer(seed) or seed < 0:
     raise UserError(f"The partition seed must be an integer of at least 0, not {seed!r}.")
-  lowest = 1
-  if name == "natural":
-    lowest = 0
-    num_clients = 0 if num_clients is None else num_clients
+  lowest = 0 if name == "natural" else 1
+  num_clients = 0 if num_clients is None and name == "natural" else num_clients
   if num_clients is None or not is_integer(num_clients) or num_clients < lowest:
     raise UserError(
       f"The number of clients must be an integer of at least {lowest}, not {num_clients!r}."
@@ -273,19 +275,13 @@ def make(
       f"{num_clients} clients cannot share {len(labels)} examples; use fewer clients."
     )
   rng = np.random.default_rng(seed)
-  return _from_owners(name, _FUNCTIONS[name](labels, num_clients, rng, **options), num_clients, rng)
-
-
-def _from_owners(
-  name: str, owner: np.ndarray, num_clients: int, rng: np.random.Generator
-) -> Partition:
-  num_clients = num_clients or int(owner.max()) + 1
+  owner = _FUNCTIONS[name](labels, num_clients, rng, **options)
   client_sizes = np.bincount(owner, minlength=num_clients)
   if client_sizes.min() == 0:
     raise UserError(
       f"The partition {name!r} leaves client {client_sizes.argmin()} without examples; use fewer"
       " clients or less skew."
     )
-  shuffled = rng.permutation(len(owner))
-  order = shuffled[np.argsort(owner[shuffled], kind="stable")].astype(np.int32)
-  return Partition(order, np.concatenate([[0], np.cumsum(client_sizes)]).astype(np.int64))
+  order, _ = group_by_class(owner, client_sizes, rng)
+  offsets = np.concatenate([[0], np.cumsum(client_sizes)])
+  return Partition(order.astype(np.int32), offsets.astype(np.int64))

@@ -15,10 +15,10 @@ def relabel(
     partition: the division of the examples over the clients.
     num_classes: C, at least 2.
     share: share of the clients with replaced labels, above 0 and up to 1; at least one client.
-    seed: seed of the draw of these clients and of each s in [1, C).
+    seed: seed of the draw of these clients and of each s from 1 to C - 1.
 
   Returns:
-    [N] int32.
+    [N] int32, the labels that the clients train on.
   """
   num_clients = len(partition.offsets) - 1
   rng = np.random.default_rng(seed)

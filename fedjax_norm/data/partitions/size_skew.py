@@ -20,8 +20,8 @@ def iid(labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> np.nd
 def contiguous(labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> np.ndarray:
   """Cuts the source into K contiguous parts in its order; sizes differ by at most 1.
 
-  The partition is IID if the source is in random order. Clients in their order then have the
-  examples as one machine would read them from the source.
+  The partition is IID if the source is in random order. The examples of client 0, then those of
+  client 1 and so on, are then in the order in which one machine would read the source.
   """
   del rng
   return np.repeat(np.arange(num_clients), even_sizes(len(labels), num_clients))
@@ -35,7 +35,7 @@ def quantity(
   alpha: float | None = None,
   min_size: int = 1,
 ) -> np.ndarray:
-  """Skews the sizes and leaves the labels IID (paper 004, app. K: quantity skew).
+  """Gives the clients different numbers of examples, IID in the labels (paper 004, app. K).
 
   Each client gets `min_size` examples; the rest is divided in proportion to weights: w_r = r^-a for
   the ranks r = 1..K in random order (power law), or w ~ Dirichlet(alpha).
@@ -46,11 +46,12 @@ def quantity(
     min_size: smallest number of examples of a client.
 
   Raises:
-    UserError: both laws are given, a value is out of range, or N < K * min_size.
+    UserError: both `exponent` and `alpha` are given, a value is out of range, or N < K * min_size.
   """
   if exponent is not None and alpha is not None:
     raise UserError(
-      "The partition 'quantity' takes either exponent (power law) or alpha (Dirichlet); give one."
+      "The partition 'quantity' takes either exponent (power law) or alpha (Dirichlet); give one"
+      " of the two."
     )
   min_size = check_min_size(min_size, len(labels), num_clients)
   if alpha is not None:
@@ -65,10 +66,10 @@ def quantity(
 def natural(
   labels: np.ndarray, num_clients: int, rng: np.random.Generator, clients: np.ndarray | None = None
 ) -> np.ndarray:
-  """Gives each example to its natural client; client k has the k-th smallest id that occurs.
+  """Gives each example to its natural client; the ids of these clients are renumbered in order.
 
   Args:
-    num_clients: 0, or the number of natural clients, which is checked.
+    num_clients: the number of natural clients, or 0 to accept any number.
     clients: [N] int, the natural client of each example (`Examples.clients`).
 
   Raises:
@@ -84,7 +85,7 @@ def natural(
   present, owner = np.unique(clients, return_inverse=True)
   if num_clients not in (0, len(present)):
     raise UserError(
-      f"The data names {len(present)} clients, not {num_clients}; leave out the number of clients"
-      " to train these, or choose another partition."
+      f"The data names {len(present)} clients, not {num_clients}; leave out the number of clients,"
+      " or choose another partition."
     )
   return owner

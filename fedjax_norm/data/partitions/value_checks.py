@@ -14,10 +14,10 @@ MAX_ALPHA = 1e9
 def check_number(
   name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False
 ) -> float:
-  """Returns the value as a float if it is a finite number in [low, high], or in (low, high].
+  """Returns the value of the option `name` as a float.
 
   Raises:
-    UserError: the value is not such a number.
+    UserError: the value is not a finite number from `low` (if not `open_low`) to `high`.
   """
   is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
   above = is_number and (value > low if open_low else value >= low)
@@ -30,10 +30,10 @@ def check_number(
 
 
 def check_integer(name: str, value: Any, low: int, high: int, why: str) -> int:
-  """Returns the value if it is an integer in [low, high]; `why` explains the bounds in the error.
+  """Returns the value of the option `name` as an integer.
 
   Raises:
-    UserError: the value is not such an integer.
+    UserError: the value is not an integer from `low` to `high`; `why` explains these limits.
   """
   if is_integer(value) and low <= value <= high:
     return int(value)
@@ -46,10 +46,10 @@ def is_integer(value: Any) -> bool:
 
 
 def check_min_size(min_size: Any, num_examples: int, num_clients: int) -> int:
-  """Returns `min_size` if it is at least 1 and the examples suffice for all clients.
+  """Returns `min_size`, the smallest number of examples of a client.
 
   Raises:
-    UserError: `min_size` is out of this range.
+    UserError: `min_size` is below 1, or the examples do not suffice for all clients.
   """
   why = f"{num_clients} clients share {num_examples} examples"
   return check_integer("min_size", min_size, 1, num_examples // num_clients, why)

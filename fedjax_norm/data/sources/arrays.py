@@ -16,7 +16,7 @@ REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 integers from 0."""
 
 TARGETS = ("target_train", "target_test", "target_names")
-"""What is predicted if that is not the label. `target_train`, `target_test`: for regression [N] or
+"""What models predict instead of labels. `target_train`, `target_test`: for regression [N] or
 [N, D] numbers; for segmentation [N, H, W] integers, the classes of the pixels from 0, with 255 for
 pixels that do not count. `target_names`: strings, one per number or class."""
 
@@ -58,14 +58,14 @@ def make_source(
 
   Args:
     kind: the name of the source.
-    path: name of the arrays' origin in errors.
+    path: name of the arrays' file or folder in errors.
     arrays: the arrays in `REQUIRED`, and optionally those in `OPTIONAL`.
-    reader: function that makes a reader of images [N, H, W, C].
+    reader: function from images [N, H, W, C] to the function that reads them.
     select_local: choice of the training images to read and check; None reads all.
     open_set: whether the test classes may differ from the training classes; test labels are then
       numbered separately.
     objective: the kind of targets, one of ``objectives.OBJECTIVES``.
-    resize: function that resizes pixel classes [N, H, W] as the reader resizes images.
+    resize: function that resizes pixel classes [N, H, W] to the size of the images that are read.
 
   Raises:
     UserError: an array has the wrong shape, dtype, length or content.
@@ -73,7 +73,7 @@ def make_source(
   train, test = (_images(path, arrays, split) for split in ("train", "test"))
   if train.shape[1:] != test.shape[1:]:
     raise UserError(
-      f"{path}: images of x_train have shape {train.shape[1:]} but those of x_test"
+      f"{path}: an image of x_train has shape {train.shape[1:]} but one of x_test"
       f" {test.shape[1:]}; make them the same."
     )
   if train.dtype != test.dtype:
@@ -85,8 +85,12 @@ def make_source(
   has_names = "class_names" in arrays
   occurring = np.union1d(labels, labels if open_set and not has_names else test_labels)
   num_classes = 1 + int(occurring[-1])  # the model has one output per label
-  if not has_names:
-    _check_dense(path, num_classes, len(occurring))
+  if not has_names and num_classes > max(_MANY_CLASSES, 2 * len(occurring)):
+    raise UserError(
+      f"{path}: the labels go up to {num_classes - 1:,} but only {len(occurring):,} classes occur;"
+      " renumber the labels with numpy.unique(labels, return_inverse=True), or name all classes in"
+      " an array class_names."
+    )
   class_names = _names(path, arrays, "class_names", num_classes, "label")
   unknown = np.setdiff1d(test_labels, labels)
   if unknown.size and objective == "classification" and not (has_names or open_set):
@@ -117,9 +121,9 @@ def make_source(
     read = reader(images)
 
     def check_and_read(ids: np.ndarray | None) -> np.ndarray:
-      blocks = process_local.image_blocks(images, ids) if images.dtype.kind == "f" else ()
-      for block in blocks:
-        _check_finite(path, name, block)
+      if images.dtype.kind == "f":
+        for block in process_local.image_blocks(images, ids):
+          _check_finite(path, name, block)
       return read(ids)
 
     return check_and_read
@@ -202,7 +206,7 @@ _READ_TARGETS: Mapping[str, Callable[[str, Mapping[str, np.ndarray]], _Targets]]
 def _names(
   path: str, arrays: Mapping[str, np.ndarray], name: str, count: int, what: str
 ) -> tuple[str, ...]:
-  """Returns the strings of an array, at least `count`; without the array, the numbers from 0."""
+  """Returns the strings of the array `name`, at least `count`; if it is missing, numbers from 0."""
   if name not in arrays:
     return tuple(map(str, range(count)))
   names = arrays[name]
@@ -237,23 +241,14 @@ def _images(path: str, arrays: Mapping[str, np.ndarray], split: str) -> np.ndarr
   return images
 
 
-def _check_dense(path: str, count: int, occur: int) -> None:
-  """Rejects many labels that mostly do not occur, because the model has one output per label."""
-  if count > _MANY_CLASSES and 2 * occur < count:
-    raise UserError(
-      f"{path}: the labels go up to {count - 1:,} but only {occur:,} classes occur; renumber them"
-      " with numpy.unique(labels, return_inverse=True), or name all in an array class_names."
-    )
-
-
 def _check_finite(path: str, name: str, values: np.ndarray) -> None:
   if not np.isfinite(values).all():
-    raise UserError(f"{path}: {name} has values that are not finite; replace them.")
+    raise UserError(f"{path}: {name} has values that are not finite; replace these values.")
 
 
 def _ids(path: str, name: str, values: np.ndarray, count: int) -> np.ndarray:
   if values.dtype.kind not in "iu":
-    raise UserError(f"{path}: {name} is {values.dtype}; it must hold integers.")
+    raise UserError(f"{path}: {name} is {values.dtype}; it must consist of integers.")
   if values.shape != (count,):
     raise UserError(
       f"{path}: {name} has shape {values.shape}; it must be ({count},), one for each image."

@@ -10,7 +10,7 @@ from fedjax_norm.data.sources.image_files import File, Listing, split
 from fedjax_norm.errors import UserError
 
 REGIONS = ("continent", "subcontinent", "country", "column")
-"""What a natural client can be: a region of M49, a country, or a value of a column for clients."""
+"""What a natural client can be: a region of M49, a country, or a value of the clients' column."""
 
 _COLUMNS = {
   "path": ("path", "image", "file"),
@@ -36,27 +36,27 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
 
   The first line names the columns:
 
-  - `path` (or `image`, `file`): relative to the index's folder, or absolute.
-  - `label` (or `class`).
+  - `path` (or `image`, `file`): path of the image, relative to the index's folder, or absolute.
+  - `label` (or `class`): name of the class.
   - optionally `country` (or `country_code`, `iso`): an ISO 3166 alpha-2 or alpha-3 code.
-  - optionally `client`, `client_id`, `user`, `user_id`, `site`, `site_id` or `region`, any text;
-    the first of these in this order is used.
+  - optionally `client`, `client_id`, `user`, `user_id`, `site`, `site_id` or `region`: name of the
+    client; the first of these columns in this order is used.
   - optionally `value`: the number that regression predicts.
-  - optionally `split`: train, test or val in a usual spelling (see ``names.split_of``). If there is
-    no test, val is the test set; otherwise val is not used. Without this column a random
+  - optionally `split`: train, test or val in a usual spelling (see ``names.split_of``). If no image
+    is in test, val is the test set; otherwise val is not used. Without this column a random
     twentieth of all images, stratified by class, is the test set.
 
   After the split, images without a region (Antarctica, and empty fields) are left out, as in app.
   B.2, then images of small regions, as in app. B.3, and then test images of a class that lost all
-  its training images; ``notes`` counts them. So no image is trained on at one level of regions and
-  tested on at another. If a column names the clients, test images (by `split`) without a client
-  are kept: all clients share them.
+  its training images; ``notes`` counts the images. No image is thus in the training set with
+  continents and in the test set with countries. If a column names the clients, test images (by
+  `split`) without a client are kept for all clients.
 
   Args:
     path: the path of the index.
     seed: seed of the split.
-    region: what a natural client is, one of ``REGIONS``; None is `column` if the index has one,
-      otherwise `continent` if it has countries.
+    region: what a natural client is, one of ``REGIONS``; None is `column` if the index has such a
+      column, otherwise `continent` if the index has countries.
     min_region_size: number of training and test images below which a region is left out.
 
   Raises:
@@ -100,8 +100,8 @@ def scan(path: str, seed: int, region: str | None = None, min_region_size: int =
   if not (train and test):
     purpose = "test" if train else "training"
     raise UserError(
-      f"{path}: all {purpose} images are of regions that are left out; lower the smallest size or"
-      " add images."
+      f"{path}: all {purpose} images are of regions that are left out; lower the smallest size"
+      " (--min_region_size) or add images."
     )
   return Listing("csv", train, test, notes)
 
@@ -114,7 +114,9 @@ def _by_split(path: str, files: list[File], is_train: list[bool]) -> tuple[list[
   )
   if not (train and test):
     missing = "test or val" if train else "train"
-    raise UserError(f"{path} has no image with the split {missing}; add some or drop the column.")
+    raise UserError(
+      f"{path} has no image with the split {missing}; add such images or drop the column split."
+    )
   return train, test
 
 
@@ -137,14 +139,14 @@ def _rows(path: str) -> tuple[list[Row], list[str]]:
     first = lines_of.setdefault(row["path"], row["line"])
     if first != row["line"]:
       raise UserError(
-        f"{path}, lines {first} and {row['line']} both name the image {row['path']}, which"
-        " could be both trained and tested on; remove one of them."
+        f"{path}, lines {first} and {row['line']} both name the image {row['path']}, which could"
+        " be both trained and tested on; remove one of the two lines."
       )
   return rows, client_columns
 
 
 def _columns(path: str, header: list[str]) -> tuple[list[str | None], list[str]]:
-  """Returns the key of each column or None, and the client columns, the used one first."""
+  """Returns the key of each column (or None), and the columns of clients, the used one first."""
   header_names = [name.strip().lower() for name in header]
   client_columns = [name for name in _COLUMNS["region"] if name in header_names]
   kinds = {name: kind for kind, names in _COLUMNS.items() for name in names}
@@ -184,7 +186,7 @@ def _row(path: str, line: int, cells: list[str], columns: list[str | None]) -> R
 
 
 def _check_region(path: str, row: Row, region: str | None, min_region_size: int) -> str | None:
-  """Checks or chooses what a region is; returns None if the index names no regions."""
+  """Returns what a region is, `region` or a default; None if the index names no regions."""
   if region is None:
     region = "column" if "region" in row else "continent" if "country" in row else None
     if region is None and min_region_size:
@@ -195,12 +197,12 @@ def _check_region(path: str, row: Row, region: str | None, min_region_size: int)
   kind = "region" if region == "column" else "country"
   if kind not in row:
     names = " or ".join(_COLUMNS[kind])
-    raise UserError(f"{path} has no column {names}, which --region={region} needs; add one.")
+    raise UserError(f"{path} has no column {names}, which --region={region} needs; add it.")
   return region
 
 
 def _region(path: str, row: Row, region: str | None) -> str | None:
-  """Returns the name of a row's region; None if it has none and is left out."""
+  """Returns the name of a row's region; None if the row has no region and is left out."""
   if region is None:
     return None
   if region == "column":
@@ -220,7 +222,7 @@ def _region(path: str, row: Row, region: str | None) -> str | None:
 def _large_regions(
   path: str, regions: list[str | None], min_region_size: int
 ) -> tuple[set[str | None], tuple[str, ...]]:
-  """Returns the regions that are large enough, and notes about the images of the others."""
+  """Returns the regions that are large enough, and notes about images of smaller ones."""
   sizes = Counter(filter(None, regions))
   without = regions.count(None)
   small = sorted(name for name, size in sizes.items() if size < min_region_size)
@@ -233,10 +235,11 @@ def _large_regions(
       f" fewer than {min_region_size:,}: {', '.join(small)}"
     )
   if not sizes:
-    raise UserError(f"{path}: no image has a region; fill in its column.")
+    raise UserError(f"{path}: no image has a region; fill in the column of regions or countries.")
   large = set(sizes).difference(small)
   if not large:
     raise UserError(
-      f"{path}: no region has {min_region_size:,} images or more; lower the smallest size."
+      f"{path}: no region has {min_region_size:,} images or more; lower the smallest size"
+      " (--min_region_size)."
     )
   return {*large, _SHARED}, tuple(notes)

@@ -18,13 +18,9 @@ def load(
 ) -> Source:
   """Loads digits: 1437 training and 360 test images of 8x8x1, float32 in [0, 1].
 
-  The stratified split is always the same, so that runs with different seeds use the same test
-  images.
-
-  The target of regression is the digit, from 0 to 9. For segmentation a pixel that is at least half
-  full of ink has the class of its digit, and any other pixel is background.
-
-  The arguments are those of ``registry.load``.
+  The stratified split is always the same. The target of regression is the digit, from 0 to 9. For
+  segmentation a pixel that is at least half full of ink has the class of its digit, and any other
+  pixel is background. The arguments are those of ``registry.load``.
   """
   from sklearn import datasets  # imported here because that takes a second
 

@@ -40,7 +40,7 @@ def scan(path: str, seed: int) -> Listing:
   images = [file for files in tree.values() for file in files if image_decoding.is_image(file)]
   notes = _skipped(root, tree, images)
   if not images:
-    raise UserError("; ".join([*notes, f"{path} holds no images, so fill it as {_LAYOUTS}."]))
+    raise UserError("; ".join([*notes, f"{path} holds no images; fill it as {_LAYOUTS}."]))
   folders = _splits(root, images)
   if "test" in folders and "val" in folders:
     val = folders.pop("val")
@@ -109,21 +109,21 @@ def _splits(root: Path, images: list[Path]) -> dict[str, Path]:
   if len(folders) < len(splits):
     raise UserError(
       f"{root} has two folders for one split among {', '.join(top.name for top in splits)}; merge"
-      " the two."
+      " these two."
     )
   if "train" not in folders:
     raise UserError(
-      f"{root} holds {splits[0].name!r} but no training set; add a folder train, or rename it if it"
-      " is a class or a client."
+      f"{root} holds {splits[0].name!r} but no training set; add a folder train, or rename"
+      f" {splits[0].name!r} if it is a class or a client."
     )
   return folders
 
 
 def _files(root: Path, images: list[Path], is_split: bool) -> list[File]:
-  """Returns the classes and clients of the images under a folder, by their paths.
+  """Returns the images under a folder, with the classes and clients that their paths name.
 
-  A folder is rejected if the names of all its subfolders mean splits, because these would be read
-  as classes or clients. Inside a split folder all classes may have such names.
+  A folder is rejected if the names of all its subfolders mean splits, because they would be read
+  as classes or clients. Directly in a split folder all names may mean splits.
   """
   filled = {folder for image in images for folder in image.parents if root in folder.parents}
   plain = {folder.parent for folder in filled if not split_of(folder.name)}
@@ -138,7 +138,7 @@ def _files(root: Path, images: list[Path], is_split: bool) -> list[File]:
     if splits := [folder.name for folder in checked if folder.parent not in plain]:
       raise UserError(
         f"{image.parent} is in {splits[0]!r}, which names a split; put split folders at the top,"
-        " as train/CLASS/image or train/CLIENT/CLASS/image, or rename it."
+        f" as train/CLASS/image or train/CLIENT/CLASS/image, or rename {splits[0]!r}."
       )
     if len(names) > 2:
       raise UserError(f"{image.parent} is nested too deeply; use {_LAYOUTS}.")

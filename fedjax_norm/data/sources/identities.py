@@ -1,4 +1,4 @@
-"""Synthetic identities to verify: smooth random patterns with deformations and noise."""
+"""Synthetic identities for verification: smooth random patterns with deformations and noise."""
 
 from typing import NamedTuple
 
@@ -17,12 +17,12 @@ class Options(NamedTuple):
 
   Attributes:
     identities: number of identities, at least 4; the first half, rounded up, is for training and
-      the rest for testing.
+      the second half for testing.
     images: number of images per identity, at least 2.
     size: height and width of an image in pixels.
     channels: number of channels of an image.
-    deformation: strength with which the images of one identity are rotated, scaled, shifted, bent
-      and lit differently; 0 is not at all.
+    deformation: strength of the random rotation, scaling, shift, bending and lighting of the images
+      of one identity; 0 is none.
     noise: standard deviation of the pixel noise before clipping to [0, 1].
   """
 
@@ -50,7 +50,7 @@ def load(
   image_size: int | None = None,
   select_local: SelectLocal | None = None,
 ) -> Source:
-  """Draws the images; those of one identity do not depend on the number of identities.
+  """Draws the images; the images of an identity do not depend on the number of identities.
 
   The other arguments are those of ``registry.load``.
   """

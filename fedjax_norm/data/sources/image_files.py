@@ -1,4 +1,4 @@
-"""Data sets whose images are files: the list of the files, and reading them."""
+"""Data sets of image files: lists of the files, and reading the images."""
 
 import os
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Listing(NamedTuple):
   """The files of a data set; no file is opened yet.
 
   Attributes:
-    name: the kind of source.
+    name: the kind of source, `folder` or `csv`.
     train: the training images, at least one; either all have a client or none has.
     test: the test images; their clients are ignored.
     notes: remarks to print, as in ``examples.Source``.
@@ -66,12 +66,12 @@ class Labels(NamedTuple):
 def split(
   files: list[File], strata: list[str], share: float, seed: int, data: str
 ) -> tuple[list[File], list[File], str]:
-  """Splits files at random into training and test files, and returns both with a note.
+  """Splits files at random; returns the training files, the test files and a note for the user.
 
   Args:
     files: N files.
     strata: [N] the stratum of each file (see ``train_test_split.stratified_split``).
-    share: share of the files to test on; at least one file is.
+    share: share of the files to test on, at least one file.
     seed: seed of the split.
     data: name of the data in errors.
 
@@ -87,7 +87,7 @@ def split(
 
 
 def labels(listing: Listing, data: str, open_set: bool = False) -> Labels:
-  """Numbers the classes and the natural clients.
+  """Returns the numbered classes and natural clients of the training images.
 
   Args:
     listing: the files.
@@ -95,7 +95,7 @@ def labels(listing: Listing, data: str, open_set: bool = False) -> Labels:
     open_set: whether the test classes may differ from the training classes.
 
   Raises:
-    UserError: a class has test images but no training images.
+    UserError: a class has test images but no training images, and `open_set` is False.
   """
   classes, numbers = _number_names([file.label for file in listing.train])
   unknown = sorted({file.label for file in listing.test}.difference(classes))
@@ -124,7 +124,7 @@ def load(
   Args:
     listing: the files.
     data: name of the data in errors.
-    image_size: height and width to resize images to; None requires that all have one size.
+    image_size: height and width in pixels to resize to; None requires images of one size.
     select_local: choice of the training images to decode; of others only the headers are read.
     open_set: whether the test classes may differ from the training classes.
     objective: classification, or regression of the files' values.
@@ -142,7 +142,7 @@ def load(
   missing = next((file.path for file in files if not os.path.isfile(file.path)), None)
   if missing:
     raise UserError(
-      f"{data} names the image {missing}, which does not exist; correct or remove it."
+      f"{data} names the image {missing}, which does not exist; correct or remove this entry."
     )
   shapes = [image_decoding.header(file.path, file.path) for file in files]
   if image_size is None:
@@ -156,9 +156,8 @@ def load(
 
     def read(ids: np.ndarray | None) -> np.ndarray:
       selected = paths if ids is None else [paths[i] for i in ids]
-      return image_decoding.stack(
-        selected, len(paths), paths.__getitem__, channels, image_size, ids
-      )
+      name = paths.__getitem__
+      return image_decoding.stack(selected, len(paths), name, channels, image_size, ids)
 
     return read
 
@@ -187,7 +186,7 @@ def _values(files: list[File], data: str) -> np.ndarray:
 
   def number(file: File) -> float:
     if file.value is None:
-      raise UserError(f"{data} has no column value, which regression needs; add it.")
+      raise UserError(f"{data} has no column value, which regression needs; add this column.")
     try:
       return number_parsing.parse_float(file.value)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Data that a user has in memory: arrays instead of a source, and the client of each example."""
+"""Data that a user passes from Python: arrays as a source, and the client of each example."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ Arrays = Sequence[Any]
 
 
 def to_source(given: Any) -> Source:
-  """Makes and checks the source of a user's data.
+  """Returns the checked source of a user's data.
 
   Args:
     given: a `Source`, or the arrays `(train_images, train_labels, test_images, test_labels)`:
@@ -37,13 +37,13 @@ def to_source(given: Any) -> Source:
     arrays = dict(zip(REQUIRED, map(np.asarray, given), strict=True))
   except ValueError as error:
     raise UserError(
-      f"the arrays of the source are not regular ({error}); give each one shape."
+      f"an array of the source has parts of different shapes ({error}); give them one shape."
     ) from error
   return make_source("arrays", "the arrays", arrays, lambda x: image_decoding.reader(x, None), None)
 
 
 def _check(source: Source) -> None:
-  """Rejects a user-defined source with inconsistent parts."""
+  """Raises UserError if the images, labels and names of a user's source do not fit together."""
   shape = np.shape(source.train.images)[1:]
   for split, names in (("train", None), ("test", source.test_names)):
     part: Examples = getattr(source, split)
@@ -58,11 +58,8 @@ def _check(source: Source) -> None:
         f"the {split} images of {source.name!r} have shape {images.shape} and their labels "
         f"{labels.shape}; give images {shape} and one label per image."
       )
-    if (
-      not len(labels)
-      or labels.dtype.kind not in "iu"
-      or not 0 <= labels.min() <= labels.max() < count
-    ):
+    numbered = len(labels) and labels.dtype.kind in "iu"
+    if not (numbered and 0 <= labels.min() <= labels.max() < count):
       raise UserError(
         f"the {split} labels of {source.name!r} must be integers from 0 to {count - 1}, because it "
         f"has {count} class names; renumber them, and give at least one example."
@@ -70,7 +67,7 @@ def _check(source: Source) -> None:
 
 
 def to_partition(given: Any, num_examples: int) -> Partition:
-  """Makes and checks the partition that a user gives.
+  """Returns the checked partition that a user gives.
 
   Args:
     given: a `Partition`; the client of each example, [N] integers from 0; or, for each client, the
@@ -116,7 +113,7 @@ def to_partition(given: Any, num_examples: int) -> Partition:
   if not sizes.all():
     raise UserError(
       f"the partition leaves client {sizes.argmin()} without examples; remove such clients and "
-      "number the others from 0."
+      "number the remaining clients from 0."
     )
   if by_client and np.bincount(ids).max() > 1:
     raise UserError(

@@ -14,7 +14,7 @@ def parse(text: str, options: Callable[..., T], data: str, least: Mapping[str, i
 
   Args:
     text: key=value pairs separated by commas.
-    options: NamedTuple with default values, whose types decide whether a value is an integer.
+    options: NamedTuple with defaults; a value is an integer if its default is one, else a float.
     data: name of the data in errors.
     least: the smallest allowed values.
 
@@ -32,11 +32,9 @@ def parse(text: str, options: Callable[..., T], data: str, least: Mapping[str, i
       )
     if key in values:
       raise UserError(f"The {data} option {key!r} is given twice; give it once.")
-    number = (
-      number_parsing.parse_float if isinstance(defaults[key], float) else number_parsing.parse_int
-    )
+    is_float = isinstance(defaults[key], float)
     try:
-      values[key] = number(value)
+      values[key] = (number_parsing.parse_float if is_float else number_parsing.parse_int)(value)
     except ValueError as error:
       raise UserError(f"The {data} option {key} is {value!r}; {error}") from None
     if values[key] < least[key]:

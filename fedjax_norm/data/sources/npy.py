@@ -16,13 +16,11 @@ def load(
   open_set: bool = False,
   objective: str = "classification",
 ) -> Source:
-  """Maps the files of a folder into memory: one .npy file per array in `arrays.REQUIRED`.
+  """Maps the .npy files of a folder into memory: one file per array in `arrays.REQUIRED`.
 
   The arrays in `arrays.OPTIONAL` are read too if present; files of other kinds are ignored. Images
-  are uint8 or float32, and are read from the disk when they are needed.
-
-  Images outside `select_local` are mapped but not checked. The other arguments are those of
-  ``registry.load``.
+  are uint8 or float32, and each is read from the disk when it is used. Images outside
+  `select_local` are not checked. The other arguments are those of ``registry.load``.
 
   Raises:
     UserError: the folder does not exist, a file is not a plain array, or an array is missing,

@@ -21,7 +21,7 @@ def load(
 ) -> Source:
   """Loads an .npz archive of the arrays in `arrays.REQUIRED`, and optionally `arrays.OPTIONAL`.
 
-  The other arguments are those of ``registry.load``.
+  ``path`` is the archive; the other arguments are those of ``registry.load``.
 
   Raises:
     UserError: the file is missing or not such an archive, or an array is missing, unknown, or of

@@ -30,17 +30,16 @@ BUILT_IN = (
 )
 """The names of the sources that need no prepared TFDS data set."""
 
-
 TARGETS = {
   "regression": ("digits", "synthetic", "npy", "npz", "csv"),
   "segmentation": ("digits", "synthetic", "npy", "npz"),
 }
-"""The sources, without what follows the colon in a name, that can have targets for an objective."""
+"""Objective -> the sources (the names before the colon) that can have targets for it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Options):
-  """The data of a run."""
+  """Options that choose the data of a run."""
 
   group = "data"
 
@@ -49,23 +48,25 @@ class DataConfig(Options):
     f"Data source: {', '.join(BUILT_IN)}, or a data set that TFDS prepared in --data_dir (mnist, "
     "cifar10, cifar100, tiny_imagenet, ...).",
   )
-  data_dir: str | None = option(None, "Folder of the data sets that TFDS prepared.")
+  data_dir: str | None = option(
+    None, "Folder of the data sets that TFDS prepared, needed only for --data of that kind."
+  )
   region: str | None = option(
     None,
-    "Natural client of an image in a csv: index: its continent or subcontinent (M49), its country, "
-    "or the value of the column client, user, site or region; by default that column, or the "
-    "continent without one.",
+    "What a natural client of --data=csv:PATH is: a continent or subcontinent (M49), a country, or "
+    "a value of the column client, user, site or region; by default column if the file has such a "
+    "column, otherwise continent.",
     choices=csv_index.REGIONS,
   )
   min_region_size: int = option(
     0,
-    "Smallest number of images of a region of a csv: index; smaller regions are left out, whatever "
-    "the partition.",
+    "Smallest number of images of a region (--region); smaller regions are left out with every "
+    "--partition. 0 keeps all.",
     least=0,
   )
   image_size: int | None = option(
     None,
-    "Height and width in pixels to resize images to; by default images keep their size.",
+    "Height and width in pixels to which all images are resized; by default they are not resized.",
     least=1,
   )
   train_share: float | None = option(
@@ -76,12 +77,12 @@ class DataConfig(Options):
   )
 
   def check(self) -> None:
-    """Rejects a folder of TFDS data sets if the data needs none."""
+    """Raises UserError if ``data_dir`` is given but the data needs none."""
     kinds = {name.partition("[")[0].partition(":")[0] for name in BUILT_IN}
     if self.data_dir is not None and str(self.data).partition(":")[0] in kinds:
       raise UserError(
-        "--data_dir does nothing here: it needs a data set that TFDS prepared as --data; drop it or"
-        " add that."
+        "--data_dir does nothing here: it needs a data set that TFDS prepared as --data; drop"
+        " --data_dir or change --data."
       )
 
 
@@ -101,10 +102,10 @@ def from_config(
     select_local: choice of the training images to read, as for :func:`load`.
 
   Raises:
-    UserError: see :func:`load`; or ``train_share`` is given with several processes.
+    UserError: see :func:`load`; or both ``train_share`` and `select_local` are given.
   """
   if config.train_share is not None and select_local is not None:
-    raise UserError("--train_share is for one process; drop it or --num_processes.")
+    raise UserError("--train_share is for one process; drop --train_share or --num_processes.")
   source = load(
     config.data,
     config.data_dir,
@@ -143,14 +144,13 @@ def load(
       sources ignore it.
     image_size: height and width in pixels to resize images to, whatever their aspect ratio; None
       keeps the size. `npy` does not resize.
-    select_local: choice of the training examples whose images are read; None reads all. The arrays
-      have the whole length, and the images that are read are bit-identical. Other images are zero
-      and take no memory, or remain unread in their file (`npy`). Labels, natural clients and the
-      test set are complete.
+    select_local: choice of the training examples whose images are read; None reads all. The other
+      images of the array are zero and use no memory, or remain in their file (`npy`). The images
+      that are read do not depend on the choice; labels, natural clients and test set are complete.
     region: what a natural client of a `csv` index is (see ``csv_index.scan``).
     min_region_size: number of images below which a region of a `csv` index is left out.
     open_set: whether the test classes of a `folder`, a `csv` index, `npz` or `npy` may differ from
-      the training classes, as with identities to verify; those of `identities` always do.
+      the training classes, as in verification; the test classes of `identities` always do.
     objective: the kind of targets, one of ``objectives.OBJECTIVES``; regression and segmentation
       have targets in addition to the labels, for the training examples of all processes.
 
@@ -220,7 +220,9 @@ def _listing(
   if kind == "csv" and argument:
     return csv_index.scan(argument, seed, region, min_region_size)
   if region is not None or min_region_size:
-    raise UserError(f"Only a csv: index has regions, unlike {name!r}; drop the option.")
+    raise UserError(
+      f"Only --data=csv:PATH has regions, unlike {name!r}; drop --region and --min_region_size."
+    )
   return folders.scan(argument, seed) if kind == "folder" and argument else None
 
 

@@ -71,8 +71,8 @@ def load(
 ) -> Source:
   """Draws the data: image = clip(prototype of the class + noise, 0, 1), with balanced classes.
 
-  The target of regression is the mean brightness of the prototype; segmentation has the classes
-  dark and bright, bright if the prototype's pixel is above 0.5. The images are the same.
+  The objective changes only the targets. Regression predicts the mean brightness of the prototype;
+  segmentation whether each pixel of the prototype is dark, or bright (above 0.5).
 
   The other arguments are those of ``registry.load``.
   """

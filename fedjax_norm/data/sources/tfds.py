@@ -34,10 +34,9 @@ def load(
 ) -> Source:
   """Loads the newest version of a prepared image classification set, as uint8.
 
-  The test examples are the split `test`, or `validation` if there is no `test`.
-
-  The arguments are those of ``registry.load``; `image_size` None requires that all images have one
-  size. Of records outside `select_local` only the label is used.
+  The test examples are the split `test`, or `validation` if there is no `test`. The arguments are
+  those of ``registry.load``; `image_size` None requires that all images have one size. Images
+  outside `select_local` are not decoded.
 
   Raises:
     UserError: the data set has a file format that needs TensorFlow, lacks a split, does not consist
@@ -81,7 +80,12 @@ def load(
     def encoded(ids: np.ndarray) -> Iterator[bytes]:
       for start in range(0, len(ids), _CHUNK):
         chunk_ids = ids[start : start + _CHUNK]
-        chunk = _fetch(records, chunk_ids.tolist(), f"{name}/{split}", folder)
+        try:
+          chunk = records.__getitems__(chunk_ids.tolist())
+        except Exception as error:  # array_record raises bare errors for missing or damaged files
+          raise UserError(
+            f"{name}/{split} cannot be read in {folder}; prepare it again."
+          ) from error
         labels[chunk_ids] = [record[label_key] for record in chunk]
         yield from (record[image_key] for record in chunk)
 
@@ -99,13 +103,6 @@ def load(
   return Source(
     name, read("train", select_local), read(test_split), tuple(features[label_key].names)
   )
-
-
-def _fetch(records: Any, ids: list[int], what: str, folder: Path) -> list[dict[str, Any]]:
-  try:
-    return records.__getitems__(ids)
-  except Exception as error:  # array_record raises bare errors for missing or damaged files
-    raise UserError(f"{what} cannot be read in {folder}; prepare it again.") from error
 
 
 def _newest(folder: Path) -> Path:

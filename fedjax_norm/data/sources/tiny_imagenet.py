@@ -23,12 +23,12 @@ _ROOT = "tiny-imagenet-200"
 
 
 class Index(NamedTuple):
-  """The classes and images in the archive.
+  """The classes and images in the official archive of Tiny-ImageNet.
 
   Attributes:
     wnids: the WordNet ids of the classes, in the archive's order: class i is `wnids[i]`.
-    train: (member of the archive, class) of each training image.
-    validation: (member of the archive, class) of each validation image.
+    train: (path in the archive, class) of each training image.
+    validation: (path in the archive, class) of each validation image.
   """
 
   wnids: list[str]

@@ -1,7 +1,7 @@
 """Random crops and flips, and feature shifts that differ by client.
 
 Except for `client_strengths`, the functions are pure and can be jitted and vmapped. The random
-changes of an example depend on the key and on its position or id alone, not on other examples.
+changes of an example depend only on the key and on its position in the batch or its id.
 """
 
 import jax
@@ -45,7 +45,7 @@ def crop_flip(key: Key, images: Array, pad: int = 4, flip: bool = True) -> Array
 
 
 def feature_shift(images: Array, kind: str, strength: Array, example_ids: Array, key: Key) -> Array:
-  """Shifts the features of one client's images (paper 004, app. K: same label, other features).
+  """Shifts the features of one client's images (paper 004, app. K: same label, different features).
 
   `noise` adds strength * z with z ~ N(0, 1), drawn for each example id from fold_in(key, id), so an
   example has the same noise in every epoch. `brightness` adds the strength. Nothing is clipped.
@@ -53,7 +53,7 @@ def feature_shift(images: Array, kind: str, strength: Array, example_ids: Array,
   Args:
     images: [B, H, W, C] float32.
     kind: one of `SHIFT_KINDS`, static.
-    strength: float32 scalar of the client, in units of the images; 0 changes nothing.
+    strength: the client's float32 scalar, in units of pixel values; 0 changes nothing.
     example_ids: [B] int32, at least 0.
     key: random key, the same for all clients and rounds of a run.
 
@@ -68,7 +68,7 @@ def feature_shift(images: Array, kind: str, strength: Array, example_ids: Array,
 
 
 def client_strengths(kind: str, num_clients: int, scale: float) -> np.ndarray:
-  """Returns evenly spaced strengths of the clients, on the host.
+  """Returns the evenly spaced strengths of the clients' feature shifts, on the host.
 
   Args:
     kind: one of `SHIFT_KINDS`; `noise` has strengths from 0 to `scale`, `brightness` from -scale to

@@ -9,22 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_norm.data.federated import Transform
+from fedjax_norm.data.transforms import scaling
 from fedjax_norm.data.transforms.augment import SHIFT_KINDS, crop_flip, feature_shift
-from fedjax_norm.data.transforms.scaling import (
-  Prepare,
-  channel_moments,
-  channel_statistics,
-  standardise,
-  to_float,
-  to_unit,
-)
 from fedjax_norm.data.transforms.whiten import contrast_normalise, fit_zca, mean_image, whiten
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
 from fedjax_norm.typing import Array, Key
 
 EvalTransform = Callable[..., Array]
-"""(stored images [B, H, W, C], example ids [B], client's feature strength or None) -> images."""
+"""(stored images [B, H, W, C], example ids [B], strength of a client's feature shift or None) ->
+inputs of the model [B, H, W, C]."""
 
 # The noise of a test image is the same in every run.
 _TEST_NOISE_SEED = 0
@@ -37,53 +31,55 @@ SUBTRACTIONS = ("none", "channel", "image")
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess(Options):
-  """Options of the images: the client's feature shift, contrast, and training set statistics.
+  """Options of the steps from stored images to the model's inputs.
 
-  The steps run in this order, and augmentation last. Layers compute in the dtype of their inputs;
-  parameters, statistics and sums are always float32.
+  The steps run in this order: the client's feature shift, contrast normalization, scaling by
+  statistics of the training images, augmentation. Layers compute in the dtype of their inputs.
   """
 
   group = "images"
 
   standardise: bool | None = option(
     None,
-    "Whether to give channels mean 0 and standard deviation 1 over the training images; by default "
-    "yes, unless --whiten or --subtract is given.",
+    "Whether to give each channel mean 0 and standard deviation 1 over the training images; by "
+    "default yes, unless --whiten or --subtract is given.",
   )
   augment: str = option(
     "none",
-    "Random changes of training images: crop pads them by 4 pixels and crops them at random; "
-    "crop_flip also mirrors half of them.",
+    "Random changes of training images: crop pads them by 4 pixels and crops them to their size at "
+    "random; crop_flip also mirrors half of them.",
     choices=AUGMENTATIONS,
   )
   whiten: str = option(
     "none",
-    "Whitening: gcn gives every image mean 0 and standard deviation 1 (global contrast "
-    "normalization), zca makes the pixels of the training images uncorrelated, gcn_zca does both.",
+    "Whitening (paper 003, sec. 4.2 and 4.3): gcn gives every image mean 0 and standard deviation "
+    "1 (global contrast normalization), zca makes the training images' pixels uncorrelated, "
+    "gcn_zca does both.",
     choices=WHITENINGS,
   )
   zca_epsilon: float = option(
     0.1,
-    "Number that ZCA whitening adds to the variances, relative to their mean.",
+    "Number that ZCA whitening adds to the variance of each principal component, as a multiple of "
+    "the mean variance; it keeps components with little variance from becoming noise.",
     least=0,
     needs="whiten=zca,gcn_zca",
   )
   subtract: str = option(
     "none",
-    "Mean of the training images to subtract from images: channel is the mean of each channel, "
-    "image the mean image.",
+    "Mean of the training images to subtract from all images: channel is the mean of each channel, "
+    "image the mean of each pixel.",
     choices=SUBTRACTIONS,
   )
   feature_shift: str | None = option(
     None,
-    "Difference between the images of clients with --partition=feature: pixel noise or brightness; "
-    "by default noise.",
+    "Difference between the images of clients with --partition=feature (paper 004, app. K): pixel "
+    "noise or brightness, of another strength at each client; by default noise.",
     choices=SHIFT_KINDS,
     needs="partition=feature",
   )
   feature_scale: float = option(
     1.0,
-    "Largest strength of the feature shift of a client, in units of pixel values from 0 to 1.",
+    "Largest strength of a client's feature shift, in units of pixel values from 0 to 1.",
     least=0,
     needs="partition=feature",
   )
@@ -95,18 +91,20 @@ class Preprocess(Options):
   )
 
   def check(self) -> None:
-    """Rejects contradictory steps."""
+    """Raises UserError for steps that contradict each other."""
     if self.zca and self.subtract != "none":
       raise UserError(
         f"ZCA whitening subtracts the mean image itself; drop --subtract={self.subtract}."
       )
     if self.standardise and (self.zca or self.subtract != "none"):
       other = f"--whiten={self.whiten}" if self.zca else f"--subtract={self.subtract}"
-      raise UserError(f"--standardise and {other} exclude each other; drop one of them.")
+      raise UserError(
+        f"--standardise and {other} both shift or scale the images; drop --standardise or {other}."
+      )
     if self.gcn and self.feature_shift == "brightness":
       raise UserError(
-        f"--whiten={self.whiten} removes the difference in brightness between the clients; drop it"
-        " or --feature_shift=brightness."
+        f"--whiten={self.whiten} removes the difference in brightness between the clients; drop"
+        " --whiten or --feature_shift=brightness."
       )
 
   @property
@@ -127,7 +125,7 @@ class Preprocess(Options):
 
   @property
   def by_channel(self) -> bool:
-    """Whether the steps need the channels' statistics over the training images."""
+    """Whether the steps need the mean and standard deviation of each channel."""
     return self.standardises or self.subtract == "channel"
 
   @property
@@ -136,8 +134,9 @@ class Preprocess(Options):
     return self.zca or self.subtract == "image"
 
   @property
-  def prepare(self) -> Prepare:
-    """The conversion of images before the statistics of the training set are computed."""
+  def prepare(self) -> scaling.Prepare:
+    """The steps before the statistics of the training images are computed."""
+    to_unit = scaling.to_unit
     return (lambda images: contrast_normalise(to_unit(images))) if self.gcn else to_unit
 
 
@@ -147,24 +146,24 @@ def make_transforms(
   *,
   statistics: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Transform, Transform, EvalTransform]:
-  """Returns the transforms of augmented training, unaugmented training, and test images.
+  """Returns three functions: for training images with and without augmentation, for test images.
 
-  Test images are shifted only if the strength of a client is given.
+  Test images get the feature shift of a client only if the strength is given.
 
   Args:
     config: the options.
-    train_images: [N, H, W, C], needed for statistics that are not given.
+    train_images: [N, H, W, C], needed to compute statistics that are not given.
     statistics: ``scaling.channel_statistics`` over the training images of all processes, after
       ``config.prepare``: mean and standard deviation, [C] float32 each.
 
   Raises:
     UserError: statistics of channels are needed, but neither images nor statistics are given; or
-      whitening or the mean image needs all training images and they are not given.
+      ZCA whitening or the mean image needs all training images, and they are not given.
   """
   finish = _finish(config, train_images, statistics)
 
   def shifted(images: Array, ids: Array | None, strength: Array | None, noise_key: Key) -> Array:
-    images = to_float(images)
+    images = scaling.to_float(images)
     if config.feature_shift and strength is not None:
       images = feature_shift(images, config.feature_shift, strength, ids, noise_key)
     return finish(contrast_normalise(images) if config.gcn else images)
@@ -191,12 +190,12 @@ def _finish(
   train_images: np.ndarray | None,
   statistics: tuple[np.ndarray, np.ndarray] | None,
 ) -> Callable[[Array], Array]:
-  """Returns the last step, which uses the statistics of the training set."""
+  """Returns the step that uses the statistics of the training images."""
   if config.by_pixel:
     if train_images is None or statistics is not None:
       raise UserError(
-        "Whitening, or subtracting the mean image, needs the pixels of all training images in one "
-        "process; give them, or standardise channels instead."
+        "ZCA whitening, or subtracting the mean image, needs the pixels of all training images in "
+        "one process; use one process, or standardise channels instead."
       )
     if config.zca:
       whitening = fit_zca(train_images, config.prepare, config.zca_epsilon)
@@ -208,9 +207,11 @@ def _finish(
   elif statistics is None:
     if train_images is None:
       raise UserError(
-        "Standardising needs the training images or the statistics of their channels; give one."
+        "Standardising needs the training images or their statistics; give train_images or"
+        " statistics."
       )
-    statistics = channel_statistics(channel_moments(train_images, prepare=config.prepare))
+    moments = scaling.channel_moments(train_images, prepare=config.prepare)
+    statistics = scaling.channel_statistics(moments)
   mean, std = statistics
   std = std if config.standardises else np.ones_like(std)
-  return lambda images: standardise(images, jnp.asarray(mean), jnp.asarray(std))
+  return lambda images: scaling.standardise(images, jnp.asarray(mean), jnp.asarray(std))

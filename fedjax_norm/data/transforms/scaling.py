@@ -16,7 +16,7 @@ from fedjax_norm.norm.moments import Moments
 from fedjax_norm.typing import Array
 
 Prepare = Callable[[np.ndarray], np.ndarray]
-"""Stored images [B, H, W, C] -> float64 images whose statistics are computed; on the host."""
+"""Stored images [B, H, W, C] -> float64 images, on the host, to compute statistics of."""
 
 _STD_FLOOR = 1e-3
 
@@ -42,10 +42,10 @@ def channel_moments(
   Args:
     images: [N, H, W, C] uint8 or float32.
     ids: ids of the images to read; None is all of them.
-    prepare: conversion of the images before; by default `to_unit`.
+    prepare: conversion of the images before their moments are computed.
 
   Returns:
-    The count, a scalar, and mean and m2, [C] float64 each.
+    The count, a scalar, and mean and sum of squared deviations m2, [C] float64 each.
 
   Raises:
     UserError: there are no images, or their shape is not [N, H, W, C].
@@ -75,7 +75,7 @@ def merge_channel_moments(parts: Sequence[Moments]) -> Moments:
 def channel_statistics(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
   """Returns the means and the biased standard deviations of channels, [C] float32 each.
 
-  A deviation is at least 0.001, so that a constant channel can be divided by it.
+  A standard deviation is at least 0.001, so that a constant channel can be divided by it.
   """
   std = np.sqrt(moments.m2 / moments.count)
   return moments.mean.astype(np.float32), np.maximum(std, _STD_FLOOR).astype(np.float32)

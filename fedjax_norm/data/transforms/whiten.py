@@ -26,7 +26,7 @@ def contrast_normalise(
 
   Args:
     images: [..., H, W, C] floating array of NumPy or JAX.
-    scale: s.
+    scale: s, about the standard deviation of the result.
     regulariser: lambda, which keeps images without contrast from becoming all noise; by default 10
       for pixels from 0 to 255, as Coates, Ng and Lee (2011), on the scale of 0 to 1.
     floor: smallest divisor.
@@ -38,11 +38,11 @@ def contrast_normalise(
 
 
 class Whitening(NamedTuple):
-  """An affine map of images of D = H W C numbers.
+  """The whitening map x -> (x - mean) W of images of D = H W C numbers.
 
   Attributes:
     mean: [D] float32.
-    matrix: [D, D] float32, symmetric.
+    matrix: W, [D, D] float32, symmetric.
   """
 
   mean: np.ndarray
@@ -50,7 +50,7 @@ class Whitening(NamedTuple):
 
 
 def mean_image(images: np.ndarray, prepare: Prepare) -> np.ndarray:
-  """Returns the mean of the images [H, W, C] float32, summed in float64 on the host."""
+  """Returns the mean [H, W, C] float32 of the images after `prepare`, summed in float64."""
   total = sum(block.sum(0) for block in _prepared(images, prepare))
   return (total / len(images)).astype(np.float32)
 
@@ -65,18 +65,18 @@ def fit_zca(images: np.ndarray, prepare: Prepare, epsilon: float) -> Whitening:
 
   Args:
     images: [N, H, W, C], as stored.
-    prepare: conversion of the images before.
+    prepare: conversion of the images before whitening.
     epsilon: number of at least 0; 0 requires images that vary in every direction.
 
   Raises:
-    UserError: the images are too large for the matrix, or epsilon is 0 and the images do not vary
-      in some direction.
+    UserError: the images are too large for the matrix W, or epsilon is 0 and the images do not
+      vary in some direction.
   """
   numbers = int(np.prod(images.shape[1:]))
   if numbers > _MOST_NUMBERS:
     raise UserError(
       f"ZCA whitening of images of {numbers:,} numbers needs a matrix of {numbers:,} rows and"
-      f" columns; make them smaller (--image_size), at most {_MOST_NUMBERS:,} numbers."
+      f" columns; make the images smaller (--image_size), at most {_MOST_NUMBERS:,} numbers."
     )
   mean = sum(block.sum(0) for block in _prepared(images, prepare)).ravel() / len(images)
   covariance = np.zeros((numbers, numbers))
@@ -87,8 +87,8 @@ def fit_zca(images: np.ndarray, prepare: Prepare, epsilon: float) -> Whitening:
   values = values.clip(0) + epsilon * values.mean()
   if not values.min() > 1e-12 * values.max():
     raise UserError(
-      "ZCA whitening needs an epsilon above 0, because the training images do not differ in some"
-      " directions; 0.1 is usual."
+      "ZCA whitening needs an epsilon above 0 (--zca_epsilon), because the training images do not"
+      " differ in some directions; 0.1 is usual."
     )
   matrix = (vectors / np.sqrt(values)) @ vectors.T
   return Whitening(mean.astype(np.float32), matrix.astype(np.float32))
