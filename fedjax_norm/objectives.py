@@ -106,7 +106,7 @@ TASKS = tuple(name for name in OBJECTIVES if name != "ensemble")
 
 
 def training_objective(task: str) -> str:
-  """Returns the name of a task's objective; verification is trained to classify identities."""
+  """Returns the name of a task's objective; for verification, models learn identities as classes."""
   return "classification" if task == "verification" else task
 
 

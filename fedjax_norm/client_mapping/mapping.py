@@ -36,7 +36,7 @@ class ClientMapping(NamedTuple):
 
   @property
   def num_devices(self) -> int:
-    """The number of devices."""
+    """The number of devices over which clients are divided."""
     return self.mesh.size if self.mesh else 1
 
   @property
@@ -48,7 +48,7 @@ class ClientMapping(NamedTuple):
 
   @property
   def devices(self) -> list[jax.Device]:
-    """The devices."""
+    """The devices over which clients are divided."""
     return list(self.mesh.devices.flat) if self.mesh else jax.devices()[:1]
 
   @property

@@ -126,13 +126,13 @@ class SkewScout(NamedTuple):
     return self.config.skewscout in SEARCHES
 
   def init(self) -> ScoutState:
-    """Returns the state before the first round."""
+    """Returns the state before the first round, in which no theta has been measured."""
     unknown, zero = np.full(len(self.grid), np.nan), np.int64(0)
     first = self._next_look(0, self.start)
     return ScoutState(np.int64(self.start), unknown, unknown, zero, first, zero, zero)
 
   def theta(self, state: ScoutState) -> float:
-    """Returns the current theta."""
+    """Returns the theta that is in use until the next measurement."""
     return self.grid[int(state.index)]
 
   def observe(
@@ -161,7 +161,7 @@ class SkewScout(NamedTuple):
     )
 
   def objective(self, state: ScoutState) -> np.ndarray:
-    """Returns the value of eq. 1 for each theta, estimated for those never used: [G]."""
+    """Returns the value of eq. 1 for each theta, an estimate if the theta was never used: [G]."""
     losses, costs = self._estimates(state)
     excess = np.maximum(0, losses - self.config.scout_sigma_al)
     return self.config.scout_lambda_al * excess + self.config.scout_lambda_c * costs

@@ -26,7 +26,7 @@ class Unit(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> [N, H', W', features]."""
+    """Maps [N, H, W, I] to [N, H', W', features]."""
     strides = (self.stride, self.stride)
     conv = Conv(self.features, self.kernel_size, self.norm, strides, self.padding, he_normal)
     return jax.nn.relu(Norm(self.norm)(conv(x, mode), mode))

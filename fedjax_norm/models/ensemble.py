@@ -38,7 +38,8 @@ class Ensemble(Staged):
 
   Each stage runs the corresponding stages of every member and outputs one tensor per member. The
   parameters of member i are under ``member<i>``. The outputs are the members' logits [N, M, C] in
-  training (see ``objectives.OBJECTIVES``), and in evaluation those of the majority vote [N, C].
+  training (see ``objectives.OBJECTIVES``), and the logits of the majority vote [N, C] in
+  evaluation.
 
   Attributes:
     norm: norm of all members, up to its groups.

@@ -23,7 +23,7 @@ class PReLU(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[..., C] -> [..., C]."""
+    """Maps [..., C] to [..., C]."""
     slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],))
     return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
 

@@ -74,7 +74,7 @@ def layer_macs(model: nn.Module, input_shape: tuple[Any, ...], *stages: int) -> 
 
 
 def training_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-  """Returns the number of operations of the forward and backward pass for one image.
+  """Returns the number of operations of the forward and the backward pass for one image.
 
   The backward pass computes the gradients of each layer's kernel and input, each of which costs as
   much as the forward pass, except the gradient of the image.

@@ -47,7 +47,7 @@ class Inception(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> [N, H, W, one + three + five + pool_proj]."""
+    """Maps [N, H, W, I] to [N, H, W, one + three + five + pool_proj]."""
     widths = self.widths
 
     def unit(name: str, features: int, side: int, x: Array) -> Array:

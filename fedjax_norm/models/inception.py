@@ -24,7 +24,7 @@ class _Module(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> [N, H', W', channels of all branches]."""
+    """Maps [N, H, W, I] to [N, H', W', channels of all branches]."""
     return jnp.concatenate(self.branches(x, mode), -1)
 
   def branches(self, x: Array, mode: Mode) -> Sequence[Array]:
@@ -32,13 +32,13 @@ class _Module(nn.Module):
     raise NotImplementedError
 
   def convs(self, x: Array, mode: Mode, *steps: tuple[int, int, int]) -> Array:
-    """Returns the output of a chain of convolutions (channels, kernel rows, kernel columns)."""
+    """Returns the output of consecutive convolutions (channels, kernel rows, kernel columns)."""
     for features, rows, columns in steps:
       x = Unit(features, (rows, columns), self.norm)(x, mode)
     return x
 
   def strided_conv(self, x: Array, mode: Mode, features: int) -> Array:
-    """Returns the output of a 3x3 convolution at stride 2, with the size of the parallel pool's."""
+    """Returns the output of a 3x3 convolution at stride 2; H' and W' are those of ``halve``."""
     pads = ceil_pads(x.shape[1:3], 3, 2)
     return Unit(features, (3, 3), self.norm, 2, pads)(x, mode)
 
@@ -168,7 +168,7 @@ class InceptionV3(Staged):
   auxiliary: float = 0.4
 
   def stages(self) -> Sequence[Stage]:
-    """Returns conv1 to conv5, module_a1 to module_e2 (with the auxiliary one in c4) and head."""
+    """Returns the stages conv1 to conv5, module_a1 to module_e2 (c4 adds a loss) and head."""
     norm, large = self.norm, self.stem == "imagenet"
     padding = "VALID" if large else "SAME"
     units = (

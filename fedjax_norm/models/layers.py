@@ -103,7 +103,7 @@ class Conv(Linear):
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> [N, H', W', features]."""
+    """Maps [N, H, W, I] to [N, H', W', features]."""
     use_bias = not self.spec.normalizes if self.use_bias is None else self.use_bias
 
     def linear(x: Array, kernel: Array) -> Array:
@@ -133,7 +133,7 @@ class Dense(Linear):
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, I] -> [N, features]."""
+    """Maps [N, I] to [N, features]."""
     shape = (x.shape[-1], self.features)
     return self.weighted(x, shape, jnp.matmul, self.spec, self.kernel_init, True, mode)
 

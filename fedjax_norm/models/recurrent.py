@@ -55,7 +55,7 @@ class Recurrence(Linear):
     return self.weighted(gates, shape, recur, self.spec, orthogonal, False, mode)
 
   def macs(self, x: Array, y: Array) -> int:
-    """Returns the number of multiply-adds h U of all steps."""
+    """Returns the number of multiply-adds of the products h_{t-1} U in all steps."""
     return x.size * y.shape[-1]
 
 

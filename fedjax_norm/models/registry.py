@@ -108,7 +108,7 @@ STEMS = ("auto", "cifar", "imagenet")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Options):
-  """The options of the model and of what it predicts."""
+  """The options that choose the task and the model."""
 
   group = "model"
 
@@ -195,10 +195,10 @@ def init(model: nn.Module, key: Key, image_shape: tuple[int, int, int]) -> Varia
 
 
 def data_init(model: nn.Module, variables: Variables, images: jax.Array) -> Variables:
-  """Returns variables with which the pre-activations of each layer have mean 0 and deviation 1.
+  """Returns variables with the data-dependent initialization of weight normalization.
 
-  This is the data-dependent initialization of weight normalization (Salimans and Kingma 2016, sec.
-  3); the deviation is the standard deviation over a batch.
+  For the given images, the pre-activations of each layer then have mean 0 and standard deviation 1
+  (Salimans and Kingma 2016, sec. 3).
 
   Args:
     model: model with weight normalization.

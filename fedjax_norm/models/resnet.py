@@ -14,13 +14,13 @@ from fedjax_norm.typing import Array
 
 
 class Scalar(nn.Module):
-  """A trainable scalar that is added to the input, or multiplied by it (Fixup's rule 3)."""
+  """Adds a trainable scalar to an activation, or multiplies both (Fixup's rule 3)."""
 
   multiply: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Maps an activation of any shape to one of the same shape."""
+    """Maps an activation to an activation of equal shape."""
     if self.multiply:
       return (x * self.param("multiplier", nn.initializers.ones, ())).astype(x.dtype)
     return (x + self.param("offset", nn.initializers.zeros, ())).astype(x.dtype)
@@ -57,7 +57,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> Array:
-    """[N, H, W, I] -> [N, H', W', features or 4 features]."""
+    """Maps [N, H, W, I] to [N, H', W', features], or to 4 features with a bottleneck."""
     fixup, stride, one = self.norm.fixup, (self.stride, self.stride), (1, 1)
     use_bias = False if fixup else None
     if self.bottleneck:
@@ -111,7 +111,7 @@ class ResNet(Staged):
   stem: str = "cifar"
 
   def stages(self) -> Sequence[Stage]:
-    """Returns stem, block1_1, block1_2, ..., head: each residual block is a stage."""
+    """Returns the stages stem, block1_1, block1_2, ..., head; each residual block is a stage."""
     fixup, large = self.norm.fixup, self.stem == "imagenet"
 
     def stem(x: Array, mode: Mode) -> Array:

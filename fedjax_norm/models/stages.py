@@ -47,7 +47,7 @@ def stage_names(model: Staged) -> tuple[str, ...]:
 
 
 class StageInfo(NamedTuple):
-  """The sizes of a stage.
+  """The sizes of one stage of a model.
 
   Attributes:
     name: name of the stage.

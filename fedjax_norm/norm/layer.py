@@ -49,7 +49,7 @@ class Norm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> Array:
-    """Normalizes [N, *S, C]."""
+    """Returns the normalized activation [N, *S, C]."""
     spec = self.spec
     if not spec.normalizes:
       return x

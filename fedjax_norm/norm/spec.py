@@ -36,7 +36,7 @@ class Renorm(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class NormSpec:
-  """A norm; invalid combinations of its fields raise UserError.
+  """The definition of a norm; invalid combinations of fields raise UserError.
 
   Attributes:
     name: name of the norm in messages.
