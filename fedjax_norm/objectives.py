@@ -106,7 +106,7 @@ TASKS = tuple(name for name in OBJECTIVES if name != "ensemble")
 
 
 def training_objective(task: str) -> str:
-  """Returns the name of a task's objective; for verification, models learn identities as classes."""
+  """Returns the name of a task's objective; verification learns to classify identities."""
   return "classification" if task == "verification" else task
 
 
