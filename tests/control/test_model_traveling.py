@@ -110,5 +110,5 @@ def test_accuracies_on_local_and_other_data(tiny_source, tiny_net, local_models)
 
 
 def test_an_objective_without_accuracy_is_refused():
-  with pytest.raises(UserError, match="this objective has no accuracy; drop SkewScout"):
+  with pytest.raises(UserError, match="this task has no accuracy; drop --skewscout"):
     make_model_traveling(None, None, None, None, 12, "regression")

@@ -54,8 +54,8 @@ def test_specs_are_immutable_and_compare_by_value():
     ),
     ("ln", {"group_size": 2}, "'ln' has no groups"),
     ("none", {"groups": 2}, "'none' has no groups"),
-    ("bn", {"mean_only_bn": True}, "belongs to norm 'wn', not to 'bn'"),
-    ("bn", {"renorm": Renorm()}, "belong to norm 'brn', not to 'bn'"),
+    ("bn", {"mean_only_bn": True}, "'bn' has no mean-only BN; drop mean_only_bn or use norm 'wn'"),
+    ("bn", {"renorm": Renorm()}, "'bn' has no r_max and d_max; drop renorm or use norm 'brn'"),
     ("brn", {"renorm": Renorm(r_max=0.5)}, "r_max of at least 1"),
     ("brn", {"renorm": Renorm(d_max=-1.0)}, "d_max of at least 0"),
     ("brn", {"renorm": Renorm(r_max=float("nan"))}, "r_max of at least 1"),
@@ -82,8 +82,8 @@ def test_create_rejects_wrong_options(name, options, message):
     ({"reduce": "SK", "freezes_statistics": True}, "keeps no running statistics to .* freeze"),
     ({"reduce": "NSK", "axis_names": ("clients",)}, "has axis_names but not across_clients"),
     ({"reduce": "NSK", "source": "corrected", "renorm": Renorm(), "scale": False}, "deviation"),
-    ({"reduce": "NSK", "group_size": 1, "source": "corrected"}, "its ramps together"),
-    ({"reduce": "NSK", "group_size": 1, "renorm": Renorm()}, "its ramps together"),
+    ({"reduce": "NSK", "group_size": 1, "source": "corrected"}, "need each other; give both"),
+    ({"reduce": "NSK", "group_size": 1, "renorm": Renorm()}, "need each other; give both"),
   ],
 )
 def test_illegal_combinations_of_fields_are_rejected(fields, message):
