@@ -24,8 +24,8 @@ class ScoutConfig(Options):
   skewscout: str = option(
     "off",
     "SkewScout (paper 004, sec. 7): tests each client's model on another client's data and chooses "
-    "the communication threshold theta by the loss of accuracy, with hill climbing (hill), "
-    "stochastic hill climbing or simulated annealing; measure only tests, and off turns it off.",
+    "the communication threshold theta by the loss of accuracy. The search is hill climbing (hill), "
+    "stochastic hill climbing or simulated annealing; measure tests without changing theta.",
     choices=("off", "measure", *SEARCHES),
   )
   scout_every: int = option(
@@ -36,20 +36,20 @@ class ScoutConfig(Options):
   )
   scout_grid: tuple[float, ...] = option(
     (),
-    "Thetas to choose from, in ascending order; by default those of paper 004, tables 6 to 8.",
+    "Values of theta to choose from, in ascending order; by default those of paper 004, tables 6-8.",
     needs=_SEARCHING,
   )
   scout_start: float | None = option(
     None, "Initial theta; by default the first one in --scout_grid.", needs=_SEARCHING
   )
   scout_lambda_al: float = option(
-    50.0, "Weight lambda_AL of the loss of accuracy in eq. 1.", least=0, needs=_SEARCHING
+    50.0, "Weight lambda_AL of the loss of accuracy (paper 004, eq. 1).", least=0, needs=_SEARCHING
   )
   scout_lambda_c: float = option(
-    1.0, "Weight lambda_C of the bytes sent in eq. 1.", least=0, needs=_SEARCHING
+    1.0, "Weight lambda_C of the bytes sent (paper 004, eq. 1).", least=0, needs=_SEARCHING
   )
   scout_sigma_al: float = option(
-    0.05, "Loss of accuracy sigma_AL that costs nothing in eq. 1.", least=0, needs=_SEARCHING
+    0.05, "Tolerated loss of accuracy sigma_AL (paper 004, eq. 1).", least=0, needs=_SEARCHING
   )
   scout_temperature: float = option(
     0.5,

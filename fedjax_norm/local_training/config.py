@@ -30,7 +30,10 @@ class SgdConfig(Options):
 
   batch_size: int = option(32, "Number of a client's examples per local step.", least=1)
   momentum: float = option(
-    0.9, "Momentum of SGD on the clients; in SSGD and ASGD, on the server.", least=0, below=1
+    0.9,
+    "Momentum of the clients' SGD; in SSGD and ASGD, of the server's. 0: none.",
+    least=0,
+    below=1,
   )
   nesterov: bool = option(False, "Use Nesterov's form of --momentum.", needs="momentum")
   weight_decay: float = option(
@@ -39,7 +42,7 @@ class SgdConfig(Options):
   clip_norm: float = option(
     0.0,
     "Maximum norm of the gradient of all parameters together; a larger gradient is scaled down to "
-    "it. 0: no clipping.",
+    "this norm. 0: no clipping.",
     least=0,
   )
   optimizer: optax.GradientTransformation | None = None

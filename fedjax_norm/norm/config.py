@@ -41,8 +41,8 @@ class NormConfig(Options):
   )
   mean_only_bn: bool = option(
     False,
-    "Also subtract the mean of the batch (mean-only batch normalization; Salimans and Kingma 2016, "
-    "sec. 2.3).",
+    "Also subtract the batch's mean after each weight-normalized convolution (Salimans and Kingma "
+    "2016, sec. 2.3).",
     needs=_norms(lambda spec: spec.weight_norm),
   )
   norm_decay: float = option(
@@ -53,24 +53,24 @@ class NormConfig(Options):
     needs=_AVERAGING,
   )
   norm_epsilon: float = option(
-    NormSpec.epsilon, "Constant added to variances in the divisor.", least=0, needs=_SCALING
+    NormSpec.epsilon, "Constant that is added to each variance.", least=0, needs=_SCALING
   )
   brn_r_max: float = option(
     Renorm().r_max,
-    "Final upper bound r_max of batch renormalization's scale correction r (Ioffe 2017).",
+    "Final limit r_max of batch renormalization's scale correction: 1 / r_max <= r <= r_max.",
     least=1,
     needs=_RENORM,
   )
   brn_d_max: float = option(
     Renorm().d_max,
-    "Final bound d_max of batch renormalization's shift correction d (Ioffe 2017).",
+    "Final limit d_max of batch renormalization's shift correction: -d_max <= d <= d_max.",
     least=0,
     needs=_RENORM,
   )
   brn_ramp: tuple[float, ...] = option(
     (0.04, 0.2, 0.3),
-    "When the bounds of batch renormalization rise, as three fractions of all rounds: where both "
-    "start to rise, where d_max is reached, where r_max is reached.",
+    "When batch renormalization's limits rise, as three fractions of all rounds: both limits start "
+    "to rise at the first, and reach --brn_d_max at the second and --brn_r_max at the third.",
     needs=_RENORM,
   )
 
