@@ -1,1 +1,1 @@
-"""Everything with a side effect: the loop, evaluation, checkpoints, writers and pictures."""
+"""Trains a method on a task: options, program, training loop, evaluation and saved files."""

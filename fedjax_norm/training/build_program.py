@@ -1,4 +1,4 @@
-"""Builds the program of a method on a task, which the training loop runs."""
+"""Builds the program of a run: all that the training loop needs to train a method on a task."""
 
 import dataclasses
 from typing import Any
@@ -11,9 +11,7 @@ from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.algorithms.averaging import build
 from fedjax_norm.algorithms.batch_statistics import make_recalibrate
 from fedjax_norm.algorithms.contract import Method, Setup
-from fedjax_norm.algorithms.costs import ledger
-from fedjax_norm.algorithms.costs.clock import Clock
-from fedjax_norm.algorithms.costs.clock import make as make_clock
+from fedjax_norm.algorithms.costs import clock, ledger
 from fedjax_norm.algorithms.registry import find
 from fedjax_norm.control.freeze import CALIBRATE, EXPLORE
 from fedjax_norm.control.model_traveling import make_model_traveling
@@ -36,12 +34,12 @@ from fedjax_norm.training.task.task import Task
 
 
 def make_program(method: Method | str, task: Task, config: Any) -> Program:
-  """Builds the phases, client mapping, evaluation and controllers of a method on a task.
+  """Builds the program that trains a method on a task.
 
   ``config`` is an instance of ``config_of(method)`` or of a class with the same options.
 
   Raises:
-    UserError: options that contradict each other.
+    UserError: options contradict each other, or the method or the task does not support one.
   """
   method = find(method) if isinstance(method, str) else method
   model, data = task.model, task.data
@@ -70,7 +68,7 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
   phases = {EXPLORE: phase(spec, config)}
   first = phases[EXPLORE].algorithm
   if config.statistics_policy(spec) == "recalibrate" and spec.updates_running_statistics:
-    # Recalibration runs the forward pass only: a third of a training step (forward, two gradients).
+    # Recalibration runs the forward pass only, about a third of the time of a training step.
     sizes = np.asarray(data.sizes)
     phases[EXPLORE] = phases[EXPLORE]._replace(
       recalibrate=make_recalibrate(model, one_by_one, config.batch_size, task.plain_transform),
@@ -93,11 +91,10 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
       task, trained, config.fine_tune_steps, config.fine_tune_lr or config.lr, one_by_one
     )
     evaluated = evaluated or min(MODELS_EVALUATED, data.num_clients)
-  diagnose = None
+  diagnose = skewscout = None
   if config.diagnostics:
     phase_models = {name: phase.model for name, phase in phases.items()}
     diagnose = make_diagnose(task, phase_models, config, config.batch_size, one_by_one)
-  skewscout = None
   if theta_schedule and theta_schedule.scout:
     shared = (one_by_one, task.plain_transform, config.scout_examples, task.objective)
     model_traveling = {
@@ -122,15 +119,22 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
 
 
 def fill_defaults(method: Method, task: Task, config: Any) -> Any:
-  """Returns the options, completed with the values that follow from the task (idempotent)."""
+  """Returns ``config``, in which values that follow from the task replace unset options.
+
+  A second call changes nothing.
+
+  Raises:
+    UserError: ``config`` has a cohort although the method trains all clients in every round, or
+      another objective than the task.
+  """
   config = config.resolve(config.round_examples(task.data.num_clients), len(task.data.order))
   everyone = config.cohort_of(task.data.num_clients) == task.data.num_clients
   if method.all_clients and not everyone:
-    raise UserError(f"every client takes part in each round of {method.name}; drop the cohort.")
+    raise UserError(f"every client takes part in each round of {method.name}; drop --cohort.")
   if config.objective not in (LocalConfig.objective, task.objective):
     raise UserError(
-      f"the objective of the task is {task.objective!r}, and the clients train for it too; drop "
-      "the option objective or pass it to make_task."
+      f"clients train for the task's objective, {task.objective!r}; drop the option objective, or "
+      "pass it to make_task instead."
     )
   config = config.fill_defaults(task.model.norm, everyone)
   cohort = config.cohort_of(task.data.num_clients)
@@ -161,20 +165,19 @@ def _check(method: Method, task: Task, config: Any) -> None:
   check_mapping(method, config)
   if not 0 <= config.evaluate_clients <= count:
     raise UserError(
-      f"evaluate_clients is {config.evaluate_clients}; it must lie between 0 and the {count} "
-      "clients."
+      f"--evaluate_clients is {config.evaluate_clients}; give at most {count}, all clients."
     )
   if method.theta and config.skewscout != "off" and count < 2:
-    raise UserError("SkewScout needs at least two clients for model traveling; take more clients.")
+    raise UserError("SkewScout tests models on other clients; drop --skewscout or raise --clients.")
   changed = [one for one in of(FreezeConfig) if getattr(config, one.name) != one.default]
   if changed and not spec.freezes_statistics:
     raise UserError(
-      f"--{changed[0].name} belongs to the norm 'fixbn', and the norm is {spec.name!r}; drop it."
+      f"--{changed[0].name} has no effect on the norm {spec.name!r}; drop it, or use --norm=fixbn."
     )
   known = tree_leaves.flatten(ledger.model_shapes(task.model, task.image_shape)["params"])
   if unknown := sorted(config.frozen_paths - known.keys()):
     raise UserError(
-      f"the model has no parameter {unknown[0]!r} to freeze; it has {', '.join(known)}."
+      f"the model has no parameter {unknown[0]!r} to freeze; choose among {', '.join(known)}."
     )
   host_memory.check_batch(config.batch_size, task.image_shape)
 
@@ -189,25 +192,24 @@ def _check_counts(config: Any, data: FederatedData, algorithm: Algorithm) -> Non
   cohort = config.cohort_of(data.num_clients)
   if algorithm.sent and cohort >= ledger.MAX_SENDERS:
     raise UserError(
-      f"the ledger of updates counts fewer than {ledger.MAX_SENDERS:,} clients per round, and "
-      f"there are {cohort:,}; take fewer --clients or a smaller --cohort."
+      f"update bytes can be counted for fewer than {ledger.MAX_SENDERS:,} clients per round, "
+      f"not for {cohort:,}; lower --clients or --cohort."
     )
 
 
-def _clock(method: Method, task: Task, config: Any, setup: Setup) -> Clock:
-  """Returns the simulated clock of a task's clients."""
+def _clock(method: Method, task: Task, config: Any, setup: Setup) -> clock.Clock:
+  """Returns the clock that simulates the time of computation and of messages in a network."""
   if method.step_flops:
     step_flops = method.step_flops(config, setup)
   else:
     examples = config.step_examples(np.asarray(task.data.sizes))
     step_flops = training_flops(task.model, task.image_shape) * examples
-  return make_clock(config.network, task.data.num_clients, step_flops)
+  return clock.make(config.network, task.data.num_clients, step_flops)
 
 
 def _pass_cost(task: Task) -> ledger.Cost:
-  """Returns a client's cost of recalibration: the model down, the moments of every norm up."""
+  """Returns a client's traffic of recalibration: the model down, the moments of every norm up."""
   norms = models.norm_modules(task.model, task.image_shape)
   params = ledger.model_shapes(task.model, task.image_shape)["params"]
-  return ledger.Cost(
-    4 * sum(2 * channels + 1 for channels in norms.values()), tree_leaves.num_bytes(params)
-  )
+  up = 4 * sum(2 * channels + 1 for channels in norms.values())
+  return ledger.Cost(up, tree_leaves.num_bytes(params))

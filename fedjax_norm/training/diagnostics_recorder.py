@@ -1,4 +1,4 @@
-"""Measures the diagnostics of paper 004 at evaluations, for any algorithm and norm."""
+"""Measures how much the clients' data, models and updates differ, for any method (paper 004)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +21,7 @@ from fedjax_norm.evaluation.classification import (
   stack_batches,
 )
 from fedjax_norm.evaluation.config import EvaluationConfig
+from fedjax_norm.evaluation.diagnostics import local_update_delta, residual_update_delta
 from fedjax_norm.training.placement.client_states import ClientStore, evenly_spaced
 from fedjax_norm.training.placement.device_arrays import placer
 from fedjax_norm.training.storage.csv_rows import Row
@@ -28,14 +29,14 @@ from fedjax_norm.training.task.task import Task
 from fedjax_norm.typing import Key, PyTree, Variables
 
 Diagnose = Callable[[str, Algorithm, PyTree, ClientStore, FederatedData, int, Key], list[Row]]
-"""(name of the phase, its algorithm, server state, client store, federation on the host, round, key
-of the run) -> rows of ``diagnostics.csv``: round, quantity, place, value."""
+"""(name of the phase, algorithm of the phase, server state, client store, federation on the host,
+round, key of the run) -> rows of ``diagnostics.csv``: round, quantity, place, value."""
 
 Values = dict[tuple[str, str], float]
-"""(quantity, place) -> value."""
+"""The value of each (quantity, place); ``make_diagnose`` lists the quantities."""
 
-# Maximum numbers of clients that are measured and of test images for neuron differences; both are
-# spaced evenly over their ids.
+# Maximum numbers of measured clients, and of test images for neuron differences. If there are more,
+# evenly spaced ones are used.
 _CLIENTS, _IMAGES = 10, 32
 
 
@@ -43,8 +44,8 @@ def accuracy_by_partition(scores: list[Scores], counts: np.ndarray) -> np.ndarra
   """Returns the accuracy of each model on the classes of each partition (paper 004, fig. 21).
 
   A_ij = sum_c p_j(c) accuracy_i(c), with p_j(c) the share of class c in partition j (see
-  ``classification.label_weighted_accuracy``). ``scores`` are the test scores [C] of each model i,
-  ``counts`` [K, C] the training examples of each partition and class.
+  ``classification.label_weighted_accuracy``). ``scores`` has the test scores [C] of each model i,
+  ``counts`` [K, C] the number of training examples of each partition and class.
   """
   return np.stack([label_weighted_accuracy(one, counts) for one in scores])
 
@@ -59,38 +60,40 @@ def make_diagnose(
   """Returns the function that measures the diagnostics of a run at an evaluation.
 
   If the algorithm has client models (``views.traveling`` or ``views.client``), each client that
-  has taken part is measured with its model as it is between rounds; otherwise all clients are
-  measured with the global model. The quantities, with their ``place`` in ``diagnostics.csv``:
+  has taken part is measured with the client's model between rounds; otherwise all clients are
+  measured with the global model. The quantities, with the text in the column ``place``
+  (``evaluation.diagnostics`` defines them):
 
-  - ``mean_divergence``, ``variance_divergence``: per channel of one layer, 'layer:channel';
-  - ``mean_divergence_median``, ``variance_divergence_median``: over the channels of each layer;
+  - ``mean_divergence``, ``variance_divergence``: 'layer:channel', for each channel of one layer;
+  - ``mean_divergence_median``, ``variance_divergence_median``: the layer, over its channels;
   - ``accuracy``: 'i on j', model of client i (or 'global') on the classes of client j; only for
     classification;
   - ``weight_difference``, ``neuron_difference`` (mean over layers) and
-    ``neuron_difference_by_layer``: only for algorithms with model traveling;
-  - ``local_update_delta``: only for algorithms with model traveling; with periodic averaging
+    ``neuron_difference_by_layer`` (the layer): only for algorithms with ``views.traveling``;
+  - ``local_update_delta``: only for algorithms with ``views.traveling``; with periodic averaging
     (``periodic.py``) only directly before an average, as in the paper, so that all values are
     measured after equally many local steps;
-  - ``residual_update_delta``: only for algorithms with a ``residual``.
+  - ``residual_update_delta``: only for algorithms with ``views.residual``.
 
-  ``models`` are the models by phase name, without an axis name; ``batch_size`` is that of training;
-  ``mapping`` maps test batches. The federation's data is not kept.
+  ``models`` has the model of each phase by name, not bound to a named device axis; ``batch_size``
+  is the batch size of training; ``mapping`` divides test batches over devices.
 
   Raises:
-    UserError: a population of one client, an unknown layer, or several processes.
+    UserError: there are several processes or only one client, or the model has no norm of
+      ``fedjax_norm`` or not the chosen layer.
   """
   if jax.process_count() > 1:
     raise UserError(
-      "diagnostics need all clients in one process; drop --diagnostics or --num_processes."
+      "--diagnostics needs all clients in one process; drop --diagnostics or --num_processes."
     )
   if task.data.num_clients < 2:
     raise UserError(
-      "diagnostics compare clients, and there is only one; add clients or drop --diagnostics."
+      "--diagnostics compares clients, and there is only one; raise --clients or drop the flag."
     )
   positions = diagnostics.norm_positions(task.model, task.image_shape)
   if not positions:
     raise UserError(
-      "diagnostics measure the norms of fedjax_norm, and the model has none; drop --diagnostics."
+      "--diagnostics measures norm layers of fedjax_norm, and the model has none; drop the flag."
     )
   layer = config.diagnostics_layer or positions[0]
   if layer not in positions:
@@ -158,7 +161,7 @@ def make_diagnose(
     ids = np.flatnonzero(store.seen) if client_states else np.arange(data.num_clients)
     ids = evenly_spaced(ids, _CLIENTS)
     server = jax.tree.map(np.asarray, server)
-    shared = jax.tree.map(np.asarray, server.variables)
+    shared = server.variables
     models = _per_client(client_model, server, store, ids) if client_model else [shared] * len(ids)
     values: Values = {}
     if len(ids) > 1:
@@ -167,12 +170,10 @@ def make_diagnose(
         values |= differences(models)
         if algorithm.averages_next is None or algorithm.averages_next(server):
           params = [model["params"] for model in models]
-          delta = diagnostics.local_update_delta(params, shared["params"])
-          values["local_update_delta", ""] = delta
+          values["local_update_delta", ""] = local_update_delta(params, shared["params"])
     if algorithm.views.residual:
       residuals = _per_client(algorithm.views.residual, server, store, ids)
-      delta = diagnostics.residual_update_delta(residuals, shared["params"])
-      values["residual_update_delta", ""] = delta
+      values["residual_update_delta", ""] = residual_update_delta(residuals, shared["params"])
     if scores:
       names = [str(i) for i in ids] if client_model else ["global"]
       counts = label_counts(data, ids, task.num_classes)
@@ -190,7 +191,7 @@ def make_diagnose(
 def _make_scores(
   task: Task, batch_size: int, mapping: ClientMapping
 ) -> Callable[[Variables], Scores]:
-  """Returns the function from a model on the host to its scores on the test set."""
+  """Returns a function that computes the test scores [C] of a model on the host."""
   place = placer(mapping)
   test = place(stack_batches(task.source.test, batch_size, mapping.num_devices))
   scores = make_scores(task.model, task.num_classes, task.eval_transform, task.user_objective)
@@ -201,15 +202,14 @@ def _make_scores(
 def _per_client(
   view: Callable[..., PyTree], server: PyTree, store: ClientStore, ids: np.ndarray
 ) -> list:
-  """Returns ``view(server, client state)`` of each client, on the host."""
+  """Returns ``view(server state, client state)`` of each client in ``ids``, as host arrays."""
   mapped = jax.jit(jax.vmap(view, in_axes=(None, 0), axis_size=len(ids)))
-  stacked = mapped(server, store.gather(ids))
-  stacked = jax.tree.map(np.asarray, stacked)
+  stacked = jax.tree.map(np.asarray, mapped(server, store.gather(ids)))
   return [jax.tree.map(lambda a, k=k: a[k], stacked) for k in range(len(ids))]
 
 
 def _sample(data: FederatedData, client: Any, limit: int, key: Key) -> FederatedData:
-  """Returns one client's row with at most ``limit`` examples, the same in every round of a run."""
+  """Returns one client with at most ``limit`` examples, the same ones in every round of a run."""
   first, size = int(data.offsets[client]), int(data.sizes[client])
   examples = np.asarray(data.order[first : first + size])
   if size > limit:

@@ -1,7 +1,7 @@
-"""Tests a run's models: the global model, and client models with their label shares."""
+"""Tests the global model of a run, and models of clients weighted by the client's label shares."""
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ from fedjax_norm.training.task.task import Task
 from fedjax_norm.typing import Key, PyTree
 
 MODELS_EVALUATED = 10
-"""Maximum number of client models that are tested, if clients keep a part of the model."""
+"""Default number of tested clients, if clients have local models or fine-tune the global model."""
 
 
 class Test(NamedTuple):
@@ -47,7 +47,7 @@ class Test(NamedTuple):
 
 
 def make_test(task: Task, mapping: client_mapping.ClientMapping) -> Test:
-  """Returns the test functions for the kind of a task."""
+  """Returns the test functions for the kind of test of a task (see ``Task.kind``)."""
   model, outputs, transform = task.model, task.num_outputs, task.eval_transform
   batch_test: Callable[..., Any]
   summarize: Callable[..., dict[str, float]]
@@ -55,19 +55,17 @@ def make_test(task: Task, mapping: client_mapping.ClientMapping) -> Test:
     embed = verification.make_embed(model, transform)
     return Test(
       verification.make_evaluate(embed, task.pairs, mapping),
-      functools.partial(verification.make_evaluate_clients, embed, task.pairs, mapping),
-      functools.partial(verification.summarize, pairs=task.pairs),
+      partial(verification.make_evaluate_clients, embed, task.pairs, mapping),
+      partial(verification.summarize, pairs=task.pairs),
     )
   if task.units is not None:
-    errors_of = functools.partial(regression.errors_of, objective=task.objective)
+    errors_of = partial(regression.errors_of, objective=task.objective)
     batch_test = classification.make_batch_test(model, transform, errors_of)
-    summarize = functools.partial(regression.summarize, scale=task.units)
+    summarize = partial(regression.summarize, scale=task.units)
   elif task.source.target_names is not None:
-    confusion_of = functools.partial(
-      segmentation.confusion_of, num_classes=outputs, objective=task.objective
-    )
+    confusion_of = partial(segmentation.confusion_of, num_classes=outputs, objective=task.objective)
     batch_test = classification.make_batch_test(model, transform, confusion_of)
-    summarize = functools.partial(segmentation.summarize, names=task.source.target_names)
+    summarize = partial(segmentation.summarize, names=task.source.target_names)
   elif isinstance(model, Ensemble):
     batch_test = ensemble_votes.make_votes(model, outputs, transform)
     summarize = ensemble_votes.summarize
@@ -76,7 +74,7 @@ def make_test(task: Task, mapping: client_mapping.ClientMapping) -> Test:
     summarize = classification.summarize
   return Test(
     classification.make_evaluate(batch_test, mapping),
-    functools.partial(classification.make_evaluate_clients, batch_test, mapping),
+    partial(classification.make_evaluate_clients, batch_test, mapping),
     summarize,
   )
 
@@ -88,25 +86,22 @@ def make_evaluate(
   evaluate_clients: int,
   personalize: Personalize | None = None,
 ) -> Evaluate:
-  """Returns the training loop's ``Evaluate`` function for a task's test set.
+  """Returns the function with which the training loop tests models on the test set of a task.
 
-  ``evaluate_clients`` is the number of clients tested on their label shares, with ``personalize``
-  also after fine-tuning. ``mapping`` is sequential on each device.
+  For ``evaluate_clients`` clients it also reports the test accuracy weighted by the client's label
+  shares, with ``personalize`` again after fine-tuning. ``mapping`` is sequential on each device.
 
   Raises:
-    UserError: ``evaluate_clients`` in a task that is not classification.
+    UserError: ``evaluate_clients`` is not 0, and the task is not classification.
   """
-  stacked = placer(mapping)(
-    classification.stack_batches(
-      task.source.test, batch_size, mapping.num_devices, task.test_targets
-    )
-  )
+  devices, targets = mapping.num_devices, task.test_targets
+  batches = classification.stack_batches(task.source.test, batch_size, devices, targets)
+  stacked = placer(mapping)(batches)
   test = make_test(task, mapping)
   if task.kind != "classification" and evaluate_clients:
     raise UserError(
-      f"{task.kind} has no label shares to evaluate clients on; drop evaluate_clients."
+      f"--evaluate_clients weights classes, which {task.kind} does not predict; drop it."
     )
-  num_classes = task.num_classes
   compiled: dict[Algorithm, Callable[..., Any]] = {}
 
   def of_clients(
@@ -143,9 +138,8 @@ def make_evaluate(
         columns = test.summarize(result)
     if not evaluate_clients:
       return columns, {}
-    accuracies = classification.label_weighted_accuracy(
-      result, label_counts(data, ids, num_classes)
-    )
+    counts = label_counts(data, ids, task.num_classes)
+    accuracies = classification.label_weighted_accuracy(result, counts)
     columns |= {
       "clients_top1": float(np.nanmean(accuracies)),
       "clients_top1_min": float(np.nanmin(accuracies)),

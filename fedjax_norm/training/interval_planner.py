@@ -1,7 +1,7 @@
-"""Plans the next interval of a run: its last round, phase, learning rates and thetas.
+"""Plans the intervals of a run: consecutive rounds without an evaluation in between.
 
-An interval ends at an evaluation, a phase change or a look of SkewScout. The state of FixBN's
-freeze, of the plateau policy and of SkewScout is updated after each interval.
+An interval ends after ``eval_every`` rounds, at FixBN's freeze, or when SkewScout measures. Then
+the states of the freeze, of the plateau policy and of SkewScout are updated.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Interval(NamedTuple):
     first: first round.
     end: round after the last one.
     rates: [end - first] float32, learning rate of each round.
-    thetas: [end - first] float32, communication threshold of each round; 0 for algorithms without.
+    thetas: [end - first] float32, communication threshold of each round; 0 if there is none.
   """
 
   phase: str
@@ -39,7 +39,7 @@ class Controls(NamedTuple):
 
   Attributes:
     freeze: state of FixBN's freeze.
-    plateau: state of the plateau policy, with the factor on the learning rate.
+    plateau: state of the plateau policy; its ``scale`` multiplies the learning rate.
     scout: state of SkewScout.
   """
 
@@ -58,7 +58,7 @@ class Controls(NamedTuple):
 
   @property
   def frozen_at(self) -> int | None:
-    """The round of the freeze; None before it."""
+    """The round of FixBN's freeze; None before the freeze."""
     return int(self.freeze.frozen_at) if self.freeze and self.freeze.frozen_at >= 0 else None
 
 
@@ -92,13 +92,14 @@ def observe(
 ) -> Controls:
   """Returns the controllers' states after an interval, before SkewScout measures.
 
-  ``server`` is the state after the interval; ``train_loss`` and ``traffic`` are the interval's. The
-  plateau policy ignores a loss of nan (no labelled examples).
+  ``server`` is the server's state after the interval; ``train_loss`` and ``traffic`` are the mean
+  loss and the traffic of the interval. The plateau policy ignores a loss of nan, the mean of no
+  labelled examples.
   """
   freeze, plateau, scout = controls
   if program.freeze and freeze:
     freeze = program.freeze.observe(freeze, server.variables["batch_stats"], interval.end)
-  # The plateau's patience does not count intervals that end at a look of SkewScout.
+  # Intervals that end only because SkewScout measures do not count for --lr_patience.
   scheduled = interval.end % config.eval_every == 0 or interval.end >= config.rounds
   if program.plateau and (scheduled or not scout) and not np.isnan(train_loss):
     plateau = program.plateau.observe(plateau, train_loss, interval.end)

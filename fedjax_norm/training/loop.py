@@ -35,7 +35,7 @@ from fedjax_norm.training.terminal.signals import uninterrupted
 from fedjax_norm.typing import PyTree, Variables
 
 Callback = Callable[[int, dict[str, Any], Variables], bool | None]
-"""(round, the row of ``metrics.csv``, the global model as host arrays) -> True to end the run."""
+"""(round, row of ``metrics.csv``, global model as host arrays) -> True to end the run early."""
 
 
 class _State(NamedTuple):
@@ -58,22 +58,22 @@ def train(
   show_progress: bool = False,
   on_evaluation: Callback | None = None,
 ) -> Outcome:
-  """Trains to the last round; resumes from the folder's newest checkpoint if it has one.
+  """Trains to the last round and returns the result; resumes from the folder's newest checkpoint.
 
   Args:
-    program: program of the run.
+    program: the program of the run (see ``make_program``).
     config: length and seed of the run.
-    data: federation, host arrays.
-    variables: initial model; it is not modified.
+    data: the data of all clients, as host arrays.
+    variables: the initial model, which is not modified.
     folder: folder for metrics and checkpoints; None writes nothing.
     show_progress: whether to draw a progress bar.
-    on_evaluation: callback after each evaluation, when its row and its checkpoint are saved. The
-      run ends early if it returns True. An exception stops the run; saved files stay.
+    on_evaluation: callback after each evaluation, when the row and the checkpoint are saved. The
+      run ends early if the callback returns True. After an exception, saved files stay.
 
   Raises:
-    UserError: an argument of a wrong type, a cohort larger than the population, data that exceeds
-      the memory, or a folder with missing files.
-    DivergedError: a loss that is not finite; saved files stay.
+    UserError: an argument has a wrong type, the cohort exceeds the population, the data exceeds the
+      device's memory, or the folder lacks files.
+    DivergedError: the training or test loss is not finite; saved files stay.
   """
   check_type("config", config, LoopConfig)
   check_type("folder", folder, RunFolder | None)
@@ -125,10 +125,8 @@ def train(
       rows.append(row)
       new_diagnostics: list[dict[str, Any]] = []
       if program.diagnose:
-        key = jax.random.key(config.seed)
-        new_diagnostics = program.diagnose(
-          interval.phase, phase.algorithm, server, store, data, round_, key
-        )
+        inputs = server, store, data, round_, jax.random.key(config.seed)
+        new_diagnostics = program.diagnose(interval.phase, phase.algorithm, *inputs)
       if folder and checkpoints:
         on_host = jax.tree.map(np.asarray, server)
         state = _State(on_host, store.saved(), controls, round_, spent, seconds)
@@ -154,28 +152,24 @@ def _check_finite(loss: float, interval: Interval, folder: RunFolder | None) -> 
   """Raises a DivergedError if the loss is infinite or nan."""
   if np.isfinite(loss):
     return
-  first, last = interval.first, interval.end
+  first = interval.first
   saved = f"; the checkpoint of round {first} is kept in {folder.path}" if folder and first else ""
   raise DivergedError(
-    f"the loss became infinite or not a number between rounds {first} and {last}{saved}; lower the "
-    "learning rate or clip gradients (after a FixBN freeze: --freeze_lr_factor, "
+    f"the loss became infinite or not a number between rounds {first} and {interval.end}{saved}; "
+    "lower the learning rate or clip gradients (after FixBN's freeze, by --freeze_lr_factor or "
     "--freeze_clip_norm)."
   )
 
 
 def _mean(value: np.ndarray, total: Metrics) -> float:
-  """Returns a sum divided by the interval's number of labelled examples; nan if there are none."""
+  """Returns a metric's sum over an interval per labelled example; nan if there is no example."""
   return float(value / total.examples) if total.examples else float("nan")
 
 
 def _look(
   run: RunContext, config: LoopConfig, state: ScoutState, interval: Interval, server: PyTree
 ) -> tuple[ScoutState, float, Spent]:
-  """Lets SkewScout measure the accuracy loss by model traveling and choose the next theta.
-
-  Returns:
-    (SkewScout's state, accuracy loss, traffic and simulated time of the model traveling).
-  """
+  """Lets SkewScout measure and choose the next theta; returns (its state, accuracy loss, costs)."""
   assert run.program.skewscout
   state, loss, cost = run.program.skewscout.measure(
     state,

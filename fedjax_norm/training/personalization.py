@@ -1,7 +1,7 @@
 """Personalized evaluation: each client fine-tunes the model on its data, then the model is tested.
 
-It measures how well a global model can be specialized in a few steps (paper 004, app. K; Yu et al.
-2020). Training does not change.
+It measures how well a global model adapts to a client in a few steps (paper 004, app. K; Yu et al.
+2020). Training continues with the model before the fine-tuning.
 """
 
 from collections.abc import Callable, Mapping
@@ -49,18 +49,17 @@ def make_fine_tuned(
 ) -> Callable[[Any, Any], Variables]:
   """Returns a function that fine-tunes one client's model on that client's data.
 
-  The optimizer state starts at zero, without a proximal term. Every evaluation uses the batches of
-  the client's first training steps (``federated.draw``), with the feature shift of training, so
-  that only the model differs between evaluations. A cross-client norm sees this client alone, and
-  batch renormalization uses the initial values of its ramps. Clients with a drift fine-tune on all
-  of their data.
+  The optimizer state starts at zero, and there is no proximal term. Every evaluation uses the
+  batches of the client's first training steps (``federated.draw``) with the client's feature shift,
+  so that only the model differs between evaluations. A norm across clients uses batches of this
+  client only; batch renormalization uses its limits of round 0.
 
-  ``local`` has batch size, momentum, decay and clipping; ``client_variables`` is (server state,
-  client state) -> model before the fine-tuning.
+  ``local`` has batch size, momentum, weight decay and clipping; ``client_variables`` is (server
+  state, client state) -> model before the fine-tuning.
 
   Returns:
     ((server state, data, key of the run), (client state, row of the client in the data)) ->
-    variables.
+    variables of the fine-tuned model.
   """
   update, transformation = make_client_update(model, local), optimizer(local)
 
@@ -90,31 +89,24 @@ def make_personalize(
   rate: float,
   mapping: ClientMapping,
 ) -> Personalize:
-  """Returns a function that tests fine-tuned client models, weighted by the clients' label shares.
+  """Returns a function that fine-tunes client models and tests them by each client's label shares.
 
-  ``trained`` maps the algorithm of each phase to (model, client options); ``steps`` and ``rate``
-  are those of the fine-tuning; ``mapping`` is sequential on each device.
+  ``trained`` maps the algorithm of each phase to (model, client options); the fine-tuning has
+  ``steps`` local steps at learning rate ``rate``; ``mapping`` is sequential on each device. Clients
+  with a drift fine-tune on all of their examples.
 
   Raises:
-    UserError: a run of several processes, or a task that is not classification.
+    UserError: the run has several processes, or the task is not classification.
   """
   if mapping.multi_process:
-    raise UserError(
-      "fine-tuning is not implemented for several processes; drop --fine_tune_steps or run one "
-      "process."
-    )
+    raise UserError("--fine_tune_steps needs a single process; drop it or --num_processes.")
   if task.kind != "classification":
-    raise UserError(f"{task.kind} has no label shares to test clients on; drop fine_tune_steps.")
+    raise UserError(f"--fine_tune_steps works for classification, not for {task.kind}; drop it.")
   scores = classification.make_scores(
     task.model, task.num_classes, task.eval_transform, task.user_objective
   )
-  place, num_classes, transform = placer(mapping), task.num_classes, task.transform
+  place = placer(mapping)
   compiled: dict[Algorithm, Callable[..., Any]] = {}
-
-  def compile(algorithm: Algorithm) -> Callable[..., Any]:
-    model_of = algorithm.views.client or (lambda server, _: server.variables)
-    fine_tuned = make_fine_tuned(*trained[algorithm], steps, rate, transform, model_of)
-    return classification.make_evaluate_clients(scores, mapping, fine_tuned)
 
   def personalize(
     algorithm: Algorithm,
@@ -126,18 +118,17 @@ def make_personalize(
     stacked: classification.HeldOut,
   ) -> dict[str, float]:
     if algorithm not in compiled:
-      compiled[algorithm] = compile(algorithm)
+      model_of = algorithm.views.client or (lambda server, _: server.variables)
+      fine_tuned = make_fine_tuned(*trained[algorithm], steps, rate, task.transform, model_of)
+      compiled[algorithm] = classification.make_evaluate_clients(scores, mapping, fine_tuned)
     # Padded to the largest clients, so that other clients at the next evaluation do not recompile.
     capacity = int(np.sort(data.sizes)[-len(ids) :].sum())
     part = place(without_drift(gather(data, ids, capacity)))
-    states = place(store.gather(ids))
-    rows = place(np.arange(len(ids), dtype=np.int32))
+    items = place((store.gather(ids), np.arange(len(ids), dtype=np.int32)))
     strengths = np.asarray(data.strengths)[ids]
-    result = compiled[algorithm]((server, part, key), (states, rows), strengths, stacked)
-    result = jax.tree.map(np.asarray, result)
-    accuracies = classification.label_weighted_accuracy(
-      result, label_counts(data, ids, num_classes)
-    )
+    result = compiled[algorithm]((server, part, key), items, strengths, stacked)
+    counts = label_counts(data, ids, task.num_classes)
+    accuracies = classification.label_weighted_accuracy(jax.tree.map(np.asarray, result), counts)
     return {
       "personal_top1": float(np.nanmean(accuracies)),
       "personal_top1_min": float(np.nanmin(accuracies)),

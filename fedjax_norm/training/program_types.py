@@ -28,12 +28,12 @@ class Phase(NamedTuple):
 
   Attributes:
     algorithm: the algorithm of this phase.
-    model: the model of this phase; its norm has no axis name.
+    model: the model of this phase, not bound to a named device axis.
     config: the method's options in this phase.
     rate_factor: factor on the scheduled learning rate.
-    recalibrate: (variables, parts of all clients' data, key) -> batch_stats, run before evaluations
-      when the statistics are recalibrated; None otherwise.
-    recalibrate_cost: bytes that a recalibration sends per client; one of its steps is one example.
+    recalibrate: recomputes the batch statistics before an evaluation, (variables, parts of all
+      clients' data, key) -> batch_stats; None if the options do not ask for it.
+    recalibrate_cost: a client's traffic in a recalibration; costs per step are per example here.
     recalibrate_steps: [K] duration of a recalibration for each client, in training steps.
   """
 
@@ -63,13 +63,13 @@ class Program(NamedTuple):
     plateau: policy that lowers the learning rate on a plateau of the loss; None without one.
     clock: simulated clock of the network; None without simulated time.
     rates: [rounds] scheduled learning rates.
-    data_on: ``'device'`` if all data stays on the device, ``'host'`` if it is sent in windows.
-    intervals: compiled function of each phase (see ``rounds.compile_interval``), by phase name.
+    data_on: ``'device'`` if all data stays there, ``'host'`` if data is sent for each few rounds.
+    intervals: by phase name, the compiled function that runs rounds (``rounds.compile_interval``).
     diagnose: measures how clients differ, at evaluations; None without diagnostics.
-    theta_schedule: sets the communication threshold of each round; None for algorithms without.
-    skewscout: SkewScout with its model traveling; None without SkewScout.
-    objective: training objective: a name of ``objectives.OBJECTIVES`` or a user-defined objective.
-    messages: log of the messages of split learning by messages; None for all other runs.
+    theta_schedule: sets the communication threshold of each round; None if there is none to set.
+    skewscout: SkewScout, which tests models on other clients; None without SkewScout.
+    objective: training objective: a key of ``objectives.OBJECTIVES`` or a user-defined objective.
+    messages: log of the messages of split learning with --step_by_step; None for all other runs.
   """
 
   phases: dict[str, Phase]

@@ -23,16 +23,16 @@ from fedjax_norm.training.placement.distributed_feed import DistributedClientSto
 from fedjax_norm.training.program_types import Phase, Program
 from fedjax_norm.typing import Array, Key, PyTree
 
-# Maximum bytes of the client states of one window of rounds on the device.
+# Maximum bytes of client states on the device, for the rounds that run without new data.
 _STATE_BUDGET = 2**30
 
 
 class Spent(NamedTuple):
-  """Traffic and simulated time of some rounds.
+  """Traffic and simulated time of one or more rounds.
 
   Attributes:
     traffic: bytes and round trips.
-    simulated: seconds by the program's simulated clock; 0 without a clock.
+    simulated: seconds of the program's simulated clock; 0 without a clock.
   """
 
   traffic: Traffic = Traffic()
@@ -52,7 +52,7 @@ class RunContext(NamedTuple):
     sizes: [K] number of examples of each client, on the host.
     feed: supplies the training data of each round.
     key: random key of the run, on the device.
-    place: puts a pytree on the devices of the program.
+    place: function that puts a pytree on the devices of the program.
   """
 
   program: Program
@@ -66,43 +66,41 @@ class RunContext(NamedTuple):
   def create(
     cls, program: Program, config: LoopConfig, data: FederatedData, store: ClientStore, start: int
   ) -> "RunContext":
-    """Returns the context of a run from round ``start``; the caller must enter its ``feed``."""
-    cohort, place = config.cohort_of(data.num_clients), placer(program.mapping)
+    """Returns the context of a run from round ``start``; use its ``feed`` in a with statement."""
+    cohort, mapping, size = config.cohort_of(data.num_clients), program.mapping, store.client_bytes
+    place = placer(mapping)
     key = place(jax.random.key(config.seed))
-    longest = min(config.eval_every, config.rounds)
     lengths = {"rounds": config.rounds, "cohort": cohort}
-    client_bytes = store.client_bytes
+    lengths["longest"] = min(config.eval_every, config.rounds)
     feed: Feed | DistributedFeed
-    if program.mapping.multi_process:
-      lengths |= {"longest": longest, "client_bytes": client_bytes}
-      feed = DistributedFeed(data, program.mapping, key, **lengths)
+    if mapping.multi_process:
+      feed = DistributedFeed(data, mapping, key, client_bytes=size, **lengths)
     else:
-      if data.num_clients * client_bytes > _STATE_BUDGET:
-        longest = max(1, min(longest, _STATE_BUDGET // (cohort * client_bytes)))
-      lengths |= {"longest": longest, "start": start}
-      feed = Feed(data, program.mapping, key, on_host=program.data_on == "host", **lengths)
+      if data.num_clients * size > _STATE_BUDGET:
+        lengths["longest"] = max(1, min(lengths["longest"], _STATE_BUDGET // (cohort * size)))
+      on_host = program.data_on == "host"
+      feed = Feed(data, mapping, key, on_host=on_host, start=start, **lengths)
     return cls(program, store, np.asarray(data.sizes), feed, key, place)
 
 
 def make_client_store(mapping: ClientMapping, one: PyTree, num_clients: int) -> ClientStore:
   """Returns the store of the client states, which all start as ``one``.
 
-  With several processes it has only the states of the local clients.
+  With several processes it has only the states of the clients on this process's devices.
   """
   if mapping.multi_process:
-    return DistributedClientStore(
-      one, mapping, Placement(num_clients, mapping.num_devices), num_clients
-    )
+    placement = Placement(num_clients, mapping.num_devices)
+    return DistributedClientStore(one, mapping, placement, num_clients)
   return ClientStore(one, num_clients)
 
 
 def run_interval(
   run: RunContext, interval: Interval, server: PyTree
 ) -> tuple[PyTree, Metrics, Spent]:
-  """Runs the rounds of an interval, window by window.
+  """Runs the rounds of an interval and updates the client states.
 
-  If the traffic depends on the values sent (sparse updates), the clock assumes the interval's mean
-  traffic for each of its rounds.
+  If the traffic depends on the values sent (sparse updates), the simulated clock assumes the
+  interval's mean traffic in every round.
 
   Returns:
     (server state, training metrics on the host, traffic and simulated time of the rounds).
@@ -141,15 +139,14 @@ def run_interval(
 
 
 def recalibrate(run: RunContext, phase: Phase, server: PyTree) -> tuple[PyTree, Spent]:
-  """Recomputes the batch statistics if the phase does so; returns (server state, costs)."""
+  """Applies ``phase.recalibrate`` to the global model; returns (server state, costs)."""
   if phase.recalibrate is None:
     return server, Spent()
   model = server.variables
   stats = phase.recalibrate(model, run.feed.all_clients(), run.key)
   server = server._replace(variables={**model, "batch_stats": stats})
-  return server, full_participation_cost(
-    run, phase.recalibrate_cost, run.sizes, phase.recalibrate_steps
-  )
+  steps = phase.recalibrate_steps
+  return server, full_participation_cost(run, phase.recalibrate_cost, run.sizes, steps)
 
 
 def full_participation_cost(
@@ -157,8 +154,8 @@ def full_participation_cost(
 ) -> Spent:
   """Returns the traffic and simulated time of one exchange with every client of the population.
 
-  ``cost`` is that of one client, ``counted`` [K] are the steps charged to each client, and
-  ``timed`` [K] are the durations in training steps.
+  ``cost`` is the traffic of one client, ``counted`` [K] the number of steps of each client for the
+  costs per step, and ``timed`` [K] the computation time of each client in training steps.
   """
   clock = run.program.clock
   seconds = clock.pass_seconds(cost, counted, timed) if clock else 0.0
@@ -166,14 +163,14 @@ def full_participation_cost(
 
 
 def compile_interval(algorithm: Algorithm, mapping: ClientMapping) -> Callable[..., Any]:
-  """Compiles the rounds of a phase: one program for any range of rounds of a window.
+  """Compiles a function that runs rounds of a phase.
 
   Returns:
     (server, clients [U, ...], metrics so far, slots [R, m], rates [R], thetas [R], first, begin,
-    end, data, key) -> (server, clients, metrics). The window has R rounds, of which the first is
-    round ``first`` of the run; the program runs those in ``begin:end``. ``slots`` are the row
-    numbers of each cohort's clients in ``clients`` and in ``data``. ``server`` and ``clients`` are
-    donated.
+    end, data, key) -> (server, clients, metrics). The arrays and ``data`` are for R rounds, from
+    round ``first`` of the run on; the function runs ``begin:end`` of these R. ``slots`` are the row
+    numbers of each cohort's clients in ``clients`` and in ``data``. The buffers of ``server`` and
+    ``clients`` are donated.
   """
 
   def interval(

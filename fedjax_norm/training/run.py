@@ -30,11 +30,11 @@ def run(
   on_evaluation: Callback | None = None,
   **options: Any,
 ) -> Outcome:
-  """Trains a model on a task with a method.
+  """Trains a model on a task with a method, and returns the model with measures and costs.
 
   Args:
-    method: name in the registry, or a user-defined ``Method``.
-    task: federation and model.
+    method: name of a method (``algorithms.registry``), or a user-defined ``Method``.
+    task: the data of the clients, and the model (see ``make_task``).
     *groups: configs with some of the options, such as ``LoopConfig(rounds=10, eval_every=5)``.
     folder: folder for metrics and checkpoints; None writes nothing.
     show_progress: whether to draw a progress bar.
@@ -42,7 +42,7 @@ def run(
     **options: further options by name, as on the command line: ``rounds=10, lr=0.05``.
 
   Raises:
-    UserError: an argument of a wrong type, or options that contradict each other.
+    UserError: an argument has a wrong type, or options contradict each other.
   """
   check_type("task", task, Task)
   check_type("folder", folder, RunFolder | None)
@@ -56,14 +56,16 @@ def run(
 def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables:
   """Returns the initial model, which is the same for all clients.
 
-  With weight normalization, the scales and biases are initialized from one batch of training
-  examples, which the seed draws from all clients' data (Salimans and Kingma 2016, sec. 3). This
-  raises a UserError in a run of several processes.
+  With weight normalization, the scales and biases are computed from ``batch_size`` random training
+  examples of all clients (Salimans and Kingma 2016, sec. 3).
+
+  Raises:
+    UserError: the run has several processes, and the model has weight normalization.
   """
   if task.model.norm.weight_norm and jax.process_count() > 1:
     raise UserError(
-      "weight normalization starts from a batch of all clients' examples, which no process of a "
-      "run of several processes has; run it in one process or choose another norm."
+      "weight normalization is initialized from examples of all clients, and each of several "
+      "processes has only those of its clients; drop --num_processes or choose another --norm."
     )
   init_key, batch_key = jax.random.split(stream(jax.random.key(seed), Stream.INIT))
   variables = models.init(task.model, init_key, task.image_shape)

@@ -1,1 +1,1 @@
-"""The options of a training run: length, learning rate, FixBN's freeze, devices, folder."""
+"""The options of a run: its length, learning rate, FixBN's freeze, devices and folder."""

@@ -1,4 +1,4 @@
-"""Options of methods that train one joint model step by step: epochs, and linear rate scaling."""
+"""Options of methods that train one joint model: length in epochs, scaling of the learning rate."""
 
 import dataclasses
 from typing import ClassVar, Self
@@ -20,7 +20,7 @@ class EpochsConfig(Schedule, LoopConfig):
   usual: ClassVar[tuple[int, int]] = (600, 50)
   """Default numbers of rounds of a run and between two evaluations."""
 
-  # ``resolve`` replaces None.
+  # ``resolve`` replaces None by the default.
   rounds: int = option(
     None, "Number of rounds (steps of the joint model); 600 by default, 3000 for asgd.", least=1
   )
@@ -33,19 +33,20 @@ class EpochsConfig(Schedule, LoopConfig):
   epochs: int | None = option(
     None,
     "Length of the run in passes over all training examples, instead of --rounds; --eval_every and "
-    "--lr_boundaries then count epochs too.",
+    "--lr_boundaries then count epochs too. By default --rounds gives the length.",
     least=1,
   )
   lr_warmup_epochs: int | None = option(
     None,
-    "Learning rate warm-up in epochs, in place of --lr_warmup_rounds.",
+    "Length of the learning rate's warm-up in epochs, instead of --lr_warmup_rounds; by default "
+    "there is no warm-up.",
     least=1,
     needs="epochs",
   )
   scale_lr_from: int | None = option(
     None,
-    "Linear scaling of the learning rate: --lr is the rate for a joint batch of this many examples "
-    "and is multiplied by the size of the real joint batch over this number; off by default.",
+    "Linear scaling of the learning rate: --lr is for a joint batch of this many examples, and the "
+    "run's learning rate is proportional to the size of its joint batch; off by default.",
     least=1,
   )
 
@@ -62,15 +63,15 @@ class EpochsConfig(Schedule, LoopConfig):
   def check(self) -> None:
     """Raises a UserError if a length is given both in epochs and in rounds."""
     if self.epochs is not None and self.rounds is not None:
-      raise UserError("--epochs and --rounds both give the length of the run; drop one of them.")
+      raise UserError("--epochs and --rounds both give the length of the run; drop --rounds.")
     if self.lr_warmup_epochs is not None and self.lr_warmup_rounds:
       raise UserError(
-        "--lr_warmup_epochs and --lr_warmup_rounds both give the length of the warm-up; drop one "
-        "of them."
+        "--lr_warmup_epochs and --lr_warmup_rounds both give the length of the warm-up; drop "
+        "--lr_warmup_rounds."
       )
 
   def resolve(self, round_examples: int, examples: int) -> Self:
-    """Returns the config with lengths in rounds and the scaled learning rate (idempotent)."""
+    """Returns the config with lengths in rounds and with the scaled learning rate."""
     rate, start = self.lr, self.lr_warmup_from
     if self.scale_lr_from is not None:
       rate *= round_examples / self.scale_lr_from

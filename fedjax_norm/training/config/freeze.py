@@ -1,4 +1,4 @@
-"""Options of FixBN's freeze: its round, and the client options after it (paper 002)."""
+"""Options of FixBN: the round of the freeze, and the training after the freeze (paper 002)."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from fedjax_norm.training.task.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class FreezeConfig(Options):
-  """FixBN's second stage (paper 002); by default the freeze changes only the statistics."""
+  """Options of FixBN's freeze; by default only the statistics change in training (paper 002)."""
 
   group = "normalization"
 
@@ -28,18 +28,18 @@ class FreezeConfig(Options):
   )
   freeze_clip_norm: float | None = option(
     None,
-    "Maximum norm of a gradient after FixBN's freeze; larger gradients are clipped. 0 turns "
-    "clipping off; the default is --clip_norm.",
+    "Maximum L2 norm of a gradient after FixBN's freeze, to which larger gradients are clipped; 0 "
+    "for no clipping; --clip_norm by default.",
     least=0,
     needs="norm=fixbn",
   )
   freeze_affine: bool = option(
-    False, "Whether FixBN's freeze also freezes the norms' gamma and beta.", needs="norm=fixbn"
+    False, "Whether FixBN's freeze also freezes gamma and beta of the norms.", needs="norm=fixbn"
   )
   freeze_tolerance: float = option(
     0.1,
-    "With --freeze_round=auto, the statistics have settled when they change less than this between "
-    "two measurements, in standard deviations.",
+    "With --freeze_round=auto, the statistics have settled if they change by less than this many "
+    "standard deviations between two measurements.",
     above=0,
     needs="freeze_round=auto",
   )
@@ -47,28 +47,28 @@ class FreezeConfig(Options):
   def check(self) -> None:
     """Raises a UserError if ``freeze_round`` is an unknown word."""
     if isinstance(self.freeze_round, str) and self.freeze_round not in ("half", "auto"):
-      raise UserError(f"--freeze_round is {self.freeze_round!r}; give a round, half or auto.")
+      raise UserError(f"--freeze_round is {self.freeze_round!r}; give a round, 'half' or 'auto'.")
 
   def freeze(self, rounds: int, window: int) -> Freeze:
-    """Returns the freeze policy of a run; ``window`` is the ``window`` of an automatic freeze.
+    """Returns the freeze policy of a run (see ``control.freeze.Freeze`` for ``window``).
 
     Raises:
-      UserError: a freeze round outside the run.
+      UserError: the run is too short, or the freeze round is not inside the run.
     """
     if rounds < 2:
-      raise UserError("FixBN needs a round before the freeze and one after; run at least 2 rounds.")
+      raise UserError("FixBN needs a round before and after the freeze; use at least 2 --rounds.")
     if self.freeze_round == "auto":
       return Freeze(None, max(1, rounds * 3 // 4), self.freeze_tolerance, window=window)
     at = rounds // 2 if self.freeze_round == "half" else self.freeze_round
     if not isinstance(at, int) or not 1 <= at < rounds:
       raise UserError(
-        f"the freeze at round {at!r} must lie inside the run: 1 to {rounds - 1}, 'half' or 'auto'."
+        f"--freeze_round is {at!r}; give a round from 1 to {rounds - 1}, half or auto."
       )
     return Freeze(at)
 
 
 def calibration_config(task: Task, config: Any) -> Any:
-  """Returns a method's options for the rounds after the freeze."""
+  """Returns a method's options for the rounds after FixBN's freeze."""
   changes: dict[str, Any] = {}
   if config.freeze_clip_norm is not None:
     changes["clip_norm"] = config.freeze_clip_norm

@@ -1,4 +1,4 @@
-"""Options of the training loop: rounds, evaluation interval, cohort and seed."""
+"""Options of the training loop."""
 
 import dataclasses
 from typing import Self
@@ -13,7 +13,7 @@ from fedjax_norm.options import Options, option
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig(Options):
-  """Number of rounds, evaluation interval, cohort size and seed of a run."""
+  """Number of rounds, rounds between evaluations, cohort size and seed of a run."""
 
   group = "training"
 
@@ -24,39 +24,36 @@ class LoopConfig(Options):
   )
   seed: int = option(
     0,
-    "Seed of all random numbers: initialization, partition, cohorts, batches, dropout.",
+    "Seed of all random numbers, such as for initialization, partition, cohorts and batches.",
     least=0,
     most=2**32 - 1,
   )
 
   def check(self) -> None:
     """Raises a UserError if the run is too long for the host's memory."""
-    if self.rounds is not None:  # EpochsConfig computes it from the data
+    if self.rounds is not None:  # EpochsConfig.resolve replaces None
       # The host keeps a learning rate, a theta and a cohort of each round.
       host_memory.check(64 * self.rounds, f"a run of {self.rounds:,} rounds", "choose fewer rounds")
 
   def resolve(self, round_examples: int, examples: int) -> Self:
-    """Returns the config with all lengths in rounds (idempotent).
+    """Returns the config with all lengths in rounds; a second call changes nothing.
 
-    Args:
-      round_examples: number of examples of a round, or of a step of the joint model.
-      examples: number of training examples of all clients.
+    ``round_examples`` is the number of training examples of a round, or of a step of a joint model;
+    ``examples`` is the number of all clients' training examples.
     """
-    del round_examples, examples
     return self
 
   def check_counts(self, steps: np.ndarray, examples: np.ndarray) -> None:
     """Raises a UserError if the int32 counters of local steps or of examples would overflow.
 
-    Args:
-      steps: local steps per round of each client, int64.
-      examples: maximum number of examples per round of each client, int64.
+    ``steps`` [K] and ``examples`` [K], int64, are each client's local steps and maximum number of
+    examples per round.
     """
     most, every = int(steps.max()), min(self.eval_every, self.rounds)
     if self.rounds * most > MAX_INT:
       raise UserError(
         f"{self.rounds:,} rounds of {most:,} local steps are more than the {MAX_INT:,} "
-        "steps that can be counted; choose fewer."
+        "steps that can be counted; choose fewer rounds or local steps."
       )
     total = every * sum(np.sort(examples)[-(self.cohort or len(examples)) :].tolist())
     if total > MAX_INT:

@@ -1,7 +1,7 @@
 """Options of devices, processes and the run folder.
 
-``backend``, ``chunk`` and ``host_devices`` change the order of sums, and therefore the last bits of
-results.
+``backend``, ``chunk`` and ``host_devices`` change the order in which floats are added, and so the
+last bits of results.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ class MappingConfig(Options):
   )
   chunk: int | None = option(
     None,
-    "Number of clients that a device trains in parallel; 0 for all, 1 for sequential training; "
+    "Number of clients that a device trains in parallel; 0 for all, 1 to train them sequentially; "
     "chosen automatically by default.",
     least=0,
   )
   data_on: str = option(
     "auto",
-    "Where training images stay: 'device' holds all of them, 'host' sends those of the next "
-    "rounds' clients to the device in advance; auto chooses 'device' if they fill at most half of "
-    "its memory.",
+    "Where training images stay: device keeps all of them in the device's memory; host sends the "
+    "images of the next rounds' clients to the device in advance; auto is device if all images "
+    "fill at most half of its memory.",
     choices=DATA_ON,
   )
 
@@ -56,10 +56,10 @@ class MachineConfig(Options):
     "folder that the environment variable JAX_COMPILATION_CACHE_DIR names.",
   )
   coordinator_address: str | None = option(
-    None, "HOST:PORT of process 0, for a run of several processes."
+    None, "HOST:PORT of process 0, in a run of several processes; unset for one process."
   )
   num_processes: int | None = option(None, "Number of processes of the run; 1 by default.")
-  process_id: int | None = option(None, "Index of this process among --num_processes, from 0.")
+  process_id: int | None = option(None, "Index of this process, from 0 to --num_processes - 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +70,14 @@ class RunConfig(Options):
 
   seeds: int = option(
     1,
-    "Number of runs with consecutive seeds, starting from --seed; the mean and the standard "
-    "deviation of their results are printed.",
+    "Number of runs, with consecutive seeds from --seed on; the mean and the standard deviation of "
+    "the runs' results are printed.",
     least=1,
   )
   workdir: str | None = option(
     None, "Folder of the run, for metrics and checkpoints; by default a new folder under runs/."
   )
-  resume: bool = option(True, "Whether to resume a run that exists in --workdir.")
+  resume: bool = option(True, "Whether to resume a run that is in --workdir.")
   wait_for_workdir: bool = option(
     False, "Whether to wait until another process that uses --workdir has ended."
   )

@@ -30,25 +30,28 @@ class Schedule(Options):
   )
   lr_warmup_rounds: int = option(
     0,
-    "Number of rounds in which the learning rate rises linearly from --lr_warmup_from to the "
-    "schedule's value; 0 for no warm-up.",
+    "Number of rounds at the start in which the learning rate rises linearly from --lr_warmup_from "
+    "to the value of --lr_schedule; 0 for no warm-up.",
     least=0,
   )
   lr_boundaries: tuple[float, ...] = option(
     (),
-    "With --lr_schedule=step, when the learning rate is multiplied by --lr_factor: rounds, or "
-    "shares of the run such as 0.5,0.75.",
+    "With --lr_schedule=step, the times at which the learning rate is multiplied by --lr_factor: "
+    "rounds, or shares of the run such as 0.5,0.75.",
     needs="lr_schedule=step",
   )
   lr_factor: float = option(
     0.1,
-    "Factor on the learning rate: at each boundary of the step schedule, over the whole run of the "
-    "exponential schedule, or at each plateau of the plateau schedule.",
+    "Factor on the learning rate with --lr_schedule=step (at each of --lr_boundaries), exponential "
+    "(over the whole run) or plateau (after --lr_patience evaluations).",
     above=0,
     needs="lr_schedule=step,exponential,plateau",
   )
   lr_power: float = option(
-    1.0, "Power of the polynomial schedule; 1 is linear.", above=0, needs="lr_schedule=polynomial"
+    1.0,
+    "Power with which --lr_schedule=polynomial falls to 0; 1 is linear.",
+    above=0,
+    needs="lr_schedule=polynomial",
   )
   lr_warmup_from: float | None = option(
     None,
@@ -58,8 +61,8 @@ class Schedule(Options):
   )
   lr_patience: int = option(
     3,
-    "Number of consecutive evaluations without a lower training loss after which the plateau "
-    "schedule lowers the learning rate.",
+    "Number of consecutive evaluations without a lower training loss after which "
+    "--lr_schedule=plateau lowers the learning rate.",
     least=1,
     needs="lr_schedule=plateau",
   )
@@ -77,27 +80,27 @@ class Schedule(Options):
   def check(self) -> None:
     """Raises a UserError if the boundaries, the warm-up or the plateau factor are invalid."""
     at = self.lr_boundaries
+    shown = ",".join(f"{boundary:g}" for boundary in at)
     if self.lr_schedule == "step" and not at:
-      raise UserError("--lr_schedule=step needs --lr_boundaries; add them.")
+      raise UserError("--lr_schedule=step needs --lr_boundaries; give at least one.")
     if list(at) != sorted(set(at)) or not all(0 < b < np.inf for b in at):
-      raise UserError(
-        f"--lr_boundaries are {_comma_separated(at)}; they must be positive and rising."
-      )
+      raise UserError(f"--lr_boundaries is {shown}; give positive numbers in rising order.")
     if not all(b < 1 for b in at) and any(b % 1 for b in at):
       raise UserError(
-        f"--lr_boundaries are {_comma_separated(at)}; give whole rounds, or shares of the run "
-        "between 0 and 1."
+        f"--lr_boundaries is {shown}; give only whole rounds, or only shares of the run below 1."
       )
     if self.lr_warmup_from is not None:
       if not self.warms_up:
-        raise UserError("--lr_warmup_from does nothing here: it needs a warm-up; drop it.")
+        raise UserError(
+          "--lr_warmup_from has no effect without a warm-up; drop it or give --lr_warmup_rounds."
+        )
       if self.lr_warmup_from >= self.lr and not self.follows_data:
         raise UserError(
           f"--lr_warmup_from is {self.lr_warmup_from:g}; it must be below the rate {self.lr:g}."
         )
     if self.lr_schedule == "plateau" and self.lr_factor >= 1:
       raise UserError(
-        f"--lr_factor is {self.lr_factor:g}; --lr_schedule=plateau needs one between 0 and 1."
+        f"--lr_factor is {self.lr_factor:g}; give a factor below 1 for --lr_schedule=plateau."
       )
 
   def plateau(self) -> Plateau | None:
@@ -107,7 +110,7 @@ class Schedule(Options):
     return Plateau(self.lr_factor, self.lr_patience, start=self.lr_warmup_rounds)
 
   def check_rounds(self, rounds: int) -> None:
-    """Raises a UserError if a boundary or the end of the warm-up is after the last round."""
+    """Raises a UserError if one of ``lr_boundaries`` or the warm-up is after the last round."""
     if self.lr_boundaries and max(self.lr_boundaries) >= rounds:
       raise UserError(
         f"--lr_boundaries has round {max(self.lr_boundaries):g}, which a run of {rounds} rounds "
@@ -119,7 +122,7 @@ class Schedule(Options):
       )
 
   def rates(self, rounds: int) -> np.ndarray:
-    """Returns the learning rate of every round, [rounds] float32, before the plateau factor."""
+    """Returns the learning rate of every round, [rounds] float32, without the plateau's factor."""
     self.check_rounds(rounds)
     match self.lr_schedule:
       case "constant" | "plateau":
@@ -144,7 +147,3 @@ class Schedule(Options):
       least = (self.lr_warmup_from or 0.0) / self.lr
       rates *= jnp.minimum(1.0, least + (1 - least) * share)
     return np.asarray(rates, np.float32)
-
-
-def _comma_separated(numbers: tuple[float, ...]) -> str:
-  return ",".join(f"{number:g}" for number in numbers)

@@ -1,4 +1,4 @@
-"""The options that runs of all methods have, and the class of all options of one method's run."""
+"""The options that every run has, and the class of all options of a run of one method."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from fedjax_norm.training.task.config import TaskConfig
 class TrainConfig(
   NetworkConfig, MappingConfig, EvaluationConfig, FreezeConfig, Schedule, LoopConfig
 ):
-  """The options that runs of all methods have; each method and task adds its options."""
+  """The options that every run has; ``config_of`` adds the options of a method."""
 
 
 @functools.cache
@@ -39,15 +39,11 @@ def config_of(method: Method, base: type = TrainConfig) -> Any:
     groups.append(EpochsConfig)
   _check_names(method)
   bases = (*(group for group in groups if not issubclass(base, group)), base)
-  without = (*method.hidden_options, *(("cohort",) if method.all_clients else ()))
-  namespace = {
-    "row": method,
-    "algorithm": method.name,
-    "usual": method.default_lengths,
-    "hidden": without,
-  }
+  hidden = (*method.hidden_options, *(("cohort",) if method.all_clients else ()))
+  names = {"row": method, "algorithm": method.name, "usual": method.default_lengths}
+  names |= {"hidden": hidden}
   name = f"{method.config.__name__}Run"
-  kind = dataclasses.make_dataclass(name, [], bases=bases, frozen=True, namespace=namespace)
+  kind = dataclasses.make_dataclass(name, [], bases=bases, frozen=True, namespace=names)
   return with_defaults(kind, **method.defaults)
 
 

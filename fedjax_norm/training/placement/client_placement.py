@@ -1,7 +1,7 @@
 """Assigns clients to devices in a run of several processes.
 
-Only the process of a client's device reads the client's examples and its state. Every process
-knows the number of examples of all clients, so that all processes plan the same rounds.
+A client's examples and state are only in the process with the client's device. Every process knows
+the number of examples of all clients, so that all processes plan the same rounds.
 """
 
 import jax
@@ -24,7 +24,7 @@ class Placement:
   """Assigns consecutive clients to each device, as evenly as possible.
 
   Attributes:
-    max_clients: maximum number of clients of a device.
+    max_clients: number of clients of the device with the most clients.
   """
 
   def __init__(self, num_clients: int, num_devices: int):
@@ -69,7 +69,7 @@ class Placement:
 
 
 def local_examples(partition: Partition) -> np.ndarray:
-  """Returns the sorted ids of the examples of this process's local clients."""
+  """Returns the sorted ids of the examples of the clients on this process's devices."""
   placement = Placement(len(partition.offsets) - 1, jax.device_count())
   local = [i for i, d in enumerate(jax.devices()) if d.process_index == jax.process_index()]
   clients = np.concatenate([placement.clients(device) for device in local])
@@ -80,10 +80,10 @@ def local_examples(partition: Partition) -> np.ndarray:
 def global_channel_statistics(
   images: np.ndarray, ids: np.ndarray, prepare: Prepare = to_unit
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the mean and the deviation of each channel over the training images of all processes.
+  """Returns the mean and standard deviation of each channel over all processes' training images.
 
-  The processes exchange the moments of their images, not the images; ``ids`` are those of the local
-  images, and ``prepare`` is the preprocessing before the moments (see ``channel_moments``).
+  The processes exchange the moments of their images, not the images. ``ids`` are the ids of this
+  process's images; ``prepare`` is the preprocessing before the moments (see ``channel_moments``).
   """
   moments = channel_moments(images, ids, prepare)
   # Exchanged as uint32, because JAX would round float64 to float32.

@@ -9,7 +9,7 @@ from fedjax_norm.typing import Array, PyTree
 
 
 def evenly_spaced(ids: np.ndarray, count: int) -> np.ndarray:
-  """Returns at most ``count`` of the ids, at equal distances."""
+  """Returns ``count`` of the ids at equal distances, or all ids if there are fewer."""
   return ids[np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)]
 
 
@@ -42,11 +42,11 @@ class ClientStore:
     return sum(a[0].nbytes for a in jax.tree.leaves(self.arrays))
 
   def gather(self, ids: np.ndarray) -> PyTree:
-    """Returns the states of some clients, [len(ids), ...]."""
+    """Returns the states of the clients ``ids`` [n], stacked to [n, ...]."""
     return jax.tree.map(lambda a: a[ids], self.arrays)
 
   def scatter(self, ids: np.ndarray, states: PyTree) -> None:
-    """Replaces the states of some clients (distinct ids); the caller updates ``seen``."""
+    """Replaces the states of the distinct clients ``ids``; the caller updates ``seen``."""
 
     def put(array: np.ndarray, rows: Array) -> None:
       array[ids] = np.asarray(rows)[: len(ids)]
@@ -54,7 +54,7 @@ class ClientStore:
     jax.tree.map(put, self.arrays, states)
 
   def saved(self) -> PyTree:
-    """Returns the content of a checkpoint: (states, seen)."""
+    """Returns what a checkpoint stores: (states, seen)."""
     return self.arrays, self.seen
 
   def restore(self, saved: PyTree) -> None:
@@ -62,7 +62,7 @@ class ClientStore:
     self.arrays, self.seen = jax.tree.map(np.array, saved)
 
   def models(self, ids: np.ndarray) -> tuple[PyTree, np.ndarray]:
-    """Returns the states of some clients for evaluation, in an order that suits the devices.
+    """Returns the states of the clients ``ids`` for evaluation.
 
     Returns:
       (states [n, ...], index in ``ids`` of each row's client, or -1 for a padding row).

@@ -1,8 +1,8 @@
-"""Supplies the training data on the device: all of it once, or window by window from the host.
+"""Supplies the training data on the device: all of it once, or in windows from the host.
 
-A window is the data of some consecutive rounds: the rows of their clients and at least their
-examples. A thread prepares the next window while the rounds of the current one run. Cohorts depend
-only on the key of the run and the round, so the division into windows changes no result.
+A window is the data of the clients that take part in consecutive rounds. A thread prepares the next
+window while the rounds of the current one run. Cohorts depend only on the key of the run and the
+round, so the division into windows changes no result.
 """
 
 import itertools
@@ -24,8 +24,8 @@ from fedjax_norm.typing import Array, Key, PyTree
 
 DATA_ON = ("auto", "device", "host")
 
-# Bytes of examples of a window from the host, unless a single round needs more. The device has two
-# windows at a time, and four while batch statistics are recalibrated.
+# Maximum bytes of examples of a window from the host, unless a single round needs more. The device
+# has two windows at a time, and four while batch statistics are recalibrated.
 _WINDOW_BUDGET = 2**28
 
 # Maximum share of the device's memory for data that stays on the device with data_on='auto'.
@@ -39,7 +39,7 @@ class Window(NamedTuple):
     first: first round.
     cohorts: [n, m] client ids of each round, host.
     clients: [u] distinct client ids, host; client ``clients[i]`` is row i of ``data``.
-    slots: [R, m] int32, rows of each round's clients in ``data``; padded from n to R rounds.
+    slots: [R, m] int32, rows of each round's clients in ``data``; R is the maximum of n.
     data: federation on the device; rows and examples are padded to equal numbers in all windows.
   """
 
@@ -58,10 +58,10 @@ class Window(NamedTuple):
 def choose_data_location(data_on: str, data: FederatedData, mapping: ClientMapping) -> str:
   """Returns where the training data stays: ``'device'`` or ``'host'``.
 
-  ``'auto'`` is the device if a copy of the data fills at most half of each device's memory.
+  ``'auto'`` chooses the device if the data fills at most half of each device's memory.
 
   Raises:
-    UserError: an unknown choice, or ``'host'`` in a run of several processes.
+    UserError: ``data_on`` is unknown, or it is ``'host'`` in a run of several processes.
   """
   if data_on not in DATA_ON:
     raise UserError(f"unknown data_on {data_on!r}; choose one of {', '.join(DATA_ON)}.")
@@ -95,11 +95,11 @@ class Feed:
   ):
     """Computes the size of a window; without ``on_host``, puts all examples on the device.
 
-    ``data`` is on the host, ``key`` is that of the run on the device. The first call of
-    :meth:`window` is for round ``start``; a window has at most ``longest`` rounds.
+    ``data`` is on the host, and the run's ``key`` on the device. The first call of :meth:`window`
+    is for round ``start``; a window has at most ``longest`` rounds.
 
     Raises:
-      UserError: the examples of one round exceed the device's memory.
+      UserError: the examples of two rounds exceed the device's memory.
     """
     self._data, self._mapping, self._place = data, mapping, placer(mapping)
     self._rounds, self._start, self._cohort = rounds, start, cohort
@@ -121,8 +121,8 @@ class Feed:
       if 2 * self._capacity * example > device_memory(mapping.devices):
         raise UserError(
           f"the clients of one round have {self._capacity:,} examples or "
-          f"{self._capacity * example / 1e9:.1f} GB, and two such rounds exceed the memory; choose "
-          "a smaller --cohort."
+          f"{self._capacity * example / 1e9:.1f} GB, and the device's memory is too small for two "
+          "such rounds; lower --cohort."
         )
       if self._capacity < total:
         self._longest = int(np.clip(self._capacity // needs.min(), 1, longest))
@@ -139,7 +139,7 @@ class Feed:
     self._thread.shutdown(cancel_futures=True)
 
   def window(self, round_: int) -> Window:
-    """Returns the window that contains a round; calls must ask for rounds in rising order."""
+    """Returns the window that contains ``round_``, which must rise from call to call."""
     if self._window is None or round_ == self._window.end:
       self._window = self._next.result()
       if self._window.end < self._rounds:
@@ -174,9 +174,8 @@ class Feed:
     yield ahead.result()
 
   def client_states(self, store: ClientStore, window: Window) -> PyTree:
-    """Returns the states of a window's clients in the order of its rows, on the device."""
-    ids = np.resize(window.clients, window.data.num_rows)
-    return self._place(store.gather(ids))
+    """Returns the states of a window's clients on the device, in the order of ``window.data``."""
+    return self._place(store.gather(np.resize(window.clients, window.data.num_rows)))
 
   def store_states(self, store: ClientStore, window: Window, states: PyTree) -> None:
     """Writes the client states after the rounds of a window back to the store."""
@@ -201,7 +200,7 @@ class Feed:
     self._next = self._thread.submit(read)
 
   def _read(self, clients: np.ndarray, capacity: int, num_rows: int) -> FederatedData:
-    """Returns the rows of distinct clients, repeated to ``num_rows``, with their examples."""
+    """Returns the data of distinct clients on the device; rows repeat up to ``num_rows``."""
     repeated = np.resize(np.arange(len(clients)), num_rows)
     if self._resident is None:
       return self._place(rows(gather(self._data, clients, capacity), repeated))

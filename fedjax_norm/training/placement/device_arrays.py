@@ -30,7 +30,7 @@ def placer(mapping: ClientMapping) -> Place:
 
 
 def _replicate(sharding: NamedSharding, leaf: Array) -> Array:
-  """Returns a replicated global array from an array that every process has."""
+  """Returns a global array with a copy on every device; every process has the array ``leaf``."""
   if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     return jax.random.wrap_key_data(_replicate(sharding, jax.random.key_data(leaf)))
   host = np.asarray(leaf)
@@ -38,17 +38,15 @@ def _replicate(sharding: NamedSharding, leaf: Array) -> Array:
 
 
 def local_devices(mapping: ClientMapping) -> list[tuple[int, jax.Device]]:
-  """Returns this process's devices with their indices among the devices of all processes."""
+  """Returns (index among all processes' devices, device) for each device of this process."""
   process = jax.process_index()
-  return [
-    (i, device) for i, device in enumerate(mapping.devices) if device.process_index == process
-  ]
+  return [(i, d) for i, d in enumerate(mapping.devices) if d.process_index == process]
 
 
 def global_rows(mapping: ClientMapping, local: PyTree) -> PyTree:
-  """Returns global arrays that consist of the ``local`` rows (host arrays) of all processes.
+  """Joins the ``local`` rows (host arrays) of all processes to global arrays.
 
-  Each device of each process gets equally many rows.
+  The rows are divided evenly over all devices.
   """
   devices = [device for _, device in local_devices(mapping)]
   sharding = mapping.row_sharding
@@ -74,7 +72,7 @@ def local_rows(tree: PyTree) -> PyTree:
 
 
 def divide_slots(mapping: ClientMapping, slots: np.ndarray) -> Array:
-  """Divides row numbers [..., D * width], which all processes have, over the D devices."""
+  """Divides row numbers [..., D * width], equal in all processes, over the D devices."""
   assert mapping.mesh
   sharding = NamedSharding(mapping.mesh, P(*[None] * (slots.ndim - 1), DEVICES))
   return jax.make_array_from_callback(slots.shape, sharding, lambda index: slots[index])

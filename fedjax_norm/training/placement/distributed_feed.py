@@ -1,6 +1,6 @@
 """Client states and training data of a run of several processes.
 
-Each process has the examples and the states of its local clients only; they never move.
+Each process has only the examples and the states of the clients on its devices.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from fedjax_norm.typing import Key, PyTree
 
 
 class DistributedClientStore(ClientStore):
-  """The states of this process's local clients: ``max_clients`` rows per device."""
+  """The states of the clients on this process's devices: ``max_clients`` rows per device."""
 
   def __init__(self, one: PyTree, mapping: ClientMapping, placement: Placement, num_clients: int):
     """Initializes every client with the state ``one``."""
@@ -38,7 +38,7 @@ class DistributedClientStore(ClientStore):
     self.seen = np.zeros(num_clients, bool)
 
   def saved(self) -> PyTree:
-    """Returns the content of a checkpoint; every process writes its local rows."""
+    """Returns what a checkpoint stores; every process writes the states of its clients."""
     return global_rows(self._mapping, self.arrays), self.seen
 
   def restore(self, saved: PyTree) -> None:
@@ -47,7 +47,7 @@ class DistributedClientStore(ClientStore):
     self.arrays, self.seen = local_rows(arrays), np.array(seen)
 
   def models(self, ids: np.ndarray) -> tuple[PyTree, np.ndarray]:
-    """Returns the states of some clients, each on the client's device (see ``ClientStore``)."""
+    """Returns the states of the clients ``ids`` for evaluation, each on the client's device."""
     slots, positions = self._placement.layout(ids, min(self._placement.max_clients, len(ids)))
     states = global_rows(self._mapping, self.arrays)
     return self._take(states, divide_slots(self._mapping, slots)), positions
@@ -67,16 +67,15 @@ class DistributedFeed(contextlib.AbstractContextManager):
     longest: int,
     client_bytes: int,
   ):
-    """Puts the examples of each local client on the client's device (arguments: see ``Feed``).
+    """Puts the examples of this process's clients on each client's device.
 
-    ``client_bytes`` is the size of a client state; each device also stores its clients' states.
+    ``client_bytes`` is the size of a client state; see ``Feed`` for the other arguments.
 
     Raises:
-      UserError: the clients of a device exceed its memory.
+      UserError: the examples and states of a device's clients exceed the device's memory.
     """
     assert mapping.devices == jax.devices(), "local_examples relies on the order of jax.devices()"
-    self._mapping, self._rounds, self._cohort = mapping, rounds, cohort
-    self._longest = longest
+    self._mapping, self._longest = mapping, longest
     self._placement = Placement(data.num_clients, mapping.num_devices)
     draw = jax.jit(lambda first: cohorts(key, first, longest, data.num_clients, cohort))
     self._draw = lambda first: np.asarray(draw(np.int32(first)))[: rounds - first]
@@ -92,7 +91,7 @@ class DistributedFeed(contextlib.AbstractContextManager):
     needed = capacity * data.example_bytes + 2 * max_clients * client_bytes
     if needed > device_memory(mapping.devices):
       raise UserError(
-        f"the clients of one device need {needed / 1e9:.1f} GB, which exceed its memory; use more "
+        f"the clients of one device need {needed / 1e9:.1f} GB, more than its memory; use more "
         "processes or devices, because with several processes all data stays on the devices."
       )
 
@@ -110,7 +109,7 @@ class DistributedFeed(contextlib.AbstractContextManager):
     pass
 
   def window(self, round_: int) -> Window:
-    """Returns the window that contains a round; calls must ask for rounds in rising order."""
+    """Returns the window that contains ``round_``, which must rise from call to call."""
     if self._window is None or round_ == self._window.end:
       ids = self._draw(round_)
       slots = np.full((self._longest, self._mapping.num_devices * self._width), -1, np.int32)
@@ -121,15 +120,13 @@ class DistributedFeed(contextlib.AbstractContextManager):
     return self._window
 
   def all_clients(self) -> Iterator[DataPart]:
-    """Yields the data of all clients as one part; each device processes its clients."""
+    """Yields the data of all clients as one part, with each client on the client's device."""
     yield self._all_clients
 
   def client_states(self, store: ClientStore, window: Window) -> PyTree:
     """Returns the states of all clients, each on the client's device."""
-    del window
     return global_rows(self._mapping, store.arrays)
 
   def store_states(self, store: ClientStore, window: Window, states: PyTree) -> None:
     """Writes the client states after the rounds of a window back to the store."""
-    del window
     store.arrays = local_rows(states)

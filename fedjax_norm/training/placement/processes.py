@@ -17,23 +17,23 @@ from jax.sharding import PartitionSpec as P
 from fedjax_norm.errors import LostError, UserError
 
 INITIALIZATION_SECONDS = 60
-"""Maximum time that a process waits for the others at the start."""
+"""Maximum time that a process waits for the other processes at the start."""
 
 HEARTBEAT_SECONDS = 20
-"""Maximum time without a sign of life of a process before the runtime ends all others."""
+"""Time without a sign of life of one process after which the runtime ends all processes."""
 
 # At the end, the other processes wait while process 0 writes the last files; a process that dies
 # meanwhile is detected by its heartbeat.
 _SHUTDOWN_SECONDS = 3600
 
-# Words in the text of errors about other processes or the network: in errors of any type, and in
-# JaxRuntimeError only (errors of other types can quote a path that contains them).
+# Words in error texts that mean a lost process or network: in errors of any type, and in
+# JaxRuntimeError only (other errors can quote a path with such a word).
 _NETWORK_WORDS = ("coordination", "deadline_exceeded", "gloo", "nccl")
 _RUNTIME_WORDS = ("barrier", "connect", "unavailable")
 
 
 class ProcessInfo(NamedTuple):
-  """The identity of one of the processes of a run.
+  """One of the processes of a run.
 
   Attributes:
     coordinator_address: HOST:PORT at which process 0 coordinates the run.
@@ -46,7 +46,7 @@ class ProcessInfo(NamedTuple):
   process_id: int
 
   def __str__(self) -> str:
-    """Returns a text for messages, such as 'process 0 of 2'."""
+    """Returns a text for error messages, such as 'process 0 of 2'."""
     return f"process {self.process_id} of {self.num_processes}"
 
 
@@ -56,7 +56,7 @@ def is_main() -> bool:
 
 
 def lost_process_error(process: ProcessInfo) -> LostError:
-  """Returns the error of a process that has lost the connection to another one."""
+  """Returns the error of a process that has lost the connection to another process."""
   return LostError(
     f"{process} ended because another process of the run died or could not be reached; start all "
     "processes again with the same --workdir to resume from the last checkpoint."
@@ -82,11 +82,11 @@ def join(
   initialization_seconds: int = INITIALIZATION_SECONDS,
   heartbeat_seconds: int = HEARTBEAT_SECONDS,
 ) -> Iterator[None]:
-  """Joins the run before JAX starts, and leaves it together with the other processes at the end.
+  """Joins a run before JAX starts; at the end, leaves it together with the other processes.
 
-  A process that dies ends the others: by an error of a collective operation, or by an abort of the
-  whole process if the runtime hangs. Therefore a supervisor process must start this one. After an
-  error, the caller must end the process by ``os._exit``, because JAX's exit waits for the others.
+  If one process dies, each other process gets an error from a collective operation, or is aborted
+  if the runtime hangs; so start this process from a supervisor process. After an error, end the
+  process by ``os._exit``, because JAX's exit waits for the other processes.
 
   Raises:
     LostError: another process died or cannot be reached.

@@ -1,4 +1,4 @@
-"""The options of a task: data, partition, images, order, model and norm; builds the task."""
+"""The options of a task, and the function that builds the task from them."""
 
 import dataclasses
 from typing import TypeVar
@@ -31,15 +31,13 @@ C = TypeVar("C", bound=TaskConfig)
 
 
 def resolve(config: C, labels: np.ndarray, owners: np.ndarray | None) -> C:
-  """Returns the options, with unset ones filled in from the data.
+  """Returns the options, in which values that follow from the data replace unset options.
 
-  Args:
-    config: the options.
-    labels: [N] labels of the training examples.
-    owners: [N] client of each example, if the data names clients.
+  ``labels`` [N] are those of the training examples; ``owners`` [N] are the clients of the examples,
+  or None if the data names no clients.
 
   Raises:
-    UserError: the errors of ``data.partitions.registry.resolve``.
+    UserError: the partition does not fit the data (see ``data.partitions.registry.resolve``).
   """
   config = partitions.resolve(config, labels, owners)
   if config.partition != "feature" or config.feature_shift is not None:
@@ -67,19 +65,19 @@ def from_config(
     division: partition of the training examples over clients.
     seed: seed of the relabelling and of the choice of hidden labels.
     rounds: number of rounds of the run.
-    steps: local steps in a round, for all clients or [K]; they time the stretches of a drift.
+    steps: local steps per round, one number or one per client [K]; needed for ``drift``.
     statistics: mean and standard deviation of each channel; None computes them from the source.
-    members: members of an ensemble, as text for ``ensemble_members.parse_members``.
+    members: models of an ensemble, as in ``--members``; None for a single model.
     labelled: share of the labels that clients know; None is all.
 
   Raises:
-    UserError: the errors of ``make_task``, or an option changes labels but the task has none.
+    UserError: an option changes class labels and the task has none, or ``make_task`` raises.
   """
   objective = training_objective(config.task)
   if objective != "classification":
     for name, value in (("relabelled", config.relabelled), ("labelled", labelled)):
       if value is not None:
-        raise UserError(f"--{name} changes classes, and --task is {config.task}; drop one of them.")
+        raise UserError(f"--{name} changes classes, and --task is {config.task}; drop --{name}.")
   if config.relabelled is not None:
     train, classes = source.train, len(source.class_names)
     labels = relabel(train.labels, division, classes, config.relabelled, seed)

@@ -15,14 +15,12 @@ def no_better_than_guessing(task: Task, row: Mapping[str, Any]) -> bool:
   """Returns whether one constant answer for all test examples is as good as a model.
 
   For classes of images or pixels, the best constant answer is the class shares of the test set, and
-  its loss is their entropy. This detects every network with constant outputs, and every accurate
-  but overconfident network with a loss above the entropy. For regression the best constant answer
-  is the mean (R² = 0); for pairs it is either answer, correct for half of them. For a user-defined
-  loss it is unknown, and the function returns False.
+  the loss of this answer is the entropy of the shares. So the result is True for a network with
+  constant outputs, and for an accurate but overconfident network with a loss above the entropy. For
+  regression the best constant answer is the mean (R² = 0); for pairs, either answer is correct for
+  half of them. For a user-defined loss the best constant answer is unknown and the result False.
 
-  Args:
-    task: the task.
-    row: the model's measures, as in ``metrics.csv``.
+  ``row`` has the model's measures, as in ``metrics.csv``.
   """
   if "threshold" in row:
     return not row["top1"] - row["verification_error"] > 0.5

@@ -6,11 +6,11 @@ from fedjax_norm.data.examples import MAX_SAMPLED
 from fedjax_norm.data.names import join_first
 from fedjax_norm.training.task.task import Task, far_outside
 
-_SMALL_TEST_SET = 100  # with fewer test images, a note gives the accuracy points of one image
+_SMALL_TEST_SET = 100  # with fewer test images, a note says how much one image changes the accuracy
 
 
 def collect_notes(task: Task) -> list[str]:
-  """Returns the data source's notes, and notes on unusual images, classes and test sets."""
+  """Returns the notes of the data source, and notes on unusual images, classes and test sets."""
   source, (low, high) = task.source, task.value_range
   notes = [*source.notes]
   if far_outside(source.train.images.dtype, task.value_range):

@@ -1,4 +1,4 @@
-"""The learning task: data source, partition over clients, model and preprocessing."""
+"""The learning task: data divided over clients, preprocessing, and the model to train."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,17 +27,17 @@ from fedjax_norm.training.placement.client_placement import local_examples
 
 
 class Task(NamedTuple):
-  """A federation and the model to train on it.
+  """The data of all clients and the model to train on it.
 
   Attributes:
-    model: the model, not bound to a named axis.
-    source: the data source.
-    data: the federation, as host arrays.
+    model: the model, not bound to a named device axis.
+    source: the training and test data before they are divided over clients.
+    data: the training data of all clients, as host arrays.
     transform: transformation of training images.
     plain_transform: transformation of training images without augmentation.
     eval_transform: transformation of test images.
     pairs: pairs of test images for verification; None for other tasks.
-    objective: training objective: a key of ``objectives.OBJECTIVES`` or a user-defined one.
+    objective: training objective: a key of ``objectives.OBJECTIVES``, or user-defined.
     units: scales of the regression targets; None for other tasks.
     value_range: smallest and largest stored value in a sample of the training images.
   """
@@ -75,7 +75,7 @@ class Task(NamedTuple):
 
   @property
   def kind(self) -> str:
-    """What the test measures: verification, a name of ``objectives.TASKS``, or only the loss."""
+    """What the test measures, for messages: verification, a name in ``TASKS``, or only the loss."""
     if self.pairs:
       return "verification"
     kind = _kind(self.source)
@@ -107,30 +107,29 @@ def make_task(
   objective: str | Objective = "classification",
   members: Sequence[MemberSpec] = (),
 ) -> Task:
-  """Builds a task.
+  """Builds a task from data, a partition over clients, a norm and a model.
 
   Args:
-    source: the data source, or four arrays (see ``data.sources.in_memory.to_source``).
-    partition: partition of the training examples over clients; or the client of each example, or
-      each client's example ids (see ``data.sources.in_memory.to_partition``).
+    source: a data source, or four arrays (see ``data.sources.in_memory.to_source``).
+    partition: partition of the training examples over clients, the client of each example, or the
+      example ids of each client (see ``data.sources.in_memory.to_partition``).
     norm: normalization after each convolution; optional for a user-defined module.
     model: a key of ``models.MODELS``, or a user-defined flax module (see ``models.user_module``).
     preprocess: options of the image preprocessing.
-    stem: first layers, for models with several choices (see ``models.create``).
+    stem: name of the model's first layers, for models with a choice (see ``models.create``).
     statistics: mean and standard deviation of each channel; None computes them from the source.
     verification: whether the test verifies identities by embeddings, on fixed pairs of test images.
-    order: order in which each client draws its examples; None is random.
-    span: local steps in each stretch of a drift (``example_order.steps_per_stretch``), for all
-      clients or [K].
+    order: order in which each client draws examples; None is random.
+    span: with a drift in ``order``, number of local steps before it changes the examples, one
+      number or one per client [K] (see ``example_order.steps_per_stretch``).
     objective: the name in ``objectives.TASKS`` that the source was loaded for, or a user-defined
-      objective, which then defines the test loss and the accuracy. Regression targets are
-      standardized to mean 0 and deviation 1 over all clients' training examples.
-    members: members of an ensemble, instead of ``model``; the task's objective is ``ensemble``.
+      objective, which also defines the test loss and the accuracy. Regression targets are
+      standardized to mean 0 and standard deviation 1 over all clients' training examples.
+    members: models of an ensemble, instead of ``model``; the task's objective is ``ensemble``.
 
   Raises:
-    UserError: an argument has a wrong type, the model does not fit the images, the norm or the
-      objective, the test set does not fit the test, or a feature shift is applied to images with
-      values far outside 0 to 1.
+    UserError: an argument has a wrong type, two arguments do not fit together, or
+      ``preprocess`` has a feature shift and image values are far outside 0 to 1.
   """
   source = to_source(source)
   train, kind = source.train, _kind(source)
@@ -145,11 +144,11 @@ def make_task(
   if verification and not embeds:
     choices = ", ".join(name for name, entry in models.MODELS.items() if entry.embeds)
     title = repr(model) if isinstance(model, str) else type(model).__name__
-    raise UserError(f"model {title} has no embedding to verify identities by; choose {choices}.")
+    raise UserError(f"model {title} has no embedding for verification; choose one of {choices}.")
   if not verification and source.test_names is not None:
     raise UserError(
-      f"the test classes of {source.name!r} differ from the training classes, so they cannot be"
-      " predicted; choose the task verification."
+      f"a model cannot predict the test classes of {source.name!r}, which differ from the training"
+      " classes; choose the task verification."
     )
   _check_objective(objective, kind, source, preprocess, verification)
   for name in (choice.model for choice in members) if members else (model,):
@@ -157,7 +156,7 @@ def make_task(
       choices = ", ".join(n for n, entry in models.MODELS.items() if _supports(entry, kind))
       raise UserError(f"model {name!r} does not support {kind}; choose one of {choices}.")
   if members and (verification or objective != "classification"):
-    raise UserError("an ensemble votes on classes; drop its members or choose another task.")
+    raise UserError("an ensemble votes on classes; drop members, or choose task classification.")
   scale, targets = None, train.targets
   if kind == "regression":
     assert targets is not None
@@ -172,8 +171,8 @@ def make_task(
   if preprocess.feature_shift:
     if far_outside(train.images.dtype, values):
       raise UserError(
-        "a feature shift assumes image values from 0 to 1, but these range from"
-        f" {values[0]:g} to {values[1]:g}; scale the images to 0 to 1."
+        "a feature shift assumes image values from 0 to 1, but the training images' values range"
+        f" from {values[0]:g} to {values[1]:g}; scale the images to 0 to 1."
       )
     num_clients = len(partition.offsets) - 1
     strengths = client_strengths(preprocess.feature_shift, num_clients, preprocess.feature_scale)
@@ -187,7 +186,7 @@ def make_task(
     built = make_ensemble(members, outputs, image_shape, stem)
   elif isinstance(model, nn.Module):
     if stem != "auto":
-      raise UserError(f"a user-defined module has no stem to choose; drop the stem {stem!r}.")
+      raise UserError(f"a user-defined module has no stem to choose; drop stem={stem!r}.")
     built = adapt(model, norm, image_shape, output_shape)
   elif norm is None:
     raise UserError(f"model {model!r} needs a norm; give one, such as make_norm('bn').")
@@ -209,7 +208,7 @@ def make_task(
 
 
 def far_outside(dtype: np.dtype, values: tuple[float, float]) -> bool:
-  """Returns whether float images have values far outside 0 to 1; uint8 ones are divided by 255."""
+  """Returns whether images have (smallest, largest) ``values`` far outside 0 to 1; uint8 never."""
   return dtype != np.uint8 and not (values[0] >= -1 and values[1] <= 2)
 
 
@@ -223,19 +222,19 @@ def _kind(source: Source) -> str:
 def _check_objective(
   objective: str | Objective, kind: str, source: Source, preprocess: Preprocess, verification: bool
 ) -> None:
-  """Raises if the source, the preprocessing or the test does not fit the objective."""
+  """Raises a UserError if the source, preprocessing or verification does not fit the objective."""
   if isinstance(objective, str) and objective not in TASKS:
     raise UserError(f"unknown objective {objective!r}; choose one of {', '.join(TASKS)}.")
   if isinstance(objective, str) and objective != kind:
     raise UserError(
-      f"the source {source.name!r} was not loaded for {objective}; load it with that objective."
+      f"the source {source.name!r} was loaded for {kind}; load it for {objective}, your objective."
     )
   if verification and kind != "classification":
-    raise UserError(f"verification needs labels, but the task is {kind}; drop one.")
+    raise UserError(f"verification compares class labels, which {kind} lacks; drop verification.")
   if kind == "segmentation" and preprocess.augment != "none":
     raise UserError(
       f"the augmentation {preprocess.augment!r} moves images but not the classes of their pixels; "
-      "drop it."
+      "choose augment='none'."
     )
 
 

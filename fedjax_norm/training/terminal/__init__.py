@@ -1,1 +1,1 @@
-"""Terminal output of a run (progress line, tables), and handling of signals."""
+"""Terminal output of a run (progress line, tables), and signals that stop a run."""

@@ -1,21 +1,16 @@
 """The progress line of a run on the terminal."""
 
+import contextlib
 import sys
 
 import tqdm
 
 
-class Progress:
-  """A line on stderr: round, loss, accuracy, speed, time left; a context manager."""
+class Progress(contextlib.AbstractContextManager):
+  """A line on stderr with round, time left, loss, test result and speed, until the block ends."""
 
   def __init__(self, total_rounds: int, start: int = 0, enabled: bool = True):
-    """Shows the line.
-
-    Args:
-      total_rounds: number of rounds of the run.
-      start: number of rounds completed before the run was resumed.
-      enabled: whether to show the line.
-    """
+    """Shows the line if ``enabled``; a resumed run has completed ``start`` rounds before."""
     self._bar = tqdm.tqdm(
       total=total_rounds,
       initial=start,
@@ -31,27 +26,16 @@ class Progress:
     )
 
   def update(self, round: int, loss: float, tested: str, examples_per_second: float) -> None:
-    """Updates the line after an evaluation.
+    """Updates the line after an evaluation at ``round``, with the text ``tested`` of its result.
 
-    Args:
-      round: number of completed rounds.
-      loss: mean training loss of the last interval.
-      tested: text with the test result.
-      examples_per_second: training examples per second in the last interval.
+    ``loss`` and ``examples_per_second`` are of training since the evaluation before.
     """
-    self._bar.set_postfix_str(
-      f"loss {loss:.4f}, {tested}, {examples_per_second:,.0f} examples/s", refresh=False
-    )
+    text = f"loss {loss:.4f}, {tested}, {examples_per_second:,.0f} examples/s"
+    self._bar.set_postfix_str(text, refresh=False)
     self._bar.update(round - self._bar.n)
 
-  def close(self) -> None:
+  def __exit__(self, *_: object) -> None:
     """Shows the final state and ends the line."""
     if not self._bar.disable:
       self._bar.refresh()
     self._bar.close()
-
-  def __enter__(self) -> "Progress":
-    return self
-
-  def __exit__(self, *_: object) -> None:
-    self.close()

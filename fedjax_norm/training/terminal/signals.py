@@ -1,4 +1,4 @@
-"""Turns SIGINT and SIGTERM into exceptions, and delays them during critical blocks."""
+"""Turns the signals SIGINT and SIGTERM into exceptions, or delays them until a block ends."""
 
 import contextlib
 import os
@@ -10,8 +10,7 @@ from typing import Any
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
-# Functions that Python or JAX calls at any time, for example during compilation. Exceptions raised
-# in them are ignored.
+# Functions that Python or JAX can call at any time, and in which exceptions are ignored.
 _IGNORING_ERRORS = ("_xla_gc_callback", "__del__")
 _RESEND_SECONDS = 0.05
 
@@ -29,9 +28,7 @@ def terminable() -> Iterator[None]:
 
   def stop(number: int, frame: FrameType | None) -> None:
     while frame:
-      if (
-        frame.f_code.co_name in _IGNORING_ERRORS
-      ):  # the exception would be lost: signal again later
+      if frame.f_code.co_name in _IGNORING_ERRORS:  # signals again later
         threading.Timer(_RESEND_SECONDS, os.kill, (os.getpid(), number)).start()
         return
       frame = frame.f_back

@@ -12,9 +12,6 @@ _NUMERIC = re.compile(r"[-+]?[0-9.,]+(e[-+]?[0-9]+)?( ?(%|[a-zA-Z]{1,3}))?( ±.*
 def human_seconds(seconds: float) -> str:
   """Formats a duration: ``12 ms``, ``3.4 s``, ``2 min 05 s``, ``1 h 07 min``, ``3 d 02 h``.
 
-  Args:
-    seconds: duration in seconds, not negative.
-
   Raises:
     ValueError: ``seconds`` is negative or not finite.
   """
@@ -33,14 +30,9 @@ def human_seconds(seconds: float) -> str:
 
 
 def summary_table(title: str, pairs: Sequence[tuple[str, str]]) -> str:
-  """Formats names and values in two aligned columns under a title.
+  """Formats (name, value) pairs in two aligned columns under a title of one line.
 
-  Args:
-    title: title of one line.
-    pairs: (name, value) in order; a value can have several lines.
-
-  Returns:
-    Lines without trailing spaces and without a final line end.
+  A value can have several lines. The text has no trailing spaces and no final line end.
   """
   width = max((len(name) for name, _ in pairs), default=0)
   lines = [title, "-" * len(title)]
@@ -51,14 +43,9 @@ def summary_table(title: str, pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def columns_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Formats rows under headers; columns of numbers are right-aligned, others left-aligned.
+  """Formats rows under headers; columns of numbers are right-aligned, columns of text left-aligned.
 
-  Args:
-    headers: one text per column.
-    rows: rows with one text per column.
-
-  Returns:
-    Lines without trailing spaces and without a final line end.
+  The table has no trailing spaces and no final line end.
 
   Raises:
     ValueError: the number of cells in a row differs from the number of headers.
