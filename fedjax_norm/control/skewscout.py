@@ -24,7 +24,7 @@ class ScoutConfig(Options):
   skewscout: str = option(
     "off",
     "SkewScout (paper 004, sec. 7): tests each client's model on another client's data and chooses "
-    "the communication threshold theta by the loss of accuracy. The search is hill climbing (hill), "
+    "the communication threshold theta by the loss of accuracy. The search is hill climbing, "
     "stochastic hill climbing or simulated annealing; measure tests without changing theta.",
     choices=("off", "measure", *SEARCHES),
   )
@@ -36,7 +36,7 @@ class ScoutConfig(Options):
   )
   scout_grid: tuple[float, ...] = option(
     (),
-    "Values of theta to choose from, in ascending order; by default those of paper 004, tables 6-8.",
+    "Values of theta to choose from, in ascending order; by default from paper 004, tables 6 to 8.",
     needs=_SEARCHING,
   )
   scout_start: float | None = option(
