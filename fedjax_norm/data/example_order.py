@@ -64,7 +64,7 @@ C = TypeVar("C", bound=ExampleOrder)
 
 
 def resolve(config: C, rounds: int) -> C:
-  """Returns the options; with drift, `drift_rounds` has its default for a run of this length."""
+  """Returns the options with `drift_rounds` filled in, if there is drift, for a run of `rounds`."""
   if config.drift == "none" or config.drift_rounds is not None:
     return config
   return dataclasses.replace(config, drift_rounds=-(-rounds // config.drift_stretches))
@@ -105,7 +105,7 @@ def arrange(
   config: ExampleOrder,
   stretch_steps: int | np.ndarray = FOREVER,
 ) -> Arranged:
-  """Sorts each client's examples by the options of the drift and of the order in an epoch.
+  """Returns each client's examples in the order that the options choose.
 
   Args:
     partition: the examples of each client, in random order.

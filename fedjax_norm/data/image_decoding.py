@@ -195,7 +195,7 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_classes(classes: np.ndarray, size: int | None) -> np.ndarray:
-  """Resizes pixel classes [N, H, W] to [N, size, size] by the nearest pixel; None: not at all."""
+  """Resizes pixel classes [N, H, W] to [N, size, size] by the nearest pixel, if `size` is given."""
   if size is None:
     return classes
   _check_memory(len(classes), size, classes.dtype.itemsize)

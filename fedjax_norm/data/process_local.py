@@ -63,7 +63,7 @@ def lazy_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def image_blocks(images: np.ndarray, ids: np.ndarray | None) -> Iterator[np.ndarray]:
-  """Yields the images [N, H, W, C] with some ids (None: all) in blocks.
+  """Yields the images [N, H, W, C] with the given ids (None means all) in blocks.
 
   A copy of all images at the same time might not fit in the host's memory.
   """

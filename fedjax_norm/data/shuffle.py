@@ -17,7 +17,7 @@ _PASSES = 24
 
 
 def permute(key: Key, positions: Array, n: Array | int) -> Array:
-  """Returns the numbers at some positions of a random permutation of 0 ... n - 1.
+  """Returns the numbers at the given positions of a random permutation of 0 ... n - 1.
 
   Args:
     key: random key of the permutation.
@@ -44,7 +44,7 @@ def permute(key: Key, positions: Array, n: Array | int) -> Array:
 
 
 def _mix(x: Array) -> Array:
-  """Hashes integers with good avalanche (the finalizer of MurmurHash3)."""
+  """Returns hash values of integers (the finalizer of MurmurHash3)."""
   x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
   x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
   return x ^ (x >> 16)

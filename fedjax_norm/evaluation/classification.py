@@ -19,7 +19,7 @@ from fedjax_norm.typing import Array, Batch, PyTree, Variables
 
 
 class Scores(NamedTuple):
-  """Sums over test examples by class; adding ``Scores`` gives those of all examples together.
+  """Sums over test examples by class; the ``Scores`` of several batches can be added.
 
   Attributes:
     loss: [C] sum of cross-entropies, or of a user-defined loss.
@@ -87,7 +87,7 @@ def make_batch_test(
 def make_scores(
   model: nn.Module, num_classes: int, transform: EvalTransform, objective: Objective | None = None
 ) -> Callable[..., Scores]:
-  """Returns the function of :func:`make_batch_test` whose result are ``Scores``.
+  """Returns the function of :func:`make_batch_test` that returns ``Scores``.
 
   ``objective`` is a user-defined objective; None means cross-entropy.
   """

@@ -15,7 +15,7 @@ from fedjax_norm.typing import Array, Variables
 
 
 class Votes(NamedTuple):
-  """Sums over test examples by class; adding ``Votes`` gives those of all examples together.
+  """Sums over test examples by class; the ``Votes`` of several batches can be added.
 
   Attributes:
     loss: [C] sum of the losses of the vote (see :class:`Scores`).
@@ -33,7 +33,7 @@ class Votes(NamedTuple):
 
 
 def make_votes(model: Ensemble, num_classes: int, transform: EvalTransform) -> Callable[..., Votes]:
-  """Returns a function like that of ``classification.make_batch_test``, with ``Votes``."""
+  """Returns a function as ``classification.make_batch_test`` does, which returns ``Votes``."""
 
   def votes(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Votes:
     batch, ids = examples

@@ -46,7 +46,7 @@ def target_scale(train: np.ndarray, test: np.ndarray) -> TargetScale:
 
 
 class Errors(NamedTuple):
-  """Sums over test examples, for standardized targets; adding gives those of all examples together.
+  """Sums over test examples, for standardized targets; ``Errors`` of several batches can be added.
 
   Attributes:
     loss: [] sum of half the squared distances, or of a user-defined loss.

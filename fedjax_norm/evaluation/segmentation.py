@@ -11,7 +11,7 @@ from fedjax_norm.typing import Array, Batch
 
 
 class Confusion(NamedTuple):
-  """Sums over test images; adding two gives the sums over all images together.
+  """Sums over test images; the ``Confusion`` of several batches can be added.
 
   Attributes:
     loss: [] sum of the images' mean cross-entropies, or of a user-defined loss.

@@ -42,7 +42,7 @@ class Pairs(NamedTuple):
 
 
 def make_pairs(labels: np.ndarray, seed: int = 0, folds: int = 10, per_fold: int = 300) -> Pairs:
-  """Draws the pairs of a test set.
+  """Draws the pairs of test images that verification classifies.
 
   Each fold has n pairs of the same identity and n pairs of different identities; n is ``per_fold``,
   or less if a fold has fewer pairs. As in LFW, a pair of the same identity is two images of a
@@ -167,7 +167,7 @@ def make_evaluate_clients(
 
 
 class Verdict(NamedTuple):
-  """The accuracy of verification by distances.
+  """The accuracy of verification on each fold, and the distance threshold used.
 
   Attributes:
     accuracies: [folds] share of correctly classified pairs of each fold.
@@ -180,7 +180,7 @@ class Verdict(NamedTuple):
 
 
 def judge(distances: np.ndarray, pairs: Pairs) -> Verdict:
-  """Classifies the pairs of each fold by the distance threshold that is best for other folds."""
+  """Classifies each fold's pairs by the distance threshold that is best for the other folds."""
   distances = np.asarray(distances, np.float64)
   verdicts = []
   for fold in np.unique(pairs.fold):

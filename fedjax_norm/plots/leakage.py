@@ -34,7 +34,7 @@ def leakage(measured: Leakage, path: str | os.PathLike, title: str) -> None:
 
 
 def leakage_figure(measured: Leakage, title: str) -> Figure:
-  """Draws the measures against the cut layer, and images above their reconstruction from each cut.
+  """Draws the measures against the cut layer, and images above their reconstructions.
 
   ``measured`` has the results of at least one cut layer.
   """

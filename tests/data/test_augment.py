@@ -108,7 +108,7 @@ def test_transforms_are_the_same_from_images_and_from_merged_statistics(config):
 def test_statistics_are_not_needed_without_standardising():
   transforms = make_transforms(Preprocess(standardise=False))
   np.testing.assert_array_equal(transforms[2](IMAGES), IMAGES)
-  with pytest.raises(UserError, match="the training images or the statistics"):
+  with pytest.raises(UserError, match="the training images or their statistics"):
     make_transforms(Preprocess())
 
 

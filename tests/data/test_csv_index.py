@@ -199,5 +199,5 @@ def test_files_that_are_not_indexes_are_refused(tmp_path):
   with pytest.raises(UserError, match="no region 'planet'"):
     sources.load(write_index(tmp_path, GOOD), region="planet")
   for options in ({"region": "country"}, {"min_region_size": 3}):
-    with pytest.raises(UserError, match="Only a csv: index"):
+    with pytest.raises(UserError, match="Only --data=csv:PATH"):
       sources.load("digits", **options)

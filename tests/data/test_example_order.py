@@ -182,7 +182,7 @@ def test_invalid_orders_are_refused(options, words):
 
 
 def test_a_stretch_without_steps_is_refused():
-  with pytest.raises(UserError, match="lasts 0 steps"):
+  with pytest.raises(UserError, match="stretch_steps is 0"):
     federation((TOTAL,), ExampleOrder(drift="label"), 0)
 
 

@@ -9,7 +9,7 @@ def even_sizes(total: int, num_parts: int) -> np.ndarray:
 
 
 def deal(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Returns the client of each example, [sum of sizes] int64: sizes[k] random ones for client k."""
+  """Returns each example's client, [sum of sizes] int64: client k gets sizes[k] random examples."""
   return rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
 
 
@@ -22,7 +22,7 @@ def index_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def group_by_class(
   class_of: np.ndarray, class_sizes: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the ids sorted by class, in random order within a class, and each one's rank in it."""
+  """Returns the ids sorted by class, in random order within a class, and their ranks in a class."""
   shuffled = rng.permutation(len(class_of))
   grouped = shuffled[np.argsort(class_of[shuffled], kind="stable")]
   starts = np.cumsum(class_sizes) - class_sizes
@@ -30,7 +30,7 @@ def group_by_class(
 
 
 def deal_counts(class_of: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Returns the client of each example, [N] int64: counts[c, k] random ones of class c for k."""
+  """Returns each example's client, [N] int64: client k gets counts[c, k] examples of class c."""
   grouped, _ = group_by_class(class_of, counts.sum(1), rng)
   owner = np.empty(len(class_of), np.int64)
   num_classes, num_clients = counts.shape

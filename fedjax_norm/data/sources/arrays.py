@@ -54,7 +54,7 @@ def make_source(
   objective: str = "classification",
   resize: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Source:
-  """Makes a source; images are copied only if they are floating but not float32.
+  """Returns a source; images are copied only if they are floating but not float32.
 
   Args:
     kind: the name of the source.

@@ -16,7 +16,7 @@ Arrays = Sequence[Any]
 
 
 def to_source(given: Any) -> Source:
-  """Returns the checked source of a user's data.
+  """Checks a user's data and returns the source of it.
 
   Args:
     given: a `Source`, or the arrays `(train_images, train_labels, test_images, test_labels)`:
@@ -67,7 +67,7 @@ def _check(source: Source) -> None:
 
 
 def to_partition(given: Any, num_examples: int) -> Partition:
-  """Returns the checked partition that a user gives.
+  """Checks a user's partition and returns it as a ``Partition``.
 
   Args:
     given: a `Partition`; the client of each example, [N] integers from 0; or, for each client, the

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def parse(text: str, options: Callable[..., T], data: str, least: Mapping[str, int]) -> T:
-  """Parses key=value pairs.
+  """Returns the options that a text of key=value pairs gives.
 
   Args:
     text: key=value pairs separated by commas.

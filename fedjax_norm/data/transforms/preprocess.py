@@ -135,7 +135,7 @@ class Preprocess(Options):
 
   @property
   def prepare(self) -> scaling.Prepare:
-    """The steps before the statistics of the training images are computed."""
+    """The function of the steps before statistics of the training images are computed."""
     to_unit = scaling.to_unit
     return (lambda images: contrast_normalise(to_unit(images))) if self.gcn else to_unit
 
