@@ -142,7 +142,7 @@ def test_bad_input_gives_an_error_of_one_sentence(leakage_run, arguments, words)
   [
     (("--zca_epsilon=0.1",), "--whiten=zca or gcn_zca"),
     (("--whiten=zca", "--subtract=image"), "subtracts the mean image itself"),
-    (("--whiten=zca", "--standardise"), "drop one of them"),
+    (("--whiten=zca", "--standardise"), "drop --standardise or --whiten=zca"),
   ],
 )
 def test_contradictory_preprocessing_is_refused(fedavg_run, arguments, words):
