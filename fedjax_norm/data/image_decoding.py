@@ -82,7 +82,9 @@ def _open(stream: Stream, name: str) -> Image.Image:
       warnings.simplefilter("ignore", Image.DecompressionBombWarning)
       return Image.open(stream)
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    raise UserError(f"{name} is not an image that can be read; replace or remove it.") from error
+    raise UserError(
+      f"{name} is not an image that can be read; replace or remove this file."
+    ) from error
 
 
 def header(stream: Stream, name: str) -> tuple[int, int, int]:
@@ -120,7 +122,7 @@ def decode(stream: Stream, name: str, channels: int, size: int | None = None) ->
         image = image.convert("RGBA")  # otherwise Pillow warns that it drops the transparency
       image = image.convert("L" if channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError) as error:
-      raise UserError(f"{name} is a damaged image; replace or remove it.") from error
+      raise UserError(f"{name} is a damaged image; replace or remove this file.") from error
     if upright is not None:
       image = image.transpose(upright)
     if size is not None and image.size != (size, size):

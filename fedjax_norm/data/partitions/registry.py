@@ -146,12 +146,13 @@ class PartitionConfig(Options):
   )
   fraction: float | None = option(
     None,
-    "Share of the examples that is divided by label instead of at random, for --partition=skew; 1 "
-    "by default.",
+    "Share of the examples that is divided by label instead of at random, for --partition=skew "
+    "(paper 004, sec. 3); 1 by default.",
   )
   dominant_share: float | None = option(
     None,
-    "Share of each class that goes to its main clients, for --partition=dominant; 0.8 by default.",
+    "Share of each class that goes to the clients with mostly this class, for --partition=dominant "
+    "(paper 004, app. F); 0.8 by default.",
   )
   alpha: float | None = option(
     None,
@@ -257,7 +258,8 @@ def make(
   if unknown:
     used = ", ".join(OPTIONS[name]) or "none"
     raise UserError(
-      f"The partition {name!r} does not use the option {unknown[0]!r}; remove it (it uses: {used})."
+      f"The partition {name!r} does not use the option {unknown[0]!r}; remove this option"
+      f" (options of the partition: {used})."
     )
   labels = np.asarray(labels)
   if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels) or labels.min() < 0:

@@ -39,8 +39,8 @@ def check_names(path: str, names: Collection[str]) -> None:
   unknown = [name for name in names if name not in REQUIRED + OPTIONAL]
   if unknown:
     raise UserError(
-      f"{path} has an unknown array {unknown[0]!r}; remove it (known: {', '.join(REQUIRED)}, and"
-      f" optionally {', '.join(OPTIONAL)})."
+      f"{path} has an unknown array {unknown[0]!r}; remove this array (known:"
+      f" {', '.join(REQUIRED)}, and optionally {', '.join(OPTIONAL)})."
     )
 
 
@@ -74,11 +74,11 @@ def make_source(
   if train.shape[1:] != test.shape[1:]:
     raise UserError(
       f"{path}: an image of x_train has shape {train.shape[1:]} but one of x_test"
-      f" {test.shape[1:]}; make them the same."
+      f" {test.shape[1:]}; make the shapes the same."
     )
   if train.dtype != test.dtype:
     raise UserError(
-      f"{path}: x_train is {train.dtype} but x_test is {test.dtype}; make them the same."
+      f"{path}: x_train is {train.dtype} but x_test is {test.dtype}; make the dtypes the same."
     )
   labels = _ids(path, "y_train", arrays["y_train"], len(train))
   test_labels = _ids(path, "y_test", arrays["y_test"], len(test))

@@ -197,7 +197,7 @@ def _check_region(path: str, row: Row, region: str | None, min_region_size: int)
   kind = "region" if region == "column" else "country"
   if kind not in row:
     names = " or ".join(_COLUMNS[kind])
-    raise UserError(f"{path} has no column {names}, which --region={region} needs; add it.")
+    raise UserError(f"{path} has no column {names}, which --region={region} needs; add a column.")
   return region
 
 
@@ -214,7 +214,7 @@ def _region(path: str, row: Row, region: str | None) -> str | None:
   if country is None:
     raise UserError(
       f"{path}, line {row['line']} has the country {row['country']!r}, which is not an ISO 3166"
-      " alpha-2 or alpha-3 code; correct it, or leave it empty to leave the image out."
+      " alpha-2 or alpha-3 code; correct the code, or delete it to leave the image out."
     )
   return getattr(country, region)
 

@@ -101,7 +101,7 @@ def labels(listing: Listing, data: str, open_set: bool = False) -> Labels:
   unknown = sorted({file.label for file in listing.test}.difference(classes))
   if unknown and not open_set:
     raise UserError(
-      f"{data}: class {unknown[0]!r} has test images but no training image; add one, or choose the"
+      f"{data}: class {unknown[0]!r} has test images but no training image; add some, or choose the"
       " task verification."
     )
   owners = [file.client for file in listing.train if file.client is not None]

@@ -37,7 +37,7 @@ def to_source(given: Any) -> Source:
     arrays = dict(zip(REQUIRED, map(np.asarray, given), strict=True))
   except ValueError as error:
     raise UserError(
-      f"an array of the source has parts of different shapes ({error}); give them one shape."
+      f"an array of the source has parts of different shapes ({error}); give all parts one shape."
     ) from error
   return make_source("arrays", "the arrays", arrays, lambda x: image_decoding.reader(x, None), None)
 
@@ -62,7 +62,7 @@ def _check(source: Source) -> None:
     if not (numbered and 0 <= labels.min() <= labels.max() < count):
       raise UserError(
         f"the {split} labels of {source.name!r} must be integers from 0 to {count - 1}, because it "
-        f"has {count} class names; renumber them, and give at least one example."
+        f"has {count} class names; renumber the labels, and give at least one example."
       )
 
 
