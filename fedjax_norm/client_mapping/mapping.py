@@ -191,6 +191,6 @@ class ClientMapping(NamedTuple):
       rows = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
     if whole < count:  # the clients that do not fill a chunk
       rest, more = run_chunk(jax.tree.map(lambda a: a[whole:], items))
-      sums = optax.tree.add(sums, rest)
+      sums = jax.tree.map(jnp.add, sums, rest)
       rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), rows, more)
     return sums, rows
