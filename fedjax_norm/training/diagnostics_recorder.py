@@ -191,7 +191,7 @@ def make_diagnose(
 def _make_scores(
   task: Task, batch_size: int, mapping: ClientMapping
 ) -> Callable[[Variables], Scores]:
-  """Returns a function that computes the test scores [C] of a model on the host."""
+  """Returns a function that tests a model in host memory and returns the scores by class."""
   place = placer(mapping)
   test = place(stack_batches(task.source.test, batch_size, mapping.num_devices))
   scores = make_scores(task.model, task.num_classes, task.eval_transform, task.user_objective)

@@ -100,7 +100,7 @@ def make_evaluate(
   test = make_test(task, mapping)
   if task.kind != "classification" and evaluate_clients:
     raise UserError(
-      f"--evaluate_clients weights classes, which {task.kind} does not predict; drop it."
+      f"{task.kind} has no label shares to weight the accuracy by; drop --evaluate_clients."
     )
   compiled: dict[Algorithm, Callable[..., Any]] = {}
 

@@ -24,7 +24,7 @@ class Interval(NamedTuple):
     first: first round.
     end: round after the last one.
     rates: [end - first] float32, learning rate of each round.
-    thetas: [end - first] float32, communication threshold of each round; 0 if there is none.
+    thetas: [end - first] float32, communication threshold of each round; 0 for methods without one.
   """
 
   phase: str

@@ -101,7 +101,7 @@ def make_personalize(
   if mapping.multi_process:
     raise UserError("--fine_tune_steps needs a single process; drop it or --num_processes.")
   if task.kind != "classification":
-    raise UserError(f"--fine_tune_steps works for classification, not for {task.kind}; drop it.")
+    raise UserError(f"{task.kind} has no label shares to test with; drop --fine_tune_steps.")
   scores = classification.make_scores(
     task.model, task.num_classes, task.eval_transform, task.user_objective
   )

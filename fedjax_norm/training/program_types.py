@@ -63,10 +63,10 @@ class Program(NamedTuple):
     plateau: policy that lowers the learning rate on a plateau of the loss; None without one.
     clock: simulated clock of the network; None without simulated time.
     rates: [rounds] scheduled learning rates.
-    data_on: ``'device'`` if all data stays there, ``'host'`` if data is sent for each few rounds.
+    data_on: ``'device'`` if all data stays there, ``'host'`` if it is sent before the rounds.
     intervals: by phase name, the compiled function that runs rounds (``rounds.compile_interval``).
     diagnose: measures how clients differ, at evaluations; None without diagnostics.
-    theta_schedule: sets the communication threshold of each round; None if there is none to set.
+    theta_schedule: sets the communication threshold of each round; None for methods without one.
     skewscout: SkewScout, which tests models on other clients; None without SkewScout.
     objective: training objective: a key of ``objectives.OBJECTIVES`` or a user-defined objective.
     messages: log of the messages of split learning with --step_by_step; None for all other runs.

@@ -12,7 +12,7 @@ from fedjax_norm.training.task.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class FreezeConfig(Options):
-  """Options of FixBN's freeze; by default only the statistics change in training (paper 002)."""
+  """Options of FixBN's freeze; the defaults freeze only the statistics (paper 002)."""
 
   group = "normalization"
 

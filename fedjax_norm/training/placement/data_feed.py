@@ -139,7 +139,7 @@ class Feed:
     self._thread.shutdown(cancel_futures=True)
 
   def window(self, round_: int) -> Window:
-    """Returns the window that contains ``round_``, which must rise from call to call."""
+    """Returns the window with ``round_``: the window of the last call, or the next one."""
     if self._window is None or round_ == self._window.end:
       self._window = self._next.result()
       if self._window.end < self._rounds:

@@ -109,7 +109,7 @@ class DistributedFeed(contextlib.AbstractContextManager):
     pass
 
   def window(self, round_: int) -> Window:
-    """Returns the window that contains ``round_``, which must rise from call to call."""
+    """Returns the window with ``round_``: the window of the last call, or the next one."""
     if self._window is None or round_ == self._window.end:
       ids = self._draw(round_)
       slots = np.full((self._longest, self._mapping.num_devices * self._width), -1, np.int32)

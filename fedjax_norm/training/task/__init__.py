@@ -1,1 +1,1 @@
-"""What is learned: data, clients, model and preprocessing."""
+"""The learning task: data of the clients, model and preprocessing; its options and notes."""
