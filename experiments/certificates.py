@@ -2,8 +2,8 @@
 
   python -m experiments.certificates --clients=alice0,alice1
 
-Every party needs the authority's certificate and its two files; nobody else may get a party's
-private key. Needs: pip install -e ".[wire]"
+Give every party authority.pem, and its certificate (NAME.pem) and private key (NAME.key), which
+nobody else may get. Needs: pip install -e ".[wire]"
 """
 
 from fedjax_norm.cli.wire import launch

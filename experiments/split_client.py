@@ -2,9 +2,10 @@
 
   python -m experiments.split_client --certificate=alice0.pem --key=alice0.key ...
 
-The client has its data, which it never sends, and the first stages of the model (with the server's
---tail also the last ones). With --predict it classifies its test images with the trained network
-(sec. 3). The same command resumes a stopped client. Needs: pip install -e ".[wire]"
+The client has its images, which it never sends, and the first stages of the model; with --tail it
+also has the last stages and keeps its labels. With --predict it classifies its test images with the
+trained network (sec. 3). The same command resumes a stopped client.
+Needs: pip install -e ".[wire]"
 """
 
 from fedjax_norm.cli.wire import launch

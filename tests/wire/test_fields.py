@@ -105,7 +105,7 @@ def test_accepted_members_are_read_again(open_world):
     ({"client": HUGE}, "'client' .* not allowed"),
     ({"examples": True}, "'examples' .* not allowed"),
     ({"examples": 7.0}, "'examples' .* not allowed"),
-    ({"examples": HUGE}, "so many examples"),
+    ({"examples": HUGE}, "too many examples"),
     ({"examples": -1}, "no training examples"),
     ({"client": None, "examples": HUGE}, "0 examples"),
     ({"client": None, "examples": 1}, "0 examples"),
@@ -199,7 +199,7 @@ def test_a_hand_over_is_for_members_and_has_a_short_announcement(tmp_path):
     sealed = frames.decode(w.state.committed.sealed)
     box = sealed.tensors["for:alice0"]
     for tensors, text in (
-      ({"for:eve": box}, "sealed for 'eve', who has not joined"),
+      ({"for:eve": box}, "encrypted for 'eve', who has not joined"),
       ({"announcement": np.zeros(MAX_TEXT_BYTES + 1, np.uint8)}, "an announcement of more than"),
     ):
       frame = sealed._replace(tensors={**sealed.tensors, **tensors})

@@ -1,1 +1,1 @@
-"""The three binaries of split learning between processes: server, client and certificates."""
+"""The three programs of split learning over a network: server, client and certificates."""

@@ -1,4 +1,4 @@
-"""Builds the network and other objects from the flags, in the same way for client and server."""
+"""Builds from the flags what the client and the server both need, such as the cut network."""
 
 import dataclasses
 import io
@@ -11,13 +11,8 @@ import numpy as np
 
 from fedjax_norm import host_memory, models, options, tree_leaves
 from fedjax_norm.cli.split_options import SplitFlags
-from fedjax_norm.cli.wire.options import (
-  CONFIRMED_BY_CLIENT,
-  SERVER_SETTINGS,
-  ClientFlags,
-  ServerFlags,
-  WireFlags,
-)
+from fedjax_norm.cli.wire import options as flags
+from fedjax_norm.cli.wire.options import ClientFlags, ServerFlags, WireFlags
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.norm import NORMS
@@ -30,18 +25,18 @@ Shape = tuple[int, int, int]
 
 
 def server_settings(config: ServerFlags) -> dict[str, Any]:
-  """Returns the flags that the server sends to clients."""
-  return {name: getattr(config, name) for name in SERVER_SETTINGS}
+  """Returns the values of the flags that the server decides for all clients, by name."""
+  return {name: getattr(config, name) for name in flags.SERVER_SETTINGS}
 
 
 def apply_server_settings(config: ClientFlags, content: dict[str, Any]) -> ClientFlags:
-  """Returns a client's flags with the settings that the server sent.
+  """Returns a client's flags with the values that the server sent.
 
   Raises:
-    UserError: the server is of another version, sends an impossible value, or cuts the model at
-      another stage than the client's flags.
+    UserError: the server is of another version, sends an impossible value, or has another --cut or
+      --tail than the client.
   """
-  if set(content) != set(SERVER_SETTINGS):
+  if set(content) != set(flags.SERVER_SETTINGS):
     raise UserError(
       "the server sends other settings than this client knows; use one version on both sides."
     )
@@ -51,12 +46,12 @@ def apply_server_settings(config: ClientFlags, content: dict[str, Any]) -> Clien
       raise UserError(
         f"the server sends --{name}={value!r}, an impossible value; use one version on both sides."
       )
-  for name in CONFIRMED_BY_CLIENT:
+  for name in flags.CONFIRMED_BY_CLIENT:
     mine, servers = getattr(config, name), content[name]
     if mine != servers:
       raise UserError(
         f"the server {_flag_text(name, servers)} and this client {_flag_text(name, mine)}; give "
-        "the same value on both sides, because it decides what a client sends."
+        f"the same --{name} on both sides, because it decides what a client sends."
       )
   return dataclasses.replace(config, **options.from_json(content))
 
@@ -80,22 +75,26 @@ def _flag_text(name: str, value: str | None) -> str:
 
 
 def build_network(config: WireFlags, image_shape: Shape, classes: int) -> Network:
-  """Builds the cut network for images of (H, W, C), or refuses unsupported options."""
+  """Builds the cut network for images of (H, W, C).
+
+  Raises:
+    UserError: the norm, schedule or model cannot be used over a network, or there is one class.
+  """
   if NORMS[config.norm].freezes_statistics:
     raise UserError(
       "FixBN changes the network during training, which split learning over a network does not "
-      "support; use bn or gn."
+      "support; choose --norm=bn or --norm=gn."
     )
   if config.lr_schedule == "plateau":
     raise UserError(
       "split learning over a network does not measure when the loss stops falling; choose another "
-      "schedule."
+      "schedule than --lr_schedule=plateau."
     )
   entry = models.entry(config.model)
   if entry.segments or entry.embeds:
     raise UserError(
       f"split learning over a network classifies images, which {config.model!r} does not; choose "
-      "another model."
+      "another --model."
     )
   if classes < 2:
     raise UserError(f"a classifier needs at least 2 classes; --classes is {classes}.")
@@ -103,53 +102,53 @@ def build_network(config: WireFlags, image_shape: Shape, classes: int) -> Networ
   norm = config.make_norm(config.rounds)
   model = models.create(config.model, norm, classes, image_shape, config.stem)
   if not isinstance(model, Staged):
-    raise UserError(f"the model {config.model!r} is not made of stages, so it cannot be cut.")
+    raise UserError(f"{config.model!r} has no stages between which to cut; choose another --model.")
   image = jax.ShapeDtypeStruct(image_shape, config.compute_dtype)
   return make_network(model, config.fill_defaults(norm, all_clients=True), image, classes)
 
 
 def check_messages(config: WireFlags, network: Network, examples: int) -> None:
-  """Refuses a batch size whose messages would be larger than the limit."""
+  """Raises ``UserError`` if a message with a batch's activations would exceed --max_megabytes."""
   sent = network.outputs[: len(network.client_indices)]
   count = min(network.batch_size, examples)
   largest = max(tree_leaves.num_bytes(batched(shapes, count)) for shapes in sent)
   if largest > limit(config):
     raise UserError(
-      f"a message with one batch takes {host_memory.human_bytes(largest)} and --max_megabytes is "
+      f"a message with one batch takes {host_memory.human_bytes(largest)} but --max_megabytes is "
       f"{config.max_megabytes}; raise it on both sides, lower --batch_size or cut elsewhere."
     )
 
 
 def make_rates(config: SplitFlags, steps: int) -> np.ndarray:
-  """Returns the learning rates, [rounds] float32; a turn has at least ``steps`` local steps."""
+  """Returns the learning rate of each round, [rounds] float32.
+
+  Raises ``UserError`` if turns of ``steps`` local steps are too many to count in all rounds.
+  """
   check_steps(config.rounds, steps)
   return config.rates(config.rounds)
 
 
 def limit(config: WireFlags) -> int:
-  """Returns the largest number of bytes in a message."""
+  """Returns the largest number of bytes in a message, from --max_megabytes."""
   return config.max_megabytes * 10**6
 
 
 def load_identity(config: WireFlags, *, client: bool) -> Identity:
-  """Reads this party's certificate and key."""
+  """Reads this party's certificate and key; a client's certificate is also verified."""
   if config.certificate is None or config.key is None:
-    raise UserError(
-      "give this party's --certificate and --key; experiments.certificates makes them."
-    )
+    raise UserError("give this party's --certificate and --key, made by experiments.certificates.")
   load = identity.load_client if client else identity.load
   return load(config.authority, config.certificate, config.key)
 
 
 def save_part(path: Path, variables: Variables) -> None:
-  """Writes a part of the model as an npz file of arrays by path, readable by its owner only."""
-  content = io.BytesIO()
-  leaves = tree_leaves.flatten(variables).items()
+  """Writes a segment's variables as an npz file, by path; only the file's owner can read it."""
+  content, leaves = io.BytesIO(), tree_leaves.flatten(variables).items()
   arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves}
   np.savez(content, **arrays)
   private_files.replace(path, content.getvalue())
 
 
 def print_status(text: str) -> None:
-  """Prints a status line and flushes the output."""
+  """Prints a status line without delay, even to a pipe or a file."""
   print(text, flush=True)

@@ -1,4 +1,4 @@
-"""Makes a test authority's certificates: ``python -m experiments.certificates``."""
+"""Makes certificates for tests of split learning: ``python -m experiments.certificates``."""
 
 import contextlib
 from pathlib import Path
@@ -9,7 +9,7 @@ from fedjax_norm.wire.protocol import certificates, private_files
 
 
 def main(config: CertificatesFlags) -> None:
-  """Makes the certificates and writes them to files."""
+  """Makes certificates and keys of a server and its clients, and writes them to --output."""
   if not config.clients:
     raise UserError("no clients are given; give their names as --clients=alice0,alice1.")
   names, servers = config.clients.split(","), config.server.split(",")

@@ -1,4 +1,4 @@
-"""Tests and predictions of a client: its test images pass through its parts and the server's."""
+"""Classifies a client's test images with its segments of the model and the server's."""
 
 import time
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from fedjax_norm.wire.protocol.network import Network
 
 
 class Session(NamedTuple):
-  """A client that is ready to join the run."""
+  """What a client needs to join the run; ``call`` sends requests to the server."""
 
   config: ClientFlags
   task: Task
@@ -33,7 +33,7 @@ class Session(NamedTuple):
 
 
 def _batches(task: Task, size: int) -> Iterator[np.ndarray]:
-  """Yields the test images, preprocessed for the model."""
+  """Yields the preprocessed test images in batches."""
   images = task.source.test.images
   for begin in range(0, len(images), size):
     batch = images[begin : begin + size]
@@ -41,13 +41,13 @@ def _batches(task: Task, size: int) -> Iterator[np.ndarray]:
 
 
 def compute_logits(session: Session, parts: tuple[Part, ...], step: int) -> np.ndarray:
-  """Returns the logits [N, C] of the test images."""
+  """Returns the logits [N, classes] of the test images, from weights trained until ``step``."""
   batches = _batches(session.task, session.network.batch_size)
   return infer(session.network, session.call, limit(session.config), parts, step, batches)
 
 
 def evaluate(session: Session, parts: tuple[Part, ...], step: int) -> dict[str, float]:
-  """Returns the loss and accuracy on the test set."""
+  """Returns the test set's mean loss and top-1 accuracy, from weights trained until ``step``."""
   logits = compute_logits(session, parts, step).astype(np.float64)
   labels = session.task.source.test.labels
   shifted = logits - logits.max(-1, keepdims=True)
@@ -56,7 +56,11 @@ def evaluate(session: Session, parts: tuple[Part, ...], step: int) -> dict[str, 
 
 
 def predict(session: Session, folder: RunFolder) -> None:
-  """Classifies the test images after training, with the weights of the last hand-over."""
+  """Classifies the test images with the trained network and writes ``predictions.csv``.
+
+  Raises:
+    LostError: no client hands the trained weights over within --patience.
+  """
   config, size = session.config, limit(session.config)
   check_messages(config, session.network, len(session.task.source.test.labels))
   join(session.call, session.hand_overs.announcement, None, 0, "")
@@ -65,8 +69,8 @@ def predict(session: Session, folder: RunFolder) -> None:
   while not (info.hand_over and info.readable and info.state == "done"):
     if time.monotonic() > until:
       raise LostError(
-        "the network is not trained yet, or no client is there to hand its weights over; start the "
-        "client that trained last again with --linger, and then run this command again."
+        "the network is not trained yet, or no client is running that could hand its weights over; "
+        "start the client that trained last again with --linger, and then run this command again."
       )
     if not notified:
       print_status("waiting for the weights.")

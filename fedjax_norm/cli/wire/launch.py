@@ -1,4 +1,4 @@
-"""Starts the binaries of split learning over a network, if the packages of the extra are there."""
+"""Starts the programs of split learning over a network, if the packages of ``wire`` exist."""
 
 import importlib
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def certificates() -> None:
 
 
 def main_of(module: str) -> Callable[[Any], None]:
-  """Returns a function that imports a module and runs its ``main``; ``--help`` needs no import."""
+  """Returns a function that imports a module of this package only to run it, not for ``--help``."""
 
   def main(config: Any) -> None:
     check_packages()

@@ -1,4 +1,4 @@
-"""Options of the server, the client and the certificates of split learning over a network."""
+"""Options of the programs of split learning over a network: server, client and certificates."""
 
 import dataclasses
 from collections.abc import Collection
@@ -23,7 +23,7 @@ SERVER_SETTINGS = (
 """Options that the server decides and sends to clients."""
 
 CONFIRMED_BY_CLIENT = ("cut", "tail")
-"""Options among these that clients give as well, because they decide what a client sends."""
+"""Options of the server that a client has to give too, because they decide what it sends."""
 
 _DATA = frozenset(
   one.name
@@ -46,23 +46,26 @@ class WireFlags(SplitFlags):
   )  # fmt: skip
   """Options that change no result and can differ when a run resumes."""
 
-  authority: str = option("certificates/authority.pem", "The authority's certificate.")
-  certificate: str | None = option(None, "This party's certificate.")
-  key: str | None = option(None, "The private key of --certificate.")
-  patience: float = option(
-    60.0, "Seconds to wait for a party that does not answer.", least=1, most=_YEAR
+  authority: str = option(
+    "certificates/authority.pem", "File of the certificate of the authority of all certificates."
   )
-  linger: float = option(
-    0.0,
-    "Seconds to stay after the last round for third parties that use --predict.",
-    least=0,
+  certificate: str | None = option(None, "File of this party's certificate; required.")
+  key: str | None = option(None, "File of the private key of --certificate; required.")
+  patience: float = option(
+    60.0,
+    "Seconds to wait for a party that does not answer. Then the server passes a client's turn on, "
+    "and a client stops.",
+    least=1,
     most=_YEAR,
   )
+  linger: float = option(
+    0.0, "Seconds to run on after the last round for parties with --predict.", least=0, most=_YEAR
+  )
   # gRPC counts bytes in 31 bits.
-  max_megabytes: int = option(256, "Largest size of a message.", least=1, most=2147)
+  max_megabytes: int = option(256, "Largest size of a message, in megabytes.", least=1, most=2147)
 
   def saved(self) -> dict[str, Any]:
-    """Returns the options that identify a run: those given here or sent by the server."""
+    """Returns the options that must not change when a run resumes, by name."""
     unused = {*self.not_saved, *(set(self.hidden) - set(SERVER_SETTINGS))}
     return {name: value for name, value in super().saved().items() if name not in unused}
 
@@ -75,20 +78,20 @@ class ServerFlags(WireFlags):
   not_saved = (*WireFlags.not_saved, "listen")
 
   client_names: str | None = option(
-    None, "Names on the clients' certificates in the order of turns, separated by commas."
+    None, "Names on the clients' certificates in the order of turns, with commas; required."
   )
   image_shape: str | None = option(
-    None, "Height, width and channels of an image, for example 28x28x1."
+    None, "Height, width and channels of the clients' images, for example 28x28x1; required."
   )
-  classes: int | None = option(None, "Number of classes.", least=1)
-  listen: str = option("localhost:50051", "HOST:PORT to listen at.")
+  classes: int | None = option(None, "Number of classes in the clients' data; required.", least=1)
+  listen: str = option("localhost:50051", "HOST:PORT at which the server listens for clients.")
 
 
 @dataclasses.dataclass(frozen=True)
 class ClientFlags(WireFlags):
-  """Options of a client; the server sends the others.
+  """Options of a client; the server sends the options of training.
 
-  ``--cut`` and ``--tail`` have to be those of the server: a client's user decides what it sends.
+  ``--cut`` and ``--tail`` must equal the server's: the user of a client decides what it sends.
   """
 
   hidden = _ALL - {*_DATA, *_RUN, *CONFIRMED_BY_CLIENT}
@@ -103,21 +106,23 @@ class ClientFlags(WireFlags):
   )
   init_seed: int | None = option(
     None,
-    "Seed of the initial weights if this client trains first; by default a secret random seed.",
+    "Seed of the initial weights if this client trains first; unset draws a secret random seed.",
     most=2**32 - 1,
   )
   listen: str | None = option(
-    None, "With --hand_over=peer, HOST:PORT to listen at for peers; localhost:0 by default."
+    None,
+    "With --hand_over=peer, HOST:PORT at which other clients fetch this client's weights; unset "
+    "listens at a free port of localhost.",
   )
   predict: bool = option(
-    False, "Classify the test images with the trained network instead of training."
+    False, "Instead of training, classify the test images with the trained network (sec. 3)."
   )
 
   def check(self) -> None:
-    """Refuses options that would have no effect."""
+    """Raises ``UserError`` for --init_seed and --listen with --predict: they have no effect."""
     for name in ("init_seed", "listen"):
       if self.predict and getattr(self, name) is not None:
-        raise UserError(f"--{name} has no effect with --predict, which does not train; drop it.")
+        raise UserError(f"--{name} has no effect with --predict, which trains nothing; drop it.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +132,6 @@ class CertificatesFlags(Options):
   output: str = option("certificates", "Output folder; existing files are not overwritten.")
   clients: str | None = option(None, "Names of the clients, separated by commas: alice0,alice1.")
   server: str = option(
-    "localhost", "Host names and IP addresses of the server, separated by commas."
+    "localhost", "Host names and IP addresses of the server, separated by commas, its name first."
   )
   days: int = option(365, "Days for which the certificates are valid.")

@@ -23,26 +23,21 @@ _GRACE = 1.0  # seconds in which clients can still fetch the last answers
 
 
 def main(config: ServerFlags) -> None:
-  """Serves one run."""
+  """Runs the server until all turns are over, and writes its weights, metrics and summary."""
   names = tuple(config.client_names.split(",")) if config.client_names else ()
   if not names or len(set(names)) < len(names) or not all(map(fields.name, names)):
     raise UserError("give the names on the clients' certificates as --client_names=alice0,alice1.")
   split_address(config.listen, least=0)
   shape, classes = image_shape(config.image_shape), config.classes
   if classes is None:
-    raise UserError("give the number of --classes; the server has no data to count them in.")
+    raise UserError("give the number of --classes, which the server cannot count without data.")
   identity = build.load_identity(config, client=False)
   network = build.build_network(config, shape, classes)
+  sent = {**build.server_settings(config), "image_shape": list(shape), "classes": classes}
+  rates = build.make_rates(config, int(network.rules.steps(np.int64(1))))
+  key, peer = jax.random.key(config.seed), config.hand_over == "peer"
   settings = RunSettings(
-    network,
-    identity.authority,
-    names,
-    {**build.server_settings(config), "image_shape": list(shape), "classes": classes},
-    build.make_rates(config, int(network.rules.steps(np.int64(1)))),
-    jax.random.key(config.seed),
-    config.patience,
-    config.hand_over == "peer",
-    build.limit(config),
+    network, identity.authority, names, sent, rates, key, config.patience, peer, build.limit(config)
   )
   rounds, path = config.rounds, Path(config.workdir or "runs/split_server").expanduser()
   with RunFolder.open(path, config.saved(), config.resume, config.wait_for_workdir) as folder:
@@ -66,11 +61,10 @@ def main(config: ServerFlags) -> None:
           raise server.failure
         time.sleep(_GRACE / 10)
       time.sleep(max(_GRACE, config.linger))
-    committed = server.state.committed
-    totals = committed.totals
+    committed, totals = server.state.committed, server.state.committed.totals
     build.save_part(folder.path / "body.npz", committed.part.variables)
-    summary = {**metrics_row(rounds, totals, labelled=False), "seconds": totals.seconds}
-    folder.write_summary(summary)
+    row = metrics_row(rounds, totals, labelled=False)
+    folder.write_summary({**row, "seconds": totals.seconds})
     pairs = [
       ("rounds", f"{rounds:,} of {len(names)} clients"),
       ("turns", f"{totals.turns:,}, and {totals.passed:,} passed on"),
@@ -84,14 +78,14 @@ def main(config: ServerFlags) -> None:
 
 
 def append(folder: RunFolder, row: dict[str, int | float]) -> None:
-  """Adds a row of metrics, and drops rows of this round on from turns that were not committed."""
+  """Adds a round's row to the metrics, in place of rows that a stopped server left from here on."""
   if any(old["round"] >= row["round"] for old in folder.rows()):
     folder.drop_rows_after(int(row["round"]) - 1)
   folder.append(row)
 
 
 def metrics_row(round: int, totals: Totals, *, labelled: bool) -> dict[str, int | float]:
-  """Returns a row of ``metrics.csv``; ``labelled`` means that the server has the labels."""
+  """Returns a row of ``metrics.csv``; ``labelled`` adds the training loss and accuracy."""
   row: dict[str, int | float] = {
     "round": round,
     "turns": totals.turns,
@@ -107,12 +101,12 @@ def metrics_row(round: int, totals: Totals, *, labelled: bool) -> dict[str, int 
 
 
 def image_shape(text: str | None) -> build.Shape:
-  """Parses HxWxC to (H, W, C)."""
+  """Parses --image_shape, the text HxWxC, to (H, W, C)."""
   sides = (text or "").split("x")
   try:
     height, width, channels = map(number_parsing.parse_int, sides)
   except ValueError:
     height = width = channels = 0
   if min(height, width, channels) < 1:
-    raise UserError(f"--image_shape is {text!r}; give height, width and channels as 28x28x1.")
+    raise UserError(f"--image_shape is {text!r}; give height, width and channels, as in 28x28x1.")
   return height, width, channels

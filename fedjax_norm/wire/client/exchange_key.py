@@ -1,4 +1,4 @@
-"""A party's private key for sealed hand-overs, stored in its folder."""
+"""A party's private key for opening and sealing (encrypted) hand-overs, stored in its folder."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ _FILE = "exchange.key"
 
 
 def exchange_key(folder: Path, run: str) -> X25519PrivateKey:
-  """Returns a party's private key for a run; writes a new one if the folder has none."""
+  """Returns the private key in a party's folder; if the folder has none, makes one for the run."""
   path = folder / _FILE
   if not path.exists():
     key = X25519PrivateKey.generate()
@@ -23,11 +23,12 @@ def exchange_key(folder: Path, run: str) -> X25519PrivateKey:
     key = X25519PrivateKey.from_private_bytes(bytes.fromhex(text.decode()))
   except ValueError as error:
     raise UserError(
-      f"{path} is damaged; restore it, or begin a new run with another --workdir on all sides."
+      f"{path} is damaged; restore it, or begin a new run: give the server and all clients a new "
+      "--workdir."
     ) from error
   if key_run != run.encode():
     raise UserError(
-      f"{folder} belongs to another run than the server's current one; pass another --workdir, or "
-      "start the server with the --workdir of that run."
+      f"{folder} belongs to another run than the server's current one; start this party with a new "
+      "--workdir, or the server with the --workdir of that run."
     )
   return key

@@ -1,4 +1,4 @@
-"""A client's hand-overs: it fetches and opens them, seals and puts them, and serves its peers."""
+"""Fetches, decrypts, encrypts and uploads a client's hand-overs, or serves them to its peers."""
 
 import contextlib
 import re
@@ -24,24 +24,24 @@ from fedjax_norm.wire.protocol.step_ids import MAX_STEPS
 from fedjax_norm.wire.server.store import HandOver
 
 _FILE_NAME = re.compile(r"hand_over-([0-9]+)\.frame")
-_PEER_PATIENCE = 2.0  # seconds; a client that waits for a peer asks the server again in between
+_PEER_PATIENCE = 2.0  # seconds to try to reach a peer before the client asks the server again
 
 
 class StaleError(UserError):
-  """The server offers a hand-over or a turn older than those that this client knows."""
+  """The server offers a hand-over or a turn older than one that this client has seen."""
 
 
 class AwayError(LostError):
-  """The peer that has the last hand-over cannot be reached now."""
+  """The client that has the last hand-over cannot be reached now (--hand_over=peer)."""
 
 
 class HandOvers:
-  """Makes and reads the hand-overs of one client.
+  """Makes and reads one client's hand-overs: the state of its segments of the model.
 
   Attributes:
-    seed: key of the initial weights that updates are relative to; None if unknown.
-    announcement: the client's signed public key.
-    progress: the client's progress, as on the disk.
+    seed: random key of the initial weights, from which weight updates count; None if unknown.
+    announcement: the client's public key, signed, as JSON.
+    progress: the client's progress, as stored on its disk.
   """
 
   def __init__(
@@ -57,17 +57,17 @@ class HandOvers:
     updates: bool,
     limit: int,
   ):
-    """Reads the client's progress.
+    """Reads the client's progress from its folder.
 
     Args:
       network: the cut network.
-      identity: the client's identity.
+      identity: the client's certificate and private key.
       run: name of the run.
-      key: the client's private key for the run.
+      key: the client's exchange key for the run.
       call: calls the server.
-      folder: the client's folder, with its hand-overs in peer mode.
-      peer: whether hand-overs stay with the clients, not with the server.
-      updates: whether hand-overs contain differences from the weights of a seed.
+      folder: the client's folder; with ``peer`` it also stores the client's last hand-over.
+      peer: whether clients fetch hand-overs from each other (--hand_over=peer).
+      updates: whether hand-overs have differences from initial weights (--handed_over=updates).
       limit: largest number of bytes in a message.
     """
     self._network, self._identity, self._run, self._key = network, identity, run, key
@@ -79,21 +79,21 @@ class HandOvers:
     self.progress = progress.read(folder)
 
   def obtain(self, hand_over: HandOver) -> tuple[Part, ...]:
-    """Fetches a hand-over and returns the client's parts in it.
+    """Fetches a hand-over and returns the state of the client's segments, (head,) or (head, tail).
 
     Raises:
-      SealError: the hand-over is not from its alleged sender.
-      StaleError: it is older than one that this client knows.
-      FrameError: it does not fit the network.
-      DivergedError: it has numbers that are not finite.
-      AwayError: the peer that has it cannot be reached now.
+      SealError: its named sender did not make it for this client.
+      StaleError: it is older than a hand-over that this client has seen.
+      FrameError: its tensors differ from the network's in name, shape or dtype.
+      DivergedError: it contains numbers that are not finite.
+      AwayError: the client that has it cannot be reached now (--hand_over=peer).
       LostError: the server cannot be reached.
     """
     parts, seed = hand_over_bytes.unpack(self._network, self._read(hand_over))
     if not all_finite(parts):
       raise DivergedError(
         f"the weights that {hand_over.sender!r} hands over are not finite; begin a new run with a "
-        "lower learning rate, or without that client."
+        "lower --lr at the server, or without that client."
       )
     self.seed = seed
     if hand_over.step > self.progress.reached:
@@ -102,34 +102,31 @@ class HandOvers:
     return parts
 
   def recover_progress(self, hand_over: HandOver | None) -> None:
-    """Adopts the progress of the server's last hand-over if its confirmation was lost."""
-    written = progress.unconfirmed(self._folder)
-    if not written or not hand_over:
-      return
-    if (hand_over.step, hand_over.sender) == (written.reached, self._identity.name):
+    """Completes the progress if the server's last hand-over is this client's unconfirmed one."""
+    written, name = progress.unconfirmed(self._folder), self._identity.name
+    if written and hand_over and (hand_over.step, hand_over.sender) == (written.reached, name):
       with self._advance(written):
         pass
 
   def check_fresh(self, hand_over: HandOver | None, turn: int | None = None) -> None:
     """Checks that the server has not returned to an older state, from a backup or on purpose.
 
-    Seals do not show it: an old hand-over and the server's part of that time fit each other.
+    Encryption does not show this: an old hand-over and the server's weights of that time are valid.
 
     Raises:
-      StaleError: the last hand-over, or the turn that the server offers, is too old.
+      StaleError: the hand-over or the turn, which the server offers, is older than the progress.
     """
-    step = hand_over.step if hand_over else 0
-    reached = self.progress.reached
+    step, reached = hand_over.step if hand_over else 0, self.progress.reached
     if step < reached or (turn is not None and turn * MAX_STEPS < max(reached, step)):
       raise StaleError(
         f"the server has gone back to step {step} but {self._identity.name} knows of step "
-        f"{reached}: it was restored from a backup, or it is not honest; start it with its later "
-        "--workdir, or begin a new run."
+        f"{reached}: the server was restored from a backup, or it is not honest; start it with the "
+        "--workdir that it used last, or begin a new run."
       )
 
   @contextlib.contextmanager
   def _advance(self, after: Progress) -> Iterator[None]:
-    """Sets the progress on the disk and in memory when the block ends without error."""
+    """Sets the progress on the disk and in this object when the block ends without error."""
     with progress.written(self._folder, after):
       yield
     self.progress = after
@@ -137,7 +134,8 @@ class HandOvers:
   def _read(self, hand_over: HandOver) -> bytes:
     """Returns the decrypted bytes of a hand-over."""
     self.check_fresh(hand_over)
-    is_mine = hand_over.sender == self._identity.name
+    identity, label = self._identity, self._label(hand_over.step, hand_over.sender)
+    is_mine = hand_over.sender == identity.name
     if self._last and is_mine and self._last[0] == hand_over.step:
       return self._last[1]
     if is_mine and self._peer:
@@ -147,9 +145,7 @@ class HandOvers:
     else:
       answer = self._call("Get", frames.encode_json({"step": hand_over.step}), COMPUTING)
       sealed = frames.decode(answer, self._limit)
-    name, authority = self._identity.name, self._identity.authority
-    label = self._label(hand_over.step, hand_over.sender)
-    data = seal.open_sealed(sealed, label, name, self._key, authority)
+    data = seal.open_sealed(sealed, label, identity.name, self._key, identity.authority)
     if is_mine:
       self._last = hand_over.step, data
     return data
@@ -161,13 +157,15 @@ class HandOvers:
     spent: Traffic = NO_TRAFFIC,
     scores: Mapping[str, float] | None = None,
   ) -> None:
-    """Ends a turn: seals the client's parts for all members, puts them, and saves the progress.
+    """Ends a turn: sends the client's segments, encrypted for all parties, and saves the progress.
+
+    With --hand_over=peer the segments stay in the client's folder and only the step is sent.
 
     Args:
-      parts: the client's parts after the turn.
-      step: number of the first step that is not in the parts.
+      parts: state of the client's segments after the turn.
+      step: number of the first step after the turn.
       spent: bytes of the turn so far.
-      scores: scores of the turn, or None if it was not evaluated.
+      scores: test scores of the turn, or None if it was not evaluated.
     """
     if self._updates:
       assert self.seed is not None
@@ -189,7 +187,7 @@ class HandOvers:
         path.unlink()
 
   def reseal(self, hand_over: HandOver) -> None:
-    """Seals the client's last hand-over again, for members that joined later as well."""
+    """Encrypts and sends the client's last hand-over again, also for parties that joined later."""
     if self._last is None or self._last[0] != hand_over.step:
       self._read(hand_over)
     self.check_fresh(hand_over)
@@ -199,17 +197,16 @@ class HandOvers:
     frames.decode_json(self._call("Put", request, COMPUTING), frames.MAX_REQUEST_BYTES)
 
   def _sealed_for_members(self) -> Frame:
-    """Returns the last hand-over sealed for all members, or in peer mode only its step."""
+    """Returns the last hand-over encrypted for all parties; with --hand_over=peer only its step."""
     assert self._last is not None
     step, data = self._last
     if self._peer:
       return Frame(SEALED, step, {})
     answer = self._call("Members", frames.encode_json({}))
-    check = fields.mapping_of(fields.text)
-    members = frames.decode_json(answer, self._limit, members=check)["members"]
+    content = frames.decode_json(answer, self._limit, members=fields.mapping_of(fields.text))
     receivers = {}
-    for name, announcement in members.items():
-      with contextlib.suppress(SealError):  # members without a valid certificate are left out
+    for name, announcement in content["members"].items():
+      with contextlib.suppress(SealError):  # parties without a valid certificate are left out
         receivers[name] = self._checked_key(name, announcement)
     return self._sealed(step, data, receivers)
 
@@ -229,29 +226,25 @@ class HandOvers:
     return Label(self._run, step, sender, UPDATES if self._updates else HAND_OVER)
 
   def methods(self) -> dict[str, Method]:
-    """Returns the methods that peers call."""
+    """Returns the methods that peers call (--hand_over=peer), by name."""
     return {"Fetch": self._answer_peer}
 
   def _answer_peer(self, name: str, data: bytes) -> bytes:
-    request = frames.decode_json(
-      data, frames.MAX_REQUEST_BYTES, step=fields.whole, announcement=fields.text
-    )
-    receivers = {name: self._checked_key(name, request["announcement"])}
-    step = request["step"]
+    checks = {"step": fields.whole, "announcement": fields.text}
+    request = frames.decode_json(data, frames.MAX_REQUEST_BYTES, **checks)
+    step, receivers = request["step"], {name: self._checked_key(name, request["announcement"])}
     return frames.encode(self._sealed(step, self._read_file(step), receivers))
 
   def _fetch_from_peer(self, hand_over: HandOver) -> Frame:
-    request = {"step": hand_over.step, "announcement": self.announcement.decode()}
+    step, sender, address = hand_over
+    request = frames.encode_json({"step": step, "announcement": self.announcement.decode()})
     try:
-      with Caller(
-        hand_over.address, self._identity, self._limit, _PEER_PATIENCE, hand_over.sender
-      ) as peer:
-        answer = peer("Fetch", frames.encode_json(request), COMPUTING)
-        return frames.decode(answer, self._limit)
+      with Caller(address, self._identity, self._limit, _PEER_PATIENCE, sender) as peer:
+        return frames.decode(peer("Fetch", request, COMPUTING), self._limit)
     except LostError as error:
       raise AwayError(
-        f"{hand_over.sender}, who trained last and has the weights, cannot be reached at "
-        f"{hand_over.address}; start it again with the same flags."
+        f"{sender}, who trained last and has the weights, cannot be reached at {address}; start it "
+        "again with the same flags."
       ) from error
 
   def _path(self, step: int) -> Path:

@@ -1,4 +1,4 @@
-"""A client's progress on its disk: the last step, the bytes of its turns and the last scores."""
+"""Reads and writes the file of a client's progress."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ _FILE = "progress.json"
 
 
 class Traffic(NamedTuple):
-  """Bytes of completed turns' steps and hand-overs, counted alike by client and server.
+  """Bytes that a client exchanged with the server in steps and hand-overs.
 
   Attributes:
     sent: bytes to the server.
@@ -24,11 +24,11 @@ class Traffic(NamedTuple):
   received: int = 0
 
   def plus(self, other: "Traffic") -> "Traffic":
-    """Returns the sum."""
+    """Returns the bytes of both counts together."""
     return Traffic(self.sent + other.sent, self.received + other.received)
 
   def minus(self, other: "Traffic") -> "Traffic":
-    """Returns the difference."""
+    """Returns the bytes since an earlier count."""
     return Traffic(self.sent - other.sent, self.received - other.received)
 
 
@@ -36,12 +36,12 @@ NO_TRAFFIC = Traffic()
 
 
 class Progress(NamedTuple):
-  """Progress of a client.
+  """What a client has done and seen in a run.
 
   Attributes:
-    reached: number of the greatest step among the hand-overs that it made or received.
-    traffic: bytes of its turns.
-    scores: round and test scores of its last turn, or None if that was not evaluated.
+    reached: largest step number of the hand-overs that the client made or received.
+    traffic: bytes of the client's completed turns.
+    scores: round and test scores of the client's last turn, or None if it was not evaluated.
   """
 
   reached: int = 0
@@ -50,38 +50,34 @@ class Progress(NamedTuple):
 
 
 def read(folder: Path) -> Progress:
-  """Reads the progress in a client's folder."""
+  """Reads the progress from a client's folder; a new folder gives zeros."""
   path = folder / _FILE
   return _read(path) if path.exists() else Progress()
 
 
 def unconfirmed(folder: Path) -> Progress | None:
-  """Returns the progress written for a hand-over without an answer yet; None if there is none."""
+  """Returns the progress stored with a hand-over that the server has not confirmed, or None."""
   with contextlib.suppress(UserError, OSError):
     return _read(folder / f"{_FILE}.tmp")
   return None
 
 
 def _read(path: Path) -> Progress:
-  whole = fields.whole
+  traffic = fields.record(sent=fields.whole, received=fields.whole)
+  scores, data = fields.optional(fields.mapping_of(fields.number)), path.read_bytes()
   try:
-    content = frames.parse_json(
-      path.read_bytes(),
-      reached=whole,
-      traffic=fields.record(sent=whole, received=whole),
-      scores=fields.optional(fields.mapping_of(fields.number)),
-    )
+    content = frames.parse_json(data, reached=fields.whole, traffic=traffic, scores=scores)
   except frames.FrameError as error:
     raise UserError(
-      f"{path} is damaged or of another version; restore it, use the version that wrote it, or "
-      "pass another --workdir."
+      f"{path} is damaged or of another version of this program; restore it, use the version that "
+      "wrote it, or pass another --workdir."
     ) from error
   return Progress(**{**content, "traffic": Traffic(**content["traffic"])})
 
 
 @contextlib.contextmanager
 def written(folder: Path, progress: Progress) -> Iterator[None]:
-  """Writes the progress to the disk; it takes effect if the block ends without error."""
+  """Writes the progress to a temporary file, and renames it if the block ends without error."""
   content = {**progress._asdict(), "traffic": progress.traffic._asdict()}
   with private_files.replacing(folder / _FILE, json.dumps(content, allow_nan=False).encode()):
     yield

@@ -1,4 +1,4 @@
-"""A client's calls of the server in local steps and inference (paper 003, Alg. 2 and sec. 3)."""
+"""A client's requests to the server in local steps and inference (paper 003, Alg. 2, sec. 3)."""
 
 from collections.abc import Iterator
 
@@ -19,26 +19,30 @@ from fedjax_norm.wire.protocol.network import Network, all_finite, batched
 
 
 class RemoteServer:
-  """The server's party in the local step number ``step``; the server does its computations."""
+  """Replaces the server's functions in a training step by requests to the server.
+
+  ``step`` is the number of the local step in the run.
+  """
 
   def __init__(self, network: Network, call: Caller, limit: int, step: int):
     self._network, self._call, self._limit, self._step = network, call, limit, step
 
   def rules(self) -> Rules:
-    """Returns the rules with the server's functions replaced by calls of the server."""
-    network, rules = self._network, self._network.rules
+    """Returns the network's rules of a step, with the server's functions replaced by requests."""
+    rules, index = self._network.rules, self._network.server_index
     parties = list(rules.parties)
-    init = parties[network.server_index].init
+    init = parties[index].init
     if rules.plan.u_shaped:
-      parties[network.server_index] = Party(init, self._forward_u_shaped, self._backward_u_shaped)  # type: ignore
+      parties[index] = Party(init, self._forward_u_shaped, self._backward_u_shaped)  # type: ignore
       return rules._replace(parties=tuple(parties))
-    parties[network.server_index] = Party(init, self._forward_with_labels, self._stored_gradient)
+    # The tape is the gradient, which the server has sent already.
+    parties[index] = Party(init, self._forward_with_labels, lambda part, tape, *_: (part, tape))
     return rules._replace(
       parties=tuple(parties), loss_gradient=lambda outputs, batch: (None, Metrics.zeros())
     )
 
   def _send(self, method: str, kind: str, tensors: PyTree, answer: str, shapes: PyTree) -> PyTree:
-    """Sends the rows of real examples, and returns the answer padded to the batch size."""
+    """Sends one row per example, and returns the answer with zero rows up to the batch size."""
     frame = Frame(kind, self._step, frames.tree_tensors(tensors))
     expected = batched(shapes, len(jax.tree.leaves(tensors)[0]))
     tree = _call(self._call, self._limit, method, frame, answer, expected)
@@ -47,14 +51,9 @@ class RemoteServer:
   def _forward_with_labels(
     self, part: Part, x: PyTree, labels: Array, mask: Array, time: Array, key: Array
   ) -> tuple[None, PyTree]:
-    """Sends activations and labels; the gradient at the cut comes back and serves as the tape."""
+    """Sends activations and labels; returns the answer, the gradient at the cut, as the tape."""
     tensors = rows({ACTIVATION: x, LABELS: labels}, int(mask.sum()))
     return None, self._send("Forward", ACTIVATION, tensors, GRADIENT, self._network.outputs[0])
-
-  def _stored_gradient(
-    self, part: Part, tape: PyTree, gradient: None, count: Array, rate: Array
-  ) -> tuple[Part, PyTree]:
-    return part, tape
 
   def _forward_u_shaped(
     self, part: Part, x: PyTree, labels: None, mask: Array, time: Array, key: Array
@@ -71,7 +70,7 @@ class RemoteServer:
 
 
 def _call(call: Caller, limit: int, method: str, frame: Frame, kind: str, shapes: PyTree) -> PyTree:
-  """Returns the tensors of the server's answer, checked."""
+  """Returns the tensors of the server's answer, with step, shapes and values checked."""
   reply = frames.decode(call(method, frames.encode(frame), COMPUTING), limit)
   if reply.step != frame.step:
     raise frames.FrameError("the server's answer belongs to another step than the request.")
@@ -83,8 +82,7 @@ def _call(call: Caller, limit: int, method: str, frame: Frame, kind: str, shapes
 def _check_finite(tree: PyTree, subject: str) -> None:
   if not all_finite(tree):
     raise DivergedError(
-      f"{subject} has numbers that are not finite: training has diverged; lower the learning rate "
-      "at the server."
+      f"{subject} has numbers that are not finite: training has diverged; lower --lr at the server."
     )
 
 
@@ -96,18 +94,18 @@ def infer(
   step: int,
   batches: Iterator[np.ndarray],
 ) -> np.ndarray:
-  """Returns the logits of images; the server sees their activations at the cut (sec. 3).
+  """Returns the logits of images, [N, classes] float32; the server computes the middle segment.
 
   Args:
     network: the cut network.
     call: calls the server.
     limit: largest number of bytes in an answer.
-    parts: the client's parts.
-    step: number of the first step that is not in the parts.
-    batches: preprocessed images, at most a batch each.
+    parts: state of the client's segments.
+    step: number of the first step after the training of ``parts``.
+    batches: preprocessed images [n, H, W, C], with n at most the batch size.
 
   Raises:
-    DivergedError: logits are not finite.
+    DivergedError: the server's outputs or the logits are not finite.
   """
   logits = []
   for images in batches:

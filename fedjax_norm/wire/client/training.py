@@ -1,4 +1,4 @@
-"""A client's turns (paper 003, Alg. 2)."""
+"""Trains a client in its turns (paper 003, Alg. 2)."""
 
 import contextlib
 import secrets
@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_norm.errors import DivergedError, LostError, UserError
-from fedjax_norm.local_training import Metrics
 from fedjax_norm.split.algorithm import turn_key
 from fedjax_norm.split.parties import Part
 from fedjax_norm.split.step import deliver, step
@@ -28,10 +27,10 @@ from fedjax_norm.wire.protocol.step_ids import step_id
 from fedjax_norm.wire.server.store import HandOver
 
 PAUSE = 0.2
-"""Seconds between the requests of a party that does not wait for a turn."""
+"""Seconds between the requests of a party that has no turn to wait for."""
 
-_LONGEST_SILENCE = 0.5  # seconds between the signs of life of a client that computes
-_COUNTED = ("Forward", "Backward", "Get", "Put")
+_LONGEST_SILENCE = 0.5  # seconds between the keep-alive requests of a client that computes
+_COUNTED = ("Forward", "Backward", "Get", "Put")  # methods of steps and hand-overs
 
 
 class Client(NamedTuple):
@@ -40,16 +39,16 @@ class Client(NamedTuple):
   Attributes:
     network: the cut network.
     call: calls the server.
-    hand_overs: makes and reads hand-overs.
-    client_id: index of the client.
-    num_clients: number of clients.
+    hand_overs: makes and reads the client's hand-overs.
+    client_id: index of the client, from 0.
+    num_clients: number of clients in the run.
     steps: number of local steps in a turn of this client.
-    rates: learning rates, [rounds] float32.
-    key: key of dropout.
-    start: key of the initial weights if the client is the first; None draws one.
-    draw: the client's step, counted from the start of training -> its batch.
+    rates: learning rate of each round, [rounds] float32.
+    key: random key that dropout derives from.
+    start: random key of the initial weights if this client trains first; None draws one.
+    draw: number of the client's step, counted over all rounds -> the batch of this step.
     limit: largest number of bytes in a message.
-    patience: seconds for which the client waits for the last weights when all turns are over.
+    patience: seconds to wait for the last weights after all turns (--patience).
   """
 
   network: Network
@@ -67,23 +66,21 @@ class Client(NamedTuple):
 
 
 class FinishedTurn(NamedTuple):
-  """A turn after its last step.
+  """A client's turn after its last step, before its hand-over.
 
   Attributes:
     round: number of the round, from 0.
-    metrics: metrics of the turn's examples in the U-shape; zeros otherwise.
-    parts: the client's parts after the turn.
-    next_step: number of the first step that is not in the parts.
+    parts: state of the client's segments, (head,) or (head, tail).
+    next_step: number of the first step after the turn.
   """
 
   round: int
-  metrics: Metrics
   parts: tuple[Part, ...]
   next_step: int
 
 
 class FinalWeights(NamedTuple):
-  """The client's parts after all turns, and the hand-over that they come from."""
+  """The weights of the client's segments after all turns, and the hand-over that had them."""
 
   parts: tuple[Part, ...]
   hand_over: HandOver
@@ -95,25 +92,25 @@ def train(
   after: Callable[[], None],
   notify: Notify,
 ) -> FinalWeights | None:
-  """Takes turns until all are over.
+  """Takes the client's turns until the turns of all clients are over.
 
   If a turn is interrupted (the server restarted, or the turn passed to another client), the client
-  asks for a turn again. Steps without a hand-over are repeated, with the same bits.
+  asks for a turn again. Steps that were not handed over are repeated and give the same bits.
 
   Args:
     client: the client.
-    test: a turn before its hand-over, while the server can still infer with its part of this step
-      -> the scores, or None if the turn is not evaluated.
-    after: callback after each hand-over, and once at the start.
+    test: called with each turn before its hand-over; returns the test scores, or None if this turn
+      is not evaluated.
+    after: called after each hand-over, and once at the start.
     notify: receives status lines.
 
   Returns:
-    The weights of the last hand-over, or None if there was none.
+    The client's weights from the last hand-over, or None if no client handed over.
 
   Raises:
     StaleError: the server has returned to an older state.
-    DivergedError: the client's part is not finite after a turn.
-    LostError: the server is lost, or after all turns the party that has the last weights.
+    DivergedError: the client's weights are not finite after a turn.
+    LostError: the server is unreachable, or after all turns no client hands the weights over.
   """
   last_notice, over = "", None
   client.hand_overs.recover_progress(ask_turn(client.call, client.limit, waiting=False).hand_over)
@@ -149,15 +146,18 @@ def train(
       over = time.monotonic() if over is None else over
       if time.monotonic() - over > client.patience:
         raise LostError(
-          "all turns are over and no client is there to hand the last weights over; start the "
-          "client that trained last again, and then this client, both with the same flags."
+          "all turns are over but no client hands the last weights over; start the client that "
+          "trained last again, and then this client, both with the same flags."
         )
     time.sleep(PAUSE)
 
 
 @contextlib.contextmanager
 def keep_alive(call: Caller, patience: float) -> Iterator[None]:
-  """Sends signs of life while the block computes; ``patience`` estimates the server's, seconds."""
+  """Sends keep-alive requests while the block computes, so that the server keeps the turn.
+
+  ``patience`` is the client's --patience in seconds, taken as an estimate of the server's.
+  """
   over = threading.Event()
   silence = min(_LONGEST_SILENCE, patience / 4)
 
@@ -176,17 +176,17 @@ def keep_alive(call: Caller, patience: float) -> Iterator[None]:
 
 
 def _traffic(call: Caller) -> Traffic:
-  """Returns the bytes of steps and hand-overs so far."""
+  """Returns the bytes that this process exchanged in steps and hand-overs."""
   return Traffic(*(sum(count[m] for m in _COUNTED) for count in (call.sent, call.received)))
 
 
 def stay(client: Client, linger: float, *, last: bool) -> None:
-  """Reports that the client has the last hand-over, and stays for parties that lack it.
+  """Reports to the server that the client has the last hand-over, and waits for other parties.
 
   Args:
     client: the client.
-    linger: seconds to stay for third parties that may still join.
-    last: whether the client made the last hand-over, so that present parties may need it.
+    linger: seconds to wait for parties that may still join to predict (--linger).
+    last: whether the client made the last hand-over; it then stays until the others have it.
   """
   until = time.monotonic() + linger
   with contextlib.suppress(LostError):  # without the server nobody can request the hand-over
@@ -206,50 +206,30 @@ def _take_turn(client: Client, info: TurnInfo) -> FinishedTurn:
   if index != client.client_id or not 0 <= round < len(client.rates):
     raise UserError(
       f"the server gives client {client.client_id} turn {info.turn}, which is another client's; "
-      "use one version on both sides, and a server that you trust."
+      "run the same version on both sides, and use a server that you trust."
     )
   client.hand_overs.check_fresh(info.hand_over, info.turn)
   if info.hand_over:
     parts = client.hand_overs.obtain(info.hand_over)
   else:
-    seed = client.start if client.start is not None else _random_key()
-    client.hand_overs.seed = seed
+    words = np.frombuffer(secrets.token_bytes(8), np.uint32)
+    drawn = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+    client.hand_overs.seed = seed = drawn if client.start is None else client.start
     parts = network.client_parts(network.initial_parts(seed))
   key = turn_key(client.key, round, index)
-  metrics = Metrics.zeros()
   for local_step in range(client.steps):
     position = StepPosition(round, index, client.steps, local_step)
     remote = RemoteServer(network, client.call, client.limit, step_id(info.turn, local_step))
     rules = remote.rules()
-    result = step(
-      rules.plan,
-      rules.parties,
-      rules.loss_gradient,
-      None,
-      deliver,
-      _all_parts(network, parts),
-      client.draw(position.client_step),
-      position.time,
-      jax.random.fold_in(key, local_step),
-      client.rates[round],
-    )
+    functions = rules.plan, rules.parties, rules.loss_gradient, None, deliver
+    mine = dict(zip(network.client_indices, parts, strict=True))
+    segments = [mine.get(i, Part({}, ())) for i in range(len(network.outputs))]  # server's: empty
+    batch, step_key = client.draw(position.client_step), jax.random.fold_in(key, local_step)
+    result = step(*functions, segments, batch, position.time, step_key, client.rates[round])
     parts = network.client_parts(result.parts)
-    metrics = jax.tree.map(jnp.add, metrics, result.metrics)
   if not all_finite(parts):
     raise DivergedError(
-      "the client's part is not finite after its turn, which does not count: training has "
-      "diverged; lower the learning rate at the server."
+      "the client's weights are not finite after its turn, which does not count: training has "
+      "diverged; lower --lr at the server."
     )
-  return FinishedTurn(round, metrics, parts, step_id(info.turn + 1, 0))
-
-
-def _random_key() -> Key:
-  """Draws a secret key of 64 bits."""
-  words = np.frombuffer(secrets.token_bytes(8), np.uint32)
-  return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
-
-
-def _all_parts(network: Network, parts: tuple[Part, ...]) -> tuple[Part, ...]:
-  """Returns the parts of all segments, with an empty part for the server's."""
-  by_index = dict(zip(network.client_indices, parts, strict=True))
-  return tuple(by_index.get(i, Part({}, ())) for i in range(len(network.outputs)))
+  return FinishedTurn(round, parts, step_id(info.turn + 1, 0))

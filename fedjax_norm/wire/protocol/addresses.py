@@ -1,4 +1,4 @@
-"""Addresses, and a TLS handshake that finds out which side rejects the other's certificate."""
+"""Parses network addresses, and finds out which side of a connection rejects a certificate."""
 
 import re
 import socket
@@ -12,7 +12,7 @@ _ADDRESS = re.compile(rf"({_HOST}):([0-9]{{1,5}})")
 
 
 def check_handshake(address: str, identity: Identity, name: str | None = None) -> None:
-  """Makes one TLS handshake, because gRPC does not report a rejected certificate as such.
+  """Makes a TLS handshake, because gRPC reports a rejected certificate as an unreachable server.
 
   Raises ``UserError`` if one side rejects the other's certificate, and nothing if the server cannot
   be reached. ``name`` is the name on the server's certificate, if it is not the host name.
@@ -44,8 +44,8 @@ def check_handshake(address: str, identity: Identity, name: str | None = None) -
 
   if rejected() and rejected():  # a server that is stopping closes a connection too, but only once
     raise UserError(
-      f"{address} rejects the certificate of {identity.name!r}; use a certificate of the server's "
-      "authority."
+      f"{address} rejects the certificate of {identity.name!r}; use a certificate made by the "
+      "server's authority."
     )
 
 
@@ -53,11 +53,11 @@ def split_address(address: str, least: int = 1) -> tuple[str, int]:
   """Splits HOST:PORT into the host (an IPv6 address in brackets) and the port.
 
   Args:
-    address: the text.
+    address: the text to split.
     least: the lowest port; 0 for an address to listen at, where port 0 means any free port.
 
   Raises:
-    UserError: the text is not an address.
+    UserError: the text is not HOST:PORT, or the port is out of range.
   """
   match = _ADDRESS.fullmatch(address)
   if not match or not least <= int(match[2]) < 2**16:

@@ -1,4 +1,4 @@
-"""A gRPC client with mutual TLS, which repeats calls to a server that cannot be reached."""
+"""Calls a server by gRPC with mutual TLS; repeats calls while the server cannot be reached."""
 
 import contextlib
 import time
@@ -15,23 +15,23 @@ Notify = Callable[[str], None]
 """A callback that receives status lines."""
 
 COMPUTING = 600.0
-"""Timeout in seconds of an answer that needs computation or has many bytes."""
+"""Seconds to wait for an answer that needs computation or has many bytes."""
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds before a call is repeated
 _MAX_DETAILS = 2000  # characters of an error from the other end
-_MIN_TIMEOUT = 5.0  # seconds for any answer, however short the patience
+_MIN_TIMEOUT = 5.0  # seconds to wait for any answer, even with a shorter --patience
 
 
 class _UnreachableError(LostError):
-  """The server cannot be reached, so that the call can be repeated."""
+  """The server cannot be reached now; the call can be repeated."""
 
 
 class Caller:
-  """Calls the methods of one server; a context manager.
+  """Calls the methods of one server; a context manager that closes the connection.
 
   Attributes:
-    sent: bytes of the answered requests, by method.
-    received: bytes of the answers, by method.
+    sent: bytes of the requests that were answered, by method name.
+    received: bytes of the answers, by method name.
   """
 
   def __init__(
@@ -43,13 +43,13 @@ class Caller:
     name: str | None = None,
     notify: Notify = lambda text: None,
   ):
-    """Opens a channel; nothing is sent yet.
+    """Prepares the connection; nothing is sent yet.
 
     Args:
       address: HOST:PORT of the server.
-      identity: the client's identity.
+      identity: the client's certificate and private key.
       limit: largest number of bytes in an answer.
-      patience: seconds for which an unreachable server is tried again, and an answer is awaited.
+      patience: seconds to try again while the server is unreachable, and to wait for an answer.
       name: the name on the server's certificate, if it is not the host name.
       notify: receives a status line when the connection is lost.
     """
@@ -70,21 +70,20 @@ class Caller:
     self._channel = grpc.secure_channel(address, credentials, options)
 
   def __call__(self, method: str, request: bytes, seconds: float = 0.0) -> bytes:
-    """Calls a method, again with longer and longer pauses while the server cannot be reached.
+    """Returns a method's answer; repeats the call while the server cannot be reached.
 
     Args:
       method: name of the method.
       request: bytes of the request.
-      seconds: timeout of the answer, if it is longer than the patience.
+      seconds: time to wait for the answer, if longer than the patience.
 
     Raises:
-      OutOfOrderError: the server expects another request.
+      OutOfOrderError: the server expects another request now.
       RefusedError: the server refuses the request, or (FailedError) cannot carry it out.
       UserError: one side rejects the other's certificate.
-      LostError: the server cannot be reached within the patience, or does not answer.
+      LostError: the server cannot be reached within the patience, or does not answer in time.
     """
-    until = time.monotonic() + self._patience
-    wait, lost = _FIRST_WAIT, False
+    until, wait, lost = time.monotonic() + self._patience, _FIRST_WAIT, False
     while True:
       with contextlib.suppress(_UnreachableError):
         return self.once(method, request, max(seconds, self._patience))
@@ -103,11 +102,10 @@ class Caller:
       wait = min(2 * wait, _LONGEST_WAIT)
 
   def once(self, method: str, request: bytes, seconds: float = 0.0) -> bytes:
-    """Calls a method once, with the arguments and errors of :meth:`__call__`."""
+    """Calls a method without repetition, with the arguments and errors of :meth:`__call__`."""
     seconds = max(seconds, _MIN_TIMEOUT)
     try:
-      call = self._channel.unary_unary(f"/{SERVICE}/{method}")
-      answer = call(request, timeout=seconds)
+      answer = self._channel.unary_unary(f"/{SERVICE}/{method}")(request, timeout=seconds)
     except grpc.RpcError as error:
       # Text from the other end must not control the terminal.
       text = (error.details() or "")[:_MAX_DETAILS]
@@ -127,8 +125,8 @@ class Caller:
       )
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
       raise RefusedError(
-        f"a message of {method} is larger than the other end accepts ({details}); raise its "
-        "--max_megabytes or send smaller batches."
+        f"a message of {method} is larger than the other end accepts ({details}); raise "
+        "--max_megabytes on both sides, or lower --batch_size at the server."
       )
     if code == grpc.StatusCode.ABORTED:
       raise FailedError(f"{method} has failed at {self._address}: {details}")

@@ -1,4 +1,4 @@
-"""A test authority: certificates for one server and its clients (X.509, EC P-256)."""
+"""Makes certificates for one server and its clients, for tests (X.509, EC P-256)."""
 
 import contextlib
 import datetime
@@ -24,7 +24,7 @@ _MAX_HOST, _MAX_SUBJECT = 253, 64  # limits of DNS and of X.509
 
 
 class Pair(NamedTuple):
-  """A certificate and its private key, both PEM."""
+  """A certificate and its private key, both in PEM."""
 
   certificate: bytes
   key: bytes
@@ -33,32 +33,33 @@ class Pair(NamedTuple):
 def make(
   servers: Sequence[str], clients: Sequence[str], days: int = 365
 ) -> tuple[bytes, Pair, dict[str, Pair]]:
-  """Returns a new authority's certificate, the server's pair and the clients' pairs by name.
+  """Makes a certificate authority, and certificates that it signs for a server and its clients.
 
-  The authority's key is discarded, so that nobody can issue further certificates. The server's
-  certificate is not valid for a client, so that the server cannot pose as one. A client's
-  certificate is valid for a server with the client's name as well, because peers connect to it.
+  The authority's private key is discarded, so that nobody can issue further certificates. The
+  server's certificate cannot be used as a client's, so that the server cannot pose as a client. A
+  client's certificate can also be used as a server's, because peers connect to the client.
 
   Args:
     servers: host names and IP addresses of the server; the first is its name.
     clients: names of the clients.
     days: number of days for which the certificates are valid.
 
+  Returns:
+    The authority's certificate (PEM), the server's pair, and the clients' pairs by name.
+
   Raises:
-    UserError: a name or the number of days is not possible.
+    UserError: a name is impossible or used twice, or the number of days is out of range.
   """
   if not 1 <= days <= _MAX_DAYS:
-    raise UserError(f"{days} days of validity must be at least 1 and at most {_MAX_DAYS:,}.")
+    raise UserError(f"--days is {days}; it must be at least 1 and at most {_MAX_DAYS:,}.")
   hosts = [_host(name) for name in servers]
   for name in clients:
     if not _NAME.fullmatch(name):
-      raise UserError(
-        f"{name!r} cannot be a client's name; use up to 63 letters, digits and hyphens."
-      )
+      raise UserError(f"{name!r} cannot be a client's name; use 1 to 63 letters, digits, hyphens.")
   if len(servers[0]) > _MAX_SUBJECT:
     raise UserError(
       f"{servers[0]!r} is too long for the server's name; put a name of up to {_MAX_SUBJECT} "
-      "characters first."
+      "characters first in --server."
     )
   # Names become file names, and some file systems ignore case.
   names = [name.lower() for name in (AUTHORITY, *servers, *clients)]
@@ -67,8 +68,7 @@ def make(
       f"two parties have the same name, {repeated[0]!r}; give the server and every client "
       f"different names, not {AUTHORITY!r}, that differ in more than upper and lower case."
     )
-  key = ec.generate_private_key(ec.SECP256R1())
-  subject = _name("fedjax_norm test authority")
+  key, subject = ec.generate_private_key(ec.SECP256R1()), _name("fedjax_norm test authority")
   authority = (
     _builder(subject, subject, key, days)
     .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -110,12 +110,10 @@ def _name(text: str) -> x509.Name:
 
 def _host(text: str) -> x509.GeneralName:
   with contextlib.suppress(ValueError):
-    if "%" not in text:  # the zone of an IPv6 address, after %, can hold any characters
+    if "%" not in text:  # the zone of an IPv6 address, after %, can have any characters
       return x509.IPAddress(ipaddress.ip_address(text))
   if not _HOST.fullmatch(text) or len(text) > _MAX_HOST:
-    raise UserError(
-      f"{text!r} is neither a host name nor an IP address; correct the server's names."
-    )
+    raise UserError(f"{text!r} is neither a host name nor an IP address; correct --server.")
   return x509.DNSName(text)
 
 

@@ -1,7 +1,7 @@
-"""Checks of the fields of JSON messages and files: type, range and length.
+"""Checks the fields of JSON messages and files: type, range and length.
 
-A check is a function of a field's value. ``frames.parse_json`` applies the checks; it also refuses
-texts that cannot be encoded and numbers that are not finite.
+A check is a function: value of a field -> whether it is allowed. ``frames.parse_json`` applies the
+checks; it also refuses texts that UTF-8 cannot encode and numbers that are not finite.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,8 @@ from fedjax_norm.wire.protocol.addresses import split_address
 Check = Callable[[Any], bool]
 
 MAX_TEXT_BYTES = 8192
+"""Largest length of a text such as a certificate."""
+
 _MAX_NAME_LENGTH = 253
 
 
@@ -33,7 +35,7 @@ def whole(value: Any) -> bool:
 
 
 def number(value: Any) -> bool:
-  """Whether a value is a number."""
+  """Whether a value is an integer or a float."""
   return integer(value) or isinstance(value, float)
 
 
@@ -48,16 +50,14 @@ def text(value: Any) -> bool:
 
 
 def setting(value: Any) -> bool:
-  """Whether a value can be the value of a flag: null, a bool, number, short text or number list."""
+  """Whether a value can be an option's: null, a bool, number, short text or list of numbers."""
   if integer(value):
     return abs(value) <= number_parsing.MAX_INT
   if string(value):
     return len(value) <= MAX_TEXT_BYTES and value.isprintable()
-  return value is None or isinstance(value, bool | float) or list_of(_float_or_whole)(value)
-
-
-def _float_or_whole(value: Any) -> bool:
-  return isinstance(value, float) or whole(value)
+  if isinstance(value, list):
+    return all(isinstance(item, float) or whole(item) for item in value)
+  return value is None or isinstance(value, bool | float)
 
 
 def name(value: Any) -> bool:
@@ -66,40 +66,37 @@ def name(value: Any) -> bool:
 
 
 def address(value: Any) -> bool:
-  """Whether a value is an address to connect to, or empty."""
-  if not string(value):
-    return False
+  """Whether a value is HOST:PORT to connect to, or an empty text."""
   try:
-    split_address(value or "none:1")
+    return string(value) and bool(split_address(value or "none:1"))
   except UserError:
     return False
-  return True
 
 
 def one_of(*values: str) -> Check:
-  """Returns a check that a value is one of some texts."""
+  """Returns a check that a value is one of the given texts."""
   return lambda value: string(value) and value in values
 
 
 def optional(check: Check) -> Check:
-  """Returns a check that a value is null or passes another check."""
+  """Returns a check that a value is null or passes ``check``."""
   return lambda value: value is None or check(value)
 
 
 def list_of(check: Check) -> Check:
-  """Returns a check of a list and of every item in it."""
+  """Returns a check that a value is a list and that ``check`` accepts every item."""
   return lambda value: isinstance(value, list) and all(map(check, value))
 
 
 def mapping_of(check: Check) -> Check:
-  """Returns a check of an object with any fields: their names, and their values by ``check``."""
+  """Returns a check that a value is an object of valid names, with values that pass ``check``."""
   return lambda value: (
     isinstance(value, dict) and all(name(k) and check(v) for k, v in value.items())
   )
 
 
 def record(**checks: Check) -> Check:
-  """Returns a check of an object that has exactly these fields."""
+  """Returns a check that a value is an object of exactly these fields, which pass their checks."""
   return lambda value: (
     isinstance(value, dict)
     and set(value) == set(checks)

@@ -1,6 +1,6 @@
-"""Encodes tensors as bytes and decodes them, with every length checked and no bytes left over.
+"""Encodes tensors as bytes (a frame) and decodes them, with every length checked.
 
-A frame, little endian:
+The format of a frame, little endian:
 
   "FJNW", version u16, kind u8, step u64, number of tensors u16, bytes of the whole frame u64,
   and for each tensor: bytes of its name u16, name (UTF-8), dtype u8, number of axes u8, each axis
@@ -23,12 +23,12 @@ from fedjax_norm.typing import PyTree
 from fedjax_norm.wire.protocol.fields import Check
 
 MAX_REQUEST_BYTES = 2**16
-"""Largest size of a JSON request."""
+"""Largest number of bytes in a JSON request."""
 
 SEALED, UPDATES, TEXT, STATE = "sealed", "updates", "text", "state"
-"""Kinds in addition to those of ``split/messages.py``: an encrypted hand-over, weight updates
-relative to a seed, JSON, and the server's state file. (OUTPUT is also the kind of the server's
-output in a training step of the U-shape.)"""
+"""Kinds of frames in addition to those of ``split/messages.py``: an encrypted hand-over, weight
+updates relative to initial weights, JSON, and the server's state file. OUTPUT is also the kind of
+the server's output in a training step of the U-shape."""
 
 _KINDS = (ACTIVATION, GRADIENT, LABELS, HAND_OVER, OUTPUT, SEALED, UPDATES, TEXT, STATE)
 _DTYPES = tuple(
@@ -41,15 +41,15 @@ _MAX_AXES, _MAX_ELEMENTS = 8, 2**40
 
 
 class FrameError(UserError):
-  """Bytes are not a frame, or the frame is not the expected one."""
+  """The received bytes are not a frame, or the frame has another content than expected."""
 
 
 class Frame(NamedTuple):
-  """One message.
+  """One message or file.
 
   Attributes:
     kind: a kind of ``split/messages.py`` or of this module.
-    step: number of the step.
+    step: number of the local step in the run.
     tensors: numpy arrays by name.
   """
 
@@ -59,7 +59,7 @@ class Frame(NamedTuple):
 
 
 def encode(frame: Frame) -> bytes:
-  """Returns the bytes of a frame; raises ``ValueError`` if its content does not fit a frame."""
+  """Returns the bytes of a frame; raises ``ValueError`` if the format cannot express a tensor."""
   body = bytearray()
   for name, tensor in frame.tensors.items():
     array = np.asarray(tensor)
@@ -76,7 +76,7 @@ def encode(frame: Frame) -> bytes:
 
 
 def decode(data: bytes, limit: int | None = None) -> Frame:
-  """Returns the frame that the bytes are, or raises ``FrameError``; they are at most ``limit``."""
+  """Decodes a frame; raises ``FrameError`` if ``data`` is malformed or has over ``limit`` bytes."""
   if limit is not None and len(data) > limit:
     raise FrameError(f"a message of {len(data)} bytes is above the limit of {limit}.")
   reader = _Reader(data)
@@ -144,7 +144,7 @@ def _tensor(reader: _Reader) -> tuple[str, np.ndarray]:
 
 
 def check_frame(frame: Frame, kind: str, *names: str) -> Frame:
-  """Returns the frame if it has this kind and exactly these tensors, else raises."""
+  """Returns a frame of this kind with exactly the tensors ``names``; others raise FrameError."""
   if frame.kind != kind:
     raise FrameError(f"a message has the kind {frame.kind!r} but {kind!r} is expected.")
   if set(frame.tensors) != set(names):
@@ -156,13 +156,13 @@ def check_frame(frame: Frame, kind: str, *names: str) -> Frame:
 
 
 def tree_tensors(tree: PyTree) -> dict[str, np.ndarray]:
-  """Returns the leaves of a tree as numpy arrays by path."""
+  """Returns the leaves of a tree as numpy arrays by the names of their paths."""
   paths = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in paths}
 
 
 def read_tree(frame: Frame, kind: str, template: PyTree) -> PyTree:
-  """Returns the tree of a frame's tensors: the inverse of :func:`tree_tensors`, checked.
+  """Returns a frame's tensors as a tree: the inverse of :func:`tree_tensors`.
 
   Args:
     frame: the received frame.
@@ -170,7 +170,7 @@ def read_tree(frame: Frame, kind: str, template: PyTree) -> PyTree:
     template: tree of arrays or shapes that the tensors have to match.
 
   Raises:
-    FrameError: the kind, a name, a shape or a dtype differs.
+    FrameError: the kind, or a tensor's name, shape or dtype, is not the expected one.
   """
   paths, structure = jax.tree_util.tree_flatten_with_path(template)
   expected = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
@@ -186,30 +186,29 @@ def read_tree(frame: Frame, kind: str, template: PyTree) -> PyTree:
 
 
 def encode_json(content: dict[str, Any], step: int = 0) -> bytes:
-  """Returns the bytes of a frame that contains JSON."""
+  """Returns the bytes of a frame that contains ``content`` as JSON."""
   return encode(Frame(TEXT, step, {"json": from_bytes(json.dumps(content).encode())}))
 
 
 def decode_json(data: bytes, limit: int | None = None, **checks: Check) -> dict[str, Any]:
-  """Returns the content of a frame of JSON.
+  """Returns the JSON object in a frame.
 
   Args:
     data: bytes of the frame.
-    limit: largest number of bytes allowed.
+    limit: largest number of bytes allowed; None allows any.
     **checks: a check of ``fields.py`` for each field; exactly these fields must exist.
 
   Raises:
-    FrameError: the frame or the JSON object is not the expected one.
+    FrameError: the bytes are not a frame of JSON, a field is missing or unknown, or a check fails.
   """
-  return parse_json(
-    check_frame(decode(data, limit), TEXT, "json").tensors["json"].tobytes(), **checks
-  )
+  frame = check_frame(decode(data, limit), TEXT, "json")
+  return parse_json(frame.tensors["json"].tobytes(), **checks)
 
 
 def parse_json(data: bytes, **checks: Check) -> dict[str, Any]:
-  """Parses a JSON object (see :func:`decode_json`).
+  """Parses a JSON object with the checks of :func:`decode_json`.
 
-  All texts in the result can be encoded, and all numbers are finite.
+  UTF-8 can encode all texts in the result, and all numbers are finite.
   """
   try:
     content = json.loads(data)
@@ -217,7 +216,7 @@ def parse_json(data: bytes, **checks: Check) -> dict[str, Any]:
   except (ValueError, RecursionError):
     raise FrameError("a message that should be JSON cannot be read as JSON.") from None
   if not isinstance(content, dict) or set(content) != set(checks):
-    raise FrameError(f"a message of JSON does not have the fields {sorted(checks)}.")
+    raise FrameError(f"a message of JSON does not have exactly the fields {sorted(checks)}.")
   for name, check in checks.items():
     if not check(content[name]):
       raise FrameError(f"the field {name!r} of a message of JSON has a value that is not allowed.")
@@ -225,5 +224,5 @@ def parse_json(data: bytes, **checks: Check) -> dict[str, Any]:
 
 
 def from_bytes(data: bytes) -> np.ndarray:
-  """Returns bytes as a tensor [n] uint8."""
+  """Returns bytes as an array [n] of uint8."""
   return np.frombuffer(data, np.uint8)

@@ -1,4 +1,4 @@
-"""Imports gRPC without its log, and the settings that callers and servers share."""
+"""Imports gRPC without its log, and defines the options that clients and servers share."""
 
 import os
 
@@ -12,11 +12,8 @@ if os.environ["GRPC_VERBOSITY"] == "NONE":  # JAX contains another gRPC, which k
   del os.environ["GRPC_VERBOSITY"]
 
 SERVICE = "fedjax_norm.Split"
-_ALLOWANCE = (
-  2**16
-)  # added to gRPC's limit, so that the error about large messages is this program's
-# A connection is closed after twice this silence. A process that computes still answers pings.
-_PING_MS = 20_000
+_ALLOWANCE = 2**16  # added to gRPC's limit, so that this program reports large messages, not gRPC
+_PING_MS = 20_000  # a connection closes after twice this silence; a busy process answers pings
 
 _OPTIONS = (
   ("grpc.keepalive_time_ms", _PING_MS),

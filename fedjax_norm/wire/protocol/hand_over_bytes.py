@@ -1,4 +1,4 @@
-"""Encodes the parts that a client hands over to the next (paper 003, Alg. 2, step 7; sec. 3.4)."""
+"""Encodes what a client hands over to the next client (paper 003, Alg. 2, step 7; sec. 3.4)."""
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,12 @@ _SEED = "seed"
 
 
 def pack(parts: tuple[Part, ...], step: int) -> bytes:
-  """Encodes the parameters, running statistics and optimizer states themselves."""
+  """Encodes the state of a client's segments; ``step`` is the first step after its training."""
   return frames.encode(Frame(HAND_OVER, step, frames.tree_tensors(parts)))
 
 
 def pack_updates(network: Network, parts: tuple[Part, ...], step: int, seed: Key) -> bytes:
-  """Encodes the key of the initial weights and the integer differences from these weights."""
+  """Encodes the seed of the initial weights and the differences from them, as in :func:`pack`."""
   start = network.client_parts(network.initial_parts(seed))
   differences = frames.tree_tensors(weight_delta.difference(parts, start))
   words = np.asarray(jax.random.key_data(seed))
@@ -29,7 +29,10 @@ def pack_updates(network: Network, parts: tuple[Part, ...], step: int, seed: Key
 
 
 def unpack(network: Network, data: bytes) -> tuple[tuple[Part, ...], Key | None]:
-  """Returns the client's parts, and the seed if the hand-over holds updates; both are checked."""
+  """Decodes a hand-over: the state of the client's segments, and the seed if it has differences.
+
+  Raises ``FrameError`` if the tensors differ from the network's in name, shape or dtype.
+  """
   frame = frames.decode(data)
   if frame.kind != UPDATES:
     parts = frames.read_tree(frame, HAND_OVER, shapes(network))
@@ -45,5 +48,5 @@ def unpack(network: Network, data: bytes) -> tuple[tuple[Part, ...], Key | None]
 
 
 def shapes(network: Network) -> tuple[Part, ...]:
-  """Returns the shapes of the client's parts."""
+  """Returns the shapes of the state of the client's segments."""
   return network.client_parts(jax.eval_shape(network.initial_parts, jax.random.key(0)))

@@ -1,4 +1,4 @@
-"""A party's identity (its certificate and private key), and checks of other certificates."""
+"""Reads a party's certificate and private key, and checks the certificates of other parties."""
 
 import datetime
 from pathlib import Path
@@ -18,14 +18,14 @@ _UNREADABLE = (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm)
 
 
 class Identity(NamedTuple):
-  """The certificate and private key of a party, PEM.
+  """The certificate and private key of a party.
 
   Attributes:
     name: common name of the certificate's subject.
-    authority: the authority's certificate, which all other certificates are checked against.
-    certificate: the party's certificate.
-    key: the party's private key.
-    files: paths of the certificate and the key, for libraries that read them from files only.
+    authority: the authority's certificate, which must have signed all other certificates, PEM.
+    certificate: the party's certificate, PEM.
+    key: the party's private key, PEM.
+    files: paths of the certificate and the key, for libraries that only read files.
   """
 
   name: str
@@ -36,12 +36,12 @@ class Identity(NamedTuple):
 
 
 def load(authority: str, certificate: str, key: str) -> Identity:
-  """Reads an identity.
+  """Reads a party's certificate and private key, and the authority's certificate.
 
   Args:
-    authority: file of the authority's certificate.
-    certificate: file of the party's certificate.
-    key: file of the party's private key.
+    authority: PEM file of the authority's certificate.
+    certificate: PEM file of the party's certificate.
+    key: PEM file of the party's private key.
 
   Raises:
     UserError: a file cannot be read, the key does not match the certificate, a certificate is not
@@ -62,8 +62,8 @@ def load(authority: str, certificate: str, key: str) -> Identity:
     matching = private.public_key() == party_certificate.public_key()
   except _UNREADABLE as error:
     raise UserError(
-      f"{certificate} and {key} cannot be read as a certificate and its private key; make them "
-      "with experiments.certificates."
+      f"{certificate} and {key} cannot be read as a certificate and a private key; make them with "
+      "experiments.certificates."
     ) from error
   if not matching:
     raise UserError(
@@ -71,23 +71,18 @@ def load(authority: str, certificate: str, key: str) -> Identity:
       "together."
     )
   for path, checked in ((authority, authority_certificate), (certificate, party_certificate)):
-    _check_dates(path, checked)
+    first, last = checked.not_valid_before_utc, checked.not_valid_after_utc
+    if not first <= datetime.datetime.now(datetime.UTC) <= last:
+      raise UserError(
+        f"the certificate {path} is valid from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC "
+        "and not now; correct the clock, or make new certificates with experiments.certificates."
+      )
   private_files.check(files[2])
   return Identity(name_of(party_certificate), texts[0], texts[1], texts[2], (files[1], files[2]))
 
 
-def _check_dates(path: str, certificate: x509.Certificate) -> None:
-  """Refuses a certificate that is not valid now."""
-  first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-  if not first <= datetime.datetime.now(datetime.UTC) <= last:
-    raise UserError(
-      f"the certificate {path} is valid from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC "
-      "and not now; correct the clock, or make new certificates with experiments.certificates."
-    )
-
-
 def load_client(authority: str, certificate: str, key: str) -> Identity:
-  """Reads a client's identity and checks that the authority signed it (see :func:`load`)."""
+  """Does :func:`load` for a client, and checks that the authority signed its certificate."""
   identity = load(authority, certificate, key)
   verify_client_certificate(identity.certificate, identity.authority)
   return identity
@@ -97,33 +92,31 @@ def _read(path: Path) -> bytes:
   try:
     return path.read_bytes()
   except OSError as error:
-    raise UserError(
-      f"{path} cannot be read ({error.strerror}); give a file that you may read."
-    ) from error
+    raise UserError(f"{path} cannot be read ({error.strerror}); give a readable file.") from error
 
 
 def name_of(certificate: x509.Certificate) -> str:
-  """Returns the common name of a certificate's subject, or ''."""
+  """Returns the common name of a certificate's subject, or '' if it has none."""
   names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
   return str(names[0].value) if names else ""
 
 
 def verify_client_certificate(certificate: bytes, authority: bytes) -> x509.Certificate:
-  """Returns a client's certificate, checked against the authority's and the date; both PEM."""
+  """Parses a client's PEM certificate; checks its dates and that the authority signed it."""
   try:
     parsed = x509.load_pem_x509_certificate(certificate)
     store = verification.Store([x509.load_pem_x509_certificate(authority)])
     verification.PolicyBuilder().store(store).build_client_verifier().verify(parsed, [])
   except (*_UNREADABLE, verification.VerificationError) as error:
     raise UserError(
-      "a certificate is not a client certificate of this authority, or is not valid now; use a "
-      "certificate that experiments.certificates made together with the authority's."
+      "a certificate is not a client certificate of this authority, or is not valid now; use one "
+      "that experiments.certificates made in the same run as the authority's."
     ) from error
   return parsed
 
 
 def sign(identity: Identity, data: bytes) -> bytes:
-  """Returns a party's signature of some bytes (ECDSA with SHA-256)."""
+  """Returns a party's signature of ``data`` (ECDSA with SHA-256)."""
   key = serialization.load_pem_private_key(identity.key, password=None)
   if not isinstance(key, ec.EllipticCurvePrivateKey):
     raise UserError(
@@ -133,7 +126,7 @@ def sign(identity: Identity, data: bytes) -> bytes:
 
 
 def verify_signature(certificate: x509.Certificate, signature: bytes, data: bytes) -> bool:
-  """Whether the owner of a certificate signed some bytes."""
+  """Whether ``signature`` is the signature of ``data`` by the owner of a certificate."""
   key = certificate.public_key()
   if not isinstance(key, ec.EllipticCurvePublicKey):
     return False

@@ -1,4 +1,4 @@
-"""The cut network that clients and servers compute with: the parties of ``split/``, compiled."""
+"""Builds the cut network that client and server train: the compiled functions of ``split/``."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,17 +22,18 @@ from fedjax_norm.wire.protocol.step_ids import MAX_STEPS
 
 
 class Network(NamedTuple):
-  """A cut model.
+  """A model cut into segments: the client's head, the server's body, and with --tail the client's
+  tail.
 
   Attributes:
-    rules: the computations of each party, each compiled separately.
+    rules: the computations of each segment in a training step, compiled.
     outputs: shapes of each segment's output for one example.
-    evaluate: for each segment, (variables, x) -> its output in evaluation, compiled.
+    evaluate: for each segment, (variables, x) -> output in evaluation mode, compiled.
     stages: names of the model's stages.
     batch_size: number of examples per local step.
     label: shape and dtype of one example's label.
     num_classes: number of classes.
-    initial_parts: key -> the initial parts of all segments, as in the simulation.
+    initial_parts: key -> initial weights and optimizer states of all segments, as in simulations.
   """
 
   rules: Rules
@@ -51,11 +52,11 @@ class Network(NamedTuple):
 
   @property
   def client_indices(self) -> tuple[int, ...]:
-    """Indices of the client's segments."""
+    """Indices of the client's segments: the head and, in the U-shape, the tail."""
     return self.rules.plan.owned_by(ALICE)
 
   def client_parts(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Returns the client's parts among the parts of all segments."""
+    """Selects the client's segments from the states of all segments."""
     return tuple(parts[index] for index in self.client_indices)
 
   @property
@@ -67,7 +68,7 @@ class Network(NamedTuple):
 def make_network(
   model: Staged, config: SplitConfig, image: jax.ShapeDtypeStruct, num_classes: int
 ) -> Network:
-  """Builds the cut network.
+  """Cuts a model and compiles its segments.
 
   Args:
     model: the whole model.
@@ -76,12 +77,13 @@ def make_network(
     num_classes: number of classes.
 
   Raises:
-    UserError: the options do not fit the model, or no party can compute its initial weights alone.
+    UserError: the model has no such cut or uses weight normalization, a turn has too many steps, or
+      a step needs too much host memory.
   """
   if model.norm.weight_norm:
     raise UserError(
       "weight normalization is initialized from a batch that passes through the whole model, which "
-      "no process of split learning over a network has; choose another norm."
+      "no process of split learning over a network has; choose another --norm."
     )
   if (config.local_steps or 0) >= MAX_STEPS:
     raise UserError(
@@ -100,20 +102,16 @@ def make_network(
 
   batch_size = config.batch_size
   shapes = jax.eval_shape(initial_parts, jax.random.key(0)), batched(outputs, batch_size)
-  host_memory.check(
-    tree_leaves.num_bytes(shapes),
-    "a step",
-    "choose a smaller model, smaller images or a smaller batch",
-  )
-  evaluate = tuple(jax.jit(segment) for segment in make_evaluate(model, rules.plan))
-  names = stage_names(model)
+  advice = "choose a smaller model, smaller images or a smaller batch"
+  host_memory.check(tree_leaves.num_bytes(shapes), "a step", advice)
+  evaluate, names = map(jax.jit, make_evaluate(model, rules.plan)), stage_names(model)
   return Network(
-    rules, tuple(outputs), evaluate, names, batch_size, label, num_classes, initial_parts
+    rules, tuple(outputs), tuple(evaluate), names, batch_size, label, num_classes, initial_parts
   )
 
 
 class StepPosition(NamedTuple):
-  """Position of a local step in the run.
+  """The place of a local step in the run.
 
   Attributes:
     round: number of the round, from 0.
@@ -129,17 +127,17 @@ class StepPosition(NamedTuple):
 
   @property
   def client_step(self) -> np.int32:
-    """Number of the client's step, counted from the start of training."""
+    """Number of the client's step, from 0, counted over all its turns."""
     return np.int32(self.round * self.steps + self.local_step)
 
   @property
   def time(self) -> np.float32:
-    """Time of the step in rounds, as norms need it."""
+    """The training time given to the norms: client_step / steps, in rounds."""
     return np.float32(self.client_step / np.int32(self.steps))
 
 
 def check_steps(rounds: int, steps: int) -> None:
-  """Raises ``UserError`` if rounds of so many local steps are more than an int32 counts."""
+  """Raises ``UserError`` if an int32 cannot count ``rounds`` times ``steps`` local steps."""
   LoopConfig(rounds, rounds).check_counts(np.array([steps]), np.zeros(1, np.int64))
 
 

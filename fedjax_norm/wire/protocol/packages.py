@@ -1,11 +1,11 @@
-"""Checks that the packages of the ``wire`` extra are installed."""
+"""Checks that the packages of the extra ``wire`` are installed."""
 
 import importlib.util
 
 from fedjax_norm.errors import UserError
 
 PACKAGES = {"cryptography": "cryptography", "grpc": "grpcio"}
-"""Modules that this package imports, and the packages that contain them."""
+"""Modules that ``fedjax_norm.wire`` imports -> names of the packages that contain them."""
 
 
 def missing_packages() -> list[str]:

@@ -15,7 +15,7 @@ def create(path: Path, data: bytes) -> None:
 
   Raises:
     UserError: the file already exists.
-    OSError: the file cannot be written; it names ``path``, and no file is left.
+    OSError: the file cannot be written; the error names ``path``, and no file is left.
   """
   with atomic_files.filename_in_errors(path):
     try:
@@ -37,7 +37,8 @@ def check(path: Path) -> None:
   """Raises ``UserError`` if the mode of a private key lets other users read or write it."""
   if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
     raise UserError(
-      f"the private key {path} has mode {mode:04o}, so that others may use it; run chmod 600 on it."
+      f"the private key {path} has mode {mode:04o}, so that other users can access it; run chmod "
+      "600 on it."
     )
 
 

@@ -4,7 +4,7 @@ from fedjax_norm.errors import LostError, UserError
 
 
 class OutOfOrderError(UserError):
-  """A request does not follow the previous one; its sender has to ask for the turn again."""
+  """The server expects another request now; the sender has to ask for the turn again."""
 
 
 class RefusedError(UserError):

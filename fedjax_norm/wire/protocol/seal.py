@@ -1,8 +1,8 @@
-"""Encrypts hand-overs, so that only the receivers can read one and only the sender can make it.
+"""Encrypts (seals) hand-overs: only the receivers can read one, and only its sender can make it.
 
-Clients exchange public keys (X25519) that are signed with the keys of their certificates. The
-server forwards the public keys and stores or announces hand-overs, but can neither read nor forge
-one, nor act as a man in the middle. A hand-over is encrypted once with a random key
+Each client announces a public key (X25519), signed with the private key of its certificate. The
+server forwards the public keys and stores or announces hand-overs, but it can neither read nor
+forge a hand-over, nor act as a man in the middle. A hand-over is encrypted once with a random key
 (ChaCha20-Poly1305). This key is encrypted for each receiver with a key that sender and receiver
 share (HKDF-SHA256). The run, step, sender, receiver and kind are authenticated as well.
 """
@@ -31,17 +31,17 @@ _FOR = "for:"
 
 
 class SealError(UserError):
-  """The sender did not make a hand-over for this receiver at this step."""
+  """A hand-over was not made by its named sender for this receiver and step of the run."""
 
 
 class Label(NamedTuple):
-  """What a hand-over belongs to; authenticated together with it.
+  """The run, step, sender and kind of a hand-over, authenticated together with its weights.
 
   Attributes:
     run: name of the run.
-    step: number of the first step that is not in the weights.
+    step: number of the first step after the training of the weights.
     sender: name of the client that trained last.
-    kind: ``hand_over`` or ``updates``.
+    kind: ``hand_over`` (weights) or ``updates`` (differences from initial weights).
   """
 
   run: str
@@ -50,17 +50,17 @@ class Label(NamedTuple):
   kind: str
 
   def associated_data(self, receiver: str) -> bytes:
-    """Returns the authenticated data for a receiver, or for the shared body if '' is given."""
+    """Returns the bytes authenticated with a receiver's encrypted key, or for '' with the body."""
     return _encode_fields("hand-over", *self, receiver)
 
 
 def _encode_fields(*fields: str | int) -> bytes:
-  """Encodes fields injectively."""
+  """Returns bytes that are different for different fields."""
   return json.dumps(["fedjax_norm", *fields]).encode()
 
 
 def make_announcement(identity: Identity, run: str, private: X25519PrivateKey) -> bytes:
-  """Returns a party's public key for a run, signed with the key of its certificate."""
+  """Returns JSON with a party's public key for a run, its signature and the party's certificate."""
   public = private.public_key().public_bytes_raw().hex()
   signature = identities.sign(identity, _encode_fields("announcement", run, identity.name, public))
   certificate = identity.certificate.decode()
@@ -72,7 +72,7 @@ def read_announcement(data: bytes, authority: bytes, run: str) -> tuple[str, X25
   """Returns the party's name and public key from an announcement, after checking its signature.
 
   Raises:
-    SealError: no client of the authority signed it, or it is for another run.
+    SealError: no client of the authority signed the announcement, or it is for another run.
   """
   try:
     content = parse_json(data, certificate=text, public=text, signature=text)
@@ -95,13 +95,13 @@ def seal(
   announcement: bytes,
   receivers: Mapping[str, X25519PublicKey],
 ) -> Frame:
-  """Encrypts a hand-over.
+  """Returns an encrypted hand-over.
 
   Args:
     data: bytes of the hand-over.
-    label: what the hand-over belongs to.
+    label: run, step, sender and kind of the hand-over.
     private: the sender's private key.
-    announcement: the sender's announcement, which gives receivers the public key.
+    announcement: the sender's announcement, from which receivers read the public key.
     receivers: checked public keys of the receivers by name.
   """
   key = ChaCha20Poly1305.generate_key()
@@ -119,7 +119,7 @@ def seal(
 
 
 def receivers_of(sealed: Frame) -> frozenset[str]:
-  """Returns the names of the parties that can read a sealed hand-over."""
+  """Returns the names of the parties that can decrypt a sealed hand-over."""
   return frozenset(name.removeprefix(_FOR) for name in sealed.tensors if name.startswith(_FOR))
 
 
@@ -130,7 +130,10 @@ def for_receiver(sealed: Frame, receiver: str) -> Frame:
 
 
 def check_sealed(frame: Frame) -> Frame:
-  """Returns a frame if it looks like a sealed hand-over; the server can check no more than this."""
+  """Returns a frame if it has the form of a sealed hand-over; the server cannot check its content.
+
+  Other frames raise ``FrameError``.
+  """
   tensors: Mapping[str, np.ndarray] = frame.tensors
   if frame.kind != SEALED or not {"announcement", "body"} <= set(tensors):
     raise FrameError("a message that should be a sealed hand-over is not one.")
@@ -147,12 +150,12 @@ def check_sealed(frame: Frame) -> Frame:
 def open_sealed(
   sealed: Frame, label: Label, receiver: str, private: X25519PrivateKey, authority: bytes
 ) -> bytes:
-  """Decrypts a hand-over.
+  """Returns the decrypted bytes of a hand-over.
 
   Args:
     sealed: result of :func:`seal`.
-    label: what the hand-over has to belong to; the frame's claims about it are not trusted.
-    receiver: name of the party that opens it.
+    label: the expected run, step, sender and kind, which the hand-over must have.
+    receiver: name of the party that decrypts.
     private: the receiver's private key.
     authority: the authority's certificate, PEM.
 
@@ -182,9 +185,9 @@ def open_sealed(
 
 
 def _shared_key(private: X25519PrivateKey, public: X25519PublicKey, associated: bytes) -> bytes:
-  """Returns the key that two parties share for one hand-over."""
+  """Returns the key that only the owners of the two key pairs can derive, for one hand-over."""
   try:
     shared = private.exchange(public)
   except ValueError:
-    raise SealError("a party's public key is an unusable point; it cannot be trusted.") from None
+    raise SealError("a party's public key is unusable (weak); it cannot be trusted.") from None
   return HKDF(algorithm=hashes.SHA256(), length=_KEY, salt=None, info=associated).derive(shared)

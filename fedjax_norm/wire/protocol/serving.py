@@ -1,4 +1,4 @@
-"""A gRPC server with mutual TLS, which passes the caller's name and the request bytes on."""
+"""Serves methods by gRPC with mutual TLS; a method gets the caller's name and the request."""
 
 import contextlib
 import threading
@@ -13,12 +13,10 @@ from fedjax_norm.wire.protocol.identity import Identity
 from fedjax_norm.wire.protocol.remote_errors import OutOfOrderError
 
 Method = Callable[[str, bytes], bytes]
-"""(the name on the caller's certificate, the request) -> the answer."""
+"""(the name on the caller's certificate, bytes of the request) -> bytes of the answer."""
 
 _WORKERS = 16  # threads in addition to those for callers that wait for an answer
-_STREAMS = (
-  4  # concurrent requests of a caller; a party sends them sequentially, with few exceptions
-)
+_STREAMS = 4  # concurrent requests of a caller; most are sequential
 
 _Limiter = Callable[[str], contextlib.AbstractContextManager[None]]
 
@@ -27,22 +25,21 @@ _Limiter = Callable[[str], contextlib.AbstractContextManager[None]]
 def serving(
   address: str, identity: Identity, methods: Mapping[str, Method], limit: int, waiting: int = 0
 ) -> Iterator[int]:
-  """Answers requests while the context lasts, and yields the port.
+  """Answers requests inside the ``with`` block, and yields the port.
 
   Args:
     address: HOST:PORT to listen at; port 0 means any free port.
-    identity: the server's identity. Callers need a client certificate of the same authority.
-    methods: methods by name.
+    identity: the server's certificate and key. Callers need a client certificate of its authority.
+    methods: functions that answer the requests, by the method's name.
     limit: largest number of bytes in a request.
-    waiting: number of callers that may wait for an answer at the same time.
+    waiting: number of callers that may wait for a delayed answer at the same time.
 
   Raises:
     UserError: the process cannot listen at the address.
   """
-  options = [("grpc.max_concurrent_streams", _STREAMS), ("grpc.so_reuseport", 0)]
-  server = grpc.server(
-    futures.ThreadPoolExecutor(_WORKERS + waiting), options=[*channel_options(limit), *options]
-  )
+  options = ("grpc.max_concurrent_streams", _STREAMS), ("grpc.so_reuseport", 0)
+  pool = futures.ThreadPoolExecutor(_WORKERS + waiting)
+  server = grpc.server(pool, options=[*channel_options(limit), *options])
   limiter = _request_limiter()
   handlers = {
     name: grpc.stream_unary_rpc_method_handler(_handler(method, limiter))
@@ -57,7 +54,7 @@ def serving(
   except RuntimeError as error:
     raise UserError(
       f"cannot listen at {address!r}: the address is in use, not one of this machine, or not "
-      "HOST:PORT; give another one."
+      "HOST:PORT; give another --listen."
     ) from error
   server.start()
   try:

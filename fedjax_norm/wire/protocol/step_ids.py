@@ -1,9 +1,9 @@
-"""Step numbers: one integer for the round, the client and the local step."""
+"""Numbers the local steps of a run: one integer encodes the round, the client and the step."""
 
 MAX_STEPS = 2**20
-"""Upper bound, exclusive, on the local steps of a turn."""
+"""A turn has fewer local steps than this."""
 
 
 def step_id(turn: int, local_step: int) -> int:
-  """Returns the increasing number of a step, where turn = round * clients + client."""
+  """Returns the number of a local step in the run, where turn = round * clients + client."""
   return turn * MAX_STEPS + local_step

@@ -1,6 +1,7 @@
-"""The training request (paper 003, sec. 4): the run's settings, joining it, and the turns.
+"""Answers training requests (paper 003, sec. 4): for the settings, to join, and for a turn.
 
-Pure functions: (state, the caller's name, request, time) -> (state after it, answer).
+The requests are pure functions of the server's state, the caller's name, the bytes of the request
+and the time in seconds. They return the new state and the bytes of the answer.
 """
 
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from fedjax_norm.wire.protocol.step_ids import MAX_STEPS
 from fedjax_norm.wire.server.state import RunSettings, RunState
 from fedjax_norm.wire.server.store import Member
 
-_LONGEST_POLL = 1.0  # seconds
+_LONGEST_POLL = 1.0  # seconds that the server delays an answer to a client that waits for its turn
 _MAX_EXAMPLES = 2**31
 
 
@@ -25,7 +26,7 @@ class TurnRequest(NamedTuple):
   Attributes:
     name: name of the party.
     waiting: whether the party is a client that wants a turn.
-    deadline: time at which the party gets an answer at the latest.
+    deadline: latest time of the answer.
   """
 
   name: str
@@ -34,7 +35,7 @@ class TurnRequest(NamedTuple):
 
 
 def describe(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, bytes]:
-  """Answers with the run's name, its clients and its settings; a client's first request."""
+  """Answers a party's first request: with the run's name, clients and settings."""
   settings = state.settings
   frames.decode_json(data, frames.MAX_REQUEST_BYTES)
   content = {"run": state.membership.run, "clients": list(settings.clients)}
@@ -42,14 +43,14 @@ def describe(state: RunState, name: str, data: bytes, now: float) -> tuple[RunSt
 
 
 def join(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, bytes]:
-  """Adds a client or a third party with its public key, and the client's index and address."""
+  """Adds a client, or a third party that only predicts, to the run."""
   settings, membership = state.settings, state.membership
   member = _read_member(settings, membership.run, name, data)
   before = membership.members.get(name)
   if before and before.public != member.public:
     raise UserError(
-      f"{name!r} has joined this run with another public key; start it with the --workdir that "
-      "it began with."
+      f"{name!r} has joined this run with another public key; start it with the --workdir that it "
+      "used at first."
     )
   if before and member.client is None:  # a client that returns to predict remains a client
     member = before._replace(announcement=member.announcement)
@@ -61,15 +62,10 @@ def join(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState,
 
 
 def _read_member(settings: RunSettings, run: str, name: str, data: bytes) -> Member:
-  """Returns the member that a request to join describes, checked."""
-  request = frames.decode_json(
-    data,
-    frames.MAX_REQUEST_BYTES,
-    announcement=fields.string,
-    client=fields.optional(fields.whole),
-    examples=fields.integer,
-    address=fields.string,
-  )
+  """Checks a request to join and returns the party that it describes."""
+  text, whole = fields.string, fields.optional(fields.whole)
+  checks = {"announcement": text, "client": whole, "examples": fields.integer, "address": text}
+  request = frames.decode_json(data, frames.MAX_REQUEST_BYTES, **checks)
   announcement, index = request["announcement"], request["client"]
   if not fields.text(announcement):
     raise UserError(
@@ -78,52 +74,46 @@ def _read_member(settings: RunSettings, run: str, name: str, data: bytes) -> Mem
   if request["address"]:
     split_address(request["address"])
   elif settings.peer and index is not None:
-    raise UserError(f"{name!r} gives no address at which peers could request the weights.")
+    raise UserError(f"{name!r} gives no address at which other clients could fetch the weights.")
   owner, key = seal.read_announcement(announcement.encode(), settings.authority, run)
   if owner != name:
     raise UserError(
-      f"{name!r} announces a public key of {owner!r}; a party can announce only its key."
+      f"{name!r} announces a public key of {owner!r}; a party can only announce its key."
     )
   if index is not None:
-    _check_index(settings, name, index)
+    clients = settings.clients
+    expected = clients.index(name) if name in clients else None
+    if expected != index:
+      known = f"is none of {', '.join(clients)}" if expected is None else f"is client {expected}"
+      raise UserError(
+        f"{name!r} asks to be client {index} but, by its certificate, {known}; correct --client_id."
+      )
     _check_size(settings, name, request["examples"])
   elif request["examples"] != 0:
-    raise UserError(f"{name!r} joins as a third party, so it must have 0 examples.")
+    raise UserError(f"{name!r} joins to predict only, so it must have 0 examples.")
   return Member(**request, public=key.public_bytes_raw().hex())
 
 
-def _check_index(settings: RunSettings, name: str, index: int) -> None:
-  """Refuses a client with another client's index."""
-  clients = settings.clients
-  expected = clients.index(name) if name in clients else None
-  if expected != index:
-    known = f"is none of {', '.join(clients)}" if expected is None else f"is client {expected}"
-    raise UserError(
-      f"{name!r} asks to be client {index} but, by its certificate, {known}; correct --client_id."
-    )
-
-
 def _check_size(settings: RunSettings, name: str, examples: int) -> None:
-  """Refuses a client that would take no step, or more steps than can be counted."""
+  """Raises ``UserError`` for a client that would take no step, or more than can be counted."""
   if examples < 1:
     raise UserError(f"{name!r} has no training examples, so it cannot take part.")
   steps = int(settings.network.rules.steps(np.int64(min(examples, _MAX_EXAMPLES))))
   if examples >= _MAX_EXAMPLES or steps >= MAX_STEPS:
     raise UserError(
-      f"{name!r} has so many examples that a turn would have {MAX_STEPS:,} steps or more; "
-      "divide them over more clients, or lower --local_epochs."
+      f"{name!r} has too many examples: a turn would have {MAX_STEPS:,} steps or more; divide them "
+      "over more clients, or lower --local_epochs at the server."
     )
   check_steps(len(settings.rates), steps)
 
 
 def ask_turn(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, TurnRequest]:
-  """Reads a request for a turn; :func:`answer_turn` answers it, perhaps a little later."""
-  content = frames.decode_json(
-    data, frames.MAX_REQUEST_BYTES, final=fields.flag, waiting=fields.flag
-  )
+  """Reads a request for a turn, which :func:`answer_turn` answers by the request's deadline."""
+  checks = {"final": fields.flag, "waiting": fields.flag}
+  content = frames.decode_json(data, frames.MAX_REQUEST_BYTES, **checks)
   membership = state.membership
   if name not in membership.members:
-    raise UserError(f"{name!r} has not joined.")
+    raise UserError(f"{name!r} has not joined this run; start its client again.")
   if content["final"] and name not in membership.final:
     state = state._replace(membership=membership._replace(final=membership.final | {name}))
   waiting = content["waiting"] and state.is_client(name)
@@ -132,7 +122,7 @@ def ask_turn(state: RunState, name: str, data: bytes, now: float) -> tuple[RunSt
 
 
 def answer_turn(state: RunState, request: TurnRequest, now: float) -> tuple[RunState, bytes | None]:
-  """Answers a request for a turn; None while the caller may wait for its turn."""
+  """Answers a request for a turn; the answer is None while the caller has to wait for its turn."""
   name, state = request.name, state.offer_first_turn(now).pass_on(now)
   is_current = request.waiting and not state.done and state.current_client == name
   has_turn = is_current and state.can_start_turn
@@ -143,8 +133,8 @@ def answer_turn(state: RunState, request: TurnRequest, now: float) -> tuple[RunS
     state = state.begin_turn().heard_from(name, now)
   hand_over = state.committed.hand_over
   if hand_over:  # the sender's address may have changed
-    address = state.membership.members[hand_over.sender].address
-    hand_over = hand_over._replace(address=address)
+    sender = state.membership.members[hand_over.sender]
+    hand_over = hand_over._replace(address=sender.address)
   content = {
     "state": "done" if state.done else "yours" if has_turn else "wait",
     "turn": state.committed.turn,

@@ -1,9 +1,9 @@
-"""The server: it trains its part of the model, assigns the turns and stores sealed hand-overs.
+"""The server: it trains its segment of the model, assigns the turns and stores sealed hand-overs.
 
-A turn counts as a whole or not at all. Its steps change a copy of the server's part. When the
-client has put its hand-over, the copy becomes the server's part and is written to the disk. Until
-then a client that returns, the next client after one that does not return, or a restarted server
-starts from the part and the hand-over of the previous turn, and gets the same bits.
+A turn counts as a whole or not at all. The steps of a turn change a copy of the server's weights.
+When the client has sent its hand-over, the copy replaces the weights and is written to the disk.
+If the client or the server stops before that, training starts again, with this client or the next
+one, from the weights and the hand-over of the previous turn, and gives the same bits.
 
 Pure functions (``run_requests.py``, ``tensor_requests.py``, ``weight_requests.py``) say how a
 request changes the state; this module adds the locks, the clock and the disk. One lock guards the
@@ -22,13 +22,8 @@ from pathlib import Path
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.wire.protocol import frames
 from fedjax_norm.wire.protocol.serving import Method
-from fedjax_norm.wire.server import (
-  run_requests,
-  server_step,
-  store,
-  tensor_requests,
-  weight_requests,
-)
+from fedjax_norm.wire.server import run_requests, store, tensor_requests, weight_requests
+from fedjax_norm.wire.server.server_step import infer
 from fedjax_norm.wire.server.state import RunSettings, RunState, initial_state
 from fedjax_norm.wire.server.store import Committed, Membership, Totals
 
@@ -37,10 +32,10 @@ _Request = Callable[[RunState, str, bytes, float], tuple[RunState, bytes]]
 
 
 class Server:
-  """The server's side of the protocol; every method is thread-safe.
+  """Answers the requests of a run's parties; every method is thread-safe.
 
   Attributes:
-    failure: the error of a failed write of the state, or None; the process should stop then.
+    failure: the error if the state could not be written, after which the process should stop.
   """
 
   def __init__(
@@ -56,13 +51,13 @@ class Server:
     Args:
       settings: constants of the run.
       folder: the run's folder, which exists.
-      on_round: callback at the end of a round, before the state is written, so that a round may be
-        reported again after a restart.
+      on_round: called with the number of completed rounds and the totals before these are written;
+        a restarted server may therefore report a round again.
       clock: returns the time in seconds.
       notify: receives status lines.
 
     Raises:
-      UserError: the folder's files are damaged or belong to two runs.
+      UserError: the folder's files are damaged or belong to two different runs.
     """
     self._folder, self._on_round, self._clock, self._notify = folder, on_round, clock, notify
     self.failure: OSError | None = None
@@ -81,16 +76,16 @@ class Server:
 
   @property
   def state(self) -> RunState:
-    """The current state."""
+    """The current state of the run."""
     return self._state
 
   def finished(self) -> bool:
-    """Whether all turns are over and no present party waits for the last hand-over."""
+    """Whether all turns are over, and every party that still sends requests has the weights."""
     state = self._state
     return state.done and not state.waiting(self._clock())
 
   def methods(self) -> dict[str, Method]:
-    """Returns the methods that clients call, in the groups of paper 003, sec. 4."""
+    """Returns the functions that answer requests, by the method's name (paper 003, sec. 4)."""
     answer, hear, step = self._answer, self._hear, self._step
     return {
       "Describe": functools.partial(answer, run_requests.describe),
@@ -111,7 +106,7 @@ class Server:
       return answer
 
   def _hear(self, request: _Request, name: str, data: bytes) -> bytes:
-    """Answers a request; a refused request counts as a sign of life as well."""
+    """Answers a request; even a refused request shows that its sender is running."""
     self._change(lambda state, now: state.heard_from(name, now))
     return self._answer(request, name, data)
 
@@ -145,16 +140,16 @@ class Server:
       return answer
 
   def _infer(self, name: str, data: bytes) -> bytes:
-    """Answers activations in evaluation mode, with the part that fits the caller's weights."""
+    """Answers activations with outputs in evaluation mode, from weights that fit the caller's."""
     frame = frames.decode(data, self._state.settings.limit)
     before = self._change(lambda state, now: state.heard_from(name, now))
     part = tensor_requests.inference_part(before, name, frame.step)
     with self._computing, self._mark_computing(name):
-      return frames.encode(server_step.infer(before.settings.network, part, frame))
+      return frames.encode(infer(before.settings.network, part, frame))
 
   @contextlib.contextmanager
   def _mark_computing(self, name: str) -> Iterator[None]:
-    """Marks that the server computes for a party; requests are answered but no turn passes on."""
+    """Marks that the server computes for a party, so that no turn passes on in this time."""
     self._change(lambda state, now: state._replace(computing=True))
     try:
       yield
@@ -162,7 +157,7 @@ class Server:
       self._change(lambda state, now: state.heard_from(name, now)._replace(computing=False))
 
   def _change(self, event: _Event) -> RunState:
-    """Returns the state after an event."""
+    """Sets and returns the state after an event, a function of the state and the time."""
     with self._changed:
       self._set_state(event(self._state, self._clock()))
       return self._state
@@ -184,7 +179,7 @@ class Server:
       self.failure = error
       raise LostError(
         f"the server cannot write its state ({error.strerror}) and stops; free some space on its "
-        "disk and run the stopped commands again."
+        "disk and run the commands of the server and the clients again."
       ) from error
     self._state = after
     if after.committed is not before.committed or after.offered_at != before.offered_at:

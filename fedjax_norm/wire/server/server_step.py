@@ -1,4 +1,4 @@
-"""The server's half of a training step, inference, and the checks of what clients send."""
+"""Computes the server's half of a training step and of inference, on checked messages."""
 
 from typing import NamedTuple
 
@@ -16,11 +16,11 @@ from fedjax_norm.wire.protocol.network import Network, StepPosition, all_finite,
 
 
 class PendingStep(NamedTuple):
-  """State between the forward and the backward request of a step in the U-shape.
+  """What the server keeps between the forward and the backward request of a step (U-shape).
 
   Attributes:
-    tape: the server's residuals for the backward pass.
-    mask: [batch size] float32, 1 for a real example.
+    tape: values that the forward pass saved for the backward pass.
+    mask: [batch size] float32, 1 for an example and 0 for padding.
   """
 
   tape: Tape
@@ -28,13 +28,13 @@ class PendingStep(NamedTuple):
 
 
 class RequestResult(NamedTuple):
-  """Result of a request.
+  """The result of a request in a step.
 
   Attributes:
-    part: the server's part after the request.
-    pending: state of a step that waits for its backward request, or None.
-    answer: answer to the request.
-    metrics: metrics of the step's examples; zeros if the client computes them.
+    part: state of the server's segment after the request.
+    pending: set if the step is not complete without a backward request, else None.
+    answer: the answer to the client.
+    metrics: training metrics of the step; zeros in the U-shape, where only the client has labels.
   """
 
   part: Part
@@ -50,79 +50,71 @@ def forward(
 
   Args:
     network: the cut network.
-    part: the server's part.
-    position: position of the step in the run.
-    key: dropout key of the turn.
+    part: state of the server's segment.
+    position: the place of the step in the run.
+    key: random key of the turn, from which dropout derives.
     rate: learning rate of the round.
     frame: activations, and labels except in the U-shape.
 
   Raises:
-    FrameError: the frame has other content.
+    FrameError: the frame has other tensors, numbers that are not finite, or impossible labels.
   """
   rules, labelled = network.rules, not network.rules.plan.u_shaped
   tensors, count = _read_examples(network, frame, labelled=labelled)
   mask = (np.arange(network.batch_size) < count).astype(np.float32)
-  labels = tensors.get(LABELS)
-  y, tape = rules.parties[network.server_index].forward(
-    part,
-    tensors[ACTIVATION],
-    labels,
-    jnp.asarray(mask),
-    position.time,
-    jax.random.fold_in(key, position.local_step),
-  )
+  x, labels, on_device = tensors[ACTIVATION], tensors.get(LABELS), jnp.asarray(mask)
+  step_key = jax.random.fold_in(key, position.local_step)
+  party = rules.parties[network.server_index]
+  y, tape = party.forward(part, x, labels, on_device, position.time, step_key)
   pending = PendingStep(tape, mask)
   if not labelled:
     answer = Frame(OUTPUT, frame.step, frames.tree_tensors(rows(y, count)))
     return RequestResult(part, pending, answer, Metrics.zeros())
-  gradient, metrics = rules.loss_gradient(y, Batch(None, labels, jnp.asarray(mask)))
-  return _update(network, part, pending, rate, frame.step, gradient, metrics)
+  gradient, metrics = rules.loss_gradient(y, Batch(None, labels, on_device))
+  return _update(network, part, pending, gradient, rate, frame.step)._replace(metrics=metrics)
 
 
 def backward(
   network: Network, part: Part, pending: PendingStep, rate: np.float32, frame: Frame
 ) -> RequestResult:
-  """Answers the gradient of the server's outputs with that of the activations (U-shape)."""
+  """Answers the gradient of the outputs with the gradient of the activations (U-shape).
+
+  Raises ``FrameError`` if the gradient has another shape or numbers that are not finite.
+  """
   shapes = batched(network.outputs[network.server_index], int(pending.mask.sum()))
   gradient = _check_finite(frames.read_tree(frame, GRADIENT, shapes))
   gradient = jax.tree.map(jnp.asarray, padded(gradient, network.batch_size))
-  return _update(network, part, pending, rate, frame.step, gradient, Metrics.zeros())
+  return _update(network, part, pending, gradient, rate, frame.step)
 
 
 def infer(network: Network, part: Part, frame: Frame) -> Frame:
-  """Answers activations in evaluation mode with the server's outputs."""
+  """Answers activations with the server's outputs in evaluation mode."""
   tensors, count = _read_examples(network, frame, labelled=False)
   y = network.evaluate[network.server_index](part.variables, tensors[ACTIVATION])
   return Frame(OUTPUT, frame.step, frames.tree_tensors(rows(y, count)))
 
 
 def _update(
-  network: Network,
-  part: Part,
-  pending: PendingStep,
-  rate: np.float32,
-  step: int,
-  gradient: PyTree,
-  metrics: Metrics,
+  network: Network, part: Part, pending: PendingStep, gradient: PyTree, rate: np.float32, step: int
 ) -> RequestResult:
   party = network.rules.parties[network.server_index]
   count = jnp.asarray(pending.mask).sum()
   part, gradient = party.backward(part, pending.tape, gradient, count, rate)
   tensors = frames.tree_tensors(rows(gradient, int(pending.mask.sum())))
-  return RequestResult(part, None, Frame(GRADIENT, step, tensors), metrics)
+  return RequestResult(part, None, Frame(GRADIENT, step, tensors), Metrics.zeros())
 
 
 def _read_examples(
   network: Network, frame: Frame, *, labelled: bool
 ) -> tuple[dict[str, PyTree], int]:
-  """Returns the tensors of a frame padded to the batch size, and the number of real examples."""
+  """Returns a frame's tensors, padded to the batch size, and the number of examples in it."""
   first = next(iter(frame.tensors.values()), np.zeros(()))
   count = len(first) if first.ndim else 0
   if count == 0:
     raise FrameError("a message contains no examples.")
   if count > network.batch_size:
     raise FrameError(
-      f"a message contains {count} examples but a batch has {network.batch_size} at most."
+      f"a message has {count} examples but a batch has {network.batch_size} at most."
     )
   expected = {ACTIVATION: batched(network.outputs[0], count)}
   if labelled:
@@ -136,10 +128,10 @@ def _read_examples(
 
 
 def _check_finite(tree: PyTree) -> PyTree:
-  """Returns tensors if all their numbers are finite; others would spoil the server's part."""
+  """Returns tensors if all numbers are finite; others would spoil the server's weights."""
   if not all_finite(tree):
     raise FrameError(
       "a message contains numbers that are not finite, so its sender's training has diverged; "
-      "lower the learning rate."
+      "lower --lr at the server."
     )
   return tree

@@ -1,7 +1,6 @@
 """The server's state of a run, and the rules about which client has the turn.
 
-Pure: an event returns a new state, and the caller passes the time. The server continues with the
-old state if the new one cannot be written.
+The state is immutable: a method returns the state after an event. The caller passes the time.
 """
 
 from collections.abc import Mapping
@@ -25,11 +24,11 @@ class RunSettings(NamedTuple):
     network: the cut network.
     authority: the authority's certificate, PEM.
     clients: names on the clients' certificates, in the order of their turns.
-    client_settings: settings that the server sends to clients, JSON types.
-    rates: learning rates, [rounds] float32.
-    key: key of the server's initial weights and dropout.
-    patience: seconds of silence after which a client's turn passes on.
-    peer: whether hand-overs stay with the clients.
+    client_settings: options that the server sends to clients, as JSON types by name.
+    rates: learning rate of each round, [rounds] float32.
+    key: random key of the server's initial weights and dropout.
+    patience: seconds without a request after which a client's turn passes on (--patience).
+    peer: whether hand-overs stay with the clients (--hand_over=peer).
     limit: largest number of bytes in a message.
   """
 
@@ -48,12 +47,12 @@ class ActiveTurn(NamedTuple):
   """A turn in progress.
 
   Attributes:
-    part: the server's part after the steps so far.
+    part: state of the server's segment after the steps so far.
     step: number of the next step.
-    pending: state of a step that waits for its backward request (U-shape), or None.
-    last_answer: (method, step, digest of the request, answer) of the last request, or None.
-    totals: counts including the steps so far.
-    fetched: bytes of the request for the last hand-over and of its answer; zeros if not requested.
+    pending: set between the forward and the backward request of a step (U-shape), else None.
+    last_answer: (method, step, SHA-256 of the request, answer) of the last request, or None.
+    totals: counts of the run, with the steps of the turn so far.
+    fetched: bytes of (the client's request for the last hand-over, the answer); zeros before it.
   """
 
   part: Part
@@ -65,19 +64,21 @@ class ActiveTurn(NamedTuple):
 
 
 class RunState(NamedTuple):
-  """A run at one moment. All times are in seconds.
+  """A run at one moment.
+
+  All times are in seconds. A party is present if it sent a request within the patience.
 
   Attributes:
     settings: constants of the run.
     membership: parties that joined; also on the disk.
-    committed: state after the last turn; also on the disk.
-    readers: names of the parties that can read the committed hand-over; see :meth:`commit`.
+    committed: state after the last completed turn; also on the disk.
+    readers: names of the parties that can decrypt the last hand-over.
     started: time at which the server process started.
     last_heard: time of each party's last request.
-    keys_sent: for each party, the names of the members whose public keys it received.
-    sender_keys: ``keys_sent`` of the last sender at the time of its hand-over.
+    keys_sent: for each party, the names of the parties that it received public keys of.
+    sender_keys: ``keys_sent`` of the last hand-over's sender when it sent the hand-over.
     first_request: time of the first request for a turn, or None.
-    offered_at: time at which the current turn was offered, or None.
+    offered_at: time from which the current client could take its turn, or None.
     active: the current turn, or None before it begins.
     computing: whether the server computes; no turn passes on in this time.
   """
@@ -112,7 +113,7 @@ class RunState(NamedTuple):
 
   @property
   def round(self) -> int:
-    """Round of the current turn."""
+    """Number of the current turn's round, from 0."""
     return self.committed.turn // self.num_clients
 
   @property
@@ -130,7 +131,7 @@ class RunState(NamedTuple):
 
   @property
   def can_start_turn(self) -> bool:
-    """Whether the current turn is offered and its client can read the last hand-over."""
+    """Whether the current turn is offered and the client can decrypt the last hand-over."""
     return self.offered_at is not None and self.can_read(self.current_client)
 
   def _split_step(self, step: int) -> tuple[int, int, int]:
@@ -139,14 +140,14 @@ class RunState(NamedTuple):
     return *divmod(turn, self.num_clients), local_step
 
   def position(self, step: int) -> StepPosition:
-    """Returns the position of a step in the run."""
+    """Returns the place in the run of the step with this number."""
     round, client, local_step = self._split_step(step)
     size = self.membership.members[self.settings.clients[client]].examples
     steps = int(self.settings.network.rules.steps(np.int32(size)))
     return StepPosition(round, client, steps, local_step)
 
   def describe_step(self, step: int) -> str:
-    """Returns a step in words."""
+    """Returns a text for errors, with the local step, client and round of a step number."""
     round, client, local_step = self._split_step(step)
     return f"step {local_step} of client {client} in round {round}"
 
@@ -156,23 +157,26 @@ class RunState(NamedTuple):
     return member is not None and member.client is not None
 
   def can_read(self, name: str) -> bool:
-    """Whether a party can read the last hand-over, or there is none yet."""
+    """Whether a party can decrypt the last hand-over, or nothing was handed over yet."""
     return self.settings.peer or self.committed.hand_over is None or name in self.readers
 
   def is_present(self, name: str, now: float, default: float = -np.inf) -> bool:
-    """Whether a party's last request (at ``default`` if none) is within the patience."""
+    """Whether a party's last request (at ``default`` if it sent none) is within the patience."""
     return now - self.last_heard.get(name, default) <= self.settings.patience
 
   def waiting(self, now: float) -> frozenset[str]:
-    """Returns the present members that lack the last hand-over; after a restart all count."""
+    """Returns the present parties that lack the last hand-over of the run.
+
+    For the patience after a start of the server, all parties count as present.
+    """
     members = self.membership.members
     present = (name for name in members if self.is_present(name, now, self.started))
     return frozenset(present) - self.membership.final
 
   def missing_receivers(self, name: str) -> list[str]:
-    """Returns the members that joined too late to be receivers of this sender's last hand-over.
+    """If ``name`` sent the last hand-over, returns the parties that joined too late to receive it.
 
-    Members whose keys the sender received but did not trust are not included.
+    Parties with public keys that the sender got but did not trust are not included.
     """
     hand_over = self.committed.hand_over
     if self.settings.peer or not hand_over or hand_over.sender != name:
@@ -180,11 +184,11 @@ class RunState(NamedTuple):
     return sorted(set(self.membership.members) - self.readers - self.sender_keys)
 
   def heard_from(self, name: str, now: float) -> "RunState":
-    """Returns the state after a request of a party."""
+    """Returns the state in which a party's last request came at the time ``now``."""
     return self._replace(last_heard={**self.last_heard, name: now})
 
   def commit(self, committed: Committed) -> "RunState":
-    """Returns the state with another committed state."""
+    """Returns the state after another completed turn, with the readers of its hand-over."""
     return self._replace(committed=committed, readers=readers_of(committed))
 
   def begin_turn(self) -> "RunState":
@@ -194,14 +198,14 @@ class RunState(NamedTuple):
     return self._replace(active=ActiveTurn(committed.part, start, None, None, committed.totals))
 
   def advance(self, committed: Committed, now: float) -> "RunState":
-    """Returns the state in which a later turn is offered."""
+    """Returns the state in which the turn of ``committed`` is offered; adds up the waiting time."""
     seconds = 0.0 if self.offered_at is None else now - self.offered_at
     totals = committed.totals._replace(seconds=committed.totals.seconds + seconds)
     after = self.commit(committed._replace(totals=totals))
     return after._replace(active=None, offered_at=now)
 
   def offer_first_turn(self, now: float) -> "RunState":
-    """Offers the first turn once all clients are there or the patience is over."""
+    """Offers the first turn when all clients have sent a request or the patience is over."""
     if self.offered_at is not None:
       return self
     first = now if self.first_request is None else self.first_request
@@ -210,7 +214,7 @@ class RunState(NamedTuple):
     return self._replace(first_request=first, offered_at=now if offered else None)
 
   def pass_on(self, now: float) -> "RunState":
-    """Passes the turn of an absent client to the next client that can take it, if any."""
+    """Passes the turn of an absent client to the next present client that can take it, if any."""
     if self.done or self.computing or self.offered_at is None:
       return self
     last = max(self.offered_at, self.last_heard.get(self.current_client, -np.inf))
@@ -230,13 +234,12 @@ class RunState(NamedTuple):
 def initial_state(
   settings: RunSettings, membership: Membership, committed: Committed, now: float
 ) -> RunState:
-  """Returns the state of a run that starts, or resumes from the disk."""
+  """Returns the state of a run that starts, or that resumes from what is on the disk."""
   readers = readers_of(committed)
   return RunState(settings, membership, committed, readers, now, last_heard={}, keys_sent={})
 
 
 def readers_of(committed: Committed) -> frozenset[str]:
-  """Returns the names of the parties that can read the committed hand-over."""
-  if not committed.sealed:
-    return frozenset()
-  return seal.receivers_of(frames.decode(committed.sealed))
+  """Returns the names of the parties that can decrypt the last hand-over."""
+  sealed = committed.sealed
+  return seal.receivers_of(frames.decode(sealed)) if sealed else frozenset()

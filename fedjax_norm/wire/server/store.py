@@ -1,4 +1,4 @@
-"""The server's files: the parties that joined, and the state after the last turn."""
+"""Reads and writes the server's files: the parties that joined, and the state after a turn."""
 
 import json
 import re
@@ -22,10 +22,10 @@ class Member(NamedTuple):
   """A party that joined the run.
 
   Attributes:
-    client: index of the client, or None for a third party.
-    examples: number of training examples.
-    address: address for requests of peers, or ''.
-    announcement: signed public key.
+    client: index of the client, or None for a third party, which only predicts.
+    examples: number of training examples; 0 for a third party.
+    address: HOST:PORT at which other clients fetch hand-overs (--hand_over=peer), else ''.
+    announcement: the party's public key, signed, as JSON.
     public: the public key, hexadecimal.
   """
 
@@ -41,7 +41,7 @@ class Membership(NamedTuple):
 
   Attributes:
     run: name of the run.
-    members: parties by the name on their certificate.
+    members: the parties that joined, by the name on the certificate.
     final: names of the parties that have the last hand-over of the run.
   """
 
@@ -51,15 +51,15 @@ class Membership(NamedTuple):
 
 
 class Totals(NamedTuple):
-  """Counts for the metrics and the summary.
+  """Counts of a run for the metrics and the summary.
 
   Attributes:
-    steps: local steps.
-    turns: completed turns.
-    passed: turns that passed to another client.
+    steps: number of local steps.
+    turns: number of completed turns.
+    passed: number of turns that passed to another client.
     up: bytes to the server, of the steps and hand-overs of completed turns.
-    down: bytes from the server.
-    loss: sum of the losses of the current round's examples; the server lacks it in the U-shape.
+    down: bytes from the server, of the steps and hand-overs of completed turns.
+    loss: sum of the losses of the current round's examples; 0 in the U-shape.
     correct: number of the current round's examples that were classified correctly.
     examples: number of the current round's examples.
     seconds: time between the offer and the end of each turn, summed over all turns.
@@ -76,17 +76,17 @@ class Totals(NamedTuple):
   seconds: float = 0.0
 
   def add_bytes(self, up: int, down: int) -> "Totals":
-    """Returns the totals with more bytes in each direction."""
+    """Returns the totals after ``up`` bytes to the server and ``down`` bytes from it."""
     return self._replace(up=self.up + up, down=self.down + down)
 
 
 class HandOver(NamedTuple):
-  """Description of the last hand-over.
+  """Description of a hand-over.
 
   Attributes:
-    step: number of the first step that is not in the weights.
-    sender: name of the client that made it.
-    address: address at which its sender answers peers, or '' if the server stores it.
+    step: number of the first step after the training of the weights.
+    sender: name of the client that made the hand-over.
+    address: HOST:PORT at which the sender serves the hand-over, or '' if the server stores it.
   """
 
   step: int
@@ -95,17 +95,17 @@ class HandOver(NamedTuple):
 
 
 is_hand_over = fields.record(step=fields.whole, sender=fields.name, address=fields.address)
-"""Checks a :class:`HandOver` in JSON."""
+"""Checks that a JSON value has the fields of a :class:`HandOver`."""
 
 
 class Committed(NamedTuple):
-  """The state after a turn, as stored on the disk.
+  """The state after a completed turn, as stored on the disk.
 
   Attributes:
     turn: number of the next turn.
-    part: the server's part, which belongs to the hand-over.
+    part: weights and optimizer state of the server's segment, which fit the hand-over.
     hand_over: the last hand-over, or None before the first.
-    sealed: bytes of the last hand-over, or b'' if it stays with its sender.
+    sealed: encrypted bytes of the last hand-over, or b'' if it stays with its sender.
     totals: counts so far.
   """
 
@@ -116,24 +116,24 @@ class Committed(NamedTuple):
   totals: Totals
 
   def at_new_round(self) -> "Committed":
-    """Returns the state with the metrics of the round reset."""
+    """Returns the state with the counts of the round (loss, correct, examples) set to 0."""
     return self._replace(totals=self.totals._replace(loss=0.0, correct=0.0, examples=0))
 
 
 def is_run(value: Any) -> bool:
-  """Whether a value can be the name of a run."""
+  """Whether a value can be the name of a run: 32 hexadecimal digits."""
   return isinstance(value, str) and _RUN.fullmatch(value) is not None
 
 
 def write_membership(folder: Path, membership: Membership) -> None:
-  """Replaces the file of the parties that joined."""
+  """Atomically writes the file of the parties that joined."""
   members = {name: member._asdict() for name, member in membership.members.items()}
   content = {"run": membership.run, "members": members, "final": sorted(membership.final)}
   private_files.replace(folder / _MEMBERS, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_membership(folder: Path) -> Membership | None:
-  """Reads the file of the parties that joined; returns None if there is none."""
+  """Reads the file of the parties that joined; returns None if the folder has no such file."""
   path = folder / _MEMBERS
   if not path.exists():
     return None
@@ -144,13 +144,9 @@ def read_membership(folder: Path) -> Membership | None:
     announcement=fields.text,
     public=fields.text,
   )
+  records, final = fields.mapping_of(member), fields.list_of(fields.name)
   try:
-    content = frames.parse_json(
-      path.read_bytes(),
-      run=is_run,
-      members=fields.mapping_of(member),
-      final=fields.list_of(fields.name),
-    )
+    content = frames.parse_json(path.read_bytes(), run=is_run, members=records, final=final)
   except FrameError as error:
     raise _damaged(path, error) from error
   members = {name: Member(**record) for name, record in content["members"].items()}
@@ -158,7 +154,7 @@ def read_membership(folder: Path) -> Membership | None:
 
 
 def write_state(folder: Path, committed: Committed) -> None:
-  """Replaces the state file atomically."""
+  """Atomically writes the state after a turn."""
   hand_over = committed.hand_over._asdict() if committed.hand_over else None
   head = {"turn": committed.turn, "handed": hand_over, "totals": committed.totals._asdict()}
   content = {
@@ -170,19 +166,19 @@ def write_state(folder: Path, committed: Committed) -> None:
 
 
 def read_state(folder: Path, template: Part) -> Committed | None:
-  """Reads the state file, if there is one, with a part of the shapes of ``template``."""
+  """Reads the state after the last turn; returns None if the folder has no such file.
+
+  ``template`` gives the shapes of the server's segment. Raises ``UserError`` for a damaged file.
+  """
   path = folder / _STATE
   if not path.exists():
     return None
+  totals = fields.record(**dict.fromkeys(Totals._fields, fields.number))
+  checks = {"turn": fields.whole, "handed": fields.optional(is_hand_over), "totals": totals}
   try:
     frame = frames.decode(path.read_bytes())
     tensors = dict(frame.tensors)
-    head = frames.parse_json(
-      tensors.pop("json").tobytes(),
-      turn=fields.whole,
-      handed=fields.optional(is_hand_over),
-      totals=fields.record(**dict.fromkeys(Totals._fields, fields.number)),
-    )
+    head = frames.parse_json(tensors.pop("json").tobytes(), **checks)
     sealed = tensors.pop("sealed").tobytes()
     if sealed:
       seal.check_sealed(frames.decode(sealed))

@@ -1,7 +1,7 @@
-"""Tensor transmission (paper 003, sec. 4): the local steps of a turn and inference.
+"""Answers tensor transmissions (paper 003, sec. 4): the local steps of a turn, and inference.
 
-Pure functions. :func:`compute` runs between :func:`match_step` and :func:`after_step`, and the
-state may change in the meantime.
+Pure functions of the server's state. For a step, :func:`match_step` checks the request,
+:func:`compute` runs, and :func:`after_step` updates the state, which may have changed meanwhile.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from fedjax_norm.wire.server.state import ActiveTurn, RunState
 
 
 class StepRequest(NamedTuple):
-  """A request of a local step.
+  """A client's request in a local step.
 
   Attributes:
     method: ``Forward`` or ``Backward``.
     name: name of the client.
     frame: content of the request.
-    digest: SHA-256 of the request.
+    digest: SHA-256 of the request's bytes.
     size: number of bytes in the request.
   """
 
@@ -38,13 +38,16 @@ class StepRequest(NamedTuple):
 
 
 def read(method: str, name: str, data: bytes, limit: int) -> StepRequest:
-  """Decodes a request; raises ``FrameError`` if the bytes are not a frame."""
+  """Decodes a request; raises ``FrameError`` if it is malformed or has over ``limit`` bytes."""
   frame = frames.decode(data, limit)
   return StepRequest(method, name, frame, hashlib.sha256(data).digest(), len(data))
 
 
 def match_step(state: RunState, request: StepRequest) -> ActiveTurn:
-  """Returns the active turn if a request is its next step or repeats its last one, else raises."""
+  """Returns the active turn if the request is the next one in it or repeats the last one.
+
+  Other requests raise ``OutOfOrderError``.
+  """
   method, name, step = request.method, request.name, request.frame.step
   active = state.active
   if active is None or state.done or name != state.current_client:
@@ -61,7 +64,10 @@ def match_step(state: RunState, request: StepRequest) -> ActiveTurn:
 
 
 def repeated_answer(state: RunState, active: ActiveTurn, request: StepRequest) -> bytes | None:
-  """Returns the stored answer if the last request is repeated; refuses it with other content."""
+  """Returns the stored answer if the last request is repeated, or None for a new request.
+
+  Raises ``UserError`` if the repeated request has other content.
+  """
   if active.last_answer is None or not _is_repeated(active, request):
     return None
   *_, digest, answer = active.last_answer
@@ -77,7 +83,7 @@ def _is_repeated(active: ActiveTurn, request: StepRequest) -> bool:
 
 
 def compute(state: RunState, active: ActiveTurn, frame: Frame) -> RequestResult:
-  """Computes the server's half of a step."""
+  """Computes the server's half of a step: its forward pass, its backward pass, or both."""
   settings, position = state.settings, state.position(active.step)
   rate = settings.rates[position.round]
   if active.pending is not None:
@@ -89,7 +95,7 @@ def compute(state: RunState, active: ActiveTurn, frame: Frame) -> RequestResult:
 def after_step(
   state: RunState, active: ActiveTurn, request: StepRequest, result: RequestResult, answer: bytes
 ) -> RunState:
-  """Returns the state after a step, if ``active`` is still the active turn."""
+  """Returns the state after a step; raises ``OutOfOrderError`` if the turn has ended meanwhile."""
   if state.active is not active:
     raise OutOfOrderError(
       f"{request.name!r} has restarted or lost its turn, so this step is out of order."
@@ -112,9 +118,9 @@ def after_step(
 
 
 def inference_part(state: RunState, name: str, step: int) -> Part:
-  """Returns the server's part that fits a party's weights, which end before ``step``.
+  """Returns the server's weights that fit a party's weights, trained until just before ``step``.
 
-  Raises ``OutOfOrderError`` if the weights are older than the last hand-over.
+  Raises ``OutOfOrderError`` if the party's weights are older than the last hand-over.
   """
   active, hand_over = state.active, state.committed.hand_over
   finished_turn = active is not None and name == state.current_client and state.steps_done

@@ -1,4 +1,4 @@
-"""Weight update (paper 003, sec. 4): the hand-over after a turn, which the server cannot read.
+"""Answers weight updates (paper 003, sec. 4): the hand-over after a turn, which is encrypted.
 
 Pure functions, with the arguments of :mod:`fedjax_norm.wire.server.run_requests`.
 """
@@ -16,7 +16,7 @@ from fedjax_norm.wire.server.store import Committed, HandOver
 
 
 def members(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, bytes]:
-  """Answers with the announcements (signed public keys) of all members."""
+  """Answers with the announcements (signed public keys) of all parties that joined."""
   frames.decode_json(data, frames.MAX_REQUEST_BYTES)
   joined = state.membership.members
   content = {"members": {other: member.announcement for other, member in joined.items()}}
@@ -25,7 +25,7 @@ def members(state: RunState, name: str, data: bytes, now: float) -> tuple[RunSta
 
 
 def put(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, bytes]:
-  """Ends a turn with its hand-over: a sealed one, or in peer mode only its step number."""
+  """Stores the hand-over that ends a turn; with --hand_over=peer it has only the step number."""
   peer, committed, active = state.settings.peer, state.committed, state.active
   frame = frames.decode(data, state.settings.limit)
   if peer:
@@ -33,11 +33,9 @@ def put(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, 
   else:
     receivers = seal.receivers_of(seal.check_sealed(frame))
     if name not in receivers:
-      raise FrameError(
-        f"a hand-over of {name!r} is not sealed for {name!r}, who may need it again."
-      )
+      raise FrameError(f"a hand-over is not encrypted for its sender {name!r}, who may need it.")
     if strangers := receivers - set(state.membership.members):
-      raise FrameError(f"a hand-over is sealed for {min(strangers)!r}, who has not joined.")
+      raise FrameError(f"a hand-over is encrypted for {min(strangers)!r}, who has not joined.")
   answer, sealed = frames.encode_json({}), b"" if peer else data
   sender_keys, last = state.keys_sent.get(name, frozenset()), committed.hand_over
   if last and (last.step, last.sender) == (frame.step, name):
@@ -52,9 +50,9 @@ def put(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, 
     )
   if not (all_finite(active.part) and math.isfinite(active.totals.loss)):
     raise DivergedError(
-      f"the server's part or loss is not finite after the turn of {name!r}, which does not count: "
-      "training has diverged, or the client sent wrong data; lower the learning rate or check "
-      "the data."
+      f"the server's state is not finite after the turn of {name!r}, which does not count: "
+      "training has diverged, or the client sent wrong data; lower --lr at the server, or check "
+      "the client's data."
     )
   up, down = active.fetched
   totals = active.totals.add_bytes(up + len(data), down + len(answer))
@@ -65,7 +63,7 @@ def put(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, 
 
 
 def get(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, bytes]:
-  """Answers with the last hand-over, sealed for the caller."""
+  """Answers with the last hand-over, encrypted for the caller."""
   request = frames.decode_json(data, frames.MAX_REQUEST_BYTES, step=fields.whole)
   hand_over, active = state.committed.hand_over, state.active
   if not hand_over or hand_over.step != request["step"] or state.settings.peer:
