@@ -98,7 +98,7 @@ TABLE = [
   ("--seed=99999999999999999999", "seed"),
   ("--local_steps=1 --prox=1", "prox"),
   ("--batch_stats=recalibrate --norm_decay=0.5", "norm_decay"),
-  ("--norm=fixbn --rounds=1", "2 rounds"),
+  ("--norm=fixbn --rounds=1", "at least 2 --rounds"),
   ("--augment=rotate", "crop_flip"),
   # what the model or the data cannot do
   ("--norm=gn --groups=5", "do not divide"),
@@ -131,7 +131,7 @@ TABLE = [
   ("--lr_schedule=step --lr_boundaries=x", "lr_boundaries"),
   ("--lr_schedule=step --lr_boundaries=3,2", "rising"),
   ("--lr_schedule=step --lr_boundaries=9", "never"),
-  ("--norm=fixbn --freeze_round=9", "inside the run"),
+  ("--norm=fixbn --freeze_round=9", "from 1 to 3"),
   ("--norm=fixbn --freeze_round=soon", "freeze_round"),
   ("--norm=fixbn --freeze_lr_factor=0", "--freeze_lr_factor is 0; it must be above 0"),
   ("--norm=fixbn --freeze_clip_norm=-1", "clip_norm"),
