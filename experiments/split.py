@@ -1,10 +1,10 @@
 """Split learning (paper 003): ``python -m experiments.split --model=lenet5 --cut=conv2``.
 
-Clients hold their data and the first stages of the model, a server holds the rest; only
-activations, labels and gradients cross the cut. ``python -m experiments.stages`` lists the stages
-of a model. ``--tail`` keeps labels on the clients, ``--autoencoder`` learns from unlabelled
-examples, ``--relays`` hides the clients from the server. ``--algorithm`` determines which other
-flags exist.
+Clients compute the first stages of the model on their data, and a server computes the other stages;
+only activations, labels and gradients are exchanged. ``python -m experiments.stages`` lists the
+stages of a model. ``--tail`` keeps labels on the clients, ``--autoencoder`` also learns from
+unlabelled examples, and ``--relays`` hides the clients from the server. Which other flags exist
+depends on ``--algorithm``.
 """
 
 import functools

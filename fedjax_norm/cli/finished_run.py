@@ -1,4 +1,4 @@
-"""Loads the options, the task and the model of a finished run from its folder."""
+"""Loads the options, the task and the final model of a finished run from its folder."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -21,14 +21,7 @@ from fedjax_norm.typing import Variables
 
 
 class SplitRun(NamedTuple):
-  """A finished run of split learning.
-
-  Attributes:
-    flags: options of the run.
-    task: data and model of the run.
-    variables: variables of the final model.
-    cut_model: the final model divided among the parties.
-  """
+  """A finished run of split learning: its options, its task, and its final model, whole and cut."""
 
   flags: SplitFlags
   task: Task
@@ -37,7 +30,7 @@ class SplitRun(NamedTuple):
 
 
 def config_class(saved: dict[str, Any]) -> type[Config]:
-  """Returns the class of a run's options, given the content of its ``config.json``."""
+  """Returns the class of a run's options from ``saved``, the content of its ``config.json``."""
   name = saved.get("algorithm", "")
   if name in ALGORITHM.configs:
     return ALGORITHM.configs[name]
@@ -47,9 +40,9 @@ def config_class(saved: dict[str, Any]) -> type[Config]:
 
 
 def saved_options(saved: dict[str, Any]) -> Config:
-  """Returns the options of one seed of a run, given the content of its ``config.json``.
+  """Returns the options of one seed of a run from ``saved``, the content of its ``config.json``.
 
-  They leave out the number of seeds and the options of the machine.
+  The number of seeds is 1, and the numbers of processes and devices are unset.
   """
   config_type = config_class(saved)
   known = {one.name: one for one in options.of(config_type) if one.name != "network"}
@@ -61,10 +54,10 @@ def saved_options(saved: dict[str, Any]) -> Config:
 
 
 def check_single_model(saved: dict[str, Any], task: Task, path: str) -> None:
-  """Refuses a run whose saved model lacks what its clients trained locally.
+  """Checks that all clients of a run have the saved model.
 
   Raises:
-    UserError: clients with local running statistics or, with FedBN, local norms.
+    UserError: each client has local running statistics or, with FedBN, local norm parameters.
   """
   if "skewscout" in saved and saved["algorithm"] != "bsp":
     return  # experiments.decentralized saves the mean of all partitions' models
@@ -72,7 +65,7 @@ def check_single_model(saved: dict[str, Any], task: Task, path: str) -> None:
   if local and task.model.norm.has_running_statistics:
     raise UserError(
       f"the clients of the run in {path} have local running statistics (--batch_stats=local or "
-      "--fedbn), so there is no single model; pass a run with another --batch_stats."
+      "--fedbn), so no single model was saved; pass a run without these options."
     )
 
 
@@ -80,7 +73,7 @@ def load_split(path: str) -> SplitRun:
   """Loads a finished run of ``experiments.split`` from the folder of one seed.
 
   Raises:
-    UserError: the folder has no such run, or its data is gone.
+    UserError: the folder has no such run, its data cannot be loaded, or it has no single model.
   """
   saved, variables = load_run(path)
   if saved.get("algorithm") not in ALGORITHM.configs:
@@ -100,16 +93,16 @@ def load_split(path: str) -> SplitRun:
 
 
 def check_images(run: SplitRun, shape: tuple[int, ...], data: str) -> None:
-  """Checks that a run's model can classify images of a shape; ``data`` is their name.
+  """Checks that the model of a run can classify the images of the data set ``data``.
 
   Raises:
-    UserError: the images have another shape, or the run is no classification.
+    UserError: the run's task is not classification, or its images do not have the given shape.
   """
   if run.task.kind != "classification":
-    raise UserError(f"the run's task is {run.task.kind}; pass a run of classification.")
+    raise UserError(f"the run's task is {run.task.kind}; pass a run with task classification.")
   if shape != run.task.image_shape:
     given, needed = ("x".join(map(str, size)) for size in (shape, run.task.image_shape))
     raise UserError(
-      f"the images of {data} are {given}, but the run's are {needed}; give other --data or an "
-      "--image_size."
+      f"the images of {data} are {given}, but the model of the run needs {needed}; give other "
+      "--data or resize the images by --image_size."
     )

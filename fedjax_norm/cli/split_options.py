@@ -26,18 +26,18 @@ class SplitFlags(SplitConfig, Config):
 
   members: str | None = option(  # type: ignore[misc]
     None,
-    "An ensemble of models that vote, instead of --model: MODEL:CUT of each member, as in "
-    "tiny:conv1,lenet:conv1, or MODEL:CUT:TAIL in the U-shape.",
+    "Turns on an ensemble of models that vote, instead of --model: a list of MODEL:CUT, as in "
+    "tiny:conv1,lenet:conv1, or MODEL:CUT:TAIL with the --cut and --tail of each model.",
   )
   labelled: float | None = option(  # type: ignore[misc]
     None,
-    "The share of the training examples whose labels are known; all of them by default.",
+    "The share of the training examples that have a known label; by default all have one.",
     needs="autoencoder",
   )
   step_by_step: bool = option(
     False,
-    "Compile each party separately and make every message an object; this is slower and writes "
-    "messages.csv.",
+    "Compiles client and server separately and counts every message between them in messages.csv. "
+    "The results are those of the default, one faster program.",
   )
 
   def check(self) -> None:
@@ -50,24 +50,23 @@ class SplitFlags(SplitConfig, Config):
       if getattr(self, name) not in (None, self.members_tail):
         raise UserError(
           f"--{name} applies to a single model, but --members has several, each with a cut; drop "
-          "one of them."
+          f"--{name}, or use --model instead of --members."
         )
 
   @property
   def single_client(self) -> bool:
-    """Whether there is one client. False on the wire, where others can join to predict."""
+    """Whether there is only one client; False in a networked run, which others can join."""
     return self.row is not None and self.clients == 1
 
   @property
   def members_tail(self) -> str | None:
     """The last stage of the server in a U-shaped ensemble; None otherwise."""
-    if self.members is None:
-      return None
-    return STAGES[1] if parse_members(self.members, self.make_norm(self.rounds))[0].tail else None
+    members = parse_members(self.members, self.make_norm(self.rounds))
+    return STAGES[1] if members and members[0].tail else None
 
   @property
   def one_device(self) -> bool:
-    """Whether clients run sequentially on one device."""
+    """Whether clients train sequentially on one device."""
     return self.step_by_step or super().one_device
 
   @property
@@ -77,19 +76,19 @@ class SplitFlags(SplitConfig, Config):
 
   @property
   def model_name(self) -> str:
-    """The model's name, or the names of an ensemble's members."""
+    """The model's name, or the names of an ensemble's models, joined by +."""
     if self.members is None:
       return self.model
     return "+".join(member.partition(":")[0] for member in self.members.split(","))
 
   def fill_defaults(self, spec: Any, all_clients: bool) -> Self:
-    """Returns the options with the defaults that depend on the norm and the cohort filled in."""
+    """Returns the options with the defaults that depend on the norm and the cohorts filled in."""
     config = super().fill_defaults(spec, all_clients)
     return dataclasses.replace(config, tail=config.tail or config.members_tail)
 
 
 def make(task: Task, config: Any) -> Program:
-  """Returns the training program of split learning."""
+  """Returns the training program of split learning for a task."""
   build = make_message_program if config.step_by_step else train.make_program
   return build(config.row, task, config)
 

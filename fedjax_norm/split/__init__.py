@@ -1,6 +1,6 @@
 """Split learning (paper 003): parties hold different stages of a model and exchange tensors.
 
-The names of the paper appear as ids of parties: ``alice`` (``alice3`` is client 3) is a client, who
-holds the images and the first stages; ``bob`` is the server, who holds the later stages; ``eve0``,
-``eve1``, ... are relays between them.
+The parties have the paper's names: ``alice`` is a client (``alice3`` is client 3), which holds
+images and the first stages of the model; ``bob`` is the server, which holds the later stages;
+``eve0``, ``eve1``, ... are relays between clients and server.
 """

@@ -1,4 +1,4 @@
-"""Split learning (paper 003, Alg. 1 to 3, sec. 3.6) and SplitFed, simulated in one program."""
+"""Split learning (paper 003, Alg. 1 to 3, sec. 3.6) and SplitFed as one compiled program."""
 
 import dataclasses
 import functools
@@ -23,30 +23,33 @@ from fedjax_norm.split.tally import Tally
 from fedjax_norm.typing import Array, Key, PyTree
 
 Round = tuple[ServerState, ClientState, PyTree]
-"""(server state, client state or states, sums over the clients' turns)."""
+"""(server state, states of one client or of the cohort, values summed over their turns)."""
 
 Turn = tuple[tuple[Part, ...], Metrics, Tally, Array]
-"""(parts, sums of the metrics, tally, loss of the autoencoder in the last step)."""
+"""The results of a client's turn: (parts of the model with optimizer states, sums of the metrics,
+counts of bytes and examples, autoencoder loss of the last step)."""
 
 
 def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
   """Returns split learning or SplitFed; in a round every client of the cohort has one turn.
 
-    for each client j in turn:
-      F_a,j <- F_a,o of the previous client o
-      for each of its steps:  client:  X <- F_a,j(data)
-                              server:  F_b', gradient' <- F_b^T(G'(F_b(X), label))
-                              client:  F_a,j' <- F_a,j^T(gradient')
+  A turn is the client's local steps. F_a is the client's part of the model, F_b the server's part;
+  F^T is a backward pass with an optimizer step, and G' the gradient of the loss:
 
-  The messages are values inside one program. SplitFed averages parts at the end of a round,
-  weighted by the clients' numbers of examples; v1 trains the clients in parallel.
+    for each client j of the cohort:
+      F_a,j <- F_a,o of the previous client o
+      for each local step:  client:  X <- F_a,j(data)
+                            server:  F_b', gradient' <- F_b^T(G'(F_b(X), label))
+                            client:  F_a,j' <- F_a,j^T(gradient')
+
+  SplitFed averages model parts at the end of a round, weighted by the clients' numbers of examples;
+  SplitFed v1 trains the clients in parallel.
 
   Args:
-    rules: functions of the parties (see ``make_rules``).
-    config: the options.
-    setup: model, data and mapping; only ``splitfed_v1`` uses the mapping.
+    rules: functions of client and server (see ``make_rules``).
+    config: the options of split learning.
+    setup: model, data and client mapping; only ``splitfed_v1`` uses the mapping.
   """
-  batch_size = config.batch_size
   one_step = functools.partial(
     step, rules.plan, rules.parties, rules.loss_gradient, rules.autoencoder, deliver
   )
@@ -58,7 +61,7 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
     def body(index: Array, carry: Turn) -> Turn:
       parts, metrics, tally, _ = carry
       step_index = context.round * steps + index
-      batch = draw(context.data, row, step_index, batch_size, setup.transform, context.key)
+      batch = draw(context.data, row, step_index, config.batch_size, setup.transform, context.key)
       dropout = jax.random.fold_in(key, index)
       result = one_step(parts, batch, step_index / steps, dropout, context.rate)
       tally = tally.add(rules.step_tally(result.examples, result.exchanged))
@@ -67,9 +70,7 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
     start = (parts, Metrics.zeros(), Tally.zeros(), jnp.float32(0))
     return jax.lax.fori_loop(0, steps, body, start)
 
-  def one_client(
-    state: ServerState, client: ClientState, row: Array, context: RoundContext
-  ) -> Round:
+  def train(state: ServerState, client: ClientState, row: Array, context: RoundContext) -> Round:
     parts, metrics, tally, reconstruction = turn(rules.begin(state, client), row, context)
     state, client, sums = rules.end(state, client, row, context, parts, tally, reconstruction)
     return state, client, {"metrics": metrics, **sums}
@@ -83,12 +84,12 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
       state, clients, total = carry
       position = order[index]
       client = jax.tree.map(lambda a: a[position], clients)
-      state, client, sums = one_client(state, client, cohort[position], context)
+      state, client, sums = train(state, client, cohort[position], context)
       clients = jax.tree.map(lambda a, b: a.at[position].set(b), clients, client)
       return state, clients, optax.tree.add(total, sums)
 
     first = jax.tree.map(lambda a: a[0], clients)
-    shapes = jax.eval_shape(one_client, state, first, cohort[0], context)[2]
+    shapes = jax.eval_shape(train, state, first, cohort[0], context)[2]
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     return jax.lax.fori_loop(0, len(cohort), body, (state, clients, zeros))
 
@@ -99,7 +100,7 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
       shared: tuple[ServerState, RoundContext], item: tuple[Array, ClientState]
     ) -> tuple[PyTree, ClientState]:
       (state, context), (row, client) = shared, item
-      _, client, sums = one_client(state, client, row, context)
+      _, client, sums = train(state, client, row, context)
       return jax.tree.map(lambda a: jnp.where(row >= 0, a, 0), sums), client
 
     sharded = (False, SHARDED)
@@ -113,8 +114,8 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
     state, clients, sums = run(state, clients, cohort, context)
     return rules.close(state, sums), clients, sums["metrics"]
 
-  # SplitFed sends all averaged parts in one round trip. Parallel clients wait for the one with the
-  # most steps, so the round trips of steps are charged here; sequential ones are in the tally.
+  # SplitFed sends all averaged parts in one round trip. Parallel clients wait for the client with
+  # the most steps, so a step's round trips are charged here; the tally counts sequential ones.
   links = 0 if config.in_turns else len(rules.plan.segments) - 1
   trips = 0 if config.variant == "split" else 1
   return Algorithm(
@@ -123,9 +124,7 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
     round=round_,
     local_steps=config.steps,
     cost=Cost(0, 0, step_trips=links, trips=trips),
-    sent=lambda state: TrafficCounter(
-      state.tally.up, state.tally.down, state.tally.trips
-    ).traffic(),
+    sent=lambda s: TrafficCounter(s.tally.up, s.tally.down, s.tally.trips).traffic(),
     pass_cost=rules.pass_cost,
     pace="sequential" if config.in_turns else "independent",
     views=Views(client=rules.client_variables),
@@ -135,8 +134,7 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
 
 def turn_key(key: Key, round: Array | int, client: Array | int) -> Key:
   """Returns the dropout key of a client's turn from the run's key, the round and the client id."""
-  key = jax.random.fold_in(stream(key, Stream.DROPOUT), round)
-  return jax.random.fold_in(key, client)
+  return jax.random.fold_in(jax.random.fold_in(stream(key, Stream.DROPOUT), round), client)
 
 
 def rules_for_data(
@@ -146,7 +144,7 @@ def rules_for_data(
   data: FederatedData,
   seed: int,
 ) -> Rules:
-  """Returns the rules of split learning for the labels of a federated data set."""
+  """Returns the functions of split learning (see ``make_rules``) for a federated data set."""
   label = jax.ShapeDtypeStruct(data.targets.shape[1:], data.targets.dtype)
   return make_rules(model, config, images, label, seed)
 
@@ -164,7 +162,7 @@ SPLIT = Method(
   "split",
   SplitConfig,
   lambda config, setup: split(_rules(config, setup), config, setup),
-  "Split learning: clients take turns with the first stages of the model (paper 003).",
+  "Split learning (paper 003): clients take turns to train the first stages of the model.",
   one_process=True,
   sequential=lambda config: config.in_turns,
   # A batch crosses the cut as a whole, and no client has the whole model to fine-tune it.
@@ -174,12 +172,12 @@ SPLIT = Method(
 SPLITFED_V1 = dataclasses.replace(
   SPLIT,
   name="splitfed_v1",
-  help="SplitFed v1: clients train in parallel; both model parts are averaged after a round.",
+  help="SplitFed v1: clients train in parallel; client and server parts are averaged.",
   defaults={"variant": "splitfed_v1"},
 )
 SPLITFED_V2 = dataclasses.replace(
   SPLIT,
   name="splitfed_v2",
-  help="SplitFed v2: clients take turns; the client parts are averaged after a round.",
+  help="SplitFed v2: clients take turns; only the client parts are averaged after a round.",
   defaults={"variant": "splitfed_v2"},
 )

@@ -1,4 +1,4 @@
-"""The clients' autoencoder, which also learns from unlabelled examples (paper 003, sec. 3.3)."""
+"""The clients' autoencoder, which learns from unlabelled examples too (paper 003, sec. 3.3)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,15 +15,17 @@ from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
 
 class Autoencoder(NamedTuple):
-  """The pure functions of a client's autoencoder (Alg. 3).
+  """The pure functions of a client's autoencoder (paper 003, Alg. 3); X_m is the head's output.
 
   Attributes:
-    init: key -> the decoder's variables.
-    make_part: variables -> the decoder's :class:`Part`.
-    decode: (part, X_m, images, mask, rate) -> (part, gradient of X_m, mean loss).
-    choose: (X_m, batch) -> (order, X_m, batch): the examples reordered so that the labelled ones
-      come first, and the others masked.
-    combine: (gradient of the reordered X_m, order, mask, gradient by the decoder) -> eta.
+    init: key -> the decoder's initial variables.
+    make_part: variables -> the decoder's :class:`Part`, with a new optimizer state.
+    decode: (decoder part, X_m, images, mask, learning rate) -> (decoder part after a step, gradient
+      of the loss with respect to X_m, mean loss).
+    choose: (X_m, batch) -> (order, X_m, batch): puts the labelled examples first and masks the
+      unlabelled ones.
+    combine: (server's gradient of the reordered X_m, order, mask, decoder's gradient of X_m) -> the
+      total gradient eta of X_m in the original order.
   """
 
   init: Callable[[Key], Variables]
@@ -36,21 +38,22 @@ class Autoencoder(NamedTuple):
 def make_autoencoder(
   encoded: jax.ShapeDtypeStruct, image_shape: tuple[int, int, int], local: LocalConfig, alpha: float
 ) -> Autoencoder:
-  """Returns an autoencoder whose encoder is the client's head F_e.
+  """Returns an autoencoder that uses the client's head F_e as its encoder.
 
-  The output X_m of the head goes to the decoder F_d and to the server's F_b:
+  The output X_m of the head goes to the client's decoder F_d and to the server's part F_b. The head
+  steps by the sum eta of two gradients with respect to X_m:
 
     eta = F_b^T(gradient) + alpha F_d^T(gradient_enc)   (eq. 1)
 
-  The autoencoder's loss is the mean square error of the images as the model sees them, over all
-  examples of a batch; the classifier's loss is the mean over the labelled ones. The decoder steps
-  by its gradient without alpha (step 14).
+  The autoencoder's loss is the mean square error of the transformed images, over all examples of a
+  batch; the classifier's loss is the mean over the labelled examples. The decoder steps by its
+  gradient without alpha (Alg. 3, step 14).
 
   Args:
     encoded: shape of X_m for one example.
     image_shape: (H, W, C).
-    local: training options; the decoder uses the same optimizer as the segments.
-    alpha: weight of the autoencoder's gradient.
+    local: training options; the decoder has the same optimizer settings as the model.
+    alpha: weight of the decoder's gradient in eta.
   """
   decoder, sgd = Decoder(image_shape), optimizer(local)
 

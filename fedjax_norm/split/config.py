@@ -14,13 +14,14 @@ VARIANTS = ("split", "splitfed_v1", "splitfed_v2")
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig(LocalStepsConfig):
-  """Options of split learning; every party has a separate optimizer.
+  """Options of split learning; client, server and relays have separate optimizers.
 
   Attributes:
-    variant: ``split``: clients take turns with one client part and one server part (Alg. 2).
-      ``splitfed_v1``: every client trains a copy of both parts, and both are averaged after the
-      round, which is FedAvg of the cut model. ``splitfed_v2``: the clients train sequentially with
-      one server part, and the client parts are averaged (Thapa et al. 2022).
+    variant: ``split``: clients take turns to train one client part and one server part (paper 003,
+      Alg. 2). ``splitfed_v1``: every client trains a copy of both parts, and the copies are
+      averaged after a round, which is FedAvg of the cut model. ``splitfed_v2``: clients take turns
+      to train one server part and a copy each of the client part, and these copies are averaged
+      (Thapa et al. 2022).
   """
 
   group = "algorithm"
@@ -28,38 +29,39 @@ class SplitConfig(LocalStepsConfig):
   variant: str = "split"
   cut: str | None = option(
     None,
-    "The last stage in the clients' first part of the model; by default the first stage with "
-    "parameters. python -m experiments.stages lists the stages.",
+    "The cut layer: the last stage of the clients' first part of the model. By default it is the "
+    "first stage with parameters; python -m experiments.stages lists the stages.",
   )
   tail: str | None = option(
     None,
-    "The last stage of the server in the U-shape; the clients hold the stages after it, so that "
-    "labels never leave them.",
+    "Turns on the U-shape: the last stage of the server. The clients compute the stages after it, "
+    "so that labels never leave them. Without it the server has all stages after the cut.",
   )
   relays: str | None = option(
-    None, "The last stage of each relay between client and server, two or more, with commas."
+    None,
+    "Two or more relays between clients and server: the last stage of each relay, separated by "
+    "commas. By default there are no relays.",
   )
   turn_order: str | None = option(
     None,
-    "The order of the clients' turns: fixed (the default), or shuffled in every round.",
+    "The order in which clients train: fixed (the default), or shuffled anew in every round.",
     choices=("fixed", "shuffled"),
   )
   hand_over: str | None = option(
     None,
-    "The way of a hand-over, in which a client receives the weights of the previous client: "
-    "through the server (centralised) or directly (peer). The default is centralised, or peer with "
-    "--relays.",
+    "How a client receives the client part's weights from the previous client: centralised "
+    "(through the server) or peer (directly). The default is centralised, or peer with --relays.",
     choices=("centralised", "peer"),
   )
   handed_over: str | None = option(
     None,
-    "The content of a hand-over: weights (the default), or updates: their difference from the "
-    "initial weights, which every client computes from the seed (sec. 3.4).",
+    "What a client sends to the next one: weights (the default), or updates: the differences from "
+    "the initial weights, which every client computes from the seed (paper 003, sec. 3.4).",
     choices=("weights", "updates"),
   )
   client_momentum: str | None = option(
     None,
-    "Momentum of the parts that SplitFed averages: reset in every turn, local (stays on the "
+    "Momentum of the weights that SplitFed averages: reset to 0 in every round, local (kept on the "
     "client), or global (averaged like the weights). The default is local if all clients take part "
     "in every round, else reset.",
     choices=("reset", "local", "global"),
@@ -67,7 +69,8 @@ class SplitConfig(LocalStepsConfig):
   )
   autoencoder: float | None = option(
     None,
-    "Semi-supervised learning (Alg. 3): the weight alpha of the clients' reconstruction loss.",
+    "Turns on semi-supervised learning (paper 003, Alg. 3): the weight alpha of the loss of the "
+    "clients' autoencoder, relative to the classification loss.",
     above=0,
   )
 
@@ -75,40 +78,40 @@ class SplitConfig(LocalStepsConfig):
     """Raises ``UserError`` if options contradict each other or would have no effect."""
     if self.variant == "split" and self.client_momentum is not None:
       raise UserError(
-        "clients that take turns hand their momentum over with their part, so client_momentum does "
-        "nothing; drop it or use a SplitFed variant."
+        "client_momentum does nothing in split learning, in which clients hand their momentum over "
+        "with the weights; drop client_momentum, or use splitfed_v1 or splitfed_v2."
       )
     for name in ("hand_over", "handed_over", "turn_order") if self.single_client else ():
       if getattr(self, name) is not None:
         raise UserError(f"--{name} does nothing here: it needs more than one client; drop it.")
-    if self.variant != "split" and self.handed_over is not None:
-      raise UserError(
-        "SplitFed clients receive averages, not updates relative to a seed; drop handed_over."
-      )
-    if self.variant != "split" and self.hand_over is not None:
-      raise UserError("SplitFed clients receive averages, not hand-overs; drop hand_over.")
+    for name in ("handed_over", "hand_over") if self.variant != "split" else ():
+      if getattr(self, name) is not None:
+        raise UserError(
+          f"{name} does nothing in SplitFed, in which clients receive averaged weights, not those "
+          f"of the previous client; drop {name}."
+        )
     if self.variant == "splitfed_v1" and self.turn_order is not None:
       raise UserError(
         "splitfed_v1 trains the clients in parallel, so turns have no order; drop turn_order."
       )
     if self.relays and self.variant == "split" and self.hand_over == "centralised":
       raise UserError(
-        "relays hide the clients from the server, but a hand-over through it would identify them; "
-        "use hand_over=peer."
+        "relays hide the clients from the server, but hand_over=centralised sends their weights "
+        "through the server; use hand_over=peer."
       )
     if self.relays and self.batch_stats == "recalibrate":
       raise UserError(
-        "the ledger does not count what relays send while statistics are recomputed; drop "
-        "batch_stats=recalibrate or the relays."
+        "the bytes that relays send while batch_stats=recalibrate recomputes statistics are not "
+        "counted; drop relays or choose another batch_stats."
       )
     if self.variant == "split" and self.batch_stats == "moments":
       raise UserError(
-        "clients that take turns hand their statistics over, so there is nothing to average; drop "
-        "batch_stats=moments, or use local, recalibrate or a SplitFed variant."
+        "batch_stats=moments has nothing to average in split learning, in which clients hand their "
+        "running statistics over; use batch_stats=local or recalibrate, or a SplitFed variant."
       )
 
   def fill_defaults(self, spec: NormSpec, all_clients: bool) -> Self:
-    """Returns the options with the defaults that depend on the norm and the cohort filled in."""
+    """Returns the options with the defaults that depend on the norm and the cohorts filled in."""
     filled: dict[str, Any] = {}
     if not self.single_client:
       if self.in_turns:
@@ -122,29 +125,29 @@ class SplitConfig(LocalStepsConfig):
 
   @property
   def depends_on_seed(self) -> bool:
-    """Whether the compiled program depends on the seed, from which a decoder is initialized."""
+    """Whether the compiled program depends on the seed, from which the decoder is initialized."""
     return self.autoencoder is not None
 
   @property
   def single_client(self) -> bool:
-    """Whether there is certainly only one client, so that no weights are handed over."""
+    """Whether the run certainly has only one client, which receives no weights from others."""
     return False
 
   @property
   def default_hand_over(self) -> str:
-    """The default of ``hand_over``; with relays, which hide clients from the server, ``peer``."""
+    """The default of ``hand_over``: ``peer`` with relays, which hide clients from the server."""
     return "peer" if self.relays else "centralised"
 
   @property
   def relay_stages(self) -> tuple[str, ...]:
-    """The last stage of each relay."""
+    """The last stage of each relay; () without relays."""
     return tuple(self.relays.split(",")) if self.relays is not None else ()
 
   @property
   def in_turns(self) -> bool:
-    """Whether the clients of a round train sequentially."""
+    """Whether the clients of a round train sequentially, not in parallel."""
     return self.variant != "splitfed_v1"
 
   def averaged(self, owner: str) -> bool:
-    """Whether the parts of a party (``alice``, ``bob``, ...) are averaged after a round."""
+    """Whether the weights of a party (``alice``, ``bob``, ...) are averaged after a round."""
     return self.variant == "splitfed_v1" or (self.variant == "splitfed_v2" and owner == ALICE)

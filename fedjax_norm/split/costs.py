@@ -1,4 +1,4 @@
-"""The costs of split learning: FLOPs of each party, bytes of hand-overs, and their tables."""
+"""The costs of split learning: FLOPs of each party, and bytes of handed-over weights."""
 
 from typing import NamedTuple
 
@@ -16,17 +16,17 @@ from fedjax_norm.split.tally import Tally
 from fedjax_norm.typing import Array
 
 SEED_BYTES = 8
-"""Bytes of the seed of the initial weights."""
+"""Bytes of the message with the seed of the initial weights."""
 
 
 class PartyFlops(NamedTuple):
-  """Training FLOPs per example.
+  """Training FLOPs per example. Only the activations of labelled examples cross the cut.
 
   Attributes:
-    client: the client's head and decoder, for every example.
-    client_crossing: the client's tail, for examples whose activations cross the cut.
-    server: the server, for examples whose activations cross the cut.
-    relays: all relays together, for examples whose activations cross the cut.
+    client: FLOPs of the client's head and decoder for any example.
+    client_crossing: FLOPs of the client's tail for an example that crosses the cut.
+    server: FLOPs of the server for an example that crosses the cut.
+    relays: FLOPs of all relays together for an example that crosses the cut.
   """
 
   client: float
@@ -46,7 +46,7 @@ def party_flops(
 
   Args:
     model: the whole model.
-    plan: the division of the model.
+    plan: the segments of the model and the party of each segment.
     image: (H, W, C) and the dtype that the model computes in.
     batch_size: examples per step.
     autoencoder: the clients' autoencoder, or None.
@@ -62,8 +62,7 @@ def party_flops(
     x = segment_shapes(model, plan, image)[1][0]
     part = jax.eval_shape(lambda: autoencoder.make_part(autoencoder.init(jax.random.key(0))))
     shapes = [jax.ShapeDtypeStruct((batch_size, *a.shape), a.dtype) for a in (x, image)]
-    mask = jax.ShapeDtypeStruct((batch_size,), "float32")
-    rate = jax.ShapeDtypeStruct((), "float32")
+    mask, rate = (jax.ShapeDtypeStruct(shape, "float32") for shape in ((batch_size,), ()))
     total["head"] += program_flops(autoencoder.decode, part, *shapes, mask, rate) / batch_size
   return PartyFlops(*total.values())
 
@@ -71,11 +70,11 @@ def party_flops(
 def count_hand_over(
   config: SplitConfig, size: int, state: ServerState, client: ClientState, client_id: Array
 ) -> tuple[Tally, Tally]:
-  """Counts what brings the client parts to a client before its turn and takes them away after.
+  """Counts the messages that bring weights to a client before its turn and away after its turn.
 
   Args:
-    config: the options.
-    size: bytes of one hand-over.
+    config: the options of split learning.
+    size: bytes of the weights in one transfer.
     state: the server state before the turn.
     client: the client state before the turn.
     client_id: id of the client.
@@ -89,7 +88,7 @@ def count_hand_over(
     received = Counter.of(size).times(needed)
     if config.handed_over == "updates":  # the seed goes once to every client but the first
       received = received.add(Counter.of(SEED_BYTES).times((client.turns == 0) & (state.last >= 0)))
-    # One round trip to put the weights or to ask for them, and one to get them.
+    # One round trip to send the weights to the server or to ask a peer, and one to get them.
     trips = Counter.of(2).times(needed)
     # Another client has fetched this client's weights since its previous turn.
     sent = Counter.of(size).times((client.turns > 0) & (state.last != client_id))
@@ -101,7 +100,7 @@ def count_hand_over(
 
 
 def state_columns(config: SplitConfig, flops: PartyFlops, state: ServerState) -> dict[str, float]:
-  """Returns the columns that split learning adds to a row of metrics."""
+  """Returns the FLOPs, relayed bytes and autoencoder loss so far, for a row of ``metrics.csv``."""
   examples, exchanged = state.tally.examples.value(), state.tally.exchanged.value()
   columns = {
     "client_flops": flops.client * examples + flops.client_crossing * exchanged,
@@ -118,19 +117,18 @@ def state_columns(config: SplitConfig, flops: PartyFlops, state: ServerState) ->
 def client_rows(
   config: SplitConfig, size: int, flops: PartyFlops, clients: ClientState
 ) -> list[dict[str, float]]:
-  """Returns the rows of ``clients.csv``.
+  """Returns the rows of ``clients.csv``, one per client.
 
   Args:
-    config: the options.
-    size: bytes of one hand-over.
+    config: the options of split learning.
+    size: bytes of the weights in one transfer.
     flops: FLOPs of the parties per example.
-    clients: states of all clients [K, ...], numpy arrays.
+    clients: states of all K clients, numpy arrays [K, ...].
   """
   tally, started = clients.tally, clients.turns > 0
-  examples, exchanged = tally.examples.values(), tally.exchanged.values()
-  up = tally.up.values()
+  examples, exchanged, up = (c.values() for c in (tally.examples, tally.exchanged, tally.up))
   if config.variant == "split":
-    # All but the last client have handed over since; the first client has sent the others the seed.
+    # Each client but the last has sent its weights on; the first has sent the seed to the others.
     up = up + size * (started & (clients.latest != clients.latest.max()))
     if config.handed_over == "updates":
       up = up + SEED_BYTES * (started.sum() - 1) * (clients.first == 0)

@@ -12,13 +12,13 @@ from fedjax_norm.split.plan import make_plan
 
 
 class MemberSpec(NamedTuple):
-  """The specification of one member.
+  """The specification of one model of an ensemble.
 
   Attributes:
-    model: key of ``models.MODELS``.
-    norm: norm of the member; between members only its groups can differ.
+    model: name of the model, a key of ``models.MODELS``.
+    norm: norm of the model; models of one ensemble can differ only in the norm's groups.
     cut: last stage of the client's head; None is the first stage with parameters.
-    tail: last stage of the server in the U-shape; None has no tail.
+    tail: last stage of the server in the U-shape; None gives the server all stages after the cut.
   """
 
   model: str
@@ -28,17 +28,17 @@ class MemberSpec(NamedTuple):
 
 
 def parse_members(text: str | None, norm: NormSpec) -> tuple[MemberSpec, ...]:
-  """Parses ``--members``: MODEL:CUT or MODEL:CUT:TAIL of each member, with commas; None gives ().
+  """Parses ``--members``, a list of MODEL:CUT or MODEL:CUT:TAIL with commas; None gives ().
 
   Raises:
-    UserError: malformed text, or an unknown model.
+    UserError: an entry has another form, or its model is unknown.
   """
   specs = []
   for part in text.split(",") if text is not None else ():
     model, *cuts = (name.strip() for name in part.split(":"))
     if not 1 <= len(cuts) <= 2 or not all(cuts):
       raise UserError(
-        f"--members has {part!r}; write each member as MODEL:CUT, or MODEL:CUT:TAIL in the U-shape."
+        f"--members has {part!r}; write each model as MODEL:CUT, or MODEL:CUT:TAIL in the U-shape."
       )
     models.entry(model)  # raises an error for an unknown model
     specs.append(MemberSpec(model, norm, *cuts))
@@ -54,23 +54,25 @@ def make_ensemble(
   """Returns an ensemble with the stages ``client``, ``server`` and, in the U-shape, ``tail``.
 
   Args:
-    specs: the members.
-    num_classes: number of outputs of each member.
+    specs: the models of the ensemble.
+    num_classes: number of outputs of each model.
     image_shape: (H, W, C).
-    stem: stem of members that have several (see ``models.create``).
+    stem: stem of the models that have several (see ``models.create``).
 
   Raises:
-    UserError: fewer than two members, tails of only some members, or an impossible model or cut.
+    UserError: there are fewer than two models, only some have a tail, or one cannot be cut so.
   """
   if len(specs) < 2:
-    raise UserError(f"an ensemble of {len(specs)} has no majority; name two members or more.")
+    raise UserError(f"a vote needs two or more models, but --members has {len(specs)}; add some.")
   if len({spec.tail is None for spec in specs}) > 1:
-    raise UserError("some members of the ensemble have a tail and others none; give all or none.")
+    raise UserError("--members has models with and without a tail; give a tail to all or to none.")
   members = []
   for spec in specs:
     model = models.create(spec.model, spec.norm, num_classes, image_shape, stem)
     if not isinstance(model, Staged):
-      raise UserError(f"{spec.model!r} is no sequence of stages, so it cannot be cut; drop it.")
+      raise UserError(
+        f"{spec.model!r} is not a sequence of stages, so it cannot be cut; name another model."
+      )
     plan = make_plan(model, image_shape, spec.cut, spec.tail)
     spans = tuple((segment.begin, segment.end) for segment in plan.segments)
     members.append(Member(model.clone, model.norm, spans))

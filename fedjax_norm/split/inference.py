@@ -11,11 +11,11 @@ from fedjax_norm.split.step import Send
 from fedjax_norm.typing import Array, PyTree, Variables
 
 Evaluate = Callable[[Variables, PyTree], PyTree]
-"""(variables of a segment, input) -> output in evaluation mode."""
+"""(variables of a segment, the segment's input) -> its output in evaluation mode."""
 
 
 def make_evaluate(model: Staged, plan: Plan) -> tuple[Evaluate, ...]:
-  """Returns the evaluation function of each segment of a model whose norm is bound to no axis."""
+  """Returns each segment's evaluation function; the model's norm must be bound to no axis."""
 
   def run(variables: Variables, x: PyTree, segment: Segment) -> PyTree:
     return model.apply(variables, x, Mode(), segment.begin, segment.end)
@@ -32,19 +32,18 @@ def infer(
   count: Array,
   reader: str = ALICE,
 ) -> PyTree:
-  """Returns the outputs for a minibatch; no label and no gradient crosses.
+  """Returns the model's outputs for a minibatch of images; only activations and outputs are sent.
 
-  The holder of the images takes the client's role; a third party without training data can do so
-  with the client's weights. Outputs return to their reader by the way of the activations, so that
-  relays still separate client and server.
+  The party that has the images takes the client's role, with the client's weights. Outputs return
+  the way that the activations came, so that relays still separate client and server.
 
   Args:
-    plan: the segments.
+    plan: the segments of the model and the party of each segment.
     evaluate: evaluation function of each segment.
     send: delivers the messages.
     variables: variables of each segment.
-    images: [B, ...] images as the model takes them.
-    count: number of rows that are examples.
+    images: [B, ...] transformed images.
+    count: number of rows of ``images`` that are no padding.
     reader: party that receives the outputs, ``alice`` or ``bob``.
   """
   x: PyTree = images

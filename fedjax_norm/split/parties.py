@@ -1,8 +1,4 @@
-"""The computations of each party in a training step, as pure functions (paper 003, Alg. 1 and 3).
-
-The simulation composes them in one program; with messages, and on the wire, each is compiled
-separately.
-"""
+"""Pure functions of what each party computes in a training step (paper 003, Alg. 1 and 3)."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -22,23 +18,19 @@ from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
 
 class Part(NamedTuple):
-  """The training state of one segment.
-
-  Attributes:
-    variables: ``params`` and ``batch_stats`` of the segment's stages.
-    opt_state: optimizer state of the segment.
-  """
+  """The training state of one segment: its variables and its optimizer state."""
 
   variables: Variables
   opt_state: PyTree
 
 
 class Tape(NamedTuple):
-  """What the forward pass saves for the backward pass.
+  """What the forward pass of a segment saves for the backward pass.
 
   Attributes:
     batch_stats: running statistics after the forward pass.
-    pullback: VJP function of the output and of the auxiliary losses.
+    pullback: (gradient of the output, gradient of the auxiliary loss) -> gradients of the
+      parameters and, except in the first segment, of the input (a VJP function).
   """
 
   batch_stats: PyTree
@@ -46,14 +38,15 @@ class Tape(NamedTuple):
 
 
 class Party(NamedTuple):
-  """The functions of one segment.
+  """The training functions of one segment.
 
   Attributes:
-    init: variables -> :class:`Part`.
-    forward: (part, x, labels or None, mask, time, key) -> (output, :class:`Tape`).
-    backward: (part, tape, gradient of the output, number of examples, rate) -> (part, gradient of
-      x). The first segment returns () for the gradient of x. Without examples the part does not
-      change.
+    init: variables -> :class:`Part` with a new optimizer state.
+    forward: (part, input, labels or None, mask, rounds so far, dropout key) -> (output,
+      :class:`Tape`).
+    backward: (part, tape, gradient of the output, number of examples, learning rate) -> (part after
+      an optimizer step, gradient of the input, or () in the first segment). If there are no
+      examples, the part does not change.
   """
 
   init: Callable[[Variables], Part]
@@ -64,17 +57,18 @@ class Party(NamedTuple):
 def make_party(
   model: Staged, segment: Segment, local: LocalConfig, shapes: Variables, *, first: bool
 ) -> Party:
-  """Returns the functions of the party that holds a segment.
+  """Returns the forward and backward functions of one segment.
 
-  Momentum and decay act on each weight separately, so that the parties together step as one
-  optimizer of the whole model would; clipping uses the norm of the segment's gradient alone.
+  Momentum and weight decay act on each weight separately, so that all parties' steps together equal
+  a step of one optimizer on the whole model. Only gradient clipping differs: it uses the norm of
+  the segment's gradient.
 
   Args:
-    model: the whole model, its norm bound to no axis.
-    segment: stages of the party.
+    model: the whole model; its norm must be bound to no axis.
+    segment: the stages of the segment.
     local: training options.
     shapes: shapes of the segment's variables.
-    first: whether the input is the images, which need no gradient.
+    first: whether the segment's input is the images, which need no gradient.
   """
   paths = frozenset(tree_leaves.flatten(shapes.get("params", {})))
   sgd = optimizer(dataclasses.replace(local, frozen_paths=local.frozen_paths & paths))
@@ -89,9 +83,8 @@ def make_party(
       variables = {**part.variables, **({"params": params} if params else {})}
       mode = Mode(train=True, mask=mask, step=time, labels=labels, objective=local.objective)
       changing, rngs = ["batch_stats", "losses"], {"dropout": key}
-      y, changed = model.apply(
-        variables, x, mode, segment.begin, segment.end, mutable=changing, rngs=rngs
-      )
+      stages = segment.begin, segment.end
+      y, changed = model.apply(variables, x, mode, *stages, mutable=changing, rngs=rngs)
       auxiliary = sum(jax.tree.leaves(changed.get("losses", {})), jnp.float32(0))
       return (y, auxiliary), changed.get("batch_stats", {})
 
@@ -125,7 +118,7 @@ def make_parties(
   """Returns the functions of all segments in order (see :func:`make_party`).
 
   Raises:
-    UserError: batches accumulated in parts.
+    UserError: the option accumulate divides batches, which cross a cut only as a whole.
   """
   if local.accumulate > 1:
     raise UserError("a batch crosses the cut as a whole in split learning; drop accumulate.")
@@ -136,12 +129,12 @@ def make_parties(
 
 
 def loss_gradient(local: LocalConfig, outputs: PyTree, batch: Batch) -> tuple[PyTree, Metrics]:
-  """Returns G'(output, label), the gradient of a batch's mean loss, and the sums of the metrics.
+  """Returns the gradient of a batch's mean loss by the model's outputs, and sums of the metrics.
 
   Args:
     local: training options, which name the objective.
-    outputs: [B, ...] outputs of the last segment.
-    batch: labels and mask; the images are not read.
+    outputs: [B, ...] outputs of the model.
+    batch: labels and mask; the images are not used.
   """
 
   def loss(outputs: PyTree) -> tuple[Array, Metrics]:
@@ -159,17 +152,17 @@ def check_auxiliary_losses(
   *,
   labelled: bool,
 ) -> None:
-  """Refuses stages with auxiliary classifiers at a party that lacks labels.
+  """Checks that no party without labels has a stage with an auxiliary classifier.
 
   Args:
     model: the whole model.
-    plan: the division of the model.
+    plan: the segments of the model and the party of each segment.
     image: (H, W, C) and the dtype that the model computes in.
     outputs: shapes of each segment's output for one example.
     labelled: whether all examples have labels.
 
   Raises:
-    UserError: such a stage exists.
+    UserError: a party without labels has such a stage.
   """
   inputs = [image, *outputs]
   for index, segment in enumerate(plan.segments):
@@ -179,16 +172,12 @@ def check_auxiliary_losses(
     x = jax.tree.map(lambda a: jnp.zeros((1, *a.shape), a.dtype), inputs[index])
 
     def run(x: PyTree, segment: Segment = segment) -> Any:
-      key, labels = jax.random.key(0), jnp.zeros(1, jnp.int32)
-      mode = Mode(train=True, labels=labels, step=jnp.int32(0))
-      variables = model.init({"params": key}, x, Mode(), segment.begin, segment.end)
-      changing = ["batch_stats", "losses"]
-      return model.apply(
-        variables, x, mode, segment.begin, segment.end, mutable=changing, rngs={"dropout": key}
-      )[1]
+      mode = Mode(train=True, labels=jnp.zeros(1, jnp.int32), step=jnp.int32(0))
+      rngs = dict.fromkeys(("params", "dropout"), jax.random.key(0))
+      return model.init(rngs, x, mode, segment.begin, segment.end)
 
     if jax.tree.leaves(jax.eval_shape(run, x).get("losses", {})):
       raise UserError(
-        f"{segment.owner} holds stages with auxiliary losses, but lacks labels for them; cut the "
-        "model elsewhere, label all examples, or choose another model."
+        f"the stages of {segment.owner} have an auxiliary classifier, but {segment.owner} lacks "
+        "labels to train it; cut the model elsewhere, label all examples, or use another model."
       )

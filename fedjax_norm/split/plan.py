@@ -15,14 +15,14 @@ from fedjax_norm.tree_leaves import flatten, unflatten
 from fedjax_norm.typing import PyTree, Variables
 
 ALICE, BOB = "alice", "bob"
-"""The paper's names of a client and of the server."""
+"""Paper 003's names of a client and of the server."""
 
 
 class Segment(NamedTuple):
-  """A range of stages that one party holds.
+  """A range of consecutive stages that one party computes.
 
   Attributes:
-    owner: ``alice`` (the client in its turn), ``bob`` (the server), or a relay ``eve0``, ``eve1``.
+    owner: ``alice`` (the client that trains), ``bob`` (the server), or a relay ``eve0``, ``eve1``.
     begin: index of the first stage.
     end: index after the last stage.
   """
@@ -33,22 +33,23 @@ class Segment(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """The division of a model among the parties.
+  """The division of a model among client, server and relays.
 
   Attributes:
-    segments: all segments in the order of the forward pass. The first is the client's; the last is
-      the server's, or the client's tail in the U-shape.
+    segments: all segments in the order of the forward pass. The client computes the first segment
+      (its head), the server the last one; in the U-shape the client computes the last one (its
+      tail).
   """
 
   segments: tuple[Segment, ...]
 
   @property
   def u_shaped(self) -> bool:
-    """Whether the client holds the last stages, so that no label leaves it (sec. 3.6)."""
+    """Whether the client computes the last stages, so that labels never leave it (sec. 3.6)."""
     return self.segments[-1].owner == ALICE
 
   def owned_by(self, owner: str) -> tuple[int, ...]:
-    """Returns the indices of a party's segments."""
+    """Returns the indices in ``segments`` of a party's segments."""
     return tuple(i for i, segment in enumerate(self.segments) if segment.owner == owner)
 
 
@@ -59,7 +60,7 @@ def make_plan(
   tail: str | None = None,
   relays: Sequence[str] = (),
 ) -> Plan:
-  """Cuts a model.
+  """Divides a model into the segments of client, server and relays.
 
   Args:
     model: the whole model.
@@ -70,17 +71,17 @@ def make_plan(
     relays: last stage of each relay Eve_0, Eve_1, ... between client and server (sec. 6).
 
   Raises:
-    UserError: an impossible cut, or relays that hide nothing.
+    UserError: the model cannot be cut there, there is only one relay, or relays with a tail.
   """
   if tail is not None and relays:
     raise UserError(
-      "relays hide the clients from the server, which in the U-shape would have to send outputs "
-      "back to them; drop the tail or the relays."
+      "relays hide the clients from the server, but a tail would make the server send outputs to "
+      "the clients; drop the tail or the relays."
     )
   if len(relays) == 1:
     raise UserError(
-      "a single relay would be a neighbour of both client and server and see both ends; name two "
-      "or more relays, or none."
+      "a single relay would see both ends, client and server, and could link them; name two or "
+      "more relays, or none."
     )
   if cut is None:
     cut = next(info.name for info in stage_infos(model, image_shape) if info.parametric)
@@ -88,7 +89,7 @@ def make_plan(
   bounds = [position(model, name, image_shape) for name in names]
   if sorted(set(bounds)) != bounds:
     raise UserError(
-      f"the cuts {', '.join(names)} do not follow one another; the stages of the model are "
+      f"the cuts {', '.join(names)} are not in the order of the model's stages, which are "
       f"{', '.join(stage_names(model))}."
     )
   owners = [ALICE, *(f"eve{i}" for i in range(len(relays))), BOB]
@@ -104,8 +105,8 @@ def segment_shapes(
   """Returns the shapes of each segment's variables and of its output for one example.
 
   Args:
-    model: the whole model, its norm bound to no axis.
-    plan: the division of the model.
+    model: the whole model; its norm must be bound to no axis.
+    plan: the segments of the model.
     image: (H, W, C) and the dtype that the model computes in.
   """
   variables, outputs = [], []
@@ -123,41 +124,31 @@ def segment_shapes(
 
 
 def divide(variables: Variables, shapes: Sequence[Variables]) -> tuple[Variables, ...]:
-  """Returns each segment's variables; the inverse of :func:`join`.
-
-  Args:
-    variables: variables of the whole model.
-    shapes: shapes of each segment's variables (see :func:`segment_shapes`).
-  """
+  """Divides a model's variables into those of each segment, as in ``shapes``; reverses ``join``."""
   flat = flatten(variables)
   return tuple(unflatten({path: flat[path] for path in flatten(part)}) for part in shapes)
 
 
 def join(parts: Sequence[Variables]) -> Variables:
-  """Returns the variables of the whole model; the inverse of :func:`divide`."""
+  """Merges the variables of all segments into those of the whole model; reverses ``divide``."""
   return unflatten({k: v for part in parts for k, v in flatten(part).items()})
 
 
 def num_bytes(shapes: PyTree) -> int:
-  """Returns the bytes of tensors of these shapes."""
+  """Returns the total bytes of tensors with the given shapes and dtypes."""
   return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def describe(
   model: Staged, plan: Plan, shapes: Sequence[Variables], outputs: Sequence[PyTree]
 ) -> list[tuple[str, str]]:
-  """Returns a pair for each segment: its owner, and its stages, parameters and bytes sent.
+  """Returns a (party, text) pair for each segment; the text has its stages, parameters and bytes.
 
-  Args:
-    model: the whole model.
-    plan: the division of the model.
-    shapes: shapes of each segment's variables.
-    outputs: shapes of each segment's output for one example.
+  The arguments after the plan are the results of :func:`segment_shapes`.
   """
   names, lines = stage_names(model), []
-  for index, (segment, variables, output) in enumerate(
-    zip(plan.segments, shapes, outputs, strict=True)
-  ):
+  items = zip(plan.segments, shapes, outputs, strict=True)
+  for index, (segment, variables, output) in enumerate(items):
     first, last = names[segment.begin], names[segment.end - 1]
     count = sum(leaf.size for leaf in jax.tree.leaves(variables.get("params", {})))
     sent = "" if index == len(shapes) - 1 else f", sends {num_bytes(output):,} bytes an example"

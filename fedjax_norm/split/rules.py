@@ -1,6 +1,6 @@
-"""The rules of split learning: what parties compute in a step, and what happens between turns.
+"""The functions of split learning: what parties compute in a step, and what happens between turns.
 
-They do not depend on who runs them: one program, separate parties with messages, or the wire.
+One compiled program, parties that exchange messages, and networked runs all use these functions.
 """
 
 import functools
@@ -38,28 +38,29 @@ from fedjax_norm.typing import Array, Batch, PyTree, Variables
 
 
 class Rules(NamedTuple):
-  """The pure functions of split learning.
+  """The pure functions of split learning. A client's turn is its consecutive steps in a round.
 
   Attributes:
-    plan: the division of the model.
-    parties: functions of the segments.
-    autoencoder: the clients' autoencoder, or None.
-    loss_gradient: (outputs, batch) -> (G', metrics).
-    init: variables -> :class:`ServerState`.
-    init_client: server state -> :class:`ClientState`.
-    begin: (server state, client state) -> the parts at the start of a turn.
-    end: (server state, client state, row, context, parts, tally, reconstruction) -> (server state,
-      client state, sums) at the end of a turn; the sums are added up over the round.
-    close: (server state, sums) -> the server state at the end of a round.
+    plan: the segments of the model and the party of each segment.
+    parties: training functions of the segments.
+    autoencoder: functions of the clients' autoencoder, or None.
+    loss_gradient: (outputs, batch) -> (gradient of the mean loss, sums of the metrics).
+    init: variables of the model -> initial :class:`ServerState`.
+    init_client: initial server state -> initial :class:`ClientState`.
+    begin: (server state, client state) -> the parts, training states of all segments and of the
+      decoder, at the start of the client's turn.
+    end: (server state, client state, client's row in the data, context, parts after the turn, tally
+      of the turn, autoencoder loss) -> (server state, client state, values to sum over the round).
+    close: (server state, sums over the round) -> the server state at the end of the round.
     steps: number of examples of a client -> number of steps in its turn.
-    order: (context, number of turns) -> the positions in the cohort in the order of turns, [m].
-    step_tally: (examples, exchanged) -> :class:`Tally` of one step.
+    order: (context, number of turns m) -> the positions in the cohort in the order of turns, [m].
+    step_tally: (examples, examples that cross the cut) -> :class:`Tally` of one step.
     client_variables: (server state, client state) -> the client's model; None if all clients use
       the global model.
-    columns: server state -> further columns of a row of metrics.
+    columns: server state -> the columns that split learning adds to a row of metrics.
     client_rows: states of all clients -> the rows of ``clients.csv``.
     summary: () -> name/value pairs printed at the start of a run: the stages of each party.
-    pass_cost: bytes of one pass over a client's data that recomputes statistics.
+    pass_cost: bytes of one pass over a client's data that recomputes running statistics.
     flops: () -> training FLOPs of each party per example.
   """
 
@@ -90,31 +91,31 @@ def make_rules(
   label: jax.ShapeDtypeStruct,
   seed: int = 0,
 ) -> Rules:
-  """Returns the rules of split learning for a model.
+  """Returns the functions of split learning for a model.
 
   Args:
-    model: the whole model, its norm bound to no axis.
-    config: the options.
+    model: the whole model; its norm must be bound to no axis.
+    config: the options of split learning.
     image: (H, W, C) and the dtype that the model computes in.
     label: shape of the label of one example.
-    seed: seed of the decoder's initial weights; ``init`` receives those of the model.
+    seed: seed of the initial weights of the autoencoder's decoder.
 
   Raises:
-    UserError: options that the model or its norm does not support.
+    UserError: the model or its norm does not support the options.
   """
   if not isinstance(model, Staged):
-    raise UserError("this model is not a sequence of stages, so it cannot be cut; choose another.")
+    raise UserError("the model is not a sequence of stages, so it cannot be cut; choose another.")
   spec, policy = model.norm, config.statistics_policy(model.norm)
   if spec.across_clients:
     raise UserError(
-      f"norm {spec.name!r} merges the batches of clients that step together, but the server "
+      f"norm {spec.name!r} merges the batches of all clients, but in split learning the server "
       "processes the batch of one client at a time; choose bn or another norm."
     )
   check_policy(policy, spec)
   if spec.weight_norm and config.handed_over == "updates":
     raise UserError(
-      "the initial weights of weight normalization depend on the examples of all clients, not on "
-      "the seed alone; use handed_over=weights or another norm."
+      "handed_over=updates needs initial weights that depend only on the seed, but those of weight "
+      "normalization also depend on examples; use handed_over=weights or another norm."
     )
   plan = make_plan(model, image.shape, config.cut, config.tail, config.relay_stages)
   shapes, outputs = segment_shapes(model, plan, image)
@@ -123,10 +124,13 @@ def make_rules(
   autoencoder = None
   if config.autoencoder is not None:
     if len(jax.tree.leaves(outputs[0])) > 1:
-      raise UserError("the decoder reads one tensor, but several cross this cut; drop autoencoder.")
+      raise UserError(
+        "the autoencoder can decode only one tensor, but several cross this cut; drop autoencoder "
+        "or cut the model elsewhere."
+      )
     autoencoder = make_autoencoder(outputs[0], image.shape, config, config.autoencoder)
   batch_size = config.batch_size
-  # The decoder comes after the segments in all tuples of parts.
+  # In all tuples of parts the decoder follows the segments.
   owners = [segment.owner for segment in plan.segments] + [ALICE] * bool(autoencoder)
   client_indices = tuple(index for index, owner in enumerate(owners) if owner == ALICE)
   averaged = tuple(config.averaged(owner) for owner in owners)
@@ -134,8 +138,7 @@ def make_rules(
   shared_stats = "mean" if policy == "local" else policy
   shared = combiner(shared_stats if spec.updates_running_statistics else "frozen")
   policies = [combiner("local") if local_stats and o == ALICE else shared for o in owners]
-  average_momentum = config.client_momentum == "global"
-  local_momentum = config.client_momentum == "local"
+  average_momentum, local_momentum = (config.client_momentum == m for m in ("global", "local"))
 
   def make_parts(variables: Sequence[Variables], decoder: Variables | None) -> list[Part]:
     parts = [party.init(part) for party, part in zip(parties, variables, strict=True)]
@@ -170,10 +173,8 @@ def make_rules(
       part.opt_state if local_momentum and mean else ()
       for part, mean in zip(parts, averaged, strict=True)
     )
-    never = jnp.int32(-1)
-    return ClientState(
-      local_statistics(parts), opt_states, jnp.int32(0), never, never, Tally.zeros()
-    )
+    stats, never = local_statistics(parts), jnp.int32(-1)
+    return ClientState(stats, opt_states, jnp.int32(0), never, never, Tally.zeros())
 
   def begin(state: ServerState, client: ClientState) -> tuple[Part, ...]:
     parts = parts_of(state)
@@ -240,11 +241,13 @@ def make_rules(
       for part, mean in zip(parts, averaged, strict=True)
     )
 
+  def joined(parts: Sequence[Part]) -> Variables:
+    return join([part.variables for part in parts[: len(plan.segments)]])
+
   def with_parts(state: ServerState, parts: Sequence[Part]) -> ServerState:
-    variables = join([part.variables for part in parts[: len(plan.segments)]])
     decoder = parts[-1].variables if autoencoder else ()
     opt_states = global_opt_states(parts)
-    return state._replace(variables=variables, opt_states=opt_states, decoder=decoder)
+    return state._replace(variables=joined(parts), opt_states=opt_states, decoder=decoder)
 
   def close(state: ServerState, sums: PyTree) -> ServerState:
     parts = parts_of(state)
@@ -264,10 +267,7 @@ def make_rules(
     return permute(key, positions, turns)
 
   def client_variables(state: ServerState, client: ClientState) -> Variables:
-    parts = list(divide(state.variables, shapes))
-    for index, stats in zip(plan.owned_by(ALICE), client.batch_stats, strict=False):
-      parts[index] = with_stats(Part(parts[index], ()), stats).variables
-    return join(parts)
+    return joined(begin(state, client))
 
   flops = functools.cache(lambda: costs.party_flops(model, plan, image, batch_size, autoencoder))
 

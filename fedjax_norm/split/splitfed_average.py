@@ -1,4 +1,4 @@
-"""Averages the parts that SplitFed's clients trained in a round (Thapa et al. 2022)."""
+"""Averages the model parts that SplitFed's clients train in a round (Thapa et al. 2022)."""
 
 import optax
 
@@ -9,12 +9,12 @@ from fedjax_norm.typing import Array, PyTree
 
 
 def to_sums(old: Part, new: Part, weight: Array, policy: Combiner, momentum: bool) -> PyTree:
-  """Returns one client's summands of the average.
+  """Returns what one client adds to the sums that :func:`from_sums` divides by the total weight.
 
   Args:
-    old: part at the start of the turn.
-    new: part at the end of the turn.
-    weight: weight of the client, float32.
+    old: the client's part before its training in a round.
+    new: the client's part after it.
+    weight: weight of the client in the average, float32.
     policy: combiner of running statistics.
     momentum: whether optimizer states are averaged too.
   """
@@ -26,19 +26,18 @@ def to_sums(old: Part, new: Part, weight: Array, policy: Combiner, momentum: boo
 
 
 def from_sums(old: Part, sums: PyTree, weight: Array, policy: Combiner) -> Part:
-  """Returns the averaged part.
+  """Returns the weighted mean of the clients' parts.
 
   Args:
-    old: part that all turns started from.
-    sums: sum of :func:`to_sums` over the clients.
+    old: part that all clients started from.
+    sums: sum of the results of :func:`to_sums` over the clients.
     weight: sum of the clients' weights.
     policy: combiner of running statistics.
   """
   variables = dict(old.variables)
   if "params" in variables:
-    variables["params"] = optax.tree.add(
-      variables["params"], optax.tree.scale(1 / weight, sums["params"])
-    )
+    mean = optax.tree.scale(1 / weight, sums["params"])
+    variables["params"] = optax.tree.add(variables["params"], mean)
   if "batch_stats" in variables:
     variables["batch_stats"] = policy.from_sums(sums["stats"], weight, variables["batch_stats"])
   return Part(variables, optax.tree.scale(1 / weight, sums["momentum"]))

@@ -1,4 +1,4 @@
-"""The states of split learning, and the part of them that crosses in a hand-over."""
+"""The states of server and clients in split learning, and what clients hand over of them."""
 
 from typing import NamedTuple
 
@@ -14,14 +14,14 @@ class ServerState(NamedTuple):
 
   Attributes:
     variables: variables of the whole model.
-    opt_states: optimizer state of each segment and of the decoder; () for an averaged part, except
-      under ``client_momentum='global'``.
+    opt_states: optimizer state of each segment and of the decoder; () for a segment that SplitFed
+      averages, except under ``client_momentum='global'``.
     decoder: variables of the clients' decoder, or ().
-    starter: id of the client that had the first turn, int32; -1 before it and without turns.
-    last: id of the client that trained last, int32; -1 likewise.
-    turns: number of sequential turns so far, int32.
-    tally: counts since the start of the run.
-    reconstruction: mean autoencoder loss of the last minibatch of each turn in the last round.
+    starter: id of the client that trained first, int32; -1 before it, and in ``splitfed_v1``.
+    last: id of the client that trained last, int32; -1 before it, and in ``splitfed_v1``.
+    turns: number of times that a client has trained, int32; 0 in ``splitfed_v1``.
+    tally: counts of bytes, round trips and examples since the start of the run.
+    reconstruction: autoencoder loss in the last step of each client, averaged over the last round.
   """
 
   variables: Variables
@@ -35,15 +35,16 @@ class ServerState(NamedTuple):
 
 
 class ClientState(NamedTuple):
-  """The state that stays on a client between its turns.
+  """The state that stays on a client between its turns, the rounds in which it trains.
 
   Attributes:
     batch_stats: running statistics of the client's segments under ``batch_stats='local'``, else ().
-    opt_states: optimizer states of averaged parts under ``client_momentum='local'``, else ().
+    opt_states: optimizer states of the segments that SplitFed averages under
+      ``client_momentum='local'``, else ().
     turns: number of turns of this client, int32.
-    first: index of its first turn among the turns of all clients, int32; -1 before it.
-    latest: index of its latest turn likewise.
-    tally: counts of this client. A hand-over that it sent is counted at its next turn.
+    first: index of this client's first turn among the turns of all clients, int32; -1 before it.
+    latest: index of this client's latest turn among the turns of all clients, int32; -1 before it.
+    tally: counts of this client. Weights that it hands over are counted at its next turn.
   """
 
   batch_stats: tuple[PyTree, ...]
@@ -55,25 +56,25 @@ class ClientState(NamedTuple):
 
 
 def params_of(part: Part) -> PyTree:
-  """Returns the parameters of a part; {} for stages without parameters."""
+  """Returns the parameters of a segment; {} for stages without parameters."""
   return part.variables.get("params", {})
 
 
 def stats_of(part: Part) -> PyTree:
-  """Returns the running statistics of a part; {} for stages without statistics."""
+  """Returns the running statistics of a segment; {} for stages without statistics."""
   return part.variables.get("batch_stats", {})
 
 
 def with_stats(part: Part, stats: PyTree) -> Part:
-  """Returns the part with these running statistics; unchanged if there are none."""
+  """Returns the part with its running statistics replaced; unchanged if ``stats`` is empty."""
   return part._replace(variables={**part.variables, "batch_stats": stats}) if stats else part
 
 
 def hand_over_state(part: Part, config: SplitConfig) -> dict[str, PyTree]:
-  """Returns what one client passes to the next, or to SplitFed's averager, of one of its parts.
+  """Returns what a client sends of one segment to the next client, or to SplitFed's averager.
 
   It has the parameters; the running statistics unless they are local or recomputed; and the
-  optimizer state if it survives the turn.
+  optimizer state, except in SplitFed under ``client_momentum`` ``local`` or ``reset``.
   """
   state = {"params": params_of(part)}
   if config.batch_stats in (None, "mean", "moments"):

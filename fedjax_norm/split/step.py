@@ -1,4 +1,4 @@
-"""One step of split training: the order of the computations and of the messages (Alg. 1 and 3)."""
+"""One step of split training: its computations and messages (paper 003, Alg. 1 and 3)."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,19 +13,19 @@ from fedjax_norm.split.plan import ALICE, Plan
 from fedjax_norm.typing import Array, Batch, Key, PyTree
 
 Send = Callable[[str, int, int, PyTree, Array], PyTree]
-"""(kind, sending segment, receiving segment, tensors, number of rows that are examples) -> the
-tensors as the receiver gets them."""
+"""(kind of message, index of the sending segment, of the receiving segment, tensors, number of rows
+without padding) -> the tensors as the receiver gets them."""
 
 
 class StepResult(NamedTuple):
   """The result of a step.
 
   Attributes:
-    parts: new parts of all segments, and of the decoder if there is one.
+    parts: new training states of all segments, and of the decoder if there is one.
     metrics: metrics of the labelled examples.
     examples: number of examples in the batch, int32.
-    exchanged: number of examples whose activations crossed the cut, int32.
-    reconstruction: mean loss of the autoencoder; 0 without one.
+    exchanged: number of examples that crossed the cut, int32.
+    reconstruction: mean loss of the autoencoder; 0 without an autoencoder.
   """
 
   parts: tuple[Part, ...]
@@ -50,19 +50,19 @@ def step(
   """Takes one step on one minibatch of a client.
 
   The client computes X <- F_a(data) and sends X and the labels to the server, which returns the
-  gradient of X. With more segments, each sends its output to the next and the gradient returns the
-  same way. Relays forward the labels unread; in the U-shape the labels stay with the client.
+  gradient of X. With relays or a tail, each segment sends its output to the next one, and gradients
+  return the same way. Relays forward labels unread; in the U-shape labels stay with the client.
 
   Args:
-    plan: the segments.
-    parties: functions of the segments.
-    loss_gradient: (outputs, batch) -> (G', metrics).
-    autoencoder: functions of Alg. 3, or None.
+    plan: the segments of the model and the party of each segment.
+    parties: training functions of the segments.
+    loss_gradient: (outputs, batch) -> (gradient G' of the mean loss, sums of the metrics).
+    autoencoder: functions of the clients' autoencoder (Alg. 3), or None.
     send: delivers the messages.
-    parts: parts of all segments, and of the decoder if there is one.
+    parts: training states of all segments, and of the decoder if there is one.
     batch: the client's minibatch.
-    time: step number given to the norms.
-    key: key that dropout derives from.
+    time: rounds so far, a fraction within a round, for norms that change during training.
+    key: random key of dropout.
     rate: learning rate.
   """
   parts, last = list(parts), len(plan.segments) - 1
@@ -100,5 +100,5 @@ def step(
 
 
 def deliver(kind: str, sender: int, receiver: int, tensors: PyTree, count: Array) -> PyTree:
-  """Returns the tensors unchanged: the ``Send`` of parties that share one program."""
+  """Returns the tensors unchanged: the ``Send`` of parties in one compiled program."""
   return tensors

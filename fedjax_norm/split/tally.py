@@ -1,4 +1,4 @@
-"""Counters of bytes, round trips and examples inside a compiled program."""
+"""Counts bytes, round trips and examples of split learning inside a compiled program."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -19,10 +19,10 @@ class Tally(NamedTuple):
   Attributes:
     up: bytes sent by clients.
     down: bytes received by clients.
-    relayed: bytes sent between the other parties.
+    relayed: bytes sent among server and relays.
     trips: round trips.
-    examples: examples that went through a client's head.
-    exchanged: examples whose activations crossed the cut.
+    examples: examples that a client's head processed.
+    exchanged: examples that crossed the cut: all, or with an autoencoder the labelled ones.
   """
 
   up: Counter
@@ -34,7 +34,7 @@ class Tally(NamedTuple):
 
   @classmethod
   def zeros(cls) -> "Tally":
-    """Returns counts of zero."""
+    """Returns a tally of zeros."""
     return cls(*(Counter.of(0) for _ in cls._fields))
 
   def add(self, other: "Tally") -> "Tally":
@@ -50,19 +50,19 @@ def make_step_tally(
   *,
   trips: bool,
 ) -> Callable[[Array, Array], Tally]:
-  """Returns a function: (examples in the batch, examples that cross the cut) -> tally of the step.
+  """Returns a function: (examples in the batch, examples that cross the cut) -> tally of one step.
 
-  Only rows of real examples are counted, without headers and encryption.
+  Bytes are those of tensors without padding, headers and encryption.
 
   Args:
-    plan: the segments.
+    plan: the segments of the model and the party of each segment.
     outputs: shapes of each segment's output for one example.
     label: shape of the label of one example.
     batch_size: largest number of examples in a step.
-    trips: whether clients train sequentially, so that a step's round trips add to the run's.
+    trips: whether to count the step's round trips, because clients train sequentially.
 
   Raises:
-    UserError: a step that sends 4 GiB or more.
+    UserError: a step would send 4 GiB or more.
   """
   up = down = relayed = 0
   label_bytes = 0 if plan.u_shaped else num_bytes(label)
@@ -74,10 +74,10 @@ def make_step_tally(
       up, down = up + size, down + size
     else:
       relayed += 2 * size + label_bytes
-  if max(up, down, relayed) * batch_size >= 2**32:
+  if (most := max(up, down, relayed) * batch_size) >= 2**32:
     raise UserError(
-      f"a step of {batch_size} examples would send {max(up, down, relayed) * batch_size:,} bytes; "
-      "cut the model elsewhere or use a smaller batch_size."
+      f"a step of {batch_size} examples would send {most:,} bytes, but 4 GiB or more cannot be "
+      "counted; cut the model elsewhere or use a smaller batch_size."
     )
 
   def step_tally(examples: Array, exchanged: Array) -> Tally:
@@ -96,10 +96,10 @@ def make_step_tally(
 
 
 def pass_cost(plan: Plan, shapes: Sequence[Variables], outputs: Sequence[PyTree]) -> Cost:
-  """Returns the bytes of a client when statistics are recomputed in one pass over its data.
+  """Returns the bytes of a client in one pass over its data that recomputes running statistics.
 
-  The client receives its parameters, sends the activations of every example (a step of the cost),
-  and sends the moments of its norms: count, mean and m2. No labels and no gradients cross. The
+  The client receives its parameters, sends the activations of every example (one step of the
+  ``Cost``), and sends the moments of its norms: count, mean and sum of squared deviations. The
   arguments after the plan are the results of ``plan.segment_shapes``.
   """
   up = down = step_up = step_down = 0

@@ -10,19 +10,19 @@ _UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 def difference(now: PyTree, start: PyTree) -> PyTree:
-  """Returns the difference of the bit patterns as unsigned integers, modulo their range.
+  """Returns the differences between two trees of arrays, without rounding.
 
-  d = bits(now) - bits(start); unlike a difference of floats it does not round.
+  The bit patterns of the elements are subtracted as unsigned integers, modulo 2^bits.
 
   Args:
     now: arrays with elements of 1, 2 or 4 bytes.
-    start: arrays of the same shapes and dtypes.
+    start: arrays with the shapes and dtypes of ``now``.
   """
   return jax.tree.map(lambda a, b: _bits(a) - _bits(b), now, start)
 
 
 def restore(difference: PyTree, start: PyTree) -> PyTree:
-  """Returns exactly the arrays that :func:`difference` was computed from."""
+  """Returns ``now`` from the result of ``difference(now, start)`` and ``start``, bit for bit."""
 
   def leaf(d: Array, b: Array) -> Array:
     return lax.bitcast_convert_type(_bits(b) + jnp.asarray(d), jnp.asarray(b).dtype)

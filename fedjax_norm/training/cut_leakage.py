@@ -1,4 +1,4 @@
-"""Measures how much activations leak about images, and gradients about labels, at each cut."""
+"""Measures how much activations reveal images, and gradients labels, at each cut of a model."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from fedjax_norm.training.task.task import Task
 from fedjax_norm.typing import Array, Variables
 
 _BATCH = 64
-_MIN_EXAMPLES = 4  # required by the corrected distance correlation
+_MIN_EXAMPLES = 4  # needed by the corrected distance correlation
 _SHOWN = 8
 _SIMILARITY = ("reconstruction_error", "psnr", "ssim")
 
@@ -33,34 +33,35 @@ class LeakageConfig(Options):
   """Options of the leakage measurement.
 
   Attributes:
-    attack: training options of the attacker's decoder; ``attack_steps`` replaces its steps.
+    attack: training options of the attacker's decoder; ``attack_steps`` replaces ``attack.steps``.
   """
 
   group = "leakage"
 
   cuts: str | None = option(
     None,
-    "The stages after which the model is cut, with commas; by default every stage from the first "
-    "with parameters (python -m experiments.stages lists them).",
+    "The cut layers: stages after which the model is cut, separated by commas. By default every "
+    "possible cut is measured; python -m experiments.stages lists the stages.",
   )
   examples: int = option(
     512,
-    "The largest number of test images attacked by their activations, and of training images "
-    "attacked by their gradients.",
+    "The largest number of test images to reconstruct from activations, and of training images to "
+    "infer labels of from gradients.",
     least=_MIN_EXAMPLES,
   )
   auxiliary: float = option(
     0.5,
-    "The share of the test images that the attacker has; the other test images are attacked.",
+    "The share of the test images that the attacker trains the decoder on; the attacked images are "
+    "drawn from the other test images.",
     above=0,
     below=1,
   )
   attack_steps: int = option(1000, "Training steps of the attacker's decoder.", least=1)
   known_labels: int = option(
-    5, "Labels of each class that the server knows, at most half of the class.", least=1
+    5, "The number of labels of each class that the server knows; at most half are used.", least=1
   )
   seed: int = option(
-    0, "The seed of the choice of images and of the attacks.", least=0, most=2**32 - 1
+    0, "The random seed of the choice of images and of the attacks.", least=0, most=2**32 - 1
   )
   attack: Attack = dataclasses.field(default_factory=Attack)
 
@@ -69,15 +70,16 @@ class Leakage(NamedTuple):
   """The results of the measurement.
 
   Attributes:
-    rows: one row per cut: ``cut`` (the stage before it); ``shape`` and ``numbers`` of the
-      activations of one example; ``distance_correlation`` and ``distance_correlation_corrected`` of
-      images and activations; ``reconstruction_error`` relative to the mean of the auxiliary images,
-      ``psnr`` and ``ssim``; for classification the accuracies ``labels_by_known``,
-      ``labels_by_clusters``, ``labels_shuffled`` (of the clusters on shuffled labels) and
-      ``labels_chance`` (share of the most frequent class).
+    rows: one row per cut: ``cut`` (the stage before the cut); ``shape`` and ``numbers`` (the
+      product of the shape) of the activations of one example; ``distance_correlation`` and
+      ``distance_correlation_corrected`` of images and activations; ``reconstruction_error``
+      relative to the mean of the attacker's images, ``psnr`` and ``ssim``; for classification the
+      accuracies of guessed labels: ``labels_by_known`` (some labels are known),
+      ``labels_by_clusters`` (none is known), ``labels_shuffled`` (of the clusters, on shuffled
+      labels) and ``labels_chance`` (always the most frequent class).
     images: [S, H, W, C] some of the attacked images, usually from 0 to 1.
     reconstructions: reconstructions of ``images`` for each cut.
-    auxiliary: number of images that the attacker had.
+    auxiliary: number of images that the attacker has.
     victims: number of attacked images.
   """
 
@@ -89,51 +91,49 @@ class Leakage(NamedTuple):
 
 
 def measure(task: Task, variables: Variables, config: LeakageConfig) -> Leakage:
-  """Attacks the activations and gradients of a model at its cuts.
+  """Reconstructs images from activations, and infers labels from gradients, at cuts of a model.
 
-  The model is in evaluation mode, so that a message depends on one example only. The attacked
+  The model is in evaluation mode, so that each activation depends on one example only. The attacked
   images and the attacker's images are different test images, which no client has. Labels are
-  attacked for training images, by the gradient that the client's tail, all stages after the cut,
+  inferred for training images, from the gradients that the client's tail (all stages after the cut)
   sends to the server.
 
   Args:
     task: the data and the model.
     variables: variables of the model.
-    config: the options.
+    config: the options of the measurement.
 
   Raises:
-    UserError: a model without stages, an unknown cut, or too few images.
+    UserError: the model has no stages, a cut is impossible, or there are too few images.
   """
   model = task.model
   if not isinstance(model, Staged):
-    raise UserError("this model is no sequence of stages, so it cannot be cut; choose another one.")
+    raise UserError("the model is not a sequence of stages, so it cannot be cut; choose another.")
   shapes = _cuts(model, task.image_shape, config.cuts)
   options = dataclasses.replace(config.attack, steps=config.attack_steps)
   rng = np.random.default_rng(config.seed)
   test, train = task.source.test, task.source.train
   order = rng.permutation(len(test.labels))
   split = round(config.auxiliary * len(order))
-  # The attacker's images stay in random order because the first of them are held out.
+  # The attacker's images stay in random order because the first ones serve for validation.
   own_ids, victim_ids = order[:split], np.sort(order[split:][: config.examples])
   if min(len(own_ids), len(victim_ids)) < _MIN_EXAMPLES:
     raise UserError(
-      f"of {len(order)} test images the attacker has {len(own_ids)} and attacks {len(victim_ids)}; "
-      f"both must be at least {_MIN_EXAMPLES}, so use more test images or another share."
+      f"of {len(order)} test images the attacker has {len(own_ids)} and attacks {len(victim_ids)}, "
+      f"but both must be at least {_MIN_EXAMPLES}; use more test images or another auxiliary share."
     )
   auxiliary, victims = jnp.asarray(test.images[own_ids]), jnp.asarray(test.images[victim_ids])
   originals, truth = to_float(auxiliary), to_float(victims)
   key = stream(jax.random.key(config.seed), Stream.DECODER)
   train_ids = np.sort(rng.permutation(len(train.labels))[: config.examples])
-  images = jnp.asarray(train.images[train_ids])
-  labels = train.labels[train_ids].astype(np.int32)
+  images, labels = jnp.asarray(train.images[train_ids]), train.labels[train_ids].astype(np.int32)
 
   attack, similarity = jax.jit(reconstruct, static_argnums=(0, 6)), jax.jit(_similarity)
   rows, reconstructions = [], []
   for name, (begin, shape) in shapes.items():
     front = _front(task, begin)
     activations = jax.jit(_each, static_argnums=0)(front, variables, victims)
-    inputs = task.eval_transform(victims)
-    plain, corrected = jax.jit(distance_correlation)(inputs, activations)
+    plain, corrected = jax.jit(distance_correlation)(task.eval_transform(victims), activations)
     reconstruction = attack(front, variables, auxiliary, originals, victims, key, options)
     row = {
       "cut": name,
@@ -155,7 +155,7 @@ def measure(task: Task, variables: Variables, config: LeakageConfig) -> Leakage:
 def _cuts(
   model: Staged, image_shape: tuple[int, int, int], cuts: str | None
 ) -> dict[str, tuple[int, tuple[int, ...]]]:
-  """Returns a dict: name of a cut -> (number of stages before it, shape of its activations)."""
+  """Returns a dict: stage before a cut -> (number of stages before the cut, activations' shape)."""
   possible, parametric = {}, False
   for index, info in enumerate(describe(model, image_shape)[:-1]):
     parametric |= info.parametric
@@ -167,8 +167,8 @@ def _cuts(
     raise UserError(
       f"the model cannot be cut after {unknown[0]!r}; choose among {', '.join(possible)}."
       if unknown
-      else "the model has no cut after a stage with parameters; its stages are "
-      f"{', '.join(stage_names(model))}."
+      else "the model cannot be cut after a stage with parameters; its stages are "
+      f"{', '.join(stage_names(model))}; choose another model."
     )
   return {name: possible[name] for name in names}
 
@@ -191,9 +191,9 @@ def _each(front: Front, variables: Variables, images: Array) -> Array:
 
 
 def _make_gradients(task: Task, begin: int) -> Callable[[Variables, Array, Array], Array]:
-  """Returns a function: (variables, images, labels) -> gradients of each example's loss [n, ...].
+  """Returns a function: (variables, images, labels) -> gradients [n, ...], one per example.
 
-  The gradients are by the activations that enter stage ``begin``.
+  They are the gradients of the losses with respect to the activations that enter stage ``begin``.
   """
   front, loss_of = _front(task, begin), find(task.objective).loss
 
@@ -213,7 +213,7 @@ def _make_gradients(task: Task, begin: int) -> Callable[[Variables, Array, Array
 def _label_accuracies(
   gradients: Array, labels: np.ndarray, num_classes: int, config: LeakageConfig, key: Array
 ) -> dict[str, float]:
-  """Returns the accuracies of the attacks on labels."""
+  """Returns the accuracies of guessed labels, the ``labels_*`` columns of :class:`Leakage`."""
   # At most half of a class is known, so that labels remain to be guessed.
   by_class = (np.flatnonzero(labels == c) for c in range(num_classes))
   known_ids = [ids[: min(config.known_labels, len(ids) // 2)] for ids in by_class]

@@ -31,25 +31,29 @@ from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 @dataclasses.dataclass(frozen=True)
 class DistilConfig(SgdConfig):
-  """Options of the student's training."""
+  """Options of the training of the student."""
 
   group = "distillation"
 
-  lr: float = option(0.02, "The learning rate.", above=0)
-  epochs: int = option(20, "Passes over the public images.", least=1)
-  eval_every: int = option(1, "Epochs between two evaluations.", least=1)
+  lr: float = option(0.02, "The learning rate of the student.", above=0)
+  epochs: int = option(20, "The number of passes over the public images.", least=1)
+  eval_every: int = option(1, "The number of epochs between two evaluations.", least=1)
   temperature: float = option(
     2.0,
-    "The temperature T that divides all logits; a higher one gives less likely classes of the "
-    "teacher more weight.",
+    "The temperature T, which divides the logits of teacher and student. With a higher T the "
+    "student learns more from the classes that the teacher finds less likely.",
     above=0,
   )
   hard: float = option(
-    0.0, "The weight of the public labels in the loss, from 0 to 1.", least=0, most=1
+    0.0,
+    "The weight of the public images' labels in the loss, from 0 (only the teacher's outputs) to 1 "
+    "(only the labels).",
+    least=0,
+    most=1,
   )
   seed: int = option(
     0,
-    "Seed of the student's initial weights, the order of the images and dropout.",
+    "The random seed of the student's initial weights, the order of the images and dropout.",
     least=0,
     most=2**32 - 1,
   )
@@ -61,7 +65,7 @@ class PublicData(NamedTuple):
   Attributes:
     images: [N, H, W, C] stored images.
     teacher_logits: [N, C] float32 outputs of the teacher.
-    labels: [N] int32 labels, used under ``hard``.
+    labels: [N] int32 labels, not used if the option ``hard`` is 0.
   """
 
   images: Array
@@ -70,12 +74,7 @@ class PublicData(NamedTuple):
 
 
 class Student(NamedTuple):
-  """The training state of the student.
-
-  Attributes:
-    variables: variables of the model.
-    opt_state: optimizer state.
-  """
+  """The variables and the optimizer state of the student."""
 
   variables: Variables
   opt_state: PyTree
@@ -92,16 +91,13 @@ class _State(NamedTuple):
 def distillation_loss(
   logits: Array, teacher_logits: Array, labels: Array, temperature: float, hard: float
 ) -> Array:
-  """Returns (1 - h) T^2 KL(softmax(t / T) || softmax(s / T)) - h log softmax(s)[label], [B].
+  """Returns the student's loss for each example, [B].
 
-  The factor T^2 keeps the scale of the gradient when T changes (Hinton et al. 2015, sec. 2).
+    (1 - h) T^2 KL(softmax(t / T) || softmax(s / T)) - h log softmax(s)[label]
 
-  Args:
-    logits: [B, C] logits s of the student.
-    teacher_logits: [B, C] logits t of the teacher.
-    labels: [B] int32.
-    temperature: temperature T.
-    hard: weight h of the labels.
+  Here s and t are the logits [B, C] of student and teacher, T is the temperature, and h is the
+  weight ``hard`` of the labels [B]. The factor T^2 keeps the scale of the gradient when T changes
+  (Hinton et al. 2015, sec. 2).
   """
   student, teacher = (
     jax.nn.log_softmax(a.astype(jnp.float32) / temperature) for a in (logits, teacher_logits)
@@ -114,9 +110,10 @@ def distillation_loss(
 def make_epoch(
   task: Task, config: DistilConfig
 ) -> Callable[[Student, PublicData, Array, Key], tuple[Student, Array]]:
-  """Returns a function: (student, public data, epoch, key) -> (student, mean loss) after one epoch.
+  """Returns a function that trains one epoch.
 
-  Auxiliary classifiers of the student learn the teacher's most likely class.
+  (student, public data, number of the epoch, random key) -> (student, mean loss). Auxiliary
+  classifiers of the student learn the class that the teacher finds most likely.
   """
   model, sgd, size = task.model, optimizer(config), config.batch_size
 
@@ -130,28 +127,20 @@ def make_epoch(
     def body(
       carry: tuple[Student, Array], step: tuple[Array, Array, Array]
     ) -> tuple[tuple[Student, Array], None]:
-      (variables, opt_state), total = carry
-      ids, real, index = step
+      ((variables, opt_state), total), (ids, real, index) = carry, step
       images, teacher_logits = task.eval_transform(public.images[ids]), public.teacher_logits[ids]
-      key = jax.random.fold_in(dropout_key, index)
-      mode = Mode(
-        train=True,
-        mask=real.astype(jnp.float32),
-        step=number + index / steps,
-        labels=teacher_logits.argmax(-1),
+      rngs, changing = (
+        {"dropout": jax.random.fold_in(dropout_key, index)},
+        ["batch_stats", "losses"],
       )
+      weights, progress = real.astype(jnp.float32), number + index / steps
+      mode = Mode(train=True, mask=weights, step=progress, labels=teacher_logits.argmax(-1))
 
       def loss(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
-        logits, changed = model.apply(
-          {**variables, "params": params},
-          images,
-          mode,
-          mutable=["batch_stats", "losses"],
-          rngs={"dropout": key},
-        )
-        each = distillation_loss(
-          logits, teacher_logits, public.labels[ids], config.temperature, config.hard
-        )
+        given = {**variables, "params": params}
+        logits, changed = model.apply(given, images, mode, mutable=changing, rngs=rngs)
+        labels, hard = public.labels[ids], config.hard
+        each = distillation_loss(logits, teacher_logits, labels, config.temperature, hard)
         summed = jnp.where(real, each, 0).sum()
         auxiliary = sum(jax.tree.leaves(changed.get("losses", {})), jnp.float32(0))
         return (summed + auxiliary) / real.sum(), (summed, changed.get("batch_stats", {}))
@@ -179,14 +168,14 @@ def distil(
   eval_batch_size: int = 256,
   show_progress: bool = False,
 ) -> tuple[Variables, list[dict[str, Any]]]:
-  """Trains a student; resumes from the folder's checkpoint with bit-identical results.
+  """Trains a student, or resumes its training from the folder's checkpoint, bit for bit.
 
   Args:
     task: the student's model, transform of images and test images.
     public: training data of the student.
-    config: the options.
-    traffic: bytes exchanged to compute the teacher's outputs, written to every row.
-    folder: folder of the rows and checkpoints.
+    config: the options of the training.
+    traffic: bytes exchanged to compute the teacher's outputs, written to every row of metrics.
+    folder: folder of the rows of metrics and of the checkpoints.
     eval_batch_size: test examples per batch.
     show_progress: whether to draw a progress bar.
 
@@ -194,10 +183,9 @@ def distil(
     (variables of the student, rows of metrics).
 
   Raises:
-    DivergedError: a loss that is not finite.
+    DivergedError: the training loss or the test loss is infinite or not a number.
   """
-  mapping = client_mapping.create("scan", num_clients=1)
-  test = make_test(task, mapping)
+  test = make_test(task, client_mapping.create("scan", num_clients=1))
   test_batches = classification.stack_batches(task.source.test, eval_batch_size)
   epoch = make_epoch(task, config)
   variables = jax.tree.map(jnp.asarray, initial_variables(task, config.seed))
@@ -226,14 +214,8 @@ def distil(
       elapsed = time.perf_counter() - started
       speed = len(public.images) * (until - done) / elapsed
       done, seconds = until, seconds + elapsed
-      row = {
-        "round": done,
-        "train_loss": float(loss),
-        **columns,
-        "rate": config.lr,
-        **traffic._asdict(),
-        "seconds": seconds,
-      }
+      row = {"round": done, "train_loss": float(loss), **columns, "rate": config.lr}
+      row |= {**traffic._asdict(), "seconds": seconds}
       with uninterrupted():
         # Row before checkpoint: resuming removes an extra row but could not restore a missing one.
         folder.append(row)

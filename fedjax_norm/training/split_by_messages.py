@@ -1,4 +1,4 @@
-"""A training program of split learning in which every message is an object (``--step_by_step``)."""
+"""Split learning by separately compiled parties that exchange messages (``--step_by_step``)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,33 +16,30 @@ from fedjax_norm.training.program_types import Phase, Program
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.task.task import Task
 
-# Positions in the arguments of an interval (see ``rounds.compile_interval``).
-_FIRST, _BEGIN = 6, 7
-
 
 def make_message_program(
   method: Method, task: Task, config: Any, observe: Observe | None = None
 ) -> Program:
-  """Returns a program whose parties are compiled separately and exchange messages.
+  """Returns a training program of separately compiled parties that exchange messages.
 
   Args:
-    method: a variant of split learning.
+    method: split learning or a SplitFed variant.
     task: the data and the model.
-    config: the options.
-    observe: callback for every message, in addition to the program's log.
+    config: the options of the run.
+    observe: callback that receives every message; the program also counts all messages.
 
   Raises:
-    UserError: ``batch_stats=recalibrate``.
+    UserError: the option batch_stats is ``recalibrate``, for which there are no messages.
   """
   if config.batch_stats == "recalibrate":
     raise UserError(
-      "step_by_step has no messages for the pass that recomputes statistics; drop step_by_step or "
-      "batch_stats=recalibrate."
+      "--step_by_step has no messages for --batch_stats=recalibrate, which recomputes the running "
+      "statistics; drop --step_by_step or choose another --batch_stats."
     )
   program = make_program(dataclasses.replace(method, sequential=lambda config: True), task, config)
   log = MessageLog()
 
-  def log_and_observe(message: Message) -> None:
+  def report(message: Message) -> None:
     log.observe(message)
     if observe:
       observe(message)
@@ -53,12 +50,11 @@ def make_message_program(
     def start(seed: int) -> ServerState:
       return rules.init(initial_variables(task, seed))
 
-    interval = make_interval(
-      rules, phase.config, task.transform, config.seed, start, log_and_observe
-    )
+    interval = make_interval(rules, phase.config, task.transform, config.seed, start, report)
 
     def logged_interval(*arguments: Any) -> Any:
-      log.begin(int(arguments[_FIRST]) + int(arguments[_BEGIN]))
+      first, begin = arguments[6:8]  # see ``rounds.compile_interval``
+      log.begin(int(first) + int(begin))
       return interval(*arguments)
 
     return logged_interval

@@ -101,13 +101,13 @@ def test_train_predict_and_distil(run):
 @pytest.mark.parametrize(
   ("binary", "given", "match"),
   [
-    ((distil.main, DistilFlags), (), "there is no teacher"),
+    ((distil.main, DistilFlags), (), "give --teacher"),
     ((distil.main, DistilFlags), ("--teacher=nothing",), "holds no run"),
     ((distil.main, DistilFlags), ("--teacher=x", "--temperature=0"), "temperature is 0"),
-    ((distil.main, DistilFlags), ("--teacher=x", "--norm=fixbn"), "give bn"),
-    ((split_predict.main, PredictFlags), (), "there is no run"),
+    ((distil.main, DistilFlags), ("--teacher=x", "--norm=fixbn"), "give --norm=bn"),
+    ((split_predict.main, PredictFlags), (), "give --workdir"),
     ((split_predict.main, PredictFlags), ("--image_size=6",), "it needs --data"),
-    (SPLIT, ("--members=tiny:conv1",), "no majority"),
+    (SPLIT, ("--members=tiny:conv1",), "a vote needs two"),
     (SPLIT, ("--members=tiny,lenet:conv1",), "MODEL:CUT"),
     (SPLIT, ("--members=tiny:conv1,no:conv1",), "unknown model 'no'"),
     (SPLIT, ("--members=tiny:conv1,tiny:conv2", "--cut=conv1"), "--cut applies to a single model"),

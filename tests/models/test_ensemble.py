@@ -192,8 +192,8 @@ def test_parameters_and_flops_are_sums_over_the_members():
 @pytest.mark.parametrize(
   ("members", "match"),
   [
-    ([member()], "no majority"),
-    ([member("conv1", "conv2"), member("conv1")], "give all or none"),
+    ([member()], "a vote needs two"),
+    ([member("conv1", "conv2"), member("conv1")], "to all or to none"),
     ([member("head"), member("conv1")], "is the last"),
     ([member("pool"), member("conv1")], "unknown stage 'pool'"),
   ],

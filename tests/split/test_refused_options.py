@@ -17,7 +17,7 @@ V1, V2 = (with_defaults(SplitConfig, variant=f"splitfed_v{n}") for n in (1, 2))
     (SplitConfig, {"cut": "shift"}, "before the first stage with parameters"),
     (SplitConfig, {"cut": "head"}, "is the last"),
     (SplitConfig, {"cut": "conv9"}, "conv, mix, body"),
-    (SplitConfig, {"cut": "mix", "tail": "conv"}, "do not follow one another"),
+    (SplitConfig, {"cut": "mix", "tail": "conv"}, "not in the order"),
     (SplitConfig, {"cut": "conv", "relays": "mix", "hand_over": "peer"}, "see both ends"),
     (
       SplitConfig,
@@ -30,8 +30,8 @@ V1, V2 = (with_defaults(SplitConfig, variant=f"splitfed_v{n}") for n in (1, 2))
       "hand_over=peer",
     ),
     (V1, {"turn_order": "shuffled"}, "no order"),
-    (SplitConfig, {"client_momentum": "local"}, "hand their momentum over"),
-    (V2, {"handed_over": "updates"}, "not updates"),
+    (SplitConfig, {"client_momentum": "local"}, "momentum over"),
+    (V2, {"handed_over": "updates"}, "averaged weights"),
     (SplitConfig, {"local_steps": 1, "local_epochs": 1}, "exclude each other"),
     (SplitConfig, {"batch_stats": "moments"}, "nothing to average"),
     (SplitConfig, {"autoencoder": 0.0}, "must be above 0"),
@@ -44,7 +44,7 @@ def test_invalid_options_are_refused(kind, options, says):
 
 
 def test_updates_of_weight_normalization_are_refused():
-  with pytest.raises(UserError, match="not on the seed alone"):
+  with pytest.raises(UserError, match="depend only on the seed"):
     algorithm(net("wn"), configure(SplitConfig, LOCAL, handed_over="updates"))
 
 

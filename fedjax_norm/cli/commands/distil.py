@@ -1,4 +1,4 @@
-"""Distils the model of a split run into a student model (see ``experiments.distil``)."""
+"""Distils the model of a split learning run into a student (see ``experiments.distil``)."""
 
 import dataclasses
 
@@ -42,33 +42,39 @@ class DistilFlags(DistilConfig, Config):
   algorithm = "distil"
   hidden = all_but(*_SHOWN)
 
-  teacher: str | None = option(None, "The folder of a finished run of experiments.split.")
+  teacher: str | None = option(
+    None, "The folder of a finished run of experiments.split, the teacher; it must be given."
+  )
   student: str = option("tiny", "The model of the student.", choices=tuple(models.MODELS))
 
   def check(self) -> None:
-    """Refuses norms that equal BN for a student, which trains without clients."""
+    """Raises UserError for sync_bn, fixbn and similar norms, which equal bn on one machine."""
     if NORMS[self.norm].freezes_statistics or NORMS[self.norm].across_clients:
-      raise UserError(f"--norm={self.norm} equals bn for a student without clients; give bn.")
+      raise UserError(
+        f"--norm={self.norm} equals bn for a student, which trains on one machine; give --norm=bn."
+      )
 
 
 def main(config: DistilFlags) -> None:
-  """Computes the teacher's outputs, trains the student and tests both."""
+  """Computes the teacher's outputs, trains the student, and tests student and teacher."""
   teacher = config.teacher
   if teacher is None:
-    raise UserError("there is no teacher; give --teacher=FOLDER of a run of experiments.split.")
+    raise UserError(
+      "there is no teacher; give --teacher, the folder of a run of experiments.split."
+    )
   config = dataclasses.replace(config, model=config.student, rounds=config.epochs)
   run = load_split(teacher)
   if config.data == run.flags.data and config.data_dir == run.flags.data_dir:
     raise UserError(
-      f"{config.data} is the clients' training data, which is not public; give other --data."
+      f"{config.data} is the teacher's training data, which is not public; give other --data."
     )
   source = train.load(config)
   check_images(run, source.train.images.shape[1:], source.name)
   host_memory.check_batch(config.batch_size, source.train.images.shape[1:])
   if config.hard and source.class_names != run.task.source.class_names:
     raise UserError(
-      "--hard does nothing here: the classes of --data are not the teacher's; drop it or give "
-      "other --data."
+      "--hard cannot use the labels of --data, which has other classes than the teacher; drop "
+      "--hard or give other --data."
     )
   task = make_student(config, run, source)
   path = app.new_folder(config)
@@ -89,7 +95,7 @@ def main(config: DistilFlags) -> None:
 
 
 def make_student(config: DistilFlags, run: SplitRun, source: Source) -> Task:
-  """Returns the teacher's task with the student as model and the public images as training data."""
+  """Returns a task of the student's model, public training data and the teacher's test images."""
   task, norm = run.task, config.make_norm(config.rounds)
   model = models.create(config.model, norm, task.num_classes, task.image_shape, config.stem)
   if models.entry(config.model).segments:
@@ -109,7 +115,7 @@ def finish(
   rows: list[Row],
   variables: Variables,
 ) -> None:
-  """Writes the student's model and the test results of student and teacher."""
+  """Writes the student's model to the run's folder, and the test results of student and teacher."""
   task, last = run.task, rows[-1]
   test = make_test(task, client_mapping.create("scan", num_clients=1))
   test_batches = classification.stack_batches(task.source.test, config.eval_batch_size)
@@ -124,8 +130,7 @@ def finish(
   }
   folder.write_summary(result)
   title = f"{config.data}, {config.model} taught by {run.flags.model_name}"
-  figure = curves.learning_curves_figure(rows, title)
-  base.save(figure, folder.path / "learning_curves.png")
+  base.save(curves.learning_curves_figure(rows, title), folder.path / "learning_curves.png")
   pairs = [
     ("student", f"{config.model}, {config.norm}: top-1 {result['top1']:.2%}"),
     ("teacher", f"{run.flags.model_name}, {run.flags.norm}: top-1 {result['teacher_top1']:.2%}"),
@@ -139,5 +144,5 @@ def finish(
 
 
 def launch() -> None:
-  """Runs the binary on the command line's flags, and exits."""
+  """Runs ``experiments.distil`` with the flags of the command line, and exits."""
   app.run(main, DistilFlags)

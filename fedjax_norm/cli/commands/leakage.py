@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from pathlib import Path
 
 from fedjax_norm import options
 from fedjax_norm.cli import app
@@ -34,7 +33,7 @@ MODEL_OPTIONS = (
   "task", "standardise", "whiten", "zca_epsilon", "subtract", "model", "stem", "norm", "groups",
   "group_size", "mean_only_bn", "norm_epsilon", "compute_dtype",
 )  # fmt: skip
-"""The options that choose the model and the data if there is no run."""
+"""The options that choose the model and the data if --workdir is not given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,19 +46,19 @@ class LeakageFlags(LeakageConfig, Config):
                    "progress", "host_devices")  # fmt: skip
 
   untrained: bool = option(
-    False, "Whether the initial model of the run is measured instead of its final model."
+    False, "Measures the initial model of the run in --workdir instead of its final model."
   )
 
   def check(self) -> None:
-    """Raises ``UserError`` for options that have no effect with a run, or without one."""
+    """Raises ``UserError`` for options that have no effect with --workdir, or without it."""
     if self.workdir is None and self.untrained:
       raise UserError(
-        "--untrained does nothing here: without --workdir the model is untrained; drop it."
+        "--untrained does nothing here: without --workdir the model is untrained anyway; drop it."
       )
     for one in options.of(type(self)) if self.workdir else ():
       if one.name in MODEL_OPTIONS and getattr(self, one.name) != one.default:
         raise UserError(
-          f"--{one.name} does nothing here: the run in --workdir has a model and data; drop it."
+          f"--{one.name} does nothing here: the run in --workdir sets model and data; drop it."
         )
 
 
@@ -76,46 +75,40 @@ _COLUMNS = {
 
 
 def main(config: LeakageFlags) -> None:
-  """Measures the leakage, prints a table and writes the files."""
+  """Measures the leakage at each cut, prints a table, and writes a CSV file and a figure."""
   task, variables, title = _of_run(config) if config.workdir else _of_flags(config)
   folder = app.new_folder(config)
   with locked(folder, config.wait_for_workdir) if config.workdir else contextlib.nullcontext():
-    _measure(config, task, variables, title, folder)
-
-
-def _measure(
-  config: LeakageFlags, task: Task, variables: Variables, title: str, folder: Path
-) -> None:
-  """Measures a model and writes the results to a folder."""
-  measured = cut_leakage.measure(task, variables, config)
-  head = {name: text for name, text in _COLUMNS.items() if name in measured.rows[0]}
-  rows = [[_cell(row[name]) for name in head] for row in measured.rows]
-  print(columns_table(list(head.values()), rows))
-  print(
-    f"{measured.victims:,} test images attacked with {measured.auxiliary:,} others, whose mean has "
-    "an image error of 1"
-  )
-  folder.mkdir(parents=True, exist_ok=True)
-  stem = "leakage_untrained" if config.untrained else "leakage"
-  write_table(folder / f"{stem}.csv", measured.rows)
-  leakage.leakage(measured, folder / f"{stem}.png", title)
-  print(f"written: {folder / stem}.csv, {folder / stem}.png")
+    measured = cut_leakage.measure(task, variables, config)
+    head = {name: text for name, text in _COLUMNS.items() if name in measured.rows[0]}
+    values = [[row[name] for name in head] for row in measured.rows]
+    rows = [[v if isinstance(v, str) else f"{v:.3f}" for v in row] for row in values]
+    print(columns_table(list(head.values()), rows))
+    print(
+      f"{measured.victims:,} test images were attacked with the help of {measured.auxiliary:,} "
+      "others; an image error of 1 is that of the others' mean image"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = "leakage_untrained" if config.untrained else "leakage"
+    write_table(folder / f"{stem}.csv", measured.rows)
+    leakage.leakage(measured, folder / f"{stem}.png", title)
+    print(f"written: {folder / stem}.csv, {folder / stem}.png")
 
 
 def _of_flags(config: LeakageFlags) -> tuple[Task, Variables, str]:
-  """Returns the task, the untrained model of the options, and a title."""
+  """Returns (task, initial variables, title of the figure) of the model that the options choose."""
   _, task = prepare(config, load(config))
   title = f"{config.data}, {config.model}, {config.norm}, untrained"
   return task, initial_variables(task, config.seed), title
 
 
 def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
-  """Returns the task and the final (or initial) model of a finished run, and a title."""
+  """Returns (task, final or initial variables, title of the figure) of the run in --workdir."""
   path = config.workdir or ""
   saved, variables = load_run(path)
   one = saved_options(saved)
   if one.members is not None:
-    raise UserError("the run trained an ensemble, which is not one model; pass another run.")
+    raise UserError("the run trained an ensemble, not a single model; pass another --workdir.")
   _, task = prepare(one, load(one))
   title = f"{one.data}, {one.model}, {one.norm}, {saved['algorithm']}"
   if config.untrained:
@@ -124,10 +117,6 @@ def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
   return task, variables, title
 
 
-def _cell(value: str | float) -> str:
-  return value if isinstance(value, str) else f"{value:.3f}"
-
-
 def launch() -> None:
-  """Runs the binary on the command line's flags, and exits."""
+  """Runs ``experiments.leakage`` with the flags of the command line, and exits."""
   app.run(main, LeakageFlags)

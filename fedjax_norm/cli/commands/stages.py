@@ -6,12 +6,12 @@ import math
 from fedjax_norm import models, norm
 from fedjax_norm.cli.app import run_plain
 from fedjax_norm.models.flops import step_flops
+from fedjax_norm.models.registry import STEMS
 from fedjax_norm.models.stages import describe, position
 from fedjax_norm.options import Options, option
 from fedjax_norm.training.terminal.tables import columns_table, human_bytes
 
 _BATCH = 32  # more than one example, which BN requires in training
-_FLOAT32_BYTES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,21 +19,26 @@ class StagesFlags(Options):
   """Options of ``experiments.stages``."""
 
   model: str = option("tiny", "The model.", choices=tuple(models.MODELS))
-  norm: str = option("gn", "The norm, with the model's default groups.", choices=norm.NAMES)
+  norm: str = option("gn", "The norm, with the default number of groups.", choices=norm.NAMES)
   stem: str = option(
-    "auto", "The stem of models that have both.", choices=("auto", "cifar", "imagenet")
+    "auto",
+    "The first layers of models with two variants: for small images (cifar) or large images "
+    "(imagenet); auto decides by the image size.",
+    choices=STEMS,
   )
   image_size: int = option(32, "The height and width of an image in pixels.", least=1)
-  channels: int = option(3, "The channels of an image.", least=1)
+  channels: int = option(3, "The number of channels of an image.", least=1)
   classes: int = option(10, "The number of classes.", least=2)
-  cut: str | None = option(None, "The stage after which the model is cut; the table marks it.")
+  cut: str | None = option(
+    None, "The cut layer, a stage that the table marks; by default none is marked."
+  )
 
 
 def run(config: StagesFlags) -> None:
-  """Prints the table.
+  """Prints the table of stages.
 
   Raises:
-    UserError: a model that does not fit its images or norm, or an impossible cut.
+    UserError: the model does not fit the images or the norm, or cannot be cut after ``cut``.
   """
   shape = (config.image_size, config.image_size, config.channels)
   model = models.create(config.model, norm.create(config.norm), config.classes, shape, config.stem)
@@ -52,7 +57,7 @@ def run(config: StagesFlags) -> None:
     if count < len(infos) and any(parameters[:count]):
       sides = [f"{sum(side):,}" for side in (parameters[:count], parameters[count:])]
       sides += [f"{sum(side):.3g}" for side in (training[:count], training[count:])]
-    size = human_bytes(_FLOAT32_BYTES * math.prod(info.shape))
+    size = human_bytes(4 * math.prod(info.shape))  # float32
     pixels = "x".join(map(str, info.shape))
     mark = "<--" if count == marked else ""
     rows.append([info.name, pixels, size, f"{info.parameters:,}", *sides, mark])
@@ -62,5 +67,5 @@ def run(config: StagesFlags) -> None:
 
 
 def launch() -> None:
-  """Runs the binary on the command line's flags, and exits."""
+  """Runs ``experiments.stages`` with the flags of the command line, and exits."""
   run_plain(run, StagesFlags)

@@ -1,1 +1,1 @@
-"""Attacks that measure how much a party of split learning learns from the messages it receives."""
+"""Attacks that measure how much the messages of split learning reveal about images and labels."""

@@ -1,4 +1,4 @@
-"""Distance correlation: a measure of any dependence between two samples of vectors."""
+"""Distance correlation: a measure of any dependence, also nonlinear, between two vectors."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from fedjax_norm.typing import Array
 
 
 class DistanceCorrelation(NamedTuple):
-  """The distance correlation of n pairs of examples.
+  """The distance correlation of n pairs of vectors.
 
   Attributes:
-    plain: R_n, from 0 to 1. For long vectors and few examples it is near 1 even if the samples are
+    plain: R_n, from 0 to 1. For long vectors and few pairs it is near 1 even if the vectors are
       independent.
-    corrected: signed root of the bias-corrected square R*: about 0 for independent samples, and
-      negative by chance.
+    corrected: signed root of the bias-corrected square R*. For independent vectors it is about 0,
+      and can be negative by chance.
   """
 
   plain: Array
@@ -23,16 +23,17 @@ class DistanceCorrelation(NamedTuple):
 
 
 def distance_correlation(x: Array, y: Array) -> DistanceCorrelation:
-  """Returns the correlation of the distances between examples.
+  """Returns the distance correlation of the pairs (x_k, y_k).
 
-  With a_kl = |x_k - x_l| and A_kl = a_kl - a_k. - a_.l + a_.., and B of y likewise,
+  From the distances a_kl = |x_k - x_l|, centred to A_kl = a_kl - a_k. - a_.l + a_.. (dots are
+  means), and from B, the centred distances of y,
 
     R_n^2 = sum A B / sqrt(sum A^2 sum B^2)
 
   (Szekely, Rizzo and Bakirov 2007, definitions 3 and 4). The corrected value uses U-centred
   distances, A_kl = a_kl - sum_l a_kl / (n - 2) - sum_k a_kl / (n - 2) + sum a / ((n - 1) (n - 2))
-  off the diagonal and 0 on it (Szekely and Rizzo 2014, definition 2), and can be negative. Both
-  values are 0 if all examples of x, or of y, are equal.
+  off the diagonal and 0 on it (Szekely and Rizzo 2014, definition 2). Both values are 0 if all x_k
+  or all y_k are equal.
 
   Args:
     x: [n, ...] float, n at least 4.

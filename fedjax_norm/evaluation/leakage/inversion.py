@@ -1,8 +1,4 @@
-"""An attack that reconstructs images from activations (Dosovitskiy and Brox 2016).
-
-The attacker trains a decoder on pairs of images and activations. It needs no model parameters, only
-images like those of the clients and a way to see their activations.
-"""
+"""An attack that reconstructs images from activations by a decoder (Dosovitskiy and Brox 2016)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,21 +13,21 @@ from fedjax_norm.norm import Mode
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 Front = Callable[[Variables, Array], Array]
-"""(the model's variables, stored images [B, H, W, C]) -> activations [B, ...]."""
+"""(variables of the model, stored images [B, H, W, C]) -> activations at the cut [B, ...]."""
 
-_SAMPLE = 256  # number of activations that give the scale of each channel
+_SAMPLE = 256  # number of images whose activations give the mean and scale of each channel
 _EVALUATIONS = 10
 _VARIANCE_FLOOR = 0.01  # share of the mean variance that is added to the variance of each channel
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-  """The training of the decoder, with Adam and a cosine schedule that ends at a rate of 0.
+  """Options of the training of the decoder, by Adam with a cosine learning rate schedule.
 
   Attributes:
     steps: number of training steps.
     batch_size: images per step.
-    rate: initial learning rate.
+    rate: initial learning rate; the final one is 0.
     features: channels of the decoder's hidden layers.
   """
 
@@ -42,7 +38,7 @@ class Attack:
 
   def __post_init__(self) -> None:
     if self.steps < 1:
-      raise UserError(f"the attacker takes {self.steps} steps; give at least 1.")
+      raise UserError(f"the attacker's decoder has {self.steps} training steps; give at least 1.")
 
 
 def reconstruct(
@@ -54,21 +50,22 @@ def reconstruct(
   key: Key,
   attack: Attack,
 ) -> Array:
-  """Trains a decoder on auxiliary images and applies it to the victims' activations; jittable.
+  """Reconstructs images from activations by a decoder that the attacker trains; jittable.
 
-  The loss is the mean square error. The decoder's input is standardized in each channel by a sample
-  of auxiliary activations; its output is scaled and added to the mean of the auxiliary images. An
-  eighth of the auxiliary images is held out: the result is the best of ten evaluations on them, or
-  their mean image if no evaluation is better.
+  The attacker needs no model parameters, only images like the clients' and their activations (the
+  auxiliary images). The decoder's input is standardized in each channel; its output is scaled and
+  added to the mean of the auxiliary images. The loss is the mean square error. An eighth of the
+  auxiliary images is used for validation, not for training: the result is from the best of ten
+  evaluations, or is the mean image if that has a smaller error.
 
   Args:
     front: the client's part of the model.
     variables: variables of the model.
     auxiliary: [A, H, W, C] stored images that the attacker has; A at least 2.
     originals: [A, H, W, C] float32 auxiliary images as the decoder should output them.
-    victims: [V, H, W, C] stored images that the attacker does not have.
-    key: key of the decoder's initial weights and batches.
-    attack: training options of the attacker.
+    victims: [V, H, W, C] stored images to reconstruct, which the attacker does not have.
+    key: random key of the decoder's initial weights and of the batches.
+    attack: training options of the decoder.
 
   Returns:
     reconstructions of the victims, [V, H, W, C] float32.
@@ -120,12 +117,12 @@ def reconstruct(
 
 
 def in_batches(function: Callable[..., Array], size: int, *arrays: Array) -> Array:
-  """Applies a function to batches of rows and returns the concatenated results [N, ...].
+  """Applies a function to arrays in batches of rows and returns the concatenated results [N, ...].
 
   Args:
-    function: ([size, ...], ...) -> [size, ...], which treats each row separately.
-    size: rows per batch; the last batch is filled up with rows from the beginning.
-    *arrays: arrays [N, ...].
+    function: ([size, ...], ...) -> [size, ...]; must process each row independently of the others.
+    size: rows per batch; the last batch is filled up with the first rows.
+    *arrays: arguments of the function, arrays [N, ...].
   """
   count, arrays = len(arrays[0]), tuple(map(jnp.asarray, arrays))
   ids = jnp.arange(-(-count // size) * size).reshape(-1, size) % count

@@ -1,9 +1,9 @@
-"""Attacks on labels by the gradients that the server receives in the U-shape (paper 003, sec. 3.6).
+"""Infers labels from the gradients that the server receives in the U-shape (paper 003, sec. 3.6).
 
-With the cross-entropy of softmax outputs p, the gradient at a cut is J^T (p - onehot(label)), J
-being the Jacobian of the tail. Examples of one class therefore have gradients of similar direction,
-even though the server does not know the tail's parameters (compare Li et al. 2022, "Label leakage
-and protection in two-party split learning"). Both attacks use only the cosines between gradients.
+With the cross-entropy of softmax outputs p, the gradient at a cut is J^T (p - onehot(label)), where
+J is the Jacobian of the client's tail. Examples of one class therefore have gradients of similar
+direction (compare Li et al. 2022, "Label leakage and protection in two-party split learning"). Both
+attacks use only the cosines between gradients, not the tail's parameters.
 """
 
 import jax
@@ -16,7 +16,7 @@ _STEPS = 50
 
 
 def cosines(gradients: Array) -> Array:
-  """Returns the cosines [n, n] between gradients [n, ...]; a zero gradient has cosines of 0."""
+  """Returns the cosines [n, n] between gradients [n, ...]; those of a zero gradient are 0."""
   rows = gradients.reshape(len(gradients), -1).astype(jnp.float32)
   # The gradients of a well-trained model are so small that their squares would underflow.
   largest = jnp.abs(rows).max(1, keepdims=True)
@@ -27,29 +27,35 @@ def cosines(gradients: Array) -> Array:
 
 
 def by_known(cosine: Array, labels: Array, known: Array, num_classes: int) -> Array:
-  """Returns guesses [n] int32: the class with the nearest mean direction of known examples.
+  """Guesses labels from some known ones: each example gets the class of the nearest mean direction.
+
+  The mean direction of a class is that of the gradients of its known examples.
 
   Args:
     cosine: [n, n] cosines (see :func:`cosines`).
     labels: [n] int32 labels; the attack uses only the known ones.
     known: [n] bool mask of the labels that the server knows.
-    num_classes: number of classes C.
+    num_classes: number of classes.
+
+  Returns:
+    the guessed labels, [n] int32.
   """
   members = jax.nn.one_hot(jnp.where(known, labels, -1), num_classes)
   return _nearness(cosine, members).argmax(1).astype(jnp.int32)
 
 
 def clusters(cosine: Array, num_clusters: int, key: Key, restarts: int = 8) -> Array:
-  """Returns the cluster of each example, [n] int32, by spherical k-means without any label.
+  """Clusters gradients by spherical k-means, without any label; returns clusters, [n] int32.
 
-  Each of 50 steps assigns every example to the cluster with the nearest mean direction. The initial
-  centres are examples drawn sequentially, preferably far from the previous ones (k-means++, Arthur
-  and Vassilvitskii 2007). The result is the restart with the largest sum of cosines.
+  Each of 50 steps assigns every gradient to the cluster with the nearest mean direction. The
+  initial centres are gradients drawn one by one, with a higher chance the farther they are from the
+  previous centres (k-means++, Arthur and Vassilvitskii 2007). Of several restarts, the one with the
+  largest sum of cosines between gradients and centres gives the result.
 
   Args:
     cosine: [n, n] cosines (see :func:`cosines`).
     num_clusters: number of clusters, static.
-    key: key of the initial centres.
+    key: random key of the initial centres.
     restarts: number of restarts.
   """
 
@@ -66,11 +72,11 @@ def clusters(cosine: Array, num_clusters: int, key: Key, restarts: int = 8) -> A
     return jax.lax.fori_loop(0, num_clusters, add_centre, start)[1]
 
   def run(key: Key) -> tuple[Array, Array]:
-    def step(_: Array, cluster: Array) -> Array:
-      return nearness(cluster).argmax(1).astype(jnp.int32)
-
     def nearness(cluster: Array) -> Array:
       return _nearness(cosine, jax.nn.one_hot(cluster, num_clusters))
+
+    def step(_: Array, cluster: Array) -> Array:
+      return nearness(cluster).argmax(1).astype(jnp.int32)
 
     cluster = jax.lax.fori_loop(0, _STEPS, step, begin(key))
     return cluster, nearness(cluster).max(1).sum()
@@ -92,9 +98,9 @@ def matched_accuracy(cluster: Array, labels: Array, num_classes: int) -> Array:
 
 
 def _nearness(cosine: Array, members: Array) -> Array:
-  """Returns the cosines [n, K] of examples with the mean directions of groups; -2 for empty groups.
+  """Returns the cosines [n, K] of gradients with the mean directions of K groups.
 
-  The sum of a group with members z is sum z_j u_j, with length sqrt(z^T cosine z).
+  Column k of ``members`` [n, K] is 1 for the gradients in group k, else 0. Empty groups give -2.
   """
   sums = cosine @ members
   length = jnp.sqrt(jnp.maximum((members * sums).sum(0), 0))

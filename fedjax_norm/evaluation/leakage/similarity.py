@@ -1,4 +1,4 @@
-"""Measures how similar reconstructed images are to the originals."""
+"""Measures of how similar reconstructed images are to the original images."""
 
 import jax
 import jax.numpy as jnp
@@ -6,23 +6,22 @@ import numpy as np
 
 from fedjax_norm.typing import Array
 
-_WINDOW, _SIGMA = 11, 1.5  # side and sigma of the window of Wang et al. 2004
-_K1, _K2 = 0.01, 0.03
+_WINDOW, _SIGMA = 11, 1.5  # side and sigma in pixels of the window of Wang et al. 2004
 
 
 def relative_error(images: Array, reconstructed: Array, guess: Array) -> Array:
-  """Returns sum (x - x')^2 / sum (x - guess)^2: 0 is perfect, 1 is as good as the guess.
+  """Returns sum (x - x')^2 / sum (x - guess)^2: 0 is perfect, 1 is as bad as the guess.
 
   Args:
     images: [N, H, W, C] float32 original images x.
-    reconstructed: [N, H, W, C] float32 images x'.
-    guess: [H, W, C] baseline that needs no activations, such as the mean of other images.
+    reconstructed: [N, H, W, C] float32 reconstructed images x'.
+    guess: [H, W, C] one image as baseline, such as the mean of other images.
   """
   return jnp.square(images - reconstructed).sum() / jnp.square(images - guess).sum()
 
 
 def psnr(images: Array, reconstructed: Array, peak: float = 1.0) -> Array:
-  """Returns 10 log10(peak^2 / MSE) in decibels, averaged over the images [N, H, W, C]."""
+  """Returns 10 log10(peak^2 / MSE) in decibels, averaged over images; pixels are at most peak."""
   errors = jnp.square(images - reconstructed).mean((1, 2, 3))
   return (10 * jnp.log10(peak**2 / errors)).mean()
 
@@ -30,17 +29,17 @@ def psnr(images: Array, reconstructed: Array, peak: float = 1.0) -> Array:
 def ssim(images: Array, reconstructed: Array, peak: float = 1.0) -> Array:
   """Returns the structural similarity averaged over images and channels; 1 for equal images.
 
-  From the means, variances and covariance under a Gaussian window at every position inside the
-  image it computes the mean of
+  It is the mean over all positions of a Gaussian window, in which x and y have means mu, variances
+  sigma^2 and the covariance sigma_xy, of
 
     (2 mu_x mu_y + c1) (2 sigma_xy + c2) / ((mu_x^2 + mu_y^2 + c1) (sigma_x^2 + sigma_y^2 + c2))
 
-  c1 = (0.01 peak)^2 and c2 = (0.03 peak)^2 (Wang, Bovik, Sheikh and Simoncelli 2004, eq. 13). The
-  window is 11 pixels square with sigma 1.5, or on smaller images the largest odd size that fits.
+  with c1 = (0.01 peak)^2 and c2 = (0.03 peak)^2 (Wang, Bovik, Sheikh and Simoncelli 2004, eq. 13).
+  The window is 11 pixels square, or the largest odd size that fits into a smaller image.
 
   Args:
-    images: [N, H, W, C] float32 original images.
-    reconstructed: [N, H, W, C] float32 images.
+    images: [N, H, W, C] float32 original images x.
+    reconstructed: [N, H, W, C] float32 reconstructed images y.
     peak: largest possible value of a pixel.
   """
   size = min(_WINDOW, *images.shape[1:3])
@@ -53,7 +52,7 @@ def ssim(images: Array, reconstructed: Array, peak: float = 1.0) -> Array:
   var_x = local(images**2) - mean_x**2
   var_y = local(reconstructed**2) - mean_y**2
   covariance = local(images * reconstructed) - mean_x * mean_y
-  c1, c2 = (_K1 * peak) ** 2, (_K2 * peak) ** 2
+  c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
   numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
   return (numerator / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean()
 

@@ -1,1 +1,1 @@
-"""Split learning in which each party is compiled separately and every message is an object."""
+"""Split learning with separately compiled parties that exchange :class:`Message` objects."""

@@ -1,4 +1,4 @@
-"""Inference with a cut model in minibatches, in which every message is an object."""
+"""Inference with a cut model in which every message is a :class:`Message` object."""
 
 from typing import NamedTuple
 
@@ -19,10 +19,10 @@ class CutModel(NamedTuple):
   """A trained model divided among the parties.
 
   Attributes:
-    model: the whole model, its norm bound to no axis.
-    plan: the division of the model.
-    parts: variables of each segment (see ``plan.divide``).
-    transform: transform of stored images.
+    model: the whole model.
+    plan: the segments of the model and the party of each segment.
+    parts: variables of each segment.
+    transform: turns stored images into inputs of the model.
   """
 
   model: Staged
@@ -32,13 +32,9 @@ class CutModel(NamedTuple):
 
 
 def send_client_weights(cut_model: CutModel, party: str, hand_over: str, observe: Observe) -> None:
-  """Sends the clients' weights to a party without weights, so that it can compute F_a.
+  """Sends the client's part of a trained model to a party, which can then compute activations.
 
-  Args:
-    cut_model: the trained model.
-    party: name of the party that receives the weights.
-    hand_over: ``centralised`` (through the server) or ``peer`` (directly from a client).
-    observe: callback for every message.
+  With ``hand_over='centralised'`` it is sent through the server, with ``'peer'`` directly.
   """
   weights = [cut_model.parts[index] for index in cut_model.plan.owned_by(ALICE)]
   path = [ALICE, *([BOB] if hand_over == "centralised" else []), party]
@@ -53,15 +49,15 @@ def remote_outputs(
   client: str = ALICE,
   reader: str = ALICE,
 ) -> np.ndarray:
-  """Returns the model's outputs [N, ...] float32; the images never leave the client.
+  """Returns the model's outputs [N, ...] float32; the images never leave the party that has them.
 
   Args:
     cut_model: the trained model.
     images: [N, H, W, C] stored images.
     batch_size: images per minibatch.
-    observe: callback for every message.
-    client: name of the party that holds the images and takes the client's role.
-    reader: role that receives the outputs, ``alice`` or ``bob``.
+    observe: callback that receives every message.
+    client: name of the party that has the images and takes the client's role.
+    reader: who receives the outputs: ``alice`` (the party ``client``) or ``bob`` (the server).
   """
   evaluate = tuple(map(jax.jit, make_evaluate(cut_model.model, cut_model.plan)))
   transform = jax.jit(lambda images: cut_model.transform(images))
@@ -69,8 +65,7 @@ def remote_outputs(
   results = []
   for begin in range(0, len(images), batch_size):
     batch = np.asarray(images[begin : begin + batch_size])
-    x = transform(padded(batch, batch_size))
-    count = jnp.int32(len(batch))
+    x, count = transform(padded(batch, batch_size)), jnp.int32(len(batch))
     outputs = infer(cut_model.plan, evaluate, send, cut_model.parts, x, count, reader)
     results.append(rows(outputs, len(batch)).astype(np.float32))
   return np.concatenate(results)

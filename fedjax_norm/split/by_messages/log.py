@@ -1,4 +1,4 @@
-"""Counts the messages and bytes of each kind between each pair of parties."""
+"""Counts the messages and bytes that parties of split learning exchange."""
 
 import collections
 
@@ -7,7 +7,7 @@ from fedjax_norm.split.messages import Message
 
 
 class MessageLog:
-  """Counts messages without storing them."""
+  """Counts the messages and bytes of each kind between each pair of parties."""
 
   def __init__(self) -> None:
     """Creates an empty log."""
@@ -15,12 +15,12 @@ class MessageLog:
     self._counts: dict[tuple[str, ...], list[int]] = collections.defaultdict(lambda: [0, 0])
 
   def begin(self, round_: int) -> None:
-    """Sets the round from which messages are counted, unless it is set already."""
+    """Records the first round of which messages are counted; later calls do nothing."""
     if self._since is None:
       self._since = round_
 
   def observe(self, message: Message) -> None:
-    """Counts a message."""
+    """Adds a message to the counts."""
     reader = message.reader or message.receiver
     count = self._counts[message.kind, message.sender, message.receiver, reader]
     count[0] += 1
@@ -33,7 +33,7 @@ class MessageLog:
     return Traffic(up, down)
 
   def rows(self) -> list[dict[str, str | int]]:
-    """Returns the rows of ``messages.csv`` in the order of their first messages."""
+    """Returns the rows of ``messages.csv``, one per kind, sender, receiver and final reader."""
     names = ("kind", "sender", "receiver", "reader", "messages", "bytes", "since_round")
     return [
       dict(zip(names, (*key, *count, self._since or 0), strict=True))
