@@ -1,9 +1,9 @@
 """Runs the tables and figures of the papers: ``python -m experiments.paper --scale=small``.
 
-Every cell of a table is a run in a separate folder below ``--workdir``. Equal cells of several
-tables are one run, and a second start resumes an interrupted run. The results, with the papers'
-accuracies and whether their claims hold, are in ``results.md``, ``results.csv`` and one plot per
-figure.
+Every row of a table is a training run in a separate folder below ``--workdir``; rows with equal
+flags share a run. Starting the program again resumes an interrupted run. ``results.md``,
+``results.csv`` and one plot per figure show our accuracies next to the papers', and whether the
+papers' claims hold for both.
 """
 
 from fedjax_norm.cli.commands.paper import launch

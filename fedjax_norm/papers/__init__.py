@@ -1,1 +1,1 @@
-"""The tables, figures and claims of papers 000, 001, 003 and 004, as data."""
+"""The tables, figures and claims of papers 000, 001, 003 and 004, and the runs that test them."""

@@ -1,7 +1,7 @@
-"""Client computation and communication to reach an accuracy (paper 003, figures 3 and 4).
+"""FLOPs and bytes that the clients need to reach an accuracy (paper 003, figures 3 and 4).
 
-Runs of different algorithms are compared at the highest accuracy that all of them reach, by the
-FLOPs and the bytes of all clients together until then.
+Compares algorithms at the common accuracy: the highest test accuracy that all of them reach. The
+costs are those of all clients together, from the start of training.
 """
 
 import math
@@ -20,17 +20,17 @@ MEASURES = {
   "client_flops": ("operations of all clients", "FLOP"),
   "sent": ("sent and received by all clients", "B"),
 }
-"""Field of ``ClientCost`` -> (title, unit)."""
+"""Field of ``ClientCost`` -> (title of the axis, unit)."""
 
 
 class ClientCost(NamedTuple):
-  """The cumulative cost of all clients together at an evaluation.
+  """The cost of all clients together, from the start of the run to an evaluation.
 
   Attributes:
     round: round of the evaluation.
     top1: test accuracy, 0 to 1.
-    client_flops: floating-point operations of training.
-    sent: bytes up and down.
+    client_flops: floating-point operations (FLOPs) of training.
+    sent: bytes that the clients sent and received.
   """
 
   round: int
@@ -42,12 +42,10 @@ class ClientCost(NamedTuple):
 def costs_of_run(rows: Sequence[Row], example_flops: float) -> list[ClientCost]:
   """Returns the clients' cost at each evaluation of a run.
 
-  Split learning records its clients' operations in the column ``client_flops``. In all other
-  algorithms a client trains the whole model on each of its examples.
-
   Args:
-    rows: rows of ``metrics.csv``; ``examples`` is per row, bytes are since the start.
-    example_flops: operations of training the whole model on one example.
+    rows: rows of the run's ``metrics.csv``. ``client_flops`` is there only for split learning; with
+      all other algorithms, clients train the whole model on all ``examples`` since the last row.
+    example_flops: FLOPs of training the whole model on one example.
   """
   costs, examples = [], 0
   for row in rows:
@@ -59,7 +57,7 @@ def costs_of_run(rows: Sequence[Row], example_flops: float) -> list[ClientCost]:
 
 
 def costs_of_runs(results: Mapping[str, Result]) -> dict[str, list[ClientCost]]:
-  """Returns the clients' costs of several runs; counts operations only if no column has them."""
+  """Returns label of a run -> the clients' cost at each evaluation."""
   costs = {}
   for label, result in results.items():
     recorded = all("client_flops" in row for row in result.rows)
@@ -68,14 +66,14 @@ def costs_of_runs(results: Mapping[str, Result]) -> dict[str, list[ClientCost]]:
 
 
 def common_accuracy(runs: Mapping[str, Sequence[ClientCost]]) -> float:
-  """Returns the highest accuracy that all runs reach; NaN if a run has no evaluation."""
+  """Returns the highest test accuracy that all runs reach; NaN if a run has no evaluation."""
   if not all(runs.values()):
     return math.nan
   return min(max(cost.top1 for cost in costs) for costs in runs.values())
 
 
 def at_common_accuracy(runs: Mapping[str, Sequence[ClientCost]]) -> dict[str, ClientCost]:
-  """Returns each run's cost when it first reaches the common accuracy; empty if that is NaN."""
+  """Returns label -> the run's cost when it first reaches the common accuracy; empty if NaN."""
   goal = common_accuracy(runs)
   if math.isnan(goal):
     return {}
@@ -83,11 +81,9 @@ def at_common_accuracy(runs: Mapping[str, Sequence[ClientCost]]) -> dict[str, Cl
 
 
 def ratios(runs: Mapping[str, Sequence[ClientCost]], measure: str) -> dict[str, float]:
-  """Returns each run's cost at the common accuracy, divided by the first run's.
+  """Returns label -> the run's cost at the common accuracy, divided by the first run's.
 
-  Args:
-    runs: label -> costs; split learning first.
-    measure: a key of ``MEASURES``.
+  The cost ``measure`` is a key of ``MEASURES``.
   """
   costs = {label: getattr(cost, measure) for label, cost in at_common_accuracy(runs).items()}
   first = next(iter(costs.values()), math.nan)
@@ -113,13 +109,7 @@ def render(runs: Mapping[str, Sequence[ClientCost]]) -> str:
 
 
 def draw(runs: Mapping[str, Sequence[ClientCost]], measure: str, title: str) -> Figure:
-  """Draws test accuracy against a cost, on a logarithmic axis.
-
-  Args:
-    runs: label -> costs.
-    measure: a key of ``MEASURES``.
-    title: title of one line.
-  """
+  """Draws test accuracy against the cost ``measure``, a key of ``MEASURES``, on a log axis."""
   name, unit = MEASURES[measure]
   points = {
     label: [{"round": getattr(cost, measure), "top1": cost.top1} for cost in costs]
@@ -130,7 +120,7 @@ def draw(runs: Mapping[str, Sequence[ClientCost]], measure: str, title: str) -> 
   axes.set_xscale("log")
   axes.set_xlabel(name)
   low, high = axes.get_xlim()
-  # Only decades would be too few ticks for a short axis, and more would overlap on a long one.
+  # Ticks only at powers of ten would be too few on a short axis; more overlap on a long axis.
   within = (1, 2, 5) if high < 20 * low else (1, 3) if high < 300 * low else (1,)
   axes.xaxis.set_major_locator(LogLocator(10, within))
   axes.xaxis.set_major_formatter(EngFormatter(unit))
@@ -142,6 +132,6 @@ def draw(runs: Mapping[str, Sequence[ClientCost]], measure: str, title: str) -> 
 def as_csv(runs: Mapping[str, Sequence[ClientCost]]) -> str:
   """Returns CSV text, one line per evaluation of each run; accuracies in percent."""
   head = ["cell", "round", "top1", "client_flops", "bytes"]
-  points = [(label, cost) for label, costs in runs.items() for cost in costs]
-  rows = [[label, c.round, 100 * c.top1, c.client_flops, c.sent] for label, c in points]
+  costs = [(label, cost) for label, run in runs.items() for cost in run]
+  rows = [[label, c.round, 100 * c.top1, c.client_flops, c.sent] for label, c in costs]
   return text_tables.as_csv(head, rows)

@@ -11,7 +11,7 @@ _SCALES = {"small": {**_SMALL, "eval_every": 200}, "smoke": {**_SMOKE, "eval_eve
 
 _SETTINGS = {
   "small": "ResNet-10 on images of 16 pixels, 600 steps of two workers with 16 images each (0.4 "
-  "epochs), a constant rate of 0.1 and no augmentation: only the beginning of training.",
+  "epochs), a constant learning rate of 0.1 and no augmentation: only the beginning of training.",
   "smoke": "the smallest network on digits for four steps, only to check that it runs. P = 64 is "
   "replaced by 32, because the first layer has 32 channels.",
 }

@@ -12,7 +12,7 @@ _SMOKE = {"data": "digits", "model": "tiny", "augment": "none"}
 
 
 def _cell(label: str, preset: str, options: Options, small: Options, smoke: Options) -> Cell:
-  """Returns a cell, with smaller networks and images at the smaller scales."""
+  """Returns a cell with its flags at the scales small and smoke."""
   # Fixup needs residual branches; ResNet-20 is the smallest network with them.
   network = {"model": "resnet20"} if "Fixup" in label else {}
   scales = {"small": {**_SMALL, **small}, "smoke": {**_SMOKE, **network, **smoke}}
@@ -31,13 +31,13 @@ def _device_cell(label: str, norm: str, **options: Any) -> Cell:
 
 
 def _large_cell(label: str, norm: str, device_batch: int, epochs: int, **options: Any) -> Cell:
-  """Returns a cell of figures 3 and 4: eight devices; ``epochs`` of the 100 are the warm-up."""
-  # Scale small has two devices with a quarter of the batch each: a sixteenth of the joint batch.
+  """Returns a cell of figures 3 and 4: eight devices, ``epochs`` of warm-up in 100 epochs."""
+  # Scale small has two devices with a quarter of the batch: a sixteenth of the joint batch.
   batch_size = device_batch // 4
   rounds = 19_200 // (2 * batch_size)
   small = {"clients": 2, "batch_size": batch_size, "lr": 0.1 / 16, **_lengths(rounds, 3)}
   smoke = {"batch_size": 2, **_lengths(4, 2)}
-  if norm == "gn":  # the preset scales the rate from a batch of 128
+  if norm == "gn":  # the preset states the learning rate for a joint batch of 128
     small["scale_lr_from"] = smoke["scale_lr_from"] = 8
   if epochs:
     options["lr_warmup_epochs"] = epochs
@@ -97,23 +97,23 @@ _NUMBERING = (
 _EPOCHS = "All runs augment with crops and mirror images; the paper states no augmentation."
 _LARGE_OPEN = (
   "The paper states neither the number of devices of the large batch nor the plateau rule. Ours: "
-  "eight IID devices (128 is not divisible by ten); a tenth of the rate after ten epochs without a "
-  "lower training loss. 1k and 2k are 1,024 and 2,048."
+  "eight IID devices (128 is not divisible by ten); a tenth of the learning rate after ten epochs "
+  "without a lower training loss. 1k and 2k are 1,024 and 2,048."
 )
 
 _SMALL_SETTING = "ResNet-10 on images of 16 pixels without augmentation; 19,200 training images, "
 _SETTINGS = {
-  "small": _SMALL_SETTING + "in 240 steps with a quarter of the paper's batch and rate.",
+  "small": _SMALL_SETTING + "in 240 steps with a quarter of the paper's batch and learning rate.",
   "smoke": "the smallest network with the norm on digits for a few steps, to check that it runs.",
 }
 _LARGE_SETTINGS = {
-  "small": _SMALL_SETTING + "on two devices; batches and rates are a sixteenth of the paper's "
-  "(8, 64 and 128), warm-ups the same share of the run; the run is too short for a plateau.",
+  "small": _SMALL_SETTING + "on two devices; joint batches (8, 64 and 128) and learning rates are "
+  "a sixteenth of the paper's, warm-ups the same share of the run, too short for a plateau.",
   "smoke": _SETTINGS["smoke"],
 }
 _AVERAGE_SETTINGS = {
-  "small": _SMALL_SETTING + "in 240 local steps of 8 images at a quarter of the paper's rate, "
-  'averaged every 10 steps, or every 120 for "every 150".',
+  "small": _SMALL_SETTING + "in 240 local steps of 8 images at a quarter of the paper's "
+  'learning rate, averaged every 10 steps, or every 120 for "every 150".',
   "smoke": _SETTINGS["smoke"],
 }
 
@@ -134,7 +134,7 @@ TABLES = (
     ),
     (
       _NO_FIGURES,
-      'The paper says "random" and "similar"; we read these as 15% and 5 points.',
+      'The paper says "random" and "similar"; we read "below 15%" and "less than 5 points below".',
       "The paper does not state the number of epochs; ours is 100. " + _EPOCHS,
     ),
     _SETTINGS,
@@ -143,9 +143,7 @@ TABLES = (
     "001.3",
     "Paper 001, figure 3: large batches with GN",
     _LARGE_GN,
-    (
-      Claim("GN's accuracy falls at every step of the batch", ("GN 2k", "GN 1k", "GN 128"), rising),
-    ),
+    (Claim("GN's accuracy falls with every larger batch", ("GN 2k", "GN 1k", "GN 128"), rising),),
     (_NO_FIGURES, _NUMBERING, _LARGE_OPEN, _EPOCHS),
     _LARGE_SETTINGS,
   ),
@@ -154,8 +152,8 @@ TABLES = (
     "Paper 001, figure 4: large batches with Fixup",
     _LARGE_FIXUP,
     (
-      Claim("Fixup loses less than 2 points up to 2k", ("Fixup 2k", "Fixup 128"), near(2.0)),
-      Claim("Fixup loses less than 2 points up to 1k", ("Fixup 1k", "Fixup 128"), near(2.0)),
+      Claim("Fixup loses less than 2 points from 128 to 2k", ("Fixup 2k", "Fixup 128"), near(2.0)),
+      Claim("Fixup loses less than 2 points from 128 to 1k", ("Fixup 1k", "Fixup 128"), near(2.0)),
     ),
     (
       _NO_FIGURES,
@@ -211,7 +209,7 @@ TABLES = (
     (
       _NO_FIGURES,
       'The paper says "nearly 50%" for non-IID data every 10 batches, and that devices only learn '
-      "their local data every 150; we read the latter as below 25% (two classes are 20%).",
+      "their local data every 150; we read this as below 25% (two of the ten classes are 20%).",
       _NUMBERING,
       "The paper does not state the length of training; ours is 96 epochs. " + _EPOCHS,
     ),

@@ -19,7 +19,7 @@ _SMOKE_NOTE = "the smallest network on digits for a few epochs, only to check th
 _SINGLE_MACHINE: Options = {"clients": 1, "batch_size": 50, "scale_lr_from": None, "norm": "bn"}
 _ALEXNET: Options = {"data": "tiny_imagenet", "model": "alexnet", "whiten": "none",
                      "subtract": "image", "cut": "conv1"}  # fmt: skip
-# First word of a preset -> its flag that counts epochs; and its flags that turn a warm-up off.
+# First word of a preset -> flag with the number of epochs; flags that turn the warm-up off.
 _LENGTHS = {"split": "rounds", "fedavg": "rounds", "ssgd": "epochs"}
 _NO_WARMUP: Mapping[str, Options] = {
   "split": {"lr_warmup_rounds": 0},
@@ -48,7 +48,7 @@ _ROWS = {
   "mnist": _Setting(
     "MNIST, LeNet",
     50, (99.18, 99.20), (97.54, 98.93, 99.20), 3,
-    "all of MNIST, 3 epochs, with a lower rate after 2.",
+    "all of MNIST, 3 epochs, with a lower learning rate after 2.",
     small={},
     split="split_mnist",
     single="ssgd_mnist",
@@ -57,7 +57,7 @@ _ROWS = {
   "cifar10": _Setting(
     "CIFAR-10, VGG",
     200, (92.45, 92.43), (72.53, 89.05, 92.45), 4,
-    "LeNet with GN on images of 16 pixels, 4 epochs at a constant rate.",
+    "LeNet with GN on images of 16 pixels, 4 epochs at a constant learning rate.",
   ),
   "cifar100": _Setting(
     "CIFAR-100, VGG",
@@ -95,21 +95,14 @@ def _row_cell(row: _Setting, label: str, preset: str, options: Options, top1: fl
   schedule = {"lr_boundaries": (2,)} if mnist else _CONSTANT_RATE
   options = {**row.options, **options, length: row.epochs}
   small = {**row.small, **warmup, **schedule, length: row.small_epochs, "eval_every": 1}
-  smoke = {
-    **_SMOKE_NETWORK,
-    **warmup,
-    **_CONSTANT_RATE,
-    length: 4,
-    "eval_every": 2,
-    "batch_size": 20,
-  }
+  smoke = {**_SMOKE_NETWORK, **warmup, **_CONSTANT_RATE, length: 4, "batch_size": 20}
+  smoke["eval_every"] = 2
   return _cell(label, preset, options, small, smoke, top1)
 
 
 def _table_1(name: str) -> Table:
   row = _ROWS[name]
   single, split = row.table_1
-  same_batches = name == "mnist"
   return Table(
     f"003.1.{name}",
     f"Paper 003, table 1: {row.title}, split learning and a single machine",
@@ -130,8 +123,8 @@ def _table_1(name: str) -> Table:
       + (
         "draws the same batches in the same order as the ten agents in turn, because a tenth of "
         "MNIST is a whole number of batches."
-        if same_batches
-        else "draws other batches, crops and dropout, so the two are equal only within chance."
+        if name == "mnist"
+        else "draws other batches, crops and dropout masks, so the accuracies differ by chance."
       ),
     ),
     {"small": row.small_note, "smoke": _SMOKE_NOTE},
@@ -152,8 +145,7 @@ def _table_2(name: str) -> Table:
     cells,
     (Claim("accuracy rises with every agent's data", labels, rising),),
     (
-      "Each agent has a random tenth of the training data; the number of epochs does not depend on "
-      "the number of agents.",
+      "Each agent has a random tenth of the training data. All rows train for equally many epochs.",
     ),
     {"small": row.small_note, "smoke": _SMOKE_NOTE},
   )
@@ -192,11 +184,11 @@ _METHODS = {
   "large-batch SGD": "ssgd_cifar10_vgg",
 }
 _SMOKE_CLIENTS = {100: 10, 500: 40}
-_JOINT_BATCH = 1000  # of large-batch SGD, for any number of clients
+_JOINT_BATCH = 1000  # images per step of large-batch SGD, for any number of clients
 
 
 def _method(label: str, network: _Network, clients: int) -> Cell:
-  """Returns the cell of one of the three algorithms on a network."""
+  """Returns the cell of the algorithm ``label`` of ``_METHODS`` on a network."""
   preset, smoke_clients = _METHODS[label], _SMOKE_CLIENTS[clients]
   kind = preset.partition("_")[0]
   batch_size, rate, smoke = 10, 0.01, {**_SMOKE_NETWORK, "clients": smoke_clients}
@@ -229,9 +221,9 @@ def _figure(number: str, key: str, clients: int, measure: str) -> Table:
     ),
     (
       "The text prints no numbers of the figure.",
-      "Operations are XLA's count for training, of all clients together: in split learning of the "
-      "client's stages, otherwise of the whole network. Bytes are up and down, including "
-      "the hand-over between clients.",
+      "Operations are those that XLA counts for the training of all clients together: in split "
+      "learning, of the layers up to the cut; otherwise, of the whole network. Bytes are up and "
+      "down, with the weights that one client of split learning hands over to the next.",
     ),
     {"small": network.small_note, "smoke": _SMOKE_NOTE},
     figure=measure,
@@ -240,10 +232,10 @@ def _figure(number: str, key: str, clients: int, measure: str) -> Table:
 
 
 def _choices(configs: Sequence[Any]) -> str:
-  """Returns a note on settings that the paper does not state, from the flags of the three cells."""
+  """Returns a note on settings that the paper does not state, given the flags of the cells."""
   split, _, stepwise = configs
   return (
-    "The paper states neither the cut nor the batches, rates and epochs between averages. Ours: a "
+    "The paper states no cut layer, batches, learning rates or epochs between averages. Ours: a "
     f"client has the network up to `{split.cut}`; FedAvg averages all clients after a local epoch; "
     f"a step of large-batch SGD uses {stepwise.clients * stepwise.batch_size:,} images."
   )

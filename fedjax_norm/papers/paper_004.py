@@ -31,7 +31,7 @@ _GEO_LOSSES = {5: {"Gaia": 3.7, "FedAvg": 3.2}, 13: {"Gaia": 5.2, "FedAvg": 5.5}
 _GEO_NOTES = (
   settings.NOT_PRINTED,
   "This package does not include Flickr-Mammal: `full` reads `flickr_mammal.csv` in --data_dir, an "
-  "index of your images with their countries.",
+  "index of your images and the countries where they were taken.",
 )
 _GEO_SETTINGS = {
   "small": "CIFAR-10 partitioned by Dirichlet draws of 0.5 instead of geotagged images, LeNet; "
@@ -83,9 +83,6 @@ _FIGURE_20 = Table(
   figure="bars",
 )
 
-
-# Figure 3.
-
 _FIGURE_3 = Table(
   "004.fig3",
   "Paper 004, figure 3: faces, two partitions",
@@ -96,9 +93,9 @@ _FIGURE_3 = Table(
   ),
   _GAIA_AND_FEDAVG_CLAIMS,
   (
-    "Accuracy is the share of pairs correctly classified as the same or different identities.",
-    "The text prints only that Gaia and FedAvg guess (50%) on non-IID data.",
-    "`full` reads the folder `faces` in --data_dir, with `train` and `test`.",
+    "Accuracy is the share of image pairs that are correctly classified as one identity or two.",
+    "The text prints only that Gaia and FedAvg are at chance (50%) on non-IID data.",
+    "`full` reads the folders `train` and `test` in the folder `faces` of --data_dir.",
   ),
   {
     "small": settings.describe_small(
@@ -108,9 +105,6 @@ _FIGURE_3 = Table(
   },
   figure="bars",
 )
-
-
-# Figure 18.
 
 _IMAGENET = {"Gaia": 0.4, "FedAvg": 200, "DGC": 4}
 _IMAGENET_MODELS = {"googlenet": "GoogLeNet", "resnet10": "ResNet10"}
@@ -134,10 +128,7 @@ def _figure_18(model: str) -> Table:
       "The text prints losses of 8.1 to 27.2 points for Gaia and FedAvg on non-IID data, up to "
       "61.7 for ResNet10, and that DGC keeps GoogLeNet's accuracy and cannot train ResNet10.",
     ),
-    {
-      "small": f"{settings.describe_small(preset)} The rate was not tuned.",
-      "smoke": settings.SMOKE_NOTE,
-    },
+    settings.scale_notes(preset, " The learning rate was not tuned."),
     figure="bars",
   )
 
@@ -185,9 +176,9 @@ _FIGURE_19 = Table(
   ),
   (
     "Losses are relative to BSP on the same data, as in the text for Gaia and FedAvg.",
-    "With ten partitions, each has 80% of one class and 20% of another.",
+    "With ten partitions, each has 80% of the images of one class and 20% of another.",
   ),
-  {"small": settings.describe_small("cifar10_resnet20"), "smoke": settings.SMOKE_NOTE},
+  settings.scale_notes("cifar10_resnet20"),
   figure="bars",
 )
 

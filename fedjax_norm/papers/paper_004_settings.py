@@ -1,4 +1,4 @@
-"""Makes the cells (runs) of the tables and figures of paper 004, with their flags at each scale."""
+"""Makes the cells (runs) of paper 004's tables and figures, with the flags of each scale."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,11 +11,11 @@ Options = Mapping[str, Any]
 
 IID: Options = MappingProxyType({"partition": "iid"})
 PARTITIONS: Mapping[str, Options] = MappingProxyType({"IID": IID, "non-IID": MappingProxyType({})})
-"""Column -> flags of its partition; the presets are non-IID: each class is on one client."""
+"""Column -> flags of the partition; the presets are non-IID: each class is on one client."""
 
 ALGORITHMS = ("Gaia", "FedAvg", "DGC")
 COMMON_THETAS: Mapping[str, float] = MappingProxyType({"Gaia": 0.1, "FedAvg": 20, "DGC": 8})
-"""Algorithm -> theta in figures 1, 5, 6 and 19, and 2 and 20 (without DGC)."""
+"""Algorithm -> its communication threshold theta in figures 1, 2, 5, 6, 19 and 20."""
 
 NOT_PRINTED = "The text prints only the losses in this table, not the heights of the bars."
 
@@ -23,13 +23,13 @@ _THETAS = {"Gaia": "threshold", "FedAvg": "local_steps", "DGC": "sparsity_warmup
 
 
 class _Setting(NamedTuple):
-  """A preset's lengths, and how it is scaled down."""
+  """The length of a preset's runs, and the changes at the smaller scales."""
 
   epochs: int  # epochs of the preset
-  boundaries: tuple[float, ...]  # drops of the rate, as shares of the run; none if polynomial
+  boundaries: tuple[float, ...]  # learning-rate drops, as shares of the run; () if none
   rounds: int  # rounds at scale small
-  # Rate at scale small for a step with the mean of the partitions' gradients; algorithms that add
-  # the gradients up use a K-th of it.
+  # Learning rate at scale small for steps with the mean of the K clients' gradients; algorithms
+  # that add the gradients up use a K-th of it.
   rate: float
   clients: int  # number of clients K of the preset
   small: Options  # further flags at scale small
@@ -62,7 +62,7 @@ SMOKE_NOTE = "the smallest network on digits for a few rounds, only to check tha
 
 
 def theta_flags(algorithm: str, value: float | None = None) -> dict[str, Any]:
-  """Returns the flags of an algorithm (its name in the paper) and its theta; none for BSP."""
+  """Returns the flags that select an algorithm, as the paper names it, and theta; none for BSP."""
   if algorithm == "BSP":
     return {}
   return {"algorithm": algorithm.lower(), _THETAS[algorithm]: value}
@@ -81,12 +81,12 @@ def cell(
   """Returns a cell of a table.
 
   Args:
-    label: label of the cell.
+    label: label of the table's row.
     preset: name of the preset (tables 2 to 5) without ``decentralized_``.
     options: flags that replace the preset's.
-    top1: the paper's accuracy in percent, NaN if it prints none.
-    reference: label of the cell from which the loss of accuracy is measured.
-    loss: the paper's loss in points, if it prints only the loss.
+    top1: the accuracy in percent that the paper prints, or NaN.
+    reference: label of the cell relative to which this cell's loss of accuracy is measured.
+    loss: the loss of accuracy in points that the paper prints, or None.
     small: further flags at scale ``small``.
     smoke: further flags at scale ``smoke``.
   """
@@ -115,8 +115,8 @@ def grid(
   Args:
     preset: name of the preset, as for :func:`cell`.
     thetas: algorithm -> theta.
-    prefix: prefix of the labels; losses are measured from BSP on IID data with the same prefix.
-    partitions: column -> flags of its partition.
+    prefix: beginning of the labels. Losses are relative to BSP on IID data with this prefix.
+    partitions: column -> flags of the partition.
     cell_values: (algorithm, column) -> further arguments of :func:`cell`, for example ``top1``.
     **options: flags of all cells.
   """
@@ -131,7 +131,7 @@ def grid(
 
 
 def _lengths(setting: _Setting, options: Options, rounds: int) -> dict[str, Any]:
-  """Returns the flags of a run's length, learning-rate drops and warm-up."""
+  """Returns the flags for the length, learning-rate drops and sparsity warm-up of a short run."""
   drops = tuple(round(share * rounds) for share in setting.boundaries) or None
   lengths = {"epochs": None, "rounds": rounds, "eval_every": rounds // 4, "lr_boundaries": drops}
   warmup = options.get("sparsity_warmup_epochs")
@@ -142,10 +142,15 @@ def _lengths(setting: _Setting, options: Options, rounds: int) -> dict[str, Any]
 
 
 def describe_small(preset: str, data: str = "images of 16 pixels") -> str:
-  """Returns a text on the scale ``small`` of a preset."""
+  """Returns a text that describes the runs of a preset at scale ``small``."""
   setting = _SETTINGS[preset]
   return (
-    f"{data}; {setting.rounds:,} rounds replace the {setting.epochs} epochs, with rate drops and "
-    f"warm-ups at the same shares of the run. The rate is {setting.rate:g} for FedAvg and a K-th "
-    "of that for the others, which add up what FedAvg averages."
+    f"{data}; {setting.rounds:,} rounds replace the {setting.epochs} epochs, with learning-rate "
+    f"drops and warm-ups at the same shares of the run. The learning rate is {setting.rate:g} for "
+    "FedAvg, which averages over the K clients, and a K-th of that for the others, which add up."
   )
+
+
+def scale_notes(preset: str, more: str = "") -> dict[str, str]:
+  """Returns scale -> text that describes the runs of a preset, with ``more`` at scale small."""
+  return {"small": describe_small(preset) + more, "smoke": SMOKE_NOTE}

@@ -11,21 +11,21 @@ from fedjax_norm.papers.tables import Cell, Claim, Table, all_near, least, near,
 MODELS = {"alexnet": "AlexNet", "googlenet": "GoogLeNet", "lenet": "LeNet", "resnet20": "ResNet20"}
 
 Row = tuple[float, float, float, float, float, float, float, float]
-"""Top-1 in percent, in the order of the tables: IID and non-IID for each of ``MODELS``."""
+"""Top-1 in percent, in the order of tables 6 to 8: IID and non-IID for each of ``MODELS``."""
 
 BSP: Row = (74.9, 75.0, 79.1, 78.9, 77.4, 76.6, 83.7, 44.3)
 
 
 class Sweep(NamedTuple):
-  """One of tables 6 to 8."""
+  """One of tables 6 to 8, which vary the theta of one algorithm."""
 
   number: int  # number of the table
   algorithm: str  # algorithm with the varied theta
-  label: str  # format of theta as text
+  label: str  # label of a row, with a place for theta
   rows: Mapping[float, Row]  # theta -> the paper's accuracies
   chosen: float  # theta of figure 1
-  tight: float  # theta with much communication, for a claim
-  loose: float  # theta with little communication, for the same claim
+  tight: float  # theta with much communication, claimed to be better than ``loose``
+  loose: float  # theta with little communication
 
 
 SWEEPS = (
@@ -82,8 +82,8 @@ SWEEPS = (
 
 _LOST = "As in the paper, accuracy is lost if it is over 2 points below BSP on IID partitions."
 _RATES = (
-  "BSP, Gaia and DGC add up the partitions' updates and FedAvg averages models. At `full` all use "
-  "the same rate, as in the paper, so FedAvg's steps are a K-th of the others'."
+  "BSP, Gaia and DGC add up the partitions' updates and FedAvg averages models. At scale `full` "
+  "all use the same learning rate, as in the paper, so FedAvg's steps are a K-th as large."
 )
 _NAMES = (
   "Tables are named 004.6 to 004.9, figures 004.fig1 and so on; a name without the model selects "
@@ -94,7 +94,7 @@ _NAMES = (
 def cells_of(
   model: str, label: str, algorithm: str, row: Row, value: float = math.nan
 ) -> list[Cell]:
-  """Returns the cells of a table row for one model: on IID and on non-IID partitions."""
+  """Returns the two cells of a table row for one model: on IID and on non-IID partitions."""
   first = 2 * list(MODELS).index(model)
   return [
     settings.cell(
@@ -106,10 +106,6 @@ def cells_of(
     )
     for i, (column, partition) in enumerate(PARTITIONS.items())
   ]
-
-
-def _settings(model: str) -> dict[str, str]:
-  return {"small": settings.describe_small(f"cifar10_{model}"), "smoke": settings.SMOKE_NOTE}
 
 
 def _sweep(sweep: Sweep, model: str) -> Table:
@@ -133,7 +129,7 @@ def _sweep(sweep: Sweep, model: str) -> Table:
       ),
     ),
     (_LOST, _RATES, _NAMES),
-    _settings(model),
+    settings.scale_notes(f"cifar10_{model}"),
     figure="",
   )
 
@@ -162,7 +158,7 @@ def _figure_1(model: str) -> Table:
       _LOST,
       _RATES,
     ),
-    _settings(model),
+    settings.scale_notes(f"cifar10_{model}"),
     figure="bars",
   )
 

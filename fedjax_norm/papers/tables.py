@@ -1,7 +1,6 @@
-"""Types for a paper's table: its cells (runs), the paper's values and its claims.
+"""Types for a paper's table: cells (runs), values printed in the paper, and claims.
 
-A cell is a preset with some flags changed, so a paper's setting is written only in the presets. A
-smaller scale changes more flags.
+A cell is a preset with a few flags changed. At the smaller scales (``--scale``) more flags change.
 """
 
 import functools
@@ -28,7 +27,7 @@ BINARIES: dict[str, type[Config] | Choice] = {
   "decentralized": methods.DECENTRALIZED,
   "split": split_options.ALGORITHM,
 }
-"""First word of a preset's name -> the flags of its binary."""
+"""First word of a preset's name -> the flags of the program that the preset is for."""
 
 _PRESETS = Path(presets.__file__).parent
 
@@ -37,13 +36,13 @@ class Cell(NamedTuple):
   """One run of a table.
 
   Attributes:
-    label: label of the row in the table.
-    preset: name of a file in ``presets``, without its ending.
+    label: label of the table's row.
+    preset: name of a preset.
     options: flag -> value that replaces the preset's; None removes a flag.
-    scales: name of a scale -> flags that it changes in addition.
-    paper: the paper's top-1 and top-5 in percent, NaN if not printed; None if neither is printed.
-    reference: label of the cell from which this cell's loss of accuracy is measured.
-    paper_loss: the paper's loss of accuracy in points, if printed.
+    scales: name of a scale -> further flags that change at this scale, as in ``options``.
+    paper: the paper's (top-1, top-5) in percent, NaN where not printed; None if neither is.
+    reference: label of the cell relative to which this cell's loss of accuracy is measured.
+    paper_loss: the loss of accuracy that the paper prints, in points, or None.
   """
 
   label: str
@@ -63,11 +62,11 @@ class Cell(NamedTuple):
 
   @property
   def make_program(self) -> Make:
-    """Function that makes the run's program (see ``cli.train.Make``)."""
+    """Function that builds the run's program (see ``cli.train.Make``)."""
     return split_options.make if self.preset.startswith("split") else train.make
 
   def config(self, scale: str, **options: Any) -> Config:
-    """Returns the run's flags at a scale, with further options."""
+    """Returns the run's flags at a scale; ``options`` replace all others."""
     changed = {**self.options, **self.scales.get(scale, {}), **options}
     binary = BINARIES[self.preset.partition("_")[0]]
     kind: Any = binary
@@ -83,7 +82,7 @@ def _file(name: str) -> list[str]:
 
 @functools.cache
 def _preset(name: str, kind: type[Config]) -> Mapping[str, Any]:
-  """Returns the options that a preset sets."""
+  """Returns flag -> value for the flags that a preset sets."""
   values = flags.FlagValues()
   define(kind, values)
   values([name, *_file(name)])
@@ -96,11 +95,11 @@ class Claim(NamedTuple):
   Attributes:
     text: the claim in one line.
     labels: labels of the cells; for savings, "<degree>, SkewScout" or "<degree>, Oracle".
-    margin: the cells' values, in the order of ``labels`` -> margin by which the claim holds;
-      negative if it does not hold.
-    measure: the values: ``top1`` in percent; ``loss`` in points of top-1 below the reference cell;
+    margin: function from the values of ``labels`` to the margin by which the claim holds, which is
+      not positive if the claim does not hold.
+    measure: which values: ``top1`` in percent; ``loss``, points of top-1 below the reference cell;
       ``saving``, BSP's bytes divided by the run's; ``client_flops`` or ``sent``, the clients' cost
-      at the accuracy that all cells reach, divided by the first cell's.
+      at the highest accuracy that all cells reach, divided by the first cell's.
   """
 
   text: str
@@ -114,19 +113,19 @@ class Table(NamedTuple):
 
   Attributes:
     name: name of the table for ``--tables``.
-    title: title of one line.
+    title: title, in one line.
     cells: rows of the table.
-    claims: claims of the paper.
+    claims: claims of the paper about the table.
     notes: contradictions in the paper, and settings that it does not state.
     settings: scale -> differences from the paper's setting.
     figure: plot to draw: ``curves`` (learning curves); ``bars`` (accuracies, grouped by the part of
-      a label before its last comma); ``client_flops`` or ``sent`` (accuracy against that cost); or
-      an empty text for none.
-    degrees: degrees of skew with runs of BSP, of all thetas and of SkewScout; the communication
-      that they save is printed and drawn.
-    tolerance: points of accuracy below BSP's that count as equal for the savings.
-    choices: the cells' flags at a scale -> a note on settings that the paper does not state.
-    scale_note: model, data and clients of a scale below ``full`` (see ``at``).
+      a label before its last comma); ``client_flops`` or ``sent`` (accuracy against this cost of
+      the clients); or an empty text for no plot.
+    degrees: degrees of skew, each with runs of BSP, all thetas and SkewScout, for which the saved
+      communication is printed and drawn.
+    tolerance: points of accuracy below BSP up to which a run of ``degrees`` counts as equal.
+    choices: function from the cells' flags to a note on settings that the paper does not state.
+    scale_note: models, data and numbers of clients at a scale other than ``full``; set by ``at``.
   """
 
   name: str
@@ -142,14 +141,14 @@ class Table(NamedTuple):
   scale_note: str = ""
 
   def at(self, scale: str) -> "Table":
-    """Returns the table as it is run at a scale, with all notes."""
+    """Returns the table with ``scale_note`` set and the note of ``choices`` added to ``notes``."""
     configs = [cell.config(scale) for cell in self.cells]
     notes = (self.choices(configs),) if self.choices else ()
     short = "" if scale == "full" else f"run at scale {scale}: {_summarize(configs)}"
     return self._replace(notes=self.notes + notes, choices=None, scale_note=short)
 
   def paper_values(self, measure: str) -> dict[str, float]:
-    """Returns label -> the paper's value of a measure, for the cells with a printed value."""
+    """Returns label -> the paper's ``top1`` or ``loss``; no labels for any other measure."""
     cells = {cell.label: cell for cell in self.cells}
     top1 = {label: cell.paper[0] for label, cell in cells.items() if cell.paper}
     if measure == "top1":
@@ -173,45 +172,45 @@ def _summarize(configs: Sequence[Config]) -> str:
 
 
 def rising(*accuracies: float) -> float:
-  """Margin of "each accuracy is above the previous one": the smallest step."""
+  """Margin of "each value is above the previous one": the smallest rise."""
   return min(b - a for a, b in itertools.pairwise(accuracies))
 
 
 def falling(*accuracies: float) -> float:
-  """Margin of "each accuracy is below the previous one": the smallest step down."""
+  """Margin of "each value is below the previous one": the smallest fall."""
   return rising(*accuracies[::-1])
 
 
 def least(points: float) -> Callable[..., float]:
-  """Margin of "all losses are above ``points``"."""
+  """Returns the margin of "all values are above ``points``", for losses or ratios."""
   return lambda *losses: min(losses) - points
 
 
 def best(first: float, *others: float) -> float:
-  """Margin of "the first is the best": its lead over the best of the others."""
+  """Margin of "the first accuracy is the best": its lead over the second best."""
   return first - max(others)
 
 
 def spread_above(points: float) -> Callable[..., float]:
-  """Margin of "the best and the worst differ by more than ``points``"."""
+  """Returns the margin of "best and worst accuracy differ by more than ``points``"."""
   return lambda *accuracies: max(accuracies) - min(accuracies) - points
 
 
 def below(points: float) -> Callable[[float], float]:
-  """Margin of "the accuracy is below ``points`` percent"."""
+  """Returns the margin of "the accuracy is below ``points`` percent"."""
   return lambda accuracy: points - accuracy
 
 
 def near(points: float) -> Callable[..., float]:
-  """Margin of "the first is less than ``points`` below each of the others"."""
+  """Returns the margin of "the first is less than ``points`` below each other accuracy"."""
   return lambda first, *others: points - (max(others) - first)
 
 
 def all_within(points: float) -> Callable[..., float]:
-  """Margin of "all differ by less than ``points``"."""
+  """Returns the margin of "any two accuracies differ by less than ``points``"."""
   return lambda *accuracies: points - (max(accuracies) - min(accuracies))
 
 
 def all_near(points: float) -> Callable[..., float]:
-  """Margin of "each of the others is less than ``points`` below the first"."""
+  """Returns the margin of "each other accuracy is less than ``points`` below the first"."""
   return lambda first, *others: points - (first - min(others))

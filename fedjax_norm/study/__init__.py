@@ -1,1 +1,1 @@
-"""Grids of runs and the comparison of their results."""
+"""Runs many configurations, each in a folder, and compares the results."""

@@ -1,4 +1,4 @@
-"""Runs the cells of a grid, each in a separate folder, and reads their results."""
+"""Starts or resumes runs, each in a separate folder, and reads the results."""
 
 import contextlib
 import functools
@@ -26,9 +26,9 @@ class Result(NamedTuple):
   Attributes:
     summary: content of ``summary.json``; None if the run diverged.
     rows: rows of ``metrics.csv``.
-    num_tested: number of images that the accuracy averages over; 0 if it averages over pairs.
-    example_flops: () -> floating-point operations of training the whole model on one example; a
-      function, because counting them takes a while.
+    num_tested: number of test images; 0 if the accuracy is measured on pairs of images.
+    example_flops: function that returns the floating-point operations (FLOPs) of training the
+      whole model on one example; counting them takes a while.
   """
 
   summary: dict[str, Any] | None
@@ -37,32 +37,32 @@ class Result(NamedTuple):
   example_flops: Callable[[], float] = lambda: math.nan
 
   def percent(self, name: str) -> float:
-    """Returns an accuracy in percent; NaN if the run diverged or does not measure it."""
+    """Returns the final accuracy ``name`` in percent; NaN if the run diverged or lacks it."""
     return 100 * (self.summary or {}).get(name, math.nan)
 
   @property
   def sent(self) -> float:
-    """Bytes that the whole run sent, up and down; NaN if it diverged."""
+    """Bytes that all clients of the run sent and received; NaN if the run diverged."""
     summary = self.summary
     return float(summary["bytes_up"] + summary["bytes_down"]) if summary else math.nan
 
 
 Results = Mapping[str, Result]
-"""Name of a run -> its result."""
+"""Name of a run -> result of the run."""
 
 
 def run_cell(name: str, config: Any, source: Source, path: Path, make: Make = train.make) -> Result:
-  """Starts or resumes a run, or reads the result of a finished one.
+  """Starts or resumes a run unless it has finished, and returns its result.
 
   Args:
-    name: name of the run in the message that it diverged.
+    name: name of the run, printed if it diverges.
     config: the run's options.
-    source: the data that the options name.
+    source: the data of the run.
     path: the run's folder.
-    make: function that makes the run's program.
+    make: function that builds the run's program from its task and its options.
 
   Raises:
-    UserError: the folder contains another run.
+    UserError: the folder contains a run with other options.
   """
   resolved, task = train.prepare(config, source)
   if not (path / "summary.json").exists():
@@ -85,10 +85,10 @@ def run_cell(name: str, config: Any, source: Source, path: Path, make: Make = tr
 
 
 def load_sources(configs: Mapping[str, Config]) -> dict[str, Source]:
-  """Returns the data of each run by the run's name; loads data that runs share once.
+  """Returns name of a run -> data of the run; loads data that several runs share only once.
 
   Raises:
-    UserError: some data cannot be read.
+    UserError: the data of a run cannot be read.
   """
   loaded: dict[Any, Source] = {}
   sources = {}

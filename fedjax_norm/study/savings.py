@@ -1,8 +1,8 @@
-"""Communication saved over BSP at equal accuracy (paper 004, sec. 7.3 and fig. 8).
+"""Communication saved in comparison with BSP at equal accuracy (paper 004, sec. 7.3, fig. 8).
 
-Each degree of skew has a run of BSP, one run for each theta (communication threshold) of Gaia,
-FedAvg or DGC, and one run in which SkewScout chooses theta. The Oracle is the theta that sends the
-fewest bytes among those that keep BSP's accuracy; finding it needs all runs.
+Each degree of skew has a run of BSP, a run for each communication threshold theta of Gaia, FedAvg
+or DGC, and a run in which SkewScout chooses theta. The Oracle is the run with a fixed theta that
+sends the fewest bytes of those that keep BSP's accuracy. To find it, all runs are needed.
 """
 
 import math
@@ -19,12 +19,12 @@ from fedjax_norm.training.terminal.tables import human_bytes
 
 
 class Degree(NamedTuple):
-  """The runs of one degree of skew, by their names in the results.
+  """The names of the runs of one degree of skew.
 
   Attributes:
     label: the degree as text, for example 20%.
     bsp: name of BSP's run.
-    thetas: theta as text -> name of its run.
+    thetas: theta as text -> name of the run with this theta.
     scout: name of SkewScout's run.
   """
 
@@ -40,9 +40,9 @@ class Saving(NamedTuple):
   Attributes:
     label: the degree as text.
     accuracy: BSP's accuracy in percent.
-    oracle_theta: the Oracle's theta as text; None if no theta keeps the accuracy.
-    oracle: BSP's bytes divided by the Oracle's; NaN if no theta keeps the accuracy.
-    scout: BSP's bytes divided by SkewScout's; NaN if SkewScout does not keep the accuracy.
+    oracle_theta: the Oracle's theta as text; None if no theta keeps BSP's accuracy.
+    oracle: BSP's bytes divided by the Oracle's; NaN if no theta keeps BSP's accuracy.
+    scout: BSP's bytes divided by SkewScout's; NaN if SkewScout does not keep BSP's accuracy.
   """
 
   label: str
@@ -58,22 +58,19 @@ class Saving(NamedTuple):
 
 
 def saving_ratio(bsp: Result, run: Result) -> float:
-  """Returns BSP's bytes divided by a run's; NaN if the clients of the run sent nothing."""
+  """Returns BSP's bytes divided by a run's; NaN if the run sent nothing or one diverged."""
   return bsp.sent / run.sent if run.sent else math.nan
 
 
 def keeps_accuracy(bsp: Result, run: Result, tolerance: float) -> bool:
-  """Returns whether a run is at most ``tolerance`` points below BSP; False if one diverged."""
+  """Returns whether a run's accuracy is at most ``tolerance`` points below BSP's; False for NaN."""
   return run.percent("top1") >= bsp.percent("top1") - tolerance
 
 
 def measure(degree: Degree, results: Results, tolerance: float) -> Saving:
-  """Returns what the Oracle and SkewScout save at a degree of skew.
+  """Returns what the Oracle and SkewScout save at one degree of skew.
 
-  Args:
-    degree: the runs of the degree.
-    results: results of all runs.
-    tolerance: points of accuracy below BSP's that count as equal.
+  A run at most ``tolerance`` points of accuracy below BSP's counts as equally accurate.
   """
   bsp, scout = results[degree.bsp], results[degree.scout]
   ratios = {
@@ -109,21 +106,16 @@ def render(degrees: Sequence[Degree], results: Results, tolerance: float) -> str
 
 
 def draw(degrees: Sequence[Degree], results: Results, tolerance: float, title: str) -> Figure:
-  """Draws fig. 8: savings of SkewScout and the Oracle by degree; no bar if accuracy is lost."""
+  """Draws fig. 8: a bar per saving of SkewScout and the Oracle; none if accuracy is lost."""
   savings = [measure(degree, results, tolerance) for degree in degrees]
   series = {"SkewScout": [s.scout for s in savings], "Oracle": [s.oracle for s in savings]}
-  return bars.bars_figure(
-    [f"{s.label} non-IID" for s in savings],
-    series,
-    title,
-    "BSP's communication / the run's communication",
-    "{:.1f}x",
-    "none",
-  )
+  groups = [f"{s.label} non-IID" for s in savings]
+  axis = "BSP's communication / the run's communication"
+  return bars.bars_figure(groups, series, title, axis, "{:.1f}x", "none")
 
 
 def as_csv(degrees: Sequence[Degree], results: Results, tolerance: float) -> str:
-  """Returns CSV text, one line per run: bytes, saving, and whether it keeps BSP's accuracy."""
+  """Returns CSV text, a line per run: accuracy, bytes, saving, whether it keeps BSP's accuracy."""
   rows = []
   for degree in degrees:
     best, bsp = measure(degree, results, tolerance).oracle_theta, results[degree.bsp]

@@ -1,7 +1,6 @@
-"""Measures the communication that SkewScout and the Oracle of paper 004 save over BSP."""
+"""Compares the communication of BSP, SkewScout and the Oracle (paper 004, sec. 7.3)."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from fedjax_norm import options
@@ -24,15 +23,20 @@ _THETA = {"gaia": "threshold", "fedavg": "local_steps", "dgc": "sparsity"}
 
 @dataclasses.dataclass(frozen=True)
 class OracleConfig(options.Options):
-  """Options of the Oracle of paper 004."""
+  """Options of the comparison with the Oracle (paper 004, sec. 7.3)."""
 
   group = "Oracle"
 
   oracle_tolerance: float = option(
-    1.0, "Points of accuracy below BSP's that still count as equal.", least=0
+    1.0,
+    "Percentage points of top-1 accuracy that a run may lose to BSP and still count as equally "
+    "accurate.",
+    least=0,
   )
   oracle_fractions: tuple[float, ...] = option(
-    (0.2, 0.6, 1.0), "Degrees of skew to compare: shares of the data that are partitioned by label."
+    (0.2, 0.6, 1.0),
+    "Degrees of label skew to compare, between 0 and 1: the share of the training data that is "
+    "partitioned by label; the rest is IID.",
   )
 
 
@@ -50,23 +54,26 @@ ALGORITHM = Choice(
 
 
 def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
-  """Returns the flags of each run by the name of its folder, and the runs of each degree of skew.
+  """Returns (folder name -> flags of the run, the names of the runs of each degree of skew).
 
   Raises:
-    UserError: the flags do not fit together.
+    UserError: the flags set the partition, several seeds, or a SkewScout that does not search.
   """
   if config.partition != "skew" or config.fraction is not None:
     raise UserError(
-      "the degrees of skew are set by --oracle_fractions, with --partition=skew; drop --partition "
-      "and --fraction."
+      "--oracle_fractions sets the degrees of skew, with --partition=skew; drop --partition and "
+      "--fraction."
     )
   if config.seeds != 1:
-    raise UserError("only one seed can be compared; drop --seeds and give --seed.")
+    raise UserError(
+      "the Oracle compares runs of one seed; drop --seeds, and choose the seed by --seed."
+    )
   resolved = config.in_rounds(config.clients or 10, 10**6)
   theta_schedule = make_theta_schedule(resolved, resolved.row, resolved.rounds)
   if not (theta_schedule and theta_schedule.scout and theta_schedule.scout.searches):
     raise UserError(
-      f"--skewscout={config.skewscout} does not search for a theta; give a search, such as hill."
+      f"--skewscout={config.skewscout} does not search for theta; choose hill, stochastic or "
+      "annealing."
     )
   grid = theta_schedule.scout.grid
   changed = {
@@ -87,14 +94,13 @@ def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
     values = {**(changed if "skewscout" in more else without_scout), **more}
     return options.make(kind, **{name: value for name, value in values.items() if name in names})
 
-  # FedAvg averages models, so BSP takes steps of the same size only with the mean of the updates.
+  # FedAvg averages models. BSP takes steps of the same size if it averages the updates as well.
   bsp = {"reduction": "mean"} if config.algorithm == "fedavg" else {}
   configs: dict[str, Config] = {}
   degrees = []
   for fraction in dict.fromkeys(config.oracle_fractions):
-    label = f"{100 * fraction:g}%"
     degree = savings.Degree(
-      label,
+      f"{100 * fraction:g}%",
       f"{fraction:g}-bsp",
       {f"{value:g}": f"{fraction:g}-{value:g}" for value in grid},
       f"{fraction:g}-skewscout",
@@ -103,14 +109,17 @@ def runs(config: Any) -> tuple[dict[str, Config], tuple[savings.Degree, ...]]:
     for value, name in zip(grid, degree.thetas.values(), strict=True):
       number = int(value) if config.row.theta.is_integer else value
       configs[name] = flags(config.algorithm, fraction=fraction, **{theta: number})
-    scout = {"skewscout": config.skewscout}
-    configs[degree.scout] = flags(config.algorithm, fraction=fraction, **scout)
+    configs[degree.scout] = flags(config.algorithm, fraction=fraction, skewscout=config.skewscout)
     degrees.append(degree)
   return configs, tuple(degrees)
 
 
 def main(config: Any) -> None:
-  """Runs all cells and writes the savings."""
+  """Runs BSP, every theta and SkewScout at each degree of skew, and writes what they save.
+
+  Raises:
+    UserError: the task has no accuracy, or the flags do not fit together.
+  """
   if training_objective(config.task) != "classification":
     raise UserError(
       f"the Oracle compares accuracies, which --task={config.task} does not have; choose "
@@ -127,17 +136,16 @@ def main(config: Any) -> None:
     results: dict[str, Result] = {}
     for number, (name, run_config) in enumerate(configs.items(), 1):
       results[name] = run_cell(name, run_config, sources[name], folder / name)
-      top1 = results[name].percent("top1")
-      print(f"{number}/{len(configs)} {name}: {top1:.2f}", flush=True)
+      print(f"{number}/{len(configs)} {name}: {results[name].percent('top1'):.2f}", flush=True)
     tolerance = config.oracle_tolerance
     text = savings.render(degrees, results, tolerance)
     write_atomic(folder / "oracle.md", f"{text}\n".encode())
     write_atomic(folder / "oracle.csv", savings.as_csv(degrees, results, tolerance).encode())
     title = f"Communication saved at BSP's accuracy: {config.algorithm}, {config.model}"
-    base.save(savings.draw(degrees, results, tolerance, title), Path(folder) / "oracle.png")
+    base.save(savings.draw(degrees, results, tolerance, title), folder / "oracle.png")
     print(f"\n{text}\n\nwritten: {folder}")
 
 
 def launch() -> None:
-  """Runs the binary with the flags of the command line, and exits."""
+  """Runs ``experiments.oracle`` with the flags of the command line, and exits."""
   app.run(main, ALGORITHM)

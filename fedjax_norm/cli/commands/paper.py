@@ -1,4 +1,4 @@
-"""Runs the tables and figures of the papers, and compares the results with the papers' claims."""
+"""Trains the models of the papers' tables and figures, and checks whether the claims hold."""
 
 import dataclasses
 import math
@@ -26,12 +26,13 @@ from fedjax_norm.training.terminal.tables import human_seconds
 _PAPERS = (paper_000, paper_001, paper_003, paper_004)
 TABLES = {table.name: table for paper in _PAPERS for table in paper.TABLES}
 
-# Some runs have only two clients. A fixed number makes results independent of the machine.
+# Runs of two clients use at most two devices. A fixed number makes results independent of the
+# machine.
 _HOST_DEVICES = 2
 
 
 def choose(names: str) -> list[Table]:
-  """Returns the tables that ``--tables`` selects, by their names or by the part before a dot.
+  """Returns the tables of ``--tables``: names, or beginnings of names up to a dot, or all.
 
   Raises:
     UserError: a name is unknown.
@@ -41,20 +42,20 @@ def choose(names: str) -> list[Table]:
     matching = [table for table in TABLES if name == "all" or f"{table}.".startswith(f"{name}.")]
     if not matching:
       raise UserError(
-        f"--tables has {name!r}; choose from {', '.join(TABLES)}, or give their common part before "
-        "a dot, such as 004.6 or 003, or all."
+        f"--tables has {name!r}; choose all, names from {', '.join(TABLES)}, or the part of a name "
+        "before a dot, such as 004.6 or 003."
       )
     chosen += matching
   return [TABLES[name] for name in dict.fromkeys(chosen)]
 
 
 def judge(claim: Claim, values: Mapping[str, float], num_tested: int = 0) -> str:
-  """Returns whether a claim holds, with the margin in points or the ratios.
+  """Returns a text: whether a claim holds, and by how many points or for which ratios.
 
   Args:
     claim: the claim.
-    values: label -> value of the claim's measure; NaN for a run that diverged.
-    num_tested: number of images that an accuracy averages over; 0 omits the standard error.
+    values: label of a cell -> value of the claim's measure; NaN if the run diverged.
+    num_tested: number of test images; with 0, the standard error is not considered.
   """
   if not set(claim.labels) <= values.keys():
     return "not in the text"
@@ -67,7 +68,7 @@ def judge(claim: Claim, values: Mapping[str, float], num_tested: int = 0) -> str
     return f"{verdict}: {', '.join(f'{value:.2f}' for value in claimed)} times"
   verdict += f" by {abs(margin):.2f} points"
   share = np.mean(claimed) / 100
-  # Standard error of a difference of two accuracies, from the choice of test images.
+  # Two standard errors, in points, of the difference of two accuracies on random test images.
   errors = 200 * math.sqrt(2 * share * (1 - share) / num_tested) if num_tested else 0
   if claim.measure == "top1" and abs(margin) < errors:
     verdict += ", less than two standard errors of the test set"
@@ -75,7 +76,7 @@ def judge(claim: Claim, values: Mapping[str, float], num_tested: int = 0) -> str
 
 
 def our_values(table: Table, results: Results, measure: str) -> dict[str, float]:
-  """Returns label -> our value of a measure (see ``Claim``)."""
+  """Returns label of a cell -> our value of a measure (one of those that ``Claim`` lists)."""
   top1 = {cell.label: results[cell.name].percent("top1") for cell in table.cells}
   match measure:
     case "top1":
@@ -95,12 +96,11 @@ def _client_costs(table: Table, results: Results) -> dict[str, list[client_costs
 
 
 def render(table: Table, scale: str, results: Results) -> str:
-  """Returns a table at a scale, its claims and its notes as Markdown."""
+  """Returns the results of a table as Markdown, with its claims and its notes."""
   lines = [f"## {_heading(table, '; ')} ({table.name})", ""]
   if scale in table.settings:
     lines += [f"Scale `{scale}`: {table.settings[scale]}", ""]
-  with_losses = any(cell.reference for cell in table.cells)
-  lines.append(_losses(table, results) if with_losses else _top5(table, results))
+  lines.append(_accuracies(table, results))
   if table.degrees:
     lines += ["", savings.render(table.degrees, results, table.tolerance)]
   if table.figure in client_costs.MEASURES:
@@ -122,23 +122,18 @@ def _heading(table: Table, separator: str) -> str:
   return separator.join(filter(None, (table.title, table.scale_note)))
 
 
-def _top5(table: Table, results: Results) -> str:
-  rows = []
-  for cell in table.cells:
-    ours, paper = results[cell.name], cell.paper or (math.nan, math.nan)
-    values = [paper[0], ours.percent("top1"), paper[1], ours.percent("top5")]
-    rows.append([cell.label, *map(_format, values)])
-  return as_markdown(["cell", "top-1, paper", "top-1, ours", "top-5, paper", "top-5, ours"], rows)
-
-
-def _losses(table: Table, results: Results) -> str:
-  pairs = [(table.paper_values(m), our_values(table, results, m)) for m in ("top1", "loss")]
-  columns = [column for pair in pairs for column in pair]
+def _accuracies(table: Table, results: Results) -> str:
+  """Returns each cell's top-1 and, if the table has losses, its loss, otherwise its top-5."""
+  if any(cell.reference for cell in table.cells):
+    second, paper, ours = "loss", table.paper_values("loss"), our_values(table, results, "loss")
+  else:
+    second, paper = "top-5", {cell.label: cell.paper[1] for cell in table.cells if cell.paper}
+    ours = {cell.label: results[cell.name].percent("top5") for cell in table.cells}
+  columns = [table.paper_values("top1"), our_values(table, results, "top1"), paper, ours]
   labels = [cell.label for cell in table.cells]
-  rows = [
-    [label, *(_format(column.get(label, math.nan)) for column in columns)] for label in labels
-  ]
-  return as_markdown(["cell", "top-1, paper", "top-1, ours", "loss, paper", "loss, ours"], rows)
+  rows = [[label, *(_format(c.get(label, math.nan)) for c in columns)] for label in labels]
+  head = ["cell", "top-1, paper", "top-1, ours", f"{second}, paper", f"{second}, ours"]
+  return as_markdown(head, rows)
 
 
 def _format(value: float) -> str:
@@ -146,7 +141,7 @@ def _format(value: float) -> str:
 
 
 def draw(table: Table, results: Results, folder: Path) -> None:
-  """Draws the table's figure; for client costs, also writes the points as CSV."""
+  """Draws a table's figure, if it has one; of client costs, also writes the points as CSV."""
   path, title = folder / f"{table.name}.png", _heading(table, "\n")
   if table.degrees:
     base.save(savings.draw(table.degrees, results, table.tolerance, title), path)
@@ -161,7 +156,7 @@ def draw(table: Table, results: Results, folder: Path) -> None:
 
 
 def _curves(table: Table, results: Results, title: str) -> Figure:
-  """Draws learning curves against the training images seen, because rounds differ in size."""
+  """Draws accuracy against training images, because a round has more images in some runs."""
   runs = {}
   for cell in table.cells:
     rows = results[cell.name].rows
@@ -181,7 +176,7 @@ def _bars(table: Table, results: Results, title: str) -> Figure:
 
 
 def results_csv(tables: Sequence[Table], results: Results) -> str:
-  """Returns CSV text with one line per cell of each table; accuracies in percent or empty."""
+  """Returns CSV text with a line per cell of each table; accuracies in percent, empty if none."""
   head = ["table", "cell", "paper_top1", "paper_top5", "top1", "top5", "loss", "rounds", "seconds"]
   rows = []
   for table in tables:
@@ -196,37 +191,35 @@ def results_csv(tables: Sequence[Table], results: Results) -> str:
 
 
 def with_data_dir(config: Config, data_dir: str | None) -> Config:
-  """Returns a cell's flags with ``--data_dir``, if its data is read from files.
+  """Returns the flags of a run with ``--data_dir``, if the run reads its data from files.
 
   Raises:
-    UserError: the data needs ``--data_dir``, and it is not given.
+    UserError: the run reads a folder or a CSV index below ``--data_dir``, which is None.
   """
   kind, _, path = config.data.partition(":")
   if kind in ("folder", "csv"):
     if data_dir is None:
-      raise UserError(f"{config.data!r} is read from --data_dir; give that folder.")
+      raise UserError(f"the data {config.data!r} is in the folder --data_dir; set --data_dir.")
     return dataclasses.replace(config, data=f"{kind}:{Path(data_dir).expanduser() / path}")
   generated = kind in ("digits", "identities")
   return config if generated else dataclasses.replace(config, data_dir=data_dir)
 
 
 def main(options: PaperFlags) -> None:
-  """Runs the cells of the tables that the flags select, and writes the results."""
+  """Runs the cells of the tables in ``--tables``, and writes the results into ``--workdir``."""
   tables = [table.at(options.scale) for table in choose(options.tables)]
   cells = {cell.name: cell for table in tables for cell in table.cells}
   client_mapping.use_host_devices(_HOST_DEVICES)
   app.set_compilation_cache(options.compilation_cache)
-  configs = {
-    name: cell.config(
-      options.scale, host_devices=_HOST_DEVICES, seed=options.seed, progress=options.progress
-    )
-    for name, cell in cells.items()
-  }
+  common = {"host_devices": _HOST_DEVICES, "seed": options.seed, "progress": options.progress}
+  configs = {name: cell.config(options.scale, **common) for name, cell in cells.items()}
   for config in configs.values():  # errors in the flags are raised before data is read
     train.check(config)
   located = {name: with_data_dir(config, options.data_dir) for name, config in configs.items()}
   if options.data_dir is not None and located == configs:
-    raise UserError("--data_dir has no effect because all data is generated; drop it.")
+    raise UserError(
+      "--data_dir has no effect because the selected runs read no data from files; drop it."
+    )
   sources = load_sources(located)
   folder = Path(options.workdir or f"runs/paper-{options.scale}").expanduser()
   saved = {"scale": options.scale, "seed": options.seed}
@@ -244,12 +237,12 @@ def main(options: PaperFlags) -> None:
 
 
 def _print_run(progress: str, tables: Sequence[Table], name: str, result: Result) -> None:
-  """Prints a run's accuracies and the paper's, once for each table that contains the run."""
+  """Prints a run's accuracies next to the paper's, a line per table that contains the run."""
   for table in tables:
     for cell in table.cells:
       if cell.name == name:
-        ours = (result.percent("top1"), result.percent("top5"))
-        line = f"{progress} {table.name} {cell.label}: " + _pair(ours)
+        ours = _pair((result.percent("top1"), result.percent("top5")))
+        line = f"{progress} {table.name} {cell.label}: {ours}"
         line += f" (paper {_pair(cell.paper)})" if cell.paper else ""
         seconds = result.summary["seconds"] if result.summary else 0.0
         print(f"{line}, {human_seconds(seconds)}", flush=True)
@@ -260,5 +253,5 @@ def _pair(accuracies: tuple[float, float]) -> str:
 
 
 def launch() -> None:
-  """Runs the binary with the flags of the command line, and exits."""
+  """Runs ``experiments.paper`` with the flags of the command line, and exits."""
   app.run_plain(main, PaperFlags)

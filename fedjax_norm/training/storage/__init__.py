@@ -1,1 +1,1 @@
-"""A run's folder on disk: configuration, metrics, checkpoints. Survives kills and full disks."""
+"""The files of a run: configuration, metrics, checkpoints. Kills and full disks damage none."""

@@ -10,11 +10,30 @@ from typing import Any
 from fedjax_norm.errors import UserError
 
 
+def make_folder(path: Path) -> None:
+  """Creates a folder and its parents, unless they exist.
+
+  Raises:
+    UserError: the path or one of its parents is a file, or the folder is not writable.
+  """
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError) as error:
+    raise UserError(
+      f"The folder {path} cannot be created because it or one of its parents is a file; move the "
+      "file away or pass another --workdir."
+    ) from error
+  if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+    raise UserError(
+      f"The folder {path} is not writable; change its permissions or pass another --workdir."
+    )
+
+
 @contextlib.contextmanager
 def filename_in_errors(path: Path) -> Iterator[None]:
   """Makes every ``OSError`` raised in the block name ``path``.
 
-  Without it the error may name only a file descriptor or a temporary file.
+  Without this function, an error can name only a file descriptor or a temporary file.
   """
   try:
     yield
@@ -25,13 +44,13 @@ def filename_in_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_replacement(path: Path) -> Iterator[Path]:
-  """Yields a temporary path to write to; the file replaces ``path`` when the block succeeds.
+  """Yields the path of a temporary file, which replaces ``path`` if the block raises no error.
 
   Args:
-    path: the file to replace, in an existing folder.
+    path: the file to create or replace, in an existing folder.
 
   Raises:
-    OSError: the file cannot be written; names ``path``, and the temporary file is deleted.
+    OSError: the file cannot be written. The error names ``path``; the temporary file is deleted.
   """
   temporary = path.with_name(path.name + ".tmp")
   try:
@@ -54,12 +73,12 @@ def write_atomic(path: Path, data: bytes, opener: Callable[[str, int], int] | No
   """Replaces a file's content; a kill leaves either the old or the new content.
 
   Args:
-    path: the file, in an existing folder.
+    path: the file to create or replace, in an existing folder.
     data: the complete new content.
     opener: the ``opener`` argument of ``open``, to set permissions.
 
   Raises:
-    OSError: the file cannot be written; names ``path``, which keeps the old content.
+    OSError: the file cannot be written. The error names ``path``, which keeps the old content.
   """
   with atomic_replacement(path) as temporary, open(temporary, "wb", opener=opener) as file:
     file.write(data)
@@ -68,14 +87,10 @@ def write_atomic(path: Path, data: bytes, opener: Callable[[str, int], int] | No
 
 
 def append(path: Path, data: bytes) -> None:
-  """Appends data to a file; it is on the disk when the function returns.
-
-  Args:
-    path: the file, created if missing, in an existing folder.
-    data: the bytes to append.
+  """Appends data to a file, which is created if missing; waits until the data is on the disk.
 
   Raises:
-    OSError: the data cannot be written; names ``path``, which keeps the old content.
+    OSError: the data cannot be written. The error names ``path``, which keeps the old content.
   """
   with filename_in_errors(path):
     size = path.stat().st_size if path.exists() else 0
@@ -91,28 +106,26 @@ def append(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-  """Atomically writes a dict of JSON types."""
+  """Replaces a file by a dict as JSON text; a kill leaves either the old or the new content."""
   write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_json(file: Path) -> dict[str, Any]:
-  """Returns the object in a JSON file of a run.
+  """Returns the JSON object that a file of a run contains.
 
   Raises:
-    UserError: the file cannot be read or is damaged.
+    UserError: the file cannot be read or does not contain a JSON object.
   """
   try:
     content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+      raise ValueError
   except OSError as error:
     raise UserError(
       f"{file} cannot be read ({error.strerror}); change its permissions or pass another --workdir."
     ) from error
   except ValueError as error:
     raise UserError(
-      f"{file} is damaged and cannot be read as JSON; restore it or pass another --workdir."
+      f"{file} is damaged: it contains no JSON object; restore the file or pass another --workdir."
     ) from error
-  if not isinstance(content, dict):
-    raise UserError(
-      f"{file} is damaged and holds no JSON object; restore it or pass another --workdir."
-    )
   return content

@@ -1,4 +1,4 @@
-"""Checkpoints of a run's state: on the disk when ``save`` returns, verified when restored."""
+"""Saves the state of a run in checkpoints, and restores the newest undamaged one."""
 
 import contextlib
 import json
@@ -17,26 +17,33 @@ from absl import logging
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.placement.processes import is_network_error
-from fedjax_norm.training.storage import checkpoint_leaves, orbax_errors
-from fedjax_norm.training.storage.atomic_files import write_atomic
+from fedjax_norm.training.storage import orbax_errors
+from fedjax_norm.training.storage.atomic_files import make_folder, write_atomic
+from fedjax_norm.training.storage.checkpoint_leaves import (
+  dtype_and_shape,
+  named_leaves,
+  place_like,
+  restore_target,
+  storage_keys,
+  to_host,
+)
 from fedjax_norm.typing import PyTree
 
-_DAMAGED = "damaged"
 _CHECKSUMS = "checksums.json"
 # After a failed save: number of attempts to delete its folder, and seconds between them.
 _DELETE_TRIES, _DELETE_SECONDS = 20, 0.25
 
 
 class Checkpoints:
-  """The last few checkpoints of one run; a context manager.
+  """Saves and restores the newest checkpoints of one run; a context manager.
 
   ``save`` returns when the checkpoint is complete on the disk: it is written under a temporary
   name and renamed when complete, so a kill at any moment leaves the previous checkpoint readable.
-  Every file has a checksum. With several processes, every process calls every method.
+  A checkpoint has a checksum of each of its files. If the run has several processes, each of
+  them calls every method.
 
-  A damaged checkpoint is never deleted: ``restore`` warns and uses the previous one, and the next
-  ``save`` moves the damaged one into the subfolder ``damaged``. After ``restore``, ``latest``
-  returns the restored round.
+  A damaged checkpoint is never deleted: ``restore`` logs a warning and uses the previous one, and
+  the next ``save`` moves the damaged one into the subfolder ``damaged``.
   """
 
   def __init__(self, path: str | os.PathLike, keep: int = 2):
@@ -44,32 +51,22 @@ class Checkpoints:
 
     Args:
       path: the folder of the checkpoints, which contains nothing else.
-      keep: number of checkpoints to keep; from 2 on, a damaged one has a replacement.
+      keep: number of checkpoints to keep. With 2 or more, the run can still be resumed if the
+        newest one is damaged.
 
     Raises:
       ValueError: ``keep`` is below 1.
-      UserError: the folder cannot be used.
+      UserError: the folder cannot be created or is not writable.
     """
     if keep < 1:
-      raise ValueError(f"keep is {keep}; keep at least one checkpoint.")
+      raise ValueError(f"keep is {keep}, but at least one checkpoint has to be kept.")
     self.path = Path(path).expanduser().absolute()
     self.keep = keep
     self._unreadable: set[int] = set()
-    try:
-      self.path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-      raise UserError(
-        f"The checkpoint folder {self.path} cannot be created because a file of that name "
-        "exists; move it away or pass another --workdir."
-      ) from error
-    if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
-      raise UserError(
-        f"The checkpoint folder {self.path} is not writable; change its permissions or pass "
-        "another --workdir."
-      )
+    make_folder(self.path)
     options = ocp.CheckpointManagerOptions(
       preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-      # Every save is waited for, which is faster without a background thread.
+      # ``save`` waits for the disk, which is faster without a background thread.
       enable_async_checkpointing=False,
       cleanup_tmp_directories=True,
       save_root_metadata=False,
@@ -81,39 +78,33 @@ class Checkpoints:
       )
 
   def latest(self) -> int | None:
-    """Returns the newest round with an undamaged checkpoint, or None."""
+    """Returns the largest of ``rounds()``; None if there is no such checkpoint."""
     return max(self.rounds(), default=None)
 
   def rounds(self) -> list[int]:
-    """Returns the rounds with a complete checkpoint not known to be damaged, in any order."""
+    """Returns the rounds of all complete checkpoints not known to be damaged, in any order."""
     return [r for r in self._manager.all_steps() if r not in self._unreadable]
 
   def save(self, round: int, tree: PyTree) -> None:
-    """Saves a state, and deletes the oldest checkpoints beyond ``keep``.
+    """Saves a state, and deletes all checkpoints except the newest ``keep``.
 
     Args:
-      round: number of completed rounds, above every saved round.
-      tree: arrays of any shape and dtype (except typed random keys) and numbers, in any nesting.
+      round: number of completed rounds; larger than the round of every checkpoint.
+      tree: the state: a tree of numbers and of arrays of any dtype except typed random keys.
 
     Raises:
       ValueError: this round or a later one already has a checkpoint.
       OSError: the files cannot be written; the previous checkpoint remains the newest.
     """
-    last = self.latest()
-    if last is not None and round <= last:
+    if (last := self.latest()) is not None and round <= last:
       raise ValueError(f"Round {round} is not after round {last}, the last checkpoint.")
     self._move_damaged()
-    names, leaves = checkpoint_leaves.named_leaves(tree)
-    arrays = [checkpoint_leaves.to_host(leaf) for leaf in leaves]
-    layout = [
-      [name, *checkpoint_leaves.dtype_and_shape(array)]
-      for name, array in zip(names, arrays, strict=True)
-    ]
+    names, leaves = named_leaves(tree)
+    arrays = [to_host(leaf) for leaf in leaves]
+    layout = [[name, *dtype_and_shape(array)] for name, array in zip(names, arrays, strict=True)]
     args = {"layout": ocp.args.JsonSave({"leaves": layout})}
     # The layout describes empty arrays completely, and Orbax cannot store empty items.
-    stored = {
-      k: a for k, a in zip(checkpoint_leaves.storage_keys(names), arrays, strict=True) if a.size
-    }
+    stored = {k: a for k, a in zip(storage_keys(names), arrays, strict=True) if a.size}
     if stored:
       args["arrays"] = ocp.args.StandardSave(stored)
     with self._writing(round):
@@ -122,21 +113,22 @@ class Checkpoints:
         self._manager.wait_until_finished()
       if jax.process_index() == 0:
         folder = self.path / str(round)
-        # Written last: after a kill before this line the checkpoint is read without checksums.
+        # Written last. If a kill comes first, the checkpoint is restored without verification.
         write_atomic(folder / _CHECKSUMS, json.dumps(_checksums(folder)).encode())
 
   def restore(self, template: PyTree) -> PyTree:
-    """Restores the newest undamaged checkpoint, bit for bit, and warns about damaged ones.
+    """Restores the newest undamaged checkpoint, bit for bit; logs a warning per damaged one.
 
     Args:
-      template: a tree with the structure, shapes and dtypes of the saved state. Its jax arrays are
-        restored as jax arrays on the same devices, all other leaves as NumPy arrays.
+      template: a tree with the structure, shapes and dtypes of the saved state. Where it has a JAX
+        array, the restored array is one on the same devices; all other leaves are NumPy arrays.
 
     Returns:
-      The state in the structure of ``template``; ``latest`` returns its round.
+      The state in the structure of ``template``; ``latest()`` is its round.
 
     Raises:
-      UserError: there is no checkpoint, none is readable, or it does not fit the template.
+      UserError: there is no undamaged checkpoint, its files cannot be read, or its arrays differ
+        from the template in path, dtype or shape.
     """
     rounds = sorted(self.rounds(), reverse=True)
     for round in rounds:
@@ -151,12 +143,8 @@ class Checkpoints:
       except Exception as error:  # Orbax raises many types on damaged bytes
         if jax.process_count() > 1 and is_network_error(error):
           raise
-        logging.warning(
-          "The checkpoint of round %d in %s is damaged and is not used (%s).",
-          round,
-          self.path,
-          type(error).__name__,
-        )
+        text = "The checkpoint of round %d in %s is damaged and is not used (%s)."
+        logging.warning(text, round, self.path, type(error).__name__)
         self._unreadable.add(round)
     raise UserError(
       f"Every checkpoint in {self.path} is damaged; restore the folder from a copy or pass "
@@ -166,7 +154,7 @@ class Checkpoints:
     )
 
   def close(self) -> None:
-    """Closes the folder."""
+    """Releases the resources of Orbax, the library that writes the checkpoints."""
     with orbax_errors.quiet():
       self._manager.close()
 
@@ -180,7 +168,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _writing(self, round: int) -> Iterator[None]:
-    """Turns Orbax's errors in the block into ``OSError``, and deletes the incomplete checkpoint."""
+    """If writing fails in the block, deletes the checkpoint of the round and raises ``OSError``."""
     try:
       yield
     except Exception as error:
@@ -198,9 +186,9 @@ class Checkpoints:
   def _move_damaged(self) -> None:
     if not self._unreadable:
       return
-    # Every process waits below, so that none saves while the first one still moves folders.
+    # All processes wait below, so that none saves while the first process still moves folders.
     if jax.process_index() == 0:
-      damaged = self.path / _DAMAGED
+      damaged = self.path / "damaged"
       damaged.mkdir(exist_ok=True)
       for round in self._unreadable:
         target = damaged / str(round)
@@ -215,40 +203,27 @@ class Checkpoints:
     with orbax_errors.quiet():
       self._manager.reload()
 
-  def _verify(self, round: int) -> None:
-    # Checked before Orbax opens the files, because it logs a lot about damaged ones.
-    folder = self.path / str(round)
-    if (folder / _CHECKSUMS).exists():
-      expected = json.loads((folder / _CHECKSUMS).read_bytes())
-      if expected != _checksums(folder):
-        raise ValueError("checksum")
-
   def _restore(self, round: int, template: PyTree) -> PyTree:
-    self._verify(round)
+    # Verified before Orbax opens the files, because Orbax logs many lines about damaged files.
+    file = self.path / str(round) / _CHECKSUMS
+    if file.exists() and json.loads(file.read_bytes()) != _checksums(file.parent):
+      raise ValueError("checksum")
     with orbax_errors.quiet():
       args = ocp.args.Composite(layout=ocp.args.JsonRestore())
       saved = self._manager.restore(round, args=args)["layout"]["leaves"]
-    names, leaves = checkpoint_leaves.named_leaves(template)
-    expected = {
-      name: checkpoint_leaves.dtype_and_shape(leaf)
-      for name, leaf in zip(names, leaves, strict=True)
-    }
+    names, leaves = named_leaves(template)
+    expected = {name: dtype_and_shape(leaf) for name, leaf in zip(names, leaves, strict=True)}
     self._check_fit(round, {name: (dtype, shape) for name, dtype, shape in saved}, expected)
-    keys = checkpoint_leaves.storage_keys(names)
-    targets = {
-      k: checkpoint_leaves.restore_target(leaf) for k, leaf in zip(keys, leaves, strict=True)
-    }
-    targets = {k: target for k, target in targets.items() if target.size}
+    keys = storage_keys(names)
+    targets = {k: restore_target(leaf) for k, leaf in zip(keys, leaves, strict=True) if leaf.size}
     arrays = {}
     if targets:
       with orbax_errors.quiet():
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(targets))
         arrays = self._manager.restore(round, args=args)["arrays"]
     restored = [
-      checkpoint_leaves.place_like(
-        arrays[key] if key in arrays else np.empty(leaf.shape, leaf.dtype), leaf
-      )
-      for key, leaf in zip(keys, leaves, strict=True)
+      place_like(arrays[k] if k in arrays else np.empty(leaf.shape, leaf.dtype), leaf)
+      for k, leaf in zip(keys, leaves, strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(template), restored)
 
@@ -256,13 +231,11 @@ class Checkpoints:
     def describe(leaves: dict[str, Any], name: str) -> str:
       return "{}{}".format(*leaves[name]) if name in leaves else "absent"
 
-    names = {**saved, **expected}
-    differing = [name for name in names if saved.get(name) != expected.get(name)]
-    if differing:
+    if differing := [n for n in {**saved, **expected} if saved.get(n) != expected.get(n)]:
       name = differing[0]
       more = f", and {len(differing) - 1} more differ" if len(differing) > 1 else ""
       raise UserError(
-        f"The checkpoint of round {round} in {self.path} does not fit this run: "
+        f"The checkpoint of round {round} in {self.path} does not fit this run: array "
         f"state{name} is saved as {describe(saved, name)} and expected as "
         f"{describe(expected, name)}{more}; pass the flags of the saved run or another --workdir."
       )

@@ -1,4 +1,4 @@
-"""Tables as CSV text. Every value is read back exactly as it was written."""
+"""Writes tables as CSV files, and reads each value back exactly as it was written."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.training.storage.atomic_files import append, write_atomic
 
 Row = dict[str, Any]
-"""Column name to an int, a float or a str; ``round`` is an int."""
+"""Column name -> an int, a float or a str; the column ``round`` is an int."""
 
 _INTEGER = re.compile(r"-?[0-9]+")
 _FLOAT = re.compile(r"-?([0-9]+\.[0-9]*(e[+-]?[0-9]+)?|[0-9]+e[+-]?[0-9]+|inf)|nan")
@@ -25,48 +25,51 @@ def scalar(name: str, value: Any) -> int | float | str:
     value: an int, a float, a str, or a zero-dimensional array.
 
   Raises:
-    ValueError: a str that would be read back as another value.
-    TypeError: a value of any other type.
+    ValueError: the value is a str that would be read back as a number or as several lines.
+    TypeError: the value has another type.
   """
   if getattr(value, "shape", None) == () and hasattr(value, "item"):
     value = value.item()
   if isinstance(value, str):
     if "\n" in value or "\r" in value or not isinstance(_parse(value), str):
-      raise ValueError(f"The text {value!r} in column {name!r} would be read as another value.")
+      raise ValueError(
+        f"The text {value!r} in column {name!r} would be read back as a number or as several lines."
+      )
     return value
   if isinstance(value, bool) or not isinstance(value, int | float):
-    raise TypeError(f"Column {name!r} holds {value!r}; a metric is an int, a float or a str.")
+    raise TypeError(f"Column {name!r} has {value!r}; a metric is an int, a float or a str.")
   return value
 
 
 def write_table(path: Path, rows: list[Row]) -> None:
-  """Writes rows to a CSV file with the columns of the first row; writes no file without rows."""
+  """Writes rows to a CSV file with the columns of the first row; does nothing without rows."""
   if rows:
     write_rows(path, rows)
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
-  """Replaces a CSV file by rows with the columns of the first row; by nothing without rows."""
+  """Replaces a CSV file by rows with the columns of the first row; without rows, empties it."""
   write_atomic(path, _lines(rows, tuple(rows[0]), header=True) if rows else b"")
 
 
 def append_rows(path: Path, rows: list[Row], columns: tuple[str, ...], header: bool) -> None:
-  """Appends rows to a CSV file; they are on the disk when the function returns.
+  """Appends rows to a CSV file, created if missing, and waits until they are on the disk.
 
   Args:
     path: the file.
     rows: the rows, each with all columns.
     columns: column names, in the order of the file.
-    header: whether to write a line of column names first.
+    header: whether to write a line of column names before the rows.
   """
   append(path, _lines(rows, columns, header))
 
 
 def read_rows(path: Path) -> tuple[list[Row], bool]:
-  """Returns the complete rows of a file, and whether an incomplete last line was dropped.
+  """Returns (the complete rows of a CSV file, whether an incomplete last line was dropped).
 
   Raises:
-    UserError: a complete line is damaged.
+    UserError: the file is not CSV text, or a complete line has another number of values than the
+      header or no integer in the column ``round``.
   """
   if not path.exists():
     return [], False

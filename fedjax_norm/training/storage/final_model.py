@@ -1,4 +1,4 @@
-"""Saves the final model of a run in its folder, and loads it again."""
+"""Saves the final model of a run in the run's folder, and loads it."""
 
 import os
 from pathlib import Path
@@ -17,12 +17,7 @@ _MODEL = "model.msgpack"
 
 
 def save_model(path: Path, variables: Variables) -> None:
-  """Atomically writes a run's final model into its folder.
-
-  Args:
-    path: the existing folder of the run.
-    variables: the model's variables, on the host or on devices.
-  """
+  """Writes the variables of a run's final model to ``model.msgpack`` in the run's folder."""
   write_atomic(path / _MODEL, serialization.msgpack_serialize(jax.tree.map(np.asarray, variables)))
 
 
@@ -33,18 +28,18 @@ def load_run(path: str | os.PathLike) -> tuple[dict[str, Any], Variables]:
     path: the run's folder; for several seeds, the folder of one seed.
 
   Returns:
-    (flag name to value as in ``config.json``, the variables as NumPy arrays).
+    (flag name -> value as in ``config.json``, the model's variables as NumPy arrays).
 
   Raises:
     UserError: the folder contains no finished run, or its files are damaged.
   """
   path = Path(path).expanduser()
   if not (path / CONFIG).is_file():
-    raise UserError(f"{path} holds no run because it has no {CONFIG}; pass the folder of a run.")
+    raise UserError(f"{path} holds no run because it has no {CONFIG}; pass a run's folder.")
   if not (path / _MODEL).is_file():
     seeds = sorted(folder.parent.name for folder in path.glob(f"seed_*/{_MODEL}"))
     advice = (
-      f"it has several seeds, so pass the folder of one, such as {path / seeds[0]}"
+      f"it has several seeds, so pass the folder of one seed, such as {path / seeds[0]}"
       if seeds
       else "run it to its end first"
     )
@@ -53,8 +48,8 @@ def load_run(path: str | os.PathLike) -> tuple[dict[str, Any], Variables]:
   try:
     return config, serialization.msgpack_restore((path / _MODEL).read_bytes())
   except OSError as error:
-    raise UserError(f"The run in {path} cannot be read ({error.strerror}).") from error
-  except Exception as error:  # the decoders raise many types on damaged bytes
     raise UserError(
-      f"The run in {path} is damaged: its {CONFIG} or {_MODEL} cannot be decoded; restore it."
+      f"{path / _MODEL} cannot be read ({error.strerror}); change its permissions."
     ) from error
+  except Exception as error:  # the decoder raises many types on damaged bytes
+    raise UserError(f"{path / _MODEL} is damaged; restore the file or run again.") from error

@@ -14,20 +14,20 @@ from fedjax_norm.training.storage.atomic_files import filename_in_errors, read_j
 
 LOCK = "run.lock"
 HOLDER = "run.lock.json"
-"""Names the process that holds the lock. If a killed process leaves it behind, it blocks nobody."""
+"""File that names the process with the lock. If a kill leaves the file behind, it locks nothing."""
 
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-  """Locks a folder against all other processes during the block.
+  """Locks an existing folder against all other processes during the block.
 
   Args:
-    folder: an existing folder.
-    wait: whether to wait, with a note, until no other process uses the folder.
+    folder: the folder.
+    wait: whether to print a note and wait if another process has the lock.
 
   Raises:
-    UserError: another process uses the folder, and ``wait`` is False.
-    OSError: the lock cannot be written.
+    UserError: another process has the lock, and ``wait`` is False.
+    OSError: the lock file cannot be written.
   """
   lock, holder = FileLock(folder / LOCK), folder / HOLDER
   with filename_in_errors(folder / LOCK):
@@ -36,8 +36,8 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     except Timeout as error:
       if not wait:
         raise UserError(
-          f"{folder} is in use by {_describe(holder)}; wait until that ends, pass "
-          "--wait_for_workdir to do so, or pass another --workdir."
+          f"{folder} is in use by {_describe(holder)}; pass --wait_for_workdir to wait "
+          "until that process ends, or pass another --workdir."
         ) from error
       print(f"note: waiting for {folder}, which is in use by {_describe(holder)}.", flush=True)
       lock.acquire(poll_interval=0.5)

@@ -13,7 +13,7 @@ from absl import logging
 
 
 def errno_of(error: BaseException) -> int | None:
-  """Returns the system error number of an exception or of its cause; None if there is no number."""
+  """Returns the operating system's error number of an exception or of its cause, or None."""
   if isinstance(error, OSError):
     return error.errno
   if match := re.search(r"os_error_code='(\d+)'", str(error)):
@@ -23,7 +23,7 @@ def errno_of(error: BaseException) -> int | None:
 
 
 class _DropOrbaxMessages(python_logging.Filter):
-  """Drops Orbax's log records except warnings: it also raises the errors that it logs."""
+  """Drops Orbax's log records except warnings; the errors that Orbax logs are also raised."""
 
   def filter(self, record: python_logging.LogRecord) -> bool:
     from_orbax = f"{os.sep}orbax{os.sep}" in record.pathname
@@ -32,19 +32,19 @@ class _DropOrbaxMessages(python_logging.Filter):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """Silences Orbax's log in the block, and the errors of its threads after a block that failed."""
+  """Silences Orbax's log in the block, and after a failed block the errors of Orbax's threads."""
   drop, hook = _DropOrbaxMessages(), sys.unraisablehook
   logger = logging.get_absl_logger()
   logger.addFilter(drop)
   sys.unraisablehook = functools.partial(_unraisable, hook)
   try:
     yield
-    sys.unraisablehook = hook  # after a failure it stays: Orbax's threads still write and complain
+    sys.unraisablehook = hook  # not after a failure: Orbax's threads still run and fail
   finally:
     logger.removeFilter(drop)
 
 
 def _unraisable(hook: Callable[[Any], Any], unraisable: Any) -> None:
-  """Reports an unraisable exception, unless it comes from an Orbax write that outlived its save."""
+  """Reports an unraisable exception, unless a thread of Orbax raised it after a failed save."""
   if str(unraisable.exc_value) != "Event loop is closed":
     hook(unraisable)

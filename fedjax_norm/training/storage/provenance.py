@@ -1,4 +1,4 @@
-"""Records the versions and the command that made a run, for ``config.json``."""
+"""Lists the versions and commands that ran a run, for ``made_by`` in its ``config.json``."""
 
 import configparser
 import datetime
@@ -13,7 +13,7 @@ _SETUP = Path(__file__).parents[3] / "setup.cfg"
 
 
 def version(setup: Path = _SETUP) -> str:
-  """Returns the version of this package, of a checkout from ``setup.cfg`` next to the package."""
+  """Returns the version of this package: in a checkout, the one in its file ``setup.cfg``."""
   parser = configparser.ConfigParser(interpolation=None)
   if parser.read(setup) and parser.get("metadata", "name", fallback="") == "fedjax_norm":
     return parser["metadata"]["version"]
@@ -24,7 +24,7 @@ def version(setup: Path = _SETUP) -> str:
 
 
 def entry() -> dict[str, str]:
-  """Returns the versions, the date and the command line of this process."""
+  """Returns the entry of this process: versions of this package and JAX, date, command line."""
   return {
     "fedjax_norm": version(),
     "jax": jax.__version__,
@@ -34,7 +34,7 @@ def entry() -> dict[str, str]:
 
 
 def with_this_process(entries: list[dict[str, str]]) -> list[dict[str, str]]:
-  """Returns a run's entries plus the entry of this process, unless only its date is new."""
+  """Returns a run's entries plus that of this process, unless it repeats the last but the date."""
   new = entry()
   same = entries and {**entries[-1], "date": ""} == {**new, "date": ""}
   return entries if same else [*entries, new]

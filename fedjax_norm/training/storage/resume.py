@@ -1,4 +1,4 @@
-"""Resumes a run from its newest checkpoint and the rows of metrics up to it."""
+"""Resumes a run from its newest checkpoint and the rows of ``metrics.csv`` up to that round."""
 
 from fedjax_norm.algorithms.costs.ledger import Traffic
 from fedjax_norm.errors import UserError
@@ -7,26 +7,27 @@ from fedjax_norm.training.storage.csv_rows import Row
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.typing import PyTree
 
-# Columns of the last row that the end of every run reads, together with a measure of its task.
+# Columns that every run reads from the last row when it ends, in addition to its task's metric.
 _COLUMNS = ("train_loss", "loss", *Traffic._fields, "seconds")
 
 
 def resume(folder: RunFolder, checkpoints: Checkpoints, fresh: PyTree) -> tuple[PyTree, list[Row]]:
-  """Restores the newest checkpoint of a run and deletes the rows after it, to compute them again.
+  """Restores the newest checkpoint of a run, and deletes the rows of metrics of later rounds.
 
-  A kill between writing a row and its checkpoint leaves one such row; more rows, or a row of a
-  finished run, mean that checkpoints were lost, and a note is printed.
+  The resumed run computes the deleted rows again. A kill between writing a row and its checkpoint
+  leaves one such row. More rows, or a row of a finished run, mean that checkpoints were lost; then
+  a note is printed.
 
   Args:
     folder: the run's folder.
     checkpoints: the run's checkpoints.
-    fresh: the state before round 0, used if there is no checkpoint.
+    fresh: the initial state; returned if there is no checkpoint.
 
   Returns:
-    (the state, the rows up to it).
+    (the state, the rows up to the state's round).
 
   Raises:
-    UserError: no checkpoint is readable, the rows end before the checkpoint, or they lack a column.
+    UserError: every checkpoint is damaged, the rows end before the newest one, or lack a column.
   """
   state = fresh if checkpoints.latest() is None else checkpoints.restore(fresh)
   round_, all_rows = checkpoints.latest() or 0, folder.rows()
@@ -44,9 +45,8 @@ def resume(folder: RunFolder, checkpoints: Checkpoints, fresh: PyTree) -> tuple[
     )
   again = len(all_rows) - len(rows)
   finished = folder.read_summary() is not None
-  if again > 1 or (
-    again and (finished or len(checkpoints.rounds()) < min(checkpoints.keep, len(rows)))
-  ):
+  missing_saves = len(checkpoints.rounds()) < min(checkpoints.keep, len(rows))
+  if again > 1 or (again and (finished or missing_saves)):
     print(
       f"note: the run resumes from round {round_}, that of the newest checkpoint in "
       f"{checkpoints.path}; rows of metrics.csv to compute again: {again}."

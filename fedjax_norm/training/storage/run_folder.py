@@ -1,4 +1,4 @@
-"""The folder of one run: configuration, rows of metrics, diagnostics and summary."""
+"""Reads and writes the folder of one run."""
 
 import contextlib
 import json
@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.storage import provenance, tensorboard
-from fedjax_norm.training.storage.atomic_files import read_json, write_atomic, write_json
+from fedjax_norm.training.storage import atomic_files, provenance, tensorboard
 from fedjax_norm.training.storage.csv_rows import Row, append_rows, read_rows, scalar, write_rows
 from fedjax_norm.training.storage.lock import HOLDER, LOCK, locked
 
@@ -16,8 +15,8 @@ CONFIG = "config.json"
 FORMAT = 2
 """Format number in ``config.json``; a run with another number cannot be resumed.
 
-Increase it with every change of this package that would make a resumed run differ from a run that
-was not interrupted."""
+Increase it with every change of this package after which a resumed run would differ from an
+uninterrupted one."""
 _METRICS = "metrics.csv"
 _DIAGNOSTICS = "diagnostics.csv"
 _DIAGNOSTICS_COLUMNS = ("round", "quantity", "place", "value")
@@ -28,15 +27,14 @@ _NO_RUN_YET = {f"{CONFIG}.tmp", LOCK, HOLDER, f"{HOLDER}.tmp"}
 
 
 def read_config(path: Path) -> dict[str, Any]:
-  """Returns the options of a run from its ``config.json``; reads those of older versions too.
+  """Returns flag name -> value from the ``config.json`` in a run's folder.
 
-  Args:
-    path: the run's folder.
+  Also reads a run of an older version, which cannot be resumed.
 
   Raises:
-    UserError: the file is damaged.
+    UserError: the file cannot be read or is damaged.
   """
-  config = read_json(path / CONFIG)
+  config = atomic_files.read_json(path / CONFIG)
   return {name: value for name, value in config.items() if name not in ("format", "made_by")}
 
 
@@ -45,7 +43,7 @@ class RunFolder:
 
   The files are ``config.json``, ``metrics.csv``, ``summary.json``, ``tensorboard/`` and, if the run
   records diagnostics, ``diagnostics.csv``. The TensorBoard events are derived from ``metrics.csv``.
-  No other process can open the folder until it is closed; ``ReadOnlyFolder`` needs no lock.
+  Until the folder is closed, other processes can open it only as a ``ReadOnlyFolder``.
 
   Attributes:
     path: the folder.
@@ -53,8 +51,8 @@ class RunFolder:
   """
 
   def __init__(self, path: Path, resumed: bool):
-    self.path = path
-    self.resumed = resumed
+    self.path, self.resumed = path, resumed
+    self._metrics = path / _METRICS
     self._lock = contextlib.ExitStack()
     self._events: Path | None = None
     rows, incomplete = read_rows(self._metrics)
@@ -71,94 +69,76 @@ class RunFolder:
 
     Args:
       path: the folder, created with its parents if missing.
-      config: flag name to value, JSON types (tuples become lists). ``config.json`` also gets
-        ``made_by``, with an entry for each version or command that the run was started with.
-      resume: whether the folder may already contain a run with the same config.
-      wait: whether to wait until another process closes the folder.
+      config: flag name -> value of a type that JSON can store (tuples become lists). The file
+        ``config.json`` also lists, under ``made_by``, the versions and commands that ran the run.
+      resume: whether to resume a run with the same config; if False, the folder must contain none.
+      wait: whether to wait if another process has the folder open.
 
     Returns:
-      The open folder. If a kill cut the last line of metrics short, that line is dropped.
+      The open folder. An incomplete last line of ``metrics.csv``, left by a kill, is deleted.
 
     Raises:
-      UserError: the path is no usable folder, contains other files, contains a run with another
-        config or format, contains any run while ``resume`` is False, or is in use by another
-        process.
+      UserError: the folder cannot be created or written to, contains other files or another run,
+        contains a run although ``resume`` is False, or is open in another process although
+        ``wait`` is False.
     """
     path = Path(path).expanduser().absolute()
     new = json.loads(json.dumps({**config, "format": FORMAT}))
-    try:
-      path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-      raise UserError(
-        f"{path} cannot be a run folder because it, or a part of it, is a file; pass another "
-        "--workdir."
-      ) from error
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-      raise UserError(
-        f"The run folder {path} is not writable; change its permissions or pass another --workdir."
-      )
+    atomic_files.make_folder(path)
     file = path / CONFIG
     names = set(os.listdir(path))
     if CONFIG not in names and names - _NO_RUN_YET:
       raise UserError(
-        f"{path} is not empty and holds no {CONFIG}, so it is no run folder; pass an empty or "
-        "new --workdir."
+        f"{path} is no run folder because it contains files but no {CONFIG}; pass an empty or new "
+        "--workdir."
       )
     with contextlib.ExitStack() as lock:
       lock.enter_context(locked(path, wait))
-      resumed = file.exists()
-      if resumed:
-        saved = read_json(file)
+      entries = []
+      if resumed := file.exists():
+        saved = atomic_files.read_json(file)
         entries = saved.pop("made_by", [])
         _check_same(path, saved, new, resume)
-      else:
-        entries = []
       if (extended := provenance.with_this_process(entries)) != entries:
         content = json.dumps({**new, "made_by": extended}, indent=2, sort_keys=True) + "\n"
-        write_atomic(file, content.encode())
+        atomic_files.write_atomic(file, content.encode())
       run = cls(path, resumed)
       run._lock = lock.pop_all()
       return run
 
-  @property
-  def _metrics(self) -> Path:
-    return self.path / _METRICS
-
   def append(self, row: dict[str, Any]) -> None:
-    """Appends one evaluation to ``metrics.csv`` and to the TensorBoard events.
-
-    The row is on the disk when the method returns.
+    """Appends an evaluation to ``metrics.csv`` and TensorBoard; waits until it is on the disk.
 
     Args:
-      row: column name to a scalar: int, float, str, or a zero-dimensional array. ``round`` is an
-        int above that of the previous row. The columns are those of the first row, in any order.
+      row: column name -> an int, a float, a str or a zero-dimensional array. ``round`` is an int
+        above that of the previous row. Every row has the columns of the first row, in any order.
 
     Raises:
       UserError: the columns differ from those of the file.
-      ValueError: ``round`` is missing or not increasing, or a str would be read as another value.
-      TypeError: a value is not a scalar of those types.
+      ValueError: ``round`` is missing, no int or not larger than before; or a str would be read
+        back as a number or as several lines.
+      TypeError: a value has another type.
     """
     row = {name: scalar(name, value) for name, value in row.items()}
     if not isinstance(row.get("round"), int):
       raise ValueError('A row of metrics needs an integer column "round".')
     if self._last_round is not None and row["round"] <= self._last_round:
       raise ValueError(
-        f"Round {row['round']} is not after round {self._last_round}, the last one written."
+        f"Round {row['round']} is not after round {self._last_round}, that of the previous row."
       )
     if self._columns is not None and set(row) != set(self._columns):
       differing = sorted(set(row) ^ set(self._columns))
       raise UserError(
-        f"{self._metrics} does not have the columns of this run, which differ in "
-        f"{', '.join(differing)}; restore its first line or pass another --workdir."
+        f"The columns of {self._metrics} and of this run differ in {', '.join(differing)}; restore "
+        "the first line of the file or pass another --workdir."
       )
     columns = self._columns or tuple(row)
     append_rows(self._metrics, [row], columns, header=self._columns is None)
-    self._columns = columns
-    self._last_round = row["round"]
+    self._columns, self._last_round = columns, row["round"]
     self._write_events([row])
 
   def rows(self) -> list[Row]:
-    """Returns the rows of ``metrics.csv`` in order; floats are exact to the last bit.
+    """Returns the rows of ``metrics.csv`` in order; floats equal the written ones bit for bit.
 
     Raises:
       UserError: a complete line is damaged.
@@ -166,34 +146,26 @@ class RunFolder:
     return read_rows(self._metrics)[0]
 
   def append_diagnostics(self, rows: list[Row]) -> None:
-    """Appends one evaluation's diagnostics to ``diagnostics.csv``.
-
-    Args:
-      rows: rows of ``round``, ``quantity``, ``place`` and ``value`` (see ``diagnostics_recorder``).
-    """
+    """Appends an evaluation's rows, made by ``diagnostics_recorder``, to ``diagnostics.csv``."""
     file = self.path / _DIAGNOSTICS
     header = not file.exists() or file.stat().st_size == 0
     append_rows(file, rows, _DIAGNOSTICS_COLUMNS, header)
 
   def diagnostics(self) -> list[Row]:
-    """Returns the rows of ``diagnostics.csv``; no rows if the run records none."""
+    """Returns the rows of ``diagnostics.csv``; an empty list if there is no such file."""
     return read_rows(self.path / _DIAGNOSTICS)[0]
 
   def drop_rows_after(self, round: int) -> None:
-    """Deletes the rows after a round, because a resumed run writes them again.
+    """Deletes the metrics and diagnostics of later rounds, because a resumed run repeats them.
 
-    The TensorBoard events are written again from the remaining rows.
-
-    Args:
-      round: round of the checkpoint from which the run resumes.
+    Replaces the TensorBoard events by those of the remaining rows.
     """
     rows = [row for row in self.rows() if row["round"] <= round]
     if self._metrics.exists():
       write_rows(self._metrics, rows)
-    if (self.path / _DIAGNOSTICS).exists():
-      write_rows(
-        self.path / _DIAGNOSTICS, [row for row in self.diagnostics() if row["round"] <= round]
-      )
+    file = self.path / _DIAGNOSTICS
+    if file.exists():
+      write_rows(file, [row for row in self.diagnostics() if row["round"] <= round])
     self._columns = tuple(rows[0]) if rows else None
     self._last_round = rows[-1]["round"] if rows else None
     self._events = None
@@ -202,20 +174,20 @@ class RunFolder:
       self._write_events(rows)
 
   def write_summary(self, summary: dict[str, Any]) -> None:
-    """Atomically writes ``summary.json`` from a dict of JSON types."""
-    write_json(self.path / _SUMMARY, summary)
+    """Replaces ``summary.json`` by a dict of types that JSON can store."""
+    atomic_files.write_json(self.path / _SUMMARY, summary)
 
   def read_summary(self) -> dict[str, Any] | None:
     """Returns the content of ``summary.json``; None if the file does not exist yet.
 
     Raises:
-      UserError: the file is damaged.
+      UserError: the file cannot be read or is damaged.
     """
     file = self.path / _SUMMARY
-    return read_json(file) if file.exists() else None
+    return atomic_files.read_json(file) if file.exists() else None
 
   def close(self) -> None:
-    """Lets other processes open the folder."""
+    """Releases the lock, so that other processes can open the folder."""
     self._lock.close()
 
   def __enter__(self) -> "RunFolder":
@@ -231,15 +203,14 @@ class RunFolder:
 
 
 class ReadOnlyFolder(RunFolder):
-  """A run's folder without a lock, for every process of a run except the first; writes nothing."""
+  """An existing run's folder, for all processes of a run but the first: no lock, writes nothing."""
 
   def __init__(self, path: str | os.PathLike):
-    """Opens a folder that contains a run."""
-    self.path = Path(path).expanduser().absolute()
-    self.resumed = True
+    self.path, self.resumed = Path(path).expanduser().absolute(), True
+    self._metrics = self.path / _METRICS
 
   def _do_nothing(self, *_: Any, **__: Any) -> None:
-    """Does nothing; the first process writes."""
+    """Does nothing: only the first process writes."""
 
   append = append_diagnostics = drop_rows_after = write_summary = close = _do_nothing
 
@@ -247,25 +218,25 @@ class ReadOnlyFolder(RunFolder):
 def _check_same(path: Path, saved: dict[str, Any], new: dict[str, Any], resume: bool) -> None:
   if not resume:
     raise UserError(
-      f"{path} already holds a run, and a run is never overwritten; resume it or pass another "
-      "--workdir."
+      f"{path} already holds a run, which is never overwritten; resume it with --resume or pass "
+      "another --workdir."
     )
   if saved.get("format") != FORMAT:
     raise UserError(
-      f"{path} holds a run of another version of fedjax_norm, which this version cannot resume; use"
-      " that version or pass another --workdir."
-    )
-  if differences := _differences(saved, new):
-    raise UserError(
-      f"{path} holds a run with other flags: {'; '.join(differences)}; pass the same flags or "
-      "another --workdir."
+      f"{path} holds a run of another version of fedjax_norm, which this version cannot resume; "
+      "use that version or pass another --workdir."
     )
 
-
-def _differences(saved: dict[str, Any], new: dict[str, Any]) -> list[str]:
   # Values are compared as JSON text, in which NaN equals NaN and True differs from 1.
   def describe(config: dict[str, Any], name: str) -> str:
     return json.dumps(config[name], sort_keys=True) if name in config else "absent"
 
-  pairs = ((name, describe(saved, name), describe(new, name)) for name in sorted({*saved, *new}))
-  return [f"--{n} was {old} in this folder and is {now} now" for n, old, now in pairs if old != now]
+  pairs = ((n, describe(saved, n), describe(new, n)) for n in sorted({*saved, *new}))
+  changes = [
+    f"--{n} was {old} in this folder and is {now} now" for n, old, now in pairs if old != now
+  ]
+  if changes:
+    raise UserError(
+      f"{path} holds a run with other flags: {'; '.join(changes)}; pass the same flags or "
+      "another --workdir."
+    )

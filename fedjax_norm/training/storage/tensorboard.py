@@ -1,4 +1,4 @@
-"""Writes TensorBoard event files directly, without the writer's threads, queues and open files."""
+"""Writes TensorBoard event files without a ``SummaryWriter``, its thread and its open file."""
 
 import socket
 import struct
@@ -17,13 +17,13 @@ _SUFFIX = ".fedjax_norm"
 
 
 def new_file(folder: Path) -> Path:
-  """Starts an event file in a folder, which is created if missing.
+  """Creates an event file in a folder, which is created if missing, and returns its path.
 
   Raises:
     OSError: the folder or the file cannot be written.
   """
   folder.mkdir(exist_ok=True)
-  # The number makes the names of two files of the same second differ.
+  # The number of files distinguishes two event files of the same second.
   number = sum(1 for _ in folder.iterdir())
   stamp = f"{int(time.time())}.{socket.gethostname()}.{number}"
   file = folder / f"events.out.tfevents.{stamp}{_SUFFIX}"
@@ -32,11 +32,9 @@ def new_file(folder: Path) -> Path:
 
 
 def write(file: Path, rows: list[Row]) -> None:
-  """Appends the numbers of rows to an event file; they are on the disk when it returns.
+  """Appends an event with the numbers of each row, and waits until they are on the disk.
 
-  Args:
-    file: an event file of :func:`new_file`.
-    rows: the rows; ``round`` is the step, the other columns are the tags.
+  ``round`` is TensorBoard's step, and the names of the other columns are its tags.
 
   Raises:
     OSError: the file cannot be written.
@@ -45,7 +43,7 @@ def write(file: Path, rows: list[Row]) -> None:
 
 
 def delete(folder: Path) -> None:
-  """Deletes the event files that :func:`new_file` made; leaves all others."""
+  """Deletes the files that :func:`new_file` made, and keeps all other files of the folder."""
   for file in folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
     file.unlink()
 
