@@ -47,7 +47,8 @@ class WireFlags(SplitFlags):
   """Options that change no result and can differ when a run resumes."""
 
   authority: str = option(
-    "certificates/authority.pem", "File of the certificate of the authority of all certificates."
+    "certificates/authority.pem",
+    "Certificate file of the authority that signed all parties' certificates.",
   )
   certificate: str | None = option(None, "File of this party's certificate; required.")
   key: str | None = option(None, "File of the private key of --certificate; required.")

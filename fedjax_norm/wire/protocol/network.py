@@ -22,8 +22,7 @@ from fedjax_norm.wire.protocol.step_ids import MAX_STEPS
 
 
 class Network(NamedTuple):
-  """A model cut into segments: the client's head, the server's body, and with --tail the client's
-  tail.
+  """A model cut into segments: the client's head, the server's body and, with --tail, a tail.
 
   Attributes:
     rules: the computations of each segment in a training step, compiled.
