@@ -122,5 +122,5 @@ def test_auto_chooses_by_the_memory(monkeypatch):
 
 def test_a_round_that_exceeds_the_memory_is_refused(monkeypatch):
   monkeypatch.setattr(data_feed, "device_memory", lambda devices: 200)
-  with pytest.raises(UserError, match="choose a smaller --cohort"):
+  with pytest.raises(UserError, match="two such rounds; lower --cohort"):
     windows_of(federation([10] * 4), client_mapping.create("scan", num_clients=3), True)

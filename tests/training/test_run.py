@@ -49,11 +49,7 @@ def test_an_exception_of_a_callback_stops_the_run_and_saved_files_stay(task, tmp
   [
     ((0.1,), {}, "float is no group of options"),
     ((LOOP, fn.SsgdConfig()), {}, "SsgdConfig is no group of options of FedAvgConfig"),
-    (
-      (fn.LocalConfig(objective="regression"),),
-      {},
-      "the objective of the task is 'classification'",
-    ),
+    ((fn.LocalConfig(objective="regression"),), {}, "the task's objective, 'classification'"),
     ((), {"method": "fedaverage"}, "unknown method 'fedaverage'; choose one of fedavg, scaffold"),
     ((), {"task": None}, "the argument task must be an object of type Task"),
     ((), {"folder": "runs/one"}, "folder must be an object of type RunFolder, not a str"),

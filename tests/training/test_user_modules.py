@@ -92,7 +92,7 @@ def test_a_plain_module_has_a_simulated_clock(task):
 
 
 def test_diagnostics_need_a_norm_of_the_library(task):
-  with pytest.raises(fn.UserError, match="the model has none; drop --diagnostics"):
+  with pytest.raises(fn.UserError, match="the model has none; drop the flag"):
     run(task, diagnostics=True)
 
 
