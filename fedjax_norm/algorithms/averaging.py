@@ -30,13 +30,13 @@ class ClientState(NamedTuple):
   """State that a client stores between rounds; unused parts are empty.
 
   Attributes:
-    algorithm: the client state of the algorithm (see ``contract.Averaging``).
+    own: the client state of the algorithm (see ``contract.Averaging``); the name in checkpoints.
     momentum: state of the client's optimizer.
     params: the client's norm parameters, by path (FedBN).
     batch_stats: the client's running statistics.
   """
 
-  algorithm: PyTree = ()
+  own: PyTree = ()
   momentum: PyTree = ()
   params: PyTree = ()
   batch_stats: PyTree = ()
@@ -152,7 +152,7 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
 
     result = method.client(
       download._replace(variables=client_variables(download, client_state)),
-      client_state.algorithm,
+      client_state.own,
       ClientData(data.clients[row], data.sizes[row], batch),
       round_context(context, participants, **functions),
     )
