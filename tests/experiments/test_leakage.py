@@ -51,7 +51,7 @@ def test_the_model_of_a_run_and_that_of_flags_are_measured(fedavg_run, leakage_r
   code, out, err = leakage_run("--workdir=run", *QUICK)
   assert code == 0, err
   assert re.search(r"conv3 +3x3x64 ", out)
-  assert "16 test images attacked with 16 others" in out
+  assert "16 test images were attacked with the help of 16 others" in out
   (trained,) = rows("run/leakage.csv")
   assert (
     0 < float(trained["distance_correlation_corrected"]) < float(trained["distance_correlation"])
