@@ -29,7 +29,7 @@ from fedjax_norm.norm import create as make_norm
 from fedjax_norm.objectives import Objective
 from fedjax_norm.split.config import SplitConfig
 from fedjax_norm.training.build_program import make_program
-from fedjax_norm.training.config.freeze import FreezeConfig
+from fedjax_norm.training.config.freeze_options import FreezeConfig
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.config.schedule import Schedule
 from fedjax_norm.training.config.train import config_of

@@ -14,10 +14,10 @@ import jax
 from absl import app, flags, logging
 
 from fedjax_norm import client_mapping
-from fedjax_norm.cli import presets, supervisor
-from fedjax_norm.cli.choice import Choice
+from fedjax_norm.cli import child_process, presets
 from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.flags import define, define_help, parse
+from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.errors import DivergedError, LostError, UserError
 from fedjax_norm.options import Options
 from fedjax_norm.training.placement import processes
@@ -137,14 +137,14 @@ def execute(
   Returns:
     The exit code (see :func:`guard`).
   """
-  child = supervisor.is_child()
+  child = child_process.is_child()
 
   def work() -> int | None:
     refuse_positional(rest)
     parsed = parse(config, values)
-    process = supervisor.process_info(parsed)
+    process = child_process.process_info(parsed)
     if process and not child:
-      return supervisor.supervise(process, str(parsed.workdir))
+      return child_process.supervise(process, str(parsed.workdir))
     count = _host_devices(parsed)
     client_mapping.use_host_devices(count)
     set_compilation_cache(parsed.compilation_cache)
@@ -157,7 +157,7 @@ def execute(
         main(dataclasses.replace(parsed, progress=parsed.progress and progress))
     return None
 
-  return supervisor.as_child(lambda: guard(work)) if child else guard(work)
+  return child_process.as_child(lambda: guard(work)) if child else guard(work)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ from fedjax_norm.algorithms.gaia import GAIA
 from fedjax_norm.algorithms.periodic import PERIODIC
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.algorithms.ssgd import BSP, SSGD
-from fedjax_norm.cli.choice import choice_of
 from fedjax_norm.cli.config import config_of
+from fedjax_norm.cli.method_choice import choice_of
 
 FEDAVG_CONFIG = config_of(FEDAVG)
 SSGD_CONFIG = config_of(SSGD)

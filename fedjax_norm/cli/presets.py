@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fedjax_norm.cli.choice import Choice, take_flag
 from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.flags import shown
+from fedjax_norm.cli.method_choice import Choice, take_flag
 from fedjax_norm.cli.methods import DECENTRALIZED
 from fedjax_norm.errors import UserError
 from fedjax_norm.presets import catalog

@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any, Self
 
 from fedjax_norm.cli import train
-from fedjax_norm.cli.choice import choice_of
 from fedjax_norm.cli.config import Config
+from fedjax_norm.cli.method_choice import choice_of
 from fedjax_norm.errors import UserError
 from fedjax_norm.models.ensemble import STAGES
 from fedjax_norm.models.registry import ModelConfig

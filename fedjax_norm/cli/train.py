@@ -30,7 +30,7 @@ from fedjax_norm.training.placement.client_placement import (
 from fedjax_norm.training.placement.processes import is_main
 from fedjax_norm.training.program_types import Program
 from fedjax_norm.training.run import initial_variables
-from fedjax_norm.training.skewscout import make_theta_schedule
+from fedjax_norm.training.skewscout_run import make_theta_schedule
 from fedjax_norm.training.storage.atomic_files import write_atomic
 from fedjax_norm.training.storage.csv_rows import write_table
 from fedjax_norm.training.storage.final_model import save_model

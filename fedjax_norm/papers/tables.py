@@ -14,9 +14,9 @@ from absl import flags
 
 from fedjax_norm import presets
 from fedjax_norm.cli import methods, split_options, train
-from fedjax_norm.cli.choice import Choice
 from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.flags import define, format_value, given
+from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.cli.train import Make
 from fedjax_norm.options import make
 from fedjax_norm.study.savings import Degree

@@ -22,14 +22,14 @@ from fedjax_norm.models.flops import training_flops
 from fedjax_norm.models.user_module import check_statistics
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.options import of
-from fedjax_norm.training.config.freeze import FreezeConfig, calibration_config
+from fedjax_norm.training.config.freeze_options import FreezeConfig, calibration_config
 from fedjax_norm.training.diagnostics_recorder import make_diagnose
 from fedjax_norm.training.evaluator import MODELS_EVALUATED, make_evaluate
 from fedjax_norm.training.personalization import make_personalize
 from fedjax_norm.training.placement.data_feed import choose_data_location
 from fedjax_norm.training.program_types import Phase, Program
 from fedjax_norm.training.rounds import compile_interval
-from fedjax_norm.training.skewscout import SkewScoutRun, make_theta_schedule
+from fedjax_norm.training.skewscout_run import SkewScoutRun, make_theta_schedule
 from fedjax_norm.training.task.task import Task
 
 

@@ -19,7 +19,7 @@ from fedjax_norm.objectives import Objective
 from fedjax_norm.split.by_messages.log import MessageLog
 from fedjax_norm.training.diagnostics_recorder import Diagnose
 from fedjax_norm.training.placement.client_states import ClientStore
-from fedjax_norm.training.skewscout import SkewScoutRun
+from fedjax_norm.training.skewscout_run import SkewScoutRun
 from fedjax_norm.typing import Key, PyTree, Variables
 
 

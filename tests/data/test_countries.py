@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from fedjax_norm.data.countries import find_country
+from fedjax_norm.data.sources.countries import find_country
 
 # The number of countries of each region in the UN's list, with the 249 codes of ISO 3166 (so with
 # Taiwan and without Sark, which has no code).

@@ -16,9 +16,9 @@ from helpers.binaries import ROOT, SMALL
 
 from fedjax_norm import client_mapping
 from fedjax_norm.cli import app, methods, train
-from fedjax_norm.cli.choice import Choice
 from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.flags import define
+from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.cli.wire.options import CertificatesFlags
 from fedjax_norm.errors import UserError
 from fedjax_norm.models import registry

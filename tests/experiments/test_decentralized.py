@@ -7,7 +7,7 @@ import pytest
 from helpers.run_bits import read
 
 from fedjax_norm.cli.methods import DECENTRALIZED
-from fedjax_norm.training.skewscout import make_theta_schedule
+from fedjax_norm.training.skewscout_run import make_theta_schedule
 
 
 def filled(algorithm: str, **options):

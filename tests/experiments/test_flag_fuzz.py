@@ -15,7 +15,7 @@ from helpers.flag_calls import Small, accept, call, check, parse_flags, zeros
 from helpers.flag_table import BINARIES
 
 from fedjax_norm import client_mapping, host_memory, models
-from fedjax_norm.cli import app, finished_run, supervisor, train
+from fedjax_norm.cli import app, child_process, finished_run, train
 from fedjax_norm.cli.commands import (
   communication,
   compare,
@@ -83,7 +83,7 @@ def _no_work(files, monkeypatch):
     (models.stages, "layer_macs", lambda *_: {}),
     (app, "set_compilation_cache", lambda enabled: None),
     (client_mapping, "use_host_devices", lambda count: start(2 if 0 < count < 2**10 else count)),
-    (supervisor, "supervise", accept),
+    (child_process, "supervise", accept),
     (train, "run_seed", accept),
     (train, "open_folder", accept),
     (oracle, "RunFolder", SimpleNamespace(open=lambda *_, **__: contextlib.nullcontext())),

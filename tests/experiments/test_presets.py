@@ -11,8 +11,8 @@ from absl import flags
 from helpers.binaries import ROOT, SMALL
 
 from fedjax_norm.cli import methods, presets, split_options, train
-from fedjax_norm.cli.choice import Choice
 from fedjax_norm.cli.flags import define, parse
+from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.errors import UserError
 from fedjax_norm.presets import catalog
 

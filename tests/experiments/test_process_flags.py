@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fedjax_norm.cli import supervisor
+from fedjax_norm.cli import child_process
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.placement import processes
 from fedjax_norm.training.placement.processes import ProcessInfo
@@ -33,14 +33,14 @@ from fedjax_norm.training.placement.processes import ProcessInfo
 def test_invalid_flags_are_refused(changed, message):
   given = {"coordinator_address": "[::1]:65535", "num_processes": 3, "process_id": 2}
   given |= {"workdir": "run", "several_processes": True, "algorithm": "split"}
-  assert supervisor.process_info(SimpleNamespace(**given)) == ProcessInfo("[::1]:65535", 3, 2)
+  assert child_process.process_info(SimpleNamespace(**given)) == ProcessInfo("[::1]:65535", 3, 2)
   with pytest.raises(UserError, match=message):
-    supervisor.process_info(SimpleNamespace(**{**given, **changed}))
+    child_process.process_info(SimpleNamespace(**{**given, **changed}))
 
 
 def test_one_process_needs_no_flags():
   none = dict.fromkeys(("coordinator_address", "num_processes", "process_id", "workdir"))
-  assert supervisor.process_info(SimpleNamespace(**none)) is None
+  assert child_process.process_info(SimpleNamespace(**none)) is None
 
 
 def test_processes_must_have_the_same_flags(monkeypatch):

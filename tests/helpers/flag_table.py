@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fedjax_norm.cli import app, methods, split_options, train
-from fedjax_norm.cli.choice import Choice
 from fedjax_norm.cli.commands import (
   communication,
   compare,
@@ -20,6 +19,7 @@ from fedjax_norm.cli.commands import (
 )
 from fedjax_norm.cli.commands.leakage import LeakageFlags
 from fedjax_norm.cli.flags import parse, shown
+from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.cli.wire.launch import main_of
 from fedjax_norm.cli.wire.options import CertificatesFlags, ClientFlags, ServerFlags
 from fedjax_norm.papers.paper_flags import PaperFlags

@@ -20,7 +20,7 @@ from fedjax_norm.training.config.train import config_of
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.outcome import summary
 from fedjax_norm.training.run import initial_variables
-from fedjax_norm.training.skewscout import make_theta_schedule
+from fedjax_norm.training.skewscout_run import make_theta_schedule
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import make_task
 

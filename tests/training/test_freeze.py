@@ -9,7 +9,7 @@ from helpers.settings import configure, plain, program_of
 from fedjax_norm import norm
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.data.partitions.registry import make
-from fedjax_norm.training.config.freeze import calibration_config
+from fedjax_norm.training.config.freeze_options import calibration_config
 from fedjax_norm.training.config.train import config_of
 from fedjax_norm.training.interval_planner import Controls, next_interval
 from fedjax_norm.training.run import initial_variables

@@ -14,7 +14,7 @@ from fedjax_norm.control.theta import ThetaSchedule
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.interval_planner import Controls, next_interval, observe
 from fedjax_norm.training.program_types import Phase, Program
-from fedjax_norm.training.skewscout import SkewScoutRun
+from fedjax_norm.training.skewscout_run import SkewScoutRun
 
 CONFIG = LoopConfig(rounds=20, eval_every=8)
 RATES = np.linspace(1.0, 0.05, CONFIG.rounds, dtype=np.float32)

@@ -12,7 +12,7 @@ from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.norm import create
-from fedjax_norm.training.config.freeze import FreezeConfig
+from fedjax_norm.training.config.freeze_options import FreezeConfig
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.placement.client_states import ClientStore

@@ -5,8 +5,8 @@ from typing import Any
 
 from fedjax_norm import options
 from fedjax_norm.cli import app, train
-from fedjax_norm.cli.choice import Choice
 from fedjax_norm.cli.config import Config
+from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.cli.methods import DECENTRALIZED
 from fedjax_norm.errors import UserError
 from fedjax_norm.objectives import training_objective
@@ -14,7 +14,7 @@ from fedjax_norm.options import option, with_defaults
 from fedjax_norm.plots import base
 from fedjax_norm.study import savings
 from fedjax_norm.study.cells import Result, load_sources, run_cell
-from fedjax_norm.training.skewscout import make_theta_schedule
+from fedjax_norm.training.skewscout_run import make_theta_schedule
 from fedjax_norm.training.storage.atomic_files import write_atomic
 from fedjax_norm.training.storage.run_folder import RunFolder
 

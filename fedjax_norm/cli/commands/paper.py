@@ -13,7 +13,13 @@ from fedjax_norm.cli import app, train
 from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.text_tables import as_csv, as_markdown
 from fedjax_norm.errors import UserError
-from fedjax_norm.papers import client_costs, paper_000, paper_001, paper_003, paper_004
+from fedjax_norm.papers import (
+  client_costs,
+  paper_000_isolated_norms,
+  paper_001_edgify,
+  paper_003_split_learning,
+  paper_004_noniid_quagmire,
+)
 from fedjax_norm.papers.paper_flags import PaperFlags
 from fedjax_norm.papers.tables import Claim, Table
 from fedjax_norm.plots import bars, base, curves
@@ -23,7 +29,12 @@ from fedjax_norm.training.storage.atomic_files import write_atomic
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.terminal.tables import human_seconds
 
-_PAPERS = (paper_000, paper_001, paper_003, paper_004)
+_PAPERS = (
+  paper_000_isolated_norms,
+  paper_001_edgify,
+  paper_003_split_learning,
+  paper_004_noniid_quagmire,
+)
 TABLES = {table.name: table for paper in _PAPERS for table in paper.TABLES}
 
 # Runs of two clients use at most two devices. A fixed number makes results independent of the

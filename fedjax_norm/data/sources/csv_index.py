@@ -4,8 +4,8 @@ import csv
 import os
 from collections import Counter
 
-from fedjax_norm.data.countries import find_country
 from fedjax_norm.data.names import normalize, split_of
+from fedjax_norm.data.sources.countries import find_country
 from fedjax_norm.data.sources.image_files import File, Listing, split
 from fedjax_norm.errors import UserError
 

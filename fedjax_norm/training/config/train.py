@@ -12,7 +12,7 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation.config import EvaluationConfig
 from fedjax_norm.options import of, with_defaults
 from fedjax_norm.training.config.epochs import EpochsConfig
-from fedjax_norm.training.config.freeze import FreezeConfig
+from fedjax_norm.training.config.freeze_options import FreezeConfig
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.config.machine import MachineConfig, MappingConfig, RunConfig
 from fedjax_norm.training.config.schedule import Schedule
