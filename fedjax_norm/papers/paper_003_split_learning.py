@@ -188,7 +188,7 @@ _JOINT_BATCH = 1000  # images per step of large-batch SGD, for any number of cli
 
 
 def _method(label: str, network: _Network, clients: int) -> Cell:
-  """Returns the cell of the algorithm ``label`` of ``_METHODS`` on a network."""
+  """Returns the run of a method (a key of ``_METHODS``) with a network and a number of clients."""
   preset, smoke_clients = _METHODS[label], _SMOKE_CLIENTS[clients]
   kind = preset.partition("_")[0]
   batch_size, rate, smoke = 10, 0.01, {**_SMOKE_NETWORK, "clients": smoke_clients}

@@ -171,6 +171,10 @@ def _summarize(configs: Sequence[Config]) -> str:
   return ", ".join([*parts, f"{' or '.join(clients)} clients"] if clients else parts)
 
 
+# The functions below are margins of claims about accuracies (see ``Claim.margin``), or return one:
+# a number of points, positive if the claim holds.
+
+
 def rising(*accuracies: float) -> float:
   """Margin of "each value is above the previous one": the smallest rise."""
   return min(b - a for a, b in itertools.pairwise(accuracies))
@@ -182,7 +186,7 @@ def falling(*accuracies: float) -> float:
 
 
 def least(points: float) -> Callable[..., float]:
-  """Returns the margin of "all values are above ``points``", for losses or ratios."""
+  """Returns the margin function of "all values are above ``points``", for losses or ratios."""
   return lambda *losses: min(losses) - points
 
 
@@ -192,25 +196,25 @@ def best(first: float, *others: float) -> float:
 
 
 def spread_above(points: float) -> Callable[..., float]:
-  """Returns the margin of "best and worst accuracy differ by more than ``points``"."""
+  """Returns the margin function of "best and worst accuracy differ by more than ``points``"."""
   return lambda *accuracies: max(accuracies) - min(accuracies) - points
 
 
 def below(points: float) -> Callable[[float], float]:
-  """Returns the margin of "the accuracy is below ``points`` percent"."""
+  """Returns the margin function of "the accuracy is below ``points`` percent"."""
   return lambda accuracy: points - accuracy
 
 
 def near(points: float) -> Callable[..., float]:
-  """Returns the margin of "the first is less than ``points`` below each other accuracy"."""
+  """Returns the margin function of "the first is less than ``points`` below the others"."""
   return lambda first, *others: points - (max(others) - first)
 
 
 def all_within(points: float) -> Callable[..., float]:
-  """Returns the margin of "any two accuracies differ by less than ``points``"."""
+  """Returns the margin function of "any two accuracies differ by less than ``points``"."""
   return lambda *accuracies: points - (max(accuracies) - min(accuracies))
 
 
 def all_near(points: float) -> Callable[..., float]:
-  """Returns the margin of "each other accuracy is less than ``points`` below the first"."""
+  """Returns the margin function of "the others are less than ``points`` below the first"."""
   return lambda first, *others: points - (first - min(others))

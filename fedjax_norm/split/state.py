@@ -61,7 +61,7 @@ def params_of(part: Part) -> PyTree:
 
 
 def stats_of(part: Part) -> PyTree:
-  """Returns the running statistics of a segment; {} for stages without statistics."""
+  """Returns the running statistics of a part of the model; {} if its norms have none."""
   return part.variables.get("batch_stats", {})
 
 

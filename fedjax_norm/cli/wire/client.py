@@ -175,7 +175,7 @@ def check_client_id(config: ClientFlags, name: str, clients: list[str], num_clie
   if config.client_id is not None and num_clients != len(clients):
     raise UserError(
       f"--data is divided over {num_clients} clients but the server trains with {len(clients)}; "
-      "correct --clients."
+      "start this client with the same number of --clients."
     )
   index = clients.index(name)
   if config.client_id not in (None, index):

@@ -62,7 +62,7 @@ def _check(source: Source) -> None:
     if not (numbered and 0 <= labels.min() <= labels.max() < count):
       raise UserError(
         f"the {split} labels of {source.name!r} must be integers from 0 to {count - 1}, because it "
-        f"has {count} class names; renumber the labels, and give at least one example."
+        f"has {count} class names; " + ("renumber the labels." if len(labels) else "add examples.")
       )
 
 

@@ -158,7 +158,7 @@ def make_interval(
   def receive_parts(
     state: ServerState, client: ClientState, parts: tuple[Part, ...], client_id: int
   ) -> tuple[Part, ...]:
-    """Sends a client the weights for its turn; returns all parts as the client has them then."""
+    """Sends a client the weights that it needs for its turn, and returns them as received."""
     last, name = int(state.last), f"{ALICE}{client_id}"
     if config.variant != "split":
       return hand_over(parts, [AVERAGER, name], MODEL)

@@ -197,7 +197,10 @@ class HandOvers:
     frames.decode_json(self._call("Put", request, COMPUTING), frames.MAX_REQUEST_BYTES)
 
   def _sealed_for_members(self) -> Frame:
-    """Returns the last hand-over encrypted for all parties; with --hand_over=peer only its step."""
+    """Returns the last hand-over, encrypted for all parties.
+
+    With --hand_over=peer the frame holds only the step number: clients fetch the weights directly.
+    """
     assert self._last is not None
     step, data = self._last
     if self._peer:

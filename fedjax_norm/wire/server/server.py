@@ -80,7 +80,7 @@ class Server:
     return self._state
 
   def finished(self) -> bool:
-    """Whether all turns are over, and every party that still sends requests has the weights."""
+    """Whether all turns are over, and every party that is still connected has the final weights."""
     state = self._state
     return state.done and not state.waiting(self._clock())
 

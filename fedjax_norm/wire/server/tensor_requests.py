@@ -66,14 +66,17 @@ def match_step(state: RunState, request: StepRequest) -> ActiveTurn:
 def repeated_answer(state: RunState, active: ActiveTurn, request: StepRequest) -> bytes | None:
   """Returns the stored answer if the last request is repeated, or None for a new request.
 
-  Raises ``UserError`` if the repeated request has other content.
+  Raises ``UserError`` if the content differs from that of the first request.
   """
   if active.last_answer is None or not _is_repeated(active, request):
     return None
   *_, digest, answer = active.last_answer
   if digest != request.digest:
     step = state.describe_step(request.frame.step)
-    raise UserError(f"{request.name!r} repeats {step} with other content, which is refused.")
+    raise UserError(
+      f"{request.name!r} sent {step} again with other content; restart it with the first data and "
+      "seed."
+    )
   return answer
 
 
