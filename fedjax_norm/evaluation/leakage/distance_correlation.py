@@ -25,14 +25,14 @@ class DistanceCorrelation(NamedTuple):
 def distance_correlation(x: Array, y: Array) -> DistanceCorrelation:
   """Returns the distance correlation of the pairs (x_k, y_k), plain and bias-corrected.
 
-  The plain one is R_n. From the distances a_kl = |x_k - x_l|, centred to A_kl = a_kl - a_k. - a_.l +
-  a_.. (dots are means), and from B, the centred distances of y,
+  From the distances a_kl = |x_k - x_l|, centred to A_kl = a_kl - a_k. - a_.l + a_.. (dots are means),
+  and from B, the centred distances of y, the plain one is the root of
 
     R_n^2 = sum A B / sqrt(sum A^2 sum B^2)
 
-  (Szekely, Rizzo and Bakirov 2007, definitions 3 and 4). The corrected one is the signed root of the same
-  ratio, of U-centred distances A_kl = a_kl - sum_l a_kl / (n - 2) - sum_k a_kl / (n - 2) +
-  sum a / ((n - 1) (n - 2)) off the diagonal and 0 on it (Szekely and Rizzo 2014, definition 2).
+  (Szekely, Rizzo and Bakirov 2007, definitions 3 and 4). The corrected one is the signed root of
+  the same ratio with U-centred distances, A_kl = a_kl - sum_l a_kl / (n - 2) - sum_k a_kl / (n - 2)
+  + sum a / ((n - 1) (n - 2)) off the diagonal and 0 on it (Szekely and Rizzo 2014, definition 2).
   Both are 0 if all x_k or all y_k are equal.
 
   Args:
