@@ -1,4 +1,4 @@
-"""Any federated algorithm, as the training loop runs it."""
+"""What a federated algorithm consists of: the functions and values that the training loop uses."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,15 +13,15 @@ from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 
 class RoundContext(NamedTuple):
-  """Inputs of a round; all of them are data, so that no value of theirs recompiles the program.
+  """The inputs of a round; all are arrays, so that a new value does not recompile the program.
 
   Attributes:
-    data: the federated data, or the rows that the round's clients need.
+    data: the data of all clients, or only of the clients that take part in the round.
     round: index of the round, int32.
     rate: learning rate of the clients, float32.
-    key: key of the run; every random number derives from it, the round and the client's id.
+    key: random key of the run; random numbers derive from this key, the round and the client's id.
     theta: communication threshold (paper 004), float32: Gaia's threshold T_t, FedAvg's local steps
-      Iter_Local or DGC's sparsity s; 0 for algorithms without.
+      Iter_Local or DGC's sparsity s; 0 for algorithms without a threshold.
   """
 
   data: FederatedData
@@ -32,19 +32,19 @@ class RoundContext(NamedTuple):
 
 
 SHARDED = RoundContext(*[name == "data" for name in RoundContext._fields])  # type: ignore[arg-type]
-"""Which fields of a context are sharded over devices (see ``ClientMapping.map_reduce``)."""
+"""For each field of a context, whether ``ClientMapping.map_reduce`` shards it over devices."""
 
 
 class Views(NamedTuple):
-  """Models and values of clients that a run can test, functions of (server state, client state).
+  """What a run can evaluate for each client, as functions of (server state, client state).
 
   Attributes:
     client: the client's model; None if all clients use the global model.
-    evaluate_global: whether the global model is tested although clients have local models.
-    traveling: the model that travels to other clients (paper 004, sec. 7); None for the global
-      model.
-    residual: updates that the client has accumulated but not sent, of the parameters' structure;
-      None for algorithms that send every update.
+    evaluate_global: whether the global model is evaluated too, although clients have local models.
+    traveling: the model that is tested on other clients' data (model traveling, paper 004, sec. 7);
+      None for the global model.
+    residual: updates that the client has accumulated but not sent, with the structure of the
+      parameters; None for algorithms that send every update.
   """
 
   client: Callable[[PyTree, PyTree], Variables] | None = None
@@ -54,12 +54,13 @@ class Views(NamedTuple):
 
 
 class Report(NamedTuple):
-  """An algorithm's additions to a run's output.
+  """What an algorithm adds to the output of a run.
 
   Attributes:
-    columns: server state -> further columns of ``metrics.csv``, scalars by name.
-    client_rows: states of all clients [K, ...], host -> rows of ``clients.csv``.
-    summary: () -> name/value pairs printed at the start of a run.
+    columns: server state -> further columns of ``metrics.csv``: {name: scalar}.
+    client_rows: states of all K clients, arrays [K, ...] in host memory -> rows of ``clients.csv``;
+      None for algorithms without such a file.
+    summary: () -> (name, value) pairs that are printed at the start of a run.
   """
 
   columns: Callable[[PyTree], Mapping[str, Any]] = lambda server: {}
@@ -71,23 +72,24 @@ class Algorithm(NamedTuple):
   """A federated algorithm.
 
   Attributes:
-    init: variables -> server state, a NamedTuple with a field ``variables``, the global model.
-    init_client: server state -> state of a client, a pytree that lasts over rounds; ``()`` for
-      clients without state.
+    init: initial variables -> server state, a NamedTuple with the global model as ``variables``.
+    init_client: server state -> initial state of a client, a pytree that the client keeps between
+      rounds; ``()`` for clients without state.
     round: (server state, client states [m, ...], cohort [m], :class:`RoundContext`) -> (server
-      state, client states, metrics). The cohort holds rows of the context's data; -1 is padding.
-    local_steps: numbers of examples of the clients, host -> numbers of local steps of those clients
-      whose update the round uses.
-    cost: traffic of a client in a round that does not depend on the values that it sends.
-    sent: server state -> further traffic since the start of the run, which depends on the values
-      that were sent; None if there is no such traffic.
-    pass_cost: traffic of a client when batch statistics are recomputed, per example; None if the
-      client has the whole model.
+      state, client states, metrics). The cohort lists the clients by their rows in the context's
+      data; -1 is padding.
+    local_steps: numbers of examples of a round's clients -> numbers of local steps of the clients
+      with an update that the round uses; arrays in host memory.
+    cost: traffic of a client in a round, except the traffic that ``sent`` counts.
+    sent: server state -> traffic of all clients since the start of the run that depends on the
+      values sent (sparse updates); None if there is no such traffic.
+    pass_cost: traffic of a client when running statistics are recomputed, with step costs for each
+      example; None if the client computes with the whole model, so that no activations are sent.
     pace: how the clients of a round wait for each other.
-    averages_next: server state -> whether clients' models are averaged before their next step; None
-      for algorithms without such a step.
-    views: further models that can be tested.
-    report: further output.
+    averages_next: server state -> whether the clients' models are averaged before the next step;
+      None for algorithms that never average models between steps.
+    views: what can be evaluated for each client.
+    report: what is added to the output of a run.
   """
 
   init: Callable[[Variables], PyTree]

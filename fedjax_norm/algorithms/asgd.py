@@ -29,60 +29,60 @@ _TICKS = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class AsgdConfig(LocalConfig):
-  """Options of asynchronous SGD.
-
-  The server's clipping, weight decay and momentum act on each gradient after its compensation.
-  """
+  """Options of asynchronous SGD; delay compensation comes before clipping and weight decay."""
 
   group = "algorithm"
 
   delay_compensation: str = option(
     "none",
-    "Correction of a stale gradient g: g + lambda g g (w - w_bak), with a constant lambda "
-    "(DC-ASGD-c) or an adaptive one (DC-ASGD-a).",
+    "Delay compensation of a gradient g that a worker computed at old weights w_bak, for the "
+    "server's weights w: g + lambda g g (w - w_bak), where lambda is constant (DC-ASGD-c) or "
+    "divided by the root mean square of the gradients (adaptive, DC-ASGD-a). none: only g.",
     choices=tuple(_LAMBDAS),
   )
   delay_lambda: float | None = option(
     None,
-    "Strength lambda_0 of the correction; by default 0.04 for constant and 2 for adaptive.",
+    "Strength lambda_0 of the delay compensation. If unset: 0.04 for constant, 2 for adaptive.",
     above=0,
     needs="delay_compensation=constant,adaptive",
   )
   delay_decay: float = option(
     0.95,
-    "Decay m of the gradients' mean square s at each arrival: s <- m s + (1 - m) g g.",
+    "Decay m of the running mean square s of the gradients, updated with each gradient g that "
+    "arrives: s <- m s + (1 - m) g g.",
     least=0,
     below=1,
     needs="delay_compensation=adaptive",
   )
 
   def round_examples(self, clients: int) -> int:
-    """Returns the number of examples of a round, which is one worker's batch."""
+    """Returns the number of examples of a round: the size of one worker's batch."""
     del clients
     return self.batch_size
 
   def check(self) -> None:
-    """Raises UserError for a policy that combines the statistics of several workers."""
+    """Raises UserError if ``batch_stats`` would combine the statistics of several workers."""
     if self.batch_stats not in (None, "mean"):
       raise UserError(
-        f"batch_stats={self.batch_stats} combines the statistics of several workers, but in "
-        "asynchronous SGD one worker arrives at a time; drop it."
+        f"--batch_stats={self.batch_stats} combines the statistics of several workers, but in "
+        "asynchronous SGD one worker arrives at a time; drop --batch_stats."
       )
 
 
 class ServerState(NamedTuple):
-  """The server's state, and that of the simulation of n workers.
+  """The state of the server and of n simulated workers.
 
   Attributes:
-    variables: weights w_t and running statistics.
+    variables: weights w and running statistics.
     opt_state: state of the server's SGD.
-    mean_square: mean square of the gradients, of the parameters' structure; () unless adaptive.
-    pulled: [n, ...] variables that each worker pulled last (w_bak).
+    mean_square: running mean square s of the gradients, with the structure of the parameters; ()
+      unless ``delay_compensation`` is adaptive.
+    pulled: [n, ...] variables that each worker pulled last; the weights among them are w_bak.
     versions: [n] int32, number of server updates when each worker pulled.
     steps: [n] int32, number of steps of each worker; their sum is the number of server updates.
-    wait: [n] int32, ticks until each worker arrives.
-    elapsed: [2] int32, elapsed time: multiples of 2^30 ticks, and remaining ticks.
-    staleness_max: int32, greatest staleness so far.
+    wait: [n] int32, ticks until each worker's gradient arrives.
+    elapsed: [2] int32, simulated time since the start: multiples of 2^30 ticks, remaining ticks.
+    staleness_max: int32, greatest staleness of a gradient so far.
   """
 
   variables: Variables
@@ -99,27 +99,27 @@ class ServerState(NamedTuple):
 def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
   """Makes asynchronous SGD; a round is the arrival of one worker.
 
-  A worker m pulls the weights (w_bak), computes the gradient g of its next batch there and pushes
-  it. Meanwhile the server has made a few more updates (their number is the staleness) and has the
-  weights w. The server takes a step of its SGD with
+  A worker pulls the weights (w_bak), computes the gradient g of its next batch at these weights and
+  pushes g. Until g arrives, the server has made a few updates (their number is the staleness of g)
+  and has the weights w. The server takes a step of SGD with
 
     g + lambda g * g * (w - w_bak)        (element by element; Alg. 2)
 
   and the worker pulls again immediately. ``constant``: lambda = lambda_0. ``adaptive``: lambda =
-  lambda_0 / sqrt(s + 1e-7) with the server's mean square s <- m s + (1 - m) g * g.
+  lambda_0 / sqrt(s + 1e-7) with the mean square s <- m s + (1 - m) g * g on the server.
 
-  All workers pull at time 0. The setup's clock gives the duration of worker m's pull, step and
-  push. The worker that arrives first is next, and the one with the lowest index if several arrive
-  together. Time is counted in integer ticks, 2^30 for the longest event of the run, so that neither
-  the order of events nor the elapsed time suffers from rounding, however long the run is.
+  All workers pull at time 0. The setup's clock gives the duration of each worker's event: pull,
+  step and push. The worker that arrives first is next; if several arrive together, it is the one
+  with the lowest index. Time is counted in integer ticks, 2^30 for the longest event of the run, so
+  that rounding changes neither the order of events nor the elapsed time, however long the run is.
 
-  Running statistics: a worker's batches change the pulled ones, p, into q = a p + b, where a is the
-  norm's decay to the power of the number of accumulated parts. The server does the same to its
-  statistics, r <- a r + b = q + a (r - p). (Adding q - p instead would feed old statistics back
-  with a delay, which at a decay of 0.9 diverges from 17 equal workers on.)
+  Running statistics: a batch changes the statistics p that the worker pulled into q = a p + b. Here
+  a is the norm's decay to the power of the number of parts of the batch (``accumulate``). The
+  server changes its statistics r in the same way: r <- a r + b = q + a (r - p). (With r + q - p,
+  old statistics would come back with a delay, which at a decay of 0.9 diverges for 17 or more equal
+  workers.)
 
-  Raises:
-    UserError: a norm across clients, or no clock.
+  Raises UserError if the norm merges the clients' batches, or without a clock.
   """
   model, spec = setup.model, setup.model.norm
   if spec.across_clients:
@@ -128,11 +128,11 @@ def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
       "compute at the same time; choose another norm."
     )
   if setup.clock is None:
-    raise UserError("asynchronous SGD runs on a simulated clock; give a network, such as lan.")
+    raise UserError("asynchronous SGD runs on a simulated clock; give a network: --network=lan.")
   variables = model_shapes(model, setup.image_shape)
   up = without(variables["params"], variables["params"], config.frozen_paths)
   cost = exchange_cost(model, setup.image_shape, "mean", up, variables["params"])
-  # No phase of a run sends more than the whole model.
+  # A tick is the same time before and after FixBN freezes: no event sends more than the model.
   model_bytes = tree_leaves.num_bytes(variables)
   longest = float(setup.clock.event_seconds(Cost(model_bytes, model_bytes)).max())
   gradient = make_gradient(model, config)
@@ -159,17 +159,16 @@ def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
     )
 
   def compensate(grads: PyTree, drift: PyTree, mean_square: PyTree) -> tuple[PyTree, PyTree]:
-    """Returns (compensated gradient, new mean square)."""
+    """Returns (compensated gradient, new mean square); ``drift`` is w - w_bak."""
     if config.delay_compensation == "none":
       return grads, mean_square
     if not adaptive:
       return jax.tree.map(lambda g, d: g + strength * g * g * d, grads, drift), mean_square
     mean_square = jax.tree.map(lambda s, g: decay * s + (1 - decay) * g * g, mean_square, grads)
-
-    def corrected(g: Array, d: Array, s: Array) -> Array:
-      return g + strength / jnp.sqrt(s + _EPSILON) * g * g * d
-
-    return jax.tree.map(corrected, grads, drift, mean_square), mean_square
+    grads = jax.tree.map(
+      lambda g, d, s: g + strength / jnp.sqrt(s + _EPSILON) * g * g * d, grads, drift, mean_square
+    )
+    return grads, mean_square
 
   def arrival(
     server: ServerState, clients: PyTree, cohort: Array, context: RoundContext
@@ -243,6 +242,6 @@ ASGD = Method(
   all_clients=True,
   one_process=True,
   sequential=lambda config: True,
-  # Drift counts rounds of all workers, but a round is one arrival.
+  # Drift changes the data by rounds in which all clients take part; here a round is one arrival.
   hidden_options=("drift", "drift_stretches", "drift_rounds"),
 )

@@ -31,9 +31,9 @@ class ClientState(NamedTuple):
 
   Attributes:
     own: the client state of the algorithm (see ``contract.Averaging``); the name in checkpoints.
-    momentum: state of the client's optimizer.
-    params: the client's norm parameters, by path (FedBN).
-    batch_stats: the client's running statistics.
+    momentum: state of the client's optimizer, if ``client_momentum`` is local.
+    params: norm parameters that stay on the client (FedBN): {path: array}.
+    batch_stats: running statistics that stay on the client (``batch_stats`` is local, or FedBN).
   """
 
   own: PyTree = ()
@@ -43,24 +43,24 @@ class ClientState(NamedTuple):
 
 
 def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm:
-  """Makes an algorithm of a client function and a server function.
+  """Makes a runnable algorithm of a client function and a server function.
 
   A round, for the clients k of the cohort with weights p_k and client states s_k:
 
     upload_k, s_k <- client(downlink(server), s_k, examples_k)
     server        <- server(server, sum_k p_k upload_k / sum_k p_k)
 
-  What stays on a client (momentum, local statistics, FedBN's parameters) is put into the model
-  before ``client`` runs and removed from its upload. Parameters that are not sent are trained
-  without correction, and the server sees the mean 0 for them.
+  Parameters and statistics that stay on a client (FedBN, ``batch_stats=local``) replace the
+  downloaded ones before ``client`` runs, and are not sent with the upload. For parameters that are
+  not sent (of FedBN, or frozen), ``train`` ignores ``correction``, and ``server`` gets the mean 0.
 
-  Raises:
-    UserError: options that do not fit the model's norm.
+  Raises UserError if the options do not fit the model's norm.
   """
   spec, policy = setup.model.norm, config.statistics_policy(setup.model.norm)
   if config.keeps_norms and not spec.has_running_statistics:
     raise UserError(
-      f"norm {spec.name!r} is no batch normalization, which FedBN needs; drop --fedbn or choose bn."
+      f"--fedbn needs batch normalization, but the norm is {spec.name!r}; drop --fedbn or give "
+      "--norm=bn."
     )
   check_policy(policy, spec)
   keeps_stats = spec.has_running_statistics and policy == "local"
@@ -97,7 +97,7 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
   def training_functions(
     client_state: ClientState, row: Array, context: RoundContext
   ) -> dict[str, Any]:
-    """Returns a client's ``train`` and ``gradient``; row -1 takes no step and has no example."""
+    """Returns the client's ``train`` and ``gradient``; padding (row -1) takes no step."""
     present = row >= 0
     key = jax.random.fold_in(stream(context.key, Stream.DROPOUT), context.round)
     key = jax.random.fold_in(key, context.data.clients[row])
@@ -114,8 +114,8 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
         new_state = client_optimizer.init(variables["params"])
         optimizer_state = client_state.momentum if config.keeps_momentum else new_state
       if correction is not None:
-        sent = ledger.without(correction, correction, unsent)
-        correction = ledger.filled(sent, correction, unsent)
+        zeros = optax.tree.zeros_like(tree_leaves.pick(correction, unsent))
+        correction = tree_leaves.put(correction, zeros)
       steps = jnp.where(present, steps, 0)
       start = (variables, optimizer_state, examples.batch, context.round * steps)
       return update(*start, steps, context.rate, key, correction, extra_loss)
@@ -196,14 +196,11 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
     # A server optimizer with momentum would still move frozen parameters.
     frozen = tree_leaves.pick(before["params"], config.frozen_paths)
     variables = {**before, "params": tree_leaves.put(server.variables["params"], frozen)}
-    if "batch_stats" in variables:
-      variables["batch_stats"] = stats_policy.from_sums(
-        sums["stats"], sums["weight"], before["batch_stats"]
-      )
+    variables = stats_policy.combine(variables, sums["stats"], sums["weight"])
     return server._replace(variables=variables), clients, sums["metrics"]
 
   def round_cost() -> Cost:
-    """Returns the cost of the trees that a client receives and sends, by their shapes alone."""
+    """Returns a client's cost per round, from the shapes of what it receives and sends."""
 
     def train(variables: Variables, *arguments: Any, **options: Any) -> ClientOutput:
       return ClientOutput(variables, client_optimizer.init(variables["params"]), Metrics.zeros())
@@ -240,30 +237,28 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
 
 
 def _check_state(state: Any) -> None:
-  """Raises UserError if a user-defined algorithm's state is no NamedTuple with ``variables``."""
+  """Raises UserError if a state of a user-defined algorithm is no NamedTuple with ``variables``."""
   if "variables" not in getattr(state, "_fields", ()):
     raise UserError(
-      "the state of a server and what it sends down must be a NamedTuple with a field variables, "
-      f"not a {type(state).__name__}; see fedjax_norm/algorithms/contract.py."
+      "the server state (results of init, server and downlink) must be a NamedTuple with a field "
+      f"variables, not {type(state).__name__}; see fedjax_norm/algorithms/contract.py."
     )
 
 
 def _scaled(upload: PyTree, weight: Array, count: Array, equal: tuple[str, ...]) -> PyTree:
-  """Multiplies an upload by ``weight``, and its parts in ``equal`` by ``count``."""
+  """Multiplies an upload by ``weight``, but its values at the keys ``equal`` by ``count``."""
   if not equal:
     return optax.tree.scale(weight, upload)
   if not isinstance(upload, dict) or not set(equal) <= upload.keys():
-    raise UserError(f"an upload must be a dict with the keys {', '.join(equal)} that equal names.")
+    raise UserError(
+      f"an upload must be a dict with the keys {', '.join(equal)}, which Averaging.equal names."
+    )
   return {
     key: optax.tree.scale(count if key in equal else weight, part) for key, part in upload.items()
   }
 
 
 def build(method: Method, config: Any, setup: Setup) -> Algorithm:
-  """Builds the algorithm of a method of the registry.
-
-  Raises:
-    UserError: options that do not fit together.
-  """
+  """Returns the method's algorithm; raises UserError for options that do not fit together."""
   built = method.build(config, setup)
   return averaging(built, config, setup) if isinstance(built, Averaging) else built

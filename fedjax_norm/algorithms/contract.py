@@ -75,19 +75,19 @@ from fedjax_norm.typing import Array, Batch, PyTree, Variables
 
 
 class Setup(NamedTuple):
-  """What an algorithm is built from, beside its configuration.
+  """What an algorithm is built from, in addition to its configuration.
 
   Several seeds of a run share one compiled program, unless the configuration's ``depends_on_seed``
   says that the program depends on the seed or on the clients' numbers of examples.
 
   Attributes:
-    model: the model, its norm bound to no axis.
+    model: the model; its norm is not bound to the axes over which clients are mapped.
     mapping: how clients are mapped.
-    data: data of all clients, host arrays.
+    data: data of all clients, arrays in host memory.
     transform: function from stored images to training images.
     images: shape [H, W, C] of an image and the dtype that the model computes in.
     seed: seed of the run.
-    clock: simulated times of the clients; None without a network.
+    clock: simulated speeds of the clients; None if no network is simulated.
   """
 
   model: nn.Module
@@ -100,12 +100,12 @@ class Setup(NamedTuple):
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """(H, W, C)."""
+    """The shape (H, W, C) of an image."""
     return self.images.shape
 
   @property
   def num_clients(self) -> int:
-    """The population K."""
+    """The number K of all clients (the population)."""
     return len(self.data.sizes)
 
   @property
@@ -121,8 +121,8 @@ class ClientData(NamedTuple):
     client: id of the client, int32.
     size: number of examples, int32.
     batch: (step, batch_size=None, take=None) -> batch of a step, counted from the start of the run.
-      The batch has ``batch_size`` examples, of which ``take`` are drawn and the rest is padding;
-      None is the configuration's batch size, and all that the epoch has left.
+      The batch has ``batch_size`` examples: ``take`` drawn ones and padding. By default,
+      ``batch_size`` is the configuration's, and ``take`` is as many as the epoch has left.
   """
 
   client: Array
@@ -131,7 +131,7 @@ class ClientData(NamedTuple):
 
 
 def _only_for_clients(*arguments: Any, **options: Any) -> Any:
-  raise TypeError("only a client has examples to train on.")
+  raise TypeError("train and gradient of a context work only in the client function.")
 
 
 class Context(NamedTuple):
@@ -142,11 +142,11 @@ class Context(NamedTuple):
     participants: number of clients in the round, float32.
     round: index of the round, int32.
     rate: learning rate eta of the clients, float32.
-    theta: communication threshold, float32; 0 for algorithms without.
+    theta: communication threshold (paper 004), float32; 0 for algorithms without a threshold.
     train: (variables, examples, steps, optimizer_state=None, correction=None, extra_loss=None) ->
       ``local_training.ClientOutput``: takes local steps, in ``client`` only. See
-      ``local_training.make_client_update``. Without an optimizer state, it uses the client's stored
-      one, or a new one.
+      ``local_training.make_client_update``. Without ``optimizer_state``, it uses the state that the
+      client stored, or a new one.
     gradient: (variables, examples, batch_size=None, take=None) -> (gradient of the mean loss of one
       batch, ``local_training.ClientOutput``), in ``client`` only.
   """
@@ -161,7 +161,7 @@ class Context(NamedTuple):
 
 
 class Update(NamedTuple):
-  """A client's result of a round.
+  """What a client returns at the end of a round.
 
   Attributes:
     upload: pytree that the client sends; the server gets its mean over the clients of the round.
@@ -187,7 +187,7 @@ class Averaging(NamedTuple):
     init_client: server state -> initial state of a client.
     downlink: server state -> what each client downloads, a NamedTuple with a field ``variables``;
       ``client`` sees nothing else of the server.
-    equal: keys of an upload that is a dict, whose means weight all clients equally.
+    equal: keys of the upload, a dict, for which all clients have the same weight in the mean.
   """
 
   init: Callable[[Variables], PyTree]
@@ -199,13 +199,13 @@ class Averaging(NamedTuple):
 
 
 class Theta(NamedTuple):
-  """The communication threshold theta of an algorithm that has one.
+  """The communication threshold theta (paper 004) of an algorithm.
 
   Attributes:
     values: (configuration, rounds) -> theta of each round.
     grid: values that SkewScout chooses from, from most to least communication.
     follows_rate: whether theta falls with the learning rate.
-    is_sparsity: whether theta is the share that is not sent, between 0 and 1.
+    is_sparsity: whether theta is the share of updates that is not sent, between 0 and 1.
     is_integer: whether theta is a whole number of local steps.
   """
 
@@ -218,23 +218,23 @@ class Theta(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Method:
-  """A row of the registry: the algorithm as binaries, presets, tests and docs know it.
+  """A row of the registry: an algorithm with its options and properties.
 
   Attributes:
-    name: name that users give.
+    name: name of the algorithm on the command line and in ``fedjax_norm.run``.
     config: class of the options.
     build: (configuration, setup) -> algorithm.
-    help: one sentence.
-    defaults: defaults of options that differ from those of their classes.
-    stepwise: whether a round is one step of the joint model, so that lengths can be in epochs.
-    default_lengths: default of (rounds, eval_every) of a stepwise run.
+    help: one sentence for the command line's help.
+    defaults: default values of options that differ from those in ``config``.
+    stepwise: whether a round is one step, so that the length of a run can be given in epochs.
+    default_lengths: default of (rounds, eval_every) if ``stepwise``.
     all_clients: whether every client takes part in every round.
     one_process: whether the simulation supports only one process.
     sequential: configuration -> whether the clients of a round run sequentially.
-    hidden_options: inherited options that have no effect here; no binary has a flag for them.
-    theta: communication threshold; None for algorithms without.
+    hidden_options: inherited options that have no effect; command lines have no flags for them.
+    theta: communication threshold (paper 004); None for algorithms without a threshold.
     step_flops: (configuration, setup) -> floating-point operations of a client's local step; None
-      counts those of training the whole model.
+      if a client trains the whole model.
   """
 
   name: str

@@ -17,10 +17,10 @@ from fedjax_norm.options import option
 from fedjax_norm.typing import Array, Key
 
 STAGES = (0.75, 0.9375, 0.984375, 0.996, 0.999)
-"""Sparsities of the warm-up (Lin et al. 2018, sec. 3.3), E_warm epochs each."""
+"""Sparsity in each stage of the warm-up (Lin et al. 2018, sec. 3.3)."""
 
-# As in the original: the share of a tensor that is sampled, the least number of sampled elements,
-# and the excess of chosen elements above which the exact threshold replaces the sampled one.
+# As by Lin et al.: the share of a tensor that is sampled, the least number of sampled elements, and
+# the excess of chosen elements above which the exact threshold replaces the sampled one.
 _SAMPLED, _MIN_SAMPLE, _EXCESS = 0.01, 256, 1.3
 
 
@@ -36,34 +36,41 @@ class DgcConfig(LocalConfig):
 
   sparsity: float = option(
     STAGES[-1],
-    "Final sparsity s: the share of a tensor that is not sent.",
+    "Sparsity s of DGC (paper 004, Alg. 3) after the warm-up: the share of each tensor's elements "
+    "that a client does not send.",
     least=0,
     below=1,
     needs="skewscout=off,measure",
   )
   sparsity_warmup_rounds: int = option(
     0,
-    "Number of rounds of each warm-up stage: 75, 93.75, 98.4375, 99.6 and 99.9% sparsity.",
+    "Number of rounds at each sparsity of the warm-up: 75, 93.75, 98.4375, 99.6 and 99.9%, as long "
+    "as these are below --sparsity. 0: no warm-up.",
     least=0,
     needs="skewscout=off,measure",
   )
   sparsity_warmup_epochs: int | None = option(
     None,
-    "Number of epochs of each warm-up stage (E_warm), instead of --sparsity_warmup_rounds.",
+    "Number of epochs at each sparsity of the warm-up (E_warm in paper 004), instead of "
+    "--sparsity_warmup_rounds.",
     least=0,
     needs="skewscout=off,measure",
   )
   selection: str = option(
     "exact",
-    "Whether the threshold of a tensor is exact or estimated from a sample.",
+    "How the threshold above which a tensor's elements are sent is determined: exactly (exact), or "
+    "estimated from 1% of the elements (sampled; Lin et al. 2018).",
     choices=("exact", "sampled"),
   )
   momentum_masking: bool = option(
-    True, "Clear the momentum of sent elements (momentum factor masking).", needs="momentum"
+    True,
+    "Momentum factor masking (Lin et al. 2018): the momentum of an element is set to zero when the "
+    "element is sent.",
+    needs="momentum",
   )
 
   def resolve(self, round_examples: int, examples: int) -> Self:
-    """Returns the options with all lengths in rounds (see ``EpochsConfig.resolve``)."""
+    """Returns the options with lengths in epochs converted to rounds (``EpochsConfig.resolve``)."""
     config = super().resolve(round_examples, examples)  # type: ignore[misc]
     if config.sparsity_warmup_epochs is None:
       return config
@@ -83,12 +90,12 @@ def num_sent(size: int, sparsity: Array) -> Array:
 
 
 def _bits(magnitudes: Array) -> Array:
-  """Returns non-negative floats as integers in the same order."""
+  """Returns the bits of non-negative floats as integers, which have the order of the floats."""
   return lax.bitcast_convert_type(magnitudes.astype(jnp.float32), jnp.uint32)
 
 
 def _threshold(bits: Array, count: Array) -> Array:
-  """Returns the count-th largest integer, determined bit by bit from the highest bit."""
+  """Returns the count-th largest integer in ``bits``, determined bit by bit from the highest."""
 
   def body(index: Array, threshold: Array) -> Array:
     candidate = threshold | (jnp.uint32(1) << (30 - index).astype(jnp.uint32))
@@ -98,18 +105,18 @@ def _threshold(bits: Array, count: Array) -> Array:
 
 
 def largest(v: Array, w: Array, sparsity: Array, key: Key | None = None) -> Array:
-  """Returns which elements are at least the k-th largest by magnitude (see :func:`num_sent`)."""
+  """Returns a mask of the elements of v at or above the k-th magnitude (k: :func:`num_sent`)."""
   del w, key
   bits = _bits(jnp.abs(v))
   return bits >= _threshold(bits, num_sent(v.size, sparsity))
 
 
 def roughly_largest(v: Array, w: Array, sparsity: Array, key: Key) -> Array:
-  """Returns which elements exceed a threshold estimated from 1% of them (Lin et al. 2018, app. B).
+  """Returns a mask of v by a threshold estimated from 1% of its elements (Lin et al. 2018, app. B).
 
-  The sample is every stride-th element from a random first one. If the threshold chooses more than
-  1.3 k elements, the exact one replaces it; it can also choose fewer than k. At sparsity 0 all
-  elements are chosen.
+  The sample is every stride-th element, from a random first element on. If the threshold chooses
+  more than 1.3 k elements, the exact threshold replaces it; it can also choose fewer than k. At
+  sparsity 0 all elements are chosen.
   """
   stride = min(int(1 / _SAMPLED), max(1, v.size // _MIN_SAMPLE))
   if stride == 1:
@@ -117,9 +124,8 @@ def roughly_largest(v: Array, w: Array, sparsity: Array, key: Key) -> Array:
   bits = _bits(jnp.abs(v)).ravel()
   count, sampled = num_sent(v.size, sparsity), v.size // stride
   first = jax.random.randint(key, (), 0, stride)
-  sample = lax.dynamic_slice_in_dim(
-    bits[: sampled * stride].reshape(sampled, stride), first, 1, axis=1
-  )
+  strided = bits[: sampled * stride].reshape(sampled, stride)
+  sample = lax.dynamic_slice_in_dim(strided, first, 1, axis=1)
   rough = jnp.where(sparsity <= 0, 0, _threshold(sample, num_sent(sampled, sparsity)))
   chosen = (bits >= rough).sum(dtype=jnp.int32)
   threshold = lax.cond(
@@ -133,12 +139,13 @@ def dgc(config: DgcConfig, setup: Setup) -> Algorithm:
 
     g <- -eta clip(grad f(w, b))
     u_k <- m u_k + g;  v_k <- v_k + u_k             (momentum correction)
-    S <- |v_k| is among the largest share 1 - s of its tensor
+    S <- |v_k| is among the largest share 1 - s of its tensor   (a mask)
     send v_k S;  v_k <- v_k not S;  u_k <- u_k not S   (momentum factor masking)
     w <- w + updates from all clients
 
-  ``theta`` is s. The gradient is clipped, as by Lin et al.; in line 5 of the paper the clipped
-  value includes the learning rate. Weight decay is added to the clipped gradient.
+  m is the momentum, eta the learning rate, b a batch, and the sparsity s is ``theta``. The gradient
+  is clipped, as by Lin et al.; in line 5 of paper 004, Alg. 3, the clipped value includes the
+  learning rate. Weight decay is added to the clipped gradient.
   """
   return residual_algorithm(
     dataclasses.replace(config, clip_norm=config.clip_norm / setup.num_clients**0.5),
@@ -152,18 +159,13 @@ def dgc(config: DgcConfig, setup: Setup) -> Algorithm:
 def warmup(
   rounds: int, sparsities: tuple[float, ...], stage_rounds: int, final: float
 ) -> np.ndarray:
-  """Returns the sparsity of each round: it rises in stages to the final one, [rounds] float32.
+  """Returns the sparsity of each round of a run, [rounds] float32.
 
-  Args:
-    rounds: number of rounds of the run.
-    sparsities: sparsity of each stage, limited to the final one.
-    stage_rounds: number of rounds of each stage (E_warm); 0 for no warm-up.
-    final: final sparsity s.
+  Each of ``sparsities`` holds for ``stage_rounds`` rounds (0: no warm-up), then ``final`` holds; no
+  sparsity exceeds ``final``.
   """
-  no_warmup = np.full(rounds, len(sparsities))
-  stage = np.arange(rounds) // stage_rounds if stage_rounds else no_warmup
-  ladder = np.minimum([*sparsities, final], final)
-  return ladder[np.minimum(stage, len(sparsities))].astype(np.float32)
+  stages = np.repeat(np.minimum(sparsities, final), stage_rounds)[:rounds]
+  return np.append(stages, np.full(rounds - len(stages), final)).astype(np.float32)
 
 
 DGC = Method(

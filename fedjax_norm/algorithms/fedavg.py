@@ -18,28 +18,28 @@ class FedAvgConfig(ServerRateConfig, AveragingConfig):
   """Options of FedAvg.
 
   Attributes:
-    own_server_optimizer: user-defined optax transformation of the negated mean change, instead of
-      ``server_optimizer``.
+    own_server_optimizer: user-defined optax transformation that replaces ``server_optimizer``; its
+      gradient is the negated mean change of the clients' models.
   """
-
-  group = "algorithm"
 
   client_momentum: str | None = option(
     None,
-    "What happens to a client's momentum after a round: it is reset to zero, stays on the client "
-    "(local; paper 004, Alg. 2), or is averaged by the server and sent back (global; paper 002). "
-    "The default is local if all clients take part in each round, else reset.",
+    "What happens to a client's momentum after a round: it is set to zero (reset), stays on the "
+    "client (local; paper 004, Alg. 2), or is averaged by the server and sent back (global; paper "
+    "002). If unset: local if all clients take part in each round, else reset.",
     choices=("reset", "local", "global"),
     needs="momentum",
   )
   prox: float = option(
     0.0,
-    "Strength mu of FedProx (Li et al. 2020): mu / 2 |w - w_round|^2 is added to the loss.",
+    "Strength mu of FedProx (Li et al. 2020), which pulls a client's weights w back to the weights "
+    "w_round at the start of the round: mu / 2 |w - w_round|^2 is added to its loss. 0 turns it off.",
     least=0,
   )
   server_optimizer: str = option(
     "sgd",
-    "Optimizer of the server, applied to the negated mean change; sgd at rate 1 averages models.",
+    "Optimizer of the server; its gradient is the negated mean change of the clients' models. sgd "
+    "with --server_lr=1 averages the models.",
     choices=("sgd", "momentum", "adam", "yogi", "adagrad"),
   )
   server_momentum: float = option(
@@ -51,8 +51,8 @@ class FedAvgConfig(ServerRateConfig, AveragingConfig):
     """Raises UserError if options contradict each other or would have no effect."""
     if self.prox and self.local_epochs is None and self.local_steps in (None, 1):
       raise UserError(
-        "prox pulls a client back to the weights at the start of the round, which has no effect on "
-        "a single local step; take more local_steps or drop it."
+        "--prox pulls a client back to the weights at the start of the round, which has no effect "
+        "on a single local step; give more --local_steps or drop --prox."
       )
     if self.own_server_optimizer is not None:
       refuse_replaced(
@@ -61,12 +61,12 @@ class FedAvgConfig(ServerRateConfig, AveragingConfig):
     if self.optimizer is not None and self.client_momentum == "global":
       raise UserError(
         "the server can average the momentum of SGD, but not the state of a user-defined "
-        "optimizer; use client_momentum=local or reset."
+        "optimizer; use --client_momentum=local or reset."
       )
     if self.fedbn and self.client_momentum == "global":
       raise UserError(
-        "FedBN keeps norm parameters on the client, so their momentum cannot be averaged; use "
-        "client_momentum=local or reset."
+        "--fedbn keeps norm parameters on the client, so the momentum of these parameters cannot "
+        "be averaged; use --client_momentum=local or reset."
       )
 
 
@@ -76,7 +76,7 @@ class ServerState(NamedTuple):
   Attributes:
     variables: global model.
     opt_state: state of the server optimizer.
-    momentum: mean optimizer state of the clients with ``client_momentum='global'``, else None.
+    momentum: mean optimizer state of the clients if ``client_momentum`` is global, else None.
   """
 
   variables: Variables
@@ -94,7 +94,7 @@ class Download(NamedTuple):
 def make_server_optimizer(config: FedAvgConfig) -> optax.GradientTransformation:
   """Returns the server optimizer; Adam, Yogi and Adagrad have tau = 1e-3 (Reddi et al. 2021).
 
-  For Adagrad optax adds it under the root, as tau^2.
+  optax adds Adagrad's tau under the square root, so its ``eps`` is tau^2.
   """
   rate = config.server_lr
   if config.own_server_optimizer is not None:

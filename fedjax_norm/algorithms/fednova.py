@@ -19,39 +19,45 @@ class FedNovaConfig(ServerRateConfig, AveragingConfig):
 
   client_momentum: str = option(
     "reset",
-    "What happens to a client's momentum after a round: it is reset to zero, because a change is "
-    "normalized by the gradients of the same round.",
+    "FedNova always sets a client's momentum to zero after a round (reset), because it normalizes "
+    "a client's change by the gradients of one round.",
     choices=("reset",),
     needs="momentum",
   )
 
   def check(self) -> None:
-    """Raises UserError for a user-defined optimizer, whose sum of gradients is unknown."""
+    """Raises UserError for a user-defined optimizer."""
     if self.optimizer is not None:
-      raise UserError("FedNova counts how SGD adds up gradients; drop the optimizer of your own.")
+      raise UserError(
+        "FedNova needs the weights with which SGD adds up gradients, which are unknown for a "
+        "user-defined optimizer; drop the option optimizer."
+      )
 
 
 def gradient_weight(config: FedNovaConfig, steps: Array) -> Array:
-  """Returns |a|_1, the total weight of the gradients in the change of some steps, float32."""
+  """Returns |a|_1, the sum of the gradients' weights a in the change after ``steps`` steps."""
   rho, steps = config.momentum, jnp.maximum(steps, 1).astype(jnp.float32)
   weight = (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)
   return steps + rho * weight if config.nesterov else weight
 
 
 class ServerState(NamedTuple):
-  """The server's state: the global model x."""
+  """The server's state: the variables of the global model x."""
 
   variables: Variables
 
 
 def fednova(config: FedNovaConfig, setup: Setup) -> Averaging:
-  """Makes FedNova (Wang et al. 2020, with the a_i of SGD with momentum).
+  """Makes FedNova (Wang et al. 2020) for SGD with momentum.
 
-  Client i takes tau_i local steps from x to y_i, whose sum weights the gradients by a_i:
+  Client i takes tau_i local steps from the global model x to y_i. In the change y_i - x, the
+  steps' gradients have the weights a_i (a vector):
 
     d_i = (y_i - x) / |a_i|_1;  |a_i|_1 = tau_i without momentum
 
-  x <- x + server_lr tau_eff sum_i p_i d_i,  tau_eff = sum_i p_i |a_i|_1
+  The server, with the weights p_i of the clients in the average, computes
+
+    x <- x + server_lr tau_eff sum_i p_i d_i,  tau_eff = sum_i p_i |a_i|_1
   """
 
   def client(

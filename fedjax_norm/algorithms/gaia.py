@@ -22,22 +22,21 @@ class GaiaConfig(LocalConfig):
 
   threshold: float = option(
     0.1,
-    "T_0: accumulated updates above this share of a weight are sent. It falls with the learning "
-    "rate.",
+    "Initial threshold T_0 of Gaia (paper 004, Alg. 1): a client sends the accumulated update of a "
+    "weight once it exceeds this share of the weight. The threshold falls with the learning rate.",
     least=0,
     needs="skewscout=off,measure",
   )
 
   def statistics_policy(self, spec: NormSpec) -> str:
-    """Returns ``batch_stats``, or its default: clients have local models, so local statistics."""
-    local = (
-      spec.updates_running_statistics and not spec.across_clients and not spec.freezes_statistics
-    )
-    return self.batch_stats or ("local" if local and spec.scale else "mean")
+    """Returns ``batch_stats``, or its default: local, as the models, if the norm allows it."""
+    needs_global = spec.across_clients or spec.freezes_statistics
+    local = spec.updates_running_statistics and spec.scale and not needs_global
+    return self.batch_stats or ("local" if local else "mean")
 
 
 def significant(v: Array, w: Array, threshold: Array, key: Key | None = None) -> Array:
-  """Returns which accumulated updates are sent: |v / w| > T_t, and all updates of weights of 0."""
+  """Returns a mask of the updates v to send: |v / w| > threshold, and all where a weight w is 0."""
   del key
   return (jnp.abs(v) > threshold * jnp.abs(w)) | (w == 0)
 
@@ -46,12 +45,12 @@ def gaia(config: GaiaConfig, setup: Setup) -> Algorithm:
   """Makes Gaia; a round is one step of every client k, which has a local model w_k:
 
     u_k <- m u_k - eta grad f(w_k, b);  w_k <- w_k + u_k;  v_k <- v_k + u_k
-    S <- |v_k / w_k| > T_t
+    S <- |v_k / w_k| > T_t   (a mask)
     send v_k S to the other clients;  v_k <- v_k not S
     w_k <- w_k + updates from the other clients
 
-  The updates of all clients add up. ``theta`` is T_t. The global model is the mean of the clients'
-  models.
+  m is the momentum, eta the learning rate, b a batch, v_k the updates not sent yet, and the
+  threshold T_t is ``theta``. The global model is the mean of the clients' models.
   """
   return residual_algorithm(config, setup, significant, local_models=True, clears_momentum=False)
 

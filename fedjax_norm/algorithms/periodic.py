@@ -1,8 +1,8 @@
-"""FedAvg step by step (paper 004, Alg. 2): a round is one step, and models are averaged at times.
+"""FedAvg step by step (paper 004, Alg. 2): models are averaged every Iter_Local rounds.
 
 A round of ``fedavg.py`` has all local steps of a client. Here a round is one step of every client,
-so that Iter_Local is data and can change between any two rounds. If all clients take part in every
-round, the two are the same algorithm.
+so that Iter_Local can change between any two rounds without recompilation. If all clients take part
+in every round, both files compute the same.
 """
 
 import dataclasses
@@ -25,17 +25,20 @@ from fedjax_norm.typing import Array, PyTree, Variables
 
 @dataclasses.dataclass(frozen=True)
 class PeriodicConfig(LocalConfig):
-  """Options of periodic averaging."""
+  """Options of FedAvg step by step."""
 
   group = "algorithm"
 
   local_steps: int = option(
-    20, "Iter_Local: steps between two averages.", least=1, needs="skewscout=off,measure"
+    20,
+    "Number of local steps between two averages of the models (Iter_Local; paper 004, Alg. 2).",
+    least=1,
+    needs="skewscout=off,measure",
   )
   client_momentum: str = option(
     "local",
-    "Whether a client keeps its momentum after an average (local; paper 004, Alg. 2) or resets it "
-    "to zero (reset).",
+    "Whether a client keeps its momentum when models are averaged (local; paper 004, Alg. 2) or "
+    "sets it to zero (reset).",
     choices=("local", "reset"),
     needs="momentum",
   )
@@ -60,7 +63,7 @@ class ServerState(NamedTuple):
     variables: mean of the clients' models.
     since: int32, steps since the clients last downloaded the mean.
     due: whether the clients download the mean before their next step.
-    sent: traffic since the start.
+    sent: traffic of the averages since the start of the run.
   """
 
   variables: Variables
@@ -75,10 +78,11 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
     if Iter_Local steps have passed:  w_k <- mean of all w_k
     u_k <- m u_k - eta grad f(w_k, b);  w_k <- w_k + u_k
 
+  m is the momentum, eta the learning rate, b a batch, and Iter_Local is ``RoundContext.theta``.
   The average comes before a step, so that between two rounds a client still has its local model,
-  and the global model is the mean of these. ``RoundContext.theta`` is Iter_Local. An average is
-  charged to the last of its steps. If running statistics are frozen (FixBN's second stage), clients
-  use the server's from the first step on, which is not charged.
+  and the global model is the mean of the local models. The traffic of an average is charged to the
+  step before. After FixBN freezes the running statistics, clients use the server's statistics from
+  the first step on; this download is not charged.
   """
   spec, policy = setup.model.norm, config.statistics_policy(setup.model.norm)
   check_policy(policy, spec)
@@ -91,9 +95,6 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
 
   def init(variables: Variables) -> ServerState:
     return ServerState(variables, jnp.int32(0), jnp.bool(False), TrafficCounter.zeros())
-
-  def init_client(server: ServerState) -> ClientState:
-    return ClientState(sgd.init(server.variables["params"]), server.variables)
 
   def client_step(shared: Any, item: Any) -> tuple[PyTree, ClientState]:
     (server, context), (row, client) = shared, item
@@ -126,10 +127,7 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
       client_step, (server, context), (rows, clients), (False, SHARDED)
     )
     variables = {**server.variables, "params": optax.tree.scale(1 / sums["count"], sums["params"])}
-    if "batch_stats" in variables:
-      variables["batch_stats"] = stats_policy.from_sums(
-        sums["stats"], sums["count"], variables["batch_stats"]
-      )
+    variables = stats_policy.combine(variables, sums["stats"], sums["count"])
     since = jnp.where(server.due, 0, server.since) + 1
     due = since >= context.theta
     senders = due * (rows >= 0).sum()
@@ -142,7 +140,7 @@ def periodic(config: PeriodicConfig, setup: Setup) -> Algorithm:
 
   return Algorithm(
     init=init,
-    init_client=init_client,
+    init_client=lambda server: ClientState(sgd.init(server.variables["params"]), server.variables),
     round=step,
     local_steps=config.steps,
     cost=cost._replace(up=0, down=0, trips=0),  # only the norms' exchanges within a step

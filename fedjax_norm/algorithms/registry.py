@@ -1,4 +1,4 @@
-"""The table of all methods, which binaries, presets, tests and docs read."""
+"""The registry: all algorithms that command lines, ``fedjax_norm.run`` and tests know by name."""
 
 from fedjax_norm.algorithms.asgd import ASGD
 from fedjax_norm.algorithms.contract import Method
@@ -32,11 +32,7 @@ METHODS = {
 
 
 def find(name: str) -> Method:
-  """Returns the method with a name.
-
-  Raises:
-    UserError: there is no such method.
-  """
+  """Returns the algorithm called ``name``; raises UserError if there is none."""
   if name not in METHODS:
     raise UserError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}.")
   return METHODS[name]

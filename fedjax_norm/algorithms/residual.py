@@ -1,12 +1,13 @@
-"""The common part of Gaia and DGC: clients send a part of the updates that they have accumulated.
+"""The common part of Gaia and DGC: clients send some elements of the updates they accumulated.
 
-All clients have the shared weights b, and client k has the residual v_k of updates that it has not
+All clients have the shared weights b, and client k has the residual v_k: updates that it has not
 sent yet. So w_k = b + v_k is the local model of client k. In the pseudo-code of paper 004 a client
-adds the other clients' updates to w_k; b, which includes the updates of all clients, is equivalent
-without K copies that could drift apart by rounding.
+adds the other clients' updates to w_k. Adding all clients' updates to b is equivalent, but without
+K copies that could drift apart by rounding.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +34,7 @@ class ClientState(NamedTuple):
 
   Attributes:
     momentum: u_k, as the state of the client's optimizer.
-    residual: v_k, of the parameters' structure.
+    residual: v_k, with the structure of the parameters.
     batch_stats: local running statistics; () unless they stay on the client.
   """
 
@@ -46,9 +47,9 @@ class ServerState(NamedTuple):
   """The state that all clients share.
 
   Attributes:
-    weights: b.
+    weights: shared weights b.
     variables: global model.
-    sent: traffic of the updates since the start.
+    sent: traffic of the updates since the start of the run.
   """
 
   weights: PyTree
@@ -57,7 +58,7 @@ class ServerState(NamedTuple):
 
 
 def divide(residual: PyTree, chosen: PyTree) -> tuple[PyTree, PyTree]:
-  """Returns (sent part, remaining part), whose sum is the residual bit by bit."""
+  """Returns (chosen elements, other elements) with zeros elsewhere; they sum to the residual."""
   sent = jax.tree.map(lambda v, s: jnp.where(s, v, 0), residual, chosen)
   return sent, jax.tree.map(lambda v, s: jnp.where(s, 0, v), residual, chosen)
 
@@ -74,22 +75,15 @@ def residual_algorithm(
     send v_k S;  v_k <- v_k not S;  u_k <- u_k not S if clears_momentum
     b <- b + sum of the updates that all clients sent
 
-  As everywhere in this package, the learning rate multiplies the momentum from outside, so a lower
-  rate takes effect immediately. At a constant rate it is the paper's recursion.
+  m is the momentum, and ``choose`` returns the mask S of each tensor. The learning rate eta
+  multiplies the accumulated u_k, so that a lower rate takes effect immediately; at a constant rate
+  this is the paper's recursion.
 
-  The global model is b, or the mean of the local models. A client sends its update to the server
-  (``ledger.update_bytes``), which sends the sum to all clients.
+  The global model is b, or the mean of the local models if ``local_models``. A client sends its
+  update to the server (``ledger.update_bytes``), which sends the sum to all clients. With
+  ``batch_stats=local`` each client has its own running statistics; the global model has the mean.
 
-  Args:
-    config: batch size and SGD of a client, and the policy that combines running statistics; with
-      ``local`` they stay on the client, and the global model has their mean.
-    setup: the model, the data and the mapping.
-    choose: S, tensor by tensor.
-    local_models: whether clients compute gradients at their local models or at the shared weights.
-    clears_momentum: whether the momentum of sent elements is set to zero.
-
-  Raises:
-    UserError: options that do not fit the model's norm.
+  Raises UserError if the policy ``batch_stats`` does not fit the norm.
   """
   spec, policy = setup.model.norm, config.statistics_policy(setup.model.norm)
   check_policy(policy, spec)
@@ -98,27 +92,19 @@ def residual_algorithm(
   global_policy = "mean" if local_stats else policy
   stats_policy = combiner(global_policy if spec.updates_running_statistics else "frozen")
 
-  def init(variables: Variables) -> ServerState:
-    weights = jax.tree.map(jnp.array, variables["params"])
-    return ServerState(weights, variables, TrafficCounter.zeros())
-
   def init_client(server: ServerState) -> ClientState:
     stats = server.variables["batch_stats"] if local_stats else ()
     return ClientState(sgd.init(server.weights), optax.tree.zeros_like(server.weights), stats)
 
-  def with_local_stats(server: ServerState, client: ClientState, params: PyTree) -> Variables:
+  def model(server: ServerState, client: ClientState, local: bool) -> Variables:
+    """Returns the client's model with the local weights w_k or the shared weights b."""
+    params = optax.tree.add(server.weights, client.residual) if local else server.weights
     stats = {"batch_stats": client.batch_stats} if local_stats else {}
     return {**server.variables, "params": params, **stats}
 
-  def local_model(server: ServerState, client: ClientState) -> Variables:
-    return with_local_stats(server, client, optax.tree.add(server.weights, client.residual))
-
-  def shared_model(server: ServerState, client: ClientState) -> Variables:
-    return with_local_stats(server, client, server.weights)
-
   def client_step(shared: Any, item: Any) -> tuple[PyTree, ClientState]:
     (server, context), (row, client) = shared, item
-    variables = (local_model if local_models else shared_model)(server, client)
+    variables = model(server, client, local_models)
     grads, stats, metrics = gradient(context, row, variables)
     updates, momentum = sgd.update(grads, client.momentum, variables["params"])
     residual = optax.tree.add(client.residual, optax.tree.scale(-context.rate, updates))
@@ -126,11 +112,12 @@ def residual_algorithm(
     weights = optax.tree.add(server.weights, residual)
     key = jax.random.fold_in(stream(context.key, Stream.SELECTION), context.round)
     key = jax.random.fold_in(key, context.data.clients[row])
-    chosen = jax.tree.map(lambda v, w: choose(v, w, context.theta, key), residual, weights)
+    chosen = jax.tree.map(
+      lambda v, w: choose(v, w, context.theta, key) & (row >= 0), residual, weights
+    )
     # Frozen parameters never change, not even by updates that were accumulated before.
     frozen = tree_leaves.pick(chosen, config.frozen_paths)
     chosen = tree_leaves.put(chosen, optax.tree.zeros_like(frozen))
-    chosen = jax.tree.map(lambda s: s & (row >= 0), chosen)
     update, residual = divide(residual, chosen)
     if clears_momentum:
       momentum = optax.tree.map_params(sgd, lambda u, s: jnp.where(s, 0, u), momentum, chosen)
@@ -156,25 +143,24 @@ def residual_algorithm(
     mean_residual = optax.tree.scale(1 / sums["count"], sums["residual"])
     params = optax.tree.add(weights, mean_residual) if local_models else weights
     variables = {**server.variables, "params": params}
-    if "batch_stats" in variables:
-      variables["batch_stats"] = stats_policy.from_sums(
-        sums["stats"], sums["count"], variables["batch_stats"]
-      )
+    variables = stats_policy.combine(variables, sums["stats"], sums["count"])
     sent = server.sent.add(sums["sent"], down, Counter.of(0))
     return ServerState(weights, variables, sent), clients, sums["metrics"]
 
   return Algorithm(
-    init=init,
+    init=lambda variables: ServerState(
+      jax.tree.map(jnp.array, variables["params"]), variables, TrafficCounter.zeros()
+    ),
     init_client=init_client,
     round=step,
     local_steps=config.steps,
-    # ``sent`` counts parameters; running statistics are sent in each step, if at all.
+    # The parameters are counted in ``sent``; here only the running statistics, if they are sent.
     cost=exchange_cost(setup.model, setup.image_shape, policy, (), ()),
     sent=lambda server: server.sent.traffic(),
     views=Views(
-      client=local_model if local_models else shared_model if local_stats else None,
+      client=partial(model, local=local_models) if local_models or local_stats else None,
       evaluate_global=local_models,
-      traveling=local_model,
+      traveling=partial(model, local=True),
       residual=lambda server, client: client.residual,
     ),
   )

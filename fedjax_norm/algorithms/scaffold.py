@@ -13,7 +13,7 @@ from fedjax_norm.typing import PyTree, Variables
 
 @dataclasses.dataclass(frozen=True)
 class ScaffoldConfig(ServerRateConfig, AveragingConfig):
-  """Options of SCAFFOLD; ``weighting`` weights the models, but not the control variates."""
+  """Options of SCAFFOLD; ``weighting`` applies to the models, not to the control variates."""
 
 
 class ServerState(NamedTuple):
@@ -24,16 +24,17 @@ class ServerState(NamedTuple):
 
 
 def scaffold(config: ScaffoldConfig, setup: Setup) -> Averaging:
-  """Makes SCAFFOLD with option II (Alg. 1); all control variates are zero at first.
+  """Makes SCAFFOLD with option II of Alg. 1; all control variates are zero at first.
 
-  Client i of the cohort S, with its control variate c_i, takes K local steps at the rate eta:
+  Client i of the cohort S (a subset of all N clients), with the control variate c_i, takes K local
+  steps from the global model x to y_i, with the gradients g_i and the learning rate eta:
 
     y_i <- y_i - eta (g_i(y_i) + c - c_i)
     c_i+ <- c_i - c + (x - y_i) / (K eta)
 
   x <- x + server_lr mean(y_i - x);  c <- c + |S| / N mean(c_i+ - c_i)
 
-  Momentum, weight decay and clipping act on g_i alone.
+  Momentum, weight decay and clipping act only on g_i, not on the correction c - c_i.
   """
 
   def init(variables: Variables) -> ServerState:

@@ -21,22 +21,23 @@ class SsgdConfig(LocalConfig):
   """Options of SSGD; clipping, weight decay and momentum act on the averaged gradient.
 
   Attributes:
-    equal_workers: whether the default of ``weighting`` is uniform, unless the norm merges batches.
+    equal_workers: whether an unset ``weighting`` means uniform, unless the norm merges batches.
   """
 
   group = "algorithm"
 
   weighting: str | None = option(
     None,
-    "Weight of a client's gradient in the average: the examples of its batch, which gives the "
-    "gradient of the joint batch (paper 000, eq. 8), or uniform (eq. 5). The default is examples; "
-    "for bsp it is uniform, unless the norm merges the clients' batches.",
+    "Weight of a client's gradient in the average: the number of examples in its batch (examples), "
+    "which gives the gradient of the joint batch of all clients (paper 000, eq. 8), or 1 (uniform; "
+    "eq. 5). If unset: examples; for bsp uniform, unless the norm merges the clients' batches.",
     choices=("examples", "uniform"),
   )
   batch_split: str = option(
     "equal",
-    "Division of the joint batch: --batch_size examples for each client (equal), or in proportion "
-    "to the clients' data, so that all epochs have the same number of steps.",
+    "Batch sizes of the clients: --batch_size for each client (equal), or in proportion to the "
+    "clients' numbers of examples, so that all clients have equally many steps per epoch "
+    "(proportional).",
     choices=("equal", "proportional"),
   )
   reduction: str = option(
@@ -55,7 +56,7 @@ class SsgdConfig(LocalConfig):
     return self.weighting == "examples"
 
   def fill_defaults(self, spec: NormSpec, all_clients: bool) -> Self:
-    """Returns the options with all defaults filled in."""
+    """Returns the options with the defaults that depend on the norm or on full participation."""
     weighting = "examples" if self.weighs_examples(spec) else "uniform"
     return dataclasses.replace(super().fill_defaults(spec, all_clients), weighting=weighting)
 
@@ -73,14 +74,14 @@ class SsgdConfig(LocalConfig):
 
 
 class ServerState(NamedTuple):
-  """The server's state: the model, whose weights are W_t, and the state of its optimizer."""
+  """The server's state: the model with the weights W_t, and the state of the SGD."""
 
   variables: Variables
   opt_state: PyTree
 
 
 class Download(NamedTuple):
-  """What a client downloads: the model."""
+  """What a client downloads: the variables of the global model."""
 
   variables: Variables
 
@@ -90,21 +91,23 @@ def ssgd(config: SsgdConfig, setup: Setup) -> Averaging:
 
     W_{t+1} <- W_t - eta sgd(sum_n p_n gradient(W_t, b_n))
 
-  Raises:
-    UserError: a weighting that does not fit a norm across clients.
+  eta is the learning rate, and p_n the weight of client n divided by the sum of weights. With
+  ``reduction=sum`` the step is multiplied by the number of clients. Raises UserError for uniform
+  weights if the norm merges the clients' batches.
   """
   spec = setup.model.norm
   by_examples = config.weighs_examples(spec)
   if spec.across_clients and not by_examples:
     raise UserError(
       f"norm {spec.name!r} gives the gradient of the joint batch, in which all examples have the "
-      "same weight; use weighting=examples."
+      "same weight; give --weighting=examples."
     )
   server_optimizer = optimizer(config)
   batch_sizes = config.step_examples(np.asarray(setup.data.sizes))
-  # The accumulated parts of a batch have equal sizes; the remainder is padding.
+  # With ``accumulate``, all parts of a batch have the same size; the last one is padded.
   batch_size = -(-int(batch_sizes.max()) // config.accumulate) * config.accumulate
   factor = setup.num_clients if config.reduction == "sum" else 1
+  proportional = config.batch_split == "proportional"
 
   def init(variables: Variables) -> ServerState:
     return ServerState(variables, server_optimizer.init(variables["params"]))
@@ -112,8 +115,7 @@ def ssgd(config: SsgdConfig, setup: Setup) -> Averaging:
   def client(
     download: Download, client_state: PyTree, examples: ClientData, context: Context
   ) -> Update:
-    equal = config.batch_split == "equal"
-    take = None if equal else jnp.asarray(batch_sizes)[examples.client]
+    take = jnp.asarray(batch_sizes)[examples.client] if proportional else None
     gradient, trained = context.gradient(download.variables, examples, batch_size, take)
     weight = trained.metrics.examples if by_examples else jnp.int32(1)
     return Update(gradient, weight, trained)

@@ -1,4 +1,4 @@
-"""The gradient of one step of a client, for algorithms whose round is a step."""
+"""The gradient of one step of a client, for algorithms in which a round is one step."""
 
 from collections.abc import Callable
 
@@ -15,10 +15,9 @@ from fedjax_norm.typing import Array, PyTree, Variables
 def make_step_gradient(
   config: LocalConfig, setup: Setup
 ) -> Callable[[RoundContext, Array, Variables], tuple[PyTree, PyTree, Metrics]]:
-  """Makes a function that computes a client's gradient in a round of one step.
+  """Makes ``step_gradient(context, row, variables) -> (gradient, batch_stats, metrics)``.
 
-  The function is ``step_gradient(context, row, variables) -> (gradient, batch_stats, metrics)`` for
-  the client in a row of the context's data; the row -1 has an empty batch.
+  ``row`` is the client's row in the context's data; padding (row -1) has an empty batch.
   """
   model = setup.bound_model
   gradient = make_gradient(model, config, model.norm.axis_names)

@@ -1,4 +1,4 @@
-"""SkewScout in a run: its measurements, their cost, and the checks of its options."""
+"""SkewScout in a run: measuring models on other clients, the cost of it, checks of the options."""
 
 from typing import Any, NamedTuple
 
@@ -15,17 +15,18 @@ from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.training.placement.device_arrays import Place
-from fedjax_norm.typing import Key, PyTree, Variables
+from fedjax_norm.typing import Key, PyTree
 
 _ACCURACY_BYTES = 4
 
 
 class SkewScoutRun(NamedTuple):
-  """The controller with its measurements.
+  """SkewScout with the measurements that it needs.
 
   Attributes:
-    scout: controller.
-    model_traveling: model traveling of each phase.
+    scout: chooses theta.
+    model_traveling: {phase of FixBN, see ``control.freeze``: function that tests clients' models on
+      other clients' data}.
   """
 
   scout: SkewScout
@@ -44,43 +45,29 @@ class SkewScoutRun(NamedTuple):
     round: int,
     seed: int,
   ) -> tuple[ScoutState, float, Cost]:
-    """Tests traveling models and chooses the next theta.
+    """Tests clients' models on other clients' data before a round and chooses the next theta.
 
     Unless theta is fixed, the traffic is charged: every model goes up and to another client, and an
-    accuracy comes back.
-
-    Args:
-      state: state of the controller.
-      phase: phase of the run.
-      algorithm: algorithm of the phase.
-      server: state of the server.
-      store: states of the clients.
-      data: data of all clients on the device, client k in row k.
-      place: function that puts a tree on the devices.
-      key: key of the run.
-      round: round before which the models travel.
-      seed: seed of the run.
+    accuracy comes back. ``data`` has all clients' data on the device, client k in row k; ``place``
+    puts arrays on the devices.
 
     Returns:
-      (state of the controller, AL, cost of the measurement for a client).
+      (new state of SkewScout, mean loss of accuracy AL, cost of the measurement for a client).
     """
     count = data.num_clients
     states, when = place(store.gather(np.arange(count))), place(np.int32(round))
     loss = accuracy_loss(*self.model_traveling[phase](server, states, data, when, key))
-    variables: Variables = server.variables
-    steps, model = round - int(state.since), tree_leaves.num_bytes(variables)
-    bsp = 2 * count * tree_leaves.num_bytes(variables["params"]) * steps
-    cost = Cost(model + _ACCURACY_BYTES, model + _ACCURACY_BYTES, trips=2)
-    if not self.scout.searches:
-      cost = Cost(0, 0, trips=0)
+    steps = round - int(state.since)
+    bsp = 2 * count * tree_leaves.num_bytes(server.variables["params"]) * steps
+    one_way = tree_leaves.num_bytes(server.variables) + _ACCURACY_BYTES
+    cost = Cost(one_way, one_way, trips=2) if self.scout.searches else Cost(0, 0, trips=0)
     return self.scout.observe(state, loss, int(state.sent) / bsp, round, seed), loss, cost
 
 
 def make_scout(config: ScoutConfig, method: Method, value: float) -> SkewScout | None:
-  """Makes the controller, with theta ``value`` if it only measures; None if SkewScout is off.
+  """Makes SkewScout, with theta fixed at ``value`` if it only measures; None if it is off.
 
-  Raises:
-    UserError: a grid or a start that the method's theta does not allow.
+  Raises UserError if the method's theta does not allow the grid or the initial value.
   """
   theta = method.theta
   assert theta is not None
@@ -90,8 +77,8 @@ def make_scout(config: ScoutConfig, method: Method, value: float) -> SkewScout |
     return SkewScout((value,), 0, config, theta.is_sparsity, theta.is_integer)
   if not theta.grid:
     raise UserError(
-      f"{method.name} always sends everything, so --skewscout={config.skewscout} has nothing to "
-      "choose; use another algorithm, or --skewscout=measure."
+      f"{method.name} sends every update completely, so --skewscout={config.skewscout} has nothing "
+      "to choose; use an algorithm with a threshold, such as gaia, or --skewscout=measure."
     )
   grid = config.scout_grid or theta.grid
   if theta.is_integer:
@@ -106,24 +93,23 @@ def make_scout(config: ScoutConfig, method: Method, value: float) -> SkewScout |
   start = grid[0] if config.scout_start is None else config.scout_start
   if start not in grid:
     raise UserError(
-      f"--scout_start is {start:g}, which the grid {grid} lacks; choose one of the grid."
+      f"--scout_start is {start:g}, which the grid {grid} lacks; choose a value of the grid."
     )
   return SkewScout(grid, grid.index(start), config, theta.is_sparsity, theta.is_integer)
 
 
 def make_theta_schedule(config: Any, method: Method, rounds: int) -> ThetaSchedule | None:
-  """Makes the schedule of a method's theta in a run; None for methods without.
+  """Makes the schedule of theta over a run's rounds; None if the method has no theta to report.
 
-  Raises:
-    UserError: options that :func:`make_scout` refuses, thetas that are not finite, or a run that
-      ends before the first measurement.
+  Raises UserError for options that :func:`make_scout` refuses, for thetas that are not finite, and
+  if the run ends before the first measurement.
   """
   theta = method.theta
   if theta is None:
     return None
   values = np.asarray(theta.values(config, rounds), np.float32)
   if values.shape != (rounds,) or not np.isfinite(values).all():
-    raise UserError(f"{method.name} must give a finite theta for each of the {rounds} rounds.")
+    raise UserError(f"{method.name} must have a finite theta for each of the {rounds} rounds.")
   scout = make_scout(config, method, float(values[0]))
   if scout and (first := scout.init().next_look) > rounds:
     raise UserError(

@@ -1,7 +1,7 @@
-"""A simulated clock: how long rounds would take on real nodes behind a real network.
+"""A simulated clock: how long rounds would take on clients' machines (nodes) in a real network.
 
 Times are in seconds, bandwidths in bytes per second. A message of b bytes takes the one-way latency
-plus b / bandwidth. Nodes send in parallel; the server's link and computation cost nothing.
+plus b / bandwidth. Nodes send in parallel; the server's link and computation take no time.
 """
 
 from pathlib import Path
@@ -33,7 +33,7 @@ class ClientTraffic(NamedTuple):
 
   @classmethod
   def mean(cls, traffic: Traffic, clients: int, rounds: int) -> "ClientTraffic":
-    """Averages the traffic of ``rounds`` rounds with ``clients`` clients in total."""
+    """Averages the traffic of ``rounds`` rounds; ``clients`` is the sum of their cohort sizes."""
     up, down, trips = traffic
     return cls(up / clients, down / clients, trips / rounds)
 
@@ -41,17 +41,17 @@ class ClientTraffic(NamedTuple):
 NO_TRAFFIC = ClientTraffic(0.0, 0.0, 0.0)
 
 Pace = Literal["lockstep", "independent", "sequential", "asynchronous"]
-"""How the clients of a round wait for each other: at every exchange within a step (``lockstep``, if
-steps have exchanges), only at the end of the round, each for the previous client, or not at all
-because the algorithm simulates its time itself (``asynchronous``)."""
+"""How the clients of a round wait for each other: ``lockstep`` at every exchange within a step, if
+there are any, ``independent`` only at the end of the round, ``sequential`` each for the previous
+client, ``asynchronous`` not at all (the algorithm simulates the time)."""
 
 
 class Clock(NamedTuple):
-  """The times of n nodes, host arrays.
+  """The speeds of n nodes and of the nodes' links, arrays in host memory.
 
   Attributes:
     step_seconds: [n] float64, duration of one local step.
-    latency: [n] float64, seconds one way.
+    latency: [n] float64, one-way latency in seconds.
     up: [n] float64, bytes per second to the server.
     down: [n] float64, bytes per second from the server.
   """
@@ -62,7 +62,7 @@ class Clock(NamedTuple):
   down: np.ndarray
 
   def event_seconds(self, cost: Cost) -> np.ndarray:
-    """Returns the time in which each node pulls the model, takes a step and pushes: [n] float64."""
+    """Returns each node's time to pull the model, take a step and push the result: [n] float64."""
     return self._independent_seconds(cost, np.ones(len(self.latency)))
 
   def round_seconds(
@@ -76,16 +76,16 @@ class Clock(NamedTuple):
     """Returns the duration of a synchronous round, which ends when its slowest client has answered.
 
     In lock-step (if ``cost.step_trips`` > 0) the exchanges are spread evenly over a step and carry
-    equal parts of the step's bytes; at each of them the clients that still have steps to take wait
-    for the slowest of them. A sequential round lasts as long as all of its clients together, except
-    that they make the round trips of ``cost.trips`` in parallel.
+    equal parts of the step's bytes; at each exchange the clients that still have steps to take wait
+    for the slowest client. A sequential round lasts as long as all of its clients together, except
+    that the clients make the round trips of ``cost.trips`` in parallel.
 
     Args:
       cost: what a client sends and receives.
       clients: [m] client ids.
       steps: [m] local steps of each client, at least 1.
-      traffic: further traffic of a client in the round. Outside lock-step each client's part is in
-        proportion to its steps; in a sequential round the round trips are those of all clients.
+      traffic: further traffic of an average client. Outside lock-step each client's traffic is in
+        proportion to its steps; in a sequential round ``traffic.trips`` counts all clients' trips.
       pace: how the clients wait for each other.
     """
     nodes = Clock(*(array[clients] for array in self))
@@ -98,9 +98,8 @@ class Clock(NamedTuple):
     if pace != "sequential":
       return float((nodes._independent_seconds(cost, steps) + more).max())
     in_parallel = 2 * nodes.latency.max() * cost.trips
-    return float(
-      in_parallel + (nodes._independent_seconds(cost._replace(trips=0), steps) + more).sum()
-    )
+    separate = nodes._independent_seconds(cost._replace(trips=0), steps) + more
+    return float(in_parallel + separate.sum())
 
   def _lockstep_seconds(self, cost: Cost, steps: np.ndarray, more: np.ndarray) -> float:
     """Returns the duration of a round in lock-step; ``more`` [n] is further time of each node."""
@@ -120,12 +119,10 @@ class Clock(NamedTuple):
     return max(ends)
 
   def pass_seconds(self, cost: Cost, examples: np.ndarray, steps: np.ndarray) -> float:
-    """Returns the time in which all nodes pass over their data in parallel.
+    """Returns the time in which all nodes pass once over the clients' data, in parallel.
 
-    Args:
-      cost: what a node sends and receives; ``step_up`` and the like are per example.
-      examples: [n] number of examples of each node.
-      steps: [n] computation of each node, in local steps.
+    Node i has ``examples[i]`` examples and computes for as long as ``steps[i]`` local steps take.
+    The step costs of ``cost`` (``step_up`` etc.) are charged per example.
     """
     return float(self._independent_seconds(cost, examples, steps).max())
 
@@ -134,7 +131,7 @@ class Clock(NamedTuple):
   ) -> np.ndarray:
     """Returns each node's time to receive the model, take its steps and send the result: [n].
 
-    ``computed`` is the number of steps whose computation is counted, if it differs from ``steps``.
+    ``steps`` count for messages, ``computed`` (by default the same) for the computation.
     """
     step = 2 * self.latency * cost.step_trips + cost.step_up / self.up + cost.step_down / self.down
     computed = steps if computed is None else computed
@@ -143,34 +140,25 @@ class Clock(NamedTuple):
 
 
 def make(profile: str, num_nodes: int, step_flops: float | np.ndarray) -> Clock:
-  """Makes the clock of a profile's nodes.
+  """Makes the clock of the n = ``num_nodes`` nodes of a network.
 
   The nodes of a built-in profile differ by the profile's spreads: the speed of node k is the
-  typical one times spread^(u - 1/2), where u is the k-th point of a low-discrepancy sequence in
+  typical speed times spread^(u - 1/2), where u is the k-th point of a low-discrepancy sequence in
   [0, 1) that begins at 1/2 (log-uniform; node 0 is typical). Links have a second sequence. So a
   node's speed depends neither on chance nor on the number of nodes.
+  Raises UserError if ``profile`` is neither a built-in profile nor a valid file with all nodes.
 
   Args:
     profile: key of ``PROFILES``, or path of a CSV file with the header ``COLUMNS`` and a row for
-      each node; rows of nodes beyond ``num_nodes`` are ignored.
+      each node; rows of nodes from n on are ignored.
     num_nodes: number n of nodes.
     step_flops: floating-point operations of a local step, a number or [n]. Not used for a CSV file,
       which has the seconds of a step.
-
-  Raises:
-    UserError: ``profile`` is neither a profile nor a valid file that describes all nodes.
   """
   if profile not in PROFILES:
     return Clock(*read_nodes(Path(profile), num_nodes))
   known = PROFILES[profile]
-  index = np.arange(num_nodes)
-  speed, link = (
-    spread ** ((0.5 + step * index) % 1 - 0.5)
-    for spread, step in zip((known.flops_spread, known.link_spread), _STEPS, strict=True)
-  )
-  return Clock(
-    step_flops / (known.flops * speed),
-    np.full(num_nodes, known.latency),
-    known.up * link,
-    known.down * link,
-  )
+  of_speed, of_link = ((0.5 + step * np.arange(num_nodes)) % 1 - 0.5 for step in _STEPS)
+  step_seconds = step_flops / (known.flops * known.flops_spread**of_speed)
+  link = known.link_spread**of_link
+  return Clock(step_seconds, np.full(num_nodes, known.latency), known.up * link, known.down * link)

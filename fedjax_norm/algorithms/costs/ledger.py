@@ -1,4 +1,4 @@
-"""The ledger: the bytes and round trips of a real federation."""
+"""The ledger: the bytes and round trips that the algorithm would need in a real federation."""
 
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ _FLOAT_BYTES = 4
 _LOW_BITS = 20
 _LOW = 2**_LOW_BITS - 1
 MAX_SENDERS = 2 ** (32 - _LOW_BITS)
-"""Counts of this many clients could overflow when they are added up (see :class:`Counter`)."""
+"""The sum of fewer clients' counters than this does not overflow (see :class:`Counter`)."""
 
 
 class Traffic(NamedTuple):
@@ -52,7 +52,7 @@ class Cost(NamedTuple):
     step_up: further bytes to the server per local step.
     step_down: further bytes from the server per local step.
     step_trips: further round trips per local step.
-    trips: round trips per round, without those of its steps.
+    trips: round trips per round, in addition to ``step_trips`` for each local step.
   """
 
   up: int
@@ -63,7 +63,7 @@ class Cost(NamedTuple):
   trips: int = 1
 
   def of_round(self, steps: list[int]) -> Traffic:
-    """Returns the traffic of a round, given the local steps of each client."""
+    """Returns the traffic of a round in which client i takes ``steps[i]`` local steps."""
     return Traffic(
       bytes_up=sum(self.up + self.step_up * n for n in steps),
       bytes_down=sum(self.down + self.step_down * n for n in steps),
@@ -93,21 +93,21 @@ class Counter(NamedTuple):
     return cls(count >> _LOW_BITS, count & _LOW)
 
   def times(self, factor: Array | int) -> "Counter":
-    """Multiplies by a factor below ``MAX_SENDERS``, without carrying."""
+    """Returns the product with a factor below ``MAX_SENDERS``; only :func:`add` carries."""
     factor = jnp.uint32(factor)
     return Counter(self.high * factor, self.low * factor)
 
   def add(self, other: "Counter") -> "Counter":
-    """Adds another counter and carries."""
+    """Returns the sum with another counter, with the excess of ``low`` carried to ``high``."""
     low = self.low + other.low
     return Counter(self.high + other.high + (low >> _LOW_BITS), low & _LOW)
 
   def value(self) -> int:
-    """Returns the number, on the host."""
+    """Returns the counted number as a Python integer."""
     return (int(self.high) << _LOW_BITS) + int(self.low)
 
   def values(self) -> np.ndarray:
-    """Returns the numbers of an array of counters, int64, on the host."""
+    """Returns the counted numbers of a counter of arrays, as int64 in host memory."""
     return (np.asarray(self.high, np.int64) << _LOW_BITS) + np.asarray(self.low, np.int64)
 
 
@@ -126,23 +126,23 @@ class TrafficCounter(NamedTuple):
 
   @classmethod
   def zeros(cls) -> "TrafficCounter":
-    """Makes a counter of no traffic."""
+    """Returns a counter that has counted nothing yet."""
     return cls(*(Counter.of(0) for _ in cls._fields))
 
   def add(self, up: Counter, down: Counter, trips: Counter) -> "TrafficCounter":
-    """Adds traffic."""
+    """Returns the counter with further traffic added."""
     return TrafficCounter(self.up.add(up), self.down.add(down), self.trips.add(trips))
 
   def traffic(self) -> Traffic:
-    """Returns the numbers, on the host."""
+    """Returns the counted bytes and round trips as Python integers."""
     return Traffic(*(counter.value() for counter in self))
 
 
 def update_bytes(update: PyTree) -> Array:
-  """Returns the bytes of an update whose zeros are not sent, uint32.
+  """Returns the bytes (uint32) of a message with the values of an update that are not zero.
 
-  Tensors must have fewer than 2^29 elements. Each tensor is a message: four bytes with the number
-  of non-zero values and the form of the rest, which is the shortest of three:
+  Tensors must have fewer than 2^29 elements. For each tensor, four bytes have the number of
+  non-zero values and the encoding of the rest, which is the shortest of three:
 
     pairs of a 4-byte index and a 4-byte value;
     a bit for each element, padded to whole bytes, and the values whose bit is set;
@@ -159,12 +159,9 @@ def update_bytes(update: PyTree) -> Array:
 def lockstep_cost(spec: NormSpec, groups: list[int]) -> tuple[int, int, int]:
   """Returns (bytes up, bytes down, round trips) per step of a norm that merges clients' moments.
 
-  A layer sends its moments forward (a count, G means and G m2) and, for the exact gradient, two
-  sums per group backward; each comes back merged (``moments.merge_over_axes``).
-
-  Args:
-    spec: the norm.
-    groups: number of groups of each norm layer (see ``models.norm_modules``).
+  A norm layer with G groups (an entry of ``groups``) sends moments in the forward pass: a count, G
+  means and G m2. In the backward pass it sends two sums per group, for the exact gradient. Both
+  messages come back merged (``moments.merge_over_axes``).
   """
   if not spec.across_clients or not spec.updates_running_statistics:
     return 0, 0, 0
@@ -173,10 +170,10 @@ def lockstep_cost(spec: NormSpec, groups: list[int]) -> tuple[int, int, int]:
 
 
 def paper_cost(cost: Cost, spec: NormSpec, groups: list[int]) -> Cost:
-  """Returns a cost that counts distributed BN as paper 000 does (sec. 4.2): 2 n + 1 trips per step.
+  """Returns a cost that counts distributed BN as paper 000 does (sec. 4.2).
 
-  The mean goes up and comes back, then the variance, one number per group each; the exchange for
-  the exact gradient is not counted.
+  A step has 2 n + 1 round trips for n norm layers: each layer sends the mean up and receives the
+  merged mean, then the variance, one number per group; the backward pass is not counted.
   """
   if not spec.across_clients or not spec.updates_running_statistics:
     return cost
@@ -185,26 +182,22 @@ def paper_cost(cost: Cost, spec: NormSpec, groups: list[int]) -> Cost:
 
 
 def model_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> Variables:
-  """Returns the shapes and dtypes of a model's variables, without computing the variables."""
+  """Returns a model's variables as shapes and dtypes, without computing their values."""
   return jax.eval_shape(lambda: models.init(model, jax.random.key(0), image_shape))
 
 
 def exchange_cost(
   model: nn.Module, image_shape: tuple[int, int, int], policy: str, up: PyTree, down: PyTree
 ) -> Cost:
-  """Returns the cost of a round: the given trees, running statistics, and the norm's exchanges.
+  """Returns a client's cost of a round: given trees, running statistics and the norm's exchanges.
 
-  Args:
-    model: the model, its norm bound to no axis.
-    image_shape: (H, W, C).
-    policy: how running statistics are combined, which decides whether they are sent.
-    up: what a client sends without running statistics, arrays or their shapes.
-    down: what a client receives without running statistics, arrays or their shapes.
+  ``up`` and ``down`` are the arrays (or their shapes) that a client sends and receives, without
+  running statistics; ``policy`` (``batch_stats``) decides whether the statistics are sent too.
   """
   spec = model.norm
   stats = tree_leaves.num_bytes(model_shapes(model, image_shape).get("batch_stats", {}))
   shared = policy in ("mean", "moments")
-  # A client receives the whole model, frozen statistics included.
+  # A client receives the whole model, including frozen statistics.
   stats_down = stats * (shared or (policy == "recalibrate" and not spec.updates_running_statistics))
   stats_up = stats * (shared and spec.updates_running_statistics)
   groups = list(models.norm_modules(model, image_shape).values())
@@ -216,14 +209,14 @@ def exchange_cost(
 
 
 def without(tree: PyTree, params: PyTree, paths: Collection[str]) -> PyTree:
-  """Removes the leaves at some paths from each subtree that has the structure of ``params``."""
+  """Replaces unsent parameters (at ``paths``) by None in all subtrees structured as ``params``."""
   if not paths:
     return tree
   return _map_params(tree, params, lambda part: tree_leaves.put(part, dict.fromkeys(paths)))
 
 
 def filled(tree: PyTree, params: PyTree, paths: Collection[str]) -> PyTree:
-  """Puts zeros where :func:`without` removed leaves."""
+  """Returns the tree with zeros in place of the parameters that :func:`without` removed."""
   if not paths:
     return tree
   zeros = optax.tree.zeros_like(tree_leaves.pick(params, paths))
@@ -232,12 +225,10 @@ def filled(tree: PyTree, params: PyTree, paths: Collection[str]) -> PyTree:
 
 
 def _map_params(tree: PyTree, params: PyTree, change: Callable[[Any], Any]) -> PyTree:
-  """Applies a function to each subtree that has the structure of ``params``."""
+  """Applies a function to each subtree of ``tree`` that has the structure of ``params``."""
   structure: Any = jax.tree.structure(params)
 
-  def has_structure(part: Any) -> bool:
+  def is_params(part: Any) -> bool:
     return structure == jax.tree.structure(part)
 
-  return jax.tree.map(
-    lambda part: change(part) if has_structure(part) else part, tree, is_leaf=has_structure
-  )
+  return jax.tree.map(lambda x: change(x) if is_params(x) else x, tree, is_leaf=is_params)

@@ -1,4 +1,4 @@
-"""Network profiles: speeds of simulated nodes and of their links, built in or from a CSV file."""
+"""Network profiles: speeds of simulated nodes and their network links, built in or from a file."""
 
 import csv
 import dataclasses
@@ -21,7 +21,7 @@ COLUMNS = (
   "up_bytes_per_second",
   "down_bytes_per_second",
 )
-"""Header of a user's CSV file; ``node`` counts from 0, and the latency is one way."""
+"""Header of a user's CSV file; ``node`` is a client id, from 0, and the latency is one way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +32,19 @@ class NetworkConfig(Options):
 
   network: str | None = option(
     None,
-    "Simulated network whose time the run reports: lan, wan, mobile, or the path of a CSV file "
-    "that describes its nodes.",
+    "Simulated network; the run reports the time that it would take there. lan: one data centre, "
+    "wan: data centres across the world, mobile: phones, or the path of a CSV file with the speeds "
+    "of each client (node). If unset, no time is simulated.",
   )
 
 
 class Profile(NamedTuple):
-  """Speeds of a kind of node and of its network link.
+  """Speeds of a kind of node (a client's machine) and of its network link.
 
   Attributes:
     flops: floating-point operations per second of the typical node while it trains.
     flops_spread: speed of the fastest node divided by that of the slowest.
-    latency: seconds one way.
+    latency: one-way latency in seconds.
     up: bytes per second from the typical node to the server.
     down: bytes per second from the server to the typical node.
     link_spread: bandwidth of the best link divided by that of the worst.
@@ -112,10 +113,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 
 
 def read_nodes(path: Path, num_nodes: int) -> np.ndarray:
-  """Reads a CSV file of nodes: [4, num_nodes], the columns after ``node``.
+  """Reads a CSV file of nodes; returns the columns after ``node`` as [4, num_nodes] float64.
 
-  Raises:
-    UserError: the file is missing, has the wrong columns or values, or lacks nodes.
+  Raises UserError if the file is missing, has wrong columns or values, or lacks nodes.
   """
   if not path.is_file():
     raise UserError(
@@ -146,7 +146,7 @@ def read_nodes(path: Path, num_nodes: int) -> np.ndarray:
 
 
 def _numbers(where: str, row: Mapping[str, str | None]) -> list[float]:
-  """Returns the numbers of a row in the order of ``COLUMNS``."""
+  """Returns the numbers of a row in the order of ``COLUMNS``; ``where`` is its place in errors."""
   numbers = []
   for name in COLUMNS:
     text = row[name]
