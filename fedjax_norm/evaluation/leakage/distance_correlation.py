@@ -25,7 +25,7 @@ class DistanceCorrelation(NamedTuple):
 def distance_correlation(x: Array, y: Array) -> DistanceCorrelation:
   """Returns the distance correlation of the pairs (x_k, y_k), plain and bias-corrected.
 
-  From the distances a_kl = |x_k - x_l|, centred to A_kl = a_kl - a_k. - a_.l + a_.. (dots are means),
+  From the distances a_kl = |x_k - x_l|, centred to A_kl = a_kl - a_k. - a_.l + a_.. (dots: means),
   and from B, the centred distances of y, the plain one is the root of
 
     R_n^2 = sum A B / sqrt(sum A^2 sum B^2)
