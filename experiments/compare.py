@@ -1,7 +1,8 @@
 """Compares finished runs: ``python -m experiments.compare runs/a runs/b``.
 
-Draws the test accuracy over rounds and prints a table. Runs are labelled by the flags in which they
-differ. A run with several seeds (``--seeds``) is shown as mean and standard deviation.
+Draws the test accuracy over rounds and prints a table of results. The label of a run lists the
+flags in which the runs differ. A run with several seeds (``--seeds``) is shown by means and
+standard deviations.
 """
 
 from fedjax_norm.cli.commands.compare import launch

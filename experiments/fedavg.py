@@ -1,7 +1,7 @@
 """Federated averaging with any norm: ``python -m experiments.fedavg --norm=fixbn --clients=10``.
 
-By default the clients have the digits data with one class each and take one local SGD step per
-round, which is the hardest case for batch normalization.
+By default each client has one class of the digits data and takes one local SGD step per round,
+which is the hardest case for batch normalization.
 """
 
 from fedjax_norm.cli import app, train

@@ -1,7 +1,7 @@
 """Any method of the registry: ``python -m experiments.run --method=scaffold --local_steps=5``.
 
-``--method`` decides which other flags there are; ``python -m experiments.run --method=scaffold
---help`` lists those of SCAFFOLD.
+``--method`` decides which other flags exist: ``python -m experiments.run --method=scaffold --help``
+lists the flags of SCAFFOLD.
 """
 
 from fedjax_norm.cli import app, train

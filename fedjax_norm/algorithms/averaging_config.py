@@ -84,7 +84,7 @@ class ServerRateConfig(Options):
 
   server_lr: float = option(
     1.0,
-    "Learning rate of the server's step along the mean change of the clients' models; in FedAvg, of "
-    "every --server_optimizer. A plain step (sgd) with 1 takes the whole mean change.",
+    "Learning rate of the server's step along the mean change of the clients' models (in FedAvg, "
+    "of every --server_optimizer). A plain step (sgd) with 1 takes the whole mean change.",
     above=0,
   )

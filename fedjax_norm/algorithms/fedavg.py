@@ -33,7 +33,7 @@ class FedAvgConfig(ServerRateConfig, AveragingConfig):
   prox: float = option(
     0.0,
     "Strength mu of FedProx (Li et al. 2020), which pulls a client's weights w back to the weights "
-    "w_round at the start of the round: mu / 2 |w - w_round|^2 is added to its loss. 0 turns it off.",
+    "w_round at the start of the round: mu / 2 |w - w_round|^2 is added to its loss. 0: FedAvg.",
     least=0,
   )
   server_optimizer: str = option(

@@ -1,1 +1,1 @@
-"""The command line: flags from the options, what every binary does around its work, reports."""
+"""The command line: flags, the start and end of every binary, and the reports of runs."""

@@ -1,4 +1,4 @@
-"""What every binary does around its work: flags, devices, processes, errors and exit codes."""
+"""The frame of every binary: it reads flags, sets up devices and processes, and reports errors."""
 
 import contextlib
 import dataclasses
@@ -6,7 +6,7 @@ import datetime
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from fedjax_norm.options import Options
 from fedjax_norm.training.placement import processes
 from fedjax_norm.training.terminal import signals
 
-# What a user can do about an error of the operating system.
+# Advice by error number of the operating system: wrong paths (exit code 2) and full or bad disks.
 _PATH_ADVICE = {
   **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY), "move it away"),
   **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions"),
@@ -34,7 +34,7 @@ _DISK_ADVICE = {
   errno.EIO: "check the disk",
 }
 
-# Limit of the compilation cache, which drops the least recently used programs first.
+# Size limit of the compilation cache, which first deletes the least recently used programs.
 _CACHE_BYTES = 2**30
 
 
@@ -45,8 +45,8 @@ def run(
 
   Args:
     main: work of the binary, (config) -> None.
-    options: config class of the binary, or the flag that chooses it.
-    binary: name of the binary if it takes ``--preset``.
+    options: config class of the binary, or the flag that chooses the class.
+    binary: name of the binary in ``experiments`` if it takes ``--preset``; None if it does not.
   """
   words = sys.argv[1:]
   try:
@@ -55,23 +55,19 @@ def run(
     config = options.config_for(words) if isinstance(options, Choice) else options
   except (UserError, flags.Error) as error:
     sys.exit(print_error(error, 2))
-  _launch(
-    config,
-    lambda rest: execute(main, config, flags.FLAGS, rest),
-    words,
-    presets.HELP if binary else "",
-  )
+  end = presets.HELP if binary else ""
+  _launch(config, lambda rest: execute(main, config, flags.FLAGS, rest), words, end)
 
 
 def run_plain(
   main: Callable[..., None], config: type[Options], *, positional: bool = False
 ) -> None:
-  """Runs a binary that needs no devices and no run folder, with the flags, and exits.
+  """Runs a binary that needs no devices and no run folder, with the command line, and exits.
 
   Args:
     main: work of the binary, (config, *positional arguments) -> None.
     config: config class of the binary.
-    positional: whether arguments that are no flags are passed on to ``main``.
+    positional: whether the binary takes positional arguments; otherwise they are an error.
   """
 
   def work(rest: Sequence[str]) -> None:
@@ -88,7 +84,10 @@ def _launch(
   words: Sequence[str],
   help_end: str = "",
 ) -> None:
-  """Parses the flags, does the work with the positional arguments, and exits with its code."""
+  """Parses ``words``, calls ``work`` with the positional arguments, and exits with its result.
+
+  ``help_end`` are the last lines of ``--help``.
+  """
 
   def parse_with_help(argv: Sequence[str]) -> list[str]:
     define_help(config, end=help_end)  # replaces the help of absl
@@ -100,17 +99,16 @@ def _launch(
 
 
 def refuse_positional(rest: Sequence[str]) -> None:
-  """Refuses arguments that are no flags.
-
-  Raises:
-    UserError: there is such an argument.
-  """
+  """Raises UserError if the command line has positional arguments, for a binary without them."""
   if rest:
     raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-  """Parses the command line of any binary; a wrong flag is one sentence and exit code 2."""
+  """Parses the command line of any binary and returns its positional arguments.
+
+  For a wrong flag, it prints one sentence and exits with code 2.
+  """
   try:
     rest = flags.FLAGS(list(argv))
   except flags.Error as error:
@@ -126,16 +124,13 @@ def execute(
   values: flags.FlagValues,
   rest: Sequence[str] = (),
 ) -> int:
-  """Runs a binary that computes on devices, with parsed flags.
+  """Runs a binary that computes on devices and returns its exit code (see :func:`guard`).
 
   Args:
     main: work of the binary, (config) -> None.
     config: config class of the binary.
     values: parsed flags.
-    rest: positional arguments of the command line.
-
-  Returns:
-    The exit code (see :func:`guard`).
+    rest: positional arguments of the command line, which are an error.
   """
   child = child_process.is_child()
 
@@ -148,34 +143,28 @@ def execute(
     count = _host_devices(parsed)
     client_mapping.use_host_devices(count)
     set_compilation_cache(parsed.compilation_cache)
-    # The number of devices changes the bits of a result, so that the run's config records it.
+    # Results differ in their last bits between numbers of devices, so config.json records it.
     parsed = dataclasses.replace(parsed, host_devices=count)
     with processes.join(process) if process else contextlib.nullcontext():
       if process:
         processes.check_same_flags({**parsed.saved(), "resume": parsed.resume})
-      with _printing(not process or processes.is_main()) as progress:
-        main(dataclasses.replace(parsed, progress=parsed.progress and progress))
+      prints = not process or processes.is_main()  # errors are printed by every process
+      with (
+        open(os.devnull, "w") as null,
+        contextlib.redirect_stdout(sys.stdout if prints else null),
+      ):
+        main(dataclasses.replace(parsed, progress=parsed.progress and prints))
     return None
 
   return child_process.as_child(lambda: guard(work)) if child else guard(work)
 
 
-@contextlib.contextmanager
-def _printing(enabled: bool) -> Iterator[bool]:
-  """Silences the output of all processes but the main one; errors are printed by each of them."""
-  if enabled:
-    yield True
-    return
-  with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
-    yield False
-
-
 def guard(work: Callable[[], int | None]) -> int:
-  """Runs some work and prints an error that a user can act on as one sentence.
+  """Calls ``work`` and prints an error that a user can act on as one sentence.
 
   Returns:
-    The exit code: the value that the work returns, 0 for None, 2 for bad input, 1 for a run that
-    failed, 130 if interrupted, 143 if terminated.
+    The exit code: the result of ``work`` (0 for None), 2 for bad input, 1 for a run that failed,
+    130 if Ctrl-C ended the work, 143 if SIGTERM did.
   """
   try:
     with signals.terminable():
@@ -193,8 +182,8 @@ def guard(work: Callable[[], int | None]) -> int:
 
 
 def _os_error_text(error: OSError) -> str:
-  """Returns what the operating system refused and what to do about it."""
-  if error.strerror is None or error.filename is None:  # for example an error of a port
+  """Returns the error message: what the operating system refused and what the user can do."""
+  if error.strerror is None or error.filename is None:  # for example, a port is in use
     return f"the system refused an operation: {error.strerror or error}."
   refused = f"{error.filename} cannot be read or written ({error.strerror})"
   if advice := _PATH_ADVICE.get(error.errno or 0):
@@ -204,22 +193,22 @@ def _os_error_text(error: OSError) -> str:
 
 
 def print_error(message: object, code: int) -> int:
-  """Prints an error on one line of stderr and returns the exit code."""
+  """Prints an error message on one line of stderr and returns ``code``."""
   print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
   return code
 
 
 def set_compilation_cache(enabled: bool) -> None:
-  """Makes JAX save compiled programs in the user's cache folder, or in none.
+  """Makes JAX save compiled programs for later runs if ``enabled``, and never otherwise.
 
-  A folder that the environment variable JAX_COMPILATION_CACHE_DIR names stays in use.
+  The folder is JAX_COMPILATION_CACHE_DIR if this environment variable is set, else a folder in the
+  user's cache.
   """
   if not enabled:
     jax.config.update("jax_enable_compilation_cache", False)
   if not enabled or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     return
-  cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-  folder = cache / "fedjax_norm" / "compiled"
+  folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fedjax_norm/compiled").expanduser()
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -231,9 +220,9 @@ def set_compilation_cache(enabled: bool) -> None:
 
 
 def _host_devices(config: Config) -> int:
-  """Returns the number of single-threaded CPU devices.
+  """Returns the number of single-threaded CPU devices: ``--host_devices`` or its default.
 
-  Several such devices use the cores better than one device with several threads.
+  Several such devices use the CPU's cores better than one device with several threads.
   """
   single = config.backend in ("vmap", "scan") or config.one_device
   if config.host_devices is None:
@@ -242,14 +231,14 @@ def _host_devices(config: Config) -> int:
     return 1 if single else max(1, min(len(os.sched_getaffinity(0)), clients_per_process))
   if single and config.host_devices > 1:
     raise UserError(
-      f"--backend={config.backend} of {config.algorithm} runs on one device; drop --host_devices, "
-      "or use shard_map if clients can run side by side."
+      f"{config.algorithm} with --backend={config.backend} uses one device; drop --host_devices, "
+      "or pass --backend=shard_map if the method can train clients in parallel."
     )
   return config.host_devices
 
 
 def new_folder(config: Config) -> Path:
-  """Returns the run's folder: ``--workdir``, or a new one named after the time and the run."""
+  """Returns the run's folder: ``--workdir``, or a path ``runs/TIME-...`` that does not exist."""
   if config.workdir:
     return Path(config.workdir).expanduser()
   time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -1,7 +1,7 @@
-"""One process of a run of several processes: a parent that supervises, and a child that works.
+"""Runs each process of a run of several processes as a child of the process that the user started.
 
 If another process of the run dies, JAX's runtime aborts the child with a long dump. The parent
-survives and prints one sentence; the output of the runtime goes to a log file.
+survives and prints one sentence; the output of JAX's runtime goes to a log file.
 """
 
 import ctypes
@@ -21,21 +21,23 @@ from absl import logging
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.placement.processes import ProcessInfo, lost_process_error
 
-# Environment variable of a child: process id of the parent and descriptors of the terminal.
+# Environment variable of a child: the parent's process id and two file descriptors, by which the
+# child writes to the parent's stdout and stderr.
 _MARK = "FEDJAX_NORM_CHILD"
 _PR_SET_PDEATHSIG = 1  # option of prctl in Linux
 _FLAGS = ("coordinator_address", "num_processes", "process_id")
 
-# Texts that the runtime writes before it aborts its process.
+# Texts that JAX's runtime writes before it aborts its process: because another process died, and
+# because the processes did not all connect at the start.
 _RUNTIME_ENDED = b"distributed service detected fatal errors"
 _AT_THE_START = b"CoordinationService/RegisterTask"
 
 
 def process_info(config: Any) -> ProcessInfo | None:
-  """Returns which process of a run this is by the flags, or None in a run of one process.
+  """Returns the flags of a process in a run of several, or None in a run of one process.
 
   Raises:
-    UserError: flags are missing or invalid.
+    UserError: a flag of :data:`_FLAGS` is missing or invalid, or the method runs in one process.
   """
   given: dict[str, Any] = {name: getattr(config, name) for name in _FLAGS}
   absent = [name for name, value in given.items() if value is None]
@@ -58,8 +60,8 @@ def process_info(config: Any) -> ProcessInfo | None:
     )
   if process.num_processes < 2:
     raise UserError(
-      f"--num_processes is {process.num_processes}; it must be at least 2, and one process needs "
-      "none of these flags."
+      f"--num_processes is {process.num_processes}; it must be at least 2. For one process, drop "
+      f"{', '.join(f'--{name}' for name in _FLAGS)}."
     )
   if not 0 <= process.process_id < process.num_processes:
     raise UserError(
@@ -74,24 +76,24 @@ def process_info(config: Any) -> ProcessInfo | None:
 
 
 def supervise(process: ProcessInfo, workdir: str) -> int:
-  """Starts the same command as a child process and waits for its end.
+  """Starts this process's command again as a child process and waits for its end.
 
-  SIGINT and SIGTERM are passed on to the child; the second signal kills it. The child is killed if
+  A first SIGINT or SIGTERM is passed on to the child; a second one kills it. The child is killed if
   this process dies.
 
   Args:
-    process: which process of the run this is.
-    workdir: the run's folder. Output of the runtime is appended to
+    process: flags of this process.
+    workdir: the run's folder; output of JAX's runtime is appended to
       ``WORKDIR.logs/process_ID.log``.
 
   Returns:
-    The exit code of the child, which has printed the reason; 128 plus the number of a signal that
-    was passed on; 1 if the child ended in another way.
+    The child's exit code if it exits; if a signal ends it, 128 plus the number of the first signal
+    passed on, or 1 if none was.
   """
   folder = Path(workdir).expanduser().absolute()
   log = folder.with_name(f"{folder.name}.logs") / f"process_{process.process_id}.log"
   log.parent.mkdir(parents=True, exist_ok=True)
-  # Another run may use the folder, which only the child finds out: append to its log.
+  # Only the child detects that another run uses the folder: do not overwrite that run's log.
   before = log.stat().st_size if log.exists() else 0
   terminal = os.dup(1), os.dup(2)
   with open(log, "ab") as file:
@@ -121,19 +123,16 @@ def is_child() -> bool:
 
 
 def as_child(work: Callable[[], int]) -> int:
-  """Does the work of a child; returns 0 if it succeeds, and ends the process immediately otherwise.
+  """Calls ``work`` in a child and returns its exit code 0; any other code ends the process here.
 
-  An ordinary end of a JAX process would wait for the other processes, which wait for this one.
-
-  Args:
-    work: () -> exit code.
+  A normal exit of a failed JAX process would wait for the other processes, which wait for it.
   """
-  # Removes the mark, so that processes which this one starts are not taken for its parent's.
+  # Without the variable, processes that this one starts do not take themselves for such children.
   parent, *terminal = map(int, os.environ.pop(_MARK).split(","))
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   if os.getppid() != parent:  # the parent died before prctl
     os._exit(1)
-  # Python writes to the terminal; the runtime writes to descriptors 1 and 2, which are the log.
+  # Python writes to the terminal; JAX's runtime writes to descriptors 1 and 2, which are the log.
   sys.stdout, sys.stderr = map(_reopen, (sys.stdout, sys.stderr), terminal)
   logging.get_absl_handler().python_handler.setStream(sys.stderr)
   try:
@@ -170,14 +169,9 @@ def _wait(child: subprocess.Popen) -> list[int]:
 
 
 def _reason(process: ProcessInfo, passed: list[int], number: int, log: Path, offset: int) -> str:
-  """Returns why a signal ended the child.
+  """Returns why signal ``number`` ended the child.
 
-  Args:
-    process: which process of the run this is.
-    passed: signals that were passed on to the child.
-    number: signal that ended the child.
-    log: log file of the child.
-    offset: size of the log file in bytes before the child started.
+  ``passed`` are the signals passed on to the child, which wrote to ``log`` from byte ``offset`` on.
   """
   if passed:
     return (
@@ -187,8 +181,8 @@ def _reason(process: ProcessInfo, passed: list[int], number: int, log: Path, off
   output = log.read_bytes()[offset:]
   if _RUNTIME_ENDED not in output:
     return (
-      f"{process} was ended by {signal.Signals(number).name}, possibly by the system for lack of "
-      f"memory (its output is in {log}); start all processes again with the same --workdir to "
+      f"{process} was ended by {signal.Signals(number).name}, possibly because the machine ran out "
+      f"of memory (its output is in {log}); start all processes again with the same --workdir to "
       "resume from the last checkpoint."
     )
   if _AT_THE_START in output:

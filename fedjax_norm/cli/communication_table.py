@@ -1,4 +1,4 @@
-"""The communication of one epoch of synchronous SGD, under each norm that a model can have."""
+"""Table of the bytes and round trips of one epoch of synchronous SGD, one row per norm."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +12,19 @@ from fedjax_norm.training.terminal.tables import columns_table, human_bytes
 
 
 class Entry(NamedTuple):
-  """The communication of one model with one norm in one epoch.
+  """Bytes and round trips of one epoch of one model with one norm.
 
   Attributes:
     model: name of the model.
     norm: name of the norm.
     norm_layers: number n of norm layers.
-    steps: steps of the epoch.
+    steps: number of steps in the epoch.
     bytes_up: bytes that all workers send, in this implementation.
     bytes_down: bytes that all workers receive, in this implementation.
-    round_trips: round trips of the epoch.
-    paper_bytes_up: bytes that all workers send by the count of paper 000.
-    paper_round_trips: round trips by that count: 2 n + 1 per step for distributed BN, else 1.
+    round_trips: round trips, in this implementation.
+    paper_bytes_up: bytes that all workers send as paper 000 counts them.
+    paper_round_trips: round trips as paper 000 counts them: 2 n + 1 per step for distributed BN
+      (sync_bn), else 1.
   """
 
   model: str
@@ -45,21 +46,22 @@ def epoch_table(
   steps: int,
   stem: str = "auto",
 ) -> list[Entry]:
-  """Returns the communication of an epoch under each norm that a model can have.
+  """Returns an entry for each norm that the model can have.
 
   Args:
     model: key of ``models.MODELS``.
     image_shape: (H, W, C).
-    num_classes: number of outputs.
+    num_classes: number of outputs of the model.
     workers: number of workers.
-    steps: steps of the epoch.
-    stem: first layers of a model that has several variants of them (see ``models.create``).
+    steps: number of steps in the epoch.
+    stem: variant of the model's first layers (option ``stem``).
 
   Raises:
-    UserError: the model is unknown, or does not fit images of this shape with any norm.
+    UserError: the model is unknown, does not fit images of this shape with any norm, or there are
+      too many workers for the host's memory.
   """
   models.entry(model)  # raises for an unknown model
-  host_memory.check(100 * workers, f"a ledger of {workers:,} workers", "take fewer")
+  host_memory.check(100 * workers, f"a table of {workers:,} workers", "take fewer workers")
   entries, refused = [], None
   for name in norm.NAMES:
     try:
@@ -112,5 +114,5 @@ def table(entries: Sequence[Entry]) -> str:
 
 
 def write(entries: Sequence[Entry], path: Path) -> None:
-  """Writes the entries to a CSV file, one in each row."""
+  """Writes the entries to a CSV file with one row per entry."""
   write_table(path, [entry._asdict() for entry in entries])

@@ -1,4 +1,4 @@
-"""The config of a run, which has the options of all groups."""
+"""The options that every training binary has, and conditions on several of them."""
 
 import dataclasses
 import zlib
@@ -18,18 +18,19 @@ from fedjax_norm.training.task.config import TaskConfig
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunConfig, MachineConfig, TrainConfig, LocalConfig, TaskConfig):
-  """The options of every run; ``--help`` lists them from the last group to the first."""
+  """The options of every run; ``--help`` lists their groups from the last base to the first."""
 
-  # Class attributes, which are no flags.
+  # Class attributes, not options. ``row`` is the method in the registry; ``members`` and
+  # ``labelled`` are options of split learning, which has its own config class.
   row: ClassVar[Method | None] = None
   algorithm = ""
   members: ClassVar[str | None] = None
   labelled: ClassVar[float | None] = None
 
   def in_rounds(self, clients: int, examples: int) -> Self:
-    """Returns the config with lengths in rounds and the learning rate scaled.
+    """Returns the config with epochs converted to rounds and ``lr`` scaled by ``scale_lr_from``.
 
-    A second call changes nothing.
+    Converting the result again changes nothing.
 
     Args:
       clients: number of clients.
@@ -41,53 +42,48 @@ class Config(RunConfig, MachineConfig, TrainConfig, LocalConfig, TaskConfig):
     return config
 
   def check(self) -> None:
-    """Raises a UserError if options contradict each other."""
+    """Raises a UserError if options contradict each other or would have no effect."""
     if self.relabelled is not None and (
       self.evaluate_clients or self.fine_tune_steps or self.diagnostics
     ):
       raise UserError(
-        "--relabelled leaves the test set as it is, so relabelled clients cannot be tested; drop "
-        "it, or --evaluate_clients, --fine_tune_steps and --diagnostics."
+        "--relabelled keeps the test labels as they are, so relabelled clients cannot be tested; "
+        "drop --relabelled, or else --evaluate_clients, --fine_tune_steps and --diagnostics."
       )
     if self.by_pixel and self.num_processes:
       raise UserError(
-        "--whiten=zca and --subtract=image need all training images, and each of several processes "
-        "reads only those of its clients; drop them or --num_processes."
+        "--whiten=zca or gcn_zca and --subtract=image need all training images, but with "
+        "--num_processes each process reads only its clients' images; drop --whiten and "
+        "--subtract, or run one process."
       )
     if self.batch_stats == "recalibrate" and self.norm_decay != NormConfig.norm_decay:
       raise UserError(
-        "--norm_decay has no effect with --batch_stats=recalibrate, which replaces the running "
-        "statistics; drop one of them."
+        "--norm_decay has no effect with --batch_stats=recalibrate, which computes the running "
+        "statistics anew; drop --norm_decay, or --batch_stats to average the running statistics."
       )
 
   @property
   def model_name(self) -> str:
-    """Name of the model in titles."""
+    """Name of the model in reports, titles and folder names."""
     return self.model
 
   @property
   def one_device(self) -> bool:
-    """Whether clients run sequentially on one device."""
+    """Whether the method trains its clients sequentially, which uses one device."""
     return self.row is None or self.row.sequential(self)
 
   @property
   def several_processes(self) -> bool:
-    """Whether the run can be divided over several processes."""
+    """Whether the method can run on several processes."""
     return self.row is not None and not self.row.one_process
 
   def saved(self) -> dict[str, Any]:
-    """Returns the content of ``config.json``: all options that can change a result."""
-    excluded = (
-      "workdir",
-      "resume",
-      "wait_for_workdir",
-      "progress",
-      "data_on",
-      "compilation_cache",
-      "coordinator_address",
-      "process_id",
-      *(() if self.seeds > 1 else ("seeds",)),
-    )
+    """Returns the content of ``config.json``: all options that can change a result.
+
+    A network file is recorded with its CRC-32, so that a changed file is detected.
+    """
+    excluded = {"workdir", "resume", "wait_for_workdir", "progress", "data_on", "compilation_cache"}
+    excluded |= {"coordinator_address", "process_id", *(() if self.seeds > 1 else ("seeds",))}
     names = [one.name for one in options.of(type(self)) if one.name not in excluded]
     values = {name: getattr(self, name) for name in names}
     if self.network and Path(self.network).is_file():
@@ -96,15 +92,10 @@ class Config(RunConfig, MachineConfig, TrainConfig, LocalConfig, TaskConfig):
 
 
 def all_but(*shown: str) -> tuple[str, ...]:
-  """Returns the options of :class:`Config` to hide in a binary that shows only the given ones."""
+  """Returns the value of ``hidden`` that hides all options of ``Config`` except ``shown``."""
   return tuple(one.name for one in options.of(Config) if one.name not in shown)
 
 
 def config_of(method: Method, base: type = Config) -> type[Config]:
-  """Returns the config class of a binary that runs a method.
-
-  Args:
-    method: row of the registry.
-    base: class of the options that do not depend on the method.
-  """
+  """Returns the config class of a binary that runs ``method``; ``base`` has all other options."""
   return train.config_of(method, base)

@@ -1,4 +1,4 @@
-"""The command line of a binary: a flag for each option of its configuration, and ``--help``."""
+"""The command line of a binary: a flag for each option of its config class, and ``--help``."""
 
 import sys
 import textwrap
@@ -21,12 +21,7 @@ def shown(kind: type[options.Options]) -> list[Option]:
 
 
 def define(kind: type[options.Options], values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines a flag for each option.
-
-  Args:
-    kind: config class.
-    values: receives the flags.
-  """
+  """Defines in ``values`` a flag for each option of the config class ``kind``."""
   for one in shown(kind):
     text = _help_sentences(one)
     if one.choices:
@@ -38,11 +33,7 @@ def define(kind: type[options.Options], values: flags.FlagValues = flags.FLAGS) 
 
 
 def parse(kind: type[C], values: flags.FlagValues = flags.FLAGS) -> C:
-  """Returns the config of parsed flags.
-
-  Args:
-    kind: config class.
-    values: parsed flags.
+  """Returns a config of the class ``kind`` from the parsed flags ``values``.
 
   Raises:
     UserError: a value is invalid, or a given option would have no effect.
@@ -51,12 +42,7 @@ def parse(kind: type[C], values: flags.FlagValues = flags.FLAGS) -> C:
 
 
 def given(kind: type[options.Options], values: flags.FlagValues) -> dict[str, Any]:
-  """Returns the options that were given, on the command line or in a flag file or preset, by name.
-
-  Args:
-    kind: config class.
-    values: parsed flags.
-  """
+  """Returns name -> value of the options that the command line, a flag file or a preset sets."""
   flags_of = {one.name: values[one.name] for one in shown(kind)}
   return {name: flag.value for name, flag in flags_of.items() if flag.present}
 
@@ -74,7 +60,10 @@ def parse_value(one: Option, text: str) -> Any:
 def define_help(
   kind: type[options.Options], values: flags.FlagValues = flags.FLAGS, end: str = ""
 ) -> None:
-  """Makes ``--help`` print the text of :func:`help_of` for the main module and exit with code 0."""
+  """Makes ``--help`` print the docstring of the main module and its options, and exit with code 0.
+
+  ``end`` are lines about further flags.
+  """
   flags.DEFINE_flag(_Help(kind, end), values)
 
 
@@ -84,7 +73,7 @@ def help_of(kind: type[options.Options], description: str, end: str = "") -> str
   Args:
     kind: config class of the binary.
     description: purpose of the binary.
-    end: lines about further flags.
+    end: lines about flags that are not options, such as ``--preset``.
   """
   parts = [description.strip().replace("``", "")]
   by_group: dict[str, list[Option]] = {}
@@ -109,31 +98,31 @@ class _Help(flags.BooleanFlag):
     self._kind, self._end = kind, end
 
   def parse(self, argument: Any) -> None:
-    """Prints the help; absl calls this if the flag is given."""
+    """Prints the help and exits; absl calls this method if ``--help`` is given."""
     if self._parse(argument):
       print(help_of(self._kind, __main__.__doc__ or "", self._end))
       sys.exit(0)
 
 
 class _Parser(flags.ArgumentParser):
-  """Parses the value of an option."""
+  """Parses the text of an option's flag."""
 
   def __init__(self, one: Option) -> None:
     super().__init__()
     self._one = one
 
   def parse(self, argument: Any) -> Any:
-    """Returns the value of a text; a default is no text and is returned as it is."""
+    """Returns the value of a text; returns anything else, such as a default, unchanged."""
     return parse_value(self._one, argument) if isinstance(argument, str) else argument
 
   def flag_type(self) -> str:
-    """Returns the kind of the value for ``--help``."""
+    """Returns a name for the type of the value, such as "an integer", for absl's help."""
     return _KINDS[self._one.types]
 
 
 class _Serializer(flags.ArgumentSerializer):
   def serialize(self, value: Any) -> str:
-    """Returns the text of a value."""
+    """Returns a value as text for a flag file."""
     return format_value(value)
 
 
@@ -168,7 +157,7 @@ _KINDS = {
 
 
 def format_value(value: Any) -> str:
-  """Returns a value as text for the command line."""
+  """Returns the value of an option as text for the command line."""
   return ",".join(map(format_value, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -179,7 +168,7 @@ def _header(one: Option) -> str:
 
 
 def _help_sentences(one: Option) -> str:
-  """Returns the help of an option and which option it needs; absl adds choices and default."""
+  """Returns an option's help and the other option that it needs, without choices and default."""
   if one.needs is None:
     return one.help
   name, equals, values = one.needs.partition("=")
@@ -191,6 +180,6 @@ def _help_text(one: Option) -> str:
   if one.choices:
     text += f" Choices: {', '.join(one.choices)}."
   if one.default is not None and one.default != ():
-    is_bool = isinstance(one.default, bool)
-    text += f" Default: {str(one.default).lower() if is_bool else format_value(one.default)}."
+    default = format_value(one.default)
+    text += f" Default: {default.lower() if isinstance(one.default, bool) else default}."
   return text

@@ -1,4 +1,4 @@
-"""The config class of each training binary, or the flag that chooses it."""
+"""The config class of each training binary, or the flag that chooses the class."""
 
 from fedjax_norm.algorithms.asgd import ASGD
 from fedjax_norm.algorithms.dgc import DGC

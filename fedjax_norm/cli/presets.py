@@ -1,4 +1,4 @@
-"""``--preset=NAME``: the flags of a named experiment, which other flags override."""
+"""``--preset=NAME``: the flags of a named experiment, which flags on the command line override."""
 
 import sys
 from collections.abc import Sequence
@@ -21,17 +21,18 @@ HELP = (
 
 
 def expand(arguments: Sequence[str], options: type[Config] | Choice, binary: str) -> list[str]:
-  """Replaces ``--preset`` by the flags of the preset, placed first so that others override them.
+  """Returns the command line with the preset's flags, first so that the others override them.
 
   ``--preset=list`` prints all presets and exits with code 0.
 
   Args:
     arguments: command line without the program's name.
-    options: config class of the binary, or the flag that chooses it.
+    options: config class of the binary, or the flag that chooses the class.
     binary: name of the binary in ``experiments``.
 
   Raises:
-    UserError: the preset is unknown, or the binary cannot run it.
+    UserError: the preset is unknown, is for another binary, or sets a flag that the chosen method
+      does not have.
   """
   words = flags.FlagValues().read_flags_from_files(list(arguments))
   name, others = take_flag("preset", words)
@@ -47,49 +48,41 @@ def expand(arguments: Sequence[str], options: type[Config] | Choice, binary: str
     preset_flags = _flags_of_run(preset)
   else:
     raise UserError(
-      f"preset {name} is for another binary; run python -m experiments.{preset.binary} "
+      f"preset {name} is for the binary {preset.binary}; run python -m experiments.{preset.binary} "
       f"--preset={name}."
     )
   words = [*preset_flags, *others]
   if isinstance(options, Choice):
-    _check_flags(preset, preset_flags, options, words)
+    known = {one.name for one in shown(options.config_for(words))}
+    names = (flag.removeprefix("--").partition("=")[0] for flag in preset_flags)
+    if unknown := next((flag for flag in names if flag not in known), None):
+      raise UserError(
+        f"preset {name} sets --{unknown}, which --{options.name}={options.value_in(words)} does "
+        f"not have; run python -m experiments.{preset.binary} --preset={name}, or drop --preset "
+        "and pass its other flags."
+      )
   return words
 
 
 def table() -> str:
-  """Returns the text of ``--preset=list``."""
+  """Returns the text that ``--preset=list`` prints: a table of all presets and notes on it."""
   presets = map(catalog.load, catalog.names())
   rows = [(p.name, p.binary, p.description, p.needs, p.cost, p.accuracy) for p in presets]
   head = ("preset", "binary", "description", "needs", "cost", "accuracy")
   return (
     f"{columns_table(head, rows)}\n\n"
-    "Cost: time of the command, with compilation, on two CPU cores that other jobs used too.\n"
-    "Accuracy: top-1 on the test set at the end, seed 0.\n"
+    "Cost: time of the whole command, with compilation, on two CPU cores shared with other jobs.\n"
+    "Accuracy: top-1 on the test set at the end, with --seed=0.\n"
     "Flags on the command line override those of a preset, as in\n"
     "python -m experiments.fedavg --preset=digits_dirichlet --norm=bn"
   )
 
 
 def _flags_of_run(preset: Preset) -> list[str]:
-  """Returns the flags with which ``experiments.run`` runs the preset of another binary."""
+  """Returns the flags by which ``experiments.run`` runs a preset of another binary."""
   algorithm, others = take_flag("algorithm", preset.flags)
   if preset.binary == "decentralized":
     method = DECENTRALIZED.configs[algorithm or DECENTRALIZED.default].algorithm
   else:
     method = algorithm or preset.binary
   return [f"--method={method}", *others]
-
-
-def _check_flags(
-  preset: Preset, preset_flags: Sequence[str], choice: Choice, words: Sequence[str]
-) -> None:
-  """Raises a UserError if the chosen method does not have a flag of the preset."""
-  known = {one.name for one in shown(choice.config_for(words))}
-  for flag in preset_flags:
-    name = flag.removeprefix("--").partition("=")[0]
-    if name not in known:
-      raise UserError(
-        f"preset {preset.name} sets --{name}, which --{choice.name}={choice.value_in(words)} does "
-        f"not have; run python -m experiments.{preset.binary} --preset={preset.name}, or give the "
-        "other flags of the preset yourself."
-      )

@@ -1,4 +1,4 @@
-"""The report of a run: the tables that it prints, its pictures and the CSV files of its clients."""
+"""The report of a run: printed tables, pictures, and CSV files about clients and communication."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from fedjax_norm.training.task import constant_baseline, data_notes
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.training.terminal.tables import human_bytes, human_seconds, summary_table
 
-# Results that only some runs have: key in the summary, title, text.
+# Results that only some runs have: key in ``summary.json``, title, text.
 _OPTIONAL_RESULTS = (
   ("accuracy_loss", "accuracy loss", "{accuracy_loss:.2%} at the last measurement"),
   ("theta", "final theta", "{theta:g}"),
@@ -28,14 +28,15 @@ _OPTIONAL_RESULTS = (
   ("personal_top1", "fine-tuned, top-1", "mean {personal_top1:.2%}, min {personal_top1_min:.2%}"),
 )
 
-# Largest number of natural clients, or of classes of pixels, whose names are printed.
+# Names of natural clients, or of classes of pixels, are printed if there are at most this many.
 _MOST_NAMES = 20
 
 
 def print_start(config: Config, task: Task, program: Program) -> None:
-  """Prints the settings of a run before it starts."""
+  """Prints the data, the model and other settings of a run before training."""
   sizes = np.asarray(task.data.sizes)
   variables = jax.eval_shape(lambda: models.init(task.model, jax.random.key(0), task.image_shape))
+  targets = task.source.target_names
   algorithm = next(iter(program.phases.values())).algorithm
   cost, size = algorithm.cost, sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
   pairs = [
@@ -49,7 +50,7 @@ def print_start(config: Config, task: Task, program: Program) -> None:
     ),
     *_clients(config, task),
     *(("note", note) for note in data_notes.collect_notes(task)),
-    *_targets(task),
+    *([(f"{task.kind} targets", ", ".join(targets))] if targets else []),
     ("model", f"{config.model_name}, {config.norm}, {size:,} parameters"),
     *_round_bytes(cost, sparse=algorithm.sent is not None),
     *_step_bytes(cost),
@@ -63,42 +64,32 @@ def print_start(config: Config, task: Task, program: Program) -> None:
 
 
 def _clients(config: Config, task: Task) -> list[tuple[str, str]]:
-  """Returns the names of natural clients if there are few, or a note that they are ignored."""
+  """Returns the names of the natural clients if few, or a note if the partition ignores them."""
   owners, names = task.source.train.clients, task.source.client_names
   if owners is None or names is None:
     return []
   present = np.unique(owners)
   if config.partition != "natural":
-    note = f"--partition={config.partition} ignores the {len(present):,} clients in the data"
+    note = (
+      f"--partition={config.partition} ignores the {len(present):,} clients that the data names"
+    )
     return [("note", f"{note}; --partition=natural uses them")]
   if len(present) > _MOST_NAMES:
     return []
   return [("client names", ", ".join(names[k] for k in present))]
 
 
-def _targets(task: Task) -> list[tuple[str, str]]:
-  """Returns the names of the targets, if the task has other targets than classes."""
-  names = task.source.target_names
-  return [(f"{task.kind} targets", ", ".join(names))] if names else []
-
-
 def print_resumed(folder: RunFolder, rounds: int) -> None:
-  """Prints how far the run in a folder has come, if it is resumed."""
-  if not (folder.resumed and (rows := folder.rows())):
-    return
-  last = rows[-1]["round"]
-  if last == rounds:
-    print(f"note: the run in {folder.path} is complete; nothing is trained.", flush=True)
-  else:
-    print(
-      f"note: the run in {folder.path} has reached round {last:,} and resumes from its last "
-      "checkpoint.",
-      flush=True,
-    )
+  """Prints the last recorded round of a resumed run, which has ``rounds`` rounds in all."""
+  if folder.resumed and (rows := folder.rows()):
+    last = rows[-1]["round"]
+    state = f"has reached round {last:,} and resumes from its last checkpoint"
+    state = "is complete; nothing is trained" if last == rounds else state
+    print(f"note: the run in {folder.path} {state}.", flush=True)
 
 
 def draw_partition(folder: RunFolder, task: Task, title: str) -> None:
-  """Draws the number of examples of each class that each client has."""
+  """Draws ``partition.png``: each client's number of examples of each class."""
   population = task.data.num_clients
   counts = label_counts(task.data, clients.shown_clients(population), task.num_classes)
   figure = clients.partition_figure(counts, task.source.class_names, title, population)
@@ -106,7 +97,7 @@ def draw_partition(folder: RunFolder, task: Task, title: str) -> None:
 
 
 def print_communication(folder: RunFolder, config: Config, task: Task) -> None:
-  """Prints and writes the communication of an epoch of the model under each norm."""
+  """Prints and writes the model's bytes and round trips per epoch, under each norm."""
   workers = task.data.num_clients
   steps = -(-int(task.data.sizes.sum()) // (workers * config.batch_size))
   entries = communication_table.epoch_table(
@@ -117,14 +108,14 @@ def print_communication(folder: RunFolder, config: Config, task: Task) -> None:
 
 
 def write_clients(folder: RunFolder, program: Program, outcome: Outcome) -> None:
-  """Writes the bytes and FLOPs of each client, if the algorithm counts them."""
+  """Writes ``clients.csv``, each client's bytes and FLOPs, if the algorithm counts them."""
   client_rows = next(iter(program.phases.values())).algorithm.report.client_rows
   if client_rows:
     write_table(folder.path / "clients.csv", client_rows(outcome.clients.arrays))
 
 
 def draw_results(folder: RunFolder, outcome: Outcome, title: str) -> None:
-  """Draws the learning curves, the diagnostics and the accuracy of each client."""
+  """Draws the learning curves and, if measured, the diagnostics and each client's accuracy."""
   figure = curves.learning_curves_figure(outcome.rows, title, outcome.frozen_at)
   base.save(figure, folder.path / "learning_curves.png")
   diagnostics.diagnostics(outcome.diagnostics, outcome.rows, folder.path / "diagnostics.png", title)
@@ -135,7 +126,7 @@ def draw_results(folder: RunFolder, outcome: Outcome, title: str) -> None:
 
 
 def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
-  """Prints the results of one run."""
+  """Prints the results of one run, the content of ``summary.json``."""
   pairs = [
     *_test_results(summary),
     ("test loss", f"{summary['loss']:.4f}" if summary["loss"] < 1e6 else f"{summary['loss']:.3g}"),
@@ -161,14 +152,14 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
   ]
   if summary["no_better_than_guessing"]:
     advice = "try a lower --lr or more rounds"
-    if "frozen_at" in summary:  # batches no longer normalize the network
+    if "frozen_at" in summary:  # after FixBN's freeze, batch statistics no longer normalize
       advice = "try a lower --lr, or --freeze_lr_factor=0.2 --freeze_clip_norm=1"
     pairs.append(("warning", f"{constant_baseline.WARNING}; {advice}"))
   print(summary_table("result", pairs), flush=True)
 
 
 def _test_results(summary: dict[str, Any]) -> list[tuple[str, str]]:
-  """Returns the test measures of the run's task."""
+  """Returns the run's test measures, and its threshold (verification) or IoU of each class."""
   pairs = [
     (measure.title, measure.format(summary[n])) for n, measure in measures_of(summary).items()
   ]
@@ -183,7 +174,7 @@ def _test_results(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _round_bytes(cost: Cost, sparse: bool) -> list[tuple[str, str]]:
-  """Returns the bytes of a client per round, as far as they do not depend on its updates."""
+  """Returns a client's bytes per round; ``sparse`` updates add bytes that are known only later."""
   fixed = f"{human_bytes(cost.up)} up and {human_bytes(cost.down)} down per client"
   if not sparse:
     return [("bytes per round", fixed)]
@@ -192,7 +183,7 @@ def _round_bytes(cost: Cost, sparse: bool) -> list[tuple[str, str]]:
 
 
 def _flops(summary: dict[str, Any]) -> list[tuple[str, str]]:
-  """Returns the FLOPs of each party, and results of split learning that only some runs have."""
+  """Returns the results that only split learning has, such as the FLOPs of client and server."""
   if "client_flops" not in summary:
     return []
   flops = ", ".join(
@@ -209,6 +200,7 @@ def _flops(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _theta(program: Program) -> list[tuple[str, str]]:
+  """Returns the values of theta, which sets how much a decentralized algorithm communicates."""
   theta_schedule = program.theta_schedule
   if theta_schedule is None:
     return []
@@ -220,23 +212,23 @@ def _theta(program: Program) -> list[tuple[str, str]]:
     return [("accuracy loss", f"measured every {every} rounds")]
   first, last = theta_schedule.values[0], theta_schedule.values[-1]
   text = f"{first:g}" if first == last else f"{first:g} to {last:g}"
-  return [
-    ("theta", f"{text}{', scaled with the learning rate' if theta_schedule.follows_rate else ''}")
-  ]
+  scaled = ", scaled with the learning rate" if theta_schedule.follows_rate else ""
+  return [("theta", f"{text}{scaled}")]
 
 
 def _step_bytes(cost: Cost) -> list[tuple[str, str]]:
-  """Returns the bytes and round trips of each local step, which come on top of a round's."""
+  """Returns the bytes and round trips of a local step, which are added to those of a round."""
   if not cost.step_trips:
     return []
   trips = f"{cost.step_trips} round trip{'s' if cost.step_trips > 1 else ''}"
-  if not cost.step_up and not cost.step_down:  # bytes of activations are in the algorithm's summary
+  if not cost.step_up and not cost.step_down:  # split learning lists its bytes in another row
     return [("also per step", trips)]
   up, down = human_bytes(cost.step_up), human_bytes(cost.step_down)
   return [("also per step", f"{up} up and {down} down per client, {trips}")]
 
 
 def _simulated(summary: dict[str, Any]) -> list[tuple[str, str]]:
+  """Returns the time on the simulated network (--network) and the staleness of ASGD's gradients."""
   pairs = []
   if "simulated_seconds" in summary:
     pairs.append(("simulated time", human_seconds(summary["simulated_seconds"])))

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a run over several seeds."""
+"""Mean and standard deviation of the results of runs with different seeds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,21 +12,19 @@ from fedjax_norm.training.terminal.tables import columns_table
 
 
 def summarize(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-  """Returns mean and standard deviation (n - 1) over seeds.
+  """Returns means and standard deviations (with n - 1 in the denominator) over seeds.
 
   Args:
-    figures: one dict for each seed, such as its summary: name -> number, text or bool.
+    figures: results of each seed, such as its summary: name -> number, text or bool.
 
   Returns:
     ``seeds``, the number of seeds; and, for every name that all seeds have, the mean under that
-    name and the standard deviation under ``name_std``. Equal values keep their type, a text that
-    differs between seeds is dropped, and a bool is true if it is true for any seed.
+    name and the standard deviation under ``name_std``. The mean of equal numbers keeps their
+    type, a text that differs between seeds is left out, and a bool is true if any seed's is.
   """
   result: dict[str, Any] = {"seeds": len(figures)}
   for name in figures[0]:
-    if not all(
-      name in figure for figure in figures
-    ):  # for example the IoU of a class that one seed lacks
+    if not all(name in figure for figure in figures):  # such as the IoU of a class
       continue
     values = [figure[name] for figure in figures]
     if isinstance(values[0], str):
@@ -41,22 +39,18 @@ def summarize(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summarize_rows(runs: Sequence[Sequence[Row]]) -> list[Row]:
-  """Returns :func:`summarize` of the rows of ``metrics.csv``, for each round that all seeds have.
-
-  Args:
-    runs: rows of each seed.
-  """
+  """Returns the :func:`summarize` of each round that the ``metrics.csv`` rows of all seeds have."""
   by_round = [{row["round"]: row for row in rows} for rows in runs]
   shared = [round for round in by_round[0] if all(round in rows for rows in by_round)]
   return [summarize([rows[round] for rows in by_round]) for round in shared]
 
 
 def print_table(summaries: dict[int, dict[str, Any]], result: dict[str, Any]) -> None:
-  """Prints a row for each seed, for the mean and for the standard deviation.
+  """Prints a table of test measures, with a row per seed, the mean and the standard deviation.
 
   Args:
     summaries: seed -> summary.
-    result: :func:`summarize` of the summaries.
+    result: what :func:`summarize` returns for the summaries.
   """
   measures = measures_of(result)
 

@@ -1,4 +1,4 @@
-"""The work of the training binaries: data, seeds, run folders and reports."""
+"""The work of the training binaries: loads the data, trains with each seed, writes the reports."""
 
 import dataclasses
 import os
@@ -23,10 +23,7 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.training.build_program import check_mapping, fill_defaults, make_program
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.outcome import summary
-from fedjax_norm.training.placement.client_placement import (
-  global_channel_statistics,
-  local_examples,
-)
+from fedjax_norm.training.placement import client_placement
 from fedjax_norm.training.placement.processes import is_main
 from fedjax_norm.training.program_types import Program
 from fedjax_norm.training.run import initial_variables
@@ -39,25 +36,20 @@ from fedjax_norm.training.task import config as task_config
 from fedjax_norm.training.task.constant_baseline import no_better_than_guessing
 from fedjax_norm.training.task.task import Task
 
-# File by which processes check that they share the run's folder, and the seconds they wait for it.
+# File by which processes check that they share the run's folder, and how long they wait for it.
 _TOKEN, _TOKEN_SECONDS = "shared.token", 20
 
 Make = Callable[[Task, Any], Program]
-"""(task of a seed, config with all defaults filled in) -> program."""
+"""Builds the program of a run: (task of a seed, config with all defaults filled in) -> program."""
 
 
 def make(task: Task, config: Any) -> Program:
-  """Returns the program of the config's method."""
+  """Returns the program that trains with the config's method."""
   return make_program(config.row, task, config)
 
 
 def run(config: Any, make: Make = make) -> None:
-  """Trains with one seed or several.
-
-  Args:
-    config: config of a class that ``config_of`` returns.
-    make: makes the program.
-  """
+  """Trains with each seed of ``config``, an object of a class that ``config_of`` returns."""
   check(config)
   source = None if jax.process_count() > 1 else load(config)
   first, task = prepare(config, source)
@@ -71,7 +63,7 @@ def run(config: Any, make: Make = make) -> None:
   with open_folder(path, first) as folder:
     for seed in range(config.seed, config.seed + config.seeds):
       one, task = prepare(dataclasses.replace(config, seed=seed, seeds=1), source)
-      # The next seed runs the same compiled program on other data, with few exceptions.
+      # Most programs do not depend on the seed's data and stay compiled for the next seed.
       timed = config.network and config.batch_stats == "recalibrate"
       if config.depends_on_seed or timed or (config.freeze_round == "auto" and config.steps_vary):
         program = make(task, one)
@@ -82,11 +74,7 @@ def run(config: Any, make: Make = make) -> None:
 
 
 def check(config: Any) -> None:
-  """Checks the config before data is read.
-
-  Raises:
-    UserError: options are wrong, for any of the seeds.
-  """
+  """Raises UserError for options that are wrong for one of the seeds, before data is read."""
   dataclasses.replace(config, seed=config.seed + config.seeds - 1)  # checks the last seed
   check_mapping(config.row, config)
   if not config.follows_data:
@@ -96,16 +84,14 @@ def check(config: Any) -> None:
 
 
 def load(config: Config, select_local: SelectLocal | None = None) -> Source:
-  """Returns the data of a run (see ``sources.from_config``)."""
+  """Returns the training and test data of a run (see ``sources.from_config``)."""
   return sources.from_config(config, config.task, config.seed, select_local)
 
 
 def prepare(config: Config, source: Source | None) -> tuple[Config, Task]:
-  """Returns the config of one seed with all defaults filled in, and the task of the seed.
+  """Returns the config of one seed with all defaults filled in, and the task of this seed.
 
-  Args:
-    config: config of one seed.
-    source: data of the run; None to load only the images of this process's clients.
+  ``source`` is the data of the run; None loads only the images of this process's clients.
   """
   if source is None:
     return _prepare_local(config)
@@ -117,12 +103,12 @@ def prepare(config: Config, source: Source | None) -> tuple[Config, Task]:
 
 
 def _fill_defaults(task: Task, config: Config) -> Config:
-  """Returns the config with the defaults of its method for a task."""
+  """Returns the config with the defaults that its method has for a task."""
   return fill_defaults(config.row, task, config) if config.row else config
 
 
 def resolve(config: Config, source: Source, partition: Partition) -> Config:
-  """Returns the config with lengths in rounds and with the defaults that depend on the data."""
+  """Returns the config with all lengths in rounds and the defaults that depend on the data."""
   config = task_config.resolve(config, source.train.labels, source.train.clients)
   config = config.in_rounds(len(partition.offsets) - 1, len(partition.order))
   return example_order.resolve(config, config.rounds)
@@ -140,7 +126,7 @@ def make_task(
     config: result of :func:`resolve`.
     source: data of the run.
     partition: partition of the training examples over clients.
-    statistics: mean and standard deviation of each channel; computed from the source if None.
+    statistics: mean and standard deviation of each channel; None computes them from ``source``.
   """
   return task_config.from_config(
     config,
@@ -156,28 +142,30 @@ def make_task(
 
 
 def _prepare_local(config: Config) -> tuple[Config, Task]:
-  """Does the same as :func:`prepare`, but loads only the images of this process's clients."""
+  """Returns the results of :func:`prepare`; loads only the images of this process's clients."""
   selected: list[tuple[Partition, np.ndarray]] = []
 
   def select_local(labels: np.ndarray, owners: np.ndarray | None) -> np.ndarray:
     partition = partitions.from_config(config, labels, owners, config.seed)
-    selected.append((partition, local_examples(partition)))
+    selected.append((partition, client_placement.local_examples(partition)))
     return selected[-1][1]
 
   source = load(config, select_local)
   partition, examples = selected[-1]
   config, statistics = resolve(config, source, partition), None
   if config.by_channel:
-    statistics = global_channel_statistics(source.train.images, examples, config.prepare)
+    images = source.train.images
+    statistics = client_placement.global_channel_statistics(images, examples, config.prepare)
   task = make_task(config, source, partition, statistics)
   return _fill_defaults(task, config), task
 
 
 def open_folder(path: Path, config: Config) -> RunFolder:
-  """Opens the run's folder, to which only the main process writes.
+  """Opens the run's folder, to which only process 0 writes.
 
   Raises:
-    UserError: the folder cannot be used, or processes do not see the same folder.
+    UserError: another run uses the folder, or it does not fit the config; or the path names another
+      folder in this process than in process 0.
   """
   options = (path, config.saved(), config.resume, config.wait_for_workdir)
   folder = RunFolder.open(*options) if is_main() else None
@@ -194,13 +182,13 @@ def open_folder(path: Path, config: Config) -> RunFolder:
       return ReadOnlyFolder(path)
     time.sleep(1)
   raise UserError(
-    f"process {jax.process_index()} does not see in {path.absolute()} the file of process 0; "
-    "give all processes one folder that all of them can reach."
+    f"process {jax.process_index()} does not find the file of process 0 in {path.absolute()}; pass "
+    "all processes the same --workdir, a folder that every machine can reach."
   )
 
 
 def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[str, Any]:
-  """Runs one seed in the folder ``path``, prints and draws its results, and returns its summary."""
+  """Trains with one seed in the folder ``path``, reports the results and returns their summary."""
   variables = initial_variables(task, config.seed)
   title = f"{config.data}, {config.model_name}, {config.norm}, {task.data.num_clients} clients"
   with open_folder(path, config) as folder:
@@ -214,8 +202,8 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
     result = {**summary(outcome), "no_better_than_guessing": guesses}
     if missing := sorted((folder.read_summary() or {}).keys() - result.keys()):
       raise UserError(
-        f"{folder.path / 'metrics.csv'} has no column {', '.join(missing)}, and summary.json has; "
-        "restore its first line or pass another --workdir."
+        f"{folder.path / 'metrics.csv'} has no column {', '.join(missing)}, but summary.json has; "
+        "restore the first line of metrics.csv or pass another --workdir."
       )
     folder.write_summary(result)
     if is_main():

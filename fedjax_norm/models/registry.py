@@ -119,7 +119,14 @@ class ModelConfig(Options):
     "whether two test images show the same identity (verification, with --model=face).",
     choices=(*TASKS, "verification"),
   )
-  model: str = option("tiny", "Neural network that is trained.", choices=tuple(MODELS))
+  model: str = option(
+    "tiny",
+    "Neural network. Convolutional: tiny, lenet (of Caffe, for CIFAR-10), lenet5 (for MNIST), cnn, "
+    "alexnet, vgg16, googlenet, inception_v3, and the resnets with 10 to 50 layers. lstm reads an "
+    "image row by row, fcn is for segmentation, face for verification. The command python -m "
+    "experiments.stages --model=NAME lists the stages of a model.",
+    choices=tuple(MODELS),
+  )
   stem: str = option(
     "auto",
     "First layers of ResNets, vgg16, alexnet, googlenet and inception_v3: for small images "

@@ -27,7 +27,14 @@ class NormConfig(Options):
   group = "normalization"
 
   norm: str = option(
-    "bn", "Norm after each convolution; the README's table of norms describes them.", choices=NAMES
+    "bn",
+    "Norm after each convolution. Statistics of a batch: bn (running statistics in tests), sync_bn "
+    "(the batches of all clients together), fixbn (freezes the running statistics at "
+    "--freeze_round), brn (batch renormalization), bgn (groups of channels). Of one example: gn "
+    "(groups of channels), ln (all channels), in (each channel), cn (all channels at a position). "
+    "Without statistics: wn (weight normalization), fixup (initialization and scalars that replace "
+    "the norms of a ResNet), none.",
+    choices=NAMES,
   )
   groups: int | None = option(
     None,
@@ -69,8 +76,9 @@ class NormConfig(Options):
   )
   brn_ramp: tuple[float, ...] = option(
     (0.04, 0.2, 0.3),
-    "When batch renormalization's limits rise, as three fractions of all rounds: both limits start "
-    "to rise at the first, and reach --brn_d_max at the second and --brn_r_max at the third.",
+    "When batch renormalization starts to correct bn, as three fractions of all rounds. Until the "
+    "first it equals bn; then its limits rise linearly, to --brn_d_max at the second and to "
+    "--brn_r_max at the third.",
     needs=_RENORM,
   )
 

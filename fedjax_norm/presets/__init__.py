@@ -1,1 +1,1 @@
-"""Whole experiments as flag files; ``--preset=list`` of a training binary describes them."""
+"""Flag files of whole experiments; ``--preset=list`` of a training binary describes them."""

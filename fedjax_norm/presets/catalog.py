@@ -1,8 +1,8 @@
-"""Reads the presets: the flags of each one, and what ``--preset=list`` prints about it.
+"""Reads the files of the presets.
 
-The first line of a preset's file is a comment that describes it. The next comments, ``# binary:``,
-``# needs:``, ``# cost:`` and ``# accuracy:``, give the other fields of :class:`Preset`. Further
-comments are notes, and every other line is a flag.
+The first line of a file is a comment that describes the experiment. The next comments,
+``# binary:``, ``# needs:``, ``# cost:`` and ``# accuracy:``, give further fields of
+:class:`Preset`. More comments are notes for the reader, and every other line is a flag.
 """
 
 import difflib
@@ -16,13 +16,13 @@ _FIELDS = ("binary", "needs", "cost", "accuracy")
 
 
 class Preset(NamedTuple):
-  """A whole experiment as flags of a binary.
+  """The flags of a whole experiment and what ``--preset=list`` prints about it.
 
   Attributes:
     name: value of ``--preset``; the file is ``NAME.flags``.
     description: one line about the experiment.
     binary: module of ``experiments`` that runs the preset.
-    needs: data that the user provides, or "nothing".
+    needs: data that the user must provide and the option that names it, or "nothing".
     cost: measured wall time of the run on two CPU cores, or "not measured: needs ...".
     accuracy: measured top-1 test accuracy at the end, or "not measured".
     flags: flags as on the command line, each ``--name=value``.

@@ -86,8 +86,8 @@ def test_identities_to_verify_have_a_table(tmp_path, capsys):
     (["--data=digits"], "natural"),
     (["--data=digits", "--region=country"], "csv"),
     (["--min_region_size=-1"], "min_region_size"),
-    (["--output=/dev/null"], "another one"),
-    (["--output=/dev/null/regions"], "another one"),
+    (["--output=/dev/null"], "another path"),
+    (["--output=/dev/null/regions"], "another path"),
   ],
 )
 def test_errors_are_one_sentence(tmp_path, index, options, words):

@@ -1,4 +1,4 @@
-"""Prints the communication of an epoch of SSGD for every model and norm (see ``experiments``)."""
+"""The binary ``experiments.communication``: bytes and round trips by model and norm."""
 
 import dataclasses
 from pathlib import Path
@@ -11,23 +11,25 @@ from fedjax_norm.options import Options, option
 
 @dataclasses.dataclass(frozen=True)
 class CommunicationFlags(Options):
-  """The size of the epoch, and the models."""
+  """The options of ``experiments.communication``: the size of an epoch, and the models."""
 
   clients: int = option(10, "Number of workers.", least=1)
   batch_size: int = option(32, "Number of examples per worker and step.", least=1)
-  examples: int = option(50_000, "Number of training examples of all workers.", least=1)
+  examples: int = option(50_000, "Number of training examples of all workers together.", least=1)
   image_size: int = option(32, "Height and width of an image in pixels.", least=1)
   channels: int = option(3, "Number of channels of an image.", least=1)
-  classes: int = option(10, "Number of classes.", least=1)
+  classes: int = option(10, "Number of classes, the outputs of the model.", least=1)
   models: str = option(",".join(models.MODELS), "Names of models, separated by commas.")
-  output: str | None = option(None, "CSV file to which the table is written.")
+  output: str | None = option(
+    None, "Path of a CSV file for the table; if unset, the table is only printed."
+  )
 
 
 def run(config: CommunicationFlags) -> None:
-  """Prints the table.
+  """Prints the table and writes it to ``--output``, if given.
 
   Raises:
-    UserError: a model is unknown or does not fit the images.
+    UserError: a model is unknown or does not fit images of this shape.
   """
   shape = (config.image_size, config.image_size, config.channels)
   steps = -(-config.examples // (config.clients * config.batch_size))

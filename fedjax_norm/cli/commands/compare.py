@@ -1,4 +1,4 @@
-"""Compares finished runs in a table and a picture (see ``experiments.compare``)."""
+"""The binary ``experiments.compare``: finished runs in a table and a picture."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,28 +19,29 @@ from fedjax_norm.training.terminal.tables import columns_table, human_bytes, hum
 
 @dataclasses.dataclass(frozen=True)
 class CompareFlags(Options):
-  """Options of the comparison."""
+  """The options of ``experiments.compare``."""
 
-  output: str = option("compare.png", "File to which the picture is written.")
+  output: str = option("compare.png", "Path of the picture, a PNG file.")
   target: float | None = option(
     None,
-    "Test accuracy, such as 0.9; the table then shows the rounds, bytes and simulated time that "
-    "each run needed to reach it.",
+    "Test accuracy, such as 0.9; the table then also shows the rounds, bytes and simulated time "
+    "that each run needed to reach it.",
   )
   title: str = option("Test accuracy", "Title of the picture.")
 
 
-# Flags that name a run only if no other flag differs: machine, evaluation, seeds, old versions.
+# Flags about the machine, the evaluation, the seed and the version, which label a run only if the
+# runs differ in no other flag.
 _MINOR_FLAGS = (
   "backend", "chunk", "eval_batch_size", "eval_every", "host_devices", "seed", "seeds", "version",
 )  # fmt: skip
 
 
 def names(configs: list[dict[str, Any]]) -> list[str]:
-  """Returns a label for each run: the flags in which the runs differ, as few as possible.
+  """Returns a label for each run: the fewest flags by which all runs differ.
 
   Raises:
-    UserError: two runs have the same flags.
+    UserError: two runs have the same flags, such as one run that was named twice.
   """
   keys = sorted({key for config in configs for key in config})
   different = [key for key in keys if any(c.get(key) != configs[0].get(key) for c in configs)]
@@ -50,7 +51,7 @@ def names(configs: list[dict[str, Any]]) -> list[str]:
     labels = [" ".join(_label(key, config) for key in chosen) for config in configs]
     if len(set(labels)) == len(labels):
       return labels
-  raise UserError("two of these runs have the same flags; name each run once.")
+  raise UserError("two of the runs have the same flags; name each run once.")
 
 
 def _label(key: str, config: dict[str, Any]) -> str:
@@ -59,11 +60,11 @@ def _label(key: str, config: dict[str, Any]) -> str:
 
 
 def to_reach(rows: Sequence[dict[str, Any]], target: float) -> list[str]:
-  """Returns rounds, bytes and simulated time until a run reached a test accuracy, as texts.
+  """Returns rounds, bytes and simulated time until a run reached a test accuracy, each as text.
 
   Args:
-    rows: evaluations of the run.
-    target: value of the main test measure of the task, from 0 to 1.
+    rows: rows of the run's ``metrics.csv``.
+    target: value from 0 to 1 of the task's main test measure.
   """
   row = next((row for row in rows if row[headline(row)] >= target), None)
   if row is None:
@@ -73,14 +74,16 @@ def to_reach(rows: Sequence[dict[str, Any]], target: float) -> list[str]:
 
 
 def read(folder: str) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
-  """Returns config, rows and summary of a finished run; means and deviations of several seeds.
+  """Returns config.json, metrics.csv and summary.json of a finished run.
+
+  The last two are means and standard deviations if the run has several seeds.
 
   Raises:
     UserError: the folder contains no finished run.
   """
   path = Path(folder)
   if not (path / "summary.json").exists() or not (path / CONFIG).exists():
-    raise UserError(f"{folder} contains no finished run; name the --workdir of a finished run.")
+    raise UserError(f"{folder} contains no finished run; name the folder (--workdir) of one.")
   config, summary = read_config(path), read_json(path / "summary.json")
   if config.get("seeds"):
     numbers = range(config["seed"], config["seed"] + config["seeds"])
@@ -102,11 +105,11 @@ def compare(folders: Sequence[str], output: str, title: str, target: float | Non
     folders: folders of at least two finished runs.
     output: path of the picture.
     title: title of the picture.
-    target: test accuracy; the table has the rounds, bytes and time until each run reached it.
+    target: test accuracy; if given, the table has the rounds, bytes and time until it was reached.
 
   Raises:
-    UserError: the target is not between 0 and 1, there are fewer than two folders, a folder
-      contains no finished run, or the runs have different tasks.
+    UserError: the target is not above 0 and up to 1, there are fewer than two folders, a folder
+      contains no finished run, two runs have the same flags, or runs have different test measures.
   """
   if target is not None and not 0 < target <= 1:
     raise UserError(f"--target is {target}; give an accuracy above 0 and up to 1, such as 0.9.")
@@ -139,7 +142,7 @@ def compare(folders: Sequence[str], output: str, title: str, target: float | Non
 
 
 def main(config: CompareFlags, *paths: str) -> None:
-  """Compares the runs in the given folders."""
+  """Prints the table and draws the picture of the runs in the folders ``paths``."""
   print(compare(paths, config.output, config.title, config.target))
   print(f"picture: {config.output}")
 

@@ -1,4 +1,4 @@
-"""Tables and figures of the classes of each region (see ``experiments/regions.py``)."""
+"""The binary ``experiments.regions``: tables and figures of the classes of each region."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,27 +19,33 @@ from fedjax_norm.plots import base, regions
 from fedjax_norm.training.storage.atomic_files import write_atomic
 from fedjax_norm.training.terminal.tables import columns_table
 
-# The largest number of regions in the printed table; the files have all regions.
+# Maximum number of regions in the printed table; the files contain all regions.
 _MOST_PRINTED = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class RegionsFlags(PartitionConfig, DataConfig):
-  """Options of the tables of classes by region."""
+  """The options of ``experiments.regions``."""
 
   group = "tables"
   hidden = ("image_size", "train_share", "relabelled")
 
-  top: int = option(5, "Number of classes per region in the printed table.")
-  seed: int = option(0, "Seed of the partition.", most=2**32 - 1)
-  output: str = option("regions", "Folder to write the CSV files and figures to.")
+  top: int = option(
+    5, "Number of classes with the largest shares that the printed table shows per region."
+  )
+  seed: int = option(0, "Seed of --partition.", most=2**32 - 1)
+  output: str = option("regions", "Folder for the CSV files and figures.")
 
 
 CONFIG = with_defaults(RegionsFlags, partition="natural")
 
 
 def run(config: RegionsFlags) -> None:
-  """Prints the table and writes the files."""
+  """Prints the classes with the largest shares of each region and writes the files.
+
+  Raises:
+    UserError: an option is invalid, or the data or the folder cannot be used.
+  """
   if config.top < 1:
     raise UserError(f"--top is {config.top}; it must be at least 1.")
   loaded = sources.load_labels(
@@ -49,7 +55,7 @@ def run(config: RegionsFlags) -> None:
   counts = partitions.counts(division, loaded.labels, len(loaded.class_names))
   names = [f"client {k}" for k in range(len(counts))]
   if config.partition == "natural" and loaded.clients is not None and loaded.client_names:
-    # Client k of the partition is the k-th natural client that has a training example.
+    # Client k of the partition is the k-th client named by the data that has a training example.
     names = [loaded.client_names[k] for k in np.unique(loaded.clients)]
   folder = _folder(config.output)
   shares = {"raw": label_share.raw(counts), "normalized": label_share.normalized(counts)}
@@ -64,7 +70,7 @@ def run(config: RegionsFlags) -> None:
   head = ["region", "examples", *(f"top {i + 1}" for i in range(width))]
   print(columns_table(head, rows[:_MOST_PRINTED]))
   if len(rows) > _MOST_PRINTED:
-    print(f"and {len(rows) - _MOST_PRINTED:,} more regions, which are in the files")
+    print(f"and {len(rows) - _MOST_PRINTED:,} more regions, which the files contain")
   without = label_share.mean_regions_below(shares["raw"])
   print(f"on average {without:.1f} of {len(names):,} regions have less than 1% of a class")
   _write(folder, counts, shares, names, loaded.class_names)
@@ -76,8 +82,8 @@ def _folder(output: str) -> Path:
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    reason = f"cannot be created as a folder ({error.strerror})"
-    raise UserError(f"--output={output} {reason}; choose another one.") from error
+    reason = f"the folder --output={output} cannot be created ({error.strerror})"
+    raise UserError(f"{reason}; choose another path.") from error
   return folder
 
 
@@ -92,26 +98,21 @@ def _write(
   names: Sequence[str],
   class_names: Sequence[str],
 ) -> None:
-  """Writes the numbers, one row per region, and the figures."""
+  """Writes to ``folder`` the figures and the CSV files, which have one row per region."""
   for kind, values in {"counts": counts, **shares}.items():
     rows = [
       [name, *(f"{v:.6g}" if isinstance(v, float) else v for v in row)]
       for name, row in zip(names, values.tolist(), strict=True)
     ]
-    stem = kind if kind == "counts" else f"share_{kind}"
-    write_atomic(
-      folder / f"{stem}.csv", text_tables.as_csv(["region", *class_names], rows).encode()
-    )
+    path = folder / ("counts.csv" if kind == "counts" else f"share_{kind}.csv")
+    write_atomic(path, text_tables.as_csv(["region", *class_names], rows).encode())
   figures = {
     "classes": regions.amounts_figure(counts.sum(0), class_names, "Examples by class"),
     "regions": regions.amounts_figure(counts.sum(1), names, "Examples by region"),
-    **{
-      f"share_{kind}": regions.share_figure(
-        share, class_names, names, f"Share of each class by region, {kind}"
-      )
-      for kind, share in shares.items()
-    },
   }
+  for kind, share in shares.items():
+    title = f"Share of each class by region, {kind}"
+    figures[f"share_{kind}"] = regions.share_figure(share, class_names, names, title)
   for name, figure in figures.items():
     base.save(figure, folder / f"{name}.png")
 
