@@ -131,7 +131,7 @@ def test_equals_the_algorithm_1(world, case):
   close(server.variables["params"], x)
   close(server.control, c)
   for i, expected in enumerate(controls):
-    close(jax.tree.map(lambda a, i=i: a[i], clients.algorithm), expected)
+    close(jax.tree.map(lambda a, i=i: a[i], clients.own), expected)
   if stats:
     close(server.variables["batch_stats"], stats)
   assert max(np.abs(leaf).max() for leaf in flat(server.control).values()) > 1e-2

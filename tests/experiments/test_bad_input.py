@@ -74,7 +74,7 @@ TABLE = [
   ("--norm=bn --freeze_round=2", "fixbn"),
   ("--norm=gn --freeze_affine", "fixbn"),
   ("--norm=gn --batch_stats=moments", "running statistics"),
-  ("--norm=none --fedbn", "FedBN"),
+  ("--norm=none --fedbn", "fedbn needs"),
   ("--momentum=0 --nesterov", "momentum"),
   ("--momentum=0 --client_momentum=local", "momentum"),
   ("--server_momentum=0.5", "server_optimizer=momentum"),
