@@ -45,6 +45,8 @@ def test_verdicts():
   assert paper.judge(claim, {"a": 49.3, "b": 50.7}, 10_000).endswith("errors of the test set")
   assert paper.judge(claim, {"a": 49.29, "b": 50.71}, 10_000) == "holds by 1.42 points"
   assert paper.judge(claim, {"a": 49.3}) == "not in the text"
+  loss = claim._replace(measure="loss")  # negative where a run beats its reference
+  assert paper.judge(loss, {"a": -3.0, "b": 1.0}, 10_000) == "holds by 4.00 points"
   saving = claim._replace(measure="saving")
   assert paper.judge(saving, {"a": 4.0, "b": 5.5}, 10_000) == "holds: 4.00, 5.50 times"
   assert "accuracy is lost" in paper.judge(saving, {"a": math.nan, "b": 5.5})

@@ -78,11 +78,11 @@ def judge(claim: Claim, values: Mapping[str, float], num_tested: int = 0) -> str
   if claim.measure not in ("top1", "loss"):
     return f"{verdict}: {', '.join(f'{value:.2f}' for value in claimed)} times"
   verdict += f" by {abs(margin):.2f} points"
-  share = np.mean(claimed) / 100
-  # Two standard errors, in points, of the difference of two accuracies on random test images.
-  errors = 200 * math.sqrt(2 * share * (1 - share) / num_tested) if num_tested else 0
-  if claim.measure == "top1" and abs(margin) < errors:
-    verdict += ", less than two standard errors of the test set"
+  if claim.measure == "top1" and num_tested:
+    share = np.mean(claimed) / 100
+    # Two standard errors, in points, of the difference of two accuracies on random test images.
+    if abs(margin) < 200 * math.sqrt(2 * share * (1 - share) / num_tested):
+      verdict += ", less than two standard errors of the test set"
   return verdict
 
 
