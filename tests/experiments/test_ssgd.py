@@ -198,7 +198,7 @@ def test_a_process_looks_for_the_file_of_the_main_process(tmp_path, monkeypatch,
     (tmp_path / "metrics.csv").write_text("round,loss\n2,0.5\n4,0.25\n")
     assert [row["round"] for row in train.open_folder(tmp_path, SsgdFlags()).rows()] == [2, 4]
   else:
-    with pytest.raises(UserError, match="does not see"):
+    with pytest.raises(UserError, match="does not find"):
       train.open_folder(tmp_path, SsgdFlags())
 
 
