@@ -4,15 +4,15 @@ These are the public names for scripts; the README has an example of fifteen lin
 """
 
 from fedjax_norm import client_mapping, data, models, norm
-from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.algorithms.asgd import AsgdConfig
 from fedjax_norm.algorithms.contract import Averaging, Context, Method, Update
 from fedjax_norm.algorithms.dgc import DgcConfig
 from fedjax_norm.algorithms.fedavg import FedAvgConfig
 from fedjax_norm.algorithms.fednova import FedNovaConfig
 from fedjax_norm.algorithms.gaia import GaiaConfig
-from fedjax_norm.algorithms.periodic import PeriodicConfig
+from fedjax_norm.algorithms.periodic_averaging import PeriodicConfig
 from fedjax_norm.algorithms.registry import METHODS
+from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.algorithms.scaffold import ScaffoldConfig
 from fedjax_norm.algorithms.ssgd import SsgdConfig
 from fedjax_norm.client_mapping import use_host_devices

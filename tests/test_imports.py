@@ -46,7 +46,7 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # The modules of the extra ``wire`` that work without its packages, and check for them.
-CHECKS = ("wire/protocol/packages.py", "cli/wire/options.py", "cli/wire/launch.py")
+CHECKS = ("wire/protocol/required_packages.py", "cli/wire/options.py", "cli/wire/launch.py")
 
 # The layers and modules that may write files, print and log.
 OUTER = ("training/", "wire/", "plots/", "cli/", "study/", "data/sources/tiny_imagenet.py")

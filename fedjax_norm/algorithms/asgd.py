@@ -9,9 +9,9 @@ import numpy as np
 import optax
 
 from fedjax_norm import tree_leaves
-from fedjax_norm.algorithms.algorithm import Algorithm, Report, RoundContext
 from fedjax_norm.algorithms.contract import Method, Setup
 from fedjax_norm.algorithms.costs.ledger import Cost, exchange_cost, model_shapes, without
+from fedjax_norm.algorithms.round_algorithm import Algorithm, Report, RoundContext
 from fedjax_norm.data.federated import draw
 from fedjax_norm.errors import UserError
 from fedjax_norm.local_training import LocalConfig, Metrics, make_gradient, optimizer

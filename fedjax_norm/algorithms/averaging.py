@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_norm import models, tree_leaves
-from fedjax_norm.algorithms.algorithm import SHARDED, Algorithm, RoundContext, Views
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.contract import Averaging, ClientData, Context, Method, Setup, Update
 from fedjax_norm.algorithms.costs import ledger
 from fedjax_norm.algorithms.costs.ledger import Cost
+from fedjax_norm.algorithms.round_algorithm import SHARDED, Algorithm, RoundContext, Views
 from fedjax_norm.data.federated import FederatedData, draw
 from fedjax_norm.errors import UserError
 from fedjax_norm.local_training import (

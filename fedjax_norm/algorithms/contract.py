@@ -66,8 +66,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.algorithms.costs.clock import Clock
+from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import FederatedData, Transform
 from fedjax_norm.local_training import ClientOutput, LocalConfig

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.algorithms.contract import Method, Setup, Theta
-from fedjax_norm.algorithms.residual import residual_algorithm
+from fedjax_norm.algorithms.residual_updates import residual_algorithm
+from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.errors import UserError
 from fedjax_norm.local_training import LocalConfig
 from fedjax_norm.options import option

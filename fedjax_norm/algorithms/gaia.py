@@ -5,9 +5,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.algorithms.contract import Method, Setup, Theta
-from fedjax_norm.algorithms.residual import residual_algorithm
+from fedjax_norm.algorithms.residual_updates import residual_algorithm
+from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.local_training import LocalConfig
 from fedjax_norm.norm import NormSpec
 from fedjax_norm.options import option

@@ -6,7 +6,7 @@ from fedjax_norm.algorithms.dgc import DGC
 from fedjax_norm.algorithms.fedavg import FEDAVG
 from fedjax_norm.algorithms.fednova import FEDNOVA
 from fedjax_norm.algorithms.gaia import GAIA
-from fedjax_norm.algorithms.periodic import PERIODIC
+from fedjax_norm.algorithms.periodic_averaging import PERIODIC
 from fedjax_norm.algorithms.scaffold import SCAFFOLD
 from fedjax_norm.algorithms.ssgd import BSP, SSGD
 from fedjax_norm.errors import UserError

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import jax
 
-from fedjax_norm.algorithms.algorithm import RoundContext
 from fedjax_norm.algorithms.contract import Setup
+from fedjax_norm.algorithms.round_algorithm import RoundContext
 from fedjax_norm.data.federated import draw
 from fedjax_norm.local_training import LocalConfig, Metrics, make_gradient
 from fedjax_norm.random_keys import Stream, stream

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from fedjax_norm import options
-from fedjax_norm.algorithms.periodic import PERIODIC
+from fedjax_norm.algorithms.periodic_averaging import PERIODIC
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.cli import flags
 from fedjax_norm.cli.config import Config, config_of

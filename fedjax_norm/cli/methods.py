@@ -4,7 +4,7 @@ from fedjax_norm.algorithms.asgd import ASGD
 from fedjax_norm.algorithms.dgc import DGC
 from fedjax_norm.algorithms.fedavg import FEDAVG
 from fedjax_norm.algorithms.gaia import GAIA
-from fedjax_norm.algorithms.periodic import PERIODIC
+from fedjax_norm.algorithms.periodic_averaging import PERIODIC
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.algorithms.ssgd import BSP, SSGD
 from fedjax_norm.cli.config import config_of

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from fedjax_norm.algorithms.algorithm import SHARDED, Algorithm, Report, RoundContext, Views
 from fedjax_norm.algorithms.contract import Method, Setup
 from fedjax_norm.algorithms.costs.ledger import Cost, TrafficCounter
+from fedjax_norm.algorithms.round_algorithm import SHARDED, Algorithm, Report, RoundContext, Views
 from fedjax_norm.data.federated import FederatedData, draw
 from fedjax_norm.local_training import Metrics
 from fedjax_norm.random_keys import Stream, stream

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fedjax_norm import tree_leaves
-from fedjax_norm.algorithms.algorithm import RoundContext
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.costs.ledger import Cost
+from fedjax_norm.algorithms.round_algorithm import RoundContext
 from fedjax_norm.data.shuffle import permute
 from fedjax_norm.errors import UserError
 from fedjax_norm.local_training import Metrics

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 
 from fedjax_norm import client_mapping, host_memory, models, tree_leaves
-from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.algorithms.averaging import build
 from fedjax_norm.algorithms.batch_statistics import make_recalibrate
 from fedjax_norm.algorithms.contract import Method, Setup
 from fedjax_norm.algorithms.costs import clock, ledger
 from fedjax_norm.algorithms.registry import find
+from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.control.freeze import CALIBRATE, EXPLORE
 from fedjax_norm.control.model_traveling import make_model_traveling
 from fedjax_norm.data.federated import FederatedData

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm.algorithms.algorithm import Algorithm
+from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import FederatedData, gather, label_counts, rows
 from fedjax_norm.errors import UserError
@@ -71,7 +71,7 @@ def make_diagnose(
   - ``weight_difference``, ``neuron_difference`` (mean over layers) and
     ``neuron_difference_by_layer`` (the layer): only for algorithms with ``views.traveling``;
   - ``local_update_delta``: only for algorithms with ``views.traveling``; with periodic averaging
-    (``periodic.py``) only directly before an average, as in the paper, so that all values are
+    (``periodic_averaging.py``) only directly before an average, as in the paper, so that all values are
     measured after equally many local steps;
   - ``residual_update_delta``: only for algorithms with ``views.residual``.
 

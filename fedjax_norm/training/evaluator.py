@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fedjax_norm import client_mapping
-from fedjax_norm.algorithms.algorithm import Algorithm
+from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.data.federated import FederatedData, label_counts
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import (

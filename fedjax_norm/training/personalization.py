@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm.algorithms.algorithm import Algorithm
+from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import (
   FederatedData,

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.algorithms.batch_statistics import DataPart
 from fedjax_norm.algorithms.costs.clock import Clock
 from fedjax_norm.algorithms.costs.ledger import Cost
+from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.control.freeze import Freeze
 from fedjax_norm.control.plateau import Plateau

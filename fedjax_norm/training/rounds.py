@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import optax
 
-from fedjax_norm.algorithms.algorithm import Algorithm, RoundContext
 from fedjax_norm.algorithms.costs.clock import ClientTraffic
 from fedjax_norm.algorithms.costs.ledger import Cost, Traffic
+from fedjax_norm.algorithms.round_algorithm import Algorithm, RoundContext
 from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.local_training import Metrics

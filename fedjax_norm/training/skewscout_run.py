@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedjax_norm import tree_leaves
-from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.algorithms.contract import Method
 from fedjax_norm.algorithms.costs.ledger import Cost
+from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.control.model_traveling import ModelTraveling, accuracy_loss
 from fedjax_norm.control.skewscout import ScoutConfig, ScoutState, SkewScout
 from fedjax_norm.control.theta import ThetaSchedule

@@ -26,8 +26,8 @@ from helpers.reference_fedavg import close, flat
 from helpers.settings import built, configure, plain
 
 from fedjax_norm import client_mapping, models, norm, tree_leaves
-from fedjax_norm.algorithms.algorithm import RoundContext
 from fedjax_norm.algorithms.asgd import ASGD, AsgdConfig
+from fedjax_norm.algorithms.round_algorithm import RoundContext
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
 from fedjax_norm.errors import UserError
 

@@ -17,7 +17,7 @@ from fedjax_norm import client_mapping, norm, tree_leaves
 from fedjax_norm.algorithms.dgc import DGC, DgcConfig
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
 from fedjax_norm.algorithms.gaia import GAIA, GaiaConfig
-from fedjax_norm.algorithms.periodic import PERIODIC, PeriodicConfig
+from fedjax_norm.algorithms.periodic_averaging import PERIODIC, PeriodicConfig
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.errors import UserError

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedjax_norm.algorithms.costs import ledger
 from fedjax_norm.algorithms.dgc import largest, num_sent, roughly_largest
 from fedjax_norm.algorithms.gaia import significant
-from fedjax_norm.algorithms.residual import divide
+from fedjax_norm.algorithms.residual_updates import divide
 
 # Few lengths, because each length is compiled.
 vectors = st.sampled_from([1, 9, 70]).flatmap(

@@ -11,7 +11,7 @@ from helpers.step_world import KEY, skewed
 from fedjax_norm import client_mapping, norm
 from fedjax_norm.algorithms.costs.ledger import TrafficCounter
 from fedjax_norm.algorithms.gaia import GAIA, GaiaConfig
-from fedjax_norm.algorithms.residual import ClientState, ServerState
+from fedjax_norm.algorithms.residual_updates import ClientState, ServerState
 from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
 from fedjax_norm.control.model_traveling import accuracy_loss, destinations, make_model_traveling
 from fedjax_norm.data.example_order import ExampleOrder

@@ -13,8 +13,8 @@ from helpers.settings import built
 from jax import lax
 
 from fedjax_norm import client_mapping, models, norm
-from fedjax_norm.algorithms.algorithm import RoundContext
 from fedjax_norm.algorithms.asgd import ASGD
+from fedjax_norm.algorithms.round_algorithm import RoundContext
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms

@@ -11,9 +11,9 @@ import optax
 import pytest
 from helpers.settings import configure
 
-from fedjax_norm.algorithms import residual
-from fedjax_norm.algorithms.algorithm import Algorithm, RoundContext
+from fedjax_norm.algorithms import residual_updates
 from fedjax_norm.algorithms.contract import Averaging, Method
+from fedjax_norm.algorithms.round_algorithm import Algorithm, RoundContext
 from fedjax_norm.data.cohorts import cohorts
 from fedjax_norm.local_training import Metrics
 from fedjax_norm.models.layers import Conv, Dense
@@ -196,7 +196,7 @@ def run_again(whole: Whole) -> Replay:
   """
   updates, sent = [], []
 
-  def divide(values, chosen, original=residual.divide):
+  def divide(values, chosen, original=residual_updates.divide):
     update, rest = original(values, chosen)
     jax.debug.callback(lambda u: updates.append(jax.tree.map(np.array, u)), update)
     return update, rest
@@ -205,7 +205,7 @@ def run_again(whole: Whole) -> Replay:
   program = make_program(whole.method, whole.task, config)
   (server, clients), total = whole.start(), Metrics.zeros()
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(residual, "divide", divide)
+    patch.setattr(residual_updates, "divide", divide)
     round_ = jax.jit(program.phases["explore"].algorithm.round)
     for index, cohort in enumerate(whole.cohorts[:2]):
       rows = np.insert(cohort, 1 + index, -1)

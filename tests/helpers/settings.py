@@ -2,9 +2,9 @@
 
 import jax
 
-from fedjax_norm.algorithms.algorithm import Algorithm
 from fedjax_norm.algorithms.averaging import build
 from fedjax_norm.algorithms.contract import Method, Setup
+from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.local_training import LocalConfig
 from fedjax_norm.options import make as configure
 from fedjax_norm.training.build_program import make_program

@@ -12,7 +12,7 @@ from helpers.settings import plain, setup_of
 from helpers.step_world import KEY
 
 from fedjax_norm import norm, tree_leaves
-from fedjax_norm.algorithms.algorithm import RoundContext
+from fedjax_norm.algorithms.round_algorithm import RoundContext
 from fedjax_norm.client_mapping import create
 from fedjax_norm.data.federated import draw
 from fedjax_norm.local_training import make_gradient, optimizer

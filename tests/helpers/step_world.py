@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fedjax_norm.algorithms.algorithm import Algorithm, RoundContext
+from fedjax_norm.algorithms.round_algorithm import Algorithm, RoundContext
 from fedjax_norm.data.federated import FederatedData, federate
 from fedjax_norm.data.partitions.registry import Partition
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedjax_norm.wire.protocol.packages import missing_packages
+from fedjax_norm.wire.protocol.required_packages import missing_packages
 
 MISSING = missing_packages()
 _REASON = f"needs the extra wire: {', '.join(MISSING)} not installed"

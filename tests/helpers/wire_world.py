@@ -35,7 +35,7 @@ from fedjax_norm.wire.client import queries, training
 from fedjax_norm.wire.client.exchange_key import exchange_key
 from fedjax_norm.wire.client.hand_overs import HandOvers
 from fedjax_norm.wire.client.training import Client
-from fedjax_norm.wire.protocol import certificates, frames, private_files
+from fedjax_norm.wire.protocol import certificate_authority, frames, private_files
 from fedjax_norm.wire.protocol.caller import Caller
 from fedjax_norm.wire.protocol.frames import Frame
 from fedjax_norm.wire.protocol.identity import Identity
@@ -108,12 +108,12 @@ def network(tail: str | None = None) -> Network:
 @functools.cache
 def identities() -> dict[str, Identity]:
   """Identities of the server, two clients, and carol, who does not train."""
-  authority, server, clients = certificates.make(["localhost"], [*NAMES, "carol"])
+  authority, server, clients = certificate_authority.make(["localhost"], [*NAMES, "carol"])
   pairs = {"localhost": server, **clients}
   return {name: identity(name, authority, pair) for name, pair in pairs.items()}
 
 
-def identity(name: str, authority: bytes, pair: certificates.Pair) -> Identity:
+def identity(name: str, authority: bytes, pair: certificate_authority.Pair) -> Identity:
   """Returns an identity with files that exist until the tests are over."""
   folder = Path(tempfile.mkdtemp())
   atexit.register(shutil.rmtree, folder)

@@ -24,8 +24,8 @@ from helpers.split_world import (
 from helpers.step_world import KEY, at, run_rounds, skewed
 
 from fedjax_norm import tree_leaves
-from fedjax_norm.algorithms.algorithm import RoundContext
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
+from fedjax_norm.algorithms.round_algorithm import RoundContext
 from fedjax_norm.client_mapping import create
 from fedjax_norm.data.federated import draw
 from fedjax_norm.local_training import optimizer

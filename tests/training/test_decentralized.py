@@ -8,7 +8,7 @@ from helpers.settings import configure, plain, program_of
 from fedjax_norm import tree_leaves
 from fedjax_norm.algorithms.dgc import DGC, warmup
 from fedjax_norm.algorithms.gaia import GAIA
-from fedjax_norm.algorithms.periodic import PERIODIC
+from fedjax_norm.algorithms.periodic_averaging import PERIODIC
 from fedjax_norm.algorithms.ssgd import BSP, SSGD
 from fedjax_norm.control.theta import ThetaSchedule
 from fedjax_norm.data.partitions import registry as partitions

@@ -9,12 +9,12 @@ import optax
 import pytest
 from helpers.settings import configure, plain, program_of
 
-from fedjax_norm.algorithms.algorithm import Views
 from fedjax_norm.algorithms.averaging import averaging
 from fedjax_norm.algorithms.contract import Method
 from fedjax_norm.algorithms.costs.ledger import TrafficCounter
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig, fedavg
-from fedjax_norm.algorithms.periodic import ServerState
+from fedjax_norm.algorithms.periodic_averaging import ServerState
+from fedjax_norm.algorithms.round_algorithm import Views
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.sources import digits

@@ -15,9 +15,9 @@ from helpers.reference_fedavg import (
 from helpers.settings import configure, plain, program_of
 
 from fedjax_norm import client_mapping, norm
-from fedjax_norm.algorithms.algorithm import Algorithm, Views
 from fedjax_norm.algorithms.costs.ledger import Cost
 from fedjax_norm.algorithms.fedavg import FEDAVG, FedAvgConfig
+from fedjax_norm.algorithms.round_algorithm import Algorithm, Views
 from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms

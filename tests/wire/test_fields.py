@@ -16,7 +16,7 @@ from fedjax_norm.split.parties import Part
 from fedjax_norm.wire.client import progress, queries, remote_steps
 from fedjax_norm.wire.client.exchange_key import exchange_key
 from fedjax_norm.wire.client.hand_overs import HandOvers
-from fedjax_norm.wire.protocol import frames, seal
+from fedjax_norm.wire.protocol import encryption, frames
 from fedjax_norm.wire.protocol.fields import MAX_TEXT_BYTES
 from fedjax_norm.wire.protocol.frames import FrameError
 from fedjax_norm.wire.server import run_requests, weight_requests
@@ -54,7 +54,7 @@ def open_world(request, tmp_path_factory):
   for place, name in enumerate(NAMES):
     (folder / name).mkdir()
     key = exchange_key(folder / name, run)
-    announced[name] = seal.make_announcement(identities()[name], run, key).decode()
+    announced[name] = encryption.make_announcement(identities()[name], run, key).decode()
     made.server.methods()["Join"](
       name, frames.encode_json(joining(announced[name]) | {"client": place})
     )

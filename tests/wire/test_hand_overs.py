@@ -11,7 +11,7 @@ from fedjax_norm.norm import Mode
 from fedjax_norm.wire.client import queries, training
 from fedjax_norm.wire.client.hand_overs import StaleError
 from fedjax_norm.wire.client.remote_steps import infer
-from fedjax_norm.wire.protocol import frames, hand_over_bytes, seal
+from fedjax_norm.wire.protocol import encryption, frames, hand_over_bytes
 from fedjax_norm.wire.protocol.frames import OUTPUT, Frame
 from fedjax_norm.wire.protocol.remote_errors import OutOfOrderError
 from fedjax_norm.wire.protocol.step_ids import step_id
@@ -85,7 +85,7 @@ def test_a_forged_or_old_hand_over_is_refused(tmp_path):
     replayed = before._replace(step=now.step)
     for forged in (damaged, readdressed, replayed, before):
       store(forged)
-      with pytest.raises(seal.SealError, match="forged, replayed or meant for another"):
+      with pytest.raises(encryption.SealError, match="forged, replayed or meant for another"):
         client.hand_overs.obtain(last)
     store(now)
     client.hand_overs.obtain(last)

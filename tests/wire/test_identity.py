@@ -9,7 +9,7 @@ from helpers.wire_world import identities
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.wire.client.exchange_key import exchange_key
-from fedjax_norm.wire.protocol import certificates, identity, private_files
+from fedjax_norm.wire.protocol import certificate_authority, identity, private_files
 
 
 def load(folder, authority: bytes, certificate: bytes, key: bytes, mode: int = 0o600):
@@ -76,8 +76,8 @@ def test_a_certificate_that_is_not_valid_now_is_refused(tmp_path, monkeypatch, d
   shifted = SimpleNamespace(now=lambda zone: now + datetime.timedelta(days=days))
   clock = SimpleNamespace(**{**vars(datetime), "datetime": shifted})
   with monkeypatch.context() as patch:
-    patch.setattr(certificates, "datetime", clock)
-    authority, server, _ = certificates.make(["localhost"], ["alice0"], days=30)
+    patch.setattr(certificate_authority, "datetime", clock)
+    authority, server, _ = certificate_authority.make(["localhost"], ["alice0"], days=30)
   if whose == "party":
     authority = identities()["localhost"].authority
   wrong = {"party": "pem", "authority": "ca"}[whose]

@@ -15,7 +15,7 @@ from helpers.binaries import free_port
 from helpers.wire_world import identities, identity
 
 from fedjax_norm.errors import LostError, UserError
-from fedjax_norm.wire.protocol import caller, certificates
+from fedjax_norm.wire.protocol import caller, certificate_authority
 from fedjax_norm.wire.protocol import serving as serving_module
 from fedjax_norm.wire.protocol.addresses import split_address
 from fedjax_norm.wire.protocol.caller import Caller
@@ -54,11 +54,11 @@ def test_messages_that_are_too_large_leave_nothing_open():
 @pytest.mark.parametrize("name", ["carol\u00a0smith", "carol\nsmith", ""])
 def test_an_unprintable_name_is_refused(monkeypatch, name):
   names = [x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else []
-  make = certificates._name
+  make = certificate_authority._name
   monkeypatch.setattr(
-    certificates, "_name", lambda text: x509.Name(names) if text == "carol" else make(text)
+    certificate_authority, "_name", lambda text: x509.Name(names) if text == "carol" else make(text)
   )
-  authority, server, clients = certificates.make(["localhost"], ["carol"])
+  authority, server, clients = certificate_authority.make(["localhost"], ["carol"])
   who = [identity(n, authority, pair) for n, pair in (("localhost", server), *clients.items())]
   with (
     serving("localhost:0", who[0], ECHO, 1000) as port,
@@ -69,7 +69,7 @@ def test_an_unprintable_name_is_refused(monkeypatch, name):
 
 
 def test_a_party_of_another_authority_is_refused_with_a_reason():
-  authority, _, others = certificates.make(["localhost"], ["alice0"])
+  authority, _, others = certificate_authority.make(["localhost"], ["alice0"])
   true, stranger = identities()["localhost"], others["alice0"]
   with serving("localhost:0", true, ECHO, 1000) as port:
     for who, text in (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedjax_norm.cli.wire.options import CertificatesFlags
 from fedjax_norm.errors import UserError
-from fedjax_norm.wire.protocol import certificates, private_files
+from fedjax_norm.wire.protocol import certificate_authority, private_files
 
 
 def main(config: CertificatesFlags) -> None:
@@ -13,9 +13,9 @@ def main(config: CertificatesFlags) -> None:
   if not config.clients:
     raise UserError("no clients are given; give their names as --clients=alice0,alice1.")
   names, servers = config.clients.split(","), config.server.split(",")
-  authority, server, clients = certificates.make(servers, names, config.days)
+  authority, server, clients = certificate_authority.make(servers, names, config.days)
   folder = Path(config.output).expanduser()
-  files = {folder / f"{certificates.AUTHORITY}.pem": authority}
+  files = {folder / f"{certificate_authority.AUTHORITY}.pem": authority}
   for name, pair in {servers[0]: server, **clients}.items():
     files |= {folder / f"{name}.key": pair.key, folder / f"{name}.pem": pair.certificate}
   if existing := [path for path in files if path.exists()]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fedjax_norm.cli import app
 from fedjax_norm.cli.wire.options import CertificatesFlags, ClientFlags, ServerFlags
-from fedjax_norm.wire.protocol.packages import check_packages
+from fedjax_norm.wire.protocol.required_packages import check_packages
 
 
 def client() -> None:

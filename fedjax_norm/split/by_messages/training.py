@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_norm.algorithms.algorithm import RoundContext
+from fedjax_norm.algorithms.round_algorithm import RoundContext
 from fedjax_norm.data.federated import FederatedData, Transform, draw
 from fedjax_norm.local_training import Metrics
 from fedjax_norm.split import weight_delta

@@ -13,12 +13,12 @@ from fedjax_norm.split.parties import Part
 from fedjax_norm.typing import Key
 from fedjax_norm.wire.client import progress
 from fedjax_norm.wire.client.progress import NO_TRAFFIC, Progress, Traffic
-from fedjax_norm.wire.protocol import fields, frames, hand_over_bytes, private_files, seal
+from fedjax_norm.wire.protocol import encryption, fields, frames, hand_over_bytes, private_files
 from fedjax_norm.wire.protocol.caller import COMPUTING, Caller
+from fedjax_norm.wire.protocol.encryption import Label, SealError
 from fedjax_norm.wire.protocol.frames import SEALED, UPDATES, Frame
 from fedjax_norm.wire.protocol.identity import Identity
 from fedjax_norm.wire.protocol.network import Network, all_finite
-from fedjax_norm.wire.protocol.seal import Label, SealError
 from fedjax_norm.wire.protocol.serving import Method
 from fedjax_norm.wire.protocol.step_ids import MAX_STEPS
 from fedjax_norm.wire.server.store import HandOver
@@ -75,7 +75,7 @@ class HandOvers:
     self._peer, self._updates = peer, updates
     self._last: tuple[int, bytes] | None = None
     self.seed: Key | None = None
-    self.announcement = seal.make_announcement(identity, run, key)
+    self.announcement = encryption.make_announcement(identity, run, key)
     self.progress = progress.read(folder)
 
   def obtain(self, hand_over: HandOver) -> tuple[Part, ...]:
@@ -145,7 +145,7 @@ class HandOvers:
     else:
       answer = self._call("Get", frames.encode_json({"step": hand_over.step}), COMPUTING)
       sealed = frames.decode(answer, self._limit)
-    data = seal.open_sealed(sealed, label, identity.name, self._key, identity.authority)
+    data = encryption.open_sealed(sealed, label, identity.name, self._key, identity.authority)
     if is_mine:
       self._last = hand_over.step, data
     return data
@@ -216,14 +216,14 @@ class HandOvers:
   def _checked_key(self, name: str, announcement: str) -> X25519PublicKey:
     """Returns a party's public key from its announcement, after checking the certificate."""
     authority = self._identity.authority
-    owner, public = seal.read_announcement(announcement.encode(), authority, self._run)
+    owner, public = encryption.read_announcement(announcement.encode(), authority, self._run)
     if owner != name:
       raise SealError(f"the public key that claims to be from {name!r} is from {owner!r}.")
     return public
 
   def _sealed(self, step: int, data: bytes, receivers: Mapping[str, X25519PublicKey]) -> Frame:
     label = self._label(step, self._identity.name)
-    return seal.seal(data, label, self._key, self.announcement, receivers)
+    return encryption.seal(data, label, self._key, self.announcement, receivers)
 
   def _label(self, step: int, sender: str) -> Label:
     return Label(self._run, step, sender, UPDATES if self._updates else HAND_OVER)

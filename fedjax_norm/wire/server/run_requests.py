@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.wire.protocol import fields, frames, seal
+from fedjax_norm.wire.protocol import encryption, fields, frames
 from fedjax_norm.wire.protocol.addresses import split_address
 from fedjax_norm.wire.protocol.network import check_steps
 from fedjax_norm.wire.protocol.step_ids import MAX_STEPS
@@ -75,7 +75,7 @@ def _read_member(settings: RunSettings, run: str, name: str, data: bytes) -> Mem
     split_address(request["address"])
   elif settings.peer and index is not None:
     raise UserError(f"{name!r} gives no address at which other clients could fetch the weights.")
-  owner, key = seal.read_announcement(announcement.encode(), settings.authority, run)
+  owner, key = encryption.read_announcement(announcement.encode(), settings.authority, run)
   if owner != name:
     raise UserError(
       f"{name!r} announces a public key of {owner!r}; a party can only announce its key."

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from fedjax_norm.split.parties import Part
-from fedjax_norm.wire.protocol import frames, seal
+from fedjax_norm.wire.protocol import encryption, frames
 from fedjax_norm.wire.protocol.network import Network, StepPosition
 from fedjax_norm.wire.protocol.step_ids import MAX_STEPS, step_id
 from fedjax_norm.wire.server.server_step import PendingStep
@@ -242,4 +242,4 @@ def initial_state(
 def readers_of(committed: Committed) -> frozenset[str]:
   """Returns the names of the parties that can decrypt the last hand-over."""
   sealed = committed.sealed
-  return seal.receivers_of(frames.decode(sealed)) if sealed else frozenset()
+  return encryption.receivers_of(frames.decode(sealed)) if sealed else frozenset()

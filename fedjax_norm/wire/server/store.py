@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.split.parties import Part
-from fedjax_norm.wire.protocol import fields, frames, private_files, seal
+from fedjax_norm.wire.protocol import encryption, fields, frames, private_files
 from fedjax_norm.wire.protocol.frames import STATE, Frame, FrameError
 
 _MEMBERS, _STATE = "members.json", "state.frame"
@@ -181,7 +181,7 @@ def read_state(folder: Path, template: Part) -> Committed | None:
     head = frames.parse_json(tensors.pop("json").tobytes(), **checks)
     sealed = tensors.pop("sealed").tobytes()
     if sealed:
-      seal.check_sealed(frames.decode(sealed))
+      encryption.check_sealed(frames.decode(sealed))
     part = frames.read_tree(frame._replace(tensors=tensors), STATE, template)
   except (FrameError, KeyError) as error:
     raise _damaged(path, error) from error

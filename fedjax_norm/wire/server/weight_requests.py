@@ -6,7 +6,7 @@ Pure functions, with the arguments of :mod:`fedjax_norm.wire.server.run_requests
 import math
 
 from fedjax_norm.errors import DivergedError
-from fedjax_norm.wire.protocol import fields, frames, seal
+from fedjax_norm.wire.protocol import encryption, fields, frames
 from fedjax_norm.wire.protocol.frames import SEALED, FrameError
 from fedjax_norm.wire.protocol.network import all_finite
 from fedjax_norm.wire.protocol.remote_errors import OutOfOrderError
@@ -31,7 +31,7 @@ def put(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, 
   if peer:
     frames.check_frame(frame, SEALED)
   else:
-    receivers = seal.receivers_of(seal.check_sealed(frame))
+    receivers = encryption.receivers_of(encryption.check_sealed(frame))
     if name not in receivers:
       raise FrameError(f"a hand-over is not encrypted for its sender {name!r}, who may need it.")
     if strangers := receivers - set(state.membership.members):
@@ -70,7 +70,7 @@ def get(state: RunState, name: str, data: bytes, now: float) -> tuple[RunState, 
     raise OutOfOrderError("this is not the last hand-over, the only one that the server stores.")
   if name not in state.readers:
     raise OutOfOrderError(f"the last hand-over is not sealed for {name!r} yet.")
-  answer = frames.encode(seal.for_receiver(frames.decode(state.committed.sealed), name))
+  answer = frames.encode(encryption.for_receiver(frames.decode(state.committed.sealed), name))
   if active is not None and name == state.current_client:
     state = state._replace(active=active._replace(fetched=(len(data), len(answer))))
   return state, answer

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_norm.algorithms.algorithm import SHARDED, Algorithm, RoundContext, Views
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.contract import Method, Setup, Theta
 from fedjax_norm.algorithms.costs import ledger
 from fedjax_norm.algorithms.costs.ledger import Counter, TrafficCounter
+from fedjax_norm.algorithms.round_algorithm import SHARDED, Algorithm, RoundContext, Views
 from fedjax_norm.algorithms.step_gradient import make_step_gradient
 from fedjax_norm.local_training import LocalConfig, Metrics, optimizer
 from fedjax_norm.options import option

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_norm import tree_leaves
-from fedjax_norm.algorithms.algorithm import SHARDED, Algorithm, RoundContext, Views
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
 from fedjax_norm.algorithms.contract import Setup
 from fedjax_norm.algorithms.costs import ledger
 from fedjax_norm.algorithms.costs.ledger import Counter, TrafficCounter, exchange_cost
+from fedjax_norm.algorithms.round_algorithm import SHARDED, Algorithm, RoundContext, Views
 from fedjax_norm.algorithms.step_gradient import make_step_gradient
 from fedjax_norm.local_training import LocalConfig, Metrics, optimizer
 from fedjax_norm.random_keys import Stream, stream
