@@ -7,6 +7,21 @@ class UserError(ValueError):
   """The user gave a wrong flag, path, file or array, or a wrong combination of them."""
 
 
+class UnusedOptionError(UserError):
+  """An option would have no effect beside the others.
+
+  Args:
+    option: its name.
+    needs: what it needs, as flags.
+  """
+
+  def __init__(self, option: str, needs: str) -> None:
+    super().__init__(
+      f"--{option} does nothing here: it needs {needs}; drop --{option} or add {needs}."
+    )
+    self.option = option
+
+
 class DivergedError(UserError):
   """The training loss became infinite or NaN."""
 

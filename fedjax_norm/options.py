@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from fedjax_norm.errors import UserError
+from fedjax_norm.errors import UnusedOptionError, UserError
 
 C = TypeVar("C")
 
@@ -255,6 +255,4 @@ def _check_needs(config: Any, item: Option) -> None:
   if str(value) in values.split(",") if values else value not in _OFF:
     return
   wanted = f"--{name}={' or '.join(values.split(','))}" if values else f"--{name}"
-  raise UserError(
-    f"--{item.name} does nothing here: it needs {wanted}; drop --{item.name} or add {wanted}."
-  )
+  raise UnusedOptionError(item.name, wanted)

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from absl import flags
 
 from fedjax_norm.cli.config import Config
-from fedjax_norm.cli.flags import shown
+from fedjax_norm.cli.flags import define, parse, shown
 from fedjax_norm.cli.method_choice import Choice, take_flag
 from fedjax_norm.cli.methods import DECENTRALIZED
-from fedjax_norm.errors import UserError
+from fedjax_norm.errors import UnusedOptionError, UserError
 from fedjax_norm.presets import catalog
 from fedjax_norm.presets.catalog import Preset
 from fedjax_norm.training.terminal.tables import columns_table
 
 HELP = (
-  "--preset=NAME takes the flags of a preset; flags on the command line override them.\n"
+  "--preset=NAME takes the flags of a preset; flags on the command line override them, and flags\n"
+  "of the preset that then have no effect are left out.\n"
   "--preset=list prints all presets."
 )
 
@@ -52,8 +53,9 @@ def expand(arguments: Sequence[str], options: type[Config] | Choice, binary: str
       f"--preset={name}."
     )
   words = [*preset_flags, *others]
+  config = options.config_for(words) if isinstance(options, Choice) else options
   if isinstance(options, Choice):
-    known = {one.name for one in shown(options.config_for(words))}
+    known = {one.name for one in shown(config)}
     names = (flag.removeprefix("--").partition("=")[0] for flag in preset_flags)
     if unknown := next((flag for flag in names if flag not in known), None):
       raise UserError(
@@ -61,7 +63,23 @@ def expand(arguments: Sequence[str], options: type[Config] | Choice, binary: str
         f"not have; run python -m experiments.{preset.binary} --preset={name}, or drop --preset "
         "and pass its other flags."
       )
-  return words
+  return [*_with_effect(preset_flags, others, config), *others]
+
+
+def _with_effect(preset_flags: list[str], others: list[str], config: type[Config]) -> list[str]:
+  """Returns the preset's flags without those that have no effect beside the other flags."""
+  values = flags.FlagValues()
+  define(config, values)
+  try:
+    values(["", *preset_flags, *others])
+    parse(config, values)
+  except UnusedOptionError as error:
+    used = [flag for flag in preset_flags if flag.partition("=")[0] != f"--{error.option}"]
+    if len(used) < len(preset_flags) and take_flag(error.option, others)[0] is None:
+      return _with_effect(used, others, config)
+  except (UserError, flags.Error):
+    pass  # reported when the whole command line is parsed
+  return preset_flags
 
 
 def table() -> str:

@@ -71,8 +71,8 @@ def make_diagnose(
   - ``weight_difference``, ``neuron_difference`` (mean over layers) and
     ``neuron_difference_by_layer`` (the layer): only for algorithms with ``views.traveling``;
   - ``local_update_delta``: only for algorithms with ``views.traveling``; with periodic averaging
-    (``periodic_averaging.py``) only directly before an average, as in the paper, so that all values are
-    measured after equally many local steps;
+    only directly before an average, as in the paper, so that all values are measured after equally
+    many local steps;
   - ``residual_update_delta``: only for algorithms with ``views.residual``.
 
   ``models`` has the model of each phase by name, not bound to a named device axis; ``batch_size``

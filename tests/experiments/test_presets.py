@@ -98,6 +98,13 @@ def test_other_flags_override_a_preset(binary, arguments, values, tmp_path, monk
   assert {name: getattr(config, name) for name in values} == values
 
 
+def test_flags_of_a_preset_that_have_no_effect_are_left_out():
+  config = parsed("fedavg", "--preset=digits_dirichlet", "--partition=iid")
+  assert (config.partition, config.alpha, config.min_size) == ("iid", None, None)
+  config = parsed("fedavg", "--partition=quantity", "--preset=digits_dirichlet")
+  assert (config.alpha, config.min_size) == (0.3, 8)
+
+
 @pytest.mark.parametrize(
   ("binary", "arguments", "message"),
   [
@@ -108,8 +115,11 @@ def test_other_flags_override_a_preset(binary, arguments, values, tmp_path, monk
     ("fedavg", "--preset=run_digits_scaffold", "experiments.run --preset=run_digits_scaffold"),
     ("run", "--preset=split_semi", "--labelled, which --method=split does not have; run python -m"),
     ("decentralized", "--preset=decentralized_digits_gaia --algorithm=dgc", "sets --threshold"),
-    # A flag of a preset counts as given.
-    ("fedavg", "--preset=digits_dirichlet --partition=iid", "--(alpha|min_size) does nothing here"),
+    (
+      "fedavg",
+      "--preset=digits_dirichlet --partition=iid --alpha=1",
+      "--alpha does nothing here: it needs --partition=dirichlet or quantity; drop --alpha or add",
+    ),
   ],
 )
 def test_a_wrong_preset_is_one_sentence(binary, arguments, message):

@@ -14,7 +14,7 @@ import numpy as np
 from fedjax_norm.data.partitions import classes_per_client, label_skew, size_skew
 from fedjax_norm.data.partitions.dealing import group_by_class
 from fedjax_norm.data.partitions.value_checks import is_integer
-from fedjax_norm.errors import UserError
+from fedjax_norm.errors import UnusedOptionError, UserError
 from fedjax_norm.options import Options, option
 
 
@@ -182,9 +182,7 @@ class PartitionConfig(Options):
     for name in _SPECIFIC:
       if name not in used and getattr(self, name) is not None:
         able = " or ".join(other for other, options in OPTIONS.items() if name in options)
-        raise UserError(
-          f"--{name} does nothing here: it needs --partition={able}; drop --{name} or add that."
-        )
+        raise UnusedOptionError(name, f"--partition={able}")
 
 
 C = TypeVar("C", bound=PartitionConfig)
