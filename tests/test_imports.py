@@ -98,7 +98,7 @@ def relative(path: Path) -> str:
 
 
 def layer(name: str) -> str:
-  """'fedjax_norm.data.npz' and 'data/npz.py' are in 'data': the longest name in ``LAYERS``."""
+  """'fedjax_norm.data.npz' and 'data/npz.py' are in 'data', the longest name in ``LAYERS``."""
   name = name.removeprefix("fedjax_norm.").removesuffix(".py").removesuffix("/__init__")
   name = name.replace("/", ".")
   while name not in RANK and "." in name:
@@ -218,7 +218,7 @@ def test_the_check_sees_the_packages_of_the_extra():
   ("path", "text", "refused"),
   [
     ("norm/normalize.py", "from fedjax_norm import models", True),
-    ("data/sources/npz.py", "from fedjax_norm.algorithms.ledger import Cost", True),
+    ("data/sources/npz.py", "from fedjax_norm.algorithms.costs.ledger import Cost", True),
     ("local_training/config.py", "def f():\n  import fedjax_norm.algorithms.contract", True),
     ("ops/conv.py", "from fedjax_norm import conv", True),  # a public name, not a layer
     ("algorithms/fedavg.py", "from fedjax_norm import tree_leaves", False),

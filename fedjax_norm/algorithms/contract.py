@@ -54,7 +54,7 @@ The two functions can rely on this:
 - ``tests/algorithms/test_contract.py`` tests every row of the registry; ``test_scaffold.py`` is an
   example of a test against the formulas of a paper.
 
-An algorithm that does not average uploads returns an ``algorithm.Algorithm`` instead of an
+An algorithm that does not average uploads returns an ``round_algorithm.Algorithm`` instead of an
 :class:`Averaging`: its ``round`` maps the clients itself.
 """
 

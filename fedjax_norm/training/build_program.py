@@ -1,7 +1,7 @@
 """Builds the program of a run: all that the training loop needs to train a method on a task."""
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ from fedjax_norm.algorithms.averaging import build
 from fedjax_norm.algorithms.batch_statistics import make_recalibrate
 from fedjax_norm.algorithms.contract import Method, Setup
 from fedjax_norm.algorithms.costs import clock, ledger
+from fedjax_norm.algorithms.costs.clock import Pace
 from fedjax_norm.algorithms.registry import find
 from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.control.freeze import CALIBRATE, EXPLORE
@@ -67,6 +68,9 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
 
   phases = {EXPLORE: phase(spec, config)}
   first = phases[EXPLORE].algorithm
+  if first.pace not in get_args(Pace):
+    paces = ", ".join(get_args(Pace))
+    raise UserError(f"method {method.name!r} has the pace {first.pace!r}; choose one of {paces}.")
   if config.statistics_policy(spec) == "recalibrate" and spec.updates_running_statistics:
     # Recalibration runs the forward pass only, about a third of the time of a training step.
     sizes = np.asarray(data.sizes)

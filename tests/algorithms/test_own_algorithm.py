@@ -64,6 +64,13 @@ class Clash(AveragingConfig):
   rounds: int = option(3, "Something else.")
 
 
+class Renamed(AveragingConfig):
+  """A configuration written for version 0.3."""
+
+  def policy(self, spec):
+    return "local"
+
+
 def broken(**changes):
   """Returns FedAvg with mistakes."""
 
@@ -77,6 +84,7 @@ def broken(**changes):
   ("method", "words"),
   [
     (dataclasses.replace(FEDAVG, config=Clash), "Clash.rounds of method 'fedavg' has the name of"),
+    (dataclasses.replace(FEDAVG, config=Renamed), "Renamed.policy of .* is now statistics_policy"),
     (broken(init=lambda variables: {"variables": variables}), "must be a NamedTuple with a field"),
     (broken(server=lambda server, mean, context: mean), "must be a NamedTuple with a field"),
     (broken(equal=("chnge",)), "an upload must be a dict with the keys chnge"),

@@ -58,6 +58,19 @@ def _check_names(method: Method) -> None:
         f"{kind.__name__}.{name} of method {method.name!r} has the name of an option of "
         f"{others[name].__name__}, and all options of a run share one namespace; rename it."
       )
+    for old in _RENAMED.keys() & vars(kind).keys():
+      raise UserError(
+        f"{kind.__name__}.{old} of method {method.name!r} is never called; its name is now "
+        f"{_RENAMED[old]}."
+      )
+
+
+# Methods of configurations that subclasses override, by their names before version 0.4.
+_RENAMED = {
+  "policy": "statistics_policy",
+  "in_force": "fill_defaults",
+  "of_a_seed": "depends_on_seed",
+}
 
 
 _OTHERS = (TrainConfig, TaskConfig, MachineConfig, RunConfig)

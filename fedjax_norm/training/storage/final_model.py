@@ -52,4 +52,6 @@ def load_run(path: str | os.PathLike) -> tuple[dict[str, Any], Variables]:
       f"{path / _MODEL} cannot be read ({error.strerror}); change its permissions."
     ) from error
   except Exception as error:  # the decoder raises many types on damaged bytes
-    raise UserError(f"{path / _MODEL} is damaged; restore the file or run again.") from error
+    raise UserError(
+      f"{path / _MODEL} is damaged; restore the file, or run in a new --workdir."
+    ) from error
