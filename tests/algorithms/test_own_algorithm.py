@@ -71,13 +71,13 @@ class Renamed(AveragingConfig):
     return "local"
 
 
-def broken(**changes):
-  """Returns FedAvg with mistakes."""
+def broken(method=FEDAVG, **changes):
+  """Returns a method with mistakes."""
 
   def build(config, setup):
-    return FEDAVG.build(config, setup)._replace(**changes)
+    return method.build(config, setup)._replace(**changes)
 
-  return dataclasses.replace(FEDAVG, build=build)
+  return dataclasses.replace(method, build=build)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,7 @@ def broken(**changes):
     (dataclasses.replace(FEDAVG, config=Renamed), "Renamed.policy of .* is now statistics_policy"),
     (broken(init=lambda variables: {"variables": variables}), "must be a NamedTuple with a field"),
     (broken(server=lambda server, mean, context: mean), "must be a NamedTuple with a field"),
+    (broken(METHODS["gaia"], pace="turns"), "has the pace 'turns'; choose one of lockstep"),
     (broken(equal=("chnge",)), "an upload must be a dict with the keys chnge"),
   ],
 )
