@@ -181,12 +181,13 @@ class Averaging(NamedTuple):
   """An algorithm in which the server averages the clients' uploads.
 
   Attributes:
-    init: variables -> server state, a NamedTuple with a field ``variables``.
+    init: variables -> server state, a NamedTuple with a field ``variables``: the global model,
+      which is evaluated and saved. The combined batch statistics are put into it after ``server``.
     client: (what the client downloads, client state, examples, context) -> :class:`Update`.
     server: (server state, mean upload, context) -> server state.
     init_client: server state -> initial state of a client.
-    downlink: server state -> what each client downloads, a NamedTuple with a field ``variables``;
-      ``client`` sees nothing else of the server.
+    downlink: server state -> what each client downloads, any NamedTuple with a field ``variables``,
+      the model to start from; ``client`` sees nothing else of the server.
     equal: keys of the upload, a dict, for which all clients have the same weight in the mean.
   """
 

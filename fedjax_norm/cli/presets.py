@@ -42,6 +42,8 @@ def expand(arguments: Sequence[str], options: type[Config] | Choice, binary: str
   if name == "list":
     print(table())
     sys.exit(0)
+  if not name or name.startswith("-"):
+    raise UserError("--preset needs a name, as in --preset=digits_dirichlet; see --preset=list.")
   preset = catalog.load(name)
   if binary == preset.binary:
     preset_flags = list(preset.flags)

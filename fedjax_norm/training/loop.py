@@ -78,8 +78,8 @@ def train(
   check_type("config", config, LoopConfig)
   check_type("folder", folder, RunFolder | None)
   algorithm = next(iter(program.phases.values())).algorithm
-  # A copy, because the compiled programs donate the states that they receive.
-  server = algorithm.init(jax.tree.map(jnp.array, variables))
+  # A copy of each leaf, because the compiled programs donate the states that they receive.
+  server = jax.tree.map(jnp.array, algorithm.init(variables))
   store = make_client_store(program.mapping, algorithm.init_client(server), data.num_clients)
   controls, round_, spent, seconds = Controls.initial(program, variables), 0, Spent(), 0.0
   rows: list[dict[str, Any]] = []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import doctest
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -72,12 +73,36 @@ class Renamed(AveragingConfig):
 
 
 def broken(method=FEDAVG, **changes):
-  """Returns a method with mistakes."""
+  """Returns a method with other parts."""
 
   def build(config, setup):
     return method.build(config, setup)._replace(**changes)
 
   return dataclasses.replace(method, build=build)
+
+
+class TwoModels(NamedTuple):
+  """The global model, and a second one that starts as the same arrays."""
+
+  variables: dict
+  average: dict
+
+
+def test_a_server_state_may_start_with_one_array_twice(task):
+  """The compiled programs donate the state, and a donated array can be used once only."""
+  twice = broken(
+    METHODS["fednova"],
+    init=lambda variables: TwoModels(variables, variables["params"]),
+    server=lambda server, mean, context: server,
+  )
+  outcome = fn.run(twice, task, **FEW)
+  assert outcome.rows[-1]["round"] == FEW["rounds"]
+
+
+def test_an_unknown_pace_is_refused(task):
+  options = {name: value for name, value in FEW.items() if name != "local_steps"}
+  with pytest.raises(fn.UserError, match="has the pace 'turns'; choose one of lockstep"):
+    fn.run(broken(METHODS["gaia"], pace="turns"), task, **options)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +112,6 @@ def broken(method=FEDAVG, **changes):
     (dataclasses.replace(FEDAVG, config=Renamed), "Renamed.policy of .* is now statistics_policy"),
     (broken(init=lambda variables: {"variables": variables}), "must be a NamedTuple with a field"),
     (broken(server=lambda server, mean, context: mean), "must be a NamedTuple with a field"),
-    (broken(METHODS["gaia"], pace="turns"), "has the pace 'turns'; choose one of lockstep"),
     (broken(equal=("chnge",)), "an upload must be a dict with the keys chnge"),
   ],
 )

@@ -110,7 +110,8 @@ def test_flags_of_a_preset_that_have_no_effect_are_left_out():
   [
     ("fedavg", "--preset=digit_dirichlet", "'digit_dirichlet'; choose digits_dirichlet.*=list"),
     ("fedavg", "--preset=x", "there is no preset 'x'; see --preset=list for all presets"),
-    ("fedavg", "--lr=1 --preset", "there is no preset ''"),
+    ("fedavg", "--lr=1 --preset", "--preset needs a name"),
+    ("fedavg", "--preset --norm=gn", "--preset needs a name"),
     ("fedavg", "--preset=split_fed", "run python -m experiments.split --preset=split_fed"),
     ("fedavg", "--preset=run_digits_scaffold", "experiments.run --preset=run_digits_scaffold"),
     ("run", "--preset=split_semi", "--labelled, which --method=split does not have; run python -m"),

@@ -50,8 +50,8 @@ def quantity(
   """
   if exponent is not None and alpha is not None:
     raise UserError(
-      "The partition 'quantity' takes either exponent (power law) or alpha (Dirichlet); give one"
-      " of the two."
+      "--partition=quantity takes --exponent (a power law) or --alpha (Dirichlet), not both; drop "
+      "one of them (a preset may have set --alpha)."
     )
   min_size = check_min_size(min_size, len(labels), num_clients)
   if alpha is not None:

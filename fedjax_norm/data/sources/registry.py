@@ -232,8 +232,8 @@ def _prepared(
   known = f"the sources are {', '.join(BUILT_IN)}"
   if data_dir is None:
     raise UserError(
-      f"There is no data source {name!r} without data_dir, the folder of TFDS data sets; {known},"
-      " and with data_dir the data sets prepared there."
+      f"--data={name} is no built-in source, so it needs --data_dir=DIR, a folder in which TFDS "
+      f"prepared it; {known}."
     )
   available = tfds.prepared(data_dir)
   if name not in available:

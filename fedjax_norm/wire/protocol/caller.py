@@ -94,8 +94,8 @@ class Caller:
         until = max(until, now + self._patience / 2)  # it may have computed for long before
       if now > until:
         raise LostError(
-          f"{self._address} cannot be reached for {self._patience:g} seconds; start it, and then "
-          "run this command again."
+          f"{self._address} cannot be reached for {self._patience:g} seconds; start the party "
+          "there, and then run this command again."
         )
       lost = True
       time.sleep(wait)
