@@ -164,8 +164,9 @@ def warmup(
   Each of ``sparsities`` holds for ``stage_rounds`` rounds (0: no warm-up), then ``final`` holds; no
   sparsity exceeds ``final``.
   """
-  stages = np.repeat(np.minimum(sparsities, final), stage_rounds)[:rounds]
-  return np.append(stages, np.full(rounds - len(stages), final)).astype(np.float32)
+  stage = np.arange(rounds) // stage_rounds if stage_rounds else np.full(rounds, len(sparsities))
+  values = np.minimum([*sparsities, final], final)
+  return values[np.minimum(stage, len(sparsities))].astype(np.float32)
 
 
 DGC = Method(

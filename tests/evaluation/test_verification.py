@@ -223,7 +223,7 @@ def test_invalid_arguments_are_refused(small_face, tiny_source):
   with pytest.raises(UserError, match="choose the task verification"):
     make_task(source, division, norm.create("bn"), "face")
   task = make_task(source, division, norm.create("bn"), "face", verification=True)
-  with pytest.raises(UserError, match=r"evaluate_clients .*; drop"):
+  with pytest.raises(UserError, match="drop --evaluate_clients"):
     program_of(SSGD, task, rounds=1, eval_every=1, evaluate_clients=2)
 
 

@@ -204,7 +204,7 @@ def test_flags_that_exclude_each_other():
     ("split_server", "--image_shape=8x8x\u00b2", "give height, width and channels"),
     ("stages", "--image_size=2147483647", "needs 55,340.23 PB and this machine has 268 MB"),
     ("communication", "--image_size=65537", "an image of 65537x65537x3 needs 51.5 GB"),
-    ("communication", "--clients=2147483647", "a ledger of 2,147,483,647 workers needs 215 GB"),
+    ("communication", "--clients=2147483647", "a table of 2,147,483,647 workers needs 215 GB"),
     (
       "regions",
       "--data=synthetic:train=65537,size=65537",

@@ -63,7 +63,7 @@ def test_a_run_classifies_pairs(fedavg_run):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    (("--evaluate_clients=2",), "drop evaluate_clients"),
+    (("--evaluate_clients=2",), "drop --evaluate_clients"),
     (("--model=tiny",), "no embedding"),
     (("--task=classification",), "choose the task verification"),
     (("--data=identities:identities=3",), "at least 4"),

@@ -163,7 +163,7 @@ def test_invalid_options_are_refused(tiny_source, tiny_net):
       make("gaia", tiny_source, tiny_net, **options)
   task, _ = make("gaia", tiny_source, tiny_net)
   alone = task._replace(data=task.data._replace(sizes=task.data.sizes[:1]))
-  with pytest.raises(UserError, match="take more"):
+  with pytest.raises(UserError, match="or raise --clients"):
     program_of(GAIA, alone, LOCAL, LOOP, skewscout="hill")
 
 
