@@ -157,7 +157,7 @@ def test_clients_hold_their_examples_in_random_order(name):
     ("dirichlet", 10, {"min_size": 101}, "min_size"),
     ("dirichlet", 10, {"min_size": 0}, "min_size"),
     ("dirichlet", 500, {"alpha": 0.01}, "50 draws"),
-    ("quantity", 2, {"alpha": 1, "exponent": 1}, "give one"),
+    ("quantity", 2, {"alpha": 1, "exponent": 1}, "not both; drop one of them"),
     ("quantity", 2, {"exponent": -1}, "exponent"),
     ("quantity", 10, {"min_size": 101}, "min_size"),
     ("natural", 0, {}, "no natural clients"),
