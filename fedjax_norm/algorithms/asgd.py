@@ -97,16 +97,17 @@ class ServerState(NamedTuple):
 
 
 def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
-  """Makes asynchronous SGD; a round is the arrival of one worker.
+  """Makes asynchronous SGD with delay compensation (DC-ASGD); a round is one worker's arrival.
 
   A worker pulls the weights (w_bak), computes the gradient g of its next batch at these weights and
   pushes g. Until g arrives, the server has made a few updates (their number is the staleness of g)
   and has the weights w. The server takes a step of SGD with
 
-    g + lambda g * g * (w - w_bak)        (element by element; Alg. 2)
+    g + lambda g * g * (w - w_bak)        (element by element; Zheng et al. 2017, Alg. 2)
 
-  and the worker pulls again immediately. ``constant``: lambda = lambda_0. ``adaptive``: lambda =
-  lambda_0 / sqrt(s + 1e-7) with the mean square s <- m s + (1 - m) g * g on the server.
+  and the worker pulls again immediately. With ``delay_compensation`` ``constant``, lambda is
+  ``delay_lambda``; with ``adaptive``, it is ``delay_lambda / sqrt(s + 1e-7)`` with the mean square
+  s <- m s + (1 - m) g * g on the server, where m is ``delay_decay``.
 
   All workers pull at time 0. The setup's clock gives the duration of each worker's event: pull,
   step and push. The worker that arrives first is next; if several arrive together, it is the one
@@ -114,10 +115,10 @@ def asgd(config: AsgdConfig, setup: Setup) -> Algorithm:
   that rounding changes neither the order of events nor the elapsed time, however long the run is.
 
   Running statistics: a batch changes the statistics p that the worker pulled into q = a p + b. Here
-  a is the norm's decay to the power of the number of parts of the batch (``accumulate``). The
-  server changes its statistics r in the same way: r <- a r + b = q + a (r - p). (With r + q - p,
-  old statistics would come back with a delay, which at a decay of 0.9 diverges for 17 or more equal
-  workers.)
+  a is the norm's decay to the power of the number of parts of the batch (``accumulate``). With
+  b = q - a p, the server changes its statistics r in the same way: r <- a r + b = q + a (r - p).
+  (Adding the difference q - p to r would be wrong: it subtracts statistics that are out of date,
+  which at a decay of 0.9 diverges for 17 or more workers of equal speed.)
 
   Raises UserError if the norm merges the clients' batches, or without a clock.
   """

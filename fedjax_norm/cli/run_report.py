@@ -64,7 +64,7 @@ def print_start(config: Config, task: Task, program: Program) -> None:
 
 
 def _clients(config: Config, task: Task) -> list[tuple[str, str]]:
-  """Returns the names of the natural clients if few, or a note if the partition ignores them."""
+  """Returns the natural clients' names (unless they are many), or a note if they are not used."""
   owners, names = task.source.train.clients, task.source.client_names
   if owners is None or names is None:
     return []

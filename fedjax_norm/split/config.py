@@ -9,8 +9,6 @@ from fedjax_norm.norm import NormSpec
 from fedjax_norm.options import option
 from fedjax_norm.split.plan import ALICE
 
-VARIANTS = ("split", "splitfed_v1", "splitfed_v2")
-
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig(LocalStepsConfig):

@@ -229,5 +229,5 @@ def test_invalid_arguments_are_refused(small_face, tiny_source):
 
 def test_a_model_without_an_embedding_is_refused(tiny_source):
   division = partitions.make("iid", tiny_source.train.labels, 2, 0)
-  with pytest.raises(UserError, match=r"'tiny' has no embedding .* face"):
+  with pytest.raises(UserError, match=r"'tiny' has no embedding .*; choose one of face"):
     make_task(tiny_source, division, norm.create("bn"), "tiny", verification=True)
