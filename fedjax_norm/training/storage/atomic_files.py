@@ -124,7 +124,7 @@ def read_json(file: Path) -> dict[str, Any]:
     raise UserError(
       f"{file} cannot be read ({error.strerror}); change its permissions or pass another --workdir."
     ) from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise UserError(
       f"{file} is damaged: it contains no JSON object; restore the file or pass another --workdir."
     ) from error

@@ -68,15 +68,19 @@ def read_rows(path: Path) -> tuple[list[Row], bool]:
   """Returns (the complete rows of a CSV file, whether an incomplete last line was dropped).
 
   Raises:
-    UserError: the file is not CSV text, or a complete line has another number of values than the
-      header or no integer in the column ``round``.
+    UserError: the file cannot be read or is not CSV text, or a complete line has another number of
+      values than the header or no integer in the column ``round``.
   """
   if not path.exists():
     return [], False
-  # A line and its line end are written together, so a line without an end is incomplete.
-  complete, _, tail = path.read_bytes().rpartition(b"\n")
   try:
+    # A line and its line end are written together, so a line without an end is incomplete.
+    complete, _, tail = path.read_bytes().rpartition(b"\n")
     header, *lines = csv.reader(io.StringIO(complete.decode(), newline="")) if complete else [[]]
+  except OSError as error:
+    raise UserError(
+      f"{path} cannot be read ({error.strerror}); change its permissions or pass another --workdir."
+    ) from error
   except (UnicodeDecodeError, csv.Error) as error:
     raise UserError(
       f"{path} is damaged and cannot be read as CSV text; restore it or pass another --workdir."

@@ -17,10 +17,10 @@ FORMAT = 2
 
 Increase it with every change of this package after which a resumed run would differ from an
 uninterrupted one."""
-_METRICS = "metrics.csv"
+METRICS = "metrics.csv"
 _DIAGNOSTICS = "diagnostics.csv"
 _DIAGNOSTICS_COLUMNS = ("round", "quantity", "place", "value")
-_SUMMARY = "summary.json"
+SUMMARY = "summary.json"
 _EVENTS = "tensorboard"
 # Files that a run killed before it wrote its config can leave in the folder.
 _NO_RUN_YET = {f"{CONFIG}.tmp", LOCK, HOLDER, f"{HOLDER}.tmp"}
@@ -52,7 +52,7 @@ class RunFolder:
 
   def __init__(self, path: Path, resumed: bool):
     self.path, self.resumed = path, resumed
-    self._metrics = path / _METRICS
+    self._metrics = path / METRICS
     self._lock = contextlib.ExitStack()
     self._events: Path | None = None
     rows, incomplete = read_rows(self._metrics)
@@ -175,7 +175,7 @@ class RunFolder:
 
   def write_summary(self, summary: dict[str, Any]) -> None:
     """Replaces ``summary.json`` by a dict of types that JSON can store."""
-    atomic_files.write_json(self.path / _SUMMARY, summary)
+    atomic_files.write_json(self.path / SUMMARY, summary)
 
   def read_summary(self) -> dict[str, Any] | None:
     """Returns the content of ``summary.json``; None if the file does not exist yet.
@@ -183,7 +183,7 @@ class RunFolder:
     Raises:
       UserError: the file cannot be read or is damaged.
     """
-    file = self.path / _SUMMARY
+    file = self.path / SUMMARY
     return atomic_files.read_json(file) if file.exists() else None
 
   def close(self) -> None:
@@ -207,7 +207,7 @@ class ReadOnlyFolder(RunFolder):
 
   def __init__(self, path: str | os.PathLike):
     self.path, self.resumed = Path(path).expanduser().absolute(), True
-    self._metrics = self.path / _METRICS
+    self._metrics = self.path / METRICS
 
   def _do_nothing(self, *_: Any, **__: Any) -> None:
     """Does nothing: only the first process writes."""
