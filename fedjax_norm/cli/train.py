@@ -4,6 +4,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
+from fedjax_norm.training import extension
 from fedjax_norm.training.build_program import check_mapping, fill_defaults, make_program
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.outcome import summary
@@ -160,14 +162,17 @@ def _prepare_local(config: Config) -> tuple[Config, Task]:
   return _fill_defaults(task, config), task
 
 
-def open_folder(path: Path, config: Config) -> RunFolder:
+def open_folder(path: Path, config: Config, continues: bool = True) -> RunFolder:
   """Opens the run's folder, to which only process 0 writes.
+
+  ``continues`` is whether the run may continue one of another number of rounds.
 
   Raises:
     UserError: another run uses the folder, or it does not fit the config; or the path names another
       folder in this process than in process 0.
   """
-  options = (path, config.saved(), config.resume, config.wait_for_workdir)
+  obstacle = partial(extension.obstacle, config) if continues else None
+  options = (path, config.saved(), config.resume, config.wait_for_workdir, obstacle)
   folder = RunFolder.open(*options) if is_main() else None
   if folder and jax.process_count() == 1:
     return folder

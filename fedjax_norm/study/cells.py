@@ -72,7 +72,7 @@ def run_cell(name: str, config: Any, source: Source, path: Path, make: Make = tr
         train.run_seed(resolved, task, program, path)
     except DivergedError as error:
       print(f"{name}: {error}", file=sys.stderr)
-  with train.open_folder(path, resolved) as folder:
+  with train.open_folder(path, resolved, continues=False) as folder:
     num_tested = 0 if config.task == "verification" else len(source.test.labels)
     rows = folder.rows()
 

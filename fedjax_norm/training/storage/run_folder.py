@@ -10,6 +10,7 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.training.storage import atomic_files, provenance, tensorboard
 from fedjax_norm.training.storage.csv_rows import Row, append_rows, read_rows, scalar, write_rows
 from fedjax_norm.training.storage.lock import HOLDER, LOCK, locked
+from fedjax_norm.training.storage.same_run import Obstacle, check_same
 
 CONFIG = "config.json"
 FORMAT = 2
@@ -63,7 +64,12 @@ class RunFolder:
 
   @classmethod
   def open(
-    cls, path: str | os.PathLike, config: dict[str, Any], resume: bool = True, wait: bool = False
+    cls,
+    path: str | os.PathLike,
+    config: dict[str, Any],
+    resume: bool = True,
+    wait: bool = False,
+    obstacle: Obstacle | None = None,
   ) -> "RunFolder":
     """Opens the folder of a new run, or of a run to resume.
 
@@ -73,6 +79,8 @@ class RunFolder:
         ``config.json`` also lists, under ``made_by``, the versions and commands that ran the run.
       resume: whether to resume a run with the same config; if False, the folder must contain none.
       wait: whether to wait if another process has the folder open.
+      obstacle: decides whether the run may continue with other ``rounds`` than it was started with;
+        ``config.json`` then records the new number. None refuses every other number.
 
     Returns:
       The open folder. An incomplete last line of ``metrics.csv``, left by a kill, is deleted.
@@ -94,13 +102,14 @@ class RunFolder:
       )
     with contextlib.ExitStack() as lock:
       lock.enter_context(locked(path, wait))
-      entries = []
+      entries, saved = [], {}
       if resumed := file.exists():
         saved = atomic_files.read_json(file)
         entries = saved.pop("made_by", [])
-        _check_same(path, saved, new, resume)
-      if (extended := provenance.with_this_process(entries)) != entries:
-        content = json.dumps({**new, "made_by": extended}, indent=2, sort_keys=True) + "\n"
+        check_same(path, saved, new, resume, obstacle, _rounds_done(path) if obstacle else 0)
+      made_by = provenance.with_this_process(entries)
+      if made_by != entries or saved != new:
+        content = json.dumps({**new, "made_by": made_by}, indent=2, sort_keys=True) + "\n"
         atomic_files.write_atomic(file, content.encode())
       run = cls(path, resumed)
       run._lock = lock.pop_all()
@@ -215,28 +224,7 @@ class ReadOnlyFolder(RunFolder):
   append = append_diagnostics = drop_rows_after = write_summary = close = _do_nothing
 
 
-def _check_same(path: Path, saved: dict[str, Any], new: dict[str, Any], resume: bool) -> None:
-  if not resume:
-    raise UserError(
-      f"{path} already holds a run, which is never overwritten; resume it with --resume or pass "
-      "another --workdir."
-    )
-  if saved.get("format") != FORMAT:
-    raise UserError(
-      f"{path} holds a run of another version of fedjax_norm, which this version cannot resume; "
-      "use that version or pass another --workdir."
-    )
-
-  # Values are compared as JSON text, in which NaN equals NaN and True differs from 1.
-  def describe(config: dict[str, Any], name: str) -> str:
-    return json.dumps(config[name], sort_keys=True) if name in config else "absent"
-
-  pairs = ((n, describe(saved, n), describe(new, n)) for n in sorted({*saved, *new}))
-  changes = [
-    f"--{n} was {old} in this folder and is {now} now" for n, old, now in pairs if old != now
-  ]
-  if changes:
-    raise UserError(
-      f"{path} holds a run with other flags: {'; '.join(changes)}; pass the same flags or "
-      "another --workdir."
-    )
+def _rounds_done(path: Path) -> int:
+  """Returns the last round in a run's metrics, or the greatest of its seeds' last rounds."""
+  files = [path / METRICS, *path.glob(f"seed_*/{METRICS}")]
+  return max((rows[-1]["round"] for file in files if (rows := read_rows(file)[0])), default=0)

@@ -1,0 +1,27 @@
+"""A run that is continued with more rounds equals one that was started with them."""
+
+from pathlib import Path
+
+import pytest
+from helpers.run_bits import parameters, read
+
+from fedjax_norm.training.storage.run_folder import read_config
+
+
+@pytest.mark.usefixtures("one_convolution")
+def test_more_rounds_give_the_bits_of_a_longer_run(fedavg_run):
+  seeds = ("--seeds=2", "--norm=gn", "--lr_schedule=step", "--lr_boundaries=3")
+  assert fedavg_run(*seeds, "--rounds=4", "--workdir=extended").code == 0
+  result = fedavg_run(*seeds, "--rounds=6", "--workdir=extended")
+  assert result.code == 0, result.err
+  assert result.out.count("has reached round 4 and resumes from its last checkpoint") == 2
+  assert fedavg_run(*seeds, "--rounds=6", "--workdir=whole").code == 0
+  for seed in ("seed_0", "seed_1"):
+    extended, whole = Path("extended", seed), Path("whole", seed)
+    assert read(extended) == read(whole)
+    assert parameters(extended) == parameters(whole)
+    assert (extended / "model.msgpack").read_bytes() == (whole / "model.msgpack").read_bytes()
+    assert read_config(extended) == read_config(whole)
+  fewer = fedavg_run(*seeds, "--rounds=4", "--workdir=extended")
+  assert fewer.code == 2
+  assert "6 rounds are already done; pass as many rounds as before" in fewer.err
