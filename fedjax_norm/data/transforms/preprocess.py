@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,13 @@ import numpy as np
 from fedjax_norm.data.federated import Transform
 from fedjax_norm.data.transforms import scaling
 from fedjax_norm.data.transforms.augment import SHIFT_KINDS, crop_flip, feature_shift
-from fedjax_norm.data.transforms.whiten import contrast_normalise, fit_zca, mean_image, whiten
+from fedjax_norm.data.transforms.whiten import (
+  Whitening,
+  contrast_normalise,
+  fit_zca,
+  mean_image,
+  whiten,
+)
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
 from fedjax_norm.typing import Array, Key
@@ -19,6 +25,10 @@ from fedjax_norm.typing import Array, Key
 EvalTransform = Callable[..., Array]
 """(stored images [B, H, W, C], example ids [B], strength of a client's feature shift or None) ->
 inputs of the model [B, H, W, C]."""
+
+Statistics = Mapping[str, np.ndarray]
+"""What the steps need to know of the training images, by name: ``mean`` and ``std`` [C]; ``image``
+[H, W, C], the mean image; or the ``mean`` [D] and ``matrix`` [D, D] of ZCA whitening."""
 
 # The noise of a test image is the same in every run.
 _TEST_NOISE_SEED = 0
@@ -146,21 +156,22 @@ def make_transforms(
   *,
   statistics: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Transform, Transform, EvalTransform]:
+  """Returns :func:`transforms_of` the statistics of training images (see :func:`fit`)."""
+  return transforms_of(config, fit(config, train_images, statistics))
+
+
+def transforms_of(
+  config: Preprocess, statistics: Statistics
+) -> tuple[Transform, Transform, EvalTransform]:
   """Returns three functions: for training images with and without augmentation, for test images.
 
   Test images get the feature shift of a client only if the strength is given.
 
   Args:
     config: the options.
-    train_images: [N, H, W, C], needed to compute statistics that are not given.
-    statistics: ``scaling.channel_statistics`` over the training images of all processes, after
-      ``config.prepare``: mean and standard deviation, [C] float32 each.
-
-  Raises:
-    UserError: statistics of channels are needed, but neither images nor statistics are given; or
-      ZCA whitening or the mean image needs all training images, and they are not given.
+    statistics: what :func:`fit` returns for these options.
   """
-  finish = _finish(config, train_images, statistics)
+  finish = _finish(config, statistics)
 
   def shifted(images: Array, ids: Array | None, strength: Array | None, noise_key: Key) -> Array:
     images = scaling.to_float(images)
@@ -185,33 +196,52 @@ def make_transforms(
   return training, plain, evaluation
 
 
-def _finish(
+def fit(
   config: Preprocess,
   train_images: np.ndarray | None,
-  statistics: tuple[np.ndarray, np.ndarray] | None,
-) -> Callable[[Array], Array]:
-  """Returns the step that uses the statistics of the training images."""
+  channels: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Statistics:
+  """Returns the statistics of the training images that the steps need.
+
+  Args:
+    config: the options.
+    train_images: [N, H, W, C], needed to compute statistics that are not given.
+    channels: ``scaling.channel_statistics`` over the training images of all processes, after
+      ``config.prepare``: mean and standard deviation, [C] float32 each.
+
+  Raises:
+    UserError: statistics of channels are needed, but neither images nor statistics are given; or
+      ZCA whitening or the mean image needs all training images, and they are not given.
+  """
   if config.by_pixel:
-    if train_images is None or statistics is not None:
+    if train_images is None or channels is not None:
       raise UserError(
         "ZCA whitening, or subtracting the mean image, needs the pixels of all training images in "
         "one process; use one process, or standardise channels instead."
       )
     if config.zca:
-      whitening = fit_zca(train_images, config.prepare, config.zca_epsilon)
-      return functools.partial(whiten, whitening=whitening)
-    average = mean_image(train_images, config.prepare)
-    return lambda images: images - average
+      return fit_zca(train_images, config.prepare, config.zca_epsilon)._asdict()
+    return {"image": mean_image(train_images, config.prepare)}
   if not config.by_channel:
-    statistics = np.zeros(1, np.float32), np.ones(1, np.float32)
-  elif statistics is None:
+    return {"mean": np.zeros(1, np.float32), "std": np.ones(1, np.float32)}
+  if channels is None:
     if train_images is None:
       raise UserError(
         "Standardising needs the training images or their statistics; give train_images or"
         " statistics."
       )
-    moments = scaling.channel_moments(train_images, prepare=config.prepare)
-    statistics = scaling.channel_statistics(moments)
-  mean, std = statistics
-  std = std if config.standardises else np.ones_like(std)
+    channels = scaling.channel_statistics(
+      scaling.channel_moments(train_images, prepare=config.prepare)
+    )
+  mean, std = channels
+  return {"mean": mean, "std": std if config.standardises else np.ones_like(std)}
+
+
+def _finish(config: Preprocess, statistics: Statistics) -> Callable[[Array], Array]:
+  """Returns the step that uses the statistics of the training images."""
+  if config.zca:
+    return functools.partial(whiten, whitening=Whitening(**statistics))
+  if config.by_pixel:
+    return lambda images: images - statistics["image"]
+  mean, std = statistics["mean"], statistics["std"]
   return lambda images: scaling.standardise(images, jnp.asarray(mean), jnp.asarray(std))
