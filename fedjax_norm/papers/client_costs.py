@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter
 
 from fedjax_norm.cli import text_tables
-from fedjax_norm.plots import curves
+from fedjax_norm.plots import base, curves
 from fedjax_norm.study.cells import Result
 from fedjax_norm.training.storage.csv_rows import Row
 
@@ -117,15 +117,8 @@ def draw(runs: Mapping[str, Sequence[ClientCost]], measure: str, title: str) -> 
   }
   figure = curves.compare_figure(points, title, leaders=False)
   (axes,) = figure.axes
-  axes.set_xscale("log")
+  base.log_axis(axes, EngFormatter(unit))
   axes.set_xlabel(name)
-  low, high = axes.get_xlim()
-  # Ticks only at powers of ten would be too few on a short axis; more overlap on a long axis.
-  within = (1, 2, 5) if high < 20 * low else (1, 3) if high < 300 * low else (1,)
-  axes.xaxis.set_major_locator(LogLocator(10, within))
-  axes.xaxis.set_major_formatter(EngFormatter(unit))
-  axes.xaxis.set_minor_formatter(NullFormatter())
-  axes.grid(axis="x", color="0.93", linewidth=0.8)
   return figure
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, Formatter, LogLocator, MaxNLocator, NullFormatter
 
 from fedjax_norm.training.storage.atomic_files import atomic_replacement
 
@@ -57,6 +57,27 @@ def tidy(axes: Axes) -> None:
   axes.spines[["top", "right"]].set_visible(False)
   axes.grid(axis="y", color="0.9", linewidth=0.8)
   axes.set_axisbelow(True)
+
+
+def log_axis(axes: Axes, form: Formatter) -> None:
+  """Makes the x axis logarithmic, with some ticks in any range, which do not overlap.
+
+  Call it after the data is drawn; ``form`` formats the ticks.
+  """
+  axes.set_xscale("log")
+  low, high = axes.get_xlim()
+  # Ticks only at powers of ten would be too few on a short axis; more overlap on a long axis.
+  within = (1, 2, 5) if high < 20 * low else (1, 3) if high < 300 * low else (1,)
+  axes.xaxis.set_major_locator(LogLocator(10, within))
+  axes.xaxis.set_major_formatter(form)
+  axes.xaxis.set_minor_formatter(NullFormatter())
+  axes.grid(axis="x", color="0.93", linewidth=0.8)
+
+
+def bytes_axis(axes: Axes) -> None:
+  """Makes the x axis that of the bytes that all clients sent and received, logarithmic."""
+  log_axis(axes, EngFormatter("B"))
+  axes.set_xlabel("bytes up and down, all clients")
 
 
 def column(rows: Rows, name: str, against: str = "round") -> tuple[np.ndarray, np.ndarray]:

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from fedjax_norm.evaluation.measures import measures_of
-from fedjax_norm.plots import base
+from fedjax_norm.evaluation.measures import MEASURES, Measure, measures_of
+from fedjax_norm.plots import base, side_labels
 from fedjax_norm.training.terminal.tables import human_seconds
 
 _TIME = "simulated_seconds"
@@ -23,7 +23,7 @@ def learning_curves_figure(rows: base.Rows, title: str, phase_change: int | None
     title: title of one line.
     phase_change: round at which the norm's running statistics were frozen (marked), or None.
   """
-  timed = _timed(rows)
+  timed = _has(rows, _TIME)
   figure, (left, right, *more) = base.new_figure(title, (9.0 + 4.5 * timed, 3.8), 2 + timed)
   tested = measures_of({name for row in rows for name in row})
   accuracies = {name: measure.title for name, measure in tested.items() if measure.best_is_one}
@@ -46,71 +46,80 @@ def learning_curves_figure(rows: base.Rows, title: str, phase_change: int | None
   return figure
 
 
-def compare_figure(runs: Mapping[str, base.Rows], title: str, leaders: bool = True) -> Figure:
-  """Draws the headline measure of several runs against the round, with names at the line ends.
+def compare_figure(
+  runs: Mapping[str, base.Rows],
+  title: str,
+  leaders: bool = True,
+  measure: str | None = None,
+  against: Sequence[str] = ("round", _TIME),
+  named: int | None = None,
+) -> Figure:
+  """Draws a measure of several runs against the round and more, with names at the line ends.
 
-  Runs differ in colour, line style and marker, so the plot is readable in grey. If all runs have
-  simulated time, a second panel shows the measure against it. If rows have the standard deviation
-  over seeds (the measure's column name plus ``_std``), the line has a band of that width on each
-  side.
+  Runs differ in colour, line style and marker, so the plot is readable in grey. If rows have the
+  standard deviation over seeds (the measure's column name plus ``_std``), the line has a band of
+  that width on each side.
 
   Args:
     runs: name of a run -> its rows, in the order of the colours; all of one task.
     title: title of one line.
     leaders: whether thin lines connect the end of each line with the run's name; if runs end early,
       thin lines would cross the plot.
+    measure: column of the measure; the headline measure by default.
+    against: columns of the x axes, one for each panel; only those that all rows have are drawn.
+    named: number of runs that are named; the others are thin grey lines. None names all.
   """
   columns = {name for rows in runs.values() for row in rows for name in row}
   tested = measures_of(columns)
-  column_of, title_of = next(((n, m.title) for n, m in tested.items()), ("top1", "top-1"))
-  timed = all(map(_timed, runs.values()))
-  longest = max(map(len, runs), default=0) + len(" ± 0.0%") * (f"{column_of}_std" in columns)
-  names = 0.07 * max(0, longest - 20)  # inches for long names
-  figure, panes = base.new_figure(title, (7.5 + 4.5 * timed + names, 4.5), 1 + timed)
-  for axes, column in zip(panes, ("round", _TIME), strict=False):
+  column_of = measure or next(iter(tested), "top1")
+  what = tested.get(column_of) or MEASURES.get(column_of) or Measure(column_of)
+  shown = [x for x in against if x == "round" or all(_has(rows, x) for rows in runs.values())]
+  names = list(runs)[:named]
+  longest = max(map(len, names), default=0) + len(" ± 0.0%") * (f"{column_of}_std" in columns)
+  extra = 0.07 * max(0, longest - 20)  # inches for long names
+  figure, panes = base.new_figure(title, (3.0 + 4.5 * len(shown) + extra, 4.5), len(shown))
+  for axes, column in zip(panes, shown, strict=True):
     for i, (name, rows) in enumerate(runs.items()):
       x, values = base.column(rows, column_of, column)
+      if name not in names:
+        axes.plot(x, values, color="0.8", linewidth=0.8, zorder=1)
+        continue
       base.line(axes, x, values, name, i)
       _, deviations = base.column(rows, f"{column_of}_std", column)
       if deviations.size:
-        low, high = values - deviations, np.minimum(values + deviations, 1)
+        low, high = values - deviations, values + deviations
+        high = np.minimum(high, 1) if what.best_is_one else high
         axes.fill_between(x, low, high, color=base.style(i)["color"], alpha=0.18, linewidth=0)
-    _accuracy_axis(axes, tested)
-  panes[0].set_ylabel("top-1 test accuracy" if title_of == "top-1" else title_of)
-  if timed:
-    _time_axis(panes[-1])
-  _name_ends(panes[-1], runs, column_of, _TIME if timed else "round", leaders)
+    if what.best_is_one:
+      _accuracy_axis(axes, tested)
+    if column == _TIME:
+      _time_axis(axes)
+    elif column == "bytes":
+      base.bytes_axis(axes)
+  panes[0].set_ylabel("top-1 test accuracy" if what.title == "top-1" else what.title)
+  form = ".1%" if what.form.endswith("%") else what.form
+  ends = [_end(name, runs[name], column_of, shown[-1], form) for name in names]
+  labels = [end._replace(style=base.style(i)) for i, end in enumerate(ends) if end]
+  side_labels.beside(panes[-1], labels, leaders)
   return figure
 
 
-def _name_ends(
-  axes: Axes, runs: Mapping[str, base.Rows], measure: str, against: str, leaders: bool
-) -> None:
-  """Writes each run's name and last accuracy to the right of its line's end."""
-  ends = []
-  for i, (name, rows) in enumerate(runs.items()):
-    x, values = base.column(rows, measure, against)
-    finite = np.flatnonzero(np.isfinite(values))
-    if finite.size:
-      _, deviations = base.column(rows, f"{measure}_std", against)
-      spread = f" ± {deviations[finite[-1]]:.1%}" if deviations.size else ""
-      text = f"{name} {values[finite[-1]]:.1%}{spread}"
-      ends.append((text, x[finite[-1]], values[finite[-1]], base.style(i)))
-  gap = min(0.052, 1 / max(len(ends), 1))
-  heights = _spread_out([value / 1.02 for _, _, value, _ in ends], gap)
-  for (text, x, value, style), height in zip(ends, heights, strict=True):
-    # A sample of the line next to the name identifies runs of one colour, or in grey.
-    style = {**style, "clip_on": False, "markevery": [1], "label": "_sample"}
-    axes.plot([1.05, 1.085, 1.12], [height] * 3, transform=axes.transAxes, **style)
-    if leaders:
-      arrow = {"arrowstyle": "-", "color": style["color"], "linewidth": 0.6, "alpha": 0.6}
-      arrow |= {"shrinkA": 0, "shrinkB": 0}
-      axes.annotate("", (x, value), (1.05, height), textcoords="axes fraction", arrowprops=arrow)
-    axes.text(1.135, height, text, transform=axes.transAxes, fontsize=9, va="center")
+def _end(
+  name: str, rows: base.Rows, measure: str, against: str, form: str
+) -> side_labels.Label | None:
+  """Returns a run's name and last value, for the end of its line; None if it has no value."""
+  x, values = base.column(rows, measure, against)
+  finite = np.flatnonzero(np.isfinite(values))
+  if not finite.size:
+    return None
+  _, deviations = base.column(rows, f"{measure}_std", against)
+  last = finite[-1]
+  spread = f" ± {deviations[last]:{form}}" if deviations.size else ""
+  return side_labels.Label(f"{name} {values[last]:{form}}{spread}", x[last], values[last], {})
 
 
-def _timed(rows: base.Rows) -> bool:
-  return bool(rows) and all(_TIME in row for row in rows)
+def _has(rows: base.Rows, column: str) -> bool:
+  return bool(rows) and all(column in row for row in rows)
 
 
 def _accuracy_axis(axes: Axes, names: Collection[str]) -> None:
@@ -124,28 +133,3 @@ def _time_axis(axes: Axes) -> None:
   axes.xaxis.set_major_locator(MaxNLocator(6))
   axes.set_xlim(left=0)
   axes.xaxis.set_major_formatter(FuncFormatter(lambda s, _: human_seconds(s) if s > 0 else "0"))
-
-
-def _spread_out(heights: Sequence[float], gap: float) -> list[float]:
-  """Returns the nearest heights in 0..1 with the same order and at least ``gap`` between them."""
-  order = np.argsort(heights, kind="stable")
-  # (centre, members) of groups of names that touch and therefore move together.
-  groups: list[tuple[float, int]] = []
-  for i in order:
-    groups.append((_inside(float(heights[i]), 1, gap), 1))
-    while len(groups) > 1:
-      (low, m), (high, n) = groups[-2:]
-      if high - low >= gap * (m + n) / 2 - 1e-9:
-        break
-      # The mean over the members of the group centre that puts a member at its preferred height.
-      centre = (m * (low + gap * n / 2) + n * (high - gap * m / 2)) / (m + n)
-      groups[-2:] = [(_inside(centre, m + n, gap), m + n)]
-  placed = [centre + gap * (j - (n - 1) / 2) for centre, n in groups for j in range(n)]
-  result = np.empty(len(placed))
-  result[order] = placed
-  return result.tolist()
-
-
-def _inside(centre: float, members: int, gap: float) -> float:
-  half = gap * (members - 1) / 2
-  return min(max(centre, half), 1 - half)

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.image import imread
 
-from fedjax_norm.plots import base, clients, curves
+from fedjax_norm.plots import base, clients, curves, side_labels
 
 
 def rows(final=0.9, count=20, every=5):
@@ -107,7 +107,7 @@ def test_compare_draws_a_run_that_diverged_up_to_its_last_number():
   "heights", [[0.5], [0.5, 0.5, 0.5], [0.0, 0.01, 1.0], [1.0, 0.99, 0.98, 0.2, 0.21], [0.3, 0.9]]
 )
 def test_labels_are_moved_apart_and_stay_inside(heights):
-  placed = curves._spread_out(heights, 0.05)
+  placed = side_labels.spread_out(heights, 0.05)
   ordered = np.array(placed)[np.argsort(heights, kind="stable")]
   assert (np.diff(ordered) >= 0.05 - 1e-6).all()
   assert min(placed) >= 0
