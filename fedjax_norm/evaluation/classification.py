@@ -1,7 +1,7 @@
-"""Tests of classifiers; for all kinds of tasks: test batches, and tests of server and clients."""
+"""Tests of classifiers: accuracy, and measures by class, which skewed labels call for."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,12 +10,15 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from fedjax_norm.client_mapping import ClientMapping
-from fedjax_norm.data.examples import Examples
 from fedjax_norm.data.transforms.preprocess import EvalTransform
-from fedjax_norm.norm import Mode
+from fedjax_norm.evaluation import ranking
+from fedjax_norm.evaluation.batches import BatchTest, make_batch_test
+from fedjax_norm.evaluation.undefined import defined_mean, ratio
 from fedjax_norm.objectives import Objective
-from fedjax_norm.typing import Array, Batch, PyTree, Variables
+from fedjax_norm.typing import Array, Batch
+
+_MOST_CLASSES = 200
+"""With more classes, the details of a test have no confusion matrix."""
 
 
 class Scores(NamedTuple):
@@ -36,63 +39,62 @@ class Scores(NamedTuple):
   examples: Array
 
 
-class HeldOut(NamedTuple):
-  """A batch of stored test examples.
+class Result(NamedTuple):
+  """The result of a test on N examples, including padding; [k, ...] for k models.
 
   Attributes:
-    batch: stored images, labels (or targets) and mask, [B, ...], or [T, B, ...] for T batches.
-    ids: [B] int32 ids of the examples.
+    loss: as in :class:`Scores`, like ``top1``, ``top5`` and ``examples``.
+    labels: [N] int32 classes; -1 for padding, which is at the end.
+    correct: [N] whether (or, with a user-defined objective, to what share) an example is correct;
+      None if the objective defines no correct outputs.
+    predicted: [N] int32 predicted classes, equal to the label exactly if the correct class is
+      first; None with a user-defined objective.
+    outranked: [N] int32 comparisons for the AUROC (see ``ranking.outranked``); None with a
+      user-defined objective.
   """
 
-  batch: Batch
-  ids: Array
+  loss: Array
+  top1: Any
+  top5: Any
+  examples: Array
+  labels: Array
+  correct: Any
+  predicted: Any
+  outranked: Any
 
 
-def stack_batches(
-  test: Examples, batch_size: int, multiple: int = 1, targets: np.ndarray | None = None
-) -> HeldOut:
-  """Returns the test set as T stacked batches [T, B, ...] of stored images, padded and masked.
+class ByClass(NamedTuple):
+  """Measures of each class, pooled over the tested models; all [C] float64.
 
-  B is at most ``batch_size``; T is divisible by ``multiple``, such as the number of devices.
-  ``targets`` [N, ...] replace the labels unless they are None.
-  """
-  n = len(test.labels)
-  count = -(-n // batch_size)
-  count = -(-count // multiple) * multiple
-  size = -(-n // count)
-  ids = np.arange(count * size).reshape(count, size)
-  mask = (ids < n).astype(np.float32)
-  ids = np.minimum(ids, n - 1).astype(np.int32)
-  targets = test.labels.astype(np.int32) if targets is None else targets
-  return HeldOut(Batch(test.images[ids], targets[ids], mask), ids)
-
-
-def make_batch_test(
-  model: nn.Module, transform: EvalTransform, result_of: Callable[[Array, Batch], Any]
-) -> Callable[..., Any]:
-  """Returns the function that tests a model on one batch.
-
-  Its arguments are variables, a ``HeldOut`` batch and the strength of a client's feature shift or
-  None. Its result is ``result_of(model outputs in float32, batch)``.
+  Attributes:
+    examples: number of test examples.
+    recall: share of the class's examples that are predicted correctly; nan without examples.
+    precision: share of the class's predictions that are correct; nan without predictions.
+    f1: harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN); nan without either.
+    auroc: area under the ROC curve of this class against all others, as a mean over models; nan
+      unless there are examples of both kinds.
   """
 
-  def test(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Any:
-    batch, ids = examples
-    outputs: Array = model.apply(variables, transform(batch.images, ids, strength), Mode())
-    return result_of(outputs.astype(jnp.float32), batch)
-
-  return test
+  examples: np.ndarray
+  recall: np.ndarray
+  precision: np.ndarray
+  f1: np.ndarray
+  auroc: np.ndarray
 
 
 def make_scores(
-  model: nn.Module, num_classes: int, transform: EvalTransform, objective: Objective | None = None
-) -> Callable[..., Scores]:
-  """Returns the function of :func:`make_batch_test` that returns ``Scores``.
+  model: nn.Module,
+  num_classes: int,
+  transform: EvalTransform,
+  objective: Objective | None = None,
+  keep_outputs: bool = False,
+) -> BatchTest:
+  """Returns the function of ``batches.make_batch_test`` whose sums are ``Scores``.
 
   ``objective`` is a user-defined objective; None means cross-entropy.
   """
-  result_of = functools.partial(scores_of, num_classes=num_classes, objective=objective)
-  return make_batch_test(model, transform, result_of)
+  sums_of = functools.partial(scores_of, num_classes=num_classes, objective=objective)
+  return make_batch_test(model, transform, sums_of, keep_outputs)
 
 
 def scores_of(
@@ -109,64 +111,34 @@ def scores_of(
     correct = by_class(objective.correct(logits, batch.labels)) if objective.correct else None
     return Scores(by_class(objective.loss(logits, batch.labels)), correct, None, by_class(real))
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-  at_label = jnp.take_along_axis(logits, batch.labels[:, None], -1)
-  # Ties and logits that are nan count as errors of the model.
-  rank = num_classes - 1 - (at_label > logits).sum(-1)
+  rank = _rank(logits, batch.labels)
   return Scores(by_class(losses), by_class(rank < 1), by_class(rank < 5), by_class(real))
 
 
-def make_evaluate(
-  test: Callable[..., Any], mapping: ClientMapping
-) -> Callable[[Variables, HeldOut], Any]:
-  """Returns the function (variables, stacked batches) -> sum of the test results of all batches.
-
-  The devices divide the batches as they divide clients.
-  """
-
-  @jax.jit
-  def evaluate(variables: Variables, batches: HeldOut) -> Any:
-    def test_batch(variables: Variables, batch: HeldOut) -> tuple[Any, tuple]:
-      return test(variables, batch), ()
-
-    return mapping.map_reduce(test_batch, variables, batches)[0]
-
-  return evaluate
+def _rank(logits: Array, labels: Array) -> Array:
+  """Returns the number of classes before the correct one; ties and nan are errors of the model."""
+  at_label = jnp.take_along_axis(logits, labels[:, None], -1)
+  return logits.shape[-1] - 1 - (at_label > logits).sum(-1)
 
 
-def make_evaluate_clients(
-  test: Callable[..., Any],
-  mapping: ClientMapping,
-  client_variables: Callable[[PyTree, PyTree], Variables],
-) -> Callable[[PyTree, PyTree, Array, HeldOut], Any]:
-  """Returns a function that tests each client's model on the whole test set.
-
-  ``client_variables`` is (server state, client state) -> variables of the client's model.
-
-  Returns:
-    (server state, client states [k, ...], strengths of feature shifts of the test images [k],
-    stacked batches) -> test results [k, ...], such as scores [k, C].
-  """
-
-  @functools.partial(jax.jit, out_shardings=mapping.sharding)
-  def evaluate(server: PyTree, clients: PyTree, strengths: Array, batches: HeldOut) -> Any:
-    def test_client(shared: tuple, item: tuple) -> tuple[tuple, Any]:
-      (server, batches), (client_state, strength) = shared, item
-      variables = client_variables(server, client_state)
-
-      def add_batch(total: Any, batch: HeldOut) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, test(variables, batch, strength)), None
-
-      first = jax.tree.map(lambda a: a[0], batches)
-      shapes = jax.eval_shape(lambda: test(variables, first, strength))
-      zeros = jax.tree.map(jnp.zeros_like, shapes)
-      return (), jax.lax.scan(add_batch, zeros, batches)[0]
-
-    return mapping.map_reduce(test_client, (server, batches), (clients, strengths))[1]
-
-  return evaluate
+def finish(
+  scores: Scores, logits: Array, batch: Batch, objective: Objective | None = None
+) -> Result:
+  """Returns the result for the logits [N, C] of all examples (see ``batches.Finish``)."""
+  labels = jnp.where(batch.mask > 0, batch.labels, -1)
+  if objective:
+    correct = objective.correct(logits, batch.labels) if objective.correct else None
+    return Result(*scores, labels, correct, None, None)
+  correct = _rank(logits, batch.labels) < 1
+  # Of a wrong example, the class before the correct one, also if both have the same logit.
+  own = batch.labels[:, None] == jnp.arange(logits.shape[-1])
+  rivals = jnp.where(own, -jnp.inf, jnp.maximum(logits, jnp.finfo(logits.dtype).min))
+  predicted = jnp.where(correct, batch.labels, rivals.argmax(-1).astype(jnp.int32))
+  log_probabilities = jax.nn.log_softmax(logits)
+  return Result(*scores, labels, correct, predicted, ranking.outranked(log_probabilities, labels))
 
 
-def summarize(scores: Scores) -> dict[str, float]:
+def means(scores: Scores | Result) -> dict[str, float]:
   """Returns mean loss, top-1 and top-5 over examples (and over k models, for scores [k, C])."""
   total = np.asarray(scores.examples, np.float64).sum()
   return {
@@ -174,6 +146,91 @@ def summarize(scores: Scores) -> dict[str, float]:
     for name in ("loss", "top1", "top5")
     if getattr(scores, name) is not None
   }
+
+
+def summarize(result: Result) -> dict[str, float]:
+  """Returns the test columns: ``loss``, ``top1`` and ``top5``, and means over classes.
+
+  The latter are ``balanced_accuracy``, the mean recall of the classes with test examples;
+  ``macro_f1``, the mean F1 of the classes with test examples or predictions; and ``auroc``, the
+  mean over the classes that have one. Predictions of k models are pooled.
+  """
+  columns = means(result)
+  if result.top1 is None:
+    return columns
+  classes = by_class(result)
+  columns["balanced_accuracy"] = defined_mean(classes.recall)
+  if result.predicted is None:
+    return columns
+  return columns | {"macro_f1": defined_mean(classes.f1), "auroc": defined_mean(classes.auroc)}
+
+
+def by_class(result: Result) -> ByClass:
+  """Returns the measures of each class; all but the recall are nan with a user-defined objective.
+
+  The objective must define which outputs are correct.
+  """
+  hits, examples = (
+    np.asarray(leaf, np.float64).reshape(-1, np.shape(leaf)[-1])
+    for leaf in (result.top1, result.examples)
+  )
+  models, classes = examples.shape
+  missing = np.full(classes, np.nan)
+  recall = ratio(hits.sum(0), examples.sum(0))
+  if result.predicted is None:
+    return ByClass(examples[0], recall, missing, missing, missing)
+  labels, predicted, outranked = (
+    np.asarray(leaf).reshape(models, -1)
+    for leaf in (result.labels, result.predicted, result.outranked)
+  )
+  predictions = np.bincount(predicted[labels >= 0], minlength=classes)
+  areas = [ranking.auroc(*pair, classes) for pair in zip(outranked, labels, strict=True)]
+  return ByClass(
+    examples[0],
+    recall,
+    ratio(hits.sum(0), predictions),
+    ratio(2 * hits.sum(0), examples.sum(0) + predictions),
+    np.mean(areas, 0),
+  )
+
+
+def details(result: Result, class_names: Sequence[str]) -> dict[str, Any]:
+  """Returns the measures of each class and the confusion matrix, as in ``evaluation.json``.
+
+  Returns:
+    ``classes``: for each class its ``name``, number of test ``examples``, and ``recall``,
+    ``precision``, ``f1`` and ``auroc`` (None for those of :class:`ByClass` that are nan);
+    ``confusion``: number of predictions by true class (rows) and predicted class (columns), summed
+    over k models, without which there are more than 200 classes or a user-defined objective.
+    Nothing at all if the objective defines no correct outputs.
+  """
+  if result.top1 is None:
+    return {}
+  values = by_class(result)
+  classes = [
+    {"name": str(name), "examples": int(values.examples[c])}
+    | {n: _or_none(getattr(values, n)[c]) for n in ("recall", "precision", "f1", "auroc")}
+    for c, name in enumerate(class_names)
+  ]
+  if result.predicted is None or len(classes) > _MOST_CLASSES:
+    return {"classes": classes}
+  labels, predicted = np.ravel(result.labels), np.ravel(result.predicted)
+  cells = (labels * len(classes) + predicted)[labels >= 0]
+  confusion = np.bincount(cells, minlength=len(classes) ** 2).reshape(len(classes), -1)
+  return {"classes": classes, "confusion": confusion.tolist()}
+
+
+def own_accuracy(result: Result, owners: np.ndarray, ids: np.ndarray) -> np.ndarray:
+  """Returns the accuracy on each client's own test examples, [K] float64; nan without any.
+
+  Args:
+    result: of one model, or of each client's model, [K, ...].
+    owners: [n] client of each test example; -1 if unknown.
+    ids: [K] the clients.
+  """
+  correct = np.asarray(result.correct, np.float64)[..., : len(owners)]
+  models = np.broadcast_to(correct, (len(ids), len(owners)))
+  return np.array([defined_mean(row[owners == k]) for row, k in zip(models, ids, strict=True)])
 
 
 def label_weighted_accuracy(scores: Scores, counts: np.ndarray) -> np.ndarray:
@@ -191,3 +248,7 @@ def label_weighted_accuracy(scores: Scores, counts: np.ndarray) -> np.ndarray:
   share = counts * (count > 0)
   total = share.sum(-1)
   return np.where(total > 0, (share * accuracy).sum(-1) / np.where(total > 0, total, 1), np.nan)
+
+
+def _or_none(value: float) -> float | None:
+  return None if np.isnan(value) else float(value)

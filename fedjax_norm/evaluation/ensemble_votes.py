@@ -1,6 +1,5 @@
 """Tests of an ensemble: of its vote and of each member model (paper 003, sec. 6)."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,7 +7,8 @@ import numpy as np
 
 from fedjax_norm.data.transforms.preprocess import EvalTransform
 from fedjax_norm.evaluation import classification
-from fedjax_norm.evaluation.classification import HeldOut, Scores
+from fedjax_norm.evaluation.batches import BatchTest, HeldOut
+from fedjax_norm.evaluation.classification import Scores
 from fedjax_norm.models.ensemble import LOGITS, Ensemble
 from fedjax_norm.norm import Mode
 from fedjax_norm.typing import Array, Variables
@@ -32,10 +32,12 @@ class Votes(NamedTuple):
   each: Array
 
 
-def make_votes(model: Ensemble, num_classes: int, transform: EvalTransform) -> Callable[..., Votes]:
-  """Returns a function as ``classification.make_batch_test`` does, which returns ``Votes``."""
+def make_votes(model: Ensemble, num_classes: int, transform: EvalTransform) -> BatchTest:
+  """Returns the function of ``batches.make_batch_test`` whose sums are ``Votes``."""
 
-  def votes(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Votes:
+  def votes(
+    variables: Variables, examples: HeldOut, strength: Array | None = None
+  ) -> tuple[Votes, tuple]:
     batch, ids = examples
     images = transform(batch.images, ids, strength)
     vote, collections = model.apply(variables, images, Mode(), mutable=[LOGITS])
@@ -44,7 +46,7 @@ def make_votes(model: Ensemble, num_classes: int, transform: EvalTransform) -> C
       classification.scores_of(one, batch, num_classes)
       for one in (vote, *jnp.moveaxis(logits, 1, 0))
     ]
-    return Votes(*scores[0], jnp.stack([score.top1 for score in scores[1:]]))
+    return Votes(*scores[0], jnp.stack([score.top1 for score in scores[1:]])), ()
 
   return votes
 
@@ -54,7 +56,7 @@ def summarize(votes: Votes) -> dict[str, float]:
 
   These test columns are means over the k ensembles if the votes have the shape [k, ...].
   """
-  columns = classification.summarize(Scores(*votes[:4]))
+  columns = classification.means(Scores(*votes[:4]))
   correct = np.asarray(votes.each, np.float64)
   correct = correct.sum(-1).reshape(-1, correct.shape[-2]).sum(0)
   shares = correct / np.asarray(votes.examples, np.float64).sum()

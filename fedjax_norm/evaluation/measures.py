@@ -12,11 +12,13 @@ class Measure(NamedTuple):
     title: name of the measure in printed texts and plots.
     form: format specification of its value.
     best_is_one: whether its best value is 1, so that plots draw it beside accuracies.
+    main: whether learning curves and tables over seeds show it, which have room for few measures.
   """
 
   title: str
   form: str = ".2%"
   best_is_one: bool = True
+  main: bool = True
 
   def format(self, value: float) -> str:
     """Returns the value as text."""
@@ -27,6 +29,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
   {
     "top1": Measure("top-1"),
     "top5": Measure("top-5"),
+    "balanced_accuracy": Measure("balanced accuracy"),
+    "macro_f1": Measure("macro F1", main=False),
+    "auroc": Measure("AUROC", main=False),
     "r2": Measure("R²", ".4f"),
     "rmse": Measure("rmse", ".4g", best_is_one=False),
     "mae": Measure("mae", ".4g", best_is_one=False),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_norm.evaluation.undefined import defined_mean, ratio
 from fedjax_norm.objectives import IGNORED, Objective, find
 from fedjax_norm.typing import Array, Batch
 
@@ -42,7 +43,7 @@ def iou(pixels: np.ndarray) -> np.ndarray:
   """Returns each class's IoU, TP / (TP + FP + FN), [..., C, C] -> [..., C]; nan without pixels."""
   hit = np.diagonal(pixels, axis1=-2, axis2=-1)
   union = pixels.sum(-1) + pixels.sum(-2) - hit
-  return np.where(union > 0, hit / np.where(union > 0, union, 1), np.nan)
+  return ratio(hit, union)
 
 
 def summarize(confusion: Confusion, names: Sequence[str]) -> dict[str, float]:
@@ -57,13 +58,7 @@ def summarize(confusion: Confusion, names: Sequence[str]) -> dict[str, float]:
   correct = np.diagonal(pixels, axis1=-2, axis2=-1).sum()
   return {
     "loss": float(loss.sum() / examples.sum()),
-    "mean_iou": float(np.mean([_mean(one) for one in by_class])),
+    "mean_iou": float(np.mean([defined_mean(one) for one in by_class])),
     "pixel_accuracy": float(correct / pixels.sum()),
-    **{f"iou_{name}": _mean(column) for name, column in zip(names, by_class.T, strict=True)},
+    **{f"iou_{name}": defined_mean(column) for name, column in zip(names, by_class.T, strict=True)},
   }
-
-
-def _mean(values: np.ndarray) -> float:
-  """Returns the mean of the finite values; nan if there are none."""
-  finite = values[np.isfinite(values)]
-  return float(finite.mean()) if len(finite) else float("nan")

@@ -5,24 +5,18 @@ half of the pairs of a fold show the same identity, and no identity is in two fo
 classified by the distance threshold that is best for the other nine folds.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.transforms.preprocess import EvalTransform
 from fedjax_norm.errors import UserError
-from fedjax_norm.evaluation.classification import HeldOut
+from fedjax_norm.evaluation.batches import BatchTest, HeldOut
 from fedjax_norm.norm import Mode
-from fedjax_norm.typing import Array, PyTree, Variables
-
-Embed = Callable[..., Array]
-"""(variables, test batch, strength of a client's feature shift or None) -> embeddings [B, D]."""
+from fedjax_norm.typing import Array, Batch, Variables
 
 
 class Pairs(NamedTuple):
@@ -98,15 +92,26 @@ def _draw(
   return np.array(sorted(pairs))
 
 
-def make_embed(model: nn.Module, transform: EvalTransform) -> Embed:
-  """Returns the ``Embed`` function of a model that has a method ``embed``."""
+def make_embed(model: nn.Module, transform: EvalTransform) -> BatchTest:
+  """Returns the test of a model with a method ``embed``, which sums nothing.
 
-  def embed(variables: Variables, examples: HeldOut, strength: Array | None = None) -> Array:
+  Its values of each example are the embeddings [B, D].
+  """
+
+  def embed(
+    variables: Variables, examples: HeldOut, strength: Array | None = None
+  ) -> tuple[tuple, Array]:
     images = transform(examples.batch.images, examples.ids, strength)
     embeddings: Array = model.apply(variables, images, Mode(), method="embed")
-    return embeddings.astype(jnp.float32)
+    return (), embeddings.astype(jnp.float32)
 
   return embed
+
+
+def finish(sums: tuple, embeddings: Array, batch: Batch, pairs: Pairs) -> Array:
+  """Returns the distances [P] of the pairs (see ``batches.Finish``)."""
+  del sums, batch
+  return cosine_distances(embeddings, pairs)
 
 
 def cosine_distances(embeddings: Array, pairs: Pairs) -> Array:
@@ -118,52 +123,6 @@ def cosine_distances(embeddings: Array, pairs: Pairs) -> Array:
   length = jnp.sqrt((embeddings**2).sum(-1, keepdims=True))
   unit = embeddings / jnp.maximum(length, jnp.finfo(jnp.float32).tiny)
   return 1 - (unit[pairs.first] * unit[pairs.second]).sum(-1)
-
-
-def make_evaluate(
-  embed: Embed, pairs: Pairs, mapping: ClientMapping
-) -> Callable[[Variables, HeldOut], Array]:
-  """Returns the function (variables, stacked batches) -> distances [P] of the pairs.
-
-  The devices divide the batches as they divide clients.
-  """
-
-  @functools.partial(jax.jit, out_shardings=mapping.sharding)
-  def evaluate(variables: Variables, batches: HeldOut) -> Array:
-    def embed_batch(variables: Variables, batch: HeldOut) -> tuple[tuple, Array]:
-      return (), embed(variables, batch)
-
-    return cosine_distances(mapping.map_reduce(embed_batch, variables, batches)[1], pairs)
-
-  return evaluate
-
-
-def make_evaluate_clients(
-  embed: Embed,
-  pairs: Pairs,
-  mapping: ClientMapping,
-  client_variables: Callable[[PyTree, PyTree], Variables],
-) -> Callable[[PyTree, PyTree, Array, HeldOut], Array]:
-  """Returns a function that tests each client's model on the whole test set.
-
-  ``client_variables`` is (server state, client state) -> variables of the client's model.
-
-  Returns:
-    (server state, client states [k, ...], strengths of feature shifts of the test images [k],
-    stacked batches) -> distances [k, P] of the pairs.
-  """
-
-  @functools.partial(jax.jit, out_shardings=mapping.sharding)
-  def evaluate(server: PyTree, clients: PyTree, strengths: Array, batches: HeldOut) -> Array:
-    def test_client(shared: tuple, item: tuple) -> tuple[tuple, Array]:
-      (server, batches), (client_state, strength) = shared, item
-      variables = client_variables(server, client_state)
-      embeddings = jax.lax.map(lambda batch: embed(variables, batch, strength), batches)
-      return (), cosine_distances(embeddings, pairs)
-
-    return mapping.map_reduce(test_client, (server, batches), (clients, strengths))[1]
-
-  return evaluate
 
 
 class Verdict(NamedTuple):

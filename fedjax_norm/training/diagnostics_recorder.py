@@ -13,13 +13,8 @@ from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import FederatedData, gather, label_counts, rows
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import diagnostics
-from fedjax_norm.evaluation.classification import (
-  Scores,
-  label_weighted_accuracy,
-  make_evaluate,
-  make_scores,
-  stack_batches,
-)
+from fedjax_norm.evaluation.batches import make_evaluate, stack_batches
+from fedjax_norm.evaluation.classification import Scores, label_weighted_accuracy, make_scores
 from fedjax_norm.evaluation.config import EvaluationConfig
 from fedjax_norm.evaluation.diagnostics import local_update_delta, residual_update_delta
 from fedjax_norm.training.placement.client_states import ClientStore, evenly_spaced

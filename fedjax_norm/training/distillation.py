@@ -13,12 +13,12 @@ import optax
 from fedjax_norm import client_mapping
 from fedjax_norm.algorithms.costs.ledger import Traffic
 from fedjax_norm.errors import DivergedError
-from fedjax_norm.evaluation import classification
+from fedjax_norm.evaluation.batches import stack_batches
 from fedjax_norm.local_training import SgdConfig, optimizer
 from fedjax_norm.norm import Mode
 from fedjax_norm.options import option
 from fedjax_norm.random_keys import Stream, stream
-from fedjax_norm.training.evaluator import make_test
+from fedjax_norm.training.evaluator import make_summarize, make_test
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.checkpoint import Checkpoints
 from fedjax_norm.training.storage.resume import resume
@@ -186,7 +186,8 @@ def distil(
     DivergedError: the training loss or the test loss is infinite or not a number.
   """
   test = make_test(task, client_mapping.create("scan", num_clients=1))
-  test_batches = classification.stack_batches(task.source.test, eval_batch_size)
+  summarize = make_summarize(task, task.source.test)
+  test_batches = stack_batches(task.source.test, eval_batch_size)
   epoch = make_epoch(task, config)
   variables = jax.tree.map(jnp.asarray, initial_variables(task, config.seed))
   student = Student(variables, optimizer(config).init(variables["params"]))
@@ -205,7 +206,7 @@ def distil(
       until = min(config.epochs, done + config.eval_every - done % config.eval_every)
       for index in range(done, until):
         student, loss = epoch(student, public, jnp.int32(index), key)
-      columns = test.summarize(test.evaluate_model(student.variables, test_batches))
+      columns = summarize(test.evaluate_model(student.variables, test_batches))
       if not np.isfinite([loss, columns["loss"]]).all():
         raise DivergedError(
           f"the student's loss became infinite or not a number between epochs {done} and {until}; "

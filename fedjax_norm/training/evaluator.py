@@ -12,12 +12,14 @@ from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.data.federated import FederatedData, label_counts
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import (
+  batches,
   classification,
   ensemble_votes,
   regression,
   segmentation,
   verification,
 )
+from fedjax_norm.evaluation.batches import BatchTest, Finish, make_batch_test, only_sums
 from fedjax_norm.evaluation.measures import headline
 from fedjax_norm.models.ensemble import Ensemble
 from fedjax_norm.training.personalization import Personalize
@@ -37,7 +39,7 @@ class Test(NamedTuple):
   Attributes:
     evaluate_model: (variables, stacked batches) -> test result of one model.
     make_evaluate_clients: ((server state, one client state) -> client model) -> the function that
-      tests client models (see ``classification.make_evaluate_clients``).
+      tests client models (see ``batches.make_evaluate_clients``).
     summarize: test result of one or several models -> test columns of a row of ``metrics.csv``.
   """
 
@@ -49,32 +51,32 @@ class Test(NamedTuple):
 def make_test(task: Task, mapping: client_mapping.ClientMapping) -> Test:
   """Returns the test functions for the kind of test of a task (see ``Task.kind``)."""
   model, outputs, transform = task.model, task.num_outputs, task.eval_transform
-  batch_test: Callable[..., Any]
+  batch_test: BatchTest
+  finish: Finish = only_sums
   summarize: Callable[..., dict[str, float]]
   if task.pairs is not None:
-    embed = verification.make_embed(model, transform)
-    return Test(
-      verification.make_evaluate(embed, task.pairs, mapping),
-      partial(verification.make_evaluate_clients, embed, task.pairs, mapping),
-      partial(verification.summarize, pairs=task.pairs),
-    )
-  if task.units is not None:
+    batch_test = verification.make_embed(model, transform)
+    finish = partial(verification.finish, pairs=task.pairs)
+    summarize = partial(verification.summarize, pairs=task.pairs)
+  elif task.units is not None:
     errors_of = partial(regression.errors_of, objective=task.objective)
-    batch_test = classification.make_batch_test(model, transform, errors_of)
+    batch_test = make_batch_test(model, transform, errors_of)
     summarize = partial(regression.summarize, scale=task.units)
   elif task.source.target_names is not None:
     confusion_of = partial(segmentation.confusion_of, num_classes=outputs, objective=task.objective)
-    batch_test = classification.make_batch_test(model, transform, confusion_of)
+    batch_test = make_batch_test(model, transform, confusion_of)
     summarize = partial(segmentation.summarize, names=task.source.target_names)
   elif isinstance(model, Ensemble):
     batch_test = ensemble_votes.make_votes(model, outputs, transform)
     summarize = ensemble_votes.summarize
   else:
-    batch_test = classification.make_scores(model, outputs, transform, task.user_objective)
+    objective = task.user_objective
+    batch_test = classification.make_scores(model, outputs, transform, objective, keep_outputs=True)
+    finish = partial(classification.finish, objective=objective)
     summarize = classification.summarize
   return Test(
-    classification.make_evaluate(batch_test, mapping),
-    partial(classification.make_evaluate_clients, batch_test, mapping),
+    batches.make_evaluate(batch_test, mapping, finish),
+    partial(batches.make_evaluate_clients, batch_test, mapping, finish=finish),
     summarize,
   )
 
@@ -95,8 +97,7 @@ def make_evaluate(
     UserError: ``evaluate_clients`` is not 0, and the task is not classification.
   """
   devices, targets = mapping.num_devices, task.test_targets
-  batches = classification.stack_batches(task.source.test, batch_size, devices, targets)
-  stacked = placer(mapping)(batches)
+  stacked = placer(mapping)(batches.stack_batches(task.source.test, batch_size, devices, targets))
   test = make_test(task, mapping)
   if task.kind != "classification" and evaluate_clients:
     raise UserError(

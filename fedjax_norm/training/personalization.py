@@ -24,6 +24,7 @@ from fedjax_norm.data.federated import (
 )
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import classification
+from fedjax_norm.evaluation.batches import HeldOut, make_evaluate_clients
 from fedjax_norm.local_training import LocalConfig, make_client_update, optimizer
 from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.training.placement.client_states import ClientStore
@@ -32,8 +33,7 @@ from fedjax_norm.training.task.task import Task
 from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 Personalize = Callable[
-  [Algorithm, PyTree, ClientStore, FederatedData, Key, np.ndarray, classification.HeldOut],
-  dict[str, float],
+  [Algorithm, PyTree, ClientStore, FederatedData, Key, np.ndarray, HeldOut], dict[str, float]
 ]
 """(algorithm, server state, client store, federation on the host, key of the run, client ids,
 stacked test batches) -> test columns of a row of ``metrics.csv``."""
@@ -115,12 +115,12 @@ def make_personalize(
     data: FederatedData,
     key: Key,
     ids: np.ndarray,
-    stacked: classification.HeldOut,
+    stacked: HeldOut,
   ) -> dict[str, float]:
     if algorithm not in compiled:
       model_of = algorithm.views.client or (lambda server, _: server.variables)
       fine_tuned = make_fine_tuned(*trained[algorithm], steps, rate, task.transform, model_of)
-      compiled[algorithm] = classification.make_evaluate_clients(scores, mapping, fine_tuned)
+      compiled[algorithm] = make_evaluate_clients(scores, mapping, fine_tuned)
     # Padded to the largest clients, so that other clients at the next evaluation do not recompile.
     capacity = int(np.sort(data.sizes)[-len(ids) :].sum())
     part = place(without_drift(gather(data, ids, capacity)))

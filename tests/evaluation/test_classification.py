@@ -9,6 +9,7 @@ from flax import linen as nn
 from fedjax_norm import client_mapping
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.evaluation import classification
+from fedjax_norm.evaluation.batches import make_evaluate, make_evaluate_clients, stack_batches
 
 CLASSES = 7
 
@@ -48,10 +49,10 @@ def test_equals_counting_by_hand_for_all_batch_sizes(case, batch_size):
   model, logits, test = case
   scores = classification.make_scores(model, CLASSES, lambda images, ids, strength: images)
   mapping = client_mapping.create("auto", num_clients=2)
-  batches = classification.stack_batches(test, batch_size, mapping.num_devices)
+  batches = stack_batches(test, batch_size, mapping.num_devices)
   assert batches.batch.mask.sum() == 23
-  result = classification.make_evaluate(scores, mapping)({}, jax.tree.map(jnp.asarray, batches))
-  summary = classification.summarize(result)
+  result = make_evaluate(scores, mapping)({}, jax.tree.map(jnp.asarray, batches))
+  summary = classification.means(result)
   loss, top1, top5 = by_hand(logits, test.labels)
   np.testing.assert_allclose(summary["loss"], loss, rtol=1e-5)
   assert (summary["top1"], summary["top5"]) == (top1, top5)
@@ -63,10 +64,10 @@ def test_ties_and_nan_count_as_errors():
   for value in (0.0, float("nan")):
     model = Table(((value,) * CLASSES,))
     scores = classification.make_scores(model, CLASSES, lambda images, ids, strength: images)
-    batch = classification.stack_batches(
+    batch = stack_batches(
       Examples(np.zeros((4, 1, 1, 1), np.float32), np.arange(4, dtype=np.int32)), 4
     )
-    result = scores({}, jax.tree.map(lambda a: jnp.asarray(a[0]), batch))
+    result, _ = scores({}, jax.tree.map(lambda a: jnp.asarray(a[0]), batch))
     assert float(result.top1.sum()) == 0
     assert np.isnan(float(result.loss.sum())) == np.isnan(value)
 
@@ -82,17 +83,17 @@ def test_client_models(case):
 
   shifts = np.random.default_rng(1).normal(size=(3, CLASSES)).astype(np.float32)
   scores = classification.make_scores(Shifted(), CLASSES, lambda images, ids, strength: images)
-  evaluate = classification.make_evaluate_clients(
+  evaluate = make_evaluate_clients(
     scores,
     client_mapping.create("auto", num_clients=3),
     lambda server, state: {"params": {"shift": state}},
   )
-  batches = jax.tree.map(jnp.asarray, classification.stack_batches(test, 5))
+  batches = jax.tree.map(jnp.asarray, stack_batches(test, 5))
   result = evaluate((), jnp.asarray(shifts), np.zeros(3, np.float32), batches)
   for k in range(3):
     one = jax.tree.map(lambda a, k=k: a[k], result)
     expected = by_hand(logits + shifts[k], test.labels)
-    np.testing.assert_allclose(list(classification.summarize(one).values()), expected, rtol=1e-5)
+    np.testing.assert_allclose(list(classification.means(one).values()), expected, rtol=1e-5)
 
 
 def test_label_weighted_accuracy_by_hand():

@@ -10,7 +10,8 @@ from sklearn import metrics
 from fedjax_norm import client_mapping
 from fedjax_norm.data.examples import Examples
 from fedjax_norm.errors import UserError
-from fedjax_norm.evaluation import classification, regression
+from fedjax_norm.evaluation import regression
+from fedjax_norm.evaluation.batches import make_batch_test, make_evaluate, stack_batches
 
 
 class Table(nn.Module):
@@ -41,13 +42,11 @@ def case():
 def errors_of(case, predictions, batch_size):
   test, scale, _ = case
   model = Table(tuple(map(tuple, scale.standard(predictions).tolist())))
-  batch_test = classification.make_batch_test(
-    model, lambda images, ids, strength: images, regression.errors_of
-  )
+  batch_test = make_batch_test(model, lambda images, ids, strength: images, regression.errors_of)
   mapping = client_mapping.create("auto", num_clients=2)
   targets = scale.standard(test.targets)
-  batches = classification.stack_batches(test, batch_size, mapping.num_devices, targets)
-  result = classification.make_evaluate(batch_test, mapping)({}, jax.tree.map(jnp.asarray, batches))
+  batches = stack_batches(test, batch_size, mapping.num_devices, targets)
+  result = make_evaluate(batch_test, mapping)({}, jax.tree.map(jnp.asarray, batches))
   return jax.tree.map(np.asarray, result)
 
 

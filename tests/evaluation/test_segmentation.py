@@ -8,7 +8,8 @@ from flax import linen as nn
 
 from fedjax_norm import client_mapping
 from fedjax_norm.data.examples import Examples
-from fedjax_norm.evaluation import classification, segmentation
+from fedjax_norm.evaluation import segmentation
+from fedjax_norm.evaluation.batches import make_batch_test, make_evaluate, stack_batches
 from fedjax_norm.objectives import IGNORED
 
 NAMES = ("back", "cat", "dog", "eel")
@@ -34,14 +35,14 @@ def case():
 
 @pytest.mark.parametrize("batch_size", [3, 11])
 def test_equals_counting_by_hand(case, batch_size):
-  batch_test = classification.make_batch_test(
+  batch_test = make_batch_test(
     PixelClass(),
     lambda images, ids, strength: images,
     lambda logits, batch: segmentation.confusion_of(logits, batch, len(NAMES)),
   )
   mapping = client_mapping.create("auto", num_clients=2)
-  batches = classification.stack_batches(case, batch_size, mapping.num_devices, case.targets)
-  result = classification.make_evaluate(batch_test, mapping)({}, jax.tree.map(jnp.asarray, batches))
+  batches = stack_batches(case, batch_size, mapping.num_devices, case.targets)
+  result = make_evaluate(batch_test, mapping)({}, jax.tree.map(jnp.asarray, batches))
   columns = segmentation.summarize(result, NAMES)
 
   counted = case.targets != IGNORED

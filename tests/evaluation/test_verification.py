@@ -20,7 +20,8 @@ from fedjax_norm.data.examples import Examples
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
-from fedjax_norm.evaluation import classification, verification
+from fedjax_norm.evaluation import verification
+from fedjax_norm.evaluation.batches import make_evaluate, make_evaluate_clients, stack_batches
 from fedjax_norm.models import registry
 from fedjax_norm.models.face import Face
 from fedjax_norm.training.loop import train
@@ -161,7 +162,7 @@ def test_distances_do_not_depend_on_batches():
   pairs = verification.make_pairs(labels, per_fold=2)
   embed = verification.make_embed(Scaled(), lambda images, ids, strength: images)
   mapping = client_mapping.create("auto", num_clients=2)
-  batches = classification.stack_batches(Examples(images, labels), 7, mapping.num_devices)
+  batches = stack_batches(Examples(images, labels), 7, mapping.num_devices)
   assert batches.batch.mask.size > 25  # with padding
   batches = jax.tree.map(jnp.asarray, batches)
   scales = np.abs(rng.normal(size=(3, 3))).astype(np.float32) + 0.1
@@ -170,12 +171,13 @@ def test_distances_do_not_depend_on_batches():
     x = images[:, 0, :, 0] * scale
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     expected.append(1 - (unit[pairs.first] * unit[pairs.second]).sum(1))
-  one = verification.make_evaluate(embed, pairs, mapping)
+  finish = functools.partial(verification.finish, pairs=pairs)
+  one = make_evaluate(embed, mapping, finish)
   np.testing.assert_allclose(
     one({"params": {"scale": scales[0]}}, batches), expected[0], rtol=1e-4, atol=1e-6
   )
-  evaluate_clients = verification.make_evaluate_clients(
-    embed, pairs, mapping, lambda server, state: {"params": {"scale": state}}
+  evaluate_clients = make_evaluate_clients(
+    embed, mapping, lambda server, state: {"params": {"scale": state}}, finish
   )
   result = evaluate_clients((), jnp.asarray(scales), np.zeros(3, np.float32), batches)
   np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)

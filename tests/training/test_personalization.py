@@ -22,6 +22,7 @@ from fedjax_norm.data.federated import federate
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
 from fedjax_norm.evaluation import classification
+from fedjax_norm.evaluation.batches import stack_batches
 from fedjax_norm.norm import Mode
 from fedjax_norm.training import build_program
 from fedjax_norm.training.config.loop import LoopConfig
@@ -100,7 +101,7 @@ def test_the_columns_are_the_accuracies_of_the_fine_tuned_models(task, monkeypat
   monkeypatch.setattr(classification, "label_weighted_accuracy", record)
   store = ClientStore(models[0], 4)
   store.arrays = states
-  stacked = classification.stack_batches(task.source.test, 8, mapping.num_devices)
+  stacked = stack_batches(task.source.test, 8, mapping.num_devices)
   stacked = jax.tree.map(jnp.asarray, stacked)
   ids = np.array([0, 3])
   columns = personalize(with_client_models, (), store, task.data, KEY, ids, stacked)

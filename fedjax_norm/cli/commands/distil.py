@@ -8,10 +8,10 @@ from fedjax_norm import client_mapping, host_memory, models, options
 from fedjax_norm.cli import app, train
 from fedjax_norm.cli.config import Config, all_but
 from fedjax_norm.cli.finished_run import SplitRun, check_images, load_split
-from fedjax_norm.data.examples import Source
-from fedjax_norm.data.transforms.preprocess import make_transforms
+from fedjax_norm.data.examples import Source, value_range
+from fedjax_norm.data.transforms.preprocess import fit, transforms_of
 from fedjax_norm.errors import UserError
-from fedjax_norm.evaluation import classification
+from fedjax_norm.evaluation.batches import stack_batches
 from fedjax_norm.norm import NORMS
 from fedjax_norm.options import option
 from fedjax_norm.plots import base, curves
@@ -19,7 +19,8 @@ from fedjax_norm.split.by_messages.inference import remote_outputs
 from fedjax_norm.split.by_messages.log import MessageLog
 from fedjax_norm.split.plan import ALICE, BOB
 from fedjax_norm.training.distillation import DistilConfig, PublicData, distil
-from fedjax_norm.training.evaluator import make_test
+from fedjax_norm.training.evaluator import make_summarize, make_test
+from fedjax_norm.training.finished_run import save_serving
 from fedjax_norm.training.storage.csv_rows import Row, write_table
 from fedjax_norm.training.storage.final_model import save_model
 from fedjax_norm.training.storage.run_folder import RunFolder
@@ -100,10 +101,16 @@ def make_student(config: DistilFlags, run: SplitRun, source: Source) -> Task:
   model = models.create(config.model, norm, task.num_classes, task.image_shape, config.stem)
   if models.entry(config.model).segments:
     raise UserError(f"{config.model!r} classifies pixels, not images; choose another --student.")
-  transforms = make_transforms(config, source.train.images)
+  images = source.train.images
+  statistics = fit(config, images)
   data = Source(source.name, source.train, task.source.test, task.source.class_names)
   return task._replace(
-    model=model, source=data, eval_transform=transforms[-1], objective="classification"
+    model=model,
+    source=data,
+    eval_transform=transforms_of(config, statistics)[-1],
+    objective="classification",
+    value_range=value_range(images, np.arange(len(images))),
+    statistics=statistics,
   )
 
 
@@ -118,8 +125,10 @@ def finish(
   """Writes the student's model to the run's folder, and the test results of student and teacher."""
   task, last = run.task, rows[-1]
   test = make_test(task, client_mapping.create("scan", num_clients=1))
-  test_batches = classification.stack_batches(task.source.test, config.eval_batch_size)
-  teacher = test.summarize(test.evaluate_model(run.variables, test_batches))
+  summarize = make_summarize(task, task.source.test)
+  test_batches = stack_batches(task.source.test, config.eval_batch_size)
+  teacher = summarize(test.evaluate_model(run.variables, test_batches))
+  save_serving(folder.path, config, task, task.model.norm)
   save_model(folder.path, variables)
   write_table(folder.path / "messages.csv", log.rows())
   names = ("loss", "top1", "top5", "bytes_up", "bytes_down", "seconds")
