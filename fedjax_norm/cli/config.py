@@ -83,6 +83,7 @@ class Config(RunConfig, MachineConfig, TrainConfig, LocalConfig, TaskConfig):
     A network file is recorded with its CRC-32, so that a changed file is detected.
     """
     excluded = {"workdir", "resume", "wait_for_workdir", "progress", "data_on", "compilation_cache"}
+    excluded |= {"wandb", "wandb_project"}
     excluded |= {"coordinator_address", "process_id", *(() if self.seeds > 1 else ("seeds",))}
     names = [one.name for one in options.of(type(self)) if one.name not in excluded]
     values = {name: getattr(self, name) for name in names}

@@ -1,5 +1,6 @@
 """The work of the training binaries: loads the data, trains with each seed, writes the reports."""
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -34,6 +35,7 @@ from fedjax_norm.training.storage.atomic_files import write_atomic
 from fedjax_norm.training.storage.csv_rows import write_table
 from fedjax_norm.training.storage.final_model import save_model
 from fedjax_norm.training.storage.run_folder import ReadOnlyFolder, RunFolder
+from fedjax_norm.training.storage.wandb_log import WandbLog, check_installed
 from fedjax_norm.training.task import config as task_config
 from fedjax_norm.training.task.constant_baseline import no_better_than_guessing
 from fedjax_norm.training.task.task import Task
@@ -79,6 +81,8 @@ def check(config: Any) -> None:
   """Raises UserError for options that are wrong for one of the seeds, before data is read."""
   dataclasses.replace(config, seed=config.seed + config.seeds - 1)  # checks the last seed
   check_mapping(config.row, config)
+  if config.wandb:
+    check_installed()
   if not config.follows_data:
     known = config.in_rounds(config.clients or 10, 10**6)
     known.check_rounds(known.rounds)
@@ -196,13 +200,14 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
   """Trains with one seed in the folder ``path``, reports the results and returns their summary."""
   variables = initial_variables(task, config.seed)
   title = f"{config.data}, {config.model_name}, {config.norm}, {task.data.num_clients} clients"
-  with open_folder(path, config) as folder:
+  with open_folder(path, config) as folder, _wandb(config, folder) as log:
     if is_main():
       run_report.print_resumed(folder, config.rounds)
       run_report.draw_partition(folder, task, f"{title} by {config.partition}")
       if config.algorithm == "ssgd":
         run_report.print_communication(folder, config, task)
-    outcome = train(program, config, task.data, variables, folder, config.progress)
+    on_evaluation = log.on_evaluation if log else None
+    outcome = train(program, config, task.data, variables, folder, config.progress, on_evaluation)
     guesses = no_better_than_guessing(task, outcome.rows[-1])
     result = {**summary(outcome), "no_better_than_guessing": guesses}
     if missing := sorted((folder.read_summary() or {}).keys() - result.keys()):
@@ -211,6 +216,8 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
         "restore the first line of metrics.csv or pass another --workdir."
       )
     folder.write_summary(result)
+    if log:
+      log.summarize(result)
     if is_main():
       save_model(folder.path, outcome.variables)
       run_report.write_clients(folder, program, outcome)
@@ -219,3 +226,12 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
       run_report.draw_results(folder, outcome, title)
       run_report.print_end(folder, result)
   return result
+
+
+def _wandb(config: Config, folder: RunFolder) -> contextlib.AbstractContextManager[WandbLog | None]:
+  """Returns the log of a run at Weights & Biases; no log without ``--wandb``."""
+  if not config.wandb or not is_main():
+    return contextlib.nullcontext()
+  one_of_several = folder.path.name == f"seed_{config.seed}"
+  group = folder.path.parent.name if one_of_several else None
+  return WandbLog(folder, config.wandb_project, group)

@@ -82,3 +82,11 @@ class RunConfig(Options):
     False, "Whether to wait until another process that uses --workdir has ended."
   )
   progress: bool = option(True, "Whether to show a progress bar.")
+  wandb: bool = option(
+    False,
+    "Whether to log metrics, options and results to Weights & Biases, too; needs the package wandb "
+    "and an account, or the environment variable WANDB_MODE=offline.",
+  )
+  wandb_project: str = option(
+    "fedjax_norm", "Project of the run on Weights & Biases.", needs="wandb"
+  )
