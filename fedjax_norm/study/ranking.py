@@ -198,6 +198,11 @@ def still_improves(contender: Contender, criterion: Criterion) -> bool:
   return gain(contender, criterion) > criterion.margin(score(contender, criterion).mean)
 
 
+def guesses(contender: Contender) -> bool:
+  """Returns whether the model of a seed is no better than one that ignores its input."""
+  return any(run.summary.get("no_better_than_guessing", False) for run in contender.runs)
+
+
 def _number(value: object) -> float:
   return float(value) if isinstance(value, int | float) else math.nan
 

@@ -1,26 +1,16 @@
 """The answer of a study in words: which norm, which algorithm, how much communication."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from fedjax_norm.study import factors, ranking, wording
+from fedjax_norm.study.answers import HOW_MUCH, Answer, Field, how_much, make_field, which
 from fedjax_norm.study.contender import Contender
+from fedjax_norm.study.limits import limits
+from fedjax_norm.study.next_steps import next_steps
 from fedjax_norm.study.ranking import Criterion
-
-
-class Answer(NamedTuple):
-  """The answer to one question in one setting.
-
-  Attributes:
-    question: the question, such as ``Which norm?``.
-    verdict: whether the runs decide it.
-    choice: the recommended values; several if they are tied.
-    sentences: the verdict in words, with its evidence.
-  """
-
-  question: str
-  verdict: Literal["decided", "undecided"]
-  choice: tuple[str, ...]
-  sentences: tuple[str, ...]
+from fedjax_norm.study.remarks import remarks
+from fedjax_norm.study.wording import criterion_text, listing, quoted
 
 
 class Conclusion(NamedTuple):
@@ -63,9 +53,72 @@ def recommend(
     criterion: by what they are ranked.
     of_study: whether they are those of a study, so that the next steps name its options.
   """
-  raise NotImplementedError
+  settings = ranking.by_setting(contenders)
+  conclusions = (_conclude(name, of, criterion, of_study) for name, of in settings.items())
+  return Recommendation(criterion, tuple(conclusions))
 
 
 def as_text(recommendation: Recommendation) -> str:
   """Returns the recommendation as plain text for the terminal."""
-  raise NotImplementedError
+  several = len(recommendation.conclusions) > 1
+  parts = [_conclusion_text(one, several) for one in recommendation.conclusions]
+  return "\n\n".join([criterion_text(recommendation.criterion), *parts])
+
+
+def _conclude(
+  setting: str, contenders: Sequence[Contender], criterion: Criterion, of_study: bool
+) -> Conclusion:
+  field = make_field(contenders, criterion)
+  questions = (
+    which(field, "norm", factors.norm),
+    which(field, "algorithm", factors.algorithm),
+    how_much(field),
+  )
+  answers = tuple(answer for answer in questions if answer)
+  return Conclusion(
+    setting,
+    field.finished[0].name if field.finished else None,
+    _summary(field),
+    answers,
+    tuple(remarks(field, ranking.target(contenders, criterion))),
+    tuple(limits(field)),
+    tuple(next_steps(field, answers, of_study)),
+  )
+
+
+def _summary(field: Field) -> str:
+  if not field.finished:
+    return "No contender has a result."
+  best, *others = field.finished
+  score = ranking.score(best, field.criterion)
+  result = f"{field.criterion.form.title} {wording.value(field.criterion, score)}"
+  seeds = "one seed" if score.seeds == 1 else f"{score.seeds} seeds"
+  if not others:
+    return f"{quoted(best)} is the only contender with a result: {result} ({seeds})."
+  text = f"{quoted(best)} is the best of {len(field.finished)} contenders: {result} ({seeds})"
+  tied = [quoted(one) for one in others if not field.lead(best, one).low > 0]
+  if tied:
+    return f"{text}, but it may be no better than {listing(tied)}."
+  return f"{text}, and its lead over each other one is more than chance explains."
+
+
+def _conclusion_text(conclusion: Conclusion, several: bool) -> str:
+  lines = [f"Setting {conclusion.setting}"] if several else []
+  lines.append(conclusion.summary)
+  for answer in conclusion.answers:
+    lines.append(f"{answer.question} {verdict_text(answer)}")
+    lines += [f"  {sentence}" for sentence in answer.sentences]
+  for title, sentences in (
+    ("Also", conclusion.remarks),
+    ("What this cannot tell", conclusion.limits),
+    ("What to run next", conclusion.next_steps),
+  ):
+    lines += [title, *(f"  {sentence}" for sentence in sentences)] if sentences else []
+  return "\n".join(lines)
+
+
+def verdict_text(answer: Answer) -> str:
+  """Returns the verdict in a few words, such as ``Undecided: gn or bn.``"""
+  form = '"{}"' if answer.question == HOW_MUCH else "{}"  # names of contenders have commas
+  choice = listing([form.format(one) for one in answer.choice], "or")
+  return f"{answer.verdict.capitalize()}: {choice}."

@@ -48,6 +48,11 @@ class Difference(NamedTuple):
     """Whether the interval excludes 0; False below two seeds."""
     return self.low > 0 or self.high < 0
 
+  def minus(self, value: float) -> "Difference":
+    """Returns by how much the difference exceeds a value."""
+    mean, low, high = (one - value for one in (self.mean, self.low, self.high))
+    return self._replace(mean=mean, low=low, high=high)
+
 
 def estimate(values: Iterable[float]) -> Estimate:
   """Returns mean and standard deviation of the finite values, one for each seed."""

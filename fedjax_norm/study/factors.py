@@ -1,0 +1,66 @@
+"""What contenders differ in: their norm, their algorithm, and further options."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from fedjax_norm import options
+from fedjax_norm.cli.config import Config
+from fedjax_norm.norm import NormConfig
+from fedjax_norm.study.contender import Contender
+from fedjax_norm.training.config.freeze_options import FreezeConfig
+
+# Options of averaging that make a norm another method: FedBN and SiloBN.
+_NORM_POLICIES = ("fedbn", "batch_stats")
+_LOCAL = ("local_steps", "local_epochs")
+
+
+def norm(contender: Contender) -> str:
+  """Returns the norm with its options, such as ``gn, groups=8``."""
+  return describe({k: v for k, v in contender.options.items() if k in _norm_options()})
+
+
+def algorithm(contender: Contender) -> str:
+  """Returns the algorithm with the options that only it has, such as ``gaia, threshold=0.1``.
+
+  The number of local steps is not among them: it is how much an algorithm communicates.
+  """
+  names = {"algorithm", *contender.options} - _norm_options() - _shared_options() - {*_LOCAL}
+  return describe({k: v for k, v in contender.options.items() if k in names})
+
+
+def describe(values: Mapping[str, Any]) -> str:
+  """Returns options as text, the norm and the algorithm first and as bare words.
+
+  Options that are None or False are left out because they are not in force.
+  """
+  bare = [str(values[name]) for name in ("norm", "algorithm") if values.get(name) is not None]
+  others = sorted(values.keys() - {"norm", "algorithm"})
+  return ", ".join(
+    [*bare, *(_pair(name, values[name]) for name in others if in_force(values[name]))]
+  )
+
+
+def in_force(value: Any) -> bool:
+  """Returns whether an option's value switches something on."""
+  return value is not None and value is not False and value not in ("", (), [])
+
+
+def _pair(name: str, value: Any) -> str:
+  if value is True:
+    return name
+  if isinstance(value, list | tuple):
+    return f"{name}={','.join(map(str, value))}"
+  return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+
+
+@functools.cache
+def _norm_options() -> frozenset[str]:
+  groups = NormConfig, FreezeConfig
+  names = (one.name for group in groups for one in options.of(group))
+  return frozenset([*names, *_NORM_POLICIES])
+
+
+@functools.cache
+def _shared_options() -> frozenset[str]:
+  return frozenset(one.name for one in options.of(Config))
