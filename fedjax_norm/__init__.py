@@ -33,9 +33,9 @@ from fedjax_norm.training.config.freeze_options import FreezeConfig
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.config.schedule import Schedule
 from fedjax_norm.training.config.train import config_of
+from fedjax_norm.training.finished_run import FinishedRun, load_run
 from fedjax_norm.training.outcome import Outcome, summary
 from fedjax_norm.training.run import run
-from fedjax_norm.training.storage.final_model import load_run
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import Task, make_task
 
@@ -50,6 +50,7 @@ __all__ = [
   "Examples",
   "FedAvgConfig",
   "FedNovaConfig",
+  "FinishedRun",
   "FreezeConfig",
   "GaiaConfig",
   "LocalConfig",

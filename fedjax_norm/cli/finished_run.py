@@ -1,4 +1,4 @@
-"""Loads the options, the task and the final model of a finished run from its folder."""
+"""Loads the options, the task and the cut model of a finished run from its folder."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from fedjax_norm.models.stages import Staged
 from fedjax_norm.split.by_messages.inference import CutModel
 from fedjax_norm.split.plan import divide, make_plan, segment_shapes
 from fedjax_norm.training.build_program import images_of
-from fedjax_norm.training.storage.final_model import load_run
+from fedjax_norm.training.finished_run import check_single_model, load_run
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.typing import Variables
 
@@ -53,29 +53,14 @@ def saved_options(saved: dict[str, Any]) -> Config:
   return dataclasses.replace(config, seeds=1, num_processes=None, host_devices=None)
 
 
-def check_single_model(saved: dict[str, Any], task: Task, path: str) -> None:
-  """Checks that all clients of a run have the saved model.
-
-  Raises:
-    UserError: each client has local running statistics or, with FedBN, local norm parameters.
-  """
-  if "skewscout" in saved and saved["algorithm"] != "bsp":
-    return  # experiments.decentralized saves the mean of all partitions' models
-  local = saved.get("batch_stats") == "local" or saved.get("fedbn")
-  if local and task.model.norm.has_running_statistics:
-    raise UserError(
-      f"the clients of the run in {path} have local running statistics (--batch_stats=local or "
-      "--fedbn), so no single model was saved; pass a run without these options."
-    )
-
-
 def load_split(path: str) -> SplitRun:
   """Loads a finished run of ``experiments.split`` from the folder of one seed.
 
   Raises:
     UserError: the folder has no such run, its data cannot be loaded, or it has no single model.
   """
-  saved, variables = load_run(path)
+  finished = load_run(path)
+  saved, variables = finished.config, finished.variables
   if saved.get("algorithm") not in ALGORITHM.configs:
     raise UserError(
       f"the run in {path} used {saved.get('algorithm')}, which does not cut the model; pass the "
@@ -86,7 +71,7 @@ def load_split(path: str) -> SplitRun:
   image, model = images_of(task), task.model
   assert isinstance(config, SplitFlags)
   assert isinstance(model, Staged)
-  check_single_model(saved, task, path)
+  check_single_model(saved, task.model.norm, path)
   plan = make_plan(model, image.shape, config.cut, config.tail, config.relay_stages)
   parts = divide(variables, segment_shapes(model, plan, image)[0])
   return SplitRun(config, task, variables, CutModel(model, plan, parts, task.eval_transform))

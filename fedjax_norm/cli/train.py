@@ -24,6 +24,7 @@ from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
 from fedjax_norm.training import extension
 from fedjax_norm.training.build_program import check_mapping, fill_defaults, make_program
+from fedjax_norm.training.finished_run import save_serving
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.outcome import summary
 from fedjax_norm.training.placement import client_placement
@@ -219,6 +220,8 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
     if log:
       log.summarize(result)
     if is_main():
+      last_phase = program.phases[outcome.rows[-1]["phase"]]
+      save_serving(folder.path, config, task, last_phase.model.norm)
       save_model(folder.path, outcome.variables)
       run_report.write_clients(folder, program, outcome)
       if program.messages:

@@ -15,9 +15,10 @@ from fedjax_norm import client_mapping, norm
 from fedjax_norm.cli import app
 from fedjax_norm.cli.commands import leakage
 from fedjax_norm.cli.commands.leakage import LeakageFlags
-from fedjax_norm.cli.finished_run import check_single_model, saved_options
+from fedjax_norm.cli.finished_run import saved_options
 from fedjax_norm.cli.flags import define
 from fedjax_norm.errors import UserError
+from fedjax_norm.training.finished_run import check_single_model
 
 QUICK = ("--attack_steps=1", "--cuts=conv3", "--examples=40", "--known_labels=2")
 MODEL = ("--clients=4", "--norm=gn", "--whiten=gcn_zca")
@@ -89,11 +90,11 @@ def test_the_model_of_a_run_and_that_of_flags_are_measured(fedavg_run, leakage_r
     assert (code, err.count("\n")) == (2, 1)
     assert "have local running statistics" in err
   # experiments.decentralized saves the mean of the partitions' models, except for bsp.
-  task = SimpleNamespace(model=SimpleNamespace(norm=norm.create("bn")))
+  bn = norm.create("bn")
   decentralized = {"skewscout": None, "batch_stats": "local"}
-  check_single_model({**decentralized, "algorithm": "fedavg"}, task, "run")
+  check_single_model({**decentralized, "algorithm": "fedavg"}, bn, "run")
   with pytest.raises(UserError, match="local running statistics"):
-    check_single_model({**decentralized, "algorithm": "bsp"}, task, "run")
+    check_single_model({**decentralized, "algorithm": "bsp"}, bn, "run")
   assert leakage._of_run(LeakageFlags(workdir="run", untrained=True))[2].endswith("untrained")
 
 
@@ -115,7 +116,7 @@ def test_saved_options_have_the_class_of_the_algorithm(saved, method):
 
 def test_a_run_of_an_ensemble_is_refused(monkeypatch):
   saved = {"algorithm": "split", "members": "tiny:conv1,tiny:conv2"}
-  monkeypatch.setattr(leakage, "load_run", lambda path: (saved, {}))
+  monkeypatch.setattr(leakage, "load_run", lambda path: SimpleNamespace(config=saved, variables={}))
   with pytest.raises(UserError, match="trained an ensemble"):
     leakage._of_run(LeakageFlags(workdir="run"))
 

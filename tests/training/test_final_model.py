@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.storage.final_model import load_run, save_model
+from fedjax_norm.training.finished_run import load_run
+from fedjax_norm.training.storage.final_model import save_model
 from fedjax_norm.training.storage.run_folder import RunFolder
 
 VARIABLES = {
@@ -22,8 +23,9 @@ def folder(tmp_path):
 
 
 def test_the_saved_model_is_loaded(folder):
-  config, variables = load_run(folder)
-  assert config == {"model": "tiny", "seed": 3}
+  run = load_run(folder)
+  assert run.config == {"model": "tiny", "seed": 3}
+  variables = run.variables
   assert jax.tree.structure(variables) == jax.tree.structure(VARIABLES)
   jax.tree.map(np.testing.assert_array_equal, variables, VARIABLES)
 

@@ -6,7 +6,7 @@ import dataclasses
 from fedjax_norm import options
 from fedjax_norm.cli import app
 from fedjax_norm.cli.config import Config, all_but
-from fedjax_norm.cli.finished_run import check_single_model, saved_options
+from fedjax_norm.cli.finished_run import saved_options
 from fedjax_norm.cli.train import load, prepare
 from fedjax_norm.data.partitions.registry import PartitionConfig
 from fedjax_norm.data.sources.registry import DataConfig
@@ -15,9 +15,9 @@ from fedjax_norm.options import option
 from fedjax_norm.plots import leakage
 from fedjax_norm.training import cut_leakage
 from fedjax_norm.training.cut_leakage import LeakageConfig
+from fedjax_norm.training.finished_run import check_single_model, load_run
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.csv_rows import write_table
-from fedjax_norm.training.storage.final_model import load_run
 from fedjax_norm.training.storage.lock import locked
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.training.terminal.tables import columns_table
@@ -105,7 +105,8 @@ def _of_flags(config: LeakageFlags) -> tuple[Task, Variables, str]:
 def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
   """Returns (task, final or initial variables, title of the figure) of the run in --workdir."""
   path = config.workdir or ""
-  saved, variables = load_run(path)
+  finished = load_run(path)
+  saved, variables = finished.config, finished.variables
   one = saved_options(saved)
   if one.members is not None:
     raise UserError("the run trained an ensemble, not a single model; pass another --workdir.")
@@ -113,7 +114,7 @@ def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
   title = f"{one.data}, {one.model}, {one.norm}, {saved['algorithm']}"
   if config.untrained:
     return task, initial_variables(task, one.seed), f"{title}, untrained"
-  check_single_model(saved, task, path)
+  check_single_model(saved, task.model.norm, path)
   return task, variables, title
 
 
