@@ -2,9 +2,9 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import pytest
+from helpers import fake_wandb
 from helpers.wandb_files import records
 
 from fedjax_norm.errors import UserError
@@ -24,38 +24,9 @@ def folder(tmp_path):
     yield folder
 
 
-class FakeRun:
-  """Records what it is sent; fails at round 3."""
-
-  def __init__(self, sent):
-    self.sent, self.summary = sent, sent
-
-  def log(self, row, step):
-    if step == 3:
-      raise ConnectionError("no network")
-    self.sent[step] = row
-
-  def finish(self, exit_code):
-    self.sent["finished"] = exit_code
-
-
 @pytest.fixture
 def fake(monkeypatch):
-  """Replaces the package; returns (what the runs were sent, the arguments of wandb.init)."""
-  sent, started = {}, []
-
-  class UsageError(Exception):
-    pass
-
-  def init(**arguments):
-    started.append(arguments)
-    if arguments["project"] == "forbidden":
-      raise UsageError("no key")
-    return FakeRun(sent)
-
-  module = SimpleNamespace(init=init, Settings=dict, errors=SimpleNamespace(UsageError=UsageError))
-  monkeypatch.setitem(sys.modules, "wandb", module)
-  return sent, started
+  return fake_wandb.install(monkeypatch)
 
 
 def test_a_run_offline_is_continued_and_no_row_is_sent_twice(folder, monkeypatch):
@@ -99,18 +70,20 @@ def test_a_run_offline_is_continued_and_no_row_is_sent_twice(folder, monkeypatch
 
 
 def test_an_error_is_a_note_and_the_next_start_sends_the_rest(folder, fake, capsys, monkeypatch):
-  sent, _ = fake
+  monkeypatch.setattr(fake_wandb.Run, "log", fake_wandb.fails_at(3))
   with WandbLog(folder, "mine") as log:
     for number in (1, 2, 3, 4):
       folder.append(row(number))
       log.on_evaluation(number, row(number), None)
     log.summarize({"best": 1})
+  sent = fake.runs[fake.started[0]["id"]]
   assert sent == {1: row(1), 2: row(2)}
   assert capsys.readouterr().out == (
     "note: W&B failed (no network), and the run goes on without it.\n"
   )
   assert json.loads((folder.path / "wandb.json").read_text())["round"] == 2
-  monkeypatch.setattr(FakeRun, "log", lambda self, row, step: self.sent.update({step: row}))
+  monkeypatch.undo()
+  fake_wandb.install(monkeypatch, fake)
   with pytest.raises(KeyboardInterrupt), WandbLog(folder, "mine"):
     raise KeyboardInterrupt
   assert sent == {**{number: row(number) for number in (1, 2, 3, 4)}, "finished": 1}
@@ -128,7 +101,7 @@ def test_the_local_files_are_in_the_run_folder_or_in_wandb_dir(folder, fake, mon
     monkeypatch.setenv("WANDB_DIR", given)
   with WandbLog(folder, "mine"), WandbLog(folder, "other"):
     pass
-  first, second = fake[1]
+  first, second = fake.started
   assert first["dir"] == (given or str(folder.path))
   assert (first["name"], first["group"], first["config"]) == ("run", None, CONFIG)
   assert first["id"] != second["id"]  # another project
