@@ -84,19 +84,27 @@ def run_cell(name: str, config: Any, source: Source, path: Path, make: Make = tr
     return Result(folder.read_summary(), rows, num_tested, example_flops)
 
 
-def load_sources(configs: Mapping[str, Config]) -> dict[str, Source]:
-  """Returns name of a run -> data of the run; loads data that several runs share only once.
+class Sources:
+  """Loads the data of runs; runs that share their data share it in memory."""
 
-  Raises:
-    UserError: the data of a run cannot be read.
-  """
-  loaded: dict[Any, Source] = {}
-  sources = {}
-  for name, config in configs.items():
+  def __init__(self) -> None:
+    self._loaded: dict[Any, Source] = {}
+
+  def of(self, config: Any) -> Source:
+    """Returns the data of a run.
+
+    Raises:
+      UserError: the data cannot be read.
+    """
     key: Any = config.task, *(getattr(config, field.name) for field in options.of(DataConfig))
     if config.train_share is not None:
       key = *key, config.seed
-    if key not in loaded:
-      loaded[key] = train.load(config)
-    sources[name] = loaded[key]
-  return sources
+    if key not in self._loaded:
+      self._loaded[key] = train.load(config)
+    return self._loaded[key]
+
+
+def load_sources(configs: Mapping[str, Config]) -> dict[str, Source]:
+  """Returns name of a run -> data of the run (see :class:`Sources`)."""
+  sources = Sources()
+  return {name: sources.of(config) for name, config in configs.items()}

@@ -1,0 +1,92 @@
+"""Turns the time for a study into the effort of its contenders."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.training.terminal.tables import human_seconds
+
+EVALUATIONS = 10
+"""Evaluations of a final run, evenly spaced; shorter runs have proportionally fewer."""
+
+SHARE = 0.8
+"""Share of the time that is planned; the rest is for what is slower than it was measured."""
+
+LEAST_EFFORT = 20
+"""Fewest local steps of a final run: with fewer, differences show only the start of training."""
+
+_START = 8.0  # seconds until a process has imported its libraries and read the data
+_REPORT = 2.5  # seconds for the pictures and tables of one final run
+
+
+class Cost(NamedTuple):
+  """The measured times of a contender on one worker, in seconds.
+
+  Attributes:
+    start: to draw the initial model and to compile the evaluation.
+    compile: to compile the training program of a phase.
+    step: a local step of all clients.
+    evaluation: an evaluation with its checkpoint.
+  """
+
+  start: float
+  compile: float
+  step: float
+  evaluation: float
+
+  def cell(self, effort: int, efforts: float, seeds: int, phases: int = 1) -> float:
+    """Returns the time of a contender.
+
+    Args:
+      effort: local steps of a final run.
+      efforts: effort of the search, its reserve and the final runs, in final runs.
+      seeds: number of final runs.
+      phases: number of training programs.
+    """
+    once = self.start + phases * self.compile + seeds * _REPORT
+    return once + efforts * (effort * self.step + EVALUATIONS * self.evaluation)
+
+
+GUESS = Cost(5, 8, 0.05, 0.3)
+"""Times of a contender that was not measured."""
+
+
+def makespan(seconds: Iterable[float], workers: int) -> float:
+  """Returns when the last worker ends, if each takes the longest contender that is left."""
+  busy = [0.0] * workers
+  for one in sorted(seconds, reverse=True):
+    busy[busy.index(min(busy))] += one
+  return _START + max(busy)
+
+
+def effort_of(available: float, least: int, expected: Callable[[int], float], spent: float) -> int:
+  """Returns the largest effort for which the study ends in time.
+
+  Args:
+    available: seconds of ``--budget``.
+    least: smallest effort that makes sense.
+    expected: effort -> expected seconds; it rises.
+    spent: seconds that the measurement took.
+
+  Raises:
+    UserError: even the smallest effort takes longer.
+  """
+
+  def fits(effort: int) -> bool:
+    return spent + expected(effort) <= SHARE * available
+
+  if not fits(least):
+    needed = math.ceil((spent + expected(least)) / SHARE / 60)
+    raise UserError(
+      f"--budget of {human_seconds(available)} is too small: even {least} local steps for each "
+      f"final run take longer; give at least --budget={needed}m, or compare less."
+    )
+  effort = least
+  while fits(2 * effort):
+    effort *= 2
+  step = effort
+  while (step := step // 2) >= 1:
+    if fits(effort + step):
+      effort += step
+  return effort

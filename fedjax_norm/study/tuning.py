@@ -1,0 +1,116 @@
+"""The search for a contender's learning rate, by successive halving, as a pure decision.
+
+Each rate of a grid trains for a quarter of the local steps of a final run. If the best rate is at
+an end of an automatic grid, the grid grows by about a factor of 3 beyond that end, at most twice;
+if training diverges at all rates, it grows downwards. Then the best two rates train for half of the
+steps. The better one is chosen. Values are scores on validation examples, with one seed.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from fedjax_norm.study.contender import Trial, Tuning
+from fedjax_norm.study.ranking import Criterion, Score
+
+EXTENSIONS = 2
+"""Rates by which an automatic grid may grow."""
+
+SHARES = (0.25, 0.5)
+"""Shares of a final run's local steps for which the rates, and then the best two, are trained."""
+
+_FINALISTS = 2
+
+
+class Search(NamedTuple):
+  """What is searched.
+
+  Attributes:
+    rates: the grid, in rising order.
+    steps: local steps of the two rungs.
+    extends: whether the grid may grow.
+    score: how validation values become one number: ``best``, ``last`` or ``mean``.
+    measure: the measure.
+  """
+
+  rates: tuple[float, ...]
+  steps: tuple[int, int]
+  extends: bool
+  score: Score
+  measure: str
+
+
+def efforts(rates: int, extends: bool, seeds: int) -> float:
+  """Returns the effort of a contender in final runs: its search, its reserve and its seeds."""
+  if rates == 1:
+    return float(seeds)
+  trials = rates + (EXTENSIONS if extends else 0)
+  return trials * SHARES[0] + min(_FINALISTS, rates) * SHARES[1] + seeds
+
+
+def score_of(
+  rows: Sequence[dict[str, Any]], measure: str, score: Score, average_last: int
+) -> float:
+  """Returns the score of a run on the validation examples, from its rows of ``metrics.csv``."""
+  values = [float(row[f"val_{measure}"]) for row in rows]
+  if score == "last":
+    return values[-1]
+  if score == "mean":
+    last = values[-average_last:]
+    return sum(last) / len(last)
+  finite = [value for value in values if not math.isnan(value)] or [math.nan]
+  return max(finite, key=lambda value: Criterion(measure).sign * value)
+
+
+def next_trials(trials: Sequence[Trial], search: Search) -> list[tuple[float, int]] | Tuning:
+  """Returns the (rate, local steps) to train next, or the choice if there is nothing to train.
+
+  If training diverged at every rate, the choice is the lowest one, with no finite trial.
+  """
+  first, second = search.steps
+  short = {trial.lr: trial for trial in trials if trial.steps == first}
+  long = {trial.lr: trial for trial in trials if trial.steps == second and trial.steps != first}
+  if missing := [(rate, first) for rate in search.rates if rate not in short]:
+    return missing
+  ranked = _ranked(short, search)
+  grid = sorted(short)
+  if search.extends and len(grid) < len(search.rates) + EXTENSIONS:
+    if not ranked or (ranked[0] == grid[0] and ranked[0] != grid[-1]):
+      return [(_below(grid[0]), first)]
+    if ranked[0] == grid[-1]:
+      return [(_above(grid[-1]), first)]
+  if second != first and len(ranked) > 1:
+    # A rate that diverges in the longer trial makes room for the next one.
+    diverged = {rate for rate, trial in long.items() if trial.value is None}
+    finalists = [rate for rate in ranked if rate not in diverged][:_FINALISTS]
+    if missing := [(rate, second) for rate in finalists if rate not in long]:
+      return missing
+    best = _ranked(long, search)
+    ranked = best + [rate for rate in ranked if rate not in long]
+  chosen = ranked[0] if ranked else grid[0]
+  edge = None
+  if len(grid) > 1:
+    edge = "lowest" if chosen == grid[0] else "highest" if chosen == grid[-1] else None
+  runner_up = ranked[1] if len(ranked) > 1 else None
+  return Tuning(chosen, runner_up, edge, search.score, search.measure, tuple(trials))  # type: ignore[arg-type]
+
+
+def _ranked(trials: dict[float, Trial], search: Search) -> list[float]:
+  """Returns the rates with a value, the best first; of equal ones, the nearest to the middle."""
+  sign = Criterion(search.measure).sign
+  middle = math.log(search.rates[0] * search.rates[-1]) / 2
+
+  def order(trial: Trial) -> tuple[float, float, float]:
+    assert trial.value is not None
+    return -sign * trial.value, round(abs(math.log(trial.lr) - middle), 6), trial.lr
+
+  return [t.lr for t in sorted((t for t in trials.values() if t.value is not None), key=order)]
+
+
+def _above(rate: float) -> float:
+  """Returns the next rate of the series 0.001, 0.003, 0.01, ..."""
+  return float(f"{rate * (10 / 3 if f'{rate:e}'[0] == '3' else 3):.1g}")
+
+
+def _below(rate: float) -> float:
+  return float(f"{rate / (3 if f'{rate:e}'[0] == '3' else 10 / 3):.1g}")
