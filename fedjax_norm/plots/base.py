@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, Formatter, LogLocator, MaxNLocator, NullFormatter
 
+from fedjax_norm.evaluation.measures import Measure
 from fedjax_norm.training.storage.atomic_files import atomic_replacement
 
 Rows = Sequence[Mapping[str, Any]]
@@ -57,6 +58,13 @@ def tidy(axes: Axes) -> None:
   axes.spines[["top", "right"]].set_visible(False)
   axes.grid(axis="y", color="0.9", linewidth=0.8)
   axes.set_axisbelow(True)
+
+
+def test_label(measure: Measure) -> str:
+  """Returns the label of an axis that shows a test measure."""
+  if measure.title == "top-1":
+    return "top-1 test accuracy"
+  return measure.title + ("" if measure.best_is_one else " (lower is better)")
 
 
 def log_axis(axes: Axes, form: Formatter) -> None:

@@ -96,7 +96,7 @@ def compare_figure(
       _time_axis(axes)
     elif column == "bytes":
       base.bytes_axis(axes)
-  panes[0].set_ylabel("top-1 test accuracy" if what.title == "top-1" else what.title)
+  panes[0].set_ylabel(base.test_label(what))
   form = ".1%" if what.form.endswith("%") else what.form
   ends = [_end(name, runs[name], column_of, shown[-1], form) for name in names]
   labels = [end._replace(style=base.style(i)) for i, end in enumerate(ends) if end]

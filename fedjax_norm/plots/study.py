@@ -1,6 +1,6 @@
 """Figures of a study: score against communication, shares as a table of colours, learning rates."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,6 @@ from fedjax_norm.evaluation.measures import Measure
 from fedjax_norm.plots import base, side_labels
 
 _MOST_COLUMNS = 24
-_NAME_LENGTH = 28
 _LONGEST_NAMES = 44
 
 
@@ -82,7 +81,7 @@ def pareto_figure(points: Sequence[Point], title: str, measure: Measure, named: 
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
   axes.margins(0.08)
   base.bytes_axis(axes)
-  axes.set_ylabel(axis_label(measure))
+  axes.set_ylabel(base.test_label(measure))
   if measure.form.endswith("%"):
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(*np.clip(axes.get_ylim(), 0, 1.01))
@@ -96,13 +95,13 @@ def pareto_figure(points: Sequence[Point], title: str, measure: Measure, named: 
   return figure
 
 
-def axis_label(measure: Measure) -> str:
-  """Returns the label of an axis with the values of a test measure."""
-  return f"test, {measure.title}" + ("" if measure.best_is_one else " (lower is better)")
-
-
 def shares_figure(
-  rows: Sequence[str], columns: Sequence[str], values: np.ndarray, title: str, label: str
+  rows: Sequence[str],
+  columns: Sequence[str],
+  values: np.ndarray,
+  title: str,
+  label: str,
+  marked: Collection[int] = (),
 ) -> Figure:
   """Draws shares of rows and columns: as colours with numbers, or as dots of many columns.
 
@@ -114,6 +113,7 @@ def shares_figure(
     values: [R, C] shares from 0 to 1, or NaN where there is none.
     title: title of one line.
     label: what the shares are, with the unit percent.
+    marked: indices of columns whose names are set in italics, and whose dots have another colour.
   """
   values = np.asarray(values, np.float64).reshape(len(rows), len(columns))
   few = len(columns) <= _MOST_COLUMNS
@@ -122,14 +122,20 @@ def shares_figure(
   figure = Figure(figsize=(width, 1.6 + 0.3 * len(rows)), layout="constrained")
   figure.suptitle(title, fontsize=12)
   axes = figure.subplots()
-  (_draw_colours if few else _draw_dots)(axes, columns, values)
+  (_draw_colours if few else _draw_dots)(axes, columns, values, frozenset(marked))
   axes.set_yticks(range(len(rows)), list(rows), fontsize=9)
   axes.set_ylim(len(rows) - 0.5, -0.5)
   axes.set_title(label, fontsize=10, loc="left")
   return figure
 
 
-def _draw_colours(axes: Axes, columns: Sequence[str], values: np.ndarray) -> None:
+def _short(name: str, most: int = 32) -> str:
+  return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _draw_colours(
+  axes: Axes, columns: Sequence[str], values: np.ndarray, marked: frozenset[int]
+) -> None:
   axes.imshow(values, vmin=0, vmax=1, cmap="cividis", aspect="auto")
   axes.spines[:].set_visible(False)
   axes.tick_params(length=0)
@@ -142,23 +148,30 @@ def _draw_colours(axes: Axes, columns: Sequence[str], values: np.ndarray) -> Non
       axes.add_patch(Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, **frame))
   short = all(len(name) <= 5 for name in columns)
   turned: dict[str, Any] = {} if short else {"rotation": 40, "ha": "right"}
-  axes.set_xticks(range(len(columns)), [n[:_NAME_LENGTH] for n in columns], fontsize=9, **turned)
+  axes.set_xticks(range(len(columns)), list(map(_short, columns)), fontsize=9, **turned)
+  for j in marked:
+    axes.get_xticklabels()[j].set_style("italic")
 
 
-def _draw_dots(axes: Axes, columns: Sequence[str], values: np.ndarray) -> None:
+def _draw_dots(
+  axes: Axes, columns: Sequence[str], values: np.ndarray, marked: frozenset[int]
+) -> None:
   base.tidy(axes)
   for i, row in enumerate(values):
     found = np.flatnonzero(np.isfinite(row))
-    axes.plot(row[found], np.full(found.size, i), "|", color=base.COLOURS[0], alpha=0.5)
+    colours = [base.COLOURS[3 if j in marked else 0] for j in found]
+    axes.scatter(row[found], np.full(found.size, i), marker="|", c=colours, alpha=0.6)
     if found.size:
       axes.plot(np.mean(row[found]), i, "D", color="black", markersize=4)
       worst = found[np.argmin(row[found])]
       axes.plot(row[worst], i, "o", color=base.COLOURS[1], markersize=5)
       place: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center"}
-      axes.annotate(columns[worst][:_NAME_LENGTH], (row[worst], i), (-6, 0), fontsize=8, **place)
+      axes.annotate(_short(columns[worst]), (row[worst], i), (-6, 0), fontsize=8, **place)
   axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-  axes.set_xlim(min(-0.02, np.nanmin(values, initial=1) - 0.25), 1.02)
-  axes.set_xticks(np.linspace(0, 1, 6))
+  lowest = float(np.nanmin(values, initial=0.95))
+  axes.set_xlim(lowest - 0.35 * (1.02 - lowest), 1.02)  # with room for the lowest one's name
+  axes.set_xticks([tick for tick in axes.get_xticks() if tick >= 0])
+  axes.set_xlim(lowest - 0.35 * (1.02 - lowest), 1.02)
 
 
 def search_figure(searches: Sequence[Search], title: str, measure: Measure) -> Figure:
@@ -182,10 +195,10 @@ def search_figure(searches: Sequence[Search], title: str, measure: Measure) -> F
   panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
   for axes, search in zip(panels, searches, strict=False):
     base.tidy(axes)
-    axes.set_title(search.name[:_LONGEST_NAMES], fontsize=8, loc="left")
+    axes.set_title(_short(search.name, _LONGEST_NAMES), fontsize=8, loc="left")
     _draw_search(axes, search)
     if measure.form.endswith("%"):
-      axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+      axes.yaxis.set_major_formatter(PercentFormatter(1.0))
   for axes in panels[len(searches) :]:
     axes.set_visible(False)
   return figure
@@ -193,14 +206,15 @@ def search_figure(searches: Sequence[Search], title: str, measure: Measure) -> F
 
 def _draw_search(axes: Axes, search: Search) -> None:
   lengths = sorted({steps for _, steps, _ in search.trials})
+  bottom = axes.get_xaxis_transform()
   for i, length in enumerate(lengths):
     trials = [(lr, value) for lr, steps, value in search.trials if steps == length]
     found = np.array(sorted((lr, v) for lr, v in trials if v is not None)).reshape(-1, 2)
     shade = str(0.7 * (1 - (i + 1) / len(lengths)))
     axes.plot(*found.T, ".-", color=shade, linewidth=1, markersize=5)
     lost = [lr for lr, value in trials if value is None]
-    cross: dict[str, Any] = {"color": base.COLOURS[1], "transform": axes.get_xaxis_transform()}
-    axes.plot(lost, [0.06] * len(lost), "x", clip_on=False, **cross)
+    if lost:
+      axes.plot(lost, [0.06] * len(lost), "x", color=base.COLOURS[1], transform=bottom)
   for lr, marker in ((search.chosen, "*"), (search.runner_up, "o")):
     values = [v for rate, _, v in search.trials if rate == lr and v is not None]
     if lr is not None and values:
