@@ -24,7 +24,8 @@ from fedjax_norm.training.terminal.tables import human_bytes, human_seconds, sum
 _OPTIONAL_RESULTS = (
   ("accuracy_loss", "accuracy loss", "{accuracy_loss:.2%} at the last measurement"),
   ("theta", "final theta", "{theta:g}"),
-  ("clients_top1", "client labels, top-1", "mean {clients_top1:.2%}, min {clients_top1_min:.2%}"),
+  ("clients_top1", "clients, top-1", "mean {clients_top1:.2%}, min {clients_top1_min:.2%}"),
+  ("unseen_top1", "unseen clients, top-1", "mean {unseen_top1:.2%}, min {unseen_top1_min:.2%}"),
   ("personal_top1", "fine-tuned, top-1", "mean {personal_top1:.2%}, min {personal_top1_min:.2%}"),
 )
 
@@ -40,7 +41,7 @@ def print_start(config: Config, task: Task, program: Program) -> None:
   algorithm = next(iter(program.phases.values())).algorithm
   cost, size = algorithm.cost, sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
   pairs = [
-    ("data", f"{config.data}: {sizes.sum():,} training, {len(task.source.test.labels):,} test"),
+    ("data", f"{config.data}: {_count_examples(task)}"),
     ("images", data_notes.describe_images(task)),
     ("classes", f"{task.num_classes:,}"),
     (
@@ -63,6 +64,18 @@ def print_start(config: Config, task: Task, program: Program) -> None:
   print(summary_table(config.algorithm, pairs), flush=True)
 
 
+def _count_examples(task: Task) -> str:
+  """Returns the number of examples of each kind."""
+  counts = [f"{task.data.sizes.sum():,} training"]
+  if task.validation is not None:
+    counts.append(f"{len(task.validation.labels):,} validation")
+  counts.append(f"{len(task.source.test.labels):,} test")
+  if task.unseen is not None:
+    clients, examples = len(np.unique(task.unseen.clients)), len(task.unseen.labels)
+    counts.append(f"{examples:,} of {clients:,} unseen client{'s' if clients > 1 else ''}")
+  return ", ".join(counts)
+
+
 def _clients(config: Config, task: Task) -> list[tuple[str, str]]:
   """Returns the natural clients' names (unless they are many), or a note if they are not used."""
   owners, names = task.source.train.clients, task.source.client_names
@@ -76,7 +89,9 @@ def _clients(config: Config, task: Task) -> list[tuple[str, str]]:
     return [("note", f"{note}; --partition=natural uses them")]
   if len(present) > _MOST_NAMES:
     return []
-  return [("client names", ", ".join(names[k] for k in present))]
+  trained = [("client names", ", ".join(names[k] for k in present))]
+  unseen = (task.client_names or ())[len(present) :]
+  return trained + ([("unseen clients", ", ".join(unseen))] if unseen else [])
 
 
 def print_resumed(folder: RunFolder, rounds: int) -> None:
@@ -129,6 +144,7 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
   """Prints the results of one run, the content of ``summary.json``."""
   pairs = [
     *_test_results(summary),
+    *_other_readings(summary),
     ("test loss", f"{summary['loss']:.4f}" if summary["loss"] < 1e6 else f"{summary['loss']:.3g}"),
     ("rounds", f"{summary['rounds']:,}"),
   ]
@@ -170,6 +186,21 @@ def _test_results(summary: dict[str, Any]) -> list[tuple[str, str]]:
   by_class = {n.removeprefix("iou_"): summary[n] for n in summary if n.startswith("iou_")}
   if 0 < len(by_class) <= _MOST_NAMES:
     pairs.append(("IoU by class", ", ".join(f"{n} {value:.1%}" for n, value in by_class.items())))
+  return pairs
+
+
+def _other_readings(summary: dict[str, Any]) -> list[tuple[str, str]]:
+  """Returns the compared measure by validation and as a mean over the last evaluations."""
+  name, measure = next(iter(measures_of(summary).items()))
+  pairs = []
+  if f"best_{name}" in summary:
+    value = measure.format(summary[f"best_{name}"])
+    pairs.append(
+      ("best by validation", f"round {summary['best_round']:,}, {measure.title} {value}")
+    )
+  if f"mean_{name}" in summary and summary["average_last"] > 1:
+    value = f"{measure.title} {measure.format(summary[f'mean_{name}'])}"
+    pairs.append((f"mean of the last {summary['average_last']} evaluations", value))
   return pairs
 
 

@@ -17,6 +17,7 @@ from fedjax_norm.cli import app, run_report, seeds
 from fedjax_norm.cli.config import Config
 from fedjax_norm.data import example_order
 from fedjax_norm.data.examples import Source
+from fedjax_norm.data.held_out import HeldOutExamples
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.process_local import SelectLocal
@@ -70,8 +71,11 @@ def run(config: Any, make: Make = make) -> None:
       one, task = prepare(dataclasses.replace(config, seed=seed, seeds=1), source)
       # Most programs do not depend on the seed's data and stay compiled for the next seed.
       timed = config.network and config.batch_stats == "recalibrate"
-      if config.depends_on_seed or timed or (config.freeze_round == "auto" and config.steps_vary):
+      rebuild = config.depends_on_seed or timed or config.unseen_clients
+      if rebuild or (config.freeze_round == "auto" and config.steps_vary):
         program = make(task, one)
+      else:
+        program = program._replace(evaluate=program.evaluate.for_task(task))
       summaries[seed] = run_seed(one, task, program, path / f"seed_{seed}")
     result = seeds.summarize(list(summaries.values()))
     folder.write_summary(result)
@@ -104,8 +108,10 @@ def prepare(config: Config, source: Source | None) -> tuple[Config, Task]:
     return _prepare_local(config)
   train = source.train
   partition = partitions.from_config(config, train.labels, train.clients, config.seed)
+  config = task_config.resolve(config, train.labels, train.clients)
+  source, partition, held_out = task_config.divide(config, source, partition, config.seed)
   config = resolve(config, source, partition)
-  task = make_task(config, source, partition)
+  task = make_task(config, source, partition, held_out=held_out)
   return _fill_defaults(task, config), task
 
 
@@ -126,6 +132,7 @@ def make_task(
   source: Source,
   partition: Partition,
   statistics: tuple[np.ndarray, np.ndarray] | None = None,
+  held_out: HeldOutExamples | None = None,
 ) -> Task:
   """Returns the task of one seed.
 
@@ -134,6 +141,7 @@ def make_task(
     source: data of the run.
     partition: partition of the training examples over clients.
     statistics: mean and standard deviation of each channel; None computes them from ``source``.
+    held_out: examples that were held out of ``source`` and ``partition``, if any.
   """
   return task_config.from_config(
     config,
@@ -145,6 +153,7 @@ def make_task(
     statistics=statistics,
     members=config.members,
     labelled=config.labelled,
+    held_out=held_out,
   )
 
 
@@ -158,7 +167,8 @@ def _prepare_local(config: Config) -> tuple[Config, Task]:
     return selected[-1][1]
 
   source = load(config, select_local)
-  partition, examples = selected[-1]
+  source, partition, _ = task_config.divide(config, source, selected[-1][0], config.seed)
+  examples = selected[-1][1]
   config, statistics = resolve(config, source, partition), None
   if config.by_channel:
     images = source.train.images
@@ -210,7 +220,7 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
     on_evaluation = log.on_evaluation if log else None
     outcome = train(program, config, task.data, variables, folder, config.progress, on_evaluation)
     guesses = no_better_than_guessing(task, outcome.rows[-1])
-    result = {**summary(outcome), "no_better_than_guessing": guesses}
+    result = {**summary(outcome, config.average_last), "no_better_than_guessing": guesses}
     if missing := sorted((folder.read_summary() or {}).keys() - result.keys()):
       raise UserError(
         f"{folder.path / 'metrics.csv'} has no column {', '.join(missing)}, but summary.json has; "

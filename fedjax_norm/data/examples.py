@@ -17,7 +17,8 @@ class Examples(NamedTuple):
     images: [N, H, W, C]; uint8 from 0 to 255 (the device divides by 255), or float32, usually in
       [0, 1].
     labels: [N] int32, each in [0, number of classes).
-    clients: [N] int32, the natural client of each example (the one that the data names), or None.
+    clients: [N] int32, the natural client of each example (the one that the data names), or None;
+      -1 for a test example of an unknown client, or of one without training examples.
     targets: what a model predicts instead of the label, or None: for regression [N, D] float32
       numbers in their original units; for segmentation [N, H, W] uint8 classes of the pixels
       (``objectives.IGNORED`` for pixels that do not count).
@@ -46,14 +47,13 @@ def sample(examples: Examples, share: float, seed: int) -> Examples:
     raise UserError(f"the share of training examples is {share}; give one above 0 and up to 1.")
   total = len(examples.labels)
   shuffled = np.random.default_rng(seed).permutation(total)
-  ids = np.sort(shuffled[: max(1, round(share * total))])
-  clients, targets = examples.clients, examples.targets
-  return Examples(
-    examples.images[ids],
-    examples.labels[ids],
-    None if clients is None else clients[ids],
-    None if targets is None else targets[ids],
-  )
+  return select(examples, np.sort(shuffled[: max(1, round(share * total))]))
+
+
+def select(examples: Examples, ids: np.ndarray) -> Examples:
+  """Returns copies of the examples ``ids`` [n]."""
+  parts = {name: part for name, part in examples._asdict().items() if part is not None}
+  return Examples(**{name: part[ids] for name, part in parts.items()})
 
 
 class Source(NamedTuple):

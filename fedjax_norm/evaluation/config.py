@@ -14,9 +14,16 @@ class EvaluationConfig(Options):
   eval_batch_size: int = option(256, "Number of examples per test batch.", least=1)
   evaluate_clients: int = option(
     0,
-    "Number of clients for which an accuracy is reported: the test accuracy by class, weighted by "
-    "the client's label shares; 0 by default, or up to 10 with --fine_tune_steps.",
+    "Number of clients for which an accuracy is reported: on the client's own test examples if the "
+    "data names their clients and --partition=natural, otherwise the test accuracy by class, "
+    "weighted by the client's label shares; 0 by default, or up to 10 with --fine_tune_steps.",
     least=0,
+  )
+  average_last: int = option(
+    5,
+    "Number of the last evaluations whose mean is reported beside the last one (mean_... in "
+    "summary.json).",
+    least=1,
   )
   fine_tune_steps: int | None = option(
     None,

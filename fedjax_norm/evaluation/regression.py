@@ -16,7 +16,7 @@ class TargetScale(NamedTuple):
   Attributes:
     mean: [D] float64, mean over the training examples of all clients.
     std: [D] float64, standard deviation over the training examples of all clients.
-    spread: [D] float64, sum of squared deviations of the test targets from their mean.
+    spread: [D] float64, sum of squared deviations of the tested targets from their mean.
   """
 
   mean: np.ndarray
@@ -27,6 +27,11 @@ class TargetScale(NamedTuple):
     """Returns the standardized targets (targets - mean) / std, [N, D] float32."""
     return ((targets - self.mean) / self.std).astype(np.float32)
 
+  def of(self, tested: np.ndarray) -> "TargetScale":
+    """Returns the scale for other tested targets [M, D]; R² is nan if a number never varies."""
+    spread = _spread(tested.astype(np.float64))
+    return self._replace(spread=np.where(spread > 0, spread, np.nan))
+
 
 def target_scale(train: np.ndarray, test: np.ndarray) -> TargetScale:
   """Returns the scale of training targets [N, D] and test targets [M, D].
@@ -35,7 +40,7 @@ def target_scale(train: np.ndarray, test: np.ndarray) -> TargetScale:
     UserError: one of the D numbers is the same in all training or in all test examples.
   """
   train, test = train.astype(np.float64), test.astype(np.float64)
-  scale = TargetScale(train.mean(0), train.std(0), np.square(test - test.mean(0)).sum(0))
+  scale = TargetScale(train.mean(0), train.std(0), _spread(test))
   for values, name in ((scale.std, "training"), (scale.spread, "test")):
     if not values.all():
       raise UserError(
@@ -43,6 +48,10 @@ def target_scale(train: np.ndarray, test: np.ndarray) -> TargetScale:
         "examples, so a model cannot predict it; remove this number or choose other examples."
       )
   return scale
+
+
+def _spread(targets: np.ndarray) -> np.ndarray:
+  return np.square(targets - targets.mean(0)).sum(0)
 
 
 class Errors(NamedTuple):

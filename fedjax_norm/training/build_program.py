@@ -80,6 +80,11 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
       recalibrate_steps=sizes / config.step_examples(sizes) / 3,
     )
   _check_counts(config, data, first)
+  if task.unseen is not None and first.views.client and not first.views.evaluate_global:
+    raise UserError(
+      f"each client of {method.name} with these options has a model of its own, so there is no "
+      "model for a client that never trained; drop --unseen_clients."
+    )
   policy = None
   if spec.freezes_statistics:
     # After 3 / (1 - decay) local steps, 95% of a running statistic comes from new batches.

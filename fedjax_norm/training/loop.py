@@ -17,7 +17,7 @@ from fedjax_norm.local_training import Metrics
 from fedjax_norm.objectives import find
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.interval_planner import Controls, Interval, next_interval, observe
-from fedjax_norm.training.outcome import Outcome
+from fedjax_norm.training.outcome import Outcome, best_index
 from fedjax_norm.training.program_types import Program
 from fedjax_norm.training.rounds import (
   RunContext,
@@ -28,6 +28,7 @@ from fedjax_norm.training.rounds import (
   run_interval,
 )
 from fedjax_norm.training.storage.checkpoint import Checkpoints
+from fedjax_norm.training.storage.final_model import BEST_MODEL, save_model
 from fedjax_norm.training.storage.resume import resume
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.terminal.progress import Progress
@@ -85,6 +86,7 @@ def train(
   rows: list[dict[str, Any]] = []
   diagnostics: list[dict[str, Any]] = []
   accuracies: dict[int, float] = {}
+  details: dict[str, Any] = {}
   with contextlib.ExitStack() as stack:
     checkpoints = None
     if folder:
@@ -94,7 +96,7 @@ def train(
         (server, clients, controls, *numbers), rows = resume(folder, checkpoints, state)
         store.restore(clients)
         round_, spent, seconds = jax.tree.map(lambda a: np.asarray(a).item(), numbers)
-        diagnostics = folder.diagnostics()
+        diagnostics, details = folder.diagnostics(), folder.read_evaluation()
     run = RunContext.create(program, config, data, store, round_)
     server = run.place(server)
     stack.enter_context(run.feed)
@@ -107,7 +109,9 @@ def train(
       server, total, training = run_interval(run, interval, server)
       _check_finite(total.loss, interval, folder)
       server, recalibration = recalibrate(run, phase, server)
-      scores, accuracies = program.evaluate(phase.algorithm, server, store, data, run.key)
+      tested = program.evaluate(phase.algorithm, server, store, data, run.key)
+      scores, accuracies = tested.columns, tested.client_accuracies
+      details = {"round": round_, **tested.details} if tested.details else {}
       _check_finite(scores["loss"], interval, folder)
 
       loss = _mean(total.loss, total)
@@ -133,19 +137,24 @@ def train(
         with uninterrupted():
           if new_diagnostics:
             folder.append_diagnostics(new_diagnostics)
-          # The row comes first: after a kill in between, resuming drops the extra row.
+          if details:
+            folder.write_evaluation(details)
+          # Before its row, so that the rows never tell of a better model than the saved one.
+          if best_index(rows) == len(rows) - 1:
+            save_model(folder.path, on_host.variables, BEST_MODEL)
+          # The row precedes the checkpoint: after a kill in between, resuming drops the extra row.
           folder.append(row)
           checkpoints.save(round_, state)
       diagnostics += new_diagnostics
-      measure, tested = next(iter(measures_of(row).items()))
-      test_result = f"{tested.title} {tested.format(row[measure])}"
+      name, measure = next(iter(measures_of(row).items()))
+      test_result = f"{measure.title} {measure.format(row[name])}"
       bar.update(round_, loss, test_result, total.examples / elapsed)
       if on_evaluation:
         model = jax.tree.map(np.array, server.variables)  # copies: the server state is donated
         if on_evaluation(round_, dict(row), model):
           break
   model = jax.tree.map(np.asarray, server.variables)
-  return Outcome(model, store, rows, controls.frozen_at, accuracies, diagnostics)
+  return Outcome(model, store, rows, controls.frozen_at, accuracies, diagnostics, details)
 
 
 def _check_finite(loss: float, interval: Interval, folder: RunFolder | None) -> None:

@@ -1,7 +1,7 @@
 """The types that describe a run to the training loop: its phases and its program."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from flax import linen as nn
@@ -20,6 +20,7 @@ from fedjax_norm.split.by_messages.log import MessageLog
 from fedjax_norm.training.diagnostics_recorder import Diagnose
 from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.training.skewscout_run import SkewScoutRun
+from fedjax_norm.training.task.task import Task
 from fedjax_norm.typing import Key, PyTree, Variables
 
 
@@ -46,9 +47,45 @@ class Phase(NamedTuple):
   recalibrate_steps: np.ndarray = np.zeros(0)
 
 
-Evaluate = Callable[
-  [Algorithm, PyTree, ClientStore, FederatedData, Key], tuple[dict[str, float], dict[int, float]]
-]
+class Evaluation(NamedTuple):
+  """The result of an evaluation.
+
+  Attributes:
+    columns: columns of a row of ``metrics.csv``.
+    client_accuracies: accuracy of each evaluated client by its id; empty without such clients.
+    details: content of ``evaluation.json`` except for the round; empty for tasks without classes.
+  """
+
+  columns: dict[str, float]
+  client_accuracies: dict[int, float]
+  details: dict[str, Any]
+
+
+class Evaluate(Protocol):
+  """Tests the models of a run with compiled functions, which tasks with the same model share."""
+
+  def __call__(
+    self, algorithm: Algorithm, server: PyTree, store: ClientStore, data: FederatedData, key: Key
+  ) -> Evaluation:
+    """Tests the models of ``server`` and ``store``.
+
+    Args:
+      algorithm: the algorithm of the phase.
+      server: the server state.
+      store: the states of all clients.
+      data: the federation on the host.
+      key: key of the run.
+    """
+    ...
+
+  def for_task(self, task: Task) -> "Evaluate":
+    """Returns the function that tests on the data of ``task`` and compiles nothing again.
+
+    Model, preprocessing, classes and number of clients must be those of this function's task, as
+    they are in tasks of the same run with other seeds. Only data may differ: the test, validation
+    and unseen clients' examples, and the scales of regression targets.
+    """
+    ...
 
 
 class Program(NamedTuple):
@@ -57,8 +94,7 @@ class Program(NamedTuple):
   Attributes:
     phases: the phases by name, in the order of the run.
     mapping: the mapping of clients to devices.
-    evaluate: (algorithm, server state, client store, federation on the host, key of the run) ->
-      (test columns of a row of ``metrics.csv``, accuracy of each evaluated client by its id).
+    evaluate: tests the models at the end of each interval.
     freeze: FixBN's freeze policy, which changes the phase; None without a freeze.
     plateau: policy that lowers the learning rate on a plateau of the loss; None without one.
     clock: simulated clock of the network; None without simulated time.

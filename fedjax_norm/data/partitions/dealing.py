@@ -40,11 +40,11 @@ def deal_counts(class_of: np.ndarray, counts: np.ndarray, rng: np.random.Generat
 
 def deal_shares(class_of: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   """Returns the result of :func:`deal_counts` for real-valued shares [C, K], which are rounded."""
-  return deal_counts(class_of, _round(shares), rng)
+  return deal_counts(class_of, round_shares(shares), rng)
 
 
-def _round(shares: np.ndarray) -> np.ndarray:
-  """Rounds shares [C, K] up or down without changing the sum of each class.
+def round_shares(shares: np.ndarray) -> np.ndarray:
+  """Rounds shares [C, K] up or down, and so that the sum of each class is rounded to the nearest.
 
   A client whose share is rounded down in one class is preferred in the next, so that the clients'
   sizes also stay within about one example of their exact value.

@@ -35,7 +35,7 @@ class Listing(NamedTuple):
   Attributes:
     name: the kind of source, `folder` or `csv`.
     train: the training images, at least one; either all have a client or none has.
-    test: the test images; their clients are ignored.
+    test: the test images; those with a client also test this client alone.
     notes: remarks to print, as in ``examples.Source``.
   """
 
@@ -54,6 +54,8 @@ class Labels(NamedTuple):
     class_names: one name per label, in alphabetical order.
     client_names: one name per natural client, in alphabetical order, or None.
     notes: remarks to print, as in ``examples.Source``.
+    test_clients: [M] int32, natural client of each test image; -1 without training images; None if
+      no test image has a client.
   """
 
   labels: np.ndarray
@@ -61,6 +63,7 @@ class Labels(NamedTuple):
   class_names: tuple[str, ...]
   client_names: tuple[str, ...] | None
   notes: tuple[str, ...] = ()
+  test_clients: np.ndarray | None = None
 
 
 def split(
@@ -108,7 +111,11 @@ def labels(listing: Listing, data: str, open_set: bool = False) -> Labels:
   if not owners:
     return Labels(numbers, None, classes, None, listing.notes)
   client_names, clients = _number_names(owners)
-  return Labels(numbers, clients, classes, client_names, listing.notes)
+  tested = [file.client for file in listing.test]
+  number = {name: k for k, name in enumerate(client_names)}
+  own = np.array([-1 if name is None else number.get(name, -1) for name in tested], np.int32)
+  test_clients = own if any(name is not None for name in tested) else None
+  return Labels(numbers, clients, classes, client_names, listing.notes, test_clients)
 
 
 def load(
@@ -172,7 +179,7 @@ def load(
   return Source(
     listing.name,
     train,
-    Examples(reader(listing.test)(None), test_labels, targets=test_targets),
+    Examples(reader(listing.test)(None), test_labels, known.test_clients, test_targets),
     known.class_names,
     known.client_names,
     known.notes,

@@ -13,7 +13,7 @@ from fedjax_norm.training.storage.lock import HOLDER, LOCK, locked
 from fedjax_norm.training.storage.same_run import Obstacle, check_same
 
 CONFIG = "config.json"
-FORMAT = 2
+FORMAT = 3
 """Format number in ``config.json``; a run with another number cannot be resumed.
 
 Increase it with every change of this package after which a resumed run would differ from an
@@ -22,6 +22,7 @@ METRICS = "metrics.csv"
 _DIAGNOSTICS = "diagnostics.csv"
 _DIAGNOSTICS_COLUMNS = ("round", "quantity", "place", "value")
 SUMMARY = "summary.json"
+EVALUATION = "evaluation.json"
 _EVENTS = "tensorboard"
 # Files that a run killed before it wrote its config can leave in the folder.
 _NO_RUN_YET = {f"{CONFIG}.tmp", LOCK, HOLDER, f"{HOLDER}.tmp"}
@@ -42,9 +43,10 @@ def read_config(path: Path) -> dict[str, Any]:
 class RunFolder:
   """The files of one run; a context manager, made by ``RunFolder.open``.
 
-  The files are ``config.json``, ``metrics.csv``, ``summary.json``, ``tensorboard/`` and, if the run
-  records diagnostics, ``diagnostics.csv``. The TensorBoard events are derived from ``metrics.csv``.
-  Until the folder is closed, other processes can open it only as a ``ReadOnlyFolder``.
+  The files are ``config.json``, ``metrics.csv``, ``summary.json``, ``tensorboard/``, for
+  classification ``evaluation.json`` and, if the run records diagnostics, ``diagnostics.csv``. The
+  TensorBoard events are derived from ``metrics.csv``. Until the folder is closed, other processes
+  can open it only as a ``ReadOnlyFolder``.
 
   Attributes:
     path: the folder.
@@ -195,6 +197,19 @@ class RunFolder:
     file = self.path / SUMMARY
     return atomic_files.read_json(file) if file.exists() else None
 
+  def write_evaluation(self, details: dict[str, Any]) -> None:
+    """Replaces ``evaluation.json``, what the last evaluation says of each class and client."""
+    atomic_files.write_json(self.path / EVALUATION, details)
+
+  def read_evaluation(self) -> dict[str, Any]:
+    """Returns the content of ``evaluation.json``; an empty dict if the file does not exist.
+
+    Raises:
+      UserError: the file cannot be read or is damaged.
+    """
+    file = self.path / EVALUATION
+    return atomic_files.read_json(file) if file.exists() else {}
+
   def close(self) -> None:
     """Releases the lock, so that other processes can open the folder."""
     self._lock.close()
@@ -221,7 +236,8 @@ class ReadOnlyFolder(RunFolder):
   def _do_nothing(self, *_: Any, **__: Any) -> None:
     """Does nothing: only the first process writes."""
 
-  append = append_diagnostics = drop_rows_after = write_summary = close = _do_nothing
+  append = append_diagnostics = drop_rows_after = _do_nothing
+  write_summary = write_evaluation = close = _do_nothing
 
 
 def _rounds_done(path: Path) -> int:

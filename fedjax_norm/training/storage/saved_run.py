@@ -7,9 +7,13 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation.measures import measures_of
 from fedjax_norm.training.storage.atomic_files import read_json
 from fedjax_norm.training.storage.csv_rows import Row, read_rows
-from fedjax_norm.training.storage.run_folder import CONFIG, METRICS, SUMMARY, read_config
-
-EVALUATION = "evaluation.json"
+from fedjax_norm.training.storage.run_folder import (
+  CONFIG,
+  EVALUATION,
+  METRICS,
+  SUMMARY,
+  read_config,
+)
 
 # What every run has in metrics.csv and in summary.json, besides its test measures.
 _NUMBERS = ("loss", "bytes_up", "bytes_down", "round_trips", "seconds")

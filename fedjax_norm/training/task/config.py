@@ -1,13 +1,15 @@
 """The options of a task, and the function that builds the task from them."""
 
 import dataclasses
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import jax
 import numpy as np
 
 from fedjax_norm.data import example_order
 from fedjax_norm.data.example_order import ExampleOrder
 from fedjax_norm.data.examples import Source
+from fedjax_norm.data.held_out import HeldOutConfig, HeldOutExamples, hold_out
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.partitions.hidden_labels import hide_labels
 from fedjax_norm.data.partitions.registry import Partition, PartitionConfig
@@ -23,7 +25,9 @@ from fedjax_norm.training.task.task import Task, make_task
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskConfig(NormConfig, ModelConfig, ExampleOrder, Preprocess, PartitionConfig, DataConfig):
+class TaskConfig(
+  NormConfig, ModelConfig, ExampleOrder, Preprocess, HeldOutConfig, PartitionConfig, DataConfig
+):
   """Options of the data, partition, preprocessing, example order, model and normalization."""
 
 
@@ -45,6 +49,44 @@ def resolve(config: C, labels: np.ndarray, owners: np.ndarray | None) -> C:
   return dataclasses.replace(config, feature_shift="noise")
 
 
+class Division(NamedTuple):
+  """The data of a run, and which client has which training example.
+
+  Attributes:
+    source: the data, without held-out examples.
+    partition: division of the training examples over the clients.
+    held_out: the examples that were held out, if any.
+  """
+
+  source: Source
+  partition: Partition
+  held_out: HeldOutExamples | None
+
+
+def divide(config: TaskConfig, source: Source, partition: Partition, seed: int) -> Division:
+  """Holds out examples of a partition as the options say.
+
+  Raises:
+    UserError: the run has several processes, or ``held_out.hold_out`` raises.
+  """
+  if not config.holds_out:
+    return Division(source, partition, None)
+  name = "unseen_clients" if config.unseen_clients else "validation_share"
+  if jax.process_count() > 1:
+    raise UserError(f"--{name} needs a single process; drop it or --num_processes.")
+  if config.task == "verification":
+    raise UserError(
+      f"--{name} holds out examples of the training classes, but verification tests on pairs of "
+      f"other classes; drop --{name}."
+    )
+  if config.unseen_clients and config.task != "classification":
+    raise UserError(
+      f"--unseen_clients reports an accuracy, and --task is {config.task}; drop --unseen_clients."
+    )
+  train, kept, held_out = hold_out(source.train, partition, config, seed)
+  return Division(source._replace(train=train), kept, held_out)
+
+
 def from_config(
   config: TaskConfig,
   source: Source,
@@ -56,6 +98,7 @@ def from_config(
   statistics: tuple[np.ndarray, np.ndarray] | None = None,
   members: str | None = None,
   labelled: float | None = None,
+  held_out: HeldOutExamples | None = None,
 ) -> Task:
   """Builds the task that the options describe.
 
@@ -69,6 +112,7 @@ def from_config(
     statistics: mean and standard deviation of each channel; None computes them from the source.
     members: models of an ensemble, as in ``--members``; None for a single model.
     labelled: share of the labels that clients know; None is all.
+    held_out: the examples that were held out of ``source``, if any.
 
   Raises:
     UserError: an option changes class labels and the task has none, or ``make_task`` raises.
@@ -96,6 +140,7 @@ def from_config(
     span=example_order.steps_per_stretch(config, rounds, steps),
     objective=objective,
     members=ensemble_members.parse_members(members, norm),
+    held_out=held_out,
   )
   if labelled is None or labelled == 1:
     return task

@@ -9,9 +9,11 @@ import numpy as np
 from flax import linen as nn
 
 from fedjax_norm import models
+from fedjax_norm.data import held_out as held
 from fedjax_norm.data.example_order import FOREVER, ExampleOrder
-from fedjax_norm.data.examples import Source, value_range
+from fedjax_norm.data.examples import Examples, Source, value_range
 from fedjax_norm.data.federated import FederatedData, Transform, federate
+from fedjax_norm.data.held_out import HeldOutExamples
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.sources.in_memory import Arrays, to_partition, to_source
 from fedjax_norm.data.transforms.augment import client_strengths
@@ -48,6 +50,11 @@ class Task(NamedTuple):
     units: scales of the regression targets; None for other tasks.
     value_range: smallest and largest stored value in a sample of the training images.
     statistics: what the transforms need to know of the training images (see ``preprocess.fit``).
+    validation: held-out examples of the K clients, with the client of each; None if there are none.
+    unseen: examples of the U clients that never train, with the client of each from K to K + U - 1;
+      None if all clients train.
+    natural_ids: [K + U] int32, the natural client that each client is; None if clients are not
+      those that the data names.
   """
 
   model: nn.Module
@@ -61,6 +68,9 @@ class Task(NamedTuple):
   units: TargetScale | None = None
   value_range: tuple[float, float] = (0.0, 1.0)
   statistics: Statistics = MappingProxyType({})
+  validation: Examples | None = None
+  unseen: Examples | None = None
+  natural_ids: np.ndarray | None = None
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -95,10 +105,31 @@ class Task(NamedTuple):
   @property
   def test_targets(self) -> np.ndarray:
     """[N, ...] targets that the model's outputs for the test images are compared with."""
-    test = self.source.test
-    if test.targets is None:
-      return test.labels.astype(np.int32)
-    return self.units.standard(test.targets) if self.units else test.targets
+    return self.targets_of(self.source.test)
+
+  def targets_of(self, examples: Examples) -> np.ndarray:
+    """Returns the targets [N, ...] that the model's outputs for the examples are compared with."""
+    if examples.targets is None:
+      return examples.labels.astype(np.int32)
+    return self.units.standard(examples.targets) if self.units else examples.targets
+
+  @property
+  def test_owners(self) -> np.ndarray | None:
+    """[N] int32, the client of each test example or -1; None if the data names none of them."""
+    natural, given = self.natural_ids, self.source.test.clients
+    if natural is None or given is None:
+      return None
+    number = np.full(max(natural.max(), given.max()) + 2, -1, np.int32)  # the last one is for -1
+    number[natural[: self.data.num_clients]] = np.arange(self.data.num_clients)
+    owners: np.ndarray = number[given]
+    return owners if (owners >= 0).any() else None
+
+  @property
+  def client_names(self) -> tuple[str, ...] | None:
+    """Names of the clients and then of the unseen clients; None if the data does not name them."""
+    if self.natural_ids is None or self.source.client_names is None:
+      return None
+    return tuple(self.source.client_names[k] for k in self.natural_ids)
 
 
 def make_task(
@@ -115,6 +146,7 @@ def make_task(
   span: int | np.ndarray = FOREVER,
   objective: str | Objective = "classification",
   members: Sequence[MemberSpec] = (),
+  held_out: HeldOutExamples | None = None,
 ) -> Task:
   """Builds a task from data, a partition over clients, a norm and a model.
 
@@ -135,6 +167,7 @@ def make_task(
       objective, which also defines the test loss and the accuracy. Regression targets are
       standardized to mean 0 and standard deviation 1 over all clients' training examples.
     members: models of an ensemble, instead of ``model``; the task's objective is ``ensemble``.
+    held_out: examples that were held out of ``source`` and ``partition`` (``held_out.hold_out``).
 
   Raises:
     UserError: an argument has a wrong type, two arguments do not fit together, or
@@ -176,15 +209,22 @@ def make_task(
   single = jax.process_count() == 1
   readable = np.arange(len(train.labels)) if single else local_examples(partition)
   values = value_range(train.images, readable)
-  strengths = None
+  strengths, validation, unseen, statistics_images = None, None, None, train.images
+  natural_ids = held.natural_clients(partition, train.clients)
+  if held_out:
+    validation, unseen = held_out.validation, held_out.unseen
+    statistics_images, natural_ids = held_out.images, held_out.natural_ids
   if preprocess.feature_shift:
     if far_outside(train.images.dtype, values):
       raise UserError(
         "a feature shift assumes image values from 0 to 1, but the training images' values range"
         f" from {values[0]:g} to {values[1]:g}; scale the images to 0 to 1."
       )
-    num_clients = len(partition.offsets) - 1
-    strengths = client_strengths(preprocess.feature_shift, num_clients, preprocess.feature_scale)
+    shift, num_clients = preprocess.feature_shift, len(partition.offsets) - 1
+    ids = held_out.partition_ids if held_out else np.arange(num_clients)
+    strengths = client_strengths(shift, len(ids), preprocess.feature_scale)[ids]
+    validation, unseen = (held.shifted(part, shift, strengths) for part in (validation, unseen))
+    strengths = strengths[:num_clients]
   outputs = len(source.target_names or source.class_names)
   if kind != "regression" and outputs < 2:
     raise UserError(f"a classifier needs at least 2 classes; the data has {outputs}.")
@@ -201,7 +241,7 @@ def make_task(
     raise UserError(f"model {model!r} needs a norm; give one, such as make_norm('bn').")
   else:
     built = models.create(model, norm, outputs, image_shape, stem)
-  fitted = fit(preprocess, train.images, statistics)
+  fitted = fit(preprocess, statistics_images, statistics)
   data = federate(train, partition, strengths, order, targets, span)
   if isinstance(objective, Objective):
     check_loss(objective, output_shape, data.targets)
@@ -215,6 +255,9 @@ def make_task(
     scale,
     values,
     fitted,
+    validation,
+    unseen,
+    natural_ids,
   )
 
 

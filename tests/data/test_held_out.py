@@ -1,0 +1,122 @@
+"""Held-out examples are disjoint from those to train on, complete, stratified and drawn by seed."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, reject
+from hypothesis import strategies as st
+
+from fedjax_norm.data.examples import Examples
+from fedjax_norm.data.held_out import HeldOutConfig, draw_examples, hold_out, natural_clients
+from fedjax_norm.data.partitions import registry as partitions
+from fedjax_norm.errors import UserError
+
+
+def world(natural, labels):
+  """Examples of natural clients; the pixel of an example is its id."""
+  images = np.arange(len(labels), dtype=np.float32).reshape(-1, 1, 1, 1)
+  train = Examples(images, np.asarray(labels, np.int32), np.asarray(natural, np.int32))
+  return train, partitions.make("natural", train.labels, 0, 0, clients=train.clients)
+
+
+def ids(examples):
+  return examples.images.ravel().astype(int)
+
+
+@given(
+  cells=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=8, max_size=120),
+  share=st.floats(0.05, 0.9),
+  unseen=st.integers(0, 2),
+  seed=st.integers(0, 3),
+)
+def test_every_example_is_in_one_part_and_keeps_its_client(cells, share, unseen, seed):
+  natural, labels = np.array(cells).T
+  train, partition = world(10 * natural, labels)
+  clients = np.unique(natural)
+  assume(len(clients) > unseen)
+  config = HeldOutConfig(validation_share=share, unseen_clients=unseen)
+  try:
+    kept, division, held_out = hold_out(train, partition, config, seed)
+  except UserError:  # nothing to validate on
+    reject()
+  parts = [kept, held_out.validation, *([held_out.unseen] if unseen else [])]
+  assert sorted(np.concatenate([ids(part) for part in parts])) == list(range(len(labels)))
+  assert sorted(division.order) == list(range(len(kept.labels)))
+  # The clients that train come first, in their order; the names follow them.
+  trained = len(division.offsets) - 1
+  names = held_out.natural_ids
+  assert trained == len(clients) - unseen
+  assert sorted(names) == sorted(10 * clients)
+  assert list(names[:trained]) == sorted(names[:trained])
+  for k in range(trained):
+    own = partitions.client(division, k)
+    assert len(own)
+    assert (kept.clients[own] == names[k]).all()
+  for part in parts[1:]:
+    assert (10 * natural[ids(part)] == names[part.clients]).all()
+    assert (labels[ids(part)] == part.labels).all()
+
+
+@given(
+  sizes=st.lists(st.lists(st.integers(0, 30), min_size=3, max_size=3), min_size=2, max_size=6),
+  share=st.floats(0.1, 0.6),
+  seed=st.integers(0, 2),
+)
+def test_each_class_of_each_client_has_its_share(sizes, share, seed):
+  table = np.array(sizes)
+  table[:, 0] += 3
+  owners, labels = (np.repeat(part.ravel(), table.ravel()) for part in np.indices(table.shape))
+  try:
+    drawn = draw_examples(owners, labels, share, seed)
+  except UserError:
+    assert share * table.sum(0).max() <= 0.5
+    return
+  held = np.zeros_like(table)
+  np.add.at(held, (owners[drawn], labels[drawn]), 1)
+  assert (abs(held - share * table) < 1).all()
+  assert (abs(held.sum(0) - share * table.sum(0)) <= 0.5 + 1e-9).all()
+  assert (abs(held.sum(1) - share * table.sum(1)) < 2).all()
+  again = draw_examples(owners, labels, share, seed)
+  np.testing.assert_array_equal(drawn, again)
+
+
+def test_the_draw_depends_on_the_seed_only():
+  train, partition = world(np.arange(200) % 4, np.arange(200) // 4 % 5)
+
+  def drawn(seed, share=0.2, unseen=1):
+    held_out = hold_out(train, partition, HeldOutConfig(share, unseen), seed)[2]
+    return ids(held_out.validation).tolist(), np.unique(train.clients[ids(held_out.unseen)])
+
+  assert drawn(0)[0] == drawn(0)[0] != drawn(1)[0]
+  assert len({int(drawn(seed)[1][0]) for seed in range(20)}) == 4
+  assert len(drawn(0)[0]) == 30  # 0.2 of three clients with 50 examples
+  assert drawn(0)[1] == drawn(0, share=0.5)[1]
+
+
+def test_statistics_of_images_do_not_depend_on_the_validation_examples():
+  train, partition = world(np.arange(40) % 4, np.zeros(40))
+  with_share = hold_out(train, partition, HeldOutConfig(0.2), 0)[2]
+  assert with_share.images is train.images
+  held_out = hold_out(train, partition, HeldOutConfig(0.2, 1), 0)[2]
+  both = [held_out.images.ravel().astype(int), ids(held_out.unseen)]
+  assert sorted(np.concatenate(both)) == list(range(40))
+
+
+@pytest.mark.parametrize(
+  ("share", "unseen", "message"),
+  [
+    (0.01, 0, "--validation_share=0.01 of 40 examples at 4 clients holds no example out"),
+    (None, 4, "--unseen_clients=4 leaves none of the 4 clients to train; give at most 3"),
+  ],
+)
+def test_impossible_options_are_refused(share, unseen, message):
+  train, partition = world(np.arange(40) % 4, np.zeros(40))
+  with pytest.raises(UserError, match=message):
+    hold_out(train, partition, HeldOutConfig(share, unseen), 0)
+
+
+def test_clients_of_another_partition_have_no_names():
+  owners = np.array([3, 3, 5, 5, 5, 8])
+  natural = partitions.make("natural", np.zeros(6, int), 0, 0, clients=owners)
+  assert natural_clients(natural, owners).tolist() == [3, 5, 8]
+  assert natural_clients(partitions.make("iid", np.zeros(6, int), 3, 0), owners) is None
+  assert natural_clients(natural, None) is None
