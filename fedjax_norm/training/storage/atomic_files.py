@@ -63,7 +63,7 @@ def atomic_replacement(path: Path) -> Iterator[Path]:
         os.fsync(folder)
       finally:
         os.close(folder)
-  except OSError:
+  except BaseException:
     with contextlib.suppress(OSError):
       temporary.unlink()
     raise

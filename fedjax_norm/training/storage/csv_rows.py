@@ -49,7 +49,7 @@ def write_table(path: Path, rows: list[Row]) -> None:
 
 def write_rows(path: Path, rows: list[Row]) -> None:
   """Replaces a CSV file by rows with the columns of the first row; without rows, empties it."""
-  write_atomic(path, _lines(rows, tuple(rows[0]), header=True) if rows else b"")
+  write_atomic(path, csv_lines(rows, tuple(rows[0]), header=True) if rows else b"")
 
 
 def append_rows(path: Path, rows: list[Row], columns: tuple[str, ...], header: bool) -> None:
@@ -61,7 +61,7 @@ def append_rows(path: Path, rows: list[Row], columns: tuple[str, ...], header: b
     columns: column names, in the order of the file.
     header: whether to write a line of column names before the rows.
   """
-  append(path, _lines(rows, columns, header))
+  append(path, csv_lines(rows, columns, header))
 
 
 def read_rows(path: Path) -> tuple[list[Row], bool]:
@@ -97,7 +97,8 @@ def read_rows(path: Path) -> tuple[list[Row], bool]:
   return rows, bool(tail) or (bool(complete) and not rows)
 
 
-def _lines(rows: list[Row], columns: tuple[str, ...], header: bool) -> bytes:
+def csv_lines(rows: list[Row], columns: tuple[str, ...], header: bool) -> bytes:
+  """Returns rows as CSV text in UTF-8; the arguments are those of :func:`append_rows`."""
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator="\n")
   if header:
