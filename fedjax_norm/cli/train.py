@@ -26,11 +26,12 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.training import extension
 from fedjax_norm.training.build_program import check_mapping, fill_defaults, make_program
 from fedjax_norm.training.finished_run import save_serving
-from fedjax_norm.training.loop import train
+from fedjax_norm.training.loop import Callback, train
 from fedjax_norm.training.outcome import summary
 from fedjax_norm.training.placement import client_placement
 from fedjax_norm.training.placement.processes import is_main
 from fedjax_norm.training.program_types import Program
+from fedjax_norm.training.reuse import Programs
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.skewscout_run import make_theta_schedule
 from fedjax_norm.training.storage.atomic_files import write_atomic
@@ -41,6 +42,7 @@ from fedjax_norm.training.storage.wandb_log import WandbLog, check_installed
 from fedjax_norm.training.task import config as task_config
 from fedjax_norm.training.task.constant_baseline import no_better_than_guessing
 from fedjax_norm.training.task.task import Task
+from fedjax_norm.typing import Variables
 
 # File by which processes check that they share the run's folder, and how long they wait for it.
 _TOKEN, _TOKEN_SECONDS = "shared.token", 20
@@ -58,25 +60,42 @@ def run(config: Any, make: Make = make) -> None:
   """Trains with each seed of ``config``, an object of a class that ``config_of`` returns."""
   check(config)
   source = None if jax.process_count() > 1 else load(config)
+  programs = Programs(make)
   first, task = prepare(config, source)
-  program = make(task, first)
-  run_report.print_start(first, task, program)
-  path = app.new_folder(config)
+  run_report.print_start(first, task, programs.of(task, first))
+  run_seeds(config, source, app.new_folder(config), programs)
+
+
+def run_seeds(
+  config: Any,
+  source: Source | None,
+  path: Path,
+  programs: Programs,
+  on_evaluation: Callback | None = None,
+  on_end: Callable[[int], None] = lambda seed: None,
+) -> None:
+  """Trains with each seed of ``config`` in the folder ``path``, and writes and prints the results.
+
+  Args:
+    config: an object of a class that ``config_of`` returns.
+    source: the data of the run; None loads only the images of this process's clients.
+    path: the folder; with several seeds, each has a folder of its own in it.
+    programs: builds the programs.
+    on_evaluation: is called after each evaluation (see ``loop.train``).
+    on_end: is called with each seed after its run.
+  """
+  first, task = prepare(config, source)
   if config.seeds == 1:
-    run_seed(first, task, program, path)
+    run_seed(first, task, programs.of(task, first), path, on_evaluation)
+    on_end(config.seed)
     return
   summaries: dict[int, dict[str, Any]] = {}
   with open_folder(path, first) as folder:
     for seed in range(config.seed, config.seed + config.seeds):
       one, task = prepare(dataclasses.replace(config, seed=seed, seeds=1), source)
-      # Most programs do not depend on the seed's data and stay compiled for the next seed.
-      timed = config.network and config.batch_stats == "recalibrate"
-      rebuild = config.depends_on_seed or timed or config.unseen_clients
-      if rebuild or (config.freeze_round == "auto" and config.steps_vary):
-        program = make(task, one)
-      else:
-        program = program._replace(evaluate=program.evaluate.for_task(task))
-      summaries[seed] = run_seed(one, task, program, path / f"seed_{seed}")
+      program = programs.of(task, one)
+      summaries[seed] = run_seed(one, task, program, path / f"seed_{seed}", on_evaluation)
+      on_end(seed)
     result = seeds.summarize(list(summaries.values()))
     folder.write_summary(result)
     seeds.print_table(summaries, result)
@@ -207,7 +226,9 @@ def open_folder(path: Path, config: Config, continues: bool = True) -> RunFolder
   )
 
 
-def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[str, Any]:
+def run_seed(
+  config: Config, task: Task, program: Program, path: Path, on_evaluation: Callback | None = None
+) -> dict[str, Any]:
   """Trains with one seed in the folder ``path``, reports the results and returns their summary."""
   variables = initial_variables(task, config.seed)
   title = f"{config.data}, {config.model_name}, {config.norm}, {task.data.num_clients} clients"
@@ -217,8 +238,15 @@ def run_seed(config: Config, task: Task, program: Program, path: Path) -> dict[s
       run_report.draw_partition(folder, task, f"{title} by {config.partition}")
       if config.algorithm == "ssgd":
         run_report.print_communication(folder, config, task)
-    on_evaluation = log.on_evaluation if log else None
-    outcome = train(program, config, task.data, variables, folder, config.progress, on_evaluation)
+
+    def report(round: int, row: dict[str, Any], model: Variables) -> None:
+      if log:
+        log.on_evaluation(round, row, model)
+      if on_evaluation:
+        on_evaluation(round, row, model)
+
+    told = report if log or on_evaluation else None
+    outcome = train(program, config, task.data, variables, folder, config.progress, told)
     guesses = no_better_than_guessing(task, outcome.rows[-1])
     result = {**summary(outcome, config.average_last), "no_better_than_guessing": guesses}
     if missing := sorted((folder.read_summary() or {}).keys() - result.keys()):

@@ -198,7 +198,19 @@ def create(
 
 def init(model: nn.Module, key: Key, image_shape: tuple[int, int, int]) -> Variables:
   """Returns initial ``params`` and, if the norm has running statistics, ``batch_stats``."""
-  return jax.jit(lambda key: model.init(key, _image(image_shape), Mode()))(key)
+  try:
+    hash(model)
+  except TypeError:  # a user-defined module may have fields that are no keys of a cache
+    return jax.jit(lambda key: _init(model, key, image_shape))(key)
+  return _shared_init(model, key, image_shape)
+
+
+def _init(model: nn.Module, key: Key, image_shape: tuple[int, int, int]) -> Any:
+  return model.init(key, _image(image_shape), Mode())
+
+
+# Compiled once for a model, however many keys it is initialized with.
+_shared_init = jax.jit(_init, static_argnums=(0, 2))
 
 
 def data_init(model: nn.Module, variables: Variables, images: jax.Array) -> Variables:

@@ -140,7 +140,7 @@ class StudyConfig(StudyOptions, Config):
     return {
       one.name: getattr(self, one.name)
       for one in options.of(Config)
-      if one.name not in own and getattr(self, one.name) != one.default
+      if one.name not in own and getattr(self, one.name) not in (None, one.default)
     }
 
   def saved(self) -> dict[str, Any]:

@@ -115,6 +115,8 @@ def load_or_make(config: StudyConfig, folder: Path | None) -> Plan:
   if folder and (folder / PLAN).exists():
     stored = read_plan(folder)
     _check_same(folder, stored.options, config)
+    if all(stored.options.get(name) == config.saved().get(name) for name in AXES):
+      return stored
   plan = _make(config, stored)
   if folder and plan != stored:
     make_folder(folder)

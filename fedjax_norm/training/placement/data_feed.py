@@ -32,6 +32,10 @@ _WINDOW_BUDGET = 2**28
 _RESIDENT_SHARE = 0.5
 
 
+# Compiled once for all runs with the same numbers.
+_draw = jax.jit(cohorts, static_argnums=(2, 3, 4))
+
+
 class Window(NamedTuple):
   """The data of n consecutive rounds.
 
@@ -105,8 +109,7 @@ class Feed:
     self._rounds, self._start, self._cohort = rounds, start, cohort
 
     def drawer(count: int) -> Callable[[int], np.ndarray]:
-      draw = jax.jit(lambda first: cohorts(key, first, count, data.num_clients, cohort))
-      return lambda first: np.asarray(draw(np.int32(first)))
+      return lambda first: np.asarray(_draw(key, np.int32(first), count, data.num_clients, cohort))
 
     self._resident = None if on_host else self._place(rows(data, np.arange(0)))
     self._longest, self._draw = longest, drawer(longest)

@@ -22,6 +22,8 @@ def check_same(
 ) -> None:
   """Raises a UserError if a run must not continue the one in a folder.
 
+  A run of several seeds may get more of them.
+
   Args:
     path: the folder.
     saved: its configuration.
@@ -53,7 +55,9 @@ def check_same(
         f"{path} holds a run of {saved['rounds']} rounds, which cannot continue with "
         f"{new['rounds']}: {reason}; pass as many rounds as before or another --workdir."
       )
-  elif changes:
+  elif changes and not (
+    changes.keys() == {"seeds"} and 1 < saved.get("seeds", 0) < new.get("seeds", 0)
+  ):
     told = [f"--{n} was {old} in this folder and is {now} now" for n, (old, now) in changes.items()]
     raise UserError(
       f"{path} holds a run with other flags: {'; '.join(told)}; pass the same flags or "
