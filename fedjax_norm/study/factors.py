@@ -30,28 +30,16 @@ def algorithm(contender: Contender) -> str:
 
 
 def describe(values: Mapping[str, Any]) -> str:
-  """Returns options as text, the norm and the algorithm first and as bare words.
-
-  Options that are None or False are left out because they are not in force.
-  """
-  bare = [str(values[name]) for name in ("norm", "algorithm") if values.get(name) is not None]
+  """Returns options as text, the norm and the algorithm first and as bare words."""
+  bare = [str(values[name]) for name in ("norm", "algorithm") if name in values]
   others = sorted(values.keys() - {"norm", "algorithm"})
-  return ", ".join(
-    [*bare, *(_pair(name, values[name]) for name in others if in_force(values[name]))]
-  )
+  return ", ".join([*bare, *(f"{name}={_text(values[name])}" for name in others)])
 
 
-def in_force(value: Any) -> bool:
-  """Returns whether an option's value switches something on."""
-  return value is not None and value is not False and value not in ("", (), [])
-
-
-def _pair(name: str, value: Any) -> str:
-  if value is True:
-    return name
+def _text(value: Any) -> str:
   if isinstance(value, list | tuple):
-    return f"{name}={','.join(map(str, value))}"
-  return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+    return ",".join(map(_text, value))
+  return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """The answer of a study in words: which norm, which algorithm, how much communication."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedjax_norm.study import factors, ranking, wording
 from fedjax_norm.study.answers import HOW_MUCH, Answer, Field, how_much, make_field, which
@@ -63,6 +63,15 @@ def as_text(recommendation: Recommendation) -> str:
   several = len(recommendation.conclusions) > 1
   parts = [_conclusion_text(one, several) for one in recommendation.conclusions]
   return "\n\n".join([criterion_text(recommendation.criterion), *parts])
+
+
+def as_json(recommendation: Recommendation) -> dict[str, Any]:
+  """Returns the recommendation as dicts and lists of types that JSON can store."""
+  settings = []
+  for one in recommendation.conclusions:
+    answers = [{k: v for k, v in a._asdict().items() if k != "tied"} for a in one.answers]
+    settings.append({**one._asdict(), "answers": answers})
+  return {"criterion": recommendation.criterion._asdict(), "settings": settings}
 
 
 def _conclude(

@@ -1,0 +1,83 @@
+"""Every number of the contenders, as rows of a table."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from fedjax_norm.cli.text_tables import as_csv
+from fedjax_norm.evaluation.measures import measures_of
+from fedjax_norm.study import ranking
+from fedjax_norm.study.contender import Contender
+from fedjax_norm.study.ranking import Criterion, Score
+
+_COSTS = (
+  "rounds", "examples", "bytes_up", "bytes_down", "round_trips", "seconds", "simulated_seconds",
+)  # fmt: skip
+_CLIENTS = ("clients_top1", "clients_top1_min", "unseen_top1", "unseen_top1_min")
+
+
+def as_rows(contenders: Sequence[Contender], criterion: Criterion) -> list[dict[str, Any]]:
+  """Returns the results of each contender by name, setting by setting, the best first.
+
+  Means over the seeds have a name such as ``top1_best``, their standard deviations
+  ``top1_best_std``, and the values of the ranking measure by seed ``top1_best_seeds``. What is
+  unknown is None.
+  """
+  rows = []
+  for members in ranking.by_setting(contenders).values():
+    target = ranking.target(members, criterion)
+    for rank, one in enumerate(ranking.ranked(members, criterion), 1):
+      place = rank if ranking.has_score(one, criterion) else None
+      rows.append({"rank": place, **_row(one, criterion, target)})
+  return rows
+
+
+def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Returns rows as CSV text; each value of a dict gets a column of its own."""
+  flat = [dict(_flatten(row)) for row in rows]
+  head = list(dict.fromkeys(name for row in flat for name in row))
+  return as_csv(head, [[row.get(name, "") for name in head] for row in flat])
+
+
+def _row(one: Contender, criterion: Criterion, target: float) -> dict[str, Any]:
+  tuning = one.tuning
+  row: dict[str, Any] = {
+    "setting": one.setting,
+    "contender": one.name,
+    "state": one.state,
+    "reason": one.reason,
+    "options": dict(one.options),
+    "seeds": len(one.runs),
+    "one_model": one.single_model,
+    "lr": tuning.lr if tuning else None,
+    "runner_up": tuning.runner_up if tuning else None,
+    "edge": tuning.edge if tuning else None,
+  }
+  columns = {name for run in one.runs for name in run.summary}
+  names = dict.fromkeys([criterion.measure, *measures_of(columns), "loss", *_CLIENTS])
+  for name in names:
+    for kind in get_args(Score):
+      value = ranking.column(one, name, kind)
+      row[f"{name}_{kind}"], row[f"{name}_{kind}_std"] = _finite(value.mean), _finite(value.std)
+      if name == criterion.measure:
+        values = {str(run.seed): _finite(ranking.reading(run, name, kind)) for run in one.runs}
+        row[f"{name}_{kind}_seeds"] = values
+  row |= {name: _finite(ranking.column(one, name).mean) for name in _COSTS}
+  reached = ranking.cost_to_target(one, criterion, target)
+  row |= {"target": _finite(target), "target_seeds": reached.seeds}
+  costs = {"rounds": reached.rounds, "bytes": reached.bytes, "simulated_seconds": reached.seconds}
+  row |= {f"target_{name}": _finite(value) for name, value in costs.items()}
+  row["gain"] = _finite(ranking.gain(one, criterion))
+  return row | {"command": one.command, "folder": str(one.path) if one.path else None}
+
+
+def _flatten(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+  for name, value in row.items():
+    if isinstance(value, dict):
+      yield from _flatten(value, f"{prefix}{name}_")
+    else:
+      yield f"{prefix}{name}", "" if value is None else value
+
+
+def _finite(value: float) -> float | None:
+  return value if math.isfinite(value) else None
