@@ -27,17 +27,20 @@ class Criterion(NamedTuple):
     target: value of the measure that a run should reach; None to derive it from the baseline.
     baseline: value of the option ``algorithm`` whose best contender sets the target; None to let
       the best contender of all set it.
+    title: name of the measure in texts; None for its usual name.
   """
 
   measure: str = "top1"
   score: Score = "best"
   target: float | None = None
   baseline: str | None = None
+  title: str | None = None
 
   @property
   def form(self) -> Measure:
     """Title and number format of the measure."""
-    return MEASURES.get(self.measure, _LOSS)
+    form = MEASURES.get(self.measure, _LOSS)
+    return form._replace(title=self.title or form.title)
 
   @property
   def sign(self) -> int:

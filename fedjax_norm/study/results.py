@@ -88,15 +88,12 @@ def runs_criterion(
     UserError: the runs are of different tasks, or lack the measure or the validation values.
   """
   summaries = [run.summary for one in contenders for run in one.runs]
-  titles = {
-    headline(summary): measures_of(summary)[headline(summary)].title for summary in summaries
-  }
-  if len(titles) > 1:
-    raise UserError(
-      f"these runs have different test measures, {' and '.join(sorted(titles.values()))}; name "
-      "runs of one task."
-    )
-  common = [name for name in (*MEASURES, "loss") if all(name in summary for summary in summaries)]
+  kinds = {headline(one): measures_of(one) for one in summaries}
+  if len(kinds) > 1:
+    titles = " and ".join(sorted(of[name].title for name, of in kinds.items()))
+    raise UserError(f"these runs have different test measures, {titles}; name runs of one task.")
+  [(first, titled)] = kinds.items()
+  common = [name for name in (*MEASURES, "loss") if all(name in one for one in summaries)]
   if measure is not None and measure not in common:
     raise UserError(
       f"--measure is {measure!r}, which not all of these runs have; choose one of "
@@ -109,10 +106,11 @@ def runs_criterion(
       "runs have them; pass --score=last or mean."
     )
   return Criterion(
-    measure or next(iter(titles)),
+    measure or first,
     score or ("best" if validated else "last"),
     target,
-    contenders[0].options.get("algorithm"),
+    baseline=contenders[0].options.get("algorithm"),
+    title=titled[first].title if measure in (None, first) else None,
   )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 from fedjax_norm.study import ranking, wording
 from fedjax_norm.study.contender import Contender
@@ -13,11 +14,6 @@ from fedjax_norm.training.terminal.tables import columns_table, human_bytes
 
 _CLIENT_GAP = 0.1  # a worst client further below the mean over clients is noted
 _UNSEEN_GAP = 0.05  # so are clients without training further below those that trained
-_READINGS: tuple[tuple[ranking.Score, str], ...] = (
-  ("best", "best"), ("last", "last"), ("mean", "mean"),
-)  # fmt: skip
-
-
 LEGEND = """\
 best: test value at the evaluation with the best validation value; last: last value; mean: mean of
 the last values. worst: accuracy of the worst client; unseen: accuracy on clients that took no part
@@ -59,9 +55,8 @@ def notes(contender: Contender, criterion: Criterion) -> list[str]:
   mean, least = (ranking.column(contender, f"clients_top1{end}").mean for end in ("", "_min"))
   if mean - least > _CLIENT_GAP:
     named = client_accuracies(contender)
-    found.append(
-      f"weak client {min(named, key=lambda n: (named[n], n))}" if named else "weak client"
-    )
+    worst = min(named, key=lambda name: (named[name], name)) if named else ""
+    found.append(f"weak client {worst}".rstrip())
   if mean - ranking.column(contender, "unseen_top1").mean > _UNSEEN_GAP:
     found.append("weak on unseen clients")
   return found
@@ -69,10 +64,9 @@ def notes(contender: Contender, criterion: Criterion) -> list[str]:
 
 def _table(contenders: Sequence[Contender], criterion: Criterion) -> str:
   target = ranking.target(contenders, criterion)
-  others = [(kind, title) for kind, title in _READINGS if kind != criterion.score]
-  title_of = dict(_READINGS)
-  head = ["#", "contender", f"{criterion.form.title}, {title_of[criterion.score]}"]
-  head += [title for _, title in others] + ["worst", "unseen", "bytes"]
+  others = [kind for kind in get_args(ranking.Score) if kind != criterion.score]
+  head = ["#", "contender", f"{criterion.form.title}, {criterion.score}"]
+  head += [*others, "worst", "unseen", "bytes"]
   head += [f"to {criterion.form.format(target)}" if math.isfinite(target) else "to target"]
   head += ["1 model", "lr (2nd)", "note"]
   rows: list[list[str]] = []
@@ -80,7 +74,7 @@ def _table(contenders: Sequence[Contender], criterion: Criterion) -> str:
   for rank, one in enumerate(ranking.ranked(contenders, criterion), 1):
     ranked = ranking.has_score(one, criterion)
     score = ranking.score(one, criterion)
-    readings = (ranking.column(one, criterion.measure, kind) for kind, _ in others)
+    readings = (ranking.column(one, criterion.measure, kind) for kind in others)
     reached = ranking.cost_to_target(one, criterion, target)
     cells = [str(rank) if ranked else "-", one.name]
     cells.append(wording.value(criterion, score) if ranked else "-")
