@@ -130,14 +130,14 @@ def test_an_evaluation_has_the_columns(task, monkeypatch):
   algorithm = program.phases["explore"].algorithm
   server = algorithm.init(random_variables(task.model, task.image_shape))
   store = ClientStore(algorithm.init_client(server), 4)
-  columns, accuracies = program.evaluate(algorithm, server, store, plain, KEY)
+  columns, accuracies, _ = program.evaluate(algorithm, server, store, plain, KEY)
   config = program.phases["explore"].config
   assert received[:4] == [task, {algorithm: (task.model, config)}, STEPS, RATE]
   assert received[5:10] == [algorithm, server, store, plain, KEY]
   assert received[10].tolist() == [0, 1, 2, 3]
   assert columns["personal_top1"] == 0.5
   assert accuracies.keys() == {0, 1, 2, 3}
-  outcome = Outcome(server.variables, store, [{"round": 1, **columns}], None, accuracies, [])
+  outcome = Outcome(server.variables, store, [{"round": 1, **columns}], None, accuracies, [], {})
   assert columns.items() <= summary(outcome).items()
   program_of(FEDAVG, task, LOCAL, loop, fine_tune_steps=7, lr=0.3)
   assert received[-2] == 0.3  # the default is the learning rate of the run
