@@ -6,7 +6,7 @@ import datetime
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def run_plain(
       refuse_positional(rest)
     main(parse(config), *rest)
 
-  _launch(config, lambda rest: guard(lambda: work(rest)), sys.argv[1:])
+  _launch(config, lambda rest: _guard_child(lambda: work(rest)), sys.argv[1:])
 
 
 def _launch(
@@ -95,7 +95,25 @@ def _launch(
 
   define(config)
   argv = [sys.argv[0], *words]
-  app.run(lambda argv: sys.exit(work(argv[1:])), argv, flags_parser=parse_with_help)
+  with quiet_without_reader():
+    app.run(lambda argv: sys.exit(work(argv[1:])), argv, flags_parser=parse_with_help)
+
+
+@contextlib.contextmanager
+def quiet_without_reader() -> Iterator[None]:
+  """Exits without a traceback if the reader of this process's output has ended, such as ``head``.
+
+  The exit code is that of a program that SIGPIPE ends, 141.
+  """
+  try:
+    try:
+      yield
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    # At exit, Python writes again what could not be written.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
 
 
 def refuse_positional(rest: Sequence[str]) -> None:
@@ -156,7 +174,12 @@ def execute(
         main(dataclasses.replace(parsed, progress=parsed.progress and prints))
     return None
 
-  return child_process.as_child(lambda: guard(work)) if child else guard(work)
+  return _guard_child(work)
+
+
+def _guard_child(work: Callable[[], int | None]) -> int:
+  """Returns the result of :func:`guard`; in a child process, only if it is 0 (see ``as_child``)."""
+  return child_process.as_child(lambda: guard(work)) if child_process.is_child() else guard(work)
 
 
 def guard(work: Callable[[], int | None]) -> int:
@@ -165,6 +188,9 @@ def guard(work: Callable[[], int | None]) -> int:
   Returns:
     The exit code: the result of ``work`` (0 for None), 2 for bad input, 1 for a run that failed,
     130 if Ctrl-C ended the work, 143 if SIGTERM did.
+
+  Raises:
+    BrokenPipeError: the reader of this process's output has ended.
   """
   try:
     with signals.terminable():
@@ -173,12 +199,15 @@ def guard(work: Callable[[], int | None]) -> int:
     return print_error(error, 1)
   except UserError as error:
     return print_error(error, 2)
+  except BrokenPipeError:
+    raise
   except OSError as error:
     return print_error(_os_error_text(error), 2 if error.errno in _PATH_ADVICE else 1)
   except KeyboardInterrupt as stop:
     name, code = ("SIGTERM", 143) if isinstance(stop, signals.Terminated) else ("Ctrl-C", 130)
-    saved, *_ = getattr(stop, "__notes__", ["the last checkpoint stays"])
-    return print_error(f"stopped by {name}; {saved}, and the same --workdir resumes from it.", code)
+    saved, *_ = getattr(stop, "__notes__", [""])  # by the open checkpoints, if there are any
+    advice = f"; {saved}, and the same --workdir resumes from it" if saved else ""
+    return print_error(f"stopped by {name}{advice}.", code)
 
 
 def _os_error_text(error: OSError) -> str:
@@ -243,7 +272,13 @@ def new_folder(config: Config) -> Path:
     return Path(config.workdir).expanduser()
   time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
   data = config.data.partition(":")[0]
-  base = Path("runs") / f"{time}-{config.algorithm}-{data}-{config.model_name}-{config.norm}"
+  return unused(
+    Path("runs") / f"{time}-{config.algorithm}-{data}-{config.model_name}-{config.norm}"
+  )
+
+
+def unused(base: Path) -> Path:
+  """Returns a path that does not exist: ``base`` or, if it exists, ``base`` with a number."""
   path, number = base, 2
   while path.exists():
     path, number = base.with_name(f"{base.name}-{number}"), number + 1

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -95,19 +95,7 @@ def supervise(process: ProcessInfo, workdir: str) -> int:
   log.parent.mkdir(parents=True, exist_ok=True)
   # Only the child detects that another run uses the folder: do not overwrite that run's log.
   before = log.stat().st_size if log.exists() else 0
-  terminal = os.dup(1), os.dup(2)
-  with open(log, "ab") as file:
-    child = subprocess.Popen(
-      [sys.executable, *sys.orig_argv[1:]],
-      stdin=subprocess.DEVNULL,
-      stdout=file,
-      stderr=file,
-      pass_fds=terminal,
-      env={**os.environ, _MARK: ",".join(map(str, (os.getpid(), *terminal)))},
-      process_group=0,  # so that Ctrl-C in the terminal reaches the child only through this process
-    )
-  for descriptor in terminal:
-    os.close(descriptor)
+  child = start(log, (1, 2))
   passed = _wait(child)
   if child.returncode >= 0:
     return child.returncode
@@ -117,8 +105,36 @@ def supervise(process: ProcessInfo, workdir: str) -> int:
   return 128 + passed[0] if passed else 1
 
 
+def start(
+  log: Path, terminal: tuple[int, int] | None = None, pass_fds: Sequence[int] = (), **marks: str
+) -> subprocess.Popen:
+  """Starts this process's command again as a child process, which dies with this process.
+
+  Args:
+    log: file to which the output of JAX's runtime is appended, in an existing folder.
+    terminal: descriptors to which Python's output goes; None for the log.
+    pass_fds: further descriptors that the child gets.
+    **marks: further environment variables of the child.
+  """
+  with open(log, "ab") as file:
+    outputs = [os.dup(descriptor) for descriptor in terminal or [file.fileno()] * 2]
+    try:
+      return subprocess.Popen(
+        [sys.executable, *sys.orig_argv[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=file,
+        stderr=file,
+        pass_fds=(*outputs, *pass_fds),
+        env={**os.environ, **marks, _MARK: ",".join(map(str, (os.getpid(), *outputs)))},
+        process_group=0,  # Ctrl-C in the terminal reaches the child only through this process
+      )
+    finally:
+      for descriptor in outputs:
+        os.close(descriptor)
+
+
 def is_child() -> bool:
-  """Returns whether :func:`supervise` started this process."""
+  """Returns whether :func:`start` started this process."""
   return _MARK in os.environ
 
 
@@ -175,8 +191,8 @@ def _reason(process: ProcessInfo, passed: list[int], number: int, log: Path, off
   """
   if passed:
     return (
-      f"{process} was stopped by {signal.Signals(passed[0]).name}; the last checkpoint stays, and "
-      "the same --workdir resumes from it."
+      f"{process} was stopped by {signal.Signals(passed[0]).name}; the same --workdir resumes from "
+      "the last checkpoint, if there is one."
     )
   output = log.read_bytes()[offset:]
   if _RUNTIME_ENDED not in output:

@@ -1,9 +1,34 @@
-"""The progress line of a run on the terminal."""
+"""Progress lines on the terminal."""
 
 import contextlib
 import sys
+from typing import Any
 
 import tqdm
+
+
+def new_bar(total: float, done: float, enabled: bool, bar_format: str, **given: Any) -> tqdm.tqdm:
+  """Returns a line on stderr with a bar, which is shown if ``enabled``.
+
+  Args:
+    total: what there is to do.
+    done: how much of it was done before.
+    enabled: whether the line is shown.
+    bar_format: format of the line.
+    **given: further arguments of ``tqdm``.
+  """
+  return tqdm.tqdm(
+    total=total,
+    initial=done,
+    disable=not enabled,
+    bar_format=bar_format,
+    file=sys.stderr,
+    # In a log file every refresh adds a line, so refreshes are rare there.
+    mininterval=0.2 if sys.stderr.isatty() else 10.0,
+    miniters=1,
+    dynamic_ncols=True,
+    **given,
+  )
 
 
 class Progress(contextlib.AbstractContextManager):
@@ -11,19 +36,8 @@ class Progress(contextlib.AbstractContextManager):
 
   def __init__(self, total_rounds: int, start: int = 0, enabled: bool = True):
     """Shows the line if ``enabled``; a resumed run has completed ``start`` rounds before."""
-    self._bar = tqdm.tqdm(
-      total=total_rounds,
-      initial=start,
-      disable=not enabled,
-      desc="round",
-      unit="round",
-      file=sys.stderr,
-      # In a log file every refresh adds a line, so refreshes are rare there.
-      mininterval=0.2 if sys.stderr.isatty() else 10.0,
-      miniters=1,
-      dynamic_ncols=True,
-      bar_format="{desc} {n_fmt}/{total_fmt} |{bar:20}| {elapsed}<{remaining}{postfix}",
-    )
+    text = "{desc} {n_fmt}/{total_fmt} |{bar:20}| {elapsed}<{remaining}{postfix}"
+    self._bar = new_bar(total_rounds, start, enabled, text, desc="round", unit="round")
 
   def update(self, round: int, loss: float, tested: str, examples_per_second: float) -> None:
     """Updates the line after an evaluation at ``round``, with the text ``tested`` of its result.

@@ -1,0 +1,143 @@
+"""Runs a study: makes the plan, trains the contenders, and writes and prints the answer."""
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.util
+import os
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import jax
+from filelock import FileLock
+
+from fedjax_norm import client_mapping
+from fedjax_norm.cli import app
+from fedjax_norm.errors import UserError
+from fedjax_norm.study import answer, axes, plan_text, progress, workers
+from fedjax_norm.study.config import FLAGS, StudyConfig
+from fedjax_norm.study.plan import PLAN, Plan, load_or_make, read_plan
+from fedjax_norm.training.storage.atomic_files import make_folder
+from fedjax_norm.training.terminal.tables import summary_table
+
+
+def main(config: StudyConfig) -> None:
+  """Runs a study or a worker of it, or prints what the study would do."""
+  if worker := workers.this_worker():
+    plan = _make_plan(
+      dataclasses.replace(config, workers=worker.number_of_workers), Path(worker.folder)
+    )
+    worker.report_plan()
+    workers.work(plan, Path(worker.folder))
+    return
+  config = dataclasses.replace(config, workers=_number_of_workers(config))
+  if config.dry_run:
+    _dry_run(config)
+  else:
+    _run(config)
+
+
+def _dry_run(config: StudyConfig) -> None:
+  """Prints the contenders and the expected time."""
+  with workers.pinned(workers.cores(config.workers or 1)[0]):  # times are those of a worker
+    plan = _make_plan(config, None)
+  _print_plan(plan)
+  print(f"\n{plan_text.table(plan)}")
+
+
+def _run(config: StudyConfig) -> None:
+  folder = _folder(config)
+  with _keeps(folder):
+    if config.workers == 1:
+      plan = _make_plan(config, folder)
+      _print_plan(plan, folder)
+      with progress.shown(plan, folder, config.progress):
+        workers.finish(plan, folder, lambda: workers.work(plan, folder))
+    else:
+      with workers.Team(folder, config.workers or 1) as team:
+        plan = read_plan(folder)
+        _print_plan(plan, folder)
+        with progress.shown(plan, folder, config.progress):
+          workers.finish(plan, folder, lambda: team.work(plan))
+    print(f"\n{answer.write(folder, config.target)}")
+
+
+def _make_plan(config: StudyConfig, folder: Path | None) -> Plan:
+  """Makes the plan, which starts JAX, or reads it from ``folder`` if it is there."""
+  # One device by default, so that the results do not depend on the number of workers.
+  config = dataclasses.replace(config, host_devices=config.host_devices or 1)
+  client_mapping.use_host_devices(config.host_devices or 1)
+  app.set_compilation_cache(config.compilation_cache)
+  if folder is None:
+    return load_or_make(config, None)
+  make_folder(folder)
+  with FileLock(folder / answer.LOCK):  # machines that start together share one plan
+    return load_or_make(config, folder)
+
+
+def _print_plan(plan: Plan, folder: Path | None = None) -> None:
+  pairs = {**plan_text.how(plan), "expected time": plan_text.expected_time(plan)}
+  pairs |= {"folder": str(folder)} if folder else {}
+  print(summary_table("study", list(pairs.items())), flush=True)
+
+
+def _number_of_workers(config: StudyConfig) -> int:
+  """Returns ``--workers`` or its default.
+
+  Raises:
+    UserError: there is an accelerator, and several workers would share it.
+  """
+  if config.workers == 1:
+    return 1
+  if not _on_cpu():
+    if config.workers:
+      raise UserError(
+        f"--workers is {config.workers}, but workers share no accelerator; drop --workers, and for "
+        "several GPUs start the command once for each with CUDA_VISIBLE_DEVICES and one --workdir."
+      )
+    return 1
+  lists = config.norms, config.algorithms, config.local_steps, config.partitions
+  return config.workers or min(len(os.sched_getaffinity(0)), len(axes.combine(*lists)))
+
+
+def _on_cpu() -> bool:
+  """Returns whether JAX computes on the CPU; starts JAX only if it may have an accelerator."""
+  plugins = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+  if os.environ.get("JAX_PLATFORMS") == "cpu" or not (plugins or entry_points(group="jax_plugins")):
+    return True
+  return jax.default_backend() == "cpu"
+
+
+def _folder(config: StudyConfig) -> Path:
+  """Returns ``--workdir``, or a path ``runs/study-TIME-DATA`` that does not exist.
+
+  Raises:
+    UserError: ``--workdir`` contains other files than a study's.
+  """
+  if not config.workdir:
+    time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return app.unused(Path("runs") / f"study-{time}-{config.data.partition(':')[0]}")
+  folder = Path(config.workdir).expanduser()
+  known = {PLAN, f"{PLAN}.tmp", answer.LOCK, "logs"}
+  if folder.is_dir() and (names := set(os.listdir(folder))) and PLAN not in names and names - known:
+    raise UserError(
+      f"{folder} is no study's folder because it contains files but no {PLAN}; pass an empty or "
+      "new --workdir."
+    )
+  return folder
+
+
+@contextlib.contextmanager
+def _keeps(folder: Path) -> Iterator[None]:
+  """Makes the sentence about Ctrl-C or SIGTERM name the study's folder."""
+  try:
+    yield
+  except KeyboardInterrupt as stop:
+    stop.__notes__ = [f"{folder} keeps what is done"]
+    raise
+
+
+def launch() -> None:
+  """Runs ``experiments.study`` with the flags of the command line, and exits."""
+  app.run_plain(main, FLAGS)
