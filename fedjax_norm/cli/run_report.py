@@ -11,7 +11,7 @@ from fedjax_norm.cli import communication_table
 from fedjax_norm.cli.config import Config
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.evaluation.measures import MEASURES, measures_of
-from fedjax_norm.plots import base, clients, curves, diagnostics
+from fedjax_norm.plots import base, clients, confusion, curves, diagnostics
 from fedjax_norm.training.outcome import Outcome
 from fedjax_norm.training.program_types import Program
 from fedjax_norm.training.storage.csv_rows import write_table
@@ -130,7 +130,7 @@ def write_clients(folder: RunFolder, program: Program, outcome: Outcome) -> None
 
 
 def draw_results(folder: RunFolder, outcome: Outcome, title: str) -> None:
-  """Draws the learning curves and, if measured, the diagnostics and each client's accuracy."""
+  """Draws the learning curves, and what was measured of classes, clients and diagnostics."""
   figure = curves.learning_curves_figure(outcome.rows, title, outcome.frozen_at)
   base.save(figure, folder.path / "learning_curves.png")
   diagnostics.diagnostics(outcome.diagnostics, outcome.rows, folder.path / "diagnostics.png", title)
@@ -139,11 +139,20 @@ def draw_results(folder: RunFolder, outcome: Outcome, title: str) -> None:
     figure = clients.client_accuracy_figure(accuracies, title, ids)
     base.save(figure, folder.path / "clients.png")
 
+  evaluation = folder.read_evaluation()
+  if "confusion" in evaluation:
+    names = [entry["name"] for entry in evaluation["classes"]]
+    base.save(
+      confusion.confusion_figure(np.array(evaluation["confusion"]), names, title),
+      folder.path / "confusion.png",
+    )
+
 
 def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
   """Prints the results of one run, the content of ``summary.json``."""
   pairs = [
     *_test_results(summary),
+    *_recall_by_class(folder),
     *_other_readings(summary),
     ("test loss", f"{summary['loss']:.4f}" if summary["loss"] < 1e6 else f"{summary['loss']:.3g}"),
     ("rounds", f"{summary['rounds']:,}"),
@@ -187,6 +196,13 @@ def _test_results(summary: dict[str, Any]) -> list[tuple[str, str]]:
   if 0 < len(by_class) <= _MOST_NAMES:
     pairs.append(("IoU by class", ", ".join(f"{n} {value:.1%}" for n, value in by_class.items())))
   return pairs
+
+
+def _recall_by_class(folder: RunFolder) -> list[tuple[str, str]]:
+  """Returns the recall of each class with test examples, unless there are many classes."""
+  classes = folder.read_evaluation().get("classes", [])
+  tested = [f"{c['name']} {c['recall']:.1%}" for c in classes if c["recall"] is not None]
+  return [("recall by class", ", ".join(tested))] if 0 < len(tested) <= _MOST_NAMES else []
 
 
 def _other_readings(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -52,7 +52,7 @@ def print_table(summaries: dict[int, dict[str, Any]], result: dict[str, Any]) ->
     summaries: seed -> summary.
     result: what :func:`summarize` returns for the summaries.
   """
-  measures = measures_of(result)
+  measures = {name: measure for name, measure in measures_of(result).items() if measure.main}
 
   def row(label: str, figures: dict[str, Any], suffix: str = "") -> list[str]:
     values = (measure.format(figures[name + suffix]) for name, measure in measures.items())

@@ -125,6 +125,11 @@ def style(i: int) -> dict[str, Any]:
   }
 
 
+def shortened(name: str, most: int = 32) -> str:
+  """Returns a name, cut with an ellipsis if it has more than ``most`` characters."""
+  return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def category_colours(classes: int) -> list[Any]:
   """Returns a colour for each class or region, as distinct as possible."""
   if classes <= len(COLOURS):

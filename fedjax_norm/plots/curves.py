@@ -26,7 +26,7 @@ def learning_curves_figure(rows: base.Rows, title: str, phase_change: int | None
   timed = _has(rows, _TIME)
   figure, (left, right, *more) = base.new_figure(title, (9.0 + 4.5 * timed, 3.8), 2 + timed)
   tested = measures_of({name for row in rows for name in row})
-  accuracies = {name: measure.title for name, measure in tested.items() if measure.best_is_one}
+  accuracies = {name: m.title for name, m in tested.items() if m.best_is_one and m.main}
   base.curves(left, rows, accuracies)
   for axes in more:
     base.curves(axes, rows, accuracies, _TIME)

@@ -129,10 +129,6 @@ def shares_figure(
   return figure
 
 
-def _short(name: str, most: int = 32) -> str:
-  return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
 def _draw_colours(
   axes: Axes, columns: Sequence[str], values: np.ndarray, marked: frozenset[int]
 ) -> None:
@@ -143,12 +139,12 @@ def _draw_colours(
     text = f"{100 * value:.0f}" if np.isfinite(value) else "-"
     colour = "white" if value <= 0.5 else "black"  # a NaN cell has no fill, so its text is black
     axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
-    if values.shape[1] > 1 and value == np.nanmin(values[i]) < np.nanmax(values[i]):
+    if values.shape[1] > 1 and value == np.fmin.reduce(values[i]) < np.fmax.reduce(values[i]):
       frame: dict[str, Any] = {"fill": False, "edgecolor": base.COLOURS[1], "linewidth": 2}
       axes.add_patch(Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, **frame))
   short = all(len(name) <= 5 for name in columns)
   turned: dict[str, Any] = {} if short else {"rotation": 40, "ha": "right"}
-  axes.set_xticks(range(len(columns)), list(map(_short, columns)), fontsize=9, **turned)
+  axes.set_xticks(range(len(columns)), list(map(base.shortened, columns)), fontsize=9, **turned)
   for j in marked:
     axes.get_xticklabels()[j].set_style("italic")
 
@@ -166,7 +162,7 @@ def _draw_dots(
       worst = found[np.argmin(row[found])]
       axes.plot(row[worst], i, "o", color=base.COLOURS[1], markersize=5)
       place: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center"}
-      axes.annotate(_short(columns[worst]), (row[worst], i), (-6, 0), fontsize=8, **place)
+      axes.annotate(base.shortened(columns[worst]), (row[worst], i), (-6, 0), fontsize=8, **place)
   axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
   lowest = float(np.nanmin(values, initial=0.95))
   axes.set_xlim(lowest - 0.35 * (1.02 - lowest), 1.02)  # with room for the lowest one's name
@@ -195,7 +191,7 @@ def search_figure(searches: Sequence[Search], title: str, measure: Measure) -> F
   panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
   for axes, search in zip(panels, searches, strict=False):
     base.tidy(axes)
-    axes.set_title(_short(search.name, _LONGEST_NAMES), fontsize=8, loc="left")
+    axes.set_title(base.shortened(search.name, _LONGEST_NAMES), fontsize=8, loc="left")
     _draw_search(axes, search)
     if measure.form.endswith("%"):
       axes.yaxis.set_major_formatter(PercentFormatter(1.0))
