@@ -12,7 +12,9 @@ from benchmarks.peers.torch_loop import Loop
 
 # Of a round the library tells one loss, the mean of its steps: with one step a round, that of each
 # step. Momentum, which starts anew each round, is seen in rounds of five steps.
-@pytest.mark.parametrize(("model", "local_steps"), [("resnet20", 1), ("tiny", 5)])
+@pytest.mark.parametrize(
+  ("model", "local_steps"), [pytest.param("resnet20", 1, marks=pytest.mark.long), ("tiny", 5)]
+)
 def test_ten_local_steps_have_the_losses_and_the_weights_of_the_pytorch_loop(
   model, local_steps, tmp_path
 ):

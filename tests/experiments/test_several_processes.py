@@ -159,6 +159,7 @@ def test_methods_of_one_process_refuse_several(name, method_run):
   assert result.err == f"error: {name} runs in one process; drop --num_processes.\n"
 
 
+@pytest.mark.long
 def test_a_folder_in_use_ends_all_processes_and_the_log_stays(tmp_path, folders):
   flags = ("--data=npz:data.npz", *TRAIN, "--norm=gn", "--host_devices=1", "--local_steps=2")
   log = tmp_path / "many.logs" / "process_0.log"

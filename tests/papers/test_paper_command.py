@@ -49,6 +49,7 @@ def started_runs(monkeypatch, tmp_path):
   return runs
 
 
+@pytest.mark.long
 def test_tables_are_run_reported_and_resumed(started_runs, capsys):
   code, out, err = start(capsys)
   assert code == 0, err
