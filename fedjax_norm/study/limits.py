@@ -8,7 +8,7 @@ from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.wording import listing, quoted
 
 FEW_SEEDS = 3
-_UNEVEN = 2  # how many times larger than the average the largest class of an uneven test set is
+_UNEVEN = 1.5  # how many times larger than the average the largest class of an uneven test set is
 _WHY_NOT_RANKED = {
   "pending": "not finished yet",
   "diverged": "diverged",

@@ -112,7 +112,7 @@ def _listed(config: Saved, configs: Sequence[Saved], names: Sequence[str]) -> di
   known = _options_of(config)
 
   def listed(name: str) -> bool:
-    values = [other[name] for other in configs if in_force(name, other)]
+    values = [other[name] for other in configs if name in other]
     default = known[name][0] if name in known else None
     changed = default is not None and config[name] != default
     return changed or name in _ALWAYS or any(value != config[name] for value in values)
