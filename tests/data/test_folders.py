@@ -76,7 +76,7 @@ def test_a_folder_of_clients_is_a_natural_partition(tmp_path):
   np.testing.assert_array_equal(source.train.labels, values % 40 // 20)
   np.testing.assert_array_equal(np.bincount(source.train.clients), [8, 8, 8])
   assert source.train.clients.dtype == np.int32
-  assert source.test.clients is None
+  np.testing.assert_array_equal(source.test.clients, [0, 0, 1, 1, 2, 2])
 
 
 def test_images_are_resized_and_are_rgb_if_one_has_colour(tmp_path):
