@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedjax_norm.data.examples import Examples, Source
+from fedjax_norm.data.names import join_first
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation.measures import MEASURES
 from fedjax_norm.objectives import IGNORED
@@ -87,7 +88,7 @@ def targets_of(run: FinishedRun, source: Source, examples: Examples) -> np.ndarr
   if task == "regression":
     if given != names:
       raise UserError(
-        f"the data has the numbers {', '.join(given)}, but the run predicts {', '.join(names)}; "
+        f"the data has the numbers {join_first(given)}, but the run predicts {join_first(names)}; "
         "give other --data, or --images."
       )
     assert examples.targets is not None
@@ -98,7 +99,7 @@ def targets_of(run: FinishedRun, source: Source, examples: Examples) -> np.ndarr
   if unknown := [given[k] for k in present if given[k] not in names]:
     raise UserError(
       f"the data has the class {unknown[0]!r}, which the run does not know (its classes are "
-      f"{', '.join(names)}); give other --data, or --images."
+      f"{join_first(names)}); give other --data, or --images."
     )
   numbers = np.full(max(IGNORED, len(given)) + 1, IGNORED, np.int32)
   numbers[present] = [names.index(given[k]) for k in present]

@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from fedjax_norm import models, tree_leaves
-from fedjax_norm.data.transforms.preprocess import Preprocess, transforms_of
+from fedjax_norm.data.transforms.preprocess import EvalTransform, Preprocess, transforms_of
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.objectives import TASKS
@@ -21,7 +21,12 @@ from fedjax_norm.split.ensemble_members import make_ensemble, parse_members
 from fedjax_norm.split.messages import padded
 from fedjax_norm.training.storage.final_model import BEST_MODEL, MODEL, load_model
 from fedjax_norm.training.storage.run_folder import read_config
-from fedjax_norm.training.storage.serving_files import Serving, read_serving, write_serving
+from fedjax_norm.training.storage.serving_files import (
+  STATISTICS,
+  Serving,
+  read_serving,
+  write_serving,
+)
 from fedjax_norm.training.task.task import Task, far_outside
 from fedjax_norm.typing import Variables
 
@@ -177,36 +182,40 @@ class FinishedRun:
     serving = self.serving
     model = _build(serving)
     transform = transforms_of(serving.preprocess, serving.statistics)[-1]
-    self._check_fit(model)
 
     def apply(variables: Variables, images: jax.Array) -> jax.Array:
-      outputs: jax.Array = model.apply(variables, transform(images), Mode())
+      outputs: Any = model.apply(variables, transform(images), Mode())
       return outputs.astype(jnp.float32)
 
+    self._check_fit(model, transform)
     return jax.jit(apply)
 
-  def _check_fit(self, model: nn.Module) -> None:
-    """Raises UserError if the variables are not those of the model."""
+  def _check_fit(self, model: nn.Module, transform: EvalTransform) -> None:
+    """Raises UserError if the variables or the statistics are not those of the model."""
     shape = self.serving.image_shape
     expected = jax.eval_shape(lambda: models.init(model, jax.random.key(0), shape))
     shapes = [
       {name: getattr(leaf, "shape", None) for name, leaf in tree_leaves.flatten(tree).items()}
       for tree in (self.variables, expected)
     ]
-    if shapes[0] != shapes[1]:
+    try:
+      inputs = jax.eval_shape(transform, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape
+    except (TypeError, ValueError, KeyError):  # of arrays that do not fit, or are missing
+      inputs = ()
+    if shapes[0] != shapes[1] or inputs != (1, *shape):
       raise UserError(
-        f"{self.path / self.file} does not have the arrays of the run's model; restore the files "
-        "of the run's folder, or run in a new --workdir."
+        f"{self.path / self.file} or {STATISTICS} does not have the arrays of the run's model; "
+        "restore the files of the run's folder, or run in a new --workdir."
       )
 
   def _checked(self, images: np.ndarray) -> np.ndarray:
     """Returns images as [N, H, W, C]; raises UserError if they are not like the training images."""
-    serving = self.serving
+    serving, given = self.serving, images.shape
     if images.ndim == 3 and serving.image_shape[2] == 1:
       images = images[..., None]
     if images.ndim != 4 or images.shape[1:] != serving.image_shape or not len(images):
       raise UserError(
-        f"the images have the shape {images.shape}, but the model of the run in {self.path} needs "
+        f"the images have the shape {given}, but the model of the run in {self.path} needs "
         f"[N, {', '.join(map(str, serving.image_shape))}] with N of at least 1; resize or convert "
         "the images."
       )

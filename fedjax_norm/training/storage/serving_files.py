@@ -87,9 +87,7 @@ def read_serving(path: Path) -> Serving:
       "version."
     )
   try:
-    # The arrays are read now, so that a damaged file is found here.
-    with np.load(path / STATISTICS) as arrays:
-      statistics = dict(arrays)
+    statistics = dict(np.load(io.BytesIO((path / STATISTICS).read_bytes())))
     values |= {"norm": _norm(values["norm"]), "preprocess": Preprocess(**values["preprocess"])}
     return Serving(**values, statistics=statistics)
   except PermissionError:
