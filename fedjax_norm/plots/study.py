@@ -13,6 +13,7 @@ from fedjax_norm.evaluation.measures import Measure
 from fedjax_norm.plots import base, side_labels
 
 _MOST_COLUMNS = 24
+_COLOURS_WIDTH, _COLUMN_WIDTH = 3.2, 0.52  # inches, at least
 _LONGEST_NAMES = 44
 
 
@@ -118,7 +119,7 @@ def shares_figure(
   values = np.asarray(values, np.float64).reshape(len(rows), len(columns))
   few = len(columns) <= _MOST_COLUMNS
   names = 0.075 * min(_LONGEST_NAMES, max(map(len, rows)))
-  width = names + (max(3.2, 0.52 * len(columns)) if few else 6.5)
+  width = names + (max(_COLOURS_WIDTH, _COLUMN_WIDTH * len(columns)) if few else 6.5)
   figure = Figure(figsize=(width, 1.6 + 0.3 * len(rows)), layout="constrained")
   figure.suptitle(title, fontsize=12)
   axes = figure.subplots()
@@ -142,8 +143,8 @@ def _draw_colours(
     if values.shape[1] > 1 and value == np.fmin.reduce(values[i]) < np.fmax.reduce(values[i]):
       frame: dict[str, Any] = {"fill": False, "edgecolor": base.COLOURS[1], "linewidth": 2}
       axes.add_patch(Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, **frame))
-  short = all(len(name) <= 5 for name in columns)
-  turned: dict[str, Any] = {} if short else {"rotation": 40, "ha": "right"}
+  fits = 0.09 * max(map(len, columns)) < max(_COLOURS_WIDTH / len(columns), _COLUMN_WIDTH)
+  turned: dict[str, Any] = {} if fits else {"rotation": 40, "ha": "right"}
   axes.set_xticks(range(len(columns)), list(map(base.shortened, columns)), fontsize=9, **turned)
   for j in marked:
     axes.get_xticklabels()[j].set_style("italic")
