@@ -22,14 +22,19 @@ def test_a_run_writes_its_folder_and_says_so(fedavg_run):
   assert result.code == 0, result.err
   folder = Path("run")
   names = {path.name for path in folder.iterdir()}
-  pictures = {"partition.png", "learning_curves.png", "clients.png"}
-  assert names >= pictures | {"metrics.csv", "config.json", "summary.json", "tensorboard"}
+  pictures = {"partition.png", "learning_curves.png", "clients.png", "confusion.png"}
+  tables = {"metrics.csv", "config.json", "summary.json", "evaluation.json", "tensorboard"}
+  assert names >= pictures | tables
   rows, summary = read(folder), json.loads((folder / "summary.json").read_text())
   assert [row["round"] for row in rows] == ["2", "4"]
   assert [row["phase"] for row in rows] == ["explore", "calibrate"]
   wanted = {"top1", "top5", "loss", "rounds", "bytes_up", "bytes_down", "round_trips", "seconds"}
   assert summary.keys() >= wanted
   assert summary["top1"] == float(rows[-1]["top1"])
+  classes = json.loads((folder / "evaluation.json").read_text())["classes"]
+  recalls = [one["recall"] for one in classes]
+  assert summary["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+  assert f"{classes[0]['name']} {recalls[0]:.1%}, " in result.out
   assert summary["frozen_at"] == 2
   assert summary["round_trips"] == 4
   # 4 clients send the model (tiny with 4 classes: 56,164 parameters) in each of 4 rounds, and the
