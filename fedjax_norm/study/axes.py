@@ -9,6 +9,7 @@ from fedjax_norm import number_parsing
 from fedjax_norm.cli.flags import parse_value, shown
 from fedjax_norm.cli.methods import ANY_METHOD
 from fedjax_norm.errors import UnusedOptionError, UserError
+from fedjax_norm.norm.spec import NORMS
 from fedjax_norm.options import from_json, make
 
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
@@ -147,9 +148,12 @@ def combine(norms: str, algorithms: str, local_steps: str, partitions: str | Non
   """Returns all combinations of the lists, settings first.
 
   Raises:
-    UserError: a list cannot be read, or a method is unknown.
+    UserError: a list cannot be read, or a norm or a method is unknown.
   """
   settings = parse(partitions) if partitions else [None]
+  names = (*NORMS, *_ALIASES)
+  if unknown := [norm.name for norm in parse(norms) if norm.name not in names]:
+    raise UserError(f"--norms has {unknown[0]!r}; choose from {', '.join(names)}.")
   found: dict[tuple[Any, ...], Choice] = {}
   for setting in settings:
     for norm in parse(norms):

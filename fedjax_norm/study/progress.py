@@ -3,6 +3,7 @@
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,37 +11,56 @@ from fedjax_norm.study import leases
 from fedjax_norm.study.plan import Plan
 from fedjax_norm.study.workers import lease_of, unfinished
 from fedjax_norm.training.terminal.progress import new_bar
+from fedjax_norm.training.terminal.tables import human_seconds
 
 _POLL = 1.0
+_FORMAT = "{desc} {percentage:3.0f}% |{bar:20}| {elapsed}{postfix}"
+
+# Seconds for which the plan's expectation counts as if it had been observed.
+_PRIOR = 30.0
 
 
-def seconds_done(plan: Plan, folder: Path) -> float:
-  """Returns how many of the study's expected seconds of work are done.
+def seconds_left(plan: Plan, folder: Path) -> float:
+  """Returns how many of the plan's expected seconds of work on one worker are left.
 
-  Work that was given back unfinished counts as its process left it, because it goes on from there.
+  A contender that was given back counts as its process left it, because it goes on from there.
   """
-  missing = unfinished(plan, folder)
-  shares = {cell.name: leases.read(lease_of(folder, cell)) for cell in missing}
-  left = (cell.seconds * (1 - (one.share if (one := shares[cell.name]) else 0)) for cell in missing)
-  return math.fsum(cell.seconds for cell in plan.cells) - math.fsum(left)
+
+  cells = unfinished(plan, folder)
+  holders = (leases.read(lease_of(folder, cell)) for cell in cells)
+  shares = (holder.share if holder else 0.0 for holder in holders)
+  return math.fsum(c.seconds * (1 - share) for c, share in zip(cells, shares, strict=True))
+
+
+def time_left(left: float, done: float, elapsed: float, workers: int) -> float:
+  """Returns the expected seconds until the end of a study.
+
+  Args:
+    left: seconds of work that are left, on one worker.
+    done: seconds of work that were done in ``elapsed`` seconds.
+    elapsed: time since the first look.
+    workers: number of workers of the plan.
+  """
+  return left * (elapsed + _PRIOR) / (done + _PRIOR * workers)
 
 
 @contextlib.contextmanager
 def shown(plan: Plan, folder: Path, enabled: bool) -> Iterator[None]:
-  """Shows the line with the share of the work that is done and the time left, if ``enabled``."""
+  """Shows the line with what is done and the time left during the block, if ``enabled``."""
   if not enabled:
     yield
     return
-  text = "{desc} {percentage:3.0f}% |{bar:20}| {elapsed}<{remaining}{postfix}"
   total = math.fsum(cell.seconds for cell in plan.cells)
-  start, ended = seconds_done(plan, folder), threading.Event()
-  with new_bar(total, start, enabled, text, desc="study", smoothing=0) as bar:
+  first, began, ended = seconds_left(plan, folder), time.monotonic(), threading.Event()
+  with new_bar(total, total - first, enabled, _FORMAT, desc="study") as bar:
 
     def update() -> None:
+      left = seconds_left(plan, folder)
+      expected = time_left(left, first - left, time.monotonic() - began, plan.workers)
       finished = len(plan.cells) - len(unfinished(plan, folder))
-      words = f"{finished} of {len(plan.cells)} contenders"
-      bar.set_postfix_str(words, refresh=False)
-      bar.update(max(seconds_done(plan, folder) - bar.n, 0))
+      text = f"{finished} of {len(plan.cells)} contenders, {human_seconds(expected)} left"
+      bar.set_postfix_str(text, refresh=False)
+      bar.update(max(total - left - bar.n, 0))
 
     def follow() -> None:
       while not ended.wait(_POLL):

@@ -46,6 +46,8 @@ def train_cell(plan: Plan, cell: Cell, folder: Path, progress: Progress = lambda
     work.train()
   except DivergedError as error:
     state, reason = "diverged", _cause(error)
+  except OSError:  # such as a full disk: the study stops, and its command goes on later
+    raise
   except Exception as error:  # one contender must not end the study
     impossible = isinstance(error, UserError) and not work.programs.built
     state, reason = "impossible" if impossible else "failed", _sentence(error)

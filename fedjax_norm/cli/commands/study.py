@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import importlib.util
 import os
+import textwrap
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -79,7 +80,7 @@ def _make_plan(config: StudyConfig, folder: Path | None) -> Plan:
 def _print_plan(plan: Plan, folder: Path | None = None) -> None:
   pairs = {**plan_text.how(plan), "expected time": plan_text.expected_time(plan)}
   pairs |= {"folder": str(folder)} if folder else {}
-  print(summary_table("study", list(pairs.items())), flush=True)
+  print(summary_table("study", [(k, textwrap.fill(v, 84)) for k, v in pairs.items()]), flush=True)
 
 
 def _number_of_workers(config: StudyConfig) -> int:
