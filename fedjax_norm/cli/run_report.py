@@ -215,8 +215,8 @@ def _other_readings(summary: dict[str, Any]) -> list[tuple[str, str]]:
       ("best by validation", f"round {summary['best_round']:,}, {measure.title} {value}")
     )
   if f"mean_{name}" in summary and summary["average_last"] > 1:
-    value = f"{measure.title} {measure.format(summary[f'mean_{name}'])}"
-    pairs.append((f"mean of the last {summary['average_last']} evaluations", value))
+    value = f"mean {measure.title} {measure.format(summary[f'mean_{name}'])}"
+    pairs.append((f"last {summary['average_last']} evaluations", value))
   return pairs
 
 
