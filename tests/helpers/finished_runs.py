@@ -1,0 +1,40 @@
+"""Folders of finished runs, written without training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from helpers.contenders import seed_run
+
+from fedjax_norm.algorithms.registry import METHODS
+from fedjax_norm.cli.config import config_of
+from fedjax_norm.training.storage.atomic_files import write_json
+from fedjax_norm.training.storage.csv_rows import write_table
+
+
+def write_run(
+  folder: Path, method: str, scores: Sequence[float], run: Any = None, **options: Any
+) -> Path:
+  """Writes a finished run with the seeds 0, 1, ..., and returns its folder.
+
+  Args:
+    folder: a new folder.
+    method: name of the method.
+    scores: the score of each seed.
+    run: further arguments of ``seed_run``, as a dict.
+    options: options of the run.
+  """
+  base = {"local_steps": 10} if method == "fedavg" else {}
+  config = config_of(METHODS[method])(**base | options)
+  for seed, score in enumerate(scores):
+    path = folder / f"seed_{seed}" if len(scores) > 1 else folder
+    path.mkdir(parents=True)
+    result = seed_run(seed, score, **run or {})
+    saved = {**config.saved(), "made_by": [{"command": f"python -m x --workdir={folder}"}]}
+    write_json(path / "config.json", saved | {"seed": seed})
+    write_json(path / "summary.json", result.summary)
+    write_json(path / "evaluation.json", result.evaluation)
+    write_table(path / "metrics.csv", result.rows)
+  if len(scores) > 1:
+    write_json(folder / "config.json", {**saved, "seed": 0, "seeds": len(scores)})
+  return folder
