@@ -1,32 +1,66 @@
 """The answer of a study, written from its folder at any time."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock
 
 from fedjax_norm.study import plan_text, report, results, table
+from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.plan import read_plan
-from fedjax_norm.study.recommendation import recommend
+from fedjax_norm.study.recommendation import Recommendation, recommend
 
 LOCK = "study.lock"
 """File by which one process at a time writes a study's plan or its answer."""
 
 
-def write(folder: Path, target: float | None) -> str:
-  """Writes the results and the report of a study into its folder.
+class Material(NamedTuple):
+  """What an answer is written from.
+
+  Attributes:
+    contenders: the contenders of all settings.
+    recommendation: the answer in words, and by what contenders are ranked.
+    title: title of the report.
+    how: how the contenders were trained: name -> text.
+  """
+
+  contenders: Sequence[Contender]
+  recommendation: Recommendation
+  title: str
+  how: Mapping[str, str]
+
+
+def read(folder: Path, target: float | None) -> Material:
+  """Reads a study's results.
 
   Args:
     folder: folder of the study.
     target: value of the measure to which costs are counted; None to derive it from the results.
+  """
+  contenders = results.read_study(folder)
+  recommendation = recommend(contenders, results.study_criterion(folder, target))
+  how = plan_text.how(read_plan(folder))
+  title = f"Which norm, which algorithm, how much communication? {how['data']}"
+  return Material(contenders, recommendation, title, how)
+
+
+def write(folder: Path, target: float | None) -> str:
+  """Writes the results and the report of a study into its folder, and returns the answer as text.
+
+  The arguments are those of :func:`read`, the text that of :func:`write_to`.
+  """
+  with FileLock(folder / LOCK):
+    return write_to(folder, read(folder, target))
+
+
+def write_to(folder: Path, found: Material) -> str:
+  """Writes the results and the report into a folder.
 
   Returns:
     The ranked tables, the recommendation in words and the path of the report, as text.
   """
-  contenders = results.read_study(folder)
-  recommendation = recommend(contenders, results.study_criterion(folder))
-  how = plan_text.how(read_plan(folder))
-  title = f"Which norm, which algorithm, how much communication? {how['data']}"
-  with FileLock(folder / LOCK):
-    results.write(folder, contenders, recommendation)
-    path = report.write(folder, contenders, recommendation, title, how)
+  contenders, recommendation, title, how = found
+  results.write(folder, contenders, recommendation)
+  path = report.write(folder, contenders, recommendation, title, how)
   return f"{table.render_answer(contenders, recommendation)}\n\nreport: {path}"

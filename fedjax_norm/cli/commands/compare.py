@@ -1,152 +1,136 @@
-"""The binary ``experiments.compare``: finished runs in a table and a picture."""
+"""The binary ``experiments.compare``: finished runs, or a study, as a ranked table and a report."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast, get_args
 
-from fedjax_norm.cli import seeds
-from fedjax_norm.cli.app import run_plain
+from fedjax_norm.cli import app
 from fedjax_norm.errors import UserError
-from fedjax_norm.evaluation.measures import Measure, headline, measures_of
 from fedjax_norm.options import Options, option
-from fedjax_norm.plots import base, curves
-from fedjax_norm.training.storage.atomic_files import read_json
-from fedjax_norm.training.storage.csv_rows import Row, read_rows
-from fedjax_norm.training.storage.run_folder import CONFIG, read_config
-from fedjax_norm.training.terminal.tables import columns_table, human_bytes, human_seconds
+from fedjax_norm.study import answer, results
+from fedjax_norm.study.contender import Contender
+from fedjax_norm.study.ranking import Criterion, Score
+from fedjax_norm.study.recommendation import recommend
+from fedjax_norm.study.report import REPORT
 
 
 @dataclasses.dataclass(frozen=True)
 class CompareFlags(Options):
   """The options of ``experiments.compare``."""
 
-  output: str = option("compare.png", "Path of the picture, a PNG file.")
+  output: str | None = option(
+    None,
+    "Folder for the report, the pictures and the tables; it is new, empty or that of an earlier "
+    "comparison. By default a new folder compare in the working directory.",
+  )
+  measure: str | None = option(
+    None,
+    "Test measure by which runs are ranked, such as top1 or balanced_accuracy; by default the "
+    "first one of their task.",
+  )
+  score: str | None = option(
+    None,
+    "How a run's values become its score: the test value at the round with the best validation "
+    "value (best), the last value (last), or the mean of the last values (mean). By default best "
+    "if all runs have validation examples, else last.",
+    choices=get_args(Score),
+  )
   target: float | None = option(
     None,
-    "Test accuracy, such as 0.9; the table then also shows the rounds, bytes and simulated time "
-    "that each run needed to reach it.",
+    "Value of the measure, such as 0.9, up to which bytes, rounds and simulated time are counted; "
+    "by default slightly worse than the best run with the first run's algorithm.",
   )
-  title: str = option("Test accuracy", "Title of the picture.")
+  title: str | None = option(None, "Title of the report.")
 
 
-# Flags about the machine, the evaluation, the seed and the version, which label a run only if the
-# runs differ in no other flag.
-_MINOR_FLAGS = (
-  "backend", "chunk", "eval_batch_size", "eval_every", "host_devices", "seed", "seeds", "version",
-)  # fmt: skip
-
-
-def names(configs: list[dict[str, Any]]) -> list[str]:
-  """Returns a label for each run: the fewest flags by which all runs differ.
-
-  Raises:
-    UserError: two runs have the same flags, such as one run that was named twice.
-  """
-  keys = sorted({key for config in configs for key in config})
-  different = [key for key in keys if any(c.get(key) != configs[0].get(key) for c in configs)]
-  shared = [key for key in different if all(key in config for config in configs)]
-  major = [key for key in shared if key not in _MINOR_FLAGS]
-  for chosen in (major, shared, different):
-    labels = [" ".join(_label(key, config) for key in chosen) for config in configs]
-    if len(set(labels)) == len(labels):
-      return labels
-  raise UserError("two of the runs have the same flags; name each run once.")
-
-
-def _label(key: str, config: dict[str, Any]) -> str:
-  value = config.get(key)
-  return str(value) if key in ("algorithm", "norm") else f"{key}={value}"
-
-
-def to_reach(rows: Sequence[dict[str, Any]], target: float) -> list[str]:
-  """Returns rounds, bytes and simulated time until a run reached a test accuracy, each as text.
+def compare(config: CompareFlags, *paths: str) -> str:
+  """Writes the report and returns the answer: the ranked table and the recommendation in words.
 
   Args:
-    rows: rows of the run's ``metrics.csv``.
-    target: value from 0 to 1 of the task's main test measure.
-  """
-  row = next((row for row in rows if row[headline(row)] >= target), None)
-  if row is None:
-    return ["-", "-", "-"]
-  time = human_seconds(row["simulated_seconds"]) if "simulated_seconds" in row else "-"
-  return [f"{row['round']:,}", human_bytes(row["bytes_up"] + row["bytes_down"]), time]
-
-
-def read(folder: str) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
-  """Returns config.json, metrics.csv and summary.json of a finished run.
-
-  The last two are means and standard deviations if the run has several seeds.
+    config: the options.
+    paths: folders of at least two finished runs, or of one study; nothing is written to them.
 
   Raises:
-    UserError: the folder contains no finished run.
+    UserError: the folders hold no such runs, or an option does not fit them.
   """
-  path = Path(folder)
-  if not (path / "summary.json").exists() or not (path / CONFIG).exists():
-    raise UserError(f"{folder} contains no finished run; name the folder (--workdir) of one.")
-  config, summary = read_config(path), read_json(path / "summary.json")
-  if config.get("seeds"):
-    numbers = range(config["seed"], config["seed"] + config["seeds"])
-    tables = [read_rows(path / f"seed_{seed}" / "metrics.csv")[0] for seed in numbers]
-    return config, seeds.summarize_rows(tables), summary
-  return config, read_rows(path / "metrics.csv")[0], summary
-
-
-def _format(measure: Measure, summary: dict[str, Any], column: str) -> str:
-  """Returns a measure as text, with its standard deviation if the run has several seeds."""
-  mean, deviation = summary[column], summary.get(f"{column}_std")
-  return measure.format(mean) + (f" ± {measure.format(deviation)}" if deviation is not None else "")
-
-
-def compare(folders: Sequence[str], output: str, title: str, target: float | None = None) -> str:
-  """Draws the picture and returns the table.
-
-  Args:
-    folders: folders of at least two finished runs.
-    output: path of the picture.
-    title: title of the picture.
-    target: test accuracy; if given, the table has the rounds, bytes and time until it was reached.
-
-  Raises:
-    UserError: the target is not above 0 and up to 1, there are fewer than two folders, a folder
-      contains no finished run, two runs have the same flags, or runs have different test measures.
-  """
-  if target is not None and not 0 < target <= 1:
+  folder = _folder(config.output)
+  found = _of_study(config, paths[0]) if _is_study(paths) else _of_runs(config, paths)
+  criterion = found.recommendation.criterion
+  target = criterion.target
+  if target is not None and criterion.form.best_is_one and not 0 < target <= 1:
     raise UserError(f"--target is {target}; give an accuracy above 0 and up to 1, such as 0.9.")
-  if len(folders) < 2:
-    raise UserError("name at least two run folders to compare.")
-  configs, runs, summaries = zip(*map(read, folders), strict=True)
-  kinds = {next(iter(measures_of(summary).items())) for summary in summaries}
-  if len(kinds) > 1:
-    titles = " and ".join(sorted(measure.title for _, measure in kinds))
-    raise UserError(f"these runs have different test measures, {titles}; name runs of one task.")
-  [(column, measure)] = kinds
-  labels = names(list(configs))
-  base.save(curves.compare_figure(dict(zip(labels, runs, strict=True)), title), output)
-  table = [
-    [
-      label,
-      _format(measure, s, column),
-      f"{s['loss']:.4f}",
-      human_bytes(s["bytes_up"] + s["bytes_down"]),
-      f"{s['round_trips']:,}",
-      human_seconds(s["simulated_seconds"]) if "simulated_seconds" in s else "-",
-      *(to_reach(rows, target) if target is not None else []),
-    ]
-    for label, s, rows in zip(labels, summaries, runs, strict=True)
-  ]
-  head = ["run", measure.title, "test loss", "bytes", "round trips", "simulated time"]
-  if target is not None:
-    head += [f"{cost} to {target:.0%}" for cost in ("rounds", "bytes", "time")]
-  return columns_table(head, table)
+  for path in paths:
+    if folder.resolve().is_relative_to(Path(path).expanduser().resolve()):
+      raise UserError(f"the report would be written into {path}; pass another --output.")
+  folder.mkdir(parents=True, exist_ok=True)
+  return answer.write_to(folder, found._replace(title=config.title or found.title))
+
+
+def _is_study(paths: tuple[str, ...]) -> bool:
+  """Returns whether ``paths`` is one study; several paths have to be runs."""
+  studies = [path for path in paths if results.is_study(Path(path).expanduser())]
+  if studies and len(paths) > 1:
+    raise UserError(f"{studies[0]} holds a study; name it alone, or the folders in its runs/.")
+  return bool(studies)
+
+
+def _of_study(config: CompareFlags, path: str) -> answer.Material:
+  """Reads a study, ranked as its options say unless --measure or --score are given."""
+  found = answer.read(Path(path).expanduser(), config.target)
+  finished = [one for one in found.contenders if one.runs]
+  if not finished or not (config.measure or config.score):
+    return found
+  own = found.recommendation.criterion
+  criterion = _criterion(config, finished, own)
+  return found._replace(recommendation=recommend(found.contenders, criterion))
+
+
+def _of_runs(config: CompareFlags, paths: tuple[str, ...]) -> answer.Material:
+  if len(paths) < 2:
+    raise UserError("name the folders of at least two runs to compare, or that of a study.")
+  contenders = results.read_runs([Path(path).expanduser() for path in paths])
+  criterion = _criterion(config, contenders)
+  recommendation = recommend(contenders, criterion, of_study=False)
+  folders = {one.name: str(one.path) for one in contenders}
+  return answer.Material(
+    contenders, recommendation, f"Comparison of {len(contenders)} runs", folders
+  )
+
+
+def _criterion(
+  config: CompareFlags, contenders: Sequence[Contender], own: Criterion | None = None
+) -> Criterion:
+  """Returns by what contenders are ranked: the options, then ``own``, then their task's default."""
+  measure = config.measure or (own.measure if own else None)
+  score = config.score or (own.score if own else None)
+  criterion = results.runs_criterion(contenders, measure, cast(Score | None, score), config.target)
+  return criterion._replace(baseline=own.baseline) if own else criterion
+
+
+def _folder(output: str | None) -> Path:
+  """Returns the folder of the report.
+
+  Raises:
+    UserError: ``output`` is a picture, or a folder with other files than an earlier comparison's.
+  """
+  if output is None:
+    return app.unused(Path("compare"))
+  folder = Path(output).expanduser()
+  if folder.suffix == ".png":
+    raise UserError(f"--output={output} has to be a folder, which gets all pictures; drop .png.")
+  names = set(os.listdir(folder)) if folder.is_dir() else set()
+  if names and (REPORT not in names or names & {"config.json", "study.json"}):
+    raise UserError(f"{folder} contains other files; pass a new folder as --output.")
+  return folder
 
 
 def main(config: CompareFlags, *paths: str) -> None:
-  """Prints the table and draws the picture of the runs in the folders ``paths``."""
-  print(compare(paths, config.output, config.title, config.target))
-  print(f"picture: {config.output}")
+  """Prints the answer for the runs, or the study, in the folders ``paths``."""
+  print(compare(config, *paths))
 
 
 def launch() -> None:
   """Runs the binary with the flags of the command line, and exits."""
-  run_plain(main, CompareFlags, positional=True)
+  app.run_plain(main, CompareFlags, positional=True)
