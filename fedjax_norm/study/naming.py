@@ -109,15 +109,20 @@ def _different(configs: Sequence[Saved]) -> list[str]:
 
 def _listed(config: Saved, configs: Sequence[Saved], names: Sequence[str]) -> dict[str, Any]:
   """Returns those of the options ``names`` that the name of a run lists."""
-  known = _options_of(config)
 
   def listed(name: str) -> bool:
-    values = [other[name] for other in configs if name in other]
-    default = known[name][0] if name in known else None
+    default = _default(name, config)
+    # Another run's unset option counts if it could have had the same value as this run's.
+    others = (one for one in configs if name in one)
+    alike = (one for one in others if in_force(name, one) or _default(name, one) == default)
     changed = default is not None and config[name] != default
-    return changed or name in _ALWAYS or any(value != config[name] for value in values)
+    return changed or name in _ALWAYS or any(one[name] != config[name] for one in alike)
 
   return {name: config[name] for name in names if in_force(name, config) and listed(name)}
+
+
+def _default(name: str, config: Saved) -> Any:
+  return _options_of(config).get(name, (None, None))[0]
 
 
 def _options_of(config: Saved) -> dict[str, tuple[Any, str | None]]:

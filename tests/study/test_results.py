@@ -5,10 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from helpers.contenders import contender, seed_run, tuning
+from helpers.contenders import contender, tuning
+from helpers.finished_runs import write_run
 
-from fedjax_norm.algorithms.registry import METHODS
-from fedjax_norm.cli.config import config_of
 from fedjax_norm.errors import UserError
 from fedjax_norm.study import plan, results, table
 from fedjax_norm.study.combinations import Cell
@@ -16,25 +15,6 @@ from fedjax_norm.study.plan import PLAN, Plan
 from fedjax_norm.study.ranking import Criterion
 from fedjax_norm.study.recommendation import recommend
 from fedjax_norm.training.storage.atomic_files import write_json
-from fedjax_norm.training.storage.csv_rows import write_table
-
-
-def write_run(folder, method, scores, **options):
-  """Writes a finished run with the seeds 0, 1, ..., and returns its folder."""
-  base = {"local_steps": 10} if method == "fedavg" else {}
-  config = config_of(METHODS[method])(**base | options)
-  for seed, score in enumerate(scores):
-    path = folder / f"seed_{seed}" if len(scores) > 1 else folder
-    path.mkdir(parents=True)
-    run = seed_run(seed, score)
-    saved = {**config.saved(), "made_by": [{"command": f"python -m x --workdir={folder}"}]}
-    write_json(path / "config.json", saved | {"seed": seed})
-    write_json(path / "summary.json", run.summary)
-    write_json(path / "evaluation.json", run.evaluation)
-    write_table(path / "metrics.csv", run.rows)
-  if len(scores) > 1:
-    write_json(folder / "config.json", {**saved, "seed": 0, "seeds": len(scores)})
-  return folder
 
 
 def names(*folders):
@@ -48,8 +28,8 @@ def test_finished_runs_are_named_by_the_options_in_force(tmp_path):
   assert names(fedavg, ssgd) == ["gn, fedavg, local_steps=6", "bn, ssgd"]
   assert names(fedavg, more) == ["local_steps=6, prox=0", "groups=2, local_steps=10, prox=0.1"]
   # The freeze of FixBN is named for FixBN only, and None never.
-  fixbn = write_run(tmp_path / "d", "fedavg", [0.7], norm="fixbn", freeze_round="0.25")
-  assert names(ssgd, fixbn)[1] == "fixbn, fedavg, freeze_round=0.25, local_steps=10"
+  fixbn = write_run(tmp_path / "d", "fedavg", [0.7], norm="fixbn", freeze_round=9)
+  assert names(ssgd, fixbn)[1] == "fixbn, fedavg, freeze_round=9, local_steps=10"
   other = write_run(tmp_path / "e", "ssgd", [0.7], norm="bn", eval_batch_size=32)
   assert names(ssgd, other) == ["eval_batch_size=64", "eval_batch_size=32"]
   with pytest.raises(UserError, match="two of the runs have the same options; name each run once"):
