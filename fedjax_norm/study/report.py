@@ -133,12 +133,13 @@ def _made(contenders: Sequence[Contender]) -> tuple[dict[str, str], dict[str, st
     if one.runs and one.path and (one.path / CONFIG).is_file()
   ]
   entries = [entry for config in configs for entry in config.pop("made_by", [])]
-  versions = sorted({f"{entry['fedjax_norm']} (JAX {entry['jax']})" for entry in entries})
-  dates = sorted({str(entry["date"])[:10] for entry in entries})
+  made = [entry for entry in entries if {"fedjax_norm", "jax", "date"} <= entry.keys()]
+  versions = sorted({f"{entry['fedjax_norm']} (JAX {entry['jax']})" for entry in made})
+  dates = sorted({entry["date"][:10] for entry in made})
   shared = _shared(configs)
   facts = {
     "Data": str(shared.get("data", "")),
-    "Runs of": " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
+    "Trained": " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
     "fedjax_norm": ", ".join(versions) or provenance.version(),
     "Report written on": f"{_processor()}, {os.cpu_count()} cores",
   }

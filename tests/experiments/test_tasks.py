@@ -73,12 +73,13 @@ def test_regression_learns_and_prints_its_measures(decentralized_run):
   titles = result.out.split("seed ")[-1].split("\n")[0].split()
   assert titles == ["R²", "rmse", "mae", "test", "loss"]
 
-  table = compare.compare(["run/seed_0", "run/seed_1"], "out.png", "title", 0.01)
-  assert table.split("\n")[0].split()[:2] == ["run", "R²"]
+  options = compare.CompareFlags(target=0.01)
+  table = compare.compare(options, "run/seed_0", "run/seed_1")
+  assert table.split("\n")[0].split()[:3] == ["#", "contender", "R²,"]
   others = {name: summary[name] for name in summary if name not in ("r2", "rmse", "mae", "mse")}
   Path("run/seed_1/summary.json").write_text(json.dumps({**others, "mean_iou": 0.5}))
   with pytest.raises(UserError, match="different test measures, R² and mean IoU; name"):
-    compare.compare(["run/seed_0", "run/seed_1"], "out.png", "title")
+    compare.compare(options, "run/seed_0", "run/seed_1")
 
 
 def test_segmentation_learns_and_prints_its_classes(fedavg_run):

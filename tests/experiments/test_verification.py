@@ -56,7 +56,7 @@ def test_a_run_classifies_pairs(fedavg_run):
   assert 0.5 <= summary["top1"] <= 1
   assert summary["verification_error"] > 0
   assert "top1_std" in json.loads(Path("run/summary.json").read_text())
-  table = compare.compare(["run/seed_0", "run/seed_1"], "both.png", "title")
+  table = compare.compare(compare.CompareFlags(), "run/seed_0", "run/seed_1")
   assert "pairs right" in table
 
 

@@ -13,6 +13,7 @@ from fedjax_norm.cli.commands import (
   leakage,
   oracle,
   paper,
+  predict,
   regions,
   split_predict,
   stages,
@@ -108,6 +109,7 @@ BINARIES = {
   "split_predict": Binary(
     _training(split_predict.main), split_predict.PredictFlags, ("--workdir=split_run",)
   ),
+  "predict": Binary(_training(predict.main), predict.PredictFlags, ("--workdir=split_run",)),
   "paper": Binary(_plain(paper.main), PaperFlags, ("--tables=000.1",)),
   "stages": Binary(_plain(stages.run), stages.StagesFlags, ("--image_size=8",)),
   "regions": Binary(
@@ -121,7 +123,7 @@ BINARIES = {
     ("--models=tiny", "--image_size=8"),
   ),
   "compare": Binary(
-    _plain(lambda c: compare.compare(("run_a", "run_b"), c.output, c.title, c.target)),
+    _plain(lambda c: compare.compare(c, "run_a", "run_b")),
     compare.CompareFlags,
     (),
   ),
