@@ -97,5 +97,10 @@ def _fitting_chunk(
   """Returns how many of a device's clients fit into its memory in parallel; 0 for all of them."""
   if client_bytes is None:
     return 0
-  fitting = int(_CLIENTS_SHARE * device_memory(devices) // client_bytes())
-  return 0 if fitting >= num_clients else max(1, fitting)
+  count = fitting(client_bytes(), devices)
+  return 0 if count >= num_clients else count
+
+
+def fitting(size: int, devices: list[jax.Device]) -> int:
+  """Returns how often ``size`` bytes fit into a device's memory for clients; at least 1."""
+  return max(1, int(_CLIENTS_SHARE * device_memory(devices) // size))

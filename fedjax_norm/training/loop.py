@@ -11,12 +11,11 @@ import numpy as np
 
 from fedjax_norm.control.skewscout import ScoutState
 from fedjax_norm.data.federated import FederatedData
-from fedjax_norm.errors import DivergedError, check_type
+from fedjax_norm.errors import check_type
 from fedjax_norm.evaluation.measures import measures_of
-from fedjax_norm.local_training import Metrics
-from fedjax_norm.objectives import find
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.interval_planner import Controls, Interval, next_interval, observe
+from fedjax_norm.training.metrics_row import check_finite, make_row, mean_over
 from fedjax_norm.training.outcome import Outcome, best_index
 from fedjax_norm.training.program_types import Program
 from fedjax_norm.training.rounds import (
@@ -107,14 +106,14 @@ def train(
       interval = next_interval(program, config, controls, round_)
       phase, round_ = program.phases[interval.phase], interval.end
       server, total, training = run_interval(run, interval, server)
-      _check_finite(total.loss, interval, folder)
+      check_finite(total.loss, interval, folder)
       server, recalibration = recalibrate(run, phase, server)
       tested = program.evaluate(phase.algorithm, server, store, data, run.key)
       scores, accuracies = tested.columns, tested.client_accuracies
       details = {"round": round_, **tested.details} if tested.details else {}
-      _check_finite(scores["loss"], interval, folder)
+      check_finite(scores["loss"], interval, folder)
 
-      loss = _mean(total.loss, total)
+      loss = mean_over(total.loss, total)
       controls = observe(program, config, controls, interval, server, loss, training.traffic)
       spent += training + recalibration
       accuracy_loss = rows[-1]["accuracy_loss"] if program.skewscout and rows else float("nan")
@@ -125,7 +124,7 @@ def train(
       elapsed = time.perf_counter() - started
       seconds += elapsed
       columns = {k: np.asarray(v).item() for k, v in algorithm.report.columns(server).items()}
-      row = _row(program, interval, total, scores, accuracy_loss, spent, seconds) | columns
+      row = make_row(program, interval, total, scores, accuracy_loss, spent, seconds) | columns
       rows.append(row)
       new_diagnostics: list[dict[str, Any]] = []
       if program.diagnose:
@@ -157,24 +156,6 @@ def train(
   return Outcome(model, store, rows, controls.frozen_at, accuracies, diagnostics, details)
 
 
-def _check_finite(loss: float, interval: Interval, folder: RunFolder | None) -> None:
-  """Raises a DivergedError if the loss is infinite or nan."""
-  if np.isfinite(loss):
-    return
-  first = interval.first
-  saved = f"; the checkpoint of round {first} is kept in {folder.path}" if folder and first else ""
-  raise DivergedError(
-    f"the loss became infinite or not a number between rounds {first} and {interval.end}{saved}; "
-    "lower the learning rate or clip gradients (after FixBN's freeze, by --freeze_lr_factor or "
-    "--freeze_clip_norm)."
-  )
-
-
-def _mean(value: np.ndarray, total: Metrics) -> float:
-  """Returns a metric's sum over an interval per labelled example; nan if there is no example."""
-  return float(value / total.examples) if total.examples else float("nan")
-
-
 def _look(
   run: RunContext, config: LoopConfig, state: ScoutState, interval: Interval, server: PyTree
 ) -> tuple[ScoutState, float, Spent]:
@@ -194,30 +175,3 @@ def _look(
   )
   nothing = np.zeros_like(run.sizes)
   return state, loss, full_participation_cost(run, cost, nothing, nothing)
-
-
-def _row(
-  program: Program,
-  interval: Interval,
-  total: Metrics,
-  scores: dict[str, float],
-  accuracy_loss: float,
-  spent: Spent,
-  seconds: float,
-) -> dict[str, Any]:
-  """Returns an interval's row of ``metrics.csv`` without algorithm-specific columns."""
-  right = find(program.objective).train_column
-  return {
-    "round": interval.end,
-    "phase": interval.phase,
-    "train_loss": _mean(total.loss, total),
-    **({right: _mean(total.correct, total)} if right else {}),
-    **scores,
-    "rate": float(interval.rates[-1]),
-    **({"theta": float(interval.thetas[-1])} if program.theta_schedule else {}),
-    **({"accuracy_loss": accuracy_loss} if program.skewscout else {}),
-    "examples": int(total.examples),
-    **spent.traffic._asdict(),
-    "seconds": seconds,
-    **({"simulated_seconds": spent.simulated} if program.clock else {}),
-  }

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -106,15 +107,37 @@ def run_interval(
     (server state, training metrics on the host, traffic and simulated time of the rounds).
   """
   algorithm = run.program.phases[interval.phase].algorithm
-  before = algorithm.sent(server) if algorithm.sent else Traffic()
+  before = sent_so_far(algorithm, server)
+  server, total, cohorts = run_rounds(run, interval, server)
+  return server, total, spent(run, algorithm, cohorts, sent_so_far(algorithm, server).minus(before))
+
+
+def sent_so_far(algorithm: Algorithm, server: PyTree) -> Traffic:
+  """Returns the traffic since the start of the run that depends on the values sent."""
+  return algorithm.sent(server) if algorithm.sent else Traffic()
+
+
+def run_rounds(
+  run: RunContext, interval: Interval, server: PyTree
+) -> tuple[PyTree, Metrics, list[np.ndarray]]:
+  """Runs the rounds of an interval and updates the client states.
+
+  The rates and thetas of the interval have the shape [..., rounds], and the metrics the shape [...]
+  (see ``training.lanes``).
+
+  Returns:
+    (server state, training metrics on the host, client ids of each round).
+  """
   compiled = run.program.intervals[interval.phase]
-  first, total, cohorts = interval.first, run.place(Metrics.zeros()), []
+  lanes = interval.rates.shape[:-1]
+  total = run.place(jax.tree.map(lambda a: jnp.broadcast_to(a, lanes), Metrics.zeros()))
+  first, cohorts = interval.first, []
   while first < interval.end:
     window = run.feed.window(first)
     begin, end = first - window.first, min(interval.end, window.end) - window.first
-    padded = np.zeros((2, len(window.slots)), np.float32)
+    padded = np.zeros((2, *lanes, len(window.slots)), np.float32)
     here = slice(first - interval.first, first - interval.first + end - begin)
-    padded[:, begin:end] = interval.rates[here], interval.thetas[here]
+    padded[..., begin:end] = interval.rates[..., here], interval.thetas[..., here]
     states = run.feed.client_states(run.store, window)
     arguments = run.place((*padded, np.int32(window.first), np.int32(begin), np.int32(end)))
     server, states, total = compiled(
@@ -126,16 +149,27 @@ def run_interval(
     run.feed.store_states(run.store, window, states)
     run.store.seen[window.cohorts[begin:end]] = True
     first = window.first + end
-  sent = algorithm.sent(server).minus(before) if algorithm.sent else Traffic()
+  return server, jax.tree.map(np.asarray, total), cohorts
+
+
+def spent(run: RunContext, algorithm: Algorithm, cohorts: list[np.ndarray], sent: Traffic) -> Spent:
+  """Returns the traffic and the simulated time of rounds.
+
+  Args:
+    run: the run.
+    algorithm: the algorithm of the rounds.
+    cohorts: client ids of each round.
+    sent: their traffic that depends on the values sent.
+  """
   share = ClientTraffic.mean(sent, sum(map(len, cohorts)), len(cohorts))
-  spent = Spent()
+  total = Spent(sent)
   for cohort in cohorts:
     steps = np.asarray(algorithm.local_steps(run.sizes[cohort]))
     seconds = 0.0
     if clock := run.program.clock:
       seconds = clock.round_seconds(algorithm.cost, cohort, steps, share, algorithm.pace)
-    spent += Spent(algorithm.cost.of_round(steps.tolist()), seconds)
-  return server, jax.tree.map(np.asarray, total), spent + Spent(sent)
+    total += Spent(algorithm.cost.of_round(steps.tolist()), seconds)
+  return total
 
 
 def recalibrate(run: RunContext, phase: Phase, server: PyTree) -> tuple[PyTree, Spent]:
@@ -163,7 +197,14 @@ def full_participation_cost(
 
 
 def compile_interval(algorithm: Algorithm, mapping: ClientMapping) -> Callable[..., Any]:
-  """Compiles a function that runs rounds of a phase.
+  """Returns the compiled :func:`make_interval`, which donates the buffers of its states."""
+  shardings = (mapping.sharding, mapping.row_sharding, mapping.sharding)
+  interval = make_interval(algorithm, mapping)
+  return jax.jit(interval, donate_argnums=(0, 1), out_shardings=shardings)
+
+
+def make_interval(algorithm: Algorithm, mapping: ClientMapping) -> Callable[..., Any]:
+  """Makes a function that runs rounds of a phase.
 
   Returns:
     (server, clients [U, ...], metrics so far, slots [R, m], rates [R], thetas [R], first, begin,
@@ -198,5 +239,4 @@ def compile_interval(algorithm: Algorithm, mapping: ClientMapping) -> Callable[.
 
     return jax.lax.fori_loop(begin, end, run_round, (server, clients, metrics))
 
-  shardings = (mapping.sharding, mapping.row_sharding, mapping.sharding)
-  return jax.jit(interval, donate_argnums=(0, 1), out_shardings=shardings)
+  return interval
