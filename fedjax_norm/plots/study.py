@@ -88,7 +88,11 @@ def pareto_figure(points: Sequence[Point], title: str, measure: Measure, named: 
     axes.set_ylim(*np.clip(axes.get_ylim(), 0, 1.01))
   labels = [
     side_labels.Label(
-      point.name, point.sent, point.score, base.style(i), "bold" if point.efficient else "normal"
+      base.shortened(point.name, _LONGEST_NAMES),
+      point.sent,
+      point.score,
+      base.style(i),
+      "bold" if point.efficient else "normal",
     )
     for i, point in enumerate(points[:named])
   ]
@@ -120,14 +124,22 @@ def shares_figure(
   few = len(columns) <= _MOST_COLUMNS
   names = 0.075 * min(_LONGEST_NAMES, max(map(len, rows)))
   width = names + (max(_COLOURS_WIDTH, _COLUMN_WIDTH * len(columns)) if few else 6.5)
-  figure = Figure(figsize=(width, 1.6 + 0.3 * len(rows)), layout="constrained")
+  turned = 0 if not few or _fits(columns) else 0.06 * max(len(base.shortened(c)) for c in columns)
+  figure = Figure(figsize=(width, 1.6 + 0.3 * len(rows) + turned), layout="constrained")
   figure.suptitle(title, fontsize=12)
   axes = figure.subplots()
   (_draw_colours if few else _draw_dots)(axes, columns, values, frozenset(marked))
-  axes.set_yticks(range(len(rows)), list(rows), fontsize=9)
+  axes.set_yticks(
+    range(len(rows)), [base.shortened(row, _LONGEST_NAMES) for row in rows], fontsize=9
+  )
   axes.set_ylim(len(rows) - 0.5, -0.5)
   axes.set_title(label, fontsize=10, loc="left")
   return figure
+
+
+def _fits(columns: Sequence[str]) -> bool:
+  """Returns whether the names of columns fit side by side."""
+  return 0.09 * max(map(len, columns)) < max(_COLOURS_WIDTH / len(columns), _COLUMN_WIDTH)
 
 
 def _draw_colours(
@@ -143,8 +155,7 @@ def _draw_colours(
     if values.shape[1] > 1 and value == np.fmin.reduce(values[i]) < np.fmax.reduce(values[i]):
       frame: dict[str, Any] = {"fill": False, "edgecolor": base.COLOURS[1], "linewidth": 2}
       axes.add_patch(Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, **frame))
-  fits = 0.09 * max(map(len, columns)) < max(_COLOURS_WIDTH / len(columns), _COLUMN_WIDTH)
-  turned: dict[str, Any] = {} if fits else {"rotation": 40, "ha": "right"}
+  turned: dict[str, Any] = {} if _fits(columns) else {"rotation": 40, "ha": "right"}
   axes.set_xticks(range(len(columns)), list(map(base.shortened, columns)), fontsize=9, **turned)
   for j in marked:
     axes.get_xticklabels()[j].set_style("italic")
@@ -163,7 +174,9 @@ def _draw_dots(
       worst = found[np.argmin(row[found])]
       axes.plot(row[worst], i, "o", color=base.COLOURS[1], markersize=5)
       place: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center"}
-      axes.annotate(base.shortened(columns[worst]), (row[worst], i), (-6, 0), fontsize=8, **place)
+      axes.annotate(
+        base.shortened(columns[worst], 20), (row[worst], i), (-6, 0), fontsize=8, **place
+      )
   axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
   lowest = float(np.nanmin(values, initial=0.95))
   axes.set_xlim(lowest - 0.35 * (1.02 - lowest), 1.02)  # with room for the lowest one's name
@@ -192,7 +205,7 @@ def search_figure(searches: Sequence[Search], title: str, measure: Measure) -> F
   panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
   for axes, search in zip(panels, searches, strict=False):
     base.tidy(axes)
-    axes.set_title(base.shortened(search.name, _LONGEST_NAMES), fontsize=8, loc="left")
+    axes.set_title(base.shortened(search.name, 40), fontsize=8, loc="left")
     _draw_search(axes, search)
     if measure.form.endswith("%"):
       axes.yaxis.set_major_formatter(PercentFormatter(1.0))
