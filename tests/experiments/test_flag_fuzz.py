@@ -23,6 +23,7 @@ from fedjax_norm.cli.commands import (
   leakage,
   oracle,
   paper,
+  predict,
   regions,
   split_predict,
   stages,
@@ -31,6 +32,7 @@ from fedjax_norm.cli.flags import parse, shown
 from fedjax_norm.cli.train import prepare
 from fedjax_norm.models import registry
 from fedjax_norm.models.flops import Flops
+from fedjax_norm.training.finished_run import save_serving
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.final_model import save_model
 from fedjax_norm.training.storage.run_folder import RunFolder
@@ -53,6 +55,7 @@ def files(tmp_path_factory):
     config = parse(split.config, parse_flags(split))
     config, task = prepare(config, train.load(config))
     with RunFolder.open(folder / "split_run", config.saved(), True) as run:
+      save_serving(run.path, config, task, task.model.norm)
       save_model(run.path, initial_variables(task, 0))
     for name in ("run_a", "run_b"):
       (folder / name).mkdir()
@@ -92,6 +95,8 @@ def _no_work(files, monkeypatch):
     (distil, "load_split", loaded),
     (split_predict, "load_split", loaded),
     (split_predict, "send_client_weights", accept),
+    (predict, "_print", accept),
+    (predict, "_write", accept),
     (leakage, "initial_variables", lambda *_: {}),
     (leakage.cut_leakage, "_each", accept),
     (regions, "_write", accept),
