@@ -70,7 +70,7 @@ def _count_examples(task: Task) -> str:
   if task.validation is not None:
     counts.append(f"{len(task.validation.labels):,} validation")
   counts.append(f"{len(task.source.test.labels):,} test")
-  if task.unseen is not None:
+  if task.unseen is not None and task.unseen.clients is not None:
     clients, examples = len(np.unique(task.unseen.clients)), len(task.unseen.labels)
     counts.append(f"{examples:,} of {clients:,} unseen client{'s' if clients > 1 else ''}")
   return ", ".join(counts)
@@ -135,8 +135,10 @@ def draw_results(folder: RunFolder, outcome: Outcome, title: str) -> None:
   base.save(figure, folder.path / "learning_curves.png")
   diagnostics.diagnostics(outcome.diagnostics, outcome.rows, folder.path / "diagnostics.png", title)
   if outcome.client_accuracies:
-    ids, accuracies = map(np.array, zip(*outcome.client_accuracies.items(), strict=True))
-    figure = clients.client_accuracy_figure(accuracies, title, ids)
+    name_of = {entry["id"]: entry["name"] for entry in outcome.details["clients"]}
+    labels = np.array([name_of[k] or str(k) for k in outcome.client_accuracies])
+    accuracies = np.array([*outcome.client_accuracies.values()])
+    figure = clients.client_accuracy_figure(accuracies, title, labels)
     base.save(figure, folder.path / "clients.png")
 
   evaluation = folder.read_evaluation()

@@ -100,7 +100,7 @@ def client_accuracy_figure(
   Args:
     accuracies: [K] values from 0 to 1; NaN for clients without test examples, which are omitted.
     title: title of one line.
-    ids: [K] ids of the clients; 0 to K - 1 by default.
+    ids: [K] ids or names of the clients; 0 to K - 1 by default.
 
   Raises:
     ValueError: the accuracies are not a vector.
@@ -134,7 +134,11 @@ def client_accuracy_figure(
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(percent)
     if len(values) <= 20:
-      axes.set_xticks(np.arange(len(values)), [str(client) for client in shown_ids])
+      labels = [str(client)[:24] for client in shown_ids]
+      # Names of neighbours would overlap if they were level.
+      slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+      level = sum(map(len, labels)) <= 60
+      axes.set_xticks(np.arange(len(values)), labels, **({} if level else slanted))
       axes.set_xlabel(f"client, sorted by accuracy{note}")
     else:
       axes.set_xticks([])
