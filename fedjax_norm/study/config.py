@@ -7,6 +7,7 @@ from typing import Any
 from fedjax_norm import options
 from fedjax_norm.cli.config import Config
 from fedjax_norm.errors import UserError
+from fedjax_norm.evaluation.measures import MEASURES
 from fedjax_norm.options import Options, option
 from fedjax_norm.study import axes
 
@@ -38,8 +39,8 @@ class StudyOptions(Options):
   algorithms: str = option(
     "fedavg,scaffold:local_steps=10",
     "Algorithms to compare: values of --method of experiments.run, separated by commas. Options "
-    "follow a colon: fedavg,fedavg:prox_mu=0.1,gaia:theta=0.1. An algorithm with local_steps=N is "
-    "not combined with --local_steps.",
+    "follow a colon: fedavg,fedavg:prox_mu=0.1,gaia:threshold=0.1. An algorithm with local_steps=N "
+    "is not combined with --local_steps.",
   )
   local_steps: str = option(
     "1,10",
@@ -103,6 +104,9 @@ class StudyOptions(Options):
     axes.parse_steps(self.local_steps)
     axes.parse_rates(self.lrs)
     duration(self.budget)
+    known = ["loss", *MEASURES]
+    if self.measure is not None and self.measure not in known:
+      raise UserError(f"--measure is {self.measure!r}; choose one of {', '.join(known)}.")
 
 
 @dataclasses.dataclass(frozen=True)

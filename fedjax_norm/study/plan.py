@@ -1,8 +1,10 @@
 """The plan of a study: its contenders, their lengths and the expected time, fixed at the start."""
 
 import dataclasses
+import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -26,6 +28,8 @@ FORMAT = 1
 
 SOURCES = Sources()
 """The data of this process's contenders."""
+
+_LEAST_ROUNDS = 4  # of a final run with the smallest effort
 
 _HEADLINES = {"classification": "top1", "regression": "r2", "segmentation": "mean_iou"}
 _HEADLINES["verification"] = "top1"
@@ -120,6 +124,9 @@ def load_or_make(config: StudyConfig, folder: Path | None) -> Plan:
   plan = _make(config, stored)
   if folder and plan != stored:
     make_folder(folder)
+    if stored and plan.seeds > stored.seeds:
+      for cell in stored.cells:  # the runs stay, and their outcomes are written again
+        (folder / "cells" / f"{cell.name}.json").unlink(missing_ok=True)
     cells = [cell._asdict() for cell in plan.cells]
     write_json(folder / PLAN, {"format": FORMAT, **plan._asdict(), "cells": cells})
   return plan
@@ -140,18 +147,17 @@ def _make(config: StudyConfig, stored: Plan | None) -> Plan:
   if not effort:
     costs, effort = _from_budget(config, possible, workers, shape)
 
-  def planned(draft: Draft) -> Cell:
-    cell = draft.of_effort(effort)
-    return cell if cell.reason else cell._replace(seconds=_seconds(draft, costs, effort, shape))
-
+  expected = _expected(possible, costs, shape)(effort)
   cells = {cell.name: cell for cell in (stored.cells if stored else ())}
   for draft in found:
     if draft.cell.name not in cells or (stored and seeds > stored.seeds):
-      cells[draft.cell.name] = planned(draft)
+      cell = draft.of_effort(effort)
+      seconds = 0.0 if cell.reason else expected[cell.name]
+      cells[cell.name] = cell._replace(seconds=seconds)
   if all(cell.reason for cell in cells.values()):
     raise UserError(f"no contender can be trained: {found[0].cell.reason}")
   plan = Plan(
-    options=config.saved(),
+    options=json.loads(json.dumps(config.saved())),  # as it is read again
     cells=tuple(cells.values()),
     effort=effort,
     rates=rates,
@@ -161,7 +167,7 @@ def _make(config: StudyConfig, stored: Plan | None) -> Plan:
     measure=config.measure or _HEADLINES.get(possible[0].kind, "loss"),
     score=cast(Score, config.score),
     workers=workers,
-    lanes=1,
+    lanes=len(rates) if jax.default_backend() != "cpu" else 1,
     costs=costs,
   )
   same = stored and (plan.cells, plan.seeds) == (stored.cells, stored.seeds)
@@ -178,20 +184,39 @@ def _from_budget(
     key: probe.measure(draft.config, draft.task, draft.rounds) for key, draft in kinds.items()
   }
 
-  def expected(effort: int) -> float:
-    seconds = [_seconds(draft, costs, effort, shape) for draft in possible]
-    return budget.makespan(seconds, workers)
-
-  # The shortest runs of the search, a quarter of the effort, have at least two rounds.
-  least = max(budget.LEAST_EFFORT, *(round(8 / draft.rounds) for draft in possible))
+  start = max(cost.start for cost in costs.values())  # later contenders share what it compiled
+  costs = {key: cost._replace(start=start) for key, cost in costs.items()}
+  seconds = _expected(possible, costs, shape)
+  least = max(budget.LEAST_EFFORT, *(round(_LEAST_ROUNDS / draft.rounds) for draft in possible))
   spent = time.perf_counter() - started
-  return costs, budget.effort_of(duration(config.budget), least, expected, spent)
+  return costs, budget.effort_of(
+    duration(config.budget),
+    least,
+    lambda effort: budget.makespan(seconds(effort).values(), workers),
+    spent,
+  )
 
 
-def _seconds(draft: Draft, costs: dict[str, Cost], effort: int, shape: tuple[float, int]) -> float:
-  """Returns the expected time of a contender, whose algorithm may not have been measured."""
+def _expected(
+  possible: list[Draft], costs: dict[str, Cost], shape: tuple[float, int]
+) -> Callable[[int], dict[str, float]]:
+  """Returns the function effort -> name of a contender -> expected time.
+
+  An algorithm that was not measured costs as much as the mean of the others.
+  """
   known = np.mean(list(costs.values()), 0) if costs else budget.GUESS
-  return costs.get(draft.key, Cost(*map(float, known))).cell(effort, *shape, draft.phases)
+  other = Cost(*map(float, known))
+  firsts = {draft.config.norm: draft.cell.name for draft in reversed(possible)}
+
+  def seconds(effort: int) -> dict[str, float]:
+    return {
+      draft.cell.name: costs.get(draft.key, other).cell(
+        effort, *shape, draft.phases, firsts[draft.config.norm] == draft.cell.name
+      )
+      for draft in possible
+    }
+
+  return seconds
 
 
 def _workers() -> int:

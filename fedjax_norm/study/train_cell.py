@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,11 +13,15 @@ from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.study import tuning
 from fedjax_norm.study.contender import State, Trial, Tuning
 from fedjax_norm.study.plan import SOURCES, Cell, Plan
-from fedjax_norm.training import loop
+from fedjax_norm.training import lanes, loop
 from fedjax_norm.training.reuse import Programs
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.atomic_files import make_folder, read_json, write_json
+from fedjax_norm.training.storage.csv_rows import Row
 from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.training.task.task import Task
+
+_TRIAL = "trial.json"
 
 Progress = Callable[[float], None]
 """Receives the share of a contender's work that is done, from 0 to 1."""
@@ -45,7 +50,7 @@ def train_cell(plan: Plan, cell: Cell, folder: Path, progress: Progress = lambda
     work.search()
     work.train()
   except DivergedError as error:
-    state, reason = "diverged", _cause(error)
+    state, reason = "diverged", _cause(str(error))
   except OSError:  # such as a full disk: the study stops, and its command goes on later
     raise
   except Exception as error:  # one contender must not end the study
@@ -101,55 +106,97 @@ class _Work:
     if all(trial.value is None for trial in trials):
       rates = sorted(trial.lr for trial in trials)
       raise DivergedError(
-        f"training diverged at every learning rate from {rates[0]:g} to {rates[-1]:g}; "
+        f"training diverged at every learning rate from {rates[0]:g} to {rates[-1]:g}."
       )
 
   def run_trials(self, step: Sequence[tuple[float, int]]) -> list[Trial]:
-    """Returns the results of runs with some (learning rate, local steps)."""
+    """Returns the results of runs with some (learning rate, local steps); finished ones are read.
+
+    Groups of ``plan.lanes`` rates train side by side where the program allows it.
+    """
+    missing = [one for one in step if not (self._trial_folder(*one) / _TRIAL).exists()]
+    if len(missing) >= self._plan.lanes > 1:
+      self._side_by_side(missing)
     return [self._trial(lr, steps) for lr, steps in step]
 
+  def _side_by_side(self, step: Sequence[tuple[float, int]]) -> None:
+    """Trains rates for equally many steps in full lane groups, and leaves out what remains."""
+    prepared = [self._prepare(lr, steps) for lr, steps in step]
+    (config, task), configs = prepared[0], [config for config, _ in prepared]
+    program = self.programs.of(task, config)
+    if lanes.can_share(program, config):
+      return
+    size = min(self._plan.lanes, lanes.fitting_lanes(task, program, config))
+    variables = initial_variables(task, config.seed)
+    for first in range(0, len(step) - size + 1, size) if size > 1 else ():
+      group = configs[first : first + size]
+      tell = self._reporter(size * step[0][1], config.rounds)
+      found = lanes.train_lanes(program, group, task.data, variables, tell)
+      for (lr, steps), one, lane in zip(step[first:], group, found, strict=False):
+        path = self._trial_folder(lr, steps)
+        with RunFolder.open(path, one.saved(), wait=True) as run:
+          run.drop_rows_after(0)
+          for row in lane.rows:
+            run.append(row)
+          write_json(path / _TRIAL, self._score(lr, steps, lane.rows, lane.reason)._asdict())
+
+  def _prepare(self, lr: float, steps: int) -> tuple[Any, Task]:
+    """Returns the options of a trial with all defaults filled in, and its task."""
+    rounds = self._plan.rounds(self._cell, steps)
+    config = self.config(lr, rounds, seed=self._plan.seed, wandb=False)
+    return train.prepare(config, SOURCES.of(config))
+
+  def _trial_folder(self, lr: float, steps: int) -> Path:
+    return self._folder / "tuning" / self._cell.name / f"{lr:g}_{steps}"
+
   def _trial(self, lr: float, steps: int) -> Trial:
-    plan = self._plan
-    path = self._folder / "tuning" / self._cell.name / f"{lr:g}_{steps}"
-    if (file := path / "trial.json").exists():
-      self._done += steps
-      return Trial(**read_json(file))
-    rounds = plan.rounds(self._cell, steps)
-    config = self.config(lr, rounds, seed=plan.seed, wandb=False)
-    config, task = train.prepare(config, SOURCES.of(config))
-    program, variables = self.programs.of(task, config), initial_variables(task, config.seed)
-    trial = Trial(lr, steps, None)
-    with RunFolder.open(path, config.saved(), wait=True) as run:
-      try:
-        report = self._reporter(steps, rounds)
-        rows = loop.train(program, config, task.data, variables, run, on_evaluation=report).rows
-        value = tuning.score_of(rows, plan.measure, plan.score, config.average_last)
-        trial = trial._replace(value=value)
-      except DivergedError as error:
-        trial = trial._replace(reason=_cause(error))
-      write_json(file, trial._asdict())
+    path = self._trial_folder(lr, steps)
+    if not (path / _TRIAL).exists():
+      config, task = self._prepare(lr, steps)
+      program, variables = self.programs.of(task, config), initial_variables(task, config.seed)
+      rows, reason = [], None
+      with RunFolder.open(path, config.saved(), wait=True) as run:
+        try:
+          tell = self._reporter(steps, config.rounds)
+          rows = loop.train(program, config, task.data, variables, run, on_evaluation=tell).rows
+        except DivergedError as error:
+          reason = str(error)
+        write_json(path / _TRIAL, self._score(lr, steps, rows, reason)._asdict())
     self._done += steps
-    return trial
+    return Trial(**read_json(path / _TRIAL))
+
+  def _score(self, lr: float, steps: int, rows: list[Row], reason: str | None) -> Trial:
+    """Returns the result of a trial; a score that is not a number is no value."""
+    if reason:
+      return Trial(lr, steps, None, _cause(reason))
+    plan, last = self._plan, self._cell.config().average_last
+    if f"val_{plan.measure}" not in rows[-1]:
+      known = ", ".join(name[4:] for name in rows[-1] if name.startswith("val_"))
+      raise UserError(f"--measure={plan.measure} is not measured here; choose one of {known}.")
+    value = tuning.score_of(rows, plan.measure, plan.score, last)
+    if math.isfinite(value):
+      return Trial(lr, steps, value)
+    return Trial(lr, steps, None, f"val_{plan.measure} was not a number.")
 
   def train(self) -> None:
     """Trains the final runs."""
     path, config = self._folder / "runs" / self._cell.name, self.final_config()
-    report = self._reporter(self._plan.effort, self._cell.rounds)
+    tell = self._reporter(self._plan.effort, self._cell.rounds)
 
     def ended(_: int) -> None:
       self._done += self._plan.effort
 
     make_folder(path.parent)
     with contextlib.redirect_stdout(io.StringIO()):
-      train.run_seeds(config, SOURCES.of(config), path, self.programs, report, ended)
+      train.run_seeds(config, SOURCES.of(config), path, self.programs, tell, ended)
 
-  def _reporter(self, steps: int, rounds: int) -> loop.Callback:
-    """Returns the callback by which a run of this length reports its progress."""
+  def _reporter(self, steps: int, rounds: int) -> Callable[..., None]:
+    """Returns the function (rounds done, ...) by which runs report their progress."""
 
-    def report(round: int, *_: Any) -> None:
+    def tell(round: int, *_: Any) -> None:
       self._progress(min(1.0, (self._done + steps * round / rounds) / self._total))
 
-    return report
+    return tell
 
 
 def _write(
@@ -187,9 +234,9 @@ def _single_model(config: Any) -> bool:
   return not (config.keeps_norms or local)
 
 
-def _cause(error: DivergedError) -> str:
+def _cause(message: str) -> str:
   """Returns why training diverged, without the advice to a user of a single run."""
-  return str(error).partition(";")[0] + "."
+  return message.partition(";")[0].removesuffix(".") + "."
 
 
 def _sentence(error: Exception) -> str:
