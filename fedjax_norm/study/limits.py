@@ -9,6 +9,7 @@ from fedjax_norm.study.wording import listing, quoted
 
 FEW_SEEDS = 3
 _UNEVEN = 1.5  # how many times larger than the average the largest class of an uneven test set is
+_NO_DEVIATION = 1e-9  # equal differences of floats deviate less
 _WHY_NOT_RANKED = {
   "pending": "not finished yet",
   "diverged": "diverged",
@@ -68,8 +69,14 @@ def _seeds(field: Field) -> Iterator[str]:
   if fewest == 1:
     yield "One seed gives no interval, so each difference may be due to chance."
     return
-  if tied := [one for one in others if not field.lead(best, one).low > 0]:
+  leads = [(one, field.lead(best, one)) for one in others]
+  if tied := [one for one, lead in leads if not lead.low > 0]:
     yield f"The seeds do not separate {quoted(best)} from {_names(tied)}: the intervals contain 0."
+  if same := [one for one, lead in leads if lead.mean and lead.std < _NO_DEVIATION]:
+    yield (
+      f"With every seed, {quoted(best)} differs from {_names(same)} by exactly as much, which a "
+      "small test set may cause; such an interval is too narrow."
+    )
   if fewest < FEW_SEEDS:
     yield f"{fewest} seeds give wide intervals."
   if len(others) > 1:

@@ -1,5 +1,6 @@
 """The answer of a study in words: which norm, which algorithm, how much communication."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from fedjax_norm.study.next_steps import next_steps
 from fedjax_norm.study.ranking import Criterion
 from fedjax_norm.study.remarks import remarks
 from fedjax_norm.study.wording import criterion_text, listing, quoted
+
+_WRAP = textwrap.TextWrapper(100, break_long_words=False, break_on_hyphens=False)
 
 
 class Conclusion(NamedTuple):
@@ -62,7 +65,7 @@ def as_text(recommendation: Recommendation) -> str:
   """Returns the recommendation as plain text for the terminal."""
   several = len(recommendation.conclusions) > 1
   parts = [_conclusion_text(one, several) for one in recommendation.conclusions]
-  return "\n\n".join([criterion_text(recommendation.criterion), *parts])
+  return "\n\n".join([_WRAP.fill(criterion_text(recommendation.criterion)), *parts])
 
 
 def as_json(recommendation: Recommendation) -> dict[str, Any]:
@@ -113,17 +116,21 @@ def _summary(field: Field) -> str:
 
 def _conclusion_text(conclusion: Conclusion, several: bool) -> str:
   lines = [f"Setting {conclusion.setting}"] if several else []
-  lines.append(conclusion.summary)
-  for answer in conclusion.answers:
-    lines.append(f"{answer.question} {verdict_text(answer)}")
-    lines += [f"  {sentence}" for sentence in answer.sentences]
-  for title, sentences in (
+  lines.append(_WRAP.fill(conclusion.summary))
+  blocks = [(f"{one.question} {verdict_text(one)}", one.sentences) for one in conclusion.answers]
+  blocks += [
     ("Also", conclusion.remarks),
     ("What this cannot tell", conclusion.limits),
     ("What to run next", conclusion.next_steps),
-  ):
-    lines += [title, *(f"  {sentence}" for sentence in sentences)] if sentences else []
+  ]
+  for title, sentences in blocks:
+    if sentences:
+      lines += ["", title, *map(_item, sentences)]
   return "\n".join(lines)
+
+
+def _item(sentence: str) -> str:
+  return "- " + textwrap.indent(_WRAP.fill(sentence), "  ").lstrip()
 
 
 def verdict_text(answer: Answer) -> str:

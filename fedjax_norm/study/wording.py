@@ -58,7 +58,8 @@ def lead(criterion: Criterion, first: str, second: str, difference: Difference) 
   words = "is ahead of"
   if mean < 0:
     words, mean, low, high = "is behind", -mean, -high, -low
-  by = f"{words} {second} by {amount(criterion, mean)}" if mean else f"equals {second}"
+  equal = f"equals {second.removesuffix(',')}"
+  by = f"{words} {second} by {amount(criterion, mean)}" if mean else equal
   return f"{first} {by} ({_evidence(criterion, low, high, difference.seeds)})"
 
 

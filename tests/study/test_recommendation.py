@@ -89,6 +89,9 @@ def test_equal_contenders_are_chosen_by_their_costs():
   assert answer(found, "Which norm?").verdict == "undecided"
   assert "equals" in answer(found, "Which norm?").sentences[0]
   assert "Even 50 seeds would not decide" in words(*found.next_steps)
+  shifted = [value - 0.1 for value in GOOD]
+  found = conclude(contender("gn, fedavg", GOOD), contender("bn, fedavg", shifted))
+  assert 'differs from "bn, fedavg" by exactly as much' in words(*found.limits)
 
 
 def test_one_seed_decides_nothing():
