@@ -6,15 +6,12 @@ import json
 import numpy as np
 import pytest
 from helpers.contenders import contender, tuning
-from helpers.finished_runs import write_run
+from helpers.finished_runs import write_run, write_study
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.study import plan, results, table
-from fedjax_norm.study.combinations import Cell
-from fedjax_norm.study.plan import PLAN, Plan
+from fedjax_norm.study import results, table
 from fedjax_norm.study.ranking import Criterion
 from fedjax_norm.study.recommendation import recommend
-from fedjax_norm.training.storage.atomic_files import write_json
 
 
 def names(*folders):
@@ -75,30 +72,7 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(tmp_path):
 
 @pytest.fixture
 def study(tmp_path):
-  """A study with a finished, a diverged, an impossible and a pending contender."""
-  cells = [
-    Cell(name, label, "iid", {"norm": norm, "algorithm": "fedavg"}, {}, reason=reason)
-    for name, label, norm, reason in (
-      ("a", "gn, fedavg", "gn", None),
-      ("b", "bn, fedavg", "bn", None),
-      ("c", "in, fedavg", "in", "it does not fit."),
-      ("d", "ln, fedavg", "ln", None),
-    )
-  ]
-  made = Plan({}, tuple(cells), 10, (0.1,), False, 0, 2, "top1", "best", 1, 1, {})
-  write_json(
-    tmp_path / PLAN,
-    {"format": plan.FORMAT, **made._asdict(), "cells": [cell._asdict() for cell in cells]},
-  )
-  write_run(tmp_path / "runs" / "a", "fedavg", [0.5, 0.6], norm="gn")
-  (tmp_path / "cells").mkdir()
-  search = tuning({0.1: 0.5, 0.03: 0.4})
-  search = {**search._asdict(), "trials": [one._asdict() for one in search.trials]}
-  for name, state, reason in (("a", "done", None), ("b", "diverged", "it overflowed.")):
-    outcome = {"name": name, "setting": "iid", "options": {}, "state": state, "reason": reason}
-    outcome |= {"command": "python -m x", "single_model": True, "tuning": search, "seconds": 1.0}
-    write_json(tmp_path / "cells" / f"{name}.json", outcome)
-  return tmp_path
+  return write_study(tmp_path)
 
 
 def test_a_study_is_read_from_its_folder(study):
