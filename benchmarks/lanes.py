@@ -44,9 +44,9 @@ def runs(model_name: str, shape: tuple[int, int, int], batch_size: int) -> tuple
   source = Source("random", examples(count), examples(100), classes)
   division = fn.make_partition("iid", source.train.labels, _CLIENTS, 0)
   task = fn.make_task(source, division, fn.make_norm("gn", groups=8), model_name)
-  options = {"rounds": _ROUNDS, "eval_every": _ROUNDS, "local_steps": _STEPS}
-  options |= {"batch_size": batch_size, "backend": "vmap"}
-  config = fn.config_of(fn.METHODS["fedavg"])(**options)
+  lengths = {"rounds": _ROUNDS, "eval_every": _ROUNDS, "local_steps": _STEPS}
+  kind = fn.config_of(fn.METHODS["fedavg"])
+  config = kind(**lengths, batch_size=batch_size, backend="vmap")
   program = fn.make_program("fedavg", task, config)
   return task, program, [dataclasses.replace(config, lr=rate) for rate in _RATES]
 
@@ -66,7 +66,7 @@ def main() -> None:
   device = jax.devices()[0]
   print(f"{device.device_kind}, jax {jax.__version__}, {len(_RATES)} rates\n")
   print(
-    "| | one by one, ms a round | side by side | times faster | first call, s | the same side by side |"
+    "| ms a round | one by one | side by side | times faster | first call, s | side by side, s |"
   )
   print("| --- " * 6 + "|")
   for name in sys.argv[1:] or ("cnn", "resnet20"):
