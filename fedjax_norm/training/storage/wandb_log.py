@@ -20,7 +20,7 @@ def check_installed() -> None:
   if spec is None or spec.origin is None:  # a folder named wandb is no package
     raise UserError(
       "--wandb needs the package wandb, which this Python does not have; install it with: "
-      'pip install "fedjax_norm[wandb]"'
+      "pip install wandb"
     )
 
 
