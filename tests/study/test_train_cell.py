@@ -13,7 +13,7 @@ from fedjax_norm.cli.methods import ANY_METHOD
 from fedjax_norm.options import make
 from fedjax_norm.study.config import FLAGS
 from fedjax_norm.study.plan import load_or_make
-from fedjax_norm.study.train_cell import train_cell
+from fedjax_norm.study.train_cell import _Work, train_cell
 from fedjax_norm.training.storage.csv_rows import read_rows
 
 
@@ -139,3 +139,24 @@ def test_divergence_failure_and_impossible_contenders_are_outcomes(world, tmp_pa
   assert state(plan, cell._replace(name="b", reason="It cannot.")) == ("impossible", "It cannot.")
   monkeypatch.setattr(train, "prepare", lambda *_: 1 / 0)
   assert state(plan, cell._replace(name="c")) == ("failed", "ZeroDivisionError: division by zero")
+
+
+@pytest.mark.long
+def test_rates_side_by_side_give_the_same_scores(tmp_path):
+  options = {"data": "synthetic:classes=3,train=90,test=30,size=6", "clients": 3, "batch_size": 8}
+  options |= {"norms": "gn", "algorithms": "fedavg", "local_steps": "2", "steps": 16}
+  options |= {"seeds": 1, "lrs": "0.02,0.1,0.3,1e30", "workers": 1, "backend": "vmap"}
+  found = {}
+  for lanes in (1, 3):
+    plan = load_or_make(make(FLAGS, **options), None)._replace(lanes=lanes, measure="loss")
+    work = _Work(plan, plan.cells[0], tmp_path / str(lanes), lambda share: None)
+    work.search()
+    found[lanes] = work.tuning
+  one, side_by_side = found[1], found[3]
+  assert side_by_side[:3] == one[:3]
+  for trial, other in zip(one.trials, side_by_side.trials, strict=True):
+    assert trial[:2] == other[:2]
+    assert trial.reason == other.reason
+    assert trial.value is None or other.value == pytest.approx(trial.value, rel=1e-4)
+  path = tmp_path / "3" / "tuning" / plan.cells[0].name
+  assert len(read_rows(path / "0.3_4" / "metrics.csv")[0]) == 2
