@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from helpers.finished_runs import write_run
 from helpers.run_bits import read as rows
 
 from fedjax_norm.cli.commands import compare
@@ -76,10 +77,9 @@ def test_regression_learns_and_prints_its_measures(decentralized_run):
   options = compare.CompareFlags(target=0.01)
   table = compare.compare(options, "run/seed_0", "run/seed_1")
   assert table.split("\n")[0].split()[:3] == ["#", "contender", "R²,"]
-  others = {name: summary[name] for name in summary if name not in ("r2", "rmse", "mae", "mse")}
-  Path("run/seed_1/summary.json").write_text(json.dumps({**others, "mean_iou": 0.5}))
-  with pytest.raises(UserError, match="different test measures, R² and mean IoU; name"):
-    compare.compare(options, "run/seed_0", "run/seed_1")
+  write_run(Path("other"), "fedavg", [0.5])
+  with pytest.raises(UserError, match="different test measures, R² and top-1; name"):
+    compare.compare(options, "run/seed_0", "other")
 
 
 def test_segmentation_learns_and_prints_its_classes(fedavg_run):
