@@ -16,6 +16,8 @@ from fedjax_norm.cli.commands import distil, split_predict
 from fedjax_norm.cli.commands.distil import DistilFlags
 from fedjax_norm.cli.commands.split_predict import PredictFlags
 from fedjax_norm.cli.flags import define
+from fedjax_norm.data.sources import registry as sources
+from fedjax_norm.training.finished_run import load_run
 
 SPLIT = (
   functools.partial(train.run, make=split_options.make),
@@ -92,6 +94,11 @@ def test_train_predict_and_distil(run):
     path.name for path in Path("student").iterdir()
   }
   assert f"top-1 {result['top1']:.2%}" in out
+
+  test = sources.load(SMALL[0].partition("=")[2]).test  # the student's test images
+  for folder, top1 in (("teacher", summary["top1"]), ("student", result["top1"])):
+    predicted = load_run(folder).predict(test.images).argmax(-1)
+    assert np.mean(predicted == test.labels) == pytest.approx(top1)
 
   for data, says in (("digits", "8x8x1"), (SMALL[0].partition("=")[2], "not public")):
     code, _, err = run(distil.main, DistilFlags, "--teacher=teacher", f"--data={data}")

@@ -92,6 +92,7 @@ def main(config: DistilFlags) -> None:
       eval_batch_size=config.eval_batch_size,
       show_progress=config.progress,
     )
+    save_serving(folder.path, config, task, task.model.norm)
     finish(config, run, folder, log, rows, variables)
 
 
@@ -128,7 +129,6 @@ def finish(
   summarize = make_summarize(task, task.source.test)
   test_batches = stack_batches(task.source.test, config.eval_batch_size)
   teacher = summarize(test.evaluate_model(run.variables, test_batches))
-  save_serving(folder.path, config, task, task.model.norm)
   save_model(folder.path, variables)
   write_table(folder.path / "messages.csv", log.rows())
   names = ("loss", "top1", "top5", "bytes_up", "bytes_down", "seconds")
