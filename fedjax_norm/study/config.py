@@ -91,6 +91,7 @@ class StudyOptions(Options):
     "Number of processes that train contenders side by side; by default one per CPU core, and one "
     "on accelerators.",
     least=1,
+    most=1024,
   )
   dry_run: bool = option(
     False, "Whether to print only the contenders and the expected time, and to train nothing."

@@ -20,7 +20,7 @@ from fedjax_norm.study.config import FLAGS
 TINY = (
   *(flag for flag in SMALL if not flag.startswith(("--rounds", "--eval_every"))),
   *("--model=tiny", "--norms=bn,gn", "--algorithms=fedavg", "--local_steps=2", "--steps=40"),
-  *("--lrs=0.03,0.1", "--seeds=2", "--workers=1"),
+  *("--lrs=0.1", "--seeds=2", "--workers=1"),
 )
 
 
@@ -78,7 +78,6 @@ def test_a_study_prints_and_writes_its_plan_and_its_answer(folder, first):
   assert (folder / "report.html").exists()
   results = json.loads((folder / "results.json").read_text())
   assert [row["state"] for row in results["contenders"]] == ["done", "done"]
-  assert {row["lr"] for row in results["contenders"]} <= {0.03, 0.1}
   assert "Which norm?" in first
 
 

@@ -1,0 +1,91 @@
+"""Studies of several processes: killed at random, or started twice in one folder."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers.binaries import PYTHONPATH
+
+COMMAND = (
+  *(sys.executable, "-m", "experiments.study", "--workers=2", "--noprogress"),
+  *("--data=synthetic:classes=4,train=64,test=32,size=6", "--clients=4", "--batch_size=8"),
+  *("--model=tiny", "--norms=bn,gn", "--algorithms=fedavg,ssgd", "--local_steps=2"),
+  *("--steps=40", "--lrs=0.03,0.1", "--seeds=2"),
+)
+KILLS = 10
+
+
+def start(folder, *options):
+  return subprocess.Popen(
+    [*COMMAND, f"--workdir={folder}", *options],
+    env={**os.environ, "PYTHONPATH": PYTHONPATH},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process):
+  out, err = process.communicate()
+  assert (process.returncode, err) == (0, "")
+  return out
+
+
+def table(folder):
+  """Returns the rows of results.json without times and paths."""
+  rows = json.loads((folder / "results.json").read_text())["contenders"]
+  return [
+    {name: value for name, value in row.items() if not re.search("seconds|path|folder", name)}
+    for row in rows
+  ]
+
+
+def workers_of(process):
+  found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+  return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("undisturbed") / "study"
+  finish(start(folder))
+  return table(folder)
+
+
+@pytest.mark.long
+def test_a_study_killed_at_random_ends_with_the_same_table(undisturbed, tmp_path):
+  """Kills the main process or, only once in its life, a worker."""
+  chance, kills = random.Random(0), 0
+  while kills < KILLS:
+    with start(tmp_path / "study") as main:
+      time.sleep(chance.uniform(8, 25))
+      if chance.random() < 0.5 and (pids := workers_of(main)):
+        os.kill(chance.choice(pids), signal.SIGKILL)
+        kills += 1
+        time.sleep(chance.uniform(0, 10))
+      main.kill()
+      _, err = main.communicate()
+      kills += 1
+    assert "Traceback" not in err
+  finish(start(tmp_path / "study"))
+  assert table(tmp_path / "study") == undisturbed
+
+
+@pytest.mark.long
+def test_two_processes_share_a_study(undisturbed, tmp_path):
+  both = [start(tmp_path / "study", "--workers=1") for _ in range(2)]
+  answers = [finish(process) for process in both]
+  assert table(tmp_path / "study") == undisturbed
+  one, other = (out[out.index("\n\n") :] for out in answers)
+  assert one.partition("note: ")[0] or other  # the one that waited says so
+  assert one.split("\n\n")[-1] == other.split("\n\n")[-1]
+  holders = {
+    json.loads(file.read_text())["pid"] for file in (tmp_path / "study/leases").glob("*/*")
+  }
+  assert holders == {process.pid for process in both}
