@@ -9,6 +9,7 @@ from fedjax_norm.cli.finished_run import config_class
 from fedjax_norm.errors import UserError
 from fedjax_norm.norm.spec import NORMS
 from fedjax_norm.study.factors import describe
+from fedjax_norm.training.finished_run import has_single_model
 
 # Groups of options that a name lists only if runs differ in nothing else: how a run was carried
 # out and tested, not what was trained.
@@ -77,9 +78,9 @@ def _names(configs: Sequence[Saved], minor: Set[str]) -> list[tuple[str, dict[st
 
 
 def single_model(config: Saved) -> bool:
-  """Returns whether all clients of a run have the same model at its end."""
-  local = config.get("batch_stats") == "local" or config.get("fedbn")
-  return not (local and _has_statistics(config))
+  """Returns whether all clients of a run use the saved model."""
+  norm = NORMS.get(config.get("norm", ""))
+  return norm is None or has_single_model(config, norm)
 
 
 def in_force(name: str, config: Saved) -> bool:

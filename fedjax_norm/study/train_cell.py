@@ -14,6 +14,7 @@ from fedjax_norm.study import tuning
 from fedjax_norm.study.contender import State, Trial, Tuning
 from fedjax_norm.study.plan import SOURCES, Cell, Plan
 from fedjax_norm.training import lanes, loop
+from fedjax_norm.training.finished_run import has_single_model
 from fedjax_norm.training.reuse import Programs
 from fedjax_norm.training.run import initial_variables
 from fedjax_norm.training.storage.atomic_files import make_folder, read_json, write_json
@@ -229,9 +230,7 @@ def _write(
 
 def _single_model(config: Any) -> bool:
   """Returns whether the method yields one model for all clients."""
-  spec = config.make_norm(config.rounds)
-  local = spec.has_running_statistics and config.statistics_policy(spec) == "local"
-  return not (config.keeps_norms or local)
+  return has_single_model(config.saved(), config.make_norm(config.rounds))
 
 
 def _cause(message: str) -> str:
