@@ -133,7 +133,8 @@ def draw_examples(owners: np.ndarray, labels: np.ndarray, share: float, seed: in
   """Returns the ids, ascending, of random examples to hold out, stratified by client and class.
 
   Of n examples of a class at a client, share * n are drawn, rounded up or down so that the numbers
-  of each class and of each client are also near their share. Every client keeps an example.
+  of each class and of each client are also near their share. Every client keeps an example. The
+  number of examples follows from the classes' sizes, so that all seeds have arrays of one shape.
 
   Args:
     owners: [N] client of each example.

@@ -92,6 +92,14 @@ def test_the_draw_depends_on_the_seed_only():
   assert drawn(0)[1] == drawn(0, share=0.5)[1]
 
 
+def test_all_seeds_hold_out_equally_many_examples():
+  """Also where 0.15 of a class of 50 or 90 examples is a half."""
+  labels = np.repeat(np.arange(4), [50, 90, 31, 17])
+  owners = [np.random.default_rng(seed).integers(0, 10, len(labels)) for seed in range(20)]
+  counts = {len(draw_examples(clients, labels, 0.15, k)) for k, clients in enumerate(owners)}
+  assert counts == {7 + 13 + 5 + 3}
+
+
 def test_statistics_of_images_do_not_depend_on_the_validation_examples():
   train, partition = world(np.arange(40) % 4, np.zeros(40))
   with_share = hold_out(train, partition, HeldOutConfig(0.2), 0)[2]

@@ -5,7 +5,8 @@ import pytest
 
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.task.config import TaskConfig, from_config, resolve
+from fedjax_norm.training.task import config as task_config
+from fedjax_norm.training.task.config import TaskConfig, divide, from_config, resolve
 
 
 def task_of(source, config, **others):
@@ -43,3 +44,23 @@ def test_options_that_change_labels_need_a_task_with_labels(tiny_source, options
   given = TaskConfig(task="regression", partition="iid", clients=3, **options)
   with pytest.raises(UserError, match=f"--{which} changes classes, and --task is regression"):
     task_of(tiny_source, given, **others)
+
+
+@pytest.mark.parametrize(
+  ("options", "processes", "message"),
+  [
+    ({"validation_share": 0.2}, 2, "--validation_share needs a single process"),
+    ({"unseen_clients": 1}, 2, "--unseen_clients needs a single process"),
+    ({"validation_share": 0.2, "task": "verification"}, 1, "pairs of other classes; drop --val"),
+    ({"unseen_clients": 1, "task": "regression"}, 1, "--unseen_clients reports an accuracy"),
+  ],
+)
+def test_held_out_data_that_cannot_be_tested_is_refused(
+  tiny_source, monkeypatch, options, processes, message
+):
+  monkeypatch.setattr(task_config.jax, "process_count", lambda: processes)
+  labels = tiny_source.train.labels
+  division = partitions.make("iid", labels, 3, 0)
+  with pytest.raises(UserError, match=message):
+    divide(TaskConfig(**options), tiny_source, division, 0)
+  assert divide(TaskConfig(), tiny_source, division, 0) == (tiny_source, division, None)

@@ -56,7 +56,7 @@ def round_shares(shares: np.ndarray) -> np.ndarray:
   for exact, count in zip(shares, counts, strict=True):
     fraction = exact - count
     owed += fraction
-    num_up = round(fraction.sum())
+    num_up = round(fraction.sum() - 1e-9)  # a half is rounded down despite rounding errors
     # Only a client with a fraction of this class can get one more: an exact share stays exact.
     up = np.argsort(np.where(fraction > 0, -owed, np.inf), kind="stable")[:num_up]
     count[up] += 1
