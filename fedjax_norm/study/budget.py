@@ -24,8 +24,8 @@ class Cost(NamedTuple):
   """The measured times of a contender on one worker, in seconds.
 
   Attributes:
-    start: to draw the initial model and to compile the evaluation.
-    compile: to compile the training program of a phase.
+    start: to build the program and to draw the initial model.
+    compile: to compile the training of a phase and, once, the evaluation.
     step: a local step of all clients.
     evaluation: an evaluation with its checkpoint.
   """
@@ -35,7 +35,9 @@ class Cost(NamedTuple):
   step: float
   evaluation: float
 
-  def cell(self, effort: int, efforts: float, seeds: int, phases: int = 1) -> float:
+  def cell(
+    self, effort: int, efforts: float, seeds: int, phases: int = 1, first: bool = True
+  ) -> float:
     """Returns the time of a contender.
 
     Args:
@@ -43,8 +45,9 @@ class Cost(NamedTuple):
       efforts: effort of the search, its reserve and the final runs, in final runs.
       seeds: number of final runs.
       phases: number of training programs.
+      first: whether it is the first one with its model, whose start the others share.
     """
-    once = self.start + phases * self.compile + seeds * _REPORT
+    once = first * self.start + phases * self.compile + seeds * _REPORT
     return once + efforts * (effort * self.step + EVALUATIONS * self.evaluation)
 
 
@@ -85,8 +88,8 @@ def effort_of(available: float, least: int, expected: Callable[[int], float], sp
   effort = least
   while fits(2 * effort):
     effort *= 2
-  step = effort
-  while (step := step // 2) >= 1:
-    if fits(effort + step):
-      effort += step
+  above = 2 * effort
+  while above - effort > 1:
+    middle = (effort + above) // 2
+    effort, above = (middle, above) if fits(middle) else (effort, middle)
   return effort

@@ -65,7 +65,8 @@ def score_of(
 def next_trials(trials: Sequence[Trial], search: Search) -> list[tuple[float, int]] | Tuning:
   """Returns the (rate, local steps) to train next, or the choice if there is nothing to train.
 
-  If training diverged at every rate, the choice is the lowest one, with no finite trial.
+  If training diverged at every rate, the choice is the lowest one; if it did at every rate only in
+  the longer trials, the lowest one that had a value.
   """
   first, second = search.steps
   short = {trial.lr: trial for trial in trials if trial.steps == first}
@@ -74,6 +75,7 @@ def next_trials(trials: Sequence[Trial], search: Search) -> list[tuple[float, in
     return missing
   ranked = _ranked(short, search)
   grid = sorted(short)
+  lowest = min(ranked, default=grid[0])
   if search.extends and len(grid) < len(search.rates) + EXTENSIONS:
     if not ranked or (ranked[0] == grid[0] and ranked[0] != grid[-1]):
       return [(_below(grid[0]), first)]
@@ -87,7 +89,7 @@ def next_trials(trials: Sequence[Trial], search: Search) -> list[tuple[float, in
       return missing
     best = _ranked(long, search)
     ranked = best + [rate for rate in ranked if rate not in long]
-  chosen = ranked[0] if ranked else grid[0]
+  chosen = ranked[0] if ranked else lowest
   edge = None
   if len(grid) > 1:
     edge = "lowest" if chosen == grid[0] else "highest" if chosen == grid[-1] else None
