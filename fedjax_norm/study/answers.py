@@ -12,6 +12,7 @@ from fedjax_norm.study.wording import quoted
 from fedjax_norm.training.terminal.tables import human_bytes
 
 HOW_MUCH = "How much communication?"
+_NO_EVIDENCE = "that decides nothing"
 
 
 class Answer(NamedTuple):
@@ -119,7 +120,7 @@ def _doubt(field: Field, best: Contender, other: Contender) -> str:
   if lead.seeds >= 2 and not lead.low > 0:
     return "; the interval contains 0" if lead.high >= 0 else "; their order is not clear"
   if lead.seeds < 2:
-    return "; that decides nothing"
+    return f"; {_NO_EVIDENCE}"
   if other.tuning and other.tuning.edge:
     return f"; but {quoted(other)} may be better at a rate beyond its search"
   return ""
@@ -171,14 +172,16 @@ def _among_cheaper(field: Field, cheaper: list[Contender]) -> tuple[list[Contend
     first = f"{quoted(close[0])} sends {_bytes(close[0])} per run, {_saving(close[0], best)} less "
     first += f"than the best contender, {quoted(best)}, which sends {_bytes(best)}."
     loses = "loses at most" if len(choice) == 1 else "may lose more than"
-    return choice, [first, f"{field.lead_text(best, close[0])}; the cheaper one {loses} {words}."]
+    end = f"the cheaper one {loses} {words}" if leads[close[0].name].seeds > 1 else _NO_EVIDENCE
+    return choice, [first, f"{field.lead_text(best, close[0])}; {end}."]
   unsure = [one for one in cheaper if _may_be_close(leads[one.name], margin, one)]
   shown = unsure[0] if unsure else min(cheaper, key=lambda one: (leads[one.name].mean, *_key(one)))
   loses = "may lose no more than" if unsure else "loses more than"
   others = "" if unsure or len(cheaper) == 1 else ", and the others that send less lose even more"
   first = f"{quoted(best)}, the best contender, sends {_bytes(best)} per run."
-  last = f"{field.lead_text(best, shown)}; the cheaper one, with {_bytes(shown)}, {loses} {words}"
-  return [best, *unsure[:1]], [first, f"{last}{others}."]
+  end = f"the cheaper one, with {_bytes(shown)}, {loses} {words}{others}"
+  end = end if leads[shown.name].seeds > 1 else _NO_EVIDENCE
+  return [best, *unsure[:1]], [first, f"{field.lead_text(best, shown)}; {end}."]
 
 
 def _saving(cheap: Contender, best: Contender) -> str:

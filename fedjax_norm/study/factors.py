@@ -16,24 +16,24 @@ _LOCAL = ("local_steps", "local_epochs")
 
 
 def norm(contender: Contender) -> str:
-  """Returns the norm with its options, such as ``gn, groups=8``."""
-  return describe({k: v for k, v in contender.options.items() if k in _norm_options()})
+  """Returns the norm with its options, such as ``gn groups=8``."""
+  return describe({k: v for k, v in contender.options.items() if k in _norm_options()}, " ")
 
 
 def algorithm(contender: Contender) -> str:
-  """Returns the algorithm with the options that only it has, such as ``gaia, threshold=0.1``.
+  """Returns the algorithm with the options that only it has, such as ``gaia threshold=0.1``.
 
   The number of local steps is not among them: it is how much an algorithm communicates.
   """
   names = {"algorithm", *contender.options} - _norm_options() - _shared_options() - {*_LOCAL}
-  return describe({k: v for k, v in contender.options.items() if k in names})
+  return describe({k: v for k, v in contender.options.items() if k in names}, " ")
 
 
-def describe(values: Mapping[str, Any]) -> str:
+def describe(values: Mapping[str, Any], joint: str = ", ") -> str:
   """Returns options as text, the norm and the algorithm first and as bare words."""
   bare = [str(values[name]) for name in ("norm", "algorithm") if name in values]
   others = sorted(values.keys() - {"norm", "algorithm"})
-  return ", ".join([*bare, *(f"{name}={_text(values[name])}" for name in others)])
+  return joint.join([*bare, *(f"{name}={_text(values[name])}" for name in others)])
 
 
 def _text(value: Any) -> str:

@@ -125,7 +125,7 @@ def _conclusion_text(conclusion: Conclusion, several: bool) -> str:
   ]
   for title, sentences in blocks:
     if sentences:
-      lines += ["", title, *map(_item, sentences)]
+      lines += ["", _WRAP.fill(title), *map(_item, sentences)]
   return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from helpers.contenders import contender, tuning
 from helpers.finished_runs import write_run, write_study
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.study import results, table
+from fedjax_norm.study import factors, results, table
 from fedjax_norm.study.ranking import Criterion
 from fedjax_norm.study.recommendation import recommend
 
@@ -24,6 +24,9 @@ def test_finished_runs_are_named_by_the_options_in_force(tmp_path):
   more = write_run(tmp_path / "c", "fedavg", [0.7], norm="gn", groups=2, prox=0.1)
   assert names(fedavg, ssgd) == ["gn, fedavg, local_steps=6", "bn, ssgd"]
   assert names(fedavg, more) == ["local_steps=6, prox=0", "groups=2, local_steps=10, prox=0.1"]
+  first, second = map(factors.norm, results.read_runs([fedavg, more]))
+  assert (first, second) == ("gn", "gn groups=2")
+  assert factors.algorithm(results.read_runs([fedavg, more])[1]) == "fedavg prox=0.1"
   # The freeze of FixBN is named for FixBN only, and None never.
   fixbn = write_run(tmp_path / "d", "fedavg", [0.7], norm="fixbn", freeze_round=9)
   assert names(ssgd, fixbn)[1] == "fixbn, fedavg, freeze_round=9, local_steps=10"
