@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-import json
 import re
 import resource
 from types import MappingProxyType, SimpleNamespace
@@ -11,6 +10,7 @@ from types import MappingProxyType, SimpleNamespace
 import pytest
 from helpers import flag_table, wire_extra
 from helpers.binaries import ROOT
+from helpers.finished_runs import write_run
 from helpers.flag_calls import Small, accept, call, check, parse_flags, zeros
 from helpers.flag_table import BINARIES
 
@@ -27,6 +27,7 @@ from fedjax_norm.cli.commands import (
   regions,
   split_predict,
   stages,
+  study,
 )
 from fedjax_norm.cli.flags import parse, shown
 from fedjax_norm.cli.train import prepare
@@ -57,12 +58,8 @@ def files(tmp_path_factory):
     with RunFolder.open(folder / "split_run", config.saved(), True) as run:
       save_serving(run.path, config, task, task.model.norm)
       save_model(run.path, initial_variables(task, 0))
-    for name in ("run_a", "run_b"):
-      (folder / name).mkdir()
-      (folder / name / "config.json").write_text(json.dumps({"algorithm": name}))
-      summary = dict.fromkeys(("top1", "loss", "bytes_up", "bytes_down", "round_trips"), 1)
-      (folder / name / "summary.json").write_text(json.dumps(summary))
-      (folder / name / "metrics.csv").write_text("round,top1,bytes_up,bytes_down\n1,0.5,1,1\n")
+    for name, norm in (("run_a", "bn"), ("run_b", "gn")):
+      write_run(folder / name, "fedavg", [0.5], norm=norm)
   return folder
 
 
@@ -102,7 +99,8 @@ def _no_work(files, monkeypatch):
     (regions, "_write", accept),
     (stages, "step_flops", lambda *_, **__: Flops(1.0, 3.0)),
     (communication, "write", accept),
-    (compare.base, "save", accept),
+    (compare.answer, "write_to", accept),
+    (study, "_print_plan", accept),
     *_wire_stubs(),
     (host_memory, "total_bytes", lambda: 2**28),
   ]:

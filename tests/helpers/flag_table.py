@@ -1,5 +1,6 @@
 """The flags of every binary, and the values with which the tests call them."""
 
+import dataclasses
 import functools
 import random
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from fedjax_norm.cli.commands import (
   regions,
   split_predict,
   stages,
+  study,
 )
 from fedjax_norm.cli.commands.leakage import LeakageFlags
 from fedjax_norm.cli.flags import parse, shown
@@ -24,6 +26,7 @@ from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.cli.wire.launch import main_of
 from fedjax_norm.cli.wire.options import CertificatesFlags, ClientFlags, ServerFlags
 from fedjax_norm.papers.paper_flags import PaperFlags
+from fedjax_norm.study.config import FLAGS, StudyOptions
 
 # Values that no number flag accepts: other texts than plain digits, or too large numbers.
 UNREADABLE = ("", " 5", "1_0", "\u00b2", "\u0663", "five", "nan", "inf", "0x1f", "9" * 5000)
@@ -84,6 +87,12 @@ def _of(
   }
 
 
+def _plan_study(config: StudyOptions) -> None:
+  """Plans a study; the options that its runs share are those of the other binaries."""
+  shared = {"data": DATA.removeprefix("--data="), "clients": 4, "batch_size": 8}
+  study.main(FLAGS(**{**dataclasses.asdict(config), **shared, "dry_run": True}))
+
+
 _split = functools.partial(train.run, make=split_options.make)
 
 BINARIES = {
@@ -126,6 +135,11 @@ BINARIES = {
     _plain(lambda c: compare.compare(c, "run_a", "run_b")),
     compare.CompareFlags,
     (),
+  ),
+  "study": Binary(
+    _plain(_plan_study),
+    StudyOptions,
+    ("--norms=gn", "--algorithms=fedavg", "--local_steps=1", "--steps=40", "--workers=1"),
   ),
   "certificates": Binary(
     _plain(main_of("certificates")), CertificatesFlags, ("--clients=alice0",), needs_wire=True
