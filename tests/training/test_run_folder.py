@@ -127,11 +127,14 @@ def test_a_resumed_run_records_every_version_and_command(tmp_path, monkeypatch):
   assert read_config(tmp_path) == {**CONFIG, "stages": [1, 2]}
 
 
-def test_a_run_of_an_older_version_is_read_and_not_resumed(tmp_path):
-  old = json.dumps({**CONFIG, "version": "0.2.0"})
+@pytest.mark.parametrize(
+  ("made_by", "version"), [({"made_by": [{"fedjax_norm": "0.2.0"}]}, "0.2.0"), ({}, "an older one")]
+)
+def test_a_run_of_an_older_version_is_read_and_not_resumed(tmp_path, made_by, version):
+  old = json.dumps({**CONFIG, "format": 2, **made_by})
   (tmp_path / "config.json").write_text(old)
   assert read_config(tmp_path)["clients"] == 10
-  with pytest.raises(UserError, match=r"another version of fedjax_norm.*pass another --workdir\."):
+  with pytest.raises(UserError, match=rf"version of fedjax_norm \({version}\).*use that version"):
     RunFolder.open(tmp_path, CONFIG)
   assert (tmp_path / "config.json").read_text() == old
 

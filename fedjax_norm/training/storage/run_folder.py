@@ -107,8 +107,8 @@ class RunFolder:
       entries, saved = [], {}
       if resumed := file.exists():
         saved = atomic_files.read_json(file)
-        entries = saved.pop("made_by", [])
         check_same(path, saved, new, resume, obstacle, _rounds_done(path) if obstacle else 0)
+        entries = saved.pop("made_by", [])
       made_by = provenance.with_this_process(entries)
       if made_by != entries or saved != new:
         content = json.dumps({**new, "made_by": made_by}, indent=2, sort_keys=True) + "\n"

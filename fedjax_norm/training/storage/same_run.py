@@ -26,7 +26,7 @@ def check_same(
 
   Args:
     path: the folder.
-    saved: its configuration.
+    saved: its configuration, with the processes that ran it as ``made_by``.
     new: configuration of the run that opens the folder.
     resume: whether the run may continue another one.
     obstacle: decides about another number of rounds; None refuses it.
@@ -38,8 +38,9 @@ def check_same(
       "another --workdir."
     )
   if saved.get("format") != new["format"]:
+    version = (saved.get("made_by") or [{}])[-1].get("fedjax_norm", "an older one")
     raise UserError(
-      f"{path} holds a run of another version of fedjax_norm, which this version cannot resume; "
+      f"{path} holds a run of another version of fedjax_norm ({version}), which cannot be resumed; "
       "use that version or pass another --workdir."
     )
 
@@ -47,7 +48,8 @@ def check_same(
   def describe(config: dict[str, Any], name: str) -> str:
     return json.dumps(config[name], sort_keys=True) if name in config else "absent"
 
-  pairs = {name: (describe(saved, name), describe(new, name)) for name in sorted({*saved, *new})}
+  names = {*saved, *new} - {"made_by"}
+  pairs = {name: (describe(saved, name), describe(new, name)) for name in sorted(names)}
   changes = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
   if changes.keys() == {"rounds"} and obstacle:
     if reason := obstacle(saved["rounds"], done):
