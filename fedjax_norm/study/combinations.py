@@ -108,32 +108,36 @@ def drafts(config: StudyConfig, sources: Sources, devices: int) -> list[Draft]:
   """
   lists = config.norms, config.algorithms, config.local_steps, config.partitions
   given = config.given()
-  found: list[Draft] = []
+  sources.of(config)  # an error in the data is not one of a combination
+  found: list[tuple[Choice, Draft | UserError]] = []
   unused: list[dict[str, UnusedOptionError]] = []
   for choice in axes.combine(*lists):
     try:
       flags, without_effect = axes.resolve(choice, given)
+      unused.append(without_effect)
+      found.append((choice, _draft(choice, flags, config, sources, devices)))
     except UserError as error:
-      found.append(_impossible(choice, {}, error))
-      continue
-    unused.append(without_effect)
-    found.append(_draft(choice, flags, config, sources, devices))
+      found.append((choice, error))
   for name in given if unused else ():
     if all(name in one for one in unused):
       raise unused[0][name]
-  return found
+  settings = (one.cell.setting for _, one in found if isinstance(one, Draft))
+  default = next(settings, "default")
+  return [
+    one if isinstance(one, Draft) else _impossible(choice, default, one) for choice, one in found
+  ]
 
 
 def _draft(
   choice: Choice, flags: dict[str, Any], study: StudyConfig, sources: Sources, devices: int
 ) -> Draft:
-  """Returns a contender with its task, or why the task or the method refuses the options."""
+  """Returns a contender with its task.
+
+  Raises:
+    UserError: the task or the method refuses the options.
+  """
   config: Any = make(ANY_METHOD.config(choice.algorithm.name), **_options(flags, seed=study.seed))
-  source = sources.of(config)
-  try:
-    config, task = train.prepare(config, source)
-  except UserError as error:
-    return _impossible(choice, flags, error)
+  config, task = train.prepare(config, sources.of(config))
   more: dict[str, Any] = {}
   if study.evaluate_clients is None and task.kind == "classification" and not study.relabelled:
     more["evaluate_clients"] = min(_CLIENTS, task.data.num_clients)
@@ -147,9 +151,10 @@ def _draft(
   return Draft(cell, config, task, steps / float(np.mean(config.steps(sizes))))
 
 
-def _impossible(choice: Choice, flags: dict[str, Any], error: UserError) -> Draft:
-  setting = choice.partition.label if choice.partition else ""
-  return Draft(_cell(choice, setting, flags)._replace(reason=str(error)))
+def _impossible(choice: Choice, default: str, error: UserError) -> Draft:
+  """Returns a contender that cannot be trained; ``default`` labels the default partition."""
+  setting = choice.partition.label if choice.partition else default
+  return Draft(_cell(choice, setting, {})._replace(reason=str(error)))
 
 
 def _cell(choice: Choice, setting: str, flags: dict[str, Any]) -> Cell:

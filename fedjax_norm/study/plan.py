@@ -142,6 +142,8 @@ def _make(config: StudyConfig, stored: Plan | None) -> Plan:
   rates, extends = axes.parse_rates(config.lrs), config.lrs == "auto"
   _check_validation(config, possible[0], rates)
   seeds = max(config.seeds, stored.seeds if stored else 1)
+  if stored and seeds > stored.seeds == 1:
+    raise UserError("a study of one seed cannot get more of them; pass another --workdir.")
   shape = tuning.efforts(len(rates), extends, seeds), seeds
   costs, effort = (stored.costs, stored.effort) if stored else ({}, config.steps or 0)
   if not effort:

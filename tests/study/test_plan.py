@@ -113,6 +113,7 @@ def test_combinations_that_contradict_themselves_are_impossible():
   )
   reasons = {cell.label: cell.reason for cell in plan.cells if cell.reason}
   assert set(reasons) == {"fixup, fedavg, 2 local steps", "fixup, ssgd", "fedbn, ssgd"}
+  assert {cell.setting for cell in plan.cells} == {"classes"}
   assert reasons["fedbn, ssgd"] == "ssgd has no option fedbn."
   assert "Fixup needs residual branches" in reasons["fixup, ssgd"]
   with pytest.raises(UserError, match="no contender can be trained: Fixup needs"):
@@ -149,6 +150,18 @@ def test_paths_in_the_plan_are_absolute(tmp_path, monkeypatch):
   plan = load_or_make(config(**options), None)
   assert plan.options["network"].startswith(f"{tmp_path}/nodes.csv")
   assert plan.cells[0].flags["network"] == f"{tmp_path}/nodes.csv"
+
+
+def test_a_study_of_one_seed_cannot_get_more(measured, tmp_path):
+  options = {"norms": "gn", "algorithms": "ssgd"}
+  load_or_make(config(**options, seeds=1), tmp_path)
+  with pytest.raises(UserError, match="one seed cannot get more"):
+    load_or_make(config(**options, seeds=2), tmp_path)
+
+
+def test_missing_data_is_an_error_of_the_study():
+  with pytest.raises(UserError, match="no folder 'nowhere'"):
+    load_or_make(make(FLAGS, data="folder:nowhere", norms="gn", steps=20), None)
 
 
 def test_a_plan_of_another_version_is_refused(tmp_path):
