@@ -66,7 +66,9 @@ def write(
       image = markup.picture(file.read_bytes(), picture.heading)
       caption = element("figcaption", picture.caption)
       parts += [element("h3", picture.heading), element("figure", image, caption)]
-  parts += [element("h2", "How it was done"), _pairs({**how, **options})]
+  parts += [element("h2", "How it was done"), _pairs(how)]
+  if options:
+    parts.append(markup.details("Options of all runs", element("p", element("code", options))))
   parts.append(_commands(contenders))
   page = _template().substitute(title=markup.join([title]), body=markup.join(parts))
   write_atomic(folder / REPORT, page.encode())
@@ -125,7 +127,7 @@ def _commands(contenders: Sequence[Contender]) -> Html:
   return markup.details("Commands", element("p", what), element("ul", *lines))
 
 
-def _made(contenders: Sequence[Contender]) -> tuple[dict[str, str], dict[str, str]]:
+def _made(contenders: Sequence[Contender]) -> tuple[dict[str, str], str]:
   """Returns by what the runs were made, and the options that all of them share."""
   configs = [
     read_json(one.path / CONFIG)
@@ -144,7 +146,7 @@ def _made(contenders: Sequence[Contender]) -> tuple[dict[str, str], dict[str, st
     "Report written on": f"{_processor()}, {os.cpu_count()} cores",
   }
   text = ", ".join(f"{name}={value}" for name, value in sorted(shared.items()))
-  return facts, {"Options of all runs": text} if text else {}
+  return facts, text
 
 
 def _shared(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from fedjax_norm.cli.seeds import summarize_rows
 from fedjax_norm.plots import confusion, curves, study
-from fedjax_norm.plots.base import Rows
+from fedjax_norm.plots.base import Rows, shortened
 from fedjax_norm.study import ranking
 from fedjax_norm.study.contender import Contender, SeedRun
 from fedjax_norm.study.ranking import Criterion
@@ -105,21 +105,23 @@ def _by_client(finished: Sequence[Contender]) -> Picture | None:
   The clients that do not train are drawn with the seed, so that a client can have both columns.
   """
 
-  def entries(run: SeedRun) -> dict[tuple[int, str, bool], float]:
-    clients = (run.evaluation or {}).get("clients", [])
-    return {
-      (c["id"], c["name"] or f"client {c['id']}", c["unseen"]): _number(c["top1"]) for c in clients
-    }
+  def entries(run: SeedRun) -> dict[tuple[bool, int, str], float]:
+    found = {}
+    for one in (run.evaluation or {}).get("clients", []):
+      # A name stays, but the ids of the clients that train depend on which ones do not.
+      number, name = (-1, one["name"]) if one["name"] else (one["id"], f"client {one['id']}")
+      found[one["unseen"], number, name] = _number(one["top1"])
+    return found
 
   rows, columns, values = _means(finished, entries)
   if not rows:
     return None
-  names = [f"{name} (never trained)" if unseen else name for _, name, unseen in columns]
-  unseen = [i for i, (_, _, unseen) in enumerate(columns) if unseen]
+  names = [f"{shortened(name, 22)} (unseen)" if unseen else name for unseen, _, name in columns]
+  unseen = [i for i, (unseen, _, _) in enumerate(columns) if unseen]
   label = "test accuracy (%)"
   figure = study.shares_figure(rows, names, values, "Accuracy by client", label, unseen)
   caption = "Means over the seeds; each contender's worst client is marked. "
-  caption += "Names in italics are clients that took no part in training." if unseen else ""
+  caption += "Unseen clients took no part in training." if unseen else ""
   return Picture("clients", "Accuracy by client", caption.strip(), figure)
 
 

@@ -38,7 +38,7 @@ def ranked_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
   def to_target(one: Contender) -> Cell:
     reached = ranking.cost_to_target(one, criterion, target)
     cell = _bytes(reached.bytes)
-    some = f" ({reached.seeds} of {len(one.runs)} seeds)" if reached.seeds < len(one.runs) else ""
+    some = f" ({reached.seeds}/{len(one.runs)} seeds)" if reached.seeds < len(one.runs) else ""
     return Cell(cell.content + some, cell.value) if reached.seeds else _NONE
 
   columns: list[Column] = [

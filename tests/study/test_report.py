@@ -112,6 +112,21 @@ def test_the_pictures_are_on_the_page_and_in_the_folder(folder, page):
   assert sorted(base64.b64decode(s) for s in shown) == sorted(file.read_bytes() for file in files)
 
 
+def test_a_client_keeps_its_column_whichever_clients_train():
+  clients, unseen = dict.fromkeys("AB", 0.5), {"C": 0.4}
+  first = contender("gn, fedavg", [0.5], clients=clients, unseen=unseen)
+  second = contender("gn, fedavg", [0.5], clients={"C": 0.6, "B": 0.7}, unseen={"A": 0.3})
+  both = first._replace(runs=(*first.runs, second.runs[0]._replace(seed=1)))
+  [picture] = [p for p in report.pictures([both], Criterion()) if p.name == "clients"]
+  axes = picture.figure.axes[0]
+  assert [tick.get_text() for tick in axes.get_xticklabels()] == [
+    *"ABC",
+    "A (unseen)",
+    "C (unseen)",
+  ]
+  assert [text.get_text() for text in axes.texts] == ["50", "60", "60", "30", "40"]
+
+
 def test_settings_are_not_mixed_and_have_pictures_of_their_own(tmp_path):
   many = [
     contender(f"{norm}, fedavg", [score], setting=setting)
