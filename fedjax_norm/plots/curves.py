@@ -92,11 +92,11 @@ def compare_figure(
         axes.fill_between(x, low, high, color=base.style(i)["color"], alpha=0.18, linewidth=0)
     if what.best_is_one:
       _accuracy_axis(axes, tested)
+    axes.set_ylabel(base.test_label(what))
     if column == _TIME:
       _time_axis(axes)
     elif column == "bytes":
       base.bytes_axis(axes)
-  panes[0].set_ylabel(base.test_label(what))
   form = ".1%" if what.form.endswith("%") else what.form
   ends = [_end(name, runs[name], column_of, shown[-1], form) for name in names]
   labels = [end._replace(style=base.style(i)) for i, end in enumerate(ends) if end]

@@ -158,7 +158,7 @@ def _draw_colours(
   turned: dict[str, Any] = {} if _fits(columns) else {"rotation": 40, "ha": "right"}
   axes.set_xticks(range(len(columns)), list(map(base.shortened, columns)), fontsize=9, **turned)
   for j in marked:
-    axes.get_xticklabels()[j].set_style("italic")
+    axes.get_xticklabels()[j].set_fontstyle("italic")
 
 
 def _draw_dots(
