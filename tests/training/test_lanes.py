@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers.contract_world import CLIENTS, COHORT, OWNERS, Net, make_config
+from helpers.contract_world import COHORT, OWNERS, Net, make_config
 
 from fedjax_norm import client_mapping
 from fedjax_norm.algorithms.registry import METHODS
