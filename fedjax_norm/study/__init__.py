@@ -1,1 +1,1 @@
-"""Runs many configurations, each in a folder, and compares the results."""
+"""Compares norms, algorithms and communication: plans runs, trains them and draws conclusions."""

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from fedjax_norm.study import plan_text, report, results, table
+from fedjax_norm.study.advice.recommendation import Recommendation, recommend
 from fedjax_norm.study.contender import Contender
-from fedjax_norm.study.plan import read_plan
-from fedjax_norm.study.recommendation import Recommendation, recommend
+from fedjax_norm.study.planning import plan_text
+from fedjax_norm.study.planning.plan import read_plan
+from fedjax_norm.study.report import page
+from fedjax_norm.study.results import study_files, table
 
 LOCK = "study.lock"
 """File by which one process at a time writes a study's plan or its answer."""
@@ -38,8 +40,8 @@ def read(folder: Path, target: float | None) -> Material:
     folder: folder of the study.
     target: value of the measure to which costs are counted; None to derive it from the results.
   """
-  contenders = results.read_study(folder)
-  recommendation = recommend(contenders, results.study_criterion(folder, target))
+  contenders = study_files.read_study(folder)
+  recommendation = recommend(contenders, study_files.study_criterion(folder, target))
   how = plan_text.how(read_plan(folder))
   title = f"Which norm, which algorithm, how much communication? {how['data']}"
   return Material(contenders, recommendation, title, how)
@@ -61,6 +63,6 @@ def write_to(folder: Path, found: Material) -> str:
     The ranked tables, the recommendation in words and the path of the report, as text.
   """
   contenders, recommendation, title, how = found
-  results.write(folder, contenders, recommendation)
-  path = report.write(folder, contenders, recommendation, title, how)
+  study_files.write(folder, contenders, recommendation)
+  path = page.write(folder, contenders, recommendation, title, how)
   return f"{table.render_answer(contenders, recommendation)}\n\nreport: {path}"

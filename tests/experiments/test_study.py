@@ -14,8 +14,8 @@ from fedjax_norm.cli import app
 from fedjax_norm.cli.commands import study
 from fedjax_norm.cli.flags import define, parse
 from fedjax_norm.models import registry
-from fedjax_norm.study import workers
-from fedjax_norm.study.config import FLAGS
+from fedjax_norm.study.planning.config import FLAGS
+from fedjax_norm.study.running import workers
 
 TINY = (
   *(flag for flag in SMALL if not flag.startswith(("--rounds", "--eval_every"))),

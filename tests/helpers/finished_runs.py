@@ -8,9 +8,9 @@ from helpers.contenders import seed_run, tuning
 
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.cli.config import config_of
-from fedjax_norm.study import plan
-from fedjax_norm.study.combinations import Cell
-from fedjax_norm.study.plan import PLAN, Plan
+from fedjax_norm.study.planning import plan
+from fedjax_norm.study.planning.combinations import Cell
+from fedjax_norm.study.planning.plan import PLAN, Plan
 from fedjax_norm.training.storage.atomic_files import write_json
 from fedjax_norm.training.storage.csv_rows import write_table
 

@@ -26,7 +26,7 @@ from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.cli.wire.launch import main_of
 from fedjax_norm.cli.wire.options import CertificatesFlags, ClientFlags, ServerFlags
 from fedjax_norm.papers.paper_flags import PaperFlags
-from fedjax_norm.study.config import FLAGS, StudyOptions
+from fedjax_norm.study.planning.config import FLAGS, StudyOptions
 
 # Values that no number flag accepts: other texts than plain digits, or too large numbers.
 UNREADABLE = ("", " 5", "1_0", "\u00b2", "\u0663", "five", "nan", "inf", "0x1f", "9" * 5000)

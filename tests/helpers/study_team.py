@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from fedjax_norm.cli import app
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options
-from fedjax_norm.study import workers
+from fedjax_norm.study.running import workers
 from fedjax_norm.training.storage.atomic_files import write_json
 
 

@@ -9,11 +9,12 @@ from typing import cast, get_args
 from fedjax_norm.cli import app
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
-from fedjax_norm.study import answer, results
+from fedjax_norm.study import answer
+from fedjax_norm.study.advice.recommendation import recommend
 from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.ranking import Criterion, Score
-from fedjax_norm.study.recommendation import recommend
-from fedjax_norm.study.report import REPORT
+from fedjax_norm.study.report.page import REPORT
+from fedjax_norm.study.results import study_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ def compare(config: CompareFlags, *paths: str) -> str:
 
 def _is_study(paths: tuple[str, ...]) -> bool:
   """Returns whether ``paths`` is one study; several paths have to be runs."""
-  studies = [path for path in paths if results.is_study(Path(path).expanduser())]
+  studies = [path for path in paths if study_files.is_study(Path(path).expanduser())]
   if studies and len(paths) > 1:
     raise UserError(f"{studies[0]} holds a study; name it alone, or the folders in its runs/.")
   return bool(studies)
@@ -90,7 +91,7 @@ def _of_study(config: CompareFlags, path: str) -> answer.Material:
 def _of_runs(config: CompareFlags, paths: tuple[str, ...]) -> answer.Material:
   if len(paths) < 2:
     raise UserError("name the folders of at least two runs to compare, or that of a study.")
-  contenders = results.read_runs([Path(path).expanduser() for path in paths])
+  contenders = study_files.read_runs([Path(path).expanduser() for path in paths])
   criterion = _criterion(config, contenders)
   recommendation = recommend(contenders, criterion, of_study=False)
   folders = {one.name: str(one.path) for one in contenders}
@@ -105,7 +106,9 @@ def _criterion(
   """Returns by what contenders are ranked: the options, then ``own``, then their task's default."""
   measure = config.measure or (own.measure if own else None)
   score = config.score or (own.score if own else None)
-  criterion = results.runs_criterion(contenders, measure, cast(Score | None, score), config.target)
+  criterion = study_files.runs_criterion(
+    contenders, measure, cast(Score | None, score), config.target
+  )
   return criterion._replace(baseline=own.baseline) if own else criterion
 
 

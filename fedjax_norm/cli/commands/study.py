@@ -16,9 +16,11 @@ from filelock import FileLock
 from fedjax_norm import client_mapping
 from fedjax_norm.cli import app
 from fedjax_norm.errors import UserError
-from fedjax_norm.study import answer, axes, plan_text, progress, workers
-from fedjax_norm.study.config import FLAGS, StudyConfig
-from fedjax_norm.study.plan import PLAN, Plan, load_or_make, read_plan
+from fedjax_norm.study import answer
+from fedjax_norm.study.planning import axes, plan_text
+from fedjax_norm.study.planning.config import FLAGS, StudyConfig
+from fedjax_norm.study.planning.plan import PLAN, Plan, load_or_make, read_plan
+from fedjax_norm.study.running import progress, workers
 from fedjax_norm.training.storage.atomic_files import make_folder
 from fedjax_norm.training.terminal.tables import summary_table
 

@@ -1,0 +1,1 @@
+"""What follows from the results of a study, in words."""

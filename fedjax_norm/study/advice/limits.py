@@ -1,0 +1,138 @@
+"""What the contenders of one setting cannot tell."""
+
+from collections.abc import Iterator
+
+from fedjax_norm.study import ranking
+from fedjax_norm.study.advice import wording
+from fedjax_norm.study.advice.answers import Field
+from fedjax_norm.study.advice.wording import listing, quoted
+from fedjax_norm.study.contender import Contender
+
+FEW_SEEDS = 3
+_UNEVEN = 1.5  # how many times larger than the average the largest class of an uneven test set is
+_NO_DEVIATION = 1e-9  # equal differences of floats deviate less
+_WHY_NOT_RANKED = {
+  "pending": "not finished yet",
+  "diverged": "diverged",
+  "failed": "failed",
+  "impossible": "impossible",
+  "done": "without this score",
+}
+
+
+def limits(field: Field) -> list[str]:
+  """Returns what the results cannot tell, as sentences."""
+  found = (_seeds, _rates, _convergence, _not_ranked, _guessing, _uneven_classes)
+  return [text for one in found for text in one(field)]
+
+
+def few_seeds(field: Field) -> int:
+  """Returns the smallest number of seeds of a contender with a score; 0 without contenders."""
+  return min((ranking.score(one, field.criterion).seeds for one in field.finished), default=0)
+
+
+def at_edge(field: Field, edge: str) -> list[Contender]:
+  """Returns the contenders whose rate is the ``lowest`` or the ``highest`` of its search."""
+  return [one for one in field.finished if one.tuning and one.tuning.edge == edge]
+
+
+def improving(field: Field) -> list[Contender]:
+  """Returns the contenders that have not converged."""
+  return [one for one in field.finished if ranking.still_improves(one, field.criterion)]
+
+
+def untuned(field: Field) -> bool:
+  """Returns whether contenders are compared whose rates were given."""
+  return len(field.finished) > 1 and any(one.tuning is None for one in field.finished)
+
+
+def largest_class(field: Field) -> tuple[str, float] | None:
+  """Returns name and share of the largest class of an uneven test set, if all examples count alike.
+
+  Returns:
+    The name and the share of the test examples; None for an even test set or another measure.
+  """
+  if field.criterion.measure != "top1" or not field.finished:
+    return None
+  evaluation = field.finished[0].runs[0].evaluation or {}
+  classes = [(row["examples"], row["name"]) for row in evaluation.get("classes", ())]
+  total = sum(examples for examples, _ in classes)
+  most, name = max(classes, default=(0, ""))
+  uneven = total and len(classes) > 1 and most * len(classes) >= _UNEVEN * total
+  return (name, most / total) if uneven else None
+
+
+def _seeds(field: Field) -> Iterator[str]:
+  if len(field.finished) < 2:
+    return
+  best, *others = field.finished
+  fewest = few_seeds(field)
+  if fewest == 1:
+    yield "One seed gives no interval, so each difference may be due to chance."
+    return
+  leads = [(one, field.lead(best, one)) for one in others]
+  if tied := [one for one, lead in leads if not lead.low > 0]:
+    yield f"The seeds do not separate {quoted(best)} from {_names(tied)}: the intervals contain 0."
+  if same := [one for one, lead in leads if lead.mean and lead.std < _NO_DEVIATION]:
+    yield (
+      f"With every seed, {quoted(best)} differs from {_names(same)} by exactly as much, which a "
+      "small test set may cause; such an interval is too narrow."
+    )
+  if fewest < FEW_SEEDS:
+    yield f"{fewest} seeds give wide intervals."
+  if len(others) > 1:
+    yield (
+      f"The best of {len(field.finished)} contenders was chosen by the scores that are reported, "
+      "so its score is a little too high; and about one in 20 intervals misses the true difference."
+    )
+
+
+def _rates(field: Field) -> Iterator[str]:
+  for edge, word in (("lowest", "lower"), ("highest", "higher")):
+    if found := at_edge(field, edge):
+      rates = listing([f"{quoted(one)} (lr={one.tuning.lr:g})" for one in found if one.tuning])
+      yield (
+        f"The best learning rate is the {edge} one of the search for {rates}; a {word} rate may be "
+        "better."
+      )
+  if untuned(field):
+    yield (
+      "Learning rates were given, not tuned for each contender, so a difference may be due to the "
+      "rate."
+    )
+
+
+def _convergence(field: Field) -> Iterator[str]:
+  if rising := improving(field):
+    words = wording.margin(field.criterion, field.mean(field.finished[0]))
+    yield (
+      f"The budget is too small for {_names(rising)} to converge: the last third of the "
+      f"evaluations is on average more than {words} better than the third before it, so more "
+      "rounds may change the order."
+    )
+
+
+def _not_ranked(field: Field) -> Iterator[str]:
+  groups: dict[tuple[str, str | None], list[Contender]] = {}
+  for one in field.others:
+    groups.setdefault((one.state, one.reason), []).append(one)
+  for (state, reason), members in groups.items():
+    why = f": {reason.rstrip('. ')}" if reason else ""
+    yield f"Not ranked, because {_WHY_NOT_RANKED[state]}: {_names(members)}{why}."
+
+
+def _guessing(field: Field) -> Iterator[str]:
+  if found := [one for one in field.finished if ranking.guesses(one)]:
+    yield f"With at least one seed, {_names(found)} did no better than guessing."
+
+
+def _uneven_classes(field: Field) -> Iterator[str]:
+  if found := largest_class(field):
+    yield (
+      f"{found[1]:.0%} of the test examples are of the class {found[0]}, so top-1 says little "
+      "about rare classes."
+    )
+
+
+def _names(contenders: list[Contender]) -> str:
+  return listing(list(map(quoted, contenders)))

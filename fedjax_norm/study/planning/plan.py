@@ -1,0 +1,268 @@
+"""The plan of a study: its contenders, their lengths and the expected time, fixed at the start."""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import numpy as np
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.options import from_json
+from fedjax_norm.study.cells import Sources
+from fedjax_norm.study.planning import axes, budget, probe, tuning
+from fedjax_norm.study.planning.budget import Cost
+from fedjax_norm.study.planning.combinations import Cell, Draft, drafts
+from fedjax_norm.study.planning.config import AXES, StudyConfig, duration
+from fedjax_norm.study.ranking import Score
+from fedjax_norm.training.storage.atomic_files import make_folder, read_json, write_json
+
+__all__ = ["Cell", "Plan", "load_or_make", "read_plan"]
+
+PLAN = "study.json"
+FORMAT = 1
+
+SOURCES = Sources()
+"""The data of this process's contenders."""
+
+_LEAST_ROUNDS = 4  # of a final run with the smallest effort
+
+_HEADLINES = {"classification": "top1", "regression": "r2", "segmentation": "mean_iou"}
+_HEADLINES["verification"] = "top1"
+
+
+class Plan(NamedTuple):
+  """What a study does; made once and stored as ``study.json``.
+
+  Attributes:
+    options: the options of the study.
+    cells: the contenders.
+    effort: local steps of a client in a final run.
+    rates: the grid of learning rates.
+    extends: whether the grid may grow.
+    seed: first seed, with which rates are searched.
+    seeds: number of final runs of a contender.
+    measure: measure of the search and of the ranking.
+    score: how the values of a run become its score.
+    workers: processes side by side that the plan counts on.
+    lanes: learning rates of a contender that train side by side on one device.
+    costs: algorithm and local steps -> measured times; empty if none were measured, and expected
+      times are rough guesses.
+  """
+
+  options: dict[str, Any]
+  cells: tuple[Cell, ...]
+  effort: int
+  rates: tuple[float, ...]
+  extends: bool
+  seed: int
+  seeds: int
+  measure: str
+  score: Score
+  workers: int
+  lanes: int
+  costs: dict[str, Cost]
+
+  @property
+  def search(self) -> tuning.Search:
+    """The search for a contender's learning rate."""
+    short, long = (max(1, round(share * self.effort)) for share in tuning.SHARES)
+    return tuning.Search(self.rates, (short, long), self.extends, self.score, self.measure)
+
+  @property
+  def seconds(self) -> float:
+    """Expected time of the whole study."""
+    return budget.makespan([cell.seconds for cell in self.cells], self.workers)
+
+  def rounds(self, cell: Cell, steps: int) -> int:
+    """Returns the rounds in which a client of a contender takes this many local steps."""
+    return max(2, round(cell.rounds * steps / self.effort))
+
+
+def read_plan(folder: Path) -> Plan:
+  """Reads the plan of a study.
+
+  Raises:
+    UserError: there is none, it is damaged, or it is of another version of fedjax_norm.
+  """
+  content = read_json(folder / PLAN)
+  if content.pop("format", None) != FORMAT:
+    raise UserError(
+      f"{folder} holds a study of another version of fedjax_norm; use that version or pass another "
+      "--workdir."
+    )
+  cells = tuple(Cell(**cell) for cell in content.pop("cells"))
+  costs = {key: Cost(*cost) for key, cost in content.pop("costs").items()}
+  return Plan(cells=cells, costs=costs, **from_json(content))
+
+
+def load_or_make(config: StudyConfig, folder: Path | None) -> Plan:
+  """Returns the plan in a study's folder; makes and stores it if there is none.
+
+  A stored plan keeps its effort. If the lists of norms, algorithms, local steps or partitions or
+  the number of seeds have grown, the new contenders and seeds are added.
+
+  Args:
+    config: the options of the study.
+    folder: folder of the study; None stores nothing.
+
+  Raises:
+    UserError: options are wrong, no contender is possible, the budget is too small, or the folder
+      holds a study with other options.
+  """
+  config = _absolute(config)
+  stored = None
+  if folder and (folder / PLAN).exists():
+    stored = read_plan(folder)
+    _check_same(folder, stored.options, config)
+    if all(stored.options.get(name) == config.saved().get(name) for name in AXES):
+      return stored
+  plan = _make(config, stored)
+  if folder and plan != stored:
+    make_folder(folder)
+    if stored and plan.seeds > stored.seeds:
+      for cell in stored.cells:  # the runs stay, and their outcomes are written again
+        (folder / "cells" / f"{cell.name}.json").unlink(missing_ok=True)
+    cells = [cell._asdict() for cell in plan.cells]
+    write_json(folder / PLAN, {"format": FORMAT, **plan._asdict(), "cells": cells})
+  return plan
+
+
+def _make(config: StudyConfig, stored: Plan | None) -> Plan:
+  """Returns the plan of a study; a ``stored`` one keeps its effort and its contenders."""
+  workers = stored.workers if stored else config.workers or _workers()
+  found = drafts(config, SOURCES, _devices(config, workers))
+  possible = [draft for draft in found if not draft.cell.reason]
+  if not possible:
+    raise UserError(f"no contender can be trained: {found[0].cell.reason}")
+  rates, extends = axes.parse_rates(config.lrs), config.lrs == "auto"
+  _check_validation(config, possible[0], rates)
+  seeds = max(config.seeds, stored.seeds if stored else 1)
+  if stored and seeds > stored.seeds == 1:
+    raise UserError("a study of one seed cannot get more of them; pass another --workdir.")
+  shape = tuning.efforts(len(rates), extends, seeds), seeds
+  costs, effort = (stored.costs, stored.effort) if stored else ({}, config.steps or 0)
+  if not effort:
+    costs, effort = _from_budget(config, possible, workers, shape)
+
+  expected = _expected(possible, costs, shape)(effort)
+  cells = {cell.name: cell for cell in (stored.cells if stored else ())}
+  for draft in found:
+    if draft.cell.name not in cells or (stored and seeds > stored.seeds):
+      cell = draft.of_effort(effort)
+      seconds = 0.0 if cell.reason else expected[cell.name]
+      cells[cell.name] = cell._replace(seconds=seconds)
+  if all(cell.reason for cell in cells.values()):
+    raise UserError(f"no contender can be trained: {found[0].cell.reason}")
+  plan = Plan(
+    options=json.loads(json.dumps(config.saved())),  # as it is read again
+    cells=tuple(cells.values()),
+    effort=effort,
+    rates=rates,
+    extends=extends,
+    seed=config.seed,
+    seeds=seeds,
+    measure=config.measure or _HEADLINES.get(possible[0].kind, "loss"),
+    score=cast(Score, config.score),
+    workers=workers,
+    lanes=len(rates) if jax.default_backend() != "cpu" else 1,
+    costs=costs,
+  )
+  same = stored and (plan.cells, plan.seeds) == (stored.cells, stored.seeds)
+  return stored if stored and same else plan
+
+
+def _from_budget(
+  config: StudyConfig, possible: list[Draft], workers: int, shape: tuple[float, int]
+) -> tuple[dict[str, Cost], int]:
+  """Returns the measured times by algorithm and local steps, and the effort for the budget."""
+  started = time.perf_counter()
+  kinds = {draft.key: draft for draft in reversed(possible)}  # the first norm of each
+  costs = {
+    key: probe.measure(draft.config, draft.task, draft.rounds) for key, draft in kinds.items()
+  }
+
+  start = max(cost.start for cost in costs.values())  # later contenders share what it compiled
+  costs = {key: cost._replace(start=start) for key, cost in costs.items()}
+  seconds = _expected(possible, costs, shape)
+  least = max(budget.LEAST_EFFORT, *(round(_LEAST_ROUNDS / draft.rounds) for draft in possible))
+  spent = time.perf_counter() - started
+  return costs, budget.effort_of(
+    duration(config.budget),
+    least,
+    lambda effort: budget.makespan(seconds(effort).values(), workers),
+    spent,
+  )
+
+
+def _expected(
+  possible: list[Draft], costs: dict[str, Cost], shape: tuple[float, int]
+) -> Callable[[int], dict[str, float]]:
+  """Returns the function effort -> name of a contender -> expected time.
+
+  An algorithm that was not measured costs as much as the mean of the others.
+  """
+  known = np.mean(list(costs.values()), 0) if costs else budget.GUESS
+  other = Cost(*map(float, known))
+  firsts = {draft.config.norm: draft.cell.name for draft in reversed(possible)}
+
+  def seconds(effort: int) -> dict[str, float]:
+    return {
+      draft.cell.name: costs.get(draft.key, other).cell(
+        effort, *shape, draft.phases, firsts[draft.config.norm] == draft.cell.name
+      )
+      for draft in possible
+    }
+
+  return seconds
+
+
+def _workers() -> int:
+  """Returns the number of processes that train side by side by default."""
+  return len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 1
+
+
+def _devices(config: StudyConfig, workers: int) -> int:
+  """Returns the number of CPU devices of each process."""
+  return config.host_devices or max(1, len(os.sched_getaffinity(0)) // workers)
+
+
+def _absolute(config: StudyConfig) -> StudyConfig:
+  """Returns the options with absolute paths, so that commands work from every folder."""
+  kind, colon, path = config.data.partition(":")
+  changes: dict[str, Any] = {}
+  if colon and Path(path).expanduser().exists():
+    changes["data"] = f"{kind}:{Path(path).expanduser().absolute()}"
+  for name in ("data_dir", "network"):
+    value = getattr(config, name)
+    if value and Path(value).expanduser().exists():
+      changes[name] = str(Path(value).expanduser().absolute())
+  return dataclasses.replace(config, **changes)
+
+
+def _check_validation(config: StudyConfig, draft: Draft, rates: tuple[float, ...]) -> None:
+  if len(rates) > 1 and not draft.config.validation_share:
+    raise UserError(
+      "learning rates are chosen on validation examples, and there are none; give a single rate "
+      "with --lrs."
+    )
+
+
+def _check_same(folder: Path, saved: dict[str, Any], config: StudyConfig) -> None:
+  """Raises a UserError if an option differs that would change the contenders' runs."""
+  new = from_json(config.saved())
+  old = from_json(saved)
+  changes = [
+    f"--{name} was {old.get(name)!r} in this folder and is {new.get(name)!r} now"
+    for name in sorted({*old, *new} - {*AXES})
+    if old.get(name) != new.get(name)
+  ]
+  if changes:
+    raise UserError(
+      f"{folder} holds a study with other options: {'; '.join(changes)}; pass the same options or "
+      "another --workdir."
+    )

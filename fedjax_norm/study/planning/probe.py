@@ -1,0 +1,46 @@
+"""Measures how long the runs of a contender take, by a few rounds of it."""
+
+import dataclasses
+import itertools
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from fedjax_norm.cli import train
+from fedjax_norm.study.planning.budget import Cost
+from fedjax_norm.training import loop
+from fedjax_norm.training.run import initial_variables
+from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.training.task.task import Task
+
+_ROUNDS, _STEPS = 4, 10  # fewest rounds and local steps of a long interval
+
+
+def measure(config: Any, task: Task, rounds_per_step: float) -> Cost:
+  """Returns the measured times of a contender.
+
+  The first of three intervals is compiled. The second has as many rounds, and the third has only
+  one: they tell the times of a round and of an evaluation.
+
+  Args:
+    config: the options of its runs, with all defaults filled in.
+    task: its task.
+    rounds_per_step: rounds for each local step of a client.
+  """
+  rounds = max(_ROUNDS, round(_STEPS * rounds_per_step))
+  config = dataclasses.replace(config, rounds=2 * rounds + 1, eval_every=rounds, wandb=False)
+  clock = [time.perf_counter()]
+
+  def lap(*_: Any) -> None:
+    clock.append(time.perf_counter())
+
+  program = train.make(task, config)
+  variables = initial_variables(task, config.seed)
+  lap()
+  with tempfile.TemporaryDirectory() as path, RunFolder.open(Path(path, "run"), {}) as folder:
+    loop.train(program, config, task.data, variables, folder, on_evaluation=lap)
+  start, first, long, short = (after - before for before, after in itertools.pairwise(clock))
+  round_seconds = max(0.0, long - short) / (rounds - 1)
+  evaluation = max(0.0, short - round_seconds)
+  return Cost(start, first - long, round_seconds * rounds_per_step, evaluation)

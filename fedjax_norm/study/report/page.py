@@ -1,0 +1,185 @@
+"""The report of a study or a comparison: a page that opens without a network, and its pictures."""
+
+import os
+import platform
+import re
+import string
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fedjax_norm.plots import base
+from fedjax_norm.study import ranking
+from fedjax_norm.study.advice.recommendation import Conclusion, Recommendation, verdict_text
+from fedjax_norm.study.advice.wording import criterion_text
+from fedjax_norm.study.contender import Contender
+from fedjax_norm.study.report import markup
+from fedjax_norm.study.report.markup import Html, element
+from fedjax_norm.study.report.pictures import pictures
+from fedjax_norm.study.report.tables import full_table, ranked_table
+from fedjax_norm.training.storage import provenance
+from fedjax_norm.training.storage.atomic_files import read_json, write_atomic
+from fedjax_norm.training.storage.run_folder import CONFIG
+
+REPORT = "report.html"
+
+
+def write(
+  folder: Path,
+  contenders: Sequence[Contender],
+  recommendation: Recommendation,
+  title: str,
+  how: Mapping[str, str],
+) -> Path:
+  """Writes ``report.html``, which contains its pictures, and each picture as a PNG file.
+
+  Args:
+    folder: an existing folder; files of an earlier report are replaced.
+    contenders: the contenders of all settings.
+    recommendation: the answer in words, and how contenders are ranked.
+    title: title of the page.
+    how: how the runs were made, as name -> text, such as the effort and the search for the rates.
+
+  Returns:
+    The path of ``report.html``.
+  """
+  settings = ranking.by_setting(contenders)
+  criterion = recommendation.criterion
+  several = len(settings) > 1
+  made, options = _made(contenders)
+  parts = [element("h1", title), _facts(made)]
+  parts.append(element("p", criterion_text(criterion)))
+  if several:
+    parts.append(_contents(recommendation.conclusions))
+  for number, conclusion in enumerate(recommendation.conclusions, 1):
+    members = settings[conclusion.setting]
+    anchor = f"setting-{number}"
+    heading = f"Setting: {conclusion.setting}" if several else "Recommendation"
+    parts += [element("h2", heading, id=anchor), _answer(conclusion)]
+    parts += [element("h3", "Ranking"), ranked_table(members, criterion)]
+    parts.append(markup.details("All figures", full_table(members, criterion)))
+    parts.append(_failures(members))
+    suffix = f"_{number}_{_slug(conclusion.setting)}" if several else ""
+    for picture in pictures(members, criterion):
+      file = folder / f"{picture.name}{suffix}.png"
+      base.save(picture.figure, file)
+      image = markup.picture(file.read_bytes(), picture.heading)
+      caption = element("figcaption", picture.caption)
+      parts += [element("h3", picture.heading), element("figure", image, caption)]
+  parts += [element("h2", "How it was done"), _pairs(how)]
+  if options:
+    parts.append(markup.details("Options of all runs", element("p", element("code", options))))
+  parts.append(_commands(contenders))
+  page = _template().substitute(title=markup.join([title]), body=markup.join(parts))
+  write_atomic(folder / REPORT, page.encode())
+  return folder / REPORT
+
+
+def _template() -> string.Template:
+  file = resources.files("fedjax_norm.study.report") / "template.html"
+  return string.Template(file.read_text(encoding="utf-8"))
+
+
+def _contents(conclusions: Sequence[Conclusion]) -> Html:
+  """Returns the result of each setting, with a link to it."""
+  links = (
+    element("li", element("a", one.setting, href=f"#setting-{number}"), f": {one.summary}")
+    for number, one in enumerate(conclusions, 1)
+  )
+  return element("nav", element("h2", "Settings"), element("ul", *links))
+
+
+def _answer(conclusion: Conclusion) -> Html:
+  """Returns the recommendation: the answers with their evidence, the limits, the next steps."""
+  parts = [element("p", conclusion.summary, class_="summary")]
+  for answer in conclusion.answers:
+    verdict = element("p", verdict_text(answer), class_=f"summary {answer.verdict}")
+    parts += [element("h3", answer.question), verdict, markup.items(answer.sentences)]
+  for heading, sentences in (
+    ("Also", conclusion.remarks),
+    ("What this cannot tell", conclusion.limits),
+    ("What to run next", conclusion.next_steps),
+  ):
+    if sentences:
+      parts += [element("h3", heading), markup.items(sentences)]
+  return element("div", *parts, class_="answer")
+
+
+def _failures(contenders: Sequence[Contender]) -> Html:
+  """Returns the contenders without results, or without all of them, and the reasons."""
+  lost = [one for one in contenders if one.state != "done" or one.reason]
+  lines = (f"{one.name} ({one.state})" + (f": {one.reason}" if one.reason else "") for one in lost)
+  return markup.join([element("h3", "Without a result"), markup.items(lines)] if lost else [])
+
+
+def _commands(contenders: Sequence[Contender]) -> Html:
+  """Returns the command of each contender, to copy."""
+  named = [one for one in contenders if one.command]
+  if not named:
+    return Html()
+  lines = (
+    element(
+      "li", f"{one.name} ", markup.copy_button(one.command), " ", element("code", one.command)
+    )
+    for one in named
+  )
+  what = "Each command repeats the final runs of a contender."
+  return markup.details("Commands", element("p", what), element("ul", *lines))
+
+
+def _made(contenders: Sequence[Contender]) -> tuple[dict[str, str], str]:
+  """Returns by what the runs were made, and the options that all of them share."""
+  configs = [
+    read_json(one.path / CONFIG)
+    for one in contenders
+    if one.runs and one.path and (one.path / CONFIG).is_file()
+  ]
+  entries = [entry for config in configs for entry in config.pop("made_by", [])]
+  made = [entry for entry in entries if {"fedjax_norm", "jax", "date"} <= entry.keys()]
+  versions = sorted({f"{entry['fedjax_norm']} (JAX {entry['jax']})" for entry in made})
+  dates = sorted({entry["date"][:10] for entry in made})
+  shared = _shared(configs)
+  facts = {
+    "Data": str(shared.get("data", "")),
+    "Trained": " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
+    "fedjax_norm": ", ".join(versions) or provenance.version(),
+    "Report written on": f"{_processor()}, {os.cpu_count()} cores",
+  }
+  text = ", ".join(f"{name}={value}" for name, value in sorted(shared.items()))
+  return facts, text
+
+
+def _shared(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Returns the options that all runs have in common and that are set."""
+  first = configs[0] if configs else {}
+  return {
+    name: value
+    for name, value in first.items()
+    if name != "format"
+    and value not in (None, [])
+    and all(name in config and config[name] == value for config in configs)
+  }
+
+
+def _processor() -> str:
+  """Returns the name of this machine's processor."""
+  file = Path("/proc/cpuinfo")
+  text = file.read_text(encoding="utf-8") if file.exists() else ""
+  names = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+  return names[0] if names else platform.machine()
+
+
+def _facts(facts: Mapping[str, str]) -> Html:
+  text = " · ".join(f"{name}: {value}" for name, value in facts.items() if value)
+  return element("p", text, class_="facts")
+
+
+def _pairs(pairs: Mapping[str, str]) -> Html:
+  entries = (part for name, text in pairs.items() for part in (("dt", name), ("dd", text)))
+  return element("dl", *(element(kind, text) for kind, text in entries))
+
+
+def _slug(text: str) -> str:
+  """Returns a text as part of a file's name."""
+  return re.sub(r"[^A-Za-z0-9.=-]+", "_", text)[:50].strip("_.")

@@ -1,0 +1,167 @@
+"""Reads the contenders of a study, or finished runs as contenders, and writes their results."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.evaluation.measures import MEASURES, headline, measures_of
+from fedjax_norm.study.advice.recommendation import Recommendation, as_json
+from fedjax_norm.study.contender import Contender, SeedRun, Trial, Tuning
+from fedjax_norm.study.planning.plan import PLAN, Cell, read_plan
+from fedjax_norm.study.ranking import Criterion, Score
+from fedjax_norm.study.results import naming
+from fedjax_norm.study.results.rows import as_rows, as_text
+from fedjax_norm.training.storage.atomic_files import read_json, write_atomic, write_json
+from fedjax_norm.training.storage.run_folder import CONFIG, read_config
+from fedjax_norm.training.storage.saved_run import read_run, seed_folders
+
+
+def read_study(folder: Path) -> list[Contender]:
+  """Returns the contenders of a study; those without an outcome yet are pending.
+
+  Raises:
+    UserError: the folder holds no study, or a file is damaged.
+  """
+  return [_read_cell(folder, cell) for cell in read_plan(folder).cells]
+
+
+def study_criterion(folder: Path, target: float | None = None) -> Criterion:
+  """Returns by what a study ranks its contenders; its first algorithm is the baseline.
+
+  Raises:
+    UserError: the folder holds no study, or its plan is damaged.
+  """
+  plan = read_plan(folder)
+  return Criterion(plan.measure, plan.score, target, plan.cells[0].options["algorithm"])
+
+
+def is_study(folder: Path) -> bool:
+  """Returns whether a folder holds a study."""
+  return (folder / PLAN).is_file()
+
+
+def read_runs(paths: Sequence[str | Path]) -> list[Contender]:
+  """Returns finished runs, with one seed or several, as contenders.
+
+  They are named by the options in which they differ, and are in the same setting if they have the
+  same data and partition.
+
+  Raises:
+    UserError: a folder holds no finished run, a file is damaged, or two runs have the same options.
+  """
+  folders = [Path(path) for path in paths]
+  runs = [_seed_runs(folder) for folder in folders]
+  configs = [{**read_config(of[0].path), "seeds": len(of)} for of in runs]
+  labels = naming.label(configs)
+  contenders = []
+  for folder, of, config, label in zip(folders, runs, configs, labels, strict=True):
+    contenders.append(
+      Contender(
+        label.name,
+        label.setting,
+        label.options,
+        of,
+        "done",
+        command=_command(folder),
+        single_model=naming.single_model(config),
+        path=folder,
+      )
+    )
+  return contenders
+
+
+def runs_criterion(
+  contenders: Sequence[Contender],
+  measure: str | None = None,
+  score: Score | None = None,
+  target: float | None = None,
+) -> Criterion:
+  """Returns by what finished runs are ranked; the algorithm of the first one is the baseline.
+
+  Args:
+    contenders: the runs.
+    measure: the measure; None for the first measure of their task.
+    score: how it is read; None for ``best`` if all runs have validation values, else ``last``.
+    target: value of the measure to reach; None to derive it from the baseline.
+
+  Raises:
+    UserError: the runs are of different tasks, or lack the measure or the validation values.
+  """
+  summaries = [run.summary for one in contenders for run in one.runs]
+  kinds = {headline(one): measures_of(one) for one in summaries}
+  if len(kinds) > 1:
+    titles = " and ".join(sorted(of[name].title for name, of in kinds.items()))
+    raise UserError(f"these runs have different test measures, {titles}; name runs of one task.")
+  [(first, titled)] = kinds.items()
+  common = [name for name in (*MEASURES, "loss") if all(name in one for one in summaries)]
+  if measure is not None and measure not in common:
+    raise UserError(
+      f"--measure is {measure!r}, which not all of these runs have; choose one of "
+      f"{', '.join(common)}."
+    )
+  validated = all("best_round" in summary for summary in summaries)
+  if score == "best" and not validated:
+    raise UserError(
+      "--score=best needs runs with validation examples (--validation_share), and not all of these "
+      "runs have them; pass --score=last or mean."
+    )
+  return Criterion(
+    measure or first,
+    score or ("best" if validated else "last"),
+    target,
+    baseline=contenders[0].options.get("algorithm"),
+    title=titled[first].title if measure in (None, first) else None,
+  )
+
+
+def write(folder: Path, contenders: Sequence[Contender], recommendation: Recommendation) -> None:
+  """Writes ``results.csv`` and, with the recommendation, ``results.json`` into a folder.
+
+  Raises:
+    OSError: a file cannot be written.
+  """
+  rows = as_rows(contenders, recommendation.criterion)
+  write_atomic(folder / "results.csv", as_text(rows).encode())
+  content = {"contenders": rows, "recommendation": as_json(recommendation)}
+  write_json(folder / "results.json", content)
+
+
+def _read_cell(folder: Path, cell: Cell) -> Contender:
+  contender = Contender(cell.label, cell.setting, cell.options, (), "pending")
+  file = folder / "cells" / f"{cell.name}.json"
+  if cell.reason:
+    return contender._replace(state="impossible", reason=cell.reason)
+  if not file.exists():
+    return contender
+  outcome, path = read_json(file), folder / "runs" / cell.name
+  try:
+    tuning = outcome["tuning"]
+    if tuning is not None:
+      trials = tuple(Trial(**trial) for trial in tuning["trials"])
+      tuning = Tuning(**{**tuning, "trials": trials})
+    contender = contender._replace(
+      state=outcome["state"],
+      reason=outcome["reason"],
+      tuning=tuning,
+      command=outcome["command"],
+      single_model=outcome["single_model"],
+    )
+  except (KeyError, TypeError) as error:
+    raise UserError(
+      f"{file} is damaged: it is no outcome of a contender; delete it, and the study makes it anew."
+    ) from error
+  runs = _seed_runs(path) if contender.state == "done" else ()
+  return contender._replace(runs=runs, path=path if path.exists() else None)
+
+
+def _seed_runs(folder: Path) -> tuple[SeedRun, ...]:
+  runs = []
+  for path in seed_folders(folder):
+    run = read_run(path)
+    runs.append(SeedRun(run.config["seed"], path, run.rows, run.summary, run.evaluation))
+  return tuple(runs)
+
+
+def _command(folder: Path) -> str:
+  made_by = read_json(folder / CONFIG).get("made_by") or [{}]
+  return str(made_by[0].get("command", ""))

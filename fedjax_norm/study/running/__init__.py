@@ -1,0 +1,1 @@
+"""Trains the contenders of a study, on one machine or several."""

@@ -1,0 +1,144 @@
+"""Results are read from folders, named by the options in force, and written as tables."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from helpers.contenders import contender, tuning
+from helpers.finished_runs import write_run, write_study
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.study.advice import factors
+from fedjax_norm.study.advice.recommendation import recommend
+from fedjax_norm.study.ranking import Criterion
+from fedjax_norm.study.results import study_files, table
+
+
+def names(*folders):
+  return [one.name for one in study_files.read_runs(folders)]
+
+
+def test_finished_runs_are_named_by_the_options_in_force(tmp_path):
+  fedavg = write_run(tmp_path / "a", "fedavg", [0.5, 0.6], norm="gn", local_steps=6)
+  ssgd = write_run(tmp_path / "b", "ssgd", [0.7], norm="bn", eval_batch_size=64)
+  more = write_run(tmp_path / "c", "fedavg", [0.7], norm="gn", groups=2, prox=0.1)
+  assert names(fedavg, ssgd) == ["gn, fedavg, local_steps=6", "bn, ssgd"]
+  assert names(fedavg, more) == ["local_steps=6, prox=0", "groups=2, local_steps=10, prox=0.1"]
+  first, second = map(factors.norm, study_files.read_runs([fedavg, more]))
+  assert (first, second) == ("gn", "gn groups=2")
+  assert factors.algorithm(study_files.read_runs([fedavg, more])[1]) == "fedavg prox=0.1"
+  # The freeze of FixBN is named for FixBN only, and None never.
+  fixbn = write_run(tmp_path / "d", "fedavg", [0.7], norm="fixbn", freeze_round=9)
+  assert names(ssgd, fixbn)[1] == "fixbn, fedavg, freeze_round=9, local_steps=10"
+  other = write_run(tmp_path / "e", "ssgd", [0.7], norm="bn", eval_batch_size=32)
+  assert names(ssgd, other) == ["eval_batch_size=64", "eval_batch_size=32"]
+  with pytest.raises(UserError, match="two of the runs have the same options; name each run once"):
+    names(ssgd, ssgd)
+
+
+def test_finished_runs_are_read_with_their_seeds_and_settings(tmp_path):
+  folders = [
+    write_run(tmp_path / "a", "fedavg", [0.5, 0.6], norm="bn", fedbn=True, partition="iid"),
+    write_run(tmp_path / "b", "fedavg", [0.7], norm="gn", fedbn=True, partition="dirichlet"),
+  ]
+  before = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*"))
+  first, second = study_files.read_runs(folders)
+  assert sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*")) == before
+  assert (first.setting, second.setting) == ("iid", "dirichlet")
+  assert [run.seed for run in first.runs] == [0, 1]
+  assert [run.summary["top1"] for run in first.runs] == [0.5, 0.6]
+  assert first.options["algorithm"] == "fedavg"
+  assert first.command == f"python -m x --workdir={folders[0]}"
+  assert (first.single_model, second.single_model) == (False, True)  # gn has no statistics
+  criterion = study_files.runs_criterion([first, second])
+  assert criterion[:4] == ("top1", "best", None, "fedavg")
+
+
+def test_what_cannot_be_compared_is_said_in_a_sentence(tmp_path):
+  folder = write_run(tmp_path / "a", "fedavg", [0.5])
+  [one] = study_files.read_runs([folder])
+  with pytest.raises(UserError, match="--measure is 'auroc', which not all"):
+    study_files.runs_criterion([one], "auroc")
+  del one.runs[0].summary["best_round"]
+  assert study_files.runs_criterion([one]).score == "last"
+  with pytest.raises(UserError, match="--score=best needs runs with validation"):
+    study_files.runs_criterion([one], score="best")
+  loss = contender("a", [0.5], measure="r2")
+  with pytest.raises(UserError, match="different test measures, R² and top-1"):
+    study_files.runs_criterion([one, loss])
+  (folder / "summary.json").write_text("{")
+  with pytest.raises(UserError, match=r"summary\.json is damaged"):
+    study_files.read_runs([folder])
+  with pytest.raises(UserError, match="holds no run"):
+    study_files.read_runs([tmp_path])
+
+
+@pytest.fixture
+def study(tmp_path):
+  return write_study(tmp_path)
+
+
+def test_a_study_is_read_from_its_folder(study):
+  done, diverged, impossible, pending = study_files.read_study(study)
+  assert (done.state, len(done.runs), done.path) == ("done", 2, study / "runs" / "a")
+  assert done.tuning == tuning({0.1: 0.5, 0.03: 0.4})
+  assert (diverged.state, diverged.reason, diverged.runs) == ("diverged", "it overflowed.", ())
+  assert (impossible.state, impossible.reason) == ("impossible", "it does not fit.")
+  assert pending.state == "pending"
+  assert study_files.study_criterion(study, 0.9)[:4] == ("top1", "best", 0.9, "fedavg")
+  (study / "cells" / "a.json").write_text("{}")
+  with pytest.raises(UserError, match=r"a\.json is damaged"):
+    study_files.read_study(study)
+
+
+def test_the_files_have_every_number(study):
+  members = study_files.read_study(study)
+  recommendation = recommend(members, study_files.study_criterion(study))
+  study_files.write(study, members, recommendation)
+  content = json.loads((study / "results.json").read_text())
+  with (study / "results.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  assert [row["contender"] for row in rows] == [one["contender"] for one in content["contenders"]]
+  first, found = rows[0], content["contenders"][0]
+  assert (first["rank"], first["state"], first["lr"], first["runner_up"]) == (
+    "1", "done", "0.1", "0.03",
+  )  # fmt: skip
+  assert first["options_norm"] == found["options"]["norm"] == "gn"
+  scores = np.array([0.5, 0.6])
+  for name, expected in (
+    ("top1_best", scores.mean()),
+    ("top1_last_std", scores.std(ddof=1)),
+    ("top1_best_seeds_1", scores[1]),
+    ("bytes_up", 1_000_000),
+    ("target", scores.mean() - 0.01),
+    ("target_seeds", 1),
+    ("target_bytes", 600_000),
+  ):
+    assert float(first[name]) == pytest.approx(expected), name
+  assert found["top1_best_seeds"] == {"0": 0.5, "1": 0.6}
+  assert found["simulated_seconds"] is None
+  assert first["simulated_seconds"] == ""
+  assert rows[2]["rank"] == ""
+  [setting] = content["recommendation"]["settings"]
+  assert setting["best"] == "gn, fedavg"
+
+
+def test_the_table_is_ranked_and_leaves_out_what_no_contender_has():
+  members = [
+    contender("bn, fedavg", [0.5, 0.6], clients={"Bern": 0.3, "Oslo": 0.9}),
+    contender("gn, fedavg", [0.9, 0.95], tuning=tuning({0.1: 0.5, 0.03: 0.4}, "highest")),
+    contender("fixbn, fedavg", [], state="diverged", reason="it overflowed."),
+  ]
+  text = table.render(members, Criterion(target=0.55))
+  head, _, *lines = text.splitlines()
+  assert head.split()[:5] == ["#", "contender", "top-1,", "best", "last"]
+  assert "worst" in head
+  assert "unseen" not in head
+  assert "1  gn, fedavg     92.50% ± 3.54%  92.50%" in lines[0]
+  assert "0.1 (0.03)" in lines[0]
+  assert "600 kB (1/2)" in lines[1]
+  assert " 30.0% " in lines[1]
+  assert lines[2].startswith("-  fixbn, fedavg")
+  assert lines[3] == "1 highest rate; 2 weak client Bern; 3 diverged"
+  assert max(map(len, text.splitlines())) <= 120

@@ -1,0 +1,110 @@
+"""Workers of a study: shares of the cores, crashes, errors, and the end of the main process."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from helpers.binaries import PYTHONPATH, ROOT
+
+from fedjax_norm.study.running import leases, progress, workers
+
+
+def start(folder, *names):
+  return subprocess.Popen(
+    [sys.executable, str(ROOT / "tests/helpers/study_team.py"), str(folder), *names],
+    env={**os.environ, "PYTHONPATH": PYTHONPATH},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def outcomes(folder):
+  return {file.stem: json.loads(file.read_text()) for file in (folder / "cells").iterdir()}
+
+
+@pytest.mark.parametrize(
+  ("count", "shares"),
+  [(1, [{1, 4, 7}]), (2, [{1}, {4}]), (3, [{1}, {4}, {7}]), (4, [{1}, {4}, {7}, {1}])],
+)
+def test_workers_get_equal_shares_of_the_cores(count, shares, monkeypatch):
+  monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {7, 1, 4})
+  assert workers.cores(count) == shares
+
+
+def wait_until(condition, main):
+  deadline = time.monotonic() + 60
+  while not condition():
+    assert main.poll() is None
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
+@pytest.mark.long
+def test_a_crash_is_tried_again_and_a_stop_ends_all(tmp_path):
+  names = ("crashes_once", "first")
+  with start(tmp_path, *names, "slow") as main:
+    wait_until(lambda: (tmp_path / "cells").exists() and len(outcomes(tmp_path)) == 2, main)
+    wait_until(lambda: leases.is_held(tmp_path / "leases/slow"), main)
+    main.terminate()
+    assert main.wait() == 143
+    assert main.stdout.read() == "planned\n"
+    assert main.stderr.read().startswith("error: stopped by SIGTERM")
+  assert outcomes(tmp_path) == {name: {"seeds": 1, "cores": 1} for name in names}
+  assert not leases.is_held(tmp_path / "leases/slow")
+
+
+@pytest.mark.long
+def test_a_contender_that_always_crashes_its_worker_has_failed(tmp_path):
+  main = start(tmp_path, "crashes", "first")
+  assert main.communicate() == ("planned\n", "")
+  assert "SIGKILL 2 times" in outcomes(tmp_path)["crashes"]["reason"]
+  assert outcomes(tmp_path)["first"] == {"seeds": 1, "cores": 1}
+
+
+@pytest.mark.long
+def test_an_error_of_all_workers_is_one_sentence(tmp_path):
+  main = start(tmp_path, "refused")
+  assert main.communicate() == ("", "error: the plan is refused.\n")
+  assert main.returncode == 2
+
+
+@pytest.mark.long
+def test_workers_die_with_the_main_process(tmp_path):
+  cell = tmp_path / "leases/slow"
+  with start(tmp_path, "slow") as main:
+    wait_until(lambda: leases.is_held(cell), main)
+    main.kill()
+    main.communicate()
+  deadline = time.monotonic() + 10
+  while leases.is_held(cell):
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
+def test_a_contender_that_another_machine_trains_is_waited_for(tmp_path, capsys):
+  plan = SimpleNamespace(cells=[SimpleNamespace(name="far", seconds=1.0)], seeds=1)
+  (tmp_path / "leases/far").mkdir(parents=True)
+  lease = tmp_path / "leases/far/0"
+  lease.write_text(json.dumps(leases.Holder(host="moon", machine="another")._asdict()))
+  (tmp_path / "cells").mkdir()
+  outcome = tmp_path / "cells/far.json"
+  threading.Timer(0.5, lambda: outcome.write_text('{"seeds": 1}')).start()
+  workers.finish(plan, tmp_path, pytest.fail)
+  assert capsys.readouterr().out == "note: other processes, on moon, train the rest.\n"
+  outcome.write_text('{"seeds": 0}')  # the plan has more seeds since
+  os.utime(lease, (0, 0))
+  workers.finish(plan, tmp_path, lambda: outcome.write_text('{"seeds": 1}'))
+
+
+@pytest.mark.parametrize(
+  ("done", "elapsed", "seconds"),
+  [(0.0, 0.0, 50.0), (60.0, 30.0, 50.0), (30.0, 30.0, 200 / 3), (0.0, 30.0, 100.0)],
+)
+def test_the_time_left_starts_with_the_plan_and_follows_what_is_done(done, elapsed, seconds):
+  assert progress.time_left(100.0, done, elapsed, 2) == pytest.approx(seconds)
