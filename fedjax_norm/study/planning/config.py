@@ -37,7 +37,7 @@ class StudyOptions(Options):
     "follow a colon: gn:groups=8,bn.",
   )
   algorithms: str = option(
-    "fedavg,scaffold:local_steps=10",
+    "fedavg,scaffold",
     "Algorithms to compare: values of --method of experiments.run, separated by commas. Options "
     "follow a colon: fedavg,fedavg:prox_mu=0.1,gaia:threshold=0.1. An algorithm with local_steps=N "
     "is not combined with --local_steps.",
