@@ -254,13 +254,13 @@ def run_seed(
         f"{folder.path / 'metrics.csv'} has no column {', '.join(missing)}, but summary.json has; "
         "restore the first line of metrics.csv or pass another --workdir."
       )
-    folder.write_summary(result)
+    if is_main():
+      save_serving(folder.path, config, task)
+      save_model(folder.path, outcome.variables)
+    folder.write_summary(result)  # the last file that readers of a finished run need
     if log:
       log.summarize(result)
     if is_main():
-      last_phase = program.phases[outcome.rows[-1]["phase"]]
-      save_serving(folder.path, config, task, last_phase.model.norm)
-      save_model(folder.path, outcome.variables)
       run_report.write_clients(folder, program, outcome)
       if program.messages:
         write_table(folder.path / "messages.csv", program.messages.rows())

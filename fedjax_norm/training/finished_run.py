@@ -21,6 +21,7 @@ from fedjax_norm.split.ensemble_members import make_ensemble, parse_members
 from fedjax_norm.split.messages import padded
 from fedjax_norm.training.storage.final_model import BEST_MODEL, MODEL, load_model
 from fedjax_norm.training.storage.run_folder import read_config
+from fedjax_norm.training.storage.saved_run import check_ended
 from fedjax_norm.training.storage.serving_files import (
   STATISTICS,
   Serving,
@@ -31,14 +32,13 @@ from fedjax_norm.training.task.task import Task, far_outside
 from fedjax_norm.typing import Variables
 
 
-def save_serving(path: Path, config: Any, task: Task, norm: NormSpec) -> None:
+def save_serving(path: Path, config: Any, task: Task) -> None:
   """Writes what predictions need besides the model to a run's folder.
 
   Args:
     path: the run's folder.
     config: the run's options of the model, the image size and the preprocessing.
-    task: the run's task.
-    norm: the model's norm in the last round.
+    task: the run's task, whose model is the one that the run tests in all rounds.
   """
   scale = task.units
   options = {one.name: getattr(config, one.name) for one in dataclasses.fields(Preprocess)}
@@ -52,7 +52,7 @@ def save_serving(path: Path, config: Any, task: Task, norm: NormSpec) -> None:
     model=config.model,
     stem=config.stem,
     members=config.members,
-    norm=norm,
+    norm=task.model.norm,
     preprocess=Preprocess(**options),
     target_mean=tuple(scale.mean.tolist()) if scale else (),
     target_std=tuple(scale.std.tolist()) if scale else (),
@@ -70,10 +70,12 @@ def load_run(path: str | os.PathLike, best: bool = False) -> "FinishedRun":
       ``--validation_share`` saves, instead of the final model.
 
   Raises:
-    UserError: the folder contains no finished run or no such model, or its files are damaged.
+    UserError: the folder contains no finished run or no such model, or its files are damaged; or
+      the run continues with more rounds and has not reached the last one.
   """
   path = Path(path).expanduser()
   variables = load_model(path, best)
+  check_ended(path)
   return FinishedRun(path, read_config(path), variables, BEST_MODEL if best else MODEL)
 
 

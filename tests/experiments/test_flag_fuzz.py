@@ -56,7 +56,7 @@ def files(tmp_path_factory):
     config = parse(split.config, parse_flags(split))
     config, task = prepare(config, train.load(config))
     with RunFolder.open(folder / "split_run", config.saved(), True) as run:
-      save_serving(run.path, config, task, task.model.norm)
+      save_serving(run.path, config, task)
       save_model(run.path, initial_variables(task, 0))
     for name, norm in (("run_a", "bn"), ("run_b", "gn")):
       write_run(folder / name, "fedavg", [0.5], norm=norm)

@@ -34,12 +34,14 @@ def write_run(
     path.mkdir(parents=True)
     result = seed_run(seed, score, **run or {})
     saved = {**config.saved(), "made_by": [{"command": f"python -m x --workdir={folder}"}]}
+    saved["rounds"] = result.summary["rounds"]
     write_json(path / "config.json", saved | {"seed": seed})
     write_json(path / "summary.json", result.summary)
     write_json(path / "evaluation.json", result.evaluation)
     write_table(path / "metrics.csv", result.rows)
   if len(scores) > 1:
     write_json(folder / "config.json", {**saved, "seed": 0, "seeds": len(scores)})
+    write_json(folder / "summary.json", {**result.summary, "seeds": len(scores)})
   return folder
 
 
@@ -55,7 +57,9 @@ def write_study(folder: Path) -> Path:
       ("d", "ln, fedavg", "ln", None),
     )
   ]
-  made = Plan({"data": "digits"}, tuple(cells), 10, (0.1,), False, 0, 2, "top1", "best", 1, 1, {})
+  made = Plan(
+    {"data": "digits"}, tuple(cells), 10, (0.1,), False, 0, 2, "top1", "best", 1, 1, {}, (5, 5)
+  )
   write_json(
     folder / PLAN,
     {"format": plan.FORMAT, **made._asdict(), "cells": [cell._asdict() for cell in cells]},

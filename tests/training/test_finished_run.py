@@ -33,7 +33,7 @@ def save(path, config_type=methods.FEDAVG_CONFIG, size=6, **options):
     models.init(task.model, jax.random.key(0), task.image_shape),
   )
   with RunFolder.open(path, config.saved()) as folder:
-    save_serving(folder.path, config, task, task.model.norm)
+    save_serving(folder.path, config, task)
     save_model(folder.path, variables)
   return task, variables
 
@@ -171,6 +171,10 @@ def test_damaged_files_and_files_of_another_run_are_refused(copy, saved):
 def test_a_run_that_cannot_predict_says_why(copy, saved):
   with pytest.raises(UserError, match=r"model_best\.msgpack; run it with --validation_share"):
     load_run(copy, best=True)
+  (copy / "summary.json").write_text(json.dumps({"rounds": 2}))
+  with pytest.raises(UserError, match="continues to round 4, but its results are those of round 2"):
+    load_run(copy)
+  (copy / "summary.json").write_text(json.dumps({"rounds": 4}))
   other = jax.tree.map(lambda a: a * 0, saved[2])
   save_model(copy, other, BEST_MODEL)
   probabilities = load_run(copy, best=True).predict(saved[1].source.test.images)

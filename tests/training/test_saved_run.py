@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.training.storage.saved_run import read_run, seed_folders
+from fedjax_norm.training.storage.saved_run import read_run, read_seeds, seed_folders
 
 SUMMARY = {"rounds": 4, "top1": 0.5, "loss": 1.0, "bytes_up": 8, "bytes_down": 8, "round_trips": 2,
            "seconds": 1.5}  # fmt: skip
@@ -51,6 +51,52 @@ def test_a_run_of_several_seeds_is_read_seed_by_seed(folder):
   (folder / "config.json").write_text(json.dumps({"seed": None, "seeds": 2}))
   with pytest.raises(UserError, match="seed or seeds is no integer"):
     seed_folders(folder)
+
+
+def write(path, **files):
+  path.mkdir(exist_ok=True)
+  for name, content in files.items():
+    (path / f"{name}.json").write_text(json.dumps(content))
+  (path / "metrics.csv").write_text(METRICS)
+
+
+def test_a_run_that_continues_with_more_rounds_is_not_finished(folder):
+  write(folder, config={"rounds": 4}, summary=SUMMARY)
+  assert read_run(folder).summary == SUMMARY
+  assert [path for path, _ in read_seeds(folder)] == [folder]
+  write(folder, config={"rounds": 8}, summary=SUMMARY)
+  with pytest.raises(UserError, match="continues to round 8, but its results are those of round 4"):
+    read_run(folder)
+
+
+def test_a_run_is_finished_when_all_of_its_seeds_are(tmp_path):
+  seeds, config = [tmp_path / f"seed_{seed}" for seed in (0, 1)], {"seed": 0, "seeds": 2}
+  longer = {"config": {"rounds": 8}, "summary": {**SUMMARY, "rounds": 8}}
+  write(tmp_path, config={**config, "rounds": 4}, summary={**SUMMARY, "seeds": 2})
+  write(seeds[0], config={"rounds": 4}, summary=SUMMARY)
+
+  def check(finished: bool) -> None:
+    if finished:
+      assert [path for path, _ in read_seeds(tmp_path)] == seeds
+    else:
+      with pytest.raises(UserError, match="not all seeds of the run"):
+        read_seeds(tmp_path)
+
+  check(finished=False)  # the second seed is missing
+  write(seeds[1], config={"rounds": 4}, summary=SUMMARY)
+  check(finished=True)
+  # The run goes on to 8 rounds: its folder first, then each seed, and last its summary.
+  write(tmp_path, config={**config, "rounds": 8})
+  check(finished=False)
+  for folder in seeds:
+    write(folder, **longer)
+    with open(folder / "metrics.csv", "a") as file:
+      file.write("8,0.5,1.0,8,8,2,1.5\n")
+    check(finished=False)
+  write(tmp_path, summary={**SUMMARY, "seeds": 2, "rounds": 8})
+  check(finished=True)
+  write(tmp_path, config={**config, "rounds": 8, "seeds": 3})
+  check(finished=False)
 
 
 @pytest.mark.parametrize(

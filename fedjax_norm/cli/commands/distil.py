@@ -92,7 +92,7 @@ def main(config: DistilFlags) -> None:
       eval_batch_size=config.eval_batch_size,
       show_progress=config.progress,
     )
-    save_serving(folder.path, config, task, task.model.norm)
+    save_serving(folder.path, config, task)
     finish(config, run, folder, log, rows, variables)
 
 

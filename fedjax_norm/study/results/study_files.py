@@ -13,7 +13,7 @@ from fedjax_norm.study.results import naming
 from fedjax_norm.study.results.rows import as_rows, as_text
 from fedjax_norm.training.storage.atomic_files import read_json, write_atomic, write_json
 from fedjax_norm.training.storage.run_folder import CONFIG, read_config
-from fedjax_norm.training.storage.saved_run import read_run, seed_folders
+from fedjax_norm.training.storage.saved_run import read_seeds
 
 
 def read_study(folder: Path) -> list[Contender]:
@@ -155,11 +155,10 @@ def _read_cell(folder: Path, cell: Cell) -> Contender:
 
 
 def _seed_runs(folder: Path) -> tuple[SeedRun, ...]:
-  runs = []
-  for path in seed_folders(folder):
-    run = read_run(path)
-    runs.append(SeedRun(run.config["seed"], path, run.rows, run.summary, run.evaluation))
-  return tuple(runs)
+  return tuple(
+    SeedRun(run.config["seed"], path, run.rows, run.summary, run.evaluation)
+    for path, run in read_seeds(folder)
+  )
 
 
 def _command(folder: Path) -> str:

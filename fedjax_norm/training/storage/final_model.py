@@ -8,7 +8,7 @@ from flax import serialization
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.storage.atomic_files import write_atomic
-from fedjax_norm.training.storage.run_folder import CONFIG, read_config
+from fedjax_norm.training.storage.run_folder import read_config
 from fedjax_norm.typing import Variables
 
 MODEL = "model.msgpack"
@@ -32,8 +32,7 @@ def load_model(path: Path, best: bool = False) -> Variables:
   Raises:
     UserError: the folder has no finished run or no such model, or the file is damaged.
   """
-  if not (path / CONFIG).is_file():
-    raise UserError(f"{path} holds no run because it has no {CONFIG}; pass a run's folder.")
+  config = read_config(path)
   file = path / (BEST_MODEL if best else MODEL)
   if not file.is_file():
     seeds = sorted(folder.parent.name for folder in path.glob(f"seed_*/{MODEL}"))
@@ -41,7 +40,7 @@ def load_model(path: Path, best: bool = False) -> Variables:
       f"it has several seeds, so pass the folder of one seed, such as {path / seeds[0]}"
       if seeds
       else "run it with --validation_share"
-      if best and read_config(path).get("validation_share") is None
+      if best and config.get("validation_share") is None
       else "run it to its end first"
     )
     raise UserError(f"The run in {path} has no {file.name}; {advice}.")

@@ -34,8 +34,10 @@ def read_config(path: Path) -> dict[str, Any]:
   Also reads a run of an older version, which cannot be resumed.
 
   Raises:
-    UserError: the file cannot be read or is damaged.
+    UserError: the folder has no such file, or the file cannot be read or is damaged.
   """
+  if not (path / CONFIG).is_file():
+    raise UserError(f"{path} holds no run because it has no {CONFIG}; pass a run's folder.")
   config = atomic_files.read_json(path / CONFIG)
   return {name: value for name, value in config.items() if name not in ("format", "made_by")}
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation.measures import measures_of
 from fedjax_norm.training.storage.atomic_files import read_json
@@ -41,7 +43,7 @@ def seed_folders(path: Path) -> list[Path]:
   Raises:
     UserError: the folder contains no run, or its ``config.json`` is damaged.
   """
-  config = _read_config(path)
+  config = read_config(path)
   if not config.get("seeds"):
     return [path]
   first, count = config.get("seed"), config["seeds"]
@@ -53,6 +55,43 @@ def seed_folders(path: Path) -> list[Path]:
   return [path / f"seed_{seed}" for seed in range(first, first + count)]
 
 
+def check_ended(path: Path) -> None:
+  """Raises a UserError if a run that continues with more rounds has not reached the last one.
+
+  Until then, ``config.json`` has the new number of rounds, and the results and the model in the
+  folder ``path`` of one seed are those of the shorter run.
+  """
+  if not (path / SUMMARY).is_file():
+    return
+  rounds, done = (one.get("rounds") for one in (read_config(path), read_json(path / SUMMARY)))
+  if None not in (rounds, done) and rounds != done:
+    raise UserError(
+      f"the run in {path} continues to round {rounds}, but its results are those of round {done}; "
+      "run it to its end."
+    )
+
+
+def read_seeds(path: Path) -> list[tuple[Path, SavedRun]]:
+  """Reads a finished run with one seed or several; returns the folder and the run of each seed.
+
+  Raises:
+    UserError: not all seeds have ended, or :func:`read_run` raises.
+  """
+  if (folders := seed_folders(path)) == [path]:
+    return [(path, read_run(path))]
+  unfinished = UserError(f"not all seeds of the run in {path} have ended; run it to its end.")
+  if not all((file / SUMMARY).is_file() for file in (path, *folders)):
+    raise unfinished
+  runs = [(folder, read_run(folder)) for folder in folders]
+  # With more rounds or seeds, first this folder gets a new config.json, then each seed its results,
+  # and last this folder its summary.json.
+  rounds, summary = [run.summary["rounds"] for _, run in runs], read_json(path / SUMMARY)
+  results = summary.get("seeds"), summary.get("rounds")
+  if results != (len(runs), np.mean(rounds)) or read_config(path).get("rounds") != rounds[0]:
+    raise unfinished
+  return runs
+
+
 def read_run(path: Path) -> SavedRun:
   """Reads the folder of a finished run with one seed, which may be read-only.
 
@@ -60,7 +99,7 @@ def read_run(path: Path) -> SavedRun:
     UserError: the folder contains no finished run, or one with several seeds; or a file is damaged
       or lacks a column.
   """
-  config = _read_config(path)
+  config = read_config(path)
   if (folders := seed_folders(path)) != [path]:
     raise UserError(
       f"the run in {path} has several seeds; pass the folder of one seed, such as {folders[0]}."
@@ -68,6 +107,7 @@ def read_run(path: Path) -> SavedRun:
   for name in (METRICS, SUMMARY):
     if not (path / name).is_file():
       raise UserError(f"the run in {path} has no {name}, so it is not finished; run it to its end.")
+  check_ended(path)
   rows, summary = read_rows(path / METRICS)[0], read_json(path / SUMMARY)
   measures = measures_of(summary)
   _check_numbers(path / SUMMARY, summary, ("rounds", *_NUMBERS, *measures))
@@ -88,12 +128,6 @@ def read_run(path: Path) -> SavedRun:
       "folder."
     )
   return SavedRun(config, rows, summary, evaluation)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-  if not (path / CONFIG).is_file():
-    raise UserError(f"{path} holds no run because it has no {CONFIG}; pass a run's folder.")
-  return read_config(path)
 
 
 def _check_numbers(file: Path, values: dict[str, Any], names: tuple[str, ...]) -> None:

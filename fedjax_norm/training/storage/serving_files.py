@@ -32,7 +32,8 @@ class Serving(NamedTuple):
     model: key of ``models.MODELS``.
     stem: the model's first layers (see ``models.create``).
     members: models of an ensemble, as in ``--members``; None for a single model.
-    norm: the model's norm in the last round.
+    norm: the model's norm; after a freeze of its statistics (FixBN) a model predicts in the same
+      way.
     preprocess: options of the steps from stored images to the model's inputs.
     target_mean: mean of each number of a regression over the training examples; else empty.
     target_std: standard deviation of each number of a regression; else empty.
