@@ -12,7 +12,8 @@ from fedjax_norm.errors import UserError
 @pytest.mark.parametrize("kind", ["npz", "npy"])
 def test_arrays_are_loaded_as_they_are(tmp_path, kind):
   clients = np.asarray([5, 5, 2, 2, 9, 9])
-  given = arrays(client_train=clients, class_names=np.asarray(["a", "b", "c"]))
+  names = np.asarray(["a", "b", "c"])
+  given = arrays(client_train=clients, client_test=np.asarray([9, 3]), class_names=names)
   source = sources.load(saved(kind, tmp_path, given))
   check(source)
   assert source.name == kind
@@ -21,6 +22,7 @@ def test_arrays_are_loaded_as_they_are(tmp_path, kind):
   assert source.class_names == ("a", "b", "c")
   assert source.client_names == ("2", "5", "9")
   np.testing.assert_array_equal(source.train.clients, [1, 1, 0, 0, 2, 2])
+  np.testing.assert_array_equal(source.test.clients, [2, -1])  # client 3 has no training image
 
 
 def test_an_archive_of_flat_float_images_gets_a_channel(tmp_path):
@@ -107,6 +109,8 @@ def test_folders_and_files_without_arrays_are_refused(tmp_path):
     ({"y_train": np.asarray([0, 1, 2, 0, 1, -1])}, "number from 0"),
     ({"client_train": np.zeros(4, int)}, r"must be \(6,\)"),
     ({"client_train": np.full(6, -1)}, "number from 0"),
+    ({"client_train": np.zeros(6, int), "client_test": np.zeros(6, int)}, r"must be \(2,\)"),
+    ({"client_test": np.zeros(2, int)}, "add client_train"),
     ({"class_names": np.asarray(["a"])}, "at least 3 strings"),
     ({"class_names": np.arange(3)}, "at least 3 strings"),
     ({"x_train": np.asarray([None] * 6)}, "plain array"),

@@ -20,9 +20,9 @@ TARGETS = ("target_train", "target_test", "target_names")
 [N, D] numbers; for segmentation [N, H, W] integers, the classes of the pixels from 0, with 255 for
 pixels that do not count. `target_names`: strings, one per number or class."""
 
-OPTIONAL = ("client_train", "class_names", *TARGETS)
-"""`client_train`: [N] integers from 0, the natural client of each training example; `class_names`:
-[number of classes] strings; and ``TARGETS``."""
+OPTIONAL = ("client_train", "client_test", "class_names", *TARGETS)
+"""`client_train`, `client_test`: [N] integers from 0, the natural client of each example;
+`class_names`: [number of classes] strings; and ``TARGETS``."""
 
 _MANY_CLASSES = 1000
 
@@ -110,12 +110,7 @@ def make_source(
     targets, test_targets, target_names = _READ_TARGETS[objective](path, arrays)
     if objective == "segmentation":
       targets, test_targets = resize(targets), resize(test_targets)
-  clients, client_names = None, None
-  if "client_train" in arrays:
-    ids = _ids(path, "client_train", arrays["client_train"], len(train))
-    present, numbers = np.unique(ids, return_inverse=True)
-    clients = numbers.astype(np.int32)
-    client_names = tuple(str(k) for k in present)
+  clients, test_clients, client_names = _clients(path, arrays)
 
   def checked(name: str, images: np.ndarray) -> process_local.ReadImages:
     read = reader(images)
@@ -131,12 +126,38 @@ def make_source(
   return Source(
     kind,
     process_local.read_examples(labels, clients, checked("x_train", train), select_local, targets),
-    process_local.read_examples(test_labels, None, checked("x_test", test), None, test_targets),
+    process_local.read_examples(
+      test_labels, test_clients, checked("x_test", test), None, test_targets
+    ),
     class_names,
     client_names,
     test_names=test_names,
     target_names=target_names,
   )
+
+
+def _clients(
+  path: str, arrays: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray | None, np.ndarray | None, tuple[str, ...] | None]:
+  """Returns the clients of the training and of the test examples, and their names, if given.
+
+  Test examples of clients without training examples have the client -1.
+  """
+  given = {
+    split: _ids(path, f"client_{split}", arrays[f"client_{split}"], len(arrays[f"x_{split}"]))
+    for split in ("train", "test")
+    if f"client_{split}" in arrays
+  }
+  if "train" not in given:
+    if given:
+      raise UserError(f"{path} has client_test but no client_train; add client_train.")
+    return None, None, None
+  present, clients = np.unique(given["train"], return_inverse=True)
+  test_clients = None
+  if "test" in given:
+    known = np.isin(given["test"], present)
+    test_clients = np.where(known, np.searchsorted(present, given["test"]), -1).astype(np.int32)
+  return clients.astype(np.int32), test_clients, tuple(str(k) for k in present)
 
 
 _Targets = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
