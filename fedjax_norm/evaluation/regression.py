@@ -28,9 +28,14 @@ class TargetScale(NamedTuple):
     return ((targets - self.mean) / self.std).astype(np.float32)
 
   def of(self, tested: np.ndarray) -> "TargetScale":
-    """Returns the scale for other tested targets [M, D]; R² is nan if a number never varies."""
+    """Returns the scale for validation or test targets [M, D].
+
+    Raises:
+      UserError: one of the D numbers is the same in all of these examples.
+    """
     spread = _spread(tested.astype(np.float64))
-    return self._replace(spread=np.where(spread > 0, spread, np.nan))
+    _check_varies(spread, "validation", "raise --validation_share")
+    return self._replace(spread=spread)
 
 
 def target_scale(train: np.ndarray, test: np.ndarray) -> TargetScale:
@@ -42,12 +47,17 @@ def target_scale(train: np.ndarray, test: np.ndarray) -> TargetScale:
   train, test = train.astype(np.float64), test.astype(np.float64)
   scale = TargetScale(train.mean(0), train.std(0), _spread(test))
   for values, name in ((scale.std, "training"), (scale.spread, "test")):
-    if not values.all():
-      raise UserError(
-        f"number {int(np.flatnonzero(values == 0)[0])} of the targets is the same in all {name} "
-        "examples, so a model cannot predict it; remove this number or choose other examples."
-      )
+    _check_varies(values, name, "choose other examples")
   return scale
+
+
+def _check_varies(spread: np.ndarray, name: str, advice: str) -> None:
+  """Raises a UserError if one of the D numbers has no spread in the examples called ``name``."""
+  if not spread.all():
+    raise UserError(
+      f"number {int(np.flatnonzero(spread == 0)[0])} of the targets is the same in all {name} "
+      f"examples, so a model cannot predict it; remove this number or {advice}."
+    )
 
 
 def _spread(targets: np.ndarray) -> np.ndarray:

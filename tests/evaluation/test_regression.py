@@ -90,3 +90,10 @@ def test_a_constant_target_is_refused(train, test, name):
     UserError, match=f"number 1 of the targets is the same in all {name} examples"
   ):
     regression.target_scale(train, test)
+
+
+def test_a_constant_target_of_the_validation_examples_is_refused():
+  scale = regression.target_scale(*np.array([[[0, 1], [1, 3]], [[0, 1], [1, 2]]], np.float32))
+  np.testing.assert_array_equal(scale.of(np.array([[0, 2], [4, 3]])).spread, [8, 0.5])
+  with pytest.raises(UserError, match=r"number 0 .* in all validation .* raise --validation_share"):
+    scale.of(np.array([[4, 2], [4, 3]]))
