@@ -217,7 +217,7 @@ def _other_readings(summary: dict[str, Any]) -> list[tuple[str, str]]:
       ("best by validation", f"round {summary['best_round']:,}, {measure.title} {value}")
     )
   if f"mean_{name}" in summary and summary["average_last"] > 1:
-    value = f"mean {measure.title} {measure.format(summary[f'mean_{name}'])}"
+    value = f"{measure.title} {measure.format(summary[f'mean_{name}'])} on average"
     pairs.append((f"last {summary['average_last']} evaluations", value))
   return pairs
 

@@ -68,6 +68,7 @@ class WandbLog:
         config=read_config(folder.path),
         dir=os.environ.get("WANDB_DIR") or str(folder.path),
         resume="allow",
+        allow_val_change=True,  # of the number of rounds, if the run continues with more
         settings=wandb.Settings(console="off"),  # else W&B would replace stdout
       )
     except wandb.errors.UsageError as error:
