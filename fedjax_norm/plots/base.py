@@ -6,6 +6,7 @@ of ``evaluation/measures.py``.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def new_figure(title: str, size: tuple[float, float], panels: int) -> tuple[Figu
   """
   figure = Figure(figsize=size, layout="constrained")
   FigureCanvasAgg(figure)
-  figure.suptitle(title, fontsize=12)
+  figure.suptitle(plain(title), fontsize=12)
   panes = list(np.atleast_1d(figure.subplots(1, panels)))
   for axes in panes:
     tidy(axes)
@@ -70,13 +71,19 @@ def test_label(measure: Measure) -> str:
 def log_axis(axes: Axes, form: Formatter) -> None:
   """Makes the x axis logarithmic, with some ticks in any range, which do not overlap.
 
+  Its right end is at least twice its left end, so that values that differ little look alike.
+
   Call it after the data is drawn; ``form`` formats the ticks.
   """
   axes.set_xscale("log")
   low, high = axes.get_xlim()
+  if high < 2 * low:
+    middle = (low * high) ** 0.5
+    low, high = axes.set_xlim(middle / 2**0.5, middle * 2**0.5)
   # Ticks only at powers of ten would be too few on a short axis; more overlap on a long axis.
   within = (1, 2, 5) if high < 20 * low else (1, 3) if high < 300 * low else (1,)
-  axes.xaxis.set_major_locator(LogLocator(10, within))
+  few = MaxNLocator(4, steps=[1, 2, 5, 10])
+  axes.xaxis.set_major_locator(few if high < 5 * low else LogLocator(10, within))
   axes.xaxis.set_major_formatter(form)
   axes.xaxis.set_minor_formatter(NullFormatter())
   axes.grid(axis="x", color="0.93", linewidth=0.8)
@@ -126,8 +133,17 @@ def style(i: int) -> dict[str, Any]:
 
 
 def shortened(name: str, most: int = 32) -> str:
-  """Returns a name, cut with an ellipsis if it has more than ``most`` characters."""
-  return name if len(name) <= most else f"{name[: most - 1]}…"
+  """Returns a name for a plot, without its middle if it has more than ``most`` characters.
+
+  Long names of runs and clients often differ only at their ends.
+  """
+  end = (most - 1) // 2
+  return plain(name if len(name) <= most else f"{name[: most - 1 - end]}…{name[-end:]}")
+
+
+def plain(text: str) -> str:
+  """Returns text that is drawn as it is; Matplotlib would read what is between two $ as TeX."""
+  return re.sub(r"(?<!\\)\$", r"\\$", text)
 
 
 def category_colours(classes: int) -> list[Any]:

@@ -77,7 +77,8 @@ def compare_figure(
   names = list(runs)[:named]
   longest = max(map(len, names), default=0) + len(" ± 0.0%") * (f"{column_of}_std" in columns)
   extra = 0.07 * max(0, longest - 20)  # inches for long names
-  figure, panes = base.new_figure(title, (3.0 + 4.5 * len(shown) + extra, 4.5), len(shown))
+  size = (3.0 + 4.5 * len(shown) + extra, max(4.5, 0.25 * len(names) + 1))
+  figure, panes = base.new_figure(title, size, len(shown))
   for axes, column in zip(panes, shown, strict=True):
     for i, (name, rows) in enumerate(runs.items()):
       x, values = base.column(rows, column_of, column)

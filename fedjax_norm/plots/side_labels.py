@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
+from fedjax_norm.plots import base
+
 
 class Label(NamedTuple):
   """A name, and the point of the panel that it names.
@@ -44,7 +46,7 @@ def beside(axes: Axes, labels: Sequence[Label], leaders: bool) -> None:
       arrow |= {"shrinkA": 0, "shrinkB": 0}
       axes.annotate("", (x, y), (1.05, height), textcoords="axes fraction", arrowprops=arrow)
     font: dict[str, Any] = {"fontsize": 9, "va": "center", "weight": weight}
-    axes.text(1.135, height, text, transform=axes.transAxes, **font)
+    axes.text(1.135, height, base.plain(text), transform=axes.transAxes, **font)
 
 
 def spread_out(heights: Sequence[float], gap: float) -> list[float]:

@@ -88,7 +88,7 @@ def pareto_figure(points: Sequence[Point], title: str, measure: Measure, named: 
     axes.set_ylim(*np.clip(axes.get_ylim(), 0, 1.01))
   labels = [
     side_labels.Label(
-      base.shortened(point.name, _LONGEST_NAMES),
+      _shortened(point.name),
       point.sent,
       point.score,
       base.style(i),
@@ -129,12 +129,15 @@ def shares_figure(
   figure.suptitle(title, fontsize=12)
   axes = figure.subplots()
   (_draw_colours if few else _draw_dots)(axes, columns, values, frozenset(marked))
-  axes.set_yticks(
-    range(len(rows)), [base.shortened(row, _LONGEST_NAMES) for row in rows], fontsize=9
-  )
+  axes.set_yticks(range(len(rows)), list(map(_shortened, rows)), fontsize=9)
   axes.set_ylim(len(rows) - 0.5, -0.5)
   axes.set_title(label, fontsize=10, loc="left")
   return figure
+
+
+def _shortened(name: str) -> str:
+  """Returns the name of a contender, which has room for its norm, algorithm and local steps."""
+  return base.shortened(name, _LONGEST_NAMES)
 
 
 def _fits(columns: Sequence[str]) -> bool:
@@ -209,6 +212,9 @@ def search_figure(searches: Sequence[Search], title: str, measure: Measure) -> F
     _draw_search(axes, search)
     if measure.form.endswith("%"):
       axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+  for axes in panels[: len(searches)]:  # the panels share one x axis, which needs all data
+    base.log_axis(axes, FuncFormatter(lambda rate, _: f"{rate:g}"))
+    axes.tick_params(labelsize=8)
   for axes in panels[len(searches) :]:
     axes.set_visible(False)
   return figure
@@ -230,5 +236,3 @@ def _draw_search(axes: Axes, search: Search) -> None:
     if lr is not None and values:
       face = base.COLOURS[0] if marker == "*" else "none"
       axes.plot(lr, values[-1], marker, color=base.COLOURS[0], markersize=10, markerfacecolor=face)
-  base.log_axis(axes, FuncFormatter(lambda rate, _: f"{rate:g}"))
-  axes.tick_params(labelsize=8)

@@ -13,7 +13,7 @@ def test_cells_are_shares_of_the_true_class_with_counts():
   cells = {text.get_position(): text.get_text() for text in axes.texts}
   assert cells == {(0, 0): "3", (1, 0): "1"}  # x is the predicted class
   names = [label.get_text() for label in axes.get_yticklabels()]
-  assert names == ["cat", "a name that is much…"]
+  assert names == ["cat", "a name tha… too long"]
   assert (axes.get_ylabel(), axes.get_xlabel()) == ("true class", "predicted class")
 
 

@@ -69,7 +69,7 @@ def test_learning_curves_omit_missing_columns_and_a_freeze_that_did_not_happen()
 
 
 def test_compare_names_every_run_and_no_two_lines_look_alike():
-  finals = {f"norm{i}": 0.9 - 0.01 * i for i in range(13)}
+  finals = {f"norm{i}": 0.9 - 0.01 * i for i in range(40)}
   figure = curves.compare_figure({name: rows(final) for name, final in finals.items()}, "norms")
   axes = figure.axes[0]
   drawn = lines(axes)

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from fedjax_norm.evaluation.measures import MEASURES
 from fedjax_norm.plots import study
@@ -29,6 +30,41 @@ def test_points_have_their_bytes_and_names_that_do_not_overlap():
   assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
   ticks = [t.get_window_extent() for t in axes.get_xticklabels() if t.get_text()]
   assert all(left.x1 < right.x0 for left, right in itertools.pairwise(ticks))
+
+
+def test_nearly_equal_bytes_look_alike_and_have_few_ticks():
+  for low, high in ((13_480_000, 13_560_000), (21_000_000, 45_000_000), (10**7, 10**7)):
+    points = [study.Point("a", low, 0.5, 0.1, True), study.Point("b", high, 0.6, 0.1, True)]
+    axes = study.pareto_figure(points, "t", TOP1, named=2).axes[0]
+    axes.figure.canvas.draw()
+    left, right = axes.get_xlim()
+    assert right >= 1.99 * left
+    assert left < low <= high < right
+    labels = [t.get_window_extent() for t in axes.get_xticklabels() if t.get_text()]
+    shown = [box for box in labels if axes.bbox.x0 - 40 < (box.x0 + box.x1) / 2 < axes.bbox.x1 + 40]
+    assert 2 <= len(shown) <= 6
+    assert all(one.x1 + 5 < other.x0 for one, other in itertools.pairwise(shown))
+
+
+def test_names_keep_their_ends_and_are_no_formulas():
+  tail = ", fedprox proximal_strength=0.01, 10 local steps"
+  points = [study.Point(f"fixbn freeze_round=100{tail}", 1e6, 0.5, 0.1, True)]
+  axes = study.pareto_figure(points, "t", TOP1, named=1).axes[0]
+  [name] = [text.get_text() for text in axes.texts if text.get_text()]
+  assert name.startswith("fixbn freeze_round=100")
+  assert name.endswith(", 10 local steps")
+  figure = study.shares_figure(["a"], ["$\\frac$", "US$ 1"], np.ones((1, 2)), "t", "l")
+  FigureCanvasAgg(figure).draw()  # raised an error about the formula
+
+
+def test_the_search_shows_the_rates_of_all_panels():
+  searches = [
+    study.Search("one rate", [(0.1, 5, 0.8), (0.12, 5, 0.8)], 0.1, None),
+    study.Search("many", [(0.001, 5, 0.7), (1.0, 5, 0.8)], 1.0, 0.001),
+  ]
+  axes = study.search_figure(searches, "t", TOP1).axes[0]
+  left, right = axes.get_xlim()
+  assert left < 0.001 < 1 < right
 
 
 def test_the_lowest_share_of_a_row_is_framed():
