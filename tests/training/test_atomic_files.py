@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 
 import pytest
@@ -35,3 +36,12 @@ def test_a_folder_of_the_same_name_is_named_in_the_error(tmp_path):
     assert caught.value.filename == str(tmp_path / "file")
     assert caught.value.filename2 is None
   assert os.listdir(tmp_path) == ["file"]
+
+
+def test_json_has_a_row_of_numbers_on_one_line(tmp_path):
+  content = {"confusion": [[1, 0, 20], [3, 4, 5]], "text": ["[\n 1,\n 2\n]"], "none": [None, 1e-9]}
+  file = tmp_path / "file.json"
+  atomic_files.write_json(file, content | {"nested": [{"empty": [], "names": ["a", "b"]}]})
+  lines = [line.strip() for line in file.read_text().splitlines()]
+  assert {"[1, 0, 20],", "[3, 4, 5]", '"none": [null, 1e-09],'} <= set(lines)
+  assert content.items() <= json.loads(file.read_text()).items()

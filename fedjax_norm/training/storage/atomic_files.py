@@ -3,11 +3,15 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from fedjax_norm.errors import UserError
+
+# A list of numbers as indented JSON text; JSON strings contain no line breaks.
+_NUMBERS = re.compile(r"\[\n *[-+\w.]+(?:,\n *[-+\w.]+)*\n *\]")
 
 
 def make_folder(path: Path) -> None:
@@ -106,8 +110,14 @@ def append(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-  """Replaces a file by a dict as JSON text; a kill leaves either the old or the new content."""
-  write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+  """Replaces a file by a dict as JSON text; a kill leaves either the old or the new content.
+
+  A list of numbers, such as a row of a confusion matrix, stands on one line.
+  """
+  text = _NUMBERS.sub(
+    lambda found: f"[{' '.join(found[0][1:-1].split())}]", json.dumps(content, indent=2)
+  )
+  write_atomic(path, f"{text}\n".encode())
 
 
 def read_json(file: Path) -> dict[str, Any]:
