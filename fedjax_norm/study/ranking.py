@@ -12,6 +12,9 @@ from fedjax_norm.study.statistics import Estimate, estimate
 from fedjax_norm.training.storage.csv_rows import Row
 
 Score = Literal["best", "last", "mean"]
+SAME_BYTES = 0.05
+"""Contenders whose bytes differ by a smaller share send the same."""
+
 _AVERAGED = 5  # evaluations in the mean of the last ones, for runs that have not stored it
 _LOSS = Measure("test loss", ".4g", best_is_one=False)
 _STATES = ("done", "pending", "diverged", "failed", "impossible")
@@ -111,6 +114,11 @@ def sent(contender: Contender) -> float:
   return column(contender, "bytes_up").mean + column(contender, "bytes_down").mean
 
 
+def sends_less(first: Contender, second: Contender) -> bool:
+  """Returns whether ``first`` sends less than ``second``, by more than ``SAME_BYTES``."""
+  return sent(first) < (1 - SAME_BYTES) * sent(second)
+
+
 def has_score(contender: Contender, criterion: Criterion) -> bool:
   """Returns whether a contender takes part in the ranking."""
   return contender.state == "done" and bool(scores(contender, criterion))
@@ -132,11 +140,14 @@ def ranked(contenders: Iterable[Contender], criterion: Criterion) -> list[Conten
 
 
 def pareto_front(contenders: Iterable[Contender], criterion: Criterion) -> list[Contender]:
-  """Returns the contenders that no other one beats in score without more bytes, cheapest first."""
+  """Returns the contenders that no other one beats in score without more bytes, cheapest first.
+
+  Bytes that differ by less than ``SAME_BYTES`` count as the same.
+  """
   front: list[Contender] = []
   finished = [one for one in ranked(contenders, criterion) if has_score(one, criterion)]
   for contender in finished:  # from the best to the worst: each has to be cheaper than all before
-    if not front or sent(contender) < sent(front[-1]):
+    if not front or sends_less(contender, front[-1]):
       front.append(contender)
   return front[::-1]
 
@@ -182,8 +193,8 @@ def gain(contender: Contender, criterion: Criterion) -> float:
 
   It is the mean of the last third of the evaluations minus that of the third before, averaged over
   the seeds, and positive for an improvement. It is read from the validation values if the runs have
-  them, and is NaN for fewer than six evaluations. A contender still improves if its gain exceeds
-  ``criterion.margin``.
+  them, and is NaN for fewer than six evaluations, which cannot tell. A contender still improves if
+  its gain exceeds ``criterion.margin``.
   """
   gains = []
   for run in contender.runs:

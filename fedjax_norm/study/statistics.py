@@ -8,8 +8,13 @@ import numpy as np
 from scipy import stats
 
 _LEVEL = 0.95
-MOST_SEEDS = 50
-"""A difference that needs more seeds than this is called too small to matter."""
+FEW_SEEDS = 3
+"""Fewer seeds than these give intervals that are too wide to be of use."""
+
+MOST_SEEDS = 10
+"""More seeds than these are not recommended: a difference that needs them hardly matters."""
+
+_NO_DEVIATION = 1e-9  # equal differences of floats deviate less
 
 
 class Estimate(NamedTuple):
@@ -47,6 +52,18 @@ class Difference(NamedTuple):
   def decided(self) -> bool:
     """Whether the interval excludes 0; False below two seeds."""
     return self.low > 0 or self.high < 0
+
+  @property
+  def constant(self) -> bool:
+    """Whether the difference is the same with every seed, but not 0, so that the interval is empty.
+
+    A small test set may cause that.
+    """
+    return abs(self.mean) > _NO_DEVIATION > self.std
+
+  def within(self, margin: float) -> bool:
+    """Returns whether the interval lies within ``margin`` on both sides of 0: equivalence."""
+    return -margin <= self.low and self.high <= margin
 
   def minus(self, value: float) -> "Difference":
     """Returns by how much the difference exceeds a value."""

@@ -102,6 +102,13 @@ def test_the_pareto_front_has_no_cheaper_and_better_contender():
   assert [ranking.sent(one) for one in front] == sorted(ranking.sent(one) for one in front)
 
 
+def test_bytes_that_hardly_differ_leave_the_better_one_on_the_front():
+  members = [contender("a", [0.9], 13_600_000), contender("b", [0.8], 13_500_000)]
+  assert [one.name for one in ranking.pareto_front(members, TOP1)] == ["a"]
+  members.append(contender("c", [0.7], 12_000_000))
+  assert [one.name for one in ranking.pareto_front(members, TOP1)] == ["c", "a"]
+
+
 def test_the_target_is_one_point_below_the_baseline_and_its_costs_are_counted():
   members = [contender("gn, fedavg", [0.8, 0.82]), contender("gn, gaia", [0.9, 0.5])]
   assert ranking.target(members, Criterion(target=0.7)) == 0.7

@@ -85,7 +85,7 @@ def _of_study(config: CompareFlags, path: str) -> answer.Material:
     return found
   own = found.recommendation.criterion
   criterion = _criterion(config, finished, own)
-  return found._replace(recommendation=recommend(found.contenders, criterion))
+  return found._replace(recommendation=recommend(found.contenders, criterion, Path(path)))
 
 
 def _of_runs(config: CompareFlags, paths: tuple[str, ...]) -> answer.Material:
@@ -93,7 +93,7 @@ def _of_runs(config: CompareFlags, paths: tuple[str, ...]) -> answer.Material:
     raise UserError("name the folders of at least two runs to compare, or that of a study.")
   contenders = study_files.read_runs([Path(path).expanduser() for path in paths])
   criterion = _criterion(config, contenders)
-  recommendation = recommend(contenders, criterion, of_study=False)
+  recommendation = recommend(contenders, criterion)
   folders = {one.name: str(one.path) for one in contenders}
   return answer.Material(
     contenders, recommendation, f"Comparison of {len(contenders)} runs", folders

@@ -12,7 +12,7 @@ from fedjax_norm.training.config.freeze_options import FreezeConfig
 
 # Options of averaging that make a norm another method: FedBN and SiloBN.
 _NORM_POLICIES = ("fedbn", "batch_stats")
-_LOCAL = ("local_steps", "local_epochs")
+_LOCAL = {"local_steps": "local step", "local_epochs": "local epoch"}
 
 
 def norm(contender: Contender) -> str:
@@ -27,6 +27,32 @@ def algorithm(contender: Contender) -> str:
   """
   names = {"algorithm", *contender.options} - _norm_options() - _shared_options() - {*_LOCAL}
   return describe({k: v for k, v in contender.options.items() if k in names}, " ")
+
+
+def local_work(contender: Contender) -> str:
+  """Returns how long a client trains in a round, such as ``10 local steps``.
+
+  It is ``1 local step`` for an algorithm without such an option, and empty if the algorithm's own
+  text fixes it, as in ``fedavg:local_epochs=2``.
+  """
+  for name, unit in _LOCAL.items():
+    if number := contender.options.get(name):
+      return f"{number} {unit}{'s' * (number != 1)}"
+  return "" if "local_epochs=" in str(contender.options.get("algorithm")) else "1 local step"
+
+
+def chooses_work(contender: Contender) -> bool:
+  """Returns whether a contender's number of local steps is an option beside its algorithm."""
+  return any(contender.options.get(name) for name in _LOCAL)
+
+
+def rest(contender: Contender) -> str:
+  """Returns the options of neither the norm nor the algorithm, nor the local steps.
+
+  Learning rates and rounds are not among them, because contenders have their own.
+  """
+  names = {*contender.options} & _shared_options() - _norm_options() - {*_LOCAL, "rounds"}
+  return describe({k: contender.options[k] for k in names if k.partition("_")[0] != "lr"})
 
 
 def describe(values: Mapping[str, Any], joint: str = ", ") -> str:

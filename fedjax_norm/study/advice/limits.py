@@ -1,16 +1,17 @@
 """What the contenders of one setting cannot tell."""
 
+import math
 from collections.abc import Iterator
 
 from fedjax_norm.study import ranking
-from fedjax_norm.study.advice import wording
-from fedjax_norm.study.advice.answers import Field
+from fedjax_norm.study.advice.counterparts import QUESTIONS, without_counterpart
+from fedjax_norm.study.advice.field import Field
 from fedjax_norm.study.advice.wording import listing, quoted
 from fedjax_norm.study.contender import Contender
+from fedjax_norm.study.statistics import FEW_SEEDS
 
-FEW_SEEDS = 3
 _UNEVEN = 1.5  # how many times larger than the average the largest class of an uneven test set is
-_NO_DEVIATION = 1e-9  # equal differences of floats deviate less
+_LONGER = 1.2  # how many times more examples than another contender make training unequally long
 _WHY_NOT_RANKED = {
   "pending": "not finished yet",
   "diverged": "diverged",
@@ -22,7 +23,9 @@ _WHY_NOT_RANKED = {
 
 def limits(field: Field) -> list[str]:
   """Returns what the results cannot tell, as sentences."""
-  found = (_seeds, _rates, _convergence, _not_ranked, _guessing, _uneven_classes)
+  found = (
+    _seeds, _like_for_like, _rates, _lengths, _convergence, _not_ranked, _guessing, _uneven_classes,
+  )  # fmt: skip
   return [text for one in found for text in one(field)]
 
 
@@ -31,14 +34,14 @@ def few_seeds(field: Field) -> int:
   return min((ranking.score(one, field.criterion).seeds for one in field.finished), default=0)
 
 
-def at_edge(field: Field, edge: str) -> list[Contender]:
-  """Returns the contenders whose rate is the ``lowest`` or the ``highest`` of its search."""
-  return [one for one in field.finished if one.tuning and one.tuning.edge == edge]
-
-
 def improving(field: Field) -> list[Contender]:
   """Returns the contenders that have not converged."""
   return [one for one in field.finished if ranking.still_improves(one, field.criterion)]
+
+
+def too_short(field: Field) -> list[Contender]:
+  """Returns the contenders with too few evaluations to tell whether they have converged."""
+  return [one for one in field.finished if math.isnan(ranking.gain(one, field.criterion))]
 
 
 def untuned(field: Field) -> bool:
@@ -71,9 +74,11 @@ def _seeds(field: Field) -> Iterator[str]:
     yield "One seed gives no interval, so each difference may be due to chance."
     return
   leads = [(one, field.lead(best, one)) for one in others]
-  if tied := [one for one, lead in leads if not lead.low > 0]:
+  if tied := [one for one, lead in leads if lead.low <= 0 <= lead.high]:
     yield f"The seeds do not separate {quoted(best)} from {_names(tied)}: the intervals contain 0."
-  if same := [one for one, lead in leads if lead.mean and lead.std < _NO_DEVIATION]:
+  if apart := [one for one, lead in leads if lead.seeds < 2]:
+    yield f"{_names(apart)} and {quoted(best)} have fewer than two seeds in common, so no interval."
+  if same := [one for one, lead in leads if lead.constant]:
     yield (
       f"With every seed, {quoted(best)} differs from {_names(same)} by exactly as much, which a "
       "small test set may cause; such an interval is too narrow."
@@ -87,9 +92,23 @@ def _seeds(field: Field) -> Iterator[str]:
     )
 
 
+def _like_for_like(field: Field) -> Iterator[str]:
+  """Names what was tried with one norm and not with another one; the same for algorithms."""
+  for question in QUESTIONS:
+    labels = [question.label_of(one) for one in field.finished]
+    own = next(iter(labels), "")
+    for label in sorted({*labels} - {own}):
+      if found := without_counterpart(field, question, label):
+        yield (
+          f"The {question.kind} {label} has no result to compare with {_names(found)}, everything "
+          f"else being equal, so it had fewer chances than {own}."
+        )
+
+
 def _rates(field: Field) -> Iterator[str]:
   for edge, word in (("lowest", "lower"), ("highest", "higher")):
-    if found := at_edge(field, edge):
+    found = [one for one in field.finished if one.tuning and one.tuning.edge == edge]
+    if found:
       rates = listing([f"{quoted(one)} (lr={one.tuning.lr:g})" for one in found if one.tuning])
       yield (
         f"The best learning rate is the {edge} one of the search for {rates}; a {word} rate may be "
@@ -102,14 +121,28 @@ def _rates(field: Field) -> Iterator[str]:
     )
 
 
+def _lengths(field: Field) -> Iterator[str]:
+  seen = [(ranking.column(one, "examples").mean, one) for one in field.finished]
+  seen = [(number, one) for number, one in seen if number > 0]
+  if not seen:
+    return
+  (least, short), (most, long) = (end(seen, key=lambda found: found[0]) for end in (min, max))
+  if most > _LONGER * least:
+    yield (
+      f"Training was not equally long: {quoted(long)} saw {most:,.0f} training examples and "
+      f"{quoted(short)} {least:,.0f}, so a difference may be due to that."
+    )
+
+
 def _convergence(field: Field) -> Iterator[str]:
   if rising := improving(field):
-    words = wording.margin(field.criterion, field.mean(field.finished[0]))
     yield (
       f"The budget is too small for {_names(rising)} to converge: the last third of the "
-      f"evaluations is on average more than {words} better than the third before it, so more "
-      "rounds may change the order."
+      f"evaluations is on average more than {field.margin_text} better than the third before it, "
+      "so more rounds may change the order."
     )
+  if short := too_short(field):
+    yield f"The evaluations of {_names(short)} are too few to tell whether training had converged."
 
 
 def _not_ranked(field: Field) -> Iterator[str]:

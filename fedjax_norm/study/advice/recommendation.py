@@ -2,11 +2,15 @@
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedjax_norm.study import ranking
-from fedjax_norm.study.advice import factors, wording
-from fedjax_norm.study.advice.answers import HOW_MUCH, Answer, Field, how_much, make_field, which
+from fedjax_norm.study.advice import wording
+from fedjax_norm.study.advice.answers import Answer, which
+from fedjax_norm.study.advice.communication import HOW_MUCH, how_much
+from fedjax_norm.study.advice.counterparts import QUESTIONS
+from fedjax_norm.study.advice.field import Field, make_field
 from fedjax_norm.study.advice.limits import limits
 from fedjax_norm.study.advice.next_steps import next_steps
 from fedjax_norm.study.advice.remarks import remarks
@@ -48,17 +52,17 @@ class Recommendation(NamedTuple):
 
 
 def recommend(
-  contenders: Sequence[Contender], criterion: Criterion, of_study: bool = True
+  contenders: Sequence[Contender], criterion: Criterion, study: Path | None = None
 ) -> Recommendation:
   """Returns the answer that follows from the results.
 
   Args:
     contenders: the contenders of all settings, in any order.
     criterion: by what they are ranked.
-    of_study: whether they are those of a study, so that the next steps name its options.
+    study: the folder of their study, so that the next steps name its options; None for other runs.
   """
   settings = ranking.by_setting(contenders)
-  conclusions = (_conclude(name, of, criterion, of_study) for name, of in settings.items())
+  conclusions = (_conclude(name, of, criterion, study) for name, of in settings.items())
   return Recommendation(criterion, tuple(conclusions))
 
 
@@ -79,15 +83,11 @@ def as_json(recommendation: Recommendation) -> dict[str, Any]:
 
 
 def _conclude(
-  setting: str, contenders: Sequence[Contender], criterion: Criterion, of_study: bool
+  setting: str, contenders: Sequence[Contender], criterion: Criterion, study: Path | None
 ) -> Conclusion:
   field = make_field(contenders, criterion)
-  questions = (
-    which(field, "norm", factors.norm),
-    which(field, "algorithm", factors.algorithm),
-    how_much(field),
-  )
-  answers = tuple(answer for answer in questions if answer)
+  found = *(which(field, question) for question in QUESTIONS), how_much(field)
+  answers = tuple(answer for answer in found if answer)
   return Conclusion(
     setting,
     field.finished[0].name if field.finished else None,
@@ -95,7 +95,7 @@ def _conclude(
     answers,
     tuple(remarks(field, ranking.target(contenders, criterion))),
     tuple(limits(field)),
-    tuple(next_steps(field, answers, of_study)),
+    tuple(next_steps(field, answers, study)),
   )
 
 
@@ -109,9 +109,12 @@ def _summary(field: Field) -> str:
   if not others:
     return f"{quoted(best)} is the only contender with a result: {result} ({seeds})."
   text = f"{quoted(best)} is the best of {len(field.finished)} contenders: {result} ({seeds})"
-  tied = [quoted(one) for one in others if not field.lead(best, one).low > 0]
+  unsure = [one for one in others if not field.lead(best, one).low > 0]
+  tied = [quoted(one) for one in unsure]
   if tied:
-    return f"{text}, but it may be no better than {listing(tied)}."
+    close = all(field.lead(best, one).within(field.margin) for one in unsure)
+    words = "is no more than {0} better" if close else "may be no better"
+    return f"{text}, but it {words.format(field.margin_text)} than {listing(tied)}."
   return f"{text}, and its lead over each other one is more than chance explains."
 
 
@@ -135,7 +138,8 @@ def _item(sentence: str) -> str:
 
 
 def verdict_text(answer: Answer) -> str:
-  """Returns the verdict in a few words, such as ``Undecided: gn or bn.``"""
+  """Returns the verdict in a few words, such as ``Undecided: gn or bn (too few seeds).``"""
   form = '"{}"' if answer.question == HOW_MUCH else "{}"  # names of contenders have commas
   choice = listing([form.format(one) for one in answer.choice], "or")
-  return f"{answer.verdict.capitalize()}: {choice}."
+  why = f" ({'; '.join(answer.reasons)})" if answer.reasons else ""
+  return f"{answer.verdict.capitalize()}: {choice}{why}."

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from fedjax_norm.study import ranking
 from fedjax_norm.study.advice import wording
-from fedjax_norm.study.advice.answers import Field
+from fedjax_norm.study.advice.field import Field
 from fedjax_norm.study.advice.wording import quoted
 from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.statistics import estimate
@@ -21,7 +21,8 @@ def remarks(field: Field, target: float) -> list[str]:
   """
   if not field.finished:
     return []
-  return [*_model(field), *_clients(field), *_unseen(field), *_target(field, target)]
+  found = _model(field), _clients(field), _unseen(field), _same_bytes(field), _target(field, target)
+  return [text for of in found for text in of]
 
 
 def client_accuracies(contender: Contender, unseen: bool = False) -> dict[str, float]:
@@ -76,6 +77,14 @@ def _unseen(field: Field) -> Iterator[str]:
       f"On clients that took no part in training, it has {mean:.2%} on average and {least:.2%} on "
       "the worst of them."
     )
+
+
+def _same_bytes(field: Field) -> Iterator[str]:
+  costs = [(ranking.sent(one), one) for one in field.finished]
+  (low, cheap), (high, dear) = (end(costs, key=lambda cost: cost[0]) for end in (min, max))
+  if len(costs) > 1 and not ranking.sends_less(cheap, dear):
+    ends = dict.fromkeys([human_bytes(round(low)), human_bytes(round(high))])
+    yield f"All contenders send about the same: {' to '.join(ends)} per run."
 
 
 def _target(field: Field, target: float) -> Iterator[str]:

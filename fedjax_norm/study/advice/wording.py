@@ -56,17 +56,18 @@ def lead(criterion: Criterion, first: str, second: str, difference: Difference) 
   if difference.seeds == 0:
     return f"{first} and {second} have no seed in common"
   words = "is ahead of"
-  if mean < 0:
+  if amount(criterion, mean) == amount(criterion, 0):
+    words, mean = "equals", 0.0
+  elif mean < 0:
     words, mean, low, high = "is behind", -mean, -high, -low
-  equal = f"equals {second.removesuffix(',')}"
-  by = f"{words} {second} by {amount(criterion, mean)}" if mean else equal
+  by = f"{words} {second} by {amount(criterion, mean)}" if mean else f"{words} {second.rstrip(',')}"
   return f"{first} {by} ({_evidence(criterion, low, high, difference.seeds)})"
 
 
 def _evidence(criterion: Criterion, low: float, high: float, seeds: int) -> str:
   if seeds < 2:
     return "one seed, so no interval"
-  scale, form = (100, ".2f") if _in_percent(criterion) else (1, ".3g")
+  scale, form = (100, "z.2f") if _in_percent(criterion) else (1, ".3g")
   return f"95% interval {scale * low:{form}} to {scale * high:{form}}, {seeds} seeds"
 
 

@@ -5,30 +5,14 @@ import re
 
 import numpy as np
 import pytest
-from helpers.contenders import contender, tuning
+from helpers.conclusions import BAD, EDGE, GOOD, RATES, TOP1, answer, conclude, words
+from helpers.contenders import contender
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from fedjax_norm.study.advice.recommendation import as_text, recommend
 from fedjax_norm.study.ranking import Criterion
-
-TOP1 = Criterion(baseline="fedavg")
-RATES = tuning({0.01: 0.5, 0.03: 0.6, 0.1: 0.7})
-GOOD, BAD = [0.91, 0.92, 0.915], [0.70, 0.72, 0.71]
-
-
-def conclude(*members, criterion=TOP1, of_study=True):
-  [conclusion] = recommend(members, criterion, of_study).conclusions
-  return conclusion
-
-
-def answer(conclusion, question):
-  return next(one for one in conclusion.answers if one.question == question)
-
-
-def words(*sentences):
-  return " ".join(sentences)
 
 
 def check_evidence(sentence, first, second):
@@ -59,7 +43,7 @@ def test_a_clear_winner_is_decided():
   assert (algorithm.verdict, algorithm.choice) == ("decided", ("fedavg",))
   check_evidence(algorithm.sentences[0], GOOD, [0.85, 0.84, 0.85])
   assert (bytes_.verdict, bytes_.choice) == ("decided", (found.best,))
-  assert "sends least: 2.00 MB per run" in bytes_.sentences[0]
+  assert "sends 2.00 MB per run, and no other one sends less by more than 5%" in bytes_.sentences[0]
   assert found.next_steps == ("Nothing more is needed to answer these questions for this budget.",)
   assert not [text for text in found.limits if "separate" in text or "budget" in text]
 
@@ -72,14 +56,17 @@ def test_a_tie_is_undecided_and_says_how_many_seeds_would_decide():
   norm = answer(found, "Which norm?")
   assert (norm.verdict, norm.choice) == ("undecided", ("gn", "bn"))
   check_evidence(norm.sentences[0], GOOD, other)
-  assert norm.sentences[0].endswith("the interval contains 0.")
+  assert norm.sentences[0].endswith("the interval contains 0, so 3 seeds are too few to tell.")
+  assert norm.reasons == ("too few seeds",)
   assert 'may be no better than "bn, fedavg"' in found.summary
   assert 'do not separate "gn, fedavg" from "bn, fedavg"' in words(*found.limits)
-  count = int(re.search(r"--seeds=(\d+)", words(*found.next_steps))[1])
+  steps = words(*found.next_steps)
+  assert "Run the same command with --workdir='runs/my study' and --seeds=" in steps
+  count = int(re.search(r"--seeds=(\d+)", steps)[1])
   difference = np.subtract(GOOD, other)
   halves = [stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / n**0.5 for n in (count - 1, count)]
   assert halves[1] < difference.mean() <= halves[0]
-  assert "Undecided: gn or bn." in as_text(
+  assert "Undecided: gn or bn (too few seeds)." in as_text(
     recommend([contender("gn, fedavg", GOOD), contender("bn, fedavg", other)], TOP1)
   )
 
@@ -88,7 +75,9 @@ def test_equal_contenders_are_chosen_by_their_costs():
   found = conclude(*(contender(n, GOOD, tuning=RATES) for n in ("gn, fedavg", "bn, fedavg")))
   assert answer(found, "Which norm?").verdict == "undecided"
   assert "equals" in answer(found, "Which norm?").sentences[0]
-  assert "Even 50 seeds would not decide" in words(*found.next_steps)
+  assert answer(found, "Which norm?").reasons == ("equally good within 1 point",)
+  assert "are equally good within 1 point, so choose by their costs" in words(*found.next_steps)
+  assert "All contenders send about the same: 2.00 MB per run." in found.remarks
   shifted = [value - 0.1 for value in GOOD]
   found = conclude(contender("gn, fedavg", GOOD), contender("bn, fedavg", shifted))
   assert 'differs from "bn, fedavg" by exactly as much' in words(*found.limits)
@@ -96,7 +85,8 @@ def test_equal_contenders_are_chosen_by_their_costs():
 
 def test_one_seed_decides_nothing():
   members = contender("gn, fedavg", [0.9], 100), contender("bn, fedavg", [0.5], 50)
-  found = conclude(*members, of_study=False)
+  assert "another --workdir and --seeds=3" in conclude(*members).next_steps[0]
+  found = conclude(*members, study=None)
   assert {one.verdict for one in found.answers} == {"undecided"}
   for one in found.answers:
     assert one.sentences[-1].endswith("(one seed, so no interval); that decides nothing.")
@@ -125,18 +115,17 @@ def test_a_diverged_contender_loses_and_a_failed_one_leaves_the_question_open():
 
 
 def test_a_loser_whose_rate_is_at_the_edge_leaves_the_norm_open():
-  edge = tuning({0.01: 0.5, 0.03: 0.6, 0.1: 0.7}, "highest")
   found = conclude(
-    contender("gn, fedavg", GOOD, tuning=RATES), contender("bn, fedavg", BAD, tuning=edge)
+    contender("gn, fedavg", GOOD, tuning=RATES), contender("bn, fedavg", BAD, tuning=EDGE)
   )
   norm = answer(found, "Which norm?")
   assert (norm.verdict, norm.choice) == ("undecided", ("gn", "bn"))
   assert "may be better at a rate beyond its search" in norm.sentences[0]
   assert 'the highest one of the search for "bn, fedavg" (lr=0.1)' in words(*found.limits)
-  assert "--lrs=0.1,0.3,1." in words(*found.next_steps)
+  assert "another --workdir and --lrs=0.03,0.1,0.3,1." in words(*found.next_steps)
   assert "--seeds" not in words(*found.next_steps)
   winner = conclude(
-    contender("gn, fedavg", GOOD, tuning=edge), contender("bn, fedavg", BAD, tuning=RATES)
+    contender("gn, fedavg", GOOD, tuning=EDGE), contender("bn, fedavg", BAD, tuning=RATES)
   )
   assert answer(winner, "Which norm?").verdict == "decided"
 
@@ -194,9 +183,10 @@ def test_uneven_classes_are_said_only_when_ranking_by_top1():
   one = contender("gn, fedavg", GOOD, recalls={"healthy": 0.9, "ill": 0.1})
   for run in one.runs:
     run.evaluation["classes"][0]["examples"] = 190
+    run.summary["balanced_accuracy"] = 0.5
   text = words(*conclude(one).limits)
   assert "95% of the test examples are of the class healthy" in text
-  assert "--measure=balanced_accuracy" in words(*conclude(one).next_steps)
+  assert "compare 'runs/my study' --measure=balanced_accuracy" in words(*conclude(one).next_steps)
   other = Criterion("loss", "last")
   assert "class healthy" not in words(*conclude(one, criterion=other).limits)
 
