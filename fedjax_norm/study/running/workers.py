@@ -34,9 +34,12 @@ def lease_of(folder: Path, cell: Cell) -> Path:
 
 
 def is_finished(plan: Plan, folder: Path, cell: Cell) -> bool:
-  """Returns whether a contender has an outcome of as many seeds as the plan asks for."""
+  """Returns whether a contender has an outcome of at least as many seeds as the plan asks for.
+
+  It has more if another process has added seeds to the plan since.
+  """
   outcome = folder / "cells" / f"{cell.name}.json"
-  return outcome.exists() and read_json(outcome).get("seeds") == plan.seeds
+  return outcome.exists() and read_json(outcome).get("seeds", 0) >= plan.seeds
 
 
 def unfinished(plan: Plan, folder: Path) -> list[Cell]:
@@ -186,10 +189,9 @@ class Team(contextlib.AbstractContextManager):
 
   def _record_crash(self, plan: Plan, number: int, pid: int, name: str) -> None:
     """Counts a crash of the process ``pid``, which ended by a signal called ``name``."""
-    of = {cell.name: leases.read(lease_of(self._folder, cell)) for cell in plan.cells}
-    crashed = [
-      cell for cell in plan.cells if (one := of[cell.name]) and one.dead and one.pid == pid
-    ]
+    missing = unfinished(plan, self._folder)  # the same worker may have finished others
+    of = {cell.name: leases.read(lease_of(self._folder, cell)) for cell in missing}
+    crashed = [cell for cell in missing if (one := of[cell.name]) and one.dead and one.pid == pid]
     cell = crashed[0] if crashed else None
     key = cell.name if cell else ""
     self._crashes[key] += 1

@@ -1,5 +1,6 @@
 """Workers of a study: shares of the cores, crashes, errors, and the end of the main process."""
 
+import collections
 import json
 import os
 import subprocess
@@ -35,6 +36,28 @@ def outcomes(folder):
 def test_workers_get_equal_shares_of_the_cores(count, shares, monkeypatch):
   monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {7, 1, 4})
   assert workers.cores(count) == shares
+
+
+def test_a_contender_with_more_seeds_than_planned_is_finished(tmp_path):
+  plan, cell = SimpleNamespace(seeds=3), SimpleNamespace(name="a")
+  (tmp_path / "cells").mkdir()
+  for seeds, finished in ((2, False), (3, True), (5, True)):
+    (tmp_path / "cells/a.json").write_text(json.dumps({"seeds": seeds}))
+    assert workers.is_finished(plan, tmp_path, cell) == finished
+
+
+def test_a_crash_counts_for_the_contender_that_was_not_finished(tmp_path):
+  cells = [SimpleNamespace(name=name, seconds=1.0) for name in ("first", "crashes")]
+  plan = SimpleNamespace(cells=cells, seeds=1)
+  for cell in cells:  # a worker trained both, one after the other
+    with leases.take(tmp_path / "leases" / cell.name):
+      pass
+  (tmp_path / "cells").mkdir()
+  (tmp_path / "cells/first.json").write_text('{"seeds": 1}')
+  team = object.__new__(workers.Team)
+  team._folder, team._crashes = tmp_path, collections.Counter()
+  team._record_crash(plan, 0, os.getpid(), "SIGKILL")
+  assert team._crashes == {"crashes": 1}
 
 
 def wait_until(condition, main):
