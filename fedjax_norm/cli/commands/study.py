@@ -42,11 +42,15 @@ def main(config: StudyConfig) -> None:
 
 
 def _dry_run(config: StudyConfig) -> None:
-  """Prints the contenders and the expected time."""
+  """Prints the contenders and the expected time; of a study in ``--workdir``, also what is left."""
+  folder = _folder(config)
   with workers.pinned(workers.cores(config.workers or 1)[0]):  # times are those of a worker
-    plan = _make_plan(config, None)
+    plan = _make_plan(config, folder, store=False)
   _print_plan(plan)
   print(f"\n{plan_text.table(plan)}")
+  if (folder / PLAN).exists():
+    left, total = len(workers.unfinished(plan, folder)), len(plan.cells)
+    print(f"\n{folder} has the study; contenders that are left: {left} of {total}.")
 
 
 def _run(config: StudyConfig) -> None:
@@ -66,14 +70,14 @@ def _run(config: StudyConfig) -> None:
     print(f"\n{answer.write(folder, config.target)}")
 
 
-def _make_plan(config: StudyConfig, folder: Path | None) -> Plan:
-  """Makes the plan, which starts JAX, or reads it from ``folder`` if it is there."""
+def _make_plan(config: StudyConfig, folder: Path, store: bool = True) -> Plan:
+  """Makes the plan, which starts JAX, or reads it from ``folder``; writes only with ``store``."""
   # One device by default, so that the results do not depend on the number of workers.
   config = dataclasses.replace(config, host_devices=config.host_devices or 1)
   client_mapping.use_host_devices(config.host_devices or 1)
   app.set_compilation_cache(config.compilation_cache)
-  if folder is None:
-    return load_or_make(config, None)
+  if not store:
+    return load_or_make(config, folder, store=False)
   make_folder(folder)
   with FileLock(folder / answer.LOCK):  # machines that start together share one plan
     return load_or_make(config, folder)

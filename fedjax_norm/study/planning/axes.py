@@ -26,6 +26,13 @@ _CHOSEN = {"lr": "--lrs", "rounds": "--steps", "epochs": "--steps", "eval_every"
 _CHOSEN |= {"seed": "--seed", "seeds": "--seeds", "norm": "--norms", "method": "--algorithms"}
 _CHOSEN |= {"partition": "--partitions", "workdir": "--workdir"}
 
+# Options that count rounds, of which the runs of a study have different numbers -> what to do.
+_IN_ROUNDS = {
+  "freeze_round": "give half or auto",
+  "lr_boundaries": "give shares of the run, such as 0.5,0.75",
+  "lr_warmup_rounds": "drop it",
+}
+
 
 class Item(NamedTuple):
   """An item of a list.
@@ -58,7 +65,8 @@ def parse(text: str) -> list[Item]:
   """Returns the items of a list ``NAME[:option=value...],...``, each once.
 
   Raises:
-    UserError: an item is empty, or an option has no value or is one that the study chooses.
+    UserError: an item is empty, or an option has no value, is one that the study chooses, or counts
+      rounds.
   """
   items = []
   for part in text.split(","):
@@ -72,9 +80,19 @@ def parse(text: str) -> list[Item]:
         raise UserError(f"{part!r} has {pair!r} after a colon; write NAME:option=value.")
       if key in _CHOSEN:
         raise UserError(f"{part!r} sets {key}, which {_CHOSEN[key]} chooses; drop {pair!r}.")
+      refuse_rounds(key, value)
       chosen[key] = value
     items.append(Item(name, chosen))
   return list({item.key: item for item in items}.values())
+
+
+def refuse_rounds(name: str, *values: Any) -> None:
+  """Raises a UserError if an option counts rounds; its ``values`` are numbers or texts."""
+  if name in _IN_ROUNDS and any(re.fullmatch(r"[1-9][0-9.]*", str(value)) for value in values):
+    raise UserError(
+      f"--{name} counts rounds, but contenders and trials have different numbers of rounds; "
+      f"{_IN_ROUNDS[name]}."
+    )
 
 
 def parse_steps(text: str) -> list[int]:
@@ -136,7 +154,7 @@ class Choice(NamedTuple):
     """Returns the name of the contender's files; ``setting`` is the label of its partition."""
     steps = [str(self.local_steps)] if self.local_steps else []
     parts = [self.norm.label, self.algorithm.label, *steps, setting]
-    return "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part) for part in parts)
+    return "-".join(re.sub(r"[^A-Za-z0-9.-]+", "_", part) for part in parts)
 
   def options(self, setting: str) -> dict[str, Any]:
     """Returns the options by which contenders differ."""
@@ -154,13 +172,13 @@ def combine(norms: str, algorithms: str, local_steps: str, partitions: str | Non
   names = (*NORMS, *_ALIASES)
   if unknown := [norm.name for norm in parse(norms) if norm.name not in names]:
     raise UserError(f"--norms has {unknown[0]!r}; choose from {', '.join(names)}.")
-  found: dict[tuple[Any, ...], Choice] = {}
+  found: dict[str, Choice] = {}
   for setting in settings:
     for norm in parse(norms):
       for item in parse(algorithms):
         for steps in _steps_of(item, local_steps):
           choice = Choice(norm, item.without("local_steps"), steps, setting)
-          found.setdefault((choice.name(setting.key if setting else ""),), choice)
+          found.setdefault(choice.name(setting.key if setting else ""), choice)
   return list(found.values())
 
 
@@ -205,7 +223,10 @@ def resolve(
       hint = f"; did you mean {near[0]}?" if near else "."
       raise UserError(f"{choice.algorithm.name} has no option {option}{hint}")
     own[option] = _value(known[option], text)
-  shared = {key: value for key, value in given.items() if key in known or key == "cohort"}
+  # A cohort is refused by methods in whose rounds all clients train, with their own reason.
+  if lacking := [option for option in given if option not in (*known, "cohort")]:
+    raise UserError(f"{choice.algorithm.name} has no option {lacking[0]}.")
+  shared = dict(given)
   unused: dict[str, UnusedOptionError] = {}
   while True:
     try:

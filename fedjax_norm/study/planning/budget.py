@@ -36,19 +36,19 @@ class Cost(NamedTuple):
   evaluation: float
 
   def cell(
-    self, effort: int, efforts: float, seeds: int, phases: int = 1, first: bool = True
+    self, effort: int, steps: float, seeds: int, phases: int = 1, first: bool = True
   ) -> float:
     """Returns the time of a contender.
 
     Args:
       effort: local steps of a final run.
-      efforts: effort of the search, its reserve and the final runs, in final runs.
+      steps: local steps of the search, its reserve and the final runs.
       seeds: number of final runs.
       phases: number of training programs.
       first: whether it is the first one with its model, whose start the others share.
     """
     once = first * self.start + phases * self.compile + seeds * _REPORT
-    return once + efforts * (effort * self.step + EVALUATIONS * self.evaluation)
+    return once + steps * (self.step + EVALUATIONS * self.evaluation / effort)
 
 
 GUESS = Cost(5, 8, 0.05, 0.3)

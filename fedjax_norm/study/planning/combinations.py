@@ -1,6 +1,7 @@
 """The contenders of a study: the combinations of its lists, with the options of their runs."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,9 @@ from fedjax_norm.study.planning.config import StudyConfig
 from fedjax_norm.training.task.task import Task
 
 _CLIENTS = 20  # clients that are evaluated by default
-_FEWEST = 2  # rounds of a run; FixBN freezes after at least one of them
+
+FEWEST = 4
+"""Rounds of the shortest run of a contender; FixBN freezes after half of them."""
 
 
 class Cell(NamedTuple):
@@ -82,14 +85,31 @@ class Draft(NamedTuple):
     """Number of training programs of a run."""
     return 2 if NORMS[self.config.norm].freezes_statistics else 1
 
-  def of_effort(self, effort: int) -> Cell:
-    """Returns the contender with the rounds in which clients take ``effort`` local steps."""
+  @property
+  def least_steps(self) -> int:
+    """Local steps of the shortest run."""
+    return math.ceil(FEWEST / self.rounds)
+
+  def of_effort(self, effort: int, shortest: int, **seeds: int) -> Cell:
+    """Returns the contender with the rounds in which clients take ``effort`` local steps.
+
+    Args:
+      effort: local steps of a final run.
+      shortest: local steps of the shortest run; the contender is impossible if they are too few.
+      **seeds: ``seed`` and ``seeds`` of the final runs.
+    """
     if self.cell.reason:
       return self.cell
-    rounds = max(_FEWEST, round(effort * self.rounds))
+    if (rounds := round(shortest * self.rounds)) < FEWEST:
+      number = f"{rounds} round" + "s" * (rounds != 1)
+      return self.cell._replace(
+        reason=f"its shortest run, of {shortest} local steps, would have {number}, fewer than "
+        f"{FEWEST}; give a new study --steps={self.least_steps} or more."
+      )
+    rounds = round(effort * self.rounds)
     cell = self.cell._replace(rounds=rounds, eval_every=-(-rounds // EVALUATIONS))
     try:
-      train.check(cell.config(rounds=rounds, eval_every=cell.eval_every))
+      train.check(cell.config(rounds=rounds, eval_every=cell.eval_every, **seeds))
     except UserError as error:
       return self.cell._replace(reason=str(error))
     return cell

@@ -16,12 +16,15 @@ SCORES = ("best", "last", "mean")
 AXES = ("norms", "algorithms", "local_steps", "partitions", "seeds")
 """The options that may grow when a study goes on in its folder."""
 
-FREE = ("workdir", "workers", "dry_run", "target", "progress", "compilation_cache", "resume")
+FREE = ("workdir", "workers", "dry_run", "target", "progress", "compilation_cache")
 """The options that change no run, so that they may differ when a study goes on."""
 
 # Options of single runs that the study chooses, or that make no sense for several runs.
 _CHOSEN: tuple[str, ...] = ("norm", "partition", "lr", "rounds", "eval_every", "resume")
 _CHOSEN += ("wait_for_workdir", "coordinator_address", "num_processes", "process_id")
+
+# Options that change no result, but that the plan passes to the runs, so that they cannot change.
+_PLANNED = ("wandb", "wandb_project", "data_on")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +61,9 @@ class StudyOptions(Options):
     "Learning rates that are tried for each contender, separated by commas; a single one is used "
     "without a search. auto searches by successive halving on the validation examples: 0.003, "
     "0.01, 0.03, 0.1 and 0.3 for a quarter of the local steps of a final run, then the best two "
-    "for half of them; if the best rate is the lowest or the highest, up to two more rates beyond "
-    "it are tried before. The final runs of all seeds use the best rate.",
+    "for half of them, and at least for four rounds; if the best rate is the lowest or the "
+    "highest, up to two more rates beyond it are tried before. The final runs of all seeds use the "
+    "best rate.",
   )
   budget: str = option(
     "5m",
@@ -129,6 +133,11 @@ class StudyConfig(StudyOptions, Config):
     above=0,
     below=1,
   )
+  wandb: bool = option(
+    False,
+    "Whether to log the final runs to Weights & Biases, too; needs the package wandb and an "
+    "account, or the environment variable WANDB_MODE=offline.",
+  )
   evaluate_clients: int | None = option(  # type: ignore[assignment]
     None, "Number of clients for which an accuracy is reported; by default up to 20.", least=0
   )
@@ -138,6 +147,9 @@ class StudyConfig(StudyOptions, Config):
     StudyOptions(**{name: getattr(self, name) for name in names})
     if self.seeds < 1:
       raise UserError(f"--seeds is {self.seeds}; it must be at least 1.")
+    for name in ("freeze_round", "lr_warmup_rounds"):
+      axes.refuse_rounds(name, getattr(self, name))
+    axes.refuse_rounds("lr_boundaries", *self.lr_boundaries)
 
   def given(self) -> dict[str, Any]:
     """Returns name -> value of the options of runs that differ from their defaults."""
@@ -150,7 +162,8 @@ class StudyConfig(StudyOptions, Config):
 
   def saved(self) -> dict[str, Any]:
     """Returns the options that ``study.json`` records."""
-    return {k: v for k, v in super().saved().items() if k not in (*FREE, "algorithm")}
+    values = {k: v for k, v in super().saved().items() if k not in (*FREE, "algorithm")}
+    return values | {name: getattr(self, name) for name in _PLANNED}
 
 
 def _without_needs(kind: type) -> list[tuple[str, Any, Any]]:

@@ -24,15 +24,18 @@ from fedjax_norm.training.storage.atomic_files import make_folder, read_json, wr
 __all__ = ["Cell", "Plan", "load_or_make", "read_plan"]
 
 PLAN = "study.json"
-FORMAT = 1
+FORMAT = 2
 
 SOURCES = Sources()
 """The data of this process's contenders."""
 
-_LEAST_ROUNDS = 4  # of a final run with the smallest effort
-
-_HEADLINES = {"classification": "top1", "regression": "r2", "segmentation": "mean_iou"}
-_HEADLINES["verification"] = "top1"
+# The measures of each kind of task, by default the first, besides the loss.
+_MEASURES = {
+  "classification": ("top1", "top5", "balanced_accuracy", "macro_f1", "auroc"),
+  "regression": ("r2", "rmse", "mae"),
+  "segmentation": ("mean_iou", "pixel_accuracy"),
+  "verification": ("top1",),
+}
 
 
 class Plan(NamedTuple):
@@ -52,6 +55,7 @@ class Plan(NamedTuple):
     lanes: learning rates of a contender that train side by side on one device.
     costs: algorithm and local steps -> measured times; empty if none were measured, and expected
       times are rough guesses.
+    rungs: local steps of the trials of the search, and of the longer trials of the best two rates.
   """
 
   options: dict[str, Any]
@@ -66,12 +70,17 @@ class Plan(NamedTuple):
   workers: int
   lanes: int
   costs: dict[str, Cost]
+  rungs: tuple[int, int]
 
   @property
   def search(self) -> tuning.Search:
     """The search for a contender's learning rate."""
-    short, long = (max(1, round(share * self.effort)) for share in tuning.SHARES)
-    return tuning.Search(self.rates, (short, long), self.extends, self.score, self.measure)
+    return tuning.Search(self.rates, self.rungs, self.extends, self.score, self.measure)
+
+  @property
+  def total_steps(self) -> int:
+    """Local steps of a contender: its search with the reserve, and its final runs."""
+    return tuning.total_steps(len(self.rates), self.extends, self.seeds, self.effort, self.rungs)
 
   @property
   def seconds(self) -> float:
@@ -80,7 +89,7 @@ class Plan(NamedTuple):
 
   def rounds(self, cell: Cell, steps: int) -> int:
     """Returns the rounds in which a client of a contender takes this many local steps."""
-    return max(2, round(cell.rounds * steps / self.effort))
+    return round(cell.rounds * steps / self.effort)
 
 
 def read_plan(folder: Path) -> Plan:
@@ -100,7 +109,7 @@ def read_plan(folder: Path) -> Plan:
   return Plan(cells=cells, costs=costs, **from_json(content))
 
 
-def load_or_make(config: StudyConfig, folder: Path | None) -> Plan:
+def load_or_make(config: StudyConfig, folder: Path | None, store: bool = True) -> Plan:
   """Returns the plan in a study's folder; makes and stores it if there is none.
 
   A stored plan keeps its effort. If the lists of norms, algorithms, local steps or partitions or
@@ -108,7 +117,8 @@ def load_or_make(config: StudyConfig, folder: Path | None) -> Plan:
 
   Args:
     config: the options of the study.
-    folder: folder of the study; None stores nothing.
+    folder: folder of the study; None if it has none.
+    store: whether to store the plan in the folder.
 
   Raises:
     UserError: options are wrong, no contender is possible, the budget is too small, or the folder
@@ -122,7 +132,7 @@ def load_or_make(config: StudyConfig, folder: Path | None) -> Plan:
     if all(stored.options.get(name) == config.saved().get(name) for name in AXES):
       return stored
   plan = _make(config, stored)
-  if folder and plan != stored:
+  if folder and store and plan != stored:
     make_folder(folder)
     if stored and plan.seeds > stored.seeds:
       for cell in stored.cells:  # the runs stay, and their outcomes are written again
@@ -141,23 +151,35 @@ def _make(config: StudyConfig, stored: Plan | None) -> Plan:
     raise UserError(f"no contender can be trained: {found[0].cell.reason}")
   rates, extends = axes.parse_rates(config.lrs), config.lrs == "auto"
   _check_validation(config, possible[0], rates)
+  measures = _MEASURES.get(possible[0].kind, ())
+  if config.measure and config.measure not in (*measures, "loss"):
+    known = ", ".join((*measures, "loss"))
+    raise UserError(f"--measure={config.measure} is not measured here; choose one of {known}.")
   seeds = max(config.seeds, stored.seeds if stored else 1)
   if stored and seeds > stored.seeds == 1:
     raise UserError("a study of one seed cannot get more of them; pass another --workdir.")
-  shape = tuning.efforts(len(rates), extends, seeds), seeds
+
+  def rungs(effort: int) -> tuple[int, int]:
+    least = (d.least_steps for d in possible if d.least_steps <= effort)
+    return stored.rungs if stored else tuning.rungs(effort, max(least, default=1))
+
+  def steps(effort: int) -> int:
+    return tuning.total_steps(len(rates), extends, seeds, effort, rungs(effort))
+
   costs, effort = (stored.costs, stored.effort) if stored else ({}, config.steps or 0)
   if not effort:
-    costs, effort = _from_budget(config, possible, workers, shape)
-
-  expected = _expected(possible, costs, shape)(effort)
+    costs, effort = _from_budget(config, possible, workers, steps, seeds)
+  shortest = rungs(effort)[0] if len(rates) > 1 else effort
+  expected = _expected(possible, costs, steps, seeds)(effort)
   cells = {cell.name: cell for cell in (stored.cells if stored else ())}
   for draft in found:
     if draft.cell.name not in cells or (stored and seeds > stored.seeds):
-      cell = draft.of_effort(effort)
+      cell = draft.of_effort(effort, shortest, seed=config.seed, seeds=seeds)
       seconds = 0.0 if cell.reason else expected[cell.name]
       cells[cell.name] = cell._replace(seconds=seconds)
   if all(cell.reason for cell in cells.values()):
-    raise UserError(f"no contender can be trained: {found[0].cell.reason}")
+    reason = next(iter(cells.values())).reason
+    raise UserError(f"no contender can be trained: {reason}")
   plan = Plan(
     options=json.loads(json.dumps(config.saved())),  # as it is read again
     cells=tuple(cells.values()),
@@ -166,20 +188,24 @@ def _make(config: StudyConfig, stored: Plan | None) -> Plan:
     extends=extends,
     seed=config.seed,
     seeds=seeds,
-    measure=config.measure or _HEADLINES.get(possible[0].kind, "loss"),
+    measure=config.measure or (*measures, "loss")[0],
     score=cast(Score, config.score),
     workers=workers,
     lanes=len(rates) if jax.default_backend() != "cpu" else 1,
     costs=costs,
+    rungs=rungs(effort),
   )
   same = stored and (plan.cells, plan.seeds) == (stored.cells, stored.seeds)
   return stored if stored and same else plan
 
 
 def _from_budget(
-  config: StudyConfig, possible: list[Draft], workers: int, shape: tuple[float, int]
+  config: StudyConfig, possible: list[Draft], workers: int, steps: Callable[[int], int], seeds: int
 ) -> tuple[dict[str, Cost], int]:
-  """Returns the measured times by algorithm and local steps, and the effort for the budget."""
+  """Returns the measured times by algorithm and local steps, and the effort for the budget.
+
+  In the smallest effort, a final run has twice as many rounds as the shortest run.
+  """
   started = time.perf_counter()
   kinds = {draft.key: draft for draft in reversed(possible)}  # the first norm of each
   costs = {
@@ -188,8 +214,8 @@ def _from_budget(
 
   start = max(cost.start for cost in costs.values())  # later contenders share what it compiled
   costs = {key: cost._replace(start=start) for key, cost in costs.items()}
-  seconds = _expected(possible, costs, shape)
-  least = max(budget.LEAST_EFFORT, *(round(_LEAST_ROUNDS / draft.rounds) for draft in possible))
+  seconds = _expected(possible, costs, steps, seeds)
+  least = max(budget.LEAST_EFFORT, *(2 * draft.least_steps for draft in possible))
   spent = time.perf_counter() - started
   return costs, budget.effort_of(
     duration(config.budget),
@@ -200,11 +226,12 @@ def _from_budget(
 
 
 def _expected(
-  possible: list[Draft], costs: dict[str, Cost], shape: tuple[float, int]
+  possible: list[Draft], costs: dict[str, Cost], steps: Callable[[int], int], seeds: int
 ) -> Callable[[int], dict[str, float]]:
   """Returns the function effort -> name of a contender -> expected time.
 
-  An algorithm that was not measured costs as much as the mean of the others.
+  An algorithm that was not measured costs as much as the mean of the others. ``steps`` is the
+  function effort -> local steps of a contender.
   """
   known = np.mean(list(costs.values()), 0) if costs else budget.GUESS
   other = Cost(*map(float, known))
@@ -213,7 +240,7 @@ def _expected(
   def seconds(effort: int) -> dict[str, float]:
     return {
       draft.cell.name: costs.get(draft.key, other).cell(
-        effort, *shape, draft.phases, firsts[draft.config.norm] == draft.cell.name
+        effort, steps(effort), seeds, draft.phases, firsts[draft.config.norm] == draft.cell.name
       )
       for draft in possible
     }

@@ -54,9 +54,10 @@ def _search(plan: Plan) -> str:
   rates, search = plan.rates, plan.search
   if len(rates) == 1:
     return f"{rates[0]:g} for all contenders"
-  short, long = (f"{steps:,}" for steps in search.steps)
+  short, long = search.steps
+  then = f", then the best two for {long:,}," if long != short else ""
   more = f", and up to {EXTENSIONS} beyond them if the best is at an end," if plan.extends else ""
   return (
-    f"{', '.join(f'{rate:g}' for rate in rates)}{more} for {short} local steps, then the best two "
-    f"for {long}, with seed {plan.seed}; the better one on validation examples is used"
+    f"{', '.join(f'{rate:g}' for rate in rates)}{more} for {short:,} local steps{then} with seed "
+    f"{plan.seed}; the best one on validation examples is used"
   )

@@ -1,9 +1,10 @@
 """The search for a contender's learning rate, by successive halving, as a pure decision.
 
-Each rate of a grid trains for a quarter of the local steps of a final run. If the best rate is at
-an end of an automatic grid, the grid grows by about a factor of 3 beyond that end, at most twice;
-if training diverges at all rates, it grows downwards. Then the best two rates train for half of the
-steps. The better one is chosen. Values are scores on validation examples, with one seed.
+Each rate of a grid trains for a quarter of the local steps of a final run, or for as many as make
+a meaningful run. If the best rate is at an end of an automatic grid, the grid grows by about a
+factor of 3 beyond that end, at most twice; if training diverges at all rates, it grows downwards.
+Then the best two rates train for half of the steps. The better one is chosen. Values are scores on
+validation examples, with one seed.
 """
 
 import math
@@ -40,12 +41,34 @@ class Search(NamedTuple):
   measure: str
 
 
-def efforts(rates: int, extends: bool, seeds: int) -> float:
-  """Returns the effort of a contender in final runs: its search, its reserve and its seeds."""
+def rungs(effort: int, least: int) -> tuple[int, int]:
+  """Returns the local steps of the trials, and of the longer trials of the best two rates.
+
+  Args:
+    effort: local steps of a final run.
+    least: fewest local steps of a meaningful trial; with few of a final run, both rungs are equal,
+      and there are no longer trials.
+  """
+  short, long = (min(effort, max(round(share * effort), least)) for share in SHARES)
+  return short, long
+
+
+def total_steps(rates: int, extends: bool, seeds: int, effort: int, rungs: tuple[int, int]) -> int:
+  """Returns the local steps of a contender: its search with the reserve, and its final runs.
+
+  Args:
+    rates: number of rates of the grid.
+    extends: whether the grid may grow.
+    seeds: number of final runs.
+    effort: local steps of a final run.
+    rungs: result of :func:`rungs`.
+  """
   if rates == 1:
-    return float(seeds)
+    return seeds * effort
+  short, long = rungs
   trials = rates + (EXTENSIONS if extends else 0)
-  return trials * SHARES[0] + min(_FINALISTS, rates) * SHARES[1] + seeds
+  longer = min(_FINALISTS, rates) if long != short else 0
+  return trials * short + longer * long + seeds * effort
 
 
 def score_of(

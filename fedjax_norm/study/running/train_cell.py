@@ -1,9 +1,12 @@
 """Trains a contender: the search for its learning rate, then the final runs of all seeds."""
 
 import contextlib
+import dataclasses
 import io
 import math
+import shutil
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,14 @@ from fedjax_norm.training import lanes, loop
 from fedjax_norm.training.finished_run import has_single_model
 from fedjax_norm.training.reuse import Programs
 from fedjax_norm.training.run import initial_variables
-from fedjax_norm.training.storage.atomic_files import make_folder, read_json, write_json
+from fedjax_norm.training.storage.atomic_files import (
+  make_folder,
+  read_json,
+  write_atomic,
+  write_json,
+)
 from fedjax_norm.training.storage.csv_rows import Row
+from fedjax_norm.training.storage.final_model import BEST_MODEL
 from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import Task
 
@@ -57,6 +66,11 @@ def train_cell(plan: Plan, cell: Cell, folder: Path, progress: Progress = lambda
   except Exception as error:  # one contender must not end the study
     impossible = isinstance(error, UserError) and not work.programs.built
     state, reason = "impossible" if impossible else "failed", _sentence(error)
+    if not isinstance(error, UserError):
+      log = folder / "logs" / f"{cell.name}.txt"
+      make_folder(log.parent)
+      write_atomic(log, traceback.format_exc().encode())
+      reason = f"{reason}; see {log}."
   _write(plan, cell, folder, state, reason, work, time.perf_counter() - started)
 
 
@@ -79,8 +93,7 @@ class _Work:
     self.programs = Programs(train.make)
     self.tuning: Tuning | None = None
     self.lr = plan.rates[0]
-    efforts = tuning.efforts(len(plan.rates), plan.extends, plan.seeds)
-    self._total, self._done = efforts * plan.effort, 0.0
+    self._total, self._done = plan.total_steps, 0
 
   def config(self, lr: float, rounds: int, **more: Any) -> Any:
     """Returns the options of a run."""
@@ -139,12 +152,12 @@ class _Work:
           run.drop_rows_after(0)
           for row in lane.rows:
             run.append(row)
-          write_json(path / _TRIAL, self._score(lr, steps, lane.rows, lane.reason)._asdict())
+          self._end_trial(lr, steps, lane.rows, lane.reason)
 
   def _prepare(self, lr: float, steps: int) -> tuple[Any, Task]:
     """Returns the options of a trial with all defaults filled in, and its task."""
     rounds = self._plan.rounds(self._cell, steps)
-    config = self.config(lr, rounds, seed=self._plan.seed, wandb=False)
+    config = self.config(lr, rounds, seed=self._plan.seed)
     return train.prepare(config, SOURCES.of(config))
 
   def _trial_folder(self, lr: float, steps: int) -> Path:
@@ -162,9 +175,16 @@ class _Work:
           rows = loop.train(program, config, task.data, variables, run, on_evaluation=tell).rows
         except DivergedError as error:
           reason = str(error)
-        write_json(path / _TRIAL, self._score(lr, steps, rows, reason)._asdict())
+        self._end_trial(lr, steps, rows, reason)
     self._done += steps
     return Trial(**read_json(path / _TRIAL))
+
+  def _end_trial(self, lr: float, steps: int, rows: list[Row], reason: str | None) -> None:
+    """Writes the result of a trial, and deletes its models, which nothing needs any more."""
+    path = self._trial_folder(lr, steps)
+    write_json(path / _TRIAL, self._score(lr, steps, rows, reason)._asdict())
+    shutil.rmtree(path / "checkpoints", ignore_errors=True)
+    (path / BEST_MODEL).unlink(missing_ok=True)
 
   def _score(self, lr: float, steps: int, rows: list[Row], reason: str | None) -> Trial:
     """Returns the result of a trial; a score that is not a number is no value."""
@@ -188,6 +208,8 @@ class _Work:
       self._done += self._plan.effort
 
     make_folder(path.parent)
+    # A process whose lease was taken over keeps the folder until its next evaluation.
+    config = dataclasses.replace(config, wait_for_workdir=True)
     with contextlib.redirect_stdout(io.StringIO()):
       train.run_seeds(config, SOURCES.of(config), path, self.programs, tell, ended)
 
@@ -240,5 +262,7 @@ def _cause(message: str) -> str:
 
 def _sentence(error: Exception) -> str:
   """Returns what went wrong, as one sentence."""
-  text = " ".join(str(error).split())
-  return text if isinstance(error, UserError) else f"{type(error).__name__}: {text or 'no reason'}"
+  if isinstance(error, UserError):
+    return " ".join(str(error).split())
+  first, *_ = str(error).strip().splitlines() or ["no reason"]
+  return f"{type(error).__name__}: {first.removesuffix('.')}"

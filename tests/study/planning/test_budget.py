@@ -13,8 +13,8 @@ from fedjax_norm.study.planning.config import duration
 def test_the_time_of_a_contender_by_hand():
   cost = Cost(start=3, compile=5, step=0.1, evaluation=0.2)
   finals = 3 * 2.5  # pictures and tables
-  assert cost.cell(100, 5.75, 3) == pytest.approx(3 + 5 + finals + 5.75 * (10 + 2))
-  assert cost.cell(100, 5.75, 3, phases=2) == pytest.approx(3 + 10 + finals + 5.75 * (10 + 2))
+  assert cost.cell(100, 575, 3) == pytest.approx(3 + 5 + finals + 5.75 * (10 + 2))
+  assert cost.cell(100, 575, 3, phases=2) == pytest.approx(3 + 10 + finals + 5.75 * (10 + 2))
 
 
 def test_the_last_worker_ends_the_study():

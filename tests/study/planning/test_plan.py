@@ -48,9 +48,54 @@ def test_effort_becomes_rounds_of_every_method():
     "gn, ssgd": (40, 4),
     "gn, asgd": (120, 12),  # a round is one of three clients' step
   }
-  assert plan.search.steps == (10, 20)
+  assert plan.search.steps == (40, 40)  # four rounds of ten local steps
   assert [plan.rounds(plan.cells[0], steps) for steps in (10, 20, 40)] == [10, 20, 40]
   assert not plan.costs
+
+
+def test_every_run_has_four_rounds_or_more(measured, tmp_path):
+  steps = {"norms": "gn", "algorithms": "fedavg", "local_steps": "1,10"}
+  plan = load_or_make(config(**steps, steps=100), tmp_path)
+  assert plan.rungs == (40, 50)
+  assert [[plan.rounds(cell, steps) for steps in plan.rungs] for cell in plan.cells] == [
+    [40, 50],
+    [4, 5],
+  ]
+  grown = load_or_make(config(**steps | {"local_steps": "1,10,11"}, steps=100), tmp_path)
+  assert grown.rungs == plan.rungs
+  assert grown.cells[2].rounds == round(100 / 11)
+  grown = load_or_make(config(**steps | {"local_steps": "1,10,20"}, steps=100), tmp_path)
+  assert "40 local steps, would have 2 rounds, fewer than 4" in grown.cells[3].reason
+  plan = load_or_make(config(**steps, steps=20), None)
+  assert (plan.cells[0].rounds, plan.rungs) == (20, (5, 10))  # an impossible one does not count
+  assert plan.cells[1].reason.endswith("give a new study --steps=40 or more.")
+  plan = load_or_make(config(**steps, steps=40, lrs="0.1"), None)
+  assert [cell.reason for cell in plan.cells] == [None, None]
+  with pytest.raises(UserError, match="even 80 local steps"):
+    load_or_make(config(**steps, budget="26s"), None)
+
+
+@pytest.mark.parametrize(
+  ("options", "words"),
+  [
+    ({"freeze_round": 5}, "--freeze_round counts rounds, .* give half or auto"),
+    ({"norms": "fixbn:freeze_round=5,gn"}, "--freeze_round counts rounds"),
+    ({"lr_schedule": "step", "lr_boundaries": (0.5, 20.0)}, "give shares of the run"),
+    ({"lr_warmup_rounds": 3}, "--lr_warmup_rounds counts rounds, .* drop it"),
+    ({"measure": "r2"}, "r2 is not measured here; choose one of top1"),
+    ({"algorithms": "asgd", "drift": "label"}, "asgd has no option drift"),
+  ],
+)
+def test_what_does_not_fit_a_study_is_refused(options, words):
+  with pytest.raises(UserError, match=words):
+    load_or_make(config(**{"norms": "fixbn", "steps": 40} | options), None)
+
+
+def test_lengths_without_rounds_are_shares_of_every_run():
+  options = {"norms": "fixbn", "freeze_round": "auto", "steps": 40, "local_steps": "1"}
+  options |= {"lr_schedule": "step", "lr_boundaries": (0.5,), "algorithms": "fedavg"}
+  plan = load_or_make(config(**options), None)
+  assert plan.cells[0].config(rounds=8).rates(8).tolist()[3:5] == pytest.approx([0.02, 0.002])
 
 
 def test_the_default_is_ten_local_steps_and_one(measured):
@@ -58,12 +103,13 @@ def test_the_default_is_ten_local_steps_and_one(measured):
   assert [cell.name for cell in plan.cells[:3]] == [
     "bn-fedavg-1-classes",
     "bn-fedavg-10-classes",
-    "bn-scaffold-10-classes",
+    "bn-scaffold-1-classes",
   ]
-  assert len(plan.cells) == 9
+  assert len(plan.cells) == 12
   assert (plan.measure, plan.score, plan.seeds) == ("top1", "best", 3)
   # Once for each algorithm and number of local steps, with the first norm.
-  assert sorted(measured) == [("bn", "fedavg", 1), ("bn", "fedavg", 10), ("bn", "scaffold", 10)]
+  methods = [("bn", name, steps) for name in ("fedavg", "scaffold") for steps in (1, 10)]
+  assert sorted(measured) == methods
   assert plan.seconds <= SHARE * 300
   flags = plan.cells[0].flags
   assert flags["validation_share"] == 0.15
@@ -90,6 +136,8 @@ def test_a_stored_plan_is_kept_and_grows_with_its_effort(measured, tmp_path):
   )  # a process with the old list
   with pytest.raises(UserError, match=r"--budget was '2m' in this folder and is '3m' now"):
     load_or_make(config(**options | {"budget": "3m"}), tmp_path)
+  with pytest.raises(UserError, match=r"--data_on was 'auto' in this folder and is 'host' now"):
+    load_or_make(config(**options | {"data_on": "host"}), tmp_path)
   with pytest.raises(UserError, match=r"--momentum was 0.9 in this folder and is 0.5 now"):
     load_or_make(config(**options, momentum=0.5), tmp_path)
   assert load_or_make(config(**options, target=0.5), tmp_path).cells == more.cells
@@ -130,8 +178,8 @@ def test_options_go_where_they_have_an_effect():
 
 def test_a_search_needs_validation_examples():
   with pytest.raises(UserError, match="give a single rate with --lrs"):
-    load_or_make(config(norms="gn", steps=20, validation_share=None), None)
-  plan = load_or_make(config(norms="gn", steps=20, validation_share=None, lrs="0.1"), None)
+    load_or_make(config(norms="gn", steps=40, validation_share=None), None)
+  plan = load_or_make(config(norms="gn", steps=40, validation_share=None, lrs="0.1"), None)
   assert plan.rates == (0.1,)
 
 

@@ -113,10 +113,27 @@ def test_every_search_ends_within_its_effort(table, extends):
   assert found.runner_up != found.lr
 
 
-def test_effort_of_a_contender():
-  assert tuning.efforts(5, extends=True, seeds=3) == 5.75
-  assert tuning.efforts(5, extends=False, seeds=3) == 5.25
-  assert tuning.efforts(1, extends=False, seeds=3) == 3
+def test_rungs_are_shares_of_a_final_run_or_the_least_meaningful_trial():
+  assert tuning.rungs(400, 40) == (100, 200)
+  assert tuning.rungs(100, 40) == (40, 50)
+  assert tuning.rungs(60, 40) == (40, 40)
+  assert tuning.rungs(30, 40) == (30, 30)
+
+
+@pytest.mark.parametrize(
+  ("rates", "extends", "rungs", "steps"),
+  [
+    (5, True, (25, 50), 575),
+    (5, False, (25, 50), 525),
+    (5, False, (50, 50), 550),  # without longer trials
+    (1, False, (25, 50), 300),
+  ],
+)
+def test_local_steps_of_a_contender(rates, extends, rungs, steps):
+  assert tuning.total_steps(rates, extends, 3, 100, rungs) == steps
+  if rates > 1 and not extends:
+    _, trials = run(near(0.05), RATES[:rates], extends, steps=rungs)
+    assert steps == sum(length for _, length in trials) + 300
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -15,6 +17,7 @@ from fedjax_norm.study.planning.config import FLAGS
 from fedjax_norm.study.planning.plan import load_or_make
 from fedjax_norm.study.running.train_cell import _Work, train_cell
 from fedjax_norm.training.storage.csv_rows import read_rows
+from fedjax_norm.training.storage.lock import locked
 
 
 class Stop(BaseException):
@@ -26,7 +29,7 @@ def world(tmp_path_factory):
   """A contender that was stopped in its search and in its final runs: (plan, folder, log)."""
   folder = tmp_path_factory.mktemp("study")
   options = {"data": "synthetic:classes=3,train=90,test=30,size=6", "clients": 3, "batch_size": 8}
-  options |= {"norms": "gn", "algorithms": "fedavg", "local_steps": "2", "steps": 16}
+  options |= {"norms": "gn", "algorithms": "fedavg", "local_steps": "2", "steps": 24}
   options |= {"seeds": 2, "lrs": "0.02,0.1,1e30", "workers": 1, "host_devices": 2}
   plan = load_or_make(make(FLAGS, **options), folder)
   log = {"compiled": [], "shares": []}
@@ -66,20 +69,44 @@ def test_the_outcome_tells_how_the_rate_was_chosen(world):
   }  # fmt: skip
   search = found["tuning"]
   trials = {(trial["lr"], trial["steps"]): trial for trial in search["trials"]}
-  assert set(trials) == {(0.02, 4), (0.1, 4), (1e30, 4), (0.02, 8), (0.1, 8)}
-  assert "infinite or not a number" in trials[1e30, 4]["reason"]
-  best = max((0.1, 0.02), key=lambda rate: trials[rate, 8]["value"])
-  assert search["lr"] == best or trials[0.1, 8]["value"] == trials[0.02, 8]["value"]
+  assert set(trials) == {(0.02, 8), (0.1, 8), (1e30, 8), (0.02, 12), (0.1, 12)}
+  assert "infinite or not a number" in trials[1e30, 8]["reason"]
+  best = max((0.1, 0.02), key=lambda rate: trials[rate, 12]["value"])
+  assert search["lr"] == best or trials[0.1, 12]["value"] == trials[0.02, 12]["value"]
   assert {search["lr"], search["runner_up"]} == {0.02, 0.1}
 
 
 def test_a_trial_is_scored_on_validation_examples(world):
   plan, folder, _ = world
-  rows, _ = read_rows(folder / "tuning" / plan.cells[0].name / "0.1_8" / "metrics.csv")
+  path = folder / "tuning" / plan.cells[0].name / "0.1_12"
+  rows, _ = read_rows(path / "metrics.csv")
   trials = outcome(world)["tuning"]["trials"]
-  (value,) = (t["value"] for t in trials if (t["lr"], t["steps"]) == (0.1, 8))
+  (value,) = (t["value"] for t in trials if (t["lr"], t["steps"]) == (0.1, 12))
   assert value == max(row["val_top1"] for row in rows)
-  assert rows[-1]["round"] == 4
+  assert rows[-1]["round"] == 6
+
+
+def test_finished_trials_keep_their_results_without_their_models(world):
+  plan, folder, _ = world
+  for path in (folder / "tuning" / plan.cells[0].name).iterdir():
+    names = {one.name for one in path.iterdir()}
+    assert {"config.json", "trial.json"} < names
+    assert not names & {"checkpoints", "model_best.msgpack"}
+  assert (folder / "runs" / plan.cells[0].name / "seed_0" / "checkpoints").exists()
+
+
+def test_final_runs_wait_for_a_process_that_still_has_the_folder(world):
+  plan, folder, _ = world
+  outcome_file = folder / "cells" / f"{plan.cells[0].name}.json"
+  before = outcome(world)
+  outcome_file.unlink()
+  with ThreadPoolExecutor(1) as pool:
+    with locked(folder / "runs" / plan.cells[0].name):
+      other = pool.submit(train_cell, plan, plan.cells[0], folder)
+      time.sleep(1)
+      assert not other.done()
+    other.result(60)
+  assert outcome(world) | {"seconds": 0} == before | {"seconds": 0}
 
 
 def test_rates_lengths_and_seeds_share_one_program(world):
@@ -135,10 +162,14 @@ def test_divergence_failure_and_impossible_contenders_are_outcomes(world, tmp_pa
   diverging = plan._replace(rates=(1e30,), seeds=1)
   found = state(diverging, cell._replace(name="a"))
   assert found[0] == "diverged"
-  assert found[1].startswith("the loss became infinite or not a number between rounds 0 and 1")
+  assert found[1].startswith("the loss became infinite or not a number between rounds 0 and 2")
   assert state(plan, cell._replace(name="b", reason="It cannot.")) == ("impossible", "It cannot.")
   monkeypatch.setattr(train, "prepare", lambda *_: 1 / 0)
-  assert state(plan, cell._replace(name="c")) == ("failed", "ZeroDivisionError: division by zero")
+  assert state(plan, cell._replace(name="c")) == (
+    "failed",
+    f"ZeroDivisionError: division by zero; see {tmp_path}/logs/c.txt.",
+  )
+  assert "in _prepare" in (tmp_path / "logs/c.txt").read_text()
 
 
 @pytest.mark.long
@@ -159,4 +190,4 @@ def test_rates_side_by_side_give_the_same_scores(tmp_path):
     assert trial.reason == other.reason
     assert trial.value is None or other.value == pytest.approx(trial.value, rel=1e-4)
   path = tmp_path / "3" / "tuning" / plan.cells[0].name
-  assert len(read_rows(path / "0.3_4" / "metrics.csv")[0]) == 2
+  assert len(read_rows(path / "0.3_8" / "metrics.csv")[0]) == 4
