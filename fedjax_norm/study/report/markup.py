@@ -3,7 +3,7 @@
 import base64
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -45,6 +45,12 @@ def items(sentences: Iterable[str]) -> Html:
   return element("ul", *lines) if lines else Html()
 
 
+def pairs(texts: Mapping[str, str]) -> Html:
+  """Returns names with their texts."""
+  entries = ((element("dt", name), element("dd", text)) for name, text in texts.items())
+  return element("dl", *(part for entry in entries for part in entry))
+
+
 def details(summary: str, *content: str) -> Html:
   """Returns content that a click on ``summary`` shows."""
   return element("details", element("summary", summary), *content)
@@ -66,13 +72,12 @@ def picture(png: bytes, description: str) -> Html:
 def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], highlighted: int = -1) -> Html:
   """Returns a table that is sorted by a click on a header.
 
-  Columns without any text are left out. The row with index ``highlighted`` is emphasized.
+  The row with index ``highlighted`` is emphasized.
   """
-  kept = [j for j in range(len(heads)) if any(row[j].content for row in rows)]
-  head = [element("th", element("button", heads[j], type="button"), aria_sort="none") for j in kept]
+  head = [element("th", element("button", one, type="button"), aria_sort="none") for one in heads]
   lines = []
   for i, row in enumerate(rows):
-    cells = [_cell(row[j]) for j in kept]
+    cells = list(map(_cell, row))
     lines.append(element("tr", *cells, **({"class_": "best"} if i == highlighted else {})))
   whole = element(
     "table", element("thead", element("tr", *head)), element("tbody", *lines), class_="sortable"

@@ -11,12 +11,18 @@ from typing import Any
 
 from fedjax_norm.plots import base
 from fedjax_norm.study import ranking
-from fedjax_norm.study.advice.recommendation import Conclusion, Recommendation, verdict_text
+from fedjax_norm.study.advice import factors
+from fedjax_norm.study.advice.recommendation import (
+  HOW_MUCH,
+  Conclusion,
+  Recommendation,
+  verdict_text,
+)
 from fedjax_norm.study.advice.wording import criterion_text
 from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.report import markup
 from fedjax_norm.study.report.markup import Html, element
-from fedjax_norm.study.report.pictures import pictures
+from fedjax_norm.study.report.pictures import NAMES, pictures
 from fedjax_norm.study.report.tables import full_table, ranked_table
 from fedjax_norm.training.storage import provenance
 from fedjax_norm.training.storage.atomic_files import read_json, write_atomic
@@ -48,31 +54,37 @@ def write(
   criterion = recommendation.criterion
   several = len(settings) > 1
   made, options = _made(contenders)
-  parts = [element("h1", title), _facts(made)]
-  parts.append(element("p", criterion_text(criterion)))
-  if several:
-    parts.append(_contents(recommendation.conclusions))
+  parts: list[str] = [element("h1", title)]
+  for number, conclusion in enumerate(recommendation.conclusions, 1):
+    link = element("a", conclusion.setting, href=f"#setting-{number}")
+    lines = [*([element("h2", link)] if several else []), *_short(conclusion, settings)]
+    parts.append(element("div", *lines, class_="answer"))
+  parts += [_facts(made), element("p", criterion_text(criterion))]
+  written = set()
   for number, conclusion in enumerate(recommendation.conclusions, 1):
     members = settings[conclusion.setting]
     anchor = f"setting-{number}"
-    heading = f"Setting: {conclusion.setting}" if several else "Recommendation"
-    parts += [element("h2", heading, id=anchor), _answer(conclusion)]
+    heading = f"Setting: {conclusion.setting}" if several else "Evidence"
+    parts += [element("h2", heading, id=anchor), *_evidence(conclusion)]
     parts += [element("h3", "Ranking"), ranked_table(members, criterion)]
     parts.append(markup.details("All figures", full_table(members, criterion)))
-    parts.append(_failures(members))
     suffix = f"_{number}_{_slug(conclusion.setting)}" if several else ""
     for picture in pictures(members, criterion):
       file = folder / f"{picture.name}{suffix}.png"
       base.save(picture.figure, file)
+      written.add(file)
       image = markup.picture(file.read_bytes(), picture.heading)
       caption = element("figcaption", picture.caption)
       parts += [element("h3", picture.heading), element("figure", image, caption)]
-  parts += [element("h2", "How it was done"), _pairs(how)]
+  parts += [element("h2", "How it was done"), markup.pairs(how)]
   if options:
     parts.append(markup.details("Options of all runs", element("p", element("code", options))))
   parts.append(_commands(contenders))
   page = _template().substitute(title=markup.join([title]), body=markup.join(parts))
   write_atomic(folder / REPORT, page.encode())
+  for file in set(folder.glob("*.png")) - written:
+    if re.fullmatch(rf"({'|'.join(NAMES)})(_\d+_.*)?", file.stem):
+      file.unlink()  # of an earlier report
   return folder / REPORT
 
 
@@ -81,36 +93,36 @@ def _template() -> string.Template:
   return string.Template(file.read_text(encoding="utf-8"))
 
 
-def _contents(conclusions: Sequence[Conclusion]) -> Html:
-  """Returns the result of each setting, with a link to it."""
-  links = (
-    element("li", element("a", one.setting, href=f"#setting-{number}"), f": {one.summary}")
-    for number, one in enumerate(conclusions, 1)
-  )
-  return element("nav", element("h2", "Settings"), element("ul", *links))
+def _short(conclusion: Conclusion, settings: Mapping[str, Sequence[Contender]]) -> list[Html]:
+  """Returns the answer in a few lines: the best contender, and a verdict on each question."""
+  lines = [element("p", conclusion.summary, class_="summary")]
+  if conclusion.best is None:
+    return lines
+  answers = {answer.question: answer for answer in conclusion.answers}
+  members = settings[conclusion.setting]
+  for question, same in (
+    ("Which norm?", f"all contenders have {factors.norm(members[0])}"),
+    ("Which algorithm?", f"all contenders have {factors.algorithm(members[0])}"),
+    (HOW_MUCH, "all contenders with a result send about the same"),
+  ):
+    answer = answers.get(question)
+    verdict = element("strong", verdict_text(answer), class_=answer.verdict) if answer else ""
+    lines.append(element("p", f"{question} ", verdict or f"Not compared: {same}."))
+  return lines
 
 
-def _answer(conclusion: Conclusion) -> Html:
-  """Returns the recommendation: the answers with their evidence, the limits, the next steps."""
-  parts = [element("p", conclusion.summary, class_="summary")]
-  for answer in conclusion.answers:
-    verdict = element("p", verdict_text(answer), class_=f"summary {answer.verdict}")
-    parts += [element("h3", answer.question), verdict, markup.items(answer.sentences)]
+def _evidence(conclusion: Conclusion) -> list[Html]:
+  """Returns the evidence for the verdicts, further facts, the limits and the next steps."""
+  parts = []
   for heading, sentences in (
+    *((f"{one.question} {verdict_text(one)}", one.sentences) for one in conclusion.answers),
     ("Also", conclusion.remarks),
     ("What this cannot tell", conclusion.limits),
     ("What to run next", conclusion.next_steps),
   ):
     if sentences:
       parts += [element("h3", heading), markup.items(sentences)]
-  return element("div", *parts, class_="answer")
-
-
-def _failures(contenders: Sequence[Contender]) -> Html:
-  """Returns the contenders without results, or without all of them, and the reasons."""
-  lost = [one for one in contenders if one.state != "done" or one.reason]
-  lines = (f"{one.name} ({one.state})" + (f": {one.reason}" if one.reason else "") for one in lost)
-  return markup.join([element("h3", "Without a result"), markup.items(lines)] if lost else [])
+  return parts
 
 
 def _commands(contenders: Sequence[Contender]) -> Html:
@@ -173,11 +185,6 @@ def _processor() -> str:
 def _facts(facts: Mapping[str, str]) -> Html:
   text = " · ".join(f"{name}: {value}" for name, value in facts.items() if value)
   return element("p", text, class_="facts")
-
-
-def _pairs(pairs: Mapping[str, str]) -> Html:
-  entries = (part for name, text in pairs.items() for part in (("dt", name), ("dd", text)))
-  return element("dl", *(element(kind, text) for kind, text in entries))
 
 
 def _slug(text: str) -> str:

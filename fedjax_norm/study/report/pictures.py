@@ -13,6 +13,7 @@ from fedjax_norm.study import ranking
 from fedjax_norm.study.contender import Contender, SeedRun
 from fedjax_norm.study.ranking import Criterion
 
+NAMES = ("pareto", "curves", "clients", "recall", "confusion", "search")
 _MOST_NAMED = 12
 _TIME = "simulated_seconds"
 
@@ -21,7 +22,7 @@ class Picture(NamedTuple):
   """A picture of a report.
 
   Attributes:
-    name: name of its file, without an extension.
+    name: one of ``NAMES``, with which the name of its file begins.
     heading: heading of its section.
     caption: how to read it.
     figure: the picture.
@@ -35,7 +36,7 @@ class Picture(NamedTuple):
 
 def pictures(contenders: Sequence[Contender], criterion: Criterion) -> list[Picture]:
   """Returns the pictures of a setting: those for which the runs have the numbers."""
-  finished = [c for c in ranking.ranked(contenders, criterion) if c.state == "done" and c.runs]
+  finished = [c for c in ranking.ranked(contenders, criterion) if ranking.has_score(c, criterion)]
   if not finished:
     return []
   front = {c.name for c in ranking.pareto_front(finished, criterion)}
@@ -66,8 +67,9 @@ def _against_bytes(
   title = f"{criterion.form.title} against communication"
   figure = study.pareto_figure(points, title, criterion.form, named)
   caption = (
-    "Each point is the mean over the seeds, with the standard deviation as a bar. Contenders on "
-    "the Pareto front (bold, black outline) are those that no other one beats without sending more."
+    "Each point is the mean over the seeds, with the standard deviation as a bar; further left is "
+    "cheaper. Contenders on the Pareto front (bold, black outline) are those that no other one "
+    "beats without sending more."
   )
   return Picture("pareto", "Score against communication", caption + _others(shown, named), figure)
 
@@ -94,8 +96,12 @@ def _others(shown: Sequence[Contender], named: int) -> str:
 
 
 def _mean_rows(runs: Iterable[SeedRun]) -> Rows:
-  """Returns the means over the seeds at each evaluation, with the column ``bytes``."""
-  rows = summarize_rows([run.rows for run in runs])
+  """Returns the means over the seeds at each evaluation, with the column ``bytes``.
+
+  Several seeds have columns of standard deviations; a single one has none.
+  """
+  rows, *others = [run.rows for run in runs]
+  rows = summarize_rows([rows, *others]) if others else rows
   return [{**row, "bytes": row["bytes_up"] + row["bytes_down"]} for row in rows]
 
 
@@ -103,24 +109,33 @@ def _by_client(finished: Sequence[Contender]) -> Picture | None:
   """Draws the accuracy of each client, by its name; one that never trained has a column of its own.
 
   The clients that do not train are drawn with the seed, so that a client can have both columns.
+  Clients without a name hold other examples with every seed, so each seed has its own columns.
   """
+  several = len({run.seed for one in finished for run in one.runs}) > 1
 
-  def entries(run: SeedRun) -> dict[tuple[bool, int, str], float]:
+  def entries(run: SeedRun) -> dict[tuple[bool, int, int, str], float]:
     found = {}
     for one in (run.evaluation or {}).get("clients", []):
       # A name stays, but the ids of the clients that train depend on which ones do not.
-      number, name = (-1, one["name"]) if one["name"] else (one["id"], f"client {one['id']}")
-      found[one["unseen"], number, name] = _number(one["top1"])
+      key = (-1, -1, one["name"])
+      if not one["name"]:
+        name = f"client {one['id']}" + (f", seed {run.seed}" if several else "")
+        key = (run.seed, one["id"], name)
+      found[one["unseen"], *key] = _number(one["top1"])
     return found
 
   rows, columns, values = _means(finished, entries)
   if not rows:
     return None
-  names = [f"{shortened(name, 22)} (unseen)" if unseen else name for unseen, _, name in columns]
-  unseen = [i for i, (unseen, _, _) in enumerate(columns) if unseen]
+  names = [f"{shortened(name, 22)} (unseen)" if unseen else name for unseen, *_, name in columns]
+  unseen = [i for i, (unseen, *_) in enumerate(columns) if unseen]
   label = "test accuracy (%)"
   figure = study.shares_figure(rows, names, values, "Accuracy by client", label, unseen)
-  caption = "Means over the seeds; each contender's worst client is marked. "
+  caption = (
+    "At the last evaluation, as means over the seeds; each contender's worst client is marked. "
+  )
+  if any(seed >= 0 for _, seed, *_ in columns):
+    caption = "At the last evaluation; each contender's worst client is marked. "
   caption += "Unseen clients took no part in training." if unseen else ""
   return Picture("clients", "Accuracy by client", caption.strip(), figure)
 
@@ -191,10 +206,13 @@ def _search(contenders: Sequence[Contender], criterion: Criterion) -> Picture | 
   ]
   if not searches:
     return None
-  figure = study.search_figure(searches, "Search for the learning rate", criterion.form)
+  # A comparison can rank a study by another measure than that of its search.
+  tuned = next(one.tuning.measure for one in contenders if one.tuning)
+  form = criterion.form if tuned == criterion.measure else Criterion(tuned).form
+  figure = study.search_figure(searches, "Search for the learning rate", form)
   caption = (
     "Scores on the validation examples. Lines connect runs of equal length, the longer the darker; "
-    "the star is the chosen rate, the ring the runner-up, a cross a rate that diverged."
+    "the star is the chosen rate, the ring the second best, a cross a rate that diverged."
   )
   return Picture("search", "Search for the learning rates", caption, figure)
 

@@ -1,13 +1,15 @@
 """The tables of a report: the ranking of a setting, and all figures of its contenders."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from fedjax_norm.evaluation.measures import measures_of
 from fedjax_norm.study import ranking
 from fedjax_norm.study.advice import wording
 from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.ranking import Criterion
+from fedjax_norm.study.report import markup
 from fedjax_norm.study.report.markup import Cell, Html, copy_button, table
 from fedjax_norm.study.results.table import notes
 from fedjax_norm.study.statistics import Estimate
@@ -26,15 +28,25 @@ _CLIENTS = {
 }
 Column = tuple[str, Callable[[Contender], Cell]]
 _NONE = Cell("", math.nan)
+_NOTES = (
+  "lowest rate, highest rate: the learning rate is the last one of the search at that end, so a "
+  "better one may lie beyond. still improves: more rounds would probably give a better score. "
+  "guesses: with at least one seed, the model is no better than one that ignores its input. weak "
+  "client: this client is far below the mean over the clients."
+)
 
 
 def ranked_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
-  """Returns the contenders of a setting, the best first, with what decides between them."""
+  """Returns the contenders of a setting, the best first, with what decides between them.
+
+  Below the table, a click shows what its columns mean.
+  """
   order = ranking.ranked(contenders, criterion)
   target = ranking.target(contenders, criterion)
   rank = {one.name: place for place, one in enumerate(order, 1)}
   form = criterion.form
-  reading = dict(_READINGS)[criterion.score]
+  scored = f"{form.title}, {dict(_READINGS)[criterion.score]}"
+  to = f"bytes to {form.format(target) if math.isfinite(target) else 'target'}"
 
   def to_target(one: Contender) -> Cell:
     reached = ranking.cost_to_target(one, criterion, target)
@@ -46,17 +58,32 @@ def ranked_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
     ("rank", lambda one: _rank(rank[one.name], ranking.has_score(one, criterion))),
     ("contender", lambda one: Cell(one.name)),
     ("command", lambda one: Cell(copy_button(one.command) if one.command else "")),
-    (f"{form.title}, {reading}", lambda one: _score(one, criterion)),
+    (scored, lambda one: _score(one, criterion)),
     ("worst client", lambda one: _share(ranking.column(one, "clients_top1_min"))),
     ("unseen clients", lambda one: _share(ranking.column(one, "unseen_top1"))),
     ("bytes", lambda one: _bytes(ranking.sent(one))),
-    (f"bytes to {form.format(target) if math.isfinite(target) else 'target'}", to_target),
+    (to, to_target),
     ("one model", lambda one: Cell("yes" if one.single_model else "no")),
-    ("rate (runner-up)", _rate),
-    ("notes", lambda one: Cell("; ".join(notes(one, criterion)))),
+    ("learning rate (second best)", _rate),
+    ("notes", lambda one: Cell("; ".join([*notes(one, criterion), *filter(None, [one.reason])]))),
   ]
+  top1 = (
+    " Top-1 is the share of examples whose class is predicted." if form.title == "top-1" else ""
+  )
+  meanings = {
+    scored: f"{wording.criterion_text(criterion)}{top1} After ± is the standard deviation over the "
+    "seeds.",
+    "worst client": "accuracy of the client with the lowest one, after the last round.",
+    "unseen clients": "mean accuracy of the clients that took no part in training, after the last "
+    "round.",
+    "bytes": "what all clients of a run send and receive together, as mean over the seeds.",
+    to: "the bytes until the first evaluation that reached this value, which is the target.",
+    "one model": "whether one model serves all clients; otherwise, each client has its own.",
+    "learning rate (second best)": "the rate that the search chose on validation examples.",
+    "notes": _NOTES,
+  }
   best = 0 if order and ranking.has_score(order[0], criterion) else -1
-  return _table(columns, order, best)
+  return _table(columns, order, best, meanings)
 
 
 def full_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
@@ -75,8 +102,9 @@ def full_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
   def reached(one: Contender) -> ranking.Reached:
     return ranking.cost_to_target(one, criterion, target)
 
+  if criterion.measure != "loss":
+    columns.append(("test loss, last", _column("loss", "last", "{:.4f}".format)))
   columns += [
-    ("test loss", _column("loss", "last", "{:.4f}".format)),
     ("seeds", lambda one: _number(len(one.runs) or math.nan)),
     ("rounds", _column("rounds", "last", "{:,.0f}".format)),
     ("round trips", _column("round_trips", "last", "{:,.0f}".format)),
@@ -91,9 +119,20 @@ def full_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
   return _table(columns, ranking.ranked(contenders, criterion))
 
 
-def _table(columns: Sequence[Column], order: Sequence[Contender], highlighted: int = -1) -> Html:
-  rows = [[make(one) for _, make in columns] for one in order]
-  return table([head for head, _ in columns], rows, highlighted)
+def _table(
+  columns: Sequence[Column],
+  order: Sequence[Contender],
+  highlighted: int = -1,
+  meanings: Mapping[str, str] = MappingProxyType({}),
+) -> Html:
+  """Returns a table without the columns that would be empty, and the meanings of the others."""
+  made = {head: [make(one) for one in order] for head, make in columns}
+  made = {head: cells for head, cells in made.items() if any(cell.content for cell in cells)}
+  whole = table(list(made), list(zip(*made.values(), strict=True)), highlighted)
+  pairs = {head: meanings[head] for head in made if head in meanings}
+  return markup.join(
+    [whole, markup.details("What the columns mean", markup.pairs(pairs))] if pairs else [whole]
+  )
 
 
 def _column(

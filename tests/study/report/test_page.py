@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from helpers.contenders import contender, tuning
 
-from fedjax_norm.study.advice.recommendation import recommend
+from fedjax_norm.study.advice.recommendation import recommend, verdict_text
 from fedjax_norm.study.ranking import Criterion
 from fedjax_norm.study.report.page import pictures, write
+from fedjax_norm.study.report.tables import ranked_table
 
 NASTY = '<script>alert("1")</script> & <b>'
 VOID = {"meta", "link", "img"}
@@ -104,6 +105,67 @@ def test_the_page_has_the_answer_the_table_the_failures_and_the_commands(page):
     assert text in page.words
 
 
+def test_the_page_opens_with_the_short_answer(page):
+  conclusion = recommend(CONTENDERS, Criterion()).conclusions[0]
+  lines = [conclusion.summary, *(f"{a.question} {verdict_text(a)}" for a in conclusion.answers)]
+  lines.insert(2, "Which algorithm? Not compared: all contenders have fedavg.")
+  start = page.words.index(conclusion.summary)
+  assert page.words[start:].startswith("".join(lines))
+  assert start < page.words.index("Evidence") < page.words.index(conclusion.answers[0].sentences[0])
+
+
+def test_columns_are_explained_if_they_are_there(page):
+  assert "one model serves all clients" in page.words
+  assert "the client with the lowest one" in page.words
+  table = ranked_table([contender("gn, fedavg", [0.5])], Criterion())
+  assert "one model serves all clients" in table
+  assert "the client with the lowest one" not in table
+
+
+def test_one_seed_has_no_deviation():
+  [picture] = [
+    p for p in pictures([contender("gn, fedavg", [0.5])], Criterion()) if p.name == "curves"
+  ]
+  axes = picture.figure.axes[-1]
+  assert [t.get_text() for t in axes.texts if t.get_text()] == ["gn, fedavg 50.0%"]
+  assert not axes.collections
+
+
+def test_clients_without_a_name_are_not_averaged_over_seeds():
+  one = contender("gn, fedavg", [0.5, 0.5], clients={"A": 0.9, "B": 0.1})
+  swapped = {0: 0.1, 1: 0.9}
+  for run in one.runs:
+    assert run.evaluation
+    run.evaluation["clients"] = [
+      {**client, "name": None, "top1": client["top1"] if run.seed else swapped[client["id"]]}
+      for client in run.evaluation["clients"]
+    ]
+  [picture] = [p for p in pictures([one], Criterion()) if p.name == "clients"]
+  axes = picture.figure.axes[0]
+  assert [text.get_text() for text in axes.texts] == ["10", "90", "90", "10"]
+  names = [tick.get_text() for tick in axes.get_xticklabels()]
+  assert names == [f"client {i}, seed {seed}" for seed in (0, 1) for i in (0, 1)]
+  assert "means" not in picture.caption
+
+
+def test_the_search_has_the_measure_of_its_values():
+  run = {"tuning": tuning({0.1: 0.9, 1: 0.8}), "values": {"best_auroc": 0.7, "auroc": 0.7}}
+  found = pictures([contender("gn, fedavg", [0.5], **run)], Criterion("auroc"))
+  [picture] = [p for p in found if p.name == "search"]
+  assert picture.figure.get_supylabel() == "validation, top-1"
+
+
+def test_pictures_of_an_earlier_report_go_and_other_files_stay(folder, tmp_path):
+  for file in (*folder.glob("*.png"), folder / "report.html"):
+    shutil.copy(file, tmp_path)
+  shutil.copy(folder / "recall.png", tmp_path / "recall_2_iid.png")
+  shutil.copy(folder / "recall.png", tmp_path / "recall of mine.png")
+  one = [contender("gn, fedavg", [0.5])]
+  write(tmp_path, one, recommend(one, Criterion()), "t", {})
+  names = {"curves.png", "pareto.png", "recall of mine.png", "report.html"}
+  assert {file.name for file in tmp_path.iterdir()} == names
+
+
 def test_the_pictures_are_on_the_page_and_in_the_folder(folder, page):
   files = sorted(folder.glob("*.png"))
   names = ["clients", "confusion", "curves", "pareto", "recall", "search"]
@@ -145,7 +207,8 @@ def test_a_study_without_results_has_a_report(tmp_path):
   lost = [contender("gn, fedavg", [], state="pending"), CONTENDERS[-1]]
   page = Page(write(tmp_path, lost, recommend(lost, Criterion()), "t", {}).read_text())
   assert "No contender has a result." in page.words
-  assert "gn, fedavg (pending)" in page.words
+  assert "Not compared" not in page.words
+  assert f"diverged; it diverged {NASTY}" in page.words
   assert not list(tmp_path.glob("*.png"))
 
 
@@ -159,12 +222,19 @@ const found = {};
 head("bytes").click(); found.up = names();
 head("bytes").click(); found.down = names();
 head("contender").click(); found.text = names();
-document.querySelector("button.copy").click();
+const [first, second] = document.querySelectorAll("button.copy");
+const use = writeText => Object.defineProperty(navigator, "clipboard",
+  {configurable: true, value: {writeText}});
+use(text => { found.copied = text; return Promise.resolve(); });
+first.click();
+use(() => Promise.reject(new Error("forbidden")));
+document.execCommand = () => false;
+second.click();
 found.resources = performance.getEntriesByType("resource").map(entry => entry.name)
   .filter(name => !name.startsWith("data:"));
 new Image().src = "http://127.0.0.1:9/forbidden.png";  // the page itself forbids this request
 setTimeout(() => {
-  found.button = document.querySelector("button.copy").textContent;
+  found.buttons = [first.textContent, second.textContent];
   document.body.innerHTML = "";
   document.body.append("FOUND" + JSON.stringify(found) + "END");
 }, 300);
@@ -197,7 +267,8 @@ def test_the_page_works_in_a_browser(folder, tmp_path):
   assert found["up"] == [bn1, bn10, gn, lost]  # by the number, what is missing last
   assert found["down"] == [gn, bn10, bn1, lost]
   assert found["text"] == [bn1, bn10, lost, gn]
-  assert found["button"] == "copied"
+  assert found["copied"] == CONTENDERS[1].command
+  assert found["buttons"] == ["copied", "not copied; see Commands below"]
   assert found["resources"] == []
   # The only message of the console is about the request that the test made.
   messages = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
