@@ -41,7 +41,8 @@ def read(folder: Path, target: float | None) -> Material:
     target: value of the measure to which costs are counted; None to derive it from the results.
   """
   contenders = study_files.read_study(folder)
-  recommendation = recommend(contenders, study_files.study_criterion(folder, target), folder)
+  criterion = study_files.titled(study_files.study_criterion(folder, target), contenders)
+  recommendation = recommend(contenders, criterion, folder)
   how = plan_text.how(read_plan(folder))
   title = f"Which norm, which algorithm, how much communication? {how['data']}"
   return Material(contenders, recommendation, title, how)

@@ -114,6 +114,14 @@ def sent(contender: Contender) -> float:
   return column(contender, "bytes_up").mean + column(contender, "bytes_down").mean
 
 
+def trained_on(contender: Contender) -> Estimate:
+  """Returns the training examples of a run, each as often as it was used.
+
+  A row counts those since the last evaluation.
+  """
+  return estimate(sum(_number(row.get("examples")) for row in run.rows) for run in contender.runs)
+
+
 def sends_less(first: Contender, second: Contender) -> bool:
   """Returns whether ``first`` sends less than ``second``, by more than ``SAME_BYTES``."""
   return sent(first) < (1 - SAME_BYTES) * sent(second)

@@ -41,7 +41,7 @@ def seed_run(
     share = min(1, i / 3) if flat else i / len(ROUNDS)
     value, cost = score * share, sent * i // (2 * len(ROUNDS))
     row: dict[str, Any] = {"round": number, "loss": 2 - share, "train_loss": 1.9 - share}
-    row |= {measure: value, f"val_{measure}": value, "examples": 100 * number}
+    row |= {measure: value, f"val_{measure}": value, "examples": 100 * i}
     row |= {"bytes_up": cost, "bytes_down": cost, "round_trips": number, "seconds": 0.5 * i}
     rows.append(row)
   summary = {**rows[-1], "rounds": ROUNDS[-1], "no_better_than_guessing": False}

@@ -130,7 +130,7 @@ def chance(lead: Difference) -> Doubt:
   """Returns the doubt about a lead whose interval contains the value that matters."""
   if lead.seeds < FEW_SEEDS or seeds_needed(lead):
     return Doubt(f"the interval contains 0, so {lead.seeds} seeds are too few to tell", TOO_FEW)
-  return Doubt("the interval contains 0", "too close to tell")
+  return Doubt("the interval contains 0", "the seeds vary too much")
 
 
 def at_edge(contender: Contender) -> bool:

@@ -100,8 +100,8 @@ def _like_for_like(field: Field) -> Iterator[str]:
     for label in sorted({*labels} - {own}):
       if found := without_counterpart(field, question, label):
         yield (
-          f"The {question.kind} {label} has no result to compare with {_names(found)}, everything "
-          f"else being equal, so it had fewer chances than {own}."
+          f"With {label} instead of {own}, there is no result like {_names(found)}, so the two "
+          f"{question.kind}s are not compared there."
         )
 
 
@@ -122,7 +122,7 @@ def _rates(field: Field) -> Iterator[str]:
 
 
 def _lengths(field: Field) -> Iterator[str]:
-  seen = [(ranking.column(one, "examples").mean, one) for one in field.finished]
+  seen = [(ranking.trained_on(one).mean, one) for one in field.finished]
   seen = [(number, one) for number, one in seen if number > 0]
   if not seen:
     return

@@ -14,6 +14,7 @@ from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.statistics import FEW_SEEDS, MOST_SEEDS, Difference, seeds_needed
 
 _NOTHING = "Nothing more is needed to answer these questions for this budget."
+_SMALL = 2  # margins up to which an uncertain difference may be left to the costs
 _ELSEWHERE = "Run the same command with another --workdir"
 
 
@@ -54,7 +55,7 @@ def _seeds(field: Field, answers: Sequence[Answer], study: Path | None) -> Itera
       elif count := _count(beyond):
         needed[answer.question] = max(count, needed.get(answer.question, 0))
       else:
-        yield f"{answer.question} {_hopeless(field, best, rival, lead, study)}"
+        yield f"{answer.question} {_hopeless(field, (best, rival), margin, study)}"
   if needed:
     count = max(needed.values())
     enough = count > FEW_SEEDS
@@ -72,15 +73,24 @@ def _count(lead: Difference) -> int | None:
 
 
 def _hopeless(
-  field: Field, best: Contender, rival: Contender, lead: Difference, study: Path | None
+  field: Field, pair: tuple[Contender, Contender], margin: float, study: Path | None
 ) -> str:
-  """Returns what to do about a difference that more seeds would hardly show."""
-  most = amount(field.criterion, max(abs(lead.low), abs(lead.high)))
-  longer = "with more --steps or a larger --budget" if study else "with more --rounds"
+  """Returns what to do about a difference that more seeds would hardly show.
+
+  ``margin`` is 0, or the loss in question.
+  """
+  lead, (best, rival) = field.lead(*pair), map(quoted, pair)
+  ends = [lead.high] if margin else [abs(lead.low), abs(lead.high)]
+  most = amount(field.criterion, max(ends))
+  longer = "a larger --budget or --steps" if study else "more --rounds"
+  if margin:
+    what = f"whether {rival} loses more than {field.margin_text} to {best}; it may lose up to"
+  else:
+    what = f"{best} from {rival}, which differ by at most about"
+  costs = "choose by their costs, or " if max(ends) <= _SMALL * field.margin else ""
   return (
-    f"More than {MOST_SEEDS} seeds would be needed to tell {quoted(best)} from {quoted(rival)}, "
-    f"which differ by at most about {most}; choose by their costs, or see whether longer training "
-    f"({longer}) separates them."
+    f"More than {MOST_SEEDS} seeds would be needed to tell {what} {most}; {costs}see whether "
+    f"longer training, with {longer}, separates them."
   )
 
 
@@ -121,8 +131,9 @@ def _rates(field: Field, study: Path | None) -> Iterator[str]:
   if any(map(at_edge, field.finished)):
     grid = ",".join(f"{rate:g}" for rate in sorted(rates))
     yield f"Search further for the rates at the edge: {_ELSEWHERE.lower()} and --lrs={grid}."
-  if limits.untuned(field) and not study:
-    yield "Tune the rate of each contender with experiments.study."
+  if limits.untuned(field):
+    how = f"{_ELSEWHERE} and --lrs=auto" if study else "Start a study (experiments.study)"
+    yield f"{how}, which tunes the rate of each contender."
 
 
 def _rounds(field: Field, study: Path | None) -> Iterator[str]:

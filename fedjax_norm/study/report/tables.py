@@ -110,7 +110,7 @@ def full_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
     ("round trips", _column("round_trips", "last", "{:,.0f}".format)),
     ("bytes up", lambda one: _bytes(ranking.column(one, "bytes_up").mean)),
     ("bytes down", lambda one: _bytes(ranking.column(one, "bytes_down").mean)),
-    ("training examples", _column("examples", "last", "{:,.0f}".format)),
+    ("training examples", lambda one: _number(ranking.trained_on(one).mean)),
     ("wall-clock time", lambda one: _time(ranking.column(one, "seconds").mean)),
     ("simulated time", lambda one: _time(ranking.column(one, "simulated_seconds").mean)),
     ("rounds to target", lambda one: _number(reached(one).rounds)),

@@ -11,7 +11,7 @@ from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.ranking import Criterion, Score
 
 _COSTS = (
-  "rounds", "examples", "bytes_up", "bytes_down", "round_trips", "seconds", "simulated_seconds",
+  "rounds", "bytes_up", "bytes_down", "round_trips", "seconds", "simulated_seconds",
 )  # fmt: skip
 _CLIENTS = ("clients_top1", "clients_top1_min", "unseen_top1", "unseen_top1_min")
 
@@ -63,6 +63,7 @@ def _row(one: Contender, criterion: Criterion, target: float) -> dict[str, Any]:
         values = {str(run.seed): _finite(ranking.reading(run, name, kind)) for run in one.runs}
         row[f"{name}_{kind}_seeds"] = values
   row |= {name: _finite(ranking.column(one, name).mean) for name in _COSTS}
+  row["examples"] = _finite(ranking.trained_on(one).mean)
   reached = ranking.cost_to_target(one, criterion, target)
   row |= {"target": _finite(target), "target_seeds": reached.seeds}
   costs = {"rounds": reached.rounds, "bytes": reached.bytes, "simulated_seconds": reached.seconds}

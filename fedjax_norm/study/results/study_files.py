@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation.measures import MEASURES, headline, measures_of
 from fedjax_norm.study.advice.recommendation import Recommendation, as_json
-from fedjax_norm.study.contender import Contender, SeedRun, Trial, Tuning
+from fedjax_norm.study.contender import Contender, SeedRun, State, Trial, Tuning
 from fedjax_norm.study.planning.plan import PLAN, Cell, read_plan
 from fedjax_norm.study.ranking import Criterion, Score
 from fedjax_norm.study.results import naming
@@ -33,6 +34,13 @@ def study_criterion(folder: Path, target: float | None = None) -> Criterion:
   """
   plan = read_plan(folder)
   return Criterion(plan.measure, plan.score, target, plan.cells[0].options["algorithm"])
+
+
+def titled(criterion: Criterion, contenders: Sequence[Contender]) -> Criterion:
+  """Returns a criterion with the title that its measure has in the task of the contenders."""
+  summaries = (run.summary for one in contenders for run in one.runs)
+  measure = next((measures_of(one).get(criterion.measure) for one in summaries), None)
+  return criterion._replace(title=measure.title if measure else None)
 
 
 def is_study(folder: Path) -> bool:
@@ -92,7 +100,7 @@ def runs_criterion(
   if len(kinds) > 1:
     titles = " and ".join(sorted(of[name].title for name, of in kinds.items()))
     raise UserError(f"these runs have different test measures, {titles}; name runs of one task.")
-  [(first, titled)] = kinds.items()
+  first = next(iter(kinds))
   common = [name for name in (*MEASURES, "loss") if all(name in one for one in summaries)]
   if measure is not None and measure not in common:
     raise UserError(
@@ -105,13 +113,9 @@ def runs_criterion(
       "--score=best needs runs with validation examples (--validation_share), and not all of these "
       "runs have them; pass --score=last or mean."
     )
-  return Criterion(
-    measure or first,
-    score or ("best" if validated else "last"),
-    target,
-    baseline=contenders[0].options.get("algorithm"),
-    title=titled[first].title if measure in (None, first) else None,
-  )
+  reading: Score = score or ("best" if validated else "last")
+  baseline = contenders[0].options.get("algorithm")
+  return titled(Criterion(measure or first, reading, target, baseline), contenders)
 
 
 def write(folder: Path, contenders: Sequence[Contender], recommendation: Recommendation) -> None:
@@ -139,6 +143,8 @@ def _read_cell(folder: Path, cell: Cell) -> Contender:
     if tuning is not None:
       trials = tuple(Trial(**trial) for trial in tuning["trials"])
       tuning = Tuning(**{**tuning, "trials": trials})
+    if outcome["state"] not in get_args(State):
+      raise KeyError(outcome["state"])
     contender = contender._replace(
       state=outcome["state"],
       reason=outcome["reason"],

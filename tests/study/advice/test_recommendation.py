@@ -94,6 +94,7 @@ def test_one_seed_decides_nothing():
   assert "--seeds=3" in found.next_steps[0]
   assert "were given, not tuned" in words(*found.limits)
   assert "experiments.study" in words(*found.next_steps)
+  assert "another --workdir and --lrs=auto" in words(*conclude(*members).next_steps)
 
 
 def test_a_diverged_contender_loses_and_a_failed_one_leaves_the_question_open():

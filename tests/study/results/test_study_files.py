@@ -87,9 +87,18 @@ def test_a_study_is_read_from_its_folder(study):
   assert (impossible.state, impossible.reason) == ("impossible", "it does not fit.")
   assert pending.state == "pending"
   assert study_files.study_criterion(study, 0.9)[:4] == ("top1", "best", 0.9, "fedavg")
-  (study / "cells" / "a.json").write_text("{}")
-  with pytest.raises(UserError, match=r"a\.json is damaged"):
-    study_files.read_study(study)
+  outcome = json.loads((study / "cells" / "a.json").read_text())
+  for damaged in ({}, outcome | {"state": "unknown"}):
+    (study / "cells" / "a.json").write_text(json.dumps(damaged))
+    with pytest.raises(UserError, match=r"a\.json is damaged"):
+      study_files.read_study(study)
+
+
+def test_a_measure_has_the_title_of_its_task():
+  pairs = contender("gn, fedavg", [0.9], values={"threshold": 0.3})
+  assert study_files.titled(Criterion(), [pairs]).form.title == "pairs right"
+  assert study_files.titled(Criterion(), [contender("gn, fedavg", [0.9])]).form.title == "top-1"
+  assert study_files.titled(Criterion("loss"), []).form.title == "test loss"
 
 
 def test_the_files_have_every_number(study):
@@ -111,6 +120,7 @@ def test_the_files_have_every_number(study):
     ("top1_last_std", scores.std(ddof=1)),
     ("top1_best_seeds_1", scores[1]),
     ("bytes_up", 1_000_000),
+    ("examples", 5_500),  # 100 for the first evaluation, 200 for the second, ...
     ("target", scores.mean() - 0.01),
     ("target_seeds", 1),
     ("target_bytes", 600_000),
