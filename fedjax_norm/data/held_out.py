@@ -143,7 +143,7 @@ def draw_examples(owners: np.ndarray, labels: np.ndarray, share: float, seed: in
     seed: seed of the draw.
 
   Raises:
-    UserError: the share is so small that no example is drawn.
+    UserError: no example is drawn: the share is too small, or each client has a single example.
   """
   (_, client), (_, label) = (np.unique(a, return_inverse=True) for a in (owners, labels))
   cell, shape = label * (client.max() + 1) + client, (label.max() + 1, client.max() + 1)
@@ -154,9 +154,11 @@ def draw_examples(owners: np.ndarray, labels: np.ndarray, share: float, seed: in
   grouped, rank = group_by_class(cell, table.ravel(), np.random.default_rng((seed, _VALIDATION)))
   drawn = np.sort(grouped[rank < np.repeat(counts.ravel(), table.ravel())])
   if not len(drawn):
+    single = len(owners) == shape[1]  # every client keeps an example
+    advice = "drop it, because clients have a single example" if single else "raise it"
     raise UserError(
       f"--validation_share={share:g} of {len(owners)} examples at {shape[1]} clients holds no "
-      "example out; raise it."
+      f"example out; {advice}."
     )
   return drawn
 

@@ -122,6 +122,14 @@ def test_impossible_options_are_refused(share, unseen, message):
     hold_out(train, partition, HeldOutConfig(share, unseen), 0)
 
 
+def test_clients_with_a_single_example_keep_it():
+  with pytest.raises(UserError, match="drop it, because clients have a single example"):
+    draw_examples(np.arange(6), np.zeros(6, int), 0.9, 0)
+  drawn = draw_examples(np.array([0, 1, 1, 1, 2]), np.zeros(5, int), 0.9, 0)
+  assert len(drawn) == 2
+  assert set(drawn) < {1, 2, 3}
+
+
 def test_clients_of_another_partition_have_no_names():
   owners = np.array([3, 3, 5, 5, 5, 8])
   natural = partitions.make("natural", np.zeros(6, int), 0, 0, clients=owners)

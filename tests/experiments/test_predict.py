@@ -57,7 +57,10 @@ def test_predictions_of_a_run(fedavg_run, predicted):
   images[np.arange(64), labels] += 120
   np.savez("data.npz", x_train=images, y_train=labels, x_test=images[:21], y_test=labels[:21],
            class_names=CLASSES)  # fmt: skip
-  training = (data, "--norm=fixbn", "--lr=0.1", "--validation_share=0.25", "--workdir=run")
+  # After FixBN's freeze the rate is far too high, so that the best round is before the freeze.
+  training = (data, "--norm=fixbn", "--lr=0.1", "--local_steps=20", "--partition=iid",
+              "--freeze_lr_factor=100", "--freeze_clip_norm=1", "--validation_share=0.25",
+              "--workdir=run")  # fmt: skip
   code, _, err = fedavg_run(*training)
   assert code == 0, err
   summary, before = json.loads(Path("run/summary.json").read_text()), state(Path("run"))
@@ -89,6 +92,8 @@ def test_predictions_of_a_run(fedavg_run, predicted):
     assert float(row["probability"]) == pytest.approx(float(expected["probability"]), abs=1e-5)
 
   # The model of the best round, written to a file; nothing in the run's folder changes.
+  assert summary["best_round"] == summary["frozen_at"] == 2
+  assert summary["best_top1"] != summary["top1"]
   code, out, err = predicted("--workdir=run", "--best", "--output=best.csv")
   assert (code, out) == (0, "written: best.csv\n")
   right = [row["class"] == row["predicted"] for row in table(Path("best.csv").read_text())]
