@@ -1,6 +1,7 @@
 """``experiments.compare`` on finished runs: what it prints and writes, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ def _folder(tmp_path, monkeypatch):
 def runs():
   write_run(Path("gn"), "fedavg", [0.9, 0.92], {"sent": 300_000}, norm="gn", local_steps=6)
   write_run(Path("bn"), "ssgd", [0.5, 0.53], norm="bn")
+  Path("mine").mkdir()
+  Path("mine/report.html").write_text("a report of another program")
   return "gn", "bn"
 
 
@@ -37,7 +40,7 @@ def test_runs_are_ranked_reported_and_left_alone(runs, capsys):
   assert out.index("gn, fedavg, local_steps=6") < out.index("bn, ssgd")  # ranked, not as given
   assert "91.00% ± 1.41%" in out
   assert "to 60.00%" in out
-  assert "Which norm? Decided: gn." in out
+  assert "Which norm? Undecided: gn or bn" in out  # the algorithms differ as well
   assert "None" not in out
   assert out.endswith("report: compare/report.html\n")
   page = Path("compare/report.html").read_text()
@@ -53,6 +56,15 @@ def test_runs_are_ranked_reported_and_left_alone(runs, capsys):
   assert "Ours" not in Path("compare/report.html").read_text()
 
 
+def test_runs_of_several_settings_keep_their_names_apart(runs):
+  for data in ("folder:a", "folder:b"):
+    write_run(Path(data), "ssgd", [0.5], norm="bn", data=data)
+  compare.compare(CompareFlags(), "folder:a", "folder:b")
+  text = Path("compare/report.html").read_text()
+  for data in ("folder:a", "folder:b"):
+    assert re.search(rf"<dt>[^<]*\({data}\)</dt><dd>{data}</dd>", text)
+
+
 @pytest.mark.parametrize(
   ("options", "paths", "message"),
   [
@@ -64,6 +76,7 @@ def test_runs_are_ranked_reported_and_left_alone(runs, capsys):
     ({"output": "c.png"}, ["gn", "bn"], "has to be a folder"),
     ({"output": "gn/report"}, ["gn", "bn"], "would be written into gn; pass another --output"),
     ({"output": "bn"}, ["gn", "bn"], "bn contains other files"),
+    ({"output": "mine"}, ["gn", "bn"], "mine contains other files"),
   ],
 )
 def test_what_cannot_be_compared_is_one_sentence(runs, options, paths, message):

@@ -13,7 +13,7 @@ from fedjax_norm.study import answer
 from fedjax_norm.study.advice.recommendation import recommend
 from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.ranking import Criterion, Score
-from fedjax_norm.study.report.page import REPORT
+from fedjax_norm.study.report import page
 from fedjax_norm.study.results import study_files
 
 
@@ -94,9 +94,9 @@ def _of_runs(config: CompareFlags, paths: tuple[str, ...]) -> answer.Material:
   contenders = study_files.read_runs([Path(path).expanduser() for path in paths])
   criterion = _criterion(config, contenders)
   recommendation = recommend(contenders, criterion)
-  folders = {one.name: str(one.path) for one in contenders}
+  paths_by_name = zip(page.full_names(contenders), map(str, paths), strict=True)
   return answer.Material(
-    contenders, recommendation, f"Comparison of {len(contenders)} runs", folders
+    contenders, recommendation, f"Comparison of {len(contenders)} runs", dict(paths_by_name)
   )
 
 
@@ -124,7 +124,8 @@ def _folder(output: str | None) -> Path:
   if folder.suffix == ".png":
     raise UserError(f"--output={output} has to be a folder, which gets all pictures; drop .png.")
   names = set(os.listdir(folder)) if folder.is_dir() else set()
-  if names and (REPORT not in names or names & {"config.json", "study.json"}):
+  earlier = {page.REPORT, "results.csv", "results.json"} <= names
+  if names and (not earlier or names & {"config.json", "study.json"}):
     raise UserError(f"{folder} contains other files; pass a new folder as --output.")
   return folder
 

@@ -74,7 +74,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], highlighted: int
 
   The row with index ``highlighted`` is emphasized.
   """
-  head = [element("th", element("button", one, type="button"), aria_sort="none") for one in heads]
+  head = []
+  for i, text in enumerate(heads):
+    kind = {"class_": "number"} if all(row[i].value is not None for row in rows) else {}
+    head.append(element("th", element("button", text, type="button"), aria_sort="none", **kind))
   lines = []
   for i, row in enumerate(rows):
     cells = list(map(_cell, row))

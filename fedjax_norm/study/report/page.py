@@ -125,16 +125,24 @@ def _evidence(conclusion: Conclusion) -> list[Html]:
   return parts
 
 
+def full_names(contenders: Sequence[Contender]) -> list[str]:
+  """Returns names that are unique in all settings: with the setting, if there are several."""
+  several = len({one.setting for one in contenders}) > 1
+  return [f"{one.name} ({one.setting})" if several else one.name for one in contenders]
+
+
 def _commands(contenders: Sequence[Contender]) -> Html:
   """Returns the command of each contender, to copy."""
-  named = [one for one in contenders if one.command]
-  if not named:
+  commands = {
+    name: one.command
+    for name, one in zip(full_names(contenders), contenders, strict=True)
+    if one.command
+  }
+  if not commands:
     return Html()
   lines = (
-    element(
-      "li", f"{one.name} ", markup.copy_button(one.command), " ", element("code", one.command)
-    )
-    for one in named
+    element("li", f"{name} ", markup.copy_button(command), " ", element("code", command))
+    for name, command in commands.items()
   )
   what = "Each command repeats the final runs of a contender."
   return markup.details("Commands", element("p", what), element("ul", *lines))
