@@ -63,12 +63,13 @@ def run(config: Any, make: Make = make) -> None:
   programs = Programs(make)
   first, task = prepare(config, source)
   run_report.print_start(first, task, programs.of(task, first))
-  run_seeds(config, source, app.new_folder(config), programs)
+  run_seeds(config, source, (first, task), app.new_folder(config), programs)
 
 
 def run_seeds(
   config: Any,
   source: Source | None,
+  prepared: tuple[Config, Task],
   path: Path,
   programs: Programs,
   on_evaluation: Callback | None = None,
@@ -79,12 +80,13 @@ def run_seeds(
   Args:
     config: an object of a class that ``config_of`` returns.
     source: the data of the run; None loads only the images of this process's clients.
+    prepared: result of :func:`prepare`, so that nothing is read and computed twice.
     path: the folder; with several seeds, each has a folder of its own in it.
     programs: builds the programs.
     on_evaluation: is called after each evaluation (see ``loop.train``).
     on_end: is called with each seed after its run.
   """
-  first, task = prepare(config, source)
+  first, task = prepared
   if config.seeds == 1:
     run_seed(first, task, programs.of(task, first), path, on_evaluation)
     on_end(config.seed)

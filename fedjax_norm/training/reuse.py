@@ -37,6 +37,8 @@ class Programs:
 
   def of(self, task: Task, config: Any) -> Program:
     """Returns the program of a run, given its task and its options with all defaults filled in."""
+    if self._built and self._built[1] is task and self._built[2] == config:
+      return self._built[0]
     program = self._make(task, config)
     if self._built and _compile_the_same(self._built[1:], (task, config)):
       return share(self._built[0], program, task)

@@ -73,3 +73,22 @@ def test_the_freeze_of_a_shorter_run_is_its_own(source):
     config = make(ANY_METHOD.config("fedavg"), **BASE | {"norm": "fixbn", "rounds": rounds})
     config, task = train.prepare(config, source)
     assert programs.of(task, config).freeze.round == rounds // 2
+
+
+def test_an_ordinary_run_prepares_its_data_and_its_program_once(tmp_path, monkeypatch):
+  counts = {"prepare": 0, "make": 0}
+
+  def counted(name):
+    function = getattr(train, name)
+
+    def call(*arguments):
+      counts[name] += 1
+      return function(*arguments)
+
+    return call
+
+  monkeypatch.setattr(train, "prepare", counted("prepare"))
+  monkeypatch.setattr(train, "run_seed", lambda *_: None)
+  config = make(ANY_METHOD.config("fedavg"), **BASE, workdir=str(tmp_path / "run"))
+  train.run(config, counted("make"))
+  assert counts == {"prepare": 1, "make": 1}

@@ -211,7 +211,9 @@ class _Work:
     # A process whose lease was taken over keeps the folder until its next evaluation.
     config = dataclasses.replace(config, wait_for_workdir=True)
     with contextlib.redirect_stdout(io.StringIO()):
-      train.run_seeds(config, SOURCES.of(config), path, self.programs, tell, ended)
+      source = SOURCES.of(config)
+      prepared = train.prepare(config, source)
+      train.run_seeds(config, source, prepared, path, self.programs, tell, ended)
 
   def _reporter(self, steps: int, rounds: int) -> Callable[..., None]:
     """Returns the function (rounds done, ...) by which runs report their progress."""
