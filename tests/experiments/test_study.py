@@ -118,6 +118,15 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_of_a_study_tells_what_is_left(folder, first):
+  plan = (folder / "study.json").read_bytes()
+  code, out, err = run("--dry_run", f"--workdir={folder}", "--norms=bn,gn,none")
+  assert (code, err) == (0, "")
+  assert "none, fedavg, 2 local steps" in out
+  assert out.endswith("contenders that are left: 1 of 3.\n")
+  assert (folder / "study.json").read_bytes() == plan
+
+
 @pytest.mark.parametrize(
   ("options", "words"),
   [
