@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fedjax_norm.study.contender import Trial, Tuning
 from fedjax_norm.study.ranking import Criterion, Score
+from fedjax_norm.training.outcome import best_index
 
 EXTENSIONS = 2
 """Rates by which an automatic grid may grow."""
@@ -74,15 +75,18 @@ def total_steps(rates: int, extends: bool, seeds: int, effort: int, rungs: tuple
 def score_of(
   rows: Sequence[dict[str, Any]], measure: str, score: Score, average_last: int
 ) -> float:
-  """Returns the score of a run on the validation examples, from its rows of ``metrics.csv``."""
+  """Returns the score of a run on the validation examples, from its rows of ``metrics.csv``.
+
+  ``best`` is the value in the round whose model a run saves as its best (``outcome.best_index``).
+  """
   values = [float(row[f"val_{measure}"]) for row in rows]
   if score == "last":
     return values[-1]
   if score == "mean":
     last = values[-average_last:]
     return sum(last) / len(last)
-  finite = [value for value in values if not math.isnan(value)] or [math.nan]
-  return max(finite, key=lambda value: Criterion(measure).sign * value)
+  index = best_index(rows)
+  return math.nan if index is None else values[index]
 
 
 def next_trials(trials: Sequence[Trial], search: Search) -> list[tuple[float, int]] | Tuning:

@@ -23,7 +23,8 @@ def read_study(folder: Path) -> list[Contender]:
   Raises:
     UserError: the folder holds no study, or a file is damaged.
   """
-  return [_read_cell(folder, cell) for cell in read_plan(folder).cells]
+  plan = read_plan(folder)
+  return [_read_cell(folder, cell, plan.seeds) for cell in plan.cells]
 
 
 def study_criterion(folder: Path, target: float | None = None) -> Criterion:
@@ -130,7 +131,8 @@ def write(folder: Path, contenders: Sequence[Contender], recommendation: Recomme
   write_json(folder / "results.json", content)
 
 
-def _read_cell(folder: Path, cell: Cell) -> Contender:
+def _read_cell(folder: Path, cell: Cell, seeds: int) -> Contender:
+  """Returns a contender of a study; it is pending with fewer than ``seeds`` final runs."""
   contender = Contender(cell.label, cell.setting, cell.options, (), "pending")
   file = folder / "cells" / f"{cell.name}.json"
   if cell.reason:
@@ -138,6 +140,8 @@ def _read_cell(folder: Path, cell: Cell) -> Contender:
   if not file.exists():
     return contender
   outcome, path = read_json(file), folder / "runs" / cell.name
+  if outcome.get("seeds", seeds) < seeds:  # seeds were added, and their runs may be incomplete
+    return contender
   try:
     tuning = outcome["tuning"]
     if tuning is not None:

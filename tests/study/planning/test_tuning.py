@@ -141,5 +141,5 @@ def test_local_steps_of_a_contender(rates, extends, rungs, steps):
   [("best", "top1", 0.9), ("last", "top1", 0.3), ("mean", "top1", 0.6), ("best", "loss", 1.0)],
 )
 def test_validation_values_become_one_score(score, measure, value):
-  rows = [{"val_top1": v, "val_loss": w} for v, w in ((0.1, 3.0), (0.9, 1.0), (0.3, 2.0))]
+  rows = [{"val_top1": v, "val_loss": w} for v, w in ((0.1, 3.0), (0.9, 1.0), (0.3, 0.5))]
   assert tuning.score_of(rows, measure, score, 2) == pytest.approx(value)

@@ -88,6 +88,8 @@ def test_a_study_is_read_from_its_folder(study):
   assert pending.state == "pending"
   assert study_files.study_criterion(study, 0.9)[:4] == ("top1", "best", 0.9, "fedavg")
   outcome = json.loads((study / "cells" / "a.json").read_text())
+  (study / "cells" / "a.json").write_text(json.dumps(outcome | {"seeds": 1}))  # the plan has two
+  assert study_files.read_study(study)[0].state == "pending"
   for damaged in ({}, outcome | {"state": "unknown"}):
     (study / "cells" / "a.json").write_text(json.dumps(damaged))
     with pytest.raises(UserError, match=r"a\.json is damaged"):
