@@ -18,6 +18,7 @@ class SeedRun(NamedTuple):
     rows: rows of ``metrics.csv``, one for each evaluation.
     summary: content of ``summary.json``.
     evaluation: content of ``evaluation.json``; None if the run has no such file.
+    best_evaluation: content of ``evaluation_best.json``; None if the run has no such file.
   """
 
   seed: int
@@ -25,6 +26,7 @@ class SeedRun(NamedTuple):
   rows: list[Row]
   summary: dict[str, Any]
   evaluation: dict[str, Any] | None = None
+  best_evaluation: dict[str, Any] | None = None
 
 
 class Trial(NamedTuple):

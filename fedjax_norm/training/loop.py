@@ -141,6 +141,8 @@ def train(
           # Before its row, so that the rows never tell of a better model than the saved one.
           if best_index(rows) == len(rows) - 1:
             save_model(folder.path, on_host.variables, BEST_MODEL)
+            if details:
+              folder.write_evaluation(details, best=True)
           # The row precedes the checkpoint: after a kill in between, resuming drops the extra row.
           folder.append(row)
           checkpoints.save(round_, state)

@@ -15,6 +15,7 @@ VALIDATION = "val_"
 
 # Prefixes of the columns for validation, several clients and the members of an ensemble.
 _GROUPS = (VALIDATION, "clients_", "unseen_", "models_", "personal_", "member")
+_COMPARED = ("clients_top1", "clients_top1_min", "unseen_top1", "unseen_top1_min")
 
 
 class Outcome(NamedTuple):
@@ -62,7 +63,7 @@ def summary(outcome: Outcome, average_last: int = EvaluationConfig.average_last)
   ``average_last`` evaluations, and with validation ``best_...``, the values in ``best_round``.
   """
   last, latest = outcome.rows[-1], outcome.rows[-average_last:]
-  compared = [*measures_of(last), *(n for n in ("clients_top1", "unseen_top1") if n in last)]
+  compared = [*measures_of(last), *(n for n in _COMPARED if n in last)]
   means = {f"mean_{name}": float(np.mean([row[name] for row in latest])) for name in compared}
   best: dict[str, Any] = {}
   if (index := best_index(outcome.rows)) is not None:

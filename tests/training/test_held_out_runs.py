@@ -98,6 +98,11 @@ def test_the_saved_best_model_is_that_of_the_best_round(whole):
   np.testing.assert_equal(saved, models[best])
   result = summary(outcome, average_last=2)
   assert result["best_round"] == best
+  details = json.loads((path / "evaluation_best.json").read_text())
+  assert details["round"] == best
+  assert min(one["top1"] for one in details["clients"][:3]) == result["best_clients_top1_min"]
+  diagonal, counts = np.trace(details["confusion"]), np.sum(details["confusion"])
+  assert diagonal / counts == pytest.approx(result["best_top1"])
   for name in ("top1", "auroc", "clients_top1", "unseen_top1"):
     assert result[f"best_{name}"] == outcome.rows[best - 1][name]
     mean = (outcome.rows[-1][name] + outcome.rows[-2][name]) / 2
@@ -118,7 +123,7 @@ def test_a_resumed_run_ends_with_the_same_files(program, task, whole, tmp_path, 
   outcome = run(program, task, tmp_path)
   for row, expected in zip(outcome.rows, whole[0].rows, strict=True):
     assert {**row, "seconds": 0} == {**expected, "seconds": 0}
-  for name in ("model_best.msgpack", "evaluation.json"):
+  for name in ("model_best.msgpack", "evaluation.json", "evaluation_best.json"):
     assert (tmp_path / name).read_bytes() == (whole[1] / name).read_bytes()
   complete = run(program, task, tmp_path)  # nothing is trained
   assert complete.details == outcome.details

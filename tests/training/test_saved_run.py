@@ -40,6 +40,9 @@ def test_a_run_is_read_and_nothing_is_written(folder):
   assert state(folder) == before
   (folder / "evaluation.json").write_text(json.dumps(EVALUATION))
   assert read_run(folder).evaluation == EVALUATION
+  assert read_run(folder).best_evaluation is None
+  (folder / "evaluation_best.json").write_text(json.dumps({**EVALUATION, "round": 2}))
+  assert read_run(folder).best_evaluation == {**EVALUATION, "round": 2}
   assert seed_folders(folder) == [folder]
 
 

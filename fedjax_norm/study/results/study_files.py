@@ -166,7 +166,7 @@ def _read_cell(folder: Path, cell: Cell, seeds: int) -> Contender:
 
 def _seed_runs(folder: Path) -> tuple[SeedRun, ...]:
   return tuple(
-    SeedRun(run.config["seed"], path, run.rows, run.summary, run.evaluation)
+    SeedRun(run.config["seed"], path, run.rows, run.summary, run.evaluation, run.best_evaluation)
     for path, run in read_seeds(folder)
   )
 

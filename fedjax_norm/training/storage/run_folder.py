@@ -23,6 +23,10 @@ _DIAGNOSTICS = "diagnostics.csv"
 _DIAGNOSTICS_COLUMNS = ("round", "quantity", "place", "value")
 SUMMARY = "summary.json"
 EVALUATION = "evaluation.json"
+BEST_EVALUATION = "evaluation_best.json"
+"""The same for the model of the best round by validation (``--validation_share``)."""
+
+_STUDY = "study.json"  # in the folder of a study
 _EVENTS = "tensorboard"
 # Files that a run killed before it wrote its config can leave in the folder.
 _NO_RUN_YET = {f"{CONFIG}.tmp", LOCK, HOLDER, f"{HOLDER}.tmp"}
@@ -36,6 +40,11 @@ def read_config(path: Path) -> dict[str, Any]:
   Raises:
     UserError: the folder has no such file, or the file cannot be read or is damaged.
   """
+  if not (path / CONFIG).is_file() and (path / _STUDY).is_file():
+    raise UserError(
+      f"{path} holds a study and no run; pass the folder of one of its runs, which are in "
+      f"{path / 'runs'}."
+    )
   if not (path / CONFIG).is_file():
     raise UserError(f"{path} holds no run because it has no {CONFIG}; pass a run's folder.")
   config = atomic_files.read_json(path / CONFIG)
@@ -46,7 +55,8 @@ class RunFolder:
   """The files of one run; a context manager, made by ``RunFolder.open``.
 
   The files are ``config.json``, ``metrics.csv``, ``summary.json``, ``tensorboard/``, for
-  classification ``evaluation.json`` and, if the run records diagnostics, ``diagnostics.csv``. The
+  classification ``evaluation.json`` and, with validation, ``evaluation_best.json``; and, if the run
+  records diagnostics, ``diagnostics.csv``. The
   TensorBoard events are derived from ``metrics.csv``. Until the folder is closed, other processes
   can open it only as a ``ReadOnlyFolder``.
 
@@ -199,9 +209,12 @@ class RunFolder:
     file = self.path / SUMMARY
     return atomic_files.read_json(file) if file.exists() else None
 
-  def write_evaluation(self, details: dict[str, Any]) -> None:
-    """Replaces ``evaluation.json``, what the last evaluation says of each class and client."""
-    atomic_files.write_json(self.path / EVALUATION, details)
+  def write_evaluation(self, details: dict[str, Any], best: bool = False) -> None:
+    """Replaces ``evaluation.json``, what the last evaluation says of each class and client.
+
+    With ``best``, it replaces ``evaluation_best.json``, that of the best round by validation.
+    """
+    atomic_files.write_json(self.path / (BEST_EVALUATION if best else EVALUATION), details)
 
   def read_evaluation(self) -> dict[str, Any]:
     """Returns the content of ``evaluation.json``; an empty dict if the file does not exist.

@@ -10,6 +10,7 @@ from fedjax_norm.evaluation.measures import measures_of
 from fedjax_norm.training.storage.atomic_files import read_json
 from fedjax_norm.training.storage.csv_rows import Row, read_rows
 from fedjax_norm.training.storage.run_folder import (
+  BEST_EVALUATION,
   CONFIG,
   EVALUATION,
   METRICS,
@@ -29,12 +30,14 @@ class SavedRun(NamedTuple):
     rows: rows of ``metrics.csv``, at least one.
     summary: content of ``summary.json``.
     evaluation: content of ``evaluation.json``; None if the run has no such file.
+    best_evaluation: content of ``evaluation_best.json``; None if the run has no such file.
   """
 
   config: dict[str, Any]
   rows: list[Row]
   summary: dict[str, Any]
   evaluation: dict[str, Any] | None
+  best_evaluation: dict[str, Any] | None = None
 
 
 def seed_folders(path: Path) -> list[Path]:
@@ -118,7 +121,11 @@ def read_run(path: Path) -> SavedRun:
       f"{path / METRICS} is damaged: it ends before round {summary['rounds']}, the last one of the "
       "run; restore the file or pass another folder."
     )
-  file = path / EVALUATION
+  evaluations = (_read_evaluation(path / name) for name in (EVALUATION, BEST_EVALUATION))
+  return SavedRun(config, rows, summary, *evaluations)
+
+
+def _read_evaluation(file: Path) -> dict[str, Any] | None:
   evaluation = read_json(file) if file.exists() else None
   if evaluation is not None and not all(
     isinstance(evaluation.get(name), list) for name in ("classes", "clients")
@@ -127,7 +134,7 @@ def read_run(path: Path) -> SavedRun:
       f"{file} is damaged: it has no list of classes or clients; restore the file or pass another "
       "folder."
     )
-  return SavedRun(config, rows, summary, evaluation)
+  return evaluation
 
 
 def _check_numbers(file: Path, values: dict[str, Any], names: tuple[str, ...]) -> None:
