@@ -1,12 +1,14 @@
 """Holds training examples out: a share of each client's for validation, all of unseen clients'."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from fedjax_norm.data.examples import Examples, select
+from fedjax_norm.data.names import join_first, normalize
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.partitions.dealing import group_by_class, round_shares
 from fedjax_norm.data.partitions.registry import Partition
@@ -32,17 +34,32 @@ class HeldOutConfig(Options):
     above=0,
     below=1,
   )
-  unseen_clients: int = option(
+  unseen_clients: int | str = option(
     0,
-    "Number of clients, drawn with --seed, that never train; the model is tested on their training "
-    "examples (columns unseen_... of metrics.csv).",
+    "Clients that never train: their number, to draw them with --seed, or names of natural clients "
+    "separated by commas, the same for all seeds. The model is tested on their training examples "
+    "(columns unseen_... of metrics.csv) and, where the data names the client of each test image, "
+    "also on their test images, which the test set then lacks.",
     least=0,
   )
 
   @property
   def holds_out(self) -> bool:
     """Whether any examples are held out."""
-    return self.validation_share is not None or self.unseen_clients > 0
+    return self.validation_share is not None or self.unseen_clients != 0
+
+  @property
+  def unseen_names(self) -> tuple[str, ...]:
+    """Names of the unseen clients; empty if they are drawn."""
+    if not isinstance(self.unseen_clients, str):
+      return ()
+    names = (normalize(name.strip()) for name in self.unseen_clients.split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
+
+  def check(self) -> None:
+    """Raises a UserError if ``unseen_clients`` is a text without names."""
+    if isinstance(self.unseen_clients, str) and not self.unseen_names:
+      raise UserError("--unseen_clients names no client; give names or a number, or drop it.")
 
 
 class HeldOutExamples(NamedTuple):
@@ -53,8 +70,8 @@ class HeldOutExamples(NamedTuple):
 
   Attributes:
     validation: the examples for validation, with ``clients`` from 0 to K - 1; None without a share.
-    unseen: all examples of the unseen clients, with ``clients`` from K to K + U - 1; None without
-      unseen clients.
+    unseen: all training examples of the unseen clients, and after :func:`move_tests` their test
+      examples, with ``clients`` from K to K + U - 1; None without unseen clients.
     partition_ids: [K + U] int32, each client's number in the partition of all examples.
     natural_ids: [K + U] natural client of each client (see :func:`natural_clients`), or None.
     images: the images of the clients that train, with those for validation. Statistics of them
@@ -69,25 +86,36 @@ class HeldOutExamples(NamedTuple):
 
 
 def hold_out(
-  train: Examples, partition: Partition, config: HeldOutConfig, seed: int
+  train: Examples,
+  partition: Partition,
+  config: HeldOutConfig,
+  seed: int,
+  names: Sequence[str] | None = None,
 ) -> tuple[Examples, Partition, HeldOutExamples]:
   """Divides training examples into those to train on and held-out ones.
 
   Args:
     train: N training examples.
     partition: division of the examples over all clients.
-    config: the share for validation and the number of unseen clients.
+    config: the share for validation and the unseen clients.
     seed: seed of the draws.
+    names: names of the natural clients; None if the data has none.
 
   Returns:
     (the examples to train on, in the same order, their division over the clients that train, the
     held-out examples).
 
   Raises:
-    UserError: no client is left to train, or the share is so small that no example is held out.
+    UserError: no client is left to train, an unseen client is unknown, or the share is so small
+      that no example is held out.
   """
   owners, count = partitions.owners(partition), len(partition.offsets) - 1
-  drawn = draw_clients(count, config.unseen_clients, seed)
+  natural = natural_clients(partition, train.clients)
+  if isinstance(config.unseen_clients, str):
+    known = None if natural is None or names is None else [names[k] for k in natural]
+    drawn = find_clients(config.unseen_names, known)
+  else:
+    drawn = draw_clients(count, config.unseen_clients, seed)
   clients = np.append(np.setdiff1d(np.arange(count), drawn), drawn).astype(np.int32)
   number = np.empty(count, np.int32)  # of each client of the partition
   number[clients] = np.arange(count)
@@ -101,7 +129,6 @@ def hold_out(
     return select(train, np.flatnonzero(mask))._replace(clients=owners[mask])
 
   kept = trains & ~held
-  natural = natural_clients(partition, train.clients)
   return (
     select(train, np.flatnonzero(kept)),
     _keep(partition, kept, clients[: count - len(drawn)]),
@@ -127,6 +154,70 @@ def draw_clients(count: int, unseen: int, seed: int) -> np.ndarray:
       f"{count - 1}."
     )
   return np.sort(np.random.default_rng((seed, _UNSEEN)).permutation(count)[:unseen])
+
+
+def find_clients(wanted: Sequence[str], names: Sequence[str] | None) -> np.ndarray:
+  """Returns the ids [U], ascending, of the clients ``wanted``.
+
+  Args:
+    wanted: names of unseen clients.
+    names: name of each client of the partition; None if it is not that of the named clients.
+
+  Raises:
+    UserError: clients have no names, one is unknown, or no client would remain.
+  """
+  if names is None:
+    raise UserError(
+      "--unseen_clients with names needs data that names its clients, and --partition=natural; "
+      "give a number, or choose this partition."
+    )
+  names = [normalize(name) for name in names]
+  if unknown := [name for name in wanted if name not in names]:
+    raise UserError(
+      f"--unseen_clients: the data has no client {unknown[0]!r}; its clients are "
+      f"{join_first(names)}."
+    )
+  if len(wanted) >= len(names):
+    raise UserError(
+      f"--unseen_clients names all {len(names)} clients, so that none is left to train; drop one."
+    )
+  return np.flatnonzero(np.isin(names, wanted))
+
+
+def move_tests(test: Examples, held_out: HeldOutExamples) -> tuple[Examples, HeldOutExamples]:
+  """Moves the test examples of unseen clients to the clients' other unseen examples.
+
+  Nothing is moved unless the data names the clients of test examples and the partition is that of
+  these clients.
+
+  Returns:
+    (the test examples of all others, in the same order, the held-out examples).
+
+  Raises:
+    UserError: no test example is left.
+  """
+  unseen, natural = held_out.unseen, held_out.natural_ids
+  if unseen is None or natural is None or test.clients is None:
+    return test, held_out
+  assert unseen.clients is not None
+  first = int(unseen.clients.min())  # the clients before it train
+  moves = np.isin(test.clients, natural[first:])
+  if not moves.any():
+    return test, held_out
+  if moves.all():
+    raise UserError(
+      "--unseen_clients takes all test images, so that none is left of the clients that train; "
+      "name fewer, or drop it."
+    )
+  moved = select(test, np.flatnonzero(moves))
+  number = dict(zip(natural[first:].tolist(), range(first, len(natural)), strict=True))
+  clients = np.array([number[k] for k in moved.clients.tolist()], unseen.clients.dtype)
+  both = Examples(
+    np.concatenate([unseen.images, moved.images]),
+    np.concatenate([unseen.labels, moved.labels]),
+    np.concatenate([unseen.clients, clients]),
+  )
+  return select(test, np.flatnonzero(~moves)), held_out._replace(unseen=both)
 
 
 def draw_examples(owners: np.ndarray, labels: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -73,7 +73,7 @@ def run_cell(name: str, config: Any, source: Source, path: Path, make: Make = tr
     except DivergedError as error:
       print(f"{name}: {error}", file=sys.stderr)
   with train.open_folder(path, resolved, continues=False) as folder:
-    num_tested = 0 if config.task == "verification" else len(source.test.labels)
+    num_tested = 0 if config.task == "verification" else len(task.source.test.labels)
     rows = folder.rows()
 
     @functools.cache

@@ -6,9 +6,17 @@ from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 
 from fedjax_norm.data.examples import Examples
-from fedjax_norm.data.held_out import HeldOutConfig, draw_examples, hold_out, natural_clients
+from fedjax_norm.data.held_out import (
+  HeldOutConfig,
+  draw_examples,
+  hold_out,
+  move_tests,
+  natural_clients,
+)
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.errors import UserError
+
+NAMES = ["Bern", "Oslo", "Porto", "Rome"]
 
 
 def world(natural, labels):
@@ -114,12 +122,45 @@ def test_statistics_of_images_do_not_depend_on_the_validation_examples():
   [
     (0.01, 0, "--validation_share=0.01 of 40 examples at 4 clients holds no example out"),
     (None, 4, "--unseen_clients=4 leaves none of the 4 clients to train; give at most 3"),
+    (None, "Rom,Bern", "the data has no client 'Rom'; its clients are Bern, Oslo, Porto, Rome"),
+    (None, "Rome,Oslo,Bern,Porto", "names all 4 clients, so that none is left to train"),
   ],
 )
 def test_impossible_options_are_refused(share, unseen, message):
   train, partition = world(np.arange(40) % 4, np.zeros(40))
   with pytest.raises(UserError, match=message):
-    hold_out(train, partition, HeldOutConfig(share, unseen), 0)
+    hold_out(train, partition, HeldOutConfig(share, unseen), 0, NAMES)
+
+
+def test_names_need_the_clients_of_the_data():
+  train, partition = world(np.arange(40) % 4, np.zeros(40))
+  mixed = partitions.make("iid", train.labels, 4, 0)
+  for division, names in ((partition, None), (mixed, NAMES)):
+    with pytest.raises(UserError, match="names its clients, and --partition=natural"):
+      hold_out(train, division, HeldOutConfig(unseen_clients="Oslo"), 0, names)
+  with pytest.raises(UserError, match="names no client"):
+    HeldOutConfig(unseen_clients=" ,")
+
+
+def test_named_clients_are_held_out_with_every_seed_and_take_their_test_examples():
+  train, partition = world([0, 1, 2, 3, 1, 0], [0, 0, 1, 1, 1, 0])
+  owners = np.array([3, 1, -1, 0, 1, 2], np.int32)
+  test = Examples(np.arange(10, 16.0).reshape(-1, 1, 1, 1), np.zeros(6, np.int32), owners)
+  for seed in range(3):
+    config = HeldOutConfig(unseen_clients="Rome, Oslo")
+    kept, division, held_out = hold_out(train, partition, config, seed, NAMES)
+    left, held_out = move_tests(test, held_out)
+    assert ids(kept).tolist() == [0, 2, 5]
+    assert len(division.offsets) - 1 == 2
+    assert held_out.natural_ids.tolist() == [0, 2, 1, 3]
+    assert ids(left).tolist() == [12, 13, 15]
+    assert ids(held_out.unseen).tolist() == [1, 3, 4, 10, 11, 14]
+    assert held_out.unseen.clients.tolist() == [2, 3, 2, 3, 2, 2]
+  nameless = test._replace(clients=None)
+  assert move_tests(nameless, held_out) == (nameless, held_out)
+  only_theirs = test._replace(clients=np.full(6, 1))
+  with pytest.raises(UserError, match="takes all test images"):
+    move_tests(only_theirs, held_out)
 
 
 def test_clients_with_a_single_example_keep_it():

@@ -46,6 +46,23 @@ def test_options_that_change_labels_need_a_task_with_labels(tiny_source, options
     task_of(tiny_source, given, **others)
 
 
+def test_the_test_set_of_a_run_is_that_of_the_clients_that_train(make_source):
+  source = make_source(num_train=12, num_test=9)
+  train, test = (
+    part._replace(clients=np.arange(len(part.labels), dtype=np.int32) % 3)
+    for part in (source.train, source.test)
+  )
+  source = source._replace(train=train, test=test, client_names=("a", "b", "c"))
+  division = partitions.make("natural", train.labels, 0, 0, clients=train.clients)
+  config = TaskConfig(partition="natural", norm="gn", unseen_clients="b")
+  source, division, held_out = divide(config, source, division, 5)
+  task = from_config(config, source, division, 5, 10, held_out=held_out)
+  assert task.client_names == ("a", "c", "b")
+  assert task.test_owners.tolist() == [0, 1] * 3
+  np.testing.assert_array_equal(task.source.test.images, test.images[test.clients != 1])
+  np.testing.assert_array_equal(task.unseen.images[4:], test.images[test.clients == 1])
+
+
 @pytest.mark.parametrize(
   ("options", "processes", "message"),
   [

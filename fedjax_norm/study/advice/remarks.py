@@ -1,8 +1,10 @@
 """Further facts about the best contender of a setting: its model, its clients, its costs."""
 
 import math
+import shlex
 from collections.abc import Iterator
 
+from fedjax_norm.data.names import join_first
 from fedjax_norm.study import ranking
 from fedjax_norm.study.advice import wording
 from fedjax_norm.study.advice.field import Field
@@ -75,8 +77,21 @@ def _unseen(field: Field) -> Iterator[str]:
   if math.isfinite(mean):
     yield (
       f"On clients that took no part in training, it has {mean:.2%} on average and {least:.2%} on "
-      "the worst of them."
+      f"the worst of them{_listed(client_accuracies(best, unseen=True))}."
     )
+  held_out = [tuple(client_accuracies(best._replace(runs=(run,)), True)) for run in best.runs]
+  if len({frozenset(names) for names in held_out}) > 1:
+    option = shlex.quote(f"--unseen_clients={','.join(held_out[0])}")
+    yield (
+      "The seeds held out different clients, so that the spread over seeds is mostly that of the "
+      f"clients; naming them, for instance {option}, holds out the same with every seed."
+    )
+
+
+def _listed(accuracies: dict[str, float]) -> str:
+  """Returns `` (Bern 50.00%, Oslo 90.00%)``, the lowest accuracies first; empty without names."""
+  ranked = sorted(accuracies.items(), key=lambda one: (one[1], one[0]))
+  return f" ({join_first([f'{name} {value:.2%}' for name, value in ranked])})" if ranked else ""
 
 
 def _same_bytes(field: Field) -> Iterator[str]:

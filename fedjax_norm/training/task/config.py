@@ -9,7 +9,7 @@ import numpy as np
 from fedjax_norm.data import example_order
 from fedjax_norm.data.example_order import ExampleOrder
 from fedjax_norm.data.examples import Source
-from fedjax_norm.data.held_out import HeldOutConfig, HeldOutExamples, hold_out
+from fedjax_norm.data.held_out import HeldOutConfig, HeldOutExamples, hold_out, move_tests
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.partitions.hidden_labels import hide_labels
 from fedjax_norm.data.partitions.registry import Partition, PartitionConfig
@@ -67,7 +67,8 @@ def divide(config: TaskConfig, source: Source, partition: Partition, seed: int) 
   """Holds out examples of a partition as the options say.
 
   Raises:
-    UserError: the run has several processes, or ``held_out.hold_out`` raises.
+    UserError: the run has several processes, or ``held_out.hold_out`` or ``held_out.move_tests``
+      raises.
   """
   if not config.holds_out:
     return Division(source, partition, None)
@@ -83,8 +84,10 @@ def divide(config: TaskConfig, source: Source, partition: Partition, seed: int) 
     raise UserError(
       f"--unseen_clients reports an accuracy, and --task is {config.task}; drop --unseen_clients."
     )
-  train, kept, held_out = hold_out(source.train, partition, config, seed)
-  return Division(source._replace(train=train), kept, held_out)
+  names = source.client_names
+  train, kept, held_out = hold_out(source.train, partition, config, seed, names)
+  test, held_out = move_tests(source.test, held_out)
+  return Division(source._replace(train=train, test=test), kept, held_out)
 
 
 def from_config(

@@ -52,7 +52,7 @@ class Task(NamedTuple):
     statistics: what the transforms need to know of the training images (see ``preprocess.fit``).
     validation: held-out examples of the K clients, with the client of each; None if there are none.
     unseen: examples of the U clients that never train, with the client of each from K to K + U - 1;
-      None if all clients train.
+      None if all clients train. ``source.test`` has none of them (``held_out.move_tests``).
     natural_ids: [K + U] int32, the natural client that each client is; None if clients are not
       those that the data names.
   """

@@ -180,6 +180,18 @@ def test_clients_models_and_the_target_are_remarked():
   assert "1 of 2 contenders reached it" in text
 
 
+def test_unseen_clients_that_differ_by_seed_are_named():
+  one = contender("gn, fedavg", GOOD, unseen={"Kiel": 0.4, "New Bern": 0.6})
+  text = words(*conclude(one).remarks)
+  assert "50.00% on average and 40.00% on the worst of them (Kiel 40.00%, New Bern 60.00%)." in text
+  assert "different clients" not in text
+  one.runs[1].evaluation["clients"][0]["name"] = "Porto"
+  text = words(*conclude(one).remarks)
+  assert "(Kiel 40.00%, Porto 40.00%, New Bern 60.00%)" in text
+  assert "The seeds held out different clients, so that the spread over seeds is mostly" in text
+  assert "for instance '--unseen_clients=Kiel,New Bern', holds out the same" in text
+
+
 def test_uneven_classes_are_said_only_when_ranking_by_top1():
   one = contender("gn, fedavg", GOOD, recalls={"healthy": 0.9, "ill": 0.1})
   for run in one.runs:
