@@ -211,7 +211,7 @@ def move_tests(test: Examples, held_out: HeldOutExamples) -> tuple[Examples, Hel
     )
   moved = select(test, np.flatnonzero(moves))
   number = dict(zip(natural[first:].tolist(), range(first, len(natural)), strict=True))
-  clients = np.array([number[k] for k in moved.clients.tolist()], unseen.clients.dtype)
+  clients = np.array([number[k] for k in test.clients[moves].tolist()], unseen.clients.dtype)
   both = Examples(
     np.concatenate([unseen.images, moved.images]),
     np.concatenate([unseen.labels, moved.labels]),
