@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from fedjax_norm.study.advice import convergence
 from fedjax_norm.study.advice.counterparts import Question, unmeasured
 from fedjax_norm.study.advice.field import Field
 from fedjax_norm.study.advice.wording import quoted
@@ -25,6 +26,8 @@ class Answer(NamedTuple):
     sentences: the evidence.
     reasons: why it is undecided, each in a few words, such as ``equally good within 1 point``.
     tied: the best contender, and those that the runs cannot tell from it; empty if decided.
+    improving: which contenders still improve, in a few words, so that the verdict holds only at the
+      budget of the runs; empty if none does.
   """
 
   question: str
@@ -33,6 +36,7 @@ class Answer(NamedTuple):
   sentences: tuple[str, ...]
   reasons: tuple[str, ...] = ()
   tied: tuple[Contender, ...] = ()
+  improving: str = ""
 
 
 class Doubt(NamedTuple):
@@ -52,6 +56,9 @@ def which(field: Field, question: Question) -> Answer | None:
     learning rate of the latter is not at the edge of its search;
   - the counterpart of the best contender has a result: the one with the other norm but with the
     same algorithm, local steps and further options. Otherwise the lead may be due to these;
+  - no contender with the other norm may overtake the best one with more rounds: none of those that
+    still improve gained more in the last third of its evaluations than it is behind
+    (:func:`convergence.overtaking`);
   - no contender is pending. Those that diverged lose.
 
   The same holds for algorithms, with the same norm for the counterpart.
@@ -72,17 +79,23 @@ def which(field: Field, question: Question) -> Answer | None:
   for one in field.finished:
     leaders.setdefault(label_of(one), one)
   own, *rivals = leaders
-  tied, sentences, reasons = [own], [], []
+  chosen, tied, sentences, reasons = [own], [best], [], []
   for label in rivals:
     doubt = _doubt(field, best, leaders[label], unmeasured(field, question, label))
     text = field.lead_text(best, leaders[label], f", the best with {label},")
     if doubt:
-      tied.append(label)
+      chosen.append(label)
+      tied.append(leaders[label])
       reasons.append(doubt.reason)
       text += f"; {doubt.text}"
     elif field.lead(best, leaders[label]).high <= field.margin:
       text += f"; a lead of less than {field.margin_text}"
     sentences.append(f"{text}.")
+    members = [one for one in field.finished if label_of(one) == label]
+    if not doubt and (risers := convergence.overtaking(field, best, members)):
+      chosen.append(label)
+      reasons.append(convergence.OVERTAKES)
+      sentences.append(convergence.overtaking_text(field, best, risers[0]))
   for label in labels:
     states = [one.state for one in field.others if label_of(one) == label]
     if label not in leaders:
@@ -91,16 +104,17 @@ def which(field: Field, question: Question) -> Answer | None:
       sentences.append(f"Not all contenders with {label} have finished.")
     # Divergence and options that contradict each other are results, a crash is none.
     if "pending" in states or (label not in leaders and "failed" in states):
-      tied += [label] if label not in tied else []
+      chosen += [label] if label not in chosen else []
+      tied += [leaders[label]] if label in leaders and leaders[label] not in tied else []
       reasons.append(MISSING)
-  open_ = [leaders[label] for label in tied[1:] if label in leaders]
   return Answer(
     f"Which {question.kind}?",
     verdict(not reasons),
-    tuple(tied),
+    tuple(chosen),
     tuple(sentences),
     distinct(reasons),
-    (best, *open_) if open_ else (),
+    tuple(tied) if len(tied) > 1 else (),
+    convergence.still_improving(field),
   )
 
 

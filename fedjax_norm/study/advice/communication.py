@@ -1,9 +1,10 @@
 """How much communication the contenders of one setting need for nearly the best score."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fedjax_norm.study import ranking
+from fedjax_norm.study.advice import convergence, factors
 from fedjax_norm.study.advice.answers import (
   AT_EDGE,
   MISSING,
@@ -16,9 +17,10 @@ from fedjax_norm.study.advice.answers import (
   verdict,
 )
 from fedjax_norm.study.advice.field import Field
-from fedjax_norm.study.advice.wording import quoted
+from fedjax_norm.study.advice.wording import quoted, signed
 from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.ranking import sends_less, sent
+from fedjax_norm.study.statistics import Difference
 from fedjax_norm.training.terminal.tables import human_bytes
 
 HOW_MUCH = "How much communication?"
@@ -31,8 +33,10 @@ def how_much(field: Field) -> Answer | None:
   send the same, the one with the best score is named. The question is decided if the interval of
   its difference to the best contender lies within the margin; or, if no cheaper contender is that
   good, if the intervals of all of them lie beyond the margin. It is not if a contender is pending,
-  or if the rate of the one that may be better than it seems is at the edge of its search.
-  Contenders without a score are left out.
+  or if the rate of the one that may be better than it seems is at the edge of its search. It is not
+  either if a contender with other bytes still improves and gained more in the last third of its
+  evaluations than it is behind the named one, because it may overtake that one with more rounds
+  (:func:`convergence.overtaking`). Contenders without a score are left out.
 
   Returns:
     The answer; None if all contenders send the same, or none has a score.
@@ -42,10 +46,73 @@ def how_much(field: Field) -> Answer | None:
   best, *others = field.finished
   cheaper = [one for one in others if sends_less(one, best)]
   answer = _among_cheaper(field, cheaper) if cheaper else _best_is_cheapest(best)
+  answer = _with_overtaking(field, answer)
+  answer = answer._replace(sentences=(*answer.sentences, *_other_work(field)))
   if any(one.state == "pending" for one in field.others):
     sentences = *answer.sentences, "Not all contenders have finished."
     answer = answer._replace(sentences=sentences, reasons=(*answer.reasons, MISSING))
-  return answer._replace(verdict=verdict(not answer.reasons), reasons=distinct(answer.reasons))
+  return answer._replace(
+    verdict=verdict(not answer.reasons),
+    reasons=distinct(answer.reasons),
+    improving=convergence.still_improving(field),
+  )
+
+
+def _with_overtaking(field: Field, answer: Answer) -> Answer:
+  """Makes an answer without doubts undecided if another contender may overtake the named one."""
+  named = next(one for one in field.finished if one.name == answer.choice[0])
+  others = [one for one in field.finished if sends_less(one, named) or sends_less(named, one)]
+  risers = convergence.overtaking(field, named, others)
+  if answer.reasons or not risers:
+    return answer
+  return answer._replace(
+    choice=(named.name, risers[0].name),
+    sentences=(*answer.sentences, convergence.overtaking_text(field, named, risers[0])),
+    reasons=(convergence.OVERTAKES,),
+  )
+
+
+def _other_work(field: Field) -> Iterator[str]:
+  """Compares the best contender with those that differ from it only in the local steps.
+
+  They say what more communication buys, or what less of it costs.
+  """
+  best = field.finished[0]
+
+  def equal(one: Contender) -> bool:
+    parts = (factors.norm, factors.algorithm, factors.rest)
+    return all(part(one) == part(best) for part in parts)
+
+  own = factors.local_work(best)
+  others = {factors.local_work(one): one for one in reversed(field.finished) if equal(one)}
+  for work, one in sorted(others.items(), key=lambda other: (-sent(other[1]), other[0])):
+    if work and own and work != own:
+      lead = field.lead(one, best)
+      yield (
+        f"{factors.norm(best)}, {factors.algorithm(best)}: {work} {_amount_sent(one, best)} {own} "
+        f"{_compared(field, lead, sends_less(best, one))}: {signed(field.criterion, lead)}."
+      )
+
+
+def _amount_sent(one: Contender, best: Contender) -> str:
+  if sends_less(best, one):
+    ratio = sent(one) / sent(best) if sent(best) else math.inf
+    more = f"{ratio:.3g} times" if 2 <= ratio < math.inf else f"{ratio - 1:.0%} more"
+    return f"sends {more} as much as" if "times" in more else f"sends {more} than"
+  if sends_less(one, best):
+    return f"sends {_saving(one, best)} less than"
+  return "sends as much as"
+
+
+def _compared(field: Field, lead: Difference, dearer: bool) -> str:
+  """Returns how a contender compares with the best one."""
+  if lead.seeds < 2:
+    return f"but one seed cannot tell whether it is {'better' if dearer else 'worse'}"
+  if not lead.decided and lead.within(field.margin):
+    return f"and is equally good within {field.margin_text}"
+  if lead.decided:
+    return "and is better" if lead.low > 0 else "and is worse"
+  return "and is not clearly better" if dearer else "and is not clearly worse"
 
 
 def _best_is_cheapest(best: Contender) -> Answer:

@@ -4,37 +4,44 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedjax_norm.study.advice import limits
+from fedjax_norm.study.advice import convergence, limits
 from fedjax_norm.study.advice.answers import Answer, at_edge
 from fedjax_norm.study.advice.communication import HOW_MUCH
 from fedjax_norm.study.advice.counterparts import QUESTIONS, unmeasured
 from fedjax_norm.study.advice.field import Field
 from fedjax_norm.study.advice.wording import amount, listing, quoted
-from fedjax_norm.study.contender import Contender
+from fedjax_norm.study.contender import Contender, Tuning
 from fedjax_norm.study.statistics import FEW_SEEDS, MOST_SEEDS, Difference, seeds_needed
 
 _NOTHING = "Nothing more is needed to answer these questions for this budget."
 _SMALL = 2  # margins up to which an uncertain difference may be left to the costs
-_ELSEWHERE = "Run the same command with another --workdir"
+_COMMAND = "Run the study's command"
+_ELSEWHERE = f"{_COMMAND} with another --workdir"
 
 
-def next_steps(field: Field, answers: Sequence[Answer], study: Path | None) -> list[str]:
+def next_steps(
+  field: Field, answers: Sequence[Answer], study: Path | None, everyone: Sequence[Contender] = ()
+) -> list[str]:
   """Returns what to run next, as sentences.
 
   Args:
     field: the contenders.
     answers: the answers to the questions that they pose.
     study: the folder of their study; None for other runs.
+    everyone: the contenders of all settings, which share the study's learning rates.
   """
   steps = [*_pending(field, study), *_seeds(field, answers, study), *_missing(field, study)]
-  steps += [*_rates(field, study), *_rounds(field, study), *_measure(field, study)]
+  steps += [*_rates(field, study, everyone), *_rounds(field, study), *_measure(field, study)]
   return steps or ([_NOTHING] if answers else [])
 
 
 def _pending(field: Field, study: Path | None) -> Iterator[str]:
   if any(one.state == "pending" for one in field.others):
     again = f" with {_workdir(study)}" if study else ""
-    yield f"Start the same command again{again}, which runs what is missing."
+    yield f"Run the study's command again{again}, which runs what is missing."
+  if failed := [quoted(one) for one in field.others if one.state == "failed"]:
+    again = f" with {_workdir(study)}" if study else ""
+    yield f"Run the study's command again{again}, which tries again what failed: {listing(failed)}."
 
 
 def _seeds(field: Field, answers: Sequence[Answer], study: Path | None) -> Iterator[str]:
@@ -98,10 +105,10 @@ def _with_seeds(field: Field, study: Path | None, count: int) -> str:
   """Returns how to get more seeds; runs of one seed cannot get more of them in their folders."""
   single = any(len(one.runs) == 1 for one in field.finished)
   if study:
-    where = _ELSEWHERE if single else f"Run the same command with {_workdir(study)}"
+    where = _ELSEWHERE if single else f"{_COMMAND} with {_workdir(study)}"
     return f"{where} and --seeds={count}"
   where = ", runs of one seed in new folders" if single else ", in the same folders"
-  return f"Run the commands of all runs with --seeds={count}{where}"
+  return f"Repeat the runs with --seeds={count}{where}"
 
 
 def _missing(field: Field, study: Path | None) -> Iterator[str]:
@@ -113,37 +120,48 @@ def _missing(field: Field, study: Path | None) -> Iterator[str]:
       why, steps = unmeasured(field, question, label), best.options.get("local_steps")
       if why and study and question.kind == "algorithm" and steps and "failed" not in why:
         yield (
-          f"Run the same command with {_workdir(study)} and {label}:local_steps={steps} added to "
+          f"{_COMMAND} with {_workdir(study)} and {label}:local_steps={steps} added to "
           "--algorithms."
         )
       elif why and not study:
         yield f"Run {quoted(best)} with the {question.kind} {label} as well."
 
 
-def _rates(field: Field, study: Path | None) -> Iterator[str]:
-  """Names a grid with the best rates of all contenders, and beyond those at the edge."""
-  rates: set[float] = set()
-  for one in field.finished:
-    if one.tuning:
-      best, second = one.tuning.lr, one.tuning.runner_up or one.tuning.lr
-      factors = {"lowest": (1 / 3, 1 / 10), "highest": (3.3, 10), None: ()}[one.tuning.edge]
-      rates |= {best, second, *(float(f"{best * factor:.1g}") for factor in factors)}
+def _rates(field: Field, study: Path | None, everyone: Sequence[Contender]) -> Iterator[str]:
+  """Names a grid for all contenders that goes on where a rate is at the edge of its search.
+
+  It has the chosen rate of each contender, its neighbours in the search and the second best rate.
+  """
   if any(map(at_edge, field.finished)):
-    grid = ",".join(f"{rate:g}" for rate in sorted(rates))
-    yield f"Search further for the rates at the edge: {_ELSEWHERE.lower()} and --lrs={grid}."
+    tunings = [one.tuning for one in [*field.members, *everyone] if one.tuning]
+    rates = {f"{rate:g}": rate for tuning in tunings for rate in _around(tuning)}
+    grid = ",".join(sorted(rates, key=lambda text: rates[text]))
+    where = _ELSEWHERE if study else f"{_COMMAND} (experiments.study) with another --workdir"
+    where = f"{where[0].lower()}{where[1:]}"
+    yield f"Search further for the rates at the edge: {where} and --lrs={grid}."
   if limits.untuned(field):
     how = f"{_ELSEWHERE} and --lrs=auto" if study else "Start a study (experiments.study)"
     yield f"{how}, which tunes the rate of each contender."
 
 
+def _around(tuning: Tuning) -> list[float]:
+  """Returns the chosen rate, its neighbours, the second best one, and those beyond an edge."""
+  tried = sorted({trial.lr for trial in tuning.trials} | {tuning.lr})
+  place = tried.index(tuning.lr)
+  factors = {"lowest": (1 / 3, 1 / 10), "highest": (3.3, 10), None: ()}[tuning.edge]
+  beyond = [float(f"{tuning.lr * factor:.1g}") for factor in factors]
+  second = [tuning.runner_up] if tuning.runner_up else []
+  return [*tried[max(0, place - 1) : place + 2], *second, *beyond]
+
+
 def _rounds(field: Field, study: Path | None) -> Iterator[str]:
-  if limits.improving(field):
+  if convergence.improving(field):
     longer = f"{_ELSEWHERE} and twice the --budget (or --steps)"
     how = longer if study else "Continue the runs with more --rounds"
     yield f"{how}, until the curves are flat."
   elif limits.too_short(field):
     longer = f"{_ELSEWHERE} and a larger --budget (or --steps)"
-    how = longer if study else "Evaluate the runs more often (--eval_every)"
+    how = longer if study else "Repeat the runs in new folders with a smaller --eval_every"
     yield f"{how}, to see whether the curves are flat."
 
 

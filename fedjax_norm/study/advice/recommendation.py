@@ -62,7 +62,7 @@ def recommend(
     study: the folder of their study, so that the next steps name its options; None for other runs.
   """
   settings = ranking.by_setting(contenders)
-  conclusions = (_conclude(name, of, criterion, study) for name, of in settings.items())
+  conclusions = (_conclude(name, of, criterion, study, contenders) for name, of in settings.items())
   return Recommendation(criterion, tuple(conclusions))
 
 
@@ -83,7 +83,11 @@ def as_json(recommendation: Recommendation) -> dict[str, Any]:
 
 
 def _conclude(
-  setting: str, contenders: Sequence[Contender], criterion: Criterion, study: Path | None
+  setting: str,
+  contenders: Sequence[Contender],
+  criterion: Criterion,
+  study: Path | None,
+  everyone: Sequence[Contender],
 ) -> Conclusion:
   field = make_field(contenders, criterion)
   found = *(which(field, question) for question in QUESTIONS), how_much(field)
@@ -95,7 +99,7 @@ def _conclude(
     answers,
     tuple(remarks(field, ranking.target(contenders, criterion))),
     tuple(limits(field)),
-    tuple(next_steps(field, answers, study)),
+    tuple(next_steps(field, answers, study, everyone)),
   )
 
 
@@ -138,8 +142,13 @@ def _item(sentence: str) -> str:
 
 
 def verdict_text(answer: Answer) -> str:
-  """Returns the verdict in a few words, such as ``Undecided: gn or bn (too few seeds).``"""
+  """Returns the verdict in a few words, such as ``Undecided: gn or bn (too few seeds).``
+
+  If contenders still improve, it is decided only at the budget of the runs, and says so.
+  """
   form = '"{}"' if answer.question == HOW_MUCH else "{}"  # names of contenders have commas
   choice = listing([form.format(one) for one in answer.choice], "or")
   why = f" ({'; '.join(answer.reasons)})" if answer.reasons else ""
+  if answer.verdict == "decided" and answer.improving:
+    return f"Decided at this budget: {choice} ({answer.improving})."
   return f"{answer.verdict.capitalize()}: {choice}{why}."

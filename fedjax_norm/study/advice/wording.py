@@ -64,6 +64,17 @@ def lead(criterion: Criterion, first: str, second: str, difference: Difference) 
   return f"{first} {by} ({_evidence(criterion, low, high, difference.seeds)})"
 
 
+def signed(criterion: Criterion, difference: Difference) -> str:
+  """Returns a difference with its sign and its interval; it is positive for the better one."""
+  if difference.seeds == 0:
+    return "no seed in common"
+  size = amount(criterion, difference.mean)
+  sign = "-" if difference.mean < 0 and size != amount(criterion, 0) else "+"
+  evidence = _evidence(criterion, difference.low, difference.high, difference.seeds)
+  better = "" if criterion.sign > 0 else ", above 0 is better"
+  return f"{sign}{size} ({evidence}{better})"
+
+
 def _evidence(criterion: Criterion, low: float, high: float, seeds: int) -> str:
   if seeds < 2:
     return "one seed, so no interval"
