@@ -21,10 +21,10 @@ _ALIASES: Mapping[str, tuple[str, Mapping[str, str]]] = {
   "silobn": ("bn", {"batch_stats": "local"}),
 }
 
-# What the study chooses itself, so that an item cannot.
-_CHOSEN = {"lr": "--lrs", "rounds": "--steps", "epochs": "--steps", "eval_every": "--steps"}
-_CHOSEN |= {"seed": "--seed", "seeds": "--seeds", "norm": "--norms", "method": "--algorithms"}
-_CHOSEN |= {"partition": "--partitions", "workdir": "--workdir"}
+CHOSEN = {"lr": "--lrs", "rounds": "--steps", "epochs": "--steps", "eval_every": "--steps"}
+CHOSEN |= {"seed": "--seed", "seeds": "--seeds", "norm": "--norms", "method": "--algorithms"}
+CHOSEN |= {"partition": "--partitions", "workdir": "--workdir"}
+"""Options of a run that the study chooses itself, so that an item cannot -> the study's flag."""
 
 # Options that count rounds, of which the runs of a study have different numbers -> what to do.
 _IN_ROUNDS = {
@@ -61,8 +61,12 @@ class Item(NamedTuple):
     return Item(self.name, {k: v for k, v in self.options.items() if k not in names})
 
 
-def parse(text: str) -> list[Item]:
+def parse(text: str, flag: str = "the list") -> list[Item]:
   """Returns the items of a list ``NAME[:option=value...],...``, each once.
+
+  Args:
+    text: the list.
+    flag: the flag that has the list, for errors.
 
   Raises:
     UserError: an item is empty, or an option has no value, is one that the study chooses, or counts
@@ -72,14 +76,14 @@ def parse(text: str) -> list[Item]:
   for part in text.split(","):
     name, *pairs = (word.strip() for word in part.split(":"))
     if not name:
-      raise UserError(f"the list {text!r} has an empty item; separate names by single commas.")
+      raise UserError(f"{flag} is {text!r}, with an empty item; separate names by single commas.")
     chosen: dict[str, str] = {}
     for pair in pairs:
       key, equals, value = pair.partition("=")
       if not (key and equals and value):
         raise UserError(f"{part!r} has {pair!r} after a colon; write NAME:option=value.")
-      if key in _CHOSEN:
-        raise UserError(f"{part!r} sets {key}, which {_CHOSEN[key]} chooses; drop {pair!r}.")
+      if key in CHOSEN:
+        raise UserError(f"{part!r} sets {key}, which {CHOSEN[key]} chooses; drop {pair!r}.")
       refuse_rounds(key, value)
       chosen[key] = value
     items.append(Item(name, chosen))

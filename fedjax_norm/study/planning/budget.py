@@ -16,6 +16,9 @@ SHARE = 0.8
 LEAST_EFFORT = 20
 """Fewest local steps of a final run: with fewer, differences show only the start of training."""
 
+EXCESS = 2
+"""Times the budget that the smallest study may take: a busy machine measures longer times."""
+
 _START = 8.0  # seconds until a process has imported its libraries and read the data
 _REPORT = 2.5  # seconds for the pictures and tables of one final run
 
@@ -64,7 +67,7 @@ def makespan(seconds: Iterable[float], workers: int) -> float:
 
 
 def effort_of(available: float, least: int, expected: Callable[[int], float], spent: float) -> int:
-  """Returns the largest effort for which the study ends in time.
+  """Returns the largest effort for which the study ends in time, or the smallest one.
 
   Args:
     available: seconds of ``--budget``.
@@ -73,17 +76,19 @@ def effort_of(available: float, least: int, expected: Callable[[int], float], sp
     spent: seconds that the measurement took.
 
   Raises:
-    UserError: even the smallest effort takes longer.
+    UserError: even the smallest effort takes more than ``EXCESS`` times as long.
   """
 
   def fits(effort: int) -> bool:
     return spent + expected(effort) <= SHARE * available
 
+  if not fits(least) and spent + expected(least) <= EXCESS * available:
+    return least
   if not fits(least):
     needed = math.ceil((spent + expected(least)) / SHARE / 60)
     raise UserError(
       f"--budget of {human_seconds(available)} is too small: even {least} local steps for each "
-      f"final run take longer; give at least --budget={needed}m, or compare less."
+      f"final run take more than twice as long; give --budget={needed}m, or compare less."
     )
   effort = least
   while fits(2 * effort):

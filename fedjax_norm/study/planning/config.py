@@ -13,6 +13,9 @@ from fedjax_norm.study.planning import axes
 
 SCORES = ("best", "last", "mean")
 
+BUDGET = "5m"
+"""The time for a study by default."""
+
 AXES = ("norms", "algorithms", "local_steps", "partitions", "seeds")
 """The options that may grow when a study goes on in its folder."""
 
@@ -65,10 +68,11 @@ class StudyOptions(Options):
     "highest, up to two more rates beyond it are tried before. The final runs of all seeds use the "
     "best rate.",
   )
-  budget: str = option(
-    "5m",
-    "Time for the whole study, such as 90s, 5m or 2h. It is turned into the number of local steps "
-    "of a final run, the same for all contenders, when the study starts.",
+  budget: str | None = option(
+    None,
+    "Time for the whole study, such as 90s, 5m or 2h; by default 5m. It is turned into the number "
+    "of local steps of a final run, the same for all contenders, when the study starts. If the "
+    "fewest that make sense take somewhat longer, the study says so and runs them.",
   )
   steps: int | None = option(
     None, "Number of local steps of a client in a final run, instead of --budget.", least=1
@@ -103,12 +107,14 @@ class StudyOptions(Options):
 
   def check(self) -> None:
     """Raises a UserError if a list or a duration cannot be read."""
-    for text in (self.norms, self.algorithms, self.partitions):
-      if text is not None:
-        axes.parse(text)
+    for name in ("norms", "algorithms", "partitions"):
+      if (text := getattr(self, name)) is not None:
+        axes.parse(text, f"--{name}")
     axes.parse_steps(self.local_steps)
     axes.parse_rates(self.lrs)
-    duration(self.budget)
+    duration(self.budget or BUDGET)
+    if self.budget is not None and self.steps is not None:
+      raise UserError("--steps sets the effort instead of --budget; drop one of the two.")
     known = ["loss", *MEASURES]
     if self.measure is not None and self.measure not in known:
       raise UserError(f"--measure is {self.measure!r}; choose one of {', '.join(known)}.")
@@ -163,6 +169,7 @@ class StudyConfig(StudyOptions, Config):
   def saved(self) -> dict[str, Any]:
     """Returns the options that ``study.json`` records."""
     values = {k: v for k, v in super().saved().items() if k not in (*FREE, "algorithm")}
+    values["budget"] = self.budget or BUDGET
     return values | {name: getattr(self, name) for name in _PLANNED}
 
 

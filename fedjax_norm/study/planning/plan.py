@@ -17,7 +17,8 @@ from fedjax_norm.study.cells import Sources
 from fedjax_norm.study.planning import axes, budget, probe, tuning
 from fedjax_norm.study.planning.budget import Cost
 from fedjax_norm.study.planning.combinations import Cell, Draft, drafts
-from fedjax_norm.study.planning.config import AXES, StudyConfig, duration
+from fedjax_norm.study.planning.config import AXES, BUDGET, StudyConfig, duration
+from fedjax_norm.study.planning.same_study import check_same
 from fedjax_norm.study.ranking import Score
 from fedjax_norm.training.storage.atomic_files import make_folder, read_json, write_json
 
@@ -128,7 +129,7 @@ def load_or_make(config: StudyConfig, folder: Path | None, store: bool = True) -
   stored = None
   if folder and (folder / PLAN).exists():
     stored = read_plan(folder)
-    _check_same(folder, stored.options, config)
+    check_same(folder, stored.options, config)
     if all(stored.options.get(name) == config.saved().get(name) for name in AXES):
       return stored
   plan = _make(config, stored)
@@ -218,7 +219,7 @@ def _from_budget(
   least = max(budget.LEAST_EFFORT, *(2 * draft.least_steps for draft in possible))
   spent = time.perf_counter() - started
   return costs, budget.effort_of(
-    duration(config.budget),
+    duration(config.budget or BUDGET),
     least,
     lambda effort: budget.makespan(seconds(effort).values(), workers),
     spent,
@@ -276,20 +277,4 @@ def _check_validation(config: StudyConfig, draft: Draft, rates: tuple[float, ...
     raise UserError(
       "learning rates are chosen on validation examples, and there are none; give a single rate "
       "with --lrs."
-    )
-
-
-def _check_same(folder: Path, saved: dict[str, Any], config: StudyConfig) -> None:
-  """Raises a UserError if an option differs that would change the contenders' runs."""
-  new = from_json(config.saved())
-  old = from_json(saved)
-  changes = [
-    f"--{name} was {old.get(name)!r} in this folder and is {new.get(name)!r} now"
-    for name in sorted({*old, *new} - {*AXES})
-    if old.get(name) != new.get(name)
-  ]
-  if changes:
-    raise UserError(
-      f"{folder} holds a study with other options: {'; '.join(changes)}; pass the same options or "
-      "another --workdir."
     )

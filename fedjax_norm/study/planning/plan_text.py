@@ -1,5 +1,7 @@
 """The plan of a study in words."""
 
+from fedjax_norm.study.planning.budget import SHARE
+from fedjax_norm.study.planning.config import duration
 from fedjax_norm.study.planning.plan import Plan
 from fedjax_norm.study.planning.tuning import EXTENSIONS
 from fedjax_norm.training.terminal.tables import columns_table, human_seconds
@@ -30,6 +32,17 @@ def expected_time(plan: Plan) -> str:
   number = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
   guess = "" if plan.costs else ", roughly, because nothing was measured"
   return f"{human_seconds(plan.seconds)} with {number}{guess}"
+
+
+def excess(plan: Plan) -> str:
+  """Returns a note if a new study is expected to take longer than its budget; otherwise nothing."""
+  available = str(plan.options["budget"])
+  if not plan.costs or plan.seconds <= SHARE * duration(available):
+    return ""
+  return (
+    f"note: --budget={available} is short for {plan.effort:,} local steps for each final run, the "
+    f"fewest that make sense; the study takes about {human_seconds(plan.seconds)}."
+  )
 
 
 def table(plan: Plan) -> str:

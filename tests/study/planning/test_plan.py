@@ -72,7 +72,7 @@ def test_every_run_has_four_rounds_or_more(measured, tmp_path):
   plan = load_or_make(config(**steps, steps=40, lrs="0.1"), None)
   assert [cell.reason for cell in plan.cells] == [None, None]
   with pytest.raises(UserError, match="even 80 local steps"):
-    load_or_make(config(**steps, budget="26s"), None)
+    load_or_make(config(**steps, budget="10s"), None)
 
 
 @pytest.mark.parametrize(
