@@ -37,9 +37,10 @@ class HeldOutConfig(Options):
   unseen_clients: int | str = option(
     0,
     "Clients that never train: their number, to draw them with --seed, or names of natural clients "
-    "separated by commas, the same for all seeds. The model is tested on their training examples "
-    "(columns unseen_... of metrics.csv) and, where the data names the client of each test image, "
-    "also on their test images, which the test set then lacks.",
+    "separated by commas, the same for all seeds (a single name that is a number as '3,'). The "
+    "model is tested on their training examples (columns unseen_... of metrics.csv) and, where the "
+    "data names the client of each test image, also on their test images, which the test set then "
+    "lacks.",
     least=0,
   )
 

@@ -140,6 +140,7 @@ def test_names_need_the_clients_of_the_data():
       hold_out(train, division, HeldOutConfig(unseen_clients="Oslo"), 0, names)
   with pytest.raises(UserError, match="names no client"):
     HeldOutConfig(unseen_clients=" ,")
+  assert HeldOutConfig(unseen_clients="3,").unseen_names == ("3",)
 
 
 def test_named_clients_are_held_out_with_every_seed_and_take_their_test_examples():
