@@ -37,12 +37,14 @@ class Trial(NamedTuple):
     steps: number of local steps of each client.
     value: score on the validation examples; None if the run diverged.
     reason: why there is no value, as one sentence; None if there is one.
+    examples: number of validation examples; None if it is unknown.
   """
 
   lr: float
   steps: int
   value: float | None
   reason: str | None = None
+  examples: int | None = None
 
 
 class Tuning(NamedTuple):

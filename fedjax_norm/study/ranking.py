@@ -220,6 +220,22 @@ def still_improves(contender: Contender, criterion: Criterion) -> bool:
   return gain(contender, criterion) > criterion.margin(score(contender, criterion).mean)
 
 
+def unstable(contender: Contender, criterion: Criterion) -> bool:
+  """Returns whether the last value is far worse than the one in the best round by validation.
+
+  Far is more than five times ``criterion.margin``, such as 5 points, as mean over the seeds.
+  """
+  return fall(contender, criterion) > 5 * criterion.margin(
+    column(contender, criterion.measure, "best").mean
+  )
+
+
+def fall(contender: Contender, criterion: Criterion) -> float:
+  """Returns by how much the last value is worse than that in the best round by validation."""
+  best, last = (column(contender, criterion.measure, kind).mean for kind in ("best", "last"))
+  return criterion.sign * (best - last)
+
+
 def guesses(contender: Contender) -> bool:
   """Returns whether the model of a seed is no better than one that ignores its input."""
   return any(run.summary.get("no_better_than_guessing", False) for run in contender.runs)

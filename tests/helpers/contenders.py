@@ -69,7 +69,8 @@ def seed_run(
       for n, r in recalls.items()
     ]
   path = Path("runs") / "planted" / f"seed_{seed}"
-  return SeedRun(seed, path, rows, summary | dict(values or {}), evaluation)
+  # The best round is the last one, so both evaluations are the same.
+  return SeedRun(seed, path, rows, summary | dict(values or {}), evaluation, evaluation)
 
 
 def contender(

@@ -37,7 +37,8 @@ def write_run(
     saved["rounds"] = result.summary["rounds"]
     write_json(path / "config.json", saved | {"seed": seed})
     write_json(path / "summary.json", result.summary)
-    write_json(path / "evaluation.json", result.evaluation)
+    for name in ("evaluation.json", "evaluation_best.json"):
+      write_json(path / name, result.evaluation)
     write_table(path / "metrics.csv", result.rows)
   if len(scores) > 1:
     write_json(folder / "config.json", {**saved, "seed": 0, "seeds": len(scores)})
@@ -49,7 +50,7 @@ def write_study(folder: Path) -> Path:
   """Writes a study with a finished, a diverged, an impossible and a pending contender."""
   folder.mkdir(exist_ok=True)
   cells = [
-    Cell(name, label, "iid", {"norm": norm, "algorithm": "fedavg"}, {}, reason=reason)
+    Cell(name, label, "iid", {"norm": norm, "algorithm": "fedavg"}, {}, 100, reason=reason)
     for name, label, norm, reason in (
       ("a", "gn, fedavg", "gn", None),
       ("b", "bn, fedavg", "bn", None),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from fedjax_norm.study import ranking
+from fedjax_norm.study.advice import convergence, wording
 from fedjax_norm.study.advice.counterparts import QUESTIONS, without_counterpart
 from fedjax_norm.study.advice.field import Field
 from fedjax_norm.study.advice.wording import listing, quoted
@@ -24,7 +25,8 @@ _WHY_NOT_RANKED = {
 def limits(field: Field) -> list[str]:
   """Returns what the results cannot tell, as sentences."""
   found = (
-    _seeds, _like_for_like, _rates, _lengths, _convergence, _not_ranked, _guessing, _uneven_classes,
+    _seeds, _like_for_like, _rates, _lengths, _convergence, _unstable, _not_ranked, _guessing,
+    _uneven_classes,
   )  # fmt: skip
   return [text for one in found for text in one(field)]
 
@@ -32,11 +34,6 @@ def limits(field: Field) -> list[str]:
 def few_seeds(field: Field) -> int:
   """Returns the smallest number of seeds of a contender with a score; 0 without contenders."""
   return min((ranking.score(one, field.criterion).seeds for one in field.finished), default=0)
-
-
-def improving(field: Field) -> list[Contender]:
-  """Returns the contenders that have not converged."""
-  return [one for one in field.finished if ranking.still_improves(one, field.criterion)]
 
 
 def too_short(field: Field) -> list[Contender]:
@@ -114,6 +111,13 @@ def _rates(field: Field) -> Iterator[str]:
         f"The best learning rate is the {edge} one of the search for {rates}; a {word} rate may be "
         "better."
       )
+  trials = [trial for one in field.finished if one.tuning for trial in one.tuning.trials]
+  if judged := sorted({trial.examples for trial in trials if trial.examples}):
+    number = " to ".join(f"{count:,}" for count in dict.fromkeys([judged[0], judged[-1]]))
+    yield (
+      f"Each learning rate was judged by one run, with one seed, on {number} validation examples, "
+      "so the order of close rates may be chance."
+    )
   if untuned(field):
     yield (
       "Learning rates were given, not tuned for each contender, so a difference may be due to the "
@@ -135,7 +139,7 @@ def _lengths(field: Field) -> Iterator[str]:
 
 
 def _convergence(field: Field) -> Iterator[str]:
-  if rising := improving(field):
+  if rising := convergence.improving(field):
     yield (
       f"The budget is too small for {_names(rising)} to converge: the last third of the "
       f"evaluations is on average more than {field.margin_text} better than the third before it, "
@@ -143,6 +147,19 @@ def _convergence(field: Field) -> Iterator[str]:
     )
   if short := too_short(field):
     yield f"The evaluations of {_names(short)} are too few to tell whether training had converged."
+
+
+def _unstable(field: Field) -> Iterator[str]:
+  falls = [
+    f"{quoted(one)} ({wording.amount(field.criterion, ranking.fall(one, field.criterion))})"
+    for one in field.finished
+    if ranking.unstable(one, field.criterion)
+  ]
+  if falls:
+    yield (
+      "Training is unstable, because the last value is far worse than the one in the best round, "
+      f"for {listing(falls)}; how good a model is depends much on the round."
+    )
 
 
 def _not_ranked(field: Field) -> Iterator[str]:

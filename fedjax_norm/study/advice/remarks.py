@@ -5,11 +5,12 @@ import shlex
 from collections.abc import Iterator
 
 from fedjax_norm.data.names import join_first
-from fedjax_norm.study import ranking
+from fedjax_norm.study import evaluations, ranking
 from fedjax_norm.study.advice import wording
 from fedjax_norm.study.advice.field import Field
 from fedjax_norm.study.advice.wording import quoted
 from fedjax_norm.study.contender import Contender
+from fedjax_norm.study.evaluations import client_accuracies, evaluation_of
 from fedjax_norm.study.statistics import estimate
 from fedjax_norm.training.terminal.tables import human_bytes
 
@@ -27,64 +28,65 @@ def remarks(field: Field, target: float) -> list[str]:
   return [text for of in found for text in of]
 
 
-def client_accuracies(contender: Contender, unseen: bool = False) -> dict[str, float]:
-  """Returns name of a client -> its accuracy after the last round, as mean over the seeds.
-
-  Only clients with a name of their own are listed; the numbered clients of an artificial partition
-  hold other examples with every seed.
-  """
-  found: dict[str, list[float]] = {}
-  for run in contender.runs:
-    for client in (run.evaluation or {}).get("clients", ()):
-      if client["name"] is not None and client["unseen"] == unseen and client["top1"] is not None:
-        found.setdefault(client["name"], []).append(client["top1"])
-  return {name: estimate(values).mean for name, values in found.items()}
-
-
 def _model(field: Field) -> Iterator[str]:
   best = field.finished[0]
   if best.single_model:
-    yield f"{quoted(best)} yields one model to serve to all clients."
+    yield f"{quoted(best)} yields one model to serve to all clients{_use(field, best)}."
     return
   yield f"{quoted(best)} yields a model for each client, not one model to serve."
   other = next((one for one in field.finished if one.single_model), None)
   if other:
-    yield f"With one model to serve, {quoted(other)} is best: {field.lead_text(best, other)}."
+    lead = field.lead_text(best, other)
+    yield f"With one model to serve, {quoted(other)} is best{_use(field, other)}: {lead}."
+
+
+def _use(field: Field, contender: Contender) -> str:
+  """Returns how to use the model that a contender's score is of; empty if it does not classify."""
+  run = contender.runs[0]
+  if not evaluation_of(run, field.criterion.score).get("classes"):
+    return ""
+  workdir = shlex.quote(f"--workdir={run.path}")
+  best = " --best" if field.criterion.score == "best" else ""
+  return f", used by `python -m experiments.predict {workdir}{best} --images=DIR`"
 
 
 def _clients(field: Field) -> Iterator[str]:
-  best = field.finished[0]
-  named = client_accuracies(best)
-  if len(named) > 1:
-    worst = min(named, key=lambda name: (named[name], name))
+  best, score = field.finished[0], field.criterion.score
+  mean = ranking.column(best, "clients_top1", evaluations.moment(score)).mean
+  worst, least = evaluations.worst_client(best, score)
+  if worst and len(named := client_accuracies(best, score)) > 1:
     mean = estimate(named.values()).mean
-    yield (
-      f"After the last round of {quoted(best)}, the worst client is {worst} with "
-      f"{named[worst]:.2%}; the mean over the clients is {mean:.2%}."
-    )
+  elif worst:
     return
-  mean, least = (ranking.column(best, f"clients_top1{end}").mean for end in ("", "_min"))
-  if math.isfinite(least):
+  if math.isfinite(least.mean):
+    who = f"is {worst} with" if worst else "has"
+    when = evaluations.when(score)
     yield (
-      f"After the last round of {quoted(best)}, the worst client has {least:.2%}; the mean over "
-      f"the clients is {mean:.2%}."
+      f"{when[:1].upper()}{when[1:]} of {quoted(best)}, the worst client {who} {least.mean:.2%}; "
+      f"the mean over the clients is {mean:.2%}."
     )
 
 
 def _unseen(field: Field) -> Iterator[str]:
   best = field.finished[0]
-  mean, least = (ranking.column(best, f"unseen_top1{end}").mean for end in ("", "_min"))
+  score = field.criterion.score
+  columns = ("unseen_top1", "unseen_top1_min")
+  mean, least = (ranking.column(best, n, evaluations.moment(score)).mean for n in columns)
   if math.isfinite(mean):
     yield (
       f"On clients that took no part in training, it has {mean:.2%} on average and {least:.2%} on "
-      f"the worst of them{_listed(client_accuracies(best, unseen=True))}."
+      f"the worst of them{_listed(client_accuracies(best, score, unseen=True))}."
     )
-  held_out = [tuple(client_accuracies(best._replace(runs=(run,)), True)) for run in best.runs]
+  each = (best._replace(runs=(run,)) for run in best.runs)
+  held_out = [tuple(client_accuracies(one, score, unseen=True)) for one in each]
   if len({frozenset(names) for names in held_out}) > 1:
-    option = shlex.quote(f"--unseen_clients={','.join(held_out[0])}")
+    names = ",".join(held_out[0])
+    # The comma makes a name of a number.
+    names = f"'{names},'" if names.isdecimal() else shlex.quote(names)
     yield (
       "The seeds held out different clients, so that the spread over seeds is mostly that of the "
-      f"clients; naming them, for instance {option}, holds out the same with every seed."
+      f"clients; naming them, for instance --unseen_clients={names}, holds out the same with every "
+      "seed."
     )
 
 

@@ -23,12 +23,14 @@ from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.report import markup
 from fedjax_norm.study.report.markup import Html, element
 from fedjax_norm.study.report.pictures import NAMES, pictures
-from fedjax_norm.study.report.tables import full_table, ranked_table
+from fedjax_norm.study.report.tables import class_table, client_table, full_table, ranked_table
 from fedjax_norm.training.storage import provenance
 from fedjax_norm.training.storage.atomic_files import read_json, write_atomic
 from fedjax_norm.training.storage.run_folder import CONFIG
 
 REPORT = "report.html"
+
+_NUMBERS = {"clients": client_table, "recall": class_table}  # name of a picture -> its table
 
 
 def write(
@@ -76,6 +78,8 @@ def write(
       image = markup.picture(file.read_bytes(), picture.heading)
       caption = element("figcaption", picture.caption)
       parts += [element("h3", picture.heading), element("figure", image, caption)]
+      if make := _NUMBERS.get(picture.name):
+        parts.append(markup.details("The same as a table", make(members, criterion)))
   parts += [element("h2", "How it was done"), markup.pairs(how)]
   if options:
     parts.append(markup.details("Options of all runs", element("p", element("code", options))))
@@ -144,7 +148,7 @@ def _commands(contenders: Sequence[Contender]) -> Html:
     element("li", f"{name} ", markup.copy_button(command), " ", element("code", command))
     for name, command in commands.items()
   )
-  what = "Each command repeats the final runs of a contender."
+  what = "Each command repeats a contender's final runs, to the last bit on the same machine's CPU."
   return markup.details("Commands", element("p", what), element("ul", *lines))
 
 

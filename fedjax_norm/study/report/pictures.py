@@ -1,7 +1,7 @@
 """The pictures of a report, from the contenders of one setting."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from fedjax_norm.cli.seeds import summarize_rows
 from fedjax_norm.plots import confusion, curves, study
 from fedjax_norm.plots.base import Rows, shortened
-from fedjax_norm.study import ranking
+from fedjax_norm.study import evaluations, ranking
 from fedjax_norm.study.contender import Contender, SeedRun
-from fedjax_norm.study.ranking import Criterion
+from fedjax_norm.study.ranking import Criterion, Score
 
 NAMES = ("pareto", "curves", "clients", "recall", "confusion", "search")
 _MOST_NAMED = 12
@@ -46,9 +46,9 @@ def pictures(contenders: Sequence[Contender], criterion: Criterion) -> list[Pict
   drawn = [
     _against_bytes(shown, criterion, front, len(first)),
     _over_rounds(shown, criterion, len(first)),
-    _by_client(finished),
-    _by_class(finished),
-    _confusion(finished),
+    _by_client(finished, criterion.score),
+    _by_class(finished, criterion.score),
+    _confusion(finished, criterion.score),
     _search(contenders, criterion),
   ]
   return [picture for picture in drawn if picture]
@@ -69,7 +69,8 @@ def _against_bytes(
   caption = (
     "Each point is the mean over the seeds, with the standard deviation as a bar; further left is "
     "cheaper. Contenders on the Pareto front (bold, black outline) are those that no other one "
-    "beats without sending more."
+    f"beats without sending more; bytes that differ by less than {ranking.SAME_BYTES:.0%} count as "
+    "the same."
   )
   return Picture("pareto", "Score against communication", caption + _others(shown, named), figure)
 
@@ -105,91 +106,63 @@ def _mean_rows(runs: Iterable[SeedRun]) -> Rows:
   return [{**row, "bytes": row["bytes_up"] + row["bytes_down"]} for row in rows]
 
 
-def _by_client(finished: Sequence[Contender]) -> Picture | None:
+def _by_client(finished: Sequence[Contender], score: Score) -> Picture | None:
   """Draws the accuracy of each client, by its name; one that never trained has a column of its own.
 
   The clients that do not train are drawn with the seed, so that a client can have both columns.
   Clients without a name hold other examples with every seed, so each seed has its own columns.
   """
-  several = len({run.seed for one in finished for run in one.runs}) > 1
-
-  def entries(run: SeedRun) -> dict[tuple[bool, int, int, str], float]:
-    found = {}
-    for one in (run.evaluation or {}).get("clients", []):
-      # A name stays, but the ids of the clients that train depend on which ones do not.
-      key = (-1, -1, one["name"])
-      if not one["name"]:
-        name = f"client {one['id']}" + (f", seed {run.seed}" if several else "")
-        key = (run.seed, one["id"], name)
-      found[one["unseen"], *key] = _number(one["top1"])
-    return found
-
-  rows, columns, values = _means(finished, entries)
-  if not rows:
+  table = evaluations.by_client(finished, score)
+  if not table.rows:
     return None
-  names = [f"{shortened(name, 22)} (unseen)" if unseen else name for unseen, *_, name in columns]
-  unseen = [i for i, (unseen, *_) in enumerate(columns) if unseen]
+  clients = table.columns
+  names = [f"{shortened(c.name, 22)} (unseen)" if c.unseen else c.name for c in clients]
+  unseen = [i for i, client in enumerate(clients) if client.unseen]
   label = "test accuracy (%)"
-  figure = study.shares_figure(rows, names, values, "Accuracy by client", label, unseen)
-  caption = (
-    "At the last evaluation, as means over the seeds; each contender's worst client is marked. "
-  )
-  if any(seed >= 0 for _, seed, *_ in columns):
-    caption = "At the last evaluation; each contender's worst client is marked. "
+  figure = _shares_figure(table, names, "Accuracy by client", label, unseen)
+  means = "" if any(client.seed >= 0 for client in clients) else ", as means over the seeds"
+  when = _upper(evaluations.when(score))
+  caption = f"{when}{means}; each contender's worst client is marked. "
   caption += "Unseen clients took no part in training." if unseen else ""
   return Picture("clients", "Accuracy by client", caption.strip(), figure)
 
 
-def _by_class(finished: Sequence[Contender]) -> Picture | None:
-  def entries(run: SeedRun) -> dict[str, float]:
-    return {c["name"]: _number(c["recall"]) for c in (run.evaluation or {}).get("classes", [])}
-
-  rows, columns, values = _means(finished, entries)
-  if not rows:
+def _by_class(finished: Sequence[Contender], score: Score) -> Picture | None:
+  table = evaluations.by_class(finished, score)
+  if not table.columns:
     return None
-  figure = study.shares_figure(rows, columns, values, "Recall by class", "recall (%)")
+  figure = _shares_figure(table, table.columns, "Recall by class", "recall (%)")
   caption = (
     "The recall of a class is the share of its test examples that are recognized. Means over the "
-    "seeds, at the last evaluation; each contender's worst class is marked."
+    f"seeds, {evaluations.when(score)}; each contender's worst class is marked."
   )
   return Picture("recall", "Recall by class", caption, figure)
 
 
-def _means(
-  finished: Sequence[Contender], entries: Callable[[SeedRun], dict[Any, float]]
-) -> tuple[list[str], list[Any], np.ndarray]:
-  """Returns the means over the seeds of what ``entries`` finds in the runs.
-
-  Returns:
-    The names of the contenders with entries, the keys of the entries, and [contenders, keys] means.
-  """
-  found = [[entries(run) for run in one.runs] for one in finished]
-  columns = list(dict.fromkeys(key for runs in found for run in runs for key in run))
-  columns = sorted(columns) if columns and isinstance(columns[0], tuple) else columns
-
-  def mean(runs: Sequence[Mapping[Any, float]], key: Any) -> float:
-    values = [run[key] for run in runs if np.isfinite(run.get(key, np.nan))]
-    return float(np.mean(values)) if values else np.nan
-
-  table = {
-    one.name: [mean(runs, key) for key in columns]
-    for one, runs in zip(finished, found, strict=True)
-    if any(runs)
-  }
-  return list(table), columns, np.array(list(table.values()))
+def _shares_figure(
+  table: evaluations.Table,
+  columns: Sequence[str],
+  title: str,
+  label: str,
+  marked: Collection[int] = (),
+) -> Figure:
+  rows = [one.name for one in table.rows]
+  values = np.array([[value.mean for value in row] for row in table.values])
+  return study.shares_figure(rows, columns, values, title, label, marked)
 
 
-def _confusion(finished: Sequence[Contender]) -> Picture | None:
+def _confusion(finished: Sequence[Contender], score: Score) -> Picture | None:
   """Draws the confusion matrix of the best contender, summed over its seeds."""
   best = finished[0]
-  evaluations = [run.evaluation or {} for run in best.runs]
-  found = [evaluation for evaluation in evaluations if "confusion" in evaluation]
+  found = [evaluations.evaluation_of(run, score) for run in best.runs]
+  found = [evaluation for evaluation in found if "confusion" in evaluation]
   if not found:
     return None
   names = [one["name"] for one in found[0]["classes"]]
   counts = np.sum([evaluation["confusion"] for evaluation in found], axis=0)
   figure = confusion.confusion_figure(counts, names, f"Confusion of {best.name}")
-  caption = "Test examples of the best contender at the last evaluation, summed over the seeds."
+  when = evaluations.when(score)
+  caption = f"Test examples of the best contender {when}, summed over the seeds."
   return Picture("confusion", "Confusion matrix of the best contender", caption, figure)
 
 
@@ -217,5 +190,5 @@ def _search(contenders: Sequence[Contender], criterion: Criterion) -> Picture | 
   return Picture("search", "Search for the learning rates", caption, figure)
 
 
-def _number(value: float | None) -> float:
-  return np.nan if value is None else value
+def _upper(text: str) -> str:
+  return text[:1].upper() + text[1:]

@@ -4,8 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from fedjax_norm.evaluation.measures import measures_of
-from fedjax_norm.study import ranking
+from fedjax_norm.study import evaluations, ranking
 from fedjax_norm.study.advice import wording
 from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.ranking import Criterion
@@ -32,7 +31,8 @@ _NOTES = (
   "lowest rate, highest rate: the learning rate is the last one of the search at that end, so a "
   "better one may lie beyond. still improves: more rounds would probably give a better score. "
   "guesses: with at least one seed, the model is no better than one that ignores its input. weak "
-  "client: this client is far below the mean over the clients."
+  "client: this client is far below the mean over the clients. unstable: the last value is more "
+  "than 5 points (or 5%) worse than the one in the best round by validation."
 )
 
 
@@ -46,6 +46,7 @@ def ranked_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
   rank = {one.name: place for place, one in enumerate(order, 1)}
   form = criterion.form
   scored = f"{form.title}, {dict(_READINGS)[criterion.score]}"
+  moment, when = evaluations.moment(criterion.score), evaluations.when(criterion.score)
   to = f"bytes to {form.format(target) if math.isfinite(target) else 'target'}"
 
   def to_target(one: Contender) -> Cell:
@@ -59,8 +60,8 @@ def ranked_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
     ("contender", lambda one: Cell(one.name)),
     ("command", lambda one: Cell(copy_button(one.command) if one.command else "")),
     (scored, lambda one: _score(one, criterion)),
-    ("worst client", lambda one: _share(ranking.column(one, "clients_top1_min"))),
-    ("unseen clients", lambda one: _share(ranking.column(one, "unseen_top1"))),
+    ("worst client", lambda one: _share(evaluations.worst_client(one, criterion.score)[1])),
+    ("unseen clients", lambda one: _share(ranking.column(one, "unseen_top1", moment))),
     ("bytes", lambda one: _bytes(ranking.sent(one))),
     (to, to_target),
     ("one model", lambda one: Cell("yes" if one.single_model else "no")),
@@ -73,9 +74,10 @@ def ranked_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
   meanings = {
     scored: f"{wording.criterion_text(criterion)}{top1} After ± is the standard deviation over the "
     "seeds.",
-    "worst client": "accuracy of the client with the lowest one, after the last round.",
-    "unseen clients": "mean accuracy of the clients that took no part in training, after the last "
-    "round.",
+    "worst client": f"accuracy of the client with the lowest one, {when}: the accuracy of each "
+    "client is averaged over the seeds before the lowest one is chosen. Clients without a name "
+    "hold other examples with every seed; then it is the mean of each seed's lowest accuracy.",
+    "unseen clients": f"mean accuracy of the clients that took no part in training, {when}.",
     "bytes": "what all clients of a run send and receive together, as mean over the seeds.",
     to: "the bytes until the first evaluation that reached this value, which is the target.",
     "one model": "whether one model serves all clients; otherwise, each client has its own.",
@@ -88,9 +90,8 @@ def ranked_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
 
 def full_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
   """Returns means and standard deviations of all measures and costs of a setting's contenders."""
-  found = {name for one in contenders for run in one.runs for name in run.summary}
   columns: list[Column] = [("contender", lambda one: Cell(one.name))]
-  for name, measure in measures_of(found).items():
+  for name, measure in evaluations.compared_measures(contenders).items():
     for kind, title in _READINGS:
       columns.append((f"{measure.title}, {title}", _column(name, kind, measure.format)))
   for name, title in _CLIENTS.items():
@@ -117,6 +118,25 @@ def full_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
     ("simulated time to target", lambda one: _time(reached(one).seconds)),
   ]
   return _table(columns, ranking.ranked(contenders, criterion))
+
+
+def client_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
+  """Returns the accuracy of each client with each contender, as drawn in a picture."""
+  found = evaluations.by_client(ranking.ranked(contenders, criterion), criterion.score)
+  names = [f"{one.name} (unseen)" if one.unseen else one.name for one in found.columns]
+  return _shares(found, names)
+
+
+def class_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
+  """Returns the recall of each class with each contender, as drawn in a picture."""
+  found = evaluations.by_class(ranking.ranked(contenders, criterion), criterion.score)
+  return _shares(found, found.columns)
+
+
+def _shares(found: evaluations.Table, names: Sequence[str]) -> Html:
+  rows = zip(found.rows, found.values, strict=True)
+  cells = [[Cell(one.name), *map(_share, values)] for one, values in rows]
+  return table(["contender", *names], cells)
 
 
 def _table(

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from fedjax_norm.cli.text_tables import as_csv
-from fedjax_norm.evaluation.measures import measures_of
-from fedjax_norm.study import ranking
+from fedjax_norm.study import evaluations, ranking
 from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.ranking import Criterion, Score
 
@@ -39,6 +38,31 @@ def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
   return as_csv(head, [[row.get(name, "") for name in head] for row in flat])
 
 
+def clients_text(contenders: Sequence[Contender], criterion: Criterion) -> str:
+  """Returns the accuracy of each client with each contender as CSV text."""
+  lines = []
+  for setting, members in ranking.by_setting(contenders).items():
+    found = evaluations.by_client(ranking.ranked(members, criterion), criterion.score)
+    for one, values in zip(found.rows, found.values, strict=True):
+      for client, value in zip(found.columns, values, strict=True):
+        if value.seeds:
+          numbers = [_text(value.mean), _text(value.std), value.seeds]
+          lines.append([one.name, setting, client.name, int(client.unseen), *numbers])
+  return as_csv(["contender", "setting", "client", "unseen", "mean", "std", "seeds"], lines)
+
+
+def classes_text(contenders: Sequence[Contender], criterion: Criterion) -> str:
+  """Returns the recall of each class with each contender as CSV text."""
+  lines = []
+  for setting, members in ranking.by_setting(contenders).items():
+    found = evaluations.by_class(ranking.ranked(members, criterion), criterion.score)
+    for one, values in zip(found.rows, found.values, strict=True):
+      for name, value in zip(found.columns, values, strict=True):
+        numbers = [_text(value.mean), _text(value.std), value.seeds]
+        lines.append([one.name, setting, name, *numbers])
+  return as_csv(["contender", "setting", "class", "recall", "std", "seeds"], lines)
+
+
 def _row(one: Contender, criterion: Criterion, target: float) -> dict[str, Any]:
   tuning = one.tuning
   row: dict[str, Any] = {
@@ -53,8 +77,8 @@ def _row(one: Contender, criterion: Criterion, target: float) -> dict[str, Any]:
     "runner_up": tuning.runner_up if tuning else None,
     "edge": tuning.edge if tuning else None,
   }
-  columns = {name for run in one.runs for name in run.summary}
-  names = dict.fromkeys([criterion.measure, *measures_of(columns), "loss", *_CLIENTS])
+  measures = evaluations.compared_measures([one])
+  names = dict.fromkeys([criterion.measure, *measures, "loss", *_CLIENTS])
   for name in names:
     for kind in get_args(Score):
       value = ranking.column(one, name, kind)
@@ -78,6 +102,10 @@ def _flatten(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
       yield from _flatten(value, f"{prefix}{name}_")
     else:
       yield f"{prefix}{name}", "" if value is None else value
+
+
+def _text(value: float) -> float | str:
+  return value if math.isfinite(value) else ""
 
 
 def _finite(value: float) -> float | None:

@@ -1,27 +1,30 @@
 """Reads the contenders of a study, or finished runs as contenders, and writes their results."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation.measures import MEASURES, headline, measures_of
 from fedjax_norm.study.advice.recommendation import Recommendation, as_json
-from fedjax_norm.study.contender import Contender, SeedRun, State, Trial, Tuning
+from fedjax_norm.study.contender import Contender, State, Trial, Tuning
 from fedjax_norm.study.planning.plan import PLAN, Cell, read_plan
 from fedjax_norm.study.ranking import Criterion, Score
 from fedjax_norm.study.results import naming
-from fedjax_norm.study.results.rows import as_rows, as_text
+from fedjax_norm.study.results.final_runs import read_final_runs, seed_runs
+from fedjax_norm.study.results.rows import as_rows, as_text, classes_text, clients_text
 from fedjax_norm.training.storage.atomic_files import read_json, write_atomic, write_json
 from fedjax_norm.training.storage.run_folder import CONFIG, read_config
-from fedjax_norm.training.storage.saved_run import read_seeds
 
 
 def read_study(folder: Path) -> list[Contender]:
   """Returns the contenders of a study; those without an outcome yet are pending.
 
+  A contender with damaged files, or with runs that were continued beyond the plan, has failed.
+
   Raises:
-    UserError: the folder holds no study, or a file is damaged.
+    UserError: the folder holds no study, or its plan is damaged.
   """
   plan = read_plan(folder)
   return [_read_cell(folder, cell, plan.seeds) for cell in plan.cells]
@@ -53,13 +56,13 @@ def read_runs(paths: Sequence[str | Path]) -> list[Contender]:
   """Returns finished runs, with one seed or several, as contenders.
 
   They are named by the options in which they differ, and are in the same setting if they have the
-  same data and partition.
+  same data and partition. Runs in the folder of a study know how it chose their learning rates.
 
   Raises:
     UserError: a folder holds no finished run, a file is damaged, or two runs have the same options.
   """
   folders = [Path(path) for path in paths]
-  runs = [_seed_runs(folder) for folder in folders]
+  runs = [seed_runs(folder) for folder in folders]
   configs = [{**read_config(of[0].path), "seeds": len(of)} for of in runs]
   labels = naming.label(configs)
   contenders = []
@@ -71,6 +74,7 @@ def read_runs(paths: Sequence[str | Path]) -> list[Contender]:
         label.options,
         of,
         "done",
+        tuning=_tuning_of(folder),
         command=_command(folder),
         single_model=naming.single_model(config),
         path=folder,
@@ -120,13 +124,19 @@ def runs_criterion(
 
 
 def write(folder: Path, contenders: Sequence[Contender], recommendation: Recommendation) -> None:
-  """Writes ``results.csv`` and, with the recommendation, ``results.json`` into a folder.
+  """Writes the numbers of contenders and, in ``results.json``, the recommendation into a folder.
+
+  The tables are ``results.csv``, ``clients.csv`` and ``classes.csv``; the numbers of the latter two
+  are of the models that the score is of.
 
   Raises:
     OSError: a file cannot be written.
   """
-  rows = as_rows(contenders, recommendation.criterion)
+  criterion = recommendation.criterion
+  rows = as_rows(contenders, criterion)
   write_atomic(folder / "results.csv", as_text(rows).encode())
+  write_atomic(folder / "clients.csv", clients_text(contenders, criterion).encode())
+  write_atomic(folder / "classes.csv", classes_text(contenders, criterion).encode())
   content = {"contenders": rows, "recommendation": as_json(recommendation)}
   write_json(folder / "results.json", content)
 
@@ -134,14 +144,24 @@ def write(folder: Path, contenders: Sequence[Contender], recommendation: Recomme
 def _read_cell(folder: Path, cell: Cell, seeds: int) -> Contender:
   """Returns a contender of a study; it is pending with fewer than ``seeds`` final runs."""
   contender = Contender(cell.label, cell.setting, cell.options, (), "pending")
-  file = folder / "cells" / f"{cell.name}.json"
+  file, path = folder / "cells" / f"{cell.name}.json", folder / "runs" / cell.name
   if cell.reason:
     return contender._replace(state="impossible", reason=cell.reason)
   if not file.exists():
     return contender
-  outcome, path = read_json(file), folder / "runs" / cell.name
-  if outcome.get("seeds", seeds) < seeds:  # seeds were added, and their runs may be incomplete
-    return contender
+  try:
+    outcome = read_json(file)
+    if outcome.get("seeds", seeds) < seeds:  # seeds were added, and their runs may be incomplete
+      return contender
+    contender = _with_outcome(contender, outcome, file)
+    runs = read_final_runs(path, cell.rounds) if contender.state == "done" else ()
+  except UserError as error:  # one contender must not prevent the answer about the others
+    contender, runs = contender._replace(state="failed", reason=str(error)), ()
+  return contender._replace(runs=runs, path=path if path.exists() else None)
+
+
+def _with_outcome(contender: Contender, outcome: dict[str, Any], file: Path) -> Contender:
+  """Returns a contender with its outcome, the content of ``file``."""
   try:
     tuning = outcome["tuning"]
     if tuning is not None:
@@ -149,7 +169,7 @@ def _read_cell(folder: Path, cell: Cell, seeds: int) -> Contender:
       tuning = Tuning(**{**tuning, "trials": trials})
     if outcome["state"] not in get_args(State):
       raise KeyError(outcome["state"])
-    contender = contender._replace(
+    return contender._replace(
       state=outcome["state"],
       reason=outcome["reason"],
       tuning=tuning,
@@ -160,15 +180,18 @@ def _read_cell(folder: Path, cell: Cell, seeds: int) -> Contender:
     raise UserError(
       f"{file} is damaged: it is no outcome of a contender; delete it, and the study makes it anew."
     ) from error
-  runs = _seed_runs(path) if contender.state == "done" else ()
-  return contender._replace(runs=runs, path=path if path.exists() else None)
 
 
-def _seed_runs(folder: Path) -> tuple[SeedRun, ...]:
-  return tuple(
-    SeedRun(run.config["seed"], path, run.rows, run.summary, run.evaluation, run.best_evaluation)
-    for path, run in read_seeds(folder)
-  )
+def _tuning_of(folder: Path) -> Tuning | None:
+  """Returns how a study chose the learning rate of a run in its folder; None for other runs."""
+  whole = folder.absolute()
+  for path in (whole, whole.parent):  # the run may be one of a contender's seeds
+    file = path.parent.parent / "cells" / f"{path.name}.json"
+    if path.parent.name == "runs" and file.is_file():
+      contender = Contender("", "", {}, (), "pending")
+      with contextlib.suppress(UserError):  # the run itself is not damaged
+        return _with_outcome(contender, read_json(file), file).tuning
+  return None
 
 
 def _command(folder: Path) -> str:

@@ -13,6 +13,7 @@ from scipy import stats
 
 from fedjax_norm.study.advice.recommendation import as_text, recommend
 from fedjax_norm.study.ranking import Criterion
+from fedjax_norm.study.results import table
 
 
 def check_evidence(sentence, first, second):
@@ -61,7 +62,7 @@ def test_a_tie_is_undecided_and_says_how_many_seeds_would_decide():
   assert 'may be no better than "bn, fedavg"' in found.summary
   assert 'do not separate "gn, fedavg" from "bn, fedavg"' in words(*found.limits)
   steps = words(*found.next_steps)
-  assert "Run the same command with --workdir='runs/my study' and --seeds=" in steps
+  assert "Run the study's command with --workdir='runs/my study' and --seeds=" in steps
   count = int(re.search(r"--seeds=(\d+)", steps)[1])
   difference = np.subtract(GOOD, other)
   halves = [stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / n**0.5 for n in (count - 1, count)]
@@ -109,7 +110,9 @@ def test_a_diverged_contender_loses_and_a_failed_one_leaves_the_question_open():
     assert (norm.verdict, norm.choice[0]) == (verdict, "gn")
     assert norm.sentences == ("No contender with bn has a result.",)
     assert '"bn, fedavg": It overflowed.' in words(*found.limits)
-    assert ("Start the same command again" in words(*found.next_steps)) == (state == "pending")
+    steps = words(*found.next_steps)
+    assert ("runs what is missing" in steps) == (state == "pending")
+    assert ('tries again what failed: "bn, fedavg".' in steps) == (state == "failed")
   nothing = conclude(contender("bn, fedavg", [], state="impossible", reason="They disagree."))
   assert (nothing.best, nothing.answers, nothing.remarks) == (None, (), ())
   assert nothing.summary == "No contender has a result."
@@ -189,7 +192,34 @@ def test_unseen_clients_that_differ_by_seed_are_named():
   text = words(*conclude(one).remarks)
   assert "(Kiel 40.00%, Porto 40.00%, New Bern 60.00%)" in text
   assert "The seeds held out different clients, so that the spread over seeds is mostly" in text
-  assert "for instance '--unseen_clients=Kiel,New Bern', holds out the same" in text
+  assert "for instance --unseen_clients='Kiel,New Bern', holds out the same" in text
+  numbered = contender("gn, fedavg", GOOD, unseen={"3": 0.4})
+  numbered.runs[1].evaluation["clients"][0]["name"] = "5"
+  assert "for instance --unseen_clients='3,', holds" in words(*conclude(numbered).remarks)
+
+
+def test_the_worst_client_is_that_of_the_round_of_the_score():
+  one = contender("gn, fedavg", GOOD, clients={"Bern": 0.5, "Oslo": 0.9}, recalls={"ill": 0.8})
+  clients = [{**entry, "top1": 1 - entry["top1"]} for entry in one.runs[0].evaluation["clients"]]
+  runs = [r._replace(best_evaluation=r.evaluation | {"clients": clients}) for r in one.runs]
+  text = words(*conclude(one._replace(runs=tuple(runs))).remarks)
+  assert (
+    'In the best round by validation of "gn, fedavg", the worst client is Oslo with 10.' in text
+  )
+  use = "used by `python -m experiments.predict --workdir=runs/planted/seed_0"
+  assert f"{use} --best --images=DIR`." in text
+  last = conclude(one._replace(runs=tuple(runs)), criterion=Criterion(score="last"))
+  text = words(*last.remarks)
+  assert 'After the last round of "gn, fedavg", the worst client is Bern with 50.00%' in text
+  assert f"{use} --images=DIR`." in text
+
+
+@pytest.mark.parametrize(("last", "unstable"), [(0.84, True), (0.87, False)])
+def test_a_last_value_far_below_that_of_the_best_round_is_a_limit(last, unstable):
+  one = contender("gn, fedavg", [0.9, 0.92], values={"top1": last})
+  assert ("unstable" in table.notes(one, Criterion())) == unstable
+  text = words(*conclude(one).limits)
+  assert ('for "gn, fedavg" (7.00 points); how good' in text) == unstable
 
 
 def test_uneven_classes_are_said_only_when_ranking_by_top1():

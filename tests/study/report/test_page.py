@@ -122,6 +122,12 @@ def test_columns_are_explained_if_they_are_there(page):
   assert "the client with the lowest one" not in table
 
 
+def test_clients_and_classes_have_tables_too(page):
+  assert page.words.count("The same as a table") == 2
+  assert "contenderCharitéSt. Mary" in page.words.replace(NASTY, "")
+  assert "In the best round by validation, as means over the seeds" in page.words
+
+
 def test_one_seed_has_no_deviation():
   [picture] = [
     p for p in pictures([contender("gn, fedavg", [0.5])], Criterion()) if p.name == "curves"

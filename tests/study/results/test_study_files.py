@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -92,8 +93,60 @@ def test_a_study_is_read_from_its_folder(study):
   assert study_files.read_study(study)[0].state == "pending"
   for damaged in ({}, outcome | {"state": "unknown"}):
     (study / "cells" / "a.json").write_text(json.dumps(damaged))
-    with pytest.raises(UserError, match=r"a\.json is damaged"):
-      study_files.read_study(study)
+    found = study_files.read_study(study)[0]
+    assert (found.state, found.runs) == ("failed", ())
+    assert "a.json is damaged" in found.reason
+
+
+def test_a_damaged_or_continued_run_does_not_prevent_the_answer(study):
+  path = study / "runs" / "a"
+
+  def reason():
+    found, *others = study_files.read_study(study)
+    assert (found.state, found.runs, others[0].state) == ("failed", (), "diverged")
+    return found.reason
+
+  for file in (path / "seed_1/metrics.csv", path / "seed_0/summary.json", path / "summary.json"):
+    content = file.read_bytes()
+    file.write_text("nonsense\n1,2\n")
+    assert reason().endswith(
+      f"; delete the folder {file.parent}, and the same command trains it again."
+    )
+    file.write_bytes(content)
+  for folder in (path / "seed_1", path):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rounds": 120}))
+    assert f"the run in {folder} has 120 rounds, but those of the study have 100" in reason()
+  shutil.rmtree(path / "seed_1")
+  (path / "config.json").write_text(json.dumps(config))
+  assert reason().startswith("1 of 2 runs are there; start the same command of the study again")
+
+
+def test_numbers_by_client_and_class_are_those_of_the_round_of_the_score(study):
+  runs = {"clients": {"Bern": 0.9, "Oslo": 0.8}, "unseen": {"Rome": 0.5}, "recalls": {"a": 0.4}}
+  one = contender("gn, fedavg", [0.5, 0.6], **runs, values={"best_top5": 1.0, "top5": 1.0})
+  best, *others = one.runs
+  clients = [{**entry, "top1": entry["top1"] - 0.2} for entry in best.evaluation["clients"]]
+  one = one._replace(
+    runs=(best._replace(best_evaluation=best.evaluation | {"clients": clients}), *others)
+  )
+
+  def lines(name, score):
+    criterion = Criterion(score=score)
+    study_files.write(study, [one], recommend([one], criterion))
+    with (study / name).open() as file:
+      return [list(row.values()) for row in csv.DictReader(file)]
+
+  means = {row[2]: row[3:5] + row[6:] for row in lines("clients.csv", "last")}
+  assert means == {n: [u, str(m), "2"] for n, u, m in (
+    ("Bern", "0", 0.9), ("Oslo", "0", 0.8), ("Rome", "1", 0.5),
+  )}  # fmt: skip
+  values = {row[2]: float(row[4]) for row in lines("clients.csv", "best")}
+  assert values == pytest.approx({"Bern": 0.8, "Oslo": 0.7, "Rome": 0.4})
+  assert lines("classes.csv", "best") == [["gn, fedavg", "iid", "a", "0.4", "0.0", "2"]]
+  assert not any(name.startswith("top5") for name in (study / "results.csv").read_text().split(","))
+  assert "70.0%" in table.render([one], Criterion())
+  assert "80.0%" in table.render([one], Criterion(score="mean"))
 
 
 def test_a_measure_has_the_title_of_its_task():
@@ -101,6 +154,19 @@ def test_a_measure_has_the_title_of_its_task():
   assert study_files.titled(Criterion(), [pairs]).form.title == "pairs right"
   assert study_files.titled(Criterion(), [contender("gn, fedavg", [0.9])]).form.title == "top-1"
   assert study_files.titled(Criterion("loss"), []).form.title == "test loss"
+
+
+def test_runs_in_the_folder_of_a_study_are_tuned(study, tmp_path):
+  run = study / "runs" / "a"
+  alone = write_run(tmp_path / "elsewhere" / "runs" / "a", "ssgd", [0.5])
+  chosen = study_files.read_study(study)[0].tuning
+  for path in (run, run / "seed_0"):
+    whole, other = study_files.read_runs([path, alone])
+    assert whole.tuning == chosen
+    assert chosen is not None
+    assert other.tuning is None
+  (study / "cells" / "a.json").write_text("{")
+  assert study_files.read_runs([run])[0].tuning is None
 
 
 def test_the_files_have_every_number(study):
@@ -152,5 +218,18 @@ def test_the_table_is_ranked_and_leaves_out_what_no_contender_has():
   assert "600 kB (1/2)" in lines[1]
   assert " 30.0% " in lines[1]
   assert lines[2].startswith("-  fixbn, fedavg")
-  assert lines[3] == "1 highest rate; 2 weak client Bern; 3 diverged"
+  notes = [line.split("  ")[-1].strip() for line in lines[:3]]
+  assert notes == ["highest rate", "weak client Bern", "diverged"]
+  assert not lines[3]
+  legend = " ".join(lines[4:])
+  assert "worst: accuracy of the worst client, in the round of the score;" in legend
+  assert "unseen" not in legend
+  assert "to: bytes until this value was reached" in legend
   assert max(map(len, text.splitlines())) <= 120
+  long = members[0]._replace(name=members[0].name + ", 10 local steps" * 2)
+  head, _, *lines = table.render([long, *members[1:]], Criterion(target=0.55)).splitlines()
+  assert [line.split()[-1] for line in lines[:3]] == ["1", "2", "3"]
+  assert lines[3] == "1 highest rate; 2 weak client Bern; 3 diverged"
+  plain = table.render([contender("gn, fedavg", [0.5])], Criterion(score="last"))
+  assert "last: test value in the last round" in plain
+  assert not {"±", "worst:", "lr (2nd):"} & set(plain.split())
