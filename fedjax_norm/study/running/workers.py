@@ -11,13 +11,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from fedjax_norm.cli import child_process
 from fedjax_norm.errors import LostError, UserError
-from fedjax_norm.study.planning.plan import Cell, Plan
+from fedjax_norm.study.planning.plan import PLAN, Cell, Plan, read_plan
+from fedjax_norm.study.results.study_files import read_study
 from fedjax_norm.study.running import leases
 from fedjax_norm.study.running.train_cell import train_cell, write_failure
 from fedjax_norm.training.storage.atomic_files import read_json
@@ -38,8 +39,31 @@ def is_finished(plan: Plan, folder: Path, cell: Cell) -> bool:
 
   It has more if another process has added seeds to the plan since.
   """
-  outcome = folder / "cells" / f"{cell.name}.json"
-  return outcome.exists() and read_json(outcome).get("seeds", 0) >= plan.seeds
+  outcome = _outcome_of(folder, cell)
+  try:
+    return outcome.exists() and read_json(outcome).get("seeds", 0) >= plan.seeds
+  except UserError:  # a damaged outcome is made anew
+    return False
+
+
+def _outcome_of(folder: Path, cell: Cell) -> Path:
+  return folder / "cells" / f"{cell.name}.json"
+
+
+def failed(folder: Path) -> list[Cell]:
+  """Returns the contenders of a study that have failed, also because their runs are damaged."""
+  if not (folder / PLAN).exists():
+    return []
+  read = zip(read_plan(folder).cells, read_study(folder), strict=True)
+  return [cell for cell, contender in read if contender.state == "failed"]
+
+
+def try_again(folder: Path, cells: Iterable[Cell]) -> None:
+  """Deletes the outcomes of contenders that no process trains, so that they are trained again."""
+  for cell in cells:
+    if lease := leases.take(lease_of(folder, cell)):
+      with lease:
+        _outcome_of(folder, cell).unlink(missing_ok=True)
 
 
 def unfinished(plan: Plan, folder: Path) -> list[Cell]:

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.binaries import PYTHONPATH, ROOT
+from helpers.finished_runs import write_study
 
 from fedjax_norm.study.running import leases, progress, workers
+from fedjax_norm.training.storage.atomic_files import write_json
 
 
 def start(folder, *names):
@@ -44,6 +46,22 @@ def test_a_contender_with_more_seeds_than_planned_is_finished(tmp_path):
   for seeds, finished in ((2, False), (3, True), (5, True)):
     (tmp_path / "cells/a.json").write_text(json.dumps({"seeds": seeds}))
     assert workers.is_finished(plan, tmp_path, cell) == finished
+  (tmp_path / "cells/a.json").write_text("{")  # damaged, so it is made anew
+  assert not workers.is_finished(plan, tmp_path, cell)
+
+
+def test_failed_contenders_are_left_again_unless_another_process_trains_them(tmp_path):
+  folder = write_study(tmp_path / "study")
+  for name, state in (("b", "failed"), ("d", "failed")):
+    outcome = json.loads((folder / "cells/a.json").read_text())
+    write_json(folder / "cells" / f"{name}.json", outcome | {"state": state, "reason": "It fell."})
+  (folder / "runs/a/seed_1/metrics.csv").write_text("nonsense")
+  failed = workers.failed(folder)
+  assert [cell.name for cell in failed] == ["a", "b", "d"]
+  with leases.take(folder / "leases/d"):
+    workers.try_again(folder, failed)
+  assert [file.name for file in (folder / "cells").iterdir()] == ["d.json"]
+  assert workers.failed(tmp_path / "new") == []
 
 
 def test_a_crash_counts_for_the_contender_that_was_not_finished(tmp_path):
