@@ -18,7 +18,7 @@ COMMAND = (
   *("--model=tiny", "--norms=bn,gn", "--algorithms=fedavg,ssgd", "--local_steps=2"),
   *("--steps=40", "--lrs=0.03,0.1", "--seeds=2"),
 )
-KILLS = 10
+KILLS = int(os.environ.get("STUDY_KILLS", "4"))
 
 
 def start(folder, *options):
