@@ -5,13 +5,15 @@ import dataclasses
 import datetime
 import importlib.util
 import os
+import shutil
+import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import jax
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from fedjax_norm import client_mapping
 from fedjax_norm.cli import app
@@ -42,29 +44,31 @@ def main(config: StudyConfig) -> None:
 
 
 def _dry_run(config: StudyConfig) -> None:
-  """Prints the contenders and the expected time; of a study in ``--workdir``, also what is left."""
+  """Prints the contenders and the expected time; of a study in ``--workdir``, of what is left."""
   folder = _folder(config)
   with workers.pinned(workers.cores(config.workers or 1)[0]):  # times are those of a worker
     plan = _make_plan(config, folder, store=False)
-  _print_plan(plan)
+  goes_on = (folder / PLAN).exists()
+  _print_plan(plan, folder if goes_on else None, goes_on)
   print(f"\n{plan_text.table(plan)}")
-  if (folder / PLAN).exists():
-    left, total = len(workers.unfinished(plan, folder)), len(plan.cells)
-    print(f"\n{folder} has the study; contenders that are left: {left} of {total}.")
 
 
 def _run(config: StudyConfig) -> None:
   folder = _folder(config)
-  with _keeps(folder):
+  goes_on = (folder / PLAN).exists()
+  failed = workers.failed(folder)
+  with _keeps(folder), _leaves_no_empty(folder):
     if config.workers == 1:
       plan = _make_plan(config, folder)
-      _print_plan(plan, folder)
+      workers.try_again(folder, failed)
+      _print_plan(plan, folder, goes_on)
       with progress.shown(plan, folder, config.progress):
         workers.finish(plan, folder, lambda: workers.work(plan, folder))
     else:
       with workers.Team(folder, config.workers or 1) as team:
         plan = read_plan(folder)
-        _print_plan(plan, folder)
+        workers.try_again(folder, failed)
+        _print_plan(plan, folder, goes_on)
         with progress.shown(plan, folder, config.progress):
           workers.finish(plan, folder, lambda: team.work(plan))
     print(f"\n{answer.write(folder, config.target)}")
@@ -83,10 +87,17 @@ def _make_plan(config: StudyConfig, folder: Path, store: bool = True) -> Plan:
     return load_or_make(config, folder)
 
 
-def _print_plan(plan: Plan, folder: Path | None = None) -> None:
-  pairs = {**plan_text.how(plan), "expected time": plan_text.expected_time(plan)}
+def _print_plan(plan: Plan, folder: Path | None, goes_on: bool) -> None:
+  """Prints the plan; of a study that goes on in ``folder``, also what is done and left."""
+  pairs = plan_text.how(plan)
+  if goes_on and folder:
+    pairs |= progress.what_is_left(plan, folder)
+  else:
+    pairs["expected time"] = plan_text.expected_time(plan)
   pairs |= {"folder": str(folder)} if folder else {}
   print(summary_table("study", [(k, textwrap.fill(v, 84)) for k, v in pairs.items()]), flush=True)
+  if not goes_on and (note := plan_text.excess(plan)):
+    print(note, flush=True)
 
 
 def _number_of_workers(config: StudyConfig) -> int:
@@ -145,6 +156,31 @@ def _keeps(folder: Path) -> Iterator[None]:
     raise
 
 
+@contextlib.contextmanager
+def _leaves_no_empty(folder: Path) -> Iterator[None]:
+  """Deletes a folder that the block made, if a UserError leaves no plan in it."""
+  existed = folder.exists()
+  try:
+    yield
+  except UserError:
+    own = {answer.LOCK, "logs"}
+    with contextlib.suppress(OSError, Timeout):  # another process makes a plan in it
+      if not existed and set(os.listdir(folder)) <= own:
+        with FileLock(folder / answer.LOCK, timeout=0):
+          shutil.rmtree(folder)
+    raise
+
+
+def _refuse_options_of_runs(words: Sequence[str]) -> None:
+  """Exits with one sentence if a flag is an option of single runs that a study chooses itself."""
+  for word in words:
+    name = word.lstrip("-").partition("=")[0]
+    flag = axes.CHOSEN.get(name, f"--{name}")
+    if word.startswith("-") and flag != f"--{name}":
+      sys.exit(app.print_error(f"a study has no --{name}; give {flag}.", 2))
+
+
 def launch() -> None:
   """Runs ``experiments.study`` with the flags of the command line, and exits."""
+  _refuse_options_of_runs(sys.argv[1:])
   app.run_plain(main, FLAGS)

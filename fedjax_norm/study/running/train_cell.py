@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import math
+import os
 import shutil
 import time
 import traceback
@@ -11,11 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from fedjax_norm.cli import command_line, train
 from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.study.contender import State, Trial, Tuning
 from fedjax_norm.study.planning import tuning
 from fedjax_norm.study.planning.plan import SOURCES, Cell, Plan
+from fedjax_norm.study.results.final_runs import SavedFilesError, check_final_runs, saved_files
 from fedjax_norm.training import lanes, loop
 from fedjax_norm.training.finished_run import has_single_model
 from fedjax_norm.training.reuse import Programs
@@ -64,7 +68,8 @@ def train_cell(plan: Plan, cell: Cell, folder: Path, progress: Progress = lambda
   except OSError:  # such as a full disk: the study stops, and its command goes on later
     raise
   except Exception as error:  # one contender must not end the study
-    impossible = isinstance(error, UserError) and not work.programs.built
+    wrong = isinstance(error, UserError) and not isinstance(error, SavedFilesError)
+    impossible = wrong and not work.programs.built
     state, reason = "impossible" if impossible else "failed", _sentence(error)
     if not isinstance(error, UserError):
       log = folder / "logs" / f"{cell.name}.txt"
@@ -94,6 +99,7 @@ class _Work:
     self.tuning: Tuning | None = None
     self.lr = plan.rates[0]
     self._total, self._done = plan.total_steps, 0
+    self._examples: int | None = None  # validation examples
 
   def config(self, lr: float, rounds: int, **more: Any) -> Any:
     """Returns the options of a run."""
@@ -148,7 +154,7 @@ class _Work:
       found = lanes.train_lanes(program, group, task.data, variables, tell)
       for (lr, steps), one, lane in zip(step[first:], group, found, strict=False):
         path = self._trial_folder(lr, steps)
-        with RunFolder.open(path, one.saved(), wait=True) as run:
+        with saved_files(path), RunFolder.open(path, one.saved(), wait=True) as run:
           run.drop_rows_after(0)
           for row in lane.rows:
             run.append(row)
@@ -158,7 +164,9 @@ class _Work:
     """Returns the options of a trial with all defaults filled in, and its task."""
     rounds = self._plan.rounds(self._cell, steps)
     config = self.config(lr, rounds, seed=self._plan.seed)
-    return train.prepare(config, SOURCES.of(config))
+    config, task = train.prepare(config, SOURCES.of(config))
+    self._examples = len(task.validation.labels) if task.validation else None
+    return config, task
 
   def _trial_folder(self, lr: float, steps: int) -> Path:
     return self._folder / "tuning" / self._cell.name / f"{lr:g}_{steps}"
@@ -169,7 +177,7 @@ class _Work:
       config, task = self._prepare(lr, steps)
       program, variables = self.programs.of(task, config), initial_variables(task, config.seed)
       rows, reason = [], None
-      with RunFolder.open(path, config.saved(), wait=True) as run:
+      with saved_files(path), RunFolder.open(path, config.saved(), wait=True) as run:
         try:
           tell = self._reporter(steps, config.rounds)
           rows = loop.train(program, config, task.data, variables, run, on_evaluation=tell).rows
@@ -177,7 +185,8 @@ class _Work:
           reason = str(error)
         self._end_trial(lr, steps, rows, reason)
     self._done += steps
-    return Trial(**read_json(path / _TRIAL))
+    with saved_files(path):
+      return _read_trial(path / _TRIAL)
 
   def _end_trial(self, lr: float, steps: int, rows: list[Row], reason: str | None) -> None:
     """Writes the result of a trial, and deletes its models, which nothing needs any more."""
@@ -196,7 +205,7 @@ class _Work:
       raise UserError(f"--measure={plan.measure} is not measured here; choose one of {known}.")
     value = tuning.score_of(rows, plan.measure, plan.score, last)
     if math.isfinite(value):
-      return Trial(lr, steps, value)
+      return Trial(lr, steps, value, examples=self._examples)
     return Trial(lr, steps, None, f"val_{plan.measure} was not a number.")
 
   def train(self) -> None:
@@ -210,7 +219,8 @@ class _Work:
     make_folder(path.parent)
     # A process whose lease was taken over keeps the folder until its next evaluation.
     config = dataclasses.replace(config, wait_for_workdir=True)
-    with contextlib.redirect_stdout(io.StringIO()):
+    check_final_runs(path, self._cell.rounds)
+    with saved_files(path), contextlib.redirect_stdout(io.StringIO()):
       source = SOURCES.of(config)
       prepared = train.prepare(config, source)
       train.run_seeds(config, source, prepared, path, self.programs, tell, ended)
@@ -222,6 +232,13 @@ class _Work:
       self._progress(min(1.0, (self._done + steps * round / rounds) / self._total))
 
     return tell
+
+
+def _read_trial(file: Path) -> Trial:
+  try:
+    return Trial(**read_json(file))
+  except TypeError as error:
+    raise UserError(f"{file} is damaged: it is no result of a run; restore the file.") from error
 
 
 def _write(
@@ -244,12 +261,23 @@ def _write(
     "state": state,
     "reason": reason,
     "seeds": plan.seeds,
-    "command": command_line.of_run(work.final_config()) if work else "",
+    "command": _pinning() + command_line.of_run(work.final_config()) if work else "",
     "single_model": not work or _single_model(work.final_config()),
     "tuning": search,
     "seconds": seconds,
   }
   write_json(folder / "cells" / f"{cell.name}.json", content)
+
+
+def _pinning() -> str:
+  """Returns the start of a command that gives it as many CPU cores as this process has.
+
+  XLA divides sums by the number of cores, so the last bits of results depend on it.
+  """
+  count = len(os.sched_getaffinity(0))
+  if jax.default_backend() != "cpu" or count >= (os.cpu_count() or 1):
+    return ""
+  return f"taskset -c {'0' if count == 1 else f'0-{count - 1}'} "
 
 
 def _single_model(config: Any) -> bool:
