@@ -1,10 +1,14 @@
 """A verdict follows only from fair comparisons; small differences are called equal."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from helpers.conclusions import BAD, EDGE, GOOD, RATES, answer, conclude, words
-from helpers.contenders import contender
+from helpers.conclusions import BAD, EDGE, GOOD, RATES, TOP1, answer, conclude, words
+from helpers.contenders import contender, tuning
 from scipy import stats
+
+from fedjax_norm.study.advice.recommendation import recommend
 
 
 def test_contenders_within_the_margin_are_equally_good():
@@ -124,3 +128,33 @@ def test_unequal_training_and_too_few_evaluations_are_said():
   assert 'not equally long: "gn, fedavg" saw 11,000 training examples' in words(*found.limits)
   assert 'evaluations of "bn, fedavg" are too few to tell' in words(*found.limits)
   assert "a larger --budget" in words(*found.next_steps)
+
+
+def test_the_number_of_validation_examples_limits_what_the_rates_say():
+  one, other = contender("gn, fedavg", GOOD, tuning=RATES), contender("bn, fedavg", BAD)
+  assert "judged by" not in words(*conclude(one, other).limits)
+  trials = tuple(trial._replace(examples=1082) for trial in RATES.trials)
+  known = one._replace(tuning=RATES._replace(trials=trials))
+  text = "judged by one run, with one seed, on 1,082 validation examples, so"
+  assert text in words(*conclude(known, other).limits)
+
+
+def test_the_rates_to_try_next_are_those_around_the_chosen_ones_of_all_settings():
+  grid = {0.001: 0.5, 0.003: 0.6, 0.01: 0.7, 0.03: 0.4, 0.1: 0.2}
+  members = [
+    contender("gn, fedavg", GOOD, tuning=EDGE),  # 0.1, above 0.03
+    contender("bn, fedavg", BAD, tuning=RATES),
+    contender("bn, fedavg", BAD, setting="skewed", tuning=tuning(grid)),
+  ]
+  first, second = recommend(members, TOP1, Path("runs/s")).conclusions
+  assert "another --workdir and --lrs=0.003,0.01,0.03,0.1,0.3,1." in words(*first.next_steps)
+  assert "--lrs" not in words(*second.next_steps)
+  alone = recommend(members, TOP1).conclusions[0].next_steps
+  assert "the study's command (experiments.study) with another" in words(*alone)
+
+
+def test_runs_that_exist_are_repeated_with_more_seeds():
+  near = [0.905, 0.90, 0.91]
+  found = conclude(contender("gn, fedavg", GOOD), contender("bn, fedavg", near), study=None)
+  assert "Repeat the runs with --seeds=" in words(*found.next_steps)
+  assert "command" not in words(*found.next_steps)

@@ -14,6 +14,7 @@ from fedjax_norm.study.advice import factors
 from fedjax_norm.study.advice.recommendation import recommend
 from fedjax_norm.study.ranking import Criterion
 from fedjax_norm.study.results import study_files, table
+from fedjax_norm.training.finished_run import load_run
 
 
 def names(*folders):
@@ -147,6 +148,11 @@ def test_numbers_by_client_and_class_are_those_of_the_round_of_the_score(study):
   assert not any(name.startswith("top5") for name in (study / "results.csv").read_text().split(","))
   assert "70.0%" in table.render([one], Criterion())
   assert "80.0%" in table.render([one], Criterion(score="mean"))
+
+
+def test_a_study_is_no_run_to_load(study):
+  with pytest.raises(UserError, match="holds a study and no run; pass the folder of one of its"):
+    load_run(study)
 
 
 def test_a_measure_has_the_title_of_its_task():

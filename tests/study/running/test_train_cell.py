@@ -15,7 +15,7 @@ from fedjax_norm.cli.methods import ANY_METHOD
 from fedjax_norm.options import make
 from fedjax_norm.study.planning.config import FLAGS
 from fedjax_norm.study.planning.plan import load_or_make
-from fedjax_norm.study.running.train_cell import _Work, train_cell
+from fedjax_norm.study.running.train_cell import _pinning, _Work, train_cell
 from fedjax_norm.training.storage.csv_rows import read_rows
 from fedjax_norm.training.storage.lock import locked
 
@@ -74,6 +74,8 @@ def test_the_outcome_tells_how_the_rate_was_chosen(world):
   best = max((0.1, 0.02), key=lambda rate: trials[rate, 12]["value"])
   assert search["lr"] == best or trials[0.1, 12]["value"] == trials[0.02, 12]["value"]
   assert {search["lr"], search["runner_up"]} == {0.02, 0.1}
+  finished = {trial["examples"] for trial in trials.values() if trial["value"] is not None}
+  assert finished == {12}  # 4 of each client's 30
 
 
 def test_a_trial_is_scored_on_validation_examples(world):
@@ -135,6 +137,7 @@ def test_a_finished_contender_trains_nothing(world):
 def test_the_command_repeats_the_final_runs(world, tmp_path, monkeypatch):
   plan, folder, _ = world
   words = shlex.split(outcome(world)["command"])
+  words = words[words.index("python") :]  # a pinned process starts with taskset
   assert words[:3] == ["python", "-m", "experiments.run"]
   monkeypatch.chdir(tmp_path)
   kind = ANY_METHOD.config_for(words[3:])
@@ -148,6 +151,16 @@ def test_the_command_repeats_the_final_runs(world, tmp_path, monkeypatch):
     assert len(study) == len(again) > 1
     for row, other in zip(study, again, strict=True):
       assert row | {"seconds": 0} == other | {"seconds": 0}
+
+
+@pytest.mark.parametrize(
+  ("usable", "machine", "start"),
+  [({1}, 2, "taskset -c 0 "), ({4, 5}, 8, "taskset -c 0-1 "), ({0, 1}, 2, "")],
+)
+def test_the_command_has_as_many_cores_as_the_runs_had(monkeypatch, usable, machine, start):
+  monkeypatch.setattr("os.sched_getaffinity", lambda _: usable)
+  monkeypatch.setattr("os.cpu_count", lambda: machine)
+  assert _pinning() == start
 
 
 def test_divergence_failure_and_impossible_contenders_are_outcomes(world, tmp_path, monkeypatch):
