@@ -110,9 +110,7 @@ def _target(field: Field, target: float) -> Iterator[str]:
   criterion = field.criterion
   costs = [(ranking.cost_to_target(one, criterion, target), one) for one in field.finished]
   # A contender reaches the target if all its seeds do.
-  reached = [
-    (cost.bytes, one.name, cost, one) for cost, one in costs if cost.seeds == len(one.runs)
-  ]
+  reached = [(cost, one) for cost, one in costs if cost.seeds == len(one.runs)]
   source = ""
   if criterion.target is None:
     whose = (
@@ -124,7 +122,9 @@ def _target(field: Field, target: float) -> Iterator[str]:
   if not reached:
     yield f"{text}; no contender reached it with all its seeds."
     return
-  _, _, cost, cheapest = min(reached, key=lambda found: found[:2])
+  least = min(cost.bytes for cost, _ in reached)
+  # Of those that need about the same, the one with the best score.
+  cost, cheapest = next(one for one in reached if (1 - ranking.SAME_BYTES) * one[0].bytes <= least)
   spent = f"{human_bytes(round(cost.bytes))} in {cost.rounds:,.0f} rounds"
   yield (
     f"{text}; {len(reached)} of {len(costs)} contenders reached it with all their seeds, "

@@ -158,3 +158,10 @@ def test_runs_that_exist_are_repeated_with_more_seeds():
   found = conclude(contender("gn, fedavg", GOOD), contender("bn, fedavg", near), study=None)
   assert "Repeat the runs with --seeds=" in words(*found.next_steps)
   assert "command" not in words(*found.next_steps)
+
+
+def test_of_contenders_that_reach_the_target_with_about_the_same_bytes_the_better_is_named():
+  for dear, named in ((1_040_000, "gn, fedavg"), (1_100_000, "bn, fedavg")):
+    near = [value - 0.001 for value in GOOD]
+    found = conclude(contender("gn, fedavg", GOOD, dear), contender("bn, fedavg", near, 1_000_000))
+    assert f'"{named}" with the fewest bytes' in words(*found.remarks)
