@@ -1,7 +1,10 @@
 """The command line that repeats a run."""
 
+import os
 import shlex
 from typing import Any
+
+import jax
 
 from fedjax_norm.cli.flags import format_value, shown
 
@@ -23,3 +26,14 @@ def of_run(config: Any) -> str:
     else:
       words.append(f"--{one.name}={format_value(value)}")
   return shlex.join(words)
+
+
+def pinning() -> str:
+  """Returns the start of a command that gives it as many CPU cores as this process has.
+
+  XLA divides sums by the number of cores, so the last bits of results depend on it.
+  """
+  count = len(os.sched_getaffinity(0))
+  if jax.default_backend() != "cpu" or count >= (os.cpu_count() or 1):
+    return ""
+  return f"taskset -c {'0' if count == 1 else f'0-{count - 1}'} "

@@ -19,6 +19,10 @@ LEAST_EFFORT = 20
 EXCESS = 2
 """Times the budget that the smallest study may take: a busy machine measures longer times."""
 
+SHORT = 60.0
+"""Seconds of a trial below which it saves no checkpoints: if it is killed, it starts again."""
+
+_LONGEST_TRIAL = 0.5  # share of a final run
 _START = 8.0  # seconds until a process has imported its libraries and read the data
 _REPORT = 2.5  # seconds for the pictures and tables of one final run
 
@@ -30,13 +34,15 @@ class Cost(NamedTuple):
     start: to build the program and to draw the initial model.
     compile: to compile the training of a phase and, once, the evaluation.
     step: a local step of all clients.
-    evaluation: an evaluation with its checkpoint.
+    evaluation: an evaluation.
+    checkpoint: to save the evaluation's row, checkpoint and best model.
   """
 
   start: float
   compile: float
   step: float
   evaluation: float
+  checkpoint: float = 0.0
 
   def cell(
     self, effort: int, steps: float, seeds: int, phases: int = 1, first: bool = True
@@ -51,10 +57,12 @@ class Cost(NamedTuple):
       first: whether it is the first one with its model, whose start the others share.
     """
     once = first * self.start + phases * self.compile + seeds * _REPORT
-    return once + steps * (self.step + EVALUATIONS * self.evaluation / effort)
+    run = effort * self.step + EVALUATIONS * self.evaluation
+    saved = seeds * effort if _LONGEST_TRIAL * run < SHORT else steps
+    return once + (steps * run + saved * EVALUATIONS * self.checkpoint) / effort
 
 
-GUESS = Cost(5, 8, 0.05, 0.3)
+GUESS = Cost(5, 8, 0.05, 0.2, 0.1)
 """Times of a contender that was not measured."""
 
 

@@ -88,6 +88,11 @@ class Plan(NamedTuple):
     """Expected time of the whole study."""
     return budget.makespan([cell.seconds for cell in self.cells], self.workers)
 
+  def is_short(self, cell: Cell, steps: int) -> bool:
+    """Returns whether a trial of a contender is measured to take so short that it is not saved."""
+    seconds = cell.seconds * steps / self.total_steps
+    return bool(self.costs) and seconds < budget.SHORT
+
   def rounds(self, cell: Cell, steps: int) -> int:
     """Returns the rounds in which a client of a contender takes this many local steps."""
     return round(cell.rounds * steps / self.effort)

@@ -16,13 +16,15 @@ from fedjax_norm.training.storage.run_folder import RunFolder
 from fedjax_norm.training.task.task import Task
 
 _ROUNDS, _STEPS = 4, 10  # fewest rounds and local steps of a long interval
+_SAVED = 3  # rounds with checkpoints
 
 
 def measure(config: Any, task: Task, rounds_per_step: float) -> Cost:
   """Returns the measured times of a contender.
 
   The first of three intervals is compiled. The second has as many rounds, and the third has only
-  one: they tell the times of a round and of an evaluation.
+  one: they tell the times of a round and of an evaluation. A few more intervals of one round, with
+  checkpoints, tell the time of a checkpoint.
 
   Args:
     config: the options of its runs, with all defaults filled in.
@@ -41,9 +43,15 @@ def measure(config: Any, task: Task, rounds_per_step: float) -> Cost:
     program = program._replace(freeze=Freeze(config.rounds))
   variables = initial_variables(task, config.seed)
   lap()
+  loop.train(program, config, task.data, variables, None, on_evaluation=lap)
+  config = dataclasses.replace(config, rounds=_SAVED, eval_every=1)
   with tempfile.TemporaryDirectory() as path, RunFolder.open(Path(path, "run"), {}) as folder:
     loop.train(program, config, task.data, variables, folder, on_evaluation=lap)
-  start, first, long, short = (after - before for before, after in itertools.pairwise(clock))
+  times = (after - before for before, after in itertools.pairwise(clock))
+  start, first, long, short, _, *saved = times  # the first checkpoint follows a start
   round_seconds = max(long - short, 0.1 * long) / (rounds - 1)  # where it is lost in the noise
   evaluation = max(0.0, short - round_seconds)
-  return Cost(start, max(0.0, first - long), round_seconds * rounds_per_step, evaluation)
+  checkpoint = max(0.0, min(saved) - short)
+  return Cost(
+    start, max(0.0, first - long), round_seconds * rounds_per_step, evaluation, checkpoint
+  )

@@ -4,15 +4,12 @@ import contextlib
 import dataclasses
 import io
 import math
-import os
 import shutil
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from fedjax_norm.cli import command_line, train
 from fedjax_norm.errors import DivergedError, UserError
@@ -155,9 +152,7 @@ class _Work:
       for (lr, steps), one, lane in zip(step[first:], group, found, strict=False):
         path = self._trial_folder(lr, steps)
         with saved_files(path), RunFolder.open(path, one.saved(), wait=True) as run:
-          run.drop_rows_after(0)
-          for row in lane.rows:
-            run.append(row)
+          _write_rows(run, lane.rows)
           self._end_trial(lr, steps, lane.rows, lane.reason)
 
   def _prepare(self, lr: float, steps: int) -> tuple[Any, Task]:
@@ -177,12 +172,16 @@ class _Work:
       config, task = self._prepare(lr, steps)
       program, variables = self.programs.of(task, config), initial_variables(task, config.seed)
       rows, reason = [], None
+      short = self._plan.is_short(self._cell, steps)
       with saved_files(path), RunFolder.open(path, config.saved(), wait=True) as run:
+        saves = None if short else run
         try:
           tell = self._reporter(steps, config.rounds)
-          rows = loop.train(program, config, task.data, variables, run, on_evaluation=tell).rows
+          rows = loop.train(program, config, task.data, variables, saves, on_evaluation=tell).rows
         except DivergedError as error:
           reason = str(error)
+        if short:
+          _write_rows(run, rows)
         self._end_trial(lr, steps, rows, reason)
     self._done += steps
     with saved_files(path):
@@ -261,7 +260,7 @@ def _write(
     "state": state,
     "reason": reason,
     "seeds": plan.seeds,
-    "command": _pinning() + command_line.of_run(work.final_config()) if work else "",
+    "command": command_line.pinning() + command_line.of_run(work.final_config()) if work else "",
     "single_model": not work or _single_model(work.final_config()),
     "tuning": search,
     "seconds": seconds,
@@ -269,20 +268,16 @@ def _write(
   write_json(folder / "cells" / f"{cell.name}.json", content)
 
 
-def _pinning() -> str:
-  """Returns the start of a command that gives it as many CPU cores as this process has.
-
-  XLA divides sums by the number of cores, so the last bits of results depend on it.
-  """
-  count = len(os.sched_getaffinity(0))
-  if jax.default_backend() != "cpu" or count >= (os.cpu_count() or 1):
-    return ""
-  return f"taskset -c {'0' if count == 1 else f'0-{count - 1}'} "
-
-
 def _single_model(config: Any) -> bool:
   """Returns whether the method yields one model for all clients."""
   return has_single_model(config.saved(), config.make_norm(config.rounds))
+
+
+def _write_rows(run: RunFolder, rows: list[Row]) -> None:
+  """Writes all rows of a run that saved nothing while it was trained."""
+  run.drop_rows_after(0)  # of a process that was killed
+  for row in rows:
+    run.append(row)
 
 
 def _cause(message: str) -> str:

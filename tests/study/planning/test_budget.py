@@ -17,6 +17,13 @@ def test_the_time_of_a_contender_by_hand():
   assert cost.cell(100, 575, 3, phases=2) == pytest.approx(3 + 10 + finals + 5.75 * (10 + 2))
 
 
+def test_checkpoints_of_trials_are_counted_if_they_are_long():
+  cost = Cost(start=0, compile=0, step=0.1, evaluation=0, checkpoint=0.2)
+  finals = 3 * 2.5
+  assert cost.cell(1000, 5000, 3) == pytest.approx(finals + 500 + 3 * 10 * 0.2)
+  assert cost.cell(2000, 10000, 3) == pytest.approx(finals + 1000 + 5 * 10 * 0.2)
+
+
 def test_the_last_worker_ends_the_study():
   start = makespan([], 2)
   assert makespan([5, 4, 3], 2) == start + 7  # 5, and 4 with 3

@@ -9,15 +9,19 @@ import jax
 import pytest
 from absl import flags
 
-from fedjax_norm.cli import train
+from fedjax_norm.cli import command_line, train
 from fedjax_norm.cli.flags import define, parse
 from fedjax_norm.cli.methods import ANY_METHOD
 from fedjax_norm.options import make
+from fedjax_norm.study.planning.budget import GUESS
 from fedjax_norm.study.planning.config import FLAGS
 from fedjax_norm.study.planning.plan import load_or_make
-from fedjax_norm.study.running.train_cell import _pinning, _Work, train_cell
+from fedjax_norm.study.running.train_cell import _Work, train_cell
+from fedjax_norm.training.storage.atomic_files import read_json
+from fedjax_norm.training.storage.checkpoint import Checkpoints
 from fedjax_norm.training.storage.csv_rows import read_rows
 from fedjax_norm.training.storage.lock import locked
+from fedjax_norm.training.storage.run_folder import RunFolder
 
 
 class Stop(BaseException):
@@ -97,6 +101,31 @@ def test_finished_trials_keep_their_results_without_their_models(world):
   assert (folder / "runs" / plan.cells[0].name / "seed_0" / "checkpoints").exists()
 
 
+def test_a_short_trial_has_no_checkpoints_and_the_same_rows(world, tmp_path, monkeypatch):
+  plan, folder, _ = world
+  cell = plan.cells[0]._replace(seconds=1.0)
+
+  def stop(share):
+    raise Stop
+
+  with monkeypatch.context() as patch:
+    patch.setattr(RunFolder, "append", lambda *_: stop(0))
+    with pytest.raises(Stop):
+      _Work(plan._replace(costs={"": GUESS}), cell, tmp_path, lambda _: None).run_trials([(0.1, 8)])
+  path = tmp_path / "tuning" / cell.name / "0.1_8"
+  (path / "metrics.csv").write_text("round,loss\n3,0.5\n")  # of a process that was killed
+  monkeypatch.setattr(Checkpoints, "__init__", stop)
+  work = _Work(plan._replace(costs={"": GUESS}), cell, tmp_path, lambda _: None)
+  work.run_trials([(0.1, 8)])
+  rows, saved = (
+    read_rows(one / "tuning" / cell.name / "0.1_8" / "metrics.csv")[0] for one in (tmp_path, folder)
+  )
+  assert [row | {"seconds": 0} for row in rows] == [row | {"seconds": 0} for row in saved]
+  assert read_json(path / "trial.json") == read_json(
+    folder / "tuning" / cell.name / "0.1_8" / "trial.json"
+  )
+
+
 def test_final_runs_wait_for_a_process_that_still_has_the_folder(world):
   plan, folder, _ = world
   outcome_file = folder / "cells" / f"{plan.cells[0].name}.json"
@@ -160,7 +189,7 @@ def test_the_command_repeats_the_final_runs(world, tmp_path, monkeypatch):
 def test_the_command_has_as_many_cores_as_the_runs_had(monkeypatch, usable, machine, start):
   monkeypatch.setattr("os.sched_getaffinity", lambda _: usable)
   monkeypatch.setattr("os.cpu_count", lambda: machine)
-  assert _pinning() == start
+  assert command_line.pinning() == start
 
 
 def test_divergence_failure_and_impossible_contenders_are_outcomes(world, tmp_path, monkeypatch):
