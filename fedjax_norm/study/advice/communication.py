@@ -88,20 +88,20 @@ def _other_work(field: Field) -> Iterator[str]:
   for work, one in sorted(others.items(), key=lambda other: (-sent(other[1]), other[0])):
     if work and own and work != own:
       lead = field.lead(one, best)
+      how = _compared(field, lead, dearer=sends_less(best, one))
       yield (
-        f"{factors.norm(best)}, {factors.algorithm(best)}: {work} {_amount_sent(one, best)} {own} "
-        f"{_compared(field, lead, sends_less(best, one))}: {signed(field.criterion, lead)}."
+        f'With {work} instead of {own}, "{factors.norm(best)}, {factors.algorithm(best)}" '
+        f"{_amount_sent(one, best)} {how}: {signed(field.criterion, lead)}."
       )
 
 
 def _amount_sent(one: Contender, best: Contender) -> str:
   if sends_less(best, one):
     ratio = sent(one) / sent(best) if sent(best) else math.inf
-    more = f"{ratio:.3g} times" if 2 <= ratio < math.inf else f"{ratio - 1:.0%} more"
-    return f"sends {more} as much as" if "times" in more else f"sends {more} than"
+    return f"sends {ratio:.3g} times as much" if ratio >= 2 else f"sends {ratio - 1:.0%} more"
   if sends_less(one, best):
-    return f"sends {_saving(one, best)} less than"
-  return "sends as much as"
+    return f"sends {_saving(one, best)} less"
+  return "sends as much"
 
 
 def _compared(field: Field, lead: Difference, dearer: bool) -> str:
