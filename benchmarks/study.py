@@ -16,8 +16,10 @@ from pathlib import Path
 
 from fedjax_norm.study.planning.plan import read_plan
 
-_STUDY = ("--data=digits", "--norms=gn", "--algorithms=fedavg", "--local_steps=10", "--steps=80")
-_STUDY += ("--lrs=0.03,0.1", "--seeds=2")
+_STUDY = (
+  *("--data=digits", "--norms=gn", "--algorithms=fedavg", "--local_steps=10", "--steps=80"),
+  *("--lrs=0.03,0.1", "--seeds=2"),
+)
 _BOTH = ("--nocompilation_cache", "--noprogress")
 
 
