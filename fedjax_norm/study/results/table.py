@@ -21,7 +21,7 @@ _MEANINGS = {
   "last": "test value in the last round",
   "mean": "mean of the last test values",
   "±": "standard deviation over the seeds",
-  "worst": "accuracy of the worst client, in the round of the score",
+  "worst": "lowest accuracy of a client, as mean over the seeds, in the round of the score",
   "unseen": "accuracy of clients that took no part in training, in the round of the score",
   "bytes": "what all clients of a run send and receive together",
   "to": "bytes until this value was reached (by how many of the seeds)",
