@@ -38,10 +38,14 @@ def finish(process):
 
 
 def table(folder):
-  """Returns the rows of results.json without times and paths."""
+  """Returns the rows of results.json without times, paths and commands (with the cores used)."""
   rows = json.loads((folder / "results.json").read_text())["contenders"]
   return [
-    {name: value for name, value in row.items() if not re.search("seconds|path|folder", name)}
+    {
+      name: value
+      for name, value in row.items()
+      if not re.search("seconds|path|folder|command", name)
+    }
     for row in rows
   ]
 
