@@ -207,9 +207,14 @@ def _write(path: Path, lines: Iterator[bytes]) -> None:
   """Writes the table to a new file, which appears when it is complete."""
   if path.exists():
     raise UserError(f"{path} exists already and is not overwritten; pass another --output.")
-  with atomic_replacement(path) as temporary, open(temporary, "wb") as file:
-    for text in lines:
-      file.write(text)
+  with atomic_replacement(path) as temporary:
+    try:
+      with open(temporary, "wb") as file:
+        for text in lines:
+          file.write(text)
+    except BaseException:  # such as an image that cannot be read, or Ctrl-C
+      temporary.unlink(missing_ok=True)
+      raise
 
 
 def launch() -> None:

@@ -67,7 +67,7 @@ def atomic_replacement(path: Path) -> Iterator[Path]:
         os.fsync(folder)
       finally:
         os.close(folder)
-  except BaseException:
+  except OSError:
     with contextlib.suppress(OSError):
       temporary.unlink()
     raise
