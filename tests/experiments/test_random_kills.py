@@ -13,7 +13,7 @@ import pytest
 from helpers.binaries import PYTHONPATH, SMALL, free_port
 from helpers.run_bits import parameters, read
 
-KILLS = 2
+KILLS = int(os.environ.get("RUN_KILLS", "1"))
 _LONG = ("--rounds=120", "--eval_every=5")
 COMMANDS = {
   "fedavg": ("fedavg", "--norm=fixbn", "--cohort=3", *_LONG),

@@ -22,6 +22,7 @@ def finished(tmp_path_factory):
   options = {"data": "synthetic:classes=3,train=60,test=30,size=6", "clients": 3, "batch_size": 8}
   options |= {"norms": "gn,none", "algorithms": "fedavg", "local_steps": "2", "steps": 8}
   options |= {"seeds": 2, "lrs": "0.1", "workers": 1, "model": "tiny", "progress": False}
+  options |= {"host_devices": 2}  # as JAX has in the tests
   config = make(FLAGS, **options, workdir=str(folder))
   study.main(config)
   return config

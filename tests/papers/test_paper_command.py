@@ -40,9 +40,9 @@ def started_runs(monkeypatch, tmp_path):
   monkeypatch.setattr(paper, "TABLES", {"000.1": left, "000.2": right})
   runs = []
 
-  def run_seed(config, task, program, path):
+  def run_seed(config, task, program, path, *more):
     runs.append(path.name)
-    return run(config, task, program, path)
+    return run(config, task, program, path, *more)
 
   run = train.run_seed
   monkeypatch.setattr(train, "run_seed", run_seed)
