@@ -1,4 +1,4 @@
-"""Runs of all binaries, killed at random moments, end with the bits of an uninterrupted run."""
+"""Runs that are killed at random moments end with the bits of an uninterrupted run."""
 
 import json
 import os
@@ -18,9 +18,7 @@ _LONG = ("--rounds=120", "--eval_every=5")
 COMMANDS = {
   "fedavg": ("fedavg", "--norm=fixbn", "--cohort=3", *_LONG),
   "scaffold": ("run", "--method=scaffold", "--norm=bn", "--cohort=3", *_LONG),
-  "ssgd": ("ssgd", "--norm=sync_bn", *_LONG),
   "asgd": ("asgd", "--norm=gn", "--host_devices=1", *_LONG),
-  "decentralized": ("decentralized", "--algorithm=gaia", "--norm=bn", *_LONG),
   "split": ("split", "--norm=bn", "--host_devices=1", *_LONG),
   "step by step": (
     *("split", "--step_by_step", "--norm=gn", "--host_devices=1"),
