@@ -20,6 +20,7 @@ def theta_schedule(config):
   return make_theta_schedule(config, config.row, config.rounds)
 
 
+@pytest.mark.long
 def test_skewscout_by_epochs(decentralized_run):
   """Two epochs of two rounds; rate and theta fall after the first."""
   flags = "--algorithm=gaia --norm=bn --epochs=2 --lr_schedule=step --lr_boundaries=1 --network=wan"

@@ -50,6 +50,7 @@ def rows(path):
     return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_train_predict_and_distil(run):
   members = ("--members=lstm:embed,lstm:lstm", "--norm=gn")
   code, out, err = run(*SPLIT, *members, "--rounds=2", "--workdir=teacher")

@@ -10,6 +10,7 @@ from fedjax_norm.training.storage.run_folder import read_config
 
 
 @pytest.mark.usefixtures("one_convolution")
+@pytest.mark.long
 def test_more_rounds_give_the_bits_of_a_longer_run(fedavg_run, monkeypatch):
   wandb = fake_wandb.install(monkeypatch)
   seeds = ("--seeds=2", "--norm=gn", "--lr_schedule=step", "--lr_boundaries=3")

@@ -46,6 +46,7 @@ def rows(path: str) -> list[dict[str, str]]:
     return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_the_model_of_a_run_and_that_of_flags_are_measured(fedavg_run, leakage_run):
   assert fedavg_run("--whiten=gcn_zca", "--norm=gn", "--lr=0.3", "--workdir=run").code == 0
   assert json.loads(Path("run/config.json").read_text())["whiten"] == "gcn_zca"

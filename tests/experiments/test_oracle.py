@@ -144,6 +144,7 @@ def run(_run, one_convolution, monkeypatch):
   return start
 
 
+@pytest.mark.long
 def test_all_runs_are_started_reported_and_not_repeated(run):
   done = run(*FLAGS)
   assert done.code == 0, done.err

@@ -44,6 +44,7 @@ def test_a_finished_run_is_not_run_again(fedavg_run):
     ("--norm=bn", "--fedbn", "--cohort=3"),
   ],
 )
+@pytest.mark.long
 def test_a_run_stopped_before_a_checkpoint_resumes_with_the_same_bits(
   fedavg_run, options, monkeypatch
 ):

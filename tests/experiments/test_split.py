@@ -59,6 +59,7 @@ def test_a_cohort_takes_turns(split_run, tmp_path):
   }
 
 
+@pytest.mark.long
 def test_step_by_step_lists_its_messages(split_run, tmp_path):
   flags = ("--norm=gn", "--tail=conv3", "--rounds=1", "--eval_every=1", "--local_steps=1")
   result = split_run(*flags, "--step_by_step", "--workdir=slow")

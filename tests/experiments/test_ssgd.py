@@ -22,6 +22,7 @@ from fedjax_norm.training.task.task import make_task
 AsgdFlags, FedAvgFlags, SsgdFlags = methods.ASGD_CONFIG, methods.FEDAVG_CONFIG, methods.SSGD_CONFIG
 
 
+@pytest.mark.long
 def test_ssgd_by_epochs(ssgd_run):
   """Two epochs of 64 examples in joint batches of 32: four rounds."""
   flags = "--norm=sync_bn --epochs=2 --lr=0.05 --lr_warmup_epochs=2 --scale_lr_from=8"

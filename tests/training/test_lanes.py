@@ -42,6 +42,7 @@ def make(tiny_source):
     ("gaia", "bn", {"batch_stats": "recalibrate", "freeze_round": "half"}),
   ],
 )
+@pytest.mark.long
 def test_rates_side_by_side_are_the_single_runs(make, name, norm, options):
   """With client states, two phases, recalibration, and traffic that depends on the updates."""
   task, program, config = make(name, norm, **options)
