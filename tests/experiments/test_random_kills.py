@@ -17,8 +17,6 @@ KILLS = int(os.environ.get("RUN_KILLS", "1"))
 _LONG = ("--rounds=120", "--eval_every=5")
 COMMANDS = {
   "fedavg": ("fedavg", "--norm=fixbn", "--cohort=3", *_LONG),
-  "scaffold": ("run", "--method=scaffold", "--norm=bn", "--cohort=3", *_LONG),
-  "asgd": ("asgd", "--norm=gn", "--host_devices=1", *_LONG),
   "split": ("split", "--norm=bn", "--host_devices=1", *_LONG),
   "step by step": (
     *("split", "--step_by_step", "--norm=gn", "--host_devices=1"),
@@ -27,6 +25,13 @@ COMMANDS = {
   "seeds": ("fedavg", "--norm=bn", "--seeds=2", "--rounds=60", "--eval_every=5"),
   "two processes": ("ssgd", "--norm=bn", "--num_processes=2", "--host_devices=1", *_LONG),
 }
+if "RUN_KILLS" in os.environ:  # more kills, and of more methods, than each change needs
+  COMMANDS |= {
+    "scaffold": ("run", "--method=scaffold", "--norm=bn", "--cohort=3", *_LONG),
+    "ssgd": ("ssgd", "--norm=sync_bn", *_LONG),
+    "asgd": ("asgd", "--norm=gn", "--host_devices=1", *_LONG),
+    "decentralized": ("decentralized", "--algorithm=gaia", "--norm=bn", *_LONG),
+  }
 
 
 class Run:
