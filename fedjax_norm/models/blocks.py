@@ -10,7 +10,7 @@ from fedjax_norm.models.layers import Conv, Dense, he_normal
 from fedjax_norm.models.stages import Stage
 from fedjax_norm.norm import Mode, Norm, NormSpec
 from fedjax_norm.objectives import find
-from fedjax_norm.ops.lowering import Pads
+from fedjax_norm.ops.geometry import Pads
 from fedjax_norm.ops.pool import ceil_pads, max_pool
 from fedjax_norm.typing import Array
 

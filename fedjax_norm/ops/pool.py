@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fedjax_norm.ops.lowering import Pads, isolated, pad_or_crop
+from fedjax_norm.ops.batching import isolated
+from fedjax_norm.ops.geometry import Pads, pad_or_crop
 from fedjax_norm.typing import Array
 
 

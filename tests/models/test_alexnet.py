@@ -50,7 +50,7 @@ def torch_alexnet(stem, variables, x):
 )
 def test_alexnet_equals_torch(stem, norm, size, monkeypatch):
   # XLA's lowering compiles faster; other tests compare the lowerings.
-  monkeypatch.setattr(conv, "on_cpu", lambda: False)
+  monkeypatch.setattr(conv, "default_platform", lambda: "gpu")
   model = AlexNet(norm, 5, stem)
   variables, x = randomized(shapes(model, size)), images(3, *size)
   mode = Mode(train=True, dropout=False)

@@ -75,7 +75,7 @@ def torch_googlenet(stem, variables, x):
 
 def test_googlenet_and_its_auxiliary_losses_equal_torch(monkeypatch):
   # XLA's lowering compiles faster; other tests compare the lowerings.
-  monkeypatch.setattr(conv, "on_cpu", lambda: False)
+  monkeypatch.setattr(conv, "default_platform", lambda: "gpu")
   size = (33, 40, 3)
   model = GoogLeNet(NONE, 5, "imagenet")
   variables, x = randomized(shapes(model, size)), images(3, *size)
@@ -151,7 +151,7 @@ class WithHead(nn.Module):
 
 
 def test_the_gradient_is_that_of_the_sum_of_the_losses(monkeypatch):
-  monkeypatch.setattr(conv, "on_cpu", lambda: False)
+  monkeypatch.setattr(conv, "default_platform", lambda: "gpu")
   x, labels = jnp.asarray(images(4, 2, 2, 3)), jnp.array([3, 1, 0, 2], jnp.int32)
   mask = jnp.array([1.0, 1.0, 0.0, 1.0])
   model = WithHead(NONE, 0.3)

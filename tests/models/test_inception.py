@@ -99,7 +99,7 @@ KERNELS = {
 )
 def test_modules_equal_torch(kind, extra, norm, channels, monkeypatch):
   # XLA's lowering compiles faster; other tests compare the lowerings.
-  monkeypatch.setattr(conv, "on_cpu", lambda: False)
+  monkeypatch.setattr(conv, "default_platform", lambda: "gpu")
   module, x, mode = kind(norm, *extra), images(2, 8, 7, 6), Mode(train=True)
   variables = randomized(jax.eval_shape(lambda: module.init(KEY, x, mode)))
   params = variables["params"]

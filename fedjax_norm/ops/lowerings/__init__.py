@@ -1,0 +1,11 @@
+"""The forms of a convolution: a module each, with the same three functions.
+
+``forward(geometry, x, kernel)``, ``input_gradient(geometry, dy, kernel)`` and
+``kernel_gradient(geometry, x, dy)`` map x [N, H, W, I], kernel [KH, KW, I, O] and dy [N, H', W', O]
+to y, dx and dkernel, in the dtype of their arguments.
+"""
+
+from fedjax_norm.ops.lowerings import canonical, xla
+
+FORMS = {"canonical": canonical, "xla": xla}
+"""{name in the table ``rules.choose``: module}"""
