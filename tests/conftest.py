@@ -1,4 +1,4 @@
-"""Two host devices for every test, and the small things that many tests share."""
+"""The devices and the compilation of every test, and the small things that many tests share."""
 
 import os
 import signal
@@ -7,31 +7,33 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
-from helpers import wire_extra
+from helpers import accelerators, optional_packages
 
 from fedjax_norm import client_mapping
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.norm import Mode, Norm, NormSpec
 
-# Programs of tests run for moments and are compiled for seconds, here and in processes of theirs.
-# Three quarters of that are the fusion emitters; a module in one part is the quickest on few cores.
-os.environ["XLA_FLAGS"] = " ".join(
-  (
-    os.environ.get("XLA_FLAGS", ""),
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_cpu_parallel_codegen_split_count=1",
-  )
-)
-client_mapping.use_host_devices(2)  # the imports above have not started JAX
+accelerators.set_xla_flags()
+# The imports above have not started JAX. JAX_NUM_CPU_DEVICES=1 tests as on a single device.
+client_mapping.use_host_devices(int(os.environ.get("JAX_NUM_CPU_DEVICES", "2")))
 
 
 def pytest_pycollect_makemodule(module_path, parent):
-  """Skips the test files of the extra ``wire`` if its packages are not installed."""
-  if wire_extra.MISSING and wire_extra.needed_by(module_path):
-    return wire_extra.SkippedModule.from_parent(parent, path=module_path)
-  return None
+  """Skips a test file that imports an optional package, such as PyTorch, if it is missing."""
+  return optional_packages.Module.from_parent(parent, path=module_path)
+
+
+def pytest_runtest_setup(item):
+  """Skips a test with the mark ``host_devices`` on an accelerator, and on a single device."""
+  if item.get_closest_marker("host_devices"):
+    accelerators.require_host_devices()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _accelerator():
+  """Prepares an accelerator, if JAX uses one."""
+  accelerators.prepare()
 
 
 @pytest.fixture(scope="session", autouse=True)
