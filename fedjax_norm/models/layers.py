@@ -6,12 +6,13 @@ Parameters are float32; a layer computes in the dtype of its input.
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from fedjax_norm.norm import Mode, NormSpec
 from fedjax_norm.ops.conv import conv
-from fedjax_norm.typing import Array
+from fedjax_norm.typing import Array, Key
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 # U(-sqrt(3 / fan_in), sqrt(3 / fan_in)): "xavier" in Caffe.
@@ -20,14 +21,20 @@ xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 benchmark_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-class Linear(nn.Module):
+class Linear(nn.Module, kw_only=True):
   """The base class of layers with a kernel and a bias.
 
   Under weight normalization (Salimans and Kingma 2016, eq. 2), kernel = g v / |v| for every output
   channel. Without data-dependent initialization, the initial g is |v|, so that the kernel is v.
   With it (eq. 5-6), the pre-activations t = v . x / |v| of one batch give g = 1 / std(t) and the
   bias -mean(t) / std(t).
+
+  Attributes:
+    uniform_bias: whether biases are initially U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)), as PyTorch's,
+      instead of 0.
   """
+
+  uniform_bias: bool = False
 
   def weighted(
     self,
@@ -51,7 +58,13 @@ class Linear(nn.Module):
       mode: settings of the forward pass.
     """
     v = self.param("kernel", kernel_init, shape)
-    bias = self.param("bias", nn.initializers.zeros, (shape[-1],)) if use_bias else None
+
+    def uniform(key: Key, size: tuple[int]) -> Array:
+      bound = 1 / math.sqrt(math.prod(shape[:-1]))
+      return jax.random.uniform(key, size, minval=-bound, maxval=bound)
+
+    bias_init = uniform if self.uniform_bias else nn.initializers.zeros
+    bias = self.param("bias", bias_init, shape[-1:]) if use_bias else None
 
     def affine(kernel: Array, bias: Array | None) -> Array:
       y = linear(x, kernel.astype(x.dtype))

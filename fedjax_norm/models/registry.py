@@ -20,7 +20,7 @@ from fedjax_norm.models.inception import InceptionV3
 from fedjax_norm.models.recurrent import LSTM
 from fedjax_norm.models.resnet import ResNet
 from fedjax_norm.models.segmentation import FCN
-from fedjax_norm.models.small import CNN, LeNet, LeNet5, Tiny
+from fedjax_norm.models.small import CNN, LeNet, LeNet5, NIIDNet, Tiny
 from fedjax_norm.models.stages import Staged
 from fedjax_norm.models.vgg import VGG16
 from fedjax_norm.norm import Mode, Norm, NormSpec
@@ -84,6 +84,7 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
     "lenet": Entry(LeNet, 8, _size(2)),  # paper 004, sec. 5.2
     "lenet5": Entry(LeNet5, 13, _size(10)),  # divides 20 and 50
     "cnn": Entry(CNN, 6, _EIGHT),
+    "niid": Entry(NIIDNet, 16, _size(2)),  # divides 6 and 16
     "resnet20": Entry(_resnet((3, 3, 3), features=16, projection=False), 8, _EIGHT, residual=True),
     "resnet10": Entry(_resnet((1, 1, 1, 1)), 8, _THIRTY_TWO, residual=True, imagenet=_STEM),
     "resnet18": Entry(_resnet((2, 2, 2, 2)), 8, _THIRTY_TWO, residual=True, imagenet=_STEM),
@@ -122,9 +123,9 @@ class ModelConfig(Options):
   model: str = option(
     "tiny",
     "Neural network. Convolutional: tiny, lenet (of Caffe, for CIFAR-10), lenet5 (for MNIST), cnn, "
-    "alexnet, vgg16, googlenet, inception_v3, and the resnets with 10 to 50 layers. lstm reads an "
-    "image row by row, fcn is for segmentation, face for verification. The command python -m "
-    "experiments.stages --model=NAME lists the stages of a model.",
+    "niid (of NIID-Bench), alexnet, vgg16, googlenet, inception_v3, and the resnets with 10 to 50 "
+    "layers. lstm reads an image row by row, fcn is for segmentation, face for verification. The "
+    "command python -m experiments.stages --model=NAME lists the stages of a model.",
     choices=tuple(MODELS),
   )
   stem: str = option(

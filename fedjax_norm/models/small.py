@@ -1,6 +1,7 @@
 """Small networks: ``tiny`` (digits), ``lenet`` (paper 004), ``lenet5`` (MNIST, paper 003), ``cnn``
-(FL benchmarks)."""
+(FL benchmarks), ``niid`` (NIID-Bench)."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -131,3 +132,40 @@ class CNN(Staged):
       return Dense(self.num_classes, self.norm, name="Dense_1")(x, mode)
 
     return unit(0, 32), unit(1, 64), ("dense", dense), ("head", head)
+
+
+class NIIDNet(Staged):
+  """The convolutional network of NIID-Bench (Li et al. 2022, arXiv 2102.02079).
+
+  It has 62,006 parameters on CIFAR-10 (32x32x3) and 44,426 on MNIST (28x28x1) without a norm: two
+  5x5 convolutions without padding (6 and 16 channels), each followed by the norm, a ReLU and a 2x2
+  max pool; dense layers of 120 and 84 units with ReLU; the output. Kernels and biases have
+  PyTorch's default initialization.
+  """
+
+  norm: NormSpec
+  num_classes: int
+
+  def stages(self) -> Sequence[Stage]:
+    """Returns the stages conv1, conv2, dense1, dense2, head."""
+
+    def unit(index: int, features: int) -> Stage:
+      def run(x: Array, mode: Mode) -> Array:
+        layer = Conv(
+          features, (5, 5), self.norm, padding="VALID", uniform_bias=True, name=f"Conv_{index}"
+        )
+        x = jax.nn.relu(Norm(self.norm, name=f"Norm_{index}")(layer(x, mode), mode))
+        return max_pool(x, 2, 2)
+
+      return f"conv{index + 1}", run
+
+    def dense(index: int, x: Array, mode: Mode) -> Array:
+      features = (120, 84, self.num_classes)[index]
+      layer = Dense(features, self.norm, uniform_bias=True, name=f"Dense_{index}")
+      return layer(x.reshape(len(x), -1), mode)
+
+    def hidden(index: int) -> Stage:
+      return f"dense{index + 1}", lambda x, mode: jax.nn.relu(dense(index, x, mode))
+
+    head = "head", functools.partial(dense, 2)
+    return unit(0, 6), unit(1, 16), hidden(0), hidden(1), head

@@ -19,6 +19,8 @@ from fedjax_norm.norm import Mode, create
     ("lenet", NONE, (32, 32, 3), 10, "auto", 145_578),
     ("lenet", BN, (32, 32, 3), 10, "auto", 145_706),
     ("cnn", NONE, (32, 32, 3), 10, "auto", 1_626_442),
+    ("niid", NONE, (32, 32, 3), 10, "auto", 62_006),
+    ("niid", NONE, (28, 28, 1), 10, "auto", 44_426),
     ("resnet20", BN, (32, 32, 3), 10, "auto", 269_722),
     ("resnet18", BN, (32, 32, 3), 10, "auto", 11_173_962),
     ("resnet50", BN, (32, 32, 3), 1000, "imagenet", 25_557_032),
@@ -72,7 +74,7 @@ def test_create_rejects_wrong_arguments(name, norm, num_classes, image_shape, st
     models.create(name, norm, num_classes, image_shape, stem)
 
 
-@pytest.mark.parametrize("name", ["tiny", "lenet", "lenet5", "cnn", "resnet20"])
+@pytest.mark.parametrize("name", ["tiny", "lenet", "lenet5", "cnn", "niid", "resnet20"])
 def test_the_smallest_images_and_the_default_groups_are_accepted(name):
   entry = models.entry(name)
   shape = (entry.min_size, entry.min_size, 1)

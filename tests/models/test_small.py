@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 from flax import linen as nn
 from helpers.model_runs import (
@@ -51,6 +52,35 @@ def torch_lenet5(variables, x):
 
 def test_lenet5_equals_torch():
   assert_equals_torch(models.create("lenet5", BN, 7, (15, 17, 2)), torch_lenet5, (15, 17, 2))
+
+
+def torch_niid(variables, x):
+  params, x = variables["params"], images(x)
+  for i in (0, 1):
+    x = torch_norm(torch_conv(x, params[f"Conv_{i}"], pads=[0] * 4), variables, f"Norm_{i}")
+    x = F.max_pool2d(F.relu(x), 2)
+  x = x.permute(0, 2, 3, 1).flatten(1)
+  for i in (0, 1):
+    x = F.relu(torch_dense(x, params[f"Dense_{i}"]))
+  return torch_dense(x, params["Dense_2"])
+
+
+def test_niid_equals_torch():
+  assert_equals_torch(models.create("niid", BN, 7, (17, 18, 1)), torch_niid, (17, 18, 1))
+
+
+def test_niid_has_the_initialization_of_torch():
+  params = models.init(models.create("niid", NONE, 7, (32, 32, 3)), KEY, (32, 32, 3))["params"]
+  torch.manual_seed(0)
+  for name, layer in (
+    ("Conv_1", torch.nn.Conv2d(6, 16, 5)),
+    ("Dense_0", torch.nn.Linear(400, 120)),
+  ):
+    for kind, theirs in (("kernel", layer.weight), ("bias", layer.bias)):
+      ours, theirs = np.asarray(params[name][kind]), theirs.detach().numpy()
+      # All values are uniform within +-1 / sqrt(fan_in); a layer has at least 16.
+      np.testing.assert_allclose(np.abs(ours).max(), np.abs(theirs).max(), rtol=0.2)
+      np.testing.assert_allclose(ours.std(), theirs.std(), rtol=0.4)
 
 
 def test_dropout_is_used_only_in_training():
