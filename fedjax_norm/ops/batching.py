@@ -67,9 +67,13 @@ def _on_accelerator(
   def over_clients(
     clients: int, mapped: list[bool], first: Array, second: Array
   ) -> tuple[Array, bool]:
-    del clients
+    if part != "kernel_gradient" and not mapped[1]:
+      # All clients have the same kernel: their images are one large batch.
+      images = call(first.reshape(-1, *first.shape[2:]), second)
+      return images.reshape(clients, -1, *images.shape[1:]), True
+    # If the clients share the images, XLA makes one convolution with the channels of all kernels.
     axes = [0 if is_mapped else None for is_mapped in mapped]
-    return jax.vmap(functools.partial(form, True), axes)(first, second), True
+    return jax.vmap(functools.partial(form, all(mapped)), axes)(first, second), True
 
   return call
 

@@ -5,7 +5,7 @@
 to y, dx and dkernel, in the dtype of their arguments.
 """
 
-from fedjax_norm.ops.lowerings import canonical, xla
+from fedjax_norm.ops.lowerings import canonical, one_by_one, patches, xla
 
-FORMS = {"canonical": canonical, "xla": xla}
+FORMS = {"canonical": canonical, "one_by_one": one_by_one, "patches": patches, "xla": xla}
 """{name in the table ``rules.choose``: module}"""
