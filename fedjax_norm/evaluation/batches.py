@@ -98,9 +98,13 @@ def make_evaluate(
   """
 
   @functools.partial(jax.jit, out_shardings=mapping.sharding)
-  def evaluate(variables: Variables, batches: HeldOut) -> Any:
+  def test_batches(variables: Variables, batches: HeldOut) -> tuple[Any, Any]:
     sums, rows = mapping.map_reduce(test, variables, batches)
-    return _finished(finish, sums, _replicated(rows, mapping), batches)
+    return sums, _replicated(rows, mapping)
+
+  def evaluate(variables: Variables, batches: HeldOut) -> Any:
+    # A program of its own, so that models with equal outputs share it.
+    return _finish(finish, *test_batches(variables, batches), batches.batch._replace(images=()))
 
   return evaluate
 
@@ -133,18 +137,21 @@ def make_evaluate_clients(
       first = jax.tree.map(lambda a: a[0], batches)
       shapes = jax.eval_shape(lambda: test(variables, first, strength)[0])
       zeros = jax.tree.map(jnp.zeros_like, shapes)
-      return (), _finished(finish, *jax.lax.scan(add_batch, zeros, batches), batches)
+      rest = batches.batch._replace(images=())
+      return (), _finished(finish, *jax.lax.scan(add_batch, zeros, batches), rest)
 
     return mapping.map_reduce(test_client, (server, batches), (clients, strengths))[1]
 
   return evaluate
 
 
-def _finished(finish: Finish, sums: Any, rows: Any, batches: HeldOut) -> Any:
+def _finished(finish: Finish, sums: Any, rows: Any, batch: Batch) -> Any:
   """Returns the result for values [T, B, ...] of each example, in the order of the examples."""
-  batch = batches.batch._replace(images=())
   rows, batch = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (rows, batch))
   return finish(sums, rows, batch)
+
+
+_finish = jax.jit(_finished, static_argnums=0)
 
 
 def _replicated(rows: Any, mapping: ClientMapping) -> Any:

@@ -70,7 +70,10 @@ def make_test(task: Task, mapping: client_mapping.ClientMapping) -> Test:
   else:
     objective = task.user_objective
     batch_test = classification.make_scores(model, outputs, transform, objective, keep_outputs=True)
-    finish = partial(classification.finish, objective=objective)
+    if objective is None:
+      finish = classification.finish  # one function for all tasks, so that its programs are shared
+    else:
+      finish = partial(classification.finish, objective=objective)
   return Test(
     batches.make_evaluate(batch_test, mapping, finish),
     partial(batches.make_evaluate_clients, batch_test, mapping, finish=finish),
