@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from benchmarks.peers.job import Job
 from benchmarks.workloads import Data, Workload
 from fedjax_norm import client_mapping
 from fedjax_norm.data.cohorts import cohorts
@@ -35,7 +36,7 @@ def make_source(data: Data, clients: int, data_dir: str | None) -> Source:
 
   Args:
     data: name and shape of the data.
-    clients: number of clients, with equal shares.
+    clients: number of clients.
     data_dir: folder of prepared TFDS data sets, for CIFAR-10.
   """
   count = clients * data.examples
@@ -64,23 +65,15 @@ def make_benchmark_task(
   return make_task(source, partition, norm, model, preprocess=preprocess)
 
 
-def batch_ids(
-  data: FederatedData, seed: int, rounds: int, cohort: int, batch_size: int, steps: int
-) -> tuple[np.ndarray, np.ndarray]:
+def batch_ids(data: FederatedData, job: Job) -> tuple[np.ndarray, np.ndarray]:
   """Returns the clients and examples that the library draws.
 
-  Args:
-    data: the partitioned data.
-    seed: seed of the run.
-    rounds: number of rounds.
-    cohort: clients per round.
-    batch_size: examples per batch; it divides the clients' numbers of examples.
-    steps: local steps per round.
-
   Returns:
-    ([rounds, cohort] client ids, [rounds, cohort, steps, batch] example ids).
+    ([rounds, cohort] client ids, [rounds, cohort, steps, batch] example ids). Where a client has
+    fewer steps than the one with the most, or fewer examples than a batch, the ids are -1.
   """
-  key = jax.random.key(seed)
+  key = jax.random.key(job.seed)
+  most = int(np.max(job.steps(data.sizes)))
   # Only the ids are needed, not the images.
   data = data._replace(images=np.zeros((len(data.labels), 1, 1, 1), np.uint8))
 
@@ -89,15 +82,17 @@ def batch_ids(
 
   @jax.jit
   def ids(data):
-    chosen = cohorts(key, jnp.int32(0), rounds, data.num_clients, cohort)
+    chosen = cohorts(key, jnp.int32(0), job.rounds, data.num_clients, job.cohort)
 
     def one(round_, client, step):
-      return draw(data, client, round_ * steps + step, batch_size, ids_of, key).images
+      steps = job.steps(data.sizes[client])
+      batch = draw(data, client, round_ * steps + step, job.batch_size, ids_of, key)
+      return jnp.where((step < steps) & (batch.mask > 0), batch.images, -1)
 
     over_steps = jax.vmap(one, (None, None, 0))
     over_clients = jax.vmap(over_steps, (None, 0, None))
     over_rounds = jax.vmap(over_clients, (0, 0, None))
-    return chosen, over_rounds(jnp.arange(rounds), chosen, jnp.arange(steps))
+    return chosen, over_rounds(jnp.arange(job.rounds), chosen, jnp.arange(most))
 
   chosen, drawn = ids(data)
   return np.asarray(chosen), np.asarray(drawn)
@@ -116,12 +111,12 @@ def export(workload: Workload, folder: Path, data_dir: str | None = None) -> Non
     data_dir: folder of prepared TFDS data sets.
   """
   source = make_source(workload.data, workload.clients, data_dir)
-  partition = make_partition("iid", source.train.labels, workload.clients, seed=0)
+  sizes = {"alpha": workload.alpha} if workload.alpha else {}
+  division = "quantity" if workload.alpha else "iid"
+  partition = make_partition(division, source.train.labels, workload.clients, seed=0, **sizes)
   task = make_benchmark_task(source, partition, workload.model, workload.groups)
   job = workload.job(str(folder), threads=1)
-  chosen, drawn = batch_ids(
-    task.data, job.seed, job.rounds, job.cohort, job.batch_size, job.local_steps
-  )
+  chosen, drawn = batch_ids(task.data, job)
   arrays = {
     "data/x_train": source.train.images,
     "data/y_train": source.train.labels,

@@ -7,9 +7,8 @@ def per_round(workload: Workload) -> float:
   """Returns the operations of a round's local training, in convolutions and dense layers only."""
   height, width, channels = workload.data.image_shape
   macs, stem = forward_macs(workload.model, height, width, channels)
-  examples = workload.cohort * workload.local_steps * workload.batch_size
   # Forward, kernel gradient and input gradient cost the same; the stem has no input gradient.
-  return 2.0 * (3 * macs - stem) * examples
+  return 2.0 * (3 * macs - stem) * workload.examples
 
 
 def forward_macs(model: str, height: int, width: int, channels: int) -> tuple[int, int]:
@@ -32,6 +31,11 @@ def forward_macs(model: str, height: int, width: int, channels: int) -> tuple[in
     case "cnn":
       layers = [_conv(height - 2, width - 2, channels, 32), _conv(height - 4, width - 4, 32, 64)]
       layers += [(height - 4) // 2 * ((width - 4) // 2) * 64 * 128, 128 * 10]
+    case "niid":
+      height, width = (height - 4) // 2, (width - 4) // 2
+      layers = [_conv(2 * height, 2 * width, channels, 6, 5)]
+      layers += [_conv(height - 4, width - 4, 6, 16, 5)]
+      layers += [(height - 4) // 2 * ((width - 4) // 2) * 16 * 120, 120 * 84, 84 * 10]
     case "resnet20":
       layers = _resnet(height, width, channels, (3, 3, 3), 16, projection=False)
     case "resnet18":

@@ -2,19 +2,22 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.peers.job import Job, Result, answer
 from benchmarks.systems import System, last_line
 
+# The variants whose processes share the folder of compiled programs, in a new folder every turn.
+FIRST_START, SECOND_START = "first_start", "second_start"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -56,10 +59,21 @@ class Measurement(NamedTuple):
   reason: str = ""
 
 
-def environment_variables() -> dict[str, str]:
-  """Returns the environment of a measured process: the repository's modules, no stored programs."""
-  variables = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
-  return {**variables, "PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"}
+def environment_variables(programs: Path | None = None) -> dict[str, str]:
+  """Returns the environment of a measured process: the repository's modules, no stored programs.
+
+  Args:
+    programs: folder of the compiled programs; None to store none.
+  """
+  caches = ("JAX_COMPILATION_CACHE", "JAX_ENABLE_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")
+  variables = {k: v for k, v in os.environ.items() if not k.startswith(caches)}
+  variables["PYTHONPATH"] = str(ROOT)
+  if programs is None:
+    return {**variables, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+  # As the binaries do for their user (fedjax_norm/cli/app.py).
+  variables["JAX_COMPILATION_CACHE_DIR"] = str(programs)
+  variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  return variables
 
 
 def in_turn(
@@ -71,7 +85,7 @@ def in_turn(
   timeout: float,
   logs: Path,
   say: Callable[[str], None],
-) -> list[Measurement]:
+) -> Iterator[Measurement]:
   """Measures all contenders in turns, so that drift of the machine affects all of them equally.
 
   Args:
@@ -84,29 +98,30 @@ def in_turn(
     logs: folder for the output of the processes.
     say: function that prints a line of progress.
   """
-  found: list[Measurement] = []
   failed: set[tuple[str, str, str]] = set()
   for repeat in range(repeats):
-    for contender in contenders:
-      for dtype in (name for name in dtypes if name in contender.system.dtypes):
+    with tempfile.TemporaryDirectory() as programs:
+      for contender, dtype in itertools.product(contenders, dtypes):
         who = (contender.system.name, contender.variant, dtype)
-        if who in failed:
+        if who in failed or dtype not in contender.system.dtypes:
           continue
         own = dataclasses.replace(job, variant=contender.variant, dtype=dtype)
         name = "_".join(filter(None, (key, *who, str(repeat))))
-        outcome = run(contender, own, timeout, logs / f"{name}.log")
+        outcome = run(contender, own, timeout, logs / f"{name}.log", Path(programs) / dtype)
         if isinstance(outcome, str):
           failed.add(who)
-          found.append(Measurement(key, *who, repeat, None, outcome))
           say(f"{name}: {outcome}")
+          yield Measurement(key, *who, repeat, None, outcome)
         else:
-          found.append(Measurement(key, *who, repeat, outcome))
           say(f"{name}: {', '.join(f'{seconds:.4g}' for seconds in outcome.samples)} s a round")
-  return found
+          yield Measurement(key, *who, repeat, outcome)
 
 
-def run(contender: Contender, job: Job, timeout: float, log: Path) -> Result | str:
-  """Measures in a separate process; returns the result, or the reason of a failure."""
+def run(contender: Contender, job: Job, timeout: float, log: Path, programs: Path) -> Result | str:
+  """Measures in a separate process; returns the result, or the reason of a failure.
+
+  The two starts store their compiled programs in the folder ``programs``.
+  """
   if contender.python is None:
     return contender.reason
   with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +130,8 @@ def run(contender: Contender, job: Job, timeout: float, log: Path) -> Result | s
     file.write_text(json.dumps(dataclasses.asdict(job)))
     module = f"benchmarks.peers.{contender.system.module}"
     command = [str(contender.python), "-m", module, str(file)]
-    returncode, output = _finish(command, environment_variables(), timeout)
+    stored = programs if job.variant in (FIRST_START, SECOND_START) else None
+    returncode, output = _finish(command, environment_variables(stored), timeout)
   log.write_text(output)
   result = answer(output)
   if returncode is None:

@@ -98,10 +98,7 @@ def best(summaries: Sequence[Summary], system: str, dtype: str = "float32") -> S
 
 
 def markdown(
-  workloads: Sequence[Workload],
-  measurements: Sequence[Measurement],
-  machine: Mapping[str, Any],
-  split: bool,
+  workloads: Sequence[Workload], measurements: Sequence[Measurement], machine: Mapping[str, Any]
 ) -> str:
   """Returns the report as Markdown.
 
@@ -109,17 +106,24 @@ def markdown(
     workloads: the measured workloads.
     measurements: all measurements.
     machine: description of the machine by ``run.py``.
-    split: whether to list compilation, first round and steady round separately (workload e).
   """
   by_key = {
     one.key: summarize([m for m in measurements if m.workload == one.key]) for one in workloads
   }
   parts = ["# Benchmark results\n", *_machine(machine)]
+  equal = {
+    (s.system, s.variant): one.examples / s.median
+    for one in workloads
+    if one.key == "a"
+    for s in by_key["a"]
+    if not s.reason
+  }
   for one in workloads:
-    if one.key[0] != "f":
-      parts += _speed(one, by_key[one.key], machine["ceiling"])
-  if split:
-    parts += _split([w for w in workloads if w.key in "abc"], by_key)
+    if one.key[0] not in "ef":
+      parts += _speed(one, by_key[one.key], machine["ceiling"], equal if one.alpha else {})
+  starts = [one.key for one in workloads if one.key[0] == "e"]
+  if starts:
+    parts += _starts(starts, by_key)
   populations = [one for one in workloads if one.key[0] == "f"]
   if populations:
     parts += _population(populations, by_key)
@@ -156,12 +160,20 @@ def _failed(summary: Summary, columns: int) -> list[str]:
   return [summary.title, f"not measured: {summary.reason}", *[""] * (columns - 2)]
 
 
-def _speed(one: Workload, summaries: list[Summary], ceiling: Mapping[str, Any]) -> Iterator[str]:
+def _speed(
+  one: Workload,
+  summaries: list[Summary],
+  ceiling: Mapping[str, Any],
+  equal: Mapping[tuple[str, str], float],
+) -> Iterator[str]:
+  """Yields a workload's table; `equal` has the examples/s of (a) by system and variant, if any."""
   yield f"## ({one.key}) {one.title}\n"
   operations = flops.per_round(one)
-  yield f"{operations / 1e9:,.2f} GFLOP a round.\n"
-  header = ["system", f"{one.unit}, median", "least to greatest", "samples", "GFLOP/s"]
-  header += ["of the ceiling", "times ours"]
+  yield f"{one.examples:,} examples and {operations / 1e9:,.2f} GFLOP a round.\n"
+  header = ["system", f"{one.unit}, median", "least to greatest", "samples", "examples/s"]
+  header += ["GFLOP/s", "of the ceiling", "times ours"]
+  if equal:
+    header.append("of (a)'s examples/s")
   rows = []
   for s in summaries:
     if s.reason:
@@ -170,6 +182,7 @@ def _speed(one: Workload, summaries: list[Summary], ceiling: Mapping[str, Any]) 
     ours = best(summaries, OURS, s.dtype)
     rate = operations / s.median / 1e9
     # An accelerator has several names: "gpu" in JAX is "cuda" in PyTorch.
+    peak = ceiling["gflops"].get(s.dtype)
     same_device = (s.device == "cpu") == (ceiling["platform"] == "cpu")
     rows.append(
       [
@@ -177,25 +190,31 @@ def _speed(one: Workload, summaries: list[Summary], ceiling: Mapping[str, Any]) 
         number(one.shown(s.median)),
         f"{number(one.shown(s.low))} to {number(one.shown(s.high))}",
         str(s.samples),
+        number(one.examples / s.median),
         number(rate),
-        f"{rate / ceiling['gflops'][s.dtype]:.1%}" if same_device else "",
+        f"{rate / peak:.1%}" if same_device and peak else "",
         f"{s.median / ours.median:.2f}" if ours else "",
       ]
     )
+    if equal:
+      other = equal.get((s.system, s.variant))
+      rows[-1].append(f"{one.examples / s.median / other:.2f}" if other else "")
   yield from _table(header, rows)
 
 
-def _split(workloads: Sequence[Workload], by_key: Mapping[str, list[Summary]]) -> Iterator[str]:
+def _starts(keys: Sequence[str], by_key: Mapping[str, list[Summary]]) -> Iterator[str]:
+  """Yields our starts and, if they were measured, the other systems' (first) starts."""
   yield "## (e) Start, compilation, first round, steady round\n"
   header = ["workload", "system", "start, s", "compile, s", "first round, s", "steady round, s"]
   rows = []
-  for one in workloads:
-    for s in by_key[one.key]:
+  for key in keys:
+    letter = key[1]
+    for s in [*by_key[key], *(s for s in by_key.get(letter, ()) if s.system != OURS)]:
       if s.reason:
-        rows.append([one.key, *_failed(s, len(header) - 1)])
+        rows.append([letter, *_failed(s, len(header) - 1)])
         continue
       compiled = "-" if s.compile is None else number(s.compile)
-      rows.append([one.key, s.title, number(s.start), compiled, number(s.first), number(s.median)])
+      rows.append([letter, s.title, number(s.start), compiled, number(s.first), number(s.median)])
   yield from _table(header, rows)
 
 

@@ -28,7 +28,7 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _PEERS = tuple(system.name for system in SYSTEMS if system.name != OURS)
 # Time limit of a process in seconds, and turns of every system.
 _TIMEOUT = {"full": 900.0, "smoke": 300.0}
-_REPEATS = {"full": 2, "smoke": 1}
+_REPEATS = {"full": 3, "smoke": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Options:
     peers: names of the systems to compare with.
     repeats: turns of every system; None for the default of the scale.
     scale: ``full`` or ``smoke``.
+    accelerator: whether to measure what is measured on an accelerator; None asks JAX.
     output: folder of the report.
     env_dir: folder of the peers' environments and logs.
     data_dir: folder of prepared TFDS data sets, or None.
@@ -49,6 +50,7 @@ class Options:
   peers: Sequence[str] = _PEERS
   repeats: int | None = None
   scale: str = "full"
+  accelerator: bool | None = None
   output: str = "benchmarks/results"
   env_dir: str = str(_CACHE / "fedjax_norm" / "benchmarks")
   data_dir: str | None = None
@@ -60,8 +62,14 @@ def define_flags() -> None:
   letters = "; ".join(f"{letter}: {what}" for letter, what in LETTERS.items())
   flags.DEFINE_list("workloads", list(default.workloads), letters)
   flags.DEFINE_list("peers", list(default.peers), "Whom to compare with; empty for nobody.")
-  flags.DEFINE_integer("repeats", default.repeats, "Turns of every system; 2, or 1 for smoke.")
+  flags.DEFINE_integer("repeats", default.repeats, "Turns of every system; 3, or 1 for smoke.")
   flags.DEFINE_enum("scale", default.scale, list(_TIMEOUT), "smoke only shows that all works.")
+  flags.DEFINE_boolean(
+    "accelerator",
+    default.accelerator,
+    "Measure what is measured on an accelerator: a larger d, bfloat16, torch.compile; by default "
+    "if JAX has one.",
+  )
   flags.DEFINE_string("output", default.output, "The folder of the report.")
   flags.DEFINE_string("env_dir", default.env_dir, "The folder of the peers' environments and logs.")
   flags.DEFINE_string(
@@ -102,8 +110,10 @@ def main(options: Options) -> None:
   say(f"dense matrix products: {', '.join(f'{name} {rate:.0f} GFLOP/s' for name, rate in rates)}")
   wanted = [system for system in SYSTEMS if system.name in (OURS, *options.peers)]
   pythons = install(wanted, env_dir, logs, machine)
-  letters = "".join(options.workloads)
-  workloads = table(letters, options.scale, machine["ceiling"]["platform"] != "cpu")
+  accelerator = options.accelerator
+  if accelerator is None:
+    accelerator = machine["ceiling"]["platform"] != "cpu"
+  workloads = table("".join(options.workloads), options.scale, accelerator)
   measurements: list[Measurement] = []
   with tempfile.TemporaryDirectory() as temporary:
     for done, one in enumerate(workloads, 1):
@@ -111,18 +121,19 @@ def main(options: Options) -> None:
       folder = Path(temporary) / one.key
       folder.mkdir()
       export(one, folder, options.data_dir, Path(temporary) / "compiled")
-      measurements += measure.in_turn(
+      for measurement in measure.in_turn(
         one.key,
         one.job(str(folder), machine["threads"]),
         one.dtypes,
-        contenders(one, pythons),
+        contenders(one, pythons, accelerator),
         repeats,
         _TIMEOUT[options.scale],
         logs,
         say,
-      )
+      ):
+        measurements.append(measurement)
+        write(output, workloads[:done], measurements, machine)
       shutil.rmtree(folder)
-      write(output, workloads[:done], measurements, machine, "e" in letters)
   draw(output, workloads, measurements)
   say(f"written to {output}; what the processes printed is in {logs}")
 
@@ -191,15 +202,19 @@ def install(
   return pythons
 
 
-def contenders(one: Workload, pythons: dict[str, Path | Unavailable]) -> list[Contender]:
+def contenders(
+  one: Workload, pythons: dict[str, Path | Unavailable], accelerator: bool
+) -> list[Contender]:
   """Returns all variants of the systems of a workload."""
   found = []
   for system in SYSTEMS:
     python = pythons.get(system.name)
     if python is None:
       continue
-    own = tuple(variant for name, variant in one.contenders if name == system.name)
-    for variant in own if one.contenders else system.variants:
+    all_variants = system.variants + system.accelerated
+    for name, variant in one.contenders or [(system.name, variant) for variant in all_variants]:
+      if name != system.name or (variant in system.accelerated and not accelerator):
+        continue
       if isinstance(python, Unavailable):
         found.append(Contender(system, variant, None, str(python)))
       else:
@@ -226,10 +241,9 @@ def write(
   workloads: Sequence[Workload],
   measurements: Sequence[Measurement],
   machine: dict[str, Any],
-  split: bool,
 ) -> None:
   """Writes the tables of all measurements so far."""
-  (output / "results.md").write_text(report.markdown(workloads, measurements, machine, split))
+  (output / "results.md").write_text(report.markdown(workloads, measurements, machine))
   (output / "results.csv").write_text(report.all_as_csv(workloads, measurements))
   (output / "machine.json").write_text(json.dumps(machine, indent=2) + "\n")
 

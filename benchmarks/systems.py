@@ -1,5 +1,6 @@
 """The compared systems and their environments."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -17,8 +18,10 @@ class System(NamedTuple):
     title: name in tables.
     module: module in ``benchmarks.peers``.
     variants: names of the variants to measure; '' if there is only one.
+    accelerated: names of further variants to measure on accelerators.
     packages: packages whose versions are recorded.
     requirements: requirements for pip, a list per call; empty for the current environment.
+    installed: module with which the current environment is enough, or ''.
     dtypes: supported data types.
   """
 
@@ -28,7 +31,9 @@ class System(NamedTuple):
   variants: tuple[str, ...]
   packages: tuple[str, ...]
   requirements: tuple[tuple[str, ...], ...] = ()
+  installed: str = ""
   dtypes: tuple[str, ...] = ("float32",)
+  accelerated: tuple[str, ...] = ()
 
 
 OURS = "ours"
@@ -38,7 +43,7 @@ _TORCH = ("torch==2.13.0", "numpy==2.4.6")
 
 SYSTEMS = (
   System(
-    OURS, "fedjax_norm", "ours", ("",), ("jax", "jaxlib", "flax", "optax", "numpy"), (), _BOTH
+    OURS, "fedjax_norm", "ours", ("",), ("jax", "jaxlib", "flax", "optax", "numpy"), dtypes=_BOTH
   ),
   System(
     "torch_loop",
@@ -47,7 +52,9 @@ SYSTEMS = (
     ("nchw", "channels_last"),
     ("torch", "numpy"),
     (_TORCH,),
-    _BOTH,
+    installed="torch",
+    dtypes=_BOTH,
+    accelerated=("compiled",),
   ),
   System(
     "pfl",
@@ -94,6 +101,8 @@ class Unavailable(Exception):
 def environment(system: System, folder: Path, log: Path) -> Path:
   """Returns the interpreter of a system's environment, and makes the environment if necessary.
 
+  Without a network, pip gives up at once.
+
   Args:
     system: the system.
     folder: folder of all environments.
@@ -102,7 +111,7 @@ def environment(system: System, folder: Path, log: Path) -> Path:
   Raises:
     Unavailable: pip failed.
   """
-  if not system.requirements:
+  if not system.requirements or (system.installed and importlib.util.find_spec(system.installed)):
     return Path(sys.executable)
   home = folder / system.name
   python = home / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
@@ -110,7 +119,8 @@ def environment(system: System, folder: Path, log: Path) -> Path:
   if mark.exists() and mark.read_text() == wanted:
     return python
   commands = [[sys.executable, "-m", "venv", str(home)]]
-  install = [str(python), "-m", "pip", "--disable-pip-version-check", "install"]
+  install = [str(python), "-m", "pip", "--disable-pip-version-check", "--retries=0"]
+  install += ["--timeout=15", "install"]
   commands += [[*install, *names] for names in system.requirements]
   with log.open("w") as output:
     for command in commands:

@@ -3,7 +3,9 @@
 import dataclasses
 from typing import NamedTuple
 
+from benchmarks.measure import FIRST_START, SECOND_START
 from benchmarks.peers.job import Job
+from benchmarks.systems import OURS
 
 
 class Data(NamedTuple):
@@ -13,7 +15,7 @@ class Data(NamedTuple):
     name: ``cifar10`` (artificial images of its size if it is not available), ``digits`` or
       ``artificial``.
     image_shape: (H, W, C).
-    examples: examples per client.
+    examples: examples per client, or their mean.
   """
 
   name: str
@@ -28,6 +30,7 @@ class Workload(NamedTuple):
     key: letter on the command line, with a suffix if a letter has several workloads.
     title: title in tables and pictures.
     unit: unit of the times: ``s a round``, ``ms a round``, or ``ms a step`` of all clients.
+    alpha: concentration of the Dirichlet distribution of the clients' sizes; 0 for equal sizes.
     dtypes: data types to measure.
     contenders: pairs (system, variant) to measure; empty for all.
   """
@@ -46,6 +49,7 @@ class Workload(NamedTuple):
   momentum: float
   rounds_per_sample: int
   samples: int
+  alpha: float = 0.0
   dtypes: tuple[str, ...] = ("float32",)
   contenders: tuple[tuple[str, str], ...] = ()
 
@@ -59,10 +63,15 @@ class Workload(NamedTuple):
       threads=threads,
     )
 
+  @property
+  def examples(self) -> int:
+    """Number of examples of a round, or of a round of clients of mean size."""
+    return self.cohort * (self.local_steps * self.batch_size or self.data.examples)
+
   def shown(self, seconds: float) -> float:
     """Converts the seconds of a round to the workload's unit."""
-    factors = {"s a round": 1, "ms a round": 1e3, "ms a step": 1e3 / self.local_steps}
-    return seconds * factors[self.unit]
+    seconds /= self.local_steps if self.unit == "ms a step" else 1
+    return seconds if self.unit == "s a round" else 1e3 * seconds
 
 
 LETTERS = {
@@ -70,8 +79,10 @@ LETTERS = {
   "b": "10 clients with a ResNet-20",
   "c": "digits and a tiny network, where overhead dominates",
   "d": "ResNet-18",
-  "e": "compile, first round and steady round of a, b and c",
+  "e": "first and second start of a, b, c and, on an accelerator, d",
   "f": "populations of 1,000 to 100,000",
+  "g": "a with clients of unequal size",
+  "h": "the network of NIID-Bench",
 }
 
 _CIFAR = (32, 32, 3)
@@ -156,27 +167,58 @@ _F = Workload(
   rounds_per_sample=5,
   samples=4,
   contenders=(
-    ("ours", "device"),
-    ("ours", "host"),
+    (OURS, "device"),
+    (OURS, "host"),
     ("torch_loop", "nchw"),
     ("pfl", "threads"),
     ("pfl", "processes"),
     ("fedjax", ""),
   ),
 )
+_G = _A._replace(
+  key="g",
+  title="CIFAR-10, 50 of 1000 clients of unequal size, cnn",
+  local_steps=0,
+  samples=4,
+  alpha=0.5,
+  contenders=(
+    (OURS, ""),
+    ("torch_loop", "nchw"),
+    ("torch_loop", "channels_last"),
+    ("torch_loop", "compiled"),
+    ("pfl", "threads"),
+    ("pfl", "processes"),
+    ("fedjax", ""),
+  ),
+)
+# NIID-Bench (arXiv 2102.02079): its network, batch size, rate and momentum; no norm.
+_H = Workload(
+  "h",
+  "10 clients, NIID-Bench's network, batch 64",
+  "ms a step",
+  Data("cifar10", _CIFAR, 320),
+  "niid",
+  groups=0,
+  clients=10,
+  cohort=10,
+  batch_size=64,
+  local_steps=5,
+  rate=0.01,
+  momentum=0.9,
+  rounds_per_sample=1,
+  samples=4,
+)
 _POPULATIONS = (1_000, 10_000, 100_000)
 
 
 def table(letters: str, scale: str, accelerator: bool) -> list[Workload]:
-  """Returns the workloads of the letters; ``e`` uses the measurements of a, b and c.
+  """Returns the workloads of the letters, in their order.
 
   Args:
     letters: letters from ``LETTERS``.
     scale: ``full``, or ``smoke`` for a run that only checks that everything works.
-    accelerator: whether the machine has an accelerator; workload d is larger then.
+    accelerator: whether to measure as on an accelerator, where workload d is larger.
   """
-  if "e" in letters and not set(letters) & set("abc"):
-    letters += "abc"
   d = _D
   if accelerator:
     d = _D._replace(
@@ -186,23 +228,36 @@ def table(letters: str, scale: str, accelerator: bool) -> list[Workload]:
       batch_size=64,
       local_steps=5,
       samples=5,
-      dtypes=("float32", "bfloat16"),
+      dtypes=("bfloat16", "float32"),
     )
-  f = [
+  starts = [
+    one._replace(
+      key=f"e{one.key}",
+      title=f"starts of {one.key}",
+      samples=1,
+      contenders=((OURS, FIRST_START), (OURS, SECOND_START)),
+    )
+    for one in ((_A, _B, _C, d) if accelerator else (_A, _B, _C))
+  ]
+  populations = [
     _F._replace(key=f"f{clients}", clients=clients, title=_F.title.format(clients=clients))
     for clients in _POPULATIONS
   ]
-  chosen = [one for one in (_A, _B, _C, d, *f) if one.key[0] in letters]
+  rows = [_A, _B, _C, d, *starts, *populations, _G, _H]
+  chosen = [one for letter in letters for one in rows if one.key[0] == letter]
   return [_smoke(one) for one in chosen] if scale == "smoke" else chosen
 
 
 def _smoke(one: Workload) -> Workload:
-  """Returns the workload with fewer clients and rounds."""
-  cohort = min(one.cohort, 4)
-  return one._replace(
-    clients=cohort if one.clients == one.cohort else one.clients,
-    cohort=cohort,
+  """Returns the workload with fewer clients, smaller batches and fewer rounds."""
+  small = one._replace(
+    cohort=min(one.cohort, 4),
     local_steps=min(one.local_steps, 2),
     rounds_per_sample=min(one.rounds_per_sample, 3),
     samples=1,
+  )
+  if one.clients > one.cohort:
+    return small
+  return small._replace(
+    clients=small.cohort, batch_size=8, data=one.data._replace(examples=8 * small.local_steps)
   )

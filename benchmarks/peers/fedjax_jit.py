@@ -65,6 +65,16 @@ def _network(job: Job) -> Callable[[dict[str, jax.Array]], jax.Array]:
     x = jax.nn.relu(hk.Linear(128, name="Dense_0")(x))
     return hk.Linear(job.num_classes, name="Dense_1")(hk.dropout(hk.next_rng_key(), 0.5, x))
 
+  def niid(x):
+    for index, features in enumerate((6, 16)):
+      x = _conv(features, groups, f"Conv_{index}", 5, padding="VALID")(x)
+      x = jax.nn.relu(_norm(groups, x, f"Norm_{index}"))
+      x = hk.max_pool(x, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    x = hk.Flatten()(x)
+    for index, features in enumerate((120, 84)):
+      x = jax.nn.relu(hk.Linear(features, name=f"Dense_{index}")(x))
+    return hk.Linear(job.num_classes, name="Dense_2")(x)
+
   def resnet(x, stages, features, projection):
     x = jax.nn.relu(_norm(groups, _conv(features, groups, "Conv_0")(x), "Norm_0"))
     depth = 0
@@ -78,6 +88,7 @@ def _network(job: Job) -> Callable[[dict[str, jax.Array]], jax.Array]:
   networks: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tiny": tiny,
     "cnn": cnn,
+    "niid": niid,
     "resnet20": lambda x: resnet(x, (3, 3, 3), 16, False),
     "resnet18": lambda x: resnet(x, (2, 2, 2, 2), 64, True),
   }
@@ -126,14 +137,20 @@ def measure(job: Job) -> Result:
     fedjax.optimizers.sgd(job.rate, job.momentum or None),
     fedjax.optimizers.sgd(1.0),
     fedjax.ShuffleRepeatBatchHParams(
-      job.batch_size, num_epochs=None, num_steps=job.local_steps, seed=job.seed
+      job.batch_size,
+      num_epochs=None if job.local_steps else 1,  # whose last batch it fills up
+      num_steps=job.local_steps or None,
+      seed=job.seed,
     ),
   )
   state = algorithm.init(params)
-  sampler = fedjax.client_samplers.UniformGetClientSampler(data, job.cohort, job.seed)
+  cohorts = jobs.array(job, "cohorts").tolist()
   begun, ends, compiled = time.perf_counter(), [], 0.0
   for round_ in range(job.rounds):
-    state, _ = algorithm.apply(state, sampler.sample())
+    keys = jax.random.split(jax.random.PRNGKey(round_), job.cohort)
+    members = data.get_clients(cohorts[round_])
+    cohort = [(*member, key) for member, key in zip(members, keys, strict=True)]
+    state, _ = algorithm.apply(state, cohort)
     if (round_ + 1) % job.rounds_per_sample == 0:
       jax.block_until_ready(state.params)
       ends.append(time.perf_counter())

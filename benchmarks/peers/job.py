@@ -17,16 +17,17 @@ _ANSWER = "RESULT "
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """One measurement: federated averaging of one model on one federation of equal clients.
+  """One measurement: federated averaging of one model on one federation.
 
   Attributes:
-    model: ``tiny``, ``cnn``, ``resnet20`` or ``resnet18``.
+    model: ``tiny``, ``cnn``, ``niid``, ``resnet20`` or ``resnet18``.
     groups: groups of group normalization; 0 for no norm.
     num_classes: number of classes.
     clients: number of clients.
     cohort: clients per round.
     batch_size: examples per local step.
-    local_steps: local steps of a client per round.
+    local_steps: local steps of a client per round; 0 for one epoch over its examples, whose last
+      batch may be smaller. With 0, clients may be of different sizes.
     rate: learning rate of the clients' SGD.
     momentum: momentum of the clients' SGD, reset in each round.
     rounds_per_sample: rounds that are timed together.
@@ -62,6 +63,10 @@ class Job:
     """Number of all rounds: those of the first call and of the samples."""
     return (1 + self.samples) * self.rounds_per_sample
 
+  def steps(self, size: Any) -> Any:
+    """Returns the local steps per round of clients with ``size`` examples (any shape)."""
+    return self.local_steps or -(-size // self.batch_size)
+
 
 @dataclasses.dataclass
 class Result:
@@ -70,7 +75,8 @@ class Result:
   Attributes:
     start: time from the launch of the process to the first round: imports, data, construction.
     first: time per round of the first call, without compilation.
-    samples: time per round of each later call, until its results are complete.
+    samples: time per round of each later call, until its results are complete; with clients of
+      different sizes, in rounds with the mean number of examples.
     compile: compilation time of the first call; None if nothing is compiled.
     losses: mean training loss of each call, if the system reports it.
     device: ``cpu``, or the kind of accelerator.
@@ -108,6 +114,13 @@ def client_ids(job: Job) -> list[np.ndarray]:
   return np.split(array(job, "order"), array(job, "offsets")[1:-1])
 
 
+def relative_sizes(job: Job) -> np.ndarray:
+  """Returns the examples of each call, in units of a call of clients of mean size: [calls]."""
+  rounds = (array(job, "batches") >= 0).sum((1, 2, 3))
+  mean = job.cohort * array(job, "offsets")[-1] / job.clients
+  return rounds.reshape(-1, job.rounds_per_sample).mean(1) / mean
+
+
 def memory_mb(name: str) -> float:
   """Returns this process's memory by the kernel's names (``VmHWM``, ``RssAnon``), in 10^6 bytes."""
   # ru_maxrss, to take another way, begins with what the launching process held.
@@ -118,7 +131,7 @@ def memory_mb(name: str) -> float:
 
 
 def result(job: Job, begun: float, ends: Sequence[float]) -> Result:
-  """Makes a result from times of ``time.perf_counter``.
+  """Makes a result from times of ``time.perf_counter``, of a system that trains ``cohorts``.
 
   Args:
     job: the measured job.
@@ -128,7 +141,8 @@ def result(job: Job, begun: float, ends: Sequence[float]) -> Result:
   now = time.perf_counter()
   start = time.time() - job.started - (now - begun)
   calls = np.diff([begun, *ends]) / job.rounds_per_sample
-  return Result(start, float(calls[0]), calls[1:].tolist(), peak_mb=memory_mb("VmHWM"))
+  samples = calls[1:] if job.local_steps else calls[1:] / relative_sizes(job)[1:]
+  return Result(start, float(calls[0]), samples.tolist(), peak_mb=memory_mb("VmHWM"))
 
 
 def main(measure: Callable[[Job], Result]) -> None:

@@ -1,7 +1,8 @@
 """The library itself, as its users call it.
 
 The variants ``device`` and ``host`` say where the training data is (on the host: memory-mapped);
-with '' the library chooses.
+with the others the library chooses. ``measure.py`` keeps the compiled programs of ``first_start``
+for ``second_start``.
 """
 
 import time
@@ -40,9 +41,10 @@ def run(job: Job) -> tuple[fn.Outcome, Result]:
     momentum=job.momentum,
     client_momentum="reset" if job.momentum else None,
     weight_decay=0.0,
-    local_steps=job.local_steps,
+    local_steps=job.local_steps or None,
+    local_epochs=None if job.local_steps else 1,
     eval_batch_size=len(source.test.labels),
-    data_on=job.variant or "auto",
+    data_on=job.variant if job.variant in ("device", "host") else "auto",
   )
   program = fn.make_program(FEDAVG, task, config)
   variables = {"params": unflatten_dict(jobs.weights(job), sep="/")}

@@ -5,6 +5,7 @@ guide to distributed simulations recommends.
 """
 
 import functools
+import itertools
 import os
 import socket
 import subprocess
@@ -54,13 +55,12 @@ def measure(job: Job) -> Result:
   torch.manual_seed(job.seed)
 
   from pfl.aggregate.simulate import SimulatedBackend
-  from pfl.aggregate.weighting import WeightByUser
+  from pfl.aggregate.weighting import WeightByDatapoints
   from pfl.algorithm.base import NNAlgorithmParams
   from pfl.algorithm.federated_averaging import FederatedAveraging
   from pfl.callback.base import TrainingProcessCallback
   from pfl.data.dataset import Dataset
   from pfl.data.federated_dataset import FederatedDataset
-  from pfl.data.sampling import get_user_sampler
   from pfl.hyperparam.base import NNEvalHyperParams, NNTrainHyperParams
   from pfl.metrics import Metrics
   from pfl.model.pytorch import PyTorchModel
@@ -73,7 +73,10 @@ def measure(job: Job) -> Result:
     ids = clients[client]
     return Dataset((torch_models.to_float(images[ids]), labels[ids]), user_id=str(client))
 
-  users = FederatedDataset(make_dataset, get_user_sampler("minimize_reuse", range(job.clients)))
+  cohorts = itertools.cycle(jobs.array(job, "cohorts").ravel().tolist())
+  sizes = {client: len(ids) for client, ids in enumerate(clients)}
+  # With the sizes, pfl divides unequal clients evenly over its processes.
+  users = FederatedDataset(make_dataset, cohorts.__next__, None if job.local_steps else sizes)
   network = torch_models.build(job, image_shape, jobs.weights(job)).train()
   classifier = Classifier(network)
   model = PyTorchModel(
@@ -90,8 +93,8 @@ def measure(job: Job) -> Result:
 
   training = NNTrainHyperParams(
     local_batch_size=job.batch_size,
-    local_num_epochs=None,
-    local_num_steps=job.local_steps,
+    local_num_epochs=None if job.local_steps else 1,
+    local_num_steps=job.local_steps or None,
     local_learning_rate=job.rate,
   )
   begun = time.perf_counter()
@@ -102,7 +105,7 @@ def measure(job: Job) -> Result:
       train_cohort_size=job.cohort,
       val_cohort_size=None,
     ),
-    SimulatedBackend(users, users, [WeightByUser()]),
+    SimulatedBackend(users, users, [WeightByDatapoints()]),
     model,
     training,
     NNEvalHyperParams(local_batch_size=None),

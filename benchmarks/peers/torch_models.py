@@ -18,8 +18,10 @@ def _norm(groups: int, channels: int) -> nn.Module:
   return nn.GroupNorm(groups, channels, eps=1e-5) if groups else nn.Identity()
 
 
-def _conv(inputs: int, outputs: int, groups: int, stride: int = 1, padding: int = 1) -> nn.Conv2d:
-  return nn.Conv2d(inputs, outputs, 3, stride, padding, bias=not groups)
+def _conv(
+  inputs: int, outputs: int, groups: int, stride: int = 1, padding: int = 1, size: int = 3
+) -> nn.Conv2d:
+  return nn.Conv2d(inputs, outputs, size, stride, padding, bias=not groups)
 
 
 class Tiny(nn.Module):
@@ -58,6 +60,26 @@ class CNN(nn.Module):
     x = functional.relu(self.Norm_1(self.Conv_1(x)))
     x = self.dropout_0(functional.max_pool2d(x, 2)).flatten(1)
     return self.Dense_1(self.dropout_1(functional.relu(self.Dense_0(x))))
+
+
+class NIID(nn.Module):
+  """NIID-Bench's network: 5x5 convolutions (6, 16) with max pools 2, dense 120, 84, output."""
+
+  def __init__(self, channels: int, num_classes: int, groups: int, size: tuple[int, int]):
+    super().__init__()
+    self.Conv_0 = _conv(channels, 6, groups, padding=0, size=5)
+    self.Conv_1 = _conv(6, 16, groups, padding=0, size=5)
+    self.Norm_0, self.Norm_1 = _norm(groups, 6), _norm(groups, 16)
+    self.flattened = (((size[0] - 4) // 2 - 4) // 2, ((size[1] - 4) // 2 - 4) // 2, 16)
+    self.Dense_0 = nn.Linear(int(np.prod(self.flattened)), 120)
+    self.Dense_1 = nn.Linear(120, 84)
+    self.Dense_2 = nn.Linear(84, num_classes)
+
+  def forward(self, x: Tensor) -> Tensor:
+    """[N, C, H, W], mirrored, H and W divisible by 4 -> logits."""
+    x = functional.max_pool2d(functional.relu(self.Norm_0(self.Conv_0(x))), 2)
+    x = functional.max_pool2d(functional.relu(self.Norm_1(self.Conv_1(x))), 2).flatten(1)
+    return self.Dense_2(functional.relu(self.Dense_1(functional.relu(self.Dense_0(x)))))
 
 
 class Block(nn.Module):
@@ -132,6 +154,8 @@ def network(job: Job, image_shape: tuple[int, ...]) -> nn.Module:
       return Tiny(*common)
     case "cnn":
       return CNN(*common, (size[0], size[1]))
+    case "niid":
+      return NIID(*common, (size[0], size[1]))
     case "resnet20":
       return ResNet(*common, (3, 3, 3), 16, projection=False)
     case "resnet18":

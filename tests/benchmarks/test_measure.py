@@ -34,7 +34,7 @@ def in_turn(contenders, tmp_path, repeats=2, timeout=60.0):
   found = measure.in_turn(
     "c", job, ("float32",), contenders, repeats, timeout, tmp_path, said.append
   )
-  return found, said
+  return list(found), said
 
 
 def test_systems_alternate_and_results_come_back_whole(contender, tmp_path):
@@ -51,6 +51,20 @@ def test_each_process_is_told_its_job(contender, tmp_path):
   job = json.loads((tmp_path / "job").read_text())
   assert (job["variant"], job["model"], job["local_steps"]) == ("channels_last", "tiny", 2)
   assert job["started"] > 0
+
+
+def test_the_second_start_finds_the_programs_of_the_first_and_the_first_none(
+  contender, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "the user's")
+  one = contender("one", 'echo "${JAX_COMPILATION_CACHE_DIR:-none}" >> $0.programs; exit 1')
+  kinds = (measure.FIRST_START, measure.SECOND_START, "")
+  for _ in range(2):
+    in_turn([one._replace(variant=kind) for kind in kinds], tmp_path, repeats=1)
+  first, second, third, *again = (tmp_path / "one.programs").read_text().splitlines()
+  assert first == second != "the user's"
+  assert third == "none"
+  assert again[0] == again[1] != first
 
 
 @pytest.mark.parametrize(
@@ -76,14 +90,25 @@ def test_a_peer_that_cannot_be_installed_takes_part_with_its_reason(tmp_path, mo
 
   monkeypatch.setattr(systems.subprocess, "run", refuse)
   monkeypatch.setattr(run, "say", lambda line: None)
-  peer = next(system for system in systems.SYSTEMS if system.name == "torch_loop")
+  peer = next(system for system in systems.SYSTEMS if system.name == "pfl")
   machine = {"versions": {}}
   pythons = run.install([peer], tmp_path, tmp_path, machine)
   reason = "cannot be installed: ERROR: no matching distribution"
-  assert str(pythons["torch_loop"]) == reason
-  assert machine["versions"] == {"torch_loop": reason}
-  found, _ = in_turn(run.contenders(WORKLOAD, pythons), tmp_path)
-  assert [(m.variant, m.reason) for m in found] == [("nchw", reason), ("channels_last", reason)]
+  assert str(pythons["pfl"]) == reason
+  assert machine["versions"] == {"pfl": reason}
+  found, _ = in_turn(run.contenders(WORKLOAD, pythons, accelerator=False), tmp_path)
+  assert [(m.variant, m.reason) for m in found] == [("threads", reason), ("processes", reason)]
+
+
+@pytest.mark.parametrize(("module", "own"), [("numpy", False), ("no_such_module", True)])
+def test_an_installed_package_needs_no_environment(module, own, tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    systems.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0)
+  )
+  (tmp_path / "peer").mkdir()
+  peer = System("peer", "Peer", "torch_loop", ("",), (), (("torch==1",),), installed=module)
+  python = systems.environment(peer, tmp_path, tmp_path / "log")
+  assert python.is_relative_to(tmp_path) == own
 
 
 def test_an_environment_is_made_again_only_for_other_requirements(tmp_path, monkeypatch):
@@ -97,10 +122,11 @@ def test_an_environment_is_made_again_only_for_other_requirements(tmp_path, monk
   monkeypatch.setattr(systems.subprocess, "run", note)
   peer = System("peer", "Peer", "torch_loop", ("",), (), (("torch==1",), ("late==2", "torch==1")))
   python = systems.environment(peer, tmp_path, tmp_path / "log")
-  assert [command[4:] for command in commands[1:]] == [
+  assert [command[command.index("install") :] for command in commands[1:]] == [
     ["install", "torch==1"],
     ["install", "late==2", "torch==1"],
   ]
+  assert all("--retries=0" in command for command in commands[1:])
   assert python.is_relative_to(tmp_path / "peer")
   systems.environment(peer, tmp_path, tmp_path / "log")
   assert len(commands) == 3

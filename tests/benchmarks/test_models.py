@@ -11,11 +11,12 @@ from benchmarks.peers import torch_models
 from fedjax_norm import models, norm
 from fedjax_norm.norm import Mode
 
-BY_KEY = {one.key: one for one in workloads.table("abcd", "full", accelerator=False)}
+BY_KEY = {one.key: one for one in workloads.table("abcdh", "full", accelerator=False)}
 
 
 @pytest.mark.parametrize(
-  ("key", "shape"), [("a", (10, 14, 3)), ("b", (8, 12, 3)), ("c", (6, 8, 1)), ("d", (8, 8, 2))]
+  ("key", "shape"),
+  [("a", (10, 14, 3)), ("b", (8, 12, 3)), ("c", (6, 8, 1)), ("d", (8, 8, 2)), ("h", (16, 20, 3))],
 )
 def test_the_same_weights_give_the_same_logits(key, shape):
   job = BY_KEY[key].job("", 1)

@@ -10,7 +10,9 @@ from benchmarks import flops, picture, report, workloads
 from benchmarks.measure import Measurement
 from benchmarks.peers.job import Result
 
-A, B, C, *POPULATIONS = workloads.table("abcf", "full", accelerator=False)
+A, B, C, EA, *POPULATIONS, G = [
+  one for one in workloads.table("abcefg", "full", accelerator=False) if one.key not in ("eb", "ec")
+]
 MACHINE = {
   **benchmarks.MACHINE,
   "versions": {"ours": {"jax": "1.2"}, "flower": "cannot be installed: no ray"},
@@ -55,28 +57,49 @@ def test_a_system_that_failed_in_one_turn_has_no_figures():
 
 
 def test_the_table_compares_with_ours_and_with_the_ceiling():
-  text = report.markdown([A], MEASUREMENTS, MACHINE, split=True)
+  text = report.markdown([A], MEASUREMENTS, MACHINE)
   rate = flops.per_round(A) / 3.5 / 1e9
-  expected = ["fedjax_norm", "3.5", "2 to 30", "4", report.number(rate), f"{rate:.1f}%", "1.00"]
-  assert row(text, "fedjax_norm") == expected
+  expected = ["fedjax_norm", "3.5", "2 to 30", "4", "714"]  # 50 clients with 50 examples
+  assert row(text, "fedjax_norm") == [*expected, report.number(rate), f"{rate:.1f}%", "1.00"]
   assert row(text, "PyTorch loop, channels last")[-1] == "1.71"
   assert row(text, "PyTorch loop, nchw")[-1] == "2.57"
-  assert row(text, "a", "fedjax_norm") == ["a", "fedjax_norm", "1", "6", "9", "3.5"]
+  assert "(e)" not in text
+
+
+def test_starts_are_ours_with_and_without_programs_beside_the_peers():
+  starts = [
+    measured("ea", "ours", [3.0], "first_start", compile=5.0),
+    measured("ea", "ours", [3.0], "second_start", start=1.5, compile=0.5, first=4.0),
+  ]
+  text = report.markdown([A, EA], [*MEASUREMENTS, *starts], MACHINE)
+  assert row(text, "a", "fedjax_norm, first start") == [
+    *("a", "fedjax_norm, first start", "1", "5", "9", "3")
+  ]
+  assert row(text, "a", "fedjax_norm, second start")[2:] == ["1.5", "0.5", "4", "3"]
   assert row(text, "a", "PyTorch loop, nchw")[3] == "-"
+  assert "(ea)" not in text
+
+
+def test_unequal_clients_are_compared_with_equal_ones():
+  unequal = [measured("g", "ours", [7.0]), measured("g", "torch_loop", [8.0], "nchw")]
+  text = report.markdown([G, A], [*unequal, *MEASUREMENTS], MACHINE)
+  table = text[text.index("## (g)") : text.index("## (a)")]
+  assert row(table, "fedjax_norm")[-2:] == ["1.00", "0.50"]
+  assert row(table, "PyTorch loop, nchw")[-2:] == ["1.14", "1.12"]
 
 
 def test_the_share_of_the_ceiling_is_of_the_system_s_own_device():
   ceiling = {"platform": "gpu", "device": "some GPU", "gflops": {"float32": 1000.0}}
   those = [measured("a", "fedjax", [1.0]), measured("a", "torch_loop", [1.0], device="cuda")]
-  text = report.markdown([A], those, {**MACHINE, "ceiling": ceiling}, split=False)
-  assert row(text, "FedJAX")[5] == ""
-  assert row(text, "PyTorch loop, cuda")[5] == f"{flops.per_round(A) / 1e12:.1%}"
+  text = report.markdown([A], those, {**MACHINE, "ceiling": ceiling})
+  assert row(text, "FedJAX")[6] == ""
+  assert row(text, "PyTorch loop, cuda")[6] == f"{flops.per_round(A) / 1e12:.1%}"
 
 
 def test_a_failed_peer_stands_in_every_table_with_its_reason():
   one = POPULATIONS[0]
   population = [measured(one.key, "ours", [0.5]), failed(one.key, "pfl", "ran out of memory")]
-  text = report.markdown([A, one], [*MEASUREMENTS, *population], MACHINE, split=True)
+  text = report.markdown([A, EA, one], [*MEASUREMENTS, *population], MACHINE)
   reason = "not measured: cannot be installed: no ray"
   assert row(text, "Flower")[1] == reason
   assert row(text, "a", "Flower")[2] == reason
@@ -84,7 +107,7 @@ def test_a_failed_peer_stands_in_every_table_with_its_reason():
   assert "- Flower: cannot be installed: no ray" in text
   assert "- fedjax_norm: jax 1.2" in text
   widths = {line.count("|") for line in text.splitlines() if line.startswith("| Flower")}
-  assert widths == {8}
+  assert widths == {9}
 
 
 def test_units():

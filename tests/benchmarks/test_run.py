@@ -41,14 +41,16 @@ def quick(tmp_path, monkeypatch):
 
 def test_every_workload_and_every_peer_is_in_the_report(quick):
   folder, exported = quick(scale="smoke")
-  assert exported == ["a", "b", "c", "d", "f1000", "f10000", "f100000"]
+  populations = ["f1000", "f10000", "f100000"]
+  assert exported == ["a", "b", "c", "d", "ea", "eb", "ec", *populations, "g", "h"]
   text = (folder / "results.md").read_text()
-  for heading in ("(a)", "(b)", "(c)", "(d)", "(e)", "(f)"):
-    assert f"## {heading} " in text
-  # Two tables for each of a, b and c, with two variants of two peers; one for d; f has three sizes.
-  assert text.count("| not measured: no network |") == 6 * 7 + 3 * 4
+  for letter in workloads.LETTERS:
+    assert f"## ({letter}) " in text
+  # Two tables for each of a, b and c, with two variants of two peers; one for d and h; g is without
+  # Flower; f has three sizes.
+  assert text.count("| not measured: no network |") == 8 * 6 + 5 + 3 * 4
   assert json.loads((folder / "machine.json").read_text())["threads"] == 2
-  assert (folder / "results.csv").read_text().count(",round_s,") == 2 * (4 + 3 * 2)
+  assert (folder / "results.csv").read_text().count(",round_s,") == 2 * (6 + 3 * 2 + 3 * 2)
   assert (folder / "results.png").stat().st_size > 1000
 
 
@@ -60,10 +62,15 @@ def test_repeats_and_peers_are_chosen(quick):
   assert "## (e)" not in (folder / "results.md").read_text()
 
 
+def test_an_accelerator_s_variants_are_measured_where_there_is_one(quick):
+  folder, _ = quick(workloads=("h",), peers=("torch_loop",), accelerator=True)
+  assert "torch_loop,compiled," in (folder / "results.csv").read_text()
+
+
 @pytest.mark.parametrize(
   ("options", "sentence"),
   [
-    ({"workloads": ("g",)}, "there is no 'g'; choose among a, b, c, d, e, f"),
+    ({"workloads": ("x",)}, "there is no 'x'; choose among a, b, c, d, e, f, g, h"),
     ({"peers": ("tff",)}, "there is no 'tff'; choose among torch_loop, pfl, fedjax, flower"),
     ({"repeats": 0}, "nothing to measure"),
     ({"workloads": ()}, "nothing to measure"),

@@ -10,13 +10,15 @@ from benchmarks import peers, systems, workloads
 PEERS = sorted(Path(peers.__file__).parent.glob("*.py"))
 
 
-def test_letters_choose_workloads_and_e_reads_a_to_c():
-  def keys(letters):
-    return [one.key for one in workloads.table(letters, "full", accelerator=False)]
+def test_letters_choose_workloads_in_their_order():
+  def keys(letters, accelerator=False):
+    return [one.key for one in workloads.table(letters, "full", accelerator)]
 
-  assert keys("abcdef") == ["a", "b", "c", "d", "f1000", "f10000", "f100000"]
-  assert keys("e") == ["a", "b", "c"]
-  assert keys("be") == ["b"]
+  assert keys("".join(workloads.LETTERS)) == [
+    *("a", "b", "c", "d", "ea", "eb", "ec", "f1000", "f10000", "f100000", "g", "h")
+  ]
+  assert keys("gab") == ["g", "a", "b"]
+  assert keys("e", accelerator=True) == ["ea", "eb", "ec", "ed"]
 
 
 def test_a_is_the_published_benchmark():
@@ -28,7 +30,9 @@ def test_a_is_the_published_benchmark():
 
 @pytest.mark.parametrize("scale", ["full", "smoke"])
 def test_clients_are_equal_and_whole_batches(scale):
-  for one in workloads.table("abcdf", scale, accelerator=False):
+  every = workloads.table("abcdefh", scale, accelerator=False)
+  every += workloads.table("de", scale, accelerator=True)
+  for one in every:
     assert one.data.examples % one.batch_size == 0
     assert one.local_steps <= one.data.examples // one.batch_size  # pfl stops at the data's end
     assert one.cohort <= one.clients
