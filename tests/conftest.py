@@ -9,14 +9,12 @@ import pytest
 from flax import linen as nn
 from helpers import accelerators, optional_packages
 
-from fedjax_norm import client_mapping
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.norm import Mode, Norm, NormSpec
 
 accelerators.set_xla_flags()
-# The imports above have not started JAX. JAX_NUM_CPU_DEVICES=1 tests as on a single device.
-client_mapping.use_host_devices(int(os.environ.get("JAX_NUM_CPU_DEVICES", "2")))
+accelerators.set_host_devices()  # the imports above have not started JAX
 
 
 def pytest_pycollect_makemodule(module_path, parent):

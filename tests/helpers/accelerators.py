@@ -8,6 +8,8 @@ import sys
 import jax
 import pytest
 
+from fedjax_norm import client_mapping
+
 # Programs of tests run for moments and are compiled for seconds, here and in processes of theirs.
 # On a CPU, three quarters of that are the fusion emitters; a module in one part is the quickest on
 # few cores. On a GPU, a program that was not tuned, of deterministic operations, repeats its bits.
@@ -49,6 +51,17 @@ def set_xla_flags() -> None:
   known = [flag for flag in _WANTED if flag not in unknown]
   os.environ["XLA_FLAGS"] = " ".join((given, *known)).strip()
   os.environ[_ASKED] = "set"
+
+
+def set_host_devices() -> None:
+  """Divides the CPU into two devices, or into as many as ``JAX_NUM_CPU_DEVICES`` says.
+
+  With one device, binaries accept any ``--host_devices``, as they do on an accelerator.
+  """
+  count = int(os.environ.get("JAX_NUM_CPU_DEVICES", "2"))
+  client_mapping.use_host_devices(count)
+  if count == 1:
+    client_mapping.use_host_devices = lambda count: None
 
 
 def prepare() -> None:
