@@ -133,6 +133,7 @@ def check_lost(run: Run, ended: list[Ended], survivors: tuple[int, ...], death: 
     assert ended[i].at - death < BOUND
 
 
+@pytest.mark.host_devices
 def test_all_processes_end_without_errors(tmp_path):
   with Run(tmp_path, "well", "well", long=False) as run:
     ended = run.ended()
@@ -148,6 +149,7 @@ def test_all_processes_end_without_errors(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.host_devices
 def test_a_killed_process_ends_the_others(tmp_path):
   with Run(tmp_path, "well", "well", "kill") as run:
     ended = run.ended()
@@ -158,6 +160,7 @@ def test_a_killed_process_ends_the_others(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.host_devices
 def test_a_killed_coordinator_ends_the_others_and_a_killed_supervisor_its_child(tmp_path):
   with Run(tmp_path, "kill_parent", "well") as run:
     ended = run.ended()
@@ -175,6 +178,7 @@ def test_a_killed_coordinator_ends_the_others_and_a_killed_supervisor_its_child(
     (0, "term_parent", 143, "error: stopped by SIGTERM.\n"),
   ],
 )
+@pytest.mark.host_devices
 def test_a_process_that_ends_early_ends_the_other(tmp_path, victim, act, code, message):
   with Run(tmp_path, *[act if i == victim else "well" for i in range(2)]) as run:
     ended = run.ended()
@@ -186,6 +190,7 @@ def test_a_process_that_ends_early_ends_the_other(tmp_path, victim, act, code, m
 
 
 @pytest.mark.long
+@pytest.mark.host_devices
 def test_no_coordinator_at_the_address(tmp_path):
   with Run(tmp_path, "well", first_id=1, num_processes=2, initialization=1) as run:
     (ended,) = run.ended()
@@ -195,6 +200,7 @@ def test_no_coordinator_at_the_address(tmp_path):
     assert "step" not in ended.out
 
 
+@pytest.mark.host_devices
 def test_a_second_interrupt_ends_a_process_that_waits_for_the_others(tmp_path):
   with Run(tmp_path, "well", num_processes=2) as run:
     parent = run.processes[0]

@@ -10,6 +10,7 @@ import pytest
 from helpers.binaries import ROOT, run_process
 from helpers.run_bits import parameters, read
 
+from fedjax_norm import client_mapping
 from fedjax_norm.cli import app
 from fedjax_norm.cli.commands import compare
 from fedjax_norm.training.placement import data_feed
@@ -41,7 +42,8 @@ def test_a_run_writes_its_folder_and_says_so(fedavg_run):
   # statistics (160 means and variances) in the two before the freeze.
   assert summary["bytes_up"] == 4 * 4 * (4 * 56_164 + 4 * 320 // 2)
   assert summary["bytes_down"] == 4 * 4 * 4 * (56_164 + 320)
-  for text in (f"{summary['top1']:.2%}", "shard_map over 2 cpu devices", "56,164 parameters"):
+  mapping = client_mapping.create(num_clients=4).describe()
+  for text in (f"{summary['top1']:.2%}", mapping, "56,164 parameters"):
     assert text in result.out
 
 

@@ -111,6 +111,7 @@ def assert_same_numbers(workdir, other):
 
 
 @pytest.mark.long
+@pytest.mark.host_devices
 def test_every_method_in_one_pair_of_processes(tmp_path, tiny_source, folders, method_run):
   """Methods have the results of one process, or are refused."""
   several = [name for name, method in METHODS.items() if not method.one_process]
@@ -160,6 +161,7 @@ def test_methods_of_one_process_refuse_several(name, method_run):
 
 
 @pytest.mark.long
+@pytest.mark.host_devices
 def test_a_folder_in_use_ends_all_processes_and_the_log_stays(tmp_path, folders):
   flags = ("--data=npz:data.npz", *TRAIN, "--norm=gn", "--host_devices=1", "--local_steps=2")
   log = tmp_path / "many.logs" / "process_0.log"
