@@ -1,8 +1,9 @@
 """Decodes and resizes images on the host, with Pillow."""
 
+import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -75,18 +76,27 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
+@contextlib.contextmanager
+def allow_large() -> Iterator[None]:
+  """Silences Pillow's warning of large images as a possible attack; the user chose these files.
+
+  Python's filters of warnings belong to all threads, so only one thread may enter such a block.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    yield
+
+
 def _open(stream: Stream, name: str) -> Image.Image:
   try:
-    # Pillow warns of large images as a possible attack; the user chose these files.
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-      return Image.open(stream)
+    return Image.open(stream)
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     raise UserError(
       f"{name} is not an image that can be read; replace or remove this file."
     ) from error
 
 
+@allow_large()
 def header(stream: Stream, name: str) -> tuple[int, int, int]:
   """Returns height, width and channels (1 or 3) of an image turned upright, without decoding it.
 
@@ -102,6 +112,8 @@ def header(stream: Stream, name: str) -> tuple[int, int, int]:
 
 def decode(stream: Stream, name: str, channels: int, size: int | None = None) -> np.ndarray:
   """Decodes one image as uint8, turned upright by its EXIF orientation.
+
+  Several threads may call this function; ``allow_large`` silences a warning of Pillow.
 
   Args:
     stream: path or open file of an encoded image.
@@ -129,47 +141,6 @@ def decode(stream: Stream, name: str, channels: int, size: int | None = None) ->
       image = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
   return pixels[..., None] if channels == 1 else pixels
-
-
-def stack(
-  streams: Iterable[Stream],
-  count: int,
-  name: Callable[[int], str],
-  channels: int,
-  size: int | None = None,
-  ids: np.ndarray | None = None,
-) -> np.ndarray:
-  """Decodes images into one array.
-
-  Args:
-    streams: the encoded images, at least 1.
-    count: number of images in the array.
-    name: function from the index of an image in the array to its name in errors.
-    channels: 1 or 3.
-    size: height and width in pixels to resize to; None does not resize.
-    ids: index in the array of each image in `streams`; None means that all `count` are given.
-
-  Returns:
-    [count, H, W, channels] uint8; images that are not in `streams` are zero.
-
-  Raises:
-    UserError: an image is damaged or differs in size from the first one, or resized images do not
-      fit in the host's memory.
-  """
-  if size is not None:
-    _check_memory(count if ids is None else len(ids), size, channels)
-  indexed = zip(range(count) if ids is None else ids, streams, strict=True)
-  first, stream = next(indexed)
-  pixels = decode(stream, name(first), channels, size)
-  shape = (count, *pixels.shape)
-  result = np.empty(shape, np.uint8) if ids is None else lazy_zeros(shape, pixels.dtype)
-  result[first] = pixels
-  for i, stream in indexed:
-    pixels = decode(stream, name(i), channels, size)
-    if pixels.shape != result.shape[1:]:
-      raise different_sizes(name(i), pixels.shape, name(first), result.shape[1:])
-    result[i] = pixels
-  return result
 
 
 def different_sizes(

@@ -62,12 +62,16 @@ def lazy_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   return np.frombuffer(memory, dtype).reshape(shape)
 
 
+def id_blocks(count: int, ids: np.ndarray | None, size: int) -> Iterator[slice | np.ndarray]:
+  """Yields the given ids of `count` images, or all for None, in blocks of at most `size`."""
+  for start in range(0, count if ids is None else len(ids), size):
+    block = slice(start, start + size)
+    yield block if ids is None else ids[block]
+
+
 def image_blocks(images: np.ndarray, ids: np.ndarray | None) -> Iterator[np.ndarray]:
   """Yields the images [N, H, W, C] with the given ids (None means all) in blocks.
 
   A copy of all images at the same time might not fit in the host's memory.
   """
-  count = len(images) if ids is None else len(ids)
-  for start in range(0, count, _BLOCK):
-    block = slice(start, start + _BLOCK)
-    yield images[block if ids is None else ids[block]]
+  return (images[block] for block in id_blocks(len(images), ids, _BLOCK))

@@ -2,6 +2,7 @@
 
 import io
 import mmap
+import os
 import zipfile
 from pathlib import Path
 
@@ -155,6 +156,7 @@ def test_only_local_images_are_decoded(load, kind, monkeypatch):
     return decode(stream, name, *rest)
 
   monkeypatch.setattr(image_decoding, "decode", recording_decode)
+  monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # one thread decodes in order
   whole = load(kind)
   names = seen[: len(whole.train.labels)]  # of the training images in their order
   tests = seen[len(names) :]

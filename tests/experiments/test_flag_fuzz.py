@@ -19,6 +19,7 @@ from fedjax_norm.cli import app, child_process, finished_run, train
 from fedjax_norm.cli.commands import (
   communication,
   compare,
+  convert,
   distil,
   leakage,
   oracle,
@@ -100,6 +101,7 @@ def _no_work(files, monkeypatch):
     (stages, "step_flops", lambda *_, **__: Flops(1.0, 3.0)),
     (communication, "write", accept),
     (compare.answer, "write_to", accept),
+    (convert, "_convert", accept),
     (study, "_print_plan", accept),
     *_wire_stubs(),
     (host_memory, "total_bytes", lambda: 2**28),

@@ -10,6 +10,7 @@ from fedjax_norm.cli import app, methods, split_options, train
 from fedjax_norm.cli.commands import (
   communication,
   compare,
+  convert,
   distil,
   leakage,
   oracle,
@@ -126,6 +127,7 @@ BINARIES = {
     regions.CONFIG,
     (DATA, "--clients=4", "--partition=classes"),
   ),
+  "convert": Binary(_plain(convert.run), convert.ConvertFlags, (DATA, "--to=converted")),
   "communication": Binary(
     _plain(communication.run),
     communication.CommunicationFlags,

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedjax_norm.cli import app, prediction_table
 from fedjax_norm.cli.config import Config, all_but
-from fedjax_norm.data import image_decoding
+from fedjax_norm.data import encoded_images, image_decoding
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
@@ -141,7 +141,8 @@ def _files(path: Path, run: FinishedRun, batch_size: int) -> Iterator[Part]:
           f"{file} has {shape[0]}x{shape[1]} pixels, but the run trained on {height}x{width}; "
           "resize the image, or train with --image_size, which also resizes here."
         )
-    images = np.stack([image_decoding.decode(file, str(file), channels, size) for file in chosen])
+    shape = (height, width, channels)
+    images = encoded_images.of_files([str(file) for file in chosen], shape, size)[:]
     names = [os.fsencode(file).decode(errors="replace") for file in chosen]
     yield Part([{"image": name} for name in names], images, None)
 

@@ -20,9 +20,11 @@ TARGETS = ("target_train", "target_test", "target_names")
 [N, D] numbers; for segmentation [N, H, W] integers, the classes of the pixels from 0, with 255 for
 pixels that do not count. `target_names`: strings, one per number or class."""
 
-OPTIONAL = ("client_train", "client_test", "class_names", *TARGETS)
+OPTIONAL = ("client_train", "client_test", "client_names", "class_names", "test_names", *TARGETS)
 """`client_train`, `client_test`: [N] integers from 0, the natural client of each example;
-`class_names`: [number of classes] strings; and ``TARGETS``."""
+`client_names`, `class_names`: [number of clients, of classes] strings; `test_names`: strings, the
+names of the classes of `y_test` if these are numbered apart from those of `y_train`; and
+``TARGETS``."""
 
 _MANY_CLASSES = 1000
 
@@ -82,8 +84,15 @@ def make_source(
     )
   labels = _ids(path, "y_train", arrays["y_train"], len(train))
   test_labels = _ids(path, "y_test", arrays["y_test"], len(test))
-  has_names = "class_names" in arrays
-  occurring = np.union1d(labels, labels if open_set and not has_names else test_labels)
+  has_names, numbered_apart = "class_names" in arrays, "test_names" in arrays
+  if numbered_apart and not open_set:
+    raise UserError(
+      f"{path} has an array test_names, so its test classes differ from its training classes;"
+      " choose the task verification, or remove the array."
+    )
+  occurring = np.union1d(
+    labels, labels if open_set and (numbered_apart or not has_names) else test_labels
+  )
   num_classes = 1 + int(occurring[-1])  # the model has one output per label
   if not has_names and num_classes > max(_MANY_CLASSES, 2 * len(occurring)):
     raise UserError(
@@ -99,7 +108,9 @@ def make_source(
       " images, name all classes in an array class_names, or choose the task verification."
     )
   test_names = None
-  if open_set:
+  if numbered_apart:
+    test_names = _names(path, arrays, "test_names", 1 + int(test_labels.max()), "test label")
+  elif open_set:
     test_classes, numbers = np.unique(test_labels, return_inverse=True)
     test_labels = numbers.astype(np.int32)
     test_names = tuple(class_names[c] if has_names else str(c) for c in test_classes)
@@ -149,15 +160,19 @@ def _clients(
     if f"client_{split}" in arrays
   }
   if "train" not in given:
-    if given:
-      raise UserError(f"{path} has client_test but no client_train; add client_train.")
+    if other := [name for name in ("client_test", "client_names") if name in arrays]:
+      raise UserError(f"{path} has {other[0]} but no client_train; add client_train.")
     return None, None, None
   present, clients = np.unique(given["train"], return_inverse=True)
   test_clients = None
   if "test" in given:
     known = np.isin(given["test"], present)
     test_clients = np.where(known, np.searchsorted(present, given["test"]), -1).astype(np.int32)
-  return clients.astype(np.int32), test_clients, tuple(str(k) for k in present)
+  names = tuple(map(str, present))  # unlike names from 0, these are few if the numbers are sparse
+  if "client_names" in arrays:
+    named = _names(path, arrays, "client_names", 1 + int(present[-1]), "client")
+    names = tuple(named[k] for k in present)
+  return clients.astype(np.int32), test_clients, names
 
 
 _Targets = tuple[np.ndarray, np.ndarray, tuple[str, ...]]

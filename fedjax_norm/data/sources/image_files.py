@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_norm import number_parsing
-from fedjax_norm.data import image_decoding, process_local
-from fedjax_norm.data.examples import Examples, Source
+from fedjax_norm.data import encoded_images, image_decoding, process_local
+from fedjax_norm.data.examples import Source
 from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.train_test_split import stratified_split
 from fedjax_norm.errors import UserError
@@ -125,6 +125,7 @@ def load(
   select_local: SelectLocal | None,
   open_set: bool = False,
   objective: str = "classification",
+  decode: bool = True,
 ) -> Source:
   """Reads the images as uint8; they are RGB unless all are grayscale.
 
@@ -135,6 +136,7 @@ def load(
     select_local: choice of the training images to decode; of others only the headers are read.
     open_set: whether the test classes may differ from the training classes.
     objective: classification, or regression of the files' values.
+    decode: whether to decode the images now (see ``registry.load``).
 
   Raises:
     UserError: a class has no training image, an image is missing or damaged, sizes differ, or a
@@ -156,30 +158,26 @@ def load(
     for file, shape in zip(files, shapes, strict=True):
       if shape[:2] != shapes[0][:2]:
         raise image_decoding.different_sizes(file.path, shape, files[0].path, shapes[0])
-  channels = max(shape[2] for shape in shapes)
+  size = shapes[0][:2] if image_size is None else (image_size, image_size)
+  shape = (*size, max(shape[2] for shape in shapes))
 
   def reader(part: list[File]) -> process_local.ReadImages:
     paths = [file.path for file in part]
-
-    def read(ids: np.ndarray | None) -> np.ndarray:
-      selected = paths if ids is None else [paths[i] for i in ids]
-      name = paths.__getitem__
-      return image_decoding.stack(selected, len(paths), name, channels, image_size, ids)
-
-    return read
+    return encoded_images.of_files(paths, shape, image_size).reader(decode)
 
   test_classes = [file.label for file in listing.test]
   test_names, test_labels = _number_names(test_classes)
   if not open_set:
     label_of = {name: label for label, name in enumerate(known.class_names)}
     test_labels = np.asarray([label_of[name] for name in test_classes], np.int32)
-  train = process_local.read_examples(
-    known.labels, known.clients, reader(listing.train), select_local, targets
-  )
   return Source(
     listing.name,
-    train,
-    Examples(reader(listing.test)(None), test_labels, known.test_clients, test_targets),
+    process_local.read_examples(
+      known.labels, known.clients, reader(listing.train), select_local, targets
+    ),
+    process_local.read_examples(
+      test_labels, known.test_clients, reader(listing.test), None, test_targets
+    ),
     known.class_names,
     known.client_names,
     known.notes,

@@ -9,6 +9,9 @@ from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.sources.arrays import check_names, make_source
 from fedjax_norm.errors import UserError
 
+PARTIAL = ".partial"
+"""Ends the name of the folder in which ``experiments.convert`` collects the files."""
+
 
 def load(
   folder: str,
@@ -27,6 +30,11 @@ def load(
       unknown, or of the wrong shape, dtype, layout, length or content.
   """
   if not os.path.isdir(folder):
+    if os.path.isdir(folder.rstrip("/") + PARTIAL):
+      raise UserError(
+        f"The conversion to {folder} is not complete; run its command, python -m"
+        " experiments.convert, again to continue it."
+      )
     raise UserError(
       f"There is no folder {folder!r}; give the folder of x_train.npy and the other arrays."
     )

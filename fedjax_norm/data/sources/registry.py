@@ -91,6 +91,7 @@ def from_config(
   task: str = "classification",
   seed: int = 0,
   select_local: SelectLocal | None = None,
+  decode: bool = True,
 ) -> Source:
   """Loads the data of a run.
 
@@ -100,6 +101,7 @@ def from_config(
       training classes.
     seed: seed of the draw for ``train_share``.
     select_local: choice of the training images to read, as for :func:`load`.
+    decode: whether to decode images now, as for :func:`load`.
 
   Raises:
     UserError: see :func:`load`; or both ``train_share`` and `select_local` are given.
@@ -115,6 +117,7 @@ def from_config(
     min_region_size=config.min_region_size,
     open_set=task == "verification",
     objective=training_objective(task),
+    decode=decode,
   )
   if config.train_share is None:
     return source
@@ -132,6 +135,7 @@ def load(
   min_region_size: int = 0,
   open_set: bool = False,
   objective: str = "classification",
+  decode: bool = True,
 ) -> Source:
   """Loads a data source, with all training images or only those that this process needs.
 
@@ -153,6 +157,8 @@ def load(
       the training classes, as in verification; the test classes of `identities` always do.
     objective: the kind of targets, one of ``objectives.OBJECTIVES``; regression and segmentation
       have targets in addition to the labels, for the training examples of all processes.
+    decode: whether image files and the images of TFDS are decoded into arrays; if not, the images
+      of the source are ``encoded_images.EncodedImages``, which are decoded when they are read.
 
   Raises:
     UserError: the source is unknown, cannot be read or has no targets for the objective, or
@@ -171,7 +177,9 @@ def load(
     )
   listing = _listing(name, seed, region, min_region_size)
   if listing:
-    return image_files.load(listing, argument, image_size, select_local, open_set, objective)
+    return image_files.load(
+      listing, argument, image_size, select_local, open_set, objective, decode
+    )
   if kind == "npy" and argument:
     if image_size is not None:
       raise UserError(
@@ -187,7 +195,7 @@ def load(
     return identities.load(identities.parse(argument), seed, image_size, select_local)
   if kind == "npz" and argument:
     return npz.load(argument, image_size, select_local, open_set, objective)
-  return _prepared(name, data_dir, image_size, select_local)
+  return _prepared(name, data_dir, image_size, select_local, decode)
 
 
 def load_labels(
@@ -227,7 +235,11 @@ def _listing(
 
 
 def _prepared(
-  name: str, data_dir: str | None, image_size: int | None, select_local: SelectLocal | None
+  name: str,
+  data_dir: str | None,
+  image_size: int | None,
+  select_local: SelectLocal | None,
+  decode: bool,
 ) -> Source:
   known = f"the sources are {', '.join(BUILT_IN)}"
   if data_dir is None:
@@ -244,4 +256,17 @@ def _prepared(
       f"There is no data source {name!r}{how}; {known}, and the data sets prepared in {data_dir}:"
       f" {', '.join(available) or 'none'}."
     )
-  return tfds.load(name, data_dir, image_size, select_local)
+  return tfds.load(name, data_dir, image_size, select_local, decode)
+
+
+def image_paths(
+  name: str, *, seed: int = 0, region: str | None = None, min_region_size: int = 0
+) -> tuple[list[str], list[str]]:
+  """Returns the files of the training and of the test images, in their order.
+
+  Both are empty for data of other kinds than image files. Arguments and errors are those of
+  :func:`load`.
+  """
+  listing = _listing(name, seed, region, min_region_size)
+  parts = (listing.train, listing.test) if listing else ([], [])
+  return [file.path for file in parts[0]], [file.path for file in parts[1]]

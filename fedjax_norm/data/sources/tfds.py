@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_norm.data import image_decoding, process_local
+from fedjax_norm.data.encoded_images import EncodedImages
 from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.errors import UserError
@@ -30,7 +31,11 @@ def prepared(data_dir: str) -> list[str]:
 
 
 def load(
-  name: str, data_dir: str, image_size: int | None = None, select_local: SelectLocal | None = None
+  name: str,
+  data_dir: str,
+  image_size: int | None = None,
+  select_local: SelectLocal | None = None,
+  decode: bool = True,
 ) -> Source:
   """Loads the newest version of a prepared image classification set, as uint8.
 
@@ -89,15 +94,19 @@ def load(
         labels[chunk_ids] = [record[label_key] for record in chunk]
         yield from (record[image_key] for record in chunk)
 
-    def read_images(ids: np.ndarray | None) -> np.ndarray:
-      streams = map(io.BytesIO, encoded(all_ids if ids is None else ids))
-      return image_decoding.stack(
-        streams, count, lambda i: f"Image {i} of {name}/{split}", channels, image_size, ids
-      )
-
-    if select_local is not None:
+    (first,) = encoded(all_ids[:1])
+    name_of = f"Image {{}} of {name}/{split}".format
+    size = image_decoding.header(io.BytesIO(first), name_of(0))[:2]
+    images = EncodedImages(
+      (count, *(size if image_size is None else (image_size, image_size)), channels),
+      lambda ids: map(io.BytesIO, encoded(ids)),
+      name_of,
+      image_size,
+    )
+    if select_local is not None or not decode:
       for _ in encoded(all_ids):
-        pass  # reads the labels first, because `select_local` needs them
+        pass  # reads the labels first, because they are needed before the images
+    read_images = images.reader(decode)
     return process_local.read_examples(labels, None, read_images, select_local)
 
   return Source(

@@ -1,0 +1,239 @@
+"""Writes a data source as arrays that are read from the disk (see ``experiments.convert``)."""
+
+import dataclasses
+import io
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+from filelock import FileLock, Timeout
+
+from fedjax_norm.cli.app import run_plain
+from fedjax_norm.data.encoded_images import EncodedImages, block_size
+from fedjax_norm.data.examples import Source
+from fedjax_norm.data.sources import npy
+from fedjax_norm.data.sources import registry as sources
+from fedjax_norm.data.sources.registry import DataConfig
+from fedjax_norm.errors import UserError
+from fedjax_norm.objectives import TASKS
+from fedjax_norm.options import option
+from fedjax_norm.training.storage.atomic_files import filename_in_errors, write_atomic
+from fedjax_norm.training.terminal.progress import new_bar
+
+RECORD = "conversion.npz"
+"""The options of a conversion, and a stamp of each file that it reads (``npy:`` ignores it)."""
+_IMAGES = ("x_train", "x_test")
+_LOCK = ".lock"
+_BAR = "{desc} {n_fmt}/{total_fmt} |{bar:20}| {elapsed}<{remaining}, {rate_fmt}"
+
+Record = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertFlags(DataConfig):
+  """The options of ``experiments.convert``."""
+
+  group = "conversion"
+  hidden = ("train_share",)
+
+  to: str | None = option(None, "Folder for the arrays; a new one, or that of the same conversion.")
+  task: str = option(
+    "classification",
+    "What the data is for: with regression and segmentation also its targets are written, and with "
+    "verification its test classes may differ from its training classes.",
+    choices=(*TASKS, "verification"),
+  )
+  progress: bool = option(True, "Whether to show the progress on one line of stderr.")
+
+
+def run(config: ConvertFlags) -> None:
+  """Converts the data, or the rest of it if an earlier process was interrupted.
+
+  Raises:
+    UserError: the data cannot be read, or the folder holds anything else.
+  """
+  if not config.to:
+    raise UserError("no folder for the arrays is given; pass --to=DIR.")
+  if config.data.startswith("npy:"):
+    raise UserError(f"--data={config.data} has this form already; train with it.")
+  folder = Path(config.to).expanduser().resolve()
+  record = _record(config)
+  if (folder / RECORD).is_file():
+    old = _read(folder)
+    _check_options(folder, old, record)
+    _check_files(folder, old, record, {})
+    print(f"{folder} is complete; train with --data=npy:{folder}")
+    return
+  if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    raise UserError(f"{folder} holds other files; choose a new folder as --to.")
+  _convert(config, folder, record)
+
+
+def _convert(config: ConvertFlags, folder: Path, record: Record) -> None:
+  """Collects the files in a folder beside ``folder``, which it becomes when it is complete."""
+  source = sources.from_config(config, config.task, decode=False)
+  partial = folder.with_name(folder.name + npy.PARTIAL)
+  partial.mkdir(parents=True, exist_ok=True)
+  try:
+    with FileLock(partial / _LOCK, blocking=False):
+      for note in source.notes:
+        print(f"note: {note}")
+      _write(partial, source, record, config.progress)
+      with filename_in_errors(folder):
+        os.replace(partial, folder)
+      (folder / _LOCK).unlink(missing_ok=True)
+  except Timeout as error:
+    raise UserError(f"another process writes to {partial}; wait until it ends.") from error
+  train, test = source.train.images.shape, source.test.images.shape
+  task = "" if config.task == "classification" else f" --task={config.task}"
+  shape = "x".join(map(str, train[1:]))
+  print(f"{folder}: {train[0]:,} training and {test[0]:,} test images of {shape}")
+  print(f"train with --data=npy:{folder}{task}")
+
+
+def _write(folder: Path, source: Source, record: Record, progress: bool) -> None:
+  """Writes all files; the images that an interrupted process has written are kept.
+
+  Raises:
+    UserError: these images are of other options, or their files changed since.
+  """
+  images = dict(zip(_IMAGES, (source.train.images, source.test.images), strict=True))
+  begun = (folder / RECORD).is_file()
+  if not begun and {path.suffix for path in folder.iterdir()} & {".npy"}:
+    raise UserError(f"{folder} holds other arrays; choose another folder as --to.")
+  old = _read(folder) if begun else record
+  _check_options(folder, old, record)
+  done = {name: _written(folder / f"{name}.npy", array) for name, array in images.items()}
+  _check_files(folder, old, record, done)
+  buffer = io.BytesIO()
+  np.savez(buffer, allow_pickle=False, **record)
+  write_atomic(folder / RECORD, buffer.getvalue())
+  for name, array in _small_arrays(source).items():
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomic(folder / f"{name}.npy", buffer.getvalue())
+  total = sum(map(len, images.values()))
+  with new_bar(total, sum(done.values()), progress, _BAR, desc="image", unit="image") as bar:
+    for name, array in images.items():
+      _append(folder / f"{name}.npy", array, done[name], bar)
+
+
+def _small_arrays(source: Source) -> dict[str, np.ndarray]:
+  """Returns the arrays except the images, by the names of ``arrays.REQUIRED`` and ``OPTIONAL``."""
+  found: dict[str, Any] = {
+    f"{name}_names": getattr(source, f"{name}_names")
+    for name in ("class", "client", "test", "target")
+  }
+  for split, examples in (("train", source.train), ("test", source.test)):
+    found |= {f"y_{split}": examples.labels, f"target_{split}": examples.targets}
+    if source.client_names is not None and examples.clients is not None:
+      # An unknown client is -1 in memory, and in a file a number without training examples.
+      unknown = len(source.client_names)
+      found[f"client_{split}"] = np.where(examples.clients < 0, unknown, examples.clients)
+  return {name: np.asarray(array) for name, array in found.items() if array is not None}
+
+
+def _header(images: np.ndarray | EncodedImages) -> bytes:
+  buffer = io.BytesIO()
+  descr = np.lib.format.dtype_to_descr(images.dtype)
+  np.lib.format.write_array_header_1_0(
+    buffer, {"descr": descr, "fortran_order": False, "shape": images.shape}
+  )
+  return buffer.getvalue()
+
+
+def _image_bytes(images: np.ndarray | EncodedImages) -> int:
+  return int(np.prod(images.shape[1:])) * images.dtype.itemsize
+
+
+def _written(path: Path, images: np.ndarray | EncodedImages) -> int:
+  """Returns how many images of the array a file has; a half-written one does not count.
+
+  Raises:
+    UserError: the file is of another array.
+  """
+  header = _header(images)
+  if not path.is_file() or path.stat().st_size < len(header):
+    return 0
+  with open(path, "rb") as file:
+    if file.read(len(header)) != header:
+      raise _changed(path.parent)
+  return (path.stat().st_size - len(header)) // _image_bytes(images)
+
+
+def _append(path: Path, images: np.ndarray | EncodedImages, done: int, bar: tqdm.tqdm) -> None:
+  """Writes the images after the first ``done`` ones, a block at a time.
+
+  Unlike writing to a memory-mapped file, a full disk is then an error and does not end the process.
+  """
+  header = _header(images)
+  with filename_in_errors(path), open(path, "r+b" if path.exists() else "w+b") as file:
+    file.write(header)
+    file.seek(len(header) + done * _image_bytes(images))
+    file.truncate()
+    for start in range(done, len(images), size := block_size(images)):
+      block = images[start : start + size]
+      file.write(np.ascontiguousarray(block).data)
+      file.flush()
+      bar.update(len(block))
+    os.fsync(file.fileno())
+
+
+def _record(config: ConvertFlags) -> dict[str, np.ndarray]:
+  """Returns the options that the arrays depend on, and for each file path, size and time."""
+  kind, _, argument = config.data.partition(":")
+  given = {one: getattr(config, one) for one in ("image_size", "region", "min_region_size", "task")}
+  data = f"{kind}:{os.path.abspath(argument)}" if os.path.exists(argument) else config.data
+  options = json.dumps({"data": data, "data_dir": config.data_dir, **given})
+  splits = sources.image_paths(
+    config.data, region=config.region, min_region_size=config.min_region_size
+  )
+  files = {"data": [argument], **dict(zip(_IMAGES, splits, strict=True))}
+  return {"options": np.asarray(options), **{name: _stamps(paths) for name, paths in files.items()}}
+
+
+def _stamps(paths: list[str]) -> np.ndarray:
+  """Returns a row for each path that is a file, [n, 3]: its checksum, size and time of change."""
+  found = ((path, os.stat(path)) for path in paths if os.path.isfile(path))
+  rows = [
+    (zlib.crc32(os.fsencode(os.path.abspath(path))), stat.st_size, stat.st_mtime_ns)
+    for path, stat in found
+  ]
+  return np.asarray(rows, np.int64).reshape(-1, 3)
+
+
+def _read(folder: Path) -> dict[str, np.ndarray]:
+  with np.load(folder / RECORD) as record:
+    return dict(record)
+
+
+def _check_options(folder: Path, old: Record, new: Record) -> None:
+  if str(old["options"]) != str(new["options"]):
+    raise UserError(
+      f"{folder} is of a conversion with other options, {old['options']}; choose another --to."
+    )
+
+
+def _check_files(folder: Path, old: Record, new: Record, done: Mapping[str, int]) -> None:
+  """Raises UserError if one of the files changed; of images, if one of the first ``done`` did."""
+  for name in ("data", *_IMAGES):
+    first = slice(done.get(name))
+    if not np.array_equal(old[name][first], new[name][first]):
+      raise _changed(folder)
+
+
+def _changed(folder: Path) -> UserError:
+  return UserError(
+    f"the data changed since it was converted to {folder}; remove this folder or choose another"
+    " --to."
+  )
+
+
+def launch() -> None:
+  """Runs the binary with the flags of the command line, and exits."""
+  run_plain(run, ConvertFlags)

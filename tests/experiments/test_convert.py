@@ -1,0 +1,247 @@
+"""``experiments.convert``: the arrays that it writes, interruptions, and what it refuses."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.binaries import PYTHONPATH, ROOT, SMALL
+from helpers.small_data import arrays, flat, saved, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjax_norm import options
+from fedjax_norm.cli.app import guard
+from fedjax_norm.cli.commands import convert
+from fedjax_norm.data import encoded_images, image_decoding
+from fedjax_norm.data.sources import registry as sources
+from fedjax_norm.errors import UserError
+from fedjax_norm.objectives import training_objective
+
+
+def run(data: str, to: Path, **given) -> None:
+  given = {"progress": False, **given}
+  convert.run(options.make(convert.ConvertFlags, data=data, to=str(to), **given))
+
+
+def write_clients(root, clients=("ann", "caf\u00e9"), classes=("bee", "ant"), count=4):
+  for k, client in enumerate(clients):
+    for c, name in enumerate(classes):
+      for i in range(count):
+        write(root / client / name / f"{i}.png", flat(60 * k + 30 * c + i, 5))
+
+
+def folder(root):
+  write_clients(root / "Train")
+  write_clients(root / "val", ("caf\u00e9", "zoe"), count=2)  # zoe has no training images
+  return f"folder:{root}", "classification"
+
+
+def identities(root):
+  for split, names in (("train", "cd"), ("test", "ab")):
+    for name in names:
+      write(root / split / name / "0.png", flat(ord(name), 5, 1))
+  return f"folder:{root}", "verification"
+
+
+def index(root):
+  rows = [("path", "label", "client", "split", "value")]
+  for i in range(8):
+    write(root / f"{i}.png", flat(20 * i, 4 + i))
+    rows.append((f"{i}.png", f"k{i % 2}", f"c{i % 3}", "train" if i < 6 else "test", i / 3))
+  with open(root / "own.csv", "w", newline="") as file:
+    csv.writer(file).writerows(rows)
+  return f"csv:{root / 'own.csv'}", "regression"
+
+
+def archive(root):
+  targets = {f"target_{s}": np.full((n, 4, 4), n) for s, n in (("train", 6), ("test", 2))}
+  images = {f"x_{s}": np.full((n, 4, 4), n / 8) for s, n in (("train", 6), ("test", 2))}
+  return saved("npz", root, arrays(**targets, **images)), "segmentation"
+
+
+def load(name, task, image_size=None):
+  return sources.load(
+    name, image_size=image_size, open_set=task == "verification", objective=training_objective(task)
+  )
+
+
+@pytest.mark.parametrize("make", [folder, identities, index, archive])
+def test_the_data_are_those_of_the_source(make, tmp_path, monkeypatch):
+  monkeypatch.setattr(encoded_images, "_BLOCK_BYTES", 200)  # several blocks
+  (tmp_path / "own").mkdir()
+  data, task = make(tmp_path / "own")
+  size = 6 if make is index else None
+  run(data, tmp_path / "new", task=task, image_size=size)
+  source, converted = load(data, task, size), load(f"npy:{tmp_path / 'new'}", task)
+  for split in ("train", "test"):
+    for one, other in zip(getattr(source, split), getattr(converted, split), strict=True):
+      np.testing.assert_array_equal(one, other)
+      assert one is other is None or one.dtype == other.dtype
+  assert source._replace(name="npy", train=None, test=None, notes=()) == converted._replace(
+    train=None, test=None
+  )
+  assert isinstance(converted.train.images, np.memmap)
+  if make is identities:
+    with pytest.raises(UserError, match="choose the task verification"):
+      sources.load(f"npy:{tmp_path / 'new'}")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """(source, folder with its 24 images converted)."""
+  root = tmp_path_factory.mktemp("whole")
+  data, _ = folder(root / "own")
+  run(data, root / "new")
+  return data, root / "new"
+
+
+def contents(path):
+  return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 1500), st.none() | st.integers(0, 800))
+def test_an_interrupted_conversion_goes_on_where_it_was(whole, train_bytes, test_bytes):
+  data, complete = whole
+  with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
+    partial = Path(root, "new.partial")
+    shutil.copytree(complete, partial)
+    kept = 0
+    for name, size in (("x_train.npy", train_bytes), ("x_test.npy", test_bytes)):
+      if size is None:
+        (partial / name).unlink()
+      else:
+        os.truncate(partial / name, min(size, os.path.getsize(partial / name)))
+        kept += max(0, (partial / name).stat().st_size - 128) // 75
+    with pytest.raises(UserError, match="not complete"):
+      sources.load(f"npy:{root}/new")
+    decode, decoded = image_decoding.decode, []
+    patch.setattr(image_decoding, "decode", lambda *a: decoded.append(a) or decode(*a))
+    run(data, Path(root, "new"))
+    assert contents(Path(root, "new")) == contents(complete)
+    assert len(decoded) == 24 - kept
+
+
+def test_a_complete_conversion_is_left_as_it_is(whole, capsys):
+  data, complete = whole
+  before = {file: file.stat().st_mtime_ns for file in complete.iterdir()}
+  run(data, complete)
+  assert "is complete" in capsys.readouterr().out
+  assert before == {file: file.stat().st_mtime_ns for file in complete.iterdir()}
+
+
+def test_a_damaged_image_can_be_replaced_between(tmp_path, capsys):
+  data, _ = folder(tmp_path / "own")
+  damaged = tmp_path / "own" / "val" / "zoe" / "bee" / "1.png"
+  good = damaged.read_bytes()
+  damaged.write_bytes(good[:45])  # its header remains
+  with pytest.raises(UserError, match=r"1\.png is a damaged image"):
+    run(data, tmp_path / "new")
+  damaged.write_bytes(good)
+  run(data, tmp_path / "new")
+  changed = tmp_path / "own" / "Train" / "ann" / "ant" / "0.png"
+  write(changed, flat(200, 5))
+  with pytest.raises(UserError, match="the data changed since"):
+    run(data, tmp_path / "new")
+  (tmp_path / "new").rename(tmp_path / "new.partial")
+  with pytest.raises(UserError, match="the data changed since"):
+    run(data, tmp_path / "new")
+
+
+def test_what_it_refuses_is_one_sentence(whole, tmp_path, capsys):
+  data, complete = whole
+  (tmp_path / "used").mkdir()
+  (tmp_path / "used" / "mine").touch()
+  (tmp_path / "half.partial").mkdir()
+  (tmp_path / "half.partial" / "y_train.npy").touch()
+  for changes, words in [
+    ({"to": ""}, "pass --to=DIR"),
+    ({"data": f"npy:{complete}"}, "has this form already"),
+    ({"data": "digits"}, "a conversion with other options"),
+    ({"image_size": 4}, "a conversion with other options"),
+    ({"to": str(tmp_path / "used")}, "holds other files"),
+    ({"to": str(tmp_path / "used" / "mine")}, "holds other files"),
+    ({"to": str(tmp_path / "half")}, "holds other arrays"),
+    ({"to": str(tmp_path / "used" / "mine" / "new")}, "cannot be read or written"),
+    ({"to": str(tmp_path / "new"), "data": "folder:none"}, "There is no folder"),
+  ]:
+    config = options.make(convert.ConvertFlags, **{"data": data, "to": str(complete), **changes})
+    assert guard(lambda config=config: convert.run(config)) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+  assert not list(tmp_path.glob("new*"))
+  assert contents(tmp_path / "used") == {"mine": b""}
+
+
+_MEASURED = """
+import resource, sys
+from fedjax_norm import options
+from fedjax_norm.cli.commands import convert
+convert.run(options.make(convert.ConvertFlags, data=sys.argv[1], to=sys.argv[2], progress=False))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak_megabytes(*arguments):
+  words = [sys.executable, "-c", _MEASURED, *map(str, arguments)]
+  done = subprocess.run(words, env=PYTHONPATH, check=True, stdout=subprocess.PIPE, text=True)
+  return int(done.stdout.split()[-1]) / 1024
+
+
+@pytest.mark.long
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+  peaks = []
+  for count in (10, 1000):
+    write_clients(tmp_path / str(count), count=1)
+    for path in list((tmp_path / str(count)).rglob("*.png")):
+      write(path, flat(7, 256))
+      for i in range(1, count):
+        os.link(path, path.with_name(f"{i}.png"))
+    peaks.append(peak_megabytes(f"folder:{tmp_path / str(count)}", tmp_path / f"new{count}"))
+  size = sum(file.stat().st_size for file in (tmp_path / "new1000").iterdir()) / 2**20
+  assert size > 700
+  assert peaks[1] - peaks[0] < 60
+
+
+@pytest.mark.long
+def test_a_run_on_kept_bits_after_kills_is_that_on_the_files(tmp_path):
+  rng = np.random.default_rng(0)
+  for i in range(1500):
+    write(
+      tmp_path / "own" / f"c{i % 4}" / f"k{i // 4 % 3}" / f"{i}.png", rng.integers(0, 255, (8, 8))
+    )
+  data, kills = f"folder:{tmp_path / 'own'}", 0
+  command = [
+    sys.executable,
+    "-m",
+    "experiments.convert",
+    f"--data={data}",
+    f"--to={tmp_path / 'new'}",
+  ]
+  for wait in (*rng.uniform(0, 1, 5), None):
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while wait is not None and process.poll() is None:
+      if (tmp_path / "new.partial").exists():
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+    kills += process.wait() == -signal.SIGKILL
+  assert kills
+  assert process.returncode == 0
+  rows = {}
+  for name in (data, f"npy:{tmp_path / 'new'}"):
+    folder = tmp_path / name.partition(":")[0]
+    flags = [*SMALL, f"--data={name}", f"--workdir={folder}", "--data_on=host"]
+    subprocess.run([sys.executable, "-m", "experiments.fedavg", *flags], cwd=ROOT, check=True)
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    rows[name] = list(csv.DictReader(lines))
+  one, other = rows.values()
+  assert [row["loss"] for row in one] == [row["loss"] for row in other]
