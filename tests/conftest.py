@@ -14,7 +14,7 @@ from fedjax_norm.data.examples import Examples, Source
 from fedjax_norm.models.layers import Conv, Dense
 from fedjax_norm.norm import Mode, Norm, NormSpec
 
-accelerators.set_xla_flags()
+accelerators.set_environment()
 accelerators.set_host_devices()  # the imports above have not started JAX
 # Tracing makes many objects; looking for cycles among them takes a tenth of the tests' time.
 gc.set_threshold(200_000, 50, 1000)

@@ -22,15 +22,15 @@ _WANTED = (
 )
 _ASKED = "XLA_FLAGS_OF_TESTS"
 
-TF32 = {"rtol": 4e-3, "atol": 4e-3}
-"""Tolerances of a float32 product at an accelerator's default precision, for values of about 1.
+PRODUCT_ERROR = {"cpu": 1e-5, "gpu": 4e-3, "tpu": 3e-2}
+"""By platform, the error of float32 products at JAX's default precision, if results are about 1.
 
-TF32 rounds each factor to 10 bits (a relative error of at most 2^-11) and bfloat16, which a TPU
-uses, to 7 bits; the errors of the products of a sum partly cancel.
+A GPU rounds the factors to TF32, with 10 bits (a relative error of up to 2^-11), and a TPU to
+bfloat16, with 7 bits.
 """
 
 
-def set_xla_flags() -> None:
+def set_environment() -> None:
   """Adds to ``XLA_FLAGS`` the flags for tests that XLA knows; an unknown one ends the process.
 
   A child process asks XLA. Processes that this one starts, such as workers of xdist, inherit the
@@ -38,6 +38,7 @@ def set_xla_flags() -> None:
   """
   if _ASKED in os.environ:
     return
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share a GPU
   given = os.environ.get("XLA_FLAGS", "")
   asked = {"XLA_FLAGS": " ".join(_WANTED), "JAX_PLATFORMS": "cpu"}
   child = subprocess.run(
@@ -65,11 +66,10 @@ def set_host_devices() -> None:
 
 
 def prepare() -> None:
-  """Makes an accelerator compute in full float32, with memory for several processes of tests.
+  """Makes an accelerator compute in full float32, here and in processes of tests.
 
-  The tolerances of the tests are those of float32; ``TF32`` is for tests of the default precision.
+  The tolerances of the tests are those of float32; ``PRODUCT_ERROR`` is for default precision.
   """
-  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   if jax.default_backend() != "cpu":
     os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
     jax.config.update("jax_default_matmul_precision", "highest")
