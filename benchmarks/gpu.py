@@ -46,7 +46,19 @@ class Part(NamedTuple):
 
 _RUN = ("-m", "benchmarks.run", "--accelerator", "--output={folder}", "--repeats={repeats}")
 _PEERS = "--peers=torch_loop,pfl"
-_TESTS = ("ops", "norm", "client_mapping", "local_training")
+_TESTS = (
+  "ops",
+  "norm",
+  "client_mapping",
+  "test_accelerators.py",
+  "test_local_training.py",
+  "models/test_mixed_precision.py",
+  "models/test_small.py",
+  "algorithms/test_fedavg_mapping.py",
+  "algorithms/test_ssgd.py",
+  "training/test_loop.py",
+  "training/test_resume.py",
+)
 _PYTEST = ("-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider")
 
 PARTS = (
@@ -60,7 +72,7 @@ PARTS = (
   Part(
     "workloads",
     "The other workloads beside PyTorch",
-    0.25,
+    0.2,
     (*_RUN, _PEERS, "--workloads=a,g,b,c,h"),
     ("--scale=smoke", "--peers=torch_loop", "--workloads=c"),
   ),
@@ -74,7 +86,7 @@ PARTS = (
   Part(
     "starts",
     "First and second start",
-    0.1,
+    0.15,
     (*_RUN, "--peers=", "--workloads=e", "--repeats=1"),
     ("--scale=smoke", "--noaccelerator"),
   ),

@@ -21,7 +21,7 @@ def draw(workloads: Sequence[Workload], by_key: Mapping[str, Sequence[Summary]])
     workloads: the measured workloads.
     by_key: summaries by the key of the workload.
   """
-  bars = [one for one in workloads if one.key[0] not in "ef"]
+  bars = [one for one in workloads if one.key[0] != "f"]
   populations = [one for one in workloads if one.key[0] == "f"]
   panels = len(bars) + 2 * bool(populations)
   rows = -(-panels // _COLUMNS)

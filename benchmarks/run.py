@@ -41,8 +41,8 @@ class Options:
     repeats: turns of every system; None for the default of the scale.
     scale: ``full`` or ``smoke``.
     accelerator: whether to measure what is measured on an accelerator; None asks JAX.
-    output: folder of the report.
-    env_dir: folder of the peers' environments and logs.
+    output: folder of the report and of what the processes print.
+    env_dir: folder of the peers' environments.
     data_dir: folder of prepared TFDS data sets, or None.
   """
 
@@ -70,8 +70,8 @@ def define_flags() -> None:
     "Measure what is measured on an accelerator: a larger d, bfloat16, torch.compile; by default "
     "if JAX has one.",
   )
-  flags.DEFINE_string("output", default.output, "The folder of the report.")
-  flags.DEFINE_string("env_dir", default.env_dir, "The folder of the peers' environments and logs.")
+  flags.DEFINE_string("output", default.output, "The folder of the report and the logs.")
+  flags.DEFINE_string("env_dir", default.env_dir, "The folder of the peers' environments.")
   flags.DEFINE_string(
     "data_dir", default.data_dir, "Prepared TFDS sets with CIFAR-10; else images are artificial."
   )
@@ -101,8 +101,8 @@ def main(options: Options) -> None:
       f"{options.data_dir!r} holds no prepared cifar10; prepare it there or drop --data_dir."
     )
   output, env_dir = Path(options.output), Path(options.env_dir).expanduser().absolute()
-  logs = env_dir / "logs"
-  for folder in (output, logs):
+  logs = output / "logs"
+  for folder in (logs, env_dir):
     folder.mkdir(parents=True, exist_ok=True)
 
   machine = describe_machine()
@@ -135,7 +135,7 @@ def main(options: Options) -> None:
         write(output, workloads[:done], measurements, machine)
       shutil.rmtree(folder)
   draw(output, workloads, measurements)
-  say(f"written to {output}; what the processes printed is in {logs}")
+  say(f"written to {output}; what the processes printed is in its folder {logs.name}")
 
 
 def describe_machine() -> dict[str, Any]:
@@ -249,12 +249,13 @@ def write(
 
 
 def draw(output: Path, workloads: Sequence[Workload], measurements: Sequence[Measurement]) -> None:
-  """Draws and saves the picture."""
+  """Draws and saves the picture of all workloads but the starts, if there are any."""
+  drawn = [one for one in workloads if one.key[0] != "e"]
   by_key = {
-    one.key: report.summarize([m for m in measurements if m.workload == one.key])
-    for one in workloads
+    one.key: report.summarize([m for m in measurements if m.workload == one.key]) for one in drawn
   }
-  base.save(picture.draw(workloads, by_key), output / "results.png")
+  if drawn:
+    base.save(picture.draw(drawn, by_key), output / "results.png")
 
 
 def _from_flags(argv: Sequence[str]) -> None:

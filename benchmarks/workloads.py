@@ -79,7 +79,7 @@ LETTERS = {
   "b": "10 clients with a ResNet-20",
   "c": "digits and a tiny network, where overhead dominates",
   "d": "ResNet-18",
-  "e": "first and second start of a, b, c and, on an accelerator, d",
+  "e": "first and second start of a, b and c, on an accelerator of d first",
   "f": "populations of 1,000 to 100,000",
   "g": "a with clients of unequal size",
   "h": "the network of NIID-Bench",
@@ -237,7 +237,7 @@ def table(letters: str, scale: str, accelerator: bool) -> list[Workload]:
       samples=1,
       contenders=((OURS, FIRST_START), (OURS, SECOND_START)),
     )
-    for one in ((_A, _B, _C, d) if accelerator else (_A, _B, _C))
+    for one in ((d, _A, _B, _C) if accelerator else (_A, _B, _C))
   ]
   populations = [
     _F._replace(key=f"f{clients}", clients=clients, title=_F.title.format(clients=clients))
