@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.accelerators import require_host_devices
 from helpers.norm_rows import SPECS
 from helpers.norm_runs import (
   SHAPE,
@@ -72,6 +73,8 @@ ACROSS = {
   ],
 )
 def test_a_norm_across_clients_equals_one_big_batch(name, mapping, counts):
+  if mapping != "vmap":
+    require_host_devices()
   run_mapped, axis_names = MAPPINGS[mapping]
   spec = ACROSS[name].bind(axis_names)
   x, dy, gamma, beta, mean, var = arrays_of(spec, (NUM_CLIENTS, PER_CLIENT, 2, 2, 4))
