@@ -29,7 +29,7 @@ class Unit(nn.Module):
     """Maps [N, H, W, I] to [N, H', W', features]."""
     strides = (self.stride, self.stride)
     conv = Conv(self.features, self.kernel_size, self.norm, strides, self.padding, he_normal)
-    return jax.nn.relu(Norm(self.norm)(conv(x, mode), mode))
+    return Norm(self.norm, relu=True)(conv(x, mode), mode)
 
 
 def halve(x: Array, size: int = 3) -> Array:

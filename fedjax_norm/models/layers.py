@@ -120,7 +120,7 @@ class Conv(Linear):
     use_bias = not self.spec.normalizes if self.use_bias is None else self.use_bias
 
     def linear(x: Array, kernel: Array) -> Array:
-      lowering = "xla" if mode.count_flops else None
+      lowering = "xla" if mode.count_flops or mode.shared_kernels else None
       return conv(x, kernel, self.strides, self.padding, lowering=lowering)
 
     shape = (*self.kernel_size, x.shape[-1], self.features)

@@ -82,7 +82,7 @@ class LSTM(Staged):
       # A dense layer for each row, written as a convolution, which omits the bias before a norm.
       row = Conv(self.embedding, (1, x.shape[2]), self.norm, padding="VALID", name="embedding")
       x = row(x, mode)[:, :, 0]
-      return jax.nn.relu(Norm(self.norm, name="embedding_norm")(x, mode))
+      return Norm(self.norm, relu=True, name="embedding_norm")(x, mode)
 
     def lstm(x: Array, mode: Mode) -> Array:
       gates = Dense(4 * self.hidden, self.norm, name="gates")(x, mode)

@@ -75,11 +75,9 @@ class Block(nn.Module):
         y = Scalar()(y)
       kernel_init = nn.initializers.zeros if fixup and last else init
       conv = Conv(features, kernel, self.norm, strides, "SAME", kernel_init, use_bias)
-      y = Norm(self.norm)(conv(y, mode), mode)
-      if last:
-        y = Scalar()(Scalar(multiply=True)(y)) if fixup else y
-      else:
-        y = jax.nn.relu(Scalar()(y) if fixup else y)
+      y = Norm(self.norm, relu=not (fixup or last))(conv(y, mode), mode)
+      if fixup:
+        y = Scalar()(Scalar(multiply=True)(y)) if last else jax.nn.relu(Scalar()(y))
 
     if x.shape != y.shape:
       if self.projection:
@@ -119,8 +117,9 @@ class ResNet(Staged):
       padding = ((3, 3), (3, 3)) if large else "SAME"
       settings = strides, padding, he_normal, False if fixup else None
       x = Conv(self.features, size, self.norm, *settings, name="Conv_0")(x, mode)
-      x = Norm(self.norm, name="Norm_0")(x, mode)
-      x = jax.nn.relu(Scalar(name="Scalar_0")(x) if fixup else x)
+      x = Norm(self.norm, relu=not fixup, name="Norm_0")(x, mode)
+      if fixup:
+        x = jax.nn.relu(Scalar(name="Scalar_0")(x))
       return max_pool(x, 3, 2, ((1, 1), (1, 1))) if large else x
 
     def residual(size: int, index: int) -> Stage:

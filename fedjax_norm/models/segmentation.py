@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
 from flax import linen as nn
 
 from fedjax_norm.models.layers import Conv, he_normal
@@ -35,7 +34,7 @@ class FCN(Staged):
           x = x.repeat(2, 1).repeat(2, 2)
         settings = (3, 3), self.norm, (stride, stride), "SAME", he_normal
         conv = Conv(features, *settings, name=f"{name}_conv")
-        return jax.nn.relu(Norm(self.norm, name=f"{name}_norm")(conv(x, mode), mode))
+        return Norm(self.norm, relu=True, name=f"{name}_norm")(conv(x, mode), mode)
 
       return name, run
 

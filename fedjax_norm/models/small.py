@@ -27,7 +27,7 @@ class Tiny(Staged):
       def run(x: Array, mode: Mode) -> Array:
         strides = (stride, stride)
         x = Conv(features, (3, 3), self.norm, strides=strides, name=f"Conv_{index}")(x, mode)
-        return jax.nn.relu(Norm(self.norm, name=f"Norm_{index}")(x, mode))
+        return Norm(self.norm, relu=True, name=f"Norm_{index}")(x, mode)
 
       return f"conv{index + 1}", run
 
@@ -54,10 +54,10 @@ class LeNet(Staged):
     def unit(index: int, features: int) -> Stage:
       def run(x: Array, mode: Mode) -> Array:
         x = Conv(features, (5, 5), self.norm, name=f"Conv_{index}")(x, mode)
-        x = Norm(self.norm, name=f"Norm_{index}")(x, mode)
+        x = Norm(self.norm, relu=index > 0, name=f"Norm_{index}")(x, mode)
         if index == 0:
           return jax.nn.relu(halve(x))
-        return avg_pool(jax.nn.relu(x), 3, 2, ceil_pads(x.shape[1:3], 3, 2))
+        return avg_pool(x, 3, 2, ceil_pads(x.shape[1:3], 3, 2))
 
       return f"conv{index + 1}", run
 
@@ -119,7 +119,7 @@ class CNN(Staged):
     def unit(index: int, features: int) -> Stage:
       def run(x: Array, mode: Mode) -> Array:
         x = Conv(features, (3, 3), self.norm, padding="VALID", name=f"Conv_{index}")(x, mode)
-        x = jax.nn.relu(Norm(self.norm, name=f"Norm_{index}")(x, mode))
+        x = Norm(self.norm, relu=True, name=f"Norm_{index}")(x, mode)
         return dropout(max_pool(x, 2, 2), 0.25, mode, "Dropout_0") if index else x
 
       return f"conv{index + 1}", run
@@ -154,7 +154,7 @@ class NIIDNet(Staged):
         layer = Conv(
           features, (5, 5), self.norm, padding="VALID", uniform_bias=True, name=f"Conv_{index}"
         )
-        x = jax.nn.relu(Norm(self.norm, name=f"Norm_{index}")(layer(x, mode), mode))
+        x = Norm(self.norm, relu=True, name=f"Norm_{index}")(layer(x, mode), mode)
         return max_pool(x, 2, 2)
 
       return f"conv{index + 1}", run

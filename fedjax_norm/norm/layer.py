@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -25,6 +26,9 @@ class Mode(NamedTuple):
     objective: training objective: a name in ``objectives.OBJECTIVES``, or a user-defined objective.
     count_flops: whether convolutions use XLA's default lowering and recurrent networks are
       unrolled, so that XLA counts their operations correctly (see ``models/flops.py``).
+    shared_kernels: whether the clients that vmap runs together have the same kernels, and the sum
+      of their losses is differentiated. Convolutions then use XLA's default lowering, so that each
+      of their parts, the kernel gradient included, is one convolution of all clients' images.
   """
 
   train: bool = False
@@ -35,10 +39,13 @@ class Mode(NamedTuple):
   labels: Array | None = None
   objective: str | Objective = "classification"
   count_flops: bool = False
+  shared_kernels: bool = False
 
 
 class Norm(nn.Module):
-  """Normalizes activations [N, *S, C] as ``spec`` says; returns them unchanged if it has no axes.
+  """Normalizes activations [N, *S, C] as ``spec`` says; a spec without axes does not change them.
+
+  With ``relu``, a ReLU follows, which costs no additional pass over the activation.
 
   The parameters are ``scale`` (gamma) and ``bias`` (beta), [C]. For a norm with running statistics,
   the collection ``batch_stats`` contains ``mean`` and ``var``, one per group of channels. If the
@@ -46,24 +53,33 @@ class Norm(nn.Module):
   """
 
   spec: NormSpec
+  relu: bool = False
 
   @nn.compact
   def __call__(self, x: Array, mode: Mode) -> Array:
     """Returns the normalized activation [N, *S, C]."""
     spec = self.spec
     if not spec.normalizes:
-      return x
+      return jax.nn.relu(x) if self.relu else x
     channels = x.shape[-1]
     gamma = self.param("scale", nn.initializers.ones, (channels,)) if spec.scale else None
     beta = self.param("bias", nn.initializers.zeros, (channels,))
     groups = (spec.num_groups(channels),)
     if not spec.has_running_statistics:
-      return normalize(x, spec, gamma, beta, None, train=mode.train)[0]
+      return normalize(x, spec, gamma, beta, None, train=mode.train, relu=self.relu)[0]
     mean = self.variable("batch_stats", "mean", jnp.zeros, groups)
     var = self.variable("batch_stats", "var", jnp.ones, groups) if spec.scale else None
     running = Running(mean.value, var.value if var is not None else None)
     y, moments = normalize(
-      x, spec, gamma, beta, running, train=mode.train, mask=mode.mask, step=mode.step
+      x,
+      spec,
+      gamma,
+      beta,
+      running,
+      train=mode.train,
+      mask=mode.mask,
+      step=mode.step,
+      relu=self.relu,
     )
     if moments is None or self.is_initializing():
       return y

@@ -1,5 +1,6 @@
 """Normalizes an activation: the code that all norms share (paper 000, Alg. 3)."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.norm.moments import Moments, merge_over_axes
+from fedjax_norm.norm.moments import Moments, from_sums, merge, merge_over_axes
 from fedjax_norm.norm.spec import NormSpec, Renorm
 from fedjax_norm.typing import Array
 
@@ -25,45 +26,100 @@ class Running(NamedTuple):
   var: Array
 
 
-def batch_moments(x: Array, spec: NormSpec, mask: Array | None = None) -> Moments:
+def batch_moments(
+  x: Array, spec: NormSpec, mask: Array | None = None, platform: str | None = None
+) -> Moments:
   """Computes the moments over the axes that a norm reduces and, if it merges them, all clients.
 
   Args:
     x: activation [N, *S, C], float.
     spec: a norm that reduces some axis.
     mask: [N], 0 for padding examples; used only by a reduction over N.
+    platform: platform for which the computation is chosen; None for JAX's default backend.
 
   Returns:
-    Moments with a mean of shape [N or 1, *(S or 1), G]. The mean is computed before the squared
-    deviations from it.
+    Moments, float32, with a mean of shape [N or 1, *(S or 1), G].
   """
   *_, channels = x.shape
-  groups = spec.num_groups(channels)
-  spatial = tuple(range(1, x.ndim - 1)) if "S" in spec.reduce else ()
-  per_example = math.prod((channels // groups, *(x.shape[axis] for axis in spatial)))
-  if "N" in spec.reduce:
-    weight = jnp.ones(x.shape[0], x.dtype) if mask is None else mask.astype(x.dtype)
-    count = per_example * weight.sum()
-    weight = weight.reshape(-1, *[1] * (x.ndim - 1))
+  size = channels // spec.num_groups(channels)
+  for axis in range(1, x.ndim - 1):
+    size *= x.shape[axis] if "S" in spec.reduce else 1
+  if "N" not in spec.reduce:
+    weight, count = None, jnp.float32(size)
+  elif mask is None:
+    weight, count = None, jnp.float32(size * len(x))
   else:
-    weight, count = None, jnp.float32(per_example)
+    weight = mask.astype(jnp.float32).reshape(-1, *[1] * (x.ndim - 1))
+    count = size * weight.sum()
+  # On an accelerator, an activation's values are read from memory once, which takes most of the
+  # time. On a CPU, a second sum is not faster than the sum of squared deviations.
+  once = (platform or jax.default_backend()) != "cpu" and "S" in spec.reduce and x.ndim > 2
+  local = Moments(count, *_mean_and_m2(spec, once, x, weight, count))
+  return merge_over_axes(local, spec.axis_names) if spec.axis_names else local
 
-  def total(values: Array) -> Array:
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _mean_and_m2(
+  spec: NormSpec, once: bool, x: Array, weight: Array | None, count: Array
+) -> tuple[Array, Array]:
+  """Returns the mean and m2 of a client's batch; its backward pass needs x in its own dtype only.
+
+  With ``once``, both are computed in a single pass over x, from the sums of deviations from a shift
+  and of their squares, for each channel; the channels of a group are merged. The shift is the mean
+  of the first row of the images. As this row is a part of the values, the relative error of m2 is
+  at most that of a float times the number of rows.
+  """
+  channels = x.shape[-1]
+  grouped = (spec.num_groups(channels), channels // spec.num_groups(channels))
+  spatial = tuple(range(1, x.ndim - 1)) if "S" in spec.reduce else ()
+
+  def by_channel(values: Array) -> Array:
     # The sum over space comes first, because folding the whole activation into groups would cost an
     # additional pass over memory.
     values = values.sum(spatial, keepdims=True)
     if weight is not None:
-      values = (values * weight).sum(0, keepdims=True)
-    return values.reshape(*values.shape[:-1], groups, channels // groups).sum(-1)
+      values = values * weight
+    return values.sum(0, keepdims=True) if "N" in spec.reduce else values
 
-  divisor = jnp.maximum(count, 1.0)
-  mean = total(x) / divisor
-  m2 = jnp.zeros_like(mean)
+  def by_group(values: Array) -> Array:
+    return values.reshape(*values.shape[:-1], *grouped)
+
+  x = x.astype(jnp.float32)
+  if once and spec.scale:
+    number = count / grouped[1]  # of values of a channel
+    shift = by_channel(x[:, :1]) * x.shape[1] / jnp.maximum(number, 1.0)
+    away = x - shift
+    parts = from_sums((number, by_channel(away), by_channel(away**2)), shift)
+    return merge(Moments(number, by_group(parts.mean), by_group(parts.m2)), -1)[1:]
+  mean = by_group(by_channel(x)).sum(-1) / jnp.maximum(count, 1.0)
+  if not spec.scale:
+    return mean, jnp.zeros_like(mean)
+  return mean, by_group(by_channel((x - _per_channel(mean, channels)) ** 2)).sum(-1)
+
+
+def _mean_and_m2_fwd(
+  spec: NormSpec, once: bool, x: Array, weight: Array | None, count: Array
+) -> tuple[tuple[Array, Array], Any]:
+  mean, m2 = _mean_and_m2(spec, once, x, weight, count)
+  return (mean, m2), (x, weight, count, mean)
+
+
+def _mean_and_m2_bwd(
+  spec: NormSpec, once: bool, residuals: Any, derivative: tuple[Array, Array]
+) -> tuple[Array, None, None]:
+  # The gradient of m2 with respect to the mean is 0, because deviations from a mean sum to 0.
+  del once
+  x, weight, count, mean = residuals
+  dmean, dm2 = derivative
+  dx = _per_channel(dmean / jnp.maximum(count, 1.0), x.shape[-1])
   if spec.scale:
-    # The gradient of m2 with respect to the mean is 0, because deviations from a mean sum to 0.
-    m2 = total((x - lax.stop_gradient(_per_channel(mean, channels))) ** 2)
-  local = Moments(count, mean, m2)
-  return merge_over_axes(local, spec.axis_names) if spec.axis_names else local
+    deviation = x.astype(jnp.float32) - _per_channel(mean, x.shape[-1])
+    dx = dx + deviation * _per_channel(2 * dm2, x.shape[-1])
+  dx = dx if weight is None else dx * weight
+  return jnp.broadcast_to(dx, x.shape).astype(x.dtype), None, None
+
+
+_mean_and_m2.defvjp(_mean_and_m2_fwd, _mean_and_m2_bwd)
 
 
 def normalize(
@@ -76,11 +132,13 @@ def normalize(
   train: bool,
   mask: Array | None = None,
   step: Array | None = None,
+  relu: bool = False,
+  platform: str | None = None,
 ) -> tuple[Array, Moments | None]:
   """Normalizes an activation: y = gamma (x - mean) / sqrt(var + epsilon) + beta.
 
   Args:
-    x: activation [N, *S, C] of any float dtype; statistics are float32.
+    x: activation [N, *S, C] of any float dtype, which y gets; statistics are float32.
     spec: a norm that reduces some axis.
     gamma: scale [C], or None for a norm that only subtracts the mean.
     beta: shift [C].
@@ -88,6 +146,8 @@ def normalize(
     train: whether to use the statistics of training (``spec.source``) or of evaluation.
     mask: [N], 0 for padding examples.
     step: current time on the ramps of batch renormalization, a scalar.
+    relu: whether y is max(0, the above).
+    platform: platform for which statistics are computed; None for JAX's default backend.
 
   Returns:
     (y, moments of the batch; None if the norm does not reduce the batch axis or used the running
@@ -97,13 +157,11 @@ def normalize(
     UserError: each mean would be that of a single element, so that the output would be beta.
   """
   _check_reduction(x, spec, train)
-  channels, dtype = x.shape[-1], x.dtype
-  x = x.astype(jnp.float32)
-  moments = None
+  channels, moments = x.shape[-1], None
   if running is not None and (not train or spec.source == "running"):
     mean, var = running
   else:
-    moments = batch_moments(x, spec, mask)
+    moments = batch_moments(x, spec, mask, platform)
     mean, var = moments.mean, moments.variance
   scale, shift = lax.rsqrt(var + spec.epsilon) if spec.scale else jnp.ones_like(mean), beta
   if moments is not None and running is not None and spec.renorm is not None:
@@ -114,31 +172,34 @@ def normalize(
     scale = scale * gamma
   mean = _per_channel(mean, channels)
   shape = (1,) * (x.ndim - mean.ndim) + mean.shape
-  y = _affine(x, *(jnp.broadcast_to(a, shape) for a in (mean, scale, shift)))
-  return y.astype(dtype), moments if "N" in spec.reduce else None
+  y = _affine(relu, x, *(jnp.broadcast_to(a, shape) for a in (mean, scale, shift)))
+  return y, moments if "N" in spec.reduce else None
 
 
-@jax.custom_vjp
-def _affine(x: Array, mean: Array, scale: Array, shift: Array) -> Array:
-  """(x - mean) scale + shift, with a backward pass that reads x and dy only twice.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _affine(relu: bool, x: Array, mean: Array, scale: Array, shift: Array) -> Array:
+  """(x - mean) scale + shift in the dtype of x, then a ReLU if ``relu``.
 
-  There is no forward-mode derivative. The mean, scale and shift have the same shape and broadcast
-  against x, with size 1 for the axes that are reduced.
+  The backward pass reads x and dy only twice, and stores nothing but x. There is no forward-mode
+  derivative. The mean, scale and shift are float32, have the same shape and broadcast against x,
+  with size 1 for the axes that are reduced.
   """
-  return (x - mean) * scale + shift
+  y = (x.astype(jnp.float32) - mean) * scale + shift
+  return (jax.nn.relu(y) if relu else y).astype(x.dtype)
 
 
-def _affine_bwd(residuals: Any, dy: Array) -> tuple[Array, Array, Array, Array]:
-  x, mean, scale = residuals
+def _affine_bwd(relu: bool, residuals: Any, dy: Array) -> tuple[Array, Array, Array, Array]:
+  x, mean, scale, shift = residuals
   axes = tuple(axis for axis, size in enumerate(mean.shape) if size == 1)
+  deviation, dy = x.astype(jnp.float32) - mean, dy.astype(jnp.float32)
+  if relu:
+    dy = jnp.where(deviation * scale + shift > 0, dy, 0.0)
   dshift = dy.sum(axes, keepdims=True)
-  dscale = (dy * (x - mean)).sum(axes, keepdims=True)
-  return dy * scale, -scale * dshift, dscale, dshift
+  dscale = (dy * deviation).sum(axes, keepdims=True)
+  return (dy * scale).astype(x.dtype), -scale * dshift, dscale, dshift
 
 
-_affine.defvjp(
-  lambda x, mean, scale, shift: (_affine(x, mean, scale, shift), (x, mean, scale)), _affine_bwd
-)
+_affine.defvjp(lambda relu, *args: (_affine(relu, *args), args), _affine_bwd)
 
 
 def update_running(running: Running, batch: Moments, decay: float) -> Running:
