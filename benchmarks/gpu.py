@@ -46,54 +46,59 @@ class Part(NamedTuple):
 
 _RUN = ("-m", "benchmarks.run", "--accelerator", "--output={folder}", "--repeats={repeats}")
 _PEERS = "--peers=torch_loop,pfl"
+# What differs on an accelerator, most telling first.
 _TESTS = (
-  "ops",
-  "norm",
-  "client_mapping",
-  "test_accelerators.py",
-  "test_local_training.py",
-  "models/test_mixed_precision.py",
-  "models/test_small.py",
-  "algorithms/test_fedavg_mapping.py",
-  "algorithms/test_ssgd.py",
-  "training/test_loop.py",
-  "training/test_resume.py",
+  "tests/ops",
+  "tests/norm",
+  "tests/client_mapping",
+  "tests/test_accelerators.py",
+  "tests/test_local_training.py",
+  "tests/models/test_mixed_precision.py",
+  "tests/models/test_small.py",
+  "tests/algorithms/test_fedavg_mapping.py",
+  "tests/algorithms/test_ssgd.py",
+  "tests/training/test_loop.py",
+  "tests/training/test_resume.py",
+  "tests/experiments/test_machine.py",
+  "tests/algorithms/test_contract.py",
 )
-_PYTEST = ("-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider")
 
 PARTS = (
   Part(
     "resnet18",
     "ResNet-18 beside PyTorch",
-    0.3,
+    0.28,
     (*_RUN, _PEERS, "--workloads=d"),
     ("--scale=smoke", "--peers="),
   ),
   Part(
     "workloads",
-    "The other workloads beside PyTorch",
-    0.2,
-    (*_RUN, _PEERS, "--workloads=a,g,b,c,h"),
-    ("--scale=smoke", "--peers=torch_loop", "--workloads=c"),
+    "The other workloads",
+    0.17,
+    (*_RUN, "--peers=", "--workloads=a,g,b,c,h"),
+    ("--scale=smoke", "--workloads=h"),
   ),
   Part(
     "lowering",
     "Convolutions",
     0.2,
-    ("-m", "benchmarks.lowering", "--output={folder}", "--minutes={minutes}"),
-    ("--models=tiny",),
+    (
+      *("-m", "benchmarks.lowering", "--output={folder}", "--minutes={minutes}"),
+      "--models=resnet18,resnet20,cnn,niid,tiny",
+    ),
+    ("--models=tiny", "--platform=gpu", "--clients=2", "--batches=2", "--minutes=0.5"),
   ),
   Part(
     "starts",
     "First and second start",
-    0.15,
+    0.12,
     (*_RUN, "--peers=", "--workloads=e", "--repeats=1"),
     ("--scale=smoke", "--noaccelerator"),
   ),
   Part(
     "accuracy",
     "Accuracy of the main command",
-    0.07,
+    0.05,
     ("-m", "benchmarks.accuracy", "--output={folder}"),
     ("--seeds=1", "--extra=--rounds=2 --eval_every=1"),
   ),
@@ -101,8 +106,15 @@ PARTS = (
     "tests",
     "Tests",
     0.08,
-    (*_PYTEST, *(f"{ROOT}/tests/{name}" for name in _TESTS)),
-    ("-k", "test_the_output_size"),
+    ("-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", *_TESTS),
+    ("--collect-only",),
+  ),
+  Part(
+    "beside",
+    "The other workloads beside PyTorch",
+    0.1,
+    (*_RUN, _PEERS, "--workloads=a,b,c,h,g"),
+    ("--scale=smoke", "--peers=torch_loop", "--workloads=c"),
   ),
 )
 

@@ -4,8 +4,10 @@
 # --smoke shows on any machine that it works. PYTHON chooses the interpreter. See benchmarks/gpu.py.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-if [ -z "${PYTHON:-}" ]; then
-  PYTHON=$root/.venv/bin/python
-  [ -x "$PYTHON" ] || PYTHON=$(command -v python3 || command -v python)
-fi
-PYTHONPATH=$root exec "$PYTHON" -m benchmarks.gpu "$@"
+for python in ${PYTHON:+"$PYTHON"} "$root/.venv/bin/python" python3 python; do
+  if "$python" -c "import jax" 2>/dev/null; then
+    PYTHONPATH=$root exec "$python" -m benchmarks.gpu "$@"
+  fi
+done
+echo "error: no Python with JAX is here; name its interpreter with PYTHON=PATH." >&2
+exit 2

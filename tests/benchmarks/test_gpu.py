@@ -58,8 +58,9 @@ def test_a_machine_without_an_accelerator_is_refused(tmp_path, monkeypatch):
     gpu.main(1, tmp_path / "out", smoke=False)
 
 
-def test_the_shares_are_of_all_the_time():
+def test_the_parts_have_all_the_time_and_the_tests_exist():
   assert sum(one.share for one in gpu.PARTS) == pytest.approx(1)
+  assert all((gpu.ROOT / path).exists() for path in gpu._TESTS)
 
 
 def test_accuracies_are_by_platform_and_seed():
@@ -79,5 +80,5 @@ def test_the_whole_script_works(tmp_path):
   text = (output / "summary.md").read_text()
   assert done.returncode == 0, done.stderr
   assert text.count("\nTook ") == len(gpu.PARTS), text
-  for heading in ("### (d) ", "### (c) ", "### (e) ", "| accuracy, % |", " passed"):
+  for heading in ("### (d) ", "### (c) ", "### (e) ", "| accuracy, % |", "tests collected"):
     assert heading in text
