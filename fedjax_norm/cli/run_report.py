@@ -57,7 +57,10 @@ def print_start(config: Config, task: Task, program: Program) -> None:
     *_step_bytes(cost),
     *_theta(program),
     *algorithm.report.summary(),
-    ("mapping", program.mapping.describe()),
+    (
+      "mapping",
+      program.mapping.describe(program.unequal_steps, config.cohort_of(task.data.num_clients)),
+    ),
     ("images in memory", f"{human_bytes(task.data.images.nbytes)} on the {program.data_on}"),
     *([("simulated network", config.network)] if config.network else []),
   ]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from jax.sharding import AxisType
 
 from fedjax_norm.client_mapping.devices import device_memory
@@ -14,6 +15,11 @@ BACKENDS = ("auto", "vmap", "scan", "pmap", "shard_map")
 # Share of an accelerator's memory for clients that run in parallel; the data may use half of it.
 _CLIENTS_SHARE = 0.3
 
+# Of clients with unequal steps, as many run in parallel as keep this share of the work useful, but
+# not fewer than the minimum, below which most accelerators would idle (a guess).
+_BUSY_SHARE = 0.85
+_MIN_CHUNK = 8
+
 
 def create(
   backend: str = "auto",
@@ -22,23 +28,28 @@ def create(
   chunk: int | None = None,
   lockstep: bool = False,
   client_bytes: Callable[[], int] | None = None,
+  steps: np.ndarray | None = None,
   devices: list[jax.Device] | None = None,
 ) -> ClientMapping:
   """Returns the mapping of clients to devices for the options ``backend`` and ``chunk``.
 
   ``auto`` divides the clients over several devices (shard_map). A single device that is a CPU runs
   the clients sequentially (scan), because vmap is no faster and takes more memory. An accelerator
-  runs as many clients in parallel (vmap) as fit its memory; each takes as many steps as the client
-  with the most steps. If a norm merges statistics, all clients run in lock-step and without padding
-  clients, which would contribute statistics: the number of devices then divides that of clients.
+  runs as many clients in parallel (vmap) as fit its memory. They wait for the client with the most
+  steps, so that fewer run in parallel if their steps differ much. Each device divides its clients
+  into equal chunks, with as few padding clients as possible. If a norm merges statistics, all
+  clients run in lock-step and without padding clients, which would contribute statistics: the
+  number of devices then divides that of clients.
 
   Args:
     backend: one of ``BACKENDS``.
     num_clients: number of clients to map.
-    chunk: number of clients that a device runs in parallel; 0 for all of them; None to choose.
+    chunk: maximum of clients that a device runs in parallel; 0 for all of them; None to choose.
     lockstep: whether a norm merges statistics across clients, so that all must run in parallel.
     client_bytes: () -> bytes of device memory per running client; called on accelerators only. None
       assumes that all clients fit.
+    steps: [K] local steps of all clients, of which each round has ``num_clients`` random ones; None
+      if they are equal.
     devices: devices to use; by default all devices of JAX.
 
   Raises:
@@ -83,22 +94,38 @@ def create(
     chunk = 0 if backend == "vmap" and auto_chunk == 1 else auto_chunk
   if backend in ("vmap", "scan"):
     devices = devices[:1]
-  if chunk is None:
-    chunk = _fitting_chunk(-(-num_clients // len(devices)), client_bytes, devices)
   mesh = None
   if backend in ("pmap", "shard_map"):
     mesh = jax.make_mesh((len(devices),), (DEVICES,), axis_types=(AxisType.Auto,), devices=devices)
-  return ClientMapping(backend, chunk, mesh, lockstep)
+  share = -(-num_clients // len(devices))
+  chosen = chunk is None
+  if chunk is None:
+    chunk = fitting(client_bytes(), devices) if client_bytes else 0
+  mapping = ClientMapping(backend, chunk, mesh, lockstep)
+  if multi_process:  # a device may have more clients than this share of a cohort
+    return mapping._replace(chunk=0) if chosen and chunk >= share else mapping
+  if chosen and steps is not None:
+    return _efficient(mapping, steps, num_clients)
+  return _even(mapping, share)
 
 
-def _fitting_chunk(
-  num_clients: int, client_bytes: Callable[[], int] | None, devices: list[jax.Device]
-) -> int:
-  """Returns how many of a device's clients fit into its memory in parallel; 0 for all of them."""
-  if client_bytes is None:
-    return 0
-  count = fitting(client_bytes(), devices)
-  return 0 if count >= num_clients else count
+def _even(mapping: ClientMapping, share: int) -> ClientMapping:
+  """Returns the mapping with equal chunks of the ``share`` clients of a device."""
+  if mapping.chunk <= 1:
+    return mapping
+  chunks, size = mapping.divide(share)
+  return mapping._replace(chunk=0 if chunks == 1 else size)
+
+
+def _efficient(mapping: ClientMapping, steps: np.ndarray, num_clients: int) -> ClientMapping:
+  """Returns the mapping with the largest chunk, up to ``mapping.chunk``, with little idle time."""
+  share = -(-num_clients // mapping.num_devices)
+  least = mapping.divide(share)[0]
+  sizes = sorted({-(-share // chunks) for chunks in range(least, share + 1)}, reverse=True)
+  sizes = [size for size in sizes if size >= _MIN_CHUNK] or sizes[:1]
+  choices = [_even(mapping._replace(chunk=size), share) for size in sizes]
+  busy = (one for one in choices if one.busy_share(steps, num_clients) >= _BUSY_SHARE)
+  return next(busy, choices[-1])
 
 
 def fitting(size: int, devices: list[jax.Device]) -> int:

@@ -55,7 +55,7 @@ def split(rules: Rules, config: SplitConfig, setup: Setup) -> Algorithm:
   )
 
   def turn(parts: tuple[Part, ...], row: Array, context: RoundContext) -> Turn:
-    steps = config.steps(context.data.sizes[row])
+    steps = jnp.where(row >= 0, config.steps(context.data.sizes[row]), 0)
     key = turn_key(context.key, context.round, context.data.clients[row])
 
     def body(index: Array, carry: Turn) -> Turn:

@@ -49,12 +49,15 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
   config = fill_defaults(method, task, config)
   _check(method, task, config)
   theta_schedule = make_theta_schedule(config, method, config.rounds)
+  local_steps = config.steps(np.asarray(data.sizes))
+  unequal_steps = local_steps if np.ptp(local_steps) else None
   mapping = client_mapping.create(
     "scan" if method.sequential(config) else config.backend,
     num_clients=config.cohort_of(data.num_clients),
     chunk=config.chunk,
     lockstep=spec.across_clients and not method.sequential(config),
     client_bytes=lambda: step_bytes(model, config, images_of(task)),
+    steps=unequal_steps,
   )
   one_by_one = mapping.one_by_one()
   setup = Setup(model, mapping, data, task.transform, images_of(task), config.seed)
@@ -124,6 +127,7 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
     theta_schedule,
     skewscout,
     task.objective,
+    unequal_steps=unequal_steps,
   )
 
 

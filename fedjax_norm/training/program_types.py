@@ -106,6 +106,7 @@ class Program(NamedTuple):
     skewscout: SkewScout, which tests models on other clients; None without SkewScout.
     objective: training objective: a key of ``objectives.OBJECTIVES`` or a user-defined objective.
     messages: log of the messages of split learning with --step_by_step; None for all other runs.
+    unequal_steps: [K] local steps of each client in a round; None if all take equally many.
   """
 
   phases: dict[str, Phase]
@@ -122,3 +123,4 @@ class Program(NamedTuple):
   skewscout: SkewScoutRun | None = None
   objective: str | Objective = "classification"
   messages: MessageLog | None = None
+  unequal_steps: np.ndarray | None = None

@@ -50,7 +50,7 @@ def share(compiled: Program, program: Program, task: Task) -> Program:
   """Returns ``program`` with the compiled functions of another one, which must do the same.
 
   Args:
-    compiled: the program whose functions are shared.
+    compiled: the program whose functions are shared, and the mapping in which they run.
     program: the program of the run.
     task: the task of the run.
   """
@@ -65,6 +65,7 @@ def share(compiled: Program, program: Program, task: Task) -> Program:
     scout = scout._replace(model_traveling=compiled.skewscout.model_traveling)
   return program._replace(
     phases=phases,
+    mapping=compiled.mapping,
     evaluate=compiled.evaluate.for_task(task),
     intervals=compiled.intervals,
     diagnose=compiled.diagnose,

@@ -73,14 +73,15 @@ class RunContext(NamedTuple):
     key = place(jax.random.key(config.seed))
     lengths = {"rounds": config.rounds, "cohort": cohort}
     lengths["longest"] = min(config.eval_every, config.rounds)
+    steps = program.unequal_steps
     feed: Feed | DistributedFeed
     if mapping.multi_process:
-      feed = DistributedFeed(data, mapping, key, client_bytes=size, **lengths)
+      feed = DistributedFeed(data, mapping, key, client_bytes=size, steps=steps, **lengths)
     else:
       if data.num_clients * size > _STATE_BUDGET:
         lengths["longest"] = max(1, min(lengths["longest"], _STATE_BUDGET // (cohort * size)))
       on_host = program.data_on == "host"
-      feed = Feed(data, mapping, key, on_host=on_host, start=start, **lengths)
+      feed = Feed(data, mapping, key, on_host=on_host, start=start, steps=steps, **lengths)
     return cls(program, store, np.asarray(data.sizes), feed, key, place)
 
 

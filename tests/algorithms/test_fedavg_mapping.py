@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from helpers.fedavg_world import OPTIONS, RATES, SCAN, SOME, close_runs, same_bits, slow
+from helpers.fedavg_world import HEAVY, OPTIONS, RATES, SCAN, SOME, close_runs, same_bits, slow
 from helpers.reference_fedavg import close, distance
+from helpers.settings import configure
 
 from fedjax_norm import client_mapping
+from fedjax_norm.algorithms.fedavg import FedAvgConfig
 from fedjax_norm.training.placement.device_arrays import placer
 
 # With augmentation and dropout, which ``test_contract.py`` does not cover.
@@ -17,18 +19,23 @@ MAPPINGS = {
 }
 
 
-# Cohorts of three cannot be divided evenly over two devices or into chunks of two.
+# Clients take 1 to 3 steps, and three cannot be divided evenly over two devices or into chunks of
+# two: each mapping arranges them in its own order, with a padding client.
+EPOCH = configure(FedAvgConfig, HEAVY, local_epochs=1, client_momentum="local")
 THREE = np.array([[2, 0, 1], [3, 1, 0], [1, 2, 3]])
 
 
 def by_mapping(world, mapping=None):
-  return world.fast("bn", OPTIONS["momentum local"], mapping, augment=True, dropout=0.5)
+  return world.fast("bn", EPOCH, mapping, augment=True, dropout=0.5)
 
 
 @pytest.mark.parametrize("case", MAPPINGS)
 def test_mappings_agree(world, case):
   fast = by_mapping(world, client_mapping.create(num_clients=3, **MAPPINGS[case]))
-  close_runs(fast.run(THREE), by_mapping(world).run(THREE))
+  steps = EPOCH.steps(fast.data.sizes)
+  slots = [np.append(cohort, -1)[fast.mapping.arrange(steps[cohort])] for cohort in THREE]
+  assert np.shape(slots) == (3, 3 + (fast.mapping.chunk > 0))
+  close_runs(fast.run(slots), by_mapping(world).run(THREE))
 
 
 def test_the_order_of_a_cohort_changes_nothing_and_random_draws_equal_the_reference(world):
@@ -39,10 +46,9 @@ def test_the_order_of_a_cohort_changes_nothing_and_random_draws_equal_the_refere
 
 
 def test_augmentation_and_dropout_change_the_result(world):
-  config = OPTIONS["momentum local"]
-  plain = slow(world.fast("bn", config)).params
+  plain = slow(world.fast("bn", EPOCH)).params
   for fields in ({"dropout": 0.5}, {"augment": True}):
-    assert distance(slow(world.fast("bn", config, **fields)).params, plain) > 1e-3
+    assert distance(slow(world.fast("bn", EPOCH, **fields)).params, plain) > 1e-3
 
 
 @pytest.mark.parametrize("backend", ["scan", "shard_map"])

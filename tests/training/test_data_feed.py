@@ -23,12 +23,12 @@ def federation(sizes, num_examples=None):
   return federate(Examples(images, ids % 7), division, np.arange(len(sizes), dtype=np.float32))
 
 
-def windows_of(data, mapping, on_host, rounds=9, start=0, cohort=3, longest=4):
+def windows_of(data, mapping, on_host, rounds=9, start=0, cohort=3, longest=4, steps=None):
   """Returns all windows of a run and all parts of the data."""
   place = device_arrays.placer(mapping)
   lengths = {"rounds": rounds, "start": start, "cohort": cohort, "longest": longest}
   key = place(jax.random.key(3))
-  with data_feed.Feed(data, mapping, key, on_host=on_host, **lengths) as feed:
+  with data_feed.Feed(data, mapping, key, on_host=on_host, steps=steps, **lengths) as feed:
     windows = []
     while start < rounds:
       windows.append(feed.window(start))
@@ -57,14 +57,18 @@ def check_row(part, row, data, client):
   devices=st.sampled_from([1, 2]),
   on_host=st.booleans(),
   start=st.integers(0, 8),
+  arranged=st.booleans(),
 )
 @settings(max_examples=15, deadline=None)
-def test_windows_and_parts_have_the_requested_clients(sizes, budget, devices, on_host, start):
+def test_windows_and_parts_have_the_requested_clients(
+  sizes, budget, devices, on_host, start, arranged
+):
   data = federation(sizes, sum(sizes) + 5)
   mapping = client_mapping.create("shard_map" if devices == 2 else "scan", num_clients=2)
+  steps = data.sizes if arranged else None
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(data_feed, "_WINDOW_BUDGET", budget * 4)
-    windows, parts = windows_of(data, mapping, on_host, start=start)
+    windows, parts = windows_of(data, mapping, on_host, start=start, steps=steps)
   assert [w.first for w in windows] == [start, *(w.end for w in windows[:-1])]
   assert windows[-1].end == 9
   assert len({jax.tree.map(np.shape, w[3:]) for w in windows}) == 1  # one compiled program
@@ -73,8 +77,11 @@ def test_windows_and_parts_have_the_requested_clients(sizes, budget, devices, on
     assert len(window.clients) <= window.data.num_rows <= len(sizes)
     np.testing.assert_array_equal(window.data.clients[: len(window.clients)], window.clients)
     for slots, cohort in zip(np.asarray(window.slots), window.cohorts, strict=False):
-      for row, client in zip(slots, cohort, strict=True):
-        check_row(window.data, row, data, client)
+      order = mapping.arrange(steps[cohort]) if arranged else np.arange(len(cohort))
+      for row, client in zip(slots, np.append(cohort, -1)[order], strict=True):
+        assert (row < 0) == (client < 0)
+        if row >= 0:
+          check_row(window.data, row, data, client)
   # Each device has its clients in the order of their ids, for every division into parts.
   rows = [np.asarray(part.rows) for part in parts]
   assert len({jax.tree.map(np.shape, part) for part in parts}) == 1

@@ -25,8 +25,9 @@ class MappingConfig(Options):
   )
   chunk: int | None = option(
     None,
-    "Number of clients that a device trains in parallel; 0 for all, 1 to train them sequentially; "
-    "chosen automatically by default.",
+    "Maximum number of clients that a device trains in parallel, in chunks of equal size; 0 for "
+    "all, 1 to train them sequentially. By default one on a CPU; on an accelerator as many as fit "
+    "its memory, or fewer if their numbers of local steps differ much.",
     least=0,
   )
   data_on: str = option(

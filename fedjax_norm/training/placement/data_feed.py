@@ -43,7 +43,8 @@ class Window(NamedTuple):
     first: first round.
     cohorts: [n, m] client ids of each round, host.
     clients: [u] distinct client ids, host; client ``clients[i]`` is row i of ``data``.
-    slots: [R, m] int32, rows of each round's clients in ``data``; R is the maximum of n.
+    slots: [R, s] int32, rows of each round's clients in ``data``; -1 is padding. R is the maximum
+      of n. If clients take unequal steps, ``ClientMapping.arrange`` says which slot a client has.
     data: federation on the device; rows and examples are padded to equal numbers in all windows.
   """
 
@@ -96,17 +97,19 @@ class Feed:
     start: int,
     cohort: int,
     longest: int,
+    steps: np.ndarray | None = None,
   ):
     """Computes the size of a window; without ``on_host``, puts all examples on the device.
 
     ``data`` is on the host, and the run's ``key`` on the device. The first call of :meth:`window`
-    is for round ``start``; a window has at most ``longest`` rounds.
+    is for round ``start``; a window has at most ``longest`` rounds. With the local ``steps`` [K] of
+    all clients, the mapping arranges each round's clients by them.
 
     Raises:
       UserError: the examples of two rounds exceed the device's memory.
     """
     self._data, self._mapping, self._place = data, mapping, placer(mapping)
-    self._rounds, self._start, self._cohort = rounds, start, cohort
+    self._rounds, self._start, self._cohort, self._steps = rounds, start, cohort, steps
 
     def drawer(count: int) -> Callable[[int], np.ndarray]:
       return lambda first: np.asarray(_draw(key, np.int32(first), count, data.num_clients, cohort))
@@ -192,15 +195,23 @@ class Feed:
     added = np.bincount(indices // self._cohort, self._data.sizes[clients], len(ids))
     ids = ids[: np.searchsorted(np.cumsum(added), self._capacity, "right")]
     clients, inverse = np.unique(ids, return_inverse=True)
-    slots = np.zeros((self._longest, self._cohort), np.int32)
-    slots[: len(ids)] = inverse.reshape(ids.shape)
-    num_rows = min(self._data.num_clients, slots.size)
+    num_rows = min(self._data.num_clients, self._longest * self._cohort)
 
     def read() -> Window:
       data = self._read(clients, self._capacity, num_rows)
+      slots = self._arranged(ids, inverse.reshape(ids.shape).astype(np.int32))
+      slots = np.pad(slots, ((0, self._longest - len(ids)), (0, 0)))
       return Window(first, ids, clients, self._place(slots), data)
 
     self._next = self._thread.submit(read)
+
+  def _arranged(self, ids: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Returns rows [n, s] in slots, for n cohorts ``ids`` [n, m] and their rows [n, m]."""
+    if self._steps is None:
+      return table
+    orders = np.stack([self._mapping.arrange(self._steps[cohort]) for cohort in ids])
+    padded = np.pad(table, ((0, 0), (0, 1)), constant_values=-1)  # which the position -1 finds
+    return np.take_along_axis(padded, orders, 1)
 
   def _read(self, clients: np.ndarray, capacity: int, num_rows: int) -> FederatedData:
     """Returns the data of distinct clients on the device; rows repeat up to ``num_rows``."""

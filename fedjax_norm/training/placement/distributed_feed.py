@@ -66,16 +66,18 @@ class DistributedFeed(contextlib.AbstractContextManager):
     cohort: int,
     longest: int,
     client_bytes: int,
+    steps: np.ndarray | None = None,
   ):
     """Puts the examples of this process's clients on each client's device.
 
-    ``client_bytes`` is the size of a client state; see ``Feed`` for the other arguments.
+    ``client_bytes`` is the size of a client state; see ``Feed`` for the other arguments. A client
+    stays on its device, so that only the order of a device's clients depends on their ``steps``.
 
     Raises:
       UserError: the examples and states of a device's clients exceed the device's memory.
     """
     assert mapping.devices == jax.devices(), "local_examples relies on the order of jax.devices()"
-    self._mapping, self._longest = mapping, longest
+    self._mapping, self._longest, self._steps = mapping, longest, steps
     self._placement = Placement(data.num_clients, mapping.num_devices)
     draw = jax.jit(lambda first: cohorts(key, first, longest, data.num_clients, cohort))
     self._draw = lambda first: np.asarray(draw(np.int32(first)))[: rounds - first]
@@ -114,6 +116,8 @@ class DistributedFeed(contextlib.AbstractContextManager):
       ids = self._draw(round_)
       slots = np.full((self._longest, self._mapping.num_devices * self._width), -1, np.int32)
       for row, cohort in zip(slots, ids, strict=False):
+        if self._steps is not None:  # similar clients then share a chunk
+          cohort = cohort[np.argsort(-self._steps[cohort], kind="stable")]
         row[:] = self._placement.layout(cohort, self._width)[0]
       placed = divide_slots(self._mapping, slots)
       self._window = Window(round_, ids, np.unique(ids), placed, self._data)
