@@ -60,6 +60,7 @@ def check_row(part, row, data, client):
   arranged=st.booleans(),
 )
 @settings(max_examples=15, deadline=None)
+@pytest.mark.host_devices
 def test_windows_and_parts_have_the_requested_clients(
   sizes, budget, devices, on_host, start, arranged
 ):

@@ -36,7 +36,7 @@ def run(config: Any) -> None:
     *(("note", note) for note in notes(jax.default_backend(), driver)),
     ("clients per round", f"{config.cohort:,} of {task.data.num_clients:,}"),
     ("model", f"{config.model_name}, {config.norm}"),
-    ("mapping", program.mapping.describe()),
+    ("mapping", program.mapping.describe(program.unequal_steps, config.cohort)),
     *((f"matmul, {name}", f"{rate:,.0f} GFLOP/s") for name, rate in matmul_rates.measure().items()),
   ]
   print(summary_table("machine", pairs))
