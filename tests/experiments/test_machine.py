@@ -28,7 +28,7 @@ def test_the_mapping_is_that_of_the_flags_and_the_versions_are_those_in_use(mach
   assert rows["mapping"] == create("shard_map", num_clients=3, chunk=2).describe()
   assert (rows["clients per round"], rows["model"]) == ("3 of 4", "tiny, gn")
   assert rows["jax"] == jax.__version__
-  assert rows["devices"].startswith(f"{jax.device_count()} of {jax.default_backend()}")
+  assert rows["devices"].startswith(f"{jax.device_count()} {jax.default_backend()}")
   for name in ("float32", "bfloat16"):
     assert float(rows[f"matmul, {name}"].removesuffix(" GFLOP/s").replace(",", "")) >= 0
 

@@ -43,11 +43,12 @@ def run(config: Any) -> None:
 
 
 def _devices() -> str:
-  """Returns the number, kind and memory of JAX's devices."""
+  """Returns the number and kind of JAX's devices, and the memory that JAX has of each."""
   devices = jax.devices()
   memory = human_bytes(client_mapping.device_memory(devices))
-  kinds = dict.fromkeys((devices[0].platform, devices[0].device_kind))
-  return f"{len(devices)} of {', '.join(kinds)}, {memory} of memory each"
+  name, kind = devices[0].platform, devices[0].device_kind
+  named = name if kind == name else f"{name} ({kind})"
+  return f"{len(devices)} {named}, {memory} of memory each"
 
 
 def _nvidia_driver() -> str | None:
