@@ -61,14 +61,18 @@ def merge_over_axes(local: Moments, axis_names: tuple[str, ...]) -> Moments:
     local: moments of one client, with a scalar count.
     axis_names: names of the mapped axes (vmap, pmap) of the clients, the outermost first.
   """
-  shape = local.mean.shape
+  shape, own = local.mean.shape, jnp.isnan(local.mean)
   for name in reversed(axis_names):
     message = jnp.concatenate([local.count.reshape(1), local.mean.ravel(), local.m2.ravel()])
     messages = lax.all_gather(message, name)
     mean, m2 = jnp.split(messages[:, 1:], 2, axis=1)
     merged = merge(Moments(messages[:, :1], mean, m2))
     local = Moments(merged.count[0], merged.mean, merged.m2)
-  return Moments(local.count, local.mean.reshape(shape), local.m2.reshape(shape))
+  mean, m2 = local.mean.reshape(shape), local.m2.reshape(shape)
+  # Both branches are equal. They make the moments an array per client under vmap: if they were one
+  # for all clients, the gradient of the sum of the clients' losses would add up their derivatives
+  # before the backward pass, which adds them up again.
+  return Moments(local.count, *(jnp.where(own, a, a) for a in (mean, m2)))
 
 
 def _merge_fwd(local: Moments, axis_names: tuple[str, ...]) -> tuple[Moments, Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fedjax_norm.errors import UserError
-from fedjax_norm.norm.moments import Moments, from_sums, merge, merge_over_axes
+from fedjax_norm.norm.moments import Moments, from_sums, merge_over_axes
 from fedjax_norm.norm.spec import NormSpec, Renorm
 from fedjax_norm.typing import Array
 
@@ -65,36 +65,31 @@ def _mean_and_m2(
   """Returns the mean and m2 of a client's batch; its backward pass needs x in its own dtype only.
 
   With ``once``, both are computed in a single pass over x, from the sums of deviations from a shift
-  and of their squares, for each channel; the channels of a group are merged. The shift is the mean
-  of the first row of the images. As this row is a part of the values, the relative error of m2 is
-  at most that of a float times the number of rows.
+  and of their squares. The shift is the mean of the first row of the images. As this row is a part
+  of the values, the relative error of m2 is at most that of a sum times the number of rows.
   """
   channels = x.shape[-1]
   grouped = (spec.num_groups(channels), channels // spec.num_groups(channels))
   spatial = tuple(range(1, x.ndim - 1)) if "S" in spec.reduce else ()
 
-  def by_channel(values: Array) -> Array:
+  def total(values: Array) -> Array:
     # The sum over space comes first, because folding the whole activation into groups would cost an
     # additional pass over memory.
     values = values.sum(spatial, keepdims=True)
     if weight is not None:
       values = values * weight
-    return values.sum(0, keepdims=True) if "N" in spec.reduce else values
-
-  def by_group(values: Array) -> Array:
-    return values.reshape(*values.shape[:-1], *grouped)
+    values = values.sum(0, keepdims=True) if "N" in spec.reduce else values
+    return values.reshape(*values.shape[:-1], *grouped).sum(-1)
 
   x = x.astype(jnp.float32)
   if once and spec.scale:
-    number = count / grouped[1]  # of values of a channel
-    shift = by_channel(x[:, :1]) * x.shape[1] / jnp.maximum(number, 1.0)
-    away = x - shift
-    parts = from_sums((number, by_channel(away), by_channel(away**2)), shift)
-    return merge(Moments(number, by_group(parts.mean), by_group(parts.m2)), -1)[1:]
-  mean = by_group(by_channel(x)).sum(-1) / jnp.maximum(count, 1.0)
+    shift = total(x[:, :1]) * x.shape[1] / jnp.maximum(count, 1.0)
+    deviation = x - _per_channel(shift, channels)
+    return from_sums((count, total(deviation), total(deviation**2)), shift)[1:]
+  mean = total(x) / jnp.maximum(count, 1.0)
   if not spec.scale:
     return mean, jnp.zeros_like(mean)
-  return mean, by_group(by_channel((x - _per_channel(mean, channels)) ** 2)).sum(-1)
+  return mean, total((x - _per_channel(mean, channels)) ** 2)
 
 
 def _mean_and_m2_fwd(
@@ -167,36 +162,45 @@ def normalize(
   if moments is not None and running is not None and spec.renorm is not None:
     r, d = _corrections(moments, running, spec.renorm, spec.epsilon, step)
     scale, shift = scale * r, _per_channel(d, channels) * gamma + beta
-  scale = _per_channel(scale, channels)
-  if gamma is not None:
-    scale = scale * gamma
-  mean = _per_channel(mean, channels)
-  shape = (1,) * (x.ndim - mean.ndim) + mean.shape
-  y = _affine(relu, x, *(jnp.broadcast_to(a, shape) for a in (mean, scale, shift)))
+  y = _affine(relu, x, mean, scale, gamma, shift)
   return y, moments if "N" in spec.reduce else None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _affine(relu: bool, x: Array, mean: Array, scale: Array, shift: Array) -> Array:
-  """(x - mean) scale + shift in the dtype of x, then a ReLU if ``relu``.
+def _affine(
+  relu: bool, x: Array, mean: Array, scale: Array, gamma: Array | None, shift: Array
+) -> Array:
+  """(x - mean) scale gamma + shift in the dtype of x, then a ReLU if ``relu``.
 
-  The backward pass reads x and dy only twice, and stores nothing but x. There is no forward-mode
-  derivative. The mean, scale and shift are float32, have the same shape and broadcast against x,
-  with size 1 for the axes that are reduced.
+  The backward pass reads x and dy only twice, and stores no other activation. There is no
+  forward-mode derivative. The mean and scale [..., G] and the shift [..., C] are float32.
   """
+  mean, scale, shift = _expanded(x.ndim, mean, scale, gamma, shift)
   y = (x.astype(jnp.float32) - mean) * scale + shift
   return (jax.nn.relu(y) if relu else y).astype(x.dtype)
 
 
-def _affine_bwd(relu: bool, residuals: Any, dy: Array) -> tuple[Array, Array, Array, Array]:
-  x, mean, scale, shift = residuals
+def _expanded(
+  ndim: int, mean: Array, scale: Array, gamma: Array | None, shift: Array
+) -> tuple[Array, Array, Array]:
+  """Returns mean, scale and shift in one shape, with size 1 for the axes that are reduced."""
+  channels = shift.shape[-1]
+  mean, scale = _per_channel(mean, channels), _per_channel(scale, channels)
+  scale = scale if gamma is None else scale * gamma
+  shape = (1,) * (ndim - mean.ndim) + mean.shape
+  return jnp.broadcast_to(mean, shape), scale.reshape(shape), jnp.broadcast_to(shift, shape)
+
+
+def _affine_bwd(relu: bool, residuals: Any, dy: Array) -> tuple[Array, ...]:
+  x, *parts = residuals
+  (mean, scale, shift), pullback = jax.vjp(functools.partial(_expanded, x.ndim), *parts)
   axes = tuple(axis for axis, size in enumerate(mean.shape) if size == 1)
   deviation, dy = x.astype(jnp.float32) - mean, dy.astype(jnp.float32)
   if relu:
     dy = jnp.where(deviation * scale + shift > 0, dy, 0.0)
   dshift = dy.sum(axes, keepdims=True)
   dscale = (dy * deviation).sum(axes, keepdims=True)
-  return (dy * scale).astype(x.dtype), -scale * dshift, dscale, dshift
+  return (dy * scale).astype(x.dtype), *pullback((-scale * dshift, dscale, dshift))
 
 
 _affine.defvjp(lambda relu, *args: (_affine(relu, *args), args), _affine_bwd)
