@@ -12,6 +12,7 @@ from fedjax_norm.algorithms.contract import Averaging, ClientData, Context, Meth
 from fedjax_norm.algorithms.costs import ledger
 from fedjax_norm.algorithms.costs.ledger import Cost
 from fedjax_norm.algorithms.round_algorithm import SHARDED, Algorithm, RoundContext, Views
+from fedjax_norm.client_mapping import ClientFn
 from fedjax_norm.data.federated import FederatedData, draw
 from fedjax_norm.errors import UserError
 from fedjax_norm.local_training import (
@@ -20,8 +21,10 @@ from fedjax_norm.local_training import (
   Metrics,
   make_client_update,
   make_gradient,
+  make_loss,
   optimizer,
 )
+from fedjax_norm.ops.batching import default_platform
 from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
@@ -54,6 +57,10 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
   downloaded ones before ``client`` runs, and are not sent with the upload. For parameters that are
   not sent (of FedBN, or frozen), ``train`` ignores ``correction``, and ``server`` gets the mean 0.
 
+  If the uploads are gradients (``method.uploads_gradient``), an accelerator gets their sum in one
+  backward pass, as the gradient of sum_k p_k loss_k. Parts of a batch (``accumulate``) would all
+  be stored for it, so that they have a backward pass each, as on a CPU.
+
   Raises UserError if the options do not fit the model's norm.
   """
   spec, policy = setup.model.norm, config.statistics_policy(setup.model.norm)
@@ -74,6 +81,8 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
   unsent = personal | config.frozen_paths
   update = make_client_update(model, config, model.norm.axis_names)
   batch_gradient = make_gradient(model, config, model.norm.axis_names)
+  batch_loss = make_loss(model, config, shared_kernels=True)
+  one_backward = method.uploads_gradient and config.accumulate == 1 and default_platform() != "cpu"
 
   def init_client(server: Any) -> ClientState:
     params = server.variables["params"]
@@ -116,9 +125,10 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
       if correction is not None:
         zeros = optax.tree.zeros_like(tree_leaves.pick(correction, unsent))
         correction = tree_leaves.put(correction, zeros)
+      single = not isinstance(steps, jax.Array) and steps == 1
       steps = jnp.where(present, steps, 0)
       start = (variables, optimizer_state, examples.batch, context.round * steps)
-      return update(*start, steps, context.rate, key, correction, extra_loss)
+      return update(*start, steps, context.rate, key, correction, extra_loss, single)
 
     def gradient(
       variables: Variables,
@@ -128,8 +138,11 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
     ) -> tuple[PyTree, ClientOutput]:
       batch = examples.batch(context.round, batch_size, take)
       batch = batch._replace(mask=batch.mask * present)
-      stats = variables.get("batch_stats", {})
-      grads, stats, metrics = batch_gradient(variables["params"], stats, batch, context.round, key)
+      inputs = variables["params"], variables.get("batch_stats", {}), batch, context.round, key
+      if one_backward:  # a loss, which ``with_one_backward`` differentiates
+        grads, (stats, metrics) = batch_loss(*inputs, batch.mask.sum())
+      else:
+        grads, stats, metrics = batch_gradient(*inputs)
       after = {**variables, **({"batch_stats": stats} if stats else {})}
       return grads, ClientOutput(after, client_state.momentum, metrics)
 
@@ -162,17 +175,18 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
     (download, context, participants), (row, client_state) = shared, item
     functions = training_functions(client_state, row, context)
     result, upload = run_client(download, client_state, row, context, participants, functions)
-    present = (row >= 0).astype(jnp.float32)
-    weight = jnp.where(row >= 0, jnp.asarray(result.weight).astype(jnp.float32), 0.0)
+    weight, one = jax.lax.stop_gradient(jnp.float32(result.weight)), jnp.float32(1)
     variables = result.trained.variables
     stats = variables.get("batch_stats", {})
     sums = {
       "weight": weight,
-      "count": present,
-      "upload": _scaled(upload, weight, present, method.equal),
+      "count": one,
+      "upload": _scaled(upload, weight, one, method.equal),
       "stats": stats_policy.to_sums(stats, weight, download.variables.get("batch_stats", {})),
       "metrics": result.trained.metrics,
     }
+    # Not multiplied by 0: what padding computes from no examples may be NaN.
+    sums = optax.tree.where(row >= 0, sums, optax.tree.zeros_like(sums))
     return sums, ClientState(
       result.client_state,
       result.trained.opt_state if config.keeps_momentum else (),
@@ -180,13 +194,33 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
       stats if keeps_stats else (),
     )
 
+  def with_one_backward(run: ClientFn) -> ClientFn:
+    """Replaces the sum of weighted losses, which stands for ``upload``, by its gradient."""
+
+    def with_gradient(shared: Any, items: Any) -> tuple[PyTree, PyTree]:
+      download, *rest = shared
+
+      def loss(params: PyTree) -> tuple[Array, tuple[PyTree, PyTree]]:
+        variables = {**download.variables, "params": params}
+        sums, rows = run((download._replace(variables=variables), *rest), items)
+        return sums["upload"], (sums, rows)
+
+      gradient, (sums, rows) = jax.grad(loss, has_aux=True)(download.variables["params"])
+      return {**sums, "upload": ledger.without(gradient, shapes["params"], unsent)}, rows
+
+    return with_gradient
+
   def round_(
     server: Any, clients: ClientState, cohort: Array, context: RoundContext
   ) -> tuple[Any, ClientState, Metrics]:
     participants = (cohort >= 0).sum().astype(jnp.float32)
     shared = (method.downlink(server), context, participants)
     sums, clients = setup.mapping.map_reduce(
-      client_round, shared, (cohort, clients), (False, SHARDED, False)
+      client_round,
+      shared,
+      (cohort, clients),
+      (False, SHARDED, False),
+      with_one_backward if one_backward else lambda run: run,
     )
     before = server.variables
     mean = _scaled(sums["upload"], 1 / sums["weight"], 1 / sums["count"], method.equal)

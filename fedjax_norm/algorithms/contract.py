@@ -189,6 +189,10 @@ class Averaging(NamedTuple):
     downlink: server state -> what each client downloads, any NamedTuple with a field ``variables``,
       the model to start from; ``client`` sees nothing else of the server.
     equal: keys of the upload, a dict, for which all clients have the same weight in the mean.
+    uploads_gradient: whether the upload is the gradient that ``context.gradient`` returned, as it
+      is. On an accelerator, the clients' weighted sum of losses is then differentiated instead: as
+      they share one model, each convolution and its gradients run for all their images together.
+      ``context.gradient`` returns a loss in place of its gradient there.
   """
 
   init: Callable[[Variables], PyTree]
@@ -197,6 +201,7 @@ class Averaging(NamedTuple):
   init_client: Callable[[PyTree], PyTree] = lambda server: ()
   downlink: Callable[[Any], Any] = lambda server: server
   equal: tuple[str, ...] = ()
+  uploads_gradient: bool = False
 
 
 class Theta(NamedTuple):

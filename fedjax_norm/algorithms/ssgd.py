@@ -126,7 +126,9 @@ def ssgd(config: SsgdConfig, setup: Setup) -> Averaging:
     params = optax.apply_updates(params, optax.tree.scale(-context.rate * factor, updates))
     return ServerState({**state.variables, "params": params}, opt_state)
 
-  return Averaging(init, client, server, downlink=lambda server: Download(server.variables))
+  return Averaging(
+    init, client, server, downlink=lambda server: Download(server.variables), uploads_gradient=True
+  )
 
 
 SSGD = Method(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax import lax
@@ -43,8 +44,11 @@ def make_client_update(
 
   Returns:
     ``update(variables, opt_state, draw, first_step, steps, rate, key, correction=None,
-    extra_loss=None) -> ClientOutput``, where ``draw(step)`` returns the client's batch, ``steps``
-    is the number of local steps (traced) and ``rate`` the learning rate eta. A step is
+    extra_loss=None, single=False) -> ClientOutput``, where ``draw(step)`` returns the client's
+    batch, ``steps`` is the number of local steps (traced) and ``rate`` the learning rate eta.
+    ``single`` says that ``steps`` is at most 1: the program then has no loop, and vmap sees that
+    all clients have the server's kernels, which makes their convolutions one on an accelerator. A
+    step is
 
       w <- w - eta (optimizer(gradient of the loss + extra_loss(w)) + correction).
 
@@ -66,6 +70,7 @@ def make_client_update(
     key: Key,
     correction: PyTree | None = None,
     extra_loss: Callable[[PyTree], Array] | None = None,
+    single: bool = False,
   ) -> ClientOutput:
     def body(index: Array, carry: _Carry) -> _Carry:
       params, batch_stats, opt_state, metrics = carry
@@ -87,8 +92,13 @@ def make_client_update(
       return optax.tree.where(batch.mask.any(), after, carry) if axis_names else after
 
     start = (variables["params"], variables.get("batch_stats", {}), opt_state, Metrics.zeros())
-    bound = lax.pmax(steps, axis_names) if axis_names else steps
-    params, batch_stats, opt_state, metrics = lax.fori_loop(0, bound, body, start)
+    if single:
+      end = optax.tree.where(steps > 0, body(jnp.int32(0), start), start)
+    else:
+      # The first step stays in the loop: apart from it, it would double the program to compile.
+      bound = lax.pmax(steps, axis_names) if axis_names else steps
+      end = lax.fori_loop(0, bound, body, start)
+    params, batch_stats, opt_state, metrics = end
     after = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
     return ClientOutput(after, opt_state, metrics)
 

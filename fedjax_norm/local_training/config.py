@@ -104,8 +104,11 @@ class LocalConfig(SgdConfig):
     return False
 
   def steps(self, size: Any) -> Any:
-    """Returns the number of local steps per round of clients with ``size`` examples (any shape)."""
-    return 0 * size + 1
+    """Returns the number of local steps per round of clients with ``size`` examples (any shape).
+
+    A number that does not depend on ``size`` is a NumPy array, known when the program is compiled.
+    """
+    return np.ones(np.shape(size), np.int32)
 
   def fill_defaults(self, spec: NormSpec, all_clients: bool) -> Self:
     """Returns the options, with None replaced by the defaults for this norm and kind of cohort.
@@ -164,7 +167,7 @@ class LocalStepsConfig(LocalConfig):
   def steps(self, size: Any) -> Any:
     """Returns the number of local steps per round of clients with ``size`` examples (any shape)."""
     if self.local_epochs is None:
-      return 0 * size + (self.local_steps or 1)
+      return np.full(np.shape(size), self.local_steps or 1, np.int32)
     return self.local_epochs * steps_per_epoch(size, self.batch_size)
 
   def fill_defaults(self, spec: NormSpec, all_clients: bool) -> Self:

@@ -54,14 +54,50 @@ def measure(objective: str | Objective, outputs: Array, batch: Batch) -> Metrics
   return Metrics(total(chosen.loss(outputs, batch.labels)), correct, real.sum(dtype=jnp.int32))
 
 
-def make_gradient(
-  model: nn.Module, config: LocalConfig, axis_names: tuple[str, ...] = ()
-) -> Callable[..., tuple[PyTree, PyTree, Metrics]]:
-  """Returns a function that computes the gradient of a batch's mean loss.
+def make_loss(
+  model: nn.Module, config: LocalConfig, shared_kernels: bool = False
+) -> Callable[..., tuple[Array, tuple[PyTree, Metrics]]]:
+  """Returns a function that computes a batch's loss.
 
   The loss is the objective's, plus auxiliary losses of the model (auxiliary classifiers, centre
   loss). In training, the model sows each auxiliary loss, summed over the batch's examples that are
   not padding, into the flax collection ``losses``.
+
+  Args:
+    model: the model, with its norm bound to the mapped axes of clients if it merges statistics.
+    config: options of the client's steps.
+    shared_kernels: see ``norm.Mode``.
+
+  Returns:
+    ``loss(params, batch_stats, batch, time, key, count) -> (sum of the examples' losses / count,
+    (batch_stats, metrics))``, with ``time`` and ``key`` as in :func:`make_gradient`.
+  """
+
+  def loss(
+    params: PyTree, batch_stats: PyTree, batch: Batch, time: Array, key: Key, count: Array
+  ) -> tuple[Array, tuple[PyTree, Metrics]]:
+    variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
+    mode = Mode(
+      train=True,
+      mask=batch.mask,
+      step=time,
+      labels=batch.labels,
+      objective=config.objective,
+      shared_kernels=shared_kernels,
+    )
+    mutable, rngs = ["batch_stats", "losses"], {"dropout": key}
+    outputs, changed = model.apply(variables, batch.images, mode, mutable=mutable, rngs=rngs)
+    metrics = measure(config.objective, outputs, batch)
+    total = sum(jax.tree.leaves(changed.get("losses", {})), metrics.loss)
+    return total / jnp.maximum(count, 1), (changed.get("batch_stats", {}), metrics)
+
+  return loss
+
+
+def make_gradient(
+  model: nn.Module, config: LocalConfig, axis_names: tuple[str, ...] = ()
+) -> Callable[..., tuple[PyTree, PyTree, Metrics]]:
+  """Returns a function that computes the gradient of a batch's mean loss (see :func:`make_loss`).
 
   A batch is processed in ``config.accumulate`` parts, sequentially, so that it needs the memory of
   one part; the gradients of the parts add up to that of the batch. Norms that reduce the batch
@@ -88,20 +124,7 @@ def make_gradient(
       "processes it in parts; drop --accumulate or use a norm within clients, such as bn or gn."
     )
 
-  def loss_fn(
-    params: PyTree, batch_stats: PyTree, batch: Batch, time: Array, key: Key, count: Array
-  ) -> tuple[Array, tuple[PyTree, Metrics]]:
-    variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
-    mode = Mode(
-      train=True, mask=batch.mask, step=time, labels=batch.labels, objective=config.objective
-    )
-    mutable, rngs = ["batch_stats", "losses"], {"dropout": key}
-    outputs, changed = model.apply(variables, batch.images, mode, mutable=mutable, rngs=rngs)
-    metrics = measure(config.objective, outputs, batch)
-    total = sum(jax.tree.leaves(changed.get("losses", {})), metrics.loss)
-    return total / jnp.maximum(count, 1), (changed.get("batch_stats", {}), metrics)
-
-  grad_fn = jax.grad(loss_fn, has_aux=True)
+  grad_fn = jax.grad(make_loss(model, config), has_aux=True)
 
   def gradient(
     params: PyTree, batch_stats: PyTree, batch: Batch, time: Array, key: Key

@@ -20,9 +20,20 @@ class Collective(NamedTuple):
   bytes: int
 
 
+def equations(jaxpr: Any) -> Iterator[Any]:
+  """Yields the equations of a jaxpr and of the jaxprs inside it."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for value in equation.params.values():
+      for inner in _tuple(value):
+        inner = getattr(inner, "jaxpr", inner)
+        if hasattr(inner, "eqns"):
+          yield from equations(inner)
+
+
 def collectives(jaxpr: Any) -> Iterator[Collective]:
   """Yields every collective over named axes in a jaxpr and in the jaxprs inside it."""
-  for equation in jaxpr.eqns:
+  for equation in equations(jaxpr):
     names = equation.params.get("axes", equation.params.get("axis_name", ()))
     axes = tuple(axis for axis in _tuple(names) if isinstance(axis, str))
     if axes and equation.primitive.name != "axis_index":
@@ -33,11 +44,6 @@ def collectives(jaxpr: Any) -> Iterator[Collective]:
         sum(aval.size for aval in avals),
         sum(aval.size * aval.dtype.itemsize for aval in avals),
       )
-    for value in equation.params.values():
-      for inner in _tuple(value):
-        inner = getattr(inner, "jaxpr", inner)
-        if hasattr(inner, "eqns"):
-          yield from collectives(inner)
 
 
 def _tuple(value: Any) -> tuple:

@@ -1,0 +1,81 @@
+"""SSGD in the form for accelerators: one backward pass for all clients, with shared kernels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.collectives import equations
+from helpers.reference_fedavg import distance, random_variables
+from helpers.settings import built, configure, plain
+from helpers.step_world import KEY, run_rounds, skewed
+
+from fedjax_norm import client_mapping, norm
+from fedjax_norm.algorithms import averaging
+from fedjax_norm.algorithms.round_algorithm import RoundContext
+from fedjax_norm.algorithms.ssgd import SSGD, SsgdConfig
+from fedjax_norm.data.transforms.preprocess import Preprocess, make_transforms
+from fedjax_norm.models.resnet import ResNet
+
+SHAPE, SIZES, BATCH = (6, 6, 1), (5, 9, 12, 4), 4  # some batches of the first client have padding
+HEAVY = plain(batch_size=BATCH, momentum=0.9, weight_decay=5e-3, clip_norm=1.0)
+RATES = np.full(3, 0.2, np.float32)
+
+
+@pytest.fixture(scope="module")
+def make(tiny_source):
+  """Returns (data, make), where make(model, chunk, options) is an algorithm."""
+  data = skewed(tiny_source, SIZES)
+  transform = make_transforms(Preprocess(augment="none"), tiny_source.train.images)[0]
+
+  def make(model, chunk=0, **options):
+    mapping = client_mapping.ClientMapping("vmap", chunk)
+    config = configure(SsgdConfig, HEAVY, **options)
+    return built(SSGD, config, model, mapping, data, transform, SHAPE)
+
+  return data, make
+
+
+@pytest.mark.parametrize(
+  ("name", "chunk", "options"),
+  [
+    ("sync_bn", 0, {"batch_split": "proportional", "batch_stats": "moments"}),
+    ("bn", 2, {"weighting": "uniform", "batch_stats": "local"}),
+    ("gn", 3, {"frozen_paths": frozenset({"Dense_0/kernel"}), "accumulate": 2}),
+  ],
+)
+def test_equals_a_backward_pass_for_each_client(make, tiny_net, monkeypatch, name, chunk, options):
+  """In one chunk and in two, with padding in place of a client, and batches that are not full."""
+  data, make = make
+  model = tiny_net(norm=norm.create(name, **({"groups": 2} if name == "gn" else {})))
+  start, cohort = random_variables(model, SHAPE), (2, 0, -1, 3)
+  runs = []
+  for platform in ("cpu", "gpu"):
+    monkeypatch.setattr(averaging, "default_platform", lambda platform=platform: platform)
+    runs.append(run_rounds(make(model, chunk, **options), start, data, RATES, clients=cohort))
+  actual, expected = runs[::-1]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), actual, expected)
+  moved = distance(jax.tree.map(lambda a: a[-1], expected[0].variables["params"]), start["params"])
+  assert moved > 0.1
+
+
+def test_each_part_of_a_convolution_runs_once_for_the_images_of_all_clients(make, monkeypatch):
+  monkeypatch.setattr(averaging, "default_platform", lambda: "gpu")
+  data, make = make
+  model = ResNet((1,), 4, norm.create("gn", groups=2), 4)
+  algorithm = make(model)
+  server = algorithm.init(random_variables(model, SHAPE))
+  context = RoundContext(data, jnp.int32(0), jnp.float32(0.1), KEY, jnp.float32(0))
+  cohort, states = jnp.arange(len(SIZES)), algorithm.init_client(server)
+  jaxpr = jax.make_jaxpr(algorithm.round)(server, states, cohort, context).jaxpr
+  convolutions = [e for e in equations(jaxpr) if e.primitive.name == "conv_general_dilated"]
+  assert len(convolutions) == 3 + 3 + 2  # no gradient of the input images
+  images = []
+  for convolution in convolutions:
+    assert convolution.params["feature_group_count"] == 1
+    assert convolution.params["batch_group_count"] == 1
+    layout, shape = (
+      convolution.params["dimension_numbers"].lhs_spec,
+      convolution.invars[0].aval.shape,
+    )
+    images.append([shape[axis] for axis in layout[:2]].index(len(SIZES) * BATCH))
+  assert sorted(images) == [0] * 5 + [1] * 3  # the kernel gradients sum over the images
