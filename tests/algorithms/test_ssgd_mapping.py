@@ -13,12 +13,16 @@ from helpers.mapping_steps import BACKENDS
 
 @pytest.fixture(scope="module")
 def mapped(tmp_path_factory):
-  """Runs ``mapping_steps.py`` in a process with eight devices, and returns its folder."""
+  """Runs ``mapping_steps.py`` in a process with eight CPU devices, and returns its folder."""
   tests = Path(__file__).parents[1]
   folder = tmp_path_factory.mktemp("mapped")
   done = subprocess.run(
     [sys.executable, str(tests / "helpers" / "mapping_steps.py"), str(folder)],
-    env={**os.environ, "PYTHONPATH": f"{PYTHONPATH}{os.pathsep}{tests}"},
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "PYTHONPATH": f"{PYTHONPATH}{os.pathsep}{tests}",
+    },
     capture_output=True,
     text=True,
     check=False,
