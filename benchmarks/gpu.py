@@ -237,7 +237,7 @@ def results(folder: Path) -> list[str]:
   """Returns the Markdown that a part wrote, with deeper headings, or the end of what it printed."""
   written = sorted(folder.glob("*.md"))
   if written:
-    return [re.sub("^#", "##", file.read_text(), flags=re.MULTILINE) for file in written]
+    return [re.sub("^#", "###", file.read_text(), flags=re.MULTILINE) for file in written]
   lines = (folder / "log.txt").read_text(errors="replace").splitlines()
   return ["```", *lines[-40:], "```\n"]
 

@@ -44,7 +44,7 @@ def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_next(tmp_path):
   bad, slow, good = text.split("\n## Part ")[1:]
   assert " s: ValueError: no luck" in bad
   assert "its time was over" in slow
-  assert "## First\n\n| figure |" in slow
+  assert "### First\n\n| figure |" in slow
   assert (output / "slow" / "ended").exists()  # it was interrupted, not killed
   assert good.startswith("good\n\nTook ")
   assert "\nminutes 0.1\n" in good
@@ -80,5 +80,5 @@ def test_the_whole_script_works(tmp_path):
   text = (output / "summary.md").read_text()
   assert done.returncode == 0, done.stderr
   assert text.count("\nTook ") == len(gpu.PARTS), text
-  for heading in ("### (d) ", "### (c) ", "### (e) ", "| accuracy, % |", "tests collected"):
+  for heading in ("#### (d) ", "#### (c) ", "#### (e) ", "| accuracy, % |", "tests collected"):
     assert heading in text

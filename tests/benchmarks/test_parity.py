@@ -18,6 +18,7 @@ from benchmarks.peers.torch_loop import Loop
 # Of a round the library tells one loss, the mean of its steps: with one step a round, that of each
 # step. Momentum, which starts anew each round, is seen in rounds of several steps. With 0 a client
 # goes once through its own number of examples, whose last batch is smaller.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # by torch.compile
 @pytest.mark.parametrize(
   ("model", "variant", "local_steps"),
   [
