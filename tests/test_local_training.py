@@ -179,7 +179,14 @@ def test_an_extra_loss_adds_its_gradient_to_every_step(client):
   assert pull > 1e-3  # far above the tolerance
 
 
-def test_the_bytes_of_a_step_are_four_models_and_the_residuals_of_each_example(tiny_net):
+@pytest.fixture
+def on_gpu(monkeypatch):
+  """Convolutions have the forms of a GPU."""
+  monkeypatch.setattr("fedjax_norm.ops.conv.default_platform", lambda: "gpu")
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_the_bytes_of_a_step_are_four_models_and_the_arrays_of_each_example(tiny_net):
   def total(batch_size, dtype=jnp.float32):
     config = plain(batch_size=batch_size)
     model = tiny_net(norm=norm.create("gn", groups=2))
@@ -189,10 +196,23 @@ def test_the_bytes_of_a_step_are_four_models_and_the_residuals_of_each_example(t
   four_models = 4 * 4 * (72 + 16 + 36)
   example = total(3) - total(2)
   assert total(9) - total(8) == example
-  # At least the image, the 6x6x8 inputs of the norm and the ReLU, and the pooled features.
-  assert 4 * (36 + 2 * 288 + 8) <= example <= 4 * (36 + 5 * 288 + 8) + 200
-  assert four_models <= total(1) - example <= four_models + 4 * (72 + 36) + 200
+  # At least the image, the 6x6x8 inputs of the norm and the ReLU, and the pooled features; and the
+  # 9 values of the image of each of the convolution's 6x6x8 outputs.
+  product = 36 * 9 + 288
+  assert 4 * (36 + 2 * 288 + 8 + product) <= example <= 4 * (36 + 5 * 288 + 8 + product) + 200
+  assert four_models <= total(1) - example <= four_models + 4 * (2 * 72 + 36) + 200
   assert total(3, jnp.bfloat16) - total(2, jnp.bfloat16) < example
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_the_bytes_of_a_step_include_the_patches_of_its_largest_convolution(tiny_net, monkeypatch):
+  model = tiny_net(norm=norm.create("gn", groups=2))
+  image = jax.ShapeDtypeStruct((6, 6, 1), jnp.float32)
+  total = {}
+  for form in ("patches", "xla"):
+    monkeypatch.setattr("fedjax_norm.ops.batching.choose", lambda *_, form=form: form)
+    total[form] = step_bytes(model, plain(batch_size=5), image)
+  assert total["patches"] - total["xla"] == 4 * 5 * 36 * (9 - 1)  # nine copies of the images
 
 
 def test_parts_must_be_equal():
