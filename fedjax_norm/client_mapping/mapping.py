@@ -151,7 +151,7 @@ class ClientMapping(NamedTuple):
     """
     if steps is not None and not self.multi_process and (self.mesh or self.chunk != 1):
       share = self.busy_share(steps, cohort)
-      return f"{self.describe()}, {share:.0%} busy because clients take unequal local steps"
+      return f"{self.describe()}, {share:.0%} busy with clients of unequal steps"
     inner = {0: "vmap", 1: "scan"}.get(self.chunk, f"vmap in chunks of {self.chunk}")
     platform = jax.default_backend()
     if self.mesh is None:
