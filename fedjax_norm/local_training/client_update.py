@@ -95,7 +95,7 @@ def make_client_update(
     if single:
       end = optax.tree.where(steps > 0, body(jnp.int32(0), start), start)
     else:
-      # The first step stays in the loop: apart from it, a ResNet-20 takes 1.6 times as long to compile.
+      # The first step stays in the loop: apart from it, a ResNet-20 compiles 1.6 times as long.
       bound = lax.pmax(steps, axis_names) if axis_names else steps
       end = lax.fori_loop(0, bound, body, start)
     params, batch_stats, opt_state, metrics = end
