@@ -193,7 +193,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def peak_megabytes(*arguments):
   words = [sys.executable, "-c", _MEASURED, *map(str, arguments)]
-  done = subprocess.run(words, env=PYTHONPATH, check=True, stdout=subprocess.PIPE, text=True)
+  done = subprocess.run(
+    words,
+    env={**os.environ, "PYTHONPATH": PYTHONPATH},
+    check=True,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
   return int(done.stdout.split()[-1]) / 1024
 
 
