@@ -144,7 +144,8 @@ def test_mappings_agree_and_padding_changes_nothing(whole, replay):
       f"the clients of {whole.method.name} run sequentially; drop --backend=vmap and --chunk."
     )
     return
-  assert whole.program.mapping.backend == "shard_map"
+  if jax.device_count() > 1:  # else the two mappings differ by the chunk only
+    assert whole.program.mapping.backend == "shard_map"
   row, metrics = whole.outcome.rows[0], replay.metrics
   assert metrics.examples == row["examples"]
   np.testing.assert_allclose(metrics.loss / metrics.examples, row["train_loss"], rtol=1e-4)
