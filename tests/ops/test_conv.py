@@ -1,4 +1,4 @@
-"""The lowerings of the convolution against each other and torch, also under vmap and scan."""
+"""The forms of the convolution against each other and torch, also under vmap and scan."""
 
 import functools
 from typing import NamedTuple
@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from fedjax_norm.ops.conv import conv
 from fedjax_norm.ops.geometry import Geometry
-from fedjax_norm.ops.lowerings import canonical
+from fedjax_norm.ops.lowerings import FORMS, canonical
+from fedjax_norm.ops.lowerings import windows as windows_form
+from fedjax_norm.ops.rules import choose
 
 
 class Case(NamedTuple):
@@ -119,10 +121,10 @@ def assert_same(actual, expected):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5 * (1 + np.abs(theirs).max()))
 
 
-def check(case: Case, how: str):
-  """Compares the canonical lowering with torch, for each client."""
+def check(case: Case, how: str, lowering: str | None = "canonical"):
+  """Compares a lowering, or None for the table's, with torch for each client."""
   x, kernel, dy = arguments(case)
-  result = mapped("canonical", how, case, x, kernel, dy)
+  result = mapped(lowering, how, case, x, kernel, dy)
   clients = 1 if how == SINGLE else 2
   assert all(len(a) == clients for a in result)
   for i in range(clients):
@@ -148,24 +150,21 @@ def test_maps_are_the_same_in_both_lowerings(name, how):
 
 
 @pytest.mark.parametrize(
-  ("case", "parts"),
-  [
-    (Case((7, 5), (3, 3), (1, 1), "SAME", (5, 4)), 7),  # seven rows, a prime number
-    (Case((12, 5), (3, 2), (2, 1), "SAME", (5, 4)), 3),  # parts of two rows out of six
-    (Case((9, 6), (2, 2), (2, 3), "VALID", (5, 3)), 2),  # rows of x that no window reaches
+  ("case", "windows", "products"),
+  [  # the number of blocks that fit if a block has so many windows
+    (Case((7, 5), (3, 3), (1, 1), "SAME", (5, 4)), 35, 2),  # an image
+    (Case((12, 5), (3, 2), (2, 1), "SAME", (5, 4)), 10, 6),  # two rows out of six
+    (Case((9, 6), (2, 2), (2, 3), "VALID", (5, 3)), 1, 8),  # rows of x that no window reaches
   ],
 )
-def test_a_large_gradient_is_summed_over_parts_of_the_rows(case, parts, monkeypatch):
+def test_the_kernel_gradient_is_summed_over_blocks_of_windows(case, windows, products, monkeypatch):
   x, kernel, dy = arguments(case)
-  row = dy[0, :, 0].nbytes
-  monkeypatch.setattr(canonical, "_LARGE", 1)
-  monkeypatch.setattr(canonical, "_CACHED", 2 * row)
-  assert canonical._rows_at_once(dy.shape[2], row) * parts == dy.shape[2]
-  check(case, SINGLE)
+  monkeypatch.setattr(windows_form, "_CACHED", windows * kernel[0, ..., 0].nbytes)
+  check(case, SINGLE, "windows")
 
   geometry = Geometry(case.size, case.kernel, case.strides, pads_of(case))
-  gradient = functools.partial(canonical.kernel_gradient, geometry)
-  assert "dynamic_slice" in str(jax.make_jaxpr(gradient)(x[0], dy[0]))
+  gradient = functools.partial(windows_form.kernel_gradient, geometry)
+  assert f"length={products}\n" in str(jax.make_jaxpr(gradient)(x[0], dy[0]))
   half = gradient(x[0].astype(jnp.bfloat16), dy[0].astype(jnp.bfloat16))
   exact = torch_gradients(case, x[0], kernel[0], dy[0])[2]
   assert half.dtype == jnp.bfloat16  # the sum is float32
@@ -193,9 +192,9 @@ def cases(draw):
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
-@given(cases(), st.sampled_from([SINGLE, BOTH, IMAGES, SCAN]))
-def test_random_convolutions_equal_torch(case, how):
-  check(case, how)
+@given(cases(), st.sampled_from([SINGLE, BOTH, IMAGES, SCAN]), st.sampled_from([None, *FORMS]))
+def test_random_convolutions_equal_torch(case, how, lowering):
+  check(case, how, lowering)
 
 
 def test_the_canonical_lowering_has_no_grouped_or_dilated_convolution_under_vmap():
@@ -244,3 +243,25 @@ def test_a_kernel_larger_than_the_image_is_lowered_to_matrix_products():
   assert "conv_general_dilated" not in primitives(2)
   assert "dot_general" in primitives(2)
   assert "dot_general" not in primitives(8)
+
+
+@pytest.mark.parametrize(
+  ("part", "form", "shape"),
+  [  # the figures in rules.py: image, kernel, channels, images
+    ("kernel_gradient", "windows", (32, 5, 3, 6, 64)),
+    ("kernel_gradient", "canonical", (28, 5, 1, 6, 64)),
+    ("kernel_gradient", "canonical", (32, 3, 3, 32, 64)),
+    ("kernel_gradient", "windows", (32, 3, 3, 64, 64)),
+    ("kernel_gradient", "windows", (32, 3, 64, 64, 32)),
+    ("kernel_gradient", "canonical", (32, 3, 64, 64, 10)),
+    ("kernel_gradient", "windows", (16, 1, 64, 192, 32)),
+    ("kernel_gradient", "canonical", (8, 3, 256, 256, 32)),
+    ("input_gradient", "patches", (14, 5, 6, 16, 64)),
+    ("input_gradient", "canonical", (32, 3, 64, 64, 32)),
+    ("forward", "canonical", (32, 5, 3, 6, 64)),
+  ],
+)
+def test_the_form_on_a_cpu(part, form, shape):
+  size, taps, inputs, outputs, batch = shape
+  geometry = Geometry((size, size), (taps, taps), (1, 1), ((taps // 2,) * 2,) * 2)
+  assert choose(part, "cpu", "float32", geometry, batch, inputs, outputs, False) == form

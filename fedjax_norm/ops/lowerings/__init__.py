@@ -5,7 +5,16 @@
 to y, dx and dkernel, in the dtype of their arguments.
 """
 
-from fedjax_norm.ops.lowerings import canonical, one_by_one, patches, xla
+from fedjax_norm.ops.lowerings import canonical, one_by_one, patches, windows, xla
 
-FORMS = {"canonical": canonical, "one_by_one": one_by_one, "patches": patches, "xla": xla}
+FORMS = {
+  "canonical": canonical,
+  "one_by_one": one_by_one,
+  "patches": patches,
+  "windows": windows,
+  "xla": xla,
+}
 """{name in the table ``rules.choose``: module}"""
+
+# The forms that the table chooses on either kind of device.
+ON_CPU, ON_ACCELERATORS = ("canonical", "windows", "patches"), ("xla", "patches", "one_by_one")
