@@ -59,7 +59,8 @@ def choose(
 #   8x8, 256 to 256, 3x3                 32        27.4      29.0
 #
 # Forward convolutions are fastest in the canonical form, and input gradients too but for one
-# figure: 14x14, 6 to 16, 5x5, 64 images take 1.66 ms there and 1.24 ms with patches.
+# figure: 14x14, 6 to 16, 5x5, 64 images take 1.66 ms there and 1.24 ms with patches (with 3 to 6
+# channels, 4.4 and 7.1).
 
 # The canonical form transposes x and dy, which is slow if they leave the cache: so many bytes.
 _LARGE = 2**23
@@ -71,7 +72,7 @@ def _on_cpu(
   """Returns the form of a part on a CPU."""
   taps = math.prod(geometry.kernel)
   if part == "input_gradient":
-    return "patches" if inputs <= 8 and taps >= 25 else "canonical"
+    return "patches" if 4 < inputs <= 8 and taps >= 25 else "canonical"
   if part == "forward":
     return "canonical"
   pixels = math.prod(geometry.image) * inputs + math.prod(geometry.output) * outputs

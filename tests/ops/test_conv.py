@@ -257,6 +257,7 @@ def test_a_kernel_larger_than_the_image_is_lowered_to_matrix_products():
     ("kernel_gradient", "windows", (16, 1, 64, 192, 32)),
     ("kernel_gradient", "canonical", (8, 3, 256, 256, 32)),
     ("input_gradient", "patches", (14, 5, 6, 16, 64)),
+    ("input_gradient", "canonical", (32, 5, 3, 6, 64)),
     ("input_gradient", "canonical", (32, 3, 64, 64, 32)),
     ("forward", "canonical", (32, 5, 3, 6, 64)),
   ],
