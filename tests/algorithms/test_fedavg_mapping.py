@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from helpers.accelerators import require_host_devices
 from helpers.fedavg_world import HEAVY, OPTIONS, RATES, SCAN, SOME, close_runs, same_bits, slow
 from helpers.reference_fedavg import close, distance
 from helpers.settings import configure
@@ -31,6 +32,8 @@ def by_mapping(world, mapping=None):
 
 @pytest.mark.parametrize("case", MAPPINGS)
 def test_mappings_agree(world, case):
+  if case == "pmap":
+    require_host_devices()
   fast = by_mapping(world, client_mapping.create(num_clients=3, **MAPPINGS[case]))
   steps = EPOCH.steps(fast.data.sizes)
   slots = [np.append(cohort, -1)[fast.mapping.arrange(steps[cohort])] for cohort in THREE]

@@ -80,6 +80,7 @@ def test_fedbn_does_not_send_norm_parameters(world):
 
 
 @pytest.mark.parametrize(("name", "groups"), [("bn", 8), ("bgn", 2)])
+@pytest.mark.host_devices
 def test_recalibrated_statistics_are_the_moments_of_all_data(world, name, groups):
   model, data, transform = world.model(name), world.data(), world.transform()
   variables = random_variables(model)

@@ -18,7 +18,12 @@ def mapped(tmp_path_factory):
   folder = tmp_path_factory.mktemp("mapped")
   done = subprocess.run(
     [sys.executable, str(tests / "helpers" / "mapping_steps.py"), str(folder)],
-    env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{PYTHONPATH}{os.pathsep}{tests}"},
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "JAX_NUM_CPU_DEVICES": "8",
+      "PYTHONPATH": f"{PYTHONPATH}{os.pathsep}{tests}",
+    },
     capture_output=True,
     text=True,
     check=False,
