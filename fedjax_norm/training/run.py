@@ -68,7 +68,7 @@ def initial_variables(task: Task, seed: int, batch_size: int = 256) -> Variables
       "processes has only those of its clients; drop --num_processes or choose another --norm."
     )
   init_key, batch_key = jax.random.split(stream(jax.random.key(seed), Stream.INIT))
-  variables = models.init(task.model, init_key, task.image_shape)
+  variables = models.init(task.model, init_key, task.image_shape, traced=False)
   if task.model.norm.weight_norm:
     labels = task.source.train.labels
     rng = np.random.default_rng(np.asarray(jax.random.key_data(batch_key)))
