@@ -66,7 +66,7 @@ def shared(tmp_path_factory):
 @pytest.mark.long
 def test_two_processes_share_a_study(shared):
   folder, answers = shared
-  # The plan above the table also tells what was done when the process came, and for how many workers.
+  # The plan above the table tells what was done when the process came, and for how many workers.
   one, other = (answer[answer.index("#  contender") :] for answer in answers.values())
   assert one == other
   holders = {json.loads(file.read_text())["pid"] for file in (folder / "leases").glob("*/*")}
