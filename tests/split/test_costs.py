@@ -33,9 +33,12 @@ def _linear(macs, outputs, channels, *, ways=3, bias=True):
   return count + (2 * outputs * BATCH - channels if bias else 0)
 
 
-def _relu(elements):
-  """Returns the FLOPs of ReLU: a maximum; backward a comparison and a selection."""
-  return 3 * elements * BATCH
+def _relu(elements, groups=None):
+  """Returns the FLOPs of ReLU: a maximum; backward a comparison and a selection.
+
+  After a norm, the backward pass computes the output (scale and shift) again.
+  """
+  return (3 if groups is None else 5) * elements * BATCH
 
 
 def _max_pool(windows, members=4):
@@ -62,11 +65,14 @@ def _gn(elements, channels, groups):
   - minus the first terms of both sums over space, the products in the gradients (-scale dshift is
     2, by gamma 1, by scale 1), both sums over the channels of a group, and 5 per group for the
     derivatives of the root (3) and of the two quotients;
+  - in the backward pass, scale times gamma again (1 per channel), and twice the derivative by m2
+    (1 per group);
   - the gradients of gamma and beta, which are sums over the batch.
   """
   forward = 7 * elements * BATCH + (groups + channels) * BATCH
   backward = 9 * elements * BATCH + (-2 + 4) * channels * BATCH
   backward += 2 * (channels - groups) * BATCH + 5 * groups * BATCH
+  backward += (channels + groups) * BATCH
   return forward + backward + 2 * (channels * BATCH - channels)
 
 
@@ -82,7 +88,8 @@ def _tiny(groups):
   conv2 = _normed(_taps(8, 3, 2, 0) ** 2 * 32 * 64, 4 * 4 * 64, 64, groups)
   conv3 = _normed(_taps(4, 3, 1, 1) ** 2 * 64 * 64, 4 * 4 * 64, 64, groups)
   head = _mean_pool(4 * 4 * 64, 64) + _linear(64 * 10, 10, 10)
-  return conv1 + _relu(8 * 8 * 32), conv2 + conv3 + 2 * _relu(4 * 4 * 64), head
+  body = conv2 + conv3 + 2 * _relu(4 * 4 * 64, groups)
+  return conv1 + _relu(8 * 8 * 32, groups), body, head
 
 
 def _lenet5(groups):
