@@ -137,7 +137,9 @@ def averaging(method: Averaging, config: LocalConfig, setup: Setup) -> Algorithm
       take: Array | None = None,
     ) -> tuple[PyTree, ClientOutput]:
       batch = examples.batch(context.round, batch_size, take)
-      batch = batch._replace(mask=batch.mask * present)
+      # Only in lock-step: a NaN of an empty batch would spread to all clients by one backward pass.
+      if model.norm.axis_names:
+        batch = batch._replace(mask=batch.mask * present)
       inputs = variables["params"], variables.get("batch_stats", {}), batch, context.round, key
       if one_backward:  # a loss, which ``with_one_backward`` differentiates
         grads, (stats, metrics) = batch_loss(*inputs, batch.mask.sum())
