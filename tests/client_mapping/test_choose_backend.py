@@ -1,5 +1,7 @@
 """The mapping is chosen by the options, the devices, their memory and the clients' steps."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -98,6 +100,15 @@ def test_an_accelerator_runs_as_many_clients_in_parallel_as_fit_its_memory():
   assert chunk(6, None, chunk=2) == 2
   assert chunk(6, None, lockstep=True) == 0
   assert client_mapping.create(num_clients=6, devices=[Accelerator()]).chunk == 0
+
+
+def test_a_device_of_several_processes_runs_as_many_clients_in_parallel_as_fit(monkeypatch):
+  """It may have more clients of a cohort than its equal share."""
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(jax, "make_mesh", lambda shape, *_, **__: SimpleNamespace(size=shape[0]))
+  devices = [Accelerator(), Accelerator()]
+  mapping = client_mapping.create(num_clients=6, client_bytes=lambda: 100, devices=devices)
+  assert (mapping.chunk, mapping.divide(2), mapping.divide(5)) == (3, (1, 2), (2, 3))
 
 
 def test_an_accelerator_runs_fewer_clients_in_parallel_if_their_steps_differ():
