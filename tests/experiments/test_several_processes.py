@@ -23,13 +23,15 @@ CLIENTS = 9
 # A small learning rate, because with small batches rounding differences grow with every step.
 TRAIN = ("--clients=9", "--batch_size=4", "--rounds=6", "--eval_every=3", "--partition=quantity")
 TRAIN = (*TRAIN, "--lr=0.01")
-# Flags by method: partial cohorts and client states, or lock-step.
+# Flags by method: partial cohorts and client states, unequal steps in chunks, or lock-step.
 FLAGS = {
   "fedavg": (
     *("--norm=bn", "--batch_stats=local", "--client_momentum=local", "--cohort=5"),
     *("--local_steps=2", "--evaluate_clients=4"),
   ),
-  "scaffold": ("--norm=bn", "--cohort=5", "--local_steps=2", "--evaluate_clients=3"),
+  "scaffold": (
+    *("--norm=bn", "--cohort=5", "--local_epochs=1", "--chunk=2", "--evaluate_clients=3"),
+  ),
   "ssgd": ("--norm=sync_bn", "--evaluate_clients=3", "--momentum=0.9", "--network=wan"),
 }
 EXACT = ("round", "examples", "bytes_up", "bytes_down", "round_trips")
