@@ -151,7 +151,7 @@ for name, binary in BINARIES.items():
 def test_every_binary_is_in_the_table():
   folder = ROOT / "experiments"
   binaries = {path.stem for path in folder.glob("*.py") if '"__main__"' in path.read_text()}
-  assert binaries == set(MODULES.values())
+  assert binaries - {"machine"} == set(MODULES.values())  # machine has the flags of run
 
 
 @pytest.mark.parametrize("name", BINARIES)
