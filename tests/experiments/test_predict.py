@@ -59,7 +59,7 @@ def test_predictions_of_a_run(fedavg_run, predicted):
            class_names=CLASSES)  # fmt: skip
   # After FixBN's freeze the rate is far too high, so that the best round is before the freeze.
   training = (data, "--norm=fixbn", "--lr=0.1", "--local_steps=20", "--partition=iid",
-              "--freeze_lr_factor=100", "--freeze_clip_norm=1", "--validation_share=0.25",
+              "--freeze_lr_factor=1000", "--freeze_clip_norm=1", "--validation_share=0.25",
               "--workdir=run")  # fmt: skip
   code, _, err = fedavg_run(*training)
   assert code == 0, err
