@@ -102,8 +102,8 @@ def create(
   if chunk is None:
     chunk = fitting(client_bytes(), devices) if client_bytes else 0
   mapping = ClientMapping(backend, chunk, mesh, lockstep)
-  if multi_process:  # a device may have more clients of a cohort than this share
-    return mapping
+  if multi_process:  # a device may have all clients of a cohort
+    return mapping._replace(chunk=0) if chosen and chunk >= num_clients else mapping
   if chosen and steps is not None:
     return _efficient(mapping, steps, num_clients)
   return _even(mapping, share)

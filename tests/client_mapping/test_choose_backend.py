@@ -109,6 +109,7 @@ def test_a_device_of_several_processes_runs_as_many_clients_in_parallel_as_fit(m
   devices = [Accelerator(), Accelerator()]
   mapping = client_mapping.create(num_clients=6, client_bytes=lambda: 100, devices=devices)
   assert (mapping.chunk, mapping.divide(2), mapping.divide(5)) == (3, (1, 2), (2, 3))
+  assert client_mapping.create(num_clients=6, client_bytes=lambda: 50, devices=devices).chunk == 0
 
 
 def test_an_accelerator_runs_fewer_clients_in_parallel_if_their_steps_differ():
