@@ -11,7 +11,9 @@ from fedjax_norm.norm import Mode
 from fedjax_norm.typing import Array, PyTree, Variables
 
 
-def step_bytes(model: nn.Module, config: LocalConfig, images: jax.ShapeDtypeStruct) -> int:
+def step_bytes(
+  model: nn.Module, config: LocalConfig, images: jax.ShapeDtypeStruct, batch_size: int | None = None
+) -> int:
   """Returns an estimate of the bytes of device memory that a client's local step needs.
 
   They are four times the size of the model (weights, gradient, update and momentum) plus everything
@@ -23,6 +25,7 @@ def step_bytes(model: nn.Module, config: LocalConfig, images: jax.ShapeDtypeStru
     model: the model, with a norm that does not merge statistics over clients.
     config: options of the client's steps.
     images: shape (H, W, C) of one image, and the dtype in which the model computes.
+    batch_size: number of examples of the client's batch; None for the configuration's.
   """
   key = jax.random.key(0)
   variables = jax.eval_shape(
@@ -37,7 +40,7 @@ def step_bytes(model: nn.Module, config: LocalConfig, images: jax.ShapeDtypeStru
     outputs, backward, _ = jax.vjp(logits, variables["params"], has_aux=True)
     return backward, backward(jax.tree.map(jnp.ones_like, outputs))
 
-  shape = (config.batch_size // config.accumulate, *images.shape)
+  shape = (-(-(batch_size or config.batch_size) // config.accumulate), *images.shape)
   batch = jax.ShapeDtypeStruct(shape, images.dtype)
   one_client = jax.tree.map(
     lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), (variables, batch)

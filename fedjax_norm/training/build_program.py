@@ -56,7 +56,7 @@ def make_program(method: Method | str, task: Task, config: Any) -> Program:
     num_clients=config.cohort_of(data.num_clients),
     chunk=config.chunk,
     lockstep=spec.across_clients and not method.sequential(config),
-    client_bytes=lambda: step_bytes(model, config, images_of(task)),
+    client_bytes=lambda: client_bytes(task, config),
     steps=unequal_steps,
   )
   one_by_one = mapping.one_by_one()
@@ -159,6 +159,12 @@ def images_of(task: Task) -> jax.ShapeDtypeStruct:
   stored = task.source.train.images[:1]
   batch = jax.eval_shape(task.eval_transform, jax.ShapeDtypeStruct(stored.shape, stored.dtype))
   return jax.ShapeDtypeStruct(task.image_shape, batch.dtype)
+
+
+def client_bytes(task: Task, config: Any) -> int:
+  """Returns the bytes of device memory that a step of the client with the largest batch needs."""
+  batch_sizes = config.step_examples(np.asarray(task.data.sizes))
+  return step_bytes(task.model, config, images_of(task), int(batch_sizes.max()))
 
 
 def check_mapping(method: Method, config: Any) -> None:

@@ -26,8 +26,7 @@ from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.client_mapping import ClientMapping
 from fedjax_norm.data.federated import FederatedData
 from fedjax_norm.errors import DivergedError
-from fedjax_norm.local_training import step_bytes
-from fedjax_norm.training.build_program import images_of
+from fedjax_norm.training.build_program import client_bytes
 from fedjax_norm.training.interval_planner import Controls, Interval, next_interval, observe
 from fedjax_norm.training.metrics_row import check_finite, make_row, mean_over
 from fedjax_norm.training.placement.client_states import ClientStore
@@ -82,8 +81,7 @@ def can_share(program: Program, config: Any) -> str | None:
 def fitting_lanes(task: Task, program: Program, config: Any) -> int:
   """Returns the number of lanes whose clients fit into the device's memory; at least 1."""
   parallel = program.mapping.chunk or config.cohort_of(task.data.num_clients)
-  lane_bytes = parallel * step_bytes(task.model, config, images_of(task))
-  return client_mapping.fitting(lane_bytes, program.mapping.devices)
+  return client_mapping.fitting(parallel * client_bytes(task, config), program.mapping.devices)
 
 
 @functools.lru_cache(maxsize=8)

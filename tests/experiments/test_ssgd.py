@@ -17,6 +17,7 @@ from fedjax_norm.algorithms.ssgd import SSGD
 from fedjax_norm.cli import app, methods, run_report, train
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.errors import UserError
+from fedjax_norm.training.build_program import client_bytes
 from fedjax_norm.training.task.task import make_task
 
 AsgdFlags, FedAvgFlags, SsgdFlags = methods.ASGD_CONFIG, methods.FEDAVG_CONFIG, methods.SSGD_CONFIG
@@ -230,3 +231,9 @@ def test_recalibration_takes_proportional_batches(tiny_source):
   )
   (phase,) = program.phases.values()
   np.testing.assert_allclose(phase.recalibrate_steps, [5 / 3, 5 / 3])
+
+
+def test_the_memory_of_a_step_is_that_of_the_largest_batch(tiny_source):
+  task = make_task(tiny_source, Partition(np.arange(60), np.array([0, 10, 60])), norm.create("bn"))
+  shares = SSGD.config(batch_size=6, batch_split="proportional")  # batches of 2 and 10
+  assert client_bytes(task, shares) == client_bytes(task, SSGD.config(batch_size=10))

@@ -89,7 +89,7 @@ def test_what_differs_between_runs_is_not_shared(make):
 
 def test_as_many_lanes_as_fit_the_memory(make, monkeypatch):
   task, program, config = make("fedavg", "bn", freeze_round="half")
-  monkeypatch.setattr(lanes, "step_bytes", lambda *_: 10)
+  monkeypatch.setattr(lanes, "client_bytes", lambda *_: 10)
   for memory, count in ((1000, 10), (10, 1)):  # 30% of the memory for three clients of 10 bytes
     monkeypatch.setattr(client_mapping.choose_backend, "device_memory", lambda _, m=memory: m)
     assert fitting_lanes(task, program, config) == count
