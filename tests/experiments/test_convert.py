@@ -73,6 +73,13 @@ def load(name, task, image_size=None):
   )
 
 
+def assert_same(source, converted):
+  for split in ("train", "test"):
+    for one, other in zip(getattr(source, split), getattr(converted, split), strict=True):
+      np.testing.assert_array_equal(one, other)
+      assert one is other is None or one.dtype == other.dtype
+
+
 @pytest.mark.parametrize("make", [folder, identities, index, archive])
 def test_the_data_are_those_of_the_source(make, tmp_path, monkeypatch):
   monkeypatch.setattr(encoded_images, "_BLOCK_BYTES", 200)  # several blocks
@@ -81,10 +88,7 @@ def test_the_data_are_those_of_the_source(make, tmp_path, monkeypatch):
   size = 6 if make is index else None
   run(data, tmp_path / "new", task=task, image_size=size)
   source, converted = load(data, task, size), load(f"npy:{tmp_path / 'new'}", task)
-  for split in ("train", "test"):
-    for one, other in zip(getattr(source, split), getattr(converted, split), strict=True):
-      np.testing.assert_array_equal(one, other)
-      assert one is other is None or one.dtype == other.dtype
+  assert_same(source, converted)
   assert source._replace(name="npy", train=None, test=None, notes=()) == converted._replace(
     train=None, test=None
   )
@@ -134,7 +138,7 @@ def test_a_complete_conversion_is_left_as_it_is(whole, capsys):
   data, complete = whole
   before = {file: file.stat().st_mtime_ns for file in complete.iterdir()}
   run(data, complete)
-  assert "is complete" in capsys.readouterr().out
+  assert f"is complete\ntrain with --data=npy:{complete}\n" in capsys.readouterr().out
   assert before == {file: file.stat().st_mtime_ns for file in complete.iterdir()}
 
 
@@ -156,6 +160,51 @@ def test_a_damaged_image_can_be_replaced_between(tmp_path, capsys):
     run(data, tmp_path / "new")
 
 
+def test_a_damaged_image_can_be_removed_between(tmp_path, monkeypatch):
+  data, task = folder(tmp_path / "own")
+  damaged = tmp_path / "own" / "val" / "zoe" / "bee" / "1.png"
+  good = damaged.read_bytes()
+  damaged.write_bytes(good[:45])
+  with pytest.raises(UserError, match=r"1\.png is a damaged image"):
+    run(data, tmp_path / "new")
+  damaged.unlink()
+  decode, decoded = image_decoding.decode, []
+  monkeypatch.setattr(image_decoding, "decode", lambda *a: decoded.append(a) or decode(*a))
+  run(data, tmp_path / "new")
+  assert len(decoded) == 7  # the other test images
+  source, converted = load(data, task), load(f"npy:{tmp_path / 'new'}", task)
+  assert_same(source, converted)
+
+
+def test_a_complete_conversion_without_one_of_its_files_is_not_called_complete(
+  whole, tmp_path, capsys
+):
+  data, complete = whole
+  new = shutil.copytree(complete, tmp_path / "new")
+  (new / "x_test.npy").unlink()
+  with pytest.raises(UserError, match=r"has lost x_test\.npy"):
+    run(data, new)
+  (new / convert.RECORD).write_bytes(b"mine")
+  with pytest.raises(UserError, match="not of a conversion, or is damaged"):
+    run(data, new)
+
+
+def test_tfds_data_that_changed_are_not_mixed(tmp_path, monkeypatch):
+  (tmp_path / "own").mkdir()
+  file = tmp_path / "prepared" / "set" / "1.0.0" / "data"
+  file.parent.mkdir(parents=True)
+  file.touch()
+  data, _ = archive(tmp_path / "own")
+  monkeypatch.setattr(sources.tfds, "prepared", lambda folder: ["set"])
+  monkeypatch.setattr(sources.tfds, "load", lambda *_: sources.load(data))
+  run("set", tmp_path / "new", data_dir=str(tmp_path / "prepared"))
+  monkeypatch.chdir(tmp_path)
+  run("set", tmp_path / "new", data_dir="prepared")
+  file.write_text("prepared again")
+  with pytest.raises(UserError, match="the data changed since"):
+    run("set", tmp_path / "new", data_dir="prepared")
+
+
 def test_what_it_refuses_is_one_sentence(whole, tmp_path, capsys):
   data, complete = whole
   (tmp_path / "used").mkdir()
@@ -172,6 +221,7 @@ def test_what_it_refuses_is_one_sentence(whole, tmp_path, capsys):
     ({"to": str(tmp_path / "half")}, "holds other arrays"),
     ({"to": str(tmp_path / "used" / "mine" / "new")}, "cannot be read or written"),
     ({"to": str(tmp_path / "new"), "data": "folder:none"}, "There is no folder"),
+    ({"to": str(tmp_path / "new"), "data": "identities"}, "pass --task=verification"),
   ]:
     config = options.make(convert.ConvertFlags, **{"data": data, "to": str(complete), **changes})
     assert guard(lambda config=config: convert.run(config)) == 2
@@ -193,14 +243,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def peak_megabytes(*arguments):
   words = [sys.executable, "-c", _MEASURED, *map(str, arguments)]
-  done = subprocess.run(
-    words,
-    env={**os.environ, "PYTHONPATH": PYTHONPATH},
-    check=True,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-  return int(done.stdout.split()[-1]) / 1024
+  printed = subprocess.check_output(words, env={**os.environ, "PYTHONPATH": PYTHONPATH}, text=True)
+  return int(printed.split()[-1]) / 1024
 
 
 @pytest.mark.long

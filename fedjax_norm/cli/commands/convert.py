@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from fedjax_norm.data.encoded_images import EncodedImages, block_size
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.sources import npy
 from fedjax_norm.data.sources import registry as sources
+from fedjax_norm.data.sources.arrays import REQUIRED
 from fedjax_norm.data.sources.registry import DataConfig
 from fedjax_norm.errors import UserError
 from fedjax_norm.objectives import TASKS
@@ -67,7 +69,10 @@ def run(config: ConvertFlags) -> None:
     old = _read(folder)
     _check_options(folder, old, record)
     _check_files(folder, old, record, {})
-    print(f"{folder} is complete; train with --data=npy:{folder}")
+    if missing := [name for name in REQUIRED if not (folder / f"{name}.npy").is_file()]:
+      raise UserError(f"{folder} has lost {missing[0]}.npy; remove this folder to convert again.")
+    print(f"{folder} is complete")
+    _print_use(config, folder)
     return
   if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
     raise UserError(f"{folder} holds other files; choose a new folder as --to.")
@@ -77,6 +82,10 @@ def run(config: ConvertFlags) -> None:
 def _convert(config: ConvertFlags, folder: Path, record: Record) -> None:
   """Collects the files in a folder beside ``folder``, which it becomes when it is complete."""
   source = sources.from_config(config, config.task, decode=False)
+  if source.test_names is not None and config.task != "verification":
+    raise UserError(
+      f"the test classes of {config.data} are not its training classes; pass --task=verification."
+    )
   partial = folder.with_name(folder.name + npy.PARTIAL)
   partial.mkdir(parents=True, exist_ok=True)
   try:
@@ -90,9 +99,13 @@ def _convert(config: ConvertFlags, folder: Path, record: Record) -> None:
   except Timeout as error:
     raise UserError(f"another process writes to {partial}; wait until it ends.") from error
   train, test = source.train.images.shape, source.test.images.shape
-  task = "" if config.task == "classification" else f" --task={config.task}"
   shape = "x".join(map(str, train[1:]))
   print(f"{folder}: {train[0]:,} training and {test[0]:,} test images of {shape}")
+  _print_use(config, folder)
+
+
+def _print_use(config: ConvertFlags, folder: Path) -> None:
+  task = "" if config.task == "classification" else f" --task={config.task}"
   print(f"train with --data=npy:{folder}{task}")
 
 
@@ -154,16 +167,24 @@ def _image_bytes(images: np.ndarray | EncodedImages) -> int:
 def _written(path: Path, images: np.ndarray | EncodedImages) -> int:
   """Returns how many images of the array a file has; a half-written one does not count.
 
+  The file may be of more or fewer images: NumPy leaves room for any number in its header.
+
   Raises:
-    UserError: the file is of another array.
+    UserError: the file has images of another shape or type.
   """
-  header = _header(images)
-  if not path.is_file() or path.stat().st_size < len(header):
+  size = len(_header(images))
+  if not path.is_file() or path.stat().st_size < size:
     return 0
-  with open(path, "rb") as file:
-    if file.read(len(header)) != header:
-      raise _changed(path.parent)
-  return (path.stat().st_size - len(header)) // _image_bytes(images)
+  try:
+    with open(path, "rb") as file:
+      np.lib.format.read_magic(file)
+      shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+      same = (shape[1:], dtype, file.tell()) == (images.shape[1:], images.dtype, size)
+  except ValueError:
+    same = False
+  if not same:
+    raise _changed(path.parent)
+  return (path.stat().st_size - size) // _image_bytes(images)
 
 
 def _append(path: Path, images: np.ndarray | EncodedImages, done: int, bar: tqdm.tqdm) -> None:
@@ -189,11 +210,13 @@ def _record(config: ConvertFlags) -> dict[str, np.ndarray]:
   kind, _, argument = config.data.partition(":")
   given = {one: getattr(config, one) for one in ("image_size", "region", "min_region_size", "task")}
   data = f"{kind}:{os.path.abspath(argument)}" if os.path.exists(argument) else config.data
-  options = json.dumps({"data": data, "data_dir": config.data_dir, **given})
+  data_dir = config.data_dir and os.path.abspath(config.data_dir)
+  options = json.dumps({"data": data, "data_dir": data_dir, **given})
   splits = sources.image_paths(
     config.data, region=config.region, min_region_size=config.min_region_size
   )
-  files = {"data": [argument], **dict(zip(_IMAGES, splits, strict=True))}
+  prepared = sorted(map(str, Path(data_dir, config.data).rglob("*"))) if data_dir else []
+  files = {"data": [argument, *prepared], **dict(zip(_IMAGES, splits, strict=True))}
   return {"options": np.asarray(options), **{name: _stamps(paths) for name, paths in files.items()}}
 
 
@@ -208,8 +231,13 @@ def _stamps(paths: list[str]) -> np.ndarray:
 
 
 def _read(folder: Path) -> dict[str, np.ndarray]:
-  with np.load(folder / RECORD) as record:
-    return dict(record)
+  try:
+    with np.load(folder / RECORD) as record:
+      return {name: record[name] for name in ("options", "data", *_IMAGES)}
+  except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    raise UserError(
+      f"{folder / RECORD} is not of a conversion, or is damaged; choose another --to."
+    ) from error
 
 
 def _check_options(folder: Path, old: Record, new: Record) -> None:
