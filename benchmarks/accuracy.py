@@ -16,6 +16,8 @@ from absl import app, flags
 
 from benchmarks.measure import ROOT
 from benchmarks.systems import last_line
+from fedjax_norm.cli.app import guard, parse_flags, refuse_positional
+from fedjax_norm.errors import UserError
 
 _COMMAND = ("-m", "experiments.fedavg", "--norm=fixbn", "--clients=10", "--noprogress")
 # Several processes share the accelerator's memory.
@@ -61,9 +63,17 @@ def table(found: Mapping[tuple[str, int], float | str], seeds: int) -> str:
 
 
 def compare(output: Path, seeds: int, extra: str) -> None:
-  """Runs the command on each platform with each seed, and writes the table after each run."""
+  """Runs the command on each platform with each seed, and writes the table after each run.
+
+  Raises:
+    UserError: there is no seed, or the folder has the runs of an earlier comparison.
+  """
+  if seeds < 1:
+    raise UserError(f"there is nothing to run; give at least one seed, not {seeds}.")
   runs = [(platform, seed) for seed in range(seeds) for platform in _PLATFORMS]
   folders = {run: output / f"{list(_PLATFORMS).index(run[0])}_{run[1]}" for run in runs}
+  if any(folder.exists() for folder in folders.values()):
+    raise UserError(f"{output} has the runs of an earlier comparison; give another --output.")
   processes: list[subprocess.Popen] = []
   found: dict[tuple[str, int], float | str] = {}
   try:
@@ -81,12 +91,16 @@ def compare(output: Path, seeds: int, extra: str) -> None:
 
 def main(argv: Sequence[str]) -> None:
   """Runs the comparison of the command line."""
-  del argv
-  compare(Path(flags.FLAGS.output), flags.FLAGS.seeds, flags.FLAGS.extra)
+
+  def work() -> None:
+    refuse_positional(argv[1:])
+    compare(Path(flags.FLAGS.output), flags.FLAGS.seeds, flags.FLAGS.extra)
+
+  sys.exit(guard(work))
 
 
 if __name__ == "__main__":
   flags.DEFINE_string("output", "benchmarks/results/accuracy", "The folder of the runs.")
   flags.DEFINE_integer("seeds", 3, "Number of seeds, from 0.")
   flags.DEFINE_string("extra", "", "Further flags of the command, separated by spaces.")
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

@@ -22,7 +22,7 @@ from absl import app, flags
 
 from benchmarks.measure import ROOT
 from benchmarks.systems import last_line
-from fedjax_norm.cli.app import guard, parse_flags
+from fedjax_norm.cli.app import guard, parse_flags, refuse_positional
 from fedjax_norm.errors import UserError
 
 
@@ -57,6 +57,7 @@ _TESTS = (
   "tests/models/test_small.py",
   "tests/algorithms/test_fedavg_mapping.py",
   "tests/algorithms/test_ssgd.py",
+  "tests/algorithms/test_shared_kernels.py",
   "tests/training/test_loop.py",
   "tests/training/test_resume.py",
   "tests/experiments/test_machine.py",
@@ -243,11 +244,15 @@ def results(folder: Path) -> list[str]:
 
 
 def _from_flags(argv: Sequence[str]) -> None:
-  del argv
   # Also where a shell ignores interrupts, as in the background; children inherit the default.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   values = flags.FLAGS
-  sys.exit(guard(lambda: main(values.minutes, Path(values.output), values.smoke)))
+
+  def work() -> None:
+    refuse_positional(argv[1:])
+    main(values.minutes, Path(values.output), values.smoke)
+
+  sys.exit(guard(work))
 
 
 if __name__ == "__main__":

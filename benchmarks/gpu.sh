@@ -4,10 +4,11 @@
 # --smoke shows on any machine that it works. PYTHON chooses the interpreter. See benchmarks/gpu.py.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-for python in ${PYTHON:+"$PYTHON"} "$root/.venv/bin/python" python3 python; do
+if [ -n "${PYTHON:-}" ]; then pythons=("$PYTHON"); else pythons=("$root/.venv/bin/python" python3 python); fi
+for python in "${pythons[@]}"; do
   if "$python" -c "import jax" 2>/dev/null; then
     PYTHONPATH=$root exec "$python" -m benchmarks.gpu "$@"
   fi
 done
-echo "error: no Python with JAX is here; name its interpreter with PYTHON=PATH." >&2
+echo "error: none of ${pythons[*]} is a Python with JAX; name its interpreter with PYTHON=PATH." >&2
 exit 2

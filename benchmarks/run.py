@@ -19,7 +19,7 @@ from benchmarks import measure, picture, report, systems
 from benchmarks.measure import Contender, Measurement
 from benchmarks.systems import OURS, SYSTEMS, System, Unavailable
 from benchmarks.workloads import LETTERS, Workload, table
-from fedjax_norm.cli.app import guard, parse_flags
+from fedjax_norm.cli.app import guard, parse_flags, refuse_positional
 from fedjax_norm.data.sources import tfds
 from fedjax_norm.errors import UserError
 from fedjax_norm.plots import base
@@ -93,6 +93,8 @@ def main(options: Options) -> None:
     unknown = [name for name in given if name not in known]
     if unknown:
       raise UserError(f"there is no {unknown[0]!r}; choose among {', '.join(known)}.")
+    if len(set(given)) < len(given):
+      raise UserError(f"{','.join(given)} names one twice; name each once.")
   repeats = _REPEATS[options.scale] if options.repeats is None else options.repeats
   if repeats < 1 or not options.workloads:
     raise UserError("there is nothing to measure; give a workload and at least one repeat.")
@@ -259,10 +261,14 @@ def draw(output: Path, workloads: Sequence[Workload], measurements: Sequence[Mea
 
 
 def _from_flags(argv: Sequence[str]) -> None:
-  del argv
   names = [field.name for field in dataclasses.fields(Options)]
   values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
-  sys.exit(guard(lambda: main(Options(**values))))
+
+  def work() -> None:
+    refuse_positional(argv[1:])
+    main(Options(**values))
+
+  sys.exit(guard(work))
 
 
 if __name__ == "__main__":

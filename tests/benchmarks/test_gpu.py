@@ -1,6 +1,7 @@
 """All parts of the script for accelerators run, whatever becomes of the others."""
 
 import subprocess
+import sys
 import time
 
 import pytest
@@ -69,6 +70,28 @@ def test_accuracies_are_by_platform_and_seed():
   lines = accuracy.table(found, 2).splitlines()
   assert lines[2] == f"| {device} | 90.00 | 92.00 | 91.00 |"
   assert lines[3] == "| CPU | failed: no luck | not ended |  |"
+
+
+def test_runs_of_an_earlier_comparison_are_kept(tmp_path):
+  (tmp_path / "1_0").mkdir()
+  with pytest.raises(UserError, match="has the runs of an earlier comparison"):
+    accuracy.compare(tmp_path, 1, "")
+  assert [path.name for path in tmp_path.iterdir()] == ["1_0"]
+
+
+@pytest.mark.parametrize("script", ["run", "gpu", "accuracy"])
+def test_a_word_that_is_no_flag_is_refused(script):
+  command = [sys.executable, "-m", f"benchmarks.{script}", "30"]
+  done = subprocess.run(command, cwd=gpu.ROOT, capture_output=True, text=True)
+  assert done.returncode == 2
+  assert done.stderr.endswith("error: unexpected argument '30'; flags are written --name=value.\n")
+
+
+def test_an_interpreter_without_jax_is_not_replaced_by_another(monkeypatch):
+  monkeypatch.setenv("PYTHON", "/nowhere/python")
+  done = subprocess.run([f"{gpu.ROOT}/benchmarks/gpu.sh"], capture_output=True, text=True)
+  assert done.returncode == 2
+  assert "none of /nowhere/python is a Python with JAX" in done.stderr
 
 
 @pytest.mark.long

@@ -73,6 +73,7 @@ def test_an_accelerator_s_variants_are_measured_where_there_is_one(quick):
     ({"workloads": ("x",)}, "there is no 'x'; choose among a, b, c, d, e, f, g, h"),
     ({"peers": ("tff",)}, "there is no 'tff'; choose among torch_loop, pfl, fedjax, flower"),
     ({"repeats": 0}, "nothing to measure"),
+    ({"workloads": ("a", "b", "a")}, "a,b,a names one twice"),
     ({"workloads": ()}, "nothing to measure"),
     ({"data_dir": "/nowhere"}, "There is no folder '/nowhere'"),
     ({"data_dir": "."}, "'.' holds no prepared cifar10"),
