@@ -17,7 +17,7 @@ from fedjax_norm.norm import Mode, Norm, NormSpec
 accelerators.set_environment()
 accelerators.set_host_devices()  # the imports above have not started JAX
 # Tracing makes many objects; looking for cycles among them takes a tenth of the tests' time.
-gc.set_threshold(200_000, 50, 1000)
+gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_pycollect_makemodule(module_path, parent):
