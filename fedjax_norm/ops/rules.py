@@ -58,9 +58,18 @@ def choose(
 #   16x16, 64 to 192, 1x1                32         6.9       3.9
 #   8x8, 256 to 256, 3x3                 32        27.4      29.0
 #
-# Forward convolutions are fastest in the canonical form, and input gradients too but for one
-# figure: 14x14, 6 to 16, 5x5, 64 images take 1.66 ms there and 1.24 ms with patches (with 3 to 6
-# channels, 4.4 and 7.1).
+# Milliseconds of other parts for which another form than the canonical one is faster; 32 images.
+#
+#   image, channels, kernel, part                            canonical   patches
+#   14x14, 6 to 16, 5x5, valid, input gradient                     0.5       0.3
+#   8x8, 64 to 64, 3x3, input gradient                             1.4       1.0
+#   8x8, 256 to 256, 3x3, input gradient                          14.9      15.7
+#   4x4, 512 to 512, 3x3, input gradient                          18.5      13.7
+#   32x32, 64 to 128, 3x3, stride 2, input gradient               14.6       8.7
+#   16x16, 32 to 64, 3x3, stride 2, input gradient                 1.1       0.6
+#   16x16, 32 to 64, 3x3, stride 2, kernel gradient                0.8       1.0
+#   8x8, 256 to 512, 3x3, stride 2, kernel gradient               10.0       7.3
+#   32x32, 64 to 128, 1x1, stride 2, all three                     9.6       4.0
 
 # The canonical form transposes x and dy, which is slow if they leave the cache: so many bytes.
 _LARGE = 2**23
@@ -70,11 +79,17 @@ def _on_cpu(
   part: Part, dtype: str, geometry: Geometry, batch: int, inputs: int, outputs: int
 ) -> str:
   """Returns the form of a part on a CPU."""
-  taps = math.prod(geometry.kernel)
-  if part == "input_gradient":
-    return "patches" if 4 < inputs <= 8 and taps >= 25 else "canonical"
+  taps, strided = math.prod(geometry.kernel), geometry.strides != (1, 1)
+  if taps == 1 and strided:
+    return "patches"
   if part == "forward":
     return "canonical"
+  if part == "input_gradient":
+    few = 4 < inputs <= 8 and taps >= 25
+    small = math.prod(geometry.image) <= (64 if inputs <= 64 else 16)
+    return "patches" if strided or few or small else "canonical"
+  if strided and inputs >= 128:
+    return "patches"
   pixels = math.prod(geometry.image) * inputs + math.prod(geometry.output) * outputs
   size = batch * pixels * jnp.dtype(dtype).itemsize
   if taps == 1:

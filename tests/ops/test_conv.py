@@ -259,10 +259,17 @@ def test_a_kernel_larger_than_the_image_is_lowered_to_matrix_products():
     ("input_gradient", "patches", (14, 5, 6, 16, 64)),
     ("input_gradient", "canonical", (32, 5, 3, 6, 64)),
     ("input_gradient", "canonical", (32, 3, 64, 64, 32)),
+    ("input_gradient", "patches", (8, 3, 64, 64, 32)),
+    ("input_gradient", "patches", (16, 3, 32, 64, 32, 2)),
+    ("kernel_gradient", "canonical", (16, 3, 32, 64, 32, 2)),
+    ("kernel_gradient", "patches", (8, 3, 256, 512, 32, 2)),
     ("forward", "canonical", (32, 5, 3, 6, 64)),
+    ("forward", "canonical", (8, 3, 256, 512, 32, 2)),
+    ("forward", "patches", (8, 1, 256, 512, 32, 2)),
   ],
 )
 def test_the_form_on_a_cpu(part, form, shape):
-  size, taps, inputs, outputs, batch = shape
-  geometry = Geometry((size, size), (taps, taps), (1, 1), ((taps // 2,) * 2,) * 2)
+  size, taps, inputs, outputs, batch, *stride = shape
+  strides = (*stride, *stride) or (1, 1)
+  geometry = Geometry((size, size), (taps, taps), strides, ((taps // 2,) * 2,) * 2)
   assert choose(part, "cpu", "float32", geometry, batch, inputs, outputs, False) == form
