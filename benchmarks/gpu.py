@@ -70,14 +70,14 @@ PARTS = (
     "ResNet-18 beside PyTorch",
     0.28,
     (*_RUN, _PEERS, "--workloads=d"),
-    ("--scale=smoke", "--peers="),
+    ("--scale=smoke", "--peers=", "--workloads=h"),
   ),
   Part(
     "workloads",
     "The other workloads",
     0.17,
     (*_RUN, "--peers=", "--workloads=a,g,b,c,h"),
-    ("--scale=smoke", "--workloads=h"),
+    ("--scale=smoke", "--workloads=c"),
   ),
   Part(
     "lowering",

@@ -103,5 +103,5 @@ def test_the_whole_script_works(tmp_path):
   text = (output / "summary.md").read_text()
   assert done.returncode == 0, done.stderr
   assert text.count("\nTook ") == len(gpu.PARTS), text
-  for heading in ("#### (d) ", "#### (c) ", "#### (e) ", "| accuracy, % |", "tests collected"):
+  for heading in ("#### (h) ", "#### (c) ", "#### (e) ", "| accuracy, % |", "tests collected"):
     assert heading in text
