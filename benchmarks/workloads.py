@@ -192,20 +192,12 @@ _G = _A._replace(
   ),
 )
 # NIID-Bench (arXiv 2102.02079): its network, batch size, rate and momentum; no norm.
-_H = Workload(
-  "h",
-  "10 clients, NIID-Bench's network, batch 64",
-  "ms a step",
-  Data("cifar10", _CIFAR, 320),
-  "niid",
+_H = _B._replace(
+  key="h",
+  title="10 clients, NIID-Bench's network, batch 64",
+  model="niid",
   groups=0,
-  clients=10,
-  cohort=10,
   batch_size=64,
-  local_steps=5,
-  rate=0.01,
-  momentum=0.9,
-  rounds_per_sample=1,
   samples=4,
 )
 _POPULATIONS = (1_000, 10_000, 100_000)
