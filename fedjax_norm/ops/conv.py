@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from fedjax_norm.ops.batching import default_platform, run
 from fedjax_norm.ops.geometry import Geometry, Pads, explicit_pads
 from fedjax_norm.ops.lowerings import FORMS, xla
+from fedjax_norm.ops.rules import Part
 from fedjax_norm.typing import Array
 
 
@@ -35,14 +36,16 @@ def conv(
     padding: ``'SAME'``, ``'VALID'`` or ((top, bottom), (left, right)).
     groups: number of channel groups that are convolved separately.
     lowering: name of one form for all three parts; None chooses by the shapes. ``'xla'`` is
-      ``lax.conv_general_dilated`` itself, which alone has a forward-mode derivative.
+      ``lax.conv_general_dilated`` itself, which alone has a forward-mode derivative; all have
+      second derivatives in reverse mode.
     platform: ``'cpu'``, ``'gpu'`` or another accelerator; None for JAX's default backend.
 
   Returns:
     [N, H', W', O].
 
   Raises:
-    ValueError: the lowering is unknown, or the groups do not divide the channels.
+    ValueError: the lowering is unknown, the groups do not divide the channels, or the kernel is
+      larger than the padded images.
   """
   if x.shape[-1] != groups * kernel.shape[2] or kernel.shape[3] % groups:
     raise ValueError(
@@ -52,28 +55,39 @@ def conv(
     raise ValueError(f"unknown lowering {lowering!r}; choose among {', '.join(FORMS)}.")
   image, taps = x.shape[1:3], kernel.shape[:2]
   geometry = Geometry(image, taps, strides, explicit_pads(image, taps, strides, padding))
+  if min(geometry.output) < 1:
+    raise ValueError(f"a kernel of size {taps} does not fit images of size {image}, padded.")
   platform = platform or default_platform()
   if lowering == "xla" or (groups > 1 and platform != "cpu"):
     return xla.plain(x, kernel, strides, geometry.pads, groups=groups)
   if groups == 1:
-    return _conv(platform, lowering, geometry, x, kernel)
-  parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
-  return jnp.concatenate([_conv(platform, lowering, geometry, *part) for part in parts], -1)
+    return _part(platform, lowering, geometry, "forward", x, kernel)
+  pairs = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+  run_group = functools.partial(_part, platform, lowering, geometry, "forward")
+  return jnp.concatenate([run_group(*pair) for pair in pairs], -1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _conv(
-  platform: str, lowering: str | None, geometry: Geometry, x: Array, kernel: Array
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _part(
+  platform: str, lowering: str | None, geometry: Geometry, part: Part, first: Array, second: Array
 ) -> Array:
-  return run("forward", platform, lowering, geometry, x, kernel)
+  return run(part, platform, lowering, geometry, first, second)
 
 
-def _conv_bwd(
-  platform: str, lowering: str | None, geometry: Geometry, residuals: Any, dy: Array
+def _part_bwd(
+  platform: str, lowering: str | None, geometry: Geometry, part: Part, residuals: Any, ct: Array
 ) -> tuple[Array, Array]:
-  x, kernel = residuals
-  dx = run("input_gradient", platform, lowering, geometry, dy, kernel)
-  return dx, run("kernel_gradient", platform, lowering, geometry, x, dy)
+  # The parts are the gradients of sum(dy * conv(x, kernel)) by dy, x and the kernel, and each is
+  # linear in the other two. So their gradients are again these parts.
+  first, second = residuals
+  of = functools.partial(_part, platform, lowering, geometry)
+  match part:
+    case "forward":
+      return of("input_gradient", ct, second), of("kernel_gradient", first, ct)
+    case "input_gradient":
+      return of("forward", ct, second), of("kernel_gradient", ct, first)
+    case _:
+      return of("input_gradient", second, ct), of("forward", first, ct)
 
 
-_conv.defvjp(lambda *args: (_conv(*args), args[3:]), _conv_bwd)
+_part.defvjp(lambda *args: (_part(*args), args[4:]), _part_bwd)

@@ -49,3 +49,8 @@ def explicit_pads(image: Pair, kernel: Pair, strides: Pair, padding: str | Pads)
 def pad_or_crop(pads: Pads, x: Array) -> Array:
   """Pads the rows and columns of [N, H, W, C] with zeros; negative pads crop."""
   return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)])
+
+
+def sum_dtype(x: Array) -> jnp.dtype:
+  """Returns the dtype for sums of many products of arrays like x: at least float32."""
+  return jnp.promote_types(x.dtype, jnp.float32)

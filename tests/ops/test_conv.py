@@ -44,6 +44,7 @@ CASES = {
   "pads beyond the kernel": Case((3, 4), (2, 1), (1, 2), ((3, 0), (2, 3)), (5, 2)),
   "one position": Case((3, 3), (3, 3), (2, 2), "VALID", (6, 6)),
   "kernel above the image": Case((2, 1), (5, 5), (1, 1), "SAME", (5, 2)),
+  "cropped below the kernel": Case((1, 7), (2, 4), (1, 2), ((1, 2), (-1, 0)), (4, 5)),
   "16 channels, which are folded": Case((4, 7), (3, 3), (1, 1), "SAME", (16, 16)),
   "17 channels, which are not folded": Case((4, 5), (3, 3), (2, 2), "SAME", (17, 5)),
   "two groups": Case((5, 6), (3, 3), (2, 2), "SAME", (3, 4), 2),
@@ -197,6 +198,26 @@ def test_random_convolutions_equal_torch(case, how, lowering):
   check(case, how, lowering)
 
 
+def test_second_derivatives_are_those_of_xlas_convolution():
+  case = CASES["same at stride 2, odd"]
+  x, kernel, dy = (a[0] for a in arguments(case))
+
+  def derivatives(lowering):
+    def squares(*args):
+      return sum((a**2).sum() for a in gradients(lowering, case, *args))
+
+    return jax.jit(jax.grad(squares, (0, 1, 2)))(x, kernel, dy)
+
+  assert_same(derivatives("canonical"), derivatives("xla"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_without_images_the_gradient_of_the_kernel_is_zero(form):
+  images, dy = np.zeros((0, 4, 4, 8), np.float32), np.zeros((0, 4, 4, 3), np.float32)
+  gradient = FORMS[form].kernel_gradient(Geometry((4, 4), (1, 1)), images, dy)
+  np.testing.assert_array_equal(gradient, np.zeros((1, 1, 8, 3)))
+
+
 def test_the_canonical_lowering_has_no_grouped_or_dilated_convolution_under_vmap():
   case = CASES["same at stride 2, odd"]
   args = arguments(case)
@@ -224,11 +245,13 @@ def test_the_three_convolutions_are_not_inlined():
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
-def test_groups_that_do_not_divide_the_channels_are_rejected(lowering):
+def test_kernels_that_do_not_fit_are_rejected(lowering):
   x, kernel = np.zeros((1, 3, 3, 6), np.float32), np.zeros((3, 3, 2, 4), np.float32)
   for groups in (1, 2, 3):  # 3 divides the input channels, but not the output channels
     with pytest.raises(ValueError, match="do not fit 6 channels"):
       conv(x, kernel, groups=groups, lowering=lowering)
+  with pytest.raises(ValueError, match=r"\(3, 3\) does not fit images of size \(3, 2\)"):
+    conv(x[:, :, :2], kernel[..., :3], padding="VALID", groups=3, lowering=lowering)
 
 
 def test_a_kernel_larger_than_the_image_is_lowered_to_matrix_products():

@@ -6,7 +6,7 @@ convolutions do not have.
 
 import jax.numpy as jnp
 
-from fedjax_norm.ops.geometry import Geometry, pad_or_crop
+from fedjax_norm.ops.geometry import Geometry, pad_or_crop, sum_dtype
 from fedjax_norm.ops.lowerings import phases
 from fedjax_norm.ops.lowerings.xla import plain
 from fedjax_norm.typing import Array
@@ -48,13 +48,13 @@ def _by_taps(geometry: Geometry, x: Array, kernel: Array) -> Array:
   XLA would swap the kernel and the image, and run loops that are 100 times slower.
   """
   (h, w), (kh, kw), (sh, sw), pads = geometry
-  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+  x = pad_or_crop(pads, x)
   down, right = x.shape[1] - kh + 1, x.shape[2] - kw + 1
   # The sum of many parts is float32, also for bfloat16 products.
-  y = jnp.zeros((len(x), *geometry.output, kernel.shape[3]), jnp.float32)
+  y = jnp.zeros((len(x), *geometry.output, kernel.shape[3]), sum_dtype(x))
   for r in _useful_taps(kh, range(0, down, sh), pads[0][0], h):
     for c in _useful_taps(kw, range(0, right, sw), pads[1][0], w):
-      y += (x[:, r : r + down : sh, c : c + right : sw] @ kernel[r, c]).astype(jnp.float32)
+      y += (x[:, r : r + down : sh, c : c + right : sw] @ kernel[r, c]).astype(y.dtype)
   return y.astype(x.dtype)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fedjax_norm.ops.geometry import Geometry, pad_or_crop
+from fedjax_norm.ops.geometry import Geometry, pad_or_crop, sum_dtype
 from fedjax_norm.typing import Array
 
 
@@ -36,9 +36,9 @@ def input_gradient(geometry: Geometry, dy: Array, kernel: Array) -> Array:
   """
   columns = dy @ kernel.reshape(-1, kernel.shape[-1]).T
   # The sum of many parts is float32, also for bfloat16 products.
-  x = jax.ShapeDtypeStruct((len(dy), *geometry.image, kernel.shape[2]), jnp.float32)
+  x = jax.ShapeDtypeStruct((len(dy), *geometry.image, kernel.shape[2]), sum_dtype(dy))
   spread = jax.linear_transpose(functools.partial(patches, geometry), x)
-  return spread(columns.astype(jnp.float32))[0].astype(dy.dtype)
+  return spread(columns.astype(x.dtype))[0].astype(dy.dtype)
 
 
 def kernel_gradient(geometry: Geometry, x: Array, dy: Array) -> Array:

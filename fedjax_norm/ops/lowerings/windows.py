@@ -9,7 +9,7 @@ and nothing has to be transposed. The other two parts are those of ``canonical``
 import jax.numpy as jnp
 from jax import lax
 
-from fedjax_norm.ops.geometry import Geometry, pad_or_crop
+from fedjax_norm.ops.geometry import Geometry, pad_or_crop, sum_dtype
 from fedjax_norm.ops.lowerings.canonical import forward, input_gradient
 from fedjax_norm.typing import Array
 
@@ -23,6 +23,8 @@ def kernel_gradient(geometry: Geometry, x: Array, dy: Array) -> Array:
   (kh, kw), (sh, sw), pads = geometry[1:]
   n, h, w, i = x.shape
   oh, ow, o = dy.shape[1:]
+  if not n:
+    return jnp.zeros((kh, kw, i, o), x.dtype)
   fold = min(ow, _fold(kw, i))
   step, width = fold * sw, kw + (fold - 1) * sw
   count, pieces = -(-ow // fold), -(-width // step)  # windows in a row; steps in a window
@@ -34,8 +36,8 @@ def kernel_gradient(geometry: Geometry, x: Array, dy: Array) -> Array:
   dy = dy.reshape(n, oh, count, fold * o)
 
   fitting = _CACHED // (count * kh * width * i * x.dtype.itemsize)
-  rows = _largest_part(oh, fitting)
-  images = _largest_part(n, fitting // oh)
+  rows = largest_part(oh, fitting)
+  images = largest_part(n, fitting // oh)
 
   def add(index: Array, dk: Array) -> Array:
     image, row = index // (oh // rows) * images, index % (oh // rows) * rows
@@ -51,10 +53,10 @@ def kernel_gradient(geometry: Geometry, x: Array, dy: Array) -> Array:
     dy_part = lax.dynamic_slice(dy, (image, row, 0, 0), dy_size).reshape(-1, fold * o)
     # This order of the two is a third faster than the other one.
     over_windows = (((0,), (0,)), ((), ()))
-    return dk + lax.dot_general(dy_part, matrix, over_windows, preferred_element_type=jnp.float32)
+    return dk + lax.dot_general(dy_part, matrix, over_windows, preferred_element_type=dk.dtype)
 
   # The sum of many parts is float32, also for bfloat16 products.
-  dk = jnp.zeros((fold * o, kh * width * i), jnp.float32)
+  dk = jnp.zeros((fold * o, kh * width * i), sum_dtype(x))
   dk = lax.fori_loop(0, n // images * (oh // rows), add, dk)
   by_column = dk.T.reshape(kh, width, i, fold, o)
   columns = [by_column[:, f * sw : f * sw + kw, :, f] for f in range(fold)]
@@ -66,6 +68,6 @@ def _fold(columns: int, inputs: int) -> int:
   return max(1, min(4, columns - 1)) if inputs <= 4 else 1
 
 
-def _largest_part(whole: int, limit: int) -> int:
+def largest_part(whole: int, limit: int) -> int:
   """Returns the largest divisor of a number up to a limit, at least 1."""
   return max(part for part in range(1, max(1, min(whole, limit)) + 1) if whole % part == 0)
