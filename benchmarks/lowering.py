@@ -2,9 +2,10 @@
 
 For every distinct convolution of the models, and of small networks in the literature, it times each
 form of each part in turn, within a loop, as the trainer runs them: on a CPU on one core, for one
-client; on an accelerator under vmap over 32 clients of 64 images, each with a kernel of its own. It
-writes the figures (``lowering.csv``, ``lowering.md``) as they come, and names each convolution for
-which another form is more than 10% faster than the one that ``fedjax_norm.ops.rules`` chooses.
+client, also the forms that the library leaves out (``benchmarks/forms.py``); on an accelerator
+under vmap over 32 clients of 64 images, each with a kernel of its own. It writes the figures
+(``lowering.csv``, ``lowering.md``) as they come, and names each convolution for which another form
+is more than 10% faster than the one that ``fedjax_norm.ops.rules`` chooses.
 """
 
 import csv
@@ -23,9 +24,10 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from benchmarks.convolutions import MODELS, Shape, shapes
+from benchmarks.forms import OTHERS
 from benchmarks.run import say
 from fedjax_norm import client_mapping, models
-from fedjax_norm.cli.app import guard, parse_flags
+from fedjax_norm.cli.app import guard, parse_flags, refuse_positional
 from fedjax_norm.errors import UserError
 from fedjax_norm.ops import batching, rules
 from fedjax_norm.ops.geometry import Geometry
@@ -35,6 +37,8 @@ from fedjax_norm.typing import Array
 _PARTS = get_args(rules.Part)
 _SHARED = "one shared kernel"
 _TURNS, _SECONDS, _TOLERANCE = 5, 0.02, 1.1
+# A form that takes so many times as long as another one in its first call is not timed again.
+_HOPELESS = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +104,7 @@ def candidates(geometry: Geometry, part: str, platform: str) -> dict[str, Callab
   """Returns {form: function of two arrays}, in the way in which clients are mapped."""
 
   def form(name: str) -> Callable[..., Array]:
-    function = getattr(FORMS[name], part)
+    function = getattr((FORMS | OTHERS)[name], part)
     if platform == "cpu":
       return batching.isolated(function, geometry)
     return jax.vmap(functools.partial(function, geometry))
@@ -111,11 +115,11 @@ def candidates(geometry: Geometry, part: str, platform: str) -> dict[str, Callab
     return getattr(xla, part)(geometry, first, second)
 
   if platform == "cpu":
-    return {name: form(name) for name in ON_CPU}
+    return {name: form(name) for name in (*ON_CPU, "xla", *OTHERS)}
   return {**{name: form(name) for name in ON_ACCELERATORS}, _SHARED: shared}
 
 
-def in_loop(function: Callable[..., Array]) -> Callable[..., Array]:
+def in_loop(function: Callable[..., Array]) -> jax.stages.Wrapped:
   """Returns a compiled function that calls ``function`` several times, each on changed arrays."""
 
   @jax.jit
@@ -134,8 +138,7 @@ def in_loop(function: Callable[..., Array]) -> Callable[..., Array]:
 
 def seconds(functions: dict[str, Callable[..., Array]], args: Sequence[Array]) -> dict[str, float]:
   """Returns {name: least time of a call}, taking turns; NaN for functions that fail."""
-  loops = {name: in_loop(function) for name, function in functions.items()}
-  times: dict[str, int] = {}
+  loops: dict[str, Callable[..., Array]] = {}
   best = dict.fromkeys(functions, math.nan)
 
   def timed(name: str, calls: int) -> float:
@@ -145,14 +148,15 @@ def seconds(functions: dict[str, Callable[..., Array]], args: Sequence[Array]) -
 
   for name in functions:
     try:
-      timed(name, 1)
-      times[name] = max(1, int(_SECONDS / timed(name, 1)))
-      best[name] = math.inf
+      loops[name] = in_loop(functions[name]).lower(*args, 1).compile()
+      best[name] = timed(name, 1)
     except jax.errors.JaxRuntimeError as error:  # such as too little memory
       say(f"  {name} failed: {str(error).splitlines()[0]}")
+  limit = _HOPELESS * min(best.values(), key=_or_infinite)
+  calls = {name: max(1, int(_SECONDS / once)) for name, once in best.items() if once <= limit}
   for _ in range(_TURNS):
-    for name, calls in times.items():
-      best[name] = min(best[name], timed(name, calls))
+    for name, times in calls.items():
+      best[name] = min(best[name], timed(name, times))
   return best
 
 
@@ -256,20 +260,28 @@ def define_flags() -> None:
   flags.DEFINE_list("models", list(default.models), "The models whose convolutions are measured.")
   flags.DEFINE_string("output", default.output, "The folder of the figures.")
   flags.DEFINE_float(
-    "minutes", default.minutes, "The time for all measurements; no limit if unset."
+    "minutes", default.minutes, "The time for all measurements; no limit if unset.", lower_bound=0
   )
-  flags.DEFINE_string("platform", default.platform, "cpu or gpu; unset for that of JAX.")
-  flags.DEFINE_integer("clients", default.clients, "The number of clients, on an accelerator.")
+  flags.DEFINE_enum("platform", default.platform, ("cpu", "gpu"), "Unset for that of JAX.")
+  flags.DEFINE_integer(
+    "clients", default.clients, "The number of clients, on an accelerator.", lower_bound=1
+  )
   flags.DEFINE_list("batches", None, "Numbers of images; unset for the usual ones.")
 
 
 def _from_flags(argv: Sequence[str]) -> None:
-  del argv
   client_mapping.use_host_devices(len(os.sched_getaffinity(0)))  # which have one thread each
   names = [field.name for field in dataclasses.fields(Options)]
   values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
-  values["batches"] = list(map(int, values["batches"] or ())) or None
-  sys.exit(guard(lambda: main(Options(**values))))
+
+  def work() -> None:
+    refuse_positional(argv[1:])
+    batches = values["batches"] or []
+    if not all(word.isdecimal() and int(word) for word in batches):
+      raise UserError(f"--batches={','.join(batches)} is not a list of numbers such as 10,64.")
+    main(Options(**{**values, "batches": list(map(int, batches)) or None}))
+
+  sys.exit(guard(work))
 
 
 if __name__ == "__main__":

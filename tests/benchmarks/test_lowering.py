@@ -2,13 +2,17 @@
 
 import csv
 
+import numpy as np
 import pytest
 
 from benchmarks import lowering
 from benchmarks.convolutions import Shape, shapes
+from benchmarks.forms import OTHERS
 from fedjax_norm.ops.geometry import Geometry
+from fedjax_norm.ops.lowerings import ON_CPU, xla
 
 SMALL = Shape(Geometry((4, 4), (3, 3), (1, 1), ((1, 1), (1, 1))), 2, 3)
+UNEVEN = Shape(Geometry((5, 6), (3, 2), (1, 2), ((0, 1), (1, 2))), 2, 3)
 
 
 def test_the_convolutions_of_a_model_and_of_small_networks():
@@ -25,8 +29,20 @@ def test_the_convolutions_of_a_model_and_of_small_networks():
   ]
 
 
+@pytest.mark.parametrize("form", OTHERS)
+def test_the_forms_that_the_library_leaves_out_equal_xlas_convolution(form):
+  geometry, arguments = UNEVEN.geometry, (2, 0, "float32")
+  for part in ("forward", "input_gradient", "kernel_gradient"):
+    first, second = lowering.arrays(UNEVEN, part, *arguments)
+    actual = getattr(OTHERS[form], part)(geometry, first, second)
+    expected = getattr(xla, part)(geometry, first, second)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.long
-@pytest.mark.parametrize(("platform", "dtypes", "columns"), [("cpu", 1, 3), ("gpu", 2, 4)])
+@pytest.mark.parametrize(
+  ("platform", "dtypes", "columns"), [("cpu", 1, len(ON_CPU) + 1 + len(OTHERS)), ("gpu", 2, 4)]
+)
 def test_every_form_of_every_part_is_timed(platform, dtypes, columns, tmp_path, monkeypatch):
   monkeypatch.setattr(lowering, "shapes", lambda names: [SMALL])
   monkeypatch.setattr(lowering, "_SECONDS", 0.0)

@@ -1,14 +1,10 @@
 """The input gradient of a convolution as convolutions of stride 1 with parts of the kernel."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 
 from fedjax_norm.ops.geometry import Geometry, Pair, pad_or_crop
+from fedjax_norm.ops.lowerings.xla import Forward
 from fedjax_norm.typing import Array
-
-Forward = Callable[[Geometry, Array, Array], Array]
-"""(geometry, x, kernel) -> the convolution"""
 
 
 def input_gradient(forward: Forward, geometry: Geometry, dy: Array, kernel: Array) -> Array:

@@ -1,5 +1,7 @@
 """XLA's own convolution, with the gradients that JAX derives."""
 
+from collections.abc import Callable
+
 import jax
 from jax import lax
 
@@ -32,15 +34,21 @@ def forward(geometry: Geometry, x: Array, kernel: Array) -> Array:
   return plain(x, kernel, geometry.strides, geometry.pads)
 
 
-def input_gradient(geometry: Geometry, dy: Array, kernel: Array) -> Array:
-  """Returns the gradient of x."""
+Forward = Callable[[Geometry, Array, Array], Array]
+"""(geometry, x, kernel) -> the convolution"""
+
+
+def input_gradient(
+  geometry: Geometry, dy: Array, kernel: Array, convolve: Forward = forward
+) -> Array:
+  """Returns the gradient of x in a convolution, by default XLA's own."""
   shape = (len(dy), *geometry.image, kernel.shape[2])
   x = jax.ShapeDtypeStruct(shape, dy.dtype)
-  return jax.linear_transpose(lambda x: forward(geometry, x, kernel), x)(dy)[0]
+  return jax.linear_transpose(lambda x: convolve(geometry, x, kernel), x)(dy)[0]
 
 
-def kernel_gradient(geometry: Geometry, x: Array, dy: Array) -> Array:
-  """Returns the gradient of the kernel."""
+def kernel_gradient(geometry: Geometry, x: Array, dy: Array, convolve: Forward = forward) -> Array:
+  """Returns the gradient of the kernel in a convolution, by default XLA's own."""
   shape = (*geometry.kernel, x.shape[-1], dy.shape[-1])
   kernel = jax.ShapeDtypeStruct(shape, x.dtype)
-  return jax.linear_transpose(lambda kernel: forward(geometry, x, kernel), kernel)(dy)[0]
+  return jax.linear_transpose(lambda kernel: convolve(geometry, x, kernel), kernel)(dy)[0]
