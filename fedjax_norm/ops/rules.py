@@ -11,6 +11,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from fedjax_norm.ops.geometry import Geometry
+from fedjax_norm.ops.lowerings import winograd
 
 Part = Literal["forward", "input_gradient", "kernel_gradient"]
 
@@ -71,6 +72,24 @@ def choose(
 #   8x8, 256 to 512, 3x3, stride 2, kernel gradient               10.0       7.3
 #   32x32, 64 to 128, 1x1, stride 2, all three                     9.6       4.0
 
+# Milliseconds of winograd on a CPU, beside the form that would be chosen otherwise; 32 images, 3x3.
+#
+#   image, channels      forward       input gradient   kernel gradient
+#   32x32, 64 to 64      25.2   22.7      25.2   23.0      32.0   33.9
+#   16x16, 128 to 128    23.4   16.4      23.5   16.7      26.7   21.7
+#   8x8, 256 to 256      23.4   15.5      24.2   16.2      26.1   18.4
+#   4x4, 512 to 512      24.2   15.1      24.3   16.1      27.5   15.5
+#   16x16, 96 to 128     17.0   12.8      17.6   13.4      21.5   16.5
+#   8x8, 64 to 64         1.5    1.4       2.1    1.4       1.7    2.1
+#   16x16, 128 to 32      6.5    8.3       6.4    5.3       8.6   11.9
+#   28x28, 64 to 192     56.9   35.0      57.4   68.1      63.8   55.0
+
+# Transforming the kernel takes as long as winograd saves in so many tiles of 2x2 outputs.
+_ENOUGH_TILES = 40
+
+# The tiles of an image, which are 4 times its bytes, do not fit the cache if they take more.
+_LARGEST_TILES = 2**21
+
 # The canonical form transposes x and dy, which is slow if they leave the cache: so many bytes.
 _LARGE = 2**23
 
@@ -82,6 +101,8 @@ def _on_cpu(
   taps, strided = math.prod(geometry.kernel), geometry.strides != (1, 1)
   if taps == 1 and strided:
     return "patches"
+  if dtype == "float32" and _suits_winograd(part, geometry, batch, inputs, outputs):
+    return "winograd"
   if part == "forward":
     return "canonical"
   if part == "input_gradient":
@@ -99,6 +120,17 @@ def _on_cpu(
   else:
     windows = size >= _LARGE
   return "windows" if windows else "canonical"
+
+
+def _suits_winograd(part: Part, geometry: Geometry, batch: int, inputs: int, outputs: int) -> bool:
+  """Whether winograd is the fastest form of a part in float32 on a CPU."""
+  if not winograd.applies(geometry) or min(geometry.output) < 4:
+    return False
+  if min(inputs, outputs) < (96 if part == "kernel_gradient" else 64):
+    return False
+  channels = outputs if part == "input_gradient" else inputs
+  tiles = math.prod(-(-size // 2) for size in geometry.output)
+  return batch * tiles >= _ENOUGH_TILES and 16 * tiles * channels * 4 <= _LARGEST_TILES
 
 
 # TFLOP/s of convolutions with one kernel per client on an accelerator: forward and both gradients,

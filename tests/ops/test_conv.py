@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from fedjax_norm.ops.conv import conv
 from fedjax_norm.ops.geometry import Geometry
-from fedjax_norm.ops.lowerings import FORMS, canonical
+from fedjax_norm.ops.lowerings import FORMS, canonical, winograd
 from fedjax_norm.ops.lowerings import windows as windows_form
-from fedjax_norm.ops.rules import choose
 
 
 class Case(NamedTuple):
@@ -172,6 +171,30 @@ def test_the_kernel_gradient_is_summed_over_blocks_of_windows(case, windows, pro
   np.testing.assert_allclose(half.astype(np.float32), exact, rtol=0.02, atol=0.02 * exact.max())
 
 
+@pytest.mark.parametrize(
+  ("size", "padding"),
+  [
+    ((6, 8), "SAME"),
+    ((5, 4), "VALID"),
+    ((3, 3), "VALID"),  # less than a tile
+    ((6, 5), ((2, 0), (-1, 3))),
+  ],
+)
+def test_tiles_in_one_or_several_blocks_equal_torch(size, padding, monkeypatch):
+  case = Case(size, (3, 3), (1, 1), padding, (5, 4))
+  check(case, BOTH, "winograd")
+  monkeypatch.setattr(winograd, "_CACHED", 0)  # a block for an image of 3x3
+  check(case, SCAN, "winograd")
+  x, kernel, dy = (a[0].astype(jnp.bfloat16) for a in arguments(case))
+  half = gradients("winograd", case, x, kernel, dy)
+  assert {a.dtype for a in half} == {jnp.dtype(jnp.bfloat16)}  # the sums are float32
+  exact = torch_gradients(case, *(np.asarray(a, np.float32) for a in (x, kernel, dy)))
+  for ours, theirs in zip(half, exact, strict=True):
+    np.testing.assert_allclose(
+      ours.astype(np.float32), theirs, rtol=0.02, atol=0.01 * np.abs(theirs).max()
+    )
+
+
 @st.composite
 def cases(draw):
   def pair(values):
@@ -266,33 +289,3 @@ def test_a_kernel_larger_than_the_image_is_lowered_to_matrix_products():
   assert "conv_general_dilated" not in primitives(2)
   assert "dot_general" in primitives(2)
   assert "dot_general" not in primitives(8)
-
-
-@pytest.mark.parametrize(
-  ("part", "form", "shape"),
-  [  # the figures in rules.py: image, kernel, channels, images
-    ("kernel_gradient", "windows", (32, 5, 3, 6, 64)),
-    ("kernel_gradient", "canonical", (28, 5, 1, 6, 64)),
-    ("kernel_gradient", "canonical", (32, 3, 3, 32, 64)),
-    ("kernel_gradient", "windows", (32, 3, 3, 64, 64)),
-    ("kernel_gradient", "windows", (32, 3, 64, 64, 32)),
-    ("kernel_gradient", "canonical", (32, 3, 64, 64, 10)),
-    ("kernel_gradient", "windows", (16, 1, 64, 192, 32)),
-    ("kernel_gradient", "canonical", (8, 3, 256, 256, 32)),
-    ("input_gradient", "patches", (14, 5, 6, 16, 64)),
-    ("input_gradient", "canonical", (32, 5, 3, 6, 64)),
-    ("input_gradient", "canonical", (32, 3, 64, 64, 32)),
-    ("input_gradient", "patches", (8, 3, 64, 64, 32)),
-    ("input_gradient", "patches", (16, 3, 32, 64, 32, 2)),
-    ("kernel_gradient", "canonical", (16, 3, 32, 64, 32, 2)),
-    ("kernel_gradient", "patches", (8, 3, 256, 512, 32, 2)),
-    ("forward", "canonical", (32, 5, 3, 6, 64)),
-    ("forward", "canonical", (8, 3, 256, 512, 32, 2)),
-    ("forward", "patches", (8, 1, 256, 512, 32, 2)),
-  ],
-)
-def test_the_form_on_a_cpu(part, form, shape):
-  size, taps, inputs, outputs, batch, *stride = shape
-  strides = (*stride, *stride) or (1, 1)
-  geometry = Geometry((size, size), (taps, taps), strides, ((taps // 2,) * 2,) * 2)
-  assert choose(part, "cpu", "float32", geometry, batch, inputs, outputs, False) == form

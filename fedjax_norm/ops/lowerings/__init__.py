@@ -5,16 +5,18 @@
 to y, dx and dkernel, in the dtype of their arguments.
 """
 
-from fedjax_norm.ops.lowerings import canonical, one_by_one, patches, windows, xla
+from fedjax_norm.ops.lowerings import canonical, one_by_one, patches, windows, winograd, xla
 
 FORMS = {
   "canonical": canonical,
   "one_by_one": one_by_one,
   "patches": patches,
   "windows": windows,
+  "winograd": winograd,
   "xla": xla,
 }
 """{name in the table ``rules.choose``: module}"""
 
-# The forms that the table chooses on either kind of device.
-ON_CPU, ON_ACCELERATORS = ("canonical", "windows", "patches"), ("xla", "patches", "one_by_one")
+# The forms that the table chooses on each kind of device.
+ON_CPU = ("canonical", "windows", "patches", "winograd")
+ON_ACCELERATORS = ("xla", "patches", "one_by_one")
