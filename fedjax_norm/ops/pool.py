@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from fedjax_norm.ops.batching import isolated
-from fedjax_norm.ops.geometry import Pads, pad_or_crop
+from fedjax_norm.ops.geometry import Pads, pad_or_crop, sum_dtype
 from fedjax_norm.typing import Array
 
 
@@ -52,7 +52,7 @@ def avg_pool(x: Array, size: int, stride: int, pads: Pads = ((0, 0), (0, 0))) ->
     )
 
   counts = np.outer(inside(x.shape[1], pads[0]), inside(x.shape[2], pads[1]))
-  total = _sum_pool(size, stride, pads, x.astype(jnp.float32))
+  total = _sum_pool(size, stride, pads, x.astype(sum_dtype(x)))
   return (total / counts[None, :, :, None]).astype(x.dtype)
 
 
@@ -60,6 +60,8 @@ def _windows(x: Array, size: int, stride: int, pads: Pads, fill: float) -> list[
   """Returns size * size shifts of x; their elements at one position are the window there."""
   x = lax.pad(x, jnp.array(fill, x.dtype), [(0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)])
   rows, columns = ((extent - size) // stride + 1 for extent in x.shape[1:3])
+  if min(rows, columns) < 1:
+    raise ValueError(f"windows of size {size} do not fit padded images of size {x.shape[1:3]}.")
   return [
     x[:, a : a + (rows - 1) * stride + 1 : stride, b : b + (columns - 1) * stride + 1 : stride]
     for a in range(size)

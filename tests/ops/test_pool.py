@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -79,6 +80,27 @@ def test_the_first_of_equal_maxima_gets_the_gradient():
   expected = np.zeros((5, 5), np.float32)
   expected[0, 0], expected[0, 2], expected[2, 0], expected[2, 2] = dy
   np.testing.assert_array_equal(dx[0, :, :, 0], expected)
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_second_derivatives_are_those_of_a_matrix_of_windows(kind):
+  x = np.random.default_rng(0).standard_normal((1, 5, 7, 1)).astype(np.float32)
+
+  def stacked(x):
+    windows = jnp.stack([x[:, a : a + 3 : 2, b : b + 5 : 2] for a in range(3) for b in range(3)])
+    return windows.max(0) if kind == "max" else windows.mean(0)
+
+  def second_derivatives(pool):
+    squares = jax.grad(lambda x: (pool(x) ** 3).sum())
+    return jax.jit(jax.grad(lambda x: (squares(x) ** 2).sum()))(x)
+
+  ours = second_derivatives(lambda x: OURS[kind](x, 3, 2))
+  np.testing.assert_allclose(ours, second_derivatives(stacked), rtol=1e-4, atol=1e-5)
+
+
+def test_windows_larger_than_the_padded_image_are_rejected():
+  with pytest.raises(ValueError, match="windows of size 4 do not fit"):
+    max_pool(np.zeros((1, 3, 4, 1), np.float32), 4, 2)
 
 
 @pytest.mark.parametrize("kind", OURS)
