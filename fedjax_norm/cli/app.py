@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from fedjax_norm import client_mapping
 from fedjax_norm.cli import child_process, presets
 from fedjax_norm.cli.config import Config
-from fedjax_norm.cli.flags import define, define_help, parse
+from fedjax_norm.cli.flags import define, define_help, parse, shown
 from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.errors import DivergedError, LostError, UserError
 from fedjax_norm.options import Options
@@ -28,6 +28,7 @@ _PATH_ADVICE = {
   **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY), "move it away"),
   **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions"),
   errno.ENOENT: "create its folder",
+  errno.ENAMETOOLONG: "shorten it",
 }
 _DISK_ADVICE = {
   **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
@@ -174,16 +175,24 @@ def execute(
         main(dataclasses.replace(parsed, progress=parsed.progress and prints))
     return None
 
-  return _guard_child(work)
+  return _guard_child(work, resumes="resume" in {one.name for one in shown(config)})
 
 
-def _guard_child(work: Callable[[], int | None]) -> int:
+def _guard_child(work: Callable[[], int | None], resumes: bool = False) -> int:
   """Returns the result of :func:`guard`; in a child process, only if it is 0 (see ``as_child``)."""
-  return child_process.as_child(lambda: guard(work)) if child_process.is_child() else guard(work)
+  if child_process.is_child():
+    return child_process.as_child(lambda: guard(work, resumes))
+  return guard(work, resumes)
 
 
-def guard(work: Callable[[], int | None]) -> int:
+def guard(work: Callable[[], int | None], resumes: bool = False) -> int:
   """Calls ``work`` and prints an error that a user can act on as one sentence.
+
+  A note that ``work`` adds to an ``OSError`` or ``KeyboardInterrupt`` says what is kept.
+
+  Args:
+    work: () -> exit code.
+    resumes: whether the same command resumes from a checkpoint.
 
   Returns:
     The exit code: the result of ``work`` (0 for None), 2 for bad input, 1 for a run that failed,
@@ -202,15 +211,17 @@ def guard(work: Callable[[], int | None]) -> int:
   except BrokenPipeError:
     raise
   except OSError as error:
-    return print_error(_os_error_text(error), 2 if error.errno in _PATH_ADVICE else 1)
+    return print_error(_os_error_text(error, resumes), 2 if error.errno in _PATH_ADVICE else 1)
   except KeyboardInterrupt as stop:
     name, code = ("SIGTERM", 143) if isinstance(stop, signals.Terminated) else ("Ctrl-C", 130)
-    saved, *_ = getattr(stop, "__notes__", [""])  # by the open checkpoints, if there are any
-    advice = f"; {saved}, and the same --workdir resumes from it" if saved else ""
-    return print_error(f"stopped by {name}{advice}.", code)
+    return print_error(f"stopped by {name}{'; '.join(['', *_note(stop)])}.", code)
 
 
-def _os_error_text(error: OSError) -> str:
+def _note(error: BaseException) -> list[str]:
+  return getattr(error, "__notes__", [])[:1]
+
+
+def _os_error_text(error: OSError, resumes: bool) -> str:
   """Returns the error message: what the operating system refused and what the user can do."""
   if error.strerror is None or error.filename is None:  # for example, a port is in use
     return f"the system refused an operation: {error.strerror or error}."
@@ -218,7 +229,10 @@ def _os_error_text(error: OSError) -> str:
   if advice := _PATH_ADVICE.get(error.errno or 0):
     return f"{refused}; {advice}, or pass another path."
   advice = _DISK_ADVICE.get(error.errno or 0, "correct this")
-  return f"{refused}; {advice} and run the same command again to resume from the last checkpoint."
+  if note := _note(error):
+    return f"{refused}; {advice}; {note[0]}."
+  end = " to resume from the last checkpoint" if resumes else ""
+  return f"{refused}; {advice} and run the same command again{end}."
 
 
 def print_error(message: object, code: int) -> int:

@@ -1,18 +1,16 @@
 """``experiments.convert``: the arrays that it writes, interruptions, and what it refuses."""
 
 import csv
+import itertools
 import os
+import re
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.binaries import PYTHONPATH, ROOT, SMALL
+from helpers.conversions import folder, run
 from helpers.small_data import arrays, flat, saved, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,24 +22,6 @@ from fedjax_norm.data import encoded_images, image_decoding
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
 from fedjax_norm.objectives import training_objective
-
-
-def run(data: str, to: Path, **given) -> None:
-  given = {"progress": False, **given}
-  convert.run(options.make(convert.ConvertFlags, data=data, to=str(to), **given))
-
-
-def write_clients(root, clients=("ann", "caf\u00e9"), classes=("bee", "ant"), count=4):
-  for k, client in enumerate(clients):
-    for c, name in enumerate(classes):
-      for i in range(count):
-        write(root / client / name / f"{i}.png", flat(60 * k + 30 * c + i, 5))
-
-
-def folder(root):
-  write_clients(root / "Train")
-  write_clients(root / "val", ("caf\u00e9", "zoe"), count=2)  # zoe has no training images
-  return f"folder:{root}", "classification"
 
 
 def identities(root):
@@ -189,6 +169,42 @@ def test_a_complete_conversion_without_one_of_its_files_is_not_called_complete(
     run(data, new)
 
 
+def test_two_conversions_at_once(tmp_path, monkeypatch, capsys):
+  data, _ = folder(tmp_path / "own")
+  (tmp_path / "new").mkdir(mode=0o700)
+  load = sources.from_config
+
+  def while_another_converts(*arguments, **options):
+    monkeypatch.setattr(sources, "from_config", load)
+    run(data, tmp_path / "new")
+    return load(*arguments, **options)
+
+  monkeypatch.setattr(sources, "from_config", while_another_converts)
+  run(data, tmp_path / "new")
+  assert "new is complete\ntrain with" in capsys.readouterr().out
+  assert {path.name for path in tmp_path.iterdir()} == {"own", "new"}
+  assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_interruption_says_what_is_kept(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(encoded_images, "_BLOCK_BYTES", 200)
+  data, _ = folder(tmp_path / "own")
+  decode, count = image_decoding.decode, itertools.count()
+
+  def stopped(*arguments):
+    if next(count) == 5:
+      raise KeyboardInterrupt
+    return decode(*arguments)
+
+  monkeypatch.setattr(image_decoding, "decode", stopped)
+  assert guard(lambda: run(data, tmp_path / "new")) == 130
+  kept = r"(\d) of 24 images are converted, and the same command goes on from there\.\n"
+  assert int(re.search(kept, capsys.readouterr().err)[1]) > 0
+  write(tmp_path / "own" / "val" / "caf\u00e9" / "bee" / "9.png", flat(9, 5))
+  run(data, tmp_path / "new")
+  assert "note: the data changed; " in capsys.readouterr().out
+
+
 def test_tfds_data_that_changed_are_not_mixed(tmp_path, monkeypatch):
   (tmp_path / "own").mkdir()
   file = tmp_path / "prepared" / "set" / "1.0.0" / "data"
@@ -217,7 +233,9 @@ def test_what_it_refuses_is_one_sentence(whole, tmp_path, capsys):
     ({"data": "digits"}, "a conversion with other options"),
     ({"image_size": 4}, "a conversion with other options"),
     ({"to": str(tmp_path / "used")}, "holds other files"),
-    ({"to": str(tmp_path / "used" / "mine")}, "holds other files"),
+    ({"to": str(tmp_path / "used" / "mine")}, "mine is a file;"),
+    ({"to": str(tmp_path / ("x" * 300))}, "shorten it"),
+    ({"to": f"{data[7:]}/new"}, "is in the data's folder"),
     ({"to": str(tmp_path / "half")}, "holds other arrays"),
     ({"to": str(tmp_path / "used" / "mine" / "new")}, "cannot be read or written"),
     ({"to": str(tmp_path / "new"), "data": "folder:none"}, "There is no folder"),
@@ -230,68 +248,3 @@ def test_what_it_refuses_is_one_sentence(whole, tmp_path, capsys):
     assert error.count("\n") == 1
   assert not list(tmp_path.glob("new*"))
   assert contents(tmp_path / "used") == {"mine": b""}
-
-
-_MEASURED = """
-import resource, sys
-from fedjax_norm import options
-from fedjax_norm.cli.commands import convert
-convert.run(options.make(convert.ConvertFlags, data=sys.argv[1], to=sys.argv[2], progress=False))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-def peak_megabytes(*arguments):
-  words = [sys.executable, "-c", _MEASURED, *map(str, arguments)]
-  printed = subprocess.check_output(words, env={**os.environ, "PYTHONPATH": PYTHONPATH}, text=True)
-  return int(printed.split()[-1]) / 1024
-
-
-@pytest.mark.long
-def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
-  peaks = []
-  for count in (10, 1000):
-    write_clients(tmp_path / str(count), count=1)
-    for path in list((tmp_path / str(count)).rglob("*.png")):
-      write(path, flat(7, 256))
-      for i in range(1, count):
-        os.link(path, path.with_name(f"{i}.png"))
-    peaks.append(peak_megabytes(f"folder:{tmp_path / str(count)}", tmp_path / f"new{count}"))
-  size = sum(file.stat().st_size for file in (tmp_path / "new1000").iterdir()) / 2**20
-  assert size > 700
-  assert peaks[1] - peaks[0] < 60
-
-
-@pytest.mark.long
-def test_a_run_on_kept_bits_after_kills_is_that_on_the_files(tmp_path):
-  rng = np.random.default_rng(0)
-  for i in range(1500):
-    write(
-      tmp_path / "own" / f"c{i % 4}" / f"k{i // 4 % 3}" / f"{i}.png", rng.integers(0, 255, (8, 8))
-    )
-  data, kills = f"folder:{tmp_path / 'own'}", 0
-  command = [
-    sys.executable,
-    "-m",
-    "experiments.convert",
-    f"--data={data}",
-    f"--to={tmp_path / 'new'}",
-  ]
-  for wait in (*rng.uniform(0, 1, 5), None):
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    while wait is not None and process.poll() is None:
-      if (tmp_path / "new.partial").exists():
-        time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-    kills += process.wait() == -signal.SIGKILL
-  assert kills
-  assert process.returncode == 0
-  rows = {}
-  for name in (data, f"npy:{tmp_path / 'new'}"):
-    folder = tmp_path / name.partition(":")[0]
-    flags = [*SMALL, f"--data={name}", f"--workdir={folder}", "--data_on=host"]
-    subprocess.run([sys.executable, "-m", "experiments.fedavg", *flags], cwd=ROOT, check=True)
-    lines = (folder / "metrics.csv").read_text().splitlines()
-    rows[name] = list(csv.DictReader(lines))
-  one, other = rows.values()
-  assert [row["loss"] for row in one] == [row["loss"] for row in other]

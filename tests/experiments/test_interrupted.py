@@ -45,8 +45,8 @@ def test_a_checkpoint_is_named_only_if_there_is_one(stop, name, capsys):
     raise error
 
   app.guard(work)
-  app.guard(lambda: work("round 2 is saved in here"))
   saved = "round 2 is saved in here, and the same --workdir resumes from it"
+  app.guard(lambda: work(saved))
   assert capsys.readouterr().err == (
     f"error: stopped by {name}.\nerror: stopped by {name}; {saved}.\n"
   )

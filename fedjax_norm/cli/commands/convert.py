@@ -1,12 +1,11 @@
 """Writes a data source as arrays that are read from the disk (see ``experiments.convert``)."""
 
+import contextlib
 import dataclasses
 import io
-import json
 import os
-import zipfile
-import zlib
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ import numpy as np
 import tqdm
 from filelock import FileLock, Timeout
 
+from fedjax_norm.cli import conversion_record
 from fedjax_norm.cli.app import run_plain
+from fedjax_norm.cli.conversion_record import FILES, IMAGES, RECORD, Record
 from fedjax_norm.data.encoded_images import EncodedImages, block_size
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.sources import npy
@@ -27,13 +28,8 @@ from fedjax_norm.options import option
 from fedjax_norm.training.storage.atomic_files import filename_in_errors, write_atomic
 from fedjax_norm.training.terminal.progress import new_bar
 
-RECORD = "conversion.npz"
-"""The options of a conversion, and a stamp of each file that it reads (``npy:`` ignores it)."""
-_IMAGES = ("x_train", "x_test")
 _LOCK = ".lock"
 _BAR = "{desc} {n_fmt}/{total_fmt} |{bar:20}| {elapsed}<{remaining}, {rate_fmt}"
-
-Record = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,19 +60,36 @@ def run(config: ConvertFlags) -> None:
   if config.data.startswith("npy:"):
     raise UserError(f"--data={config.data} has this form already; train with it.")
   folder = Path(config.to).expanduser().resolve()
-  record = _record(config)
+  prepared = os.path.join(config.data_dir, config.data) if config.data_dir else ""
+  for source in (config.data.partition(":")[2], prepared):
+    if os.path.isdir(source) and folder.is_relative_to(Path(source).resolve()):
+      raise UserError(f"{folder} is in the data's folder {source}; choose another folder as --to.")
+  record = conversion_record.of(config, config.task)
+  if not _is_complete(folder, record):
+    _convert(config, folder, record)
+  task = "" if config.task == "classification" else f" --task={config.task}"
+  print(f"train with --data=npy:{folder}{task}")
+
+
+def _is_complete(folder: Path, record: Record) -> bool:
+  """Returns whether the folder has this conversion, and says so; not if it is new or empty.
+
+  Raises:
+    UserError: the folder holds anything else.
+  """
   if (folder / RECORD).is_file():
-    old = _read(folder)
-    _check_options(folder, old, record)
-    _check_files(folder, old, record, {})
+    old = conversion_record.read(folder)
+    conversion_record.check_options(folder, old, record)
+    conversion_record.check_files(folder, old, record, {})
     if missing := [name for name in REQUIRED if not (folder / f"{name}.npy").is_file()]:
       raise UserError(f"{folder} has lost {missing[0]}.npy; remove this folder to convert again.")
     print(f"{folder} is complete")
-    _print_use(config, folder)
-    return
-  if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    return True
+  if folder.is_file():
+    raise UserError(f"{folder} is a file; choose a new folder as --to.")
+  if folder.is_dir() and any(folder.iterdir()):
     raise UserError(f"{folder} holds other files; choose a new folder as --to.")
-  _convert(config, folder, record)
+  return False
 
 
 def _convert(config: ConvertFlags, folder: Path, record: Record) -> None:
@@ -89,24 +102,34 @@ def _convert(config: ConvertFlags, folder: Path, record: Record) -> None:
   partial = folder.with_name(folder.name + npy.PARTIAL)
   partial.mkdir(parents=True, exist_ok=True)
   try:
-    with FileLock(partial / _LOCK, blocking=False):
+    with FileLock(partial / _LOCK, blocking=False), _leaves_no_empty(partial):
+      if _is_complete(folder, record):  # by another process, since the first look
+        return
       for note in source.notes:
         print(f"note: {note}")
       _write(partial, source, record, config.progress)
+      mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else None
       with filename_in_errors(folder):
         os.replace(partial, folder)
       (folder / _LOCK).unlink(missing_ok=True)
+      if mode is not None:
+        folder.chmod(mode)
   except Timeout as error:
     raise UserError(f"another process writes to {partial}; wait until it ends.") from error
   train, test = source.train.images.shape, source.test.images.shape
   shape = "x".join(map(str, train[1:]))
   print(f"{folder}: {train[0]:,} training and {test[0]:,} test images of {shape}")
-  _print_use(config, folder)
 
 
-def _print_use(config: ConvertFlags, folder: Path) -> None:
-  task = "" if config.task == "classification" else f" --task={config.task}"
-  print(f"train with --data=npy:{folder}{task}")
+@contextlib.contextmanager
+def _leaves_no_empty(folder: Path) -> Iterator[None]:
+  """Removes the folder after the block if it has nothing but the lock."""
+  try:
+    yield
+  finally:
+    if folder.is_dir() and os.listdir(folder) == [_LOCK]:
+      (folder / _LOCK).unlink()
+      folder.rmdir()
 
 
 def _write(folder: Path, source: Source, record: Record, progress: bool) -> None:
@@ -115,14 +138,14 @@ def _write(folder: Path, source: Source, record: Record, progress: bool) -> None
   Raises:
     UserError: these images are of other options, or their files changed since.
   """
-  images = dict(zip(_IMAGES, (source.train.images, source.test.images), strict=True))
+  images = dict(zip(IMAGES, (source.train.images, source.test.images), strict=True))
   begun = (folder / RECORD).is_file()
   if not begun and {path.suffix for path in folder.iterdir()} & {".npy"}:
     raise UserError(f"{folder} holds other arrays; choose another folder as --to.")
-  old = _read(folder) if begun else record
-  _check_options(folder, old, record)
+  old = conversion_record.read(folder) if begun else record
+  conversion_record.check_options(folder, old, record)
   done = {name: _written(folder / f"{name}.npy", array) for name, array in images.items()}
-  _check_files(folder, old, record, done)
+  conversion_record.check_files(folder, old, record, done)
   buffer = io.BytesIO()
   np.savez(buffer, allow_pickle=False, **record)
   write_atomic(folder / RECORD, buffer.getvalue())
@@ -130,10 +153,21 @@ def _write(folder: Path, source: Source, record: Record, progress: bool) -> None
     buffer = io.BytesIO()
     np.save(buffer, array)
     write_atomic(folder / f"{name}.npy", buffer.getvalue())
-  total = sum(map(len, images.values()))
-  with new_bar(total, sum(done.values()), progress, _BAR, desc="image", unit="image") as bar:
-    for name, array in images.items():
-      _append(folder / f"{name}.npy", array, done[name], bar)
+  total, kept = sum(map(len, images.values())), sum(done.values())
+  if any(not np.array_equal(old[name], record[name]) for name in FILES):
+    what = f"{kept:,} unchanged images are kept" if kept else "the conversion starts again"
+    print(f"note: the data changed; {what}")
+  with new_bar(total, kept, progress, _BAR, desc="image", unit="image") as bar:
+    try:
+      for name, array in images.items():
+        _append(folder / f"{name}.npy", array, done[name], bar)
+    except (OSError, KeyboardInterrupt) as error:
+      # A block may have been written in part.
+      bar.n = sum(_written(folder / f"{name}.npy", array) for name, array in images.items())
+      error.add_note(
+        f"{bar.n:,} of {total:,} images are converted, and the same command goes on from there"
+      )
+      raise
 
 
 def _small_arrays(source: Source) -> dict[str, np.ndarray]:
@@ -183,7 +217,7 @@ def _written(path: Path, images: np.ndarray | EncodedImages) -> int:
   except ValueError:
     same = False
   if not same:
-    raise _changed(path.parent)
+    raise conversion_record.changed(path.parent)
   return (path.stat().st_size - size) // _image_bytes(images)
 
 
@@ -203,63 +237,6 @@ def _append(path: Path, images: np.ndarray | EncodedImages, done: int, bar: tqdm
       file.flush()
       bar.update(len(block))
     os.fsync(file.fileno())
-
-
-def _record(config: ConvertFlags) -> dict[str, np.ndarray]:
-  """Returns the options that the arrays depend on, and for each file path, size and time."""
-  kind, _, argument = config.data.partition(":")
-  given = {one: getattr(config, one) for one in ("image_size", "region", "min_region_size", "task")}
-  data = f"{kind}:{os.path.abspath(argument)}" if os.path.exists(argument) else config.data
-  data_dir = config.data_dir and os.path.abspath(config.data_dir)
-  options = json.dumps({"data": data, "data_dir": data_dir, **given})
-  splits = sources.image_paths(
-    config.data, region=config.region, min_region_size=config.min_region_size
-  )
-  prepared = sorted(map(str, Path(data_dir, config.data).rglob("*"))) if data_dir else []
-  files = {"data": [argument, *prepared], **dict(zip(_IMAGES, splits, strict=True))}
-  return {"options": np.asarray(options), **{name: _stamps(paths) for name, paths in files.items()}}
-
-
-def _stamps(paths: list[str]) -> np.ndarray:
-  """Returns a row for each path that is a file, [n, 3]: its checksum, size and time of change."""
-  found = ((path, os.stat(path)) for path in paths if os.path.isfile(path))
-  rows = [
-    (zlib.crc32(os.fsencode(os.path.abspath(path))), stat.st_size, stat.st_mtime_ns)
-    for path, stat in found
-  ]
-  return np.asarray(rows, np.int64).reshape(-1, 3)
-
-
-def _read(folder: Path) -> dict[str, np.ndarray]:
-  try:
-    with np.load(folder / RECORD) as record:
-      return {name: record[name] for name in ("options", "data", *_IMAGES)}
-  except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    raise UserError(
-      f"{folder / RECORD} is not of a conversion, or is damaged; choose another --to."
-    ) from error
-
-
-def _check_options(folder: Path, old: Record, new: Record) -> None:
-  if str(old["options"]) != str(new["options"]):
-    raise UserError(
-      f"{folder} is of a conversion with other options, {old['options']}; choose another --to."
-    )
-
-
-def _check_files(folder: Path, old: Record, new: Record, done: Mapping[str, int]) -> None:
-  """Raises UserError if one of the files changed; of images, if one of the first ``done`` did."""
-  for name in ("data", *_IMAGES):
-    first = slice(done.get(name))
-    if not np.array_equal(old[name][first], new[name][first]):
-      raise _changed(folder)
-
-
-def _changed(folder: Path) -> UserError:
-  return UserError(
-    f"the data changed since it was converted to {folder}; remove this folder or choose another"
-    " --to."
-  )
 
 
 def launch() -> None:

@@ -152,7 +152,7 @@ def _keeps(folder: Path) -> Iterator[None]:
   try:
     yield
   except KeyboardInterrupt as stop:
-    stop.__notes__ = [f"{folder} keeps what is done"]
+    stop.__notes__ = [f"{folder} keeps what is done, and the same --workdir resumes from it"]
     raise
 
 

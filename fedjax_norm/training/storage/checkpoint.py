@@ -163,7 +163,9 @@ class Checkpoints:
 
   def __exit__(self, kind: Any, error: BaseException | None, *_: object) -> None:
     if isinstance(error, KeyboardInterrupt) and (last := self.latest()) is not None:
-      error.add_note(f"round {last} is saved in {self.path}")
+      error.add_note(
+        f"round {last} is saved in {self.path}, and the same --workdir resumes from it"
+      )
     self.close()
 
   @contextlib.contextmanager
