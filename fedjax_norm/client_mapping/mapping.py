@@ -127,10 +127,14 @@ class ClientMapping(NamedTuple):
     Returns:
       [slots] positions in ``steps``, device after device; -1 is a padding client.
     """
-    if self.chunk == 0 or (self.chunk == 1 and self.num_devices == 1):
+    if self._keeps_order:
       return np.arange(len(steps))
     shape = self.divide(-(-len(steps) // self.num_devices))
     return arrangement.arrange(steps, self.num_devices, *shape)
+
+  @property
+  def _keeps_order(self) -> bool:
+    return self.chunk == 0 or (self.chunk == 1 and self.num_devices == 1)
 
   def busy_share(self, steps: np.ndarray, cohort: int) -> float:
     """Returns the expected share of the devices' time in which clients take their own steps.
@@ -151,7 +155,8 @@ class ClientMapping(NamedTuple):
     """
     if steps is not None and not self.multi_process and (self.mesh or self.chunk != 1):
       share = self.busy_share(steps, cohort)
-      return f"{self.describe()}, {share:.0%} busy with clients of unequal steps"
+      order = "wait for the one with the most" if self._keeps_order else "are ordered by their"
+      return f"{self.describe()}; clients of a round {order} steps; devices are {share:.0%} busy"
     inner = {0: "vmap", 1: "scan"}.get(self.chunk, f"vmap in chunks of {self.chunk}")
     platform = jax.default_backend()
     if self.mesh is None:

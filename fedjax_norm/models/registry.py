@@ -183,7 +183,8 @@ def create(
   if min(image_shape[:2]) < min_size:
     raise UserError(
       f"model {name!r} needs images of at least {min_size}x{min_size} pixels; "
-      f"these are {image_shape[0]}x{image_shape[1]}, so enlarge them or choose another model."
+      f"these are {image_shape[0]}x{image_shape[1]}, so enlarge them (--image_size) or "
+      "choose another model."
     )
   if any(side % info.multiple for side in image_shape[:2]):
     raise UserError(

@@ -121,8 +121,8 @@ def test_an_accelerator_runs_fewer_clients_in_parallel_if_their_steps_differ():
   mapping = choose(range(1, 65))
   assert (mapping.chunk, round(mapping.busy_share(np.arange(1, 65), 64), 2)) == (11, 0.86)
   assert mapping.describe(np.arange(1, 65), 64) == (
-    f"vmap in chunks of 11 on one {jax.default_backend()} device, 86% busy with clients of unequal "
-    "steps"
+    f"vmap in chunks of 11 on one {jax.default_backend()} device; clients of a round are ordered "
+    "by their steps; devices are 86% busy"
   )
   assert choose([1] * 32 + [9] * 32).chunk == 32
   assert choose([50] * 63 + [55]).chunk == 0

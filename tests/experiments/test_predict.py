@@ -67,7 +67,7 @@ def test_predictions_of_a_run(fedavg_run, predicted):
   summary, before = json.loads(Path("run/summary.json").read_text()), state(Path("run"))
 
   code, out, err = predicted("--workdir=run")
-  assert (code, err) == (0, f"top-1 {summary['top1']:.2%} on the test images of npz\n")
+  assert (code, err) == (0, f"top-1 {summary['top1']:.2%} on the test images of npz:data.npz\n")
   rows = table(out)
   assert list(rows[0]) == ["example", "class", "predicted", "probability",
                            *(f"p_{name}" for name in CLASSES)]  # fmt: skip

@@ -37,9 +37,23 @@ def run(config: Any) -> None:
     ("clients per round", f"{config.cohort:,} of {task.data.num_clients:,}"),
     ("model", f"{config.model_name}, {config.norm}"),
     ("mapping", program.mapping.describe(program.unequal_steps, config.cohort)),
+    *(("reason", reason) for reason in _reasons(program.mapping, config)),
     *((f"matmul, {name}", f"{rate:,.0f} GFLOP/s") for name, rate in matmul_rates.measure().items()),
+    ("note", "the rates are as measured now; other programs on the machine lower them"),
   ]
   print(summary_table("machine", pairs))
+
+
+def _reasons(mapping: client_mapping.ClientMapping, config: Any) -> Iterator[str]:
+  """Yields why clients run in parallel or one after another, unless the flags say so."""
+  if mapping.lockstep:
+    yield "the norm merges statistics across clients, so all run in lock-step"
+  elif config.backend != "auto" or config.chunk is not None:
+    return
+  elif jax.default_backend() == "cpu":
+    yield "on a CPU, several clients in parallel are no faster than one after another"
+  else:
+    yield "an accelerator runs as many clients in parallel as fit and keep it busy"
 
 
 def _devices() -> str:

@@ -84,7 +84,7 @@ def main(config: PredictFlags) -> None:
     name, parts = config.images, _files(Path(config.images).expanduser(), run, config.batch_size)
   else:
     source, examples = _load(config, run)
-    name, parts = source.name, _slices(run, source, examples, config.batch_size)
+    name, parts = _data(config, run), _slices(run, source, examples, config.batch_size)
   sums: list[tuple[float, int]] = []
   lines = _lines(run, parts, sums, config.batch_size)
   if config.output is None:
@@ -151,6 +151,10 @@ def _visible(path: Path) -> bool:
   return not any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
+def _data(config: PredictFlags, run: FinishedRun) -> str:
+  return config.data or str(run.config["data"])
+
+
 def _load(config: PredictFlags, run: FinishedRun) -> tuple[Source, Examples]:
   """Returns a data source and its examples to predict for.
 
@@ -173,8 +177,8 @@ def _load(config: PredictFlags, run: FinishedRun) -> tuple[Source, Examples]:
   if shape[:2] != needed[:2] or shape[2] not in (1, needed[2]):
     sizes = ["x".join(map(str, size)) for size in (shape, needed)]
     raise UserError(
-      f"the images of {source.name} are {sizes[0]}, but the run trained on {sizes[1]}; give other "
-      "--data."
+      f"the images of {_data(config, run)} are {sizes[0]}, but the run trained on {sizes[1]}; give "
+      "other --data."
     )
   return source, examples
 
