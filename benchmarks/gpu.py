@@ -24,6 +24,7 @@ from benchmarks.measure import ROOT
 from benchmarks.systems import last_line
 from fedjax_norm.cli.app import guard, parse_flags, refuse_positional
 from fedjax_norm.errors import UserError
+from fedjax_norm.number_parsing import parse_float
 
 
 class Part(NamedTuple):
@@ -35,6 +36,7 @@ class Part(NamedTuple):
     share: share of the time.
     command: arguments for Python, with {folder}, {minutes} and {repeats} to be filled in.
     smoke: further arguments for a run that only checks that everything works.
+    smoke_title: heading of such a run if it differs.
   """
 
   name: str
@@ -42,6 +44,7 @@ class Part(NamedTuple):
   share: float
   command: tuple[str, ...]
   smoke: tuple[str, ...]
+  smoke_title: str | None = None
 
 
 _RUN = ("-m", "benchmarks.run", "--accelerator", "--output={folder}", "--repeats={repeats}")
@@ -67,10 +70,11 @@ _TESTS = (
 PARTS = (
   Part(
     "resnet18",
-    "ResNet-18 beside PyTorch",
+    "ResNet-18, and PyTorch if it is installed",
     0.28,
     (*_RUN, _PEERS, "--workloads=d"),
     ("--scale=smoke", "--peers=", "--workloads=h"),
+    "Workload h",
   ),
   Part(
     "workloads",
@@ -78,6 +82,7 @@ PARTS = (
     0.17,
     (*_RUN, "--peers=", "--workloads=a,g,b,c,h"),
     ("--scale=smoke", "--workloads=c"),
+    "Workload c",
   ),
   Part(
     "lowering",
@@ -109,13 +114,15 @@ PARTS = (
     0.08,
     ("-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", *_TESTS),
     ("--collect-only",),
+    "Tests: collected only, none was run",
   ),
   Part(
     "beside",
-    "The other workloads beside PyTorch",
+    "The other workloads, and PyTorch if it is installed",
     0.1,
     (*_RUN, _PEERS, "--workloads=a,b,c,h,g"),
     ("--scale=smoke", "--peers=torch_loop", "--workloads=c"),
+    "Workload c, and PyTorch if it is installed",
   ),
 )
 
@@ -141,18 +148,20 @@ def main(minutes: float, output: Path, smoke: bool) -> None:
       " '.[cuda13]', or give --smoke to see only that the script works."
     )
   output.mkdir(parents=True, exist_ok=True)
-  texts = ["# Measurements on an accelerator\n", f"JAX's devices: {devices}.", *describe(), ""]
+  heading = "SMOKE RUN: figures mean nothing" if smoke else "Measurements on an accelerator"
+  texts = [f"# {heading}\n", f"JAX's devices: {devices}.", *describe(), ""]
   begun, shares = time.monotonic(), 0.0
   for part in PARTS:
-    summary.write_text("\n".join([*texts, f"{part.title}: running.\n"]))
+    title = (smoke and part.smoke_title) or part.title
+    summary.write_text("\n".join([*texts, f"{title}: running.\n"]))
     shares += part.share
     left = begun + 60 * minutes * shares - time.monotonic()
-    print(f"{part.title}: at most {left / 60:.1f} minutes", flush=True)
+    print(f"{title}: at most {left / 60:.1f} minutes", flush=True)
     folder = output / part.name
     folder.mkdir()
     status = run(command(part, folder, left, minutes, smoke), folder / "log.txt", left)
     print(f"  {status}", flush=True)
-    texts += [f"## {part.title}\n", f"{status}\n", *results(folder)]
+    texts += [f"## {title}\n", f"{status}\n", *results(folder)]
     summary.write_text("\n".join(texts))
   print(f"written to {summary}")
 
@@ -250,13 +259,21 @@ def _from_flags(argv: Sequence[str]) -> None:
 
   def work() -> None:
     refuse_positional(argv[1:])
-    main(values.minutes, Path(values.output), values.smoke)
+    try:
+      minutes = parse_float(values.minutes)
+    except ValueError:
+      minutes = 0.0
+    if minutes <= 0:
+      raise UserError(f"--minutes={values.minutes} is not a number above 0; give the time to take.")
+    if not values.output:
+      raise UserError("--output is empty; give a folder for the results.")
+    main(minutes, Path(values.output), values.smoke)
 
   sys.exit(guard(work))
 
 
 if __name__ == "__main__":
-  flags.DEFINE_float("minutes", 30.0, "Time for all parts.", lower_bound=0.0)
+  flags.DEFINE_string("minutes", "30", "Time for all parts, a number above 0.")
   flags.DEFINE_string("output", "benchmarks/results/gpu", "The folder of the results.")
   flags.DEFINE_boolean("smoke", False, "Only show that it works, on any machine.")
   app.run(_from_flags, flags_parser=parse_flags)

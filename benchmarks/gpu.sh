@@ -10,5 +10,6 @@ for python in "${pythons[@]}"; do
     PYTHONPATH=$root exec "$python" -m benchmarks.gpu "$@"
   fi
 done
+case " $* " in *" --help "*) sed -n '2,/^set/{s/^# //p}' "$0"; exit ;; esac
 echo "error: none of ${pythons[*]} is a Python with JAX; name its interpreter with PYTHON=PATH." >&2
 exit 2

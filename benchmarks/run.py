@@ -1,4 +1,7 @@
-"""Measures the library and its peers side by side: ``python -m benchmarks.run``; see the README."""
+"""Measures the library and its peers side by side; see benchmarks/README.md.
+
+The first use downloads the peers' packages, several GB; ``--peers=`` measures without peers.
+"""
 
 import dataclasses
 import datetime
@@ -61,7 +64,11 @@ def define_flags() -> None:
   default = Options()
   letters = "; ".join(f"{letter}: {what}" for letter, what in LETTERS.items())
   flags.DEFINE_list("workloads", list(default.workloads), letters)
-  flags.DEFINE_list("peers", list(default.peers), "Whom to compare with; empty for nobody.")
+  flags.DEFINE_list(
+    "peers",
+    list(default.peers),
+    "Whom to compare with, downloaded (GBs) on first use; empty for nobody.",
+  )
   flags.DEFINE_integer("repeats", default.repeats, "Turns of every system; 3, or 1 for smoke.")
   flags.DEFINE_enum("scale", default.scale, list(_TIMEOUT), "smoke only shows that all works.")
   flags.DEFINE_boolean(

@@ -87,11 +87,25 @@ def test_a_word_that_is_no_flag_is_refused(script):
   assert done.stderr.endswith("error: unexpected argument '30'; flags are written --name=value.\n")
 
 
+@pytest.mark.parametrize(
+  ("flag", "words"),
+  [("--minutes=x", "above 0"), ("--minutes=0", "above 0"), ("--output=", "empty")],
+)
+def test_a_wrong_flag_is_one_sentence(flag, words):
+  command = [sys.executable, "-m", "benchmarks.gpu", "--smoke", flag]
+  done = subprocess.run(command, cwd=gpu.ROOT, capture_output=True, text=True)
+  assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+  assert words in done.stderr
+
+
 def test_an_interpreter_without_jax_is_not_replaced_by_another(monkeypatch):
   monkeypatch.setenv("PYTHON", "/nowhere/python")
   done = subprocess.run([f"{gpu.ROOT}/benchmarks/gpu.sh"], capture_output=True, text=True)
   assert done.returncode == 2
   assert "none of /nowhere/python is a Python with JAX" in done.stderr
+  done = subprocess.run([f"{gpu.ROOT}/benchmarks/gpu.sh", "--help"], capture_output=True, text=True)
+  assert (done.returncode, done.stderr) == (0, "")
+  assert done.stdout.startswith("Measures everything")
 
 
 @pytest.mark.long
@@ -103,5 +117,12 @@ def test_the_whole_script_works(tmp_path):
   text = (output / "summary.md").read_text()
   assert done.returncode == 0, done.stderr
   assert text.count("\nTook ") == len(gpu.PARTS), text
-  for heading in ("#### (h) ", "#### (c) ", "#### (e) ", "| accuracy, % |", "tests collected"):
+  for heading in (
+    "#### (h) ",
+    "#### (c) ",
+    "#### (e) ",
+    "| accuracy, % |",
+    "tests collected",
+    "# SMOKE RUN: ",
+  ):
     assert heading in text
