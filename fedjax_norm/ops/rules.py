@@ -44,48 +44,50 @@ def choose(
   return _per_client(dtype, geometry, batch, inputs, outputs) if per_client else "xla"
 
 
-# Milliseconds of kernel gradients on a CPU: one core of two busy ones, AMD EPYC, jax 0.10.2.
+# Milliseconds on a CPU: one core, beside another busy one, of an AMD EPYC with AVX-512, jax 0.10.2.
 #
-#   image, channels, kernel          images   canonical   windows
-#   32x32, 3 to 6, 5x5, valid            64         6.7       1.4
-#   32x32, 3 to 16, 5x5, valid           64         4.4       3.3
-#   28x28, 1 to 32, 5x5                  64         2.2       2.2
-#   28x28, 1 to 6, 5x5                   64         0.7       0.8
-#   32x32, 3 to 32, 3x3                  64         5.1       6.3
-#   32x32, 3 to 64, 3x3                  64        23.8      12.2
-#   32x32, 64 to 64, 3x3                 32        59.4      37.0
-#   32x32, 64 to 64, 3x3                 10         8.9      10.7
-#   16x16, 128 to 128, 3x3               32        36.3      31.3
-#   16x16, 64 to 192, 1x1                32         6.9       3.9
-#   8x8, 256 to 256, 3x3                 32        27.4      29.0
+#   kernel gradients                     images   canonical   windows   patches   winograd
+#   32x32, 3 to 6, 5x5, valid                64        6.7       1.4
+#   28x28, 1 to 20, 5x5, valid               32        0.7       0.4
+#   32x32, 3 to 32, 3x3, valid               32        1.4       1.0
+#   32x32, 3 to 16, 3x3                      32        0.7       1.6
+#   32x32, 3 to 32, 5x5                      32        2.0       4.0
+#   32x32, 3 to 64, 5x5                      32        5.2      10.5
+#   32x32, 3 to 64, 3x3                      64        6.3      10.9
+#   32x32, 64 to 64, 3x3                     32                 32.0                33.9
+#   32x32, 64 to 64, 3x3                     10        8.9      10.7
+#   16x16, 128 to 128, 3x3                   32                 26.7                21.7
+#   8x8, 256 to 256, 3x3                     32       26.1                          18.4
+#   4x4, 512 to 512, 3x3                     32       27.5                          15.5
+#   2x2, 128 to 256, 3x3                     32       0.74      0.81                0.53
+#   16x16, 128 to 256, 3x3, stride 2         32       16.1      14.2      15.8
+#   8x8, 256 to 512, 3x3, stride 2           32       10.0                 7.3
+#   4x4, 256 to 64, 1x1                      32       0.21      0.30      0.19
 #
-# Milliseconds of other parts for which another form than the canonical one is faster; 32 images.
+#   input gradients
+#   12x12, 20 to 50, 5x5, valid              32        5.0                 1.8
+#   8x8, 32 to 64, 5x5                       32        1.9                 2.5
+#   8x8, 64 to 64, 3x3                       32        2.1                 1.4       1.4
+#   1x1, 192 to 384, 3x3                     32        0.2                 1.0
+#   32x32, 64 to 64, 3x3                     32       25.2                          23.0
+#   28x28, 64 to 192, 3x3                    32       57.4                          68.1
+#   30x30, 32 to 64, 3x3, valid              32       13.5                          14.5
+#   16x16, 128 to 128, 3x3                   32       23.5                          16.7
+#   8x8, 256 to 256, 3x3                     32       24.2                          16.2
+#   2x2, 128 to 256, 3x3                     32       1.04                0.73       0.60
+#   32x32, 64 to 128, 3x3, stride 2          64       30.2                53.3
 #
-#   image, channels, kernel, part                            canonical   patches
-#   14x14, 6 to 16, 5x5, valid, input gradient                     0.5       0.3
-#   8x8, 64 to 64, 3x3, input gradient                             1.4       1.0
-#   8x8, 256 to 256, 3x3, input gradient                          14.9      15.7
-#   4x4, 512 to 512, 3x3, input gradient                          18.5      13.7
-#   32x32, 64 to 128, 3x3, stride 2, input gradient               14.6       8.7
-#   16x16, 32 to 64, 3x3, stride 2, input gradient                 1.1       0.6
-#   16x16, 32 to 64, 3x3, stride 2, kernel gradient                0.8       1.0
-#   8x8, 256 to 512, 3x3, stride 2, kernel gradient               10.0       7.3
-#   32x32, 64 to 128, 1x1, stride 2, all three                     9.6       4.0
-
-# Milliseconds of winograd on a CPU, beside the form that would be chosen otherwise; 32 images, 3x3.
-#
-#   image, channels      forward       input gradient   kernel gradient
-#   32x32, 64 to 64      25.2   22.7      25.2   23.0      32.0   33.9
-#   16x16, 128 to 128    23.4   16.4      23.5   16.7      26.7   21.7
-#   8x8, 256 to 256      23.4   15.5      24.2   16.2      26.1   18.4
-#   4x4, 512 to 512      24.2   15.1      24.3   16.1      27.5   15.5
-#   16x16, 96 to 128     17.0   12.8      17.6   13.4      21.5   16.5
-#   8x8, 64 to 64         1.5    1.4       2.1    1.4       1.7    2.1
-#   16x16, 128 to 32      6.5    8.3       6.4    5.3       8.6   11.9
-#   28x28, 64 to 192     56.9   35.0      57.4   68.1      63.8   55.0
+#   forward
+#   30x30, 32 to 64, 3x3, valid              32       13.8                43.4       9.7
+#   28x28, 64 to 192, 3x3                    32       56.9                          35.0
+#   16x16, 128 to 128, 3x3                   32       23.4                          16.4
+#   16x16, 128 to 32, 3x3                    32        6.5                           8.3
+#   4x4, 512 to 512, 3x3                     32       24.2                          15.1
+#   2x2, 128 to 256, 3x3                     32       0.79                0.75       0.51
+#   4x4, 192 to 16, 1x1                      32       0.04                0.03
 
 # Transforming the kernel takes as long as winograd saves in so many tiles of 2x2 outputs.
-_ENOUGH_TILES = 40
+_ENOUGH_TILES = 32
 
 # The tiles of an image, which are 4 times its bytes, do not fit the cache if they take more.
 _LARGEST_TILES = 2**21
@@ -98,37 +100,38 @@ def _on_cpu(
   part: Part, dtype: str, geometry: Geometry, batch: int, inputs: int, outputs: int
 ) -> str:
   """Returns the form of a part on a CPU."""
-  taps, strided = math.prod(geometry.kernel), geometry.strides != (1, 1)
-  if taps == 1 and strided:
-    return "patches"
+  taps, pixels = math.prod(geometry.kernel), math.prod(geometry.image)
+  strided, padded = geometry.strides != (1, 1), any(map(any, geometry.pads))
+  if taps == 1:
+    return "patches"  # which are the pixels of x: one matrix product
   if dtype == "float32" and _suits_winograd(part, geometry, batch, inputs, outputs):
     return "winograd"
   if part == "forward":
     return "canonical"
   if part == "input_gradient":
-    few = 4 < inputs <= 8 and taps >= 25
-    small = math.prod(geometry.image) <= (64 if inputs <= 64 else 16)
-    return "patches" if strided or few or small else "canonical"
-  if strided and inputs >= 128:
-    return "patches"
-  pixels = math.prod(geometry.image) * inputs + math.prod(geometry.output) * outputs
-  size = batch * pixels * jnp.dtype(dtype).itemsize
-  if taps == 1:
-    windows = True  # which are the pixels of x as they lie
-  elif inputs <= 4:
-    windows = size >= 2 * _LARGE or (taps >= 25 and inputs > 1)
-  else:
-    windows = size >= _LARGE
-  return "windows" if windows else "canonical"
+    if taps >= 25:  # without padding, the gradient has much of it in the canonical form
+      by_patches = inputs > 4 and not padded
+    elif strided:
+      by_patches = pixels <= 256
+    else:
+      by_patches = 1 < pixels <= (64 if inputs <= 64 else 16)
+    return "patches" if by_patches else "canonical"
+  if inputs <= 4:
+    return "canonical" if padded else "windows"
+  if strided and inputs >= 64:
+    return "patches" if pixels <= 64 else "windows"
+  values = batch * (pixels * inputs + math.prod(geometry.output) * outputs)
+  return "windows" if values * jnp.dtype(dtype).itemsize >= _LARGE else "canonical"
 
 
 def _suits_winograd(part: Part, geometry: Geometry, batch: int, inputs: int, outputs: int) -> bool:
   """Whether winograd is the fastest form of a part in float32 on a CPU."""
-  if not winograd.applies(geometry) or min(geometry.output) < 4:
+  if not winograd.applies(geometry) or min(geometry.output) < 2:
     return False
-  if min(inputs, outputs) < (96 if part == "kernel_gradient" else 64):
+  channels, others = (outputs, inputs) if part == "input_gradient" else (inputs, outputs)
+  least = (96, 96) if part == "kernel_gradient" else (32, 64)
+  if channels < least[0] or others < least[1]:
     return False
-  channels = outputs if part == "input_gradient" else inputs
   tiles = math.prod(-(-size // 2) for size in geometry.output)
   return batch * tiles >= _ENOUGH_TILES and 16 * tiles * channels * 4 <= _LARGEST_TILES
 
