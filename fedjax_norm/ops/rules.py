@@ -54,6 +54,10 @@ def choose(
 #   32x32, 3 to 32, 5x5                      32        2.0       4.0
 #   32x32, 3 to 64, 5x5                      32        5.2      10.5
 #   32x32, 3 to 64, 3x3                      64        6.3      10.9
+#   32x32, 16 to 16, 3x3                     32       2.0       2.9
+#   32x32, 16 to 16, 3x3                     10       1.9       0.9
+#   28x28, 1 to 6, 5x5                       10      0.22      0.10
+#   16x16, 32 to 32, 3x3                     10      0.52      0.76
 #   32x32, 64 to 64, 3x3                     32                 32.0                33.9
 #   32x32, 64 to 64, 3x3                     10        8.9      10.7
 #   16x16, 128 to 128, 3x3                   32                 26.7                21.7
@@ -63,8 +67,14 @@ def choose(
 #   16x16, 128 to 256, 3x3, stride 2         32       16.1      14.2      15.8
 #   8x8, 256 to 512, 3x3, stride 2           32       16.3      14.9      12.3
 #   4x4, 256 to 64, 1x1                      32       0.21      0.30      0.19
+#   16x16, 128 to 512, 1x1                   32       51.1      24.2      15.1
+#   16x16, 512 to 128, 1x1                   32       47.1      14.4      35.2
 #
 #   input gradients
+#   28x28, 1 to 32, 5x5                      32        2.4                 0.9
+#   32x32, 3 to 6, 5x5, valid                32        1.9                 1.5
+#   32x32, 3 to 32, 5x5                      32        2.8                 3.5
+#   32x32, 3 to 32, 3x3, valid               32        5.9                 1.2
 #   12x12, 20 to 50, 5x5, valid              32        5.0                 1.8
 #   8x8, 32 to 64, 5x5                       32        1.9                 2.5
 #   8x8, 64 to 64, 3x3                       32        2.1                 1.4       1.4
@@ -93,8 +103,9 @@ _ENOUGH_TILES = 32
 # The tiles of an image, which are 4 times its bytes, do not fit the cache if they take more.
 _LARGEST_TILES = 2**21
 
-# The canonical form transposes x and dy, which is slow if they leave the cache: so many bytes.
-_LARGE = 2**23
+# The canonical form transposes x and dy, which is slow if they leave the cache: so many bytes. And
+# it sums over the images, of which it needs so many to be fast with few output channels.
+_LARGE, _MANY_IMAGES = 2**23, 16
 
 
 def _on_cpu(
@@ -103,26 +114,32 @@ def _on_cpu(
   """Returns the form of a part on a CPU."""
   taps, pixels = math.prod(geometry.kernel), math.prod(geometry.image)
   strided, padded = geometry.strides != (1, 1), any(map(any, geometry.pads))
-  if taps == 1:
-    return "patches"  # which are the pixels of x: one matrix product
+  values = batch * (pixels * inputs + math.prod(geometry.output) * outputs)
+  large = values * jnp.dtype(dtype).itemsize >= _LARGE
+  if taps == 1:  # one matrix product, as patches are the pixels of x; of two orders in the gradient
+    by_windows = part == "kernel_gradient" and large and inputs > outputs
+    return "windows" if by_windows else "patches"
   if dtype == "float32" and _suits_winograd(part, geometry, batch, inputs, outputs):
     return "winograd"
   if part == "forward":
     return "canonical"
   if part == "input_gradient":
-    if taps >= 25:  # without padding, the gradient has much of it in the canonical form
-      by_patches = inputs > 4 and not padded
+    if inputs <= 4 and not strided:
+      by_patches = True
+    elif taps >= 25:  # without padding, the gradient has much of it in the canonical form
+      by_patches = not padded
     elif strided:
       by_patches = pixels <= 256
     else:
       by_patches = 1 < pixels <= (64 if inputs <= 64 else 16)
     return "patches" if by_patches else "canonical"
+  if batch < _MANY_IMAGES and outputs <= 16:
+    return "windows"
   if inputs <= 4:
     return "canonical" if padded else "windows"
   if strided and inputs >= 64:
     return "patches" if pixels <= 64 else "windows"
-  values = batch * (pixels * inputs + math.prod(geometry.output) * outputs)
-  return "windows" if values * jnp.dtype(dtype).itemsize >= _LARGE else "canonical"
+  return "windows" if large else "canonical"
 
 
 def _suits_winograd(part: Part, geometry: Geometry, batch: int, inputs: int, outputs: int) -> bool:

@@ -20,7 +20,8 @@ def forward(geometry: Geometry, x: Array, kernel: Array) -> Array:
   """
   strides, pads = geometry.strides, geometry.pads
   kh, kw, i, o = kernel.shape
-  if kh * kw > x.shape[1] * x.shape[2]:
+  cheap = i == 1 and (kh * kw <= 9 or o <= 8)
+  if cheap or kh * kw > x.shape[1] * x.shape[2]:
     return _by_taps(geometry, x, kernel)
   fold = _fold(kw, i, o)
   if fold == 1:
@@ -43,9 +44,11 @@ def forward(geometry: Geometry, x: Array, kernel: Array) -> Array:
 
 
 def _by_taps(geometry: Geometry, x: Array, kernel: Array) -> Array:
-  """A convolution as one matrix product per kernel element, for images smaller than the kernel.
+  """A convolution as one matrix product per kernel element.
 
-  XLA would swap the kernel and the image, and run loops that are 100 times slower.
+  If the kernel is larger than the image, XLA would swap the two, and run loops that are 100 times
+  slower. If there is one input channel and the kernel has few elements, its products with them are
+  a third faster in one pass than a convolution.
   """
   (h, w), (kh, kw), (sh, sw), pads = geometry
   x = pad_or_crop(pads, x)
