@@ -37,6 +37,8 @@ from fedjax_norm.typing import Array
 _PARTS = get_args(rules.Part)
 _SHARED = "one shared kernel"
 _TURNS, _SECONDS, _TOLERANCE = 5, 0.02, 1.1
+# Memory of more than 32 MB is new, and slow, in the first of so many calls.
+_LEAST_CALLS = 5
 # A form that takes so many times as long as another one at first is not timed again.
 _HOPELESS = 3.0
 
@@ -154,7 +156,9 @@ def seconds(functions: dict[str, Callable[..., Array]], args: Sequence[Array]) -
     except jax.errors.JaxRuntimeError as error:  # such as too little memory
       say(f"  {name} failed: {str(error).splitlines()[0]}")
   limit = _HOPELESS * min(best.values(), key=_or_infinite)
-  calls = {name: max(1, int(_SECONDS / once)) for name, once in best.items() if once <= limit}
+  calls = {
+    name: max(_LEAST_CALLS, int(_SECONDS / once)) for name, once in best.items() if once <= limit
+  }
   for _ in range(_TURNS):
     for name, times in calls.items():
       best[name] = min(best[name], timed(name, times))
