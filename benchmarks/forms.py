@@ -15,17 +15,6 @@ from fedjax_norm.ops.lowerings.xla import Forward
 from fedjax_norm.typing import Array
 
 
-def taps(geometry: Geometry, x: Array, kernel: Array) -> Array:
-  """One matrix product for each kernel element, such as nine for 3x3."""
-  kw, (_, columns), stride = geometry.kernel[1], geometry.output, geometry.strides[1]
-  right = (columns - 1) * stride + 1
-  return sum(
-    row[:, :, c : c + right : stride] @ kernel[r, c]
-    for r, row in enumerate(_rows(geometry, x))
-    for c in range(kw)
-  )
-
-
 def row_patches(geometry: Geometry, x: Array, kernel: Array) -> Array:
   """One matrix product for each row of the kernel, with the patches that are one row high."""
   kw, (_, columns), stride = geometry.kernel[1], geometry.output, geometry.strides[1]
@@ -77,5 +66,5 @@ def _form(forward: Forward) -> types.SimpleNamespace:
   )
 
 
-OTHERS = {function.__name__: _form(function) for function in (taps, row_patches, toeplitz)}
+OTHERS = {function.__name__: _form(function) for function in (row_patches, toeplitz)}
 """{name: form}"""

@@ -1,5 +1,6 @@
 """A binary whose reader has ended, or that Ctrl-C ends early, prints no traceback."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -49,4 +50,17 @@ def test_a_checkpoint_is_named_only_if_there_is_one(stop, name, capsys):
   app.guard(lambda: work(saved))
   assert capsys.readouterr().err == (
     f"error: stopped by {name}.\nerror: stopped by {name}; {saved}.\n"
+  )
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_full_disk_promises_a_checkpoint_only_if_there_are_any(resumes, capsys):
+  def work():
+    raise OSError(errno.ENOSPC, "No space left on device", "x.npy")
+
+  assert app.guard(work, resumes) == 1
+  end = " to resume from the last checkpoint" if resumes else ""
+  assert capsys.readouterr().err == (
+    "error: x.npy cannot be read or written (No space left on device); free some space and run the"
+    f" same command again{end}.\n"
   )

@@ -3,6 +3,7 @@
 import functools
 import re
 import time
+import types
 
 import jax
 import pytest
@@ -27,10 +28,27 @@ def test_the_mapping_is_that_of_the_flags_and_the_versions_are_those_in_use(mach
   rows = dict(re.split(r"  +", line, maxsplit=1) for line in result.out.splitlines()[2:])
   assert rows["mapping"] == create("shard_map", num_clients=3, chunk=2).describe()
   assert (rows["clients per round"], rows["model"]) == ("3 of 4", "tiny, gn")
+  assert "reason" not in rows  # the flags are the reason
   assert rows["jax"] == jax.__version__
   assert rows["devices"].startswith(f"{jax.device_count()} {jax.default_backend()}")
   for name in ("float32", "bfloat16"):
     assert float(rows[f"matmul, {name}"].removesuffix(" GFLOP/s").replace(",", "")) >= 0
+
+
+@pytest.mark.parametrize(
+  ("lockstep", "backend", "words"),
+  [
+    (True, "auto", ["the norm merges"]),
+    (False, "auto", ["on a CPU", "an accel"]),
+    (False, "vmap", []),
+  ],
+)
+def test_the_reason_for_the_mapping(lockstep, backend, words):
+  mapping = types.SimpleNamespace(lockstep=lockstep)
+  config = types.SimpleNamespace(backend=backend, chunk=None)
+  reasons = list(machine._reasons(mapping, config))
+  assert len(reasons) == bool(words)
+  assert all(reason.startswith(tuple(words)) for reason in reasons)
 
 
 def test_a_rate_counts_two_operations_for_each_of_n_cubed_products(monkeypatch):

@@ -50,6 +50,9 @@ from fedjax_norm.ops.rules import choose
     ("forward", "winograd", (4, 3, 512, 512, 8)),
     ("forward", "canonical", (4, 3, 512, 512, 7)),
     ("forward", "patches", (4, 1, 192, 16, 32)),
+    ("forward", "taps", (28, 5, 1, 6, 32)),
+    ("forward", "taps", (8, 3, 1, 32, 32)),
+    ("forward", "canonical", (28, 5, 1, 32, 32)),
   ],
 )
 def test_the_form_on_a_cpu(part, form, shape):

@@ -5,12 +5,13 @@
 to y, dx and dkernel, in the dtype of their arguments.
 """
 
-from fedjax_norm.ops.lowerings import canonical, one_by_one, patches, windows, winograd, xla
+from fedjax_norm.ops.lowerings import canonical, one_by_one, patches, taps, windows, winograd, xla
 
 FORMS = {
   "canonical": canonical,
   "one_by_one": one_by_one,
   "patches": patches,
+  "taps": taps,
   "windows": windows,
   "winograd": winograd,
   "xla": xla,
@@ -18,5 +19,5 @@ FORMS = {
 """{name in the table ``rules.choose``: module}"""
 
 # The forms that the table chooses on each kind of device.
-ON_CPU = ("canonical", "windows", "patches", "winograd")
+ON_CPU = ("canonical", "windows", "patches", "winograd", "taps")
 ON_ACCELERATORS = ("xla", "patches", "one_by_one")

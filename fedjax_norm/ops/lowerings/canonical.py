@@ -6,8 +6,8 @@ convolutions do not have.
 
 import jax.numpy as jnp
 
-from fedjax_norm.ops.geometry import Geometry, pad_or_crop, sum_dtype
-from fedjax_norm.ops.lowerings import phases
+from fedjax_norm.ops.geometry import Geometry, pad_or_crop
+from fedjax_norm.ops.lowerings import phases, taps
 from fedjax_norm.ops.lowerings.xla import plain
 from fedjax_norm.typing import Array
 
@@ -20,9 +20,9 @@ def forward(geometry: Geometry, x: Array, kernel: Array) -> Array:
   """
   strides, pads = geometry.strides, geometry.pads
   kh, kw, i, o = kernel.shape
-  cheap = i == 1 and (kh * kw <= 9 or o <= 8)
-  if cheap or kh * kw > x.shape[1] * x.shape[2]:
-    return _by_taps(geometry, x, kernel)
+  if kh * kw > x.shape[1] * x.shape[2]:
+    # XLA would swap the kernel and the image, and run loops that are 100 times slower.
+    return taps.forward(geometry, x, kernel)
   fold = _fold(kw, i, o)
   if fold == 1:
     return plain(x, kernel, strides, pads)
@@ -41,34 +41,6 @@ def forward(geometry: Geometry, x: Array, kernel: Array) -> Array:
     x, right = x[:, :, :right], 0
   y = plain(x, wide, (strides[0], fold * stride), (pads[0], (left, right)))
   return y.reshape(n, y.shape[1], count * fold, o)[:, :, :columns]
-
-
-def _by_taps(geometry: Geometry, x: Array, kernel: Array) -> Array:
-  """A convolution as one matrix product per kernel element.
-
-  If the kernel is larger than the image, XLA would swap the two, and run loops that are 100 times
-  slower. If there is one input channel and the kernel has few elements, its products with them are
-  a third faster in one pass than a convolution.
-  """
-  (h, w), (kh, kw), (sh, sw), pads = geometry
-  x = pad_or_crop(pads, x)
-  down, right = x.shape[1] - kh + 1, x.shape[2] - kw + 1
-  # The sum of many parts is float32, also for bfloat16 products.
-  y = jnp.zeros((len(x), *geometry.output, kernel.shape[3]), sum_dtype(x))
-  for r in _useful_taps(kh, range(0, down, sh), pads[0][0], h):
-    for c in _useful_taps(kw, range(0, right, sw), pads[1][0], w):
-      y += (x[:, r : r + down : sh, c : c + right : sw] @ kernel[r, c]).astype(y.dtype)
-  return y.astype(x.dtype)
-
-
-def _useful_taps(taps: int, windows: range, before: int, size: int) -> list[int]:
-  """The kernel elements that overlap the image in any window, along one axis.
-
-  For a 3x3 kernel on a single pixel, this is only the middle.
-  """
-  return [
-    tap for tap in range(taps) if any(before <= first + tap < before + size for first in windows)
-  ]
 
 
 def _fold(columns: int, inputs: int, outputs: int) -> int:
