@@ -30,7 +30,7 @@ def started_runs(monkeypatch, tmp_path):
   """Names of the started runs; two small tables share a cell and have one that diverges."""
   monkeypatch.chdir(tmp_path)
   ratios, norms = by_label("000.1"), by_label("000.2")
-  bad = norms["LN"]._replace(label="bad", options={"norm": "none", "lr": 1e30})
+  bad = norms["LN"]._replace(label="bad", options={"norm": "none", "lr": 1e30, "weight_decay": 1e30})
   claim = tables.Claim("R matters", ("R = 0.0", "R = 0.5"), tables.rising)
   left = paper.TABLES["000.1"]._replace(
     cells=(ratios["R = 0.0"], ratios["R = 0.5"]), claims=(claim,)
