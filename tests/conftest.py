@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ accelerators.set_environment()
 accelerators.set_host_devices()  # the imports above have not started JAX
 # Tracing makes many objects; looking for cycles among them takes a tenth of the tests' time.
 gc.set_threshold(50_000, 20, 20)
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_pycollect_makemodule(module_path, parent):

@@ -52,7 +52,7 @@ def simulate(times, cost, steps):
 positive = st.floats(0.01, 100)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_the_duration_of_lock_step_equals_a_simulation_of_its_messages(data):
   size = data.draw(st.integers(1, 5))
@@ -86,7 +86,7 @@ def ends(times, cost, steps, traffic, begin, node):
   return now + 2 * latency * (cost.trips + traffic.trips)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_independent_and_sequential_clients_equal_a_simulation_of_each(data):
   size = data.draw(st.integers(1, 4))

@@ -37,7 +37,7 @@ LOSSES = st.lists(
 
 
 @given(LOSSES, st.sampled_from([1, 2, 4]), st.sampled_from([(0.02, 0.1), (0.3, 0.5)]))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_equals_pytorch(losses, patience, rest):
   tolerance, factor = rest
   actual = factors(Plateau(factor, patience, tolerance), losses)

@@ -58,7 +58,7 @@ def test_statistics_of_no_images_are_refused(shape):
   dtype=st.sampled_from([np.uint8, np.float32]),
   offset=st.sampled_from([0, 100]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_moments_of_parts_merge_to_those_of_the_whole(owner, seed, dtype, offset):
   owner = np.asarray(owner)
   rng = np.random.default_rng(seed)

@@ -83,7 +83,7 @@ def test_sorted_batches_have_the_same_order_in_every_epoch(by):
 
 
 @given(block=st.integers(1, 30), size=st.integers(5, 45))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_epochs_shuffle_whole_blocks(block, size):
   data = federation((size, TOTAL - size), ExampleOrder("label", block))
   line = data.order[:size].tolist()  # by label
@@ -100,7 +100,7 @@ def test_epochs_shuffle_whole_blocks(block, size):
 
 
 @given(stretches=st.integers(2, 9), span=st.integers(1, 12), size=st.integers(1, 45))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_drifting_clients_draw_from_one_stretch_at_a_time(stretches, span, size):
   data = federation(
     (size, TOTAL - size), ExampleOrder(drift="label", drift_stretches=stretches), span

@@ -63,7 +63,7 @@ def client_sizes(draw_from):
 
 
 @given(sizes=client_sizes(), batch_size=st.sampled_from([1, 8, 64]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_epoch_has_every_example_of_the_client_exactly_once(sizes, batch_size):
   data = federation(sizes)
   owned = np.split(np.asarray(data.order), np.cumsum(sizes)[:-1])
@@ -99,7 +99,7 @@ STEP = jnp.arange(STEPS)
 
 
 @given(sizes=client_sizes(), take=st.integers(1, 8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_batch_with_take_is_the_smaller_batch_and_padding(sizes, take):
   """The first ``take`` of 8 examples are the batch of size ``take``; epochs are longer."""
   data = federation(sizes)
@@ -134,7 +134,7 @@ def test_epochs_clients_and_keys_have_different_orders():
 
 
 @given(sizes=client_sizes(), chosen=st.permutations(range(CLIENTS)), count=st.integers(1, CLIENTS))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_gathered_part_draws_the_batches_of_the_whole(sizes, chosen, count):
   """Gathers rows in any order, repeated, with spare capacity."""
   data = federation(sizes)
@@ -179,7 +179,7 @@ def cohort_drawer(num_clients, size, rounds):
 
 
 @given(first=st.integers(0, 10_000), seed=st.integers(0, 2**31))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_cohorts_are_drawn_without_replacement_by_key_and_round_alone(first, seed):
   key = jax.random.key(seed)
   ids = np.asarray(cohort_drawer(50, 12, 6)(key, jnp.int32(first)))

@@ -17,7 +17,7 @@ def divide(clients=7, seed=0):
 
 
 @given(share=st.floats(0.01, 0.99), seed=st.integers(0, 99), clients=st.integers(1, 20))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_each_client_knows_its_share_and_at_least_one_label(share, seed, clients):
   division = divide(clients, seed)
   labels = hide_labels(LABELS, division, share, seed)

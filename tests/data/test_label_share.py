@@ -23,7 +23,7 @@ def test_shares_by_hand():
   ),
   factor=st.integers(1, 9),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_shares_add_up_and_normalized_ones_ignore_how_large_a_region_is(counts, factor):
   counts = np.array(counts).T
   shares = label_share.raw(counts), label_share.normalized(counts)

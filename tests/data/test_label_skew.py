@@ -10,7 +10,7 @@ from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.errors import UserError
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
   labels=label_lists, num_clients=st.integers(1, 8), each=st.integers(1, 7), seed=st.integers(0, 99)
 )
@@ -93,7 +93,7 @@ def test_further_clients_share_the_rest_evenly():
   np.testing.assert_array_equal(class_counts("ratio", labels, 3, ratio=2 / 3), np.full((3, 6), 40))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(labels=label_lists, ratio=st.floats(0, 1))
 def test_each_class_of_a_ratio_is_within_one_example_of_its_share(labels, ratio):
   classes = np.unique(labels)

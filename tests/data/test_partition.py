@@ -51,7 +51,7 @@ cases = st.one_of(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(labels=label_lists, case=cases, num_clients=st.integers(1, 12), seed=st.integers(0, 2**32))
 def test_a_partition_has_the_invariants_or_raises_one_sentence(labels, case, num_clients, seed):
   name, options = case
@@ -68,7 +68,7 @@ def test_a_partition_has_the_invariants_or_raises_one_sentence(labels, case, num
   np.testing.assert_array_equal(made.offsets, again.offsets)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(labels=label_lists, num_clients=st.integers(1, 12), fraction=st.floats(0, 1))
 def test_iid_and_skew_always_succeed_with_even_sizes(labels, num_clients, fraction):
   assume(num_clients <= len(labels))

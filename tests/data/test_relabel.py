@@ -11,7 +11,7 @@ from fedjax_norm.errors import UserError
 
 
 @given(share=st.floats(0.01, 1), seed=st.integers(0, 99), classes=st.integers(2, 6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_share_of_clients_shifts_all_classes_by_one_number(share, seed, classes):
   labels = np.arange(90) % classes
   division = partitions.make("iid", labels, 9, 0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from fedjax_norm.data import train_test_split
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=20), st.integers(0, 10**6))
 def test_apportioned_shares_sum_and_stay_within_one(weights, total):
   shares = train_test_split.apportion(np.asarray(weights), total)

@@ -29,7 +29,7 @@ def flat(images):
 
 
 @given(st.floats(0.1, 3), st.floats(0, 1), st.floats(1e-8, 2), st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_contrast_normalization_follows_the_definition(scale, regulariser, floor, seed):
   images = np.random.default_rng(seed).random((3, 4, 5, 2))
   for image, result in zip(

@@ -64,7 +64,7 @@ def test_weight_difference_by_hand():
 
 
 @given(values=TABLES, factor=st.sampled_from([-4.0, 0.5, 1024.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_equal_partitions_have_no_difference_and_scaling_changes_nothing(values, factor):
   same, weights = [tree(values[0])] * 3, tree(values[1])
   assert not diagnostics.divergence(np.stack([values[0]] * 3)).any()
@@ -90,7 +90,7 @@ def test_equal_partitions_have_no_difference_and_scaling_changes_nothing(values,
 
 
 @given(values=TABLES, order=st.permutations(range(3)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_order_of_partitions_does_not_matter(values, order):
   shuffled = values[list(order)]
   np.testing.assert_allclose(diagnostics.divergence(shuffled), diagnostics.divergence(values))

@@ -33,7 +33,7 @@ def by_hand(x, y):
 
 
 @given(st.integers(0, 10**6), st.floats(0, 1))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_distance_correlation_equals_the_definition(seed, share):
   rng = np.random.default_rng(seed)
   x = rng.normal(size=(9, 2, 3))

@@ -61,7 +61,7 @@ def test_cosines_equal_those_of_numpy_and_are_zero_for_a_zero_gradient():
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=12, max_size=12))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_matching_is_the_best_permutation(pairs):
   clusters, labels = np.asarray(pairs, np.int32).T
   best = max(

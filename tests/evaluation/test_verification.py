@@ -45,7 +45,7 @@ def check_pairs(labels, pairs):
   return counts[0, 0]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 7), min_size=20, max_size=40), st.integers(0, 100))
 def test_folds_are_balanced_and_share_no_identity(sizes, seed):
   sizes = [*sizes, *[2] * 10]  # at least ten identities with a pair
@@ -90,7 +90,7 @@ def accuracy(distances, same, threshold):
   return np.mean([(d <= threshold) == s for d, s in zip(distances, same, strict=True)])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=20, max_size=40))
 def test_each_fold_uses_the_best_threshold_of_the_others(pairs):
   """Tries every threshold; the distances have few values, so that many are equal."""

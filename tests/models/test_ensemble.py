@@ -147,7 +147,7 @@ def test_members_train_and_vote_as_they_would_separately(norms, tails):
       assert tensors == tuple(one for _, one in each)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.sampled_from([(2, 3), (5, 2)]), st.floats(0.1, 30), st.integers(0, 10**6))
 def test_most_votes_win_and_the_mean_probability_breaks_ties(shape, scale, seed):
   logits = np.random.default_rng(seed).normal(0, scale, (6, *shape)).astype(np.float32)

@@ -195,7 +195,7 @@ NAMES = stage_names(model_of("resnet10"))
 
 
 @given(st.integers(0, len(NAMES) - 2))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_a_cut_is_after_its_stage(index):
   assert position(model_of("resnet10"), NAMES[index]) == index + 1
 

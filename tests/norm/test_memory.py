@@ -99,7 +99,7 @@ def test_statistics_for_accelerators_are_equal(name, shape):
   jax.tree.map(assert_close, run("gpu"), run("cpu"))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(
   st.sampled_from(["gn", "bn", "bgn"]), st.floats(-1e4, 1e4, width=32), st.floats(-3, 3, width=32)
 )

@@ -15,7 +15,7 @@ from fedjax_norm.norm import moments as lib
 from fedjax_norm.norm.moments import Moments
 
 PARTS, MOST, CHANNELS = 4, 6, 3
-QUICK = settings(max_examples=60, deadline=None, derandomize=True)
+QUICK = settings(max_examples=60, derandomize=True)
 
 VALUES = hnp.arrays(np.float64, (PARTS, MOST, CHANNELS), elements=st.floats(-10, 10, width=32))
 COUNTS = hnp.arrays(np.int64, PARTS, elements=st.integers(0, MOST))

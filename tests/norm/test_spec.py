@@ -91,7 +91,7 @@ def test_illegal_combinations_of_fields_are_rejected(fields, message):
     NormSpec("custom", **fields)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(st.integers(1, 16), st.integers(1, 16), st.integers(0, 15))
 def test_groups_times_group_size_are_the_channels(groups, size, rest):
   channels = groups * size

@@ -215,7 +215,7 @@ def cases(draw):
   return Case(tuple(size), kernel, strides, padding, features, groups)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(cases(), st.sampled_from([SINGLE, BOTH, IMAGES, SCAN]), st.sampled_from([None, *FORMS]))
 def test_random_convolutions_equal_torch(case, how, lowering):
   check(case, how, lowering)

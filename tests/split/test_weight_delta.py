@@ -11,7 +11,7 @@ from fedjax_norm.split.weight_delta import difference, restore
 _FLOATS = arrays(np.float32, 5, elements=st.floats(width=32))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(_FLOATS, _FLOATS)
 def test_floats_are_restored_bit_for_bit(now, start):
   sent = difference({"w": now}, {"w": start})

@@ -59,7 +59,7 @@ def check_row(part, row, data, client):
   start=st.integers(0, 8),
   arranged=st.booleans(),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @pytest.mark.host_devices
 def test_windows_and_parts_have_the_requested_clients(
   sizes, budget, devices, on_host, start, arranged

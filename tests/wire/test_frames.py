@@ -32,7 +32,7 @@ FRAMES = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(FRAMES)
 def test_decoding_inverts_encoding(frame):
   found = frames.decode(frames.encode(frame))
@@ -44,7 +44,7 @@ def test_decoding_inverts_encoding(frame):
     assert found.tensors[name].tobytes() == tensor.tobytes()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(FRAMES, st.data())
 def test_every_truncation_and_every_addition_is_refused(frame, data):
   whole = frames.encode(frame)
@@ -55,7 +55,7 @@ def test_every_truncation_and_every_addition_is_refused(frame, data):
     frames.decode(whole + b"x" * data.draw(st.integers(1, 3)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(FRAMES, st.data())
 def test_changed_bytes_are_decoded_or_refused(frame, data):
   whole = bytearray(frames.encode(frame))
