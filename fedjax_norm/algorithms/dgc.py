@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from fedjax_norm.algorithms.contract import Method, Setup, Theta
-from fedjax_norm.algorithms.residual_updates import residual_algorithm
+from fedjax_norm.algorithms.residual_updates import all_tensors, each_tensor, residual_algorithm
 from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.errors import UserError
 from fedjax_norm.local_training import LocalConfig
@@ -36,8 +36,8 @@ class DgcConfig(LocalConfig):
 
   sparsity: float = option(
     STAGES[-1],
-    "Sparsity s of DGC (paper 004, Alg. 3) after the warm-up: the share of each tensor's elements "
-    "that a client does not send.",
+    "Sparsity s of DGC (paper 004, Alg. 3) after the warm-up: the share of the elements of its "
+    "accumulated update that a client does not send (--threshold_scope).",
     least=0,
     below=1,
     needs="skewscout=off,measure",
@@ -56,10 +56,16 @@ class DgcConfig(LocalConfig):
     least=0,
     needs="skewscout=off,measure",
   )
+  threshold_scope: str = option(
+    "tensor",
+    "Which elements share a threshold above which they are sent: those of one tensor (tensor; Lin "
+    "et al. 2018), or of all tensors together (global). Paper 004, Alg. 3 can be read as either.",
+    choices=("tensor", "global"),
+  )
   selection: str = option(
     "exact",
-    "How the threshold above which a tensor's elements are sent is determined: exactly (exact), or "
-    "estimated from 1% of the elements (sampled; Lin et al. 2018).",
+    "How a threshold of --threshold_scope is determined: exactly (exact), or estimated from 1% of "
+    "the elements (sampled; Lin et al. 2018).",
     choices=("exact", "sampled"),
   )
   momentum_masking: bool = option(
@@ -139,13 +145,16 @@ def dgc(config: DgcConfig, setup: Setup) -> Algorithm:
 
     g <- -eta clip(grad f(w, b))
     u_k <- m u_k + g;  v_k <- v_k + u_k             (momentum correction)
-    S <- |v_k| is among the largest share 1 - s of its tensor   (a mask)
+    S <- |v_k| is among the largest share 1 - s   (a mask)
     send v_k S;  v_k <- v_k not S;  u_k <- u_k not S   (momentum factor masking)
     w <- w + updates from all clients
 
-  m is the momentum, eta the learning rate, b a batch, and the sparsity s is ``theta``. The gradient
-  is clipped, as by Lin et al.; in line 5 of paper 004, Alg. 3, the clipped value includes the
-  learning rate. Weight decay is added to the clipped gradient.
+  m is the momentum, eta the learning rate, b a batch, and the sparsity s is ``theta``. The largest
+  elements are those of each tensor, or of all tensors together (``threshold_scope``).
+
+  clip scales the gradient down to the norm ``clip_norm / sqrt(K)``, as by Lin et al.; in line 5 of
+  paper 004, Alg. 3, the clipped value includes the learning rate. At a constant rate the two differ
+  only in the factor eta of the norm. Weight decay is added to the clipped gradient.
   """
   return residual_algorithm(
     dataclasses.replace(config, clip_norm=config.clip_norm / setup.num_clients**0.5),
@@ -153,6 +162,7 @@ def dgc(config: DgcConfig, setup: Setup) -> Algorithm:
     largest if config.selection == "exact" else roughly_largest,
     local_models=False,
     clears_momentum=config.momentum_masking and config.momentum > 0,
+    scope=each_tensor if config.threshold_scope == "tensor" else all_tensors,
   )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from fedjax_norm import tree_leaves
 from fedjax_norm.algorithms.batch_statistics import check_policy, combiner
@@ -27,6 +28,9 @@ from fedjax_norm.typing import Array, Key, PyTree, Variables
 
 Choose = Callable[[Array, Array, Array, Key], Array]
 """(tensor of v_k, same tensor of w_k, theta, key) -> which elements are sent now, bool."""
+
+Scope = Callable[[Choose, PyTree, PyTree, Array, Key], PyTree]
+"""(choose, v_k, w_k, theta, key) -> mask of the elements that are sent now, bool, like v_k."""
 
 
 class ClientState(NamedTuple):
@@ -63,8 +67,30 @@ def divide(residual: PyTree, chosen: PyTree) -> tuple[PyTree, PyTree]:
   return sent, jax.tree.map(lambda v, s: jnp.where(s, 0, v), residual, chosen)
 
 
+def each_tensor(
+  choose: Choose, residual: PyTree, weights: PyTree, theta: Array, key: Key
+) -> PyTree:
+  """Chooses among the elements of each tensor separately (a ``Scope``)."""
+  return jax.tree.map(lambda v, w: choose(v, w, theta, key), residual, weights)
+
+
+def all_tensors(
+  choose: Choose, residual: PyTree, weights: PyTree, theta: Array, key: Key
+) -> PyTree:
+  """Chooses among the elements of all tensors together, as one vector (a ``Scope``)."""
+  v, tensors_of = ravel_pytree(residual)
+  chosen = choose(v, ravel_pytree(weights)[0], theta, key)
+  return jax.tree.map(lambda mask: mask > 0, tensors_of(chosen.astype(v.dtype)))
+
+
 def residual_algorithm(
-  config: LocalConfig, setup: Setup, choose: Choose, *, local_models: bool, clears_momentum: bool
+  config: LocalConfig,
+  setup: Setup,
+  choose: Choose,
+  *,
+  local_models: bool,
+  clears_momentum: bool,
+  scope: Scope = each_tensor,
 ) -> Algorithm:
   """Makes an algorithm whose round is one step of every client k:
 
@@ -75,12 +101,14 @@ def residual_algorithm(
     send v_k S;  v_k <- v_k not S;  u_k <- u_k not S if clears_momentum
     b <- b + sum of the updates that all clients sent
 
-  m is the momentum, and ``choose`` returns the mask S of each tensor. The learning rate eta
-  multiplies the accumulated u_k, so that a lower rate takes effect immediately; at a constant rate
-  this is the paper's recursion.
+  m is the momentum, and ``choose`` returns the mask S of each tensor, or of one vector of all
+  tensors (``scope``); frozen parameters are in neither. The learning rate eta multiplies the
+  accumulated u_k, so that a lower rate takes effect immediately; at a constant rate this is the
+  paper's recursion.
 
   The global model is b, or the mean of the local models if ``local_models``. A client sends its
-  update to the server (``ledger.update_bytes``), which sends the sum to all clients. With
+  update to the server (``ledger.update_bytes``; a message per tensor in either scope, so that an
+  index counts within its tensor), which sends the sum to all clients. With
   ``batch_stats=local`` each client has its own running statistics; the global model has the mean.
 
   Raises UserError if the policy ``batch_stats`` does not fit the norm.
@@ -112,12 +140,11 @@ def residual_algorithm(
     weights = optax.tree.add(server.weights, residual)
     key = jax.random.fold_in(stream(context.key, Stream.SELECTION), context.round)
     key = jax.random.fold_in(key, context.data.clients[row])
-    chosen = jax.tree.map(
-      lambda v, w: choose(v, w, context.theta, key) & (row >= 0), residual, weights
-    )
     # Frozen parameters never change, not even by updates that were accumulated before.
-    frozen = tree_leaves.pick(chosen, config.frozen_paths)
-    chosen = tree_leaves.put(chosen, optax.tree.zeros_like(frozen))
+    v, w = (ledger.without(tree, tree, config.frozen_paths) for tree in (residual, weights))
+    chosen = jax.tree.map(lambda s: s & (row >= 0), scope(choose, v, w, context.theta, key))
+    frozen = tree_leaves.pick(residual, config.frozen_paths)
+    chosen = tree_leaves.put(chosen, optax.tree.zeros_like(frozen, bool))
     update, residual = divide(residual, chosen)
     if clears_momentum:
       momentum = optax.tree.map_params(sgd, lambda u, s: jnp.where(s, 0, u), momentum, chosen)

@@ -116,14 +116,17 @@ def test_gaia_is_algorithm_1(world, name):
   assert 0.05 < np.mean(sent_shares) < 0.95  # the threshold sends some elements and keeps others
 
 
-@pytest.mark.parametrize("masking", [True, False])
-def test_dgc_is_algorithm_3(world, masking):
+@pytest.mark.parametrize(
+  ("masking", "scope", "mapping"),
+  [(True, "tensor", VMAP), (True, "global", VMAP), (False, "global", SCAN)],
+)
+def test_dgc_is_algorithm_3(world, masking, scope, mapping):
   sparsities = np.repeat([0.5, 0.75, 0.9, 0.97], 5).astype(np.float32)
-  config = configure(DgcConfig, HEAVY, momentum_masking=masking)
-  algorithm, server, clients, _ = world.run(DGC, config, thetas=sparsities)
+  config = configure(DgcConfig, HEAVY, momentum_masking=masking, threshold_scope=scope)
+  algorithm, server, clients, _ = world.run(DGC, config, thetas=sparsities, mapping=mapping)
   model = world.model()
-  variables = random_variables(model)
-  expected = reference.dgc(model, HEAVY, world.batches(), variables, RATE, sparsities, masking)
+  start = world.batches(), random_variables(model), RATE
+  expected = reference.dgc(model, HEAVY, *start, sparsities, masking, scope)
   for step, state in enumerate(expected):
     close(at(server, step).variables["params"], state.weights[0], f"after step {step}")
     for k in range(len(SIZES)):
@@ -218,21 +221,27 @@ def test_fedavg_of_single_steps_is_mean_bsp(world, momentum):
     close(at(server, step).variables["params"], at(expected, step)["params"], f"after {step}")
 
 
-@pytest.mark.parametrize("method", [GAIA, DGC])
-def test_frozen_parameters_do_not_change(world, method):
-  """Residuals that were accumulated before the freeze are not sent and do not change."""
-  paths = frozenset({"Conv_0/kernel"})
-  config = configure(method.config, dataclasses.replace(PLAIN, frozen_paths=paths))
+@pytest.mark.parametrize(
+  ("method", "options", "theta"),
+  [(GAIA, {}, 0), (DGC, {}, 0), (DGC, {"threshold_scope": "global"}, 0.5)],
+)
+def test_frozen_parameters_do_not_change(world, method, options, theta):
+  """Residuals from before the freeze are not sent, do not change, and take no other's place."""
+  paths = frozenset({"Dense_0/kernel"})
+  config = configure(method.config, dataclasses.replace(PLAIN, frozen_paths=paths), **options)
   algorithm = built(method, config, world.model(), SCAN, world.data, world.transform, SHAPE)
   variables = random_variables(world.model())
   client = algorithm.init_client(algorithm.init(variables))
-  client = client._replace(residual=jax.tree.map(jnp.ones_like, client.residual))
+  residual = jax.tree.map(jnp.ones_like, client.residual)
+  residual["Dense_0"]["kernel"] *= 100
+  client = client._replace(residual=residual)
   algorithm = algorithm._replace(init_client=lambda server: client)
-  server, clients, _ = run_rounds(algorithm, variables, world.data, RATES[:2], np.zeros(2))
+  server, clients, _ = run_rounds(algorithm, variables, world.data, RATES[:2], np.full(2, theta))
   after, before = flat(at(server, -1).weights), flat(variables["params"])
-  np.testing.assert_array_equal(after["Conv_0/kernel"], before["Conv_0/kernel"])
-  assert np.abs(after["Dense_0/kernel"] - before["Dense_0/kernel"]).min() > 1
-  assert np.all(at(clients, -1).residual["Conv_0"]["kernel"] == 1)
+  np.testing.assert_array_equal(after["Dense_0/kernel"], before["Dense_0/kernel"])
+  changed = np.abs(after["Conv_0/kernel"] - before["Conv_0/kernel"]) > 1
+  assert changed.mean() > (0.2 if theta else 0.99)
+  assert np.all(at(clients, -1).residual["Dense_0"]["kernel"] == 100)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +249,7 @@ def test_frozen_parameters_do_not_change(world, method):
   [
     (lambda: GaiaConfig(batch_stats="all"), "batch_stats"),
     (lambda: DgcConfig(selection="best"), "selection"),
+    (lambda: DgcConfig(threshold_scope="layer"), "threshold_scope"),
     (lambda: PeriodicConfig(client_momentum="global"), "client_momentum"),
     (lambda: SsgdConfig(reduction="median"), "reduction"),
   ],

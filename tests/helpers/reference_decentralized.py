@@ -131,12 +131,30 @@ def fedavg(model, local, batches: Callable, variables, rate, rounds, local_steps
     yield server, w
 
 
+def _largest(v: Flat, sparsity: float, groups: list[list[str]]) -> Flat:
+  """Returns masks of the largest share 1 - sparsity of the elements of each group of tensors."""
+  chosen = {}
+  for names in groups:
+    sizes = np.sort(np.concatenate([np.abs(v[name]).ravel() for name in names]))
+    count = max(1, round((1 - sparsity) * len(sizes)))
+    chosen |= {name: np.abs(v[name]) >= sizes[-count] for name in names}
+  return chosen
+
+
 def dgc(
-  model, local, batches: Callable, variables, rate, sparsities: Sequence[float], masking=True
+  model,
+  local,
+  batches: Callable,
+  variables,
+  rate,
+  sparsities: Sequence[float],
+  masking=True,
+  scope="tensor",
 ) -> Iterator[State]:
   """Algorithm 3; gradients are clipped to clip_norm / sqrt(K)."""
   w, clients = flat(variables["params"]), range(len(batches(0)))
   u, v = [_zeros(w)] * len(clients), [_zeros(w)] * len(clients)
+  groups = [[name] for name in w] if scope == "tensor" else [list(w)]
   up = down = 0
   for t, sparsity in enumerate(sparsities):
     sent = []
@@ -145,10 +163,7 @@ def dgc(
       g, _ = _descent(model, local, w, {}, batches(t)[k], rate, clip)
       u[k] = _add(_times(u[k], local.momentum), g)
       v[k] = _add(v[k], u[k])
-      chosen = {}
-      for name, value in v[k].items():
-        count = max(1, round((1 - sparsity) * value.size))
-        chosen[name] = np.abs(value) >= np.sort(np.abs(value), axis=None)[-count]
+      chosen = _largest(v[k], sparsity, groups)
       update, v[k] = _split(v[k], chosen)
       if masking:
         _, u[k] = _split(u[k], chosen)
