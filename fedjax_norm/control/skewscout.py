@@ -51,6 +51,13 @@ class ScoutConfig(Options):
   scout_sigma_al: float = option(
     0.05, "Tolerated loss of accuracy sigma_AL (paper 004, eq. 1).", least=0, needs=_SEARCHING
   )
+  scout_memory: int = option(
+    8,
+    "Number of tests of the models after which a measurement of another theta no longer counts, so "
+    "that SkewScout tries this theta again. 0: it counts forever, as in paper 004.",
+    least=0,
+    needs=_SEARCHING,
+  )
   scout_temperature: float = option(
     0.5,
     "Temperature of simulated annealing at the first test; each further test multiplies it by 0.9.",
@@ -71,6 +78,7 @@ class ScoutState(NamedTuple):
     index: int64, index of the current theta in the grid.
     losses: [G] float64, last measured accuracy loss AL of each theta; NaN if it was never used.
     costs: [G] float64, last measured traffic C / CM of each theta; NaN if it was never used.
+    ages: [G] int64, number of measurements since the last one of each theta; 0 if there is none.
     looks: int64, number of measurements so far.
     next_look: int64, round before which the next measurement takes place.
     sent: int64, bytes sent in both directions since the last measurement.
@@ -80,6 +88,7 @@ class ScoutState(NamedTuple):
   index: Array
   losses: Array
   costs: Array
+  ages: Array
   looks: Array
   next_look: Array
   sent: Array
@@ -95,11 +104,16 @@ class SkewScout(NamedTuple):
   the algorithm's traffic in bytes per mini-batch, and CM that of sending and receiving the whole
   model in each step.
 
-  For a theta that was used before, AL and C are the last measured values. For other thetas, which
-  the paper does not discuss, they are estimated optimistically. AL is the greatest one of the used
-  thetas with more communication (0 without such thetas), because less communication does not lose
-  less accuracy. C is that of the nearest used theta, scaled in proportion to 1 / theta (Gaia's
-  threshold, FedAvg's local steps) or 1 - theta (DGC's sparsity), and C / CM is at most 1.
+  For a theta that was used before, AL and C are the last measured values, as in the paper. There
+  they count forever: one great loss early in training would then keep a theta from ever being
+  tried again. Ours count during the ``scout_memory`` following measurements; then the theta is as
+  one that was never used.
+
+  For these thetas, which the paper does not discuss, AL and C are estimated optimistically. AL is
+  the greatest one of the used thetas with more communication (0 without such thetas), because less
+  communication does not lose less accuracy. C is that of the nearest used theta, scaled in
+  proportion to 1 / theta (Gaia's threshold, FedAvg's local steps) or 1 - theta (DGC's sparsity),
+  and C / CM is at most 1.
 
   The searches consider only the current theta and its two neighbours in the grid. ``hill`` chooses
   the best of the three. ``stochastic`` draws one of the better neighbours, in proportion to the
@@ -128,8 +142,8 @@ class SkewScout(NamedTuple):
   def init(self) -> ScoutState:
     """Returns the state before the first round, in which no theta has been measured."""
     unknown, zero = np.full(len(self.grid), np.nan), np.int64(0)
-    first = self._next_look(0, self.start)
-    return ScoutState(np.int64(self.start), unknown, unknown, zero, first, zero, zero)
+    ages, first = np.zeros(len(self.grid), np.int64), self._next_look(0, self.start)
+    return ScoutState(np.int64(self.start), unknown, unknown, ages, zero, first, zero, zero)
 
   def theta(self, state: ScoutState) -> float:
     """Returns the theta that is in use until the next measurement."""
@@ -149,7 +163,9 @@ class SkewScout(NamedTuple):
     """
     index, losses, costs = int(state.index), state.losses.copy(), state.costs.copy()
     losses[index], costs[index] = loss, cost
-    state = state._replace(losses=losses, costs=costs)
+    ages = state.ages + np.isfinite(losses)
+    ages[index] = 0
+    state = state._replace(losses=losses, costs=costs, ages=ages)
     if self.searches:
       index = self._choose(index, self.objective(state), int(state.looks), seed)
     return state._replace(
@@ -161,7 +177,7 @@ class SkewScout(NamedTuple):
     )
 
   def objective(self, state: ScoutState) -> np.ndarray:
-    """Returns the value of eq. 1 for each theta, an estimate if the theta was never used: [G]."""
+    """Returns the value of eq. 1 for each theta, estimated where no measurement counts: [G]."""
     losses, costs = self._estimates(state)
     excess = np.maximum(0, losses - self.config.scout_sigma_al)
     return self.config.scout_lambda_al * excess + self.config.scout_lambda_c * costs
@@ -170,9 +186,12 @@ class SkewScout(NamedTuple):
     """Returns (AL, C / CM) of every theta, measured or estimated."""
     grid = np.asarray(self.grid)
     proportion = 1 - grid if self.is_sparsity else 1 / np.maximum(grid, 1e-12)
-    used = np.flatnonzero(np.isfinite(state.losses))
+    counts = np.isfinite(state.losses)
+    if self.config.scout_memory:
+      counts &= state.ages <= self.config.scout_memory
+    used = np.flatnonzero(counts)
     losses, costs = state.losses.copy(), state.costs.copy()
-    for i in np.flatnonzero(~np.isfinite(state.losses)):
+    for i in np.flatnonzero(~counts):
       more_communication = state.losses[used[used < i]]
       losses[i] = more_communication.max() if more_communication.size else 0.0
       nearest = used[np.abs(used - i).argmin()]

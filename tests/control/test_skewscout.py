@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedjax_norm.algorithms.dgc import STAGES, warmup
 from fedjax_norm.algorithms.gaia import GAIA
@@ -28,7 +30,7 @@ def test_hill_climbing_finds_the_best_theta(best, start):
   """AL is below the tolerance up to the best theta and above it for larger ones."""
   losses = np.where(np.arange(len(GRID)) <= best, 0.04, 0.2 + 0.1 * np.arange(len(GRID)))
   costs = 0.02 / np.array(GRID)
-  scout = SkewScout(GRID, start=start)
+  scout = SkewScout(GRID, start, ScoutConfig(skewscout="hill", scout_memory=0))
   indices, state = settle(scout, losses, costs, 20)
   assert indices[-1] == best
   objective = 50 * np.maximum(0, losses - 0.05) + costs
@@ -95,6 +97,41 @@ def test_the_last_measurement_counts():
   assert (state.losses[0], state.costs[0]) == (0.1, 0.8)
 
 
+@pytest.mark.parametrize("memory", [0, 8])
+def test_one_early_loss_does_not_count_forever(memory):
+  """The second test finds a great loss; with the paper's memory, theta then never changes again."""
+  scout = SkewScout(GRID, config=ScoutConfig(skewscout="hill", scout_memory=memory))
+  state, indices = scout.init(), []
+  for look in range(40):
+    indices.append(int(state.index))
+    loss = 0.9 if indices[-1] and look == 1 else 0.0
+    state = scout.observe(state, loss, 0.02 / GRID[indices[-1]], 500 * (look + 1))
+  # The loss still counts in the eight tests after that of index 1, but no longer in the ninth.
+  assert indices == (
+    [0, 1] + [0] * 38 if memory == 0 else [0, 1] + [0] * 9 + [1, 2, 3, 4, 5] + 24 * [6]
+  )
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 6), st.integers(0, 2**31))
+def test_a_loss_counts_until_it_is_too_old(losses, memory, seed):
+  config = ScoutConfig(skewscout="annealing", scout_memory=memory, scout_temperature=100.0)
+  scout = SkewScout((1.0, 2.0, 4.0, 8.0), 1, config)
+  state, last = scout.init(), {}
+  for look, loss in enumerate(losses):
+    last[int(state.index)] = look, loss
+    state = scout.observe(state, loss, 0.3, 500 * (look + 1), seed)
+    known = np.full(4, np.nan)
+    for index, (when, value) in last.items():
+      if memory == 0 or look - when <= memory:
+        known[index] = value
+    forgetful = scout._replace(config=ScoutConfig(skewscout="hill", scout_memory=0))
+    expected = forgetful.objective(state._replace(losses=known))
+    np.testing.assert_array_equal(scout.objective(state), expected)
+    counts = np.isfinite(known)
+    measured = 50 * np.maximum(0, known[counts] - 0.05) + 0.3
+    np.testing.assert_allclose(scout.objective(state)[counts], measured)
+
+
 def test_a_measurement_waits_for_the_last_local_step():
   scout = SkewScout((5.0, 200.0, 1000.0), is_integer=True)
   state = scout.init()
@@ -121,6 +158,7 @@ def test_without_a_search_theta_does_not_change():
     ({"scout_every": 0}, "every"),
     ({"scout_sigma_al": -1.0}, "sigma_al"),
     ({"scout_temperature": 0.0}, "temperature"),
+    ({"scout_memory": -1}, "memory"),
   ],
 )
 def test_invalid_options_are_refused(change, words):

@@ -44,7 +44,7 @@ def make(name, source, net, **options):
   division = partitions.make("classes", source.train.labels, CLIENTS, 0, classes_per_client=1)
   task = make_task(source, division, spec)._replace(model=net(norm=spec))
   method, defaults = METHODS[name]
-  scout = {"scout_every": 3, "scout_examples": 8, "scout_grid": GRIDS[name]}
+  scout = {"scout_every": 3, "scout_examples": 8, "scout_grid": GRIDS[name], "scout_memory": 1}
   search = "annealing" if name == "dgc" else "hill"
   options = {**defaults, "skewscout": search, **scout, **options}
   return task, program_of(method, task, LOCAL, LOOP, SCHEDULE, **options)[0]
