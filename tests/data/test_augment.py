@@ -112,9 +112,10 @@ def test_statistics_are_not_needed_without_standardising():
     make_transforms(Preprocess())
 
 
-def windows(image, pad, flip):
+def windows(image, pad, flip, padding="zeros"):
   """Yields every possible result of a random crop, with its offsets and whether it is mirrored."""
-  padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+  mode = {"zeros": "constant", "reflect": "reflect"}[padding]
+  padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode)
   height, width, _ = image.shape
   for top in range(2 * pad + 1):
     for left in range(2 * pad + 1):
@@ -124,14 +125,21 @@ def windows(image, pad, flip):
         yield (top, left, True), crop[:, ::-1]
 
 
-@pytest.mark.parametrize(("pad", "flip"), [(2, True), (1, False), (0, True)])
-def test_each_result_is_one_window_and_all_offsets_occur(pad, flip):
+@pytest.mark.parametrize(
+  ("pad", "flip", "padding"),
+  [(2, True, "zeros"), (1, False, "zeros"), (0, True, "zeros"), (1, True, "reflect")],
+)
+def test_each_result_is_one_window_and_all_offsets_occur(pad, flip, padding):
   results = np.asarray(
-    jax.jit(augment.crop_flip, static_argnums=(2, 3))(jax.random.key(3), IMAGES, pad, flip)
+    jax.jit(augment.crop_flip, static_argnums=(2, 3, 4))(
+      jax.random.key(3), IMAGES, pad, flip, padding
+    )
   )
   seen = []
   for image, result in zip(IMAGES, results, strict=True):
-    matches = [change for change, crop in windows(image, pad, flip) if np.array_equal(crop, result)]
+    matches = [
+      change for change, crop in windows(image, pad, flip, padding) if np.array_equal(crop, result)
+    ]
     assert len(matches) == 1
     seen += matches
   tops, lefts, flips = zip(*seen, strict=True)
@@ -141,6 +149,16 @@ def test_each_result_is_one_window_and_all_offsets_occur(pad, flip):
 
 def test_no_crop_and_no_flip_is_the_identity():
   np.testing.assert_array_equal(augment.crop_flip(jax.random.key(0), IMAGES, 0, False), IMAGES)
+
+
+def test_training_images_are_padded_as_the_option_says():
+  transform = make_transforms(
+    Preprocess(standardise=False, augment="crop", crop_padding="reflect")
+  )[0]
+  ids, key = jnp.arange(64), jax.random.key(0)
+  expected = augment.crop_flip(key, IMAGES, flip=False, padding="reflect")
+  np.testing.assert_array_equal(transform(IMAGES, ids, 0.0, key, key), expected)
+  assert (np.asarray(expected) > 0).all()
 
 
 def test_the_crop_of_an_example_does_not_depend_on_others():

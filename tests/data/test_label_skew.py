@@ -60,6 +60,27 @@ def test_the_client_of_a_rare_class_is_random():
   assert len(holders) >= 6
 
 
+def test_random_classes_are_those_of_niid_bench():
+  further = np.zeros((12, 10), int)
+  for seed in range(200):
+    counts = class_counts("random_classes", BALANCED, 12, seed, classes_per_client=3)
+    held = counts > 0
+    np.testing.assert_array_equal(held.sum(1), 3)
+    assert held[np.arange(12), np.arange(12) % 10].all()
+    for own, one in zip(held.T, counts.T, strict=True):
+      parts = np.array_split(np.zeros(100), own.sum())
+      np.testing.assert_array_equal(one[own], [len(part) for part in parts])
+    further += held
+  further[np.arange(12), np.arange(12) % 10] = 44
+  # 2 of the 9 other classes, each as likely as the other: 44 of 200, standard deviation 6.
+  assert (np.abs(further - 44) < 30).all()
+
+
+def test_one_random_class_is_the_clients_own():
+  counts = class_counts("random_classes", BALANCED, 10, classes_per_client=1)
+  np.testing.assert_array_equal(counts, 100 * np.eye(10, dtype=int))
+
+
 def test_combinations_of_classes_depend_on_the_seed():
   combinations = {
     tuple(map(tuple, class_counts("classes", BALANCED, 10, seed, classes_per_client=2) > 0))
@@ -155,6 +176,37 @@ def test_dirichlet_clients_have_more_classes_with_larger_alpha():
 def test_dirichlet_repeats_the_draw_until_all_clients_have_enough():
   made = partitions.make("dirichlet", BALANCED, 10, 0, alpha=0.5, min_size=30)
   assert partitions.sizes(made).min() >= 30
+
+
+def dirichlet_of_niid_bench(class_sizes, num_clients, seed, alpha, min_size):
+  """The numbers of examples [K, C] by NIID-Bench's rule, one number after the other."""
+  rng, total = np.random.default_rng(seed), sum(class_sizes)
+  held = [0] * num_clients
+  while min(held) < min_size:
+    held, columns = [0] * num_clients, []
+    for size in class_sizes:
+      drawn = rng.dirichlet(np.repeat(alpha, num_clients))
+      shares = [p * (n < total / num_clients) for p, n in zip(drawn, held, strict=True)]
+      ends = [round(size * sum(shares[: k + 1]) / sum(shares)) for k in range(num_clients)]
+      columns.append([end - start for start, end in zip([0, *ends], ends, strict=False)])
+      held = [a + b for a, b in zip(held, columns[-1], strict=True)]
+  return np.transpose(columns)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_capped_dirichlet_is_that_of_niid_bench(seed):
+  options = {"alpha": 0.5, "min_size": 60}
+  counts = class_counts("dirichlet", BALANCED, 10, seed, cap_sizes=True, **options)
+  expected = dirichlet_of_niid_bench([100] * 10, 10, seed, **options)
+  np.testing.assert_array_equal(counts, expected)
+  assert (counts != class_counts("dirichlet", BALANCED, 10, seed, min_size=1)).any()
+
+
+def test_a_client_with_its_share_gets_nothing_of_the_classes_that_follow():
+  counts = class_counts("dirichlet", BALANCED, 10, 1, alpha=0.01, cap_sizes=True)
+  before = counts.cumsum(1) - counts
+  assert (counts[before >= 100] == 0).all()
+  assert (counts[before < 100] > 0).any()
 
 
 def test_labels_may_have_gaps():

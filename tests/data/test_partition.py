@@ -36,12 +36,17 @@ cases = st.one_of(
   st.tuples(st.just("feature"), st.just({})),
   st.tuples(st.just("contiguous"), st.just({})),
   st.tuples(st.just("classes"), st.fixed_dictionaries({"classes_per_client": st.integers(1, 7)})),
+  st.tuples(
+    st.just("random_classes"), st.fixed_dictionaries({"classes_per_client": st.integers(1, 7)})
+  ),
   st.tuples(st.just("ratio"), st.fixed_dictionaries({"ratio": st.floats(0, 1)})),
   st.tuples(st.just("skew"), st.fixed_dictionaries({"fraction": st.floats(0, 1)})),
   st.tuples(st.just("dominant"), st.fixed_dictionaries({"dominant_share": st.floats(0.5, 1)})),
   st.tuples(
     st.just("dirichlet"),
-    st.fixed_dictionaries({"alpha": st.floats(0.01, 100), "min_size": st.integers(1, 3)}),
+    st.fixed_dictionaries(
+      {"alpha": st.floats(0.001, 100), "min_size": st.integers(1, 3), "cap_sizes": st.booleans()}
+    ),
   ),
   st.tuples(
     st.just("quantity"),
@@ -142,6 +147,9 @@ def test_clients_hold_their_examples_in_random_order(name):
     ("classes", 4, {"classes_per_client": 2}, "from 3 to 10"),
     ("classes", 4, {"classes_per_client": 2.5}, "classes_per_client"),
     ("classes", 1000, {"classes_per_client": 2}, "too few examples"),
+    ("random_classes", 9, {}, "at least 10 clients, one per class"),
+    ("random_classes", 10, {"classes_per_client": 11}, "from 1 to 10"),
+    ("random_classes", 1000, {"classes_per_client": 2}, "too small for its"),
     ("ratio", 2, {"ratio": -0.1}, "ratio"),
     ("ratio", 2, {"ratio": 1.1}, "ratio"),
     ("ratio", 2, {"ratio": float("nan")}, "ratio"),
@@ -224,7 +232,8 @@ def test_a_hundred_thousand_clients_take_seconds(name, options):
     ({"partition": "iid"}, np.arange(1000) % 7, {"partition": "iid", "clients": 10}),
     ({"partition": "dirichlet"}, None, {"clients": 10, "alpha": 0.5, "min_size": 1}),
     ({"partition": "dirichlet", "alpha": 2.0}, None, {"alpha": 2.0}),
-    ({"partition": "quantity"}, None, {"alpha": None, "exponent": None}),
+    ({"partition": "quantity"}, None, {"alpha": None, "exponent": None, "cap_sizes": None}),
+    ({"partition": "random_classes"}, None, {"clients": 10, "classes_per_client": 2}),
   ],
 )
 def test_defaults_follow_from_the_data(options, owners, resolved):
@@ -248,7 +257,7 @@ def test_from_config_makes_the_partition_of_the_options():
   [
     ({"alpha": 0.5}, None, "--alpha does nothing here: it needs --partition=dirichlet or quantity"),
     ({"partition": "iid", "ratio": 0.1}, None, "--ratio .* needs --partition=ratio;"),
-    ({"classes_per_client": 2}, BALANCED, "--classes_per_client .* needs --partition=classes;"),
+    ({"classes_per_client": 2}, BALANCED, "--classes_per_client .* --partition=classes or random_"),
     ({"partition": "natural"}, None, "names the client of each example"),
     ({"partition": "natural", "clients": 3}, BALANCED, "names 10 clients, not 3"),
     ({"clients": 0}, None, "--clients is 0; it must be at least 1"),

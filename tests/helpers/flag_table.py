@@ -174,6 +174,7 @@ NEEDED_FLAGS = {
   "dominant_share": "--partition=dominant",
   "exponent": "--partition=quantity",
   "min_size": "--partition=dirichlet --alpha=1",
+  "cap_sizes": "--partition=dirichlet",
   "drift_stretches": "--drift=label",
   "drift_rounds": "--drift=label",
   "lr_warmup_from": "--lr_warmup_rounds=2",

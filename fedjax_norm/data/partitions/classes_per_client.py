@@ -1,4 +1,4 @@
-"""The partition `classes`: every client has examples of exactly k classes.
+"""The partitions `classes` and `random_classes`: clients have examples of exactly k classes.
 
 The arguments `labels`, `num_clients` K and `rng` and the result are those in ``label_skew.py``.
 """
@@ -7,7 +7,7 @@ import heapq
 
 import numpy as np
 
-from fedjax_norm.data.partitions.dealing import deal_shares, index_classes
+from fedjax_norm.data.partitions.dealing import deal_counts, deal_shares, even_sizes, index_classes
 from fedjax_norm.data.partitions.value_checks import check_integer
 from fedjax_norm.errors import UserError
 
@@ -58,6 +58,46 @@ def classes(
     other = _even_shares(_draw_classes(holders, each, num_clients, rng), class_sizes)
     shares = min(shares, other, key=lambda drawn: np.ptp(drawn.sum(0)))
   return deal_shares(class_of, shares, rng)
+
+
+def random_classes(
+  labels: np.ndarray, num_clients: int, rng: np.random.Generator, classes_per_client: int = 2
+) -> np.ndarray:
+  """Gives client i the class i mod C and k - 1 further ones at random (NIID-Bench, "#C = k").
+
+  Unlike in `classes`, nothing evens out the clients: some classes have more clients than others.
+  Each class is divided over its clients into parts that differ by at most one example.
+
+  Args:
+    num_clients: K, at least C, so that every class has a client.
+    classes_per_client: k, from 1 to C.
+
+  Raises:
+    UserError: k or K is out of range, or a class has fewer examples than clients.
+  """
+  class_of, class_sizes = index_classes(labels)
+  num_classes = len(class_sizes)
+  each = check_integer(
+    "classes_per_client", classes_per_client, 1, num_classes, f"there are {num_classes} classes"
+  )
+  if num_clients < num_classes:
+    raise UserError(
+      f"The partition 'random_classes' needs at least {num_classes} clients, one per class, not"
+      f" {num_clients}; use more clients, or the partition 'classes'."
+    )
+  counts = np.zeros((num_classes, num_clients), np.int64)
+  for k in range(num_clients):
+    others = np.delete(np.arange(num_classes), k % num_classes)
+    counts[[k % num_classes, *rng.permutation(others)[: each - 1]], k] = 1
+  for count, size in zip(counts, class_sizes, strict=True):
+    holders = np.flatnonzero(count)
+    if size < len(holders):
+      raise UserError(
+        f"A class with {size} examples is too small for its {len(holders)} clients; use fewer"
+        " clients or a smaller classes_per_client."
+      )
+    count[holders] = even_sizes(size, len(holders))
+  return deal_counts(class_of, counts, rng)
 
 
 def _num_holders(class_sizes: np.ndarray, most: np.ndarray, total: int) -> np.ndarray:

@@ -115,6 +115,7 @@ def dirichlet(
   rng: np.random.Generator,
   alpha: float = 0.5,
   min_size: int = 1,
+  cap_sizes: bool = False,
 ) -> np.ndarray:
   """Divides each class over the clients in proportions drawn from Dirichlet(alpha).
 
@@ -123,6 +124,9 @@ def dirichlet(
   Args:
     alpha: concentration above 0; with a smaller one a client has fewer classes.
     min_size: smallest number of examples of a client.
+    cap_sizes: whether a client that has N / K examples or more of the earlier classes gets none of
+      a class; the proportions of the others are scaled up (NIID-Bench, arXiv 2102.02079, whose
+      `min_size` is 10).
 
   Raises:
     UserError: a value is out of range, or no draw gave every client `min_size` examples.
@@ -131,11 +135,18 @@ def dirichlet(
   min_size = check_min_size(min_size, len(labels), num_clients)
   class_of, class_sizes = dealing.index_classes(labels)
   for _ in range(_DIRICHLET_TRIES):
-    # Part k of class c ends at round(n_c * (p_1 + ... + p_k)); floor would favour the last client.
-    shares = np.stack([rng.dirichlet(concentration) for _ in class_sizes])
-    ends = np.rint(class_sizes[:, None] * shares.cumsum(1)).astype(np.int64)
-    ends[:, -1] = class_sizes
-    parts = np.diff(np.minimum(ends, class_sizes[:, None]), prepend=0)
+    parts = np.zeros((len(class_sizes), num_clients), np.int64)
+    for part, size in zip(parts, class_sizes, strict=True):
+      shares = rng.dirichlet(concentration)
+      if cap_sizes:
+        # A positive floor, so that a class has clients even if their shares are too small a float.
+        shares = np.maximum(shares, np.finfo(np.float64).tiny)
+        shares[parts.sum(0) >= len(labels) / num_clients] = 0
+        shares /= shares.sum()
+      # Part k ends at round(n_c * (p_1 + ... + p_k)); floor would favour the last client.
+      ends = np.rint(size * shares.cumsum())
+      ends[-1] = size
+      part[:] = np.diff(np.minimum(ends, size), prepend=0)
     if parts.sum(0).min() >= min_size:
       return dealing.deal_counts(class_of, parts, rng)
   raise UserError(

@@ -83,6 +83,7 @@ _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
   "iid": size_skew.iid,
   "contiguous": size_skew.contiguous,
   "classes": classes_per_client.classes,
+  "random_classes": classes_per_client.random_classes,
   "ratio": label_skew.ratio,
   "skew": label_skew.skew,
   "dominant": label_skew.dominant,
@@ -136,8 +137,8 @@ class PartitionConfig(Options):
   )
   classes_per_client: int | None = option(
     None,
-    "Number of classes of each client, for --partition=classes; by default the smallest number "
-    "with which every class belongs to a client.",
+    "Number of classes of each client, for --partition=classes (by default the smallest number "
+    "with which every class belongs to a client) or random_classes (2 by default).",
   )
   ratio: float | None = option(
     None,
@@ -167,6 +168,11 @@ class PartitionConfig(Options):
   min_size: int | None = option(
     None,
     "Smallest number of examples of a client, for --partition=dirichlet or quantity; 1 by default.",
+  )
+  cap_sizes: bool | None = option(
+    None,
+    "Whether a client with at least an equal share of all examples gets none of the classes that "
+    "are divided after that, for --partition=dirichlet (NIID-Bench); by default no.",
   )
   relabelled: float | None = option(
     None,

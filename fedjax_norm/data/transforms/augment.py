@@ -13,11 +13,17 @@ from fedjax_norm.typing import Array, Key
 SHIFT_KINDS = ("noise", "brightness")
 """The kinds of `feature_shift`."""
 
+PADDINGS = ("zeros", "reflect")
+"""What `crop_flip` adds at an image's edges: zeros, or the image mirrored at its outermost pixels,
+which are not repeated."""
 
-def crop_flip(key: Key, images: Array, pad: int = 4, flip: bool = True) -> Array:
+
+def crop_flip(
+  key: Key, images: Array, pad: int = 4, flip: bool = True, padding: str = "zeros"
+) -> Array:
   """Shifts each image at random by up to `pad` pixels in each direction and mirrors half of them.
 
-  An image is padded with zeros on every side, cropped to its size at a uniform offset, and mirrored
+  An image is padded on every side, cropped to its size at a uniform offset, and mirrored
   horizontally with probability one half. Zeros are the mean colour if the images are standardised
   first.
 
@@ -26,16 +32,19 @@ def crop_flip(key: Key, images: Array, pad: int = 4, flip: bool = True) -> Array
     images: [B, H, W, C] float32.
     pad: padding in pixels, static, at least 0; 0 does not crop.
     flip: whether to mirror, static; False is for images whose meaning mirroring changes.
+    padding: one of `PADDINGS`, static.
 
   Returns:
     [B, H, W, C].
   """
 
+  mode = "constant" if padding == "zeros" else padding
+
   def one(index: Array, image: Array) -> Array:
     crop_key, flip_key = jax.random.split(jax.random.fold_in(key, index))
     if pad:
       top, left = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1)
-      padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+      padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode)
       image = jax.lax.dynamic_slice(padded, (top, left, jnp.zeros_like(top)), image.shape)
     if flip:
       image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedjax_norm.data.federated import Transform
 from fedjax_norm.data.transforms import scaling
-from fedjax_norm.data.transforms.augment import SHIFT_KINDS, crop_flip, feature_shift
+from fedjax_norm.data.transforms.augment import PADDINGS, SHIFT_KINDS, crop_flip, feature_shift
 from fedjax_norm.data.transforms.whiten import (
   Whitening,
   contrast_normalise,
@@ -59,6 +59,13 @@ class Preprocess(Options):
     "Random changes of training images: crop pads them by 4 pixels and crops them to their size at "
     "random; crop_flip also mirrors half of them.",
     choices=AUGMENTATIONS,
+  )
+  crop_padding: str = option(
+    "zeros",
+    "What --augment adds at the edges of an image before it crops: zeros, or the image itself "
+    "mirrored at its edge (reflect).",
+    choices=PADDINGS,
+    needs="augment=crop,crop_flip",
   )
   whiten: str = option(
     "none",
@@ -190,7 +197,8 @@ def transforms_of(
   def training(images: Array, ids: Array, strength: Array, noise_key: Key, step_key: Key) -> Array:
     images = shifted(images, ids, strength, noise_key)
     if config.augment != "none":
-      images = crop_flip(step_key, images, flip=config.augment == "crop_flip")
+      flip = config.augment == "crop_flip"
+      images = crop_flip(step_key, images, flip=flip, padding=config.crop_padding)
     return images.astype(config.compute_dtype)
 
   return training, plain, evaluation
