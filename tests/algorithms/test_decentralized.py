@@ -223,7 +223,7 @@ def test_fedavg_of_single_steps_is_mean_bsp(world, momentum):
 
 @pytest.mark.parametrize(
   ("method", "options", "theta"),
-  [(GAIA, {}, 0), (DGC, {}, 0), (DGC, {"threshold_scope": "global"}, 0.5)],
+  [(GAIA, {}, 0), (DGC, {}, 0), (DGC, {"threshold_scope": "global"}, 0.7)],
 )
 def test_frozen_parameters_do_not_change(world, method, options, theta):
   """Residuals from before the freeze are not sent, do not change, and take no other's place."""
