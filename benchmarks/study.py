@@ -41,7 +41,7 @@ def commands(folder: Path) -> list[list[str]]:
   search = outcome["tuning"]
   runs = [(one["lr"], plan.rounds(cell, one["steps"]), plan.seed) for one in search["trials"]]
   seeds = range(plan.seed, plan.seed + plan.seeds)
-  runs += [(search["lr"], cell.rounds, seed) for seed in seeds]
+  runs += [(search["lr"], plan.rounds(cell, plan.effort), seed) for seed in seeds]
   return [[*shared, f"--lr={lr}", f"--rounds={n}", f"--seed={seed}"] for lr, n, seed in runs]
 
 

@@ -1,7 +1,7 @@
 """FLOPs and bytes that the clients need to reach an accuracy (paper 003, figures 3 and 4).
 
-Compares algorithms at the common accuracy: the highest test accuracy that all of them reach. The
-costs are those of all clients together, from the start of training.
+Compares algorithms at the common accuracy: the highest test accuracy that all of them reach with
+the same seed. The costs are those of all clients together, from the start of training.
 """
 
 import math
@@ -11,10 +11,14 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from fedjax_norm.cli import text_tables
+from fedjax_norm.cli import text_tables, train
+from fedjax_norm.cli.finished_run import saved_options
+from fedjax_norm.models.flops import step_flops
 from fedjax_norm.plots import base, curves
-from fedjax_norm.study.cells import Result
+from fedjax_norm.study.contender import Contender, SeedRun
+from fedjax_norm.study.planning.plan import SOURCES
 from fedjax_norm.training.storage.csv_rows import Row
+from fedjax_norm.training.storage.run_folder import read_config
 
 MEASURES = {
   "client_flops": ("operations of all clients", "FLOP"),
@@ -56,56 +60,37 @@ def costs_of_run(rows: Sequence[Row], example_flops: float) -> list[ClientCost]:
   return costs
 
 
-def costs_of_runs(results: Mapping[str, Result]) -> dict[str, list[ClientCost]]:
-  """Returns label of a run -> the clients' cost at each evaluation."""
-  costs = {}
-  for label, result in results.items():
-    recorded = all("client_flops" in row for row in result.rows)
-    costs[label] = costs_of_run(result.rows, math.nan if recorded else result.example_flops())
-  return costs
+def by_seed(runs: Mapping[str, Contender]) -> dict[int, dict[str, list[ClientCost]]]:
+  """Returns seed -> label -> the clients' cost at each evaluation, for seeds that all runs have."""
+  seeds = [{run.seed: run for run in one.runs} for one in runs.values()]
+  if not all(seeds):
+    return {}
+  flops = {label: _example_flops(one.runs[0]) for label, one in runs.items()}
+  return {
+    seed: {
+      label: costs_of_run(of[seed].rows, flops[label])
+      for label, of in zip(runs, seeds, strict=True)
+    }
+    for seed in seeds[0]
+    if all(seed in of for of in seeds)
+  }
 
 
-def common_accuracy(runs: Mapping[str, Sequence[ClientCost]]) -> float:
-  """Returns the highest test accuracy that all runs reach; NaN if a run has no evaluation."""
-  if not all(runs.values()):
+def _example_flops(run: SeedRun) -> float:
+  """Returns the FLOPs of training a run's model on one example; NaN if its rows have them."""
+  if all("client_flops" in row for row in run.rows):
     return math.nan
-  return min(max(cost.top1 for cost in costs) for costs in runs.values())
+  config = saved_options(read_config(run.path))
+  config, task = train.prepare(config, SOURCES.of(config))
+  size = config.batch_size
+  flops = step_flops(task.model, task.image_shape, batch_size=size, input_gradient=False)
+  return flops.training / size
 
 
 def at_common_accuracy(runs: Mapping[str, Sequence[ClientCost]]) -> dict[str, ClientCost]:
-  """Returns label -> the run's cost when it first reaches the common accuracy; empty if NaN."""
-  goal = common_accuracy(runs)
-  if math.isnan(goal):
-    return {}
+  """Returns label -> the run's cost when it first reaches the common accuracy."""
+  goal = min(max(cost.top1 for cost in costs) for costs in runs.values())
   return {label: next(c for c in costs if c.top1 >= goal) for label, costs in runs.items()}
-
-
-def ratios(runs: Mapping[str, Sequence[ClientCost]], measure: str) -> dict[str, float]:
-  """Returns label -> the run's cost at the common accuracy, divided by the first run's.
-
-  The cost ``measure`` is a key of ``MEASURES``.
-  """
-  costs = {label: getattr(cost, measure) for label, cost in at_common_accuracy(runs).items()}
-  first = next(iter(costs.values()), math.nan)
-  return {label: costs[label] / first if costs else math.nan for label in runs}
-
-
-def render(runs: Mapping[str, Sequence[ClientCost]]) -> str:
-  """Returns the costs at the common accuracy as a Markdown table."""
-  costs, ratios_of = at_common_accuracy(runs), {name: ratios(runs, name) for name in MEASURES}
-  if not costs:
-    return "A run diverged before its first evaluation, so the runs have no common accuracy."
-  first = next(iter(runs))
-  columns = [(title, f"relative to {first}") for title, _ in MEASURES.values()]
-  heads = [f"run, at {common_accuracy(runs):.2%}", "round", *(h for pair in columns for h in pair)]
-  rows = []
-  for label, cost in costs.items():
-    cells = [label, f"{cost.round:,}"]
-    for measure, (_, unit) in MEASURES.items():
-      value = EngFormatter(unit, places=2)(getattr(cost, measure))
-      cells += [value, f"{ratios_of[measure][label]:.2f}"]
-    rows.append(cells)
-  return text_tables.as_markdown(heads, rows)
 
 
 def draw(runs: Mapping[str, Sequence[ClientCost]], measure: str, title: str) -> Figure:
@@ -122,9 +107,9 @@ def draw(runs: Mapping[str, Sequence[ClientCost]], measure: str, title: str) -> 
   return figure
 
 
-def as_csv(runs: Mapping[str, Sequence[ClientCost]]) -> str:
-  """Returns CSV text, one line per evaluation of each run; accuracies in percent."""
-  head = ["cell", "round", "top1", "client_flops", "bytes"]
-  costs = [(label, cost) for label, run in runs.items() for cost in run]
-  rows = [[label, c.round, 100 * c.top1, c.client_flops, c.sent] for label, c in costs]
+def as_csv(runs: Mapping[int, Mapping[str, Sequence[ClientCost]]]) -> str:
+  """Returns CSV text, one line per evaluation of each run and seed; accuracies in percent."""
+  head = ["seed", "cell", "round", "top1", "client_flops", "bytes"]
+  costs = [(seed, label, c) for seed, of in runs.items() for label, run in of.items() for c in run]
+  rows = [[*of, c.round, 100 * c.top1, c.client_flops, c.sent] for *of, c in costs]
   return text_tables.as_csv(head, rows)

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from fedjax_norm.papers.tables import Cell, Claim, Table, best, rising, spread_above
+from fedjax_norm.papers.tables import Cell, Claim, Table
+from fedjax_norm.study.verdicts import best, differ, rising
 
 _SHORT = {"augment": "none", "epochs": None, "lr_schedule": "constant"}
 _SMALL = {**_SHORT, "model": "resnet10", "image_size": 16, "batch_size": 16, "rounds": 600}
@@ -70,10 +71,9 @@ TABLES = (
     (
       Claim(
         "local BN's accuracy falls at every step of R from 0.5 to 0",
-        ("R = 0.0", "R = 0.1", "R = 0.3", "R = 0.5"),
-        rising,
+        rising("R = 0.0", "R = 0.1", "R = 0.3", "R = 0.5"),
       ),
-      Claim("local BN is worse at R = 0 than at R = 0.5", ("R = 0.0", "R = 0.5"), rising),
+      Claim("local BN is worse at R = 0 than at R = 0.5", rising("R = 0.0", "R = 0.5")),
     ),
     (
       "The paper prints the row R = 0.1 as top-1 99.80 and top-5 94.93, which is impossible: "
@@ -90,10 +90,10 @@ TABLES = (
     _NORMS,
     (
       *(
-        Claim(f"{norm} is better than local BN at R = 0", ("BN", norm), rising)
+        Claim(f"{norm} is better than local BN at R = 0", rising("BN", norm))
         for norm in ("GN", "LN", "IN", "CN")
       ),
-      Claim("GN is the best of the norms", ("GN", "BN", "IN", "LN", "CN"), best),
+      Claim("GN is the best of the norms", best("GN", "BN", "IN", "LN", "CN")),
     ),
     (
       "GN with P = 32 is 92.32 / 99.83 here and 92.22 / 99.76 in table 3.",
@@ -108,9 +108,9 @@ TABLES = (
     "Paper 000, table 3 and figure 7: GN by the number of groups P at R = 0",
     _GROUPS,
     (
-      Claim("GN is sensitive to P: more than a point between two", _ALL_GROUPS, spread_above(1.0)),
-      Claim("P = 64 is the best", _ALL_GROUPS[::-1], best),
-      Claim("the accuracy rises at every step of P", _ALL_GROUPS, rising),
+      Claim("GN is sensitive to P: more than a point between two", differ(1.0, *_ALL_GROUPS)),
+      Claim("P = 64 is the best", best(*_ALL_GROUPS[::-1])),
+      Claim("the accuracy rises at every step of P", rising(*_ALL_GROUPS)),
     ),
     ("GN with P = 32 is 92.22 / 99.76 here and 92.32 / 99.83 in table 2.", _OPEN),
     _SETTINGS,

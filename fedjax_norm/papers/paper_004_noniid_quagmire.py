@@ -6,18 +6,19 @@ from fedjax_norm.papers import paper_004_settings as settings
 from fedjax_norm.papers import paper_004_theta_sweeps
 from fedjax_norm.papers.paper_004_norms_and_skew import FIGURE_5, FIGURE_6, FIGURE_8, TABLE_9
 from fedjax_norm.papers.paper_004_theta_sweeps import BSP, SWEEPS
-from fedjax_norm.papers.tables import Cell, Claim, Table, least, near, rising
+from fedjax_norm.papers.tables import Cell, Claim, Table, loss
+from fedjax_norm.study.verdicts import above, keeps, rising
 
 
 def _keeps_accuracy(name: str, points: float = 2.0) -> Claim:
   return Claim(
-    f"{name} keeps BSP's accuracy on IID data", (f"{name}, IID", "BSP, IID"), near(points)
+    f"{name} keeps BSP's accuracy on IID data", keeps(points, "BSP, IID", f"{name}, IID")
   )
 
 
 def _loses_accuracy(name: str, points: float) -> Claim:
   text = f"{name} loses more than {points:g} points on non-IID data"
-  return Claim(text, (f"{name}, non-IID",), least(points), "loss")
+  return Claim(text, above(points, loss(f"{name}, non-IID")))
 
 
 _GAIA_AND_FEDAVG_CLAIMS = (
@@ -72,9 +73,7 @@ _FIGURE_20 = Table(
   tuple(
     Claim(
       f"{name} loses more with 13 partitions than with 5",
-      (f"K = 5, {name}, non-IID", f"K = 13, {name}, non-IID"),
-      rising,
-      "loss",
+      rising(loss(f"K = 5, {name}, non-IID"), loss(f"K = 13, {name}, non-IID")),
     )
     for name in ("Gaia", "FedAvg")
   ),
@@ -115,7 +114,7 @@ def _figure_18(model: str) -> Table:
   if model == "googlenet":
     text = "{} keeps BSP's accuracy on non-IID data"
     both = ("BSP", "DGC")
-    claims = [Claim(text.format(n), (f"{n}, non-IID", "BSP, IID"), near(2.0)) for n in both]
+    claims = [Claim(text.format(n), keeps(2.0, "BSP, IID", f"{n}, non-IID")) for n in both]
   else:
     claims = [_loses_accuracy("BSP", 2.0), _loses_accuracy("DGC", 2.0)]
   return Table(
@@ -168,9 +167,7 @@ _FIGURE_19 = Table(
   tuple(
     Claim(
       f"on non-IID data {name} loses more over BSP with ten partitions than with five",
-      (f"K = 5, {name}, non-IID", f"K = 10, {name}, non-IID"),
-      rising,
-      "loss",
+      rising(loss(f"K = 5, {name}, non-IID"), loss(f"K = 10, {name}, non-IID")),
     )
     for name in ("Gaia", "FedAvg")
   ),

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from fedjax_norm.papers import paper_004_settings as settings
 from fedjax_norm.papers.paper_004_settings import PARTITIONS
-from fedjax_norm.papers.tables import Cell, Claim, Table, all_near, least, near, rising
+from fedjax_norm.papers.tables import Cell, Claim, Table, loss
+from fedjax_norm.study.verdicts import above, keeps, rising
 
 MODELS = {"alexnet": "AlexNet", "googlenet": "GoogLeNet", "lenet": "LeNet", "resnet20": "ResNet20"}
 
@@ -120,12 +121,10 @@ def _sweep(sweep: Sweep, model: str) -> Table:
     f"Paper 004, table {sweep.number}: {MODELS[model]} on CIFAR-10 with {sweep.algorithm}",
     tuple(cells),
     (
-      Claim("IID: no theta loses more than 2 points", ("BSP, IID", *iid), all_near(2.0)),
-      Claim("non-IID: every theta loses more than 2 points", skewed, least(2.0), "loss"),
+      Claim("IID: no theta loses more than 2 points", keeps(2.0, "BSP, IID", *iid)),
+      Claim("non-IID: every theta loses more than 2 points", above(2.0, *map(loss, skewed))),
       Claim(
-        f"non-IID: {labels[sweep.tight]} is better than {labels[sweep.loose]}",
-        (loose, tight),
-        rising,
+        f"non-IID: {labels[sweep.tight]} is better than {labels[sweep.loose]}", rising(loose, tight)
       ),
     ),
     (_LOST, _RATES, _NAMES),
@@ -137,16 +136,16 @@ def _sweep(sweep: Sweep, model: str) -> Table:
 def _figure_1(model: str) -> Table:
   cells = cells_of(model, "BSP", "BSP", BSP)
   claims = [
-    Claim("BSP loses less than 2 points on non-IID data", ("BSP, non-IID", "BSP, IID"), near(2.0))
+    Claim("BSP loses less than 2 points on non-IID data", keeps(2.0, "BSP, IID", "BSP, non-IID"))
   ]
   if model == "resnet20":
-    claims = [Claim("BSP loses accuracy because of BN", ("BSP, non-IID",), least(2.0), "loss")]
+    claims = [Claim("BSP loses accuracy because of BN", above(2.0, loss("BSP, non-IID")))]
   for sweep in SWEEPS:
     name = sweep.algorithm
     cells += cells_of(model, name, name, sweep.rows[sweep.chosen], sweep.chosen)
     claims += [
-      Claim(f"{name} keeps BSP's accuracy on IID data", (f"{name}, IID", "BSP, IID"), near(2.0)),
-      Claim(f"{name} loses on non-IID data", (f"{name}, non-IID",), least(2.0), "loss"),
+      Claim(f"{name} keeps BSP's accuracy on IID data", keeps(2.0, "BSP, IID", f"{name}, IID")),
+      Claim(f"{name} loses on non-IID data", above(2.0, loss(f"{name}, non-IID"))),
     ]
   return Table(
     f"004.fig1.{model}",

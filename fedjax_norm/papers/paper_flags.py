@@ -3,22 +3,35 @@
 import dataclasses
 
 from fedjax_norm.options import Options, option
+from fedjax_norm.study.statistics import FEW_SEEDS
 
 
 @dataclasses.dataclass(frozen=True)
 class PaperFlags(Options):
   """Options of ``experiments.paper``."""
 
-  tables: str = option(
+  list: bool = option(False, "Whether to list the tables with their runs, and to do nothing else.")
+  table: str = option(
     "all",
     "Names of the papers' tables and figures to run, separated by commas, such as 000.1,004.fig5. "
     "004.6 runs all names that begin with '004.6.', and all runs everything.",
   )
   scale: str = option(
     "smoke",
-    "Size of the runs: smoke (digits, a few minutes for all), small (CIFAR-10, minutes per run) "
-    "or full (the papers' settings, needs a GPU).",
+    "Size of the runs: smoke (digits, a few minutes for all, decides no claim), small (real data, "
+    "about a minute per run) or full (the papers' settings, needs a GPU).",
     choices=("smoke", "small", "full"),
+  )
+  seeds: int = option(
+    FEW_SEEDS,
+    "Number of runs of each cell, with the seeds --seed, --seed + 1 and so on; claims are decided "
+    f"with {FEW_SEEDS} or more.",
+    least=1,
+  )
+  minutes: float | None = option(
+    None,
+    "Minutes after which the runs stop, to be resumed by the same command; by default all are run.",
+    least=0,
   )
   data_dir: str | None = option(
     None,
@@ -28,15 +41,22 @@ class PaperFlags(Options):
   workdir: str | None = option(
     None, "Folder for the runs and the results; runs/paper-SCALE by default."
   )
-  wait_for_workdir: bool = option(
-    False, "Whether to wait until another process that uses --workdir has ended."
+  record: str | None = option(
+    None,
+    "Folder that gets the measured values of each finished table; RESULTS.md beside it is made of "
+    "all that it has.",
+  )
+  workers: int | None = option(
+    None, "Number of processes that train side by side; by default one for each CPU core.", least=1
   )
   seed: int = option(
     0,
-    "Seed of all random numbers of a run: initialization, partition, cohorts, batches, dropout.",
+    "Seed of all random numbers of the first run: initialization, partition, cohorts, batches, "
+    "dropout.",
     most=2**32 - 1,
+    least=0,
   )
-  progress: bool = option(True, "Whether to draw a progress bar for each run.")
+  progress: bool = option(True, "Whether to show the progress.")
   compilation_cache: bool = option(
     True, "Whether to keep compiled programs on the disk, for a faster next start."
   )

@@ -4,7 +4,6 @@ A cell is a preset with a few flags changed. At the smaller scales (``--scale``)
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,19 +12,20 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from fedjax_norm import presets
-from fedjax_norm.cli import methods, split_options, train
+from fedjax_norm.cli import methods, split_options
 from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.flags import define, format_value, given
 from fedjax_norm.cli.method_choice import Choice
-from fedjax_norm.cli.train import Make
 from fedjax_norm.options import make
 from fedjax_norm.study.savings import Degree
+from fedjax_norm.study.verdicts import Contrast, Statement
 
 BINARIES: dict[str, type[Config] | Choice] = {
   "fedavg": methods.FEDAVG_CONFIG,
   "ssgd": methods.SSGD_CONFIG,
   "decentralized": methods.DECENTRALIZED,
   "split": split_options.ALGORITHM,
+  "run": methods.ANY_METHOD,
 }
 """First word of a preset's name -> the flags of the program that the preset is for."""
 
@@ -60,11 +60,6 @@ class Cell(NamedTuple):
     texts = (f"{key}={format_value(value)}" for key, value in options if value is not None)
     return "-".join([self.preset, *texts])
 
-  @property
-  def make_program(self) -> Make:
-    """Function that builds the run's program (see ``cli.train.Make``)."""
-    return split_options.make if self.preset.startswith("split") else train.make
-
   def config(self, scale: str, **options: Any) -> Config:
     """Returns the run's flags at a scale; ``options`` replace all others."""
     changed = {**self.options, **self.scales.get(scale, {}), **options}
@@ -89,30 +84,43 @@ def _preset(name: str, kind: type[Config]) -> Mapping[str, Any]:
   return given(kind, values)
 
 
+class Value(NamedTuple):
+  """What a claim is about, if it is not the top-1 accuracy of a cell, which its label stands for.
+
+  Attributes:
+    label: label of a cell; for bytes also "<degree>, Oracle".
+    measure: ``loss``, points of top-1 below the reference cell; ``bytes`` that the clients of a run
+      send and receive; ``client_flops`` or ``sent``, the clients' cost when all cells of the table
+      have reached the highest accuracy that they have in common.
+  """
+
+  label: str
+  measure: str
+
+
+def loss(label: str) -> Value:
+  """Returns the loss of accuracy of a cell."""
+  return Value(label, "loss")
+
+
 class Claim(NamedTuple):
-  """A claim of a paper about a table's values.
+  """A claim of a paper about a table.
 
   Attributes:
     text: the claim in one line.
-    labels: labels of the cells; for savings, "<degree>, SkewScout" or "<degree>, Oracle".
-    margin: function from the values of ``labels`` to the margin by which the claim holds, which is
-      not positive if the claim does not hold.
-    measure: which values: ``top1`` in percent; ``loss``, points of top-1 below the reference cell;
-      ``saving``, BSP's bytes divided by the run's; ``client_flops`` or ``sent``, the clients' cost
-      at the highest accuracy that all cells reach, divided by the first cell's.
+    statement: what has to hold; its keys are labels of cells, for their top-1 accuracy, and
+      objects of :class:`Value`.
   """
 
   text: str
-  labels: tuple[str, ...]
-  margin: Callable[..., float]
-  measure: str = "top1"
+  statement: Statement
 
 
 class Table(NamedTuple):
   """A table or a figure of a paper.
 
   Attributes:
-    name: name of the table for ``--tables``.
+    name: name of the table for ``--table``.
     title: title, in one line.
     cells: rows of the table.
     claims: claims of the paper about the table.
@@ -121,11 +129,13 @@ class Table(NamedTuple):
     figure: plot to draw: ``curves`` (learning curves); ``bars`` (accuracies, grouped by the part of
       a label before its last comma); ``client_flops`` or ``sent`` (accuracy against this cost of
       the clients); or an empty text for no plot.
-    degrees: degrees of skew, each with runs of BSP, all thetas and SkewScout, for which the saved
-      communication is printed and drawn.
+    degrees: degrees of skew, each with the labels of BSP, all thetas and SkewScout, for which the
+      saved communication is printed and drawn.
     tolerance: points of accuracy below BSP up to which a run of ``degrees`` counts as equal.
     choices: function from the cells' flags to a note on settings that the paper does not state.
-    scale_note: models, data and numbers of clients at a scale other than ``full``; set by ``at``.
+    baseline: label of the cell that has to train well, or no claim of the table is decided; by
+      default the best cell of each claim.
+    paper_tested: number of test examples in the paper, for the error of its accuracies.
   """
 
   name: str
@@ -138,28 +148,48 @@ class Table(NamedTuple):
   degrees: tuple[Degree, ...] = ()
   tolerance: float = 1.0
   choices: Callable[[Sequence[Config]], str] | None = None
-  scale_note: str = ""
+  baseline: str | None = None
+  paper_tested: int = 10_000
 
-  def at(self, scale: str) -> "Table":
-    """Returns the table with ``scale_note`` set and the note of ``choices`` added to ``notes``."""
-    configs = [cell.config(scale) for cell in self.cells]
-    notes = (self.choices(configs),) if self.choices else ()
-    short = "" if scale == "full" else f"run at scale {scale}: {_summarize(configs)}"
-    return self._replace(notes=self.notes + notes, choices=None, scale_note=short)
+  def heading(self, scale: str) -> str:
+    """Returns the title with the models, data and clients at a scale other than ``full``."""
+    if scale == "full":
+      return self.title
+    return f"{self.title}; run at scale {scale}: {_summarize(self._configs(scale))}"
 
-  def paper_values(self, measure: str) -> dict[str, float]:
-    """Returns label -> the paper's ``top1`` or ``loss``; no labels for any other measure."""
+  def all_notes(self, scale: str) -> tuple[str, ...]:
+    """Returns ``notes`` with the note of ``choices``."""
+    return self.notes + ((self.choices(self._configs(scale)),) if self.choices else ())
+
+  def in_accuracies(self, statement: Statement, printed: bool = False) -> Statement:
+    """Returns a statement in which accuracies replace losses of accuracy.
+
+    With ``printed``, losses that the paper prints stay.
+    """
     cells = {cell.label: cell for cell in self.cells}
-    top1 = {label: cell.paper[0] for label, cell in cells.items() if cell.paper}
-    if measure == "top1":
-      return top1
-    losses = {}
-    for label, cell in cells.items() if measure == "loss" else ():
-      loss = top1.get(cell.reference or "", math.nan) - top1.get(label, math.nan)
-      loss = loss if cell.paper_loss is None else cell.paper_loss
-      if math.isfinite(loss):
-        losses[label] = loss
-    return losses
+
+    def replaced(contrast: Contrast) -> Contrast:
+      weights: dict[Any, float] = {}
+      for key, weight in contrast.weights.items():
+        if isinstance(key, Value) and key.measure == "loss":
+          cell = cells[key.label]
+          if not (printed and cell.paper_loss is not None):
+            weights[cell.reference] = weights.get(cell.reference, 0.0) + weight
+            key, weight = key.label, -weight
+        weights[key] = weights.get(key, 0.0) + weight
+      return contrast._replace(weights={key: w for key, w in weights.items() if w})
+
+    return statement._replace(contrasts=tuple(map(replaced, statement.contrasts)))
+
+  def paper_loss(self, cell: Cell) -> float:
+    """Returns the paper's loss of accuracy of a cell in points; NaN if it cannot be known."""
+    if cell.paper_loss is not None:
+      return cell.paper_loss
+    papers = {one.label: one.paper[0] for one in self.cells if one.paper}
+    return papers.get(cell.reference or "", math.nan) - papers.get(cell.label, math.nan)
+
+  def _configs(self, scale: str) -> list[Config]:
+    return [cell.config(scale) for cell in self.cells]
 
 
 def _summarize(configs: Sequence[Config]) -> str:
@@ -169,52 +199,3 @@ def _summarize(configs: Sequence[Config]) -> str:
   clients = dict.fromkeys(str(config.clients) for config in configs if config.clients)
   parts = [" and ".join(models), " and ".join(data)]
   return ", ".join([*parts, f"{' or '.join(clients)} clients"] if clients else parts)
-
-
-# The functions below are margins of claims about accuracies (see ``Claim.margin``), or return one:
-# a number of points, positive if the claim holds.
-
-
-def rising(*accuracies: float) -> float:
-  """Margin of "each value is above the previous one": the smallest rise."""
-  return min(b - a for a, b in itertools.pairwise(accuracies))
-
-
-def falling(*accuracies: float) -> float:
-  """Margin of "each value is below the previous one": the smallest fall."""
-  return rising(*accuracies[::-1])
-
-
-def least(points: float) -> Callable[..., float]:
-  """Returns the margin function of "all values are above ``points``", for losses or ratios."""
-  return lambda *losses: min(losses) - points
-
-
-def best(first: float, *others: float) -> float:
-  """Margin of "the first accuracy is the best": its lead over the second best."""
-  return first - max(others)
-
-
-def spread_above(points: float) -> Callable[..., float]:
-  """Returns the margin function of "best and worst accuracy differ by more than ``points``"."""
-  return lambda *accuracies: max(accuracies) - min(accuracies) - points
-
-
-def below(points: float) -> Callable[[float], float]:
-  """Returns the margin function of "the accuracy is below ``points`` percent"."""
-  return lambda accuracy: points - accuracy
-
-
-def near(points: float) -> Callable[..., float]:
-  """Returns the margin function of "the first is less than ``points`` below the others"."""
-  return lambda first, *others: points - (max(others) - first)
-
-
-def all_within(points: float) -> Callable[..., float]:
-  """Returns the margin function of "any two accuracies differ by less than ``points``"."""
-  return lambda *accuracies: points - (max(accuracies) - min(accuracies))
-
-
-def all_near(points: float) -> Callable[..., float]:
-  """Returns the margin function of "the others are less than ``points`` below the first"."""
-  return lambda first, *others: points - (first - min(others))

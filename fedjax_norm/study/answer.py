@@ -9,12 +9,9 @@ from filelock import FileLock
 from fedjax_norm.study.advice.recommendation import Recommendation, recommend
 from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.planning import plan_text
-from fedjax_norm.study.planning.plan import read_plan
+from fedjax_norm.study.planning.plan import LOCK, read_plan
 from fedjax_norm.study.report import page
 from fedjax_norm.study.results import study_files, table
-
-LOCK = "study.lock"
-"""File by which one process at a time writes a study's plan or its answer."""
 
 
 class Material(NamedTuple):

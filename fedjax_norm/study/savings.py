@@ -14,8 +14,23 @@ from matplotlib.figure import Figure
 
 from fedjax_norm.cli import text_tables
 from fedjax_norm.plots import bars
-from fedjax_norm.study.cells import Result, Results
 from fedjax_norm.training.terminal.tables import human_bytes
+
+
+class Outcome(NamedTuple):
+  """What is compared of a run.
+
+  Attributes:
+    top1: test accuracy in percent; NaN if the run diverged.
+    sent: bytes that all clients sent and received; NaN if the run diverged.
+  """
+
+  top1: float
+  sent: float
+
+
+Outcomes = Mapping[str, Outcome]
+"""Name of a run -> what is compared of it."""
 
 
 class Degree(NamedTuple):
@@ -57,17 +72,17 @@ class Saving(NamedTuple):
     return self.oracle / self.scout
 
 
-def saving_ratio(bsp: Result, run: Result) -> float:
+def saving_ratio(bsp: Outcome, run: Outcome) -> float:
   """Returns BSP's bytes divided by a run's; NaN if the run sent nothing or one diverged."""
   return bsp.sent / run.sent if run.sent else math.nan
 
 
-def keeps_accuracy(bsp: Result, run: Result, tolerance: float) -> bool:
+def keeps_accuracy(bsp: Outcome, run: Outcome, tolerance: float) -> bool:
   """Returns whether a run's accuracy is at most ``tolerance`` points below BSP's; False for NaN."""
-  return run.percent("top1") >= bsp.percent("top1") - tolerance
+  return run.top1 >= bsp.top1 - tolerance
 
 
-def measure(degree: Degree, results: Results, tolerance: float) -> Saving:
+def measure(degree: Degree, results: Outcomes, tolerance: float) -> Saving:
   """Returns what the Oracle and SkewScout save at one degree of skew.
 
   A run at most ``tolerance`` points of accuracy below BSP's counts as equally accurate.
@@ -81,14 +96,14 @@ def measure(degree: Degree, results: Results, tolerance: float) -> Saving:
   best = max(ratios, key=lambda theta: ratios[theta], default=None)
   return Saving(
     degree.label,
-    bsp.percent("top1"),
+    bsp.top1,
     best,
     ratios[best] if best is not None else math.nan,
     saving_ratio(bsp, scout) if keeps_accuracy(bsp, scout, tolerance) else math.nan,
   )
 
 
-def render(degrees: Sequence[Degree], results: Results, tolerance: float) -> str:
+def render(degrees: Sequence[Degree], results: Outcomes, tolerance: float) -> str:
   """Returns the savings as a Markdown table with one line per degree of skew."""
   rows = []
   for degree in degrees:
@@ -105,7 +120,7 @@ def render(degrees: Sequence[Degree], results: Results, tolerance: float) -> str
   )
 
 
-def draw(degrees: Sequence[Degree], results: Results, tolerance: float, title: str) -> Figure:
+def draw(degrees: Sequence[Degree], results: Outcomes, tolerance: float, title: str) -> Figure:
   """Draws fig. 8: a bar per saving of SkewScout and the Oracle; none if accuracy is lost."""
   savings = [measure(degree, results, tolerance) for degree in degrees]
   series = {"SkewScout": [s.scout for s in savings], "Oracle": [s.oracle for s in savings]}
@@ -114,14 +129,14 @@ def draw(degrees: Sequence[Degree], results: Results, tolerance: float, title: s
   return bars.bars_figure(groups, series, title, axis, "{:.1f}x", "none")
 
 
-def as_csv(degrees: Sequence[Degree], results: Results, tolerance: float) -> str:
+def as_csv(degrees: Sequence[Degree], results: Outcomes, tolerance: float) -> str:
   """Returns CSV text, a line per run: accuracy, bytes, saving, whether it keeps BSP's accuracy."""
   rows = []
   for degree in degrees:
     best, bsp = measure(degree, results, tolerance).oracle_theta, results[degree.bsp]
     for run, name in {"BSP": degree.bsp, **degree.thetas, "SkewScout": degree.scout}.items():
       result = results[name]
-      values = [result.percent("top1"), result.sent, saving_ratio(bsp, result)]
+      values = [result.top1, result.sent, saving_ratio(bsp, result)]
       cells = [value if math.isfinite(value) else "" for value in values]
       keeps = int(keeps_accuracy(bsp, result, tolerance))
       rows.append([degree.label, run, *cells, keeps, int(run == best), Path(name).name])
@@ -129,12 +144,12 @@ def as_csv(degrees: Sequence[Degree], results: Results, tolerance: float) -> str
   return text_tables.as_csv(head, rows)
 
 
-def _percent(result: Result) -> str:
-  value = result.percent("top1")
+def _percent(result: Outcome) -> str:
+  value = result.top1
   return f"{value:.2f}" if math.isfinite(value) else "diverged"
 
 
-def _bytes(result: Result) -> str:
+def _bytes(result: Outcome) -> str:
   return human_bytes(int(result.sent)) if math.isfinite(result.sent) else "-"
 
 

@@ -133,8 +133,8 @@ def judge(
 
 def above_chance(measurement: Measurement, chance: float) -> bool:
   """Returns whether an accuracy exceeds that of guessing, in percent, by more than its error."""
-  statement = Statement((Contrast({"": 1.0}, chance),))
-  return judge(statement, {"": measurement}, least_seeds=1).state == "held"
+  contrast, seeds = Contrast({"": 1.0}, chance), sorted(measurement.values)
+  return _margin(contrast, {"": measurement}, seeds, _ERROR, _ERROR).low > 0 if seeds else False
 
 
 def _doubt(measured: list[Measurement], seeds: list[int], least_seeds: int) -> str:

@@ -17,20 +17,17 @@ from fedjax_norm.cli import app, methods, train
 from fedjax_norm.cli.commands import oracle
 from fedjax_norm.options import make
 from fedjax_norm.study import savings
-from fedjax_norm.study.cells import Result
 
 
-def result(top1: float | None, sent: int = 0) -> Result:
-  """Returns the result of a run with an accuracy in percent; None for a run that diverged."""
-  up = sent // 3
-  summary = {"top1": (top1 or 0) / 100, "bytes_up": up, "bytes_down": sent - up}
-  return Result(None if top1 is None else summary, [], 100)
+def result(top1: float | None, sent: int = 0) -> savings.Outcome:
+  """Returns the outcome of a run with an accuracy in percent; None for a run that diverged."""
+  return savings.Outcome(math.nan, math.nan) if top1 is None else savings.Outcome(top1, sent)
 
 
 DEGREE = savings.Degree("60%", "bsp", {"0.1": "a", "0.2": "b", "0.5": "c"}, "scout")
 
 
-def measured(**results: Result) -> savings.Saving:
+def measured(**results: savings.Outcome) -> savings.Saving:
   return savings.measure(DEGREE, results, 1.0)
 
 

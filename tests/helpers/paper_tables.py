@@ -1,9 +1,10 @@
 """Access to the papers' tables by label, for tests."""
 
-from fedjax_norm.cli.commands import paper
 from fedjax_norm.papers import tables
+from fedjax_norm.papers.registry import TABLES
+from fedjax_norm.papers.results import CellResult, TableResult
 
-CELLS = {cell.name: cell for table in paper.TABLES.values() for cell in table.cells}
+CELLS = {cell.name: cell for table in TABLES.values() for cell in table.cells}
 SIZES = {"digits": 1437, "cifar10": 50_000, "tiny_imagenet": 100_000}
 """Data -> number of training examples."""
 
@@ -16,9 +17,35 @@ def resolve(cell: tables.Cell, scale: str):
 
 def tables_of(*papers: str) -> list[tables.Table]:
   """Returns the tables of papers, for example of "000"."""
-  return [table for name, table in paper.TABLES.items() if name[:3] in papers]
+  return [table for name, table in TABLES.items() if name[:3] in papers]
 
 
 def by_label(name: str) -> dict[str, tables.Cell]:
   """Returns label -> cell of a table."""
-  return {cell.label: cell for cell in paper.TABLES[name].cells}
+  return {cell.label: cell for cell in TABLES[name].cells}
+
+
+def invented(table: tables.Table, top1, scale="small", **figures) -> TableResult:
+  """Returns an invented result: ``top1(label)`` is the accuracy in percent of the first of 3 seeds.
+
+  Args:
+    table: the table.
+    top1: label -> accuracy in percent; None for a cell that diverged.
+    scale: the scale.
+    **figures: name of a further figure -> function from a label to its value.
+  """
+  cells = {}
+  for cell in table.cells:
+    first = top1(cell.label)
+    runs = (
+      {}
+      if first is None
+      else {
+        seed: {"top1": first + step, "top5": 99.0, **{k: f(cell.label) for k, f in figures.items()}}
+        for seed, step in enumerate((0.0, 0.3, 0.6))
+      }
+    )
+    reason = None if runs else "the loss became infinite."
+    cells[cell.label] = CellResult("done" if runs else "diverged", reason, 60.0, runs)
+  made = {"date": "2026-01-01", "commit": "c", "machine": "m", "versions": "v", "command": "run"}
+  return TableResult(table.name, scale, made, 10_000, 10.0, cells)

@@ -1,28 +1,39 @@
-"""``experiments.paper``: runs the cells, prints and draws the results."""
+"""``experiments.paper``: runs the cells, resumes, records, prints and draws the results."""
 
 import csv
-import dataclasses
 import json
 import re
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import flags
-from helpers.paper_tables import CELLS, by_label, tables_of
+from helpers.binaries import ROOT
+from helpers.paper_tables import by_label, invented, tables_of
 
 from fedjax_norm.cli import app, methods, train
 from fedjax_norm.cli.commands import paper
 from fedjax_norm.cli.flags import define
 from fedjax_norm.errors import UserError
-from fedjax_norm.papers import tables
+from fedjax_norm.papers import figures, plan, report
 from fedjax_norm.papers.paper_flags import PaperFlags
+from fedjax_norm.papers.registry import TABLES, choose
+from fedjax_norm.papers.tables import Claim
+from fedjax_norm.study.contender import Contender, SeedRun
+from fedjax_norm.study.verdicts import rising
+
+
+@pytest.fixture(autouse=True)
+def _devices(monkeypatch):
+  """The tests have more devices than the command asks for, and each run uses one."""
+  monkeypatch.setattr(paper.client_mapping, "use_host_devices", lambda count: None)
 
 
 def start(capsys, **options):
   """Runs the command; returns (exit code, stdout, stderr)."""
-  options = PaperFlags(**{"workdir": "work", "progress": False, **options})
-  return app.guard(lambda: paper.main(options)), *capsys.readouterr()
+  given = {"workdir": "work", "progress": False, "workers": 1, "seeds": 2}
+  return app.guard(lambda: paper.main(PaperFlags(**given | options))), *capsys.readouterr()
 
 
 @pytest.fixture
@@ -30,18 +41,23 @@ def started_runs(monkeypatch, tmp_path):
   """Names of the started runs; two small tables share a cell and have one that diverges."""
   monkeypatch.chdir(tmp_path)
   ratios, norms = by_label("000.1"), by_label("000.2")
-  bad = norms["LN"]._replace(label="bad", options={"norm": "none", "lr": 1e30, "weight_decay": 1e30})
-  claim = tables.Claim("R matters", ("R = 0.0", "R = 0.5"), tables.rising)
-  left = paper.TABLES["000.1"]._replace(
-    cells=(ratios["R = 0.0"], ratios["R = 0.5"]), claims=(claim,)
+  hopeless = {"norm": "none", "lr": 1e30, "weight_decay": 1e30}
+  bad = norms["LN"]._replace(label="bad", options=hopeless)
+  left = TABLES["000.1"]._replace(
+    cells=(ratios["R = 0.0"], ratios["R = 0.5"]),
+    claims=(Claim("R matters", rising("R = 0.0", "R = 0.5")),),
   )
-  hopeless = tables.Claim("hopeless", ("BN", "bad"), tables.rising)
-  right = paper.TABLES["000.2"]._replace(cells=(norms["BN"], bad), claims=(hopeless,))
-  monkeypatch.setattr(paper, "TABLES", {"000.1": left, "000.2": right})
+  right = TABLES["000.2"]._replace(
+    cells=(norms["BN"], bad), claims=(Claim("hopeless", rising("BN", "bad")),)
+  )
+  for name in list(TABLES):
+    monkeypatch.delitem(TABLES, name)
+  monkeypatch.setitem(TABLES, "000.1", left)
+  monkeypatch.setitem(TABLES, "000.2", right)
   runs = []
 
   def run_seed(config, task, program, path, *more):
-    runs.append(path.name)
+    runs.append(f"{path.parent.name}/{path.name}")
     return run(config, task, program, path, *more)
 
   run = train.run_seed
@@ -50,174 +66,189 @@ def started_runs(monkeypatch, tmp_path):
 
 
 @pytest.mark.long
-def test_tables_are_run_reported_and_resumed(started_runs, capsys):
-  code, out, err = start(capsys)
+def test_tables_are_run_recorded_and_resumed(started_runs, capsys):
+  # Nothing fits into no time, and what is missing is said.
+  code, out, err = start(capsys, minutes=0.0, record="kept/results")
   assert code == 0, err
-  assert len(started_runs) == len(set(started_runs)) == 3  # two of the four rows share a run
-  assert "infinite or not a number" in err
-  shared, other = started_runs[:2]
-  summary = json.loads(Path("work", shared, "summary.json").read_text())
-  top1 = f"{100 * summary['top1']:.2f}"
-  report = Path("work/results.md").read_text()
-  assert f"| BN | 88.15 | {top1} | 99.80 | {100 * summary['top5']:.2f} |" in report
-  assert f"| R = 0.0 | 88.15 | {top1} | 99.87 |" in report
-  assert "| bad | 90.88 | - | 99.74 | - |" in report
-  assert "| hopeless | undecided: a run diverged |" in report
-  assert re.search(r"\| R matters \| (holds|does not hold) by .*\| holds by 7.17 points \|", report)
-  assert f"000.2 BN: {top1} / " in out
-  assert report.strip() in out
-  for note in (*paper.TABLES["000.1"].notes, *paper.TABLES["000.2"].notes):
-    assert note in report
-  with open("work/results.csv", newline="") as file:
-    rows = list(csv.DictReader(file))
-  assert [row["cell"] for row in rows] == ["R = 0.0", "R = 0.5", "BN", "bad"]
-  assert float(rows[0]["top1"]) == 100 * summary["top1"] == float(rows[2]["top1"])
+  assert started_runs == []
+  assert "not finished: 000.1, 000.2; the same command goes on." in out
+  assert not list(Path("kept/results").iterdir())
+
+  code, out, err = start(capsys, record="kept/results")
+  assert code == 0, err
+  shared = "ssgd_paper000-norm=bn-ratio=0.0"
+  assert started_runs[:3] == [
+    f"{shared}/seed_0", f"{shared}/seed_1", "ssgd_paper000-norm=bn-ratio=0.5/seed_0"
+  ]  # fmt: skip
+  assert len(started_runs) == 5  # two of the four cells share runs, and one diverges
+  text = Path("work/results.md").read_text()
+  top1 = [
+    100 * json.loads(Path("work/runs", shared, f"seed_{k}", "summary.json").read_text())["top1"]
+    for k in (0, 1)
+  ]
+  shown = f"{np.mean(top1):.2f} ± {np.std(top1, ddof=1):.2f}"
+  assert f"| BN | 88.15 | {shown} | 99.80 |" in text
+  assert f"| R = 0.0 | 88.15 | {shown} | 99.87 |" in text
+  assert "| bad | 90.88 | diverged | 99.74 | diverged |" in text
+  assert re.search(r"- bad: the loss became infinite or not a number between rounds", text)
+  assert "| hopeless | undecided: runs at scale smoke are too short |" in text
+  assert re.search(r"\| R matters \| undecided: runs at scale smoke .* \| held \(\+7.17 ", text)
+  assert out.count("## Paper 000") == 2
+  rows = list(csv.DictReader(Path("work/results.csv").read_text().splitlines()))
+  assert [(row["cell"], row["seed"]) for row in rows] == [
+    ("R = 0.0", "0"), ("R = 0.0", "1"), ("R = 0.5", "0"), ("R = 0.5", "1"),
+    ("BN", "0"), ("BN", "1"), ("bad", ""),
+  ]  # fmt: skip
+  assert float(rows[4]["top1"]) == pytest.approx(top1[0], abs=1e-4)
   assert (float(rows[0]["paper_top1"]), float(rows[0]["paper_top5"])) == (88.15, 99.87)
-  assert rows[3]["top1"] == ""
-  assert all(Path("work", f"{name}.png").read_bytes()[1:4] == b"PNG" for name in paper.TABLES)
+  assert all(Path("work", f"{name}.png").read_bytes()[1:4] == b"PNG" for name in TABLES)
 
-  # A second start skips finished runs and resumes unfinished ones.
+  # The record is all that RESULTS.md is made of.
+  assert "recorded: 000.1, 000.2; written:" in out
+  records = paper.read_records(Path("kept/results"))
+  assert Path("kept/RESULTS.md").read_text() == report.all_results(TABLES, records)
+  assert [one.seeds for one in records] == [2, 2]
+  assert records[0].made["command"] == (
+    "python -m experiments.paper --table=000.1 --scale=smoke --seeds=2"
+  )
+
+  # A second start trains nothing again; more seeds are added, and a record is never replaced by
+  # one with fewer seeds.
   started_runs.clear()
-  Path("work", shared, "summary.json").unlink()
-  code, _, _ = start(capsys)
+  assert start(capsys)[0] == 0
+  assert started_runs == []
+  code, out, _ = start(capsys, table="000.1", seeds=3, record="kept/results")
   assert code == 0
-  assert started_runs[0] == shared
-  assert len(started_runs) == 2  # the other one diverges again
-  assert Path("work/results.md").read_text() == report
+  assert {name.rpartition("/")[2] for name in started_runs[:4]} >= {"seed_2"}
+  assert "± " in out
+  code, _, err = start(capsys, seeds=2)
+  assert (code, err.count("\n")) == (2, 1)
+  assert "--seeds=3, not 2" in err
+  code, out, _ = start(capsys, table="000.1", workdir="other", record="kept/results")
+  assert code == 0
+  assert "results/000.1.smoke.json stays, because it has 3 seeds" in out
 
-  # A cell equals a run of the binary with the same flags.
-  config = CELLS[other].config("smoke", host_devices=2, progress=False)
-  changed = {
-    field.name: getattr(config, field.name)
-    for field in dataclasses.fields(config)
-    if getattr(config, field.name) != field.default
-  }
-  assert changed["ratio"] == 0.5
+  # A folder has one scale and one first seed.
+  code, _, err = start(capsys, seed=1, seeds=3)
+  assert (code, err.count("\n")) == (2, 1)
+  assert "--seed=0, not 1" in err
+
+
+@pytest.mark.long
+def test_a_cell_equals_a_run_of_its_binary(started_runs, capsys):
+  assert start(capsys, table="000.1", seeds=1)[0] == 0
+  cell = by_label("000.1")["R = 0.5"]
   values = flags.FlagValues()
   define(methods.SSGD_CONFIG, values)
-  values(["ssgd", *(f"--{name}={value}" for name, value in changed.items()), "--workdir=binary"])
+  preset = ROOT / "fedjax_norm/presets/ssgd_paper000.flags"
+  words = [line for line in preset.read_text().splitlines() if "--epochs" not in line]
+  words = [word for word in words if word.startswith("--")]
+  words += ["--norm=bn", "--ratio=0.5", "--rounds=4", "--eval_every=2", "--batch_size=8"]
+  words += ["--data=digits", "--model=tiny", "--augment=none", "--lr_schedule=constant"]
+  values(["ssgd", *words, "--host_devices=1", "--noprogress", "--workdir=binary"])
   assert app.execute(train.run, methods.SSGD_CONFIG, values) == 0
-  ours = json.loads(Path("work", other, "summary.json").read_text())
+  ours = json.loads(Path("work/runs", cell.name, "summary.json").read_text())
   theirs = json.loads(Path("binary", "summary.json").read_text())
   assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 
-  # A folder has one scale and one seed.
-  capsys.readouterr()
-  assert start(capsys, seed=1)[0] == 2
-  saved = Path("work/config.json").read_text()
-  Path("work/config.json").write_text(saved.replace("smoke", "small"))
-  code, _, err = start(capsys)
-  assert code == 2
-  assert "small" in err
-  assert err.count("\n") == 1
+
+def curve(rows):
+  return SeedRun(0, Path("run"), rows, {"top1": rows[-1]["top1"], "seconds": 1.0})
 
 
-def test_learning_curves_are_drawn_against_images(tmp_path, monkeypatch):
+def test_learning_curves_are_drawn_against_images():
   """Runs with different batch sizes are compared by training images, not by rounds."""
-  cells = paper.TABLES["001.4"].cells
-  results = {
-    cell.name: paper.Result(
-      {}, [{"round": r, "examples": 100, "top1": 0.5} for r in range(k, 4 * k, k)], 10
+  table = TABLES["001.4"]
+  contenders = {
+    cell.name: Contender(
+      cell.name,
+      "",
+      {},
+      (curve([{"round": r, "examples": 100, "top1": 0.5} for r in range(k, 4 * k, k)]),),
+      "done",
     )
-    for k, cell in enumerate(cells, 1)
+    for k, cell in enumerate(table.cells, 1)
   }
-  drawn = []
-  monkeypatch.setattr(paper.base, "save", lambda figure, path: drawn.append((figure, path)))
-  paper.draw(paper.TABLES["001.4"], results, tmp_path)
-  ((figure, path),) = drawn
+  figure, points = figures.draw(table, invented(table, lambda _: 50.0), contenders)
   (axes,) = figure.axes
   lines = {line.get_label(): line.get_xdata() for line in axes.lines}
-  for cell in cells:
+  for cell in table.cells:
     assert jnp.array_equal(lines[cell.label], jnp.array([100, 200, 300]))
   assert axes.get_xlabel() == "training images seen"
-  assert path == tmp_path / "001.4.png"
+  assert points is None
+  nothing = {name: one._replace(runs=()) for name, one in contenders.items()}
+  assert figures.draw(table, invented(table, lambda _: None), nothing) == (None, None)
 
 
-def test_losses_savings_and_bars(tmp_path, monkeypatch):
-  """Invented results of tables of paper 004 are rendered and drawn."""
-  table = paper.TABLES["004.fig1.lenet"]
+def test_bars_have_a_group_for_each_algorithm():
+  table = TABLES["004.fig1.lenet"]
   top1 = {cell.label: 70.0 - i for i, cell in enumerate(table.cells)}
-  results = {cell.name: result(top1[cell.label], 10) for cell in table.cells}
-  text = paper.render(table, "small", results)
-  assert "| BSP, IID | 77.40 | 70.00 | - | - |" in text
-  assert "| Gaia, non-IID | 10.00 | 67.00 | 67.40 | 3.00 |" in text
-  assert "| Gaia loses on non-IID data | holds by 1.00 points | holds by 65.40 points |" in text
-  drawn = {}
-  monkeypatch.setattr(paper.base, "save", lambda figure, path: drawn.update({path.name: figure}))
-  results[table.cells[3].name] = paper.Result(None, [], 10)
-  paper.draw(table, results, tmp_path)
-  (axes,) = drawn.pop(f"{table.name}.png").axes
+  some = {
+    cell.name: Contender("", "", {}, (curve([{"top1": 0.5}]),), "done") for cell in table.cells
+  }
+  result = invented(table, {**top1, "Gaia, non-IID": None}.get)
+  (axes,) = figures.draw(table, result, some)[0].axes
   assert [text.get_text() for text in axes.get_xticklabels()] == ["BSP", "Gaia", "FedAvg", "DGC"]
   heights = [bar.get_height() for bar in axes.patches]
-  assert heights == [70, 68, 66, 64, 69, 0, 65, 63]
-
-  table = paper.TABLES["004.fig8"]
-  sent = {"BSP": 1200, "SkewScout": 60, "T_0 = 50%": 30}
-  results = {}
-  for cell in table.cells:
-    degree, _, run = cell.label.partition(", ")
-    lost = 20 if degree == "100%" and run == "T_0 = 50%" else 0
-    results[cell.name] = result(70.0 - lost, sent.get(run, 300))
-  savings = paper.our_values(table, results, "saving")
-  assert savings["20%, SkewScout"] == 20.0
-  assert savings["20%, Oracle"] == 40.0
-  assert savings["100%, Oracle"] == 4.0
-  text = paper.render(table, "small", results)
-  assert "| 60% | 70.00 | 1.20 kB | 40.0x (T_0 = 50%) | 70.00 | 20.0x | 2.0x of Oracle |" in text
-  assert (
-    "at most 1.5 times the Oracle's bytes | does not hold: 20.00, 40.00 times | not in the text |"
-    in text
-  )
-  paper.draw(table, results, tmp_path)
-  (axes,) = drawn[f"{table.name}.png"].axes
-  assert [bar.get_height() for bar in axes.patches] == [20, 20, 20, 40, 40, 4]
-
-
-def result(top1: float, sent: int) -> paper.Result:
-  return paper.Result({"top1": top1 / 100, "bytes_up": 0, "bytes_down": sent}, [], 10_000)
+  assert heights == pytest.approx([70.3, 68.3, 66.3, 64.3, 69.3, 0, 65.3, 63.3])
+  table = TABLES["004.fig8"]
+  result = invented(table, lambda _: 70.0, bytes=lambda label: 60.0 if "Scout" in label else 600.0)
+  some = {cell.name: next(iter(some.values())) for cell in table.cells}
+  (axes,) = figures.draw(table, result, some)[0].axes
+  assert [bar.get_height() for bar in axes.patches] == [10, 10, 10, 1, 1, 1]
 
 
 def test_a_name_selects_all_tables_that_begin_with_it():
   def names(text):
-    return [table.name for table in paper.choose(text)]
+    return [table.name for table in choose(text)]
 
   models = ["alexnet", "googlenet", "lenet", "resnet20"]
   assert names("004.6") == [f"004.6.{model}" for model in models]
   assert names("004.fig1,000.1") == [*(f"004.fig1.{model}" for model in models), "000.1"]
   assert names("004.8.lenet") == ["004.8.lenet"]
-  assert names("all") == list(paper.TABLES)
+  assert names("all") == list(TABLES)
   assert names("001") == [table.name for table in tables_of("001")]
   assert names("004.fig1.lenet,004.fig1")[0] == "004.fig1.lenet"
 
 
+def test_the_list_has_a_line_for_each_table(capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  code, out, _ = start(capsys, list=True, table="000,004.fig5")
+  assert code == 0
+  lines = out.splitlines()[2:]
+  assert [line.split()[0] for line in lines] == ["000.1", "000.2", "000.3", "004.fig5"]
+  assert re.match(r"000.1 +4 +2 +Paper 000, table 1", lines[0])
+  assert not Path("work").exists()
+
+
 def test_data_files_are_read_from_data_dir():
-  cells = {name: paper.TABLES[name].cells[0] for name in ("000.1", "004.fig3", "004.fig2")}
-  located = {
-    name: paper.with_data_dir(cell.config("full"), "/data") for name, cell in cells.items()
-  }
-  shown = {name: (config.data, config.data_dir) for name, config in located.items()}
-  assert shown == {
-    "000.1": ("cifar10", "/data"),
-    "004.fig3": ("folder:/data/faces", None),
-    "004.fig2": ("csv:/data/flickr_mammal.csv", None),
+  data = {name: TABLES[name].cells[0].config("full").data for name in ("000.1", "004.fig3")}
+  data["004.fig2"] = TABLES["004.fig2"].cells[0].config("full").data
+  assert {name: plan.with_data_dir(one, "/data") for name, one in data.items()} == {
+    "000.1": {"data_dir": "/data"},
+    "004.fig3": {"data": "folder:/data/faces"},
+    "004.fig2": {"data": "csv:/data/flickr_mammal.csv"},
   }
   for name in ("004.fig3", "004.fig2"):
     with pytest.raises(UserError, match="data_dir"):
-      paper.with_data_dir(cells[name].config("full"), None)
+      plan.with_data_dir(data[name], None)
 
 
 @pytest.mark.parametrize(
   ("options", "mentions"),
   [
-    ({"tables": "000.9"}, "000.9.*001.5"),
-    ({"tables": ""}, "tables"),
-    ({"tables": "004.fig"}, "004.fig'.*before a dot"),
+    ({"table": "000.9"}, "000.9.*--list"),
+    ({"table": ""}, "--table"),
+    ({"table": "004.fig"}, "004.fig'.*before a dot"),
     ({"scale": "small"}, "data_dir"),
     ({"scale": "full", "data_dir": "nowhere"}, "nowhere"),
     ({"data_dir": "."}, "data_dir"),
     ({"workdir": "file"}, "file"),
     ({"workdir": "other"}, "other"),
     ({"seed": -1}, "seed"),
+    ({"seeds": 0}, "seeds"),
+    ({"minutes": -1.0}, "minutes"),
+    ({"workers": 0}, "workers"),
   ],
 )
 def test_bad_input_is_one_sentence(options, mentions, capsys, tmp_path, monkeypatch):
@@ -237,3 +268,10 @@ def test_an_unknown_scale_is_one_sentence():
   define(PaperFlags, values)
   with pytest.raises(flags.Error, match=r"--scale=huge.*smoke"):  # ``app.run`` prints it
     values(["paper", "--scale=huge"])
+
+
+def test_the_results_page_is_made_of_the_records():
+  """RESULTS.md of this repository has what its folder ``results`` has, and nothing else."""
+  records = paper.read_records(ROOT / "results")
+  assert records
+  assert (ROOT / "RESULTS.md").read_text() == report.all_results(TABLES, records)

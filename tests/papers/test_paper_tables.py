@@ -8,8 +8,9 @@ from helpers.paper_tables import CELLS, SIZES, by_label, resolve, tables_of
 
 from fedjax_norm import models
 from fedjax_norm.cli import train
-from fedjax_norm.cli.commands import paper
 from fedjax_norm.papers import paper_004_theta_sweeps
+from fedjax_norm.papers.registry import TABLES
+from fedjax_norm.papers.tables import Value
 
 PAPERS = ROOT.parent / "shared" / "papers"
 SCALES = ("smoke", "small", "full")
@@ -29,7 +30,7 @@ def test_paper_000_is_copied_correctly():
   copied = {
     (number, cell.label.split(" = ")[-1]): cell.paper
     for number in "123"
-    for cell in paper.TABLES[f"000.{number}"].cells
+    for cell in TABLES[f"000.{number}"].cells
   }
   assert printed["1", "0.1"] == copied["1", "0.1"][::-1]  # exchanged in the paper
   del printed["1", "0.1"], copied["1", "0.1"]
@@ -64,29 +65,31 @@ def test_cells_share_a_run_if_they_have_the_same_flags():
   shared = by_label("000.2")
   assert shared["GN"].name == by_label("000.3")["P = 32"].name
   assert shared["BN"].name == by_label("000.1")["R = 0.0"].name
-  assert shared["LN"].name not in {cell.name for cell in paper.TABLES["000.3"].cells}
+  assert shared["LN"].name not in {cell.name for cell in TABLES["000.3"].cells}
 
 
 def test_claims_name_cells_of_their_table():
-  for name, table in paper.TABLES.items():
+  for name, table in TABLES.items():
     assert table.claims
     cells = by_label(name)
     assert len(cells) == len(table.cells)
     assert all(cell.reference is None or cell.reference in cells for cell in table.cells)
-    labels = {
-      "top1": cells.keys(),
-      "loss": {label for label, cell in cells.items() if cell.reference},
-      "client_flops": cells.keys(),
-      "sent": cells.keys(),
-      "saving": {f"{d.label}, {run}" for d in table.degrees for run in ("SkewScout", "Oracle")},
-    }
+    assert table.baseline is None or table.baseline in cells
+    degrees = [label for d in table.degrees for label in (d.bsp, *d.thetas.values(), d.scout)]
+    assert set(degrees) <= cells.keys()
+    oracles = {f"{degree.label}, Oracle" for degree in table.degrees}
     for claim in table.claims:
-      assert set(claim.labels) <= labels[claim.measure]
-      assert isinstance(claim.margin(*map(float, range(1, len(claim.labels) + 1))), float)
+      for contrast in claim.statement.contrasts:
+        for key in contrast.weights:
+          label, measure = key if isinstance(key, Value) else (key, "top1")
+          assert label in cells or (measure == "bytes" and label in oracles)
+          assert measure != "loss" or cells[label].reference
+        measures = {key.measure if isinstance(key, Value) else "top1" for key in contrast.weights}
+        assert contrast.is_ratio == (measures <= {"bytes", "sent", "client_flops"})
 
 
 def test_full_scale_has_the_settings_of_paper_001():
-  for cell in paper.TABLES["001.2"].cells:
+  for cell in TABLES["001.2"].cells:
     config = resolve(cell, "full")
     assert (config.clients * config.batch_size, config.lr) == (320, 0.1)
     assert config.partition == ("iid" if cell.label == "IID BN" else "classes")
@@ -111,7 +114,7 @@ def test_full_scale_has_the_settings_of_paper_001():
     assert label.endswith(f"every {config.local_steps}")
     assert (config.norm, config.batch_size, config.clients) == ("gn", 32, 10)
   for name in ("001.2", "001.1", "001.5"):
-    for cell in paper.TABLES[name].cells:
+    for cell in TABLES[name].cells:
       config = resolve(cell, "full")
       assert (config.model, config.momentum, config.weight_decay) == ("resnet18", 0.9, 5e-4)
 
@@ -140,7 +143,7 @@ def test_paper_004_is_copied_correctly():
     assert len(printed) == (6 if number == 8 else 8)
     values = [float(re.sub(r"[^\d]", "", name.partition("=")[2])) for name, _ in lines[1:]]
     for i, model in enumerate(paper_004_theta_sweeps.MODELS):
-      cells = paper.TABLES[f"004.{number}.{model}"].cells
+      cells = TABLES[f"004.{number}.{model}"].cells
       assert [c.paper[0] for c in cells] == [
         top1 for row in printed for top1 in row[2 * i : 2 * i + 2]
       ]
@@ -152,7 +155,7 @@ def test_paper_004_is_copied_correctly():
       thetas = [factor * getattr(resolve(cell, "full"), name) for cell in cells[2::2]]
       assert thetas == pytest.approx(values)
   last = text[text.index("BatchNorm\t\tBatchReNorm") : text.index("\nTable 9.")]
-  assert [cell.paper[0] for cell in paper.TABLES["004.9"].cells] == [
+  assert [cell.paper[0] for cell in TABLES["004.9"].cells] == [
     float(share) for share in re.findall(r"([\d.]+)%", last)
   ]
 
@@ -197,15 +200,15 @@ def test_full_scale_has_the_settings_of_paper_004():
     "004.fig18.resnet10": (0.4, 200, 4),
   }
   for name, (threshold, steps, warm) in thetas.items():
-    configs = [cell.config("full") for cell in paper.TABLES[name].cells]
+    configs = [cell.config("full") for cell in TABLES[name].cells]
     flags_of = ("threshold", "local_steps", "sparsity_warmup_epochs")
     used = [{getattr(c, f, None) for c in configs} - {None} for f in flags_of]
     assert used == [{threshold}, {steps}, {warm} - {None}]
-  sizes = {config.clients for config in (c.config("full") for c in paper.TABLES["004.fig19"].cells)}
+  sizes = {config.clients for config in (c.config("full") for c in TABLES["004.fig19"].cells)}
   assert sizes == {5, 10}
   fractions = {
     f"{cell.config('full').fraction or 1:.0%}": cell.label.rpartition(", ")[2]
-    for cell in paper.TABLES["004.fig6"].cells[1:]
+    for cell in TABLES["004.fig6"].cells[1:]
   }
   assert fractions == {share: share for share in ("20%", "40%", "60%", "80%", "100%")}
 

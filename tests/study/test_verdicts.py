@@ -136,6 +136,8 @@ def test_accuracies_within_the_error_of_guessing():
   assert not verdicts.above_chance(Measurement({0: 10.0, 1: 10.0, 2: 10.0}, TESTED), 10.0)
   assert not verdicts.above_chance(Measurement({0: 11.0, 1: 16.0, 2: 7.0}, TESTED), 10.0)
   assert verdicts.above_chance(Measurement({0: 20.0, 1: 21.0, 2: 19.0}, TESTED), 10.0)
+  assert verdicts.above_chance(Measurement({0: 20.0, 1: 20.0, 2: 20.0}, TESTED), 10.0)
+  assert not verdicts.above_chance(Measurement({}, TESTED), 10.0)
   assert not verdicts.above_chance(Measurement({0: 13.0, 1: 12.0, 2: 14.0}, 40), 10.0)
 
 

@@ -1,6 +1,11 @@
 """Compares the communication of BSP, SkewScout and the Oracle (paper 004, sec. 7.3)."""
 
+import contextlib
 import dataclasses
+import io
+import math
+import sys
+from pathlib import Path
 from typing import Any
 
 from fedjax_norm import options
@@ -8,15 +13,17 @@ from fedjax_norm.cli import app, train
 from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.cli.methods import DECENTRALIZED
-from fedjax_norm.errors import UserError
+from fedjax_norm.data.examples import Source
+from fedjax_norm.errors import DivergedError, UserError
 from fedjax_norm.objectives import training_objective
 from fedjax_norm.options import option, with_defaults
 from fedjax_norm.plots import base
 from fedjax_norm.study import savings
-from fedjax_norm.study.cells import Result, load_sources, run_cell
+from fedjax_norm.study.results.final_runs import seed_runs
+from fedjax_norm.study.sources import Sources
 from fedjax_norm.training.skewscout_run import make_theta_schedule
 from fedjax_norm.training.storage.atomic_files import write_atomic
-from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.training.storage.run_folder import SUMMARY, RunFolder
 
 _THETA = {"gaia": "threshold", "fedavg": "local_steps", "dgc": "sparsity"}
 
@@ -128,15 +135,17 @@ def main(config: Any) -> None:
   configs, degrees = runs(config)
   for run_config in configs.values():  # errors in the flags are raised before data is read
     train.check(run_config)
-  sources = load_sources(configs)
+  sources = Sources()
+  for run_config in configs.values():
+    sources.of(run_config)
   folder = app.new_folder(config)
   changeable = ("oracle_tolerance", "oracle_fractions")
   saved = {key: value for key, value in config.saved().items() if key not in changeable}
   with RunFolder.open(folder, saved, config.resume, config.wait_for_workdir):
-    results: dict[str, Result] = {}
+    results: dict[str, savings.Outcome] = {}
     for number, (name, run_config) in enumerate(configs.items(), 1):
-      results[name] = run_cell(name, run_config, sources[name], folder / name)
-      print(f"{number}/{len(configs)} {name}: {results[name].percent('top1'):.2f}", flush=True)
+      results[name] = _run(name, run_config, sources.of(run_config), folder / name)
+      print(f"{number}/{len(configs)} {name}: {results[name].top1:.2f}", flush=True)
     tolerance = config.oracle_tolerance
     text = savings.render(degrees, results, tolerance)
     write_atomic(folder / "oracle.md", f"{text}\n".encode())
@@ -144,6 +153,21 @@ def main(config: Any) -> None:
     title = f"Communication saved at BSP's accuracy: {config.algorithm}, {config.model}"
     base.save(savings.draw(degrees, results, tolerance, title), folder / "oracle.png")
     print(f"\n{text}\n\nwritten: {folder}")
+
+
+def _run(name: str, config: Config, source: Source, path: Path) -> savings.Outcome:
+  """Starts or resumes a run unless it has finished, and returns its accuracy and its bytes."""
+  if not (path / SUMMARY).exists():
+    resolved, task = train.prepare(config, source)
+    try:
+      with contextlib.redirect_stdout(io.StringIO()):  # the caller prints one line per run
+        train.run_seed(resolved, task, train.make(task, resolved), path)
+    except DivergedError as error:
+      print(f"{name}: {error}", file=sys.stderr)
+      return savings.Outcome(math.nan, math.nan)
+  (run,) = seed_runs(path)
+  sent = float(run.summary["bytes_up"] + run.summary["bytes_down"])
+  return savings.Outcome(100 * run.summary["top1"], sent)
 
 
 def launch() -> None:

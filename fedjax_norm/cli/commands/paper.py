@@ -1,266 +1,191 @@
-"""Trains the models of the papers' tables and figures, and checks whether the claims hold."""
+"""Trains the cells of the papers' tables, and says which of the papers' claims hold."""
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+import datetime
+import importlib.metadata
+import os
+import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from matplotlib.figure import Figure
+import jax
+from filelock import FileLock
 
 from fedjax_norm import client_mapping
-from fedjax_norm.cli import app, train
-from fedjax_norm.cli.config import Config
-from fedjax_norm.cli.text_tables import as_csv, as_markdown
+from fedjax_norm.cli import app
 from fedjax_norm.errors import UserError
-from fedjax_norm.papers import (
-  client_costs,
-  paper_000_isolated_norms,
-  paper_001_edgify,
-  paper_003_split_learning,
-  paper_004_noniid_quagmire,
-)
+from fedjax_norm.papers import figures, plan, report
 from fedjax_norm.papers.paper_flags import PaperFlags
-from fedjax_norm.papers.tables import Claim, Table
-from fedjax_norm.plots import bars, base, curves
-from fedjax_norm.study import savings
-from fedjax_norm.study.cells import Result, Results, load_sources, run_cell
-from fedjax_norm.training.storage.atomic_files import write_atomic
-from fedjax_norm.training.storage.run_folder import RunFolder
-from fedjax_norm.training.terminal.tables import human_seconds
-
-_PAPERS = (
-  paper_000_isolated_norms,
-  paper_001_edgify,
-  paper_003_split_learning,
-  paper_004_noniid_quagmire,
+from fedjax_norm.papers.registry import TABLES, choose
+from fedjax_norm.papers.results import TableResult, as_json, collect, from_json
+from fedjax_norm.papers.tables import Table
+from fedjax_norm.plots import base
+from fedjax_norm.study.planning.plan import LOCK, PLAN, Plan, read_plan, write_plan
+from fedjax_norm.study.results.study_files import read_study
+from fedjax_norm.study.running import crew, workers
+from fedjax_norm.training.storage.atomic_files import (
+  make_folder,
+  read_json,
+  write_atomic,
+  write_json,
 )
-TABLES = {table.name: table for paper in _PAPERS for table in paper.TABLES}
-
-# Runs of two clients use at most two devices. A fixed number makes results independent of the
-# machine.
-_HOST_DEVICES = 2
+from fedjax_norm.training.terminal.tables import columns_table, summary_table
 
 
-def choose(names: str) -> list[Table]:
-  """Returns the tables of ``--tables``: names, or beginnings of names up to a dot, or all.
-
-  Raises:
-    UserError: a name is unknown.
-  """
-  chosen: list[str] = []
-  for name in names.split(","):
-    matching = [table for table in TABLES if name == "all" or f"{table}.".startswith(f"{name}.")]
-    if not matching:
-      raise UserError(
-        f"--tables has {name!r}; choose all, names from {', '.join(TABLES)}, or the part of a name "
-        "before a dot, such as 004.6 or 003."
-      )
-    chosen += matching
-  return [TABLES[name] for name in dict.fromkeys(chosen)]
-
-
-def judge(claim: Claim, values: Mapping[str, float], num_tested: int = 0) -> str:
-  """Returns a text: whether a claim holds, and by how many points or for which ratios.
-
-  Args:
-    claim: the claim.
-    values: label of a cell -> value of the claim's measure; NaN if the run diverged.
-    num_tested: number of test images; with 0, the standard error is not considered.
-  """
-  if not set(claim.labels) <= values.keys():
-    return "not in the text"
-  claimed = [values[label] for label in claim.labels]
-  if not all(map(math.isfinite, claimed)):
-    return f"undecided: {'accuracy is lost' if claim.measure == 'saving' else 'a run diverged'}"
-  margin = claim.margin(*claimed)
-  verdict = "holds" if margin > 0 else "does not hold"
-  if claim.measure not in ("top1", "loss"):
-    return f"{verdict}: {', '.join(f'{value:.2f}' for value in claimed)} times"
-  verdict += f" by {abs(margin):.2f} points"
-  if claim.measure == "top1" and num_tested:
-    share = np.mean(claimed) / 100
-    # Two standard errors, in points, of the difference of two accuracies on random test images.
-    if abs(margin) < 200 * math.sqrt(2 * share * (1 - share) / num_tested):
-      verdict += ", less than two standard errors of the test set"
-  return verdict
-
-
-def our_values(table: Table, results: Results, measure: str) -> dict[str, float]:
-  """Returns label of a cell -> our value of a measure (one of those that ``Claim`` lists)."""
-  top1 = {cell.label: results[cell.name].percent("top1") for cell in table.cells}
-  match measure:
-    case "top1":
-      return top1
-    case "loss":
-      return {c.label: top1[c.reference] - top1[c.label] for c in table.cells if c.reference}
-    case "client_flops" | "sent":
-      return client_costs.ratios(_client_costs(table, results), measure)
-    case _:
-      saved = [savings.measure(degree, results, table.tolerance) for degree in table.degrees]
-      scout = {f"{s.label}, SkewScout": s.scout for s in saved}
-      return scout | {f"{s.label}, Oracle": s.oracle for s in saved}
-
-
-def _client_costs(table: Table, results: Results) -> dict[str, list[client_costs.ClientCost]]:
-  return client_costs.costs_of_runs({cell.label: results[cell.name] for cell in table.cells})
-
-
-def render(table: Table, scale: str, results: Results) -> str:
-  """Returns the results of a table as Markdown, with its claims and its notes."""
-  lines = [f"## {_heading(table, '; ')} ({table.name})", ""]
-  if scale in table.settings:
-    lines += [f"Scale `{scale}`: {table.settings[scale]}", ""]
-  lines.append(_accuracies(table, results))
-  if table.degrees:
-    lines += ["", savings.render(table.degrees, results, table.tolerance)]
-  if table.figure in client_costs.MEASURES:
-    lines += ["", client_costs.render(_client_costs(table, results))]
-  num_tested = results[table.cells[0].name].num_tested
-  verdicts = [
-    [
-      claim.text,
-      judge(claim, our_values(table, results, claim.measure), num_tested),
-      judge(claim, table.paper_values(claim.measure)),
-    ]
-    for claim in table.claims
-  ]
-  claims = as_markdown(["claim", "our values", "the paper's values"], verdicts, left=3)
-  return "\n".join([*lines, "", claims, "", *(f"- {note}" for note in table.notes)])
-
-
-def _heading(table: Table, separator: str) -> str:
-  return separator.join(filter(None, (table.title, table.scale_note)))
-
-
-def _accuracies(table: Table, results: Results) -> str:
-  """Returns each cell's top-1 and, if the table has losses, its loss, otherwise its top-5."""
-  if any(cell.reference for cell in table.cells):
-    second, paper, ours = "loss", table.paper_values("loss"), our_values(table, results, "loss")
+def main(flags: PaperFlags) -> None:
+  """Runs the cells of the tables in ``--table``, and writes the results into ``--workdir``."""
+  if flags.data_dir:
+    flags = dataclasses.replace(flags, data_dir=str(Path(flags.data_dir).expanduser().absolute()))
+  tables = choose(flags.table)
+  folder = Path(flags.workdir or f"runs/paper-{flags.scale}").expanduser()
+  if flags.list:
+    print(_list(tables))
+  elif worker := workers.this_worker():
+    made = _make_plan(tables, flags, worker.number_of_workers, folder)
+    worker.report_plan()
+    workers.work(made, folder, worker.until)
   else:
-    second, paper = "top-5", {cell.label: cell.paper[1] for cell in table.cells if cell.paper}
-    ours = {cell.label: results[cell.name].percent("top5") for cell in table.cells}
-  columns = [table.paper_values("top1"), our_values(table, results, "top1"), paper, ours]
-  labels = [cell.label for cell in table.cells]
-  rows = [[label, *(_format(c.get(label, math.nan)) for c in columns)] for label in labels]
-  head = ["cell", "top-1, paper", "top-1, ours", f"{second}, paper", f"{second}, ours"]
-  return as_markdown(head, rows)
+    _run(tables, flags, folder)
 
 
-def _format(value: float) -> str:
-  return f"{value:.2f}" if math.isfinite(value) else "-"
+def _run(tables: Sequence[Table], flags: PaperFlags, folder: Path) -> None:
+  until = None if flags.minutes is None else time.time() + 60 * flags.minutes
+  crew.checked_folder(folder, "folder of the papers' runs")
+  cells = {cell.name for table in tables for cell in table.cells}
+  count = 1 if flags.minutes == 0 else crew.number_of_workers(flags.workers, len(cells))
+  with crew.keeps(folder):
+    crew.train(
+      folder,
+      lambda: _make_plan(tables, flags, count, folder),
+      lambda plan: _announce(plan, tables, flags, folder),
+      count,
+      flags.progress,
+      until,
+    )
+    print(f"\n{_report(tables, flags, folder)}")
 
 
-def draw(table: Table, results: Results, folder: Path) -> None:
-  """Draws a table's figure, if it has one; of client costs, also writes the points as CSV."""
-  path, title = folder / f"{table.name}.png", _heading(table, "\n")
-  if table.degrees:
-    base.save(savings.draw(table.degrees, results, table.tolerance, title), path)
-  elif table.figure == "curves":
-    base.save(_curves(table, results, title), path)
-  elif table.figure == "bars":
-    base.save(_bars(table, results, title), path)
-  elif table.figure in client_costs.MEASURES:
-    runs = _client_costs(table, results)
-    base.save(client_costs.draw(runs, table.figure, title), path)
-    write_atomic(path.with_suffix(".csv"), client_costs.as_csv(runs).encode())
+def _make_plan(tables: Sequence[Table], flags: PaperFlags, count: int, folder: Path) -> Plan:
+  """Reads the plan in the folder, adds the cells of the tables, and writes it."""
+  client_mapping.use_host_devices(1)
+  app.set_compilation_cache(flags.compilation_cache)
+  make_folder(folder)
+  with FileLock(folder / LOCK):
+    stored = read_plan(folder) if (folder / PLAN).exists() else None
+    made = plan.make(tables, flags, count, stored)
+    if made != stored:
+      write_plan(folder, made)
+  return made
 
 
-def _curves(table: Table, results: Results, title: str) -> Figure:
-  """Draws accuracy against training images, because a round has more images in some runs."""
-  runs = {}
-  for cell in table.cells:
-    rows = results[cell.name].rows
-    seen = np.cumsum([row["examples"] for row in rows]).tolist()
-    runs[cell.label] = [{**row, "round": n} for row, n in zip(rows, seen, strict=True)]
-  figure = curves.compare_figure(runs, title)
-  figure.axes[0].set_xlabel("training images seen")
-  return figure
+def _announce(made: Plan, tables: Sequence[Table], flags: PaperFlags, folder: Path) -> None:
+  left = workers.unfinished(made, folder)
+  pairs = {
+    "tables": ", ".join(table.name for table in tables),
+    "scale": flags.scale,
+    "seeds": f"{made.seed} to {made.seed + made.seeds - 1}" if made.seeds > 1 else str(made.seed),
+    "done": f"{len(made.cells) - len(left)} of {len(made.cells)} cells",
+    "folder": str(folder),
+  }
+  print(summary_table("papers", list(pairs.items())), flush=True)
 
 
-def _bars(table: Table, results: Results, title: str) -> Figure:
-  heights = our_values(table, results, "top1")
-  parts = [label.rpartition(", ")[::2] for label in heights]
-  groups, names = (list(dict.fromkeys(part)) for part in zip(*parts, strict=True))
-  series = {n: [heights.get(f"{g}, {n}", math.nan) for g in groups] for n in names}
-  return bars.bars_figure(groups, series, title, "top-1 in %")
+def _report(tables: Sequence[Table], flags: PaperFlags, folder: Path) -> str:
+  """Writes the results of the tables, records them if asked to, and returns them as text."""
+  cells = read_plan(folder).cells
+  contenders = dict(zip((cell.name for cell in cells), read_study(folder), strict=True))
+  made = _made()
+  results = [
+    (table, collect(table, flags.scale, contenders, {**made, "command": _command(table, flags)}))
+    for table in tables
+  ]
+  text = "\n\n".join(report.render(table, result) for table, result in results)
+  with FileLock(folder / LOCK):
+    write_atomic(folder / "results.md", f"{report.HOW}\n\n{text}\n".encode())
+    write_atomic(folder / "results.csv", report.results_csv(results).encode())
+    for table, result in results:
+      figure, points = figures.draw(table, result, contenders)
+      if figure:
+        base.save(figure, folder / f"{table.name}.png")
+      if points:
+        write_atomic(folder / f"{table.name}.csv", points.encode())
+  lines = [text, "", f"written: {folder}/results.md and results.csv"]
+  if open_ := [table.name for table, result in results if not result.finished]:
+    lines.append(f"not finished: {', '.join(open_)}; the same command goes on.")
+  if flags.record is not None:
+    finished = [result for _, result in results if result.finished]
+    lines.append(_record(finished, Path(flags.record).expanduser()))
+  return "\n".join(lines)
 
 
-def results_csv(tables: Sequence[Table], results: Results) -> str:
-  """Returns CSV text with a line per cell of each table; accuracies in percent, empty if none."""
-  head = ["table", "cell", "paper_top1", "paper_top5", "top1", "top5", "loss", "rounds", "seconds"]
-  rows = []
-  for table in tables:
-    for cell in table.cells:
-      result = results[cell.name]
-      paper = cell.paper or (math.nan, math.nan)
-      values = [*paper, result.percent("top1"), result.percent("top5"), result.sent]
-      *accuracies, sent = (value if math.isfinite(value) else "" for value in values)
-      others = [(result.summary or {}).get(name, "") for name in head[6:]]
-      rows.append([table.name, cell.label, *accuracies, *others, sent, cell.name])
-  return as_csv([*head, "bytes", "folder"], rows)
+def _record(results: Sequence[TableResult], folder: Path) -> str:
+  """Writes finished results into a folder and RESULTS.md beside it; returns what was written.
+
+  A record with more seeds than the new result stays.
+  """
+  make_folder(folder)
+  written = []
+  for result in results:
+    file = folder / f"{result.table}.{result.scale}.json"
+    if file.exists() and (old := from_json(read_json(file))).seeds > result.seeds:
+      print(f"note: {file} stays, because it has {old.seeds} seeds.")
+      continue
+    write_json(file, as_json(result))
+    written.append(result.table)
+  page = folder.absolute().parent / "RESULTS.md"
+  write_atomic(page, report.all_results(TABLES, read_records(folder)).encode())
+  return f"recorded: {', '.join(written) or 'nothing new'}; written: {page}"
 
 
-def with_data_dir(config: Config, data_dir: str | None) -> Config:
-  """Returns the flags of a run with ``--data_dir``, if the run reads its data from files.
+def read_records(folder: Path) -> list[TableResult]:
+  """Returns all results that a folder has.
 
   Raises:
-    UserError: the run reads a folder or a CSV index below ``--data_dir``, which is None.
+    UserError: a file is damaged.
   """
-  kind, _, path = config.data.partition(":")
-  if kind in ("folder", "csv"):
-    if data_dir is None:
-      raise UserError(f"the data {config.data!r} is in the folder --data_dir; set --data_dir.")
-    return dataclasses.replace(config, data=f"{kind}:{Path(data_dir).expanduser() / path}")
-  generated = kind in ("digits", "identities")
-  return config if generated else dataclasses.replace(config, data_dir=data_dir)
+  found = []
+  for file in sorted(folder.glob("*.json")):
+    try:
+      found.append(from_json(read_json(file)))
+    except UserError as error:
+      raise UserError(f"{file}: {error}") from error
+  return found
 
 
-def main(options: PaperFlags) -> None:
-  """Runs the cells of the tables in ``--tables``, and writes the results into ``--workdir``."""
-  tables = [table.at(options.scale) for table in choose(options.tables)]
-  cells = {cell.name: cell for table in tables for cell in table.cells}
-  client_mapping.use_host_devices(_HOST_DEVICES)
-  app.set_compilation_cache(options.compilation_cache)
-  common = {"host_devices": _HOST_DEVICES, "seed": options.seed, "progress": options.progress}
-  configs = {name: cell.config(options.scale, **common) for name, cell in cells.items()}
-  for config in configs.values():  # errors in the flags are raised before data is read
-    train.check(config)
-  located = {name: with_data_dir(config, options.data_dir) for name, config in configs.items()}
-  if options.data_dir is not None and located == configs:
-    raise UserError(
-      "--data_dir has no effect because the selected runs read no data from files; drop it."
-    )
-  sources = load_sources(located)
-  folder = Path(options.workdir or f"runs/paper-{options.scale}").expanduser()
-  saved = {"scale": options.scale, "seed": options.seed}
-  with RunFolder.open(folder, saved, wait=options.wait_for_workdir):
-    results: dict[str, Result] = {}
-    for number, (name, config) in enumerate(located.items(), 1):
-      results[name] = run_cell(name, config, sources[name], folder / name, cells[name].make_program)
-      _print_run(f"{number}/{len(located)}", tables, name, results[name])
-    text = "\n\n".join(render(table, options.scale, results) for table in tables)
-    write_atomic(folder / "results.md", f"{text}\n".encode())
-    write_atomic(folder / "results.csv", results_csv(tables, results).encode())
-    for table in tables:
-      draw(table, results, folder)
-    print(f"\n{text}\n\nwritten: {folder}/results.md and results.csv")
+def _list(tables: Sequence[Table]) -> str:
+  """Returns a line for each table."""
+  rows = [
+    [table.name, str(len(table.cells)), str(len(table.claims)), table.title] for table in tables
+  ]
+  return columns_table(["table", "cells", "claims", "title"], rows)
 
 
-def _print_run(progress: str, tables: Sequence[Table], name: str, result: Result) -> None:
-  """Prints a run's accuracies next to the paper's, a line per table that contains the run."""
-  for table in tables:
-    for cell in table.cells:
-      if cell.name == name:
-        ours = _pair((result.percent("top1"), result.percent("top5")))
-        line = f"{progress} {table.name} {cell.label}: {ours}"
-        line += f" (paper {_pair(cell.paper)})" if cell.paper else ""
-        seconds = result.summary["seconds"] if result.summary else 0.0
-        print(f"{line}, {human_seconds(seconds)}", flush=True)
+def _command(table: Table, flags: PaperFlags) -> str:
+  words = ["python -m experiments.paper", f"--table={table.name}", f"--scale={flags.scale}"]
+  words += [f"--seeds={flags.seeds}"] if flags.seeds != PaperFlags.seeds else []
+  words += [f"--seed={flags.seed}"] if flags.seed else []
+  return " ".join([*words, *(["--data_dir=DATA"] if flags.data_dir else [])])
 
 
-def _pair(accuracies: tuple[float, float]) -> str:
-  return " / ".join(map(_format, accuracies))
+def _made() -> dict[str, str]:
+  """Returns date, commit, machine and versions."""
+  git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+  try:
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):  # an installed package is in no checkout
+    commit = "none"
+  device = jax.devices()[0]
+  cores = len(os.sched_getaffinity(0))
+  kind = f"{cores} CPU core{'s' * (cores != 1)}" if device.platform == "cpu" else device.device_kind
+  versions = (f"{name} {importlib.metadata.version(name)}" for name in ("fedjax_norm", "jax"))
+  date = datetime.datetime.now(datetime.UTC).date().isoformat()
+  return {
+    "date": date,
+    "commit": f"commit {commit}",
+    "machine": kind,
+    "versions": ", ".join(versions),
+  }
 
 
 def launch() -> None:

@@ -1,28 +1,21 @@
 """Runs a study: makes the plan, trains the contenders, and writes and prints the answer."""
 
-import contextlib
 import dataclasses
 import datetime
-import importlib.util
-import os
-import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from importlib.metadata import entry_points
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from fedjax_norm import client_mapping
 from fedjax_norm.cli import app
-from fedjax_norm.errors import UserError
 from fedjax_norm.study import answer
 from fedjax_norm.study.planning import axes, plan_text
 from fedjax_norm.study.planning.config import FLAGS, StudyConfig
-from fedjax_norm.study.planning.plan import PLAN, Plan, load_or_make, read_plan
-from fedjax_norm.study.running import progress, workers
+from fedjax_norm.study.planning.plan import LOCK, PLAN, Plan, load_or_make
+from fedjax_norm.study.running import crew, progress, workers
 from fedjax_norm.training.storage.atomic_files import make_folder
 from fedjax_norm.training.terminal.tables import summary_table
 
@@ -36,7 +29,9 @@ def main(config: StudyConfig) -> None:
     worker.report_plan()
     workers.work(plan, Path(worker.folder))
     return
-  config = dataclasses.replace(config, workers=_number_of_workers(config))
+  lists = config.norms, config.algorithms, config.local_steps, config.partitions
+  count = crew.number_of_workers(config.workers, len(axes.combine(*lists)))
+  config = dataclasses.replace(config, workers=count)
   if config.dry_run:
     _dry_run(config)
   else:
@@ -56,21 +51,14 @@ def _dry_run(config: StudyConfig) -> None:
 def _run(config: StudyConfig) -> None:
   folder = _folder(config)
   goes_on = (folder / PLAN).exists()
-  failed = workers.failed(folder)
-  with _keeps(folder), _leaves_no_empty(folder):
-    if config.workers == 1:
-      plan = _make_plan(config, folder)
-      workers.try_again(folder, failed)
-      _print_plan(plan, folder, goes_on)
-      with progress.shown(plan, folder, config.progress):
-        workers.finish(plan, folder, lambda: workers.work(plan, folder))
-    else:
-      with workers.Team(folder, config.workers or 1) as team:
-        plan = read_plan(folder)
-        workers.try_again(folder, failed)
-        _print_plan(plan, folder, goes_on)
-        with progress.shown(plan, folder, config.progress):
-          workers.finish(plan, folder, lambda: team.work(plan))
+  with crew.keeps(folder):
+    crew.train(
+      folder,
+      lambda: _make_plan(config, folder),
+      lambda plan: _print_plan(plan, folder, goes_on),
+      config.workers or 1,
+      config.progress,
+    )
     print(f"\n{answer.write(folder, config.target)}")
 
 
@@ -83,7 +71,7 @@ def _make_plan(config: StudyConfig, folder: Path, store: bool = True) -> Plan:
   if not store:
     return load_or_make(config, folder, store=False)
   make_folder(folder)
-  with FileLock(folder / answer.LOCK):  # machines that start together share one plan
+  with FileLock(folder / LOCK):  # machines that start together share one plan
     return load_or_make(config, folder)
 
 
@@ -100,33 +88,6 @@ def _print_plan(plan: Plan, folder: Path | None, goes_on: bool) -> None:
     print(note, flush=True)
 
 
-def _number_of_workers(config: StudyConfig) -> int:
-  """Returns ``--workers`` or its default.
-
-  Raises:
-    UserError: there is an accelerator, and several workers would share it.
-  """
-  if config.workers == 1:
-    return 1
-  if not _on_cpu():
-    if config.workers:
-      raise UserError(
-        f"--workers is {config.workers}, but workers share no accelerator; drop --workers, and for "
-        "several GPUs start the command once for each with CUDA_VISIBLE_DEVICES and one --workdir."
-      )
-    return 1
-  lists = config.norms, config.algorithms, config.local_steps, config.partitions
-  return config.workers or min(len(os.sched_getaffinity(0)), len(axes.combine(*lists)))
-
-
-def _on_cpu() -> bool:
-  """Returns whether JAX computes on the CPU; starts JAX only if it may have an accelerator."""
-  plugins = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
-  if os.environ.get("JAX_PLATFORMS") == "cpu" or not (plugins or entry_points(group="jax_plugins")):
-    return True
-  return jax.default_backend() == "cpu"
-
-
 def _folder(config: StudyConfig) -> Path:
   """Returns ``--workdir``, or a path ``runs/study-TIME-DATA`` that does not exist.
 
@@ -136,39 +97,7 @@ def _folder(config: StudyConfig) -> Path:
   if not config.workdir:
     time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return app.unused(Path("runs") / f"study-{time}-{config.data.partition(':')[0]}")
-  folder = Path(config.workdir).expanduser()
-  known = {PLAN, f"{PLAN}.tmp", answer.LOCK, "logs"}
-  if folder.is_dir() and (names := set(os.listdir(folder))) and PLAN not in names and names - known:
-    raise UserError(
-      f"{folder} is no study's folder because it contains files but no {PLAN}; pass an empty or "
-      "new --workdir."
-    )
-  return folder
-
-
-@contextlib.contextmanager
-def _keeps(folder: Path) -> Iterator[None]:
-  """Makes the sentence about Ctrl-C or SIGTERM name the study's folder."""
-  try:
-    yield
-  except KeyboardInterrupt as stop:
-    stop.__notes__ = [f"{folder} keeps what is done, and the same --workdir resumes from it"]
-    raise
-
-
-@contextlib.contextmanager
-def _leaves_no_empty(folder: Path) -> Iterator[None]:
-  """Deletes a folder that the block made, if a UserError leaves no plan in it."""
-  existed = folder.exists()
-  try:
-    yield
-  except UserError:
-    own = {answer.LOCK, "logs"}
-    with contextlib.suppress(OSError, Timeout):  # another process makes a plan in it
-      if not existed and set(os.listdir(folder)) <= own:
-        with FileLock(folder / answer.LOCK, timeout=0):
-          shutil.rmtree(folder)
-    raise
+  return crew.checked_folder(Path(config.workdir).expanduser(), "study's folder")
 
 
 def _refuse_options_of_runs(words: Sequence[str]) -> None:

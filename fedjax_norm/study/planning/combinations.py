@@ -11,11 +11,11 @@ from fedjax_norm.cli.methods import ANY_METHOD
 from fedjax_norm.errors import UnusedOptionError, UserError
 from fedjax_norm.norm.spec import NORMS
 from fedjax_norm.options import from_json, make
-from fedjax_norm.study.cells import Sources
 from fedjax_norm.study.planning import axes
 from fedjax_norm.study.planning.axes import Choice
 from fedjax_norm.study.planning.budget import EVALUATIONS
 from fedjax_norm.study.planning.config import StudyConfig
+from fedjax_norm.study.sources import Sources
 from fedjax_norm.training.task.task import Task
 
 _CLIENTS = 20  # clients that are evaluated by default
@@ -33,9 +33,9 @@ class Cell(NamedTuple):
     setting: label of the partition.
     options: the options by which contenders differ.
     flags: all options of its runs that are not the default, except rate, rounds and seeds.
-    rounds: rounds of a final run; 0 if the contender is impossible.
+    rounds: rounds of a final run, or None for those of ``flags``; 0 if the contender is impossible.
     eval_every: rounds between two evaluations, also in the search, so that all runs of a contender
-      share one compiled program.
+      share one compiled program; None for those of ``flags``.
     seconds: expected time on one worker.
     reason: why the contender is impossible, as one sentence; None if it is possible.
   """
@@ -45,8 +45,8 @@ class Cell(NamedTuple):
   setting: str
   options: dict[str, Any]
   flags: dict[str, Any]
-  rounds: int = 0
-  eval_every: int = 1
+  rounds: int | None = 0
+  eval_every: int | None = 1
   seconds: float = 0.0
   reason: str | None = None
 

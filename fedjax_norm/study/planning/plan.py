@@ -13,18 +13,21 @@ import numpy as np
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import from_json
-from fedjax_norm.study.cells import Sources
 from fedjax_norm.study.planning import axes, budget, probe, tuning
 from fedjax_norm.study.planning.budget import Cost
 from fedjax_norm.study.planning.combinations import Cell, Draft, drafts
 from fedjax_norm.study.planning.config import AXES, BUDGET, StudyConfig, duration
 from fedjax_norm.study.planning.same_study import check_same
 from fedjax_norm.study.ranking import Score
+from fedjax_norm.study.sources import Sources
 from fedjax_norm.training.storage.atomic_files import make_folder, read_json, write_json
 
 __all__ = ["Cell", "Plan", "load_or_make", "read_plan"]
 
 PLAN = "study.json"
+LOCK = "study.lock"
+"""File by which one process at a time writes a study's plan or its answer."""
+
 FORMAT = 2
 
 SOURCES = Sources()
@@ -46,7 +49,7 @@ class Plan(NamedTuple):
     options: the options of the study.
     cells: the contenders.
     effort: local steps of a client in a final run.
-    rates: the grid of learning rates.
+    rates: the grid of learning rates; empty if each contender's options have its rate.
     extends: whether the grid may grow.
     seed: first seed, with which rates are searched.
     seeds: number of final runs of a contender.
@@ -95,7 +98,7 @@ class Plan(NamedTuple):
 
   def rounds(self, cell: Cell, steps: int) -> int:
     """Returns the rounds in which a client of a contender takes this many local steps."""
-    return round(cell.rounds * steps / self.effort)
+    return round((cell.rounds or 0) * steps / self.effort)
 
 
 def read_plan(folder: Path) -> Plan:
@@ -140,12 +143,14 @@ def load_or_make(config: StudyConfig, folder: Path | None, store: bool = True) -
   plan = _make(config, stored)
   if folder and store and plan != stored:
     make_folder(folder)
-    if stored and plan.seeds > stored.seeds:
-      for cell in stored.cells:  # the runs stay, and their outcomes are written again
-        (folder / "cells" / f"{cell.name}.json").unlink(missing_ok=True)
-    cells = [cell._asdict() for cell in plan.cells]
-    write_json(folder / PLAN, {"format": FORMAT, **plan._asdict(), "cells": cells})
+    write_plan(folder, plan)
   return plan
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+  """Writes the plan of a study."""
+  cells = [cell._asdict() for cell in plan.cells]
+  write_json(folder / PLAN, {"format": FORMAT, **plan._asdict(), "cells": cells})
 
 
 def _make(config: StudyConfig, stored: Plan | None) -> Plan:

@@ -51,7 +51,7 @@ def table(plan: Plan) -> str:
     [
       cell.label,
       cell.setting,
-      f"{cell.rounds:,}" if not cell.reason else "-",
+      f"{cell.rounds or 0:,}" if not cell.reason else "-",
       human_seconds(cell.seconds) if not cell.reason else "-",
       cell.reason or "",
     ]
@@ -65,6 +65,8 @@ def table(plan: Plan) -> str:
 
 def _search(plan: Plan) -> str:
   rates, search = plan.rates, plan.search
+  if not rates:
+    return "those of the contenders' options"
   if len(rates) == 1:
     return f"{rates[0]:g} for all contenders"
   short, long = search.steps

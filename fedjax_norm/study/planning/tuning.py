@@ -64,7 +64,7 @@ def total_steps(rates: int, extends: bool, seeds: int, effort: int, rungs: tuple
     effort: local steps of a final run.
     rungs: result of :func:`rungs`.
   """
-  if rates == 1:
+  if rates <= 1:
     return seeds * effort
   short, long = rungs
   trials = rates + (EXTENSIONS if extends else 0)

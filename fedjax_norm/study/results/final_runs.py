@@ -30,12 +30,12 @@ def seed_runs(folder: Path) -> tuple[SeedRun, ...]:
   )
 
 
-def read_final_runs(folder: Path, rounds: int) -> tuple[SeedRun, ...]:
+def read_final_runs(folder: Path, rounds: int | None) -> tuple[SeedRun, ...]:
   """Returns the final runs of a finished contender.
 
   Args:
     folder: folder of the runs.
-    rounds: the rounds that the study's plan has for each of them.
+    rounds: the rounds that the study's plan has for each of them; None if it leaves them open.
 
   Raises:
     UserError: a run is missing or damaged, or has other rounds.
@@ -51,7 +51,7 @@ def read_final_runs(folder: Path, rounds: int) -> tuple[SeedRun, ...]:
     return seed_runs(folder)
 
 
-def check_final_runs(folder: Path, rounds: int) -> None:
+def check_final_runs(folder: Path, rounds: int | None) -> None:
   """Raises a SavedFilesError if a final run cannot be used; it may be unfinished or missing.
 
   The arguments are those of :func:`read_final_runs`.
@@ -61,7 +61,7 @@ def check_final_runs(folder: Path, rounds: int) -> None:
       continue
     with saved_files(folder):
       done = read_config(path).get("rounds")
-      if done != rounds:
+      if rounds is not None and done != rounds:
         raise UserError(
           f"the run in {path} has {done} rounds, but those of the study have {rounds}; delete it."
         )

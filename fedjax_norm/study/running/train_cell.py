@@ -87,21 +87,21 @@ class _Work:
   Attributes:
     programs: the compiled program that the runs share.
     tuning: how the learning rate was chosen; None before, or if it is given.
-    lr: the learning rate of the final runs.
+    lr: the learning rate of the final runs; None for that of the contender's own options.
   """
 
   def __init__(self, plan: Plan, cell: Cell, folder: Path, progress: Progress) -> None:
     self._plan, self._cell, self._folder, self._progress = plan, cell, folder, progress
     self.programs = Programs(train.make)
     self.tuning: Tuning | None = None
-    self.lr = plan.rates[0]
+    self.lr = plan.rates[0] if plan.rates else None
     self._total, self._done = plan.total_steps, 0
     self._examples: int | None = None  # validation examples
 
-  def config(self, lr: float, rounds: int, **more: Any) -> Any:
-    """Returns the options of a run."""
-    more |= {"eval_every": self._cell.eval_every, "progress": False}
-    return self._cell.config(lr=lr, rounds=rounds, **more)
+  def config(self, lr: float | None, rounds: int | None, **more: Any) -> Any:
+    """Returns the options of a run; None leaves the contender's own option."""
+    more |= {"lr": lr, "rounds": rounds, "eval_every": self._cell.eval_every, "progress": False}
+    return self._cell.config(**{name: value for name, value in more.items() if value is not None})
 
   def final_config(self) -> Any:
     """Returns the options of the final runs."""
@@ -113,7 +113,7 @@ class _Work:
     Raises:
       DivergedError: training diverged at every rate.
     """
-    if len(self._plan.rates) == 1:
+    if len(self._plan.rates) <= 1:
       return
     trials: list[Trial] = []
     while isinstance(step := tuning.next_trials(trials, self._plan.search), list):
@@ -210,7 +210,6 @@ class _Work:
   def train(self) -> None:
     """Trains the final runs."""
     path, config = self._folder / "runs" / self._cell.name, self.final_config()
-    tell = self._reporter(self._plan.effort, self._cell.rounds)
 
     def ended(_: int) -> None:
       self._done += self._plan.effort
@@ -222,6 +221,7 @@ class _Work:
     with saved_files(path), contextlib.redirect_stdout(io.StringIO()):
       source = SOURCES.of(config)
       prepared = train.prepare(config, source)
+      tell = self._reporter(self._plan.effort, prepared[0].rounds)
       train.run_seeds(config, source, prepared, path, self.programs, tell, ended)
 
   def _reporter(self, steps: int, rounds: int) -> Callable[..., None]:
@@ -270,7 +270,7 @@ def _write(
 
 def _single_model(config: Any) -> bool:
   """Returns whether the method yields one model for all clients."""
-  return has_single_model(config.saved(), config.make_norm(config.rounds))
+  return has_single_model(config.saved(), config.make_norm(config.rounds or 1))
 
 
 def _write_rows(run: RunFolder, rows: list[Row]) -> None:

@@ -71,20 +71,40 @@ def unfinished(plan: Plan, folder: Path) -> list[Cell]:
   return [cell for cell in plan.cells if not is_finished(plan, folder, cell)]
 
 
-def work(plan: Plan, folder: Path) -> None:
-  """Trains the contenders that are neither finished nor taken, those that take longest first."""
+def is_over(until: float | None) -> bool:
+  """Returns whether the time (of ``time.time``) until which work may go on is over."""
+  return until is not None and time.time() >= until
+
+
+def work(plan: Plan, folder: Path, until: float | None = None) -> None:
+  """Trains the contenders that are neither finished nor taken, those that take longest first.
+
+  At the time ``until``, the contender in training stops at its next evaluation, from which a later
+  call goes on.
+  """
   for cell in sorted(plan.cells, key=lambda cell: -cell.seconds):
+    if is_over(until):
+      return
     if is_finished(plan, folder, cell) or not (lease := leases.take(lease_of(folder, cell))):
       continue
-    with contextlib.suppress(leases.LostLease), lease:
+
+    def report(share: float, lease: leases.Lease = lease) -> None:
+      lease.report(share)
+      if is_over(until):
+        raise TimeIsUp
+
+    with contextlib.suppress(leases.LostLease, TimeIsUp), lease:
       if not is_finished(plan, folder, cell):  # another process finished it a moment ago
-        train_cell(plan, cell, folder, lease.report)
+        train_cell(plan, cell, folder, report)
 
 
-def finish(plan: Plan, folder: Path, work: Callable[[], None]) -> None:
-  """Calls ``work`` until all contenders are finished; waits for those that others train."""
+def finish(plan: Plan, folder: Path, work: Callable[[], None], until: float | None = None) -> None:
+  """Calls ``work`` until all contenders are finished; waits for those that others train.
+
+  It ends at the time ``until``.
+  """
   noted = False
-  while missing := unfinished(plan, folder):
+  while (missing := unfinished(plan, folder)) and not is_over(until):
     held = [cell for cell in missing if leases.is_held(lease_of(folder, cell))]
     if len(held) < len(missing):
       work()
@@ -96,6 +116,10 @@ def finish(plan: Plan, folder: Path, work: Callable[[], None]) -> None:
     time.sleep(_POLL)
 
 
+class TimeIsUp(BaseException):
+  """The time for the work is over. Like Ctrl-C, it passes ``except Exception``."""
+
+
 class Worker(NamedTuple):
   """What a worker is told by the process that started it.
 
@@ -103,11 +127,13 @@ class Worker(NamedTuple):
     folder: the study's folder.
     number_of_workers: how many there are.
     planned: descriptor to which the worker writes as soon as the plan is made; None if it was.
+    until: time until which it works; None without such a limit.
   """
 
   folder: str
   number_of_workers: int
   planned: int | None
+  until: float | None = None
 
   def report_plan(self) -> None:
     """Tells the process that started this worker that the plan is made."""
@@ -132,14 +158,17 @@ def cores(count: int) -> list[set[int]]:
 class Team(contextlib.AbstractContextManager):
   """The workers of a study on this machine; those that still run are ended with the block."""
 
-  def __init__(self, folder: Path, count: int):
+  def __init__(self, folder: Path, count: int, until: float | None = None):
     """Starts ``count`` workers, which make the plan if ``folder`` has none, and waits for it.
+
+    They end at the time ``until``.
 
     Raises:
       UserError: the options contradict each other, or the data cannot be read.
       LostError: a worker crashed.
     """
     self._folder, self._cores, self._logs = folder, cores(count), folder / "logs"
+    self._until = until
     self._logs.mkdir(parents=True, exist_ok=True)
     self._workers: dict[int, subprocess.Popen] = {}
     self._starts = [0] * count  # sizes of the logs when the workers started
@@ -197,7 +226,7 @@ class Team(contextlib.AbstractContextManager):
   def _start(self, number: int, planned: int | None = None) -> None:
     log = self._log(number)
     self._starts[number] = log.stat().st_size if log.exists() else 0
-    told = json.dumps(Worker(str(self._folder), len(self._cores), planned))
+    told = json.dumps(Worker(str(self._folder), len(self._cores), planned, self._until))
     descriptors = () if planned is None else (planned,)
     with pinned(self._cores[number]):
       self._workers[number] = child_process.start(log, None, descriptors, **{_MARK: told})

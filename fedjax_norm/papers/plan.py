@@ -1,0 +1,110 @@
+"""The study that trains the cells of the papers' tables."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedjax_norm import options
+from fedjax_norm.cli import train
+from fedjax_norm.cli.methods import ANY_METHOD
+from fedjax_norm.errors import UserError
+from fedjax_norm.papers.paper_flags import PaperFlags
+from fedjax_norm.papers.tables import Cell, Table
+from fedjax_norm.study.planning import combinations
+from fedjax_norm.study.planning.plan import SOURCES, Plan
+
+_FIXED = ("scale", "data_dir", "seed")  # options that a folder keeps
+
+
+def make(tables: Sequence[Table], flags: PaperFlags, workers: int, stored: Plan | None) -> Plan:
+  """Returns the plan with the cells of the tables; it keeps the cells of a stored plan.
+
+  Args:
+    tables: the tables.
+    flags: the options of the command.
+    workers: number of processes that train side by side.
+    stored: the plan in the folder; None for a new one.
+
+  Raises:
+    UserError: options are wrong, or the folder holds runs with others.
+  """
+  fixed = {name: getattr(flags, name) for name in _FIXED}
+  kept = {cell.name: cell for cell in stored.cells} if stored else {}
+  new = {cell.name: _contender(cell, flags) for table in tables for cell in table.cells}
+  if stored:
+    _check_same(fixed, flags.seeds, stored)
+    if changed := [name for name in new.keys() & kept.keys() if new[name] != kept[name]]:
+      raise UserError(
+        f"--workdir has a run {min(changed)} with other settings, those of another version of "
+        "fedjax_norm; pass another --workdir."
+      )
+  if flags.data_dir and not any("data_dir" in one.flags for one in new.values()):
+    read = (cell.config(flags.scale).data for table in tables for cell in table.cells)
+    if not any(data.startswith(("folder:", "csv:")) for data in read):
+      raise UserError(
+        "--data_dir has no effect because the selected runs read no data from files; drop it."
+      )
+  return Plan(
+    options={**fixed, "data": f"the papers' tables at scale {flags.scale}", "budget": "0m"},
+    cells=tuple({**kept, **new}.values()),
+    effort=1,
+    rates=(),
+    extends=False,
+    seed=flags.seed,
+    seeds=flags.seeds,
+    measure="top1",
+    score="last",
+    workers=workers,
+    lanes=1,
+    costs={},
+    rungs=(1, 1),
+  )
+
+
+def with_data_dir(data: str, data_dir: str | None) -> dict[str, Any]:
+  """Returns the options with which a run reads its data from ``--data_dir``, if from files.
+
+  Raises:
+    UserError: the run reads a folder or a CSV index below ``--data_dir``, which is None.
+  """
+  kind, _, path = data.partition(":")
+  if kind in ("folder", "csv"):
+    if data_dir is None:
+      raise UserError(f"the data {data!r} is in the folder --data_dir; set --data_dir.")
+    return {"data": f"{kind}:{Path(data_dir) / path}"}
+  return {} if kind in ("digits", "identities") or data_dir is None else {"data_dir": data_dir}
+
+
+def _contender(cell: Cell, flags: PaperFlags) -> combinations.Cell:
+  """Returns a cell as the contender of a study, with all options that are not the default."""
+  config: Any = cell.config(flags.scale)
+  where = with_data_dir(config.data, flags.data_dir)
+  kind = ANY_METHOD.config(config.row.name)
+  values = {one.name: getattr(config, one.name, one.default) for one in options.of(kind)}
+  values |= {**where, "method": config.row.name, "host_devices": 1}
+  changed = {one.name: values[one.name] for one in options.of(kind)
+             if values[one.name] != one.default}  # fmt: skip
+  stored = {
+    name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()
+  }
+  contender = combinations.Cell(
+    cell.name, cell.name, flags.scale, {}, {**stored, "method": config.row.name}, None, None, 60.0
+  )
+  checked = contender.config(seed=flags.seed, seeds=flags.seeds)
+  train.check(checked)
+  SOURCES.of(checked)  # data that cannot be read is an error before anything is trained
+  return contender
+
+
+def _check_same(fixed: dict[str, Any], seeds: int, stored: Plan) -> None:
+  for name, value in fixed.items():
+    if stored.options.get(name) != value:
+      raise UserError(
+        f"the runs in --workdir have --{name}={stored.options.get(name)}, not {value}; pass the "
+        "same value or another --workdir."
+      )
+  if seeds < stored.seeds or (seeds > stored.seeds == 1):
+    raise UserError(
+      f"the runs in --workdir have --seeds={stored.seeds}, not {seeds}; pass the same number or "
+      "another --workdir (more seeds can be added to two or more)."
+    )

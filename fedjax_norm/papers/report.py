@@ -1,0 +1,206 @@
+"""The results of the papers' tables as text: one table, all of them, and RESULTS.md."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.ticker import EngFormatter
+
+from fedjax_norm.cli.text_tables import as_csv, as_markdown
+from fedjax_norm.papers import client_costs
+from fedjax_norm.papers.results import CellResult, TableResult, outcomes, paper_verdict, verdict
+from fedjax_norm.papers.tables import Table
+from fedjax_norm.study import savings
+from fedjax_norm.study.statistics import Estimate
+from fedjax_norm.study.verdicts import Margin, Verdict
+from fedjax_norm.training.terminal.tables import human_seconds
+
+HOW = """\
+A claim compares cells by paired seeds: runs with the same seed have the same partition and the same
+initialization. The number behind a verdict is the margin, by which the values exceed what the claim
+asks for, and its interval, each end of which errs in at most 5% of cases. It has two parts: the
+deviation over the seeds (Student's t) and the error of the test set (binomial, as if models erred
+independently of each other). *Held*: the interval is above 0, for every comparison of the claim.
+*Not held*: it is below 0 for one of them. *Undecided*: the rest; with three seeds, intervals are
+wide. "As good as" is a test of equivalence with the margin that the claim names. Nothing is decided
+with fewer than three seeds, at scale `smoke`, if a run diverged, or where the baseline is within
+the error of guessing. The papers' figures are of single runs, so that theirs is the error of the
+test set alone. With a hundred claims, a few verdicts are wrong by chance."""
+
+
+def heading(table: Table, result: TableResult) -> str:
+  """Returns the title of a table and its name."""
+  return f"{table.heading(result.scale)} ({table.name})"
+
+
+def render(table: Table, result: TableResult, level: int = 2) -> str:
+  """Returns the results of a table as Markdown, with its claims and its notes.
+
+  Args:
+    table: the table.
+    result: its measured values.
+    level: level of the heading.
+  """
+  lines = [f"{'#' * level} {heading(table, result)}", ""]
+  if result.scale in table.settings:
+    lines += [f"Scale `{result.scale}`: {table.settings[result.scale]}", ""]
+  lines += [_how_measured(result), "", _accuracies(table, result)]
+  if table.degrees:
+    lines += ["", savings.render(table.degrees, outcomes(table, result), table.tolerance)]
+  if table.figure in client_costs.MEASURES:
+    lines += ["", _costs(table, result)]
+  claims = [[claim.text, text, paper] for claim, (text, paper) in _verdicts(table, result)]
+  lines += ["", as_markdown(["claim", "our values", "the paper's values"], claims, left=3), ""]
+  lines += [f"- {note}" for note in table.all_notes(result.scale)]
+  lines += [f"- {label}: {cell.reason}" for label, cell in result.cells.items() if cell.reason]
+  return "\n".join(lines)
+
+
+def text_of(verdict: Verdict | None) -> str:
+  """Returns a verdict with its margin and the interval; that of None says that there is none."""
+  if verdict is None:
+    return "not in the text"
+  reason = f": {verdict.reason}" if verdict.reason else ""
+  margin = f" ({_margin(verdict.margin)})" if verdict.margin else ""
+  return f"{verdict.state}{reason}{margin}"
+
+
+def results_csv(tables: Sequence[tuple[Table, TableResult]]) -> str:
+  """Returns CSV text with a line per run of each cell; accuracies in percent."""
+  head = ["table", "cell", "paper_top1", "paper_top5", "state", "seed", "top1", "top5", "bytes"]
+  rows = []
+  for table, result in tables:
+    for cell in table.cells:
+      found = result.cells[cell.label]
+      paper = ["" if math.isnan(value) else value for value in cell.paper or (math.nan, math.nan)]
+      empty: dict[Any, dict[str, float]] = {"": {}}
+      for seed, run in (found.runs or empty).items():
+        values = [run.get(name, "") for name in head[6:]]
+        rows.append([table.name, cell.label, *paper, found.state, seed, *values, cell.name])
+  return as_csv([*head, "folder"], rows)
+
+
+def all_results(tables: Mapping[str, Table], results: Sequence[TableResult]) -> str:
+  """Returns RESULTS.md: all recorded results, and the tables without any.
+
+  Args:
+    tables: name -> table.
+    results: the recorded results; those of tables that do not exist any more are left out.
+  """
+  known = sorted(
+    (one for one in results if one.table in tables),
+    key=lambda one: (list(tables).index(one.table), one.scale),
+  )
+  lines = [
+    "# Results",
+    "",
+    "The papers' tables as this project measured them. This page is made from the files in "
+    "`results/` and from nothing else, by `python -m experiments.paper --record=results`.",
+    "",
+    HOW,
+    "",
+    "## Summary",
+    "",
+    _summary(tables, known),
+    "",
+    _missing(tables, known),
+  ]
+  for one in known:
+    lines += ["", render(tables[one.table], one)]
+  return "\n".join(lines) + "\n"
+
+
+def _summary(tables: Mapping[str, Table], results: Sequence[TableResult]) -> str:
+  """Returns a table with a line per recorded result: what was measured, and the verdicts."""
+  rows = []
+  for one in results:
+    counts = Counter(verdict(tables[one.table], c, one).state for c in tables[one.table].claims)
+    seconds = math.fsum(cell.seconds for cell in one.cells.values())
+    states = [str(counts[state]) for state in ("held", "not held", "undecided")]
+    rows.append([one.table, one.scale, str(one.seeds), human_seconds(seconds), *states])
+  head = ["table", "scale", "seeds", "time", "held", "not held", "undecided"]
+  return as_markdown(head, rows, left=2)
+
+
+def _missing(tables: Mapping[str, Table], results: Sequence[TableResult]) -> str:
+  """Returns which tables were not measured, and their number of claims."""
+  measured = {one.table for one in results}
+  names = [name for name in tables if name not in measured]
+  count = sum(len(tables[name].claims) for name in names)
+  if not names:
+    return "All tables were measured."
+  return f"Not measured: {', '.join(names)}; they have {count} claims."
+
+
+def _how_measured(result: TableResult) -> str:
+  seconds = math.fsum(cell.seconds for cell in result.cells.values())
+  made = [result.made[name] for name in ("date", "commit", "machine", "versions")]
+  seeds = "1 seed" if result.seeds == 1 else f"{result.seeds} seeds"
+  return (
+    f"{seeds}, {human_seconds(seconds)} of training; {', '.join(made)}. `{result.made['command']}`"
+  )
+
+
+def _verdicts(table: Table, result: TableResult) -> list:
+  return [
+    (claim, (text_of(verdict(table, claim, result)), text_of(paper_verdict(table, claim))))
+    for claim in table.claims
+  ]
+
+
+def _margin(margin: Margin) -> str:
+  if margin.is_ratio:
+    mean, low, high = (math.exp(value) for value in margin[:3])
+    return f"{mean:.2f} times as much as the claim asks for, {low:.2f} to {high:.2f}"
+  return f"{margin.mean:+.2f} points, {margin.low:+.2f} to {margin.high:+.2f}"
+
+
+def _accuracies(table: Table, result: TableResult) -> str:
+  """Returns each cell's top-1 and, if the table has losses, its loss, otherwise its top-5."""
+  rows = []
+  losses = any(cell.reference for cell in table.cells)
+  for cell in table.cells:
+    paper, ours = cell.paper or (math.nan, math.nan), result.cells[cell.label]
+    values = [_format(paper[0]), _estimate(ours, "top1")]
+    if losses:
+      reference = result.cells[cell.reference] if cell.reference else None
+      loss = _loss(reference, ours) if reference else math.nan
+      values += [_format(table.paper_loss(cell)), _format(loss)]
+    else:
+      values += [_format(paper[1]), _estimate(ours, "top5")]
+    rows.append([cell.label, *values])
+  second = "loss" if losses else "top-5"
+  head = ["cell", "top-1, paper", "top-1, ours", f"{second}, paper", f"{second}, ours"]
+  return as_markdown(head, rows)
+
+
+def _loss(reference: CellResult, cell: CellResult) -> float:
+  return reference.over_seeds("top1").mean - cell.over_seeds("top1").mean
+
+
+def _costs(table: Table, result: TableResult) -> str:
+  """Returns the clients' costs at the common accuracy as a Markdown table."""
+  first = table.cells[0].label
+  head, rows = ["at the common accuracy"], []
+  for title, _ in client_costs.MEASURES.values():
+    head += [title, f"relative to {first}"]
+  for cell in table.cells:
+    values = [cell.label]
+    for measure, (_, unit) in client_costs.MEASURES.items():
+      mean = result.cells[cell.label].over_seeds(measure).mean
+      ratio = mean / result.cells[first].over_seeds(measure).mean
+      values += [EngFormatter(unit, places=2)(mean) if math.isfinite(mean) else "-", _format(ratio)]
+    rows.append(values)
+  return as_markdown(head, rows)
+
+
+def _estimate(cell: CellResult, figure: str) -> str:
+  found: Estimate = cell.over_seeds(figure)
+  if not found.seeds:
+    return "diverged" if cell.state == "diverged" else "-"
+  return f"{found.mean:.2f}" + (f" ± {found.std:.2f}" if found.seeds > 1 else "")
+
+
+def _format(value: float) -> str:
+  return f"{value:.2f}" if math.isfinite(value) else "-"

@@ -1,0 +1,204 @@
+"""The measured values of a table, which ``results/`` keeps, and the verdicts about its claims."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedjax_norm.errors import UserError
+from fedjax_norm.papers import client_costs
+from fedjax_norm.papers.tables import Claim, Table, Value
+from fedjax_norm.study import savings
+from fedjax_norm.study.contender import Contender, SeedRun
+from fedjax_norm.study.statistics import Estimate, estimate
+from fedjax_norm.study.verdicts import Measurement, Verdict, above_chance, judge
+
+
+class CellResult(NamedTuple):
+  """The runs of a cell.
+
+  Attributes:
+    state: whether there are results (see ``study.contender.State``).
+    reason: why there are none, as one sentence; None if there are.
+    seconds: time of all seeds, without compilation before the first round.
+    runs: seed -> name of a figure -> value: ``top1`` and ``top5`` in percent, ``bytes`` that all
+      clients sent and received, and, where the table has them, the clients' costs at the common
+      accuracy (``client_flops`` and ``sent``).
+  """
+
+  state: str
+  reason: str | None
+  seconds: float
+  runs: dict[int, dict[str, float]]
+
+  def over_seeds(self, figure: str) -> Estimate:
+    """Returns a figure's mean and deviation."""
+    return estimate(run.get(figure, math.nan) for run in self.runs.values())
+
+
+class TableResult(NamedTuple):
+  """What was measured of a table.
+
+  Attributes:
+    table: name of the table.
+    scale: scale of the runs.
+    made: how it was measured: ``date``, ``commit``, ``machine``, ``versions`` and ``command``.
+    tested: number of test examples of an accuracy; 0 if it is not a share of examples.
+    chance: accuracy of the best constant answer in percent.
+    cells: label -> result.
+  """
+
+  table: str
+  scale: str
+  made: dict[str, str]
+  tested: int
+  chance: float
+  cells: dict[str, CellResult]
+
+  @property
+  def seeds(self) -> int:
+    """The smallest number of seeds of a cell that has any."""
+    return min((len(cell.runs) for cell in self.cells.values() if cell.runs), default=0)
+
+  @property
+  def finished(self) -> bool:
+    """Whether no cell is left to be run."""
+    return all(cell.state in ("done", "diverged", "impossible") for cell in self.cells.values())
+
+
+def collect(
+  table: Table, scale: str, contenders: Mapping[str, Contender], made: dict[str, str]
+) -> TableResult:
+  """Returns the measured values of a table, from the contenders that its cells are."""
+  found = {cell.label: contenders[cell.name] for cell in table.cells}
+  cells = {
+    label: CellResult(
+      one.state,
+      one.reason,
+      math.fsum(run.summary["seconds"] for run in one.runs),
+      {run.seed: _figures(run) for run in one.runs},
+    )
+    for label, one in found.items()
+  }
+  if table.figure in client_costs.MEASURES:
+    for seed, costs in client_costs.by_seed(found).items():
+      for label, cost in client_costs.at_common_accuracy(costs).items():
+        cells[label].runs[seed] |= {"client_flops": cost.client_flops, "sent": float(cost.sent)}
+  runs = [run for one in found.values() for run in one.runs]
+  counts = (
+    [one["examples"] for one in (runs[0].evaluation or {}).get("classes", [])] if runs else []
+  )
+  chance = 100 * max(counts) / sum(counts) if counts else 50.0  # pairs of images are alike or not
+  return TableResult(table.name, scale, made, sum(counts), chance, cells)
+
+
+def _figures(run: SeedRun) -> dict[str, float]:
+  summary = run.summary
+  figures = {"bytes": float(summary["bytes_up"] + summary["bytes_down"])}
+  shares = [name for name in ("top1", "top5") if name in summary]
+  return figures | {name: round(100 * summary[name], 4) for name in shares}
+
+
+def as_json(result: TableResult) -> dict[str, Any]:
+  """Returns a table's result as JSON holds it."""
+  cells = {label: cell._asdict() for label, cell in result.cells.items()}
+  return {**result._asdict(), "cells": cells}
+
+
+def from_json(content: dict[str, Any]) -> TableResult:
+  """Returns the result that :func:`as_json` turned into ``content``.
+
+  Raises:
+    UserError: the content is no result of a table.
+  """
+  try:
+    cells = {
+      label: CellResult(**{**cell, "runs": {int(seed): run for seed, run in cell["runs"].items()}})
+      for label, cell in content["cells"].items()
+    }
+    return TableResult(**{**content, "cells": cells})
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise UserError(
+      f"the recorded result is damaged ({error!r}); restore it, or record the table again."
+    ) from error
+
+
+def outcomes(table: Table, result: TableResult) -> dict[str, savings.Outcome]:
+  """Returns label -> mean accuracy and mean bytes, for the savings over BSP."""
+  return {
+    cell.label: savings.Outcome(one.over_seeds("top1").mean, one.over_seeds("bytes").mean)
+    for cell in table.cells
+    for one in [result.cells[cell.label]]
+  }
+
+
+def verdict(table: Table, claim: Claim, result: TableResult) -> Verdict:
+  """Returns what the measured values say about a claim.
+
+  Nothing is decided at scale ``smoke``, if a run is missing or diverged, or if the baseline is
+  within the error of guessing.
+  """
+  statement = table.in_accuracies(claim.statement)
+  labels, keys = [], []
+  for contrast in statement.contrasts:
+    for key in contrast.weights:
+      label = key.label if isinstance(key, Value) else key
+      if label.endswith(", Oracle"):
+        label = _oracle(table, result, label)
+        if label is None:
+          return Verdict("undecided", None, "no theta keeps BSP's accuracy")
+      keys.append((key, label))
+      labels.append(label)
+  measured = {key: _measurement(result, key, label) for key, label in keys}
+  return judge(statement, measured, doubt=_doubt(table, result, list(dict.fromkeys(labels))))
+
+
+def paper_verdict(table: Table, claim: Claim) -> Verdict | None:
+  """Returns what the paper's own figures say about a claim; None if it does not print them all.
+
+  They are of single runs, so that only the error of the test set is known.
+  """
+  statement = table.in_accuracies(claim.statement, printed=True)
+  cells = {cell.label: cell for cell in table.cells}
+  measured: dict[Any, Measurement] = {}
+  for contrast in statement.contrasts:
+    for key in contrast.weights:
+      if isinstance(key, Value):
+        value = table.paper_loss(cells[key.label]) if key.measure == "loss" else math.nan
+        tested = 0
+      else:
+        value, tested = (cells[key].paper or (math.nan,))[0], table.paper_tested
+      if not math.isfinite(value):
+        return None
+      measured[key] = Measurement({0: value}, tested)
+  return judge(statement, measured, least_seeds=1)
+
+
+def _oracle(table: Table, result: TableResult, label: str) -> str | None:
+  """Returns the label of the Oracle's run at a degree of skew; None if no theta is good enough."""
+  degree = next(one for one in table.degrees if label == f"{one.label}, Oracle")
+  theta = savings.measure(degree, outcomes(table, result), table.tolerance).oracle_theta
+  return None if theta is None else degree.thetas[theta]
+
+
+def _measurement(result: TableResult, key: Any, label: str) -> Measurement:
+  runs = result.cells[label].runs.items()
+  if not isinstance(key, Value):
+    return Measurement({seed: run["top1"] for seed, run in runs if "top1" in run}, result.tested)
+  found = {seed: run.get(key.measure, 0.0) for seed, run in runs}
+  return Measurement({seed: float(np.log(value)) for seed, value in found.items() if value > 0})
+
+
+def _doubt(table: Table, result: TableResult, labels: list[str]) -> str:
+  """Returns why a claim about some cells is not decided, whatever their values; empty if it may."""
+  if result.scale == "smoke":
+    return "runs at scale smoke are too short"
+  for label in [*labels, *([table.baseline] if table.baseline else [])]:
+    if (state := result.cells[label].state) != "done":
+      return f"{label} " + {"pending": "has not been run", "diverged": "diverged"}.get(state, state)
+  best = max(labels, key=lambda label: result.cells[label].over_seeds("top1").mean)
+  baseline = table.baseline or best
+  if not above_chance(_measurement(result, baseline, baseline), result.chance):
+    return f"{baseline} is within the error of guessing ({result.chance:.1f}%)"
+  return ""

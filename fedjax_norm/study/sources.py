@@ -1,0 +1,28 @@
+"""Loads the data of runs; runs that share their data share it in memory."""
+
+from typing import Any
+
+from fedjax_norm import options
+from fedjax_norm.cli import train
+from fedjax_norm.data.examples import Source
+from fedjax_norm.data.sources.registry import DataConfig
+
+
+class Sources:
+  """The data that was loaded so far."""
+
+  def __init__(self) -> None:
+    self._loaded: dict[Any, Source] = {}
+
+  def of(self, config: Any) -> Source:
+    """Returns the data of a run.
+
+    Raises:
+      UserError: the data cannot be read.
+    """
+    key: Any = config.task, *(getattr(config, field.name) for field in options.of(DataConfig))
+    if config.train_share is not None:
+      key = *key, config.seed
+    if key not in self._loaded:
+      self._loaded[key] = train.load(config)
+    return self._loaded[key]
