@@ -34,7 +34,7 @@ VALUES = st.recursive(
   max_leaves=3,
 )
 FAST = settings(
-  max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+  max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 FIELDS = {
   "Describe": (),

@@ -5,10 +5,10 @@ import time
 import pytest
 
 from fedjax_norm.options import make
-from fedjax_norm.study.sources import Sources
 from fedjax_norm.study.planning import probe
 from fedjax_norm.study.planning.combinations import drafts
 from fedjax_norm.study.planning.config import FLAGS
+from fedjax_norm.study.sources import Sources
 from fedjax_norm.training.interval_planner import Controls, next_interval
 
 
