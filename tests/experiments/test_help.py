@@ -70,4 +70,4 @@ def test_a_binary_prints_its_help():
     check=False,
   )
   assert (done.returncode, done.stderr) == (0, "")
-  assert "--tables=<a text>" in done.stdout
+  assert "--table=<a text>" in done.stdout

@@ -10,6 +10,7 @@ from fedjax_norm.study.planning import probe
 from fedjax_norm.study.planning.budget import SHARE, Cost
 from fedjax_norm.study.planning.config import FLAGS
 from fedjax_norm.study.planning.plan import load_or_make, read_plan
+from fedjax_norm.study.running import workers
 
 SMALL = {
   "data": "synthetic:classes=3,train=90,test=30,size=6",
@@ -148,11 +149,12 @@ def test_more_seeds_train_the_contenders_again(measured, tmp_path):
   first = load_or_make(config(**options, seeds=2), tmp_path)
   outcome = tmp_path / "cells" / f"{first.cells[0].name}.json"
   outcome.parent.mkdir()
-  outcome.write_text("{}")
+  outcome.write_text('{"seeds": 2}')
+  assert workers.is_finished(first, tmp_path, first.cells[0])
   plan = load_or_make(config(**options, seeds=4), tmp_path)
   assert plan.seeds == 4
   assert plan.cells[0].seconds > first.cells[0].seconds
-  assert not outcome.exists()
+  assert not workers.is_finished(plan, tmp_path, plan.cells[0])
 
 
 def test_combinations_that_contradict_themselves_are_impossible():

@@ -133,6 +133,29 @@ def test_workers_die_with_the_main_process(tmp_path):
   wait_for_release(cell)
 
 
+def test_work_stops_when_its_time_is_over(tmp_path, monkeypatch):
+  """At the next evaluation; what is done stays, and the lease is given back."""
+  told = []
+
+  def train_cell(plan, cell, folder, report):
+    for share in (0.25, 0.5, 0.75):
+      told.append((cell.name, share))
+      if share == 0.5:
+        now[0] = 100.0
+      report(share)
+
+  now = [0.0]
+  monkeypatch.setattr(workers, "train_cell", train_cell)
+  monkeypatch.setattr(workers.time, "time", lambda: now[0])
+  plan = SimpleNamespace(
+    cells=[SimpleNamespace(name=name, seconds=1.0) for name in ("a", "b")], seeds=1
+  )
+  workers.finish(plan, tmp_path, lambda: workers.work(plan, tmp_path, 100.0), 100.0)
+  assert told == [("a", 0.25), ("a", 0.5)]
+  assert not leases.is_held(tmp_path / "leases/a")
+  assert leases.read(tmp_path / "leases/a").share == 0.5
+
+
 def test_a_contender_that_another_machine_trains_is_waited_for(tmp_path, capsys):
   plan = SimpleNamespace(cells=[SimpleNamespace(name="far", seconds=1.0)], seeds=1)
   (tmp_path / "leases/far").mkdir(parents=True)
