@@ -26,7 +26,7 @@ def draw(
     contenders: name of a cell -> its runs.
   """
   title = table.heading(result.scale).replace("; ", "\n")
-  found = {cell.label: contenders[cell.name] for cell in table.cells}
+  found = {cell.label: contenders[cell.name] for cell in table.cells if cell.name in contenders}
   if not any(one.runs for one in found.values()):
     return None, None
   if table.degrees:

@@ -16,6 +16,11 @@ class PaperFlags(Options):
     "Names of the papers' tables and figures to run, separated by commas, such as 000.1,004.fig5. "
     "004.6 runs all names that begin with '004.6.', and all runs everything.",
   )
+  cells: str | None = option(
+    None,
+    "Only the cells whose labels contain one of these texts, separated by semicolons, such as "
+    "'GN, BSP;GN, Gaia'; by default all cells of the tables.",
+  )
   scale: str = option(
     "smoke",
     "Size of the runs: smoke (digits, a few minutes for all, decides no claim), small (real data, "
@@ -43,8 +48,8 @@ class PaperFlags(Options):
   )
   record: str | None = option(
     None,
-    "Folder that gets the measured values of each finished table; RESULTS.md beside it is made of "
-    "all that it has.",
+    "Folder that gets the measured values of the tables; RESULTS.md beside it is made of all that "
+    "it has.",
   )
   workers: int | None = option(
     None, "Number of processes that train side by side; by default one for each CPU core.", least=1

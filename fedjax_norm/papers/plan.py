@@ -1,6 +1,6 @@
 """The study that trains the cells of the papers' tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +9,18 @@ from fedjax_norm.cli import train
 from fedjax_norm.cli.methods import ANY_METHOD
 from fedjax_norm.errors import UserError
 from fedjax_norm.papers.paper_flags import PaperFlags
-from fedjax_norm.papers.tables import Cell, Table
+from fedjax_norm.papers.tables import Cell
 from fedjax_norm.study.planning import combinations
 from fedjax_norm.study.planning.plan import SOURCES, Plan
 
 _FIXED = ("scale", "data_dir", "seed")  # options that a folder keeps
 
 
-def make(tables: Sequence[Table], flags: PaperFlags, workers: int, stored: Plan | None) -> Plan:
-  """Returns the plan with the cells of the tables; it keeps the cells of a stored plan.
+def make(cells: Mapping[str, Cell], flags: PaperFlags, workers: int, stored: Plan | None) -> Plan:
+  """Returns the plan with some cells of the tables; it keeps the cells of a stored plan.
 
   Args:
-    tables: the tables.
+    cells: name -> cell.
     flags: the options of the command.
     workers: number of processes that train side by side.
     stored: the plan in the folder; None for a new one.
@@ -30,7 +30,7 @@ def make(tables: Sequence[Table], flags: PaperFlags, workers: int, stored: Plan 
   """
   fixed = {name: getattr(flags, name) for name in _FIXED}
   kept = {cell.name: cell for cell in stored.cells} if stored else {}
-  new = {cell.name: _contender(cell, flags) for table in tables for cell in table.cells}
+  new = {name: _contender(cell, flags) for name, cell in cells.items()}
   if stored:
     _check_same(fixed, flags.seeds, stored)
     if changed := [name for name in new.keys() & kept.keys() if new[name] != kept[name]]:
@@ -39,7 +39,7 @@ def make(tables: Sequence[Table], flags: PaperFlags, workers: int, stored: Plan 
         "fedjax_norm; pass another --workdir."
       )
   if flags.data_dir and not any("data_dir" in one.flags for one in new.values()):
-    read = (cell.config(flags.scale).data for table in tables for cell in table.cells)
+    read = (cell.config(flags.scale).data for cell in cells.values())
     if not any(data.startswith(("folder:", "csv:")) for data in read):
       raise UserError(
         "--data_dir has no effect because the selected runs read no data from files; drop it."

@@ -1,19 +1,23 @@
 """The tables of all papers, by name."""
 
+from collections.abc import Sequence
+
 from fedjax_norm.errors import UserError
 from fedjax_norm.papers import (
+  niid_bench,
   paper_000_isolated_norms,
   paper_001_edgify,
   paper_003_split_learning,
   paper_004_noniid_quagmire,
 )
-from fedjax_norm.papers.tables import Table
+from fedjax_norm.papers.tables import Cell, Table
 
 _PAPERS = (
   paper_000_isolated_norms,
   paper_001_edgify,
   paper_003_split_learning,
   paper_004_noniid_quagmire,
+  niid_bench,
 )
 TABLES = {table.name: table for paper in _PAPERS for table in paper.TABLES}
 
@@ -34,3 +38,22 @@ def choose(names: str) -> list[Table]:
       )
     chosen += matching
   return [TABLES[name] for name in dict.fromkeys(chosen)]
+
+
+def choose_cells(tables: Sequence[Table], texts: str | None) -> dict[str, Cell]:
+  """Returns name -> cell of the tables, of those that ``--cells`` selects.
+
+  Raises:
+    UserError: no label contains one of the texts.
+  """
+  cells = [cell for table in tables for cell in table.cells]
+  if texts is None:
+    return {cell.name: cell for cell in cells}
+  found: dict[str, Cell] = {}
+  for text in texts.split(";"):
+    matching = {cell.name: cell for cell in cells if text.strip() in cell.label}
+    if not matching:
+      labels = ", ".join(repr(label) for label in dict.fromkeys(cell.label for cell in cells))
+      raise UserError(f"--cells has {text!r}, which no cell of the tables has; they are {labels}.")
+    found |= matching
+  return found

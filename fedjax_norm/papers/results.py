@@ -62,16 +62,27 @@ class TableResult(NamedTuple):
     return min((len(cell.runs) for cell in self.cells.values() if cell.runs), default=0)
 
   @property
-  def finished(self) -> bool:
-    """Whether no cell is left to be run."""
-    return all(cell.state in ("done", "diverged", "impossible") for cell in self.cells.values())
+  def left(self) -> int:
+    """Number of cells that have not been run, or failed."""
+    ended = ("done", "diverged", "impossible")
+    return sum(cell.state not in ended for cell in self.cells.values())
 
 
 def collect(
   table: Table, scale: str, contenders: Mapping[str, Contender], made: dict[str, str]
 ) -> TableResult:
-  """Returns the measured values of a table, from the contenders that its cells are."""
-  found = {cell.label: contenders[cell.name] for cell in table.cells}
+  """Returns the measured values of a table.
+
+  Args:
+    table: the table.
+    scale: scale of the runs.
+    contenders: name of a cell -> its runs; cells that it lacks have not been run.
+    made: how the values were measured (see :class:`TableResult`).
+  """
+  found = {
+    cell.label: contenders.get(cell.name, Contender(cell.name, "", {}, (), "pending"))
+    for cell in table.cells
+  }
   cells = {
     label: CellResult(
       one.state,

@@ -5,7 +5,7 @@ from fedjax_norm.papers.registry import TABLES
 from fedjax_norm.papers.results import CellResult, TableResult
 
 CELLS = {cell.name: cell for table in TABLES.values() for cell in table.cells}
-SIZES = {"digits": 1437, "cifar10": 50_000, "tiny_imagenet": 100_000}
+SIZES = {"digits": 1437, "mnist": 60_000, "cifar10": 50_000, "tiny_imagenet": 100_000}
 """Data -> number of training examples."""
 
 
@@ -17,7 +17,7 @@ def resolve(cell: tables.Cell, scale: str):
 
 def tables_of(*papers: str) -> list[tables.Table]:
   """Returns the tables of papers, for example of "000"."""
-  return [table for name, table in TABLES.items() if name[:3] in papers]
+  return [table for name, table in TABLES.items() if name.partition(".")[0] in papers]
 
 
 def by_label(name: str) -> dict[str, tables.Cell]:

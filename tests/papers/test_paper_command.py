@@ -18,7 +18,7 @@ from fedjax_norm.cli.flags import define
 from fedjax_norm.errors import UserError
 from fedjax_norm.papers import figures, plan, report
 from fedjax_norm.papers.paper_flags import PaperFlags
-from fedjax_norm.papers.registry import TABLES, choose
+from fedjax_norm.papers.registry import TABLES, choose, choose_cells
 from fedjax_norm.papers.tables import Claim
 from fedjax_norm.study.contender import Contender, SeedRun
 from fedjax_norm.study.verdicts import rising
@@ -71,7 +71,7 @@ def test_tables_are_run_recorded_and_resumed(started_runs, capsys):
   code, out, err = start(capsys, minutes=0.0, record="kept/results")
   assert code == 0, err
   assert started_runs == []
-  assert "not finished: 000.1, 000.2; the same command goes on." in out
+  assert "not run: 000.1 (2 cells), 000.2 (2 cells); the same command goes on." in out
   assert not list(Path("kept/results").iterdir())
 
   code, out, err = start(capsys, record="kept/results")
@@ -126,7 +126,7 @@ def test_tables_are_run_recorded_and_resumed(started_runs, capsys):
   assert "--seeds=3, not 2" in err
   code, out, _ = start(capsys, table="000.1", workdir="other", record="kept/results")
   assert code == 0
-  assert "results/000.1.smoke.json stays, because it has 3 seeds" in out
+  assert "results/000.1.smoke.json stays, because it has more seeds or cells" in out
 
   # A folder has one scale and one first seed.
   code, _, err = start(capsys, seed=1, seeds=3)
@@ -134,9 +134,17 @@ def test_tables_are_run_recorded_and_resumed(started_runs, capsys):
   assert "--seed=0, not 1" in err
 
 
+def test_cells_are_selected_by_their_labels():
+  tables = choose("000.1,004.fig5")
+  labels = [cell.label for cell in choose_cells(tables, "GN, BSP; R = 0.5;R = 0.5").values()]
+  assert labels == ["GN, BSP, IID", "GN, BSP, non-IID", "R = 0.5"]
+  assert len(choose_cells(tables, None)) == 4 + 16
+
+
 @pytest.mark.long
 def test_a_cell_equals_a_run_of_its_binary(started_runs, capsys):
-  assert start(capsys, table="000.1", seeds=1)[0] == 0
+  assert start(capsys, table="000.1", cells="0.5", seeds=1)[0] == 0
+  assert started_runs == ["runs/ssgd_paper000-norm=bn-ratio=0.5"]
   cell = by_label("000.1")["R = 0.5"]
   values = flags.FlagValues()
   define(methods.SSGD_CONFIG, values)
@@ -240,6 +248,7 @@ def test_data_files_are_read_from_data_dir():
     ({"table": "000.9"}, "000.9.*--list"),
     ({"table": ""}, "--table"),
     ({"table": "004.fig"}, "004.fig'.*before a dot"),
+    ({"table": "000.1", "cells": "R = 0.7"}, "R = 0.7.*'R = 0.5'"),
     ({"scale": "small"}, "data_dir"),
     ({"scale": "full", "data_dir": "nowhere"}, "nowhere"),
     ({"data_dir": "."}, "data_dir"),

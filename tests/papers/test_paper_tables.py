@@ -15,7 +15,7 @@ from fedjax_norm.papers.tables import Value
 PAPERS = ROOT.parent / "shared" / "papers"
 SCALES = ("smoke", "small", "full")
 CHANNELS = {"digits": 1, "identities": 1, "mnist": 1}
-SIDES = {"mnist": 28}
+SIDES = {"mnist": 28, "cifar10": 32}
 
 
 @pytest.mark.skipif(not PAPERS.is_dir(), reason="needs the paper's text in ../shared/papers")

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -17,9 +17,9 @@ from fedjax_norm.cli import app
 from fedjax_norm.errors import UserError
 from fedjax_norm.papers import figures, plan, report
 from fedjax_norm.papers.paper_flags import PaperFlags
-from fedjax_norm.papers.registry import TABLES, choose
+from fedjax_norm.papers.registry import TABLES, choose, choose_cells
 from fedjax_norm.papers.results import TableResult, as_json, collect, from_json
-from fedjax_norm.papers.tables import Table
+from fedjax_norm.papers.tables import Cell, Table
 from fedjax_norm.plots import base
 from fedjax_norm.study.planning.plan import LOCK, PLAN, Plan, read_plan, write_plan
 from fedjax_norm.study.results.study_files import read_study
@@ -42,9 +42,10 @@ def main(flags: PaperFlags) -> None:
   if flags.list:
     print(_list(tables))
   elif worker := workers.this_worker():
-    made = _make_plan(tables, flags, worker.number_of_workers, folder)
+    cells = choose_cells(tables, flags.cells)
+    made = _make_plan(cells, flags, worker.number_of_workers, folder)
     worker.report_plan()
-    workers.work(made, folder, worker.until)
+    workers.work(_selected(made, cells), folder, worker.until)
   else:
     _run(tables, flags, folder)
 
@@ -52,28 +53,35 @@ def main(flags: PaperFlags) -> None:
 def _run(tables: Sequence[Table], flags: PaperFlags, folder: Path) -> None:
   until = None if flags.minutes is None else time.time() + 60 * flags.minutes
   crew.checked_folder(folder, "folder of the papers' runs")
-  cells = {cell.name for table in tables for cell in table.cells}
+  cells = choose_cells(tables, flags.cells)
   count = 1 if flags.minutes == 0 else crew.number_of_workers(flags.workers, len(cells))
   with crew.keeps(folder):
     crew.train(
       folder,
-      lambda: _make_plan(tables, flags, count, folder),
+      lambda: _make_plan(cells, flags, count, folder),
       lambda plan: _announce(plan, tables, flags, folder),
       count,
       flags.progress,
       until,
+      lambda made: _selected(made, cells),
     )
     print(f"\n{_report(tables, flags, folder)}")
 
 
-def _make_plan(tables: Sequence[Table], flags: PaperFlags, count: int, folder: Path) -> Plan:
+def _selected(made: Plan, cells: Mapping[str, Cell]) -> Plan:
+  """Returns a plan with only some of its cells, in their order."""
+  known = {cell.name: cell for cell in made.cells}
+  return made._replace(cells=tuple(known[name] for name in cells))
+
+
+def _make_plan(cells: Mapping[str, Cell], flags: PaperFlags, count: int, folder: Path) -> Plan:
   """Reads the plan in the folder, adds the cells of the tables, and writes it."""
   client_mapping.use_host_devices(1)
   app.set_compilation_cache(flags.compilation_cache)
   make_folder(folder)
   with FileLock(folder / LOCK):
     stored = read_plan(folder) if (folder / PLAN).exists() else None
-    made = plan.make(tables, flags, count, stored)
+    made = plan.make(cells, flags, count, stored)
     if made != stored:
       write_plan(folder, made)
   return made
@@ -111,25 +119,26 @@ def _report(tables: Sequence[Table], flags: PaperFlags, folder: Path) -> str:
       if points:
         write_atomic(folder / f"{table.name}.csv", points.encode())
   lines = [text, "", f"written: {folder}/results.md and results.csv"]
-  if open_ := [table.name for table, result in results if not result.finished]:
-    lines.append(f"not finished: {', '.join(open_)}; the same command goes on.")
+  if left := [f"{table.name} ({result.left} cells)" for table, result in results if result.left]:
+    lines.append(f"not run: {', '.join(left)}; the same command goes on.")
   if flags.record is not None:
-    finished = [result for _, result in results if result.finished]
-    lines.append(_record(finished, Path(flags.record).expanduser()))
+    measured = [result for _, result in results if result.seeds]
+    lines.append(_record(measured, Path(flags.record).expanduser()))
   return "\n".join(lines)
 
 
 def _record(results: Sequence[TableResult], folder: Path) -> str:
-  """Writes finished results into a folder and RESULTS.md beside it; returns what was written.
+  """Writes results into a folder and RESULTS.md beside it; returns what was written.
 
-  A record with more seeds than the new result stays.
+  A record with more seeds or more cells than the new result stays.
   """
   make_folder(folder)
   written = []
   for result in results:
     file = folder / f"{result.table}.{result.scale}.json"
-    if file.exists() and (old := from_json(read_json(file))).seeds > result.seeds:
-      print(f"note: {file} stays, because it has {old.seeds} seeds.")
+    old = from_json(read_json(file)) if file.exists() else None
+    if old and (old.seeds > result.seeds or old.left < result.left):
+      print(f"note: {file} stays, because it has more seeds or cells.")
       continue
     write_json(file, as_json(result))
     written.append(result.table)

@@ -45,6 +45,7 @@ def train(
   count: int,
   show: bool,
   until: float | None = None,
+  select: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> Plan:
   """Trains all contenders of a plan and returns it; those that failed before are tried again.
 
@@ -55,6 +56,7 @@ def train(
     count: number of workers; 1 trains in this process.
     show: whether to show the progress.
     until: time at which the work stops, to be resumed by a later call; None for no limit.
+    select: returns the plan with only the contenders that are to be trained.
 
   Raises:
     UserError: the options contradict each other, or the data cannot be read.
@@ -63,10 +65,10 @@ def train(
   failed = workers.failed(folder)
   with _leaves_no_empty(folder), contextlib.ExitStack() as stack:
     if count == 1:
-      plan = make_plan()
+      plan = select(make_plan())
     else:
       team = stack.enter_context(workers.Team(folder, count, until))
-      plan = read_plan(folder)
+      plan = select(read_plan(folder))
 
     def work() -> None:
       if count == 1:
