@@ -1,9 +1,8 @@
-"""Runs the tables and figures of the papers: ``python -m experiments.paper --scale=small``.
+"""Runs the tables and figures of the papers: ``python -m experiments.paper --table=000.1``.
 
-Every row of a table is a training run in a separate folder below ``--workdir``; rows with equal
-flags share a run. Starting the program again resumes an interrupted run. ``results.md``,
-``results.csv`` and one plot per figure show our accuracies next to the papers', and whether the
-papers' claims hold for both.
+Every row of a table is trained with several seeds; rows with equal options share their runs. The
+same command resumes what was stopped. ``results.md``, ``results.csv`` and one plot per figure show
+our accuracies next to the papers', and which of the papers' claims are held, not held or undecided.
 """
 
 from fedjax_norm.cli.commands.paper import launch

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import importlib.metadata
+import math
 import os
 import subprocess
 import time
@@ -15,7 +16,7 @@ from filelock import FileLock
 from fedjax_norm import client_mapping
 from fedjax_norm.cli import app
 from fedjax_norm.errors import UserError
-from fedjax_norm.papers import figures, plan, report
+from fedjax_norm.papers import figures, gpu_time, plan, report
 from fedjax_norm.papers.paper_flags import PaperFlags
 from fedjax_norm.papers.registry import TABLES, choose, choose_cells
 from fedjax_norm.papers.results import TableResult, as_json, collect, from_json
@@ -30,7 +31,7 @@ from fedjax_norm.training.storage.atomic_files import (
   write_atomic,
   write_json,
 )
-from fedjax_norm.training.terminal.tables import columns_table, summary_table
+from fedjax_norm.training.terminal.tables import columns_table, human_seconds, summary_table
 
 
 def main(flags: PaperFlags) -> None:
@@ -40,7 +41,7 @@ def main(flags: PaperFlags) -> None:
   tables = choose(flags.table)
   folder = Path(flags.workdir or f"runs/paper-{flags.scale}").expanduser()
   if flags.list:
-    print(_list(tables))
+    print(_list(tables, flags))
   elif worker := workers.this_worker():
     cells = choose_cells(tables, flags.cells)
     made = _make_plan(cells, flags, worker.number_of_workers, folder)
@@ -162,12 +163,19 @@ def read_records(folder: Path) -> list[TableResult]:
   return found
 
 
-def _list(tables: Sequence[Table]) -> str:
-  """Returns a line for each table."""
+def _list(tables: Sequence[Table], flags: PaperFlags) -> str:
+  """Returns a line for each table, at scale ``full`` with the expected time on a GPU."""
+  head = ["table", "cells", "claims", "title"]
   rows = [
     [table.name, str(len(table.cells)), str(len(table.claims)), table.title] for table in tables
   ]
-  return columns_table(["table", "cells", "claims", "title"], rows)
+  if flags.scale != "full":
+    return columns_table(head, rows)
+  times = [60 * gpu_time.minutes(table.cells, flags.seeds) for table in tables]
+  shown = [human_seconds(time) if math.isfinite(time) else "not known" for time in times]
+  rows = [[*row[:3], time, row[3]] for row, time in zip(rows, shown, strict=True)]
+  seeds = f"{flags.seeds} seed{'s' * (flags.seeds != 1)}"
+  return columns_table([*head[:3], f"{seeds} on an H100, roughly", "title"], rows)
 
 
 def _command(table: Table, flags: PaperFlags) -> str:
