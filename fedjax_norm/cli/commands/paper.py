@@ -37,7 +37,7 @@ from fedjax_norm.training.terminal.tables import columns_table, human_seconds, s
 def main(flags: PaperFlags) -> None:
   """Runs the cells of the tables in ``--table``, and writes the results into ``--workdir``."""
   if flags.data_dir:
-    flags = dataclasses.replace(flags, data_dir=str(Path(flags.data_dir).expanduser().absolute()))
+    flags = dataclasses.replace(flags, data_dir=str(Path(flags.data_dir).expanduser().resolve()))
   tables = choose(flags.table)
   folder = Path(flags.workdir or f"runs/paper-{flags.scale}").expanduser()
   if flags.list:
