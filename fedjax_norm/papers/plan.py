@@ -1,5 +1,6 @@
 """The study that trains the cells of the papers' tables."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from fedjax_norm import options
 from fedjax_norm.cli import train
 from fedjax_norm.cli.methods import ANY_METHOD
 from fedjax_norm.errors import UserError
+from fedjax_norm.papers import expected_time
 from fedjax_norm.papers.paper_flags import PaperFlags
 from fedjax_norm.papers.tables import Cell
 from fedjax_norm.study.planning import combinations
@@ -33,7 +35,9 @@ def make(cells: Mapping[str, Cell], flags: PaperFlags, workers: int, stored: Pla
   new = {name: _contender(cell, flags) for name, cell in cells.items()}
   if stored:
     _check_same(fixed, flags.seeds, stored)
-    if changed := [name for name in new.keys() & kept.keys() if new[name] != kept[name]]:
+    if changed := [
+      name for name in new.keys() & kept.keys() if new[name].flags != kept[name].flags
+    ]:
       raise UserError(
         f"--workdir has a run {min(changed)} with other settings, those of another version of "
         "fedjax_norm; pass another --workdir."
@@ -87,8 +91,16 @@ def _contender(cell: Cell, flags: PaperFlags) -> combinations.Cell:
   stored = {
     name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()
   }
+  expected = expected_time.seconds(config, expected_time.CPU_CORE)
   contender = combinations.Cell(
-    cell.name, cell.name, flags.scale, {}, {**stored, "method": config.row.name}, None, None, 60.0
+    name=cell.name,
+    label=cell.name,
+    setting=flags.scale,
+    options={},
+    flags={**stored, "method": config.row.name},
+    rounds=None,
+    eval_every=None,
+    seconds=round(expected) if math.isfinite(expected) else 60.0,
   )
   checked = contender.config(seed=flags.seed, seeds=flags.seeds)
   train.check(checked)

@@ -16,7 +16,7 @@ from filelock import FileLock
 from fedjax_norm import client_mapping
 from fedjax_norm.cli import app
 from fedjax_norm.errors import UserError
-from fedjax_norm.papers import figures, gpu_time, plan, report
+from fedjax_norm.papers import expected_time, figures, plan, report
 from fedjax_norm.papers.paper_flags import PaperFlags
 from fedjax_norm.papers.registry import TABLES, choose, choose_cells
 from fedjax_norm.papers.results import TableResult, as_json, collect, from_json
@@ -164,18 +164,17 @@ def read_records(folder: Path) -> list[TableResult]:
 
 
 def _list(tables: Sequence[Table], flags: PaperFlags) -> str:
-  """Returns a line for each table, at scale ``full`` with the expected time on a GPU."""
-  head = ["table", "cells", "claims", "title"]
-  rows = [
-    [table.name, str(len(table.cells)), str(len(table.claims)), table.title] for table in tables
-  ]
-  if flags.scale != "full":
-    return columns_table(head, rows)
-  times = [60 * gpu_time.minutes(table.cells, flags.seeds) for table in tables]
-  shown = [human_seconds(time) if math.isfinite(time) else "not known" for time in times]
-  rows = [[*row[:3], time, row[3]] for row, time in zip(rows, shown, strict=True)]
+  """Returns a line for each table, with the expected time of all of its runs."""
+  machine = expected_time.GPU if flags.scale == "full" else expected_time.CPU_CORE
+  rows = []
+  for table in tables:
+    time = flags.seeds * expected_time.total(table.cells, flags.scale, machine)
+    shown = human_seconds(time) if math.isfinite(time) else "not known"
+    rows.append([table.name, str(len(table.cells)), str(len(table.claims)), shown, table.title])
+  where = "a GPU (H100)" if flags.scale == "full" else "a CPU core"
+  text = columns_table(["table", "cells", "claims", "time", "title"], rows)
   seeds = f"{flags.seeds} seed{'s' * (flags.seeds != 1)}"
-  return columns_table([*head[:3], f"{seeds} on an H100, roughly", "title"], rows)
+  return f"{text}\n\ntime: of all cells at scale {flags.scale} with {seeds} on {where}, roughly"
 
 
 def _command(table: Table, flags: PaperFlags) -> str:
