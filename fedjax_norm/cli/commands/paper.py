@@ -65,6 +65,7 @@ def _run(tables: Sequence[Table], flags: PaperFlags, folder: Path) -> None:
       flags.progress,
       until,
       lambda made: _selected(made, cells),
+      "cells",
     )
     print(f"\n{_report(tables, flags, folder)}")
 
@@ -121,7 +122,8 @@ def _report(tables: Sequence[Table], flags: PaperFlags, folder: Path) -> str:
         write_atomic(folder / f"{table.name}.csv", points.encode())
   lines = [text, "", f"written: {folder}/results.md and results.csv"]
   if left := [f"{table.name} ({result.left} cells)" for table, result in results if result.left]:
-    lines.append(f"not run: {', '.join(left)}; the same command goes on.")
+    advice = "drop --cells to run them too" if flags.cells else "the same command goes on"
+    lines.append(f"not run: {', '.join(left)}; {advice}.")
   if flags.record is not None:
     measured = [result for _, result in results if result.seeds]
     lines.append(_record(measured, Path(flags.record).expanduser()))

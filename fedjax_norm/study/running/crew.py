@@ -46,6 +46,7 @@ def train(
   show: bool,
   until: float | None = None,
   select: Callable[[Plan], Plan] = lambda plan: plan,
+  noun: str = "contenders",
 ) -> Plan:
   """Trains all contenders of a plan and returns it; those that failed before are tried again.
 
@@ -57,6 +58,7 @@ def train(
     show: whether to show the progress.
     until: time at which the work stops, to be resumed by a later call; None for no limit.
     select: returns the plan with only the contenders that are to be trained.
+    noun: what the progress calls the contenders.
 
   Raises:
     UserError: the options contradict each other, or the data cannot be read.
@@ -78,7 +80,7 @@ def train(
 
     workers.try_again(folder, failed)
     announce(plan)
-    with progress.shown(plan, folder, show):
+    with progress.shown(plan, folder, show, noun):
       workers.finish(plan, folder, work, until)
     return plan
 

@@ -72,8 +72,11 @@ def what_is_left(plan: Plan, folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def shown(plan: Plan, folder: Path, enabled: bool) -> Iterator[None]:
-  """Shows the line with what is done and the time left during the block, if ``enabled``."""
+def shown(plan: Plan, folder: Path, enabled: bool, noun: str) -> Iterator[None]:
+  """Shows the line with what is done and the time left during the block, if ``enabled``.
+
+  ``noun`` is what the contenders are called.
+  """
   if not enabled:
     yield
     return
@@ -85,7 +88,7 @@ def shown(plan: Plan, folder: Path, enabled: bool) -> Iterator[None]:
       left = seconds_left(plan, folder)
       expected = time_left(left, first - left, time.monotonic() - began, plan.workers)
       finished = len(plan.cells) - len(unfinished(plan, folder))
-      text = f"{finished} of {len(plan.cells)} contenders"
+      text = f"{finished} of {len(plan.cells)} {noun}"
       if finished < len(plan.cells) and expected >= 1:
         text += f", {human_seconds(expected)} left"
       bar.set_postfix_str(text, refresh=False)
