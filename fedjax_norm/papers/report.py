@@ -9,12 +9,22 @@ from matplotlib.ticker import EngFormatter
 
 from fedjax_norm.cli.text_tables import as_csv, as_markdown
 from fedjax_norm.papers import client_costs
-from fedjax_norm.papers.results import CellResult, TableResult, outcomes, paper_verdict, verdict
+from fedjax_norm.papers.results import (
+  CellResult,
+  TableResult,
+  fitted,
+  outcomes,
+  paper_verdict,
+  verdict,
+)
 from fedjax_norm.papers.tables import Table
 from fedjax_norm.study import savings
 from fedjax_norm.study.statistics import Estimate
 from fedjax_norm.study.verdicts import Margin, Verdict
 from fedjax_norm.training.terminal.tables import human_seconds
+
+TITLE = "# Results"
+"""First line of RESULTS.md."""
 
 HOW = """\
 A claim compares cells by paired seeds: runs with the same seed have the same partition and the same
@@ -89,11 +99,11 @@ def all_results(tables: Mapping[str, Table], results: Sequence[TableResult]) -> 
     results: the recorded results; those of tables that do not exist any more are left out.
   """
   known = sorted(
-    (one for one in results if one.table in tables),
+    (fitted(tables[one.table], one) for one in results if one.table in tables),
     key=lambda one: (list(tables).index(one.table), one.scale),
   )
   lines = [
-    "# Results",
+    TITLE,
     "",
     "The papers' tables as this project measured them. This page is made from the files in "
     "`results/` and from nothing else, by `python -m experiments.paper --record=results`.",

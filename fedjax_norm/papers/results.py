@@ -14,6 +14,8 @@ from fedjax_norm.study.contender import Contender, SeedRun
 from fedjax_norm.study.statistics import Estimate, estimate
 from fedjax_norm.study.verdicts import Measurement, Verdict, above_chance, judge
 
+_PAIRS = 6_000  # of images in a test of verification: ten folds with 300 of each kind
+
 
 class CellResult(NamedTuple):
   """The runs of a cell.
@@ -32,6 +34,11 @@ class CellResult(NamedTuple):
   seconds: float
   runs: dict[int, dict[str, float]]
 
+  @property
+  def ended(self) -> bool:
+    """Whether no run of the cell is missing."""
+    return self.state in ("done", "diverged", "impossible")
+
   def over_seeds(self, figure: str) -> Estimate:
     """Returns a figure's mean and deviation."""
     return estimate(run.get(figure, math.nan) for run in self.runs.values())
@@ -44,7 +51,7 @@ class TableResult(NamedTuple):
     table: name of the table.
     scale: scale of the runs.
     made: how it was measured: ``date``, ``commit``, ``machine``, ``versions`` and ``command``.
-    tested: number of test examples of an accuracy; 0 if it is not a share of examples.
+    tested: number of test examples of an accuracy, or of pairs of images.
     chance: accuracy of the best constant answer in percent.
     cells: label -> result.
   """
@@ -64,8 +71,7 @@ class TableResult(NamedTuple):
   @property
   def left(self) -> int:
     """Number of cells that have not been run, or failed."""
-    ended = ("done", "diverged", "impossible")
-    return sum(cell.state not in ended for cell in self.cells.values())
+    return sum(not cell.ended for cell in self.cells.values())
 
 
 def collect(
@@ -101,7 +107,7 @@ def collect(
     [one["examples"] for one in (runs[0].evaluation or {}).get("classes", [])] if runs else []
   )
   chance = 100 * max(counts) / sum(counts) if counts else 50.0  # pairs of images are alike or not
-  return TableResult(table.name, scale, made, sum(counts), chance, cells)
+  return TableResult(table.name, scale, made, sum(counts) or _PAIRS, chance, cells)
 
 
 def _figures(run: SeedRun) -> dict[str, float]:
@@ -135,6 +141,21 @@ def from_json(content: dict[str, Any]) -> TableResult:
     ) from error
 
 
+def fitted(table: Table, result: TableResult) -> TableResult:
+  """Returns a result with the cells of a table; those that the result lacks have not been run."""
+  missing = CellResult("pending", None, 0.0, {})
+  labels = [cell.label for cell in table.cells]
+  return result._replace(cells={label: result.cells.get(label, missing) for label in labels})
+
+
+def lacks_runs_of(result: TableResult, old: TableResult) -> bool:
+  """Returns whether an older result of the same table has runs or ended cells beyond a result's."""
+  pairs = [(result.cells[label], old.cells[label]) for label in result.cells.keys() & old.cells]
+  return any(
+    before.runs.keys() - one.runs or (before.ended and not one.ended) for one, before in pairs
+  )
+
+
 def outcomes(table: Table, result: TableResult) -> dict[str, savings.Outcome]:
   """Returns label -> mean accuracy and mean bytes, for the savings over BSP."""
   return {
@@ -156,9 +177,14 @@ def verdict(table: Table, claim: Claim, result: TableResult) -> Verdict:
     for key in contrast.weights:
       label = key.label if isinstance(key, Value) else key
       if label.endswith(", Oracle"):
-        label = _oracle(table, result, label)
-        if label is None:
+        degree = next(one for one in table.degrees if label == f"{one.label}, Oracle")
+        for run in (degree.bsp, *degree.thetas.values()):  # one that diverged is no candidate
+          if not result.cells[run].ended:
+            return Verdict("undecided", None, _why_missing(run, result.cells[run].state))
+        theta = savings.measure(degree, outcomes(table, result), table.tolerance).oracle_theta
+        if theta is None:
           return Verdict("undecided", None, "no theta keeps BSP's accuracy")
+        label = degree.thetas[theta]
       keys.append((key, label))
       labels.append(label)
   measured = {key: _measurement(result, key, label) for key, label in keys}
@@ -177,20 +203,12 @@ def paper_verdict(table: Table, claim: Claim) -> Verdict | None:
     for key in contrast.weights:
       if isinstance(key, Value):
         value = table.paper_loss(cells[key.label]) if key.measure == "loss" else math.nan
-        tested = 0
       else:
-        value, tested = (cells[key].paper or (math.nan,))[0], table.paper_tested
+        value = (cells[key].paper or (math.nan,))[0]
       if not math.isfinite(value):
         return None
-      measured[key] = Measurement({0: value}, tested)
+      measured[key] = Measurement({0: value}, table.paper_tested, is_loss=isinstance(key, Value))
   return judge(statement, measured, least_seeds=1)
-
-
-def _oracle(table: Table, result: TableResult, label: str) -> str | None:
-  """Returns the label of the Oracle's run at a degree of skew; None if no theta is good enough."""
-  degree = next(one for one in table.degrees if label == f"{one.label}, Oracle")
-  theta = savings.measure(degree, outcomes(table, result), table.tolerance).oracle_theta
-  return None if theta is None else degree.thetas[theta]
 
 
 def _measurement(result: TableResult, key: Any, label: str) -> Measurement:
@@ -201,13 +219,17 @@ def _measurement(result: TableResult, key: Any, label: str) -> Measurement:
   return Measurement({seed: float(np.log(value)) for seed, value in found.items() if value > 0})
 
 
+def _why_missing(label: str, state: str) -> str:
+  return f"{label} " + ("has not been run" if state == "pending" else state)
+
+
 def _doubt(table: Table, result: TableResult, labels: list[str]) -> str:
   """Returns why a claim about some cells is not decided, whatever their values; empty if it may."""
   if result.scale == "smoke":
     return "runs at scale smoke are too short"
   for label in [*labels, *([table.baseline] if table.baseline else [])]:
     if (state := result.cells[label].state) != "done":
-      return f"{label} " + {"pending": "has not been run", "diverged": "diverged"}.get(state, state)
+      return _why_missing(label, state)
   best = max(labels, key=lambda label: result.cells[label].over_seeds("top1").mean)
   baseline = table.baseline or best
   if not above_chance(_measurement(result, baseline, baseline), result.chance):

@@ -34,10 +34,12 @@ class Measurement(NamedTuple):
   Attributes:
     values: seed -> value: an accuracy in percent, or the logarithm of another quantity.
     tested: number of test examples of an accuracy; 0 for other quantities.
+    is_loss: whether the values are differences of two accuracies, which are not known.
   """
 
   values: Mapping[int, float]
   tested: int = 0
+  is_loss: bool = False
 
 
 class Contrast(NamedTuple):
@@ -161,7 +163,8 @@ def _margin(
   for weight, one in terms:
     if one.tested:
       p = math.fsum(one.values[seed] for seed in seeds) / len(seeds) / 100
-      variance += (100 * weight) ** 2 * p * (1 - p) / one.tested
+      # For a loss, the largest value of the sum over two accuracies.
+      variance += (100 * weight) ** 2 * (0.5 if one.is_loss else p * (1 - p)) / one.tested
 
   def half(error: float) -> float:
     over_seeds = _t(1 - error, count - 1) * std / math.sqrt(count) if count > 1 else 0.0

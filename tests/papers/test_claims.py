@@ -144,6 +144,18 @@ def test_savings_need_bsps_accuracy_and_the_oracle_the_fewest_bytes():
   assert "| 60% | 95.30 | 1.20 kB | 40.0x (T_0 = 50%) | 95.30 | 20.0x | 2.0x of Oracle |" in text
 
 
+def test_the_oracle_is_known_only_when_all_thetas_were_run():
+  table = TABLES["004.fig8"]
+  result = invented(table, lambda _: 95.0, bytes=lambda label: 60.0 if "Scout" in label else 300.0)
+  claim = "20%: SkewScout sends at most 1.5 times the Oracle's bytes"
+  assert texts(table, result)[claim].startswith("held")
+  name = "20%, T_0 = 50%"
+  result.cells[name] = result.cells[name]._replace(state="diverged", runs={})
+  assert texts(table, result)[claim].startswith("held")  # it is no candidate
+  result.cells[name] = result.cells[name]._replace(state="pending")
+  assert texts(table, result)[claim] == f"undecided: {name} has not been run"
+
+
 def test_results_are_stored_as_json():
   result = invented(FIGURE_5, lambda label: None if label == "BN, DGC, IID" else 50.0)
   stored = json.loads(json.dumps(as_json(result)))
@@ -169,6 +181,8 @@ def test_a_table_is_rendered_with_deviations_and_reasons():
 
 def test_all_results_name_what_was_not_measured():
   one = invented(FIGURE_5, lambda label: 50.0)
+  old = one._replace(cells={"an old label": next(iter(one.cells.values()))})
+  assert "GN, BSP, non-IID has not been run" in report.all_results(TABLES, [old])
   page = report.all_results(TABLES, [one, one._replace(table="gone")])
   assert "| 004.fig5 | small | 3 |" in page
   assert "Not measured: 000.1, 000.2" in page

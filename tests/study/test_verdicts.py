@@ -123,6 +123,17 @@ def test_only_common_seeds_count_and_fewer_than_three_decide_nothing():
   assert judge(verdicts.rising("a", "b"), printed, least_seeds=1).state == "not held"
 
 
+def test_a_printed_loss_has_the_error_of_two_accuracies():
+  """Of two unknown accuracies: at most sqrt(2 / 4 / 10,000), which are 0.71 points."""
+
+  def of(points):
+    printed = Measurement({0: points}, TESTED, is_loss=True)
+    return judge(verdicts.above(2.0, 0), {0: printed}, least_seeds=1)
+
+  assert [of(points).state for points in (3.7, 2.5, 0.0)] == ["held", "undecided", "not held"]
+  assert of(3.7).margin.low == pytest.approx(1.7 - 1.645 * 0.707, abs=1e-3)
+
+
 def test_a_doubt_decides_nothing_but_keeps_the_margin():
   clear = {
     key: Measurement({0: v, 1: v + 0.5, 2: v + 0.2}, TESTED) for key, v in (("a", 60), ("b", 50))
