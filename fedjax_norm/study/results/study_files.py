@@ -27,7 +27,7 @@ def read_study(folder: Path) -> list[Contender]:
     UserError: the folder holds no study, or its plan is damaged.
   """
   plan = read_plan(folder)
-  return [_read_cell(folder, cell, plan.seeds) for cell in plan.cells]
+  return [read_contender(folder, cell, plan.seeds) for cell in plan.cells]
 
 
 def study_criterion(folder: Path, target: float | None = None) -> Criterion:
@@ -37,6 +37,11 @@ def study_criterion(folder: Path, target: float | None = None) -> Criterion:
     UserError: the folder holds no study, or its plan is damaged.
   """
   plan = read_plan(folder)
+  if "algorithm" not in plan.cells[0].options:
+    raise UserError(
+      f"{folder} holds runs of the papers' tables, which differ in more than a study's; name the "
+      "folders in its runs/ that you want to compare."
+    )
   return Criterion(plan.measure, plan.score, target, plan.cells[0].options["algorithm"])
 
 
@@ -141,7 +146,7 @@ def write(folder: Path, contenders: Sequence[Contender], recommendation: Recomme
   write_json(folder / "results.json", content)
 
 
-def _read_cell(folder: Path, cell: Cell, seeds: int) -> Contender:
+def read_contender(folder: Path, cell: Cell, seeds: int) -> Contender:
   """Returns a contender of a study; it is pending with fewer than ``seeds`` final runs."""
   contender = Contender(cell.label, cell.setting, cell.options, (), "pending")
   file, path = folder / "cells" / f"{cell.name}.json", folder / "runs" / cell.name

@@ -78,7 +78,8 @@ def train(
       else:
         team.work(plan)
 
-    workers.try_again(folder, failed)
+    names = {cell.name for cell in plan.cells}
+    workers.try_again(folder, [cell for cell in failed if cell.name in names])
     announce(plan)
     with progress.shown(plan, folder, show, noun):
       workers.finish(plan, folder, work, until)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from fedjax_norm.cli import child_process
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.study.planning.plan import PLAN, Cell, Plan, read_plan
-from fedjax_norm.study.results.study_files import read_study
+from fedjax_norm.study.results.study_files import read_contender
 from fedjax_norm.study.running import leases
 from fedjax_norm.study.running.train_cell import train_cell, write_failure
 from fedjax_norm.training.storage.atomic_files import read_json
@@ -54,8 +54,8 @@ def failed(folder: Path) -> list[Cell]:
   """Returns the contenders of a study that have failed, also because their runs are damaged."""
   if not (folder / PLAN).exists():
     return []
-  read = zip(read_plan(folder).cells, read_study(folder), strict=True)
-  return [cell for cell, contender in read if contender.state == "failed"]
+  plan = read_plan(folder)  # read once: other processes add contenders
+  return [c for c in plan.cells if read_contender(folder, c, plan.seeds).state == "failed"]
 
 
 def try_again(folder: Path, cells: Iterable[Cell]) -> None:

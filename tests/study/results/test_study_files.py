@@ -81,6 +81,14 @@ def study(tmp_path):
   return write_study(tmp_path)
 
 
+def test_runs_of_the_papers_tables_are_no_study_to_rank(study):
+  content = json.loads((study / "study.json").read_text())
+  content["cells"][0]["options"] = {}
+  (study / "study.json").write_text(json.dumps(content))
+  with pytest.raises(UserError, match="papers' tables"):
+    study_files.study_criterion(study)
+
+
 def test_a_study_is_read_from_its_folder(study):
   done, diverged, impossible, pending = study_files.read_study(study)
   assert (done.state, len(done.runs), done.path) == ("done", 2, study / "runs" / "a")
