@@ -10,7 +10,9 @@ from fedjax_norm.study.statistics import FEW_SEEDS
 class PaperFlags(Options):
   """Options of ``experiments.paper``."""
 
-  list: bool = option(False, "Whether to list the tables with their runs, and to do nothing else.")
+  list: bool = option(
+    False, "Whether to list the tables with their cells and times, and to do nothing else."
+  )
   table: str = option(
     "all",
     "Names of the papers' tables and figures to run, separated by commas, such as 000.1,004.fig5. "
@@ -23,19 +25,20 @@ class PaperFlags(Options):
   )
   scale: str = option(
     "smoke",
-    "Size of the runs: smoke (digits, a few minutes for all, decides no claim), small (real data, "
-    "about a minute per run) or full (the papers' settings, needs a GPU).",
+    "Size of the runs: smoke (digits, seconds per run, decides no claim), small (real data, "
+    "minutes per run) or full (the papers' settings, needs a GPU); --list says how long they take.",
     choices=("smoke", "small", "full"),
   )
   seeds: int = option(
     FEW_SEEDS,
     "Number of runs of each cell, with the seeds --seed, --seed + 1 and so on; claims are decided "
-    f"with {FEW_SEEDS} or more.",
+    f"with {FEW_SEEDS} or more. In the same --workdir, 2 or more can grow.",
     least=1,
   )
   minutes: float | None = option(
     None,
-    "Minutes after which the runs stop, to be resumed by the same command; by default all are run.",
+    "Minutes after which the runs stop at their next evaluation, to be resumed by the same "
+    "command; by default all are run.",
     least=0,
   )
   data_dir: str | None = option(
@@ -49,7 +52,7 @@ class PaperFlags(Options):
   record: str | None = option(
     None,
     "Folder that gets the measured values of the tables; RESULTS.md beside it is made of all that "
-    "it has.",
+    "it has. Values with runs that the new ones lack stay.",
   )
   workers: int | None = option(
     None, "Number of processes that train side by side; by default one for each CPU core.", least=1

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import importlib.metadata
 import math
 import os
 import subprocess
@@ -19,12 +18,13 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.papers import expected_time, figures, plan, report
 from fedjax_norm.papers.paper_flags import PaperFlags
 from fedjax_norm.papers.registry import TABLES, choose, choose_cells
-from fedjax_norm.papers.results import TableResult, as_json, collect, from_json
+from fedjax_norm.papers.results import TableResult, as_json, collect, from_json, lacks_runs_of
 from fedjax_norm.papers.tables import Cell, Table
 from fedjax_norm.plots import base
 from fedjax_norm.study.planning.plan import LOCK, PLAN, Plan, read_plan, write_plan
 from fedjax_norm.study.results.study_files import read_study
 from fedjax_norm.study.running import crew, workers
+from fedjax_norm.training.storage import provenance
 from fedjax_norm.training.storage.atomic_files import (
   make_folder,
   read_json,
@@ -44,7 +44,7 @@ def main(flags: PaperFlags) -> None:
     print(_list(tables, flags))
   elif worker := workers.this_worker():
     cells = choose_cells(tables, flags.cells)
-    made = _make_plan(cells, flags, worker.number_of_workers, folder)
+    made = _make_plan(tables, cells, flags, worker.number_of_workers, folder)
     worker.report_plan()
     workers.work(_selected(made, cells), folder, worker.until)
   else:
@@ -54,12 +54,14 @@ def main(flags: PaperFlags) -> None:
 def _run(tables: Sequence[Table], flags: PaperFlags, folder: Path) -> None:
   until = None if flags.minutes is None else time.time() + 60 * flags.minutes
   crew.checked_folder(folder, "folder of the papers' runs")
+  if flags.record is not None:
+    _check_records(Path(flags.record).expanduser())
   cells = choose_cells(tables, flags.cells)
   count = 1 if flags.minutes == 0 else crew.number_of_workers(flags.workers, len(cells))
   with crew.keeps(folder):
     crew.train(
       folder,
-      lambda: _make_plan(cells, flags, count, folder),
+      lambda: _make_plan(tables, cells, flags, count, folder),
       lambda plan: _announce(plan, tables, flags, folder),
       count,
       flags.progress,
@@ -76,14 +78,21 @@ def _selected(made: Plan, cells: Mapping[str, Cell]) -> Plan:
   return made._replace(cells=tuple(known[name] for name in cells))
 
 
-def _make_plan(cells: Mapping[str, Cell], flags: PaperFlags, count: int, folder: Path) -> Plan:
-  """Reads the plan in the folder, adds the cells of the tables, and writes it."""
+def _make_plan(
+  tables: Sequence[Table], cells: Mapping[str, Cell], flags: PaperFlags, count: int, folder: Path
+) -> Plan:
+  """Reads the plan in the folder, adds cells of the tables, and writes it.
+
+  Cells of the tables that the folder has already must be the same, as the report shows them too.
+  """
   client_mapping.use_host_devices(1)
   app.set_compilation_cache(flags.compilation_cache)
   make_folder(folder)
   with FileLock(folder / LOCK):
     stored = read_plan(folder) if (folder / PLAN).exists() else None
-    made = plan.make(cells, flags, count, stored)
+    known = {cell.name for cell in stored.cells} if stored else set()
+    shown = {k: v for k, v in choose_cells(tables, None).items() if k in known or k in cells}
+    made = plan.make(shown, flags, count, stored)
     if made != stored:
       write_plan(folder, made)
   return made
@@ -103,8 +112,7 @@ def _announce(made: Plan, tables: Sequence[Table], flags: PaperFlags, folder: Pa
 
 def _report(tables: Sequence[Table], flags: PaperFlags, folder: Path) -> str:
   """Writes the results of the tables, records them if asked to, and returns them as text."""
-  cells = read_plan(folder).cells
-  contenders = dict(zip((cell.name for cell in cells), read_study(folder), strict=True))
+  contenders = {one.name: one for one in read_study(folder)}
   made = _made()
   results = [
     (table, collect(table, flags.scale, contenders, {**made, "command": _command(table, flags)}))
@@ -130,23 +138,37 @@ def _report(tables: Sequence[Table], flags: PaperFlags, folder: Path) -> str:
   return "\n".join(lines)
 
 
+def _check_records(folder: Path) -> Path:
+  """Returns the path of RESULTS.md of a folder with records.
+
+  Raises:
+    UserError: there are files that this command did not write, or that are damaged.
+  """
+  make_folder(folder)
+  read_records(folder)
+  page = folder.absolute().parent / "RESULTS.md"
+  if page.exists() and not page.read_text(errors="replace").startswith(f"{report.TITLE}\n"):
+    raise UserError(f"{page} was not written by --record; pass --record a folder elsewhere.")
+  return page
+
+
 def _record(results: Sequence[TableResult], folder: Path) -> str:
   """Writes results into a folder and RESULTS.md beside it; returns what was written.
 
-  A record with more seeds or more cells than the new result stays.
+  A record with runs that the new result lacks stays, as does one with the same values, which says
+  when they were measured.
   """
-  make_folder(folder)
-  written = []
-  for result in results:
-    file = folder / f"{result.table}.{result.scale}.json"
-    old = from_json(read_json(file)) if file.exists() else None
-    if old and (old.seeds > result.seeds or old.left < result.left):
-      print(f"note: {file} stays, because it has more seeds or cells.")
-      continue
-    write_json(file, as_json(result))
-    written.append(result.table)
-  page = folder.absolute().parent / "RESULTS.md"
-  write_atomic(page, report.all_results(TABLES, read_records(folder)).encode())
+  with FileLock(folder / ".lock"):
+    page, written = _check_records(folder), []
+    for result in results:
+      file = folder / f"{result.table}.{result.scale}.json"
+      old = from_json(read_json(file)) if file.exists() else None
+      if old and lacks_runs_of(result, old):
+        print(f"note: {file} stays, because it has runs that were not made here.")
+      elif not old or old._replace(made=result.made) != result:
+        write_json(file, as_json(result))
+        written.append(result.table)
+    write_atomic(page, report.all_results(TABLES, read_records(folder)).encode())
   return f"recorded: {', '.join(written) or 'nothing new'}; written: {page}"
 
 
@@ -196,13 +218,12 @@ def _made() -> dict[str, str]:
   device = jax.devices()[0]
   cores = len(os.sched_getaffinity(0))
   kind = f"{cores} CPU core{'s' * (cores != 1)}" if device.platform == "cpu" else device.device_kind
-  versions = (f"{name} {importlib.metadata.version(name)}" for name in ("fedjax_norm", "jax"))
   date = datetime.datetime.now(datetime.UTC).date().isoformat()
   return {
     "date": date,
     "commit": f"commit {commit}",
     "machine": kind,
-    "versions": ", ".join(versions),
+    "versions": f"fedjax_norm {provenance.version()}, jax {jax.__version__}",
   }
 
 
