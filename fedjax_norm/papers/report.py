@@ -23,9 +23,6 @@ from fedjax_norm.study.statistics import Estimate
 from fedjax_norm.study.verdicts import Margin, Verdict
 from fedjax_norm.training.terminal.tables import human_seconds
 
-TITLE = "# Results"
-"""First line of RESULTS.md."""
-
 HOW = """\
 A claim compares cells by paired seeds: runs with the same seed have the same partition and the same
 initialization. The number behind a verdict is the margin, by which the values exceed what the claim
@@ -103,7 +100,7 @@ def all_results(tables: Mapping[str, Table], results: Sequence[TableResult]) -> 
     key=lambda one: (list(tables).index(one.table), one.scale),
   )
   lines = [
-    TITLE,
+    "# Results",
     "",
     "The papers' tables as this project measured them. This page is made from the files in "
     "`results/` and from nothing else, by `python -m experiments.paper --record=results`.",

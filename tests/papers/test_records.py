@@ -36,7 +36,7 @@ def test_a_record_is_replaced_only_by_one_with_all_of_its_runs(tmp_path, capsys)
     assert "stays" in capsys.readouterr().out
   more = full._replace(cells={**full.cells, "GN": gn._replace(runs={**gn.runs, 3: gn.runs[0]})})
   assert recorded(more) == more
-  (tmp_path / "RESULTS.md").write_text("somebody's")
+  (tmp_path / "RESULTS.md").write_text("# Results\n\nSomebody's.")
   with pytest.raises(UserError, match=r"RESULTS.md was not written by --record"):
     paper._check_records(folder)
 

@@ -147,7 +147,7 @@ def _check_records(folder: Path) -> Path:
   make_folder(folder)
   read_records(folder)
   page = folder.absolute().parent / "RESULTS.md"
-  if page.exists() and not page.read_text(errors="replace").startswith(f"{report.TITLE}\n"):
+  if page.exists() and "experiments.paper --record" not in page.read_text(errors="replace"):
     raise UserError(f"{page} was not written by --record; pass --record a folder elsewhere.")
   return page
 
