@@ -11,7 +11,9 @@ class PaperFlags(Options):
   """Options of ``experiments.paper``."""
 
   list: bool = option(
-    False, "Whether to list the tables with their cells and times, and to do nothing else."
+    False,
+    "Whether to list the tables with their times, and to do nothing else; with up to five tables, "
+    "also their cells and claims.",
   )
   table: str = option(
     "all",

@@ -76,7 +76,14 @@ def with_data_dir(data: str, data_dir: str | None) -> dict[str, Any]:
     if data_dir is None:
       raise UserError(f"the data {data!r} is in the folder --data_dir; set --data_dir.")
     return {"data": f"{kind}:{Path(data_dir) / path}"}
-  return {} if kind in ("digits", "identities") or data_dir is None else {"data_dir": data_dir}
+  if kind in ("digits", "identities"):
+    return {}
+  if data_dir is None:
+    raise UserError(
+      f"the runs at this scale read the data set {data}; set --data_dir, the folder of prepared "
+      "TFDS data sets."
+    )
+  return {"data_dir": data_dir}
 
 
 def _contender(cell: Cell, flags: PaperFlags) -> combinations.Cell:

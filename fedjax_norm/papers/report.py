@@ -24,16 +24,23 @@ from fedjax_norm.study.verdicts import Margin, Verdict
 from fedjax_norm.training.terminal.tables import human_seconds
 
 HOW = """\
+A verdict is about the runs that stand beside it. At scale `small` these are other models, images
+and lengths than the paper's, so that *held* says that the effect is there too, and *not held* does
+not refute the paper.
+
 A claim compares cells by paired seeds: runs with the same seed have the same partition and the same
 initialization. The number behind a verdict is the margin, by which the values exceed what the claim
-asks for, and its interval, each end of which errs in at most 5% of cases. It has two parts: the
-deviation over the seeds (Student's t) and the error of the test set (binomial, as if models erred
-independently of each other). *Held*: the interval is above 0, for every comparison of the claim.
-*Not held*: it is below 0 for one of them. *Undecided*: the rest; with three seeds, intervals are
-wide. "As good as" is a test of equivalence with the margin that the claim names. Nothing is decided
-with fewer than three seeds, at scale `smoke`, if a run diverged, or where the baseline is within
-the error of guessing. The papers' figures are of single runs, so that theirs is the error of the
-test set alone. With a hundred claims, a few verdicts are wrong by chance."""
+asks for, and its interval, each end of which errs in at most 5% of cases. Of a claim with several
+comparisons it is that of the weakest one, and the upper end is wider, because one comparison that
+fails by chance would be enough to deny the claim (Bonferroni's correction). The interval has two
+parts: the deviation over the seeds (Student's t) and the error of the test set (binomial, as if
+models erred independently of each other). *Held*: the interval is above 0, for every comparison of
+the claim. *Not held*: it is below 0 for one of them. *Undecided*: the rest; with three seeds,
+intervals are wide. "As good as" is a test of equivalence with the margin that the claim names.
+Nothing is decided with fewer than three seeds, at scale `smoke`, if a run diverged, or where the
+baseline is within the error of guessing. The papers' figures are of single runs, so that theirs is
+the error of the test set alone. Of many verdicts a few are wrong by chance. Tables that share a
+cell share its runs, whose time counts in each of them."""
 
 
 def heading(table: Table, result: TableResult) -> str:
@@ -102,8 +109,8 @@ def all_results(tables: Mapping[str, Table], results: Sequence[TableResult]) -> 
   lines = [
     "# Results",
     "",
-    "The papers' tables as this project measured them. This page is made from the files in "
-    "`results/` and from nothing else, by `python -m experiments.paper --record=results`.",
+    "The papers' tables as measured here. This page is made by `python -m experiments.paper "
+    "--record=FOLDER` from the files in that folder and from nothing else.",
     "",
     HOW,
     "",
@@ -125,19 +132,24 @@ def _summary(tables: Mapping[str, Table], results: Sequence[TableResult]) -> str
     counts = Counter(verdict(tables[one.table], c, one).state for c in tables[one.table].claims)
     seconds = math.fsum(cell.seconds for cell in one.cells.values())
     states = [str(counts[state]) for state in ("held", "not held", "undecided")]
-    rows.append([one.table, one.scale, str(one.seeds), human_seconds(seconds), *states])
-  head = ["table", "scale", "seeds", "time", "held", "not held", "undecided"]
+    cells = f"{one.measured} of {len(one.cells)}"
+    rows.append([one.table, one.scale, cells, str(one.seeds), human_seconds(seconds), *states])
+  head = ["table", "scale", "cells", "seeds", "time", "held", "not held", "undecided"]
   return as_markdown(head, rows, left=2)
 
 
 def _missing(tables: Mapping[str, Table], results: Sequence[TableResult]) -> str:
-  """Returns which tables were not measured, and their number of claims."""
+  """Returns a list of the tables that were not measured, with their number of claims."""
   measured = {one.table for one in results}
   names = [name for name in tables if name not in measured]
-  count = sum(len(tables[name].claims) for name in names)
   if not names:
     return "All tables were measured."
-  return f"Not measured: {', '.join(names)}; they have {count} claims."
+  papers: dict[str, list[str]] = {}
+  for name in names:
+    papers.setdefault(name.partition(".")[0], []).append(name)
+  count = sum(len(tables[name].claims) for name in names)
+  lines = (f"- {paper}: {', '.join(sorted(of))}" for paper, of in papers.items())
+  return "\n".join([f"Not measured, with {count} claims:", "", *lines])
 
 
 def _how_measured(result: TableResult) -> str:

@@ -17,6 +17,10 @@ from fedjax_norm.study.verdicts import Measurement, Verdict, above_chance, judge
 _PAIRS = 6_000  # of images in a test of verification: ten folds with 300 of each kind
 
 
+MADE = ("date", "commit", "machine", "versions", "command")
+"""What a record says about how it was made."""
+
+
 class CellResult(NamedTuple):
   """The runs of a cell.
 
@@ -50,7 +54,7 @@ class TableResult(NamedTuple):
   Attributes:
     table: name of the table.
     scale: scale of the runs.
-    made: how it was measured: ``date``, ``commit``, ``machine``, ``versions`` and ``command``.
+    made: how it was measured, with the names in :data:`MADE`.
     tested: number of test examples of an accuracy, or of pairs of images.
     chance: accuracy of the best constant answer in percent.
     cells: label -> result.
@@ -69,9 +73,9 @@ class TableResult(NamedTuple):
     return min((len(cell.runs) for cell in self.cells.values() if cell.runs), default=0)
 
   @property
-  def left(self) -> int:
-    """Number of cells that have not been run, or failed."""
-    return sum(not cell.ended for cell in self.cells.values())
+  def measured(self) -> int:
+    """Number of cells that have any run."""
+    return sum(bool(cell.runs) for cell in self.cells.values())
 
 
 def collect(
@@ -130,14 +134,19 @@ def from_json(content: dict[str, Any]) -> TableResult:
     UserError: the content is no result of a table.
   """
   try:
-    cells = {
-      label: CellResult(**{**cell, "runs": {int(seed): run for seed, run in cell["runs"].items()}})
-      for label, cell in content["cells"].items()
-    }
-    return TableResult(**{**content, "cells": cells})
+    cells = {}
+    for label, cell in content["cells"].items():
+      figures = {
+        int(seed): {name: float(value) for name, value in run.items()}
+        for seed, run in cell["runs"].items()
+      }
+      cells[label] = CellResult(cell["state"], cell["reason"], float(cell["seconds"]), figures)
+    made = {name: str(content["made"][name]) for name in MADE}
+    tested, chance = int(content["tested"]), float(content["chance"])
+    return TableResult(content["table"], content["scale"], made, tested, chance, cells)
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise UserError(
-      f"the recorded result is damaged ({error!r}); restore it, or record the table again."
+      "it is no recorded table; restore the file, or move it away and record the table again."
     ) from error
 
 
@@ -220,16 +229,18 @@ def _measurement(result: TableResult, key: Any, label: str) -> Measurement:
 
 
 def _why_missing(label: str, state: str) -> str:
-  return f"{label} " + ("has not been run" if state == "pending" else state)
+  return f"{label} " + {"pending": "has not been run", "impossible": "is impossible"}.get(
+    state, state
+  )
 
 
 def _doubt(table: Table, result: TableResult, labels: list[str]) -> str:
   """Returns why a claim about some cells is not decided, whatever their values; empty if it may."""
-  if result.scale == "smoke":
-    return "runs at scale smoke are too short"
   for label in [*labels, *([table.baseline] if table.baseline else [])]:
     if (state := result.cells[label].state) != "done":
       return _why_missing(label, state)
+  if result.scale == "smoke":
+    return "runs at scale smoke are too short"
   best = max(labels, key=lambda label: result.cells[label].over_seeds("top1").mean)
   baseline = table.baseline or best
   if not above_chance(_measurement(result, baseline, baseline), result.chance):

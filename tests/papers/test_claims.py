@@ -160,8 +160,9 @@ def test_results_are_stored_as_json():
   result = invented(FIGURE_5, lambda label: None if label == "BN, DGC, IID" else 50.0)
   stored = json.loads(json.dumps(as_json(result)))
   assert from_json(stored) == result
-  for damaged in ({}, {**stored, "cells": {"a": {}}}, {**stored, "cells": None}):
-    with pytest.raises(UserError, match="damaged"):
+  texts = json.loads(json.dumps(stored).replace('"top1": 50.0', '"top1": "much"'))
+  for damaged in ({}, {**stored, "cells": {"a": {}}}, {**stored, "cells": None}, texts):
+    with pytest.raises(UserError, match="no recorded table"):
       from_json(damaged)
 
 
@@ -184,8 +185,8 @@ def test_all_results_name_what_was_not_measured():
   old = one._replace(cells={"an old label": next(iter(one.cells.values()))})
   assert "GN, BSP, non-IID has not been run" in report.all_results(TABLES, [old])
   page = report.all_results(TABLES, [one, one._replace(table="gone")])
-  assert "| 004.fig5 | small | 3 |" in page
-  assert "Not measured: 000.1, 000.2" in page
-  assert "004.fig5," not in page.partition("Not measured")[2].partition("\n")[0]
+  assert "| 004.fig5 | small | 16 of 16 | 3 |" in page
+  assert "- 000: 000.1, 000.2, 000.3\n- 001: 001.1, 001.2" in page
+  assert "004.fig5," not in page.partition("Not measured")[2].partition("#")[0]
   everything = [invented(table, lambda label: 50.0) for table in TABLES.values()]
   assert "All tables were measured." in report.all_results(TABLES, everything)

@@ -71,7 +71,7 @@ def test_tables_are_run_recorded_and_resumed(started_runs, capsys):
   code, out, err = start(capsys, minutes=0.0, record="kept/results")
   assert code == 0, err
   assert started_runs == []
-  assert "not run: 000.1 (2 cells), 000.2 (2 cells); the same command goes on." in out
+  assert "3 of 3 cells are not finished; the same command goes on." in out
   assert not list(Path("kept/results").glob("*.json"))
 
   code, out, err = start(capsys, record="kept/results")
@@ -91,7 +91,7 @@ def test_tables_are_run_recorded_and_resumed(started_runs, capsys):
   assert f"| R = 0.0 | 88.15 | {shown} | 99.87 |" in text
   assert "| bad | 90.88 | diverged | 99.74 | diverged |" in text
   assert re.search(r"- bad: the loss became infinite or not a number between rounds", text)
-  assert "| hopeless | undecided: runs at scale smoke are too short |" in text
+  assert "| hopeless | undecided: bad diverged |" in text
   assert re.search(r"\| R matters \| undecided: runs at scale smoke .* \| held \(\+7.17 ", text)
   assert out.count("## Paper 000") == 2
   rows = list(csv.DictReader(Path("work/results.csv").read_text().splitlines()))
@@ -221,12 +221,17 @@ def test_a_name_selects_all_tables_that_begin_with_it():
 
 def test_the_list_has_a_line_for_each_table(capsys, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  code, out, _ = start(capsys, list=True, table="000,004.fig5")
+  code, out, _ = start(capsys, list=True, table="000,004.fig5,001")
   assert code == 0
   lines = out.splitlines()[2:]
   assert [line.split()[0] for line in lines[:4]] == ["000.1", "000.2", "000.3", "004.fig5"]
   assert re.match(r"000.1 +4 +2 +2 min 40 s +Paper 000, table 1", lines[0])
-  assert lines[-1].endswith("at scale smoke with 2 seeds on a CPU core, roughly")
+  assert lines[-1].endswith(
+    "at scale smoke with 2 seeds on a CPU core, roughly; tables share cells"
+  )
+  _, out, _ = start(capsys, list=True, table="000.1", cells="0.5")
+  assert re.search(r"000.1 +1 +2 +40.0 s  Paper", out)
+  assert "  cells: R = 0.5\n  claims:\n  - local BN's accuracy falls at every step" in out
   assert not Path("work").exists()
 
 
@@ -258,6 +263,7 @@ def test_data_files_are_read_from_data_dir():
     ({"seed": -1}, "seed"),
     ({"seeds": 0}, "seeds"),
     ({"minutes": -1.0}, "minutes"),
+    ({"record": "file"}, "--record=file"),
     ({"workers": 0}, "workers"),
   ],
 )

@@ -2,10 +2,12 @@
 
 import dataclasses
 import datetime
+import json
 import math
 import os
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from filelock import FileLock
 
 from fedjax_norm import client_mapping
 from fedjax_norm.cli import app
-from fedjax_norm.errors import UserError
+from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.papers import expected_time, figures, plan, report
 from fedjax_norm.papers.paper_flags import PaperFlags
 from fedjax_norm.papers.registry import TABLES, choose, choose_cells
@@ -25,13 +27,10 @@ from fedjax_norm.study.planning.plan import LOCK, PLAN, Plan, read_plan, write_p
 from fedjax_norm.study.results.study_files import read_study
 from fedjax_norm.study.running import crew, workers
 from fedjax_norm.training.storage import provenance
-from fedjax_norm.training.storage.atomic_files import (
-  make_folder,
-  read_json,
-  write_atomic,
-  write_json,
-)
+from fedjax_norm.training.storage.atomic_files import make_folder, write_atomic, write_json
 from fedjax_norm.training.terminal.tables import columns_table, human_seconds, summary_table
+
+_FEW = 5  # tables of which --list shows cells and claims
 
 
 def main(flags: PaperFlags) -> None:
@@ -39,24 +38,25 @@ def main(flags: PaperFlags) -> None:
   if flags.data_dir:
     flags = dataclasses.replace(flags, data_dir=str(Path(flags.data_dir).expanduser().resolve()))
   tables = choose(flags.table)
+  cells = choose_cells(tables, flags.cells)
   folder = Path(flags.workdir or f"runs/paper-{flags.scale}").expanduser()
   if flags.list:
-    print(_list(tables, flags))
+    print(_list(tables, cells, flags))
   elif worker := workers.this_worker():
-    cells = choose_cells(tables, flags.cells)
     made = _make_plan(tables, cells, flags, worker.number_of_workers, folder)
     worker.report_plan()
     workers.work(_selected(made, cells), folder, worker.until)
   else:
-    _run(tables, flags, folder)
+    _run(tables, cells, flags, folder)
 
 
-def _run(tables: Sequence[Table], flags: PaperFlags, folder: Path) -> None:
+def _run(
+  tables: Sequence[Table], cells: Mapping[str, Cell], flags: PaperFlags, folder: Path
+) -> None:
   until = None if flags.minutes is None else time.time() + 60 * flags.minutes
   crew.checked_folder(folder, "folder of the papers' runs")
   if flags.record is not None:
     _check_records(Path(flags.record).expanduser())
-  cells = choose_cells(tables, flags.cells)
   count = 1 if flags.minutes == 0 else crew.number_of_workers(flags.workers, len(cells))
   with crew.keeps(folder):
     crew.train(
@@ -69,7 +69,7 @@ def _run(tables: Sequence[Table], flags: PaperFlags, folder: Path) -> None:
       lambda made: _selected(made, cells),
       "cells",
     )
-    print(f"\n{_report(tables, flags, folder)}")
+    _report(tables, cells, flags, folder)
 
 
 def _selected(made: Plan, cells: Mapping[str, Cell]) -> Plan:
@@ -100,25 +100,35 @@ def _make_plan(
 
 def _announce(made: Plan, tables: Sequence[Table], flags: PaperFlags, folder: Path) -> None:
   left = workers.unfinished(made, folder)
+  total = len(made.cells) * made.seeds
+  runs = sum(len(list((folder / "runs" / one.name).glob("seed_*/summary.json"))) for one in left)
+  runs += (len(made.cells) - len(left)) * made.seeds
   pairs = {
     "tables": ", ".join(table.name for table in tables),
     "scale": flags.scale,
     "seeds": f"{made.seed} to {made.seed + made.seeds - 1}" if made.seeds > 1 else str(made.seed),
-    "done": f"{len(made.cells) - len(left)} of {len(made.cells)} cells",
+    "done": f"{len(made.cells) - len(left)} of {len(made.cells)} cells, {runs} of {total} runs",
     "folder": str(folder),
   }
   print(summary_table("papers", list(pairs.items())), flush=True)
 
 
-def _report(tables: Sequence[Table], flags: PaperFlags, folder: Path) -> str:
-  """Writes the results of the tables, records them if asked to, and returns them as text."""
+def _report(
+  tables: Sequence[Table], cells: Mapping[str, Cell], flags: PaperFlags, folder: Path
+) -> None:
+  """Writes the results of the tables, records them if asked to, and prints them.
+
+  Raises:
+    LostError: some of the cells have failed.
+  """
   contenders = {one.name: one for one in read_study(folder)}
   made = _made()
   results = [
     (table, collect(table, flags.scale, contenders, {**made, "command": _command(table, flags)}))
     for table in tables
   ]
-  text = "\n\n".join(report.render(table, result) for table, result in results)
+  texts = [(result.measured, report.render(table, result)) for table, result in results]
+  text = "\n\n".join(text for _, text in texts)
   with FileLock(folder / LOCK):
     write_atomic(folder / "results.md", f"{report.HOW}\n\n{text}\n".encode())
     write_atomic(folder / "results.csv", report.results_csv(results).encode())
@@ -128,14 +138,17 @@ def _report(tables: Sequence[Table], flags: PaperFlags, folder: Path) -> str:
         base.save(figure, folder / f"{table.name}.png")
       if points:
         write_atomic(folder / f"{table.name}.csv", points.encode())
-  lines = [text, "", f"written: {folder}/results.md and results.csv"]
-  if left := [f"{table.name} ({result.left} cells)" for table, result in results if result.left]:
-    advice = "drop --cells to run them too" if flags.cells else "the same command goes on"
-    lines.append(f"not run: {', '.join(left)}; {advice}.")
+  lines = [text for measured, text in texts if measured]
+  lines += ["", f"written: {folder}/results.md and results.csv"]
+  states = Counter(contenders[name].state for name in cells)
+  if left := states["pending"]:
+    lines.append(f"{left} of {len(cells)} cells are not finished; the same command goes on.")
   if flags.record is not None:
     measured = [result for _, result in results if result.seeds]
     lines.append(_record(measured, Path(flags.record).expanduser()))
-  return "\n".join(lines)
+  print("\n".join(["", *lines]), flush=True)
+  if failed := [name for name in cells if contenders[name].state == "failed"]:
+    raise LostError(f"{failed[0]} failed: {contenders[failed[0]].reason}")
 
 
 def _check_records(folder: Path) -> Path:
@@ -144,7 +157,10 @@ def _check_records(folder: Path) -> Path:
   Raises:
     UserError: there are files that this command did not write, or that are damaged.
   """
-  make_folder(folder)
+  try:
+    make_folder(folder)
+  except (OSError, UserError) as error:
+    raise UserError(f"--record={folder} cannot be made a folder; pass another one.") from error
   read_records(folder)
   page = folder.absolute().parent / "RESULTS.md"
   if page.exists() and "experiments.paper --record" not in page.read_text(errors="replace"):
@@ -160,9 +176,10 @@ def _record(results: Sequence[TableResult], folder: Path) -> str:
   """
   with FileLock(folder / ".lock"):
     page, written = _check_records(folder), []
+    known = {_file_of(one): one for one in read_records(folder)}
     for result in results:
-      file = folder / f"{result.table}.{result.scale}.json"
-      old = from_json(read_json(file)) if file.exists() else None
+      file = folder / _file_of(result)
+      old = known.get(file.name)
       if old and lacks_runs_of(result, old):
         print(f"note: {file} stays, because it has runs that were not made here.")
       elif not old or old._replace(made=result.made) != result:
@@ -170,6 +187,10 @@ def _record(results: Sequence[TableResult], folder: Path) -> str:
         written.append(result.table)
     write_atomic(page, report.all_results(TABLES, read_records(folder)).encode())
   return f"recorded: {', '.join(written) or 'nothing new'}; written: {page}"
+
+
+def _file_of(result: TableResult) -> str:
+  return f"{result.table}.{result.scale}.json"
 
 
 def read_records(folder: Path) -> list[TableResult]:
@@ -181,24 +202,33 @@ def read_records(folder: Path) -> list[TableResult]:
   found = []
   for file in sorted(folder.glob("*.json")):
     try:
-      found.append(from_json(read_json(file)))
-    except UserError as error:
-      raise UserError(f"{file}: {error}") from error
+      found.append(from_json(json.loads(file.read_text())))
+    except (UserError, ValueError) as error:
+      raise UserError(
+        f"{file} is no recorded table; restore it, or move it away and record the table again."
+      ) from error
   return found
 
 
-def _list(tables: Sequence[Table], flags: PaperFlags) -> str:
-  """Returns a line for each table, with the expected time of all of its runs."""
+def _list(tables: Sequence[Table], cells: Mapping[str, Cell], flags: PaperFlags) -> str:
+  """Returns a line for each table, with the expected time; of few tables also the claims."""
   machine = expected_time.GPU if flags.scale == "full" else expected_time.CPU_CORE
   rows = []
-  for table in tables:
-    time = flags.seeds * expected_time.total(table.cells, flags.scale, machine)
+  chosen = [tuple(cell for cell in table.cells if cell.name in cells) for table in tables]
+  for table, of in zip(tables, chosen, strict=True):
+    time = flags.seeds * expected_time.total(of, flags.scale, machine)
     shown = human_seconds(time) if math.isfinite(time) else "not known"
-    rows.append([table.name, str(len(table.cells)), str(len(table.claims)), shown, table.title])
+    rows.append([table.name, str(len(of)), str(len(table.claims)), shown, table.title])
   where = "a GPU (H100)" if flags.scale == "full" else "a CPU core"
   text = columns_table(["table", "cells", "claims", "time", "title"], rows)
   seeds = f"{flags.seeds} seed{'s' * (flags.seeds != 1)}"
-  return f"{text}\n\ntime: of all cells at scale {flags.scale} with {seeds} on {where}, roughly"
+  text += f"\n\ntime: of the cells at scale {flags.scale} with {seeds} on {where}, roughly; tables "
+  text += "share cells"
+  for table, of in zip(tables, chosen, strict=True) if len(tables) <= _FEW else ():
+    labels = "; ".join(cell.label for cell in of)
+    claims = "".join(f"\n  - {claim.text}" for claim in table.claims)
+    text += f"\n\n{table.name}\n  cells: {labels}\n  claims:{claims}"
+  return text
 
 
 def _command(table: Table, flags: PaperFlags) -> str:
