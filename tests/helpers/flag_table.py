@@ -120,7 +120,7 @@ BINARIES = {
     _training(split_predict.main), split_predict.PredictFlags, ("--workdir=split_run",)
   ),
   "predict": Binary(_training(predict.main), predict.PredictFlags, ("--workdir=split_run",)),
-  "paper": Binary(_plain(paper.main), PaperFlags, ("--tables=000.1",)),
+  "paper": Binary(_plain(paper.main), PaperFlags, ("--table=000.1",)),
   "stages": Binary(_plain(stages.run), stages.StagesFlags, ("--image_size=8",)),
   "regions": Binary(
     _plain(regions.run),
