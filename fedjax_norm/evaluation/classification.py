@@ -1,5 +1,6 @@
 """Tests of classifiers: accuracy, and measures by class, which skewed labels call for."""
 
+import base64
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -201,7 +202,8 @@ def details(result: Result, class_names: Sequence[str]) -> dict[str, Any]:
     ``classes``: for each class its ``name``, number of test ``examples``, and ``recall``,
     ``precision``, ``f1`` and ``auroc`` (None for those of :class:`ByClass` that are nan);
     ``confusion``: number of predictions by true class (rows) and predicted class (columns), summed
-    over k models, without which there are more than 200 classes or a user-defined objective.
+    over k models, without which there are more than 200 classes or a user-defined objective;
+    ``correct``: of one model, a bit for each test example (see :func:`unpacked`).
     Nothing at all if the objective defines no correct outputs.
   """
   if result.top1 is None:
@@ -212,12 +214,28 @@ def details(result: Result, class_names: Sequence[str]) -> dict[str, Any]:
     | {n: _or_none(getattr(values, n)[c]) for n in ("recall", "precision", "f1", "auroc")}
     for c, name in enumerate(class_names)
   ]
-  if result.predicted is None or len(classes) > _MOST_CLASSES:
+  if result.predicted is None:
     return {"classes": classes}
   labels, predicted = np.ravel(result.labels), np.ravel(result.predicted)
+  found: dict[str, Any] = {"classes": classes}
+  if np.ndim(result.top1) == 1:
+    bits = np.packbits((predicted == labels)[labels >= 0])
+    found["correct"] = base64.b64encode(bits.tobytes()).decode()
+  if len(classes) > _MOST_CLASSES:
+    return found
   cells = (labels * len(classes) + predicted)[labels >= 0]
   confusion = np.bincount(cells, minlength=len(classes) ** 2).reshape(len(classes), -1)
-  return {"classes": classes, "confusion": confusion.tolist()}
+  return {**found, "confusion": confusion.tolist()}
+
+
+def unpacked(correct: str, examples: int) -> np.ndarray:
+  """Returns whether the model was correct for each test example, [examples] bool.
+
+  ``correct`` is that of ``evaluation.json``: the bits in base64, the first one the highest of the
+  first byte.
+  """
+  bits = np.frombuffer(base64.b64decode(correct), np.uint8)
+  return np.unpackbits(bits, count=examples).astype(bool)
 
 
 def own_accuracy(result: Result, owners: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -25,22 +25,23 @@ from fedjax_norm.training.terminal.tables import human_seconds
 
 HOW = """\
 A verdict is about the runs that stand beside it. At scale `small` these are other models, images
-and lengths than the paper's, so that *held* says that the effect is there too, and *not held* does
-not refute the paper.
+and lengths than the paper's, so that *held* says that the effect is there too, and *not held*
+does not refute the paper.
 
-A claim compares cells by paired seeds: runs with the same seed have the same partition and the same
-initialization. The number behind a verdict is the margin, by which the values exceed what the claim
-asks for, and its interval, each end of which errs in at most 5% of cases. Of a claim with several
-comparisons it is that of the weakest one, and the upper end is wider, because one comparison that
-fails by chance would be enough to deny the claim (Bonferroni's correction). The interval has two
-parts: the deviation over the seeds (Student's t) and the error of the test set (binomial, as if
-models erred independently of each other). *Held*: the interval is above 0, for every comparison of
-the claim. *Not held*: it is below 0 for one of them. *Undecided*: the rest; with three seeds,
-intervals are wide. "As good as" is a test of equivalence with the margin that the claim names.
-Nothing is decided with fewer than three seeds, at scale `smoke`, if a run diverged, or where the
-baseline is within the error of guessing. The papers' figures are of single runs, so that theirs is
-the error of the test set alone. Of many verdicts a few are wrong by chance. Tables that share a
-cell share its runs, whose time counts in each of them."""
+A claim compares cells by paired seeds: runs with the same seed have the same partition and the
+same initialization. The number behind a verdict is the margin, by which the values exceed what
+the claim asks for, and its interval, each end of which errs in at most 5% of cases. Of a claim
+with several comparisons it is that of the weakest one, and the upper end is wider, because one
+comparison that fails by chance would be enough to deny the claim (Bonferroni's correction). The
+interval has two parts: the deviation over the seeds (Student's t) and the error of the test set
+(from the answers to each test example; where these are not known, as if models erred
+independently of each other). *Held*: the interval is above 0, for every comparison of the claim.
+*Not held*: it is below 0 for one of them. *Undecided*: the rest; with three seeds, intervals are
+wide. "As good as" is a test of equivalence with the margin that the claim names. Nothing is
+decided with fewer than three seeds, at scale `smoke`, if a run diverged, or where the baseline
+is within the error of guessing. The papers' figures are of single runs, so that theirs is the
+error of the test set alone. Of many verdicts a few are wrong by chance. Tables that share a cell
+share its runs, whose time counts in each of them."""
 
 
 def heading(table: Table, result: TableResult) -> str:

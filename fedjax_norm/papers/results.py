@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedjax_norm.errors import UserError
+from fedjax_norm.evaluation.classification import unpacked
 from fedjax_norm.papers import client_costs
 from fedjax_norm.papers.tables import Claim, Table, Value
 from fedjax_norm.study import savings
@@ -58,6 +59,9 @@ class TableResult(NamedTuple):
     tested: number of test examples of an accuracy, or of pairs of images.
     chance: accuracy of the best constant answer in percent.
     cells: label -> result.
+    covariance: covariances of the cells' answers over the test examples, in percent squared, in the
+      order of ``cells``; an answer is the share of a cell's seeds that are correct. Empty if a cell
+      has no answers.
   """
 
   table: str
@@ -66,6 +70,7 @@ class TableResult(NamedTuple):
   tested: int
   chance: float
   cells: dict[str, CellResult]
+  covariance: list[list[float]]
 
   @property
   def seeds(self) -> int:
@@ -111,7 +116,22 @@ def collect(
     [one["examples"] for one in (runs[0].evaluation or {}).get("classes", [])] if runs else []
   )
   chance = 100 * max(counts) / sum(counts) if counts else 50.0  # pairs of images are alike or not
-  return TableResult(table.name, scale, made, sum(counts) or _PAIRS, chance, cells)
+  return TableResult(
+    table.name, scale, made, sum(counts) or _PAIRS, chance, cells, _covariance(found, sum(counts))
+  )
+
+
+def _covariance(found: Mapping[str, Contender], tested: int) -> list[list[float]]:
+  """Returns the covariances of the answers of all cells; those of a cell without answers are 0."""
+  answers = []
+  for one in found.values():
+    texts = [(run.evaluation or {}).get("correct") for run in one.runs]
+    if not all(texts):
+      return []
+    answers.append(np.zeros(tested))
+    if texts:
+      answers[-1] = 100 * np.mean([unpacked(text, tested) for text in texts if text], 0)
+  return np.atleast_2d(np.cov(answers)).round(4).tolist() if tested else []
 
 
 def _figures(run: SeedRun) -> dict[str, float]:
@@ -143,7 +163,8 @@ def from_json(content: dict[str, Any]) -> TableResult:
       cells[label] = CellResult(cell["state"], cell["reason"], float(cell["seconds"]), figures)
     made = {name: str(content["made"][name]) for name in MADE}
     tested, chance = int(content["tested"]), float(content["chance"])
-    return TableResult(content["table"], content["scale"], made, tested, chance, cells)
+    covariance = [list(map(float, row)) for row in content["covariance"]]
+    return TableResult(content["table"], content["scale"], made, tested, chance, cells, covariance)
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise UserError(
       "it is no recorded table; restore the file, or move it away and record the table again."
@@ -154,7 +175,10 @@ def fitted(table: Table, result: TableResult) -> TableResult:
   """Returns a result with the cells of a table; those that the result lacks have not been run."""
   missing = CellResult("pending", None, 0.0, {})
   labels = [cell.label for cell in table.cells]
-  return result._replace(cells={label: result.cells.get(label, missing) for label in labels})
+  if labels == list(result.cells):
+    return result
+  cells = {label: result.cells.get(label, missing) for label in labels}
+  return result._replace(cells=cells, covariance=[])
 
 
 def lacks_runs_of(result: TableResult, old: TableResult) -> bool:
@@ -197,7 +221,16 @@ def verdict(table: Table, claim: Claim, result: TableResult) -> Verdict:
       keys.append((key, label))
       labels.append(label)
   measured = {key: _measurement(result, key, label) for key, label in keys}
-  return judge(statement, measured, doubt=_doubt(table, result, list(dict.fromkeys(labels))))
+  doubt = _doubt(table, result, list(dict.fromkeys(labels)))
+  position = {label: i for i, label in enumerate(result.cells)}
+  label_of = dict(keys)
+
+  def covariance(a: Any, b: Any) -> float:
+    return result.covariance[position[label_of[a]]][position[label_of[b]]]
+
+  return judge(
+    statement, measured, doubt=doubt, covariance=covariance if result.covariance else None
+  )
 
 
 def paper_verdict(table: Table, claim: Claim) -> Verdict | None:

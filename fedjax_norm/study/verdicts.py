@@ -6,17 +6,19 @@ Runs with the same seed have the same partition and the same initialization, so 
 computed for each seed. Two errors are independent of each other:
 
   over the seeds    s / sqrt(n), with n - 1 degrees of freedom (s: standard deviation)
-  of the test set   sqrt(sum of w^2 p (1 - p) / N)  for N test examples, weights w, accuracies p
+  of the test set   sqrt(var(e) / N)                for N test examples
 
-The second one is as large as for independent answers of the models, which overstates it for models
-that answer alike. Half of the interval is the root of the sum of squares of (t quantile times the
-first error) and (normal quantile times the second one). Each end of it errs in at most 5% of cases.
+e is the weighted sum for a single example, where a model's value is the share of its seeds that
+answer it correctly. Without the answers, models count as if they erred independently of each other,
+which is the sum of w^2 p (1 - p) with weights w and accuracies p. Half of the interval is the root
+of the sum of squares of (t quantile times the first error) and (normal quantile times the second
+one). Each end of it errs in at most 5% of cases.
 """
 
 import functools
 import itertools
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from scipy import stats
@@ -98,9 +100,17 @@ class Verdict(NamedTuple):
 
 Measurements = Mapping[Hashable, Measurement]
 
+Covariance = Callable[[Any, Any], float]
+"""(key of an accuracy, key of another one) -> covariance of the models' answers over the test
+examples, in percent squared; of equal keys, their variance. NaN if the answers are not known."""
+
 
 def judge(
-  statement: Statement, measured: Measurements, least_seeds: int = FEW_SEEDS, doubt: str = ""
+  statement: Statement,
+  measured: Measurements,
+  least_seeds: int = FEW_SEEDS,
+  doubt: str = "",
+  covariance: Covariance | None = None,
 ) -> Verdict:
   """Returns the verdict about a statement.
 
@@ -110,6 +120,7 @@ def judge(
     least_seeds: fewer common seeds than these decide nothing. With 1, the error over the seeds of
       a single one counts as 0.
     doubt: a reason for which nothing is decided whatever the values are; empty without one.
+    covariance: of the models' answers; None if they are not known.
   """
   keys = {key for contrast in statement.contrasts for key in contrast.weights}
   seeds = sorted(set.intersection(*(set(measured[key].values) for key in keys)))
@@ -119,7 +130,9 @@ def judge(
   # If all contrasts have to hold, one that fails by chance would suffice for "not held"; if any of
   # them is enough, one that holds by chance would suffice for "held" (Bonferroni's correction).
   below, above = (_ERROR / k, _ERROR) if statement.any else (_ERROR, _ERROR / k)
-  margins = [_margin(contrast, measured, seeds, below, above) for contrast in statement.contrasts]
+  margins = [
+    _margin(contrast, measured, seeds, below, above, covariance) for contrast in statement.contrasts
+  ]
   if statement.any:
     decisive = max(margins, key=lambda margin: (margin.low, margin.mean))
     holds, fails = decisive.low > 0, all(margin.high < 0 for margin in margins)
@@ -150,7 +163,12 @@ def _doubt(measured: list[Measurement], seeds: list[int], least_seeds: int) -> s
 
 
 def _margin(
-  contrast: Contrast, measured: Measurements, seeds: list[int], below: float, above: float
+  contrast: Contrast,
+  measured: Measurements,
+  seeds: list[int],
+  below: float,
+  above: float,
+  covariance: Covariance | None = None,
 ) -> Margin:
   """Returns the margin of a contrast; the ends err with the probabilities ``below`` and ``above``.
 
@@ -159,18 +177,31 @@ def _margin(
   terms = [(weight, measured[key]) for key, weight in contrast.weights.items()]
   sums = [math.fsum(w * one.values[seed] for w, one in terms) for seed in seeds]
   mean, std, count = estimate(total - contrast.bound for total in sums)
-  variance = 0.0  # of the test set
-  for weight, one in terms:
-    if one.tested:
-      p = math.fsum(one.values[seed] for seed in seeds) / len(seeds) / 100
-      # For a loss, the largest value of the sum over two accuracies.
-      variance += (100 * weight) ** 2 * (0.5 if one.is_loss else p * (1 - p)) / one.tested
+  variance = _test_variance(contrast, measured, seeds, covariance)
 
   def half(error: float) -> float:
     over_seeds = _t(1 - error, count - 1) * std / math.sqrt(count) if count > 1 else 0.0
     return math.hypot(over_seeds, _normal(1 - error) * math.sqrt(variance))
 
   return Margin(mean, mean - half(below), mean + half(above), contrast.is_ratio)
+
+
+def _test_variance(
+  contrast: Contrast, measured: Measurements, seeds: list[int], covariance: Covariance | None
+) -> float:
+  """Returns the variance of a contrast by the choice of the test examples."""
+  terms = [(key, w, measured[key]) for key, w in contrast.weights.items() if measured[key].tested]
+  if covariance:
+    pairs = itertools.product(terms, repeat=2)
+    total = math.fsum(v * w * covariance(a, b) / one.tested for (a, v, one), (b, w, _) in pairs)
+    if math.isfinite(total):
+      return max(total, 0.0)
+  total = 0.0
+  for _, weight, one in terms:
+    p = math.fsum(one.values[seed] for seed in seeds) / len(seeds) / 100
+    # For a loss, the largest value of the sum over two accuracies.
+    total += (100 * weight) ** 2 * (0.5 if one.is_loss else p * (1 - p)) / one.tested
+  return total
 
 
 @functools.cache

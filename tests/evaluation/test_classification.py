@@ -65,6 +65,8 @@ def check_by_class(result, logits, labels):
   details = classification.details(result, "abcdefg")
   confusion = metrics.confusion_matrix(labels, predicted, labels=range(CLASSES))
   np.testing.assert_array_equal(details["confusion"], confusion)
+  correct = classification.unpacked(details["correct"], len(labels))
+  np.testing.assert_array_equal(correct, labels == predicted)
   columns = {n: [c[n] for c in details["classes"]] for n in details["classes"][0]}
   assert columns.pop("name") == list("abcdefg")
   expected = metrics.precision_recall_fscore_support(

@@ -48,4 +48,4 @@ def invented(table: tables.Table, top1, scale="small", **figures) -> TableResult
     reason = None if runs else "the loss became infinite."
     cells[cell.label] = CellResult("done" if runs else "diverged", reason, 60.0, runs)
   made = {"date": "2026-01-01", "commit": "c", "machine": "m", "versions": "v", "command": "run"}
-  return TableResult(table.name, scale, made, 10_000, 10.0, cells)
+  return TableResult(table.name, scale, made, 10_000, 10.0, cells, [])

@@ -1,16 +1,20 @@
 """Claims: verdicts about invented results and about the papers' own figures."""
 
+import base64
 import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.paper_tables import invented, tables_of
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.papers import report
 from fedjax_norm.papers.registry import TABLES
-from fedjax_norm.papers.results import as_json, from_json, paper_verdict, verdict
+from fedjax_norm.papers.results import MADE, as_json, collect, from_json, paper_verdict, verdict
 from fedjax_norm.papers.tables import Claim, loss
+from fedjax_norm.study.contender import Contender, SeedRun
 from fedjax_norm.study.verdicts import above, rising
 
 FIGURE_5 = TABLES["004.fig5"]
@@ -164,6 +168,37 @@ def test_results_are_stored_as_json():
   for damaged in ({}, {**stored, "cells": {"a": {}}}, {**stored, "cells": None}, texts):
     with pytest.raises(UserError, match="no recorded table"):
       from_json(damaged)
+
+
+def test_answers_to_each_example_are_compared():
+  """Two seeds answer 8 examples; the covariances are those of the shares of correct seeds."""
+  table = TABLES["000.1"]._replace(cells=TABLES["000.1"].cells[:2])
+  answers = {"R = 0.0": ["11100000", "11000000"], "R = 0.1": ["11111000", "11111000"]}
+
+  def contender(cell, known=True):
+    runs = []
+    for seed, bits in enumerate(answers[cell.label]):
+      evaluation = {"classes": [{"examples": 6}, {"examples": 2}]}
+      if known:
+        evaluation["correct"] = base64.b64encode(bytes([int(bits, 2)])).decode()
+      summary = {"top1": bits.count("1") / 8, "bytes_up": 1, "bytes_down": 1, "seconds": 1.0}
+      runs.append(SeedRun(seed, Path("run"), [], summary, evaluation))
+    return Contender(cell.name, "", {}, tuple(runs), "done")
+
+  contenders = {cell.name: contender(cell) for cell in table.cells}
+  made = dict.fromkeys(MADE, "x")
+  result = collect(table, "small", contenders, made)
+  shares = 100 * np.array([[1, 1, 0.5, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0, 0, 0]])
+  np.testing.assert_allclose(result.covariance, np.cov(shares), atol=1e-4)
+  assert (result.tested, result.chance) == (8, 75.0)
+  assert from_json(json.loads(json.dumps(as_json(result)))) == result
+  found = verdict(table, Claim("", rising("R = 0.0", "R = 0.1")), result).margin
+  differences = shares[1] - shares[0]  # the seeds differ by 25 and 37.5 points
+  error = 1.645 * np.std(differences, ddof=1) / math.sqrt(8), 6.314 * 6.25
+  assert found.mean - found.low == pytest.approx(math.hypot(*error), rel=1e-3)
+  first = table.cells[0]
+  some = {**contenders, first.name: contender(first, known=False)}
+  assert collect(table, "small", some, made).covariance == []
 
 
 def test_a_table_is_rendered_with_deviations_and_reasons():

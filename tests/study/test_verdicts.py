@@ -179,3 +179,26 @@ def test_verdicts_of_opposites_exclude_each_other(values, tested):
   assert both.state != "held"
   wide = judge(Statement((Contrast({0: 1.0}, -1e3),)), measured)
   assert wide.state == "held"
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]))
+def test_the_error_of_known_answers_is_that_of_their_weighted_sum(seed, runs):
+  """An oracle with each example's contrast, for models that often answer alike."""
+  rng = np.random.default_rng(seed)
+  hard = rng.random(400)
+  answers = [100.0 * (hard < p + 0.1 * rng.standard_normal((runs, 400))) for p in (0.6, 0.5)]
+  measured = {
+    key: Measurement(dict(enumerate(one.mean(1))), 400) for key, one in enumerate(answers)
+  }
+  covariances = np.cov([one.mean(0) for one in answers])
+  statement = verdicts.rising(1, 0)
+  found = judge(statement, measured, 1, covariance=lambda a, b: covariances[a, b]).margin
+  each = answers[0] - answers[1]
+  error = stats.norm.ppf(0.95) * np.std(each.mean(0), ddof=1) / 20
+  if runs > 1:
+    over_seeds = np.std(each.mean(1), ddof=1) / math.sqrt(runs)
+    error = math.hypot(error, stats.t.ppf(0.95, runs - 1) * over_seeds)
+  np.testing.assert_allclose(found.mean - found.low, error)
+  without = judge(statement, measured, 1).margin
+  assert found.high < without.high  # they answer alike
+  assert judge(statement, measured, 1, covariance=lambda a, b: math.nan).margin == without
