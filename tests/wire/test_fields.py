@@ -33,9 +33,7 @@ VALUES = st.recursive(
   lambda some: st.lists(some, max_size=2) | st.dictionaries(TEXTS, some, max_size=2),
   max_leaves=3,
 )
-FAST = settings(
-  max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FAST = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 FIELDS = {
   "Describe": (),
   "Join": ("client", "examples", "address", "announcement"),
