@@ -49,7 +49,7 @@ def make(cells: Mapping[str, Cell], flags: PaperFlags, workers: int, stored: Pla
         "--data_dir has no effect because the selected runs read no data from files; drop it."
       )
   return Plan(
-    options={**fixed, "data": f"the papers' tables at scale {flags.scale}", "budget": "0m"},
+    options=fixed,
     cells=tuple({**kept, **new}.values()),
     effort=1,
     rates=(),

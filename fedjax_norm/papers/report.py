@@ -44,20 +44,9 @@ error of the test set alone. Of many verdicts a few are wrong by chance. Tables 
 share its runs, whose time counts in each of them."""
 
 
-def heading(table: Table, result: TableResult) -> str:
-  """Returns the title of a table and its name."""
-  return f"{table.heading(result.scale)} ({table.name})"
-
-
-def render(table: Table, result: TableResult, level: int = 2) -> str:
-  """Returns the results of a table as Markdown, with its claims and its notes.
-
-  Args:
-    table: the table.
-    result: its measured values.
-    level: level of the heading.
-  """
-  lines = [f"{'#' * level} {heading(table, result)}", ""]
+def render(table: Table, result: TableResult) -> str:
+  """Returns the results of a table as Markdown, with its claims and its notes."""
+  lines = [f"## {table.heading(result.scale)} ({table.name})", ""]
   if result.scale in table.settings:
     lines += [f"Scale `{result.scale}`: {table.settings[result.scale]}", ""]
   lines += [_how_measured(result), "", _accuracies(table, result)]
@@ -65,7 +54,10 @@ def render(table: Table, result: TableResult, level: int = 2) -> str:
     lines += ["", savings.render(table.degrees, outcomes(table, result), table.tolerance)]
   if table.figure in client_costs.MEASURES:
     lines += ["", _costs(table, result)]
-  claims = [[claim.text, text, paper] for claim, (text, paper) in _verdicts(table, result)]
+  claims = [
+    [one.text, text_of(verdict(table, one, result)), text_of(paper_verdict(table, one))]
+    for one in table.claims
+  ]
   lines += ["", as_markdown(["claim", "our values", "the paper's values"], claims, left=3), ""]
   lines += [f"- {note}" for note in table.all_notes(result.scale)]
   lines += [f"- {label}: {cell.reason}" for label, cell in result.cells.items() if cell.reason]
@@ -160,13 +152,6 @@ def _how_measured(result: TableResult) -> str:
   return (
     f"{seeds}, {human_seconds(seconds)} of training; {', '.join(made)}. `{result.made['command']}`"
   )
-
-
-def _verdicts(table: Table, result: TableResult) -> list:
-  return [
-    (claim, (text_of(verdict(table, claim, result)), text_of(paper_verdict(table, claim))))
-    for claim in table.claims
-  ]
 
 
 def _margin(margin: Margin) -> str:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation.classification import unpacked
 from fedjax_norm.papers import client_costs
 from fedjax_norm.papers.tables import Claim, Table, Value
@@ -151,7 +150,7 @@ def from_json(content: dict[str, Any]) -> TableResult:
   """Returns the result that :func:`as_json` turned into ``content``.
 
   Raises:
-    UserError: the content is no result of a table.
+    ValueError: the content is no result of a table.
   """
   try:
     cells = {}
@@ -166,9 +165,7 @@ def from_json(content: dict[str, Any]) -> TableResult:
     covariance = [list(map(float, row)) for row in content["covariance"]]
     return TableResult(content["table"], content["scale"], made, tested, chance, cells, covariance)
   except (KeyError, TypeError, ValueError, AttributeError) as error:
-    raise UserError(
-      "it is no recorded table; restore the file, or move it away and record the table again."
-    ) from error
+    raise ValueError("no recorded table") from error
 
 
 def fitted(table: Table, result: TableResult) -> TableResult:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from helpers.paper_tables import invented, tables_of
 
-from fedjax_norm.errors import UserError
 from fedjax_norm.papers import report
 from fedjax_norm.papers.registry import TABLES
 from fedjax_norm.papers.results import MADE, as_json, collect, from_json, paper_verdict, verdict
@@ -166,7 +165,7 @@ def test_results_are_stored_as_json():
   assert from_json(stored) == result
   texts = json.loads(json.dumps(stored).replace('"top1": 50.0', '"top1": "much"'))
   for damaged in ({}, {**stored, "cells": {"a": {}}}, {**stored, "cells": None}, texts):
-    with pytest.raises(UserError, match="no recorded table"):
+    with pytest.raises(ValueError, match="no recorded table"):
       from_json(damaged)
 
 

@@ -28,4 +28,4 @@ def test_the_time_is_that_of_steps_or_of_operations():
 def test_smaller_images_take_less_time():
   cell = by_label("004.6.lenet")["BSP, IID"].config("small")
   small = expected_time.seconds(cell, expected_time.CPU_CORE)
-  assert 30 < small < 90  # 50 s were measured
+  assert 30 < small < 90  # 27 to 95 s were measured, with norms and beside other jobs

@@ -203,7 +203,7 @@ def read_records(folder: Path) -> list[TableResult]:
   for file in sorted(folder.glob("*.json")):
     try:
       found.append(from_json(json.loads(file.read_text())))
-    except (UserError, ValueError) as error:
+    except ValueError as error:
       raise UserError(
         f"{file} is no recorded table; restore it, or move it away and record the table again."
       ) from error

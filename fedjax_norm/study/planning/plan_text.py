@@ -65,8 +65,6 @@ def table(plan: Plan) -> str:
 
 def _search(plan: Plan) -> str:
   rates, search = plan.rates, plan.search
-  if not rates:
-    return "those of the contenders' options"
   if len(rates) == 1:
     return f"{rates[0]:g} for all contenders"
   short, long = search.steps
