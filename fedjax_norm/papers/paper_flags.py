@@ -15,8 +15,8 @@ class PaperFlags(Options):
     "Whether to list the tables with their times, and to do nothing else; with up to five tables, "
     "also their cells and claims.",
   )
-  table: str = option(
-    "all",
+  table: str | None = option(
+    None,
     "Names of the papers' tables and figures to run, separated by commas, such as 000.1,004.fig5. "
     "004.6 runs all names that begin with '004.6.', and all runs everything.",
   )

@@ -1,5 +1,6 @@
 """The tables of all papers, by name."""
 
+import difflib
 from collections.abc import Sequence
 
 from fedjax_norm.errors import UserError
@@ -32,9 +33,11 @@ def choose(names: str) -> list[Table]:
   for name in names.split(","):
     matching = [table for table in TABLES if name == "all" or f"{table}.".startswith(f"{name}.")]
     if not matching:
+      near = difflib.get_close_matches(name, TABLES, 1)
+      hint = f"did you mean {near[0]}? " if near else ""
       raise UserError(
-        f"--table has {name!r}, which is no table; choose names from --list, the part of a name "
-        "before a dot, such as 004.6 or 003, or all."
+        f"--table has {name!r}, which is no table and no part of a name before a dot; {hint}see "
+        "--list."
       )
     chosen += matching
   return [TABLES[name] for name in dict.fromkeys(chosen)]

@@ -18,7 +18,7 @@ _PAIRS = 6_000  # of images in a test of verification: ten folds with 300 of eac
 
 
 MADE = ("date", "commit", "machine", "versions", "command")
-"""What a record says about how it was made."""
+"""What a record says about how its runs were made."""
 
 
 class CellResult(NamedTuple):

@@ -32,7 +32,7 @@ def _devices(monkeypatch):
 
 def start(capsys, **options):
   """Runs the command; returns (exit code, stdout, stderr)."""
-  given = {"workdir": "work", "progress": False, "workers": 1, "seeds": 2}
+  given = {"table": "all", "workdir": "work", "progress": False, "workers": 1, "seeds": 2}
   return app.guard(lambda: paper.main(PaperFlags(**given | options))), *capsys.readouterr()
 
 
@@ -206,6 +206,22 @@ def test_bars_have_a_group_for_each_algorithm():
   assert [bar.get_height() for bar in axes.patches] == [10, 10, 10, 1, 1, 1]
 
 
+def test_a_record_tells_by_which_commits_its_runs_were_made(tmp_path):
+  table = TABLES["000.1"]
+  contenders = {}
+  for cell, day, of in zip(
+    table.cells, "312", ({"commit": "b"}, {"commit": "a"}, {}), strict=False
+  ):
+    entry = {"fedjax_norm": "1.0", "jax": f"0.{day}", "date": f"2026-01-0{day}T10:00:00", **of}
+    (tmp_path / day).mkdir()
+    (tmp_path / day / "config.json").write_text(json.dumps({"made_by": [entry]}))
+    run = SeedRun(0, tmp_path / day, [], {})
+    contenders[cell.name] = Contender(cell.name, "", {}, (run,), "done")
+  made = paper._made(table, contenders, PaperFlags())
+  assert (made["date"], made["commit"]) == ("2026-01-01 to 2026-01-03", "commit a, unknown, b")
+  assert made["versions"] == ", ".join(f"fedjax_norm 1.0, jax 0.{day}" for day in "123")
+
+
 def test_a_name_selects_all_tables_that_begin_with_it():
   def names(text):
     return [table.name for table in choose(text)]
@@ -251,8 +267,10 @@ def test_data_files_are_read_from_data_dir():
 @pytest.mark.parametrize(
   ("options", "mentions"),
   [
-    ({"table": "000.9"}, "000.9.*--list"),
+    ({"table": "000.9"}, "000.9.*did you mean 004.9"),
+    ({"table": "x"}, "'x'.*--list"),
     ({"table": ""}, "--table"),
+    ({"table": None}, "set --table.*--list"),
     ({"table": "004.fig"}, "004.fig'.*before a dot"),
     ({"table": "000.1", "cells": "R = 0.7"}, "R = 0.7.*'R = 0.5'"),
     ({"scale": "small"}, "data_dir"),

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import math
 import os
+import subprocess
 
 import jax
 import pytest
@@ -25,6 +26,7 @@ def test_a_new_folder_contains_only_the_config_and_the_lock(tmp_path):
   [entry] = saved.pop("made_by")
   assert saved == {**CONFIG, "stages": [1, 2], "format": FORMAT}
   assert (entry["fedjax_norm"], entry["jax"]) == (provenance.version(), jax.__version__)
+  assert entry["commit"] == provenance.commit()
   assert entry["command"]
   assert read_config(tmp_path / "a" / "b") == {**CONFIG, "stages": [1, 2]}
   assert RunFolder.open(tmp_path / "a" / "b", CONFIG).resumed
@@ -137,6 +139,26 @@ def test_a_run_of_an_older_version_is_read_and_not_resumed(tmp_path, made_by, ve
   with pytest.raises(UserError, match=rf"version of fedjax_norm \({version}\).*use that version"):
     RunFolder.open(tmp_path, CONFIG)
   assert (tmp_path / "config.json").read_text() == old
+
+
+def test_the_commit_is_that_of_a_checkout_of_this_package(tmp_path):
+  def git(*words):
+    command = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c", *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+  setup = tmp_path / "setup.cfg"
+  setup.write_text("[metadata]\nname = fedjax_norm\nversion = 1\n")
+  assert provenance.commit(setup) == "none"  # an unpacked archive
+  git("init")
+  git("add", ".")
+  git("commit", "-m", "first")
+  git("tag", "-m", "a tag", "v1")
+  head = git("rev-parse", "HEAD")
+  assert head.startswith(provenance.commit(setup))
+  setup.write_text("[metadata]\nname = fedjax_norm\nversion = 2\n")
+  assert provenance.commit(setup) == f"{git('rev-parse', '--short', 'HEAD')}-dirty"
+  setup.write_text("[metadata]\nname = another\nversion = 1\n")
+  assert provenance.commit(setup) == "none"
 
 
 def test_the_version_of_a_checkout_is_that_of_its_setup_cfg(tmp_path):

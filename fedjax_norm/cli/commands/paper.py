@@ -1,11 +1,9 @@
 """Trains the cells of the papers' tables, and says which of the papers' claims hold."""
 
 import dataclasses
-import datetime
 import json
 import math
 import os
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,21 +21,29 @@ from fedjax_norm.papers.registry import TABLES, choose, choose_cells
 from fedjax_norm.papers.results import TableResult, as_json, collect, from_json, lacks_runs_of
 from fedjax_norm.papers.tables import Cell, Table
 from fedjax_norm.plots import base
+from fedjax_norm.study.contender import Contender
 from fedjax_norm.study.planning.plan import LOCK, PLAN, Plan, read_plan, write_plan
 from fedjax_norm.study.results.study_files import read_study
 from fedjax_norm.study.running import crew, workers
-from fedjax_norm.training.storage import provenance
 from fedjax_norm.training.storage.atomic_files import make_folder, write_atomic, write_json
+from fedjax_norm.training.storage.run_folder import read_made_by
 from fedjax_norm.training.terminal.tables import columns_table, human_seconds, summary_table
 
 _FEW = 5  # tables of which --list shows cells and claims
 
 
 def main(flags: PaperFlags) -> None:
-  """Runs the cells of the tables in ``--table``, and writes the results into ``--workdir``."""
+  """Runs the cells of the tables in ``--table``, and writes the results into ``--workdir``.
+
+  Raises:
+    UserError: options are wrong.
+    LostError: some of the cells have failed.
+  """
   if flags.data_dir:
     flags = dataclasses.replace(flags, data_dir=str(Path(flags.data_dir).expanduser().resolve()))
-  tables = choose(flags.table)
+  if flags.table is None and not flags.list:
+    raise UserError("set --table, for example --table=000.1; --list shows the tables.")
+  tables = choose("all" if flags.table is None else flags.table)
   cells = choose_cells(tables, flags.cells)
   folder = Path(flags.workdir or f"runs/paper-{flags.scale}").expanduser()
   if flags.list:
@@ -122,9 +128,8 @@ def _report(
     LostError: some of the cells have failed.
   """
   contenders = {one.name: one for one in read_study(folder)}
-  made = _made()
   results = [
-    (table, collect(table, flags.scale, contenders, {**made, "command": _command(table, flags)}))
+    (table, collect(table, flags.scale, contenders, _made(table, contenders, flags)))
     for table in tables
   ]
   texts = [(result.measured, report.render(table, result)) for table, result in results]
@@ -238,22 +243,23 @@ def _command(table: Table, flags: PaperFlags) -> str:
   return " ".join([*words, *(["--data_dir=DATA"] if flags.data_dir else [])])
 
 
-def _made() -> dict[str, str]:
-  """Returns date, commit, machine and versions."""
-  git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-  try:
-    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-  except (OSError, subprocess.CalledProcessError):  # an installed package is in no checkout
-    commit = "none"
+def _made(table: Table, contenders: Mapping[str, Contender], flags: PaperFlags) -> dict[str, str]:
+  """Returns how the runs of a table were made; the machine is the one that collects them."""
+  found = (contenders[cell.name] for cell in table.cells if cell.name in contenders)
+  paths = {run.path for one in found for run in one.runs}
+  entries = sorted((e for path in paths for e in read_made_by(path)), key=lambda e: e["date"])
+  commits = dict.fromkeys(entry.get("commit", "unknown") for entry in entries)
+  versions = dict.fromkeys(f"fedjax_norm {e['fedjax_norm']}, jax {e['jax']}" for e in entries)
+  dates = [entry["date"][:10] for entry in entries]
   device = jax.devices()[0]
   cores = len(os.sched_getaffinity(0))
   kind = f"{cores} CPU core{'s' * (cores != 1)}" if device.platform == "cpu" else device.device_kind
-  date = datetime.datetime.now(datetime.UTC).date().isoformat()
   return {
-    "date": date,
-    "commit": f"commit {commit}",
+    "date": " to ".join(dict.fromkeys([*dates[:1], *dates[-1:]])),
+    "commit": f"commit {', '.join(commits)}",
     "machine": kind,
-    "versions": f"fedjax_norm {provenance.version()}, jax {jax.__version__}",
+    "versions": ", ".join(versions),
+    "command": _command(table, flags),
   }
 
 

@@ -15,7 +15,7 @@ from fedjax_norm.study.results import naming
 from fedjax_norm.study.results.final_runs import read_final_runs, seed_runs
 from fedjax_norm.study.results.rows import as_rows, as_text, classes_text, clients_text
 from fedjax_norm.training.storage.atomic_files import read_json, write_atomic, write_json
-from fedjax_norm.training.storage.run_folder import CONFIG, read_config
+from fedjax_norm.training.storage.run_folder import read_config, read_made_by
 
 
 def read_study(folder: Path) -> list[Contender]:
@@ -200,5 +200,4 @@ def _tuning_of(folder: Path) -> Tuning | None:
 
 
 def _command(folder: Path) -> str:
-  made_by = read_json(folder / CONFIG).get("made_by") or [{}]
-  return str(made_by[0].get("command", ""))
+  return "".join(entry.get("command", "") for entry in read_made_by(folder)[:1])

@@ -51,6 +51,15 @@ def read_config(path: Path) -> dict[str, Any]:
   return {name: value for name, value in config.items() if name not in ("format", "made_by")}
 
 
+def read_made_by(path: Path) -> list[dict[str, str]]:
+  """Returns the versions, commits and commands that ran a run, in their order.
+
+  Raises:
+    UserError: the folder's ``config.json`` cannot be read or is damaged.
+  """
+  return atomic_files.read_json(path / CONFIG).get("made_by") or []
+
+
 class RunFolder:
   """The files of one run; a context manager, made by ``RunFolder.open``.
 
@@ -90,7 +99,7 @@ class RunFolder:
     Args:
       path: the folder, created with its parents if missing.
       config: flag name -> value of a type that JSON can store (tuples become lists). The file
-        ``config.json`` also lists, under ``made_by``, the versions and commands that ran the run.
+        ``config.json`` also lists, under ``made_by``, the versions and commands that ran it.
       resume: whether to resume a run with the same config; if False, the folder must contain none.
       wait: whether to wait if another process has the folder open.
       obstacle: decides whether the run may continue with other ``rounds`` than it was started with;
