@@ -116,17 +116,18 @@ def check(config: Any) -> None:
 
 
 def load(config: Config, select_local: SelectLocal | None = None) -> Source:
-  """Returns the training and test data of a run (see ``sources.from_config``)."""
-  return sources.from_config(config, config.task, config.seed, select_local)
+  """Returns the data of a run, with all training examples (see ``sources.from_config``)."""
+  return sources.from_config(config, config.task, select_local)
 
 
 def prepare(config: Config, source: Source | None) -> tuple[Config, Task]:
   """Returns the config of one seed with all defaults filled in, and the task of this seed.
 
-  ``source`` is the data of the run; None loads only the images of this process's clients.
+  ``source`` is the result of :func:`load`; None loads only the images of this process's clients.
   """
   if source is None:
     return _prepare_local(config)
+  source = sources.share(source, config, config.seed)
   train = source.train
   partition = partitions.from_config(config, train.labels, train.clients, config.seed)
   config = task_config.resolve(config, train.labels, train.clients)

@@ -15,14 +15,13 @@ class Sources:
     self._loaded: dict[Any, Source] = {}
 
   def of(self, config: Any) -> Source:
-    """Returns the data of a run.
+    """Returns the data of a run, with all training examples.
 
     Raises:
       UserError: the data cannot be read.
     """
-    key: Any = config.task, *(getattr(config, field.name) for field in options.of(DataConfig))
-    if config.train_share is not None:
-      key = *key, config.seed
+    fields = (one.name for one in options.of(DataConfig) if one.name != "train_share")
+    key = config.task, *(getattr(config, name) for name in fields)
     if key not in self._loaded:
       self._loaded[key] = train.load(config)
     return self._loaded[key]

@@ -79,6 +79,7 @@ def test_runs_of_an_earlier_comparison_are_kept(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["1_0"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("script", ["run", "gpu", "accuracy"])
 def test_a_word_that_is_no_flag_is_refused(script):
   command = [sys.executable, "-m", f"benchmarks.{script}", "30"]
@@ -87,6 +88,7 @@ def test_a_word_that_is_no_flag_is_refused(script):
   assert done.stderr.endswith("error: unexpected argument '30'; flags are written --name=value.\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ("flag", "words"),
   [("--minutes=x", "above 0"), ("--minutes=0", "above 0"), ("--output=", "empty")],

@@ -104,11 +104,12 @@ def test_bad_settings_are_refused(tmp_path):
     sources.load("digits", image_size=0)
 
 
-def test_from_config_loads_the_data_of_the_options():
+def test_the_data_of_the_options():
   data = "synthetic:classes=2,train=30,test=6,size=4"
   config = sources.DataConfig(data=data, image_size=5, train_share=0.5)
-  source = sources.from_config(config, seed=3)
-  whole = sources.load(data, image_size=5)
+  whole = sources.from_config(config)
+  assert same(whole, sources.load(data, image_size=5))
+  source = sources.share(whole, config, seed=3)
   assert len(source.train.labels) == 15
   assert same(source, whole._replace(train=sample(whole.train, 0.5, 3)))
   regression = sources.from_config(sources.DataConfig(data=data), "regression")

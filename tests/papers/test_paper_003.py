@@ -12,6 +12,7 @@ from helpers.binaries import ROOT
 
 from fedjax_norm import models
 from fedjax_norm.cli import methods, train
+from fedjax_norm.data.examples import sample
 from fedjax_norm.errors import UserError
 from fedjax_norm.models import flops
 from fedjax_norm.models.stages import stage_names
@@ -216,17 +217,24 @@ def test_notes_on_a_scale_describe_its_runs():
 # Table 2: the data of some agents.
 
 
-def test_a_share_of_the_training_examples():
+def test_every_seed_draws_its_own_share_of_the_training_examples():
   data = "synthetic:classes=2,train=30,test=6,size=4"
-  shares = {"all": None, "some": 0.1, "half": 0.5}
   sources = Sources()
-  loaded = {
-    name: sources.of(methods.FEDAVG_CONFIG(data=data, train_share=share))
-    for name, share in shares.items()
-  }
-  assert [len(source.train.labels) for source in loaded.values()] == [30, 3, 15]
-  for source in loaded.values():
-    np.testing.assert_array_equal(source.test.images, loaded["all"].test.images)
+
+  def prepared(share, seed=0):
+    config = methods.FEDAVG_CONFIG(
+      data=data, train_share=share, seed=seed, norm="none", model="tiny", clients=1, rounds=1
+    )
+    return train.prepare(config, sources.of(config))[1].source
+
+  whole = prepared(None)
+  some = {(share, seed): prepared(share, seed) for share in (0.1, 0.5) for seed in (0, 1)}
+  assert [len(source.train.labels) for source in some.values()] == [3, 3, 15, 15]
+  for (share, seed), source in some.items():
+    expected = sample(whole.train, share, seed)
+    np.testing.assert_array_equal(source.train.images, expected.images)
+    assert source.test is whole.test
+  assert not np.array_equal(some[0.5, 0].train.images, some[0.5, 1].train.images)
   with pytest.raises(UserError, match="train_share"):
     train.load(methods.FEDAVG_CONFIG(train_share=0.1), lambda labels, clients: np.arange(3))
 

@@ -89,17 +89,15 @@ class DataConfig(Options):
 def from_config(
   config: DataConfig,
   task: str = "classification",
-  seed: int = 0,
   select_local: SelectLocal | None = None,
   decode: bool = True,
 ) -> Source:
-  """Loads the data of a run.
+  """Loads the data of a run, with all training examples (see :func:`share`).
 
   Args:
     config: the options.
     task: one of ``objectives.TASKS``, or ``'verification'``, whose test classes may differ from the
       training classes.
-    seed: seed of the draw for ``train_share``.
     select_local: choice of the training images to read, as for :func:`load`.
     decode: whether to decode images now, as for :func:`load`.
 
@@ -108,7 +106,7 @@ def from_config(
   """
   if config.train_share is not None and select_local is not None:
     raise UserError("--train_share is for one process; drop --train_share or --num_processes.")
-  source = load(
+  return load(
     config.data,
     config.data_dir,
     image_size=config.image_size,
@@ -119,6 +117,10 @@ def from_config(
     objective=training_objective(task),
     decode=decode,
   )
+
+
+def share(source: Source, config: DataConfig, seed: int) -> Source:
+  """Returns the data with the ``train_share`` of its training examples that a seed draws."""
   if config.train_share is None:
     return source
   return source._replace(train=sample(source.train, config.train_share, seed))
