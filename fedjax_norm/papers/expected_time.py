@@ -38,10 +38,13 @@ _DATA = {
 """Data -> (training examples, test examples, shape of an image, classes)."""
 
 
-def total(cells: Iterable[Cell], scale: str, machine: Machine) -> float:
-  """Returns the seconds of one run of each cell; NaN if one needs data whose size is not known."""
-  runs = {cell.name: cell.config(scale) for cell in cells}
-  return math.fsum(seconds(config, machine) for config in runs.values())
+def total(cells: Iterable[Cell], scale: str, machine: Machine, seeds: int) -> float:
+  """Returns the seconds of all runs of the cells, with the search for their learning rates.
+
+  NaN if one needs data whose size is not known.
+  """
+  each = {cell.name: cell for cell in cells}.values()
+  return math.fsum(cell.work(seeds) * seconds(cell.config(scale), machine) for cell in each)
 
 
 def seconds(config: Any, machine: Machine) -> float:

@@ -11,7 +11,7 @@ from fedjax_norm.cli.methods import ANY_METHOD
 from fedjax_norm.errors import UserError
 from fedjax_norm.papers import expected_time
 from fedjax_norm.papers.paper_flags import PaperFlags
-from fedjax_norm.papers.tables import Cell
+from fedjax_norm.papers.tables import EFFORT, RUNGS, Cell
 from fedjax_norm.study.planning import combinations
 from fedjax_norm.study.planning.plan import SOURCES, Plan
 
@@ -35,9 +35,7 @@ def make(cells: Mapping[str, Cell], flags: PaperFlags, workers: int, stored: Pla
   new = {name: _contender(cell, flags) for name, cell in cells.items()}
   if stored:
     _check_same(fixed, flags.seeds, stored)
-    if changed := [
-      name for name in new.keys() & kept.keys() if new[name].flags != kept[name].flags
-    ]:
+    if changed := [n for n in new.keys() & kept.keys() if _runs(new[n]) != _runs(kept[n])]:
       raise UserError(
         f"--workdir has a run {min(changed)} with other settings, those of another version of "
         "fedjax_norm; pass another --workdir."
@@ -51,7 +49,7 @@ def make(cells: Mapping[str, Cell], flags: PaperFlags, workers: int, stored: Pla
   return Plan(
     options=fixed,
     cells=tuple({**kept, **new}.values()),
-    effort=1,
+    effort=EFFORT,
     rates=(),
     extends=False,
     seed=flags.seed,
@@ -61,7 +59,7 @@ def make(cells: Mapping[str, Cell], flags: PaperFlags, workers: int, stored: Pla
     workers=workers,
     lanes=1,
     costs={},
-    rungs=(1, 1),
+    rungs=RUNGS,
   )
 
 
@@ -105,14 +103,20 @@ def _contender(cell: Cell, flags: PaperFlags) -> combinations.Cell:
     setting=flags.scale,
     options={},
     flags={**stored, "method": config.row.name},
-    rounds=None,
+    rounds=config.rounds if cell.rates else None,
     eval_every=None,
     seconds=round(expected) if math.isfinite(expected) else 60.0,
+    rates=cell.rates or None,
   )
   checked = contender.config(seed=flags.seed, seeds=flags.seeds)
   train.check(checked)
   SOURCES.of(checked)  # data that cannot be read is an error before anything is trained
   return contender
+
+
+def _runs(cell: combinations.Cell) -> Any:
+  """Returns what must not change while a folder has runs of a cell."""
+  return cell.flags, cell.rounds, cell.rates
 
 
 def _check_same(fixed: dict[str, Any], seeds: int, stored: Plan) -> None:

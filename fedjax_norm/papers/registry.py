@@ -8,6 +8,7 @@ from fedjax_norm.papers import (
   niid_bench,
   paper_000_isolated_norms,
   paper_001_edgify,
+  paper_002_fixbn,
   paper_003_split_learning,
   paper_004_noniid_quagmire,
 )
@@ -16,6 +17,7 @@ from fedjax_norm.papers.tables import Cell, Table
 _PAPERS = (
   paper_000_isolated_norms,
   paper_001_edgify,
+  paper_002_fixbn,
   paper_003_split_learning,
   paper_004_noniid_quagmire,
   niid_bench,

@@ -165,6 +165,7 @@ def _accuracies(table: Table, result: TableResult) -> str:
   """Returns each cell's top-1 and, if the table has losses, its loss, otherwise its top-5."""
   rows = []
   losses = any(cell.reference for cell in table.cells)
+  tuned = any(cell.rates for cell in table.cells)
   for cell in table.cells:
     paper, ours = cell.paper or (math.nan, math.nan), result.cells[cell.label]
     values = [_format(paper[0]), _estimate(ours, "top1")]
@@ -174,10 +175,10 @@ def _accuracies(table: Table, result: TableResult) -> str:
       values += [_format(table.paper_loss(cell)), _format(loss)]
     else:
       values += [_format(paper[1]), _estimate(ours, "top5")]
-    rows.append([cell.label, *values])
+    rows.append([cell.label, *values, *([ours.rate or "-"] if tuned else [])])
   second = "loss" if losses else "top-5"
   head = ["cell", "top-1, paper", "top-1, ours", f"{second}, paper", f"{second}, ours"]
-  return as_markdown(head, rows)
+  return as_markdown([*head, *(["rate"] if tuned else [])], rows)
 
 
 def _loss(reference: CellResult, cell: CellResult) -> float:

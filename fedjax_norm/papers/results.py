@@ -10,7 +10,7 @@ from fedjax_norm.evaluation.classification import unpacked
 from fedjax_norm.papers import client_costs
 from fedjax_norm.papers.tables import Claim, Table, Value
 from fedjax_norm.study import savings
-from fedjax_norm.study.contender import Contender, SeedRun
+from fedjax_norm.study.contender import Contender, SeedRun, Tuning
 from fedjax_norm.study.statistics import Estimate, estimate
 from fedjax_norm.study.verdicts import Measurement, Verdict, above_chance, judge
 
@@ -31,12 +31,15 @@ class CellResult(NamedTuple):
     runs: seed -> name of a figure -> value: ``top1`` and ``top5`` in percent, ``bytes`` that all
       clients sent and received, and, where the table has them, the clients' costs at the common
       accuracy (``client_flops`` and ``sent``).
+    rate: the learning rate that was chosen for the cell, as text with a mark if it is at an edge of
+      what was tried; None if it was given.
   """
 
   state: str
   reason: str | None
   seconds: float
   runs: dict[int, dict[str, float]]
+  rate: str | None = None
 
   @property
   def ended(self) -> bool:
@@ -103,6 +106,7 @@ def collect(
       one.reason,
       math.fsum(run.summary["seconds"] for run in one.runs),
       {run.seed: _figures(run) for run in one.runs},
+      _rate(one.tuning),
     )
     for label, one in found.items()
   }
@@ -133,6 +137,12 @@ def _covariance(found: Mapping[str, Contender], tested: int) -> list[list[float]
   return np.atleast_2d(np.cov(answers)).round(4).tolist() if tested else []
 
 
+def _rate(tuning: Tuning | None) -> str | None:
+  if tuning is None:
+    return None
+  return f"{tuning.lr:g}" + (f" ({tuning.edge})" if tuning.edge else "")
+
+
 def _figures(run: SeedRun) -> dict[str, float]:
   summary = run.summary
   figures = {"bytes": float(summary["bytes_up"] + summary["bytes_down"])}
@@ -159,7 +169,9 @@ def from_json(content: dict[str, Any]) -> TableResult:
         int(seed): {name: float(value) for name, value in run.items()}
         for seed, run in cell["runs"].items()
       }
-      cells[label] = CellResult(cell["state"], cell["reason"], float(cell["seconds"]), figures)
+      cells[label] = CellResult(
+        cell["state"], cell["reason"], float(cell["seconds"]), figures, cell.get("rate")
+      )
     made = {name: str(content["made"][name]) for name in MADE}
     tested, chance = int(content["tested"]), float(content["chance"])
     covariance = [list(map(float, row)) for row in content["covariance"]]

@@ -17,6 +17,7 @@ from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.flags import define, format_value, given
 from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.options import make
+from fedjax_norm.study.planning.tuning import total_steps
 from fedjax_norm.study.savings import Degree
 from fedjax_norm.study.verdicts import Contrast, Statement
 
@@ -28,6 +29,9 @@ BINARIES: dict[str, type[Config] | Choice] = {
   "run": methods.ANY_METHOD,
 }
 """First word of a preset's name -> the flags of the program that the preset is for."""
+
+EFFORT, RUNGS = 4, (1, 2)
+"""Quarters of a run's rounds: a final run, and the shorter and longer trials of learning rates."""
 
 _PRESETS = Path(presets.__file__).parent
 
@@ -43,6 +47,8 @@ class Cell(NamedTuple):
     paper: the paper's (top-1, top-5) in percent, NaN where not printed; None if neither is.
     reference: label of the cell relative to which this cell's loss of accuracy is measured.
     paper_loss: the loss of accuracy that the paper prints, in points, or None.
+    rates: learning rates of which one is chosen on validation examples; empty if ``options``
+      have its rate.
   """
 
   label: str
@@ -52,6 +58,7 @@ class Cell(NamedTuple):
   paper: tuple[float, float] | None = None
   reference: str | None = None
   paper_loss: float | None = None
+  rates: tuple[float, ...] = ()
 
   @property
   def name(self) -> str:
@@ -59,6 +66,10 @@ class Cell(NamedTuple):
     options = sorted(self.options.items())
     texts = (f"{key}={format_value(value)}" for key, value in options if value is not None)
     return "-".join([self.preset, *texts])
+
+  def work(self, seeds: int) -> float:
+    """Returns the length of all trials and final runs, relative to one final run."""
+    return total_steps(len(self.rates), False, seeds, EFFORT, RUNGS) / EFFORT
 
   def config(self, scale: str, **options: Any) -> Config:
     """Returns the run's flags at a scale; ``options`` replace all others."""

@@ -10,18 +10,20 @@ from flax import linen as nn
 
 from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.client_mapping import ClientMapping
-from fedjax_norm.data.federated import FederatedData, gather, label_counts, rows
+from fedjax_norm.data.federated import FederatedData, draw, gather, label_counts, rows
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import diagnostics
 from fedjax_norm.evaluation.batches import make_evaluate, stack_batches
 from fedjax_norm.evaluation.classification import Scores, label_weighted_accuracy, make_scores
 from fedjax_norm.evaluation.config import EvaluationConfig
 from fedjax_norm.evaluation.diagnostics import local_update_delta, residual_update_delta
+from fedjax_norm.evaluation.gradient_deviation import make_gradient_deviation
+from fedjax_norm.local_training.config import LocalConfig
 from fedjax_norm.training.placement.client_states import ClientStore, evenly_spaced
 from fedjax_norm.training.placement.device_arrays import placer
 from fedjax_norm.training.storage.csv_rows import Row
 from fedjax_norm.training.task.task import Task
-from fedjax_norm.typing import Key, PyTree, Variables
+from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
 Diagnose = Callable[[str, Algorithm, PyTree, ClientStore, FederatedData, int, Key], list[Row]]
 """(name of the phase, algorithm of the phase, server state, client store, federation on the host,
@@ -33,6 +35,7 @@ Values = dict[tuple[str, str], float]
 # Maximum numbers of measured clients, and of test images for neuron differences. If there are more,
 # evenly spaced ones are used.
 _CLIENTS, _IMAGES = 10, 32
+_GRADIENTS = 4  # minibatches of each client over which deviations of gradients are averaged
 
 
 def accuracy_by_partition(scores: list[Scores], counts: np.ndarray) -> np.ndarray:
@@ -68,7 +71,10 @@ def make_diagnose(
   - ``local_update_delta``: only for algorithms with ``views.traveling``; with periodic averaging
     only directly before an average, as in the paper, so that all values are measured after equally
     many local steps;
-  - ``residual_update_delta``: only for algorithms with ``views.residual``.
+  - ``residual_update_delta``: only for algorithms with ``views.residual``;
+  - ``gradient_deviation``: the layer; of gradients at the global model, as the mean over
+    minibatches (see ``evaluation/gradient_deviation.py``); not for norms that merge statistics
+    across clients, whose batch is the joint one.
 
   ``models`` has the model of each phase by name, not bound to a named device axis; ``batch_size``
   is the batch size of training; ``mapping`` divides test batches over devices.
@@ -104,6 +110,29 @@ def make_diagnose(
     name: jax.jit(diagnostics.make_minibatch_moments(model, positions, batch_size, task.transform))
     for name, model in models.items()
   }
+
+  gradients = {
+    name: jax.jit(make_gradient_deviation(model, LocalConfig(objective=task.objective)))
+    for name, model in models.items()
+    if not task.model.norm.across_clients
+  }
+
+  @jax.jit
+  def batch_of(one: FederatedData, step: Array, key: Key) -> Batch:
+    return draw(one, jnp.int32(0), step, batch_size, task.transform, key)
+
+  def deviations(
+    phase: str, model: Variables, data: FederatedData, ids: np.ndarray, round_: int, key: Key
+  ) -> Values:
+    limit = min(int(data.sizes[ids].max()), _GRADIENTS * batch_size)
+    samples = [_sample(data, client, limit, key) for client in ids]
+    found = []
+    for step in range(_GRADIENTS):
+      batches = [batch_of(one, jnp.int32(step), key) for one in samples]
+      stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *batches)
+      found.append(gradients[phase](model, stacked, jnp.int32(round_)))
+    means = jax.tree.map(lambda *values: float(np.mean(values)), *found)
+    return {("gradient_deviation", layer): value for layer, value in means.items()}
 
   @jax.jit
   def neurons(a: Variables, b: Variables, stored: np.ndarray) -> dict[str, jax.Array]:
@@ -166,6 +195,8 @@ def make_diagnose(
         if algorithm.averages_next is None or algorithm.averages_next(server):
           params = [model["params"] for model in models]
           values["local_update_delta", ""] = local_update_delta(params, shared["params"])
+      if gradients:
+        values |= deviations(phase, shared, data, ids, round_, key)
     if algorithm.views.residual:
       residuals = _per_client(algorithm.views.residual, server, store, ids)
       values["residual_update_delta", ""] = residual_update_delta(residuals, shared["params"])

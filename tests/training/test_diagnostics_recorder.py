@@ -114,6 +114,11 @@ def test_values_are_those_of_the_client_models(task, whole):
   np.testing.assert_allclose(last["neuron_difference", ""], np.mean(neurons), rtol=1e-4)
   channels = [last["mean_divergence", f"Norm_0:{c}"] for c in range(8)]
   np.testing.assert_allclose(last["mean_divergence_median", "Norm_0"], np.median(channels))
+  gradients = {
+    place: v for (quantity, place), v in last.items() if quantity == "gradient_deviation"
+  }
+  assert gradients.keys() == {"Conv_0", "Norm_0", "Dense_0"}
+  assert min(gradients.values()) > 0.01
   places = {place for quantity, place in last if quantity == "accuracy"}
   assert places == {f"{i} on {j}" for i in range(3) for j in range(3)}
 

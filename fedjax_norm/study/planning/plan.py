@@ -91,6 +91,10 @@ class Plan(NamedTuple):
     """Expected time of the whole study."""
     return budget.makespan([cell.seconds for cell in self.cells], self.workers)
 
+  def of(self, cell: Cell) -> "Plan":
+    """Returns the plan with the grid of learning rates of a contender."""
+    return self if cell.rates is None else self._replace(rates=cell.rates, extends=True)
+
   def is_short(self, cell: Cell, steps: int) -> bool:
     """Returns whether a trial of a contender is measured to take so short that it is not saved."""
     seconds = cell.seconds * steps / self.total_steps
@@ -113,7 +117,7 @@ def read_plan(folder: Path) -> Plan:
       f"{folder} holds a study of another version of fedjax_norm; use that version or pass another "
       "--workdir."
     )
-  cells = tuple(Cell(**cell) for cell in content.pop("cells"))
+  cells = tuple(Cell(**from_json(cell)) for cell in content.pop("cells"))
   costs = {key: Cost(*cost) for key, cost in content.pop("costs").items()}
   return Plan(cells=cells, costs=costs, **from_json(content))
 
