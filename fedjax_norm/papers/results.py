@@ -213,6 +213,10 @@ def verdict(table: Table, claim: Claim, result: TableResult) -> Verdict:
   Nothing is decided at scale ``smoke``, if a run is missing or diverged, or if the baseline is
   within the error of guessing.
   """
+  if (
+    claim.diverges and result.cells[claim.diverges].state == "diverged" and result.scale != "smoke"
+  ):
+    return Verdict("held", None, f"{claim.diverges} diverged")
   statement = table.in_accuracies(claim.statement)
   labels, keys = [], []
   for contrast in statement.contrasts:

@@ -121,10 +121,13 @@ class Claim(NamedTuple):
     text: the claim in one line.
     statement: what has to hold; its keys are labels of cells, for their top-1 accuracy, and
       objects of :class:`Value`.
+    diverges: label of a cell of which the claim says that training diverges; None without one.
+      ``statement`` decides if training did not.
   """
 
   text: str
   statement: Statement
+  diverges: str | None = None
 
 
 class Table(NamedTuple):

@@ -90,7 +90,7 @@ class Verdict(NamedTuple):
   Attributes:
     state: the verdict.
     margin: that of the contrast that decides: the least one if all have to hold, or the greatest.
-    reason: why it is undecided, apart from the interval, as a part of a sentence; otherwise empty.
+    reason: why it is so, apart from the interval, as a part of a sentence; otherwise empty.
   """
 
   state: State
