@@ -177,6 +177,7 @@ NEEDED_FLAGS = {
   "cap_sizes": "--partition=dirichlet",
   "drift_stretches": "--drift=label",
   "drift_rounds": "--drift=label",
+  "drift_keeps": "--drift=label",
   "lr_warmup_from": "--lr_warmup_rounds=2",
   "lr_factor": "--lr_schedule=exponential",
   "lr_warmup_epochs": "--epochs=3",
