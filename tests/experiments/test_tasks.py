@@ -1,14 +1,17 @@
 """Runs with ``--task=regression`` and ``--task=segmentation``."""
 
 import json
+import math
 import types
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from helpers.finished_runs import write_run
 from helpers.run_bits import read as rows
+from helpers.small_data import put_cityscapes
 
 from fedjax_norm.cli.commands import compare
 from fedjax_norm.errors import UserError
@@ -93,6 +96,28 @@ def test_segmentation_learns_and_prints_its_classes(fedavg_run):
   assert both == pytest.approx(float(last["mean_iou"]))
   assert abs(float(last["train_pixel_accuracy"]) - float(last["pixel_accuracy"])) < 0.2
   assert f"IoU by class    dark {float(last['iou_dark']):.1%}" in result.out
+
+
+def test_a_federation_of_cities_learns_the_classes_that_count(fedavg_run, tmp_path):
+  """The upper quarter of each image has an id without a class, so it does not count."""
+  rng = np.random.default_rng(0)
+  for city, count in (("train/aachen", 6), ("train/bonn", 3), ("train/ulm", 4), ("val/lindau", 5)):
+    for i in range(count):
+      ids = rng.choice([7, 23], (4, 4)).repeat(4, 0).repeat(4, 1)  # road and sky
+      ids[:4] = 0
+      put_cityscapes(tmp_path, f"{city}/{i}", ids)
+  result = fedavg_run(
+    *(f"--data=masks:{tmp_path}", "--task=segmentation", "--model=fcn", "--norm=bn"),
+    *("--clients=3", "--image_size=8", "--lr=0.5", "--rounds=20", "--eval_every=20"),
+    "--workdir=run",
+  )
+  assert result.code == 0, result.err
+  assert "aachen, bonn, ulm" in result.out
+  last = rows("run")[-1]
+  assert float(last["mean_iou"]) == pytest.approx(1, abs=0.05)
+  assert float(last["iou_sky"]) > 0.9
+  assert math.isnan(float(last["iou_car"]))  # no pixel has it
+  assert Path("run/partition.png").is_file()
 
 
 @pytest.mark.parametrize(
