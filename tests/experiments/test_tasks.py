@@ -1,7 +1,6 @@
 """Runs with ``--task=regression`` and ``--task=segmentation``."""
 
 import json
-import math
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,20 +84,7 @@ def test_regression_learns_and_prints_its_measures(decentralized_run):
     compare.compare(options, "run/seed_0", "other")
 
 
-def test_segmentation_learns_and_prints_its_classes(fedavg_run):
-  flags = (*SEGMENTATION, "--lr=0.2", "--rounds=20", "--eval_every=20", "--norm=none")
-  result = fedavg_run(*flags, "--workdir=run")
-  assert result.code == 0, result.err
-  last = rows("run")[-1]
-  assert float(last["mean_iou"]) > 0.55
-  assert float(last["pixel_accuracy"]) > 0.7
-  both = (float(last["iou_dark"]) + float(last["iou_bright"])) / 2
-  assert both == pytest.approx(float(last["mean_iou"]))
-  assert abs(float(last["train_pixel_accuracy"]) - float(last["pixel_accuracy"])) < 0.2
-  assert f"IoU by class    dark {float(last['iou_dark']):.1%}" in result.out
-
-
-def test_a_federation_of_cities_learns_the_classes_that_count(fedavg_run, tmp_path):
+def test_segmentation_of_cities_learns_and_prints_the_classes_that_count(fedavg_run, tmp_path):
   """The upper quarter of each image has an id without a class, so it does not count."""
   rng = np.random.default_rng(0)
   for city, count in (("train/aachen", 6), ("train/bonn", 3), ("train/ulm", 4), ("val/lindau", 5)):
@@ -113,10 +99,14 @@ def test_a_federation_of_cities_learns_the_classes_that_count(fedavg_run, tmp_pa
   )
   assert result.code == 0, result.err
   assert "aachen, bonn, ulm" in result.out
-  last = rows("run")[-1]
-  assert float(last["mean_iou"]) == pytest.approx(1, abs=0.05)
-  assert float(last["iou_sky"]) > 0.9
-  assert math.isnan(float(last["iou_car"]))  # no pixel has it
+  last = {name: float(value) for name, value in rows("run")[-1].items() if value[:1].isdigit()}
+  assert last["mean_iou"] > 0.9
+  assert last["mean_iou"] == pytest.approx((last["iou_road"] + last["iou_sky"]) / 2)
+  assert last["pixel_accuracy"] > 0.95
+  assert abs(last["train_pixel_accuracy"] - last["pixel_accuracy"]) < 0.2
+  assert "iou_car" not in last  # nan: no pixel has this class
+  words = " ".join(result.out.split())
+  assert f"IoU by class road {last['iou_road']:.1%}, sky {last['iou_sky']:.1%} test loss" in words
   assert Path("run/partition.png").is_file()
 
 
