@@ -1,6 +1,6 @@
 """The segmentation of paper 002 (Zhong, Chen, Chao 2023): BN, GN and FixBN on Cityscapes.
 
-The registry does not have this table yet: it is measured by mean IoU, and recorded results are top-1.
+The registry does not have this table yet: it needs mean IoU, and recorded results are top-1.
 """
 
 from fedjax_norm.papers.tables import Cell, Claim, Table
