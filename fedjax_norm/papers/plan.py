@@ -16,6 +16,7 @@ from fedjax_norm.study.planning import combinations
 from fedjax_norm.study.planning.plan import SOURCES, Plan
 
 _FIXED = ("scale", "data_dir", "seed")  # options that a folder keeps
+_FILES = ("folder", "csv", "masks")  # kinds of data whose files are below ``--data_dir``
 
 
 def make(cells: Mapping[str, Cell], flags: PaperFlags, workers: int, stored: Plan | None) -> Plan:
@@ -42,7 +43,7 @@ def make(cells: Mapping[str, Cell], flags: PaperFlags, workers: int, stored: Pla
       )
   if flags.data_dir and not any("data_dir" in one.flags for one in new.values()):
     read = (cell.config(flags.scale).data for cell in cells.values())
-    if not any(data.startswith(("folder:", "csv:")) for data in read):
+    if not any(data.partition(":")[0] in _FILES for data in read):
       raise UserError(
         "--data_dir has no effect because the selected runs read no data from files; drop it."
       )
@@ -67,10 +68,10 @@ def with_data_dir(data: str, data_dir: str | None) -> dict[str, Any]:
   """Returns the options with which a run reads its data from ``--data_dir``, if from files.
 
   Raises:
-    UserError: the run reads a folder or a CSV index below ``--data_dir``, which is None.
+    UserError: the run reads files below ``--data_dir``, which is None.
   """
   kind, _, path = data.partition(":")
-  if kind in ("folder", "csv"):
+  if kind in _FILES:
     if data_dir is None:
       raise UserError(f"the data {data!r} is in the folder --data_dir; set --data_dir.")
     return {"data": f"{kind}:{Path(data_dir) / path}"}
