@@ -33,6 +33,7 @@ _DATA = {
   "mnist": (60_000, 10_000, (28, 28, 1), 10),
   "cifar10": (50_000, 10_000, (32, 32, 3), 10),
   "cifar100": (50_000, 10_000, (32, 32, 3), 100),
+  "masks:cityscapes": (2_975, 500, (1024, 2048, 3), 19),
   "tiny_imagenet": (100_000, 10_000, (64, 64, 3), 200),
 }
 """Data -> (training examples, test examples, shape of an image, classes)."""

@@ -108,6 +108,7 @@ def _contender(cell: Cell, flags: PaperFlags) -> combinations.Cell:
     eval_every=None,
     seconds=round(expected) if math.isfinite(expected) else 60.0,
     rates=cell.rates or None,
+    measure="mean_iou" if config.task == "segmentation" else None,
   )
   checked = contender.config(seed=flags.seed, seeds=flags.seeds)
   train.check(checked)

@@ -10,6 +10,7 @@ from fedjax_norm.papers import (
   paper_000_isolated_norms,
   paper_001_edgify,
   paper_002_fixbn,
+  paper_002_segmentation,
   paper_003_split_learning,
   paper_004_noniid_quagmire,
 )
@@ -20,6 +21,7 @@ _PAPERS = (
   paper_000_cases,
   paper_001_edgify,
   paper_002_fixbn,
+  paper_002_segmentation,
   paper_003_split_learning,
   paper_004_noniid_quagmire,
   niid_bench,

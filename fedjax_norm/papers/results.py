@@ -14,6 +14,7 @@ from fedjax_norm.study.contender import Contender, SeedRun, Tuning
 from fedjax_norm.study.statistics import Estimate, estimate
 from fedjax_norm.study.verdicts import Measurement, Verdict, above_chance, judge
 
+_GUESSES = "no_better_than_guessing"
 _PAIRS = 6_000  # of images in a test of verification: ten folds with 300 of each kind
 
 
@@ -28,7 +29,7 @@ class CellResult(NamedTuple):
     state: whether there are results (see ``study.contender.State``).
     reason: why there are none, as one sentence; None if there are.
     seconds: time of all seeds, without compilation before the first round.
-    runs: seed -> name of a figure -> value: ``top1`` and ``top5`` in percent, ``bytes`` that all
+    runs: seed -> name of a figure -> value: the table's measures in percent, ``bytes`` that all
       clients sent and received, and, where the table has them, the clients' costs at the common
       accuracy (``client_flops`` and ``sent``).
     rate: the learning rate that was chosen for the cell, as text with a mark if it is at an edge of
@@ -58,8 +59,9 @@ class TableResult(NamedTuple):
     table: name of the table.
     scale: scale of the runs.
     made: how it was measured, with the names in :data:`MADE`.
-    tested: number of test examples of an accuracy, or of pairs of images.
-    chance: accuracy of the best constant answer in percent.
+    tested: number of test examples of an accuracy, or of pairs of images; 0 for other measures.
+    chance: accuracy of the best constant answer in percent; for other measures, the best value of a
+      run that was no better than such an answer.
     cells: label -> result.
     covariance: covariances of the cells' answers over the test examples, in percent squared, in the
       order of ``cells``; an answer is the share of a cell's seeds that are correct. Empty if a cell
@@ -105,7 +107,7 @@ def collect(
       one.state,
       one.reason,
       math.fsum(run.summary["seconds"] for run in one.runs),
-      {run.seed: _figures(run) for run in one.runs},
+      {run.seed: _figures(run, table) for run in one.runs},
       _rate(one.tuning),
     )
     for label, one in found.items()
@@ -118,9 +120,14 @@ def collect(
   counts = (
     [one["examples"] for one in (runs[0].evaluation or {}).get("classes", [])] if runs else []
   )
-  chance = 100 * max(counts) / sum(counts) if counts else 50.0  # pairs of images are alike or not
+  chance, tested = 50.0, _PAIRS  # pairs of images are alike or not
+  if counts:
+    chance, tested = 100 * max(counts) / sum(counts), sum(counts)
+  elif table.measures[0] != "top1":  # the error of the test set is not known
+    guesses = [run.summary[table.measures[0]] for run in runs if run.summary[_GUESSES]]
+    chance, tested = 100 * max(guesses, default=0.0), 0
   return TableResult(
-    table.name, scale, made, sum(counts) or _PAIRS, chance, cells, _covariance(found, sum(counts))
+    table.name, scale, made, tested, chance, cells, _covariance(found, sum(counts))
   )
 
 
@@ -143,10 +150,10 @@ def _rate(tuning: Tuning | None) -> str | None:
   return f"{tuning.lr:g}" + (f" ({tuning.edge})" if tuning.edge else "")
 
 
-def _figures(run: SeedRun) -> dict[str, float]:
+def _figures(run: SeedRun, table: Table) -> dict[str, float]:
   summary = run.summary
   figures = {"bytes": float(summary["bytes_up"] + summary["bytes_down"])}
-  shares = [name for name in ("top1", "top5") if name in summary]
+  shares = [name for name in table.measures if name in summary]
   return figures | {name: round(100 * summary[name], 4) for name in shares}
 
 
@@ -201,7 +208,9 @@ def lacks_runs_of(result: TableResult, old: TableResult) -> bool:
 def outcomes(table: Table, result: TableResult) -> dict[str, savings.Outcome]:
   """Returns label -> mean accuracy and mean bytes, for the savings over BSP."""
   return {
-    cell.label: savings.Outcome(one.over_seeds("top1").mean, one.over_seeds("bytes").mean)
+    cell.label: savings.Outcome(
+      one.over_seeds(table.measures[0]).mean, one.over_seeds("bytes").mean
+    )
     for cell in table.cells
     for one in [result.cells[cell.label]]
   }
@@ -233,7 +242,7 @@ def verdict(table: Table, claim: Claim, result: TableResult) -> Verdict:
         label = degree.thetas[theta]
       keys.append((key, label))
       labels.append(label)
-  measured = {key: _measurement(result, key, label) for key, label in keys}
+  measured = {key: _measurement(table, result, key, label) for key, label in keys}
   doubt = _doubt(table, result, list(dict.fromkeys(labels)))
   position = {label: i for i, label in enumerate(result.cells)}
   label_of = dict(keys)
@@ -266,10 +275,11 @@ def paper_verdict(table: Table, claim: Claim) -> Verdict | None:
   return judge(statement, measured, least_seeds=1)
 
 
-def _measurement(result: TableResult, key: Any, label: str) -> Measurement:
+def _measurement(table: Table, result: TableResult, key: Any, label: str) -> Measurement:
   runs = result.cells[label].runs.items()
   if not isinstance(key, Value):
-    return Measurement({seed: run["top1"] for seed, run in runs if "top1" in run}, result.tested)
+    name = table.measures[0]
+    return Measurement({seed: run[name] for seed, run in runs if name in run}, result.tested)
   found = {seed: run.get(key.measure, 0.0) for seed, run in runs}
   return Measurement({seed: float(np.log(value)) for seed, value in found.items() if value > 0})
 
@@ -287,8 +297,8 @@ def _doubt(table: Table, result: TableResult, labels: list[str]) -> str:
       return _why_missing(label, state)
   if result.scale == "smoke":
     return "runs at scale smoke are too short"
-  best = max(labels, key=lambda label: result.cells[label].over_seeds("top1").mean)
+  best = max(labels, key=lambda label: result.cells[label].over_seeds(table.measures[0]).mean)
   baseline = table.baseline or best
-  if not above_chance(_measurement(result, baseline, baseline), result.chance):
+  if not above_chance(_measurement(table, result, baseline, baseline), result.chance):
     return f"{baseline} is within the error of guessing ({result.chance:.1f}%)"
   return ""

@@ -44,7 +44,7 @@ class Cell(NamedTuple):
     preset: name of a preset.
     options: flag -> value that replaces the preset's; None removes a flag.
     scales: name of a scale -> further flags that change at this scale, as in ``options``.
-    paper: the paper's (top-1, top-5) in percent, NaN where not printed; None if neither is.
+    paper: the paper's values of the table's two measures in percent, NaN where not printed; None if neither is.
     reference: label of the cell relative to which this cell's loss of accuracy is measured.
     paper_loss: the loss of accuracy that the paper prints, in points, or None.
     rates: learning rates of which one is chosen on validation examples; empty if ``options``
@@ -96,11 +96,11 @@ def _preset(name: str, kind: type[Config]) -> Mapping[str, Any]:
 
 
 class Value(NamedTuple):
-  """What a claim is about, if it is not the top-1 accuracy of a cell, which its label stands for.
+  """What a claim is about, if it is not a cell's first measure, which its label stands for.
 
   Attributes:
     label: label of a cell; for bytes also "<degree>, Oracle".
-    measure: ``loss``, points of top-1 below the reference cell; ``bytes`` that the clients of a run
+    measure: ``loss``, points below the reference cell; ``bytes`` that the clients of a run
       send and receive; ``client_flops`` or ``sent``, the clients' cost when all cells of the table
       have reached the highest accuracy that they have in common.
   """
@@ -119,7 +119,7 @@ class Claim(NamedTuple):
 
   Attributes:
     text: the claim in one line.
-    statement: what has to hold; its keys are labels of cells, for their top-1 accuracy, and
+    statement: what has to hold; its keys are labels of cells, for their first measure, and
       objects of :class:`Value`.
     diverges: label of a cell of which the claim says that training diverges; None without one.
       ``statement`` decides if training did not.
@@ -150,6 +150,7 @@ class Table(NamedTuple):
     baseline: label of the cell that has to train well, or no claim of the table is decided; by
       default the best cell of each claim.
     paper_tested: number of test examples in the paper, for the error of its accuracies.
+    measures: the measure that claims compare, and another one that is printed beside it.
   """
 
   name: str
@@ -164,6 +165,7 @@ class Table(NamedTuple):
   choices: Callable[[Sequence[Config]], str] | None = None
   baseline: str | None = None
   paper_tested: int = 10_000
+  measures: tuple[str, str] = ("top1", "top5")
 
   def heading(self, scale: str) -> str:
     """Returns the title with the models, data and clients at a scale other than ``full``."""

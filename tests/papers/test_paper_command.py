@@ -206,22 +206,6 @@ def test_bars_have_a_group_for_each_algorithm():
   assert [bar.get_height() for bar in axes.patches] == [10, 10, 10, 1, 1, 1]
 
 
-def test_a_record_tells_by_which_commits_its_runs_were_made(tmp_path):
-  table = TABLES["000.1"]
-  contenders = {}
-  for cell, day, of in zip(
-    table.cells, "312", ({"commit": "b"}, {"commit": "a"}, {}), strict=False
-  ):
-    entry = {"fedjax_norm": "1.0", "jax": f"0.{day}", "date": f"2026-01-0{day}T10:00:00", **of}
-    (tmp_path / day).mkdir()
-    (tmp_path / day / "config.json").write_text(json.dumps({"made_by": [entry]}))
-    run = SeedRun(0, tmp_path / day, [], {})
-    contenders[cell.name] = Contender(cell.name, "", {}, (run,), "done")
-  made = paper._made(table, contenders, PaperFlags())
-  assert (made["date"], made["commit"]) == ("2026-01-01 to 2026-01-03", "commit a, unknown, b")
-  assert made["versions"] == ", ".join(f"fedjax_norm 1.0, jax 0.{day}" for day in "123")
-
-
 def test_a_name_selects_all_tables_that_begin_with_it():
   def names(text):
     return [table.name for table in choose(text)]

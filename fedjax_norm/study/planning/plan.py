@@ -92,8 +92,9 @@ class Plan(NamedTuple):
     return budget.makespan([cell.seconds for cell in self.cells], self.workers)
 
   def of(self, cell: Cell) -> "Plan":
-    """Returns the plan with the grid of learning rates of a contender."""
-    return self if cell.rates is None else self._replace(rates=cell.rates, extends=True)
+    """Returns the plan with the grid of learning rates and the measure of a contender."""
+    plan = self._replace(measure=cell.measure or self.measure)
+    return plan if cell.rates is None else plan._replace(rates=cell.rates, extends=True)
 
   def is_short(self, cell: Cell, steps: int) -> bool:
     """Returns whether a trial of a contender is measured to take so short that it is not saved."""
