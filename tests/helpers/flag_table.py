@@ -11,6 +11,7 @@ from fedjax_norm.cli.commands import (
   communication,
   compare,
   convert,
+  diagnostics,
   distil,
   leakage,
   oracle,
@@ -137,6 +138,9 @@ BINARIES = {
     _plain(lambda c: compare.compare(c, "run_a", "run_b")),
     compare.CompareFlags,
     (),
+  ),
+  "diagnostics": Binary(
+    _plain(lambda c: diagnostics.main(c, "run_a", "run_b")), diagnostics.DiagnosticsFlags, ()
   ),
   "study": Binary(
     _plain(_plan_study),
