@@ -179,6 +179,8 @@ NEEDED_FLAGS = {
   "exponent": "--partition=quantity",
   "min_size": "--partition=dirichlet --alpha=1",
   "cap_sizes": "--partition=dirichlet",
+  "correlation": "--partition=dirichlet",
+  "neighbours": "--partition=dirichlet --correlation=0.5",
   "drift_stretches": "--drift=label",
   "drift_rounds": "--drift=label",
   "lr_warmup_from": "--lr_warmup_rounds=2",
