@@ -76,7 +76,7 @@ def _draw_channels(axes: Axes, runs: Runs) -> None:
   }
   channels = list(dict.fromkeys(channel for of in values.values() for channel in of))
   series = {
-    base.shortened(name): [min(of.get(channel, np.nan), _MOST) for channel in channels]
+    name: [min(of.get(channel, np.nan), _MOST) for channel in channels]
     for name, of in values.items()
   }
   draw_bars(axes, channels, series, "", form="", missing="")
@@ -89,14 +89,19 @@ def _draw_channels(axes: Axes, runs: Runs) -> None:
 def _draw_blocks(axes: Axes, runs: Runs) -> None:
   """Draws a group of bars for each run and model, with a bar for each block of classes."""
   values = {
-    (f"{base.shortened(name, 20)}\nmodel {model}", f"classes {block}"): row["value"]
+    (name, model, block): row["value"]
     for name, rows in runs.items()
     for row in rows
     for model, _, block in [str(row["place"]).partition(" on ")]
   }
-  groups, blocks = (list(dict.fromkeys(key)) for key in zip(*values, strict=True))
-  series = {block: [values.get((group, block), np.nan) for group in groups] for block in blocks}
-  draw_bars(axes, groups, series, "", form="{:.0%}")
+  groups = list(dict.fromkeys(key[:2] for key in values))
+  blocks = dict.fromkeys(block for *_, block in values)
+  series = {
+    f"classes {block}": [values.get((*group, block), np.nan) for group in groups]
+    for block in blocks
+  }
+  labels = [f"{base.shortened(name, 20)}\nmodel {model}" for name, model in groups]
+  draw_bars(axes, labels, series, "", form="{:.0%}")
 
 
 def _draw_curves(axes: Axes, runs: Runs) -> None:
