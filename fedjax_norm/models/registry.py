@@ -127,6 +127,12 @@ class ModelConfig(Options):
     "whether two test images show the same identity (verification, with --model=face).",
     choices=(*TASKS, "verification"),
   )
+  pairs: str | None = option(
+    None,
+    "Path of a file with the pairs of test images to verify, in the format of LFW's pairs.txt, for "
+    "--data=folder:PATH or csv:PATH; by default pairs are drawn.",
+    needs="task=verification",
+  )
   model: str = option(
     "tiny",
     "Neural network. Convolutional: tiny, lenet (of Caffe, for CIFAR-10), lenet5 (for MNIST), cnn, "

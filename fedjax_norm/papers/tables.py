@@ -44,7 +44,8 @@ class Cell(NamedTuple):
     preset: name of a preset.
     options: flag -> value that replaces the preset's; None removes a flag.
     scales: name of a scale -> further flags that change at this scale, as in ``options``.
-    paper: the paper's values of the table's two measures in percent, NaN where not printed; None if neither is.
+    paper: the paper's values of the table's two measures in percent, NaN where not printed; None
+      if neither is.
     reference: label of the cell relative to which this cell's loss of accuracy is measured.
     paper_loss: the loss of accuracy that the paper prints, in points, or None.
     rates: learning rates of which one is chosen on validation examples; empty if ``options``

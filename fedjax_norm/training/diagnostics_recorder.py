@@ -18,6 +18,7 @@ from fedjax_norm.evaluation.classification import Scores, label_weighted_accurac
 from fedjax_norm.evaluation.config import EvaluationConfig
 from fedjax_norm.evaluation.diagnostics import local_update_delta, residual_update_delta
 from fedjax_norm.evaluation.gradient_deviation import make_gradient_deviation
+from fedjax_norm.evaluation.undefined import ratio
 from fedjax_norm.local_training.config import LocalConfig
 from fedjax_norm.training.placement.client_states import ClientStore, evenly_spaced
 from fedjax_norm.training.placement.device_arrays import placer
@@ -48,6 +49,19 @@ def accuracy_by_partition(scores: list[Scores], counts: np.ndarray) -> np.ndarra
   return np.stack([label_weighted_accuracy(one, counts) for one in scores])
 
 
+def accuracy_on_blocks(scores: list[Scores], blocks: list[np.ndarray]) -> np.ndarray:
+  """Returns the accuracy of each model on the test images of each block of classes (fig. 21).
+
+  ``blocks`` has the classes of each block. Unlike the classes of the clients, blocks are the same
+  in every partition. The result [M, B] is nan for a block without test images.
+  """
+  sums = (
+    np.stack([np.asarray(getattr(one, name), np.float64) for one in scores])
+    for name in ("top1", "examples")
+  )
+  return ratio(*(np.stack([of[:, block].sum(1) for block in blocks], 1) for of in sums))
+
+
 def make_diagnose(
   task: Task,
   models: Mapping[str, nn.Module],
@@ -66,6 +80,9 @@ def make_diagnose(
   - ``mean_divergence_median``, ``variance_divergence_median``: the layer, over its channels;
   - ``accuracy``: 'i on j', model of client i (or 'global') on the classes of client j; only for
     classification;
+  - ``accuracy_on_blocks``: 'i on 0-4', the same model on the classes with the labels 0 to 4, for
+    as many blocks of consecutive classes as there are measured clients; these are the classes of
+    the clients with ``--partition=skew``;
   - ``weight_difference``, ``neuron_difference`` (mean over layers) and
     ``neuron_difference_by_layer`` (the layer): only for algorithms with ``views.traveling``;
   - ``local_update_delta``: only for algorithms with ``views.traveling``; with periodic averaging
@@ -203,9 +220,16 @@ def make_diagnose(
     if scores:
       names = [str(i) for i in ids] if client_model else ["global"]
       counts = label_counts(data, ids, task.num_classes)
-      table = accuracy_by_partition([scores(model) for model in models[: len(names)]], counts)
+      tested = [scores(model) for model in models[: len(names)]]
+      table = accuracy_by_partition(tested, counts)
       for i, line in zip(names, table, strict=True):
         values |= {("accuracy", f"{i} on {j}"): float(v) for j, v in zip(ids, line, strict=True)}
+      blocks = np.array_split(np.arange(task.num_classes), min(len(ids), task.num_classes))
+      for i, line in zip(names, accuracy_on_blocks(tested, blocks), strict=True):
+        values |= {
+          ("accuracy_on_blocks", f"{i} on {block[0]}-{block[-1]}"): float(v)
+          for block, v in zip(blocks, line, strict=True)
+        }
     return [
       {"round": round_, "quantity": quantity, "place": place, "value": value}
       for (quantity, place), value in values.items()

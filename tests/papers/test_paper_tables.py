@@ -9,6 +9,7 @@ from helpers.paper_tables import CELLS, SIZES, by_label, resolve, tables_of
 from fedjax_norm import models
 from fedjax_norm.cli import train
 from fedjax_norm.papers import paper_004_theta_sweeps
+from fedjax_norm.papers.paper_004_regions import TABLE_1
 from fedjax_norm.papers.registry import TABLES
 from fedjax_norm.papers.tables import Value
 
@@ -154,6 +155,11 @@ def test_paper_004_is_copied_correctly():
       }[number]
       thetas = [factor * getattr(resolve(cell, "full"), name) for cell in cells[2::2]]
       assert thetas == pytest.approx(values)
+  shares = re.findall(r"^(\w+)\t(zebra|mule|panda|lynx|kangaroo)(.*)$", text, re.MULTILINE)
+  assert [region for region, *_ in shares] == list(TABLE_1)
+  for region, *rest in shares:
+    cells = re.findall(r"([\w ]+) \((\d+)%\)", "".join(rest))
+    assert {name: int(share) for name, share in cells} == TABLE_1[region]
   last = text[text.index("BatchNorm\t\tBatchReNorm") : text.index("\nTable 9.")]
   assert [cell.paper[0] for cell in TABLES["004.9"].cells] == [
     float(share) for share in re.findall(r"([\d.]+)%", last)

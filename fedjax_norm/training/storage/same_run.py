@@ -44,9 +44,11 @@ def check_same(
       "use that version or pass another --workdir."
     )
 
-  # Values are compared as JSON text, in which NaN equals NaN and True differs from 1.
+  # Values are compared as JSON text, in which NaN equals NaN and True differs from 1. A new option
+  # that is unset is as if it was not there, so that earlier runs can continue.
   def describe(config: dict[str, Any], name: str) -> str:
-    return json.dumps(config[name], sort_keys=True) if name in config else "absent"
+    value = config.get(name)
+    return "absent" if value is None else json.dumps(value, sort_keys=True)
 
   names = {*saved, *new} - {"made_by"}
   pairs = {name: (describe(saved, name), describe(new, name)) for name in sorted(names)}
