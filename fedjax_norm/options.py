@@ -7,6 +7,7 @@ name in Python and on the command line.
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
 import operator
@@ -91,6 +92,7 @@ class Option(NamedTuple):
   group: str
 
 
+@functools.cache
 def of(config_class: type) -> tuple[Option, ...]:
   """Returns all options of a subclass of :class:`Options`, in the order of its dataclass fields."""
   hints = typing.get_type_hints(config_class)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fedjax_norm import models
 from fedjax_norm.models.flops import layer_macs
-from fedjax_norm.norm import NormSpec
+from fedjax_norm.norm import create
 from fedjax_norm.papers.tables import Cell
 
 
@@ -57,7 +57,7 @@ def seconds(config: Any, machine: Machine) -> float:
   examples = round(examples * (config.train_share or 1))
   clients = config.clients or 10
   config = config.in_rounds(clients, examples)
-  layers, macs = _size(config.model, config.make_norm(1), classes, (height, width, channels))
+  layers, macs = _size(config.model, classes, (height, width, channels))
   # In split learning clients take turns; otherwise all of them take a step together.
   together = clients * config.batch_size if config.row.name != "split" else config.batch_size
   steps = config.rounds  # of a method in which a round is a step
@@ -71,7 +71,7 @@ def seconds(config: Any, machine: Machine) -> float:
 
 
 @functools.cache
-def _size(name: str, norm: NormSpec, classes: int, shape: tuple[int, int, int]) -> tuple[int, int]:
+def _size(name: str, classes: int, shape: tuple[int, int, int]) -> tuple[int, int]:
   """Returns a model's number of layers with kernels, and its multiply-adds for an image."""
-  macs = layer_macs(models.create(name, norm, classes, shape), shape)
+  macs = layer_macs(models.create(name, create("none"), classes, shape), shape)
   return len(macs), sum(macs.values())

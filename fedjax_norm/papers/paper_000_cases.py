@@ -37,7 +37,7 @@ def _cell(case: str, name: str, norm: str) -> Cell:
 
   def lengths(scale: str) -> dict[str, Any]:
     rounds = _EXAMPLES[scale] // (2 * flags["batch_size"])
-    return {"epochs": None, "rounds": rounds, "eval_every": max(1, rounds // 4)}
+    return {"epochs": None, "rounds": rounds, "eval_every": max(1, rounds // 3)}
 
   options = {**flags, **lengths("full"), "augment": "none", "validation_share": 0.1}
   smoke = {"data": "digits", "image_size": max(8, flags["image_size"] // 2)}

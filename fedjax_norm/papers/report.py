@@ -10,14 +10,8 @@ from matplotlib.ticker import EngFormatter
 from fedjax_norm.cli.text_tables import as_csv, as_markdown
 from fedjax_norm.evaluation.measures import MEASURES
 from fedjax_norm.papers import client_costs
-from fedjax_norm.papers.results import (
-  CellResult,
-  TableResult,
-  fitted,
-  outcomes,
-  paper_verdict,
-  verdict,
-)
+from fedjax_norm.papers.claims import paper_verdict, verdict
+from fedjax_norm.papers.results import CellResult, TableResult, fitted, outcomes
 from fedjax_norm.papers.tables import Table
 from fedjax_norm.study import savings
 from fedjax_norm.study.statistics import Estimate

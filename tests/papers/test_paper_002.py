@@ -10,9 +10,10 @@ from helpers.paper_tables import SIZES, by_label, invented, tables_of
 from fedjax_norm.cli.commands import paper
 from fedjax_norm.options import of
 from fedjax_norm.papers import plan, report
+from fedjax_norm.papers.claims import verdict
 from fedjax_norm.papers.paper_flags import PaperFlags
 from fedjax_norm.papers.registry import TABLES
-from fedjax_norm.papers.results import collect, verdict
+from fedjax_norm.papers.results import collect
 from fedjax_norm.study.results.study_files import read_study
 
 

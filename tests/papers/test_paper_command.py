@@ -224,7 +224,8 @@ def test_the_list_has_a_line_for_each_table(capsys, tmp_path, monkeypatch):
   code, out, _ = start(capsys, list=True, table="000,004.fig5,001")
   assert code == 0
   lines = out.splitlines()[2:]
-  assert [line.split()[0] for line in lines[:4]] == ["000.1", "000.2", "000.3", "004.fig5"]
+  names = [line.split()[0] for line in lines[:5]]
+  assert names == ["000.1", "000.2", "000.3", "000.cases", "004.fig5"]
   assert re.match(r"000.1 +4 +2 +2 min 40 s +Paper 000, table 1", lines[0])
   assert lines[-1].endswith(
     "at scale smoke with 2 seeds on a CPU core, roughly; tables share cells"

@@ -54,7 +54,7 @@ def test_every_cell_has_valid_flags(scale):
 
 
 def test_cells_share_a_run_if_they_have_the_same_flags():
-  counts = (("000", "001"), 36, 28), (("003",), 32, 25), (("004",), 332, 259)
+  counts = (("000", "001"), 95, 83), (("002",), 76, 69), (("003",), 32, 25), (("004",), 332, 259)
   for papers, count, num_runs in counts:
     rows = [cell for table in tables_of(*papers) for cell in table.cells]
     runs = {(cell.name, resolve(cell, "full")) for cell in rows}
@@ -131,7 +131,7 @@ def test_cells_of_a_figure_see_the_same_images_at_small_scale():
       seen.add(images)
       if steps < 100:  # these runs have only two rounds
         assert config.rounds == 3 * config.eval_every
-    assert seen == {19_200}
+    assert seen == {9_600 if table.name == "000.cases" else 19_200}
 
 
 @pytest.mark.skipif(not PAPERS.is_dir(), reason="needs the paper's text in ../shared/papers")

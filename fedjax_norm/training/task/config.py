@@ -161,7 +161,7 @@ def _given_pairs(config: TaskConfig) -> Pairs | None:
   """Returns the pairs of test images in the file ``--pairs``; None without this option."""
   if config.pairs is None:
     return None
-  _, images = sources.image_paths(
+  _, images, _ = sources.file_paths(
     config.data, region=config.region, min_region_size=config.min_region_size
   )
   if not images:
