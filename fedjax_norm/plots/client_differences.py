@@ -20,6 +20,7 @@ _LABELS = {
   "mean_divergence": "divergence of minibatch means",
   "variance_divergence": "divergence of minibatch variances",
   "accuracy_on_blocks": "test accuracy",
+  "gradient_deviation": "deviation of the clients' mean gradient",
   "residual_update_delta": "unsent update / weight",
   "local_update_delta": "local update / weight",
   "weight_difference": "difference of weights",
@@ -32,8 +33,8 @@ _LABELS = {
 def differences_figure(quantity: str, panels: Mapping[str, Runs], title: str) -> Figure:
   """Draws a quantity of all runs, with a panel for each group of runs and one scale for all.
 
-  Quantities of channels (fig. 4) and of blocks of classes (fig. 21) are drawn as bars, others as
-  curves against epochs, if the rows have them, or training images (fig. 16, 17, 22, 23, 24).
+  Quantities of channels (fig. 4), layers and blocks of classes (fig. 21) are drawn as bars, others
+  as curves against epochs, if the rows have them, or training images (fig. 16, 17, 22, 23, 24).
 
   Args:
     quantity: name of the quantity.
@@ -45,13 +46,14 @@ def differences_figure(quantity: str, panels: Mapping[str, Runs], title: str) ->
   every = [row for runs in panels.values() for rows in runs.values() for row in rows]
   places = {row["place"] for row in every}
   of_channels, of_blocks = (any(mark in place for place in places) for mark in (":", " on "))
-  bars = len(places) * max(map(len, panels.values())) if of_channels else 0
+  of_layers = quantity == "gradient_deviation"
+  bars = len(places) * max(map(len, panels.values())) if of_channels or of_layers else 0
   width = max(6.4 if len(panels) == 1 else 4.6, 0.2 * bars)
   figure, panes = base.new_figure(title, (width * len(panels), 4.2), len(panels))
   for axes, (name, runs) in zip(panes, panels.items(), strict=True):
     axes.set_title(base.shortened(name), fontsize=10, loc="right")
-    if of_channels:
-      _draw_channels(axes, runs)
+    if of_channels or of_layers:
+      _draw_places(axes, runs)
     elif of_blocks:
       _draw_blocks(axes, runs)
     else:
@@ -68,22 +70,24 @@ def differences_figure(quantity: str, panels: Mapping[str, Runs], title: str) ->
   return figure
 
 
-def _draw_channels(axes: Axes, runs: Runs) -> None:
-  """Draws a bar for each channel and run."""
+def _draw_places(axes: Axes, runs: Runs) -> None:
+  """Draws a bar for each run and channel of a layer, or for each run and layer."""
   values = {
     name: {str(row["place"]).rpartition(":")[2]: row["value"] for row in rows}
     for name, rows in runs.items()
   }
-  channels = list(dict.fromkeys(channel for of in values.values() for channel in of))
+  places = list(dict.fromkeys(place for of in values.values() for place in of))
   series = {
-    name: [min(of.get(channel, np.nan), _MOST) for channel in channels]
-    for name, of in values.items()
+    name: [min(of.get(place, np.nan), _MOST) for place in places] for name, of in values.items()
   }
-  draw_bars(axes, channels, series, "", form="", missing="")
+  draw_bars(axes, places, series, "", form="", missing="")
   layers = {str(row["place"]).rpartition(":")[0] for rows in runs.values() for row in rows}
   cut = sum(value > _MOST for of in values.values() for value in of.values())
   note = f" ({cut} cut at {_MOST:.0%})" if cut else ""
-  axes.set_xlabel(f"channel of {' or '.join(sorted(layers))}{note}")
+  of = f"channel of {' or '.join(sorted(layers))}" if any(layers) else "layer"
+  axes.set_xlabel(f"{of}{note}")
+  if not any(layers):
+    axes.tick_params("x", rotation=90)
 
 
 def _draw_blocks(axes: Axes, runs: Runs) -> None:

@@ -16,7 +16,10 @@ from fedjax_norm.training.storage.csv_rows import read_rows, write_table
 
 CHANNELS = [f"Norm_0:{c}" for c in range(3)]
 BLOCKS = [f"{i} on {block}" for i in range(2) for block in ("0-1", "2-3")]
-PLACES = {"mean_divergence": CHANNELS, "accuracy_on_blocks": BLOCKS, "residual_update_delta": [""]}
+PLACES = {
+  "mean_divergence": CHANNELS, "accuracy_on_blocks": BLOCKS, "residual_update_delta": [""],
+  "gradient_deviation": ["Conv_0", "Block_0/Norm_1"],
+}  # fmt: skip
 PARTITIONS = ("iid", "skew")
 
 
