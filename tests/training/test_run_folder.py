@@ -157,6 +157,10 @@ def test_the_commit_is_that_of_a_checkout_of_this_package(tmp_path):
   assert head.startswith(provenance.commit(setup))
   setup.write_text("[metadata]\nname = fedjax_norm\nversion = 2\n")
   assert provenance.commit(setup) == f"{git('rev-parse', '--short', 'HEAD')}-dirty"
+  inside = tmp_path / "vendored"
+  inside.mkdir()
+  (inside / "setup.cfg").write_text("[metadata]\nname = fedjax_norm\nversion = 1\n")
+  assert provenance.commit(inside / "setup.cfg") == "none"
   setup.write_text("[metadata]\nname = another\nversion = 1\n")
   assert provenance.commit(setup) == "none"
 
