@@ -143,7 +143,7 @@ def _report(
         base.save(figure, folder / f"{table.name}.png")
       if points:
         write_atomic(folder / f"{table.name}.csv", points.encode())
-  lines = [text for measured, text in texts if measured]
+  lines = ["\n\n".join(text for measured, text in texts if measured)]
   lines += ["", f"written: {folder}/results.md and results.csv"]
   states = Counter(contenders[name].state for name in cells)
   if left := states["pending"]:

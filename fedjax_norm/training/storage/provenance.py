@@ -26,9 +26,9 @@ def version(setup: Path = _SETUP) -> str:
 
 def commit(setup: Path = _SETUP) -> str:
   """Returns the commit of a checkout, with "-dirty" if files were changed; otherwise "none"."""
+  if not _checkout(setup) or not (setup.parent / ".git").exists():
+    return "none"  # the package may be below the repository of another project
   git = ["git", "-C", str(setup.parent), "describe", "--always", "--dirty", "--match="]
-  if not _checkout(setup):  # an installed package may be below another project's repository
-    return "none"
   try:
     return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
   except (OSError, subprocess.CalledProcessError):  # no git, or an unpacked archive

@@ -13,7 +13,7 @@ from fedjax_norm.training.storage.lock import HOLDER, LOCK, locked
 from fedjax_norm.training.storage.same_run import Obstacle, check_same
 
 CONFIG = "config.json"
-FORMAT = 3
+FORMAT = 4
 """Format number in ``config.json``; a run with another number cannot be resumed.
 
 Increase it with every change of this package after which a resumed run would differ from an

@@ -44,11 +44,9 @@ def check_same(
       "use that version or pass another --workdir."
     )
 
-  # Values are compared as JSON text, in which NaN equals NaN and True differs from 1. A new option
-  # that is unset is as if it was not there, so that earlier runs can continue.
+  # Values are compared as JSON text, in which NaN equals NaN and True differs from 1.
   def describe(config: dict[str, Any], name: str) -> str:
-    value = config.get(name)
-    return "absent" if value is None else json.dumps(value, sort_keys=True)
+    return json.dumps(config[name], sort_keys=True) if name in config else "absent"
 
   names = {*saved, *new} - {"made_by"}
   pairs = {name: (describe(saved, name), describe(new, name)) for name in sorted(names)}
