@@ -92,9 +92,13 @@ class Option(NamedTuple):
   group: str
 
 
-@functools.cache
 def of(config_class: type) -> tuple[Option, ...]:
   """Returns all options of a subclass of :class:`Options`, in the order of its dataclass fields."""
+  return _read(config_class)
+
+
+@functools.cache
+def _read(config_class: type) -> tuple[Option, ...]:
   hints = typing.get_type_hints(config_class)
   groups: dict[str, str] = {}
   for base in reversed(config_class.__mro__):

@@ -158,11 +158,14 @@ def decode_ids(stream: Stream, name: str) -> np.ndarray:
         f"{name} has colours ({image.mode}); a mask has one integer for each pixel, the number of"
         " its class, so save it as gray or with a palette."
       )
+    tiles = getattr(image, "tile", [])
+    stored = tiles[0][3] if tiles else ""
     try:
       image.load()
     except (OSError, SyntaxError, ValueError) as error:
       raise UserError(f"{name} is a damaged image; replace or remove this file.") from error
-    ids = np.asarray(image)
+    # Pillow stretches gray values of few bits to 0 ... 255.
+    ids = np.asarray(image) // {"L;2": 85, "L;4": 17}.get(stored, 1)
   if ids.max() > np.iinfo(np.uint8).max:
     raise UserError(
       f"{name} has the id {ids.max()}; number the classes from 0 to 254, with 255 for pixels that"

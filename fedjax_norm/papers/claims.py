@@ -8,6 +8,7 @@ import numpy as np
 from fedjax_norm.papers.results import TableResult, outcomes
 from fedjax_norm.papers.tables import Claim, Table, Value
 from fedjax_norm.study import savings
+from fedjax_norm.study.statistics import FEW_SEEDS
 from fedjax_norm.study.verdicts import Measurement, Verdict, above_chance, judge
 
 
@@ -17,9 +18,14 @@ def verdict(table: Table, claim: Claim, result: TableResult) -> Verdict:
   Nothing is decided at scale ``smoke``, if a run is missing or diverged, or if the baseline is
   within the error of guessing.
   """
-  if (
-    claim.diverges and result.cells[claim.diverges].state == "diverged" and result.scale != "smoke"
-  ):
+  if claim.diverges and result.cells[claim.diverges].state == "diverged":
+    others = {key for one in claim.statement.contrasts for key in one.weights} - {claim.diverges}
+    if doubt := _doubt(table, result, sorted(others)):
+      return Verdict("undecided", None, doubt)
+    if min(len(result.cells[label].runs) for label in others) < FEW_SEEDS:
+      return Verdict("undecided", None, f"{FEW_SEEDS} seeds are needed")
+    if result.cells[claim.diverges].runs:
+      return Verdict("undecided", None, f"{claim.diverges} diverged with some of the seeds")
     return Verdict("held", None, f"{claim.diverges} diverged")
   statement = table.in_accuracies(claim.statement)
   labels, keys = [], []

@@ -14,7 +14,7 @@ from fedjax_norm.study.verdicts import best, rising
 _RATES = (0.03, 0.1, 0.3)
 _NORMS = {"BN": "bn", "GN": "gn", "LN": "ln", "IN": "in", "CN": "cn"}
 
-_EXAMPLES = {"full": 1_000_000, "small": 9_600, "smoke": 160}
+_EXAMPLES = {"full": 1_000_000, "small": 9_600, "smoke": 1_024}
 """Scale -> training images that each run sees; 1,000,000 are 20 passes over CIFAR-10."""
 
 # Title of a case -> flags that differ from the base case.
@@ -29,11 +29,14 @@ _CASES: Mapping[str, Mapping[str, Any]] = {
   "8 pixels": {"image_size": 8},
   "32 pixels": {"image_size": 32},
 }
+_GROUPS = {"resnet20_narrow": 4, "resnet20_wide": 16}
 _BASE = {"model": "resnet20", "batch_size": 16, "image_size": 16, "ratio": 0.0}
 
 
 def _cell(case: str, name: str, norm: str) -> Cell:
   flags = {**_BASE, **_CASES[case], "norm": norm}
+  if norm == "gn":
+    flags["groups"] = _GROUPS.get(flags["model"], 8)
 
   def lengths(scale: str) -> dict[str, Any]:
     rounds = _EXAMPLES[scale] // (2 * flags["batch_size"])
@@ -67,8 +70,10 @@ TABLES = (
     (
       "The base case is ResNet-20 on images of 16 pixels, two workers without a common class "
       "(R = 0) and 16 images each in a step. All runs of a scale see equally many images.",
-      "Each cell has its own learning rate, chosen on a tenth of the examples after a quarter and "
-      "half of the steps with the first seed; rates fall along a cosine.",
+      "Each cell has its own learning rate, chosen on a tenth of the examples: each rate is tried "
+      "in a run of a quarter of the steps, the best two in runs of half, with the first seed and a "
+      "schedule of their own; rates fall along a cosine.",
+      "GN has two channels a group in the first layers, whatever the width.",
       "That a norm is the best one is a comparison with four others, of which each has to hold.",
     ),
     {

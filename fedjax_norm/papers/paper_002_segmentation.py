@@ -16,7 +16,7 @@ _DIGITS = {
 _TUNED = {"validation_share": 0.1}
 _SCALES = {
   "small": {**_DIGITS, "rounds": 200, "eval_every": 50},
-  "smoke": {**_DIGITS, "rounds": 4, "eval_every": 2},
+  "smoke": {**_DIGITS, "rounds": 8, "eval_every": 2},
 }
 _PIXELS = "the same network on the inked pixels of digits, ten clients with Dirichlet 0.1 and"
 
@@ -36,7 +36,7 @@ TABLES = (
     ),
     {
       "small": f"{_PIXELS} five local steps, for 200 rounds; Cityscapes was not available.",
-      "smoke": f"{_PIXELS} five local steps, for four rounds, only to check that it runs.",
+      "smoke": f"{_PIXELS} five local steps, for eight rounds, only to check that it runs.",
     },
     measures=("mean_iou", "pixel_accuracy"),
   ),

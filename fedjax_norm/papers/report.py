@@ -33,8 +33,9 @@ interval has two parts: the deviation over the seeds (Student's t) and the error
 independently of each other). *Held*: the interval is above 0, for every comparison of the claim.
 *Not held*: it is below 0 for one of them. *Undecided*: the rest; with three seeds, intervals are
 wide. "As good as" is a test of equivalence with the margin that the claim names. Nothing is
-decided with fewer than three seeds, at scale `smoke`, if a run diverged, or where the baseline
-is within the error of guessing. The papers' figures are of single runs, so that theirs is the
+decided with fewer than three seeds, at scale `smoke`, if a run diverged (but if a claim says that
+it does), or where the baseline is within the error of guessing. Of mean IoUs only the deviation
+over the seeds is known. The papers' figures are of single runs, so that theirs is the
 error of the test set alone. Of many verdicts a few are wrong by chance. Tables that share a cell
 share its runs, whose time counts in each of them."""
 

@@ -13,7 +13,6 @@ from fedjax_norm.study import savings
 from fedjax_norm.study.contender import Contender, SeedRun, Tuning
 from fedjax_norm.study.statistics import Estimate, estimate
 
-_GUESSES = "no_better_than_guessing"
 _PAIRS = 6_000  # of images in a test of verification: ten folds with 300 of each kind
 
 MADE = ("date", "commit", "machine", "versions", "command")
@@ -58,8 +57,7 @@ class TableResult(NamedTuple):
     scale: scale of the runs.
     made: how it was measured, with the names in :data:`MADE`.
     tested: number of test examples of an accuracy, or of pairs of images; 0 for other measures.
-    chance: accuracy of the best constant answer in percent; for other measures, the best value of a
-      run that was no better than such an answer.
+    chance: accuracy or mean IoU of the best constant answer in percent.
     cells: label -> result.
     covariance: covariances of the cells' answers over the test examples, in percent squared, in the
       order of ``cells``; an answer is the share of a cell's seeds that are correct. Empty if a cell
@@ -122,8 +120,7 @@ def collect(
   if counts:
     chance, tested = 100 * max(counts) / sum(counts), sum(counts)
   elif table.measures[0] != "top1":  # the error of the test set is not known
-    guesses = [run.summary[table.measures[0]] for run in runs if run.summary[_GUESSES]]
-    chance, tested = 100 * max(guesses, default=0.0), 0
+    chance, tested = max((100 * run.summary["constant_mean_iou"] for run in runs), default=0.0), 0
   return TableResult(
     table.name, scale, made, tested, chance, cells, _covariance(found, sum(counts))
   )

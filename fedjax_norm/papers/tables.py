@@ -122,8 +122,9 @@ class Claim(NamedTuple):
     text: the claim in one line.
     statement: what has to hold; its keys are labels of cells, for their first measure, and
       objects of :class:`Value`.
-    diverges: label of a cell of which the claim says that training diverges; None without one.
-      ``statement`` decides if training did not.
+    diverges: label of a cell of which the claim says that training diverges; None without one. If
+      it did, and the other cells of ``statement`` train well, the claim is held; if training did
+      not diverge, ``statement`` decides.
   """
 
   text: str

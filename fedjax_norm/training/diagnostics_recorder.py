@@ -10,7 +10,14 @@ from flax import linen as nn
 
 from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.client_mapping import ClientMapping
-from fedjax_norm.data.federated import FederatedData, draw, gather, label_counts, rows
+from fedjax_norm.data.federated import (
+  FederatedData,
+  draw,
+  gather,
+  label_counts,
+  rows,
+  without_drift,
+)
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import diagnostics
 from fedjax_norm.evaluation.batches import make_evaluate, stack_batches
@@ -81,8 +88,8 @@ def make_diagnose(
   - ``accuracy``: 'i on j', model of client i (or 'global') on the classes of client j; only for
     classification;
   - ``accuracy_on_blocks``: 'i on 0-4', the same model on the classes with the labels 0 to 4, for
-    as many blocks of consecutive classes as there are measured clients; these are the classes of
-    the clients with ``--partition=skew``;
+    as many blocks of consecutive classes as there are measured clients; with ``--partition=skew``
+    these are the classes of the clients, if each has equally many;
   - ``weight_difference``, ``neuron_difference`` (mean over layers) and
     ``neuron_difference_by_layer`` (the layer): only for algorithms with ``views.traveling``;
   - ``local_update_delta``: only for algorithms with ``views.traveling``; with periodic averaging
@@ -90,8 +97,9 @@ def make_diagnose(
     many local steps;
   - ``residual_update_delta``: only for algorithms with ``views.residual``;
   - ``gradient_deviation``: the layer; of gradients at the global model, as the mean over
-    minibatches (see ``evaluation/gradient_deviation.py``); not for norms that merge statistics
-    across clients, whose batch is the joint one.
+    minibatches of all of a client's examples (see ``evaluation/gradient_deviation.py``), for as
+    many clients as fit in a test batch; not for norms that merge statistics across clients, whose
+    batch is the joint one.
 
   ``models`` has the model of each phase by name, not bound to a named device axis; ``batch_size``
   is the batch size of training; ``mapping`` divides test batches over devices.
@@ -141,8 +149,9 @@ def make_diagnose(
   def deviations(
     phase: str, model: Variables, data: FederatedData, ids: np.ndarray, round_: int, key: Key
   ) -> Values:
+    ids = ids[: max(2, config.eval_batch_size // batch_size)]  # the joint batch must fit in memory
     limit = min(int(data.sizes[ids].max()), _GRADIENTS * batch_size)
-    samples = [_sample(data, client, limit, key) for client in ids]
+    samples = [without_drift(_sample(data, client, limit, key)) for client in ids]
     found = []
     for step in range(_GRADIENTS):
       batches = [batch_of(one, jnp.int32(step), key) for one in samples]

@@ -1,5 +1,8 @@
 """Images with masks in folders: both layouts, ids, sizes, clients, errors, and a run by cities."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from helpers.small_data import check, flat, put_cityscapes, write
 from PIL import Image
 
 from fedjax_norm.cli import conversion_record
+from fedjax_norm.data.image_decoding import decode_ids
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.data.sources.cityscapes import CLASSES
 from fedjax_norm.errors import UserError
@@ -90,6 +94,23 @@ def test_masks_may_have_a_palette_or_16_bits_or_one(tmp_path):
   assert source.target_names == ("0", "1", "2", "3")
   assert source.notes == ("no training pixel has one of the classes 3",)
   assert source.client_names is None
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_masks_of_few_bits_keep_their_ids(tmp_path, bits):
+  """Pillow writes no such files, so this one is put together by hand."""
+  ids = [[0, 1, 2, 3]]
+
+  def chunk(kind, content):
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+  packed = int("".join(f"{i:0{bits}b}" for i in ids[0]), 2).to_bytes(bits // 2, "big")
+  header = struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0)
+  png = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + packed)) + chunk(b"IEND", b"")
+  path = tmp_path / "mask.png"
+  path.write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+  np.testing.assert_array_equal(decode_ids(str(path), "mask"), ids)
 
 
 def test_a_fifth_of_each_client_is_held_out_without_a_test_set(tmp_path):

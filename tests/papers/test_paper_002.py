@@ -1,12 +1,14 @@
 """Paper 002's tables: everything but the norm is the same, and each cell has its own rate."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
 
 import pytest
-from helpers.paper_tables import SIZES, by_label, invented, tables_of
+from helpers.paper_tables import by_label, invented, resolve, tables_of
 
+from fedjax_norm.cli import train
 from fedjax_norm.cli.commands import paper
 from fedjax_norm.options import of
 from fedjax_norm.papers import plan, report
@@ -14,6 +16,7 @@ from fedjax_norm.papers.claims import verdict
 from fedjax_norm.papers.paper_flags import PaperFlags
 from fedjax_norm.papers.registry import TABLES
 from fedjax_norm.papers.results import collect
+from fedjax_norm.papers.tables import EFFORT, RUNGS
 from fedjax_norm.study.results.study_files import read_study
 
 
@@ -44,26 +47,41 @@ def test_all_contenders_have_the_same_effort(scale):
 def test_segmentation_is_judged_by_its_mean_iou():
   table = TABLES["002.segmentation"]
   ious = {"BN": 40.0, "GN": 45.0, "FixBN": 50.0}
-  result = invented(table, lambda _: math.nan, mean_iou=ious.get)._replace(tested=0, chance=10.0)
+  constant = invented(table, lambda _: math.nan, mean_iou=ious.get)._replace(tested=0, chance=10.0)
+  assert {verdict(table, claim, constant).state for claim in table.claims} == {"undecided"}
+  result = constant._replace(
+    cells={
+      label: cell._replace(runs={seed: {"mean_iou": ious[label] + 0.1 * seed} for seed in range(3)})
+      for label, cell in constant.cells.items()
+    }
+  )
   assert [verdict(table, claim, result).state for claim in table.claims] == ["held", "held"]
   text = report.render(table, result)
   assert (
     "| cell | mean IoU, paper | mean IoU, ours | pixels right, paper | pixels right, ours |" in text
   )
-  assert "| BN | - | 40.00 ± 0.00 |" in text
-  guessing = result._replace(chance=50.0)
+  assert "| BN | - | 40.10 ± 0.10 |" in text
+  guessing = result._replace(chance=50.1)
   reasons = {verdict(table, claim, guessing).reason for claim in table.claims}
-  assert reasons == {"FixBN is within the error of guessing (50.0%)"}
+  assert reasons == {"FixBN is within the error of guessing (50.1%)"}
   paths = {cell.config("full").data for cell in table.cells}
   assert {str(plan.with_data_dir(one, "/data")["data"]) for one in paths} == {
     "masks:/data/cityscapes"
   }
 
 
-def test_the_partitions_are_possible():
-  for cell in by_label("002.grid.lenet").values():
-    config = cell.config("small").in_rounds(10, SIZES["cifar10"])
-    assert config.rounds >= 16
+@pytest.mark.parametrize("scale", ["full", "small", "smoke"])
+def test_also_the_shortest_trial_of_a_rate_is_possible(scale):
+  for table in (*tables_of("002"), TABLES["000.cases"]):
+    for cell in table.cells:
+      config = resolve(cell, scale)
+      for steps in RUNGS:
+        rounds = round(config.rounds * steps / EFFORT)
+        trial = dataclasses.replace(config, rounds=rounds)
+        train.check(trial)
+        if config.norm == "fixbn":
+          freeze = trial.freeze(rounds, 1)
+          assert 1 <= (freeze.round or freeze.latest) < rounds
 
 
 def test_tables_share_the_cells_of_one_setting():
@@ -78,7 +96,15 @@ def test_a_claim_that_training_explodes_is_held_by_runs_that_diverge():
   claim = table.claims[0]
   label = "Fixup 1k, GN's rates"
   accuracies = {cell.label: 70.0 for cell in table.cells}
-  assert verdict(table, claim, invented(table, {**accuracies, label: None}.get)).state == "held"
+  exploded = invented(table, {**accuracies, label: None}.get)
+  assert verdict(table, claim, exploded).state == "held"
+  own = exploded.cells["Fixup 1k"]
+  for other in (own._replace(runs={}, state="diverged"), own._replace(runs={0: own.runs[0]})):
+    cells = {**exploded.cells, "Fixup 1k": other}
+    assert verdict(table, claim, exploded._replace(cells=cells)).state == "undecided"
+  some = exploded.cells[label]._replace(runs={0: own.runs[0]})
+  cells = {**exploded.cells, label: some}
+  assert "with some of the seeds" in verdict(table, claim, exploded._replace(cells=cells)).reason
   assert verdict(table, claim, invented(table, {**accuracies, label: 50.0}.get)).state == "held"
   assert verdict(table, claim, invented(table, {**accuracies, label: 75.0}.get)).state == "not held"
   smoke = invented(table, {**accuracies, label: None}.get, scale="smoke")
@@ -92,7 +118,7 @@ def test_each_cell_trains_with_the_rate_that_was_best_on_validation_examples(
   monkeypatch.setattr(paper.client_mapping, "use_host_devices", lambda count: None)
   cells = tuple(
     by_label("002.grid.lenet")[f"{norm}, 100 steps, IID"]._replace(rates=(0.1, 1e30))
-    for norm in ("BN", "GN")
+    for norm in ("FixBN", "GN")
   )
   table = TABLES["002.freeze"]._replace(cells=cells, claims=())
   monkeypatch.setitem(TABLES, "002.freeze", table)
@@ -109,7 +135,7 @@ def test_each_cell_trains_with_the_rate_that_was_best_on_validation_examples(
     assert f"| {tuning.lr:g}{edge} |" in out
     for seed in (0, 1):
       saved = json.loads(Path(tmp_path, "runs", cell.name, f"seed_{seed}/config.json").read_text())
-      assert (saved["lr"], saved["rounds"]) == (tuning.lr, 4)
+      assert (saved["lr"], saved["rounds"]) == (tuning.lr, 8)
     assert {trial.steps for trial in tuning.trials} == {1, 2}  # quarters of a run
     first = [trial for trial in tuning.trials if trial.steps == 1]
     assert next(trial for trial in first if trial.lr == 1e30).value is None

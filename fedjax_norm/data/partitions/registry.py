@@ -173,8 +173,8 @@ class PartitionConfig(Options):
   )
   correlation: float | None = option(
     None,
-    "Correlation between the class sizes of neighbouring clients, for --partition=dirichlet (paper "
-    "004, app. K); from 0 to 1, at which neighbours have equal shares of each class.",
+    "Correlation between neighbouring clients' gamma variables, whose shares are the class sizes, "
+    "for --partition=dirichlet (paper 004, app. K); 1 gives neighbours equal shares of each class.",
   )
   neighbours: int | None = option(
     None,

@@ -119,6 +119,8 @@ def load(
   pixels, counts = _read_masks(files, shapes, image_size, listing.class_of_id)
   train, test = slice(len(listing.train)), slice(len(listing.train), None)  # copy nothing
   names, notes = _class_names(listing, data, files, counts[train], counts[test])
+  if empty := int((counts[:, :IGNORED].sum(1) == 0).sum()):
+    notes = (*notes, f"{empty:,} images have no pixel that counts; their label is 0")
   classes = counts[:, :IGNORED].argmax(1).astype(np.int32)
   known = image_files.labels(listing, data)
   return Source(

@@ -280,7 +280,7 @@ def _absolute(config: StudyConfig) -> StudyConfig:
   changes: dict[str, Any] = {}
   if colon and Path(path).expanduser().exists():
     changes["data"] = f"{kind}:{Path(path).expanduser().absolute()}"
-  for name in ("data_dir", "network"):
+  for name in ("data_dir", "network", "pairs"):
     value = getattr(config, name)
     if value and Path(value).expanduser().exists():
       changes[name] = str(Path(value).expanduser().absolute())
