@@ -7,6 +7,7 @@ name in Python and on the command line.
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
 import operator
@@ -93,6 +94,11 @@ class Option(NamedTuple):
 
 def of(config_class: type) -> tuple[Option, ...]:
   """Returns all options of a subclass of :class:`Options`, in the order of its dataclass fields."""
+  return _read(config_class)
+
+
+@functools.cache
+def _read(config_class: type) -> tuple[Option, ...]:
   hints = typing.get_type_hints(config_class)
   groups: dict[str, str] = {}
   for base in reversed(config_class.__mro__):

@@ -244,5 +244,5 @@ ASGD = Method(
   one_process=True,
   sequential=lambda config: True,
   # Drift changes the data by rounds in which all clients take part; here a round is one arrival.
-  hidden_options=("drift", "drift_stretches", "drift_rounds"),
+  hidden_options=("drift", "drift_stretches", "drift_rounds", "drift_keeps"),
 )

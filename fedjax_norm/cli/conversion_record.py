@@ -29,11 +29,11 @@ def of(config: DataConfig, task: str) -> dict[str, np.ndarray]:
   data = f"{kind}:{os.path.abspath(argument)}" if os.path.exists(argument) else config.data
   data_dir = config.data_dir and os.path.abspath(config.data_dir)
   options = json.dumps({"data": data, "data_dir": data_dir, **given})
-  splits = sources.image_paths(
+  *splits, masks = sources.file_paths(
     config.data, region=config.region, min_region_size=config.min_region_size
   )
   prepared = sorted(map(str, Path(data_dir, config.data).rglob("*"))) if data_dir else []
-  files = {"data": [argument, *prepared], **dict(zip(IMAGES, splits, strict=True))}
+  files = {"data": [argument, *prepared, *masks], **dict(zip(IMAGES, splits, strict=True))}
   return {"options": np.asarray(options), **{name: _stamps(paths) for name, paths in files.items()}}
 
 

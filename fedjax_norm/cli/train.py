@@ -40,7 +40,7 @@ from fedjax_norm.training.storage.final_model import save_model
 from fedjax_norm.training.storage.run_folder import ReadOnlyFolder, RunFolder
 from fedjax_norm.training.storage.wandb_log import WandbLog, check_installed
 from fedjax_norm.training.task import config as task_config
-from fedjax_norm.training.task.constant_baseline import no_better_than_guessing
+from fedjax_norm.training.task.constant_baseline import constant_mean_iou, no_better_than_guessing
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.typing import Variables
 
@@ -252,6 +252,8 @@ def run_seed(
     outcome = train(program, config, task.data, variables, folder, config.progress, told)
     guesses = no_better_than_guessing(task, outcome.rows[-1])
     result = {**summary(outcome, config.average_last), "no_better_than_guessing": guesses}
+    if task.kind == "segmentation":
+      result["constant_mean_iou"] = constant_mean_iou(task)
     if missing := sorted((folder.read_summary() or {}).keys() - result.keys()):
       raise UserError(
         f"{folder.path / 'metrics.csv'} has no column {', '.join(missing)}, but summary.json has; "

@@ -3,9 +3,9 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -15,6 +15,15 @@ from fedjax_norm.data.image_decoding import Stream
 from fedjax_norm.data.process_local import ReadImages, id_blocks, lazy_zeros
 
 _BLOCK_BYTES = 2**24
+
+Decoded = TypeVar("Decoded")
+
+
+def decode_all(decode: Callable[..., Decoded], *arguments: Iterable[Any]) -> Iterator[Decoded]:
+  """Yields what a function returns for the arguments of each image, in order, on all cores."""
+  with image_decoding.allow_large(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    # Iterables may belong to one thread, so this thread reads them and the others decode.
+    yield from threads.map(decode, *arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +55,8 @@ class EncodedImages:
     """
     ids = np.arange(len(self))[index]
     result = np.empty((len(ids), *self.shape[1:]), self.dtype)
-    with image_decoding.allow_large(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-      # Iterables may belong to one thread, so this thread reads them and the others decode.
-      for i, pixels in enumerate(threads.map(self._decode, ids, self.streams(ids))):
-        result[i] = pixels
+    for i, pixels in enumerate(decode_all(self._decode, ids, self.streams(ids))):
+      result[i] = pixels
     return result
 
   def _decode(self, i: int, stream: Stream) -> np.ndarray:

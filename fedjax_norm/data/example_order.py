@@ -58,6 +58,13 @@ class ExampleOrder(Options):
     least=1,
     needs="drift",
   )
+  drift_keeps: bool = option(
+    False,
+    "Whether clients keep the examples of earlier stretches, so that their data grows until they "
+    "have all of it (new annotated data in training; paper 003, sec. 3.4). The numbers of local "
+    "steps and the clients' weights stay those of all data.",
+    needs="drift",
+  )
 
 
 C = TypeVar("C", bound=ExampleOrder)
@@ -91,12 +98,14 @@ class Arranged(NamedTuple):
     block_sizes: [K] int32, the number of consecutive examples that stay together in an epoch.
     num_stretches: [K] int32, at most the number of the client's examples; 1 is no drift.
     stretch_steps: [K] int32, the number of local steps before drift changes the stretch.
+    keeps_stretches: [K] bool, whether a client keeps the examples of earlier stretches.
   """
 
   order: np.ndarray
   block_sizes: np.ndarray
   num_stretches: np.ndarray
   stretch_steps: np.ndarray
+  keeps_stretches: np.ndarray
 
 
 def arrange(
@@ -143,4 +152,5 @@ def arrange(
     blocks = sizes if config.order_block is None else np.minimum(config.order_block, sizes)
   steps = np.minimum(np.asarray(stretch_steps, np.float64), FOREVER).astype(np.int32)
   steps = np.broadcast_to(steps, sizes.shape)
-  return Arranged(order, blocks.astype(np.int32), stretches, steps)
+  keeps = np.full(sizes.shape, config.drift_keeps)
+  return Arranged(order, blocks.astype(np.int32), stretches, steps, keeps)

@@ -20,6 +20,7 @@ shift's noise, key of the step) -> float images [B, H, W, C]; see ``transforms/p
 
 ROW_FIELDS = (
   "clients", "offsets", "sizes", "strengths", "block_sizes", "num_stretches", "stretch_steps",
+  "keeps_stretches",
 )  # fmt: skip
 """The fields of ``FederatedData`` with one entry per row, which is a client."""
 
@@ -47,6 +48,8 @@ class FederatedData(NamedTuple):
     num_stretches: [R] int32, the number of stretches of examples that a client draws from in turn;
       1 is no drift.
     stretch_steps: [R] int32, the number of local steps before drift changes the stretch.
+    keeps_stretches: [R] bool, whether a client also draws from all earlier stretches, and from the
+      last one to the end of training.
   """
 
   images: Array
@@ -61,6 +64,7 @@ class FederatedData(NamedTuple):
   block_sizes: Array
   num_stretches: Array
   stretch_steps: Array
+  keeps_stretches: Array
 
   @property
   def num_rows(self) -> int:
@@ -189,7 +193,8 @@ def draw(
 
   With blocks of several examples, epochs shuffle the blocks but not the examples in a block. With
   drift, step t draws from stretch floor(t / stretch_steps) mod num_stretches; a client that returns
-  to a stretch resumes its epoch there.
+  to a stretch resumes its epoch there. A client that keeps its stretches draws from the first
+  floor(t / stretch_steps) + 1 of them, in new epochs whenever it has gained one.
 
   Args:
     data: the federation, or a part of it.
@@ -238,11 +243,16 @@ def sample(
 def _stretch(data: FederatedData, row: Array, visit: Array) -> tuple[Array, Array, Array, Array]:
   """Returns the stretch that a client draws from after `visit` changes of stretch.
 
-  The four numbers are earlier visits to this stretch, its index, its first position and its size.
+  The four numbers are earlier visits to this stretch, its index, its first position and its size;
+  if the client keeps its stretches, position and size are those of all of them together.
   """
-  earlier, stretch = jnp.divmod(visit, data.num_stretches[row])
-  base, longer = jnp.divmod(data.sizes[row], data.num_stretches[row])
-  return earlier, stretch, stretch * base + jnp.minimum(stretch, longer), base + (stretch < longer)
+  keeps, count = data.keeps_stretches[row], data.num_stretches[row]
+  earlier, stretch = jnp.divmod(visit, count)
+  last = jnp.minimum(visit, count - 1)
+  earlier, stretch = jnp.where(keeps, visit - last, earlier), jnp.where(keeps, last, stretch)
+  base, longer = jnp.divmod(data.sizes[row], count)
+  start, size = stretch * base + jnp.minimum(stretch, longer), base + (stretch < longer)
+  return earlier, stretch, jnp.where(keeps, 0, start), jnp.where(keeps, start + size, size)
 
 
 def _batch(

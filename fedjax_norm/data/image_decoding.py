@@ -17,6 +17,7 @@ from fedjax_norm.errors import UserError
 Stream = str | os.PathLike | BinaryIO
 
 _GRAY = ("1", "L", "LA")
+_IDS = ("1", "L", "P", "I")  # and the "I;16" family: one integer for each pixel
 _DEEP = ("I", "F")  # and the "I;16" family: more than 8 bits a channel
 
 # A file with one of these suffixes counts as an image; some others do if their content has one of
@@ -141,6 +142,36 @@ def decode(stream: Stream, name: str, channels: int, size: int | None = None) ->
       image = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
   return pixels[..., None] if channels == 1 else pixels
+
+
+def decode_ids(stream: Stream, name: str) -> np.ndarray:
+  """Decodes the integer that a mask has for each pixel, [H, W] uint8: gray, or index of a palette.
+
+  Several threads may call this function; ``allow_large`` silences a warning of Pillow.
+
+  Raises:
+    UserError: the mask is damaged, has colours, or has an integer above 255.
+  """
+  with _open(stream, name) as image:
+    if image.mode.split(";")[0] not in _IDS:
+      raise UserError(
+        f"{name} has colours ({image.mode}); a mask has one integer for each pixel, the number of"
+        " its class, so save it as gray or with a palette."
+      )
+    tiles = getattr(image, "tile", [])
+    stored = tiles[0][3] if tiles else ""
+    try:
+      image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+      raise UserError(f"{name} is a damaged image; replace or remove this file.") from error
+    # Pillow stretches gray values of few bits to 0 ... 255.
+    ids = np.asarray(image) // {"L;2": 85, "L;4": 17}.get(stored, 1)
+  if ids.max() > np.iinfo(np.uint8).max:
+    raise UserError(
+      f"{name} has the id {ids.max()}; number the classes from 0 to 254, with 255 for pixels that"
+      " do not count."
+    )
+  return ids.astype(np.uint8)
 
 
 def different_sizes(

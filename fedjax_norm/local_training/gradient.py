@@ -55,7 +55,7 @@ def measure(objective: str | Objective, outputs: Array, batch: Batch) -> Metrics
 
 
 def make_loss(
-  model: nn.Module, config: LocalConfig, shared_kernels: bool = False
+  model: nn.Module, config: LocalConfig, shared_kernels: bool = False, dropout: bool = True
 ) -> Callable[..., tuple[Array, tuple[PyTree, Metrics]]]:
   """Returns a function that computes a batch's loss.
 
@@ -66,7 +66,7 @@ def make_loss(
   Args:
     model: the model, with its norm bound to the mapped axes of clients if it merges statistics.
     config: options of the client's steps.
-    shared_kernels: see ``norm.Mode``.
+    shared_kernels, dropout: see ``norm.Mode``.
 
   Returns:
     ``loss(params, batch_stats, batch, time, key, count) -> (sum of the examples' losses / count,
@@ -79,6 +79,7 @@ def make_loss(
     variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
     mode = Mode(
       train=True,
+      dropout=dropout,
       mask=batch.mask,
       step=time,
       labels=batch.labels,

@@ -69,9 +69,14 @@ def _resnet(blocks: tuple[int, ...], **fields: Any) -> Callable[..., Staged]:
   return functools.partial(ResNet, blocks, **{"features": 64, **fields})
 
 
-_STEM = ImageNetStem(32)
 _EIGHT = MappingProxyType({"groups": 8})
 _THIRTY_TWO = MappingProxyType({"groups": 32})  # paper 000, sec. 6.2
+_STEM = ImageNetStem(32)
+
+
+def _resnet20(features: int) -> Entry:
+  build = _resnet((3, 3, 3), features=features, projection=False)
+  return Entry(build, 8, _EIGHT, residual=True)
 
 
 def _size(channels: int) -> Mapping[str, int]:
@@ -85,7 +90,9 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
     "lenet5": Entry(LeNet5, 13, _size(10)),  # divides 20 and 50
     "cnn": Entry(CNN, 6, _EIGHT),
     "niid": Entry(NIIDNet, 16, _size(2)),  # divides 6 and 16
-    "resnet20": Entry(_resnet((3, 3, 3), features=16, projection=False), 8, _EIGHT, residual=True),
+    "resnet20": _resnet20(16),
+    "resnet20_narrow": _resnet20(8),
+    "resnet20_wide": _resnet20(32),
     "resnet10": Entry(_resnet((1, 1, 1, 1)), 8, _THIRTY_TWO, residual=True, imagenet=_STEM),
     "resnet18": Entry(_resnet((2, 2, 2, 2)), 8, _THIRTY_TWO, residual=True, imagenet=_STEM),
     "resnet50": Entry(
@@ -120,12 +127,19 @@ class ModelConfig(Options):
     "whether two test images show the same identity (verification, with --model=face).",
     choices=(*TASKS, "verification"),
   )
+  pairs: str | None = option(
+    None,
+    "Path of a file with the pairs of test images to verify, in the format of LFW's pairs.txt, for "
+    "--data=folder:PATH or csv:PATH; by default pairs are drawn.",
+    needs="task=verification",
+  )
   model: str = option(
     "tiny",
     "Neural network. Convolutional: tiny, lenet (of Caffe, for CIFAR-10), lenet5 (for MNIST), cnn, "
     "niid (of NIID-Bench), alexnet, vgg16, googlenet, inception_v3, and the resnets with 10 to 50 "
-    "layers. lstm reads an image row by row, fcn is for segmentation, face for verification. The "
-    "command python -m experiments.stages --model=NAME lists the stages of a model.",
+    "layers; resnet20_narrow and resnet20_wide have half and twice the channels of resnet20. lstm "
+    "reads an image row by row, fcn is for segmentation, face for verification. The command "
+    "python -m experiments.stages --model=NAME lists the stages of a model.",
     choices=tuple(MODELS),
   )
   stem: str = option(

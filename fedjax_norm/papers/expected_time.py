@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fedjax_norm import models
 from fedjax_norm.models.flops import layer_macs
-from fedjax_norm.norm import NormSpec
+from fedjax_norm.norm import create
 from fedjax_norm.papers.tables import Cell
 
 
@@ -33,15 +33,19 @@ _DATA = {
   "mnist": (60_000, 10_000, (28, 28, 1), 10),
   "cifar10": (50_000, 10_000, (32, 32, 3), 10),
   "cifar100": (50_000, 10_000, (32, 32, 3), 100),
+  "masks:cityscapes": (2_975, 500, (1024, 2048, 3), 19),
   "tiny_imagenet": (100_000, 10_000, (64, 64, 3), 200),
 }
 """Data -> (training examples, test examples, shape of an image, classes)."""
 
 
-def total(cells: Iterable[Cell], scale: str, machine: Machine) -> float:
-  """Returns the seconds of one run of each cell; NaN if one needs data whose size is not known."""
-  runs = {cell.name: cell.config(scale) for cell in cells}
-  return math.fsum(seconds(config, machine) for config in runs.values())
+def total(cells: Iterable[Cell], scale: str, machine: Machine, seeds: int) -> float:
+  """Returns the seconds of all runs of the cells, with the search for their learning rates.
+
+  NaN if one needs data whose size is not known.
+  """
+  each = {cell.name: cell for cell in cells}.values()
+  return math.fsum(cell.work(seeds) * seconds(cell.config(scale), machine) for cell in each)
 
 
 def seconds(config: Any, machine: Machine) -> float:
@@ -53,7 +57,7 @@ def seconds(config: Any, machine: Machine) -> float:
   examples = round(examples * (config.train_share or 1))
   clients = config.clients or 10
   config = config.in_rounds(clients, examples)
-  layers, macs = _size(config.model, config.make_norm(1), classes, (height, width, channels))
+  layers, macs = _size(config.model, classes, (height, width, channels))
   # In split learning clients take turns; otherwise all of them take a step together.
   together = clients * config.batch_size if config.row.name != "split" else config.batch_size
   steps = config.rounds  # of a method in which a round is a step
@@ -67,7 +71,7 @@ def seconds(config: Any, machine: Machine) -> float:
 
 
 @functools.cache
-def _size(name: str, norm: NormSpec, classes: int, shape: tuple[int, int, int]) -> tuple[int, int]:
+def _size(name: str, classes: int, shape: tuple[int, int, int]) -> tuple[int, int]:
   """Returns a model's number of layers with kernels, and its multiply-adds for an image."""
-  macs = layer_macs(models.create(name, norm, classes, shape), shape)
+  macs = layer_macs(models.create(name, create("none"), classes, shape), shape)
   return len(macs), sum(macs.values())

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fedjax_norm.cli import seeds
+from fedjax_norm.evaluation.measures import MEASURES
 from fedjax_norm.papers import client_costs
 from fedjax_norm.papers.results import TableResult, outcomes
 from fedjax_norm.papers.tables import Table
@@ -34,7 +35,7 @@ def draw(
   if table.figure == "curves":
     return _curves(found, title), None
   if table.figure == "bars":
-    return _bars(result, title), None
+    return _bars(table, result, title), None
   if table.figure in client_costs.MEASURES and (costs := client_costs.by_seed(found)):
     first = next(iter(costs.values()))
     return client_costs.draw(first, table.figure, title), client_costs.as_csv(costs)
@@ -53,9 +54,10 @@ def _curves(found: Mapping[str, Contender], title: str) -> Figure:
   return figure
 
 
-def _bars(result: TableResult, title: str) -> Figure:
-  heights = {label: cell.over_seeds("top1").mean for label, cell in result.cells.items()}
+def _bars(table: Table, result: TableResult, title: str) -> Figure:
+  measure = table.measures[0]
+  heights = {label: cell.over_seeds(measure).mean for label, cell in result.cells.items()}
   parts = [label.rpartition(", ")[::2] for label in heights]
   groups, names = (list(dict.fromkeys(part)) for part in zip(*parts, strict=True))
   series = {n: [heights.get(f"{g}, {n}", math.nan) for g in groups] for n in names}
-  return bars.bars_figure(groups, series, title, "top-1 in %")
+  return bars.bars_figure(groups, series, title, f"{MEASURES[measure].title} in %")

@@ -1,13 +1,17 @@
-"""Figures 2 to 5 and table 1 of paper 001 (Edgify)."""
+"""Figures 2 to 5, table 1 and two remarks of paper 001 (Edgify)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from fedjax_norm.papers.tables import Cell, Claim, Table
-from fedjax_norm.study.verdicts import Contrast, Statement, below, keeps, rising
+from fedjax_norm.study.verdicts import Contrast, Statement, alike, below, keeps, rising
 
 Options = Mapping[str, Any]
 
+_BATCHES = {"128": 16, "1k": 128, "2k": 256}
+"""Joint batch of eight devices -> batch of a device."""
+
+_WARMUP_EPOCHS = {"gn": 6, "fixup": 20}
 _SMALL = {"model": "resnet10", "image_size": 16, "augment": "none"}
 _SMOKE = {"data": "digits", "model": "tiny", "augment": "none"}
 
@@ -31,23 +35,29 @@ def _device_cell(label: str, norm: str, **options: Any) -> Cell:
   return _cell(label, "ssgd_edgify", {"norm": norm, **options}, small, smoke)
 
 
-def _large_cell(label: str, norm: str, device_batch: int, epochs: int, **options: Any) -> Cell:
-  """Returns a cell of figures 3 and 4: eight devices, ``epochs`` of warm-up in 100 epochs."""
+def _large_cell(
+  label: str, norm: str, device_batch: int, policy: str = "gn", **options: Any
+) -> Cell:
+  """Returns a cell of figures 3 and 4: eight devices, with the rate policy of GN or of Fixup."""
   # Scale small has two devices with a quarter of the batch: a sixteenth of the joint batch.
   batch_size = device_batch // 4
   rounds = 19_200 // (2 * batch_size)
   small = {"clients": 2, "batch_size": batch_size, "lr": 0.1 / 16, **_lengths(rounds, 3)}
   smoke = {"batch_size": 2, **_lengths(4, 2)}
-  if norm == "gn":  # the preset states the learning rate for a joint batch of 128
+  if policy == "gn":  # the preset states the learning rate for a joint batch of 128
     small["scale_lr_from"] = smoke["scale_lr_from"] = 8
-  if epochs:
+  if device_batch > _BATCHES["128"]:
+    epochs = _WARMUP_EPOCHS[policy]
     options["lr_warmup_epochs"] = epochs
     small |= {"lr_warmup_epochs": None, "lr_warmup_rounds": rounds * epochs // 100}
     smoke |= {"lr_warmup_epochs": None, "lr_warmup_rounds": 2}
-  if "lr_warmup_from" in options:
-    small["lr_warmup_from"] = options["lr_warmup_from"] / 16
+    if policy == "fixup":
+      options["lr_warmup_from"] = 0.01
+      small["lr_warmup_from"] = 0.01 / 16
   options["batch_size"] = device_batch
-  return _cell(label, f"ssgd_large_batch_{norm}", options, small, smoke)
+  if norm != policy:  # the preset has the other norm
+    options["norm"] = norm
+  return _cell(label, f"ssgd_large_batch_{policy}", options, small, smoke)
 
 
 def _average_cell(label: str, steps: int, **options: Any) -> Cell:
@@ -68,16 +78,18 @@ _DEVICES = (
   _device_cell("non-IID Fixup", "fixup"),
 )
 
-_LARGE_GN = (
-  _large_cell("GN 128", "gn", 16, 0),
-  _large_cell("GN 1k", "gn", 128, 6),
-  _large_cell("GN 2k", "gn", 256, 6),
-)
 
-_LARGE_FIXUP = (
-  _large_cell("Fixup 128", "fixup", 16, 0),
-  _large_cell("Fixup 1k", "fixup", 128, 20, lr_warmup_from=0.01),
-  _large_cell("Fixup 2k", "fixup", 256, 20, lr_warmup_from=0.01),
+def _large_cells(name: str, norm: str, policy: str = "gn") -> tuple[Cell, ...]:
+  return tuple(_large_cell(f"{name} {k}", norm, size, policy) for k, size in _BATCHES.items())
+
+
+_LARGE_GN = _large_cells("GN", "gn")
+_LARGE_FIXUP = _large_cells("Fixup", "fixup", "fixup")
+_LARGE_OTHERS = (*_large_cells("LN", "ln"), *_large_cells("IN", "in"))
+_EXCHANGED = tuple(
+  _large_cell(f"{name} {k}, {other}'s rates", norm, _BATCHES[k], policy)
+  for name, norm, other, policy in (("Fixup", "fixup", "GN", "gn"), ("GN", "gn", "Fixup", "fixup"))
+  for k in ("1k", "2k")
 )
 
 _AVERAGES = (
@@ -180,6 +192,50 @@ TABLES = (
     (_NO_FIGURES, _LARGE_OPEN, _EPOCHS),
     _LARGE_SETTINGS,
     figure="",
+  ),
+  Table(
+    "001.rates",
+    "Paper 001, sec. on large batches: Fixup with GN's learning rates, and GN with Fixup's",
+    (*_LARGE_GN[1:], *_LARGE_FIXUP[1:], *_EXCHANGED),
+    (
+      *(
+        Claim(
+          f"Fixup's gradients explode at {k} if the rate grows linearly with the batch",
+          rising(f"Fixup {k}, GN's rates", f"Fixup {k}"),
+          diverges=f"Fixup {k}, GN's rates",
+        )
+        for k in ("1k", "2k")
+      ),
+      *(
+        Claim(
+          f"GN at {k} is no different with Fixup's rates (2 points)",
+          alike(2.0, f"GN {k}, Fixup's rates", f"GN {k}"),
+        )
+        for k in ("1k", "2k")
+      ),
+    ),
+    (
+      _NO_FIGURES,
+      "The claim about exploding gradients is held if the run diverges, or else if it ends below "
+      "Fixup with its own rates.",
+      _LARGE_OPEN,
+      _EPOCHS,
+    ),
+    _LARGE_SETTINGS,
+  ),
+  Table(
+    "001.norms",
+    "Paper 001, sec. on large batches: LN and IN",
+    _LARGE_OTHERS,
+    tuple(
+      Claim(
+        f"{name}'s accuracy falls with every larger batch",
+        rising(f"{name} 2k", f"{name} 1k", f"{name} 128"),
+      )
+      for name in ("LN", "IN")
+    ),
+    (_NO_FIGURES, _LARGE_OPEN, _EPOCHS),
+    _LARGE_SETTINGS,
   ),
   Table(
     "001.5",

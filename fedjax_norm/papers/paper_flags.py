@@ -45,8 +45,8 @@ class PaperFlags(Options):
   )
   data_dir: str | None = option(
     None,
-    "Folder of the prepared TFDS data sets, and of images or CSV indexes for paper 004. The scales "
-    "small and full need it.",
+    "Folder of the prepared TFDS data sets, and of images, masks or CSV indexes for papers 002 and "
+    "004. The scales small and full need it.",
   )
   workdir: str | None = option(
     None, "Folder for the runs and the results; runs/paper-SCALE by default."

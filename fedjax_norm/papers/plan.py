@@ -11,11 +11,12 @@ from fedjax_norm.cli.methods import ANY_METHOD
 from fedjax_norm.errors import UserError
 from fedjax_norm.papers import expected_time
 from fedjax_norm.papers.paper_flags import PaperFlags
-from fedjax_norm.papers.tables import Cell
+from fedjax_norm.papers.tables import EFFORT, RUNGS, Cell
 from fedjax_norm.study.planning import combinations
 from fedjax_norm.study.planning.plan import SOURCES, Plan
 
 _FIXED = ("scale", "data_dir", "seed")  # options that a folder keeps
+_FILES = ("folder", "csv", "masks")  # kinds of data whose files are below ``--data_dir``
 
 
 def make(cells: Mapping[str, Cell], flags: PaperFlags, workers: int, stored: Plan | None) -> Plan:
@@ -35,23 +36,21 @@ def make(cells: Mapping[str, Cell], flags: PaperFlags, workers: int, stored: Pla
   new = {name: _contender(cell, flags) for name, cell in cells.items()}
   if stored:
     _check_same(fixed, flags.seeds, stored)
-    if changed := [
-      name for name in new.keys() & kept.keys() if new[name].flags != kept[name].flags
-    ]:
+    if changed := [n for n in new.keys() & kept.keys() if _runs(new[n]) != _runs(kept[n])]:
       raise UserError(
         f"--workdir has a run {min(changed)} with other settings, those of another version of "
         "fedjax_norm; pass another --workdir."
       )
   if flags.data_dir and not any("data_dir" in one.flags for one in new.values()):
     read = (cell.config(flags.scale).data for cell in cells.values())
-    if not any(data.startswith(("folder:", "csv:")) for data in read):
+    if not any(data.partition(":")[0] in _FILES for data in read):
       raise UserError(
         "--data_dir has no effect because the selected runs read no data from files; drop it."
       )
   return Plan(
     options=fixed,
     cells=tuple({**kept, **new}.values()),
-    effort=1,
+    effort=EFFORT,
     rates=(),
     extends=False,
     seed=flags.seed,
@@ -61,7 +60,7 @@ def make(cells: Mapping[str, Cell], flags: PaperFlags, workers: int, stored: Pla
     workers=workers,
     lanes=1,
     costs={},
-    rungs=(1, 1),
+    rungs=RUNGS,
   )
 
 
@@ -69,10 +68,10 @@ def with_data_dir(data: str, data_dir: str | None) -> dict[str, Any]:
   """Returns the options with which a run reads its data from ``--data_dir``, if from files.
 
   Raises:
-    UserError: the run reads a folder or a CSV index below ``--data_dir``, which is None.
+    UserError: the run reads files below ``--data_dir``, which is None.
   """
   kind, _, path = data.partition(":")
-  if kind in ("folder", "csv"):
+  if kind in _FILES:
     if data_dir is None:
       raise UserError(f"the data {data!r} is in the folder --data_dir; set --data_dir.")
     return {"data": f"{kind}:{Path(data_dir) / path}"}
@@ -105,14 +104,21 @@ def _contender(cell: Cell, flags: PaperFlags) -> combinations.Cell:
     setting=flags.scale,
     options={},
     flags={**stored, "method": config.row.name},
-    rounds=None,
+    rounds=config.rounds if cell.rates else None,
     eval_every=None,
     seconds=round(expected) if math.isfinite(expected) else 60.0,
+    rates=cell.rates or None,
+    measure="mean_iou" if config.task == "segmentation" else None,
   )
   checked = contender.config(seed=flags.seed, seeds=flags.seeds)
   train.check(checked)
   SOURCES.of(checked)  # data that cannot be read is an error before anything is trained
   return contender
+
+
+def _runs(cell: combinations.Cell) -> Any:
+  """Returns what must not change while a folder has runs of a cell."""
+  return cell.flags, cell.rounds, cell.rates
 
 
 def _check_same(fixed: dict[str, Any], seeds: int, stored: Plan) -> None:

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from fedjax_norm.errors import UserError
 from fedjax_norm.papers import (
   niid_bench,
+  paper_000_cases,
   paper_000_isolated_norms,
   paper_001_edgify,
+  paper_002_fixbn,
+  paper_002_segmentation,
   paper_003_split_learning,
   paper_004_noniid_quagmire,
 )
@@ -15,7 +18,10 @@ from fedjax_norm.papers.tables import Cell, Table
 
 _PAPERS = (
   paper_000_isolated_norms,
+  paper_000_cases,
   paper_001_edgify,
+  paper_002_fixbn,
+  paper_002_segmentation,
   paper_003_split_learning,
   paper_004_noniid_quagmire,
   niid_bench,

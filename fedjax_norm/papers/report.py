@@ -8,15 +8,10 @@ from typing import Any
 from matplotlib.ticker import EngFormatter
 
 from fedjax_norm.cli.text_tables import as_csv, as_markdown
+from fedjax_norm.evaluation.measures import MEASURES
 from fedjax_norm.papers import client_costs
-from fedjax_norm.papers.results import (
-  CellResult,
-  TableResult,
-  fitted,
-  outcomes,
-  paper_verdict,
-  verdict,
-)
+from fedjax_norm.papers.claims import paper_verdict, verdict
+from fedjax_norm.papers.results import CellResult, TableResult, fitted, outcomes
 from fedjax_norm.papers.tables import Table
 from fedjax_norm.study import savings
 from fedjax_norm.study.statistics import Estimate
@@ -38,8 +33,9 @@ interval has two parts: the deviation over the seeds (Student's t) and the error
 independently of each other). *Held*: the interval is above 0, for every comparison of the claim.
 *Not held*: it is below 0 for one of them. *Undecided*: the rest; with three seeds, intervals are
 wide. "As good as" is a test of equivalence with the margin that the claim names. Nothing is
-decided with fewer than three seeds, at scale `smoke`, if a run diverged, or where the baseline
-is within the error of guessing. The papers' figures are of single runs, so that theirs is the
+decided with fewer than three seeds, at scale `smoke`, if a run diverged (but if a claim says that
+it does), or where the baseline is within the error of guessing. Of mean IoUs only the deviation
+over the seeds is known. The papers' figures are of single runs, so that theirs is the
 error of the test set alone. Of many verdicts a few are wrong by chance. Tables that share a cell
 share its runs, whose time counts in each of them."""
 
@@ -75,15 +71,17 @@ def text_of(verdict: Verdict | None) -> str:
 
 def results_csv(tables: Sequence[tuple[Table, TableResult]]) -> str:
   """Returns CSV text with a line per run of each cell; accuracies in percent."""
-  head = ["table", "cell", "paper_top1", "paper_top5", "state", "seed", "top1", "top5", "bytes"]
+  shares = list(dict.fromkeys(name for table, _ in tables for name in table.measures))
+  head = ["table", "cell", *(f"paper_{name}" for name in shares), "state", "seed", *shares, "bytes"]
   rows = []
   for table, result in tables:
     for cell in table.cells:
       found = result.cells[cell.label]
-      paper = ["" if math.isnan(value) else value for value in cell.paper or (math.nan, math.nan)]
+      printed = dict(zip(table.measures, cell.paper or (math.nan, math.nan), strict=True))
+      paper = ["" if math.isnan(printed.get(name, math.nan)) else printed[name] for name in shares]
       empty: dict[Any, dict[str, float]] = {"": {}}
       for seed, run in (found.runs or empty).items():
-        values = [run.get(name, "") for name in head[6:]]
+        values = [run.get(name, "") for name in (*shares, "bytes")]
         rows.append([table.name, cell.label, *paper, found.state, seed, *values, cell.name])
   return as_csv([*head, "folder"], rows)
 
@@ -162,26 +160,29 @@ def _margin(margin: Margin) -> str:
 
 
 def _accuracies(table: Table, result: TableResult) -> str:
-  """Returns each cell's top-1 and, if the table has losses, its loss, otherwise its top-5."""
+  """Returns each cell's first measure and, if the table has losses, its loss, or its second one."""
   rows = []
   losses = any(cell.reference for cell in table.cells)
+  tuned = any(cell.rates for cell in table.cells)
   for cell in table.cells:
     paper, ours = cell.paper or (math.nan, math.nan), result.cells[cell.label]
-    values = [_format(paper[0]), _estimate(ours, "top1")]
+    values = [_format(paper[0]), _estimate(ours, table.measures[0])]
     if losses:
       reference = result.cells[cell.reference] if cell.reference else None
-      loss = _loss(reference, ours) if reference else math.nan
+      loss = _loss(table, reference, ours) if reference else math.nan
       values += [_format(table.paper_loss(cell)), _format(loss)]
     else:
-      values += [_format(paper[1]), _estimate(ours, "top5")]
-    rows.append([cell.label, *values])
-  second = "loss" if losses else "top-5"
-  head = ["cell", "top-1, paper", "top-1, ours", f"{second}, paper", f"{second}, ours"]
-  return as_markdown(head, rows)
+      values += [_format(paper[1]), _estimate(ours, table.measures[1])]
+    rows.append([cell.label, *values, *([ours.rate or "-"] if tuned else [])])
+  first, second = (MEASURES[name].title for name in table.measures)
+  second = "loss" if losses else second
+  head = ["cell", *(f"{name}, {whose}" for name in (first, second) for whose in ("paper", "ours"))]
+  return as_markdown([*head, *(["rate"] if tuned else [])], rows)
 
 
-def _loss(reference: CellResult, cell: CellResult) -> float:
-  return reference.over_seeds("top1").mean - cell.over_seeds("top1").mean
+def _loss(table: Table, reference: CellResult, cell: CellResult) -> float:
+  first, second = (one.over_seeds(table.measures[0]).mean for one in (reference, cell))
+  return first - second
 
 
 def _costs(table: Table, result: TableResult) -> str:

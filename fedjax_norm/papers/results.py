@@ -1,4 +1,4 @@
-"""The measured values of a table, which ``results/`` keeps, and the verdicts about its claims."""
+"""The measured values of a table, which ``results/`` keeps."""
 
 import math
 from collections.abc import Mapping
@@ -8,14 +8,12 @@ import numpy as np
 
 from fedjax_norm.evaluation.classification import unpacked
 from fedjax_norm.papers import client_costs
-from fedjax_norm.papers.tables import Claim, Table, Value
+from fedjax_norm.papers.tables import Table
 from fedjax_norm.study import savings
-from fedjax_norm.study.contender import Contender, SeedRun
+from fedjax_norm.study.contender import Contender, SeedRun, Tuning
 from fedjax_norm.study.statistics import Estimate, estimate
-from fedjax_norm.study.verdicts import Measurement, Verdict, above_chance, judge
 
 _PAIRS = 6_000  # of images in a test of verification: ten folds with 300 of each kind
-
 
 MADE = ("date", "commit", "machine", "versions", "command")
 """What a record says about how its runs were made."""
@@ -28,15 +26,18 @@ class CellResult(NamedTuple):
     state: whether there are results (see ``study.contender.State``).
     reason: why there are none, as one sentence; None if there are.
     seconds: time of all seeds, without compilation before the first round.
-    runs: seed -> name of a figure -> value: ``top1`` and ``top5`` in percent, ``bytes`` that all
+    runs: seed -> name of a figure -> value: the table's measures in percent, ``bytes`` that all
       clients sent and received, and, where the table has them, the clients' costs at the common
       accuracy (``client_flops`` and ``sent``).
+    rate: the learning rate that was chosen for the cell, as text with a mark if it is at an edge of
+      what was tried; None if it was given.
   """
 
   state: str
   reason: str | None
   seconds: float
   runs: dict[int, dict[str, float]]
+  rate: str | None = None
 
   @property
   def ended(self) -> bool:
@@ -55,8 +56,8 @@ class TableResult(NamedTuple):
     table: name of the table.
     scale: scale of the runs.
     made: how it was measured, with the names in :data:`MADE`.
-    tested: number of test examples of an accuracy, or of pairs of images.
-    chance: accuracy of the best constant answer in percent.
+    tested: number of test examples of an accuracy, or of pairs of images; 0 for other measures.
+    chance: accuracy or mean IoU of the best constant answer in percent.
     cells: label -> result.
     covariance: covariances of the cells' answers over the test examples, in percent squared, in the
       order of ``cells``; an answer is the share of a cell's seeds that are correct. Empty if a cell
@@ -102,7 +103,8 @@ def collect(
       one.state,
       one.reason,
       math.fsum(run.summary["seconds"] for run in one.runs),
-      {run.seed: _figures(run) for run in one.runs},
+      {run.seed: _figures(run, table) for run in one.runs},
+      _rate(one.tuning),
     )
     for label, one in found.items()
   }
@@ -114,9 +116,13 @@ def collect(
   counts = (
     [one["examples"] for one in (runs[0].evaluation or {}).get("classes", [])] if runs else []
   )
-  chance = 100 * max(counts) / sum(counts) if counts else 50.0  # pairs of images are alike or not
+  chance, tested = 50.0, _PAIRS  # pairs of images are alike or not
+  if counts:
+    chance, tested = 100 * max(counts) / sum(counts), sum(counts)
+  elif table.measures[0] != "top1":  # the error of the test set is not known
+    chance, tested = max((100 * run.summary["constant_mean_iou"] for run in runs), default=0.0), 0
   return TableResult(
-    table.name, scale, made, sum(counts) or _PAIRS, chance, cells, _covariance(found, sum(counts))
+    table.name, scale, made, tested, chance, cells, _covariance(found, sum(counts))
   )
 
 
@@ -133,10 +139,16 @@ def _covariance(found: Mapping[str, Contender], tested: int) -> list[list[float]
   return np.atleast_2d(np.cov(answers)).round(4).tolist() if tested else []
 
 
-def _figures(run: SeedRun) -> dict[str, float]:
+def _rate(tuning: Tuning | None) -> str | None:
+  if tuning is None:
+    return None
+  return f"{tuning.lr:g}" + (f" ({tuning.edge})" if tuning.edge else "")
+
+
+def _figures(run: SeedRun, table: Table) -> dict[str, float]:
   summary = run.summary
   figures = {"bytes": float(summary["bytes_up"] + summary["bytes_down"])}
-  shares = [name for name in ("top1", "top5") if name in summary]
+  shares = [name for name in table.measures if name in summary]
   return figures | {name: round(100 * summary[name], 4) for name in shares}
 
 
@@ -159,7 +171,9 @@ def from_json(content: dict[str, Any]) -> TableResult:
         int(seed): {name: float(value) for name, value in run.items()}
         for seed, run in cell["runs"].items()
       }
-      cells[label] = CellResult(cell["state"], cell["reason"], float(cell["seconds"]), figures)
+      cells[label] = CellResult(
+        cell["state"], cell["reason"], float(cell["seconds"]), figures, cell.get("rate")
+      )
     made = {name: str(content["made"][name]) for name in MADE}
     tested, chance = int(content["tested"]), float(content["chance"])
     covariance = [list(map(float, row)) for row in content["covariance"]]
@@ -189,90 +203,9 @@ def lacks_runs_of(result: TableResult, old: TableResult) -> bool:
 def outcomes(table: Table, result: TableResult) -> dict[str, savings.Outcome]:
   """Returns label -> mean accuracy and mean bytes, for the savings over BSP."""
   return {
-    cell.label: savings.Outcome(one.over_seeds("top1").mean, one.over_seeds("bytes").mean)
+    cell.label: savings.Outcome(
+      one.over_seeds(table.measures[0]).mean, one.over_seeds("bytes").mean
+    )
     for cell in table.cells
     for one in [result.cells[cell.label]]
   }
-
-
-def verdict(table: Table, claim: Claim, result: TableResult) -> Verdict:
-  """Returns what the measured values say about a claim.
-
-  Nothing is decided at scale ``smoke``, if a run is missing or diverged, or if the baseline is
-  within the error of guessing.
-  """
-  statement = table.in_accuracies(claim.statement)
-  labels, keys = [], []
-  for contrast in statement.contrasts:
-    for key in contrast.weights:
-      label = key.label if isinstance(key, Value) else key
-      if label.endswith(", Oracle"):
-        degree = next(one for one in table.degrees if label == f"{one.label}, Oracle")
-        for run in (degree.bsp, *degree.thetas.values()):  # one that diverged is no candidate
-          if not result.cells[run].ended:
-            return Verdict("undecided", None, _why_missing(run, result.cells[run].state))
-        theta = savings.measure(degree, outcomes(table, result), table.tolerance).oracle_theta
-        if theta is None:
-          return Verdict("undecided", None, "no theta keeps BSP's accuracy")
-        label = degree.thetas[theta]
-      keys.append((key, label))
-      labels.append(label)
-  measured = {key: _measurement(result, key, label) for key, label in keys}
-  doubt = _doubt(table, result, list(dict.fromkeys(labels)))
-  position = {label: i for i, label in enumerate(result.cells)}
-  label_of = dict(keys)
-
-  def covariance(a: Any, b: Any) -> float:
-    return result.covariance[position[label_of[a]]][position[label_of[b]]]
-
-  return judge(
-    statement, measured, doubt=doubt, covariance=covariance if result.covariance else None
-  )
-
-
-def paper_verdict(table: Table, claim: Claim) -> Verdict | None:
-  """Returns what the paper's own figures say about a claim; None if it does not print them all.
-
-  They are of single runs, so that only the error of the test set is known.
-  """
-  statement = table.in_accuracies(claim.statement, printed=True)
-  cells = {cell.label: cell for cell in table.cells}
-  measured: dict[Any, Measurement] = {}
-  for contrast in statement.contrasts:
-    for key in contrast.weights:
-      if isinstance(key, Value):
-        value = table.paper_loss(cells[key.label]) if key.measure == "loss" else math.nan
-      else:
-        value = (cells[key].paper or (math.nan,))[0]
-      if not math.isfinite(value):
-        return None
-      measured[key] = Measurement({0: value}, table.paper_tested, is_loss=isinstance(key, Value))
-  return judge(statement, measured, least_seeds=1)
-
-
-def _measurement(result: TableResult, key: Any, label: str) -> Measurement:
-  runs = result.cells[label].runs.items()
-  if not isinstance(key, Value):
-    return Measurement({seed: run["top1"] for seed, run in runs if "top1" in run}, result.tested)
-  found = {seed: run.get(key.measure, 0.0) for seed, run in runs}
-  return Measurement({seed: float(np.log(value)) for seed, value in found.items() if value > 0})
-
-
-def _why_missing(label: str, state: str) -> str:
-  return f"{label} " + {"pending": "has not been run", "impossible": "is impossible"}.get(
-    state, state
-  )
-
-
-def _doubt(table: Table, result: TableResult, labels: list[str]) -> str:
-  """Returns why a claim about some cells is not decided, whatever their values; empty if it may."""
-  for label in [*labels, *([table.baseline] if table.baseline else [])]:
-    if (state := result.cells[label].state) != "done":
-      return _why_missing(label, state)
-  if result.scale == "smoke":
-    return "runs at scale smoke are too short"
-  best = max(labels, key=lambda label: result.cells[label].over_seeds("top1").mean)
-  baseline = table.baseline or best
-  if not above_chance(_measurement(result, baseline, baseline), result.chance):
-    return f"{baseline} is within the error of guessing ({result.chance:.1f}%)"
-  return ""

@@ -17,6 +17,7 @@ from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.flags import define, format_value, given
 from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.options import make
+from fedjax_norm.study.planning.tuning import total_steps
 from fedjax_norm.study.savings import Degree
 from fedjax_norm.study.verdicts import Contrast, Statement
 
@@ -29,6 +30,9 @@ BINARIES: dict[str, type[Config] | Choice] = {
 }
 """First word of a preset's name -> the flags of the program that the preset is for."""
 
+EFFORT, RUNGS = 4, (1, 2)
+"""Quarters of a run's rounds: a final run, and the shorter and longer trials of learning rates."""
+
 _PRESETS = Path(presets.__file__).parent
 
 
@@ -40,9 +44,12 @@ class Cell(NamedTuple):
     preset: name of a preset.
     options: flag -> value that replaces the preset's; None removes a flag.
     scales: name of a scale -> further flags that change at this scale, as in ``options``.
-    paper: the paper's (top-1, top-5) in percent, NaN where not printed; None if neither is.
+    paper: the paper's values of the table's two measures in percent, NaN where not printed; None
+      if neither is.
     reference: label of the cell relative to which this cell's loss of accuracy is measured.
     paper_loss: the loss of accuracy that the paper prints, in points, or None.
+    rates: learning rates of which one is chosen on validation examples; empty if ``options``
+      have its rate.
   """
 
   label: str
@@ -52,6 +59,7 @@ class Cell(NamedTuple):
   paper: tuple[float, float] | None = None
   reference: str | None = None
   paper_loss: float | None = None
+  rates: tuple[float, ...] = ()
 
   @property
   def name(self) -> str:
@@ -59,6 +67,10 @@ class Cell(NamedTuple):
     options = sorted(self.options.items())
     texts = (f"{key}={format_value(value)}" for key, value in options if value is not None)
     return "-".join([self.preset, *texts])
+
+  def work(self, seeds: int) -> float:
+    """Returns the length of all trials and final runs, relative to one final run."""
+    return total_steps(len(self.rates), False, seeds, EFFORT, RUNGS) / EFFORT
 
   def config(self, scale: str, **options: Any) -> Config:
     """Returns the run's flags at a scale; ``options`` replace all others."""
@@ -85,11 +97,11 @@ def _preset(name: str, kind: type[Config]) -> Mapping[str, Any]:
 
 
 class Value(NamedTuple):
-  """What a claim is about, if it is not the top-1 accuracy of a cell, which its label stands for.
+  """What a claim is about, if it is not a cell's first measure, which its label stands for.
 
   Attributes:
     label: label of a cell; for bytes also "<degree>, Oracle".
-    measure: ``loss``, points of top-1 below the reference cell; ``bytes`` that the clients of a run
+    measure: ``loss``, points below the reference cell; ``bytes`` that the clients of a run
       send and receive; ``client_flops`` or ``sent``, the clients' cost when all cells of the table
       have reached the highest accuracy that they have in common.
   """
@@ -108,12 +120,16 @@ class Claim(NamedTuple):
 
   Attributes:
     text: the claim in one line.
-    statement: what has to hold; its keys are labels of cells, for their top-1 accuracy, and
+    statement: what has to hold; its keys are labels of cells, for their first measure, and
       objects of :class:`Value`.
+    diverges: label of a cell of which the claim says that training diverges; None without one. If
+      it did, and the other cells of ``statement`` train well, the claim is held; if training did
+      not diverge, ``statement`` decides.
   """
 
   text: str
   statement: Statement
+  diverges: str | None = None
 
 
 class Table(NamedTuple):
@@ -136,6 +152,7 @@ class Table(NamedTuple):
     baseline: label of the cell that has to train well, or no claim of the table is decided; by
       default the best cell of each claim.
     paper_tested: number of test examples in the paper, for the error of its accuracies.
+    measures: the measure that claims compare, and another one that is printed beside it.
   """
 
   name: str
@@ -150,6 +167,7 @@ class Table(NamedTuple):
   choices: Callable[[Sequence[Config]], str] | None = None
   baseline: str | None = None
   paper_tested: int = 10_000
+  measures: tuple[str, str] = ("top1", "top5")
 
   def heading(self, scale: str) -> str:
     """Returns the title with the models, data and clients at a scale other than ``full``."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedjax_norm.plots.base import COLOURS, new_figure
@@ -32,11 +33,24 @@ def bars_figure(
   Raises:
     ValueError: the number of values of a series differs from the number of groups.
   """
+  size = max(6.0, 1.5 + 0.55 * len(groups) * len(series)), 4.2
+  figure, (axes,) = new_figure(title, size, 1)
+  draw_bars(axes, groups, series, label, form, missing)
+  return figure
+
+
+def draw_bars(
+  axes: Axes,
+  groups: Sequence[str],
+  series: Mapping[str, Sequence[float]],
+  label: str,
+  form: str = "{:.1f}",
+  missing: str = "-",
+) -> None:
+  """Draws the bars of :func:`bars_figure`, with the same arguments, into a panel."""
   if any(len(values) != len(groups) for values in series.values()):
     raise ValueError(f"every series needs a value for each of the {len(groups)} groups.")
   width = 0.84 / max(len(series), 1)
-  size = max(6.0, 1.5 + 0.55 * len(groups) * len(series)), 4.2
-  figure, (axes,) = new_figure(title, size, 1)
   for i, (name, values) in enumerate(series.items()):
     positions = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
     heights = np.asarray(values, np.float64)
@@ -52,4 +66,3 @@ def bars_figure(
   axes.set_ylim(bottom=0)
   if len(series) > 1:
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series))
-  return figure

@@ -20,6 +20,7 @@ _DELTAS = {
 # Above 2 the values of two clients have opposite signs, and the divergence only shows how near 0
 # the mean of the two is.
 _CUT = 2.0
+_LAYERS = 6  # layers with a line of gradients
 # Arguments of legends above the panel, because no position inside is free in every run.
 _ABOVE: dict[str, Any] = {
   "frameon": False,
@@ -41,7 +42,8 @@ def diagnostics_figure(rows: Rows, metrics: Rows, title: str) -> Figure:
 
   The divergences by channel (fig. 4) and the accuracy of each client's model on the classes of each
   client (fig. 21) are those of the last evaluation. The relative updates and differences (fig. 22,
-  23, app. G) and the accuracy loss (fig. 24) are drawn against the round. ``rows`` are those of
+  23, app. G), the deviation of gradients by layer (paper 002) and the accuracy loss (fig. 24) are
+  drawn against the round. ``rows`` are those of
   ``diagnostics.csv``, ``metrics`` those of ``metrics.csv``, with the column ``accuracy_loss``.
   """
   last = [row for row in rows if row["round"] == rows[-1]["round"]]
@@ -49,11 +51,14 @@ def diagnostics_figure(rows: Rows, metrics: Rows, title: str) -> Figure:
   deltas = [{"round": row["round"], row["quantity"]: row["value"]} for row in rows]
   deltas = [row for row in deltas if row.keys() & _DELTAS.keys()]
   accuracies, losses = _by_place(last, "accuracy"), _losses(metrics)
+  gradients = [row for row in rows if row["quantity"] == "gradient_deviation"]
   draw = []
   if bars["mean"]:
     draw.append(lambda axes: _draw_divergence(axes, bars))
   if deltas:
     draw.append(lambda axes: _draw_deltas(axes, deltas))
+  if gradients:
+    draw.append(lambda axes: _draw_gradients(axes, gradients))
   if accuracies:
     draw.append(lambda axes: _draw_accuracies(axes, accuracies))
   if losses:
@@ -98,6 +103,20 @@ def _draw_deltas(axes: Axes, rows: Rows) -> None:
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_formatter(ticker.NullFormatter())
   axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+  axes.legend(ncols=2, **_ABOVE)
+
+
+def _draw_gradients(axes: Axes, rows: Rows) -> None:
+  """Draws a line for each layer, or for ``_LAYERS`` of them from the first to the last."""
+  layers = list(dict.fromkeys(str(row["place"]) for row in rows))
+  chosen = np.unique(np.linspace(0, len(layers) - 1, _LAYERS).round().astype(int))
+  names = {layers[i]: layers[i] for i in chosen}
+  curves(axes, [{"round": row["round"], str(row["place"]): row["value"]} for row in rows], names)
+  axes.set_ylabel("deviation of the mean gradient")
+  if any(row["value"] > 0 for row in rows):
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
   axes.legend(ncols=2, **_ABOVE)
 
 

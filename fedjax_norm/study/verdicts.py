@@ -90,7 +90,7 @@ class Verdict(NamedTuple):
   Attributes:
     state: the verdict.
     margin: that of the contrast that decides: the least one if all have to hold, or the greatest.
-    reason: why it is undecided, apart from the interval, as a part of a sentence; otherwise empty.
+    reason: why it is so, apart from the interval, as a part of a sentence; otherwise empty.
   """
 
   state: State
@@ -141,7 +141,8 @@ def judge(
     failing = [margin for margin in margins if margin.high < 0]
     holds, fails = decisive.low > 0, bool(failing)
     decisive = min(failing, key=lambda margin: margin.high, default=decisive)
-  doubt = doubt or _doubt([measured[key] for key in keys], seeds, least_seeds)
+  shares = {key for one in statement.contrasts if not one.is_ratio for key in one.weights}
+  doubt = doubt or _doubt([measured[key] for key in shares], seeds, least_seeds)
   state: State = "held" if holds else "not held" if fails else "undecided"
   return Verdict("undecided", decisive, doubt) if doubt else Verdict(state, decisive)
 
@@ -156,7 +157,7 @@ def _doubt(measured: list[Measurement], seeds: list[int], least_seeds: int) -> s
   """Returns why values decide nothing, whatever their interval; empty if they may."""
   if len(seeds) < least_seeds:
     return f"{least_seeds} seeds are needed"
-  accuracies = [{one.values[seed] for seed in seeds} for one in measured if one.tested]
+  accuracies = [{one.values[seed] for seed in seeds} for one in measured]
   if len(seeds) > 1 and accuracies and all(len(values) == 1 for values in accuracies):
     return "the accuracies are the same with every seed"
   return ""

@@ -10,18 +10,28 @@ from flax import linen as nn
 
 from fedjax_norm.algorithms.round_algorithm import Algorithm
 from fedjax_norm.client_mapping import ClientMapping
-from fedjax_norm.data.federated import FederatedData, gather, label_counts, rows
+from fedjax_norm.data.federated import (
+  FederatedData,
+  draw,
+  gather,
+  label_counts,
+  rows,
+  without_drift,
+)
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation import diagnostics
 from fedjax_norm.evaluation.batches import make_evaluate, stack_batches
 from fedjax_norm.evaluation.classification import Scores, label_weighted_accuracy, make_scores
 from fedjax_norm.evaluation.config import EvaluationConfig
 from fedjax_norm.evaluation.diagnostics import local_update_delta, residual_update_delta
+from fedjax_norm.evaluation.gradient_deviation import make_gradient_deviation
+from fedjax_norm.evaluation.undefined import ratio
+from fedjax_norm.local_training.config import LocalConfig
 from fedjax_norm.training.placement.client_states import ClientStore, evenly_spaced
 from fedjax_norm.training.placement.device_arrays import placer
 from fedjax_norm.training.storage.csv_rows import Row
 from fedjax_norm.training.task.task import Task
-from fedjax_norm.typing import Key, PyTree, Variables
+from fedjax_norm.typing import Array, Batch, Key, PyTree, Variables
 
 Diagnose = Callable[[str, Algorithm, PyTree, ClientStore, FederatedData, int, Key], list[Row]]
 """(name of the phase, algorithm of the phase, server state, client store, federation on the host,
@@ -33,6 +43,7 @@ Values = dict[tuple[str, str], float]
 # Maximum numbers of measured clients, and of test images for neuron differences. If there are more,
 # evenly spaced ones are used.
 _CLIENTS, _IMAGES = 10, 32
+_GRADIENTS = 4  # minibatches of each client over which deviations of gradients are averaged
 
 
 def accuracy_by_partition(scores: list[Scores], counts: np.ndarray) -> np.ndarray:
@@ -43,6 +54,19 @@ def accuracy_by_partition(scores: list[Scores], counts: np.ndarray) -> np.ndarra
   ``counts`` [K, C] the number of training examples of each partition and class.
   """
   return np.stack([label_weighted_accuracy(one, counts) for one in scores])
+
+
+def accuracy_on_blocks(scores: list[Scores], blocks: list[np.ndarray]) -> np.ndarray:
+  """Returns the accuracy of each model on the test images of each block of classes (fig. 21).
+
+  ``blocks`` has the classes of each block. Unlike the classes of the clients, blocks are the same
+  in every partition. The result [M, B] is nan for a block without test images.
+  """
+  sums = (
+    np.stack([np.asarray(getattr(one, name), np.float64) for one in scores])
+    for name in ("top1", "examples")
+  )
+  return ratio(*(np.stack([of[:, block].sum(1) for block in blocks], 1) for of in sums))
 
 
 def make_diagnose(
@@ -63,12 +87,19 @@ def make_diagnose(
   - ``mean_divergence_median``, ``variance_divergence_median``: the layer, over its channels;
   - ``accuracy``: 'i on j', model of client i (or 'global') on the classes of client j; only for
     classification;
+  - ``accuracy_on_blocks``: 'i on 0-4', the same model on the classes with the labels 0 to 4, for
+    as many blocks of consecutive classes as there are measured clients; with ``--partition=skew``
+    these are the classes of the clients, if each has equally many;
   - ``weight_difference``, ``neuron_difference`` (mean over layers) and
     ``neuron_difference_by_layer`` (the layer): only for algorithms with ``views.traveling``;
   - ``local_update_delta``: only for algorithms with ``views.traveling``; with periodic averaging
     only directly before an average, as in the paper, so that all values are measured after equally
     many local steps;
-  - ``residual_update_delta``: only for algorithms with ``views.residual``.
+  - ``residual_update_delta``: only for algorithms with ``views.residual``;
+  - ``gradient_deviation``: the layer; of gradients at the global model, as the mean over
+    minibatches of all of a client's examples (see ``evaluation/gradient_deviation.py``), for as
+    many clients as fit in a test batch; not for norms that merge statistics across clients, whose
+    batch is the joint one.
 
   ``models`` has the model of each phase by name, not bound to a named device axis; ``batch_size``
   is the batch size of training; ``mapping`` divides test batches over devices.
@@ -104,6 +135,30 @@ def make_diagnose(
     name: jax.jit(diagnostics.make_minibatch_moments(model, positions, batch_size, task.transform))
     for name, model in models.items()
   }
+
+  gradients = {
+    name: jax.jit(make_gradient_deviation(model, LocalConfig(objective=task.objective)))
+    for name, model in models.items()
+    if not task.model.norm.across_clients
+  }
+
+  @jax.jit
+  def batch_of(one: FederatedData, step: Array, key: Key) -> Batch:
+    return draw(one, jnp.int32(0), step, batch_size, task.transform, key)
+
+  def deviations(
+    phase: str, model: Variables, data: FederatedData, ids: np.ndarray, round_: int, key: Key
+  ) -> Values:
+    ids = ids[: max(2, config.eval_batch_size // batch_size)]  # the joint batch must fit in memory
+    limit = min(int(data.sizes[ids].max()), _GRADIENTS * batch_size)
+    samples = [without_drift(_sample(data, client, limit, key)) for client in ids]
+    found = []
+    for step in range(_GRADIENTS):
+      batches = [batch_of(one, jnp.int32(step), key) for one in samples]
+      stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *batches)
+      found.append(gradients[phase](model, stacked, jnp.int32(round_)))
+    means = jax.tree.map(lambda *values: float(np.mean(values)), *found)
+    return {("gradient_deviation", layer): value for layer, value in means.items()}
 
   @jax.jit
   def neurons(a: Variables, b: Variables, stored: np.ndarray) -> dict[str, jax.Array]:
@@ -166,15 +221,24 @@ def make_diagnose(
         if algorithm.averages_next is None or algorithm.averages_next(server):
           params = [model["params"] for model in models]
           values["local_update_delta", ""] = local_update_delta(params, shared["params"])
+      if gradients:
+        values |= deviations(phase, shared, data, ids, round_, key)
     if algorithm.views.residual:
       residuals = _per_client(algorithm.views.residual, server, store, ids)
       values["residual_update_delta", ""] = residual_update_delta(residuals, shared["params"])
     if scores:
       names = [str(i) for i in ids] if client_model else ["global"]
       counts = label_counts(data, ids, task.num_classes)
-      table = accuracy_by_partition([scores(model) for model in models[: len(names)]], counts)
+      tested = [scores(model) for model in models[: len(names)]]
+      table = accuracy_by_partition(tested, counts)
       for i, line in zip(names, table, strict=True):
         values |= {("accuracy", f"{i} on {j}"): float(v) for j, v in zip(ids, line, strict=True)}
+      blocks = np.array_split(np.arange(task.num_classes), min(len(ids), task.num_classes))
+      for i, line in zip(names, accuracy_on_blocks(tested, blocks), strict=True):
+        values |= {
+          ("accuracy_on_blocks", f"{i} on {block[0]}-{block[-1]}"): float(v)
+          for block, v in zip(blocks, line, strict=True)
+        }
     return [
       {"round": round_, "quantity": quantity, "place": place, "value": value}
       for (quantity, place), value in values.items()

@@ -173,7 +173,7 @@ GOOD = [f"{i}.png,{label(i)},US" for i in range(6)]
     (["1.png,cat,test"], "path,label,split", "no image with the split train"),
     (["1.png,cat,train", "2.png,emu,test"], "path,label,split", "'emu' has test images"),
     ([], "path,label", "names no image"),
-    (["1.png,cat", "2.png,emu"], "path,label", "one image per class"),
+    (["1.png,cat", "2.png,emu"], "path,label", "too few images"),
     ([*GOOD, "absent.png,cat,US"], "path,label,country", "absent.png, which does not exist"),
     ([*GOOD, "index.csv,cat,US"], "path,label,country", "is not an image"),
     (["1.png,cat,", "2.png,cat,"], "path,label,country", "no image has a region; fill in"),

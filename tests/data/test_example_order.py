@@ -117,6 +117,22 @@ def test_drifting_clients_draw_from_one_stretch_at_a_time(stretches, span, size)
       assert sorted(epoch) == sorted(part.tolist())
 
 
+@given(stretches=st.integers(2, 9), span=st.integers(1, 12), size=st.integers(1, 45))
+@settings(max_examples=40)
+def test_clients_that_keep_their_stretches_gain_examples(stretches, span, size):
+  order = ExampleOrder(drift="source", drift_stretches=stretches, drift_keeps=True)
+  data = federation((size, TOTAL - size), order, span)
+  parts = np.array_split(data.order[:size], min(stretches, size))
+  streams = [[] for _ in parts]
+  for step, batch in enumerate(drawn(data)):
+    streams[min(step // span, len(parts) - 1)].append(batch)
+  for last, batches in enumerate(streams):  # new epochs over all that the client has
+    held = np.concatenate(parts[: last + 1]).tolist()
+    assert set(joined(batches)) <= set(held)
+    for epoch in epochs(batches, len(held)):
+      assert sorted(epoch) == sorted(held)
+
+
 def test_the_classes_of_a_drifting_client_by_hand():
   """Checks a client with ten examples of each class."""
   order = ExampleOrder(drift="label", drift_stretches=5)

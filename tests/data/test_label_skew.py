@@ -219,3 +219,35 @@ def test_labels_may_have_gaps():
 def test_one_class_cannot_dominate():
   with pytest.raises(UserError, match="2 classes"):
     partitions.make("dominant", np.zeros(10, int), 2, 0)
+
+
+@settings(max_examples=6)
+@given(
+  alpha=st.floats(1, 5), correlation=st.sampled_from([0, 0.3, 0.6, 0.9]), seed=st.integers(0, 99)
+)
+def test_neighbours_have_the_correlation_that_was_asked_for(alpha, correlation, seed):
+  """Over 300 classes of 20 neighbourhoods; with many clients, shares are as good as independent."""
+  labels = np.repeat(np.arange(300), 800)
+  options = {"alpha": alpha, "correlation": correlation, "neighbours": 3}
+  shares = class_counts("dirichlet", labels, 60, seed, **options) / 800
+  measured = np.corrcoef(shares)
+  near = np.kron(np.eye(20, dtype=bool), np.ones((3, 3), bool))
+  assert np.abs(measured[near & ~np.eye(60, dtype=bool)].mean() - correlation) < 0.1
+  assert np.abs(measured[~near].mean()) < 0.05
+  # The variance of a share of Dirichlet(alpha).
+  expected = (1 / 60) * (59 / 60) / (60 * alpha + 1)
+  assert shares.var() == pytest.approx(expected, rel=0.25)
+
+
+@settings(max_examples=40)
+@given(label_lists, st.integers(2, 9), st.integers(2, 4), st.floats(0.001, 50), st.integers(0, 99))
+def test_fully_correlated_neighbours_have_equal_classes(
+  labels, num_clients, neighbours, alpha, seed
+):
+  options = {"alpha": alpha, "correlation": 1.0, "neighbours": neighbours}
+  try:
+    counts = class_counts("dirichlet", labels, num_clients, seed, **options)
+  except UserError:
+    return
+  for first in range(0, num_clients, neighbours):
+    assert np.ptp(counts[first : first + neighbours], axis=0).max() <= 1

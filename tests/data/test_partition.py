@@ -45,7 +45,8 @@ cases = st.one_of(
   st.tuples(
     st.just("dirichlet"),
     st.fixed_dictionaries(
-      {"alpha": st.floats(0.001, 100), "min_size": st.integers(1, 3), "cap_sizes": st.booleans()}
+      {"alpha": st.floats(0.001, 100), "min_size": st.integers(1, 3), "cap_sizes": st.booleans()},
+      optional={"correlation": st.floats(0, 1), "neighbours": st.integers(2, 5)},
     ),
   ),
   st.tuples(
@@ -165,6 +166,11 @@ def test_clients_hold_their_examples_in_random_order(name):
     ("dirichlet", 10, {"min_size": 101}, "min_size"),
     ("dirichlet", 10, {"min_size": 0}, "min_size"),
     ("dirichlet", 500, {"alpha": 0.01}, "50 draws"),
+    ("dirichlet", 2, {"correlation": 1.1}, "correlation"),
+    ("dirichlet", 4, {"correlation": 0.5, "neighbours": 1}, "from 2 to 4"),
+    ("dirichlet", 4, {"correlation": 0.5, "neighbours": 5}, "from 2 to 4"),
+    ("dirichlet", 1, {"correlation": 0.5}, "at least 2 clients"),
+    ("dirichlet", 4, {"neighbours": 2}, "needs the option correlation"),
     ("quantity", 2, {"alpha": 1, "exponent": 1}, "not both; drop one of them"),
     ("quantity", 2, {"exponent": -1}, "exponent"),
     ("quantity", 10, {"min_size": 101}, "min_size"),
@@ -258,6 +264,7 @@ def test_from_config_makes_the_partition_of_the_options():
     ({"alpha": 0.5}, None, "--alpha does nothing here: it needs --partition=dirichlet or quantity"),
     ({"partition": "iid", "ratio": 0.1}, None, "--ratio .* needs --partition=ratio;"),
     ({"classes_per_client": 2}, BALANCED, "--classes_per_client .* --partition=classes or random_"),
+    ({"partition": "dirichlet", "neighbours": 3}, None, "--neighbours .* needs --correlation"),
     ({"partition": "natural"}, None, "names the client of each example"),
     ({"partition": "natural", "clients": 3}, BALANCED, "names 10 clients, not 3"),
     ({"clients": 0}, None, "--clients is 0; it must be at least 1"),

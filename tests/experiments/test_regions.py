@@ -2,12 +2,14 @@
 
 import csv
 
+import numpy as np
 import pytest
 from absl import flags
 
 from fedjax_norm.cli.commands import regions
 from fedjax_norm.cli.flags import define, parse
 from fedjax_norm.errors import UserError
+from fedjax_norm.papers import paper_004_regions
 
 
 def run(folder, *options):
@@ -33,7 +35,8 @@ def test_the_table_and_the_files_have_the_shares(tmp_path, capsys, index):
   run(tmp_path, index, "--top=1")
   out = capsys.readouterr().out
   assert "note: left out 2 of 120 images, which have no natural client\n" in out
-  lines = [line.split() for line in out.splitlines()]
+  first, _, second = out.partition("shares beside those in table 1 of paper 004:\n")
+  lines = [line.split() for line in first.splitlines() if line]
   # Training images: Africa 60 zebras and 12 cats, Americas 20 zebras, Europe 3 cats. The Americas
   # have the normalized share 1 / (1 + 5 / 6) of zebras, Europe 1 / (1 + 1 / 6) of cats.
   table = {line[0]: line[1:] for line in lines if line[0] in ("Africa", "Americas", "Europe")}
@@ -42,6 +45,10 @@ def test_the_table_and_the_files_have_the_shares(tmp_path, capsys, index):
     "Americas": ["20", "zebra", "(55%)"],
     "Europe": ["3", "cat", "(86%)"],
   }
+  # The paper names zebras in Africa only, and no cats.
+  assert [line.split() for line in second.splitlines()[:4] if "zebra" in line] == [
+    ["Africa", "zebra", "45%", "72%"]
+  ]
   with open(tmp_path / "out" / "counts.csv") as file:
     assert list(csv.reader(file)) == [
       ["region", "cat", "zebra"],
@@ -53,6 +60,12 @@ def test_the_table_and_the_files_have_the_shares(tmp_path, capsys, index):
     assert [row[1] for row in csv.reader(file)] == ["cat", "0.8", "0", "0.2"]
   names = {path.name for path in (tmp_path / "out").glob("*.png")}
   assert names == {"classes.png", "regions.png", "share_raw.png", "share_normalized.png"}
+
+
+def test_names_match_in_any_spelling():
+  share = np.array([[0.2, 0.7], [0.8, 0.3]])
+  found = paper_004_regions.beside(share, ["oceania", "Asia"], ["Sea_Lion", "red-panda"])
+  assert found == [("Asia", "red panda", 0.3, 0.42), ("Oceania", "sea lion", 0.2, 0.34)]
 
 
 def test_any_partition_has_regions(tmp_path, capsys):

@@ -1,13 +1,17 @@
 """Runs with ``--task=verification``."""
 
+import itertools
 import json
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flax import linen as nn
 from helpers.run_bits import read as rows
+from helpers.small_data import flat, write
 
+from fedjax_norm.cli import methods, train
 from fedjax_norm.cli.commands import compare
 from fedjax_norm.models import registry
 from fedjax_norm.models.layers import Dense
@@ -60,6 +64,25 @@ def test_a_run_classifies_pairs(fedavg_run):
   assert "pairs right" in table
 
 
+def test_given_pairs_are_those_of_the_file(tmp_path):
+  """Each image's colour says whose it is and which number it has."""
+  for split, identities in (("train", range(20, 22)), ("test", range(20))):
+    for k, i in itertools.product(identities, (1, 2)):
+      write(tmp_path / split / f"P{k:02}" / f"P{k:02}_{i:04}.png", flat(10 * k + i, 8))
+  lines = [line for k in range(0, 20, 2) for line in (f"P{k:02} 2 1", f"P{k:02} 1 P{k + 1:02} 2")]
+  (tmp_path / "pairs.txt").write_text("\n".join(["10\t1", *lines]) + "\n")
+  data = {"data": f"folder:{tmp_path}", "task": "verification", "model": "face"}
+  config = methods.FEDAVG_CONFIG(**data, pairs=str(tmp_path / "pairs.txt"), clients=2)
+  _, task = train.prepare(config, train.load(config))
+  shown = task.source.test.images[:, 0, 0, 0]
+  even = 10 * np.arange(0, 20, 2)
+  first, second = (np.stack([even + a, even + b], 1).ravel() for a, b in ((2, 1), (1, 12)))
+  np.testing.assert_array_equal(shown[task.pairs.first], first)
+  np.testing.assert_array_equal(shown[task.pairs.second], second)
+  np.testing.assert_array_equal(task.pairs.same, np.tile([True, False], 10))
+  np.testing.assert_array_equal(task.pairs.fold, np.repeat(np.arange(10), 2))
+
+
 @pytest.mark.parametrize(
   ("options", "message"),
   [
@@ -68,6 +91,8 @@ def test_a_run_classifies_pairs(fedavg_run):
     (("--task=classification",), "choose the task verification"),
     (("--data=identities:identities=3",), "at least 4"),
     (("--data_dir=x",), "data_dir"),
+    (("--pairs=pairs.txt",), "use folder: or csv: data"),
+    (("--pairs=pairs.txt", "--task=classification"), "it needs --task=verification"),
   ],
 )
 def test_errors_are_one_sentence(fedavg_run, options, message):

@@ -11,6 +11,7 @@ from fedjax_norm.cli.commands import (
   communication,
   compare,
   convert,
+  diagnostics,
   distil,
   leakage,
   oracle,
@@ -138,6 +139,9 @@ BINARIES = {
     compare.CompareFlags,
     (),
   ),
+  "diagnostics": Binary(
+    _plain(lambda c: diagnostics.main(c, "run_a", "run_b")), diagnostics.DiagnosticsFlags, ()
+  ),
   "study": Binary(
     _plain(_plan_study),
     StudyOptions,
@@ -175,8 +179,11 @@ NEEDED_FLAGS = {
   "exponent": "--partition=quantity",
   "min_size": "--partition=dirichlet --alpha=1",
   "cap_sizes": "--partition=dirichlet",
+  "correlation": "--partition=dirichlet",
+  "neighbours": "--partition=dirichlet --correlation=0.5",
   "drift_stretches": "--drift=label",
   "drift_rounds": "--drift=label",
+  "drift_keeps": "--drift=label",
   "lr_warmup_from": "--lr_warmup_rounds=2",
   "lr_factor": "--lr_schedule=exponential",
   "lr_warmup_epochs": "--epochs=3",

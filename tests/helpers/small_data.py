@@ -28,6 +28,12 @@ def flat(value, size=4, channels=3):
   return np.full((size, size, channels) if channels > 1 else (size, size), value)
 
 
+def put_cityscapes(root, place, ids, kind="labelIds"):
+  """Writes a mask in the layout of Cityscapes, and its image, whose pixels are 7 times the ids."""
+  write(root / "leftImg8bit" / f"{place}_leftImg8bit.png", 7 * np.asarray(ids, np.uint8))
+  write(root / "gtFine" / f"{place}_gtFine_{kind}.png", ids)
+
+
 def check(source):
   """Asserts that shapes, dtypes and labels of a source are consistent."""
   for examples in (source.train, source.test):

@@ -10,8 +10,9 @@ import pytest
 from helpers.paper_tables import invented, tables_of
 
 from fedjax_norm.papers import report
+from fedjax_norm.papers.claims import paper_verdict, verdict
 from fedjax_norm.papers.registry import TABLES
-from fedjax_norm.papers.results import MADE, as_json, collect, from_json, paper_verdict, verdict
+from fedjax_norm.papers.results import MADE, as_json, collect, from_json
 from fedjax_norm.papers.tables import Claim, loss
 from fedjax_norm.study.contender import Contender, SeedRun
 from fedjax_norm.study.verdicts import above, rising
@@ -220,7 +221,7 @@ def test_all_results_name_what_was_not_measured():
   assert "GN, BSP, non-IID has not been run" in report.all_results(TABLES, [old])
   page = report.all_results(TABLES, [one, one._replace(table="gone")])
   assert "| 004.fig5 | small | 16 of 16 | 3 |" in page
-  assert "- 000: 000.1, 000.2, 000.3\n- 001: 001.1, 001.2" in page
+  assert "- 000: 000.1, 000.2, 000.3, 000.cases\n- 001: 001.1, 001.2" in page
   assert "004.fig5," not in page.partition("Not measured")[2].partition("#")[0]
   everything = [invented(table, lambda label: 50.0) for table in TABLES.values()]
   assert "All tables were measured." in report.all_results(TABLES, everything)

@@ -13,16 +13,18 @@ def test_the_time_is_that_of_steps_or_of_operations():
   """By hand: 64,000 steps of LeNet's five layers, and 50 rounds of 10 epochs of NIID-Bench."""
   fast = GPU._replace(flops=math.inf)
   bsp = by_label("004.6.lenet")["BSP, IID"]
-  assert total([bsp, bsp], "full", fast) == pytest.approx(60 + 64_000 * 0.005)
+  assert total([bsp, bsp], "full", fast, 1) == pytest.approx(60 + 64_000 * 0.005)
+  tuned = bsp._replace(rates=(0.01, 0.1, 1.0))  # three quarters, two halves and two final runs
+  assert total([tuned], "full", fast, 2) == pytest.approx(3.75 * (60 + 64_000 * 0.005))
   fedavg = by_label("niid_bench.cifar10")["FedAvg, IID"]
   steps = 50 * 10 * 50_000 / 640
-  assert total([fedavg], "full", fast) == pytest.approx(60 + steps * 0.005)
+  assert total([fedavg], "full", fast, 1) == pytest.approx(60 + steps * 0.005)
   macs = 28 * 28 * 75 * 6 + 10 * 10 * 150 * 16 + 400 * 120 + 120 * 84 + 84 * 10
   config = fedavg.config("full")
   operations = 6 * macs * 25_000_000 + 50 / config.eval_every * 2 * macs * 10_000
-  assert total([fedavg], "full", Machine(1.0, 0.0, 1e9)) == pytest.approx(1 + operations / 1e9)
+  assert total([fedavg], "full", Machine(1.0, 0.0, 1e9), 1) == pytest.approx(1 + operations / 1e9)
   unknown = by_label("004.fig3")["BSP, IID"]
-  assert math.isnan(total([unknown, bsp], "full", GPU))
+  assert math.isnan(total([unknown, bsp], "full", GPU, 1))
 
 
 def test_smaller_images_take_less_time():

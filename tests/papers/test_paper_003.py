@@ -17,10 +17,11 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.models import flops
 from fedjax_norm.models.stages import stage_names
 from fedjax_norm.papers import client_costs, figures, report
+from fedjax_norm.papers.claims import paper_verdict
 from fedjax_norm.papers.client_costs import ClientCost as Cost
 from fedjax_norm.papers.client_costs import costs_of_run
 from fedjax_norm.papers.registry import TABLES
-from fedjax_norm.papers.results import collect, paper_verdict
+from fedjax_norm.papers.results import collect
 from fedjax_norm.study.contender import Contender, SeedRun
 from fedjax_norm.study.results.final_runs import seed_runs
 from fedjax_norm.study.sources import Sources

@@ -206,22 +206,6 @@ def test_bars_have_a_group_for_each_algorithm():
   assert [bar.get_height() for bar in axes.patches] == [10, 10, 10, 1, 1, 1]
 
 
-def test_a_record_tells_by_which_commits_its_runs_were_made(tmp_path):
-  table = TABLES["000.1"]
-  contenders = {}
-  for cell, day, of in zip(
-    table.cells, "312", ({"commit": "b"}, {"commit": "a"}, {}), strict=False
-  ):
-    entry = {"fedjax_norm": "1.0", "jax": f"0.{day}", "date": f"2026-01-0{day}T10:00:00", **of}
-    (tmp_path / day).mkdir()
-    (tmp_path / day / "config.json").write_text(json.dumps({"made_by": [entry]}))
-    run = SeedRun(0, tmp_path / day, [], {})
-    contenders[cell.name] = Contender(cell.name, "", {}, (run,), "done")
-  made = paper._made(table, contenders, PaperFlags())
-  assert (made["date"], made["commit"]) == ("2026-01-01 to 2026-01-03", "commit a, unknown, b")
-  assert made["versions"] == ", ".join(f"fedjax_norm 1.0, jax 0.{day}" for day in "123")
-
-
 def test_a_name_selects_all_tables_that_begin_with_it():
   def names(text):
     return [table.name for table in choose(text)]
@@ -240,7 +224,8 @@ def test_the_list_has_a_line_for_each_table(capsys, tmp_path, monkeypatch):
   code, out, _ = start(capsys, list=True, table="000,004.fig5,001")
   assert code == 0
   lines = out.splitlines()[2:]
-  assert [line.split()[0] for line in lines[:4]] == ["000.1", "000.2", "000.3", "004.fig5"]
+  names = [line.split()[0] for line in lines[:5]]
+  assert names == ["000.1", "000.2", "000.3", "000.cases", "004.fig5"]
   assert re.match(r"000.1 +4 +2 +2 min 40 s +Paper 000, table 1", lines[0])
   assert lines[-1].endswith(
     "at scale smoke with 2 seeds on a CPU core, roughly; tables share cells"

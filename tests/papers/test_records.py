@@ -1,5 +1,7 @@
 """Records of the papers' tables: what replaces them, and RESULTS.md, which is made of them."""
 
+import json
+
 import pytest
 from helpers.binaries import ROOT
 from helpers.paper_tables import invented
@@ -9,6 +11,7 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.papers import report
 from fedjax_norm.papers.paper_flags import PaperFlags
 from fedjax_norm.papers.registry import TABLES, choose_cells
+from fedjax_norm.study.contender import Contender, SeedRun
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +65,19 @@ def test_the_results_page_is_made_of_the_records():
   records = paper.read_records(ROOT / "results")
   assert records
   assert (ROOT / "RESULTS.md").read_text() == report.all_results(TABLES, records)
+
+
+def test_a_record_tells_by_which_commits_its_runs_were_made(tmp_path):
+  table = TABLES["000.1"]
+  contenders = {}
+  for cell, day, of in zip(
+    table.cells, "312", ({"commit": "b"}, {"commit": "a"}, {}), strict=False
+  ):
+    entry = {"fedjax_norm": "1.0", "jax": f"0.{day}", "date": f"2026-01-0{day}T10:00:00", **of}
+    (tmp_path / day).mkdir()
+    (tmp_path / day / "config.json").write_text(json.dumps({"made_by": [entry]}))
+    run = SeedRun(0, tmp_path / day, [], {})
+    contenders[cell.name] = Contender(cell.name, "", {}, (run,), "done")
+  made = paper._made(table, contenders, PaperFlags())
+  assert (made["date"], made["commit"]) == ("2026-01-01 to 2026-01-03", "commit a, unknown, b")
+  assert made["versions"] == ", ".join(f"fedjax_norm 1.0, jax 0.{day}" for day in "123")

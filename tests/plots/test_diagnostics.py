@@ -45,6 +45,18 @@ def test_every_panel_draws_the_recorded_values():
   assert losses.lines[0].get_xydata().tolist() == [[2, 0.1], [4, 0.3]]
 
 
+def test_gradients_have_a_line_for_some_of_the_layers():
+  rows = [
+    row(round, "gradient_deviation", f"Conv_{i}", 10.0 ** (-round - i))
+    for round in (1, 2)
+    for i in range(11)
+  ]
+  (axes,) = diagnostics.diagnostics_figure(rows, [], "a run").axes
+  drawn = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
+  assert drawn == {f"Conv_{i}": [10.0 ** (-1 - i), 10.0 ** (-2 - i)] for i in range(0, 11, 2)}
+  assert axes.get_yscale() == "log"
+
+
 def test_the_text_of_a_cell_contrasts_with_its_colour():
   """White text on dark cells, black text on bright cells and on empty ones."""
   cells = {"0 on 0": 0.2, "0 on 1": 0.8, "0 on 2": float("nan")}

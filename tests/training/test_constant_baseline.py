@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_norm.objectives import IGNORED
-from fedjax_norm.training.task.constant_baseline import no_better_than_guessing
+from fedjax_norm.training.task.constant_baseline import constant_mean_iou, no_better_than_guessing
 
 
 def pixels(*counts: int) -> SimpleNamespace:
@@ -33,6 +33,11 @@ def test_the_loss_has_to_be_below_the_entropy_of_the_classes(make, counts):
   assert no_better_than_guessing(make(*counts), {"loss": np.float32(entropy)})
   assert no_better_than_guessing(make(*counts), {"loss": 568.0})
   assert no_better_than_guessing(make(*counts), {"loss": float("nan")})
+
+
+def test_the_mean_iou_of_the_best_constant_answer():
+  assert constant_mean_iou(pixels(8, 1, 1)) == pytest.approx(0.8 / 3)
+  assert constant_mean_iou(pixels(5, 0, 5)) == pytest.approx(0.5 / 2)  # the second class is absent
 
 
 def test_regression_has_to_be_better_than_the_mean():

@@ -25,7 +25,12 @@ from fedjax_norm.evaluation.config import EvaluationConfig
 from fedjax_norm.norm import create
 from fedjax_norm.training import diagnostics_recorder
 from fedjax_norm.training.config.loop import LoopConfig
-from fedjax_norm.training.diagnostics_recorder import _sample, accuracy_by_partition, make_diagnose
+from fedjax_norm.training.diagnostics_recorder import (
+  _sample,
+  accuracy_by_partition,
+  accuracy_on_blocks,
+  make_diagnose,
+)
 from fedjax_norm.training.loop import train
 from fedjax_norm.training.placement.client_states import ClientStore
 from fedjax_norm.training.run import initial_variables
@@ -43,6 +48,20 @@ def test_accuracy_by_partition_by_hand():
   counts = np.array([[4, 0], [1, 3]])
   expected = [[0.8, 0.25 * 0.8 + 0.75 * 0.5], [0.1, 0.25 * 0.1 + 0.75]]
   np.testing.assert_allclose(accuracy_by_partition([first, second], counts), expected)
+
+
+def test_accuracy_on_blocks_is_that_of_their_test_images():
+  """Figure 21: against the share of correct images among those of the block's classes."""
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 4, 50)
+  right = rng.random((2, 50)) < 0.6
+  scores = [
+    Scores(*(np.bincount(labels, w, 6) for w in (one, one, one, np.ones(50)))) for one in right
+  ]
+  blocks = [np.array([0, 1]), np.array([2, 3]), np.array([4, 5])]
+  expected = [[one[np.isin(labels, block)].mean() for block in blocks[:2]] for one in right]
+  found = accuracy_on_blocks(scores, blocks)
+  np.testing.assert_allclose(found, [[*line, np.nan] for line in expected])
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +133,15 @@ def test_values_are_those_of_the_client_models(task, whole):
   np.testing.assert_allclose(last["neuron_difference", ""], np.mean(neurons), rtol=1e-4)
   channels = [last["mean_divergence", f"Norm_0:{c}"] for c in range(8)]
   np.testing.assert_allclose(last["mean_divergence_median", "Norm_0"], np.median(channels))
+  gradients = {
+    place: v for (quantity, place), v in last.items() if quantity == "gradient_deviation"
+  }
+  assert gradients.keys() == {"Conv_0", "Norm_0", "Dense_0"}
+  assert min(gradients.values()) > 0.01
   places = {place for quantity, place in last if quantity == "accuracy"}
   assert places == {f"{i} on {j}" for i in range(3) for j in range(3)}
+  places = {place for quantity, place in last if quantity == "accuracy_on_blocks"}
+  assert places == {f"{i} on {block}" for i in range(3) for block in ("0-1", "2-2", "3-3")}
 
 
 def test_local_updates_are_measured_only_just_before_an_average(task, whole):

@@ -11,6 +11,8 @@ from fedjax_norm.control.freeze import CALIBRATE, EXPLORE, Freeze
 from fedjax_norm.control.plateau import Plateau
 from fedjax_norm.control.skewscout import ScoutConfig, SkewScout
 from fedjax_norm.control.theta import ThetaSchedule
+from fedjax_norm.errors import UserError
+from fedjax_norm.training.config.freeze_options import FreezeConfig
 from fedjax_norm.training.config.loop import LoopConfig
 from fedjax_norm.training.interval_planner import Controls, next_interval, observe
 from fedjax_norm.training.program_types import Phase, Program
@@ -33,6 +35,20 @@ def program(freeze=None, plateau=None, scout=None):
 
 def after(one, controls, interval, loss=1.0):
   return observe(one, CONFIG, controls, interval, SERVER, loss, Traffic(300, 40, 1))
+
+
+@pytest.mark.parametrize(
+  ("at", "rounds", "round"),
+  [("half", 9, 4), ("25%", 80, 20), ("75%", 40, 30), ("25%", 2, 1), ("99%", 10, 9), (3, 10, 3)],
+)
+def test_the_freeze_may_be_at_a_share_of_the_rounds(at, rounds, round):
+  assert FreezeConfig(freeze_round=at).freeze(rounds, 1).round == round
+
+
+@pytest.mark.parametrize("at", ["0%", "100%", "2.5%", "-5%", "%", "soon"])
+def test_other_words_are_no_share(at):
+  with pytest.raises(UserError, match=f"--freeze_round is '{at}'; give a round, a share"):
+    FreezeConfig(freeze_round=at).check()
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def _list(tables: Sequence[Table], cells: Mapping[str, Cell], flags: PaperFlags)
   rows = []
   chosen = [tuple(cell for cell in table.cells if cell.name in cells) for table in tables]
   for table, of in zip(tables, chosen, strict=True):
-    time = flags.seeds * expected_time.total(of, flags.scale, machine)
+    time = expected_time.total(of, flags.scale, machine, flags.seeds)
     shown = human_seconds(time) if math.isfinite(time) else "not known"
     rows.append([table.name, str(len(of)), str(len(table.claims)), shown, table.title])
   where = "a GPU (H100)" if flags.scale == "full" else "a CPU core"

@@ -15,6 +15,7 @@ from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.data.sources.registry import DataConfig
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import option, with_defaults
+from fedjax_norm.papers import paper_004_regions
 from fedjax_norm.plots import base, regions
 from fedjax_norm.training.storage.atomic_files import write_atomic
 from fedjax_norm.training.terminal.tables import columns_table
@@ -71,6 +72,10 @@ def run(config: RegionsFlags) -> None:
   print(columns_table(head, rows[:_MOST_PRINTED]))
   if len(rows) > _MOST_PRINTED:
     print(f"and {len(rows) - _MOST_PRINTED:,} more regions, which the files contain")
+  if printed := paper_004_regions.beside(shares["normalized"], names, loaded.class_names):
+    print("\nshares beside those in table 1 of paper 004:")
+    pairs = [[region, name, f"{here:.0%}", f"{paper:.0%}"] for region, name, here, paper in printed]
+    print(columns_table(["region", "class", "here", "paper"], pairs), end="\n\n")
   without = label_share.mean_regions_below(shares["raw"])
   print(f"on average {without:.1f} of {len(names):,} regions have less than 1% of a class")
   _write(folder, counts, shares, names, loaded.class_names)

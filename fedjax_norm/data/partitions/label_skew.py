@@ -7,7 +7,12 @@ each example, an integer in [0, K). C is the number of classes that occur, n_c t
 import numpy as np
 
 from fedjax_norm.data.partitions import dealing
-from fedjax_norm.data.partitions.value_checks import MAX_ALPHA, check_min_size, check_number
+from fedjax_norm.data.partitions.value_checks import (
+  MAX_ALPHA,
+  check_integer,
+  check_min_size,
+  check_number,
+)
 from fedjax_norm.data.train_test_split import apportion
 from fedjax_norm.errors import UserError
 
@@ -116,10 +121,18 @@ def dirichlet(
   alpha: float = 0.5,
   min_size: int = 1,
   cap_sizes: bool = False,
+  correlation: float | None = None,
+  neighbours: int | None = None,
 ) -> np.ndarray:
   """Divides each class over the clients in proportions drawn from Dirichlet(alpha).
 
   The draw is repeated, up to 50 times, until every client has `min_size` examples.
+
+  With a correlation r, neighbouring clients have similar data (paper 004, app. K: correlation
+  between partitions). The proportions of a Dirichlet distribution are gamma variables divided by
+  their sum. Those of neighbours have a common part: client k has w_k = g + u_k for a class, with
+  g ~ Gamma(r alpha) for all neighbours and u_k ~ Gamma((1 - r) alpha), so that w_k ~ Gamma(alpha)
+  as before and corr(w_j, w_k) = r.
 
   Args:
     alpha: concentration above 0; with a smaller one a client has fewer classes.
@@ -127,17 +140,25 @@ def dirichlet(
     cap_sizes: whether a client that has N / K examples or more of the earlier classes gets none of
       a class; the proportions of the others are scaled up (NIID-Bench, arXiv 2102.02079, whose
       `min_size` is 10).
+    correlation: r, from 0 (independent clients, as without it) to 1 (equal proportions).
+    neighbours: number of neighbouring clients, at least 2, which is the default: the first ones are
+      neighbours, then the next ones, and so on; the last neighbourhood can be smaller.
 
   Raises:
     UserError: a value is out of range, or no draw gave every client `min_size` examples.
   """
-  concentration = np.full(num_clients, check_number("alpha", alpha, 0, MAX_ALPHA, open_low=True))
+  alpha = check_number("alpha", alpha, 0, MAX_ALPHA, open_low=True)
+  concentration = np.full(num_clients, alpha)
+  neighbourhood = _neighbourhoods(num_clients, correlation, neighbours)
   min_size = check_min_size(min_size, len(labels), num_clients)
   class_of, class_sizes = dealing.index_classes(labels)
   for _ in range(_DIRICHLET_TRIES):
     parts = np.zeros((len(class_sizes), num_clients), np.int64)
     for part, size in zip(parts, class_sizes, strict=True):
-      shares = rng.dirichlet(concentration)
+      if correlation is None:
+        shares = rng.dirichlet(concentration)
+      else:
+        shares = _correlated_shares(alpha, correlation, neighbourhood, rng)
       if cap_sizes:
         # A positive floor, so that a class has clients even if their shares are too small a float.
         shares = np.maximum(shares, np.finfo(np.float64).tiny)
@@ -153,6 +174,43 @@ def dirichlet(
     f"In each of {_DIRICHLET_TRIES} draws a client had fewer than min_size={min_size} examples; use"
     " fewer clients, a larger alpha or a smaller min_size."
   )
+
+
+def _neighbourhoods(
+  num_clients: int, correlation: float | None, neighbours: int | None
+) -> np.ndarray:
+  """Returns the neighbourhood of each client, [K], after checks of the options of `dirichlet`."""
+  if correlation is None:
+    if neighbours is not None:
+      raise UserError("The option neighbours needs the option correlation; add it or drop both.")
+    return np.arange(num_clients)
+  check_number("correlation", correlation, 0, 1)
+  if num_clients < 2:
+    raise UserError(f"The option correlation needs at least 2 clients, not {num_clients}; drop it.")
+  why = f"there are {num_clients} clients"
+  size = 2 if neighbours is None else neighbours
+  return np.arange(num_clients) // check_integer("neighbours", size, 2, num_clients, why)
+
+
+def _correlated_shares(
+  alpha: float, correlation: float, neighbourhood: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+  """Returns proportions of clients [K] with correlated gamma variables in each neighbourhood [K].
+
+  They are computed from logarithms, because gamma variables with a small alpha underflow.
+  """
+
+  def log_gamma(shape: float, count: int) -> np.ndarray:
+    if shape == 0:
+      return np.full(count, -np.inf)
+    # X U^(1 / a) ~ Gamma(a) for X ~ Gamma(a + 1) and a uniform U.
+    return np.log(rng.gamma(shape + 1, size=count)) + np.log1p(-rng.random(count)) / shape
+
+  common = log_gamma(correlation * alpha, neighbourhood[-1] + 1)
+  own = log_gamma((1 - correlation) * alpha, len(neighbourhood))
+  logs = np.logaddexp(common[neighbourhood], own)
+  weights = np.exp(logs - logs.max())
+  return weights / weights.sum()
 
 
 def _blocks(num_classes: int, num_blocks: int) -> np.ndarray:

@@ -60,10 +60,7 @@ def owners(partition: Partition) -> np.ndarray:
 def counts(partition: Partition, labels: np.ndarray, num_classes: int) -> np.ndarray:
   """Returns the number of each client's examples of each class: [K, C] int64.
 
-  Args:
-    partition: division of N examples.
-    labels: [N] int, each in [0, num_classes).
-    num_classes: C.
+  The ``labels`` [N] of the N examples are integers in [0, num_classes).
 
   Raises:
     UserError: there are not N labels, or one is out of range.
@@ -173,6 +170,16 @@ class PartitionConfig(Options):
     None,
     "Whether a client with at least an equal share of all examples gets none of the classes that "
     "are divided after that, for --partition=dirichlet (NIID-Bench); by default no.",
+  )
+  correlation: float | None = option(
+    None,
+    "Correlation between neighbouring clients' gamma variables, whose shares are the class sizes, "
+    "for --partition=dirichlet (paper 004, app. K); 1 gives neighbours equal shares of each class.",
+  )
+  neighbours: int | None = option(
+    None,
+    "Number of clients in a neighbourhood, 2 by default: clients 0 and 1, 2 and 3, and so on.",
+    needs="correlation",
   )
   relabelled: float | None = option(
     None,

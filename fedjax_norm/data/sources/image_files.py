@@ -21,28 +21,34 @@ class File(NamedTuple):
     label: the name of the class.
     client: the name of the natural client, or None.
     value: the target of regression, as text; None if the data has none.
+    mask: the path of the file with the classes of the pixels, or None.
   """
 
   path: str
   label: str
   client: str | None
   value: str | None = None
+  mask: str | None = None
 
 
 class Listing(NamedTuple):
   """The files of a data set; no file is opened yet.
 
   Attributes:
-    name: the kind of source, `folder` or `csv`.
+    name: the kind of source, `folder`, `csv`, `masks` or `cityscapes`.
     train: the training images, at least one; either all have a client or none has.
     test: the test images; those with a client also test this client alone.
     notes: remarks to print, as in ``examples.Source``.
+    target_names: one name per class of the pixels; None if the data names none.
+    class_of_id: [256] uint8, the class of each id in a mask; None if the ids are the classes.
   """
 
   name: str
   train: list[File]
   test: list[File]
   notes: tuple[str, ...] = ()
+  target_names: tuple[str, ...] | None = None
+  class_of_id: np.ndarray | None = None
 
 
 class Labels(NamedTuple):
@@ -84,7 +90,7 @@ def split(
   num_test = max(1, round(share * len(files)))
   train, test = stratified_split(np.asarray(strata), num_test, seed)
   if not len(test):
-    raise UserError(f"{data} has one image per class, so none is left to test on; add images.")
+    raise UserError(f"{data} has too few images, so that none is left to test on; add images.")
   note = f"held out {len(test):,} of {len(files):,} images ({share:.0%}) at random for the test"
   return [files[i] for i in train], [files[i] for i in test], note
 
@@ -153,6 +159,42 @@ def load(
     raise UserError(
       f"{data} names the image {missing}, which does not exist; correct or remove this entry."
     )
+  _, read, read_test = open_images(listing, image_size, decode)
+  test_classes = [file.label for file in listing.test]
+  test_names, test_labels = _number_names(test_classes)
+  if not open_set:
+    label_of = {name: label for label, name in enumerate(known.class_names)}
+    test_labels = np.asarray([label_of[name] for name in test_classes], np.int32)
+  return Source(
+    listing.name,
+    process_local.read_examples(known.labels, known.clients, read, select_local, targets),
+    process_local.read_examples(test_labels, known.test_clients, read_test, None, test_targets),
+    known.class_names,
+    known.client_names,
+    known.notes,
+    test_names if open_set else None,
+    target_names,
+  )
+
+
+def open_images(
+  listing: Listing, image_size: int | None, decode: bool
+) -> tuple[list[tuple[int, int, int]], process_local.ReadImages, process_local.ReadImages]:
+  """Reads the headers of all images.
+
+  Args:
+    listing: the files.
+    image_size: height and width in pixels to resize to; None requires images of one size.
+    decode: whether the functions decode the images.
+
+  Returns:
+    The height, width and channels of each training and then each test image in its file, and the
+    functions that read the training and the test images.
+
+  Raises:
+    UserError: an image is damaged, or sizes differ.
+  """
+  files = [*listing.train, *listing.test]
   shapes = [image_decoding.header(file.path, file.path) for file in files]
   if image_size is None:
     for file, shape in zip(files, shapes, strict=True):
@@ -165,25 +207,7 @@ def load(
     paths = [file.path for file in part]
     return encoded_images.of_files(paths, shape, image_size).reader(decode)
 
-  test_classes = [file.label for file in listing.test]
-  test_names, test_labels = _number_names(test_classes)
-  if not open_set:
-    label_of = {name: label for label, name in enumerate(known.class_names)}
-    test_labels = np.asarray([label_of[name] for name in test_classes], np.int32)
-  return Source(
-    listing.name,
-    process_local.read_examples(
-      known.labels, known.clients, reader(listing.train), select_local, targets
-    ),
-    process_local.read_examples(
-      test_labels, known.test_clients, reader(listing.test), None, test_targets
-    ),
-    known.class_names,
-    known.client_names,
-    known.notes,
-    test_names if open_set else None,
-    target_names,
-  )
+  return shapes, reader(listing.train), reader(listing.test)
 
 
 def _values(files: list[File], data: str) -> np.ndarray:

@@ -5,11 +5,13 @@ import dataclasses
 from fedjax_norm.data.examples import Source, sample
 from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.sources import (
+  cityscapes,
   csv_index,
   digits,
   folders,
   identities,
   image_files,
+  masks,
   npy,
   npz,
   synthetic,
@@ -27,12 +29,13 @@ BUILT_IN = (
   "npz:PATH",
   "folder:PATH",
   "csv:PATH",
+  "masks:PATH",
 )
 """The names of the sources that need no prepared TFDS data set."""
 
 TARGETS = {
   "regression": ("digits", "synthetic", "npy", "npz", "csv"),
-  "segmentation": ("digits", "synthetic", "npy", "npz"),
+  "segmentation": ("digits", "synthetic", "npy", "npz", "masks"),
 }
 """Objective -> the sources (the names before the colon) that can have targets for it."""
 
@@ -144,10 +147,11 @@ def load(
   Args:
     name: `digits`; `synthetic` with ``synthetic.Options``, as in `synthetic:classes=4,noise=0.1`;
       `identities` with ``identities.Options``; `npy:PATH`; `npz:PATH`; `folder:PATH`; `csv:PATH`;
-      or an image classification set that TFDS prepared in `data_dir`, such as `cifar10`.
+      `masks:PATH`; or an image classification set that TFDS prepared in `data_dir`, such as
+      `cifar10`.
     data_dir: folder of the data sets that TFDS prepared.
-    seed: seed of `synthetic`, `identities` and the split of a `folder` or a `csv` index; other
-      sources ignore it.
+    seed: seed of `synthetic`, `identities` and the split of a `folder`, a `csv` index or `masks`;
+      other sources ignore it.
     image_size: height and width in pixels to resize images to, whatever their aspect ratio; None
       keeps the size. `npy` does not resize.
     select_local: choice of the training examples whose images are read; None reads all. The other
@@ -177,7 +181,11 @@ def load(
     raise UserError(
       f"{name!r} has no targets for {objective}; choose one of {', '.join(TARGETS[objective])}."
     )
+  if kind == "masks" and objective != "segmentation":
+    raise UserError(f"the masks of {name!r} are for segmentation; set --task=segmentation.")
   listing = _listing(name, seed, region, min_region_size)
+  if listing and kind == "masks":
+    return masks.load(listing, argument, image_size, select_local, decode)
   if listing:
     return image_files.load(
       listing, argument, image_size, select_local, open_set, objective, decode
@@ -208,14 +216,18 @@ def load_labels(
   region: str | None = None,
   min_region_size: int = 0,
 ) -> image_files.Labels:
-  """Loads the labels and natural clients of the training examples, without opening image files.
+  """Loads the labels and natural clients of the training examples, without decoding image files.
 
   The test examples are not checked. Arguments and errors are those of :func:`load`.
   """
+  kind, _, argument = name.partition(":")
   listing = _listing(name, seed, region, min_region_size)
-  if listing:
-    return image_files.labels(listing, name.partition(":")[2], open_set=True)
-  source = load(name, data_dir, seed=seed, open_set=True)
+  if listing and kind == "masks":  # the labels are those of masks in their full size
+    source = masks.load(listing, argument, 1, None, decode=False)
+  elif listing:
+    return image_files.labels(listing, argument, open_set=True)
+  else:
+    source = load(name, data_dir, seed=seed, open_set=True)
   train, notes = source.train, source.notes
   return image_files.Labels(
     train.labels, train.clients, source.class_names, source.client_names, notes
@@ -232,6 +244,10 @@ def _listing(
   if region is not None or min_region_size:
     raise UserError(
       f"Only --data=csv:PATH has regions, unlike {name!r}; drop --region and --min_region_size."
+    )
+  if kind == "masks" and argument:
+    return (
+      cityscapes.scan(argument) if cityscapes.is_layout(argument) else masks.scan(argument, seed)
     )
   return folders.scan(argument, seed) if kind == "folder" and argument else None
 
@@ -261,14 +277,15 @@ def _prepared(
   return tfds.load(name, data_dir, image_size, select_local, decode)
 
 
-def image_paths(
+def file_paths(
   name: str, *, seed: int = 0, region: str | None = None, min_region_size: int = 0
-) -> tuple[list[str], list[str]]:
-  """Returns the files of the training and of the test images, in their order.
+) -> tuple[list[str], list[str], list[str]]:
+  """Returns the files of the training and of the test images, in their order, and the masks.
 
-  Both are empty for data of other kinds than image files. Arguments and errors are those of
+  They are empty for data of other kinds than image files. Arguments and errors are those of
   :func:`load`.
   """
   listing = _listing(name, seed, region, min_region_size)
-  parts = (listing.train, listing.test) if listing else ([], [])
-  return [file.path for file in parts[0]], [file.path for file in parts[1]]
+  train, test = (listing.train, listing.test) if listing else ([], [])
+  found = [file.mask for file in (*train, *test) if file.mask is not None]
+  return [file.path for file in train], [file.path for file in test], found

@@ -28,7 +28,7 @@ CHOSEN |= {"partition": "--partitions", "workdir": "--workdir"}
 
 # Options that count rounds, of which the runs of a study have different numbers -> what to do.
 _IN_ROUNDS = {
-  "freeze_round": "give half or auto",
+  "freeze_round": "give a share such as 25%, half or auto",
   "lr_boundaries": "give shares of the run, such as 0.5,0.75",
   "lr_warmup_rounds": "drop it",
 }

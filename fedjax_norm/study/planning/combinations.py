@@ -38,6 +38,8 @@ class Cell(NamedTuple):
       share one compiled program; None for those of ``flags``.
     seconds: expected time on one worker.
     reason: why the contender is impossible, as one sentence; None if it is possible.
+    rates: its own grid of learning rates, which may grow; None for the grid of the plan.
+    measure: the measure by which its rate is chosen; None for that of the plan.
   """
 
   name: str
@@ -49,6 +51,8 @@ class Cell(NamedTuple):
   eval_every: int | None = 1
   seconds: float = 0.0
   reason: str | None = None
+  rates: tuple[float, ...] | None = None
+  measure: str | None = None
 
   def config(self, **more: Any) -> Any:
     """Returns the options of a run, of the class of ``experiments.run``; ``more`` are added."""

@@ -91,6 +91,11 @@ class Plan(NamedTuple):
     """Expected time of the whole study."""
     return budget.makespan([cell.seconds for cell in self.cells], self.workers)
 
+  def of(self, cell: Cell) -> "Plan":
+    """Returns the plan with the grid of learning rates and the measure of a contender."""
+    plan = self._replace(measure=cell.measure or self.measure)
+    return plan if cell.rates is None else plan._replace(rates=cell.rates, extends=True)
+
   def is_short(self, cell: Cell, steps: int) -> bool:
     """Returns whether a trial of a contender is measured to take so short that it is not saved."""
     seconds = cell.seconds * steps / self.total_steps
@@ -113,7 +118,7 @@ def read_plan(folder: Path) -> Plan:
       f"{folder} holds a study of another version of fedjax_norm; use that version or pass another "
       "--workdir."
     )
-  cells = tuple(Cell(**cell) for cell in content.pop("cells"))
+  cells = tuple(Cell(**from_json(cell)) for cell in content.pop("cells"))
   costs = {key: Cost(*cost) for key, cost in content.pop("costs").items()}
   return Plan(cells=cells, costs=costs, **from_json(content))
 
@@ -275,7 +280,7 @@ def _absolute(config: StudyConfig) -> StudyConfig:
   changes: dict[str, Any] = {}
   if colon and Path(path).expanduser().exists():
     changes["data"] = f"{kind}:{Path(path).expanduser().absolute()}"
-  for name in ("data_dir", "network"):
+  for name in ("data_dir", "network", "pairs"):
     value = getattr(config, name)
     if value and Path(value).expanduser().exists():
       changes[name] = str(Path(value).expanduser().absolute())

@@ -54,6 +54,7 @@ def train_cell(plan: Plan, cell: Cell, folder: Path, progress: Progress = lambda
   if cell.reason:
     _write(plan, cell, folder, "impossible", cell.reason)
     return
+  plan = plan.of(cell)
   started, work = time.perf_counter(), _Work(plan, cell, folder, progress)
   state: State = "done"
   reason = None

@@ -1,6 +1,7 @@
 """Options of FixBN: the round of the freeze, and the training after the freeze (paper 002)."""
 
 import dataclasses
+import re
 from typing import Any
 
 from fedjax_norm import models
@@ -8,6 +9,8 @@ from fedjax_norm.control.freeze import Freeze
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option
 from fedjax_norm.training.task.task import Task
+
+_SHARE = re.compile(r"[1-9]\d?%")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,9 +21,9 @@ class FreezeConfig(Options):
 
   freeze_round: int | str = option(
     "half",
-    "Round at which FixBN freezes its statistics (T*): a round number, 'half' (half of the rounds) "
-    "or 'auto' (when the statistics have settled, at the latest after three quarters of the "
-    "rounds).",
+    "Round at which FixBN freezes its statistics (T*): a round number, a share of the rounds such "
+    "as 25%, 'half' of them, or 'auto' (when the statistics have settled, at the latest after "
+    "three quarters of the rounds).",
     needs="norm=fixbn",
   )
   freeze_lr_factor: float = option(
@@ -46,8 +49,11 @@ class FreezeConfig(Options):
 
   def check(self) -> None:
     """Raises a UserError if ``freeze_round`` is an unknown word."""
-    if isinstance(self.freeze_round, str) and self.freeze_round not in ("half", "auto"):
-      raise UserError(f"--freeze_round is {self.freeze_round!r}; give a round, 'half' or 'auto'.")
+    at = self.freeze_round
+    if isinstance(at, str) and not (at in ("half", "auto") or _SHARE.fullmatch(at)):
+      raise UserError(
+        f"--freeze_round is {at!r}; give a round, a share of the rounds such as 25%, half or auto."
+      )
 
   def freeze(self, rounds: int, window: int) -> Freeze:
     """Returns the freeze policy of a run (see ``control.freeze.Freeze`` for ``window``).
@@ -60,9 +66,11 @@ class FreezeConfig(Options):
     if self.freeze_round == "auto":
       return Freeze(None, max(1, rounds * 3 // 4), self.freeze_tolerance, window=window)
     at = rounds // 2 if self.freeze_round == "half" else self.freeze_round
+    if isinstance(at, str):
+      at = max(1, rounds * int(at.removesuffix("%")) // 100)
     if not isinstance(at, int) or not 1 <= at < rounds:
       raise UserError(
-        f"--freeze_round is {at!r}; give a round from 1 to {rounds - 1}, half or auto."
+        f"--freeze_round is {at!r}; give a round from 1 to {rounds - 1}, a share, half or auto."
       )
     return Freeze(at)
 

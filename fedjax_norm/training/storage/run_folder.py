@@ -19,7 +19,7 @@ FORMAT = 4
 Increase it with every change of this package after which a resumed run would differ from an
 uninterrupted one."""
 METRICS = "metrics.csv"
-_DIAGNOSTICS = "diagnostics.csv"
+DIAGNOSTICS = "diagnostics.csv"
 _DIAGNOSTICS_COLUMNS = ("round", "quantity", "place", "value")
 SUMMARY = "summary.json"
 EVALUATION = "evaluation.json"
@@ -179,13 +179,13 @@ class RunFolder:
 
   def append_diagnostics(self, rows: list[Row]) -> None:
     """Appends an evaluation's rows, made by ``diagnostics_recorder``, to ``diagnostics.csv``."""
-    file = self.path / _DIAGNOSTICS
+    file = self.path / DIAGNOSTICS
     header = not file.exists() or file.stat().st_size == 0
     append_rows(file, rows, _DIAGNOSTICS_COLUMNS, header)
 
   def diagnostics(self) -> list[Row]:
     """Returns the rows of ``diagnostics.csv``; an empty list if there is no such file."""
-    return read_rows(self.path / _DIAGNOSTICS)[0]
+    return read_rows(self.path / DIAGNOSTICS)[0]
 
   def drop_rows_after(self, round: int) -> None:
     """Deletes the metrics and diagnostics of later rounds, because a resumed run repeats them.
@@ -195,7 +195,7 @@ class RunFolder:
     rows = [row for row in self.rows() if row["round"] <= round]
     if self._metrics.exists():
       write_rows(self._metrics, rows)
-    file = self.path / _DIAGNOSTICS
+    file = self.path / DIAGNOSTICS
     if file.exists():
       write_rows(file, [row for row in self.diagnostics() if row["round"] <= round])
     self._columns = tuple(rows[0]) if rows else None

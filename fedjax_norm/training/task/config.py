@@ -14,9 +14,12 @@ from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.partitions.hidden_labels import hide_labels
 from fedjax_norm.data.partitions.registry import Partition, PartitionConfig
 from fedjax_norm.data.partitions.relabel import relabel
+from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.data.sources.registry import DataConfig
 from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.errors import UserError
+from fedjax_norm.evaluation.pairs_file import read_pairs
+from fedjax_norm.evaluation.verification import Pairs
 from fedjax_norm.models.registry import ModelConfig
 from fedjax_norm.norm import NormConfig
 from fedjax_norm.objectives import training_objective
@@ -118,7 +121,8 @@ def from_config(
     held_out: the examples that were held out of ``source``, if any.
 
   Raises:
-    UserError: an option changes class labels and the task has none, or ``make_task`` raises.
+    UserError: an option changes class labels and the task has none, the file of ``pairs`` does not
+      fit the data, or ``make_task`` raises.
   """
   objective = training_objective(config.task)
   if objective != "classification":
@@ -139,6 +143,7 @@ def from_config(
     stem=config.stem,
     statistics=statistics,
     verification=config.task == "verification",
+    pairs=_given_pairs(config),
     order=config,
     span=example_order.steps_per_stretch(config, rounds, steps),
     objective=objective,
@@ -150,3 +155,18 @@ def from_config(
   # Only the training targets are hidden; the partition uses the true classes.
   known = hide_labels(task.data.labels, division, labelled, seed)
   return task._replace(data=task.data._replace(targets=known))
+
+
+def _given_pairs(config: TaskConfig) -> Pairs | None:
+  """Returns the pairs of test images in the file ``--pairs``; None without this option."""
+  if config.pairs is None:
+    return None
+  _, images, _ = sources.file_paths(
+    config.data, region=config.region, min_region_size=config.min_region_size
+  )
+  if not images:
+    raise UserError(
+      f"--pairs names image files, and --data={config.data} has none; use folder: or csv: data, or "
+      "drop --pairs."
+    )
+  return read_pairs(config.pairs, images)

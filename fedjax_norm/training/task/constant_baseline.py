@@ -11,6 +11,15 @@ from fedjax_norm.training.task.task import Task
 WARNING = "the test loss is no better than that of one constant answer for all test examples"
 
 
+def constant_mean_iou(task: Task) -> float:
+  """Returns the mean IoU of the best constant answer for all test pixels.
+
+  The most frequent class has its share of the pixels as IoU, every other class that occurs 0.
+  """
+  counts = np.bincount(task.test_targets[task.test_targets != IGNORED].ravel())
+  return float(counts.max() / counts.sum() / (counts > 0).sum())
+
+
 def no_better_than_guessing(task: Task, row: Mapping[str, Any]) -> bool:
   """Returns whether one constant answer for all test examples is as good as a model.
 

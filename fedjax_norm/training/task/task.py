@@ -142,6 +142,7 @@ def make_task(
   stem: str = "auto",
   statistics: tuple[np.ndarray, np.ndarray] | None = None,
   verification: bool = False,
+  pairs: Pairs | None = None,
   order: ExampleOrder | None = None,
   span: int | np.ndarray = FOREVER,
   objective: str | Objective = "classification",
@@ -160,6 +161,7 @@ def make_task(
     stem: name of the model's first layers, for models with a choice (see ``models.create``).
     statistics: mean and standard deviation of each channel; None computes them from the source.
     verification: whether the test verifies identities by embeddings, on fixed pairs of test images.
+    pairs: the pairs for ``verification``; None draws them.
     order: order in which each client draws examples; None is random.
     span: with a drift in ``order``, number of local steps before it changes the examples, one
       number or one per client [K] (see ``example_order.steps_per_stretch``).
@@ -229,10 +231,9 @@ def make_task(
   if kind != "regression" and outputs < 2:
     raise UserError(f"a classifier needs at least 2 classes; the data has {outputs}.")
   image_shape = train.images.shape[1:]
-  built: nn.Module
   output_shape = (*(image_shape[:2] if kind == "segmentation" else ()), outputs)
   if members:
-    built = make_ensemble(members, outputs, image_shape, stem)
+    built: nn.Module = make_ensemble(members, outputs, image_shape, stem)
   elif isinstance(model, nn.Module):
     if stem != "auto":
       raise UserError(f"a user-defined module has no stem to choose; drop stem={stem!r}.")
@@ -250,7 +251,7 @@ def make_task(
     source,
     data,
     *transforms_of(preprocess, fitted),
-    make_pairs(source.test.labels) if verification else None,
+    make_pairs(source.test.labels) if verification and pairs is None else pairs,
     "ensemble" if members else objective,
     scale,
     values,

@@ -79,7 +79,10 @@ def test_every_run_has_four_rounds_or_more(measured, tmp_path):
 @pytest.mark.parametrize(
   ("options", "words"),
   [
-    ({"freeze_round": 5}, "--freeze_round counts rounds, .* give half or auto"),
+    (
+      {"freeze_round": 5},
+      "--freeze_round counts rounds, .* give a share such as 25%, half or auto",
+    ),
     ({"norms": "fixbn:freeze_round=5,gn"}, "--freeze_round counts rounds"),
     ({"lr_schedule": "step", "lr_boundaries": (0.5, 20.0)}, "give shares of the run"),
     ({"lr_warmup_rounds": 3}, "--lr_warmup_rounds counts rounds, .* drop it"),
