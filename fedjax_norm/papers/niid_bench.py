@@ -73,8 +73,8 @@ _NOTES = (
   "FedAvg ends 2.5 points (IID) and 2.0 points (Dirichlet) below the source. That is not the "
   "algorithm: a test trains this setting here and by a plain loop in PyTorch, with equal "
   "parameters; and such a loop on IID CIFAR-10 that went on from our model of round 50 (69.2%) had "
-  "68.9, 69.4 and 69.0% after one, two and three more rounds. What else makes the difference is not "
-  "known to us.",
+  "68.9, 69.4 and 69.0% after one, two and three more rounds. What else makes the difference is "
+  "not known to us.",
   "The source prints one accuracy for each cell, without a deviation over seeds.",
   "It tries 0.001, 0.01, 0.1 and 1 for FedProx's mu and does not say which mu each accuracy has; "
   "here mu is 0.01, its default.",
