@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from fedjax_norm.cli import seeds
 from fedjax_norm.evaluation.measures import MEASURES
 from fedjax_norm.papers import client_costs
-from fedjax_norm.papers.results import TableResult, outcomes
+from fedjax_norm.papers.results import TableResult, ended_degrees, outcomes
 from fedjax_norm.papers.tables import Table
 from fedjax_norm.plots import bars, curves
 from fedjax_norm.study import savings
@@ -30,8 +30,8 @@ def draw(
   found = {cell.label: contenders[cell.name] for cell in table.cells if cell.name in contenders}
   if not any(one.runs for one in found.values()):
     return None, None
-  if table.degrees:
-    return savings.draw(table.degrees, outcomes(table, result), table.tolerance, title), None
+  if degrees := ended_degrees(table, result):
+    return savings.draw(degrees, outcomes(table, result), table.tolerance, title), None
   if table.figure == "curves":
     return _curves(found, title), None
   if table.figure == "bars":

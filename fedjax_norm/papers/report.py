@@ -11,7 +11,7 @@ from fedjax_norm.cli.text_tables import as_csv, as_markdown
 from fedjax_norm.evaluation.measures import MEASURES
 from fedjax_norm.papers import client_costs
 from fedjax_norm.papers.claims import paper_verdict, verdict
-from fedjax_norm.papers.results import CellResult, TableResult, fitted, outcomes
+from fedjax_norm.papers.results import CellResult, TableResult, ended_degrees, fitted, outcomes
 from fedjax_norm.papers.tables import Table
 from fedjax_norm.study import savings
 from fedjax_norm.study.statistics import Estimate
@@ -46,8 +46,8 @@ def render(table: Table, result: TableResult) -> str:
   if result.scale in table.settings:
     lines += [f"Scale `{result.scale}`: {table.settings[result.scale]}", ""]
   lines += [_how_measured(result), "", _accuracies(table, result)]
-  if table.degrees:
-    lines += ["", savings.render(table.degrees, outcomes(table, result), table.tolerance)]
+  if degrees := ended_degrees(table, result):
+    lines += ["", savings.render(degrees, outcomes(table, result), table.tolerance)]
   if table.figure in client_costs.MEASURES:
     lines += ["", _costs(table, result)]
   claims = [

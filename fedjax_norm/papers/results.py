@@ -200,6 +200,15 @@ def lacks_runs_of(result: TableResult, old: TableResult) -> bool:
   )
 
 
+def ended_degrees(table: Table, result: TableResult) -> tuple[savings.Degree, ...]:
+  """Returns the degrees of skew of which no run is missing."""
+  return tuple(
+    one
+    for one in table.degrees
+    if all(result.cells[label].ended for label in (one.bsp, *one.thetas.values(), one.scout))
+  )
+
+
 def outcomes(table: Table, result: TableResult) -> dict[str, savings.Outcome]:
   """Returns label -> mean accuracy and mean bytes, for the savings over BSP."""
   return {
