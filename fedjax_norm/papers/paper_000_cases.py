@@ -8,10 +8,9 @@ each norm in each case. The paper has no values to compare with.
 from collections.abc import Mapping
 from typing import Any
 
-from fedjax_norm.papers.tables import Cell, Claim, Table
+from fedjax_norm.papers.tables import HOW_TUNED, RATES, Cell, Claim, Table
 from fedjax_norm.study.verdicts import best, rising
 
-_RATES = (0.03, 0.1, 0.3)
 _NORMS = {"BN": "bn", "GN": "gn", "LN": "ln", "IN": "in", "CN": "cn"}
 
 _EXAMPLES = {"full": 1_000_000, "small": 9_600, "smoke": 1_024}
@@ -45,7 +44,7 @@ def _cell(case: str, name: str, norm: str) -> Cell:
   options = {**flags, **lengths("full"), "augment": "none", "validation_share": 0.1}
   smoke = {"data": "digits", "image_size": max(8, flags["image_size"] // 2)}
   scales = {"small": lengths("small"), "smoke": {**smoke, **lengths("smoke")}}
-  return Cell(f"{case}, {name}", "ssgd_paper000", options, scales, rates=_RATES)
+  return Cell(f"{case}, {name}", "ssgd_paper000", options, scales, rates=RATES)
 
 
 TABLES = (
@@ -70,9 +69,7 @@ TABLES = (
     (
       "The base case is ResNet-20 on images of 16 pixels, two workers without a common class "
       "(R = 0) and 16 images each in a step. All runs of a scale see equally many images.",
-      "Each cell has its own learning rate, chosen on a tenth of the examples: each rate is tried "
-      "in a run of a quarter of the steps, the best two in runs of half, with the first seed and a "
-      "schedule of their own; rates fall along a cosine.",
+      HOW_TUNED,
       "GN has two channels a group in the first layers, whatever the width.",
       "That a norm is the best one is a comparison with four others, of which each has to hold.",
     ),

@@ -10,13 +10,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from fedjax_norm.papers.tables import Cell, Claim, Table
+from fedjax_norm.papers.tables import HOW_TUNED, RATES, Cell, Claim, Table
 from fedjax_norm.study.verdicts import differ, keeps, rising
 
 Options = Mapping[str, Any]
-
-RATES = (0.03, 0.1, 0.3)
-"""Learning rates that are tried for each cell; further ones if the best is at an end."""
 
 _NORMS: Mapping[str, str] = {"BN": "bn", "GN": "gn", "FixBN": "fixbn"}
 _MORE_NORMS: Mapping[str, str] = {"LN": "ln", "IN": "in", "WN": "wn"}
@@ -44,10 +41,9 @@ _EXTREME = "1 step, two classes"
 
 _NOTES = (
   "The available text prints neither accuracies nor settings; the settings are ours.",
-  "Each cell has its own learning rate, chosen on a tenth of the clients' examples: each rate is "
-  "tried in a run of a quarter of the rounds, the best two in runs of half, with the first seed "
-  "and a schedule of their own. All cells clip gradients to a norm of 5, lower the rate along a "
-  "cosine, start momentum anew in each round and have equally many local steps.",
+  HOW_TUNED,
+  "All cells clip gradients to a norm of 5 and have equally many local steps, and momentum starts "
+  "anew in each round where the cell does not keep it.",
 )
 _SMOKE_NOTE = "the smallest network on digits for a few rounds, only to check that it runs."
 _SETTINGS = {

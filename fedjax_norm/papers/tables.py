@@ -33,6 +33,15 @@ BINARIES: dict[str, type[Config] | Choice] = {
 EFFORT, RUNGS = 4, (1, 2)
 """Quarters of a run's rounds: a final run, and the shorter and longer trials of learning rates."""
 
+RATES = (0.03, 0.1, 0.3)
+"""Learning rates that tuned cells try; further ones if the best is at an end."""
+
+HOW_TUNED = (
+  "Each cell has its own learning rate, chosen on a tenth of the examples: each rate is tried in a "
+  "run of a quarter of the rounds, the best two in runs of half, with the first seed and a "
+  "schedule of their own; rates fall along a cosine."
+)
+
 _PRESETS = Path(presets.__file__).parent
 
 
