@@ -27,13 +27,16 @@ _PARTITIONS: Mapping[str, Options] = {
 }
 _MODELS = {"resnet20": "ResNet-20", "lenet": "LeNet"}
 
-# Model -> local steps of a client in a run, by scale.
+# Model -> local steps of a client in a run, by scale; trials need two rounds of 100 steps.
 _LENGTHS = {
   "full": {"resnet20": 25_600, "lenet": 25_600},
-  "small": {"resnet20": 800, "lenet": 1_600},
+  "small": {"resnet20": 800, "lenet": 800},
   "smoke": {"resnet20": 800, "lenet": 800},
 }
-_SMALL: Options = {"image_size": 16, "augment": "none", "batch_size": 8}
+_SMALL: Mapping[str, Options] = {
+  "resnet20": {"image_size": 16, "augment": "none", "batch_size": 8, "clients": 5},
+  "lenet": {"image_size": 16, "augment": "none", "batch_size": 8},
+}
 _SMOKE: Options = {"data": "digits", "model": "tiny", "augment": "none", "batch_size": 4}
 
 _EXTREME = "1 step, two classes"
@@ -49,6 +52,7 @@ _SMOKE_NOTE = "the smallest network on digits for a few rounds, only to check th
 _SETTINGS = {
   model: {
     "small": f"{_MODELS[model]} on images of 16 pixels without augmentation, batches of 8; "
+    f"{_SMALL[model].get('clients', 10)} clients; "
     f"{_LENGTHS['small'][model]:,} local steps instead of {_LENGTHS['full'][model]:,}.",
     "smoke": _SMOKE_NOTE,
   }
@@ -58,7 +62,8 @@ _SETTINGS = {
 
 def _lengths(scale: str, model: str, steps: int) -> dict[str, Any]:
   rounds = _LENGTHS[scale][model] // steps
-  return {"rounds": rounds, "eval_every": max(1, rounds // 8)}
+  evaluations = 4 if (scale, model) == ("small", "resnet20") else 8
+  return {"rounds": rounds, "eval_every": max(1, rounds // evaluations)}
 
 
 def _cell(
@@ -68,7 +73,7 @@ def _cell(
   options = {"model": model, "norm": norm, "local_steps": steps, **partition, **more}
   options |= _lengths("full", model, steps)
   scales = {
-    "small": {**_SMALL, **_lengths("small", model, steps)},
+    "small": {**_SMALL[model], **_lengths("small", model, steps)},
     "smoke": {**_SMOKE, **_lengths("smoke", model, steps)},
   }
   return Cell(label, "fedavg_paper002", options, scales, rates=RATES)
