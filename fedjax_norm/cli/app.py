@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 
 from fedjax_norm import client_mapping
 from fedjax_norm.cli import child_process, presets
+from fedjax_norm.cli.compilation_cache import set_compilation_cache
 from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.flags import define, define_help, parse, shown
 from fedjax_norm.cli.method_choice import Choice
@@ -34,9 +34,6 @@ _DISK_ADVICE = {
   **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
   errno.EIO: "check the disk",
 }
-
-# Size limit of the compilation cache, which first deletes the least recently used programs.
-_CACHE_BYTES = 2**30
 
 
 def run(
@@ -239,27 +236,6 @@ def print_error(message: object, code: int) -> int:
   """Prints an error message on one line of stderr and returns ``code``."""
   print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
   return code
-
-
-def set_compilation_cache(enabled: bool) -> None:
-  """Makes JAX save compiled programs for later runs if ``enabled``, and never otherwise.
-
-  The folder is JAX_COMPILATION_CACHE_DIR if this environment variable is set, else a folder in the
-  user's cache.
-  """
-  if not enabled:
-    jax.config.update("jax_enable_compilation_cache", False)
-  if not enabled or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    return
-  folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fedjax_norm/compiled").expanduser()
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    print(f"note: compiled programs are not saved; {folder} cannot be made ({error.strerror}).")
-    return
-  jax.config.update("jax_compilation_cache_dir", str(folder))
-  jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # saves small programs too
 
 
 def _host_devices(config: Config) -> int:

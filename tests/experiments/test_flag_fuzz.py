@@ -84,6 +84,7 @@ def _no_work(files, monkeypatch):
     (models, "init", zeros),
     (models.stages, "layer_macs", lambda *_: {}),
     (app, "set_compilation_cache", lambda enabled: None),
+    (paper, "set_compilation_cache", lambda enabled: None),
     (client_mapping, "use_host_devices", lambda count: start(2 if 0 < count < 2**10 else count)),
     (child_process, "supervise", accept),
     (train, "run_seed", accept),

@@ -1,17 +1,14 @@
 """``experiments.fedavg`` as a user runs it."""
 
 import json
-import os
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from helpers.binaries import ROOT, run_process
+from helpers.binaries import ROOT
 from helpers.run_bits import parameters, read
 
 from fedjax_norm import client_mapping
-from fedjax_norm.cli import app
 from fedjax_norm.cli.commands import compare
 from fedjax_norm.training.placement import data_feed
 
@@ -119,47 +116,6 @@ def test_more_devices_than_there_is_work_for(options, fedavg_run):
   result = fedavg_run(*options, "--rounds=2", "--workdir=run")
   assert result.code == 0, result.err
   assert [row["round"] for row in read(Path("run"))] == ["2"]
-
-
-@pytest.mark.long
-def test_compiled_programs_are_saved_for_the_next_start(tmp_path):
-  """Programs are in the user's cache folder, and the numbers are the same."""
-
-  def run(name):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
-    environment["XDG_CACHE_HOME"] = str(tmp_path / "user")
-    run_process(tmp_path, "--rounds=2", f"--workdir={name}", environment=environment)
-
-  def programs():
-    return sorted(f.name for f in (tmp_path / "user").rglob("*") if f.name.endswith("-cache"))
-
-  run("first")
-  first = programs()
-  assert any(name.startswith("jit_interval-") for name in first)
-  run("second")
-  assert programs() == first  # nothing was compiled again
-  assert read(tmp_path / "first") == read(tmp_path / "second")
-
-
-def test_the_folder_of_compiled_programs(tmp_path, monkeypatch, capsys):
-  updates = {}
-  monkeypatch.setattr(jax.config, "update", updates.__setitem__)
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "the environment's")
-  app.set_compilation_cache(True)
-  assert updates == {}
-  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-  app.set_compilation_cache(True)
-  assert updates["jax_compilation_cache_dir"].startswith(str(tmp_path / "user"))
-  updates.clear()
-  app.set_compilation_cache(False)
-  assert updates == {"jax_enable_compilation_cache": False}
-  updates.clear()
-  (tmp_path / "file").write_text("")
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-  app.set_compilation_cache(True)
-  assert updates == {}
-  assert "note: compiled programs are not saved;" in capsys.readouterr().out
 
 
 def test_fedbn_is_tested_on_each_clients_features(fedavg_run):

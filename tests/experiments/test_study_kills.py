@@ -22,9 +22,12 @@ KILLS = int(os.environ.get("STUDY_KILLS", "2"))
 
 
 def start(folder, *options):
+  """Starts the study with the cache of compiled programs that users have, which outlives kills."""
+  environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+  cache = str(folder.parents[1] / "user")
   return subprocess.Popen(
     [*COMMAND, f"--workdir={folder}", *options],
-    env={**os.environ, "PYTHONPATH": PYTHONPATH},
+    env={**environment, "XDG_CACHE_HOME": cache, "PYTHONPATH": PYTHONPATH},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

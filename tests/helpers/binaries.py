@@ -2,9 +2,6 @@
 
 import os
 import socket
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -21,20 +18,6 @@ SMALL = (
   "--noprogress",
   "--host_devices=2",
 )
-
-
-def run_process(folder: Path, *options: str, environment: Mapping[str, str] = os.environ) -> str:
-  """Runs ``experiments.fedavg`` with ``SMALL`` and these flags and returns its output."""
-  done = subprocess.run(
-    [sys.executable, "-m", "experiments.fedavg", *SMALL, *options],
-    env={**environment, "PYTHONPATH": PYTHONPATH},
-    cwd=folder,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  return done.stdout
 
 
 def free_port() -> int:

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from fedjax_norm import client_mapping
 from fedjax_norm.cli import app
+from fedjax_norm.cli.compilation_cache import set_compilation_cache
 from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.papers import expected_time, figures, plan, report
 from fedjax_norm.papers.paper_flags import PaperFlags
@@ -92,7 +93,7 @@ def _make_plan(
   Cells of the tables that the folder has already must be the same, as the report shows them too.
   """
   client_mapping.use_host_devices(1)
-  app.set_compilation_cache(flags.compilation_cache)
+  set_compilation_cache(flags.compilation_cache)
   make_folder(folder)
   with FileLock(folder / LOCK):
     stored = read_plan(folder) if (folder / PLAN).exists() else None

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from fedjax_norm import client_mapping
 from fedjax_norm.cli import app
+from fedjax_norm.cli.compilation_cache import set_compilation_cache
 from fedjax_norm.study import answer
 from fedjax_norm.study.planning import axes, plan_text
 from fedjax_norm.study.planning.config import FLAGS, StudyConfig
@@ -67,7 +68,7 @@ def _make_plan(config: StudyConfig, folder: Path, store: bool = True) -> Plan:
   # One device by default, so that the results do not depend on the number of workers.
   config = dataclasses.replace(config, host_devices=config.host_devices or 1)
   client_mapping.use_host_devices(config.host_devices or 1)
-  app.set_compilation_cache(config.compilation_cache)
+  set_compilation_cache(config.compilation_cache)
   if not store:
     return load_or_make(config, folder, store=False)
   make_folder(folder)
