@@ -82,6 +82,49 @@ class Source(NamedTuple):
   target_names: tuple[str, ...] | None = None
 
 
+def first_classes(source: Source, count: int) -> Source:
+  """Returns a copy of the source that has only the examples of its first ``count`` classes.
+
+  Natural clients without an example of them are left out.
+
+  Raises:
+    UserError: the source has no more than ``count`` classes, targets, other test classes than
+      training classes, or no training or test example of the first classes.
+  """
+  if source.train.targets is not None or source.test_names is not None:
+    raise UserError(
+      f"--first_classes is for classification; drop it, or use {source.name} with another --task."
+    )
+  if count >= len(source.class_names):
+    raise UserError(
+      f"--first_classes is {count}, but {source.name} has {len(source.class_names)} classes; give "
+      "fewer or drop it."
+    )
+  parts = {}
+  for kind, part in {"training": source.train, "test": source.test}.items():
+    ids = np.flatnonzero(part.labels < count)
+    if not len(ids):
+      raise UserError(
+        f"{source.name} has no {kind} example of its first {count} classes; give more "
+        "--first_classes."
+      )
+    parts[kind] = select(part, ids)
+  train, test = parts.values()
+  source = source._replace(train=train, test=test, class_names=source.class_names[:count])
+  if train.clients is None or source.client_names is None:
+    return source
+  present, clients = np.unique(train.clients, return_inverse=True)
+  source = source._replace(
+    train=train._replace(clients=clients.astype(np.int32)),
+    client_names=tuple(source.client_names[k] for k in present),
+  )
+  if test.clients is None:
+    return source
+  positions = np.searchsorted(present, test.clients)
+  numbers = np.where(np.isin(test.clients, present), positions, -1).astype(np.int32)
+  return source._replace(test=test._replace(clients=numbers))
+
+
 def value_range(images: np.ndarray, ids: np.ndarray) -> tuple[float, float]:
   """Returns the smallest and the largest value in a sample of at most ``MAX_SAMPLED`` images.
 

@@ -53,11 +53,13 @@ def seconds(config: Any, machine: Machine) -> float:
   if config.data not in _DATA:
     return math.nan
   examples, tested, (height, width, channels), classes = _DATA[config.data]
+  share = (config.first_classes or classes) / classes
+  classes, examples, tested = round(share * classes), round(share * examples), round(share * tested)
   height, width = (config.image_size or side for side in (height, width))
   examples = round(examples * (config.train_share or 1))
   clients = config.clients or 10
   config = config.in_rounds(clients, examples)
-  layers, macs = _size(config.model, classes, (height, width, channels))
+  layers, macs = _size(config.model, config.stem, classes, (height, width, channels))
   # In split learning clients take turns; otherwise all of them take a step together.
   together = clients * config.batch_size if config.row.name != "split" else config.batch_size
   steps = config.rounds  # of a method in which a round is a step
@@ -71,7 +73,7 @@ def seconds(config: Any, machine: Machine) -> float:
 
 
 @functools.cache
-def _size(name: str, classes: int, shape: tuple[int, int, int]) -> tuple[int, int]:
+def _size(name: str, stem: str, classes: int, shape: tuple[int, int, int]) -> tuple[int, int]:
   """Returns a model's number of layers with kernels, and its multiply-adds for an image."""
-  macs = layer_macs(models.create(name, create("none"), classes, shape), shape)
+  macs = layer_macs(models.create(name, create("none"), classes, shape, stem), shape)
   return len(macs), sum(macs.values())

@@ -29,15 +29,18 @@ _MODELS = {"resnet20": "ResNet-20", "lenet": "LeNet"}
 
 # Model -> local steps of a client in a run, by scale; trials need two rounds of 100 steps.
 _LENGTHS = {
-  "full": {"resnet20": 25_600, "lenet": 25_600},
-  "small": {"resnet20": 800, "lenet": 800},
-  "smoke": {"resnet20": 800, "lenet": 800},
+  "full": {"resnet20": 25_600, "lenet": 25_600, "resnet18": 25_600},
+  "small": {"resnet20": 800, "lenet": 800, "resnet18": 400},
+  "smoke": {"resnet20": 800, "lenet": 800, "resnet18": 200},
 }
 _SMALL: Mapping[str, Options] = {
   "resnet20": {"image_size": 16, "augment": "none", "batch_size": 8, "clients": 5},
   "lenet": {"image_size": 16, "augment": "none", "batch_size": 8},
+  "resnet18": {"first_classes": 50, "stem": "imagenet", "batch_size": 8, "clients": 5},
 }
-_SMOKE: Options = {"data": "digits", "model": "tiny", "augment": "none", "batch_size": 4}
+_SMOKE: Options = {
+  "data": "digits", "model": "tiny", "stem": None, "augment": "none", "batch_size": 4
+}  # fmt: skip
 
 _EXTREME = "1 step, two classes"
 """The setting with frequent averages and very different clients, in which the paper prefers GN."""
@@ -49,14 +52,18 @@ _NOTES = (
   "anew in each round where the cell does not keep it.",
 )
 _SMOKE_NOTE = "the smallest network on digits for a few rounds, only to check that it runs."
+_IMAGES = {
+  "resnet20": "ResNet-20 on images of 16 pixels without augmentation",
+  "lenet": "LeNet on images of 16 pixels without augmentation",
+  "resnet18": "the first 50 of 200 classes, and ResNet-18 with the stem for ImageNet",
+}
 _SETTINGS = {
   model: {
-    "small": f"{_MODELS[model]} on images of 16 pixels without augmentation, batches of 8; "
-    f"{_SMALL[model].get('clients', 10)} clients; "
+    "small": f"{images}; {_SMALL[model].get('clients', 10)} clients with batches of 8; "
     f"{_LENGTHS['small'][model]:,} local steps instead of {_LENGTHS['full'][model]:,}.",
     "smoke": _SMOKE_NOTE,
   }
-  for model in _MODELS
+  for model, images in _IMAGES.items()
 }
 
 
@@ -154,12 +161,22 @@ _FREEZES: Mapping[str, Options] = {  # the preset freezes after half of the roun
   "T* = 75%": {"freeze_round": "75%"},
   "T* = auto": {"freeze_round": "auto"},
 }
+_TINY_IMAGENET: Options = {"data": "tiny_imagenet", "stem": "cifar"}
 _FREEZE_CELLS = tuple(
   _cell(label, "lenet", "fixbn", **freeze) for label, freeze in _FREEZES.items()
 )
 
 TABLES = (
   *map(_grid, _MODELS),
+  Table(
+    "002.tiny_imagenet",
+    "Paper 002: BN, GN and FixBN, ResNet-18 on Tiny-ImageNet, 20 local steps, Dirichlet 0.1",
+    tuple(_cell(name, "resnet18", norm, **_TINY_IMAGENET) for name, norm in _NORMS.items()),
+    tuple(Claim(f"FixBN is better than {name}", rising(name, "FixBN")) for name in ("BN", "GN")),
+    _NOTES,
+    _SETTINGS["resnet18"],
+    figure="bars",
+  ),
   _one_setting(
     "norms",
     "further norms",

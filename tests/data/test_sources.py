@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers.small_data import check, same
 
-from fedjax_norm.data.examples import sample
+from fedjax_norm.data.examples import first_classes, sample
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
 
@@ -115,6 +115,10 @@ def test_the_data_of_the_options():
   regression = sources.from_config(sources.DataConfig(data=data), "regression")
   assert regression.train.targets is not None
   with pytest.raises(UserError, match="--train_share is for one process"):
+    sources.from_config(config, select_local=lambda labels, clients: np.arange(3))
+  config = sources.DataConfig(data="digits", first_classes=3)
+  assert same(sources.from_config(config), first_classes(sources.load("digits"), 3))
+  with pytest.raises(UserError, match="--first_classes is for one process"):
     sources.from_config(config, select_local=lambda labels, clients: np.arange(3))
 
 

@@ -37,7 +37,7 @@ class ConvertFlags(DataConfig):
   """The options of ``experiments.convert``."""
 
   group = "conversion"
-  hidden = ("train_share",)
+  hidden = ("train_share", "first_classes")
 
   to: str | None = option(None, "Folder for the arrays; a new one, or that of the same conversion.")
   task: str = option(

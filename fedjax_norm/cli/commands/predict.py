@@ -12,7 +12,7 @@ import numpy as np
 from fedjax_norm.cli import app, prediction_table
 from fedjax_norm.cli.config import Config, all_but
 from fedjax_norm.data import encoded_images, image_decoding
-from fedjax_norm.data.examples import Examples, Source
+from fedjax_norm.data.examples import Examples, Source, first_classes
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.errors import UserError
 from fedjax_norm.objectives import training_objective
@@ -21,7 +21,7 @@ from fedjax_norm.training.finished_run import FinishedRun, load_run
 from fedjax_norm.training.storage.atomic_files import atomic_replacement
 from fedjax_norm.training.storage.csv_rows import Row, csv_lines
 
-_DATA_OPTIONS = ("data_dir", "region", "min_region_size")
+_DATA_OPTIONS = ("data_dir", "region", "min_region_size", "first_classes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +172,8 @@ def _load(config: PredictFlags, run: FinishedRun) -> tuple[Source, Examples]:
     min_region_size=given.get("min_region_size", 0),
     objective=training_objective(run.serving.task),
   )
+  if kept := given.get("first_classes"):
+    source = first_classes(source, kept)
   examples: Examples = getattr(source, config.split)
   shape, needed = examples.images.shape[1:], run.serving.image_shape
   if shape[:2] != needed[:2] or shape[2] not in (1, needed[2]):

@@ -29,7 +29,7 @@ class RegionsFlags(PartitionConfig, DataConfig):
   """The options of ``experiments.regions``."""
 
   group = "tables"
-  hidden = ("image_size", "train_share", "relabelled")
+  hidden = ("image_size", "train_share", "first_classes", "relabelled")
 
   top: int = option(
     5, "Number of classes with the largest shares that the printed table shows per region."

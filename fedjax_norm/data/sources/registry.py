@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from fedjax_norm.data.examples import Source, sample
+from fedjax_norm.data.examples import Source, first_classes, sample
 from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.sources import (
   cityscapes,
@@ -79,6 +79,12 @@ class DataConfig(Options):
     most=1,
   )
 
+  first_classes: int | None = option(
+    None,
+    "Number of classes to keep, the first by label, for training and test; by default all.",
+    least=2,
+  )
+
   def check(self) -> None:
     """Raises UserError if ``data_dir`` is given but the data needs none."""
     kinds = {name.partition("[")[0].partition(":")[0] for name in BUILT_IN}
@@ -105,11 +111,13 @@ def from_config(
     decode: whether to decode images now, as for :func:`load`.
 
   Raises:
-    UserError: see :func:`load`; or both ``train_share`` and `select_local` are given.
+    UserError: see :func:`load` and ``examples.first_classes``; or an option that needs all training
+      examples and `select_local` are given.
   """
-  if config.train_share is not None and select_local is not None:
-    raise UserError("--train_share is for one process; drop --train_share or --num_processes.")
-  return load(
+  for name in ("train_share", "first_classes"):
+    if getattr(config, name) is not None and select_local is not None:
+      raise UserError(f"--{name} is for one process; drop --{name} or --num_processes.")
+  source = load(
     config.data,
     config.data_dir,
     image_size=config.image_size,
@@ -118,8 +126,9 @@ def from_config(
     min_region_size=config.min_region_size,
     open_set=task == "verification",
     objective=training_objective(task),
-    decode=decode,
+    decode=decode and config.first_classes is None,
   )
+  return source if config.first_classes is None else first_classes(source, config.first_classes)
 
 
 def share(source: Source, config: DataConfig, seed: int) -> Source:
