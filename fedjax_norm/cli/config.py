@@ -15,6 +15,9 @@ from fedjax_norm.training.config.machine import MachineConfig, RunConfig
 from fedjax_norm.training.config.train import TrainConfig
 from fedjax_norm.training.task.config import TaskConfig
 
+FILES = ("network", "pairs")
+"""Options that can name a file whose content changes results."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunConfig, MachineConfig, TrainConfig, LocalConfig, TaskConfig):
@@ -80,15 +83,16 @@ class Config(RunConfig, MachineConfig, TrainConfig, LocalConfig, TaskConfig):
   def saved(self) -> dict[str, Any]:
     """Returns the content of ``config.json``: all options that can change a result.
 
-    A network file is recorded with its CRC-32, so that a changed file is detected.
+    The files of ``FILES`` are recorded with their CRC-32, so that a changed file is detected.
     """
     excluded = {"workdir", "resume", "wait_for_workdir", "progress", "data_on", "compilation_cache"}
     excluded |= {"wandb", "wandb_project"}
     excluded |= {"coordinator_address", "process_id", *(() if self.seeds > 1 else ("seeds",))}
     names = [one.name for one in options.of(type(self)) if one.name not in excluded]
     values = {name: getattr(self, name) for name in names}
-    if self.network and Path(self.network).is_file():
-      values["network"] = f"{self.network} {zlib.crc32(Path(self.network).read_bytes()):08x}"
+    for name in FILES:
+      if values.get(name) and (file := Path(values[name]).expanduser()).is_file():
+        values[name] = f"{values[name]} {zlib.crc32(file.read_bytes()):08x}"
     return {**values, "algorithm": self.algorithm}
 
 

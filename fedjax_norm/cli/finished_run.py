@@ -7,7 +7,7 @@ from fedjax_norm import options
 from fedjax_norm.algorithms.periodic_averaging import PERIODIC
 from fedjax_norm.algorithms.registry import METHODS
 from fedjax_norm.cli import flags
-from fedjax_norm.cli.config import Config, config_of
+from fedjax_norm.cli.config import FILES, Config, config_of
 from fedjax_norm.cli.split_options import ALGORITHM, SplitFlags
 from fedjax_norm.cli.train import load, prepare
 from fedjax_norm.errors import UserError
@@ -45,7 +45,7 @@ def saved_options(saved: dict[str, Any]) -> Config:
   The number of seeds is 1, and the numbers of processes and devices are unset.
   """
   config_type = config_class(saved)
-  known = {one.name: one for one in options.of(config_type) if one.name != "network"}
+  known = {one.name: one for one in options.of(config_type) if one.name not in FILES}
   # Older versions saved None for defaults, and texts for options that are numbers now.
   values = {k: v for k, v in options.from_json(saved).items() if k in known and v is not None}
   texts = {k: flags.parse_value(known[k], v) for k, v in values.items() if isinstance(v, str)}

@@ -81,6 +81,12 @@ def test_given_pairs_are_those_of_the_file(tmp_path):
   np.testing.assert_array_equal(shown[task.pairs.second], second)
   np.testing.assert_array_equal(task.pairs.same, np.tile([True, False], 10))
   np.testing.assert_array_equal(task.pairs.fold, np.repeat(np.arange(10), 2))
+  # A run is not resumed with other pairs.
+  saved = config.saved()
+  assert config.saved() == saved
+  (tmp_path / "pairs.txt").write_text("10\t1\n")
+  changed = config.saved()
+  assert {name for name in saved if saved[name] != changed[name]} == {"pairs"}
 
 
 @pytest.mark.parametrize(
