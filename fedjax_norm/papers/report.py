@@ -11,6 +11,7 @@ from fedjax_norm.cli.text_tables import as_csv, as_markdown
 from fedjax_norm.evaluation.measures import MEASURES
 from fedjax_norm.papers import client_costs
 from fedjax_norm.papers.claims import paper_verdict, verdict
+from fedjax_norm.papers.gaps import GAPS
 from fedjax_norm.papers.results import CellResult, TableResult, ended_degrees, fitted, outcomes
 from fedjax_norm.papers.tables import Table
 from fedjax_norm.study import savings
@@ -113,7 +114,23 @@ def all_results(tables: Mapping[str, Table], results: Sequence[TableResult]) -> 
   ]
   for one in known:
     lines += ["", render(tables[one.table], one)]
-  return "\n".join(lines) + "\n"
+  return "\n".join([*lines, "", *_gaps()]) + "\n"
+
+
+def _gaps() -> list[str]:
+  """Returns the lines of the list of what the papers have and the project has not."""
+  lines = [
+    "## What the papers have and this project has not",
+    "",
+    "All algorithms of the papers are built. Apart from the tables that were not measured, this is "
+    "missing:",
+  ]
+  for paper, rows in GAPS.items():
+    lines += [
+      "",
+      as_markdown([f"paper {paper}", "what is missing, and why"], map(list, rows), left=2),
+    ]
+  return lines
 
 
 def _summary(tables: Mapping[str, Table], results: Sequence[TableResult]) -> str:
