@@ -1,6 +1,5 @@
 """Draws the figures of the papers' tables."""
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,6 +13,7 @@ from fedjax_norm.papers.tables import Table
 from fedjax_norm.plots import bars, curves
 from fedjax_norm.study import savings
 from fedjax_norm.study.contender import Contender
+from fedjax_norm.study.statistics import estimate
 
 
 def draw(
@@ -56,8 +56,18 @@ def _curves(found: Mapping[str, Contender], title: str) -> Figure:
 
 def _bars(table: Table, result: TableResult, title: str) -> Figure:
   measure = table.measures[0]
-  heights = {label: cell.over_seeds(measure).mean for label, cell in result.cells.items()}
-  parts = [label.rpartition(", ")[::2] for label in heights]
+  values = {label: cell.over_seeds(measure) for label, cell in result.cells.items()}
+  parts = [label.rpartition(", ")[::2] for label in values]
   groups, names = (list(dict.fromkeys(part)) for part in zip(*parts, strict=True))
-  series = {n: [heights.get(f"{g}, {n}", math.nan) for g in groups] for n in names}
-  return bars.bars_figure(groups, series, title, f"{MEASURES[measure].title} in %")
+  missing = estimate([])
+  series = {n: [values.get(f"{g}, {n}" if g else n, missing) for g in groups] for n in names}
+  axis = f"{MEASURES[measure].title} in %"
+  if result.seeds > 1:
+    axis += f"\nmean and deviation of {result.seeds} seeds"
+  return bars.bars_figure(
+    [group.replace(", ", "\n") for group in groups],
+    {name: [one.mean for one in of] for name, of in series.items()},
+    title,
+    axis,
+    deviations={name: [one.std for one in of] for name, of in series.items()},
+  )

@@ -19,6 +19,7 @@ def bars_figure(
   label: str,
   form: str = "{:.1f}",
   missing: str = "-",
+  deviations: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
   """Draws groups of bars: one bar per series in every group, with the value above the bar.
 
@@ -29,13 +30,14 @@ def bars_figure(
     label: label of the y axis.
     form: format of the values above the bars.
     missing: text drawn instead of a NaN bar.
+    deviations: name of a series -> half the length of the error bar in each group; NaN draws none.
 
   Raises:
     ValueError: the number of values of a series differs from the number of groups.
   """
   size = max(6.0, 1.5 + 0.55 * len(groups) * len(series)), 4.2
   figure, (axes,) = new_figure(title, size, 1)
-  draw_bars(axes, groups, series, label, form, missing)
+  draw_bars(axes, groups, series, label, form, missing, deviations)
   return figure
 
 
@@ -46,6 +48,7 @@ def draw_bars(
   label: str,
   form: str = "{:.1f}",
   missing: str = "-",
+  deviations: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
   """Draws the bars of :func:`bars_figure`, with the same arguments, into a panel."""
   if any(len(values) != len(groups) for values in series.values()):
@@ -56,6 +59,9 @@ def draw_bars(
     heights = np.asarray(values, np.float64)
     style: dict[str, Any] = {"edgecolor": "white", "label": name}
     style |= {"color": COLOURS[i % len(COLOURS)], "hatch": _HATCHES[i % len(_HATCHES)]}
+    if deviations:
+      style["yerr"] = np.asarray(deviations[name], np.float64)
+      style["error_kw"] = {"elinewidth": 0.8, "capsize": 2}
     bars = axes.bar(positions, np.nan_to_num(heights), width * 0.94, **style)
     labels = [form.format(value) if np.isfinite(value) else missing for value in heights]
     axes.bar_label(bars, labels, padding=2, fontsize=8)

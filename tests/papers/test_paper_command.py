@@ -199,6 +199,12 @@ def test_bars_have_a_group_for_each_algorithm():
   assert [text.get_text() for text in axes.get_xticklabels()] == ["BSP", "Gaia", "FedAvg", "DGC"]
   heights = [bar.get_height() for bar in axes.patches]
   assert heights == pytest.approx([70.3, 68.3, 66.3, 64.3, 69.3, 0, 65.3, 63.3])
+  bars = axes.containers[0].lines[2][0].get_segments()
+  assert [high - low for (_, low), (_, high) in bars] == pytest.approx([0.6] * 4)  # of 0.3
+  table = TABLES["002.norms"]
+  found = {table.cells[0].name: next(iter(some.values()))}
+  (axes,) = figures.draw(table, invented(table, lambda _: 50.0), found)[0].axes
+  assert [bar.get_height() for bar in axes.patches] == pytest.approx([50.3] * 6)
   table = TABLES["004.fig8"]
   result = invented(table, lambda _: 70.0, bytes=lambda label: 60.0 if "Scout" in label else 600.0)
   some = {cell.name: next(iter(some.values())) for cell in table.cells}

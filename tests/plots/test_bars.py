@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from fedjax_norm.plots import bars
@@ -24,6 +25,14 @@ def test_one_series_needs_no_legend():
   (axes,) = bars.bars_figure(["a", "b", "c"], {"x": [1, 2, 3]}, "t", "y", "{:.0f}x").axes
   assert axes.get_legend() is None
   assert [text.get_text() for text in axes.texts] == ["1x", "2x", "3x"]
+
+
+def test_error_bars_reach_a_deviation_up_and_down():
+  heights, deviations = {"x": [3, math.nan, 2]}, {"x": [1, math.nan, math.nan]}
+  (axes,) = bars.bars_figure(["a", "b", "c"], heights, "t", "y", deviations=deviations).axes
+  (lines,) = axes.containers[0].lines[2]
+  reach = [np.ravel(line)[1::2].tolist() for line in lines.get_segments() if len(line)]
+  assert [ends for ends in reach if np.isfinite(ends).all()] == [[2, 4]]
 
 
 def test_a_series_needs_a_value_for_each_group():
