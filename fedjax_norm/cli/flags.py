@@ -62,9 +62,10 @@ def define_help(
 ) -> None:
   """Makes ``--help`` print the docstring of the main module and its options, and exit with code 0.
 
-  ``end`` are lines about further flags.
+  ``--helpfull`` prints the flags of the libraries too. ``end`` are lines about further flags.
   """
-  flags.DEFINE_flag(_Help(kind, end), values)
+  flags.DEFINE_flag(_Help("help", lambda: help_of(kind, __main__.__doc__ or "", end)), values)
+  flags.DEFINE_flag(_Help("helpfull", values.get_help), values)
 
 
 def help_of(kind: type[options.Options], description: str, end: str = "") -> str:
@@ -93,14 +94,17 @@ def help_of(kind: type[options.Options], description: str, end: str = "") -> str
 
 
 class _Help(flags.BooleanFlag):
-  def __init__(self, kind: type[options.Options], end: str) -> None:
-    super().__init__("help", False, "Print this help.", short_name="?", allow_override=True)
-    self._kind, self._end = kind, end
+  """A flag that prints a text and exits with code 0; that of absl exits with code 1."""
+
+  def __init__(self, name: str, text: Callable[[], str]) -> None:
+    short = "?" if name == "help" else None
+    super().__init__(name, False, "Print this help.", short_name=short, allow_override=True)
+    self._text = text
 
   def parse(self, argument: Any) -> None:
-    """Prints the help and exits; absl calls this method if ``--help`` is given."""
+    """Prints the text and exits; absl calls this method if the flag is given."""
     if self._parse(argument):
-      print(help_of(self._kind, __main__.__doc__ or "", self._end))
+      print(self._text())
       sys.exit(0)
 
 

@@ -1,6 +1,7 @@
 """``--preset=NAME``: the flags of a named experiment, which flags on the command line override."""
 
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from absl import flags
@@ -12,7 +13,6 @@ from fedjax_norm.cli.methods import DECENTRALIZED
 from fedjax_norm.errors import UnusedOptionError, UserError
 from fedjax_norm.presets import catalog
 from fedjax_norm.presets.catalog import Preset
-from fedjax_norm.training.terminal.tables import columns_table
 
 HELP = (
   "--preset=NAME takes the flags of a preset; flags on the command line override them, and flags\n"
@@ -40,7 +40,7 @@ def expand(arguments: Sequence[str], options: type[Config] | Choice, binary: str
   if name is None:
     return words
   if name == "list":
-    print(table())
+    print(listing())
     sys.exit(0)
   if not name or name.startswith("-"):
     raise UserError("--preset needs a name, as in --preset=digits_dirichlet; see --preset=list.")
@@ -84,18 +84,24 @@ def _with_effect(preset_flags: list[str], others: list[str], config: type[Config
   return preset_flags
 
 
-def table() -> str:
-  """Returns the text that ``--preset=list`` prints: a table of all presets and notes on it."""
-  presets = map(catalog.load, catalog.names())
-  rows = [(p.name, p.binary, p.description, p.needs, p.cost, p.accuracy) for p in presets]
-  head = ("preset", "binary", "description", "needs", "cost", "accuracy")
-  return (
-    f"{columns_table(head, rows)}\n\n"
+def listing() -> str:
+  """Returns the text that ``--preset=list`` prints: all presets by binary, and notes on them."""
+  by_binary: dict[str, list[str]] = {}
+  for preset in map(catalog.load, catalog.names()):
+    text = (
+      f"{preset.description}. Needs {preset.needs}. Cost: {preset.cost}. "
+      f"Accuracy: {preset.accuracy}."
+    )
+    text = textwrap.fill(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    by_binary.setdefault(preset.binary, []).append(f"  {preset.name}\n{text}")
+  parts = ["\n".join([f"{binary}:", *presets]) for binary, presets in by_binary.items()]
+  notes = (
     "Cost: time of the whole command, with compilation, on two CPU cores shared with other jobs.\n"
     "Accuracy: top-1 on the test set at the end, with --seed=0.\n"
     "Flags on the command line override those of a preset, as in\n"
     "python -m experiments.fedavg --preset=digits_dirichlet --norm=bn"
   )
+  return "\n\n".join([*parts, notes])
 
 
 def _flags_of_run(preset: Preset) -> list[str]:

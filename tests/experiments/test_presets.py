@@ -147,6 +147,7 @@ def test_a_run_records_the_flags_of_its_preset(fedavg_run):
   [
     (["--preset=list"], 0, catalog.names(), ""),
     (["--preset=digits_dirichlet", "--help"], 0, ["--preset=NAME", "--preset=list"], ""),
+    (["--helpfull"], 0, ["--norm:", "--verbosity:", "absl.logging:"], ""),
     (["--preset=digits"], 2, [], "error: there is no preset 'digits'; "),
   ],
 )
@@ -157,5 +158,6 @@ def test_a_binary_takes_a_preset(arguments, code, out, err):
   )  # fmt: skip
   assert done.returncode == code
   assert all(text in done.stdout for text in out)
+  assert "--helpfull" in arguments or max(map(len, done.stdout.splitlines()), default=0) <= 96
   assert done.stderr.startswith(err)
   assert done.stderr.count("\n") == (code > 0)
