@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from fedjax_norm.papers import paper_004_remarks, paper_004_theta_sweeps
 from fedjax_norm.papers import paper_004_settings as settings
-from fedjax_norm.papers import paper_004_theta_sweeps
 from fedjax_norm.papers.paper_004_norms_and_skew import FIGURE_5, FIGURE_6, FIGURE_8, TABLE_9
 from fedjax_norm.papers.paper_004_theta_sweeps import BSP, SWEEPS
 from fedjax_norm.papers.tables import Cell, Claim, Table, loss
@@ -184,4 +184,5 @@ TABLES = (
   *(TABLE_9, _FIGURE_2, _FIGURE_3, FIGURE_5, FIGURE_6, FIGURE_8),
   *(_figure_18(model) for model in _IMAGENET_MODELS),
   *(_FIGURE_19, _FIGURE_20),
+  *paper_004_remarks.TABLES,
 )
