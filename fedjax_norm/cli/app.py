@@ -49,7 +49,8 @@ def run(
   words = sys.argv[1:]
   try:
     if binary:
-      words = presets.expand(words, options, binary)
+      with quiet_without_reader():
+        words = presets.expand(words, options, binary)
     config = options.config_for(words) if isinstance(options, Choice) else options
   except (UserError, flags.Error) as error:
     sys.exit(print_error(error, 2))

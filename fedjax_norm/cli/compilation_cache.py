@@ -1,9 +1,11 @@
 """The folder in which JAX saves compiled programs for later runs."""
 
+import contextlib
 import os
 from pathlib import Path
 
 import jax
+from filelock import FileLock, Timeout
 
 # Size limit of the folder. JAX first deletes the least recently used programs; with a limit, it
 # also locks the folder, so that no process reads a program that another one is writing.
@@ -36,10 +38,10 @@ def _remove_incomplete(folder: Path) -> None:
   """Removes programs whose process was killed while it saved them; JAX would never replace them.
 
   JAX writes a program and then, in a file of its own, when it was last used: without this file the
-  program may be incomplete. One that another process is just writing can be removed as well, and
-  is saved again when it is next compiled.
+  program may be incomplete. JAX locks the folder while it writes, and so does this function.
   """
-  used = {file.name.removesuffix("-atime") for file in folder.glob("*-atime")}
-  for program in folder.glob("*-cache"):
-    if program.name.removesuffix("-cache") not in used:
-      program.unlink(missing_ok=True)
+  with contextlib.suppress(Timeout), FileLock(folder / ".lockfile", timeout=10):
+    used = {file.name.removesuffix("-atime") for file in folder.glob("*-atime")}
+    for program in folder.glob("*-cache"):
+      if program.name.removesuffix("-cache") not in used:
+        program.unlink()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fedjax_norm.data.sources import registry as sources
-from fedjax_norm.data.sources.registry import DataConfig
+from fedjax_norm.data.sources.config import DataConfig
 from fedjax_norm.errors import UserError
 
 RECORD = "conversion.npz"

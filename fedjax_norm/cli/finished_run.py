@@ -42,7 +42,7 @@ def config_class(saved: dict[str, Any]) -> type[Config]:
 def saved_options(saved: dict[str, Any]) -> Config:
   """Returns the options of one seed of a run from ``saved``, the content of its ``config.json``.
 
-  The number of seeds is 1, and the numbers of processes and devices are unset.
+  The number of seeds is 1; the numbers of processes and devices, and ``FILES``, are unset.
   """
   config_type = config_class(saved)
   known = {one.name: one for one in options.of(config_type) if one.name not in FILES}

@@ -98,7 +98,7 @@ class _Help(flags.BooleanFlag):
 
   def __init__(self, name: str, text: Callable[[], str]) -> None:
     short = "?" if name == "help" else None
-    super().__init__(name, False, "Print this help.", short_name=short, allow_override=True)
+    super().__init__(name, False, "Print a help.", short_name=short, allow_override=True)
     self._text = text
 
   def parse(self, argument: Any) -> None:

@@ -89,7 +89,7 @@ def listing() -> str:
   by_binary: dict[str, list[str]] = {}
   for preset in map(catalog.load, catalog.names()):
     text = (
-      f"{preset.description}. Needs {preset.needs}. Cost: {preset.cost}. "
+      f"{preset.description}. Needs: {preset.needs}. Cost: {preset.cost}. "
       f"Accuracy: {preset.accuracy}."
     )
     text = textwrap.fill(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)

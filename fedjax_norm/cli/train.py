@@ -21,7 +21,7 @@ from fedjax_norm.data.held_out import HeldOutExamples
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.data.process_local import SelectLocal
-from fedjax_norm.data.sources import registry as sources
+from fedjax_norm.data.sources import config as data_config
 from fedjax_norm.errors import UserError
 from fedjax_norm.training import extension
 from fedjax_norm.training.build_program import check_mapping, fill_defaults, make_program
@@ -116,8 +116,8 @@ def check(config: Any) -> None:
 
 
 def load(config: Config, select_local: SelectLocal | None = None) -> Source:
-  """Returns the data of a run, with all training examples (see ``sources.from_config``)."""
-  return sources.from_config(config, config.task, select_local)
+  """Returns the data of a run, with all training examples (see ``data_config.from_config``)."""
+  return data_config.from_config(config, config.task, select_local)
 
 
 def prepare(config: Config, source: Source | None) -> tuple[Config, Task]:
@@ -127,7 +127,7 @@ def prepare(config: Config, source: Source | None) -> tuple[Config, Task]:
   """
   if source is None:
     return _prepare_local(config)
-  source = sources.share(source, config, config.seed)
+  source = data_config.share(source, config, config.seed)
   train = source.train
   partition = partitions.from_config(config, train.labels, train.clients, config.seed)
   config = task_config.resolve(config, train.labels, train.clients)

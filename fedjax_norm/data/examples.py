@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_norm import host_memory
 from fedjax_norm.errors import UserError
 
 MAX_SAMPLED = 1000
@@ -91,9 +92,12 @@ def first_classes(source: Source, count: int) -> Source:
     UserError: the source has no more than ``count`` classes, targets, other test classes than
       training classes, or no training or test example of the first classes.
   """
-  if source.train.targets is not None or source.test_names is not None:
+  if source.train.targets is not None:
+    raise UserError("--first_classes is for classification; drop it.")
+  if source.test_names is not None:
     raise UserError(
-      f"--first_classes is for classification; drop it, or use {source.name} with another --task."
+      f"the test classes of {source.name} are not its training classes, and --first_classes cannot "
+      "choose among both; drop it."
     )
   if count >= len(source.class_names):
     raise UserError(
@@ -105,9 +109,13 @@ def first_classes(source: Source, count: int) -> Source:
     ids = np.flatnonzero(part.labels < count)
     if not len(ids):
       raise UserError(
-        f"{source.name} has no {kind} example of its first {count} classes; give more "
-        "--first_classes."
+        f"{source.name} has no {kind} example of its first {count} classes; raise --first_classes."
       )
+    host_memory.check(
+      len(ids) * part.images[:1].nbytes,
+      f"a copy of the {kind} images of the first {count} classes",
+      "choose fewer --first_classes",
+    )
     parts[kind] = select(part, ids)
   train, test = parts.values()
   source = source._replace(train=train, test=test, class_names=source.class_names[:count])

@@ -63,7 +63,7 @@ def _bars(table: Table, result: TableResult, title: str) -> Figure:
   series = {n: [values.get(f"{g}, {n}" if g else n, missing) for g in groups] for n in names}
   axis = f"{MEASURES[measure].title} in %"
   if result.seeds > 1:
-    axis += f"\nmean and deviation of {result.seeds} seeds"
+    axis += f"\nmean and standard deviation, {result.seeds} seeds"
   return bars.bars_figure(
     [group.replace(", ", "\n") for group in groups],
     {name: [one.mean for one in of] for name, of in series.items()},

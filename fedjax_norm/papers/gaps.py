@@ -1,4 +1,4 @@
-"""What the papers have and this project lacks, as a reading line by line found, with the reasons.
+"""What the papers have and this project does not have, with the reasons.
 
 Tables that can be run but were not are no gaps; RESULTS.md lists them by name.
 """
@@ -114,7 +114,7 @@ GAPS: Mapping[str, tuple[tuple[str, str], ...]] = {
       "sec. 2.2, figures 2, 9 to 15 and 20",
       "Flickr-Mammal: the pictures are not available as a whole; tables and figures read an index "
       "of your own, and the small scale uses CIFAR-10. Their collection and cleaning need Flickr's "
-      "interface. An index names countries: coordinates are not read, which needs all borders.",
+      "interface. An index names countries: coordinates are not read, which would need a map.",
     ),
     ("figure 18", "ImageNet: its owners must be asked for it; Tiny-ImageNet stands in."),
     (
@@ -138,8 +138,8 @@ GAPS: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     (
       "sec. 4.1 and 5.1",
-      "Inception-v3 with BN, which the text only names, and larger minibatches with BN, an "
-      "argument without an experiment: options exist, cells do not.",
+      "Inception-v3 with BN, for which the text states a loss without a number, and larger "
+      "minibatches with BN, an argument without an experiment: options exist, cells do not.",
     ),
     (
       "figures 4 and 21 to 24",
@@ -162,7 +162,7 @@ GAPS: Mapping[str, tuple[tuple[str, str], ...]] = {
       "Features that change over time, and events that neighbours share: `--drift` changes which "
       "examples a client has, and `--correlation` its class sizes.",
     ),
-    ("sec. 7.1", "SkewScout for methods without a threshold: it tunes Gaia, FedAvg and DGC."),
+    ("sec. 7.1", "SkewScout for other methods than Gaia, FedAvg and DGC."),
     (
       "sec. 7.3",
       "Gaia, DGC and SkewScout on several machines: one process simulates them; FedAvg and SSGD "
@@ -170,4 +170,4 @@ GAPS: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
   ),
 }
-"""Paper -> (part of the paper, what lacks and why)."""
+"""Paper -> (part of the paper, what is missing and why)."""

@@ -5,10 +5,11 @@ from typing import Any
 
 from fedjax_norm.papers import paper_004_settings as settings
 from fedjax_norm.papers.tables import Cell, Claim, Table, Value, loss
-from fedjax_norm.study.verdicts import above, best, keeps, rising, times
+from fedjax_norm.study.verdicts import above, alike, best, keeps, rising, times
 
 _LENET = "cifar10_lenet"
-_GROUP_SIZES = (2, 1, 4, 8, 16, 32)  # first the paper's
+_PAPERS_SIZE = 2  # the default of GN in this network
+_GROUP_SIZES = (_PAPERS_SIZE, 1, 4, 8, 16, 32)
 
 _NORMS: Mapping[str, settings.Options] = {
   "BN": {"norm": "bn"},
@@ -17,11 +18,11 @@ _NORMS: Mapping[str, settings.Options] = {
   "LN": {"norm": "ln"},
 }
 
-_SEARCHES: Mapping[str, settings.Options] = {
-  "hill climbing": {"skewscout": "hill"},
-  "stochastic hill climbing": {"skewscout": "stochastic"},
-  "annealing": {"skewscout": "annealing"},
-  "hill climbing, the paper's memory": {"skewscout": "hill", "scout_memory": 0},
+_SEARCHES: Mapping[str, settings.Options] = {  # with the paper's memory, which never forgets
+  "hill climbing": {"skewscout": "hill", "scout_memory": 0},
+  "stochastic hill climbing": {"skewscout": "stochastic", "scout_memory": 0},
+  "annealing": {"skewscout": "annealing", "scout_memory": 0},
+  "hill climbing that forgets": {"skewscout": "hill"},
 }
 
 
@@ -46,13 +47,18 @@ def _search_cell(name: str, flags: settings.Options) -> Cell:
 TABLES = (
   Table(
     "004.group_size",
-    "Paper 004, sec. 5.2: GN-LeNet on CIFAR-10 by the group size, BSP, five partitions",
+    "Paper 004, sec. 5.2: GN-LeNet on CIFAR-10 by the group size, BSP, non-IID data",
     tuple(
       settings.cell(f"size {size}", _LENET, {"norm": "gn", "group_size": size})
+      if size != _PAPERS_SIZE
+      else settings.cell(f"size {size}", _LENET, {"norm": "gn"}, 79.2)
       for size in _GROUP_SIZES
     ),
     (Claim("groups of two channels are the best", best(*(f"size {n}" for n in _GROUP_SIZES))),),
-    ("The paper prints no accuracies for other sizes than 2. Size 1 is IN.",),
+    (
+      "The paper prints no accuracies for other sizes than 2, and does not say for which data 2 is "
+      "the best; ours is non-IID. Size 1 is IN.",
+    ),
     settings.scale_notes(_LENET),
     figure="bars",
   ),
@@ -67,6 +73,13 @@ TABLES = (
         above(2.0, loss("WN with mean-only BN, non-IID")),
       ),
       Claim("on IID data BN is better than LN", rising("LN, IID", "BN, IID")),
+      *(
+        Claim(
+          f"{name} does not depend on the partition (2 points)",
+          alike(2.0, f"{name}, IID", f"{name}, non-IID"),
+        )
+        for name in ("WN", "LN")
+      ),
     ),
     ("The paper prints no accuracies for these norms; the setting is that of its table 9.",),
     settings.scale_notes(_LENET),
@@ -80,17 +93,23 @@ TABLES = (
       *(_search_cell(name, flags) for name, flags in _SEARCHES.items()),
     ),
     tuple(
-      Claim(
-        f"hill climbing keeps BSP's accuracy (1 point) and sends less than {other}",
-        keeps(1.0, "BSP", "hill climbing")
-        & times(1.0, Value(other, "bytes"), Value("hill climbing", "bytes")),
-      )
+      claim
       for other in ("stochastic hill climbing", "annealing")
+      for claim in (
+        Claim(
+          f"hill climbing is as accurate as {other} or better (1 point)",
+          keeps(1.0, other, "hill climbing"),
+        ),
+        Claim(
+          f"hill climbing sends less than {other}",
+          times(1.0, Value(other, "bytes"), Value("hill climbing", "bytes")),
+        ),
+      )
     ),
     (
-      "The paper says that hill climbing provides the best results, without numbers.",
-      "The paper remembers the latest loss of each theta for ever; the first three cells try a "
-      "theta again after eight tests.",
+      'The paper says "the best results", without numbers; we read this as accuracy and bytes.',
+      "The paper remembers the latest loss of each theta; the last cell tries a theta again after "
+      "eight tests, as figure 8 does here.",
     ),
     settings.scale_notes(_LENET, " SkewScout measures the loss of accuracy every 64 minibatches."),
     figure="",

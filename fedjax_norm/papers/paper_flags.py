@@ -54,7 +54,7 @@ class PaperFlags(Options):
   record: str | None = option(
     None,
     "Folder that gets the measured values of the tables; RESULTS.md beside it is made of all that "
-    "it has. Values with runs that the new ones lack stay.",
+    "it has. Cells with runs that the new values lack stay.",
   )
   workers: int | None = option(
     None, "Number of processes that train side by side; by default one for each CPU core.", least=1

@@ -120,10 +120,10 @@ def all_results(tables: Mapping[str, Table], results: Sequence[TableResult]) -> 
 def _gaps() -> list[str]:
   """Returns the lines of the list of what the papers have and the project has not."""
   lines = [
-    "## What the papers have and this project has not",
+    "## What the papers have and this project does not have",
     "",
-    "All algorithms of the papers are built. Apart from the tables that were not measured, this is "
-    "missing:",
+    "All algorithms of the papers' experiments are built. Apart from the tables that were not "
+    "measured, this is missing:",
   ]
   for paper, rows in GAPS.items():
     lines += [

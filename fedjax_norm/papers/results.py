@@ -31,6 +31,7 @@ class CellResult(NamedTuple):
       accuracy (``client_flops`` and ``sent``).
     rate: the learning rate that was chosen for the cell, as text with a mark if it is at an edge of
       what was tried; None if it was given.
+    settings: checksum of the settings (``Cell.settings``).
   """
 
   state: str
@@ -38,6 +39,7 @@ class CellResult(NamedTuple):
   seconds: float
   runs: dict[int, dict[str, float]]
   rate: str | None = None
+  settings: str = ""
 
   @property
   def ended(self) -> bool:
@@ -105,8 +107,9 @@ def collect(
       math.fsum(run.summary["seconds"] for run in one.runs),
       {run.seed: _figures(run, table) for run in one.runs},
       _rate(one.tuning),
+      cell.settings(scale),
     )
-    for label, one in found.items()
+    for cell, (label, one) in zip(table.cells, found.items(), strict=True)
   }
   if table.figure in client_costs.MEASURES:
     for seed, costs in client_costs.by_seed(found).items():
@@ -172,7 +175,12 @@ def from_json(content: dict[str, Any]) -> TableResult:
         for seed, run in cell["runs"].items()
       }
       cells[label] = CellResult(
-        cell["state"], cell["reason"], float(cell["seconds"]), figures, cell.get("rate")
+        cell["state"],
+        cell["reason"],
+        float(cell["seconds"]),
+        figures,
+        cell.get("rate"),
+        cell["settings"],
       )
     made = {name: str(content["made"][name]) for name in MADE}
     tested, chance = int(content["tested"]), float(content["chance"])
@@ -183,21 +191,37 @@ def from_json(content: dict[str, Any]) -> TableResult:
 
 
 def fitted(table: Table, result: TableResult) -> TableResult:
-  """Returns a result with the cells of a table; those that the result lacks have not been run."""
-  missing = CellResult("pending", None, 0.0, {})
+  """Returns a result with the cells of a table; those that it has not, as they are, are missing."""
   labels = [cell.label for cell in table.cells]
-  if labels == list(result.cells):
+  settings = [cell.settings(result.scale) for cell in table.cells]
+  if [*zip(labels, settings, strict=True)] == [(k, v.settings) for k, v in result.cells.items()]:
     return result
-  cells = {label: result.cells.get(label, missing) for label in labels}
+  missing = CellResult("pending", None, 0.0, {})
+  cells = {
+    label: one if (one := result.cells.get(label)) and one.settings == checksum
+    else missing._replace(settings=checksum)
+    for label, checksum in zip(labels, settings, strict=True)
+  }  # fmt: skip
   return result._replace(cells=cells, covariance=[])
 
 
-def lacks_runs_of(result: TableResult, old: TableResult) -> bool:
-  """Returns whether an older result of the same table has runs or ended cells beyond a result's."""
-  pairs = [(result.cells[label], old.cells[label]) for label in result.cells.keys() & old.cells]
-  return any(
-    before.runs.keys() - one.runs or (before.ended and not one.ended) for one, before in pairs
-  )
+def merged(result: TableResult, old: TableResult) -> TableResult:
+  """Returns a result with the cells of an older one that have runs, or an end, which it lacks.
+
+  Cells with other settings are not taken over.
+  """
+
+  def chosen(label: str, one: CellResult) -> CellResult:
+    before = old.cells.get(label, one)
+    beyond = before.runs.keys() - one.runs or (before.ended and not one.ended)
+    return before if beyond and before.settings == one.settings else one
+
+  cells = {label: chosen(label, one) for label, one in result.cells.items()}
+  if cells == result.cells:
+    return result
+  # The covariance between the answers of cells that were recorded apart is not known.
+  made = {k: "; ".join(dict.fromkeys([old.made[k], result.made[k]])) for k in MADE}
+  return result._replace(made=made, cells=cells, covariance=[])
 
 
 def ended_degrees(table: Table, result: TableResult) -> tuple[savings.Degree, ...]:

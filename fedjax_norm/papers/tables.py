@@ -5,6 +5,7 @@ A cell is a preset with a few flags changed. At the smaller scales (``--scale``)
 
 import functools
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from fedjax_norm.cli import methods, split_options
 from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.flags import define, format_value, given
 from fedjax_norm.cli.method_choice import Choice
-from fedjax_norm.options import make
+from fedjax_norm.options import make, of
 from fedjax_norm.study.planning.tuning import total_steps
 from fedjax_norm.study.savings import Degree
 from fedjax_norm.study.verdicts import Contrast, Statement
@@ -80,6 +81,13 @@ class Cell(NamedTuple):
   def work(self, seeds: int) -> float:
     """Returns the length of all trials and final runs, relative to one final run."""
     return total_steps(len(self.rates), False, seeds, EFFORT, RUNGS) / EFFORT
+
+  def settings(self, scale: str) -> str:
+    """Returns a checksum of what decides the runs: options other than the default, and rates."""
+    config = self.config(scale)
+    values = {one.name: getattr(config, one.name) for one in of(type(config))
+              if getattr(config, one.name) != one.default}  # fmt: skip
+    return f"{zlib.crc32(repr((config.algorithm, values, self.rates)).encode()):08x}"
 
   def config(self, scale: str, **options: Any) -> Config:
     """Returns the run's flags at a scale; ``options`` replace all others."""

@@ -5,7 +5,7 @@ from typing import Any
 from fedjax_norm import options
 from fedjax_norm.cli import train
 from fedjax_norm.data.examples import Source
-from fedjax_norm.data.sources.registry import DataConfig
+from fedjax_norm.data.sources.config import DataConfig
 
 
 class Sources:

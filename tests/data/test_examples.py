@@ -57,7 +57,7 @@ def test_only_the_first_classes_and_the_clients_that_have_them_are_kept():
   ("changes", "count", "words"),
   [
     ({}, 3, "has 3 classes; give fewer"),
-    ({"test_names": ("x", "y", "z")}, 2, "is for classification"),
+    ({"test_names": ("x", "y", "z")}, 2, "are not its training classes"),
     ({"train": ALL._replace(targets=np.zeros((20, 1)))}, 2, "is for classification"),
     ({"test": ALL._replace(labels=np.full(20, 2))}, 2, "no test example of its first 2 classes"),
   ],

@@ -14,6 +14,7 @@ from fedjax_norm.cli import conversion_record
 from fedjax_norm.data.image_decoding import decode_ids
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.data.sources.cityscapes import CLASSES
+from fedjax_norm.data.sources.config import DataConfig
 from fedjax_norm.errors import UserError
 from fedjax_norm.objectives import IGNORED, OBJECTIVES
 
@@ -69,7 +70,7 @@ def test_masks_are_at_the_places_of_their_images(tmp_path):
 def test_a_conversion_knows_the_masks(tmp_path):
   put(tmp_path, "train/a", [[0, 1]])
   put(tmp_path, "test/b", [[0, 1]])
-  config = sources.DataConfig(data=f"masks:{tmp_path}")
+  config = DataConfig(data=f"masks:{tmp_path}")
   before = conversion_record.of(config, "segmentation")
   write(tmp_path / "masks" / "train" / "a.png", [[1, 0], [1, 1]])
   after = conversion_record.of(config, "segmentation")

@@ -9,6 +9,7 @@ from helpers.small_data import check, same
 
 from fedjax_norm.data.examples import first_classes, sample
 from fedjax_norm.data.sources import registry as sources
+from fedjax_norm.data.sources.config import DataConfig, from_config, share
 from fedjax_norm.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "tfds"
@@ -106,27 +107,27 @@ def test_bad_settings_are_refused(tmp_path):
 
 def test_the_data_of_the_options():
   data = "synthetic:classes=2,train=30,test=6,size=4"
-  config = sources.DataConfig(data=data, image_size=5, train_share=0.5)
-  whole = sources.from_config(config)
+  config = DataConfig(data=data, image_size=5, train_share=0.5)
+  whole = from_config(config)
   assert same(whole, sources.load(data, image_size=5))
-  source = sources.share(whole, config, seed=3)
+  source = share(whole, config, seed=3)
   assert len(source.train.labels) == 15
   assert same(source, whole._replace(train=sample(whole.train, 0.5, 3)))
-  regression = sources.from_config(sources.DataConfig(data=data), "regression")
+  regression = from_config(DataConfig(data=data), "regression")
   assert regression.train.targets is not None
   with pytest.raises(UserError, match="--train_share is for one process"):
-    sources.from_config(config, select_local=lambda labels, clients: np.arange(3))
-  config = sources.DataConfig(data="digits", first_classes=3)
-  assert same(sources.from_config(config), first_classes(sources.load("digits"), 3))
+    from_config(config, select_local=lambda labels, clients: np.arange(3))
+  config = DataConfig(data="digits", first_classes=3)
+  assert same(from_config(config), first_classes(sources.load("digits"), 3))
   with pytest.raises(UserError, match="--first_classes is for one process"):
-    sources.from_config(config, select_local=lambda labels, clients: np.arange(3))
+    from_config(config, select_local=lambda labels, clients: np.arange(3))
 
 
 @pytest.mark.parametrize("data", ["digits", "synthetic:classes=3", "npz:some.npz", "csv:some.csv"])
 def test_a_folder_of_prepared_sets_is_refused_if_it_does_nothing(data):
   with pytest.raises(UserError, match="--data_dir does nothing here"):
-    sources.DataConfig(data=data, data_dir="prepared")
-  sources.DataConfig(data="cifar10", data_dir="prepared")
+    DataConfig(data=data, data_dir="prepared")
+  DataConfig(data="cifar10", data_dir="prepared")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def test_compiled_programs_are_saved_for_the_next_start(tmp_path):
   """Programs are in the user's cache, the numbers are the same, and cut ones are made again."""
 
   def run(name):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "PYTHONW"))}
     command = (sys.executable, "-m", "experiments.fedavg", *SMALL, "--rounds=2")
     done = subprocess.run(
       [*command, f"--workdir={tmp_path / name}"],

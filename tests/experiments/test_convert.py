@@ -172,14 +172,14 @@ def test_a_complete_conversion_without_one_of_its_files_is_not_called_complete(
 def test_two_conversions_at_once(tmp_path, monkeypatch, capsys):
   data, _ = folder(tmp_path / "own")
   (tmp_path / "new").mkdir(mode=0o700)
-  load = sources.from_config
+  load = convert.from_config
 
   def while_another_converts(*arguments, **options):
-    monkeypatch.setattr(sources, "from_config", load)
+    monkeypatch.setattr(convert, "from_config", load)
     run(data, tmp_path / "new")
     return load(*arguments, **options)
 
-  monkeypatch.setattr(sources, "from_config", while_another_converts)
+  monkeypatch.setattr(convert, "from_config", while_another_converts)
   run(data, tmp_path / "new")
   assert "new is complete\ntrain with" in capsys.readouterr().out
   assert {path.name for path in tmp_path.iterdir()} == {"own", "new"}

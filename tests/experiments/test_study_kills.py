@@ -23,7 +23,7 @@ KILLS = int(os.environ.get("STUDY_KILLS", "2"))
 
 def start(folder, *options):
   """Starts the study with the cache of compiled programs that users have, which outlives kills."""
-  environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+  environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "PYTHONW"))}
   cache = str(folder.parents[1] / "user")
   return subprocess.Popen(
     [*COMMAND, f"--workdir={folder}", *options],

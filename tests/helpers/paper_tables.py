@@ -25,6 +25,16 @@ def by_label(name: str) -> dict[str, tables.Cell]:
   return {cell.label: cell for cell in TABLES[name].cells}
 
 
+_SETTINGS: dict[tuple[str, str], str] = {}
+
+
+def _settings(cell: tables.Cell, scale: str) -> str:
+  """Returns a cell's checksum, computed once for each name and scale."""
+  if (cell.name, scale) not in _SETTINGS:
+    _SETTINGS[cell.name, scale] = cell.settings(scale)
+  return _SETTINGS[cell.name, scale]
+
+
 def invented(table: tables.Table, top1, scale="small", **figures) -> TableResult:
   """Returns an invented result: ``top1(label)`` is the accuracy in percent of the first of 3 seeds.
 
@@ -46,6 +56,8 @@ def invented(table: tables.Table, top1, scale="small", **figures) -> TableResult
       }
     )
     reason = None if runs else "the loss became infinite."
-    cells[cell.label] = CellResult("done" if runs else "diverged", reason, 60.0, runs)
+    cells[cell.label] = CellResult(
+      "done" if runs else "diverged", reason, 60.0, runs, settings=_settings(cell, scale)
+    )
   made = {"date": "2026-01-01", "commit": "c", "machine": "m", "versions": "v", "command": "run"}
   return TableResult(table.name, scale, made, 10_000, 10.0, cells, [])

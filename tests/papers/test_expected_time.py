@@ -1,5 +1,6 @@
 """The estimate of the time that cells take."""
 
+import dataclasses
 import math
 
 import pytest
@@ -31,3 +32,20 @@ def test_smaller_images_take_less_time():
   cell = by_label("004.6.lenet")["BSP, IID"].config("small")
   small = expected_time.seconds(cell, expected_time.CPU_CORE)
   assert 30 < small < 90  # 27 to 95 s were measured, with norms and beside other jobs
+
+
+def test_fewer_classes_and_a_smaller_stem_take_less_time():
+  cell = by_label("002.tiny_imagenet")["BN"].config("small")
+  operations = Machine(0.0, 0.0, 1e9)
+  small, whole, large = (
+    expected_time.seconds(config, operations)
+    for config in (
+      cell,
+      dataclasses.replace(cell, first_classes=None),
+      dataclasses.replace(cell, stem="cifar"),
+    )
+  )
+  # The tests have a quarter of the images; the stem for ImageNet has a sixteenth of the pixels.
+  steps = small - (whole - small) / 3
+  assert 0 < steps < small < whole
+  assert 12 < large / small < 17

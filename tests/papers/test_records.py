@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from helpers.binaries import ROOT
 from helpers.paper_tables import invented
@@ -11,6 +12,7 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.papers import report
 from fedjax_norm.papers.paper_flags import PaperFlags
 from fedjax_norm.papers.registry import TABLES, choose_cells
+from fedjax_norm.papers.results import CellResult, fitted, merged
 from fedjax_norm.study.contender import Contender, SeedRun
 
 
@@ -20,28 +22,67 @@ def _devices(monkeypatch):
   monkeypatch.setattr(paper.client_mapping, "use_host_devices", lambda count: None)
 
 
-def test_a_record_is_replaced_only_by_one_with_all_of_its_runs(tmp_path, capsys):
+def test_recorded_cells_with_further_runs_stay(tmp_path):
   folder, table = tmp_path / "results", TABLES["000.2"]
   folder.mkdir()
-  full = invented(table, lambda _: 50.0)
+  full = invented(table, lambda _: 50.0)._replace(covariance=np.eye(len(table.cells)).tolist())
 
   def recorded(result):
     paper._record([result], folder)
     return paper.read_records(folder)[0]
 
   assert recorded(full) == full
-  assert recorded(full._replace(made={**full.made, "date": "later"})) == full  # the same values
+  later = full._replace(made={**full.made, "date": "later"})
+  assert recorded(later) == full  # the same values
   gn = full.cells["GN"]
   no_gn = {**full.cells, "GN": gn._replace(state="pending", runs={})}
   other_seed = {**full.cells, "GN": gn._replace(runs={3: gn.runs[0], 4: gn.runs[1], 5: gn.runs[2]})}
   for cells in (no_gn, other_seed):
-    assert recorded(full._replace(cells=cells)) == full
-    assert "stays" in capsys.readouterr().out
+    assert recorded(later._replace(cells=cells)).cells == full.cells
   more = full._replace(cells={**full.cells, "GN": gn._replace(runs={**gn.runs, 3: gn.runs[0]})})
   assert recorded(more) == more
   (tmp_path / "RESULTS.md").write_text("# Results\n\nSomebody's.")
   with pytest.raises(UserError, match=r"RESULTS.md was not written by --record"):
     paper._check_records(folder)
+
+
+def test_a_record_is_completed_on_another_machine():
+  table = TABLES["000.2"]
+  full = invented(table, lambda _: 50.0)._replace(covariance=np.eye(len(table.cells)).tolist())
+  nothing = CellResult("pending", None, 0.0, {})
+  halves = [
+    full._replace(
+      made={**full.made, "machine": machine},
+      cells={
+        label: one if (label in ("BN", "GN")) == first else nothing._replace(settings=one.settings)
+        for label, one in full.cells.items()
+      },
+    )
+    for machine, first in (("one", True), ("other", False))
+  ]
+  both = merged(halves[1], halves[0])
+  assert both.cells == full.cells
+  assert both.covariance == []
+  assert both.made == {**full.made, "machine": "one; other"}
+  # A cell that has other settings now is not taken over, and is no result of the table.
+  changed = full.cells["GN"]._replace(settings="other")
+  stale = halves[0]._replace(cells={**halves[0].cells, "GN": changed})
+  assert not merged(halves[1], stale).cells["GN"].runs
+  assert fitted(table, full) is full
+  assert not fitted(table, stale).cells["GN"].runs
+  assert fitted(table, stale).cells["BN"] == full.cells["BN"]
+
+
+def test_settings_are_all_that_decides_a_run():
+  cell = TABLES["002.norms"].cells[0]
+  assert cell.settings("small") == cell._replace(label="other").settings("small")
+  others = (
+    cell._replace(options={**cell.options, "momentum": 0.5}),
+    cell._replace(rates=(0.5,)),
+    cell._replace(scales={**cell.scales, "small": {**cell.scales["small"], "clients": 7}}),
+  )
+  assert len({one.settings("small") for one in (cell, *others)}) == 4
+  assert others[2].settings("full") == cell.settings("full")
 
 
 def test_cells_that_the_report_shows_have_the_settings_of_this_version(tmp_path, monkeypatch):

@@ -19,9 +19,8 @@ from fedjax_norm.cli.conversion_record import FILES, IMAGES, RECORD, Record
 from fedjax_norm.data.encoded_images import EncodedImages, block_size
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.sources import npy
-from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.data.sources.arrays import REQUIRED
-from fedjax_norm.data.sources.registry import DataConfig
+from fedjax_norm.data.sources.config import DataConfig, from_config
 from fedjax_norm.errors import UserError
 from fedjax_norm.objectives import TASKS
 from fedjax_norm.options import option
@@ -94,7 +93,7 @@ def _is_complete(folder: Path, record: Record) -> bool:
 
 def _convert(config: ConvertFlags, folder: Path, record: Record) -> None:
   """Collects the files in a folder beside ``folder``, which it becomes when it is complete."""
-  source = sources.from_config(config, config.task, decode=False)
+  source = from_config(config, config.task, decode=False)
   if source.test_names is not None and config.task != "verification":
     raise UserError(
       f"the test classes of {config.data} are not its training classes; pass --task=verification."

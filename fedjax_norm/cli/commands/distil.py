@@ -29,8 +29,8 @@ from fedjax_norm.training.terminal.tables import human_bytes, human_seconds, sum
 from fedjax_norm.typing import Variables
 
 _SHOWN = (
-  "data", "data_dir", "image_size", "stem", "norm", "groups", "group_size", "eval_batch_size",
-  "workdir", "resume", "wait_for_workdir", "progress", "compilation_cache",
+  "data", "data_dir", "image_size", "first_classes", "stem", "norm", "groups", "group_size",
+  "eval_batch_size", "workdir", "resume", "wait_for_workdir", "progress", "compilation_cache",
   *(one.name for one in options.of(DistilConfig)),
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from fedjax_norm.cli.config import Config, all_but
 from fedjax_norm.cli.finished_run import saved_options
 from fedjax_norm.cli.train import load, prepare
 from fedjax_norm.data.partitions.registry import PartitionConfig
-from fedjax_norm.data.sources.registry import DataConfig
+from fedjax_norm.data.sources.config import DataConfig
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import option
 from fedjax_norm.plots import leakage

@@ -19,7 +19,7 @@ from fedjax_norm.errors import LostError, UserError
 from fedjax_norm.papers import expected_time, figures, plan, report
 from fedjax_norm.papers.paper_flags import PaperFlags
 from fedjax_norm.papers.registry import TABLES, choose, choose_cells
-from fedjax_norm.papers.results import TableResult, as_json, collect, from_json, lacks_runs_of
+from fedjax_norm.papers.results import TableResult, as_json, collect, from_json, merged
 from fedjax_norm.papers.tables import Cell, Table
 from fedjax_norm.plots import base
 from fedjax_norm.study.contender import Contender
@@ -177,8 +177,8 @@ def _check_records(folder: Path) -> Path:
 def _record(results: Sequence[TableResult], folder: Path) -> str:
   """Writes results into a folder and RESULTS.md beside it; returns what was written.
 
-  A record with runs that the new result lacks stays, as does one with the same values, which says
-  when they were measured.
+  Recorded cells with runs that the new result lacks stay, as does a record with the same values,
+  which says when they were measured.
   """
   with FileLock(folder / ".lock"):
     page, written = _check_records(folder), []
@@ -186,9 +186,9 @@ def _record(results: Sequence[TableResult], folder: Path) -> str:
     for result in results:
       file = folder / _file_of(result)
       old = known.get(file.name)
-      if old and lacks_runs_of(result, old):
-        print(f"note: {file} stays, because it has runs that were not made here.")
-      elif not old or old._replace(made=result.made) != result:
+      if old:
+        result = merged(result, old)
+      if not old or (result.cells, result.covariance) != (old.cells, old.covariance):
         write_json(file, as_json(result))
         written.append(result.table)
     write_atomic(page, report.all_results(TABLES, read_records(folder)).encode())

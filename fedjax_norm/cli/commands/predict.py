@@ -173,6 +173,8 @@ def _load(config: PredictFlags, run: FinishedRun) -> tuple[Source, Examples]:
     objective=training_objective(run.serving.task),
   )
   if kept := given.get("first_classes"):
+    if config.split == "test":  # a copy of the training images, which were not read, would be large
+      source = source._replace(train=source.test)
     source = first_classes(source, kept)
   examples: Examples = getattr(source, config.split)
   shape, needed = examples.images.shape[1:], run.serving.image_shape

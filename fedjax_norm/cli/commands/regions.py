@@ -12,7 +12,7 @@ from fedjax_norm.data.partitions import label_share
 from fedjax_norm.data.partitions import registry as partitions
 from fedjax_norm.data.partitions.registry import PartitionConfig
 from fedjax_norm.data.sources import registry as sources
-from fedjax_norm.data.sources.registry import DataConfig
+from fedjax_norm.data.sources.config import DataConfig
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import option, with_defaults
 from fedjax_norm.papers import paper_004_regions

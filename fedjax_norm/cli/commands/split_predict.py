@@ -24,8 +24,8 @@ class PredictFlags(Config):
   """Options of ``experiments.split_predict``."""
 
   algorithm = "split_predict"
-  hidden = all_but("data", "data_dir", "image_size", "eval_batch_size", "workdir",
-                   "wait_for_workdir", "compilation_cache")  # fmt: skip
+  hidden = all_but("data", "data_dir", "image_size", "first_classes", "eval_batch_size",
+                   "workdir", "wait_for_workdir", "compilation_cache")  # fmt: skip
 
   data: str | None = option(  # type: ignore[assignment]
     None, "The data set that provides the test images; by default that of the run in --workdir."
@@ -33,7 +33,7 @@ class PredictFlags(Config):
 
   def check(self) -> None:
     """Raises UserError for options that change --data, if --data is not given."""
-    for name in ("data_dir", "image_size"):
+    for name in ("data_dir", "image_size", "first_classes"):
       if self.data is None and getattr(self, name) is not None:
         raise UserError(
           f"--{name} does nothing here: it needs --data; drop --{name} or add --data."

@@ -8,7 +8,7 @@ from fedjax_norm import options
 from fedjax_norm.cli.split_options import SplitFlags
 from fedjax_norm.data.example_order import ExampleOrder
 from fedjax_norm.data.partitions.registry import PartitionConfig
-from fedjax_norm.data.sources.registry import DataConfig
+from fedjax_norm.data.sources.config import DataConfig
 from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import Options, option

@@ -15,7 +15,7 @@ from fedjax_norm.data.partitions.hidden_labels import hide_labels
 from fedjax_norm.data.partitions.registry import Partition, PartitionConfig
 from fedjax_norm.data.partitions.relabel import relabel
 from fedjax_norm.data.sources import registry as sources
-from fedjax_norm.data.sources.registry import DataConfig
+from fedjax_norm.data.sources.config import DataConfig
 from fedjax_norm.data.transforms.preprocess import Preprocess
 from fedjax_norm.errors import UserError
 from fedjax_norm.evaluation.pairs_file import read_pairs
