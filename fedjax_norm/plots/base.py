@@ -89,6 +89,18 @@ def log_axis(axes: Axes, form: Formatter) -> None:
   axes.grid(axis="x", color="0.93", linewidth=0.8)
 
 
+def log_values(axes: Axes, form: Formatter) -> None:
+  """Makes the y axis logarithmic, with labels also where the values differ little.
+
+  Call it after the data is drawn; ``form`` formats the ticks.
+  """
+  axes.set_yscale("log")
+  low, high = axes.get_ylim()
+  axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+  axes.yaxis.set_minor_formatter(NullFormatter())
+  axes.yaxis.set_major_formatter(form)
+
+
 def bytes_axis(axes: Axes) -> None:
   """Makes the x axis that of the bytes that all clients sent and received, logarithmic."""
   log_axis(axes, EngFormatter("B"))

@@ -1,7 +1,7 @@
 """Plots a run's diagnostics, with one panel for each kind of recorded measure."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedjax_norm.plots.base import COLOURS, Rows, curves, new_figure, save
+from fedjax_norm.plots.base import COLOURS, Rows, curves, log_values, new_figure, save
 
 _DELTAS = {
   "residual_update_delta": "unsent residual / weight",
@@ -99,10 +99,7 @@ def _draw_deltas(axes: Axes, rows: Rows) -> None:
   curves(axes, rows, present)
   axes.set_ylabel("relative difference")
   if any(row[name] > 0 for row in rows for name in present if name in row):
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
-  axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    log_values(axes, ticker.FuncFormatter(lambda value, _: f"{100 * value:g}%"))
   axes.legend(ncols=2, **_ABOVE)
 
 
@@ -114,9 +111,7 @@ def _draw_gradients(axes: Axes, rows: Rows) -> None:
   curves(axes, [{"round": row["round"], str(row["place"]): row["value"]} for row in rows], names)
   axes.set_ylabel("deviation of the mean gradient")
   if any(row["value"] > 0 for row in rows):
-    axes.set_yscale("log")
-    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    log_values(axes, ticker.FuncFormatter(lambda value, _: f"{value:g}"))
   axes.legend(ncols=2, **_ABOVE)
 
 
@@ -124,7 +119,17 @@ def _draw_accuracies(axes: Axes, accuracies: Mapping[str, float]) -> None:
   """Draws a coloured table: the client of the model (rows), the client of the classes (columns)."""
   models = list(dict.fromkeys(place.split(" on ")[0] for place in accuracies))
   classes = list(dict.fromkeys(place.split(" on ")[1] for place in accuracies))
-  table = np.array([[accuracies[f"{i} on {j}"] for j in classes] for i in models])
+  draw_table(axes, models, classes, [[accuracies[f"{i} on {j}"] for j in classes] for i in models])
+  axes.set_xlabel("classes of client")
+  axes.set_ylabel("model of client" if len(models) > 1 else "model")
+  axes.set_title("test accuracy (%)", fontsize=10, loc="left")
+
+
+def draw_table(
+  axes: Axes, rows: Sequence[str], columns: Sequence[str], shares: Sequence[Sequence[float]]
+) -> None:
+  """Draws a table of percentages, coloured by their values; ``shares`` are [rows, columns]."""
+  table = np.array(shares)
   axes.imshow(table, vmin=0, vmax=1, cmap="cividis", aspect="auto")
   for (i, j), value in np.ndenumerate(table):
     text = f"{100 * value:.0f}" if np.isfinite(value) else "-"
@@ -133,11 +138,8 @@ def _draw_accuracies(axes: Axes, accuracies: Mapping[str, float]) -> None:
   axes.grid(False)
   axes.spines[:].set_visible(False)
   axes.tick_params(length=0)
-  axes.set_xticks(range(len(classes)), classes)
-  axes.set_yticks(range(len(models)), models)
-  axes.set_xlabel("classes of client")
-  axes.set_ylabel("model of client" if len(models) > 1 else "model")
-  axes.set_title("test accuracy (%)", fontsize=10, loc="left")
+  axes.set_xticks(range(len(columns)), columns)
+  axes.set_yticks(range(len(rows)), rows)
 
 
 def _draw_losses(axes: Axes, metrics: Rows) -> None:

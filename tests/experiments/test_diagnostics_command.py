@@ -74,6 +74,10 @@ def test_the_data_of_each_figure_is_that_of_numpy(recorded, tmp_path, monkeypatc
         expected, at = values[partition, quantity][:, 1:], epochs[1:]
       elif quantity == "residual_update_delta":
         expected, at = values[partition, quantity][..., 0], epochs
+      elif quantity == "gradient_deviation":  # of each layer at each evaluation
+        expected = values[partition, quantity].reshape(2, -1)
+        at = np.repeat(epochs, len(PLACES[quantity]))
+        assert [row["place"] for row in rows] == PLACES[quantity] * len(epochs)
       else:  # of the last evaluation
         expected = values[partition, quantity][:, -1]
         at = np.repeat(epochs[-1], expected.shape[1])
@@ -119,6 +123,21 @@ def test_figures_draw_the_values():
   assert len({axes.get_ylim() for axes in figure.axes}) == 1
   assert figure.axes[1].lines[0].get_xydata().tolist() == [[1, -0.2], [5, 3.0]]
   assert figure.axes[0].get_ylim()[0] < -0.2
+
+
+def test_many_blocks_are_a_table_and_layers_a_range():
+  rows = [row(f"{i} on {j}-{j}", (i + j) / 10) for i in range(4) for j in range(4)]
+  (axes,) = differences_figure("accuracy_on_blocks", {"": {"a": rows}}, "t").axes
+  shown = axes.images[0].get_array()
+  np.testing.assert_allclose(shown, np.add.outer(np.arange(4), np.arange(4)) / 10)
+  assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "2", "3"]
+  assert [tick.get_text() for tick in axes.get_yticklabels()] == [f"a, model {i}" for i in range(4)]
+  layers = {"fixbn": [row(f"L{i}", 10.0 ** (-i - 3 * n), n) for n in (1, 2) for i in range(3)]}
+  (axes,) = differences_figure("gradient_deviation", {"": layers}, "t").axes
+  assert axes.lines[0].get_xydata().tolist() == pytest.approx(np.array([[1, 1e-4], [2, 1e-7]]))
+  band = axes.collections[0].get_paths()[0].vertices
+  assert {1e-3, 1e-5, 1e-6, 1e-8} == {float(f"{y:.3g}") for _, y in band}
+  assert axes.get_yscale() == "log"
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,10 @@ def main(config: DiagnosticsFlags, *paths: str) -> None:
     base.save(differences_figure(quantity, panels, title), folder / f"{quantity}.png")
   head = ["quantity", *(["panel"] if config.panels else []), "run", "lowest", "mean", "highest"]
   print(columns_table(head, lines))
+  if not found.keys() - {"top1", "accuracy_loss"}:
+    print(
+      "note: none of the runs was trained with --diagnostics, which records the other quantities"
+    )
   print(f"written: {folder}")
 
 

@@ -14,10 +14,13 @@ from fedjax_norm.study.statistics import estimate
 from fedjax_norm.training.storage.csv_rows import Row, read_rows
 from fedjax_norm.training.storage.run_folder import DIAGNOSTICS
 
-# The first ones are of the last evaluation: figures 4 and 21, and the gradients of paper 002 by
-# layer. The others are curves: figures 22 and 23, and two numbers in appendix G.
-_LAST = ("mean_divergence", "variance_divergence", "accuracy_on_blocks", "gradient_deviation")
-_CURVES = ("residual_update_delta", "local_update_delta", "weight_difference", "neuron_difference")
+# The first ones are of the last evaluation: figures 4 and 21. The others are curves: figures 22 and
+# 23, two numbers in appendix G, and the gradients of paper 002, of each layer.
+_LAST = ("mean_divergence", "variance_divergence", "accuracy_on_blocks")
+_CURVES = (
+  "residual_update_delta", "local_update_delta", "weight_difference", "neuron_difference",
+  "gradient_deviation",
+)  # fmt: skip
 
 
 def by_quantity(contender: Contender, epoch: int | None = None) -> dict[str, list[Row]]:
