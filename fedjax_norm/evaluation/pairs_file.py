@@ -28,14 +28,16 @@ def read_pairs(path: str, images: Sequence[str]) -> Pairs:
     UserError: the file cannot be read, has another number of folds or pairs or a malformed line, or
       names an image that is missing.
   """
+  advice = "give the path of a file in the format of LFW's pairs.txt."
   try:
-    head, *lines = (
-      normalize(Path(path).expanduser().read_text(encoding="utf-8")).rstrip().splitlines()
-    )
-  except (OSError, ValueError) as error:
-    raise UserError(
-      f"--pairs={path} cannot be read as text; give the path of pairs.txt."
-    ) from error
+    text = normalize(Path(path).expanduser().read_text(encoding="utf-8")).rstrip()
+  except OSError as error:
+    raise UserError(f"--pairs={path} cannot be read ({error.strerror}); {advice}") from error
+  except ValueError as error:
+    raise UserError(f"--pairs={path} is no text; {advice}") from error
+  if not text:
+    raise UserError(f"--pairs={path} is empty; {advice}")
+  head, *lines = text.splitlines()
   numbers = [int(word) if _is_number(word) else 0 for word in head.split()]
   if len(numbers) != 2 or min(numbers) < 1 or numbers[0] != _FOLDS:
     raise UserError(
@@ -70,11 +72,15 @@ def _parse(line: str, same: bool, where: str) -> list[tuple[str, str]]:
   words = line.split()
   if len(words) == 3 and same:
     words.insert(2, words[0])
-  one, other = words[:2], words[2:]
-  valid = len(words) == 4 and _is_number(words[1]) and _is_number(words[3]) and one != other
+  valid = len(words) == 4 and _is_number(words[1]) and _is_number(words[3])
   if not valid or (words[0] == words[2]) != same:
     form = "name number number" if same else "name number othername number"
-    raise UserError(f"{where} is {line!r}; it must be {form!r}, so restore the file.")
+    raise UserError(
+      f"{where} is {line!r}; it must be {form!r}, because each fold has first the pairs of one "
+      "identity and then as many of two."
+    )
+  if words[:2] == words[2:]:
+    raise UserError(f"{where} is {line!r}, a pair of an image with itself; name two images.")
   return [(words[0], words[1]), (words[2], words[3])]
 
 

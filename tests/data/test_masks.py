@@ -95,6 +95,8 @@ def test_masks_may_have_a_palette_or_16_bits_or_one(tmp_path):
   assert source.target_names == ("0", "1", "2", "3")
   assert source.notes == ("no training pixel has one of the classes 3",)
   assert source.client_names is None
+  put(tmp_path, "train/4", [[0, 9], [0, 0]])
+  assert load(tmp_path).notes[1] == f"there are 10 classes because {masks / '4.png'} has the id 9"
 
 
 @pytest.mark.parametrize("bits", [2, 4])
@@ -124,7 +126,7 @@ def test_a_fifth_of_each_client_is_held_out_without_a_test_set(tmp_path):
 
 
 def test_the_ids_of_cityscapes_become_its_classes(tmp_path):
-  ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
+  ids = np.resize(np.append(np.arange(34, dtype=np.uint8), 255), (16, 16))  # all that there are
   train_ids = np.full(256, IGNORED)
   train_ids[list(CLASSES)] = np.arange(19)
   # From the official table: id, train id.
@@ -139,13 +141,20 @@ def test_the_ids_of_cityscapes_become_its_classes(tmp_path):
   write(tmp_path / "gtFine" / "train" / "ulm" / "ulm_0_gtFine_color.png", flat(0))
   source = load(tmp_path)
   assert source.client_names == ("aachen", "ulm")
-  np.testing.assert_array_equal(source.train.targets[1].ravel(), train_ids)
+  np.testing.assert_array_equal(source.train.targets[1], train_ids[ids])
   np.testing.assert_array_equal(source.test.targets, np.full((1, 16, 16), 13))
   np.testing.assert_array_equal(source.train.labels, [2, 0])
   assert source.target_names == tuple(CLASSES.values())
   assert source.target_names[13] == "car"
   assert source.test.clients is not None
   assert source.notes == ("the test set is val; not used: test, train_extra",)
+
+
+def test_ids_that_cityscapes_does_not_have_are_refused(tmp_path):
+  put_cityscapes(tmp_path, "train/ulm/a", [[0, 7], [33, IGNORED]])
+  put_cityscapes(tmp_path, "val/lindau/b", [[7, 34], [7, 7]])
+  with pytest.raises(UserError, match=r"b_gtFine_labelIds.png has the id 34, which is no label"):
+    load(tmp_path)
 
 
 def test_cityscapes_may_have_train_ids_instead(tmp_path):

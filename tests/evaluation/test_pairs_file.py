@@ -49,6 +49,7 @@ def test_pairs_are_those_of_the_lines(tmp_path_factory, each, random):
     ("10\t1", "José\t2\tC\tx", "line 3 of .* must be"),
     ("10\t1", "José\t2\tJosé\t1", "line 3 of .* must be"),
     ("10\t1", SAME, "line 3 of .* must be"),
+    ("10\t1", "Al_B\t1\tC", "because each fold has first the pairs of one identity"),
     ("10\t1", "José\t2\tC\t3", "line 3 of .* names C/C_0003, which is no test image"),
     ("10\t1", "", "line 3"),
   ],
@@ -59,9 +60,17 @@ def test_a_wrong_file_is_one_sentence(tmp_path, head, line, words):
   assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", b""])
-def test_an_unreadable_file_is_one_sentence(tmp_path, content):
+def test_an_image_is_no_pair_with_itself(tmp_path):
+  with pytest.raises(UserError, match="line 2 of .* a pair of an image with itself"):
+    pairs_of(tmp_path, ["C\t2\t2", OTHER, *[SAME, OTHER] * 9])
+
+
+@pytest.mark.parametrize(
+  ("content", "words"),
+  [(None, "cannot be read .No such"), (b"\xff\xfe\x00", "is no text"), (b"", "is empty")],
+)
+def test_an_unreadable_file_is_one_sentence(tmp_path, content, words):
   if content is not None:
     (tmp_path / "pairs.txt").write_bytes(content)
-  with pytest.raises(UserError, match="cannot be read as text"):
+  with pytest.raises(UserError, match=words):
     read_pairs(str(tmp_path / "pairs.txt"), IMAGES)

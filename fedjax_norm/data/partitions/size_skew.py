@@ -85,7 +85,7 @@ def natural(
   present, owner = np.unique(clients, return_inverse=True)
   if num_clients not in (0, len(present)):
     raise UserError(
-      f"The data names {len(present)} clients, not {num_clients}; leave out the number of clients,"
-      " or choose another partition."
+      f"The data names {len(present)} clients, not {num_clients}; give {len(present)} clients, or"
+      " choose another partition."
     )
   return owner

@@ -34,6 +34,7 @@ CLASSES = {
 """Label id -> name of the classes to train on, in the order of the train ids, by the official
 table ``cityscapesscripts/helpers/labels.py``."""
 
+_IDS = 34  # label ids from 0; that of licence plates, -1, is 255 in a file
 _IMAGES, _MASKS = "leftImg8bit", "gtFine"
 _IMAGE_END = "_leftImg8bit.png"
 _LABEL_IDS, _TRAIN_IDS = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
@@ -72,7 +73,8 @@ def scan(path: str) -> Listing:
     for ending in (_LABEL_IDS, _TRAIN_IDS)
   )
   others = sorted(one.name for one in images.iterdir() if one.is_dir() and one.name not in _SPLITS)
-  class_of_id = np.full(IGNORED + 1, IGNORED, np.uint8)
+  class_of_id = np.full(IGNORED + 1, -1, np.int16)
+  class_of_id[[*range(_IDS), IGNORED]] = IGNORED
   class_of_id[list(CLASSES)] = np.arange(len(CLASSES))
 
   def files(part: dict[str, str]) -> list[File]:

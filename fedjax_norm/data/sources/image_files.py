@@ -40,7 +40,8 @@ class Listing(NamedTuple):
     test: the test images; those with a client also test this client alone.
     notes: remarks to print, as in ``examples.Source``.
     target_names: one name per class of the pixels; None if the data names none.
-    class_of_id: [256] uint8, the class of each id in a mask; None if the ids are the classes.
+    class_of_id: [256] int16, the class of each id in a mask, -1 for an id that masks cannot have;
+      None if the ids are the classes.
   """
 
   name: str

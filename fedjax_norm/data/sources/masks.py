@@ -120,7 +120,7 @@ def load(
   train, test = slice(len(listing.train)), slice(len(listing.train), None)  # copy nothing
   names, notes = _class_names(listing, data, files, counts[train], counts[test])
   if empty := int((counts[:, :IGNORED].sum(1) == 0).sum()):
-    notes = (*notes, f"{empty:,} images have no pixel that counts; their label is 0")
+    notes = (*notes, f"images without a pixel that counts, with the label 0: {empty:,}")
   classes = counts[:, :IGNORED].argmax(1).astype(np.int32)
   known = image_files.labels(listing, data)
   return Source(
@@ -150,7 +150,15 @@ def _read_masks(
         f"{file.mask} has {ids.shape[0]}x{ids.shape[1]} pixels, but its image {file.path} has"
         f" {shape[0]}x{shape[1]}; save the mask in the size of its image."
       )
-    classes = ids if class_of_id is None else class_of_id[ids]
+    classes = ids
+    if class_of_id is not None:
+      classes = class_of_id[ids]
+      if (unknown := ids[classes < 0]).size:
+        raise UserError(
+          f"{file.mask} has the id {unknown[0]}, which is no label id of Cityscapes; use the masks "
+          "of the official archive."
+        )
+      classes = classes.astype(np.uint8)
     counts = np.bincount(classes.ravel(), minlength=IGNORED + 1)
     return image_decoding.resize_classes(classes[None], size)[0], counts
 
@@ -186,5 +194,8 @@ def _class_names(
       " the classes from 0, such as 0 for the background and 1 for an object."
     )
   absent = [names[c] for c in np.flatnonzero(~train[:, : len(names)].any(0))]
-  note = f"no training pixel has one of the classes {join_first(absent)}"
-  return names, (note,) if absent else ()
+  notes = [f"no training pixel has one of the classes {join_first(absent)}"] if absent else []
+  if listing.target_names is None and not counts[:, count - 2].any():
+    mask = files[int(counts[:, count - 1].argmax())].mask
+    notes.append(f"there are {count} classes because {mask} has the id {count - 1}")
+  return names, tuple(notes)
