@@ -60,7 +60,8 @@ def choose_cells(tables: Sequence[Table], texts: str | None) -> dict[str, Cell]:
     return {cell.name: cell for cell in cells}
   found: dict[str, Cell] = {}
   for text in texts.split(";"):
-    matching = {cell.name: cell for cell in cells if text.strip() in cell.label}
+    wanted = text.strip().casefold()
+    matching = {cell.name: cell for cell in cells if wanted in cell.label.casefold()}
     if not matching:
       labels = ", ".join(repr(label) for label in dict.fromkeys(cell.label for cell in cells))
       raise UserError(f"--cells has {text!r}, which no cell of the tables has; they are {labels}.")

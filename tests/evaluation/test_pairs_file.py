@@ -61,7 +61,7 @@ def test_a_wrong_file_is_one_sentence(tmp_path, head, line, words):
 
 
 def test_an_image_is_no_pair_with_itself(tmp_path):
-  with pytest.raises(UserError, match="line 2 of .* a pair of an image with itself"):
+  with pytest.raises(UserError, match=r"line 2 of .* a pair of an image with itself"):
     pairs_of(tmp_path, ["C\t2\t2", OTHER, *[SAME, OTHER] * 9])
 
 

@@ -113,7 +113,9 @@ def _announce(made: Plan, tables: Sequence[Table], flags: PaperFlags, folder: Pa
   pairs = {
     "tables": ", ".join(table.name for table in tables),
     "scale": flags.scale,
-    "seeds": f"{made.seed} to {made.seed + made.seeds - 1}" if made.seeds > 1 else str(made.seed),
+    "seeds": f"{made.seed} to {made.seed + made.seeds - 1}"
+    if made.seeds > 1
+    else f"only {made.seed}",
     "done": f"{len(made.cells) - len(left)} of {len(made.cells)} cells, {runs} of {total} runs",
     "folder": str(folder),
   }
@@ -241,6 +243,7 @@ def _command(table: Table, flags: PaperFlags) -> str:
   words = ["python -m experiments.paper", f"--table={table.name}", f"--scale={flags.scale}"]
   words += [f"--seeds={flags.seeds}"] if flags.seeds != PaperFlags.seeds else []
   words += [f"--seed={flags.seed}"] if flags.seed else []
+  words += [f"--cells='{flags.cells}'"] if flags.cells else []
   return " ".join([*words, *(["--data_dir=DATA"] if flags.data_dir else [])])
 
 

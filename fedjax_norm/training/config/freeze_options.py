@@ -52,7 +52,7 @@ class FreezeConfig(Options):
     at = self.freeze_round
     if isinstance(at, str) and not (at in ("half", "auto") or _SHARE.fullmatch(at)):
       raise UserError(
-        f"--freeze_round is {at!r}; give a round, a share of the rounds such as 25%, half or auto."
+        f"--freeze_round is {at!r}; give a round, a share from 1% to 99%, half or auto."
       )
 
   def freeze(self, rounds: int, window: int) -> Freeze:
