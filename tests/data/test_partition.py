@@ -175,7 +175,7 @@ def test_clients_hold_their_examples_in_random_order(name):
     ("quantity", 2, {"exponent": -1}, "exponent"),
     ("quantity", 10, {"min_size": 101}, "min_size"),
     ("natural", 0, {}, "no natural clients"),
-    ("natural", 3, {"clients": np.arange(1000) % 4}, "4 clients, not 3; leave out .* or choose"),
+    ("natural", 3, {"clients": np.arange(1000) % 4}, "4 clients, not 3; give 4 clients, or choose"),
     ("natural", 0, {"clients": np.arange(999)}, "1000 integers"),
     ("natural", 0, {"clients": np.arange(1000) - 1}, "1000 integers"),
     ("natural", 0, {"clients": np.zeros(1000)}, "1000 integers"),

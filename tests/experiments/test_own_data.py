@@ -61,7 +61,7 @@ def test_natural_clients_are_the_default_partition(started, federation, fedavg_r
   assert "3 (--partition=iid)" in out
   assert "--partition=iid ignores the 4 clients that the data names" in " ".join(out.split())
   result = fedavg_run(federation, "--clients=3")
-  check_refused(result, "4 clients, not 3; leave out .* another partition")
+  check_refused(result, "4 clients, not 3; give 4 clients, .* another partition")
   _, config = started("--data=digits")
   saved = config.saved()  # the resolved values, for config.json
   assert (saved["partition"], saved["clients"], saved["classes_per_client"]) == ("classes", 4, 3)
