@@ -54,7 +54,8 @@ class DataConfig(Options):
   )
   first_classes: int | None = option(
     None,
-    "Number of classes to keep, the first by label, for training and test; by default all.",
+    "Number of classes to keep, the first by label, for training and test (classification only); "
+    "by default all.",
     least=2,
   )
 
