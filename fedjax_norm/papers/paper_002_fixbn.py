@@ -96,7 +96,7 @@ def _grid(model: str) -> Table:
     for column, partition in _PARTITIONS.items()
   }
   cells = tuple(
-    _cell(f"{name}, {setting}", model, norm, steps, partition)
+    _cell(f"{setting}, {name}", model, norm, steps, partition)
     for setting, (steps, partition) in settings.items()
     for name, norm in _NORMS.items()
   )
@@ -106,15 +106,15 @@ def _grid(model: str) -> Table:
     cells,
     (
       *(
-        Claim(f"{setting}: BN is better than GN", rising(f"GN, {setting}", f"BN, {setting}"))
+        Claim(f"{setting}: BN is better than GN", rising(f"{setting}, GN", f"{setting}, BN"))
         for setting in settings
         if setting != _EXTREME
       ),
-      Claim(f"{_EXTREME}: GN is better than BN", rising(f"BN, {_EXTREME}", f"GN, {_EXTREME}")),
+      Claim(f"{_EXTREME}: GN is better than BN", rising(f"{_EXTREME}, BN", f"{_EXTREME}, GN")),
       *(
         Claim(
           f"{setting}: FixBN is better than {other}",
-          rising(f"{other}, {setting}", f"FixBN, {setting}"),
+          rising(f"{setting}, {other}", f"{setting}, FixBN"),
         )
         for setting in settings
         for other in ("BN", "GN")
@@ -123,7 +123,7 @@ def _grid(model: str) -> Table:
         Claim(
           f"FixBN is as good as {other} or better in all settings (1 point)",
           functools.reduce(
-            operator.and_, (keeps(1.0, f"{other}, {one}", f"FixBN, {one}") for one in settings)
+            operator.and_, (keeps(1.0, f"{one}, {other}", f"{one}, FixBN") for one in settings)
           ),
         )
         for other in ("BN", "GN")

@@ -36,7 +36,7 @@ def test_all_contenders_have_the_same_effort(scale):
     assert len(lengths) == 1, table.name
     if table.name.startswith("002.grid"):
       for label, config in configs.items():
-        other = configs[f"GN{label[label.index(',') :]}"]
+        other = configs[f"{label.rpartition(', ')[0]}, GN"]
         assert differences(config, other) <= {"norm"}, label
       axes = {"norm", "local_steps", "rounds", "eval_every", "partition", "alpha", "min_size",
               "classes_per_client"}  # fmt: skip
