@@ -116,7 +116,7 @@ def test_each_cell_trains_with_the_rate_that_was_best_on_validation_examples(
   monkeypatch, tmp_path, capsys
 ):
   monkeypatch.setattr(paper.client_mapping, "use_host_devices", lambda count: None)
-  long = [by_label("002.grid.lenet")[f"{norm}, 100 steps, IID"] for norm in ("FixBN", "GN")]
+  long = [by_label("002.grid.lenet")[f"100 steps, IID, {norm}"] for norm in ("FixBN", "GN")]
   cells = tuple(
     one._replace(rates=(0.1, 1e30), scales={"smoke": {**one.scales["smoke"], "local_steps": 4}})
     for one in long

@@ -112,8 +112,8 @@ def test_tables_are_run_recorded_and_resumed(started_runs, capsys):
     "python -m experiments.paper --table=000.1 --scale=smoke --seeds=2"
   )
 
-  # A second start trains nothing again; more seeds are added, and a record is never replaced by
-  # one with fewer seeds.
+  # A second start trains nothing again; more seeds are added, and recorded cells are never replaced
+  # by those with fewer seeds.
   started_runs.clear()
   assert start(capsys)[0] == 0
   assert started_runs == []
@@ -126,7 +126,7 @@ def test_tables_are_run_recorded_and_resumed(started_runs, capsys):
   assert "--seeds=3, not 2" in err
   code, out, _ = start(capsys, table="000.1", workdir="other", record="kept/results")
   assert code == 0
-  assert "results/000.1.smoke.json stays, because it has runs that were not made here" in out
+  assert "recorded: nothing new" in out
 
   # A folder has one scale and one first seed.
   code, _, err = start(capsys, seed=1, seeds=3)
