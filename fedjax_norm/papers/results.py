@@ -217,8 +217,8 @@ def merged(result: TableResult, old: TableResult) -> TableResult:
     return before if beyond and before.settings == one.settings else one
 
   cells = {label: chosen(label, one) for label, one in result.cells.items()}
-  if cells == result.cells:
-    return result
+  if cells in (result.cells, old.cells):
+    return result if cells == result.cells else old
   # The covariance between the answers of cells that were recorded apart is not known.
   made = {k: "; ".join(dict.fromkeys([old.made[k], result.made[k]])) for k in MADE}
   return result._replace(made=made, cells=cells, covariance=[])

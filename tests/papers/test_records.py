@@ -38,7 +38,7 @@ def test_recorded_cells_with_further_runs_stay(tmp_path):
   no_gn = {**full.cells, "GN": gn._replace(state="pending", runs={})}
   other_seed = {**full.cells, "GN": gn._replace(runs={3: gn.runs[0], 4: gn.runs[1], 5: gn.runs[2]})}
   for cells in (no_gn, other_seed):
-    assert recorded(later._replace(cells=cells)).cells == full.cells
+    assert recorded(later._replace(cells=cells)) == full
   more = full._replace(cells={**full.cells, "GN": gn._replace(runs={**gn.runs, 3: gn.runs[0]})})
   assert recorded(more) == more
   (tmp_path / "RESULTS.md").write_text("# Results\n\nSomebody's.")
