@@ -50,10 +50,9 @@ def started_runs(monkeypatch, tmp_path):
   right = TABLES["000.2"]._replace(
     cells=(norms["BN"], bad), claims=(Claim("hopeless", rising("BN", "bad")),)
   )
-  for name in list(TABLES):
-    monkeypatch.delitem(TABLES, name)
-  monkeypatch.setitem(TABLES, "000.1", left)
-  monkeypatch.setitem(TABLES, "000.2", right)
+  kept = dict(TABLES)
+  TABLES.clear()
+  TABLES.update({"000.1": left, "000.2": right})
   runs = []
 
   def run_seed(config, task, program, path, *more):
@@ -62,7 +61,9 @@ def started_runs(monkeypatch, tmp_path):
 
   run = train.run_seed
   monkeypatch.setattr(train, "run_seed", run_seed)
-  return runs
+  yield runs
+  TABLES.clear()
+  TABLES.update(kept)  # in their order
 
 
 @pytest.mark.long
