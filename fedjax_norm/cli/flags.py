@@ -97,8 +97,10 @@ class _Help(flags.BooleanFlag):
   """A flag that prints a text and exits with code 0; that of absl exits with code 1."""
 
   def __init__(self, name: str, text: Callable[[], str]) -> None:
-    short = "?" if name == "help" else None
-    super().__init__(name, False, "Print a help.", short_name=short, allow_override=True)
+    own = name == "help"
+    what = "Print this help." if own else "Print the flags of the libraries too."
+    short = "?" if own else None
+    super().__init__(name, False, what, short_name=short, allow_override=True)
     self._text = text
 
   def parse(self, argument: Any) -> None:

@@ -217,8 +217,9 @@ def merged(result: TableResult, old: TableResult) -> TableResult:
     return before if beyond and before.settings == one.settings else one
 
   cells = {label: chosen(label, one) for label, one in result.cells.items()}
-  if cells in (result.cells, old.cells):
-    return result if cells == result.cells else old
+  for one in (result, old):
+    if cells == one.cells:
+      return one
   # The covariance between the answers of cells that were recorded apart is not known.
   made = {k: "; ".join(dict.fromkeys([old.made[k], result.made[k]])) for k in MADE}
   return result._replace(made=made, cells=cells, covariance=[])

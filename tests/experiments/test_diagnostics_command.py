@@ -85,11 +85,18 @@ def test_the_data_of_each_figure_is_that_of_numpy(recorded, tmp_path, monkeypatc
       np.testing.assert_allclose(times, at)
       if expected is not None:
         np.testing.assert_allclose(found, [expected.mean(0), expected.std(0, ddof=1)])
+  out = capsys.readouterr().out
+  assert "none of the runs" not in out
   loss = values["skew", "accuracy_loss"][:, 1:].mean(0)
-  (line,) = (
-    x for x in capsys.readouterr().out.splitlines() if "accuracy_loss" in x and "skew" in x
-  )
+  (line,) = (x for x in out.splitlines() if "accuracy_loss" in x and "skew" in x)
   assert line.split()[-3:] == [f"{x:.4g}" for x in (loss.min(), loss.mean(), loss.max())]
+
+
+def test_runs_without_diagnostics_are_told(tmp_path, monkeypatch, capsys):
+  run = write_run(tmp_path / "iid", "fedavg", [0.5, 0.6], partition="iid", norm="bn")
+  monkeypatch.chdir(tmp_path)
+  main(DiagnosticsFlags(), str(run))
+  assert "none of the runs was trained with --diagnostics" in capsys.readouterr().out
 
 
 def test_an_option_divides_the_runs_into_panels(recorded, tmp_path, monkeypatch):

@@ -115,6 +115,8 @@ def test_train_predict_and_distil(run):
     ((distil.main, DistilFlags), ("--teacher=x", "--norm=fixbn"), "give --norm=bn"),
     ((split_predict.main, PredictFlags), (), "give --workdir"),
     ((split_predict.main, PredictFlags), ("--image_size=6",), "it needs --data"),
+    ((split_predict.main, PredictFlags), ("--first_classes=2",), "it needs --data"),
+    ((distil.main, DistilFlags), ("--teacher=x", "--first_classes=2"), "holds no run"),
     (SPLIT, ("--members=tiny:conv1",), "a vote needs two"),
     (SPLIT, ("--members=tiny,lenet:conv1",), "MODEL:CUT"),
     (SPLIT, ("--members=tiny:conv1,no:conv1",), "unknown model 'no'"),

@@ -127,6 +127,7 @@ def test_tables_are_run_recorded_and_resumed(started_runs, capsys):
   assert "--seeds=3, not 2" in err
   code, out, _ = start(capsys, table="000.1", workdir="other", record="kept/results")
   assert code == 0
+  assert "of kept/results/000.1.smoke.json stay, because they have runs not made here" in out
   assert "recorded: nothing new" in out
 
   # A folder has one scale and one first seed.
@@ -137,9 +138,11 @@ def test_tables_are_run_recorded_and_resumed(started_runs, capsys):
 
 def test_cells_are_selected_by_their_labels():
   tables = choose("000.1,004.fig5")
-  labels = [cell.label for cell in choose_cells(tables, "GN, BSP; R = 0.5;R = 0.5").values()]
+  labels = [cell.label for cell in choose_cells(tables, "gn, BSP; R = 0.5;R = 0.5").values()]
   assert labels == ["GN, BSP, IID", "GN, BSP, non-IID", "R = 0.5"]
   assert len(choose_cells(tables, None)) == 4 + 16
+  words = paper._command(TABLES["000.1"], PaperFlags(cells="R = 0.5"))
+  assert words == "python -m experiments.paper --table=000.1 --scale=smoke --cells='R = 0.5'"
 
 
 @pytest.mark.long

@@ -189,8 +189,10 @@ def _record(results: Sequence[TableResult], folder: Path) -> str:
       file = folder / _file_of(result)
       old = known.get(file.name)
       if old:
-        result = merged(result, old)
-      if not old or (result.cells, result.covariance) != (old.cells, old.covariance):
+        new, result = result, merged(result, old)
+        if stay := [k for k, one in new.cells.items() if one.runs and one != result.cells[k]]:
+          print(f"note: {', '.join(stay)} of {file} stay, because they have runs not made here.")
+      if not old or old._replace(made=result.made) != result:
         write_json(file, as_json(result))
         written.append(result.table)
     write_atomic(page, report.all_results(TABLES, read_records(folder)).encode())
