@@ -30,16 +30,27 @@ class _DropOrbaxMessages(python_logging.Filter):
     return not from_orbax or record.levelno == python_logging.WARNING
 
 
+def _is_not_a_write_error(record: python_logging.LogRecord) -> bool:
+  """Drops the failures of Orbax's other writes, which asyncio logs after the first one is raised.
+
+  They are logged when the garbage collector finds them, hence also after the block.
+  """
+  return not (record.exc_info and record.exc_info[1] and errno_of(record.exc_info[1]))
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
   """Silences Orbax's log in the block, and after a failed block the errors of Orbax's threads."""
   drop, hook = _DropOrbaxMessages(), sys.unraisablehook
-  logger = logging.get_absl_logger()
+  logger, tasks = logging.get_absl_logger(), python_logging.getLogger("asyncio")
   logger.addFilter(drop)
+  tasks.addFilter(_is_not_a_write_error)
   sys.unraisablehook = functools.partial(_unraisable, hook)
   try:
     yield
-    sys.unraisablehook = hook  # not after a failure: Orbax's threads still run and fail
+    # Not after a failure: Orbax's threads still run and fail.
+    sys.unraisablehook = hook
+    tasks.removeFilter(_is_not_a_write_error)
   finally:
     logger.removeFilter(drop)
 
