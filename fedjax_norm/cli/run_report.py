@@ -1,12 +1,9 @@
-"""The report of a run: printed tables, pictures, and CSV files about clients and communication."""
+"""The report of a run: printed results, pictures, and CSV files about clients and communication."""
 
 from typing import Any
 
-import jax
 import numpy as np
 
-from fedjax_norm import models
-from fedjax_norm.algorithms.costs.ledger import Cost
 from fedjax_norm.cli import communication_table
 from fedjax_norm.cli.config import Config
 from fedjax_norm.data.federated import label_counts
@@ -16,7 +13,7 @@ from fedjax_norm.training.outcome import Outcome
 from fedjax_norm.training.program_types import Program
 from fedjax_norm.training.storage.csv_rows import write_table
 from fedjax_norm.training.storage.run_folder import RunFolder
-from fedjax_norm.training.task import constant_baseline, data_notes
+from fedjax_norm.training.task import constant_baseline
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.training.terminal.tables import human_bytes, human_seconds, summary_table
 
@@ -29,72 +26,8 @@ _OPTIONAL_RESULTS = (
   ("personal_top1", "fine-tuned, top-1", "mean {personal_top1:.2%}, min {personal_top1_min:.2%}"),
 )
 
-# Names of natural clients, or of classes of pixels, are printed if there are at most this many.
+# Results of classes are printed if there are at most this many.
 _MOST_NAMES = 20
-
-
-def print_start(config: Config, task: Task, program: Program) -> None:
-  """Prints the data, the model and other settings of a run before training."""
-  sizes = np.asarray(task.data.sizes)
-  variables = jax.eval_shape(lambda: models.init(task.model, jax.random.key(0), task.image_shape))
-  targets = task.source.target_names
-  algorithm = next(iter(program.phases.values())).algorithm
-  cost, size = algorithm.cost, sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-  pairs = [
-    ("data", f"{config.data}: {_count_examples(task)}"),
-    ("images", data_notes.describe_images(task)),
-    ("classes", f"{task.num_classes:,}"),
-    (
-      "clients",
-      f"{len(sizes):,} (--partition={config.partition}) with {sizes.min():,} to {sizes.max():,} "
-      "examples each",
-    ),
-    *_clients(config, task),
-    *(("note", note) for note in data_notes.collect_notes(task)),
-    *([(f"{task.kind} targets", ", ".join(targets))] if targets else []),
-    ("model", f"{config.model_name}, {config.norm}, {size:,} parameters"),
-    *_round_bytes(cost, sparse=algorithm.sent is not None),
-    *_step_bytes(cost),
-    *_theta(program),
-    *algorithm.report.summary(),
-    (
-      "mapping",
-      program.mapping.describe(program.unequal_steps, config.cohort_of(task.data.num_clients)),
-    ),
-    ("images in memory", f"{human_bytes(task.data.images.nbytes)} on the {program.data_on}"),
-    *([("simulated network", config.network)] if config.network else []),
-  ]
-  print(summary_table(config.algorithm, pairs), flush=True)
-
-
-def _count_examples(task: Task) -> str:
-  """Returns the number of examples of each kind."""
-  counts = [f"{task.data.sizes.sum():,} training"]
-  if task.validation is not None:
-    counts.append(f"{len(task.validation.labels):,} validation")
-  counts.append(f"{len(task.source.test.labels):,} test")
-  if task.unseen is not None and task.unseen.clients is not None:
-    clients, examples = len(np.unique(task.unseen.clients)), len(task.unseen.labels)
-    counts.append(f"{examples:,} of {clients:,} unseen client{'s' if clients > 1 else ''}")
-  return ", ".join(counts)
-
-
-def _clients(config: Config, task: Task) -> list[tuple[str, str]]:
-  """Returns the natural clients' names (unless they are many), or a note if they are not used."""
-  owners, names = task.source.train.clients, task.source.client_names
-  if owners is None or names is None:
-    return []
-  present = np.unique(owners)
-  if config.partition != "natural":
-    note = (
-      f"--partition={config.partition} ignores the {len(present):,} clients that the data names"
-    )
-    return [("note", f"{note}; --partition=natural uses them")]
-  if len(present) > _MOST_NAMES:
-    return []
-  trained = [("client names", ", ".join(names[k] for k in present))]
-  unseen = (task.client_names or ())[len(present) :]
-  return trained + ([("unseen clients", ", ".join(unseen))] if unseen else [])
 
 
 def print_resumed(folder: RunFolder, rounds: int) -> None:
@@ -136,7 +69,8 @@ def draw_results(folder: RunFolder, outcome: Outcome, title: str) -> None:
   """Draws the learning curves, and what was measured of classes, clients and diagnostics."""
   figure = curves.learning_curves_figure(outcome.rows, title, outcome.frozen_at)
   base.save(figure, folder.path / "learning_curves.png")
-  diagnostics.diagnostics(outcome.diagnostics, outcome.rows, folder.path / "diagnostics.png", title)
+  path = folder.path / "diagnostics.png"
+  diagnostics.diagnostics(outcome.diagnostics, outcome.rows, path, title, outcome.frozen_at)
   if outcome.client_accuracies:
     name_of = {entry["id"]: entry["name"] for entry in outcome.details["clients"]}
     labels = np.array([name_of[k] or str(k) for k in outcome.client_accuracies])
@@ -225,15 +159,6 @@ def _other_readings(summary: dict[str, Any]) -> list[tuple[str, str]]:
   return pairs
 
 
-def _round_bytes(cost: Cost, sparse: bool) -> list[tuple[str, str]]:
-  """Returns a client's bytes per round; ``sparse`` updates add bytes that are known only later."""
-  fixed = f"{human_bytes(cost.up)} up and {human_bytes(cost.down)} down per client"
-  if not sparse:
-    return [("bytes per round", fixed)]
-  also = f", and {fixed}" if cost.up or cost.down else ""
-  return [("bytes per round", f"depend on the updates{also}")]
-
-
 def _flops(summary: dict[str, Any]) -> list[tuple[str, str]]:
   """Returns the results that only split learning has, such as the FLOPs of client and server."""
   if "client_flops" not in summary:
@@ -249,34 +174,6 @@ def _flops(summary: dict[str, Any]) -> list[tuple[str, str]]:
   if "reconstruction" in summary:
     pairs.append(("autoencoder loss", f"{summary['reconstruction']:.4f}"))
   return pairs
-
-
-def _theta(program: Program) -> list[tuple[str, str]]:
-  """Returns the values of theta, which sets how much a decentralized algorithm communicates."""
-  theta_schedule = program.theta_schedule
-  if theta_schedule is None:
-    return []
-  if scout := theta_schedule.scout:
-    search, every = scout.config.skewscout, scout.config.scout_every
-    if scout.searches:
-      grid = ", ".join(f"{theta:g}" for theta in scout.grid)
-      return [("theta", f"SkewScout ({search}) chooses from {grid} every {every} rounds")]
-    return [("accuracy loss", f"measured every {every} rounds")]
-  first, last = theta_schedule.values[0], theta_schedule.values[-1]
-  text = f"{first:g}" if first == last else f"{first:g} to {last:g}"
-  scaled = ", scaled with the learning rate" if theta_schedule.follows_rate else ""
-  return [("theta", f"{text}{scaled}")]
-
-
-def _step_bytes(cost: Cost) -> list[tuple[str, str]]:
-  """Returns the bytes and round trips of a local step, which are added to those of a round."""
-  if not cost.step_trips:
-    return []
-  trips = f"{cost.step_trips} round trip{'s' if cost.step_trips > 1 else ''}"
-  if not cost.step_up and not cost.step_down:  # split learning lists its bytes in another row
-    return [("also per step", trips)]
-  up, down = human_bytes(cost.step_up), human_bytes(cost.step_down)
-  return [("also per step", f"{up} up and {down} down per client, {trips}")]
 
 
 def _simulated(summary: dict[str, Any]) -> list[tuple[str, str]]:

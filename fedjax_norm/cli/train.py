@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from fedjax_norm.cli import app, run_report, seeds
+from fedjax_norm.cli import app, run_report, seeds, start_table
 from fedjax_norm.cli.config import Config
 from fedjax_norm.data import example_order
 from fedjax_norm.data.examples import Source
@@ -62,7 +62,7 @@ def run(config: Any, make: Make = make) -> None:
   source = None if jax.process_count() > 1 else load(config)
   programs = Programs(make)
   first, task = prepare(config, source)
-  run_report.print_start(first, task, programs.of(task, first))
+  start_table.print_start(first, task, programs.of(task, first))
   run_seeds(config, source, (first, task), app.new_folder(config), programs)
 
 

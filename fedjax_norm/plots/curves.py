@@ -37,7 +37,7 @@ def learning_curves_figure(rows: base.Rows, title: str, phase_change: int | None
   right.set_ylabel("loss")
   for axes in (left, right, *more):
     if phase_change is not None and axes not in more:
-      axes.axvline(phase_change, color="0.45", linestyle=":", linewidth=1.2, zorder=1)
+      axes.axvline(phase_change, **base.FREEZE_LINE)
       text: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8, "color": "0.35"}
       text |= {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
       axes.annotate("freeze", (phase_change, 1.0), (0, 2), **text)

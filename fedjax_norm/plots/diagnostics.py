@@ -9,7 +9,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedjax_norm.plots.base import COLOURS, Rows, curves, log_values, new_figure, save
+from fedjax_norm.plots.base import COLOURS, FREEZE_LINE, Rows, curves, log_values, new_figure, save
 
 _DELTAS = {
   "residual_update_delta": "unsent residual / weight",
@@ -31,20 +31,25 @@ _ABOVE: dict[str, Any] = {
 }
 
 
-def diagnostics(rows: Rows, metrics: Rows, path: str | os.PathLike, title: str) -> None:
+def diagnostics(
+  rows: Rows, metrics: Rows, path: str | os.PathLike, title: str, frozen_at: int | None = None
+) -> None:
   """Saves ``diagnostics_figure`` as the file ``path``, unless there is nothing to draw."""
   if rows or _losses(metrics):
-    save(diagnostics_figure(rows, metrics, title), path)
+    save(diagnostics_figure(rows, metrics, title, frozen_at), path)
 
 
-def diagnostics_figure(rows: Rows, metrics: Rows, title: str) -> Figure:
+def diagnostics_figure(
+  rows: Rows, metrics: Rows, title: str, frozen_at: int | None = None
+) -> Figure:
   """Draws a panel for each recorded measure of ``evaluation/diagnostics.py`` (paper 004).
 
   The divergences by channel (fig. 4) and the accuracy of each client's model on the classes of each
   client (fig. 21) are those of the last evaluation. The relative updates and differences (fig. 22,
   23, app. G), the deviation of gradients by layer (paper 002) and the accuracy loss (fig. 24) are
-  drawn against the round. ``rows`` are those of
-  ``diagnostics.csv``, ``metrics`` those of ``metrics.csv``, with the column ``accuracy_loss``.
+  drawn against the round, with a line at round ``frozen_at``, where FixBN froze its statistics.
+  ``rows`` are those of ``diagnostics.csv``, ``metrics`` those of ``metrics.csv``, with the column
+  ``accuracy_loss``.
   """
   last = [row for row in rows if row["round"] == rows[-1]["round"]]
   bars = {kind: _by_place(last, f"{kind}_divergence") for kind in ("mean", "variance")}
@@ -56,9 +61,9 @@ def diagnostics_figure(rows: Rows, metrics: Rows, title: str) -> Figure:
   if bars["mean"]:
     draw.append(lambda axes: _draw_divergence(axes, bars))
   if deltas:
-    draw.append(lambda axes: _draw_deltas(axes, deltas))
+    draw.append(lambda axes: _draw_deltas(axes, deltas, frozen_at))
   if gradients:
-    draw.append(lambda axes: _draw_gradients(axes, gradients))
+    draw.append(lambda axes: _draw_gradients(axes, gradients, frozen_at))
   if accuracies:
     draw.append(lambda axes: _draw_accuracies(axes, accuracies))
   if losses:
@@ -94,25 +99,32 @@ def _draw_divergence(axes: Axes, bars: Mapping[str, Mapping[str, float]]) -> Non
   axes.legend(**_ABOVE)
 
 
-def _draw_deltas(axes: Axes, rows: Rows) -> None:
+def _draw_deltas(axes: Axes, rows: Rows, frozen_at: int | None) -> None:
   present = {name: label for name, label in _DELTAS.items() if any(name in row for row in rows)}
   curves(axes, rows, present)
+  _mark_freeze(axes, frozen_at)
   axes.set_ylabel("relative difference")
   if any(row[name] > 0 for row in rows for name in present if name in row):
     log_values(axes, ticker.FuncFormatter(lambda value, _: f"{100 * value:g}%"))
   axes.legend(ncols=2, **_ABOVE)
 
 
-def _draw_gradients(axes: Axes, rows: Rows) -> None:
+def _draw_gradients(axes: Axes, rows: Rows, frozen_at: int | None) -> None:
   """Draws a line for each layer, or for ``_LAYERS`` of them from the first to the last."""
   layers = list(dict.fromkeys(str(row["place"]) for row in rows))
   chosen = np.unique(np.linspace(0, len(layers) - 1, _LAYERS).round().astype(int))
   names = {layers[i]: layers[i] for i in chosen}
   curves(axes, [{"round": row["round"], str(row["place"]): row["value"]} for row in rows], names)
+  _mark_freeze(axes, frozen_at)
   axes.set_ylabel("deviation of the mean gradient")
   if any(row["value"] > 0 for row in rows):
     log_values(axes, ticker.FuncFormatter(lambda value, _: f"{value:g}"))
   axes.legend(ncols=2, **_ABOVE)
+
+
+def _mark_freeze(axes: Axes, frozen_at: int | None) -> None:
+  if frozen_at is not None:
+    axes.axvline(frozen_at, label="freeze", **FREEZE_LINE)
 
 
 def _draw_accuracies(axes: Axes, accuracies: Mapping[str, float]) -> None:

@@ -51,8 +51,10 @@ def test_gradients_have_a_line_for_some_of_the_layers():
     for round in (1, 2)
     for i in range(11)
   ]
-  (axes,) = diagnostics.diagnostics_figure(rows, [], "a run").axes
-  drawn = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
+  (axes,) = diagnostics.diagnostics_figure(rows, [], "a run", frozen_at=2).axes
+  *lines, freeze = axes.lines
+  assert (freeze.get_label(), list(freeze.get_xdata())) == ("freeze", [2, 2])
+  drawn = {line.get_label(): line.get_ydata().tolist() for line in lines}
   assert drawn == {f"Conv_{i}": [10.0 ** (-1 - i), 10.0 ** (-2 - i)] for i in range(0, 11, 2)}
   assert axes.get_yscale() == "log"
 
