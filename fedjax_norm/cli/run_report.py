@@ -8,11 +8,13 @@ from fedjax_norm.cli import communication_table
 from fedjax_norm.cli.config import Config
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.evaluation.measures import MEASURES, measures_of
-from fedjax_norm.plots import base, clients, confusion, curves, diagnostics
+from fedjax_norm.plots import base, clients, confusion, curves, diagnostics, masks
+from fedjax_norm.training.finished_run import has_single_model, load_run
 from fedjax_norm.training.outcome import Outcome
+from fedjax_norm.training.placement.client_states import evenly_spaced
 from fedjax_norm.training.program_types import Program
 from fedjax_norm.training.storage.csv_rows import write_table
-from fedjax_norm.training.storage.run_folder import RunFolder
+from fedjax_norm.training.storage.run_folder import RunFolder, read_config
 from fedjax_norm.training.task import constant_baseline
 from fedjax_norm.training.task.task import Task
 from fedjax_norm.training.terminal.tables import human_bytes, human_seconds, summary_table
@@ -25,6 +27,9 @@ _OPTIONAL_RESULTS = (
   ("unseen_top1", "unseen clients, top-1", "mean {unseen_top1:.2%}, min {unseen_top1_min:.2%}"),
   ("personal_top1", "fine-tuned, top-1", "mean {personal_top1:.2%}, min {personal_top1_min:.2%}"),
 )
+
+# Test images whose masks are drawn.
+_IMAGES_WITH_MASKS = 4
 
 # Results of classes are printed if there are at most this many.
 _MOST_NAMES = 20
@@ -65,8 +70,11 @@ def write_clients(folder: RunFolder, program: Program, outcome: Outcome) -> None
     write_table(folder.path / "clients.csv", client_rows(outcome.clients.arrays))
 
 
-def draw_results(folder: RunFolder, outcome: Outcome, title: str) -> None:
-  """Draws the learning curves, and what was measured of classes, clients and diagnostics."""
+def draw_results(folder: RunFolder, task: Task, outcome: Outcome, title: str) -> None:
+  """Draws the learning curves, and what was measured of classes, clients and diagnostics.
+
+  For segmentation it also draws predicted masks, if one model serves all clients.
+  """
   figure = curves.learning_curves_figure(outcome.rows, title, outcome.frozen_at)
   base.save(figure, folder.path / "learning_curves.png")
   path = folder.path / "diagnostics.png"
@@ -85,6 +93,19 @@ def draw_results(folder: RunFolder, outcome: Outcome, title: str) -> None:
       confusion.confusion_figure(np.array(evaluation["confusion"]), names, title),
       folder.path / "confusion.png",
     )
+  if task.kind == "segmentation" and has_single_model(read_config(folder.path), task.model.norm):
+    _draw_masks(folder, task, title)
+
+
+def _draw_masks(folder: RunFolder, task: Task, title: str) -> None:
+  """Draws ``masks.png``: the true and the predicted masks of some test images."""
+  chosen = evenly_spaced(np.arange(len(task.source.test.labels)), _IMAGES_WITH_MASKS)
+  images, true = np.asarray(task.source.test.images[chosen]), task.test_targets[chosen]
+  predicted = load_run(folder.path).predict(images)
+  shown = (images - task.value_range[0]) / np.ptp(task.value_range)
+  names = task.source.target_names or ()
+  figure = masks.masks_figure(shown, true, predicted, names, title)
+  base.save(figure, folder.path / "masks.png")
 
 
 def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 from fedjax_norm import models
 from fedjax_norm.algorithms.costs.ledger import Cost
 from fedjax_norm.cli.config import Config
-from fedjax_norm.data import example_order
 from fedjax_norm.data.partitions.registry import OPTIONS
 from fedjax_norm.training.program_types import Program
 from fedjax_norm.training.task import data_notes
@@ -30,11 +29,11 @@ def print_start(config: Config, task: Task, program: Program) -> None:
     ("classes", f"{task.num_classes:,}"),
     (
       "clients",
-      f"{len(sizes):,} ({_partition(config)}) with {sizes.min():,} to {sizes.max():,} examples "
+      f"{len(sizes):,} ({partition_text(config)}) with {sizes.min():,} to {sizes.max():,} examples "
       "each",
     ),
     *_clients(config, task),
-    *_drift(config),
+    *drift_rows(config),
     *(("note", note) for note in data_notes.collect_notes(task)),
     *([(f"{task.kind} targets", ", ".join(targets))] if targets else []),
     ("model", f"{config.model_name}, {config.norm}, {size:,} parameters"),
@@ -64,7 +63,7 @@ def _count_examples(task: Task) -> str:
   return ", ".join(counts)
 
 
-def _partition(config: Config) -> str:
+def partition_text(config: Config) -> str:
   """Returns the flags of the partition, with the values of its options."""
   values = {name: getattr(config, name) for name in ("partition", *OPTIONS[config.partition or ""])}
   values.pop("clients", None)
@@ -72,14 +71,13 @@ def _partition(config: Config) -> str:
   return " ".join(f"--{n}={value}" for n, value in values.items() if value not in (None, False))
 
 
-def _drift(config: Config) -> list[tuple[str, str]]:
+def drift_rows(config: Config) -> list[tuple[str, str]]:
   """Returns which part of its examples a client trains on over the rounds, if that changes."""
   if config.drift == "none":
     return []
-  rounds = example_order.resolve(config, config.rounds).drift_rounds
   change = "gain another one" if config.drift_keeps else "change to the next one"
   text = f"clients have one of {config.drift_stretches} stretches by {config.drift}, and {change}"
-  text += " after each round" if rounds == 1 else f" every {rounds:,} rounds"
+  text += f" every {config.drift_rounds:,} rounds"
   return [("concept drift", text)]
 
 

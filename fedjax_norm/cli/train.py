@@ -269,7 +269,7 @@ def run_seed(
       run_report.write_clients(folder, program, outcome)
       if program.messages:
         write_table(folder.path / "messages.csv", program.messages.rows())
-      run_report.draw_results(folder, outcome, title)
+      run_report.draw_results(folder, task, outcome, title)
       run_report.print_end(folder, result)
   return result
 

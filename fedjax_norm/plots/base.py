@@ -29,8 +29,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 MOST_NAMED = 20
-FREEZE_LINE: dict[str, Any] = {"color": "0.45", "linestyle": ":", "linewidth": 1.2, "zorder": 1}
 """Largest number of classes or regions with distinct colours and a legend."""
+FREEZE_LINE: dict[str, Any] = {"color": "0.45", "linestyle": ":", "linewidth": 1.2, "zorder": 1}
+"""Style of the line at the round at which FixBN freezes its statistics."""
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
@@ -47,7 +48,7 @@ def new_figure(title: str, size: tuple[float, float], panels: int) -> tuple[Figu
   figure = Figure(figsize=size, layout="constrained")
   FigureCanvasAgg(figure)
   figure.suptitle(plain(title), fontsize=12)
-  panes = list(np.atleast_1d(figure.subplots(1, panels)))
+  panes = list(np.atleast_1d(figure.subplots(1, panels))) if panels else []
   for axes in panes:
     tidy(axes)
     axes.set_xlabel("round")

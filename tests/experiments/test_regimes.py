@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from fedjax_norm.cli import methods, split_options, train
+from fedjax_norm.cli import methods, split_options, start_table, train
 from fedjax_norm.cli.flags import define, parse
 from fedjax_norm.data.federated import label_counts
 from fedjax_norm.data.partitions import registry as partitions
@@ -42,7 +42,27 @@ def test_the_task_has_the_steps_of_a_drift(tiny_source):
   given = config("--drift=label --rounds=10 --local_steps=3 --norm=gn --partition=iid --clients=3")
   settled, task = train.prepare(given, tiny_source)
   assert settled.drift_rounds == 5
+  ((_, text),) = start_table.drift_rows(settled)
+  assert (
+    text == "clients have one of 2 stretches by label, and change to the next one every 5 rounds"
+  )
   assert (task.data.num_stretches.tolist(), task.data.stretch_steps.tolist()) == ([2] * 3, [15] * 3)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "text"),
+  [
+    ("--clients=3 --norm=gn", "--partition=classes --classes_per_client=2"),
+    (
+      "--partition=dirichlet --correlation=0.8 --clients=4 --norm=gn",
+      "--partition=dirichlet --alpha=0.5 --min_size=1 --correlation=0.8",
+    ),
+    ("--partition=iid --relabelled=0.5 --norm=gn", "--partition=iid --relabelled=0.5"),
+  ],
+)
+def test_the_table_of_a_run_has_the_options_of_its_partition(tiny_source, arguments, text):
+  settled, _ = train.prepare(config(arguments), tiny_source)
+  assert start_table.partition_text(settled) == text
 
 
 def test_the_task_has_the_order_and_the_replaced_labels(tiny_source):

@@ -108,6 +108,7 @@ def test_segmentation_of_cities_learns_and_prints_the_classes_that_count(fedavg_
   words = " ".join(result.out.split())
   assert f"IoU by class road {last['iou_road']:.1%}, sky {last['iou_sky']:.1%} test loss" in words
   assert Path("run/partition.png").is_file()
+  assert Path("run/masks.png").is_file()
 
 
 @pytest.mark.parametrize(
