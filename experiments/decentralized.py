@@ -1,14 +1,6 @@
-"""Learning with little communication: ``python -m experiments.decentralized --algorithm=gaia``.
+"""``python -m experiments.decentralized``: see ``fedjax_norm/cli/commands/decentralized.py``."""
 
-The algorithms BSP, Gaia, FedAvg and DGC as paper 004 compares them; a round is one mini-batch of
-every partition (client). With ``--skewscout=hill``, SkewScout chooses how much an algorithm
-communicates. BSP, Gaia and DGC sum the updates of all K partitions and FedAvg averages models: at
-the same ``--lr``, the steps of BSP, Gaia and DGC are K times as large. ``--algorithm`` decides
-which other flags exist.
-"""
-
-from fedjax_norm.cli import app, train
-from fedjax_norm.cli.methods import DECENTRALIZED
+from fedjax_norm.cli.commands.decentralized import launch
 
 if __name__ == "__main__":
-  app.run(train.run, DECENTRALIZED, "decentralized")
+  launch()

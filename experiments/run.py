@@ -1,11 +1,6 @@
-"""Any method of the registry: ``python -m experiments.run --method=scaffold --local_steps=5``.
+"""``python -m experiments.run``: see ``fedjax_norm/cli/commands/run.py``."""
 
-``--method`` decides which other flags exist: ``python -m experiments.run --method=scaffold --help``
-lists the flags of SCAFFOLD.
-"""
-
-from fedjax_norm.cli import app, train
-from fedjax_norm.cli.methods import ANY_METHOD
+from fedjax_norm.cli.commands.run import launch
 
 if __name__ == "__main__":
-  app.run(train.run, ANY_METHOD, "run")
+  launch()

@@ -1,9 +1,4 @@
-"""Split inference by a third party: ``python -m experiments.split_predict --workdir=runs/NAME``.
-
-A third party receives the clients' part of the final model of a run of ``experiments.split``, sends
-the activations of test images to the server, and receives the model's outputs (paper 003, sec. 3).
-It writes ``predictions.csv`` and ``inference_messages.csv`` to the run's folder.
-"""
+"""``python -m experiments.split_predict``: see ``fedjax_norm/cli/commands/split_predict.py``."""
 
 from fedjax_norm.cli.commands.split_predict import launch
 

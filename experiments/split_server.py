@@ -1,13 +1,6 @@
-"""Runs the server of split learning over a network (paper 003, sec. 4).
+"""``python -m experiments.split_server``: see ``fedjax_norm/cli/commands/split_server.py``."""
 
-  python -m experiments.split_server --client_names=alice0,alice1 --image_shape=8x8x1 ...
-
-The server has the middle stages of the model. It receives activations, gradients and (without
---tail) labels, and decides which client trains next. The same command resumes a stopped server.
-Needs: pip install -e ".[wire]"
-"""
-
-from fedjax_norm.cli.wire import launch
+from fedjax_norm.cli.commands.split_server import launch
 
 if __name__ == "__main__":
-  launch.server()
+  launch()

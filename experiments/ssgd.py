@@ -1,11 +1,6 @@
-"""Synchronous SGD over several workers: ``python -m experiments.ssgd --norm=sync_bn --clients=10``.
+"""``python -m experiments.ssgd``: see ``fedjax_norm/cli/commands/ssgd.py``."""
 
-Algorithm 1 of paper 000: in each round, every worker sends the gradient of one batch, and the
-server takes one step with the average gradient.
-"""
-
-from fedjax_norm.cli import app, train
-from fedjax_norm.cli.methods import SSGD_CONFIG
+from fedjax_norm.cli.commands.ssgd import launch
 
 if __name__ == "__main__":
-  app.run(train.run, SSGD_CONFIG, "ssgd")
+  launch()

@@ -14,7 +14,7 @@ MODULES = sorted(
 
 # A module may import its own layer and those above it in this list, not its neighbours in a row.
 LAYERS = (
-  ("typing", "errors", "number_parsing"),
+  ("typing", "errors", "number_parsing", "invocation"),
   ("options",),
   ("tree_leaves", "random_keys", "objectives", "host_memory"),
   ("norm",),
@@ -45,8 +45,9 @@ LAYERS = (
   ("study.report",),
   ("study.answer",),
   ("papers",),
-  ("cli.commands",),
   ("wire", "cli.wire"),
+  ("cli.commands",),
+  ("cli.console",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

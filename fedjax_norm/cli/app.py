@@ -1,4 +1,4 @@
-"""The frame of every binary: it reads flags, sets up devices and processes, and reports errors."""
+"""The frame of every command: it reads flags, sets up devices and processes, and reports errors."""
 
 import contextlib
 import dataclasses
@@ -19,6 +19,7 @@ from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.flags import define, define_help, parse, shown
 from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.errors import DivergedError, LostError, UserError
+from fedjax_norm.invocation import in_this_installation
 from fedjax_norm.options import Options
 from fedjax_norm.training.placement import processes
 from fedjax_norm.training.terminal import signals
@@ -37,36 +38,45 @@ _DISK_ADVICE = {
 
 
 def run(
-  main: Callable[[Any], None], options: type[Config] | Choice, binary: str | None = None
+  main: Callable[[Any], None],
+  options: type[Config] | Choice,
+  description: str | None,
+  presets_of: str | None = None,
 ) -> None:
-  """Runs a binary that computes on devices, with the flags of the command line, and exits.
+  """Runs a command that computes on devices, with the flags of the command line, and exits.
 
   Args:
-    main: work of the binary, (config) -> None.
-    options: config class of the binary, or the flag that chooses the class.
-    binary: name of the binary in ``experiments`` if it takes ``--preset``; None if it does not.
+    main: work of the command, (config) -> None.
+    options: config class of the command, or the flag that chooses the class.
+    description: docstring of the command's module, which ``--help`` prints.
+    presets_of: name of the command whose presets it takes; None if it takes no ``--preset``.
   """
   words = sys.argv[1:]
   try:
-    if binary:
+    if presets_of:
       with quiet_without_reader():
-        words = presets.expand(words, options, binary)
+        words = presets.expand(words, options, presets_of)
     config = options.config_for(words) if isinstance(options, Choice) else options
   except (UserError, flags.Error) as error:
     sys.exit(print_error(error, 2))
-  end = presets.HELP if binary else ""
-  _launch(config, lambda rest: execute(main, config, flags.FLAGS, rest), words, end)
+  end = presets.HELP if presets_of else ""
+  _launch(config, lambda rest: execute(main, config, flags.FLAGS, rest), words, description, end)
 
 
 def run_plain(
-  main: Callable[..., None], config: type[Options], *, positional: bool = False
+  main: Callable[..., None],
+  config: type[Options],
+  description: str | None,
+  *,
+  positional: bool = False,
 ) -> None:
-  """Runs a binary that needs no devices and no run folder, with the command line, and exits.
+  """Runs a command that needs no devices and no run folder, with the command line, and exits.
 
   Args:
-    main: work of the binary, (config, *positional arguments) -> None.
-    config: config class of the binary.
-    positional: whether the binary takes positional arguments; otherwise they are an error.
+    main: work of the command, (config, *positional arguments) -> None.
+    config: config class of the command.
+    description: docstring of the command's module, which ``--help`` prints.
+    positional: whether the command takes positional arguments; otherwise they are an error.
   """
 
   def work(rest: Sequence[str]) -> None:
@@ -74,22 +84,23 @@ def run_plain(
       refuse_positional(rest)
     main(parse(config), *rest)
 
-  _launch(config, lambda rest: _guard_child(lambda: work(rest)), sys.argv[1:])
+  _launch(config, lambda rest: _guard_child(lambda: work(rest)), sys.argv[1:], description)
 
 
 def _launch(
   config: type[Options],
   work: Callable[[Sequence[str]], int],
   words: Sequence[str],
+  description: str | None,
   help_end: str = "",
 ) -> None:
   """Parses ``words``, calls ``work`` with the positional arguments, and exits with its result.
 
-  ``help_end`` are the last lines of ``--help``.
+  ``description`` and ``help_end`` are the first and the last lines of ``--help``.
   """
 
   def parse_with_help(argv: Sequence[str]) -> list[str]:
-    define_help(config, end=help_end)  # replaces the help of absl
+    define_help(config, description or "", end=help_end)  # replaces the help of absl
     return parse_flags(argv)
 
   define(config)
@@ -116,13 +127,13 @@ def quiet_without_reader() -> Iterator[None]:
 
 
 def refuse_positional(rest: Sequence[str]) -> None:
-  """Raises UserError if the command line has positional arguments, for a binary without them."""
+  """Raises UserError if the command line has positional arguments, for a command without them."""
   if rest:
     raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-  """Parses the command line of any binary and returns its positional arguments.
+  """Parses the command line of any command and returns its positional arguments.
 
   For a wrong flag, it prints one sentence and exits with code 2.
   """
@@ -141,11 +152,11 @@ def execute(
   values: flags.FlagValues,
   rest: Sequence[str] = (),
 ) -> int:
-  """Runs a binary that computes on devices and returns its exit code (see :func:`guard`).
+  """Runs a command that computes on devices and returns its exit code (see :func:`guard`).
 
   Args:
-    main: work of the binary, (config) -> None.
-    config: config class of the binary.
+    main: work of the command, (config) -> None.
+    config: config class of the command.
     values: parsed flags.
     rest: positional arguments of the command line, which are an error.
   """
@@ -235,7 +246,8 @@ def _os_error_text(error: OSError, resumes: bool) -> str:
 
 def print_error(message: object, code: int) -> int:
   """Prints an error message on one line of stderr and returns ``code``."""
-  print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+  text = in_this_installation(" ".join(str(message).split()))
+  print(f"error: {text}", file=sys.stderr)
   return code
 
 

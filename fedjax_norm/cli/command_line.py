@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from fedjax_norm.cli.flags import format_value, shown
+from fedjax_norm.invocation import command
 
 _WHERE = ("method", "workdir", "progress")
 
@@ -16,7 +17,7 @@ def of_run(config: Any) -> str:
 
   ``config`` is of a class of ``methods.ANY_METHOD``. The folder of the run is left out.
   """
-  words = ["python", "-m", "experiments.run", f"--method={config.method}"]
+  words = [*command("run").split(), f"--method={config.method}"]
   for one in shown(type(config)):
     value = getattr(config, one.name)
     if one.name in _WHERE or value == one.default or value is None:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-import __main__
 from fedjax_norm import number_parsing, options
+from fedjax_norm.invocation import in_this_installation
 from fedjax_norm.options import Option
 
 C = TypeVar("C", bound=options.Options)
@@ -58,13 +58,16 @@ def parse_value(one: Option, text: str) -> Any:
 
 
 def define_help(
-  kind: type[options.Options], values: flags.FlagValues = flags.FLAGS, end: str = ""
+  kind: type[options.Options],
+  description: str,
+  values: flags.FlagValues = flags.FLAGS,
+  end: str = "",
 ) -> None:
-  """Makes ``--help`` print the docstring of the main module and its options, and exit with code 0.
+  """Makes ``--help`` print a description and the options, and exit with code 0.
 
   ``--helpfull`` prints the flags of the libraries too. ``end`` are lines about further flags.
   """
-  flags.DEFINE_flag(_Help("help", lambda: help_of(kind, __main__.__doc__ or "", end)), values)
+  flags.DEFINE_flag(_Help("help", lambda: help_of(kind, description, end)), values)
   flags.DEFINE_flag(_Help("helpfull", values.get_help), values)
 
 
@@ -73,7 +76,7 @@ def help_of(kind: type[options.Options], description: str, end: str = "") -> str
 
   Args:
     kind: config class of the binary.
-    description: purpose of the binary.
+    description: purpose of the command; commands in it have their names of a checkout.
     end: lines about flags that are not options, such as ``--preset``.
   """
   parts = [description.strip().replace("``", "")]
@@ -90,7 +93,7 @@ def help_of(kind: type[options.Options], description: str, end: str = "") -> str
     "--flagfile=FILE reads flags from a file, one on each line.",
     "--helpfull also lists the flags of the libraries.",
   ]
-  return "\n\n".join([*parts, "\n".join(lines)])
+  return in_this_installation("\n\n".join([*parts, "\n".join(lines)]))
 
 
 class _Help(flags.BooleanFlag):

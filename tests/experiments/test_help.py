@@ -18,7 +18,7 @@ from fedjax_norm.options import Options, option
 def test_help_lists_every_option_once(name, capsys):
   kind, values = BINARIES[name].config, flags.FlagValues()
   define(kind, values)
-  define_help(kind, values)
+  define_help(kind, "What it does.", values)
   with pytest.raises(SystemExit) as end:
     values([name, "--help"])
   assert end.value.code == 0

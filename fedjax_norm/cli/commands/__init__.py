@@ -1,1 +1,1 @@
-"""The work of each binary that trains no method by itself."""
+"""The commands, each with the docstring that its ``--help`` prints and a function ``launch``."""

@@ -1,4 +1,11 @@
-"""The binary ``experiments.compare``: finished runs, or a study, as a ranked table and a report."""
+"""Compares finished runs: ``python -m experiments.compare runs/a runs/b``.
+
+Prints a ranked table and what follows from it, and writes the report: one HTML page that opens
+without a network, its pictures as PNG files, and all figures as CSV and JSON. Runs are named by the
+options in which they differ; a run with several seeds (``--seeds``) is shown by means and standard
+deviations. The folder of a study (``experiments.study``) gives its answer. Nothing is written to
+the compared runs.
+"""
 
 import dataclasses
 import os
@@ -137,4 +144,4 @@ def main(config: CompareFlags, *paths: str) -> None:
 
 def launch() -> None:
   """Runs the binary with the flags of the command line, and exits."""
-  app.run_plain(main, CompareFlags, positional=True)
+  app.run_plain(main, CompareFlags, __doc__, positional=True)

@@ -1,4 +1,11 @@
-"""The binary ``experiments.diagnostics``: how clients differ in several runs, beside each other."""
+"""How clients differ in finished runs: ``python -m experiments.diagnostics runs/iid runs/skewed``.
+
+Of everything that the runs recorded it writes a picture and its data as CSV, with all runs beside
+each other: the test accuracy, what ``--diagnostics`` measured (divergence of minibatch means by
+channel, local and unsent updates, differences of models, their accuracy on blocks of classes), and
+the accuracy that models lose on other clients' data (``--skewscout=measure``). BUILD.md has the
+commands for figures 4, 16, 17 and 21 to 24 of paper 004.
+"""
 
 import dataclasses
 import os
@@ -112,4 +119,4 @@ def _folder(output: str | None) -> Path:
 
 def launch() -> None:
   """Runs the binary with the flags of the command line, and exits."""
-  app.run_plain(main, DiagnosticsFlags, positional=True)
+  app.run_plain(main, DiagnosticsFlags, __doc__, positional=True)

@@ -1,4 +1,10 @@
-"""Distils the model of a split learning run into a student (see ``experiments.distil``)."""
+"""Distils a cut model into a student model: ``python -m experiments.distil --teacher=runs/NAME``.
+
+The teacher is the model of a finished run of ``experiments.split``. Public images, the training
+images of ``--data``, go through the client's part of the teacher, and their activations through the
+server's part; the student learns to predict these outputs (paper 003, sec. 6). Student and teacher
+are tested on the test images of the teacher's run.
+"""
 
 import dataclasses
 
@@ -154,4 +160,4 @@ def finish(
 
 def launch() -> None:
   """Runs ``experiments.distil`` with the flags of the command line, and exits."""
-  app.run(main, DistilFlags)
+  app.run(main, DistilFlags, __doc__)

@@ -1,4 +1,11 @@
-"""The binary ``experiments.machine``: devices, versions, the mapping of a run, the speed."""
+"""What this machine has, and how it runs a federation: ``python -m experiments.machine``.
+
+Prints JAX's devices, the versions of the packages, the mapping of clients to devices that a run of
+``experiments.run`` with the same flags would have, and the measured rate of dense matrix products
+(on the CPU, that of float32 is of all cores, and that of bfloat16 of one device). Nothing is
+trained and no folder is written: ``--method``, ``--model``, ``--clients`` and other flags only
+describe the run.
+"""
 
 import importlib.metadata
 import os
@@ -14,7 +21,8 @@ import jax
 from jax.extend import backend
 
 from fedjax_norm import client_mapping, host_memory
-from fedjax_norm.cli import matmul_rates, train
+from fedjax_norm.cli import app, matmul_rates, train
+from fedjax_norm.cli.methods import ANY_METHOD
 from fedjax_norm.training.terminal.tables import human_bytes, summary_table
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -94,3 +102,8 @@ def notes(backend: str, driver: str | None) -> Iterator[str]:
     "this machine has an NVIDIA GPU, but JAX computes on the CPU; install JAX's CUDA packages: "
     f'pip install -e ".[{extra}]"'
   )
+
+
+def launch() -> None:
+  """Runs the command with the flags of the command line, and exits."""
+  app.run(run, ANY_METHOD, __doc__, "run")

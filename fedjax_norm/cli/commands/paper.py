@@ -1,4 +1,9 @@
-"""Trains the cells of the papers' tables, and says which of the papers' claims hold."""
+"""Runs the tables and figures of the papers: ``python -m experiments.paper --table=000.1``.
+
+Every row of a table is trained with several seeds; rows with equal options share their runs. The
+same command resumes what was stopped. ``results.md``, ``results.csv`` and one plot per figure show
+our accuracies next to the papers', and which of the papers' claims are held, not held or undecided.
+"""
 
 import dataclasses
 import json
@@ -16,6 +21,7 @@ from fedjax_norm import client_mapping
 from fedjax_norm.cli import app
 from fedjax_norm.cli.compilation_cache import set_compilation_cache
 from fedjax_norm.errors import LostError, UserError
+from fedjax_norm.invocation import command
 from fedjax_norm.papers import expected_time, figures, plan, report
 from fedjax_norm.papers.paper_flags import PaperFlags
 from fedjax_norm.papers.registry import TABLES, choose, choose_cells
@@ -242,7 +248,7 @@ def _list(tables: Sequence[Table], cells: Mapping[str, Cell], flags: PaperFlags)
 
 
 def _command(table: Table, flags: PaperFlags) -> str:
-  words = ["python -m experiments.paper", f"--table={table.name}", f"--scale={flags.scale}"]
+  words = [command("paper"), f"--table={table.name}", f"--scale={flags.scale}"]
   words += [f"--seeds={flags.seeds}"] if flags.seeds != PaperFlags.seeds else []
   words += [f"--seed={flags.seed}"] if flags.seed else []
   words += [f"--cells='{flags.cells}'"] if flags.cells else []
@@ -271,4 +277,4 @@ def _made(table: Table, contenders: Mapping[str, Contender], flags: PaperFlags) 
 
 def launch() -> None:
   """Runs ``experiments.paper`` with the flags of the command line, and exits."""
-  app.run_plain(main, PaperFlags)
+  app.run_plain(main, PaperFlags, __doc__)

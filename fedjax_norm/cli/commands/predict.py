@@ -1,4 +1,10 @@
-"""Predicts with a finished run's model and writes CSV (see ``experiments.predict``)."""
+"""Predicts with a finished run: ``python -m experiments.predict --workdir=RUN --images=FOLDER``.
+
+It prints a CSV table with a row for each image: the predicted class, its probability, and the
+probability of every class; of a regression the predicted numbers, of a segmentation the share of
+the pixels of each class. For the images of a data source (--data) the table also has what is true,
+and a last line on stderr says how many predictions are right. The folder may be read-only.
+"""
 
 import dataclasses
 import os
@@ -228,4 +234,4 @@ def _write(path: Path, lines: Iterator[bytes]) -> None:
 
 def launch() -> None:
   """Runs ``experiments.predict`` with the flags of the command line, and exits."""
-  app.run(main, PredictFlags)
+  app.run(main, PredictFlags, __doc__)

@@ -1,4 +1,12 @@
-"""The binary ``experiments.regions``: tables and figures of the classes of each region."""
+"""The classes of each region: ``python -m experiments.regions --data=csv:index.csv``.
+
+Prints for each region the classes of which it has the largest shares, after scaling all regions to
+the same number of examples (paper 004, table 1). Writes the tables and figures of the paper's app.
+B: training examples by class and by region, and each region's share of each class, before (raw) and
+after the scaling (normalized). The regions are the clients of any partition:
+``--region=subcontinent`` for the second level of the UN's M49 regions, ``--partition=dirichlet
+--alpha=0.1`` for a Dirichlet partition of the same labels.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -124,4 +132,4 @@ def _write(
 
 def launch() -> None:
   """Runs the binary with the flags of the command line, and exits."""
-  run_plain(run, CONFIG)
+  run_plain(run, CONFIG, __doc__)

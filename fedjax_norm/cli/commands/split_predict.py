@@ -1,4 +1,9 @@
-"""Classifies images with a finished run's cut model (see ``experiments.split_predict``)."""
+"""Split inference by a third party: ``python -m experiments.split_predict --workdir=runs/NAME``.
+
+A third party receives the clients' part of the final model of a run of ``experiments.split``, sends
+the activations of test images to the server, and receives the model's outputs (paper 003, sec. 3).
+It writes ``predictions.csv`` and ``inference_messages.csv`` to the run's folder.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -78,4 +83,4 @@ def main(config: PredictFlags) -> None:
 
 def launch() -> None:
   """Runs ``experiments.split_predict`` with the flags of the command line, and exits."""
-  app.run(main, PredictFlags)
+  app.run(main, PredictFlags, __doc__)

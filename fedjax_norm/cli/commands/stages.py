@@ -1,4 +1,9 @@
-"""Lists the stages of a model and both sides of each cut (see ``experiments.stages``)."""
+"""Lists the stages of a model and both sides of each cut: ``python -m experiments.stages``.
+
+The table shows the shape of each stage's output for one example, the output's size in bytes of
+float32, and the parameters and training FLOPs per example before and after a cut at the end of the
+stage. FLOPs are measured on a batch of 32 and leave out the gradient with respect to the images.
+"""
 
 import dataclasses
 import math
@@ -68,4 +73,4 @@ def run(config: StagesFlags) -> None:
 
 def launch() -> None:
   """Runs ``experiments.stages`` with the flags of the command line, and exits."""
-  run_plain(run, StagesFlags)
+  run_plain(run, StagesFlags, __doc__)

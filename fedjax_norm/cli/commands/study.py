@@ -1,4 +1,16 @@
-"""Runs a study: makes the plan, trains the contenders, and writes and prints the answer."""
+"""Which norm, algorithm and communication: ``python -m experiments.study --data=folder:DIR``.
+
+Trains each norm of --norms with each algorithm of --algorithms and each number of --local_steps,
+and writes a ranked table, a recommendation in words and report.html into --workdir. Learning rates
+are searched for each contender on held-out training examples, and all contenders take the same
+number of local steps, so that a norm loses by itself and not by its learning rate.
+
+The same command with the same --workdir goes on after a stop and reuses what is done, also with
+more norms, algorithms, local steps, partitions or seeds. Any number of machines that reach the
+folder can run the command at the same time; they divide the contenders. On a machine with several
+GPUs, start one process per GPU: CUDA_VISIBLE_DEVICES=0 python -m experiments.study --workdir=DIR
+and so on.
+"""
 
 import dataclasses
 import datetime
@@ -113,4 +125,4 @@ def _refuse_options_of_runs(words: Sequence[str]) -> None:
 def launch() -> None:
   """Runs ``experiments.study`` with the flags of the command line, and exits."""
   _refuse_options_of_runs(sys.argv[1:])
-  app.run_plain(main, FLAGS)
+  app.run_plain(main, FLAGS, __doc__)

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fedjax_norm.invocation import command
 from fedjax_norm.study.advice import convergence, limits
 from fedjax_norm.study.advice.answers import Answer, at_edge
 from fedjax_norm.study.advice.communication import HOW_MUCH
@@ -136,11 +137,11 @@ def _rates(field: Field, study: Path | None, everyone: Sequence[Contender]) -> I
     tunings = [one.tuning for one in [*field.members, *everyone] if one.tuning]
     rates = {f"{rate:g}": rate for tuning in tunings for rate in _around(tuning)}
     grid = ",".join(sorted(rates, key=lambda text: rates[text]))
-    where = _ELSEWHERE if study else f"{_COMMAND} (experiments.study) with another --workdir"
+    where = _ELSEWHERE if study else f"{_COMMAND} ({command('study')}) with another --workdir"
     where = f"{where[0].lower()}{where[1:]}"
     yield f"Search further for the rates at the edge: {where} and --lrs={grid}."
   if limits.untuned(field):
-    how = f"{_ELSEWHERE} and --lrs=auto" if study else "Start a study (experiments.study)"
+    how = f"{_ELSEWHERE} and --lrs=auto" if study else f"Start a study ({command('study')})"
     yield f"{how}, which tunes the rate of each contender."
 
 
@@ -170,8 +171,8 @@ def _measure(field: Field, study: Path | None) -> Iterator[str]:
   if limits.largest_class(field) and measured:
     what = shlex.quote(str(study)) if study else "FOLDERS"
     yield (
-      "Rank the same runs by balanced accuracy, which weights all classes equally: python -m "
-      f"experiments.compare {what} --measure=balanced_accuracy (nothing is trained again)."
+      "Rank the same runs by balanced accuracy, which weights all classes equally: "
+      f"{command('compare')} {what} --measure=balanced_accuracy (nothing is trained again)."
     )
 
 

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator
 
 from fedjax_norm.data.names import join_first
+from fedjax_norm.invocation import command
 from fedjax_norm.study import evaluations, ranking
 from fedjax_norm.study.advice import wording
 from fedjax_norm.study.advice.field import Field
@@ -47,7 +48,7 @@ def _use(field: Field, contender: Contender) -> str:
     return ""
   workdir = shlex.quote(f"--workdir={run.path}")
   best = " --best" if field.criterion.score == "best" else ""
-  return f", used by `python -m experiments.predict {workdir}{best} --images=DIR`"
+  return f", used by `{command('predict')} {workdir}{best} --images=DIR`"
 
 
 def _clients(field: Field) -> Iterator[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_norm.errors import UserError
+from fedjax_norm.invocation import command
 from fedjax_norm.options import from_json
 from fedjax_norm.study.planning.config import AXES, StudyConfig
 
@@ -24,7 +25,7 @@ def check_same(folder: Path, saved: dict[str, Any], config: StudyConfig) -> None
     for name in names
   )
   ranking = [f"--{n}={new.get(n) or '...'}" for n in ("measure", "score") if n in names]
-  compare = " ".join(["python -m experiments.compare", str(folder), *ranking])
+  compare = " ".join([command("compare"), str(folder), *ranking])
   advice = f"; to rank the finished runs in another way, {compare}" if ranking else ""
   raise UserError(
     f"{folder} holds a study with other options: {changes}; pass the same options or another "
