@@ -7,7 +7,7 @@ import numpy as np
 from fedjax_norm.cli import communication_table
 from fedjax_norm.cli.config import Config
 from fedjax_norm.data.federated import label_counts
-from fedjax_norm.evaluation.measures import MEASURES, measures_of
+from fedjax_norm.evaluation.measures import MEASURES, compared, measures_of
 from fedjax_norm.plots import base, clients, confusion, curves, diagnostics, masks
 from fedjax_norm.training.finished_run import has_single_model, load_run
 from fedjax_norm.training.outcome import Outcome
@@ -48,7 +48,8 @@ def draw_partition(folder: RunFolder, task: Task, title: str) -> None:
   """Draws ``partition.png``: each client's number of examples of each class."""
   population = task.data.num_clients
   counts = label_counts(task.data, clients.shown_clients(population), task.num_classes)
-  figure = clients.partition_figure(counts, task.source.class_names, title, population)
+  names = task.source.class_names
+  figure = clients.partition_figure(counts, names, title, population, task.client_names)
   base.save(figure, folder.path / "partition.png")
 
 
@@ -111,7 +112,7 @@ def _draw_masks(folder: RunFolder, task: Task, title: str) -> None:
 def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
   """Prints the results of one run, the content of ``summary.json``."""
   pairs = [
-    *_test_results(summary),
+    *_test_results(summary, len(folder.read_evaluation().get("classes", []))),
     *_recall_by_class(folder),
     *_other_readings(summary),
     ("test loss", f"{summary['loss']:.4f}" if summary["loss"] < 1e6 else f"{summary['loss']:.3g}"),
@@ -143,11 +144,10 @@ def print_end(folder: RunFolder, summary: dict[str, Any]) -> None:
   print(summary_table("result", pairs), flush=True)
 
 
-def _test_results(summary: dict[str, Any]) -> list[tuple[str, str]]:
+def _test_results(summary: dict[str, Any], classes: int) -> list[tuple[str, str]]:
   """Returns the run's test measures, and its threshold (verification) or IoU of each class."""
-  pairs = [
-    (measure.title, measure.format(summary[n])) for n, measure in measures_of(summary).items()
-  ]
+  measures = compared(summary, classes)
+  pairs = [(measure.title, measure.format(summary[n])) for n, measure in measures.items()]
   if "threshold" in summary:
     title, accuracy = pairs[0]
     error = f"{summary['verification_error']:.2%}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_norm.evaluation.measures import measures_of
+from fedjax_norm.evaluation.measures import compared
 from fedjax_norm.training.storage.csv_rows import Row
 from fedjax_norm.training.task.constant_baseline import WARNING
 from fedjax_norm.training.terminal.tables import columns_table
@@ -45,14 +45,17 @@ def summarize_rows(runs: Sequence[Sequence[Row]]) -> list[Row]:
   return [summarize([rows[round] for rows in by_round]) for round in shared]
 
 
-def print_table(summaries: dict[int, dict[str, Any]], result: dict[str, Any]) -> None:
+def print_table(
+  summaries: dict[int, dict[str, Any]], result: dict[str, Any], classes: int = 0
+) -> None:
   """Prints a table of test measures, with a row per seed, the mean and the standard deviation.
 
   Args:
     summaries: seed -> summary.
     result: what :func:`summarize` returns for the summaries.
+    classes: number of classes; 0 if it is unknown.
   """
-  measures = {name: measure for name, measure in measures_of(result).items() if measure.main}
+  measures = {n: measure for n, measure in compared(result, classes).items() if measure.main}
 
   def row(label: str, figures: dict[str, Any], suffix: str = "") -> list[str]:
     values = (measure.format(figures[name + suffix]) for name, measure in measures.items())

@@ -55,7 +55,7 @@ def _count_examples(task: Task) -> str:
   """Returns the number of examples of each kind."""
   counts = [f"{task.data.sizes.sum():,} training"]
   if task.validation is not None:
-    counts.append(f"{len(task.validation.labels):,} validation")
+    counts.append(f"{len(task.validation.labels):,} validation (out of the clients' training data)")
   counts.append(f"{len(task.source.test.labels):,} test")
   if task.unseen is not None and task.unseen.clients is not None:
     clients, examples = len(np.unique(task.unseen.clients)), len(task.unseen.labels)

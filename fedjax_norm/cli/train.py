@@ -100,7 +100,7 @@ def run_seeds(
       on_end(seed)
     result = seeds.summarize(list(summaries.values()))
     folder.write_summary(result)
-    seeds.print_table(summaries, result)
+    seeds.print_table(summaries, result, task.num_classes)
 
 
 def check(config: Any) -> None:

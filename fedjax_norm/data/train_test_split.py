@@ -51,3 +51,9 @@ def stratified_split(strata: np.ndarray, num_test: int, seed: int) -> tuple[np.n
   grouped, rank = group_by_class(strata, counts, rng)
   is_test = rank < np.repeat(test_counts, counts)
   return np.sort(grouped[~is_test]), np.sort(grouped[is_test])
+
+
+def held_out_note(num_test: int, num_images: int) -> str:
+  """Returns the note that a random part of the images is the test set."""
+  share = num_test / num_images
+  return f"held out {num_test:,} of {num_images:,} images ({share:.0%}) at random for the test"

@@ -42,6 +42,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
 """Measures by column name; models are compared by the first measure that their task has."""
 
 
+_FEW_CLASSES = 5  # the top 5 of so few classes are all of them
+
+
 def measures_of(columns: Collection[str]) -> dict[str, Measure]:
   """Returns the measures among the columns of a row or a summary, the most important first.
 
@@ -54,6 +57,15 @@ def measures_of(columns: Collection[str]) -> dict[str, Measure]:
   if measures or "loss" not in columns:
     return measures
   return {"loss": Measure("test loss", ".4g", best_is_one=False)}
+
+
+def compared(columns: Collection[str], classes: int) -> dict[str, Measure]:
+  """Returns the measures that tables show: with few classes, top-5 says nothing.
+
+  ``classes`` is the number of classes; 0 if it is unknown.
+  """
+  few = 0 < classes <= _FEW_CLASSES
+  return {n: m for n, m in measures_of(columns).items() if not (few and n == "top5")}
 
 
 def headline(columns: Collection[str]) -> str:

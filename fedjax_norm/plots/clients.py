@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -14,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter, St
 from fedjax_norm.plots import base
 
 _MOST_BARS = 100
+_MOST_STACKS = 30  # more clients are a heat map
 
 
 def shown_clients(population: int) -> np.ndarray:
@@ -25,17 +27,24 @@ def shown_clients(population: int) -> np.ndarray:
 
 
 def partition_figure(
-  counts: np.ndarray, class_names: Sequence[str], title: str, population: int | None = None
+  counts: np.ndarray,
+  class_names: Sequence[str],
+  title: str,
+  population: int | None = None,
+  client_names: Sequence[str] | None = None,
 ) -> Figure:
-  """Draws one bar per client, its number of examples, stacked by class.
+  """Draws each client's number of examples of each class.
 
-  Of more than 100 clients, a fixed random sample of 100 is drawn, as the axis label says.
+  Up to 30 clients are bars, stacked by class. More are the columns of a heat map of the classes'
+  shares in a client's examples; of more than 100 clients, a fixed random sample of 100 is drawn, as
+  the axis label says.
 
   Args:
     counts: [K, C] ints, number of examples of each class at each client.
     class_names: C names; up to 20 are in a legend, more are on a colour bar.
     title: title of one line.
     population: K, if ``counts`` has only the rows of ``shown_clients(K)``.
+    client_names: K names, or None if the clients have only numbers.
 
   Raises:
     ValueError: the shapes do not fit, or a count is negative.
@@ -47,49 +56,81 @@ def partition_figure(
     )
   if (counts < 0).any():
     raise ValueError("A count of examples is negative.")
-  clients, classes = population or len(counts), counts.shape[1]
-  shown = shown_clients(clients)
-  figure, (axes,) = base.new_figure(title, (9.0 if classes <= base.MOST_NAMED else 8.0, 4.2), 1)
-  counts = counts if population else counts[shown]
+  population, classes = population or len(counts), counts.shape[1]
+  shown = shown_clients(population)
+  counts = counts[shown] if len(counts) == population else counts
+  width = 9.0 if classes <= base.MOST_NAMED or len(shown) > _MOST_STACKS else 8.0
+  figure, (axes,) = base.new_figure(title, (width, 4.2), 1)
+  if len(shown) <= _MOST_STACKS:
+    _draw_stacks(figure, axes, counts, class_names)
+  else:
+    _draw_shares(figure, axes, counts, class_names)
+  every = _every(len(shown), 20 if len(shown) <= 20 else 10)
+  if client_names and len(shown) <= _MOST_STACKS:
+    ticks, labels = np.arange(len(shown)), [base.shortened(client_names[k], 20) for k in shown]
+    upright = sum(map(len, labels)) > 70
+    axes.set_xticks(ticks, labels, rotation=90 if upright else 0, fontsize=8)
+  else:
+    axes.set_xticks(every, [f"{shown[t]:,}" for t in every])
+  axes.set_xlabel("client")
+  if len(shown) < population:
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_xlabel(f"client (a random {len(shown)} of {population:,}, in order)")
+  return figure
+
+
+def _draw_stacks(
+  figure: Figure, axes: Axes, counts: np.ndarray, class_names: Sequence[str]
+) -> None:
+  """Draws a bar for each client, its number of examples, stacked by class."""
+  clients, classes = counts.shape
   tops = np.cumsum(counts, axis=1)
   colours = base.category_colours(classes)
   # One collection per class: one patch per bar would take seconds with hundreds of classes.
-  left = np.arange(len(shown)) - 0.42
+  left = np.arange(clients) - 0.42
   right = left + 0.84
-  edges = "white" if classes <= base.MOST_NAMED and len(shown) <= 40 else "none"
+  edges = "white" if classes <= base.MOST_NAMED else "none"
   for i in range(classes):
     low, high = tops[:, i] - counts[:, i], tops[:, i]
     corners = np.stack([left, low, left, high, right, high, right, low], 1).reshape(-1, 4, 2)
     style = {"facecolors": colours[i], "edgecolors": edges, "linewidths": 0.4}
     parts = PolyCollection(list(corners[counts[:, i] > 0]), label=str(class_names[i]), **style)
     axes.add_collection(parts, autolim=False)
-  margin = max(0.6, (5 - len(shown)) * 0.5)
-  axes.set_xlim(-margin, len(shown) - 1 + margin)
+  margin = max(0.6, (5 - clients) * 0.5)
+  axes.set_xlim(-margin, clients - 1 + margin)
   axes.set_ylim(0, max(1, tops[:, -1].max()) * 1.04)
   axes.set_ylabel("examples")
   axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-  ticks = _every(len(shown), 20 if len(shown) <= 20 else 10)
-  axes.set_xticks(ticks, [f"{shown[t]:,}" for t in ticks])
-  if len(shown) < clients:
-    axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlabel(f"client (a random {len(shown)} of {clients:,}, in order)")
-  else:
-    axes.set_xlabel("client")
   if classes <= base.MOST_NAMED:
     pairs = zip(colours, class_names, strict=True)
     handles = [Patch(color=colour, label=str(name)[:24]) for colour, name in pairs]
     # Outside the panel, in the order of the stacks from the top down.
     text = {"title": "class", "frameon": False, "fontsize": 8 if classes > 10 else 9}
     figure.legend(handles=handles[::-1], loc="outside right center", **text)
-  else:
-    boundaries = BoundaryNorm(np.arange(classes + 1) - 0.5, classes)
-    scale = ScalarMappable(boundaries, ListedColormap(colours))
-    bar = figure.colorbar(scale, ax=axes, pad=0.02, spacing="proportional")
-    ticks = _every(classes, 8)
-    bar.set_ticks(ticks.tolist(), labels=[str(class_names[t])[:24] for t in ticks])
-    bar.minorticks_off()
-    bar.set_label(f"class ({classes} in all)")
-  return figure
+    return
+  boundaries = BoundaryNorm(np.arange(classes + 1) - 0.5, classes)
+  scale = ScalarMappable(boundaries, ListedColormap(colours))
+  bar = figure.colorbar(scale, ax=axes, pad=0.02, spacing="proportional")
+  ticks = _every(classes, 8)
+  bar.set_ticks(ticks.tolist(), labels=[str(class_names[t])[:24] for t in ticks])
+  bar.minorticks_off()
+  bar.set_label(f"class ({classes} in all)")
+
+
+def _draw_shares(
+  figure: Figure, axes: Axes, counts: np.ndarray, class_names: Sequence[str]
+) -> None:
+  """Draws a heat map of the classes' shares (rows) in the clients' examples (columns)."""
+  shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  image = axes.imshow(shares.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none")
+  ticks = _every(len(class_names), base.MOST_NAMED)
+  axes.set_yticks(ticks, [base.shortened(str(class_names[t]), 20) for t in ticks], fontsize=8)
+  axes.set_ylabel("class")
+  axes.grid(visible=False)
+  bar = figure.colorbar(image, ax=axes, pad=0.02)
+  bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+  sizes = counts.sum(1)
+  bar.set_label(f"share of a client's {sizes.min():,} to {sizes.max():,} examples")
 
 
 def client_accuracy_figure(

@@ -5,13 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_norm.evaluation.measures import Measure, measures_of
+from fedjax_norm.evaluation.measures import Measure, compared
 from fedjax_norm.study import ranking
 from fedjax_norm.study.contender import Contender, SeedRun
 from fedjax_norm.study.ranking import Score
 from fedjax_norm.study.statistics import Estimate, estimate
-
-_FEW_CLASSES = 5  # the top 5 of so few classes are all of them
 
 
 class Client(NamedTuple):
@@ -118,10 +116,10 @@ def worst_client(contender: Contender, score: Score) -> tuple[str, Estimate]:
 
 def compared_measures(contenders: Sequence[Contender]) -> dict[str, Measure]:
   """Returns the measures of contenders, without top-5 for at most five classes."""
-  found = measures_of({name for one in contenders for run in one.runs for name in run.summary})
+  columns = {name for one in contenders for run in one.runs for name in run.summary}
   evaluations = [run.evaluation or {} for one in contenders for run in one.runs]
   classes = max((len(one.get("classes", [])) for one in evaluations), default=0)
-  return {n: m for n, m in found.items() if n != "top5" or not 0 < classes <= _FEW_CLASSES}
+  return compared(columns, classes)
 
 
 def _named(contender: Contender, score: Score, unseen: bool) -> dict[str, Estimate]:

@@ -196,7 +196,7 @@ def distil(
   key = stream(jax.random.key(config.seed), Stream.DISTIL)
   with (
     Checkpoints(folder.path / "checkpoints") as checkpoints,
-    Progress(config.epochs, enabled=show_progress) as bar,
+    Progress(config.epochs, enabled=show_progress, unit="epoch") as bar,
   ):
     if folder.resumed:
       state, _ = resume(folder, checkpoints, state)

@@ -116,7 +116,7 @@ def test_labels_are_moved_apart_and_stay_inside(heights):
     assert placed == heights
 
 
-@pytest.mark.parametrize(("num_clients", "classes"), [(2, 10), (10, 20), (100, 3), (7, 200)])
+@pytest.mark.parametrize(("num_clients", "classes"), [(2, 10), (10, 20), (30, 3), (7, 200)])
 def test_partition_stacks_are_the_counts(num_clients, classes):
   counts = np.random.default_rng(num_clients).integers(0, 9, (num_clients, classes))
   counts[1:, 0] = 0
@@ -131,20 +131,36 @@ def test_partition_stacks_are_the_counts(num_clients, classes):
     assert figure.axes[1].get_ylabel() == "class (200 in all)"
 
 
+def test_more_clients_are_a_heat_map_of_the_classes_shares():
+  counts = np.random.default_rng(0).integers(0, 9, (31, 3))
+  counts[4] = 0  # a client without examples
+  axes = clients.partition_figure(counts, ["a", "b", "c"], "p").axes[0]
+  shares = counts.T / np.maximum(counts.sum(1), 1)
+  np.testing.assert_allclose(axes.images[0].get_array(), shares)
+  assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "c"]
+
+
 def test_partition_samples_many_clients_and_says_so():
   # Classes are assigned in turn, so a sample at even steps would show only one class.
   counts = np.eye(10, dtype=np.int64)[np.arange(100_000) % 10] * 7
   figure = clients.partition_figure(counts, [str(i) for i in range(10)], "p")
-  drawn = stacks(figure)
-  assert drawn.shape == (100, 10)
-  assert (drawn.sum(1) == 7).all()
-  assert (drawn.sum(0) > 0).all()
+  drawn = figure.axes[0].images[0].get_array()
+  assert drawn.shape == (10, 100)
+  assert (drawn.sum(0) == 1).all()
+  assert (drawn.sum(1) > 0).all()
   assert "100 of 100,000" in figure.axes[0].get_xlabel()
   # The counts of only the shown clients give the same plot.
   shown = clients.shown_clients(100_000)
   sampled = clients.partition_figure(counts[shown], [str(i) for i in range(10)], "p", 100_000)
-  np.testing.assert_array_equal(stacks(sampled), drawn)
+  np.testing.assert_array_equal(sampled.axes[0].images[0].get_array(), drawn)
   assert sampled.axes[0].get_xlabel() == figure.axes[0].get_xlabel()
+
+
+def test_partition_has_the_names_of_the_clients():
+  names = ["Porto", "a clinic with a very long name", "Rome"]
+  figure = clients.partition_figure(np.ones((3, 2), int), ["a", "b"], "p", client_names=names)
+  labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+  assert labels == ["Porto", "a clinic w…long name", "Rome"]
 
 
 @pytest.mark.parametrize("counts", [np.zeros(3), np.zeros((2, 4)), np.full((2, 3), -1)])

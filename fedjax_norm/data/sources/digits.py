@@ -5,7 +5,7 @@ import numpy as np
 from fedjax_norm.data import image_decoding, process_local
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.process_local import SelectLocal
-from fedjax_norm.data.train_test_split import stratified_split
+from fedjax_norm.data.train_test_split import held_out_note, stratified_split
 
 _SPLIT_SEED = 0
 _NUM_TEST = 360
@@ -45,5 +45,6 @@ def load(
     process_local.read_examples(labels[train], None, read, select_local, targets_of[0]),
     process_local.read_examples(labels[test], None, read_test, None, targets_of[1]),
     names,
+    notes=(held_out_note(len(test), len(labels)),),
     target_names=target_names,
   )

@@ -9,7 +9,7 @@ from fedjax_norm import number_parsing
 from fedjax_norm.data import encoded_images, image_decoding, process_local
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.process_local import SelectLocal
-from fedjax_norm.data.train_test_split import stratified_split
+from fedjax_norm.data.train_test_split import held_out_note, stratified_split
 from fedjax_norm.errors import UserError
 
 
@@ -92,7 +92,7 @@ def split(
   train, test = stratified_split(np.asarray(strata), num_test, seed)
   if not len(test):
     raise UserError(f"{data} has too few images, so that none is left to test on; add images.")
-  note = f"held out {len(test):,} of {len(files):,} images ({share:.0%}) at random for the test"
+  note = held_out_note(len(test), len(files))
   return [files[i] for i in train], [files[i] for i in test], note
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import time
 from typing import Any
 
 import tqdm
@@ -32,19 +33,31 @@ def new_bar(total: float, done: float, enabled: bool, bar_format: str, **given: 
 
 
 class Progress(contextlib.AbstractContextManager):
-  """A line on stderr with round, time left, loss, test result and speed, until the block ends."""
+  """Progress of training on stderr, until the block ends.
 
-  def __init__(self, total_rounds: int, start: int = 0, enabled: bool = True):
-    """Shows the line if ``enabled``; a resumed run has completed ``start`` rounds before."""
+  On a terminal it is one line with round, time left, loss, test result and speed, which each
+  evaluation renews; in a log file it is a new line for each evaluation.
+  """
+
+  def __init__(self, total: int, start: int = 0, enabled: bool = True, unit: str = "round"):
+    """Shows progress if ``enabled``; a resumed run has completed ``start`` rounds before."""
+    self._unit = unit
+    self._logs = enabled and not sys.stderr.isatty()
     text = "{desc} {n_fmt}/{total_fmt} |{bar:20}| {elapsed}<{remaining}{postfix}"
-    self._bar = new_bar(total_rounds, start, enabled, text, desc="round", unit="round")
+    shown = enabled and not self._logs
+    self._bar = new_bar(total, start, shown, text, desc=unit, unit=unit)
+    self._started = time.perf_counter()
 
   def update(self, round: int, loss: float, tested: str, examples_per_second: float) -> None:
-    """Updates the line after an evaluation at ``round``, with the text ``tested`` of its result.
+    """Shows an evaluation at ``round``, with the text ``tested`` of its result.
 
     ``loss`` and ``examples_per_second`` are of training since the evaluation before.
     """
     text = f"loss {loss:.4f}, {tested}, {examples_per_second:,.0f} examples/s"
+    if self._logs:
+      elapsed = tqdm.tqdm.format_interval(time.perf_counter() - self._started)
+      done = f"{self._unit} {round}/{self._bar.total}"
+      print(f"{done}, {elapsed}, {text}", file=sys.stderr, flush=True)
     self._bar.set_postfix_str(text, refresh=False)
     self._bar.update(round - self._bar.n)
 
