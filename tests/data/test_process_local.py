@@ -12,9 +12,10 @@ from helpers.small_data import saved, write
 from PIL import Image
 
 from fedjax_norm.data import image_decoding, process_local
+from fedjax_norm.data.archives import registry as archives
 from fedjax_norm.data.federated import federate, gather
 from fedjax_norm.data.partitions import registry as partitions
-from fedjax_norm.data.sources import npy, tiny_imagenet
+from fedjax_norm.data.sources import npy
 from fedjax_norm.data.sources import registry as sources
 from fedjax_norm.data.transforms import scaling
 from fedjax_norm.errors import UserError
@@ -54,13 +55,13 @@ def write_folder(root):
 def write_tfds(root):
   rng = np.random.default_rng(2)
   base = "tiny-imagenet-200"
-  with zipfile.ZipFile(root / tiny_imagenet.ARCHIVE, "w") as archive:
+  with zipfile.ZipFile(root / "tiny-imagenet-200.zip", "w") as archive:
     archive.writestr(f"{base}/wnids.txt", "n0\nn1\nn2\n")
     for i in range(30):
       archive.writestr(f"{base}/train/n{i % 3}/images/{i}.JPEG", jpeg(rng))
     archive.writestr(f"{base}/val/images/0.JPEG", jpeg(rng))
     archive.writestr(f"{base}/val/val_annotations.txt", "0.JPEG\tn1\n")
-  tiny_imagenet.prepare(str(root), str(root / "tfds"))
+  archives.prepare("tiny_imagenet", str(root), str(root / "tfds"))
 
 
 @pytest.fixture(scope="module")

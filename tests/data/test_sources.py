@@ -97,7 +97,7 @@ def test_the_error_of_an_unknown_name_lists_the_sources(tmp_path, name):
 def test_bad_settings_are_refused(tmp_path):
   with pytest.raises(UserError, match="no folder"):
     sources.load("mnist", str(tmp_path / "absent"))
-  with pytest.raises(UserError, match=r"fedjax_norm\.data\.sources\.tiny_imagenet"):
+  with pytest.raises(UserError, match=r"experiments\.fetch --dataset=tiny_imagenet"):
     sources.load("tiny_imagenet", str(tmp_path))
   with pytest.raises(UserError, match="seed"):
     sources.load("digits", seed=-1)

@@ -10,13 +10,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedjax_norm.cli.commands import fetch
+from fedjax_norm.data.archives import registry as archives
+from fedjax_norm.data.archives import tiny_imagenet
 from fedjax_norm.data.sources import registry as sources
-from fedjax_norm.data.sources import tiny_imagenet
 from fedjax_norm.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "raw"
 ROOT = "tiny-imagenet-200"
+ARCHIVE = archives.ARCHIVES["tiny_imagenet"].files[0]
 WNIDS = ["n30", "n10", "n20"]
+
+
+def prepare(archive, data):
+  """Prepares Tiny-ImageNet by the command."""
+  fetch.run(fetch.FetchFlags("tiny_imagenet", archive, data))
 
 
 def jpeg(value, mode="RGB", size=64):
@@ -42,7 +50,7 @@ def members():
 
 def write(folder, contents):
   folder.mkdir(exist_ok=True)
-  with zipfile.ZipFile(folder / tiny_imagenet.ARCHIVE, "w") as archive:
+  with zipfile.ZipFile(folder / ARCHIVE, "w") as archive:
     for name, data in contents.items():
       archive.writestr(name, data)
   return folder
@@ -51,9 +59,8 @@ def write(folder, contents):
 def test_a_written_archive_is_prepared_and_loaded(tmp_path, capsys):
   manual = write(tmp_path / "manual", members())
   data = tmp_path / "data"
-  arguments = [f"--manual_dir={manual}", f"--data_dir={data}"]
-  assert tiny_imagenet.main(arguments) == 0
-  assert "9 training and 3 validation images" in capsys.readouterr().out
+  prepare(str(manual), str(data))
+  assert "9 train and 3 validation images" in capsys.readouterr().out
   info = json.loads(next(data.glob("*/*/dataset_info.json")).read_text())
   assert info["fileFormat"] == "array_record"
   assert [path.name for path in data.iterdir()] == ["tiny_imagenet"]
@@ -70,13 +77,14 @@ def test_a_written_archive_is_prepared_and_loaded(tmp_path, capsys):
   assert (np.abs(pixels - 80 * source.test.labels[:, None]) <= 4).all()
 
   # A second run does nothing, even without the archive.
-  assert tiny_imagenet.main([f"--manual_dir={tmp_path}", f"--data_dir={data}"]) == 0
+  prepare(str(tmp_path), str(data))
+  assert "was there already" in capsys.readouterr().out
   assert sources.load("tiny_imagenet", str(data), image_size=8).test.images.shape == (3, 8, 8, 3)
 
 
 def test_loading_prints_and_logs_nothing(tmp_path, capfd, caplog):
   manual = write(tmp_path / "manual", members())
-  tiny_imagenet.prepare(str(manual), str(tmp_path / "data"))
+  prepare(str(manual), str(tmp_path / "data"))
   capfd.readouterr()
   caplog.clear()
   with caplog.at_level(logging.INFO):
@@ -90,7 +98,7 @@ def test_a_prepared_set_that_is_damaged_is_refused(tmp_path):
   contents[f"{ROOT}/val/images/val_1.JPEG"] = contents[f"{ROOT}/val/images/val_1.JPEG"][:200]
   manual = write(tmp_path / "manual", contents)
   data = str(tmp_path / "data")
-  tiny_imagenet.prepare(str(manual), data)
+  prepare(str(manual), data)
   with pytest.raises(UserError, match=r"Image \d of tiny_imagenet/validation is"):
     sources.load("tiny_imagenet", data)
   (shard,) = (tmp_path / "data").glob("*/*/*train*")
@@ -114,7 +122,7 @@ def test_an_image_of_another_size_is_refused_or_resized(tmp_path):
   contents[f"{ROOT}/val/images/val_1.JPEG"] = jpeg((0, 0, 0), size=32)
   manual = write(tmp_path / "manual", contents)
   data = str(tmp_path / "data")
-  tiny_imagenet.prepare(str(manual), data)
+  prepare(str(manual), data)
   with pytest.raises(UserError, match="give an image size"):
     sources.load("tiny_imagenet", data)
   assert sources.load("tiny_imagenet", data, image_size=16).test.images.shape == (3, 16, 16, 3)
@@ -144,25 +152,23 @@ def with_annotation(line):
     ({**members(), f"{ROOT}/train/n77/images/n77_0.JPEG": b""}, "'n77'"),
   ],
 )
-def test_archives_of_another_layout_are_refused(tmp_path, contents, words, capsys):
+def test_archives_of_another_layout_are_refused(tmp_path, contents, words):
   manual = write(tmp_path / "manual", contents)
-  assert tiny_imagenet.main([f"--manual_dir={manual}", f"--data_dir={tmp_path / 'data'}"]) == 1
-  message = capsys.readouterr().err
-  assert words in message
-  assert message.count("\n") == 1
+  with pytest.raises(UserError, match=words):
+    prepare(str(manual), str(tmp_path / "data"))
 
 
 def test_missing_and_damaged_archives_are_refused(tmp_path):
   with pytest.raises(UserError, match="download"):
-    tiny_imagenet.prepare(str(tmp_path), str(tmp_path / "data"))
-  (tmp_path / tiny_imagenet.ARCHIVE).write_bytes(b"PK no archive")
+    prepare(str(tmp_path), str(tmp_path / "data"))
+  (tmp_path / ARCHIVE).write_bytes(b"PK no archive")
   with pytest.raises(UserError, match="damaged"):
-    tiny_imagenet.prepare(str(tmp_path), str(tmp_path / "data"))
+    prepare(str(tmp_path), str(tmp_path / "data"))
 
 
 def test_a_damaged_member_is_refused_and_leaves_nothing_prepared(tmp_path):
   manual = write(tmp_path / "manual", members())
-  path = manual / tiny_imagenet.ARCHIVE
+  path = manual / ARCHIVE
   with zipfile.ZipFile(path) as archive:
     start = archive.getinfo(f"{ROOT}/train/n20/images/n20_1.JPEG").header_offset
   data = bytearray(path.read_bytes())
@@ -170,7 +176,7 @@ def test_a_damaged_member_is_refused_and_leaves_nothing_prepared(tmp_path):
   path.write_bytes(bytes(data))
   for _ in range(2):
     with pytest.raises(UserError, match="damaged"):
-      tiny_imagenet.prepare(str(manual), str(tmp_path / "data"))
+      prepare(str(manual), str(tmp_path / "data"))
     with pytest.raises(UserError, match="no data source"):
       sources.load("tiny_imagenet", str(tmp_path / "data"))
 
@@ -179,15 +185,15 @@ def test_an_impossible_data_folder_is_refused(tmp_path):
   manual = write(tmp_path / "manual", members())
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot be written to"):
-    tiny_imagenet.prepare(str(manual), str(tmp_path / "file"))
+    prepare(str(manual), str(tmp_path / "file"))
 
 
 @pytest.mark.long
 def test_the_real_archive_is_prepared_with_the_right_labels(tmp_path):
-  if not (SHARED / tiny_imagenet.ARCHIVE).is_file():
-    pytest.skip(f"{tiny_imagenet.ARCHIVE} is not in ../shared/raw")
-  index = tiny_imagenet.read_index(SHARED / tiny_imagenet.ARCHIVE)
-  tiny_imagenet.prepare(str(SHARED), str(tmp_path))
+  if not (SHARED / ARCHIVE).is_file():
+    pytest.skip(f"{ARCHIVE} is not in ../shared/raw")
+  index = tiny_imagenet.read_index(SHARED / ARCHIVE)
+  prepare(str(SHARED), str(tmp_path))
   source = sources.load("tiny_imagenet", str(tmp_path))
   assert source.class_names == tuple(index.wnids)
   assert len(index.wnids) == 200
@@ -195,7 +201,7 @@ def test_the_real_archive_is_prepared_with_the_right_labels(tmp_path):
     assert examples.images.shape == (len(expected), 64, 64, 3)
     assert np.ptp(np.bincount(examples.labels)) == 0
   # The first validation images of the archive, identified by their pixels, have their classes.
-  with zipfile.ZipFile(SHARED / tiny_imagenet.ARCHIVE) as archive:
+  with zipfile.ZipFile(SHARED / ARCHIVE) as archive:
     for member, label in index.validation[:3]:
       pixels = np.asarray(Image.open(io.BytesIO(archive.read(member))).convert("RGB"))
       matches = (source.test.images == pixels).all((1, 2, 3))

@@ -44,7 +44,9 @@ def test_the_worst_hospital_is_that_of_a_count_by_hand(fedavg_run, hospitals, tm
   flags = ("--clients=3", "--evaluate_clients=3", "--validation_share=0.25", "--norm=none")
   result = fedavg_run(f"--data=folder:{hospitals}", f"--workdir={tmp_path / 'run'}", *flags)
   assert result.code == 0, result.err
-  assert "36 training, 12 validation, 22 test" in " ".join(result.out.split())
+  assert "36 training, 12 validation (out of the clients' training data), 22 test" in " ".join(
+    result.out.split()
+  )
   source = sources.load(f"folder:{hospitals}")
   probabilities = fn.load_run(tmp_path / "run").predict(source.test.images)
   correct = probabilities.argmax(-1) == source.test.labels

@@ -16,7 +16,11 @@ from fedjax_norm.data.sources import (
   tfds,
 )
 from fedjax_norm.errors import UserError
+from fedjax_norm.invocation import command
 from fedjax_norm.objectives import OBJECTIVES
+
+ARCHIVED = ("cifar10", "mnist", "tiny_imagenet")
+"""The data sets that can be prepared from their archives (see ``data/archives/registry.py``)."""
 
 BUILT_IN = (
   "digits",
@@ -176,8 +180,8 @@ def _prepared(
   available = tfds.prepared(data_dir)
   if name not in available:
     how = ""
-    if name == "tiny_imagenet":
-      how = " (prepare it with python -m fedjax_norm.data.sources.tiny_imagenet)"
+    if name in ARCHIVED:
+      how = f" (prepare it with {command('fetch')} --dataset={name})"
     raise UserError(
       f"There is no data source {name!r}{how}; {known}, and the data sets prepared in {data_dir}:"
       f" {', '.join(available) or 'none'}."
