@@ -1,7 +1,8 @@
-"""The README agrees with the code."""
+"""README and the pages of the documentation name everything that there is."""
 
 import re
-from pathlib import Path
+
+from helpers.binaries import ROOT
 
 from fedjax_norm import norm
 from fedjax_norm.algorithms.registry import METHODS
@@ -9,28 +10,34 @@ from fedjax_norm.cli import methods
 from fedjax_norm.data.partitions.registry import OPTIONS
 from fedjax_norm.models import MODELS
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_library_example_runs(capsys):
-  code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-  assert code
-  text = code[1].replace("rounds=600, eval_every=50", "rounds=4, eval_every=2")
-  assert len(text.splitlines()) <= 16
-  names: dict = {}
-  exec(text, names)
-  assert names["outcome"].frozen_at == 2
-  assert re.findall(r"^(\d+) (\w+) ", capsys.readouterr().out, re.MULTILINE) == [
-    ("2", "explore"),
-    ("4", "calibrate"),
-  ]
+def page(name: str) -> str:
+  return (ROOT / "docs" / f"{name}.md").read_text()
 
 
-def test_the_tables_are_complete():
-  rows = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
-  assert rows == {*norm.NAMES, *methods.DECENTRALIZED.configs, *METHODS}
+def rows(text: str) -> set[str]:
+  return set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+
+
+def test_the_readme_names_everything_in_at_most_900_words():
+  for name in (*norm.NAMES, *METHODS, *MODELS, *OPTIONS):
+    assert f"`{name}`" in README
+  assert len(README.split()) <= 900
+
+
+def test_the_tables_of_the_pages_are_complete():
+  assert rows(page("choosing_a_norm")) >= set(norm.NAMES)
+  communication = page("communication")
+  assert rows(communication) >= {*methods.DECENTRALIZED.configs, *METHODS}
   for name, method in METHODS.items():
-    assert f"\n| `{name}` | {method.help} |\n" in README
-  for name in (*OPTIONS, *MODELS):
-    assert f"`{name}`" in README or f"={name}`" in README
+    assert f"\n| `{name}` | {method.help} |\n" in communication
+  assert rows(page("your_data")) >= set(OPTIONS)
+  for name in MODELS:
+    assert f"`{name}`" in page("options")
+
+
+def test_the_citation_has_the_version_of_the_package():
+  (version,) = re.findall(r"^version = (.*)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+  assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()

@@ -49,7 +49,7 @@ def test_a_preset_is_a_complete_experiment(name):
   config = parsed(preset.binary, f"--preset={name}")
   train.check(config.in_rounds(config.clients, 50_000))
   assert config == parsed(preset.binary, f"--flagfile={FOLDER / name}.flags")
-  assert name in (ROOT / "BUILD.md").read_text()
+  assert name in (ROOT / "docs" / "presets.md").read_text()
 
 
 def test_every_training_binary_has_a_preset():

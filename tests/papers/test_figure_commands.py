@@ -1,4 +1,4 @@
-"""The commands in BUILD.md for the figures of paper 004 have flags that fit together."""
+"""The commands in docs/presets.md for the figures of paper 004 have flags that fit together."""
 
 import re
 
@@ -10,7 +10,7 @@ from fedjax_norm.cli import methods, presets, train
 from fedjax_norm.cli.flags import define, parse
 
 ROWS = re.findall(
-  r"^\| (\d+) \| (`--preset.*?) \| (`.*?) \|$", (ROOT / "BUILD.md").read_text(), re.M
+  r"^\| (\d+) \| (`--preset.*?) \| (`.*?) \|$", (ROOT / "docs" / "presets.md").read_text(), re.M
 )
 SETTINGS = {  # figure -> model, algorithms in the order of the table, clients
   "4": ("lenet", ["bsp"], 2),

@@ -1,0 +1,46 @@
+"""Configuration of Sphinx: python -m sphinx -W -b html docs docs/_build/html."""
+
+import configparser
+from pathlib import Path
+
+from fedjax_norm import options
+
+ROOT = Path(__file__).parents[1]
+METADATA = configparser.ConfigParser()
+METADATA.read(ROOT / "setup.cfg")
+
+project = "fedjax_norm"
+author = METADATA["metadata"]["author"]
+release = version = METADATA["metadata"]["version"]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"fedjax_norm {release}"
+html_static_path: list[str] = []
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]  # an included page begins below a heading of this one
+
+autodoc_typehints = "none"  # the signatures have them; docstrings describe shapes and units
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+napoleon_use_ivar = True
+add_module_names = False
+
+
+def list_options(app, what, name, obj, config, lines):
+  """Adds the options of a config class to its documentation, with their help texts."""
+  if not (isinstance(obj, type) and issubclass(obj, options.Options)):
+    return
+  lines += ["", "Options:", ""]
+  for one in options.of(obj):
+    default = "" if one.default is None else f" (default: ``{one.default}``)"
+    lines += [f"- ``{one.name}``{default}: {one.help.replace('*', chr(92) + '*')}"]
+  lines += [""]
+
+
+def setup(app):
+  """Connects the hooks."""
+  app.connect("autodoc-process-docstring", list_options)

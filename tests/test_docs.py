@@ -1,0 +1,65 @@
+"""The commands and programs on the pages run, and those that cannot run here have valid flags."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers import pages
+from helpers.binaries import PYTHONPATH
+from helpers.flag_table import BINARIES
+
+from fedjax_norm.cli import console
+from fedjax_norm.cli.flags import shown
+
+# Flags that every command has, or that choose which others there are.
+COMMON = {"preset", "flagfile", "help", "method", "algorithm"}
+
+
+def known_flags(command: str) -> set[str]:
+  """Returns the names of the flags of a command, with any of its methods."""
+  kinds = [one.config for name, one in BINARIES.items() if name.split(":")[0] == command]
+  return COMMON | {option.name for kind in kinds for option in shown(kind)}
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.stem)
+def test_commands_and_flags_exist_and_what_is_not_executed_has_a_reason(page):
+  for block in pages.blocks(page):
+    if block.needs is not None:
+      assert set(block.needs.split(" and ")) <= set(pages.NEEDS)
+  for command, *words in pages.commands(page):
+    assert command in console.names()
+    for word in words:
+      if word.startswith("--") and any(name.split(":")[0] == command for name in BINARIES):
+        name = word.removeprefix("--").partition("=")[0]
+        assert {name, name.removeprefix("no")} & known_flags(command), f"{command} {word}"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+  "page",
+  [p for p in pages.PAGES if any(b.needs is None for b in pages.blocks(p))],
+  ids=lambda page: page.stem,
+)
+def test_the_commands_of_a_page_run(page, tmp_path):
+  done = subprocess.run(
+    ["bash", "-c", pages.script(page, sys.executable)],
+    cwd=tmp_path,
+    env={**os.environ, "PYTHONPATH": PYTHONPATH},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stdout[-4000:]
+  for block in pages.blocks(page):
+    if block.language == "python" and block.needs is None:
+      program = subprocess.run(
+        [sys.executable, "-c", block.text],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        capture_output=True,
+        text=True,
+        check=False,
+      )
+      assert program.returncode == 0, program.stderr[-4000:]
