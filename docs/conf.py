@@ -1,6 +1,7 @@
 """Configuration of Sphinx: python -m sphinx -W -b html docs docs/_build/html."""
 
 import configparser
+import re
 from pathlib import Path
 
 from fedjax_norm import options
@@ -37,7 +38,8 @@ def list_options(app, what, name, obj, config, lines):
   lines += ["", "Options:", ""]
   for one in options.of(obj):
     default = "" if one.default is None else f" (default: ``{one.default}``)"
-    lines += [f"- ``{one.name}``{default}: {one.help.replace('*', chr(92) + '*')}"]
+    text = re.sub(r"([*|`_])", r"\\\1", one.help)  # as it is, without markup
+    lines += [f"- ``{one.name}``{default}: {text}"]
   lines += [""]
 
 

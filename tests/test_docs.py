@@ -10,6 +10,7 @@ from helpers.binaries import PYTHONPATH
 from helpers.flag_table import BINARIES
 
 from fedjax_norm.cli import console
+from fedjax_norm.cli.commands import study
 from fedjax_norm.cli.flags import shown
 
 # Flags that every command has, or that choose which others there are.
@@ -19,6 +20,8 @@ COMMON = {"preset", "flagfile", "help", "method", "algorithm"}
 def known_flags(command: str) -> set[str]:
   """Returns the names of the flags of a command, with any of its methods."""
   kinds = [one.config for name, one in BINARIES.items() if name.split(":")[0] == command]
+  if command == "study":
+    kinds.append(study.FLAGS)
   return COMMON | {option.name for kind in kinds for option in shown(kind)}
 
 
@@ -52,14 +55,3 @@ def test_the_commands_of_a_page_run(page, tmp_path):
     check=False,
   )
   assert done.returncode == 0, done.stdout[-4000:]
-  for block in pages.blocks(page):
-    if block.language == "python" and block.needs is None:
-      program = subprocess.run(
-        [sys.executable, "-c", block.text],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": PYTHONPATH},
-        capture_output=True,
-        text=True,
-        check=False,
-      )
-      assert program.returncode == 0, program.stderr[-4000:]

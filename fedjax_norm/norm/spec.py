@@ -52,7 +52,7 @@ class NormSpec:
     axis_names: names of the mapped axes of clients if ``across_clients``, set by :meth:`bind`.
     across_clients: whether the moments of the batch are merged over all clients (distributed BN).
     freezes_statistics: whether statistics are frozen in the last rounds (FixBN, paper 002).
-    weight_norm: whether kernels are reparameterized as g v / |v| (Salimans and Kingma 2016).
+    weight_norm: whether kernels are reparameterized as ``g v / |v|`` (Salimans and Kingma 2016).
     fixup: whether a ResNet has the initialization and biases of Fixup (Zhang et al. 2019).
     renorm: ramps of batch renormalization, only for the corrected source.
     decay: weight of the old value when running statistics are updated (1 - PyTorch's momentum).

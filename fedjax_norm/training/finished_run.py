@@ -121,7 +121,7 @@ class FinishedRun:
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """Name of each output: of the classes, of a regression's numbers, or of the pixels' classes."""
+    """The names of the outputs, which are classes, a regression's numbers or pixels' classes."""
     return self.serving.names
 
   @functools.cached_property
@@ -150,8 +150,8 @@ class FinishedRun:
       batch_size: number of images that are predicted together.
 
     Returns:
-      Classification: probabilities [N, classes] float32, also those of an ensemble's vote.
-      Regression: numbers [N, D] float64 in the targets' units. Segmentation: the class of every
+      For classification, probabilities [N, classes] float32, also those of an ensemble's vote. For
+      regression, numbers [N, D] float64 in the targets' units. For segmentation, the class of every
       pixel, [N, H, W] int32. ``class_names`` has the names.
 
     Raises:

@@ -56,11 +56,13 @@ def blocks(page: Path) -> list[Block]:
 
 
 def script(page: Path, python: str) -> str:
-  """Returns a shell script of a page's commands, which stops at the first that fails."""
+  """Returns a shell script of a page's blocks in their order, which stops at the first failure."""
   lines = ["set -euo pipefail"]
   lines += [_PYTHON.format(name=name, python=python) for name in ("python", ".venv/bin/python")]
   for block in blocks(page):
-    if block.language == "bash" and block.needs is None:
+    if block.needs is None and block.language == "python":
+      lines += [f"{python} - <<'END_OF_BLOCK'", block.text + "END_OF_BLOCK"]
+    elif block.needs is None:
       lines += [f"TEST_FLAGS={block.flags!r}", "set -v", block.text, "set +v"]
   return "\n".join(lines)
 

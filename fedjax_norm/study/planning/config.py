@@ -45,7 +45,7 @@ class StudyOptions(Options):
   algorithms: str = option(
     "fedavg,scaffold",
     "Algorithms to compare: values of --method of experiments.run, separated by commas. Options "
-    "follow a colon: fedavg,fedavg:prox_mu=0.1,gaia:threshold=0.1. An algorithm with local_steps=N "
+    "follow a colon: fedavg,gaia:threshold=0.1. An algorithm with local_steps=N "
     "is not combined with --local_steps.",
   )
   local_steps: str = option(
