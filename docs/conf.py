@@ -12,13 +12,16 @@ METADATA.read(ROOT / "setup.cfg")
 
 project = "fedjax_norm"
 author = METADATA["metadata"]["author"]
+copyright = author
 release = version = METADATA["metadata"]["version"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"fedjax_norm {release}"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+html_theme_options = {"top_of_page_buttons": []}
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

@@ -99,7 +99,7 @@ def check_single_model(config: Mapping[str, Any], norm: NormSpec, path: str | os
   if not has_single_model(config, norm):
     raise UserError(
       f"the clients of the run in {path} have local running statistics (--batch_stats=local or "
-      "--fedbn), so no single model was saved; pass a run without these options."
+      "--fedbn), so there is no single model; pass a run without these options."
     )
 
 
