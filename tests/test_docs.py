@@ -3,9 +3,10 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
-from helpers import pages
+from helpers import fork_server, pages
 from helpers.binaries import PYTHONPATH
 from helpers.flag_table import BINARIES
 
@@ -15,6 +16,10 @@ from fedjax_norm.cli.flags import shown
 
 # Flags that every command has, or that choose which others there are.
 COMMON = {"preset", "flagfile", "help", "method", "algorithm"}
+
+
+def environment() -> dict[str, str]:
+  return {**os.environ, "PYTHONPATH": PYTHONPATH}
 
 
 def known_flags(command: str) -> set[str]:
@@ -38,17 +43,30 @@ def test_commands_and_flags_exist_and_what_is_not_executed_has_a_reason(page):
         assert {name, name.removeprefix("no")} & known_flags(command), f"{command} {word}"
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+  """The socket of a server that runs commands (see ``fork_server``)."""
+  path = tmp_path_factory.mktemp("server") / "socket"
+  process = subprocess.Popen([sys.executable, fork_server.__file__, str(path)], env=environment())
+  while not path.exists():
+    assert process.poll() is None
+    time.sleep(0.1)
+  yield path
+  process.kill()
+  process.wait()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
   "page",
   [p for p in pages.PAGES if any(b.needs is None for b in pages.blocks(p))],
   ids=lambda page: page.stem,
 )
-def test_the_commands_of_a_page_run(page, tmp_path):
+def test_the_commands_of_a_page_run(page, server, tmp_path):
   done = subprocess.run(
-    ["bash", "-c", pages.script(page, sys.executable)],
+    ["bash", "-c", pages.script(page, server)],
     cwd=tmp_path,
-    env={**os.environ, "PYTHONPATH": PYTHONPATH},
+    env=environment(),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

@@ -1,9 +1,11 @@
 """The commands and programs on the pages of the documentation, and how tests run them."""
 
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from helpers import fork_server
 from helpers.binaries import ROOT
 
 NEEDS = ("GPU", "data", "network", "several machines", "time", "wire")
@@ -12,10 +14,11 @@ PAGES = [
   *sorted(p for p in (ROOT / "docs").glob("*.md") if p.stem not in ("extending", "papers")),
 ]
 
-# Makes every command of the project take the block's flags for the test after its own.
+# Makes every command of the project take the block's flags for the test after its own, and has it
+# run by the server.
 _PYTHON = """
 {name}() {{
-  if [[ "$1" == -m && "$2" == experiments.* ]]; then {python} "$@" $TEST_FLAGS
+  if [[ "$1" == -m && "$2" == experiments.* ]]; then {python} -IS {server} "$@" $TEST_FLAGS
   else {python} "$@"; fi
 }}
 """
@@ -55,13 +58,18 @@ def blocks(page: Path) -> list[Block]:
   ]
 
 
-def script(page: Path, python: str) -> str:
-  """Returns a shell script of a page's blocks in their order, which stops at the first failure."""
+def script(page: Path, socket: Path) -> str:
+  """Returns a shell script of a page's blocks in their order, which stops at the first failure.
+
+  ``socket`` is the one of the server that runs the commands (see ``fork_server``).
+  """
+  server = f"{Path(fork_server.__file__)} {socket}"
   lines = ["set -euo pipefail"]
-  lines += [_PYTHON.format(name=name, python=python) for name in ("python", ".venv/bin/python")]
+  for name in ("python", ".venv/bin/python"):
+    lines.append(_PYTHON.format(name=name, python=sys.executable, server=server))
   for block in blocks(page):
     if block.needs is None and block.language == "python":
-      lines += [f"{python} - <<'END_OF_BLOCK'", block.text + "END_OF_BLOCK"]
+      lines += [f"{sys.executable} - <<'END_OF_BLOCK'", block.text + "END_OF_BLOCK"]
     elif block.needs is None:
       lines += [f"TEST_FLAGS={block.flags!r}", "set -v", block.text, "set +v"]
   return "\n".join(lines)
