@@ -1,6 +1,7 @@
 """Simulates federated learning on one machine, with a choice of norms and algorithms.
 
-These are the public names for scripts; the README has an example of fifteen lines.
+These are the public names for scripts; the page "API reference" of the documentation has an
+example.
 """
 
 from fedjax_norm import client_mapping, data, models, norm

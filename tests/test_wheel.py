@@ -66,6 +66,7 @@ def test_an_installed_wheel_works_outside_a_checkout(files, tmp_path):
   assert "  study " in run(script, cwd=tmp_path)
   listed = run(script, "fedavg", "--preset=list", cwd=tmp_path)
   assert "digits_dirichlet" in listed
+  assert "python -m experiments" not in listed
   flags = ("--preset=digits_dirichlet", "--rounds=2", "--eval_every=1", "--workdir=run")
   out = run(script, "fedavg", *flags, "--noprogress", cwd=tmp_path)
   assert "result" in out

@@ -19,7 +19,7 @@ from fedjax_norm.cli.config import Config
 from fedjax_norm.cli.flags import define, define_help, parse, shown
 from fedjax_norm.cli.method_choice import Choice
 from fedjax_norm.errors import DivergedError, LostError, UserError
-from fedjax_norm.invocation import in_this_installation
+from fedjax_norm.invocation import as_started
 from fedjax_norm.options import Options
 from fedjax_norm.training.placement import processes
 from fedjax_norm.training.terminal import signals
@@ -246,7 +246,7 @@ def _os_error_text(error: OSError, resumes: bool) -> str:
 
 def print_error(message: object, code: int) -> int:
   """Prints an error message on one line of stderr and returns ``code``."""
-  text = in_this_installation(" ".join(str(message).split()))
+  text = as_started(" ".join(str(message).split()))
   print(f"error: {text}", file=sys.stderr)
   return code
 

@@ -10,8 +10,7 @@ import signal
 import sys
 
 from fedjax_norm.cli import app, commands
-
-_SCRIPT = "fedjax-norm"
+from fedjax_norm.invocation import SCRIPT, for_script
 
 
 def main() -> None:
@@ -23,9 +22,10 @@ def main() -> None:
     sys.exit(0)
   if name not in names():
     known = "a command comes first" if name.startswith("-") else f"there is no command {name!r}"
-    sys.exit(app.print_error(f"{known}; {_SCRIPT} --help lists the commands.", 2))
-  signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
-  sys.argv[:2] = [f"{_SCRIPT} {name}"]
+    sys.exit(app.print_error(f"{known}; {SCRIPT} --help lists the commands.", 2))
+  if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+  sys.argv[:2] = [f"{SCRIPT} {name}"]
   importlib.import_module(f"{commands.__name__}.{name}").launch()
 
 
@@ -40,11 +40,11 @@ def overview() -> str:
   lines = [f"  {name:{width}}  {_purpose(name)}" for name in names()]
   return "\n".join(
     [
-      f"{_SCRIPT} COMMAND [--FLAG=VALUE ...]",
+      f"{SCRIPT} COMMAND [--FLAG=VALUE ...]",
       "",
       *lines,
       "",
-      f"{_SCRIPT} COMMAND --help lists the flags of a command.",
+      f"{SCRIPT} COMMAND --help lists the flags of a command.",
     ]
   )
 
@@ -56,4 +56,4 @@ def _purpose(name: str) -> str:
   assert spec.origin
   with open(spec.origin, encoding="utf-8") as file:
     docstring = ast.get_docstring(ast.parse(file.read())) or ""
-  return docstring.split("\n")[0].partition(": ``")[0].rstrip(".")
+  return for_script(docstring.split("\n")[0].partition(": ``")[0].rstrip("."))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from absl import flags
 
 from fedjax_norm import number_parsing, options
-from fedjax_norm.invocation import in_this_installation
+from fedjax_norm.invocation import as_started
 from fedjax_norm.options import Option
 
 C = TypeVar("C", bound=options.Options)
@@ -93,7 +93,7 @@ def help_of(kind: type[options.Options], description: str, end: str = "") -> str
     "--flagfile=FILE reads flags from a file, one on each line.",
     "--helpfull also lists the flags of the libraries.",
   ]
-  return in_this_installation("\n\n".join([*parts, "\n".join(lines)]))
+  return as_started("\n\n".join([*parts, "\n".join(lines)]))
 
 
 class _Help(flags.BooleanFlag):

@@ -11,6 +11,7 @@ from fedjax_norm.cli.flags import define, parse, shown
 from fedjax_norm.cli.method_choice import Choice, take_flag
 from fedjax_norm.cli.methods import DECENTRALIZED
 from fedjax_norm.errors import UnusedOptionError, UserError
+from fedjax_norm.invocation import as_started
 from fedjax_norm.presets import catalog
 from fedjax_norm.presets.catalog import Preset
 
@@ -29,7 +30,7 @@ def expand(arguments: Sequence[str], options: type[Config] | Choice, binary: str
   Args:
     arguments: command line without the program's name.
     options: config class of the binary, or the flag that chooses the class.
-    binary: name of the binary in ``experiments``.
+    binary: name of the command in ``experiments``.
 
   Raises:
     UserError: the preset is unknown, is for another binary, or sets a flag that the chosen method
@@ -51,8 +52,8 @@ def expand(arguments: Sequence[str], options: type[Config] | Choice, binary: str
     preset_flags = _flags_of_run(preset)
   else:
     raise UserError(
-      f"preset {name} is for the binary {preset.binary}; run python -m experiments.{preset.binary} "
-      f"--preset={name}."
+      f"preset {name} is for the command {preset.binary}; run python -m "
+      f"experiments.{preset.binary} --preset={name}."
     )
   words = [*preset_flags, *others]
   config = options.config_for(words) if isinstance(options, Choice) else options
@@ -101,7 +102,7 @@ def listing() -> str:
     "Flags on the command line override those of a preset, as in\n"
     "python -m experiments.fedavg --preset=digits_dirichlet --norm=bn"
   )
-  return "\n\n".join([*parts, notes])
+  return as_started("\n\n".join([*parts, notes]))
 
 
 def _flags_of_run(preset: Preset) -> list[str]:

@@ -103,7 +103,7 @@ def _draw_masks(folder: RunFolder, task: Task, title: str) -> None:
   chosen = evenly_spaced(np.arange(len(task.source.test.labels)), _IMAGES_WITH_MASKS)
   images, true = np.asarray(task.source.test.images[chosen]), task.test_targets[chosen]
   predicted = load_run(folder.path).predict(images)
-  shown = (images - task.value_range[0]) / np.ptp(task.value_range)
+  shown = (images - task.value_range[0]) / max(np.ptp(task.value_range), 1e-9)
   names = task.source.target_names or ()
   figure = masks.masks_figure(shown, true, predicted, names, title)
   base.save(figure, folder.path / "masks.png")

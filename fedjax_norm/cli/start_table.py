@@ -67,8 +67,11 @@ def partition_text(config: Config) -> str:
   """Returns the flags of the partition, with the values of its options."""
   values = {name: getattr(config, name) for name in ("partition", *OPTIONS[config.partition or ""])}
   values.pop("clients", None)
+  if config.partition == "feature":
+    values |= {"feature_shift": config.feature_shift, "feature_scale": config.feature_scale}
   values["relabelled"] = config.relabelled
-  return " ".join(f"--{n}={value}" for n, value in values.items() if value not in (None, False))
+  flags = {n: "" if value is True else f"={value}" for n, value in values.items()}
+  return " ".join(f"--{n}{text}" for n, text in flags.items() if text not in ("=None", "=False"))
 
 
 def drift_rows(config: Config) -> list[tuple[str, str]]:

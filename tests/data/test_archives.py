@@ -86,6 +86,7 @@ def cifar_files(**changed):
     (cifar_files(test_batch=b""), "is damaged"),
     ({"readme.html": b""}, "lacks data_batch_1"),
   ],
+  ids=("code", "no array", "other length", "empty", "other files"),
 )
 def test_an_archive_with_something_else_is_refused(tmp_path, files, words, capsys):
   write_tar(tmp_path / "cifar-10-python.tar.gz", files)
@@ -133,6 +134,7 @@ def test_mnist_keeps_every_pixel_and_label(tmp_path, packed):
     ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.arange(5))), "are not those of MNIST"),
     ("train-images-idx3-ubyte.gz", gzip.compress(idx(np.zeros((6, 8, 8)))), "not those of MNIST"),
   ],
+  ids=("missing", "no gzip", "fewer labels", "other size"),
 )
 def test_files_that_are_not_those_of_mnist_are_refused(tmp_path, name, data, words):
   write_mnist(tmp_path)

@@ -7,7 +7,8 @@ import pytest
 from helpers.binaries import ROOT
 
 from fedjax_norm.cli import console
-from fedjax_norm.invocation import command, in_this_installation
+from fedjax_norm.cli.commands import compare
+from fedjax_norm.invocation import as_started, command, for_script
 
 
 def run(monkeypatch, *words: str) -> int:
@@ -32,10 +33,10 @@ def test_without_a_command_all_are_listed_with_their_purpose(monkeypatch, capsys
   assert "``" not in out
 
 
-def test_a_command_gets_the_other_words(monkeypatch, capsys):
-  assert run(monkeypatch, "compare", "--help") == 0
-  assert capsys.readouterr().out.startswith("Compares finished runs: ")
-  assert sys.argv == ["fedjax-norm compare", "--help"]
+def test_a_command_gets_the_other_words(monkeypatch):
+  monkeypatch.setattr(compare, "launch", lambda: sys.exit(7))
+  assert run(monkeypatch, "compare", "runs/a", "--output=x") == 7
+  assert sys.argv == ["fedjax-norm compare", "runs/a", "--output=x"]
 
 
 @pytest.mark.parametrize(
@@ -50,9 +51,18 @@ def test_a_wrong_command_is_one_sentence(monkeypatch, capsys, word, message):
   assert capsys.readouterr().err == message
 
 
-def test_texts_name_commands_as_this_installation_has_them():
+def test_texts_name_commands_as_they_were_started(monkeypatch):
   text = "Run python -m experiments.study, or see experiments.run. Both are experiments."
-  assert in_this_installation(text, in_checkout=True) == text
   expected = "Run fedjax-norm study, or see fedjax-norm run. Both are experiments."
-  assert in_this_installation(text, in_checkout=False) == expected
-  assert command("study") == "python -m experiments.study"  # the tests run in a checkout
+  assert for_script(text) == expected
+  assert (as_started(text), command("run")) == (text, "python -m experiments.run")  # a checkout
+  monkeypatch.setattr(sys, "argv", ["/usr/bin/fedjax-norm study"])
+  assert (as_started(text), command("run")) == (expected, "fedjax-norm run")
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["experiments.csv", "/data/experiments.old/x", "my.experiments.run", "experiments.run.csv"],
+)
+def test_names_of_files_are_kept(name):
+  assert for_script(f"there is no {name} here") == f"there is no {name} here"

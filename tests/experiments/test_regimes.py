@@ -58,6 +58,11 @@ def test_the_task_has_the_steps_of_a_drift(tiny_source):
       "--partition=dirichlet --alpha=0.5 --min_size=1 --correlation=0.8",
     ),
     ("--partition=iid --relabelled=0.5 --norm=gn", "--partition=iid --relabelled=0.5"),
+    ("--partition=ratio --clients=2 --norm=gn", "--partition=ratio --ratio=0.0"),
+    (
+      "--partition=feature --feature_shift=brightness --clients=2 --norm=gn",
+      "--partition=feature --feature_shift=brightness --feature_scale=1.0",
+    ),
   ],
 )
 def test_the_table_of_a_run_has_the_options_of_its_partition(tiny_source, arguments, text):

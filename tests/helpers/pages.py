@@ -11,7 +11,7 @@ from helpers.binaries import ROOT
 NEEDS = ("GPU", "data", "network", "several machines", "time", "wire")
 PAGES = [
   ROOT / "README.md",
-  *sorted(p for p in (ROOT / "docs").glob("*.md") if p.stem not in ("extending", "papers")),
+  *sorted(p for p in (ROOT / "docs").glob("*.md") if p.stem != "extending"),
 ]
 
 # Makes every command of the project take the block's flags for the test after its own, and has it

@@ -34,4 +34,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, FEDAVG_CONFIG)
+  app.run(main, FEDAVG_CONFIG, __doc__)

@@ -74,4 +74,4 @@ if __name__ == "__main__":
     initialization_seconds=int(os.environ["INITIALIZATION"]),
     heartbeat_seconds=int(os.environ["HEARTBEAT"]),
   )
-  app.run(main, FEDAVG_CONFIG)
+  app.run(main, FEDAVG_CONFIG, __doc__)

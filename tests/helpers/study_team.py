@@ -57,4 +57,4 @@ def main(config, path, *names):
 if __name__ == "__main__":
   sys.path.insert(0, os.getcwd())
   workers.train_cell, workers.write_failure = train_cell, write_failure
-  app.run_plain(main, Options, positional=True)
+  app.run_plain(main, Options, __doc__, positional=True)

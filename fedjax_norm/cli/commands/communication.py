@@ -53,5 +53,5 @@ def run(config: CommunicationFlags) -> None:
 
 
 def launch() -> None:
-  """Runs the binary with the flags of the command line, and exits."""
+  """Runs the command with the flags of the command line, and exits."""
   run_plain(run, CommunicationFlags, __doc__)

@@ -143,5 +143,5 @@ def main(config: CompareFlags, *paths: str) -> None:
 
 
 def launch() -> None:
-  """Runs the binary with the flags of the command line, and exits."""
+  """Runs the command with the flags of the command line, and exits."""
   app.run_plain(main, CompareFlags, __doc__, positional=True)

@@ -249,5 +249,5 @@ def _append(path: Path, images: np.ndarray | EncodedImages, done: int, bar: tqdm
 
 
 def launch() -> None:
-  """Runs the binary with the flags of the command line, and exits."""
+  """Runs the command with the flags of the command line, and exits."""
   run_plain(run, ConvertFlags, __doc__)

@@ -118,5 +118,5 @@ def _folder(output: str | None) -> Path:
 
 
 def launch() -> None:
-  """Runs the binary with the flags of the command line, and exits."""
+  """Runs the command with the flags of the command line, and exits."""
   app.run_plain(main, DiagnosticsFlags, __doc__, positional=True)

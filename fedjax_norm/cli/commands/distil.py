@@ -159,5 +159,5 @@ def finish(
 
 
 def launch() -> None:
-  """Runs ``experiments.distil`` with the flags of the command line, and exits."""
+  """Runs the command with the flags of the command line, and exits."""
   app.run(main, DistilFlags, __doc__)

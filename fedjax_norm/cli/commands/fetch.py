@@ -6,6 +6,7 @@ their values. Without ``--archive``, an error says what to download. TensorFlow 
 """
 
 import dataclasses
+from pathlib import Path
 
 from fedjax_norm.cli.app import run_plain
 from fedjax_norm.data.archives.registry import ARCHIVES, prepare
@@ -31,8 +32,8 @@ def run(flags: FetchFlags) -> None:
     UserError: an option is missing, or the archive cannot be used.
   """
   if flags.dataset is None or flags.data_dir is None:
-    raise UserError("give --dataset, --archive and --data_dir.")
-  counts = prepare(flags.dataset, flags.archive, flags.data_dir)
+    raise UserError("give --dataset and --data_dir, and as --archive what you have downloaded.")
+  counts = prepare(flags.dataset, flags.archive, str(Path(flags.data_dir).expanduser()))
   numbers = " and ".join(f"{count:,} {split}" for split, count in (counts or {}).items())
   state = f"is prepared in {flags.data_dir}: {numbers} images" if counts else "was there already"
   print(f"{flags.dataset} {state}; use it by --data={flags.dataset} --data_dir={flags.data_dir}")

@@ -126,5 +126,5 @@ def _of_run(config: LeakageFlags) -> tuple[Task, Variables, str]:
 
 
 def launch() -> None:
-  """Runs ``experiments.leakage`` with the flags of the command line, and exits."""
+  """Runs the command with the flags of the command line, and exits."""
   app.run(main, LeakageFlags, __doc__)

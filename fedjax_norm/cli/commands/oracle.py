@@ -179,5 +179,5 @@ def _run(name: str, config: Config, source: Source, path: Path) -> savings.Outco
 
 
 def launch() -> None:
-  """Runs ``experiments.oracle`` with the flags of the command line, and exits."""
+  """Runs the command with the flags of the command line, and exits."""
   app.run(main, ALGORITHM, __doc__)

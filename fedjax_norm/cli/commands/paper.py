@@ -276,5 +276,5 @@ def _made(table: Table, contenders: Mapping[str, Contender], flags: PaperFlags) 
 
 
 def launch() -> None:
-  """Runs ``experiments.paper`` with the flags of the command line, and exits."""
+  """Runs the command with the flags of the command line, and exits."""
   app.run_plain(main, PaperFlags, __doc__)

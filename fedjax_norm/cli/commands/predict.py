@@ -233,5 +233,5 @@ def _write(path: Path, lines: Iterator[bytes]) -> None:
 
 
 def launch() -> None:
-  """Runs ``experiments.predict`` with the flags of the command line, and exits."""
+  """Runs the command with the flags of the command line, and exits."""
   app.run(main, PredictFlags, __doc__)

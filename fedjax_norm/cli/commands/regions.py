@@ -131,5 +131,5 @@ def _write(
 
 
 def launch() -> None:
-  """Runs the binary with the flags of the command line, and exits."""
+  """Runs the command with the flags of the command line, and exits."""
   run_plain(run, CONFIG, __doc__)

@@ -82,5 +82,5 @@ def main(config: PredictFlags) -> None:
 
 
 def launch() -> None:
-  """Runs ``experiments.split_predict`` with the flags of the command line, and exits."""
+  """Runs the command with the flags of the command line, and exits."""
   app.run(main, PredictFlags, __doc__)

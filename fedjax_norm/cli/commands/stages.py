@@ -72,5 +72,5 @@ def run(config: StagesFlags) -> None:
 
 
 def launch() -> None:
-  """Runs ``experiments.stages`` with the flags of the command line, and exits."""
+  """Runs the command with the flags of the command line, and exits."""
   run_plain(run, StagesFlags, __doc__)

@@ -123,6 +123,6 @@ def _refuse_options_of_runs(words: Sequence[str]) -> None:
 
 
 def launch() -> None:
-  """Runs ``experiments.study`` with the flags of the command line, and exits."""
+  """Runs the command with the flags of the command line, and exits."""
   _refuse_options_of_runs(sys.argv[1:])
   app.run_plain(main, FLAGS, __doc__)

@@ -1,5 +1,7 @@
 """Writes the images of an archive as a TFDS data set, without TensorFlow."""
 
+import contextlib
+import io
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,6 +10,8 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple
 import tensorflow_datasets as tfds
 
 from fedjax_norm.errors import UserError
+
+_FORMAT = "array_record"
 
 Example = tuple[str, BinaryIO, int]
 """Name, encoded image and class of an example."""
@@ -67,8 +71,16 @@ class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
 
 
 def is_prepared(kind: type[ArchiveBuilder], data_dir: str) -> bool:
-  """Returns whether the data set is in the folder already."""
-  return Path(data_dir, kind.name, str(kind.VERSION), "dataset_info.json").is_file()
+  """Returns whether the data set is in the folder already.
+
+  Raises:
+    UserError: it is there in a format that needs TensorFlow.
+  """
+  folder = Path(data_dir, kind.name, str(kind.VERSION))
+  info = folder / "dataset_info.json"
+  if info.is_file() and f'"{_FORMAT}"' not in info.read_text(errors="replace"):
+    raise UserError(f"{folder} has a format that needs TensorFlow; delete this folder first.")
+  return info.is_file()
 
 
 def write(kind: type[ArchiveBuilder], contents: Contents, data_dir: str) -> None:
@@ -80,9 +92,9 @@ def write(kind: type[ArchiveBuilder], contents: Contents, data_dir: str) -> None
   config = tfds.download.DownloadConfig(try_download_gcs=False)
   tfds.disable_progress_bar()
   try:
-    builder = kind(contents, data_dir=data_dir, file_format="array_record")
+    builder = kind(contents, data_dir=data_dir, file_format=_FORMAT)
     # Nothing is downloaded, but TFDS makes folders for downloads, here outside `data_dir`.
-    with tempfile.TemporaryDirectory() as downloads:
+    with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare(download_dir=downloads, download_config=config)
   except OSError as error:
     raise UserError(f"{data_dir} cannot be written to; choose another data folder.") from error

@@ -52,6 +52,8 @@ def read(path: Path) -> Contents:
       f"{path} is not the archive of CIFAR-10 (it lacks {error.args[0]}); download it again."
     ) from error
   except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
+    if isinstance(error, OSError) and error.errno is not None:  # such as permissions
+      raise
     raise UserError(f"{path} is damaged; download it again.") from error
   parts = {
     split: [np.concatenate(arrays) for arrays in zip(*pairs, strict=True)]

@@ -83,6 +83,8 @@ def _find(name: str, archive: Archive, path: str | None) -> Path:
   given = Path(path).expanduser()
   if given.is_file():
     return given
+  if not given.is_dir():
+    raise UserError(f"There is no file or folder {given}; correct --archive.")
   found = [given / file for file in archive.files if (given / file).is_file()]
   if not found:
     raise UserError(f"{given} holds no archive of {name}; {download}.")

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +43,7 @@ def read_index(path: Path) -> Index:
       members = archive.namelist()
       wnids = archive.read(f"{_ROOT}/wnids.txt").decode().split()
       annotations = archive.read(f"{_ROOT}/val/val_annotations.txt").decode().splitlines()
-  except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+  except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError) as error:
     raise UserError(f"{path} is damaged; download it again.") from error
   except KeyError as error:
     raise UserError(
@@ -100,7 +101,7 @@ def read(path: Path) -> Contents:
       for member, label in members[split]:
         try:
           image = io.BytesIO(archive.read(member))
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
           raise UserError(f"{path} is damaged; download it again.") from error
         yield member, image, label
 

@@ -1,5 +1,7 @@
 """Loads a data source by its name."""
 
+from pathlib import Path
+
 from fedjax_norm.data.examples import Source
 from fedjax_norm.data.process_local import SelectLocal
 from fedjax_norm.data.sources import (
@@ -177,11 +179,12 @@ def _prepared(
       f"--data={name} is no built-in source, so it needs --data_dir=DIR, a folder in which TFDS "
       f"prepared it; {known}."
     )
+  data_dir = str(Path(data_dir).expanduser())
   available = tfds.prepared(data_dir)
   if name not in available:
     how = ""
     if name in ARCHIVED:
-      how = f" (prepare it with {command('fetch')} --dataset={name})"
+      how = f" (prepare it with {command('fetch')} --dataset={name} --data_dir={data_dir})"
     raise UserError(
       f"There is no data source {name!r}{how}; {known}, and the data sets prepared in {data_dir}:"
       f" {', '.join(available) or 'none'}."
