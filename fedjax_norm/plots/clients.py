@@ -14,16 +14,16 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter, St
 
 from fedjax_norm.plots import base
 
-_MOST_BARS = 100
+_MOST_DRAWN = 100
 _MOST_STACKS = 30  # more clients are a heat map
 
 
 def shown_clients(population: int) -> np.ndarray:
   """Returns the clients that ``partition_figure`` draws: all, or a fixed random sample of 100."""
-  if population <= _MOST_BARS:
+  if population <= _MOST_DRAWN:
     return np.arange(population)
   # Evenly spaced clients would show only one class if classes are assigned to clients in turn.
-  return np.sort(np.random.default_rng(0).choice(population, _MOST_BARS, replace=False))
+  return np.sort(np.random.default_rng(0).choice(population, _MOST_DRAWN, replace=False))
 
 
 def partition_figure(
@@ -36,8 +36,8 @@ def partition_figure(
   """Draws each client's number of examples of each class.
 
   Up to 30 clients are bars, stacked by class. More are the columns of a heat map of the classes'
-  shares in a client's examples; of more than 100 clients, a fixed random sample of 100 is drawn, as
-  the axis label says.
+  shares in a client's examples, below bars of their numbers; of more than 100 clients, a fixed
+  random sample of 100 is drawn, as the axis label says.
 
   Args:
     counts: [K, C] ints, number of examples of each class at each client.
@@ -61,7 +61,7 @@ def partition_figure(
   counts = counts[shown] if len(counts) == population else counts
   width = 9.0 if classes <= base.MOST_NAMED or len(shown) > _MOST_STACKS else 8.0
   figure, (axes,) = base.new_figure(title, (width, 4.2), 1)
-  if len(shown) <= _MOST_STACKS:
+  if len(shown) <= _MOST_STACKS or classes == 1:
     _draw_stacks(figure, axes, counts, class_names)
   else:
     _draw_shares(figure, axes, counts, class_names)
@@ -120,7 +120,7 @@ def _draw_stacks(
 def _draw_shares(
   figure: Figure, axes: Axes, counts: np.ndarray, class_names: Sequence[str]
 ) -> None:
-  """Draws a heat map of the classes' shares (rows) in the clients' examples (columns)."""
+  """Draws the classes' shares (rows) in the clients' examples (columns), below the sizes."""
   shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
   image = axes.imshow(shares.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none")
   ticks = _every(len(class_names), base.MOST_NAMED)
@@ -129,8 +129,13 @@ def _draw_shares(
   axes.grid(visible=False)
   bar = figure.colorbar(image, ax=axes, pad=0.02)
   bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-  sizes = counts.sum(1)
-  bar.set_label(f"share of a client's {sizes.min():,} to {sizes.max():,} examples")
+  bar.set_label("share of a client's examples")
+  above = axes.inset_axes((0.0, 1.03, 1.0, 0.18), sharex=axes)
+  above.bar(np.arange(len(counts)), counts.sum(1), 0.8, color="0.6")
+  above.tick_params(axis="x", labelbottom=False)
+  above.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+  above.set_ylabel("examples", fontsize=8)
+  base.tidy(above)
 
 
 def client_accuracy_figure(
@@ -157,7 +162,7 @@ def client_accuracy_figure(
   omitted = len(accuracies) - len(values)
   note = f", {omitted:,} without test examples left out" if omitted else ""
   percent = PercentFormatter(1.0, decimals=0)
-  if len(values) > _MOST_BARS:
+  if len(values) > _MOST_DRAWN:
     bins = np.linspace(0, 1, 41).tolist()
     axes.hist(values, bins=bins, color=base.COLOURS[0], edgecolor="white", linewidth=0.4)
     axes.set_xlim(0, 1)

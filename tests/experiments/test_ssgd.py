@@ -14,7 +14,7 @@ from helpers.settings import program_of
 from fedjax_norm import norm
 from fedjax_norm.algorithms.costs.ledger import Cost
 from fedjax_norm.algorithms.ssgd import SSGD
-from fedjax_norm.cli import app, methods, run_report, train
+from fedjax_norm.cli import app, methods, start_table, train
 from fedjax_norm.data.partitions.registry import Partition
 from fedjax_norm.errors import UserError
 from fedjax_norm.training.build_program import client_bytes
@@ -184,7 +184,7 @@ def test_the_start_prints_the_bytes_of_distributed_bn_per_step(ssgd_run):
 
 def test_round_trips_without_bytes_are_printed_alone():
   """As in SplitFed, which counts the bytes of activations elsewhere."""
-  assert run_report._step_bytes(Cost(0, 0, step_trips=1)) == [("also per step", "1 round trip")]
+  assert start_table._step_bytes(Cost(0, 0, step_trips=1)) == [("also per step", "1 round trip")]
 
 
 @pytest.mark.parametrize("shared", [True, False])

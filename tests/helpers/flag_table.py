@@ -13,6 +13,7 @@ from fedjax_norm.cli.commands import (
   convert,
   diagnostics,
   distil,
+  fetch,
   leakage,
   oracle,
   paper,
@@ -129,6 +130,9 @@ BINARIES = {
     (DATA, "--clients=4", "--partition=classes"),
   ),
   "convert": Binary(_plain(convert.run), convert.ConvertFlags, (DATA, "--to=converted")),
+  "fetch": Binary(
+    _plain(fetch.run), fetch.FetchFlags, ("--dataset=mnist", "--archive=mnist", "--data_dir=tfds")
+  ),
   "communication": Binary(
     _plain(communication.run),
     communication.CommunicationFlags,

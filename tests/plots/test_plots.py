@@ -137,6 +137,8 @@ def test_more_clients_are_a_heat_map_of_the_classes_shares():
   axes = clients.partition_figure(counts, ["a", "b", "c"], "p").axes[0]
   shares = counts.T / np.maximum(counts.sum(1), 1)
   np.testing.assert_allclose(axes.images[0].get_array(), shares)
+  (above,) = axes.child_axes
+  assert [bar.get_height() for bar in above.patches] == counts.sum(1).tolist()
   assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "c"]
 
 

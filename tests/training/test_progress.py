@@ -13,8 +13,8 @@ def test_a_log_has_a_line_for_each_evaluation(capsys):
   out, err = capsys.readouterr()
   assert not out
   assert re.fullmatch(
-    r"round 20/40, 00:0\d, loss 1.2500, top-1 60.00%, 1,234 examples/s\n"
-    r"round 40/40, 00:0\d, loss 0.5000, top-1 86.94%, 1,234 examples/s\n",
+    r"round 20/40 00:0\d<00:0\d, loss 1.2500, top-1 60.00%, 1,234 examples/s\n"
+    r"round 40/40 00:0\d<00:00, loss 0.5000, top-1 86.94%, 1,234 examples/s\n",
     err,
   )
 

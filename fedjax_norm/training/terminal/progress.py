@@ -55,14 +55,15 @@ class Progress(contextlib.AbstractContextManager):
     """
     text = f"loss {loss:.4f}, {tested}, {examples_per_second:,.0f} examples/s"
     if self._logs:
-      elapsed = tqdm.tqdm.format_interval(time.perf_counter() - self._started)
-      done = f"{self._unit} {round}/{self._bar.total}"
-      print(f"{done}, {elapsed}, {text}", file=sys.stderr, flush=True)
+      elapsed = time.perf_counter() - self._started
+      left = elapsed * (self._bar.total - round) / (round - self._bar.initial)
+      times = "<".join(map(tqdm.tqdm.format_interval, (elapsed, left)))
+      print(f"{self._unit} {round}/{self._bar.total} {times}, {text}", file=sys.stderr, flush=True)
     self._bar.set_postfix_str(text, refresh=False)
     self._bar.update(round - self._bar.n)
 
   def __exit__(self, *_: object) -> None:
-    """Shows the final state and ends the line."""
+    """Shows the final state and ends the line of a terminal."""
     if not self._bar.disable:
       self._bar.refresh()
     self._bar.close()

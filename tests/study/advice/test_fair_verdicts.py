@@ -150,7 +150,7 @@ def test_the_rates_to_try_next_are_those_around_the_chosen_ones_of_all_settings(
   assert "another --workdir and --lrs=0.003,0.01,0.03,0.1,0.3,1." in words(*first.next_steps)
   assert "--lrs" not in words(*second.next_steps)
   alone = recommend(members, TOP1).conclusions[0].next_steps
-  assert "the study's command (experiments.study) with another" in words(*alone)
+  assert "the study's command (python -m experiments.study) with another" in words(*alone)
 
 
 def test_runs_that_exist_are_repeated_with_more_seeds():
