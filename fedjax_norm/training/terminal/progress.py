@@ -41,7 +41,7 @@ class Progress(contextlib.AbstractContextManager):
 
   def __init__(self, total: int, start: int = 0, enabled: bool = True, unit: str = "round"):
     """Shows progress if ``enabled``; a resumed run has completed ``start`` rounds before."""
-    self._unit = unit
+    self._unit, self._start = unit, start
     self._logs = enabled and not sys.stderr.isatty()
     text = "{desc} {n_fmt}/{total_fmt} |{bar:20}| {elapsed}<{remaining}{postfix}"
     shown = enabled and not self._logs
@@ -56,7 +56,7 @@ class Progress(contextlib.AbstractContextManager):
     text = f"loss {loss:.4f}, {tested}, {examples_per_second:,.0f} examples/s"
     if self._logs:
       elapsed = time.perf_counter() - self._started
-      left = elapsed * (self._bar.total - round) / (round - self._bar.initial)
+      left = elapsed * (self._bar.total - round) / (round - self._start)
       times = "<".join(map(tqdm.tqdm.format_interval, (elapsed, left)))
       print(f"{self._unit} {round}/{self._bar.total} {times}, {text}", file=sys.stderr, flush=True)
     self._bar.set_postfix_str(text, refresh=False)
