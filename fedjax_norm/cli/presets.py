@@ -30,7 +30,7 @@ def expand(arguments: Sequence[str], options: type[Config] | Choice, binary: str
   Args:
     arguments: command line without the program's name.
     options: config class of the binary, or the flag that chooses the class.
-    binary: name of the command in ``experiments``.
+    binary: name of the command.
 
   Raises:
     UserError: the preset is unknown, is for another binary, or sets a flag that the chosen method

@@ -1,6 +1,5 @@
 """All parts of the script for accelerators run, whatever becomes of the others."""
 
-import os
 import subprocess
 import sys
 import time
@@ -112,9 +111,6 @@ def test_an_interpreter_without_jax_is_not_replaced_by_another(monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.skipif(
-  "RUN_GPU_SCRIPT" not in os.environ, reason="takes minutes: set RUN_GPU_SCRIPT=1"
-)
 def test_the_whole_script_works(tmp_path):
   output = tmp_path / "out"
   script = f"{gpu.ROOT}/benchmarks/gpu.sh"

@@ -126,6 +126,17 @@ def test_mnist_keeps_every_pixel_and_label(tmp_path, packed):
     np.testing.assert_array_equal(examples.labels, labels[order])
 
 
+def test_a_data_set_in_a_format_that_needs_tensorflow_is_named(tmp_path):
+  write_mnist(tmp_path)
+  data = str(tmp_path / "data")
+  archives.prepare("mnist", str(tmp_path), data)
+  assert archives.prepare("mnist", None, data) is None  # it is there
+  (info,) = (tmp_path / "data").glob("*/*/dataset_info.json")
+  info.write_text(info.read_text().replace("array_record", "tfrecord"))
+  with pytest.raises(UserError, match=r"mnist/3.0.1 has a format .* delete this folder"):
+    archives.prepare("mnist", str(tmp_path), data)
+
+
 @pytest.mark.parametrize(
   ("name", "data", "words"),
   [

@@ -48,9 +48,9 @@ def members():
   return result
 
 
-def write(folder, contents):
+def write(folder, contents, compression=zipfile.ZIP_STORED):
   folder.mkdir(exist_ok=True)
-  with zipfile.ZipFile(folder / ARCHIVE, "w") as archive:
+  with zipfile.ZipFile(folder / ARCHIVE, "w", compression) as archive:
     for name, data in contents.items():
       archive.writestr(name, data)
   return folder
@@ -166,13 +166,15 @@ def test_missing_and_damaged_archives_are_refused(tmp_path):
     prepare(str(tmp_path), str(tmp_path / "data"))
 
 
-def test_a_damaged_member_is_refused_and_leaves_nothing_prepared(tmp_path):
-  manual = write(tmp_path / "manual", members())
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_member_is_refused_and_leaves_nothing_prepared(tmp_path, compression):
+  manual = write(tmp_path / "manual", members(), compression)
   path = manual / ARCHIVE
   with zipfile.ZipFile(path) as archive:
     start = archive.getinfo(f"{ROOT}/train/n20/images/n20_1.JPEG").header_offset
   data = bytearray(path.read_bytes())
-  data[start + 200] ^= 0xFF
+  size = int.from_bytes(data[start + 26 : start + 28], "little")  # of the member's name
+  data[start + 30 + size] ^= 0xFF  # the first byte, which says how the others are compressed
   path.write_bytes(bytes(data))
   for _ in range(2):
     with pytest.raises(UserError, match="damaged"):
