@@ -92,7 +92,7 @@ PARTS = (
       *("-m", "benchmarks.lowering", "--output={folder}", "--minutes={minutes}"),
       "--models=resnet18,resnet20,cnn,niid,tiny",
     ),
-    ("--models=tiny", "--platform=gpu", "--clients=2", "--batches=2", "--minutes=0.5"),
+    ("--models=tiny", "--platform=gpu", "--clients=2", "--batches=2", "--minutes=0.1"),
   ),
   Part(
     "starts",

@@ -229,7 +229,7 @@ def table(letters: str, scale: str, accelerator: bool) -> list[Workload]:
       samples=1,
       contenders=((OURS, FIRST_START), (OURS, SECOND_START)),
     )
-    for one in ((d, _A, _B, _C) if accelerator else (_A, _B, _C))
+    for one in ((_C,) if scale == "smoke" else (d, _A, _B, _C) if accelerator else (_A, _B, _C))
   ]
   populations = [
     _F._replace(key=f"f{clients}", clients=clients, title=_F.title.format(clients=clients))

@@ -2,6 +2,7 @@
 
 import configparser
 import re
+import shutil
 from pathlib import Path
 
 from fedjax_norm import options
@@ -15,7 +16,7 @@ author = METADATA["metadata"]["author"]
 copyright = author
 release = version = METADATA["metadata"]["version"]
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"fedjax_norm {release}"
@@ -23,7 +24,8 @@ html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 html_theme_options = {"top_of_page_buttons": []}
 
-myst_enable_extensions = ["colon_fence", "deflist"]
+nb_execution_mode = "off"  # the notebooks have their outputs
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # an included page begins below a heading of this one
 
@@ -32,6 +34,11 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 add_module_names = False
+
+# Sphinx reads only what lies in this folder.
+(ROOT / "docs" / "notebooks").mkdir(exist_ok=True)
+for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+  shutil.copy(notebook, ROOT / "docs" / "notebooks")
 
 
 def list_options(app, what, name, obj, config, lines):

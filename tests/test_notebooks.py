@@ -1,16 +1,18 @@
 """The notebooks run from top to bottom in their reduced setting, and what they say holds there."""
 
 import json
+import re
+import runpy
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 from helpers.binaries import PYTHONPATH
-from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+BUILD = runpy.run_path(str(ROOT / "notebooks" / "build.py"))
 
 # What a run is asked at its end, by a cell that is appended to it: an expression for JSON.
 QUESTIONS = {
@@ -27,9 +29,40 @@ QUESTIONS = {
     "moved": moved,
     "affine_error": affine_error,
     "traffic": traffic,
-  }"""
+  }""",
+  "02_batch_statistics": """{
+    "distance": float(distance),
+    "top1": {name: outcome.rows[-1]["top1"] for name, outcome in outcomes.items()},
+    "bytes": {name: outcome.rows[-1]["bytes_up"] for name, outcome in outcomes.items()},
+    "bright": {name: outcome.rows[-1]["clients_top1"] for name, outcome in bright.items()},
+  }""",
+  "03_how_much_to_talk": """{
+    "sent": {name: sent(outcome) for name, outcome in skewed.items()},
+    "efficient": {point.name: point.efficient for point in points},
+    "thetas": {name: [row["theta"] for row in o.rows] for name, o in scouted.items()},
+    "grid": GRID,
+    "seconds": {name: o.rows[-1]["simulated_seconds"] for name, o in skewed.items()},
+  }""",
+  "04_split_learning_and_leakage": """{
+    "differences": differences,
+    "rows": {cut: runs[cut].rows[-1] for cut in CUTS},
+    "leaks": measured.rows,
+    "directions": [int(np.argmax(directions[i] @ directions.T - np.eye(len(labels))[i] * 9))
+                   for i in range(len(labels))],
+    "labels": labels.tolist(),
+  }""",
+  "05_your_own": """{
+    "counts": counts.tolist(),
+    "names": list(names),
+    "up": {name: outcome.rows[-1]["bytes_up"] for name, outcome in signs.items()},
+    "down": {name: outcome.rows[-1]["bytes_down"] for name, outcome in signs.items()},
+    "top1": {name: outcome.rows[-1]["top1"] for name, outcome in signs.items()},
+    "adam": outcome.rows[-1]["top1"],
+    "own": {norm: sorted(o.variables) for norm, o in nets.items()},
+  }""",
 }
-IMAGES = {"01_norms_as_axes": 6}
+# The number of pictures in each notebook.
+IMAGES = dict(zip(QUESTIONS, (6, 4, 4, 3, 2), strict=True))
 
 
 def images(notebook: nbformat.NotebookNode) -> int:
@@ -47,19 +80,16 @@ def executed(tmp_path_factory):
     if name in results:
       return results[name]
     folder = tmp_path_factory.mktemp(name)
-    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    question = f"import json\nprint(json.dumps({QUESTIONS.get(name)}))"
+    notebook = BUILD["assemble"](name)
+    question = f"import json\nprint(json.dumps({QUESTIONS[name]}))"
     notebook.cells.append(nbformat.v4.new_code_cell(question))
-    client = NotebookClient(
-      notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    )
     with pytest.MonkeyPatch.context() as patch:
       patch.setenv("FEDJAX_NORM_REDUCED", "1")
       patch.setenv("PYTHONPATH", PYTHONPATH)
       patch.setenv("JAX_PLATFORMS", "cpu")
       for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
         patch.setenv(variable, str(folder / variable))
-      client.execute()
+      BUILD["execute"](notebook, folder)
     answer = json.loads(notebook.cells[-1].outputs[0].text)
     results[name] = answer, images(notebook)
     return results[name]
@@ -67,23 +97,39 @@ def executed(tmp_path_factory):
   return run
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_is_committed_without_outputs(path):
-  notebook = nbformat.read(path, as_version=4)
+@pytest.mark.parametrize("name", NAMES)
+def test_is_built_from_its_script(name):
+  path = ROOT / "notebooks" / f"{name}.ipynb"
+  notebook, built = nbformat.read(path, as_version=4), BUILD["assemble"](name)
   nbformat.validate(notebook)
-  assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
-  for cell in notebook.cells:
-    if cell.cell_type == "code":
-      assert cell.execution_count is None, cell.id
-      assert cell.outputs == [], cell.id
-      assert not cell.metadata, cell.id  # nor times of execution
+  sources = [
+    [(cell.id, cell.cell_type, cell.source) for cell in n.cells] for n in (notebook, built)
+  ]
+  assert sources[0] == sources[1], f"run python notebooks/build.py {name}"
+  assert "colab.research.google.com/github/" in notebook.cells[0].source
+  assert f"{name}.ipynb" in notebook.cells[0].source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_committed_with_the_outputs_of_one_run(name):
+  path = ROOT / "notebooks" / f"{name}.ipynb"
+  notebook = nbformat.read(path, as_version=4)
+  code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+  assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+  assert images(notebook) == IMAGES[name]
+  assert not any(cell.metadata for cell in notebook.cells)  # nor times of execution
+  outputs = [output for cell in code for output in cell.outputs]
+  assert {output.output_type for output in outputs} <= {"stream", "display_data"}
+  assert {output.name for output in outputs if "name" in output} == {"stdout"}  # no warnings
+  assert not re.search(r"/(home|tmp|work|Users)/", json.dumps(outputs))
+  assert path.stat().st_size < 600_000
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_from_top_to_bottom(path, executed):
-  _, pictures = executed(path.stem)
-  assert pictures == IMAGES[path.stem]
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_from_top_to_bottom(name, executed):
+  _, pictures = executed(name)
+  assert pictures == IMAGES[name]
 
 
 @pytest.mark.long
@@ -136,3 +182,59 @@ def test_norms_as_axes_shows_what_is_sent(executed):
   assert traffic["bn"]["up"] == traffic["fixbn"]["up"] > traffic["gn"]["up"]
   # Frozen statistics no longer come back: what is left is gn's weights.
   assert traffic["fixbn, frozen"]["up"] == traffic["gn"]["up"]
+
+
+@pytest.mark.long
+def test_policies_of_statistics_share_the_weights_and_differ_where_images_do(executed):
+  answer, _ = executed("02_batch_statistics")
+  assert answer["distance"] == 0
+  assert answer["top1"]["local"] != answer["top1"]["mean"]
+  assert answer["bytes"]["mean"] == answer["bytes"]["moments"] > answer["bytes"]["local"]
+  assert answer["bright"]["fedbn"] > answer["bright"]["mean"] + 0.1
+
+
+@pytest.mark.long
+def test_talking_less_is_cheaper_and_skewscout_follows_the_skew(executed):
+  answer, _ = executed("03_how_much_to_talk")
+  assert answer["sent"]["gaia, 20%"] < answer["sent"]["bsp"] / 2
+  assert answer["seconds"]["gaia, 20%"] < answer["seconds"]["bsp"]
+  assert answer["efficient"]["gaia, 20%"]  # nothing is cheaper
+  thetas = answer["thetas"]
+  assert {theta for values in thetas.values() for theta in values} <= set(
+    np.float32(answer["grid"])
+  )
+  assert max(thetas["iid"]) > max(thetas["two classes each"][1:])
+
+
+@pytest.mark.long
+def test_a_cut_changes_the_costs_and_not_the_model(executed):
+  answer, _ = executed("04_split_learning_and_leakage")
+  assert max(answer["differences"].values()) < 1e-5
+  early, late = answer["rows"]["conv1"], answer["rows"]["conv3"]
+  assert early["client_flops"] < late["client_flops"]
+  assert early["client_flops"] + early["server_flops"] == pytest.approx(
+    late["client_flops"] + late["server_flops"], rel=0.05
+  )
+  for row in answer["leaks"]:
+    assert row["labels_by_known"] > row["labels_chance"] + 0.2
+
+
+@pytest.mark.long
+def test_gradients_at_the_cut_point_in_the_direction_of_their_class(executed):
+  answer, _ = executed("04_split_learning_and_leakage")
+  labels = np.array(answer["labels"])
+  assert (labels[answer["directions"]] == labels).mean() > 0.6
+
+
+@pytest.mark.long
+def test_own_data_model_and_algorithm_are_what_the_user_wrote(executed):
+  answer, _ = executed("05_your_own")
+  counts = dict(zip(answer["names"], np.array(answer["counts"]) > 0, strict=True))
+  assert np.flatnonzero(counts["north"]).tolist() == [0, 1, 2, 3, 4]
+  assert np.flatnonzero(counts["west"]).tolist() == [0, 6, 7, 8, 9]
+  # A sign is a byte and a weight four; the sizes of changes add a little.
+  assert 0.25 < answer["up"]["sign averaging"] / answer["up"]["fedavg"] < 0.26
+  assert answer["down"]["sign averaging"] == answer["down"]["fedavg"]
+  assert answer["top1"]["sign averaging"] > 0.15
+  assert answer["adam"] > 0.3
+  assert answer["own"] == {"bn": ["batch_stats", "params"], "gn": ["params"]}

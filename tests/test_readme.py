@@ -41,3 +41,11 @@ def test_the_tables_of_the_pages_are_complete():
 def test_the_citation_has_the_version_of_the_package():
   (version,) = re.findall(r"^version = (.*)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
   assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_repository_has_one_address():
+  paths = [ROOT / name for name in ("setup.cfg", "README.md", "docs/get_started.md")]
+  paths += [ROOT / "notebooks/build.py", *(ROOT / "notebooks").glob("*.ipynb")]
+  found = [re.findall(r"([\w-]+)/fedjax_norm\b(?!/)", path.read_text()) for path in paths]
+  assert all(found)
+  assert len({owner for owners in found for owner in owners}) == 1, found

@@ -10,6 +10,7 @@ from fedjax_norm import models
 from fedjax_norm.algorithms.contract import Method
 from fedjax_norm.algorithms.registry import find
 from fedjax_norm.errors import UserError, check_type
+from fedjax_norm.local_training.client_optimizer import check_optimizers
 from fedjax_norm.options import make
 from fedjax_norm.random_keys import Stream, stream
 from fedjax_norm.training.build_program import fill_defaults, make_program
@@ -50,6 +51,7 @@ def run(
   config = fill_defaults(method, task, make(config_of(method), *groups, **options))
   program = make_program(method, task, config)
   variables = initial_variables(task, config.seed)
+  check_optimizers(config, variables["params"])
   return train(program, config, task.data, variables, folder, show_progress, on_evaluation)
 
 

@@ -65,6 +65,22 @@ def test_runs_of_several_settings_keep_their_names_apart(runs):
     assert re.search(rf"<dt>[^<]*\({data}\)</dt><dd>{data}</dd>", text)
 
 
+def test_what_is_off_by_default_is_named_where_it_is_on():
+  for name, options in {
+    "usual": {},
+    "silo": {"batch_stats": "local"},
+    "own": {"fedbn": True},
+  }.items():
+    saved = {"batch_stats": "local" if options else "mean", "fedbn": False, **options}
+    write_run(Path(name), "fedavg", [0.5], norm="bn", **saved)
+  text = compare.compare(CompareFlags(), "usual", "silo", "own")
+  assert re.findall(r"^\d  (\S+)  ", text, re.M) == [
+    "batch_stats=local",
+    "batch_stats=mean",
+    "fedbn",
+  ]
+
+
 @pytest.mark.parametrize(
   ("options", "paths", "message"),
   [

@@ -59,7 +59,14 @@ def describe(values: Mapping[str, Any], joint: str = ", ") -> str:
   """Returns options as text, the norm and the algorithm first and as bare words."""
   bare = [str(values[name]) for name in ("norm", "algorithm") if name in values]
   others = sorted(values.keys() - {"norm", "algorithm"})
-  return joint.join([*bare, *(f"{name}={_text(values[name])}" for name in others)])
+  return joint.join([*bare, *(_option(name, values[name]) for name in others)])
+
+
+def _option(name: str, value: Any) -> str:
+  """Returns an option as its flag has it, without the dashes."""
+  if isinstance(value, bool):
+    return name if value else f"no{name}"
+  return f"{name}={_text(value)}"
 
 
 def _text(value: Any) -> str:

@@ -42,8 +42,8 @@ def label(configs: Sequence[Saved]) -> list[Label]:
   """Returns a label for each run.
 
   A name lists the options in which the runs of a setting differ. An option that only one run has is
-  listed if its value is not the default. Options of the machine, the evaluation and the seed are
-  listed only for runs that differ in nothing else.
+  listed if its value is not the default, and one that is off by default if it is on. Options of the
+  machine, the evaluation and the seed are listed only for runs that differ in nothing else.
 
   Args:
     configs: the saved options of each run, with the values that were in force.
@@ -88,8 +88,8 @@ def in_force(name: str, config: Saved) -> bool:
   needs = _options_of(config).get(name, (None, None))[1]
   if config.get(name) in (None, "", (), []):
     return False
-  if name == "batch_stats":
-    return _has_statistics(config)
+  if name == "batch_stats":  # fedbn implies that they stay on the client
+    return _has_statistics(config) and not config.get("fedbn")
   other, _, values = (needs or "").partition("=")
   if not needs or other not in config:
     return True
@@ -113,6 +113,8 @@ def _listed(config: Saved, configs: Sequence[Saved], names: Sequence[str]) -> di
 
   def listed(name: str) -> bool:
     default = _default(name, config)
+    if default is False and config[name] is False:
+      return False  # the others say that it is on
     # Another run's unset option counts if it could have had the same value as this run's.
     others = (one for one in configs if name in one)
     alike = (one for one in others if in_force(name, one) or _default(name, one) == default)
