@@ -136,6 +136,7 @@ def judge(
   if statement.any:
     decisive = max(margins, key=lambda margin: (margin.low, margin.mean))
     holds, fails = decisive.low > 0, all(margin.high < 0 for margin in margins)
+    decisive = decisive if holds else max(margins, key=lambda margin: margin.mean)
   else:
     decisive = min(margins, key=lambda margin: (margin.low, margin.mean))
     failing = [margin for margin in margins if margin.high < 0]

@@ -46,7 +46,7 @@ def test_every_workload_and_every_peer_is_in_the_report(quick):
   text = (folder / "results.md").read_text()
   for letter in workloads.LETTERS:
     assert f"## ({letter}) " in text
-  # Six peers, with their variants, for each of a to d, h and the start of c, of which a smoke run is
+  # Six peers, with variants, for each of a to d, h and the start of c, with which a smoke run is
   # content; g is without Flower; f has three sizes.
   assert text.count("| not measured: no network |") == 6 * 6 + 5 + 3 * 4
   assert json.loads((folder / "machine.json").read_text())["threads"] == 2

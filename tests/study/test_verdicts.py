@@ -123,6 +123,16 @@ def test_only_common_seeds_count_and_fewer_than_three_decide_nothing():
   assert judge(verdicts.rising("a", "b"), printed, least_seeds=1).state == "not held"
 
 
+def test_of_several_undecided_contrasts_the_greatest_is_shown():
+  """Two equal cells have no interval, and say the least."""
+  noisy = {0: 50.0, 1: 58.0, 2: 53.0}
+  measured = {key: Measurement(noisy, TESTED) for key in ("a", "b")}
+  measured["c"] = Measurement({0: 49.0, 1: 50.0, 2: 51.0}, TESTED)
+  verdict = judge(verdicts.differ(1, "a", "b", "c"), measured)
+  assert verdict.state == "undecided"
+  assert verdict.margin.mean == pytest.approx(53 + 2 / 3 - 50 - 1)
+
+
 def test_a_printed_loss_has_the_error_of_two_accuracies():
   """Of two unknown accuracies: at most sqrt(2 / 4 / 10,000), which are 0.71 points."""
 
