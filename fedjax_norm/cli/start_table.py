@@ -18,23 +18,12 @@ _MOST_NAMES = 20
 
 def print_start(config: Config, task: Task, program: Program) -> None:
   """Prints the data, the model and other settings of a run before training."""
-  sizes = np.asarray(task.data.sizes)
   variables = jax.eval_shape(lambda: models.init(task.model, jax.random.key(0), task.image_shape))
   targets = task.source.target_names
   algorithm = next(iter(program.phases.values())).algorithm
   cost, size = algorithm.cost, sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
   pairs = [
-    ("data", f"{config.data}: {_count_examples(task)}"),
-    ("images", data_notes.describe_images(task)),
-    ("classes", f"{task.num_classes:,}"),
-    (
-      "clients",
-      f"{len(sizes):,} ({partition_text(config)}) with {sizes.min():,} to {sizes.max():,} examples "
-      "each",
-    ),
-    *_clients(config, task),
-    *drift_rows(config),
-    *(("note", note) for note in data_notes.collect_notes(task)),
+    *data_rows(config, task),
     *([(f"{task.kind} targets", ", ".join(targets))] if targets else []),
     ("model", f"{config.model_name}, {config.norm}, {size:,} parameters"),
     *_round_bytes(cost, sparse=algorithm.sent is not None),
@@ -49,6 +38,24 @@ def print_start(config: Config, task: Task, program: Program) -> None:
     *([("simulated network", config.network)] if config.network else []),
   ]
   print(summary_table(config.algorithm, pairs), flush=True)
+
+
+def data_rows(config: Config, task: Task) -> list[tuple[str, str]]:
+  """Returns what the data and the clients are, and notes on what was decided for the user."""
+  sizes = np.asarray(task.data.sizes)
+  return [
+    ("data", f"{config.data}: {_count_examples(task)}"),
+    ("images", data_notes.describe_images(task)),
+    ("classes", f"{task.num_classes:,}"),
+    (
+      "clients",
+      f"{len(sizes):,} ({partition_text(config)}) with {sizes.min():,} to {sizes.max():,} examples "
+      "each",
+    ),
+    *_clients(config, task),
+    *drift_rows(config),
+    *(("note", note) for note in data_notes.collect_notes(task)),
+  ]
 
 
 def _count_examples(task: Task) -> str:

@@ -94,6 +94,11 @@ def test_the_error_of_an_unknown_name_lists_the_sources(tmp_path, name):
       sources.load(name, data_dir)
 
 
+def test_a_folder_without_its_kind_is_told_how_to_be_given(tmp_path):
+  with pytest.raises(UserError, match=f"give --data=folder:{tmp_path}, and for a set"):
+    sources.load(str(tmp_path))
+
+
 def test_bad_settings_are_refused(tmp_path):
   with pytest.raises(UserError, match="no folder"):
     sources.load("mnist", str(tmp_path / "absent"))

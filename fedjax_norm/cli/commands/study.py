@@ -45,6 +45,8 @@ def main(config: StudyConfig) -> None:
   lists = config.norms, config.algorithms, config.local_steps, config.partitions
   count = crew.number_of_workers(config.workers, len(axes.combine(*lists)))
   config = dataclasses.replace(config, workers=count)
+  if not config.steps and not (config.workdir and Path(config.workdir, PLAN).exists()):
+    print("measuring how long local steps take on this machine, to plan the study ...", flush=True)
   if config.dry_run:
     _dry_run(config)
   else:

@@ -174,6 +174,11 @@ def _prepared(
   decode: bool,
 ) -> Source:
   known = f"the sources are {', '.join(BUILT_IN)}"
+  if data_dir is None and name and Path(name).expanduser().is_dir():
+    raise UserError(
+      f"--data={name} is no built-in source; for folders of images in this folder give "
+      f"--data=folder:{name}, and for a set that TFDS prepared --data_dir; {known}."
+    )
   if data_dir is None:
     raise UserError(
       f"--data={name} is no built-in source, so it needs --data_dir=DIR, a folder in which TFDS "

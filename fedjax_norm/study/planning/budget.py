@@ -13,6 +13,8 @@ EVALUATIONS = 10
 SHARE = 0.8
 """Share of the time that is planned; the rest is for what is slower than it was measured."""
 
+COMPARE_LESS = "compare less: fewer --norms, --algorithms or --local_steps"
+
 LEAST_EFFORT = 20
 """Fewest local steps of a final run: with fewer, differences show only the start of training."""
 
@@ -74,7 +76,9 @@ def makespan(seconds: Iterable[float], workers: int) -> float:
   return _START + max(busy)
 
 
-def effort_of(available: float, least: int, expected: Callable[[int], float], spent: float) -> int:
+def effort_of(
+  available: float, least: int, expected: Callable[[int], float], spent: float, refuse: bool = True
+) -> int:
   """Returns the largest effort for which the study ends in time, or the smallest one.
 
   Args:
@@ -82,6 +86,7 @@ def effort_of(available: float, least: int, expected: Callable[[int], float], sp
     least: smallest effort that makes sense.
     expected: effort -> expected seconds; it rises.
     spent: seconds that the measurement took.
+    refuse: whether a smallest effort that takes too long is an error.
 
   Raises:
     UserError: even the smallest effort takes more than ``EXCESS`` times as long.
@@ -90,14 +95,15 @@ def effort_of(available: float, least: int, expected: Callable[[int], float], sp
   def fits(effort: int) -> bool:
     return spent + expected(effort) <= SHARE * available
 
-  if not fits(least) and spent + expected(least) <= EXCESS * available:
-    return least
   if not fits(least):
-    needed = math.ceil((spent + expected(least)) / SHARE / 60)
-    raise UserError(
-      f"--budget of {human_seconds(available)} is too small: even {least} local steps for each "
-      f"final run take more than twice as long; give --budget={needed}m, or compare less."
-    )
+    needed = spent + expected(least)
+    if refuse and needed > EXCESS * available:
+      raise UserError(
+        f"--budget of {human_seconds(available)} is too small: even {least} local steps for each "
+        "final run take more than twice as long; give "
+        f"--budget={math.ceil(needed / SHARE / 60)}m, or {COMPARE_LESS}."
+      )
+    return least
   effort = least
   while fits(2 * effort):
     effort *= 2

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
+from fedjax_norm.cli import start_table
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import from_json
 from fedjax_norm.study.planning import axes, budget, probe, tuning
@@ -60,6 +61,7 @@ class Plan(NamedTuple):
     costs: algorithm and local steps -> measured times; empty if none were measured, and expected
       times are rough guesses.
     rungs: local steps of the trials of the search, and of the longer trials of the best two rates.
+    about: (name, text) of what the data is and of what was decided for the user.
   """
 
   options: dict[str, Any]
@@ -75,6 +77,7 @@ class Plan(NamedTuple):
   lanes: int
   costs: dict[str, Cost]
   rungs: tuple[int, int]
+  about: tuple[tuple[str, str], ...] = ()
 
   @property
   def search(self) -> tuning.Search:
@@ -120,7 +123,8 @@ def read_plan(folder: Path) -> Plan:
     )
   cells = tuple(Cell(**from_json(cell)) for cell in content.pop("cells"))
   costs = {key: Cost(*cost) for key, cost in content.pop("costs").items()}
-  return Plan(cells=cells, costs=costs, **from_json(content))
+  about = tuple((name, text) for name, text in content.pop("about", ()))
+  return Plan(cells=cells, costs=costs, about=about, **from_json(content))
 
 
 def load_or_make(config: StudyConfig, folder: Path | None, store: bool = True) -> Plan:
@@ -210,9 +214,16 @@ def _make(config: StudyConfig, stored: Plan | None) -> Plan:
     lanes=len(rates) if jax.default_backend() != "cpu" else 1,
     costs=costs,
     rungs=rungs(effort),
+    about=stored.about if stored else _about(found),
   )
   same = stored and (plan.cells, plan.seeds) == (stored.cells, stored.seeds)
   return stored if stored and same else plan
+
+
+def _about(found: list[Draft]) -> tuple[tuple[str, str], ...]:
+  """Returns the rows of a run's start table that hold for all contenders."""
+  tables = [start_table.data_rows(one.config, one.task) for one in found if one.task and one.config]
+  return tuple(row for row in tables[0] if all(row in table for table in tables))
 
 
 def _from_budget(
@@ -238,6 +249,7 @@ def _from_budget(
     least,
     lambda effort: budget.makespan(seconds(effort).values(), workers),
     spent,
+    refuse=not config.dry_run,
   )
 
 

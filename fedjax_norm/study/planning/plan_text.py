@@ -1,6 +1,8 @@
 """The plan of a study in words."""
 
-from fedjax_norm.study.planning.budget import SHARE
+import math
+
+from fedjax_norm.study.planning.budget import COMPARE_LESS, EXCESS, SHARE
 from fedjax_norm.study.planning.config import duration
 from fedjax_norm.study.planning.plan import Plan
 from fedjax_norm.study.planning.tuning import EXTENSIONS
@@ -18,8 +20,12 @@ def how(plan: Plan) -> dict[str, str]:
   impossible = sum(cell.reason is not None for cell in plan.cells)
   count = f"{len(plan.cells)}" + (f", {impossible} of them impossible" if impossible else "")
   seeds = f"seeds {plan.seed} to {plan.seed + plan.seeds - 1}" if plan.seeds > 1 else "one seed"
+  about: dict[str, str] = {}
+  for name, text in plan.about:  # there can be several notes
+    about[name] = f"{about[name]}; {text}" if name in about else text
   return {
     "data": str(plan.options["data"]),
+    **about,
     "contenders": count,
     "final runs": f"{plan.effort:,} local steps of each client; {seeds} for each contender",
     "learning rates": _search(plan),
@@ -39,9 +45,12 @@ def excess(plan: Plan) -> str:
   available = str(plan.options["budget"])
   if not plan.costs or plan.seconds <= SHARE * duration(available):
     return ""
+  much = plan.seconds > EXCESS * duration(available)
+  needed = math.ceil(plan.seconds / SHARE / 60)
+  refused = f", and would be refused: give --budget={needed}m, or {COMPARE_LESS}" if much else ""
   return (
     f"note: --budget={available} is short for {plan.effort:,} local steps for each final run, the "
-    f"fewest that make sense; the study takes about {human_seconds(plan.seconds)}."
+    f"fewest that make sense; the study takes about {human_seconds(plan.seconds)}{refused}."
   )
 
 

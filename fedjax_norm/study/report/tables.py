@@ -79,7 +79,8 @@ def ranked_table(contenders: Sequence[Contender], criterion: Criterion) -> Html:
     "hold other examples with every seed; then it is the mean of each seed's lowest accuracy.",
     "unseen clients": f"mean accuracy of the clients that took no part in training, {when}.",
     "bytes": "what all clients of a run send and receive together, as mean over the seeds.",
-    to: "the bytes until the first evaluation that reached this value, which is the target.",
+    to: "the bytes until the first evaluation that reached this value, which is the target; the "
+    "score, at another evaluation, can be below it.",
     "one model": "whether one model serves all clients; otherwise, each client has its own.",
     "learning rate (second best)": "the rate that the search chose on validation examples.",
     "notes": _NOTES,

@@ -24,7 +24,7 @@ _MEANINGS = {
   "worst": "lowest accuracy of a client, as mean over the seeds, in the round of the score",
   "unseen": "accuracy of clients that took no part in training, in the round of the score",
   "bytes": "what all clients of a run send and receive together",
-  "to": "bytes until this value was reached (by how many of the seeds)",
+  "to": "bytes until an evaluation first reached this value (by how many of the seeds)",
   "1 model": "whether one model serves all clients",
   "lr (2nd)": "chosen learning rate (the second best)",
 }

@@ -4,10 +4,7 @@ import socket
 import struct
 import time
 from pathlib import Path
-
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import masked_crc32c
+from typing import Any
 
 from fedjax_norm.training.storage.atomic_files import append
 from fedjax_norm.training.storage.csv_rows import Row
@@ -27,7 +24,7 @@ def new_file(folder: Path) -> Path:
   number = sum(1 for _ in folder.iterdir())
   stamp = f"{int(time.time())}.{socket.gethostname()}.{number}"
   file = folder / f"events.out.tfevents.{stamp}{_SUFFIX}"
-  append(file, _record(Event(wall_time=time.time(), file_version="brain.Event:2")))
+  append(file, _record(file_version="brain.Event:2"))
   return file
 
 
@@ -49,15 +46,16 @@ def delete(folder: Path) -> None:
 
 
 def _event(row: Row) -> bytes:
-  values = [
-    Summary.Value(tag=name, simple_value=value)
-    for name, value in row.items()
-    if name != "round" and not isinstance(value, str)
-  ]
-  return _record(Event(wall_time=time.time(), step=row["round"], summary=Summary(value=values)))
+  values = {name: v for name, v in row.items() if name != "round" and not isinstance(v, str)}
+  summary = {"value": [{"tag": name, "simple_value": value} for name, value in values.items()]}
+  return _record(step=row["round"], summary=summary)
 
 
-def _record(event: Event) -> bytes:
-  data = event.SerializeToString()
+def _record(**fields: Any) -> bytes:
+  # Late, because tensorboardX imports PyTorch where it is installed, which takes seconds.
+  from tensorboardX.proto.event_pb2 import Event
+  from tensorboardX.record_writer import masked_crc32c
+
+  data = Event(wall_time=time.time(), **fields).SerializeToString()
   length = struct.pack("<Q", len(data))
   return b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in (length, data))

@@ -46,6 +46,7 @@ def test_a_budget_that_is_too_small_is_refused_with_one_that_is_not():
     effort_of(60, 20, lambda effort: 100 + effort, spent=10)
   assert effort_of(66, 20, lambda effort: 100 + effort, spent=10) == 20  # a busy machine
   assert effort_of(180, 20, lambda effort: 100 + effort, spent=10) >= 20
+  assert effort_of(60, 20, lambda effort: 100 + effort, spent=10, refuse=False) == 20
 
 
 def test_durations():

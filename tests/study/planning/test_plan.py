@@ -1,12 +1,13 @@
 """A study's plan: rounds from the effort, stored once, extended with the stored effort."""
 
 import json
+import re
 
 import pytest
 
 from fedjax_norm.errors import UserError
 from fedjax_norm.options import make
-from fedjax_norm.study.planning import probe
+from fedjax_norm.study.planning import plan_text, probe
 from fedjax_norm.study.planning.budget import SHARE, Cost
 from fedjax_norm.study.planning.config import FLAGS
 from fedjax_norm.study.planning.plan import load_or_make, read_plan
@@ -36,6 +37,28 @@ def measured(monkeypatch):
 
   monkeypatch.setattr(probe, "measure", measure)
   return calls
+
+
+def test_a_dry_run_says_what_a_study_beyond_its_budget_would_take(measured):
+  options = {"norms": "bn,gn,ln", "algorithms": "fedavg", "local_steps": "1", "budget": "10s"}
+  with pytest.raises(UserError, match=r"give --budget=\d+m, or compare less: fewer --norms"):
+    load_or_make(config(**options), None)
+  plan = load_or_make(config(**options, dry_run=True), None)
+  note = plan_text.excess(plan)
+  (minutes,) = re.findall(r"would be refused: give --budget=(\d+)m, or compare less", note)
+  assert plan.seconds <= 60 * int(minutes) * SHARE
+  assert not plan_text.excess(load_or_make(config(**options | {"budget": f"{minutes}m"}), None))
+
+
+def test_a_plan_says_what_the_data_is(measured):
+  plan = load_or_make(config(norms="bn,gn", algorithms="fedavg", local_steps="1"), None)
+  rows = plan_text.how(plan)
+  assert rows["classes"] == "3"
+  assert rows["clients"].startswith("3 (--partition=classes --classes_per_client=1) with ")
+  both = config(
+    norms="gn", algorithms="fedavg", local_steps="1", partitions="dirichlet:alpha=0.5,iid"
+  )
+  assert "clients" not in plan_text.how(load_or_make(both, None))  # each setting has others
 
 
 def test_effort_becomes_rounds_of_every_method():

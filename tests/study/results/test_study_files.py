@@ -238,7 +238,7 @@ def test_the_table_is_ranked_and_leaves_out_what_no_contender_has():
   legend = " ".join(lines[4:])
   assert " worst: " in legend
   assert "unseen" not in legend
-  assert "to: bytes until this value was reached" in legend
+  assert "to: bytes until an evaluation first reached this value" in legend
   assert max(map(len, text.splitlines())) <= 120
   long = members[0]._replace(name=members[0].name + ", 10 local steps" * 2)
   head, _, *lines = table.render([long, *members[1:]], Criterion(target=0.55)).splitlines()
