@@ -36,7 +36,8 @@ napoleon_use_ivar = True
 add_module_names = False
 
 # Sphinx reads only what lies in this folder.
-(ROOT / "docs" / "notebooks").mkdir(exist_ok=True)
+shutil.rmtree(ROOT / "docs" / "notebooks", ignore_errors=True)
+(ROOT / "docs" / "notebooks").mkdir()
 for notebook in (ROOT / "notebooks").glob("*.ipynb"):
   shutil.copy(notebook, ROOT / "docs" / "notebooks")
 

@@ -118,17 +118,17 @@ base.tidy(axes)
 plt.show()
 
 # %% [markdown]
-# What to look for, in the full setting (three seeds in `docs/batch_statistics.md` agree):
+# What to look for, in the full setting (`docs/batch_statistics.md` has three seeds):
 #
 # - `mean`, `moments` and `recalibrate` differ by less than the seeds do, and all clients have a useful model.
 # - `local` loses some clients: their statistics know two classes, but the weights come from all clients.
 # - `fedbn` has the best models on the client's own classes, and by far the worst on all classes. Use it if nobody needs *one* model.
-# - `fixbn` and `gn` are as good as `mean` here, and need no choice of a policy.
+# - `fixbn` and `gn` are equal to `mean` or about a point behind, and need no choice of a policy. FixBN needs a lower rate after its freeze.
 # - The bytes hardly differ: statistics are small. The question is accuracy, and who needs the model.
 #
 # ## 2. The statistics themselves
 #
-# `mean` and `local` trained the *same weights*: in training, BN normalizes by the batch, and the running statistics are only kept for later. So all differences above come from what is written into the statistics.
+# `mean`, `moments`, `recalibrate` and `local` trained the *same weights*: in training, BN normalizes by the batch, and the running statistics are only kept for later. So the differences among these four come from the statistics alone.
 
 # %%
 weights = [

@@ -37,7 +37,7 @@ from fedjax_norm.training.terminal.tables import columns_table, human_bytes
 # %% [markdown]
 # ## 1. The cut does not change the model
 #
-# Ten clients with one digit each take turns: a client trains for a few steps together with the server, and hands its part of the model over to the next one. Here are the stages of the model. It can be cut after each but the last.
+# Ten clients with one digit each take turns: a client trains for one step together with the server, and hands its part of the model over to the next one. Here are the stages of the model. It can be cut after each but the last.
 
 # %%
 source = fn.load_source("digits")
@@ -129,12 +129,19 @@ display(leakage_figure(measured, "Digits: the trained model, cut after each stag
 # %%
 print(
   columns_table(
-    ["tail starts after", "5 labels per class known", "no label known", "always the same guess"],
+    [
+      "tail starts after",
+      "5 labels per class known",
+      "no label known",
+      "shuffled labels",
+      "one guess",
+    ],
     [
       [
         row["cut"],
         f"{row['labels_by_known']:.1%}",
         f"{row['labels_by_clusters']:.1%}",
+        f"{row['labels_shuffled']:.1%}",
         f"{row['labels_chance']:.1%}",
       ]
       for row in measured.rows
@@ -143,7 +150,7 @@ print(
 )
 
 # %% [markdown]
-# The later the tail starts, the more labels the server can tell from the gradients. Why? Take the gradients at the latest cut, and draw them by their two main directions:
+# *Shuffled labels* is what clusters reach by chance, and *one guess* the share of the most frequent class. The later the tail starts, the more labels the server can tell from the gradients. Why? Take the gradients at the latest cut, and draw them by their two main directions:
 
 # %%
 last = CUTS[-1]
@@ -176,6 +183,6 @@ figure.legend(title="class", loc="outside right center", frameon=False)
 plt.show()
 
 # %% [markdown]
-# Each class is a cloud of its own. Who clusters the gradients has the labels up to their names, and one known example per cloud names it.
+# Two directions already separate many of the classes, and all directions together separate all (the last row of the table). Who clusters the gradients has the labels up to their names, and one known example per cluster names it.
 #
 # With a run of your own: `python -m experiments.split --norm=gn --workdir=runs/split`, then `python -m experiments.leakage --workdir=runs/split`. The page *Split learning and what leaks* of the documentation lists all variants, and `experiments.split_server` and `experiments.split_client` train over a network.

@@ -11,6 +11,9 @@ from fedjax_norm.errors import UserError
 from fedjax_norm.local_training.config import SgdConfig
 from fedjax_norm.typing import PyTree
 
+# How long an optimizer may rest at first: it accumulates gradients, or warms up.
+_FIRST_UPDATES = 64
+
 
 def optimizer(config: SgdConfig) -> optax.GradientTransformation:
   """Returns clipping, weight decay and momentum, or the user-defined optimizer in ``config``.
@@ -50,10 +53,23 @@ def check_optimizers(config: Any, params: PyTree) -> None:
     "own_server_optimizer": (-1, "has no negative learning rate, so that it would raise the loss; "
       "pass it with its rate, as in optax.adam(0.01) instead of optax.scale_by_adam()."),
   }  # fmt: skip
-  gradient = optax.tree.ones_like(params)
   for name, (sign, words) in advice.items():
     one = getattr(config, name, None)
-    if one is not None:
-      update, _ = one.update(gradient, one.init(params), params)
-      if sign * optax.tree.vdot(gradient, update) < 0:
-        raise UserError(f"{name} {words}")
+    if one is not None and sign * _direction(name, one, params) < 0:
+      raise UserError(f"{name} {words}")
+
+
+def _direction(name: str, one: optax.GradientTransformation, params: PyTree) -> float:
+  """Returns the product of a gradient and the first update for it that is not zero, or 0."""
+  gradient, state = optax.tree.ones_like(params), one.init(params)
+  for _ in range(_FIRST_UPDATES):
+    try:
+      update, state = one.update(gradient, state, params)
+    except TypeError as error:
+      raise UserError(
+        f"{name} needs more than gradients and parameters, which is all that it gets here "
+        f"({error}); choose an optimizer without further arguments."
+      ) from error
+    if product := float(optax.tree.vdot(gradient, update)):
+      return product
+  return 0.0

@@ -156,6 +156,8 @@ def test_a_group_sets_only_options_that_differ_from_its_defaults(task):
       "can average the momentum of SGD",
     ),
     ({"optimizer": optax.adam(1e-3)}, "optimizer lowers the loss by itself"),
+    ({"optimizer": optax.MultiSteps(optax.adam(1e-3), 4)}, "optimizer lowers the loss by itself"),
+    ({"optimizer": optax.polyak_sgd()}, "optimizer needs more than gradients and parameters"),
     ({"own_server_optimizer": optax.scale_by_adam()}, "own_server_optimizer has no negative"),
     ({"frozen_paths": frozenset(["Conv_0/kernal"])}, "no parameter 'Conv_0/kernal' to freeze"),
     ({"lr": float("inf")}, "--lr is inf; it must be finite"),

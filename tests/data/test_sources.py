@@ -95,7 +95,7 @@ def test_the_error_of_an_unknown_name_lists_the_sources(tmp_path, name):
 
 
 def test_a_folder_without_its_kind_is_told_how_to_be_given(tmp_path):
-  with pytest.raises(UserError, match=f"give --data=folder:{tmp_path}, and for a set"):
+  with pytest.raises(UserError, match=f"folders of images, give --data=folder:{tmp_path};"):
     sources.load(str(tmp_path))
 
 

@@ -45,8 +45,6 @@ def main(config: StudyConfig) -> None:
   lists = config.norms, config.algorithms, config.local_steps, config.partitions
   count = crew.number_of_workers(config.workers, len(axes.combine(*lists)))
   config = dataclasses.replace(config, workers=count)
-  if not config.steps and not (config.workdir and Path(config.workdir, PLAN).exists()):
-    print("measuring how long local steps take on this machine, to plan the study ...", flush=True)
   if config.dry_run:
     _dry_run(config)
   else:
@@ -56,16 +54,16 @@ def main(config: StudyConfig) -> None:
 def _dry_run(config: StudyConfig) -> None:
   """Prints the contenders and the expected time; of a study in ``--workdir``, of what is left."""
   folder = _folder(config)
+  goes_on = _goes_on(config, folder)
   with workers.pinned(workers.cores(config.workers or 1)[0]):  # times are those of a worker
     plan = _make_plan(config, folder, store=False)
-  goes_on = (folder / PLAN).exists()
   _print_plan(plan, folder if goes_on else None, goes_on)
   print(f"\n{plan_text.table(plan)}")
 
 
 def _run(config: StudyConfig) -> None:
   folder = _folder(config)
-  goes_on = (folder / PLAN).exists()
+  goes_on = _goes_on(config, folder)
   with crew.keeps(folder):
     crew.train(
       folder,
@@ -75,6 +73,14 @@ def _run(config: StudyConfig) -> None:
       config.progress,
     )
     print(f"\n{answer.write(folder, config.target)}")
+
+
+def _goes_on(config: StudyConfig, folder: Path) -> bool:
+  """Returns whether the folder has a plan; says so if making one takes a while."""
+  goes_on = (folder / PLAN).exists()
+  if not goes_on and not config.steps:
+    print("measuring how long local steps take on this machine, to plan the study ...", flush=True)
+  return goes_on
 
 
 def _make_plan(config: StudyConfig, folder: Path, store: bool = True) -> Plan:

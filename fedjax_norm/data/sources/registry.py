@@ -174,15 +174,14 @@ def _prepared(
   decode: bool,
 ) -> Source:
   known = f"the sources are {', '.join(BUILT_IN)}"
-  if data_dir is None and name and Path(name).expanduser().is_dir():
-    raise UserError(
-      f"--data={name} is no built-in source; for folders of images in this folder give "
-      f"--data=folder:{name}, and for a set that TFDS prepared --data_dir; {known}."
-    )
   if data_dir is None:
+    is_folder = name and Path(name).expanduser().is_dir()
+    hint = (
+      f"; if this folder holds folders of images, give --data=folder:{name}" if is_folder else ""
+    )
     raise UserError(
       f"--data={name} is no built-in source, so it needs --data_dir=DIR, a folder in which TFDS "
-      f"prepared it; {known}."
+      f"prepared it{hint}; {known}."
     )
   data_dir = str(Path(data_dir).expanduser())
   available = tfds.prepared(data_dir)

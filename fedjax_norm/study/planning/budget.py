@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from fedjax_norm.errors import UserError
 from fedjax_norm.training.terminal.tables import human_seconds
 
 EVALUATIONS = 10
@@ -12,8 +11,6 @@ EVALUATIONS = 10
 
 SHARE = 0.8
 """Share of the time that is planned; the rest is for what is slower than it was measured."""
-
-COMPARE_LESS = "compare less: fewer --norms, --algorithms or --local_steps"
 
 LEAST_EFFORT = 20
 """Fewest local steps of a final run: with fewer, differences show only the start of training."""
@@ -77,19 +74,18 @@ def makespan(seconds: Iterable[float], workers: int) -> float:
 
 
 def effort_of(
-  available: float, least: int, expected: Callable[[int], float], spent: float, refuse: bool = True
-) -> int:
+  available: float, least: int, expected: Callable[[int], float], spent: float
+) -> tuple[int, str]:
   """Returns the largest effort for which the study ends in time, or the smallest one.
+
+  Beside it stands why the budget is refused, if even the smallest effort takes more than ``EXCESS``
+  times as long; otherwise nothing.
 
   Args:
     available: seconds of ``--budget``.
     least: smallest effort that makes sense.
     expected: effort -> expected seconds; it rises.
     spent: seconds that the measurement took.
-    refuse: whether a smallest effort that takes too long is an error.
-
-  Raises:
-    UserError: even the smallest effort takes more than ``EXCESS`` times as long.
   """
 
   def fits(effort: int) -> bool:
@@ -97,13 +93,13 @@ def effort_of(
 
   if not fits(least):
     needed = spent + expected(least)
-    if refuse and needed > EXCESS * available:
-      raise UserError(
-        f"--budget of {human_seconds(available)} is too small: even {least} local steps for each "
-        "final run take more than twice as long; give "
-        f"--budget={math.ceil(needed / SHARE / 60)}m, or {COMPARE_LESS}."
-      )
-    return least
+    if needed <= EXCESS * available:
+      return least, ""
+    return least, (
+      f"--budget of {human_seconds(available)} is too small: even {least} local steps for each "
+      f"final run take more than twice as long; give --budget={math.ceil(needed / SHARE / 60)}m, "
+      "or compare less: fewer --norms, --algorithms or --local_steps."
+    )
   effort = least
   while fits(2 * effort):
     effort *= 2
@@ -111,4 +107,4 @@ def effort_of(
   while above - effort > 1:
     middle = (effort + above) // 2
     effort, above = (middle, above) if fits(middle) else (effort, middle)
-  return effort
+  return effort, ""

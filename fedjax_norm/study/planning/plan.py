@@ -62,6 +62,7 @@ class Plan(NamedTuple):
       times are rough guesses.
     rungs: local steps of the trials of the search, and of the longer trials of the best two rates.
     about: (name, text) of what the data is and of what was decided for the user.
+    refusal: why the study does not run, if it takes far longer than its budget; only in a dry run.
   """
 
   options: dict[str, Any]
@@ -78,6 +79,7 @@ class Plan(NamedTuple):
   costs: dict[str, Cost]
   rungs: tuple[int, int]
   about: tuple[tuple[str, str], ...] = ()
+  refusal: str = ""
 
   @property
   def search(self) -> tuning.Search:
@@ -187,8 +189,11 @@ def _make(config: StudyConfig, stored: Plan | None) -> Plan:
     return tuning.total_steps(len(rates), extends, seeds, effort, rungs(effort))
 
   costs, effort = (stored.costs, stored.effort) if stored else ({}, config.steps or 0)
+  refusal = ""
   if not effort:
-    costs, effort = _from_budget(config, possible, workers, steps, seeds)
+    costs, effort, refusal = _from_budget(config, possible, workers, steps, seeds)
+  if refusal and not config.dry_run:
+    raise UserError(refusal)
   shortest = rungs(effort)[0] if len(rates) > 1 else effort
   expected = _expected(possible, costs, steps, seeds)(effort)
   cells = {cell.name: cell for cell in (stored.cells if stored else ())}
@@ -214,22 +219,25 @@ def _make(config: StudyConfig, stored: Plan | None) -> Plan:
     lanes=len(rates) if jax.default_backend() != "cpu" else 1,
     costs=costs,
     rungs=rungs(effort),
-    about=stored.about if stored else _about(found),
+    about=_about(found, stored.about if stored else ()),
+    refusal=refusal,
   )
   same = stored and (plan.cells, plan.seeds) == (stored.cells, stored.seeds)
   return stored if stored and same else plan
 
 
-def _about(found: list[Draft]) -> tuple[tuple[str, str], ...]:
-  """Returns the rows of a run's start table that hold for all contenders."""
+def _about(found: list[Draft], stored: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+  """Returns the rows of a run's start table that hold for all contenders, also ``stored`` ones."""
   tables = [start_table.data_rows(one.config, one.task) for one in found if one.task and one.config]
+  tables += [list(stored)] if stored else []
   return tuple(row for row in tables[0] if all(row in table for table in tables))
 
 
 def _from_budget(
   config: StudyConfig, possible: list[Draft], workers: int, steps: Callable[[int], int], seeds: int
-) -> tuple[dict[str, Cost], int]:
-  """Returns the measured times by algorithm and local steps, and the effort for the budget.
+) -> tuple[dict[str, Cost], int, str]:
+  """Returns the measured times by algorithm and local steps, the effort for the budget, and why it
+  is refused, if it is.
 
   In the smallest effort, a final run has twice as many rounds as the shortest run.
   """
@@ -244,13 +252,13 @@ def _from_budget(
   seconds = _expected(possible, costs, steps, seeds)
   least = max(budget.LEAST_EFFORT, *(2 * draft.least_steps for draft in possible))
   spent = time.perf_counter() - started
-  return costs, budget.effort_of(
+  effort, refusal = budget.effort_of(
     duration(config.budget or BUDGET),
     least,
     lambda effort: budget.makespan(seconds(effort).values(), workers),
     spent,
-    refuse=not config.dry_run,
   )
+  return costs, effort, refusal
 
 
 def _expected(

@@ -1,8 +1,6 @@
 """The plan of a study in words."""
 
-import math
-
-from fedjax_norm.study.planning.budget import COMPARE_LESS, EXCESS, SHARE
+from fedjax_norm.study.planning.budget import SHARE
 from fedjax_norm.study.planning.config import duration
 from fedjax_norm.study.planning.plan import Plan
 from fedjax_norm.study.planning.tuning import EXTENSIONS
@@ -42,15 +40,14 @@ def expected_time(plan: Plan) -> str:
 
 def excess(plan: Plan) -> str:
   """Returns a note if a new study is expected to take longer than its budget; otherwise nothing."""
+  if plan.refusal:
+    return f"note: the study would be refused: {plan.refusal}"
   available = str(plan.options["budget"])
   if not plan.costs or plan.seconds <= SHARE * duration(available):
     return ""
-  much = plan.seconds > EXCESS * duration(available)
-  needed = math.ceil(plan.seconds / SHARE / 60)
-  refused = f", and would be refused: give --budget={needed}m, or {COMPARE_LESS}" if much else ""
   return (
     f"note: --budget={available} is short for {plan.effort:,} local steps for each final run, the "
-    f"fewest that make sense; the study takes about {human_seconds(plan.seconds)}{refused}."
+    f"fewest that make sense; the study takes about {human_seconds(plan.seconds)}."
   )
 
 

@@ -29,7 +29,7 @@ class Label(NamedTuple):
 
   Attributes:
     name: unique name within the setting, such as ``gn, fedavg, local_steps=6``.
-    options: norm, algorithm, local steps, and all options by which the runs differ.
+    options: norm, algorithm, local steps, and the options by which the runs differ (see ``label``).
     setting: data and partition.
   """
 
