@@ -136,12 +136,21 @@ def read(folder: Path) -> Holder | None:
   return None if last is None else _holder(last)
 
 
-def _last(folder: Path) -> Path | None:
+def holders(folder: Path) -> list[Holder]:
+  """Returns all holders that the lease of a piece of work has had, the first one first."""
+  return [_holder(folder / str(number)) for number in _numbers(folder)]
+
+
+def _numbers(folder: Path) -> list[int]:
   try:
-    numbers = [int(name) for name in os.listdir(folder) if name.isdecimal()]
+    return sorted(int(name) for name in os.listdir(folder) if name.isdecimal())
   except FileNotFoundError:
-    return None
-  return folder / str(max(numbers)) if numbers else None
+    return []
+
+
+def _last(folder: Path) -> Path | None:
+  numbers = _numbers(folder)
+  return folder / str(numbers[-1]) if numbers else None
 
 
 def _holder(file: Path) -> Holder:

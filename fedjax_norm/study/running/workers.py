@@ -243,9 +243,12 @@ class Team(contextlib.AbstractContextManager):
   def _record_crash(self, plan: Plan, number: int, pid: int, name: str) -> None:
     """Counts a crash of the process ``pid``, which ended by a signal called ``name``."""
     missing = unfinished(plan, self._folder)  # the same worker may have finished others
-    of = {cell.name: leases.read(lease_of(self._folder, cell)) for cell in missing}
-    crashed = [cell for cell in missing if (one := of[cell.name]) and one.dead and one.pid == pid]
-    cell = crashed[0] if crashed else None
+
+    def crashed(cell: Cell) -> bool:  # another worker may have taken it over since
+      holders = leases.holders(lease_of(self._folder, cell))
+      return any(one.pid == pid and one.dead for one in holders)
+
+    cell = next(filter(crashed, missing), None)
     key = cell.name if cell else ""
     self._crashes[key] += 1
     if self._crashes[key] < _CRASHES:

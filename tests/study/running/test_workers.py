@@ -78,6 +78,22 @@ def test_a_crash_counts_for_the_contender_that_was_not_finished(tmp_path):
   assert team._crashes == {"crashes": 1}
 
 
+def test_a_crash_counts_for_a_contender_that_another_worker_has_taken_over(tmp_path):
+  plan = SimpleNamespace(cells=[SimpleNamespace(name="crashes", seconds=1.0)], seeds=1)
+  with subprocess.Popen([sys.executable, "-c", ""]) as process:
+    pass
+  lease = tmp_path / "leases/crashes"
+  lease.mkdir(parents=True)
+  holder = leases.Holder("here", leases._machine(), process.pid, "1")
+  (lease / "0").write_text(json.dumps(holder._asdict()))
+  (tmp_path / "cells").mkdir()
+  team = object.__new__(workers.Team)
+  team._folder, team._crashes = tmp_path, collections.Counter()
+  with leases.take(lease):
+    team._record_crash(plan, 0, process.pid, "SIGKILL")
+  assert team._crashes == {"crashes": 1}
+
+
 def wait_until(condition, main):
   deadline = time.monotonic() + 60
   while not condition():
