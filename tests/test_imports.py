@@ -214,6 +214,18 @@ def test_only_the_wire_needs_its_extra(path):
   assert not needs_extra(parse(path))
 
 
+def test_what_imports_pytorch_is_imported_late():
+  """tensorboardX imports PyTorch where it is installed: not before a wrong flag is reported."""
+  late = []
+  for path in MODULES:
+    for node in parse(path).body:
+      names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+      names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+      assert not any(name.split(".")[0] == "tensorboardX" for name in names), path
+    late += [path] if "from tensorboardX" in path.read_text() else []
+  assert [relative(path) for path in late] == ["training/storage/tensorboard.py"]
+
+
 def test_the_check_sees_the_packages_of_the_extra():
   for text in ("import grpc", "from cryptography import x509", "from fedjax_norm.cli import wire"):
     assert needs_extra(ast.parse(text))

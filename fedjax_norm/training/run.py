@@ -10,9 +10,9 @@ from fedjax_norm import models
 from fedjax_norm.algorithms.contract import Method
 from fedjax_norm.algorithms.registry import find
 from fedjax_norm.errors import UserError, check_type
-from fedjax_norm.local_training.client_optimizer import check_optimizers
 from fedjax_norm.options import make
 from fedjax_norm.random_keys import Stream, stream
+from fedjax_norm.training import own_optimizers
 from fedjax_norm.training.build_program import fill_defaults, make_program
 from fedjax_norm.training.config.train import config_of
 from fedjax_norm.training.loop import Callback, train
@@ -51,7 +51,7 @@ def run(
   config = fill_defaults(method, task, make(config_of(method), *groups, **options))
   program = make_program(method, task, config)
   variables = initial_variables(task, config.seed)
-  check_optimizers(config, variables["params"])
+  own_optimizers.check(config, variables["params"])
   return train(program, config, task.data, variables, folder, show_progress, on_evaluation)
 
 

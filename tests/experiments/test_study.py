@@ -14,7 +14,7 @@ from fedjax_norm.cli import app
 from fedjax_norm.cli.commands import study
 from fedjax_norm.cli.flags import define, parse
 from fedjax_norm.models import registry
-from fedjax_norm.study.planning.config import FLAGS
+from fedjax_norm.study.planning.config import FLAGS, StudyConfig
 from fedjax_norm.study.running import workers
 
 TINY = (
@@ -117,6 +117,15 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
   assert (code, err) == (0, "")
   assert "gn, fedavg, 2 local steps" in out
   assert not list(tmp_path.iterdir())
+
+
+def test_a_new_study_says_that_it_measures(tmp_path, capsys):
+  for options, says in (({}, True), ({"steps": 40}, False)):
+    assert not study._goes_on(StudyConfig(**options), tmp_path)
+    assert ("measuring how long" in capsys.readouterr().out) == says
+  (tmp_path / "study.json").touch()
+  assert study._goes_on(StudyConfig(), tmp_path)
+  assert not capsys.readouterr().out
 
 
 def test_a_dry_run_of_a_study_tells_what_is_left(folder, first):

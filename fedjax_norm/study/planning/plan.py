@@ -228,7 +228,8 @@ def _make(config: StudyConfig, stored: Plan | None) -> Plan:
 
 def _about(found: list[Draft], stored: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
   """Returns the rows of a run's start table that hold for all contenders, also ``stored`` ones."""
-  tables = [start_table.data_rows(one.config, one.task) for one in found if one.task and one.config]
+  settings = {one.cell.setting: (one.config, one.task) for one in found if one.task}
+  tables = [start_table.data_rows(*setting) for setting in settings.values()]
   tables += [list(stored)] if stored else []
   return tuple(row for row in tables[0] if all(row in table for table in tables))
 
